@@ -1,0 +1,14 @@
+//! Every decision of the server, and nothing else: no files, no clock, no threads, no runtime. Time is told to it.
+
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod buffer;
+pub mod config;
+pub mod error;
+pub mod interface;
+pub mod request;
+pub mod responder;
+pub mod response;
+pub mod stats;
+pub mod tensor;

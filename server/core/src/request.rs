@@ -1,0 +1,113 @@
+//! One inference request in the server's own words: no protocol, no transport.
+
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::{
+    error::{Error, Result},
+    tensor::{Name, Tensor},
+};
+
+/// A value of a custom parameter, on requests and on responses.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Parameter {
+    /// True or false.
+    Bool(bool),
+    /// A signed number.
+    Int(i64),
+    /// A number that only fits unsigned.
+    Uint(u64),
+    /// A floating-point number.
+    Double(f64),
+    /// A text.
+    String(String),
+}
+
+/// Parameters in the order given.
+pub type Parameters = Vec<(String, Parameter)>;
+
+/// Which version of a model a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum VersionChoice {
+    /// The highest version that is ready.
+    #[default]
+    Latest,
+    /// This one.
+    Exact(u64),
+}
+
+impl VersionChoice {
+    /// Reads a version as clients write it: empty or `-1` is the latest, else a positive integer.
+    ///
+    /// Errors: `InvalidArgument` in Triton's words for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Ok(Self::Latest);
+        }
+        match text.parse::<i64>() {
+            Ok(-1) => Ok(Self::Latest),
+            Ok(number) if number >= 0 => Ok(Self::Exact(number.unsigned_abs())),
+            Ok(_) => Err(Error::invalid_argument(format!(
+                "invalid model version specified '{text}' , version should be an integral value > 0"
+            ))),
+            Err(_) => Err(Error::invalid_argument(format!(
+                "failed to get model version from specified version string '{text}' (details: not an integer), version should be an integral value > 0"
+            ))),
+        }
+    }
+}
+
+/// Identity of a sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CorrelationId {
+    /// A number; 0 means none.
+    Number(u64),
+    /// A text of at most 128 bytes; empty means none.
+    Text(String),
+}
+
+/// A request's place in its sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    /// Whose sequence.
+    pub id: CorrelationId,
+    /// First of its sequence.
+    pub is_start: bool,
+    /// Last of its sequence.
+    pub is_end: bool,
+}
+
+/// An output the caller wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedOutput {
+    /// Its name in the model's configuration.
+    pub name: Name,
+    /// Answer with the `n` top classes as text instead of the values; 0 answers with the values.
+    pub classification: u32,
+}
+
+/// One inference request. Made by a front end, checked by [`crate::check`], run by a scheduler.
+#[derive(Debug, Clone)]
+pub struct InferRequest {
+    /// Model asked for.
+    pub model_name: Name,
+    /// Version asked for.
+    pub model_version: VersionChoice,
+    /// The caller's own id, echoed in the response; may be empty.
+    pub id: String,
+    /// Tensors in the order given.
+    pub inputs: SmallVec<[Tensor; 2]>,
+    /// Outputs wanted, in the order of the answer; empty asks for all, in the order of the configuration.
+    pub outputs: SmallVec<[RequestedOutput; 2]>,
+    /// Parameters that are not the server's own: for the backend.
+    pub parameters: Parameters,
+    /// Set when the caller gave a sequence id.
+    pub sequence: Option<Sequence>,
+    /// 1 is the most urgent; 0 asks for the model's default.
+    pub priority: u64,
+    /// How long it may wait in the queue; `None` asks for the model's default.
+    pub timeout: Option<Duration>,
+    /// When its first byte was understood: the start of `nv_inference_request_duration_us`.
+    pub received_at: Instant,
+}
