@@ -91,8 +91,12 @@ impl VersionState {
 pub struct IndexEntry {
     /// Folder name, which is the model's name.
     pub name: String,
+    /// `None` for a model that was never loaded, or has no version to load.
+    pub version: Option<u64>,
     /// `None` for a model that was never loaded.
-    pub version: Option<(u64, VersionState, String)>,
+    pub state: Option<VersionState>,
+    /// Why it is not ready; empty if it is, or if nothing is known.
+    pub reason: String,
 }
 
 /// What a load request carries besides the name.
