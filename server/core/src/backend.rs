@@ -109,6 +109,18 @@ pub struct Marks {
 pub trait Observer: Send + Sync {
     /// One execution of `pending` ended; `replies` holds their ends in the same order.
     fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks);
+
+    /// Hands the replies to their callers: at once, unless the model promises an order.
+    fn deliver(&self, pending: Vec<Pending>, replies: Vec<Reply>) {
+        deliver(pending, replies);
+    }
+}
+
+/// Ends every request with its reply.
+pub fn deliver(pending: Vec<Pending>, replies: Vec<Reply>) {
+    for (pending, reply) in pending.into_iter().zip(replies) {
+        pending.responder.finish(reply);
+    }
 }
 
 /// Requests that run together. The sum of their batch sizes fits the model.
@@ -144,9 +156,7 @@ impl Batch {
         debug_assert_eq!(replies.len(), self.pending.len(), "one reply per request");
         let pending = std::mem::take(&mut self.pending);
         self.observer.executed(&pending, &replies, marks);
-        for (pending, reply) in pending.into_iter().zip(replies) {
-            pending.responder.finish(reply);
-        }
+        self.observer.deliver(pending, replies);
     }
 
     /// Answers every request with the same error.

@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod batching;
 pub mod buffer;
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod interface;
+pub mod metrics;
 pub mod request;
 pub mod responder;
 pub mod response;

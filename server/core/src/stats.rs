@@ -2,6 +2,14 @@
 //!
 //! Source: Triton statistics extension; field meanings in the metrics document.
 
+use std::time::{Duration, Instant};
+
+use crate::{
+    backend::{Marks, Pending},
+    error::Code,
+    responder::Reply,
+};
+
 /// How often, and how long in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Durations {
@@ -9,6 +17,13 @@ pub struct Durations {
     pub count: u64,
     /// Their time together, nanoseconds.
     pub ns: u64,
+}
+
+impl Durations {
+    fn add(&mut self, times: u64, each: Duration) {
+        self.count += times;
+        self.ns += u64::try_from(each.as_nanos()).unwrap_or(u64::MAX).saturating_mul(times);
+    }
 }
 
 /// Executions of one batch size.
@@ -22,6 +37,19 @@ pub struct BatchSnapshot {
     pub compute_infer: Durations,
     /// Time to take outputs apart.
     pub compute_output: Durations,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureReason {
+    /// Queue full, timed out, or stopping.
+    Rejected,
+    /// The caller left.
+    Canceled,
+    /// The backend answered with an error.
+    Backend,
+    /// Anything else.
+    Other,
 }
 
 /// Why requests failed: the `reason` label of `nv_inference_request_failure`.
@@ -78,4 +106,64 @@ pub struct ModelSnapshot {
     pub load_ns: u64,
     /// One entry per batch size seen, ascending.
     pub batches: Vec<BatchSnapshot>,
+}
+
+impl ModelSnapshot {
+    /// Counts one execution: `replies` are the ends of `pending`, in the same order. `now_ms` counts from 1970.
+    ///
+    /// Every request of the batch adds the whole batch's compute times, as Triton counts them.
+    pub fn record_execution(&mut self, pending: &[Pending], replies: &[Reply], marks: &Marks, now_ms: u64) {
+        let input = marks.input_end.saturating_duration_since(marks.start);
+        let infer = marks.output_start.saturating_duration_since(marks.input_end);
+        let output = marks.end.saturating_duration_since(marks.output_start);
+        let mut rows = 0;
+        for (pending, reply) in pending.iter().zip(replies) {
+            rows += u64::from(pending.batch_size);
+            match reply {
+                Ok(_) => {
+                    self.inference_count += u64::from(pending.batch_size);
+                    self.success.add(1, marks.end.saturating_duration_since(pending.request.received_at));
+                    self.queue.add(1, marks.start.saturating_duration_since(pending.queued_at));
+                    self.compute_input.add(1, input);
+                    self.compute_infer.add(1, infer);
+                    self.compute_output.add(1, output);
+                }
+                Err(error) => {
+                    let reason =
+                        if error.code == Code::Cancelled { FailureReason::Canceled } else { FailureReason::Backend };
+                    self.record_failure(reason, pending.request.received_at, marks.end);
+                }
+            }
+        }
+        if replies.iter().any(Result::is_ok) {
+            self.last_inference_ms = now_ms;
+            self.execution_count += 1;
+            let batch = self.batch(rows);
+            batch.compute_input.add(1, input);
+            batch.compute_infer.add(1, infer);
+            batch.compute_output.add(1, output);
+        }
+    }
+
+    /// Counts one request that ended with an error.
+    pub fn record_failure(&mut self, reason: FailureReason, received_at: Instant, now: Instant) {
+        self.fail.add(1, now.saturating_duration_since(received_at));
+        *match reason {
+            FailureReason::Rejected => &mut self.failures.rejected,
+            FailureReason::Canceled => &mut self.failures.canceled,
+            FailureReason::Backend => &mut self.failures.backend,
+            FailureReason::Other => &mut self.failures.other,
+        } += 1;
+    }
+
+    fn batch(&mut self, batch_size: u64) -> &mut BatchSnapshot {
+        let index = match self.batches.binary_search_by_key(&batch_size, |batch| batch.batch_size) {
+            Ok(index) => index,
+            Err(index) => {
+                self.batches.insert(index, BatchSnapshot { batch_size, ..BatchSnapshot::default() });
+                index
+            }
+        };
+        &mut self.batches[index]
+    }
 }

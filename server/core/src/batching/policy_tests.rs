@@ -1,0 +1,270 @@
+//! The batching rule, case by case, on a clock that stands still.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    name: u32,
+    rows: u32,
+    shape: u32,
+    is_abandoned: bool,
+}
+
+impl Item for Row {
+    fn rows(&self) -> u32 {
+        self.rows
+    }
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned
+    }
+    fn may_share(&self, other: &Self) -> bool {
+        self.shape == other.shape
+    }
+}
+
+fn row(name: u32) -> Row {
+    Row { name, rows: 1, shape: 0, is_abandoned: false }
+}
+
+fn us(us: u64) -> Duration {
+    Duration::from_micros(us)
+}
+
+fn dynamic(preferred: &[u32], max_batch_size: u32, delay_us: u64) -> Settings {
+    Settings {
+        batching: BatchPolicy::Dynamic {
+            preferred: preferred.to_vec(),
+            max_batch_size,
+            max_queue_delay: us(delay_us),
+            shapes_vary: true,
+        },
+        levels: vec![LevelPolicy::default()],
+        default_level: 1,
+        preserve_ordering: false,
+    }
+}
+
+/// A batcher, a moment to count from, and what came out of it.
+struct Bench {
+    batcher: Batcher<Row>,
+    start: Instant,
+}
+
+impl Bench {
+    fn new(settings: &Settings) -> Self {
+        Self { batcher: Batcher::new(settings), start: Instant::now() }
+    }
+
+    fn push_at(&mut self, at_us: u64, row: Row) -> bool {
+        self.batcher.push(row, 0, None, self.start + us(at_us)).unwrap()
+    }
+
+    fn push_many(&mut self, at_us: u64, count: u32) {
+        for name in 0..count {
+            self.push_at(at_us, row(name));
+        }
+    }
+
+    /// Sizes of the batches that run at that moment, and what follows.
+    #[track_caller]
+    fn check(&mut self, at_us: u64, sizes: &[usize], then: Decision) {
+        let (mut seen, mut removed) = (Vec::new(), Vec::new());
+        let last = loop {
+            let mut batch = Vec::new();
+            match self.batcher.decide(self.start + us(at_us), &mut batch, &mut removed) {
+                Decision::Run => seen.push(batch.len()),
+                other => break other,
+            }
+        };
+        assert_eq!(seen, sizes);
+        assert_eq!(last, then);
+    }
+
+    fn wait_until(&self, at_us: u64) -> Decision {
+        Decision::WaitUntil(self.start + us(at_us))
+    }
+}
+
+#[test]
+fn without_a_delay_whatever_is_there_leaves_at_once() {
+    let mut bench = Bench::new(&dynamic(&[8], 8, 0));
+    bench.push_many(0, 3);
+    bench.check(0, &[3], Decision::Idle);
+}
+
+#[test]
+fn a_preferred_size_does_not_wait() {
+    let mut bench = Bench::new(&dynamic(&[4, 8], 8, 100));
+    bench.push_many(0, 4);
+    bench.check(1, &[4], Decision::Idle);
+}
+
+#[test]
+fn a_size_between_preferred_ones_waits_for_the_oldest() {
+    let mut bench = Bench::new(&dynamic(&[4, 8], 8, 100));
+    bench.push_at(0, row(0));
+    bench.push_at(60, row(1));
+    let until = bench.wait_until(100);
+    bench.check(70, &[], until);
+    bench.check(100, &[2], Decision::Idle);
+}
+
+#[test]
+fn more_than_a_preferred_size_is_cut_back_to_it() {
+    let mut bench = Bench::new(&dynamic(&[4], 16, 100));
+    bench.push_many(0, 6);
+    let until = bench.wait_until(100);
+    bench.check(10, &[4], until);
+}
+
+#[test]
+fn what_is_late_leaves_unrounded_up_to_the_maximum() {
+    let mut bench = Bench::new(&dynamic(&[4], 6, 100));
+    bench.push_many(0, 7);
+    bench.check(150, &[6, 1], Decision::Idle);
+}
+
+#[test]
+fn another_shape_ends_the_batch() {
+    let mut bench = Bench::new(&dynamic(&[8], 8, 100));
+    bench.push_at(0, row(0));
+    bench.push_at(0, row(1));
+    bench.push_at(0, Row { shape: 1, ..row(2) });
+    let until = bench.wait_until(100);
+    bench.check(1, &[2], until);
+}
+
+#[test]
+fn rows_of_a_request_count_and_it_is_never_split() {
+    let mut bench = Bench::new(&dynamic(&[8], 8, 0));
+    for name in 0..3 {
+        bench.push_at(0, Row { rows: 3, ..row(name) });
+    }
+    bench.check(0, &[2, 1], Decision::Idle);
+}
+
+#[test]
+fn a_model_without_batching_runs_request_by_request() {
+    let settings = Settings { batching: BatchPolicy::Single, ..dynamic(&[], 1, 0) };
+    let mut bench = Bench::new(&settings);
+    bench.push_at(0, Row { rows: 7, ..row(0) });
+    bench.push_at(0, row(1));
+    bench.check(0, &[1, 1], Decision::Idle);
+}
+
+#[test]
+fn who_waits_is_woken_only_for_a_reason() {
+    let mut settings = dynamic(&[4, 8], 8, 100);
+    if let BatchPolicy::Dynamic { shapes_vary, .. } = &mut settings.batching {
+        *shapes_vary = false;
+    }
+    let mut bench = Bench::new(&settings);
+    assert!(bench.push_at(0, row(0)), "nobody waits yet");
+    let until = bench.wait_until(100);
+    bench.check(0, &[], until);
+    assert!(!bench.push_at(1, row(1)));
+    assert!(!bench.push_at(1, row(2)));
+    assert!(bench.push_at(1, row(3)), "the preferred size is reached");
+}
+
+#[test]
+fn abandoned_requests_are_not_batched() {
+    let mut bench = Bench::new(&dynamic(&[2], 2, 0));
+    bench.push_at(0, Row { is_abandoned: true, ..row(0) });
+    bench.push_at(0, row(1));
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    assert_eq!(bench.batcher.decide(bench.start, &mut batch, &mut removed), Decision::Run);
+    assert_eq!(batch, [row(1)]);
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].1, Removal::Abandoned);
+}
+
+#[test]
+fn an_expired_request_is_rejected_and_an_earlier_deadline_wakes() {
+    let mut settings = dynamic(&[8], 8, 1000);
+    settings.levels[0] =
+        LevelPolicy { default_timeout: Some(us(500)), allow_timeout_override: true, ..LevelPolicy::default() };
+    let mut bench = Bench::new(&settings);
+    bench.push_at(0, row(0));
+    let until = bench.wait_until(500);
+    bench.check(0, &[], until);
+    let must_look = bench.batcher.push(row(1), 0, Some(us(50)), bench.start).unwrap();
+    assert!(must_look, "it expires before the moment waited for");
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    let decision = bench.batcher.decide(bench.start + us(60), &mut batch, &mut removed);
+    assert_eq!(decision, Decision::WaitUntil(bench.start + us(500)));
+    assert_eq!(removed, [(row(1), Removal::Expired)]);
+}
+
+#[test]
+fn a_late_request_may_be_delayed_instead() {
+    let mut settings = dynamic(&[1], 1, 0);
+    settings.levels[0] =
+        LevelPolicy { timeout_action: TimeoutAction::Delay, default_timeout: Some(us(10)), ..LevelPolicy::default() };
+    let mut bench = Bench::new(&settings);
+    bench.push_at(0, row(0));
+    bench.push_at(15, row(1));
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    assert_eq!(bench.batcher.decide(bench.start + us(20), &mut batch, &mut removed), Decision::Run);
+    assert_eq!(bench.batcher.decide(bench.start + us(20), &mut batch, &mut removed), Decision::Run);
+    assert_eq!(batch, [row(1), row(0)]);
+    assert!(removed.is_empty());
+}
+
+#[test]
+fn a_full_level_refuses_and_others_do_not() {
+    let mut settings = dynamic(&[8], 8, 0);
+    let one = LevelPolicy { max_queue_size: Some(1), ..LevelPolicy::default() };
+    settings.levels = vec![one.clone(), one];
+    settings.default_level = 2;
+    let mut batcher = Batcher::new(&settings);
+    let now = Instant::now();
+    assert!(batcher.push(row(0), 0, None, now).is_ok());
+    assert!(batcher.push(row(1), 2, None, now).is_err());
+    assert!(batcher.push(row(2), 1, None, now).is_ok());
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    assert_eq!(batcher.decide(now, &mut batch, &mut removed), Decision::Run);
+    assert_eq!(batch, [row(2), row(0)], "the urgent level goes first");
+}
+
+proptest::proptest! {
+    /// Whatever comes, in whatever order it is looked at: every request leaves exactly once and no batch is too big.
+    #[test]
+    fn every_request_leaves_exactly_once(
+        sizes in proptest::collection::vec((1u32..5, 0u32..2, proptest::bool::weighted(0.1)), 1..60),
+        delay in 0u64..50,
+        step in 1u64..30,
+    ) {
+        let mut batcher = Batcher::new(&dynamic(&[4, 8], 8, delay));
+        let start = Instant::now();
+        let (mut batch, mut removed, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut look = |batcher: &mut Batcher<Row>, at: Instant| loop {
+            batch.clear();
+            match batcher.decide(at, &mut batch, &mut removed) {
+                Decision::Run => {
+                    assert!(batch.iter().map(|row: &Row| row.rows).sum::<u32>() <= 8);
+                    assert!(batch.windows(2).all(|pair| pair[0].shape == pair[1].shape));
+                    left.extend(batch.iter().map(|row| row.name));
+                }
+                Decision::WaitUntil(then) => {
+                    assert!(then > at);
+                    break;
+                }
+                Decision::Idle => break,
+            }
+        };
+        for (name, (rows, shape, is_abandoned)) in sizes.iter().copied().enumerate() {
+            let at = start + us(name as u64 * step);
+            batcher.push(Row { name: name as u32, rows, shape, is_abandoned }, 0, None, at).unwrap();
+            look(&mut batcher, at);
+        }
+        look(&mut batcher, start + us(1_000_000));
+        assert!(batcher.queue().is_empty());
+        assert_eq!(batcher.queue().rows(), 0);
+        left.extend(removed.iter().map(|(row, _)| row.name));
+        left.sort_unstable();
+        assert_eq!(left, (0..sizes.len() as u32).collect::<Vec<_>>());
+    }
+}
