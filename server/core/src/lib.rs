@@ -6,6 +6,7 @@ pub mod backend;
 pub mod batching;
 pub mod buffer;
 pub mod check;
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod interface;
