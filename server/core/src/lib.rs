@@ -5,7 +5,7 @@
 pub mod backend;
 pub mod batching;
 pub mod buffer;
-pub mod check;
+pub mod classification;
 pub mod check;
 pub mod config;
 pub mod error;
