@@ -1,0 +1,20 @@
+//! A reference to another object of the same namespace.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Another object of the same namespace, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NameRef {
+    /// Name of the object, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+impl NameRef {
+    /// A reference to `name`.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+}

@@ -1,0 +1,49 @@
+//! Settings of the inference server process itself.
+
+use k8s_openapi::api::core::v1::EnvVar;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, schema};
+
+/// Settings of the inference server process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerOptions {
+    /// The least important messages still written: Error, Warning, Info or Verbose. Default: Info.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<LogLevel>,
+    /// How often gauges such as GPU use are read anew. Default: 2s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_interval: Option<Duration>,
+    /// How long requests under way may take to finish once the server was told to end. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_timeout: Option<Duration>,
+    /// How long a server told to end still takes requests, so that clients can learn of its end first. Default: 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_delay: Option<Duration>,
+    /// Further flags of tritonserver, each as one item, such as --backend-config=onnxruntime,default-max-batch-size=8.
+    /// Flags which the operator sets itself (model repository, ports, model control) are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 4096)))]
+    pub extra_args: Vec<String>,
+    /// Environment variables of the server process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub env: Vec<EnvVar>,
+}
+
+/// The least important messages still written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::without_description)]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what looks wrong.
+    Warning,
+    /// And what happened.
+    #[default]
+    Info,
+    /// And each step.
+    Verbose,
+}

@@ -1,0 +1,137 @@
+//! Where the files of a model come from.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{NameRef, schema};
+
+/// Where the files of a model come from: exactly one of inline, configMap, pvc, http.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+    "(has(self.inline) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.pvc) ? 1 : 0) + (has(self.http) ? 1 : 0) == 1",
+    "a source is exactly one of inline, configMap, pvc or http",
+)])))]
+pub struct ModelSource {
+    /// Files written in the resource itself: small text such as model.py, up to 256 KiB in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline: Option<InlineSource>,
+    /// A ConfigMap of the namespace: models below 1 MiB. Binary files go into its binaryData.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapSource>,
+    /// A folder or file on a PersistentVolumeClaim of the namespace. The first use of a claim replaces the server's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc: Option<PvcSource>,
+    /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+}
+
+/// Files written in the resource itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InlineSource {
+    /// Content by path below the model's folder, such as 1/model.py or config.pbtxt.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 64))]
+    pub files: BTreeMap<String, String>,
+}
+
+/// Files held in a ConfigMap.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapSource {
+    /// Name of the ConfigMap, in the model's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Which keys are taken and where they lie below the model's folder. Absent: every key, as a file of that name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub items: Vec<KeyPath>,
+}
+
+/// One key of a ConfigMap and the file it becomes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyPath {
+    /// Key in data or binaryData.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+    /// Path below the model's folder, such as 1/model.onnx.
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: String,
+}
+
+/// Files on a PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PvcSource {
+    /// Name of the claim, in the model's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Folder or file within the claim, relative to its root. Default: the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-validations" = schema::rules(&[(
+        "!self.startsWith('/') && !self.split('/').exists(part, part == '..')",
+        "path stays inside the claim: write it relative to the claim's root and without '..'",
+    )])))]
+    pub path: Option<String>,
+}
+
+/// Files behind an address.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSource {
+    /// Address beginning with http:// or https://.
+    #[schemars(regex(pattern = r"^https?://[^/?#\s]+([/?][^\s]*)?$"), length(max = 2048))]
+    pub uri: String,
+    /// Secret of the namespace with either `token` (sent as a bearer token) or `username` and `password`. It is mounted
+    /// into the server's pods and never read by the operator; the first use of a Secret replaces the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// What the fetched files must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Checksum {
+    /// SHA-256 in 64 hexadecimal digits: of the file or archive fetched; for a folder, of the lines `DIGEST  PATH\n` of
+    /// its files in the order of their paths, as `sha256sum` prints them.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    pub sha256: String,
+}
+
+/// How the fetched files are arranged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::without_description)]
+pub enum Layout {
+    /// Repository if a numbered folder or config.pbtxt is found, else File.
+    #[default]
+    Auto,
+    /// A model folder: config.pbtxt and numbered version folders.
+    Repository,
+    /// The bare files of one version; they become version 1.
+    File,
+}
+
+/// What kind of model the files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(transform = schema::without_description)]
+pub enum ModelFormat {
+    /// An ONNX graph (model.onnx).
+    Onnx,
+    /// A TensorRT plan (model.plan).
+    Tensorrt,
+    /// A TorchScript module (model.pt).
+    Pytorch,
+    /// A TensorFlow SavedModel (model.savedmodel).
+    Tensorflow,
+    /// An OpenVINO network (model.xml and model.bin).
+    Openvino,
+    /// A Python model (model.py).
+    Python,
+    /// A graph of other models, described by configPbtxt alone.
+    Ensemble,
+}
