@@ -52,7 +52,7 @@ pub struct ConfigMapSource {
 }
 
 /// One key of a ConfigMap and the file it becomes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyPath {
     /// Key in data or binaryData.

@@ -1,0 +1,241 @@
+//! What the pods of a server are told to serve: every model with its source, its configuration and the patience it is owed.
+//! It is the sole input of the agent and says the same in the same bytes, whoever wrote it: keys sorted, no time, no chance.
+
+use std::collections::BTreeMap;
+
+use crds::parts::{
+    ByteCount, Duration,
+    load::Readiness,
+    source::{KeyPath, Layout, ModelFormat},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::canonical;
+
+/// The form of manifests this version writes. A reader refuses higher numbers and ignores fields it does not know.
+pub const FORMAT: u32 = 1;
+
+/// Everything one server shall serve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Form of the manifest: [`FORMAT`].
+    pub format: u32,
+    /// Namespace of the TritonServer.
+    pub namespace: String,
+    /// Name of the TritonServer.
+    pub server: String,
+    /// The models, sorted by name, each name once.
+    pub models: Vec<ManifestModel>,
+    /// SHA-256 of the canonical JSON of all the above, in hexadecimal.
+    pub hash: String,
+}
+
+/// One model to serve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestModel {
+    /// Name by which clients know the model; also the name of its folder.
+    pub name: String,
+    /// Name of the TritonModel that asked for it.
+    pub resource: String,
+    /// Where its files come from.
+    pub source: ManifestSource,
+    /// SHA-256 the fetched files must have, in lower-case hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+    /// How the fetched files are arranged.
+    pub layout: Layout,
+    /// Kind of model; decides the name a bare file gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ModelFormat>,
+    /// Its configuration, verified as far as the resource tells it.
+    pub config: ManifestConfig,
+    /// Whether a replica that starts waits for it.
+    pub readiness: Readiness,
+    /// Patience with a fetch or load.
+    pub load: ManifestLoad,
+    /// GPU memory it claims on each replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory: Option<ByteCount>,
+}
+
+/// Where the files of a model come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ManifestSource {
+    /// Files carried by the manifest itself.
+    Inline {
+        /// Content by path below the model's folder; paths are relative and stay inside.
+        files: BTreeMap<String, String>,
+    },
+    /// A ConfigMap, seen by the agent as a folder with one file per key.
+    ConfigMap {
+        /// Its name.
+        name: String,
+        /// Keys taken and the paths they get; none: every key, under its own name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        items: Vec<KeyPath>,
+    },
+    /// A PersistentVolumeClaim, seen by the agent as a mounted folder.
+    Pvc {
+        /// Name of the claim.
+        claim: String,
+        /// Folder or file within it, relative and inside; empty for its root.
+        path: String,
+    },
+    /// An archive or a plain file behind an address.
+    Http {
+        /// `http://` or `https://` address.
+        uri: String,
+        /// Name of the Secret with `token`, or `username` and `password`; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+    },
+}
+
+/// The configuration of a model as the resource tells it. What is served is made of it and of a `config.pbtxt` in the
+/// source by [`crate::render::effective`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestConfig {
+    /// Text of a `config.pbtxt`; always with the model's name.
+    pub text: String,
+    /// How it stands to a `config.pbtxt` in the source.
+    pub precedence: Precedence,
+    /// Top-level fields of the text, by their names in `config.pbtxt`, that win over those in the source, even where the
+    /// text says what would be the default anyway. Empty under [`Precedence::Whole`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Backend used where neither the text nor the source names a backend or platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Platform used where neither the text nor the source names a backend or platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// How the resource's configuration stands to a `config.pbtxt` in the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precedence {
+    /// It is the whole configuration; a file in the source is not read.
+    Whole,
+    /// Its top-level fields win, the others come from the file in the source.
+    Fields,
+}
+
+/// Patience with one model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestLoad {
+    /// How long one load may take before it counts as failed.
+    pub timeout: Duration,
+    /// How many times a failed fetch or load is tried again.
+    pub retries: u32,
+    /// Pause before the first new attempt; it doubles each time, up to five minutes.
+    pub backoff: Duration,
+}
+
+/// A text that is no manifest this version can follow.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not the JSON of a manifest.
+    #[error("the manifest cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// Written by a newer version.
+    #[error("the manifest has form {found}, this version follows up to {FORMAT}: update the server's image")]
+    TooNew {
+        /// The form found.
+        found: u32,
+    },
+    /// Cut off or changed on the way.
+    #[error("the manifest does not have the content its hash speaks of: it was cut off or changed by hand")]
+    Damaged,
+}
+
+impl Manifest {
+    /// The manifest of `models`: sorted by name and hashed.
+    pub fn new(namespace: impl Into<String>, server: impl Into<String>, mut models: Vec<ManifestModel>) -> Self {
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut manifest =
+            Self { format: FORMAT, namespace: namespace.into(), server: server.into(), models, hash: String::new() };
+        manifest.hash = manifest.content_hash();
+        manifest
+    }
+
+    /// The manifest as canonical JSON, hash included.
+    pub fn to_json(&self) -> String {
+        canonical::to_string(self)
+    }
+
+    /// Reads a manifest and proves its hash.
+    ///
+    /// Errors: not a manifest; a newer form; a content that its hash does not speak of.
+    pub fn from_json(text: &str) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Form {
+            format: u32,
+        }
+        let Form { format } = serde_json::from_str(text)?;
+        if format > FORMAT {
+            return Err(ManifestError::TooNew { found: format });
+        }
+        // The hash is that of what was written, which may hold fields this version does not know.
+        let mut written: serde_json::Value = serde_json::from_str(text)?;
+        let hash = written.as_object_mut().and_then(|fields| fields.remove("hash"));
+        if hash.as_ref().and_then(|hash| hash.as_str()) != Some(hash_of(&written).as_str()) {
+            return Err(ManifestError::Damaged);
+        }
+        Ok(serde_json::from_str(text)?)
+    }
+
+    /// The model clients know by `name`.
+    pub fn model(&self, name: &str) -> Option<&ManifestModel> {
+        self.models.binary_search_by(|model| model.name.as_str().cmp(name)).ok().map(|at| &self.models[at])
+    }
+
+    fn content_hash(&self) -> String {
+        #[derive(Serialize)]
+        struct Content<'a> {
+            format: u32,
+            namespace: &'a str,
+            server: &'a str,
+            models: &'a [ManifestModel],
+        }
+        hash_of(&Content {
+            format: self.format,
+            namespace: &self.namespace,
+            server: &self.server,
+            models: &self.models,
+        })
+    }
+}
+
+impl ManifestModel {
+    /// SHA-256 of what makes the model what it is (source, checksum, layout, format, configuration), in hexadecimal. While
+    /// it stays the same, the model need not be fetched or loaded anew.
+    pub fn content_hash(&self) -> String {
+        #[derive(Serialize)]
+        struct Content<'a> {
+            name: &'a str,
+            source: &'a ManifestSource,
+            checksum: &'a Option<String>,
+            layout: Layout,
+            format: Option<ModelFormat>,
+            config: &'a ManifestConfig,
+        }
+        hash_of(&Content {
+            name: &self.name,
+            source: &self.source,
+            checksum: &self.checksum,
+            layout: self.layout,
+            format: self.format,
+            config: &self.config,
+        })
+    }
+}
+
+fn hash_of(content: &impl Serialize) -> String {
+    hex::encode(Sha256::digest(canonical::to_string(content)))
+}

@@ -1,0 +1,89 @@
+//! A mistake in a resource: where it stands, one word for programs, one sentence for people. Steps return all the problems
+//! they find, never the first only.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One of the objects a user writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// `TritonServer` or `TritonModel`.
+    pub kind: String,
+    /// Namespace; `default` where a document names none.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// A mistake in a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The resource that has to be changed.
+    pub object: ObjectRef,
+    /// One word, as it stands in the reason of a condition.
+    pub reason: Reason,
+    /// The field, from the root of the resource: `spec.config.dynamicBatching.preferredBatchSize[1]`.
+    pub path: String,
+    /// What is wrong, the limit and the cure, in one sentence.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Why a model is not (yet) what was asked for: the reasons of its conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "each word is its own sentence; where it arises is written at the place that returns it"
+)]
+pub enum Reason {
+    ServerNotFound,
+    ServerNotReady,
+    Pending,
+    Downloading,
+    Loading,
+    Loaded,
+    LoadFailed,
+    ChecksumMismatch,
+    SourceNotFound,
+    CredentialsMissing,
+    InvalidConfig,
+    InvalidSpec,
+    NameConflict,
+    InsufficientGPUMemory,
+    ManifestTooLarge,
+    UnsupportedBackend,
+}
+
+impl Reason {
+    /// Whether waiting cannot help: only a change of a resource can.
+    pub fn is_stalled(self) -> bool {
+        matches!(
+            self,
+            Self::ChecksumMismatch
+                | Self::InvalidConfig
+                | Self::InvalidSpec
+                | Self::NameConflict
+                | Self::ManifestTooLarge
+                | Self::UnsupportedBackend
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // the variants are the words
+        fmt::Debug::fmt(self, f)
+    }
+}
