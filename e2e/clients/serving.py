@@ -1,0 +1,128 @@
+"""Starts a server program for a test, waits for it with a deadline, and ends it: nothing outlives the test that started it."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_ports(count=3):
+    """Port numbers nobody listens on now. All are held open together so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def program(name):
+    """A binary of this project: TRITON_PROFILE names the cargo profile folder, debug unless told."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    path = target / os.environ.get("TRITON_PROFILE", "debug") / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not built; e2e/test builds it")
+    return str(path)
+
+
+def runtime_library():
+    """ONNX Runtime's shared library, from the wheel in the environment that runs the tests."""
+    import onnxruntime
+
+    return str(next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))
+
+
+def until(condition, what, deadline=30.0, process=None):
+    """Asks `condition` again and again until it holds; fails with `what` after the deadline or when the process has ended."""
+    end = time.monotonic() + deadline
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode} while waiting for: {what}")
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline:.0f} s in vain for: {what}")
+        time.sleep(0.01)
+
+
+class Server:
+    """A running server. Use as a context manager; leaving it sends SIGTERM and expects exit code 0."""
+
+    def __init__(self, repositories, *flags, argv=None, env=None, wait="ready", expect_exit=0, deadline=60.0):
+        self.http, self.grpc, self.metrics = free_ports()
+        self.expect_exit, self.wait, self.deadline = expect_exit, wait, deadline
+        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
+        ports += [f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")]
+        repositories = [repositories] if isinstance(repositories, (str, Path)) else repositories
+        if argv is None:
+            argv = [program("tritonserver"), f"--backend-config=onnxruntime,library={runtime_library()}"]
+        self.argv = [*argv, *(f"--model-repository={path}" for path in repositories), *ports, *flags]
+        self.env = {**os.environ, **(env or {})}
+        self.output = tempfile.TemporaryFile(mode="w+b")
+        self.process = None
+
+    def __enter__(self):
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(self.argv, env=self.env, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            if self.wait:
+                until(lambda: self.status(f"/v2/health/{self.wait}") == 200, f"/v2/health/{self.wait}", self.deadline, self.process)
+        except BaseException as error:
+            self.kill()
+            raise AssertionError(f"{error}\n{self.log()[-4000:]}") from error
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(self.deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = "nothing (killed)"
+        if error is not None:
+            error.add_note("the server said:\n" + self.log()[-4000:])
+        elif self.expect_exit is not None:
+            assert code == self.expect_exit, f"the server ended with {code}, not {self.expect_exit}\n{self.log()[-4000:]}"
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def log(self):
+        """Everything the server has said so far."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
+    @property
+    def url(self):
+        return f"127.0.0.1:{self.http}"
+
+    @property
+    def grpc_url(self):
+        return f"127.0.0.1:{self.grpc}"
+
+    def status(self, path, method="GET", body=None):
+        """Status of one request, or None while nobody listens."""
+        try:
+            return self.request(method, path, body)[0]
+        except OSError:
+            return None
+
+    def request(self, method, path, body=None, headers=None, port=None):
+        """Status, headers and body of one plain request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=self.deadline)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()

@@ -1,0 +1,117 @@
+"""Sends one recorded case to a server, and writes down what came back in a form two servers can be compared by."""
+
+import base64
+import gzip
+import http.client
+import json
+import re
+import zlib
+
+import grpc
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2
+
+KEPT_HEADERS = ("content-type", "inference-header-content-length", "content-encoding", "accept-encoding", "allow")
+VOLATILE = [(re.compile(rf'"{key}":\s*"?\d+"?'), f'"{key}":0') for key in ("ns", "last_inference")]
+
+
+def ask(case, http_port, grpc_port, deadline=20):
+    """The answer to one case: HTTP status, headers that matter and body; or gRPC code and message, or reply."""
+    if "rpc" in case:
+        return ask_grpc(case, grpc_port, deadline)
+    return ask_http(case, http_port, deadline)
+
+
+def ask_http(case, port, deadline):
+    method, path = case["http"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=deadline)
+    try:
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        body = case.get("body", b"")
+        headers = dict(case.get("headers", {}))
+        if body or method == "POST":
+            headers.setdefault("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(body or None)
+        response = connection.getresponse()
+        data = response.read()
+    except (http.client.RemoteDisconnected, ConnectionResetError):
+        return {"closed": "the server closed the connection without an answer"}
+    except TimeoutError:
+        return {"silent": "no answer within the deadline"}
+    finally:
+        connection.close()
+    kept = {k.lower(): v for k, v in response.getheaders() if k.lower() in KEPT_HEADERS}
+    data = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(kept.get("content-encoding"), bytes)(data)
+    split = int(kept.get("inference-header-content-length", len(data)))
+    answer = {"status": response.status, "headers": kept, "body": data[:split].decode("utf-8", "backslashreplace")}
+    if data[split:]:
+        answer["binary"] = base64.b64encode(data[split:]).decode()
+    for pattern, calm in VOLATILE:
+        answer["body"] = pattern.sub(calm, answer["body"])
+    return answer
+
+
+def ask_grpc(case, port, deadline):
+    service, method, request, reply = rpc_types(case)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(f"/{service}/{method}", request.SerializeToString, reply.FromString)
+        try:
+            message = call(request, timeout=deadline, metadata=case.get("metadata"))
+        except grpc.RpcError as error:
+            return {"code": error.code().name, "message": error.details()}
+    text = json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+    for pattern, calm in VOLATILE:
+        text = pattern.sub(calm, text)
+    return {"code": "OK", "reply": json.loads(text)}
+
+
+class RawReply:
+    """Reads any reply as bytes."""
+
+    @staticmethod
+    def FromString(data):
+        return service_pb2.InferTensorContents(bytes_contents=[data])
+
+
+def rpc_types(case):
+    method, request = case["rpc"]
+    if isinstance(request, bytes):
+        service, _, method = method.rpartition("/")
+        return service or "inference.GRPCInferenceService", method, RawRequest(request), RawReply
+    return "inference.GRPCInferenceService", method, Typed(request), getattr(service_pb2, f"{method}Response")
+
+
+class Typed:
+    """A generated message as grpc wants it: a serializer that takes the message as its argument."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def SerializeToString(self, _self):
+        return self.message.SerializeToString()
+
+
+class RawRequest:
+    """Plain bytes in place of a message."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def SerializeToString(self, _self):
+        return self.data
+
+
+def describe(case):
+    """One line a reader of the recording can understand."""
+    if "rpc" in case:
+        method, request = case["rpc"]
+        text = request.hex() if isinstance(request, bytes) else " ".join(str(request).split())
+        return f"{method} {shorten(text)}"
+    headers = "".join(f" [{k}: {v}]" for k, v in case.get("headers", {}).items())
+    return f"{' '.join(case['http'])}{headers} {shorten(repr(case.get('body', b''))[2:-1])}".rstrip()
+
+
+def shorten(text, limit=300):
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -1,0 +1,68 @@
+"""Starts a real Triton for each scene, asks it everything in cases.py, and writes the answers to e2e/fixtures/golden."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
+
+import ask  # noqa: E402
+import cases  # noqa: E402
+import repository  # noqa: E402
+from serving import Server, until  # noqa: E402
+
+
+def main(triton_home, wanted):
+    packages = next(Path(triton_home, "venv", "lib").glob("python3.*/site-packages"))
+    argv = [str(packages / "pytriton/tritonserver/bin/tritonserver"), f"--backend-directory={triton_home}/backends"]
+    env = {
+        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+        "PATH": f"{triton_home}/venv/bin:{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    folder = HERE.parent / "fixtures" / "golden"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, scene in cases.SCENES.items():
+        if wanted and name not in wanted:
+            continue
+        with tempfile.TemporaryDirectory() as models:
+            repository.write_scene(models, scene, "python")
+            answers = {}
+            left = repository.for_backend(scene["cases"], "python")
+            while left:
+                with Server(models, *scene["flags"], argv=argv, env=env, wait=None, expect_exit=None, deadline=120) as server:
+                    wait_for_start(server)
+                    left = record(server, left, answers)
+        text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "cases": answers}, indent=1, ensure_ascii=False)
+        (folder / f"{name}.json").write_text(text.replace(models, "MODELS") + "\n")
+        print(f"{name}: {len(answers)} answers")
+
+
+def record(server, left, answers):
+    """Asks until the list is empty or Triton has died of a case; returns the cases still to be asked."""
+    for place, case in enumerate(left, 1):
+        assert case["name"] not in answers, f"two cases are called '{case['name']}'"
+        answer = ask.ask(case, server.http, server.grpc)
+        if "closed" in answer or answer.get("code") == "UNAVAILABLE":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(3)
+                answer = {"died": f"the server ended with {server.process.returncode}"}
+        answers[case["name"]] = {"asked": ask.describe(case), "answer": answer}
+        if "died" in answer:
+            print(f"died of: {case['name']}")
+            return left[place:]
+    return []
+
+
+def wait_for_start(server):
+    """Triton opens its ports when all loading has ended, well or badly."""
+    until(lambda: server.status("/v2/health/live") is not None, "an open port", 120, server.process)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

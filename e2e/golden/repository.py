@@ -1,0 +1,135 @@
+"""The model repositories the recorded cases talk to.
+
+Written twice from the same lines: with Triton's Python backend for recording, with the identity backend for replaying.
+Both copy INPUT<k> to OUTPUT<k>; everything the cases look at happens before or after that.
+"""
+
+from pathlib import Path
+
+MODEL_PY = '''
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        wanted = request.requested_output_names()
+        tensors = [(t.name().replace("INPUT", "OUTPUT"), t.as_numpy()) for t in request.inputs()]
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, data) for name, data in tensors if name in wanted])
+'''
+
+
+def tensors(inputs):
+    """Configuration text of the inputs given as (data type, dims), and of the outputs that mirror them."""
+    line = '{{ name: "{}{}" data_type: TYPE_{} dims: {} }}'
+    ins = ", ".join(line.format("INPUT", k, kind, dims) for k, (kind, dims) in enumerate(inputs))
+    outs = ", ".join(line.format("OUTPUT", k, kind, dims) for k, (kind, dims) in enumerate(inputs))
+    return f"input [ {ins} ]\noutput [ {outs} ]\n"
+
+
+TYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "STRING"]
+
+# name -> configuration without name and backend
+GOOD = {
+    "single": "max_batch_size: 8\n" + tensors([("FP32", [4])]),
+    "two": "max_batch_size: 8\n" + tensors([("FP32", [4]), ("FP32", [4])]),
+    "nobatch": "max_batch_size: 0\n" + tensors([("FP32", [2, 2])]),
+    "wild": "max_batch_size: 0\n" + tensors([("FP32", [-1])]),
+    "wilder": "max_batch_size: 0\n" + tensors([("FP32", [-1, -1])]),
+    "wildbatch": "max_batch_size: 4\n" + tensors([("INT32", [-1, 3])]),
+    "text": "max_batch_size: 4\n" + tensors([("STRING", [2])]),
+    "text_one": "max_batch_size: 0\n" + tensors([("STRING", [1])]),
+    "batched": "max_batch_size: 8\n"
+    + tensors([("FP32", [4])])
+    + "dynamic_batching { preferred_batch_size: [ 2, 4 ] max_queue_delay_microseconds: 100 }\n",
+    **{f"type_{kind.lower()}": "max_batch_size: 0\n" + tensors([(kind, [-1])]) for kind in TYPES},
+}
+
+# Several versions: folder names, then the policy.
+VERSIONED = {
+    "versions_specific": (["1", "2", "3"], "version_policy: { specific { versions: [ 1, 3 ] } }\n"),
+    "versions_all": (["1", "2"], "version_policy: { all { } }\n"),
+    "versions_latest": (["1", "2", "7"], ""),
+}
+
+# Broken before a backend sees them: the answers do not depend on the backend.
+BROKEN = {
+    "bad_field": "max_batch_size: 1\nno_such_field: 3\n" + tensors([("FP32", [4])]),
+    "bad_syntax": "max_batch_size: \n{" + tensors([("FP32", [4])]),
+    "bad_enum": "max_batch_size: 1\n" + tensors([("FLOAT", [4])]),
+    "bad_dims": "max_batch_size: 1\n" + tensors([("FP32", [0])]),
+    "bad_batch": "max_batch_size: -1\n" + tensors([("FP32", [4])]),
+    "bad_preferred": "max_batch_size: 4\n" + tensors([("FP32", [4])]) + "dynamic_batching { preferred_batch_size: [ 8 ] }\n",
+    "zero_preferred": "max_batch_size: 4\n" + tensors([("FP32", [4])]) + "dynamic_batching { preferred_batch_size: [ 0 ] }\n",
+    "bad_priority": "max_batch_size: 4\n"
+    + tensors([("FP32", [4])])
+    + "dynamic_batching { priority_levels: 2 default_priority_level: 5 }\n",
+    "bad_reshape": "max_batch_size: 0\n"
+    + 'input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 4 ] reshape { shape: [ 3 ] } } ]\n'
+    + 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
+    "no_data_type": 'max_batch_size: 1\ninput [ { name: "INPUT0" dims: [ 4 ] } ]\n'
+    + 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
+    "no_dims": 'max_batch_size: 1\ninput [ { name: "INPUT0" data_type: TYPE_FP32 } ]\n'
+    + 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
+    "no_input_name": "max_batch_size: 1\ninput [ { data_type: TYPE_FP32 dims: [ 4 ] } ]\n"
+    + 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
+    "gpu_group": "max_batch_size: 1\n" + tensors([("FP32", [4])]) + "instance_group [ { kind: KIND_GPU gpus: [ 0 ] } ]\n",
+    "cpu_group_gpus": "max_batch_size: 1\n" + tensors([("FP32", [4])]) + "instance_group [ { kind: KIND_CPU gpus: [ 0 ] } ]\n",
+    "model_group_gpus": "max_batch_size: 1\n" + tensors([("FP32", [4])]) + "instance_group [ { kind: KIND_MODEL gpus: [ 0 ] } ]\n",
+}
+
+
+def write_model(root, name, config, backend, versions=("1",)):
+    """One model folder. `backend` is python or identity, or None where the configuration names its own."""
+    folder = Path(root) / name
+    folder.mkdir(parents=True)
+    head = f'name: "{name}"\n' if "name_is_given" not in config else ""
+    head += f'backend: "{backend}"\n' if backend else ""
+    (folder / "config.pbtxt").write_text(head + config.replace("name_is_given", "name"))
+    for version in versions:
+        (folder / version).mkdir()
+        if backend == "python":
+            (folder / version / "model.py").write_text(MODEL_PY)
+    return folder
+
+
+def write_good(root, backend):
+    """Everything that loads."""
+    for name, config in GOOD.items():
+        write_model(root, name, config, backend)
+    for name, (versions, policy) in VERSIONED.items():
+        write_model(root, name, "max_batch_size: 8\n" + tensors([("FP32", [4])]) + policy, backend, versions)
+    labels = 'max_batch_size: 4\ninput [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n'
+    labels += 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] label_filename: "labels.txt" } ]\n'
+    folder = write_model(root, "labelled", labels, backend)
+    (folder / "labels.txt").write_text("cat\ndog\nbird\nfish\n")
+
+
+def write_broken(root, backend):
+    """What must not load, each for one reason."""
+    for name, config in BROKEN.items():
+        write_model(root, name, config, backend)
+    one = "max_batch_size: 1\n" + tensors([("FP32", [4])])
+    write_model(root, "no_version", one, backend, versions=())
+    write_model(root, "wrong_versions", one, backend, versions=("0", "01", "one"))
+    write_model(root, "policy_unmet", one + "version_policy: { specific { versions: [ 5 ] } }\n", backend)
+    write_model(root, "wrong_name", one + 'name_is_given: "another"\n', backend)
+    write_model(root, "no_backend", one + 'backend: "nosuchbackend"\n', None)
+    write_model(root, "bad_platform", one + 'platform: "nosuch_platform"\n', None)
+    write_model(root, "bad_pair", one + 'platform: "onnxruntime_onnx"\nbackend: "tensorrt"\n', None)
+    write_model(root, "nothing_said", one, None)
+
+
+def write_scene(root, scene, backend):
+    """The repository of one scene of cases.py."""
+    if scene.get("good"):
+        write_good(root, backend)
+    if scene.get("broken"):
+        write_broken(root, backend)
+
+
+def for_backend(cases, backend):
+    """The cases with the name of the backend filled in where a configuration travels in the request."""
+    return [{**case, "body": case["body"].replace(b"BACKEND", backend.encode())} if case.get("body") else case for case in cases]
