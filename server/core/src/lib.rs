@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod interface;
 pub mod metrics;
+pub mod repository;
 pub mod request;
 pub mod responder;
 pub mod response;

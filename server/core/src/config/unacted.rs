@@ -1,0 +1,132 @@
+//! Fields the schema has and the server does not act upon yet. They are named in one warning at load, never silently
+//! ignored; the list shrinks as features arrive.
+
+use prost_reflect::{DynamicMessage, MapKey, Value};
+
+use super::{ModelConfig, reflect};
+
+/// Schema paths: a field named here stands for everything below it.
+const NOT_ACTED_UPON: [&str; 27] = [
+    "runtime",
+    "input.is_shape_tensor",
+    "input.allow_ragged_batch",
+    "input.is_non_linear_format_io",
+    "output.is_shape_tensor",
+    "output.is_non_linear_format_io",
+    "batch_input",
+    "batch_output",
+    "optimization.priority",
+    "optimization.cuda",
+    "optimization.execution_accelerators",
+    "optimization.gather_kernel_buffer_threshold",
+    "optimization.eager_batching",
+    "sequence_batching",
+    "ensemble_scheduling",
+    "instance_group.rate_limiter",
+    "instance_group.secondary_devices",
+    "instance_group.profile",
+    "instance_group.passive",
+    "instance_group.host_policy",
+    "cc_model_filenames",
+    "model_warmup",
+    "model_operations",
+    "model_transaction_policy.decoupled",
+    "model_repository_agents",
+    "response_cache.enable",
+    "model_metrics",
+];
+
+/// The paths of fields that are set and have no effect yet, e.g. `instance_group[1].passive`, in schema order.
+pub fn not_acted_upon(config: &ModelConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    visit(&reflect::to_dynamic(config), "", "", &mut found);
+    found
+}
+
+/// `schema_path` names the field in the list above, `path` names it in this configuration.
+fn visit(message: &DynamicMessage, schema_path: &str, path: &str, found: &mut Vec<String>) {
+    for field in reflect::declared_fields(message).into_iter().filter(|field| message.has_field(field)) {
+        let (schema_path, path) = (join(schema_path, field.name()), join(path, field.name()));
+        if NOT_ACTED_UPON.contains(&schema_path.as_str()) {
+            found.push(path);
+            continue;
+        }
+        match &*message.get_field(&field) {
+            Value::Message(inner) => visit(inner, &schema_path, &path, found),
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let Value::Message(inner) = item {
+                        visit(inner, &schema_path, &format!("{path}[{index}]"), found);
+                    }
+                }
+            }
+            Value::Map(entries) => {
+                let mut entries: Vec<(&MapKey, &Value)> = entries.iter().collect();
+                entries.sort_by(|a, b| a.0.cmp(b.0));
+                for (key, item) in entries {
+                    if let (MapKey::String(key), Value::Message(inner)) = (key, item) {
+                        visit(inner, &schema_path, &format!("{path}[{key:?}]"), found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NOT_ACTED_UPON, not_acted_upon};
+    use crate::config::{Machine, from_text, normalize, reflect};
+
+    #[test]
+    fn every_listed_path_is_a_field_of_the_schema() {
+        for path in NOT_ACTED_UPON {
+            let mut message = Some(reflect::schema());
+            for name in path.split('.') {
+                let field = message.and_then(|message| message.get_field_by_name(name));
+                let field = field.unwrap_or_else(|| panic!("'{path}' has no '{name}'"));
+                message = field.kind().as_message().cloned();
+            }
+        }
+    }
+
+    #[test]
+    fn fields_without_effect_are_named_with_their_place() {
+        let config = from_text(
+            "input { name: 'x' } input { name: 'y' allow_ragged_batch: true }\n\
+             instance_group [ { kind: KIND_CPU }, { passive: true rate_limiter { priority: 2 } } ]\n\
+             optimization { graph { level: 1 } cuda { graphs: true } }\n\
+             response_cache { enable: true } model_transaction_policy { }\n\
+             sequence_batching { direct { } }",
+        );
+        assert_eq!(
+            not_acted_upon(&config.unwrap()),
+            [
+                "input[1].allow_ragged_batch",
+                "optimization.cuda",
+                "sequence_batching",
+                "instance_group[1].rate_limiter",
+                "instance_group[1].passive",
+                "response_cache.enable",
+            ]
+        );
+    }
+
+    #[test]
+    fn defaults_and_acted_upon_fields_are_not_named() {
+        let mut config = from_text(
+            "name: 'm' backend: 'onnxruntime' max_batch_size: 8 input { name: 'x' dims: 1 reshape { } optional: true }\n\
+             dynamic_batching { preserve_ordering: true default_queue_policy { max_queue_size: 3 } }\n\
+             parameters { key: 'a' value { string_value: 'b' } } metric_tags { key: 'a' value: 'b' }\n\
+             response_cache { enable: false }",
+        )
+        .unwrap();
+        normalize(&mut config, &Machine { gpus: 1 });
+        assert_eq!(not_acted_upon(&config), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,62 @@
+//! Checks a normalised configuration: every mistake, each with its path, in the order in which Triton would meet them.
+//! One file per theme; each only adds to the findings.
+
+mod batch_io;
+mod cache;
+mod ensemble;
+mod files;
+mod general;
+mod instances;
+mod io;
+mod metrics;
+mod queueing;
+mod sequence;
+
+use server_proto::inference::model_config::SchedulingChoice;
+
+use super::{Machine, ModelConfig, Problem};
+
+/// Everything that is wrong with a configuration; nothing if it can be loaded.
+///
+/// `config` is completed and normalised; `directory_name` is the name of its folder.
+/// Source: Triton model configuration; the sentences are Triton's where it makes the same check.
+pub fn verify(config: &ModelConfig, directory_name: &str, machine: &Machine) -> Vec<Problem> {
+    let mut findings = Findings { model: &config.name, problems: Vec::new() };
+    general::check(config, directory_name, &mut findings);
+    match &config.scheduling_choice {
+        Some(SchedulingChoice::DynamicBatching(batching)) => {
+            queueing::check(batching, config.max_batch_size, &mut findings);
+        }
+        Some(SchedulingChoice::SequenceBatching(batching)) => {
+            sequence::check(batching, config.max_batch_size, &mut findings);
+        }
+        Some(SchedulingChoice::EnsembleScheduling(graph)) => ensemble::check(config, graph, &mut findings),
+        None => {}
+    }
+    cache::check(config, &mut findings);
+    metrics::check(config, &mut findings);
+    io::check(config, &mut findings);
+    batch_io::check(config, &mut findings);
+    instances::check(config, *machine, &mut findings);
+    files::check(config, &mut findings);
+    findings.problems
+}
+
+/// Where the checks put what they find.
+struct Findings<'a> {
+    /// Name of the model, which many sentences end with.
+    model: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem::new(path, message));
+    }
+
+    /// Adds a sentence that ends with ` for MODEL`.
+    fn add_for_model(&mut self, path: impl Into<String>, message: impl AsRef<str>) {
+        let message = format!("{} for {}", message.as_ref(), self.model);
+        self.add(path, message);
+    }
+}

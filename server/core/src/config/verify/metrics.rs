@@ -1,0 +1,28 @@
+//! Metrics of a model: every control names a family and says how to keep it.
+
+use server_proto::inference::model_metrics::{MetricControl, metric_control::MetricOptions};
+
+use super::Findings;
+use crate::config::ModelConfig;
+
+pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
+    let controls = config.model_metrics.iter().flat_map(|metrics| &metrics.metric_control);
+    for (index, control) in controls.enumerate() {
+        check_control(control, &format!("model_metrics.metric_control[{index}]"), findings);
+    }
+}
+
+fn check_control(control: &MetricControl, path: &str, findings: &mut Findings<'_>) {
+    match &control.metric_identifier {
+        None => findings.add(format!("{path}.metric_identifier"), "metric control must specify 'metric_identifier'"),
+        Some(identifier) if identifier.family.is_empty() => findings
+            .add(format!("{path}.metric_identifier.family"), "metric identifier must specify non-empty 'family'"),
+        Some(_) => {}
+    }
+    match &control.metric_options {
+        None => findings.add(format!("{path}.histogram_options"), "metric control must specify 'histogram_options'"),
+        Some(MetricOptions::HistogramOptions(options)) if options.buckets.is_empty() => findings
+            .add(format!("{path}.histogram_options.buckets"), "histogram options must specify non-empty 'buckets'"),
+        Some(MetricOptions::HistogramOptions(_)) => {}
+    }
+}
