@@ -1,0 +1,314 @@
+//! The command line: Triton's flags, forms and defaults, read from words into [`Args`]. Pure: nothing is opened here.
+//!
+//! The table in `args/table.rs` knows every flag; `args/getopt.rs` takes the line apart; this file applies one to the
+//! other and checks what no single flag can.
+
+mod flag;
+mod getopt;
+mod setting;
+mod table;
+mod usage;
+mod value;
+
+use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+
+use self::{
+    flag::{Effect, Flag},
+    value::Word,
+};
+pub(crate) use self::{getopt::SplitError, setting::Setting, usage::usage};
+use crate::listeners::Service;
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Serve.
+    Run(Box<Args>),
+    /// Show the usage text.
+    Help,
+    /// Show the version.
+    Version,
+}
+
+/// Everything the flags say. `wire::run` takes it apart completely, so that a new field cannot be forgotten.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Args {
+    /// Server name in metadata.
+    pub(crate) id: String,
+    /// How long the exit may take.
+    pub(crate) exit_timeout: Duration,
+    /// Whether a start-up model that fails ends the program.
+    pub(crate) exit_on_error: bool,
+    /// What to serve.
+    pub(crate) models: ModelArgs,
+    /// REST.
+    pub(crate) http: HttpArgs,
+    /// gRPC.
+    pub(crate) grpc: GrpcArgs,
+    /// The metrics page.
+    pub(crate) metrics: Endpoint,
+    /// Whether that page tells of processors and memory.
+    pub(crate) cpu_metrics: bool,
+    /// `--backend-config`, in the order given.
+    pub(crate) backend_settings: Vec<Setting>,
+    /// What to log, how and where.
+    pub(crate) log: LogArgs,
+    /// Sentences about flags that have a successor.
+    pub(crate) deprecations: Vec<&'static str>,
+    /// Flags given that change nothing here.
+    pub(crate) not_acted_upon: Vec<&'static str>,
+}
+
+/// Repositories and what is loaded from them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ModelArgs {
+    pub(crate) repositories: BTreeSet<PathBuf>,
+    pub(crate) control_mode: ControlMode,
+    pub(crate) startup_models: BTreeSet<String>,
+    pub(crate) strict_readiness: bool,
+    /// `--disable-auto-complete-config`.
+    pub(crate) disable_auto_complete: bool,
+    /// `--strict-model-config`, its older name.
+    pub(crate) strict_config: bool,
+    pub(crate) config_name: Option<String>,
+    pub(crate) load_threads: u32,
+    pub(crate) load_retries: u32,
+}
+
+/// Who decides which models are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ControlMode {
+    None,
+    Poll,
+    Explicit,
+}
+
+/// The REST front end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HttpArgs {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) max_input_size: u64,
+}
+
+/// The gRPC front end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GrpcArgs {
+    pub(crate) endpoint: Endpoint,
+}
+
+/// Where a front end listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Whether it is there at all.
+    pub(crate) is_allowed: bool,
+    /// Name or number of the interface.
+    pub(crate) address: String,
+    /// 0 takes any free port.
+    pub(crate) port: u16,
+    /// Whether other processes may listen there too.
+    pub(crate) reuse_port: bool,
+}
+
+/// What is logged, how and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogArgs {
+    pub(crate) error: bool,
+    pub(crate) warning: bool,
+    pub(crate) info: bool,
+    pub(crate) verbose: u32,
+    pub(crate) format: LogFormat,
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// `I0521 12:34:56.789012 1234 file.rs:99] "message"`
+    Default,
+    /// `2026-05-21T12:34:56Z I 1234 file.rs:99] "message"`
+    Iso8601,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Why a command line is not accepted.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ArgsError {
+    #[error("'{0}' is not valid UTF-8")]
+    NotText(String),
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    #[error("Bad option: \"--{name}\": got '{text}', expected {expected}")]
+    Value { name: &'static str, text: String, expected: String },
+    #[error("Bad option: \"--{name}\": '{text}' is not offered: {cure}")]
+    NotOffered { name: &'static str, text: String, cure: &'static str },
+    #[error("--model-repository must be specified")]
+    NoRepository,
+    #[error("--model-repository '{0}' is not a folder on this machine: copy the models to one, or mount their storage")]
+    RemoteRepository(String),
+    #[error(
+        "--model-control-mode=poll is not offered: use explicit and the load and unload calls, or none and a restart"
+    )]
+    Poll,
+    #[error("--load-model needs --model-control-mode=explicit: the other modes load every model")]
+    StartupModels,
+    #[error("Wildcard model name '*' must be the ONLY startup model if specified at all.")]
+    Wildcard,
+    #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
+    NoEndpoint,
+    #[error("The server cannot listen to {0} requests and {1} requests at the same address and port {2}:{3}")]
+    PortClash(&'static str, &'static str, String, u16),
+}
+
+/// The words after the program's name. Errors: one is not text.
+pub(crate) fn words() -> Result<Vec<String>, ArgsError> {
+    let words = std::env::args_os().skip(1).map(OsString::into_string);
+    words.collect::<Result<_, _>>().map_err(|word| ArgsError::NotText(word.to_string_lossy().into_owned()))
+}
+
+/// Reads a command line, the program's name left out.
+pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command, ArgsError> {
+    let names: Vec<_> = table::flags().map(|flag| (flag.name, flag.takes())).collect();
+    let mut args = Args::default();
+    for given in getopt::split(words, &names)? {
+        let flag = table::flags().find(|flag| flag.name == given.name).expect("getopt only gives names of the table");
+        match apply(flag, &given.value, &mut args)? {
+            None => {}
+            Some(command) => return Ok(command),
+        }
+    }
+    args.settle()?;
+    Ok(Command::Run(Box::new(args)))
+}
+
+fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Command>, ArgsError> {
+    let refused = |expected| ArgsError::Value { name: flag.name, text: text.to_owned(), expected };
+    match flag.effect {
+        Effect::Set(set) => set(args, text).map_err(refused)?,
+        Effect::Unused(check) => {
+            check(text).map_err(refused)?;
+            if !flag.is_default(text) && !args.not_acted_upon.contains(&flag.name) {
+                args.not_acted_upon.push(flag.name);
+            }
+        }
+        Effect::Refused(check, cure) => {
+            check(text).map_err(refused)?;
+            if !flag.is_default(text) {
+                return Err(ArgsError::NotOffered { name: flag.name, text: text.to_owned(), cure });
+            }
+        }
+        Effect::Help => return Ok(Some(Command::Help)),
+        Effect::Version => return Ok(Some(Command::Version)),
+    }
+    Ok(None)
+}
+
+// === impl Args ===
+
+impl Args {
+    /// What no flag can say alone: defaults that follow another flag, and combinations that make no sense.
+    fn settle(&mut self) -> Result<(), ArgsError> {
+        if self.metrics.address.is_empty() {
+            self.metrics.address.clone_from(&self.http.endpoint.address);
+        }
+        let models = &self.models;
+        if models.repositories.is_empty() {
+            return Err(ArgsError::NoRepository);
+        }
+        let texts = models.repositories.iter().map(|path| path.to_string_lossy());
+        if let Some(remote) = texts.into_iter().find(|text| text.contains("://")) {
+            return Err(ArgsError::RemoteRepository(remote.into_owned()));
+        }
+        if models.control_mode == ControlMode::Poll {
+            return Err(ArgsError::Poll);
+        }
+        if models.control_mode != ControlMode::Explicit && !models.startup_models.is_empty() {
+            return Err(ArgsError::StartupModels);
+        }
+        if models.startup_models.len() > 1 && models.startup_models.contains("*") {
+            return Err(ArgsError::Wildcard);
+        }
+        if !self.http.endpoint.is_allowed && !self.grpc.endpoint.is_allowed {
+            return Err(ArgsError::NoEndpoint);
+        }
+        self.check_ports()
+    }
+
+    fn check_ports(&self) -> Result<(), ArgsError> {
+        let endpoints = [
+            (Service::Http, &self.http.endpoint),
+            (Service::Grpc, &self.grpc.endpoint),
+            (Service::Metrics, &self.metrics),
+        ];
+        let allowed: Vec<_> = endpoints.into_iter().filter(|(_, endpoint)| endpoint.is_allowed).collect();
+        for (index, (one, a)) in allowed.iter().enumerate() {
+            for (other, b) in &allowed[index + 1..] {
+                if a.clashes_with(b) {
+                    let (one, other) = (one.requests(), other.requests());
+                    return Err(ArgsError::PortClash(one, other, a.address.clone(), a.port));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Endpoint {
+    const fn at(address: String, port: u16) -> Self {
+        Self { is_allowed: true, address, port, reuse_port: false }
+    }
+
+    fn clashes_with(&self, other: &Self) -> bool {
+        let everywhere = |endpoint: &Self| {
+            let address: Result<IpAddr, _> = endpoint.address.trim_matches(['[', ']']).parse();
+            address.is_ok_and(|address| address.is_unspecified())
+        };
+        let same_address = self.address == other.address || everywhere(self) || everywhere(other);
+        self.port != 0 && self.port == other.port && same_address
+    }
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        let everywhere = || "0.0.0.0".to_owned();
+        Self {
+            id: "triton".into(),
+            exit_timeout: Duration::from_secs(30),
+            exit_on_error: true,
+            models: ModelArgs {
+                repositories: BTreeSet::new(),
+                control_mode: ControlMode::None,
+                startup_models: BTreeSet::new(),
+                strict_readiness: true,
+                disable_auto_complete: false,
+                strict_config: false,
+                config_name: None,
+                load_threads: 4,
+                load_retries: 0,
+            },
+            http: HttpArgs { endpoint: Endpoint::at(everywhere(), 8000), max_input_size: 64 << 20 },
+            grpc: GrpcArgs { endpoint: Endpoint::at(everywhere(), 8001) },
+            metrics: Endpoint::at(String::new(), 8002),
+            cpu_metrics: true,
+            backend_settings: Vec::new(),
+            log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
+            deprecations: Vec::new(),
+            not_acted_upon: Vec::new(),
+        }
+    }
+}
+
+impl Word for ControlMode {
+    const FORM: &'static str = "<mode>";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("poll", Self::Poll), ("explicit", Self::Explicit)];
+}
+
+impl Word for LogFormat {
+    const FORM: &'static str = "<format>";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("default", Self::Default), ("ISO8601", Self::Iso8601), ("json", Self::Json)];
+}
+
+#[cfg(test)]
+mod tests;

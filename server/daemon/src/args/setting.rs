@@ -1,0 +1,154 @@
+//! Values made of parts: `NAME,KEY=VALUE` and its relatives, as Triton's repeatable flags write them.
+//!
+//! Forms that only serve flags not acted upon yet are checked and carry nothing.
+
+use super::value::Value;
+
+/// `NAME,KEY=VALUE` about one of several things (a backend, a trace mode), or `KEY=VALUE` about all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Whom it is for; `None` is everyone.
+    pub(crate) name: Option<String>,
+    /// Which setting.
+    pub(crate) key: String,
+    /// Its new value.
+    pub(crate) value: String,
+}
+
+/// `CATEGORY[,CATEGORY...]:HEADER=VALUE`: calls of these categories must bring that header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Restriction {
+    /// Groups of calls, in the order given; whether they exist is checked later.
+    pub(crate) categories: Vec<String>,
+    /// The header to look for.
+    pub(crate) header: String,
+    /// What it must say.
+    pub(crate) value: String,
+}
+
+impl Value for Setting {
+    const FORM: &'static str = "<name>,<key>=<value>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let expected = || "<name>,<key>=<value> or <key>=<value>".to_owned();
+        // A comma after the first `=` belongs to the value: `tensorflow,places=a,b`.
+        let (left, value) = text.split_once('=').ok_or_else(expected)?;
+        let (name, key) = match left.split_once(',') {
+            Some((name, key)) => (Some(name), key),
+            None => (None, left),
+        };
+        if key.is_empty() || value.is_empty() || name.is_some_and(str::is_empty) {
+            return Err(expected());
+        }
+        Ok(Self { name: name.map(str::to_owned), key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+impl Value for Restriction {
+    const FORM: &'static str = "<category>,...:<header>=<value>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let expected = || "<category>[,<category>...]:<header>=<value>".to_owned();
+        let (categories, pair) = text.split_once(':').ok_or_else(expected)?;
+        let (header, value) = pair.split_once('=').ok_or_else(expected)?;
+        if categories.is_empty() || header.is_empty() || value.is_empty() {
+            return Err(expected());
+        }
+        let categories = categories.split(',').map(|category| category.trim().to_owned()).collect();
+        Ok(Self { categories, header: header.to_owned(), value: value.to_owned() })
+    }
+}
+
+macro_rules! checked {
+    ($($(#[$doc:meta])* $name:ident as $form:literal = $check:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub(crate) struct $name;
+
+            impl Value for $name {
+                const FORM: &'static str = $form;
+
+                fn read(text: &str) -> Result<Self, String> {
+                    let check: fn(&str) -> bool = $check;
+                    if check(text) { Ok(Self) } else { Err($form.into()) }
+                }
+            }
+        )*
+    };
+}
+
+checked! {
+    /// A setting about everything.
+    GlobalSetting as "<key>=<value>" = |text| Setting::read(text).is_ok_and(|setting| setting.name.is_none());
+    /// A setting about one named thing.
+    NamedSetting as "<name>,<key>=<value>" = |text| Setting::read(text).is_ok_and(|setting| setting.name.is_some());
+    /// Bytes on one device.
+    DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
+    /// A part of one device.
+    DeviceFraction as "<device>:<fraction>" = |text| pair::<i32, f64>(text, ':');
+    /// First and last port.
+    PortRange as "<port>-<port>" = |text| pair::<u16, u16>(text, '-');
+    /// A countable resource, of one device or of each.
+    Resource as "<name>:<count>[:<device>]" = |text| match text.split_once(':') {
+        Some((name, count)) => !name.is_empty() && (i32::read(count).is_ok() || pair::<i32, i32>(count, ':')),
+        None => false,
+    };
+}
+
+fn pair<A: Value, B: Value>(text: &str, separator: char) -> bool {
+    text.split_once(separator).is_some_and(|(first, second)| A::read(first).is_ok() && B::read(second).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, name: Option<&str>, key: &str, value: &str) {
+        let expect = Setting { name: name.map(Into::into), key: key.into(), value: value.into() };
+        assert_eq!(Setting::read(text), Ok(expect));
+    }
+
+    #[test]
+    fn a_setting_is_for_one_or_for_all() {
+        check("onnxruntime,library=/a/b.so", Some("onnxruntime"), "library", "/a/b.so");
+        check("default-max-batch-size=4", None, "default-max-batch-size", "4");
+    }
+
+    #[test]
+    fn what_follows_the_first_equals_sign_is_the_value() {
+        check("places=a,b=c", None, "places", "a,b=c");
+        check("python,list=a,b", Some("python"), "list", "a,b");
+    }
+
+    #[test]
+    fn a_setting_with_an_empty_part_is_refused() {
+        for text in ["", "a", ",a=b", "python,", "python,a", "a=", "=b", "python,=b"] {
+            assert_eq!(Setting::read(text), Err("<name>,<key>=<value> or <key>=<value>".into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_restriction_names_categories_and_a_header() {
+        let read = Restriction::read("health,metadata:admin-key=secret=1");
+        let expect = Restriction {
+            categories: vec!["health".into(), "metadata".into()],
+            header: "admin-key".into(),
+            value: "secret=1".into(),
+        };
+        assert_eq!(read, Ok(expect));
+        assert!(Restriction::read("health=x").is_err());
+    }
+
+    #[test]
+    fn forms_of_parts_check_their_parts() {
+        assert!(DeviceBytes::read("0:67108864").is_ok() && DeviceBytes::read("0").is_err());
+        assert!(DeviceFraction::read("0:0.5").is_ok() && DeviceFraction::read("a:0.5").is_err());
+        assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
+        assert!(Resource::read("R1:4").is_ok() && Resource::read("R1:4:0").is_ok());
+        assert!(Resource::read("R1").is_err() && Resource::read("R1:4:0:1").is_err() && Resource::read(":4").is_err());
+        assert!(GlobalSetting::read("a=b").is_ok() && GlobalSetting::read("c,a=b").is_err());
+        assert!(NamedSetting::read("local,size=4").is_ok() && NamedSetting::read("size=4").is_err());
+    }
+}

@@ -1,0 +1,262 @@
+//! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
+//!
+//! Source: Triton server options, read at 2.73; `--log-format=json` and `--version` are additions.
+
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+
+use super::{
+    Args, ControlMode, LogFormat,
+    flag::{Effect, Flag, Group, refused, set, unused},
+    setting::{DeviceBytes, DeviceFraction, GlobalSetting, NamedSetting, PortRange, Resource, Restriction, Setting},
+    value::{Switch, Value, Verbosity, Word},
+};
+
+/// All rows, in order.
+pub(crate) fn flags() -> impl Iterator<Item = &'static Flag> {
+    GROUPS.iter().flat_map(|group| group.flags)
+}
+
+/// Answers to `--trace-level`.
+#[derive(Clone, Copy)]
+struct TraceLevel;
+
+impl Word for TraceLevel {
+    const FORM: &'static str = "<level>";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("OFF", Self),
+        ("TIMESTAMPS", Self),
+        ("TENSORS", Self),
+        ("MIN", Self),
+        ("MAX", Self),
+        ("on", Self),
+        ("true", Self),
+        ("false", Self),
+    ];
+}
+
+/// Answers to `--rate-limit`.
+#[derive(Clone, Copy)]
+struct RateLimit;
+
+impl Word for RateLimit {
+    const FORM: &'static str = "<mode>";
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self), ("execution_count", Self)];
+}
+
+/// Answers to `--grpc-infer-response-compression-level`.
+#[derive(Clone, Copy)]
+struct Compression;
+
+impl Word for Compression {
+    const FORM: &'static str = "<level>";
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self), ("low", Self), ("medium", Self), ("high", Self)];
+}
+
+pub(crate) static GROUPS: &[Group] = &[
+    Group { title: "", flags: GENERAL },
+    Group { title: "Server", flags: SERVER },
+    Group { title: "Logging", flags: LOGGING },
+    Group { title: "Model Repository", flags: MODEL_REPOSITORY },
+    Group { title: "HTTP", flags: HTTP },
+    Group { title: "GRPC", flags: GRPC },
+    Group { title: "Sagemaker", flags: SAGEMAKER },
+    Group { title: "Vertex", flags: VERTEX },
+    Group { title: "Metrics", flags: METRICS },
+    Group { title: "Tracing", flags: TRACING },
+    Group { title: "Backend", flags: BACKEND },
+    Group { title: "Repository Agent", flags: REPOSITORY_AGENT },
+    Group { title: "Response Cache", flags: RESPONSE_CACHE },
+    Group { title: "Rate Limiter", flags: RATE_LIMITER },
+    Group { title: "Memory/Device Management", flags: DEVICES },
+    Group { title: "DEPRECATED", flags: DEPRECATED },
+];
+
+const GENERAL: &[Flag] = &[
+    Flag { name: "help", form: "", default: "", help: "Show this text and end.", effect: Effect::Help },
+    Flag { name: "version", form: "", default: "", help: "Show the version and end.", effect: Effect::Version },
+];
+
+const SERVER: &[Flag] = &[
+    set!("id": String = "triton", "Name of this server in its metadata.", |args, id| args.id = id),
+    set!("exit-timeout-secs": i32 = "30",
+        "Seconds that requests in flight and unloading models have to finish after a signal. Then the server exits with 1.",
+        |args, seconds| args.exit_timeout = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
+];
+
+const LOGGING: &[Flag] = &[
+    set!("log-verbose": Verbosity = "0",
+        "Verbose messages: 0 for none, 1 for events of single requests, 2 for more, 3 for those of the libraries too.",
+        |args, level| args.log.verbose = level.0),
+    set!("log-info": bool = "true", "Whether to log what happens.", |args, on| args.log.info = on),
+    set!("log-warning": bool = "true", "Whether to log warnings.", |args, on| args.log.warning = on),
+    set!("log-error": bool = "true", "Whether to log errors.", |args, on| args.log.error = on),
+    set!("log-format": LogFormat = "default",
+        "Look of a log line: default is 'LMMDD hh:mm:ss.ssssss', ISO8601 is 'YYYY-MM-DDThh:mm:ssZ L', \
+         json is one object per line.",
+        |args, format| args.log.format = format),
+    set!("log-file": PathBuf = "", "File that takes the log instead of the console.",
+        |args, path| args.log.file = Some(path)),
+];
+
+const MODEL_REPOSITORY: &[Flag] = &[
+    set!("model-store": PathBuf = "", "Same as --model-repository.",
+        |args, path| { args.models.repositories.insert(path); }),
+    set!("model-repository": PathBuf = "",
+        "Folder with models. May be given several times; a model that lies in two of them is not served.",
+        |args, path| { args.models.repositories.insert(path); }),
+    set!("exit-on-error": bool = "true", "Whether the server ends if a model fails to load at start.",
+        |args, on| args.exit_on_error = on),
+    set!("disable-auto-complete-config": Switch = "",
+        "Do not complete model configurations from the model files: config.pbtxt must say everything.",
+        |args, on| args.models.disable_auto_complete = on.0),
+    set!("strict-readiness": bool = "true",
+        "Whether the server is ready only if all its models are; otherwise it is ready if it answers.",
+        |args, on| args.models.strict_readiness = on),
+    set!("model-control-mode": ControlMode = "none",
+        "Who decides which models are loaded: none loads every model once, at start; explicit loads those of \
+         --load-model and takes load and unload calls. poll is known and not offered.",
+        |args, mode| args.models.control_mode = mode),
+    unused!("repository-poll-secs": i32 = "15", "Seconds between two looks at the repositories, in poll mode."),
+    set!("load-model": String = "",
+        "Model to load at start, in explicit mode. May be given several times; '*' alone means all.",
+        |args, name| { args.models.startup_models.insert(name); }),
+    set!("model-config-name": String = "",
+        "Use configs/<name>.pbtxt of a model instead of its config.pbtxt, where it exists.",
+        |args, name| args.models.config_name = Some(name).filter(|name| !name.is_empty())),
+    set!("model-load-thread-count": u32 = "4", "How many models load at the same time.",
+        |args, count| args.models.load_threads = count.max(1)),
+    set!("model-load-retry-count": u32 = "0", "How often a failed load is tried again.",
+        |args, count| args.models.load_retries = count),
+    unused!("model-namespacing": bool = "false", "Serve models of the same name from several repositories."),
+];
+
+const HTTP: &[Flag] = &[
+    set!("allow-http": bool = "true", "Whether to serve HTTP.", |args, on| args.http.endpoint.is_allowed = on),
+    set!("http-address": String = "0.0.0.0", "Address of the HTTP endpoint.",
+        |args, address| args.http.endpoint.address = address),
+    set!("http-port": u16 = "8000", "Port of the HTTP endpoint; 0 takes a free one.",
+        |args, port| args.http.endpoint.port = port),
+    set!("reuse-http-port": bool = "false", "Let several servers listen on the same HTTP port.",
+        |args, on| args.http.endpoint.reuse_port = on),
+    unused!("http-header-forward-pattern": String = "",
+        "Regular expression; headers that match become parameters of the inference request."),
+    unused!("http-thread-count": u32 = "8", "Threads for HTTP. This server shares one small pool."),
+    set!("http-max-input-size": NonZeroU64 = "67108864", "Largest request body in bytes, before and after decompression.",
+        |args, size| args.http.max_input_size = size.get()),
+    refused!("http-restricted-api": Restriction = "",
+        "Calls of these categories must bring this header.", "restrict calls in the proxy in front"),
+];
+
+const GRPC: &[Flag] = &[
+    set!("allow-grpc": bool = "true", "Whether to serve gRPC.", |args, on| args.grpc.endpoint.is_allowed = on),
+    set!("grpc-address": String = "0.0.0.0", "Address of the gRPC endpoint.",
+        |args, address| args.grpc.endpoint.address = address),
+    set!("grpc-port": u16 = "8001", "Port of the gRPC endpoint; 0 takes a free one.",
+        |args, port| args.grpc.endpoint.port = port),
+    set!("reuse-grpc-port": bool = "false", "Let several servers listen on the same gRPC port.",
+        |args, on| args.grpc.endpoint.reuse_port = on),
+    unused!("grpc-header-forward-pattern": String = "",
+        "Regular expression; metadata that matches becomes parameters of the inference request."),
+    unused!("grpc-infer-thread-count": u32 = "2", "Threads for gRPC inference. This server shares one small pool."),
+    unused!("grpc-infer-allocation-pool-size": u32 = "8", "Request objects kept for reuse."),
+    unused!("grpc-max-response-pool-size": u32 = "2147483647", "Responses of one stream kept for a slow reader."),
+    refused!("grpc-use-ssl": bool = "false", "Serve gRPC over TLS.", "end TLS in the proxy in front"),
+    refused!("grpc-use-ssl-mutual": bool = "false", "Ask gRPC clients for certificates.", "end TLS in the proxy in front"),
+    unused!("grpc-server-cert": String = "", "File with the server's certificate, PEM."),
+    unused!("grpc-server-key": String = "", "File with the server's key, PEM."),
+    unused!("grpc-root-cert": String = "", "File with the root certificate, PEM."),
+    unused!("grpc-infer-response-compression-level": Compression = "none",
+        "How hard to compress inference responses: none, low, medium or high."),
+    unused!("grpc-keepalive-time": i32 = "7200000", "Milliseconds of silence before a keep-alive ping is sent."),
+    unused!("grpc-keepalive-timeout": i32 = "20000", "Milliseconds to wait for the answer to a keep-alive ping."),
+    unused!("grpc-keepalive-permit-without-calls": bool = "false", "Send keep-alive pings without calls in flight too."),
+    unused!("grpc-http2-max-pings-without-data": i32 = "2", "Pings that may be sent while there is no data to send."),
+    unused!("grpc-http2-min-recv-ping-interval-without-data": i32 = "300000",
+        "Milliseconds expected between a client's pings while it sends no data."),
+    unused!("grpc-http2-max-ping-strikes": i32 = "2", "Pings too many before a connection is closed."),
+    unused!("grpc-max-connection-age": i32 = "", "Milliseconds a connection may live."),
+    unused!("grpc-max-connection-age-grace": i32 = "", "Milliseconds its calls have left after that."),
+    refused!("grpc-restricted-protocol": Restriction = "",
+        "Calls of these categories must bring this header.", "restrict calls in the proxy in front"),
+];
+
+const SAGEMAKER: &[Flag] = &[
+    unused!("allow-sagemaker": bool = "false", "Whether to serve SageMaker's protocol."),
+    unused!("sagemaker-port": u16 = "8080", "Port of the SageMaker endpoint."),
+    unused!("sagemaker-safe-port-range": PortRange = "", "Ports that the other endpoints may use beside SageMaker."),
+    unused!("sagemaker-thread-count": u32 = "8", "Threads for SageMaker."),
+];
+
+const VERTEX: &[Flag] = &[
+    unused!("allow-vertex-ai": bool = "false", "Whether to serve Vertex AI's protocol."),
+    unused!("vertex-ai-port": u16 = "8080", "Port of the Vertex AI endpoint."),
+    unused!("vertex-ai-thread-count": u32 = "8", "Threads for Vertex AI."),
+    unused!("vertex-ai-default-model": String = "", "Model that answers where the request names none."),
+];
+
+const METRICS: &[Flag] = &[
+    set!("allow-metrics": bool = "true", "Whether to serve the metrics page.", |args, on| args.metrics.is_allowed = on),
+    unused!("allow-gpu-metrics": bool = "true", "Whether the metrics page shows the GPUs."),
+    set!("allow-cpu-metrics": bool = "true", "Whether the metrics page shows processors and memory.",
+        |args, on| args.cpu_metrics = on),
+    set!("metrics-address": String = "", "Address of the metrics endpoint. Default is that of --http-address.",
+        |args, address| args.metrics.address = address),
+    set!("metrics-port": u16 = "8002", "Port of the metrics endpoint; 0 takes a free one.",
+        |args, port| args.metrics.port = port),
+    unused!("metrics-interval-ms": f64 = "2000", "Milliseconds between two readings of the hardware."),
+    unused!("metrics-config": GlobalSetting = "", "A setting of the metrics. May be given several times."),
+];
+
+const TRACING: &[Flag] = &[
+    unused!("trace-config": Setting = "", "A setting of tracing, of one mode or of all. May be given several times."),
+];
+
+const BACKEND: &[Flag] = &[
+    unused!("backend-directory": String = "/opt/tritonserver/backends", "Folder with backend libraries."),
+    set!("backend-config": Setting = "",
+        "A setting of one backend, or of all where no name stands before it. May be given several times.",
+        |args, setting| args.backend_settings.push(setting)),
+];
+
+const REPOSITORY_AGENT: &[Flag] =
+    &[unused!("repoagent-directory": String = "/opt/tritonserver/repoagents", "Folder with repository agents.")];
+
+const RESPONSE_CACHE: &[Flag] = &[
+    unused!("cache-config": NamedSetting = "", "A setting of a response cache, e.g. local,size=1048576."),
+    unused!("cache-directory": String = "/opt/tritonserver/caches", "Folder with cache libraries."),
+];
+
+const RATE_LIMITER: &[Flag] = &[
+    unused!("rate-limit": RateLimit = "off", "How instances that share resources take turns: off or execution_count."),
+    unused!("rate-limit-resource": Resource = "", "How much of a resource there is, of one device or of each."),
+];
+
+const DEVICES: &[Flag] = &[
+    unused!("allow-client-shm": bool = "false", "Whether clients may register shared memory."),
+    unused!("pinned-memory-pool-byte-size": i64 = "268435456", "Bytes of pinned host memory for copies to devices."),
+    unused!("cuda-memory-pool-byte-size": DeviceBytes = "", "Bytes of memory kept on one GPU for tensors."),
+    unused!("cuda-virtual-address-size": DeviceBytes = "", "Address space of one GPU for a state that grows."),
+    unused!("min-supported-compute-capability": f64 = "6.0", "Least compute capability of a GPU to be used."),
+    unused!("buffer-manager-thread-count": i32 = "0", "Threads that help to copy tensors."),
+    unused!("host-policy": NamedSetting = "", "A placement of a named host policy: numa-node or cpu-cores."),
+    unused!("model-load-gpu-limit": DeviceFraction = "", "Part of a GPU's memory above which loads are refused."),
+    unused!("enable-peer-access": bool = "true", "Whether GPUs reach each other's memory."),
+];
+
+const DEPRECATED: &[Flag] = &[
+    set!("strict-model-config": bool = "false", "Opposite of completing configurations: use --disable-auto-complete-config.",
+        set_strict_config),
+    unused!("response-cache-byte-size": i64 = "0", "Use --cache-config local,size=<integer>."),
+    unused!("trace-file": String = "", "Use --trace-config triton,file=<path>."),
+    unused!("trace-level": TraceLevel = "OFF", "Use --trace-config level=<level>."),
+    unused!("trace-rate": i32 = "1000", "Use --trace-config rate=<integer>."),
+    unused!("trace-count": i32 = "-1", "Use --trace-config count=<integer>."),
+    unused!("trace-log-frequency": i32 = "0", "Use --trace-config triton,log-frequency=<integer>."),
+];
+
+fn set_strict_config(args: &mut Args, on: bool) {
+    args.models.strict_config = on;
+    args.deprecations.push(
+        "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead.",
+    );
+}

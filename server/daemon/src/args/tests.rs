@@ -1,0 +1,189 @@
+//! Whole command lines: what they mean, and why they are not accepted.
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Command, String> {
+    parse(line.split_whitespace().map(str::to_owned)).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn args(line: &str) -> Args {
+    match parsed(&format!("--model-repository=/m {line}")) {
+        Ok(Command::Run(args)) => *args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn refuses(line: &str, expect: &str) {
+    assert_eq!(parsed(&format!("--model-repository=/m {line}")), Err(expect.into()));
+}
+
+#[test]
+fn the_defaults_are_those_the_usage_text_tells() {
+    let untouched = args("");
+    for flag in table::flags().filter(|flag| !flag.default.is_empty()) {
+        let mut told = untouched.clone();
+        assert_eq!(apply(flag, flag.default, &mut told), Ok(None), "{}", flag.name);
+        told.deprecations.clear();
+        assert_eq!(told, untouched, "{}", flag.name);
+    }
+}
+
+#[test]
+fn every_flag_has_a_name_of_its_own() {
+    let mut names: Vec<_> = table::flags().map(|flag| flag.name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn flags_act_on_what_they_name() {
+    let args = args(
+        "--id=s1 --exit-timeout-secs=5 --exit-on-error=false --strict-readiness off --model-control-mode=EXPLICIT \
+         --load-model=b --load-model=a --load-model=b --model-config-name=fast --model-load-thread-count=9 \
+         --model-load-retry-count=2 --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
+         --allow-grpc=false --grpc-port=9001 --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
+         --log-file=/tmp/log",
+    );
+    let expect = Args {
+        id: "s1".into(),
+        exit_timeout: Duration::from_secs(5),
+        exit_on_error: false,
+        models: ModelArgs {
+            repositories: [PathBuf::from("/m")].into(),
+            control_mode: ControlMode::Explicit,
+            startup_models: ["a".to_owned(), "b".to_owned()].into(),
+            strict_readiness: false,
+            config_name: Some("fast".into()),
+            load_threads: 9,
+            load_retries: 2,
+            ..Args::default().models
+        },
+        http: HttpArgs {
+            endpoint: Endpoint { is_allowed: true, address: "::1".into(), port: 0, reuse_port: true },
+            max_input_size: 1000,
+        },
+        grpc: GrpcArgs {
+            endpoint: Endpoint { is_allowed: false, address: "0.0.0.0".into(), port: 9001, reuse_port: false },
+        },
+        metrics: Endpoint { is_allowed: true, address: "::1".into(), port: 9002, reuse_port: false },
+        log: LogArgs {
+            error: true,
+            warning: false,
+            info: true,
+            verbose: 2,
+            format: LogFormat::Iso8601,
+            file: Some("/tmp/log".into()),
+        },
+        ..Args::default()
+    };
+    assert_eq!(args, expect);
+}
+
+#[test]
+fn the_last_of_a_repeated_flag_wins_and_repositories_add_up() {
+    let args = args("--http-port=1 --http-port=2 --model-store=/b --model-repository /a --model-repository /b");
+    assert_eq!(args.http.endpoint.port, 2);
+    let repositories: Vec<_> = args.models.repositories.iter().map(|path| path.to_string_lossy()).collect();
+    assert_eq!(repositories, ["/a", "/b", "/m"]);
+}
+
+#[test]
+fn backend_settings_keep_their_order() {
+    let settings =
+        args("--backend-config=default-max-batch-size=4 --backend-config onnxruntime,library=/x").backend_settings;
+    let names: Vec<_> = settings.iter().map(|setting| (setting.name.as_deref(), setting.key.as_str())).collect();
+    assert_eq!(names, [(None, "default-max-batch-size"), (Some("onnxruntime"), "library")]);
+}
+
+#[test]
+fn completing_configurations_is_off_by_either_flag() {
+    let off = |line| args(line).models;
+    assert!(!off("").disable_auto_complete && !off("").strict_config);
+    assert!(off("--disable-auto-complete-config").disable_auto_complete);
+    assert!(off("--strict-model-config=true").strict_config);
+    assert_eq!(args("--strict-model-config=true").deprecations.len(), 1);
+}
+
+#[test]
+fn flags_that_change_nothing_are_remembered_once_and_only_if_they_ask_for_something() {
+    let args = args(
+        "--trace-rate=5 --trace-rate=6 --allow-sagemaker=true --allow-vertex-ai=False --http-thread-count=8 \
+         --pinned-memory-pool-byte-size=1 --rate-limit=OFF --enable-peer-access=1",
+    );
+    assert_eq!(args.not_acted_upon, ["trace-rate", "allow-sagemaker", "pinned-memory-pool-byte-size"]);
+}
+
+#[test]
+fn help_and_version_win_over_what_is_missing() {
+    assert_eq!(parsed("--help"), Ok(Command::Help));
+    assert_eq!(parsed("--vers"), Ok(Command::Version));
+}
+
+#[test]
+fn a_bad_value_is_told_with_its_flag_and_what_is_accepted() {
+    refuses("--http-port=abc", r#"Bad option: "--http-port": got 'abc', expected a whole number from 0 to 65535"#);
+    refuses("--allow-http=yes", r#"Bad option: "--allow-http": got 'yes', expected true, on, 1, false, off or 0"#);
+    refuses("--log-format=xml", r#"Bad option: "--log-format": got 'xml', expected one of default, ISO8601, json"#);
+    refuses(
+        "--trace-level=all",
+        concat!(
+            r#"Bad option: "--trace-level": got 'all', "#,
+            "expected one of OFF, TIMESTAMPS, TENSORS, MIN, MAX, on, true, false"
+        ),
+    );
+    refuses(
+        "--backend-config=x",
+        concat!(r#"Bad option: "--backend-config": got 'x', "#, "expected <name>,<key>=<value> or <key>=<value>"),
+    );
+    refuses(
+        "--http-max-input-size=0",
+        concat!(
+            r#"Bad option: "--http-max-input-size": got '0', "#,
+            "expected a whole number from 1 to 18446744073709551615"
+        ),
+    );
+}
+
+#[test]
+fn what_would_weaken_the_server_if_ignored_is_refused() {
+    assert_eq!(args("--grpc-use-ssl=false"), args(""));
+    refuses(
+        "--grpc-use-ssl=true",
+        concat!(r#"Bad option: "--grpc-use-ssl": 'true' is not offered: "#, "end TLS in the proxy in front"),
+    );
+}
+
+#[test]
+fn combinations_that_make_no_sense_are_told() {
+    assert_eq!(parsed(""), Err("--model-repository must be specified".into()));
+    refuses("--load-model=a", "--load-model needs --model-control-mode=explicit: the other modes load every model");
+    refuses(
+        "--model-control-mode=explicit --load-model=* --load-model=a",
+        "Wildcard model name '*' must be the ONLY startup model if specified at all.",
+    );
+    refuses(
+        "--allow-http=0 --allow-grpc=0",
+        "no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true",
+    );
+    let poll = parsed("--model-repository=/m --model-control-mode=poll").unwrap_err();
+    assert!(poll.contains("use explicit"), "{poll}");
+    let remote = parsed("--model-repository=s3://bucket/models").unwrap_err();
+    assert!(remote.contains("'s3://bucket/models'"), "{remote}");
+}
+
+#[test]
+fn endpoints_at_the_same_place_clash() {
+    let clash = |one, other, place| {
+        format!("The server cannot listen to {one} requests and {other} requests at the same address and port {place}")
+    };
+    refuses("--grpc-port=8000", &clash("HTTP", "GRPC", "0.0.0.0:8000"));
+    refuses("--metrics-port=8001", &clash("GRPC", "metrics", "0.0.0.0:8001"));
+    refuses("--http-address=127.0.0.1 --grpc-port=8000", &clash("HTTP", "GRPC", "127.0.0.1:8000"));
+    args("--http-port=0 --grpc-port=0 --metrics-port=0");
+    args("--grpc-port=8000 --allow-http=false");
+    args("--http-address=127.0.0.1 --grpc-address=127.0.0.2 --grpc-port=8000");
+}

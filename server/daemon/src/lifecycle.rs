@@ -1,0 +1,165 @@
+//! The life of the server: it serves from the first moment, loads beside that, and leaves in order after a signal.
+//!
+//! Order of leaving: the engine takes no new work and says so, what runs ends, models unload, front ends close.
+
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use server_core::error::Error;
+use server_engine::{Engine, IndexEntry, Startup};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tracing::{error, info};
+
+use crate::{
+    listeners::{ListenError, Service},
+    signals::Signals,
+    table::table,
+};
+
+/// Time that connections have to close after all work is done, even if work took all the time there was.
+const CLOSING_TIME: Duration = Duration::from_millis(500);
+
+/// Why the server ends without being asked to, or not as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    #[error("cannot write the log to '{path}': {error}", path = path.display())]
+    LogFile { path: PathBuf, error: io::Error },
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("creating server: {} - {error}", error.code.text())]
+    Start { error: Error },
+    #[error("{0} ended unexpectedly")]
+    FrontEnd(String),
+    #[error("Exit timeout expired. Exiting immediately.")]
+    ExitTimeout,
+}
+
+/// How the server ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exit {
+    /// How long work in flight may take.
+    pub(crate) timeout: Duration,
+    /// Whether a start-up model that fails ends the server.
+    pub(crate) on_error: bool,
+}
+
+/// Front ends that serve, each in a task of its own.
+pub(crate) struct FrontEnds {
+    tasks: JoinSet<Service>,
+    stop: watch::Sender<bool>,
+    addresses: Vec<(Service, SocketAddr)>,
+}
+
+impl Default for FrontEnds {
+    fn default() -> Self {
+        Self { tasks: JoinSet::new(), stop: watch::Sender::new(false), addresses: Vec::new() }
+    }
+}
+
+impl FrontEnds {
+    /// Becomes ready when front ends shall finish their connections and return.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut stop = self.stop.subscribe();
+        async move {
+            // A sender that is gone says the same as one that says stop.
+            let _ = stop.wait_for(|is_stopped| *is_stopped).await;
+        }
+    }
+
+    /// Starts one.
+    pub(crate) fn add<S>(&mut self, service: Service, address: SocketAddr, serve: S)
+    where
+        S: Future + Send + 'static,
+    {
+        info!("{service} listens at {address}");
+        self.addresses.push((service, address));
+        self.tasks.spawn(async move {
+            serve.await;
+            service
+        });
+    }
+
+    /// Waits for one to end, which none does before it is stopped.
+    async fn ended(&mut self) -> Fatal {
+        match self.tasks.join_next().await {
+            Some(Ok(service)) => Fatal::FrontEnd(service.to_string()),
+            Some(Err(error)) => Fatal::FrontEnd(format!("a front end ({error})")),
+            None => Fatal::FrontEnd("the last front end".into()),
+        }
+    }
+
+    /// Lets all of them finish. `true` if they did in time.
+    async fn close(mut self, deadline: Instant) -> bool {
+        self.stop.send_replace(true);
+        timeout_at(deadline, async { while self.tasks.join_next().await.is_some() {} }).await.is_ok()
+    }
+}
+
+/// Serves until a signal ends it well, or something ends it badly. Models load meanwhile.
+pub(crate) async fn live(
+    engine: Arc<Engine>,
+    mut front_ends: FrontEnds,
+    mut signals: Signals,
+    exit: Exit,
+) -> Result<(), Fatal> {
+    let addresses = front_ends.addresses.clone();
+    let reason = tokio::select! {
+        number = signals.received() => {
+            info!("Signal ({number}) received.");
+            Ok(())
+        }
+        fatal = start(&engine, &addresses, exit.on_error) => Err(fatal),
+        fatal = front_ends.ended() => Err(fatal),
+    };
+    let is_complete = leave(&engine, front_ends, exit.timeout).await;
+    reason.and(if is_complete { Ok(()) } else { Err(Fatal::ExitTimeout) })
+}
+
+/// Loads the start-up set and tells what came of it. Returns only if that ends the server.
+async fn start(engine: &Arc<Engine>, addresses: &[(Service, SocketAddr)], exit_on_error: bool) -> Fatal {
+    let started = engine.start().await;
+    if let Ok(index) = engine.index(false) {
+        let rows: Vec<_> = index.into_iter().map(row).collect();
+        info!(table = table(["Model", "Version", "Status"], &rows), "Models");
+    }
+    let failure = match started {
+        Ok(Startup::AllReady) => None,
+        Ok(Startup::SomeFailed) => Some(Error::internal("failed to load all models")),
+        Err(error) => Some(error),
+    };
+    if let Some(failure) = failure {
+        let fatal = Fatal::Start { error: failure };
+        if exit_on_error {
+            return fatal;
+        }
+        error!("error: {fatal}");
+    }
+    // The lines that scripts wait for before they send requests: models have had their chance.
+    for (service, address) in addresses {
+        info!("Started {service} at {address}");
+    }
+    std::future::pending().await
+}
+
+fn row(entry: IndexEntry) -> [String; 3] {
+    let IndexEntry { name, version, state, reason } = entry;
+    let version = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+    let state = state.map_or("-", |state| state.text());
+    let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    [name, version, if reason.is_empty() { state.to_owned() } else { format!("{state}: {reason}") }]
+}
+
+/// `true` if all work ended in time.
+async fn leave(engine: &Engine, front_ends: FrontEnds, limit: Duration) -> bool {
+    let begun = Instant::now();
+    info!("Waiting for in-flight requests to complete.");
+    // Front ends stay until the engine is empty: probes and late callers are told that the server exits.
+    let is_empty = engine.shutdown(limit).await;
+    let deadline = (begun + limit).max(Instant::now() + CLOSING_TIME);
+    front_ends.close(deadline).await && is_empty
+}

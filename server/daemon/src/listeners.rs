@@ -1,0 +1,169 @@
+//! Sockets of the front ends: opened before anything else, so that a probe is answered from the first moment.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::args::Endpoint;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// A front end, by what it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// REST.
+    Http,
+    /// gRPC.
+    Grpc,
+    /// The metrics page.
+    Metrics,
+}
+
+impl Service {
+    /// As in "the server cannot listen to ... requests".
+    pub(crate) const fn requests(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Grpc => "GRPC",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// As in `Started ... at`, which scripts wait for.
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTPService",
+            Self::Grpc => "GRPCInferenceService",
+            Self::Metrics => "Metrics Service",
+        })
+    }
+}
+
+/// Why a front end cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to start {} service: Unavailable - {cause}", service.requests())]
+pub(crate) struct ListenError {
+    service: Service,
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("Socket '{0}' already in use")]
+    InUse(String),
+    #[error("Socket '{0}' cannot be opened: {1}")]
+    Refused(String, io::Error),
+}
+
+/// A socket that takes connections, and the address it really has.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Whom it belongs to.
+    pub(crate) service: Service,
+    /// Where it is: the port taken where 0 was asked for.
+    pub(crate) address: SocketAddr,
+    /// The socket.
+    pub(crate) socket: TcpListener,
+}
+
+impl Listener {
+    /// Opens the socket of one front end; `None` where it is not allowed. Call it within the runtime.
+    pub(crate) fn open(service: Service, endpoint: &Endpoint) -> Result<Option<Self>, ListenError> {
+        if !endpoint.is_allowed {
+            return Ok(None);
+        }
+        let opened = resolve(endpoint).and_then(|address| listen(address, endpoint.reuse_port));
+        let listener = opened.and_then(|socket| Ok(Self { service, address: socket.local_addr()?, socket }));
+        listener.map(Some).map_err(|error| {
+            let place = format!("{}:{}", endpoint.address, endpoint.port);
+            let cause = match error.kind() {
+                io::ErrorKind::AddrInUse => Cause::InUse(place),
+                _ => Cause::Refused(place, error),
+            };
+            ListenError { service, cause }
+        })
+    }
+}
+
+/// A number is taken as it is, `[::1]` included; a name is looked up.
+fn resolve(endpoint: &Endpoint) -> io::Result<SocketAddr> {
+    let host = endpoint.address.trim_start_matches('[').trim_end_matches(']');
+    let mut found = (host, endpoint.port).to_socket_addrs()?;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    // A restarted server takes its port back while old connections still linger.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &str, port: u16, reuse_port: bool) -> Endpoint {
+        Endpoint { is_allowed: true, address: address.into(), port, reuse_port }
+    }
+
+    fn open(endpoint: &Endpoint) -> Result<Listener, String> {
+        let opened = Listener::open(Service::Http, endpoint).map_err(|error| error.to_string());
+        opened.map(|listener| listener.expect("it is allowed"))
+    }
+
+    #[tokio::test]
+    async fn port_zero_takes_a_free_port() {
+        let listener = open(&endpoint("127.0.0.1", 0, false)).unwrap();
+        assert_ne!(listener.address.port(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_not_allowed_is_not_opened() {
+        let endpoint = Endpoint { is_allowed: false, ..endpoint("127.0.0.1", 0, false) };
+        assert!(Listener::open(Service::Http, &endpoint).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_by_its_address() {
+        let first = open(&endpoint("127.0.0.1", 0, false)).unwrap();
+        let port = first.address.port();
+        let expect = format!("failed to start HTTP service: Unavailable - Socket '127.0.0.1:{port}' already in use");
+        assert_eq!(open(&endpoint("127.0.0.1", port, false)).unwrap_err(), expect);
+    }
+
+    #[tokio::test]
+    async fn a_port_can_be_shared_by_those_who_say_so() {
+        let first = open(&endpoint("127.0.0.1", 0, true)).unwrap();
+        let second = open(&endpoint("127.0.0.1", first.address.port(), true)).unwrap();
+        assert_eq!(first.address, second.address);
+    }
+
+    #[tokio::test]
+    async fn numbers_of_both_kinds_and_names_are_addresses() {
+        for address in ["::1", "[::1]", "localhost"] {
+            // A machine without IPv6 refuses with a reason; what must not happen is that the text is not understood.
+            match open(&endpoint(address, 0, false)) {
+                Ok(listener) => assert!(listener.address.ip().is_loopback()),
+                Err(error) => assert!(error.contains("cannot be opened"), "{error}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_ours_is_refused_with_the_reason() {
+        let error = open(&endpoint("192.0.2.1", 0, false)).unwrap_err();
+        assert!(
+            error.starts_with("failed to start HTTP service: Unavailable - Socket '192.0.2.1:0' cannot be"),
+            "{error}"
+        );
+    }
+}

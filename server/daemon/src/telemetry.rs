@@ -1,0 +1,188 @@
+//! Log lines: events of `tracing` in Triton's words and places. Errors and warnings go to stderr, the rest to stdout,
+//! or all of it to one file.
+//!
+//! A line looks as `--log-format` says (`line.rs`, `json.rs`); which events become lines is decided here.
+
+mod event;
+mod json;
+mod line;
+mod stamp;
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use self::{event::Record, line::Style, stamp::Stamp};
+use crate::args::{LogArgs, LogFormat};
+
+/// Crates whose verbose messages are ours; those of libraries come with `--log-verbose=3`.
+const OUR_TARGETS: [&str; 2] = ["server_", "tritonserver"];
+
+/// Turns logging on for the whole process, panics included.
+///
+/// Errors: the log file cannot be opened.
+pub(crate) fn install(log: &LogArgs) -> io::Result<()> {
+    let file = log.file.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
+    let look = match log.format {
+        LogFormat::Default => Look::Text(Style::Default),
+        LogFormat::Iso8601 => Look::Text(Style::Iso8601),
+        LogFormat::Json => Look::Json,
+    };
+    let is_escaped = std::env::var_os("TRITON_SERVER_ESCAPE_LOG_MESSAGES").is_none_or(|value| value != "0");
+    let layer =
+        LogLayer { choice: Choice::new(log), look, is_escaped, pid: std::process::id(), file: file.map(Mutex::new) };
+    // A second call, possible only in tests, leaves the first in place.
+    let _ = tracing_subscriber::registry().with(layer).try_init();
+    log_panics();
+    Ok(())
+}
+
+/// Tells why the program ends badly: in the log, or plainly where the log does not take it.
+pub(crate) fn fatal(error: &dyn std::error::Error) -> ExitCode {
+    if tracing::enabled!(Level::ERROR) {
+        tracing::error!("error: {error}");
+    } else {
+        let _ = writeln!(io::stderr(), "error: {error}");
+    }
+    ExitCode::FAILURE
+}
+
+/// A panic is one line of the log. The task or thread it happened in ends; the process goes on.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(place, thread = thread.name().unwrap_or("unnamed"), "panic: {message}");
+    }));
+}
+
+/// Which events become lines.
+#[derive(Debug, Clone)]
+struct Choice {
+    error: bool,
+    warning: bool,
+    info: bool,
+    verbose: u32,
+}
+
+impl Choice {
+    fn new(log: &LogArgs) -> Self {
+        let LogArgs { error, warning, info, verbose, format: _, file: _ } = log;
+        Self { error: *error, warning: *warning, info: *info, verbose: *verbose }
+    }
+
+    fn wants(&self, level: Level, target: &str) -> bool {
+        let is_ours = OUR_TARGETS.iter().any(|ours| target.starts_with(ours));
+        match level {
+            Level::ERROR => self.error,
+            Level::WARN => self.warning,
+            Level::INFO => self.info && (is_ours || self.verbose >= 1),
+            Level::DEBUG => self.verbose >= if is_ours { 1 } else { 3 },
+            _ => self.verbose >= if is_ours { 2 } else { 3 },
+        }
+    }
+
+    fn most(&self) -> LevelFilter {
+        match self.verbose {
+            0 => LevelFilter::INFO,
+            1 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        }
+    }
+}
+
+enum Look {
+    Text(Style),
+    Json,
+}
+
+struct LogLayer {
+    choice: Choice,
+    look: Look,
+    is_escaped: bool,
+    pid: u32,
+    file: Option<Mutex<File>>,
+}
+
+impl LogLayer {
+    fn render(&self, record: &Record) -> String {
+        let now = Stamp::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        match self.look {
+            Look::Text(style) => line::render(record, now, self.pid, style, self.is_escaped),
+            Look::Json => json::render(record, now, self.pid),
+        }
+    }
+
+    /// Whole lines in one write. A log that nobody can take is lost: the server goes on.
+    fn write(&self, level: Level, line: &str) {
+        let _ = match &self.file {
+            Some(file) => file.lock().write_all(line.as_bytes()),
+            None if level <= Level::WARN => io::stderr().lock().write_all(line.as_bytes()),
+            None => {
+                let mut out = io::stdout().lock();
+                out.write_all(line.as_bytes()).and_then(|()| out.flush())
+            }
+        };
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_span() || self.choice.wants(*metadata.level(), metadata.target())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.choice.most())
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let record = Record::of(event);
+        self.write(record.level, &self.render(&record));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(verbose: u32) -> Choice {
+        Choice { error: true, warning: true, info: true, verbose }
+    }
+
+    #[test]
+    fn verbose_levels_show_more_step_by_step() {
+        let shown = |verbose| {
+            let events = [
+                (Level::INFO, "server_engine"),
+                (Level::DEBUG, "server_http::infer"),
+                (Level::TRACE, "tritonserver"),
+                (Level::DEBUG, "h2::codec"),
+            ];
+            events.map(|(level, target)| choice(verbose).wants(level, target))
+        };
+        assert_eq!(shown(0), [true, false, false, false]);
+        assert_eq!(shown(1), [true, true, false, false]);
+        assert_eq!(shown(2), [true, true, true, false]);
+        assert_eq!(shown(3), [true, true, true, true]);
+    }
+
+    #[test]
+    fn each_level_has_its_own_switch() {
+        let quiet = Choice { error: true, warning: false, info: false, verbose: 0 };
+        let levels = [Level::ERROR, Level::WARN, Level::INFO];
+        assert_eq!(levels.map(|level| quiet.wants(level, "tritonserver")), [true, false, false]);
+    }
+}

@@ -1,0 +1,174 @@
+//! Wires the server together: what the command line says becomes listeners, front ends, engine and backends.
+//!
+//! This file makes things and hands them over; what happens to them over time is `lifecycle.rs`.
+
+use std::{collections::BTreeMap, io, num::NonZeroUsize, thread::available_parallelism};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use server_core::backend::Settings;
+use server_engine::Engine;
+use tokio::runtime::{Builder, Runtime};
+use tracing::warn;
+
+use crate::{
+    args::{Args, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Setting},
+    lifecycle::{self, Exit, Fatal, FrontEnds},
+    listeners::{Listener, Service},
+    signals::Signals,
+    telemetry,
+};
+
+/// Threads beyond those that load: unloading, reading folders, waiting for the last request of a model.
+const OTHER_BLOCKING_THREADS: usize = 16;
+
+/// Serves until a signal, or until something makes it pointless.
+pub(crate) fn run(args: Args) -> Result<(), Fatal> {
+    let Args {
+        id,
+        exit_timeout,
+        exit_on_error,
+        models,
+        http,
+        grpc,
+        metrics,
+        cpu_metrics,
+        backend_settings,
+        log,
+        deprecations,
+        not_acted_upon,
+    } = args;
+    telemetry::install(&log).map_err(|error| Fatal::LogFile { path: log.file.unwrap_or_default(), error })?;
+    for sentence in deprecations {
+        warn!("{sentence}");
+    }
+    if !not_acted_upon.is_empty() {
+        warn!("flags that are known and not acted upon: --{}", not_acted_upon.join(", --"));
+    }
+    raise_file_limit();
+
+    let ModelArgs {
+        repositories,
+        control_mode,
+        startup_models,
+        strict_readiness,
+        disable_auto_complete,
+        strict_config,
+        config_name,
+        load_threads,
+        load_retries,
+    } = models;
+    let load_threads = usize::try_from(load_threads).unwrap_or(usize::MAX);
+    let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
+    let served = runtime.block_on(async {
+        // Sockets before all else: a probe is answered while models load.
+        let HttpArgs { endpoint: http, max_input_size } = http;
+        let GrpcArgs { endpoint: grpc } = grpc;
+        let http = Listener::open(Service::Http, &http)?;
+        let grpc = Listener::open(Service::Grpc, &grpc)?;
+        let metrics = Listener::open(Service::Metrics, &metrics)?;
+        let signals = Signals::install().map_err(Fatal::Runtime)?;
+
+        let backend_settings = merge(&server_backends::NAMES, &backend_settings);
+        let backends = server_backends::all(&backend_settings);
+        let engine = Engine::new(
+            server_engine::Options {
+                id,
+                repositories: repositories.into_iter().collect(),
+                control_mode: match control_mode {
+                    ControlMode::Explicit => server_engine::ControlMode::Explicit,
+                    ControlMode::None | ControlMode::Poll => server_engine::ControlMode::None,
+                },
+                startup_models: startup_models.into_iter().collect(),
+                strict_readiness,
+                auto_complete: !(disable_auto_complete || strict_config),
+                config_name,
+                load_threads,
+                load_retries,
+                backend_settings,
+                machine_metrics: cpu_metrics,
+            },
+            backends,
+        );
+        let mut front_ends = FrontEnds::default();
+        if let Some(Listener { service, address, socket }) = http {
+            let options = server_http::Options { max_input_size };
+            let serve = server_http::serve(socket, engine.clone(), options, front_ends.stopped());
+            front_ends.add(service, address, serve);
+        }
+        if let Some(Listener { service, address, socket }) = grpc {
+            let options = server_grpc::Options::default();
+            let serve = server_grpc::serve(socket, engine.clone(), options, front_ends.stopped());
+            front_ends.add(service, address, serve);
+        }
+        if let Some(Listener { service, address, socket }) = metrics {
+            front_ends.add(service, address, server_http::serve_metrics(socket, engine.clone(), front_ends.stopped()));
+        }
+        lifecycle::live(engine, front_ends, signals, Exit { timeout: exit_timeout, on_error: exit_on_error }).await
+    });
+    // What still runs here was given its time: a load that hangs must not keep the process.
+    runtime.shutdown_background();
+    served
+}
+
+/// Few threads: front ends and schedulers wait far more than they compute; models have threads of their own.
+fn runtime(load_threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(available_parallelism().map_or(1, NonZeroUsize::get))
+        .max_blocking_threads(load_threads.saturating_add(OTHER_BLOCKING_THREADS))
+        .thread_name("server")
+        .enable_all()
+        .build()
+}
+
+/// Connections are files: a low limit that came with the shell must not turn callers away.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            warn!("cannot raise the limit of open files: {error}");
+        }
+    }
+}
+
+/// What each backend is told: the settings for all, then its own on top. The last of two wins.
+fn merge(backends: &[&str], given: &[Setting]) -> BTreeMap<String, Settings> {
+    let named = given.iter().filter_map(|setting| setting.name.as_deref());
+    let names: std::collections::BTreeSet<&str> = backends.iter().copied().chain(named).collect();
+    let of = |name: &str| {
+        let for_all = given.iter().filter(|setting| setting.name.is_none());
+        let for_one = given.iter().filter(|setting| setting.name.as_deref() == Some(name));
+        for_all.chain(for_one).map(|setting| (setting.key.clone(), setting.value.clone())).collect()
+    };
+    names.into_iter().map(|name| (name.to_owned(), of(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(name: Option<&str>, key: &str, value: &str) -> Setting {
+        Setting { name: name.map(Into::into), key: key.into(), value: value.into() }
+    }
+
+    #[test]
+    fn settings_for_all_reach_every_backend_and_its_own_win() {
+        let given = [
+            setting(Some("python"), "size", "2"),
+            setting(None, "size", "1"),
+            setting(None, "batch", "4"),
+            setting(Some("python"), "size", "3"),
+            setting(Some("dali"), "x", "y"),
+        ];
+        let merged = merge(&["identity", "python"], &given);
+        let text: Vec<_> = merged.iter().map(|(name, settings)| format!("{name} {settings:?}")).collect();
+        assert_eq!(
+            text,
+            [
+                r#"dali {"batch": "4", "size": "1", "x": "y"}"#,
+                r#"identity {"batch": "4", "size": "1"}"#,
+                r#"python {"batch": "4", "size": "3"}"#,
+            ]
+        );
+    }
+}

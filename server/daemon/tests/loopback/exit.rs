@@ -1,0 +1,167 @@
+//! Exit: a signal closes admission, what runs is finished, and nothing that merely exists is waited for.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    client::{call, request, status, try_call, until},
+    program::Program,
+    repository::{add, empty, infer_body, parameter, with_echo},
+};
+
+fn slow_server(delay_ms: u32, flags: &[&str]) -> (tempfile::TempDir, Program) {
+    let repository = empty();
+    add(repository.path(), "slow", &parameter("execute_delay_ms", &delay_ms.to_string()));
+    let server = Program::serve(repository.path(), flags);
+    server.stdout.expect("Started HTTPService");
+    (repository, server)
+}
+
+/// Requests of that model that wait or run.
+fn pending_or_running(server: &Program) -> usize {
+    let page = call(server.address("Metrics Service"), "GET", "/metrics", "").body;
+    let value = |family: &str| {
+        let line = page.lines().find(|line| line.starts_with(family)).unwrap_or_default();
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0)
+    };
+    value("nv_inference_pending_request_count{")
+}
+
+#[test]
+fn a_signal_ends_an_idle_server_well() {
+    let repository = with_echo();
+    for (signal, number) in [(Signal::TERM, 15), (Signal::INT, 2)] {
+        let mut server = Program::serve(repository.path(), &[]);
+        server.stdout.expect("Started HTTPService");
+        server.signal(signal);
+        assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+        server.stdout.expect(&format!("Signal ({number}) received."));
+    }
+}
+
+#[test]
+fn a_signal_during_loading_ends_the_server_well() {
+    let repository = empty();
+    add(repository.path(), "slow", &parameter("creation_delay_sec", "1"));
+    let mut server = Program::serve(repository.path(), &[]);
+    assert_eq!(status(server.http(), "/v2/health/live"), 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+#[test]
+fn requests_inside_are_finished_and_later_ones_are_told() {
+    const CALLERS: usize = 4;
+    let (_repository, mut server) = slow_server(300, &[]);
+    let http = server.http();
+    let answered = AtomicUsize::new(0);
+    let all_sent = Barrier::new(CALLERS + 1);
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (answered, all_sent) = (&answered, &all_sent);
+            scope.spawn(move || {
+                let value = i32::try_from(caller).unwrap();
+                let mut stream = TcpStream::connect(http).unwrap();
+                let body = infer_body([value, value]);
+                stream.write_all(&request("POST", "/v2/models/slow/infer", &body, "close")).unwrap();
+                all_sent.wait();
+                let mut text = String::new();
+                stream.read_to_string(&mut text).unwrap();
+                assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+                assert!(text.contains(&format!(r#""data":[{value},{value}]"#)), "{text}");
+                answered.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        all_sent.wait();
+        // One of four runs, three wait: all are inside.
+        until("all requests inside", || pending_or_running(&server) >= CALLERS - 1);
+        server.signal(Signal::TERM);
+        server.stdout.expect("Signal (15) received.");
+        until("health tells of the exit", || status(http, "/v2/health/ready") == 503);
+        let health = call(http, "GET", "/v2/health/live", "");
+        assert_eq!((health.status, health.body.as_str()), (503, r#"{"error":"Server exiting"}"#));
+        let late = call(http, "POST", "/v2/models/slow/infer", &infer_body([9, 9]));
+        assert_eq!(late.status, 503, "{}", late.body);
+        // A second signal changes nothing.
+        server.signal(Signal::TERM);
+    });
+    assert_eq!(answered.load(Ordering::SeqCst), CALLERS);
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+#[test]
+fn under_load_every_request_gets_an_answer() {
+    let (_repository, mut server) = slow_server(1, &[]);
+    let http = server.http();
+    let served = AtomicUsize::new(0);
+    let served = &served;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(move || {
+                // Until the door is closed: connecting is refused then, which is no lost request.
+                while let Ok(mut stream) = TcpStream::connect(http) {
+                    let sent =
+                        stream.write_all(&request("POST", "/v2/models/slow/infer", &infer_body([1, 2]), "close"));
+                    let mut text = String::new();
+                    let read = stream.read_to_string(&mut text);
+                    if sent.is_err() || read.is_err() || text.is_empty() {
+                        // Taken by the kernel and never by the server: nothing of it was seen.
+                        break;
+                    }
+                    assert!(text.starts_with("HTTP/1.1 200 ") || text.starts_with("HTTP/1.1 503 "), "{text}");
+                    assert!(text.ends_with('}'), "{text}");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        until("load", || served.load(Ordering::SeqCst) > 100);
+        server.signal(Signal::TERM);
+    });
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+#[test]
+fn idle_connections_do_not_delay_the_exit() {
+    let repository = with_echo();
+    let mut server = Program::serve(repository.path(), &[]);
+    server.stdout.expect("Started HTTPService");
+    let (http, grpc) = (server.http(), server.address("GRPCInferenceService"));
+    let mut used = TcpStream::connect(http).unwrap();
+    used.write_all(&request("GET", "/v2/health/live", "", "keep-alive")).unwrap();
+    let mut start = [0; 12];
+    used.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let fresh = TcpStream::connect(http).unwrap();
+    let silent = TcpStream::connect(grpc).unwrap();
+    let mut half = TcpStream::connect(http).unwrap();
+    half.write_all(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: te").unwrap();
+
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop((used, fresh, silent, half));
+}
+
+#[test]
+fn work_that_takes_longer_than_the_exit_may_is_left_behind() {
+    let (_repository, mut server) = slow_server(20_000, &["--exit-timeout-secs=1"]);
+    let http = server.http();
+    std::thread::scope(|scope| {
+        scope.spawn(|| try_call(http, "POST", "/v2/models/slow/infer", &infer_body([1, 2])));
+        scope.spawn(|| try_call(http, "POST", "/v2/models/slow/infer", &infer_body([1, 2])));
+        until("a request inside", || pending_or_running(&server) >= 1);
+        server.signal(Signal::TERM);
+        assert_eq!(server.exit_code(), Some(1));
+    });
+    server.stderr.expect("Exit timeout expired. Exiting immediately.");
+}
