@@ -13,7 +13,7 @@ mod text;
 mod unacted;
 mod verify;
 
-pub use server_proto::inference::ModelConfig;
+pub use server_proto::inference::{ModelConfig, model_instance_group::Kind as InstanceKind};
 
 pub use self::{
     complete::complete,

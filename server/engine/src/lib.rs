@@ -2,218 +2,311 @@
 
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll, time::Duration};
+mod infer;
+mod instance;
+mod lifecycle;
+mod loader;
+mod machine;
+mod model;
+mod options;
+mod order;
+mod registry;
+mod repository;
+mod scheduler;
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
 use server_core::{
-    backend::{Backend, Settings},
-    config::ModelConfig,
-    error::Result,
+    backend::Backend,
+    config::{self, ModelConfig},
+    error::{Error, Result},
     interface::{Interface, ModelId, ModelMetadata},
-    request::InferRequest,
-    response::InferResponse,
+    metrics,
+    request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
 
-/// Who decides which models are loaded: `--model-control-mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ControlMode {
-    /// Everything in the repositories, once, at start.
-    #[default]
-    None,
-    /// The start-up list, then whoever calls load and unload.
-    Explicit,
-}
+pub use self::{
+    infer::Inference,
+    options::{ControlMode, LoadParameters, Options, Startup},
+    registry::{IndexEntry, VersionState},
+};
+use self::{lifecycle::Lifecycle, loader::Loader, machine::Machine, registry::Registry};
 
-/// How to run. Filled by the command line; the defaults are Triton's.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Server name in metadata.
-    pub id: String,
-    /// Folders with models, searched in order of name.
-    pub repositories: Vec<PathBuf>,
-    /// Who decides which models are loaded.
-    pub control_mode: ControlMode,
-    /// `--load-model`; a single `*` means all.
-    pub startup_models: Vec<String>,
-    /// `--strict-readiness`.
-    pub strict_readiness: bool,
-    /// Complete configurations from model files.
-    pub auto_complete: bool,
-    /// `--model-config-name`.
-    pub config_name: Option<String>,
-    /// Models loaded at the same time.
-    pub load_threads: usize,
-    /// Tries after a failed load.
-    pub load_retries: u32,
-    /// Settings per backend name, global ones already merged in.
-    pub backend_settings: BTreeMap<String, Settings>,
-}
-
-/// What the start-up set came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Startup {
-    /// Every model of the set is ready.
-    AllReady,
-    /// Some are not; each reason is in the index and in the log.
-    SomeFailed,
-}
-
-/// State of a model version in the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VersionState {
-    /// Nothing is known yet.
-    Unknown,
-    /// Being loaded.
-    Loading,
-    /// Serving.
-    Ready,
-    /// Finishing what it runs.
-    Unloading,
-    /// Failed to load, or was unloaded: see the reason.
-    Unavailable,
-}
-
-impl VersionState {
-    /// The word of the index: `READY`, `UNAVAILABLE`, ...
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Unknown => "UNKNOWN",
-            Self::Loading => "LOADING",
-            Self::Ready => "READY",
-            Self::Unloading => "UNLOADING",
-            Self::Unavailable => "UNAVAILABLE",
-        }
-    }
-}
-
-/// One line of the repository index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Folder name, which is the model's name.
-    pub name: String,
-    /// `None` for a model that was never loaded, or has no version to load.
-    pub version: Option<u64>,
-    /// `None` for a model that was never loaded.
-    pub state: Option<VersionState>,
-    /// Why it is not ready; empty if it is, or if nothing is known.
-    pub reason: String,
-}
-
-/// What a load request carries besides the name.
-#[derive(Debug, Clone, Default)]
-pub struct LoadParameters {
-    /// JSON text of a configuration that replaces `config.pbtxt` for this load.
-    pub config: Option<String>,
-    /// Files that make up the model instead of its folder: path inside it (`1/model.onnx`), content.
-    pub files: Vec<(String, Vec<u8>)>,
-}
-
-/// A running request: poll it for its responses. Dropping it cancels the request.
-pub struct Inference {
-    _private: (),
-}
-
-impl Inference {
-    /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
-    pub fn poll_next(&mut self, _context: &mut std::task::Context<'_>) -> Poll<Option<Result<InferResponse>>> {
-        unimplemented!()
-    }
-
-    /// The only response.
-    ///
-    /// Errors: the request's own, or `Internal` if there was none or more than one.
-    pub async fn response(self) -> Result<InferResponse> {
-        unimplemented!()
-    }
-}
+const STARTING: u8 = 0;
+const RUNNING: u8 = 1;
+const EXITING: u8 = 2;
 
 /// Models loaded, requests run. Shared by all front ends.
 pub struct Engine {
-    _private: (),
+    options: Options,
+    registry: Arc<Registry>,
+    lifecycle: Arc<Lifecycle>,
+    machine: Arc<Machine>,
+    phase: AtomicU8,
+    /// Models that readiness waits for, besides the phase.
+    required: Mutex<Vec<String>>,
 }
 
 impl Engine {
     /// An engine with nothing loaded: alive at once, ready after [`Engine::start`].
-    pub fn new(_options: Options, _backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
-        unimplemented!()
+    pub fn new(options: Options, backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
+        let registry = Arc::new(Registry::default());
+        let machine = Arc::new(Machine::look());
+        let loader = Loader::new(backends, options.auto_complete);
+        let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone(), machine.clone()));
+        let phase = AtomicU8::new(STARTING);
+        Arc::new(Self { options, registry, lifecycle, machine, phase, required: Mutex::default() })
     }
 
     /// Loads the start-up set, beside serving.
     ///
-    /// Errors: a repository cannot be read, or a start-up name is wrong. Models that fail are in the report instead.
+    /// Errors: a repository cannot be read, or the start-up list is wrong. Models that fail are in the report instead.
     pub async fn start(self: &Arc<Self>) -> Result<Startup> {
-        unimplemented!()
+        let names = self.startup_names()?;
+        *self.required.lock() = names.clone();
+        let mut loads = tokio::task::JoinSet::new();
+        for name in names {
+            let engine = self.clone();
+            loads.spawn(async move { engine.run_load(&name, LoadParameters::default()).await });
+        }
+        let mut startup = Startup::AllReady;
+        while let Some(result) = loads.join_next().await {
+            if !matches!(result, Ok(Ok(()))) {
+                startup = Startup::SomeFailed;
+            }
+        }
+        // Exiting may have begun meanwhile; it stays.
+        let _ = self.phase.compare_exchange(STARTING, RUNNING, Ordering::SeqCst, Ordering::SeqCst);
+        Ok(startup)
     }
 
     /// Server name for metadata.
     pub fn id(&self) -> &str {
-        unimplemented!()
+        &self.options.id
     }
 
-    /// Whether the process serves. Errors: `Unavailable` `Server exiting` while it stops.
+    /// Whether the process serves. Errors: `Unavailable` while it exits.
     pub fn is_live(&self) -> Result<bool> {
-        unimplemented!()
+        self.not_exiting("Server exiting").map(|()| true)
     }
 
-    /// Whether traffic should come. Errors: `Unavailable` `Server exiting` while it stops.
+    /// Whether traffic should come: the start-up set is there. A model that is added later, or fails to be, never
+    /// changes this. Errors: `Unavailable` while it exits.
     pub fn is_ready(&self) -> Result<bool> {
-        unimplemented!()
+        self.not_exiting("Server exiting")?;
+        if self.phase.load(Ordering::SeqCst) != RUNNING {
+            return Ok(false);
+        }
+        if !self.options.strict_readiness {
+            return Ok(true);
+        }
+        let required = self.required.lock();
+        Ok(required.iter().all(|name| self.registry.entry(name).is_some_and(|entry| entry.is_settled())))
     }
 
     /// Whether that model can serve. Errors: it is unknown.
-    pub fn is_model_ready(&self, _model: ModelId<'_>) -> Result<bool> {
-        unimplemented!()
+    pub fn is_model_ready(&self, model: ModelId<'_>) -> Result<bool> {
+        self.not_exiting("Server not ready")?;
+        match self.registry.find(model.name, model.version) {
+            Ok(model) => Ok(model.is_healthy()),
+            Err(error) if error.code == server_core::error::Code::Unavailable => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Names, versions, platform, tensors of a ready model.
-    pub fn metadata(&self, _model: ModelId<'_>) -> Result<ModelMetadata> {
-        unimplemented!()
+    pub fn metadata(&self, model: ModelId<'_>) -> Result<ModelMetadata> {
+        let loaded = self.find(model)?;
+        let versions = match model.version {
+            VersionChoice::Exact(version) => vec![version],
+            VersionChoice::Latest => self.ready_versions(model.name),
+        };
+        let platform = match &loaded.config.platform {
+            platform if platform.is_empty() => config::backend_name(&loaded.config).to_owned(),
+            platform => platform.clone(),
+        };
+        Ok(loaded.interface.metadata(platform, versions))
     }
 
     /// The completed configuration of a ready model.
-    pub fn config(&self, _model: ModelId<'_>) -> Result<Arc<ModelConfig>> {
-        unimplemented!()
+    pub fn config(&self, model: ModelId<'_>) -> Result<Arc<ModelConfig>> {
+        Ok(self.find(model)?.config.clone())
     }
 
     /// What a ready model takes and gives: for raw requests and for choosing an endpoint.
-    pub fn interface(&self, _model: ModelId<'_>) -> Result<Arc<Interface>> {
-        unimplemented!()
+    pub fn interface(&self, model: ModelId<'_>) -> Result<Arc<Interface>> {
+        Ok(self.find(model)?.interface.clone())
     }
 
-    /// Counters of all ready versions, of one model's, or of one version (Triton's errors for unknown ones).
-    pub fn statistics(&self, _model: Option<ModelId<'_>>) -> Result<Vec<ModelSnapshot>> {
-        unimplemented!()
+    /// Counters of all ready versions, of one model's, or of one version. Errors: it is unknown.
+    pub fn statistics(&self, model: Option<ModelId<'_>>) -> Result<Vec<ModelSnapshot>> {
+        self.not_exiting("Server not ready")?;
+        let Some(model) = model else { return Ok(self.snapshots()) };
+        let name = model.name;
+        let unknown = || Error::invalid_argument(format!("requested model '{name}' is not available"));
+        let entry = self.registry.entry(name).ok_or_else(unknown)?;
+        let ready = entry.versions.iter().filter_map(|(number, version)| Some((*number, version.model.as_ref()?)));
+        let snapshots: Vec<_> = match model.version {
+            VersionChoice::Latest => ready.map(|(_, model)| model.snapshot()).collect(),
+            VersionChoice::Exact(wanted) => {
+                ready.filter(|(number, _)| *number == wanted).map(|(_, model)| model.snapshot()).collect()
+            }
+        };
+        match (snapshots.is_empty(), model.version) {
+            (false, _) => Ok(snapshots),
+            (true, VersionChoice::Latest) => Err(unknown()),
+            (true, VersionChoice::Exact(_)) => {
+                Err(Error::invalid_argument(format!("requested model version is not available for model '{name}'")))
+            }
+        }
     }
 
     /// Every model of every repository with its versions' states; only ready ones on request.
-    pub fn index(&self, _ready_only: bool) -> Result<Vec<IndexEntry>> {
-        unimplemented!()
+    pub fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
+        self.not_exiting("Server not ready")?;
+        let known = self.registry.entries();
+        let mut names: std::collections::BTreeSet<String> = known.keys().map(|name| name.to_string()).collect();
+        names.extend(self.lifecycle.folders()?);
+        let mut index = Vec::new();
+        for name in names {
+            let entry = known.get(name.as_str());
+            let mut lines: Vec<IndexEntry> = Vec::new();
+            for (number, version) in entry.iter().flat_map(|entry| &entry.versions) {
+                lines.push(IndexEntry {
+                    name: name.clone(),
+                    version: Some(*number),
+                    state: Some(version.state),
+                    reason: version.reason.clone(),
+                });
+            }
+            let failure = entry.and_then(|entry| entry.failure.clone());
+            if lines.is_empty() {
+                let state = failure.as_ref().map(|_| VersionState::Unavailable);
+                lines.push(IndexEntry { name, version: None, state, reason: failure.unwrap_or_default() });
+            } else if let (Some(failure), Some(last)) = (failure, lines.last_mut()) {
+                last.reason = failure;
+            }
+            index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
+        }
+        Ok(index)
     }
 
     /// Loads or reloads a model; returns when it serves or has failed.
-    pub async fn load(self: &Arc<Self>, _name: &str, _parameters: LoadParameters) -> Result<()> {
-        unimplemented!()
+    pub async fn load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
+        self.may_control(name)?;
+        self.run_load(name, parameters).await
     }
 
     /// Takes a model out of service; returns before its last request has ended.
-    pub async fn unload(self: &Arc<Self>, _name: &str, _unload_dependents: bool) -> Result<()> {
-        unimplemented!()
+    ///
+    /// `unload_dependents` has nothing to add while no model is made of others.
+    pub async fn unload(self: &Arc<Self>, name: &str, _unload_dependents: bool) -> Result<()> {
+        self.may_control(name)?;
+        let turn = self.lifecycle.turn(name);
+        let _turn = turn.lock().await;
+        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
+        blocking(move || lifecycle.unload(&name)).await
     }
 
     /// Checks, queues and runs a request. Call it on a runtime thread: it does not block.
     ///
     /// Errors: those found before it was queued; later ones come through the [`Inference`].
-    pub fn infer(&self, _request: InferRequest) -> Result<Inference> {
-        unimplemented!()
+    pub fn infer(&self, request: InferRequest) -> Result<Inference> {
+        self.not_exiting("Server not ready")?;
+        infer::infer(&self.registry, request)
     }
 
     /// The metrics page, Prometheus text format 0.0.4.
     pub fn metrics(&self) -> String {
-        unimplemented!()
+        let machine = self.options.machine_metrics.then(|| self.machine.snapshot());
+        metrics::page(&self.snapshots(), machine.as_ref())
+    }
+
+    /// From here on the server says that it exits and takes no new work. Requests already inside go on.
+    pub fn close_admission(&self) {
+        self.phase.store(EXITING, Ordering::SeqCst);
     }
 
     /// Closes admission, lets what runs finish, unloads. `true` if all ended within the limit.
-    pub async fn shutdown(&self, _limit: Duration) -> bool {
-        unimplemented!()
+    pub async fn shutdown(&self, limit: Duration) -> bool {
+        self.close_admission();
+        self.lifecycle.drain(limit).await
     }
+
+    fn startup_names(&self) -> Result<Vec<String>> {
+        let startup = &self.options.startup_models;
+        match self.options.control_mode {
+            ControlMode::None => self.lifecycle.folders(),
+            ControlMode::Explicit if startup.iter().any(|name| name == "*") => {
+                if startup.len() > 1 {
+                    return Err(Error::invalid_argument(
+                        "Wildcard model name '*' must be the ONLY startup model if specified at all.",
+                    ));
+                }
+                self.lifecycle.folders()
+            }
+            ControlMode::Explicit => {
+                let mut names = startup.clone();
+                names.sort();
+                names.dedup();
+                Ok(names)
+            }
+        }
+    }
+
+    async fn run_load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
+        let turn = self.lifecycle.turn(name);
+        let _turn = turn.lock().await;
+        let permits = self.lifecycle.permits.clone();
+        let permit = permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?;
+        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
+        blocking(move || {
+            let _permit = permit;
+            lifecycle.load(&name, parameters)
+        })
+        .await
+        .flatten()
+    }
+
+    fn may_control(&self, name: &str) -> Result<()> {
+        self.not_exiting("Server not ready")?;
+        if self.options.control_mode != ControlMode::Explicit {
+            return Err(Error::unavailable("explicit model load / unload is not allowed if polling is enabled"));
+        }
+        server_core::repository::check_model_name(name)
+    }
+
+    fn not_exiting(&self, message: &'static str) -> Result<()> {
+        if self.phase.load(Ordering::Relaxed) == EXITING { Err(Error::unavailable(message)) } else { Ok(()) }
+    }
+
+    fn find(&self, model: ModelId<'_>) -> Result<Arc<model::LoadedModel>> {
+        self.not_exiting("Server not ready")?;
+        self.registry.find(model.name, model.version)
+    }
+
+    fn ready_versions(&self, name: &str) -> Vec<u64> {
+        let Some(entry) = self.registry.entry(name) else { return Vec::new() };
+        entry.versions.iter().filter(|(_, version)| version.model.is_some()).map(|(&number, _)| number).collect()
+    }
+
+    fn snapshots(&self) -> Vec<ModelSnapshot> {
+        let entries = self.registry.entries();
+        let versions = entries.values().flat_map(|entry| entry.versions.values());
+        versions.filter_map(|version| version.model.as_ref()).map(|model| model.snapshot()).collect()
+    }
+}
+
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal(format!("loading ended unexpectedly: {error}")))
 }

@@ -1,0 +1,74 @@
+//! What the machine has: GPUs by number, and how busy its processors and memory are. Reads `/proc`, keeps one sample.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use parking_lot::Mutex;
+use server_core::{config, metrics::MachineSnapshot};
+
+/// The machine, looked at once for its GPUs and at each page for its load.
+pub(crate) struct Machine {
+    gpu_uuids: BTreeMap<u32, String>,
+    last: Mutex<CpuTimes>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct CpuTimes {
+    busy: u64,
+    total: u64,
+}
+
+impl Machine {
+    /// Finds the GPUs the driver shows; none without a driver.
+    pub(crate) fn look() -> Self {
+        Self { gpu_uuids: gpu_uuids(Path::new("/proc/driver/nvidia/gpus")), last: Mutex::new(cpu_times()) }
+    }
+
+    /// What configurations are checked against.
+    pub(crate) fn for_config(&self) -> config::Machine {
+        config::Machine { gpus: u32::try_from(self.gpu_uuids.len()).unwrap_or(u32::MAX) }
+    }
+
+    /// The label of a GPU's metrics.
+    pub(crate) fn gpu_uuid(&self, gpu: u32) -> Option<&str> {
+        self.gpu_uuids.get(&gpu).map(String::as_str)
+    }
+
+    /// Load since the last look, and memory now.
+    pub(crate) fn snapshot(&self) -> MachineSnapshot {
+        let now = cpu_times();
+        let last = std::mem::replace(&mut *self.last.lock(), now);
+        let (busy, total) = (now.busy.saturating_sub(last.busy), now.total.saturating_sub(last.total));
+        let cpu_utilization = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory_total = memory_bytes(&memory, "MemTotal:");
+        let memory_used = memory_total.saturating_sub(memory_bytes(&memory, "MemAvailable:"));
+        MachineSnapshot { cpu_utilization, memory_total, memory_used }
+    }
+}
+
+fn gpu_uuids(folder: &Path) -> BTreeMap<u32, String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort(); // by bus address, the order in which CUDA numbers them when asked to follow the bus
+    let uuid = |path: &Path| {
+        let text = fs::read_to_string(path.join("information")).ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix("GPU UUID:")?.trim().to_owned()))
+    };
+    (0..).zip(paths.iter().map(|path| uuid(path).unwrap_or_default())).collect()
+}
+
+fn cpu_times() -> CpuTimes {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; guest times are inside user already
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
+    let total = ticks.iter().sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    CpuTimes { busy: total - idle, total }
+}
+
+fn memory_bytes(meminfo: &str, key: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
+    let kibibytes: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kibibytes * 1024
+}

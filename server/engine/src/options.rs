@@ -1,0 +1,78 @@
+//! How to run: what the command line decides, and what a load request carries.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use server_core::backend::Settings;
+
+/// Who decides which models are loaded: `--model-control-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ControlMode {
+    /// Everything in the repositories, once, at start.
+    #[default]
+    None,
+    /// The start-up list, then whoever calls load and unload.
+    Explicit,
+}
+
+/// How to run. Filled by the command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Server name in metadata.
+    pub id: String,
+    /// Folders with models.
+    pub repositories: Vec<PathBuf>,
+    /// Who decides which models are loaded.
+    pub control_mode: ControlMode,
+    /// `--load-model`; a single `*` means all.
+    pub startup_models: Vec<String>,
+    /// `--strict-readiness`.
+    pub strict_readiness: bool,
+    /// Complete configurations from model files.
+    pub auto_complete: bool,
+    /// `--model-config-name`.
+    pub config_name: Option<String>,
+    /// Models loaded at the same time, at least 1.
+    pub load_threads: usize,
+    /// Tries after a failed load.
+    pub load_retries: u32,
+    /// Settings per backend name, global ones already merged in.
+    pub backend_settings: BTreeMap<String, Settings>,
+    /// Whether the metrics page tells of the machine's processors and memory.
+    pub machine_metrics: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            id: "triton".into(),
+            repositories: Vec::new(),
+            control_mode: ControlMode::None,
+            startup_models: Vec::new(),
+            strict_readiness: true,
+            auto_complete: true,
+            config_name: None,
+            load_threads: 4,
+            load_retries: 0,
+            backend_settings: BTreeMap::new(),
+            machine_metrics: true,
+        }
+    }
+}
+
+/// What the start-up set came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Startup {
+    /// Every model of the set is ready.
+    AllReady,
+    /// Some are not; each reason is in the index and in the log.
+    SomeFailed,
+}
+
+/// What a load request carries besides the name.
+#[derive(Debug, Clone, Default)]
+pub struct LoadParameters {
+    /// JSON text of a configuration that replaces `config.pbtxt` for this load.
+    pub config: Option<String>,
+    /// Files that make up the model instead of its folder: path inside it (`1/model.onnx`), content.
+    pub files: Vec<(String, Vec<u8>)>,
+}

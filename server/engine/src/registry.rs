@@ -1,0 +1,148 @@
+//! Who is loaded: an immutable table that requests read without a lock and the lifecycle replaces as a whole.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use server_core::{
+    error::{Error, Result},
+    request::VersionChoice,
+    tensor::Name,
+};
+
+use crate::model::LoadedModel;
+
+/// State of a model version in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionState {
+    /// Nothing is known yet.
+    Unknown,
+    /// Being loaded.
+    Loading,
+    /// Serving.
+    Ready,
+    /// Finishing what it runs.
+    Unloading,
+    /// Failed to load, or was unloaded: see the reason.
+    Unavailable,
+}
+
+impl VersionState {
+    /// The word of the index: `READY`, `UNAVAILABLE`, ...
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::Loading => "LOADING",
+            Self::Ready => "READY",
+            Self::Unloading => "UNLOADING",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+}
+
+/// One line of the repository index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Folder name, which is the model's name.
+    pub name: String,
+    /// `None` for a model that was never loaded, or has no version to load.
+    pub version: Option<u64>,
+    /// `None` for a model that was never loaded.
+    pub state: Option<VersionState>,
+    /// Why it is not ready; empty if it is, or if nothing is known.
+    pub reason: String,
+}
+
+/// The reason of a version that was taken out of service on request.
+pub(crate) const UNLOADED: &str = "unloaded";
+
+/// One version as the table holds it.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) state: VersionState,
+    pub(crate) reason: String,
+    /// Set while it serves, whatever is being loaded to replace it.
+    pub(crate) model: Option<Arc<LoadedModel>>,
+}
+
+/// One model as the table holds it.
+#[derive(Clone, Default)]
+pub(crate) struct Entry {
+    pub(crate) versions: BTreeMap<u64, Version>,
+    /// Why no version could even be tried: unreadable configuration, no version folder.
+    pub(crate) failure: Option<String>,
+}
+
+impl Entry {
+    pub(crate) fn latest_ready(&self) -> Option<&Arc<LoadedModel>> {
+        self.versions.values().rev().find_map(|version| version.model.as_ref())
+    }
+
+    /// Whether it can serve, or nobody expects it to.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.failure.is_none()
+            && !self.versions.is_empty()
+            && self.versions.values().all(|version| match &version.model {
+                Some(model) => model.is_healthy(),
+                None => version.reason == UNLOADED,
+            })
+    }
+}
+
+type Table = HashMap<Name, Arc<Entry>>;
+
+/// The table.
+#[derive(Default)]
+pub(crate) struct Registry {
+    table: ArcSwap<Table>,
+    writer: Mutex<()>,
+}
+
+impl Registry {
+    /// The loaded version that a request means.
+    ///
+    /// Errors: Triton's four sentences, TRITON "Model lookup".
+    pub(crate) fn find(&self, name: &str, version: VersionChoice) -> Result<Arc<LoadedModel>> {
+        let table = self.table.load();
+        let Some(entry) = table.get(name) else {
+            return Err(Error::not_found(format!("Request for unknown model: '{name}' is not found")));
+        };
+        match version {
+            VersionChoice::Latest => entry.latest_ready().cloned().ok_or_else(|| {
+                Error::not_found(format!("Request for unknown model: '{name}' has no available versions"))
+            }),
+            VersionChoice::Exact(number) => match entry.versions.get(&number) {
+                Some(Version { model: Some(model), .. }) => Ok(model.clone()),
+                Some(_) => Err(Error::unavailable(format!(
+                    "Request for unknown model: '{name}' version {number} is not at ready state"
+                ))),
+                None => {
+                    Err(Error::not_found(format!("Request for unknown model: '{name}' version {number} is not found")))
+                }
+            },
+        }
+    }
+
+    /// One model, if anything is known of it.
+    pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.table.load().get(name).cloned()
+    }
+
+    /// All models, by name.
+    pub(crate) fn entries(&self) -> BTreeMap<Name, Arc<Entry>> {
+        self.table.load().iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
+    }
+
+    /// Changes one model; readers see all of the change or none of it.
+    pub(crate) fn update<R>(&self, name: &str, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let _writer = self.writer.lock();
+        let mut table = Table::clone(&self.table.load());
+        let entry = table.entry(name.into()).or_default();
+        let result = change(Arc::make_mut(entry));
+        self.table.store(Arc::new(table));
+        result
+    }
+}

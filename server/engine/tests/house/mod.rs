@@ -1,0 +1,105 @@
+//! A repository in a folder of its own, and requests to what it serves.
+
+use std::{fs, sync::Arc, time::Instant};
+
+use server_core::{
+    interface::ModelId,
+    request::{InferRequest, VersionChoice},
+    response::InferResponse,
+    tensor::{DataType, Tensor, shape_text},
+};
+use server_engine::{ControlMode, Engine, Options};
+use smallvec::smallvec;
+
+/// A repository that goes when it is dropped.
+pub struct House {
+    folder: tempfile::TempDir,
+}
+
+impl House {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// An identity model of FP32 rows, at most 8 in a batch unless `extra` says otherwise.
+    pub fn model(&self, name: &str, extra: &str, versions: &[u64]) {
+        let batch = if extra.contains("max_batch_size") { "" } else { "max_batch_size: 8" };
+        let config = format!(
+            "backend: \"identity\" {batch} {extra}
+            input {{ name: \"INPUT0\" data_type: TYPE_FP32 dims: [ -1 ] }}
+            output {{ name: \"OUTPUT0\" data_type: TYPE_FP32 dims: [ -1 ] }}"
+        );
+        self.write(&format!("{name}/config.pbtxt"), &config);
+        for version in versions {
+            self.write(&format!("{name}/{version}/.keep"), "");
+        }
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub fn engine(&self, options: Options) -> Arc<Engine> {
+        let options = Options { repositories: vec![self.folder.path().to_owned()], ..options };
+        Engine::new(options, server_backends::all(&Default::default()))
+    }
+
+    pub fn explicit(&self) -> Arc<Engine> {
+        self.engine(Options { control_mode: ControlMode::Explicit, ..Options::default() })
+    }
+}
+
+pub fn id(name: &str) -> ModelId<'_> {
+    ModelId { name, version: VersionChoice::Latest }
+}
+
+pub fn config_json(name: &str, max_batch_size: u32) -> String {
+    format!(
+        r#"{{"name": "{name}", "backend": "identity", "max_batch_size": {max_batch_size},
+            "input": [{{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": [-1]}}],
+            "output": [{{"name": "OUTPUT0", "data_type": "TYPE_FP32", "dims": [-1]}}]}}"#
+    )
+}
+
+/// A request of one row.
+pub fn ask(model: &str, row: &[f32]) -> InferRequest {
+    let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+    InferRequest {
+        model_name: model.into(),
+        model_version: VersionChoice::Latest,
+        id: String::new(),
+        inputs: smallvec![Tensor {
+            name: "INPUT0".into(),
+            data_type: DataType::Fp32,
+            shape: smallvec![1, row.len() as i64],
+            data: bytes.into(),
+        }],
+        outputs: smallvec![],
+        parameters: vec![],
+        sequence: None,
+        priority: 0,
+        timeout: None,
+        received_at: Instant::now(),
+    }
+}
+
+/// `model version: NAME TYPE SHAPE ...`
+pub fn text(response: &InferResponse) -> String {
+    let outputs: Vec<_> = response
+        .outputs
+        .iter()
+        .map(|tensor| format!("{} {} {}", tensor.name, tensor.data_type, shape_text(&tensor.shape)))
+        .collect();
+    format!("{} {}: {}", response.model_name, response.model_version, outputs.join(", "))
+}
+
+/// Waits until something is so; gives up loudly after ten seconds.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + std::time::Duration::from_secs(10);
+    while !so() {
+        assert!(Instant::now() < deadline, "it never became so");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,215 @@
+//! The engine with the identity backend and real folders: models come, serve, are replaced and leave.
+
+mod house;
+
+use house::{House, ask, text};
+use server_core::{error::Code, interface::ModelId, request::VersionChoice};
+use server_engine::{ControlMode, LoadParameters, Options, Startup, VersionState};
+
+#[tokio::test]
+async fn a_model_serves_and_is_counted_before_its_caller_knows() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.engine(Options::default());
+    assert!(engine.is_live().unwrap());
+    assert!(!engine.is_ready().unwrap(), "nothing is loaded yet");
+    assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
+    assert!(engine.is_ready().unwrap());
+    for count in 1..=3 {
+        let response = engine.infer(ask("m", &[1.0, 2.0])).unwrap().response().await.unwrap();
+        assert_eq!(text(&response), "m 1: OUTPUT0 FP32 [1,2]");
+        let snapshot = engine.statistics(Some(house::id("m"))).unwrap().remove(0);
+        assert_eq!((snapshot.success.count, snapshot.execution_count, snapshot.pending), (count, count, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_broken_model_does_not_disturb_its_neighbour() {
+    let house = House::new();
+    house.model("good", "", &[1]);
+    house.model("broken", "max_batch_size: -1", &[1]);
+    house.write("garbled/config.pbtxt", "name: [[[");
+    house.write("garbled/1/.keep", "");
+    let engine = house.engine(Options::default());
+    assert_eq!(engine.start().await.unwrap(), Startup::SomeFailed);
+    assert!(!engine.is_ready().unwrap(), "a model of the start-up set is missing");
+    assert!(engine.infer(ask("good", &[1.0])).unwrap().response().await.is_ok());
+    let index = engine.index(false).unwrap();
+    let reasons: Vec<_> = index.iter().map(|line| (line.name.as_str(), line.state, line.reason.is_empty())).collect();
+    assert_eq!(
+        reasons,
+        [
+            ("broken", Some(VersionState::Unavailable), false),
+            ("garbled", Some(VersionState::Unavailable), false),
+            ("good", Some(VersionState::Ready), true),
+        ]
+    );
+    assert_eq!(engine.index(true).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn lookups_fail_in_four_ways() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.explicit();
+    engine.start().await.unwrap();
+    let sentence = |name: &str, version| engine.config(ModelId { name, version }).unwrap_err();
+    let unknown = sentence("x", VersionChoice::Latest);
+    assert_eq!((unknown.code, &*unknown.message), (Code::NotFound, "Request for unknown model: 'x' is not found"));
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    let version = sentence("m", VersionChoice::Exact(7));
+    assert_eq!(&*version.message, "Request for unknown model: 'm' version 7 is not found");
+    engine.unload("m", false).await.unwrap();
+    let none = sentence("m", VersionChoice::Latest);
+    assert_eq!(&*none.message, "Request for unknown model: 'm' has no available versions");
+    let gone = sentence("m", VersionChoice::Exact(1));
+    assert_eq!(
+        (gone.code, &*gone.message),
+        (Code::Unavailable, "Request for unknown model: 'm' version 1 is not at ready state")
+    );
+}
+
+#[tokio::test]
+async fn versions_follow_their_policy_and_the_newer_replaces_the_older() {
+    let house = House::new();
+    house.model("latest", "", &[1, 2, 10]);
+    house.model("all", "version_policy { all {} }", &[1, 2]);
+    house.model("specific", "version_policy { specific { versions: [1] } }", &[1, 2]);
+    let engine = house.explicit();
+    for name in ["latest", "all", "specific"] {
+        engine.load(name, LoadParameters::default()).await.unwrap();
+    }
+    let versions = |name: &str| engine.metadata(house::id(name)).unwrap().versions;
+    assert_eq!(versions("latest"), [10]);
+    assert_eq!(versions("all"), [1, 2]);
+    assert_eq!(versions("specific"), [1]);
+    house.write("latest/11/.keep", "");
+    engine.load("latest", LoadParameters::default()).await.unwrap();
+    assert_eq!(versions("latest"), [11]);
+}
+
+#[tokio::test]
+async fn a_bad_new_configuration_leaves_the_old_one_serving_and_says_why() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.explicit();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    house.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[1]);
+    let error = engine.load("m", LoadParameters::default()).await.unwrap_err();
+    assert_eq!(
+        &*error.message,
+        "load failed for model 'm': version 1 is at UNAVAILABLE state: Invalid argument: \
+         dynamic batching preferred size must be <= max batch size for m;\n"
+    );
+    assert!(engine.infer(ask("m", &[1.0])).unwrap().response().await.is_ok());
+    let line = engine.index(false).unwrap().remove(0);
+    assert_eq!(line.state, Some(VersionState::Ready));
+    assert!(line.reason.contains("preferred size"), "{}", line.reason);
+    house.model("m", "", &[1]);
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    assert_eq!(engine.index(false).unwrap().remove(0).reason, "");
+}
+
+#[tokio::test]
+async fn a_load_may_bring_its_own_configuration_and_files() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.explicit();
+    let config = house::config_json("m", 2);
+    let parameters = LoadParameters { config: Some(config.clone()), files: vec![("3/weights".into(), b"x".to_vec())] };
+    engine.load("m", parameters).await.unwrap();
+    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [3]);
+    assert_eq!(engine.config(house::id("m")).unwrap().max_batch_size, 2);
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [1], "a plain load reads the folder again");
+    let escaping = LoadParameters { config: Some(config), files: vec![("../x".into(), Vec::new())] };
+    let error = engine.load("m", escaping).await.unwrap_err();
+    assert!(error.message.contains("must stay within model directory"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_controlled_outside_explicit_mode() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.engine(Options { control_mode: ControlMode::None, ..Options::default() });
+    let error = engine.load("m", LoadParameters::default()).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_share_batches_and_none_is_lost() {
+    let house = House::new();
+    let config = "dynamic_batching { preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 2000 }
+        parameters { key: \"execute_delay_ms\" value { string_value: \"2\" } }";
+    house.model("m", config, &[1]);
+    let engine = house.engine(Options::default());
+    engine.start().await.unwrap();
+    let requests = (0..64).map(|number| engine.infer(ask("m", &[number as f32])).unwrap().response());
+    for (number, response) in futures(requests).await.into_iter().enumerate() {
+        let response = response.unwrap();
+        let bytes = response.outputs[0].data.as_host().unwrap();
+        assert_eq!(bytes, (number as f32).to_le_bytes(), "each caller gets its own row");
+    }
+    let snapshot = engine.statistics(None).unwrap().remove(0);
+    assert_eq!((snapshot.success.count, snapshot.inference_count), (64, 64));
+    assert!(snapshot.execution_count < 64, "{} executions", snapshot.execution_count);
+    assert!(snapshot.batches.iter().all(|batch| batch.batch_size <= 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unloading_and_stopping_finish_what_is_inside() {
+    let house = House::new();
+    house.model("m", "parameters { key: \"execute_delay_ms\" value { string_value: \"20\" } }", &[1]);
+    let engine = house.explicit();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    let inside: Vec<_> = (0..6).map(|_| engine.infer(ask("m", &[1.0])).unwrap().response()).collect();
+    engine.unload("m", false).await.unwrap();
+    assert!(engine.infer(ask("m", &[1.0])).is_err());
+    for response in inside {
+        assert!(response.await.is_ok());
+    }
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    let inside: Vec<_> = (0..6).map(|_| engine.infer(ask("m", &[1.0])).unwrap().response()).collect();
+    assert!(engine.shutdown(std::time::Duration::from_secs(10)).await);
+    assert_eq!(engine.is_ready().unwrap_err().message, "Server exiting");
+    for response in inside {
+        assert!(response.await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
+    let house = House::new();
+    let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
+        instance_group { count: 1 kind: KIND_CPU }
+        parameters { key: \"execute_delay_ms\" value { string_value: \"50\" } }";
+    house.model("m", config, &[1]);
+    let engine = house.engine(Options::default());
+    engine.start().await.unwrap();
+    let first = engine.infer(ask("m", &[1.0])).unwrap();
+    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    let second = engine.infer(ask("m", &[2.0])).unwrap();
+    let third = engine.infer(ask("m", &[3.0])).unwrap();
+    let refused = engine.infer(ask("m", &[4.0])).err().unwrap();
+    assert_eq!(
+        (refused.code, &*refused.message),
+        (Code::Unavailable, "[request id: <id_unknown>] Exceeds maximum queue size")
+    );
+    drop(third);
+    assert!(first.response().await.is_ok());
+    assert!(second.response().await.is_ok());
+    let snapshot = engine.statistics(None).unwrap().remove(0);
+    assert_eq!((snapshot.success.count, snapshot.failures.rejected, snapshot.failures.canceled), (2, 1, 1));
+}
+
+async fn futures<F: Future + Send>(requests: impl Iterator<Item = F>) -> Vec<F::Output>
+where
+    F::Output: Send,
+{
+    let requests: Vec<_> = requests.collect();
+    let mut done = Vec::with_capacity(requests.len());
+    for request in requests {
+        done.push(request.await);
+    }
+    done
+}
