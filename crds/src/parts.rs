@@ -23,3 +23,4 @@ pub use bytes::ByteCount;
 pub use condition::{Condition, ConditionStatus};
 pub use duration::Duration;
 pub use reference::NameRef;
+pub use schema::QUANTITY as QUANTITY_PATTERN;

@@ -34,6 +34,9 @@ pub struct Gpu {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Percent(u8);
 
+/// What the text of a [`Percent`] must look like.
+pub const PERCENT_PATTERN: &str = "^(100|[1-9]?[0-9])%$";
+
 /// A text that is no share of a whole.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("'{0}' is not a share: write a whole number from 0% to 100%")]
@@ -94,7 +97,7 @@ impl JsonSchema for Percent {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(100|[1-9]?[0-9])%$" })
+        json_schema!({ "type": "string", "pattern": PERCENT_PATTERN })
     }
 }
 

@@ -84,7 +84,7 @@ pub struct PvcSource {
 #[serde(rename_all = "camelCase")]
 pub struct HttpSource {
     /// Address beginning with http:// or https://.
-    #[schemars(regex(pattern = r"^https?://[^/?#\s]+([/?][^\s]*)?$"), length(max = 2048))]
+    #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
     pub uri: String,
     /// Secret of the namespace with either `token` (sent as a bearer token) or `username` and `password`. It is mounted
     /// into the server's pods and never read by the operator; the first use of a Secret replaces the pods.
@@ -92,13 +92,19 @@ pub struct HttpSource {
     pub secret_ref: Option<NameRef>,
 }
 
+/// What an address must look like.
+pub const URI_PATTERN: &str = r"^https?://[^/?#\s]+([/?][^\s]*)?$";
+
+/// What a SHA-256 must look like.
+pub const SHA256_PATTERN: &str = "^[0-9a-fA-F]{64}$";
+
 /// What the fetched files must be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checksum {
     /// SHA-256 in 64 hexadecimal digits: of the file or archive fetched; for a folder, of the lines `DIGEST  PATH\n` of
     /// its files in the order of their paths, as `sha256sum` prints them.
-    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    #[schemars(regex(pattern = SHA256_PATTERN))]
     pub sha256: String,
 }
 

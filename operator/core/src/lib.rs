@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod canonical;
+pub mod documents;
 pub mod manifest;
+pub mod names;
+mod path;
 pub mod problem;
 
 pub use manifest::{Manifest, ManifestModel};

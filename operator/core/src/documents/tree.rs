@@ -1,0 +1,204 @@
+//! A YAML document as a tree that remembers where each part was written.
+
+use std::fmt;
+
+use serde::{
+    Deserialize,
+    de::{self, Deserializer, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value as Json};
+use serde_yaml::{Budget, Options, Spanned};
+
+use super::Mistake;
+use crate::path::Step;
+
+/// A part of a document and its place, from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) value: Value,
+}
+
+/// What a part is.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// One field of a map.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    /// Where the key is written.
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) node: Node,
+}
+
+/// Every document of `text` that holds anything.
+pub(super) fn read_all(text: &str) -> Result<Vec<Node>, Mistake> {
+    let options = serde_yaml::options! { budget: budget(text.len()), with_snippet: false };
+    let trees: Result<Vec<Node>, _> = read(text, options);
+    trees.map_err(|error| {
+        let place = error.location();
+        Mistake {
+            line: place.as_ref().map_or(1, |place| number(place.line())),
+            column: place.as_ref().map_or(1, |place| number(place.column())),
+            resource: String::new(),
+            path: String::new(),
+            message: format!("the text is not YAML that can be read: {}", first_line(&error.to_string())),
+        }
+    })
+}
+
+fn read(text: &str, options: Options) -> Result<Vec<Node>, serde_yaml::Error> {
+    serde_yaml::from_multiple_with_options(text, options)
+}
+
+/// The reader's guards against bombs, with room for files carried in a document: a scalar may be as long as the text.
+fn budget(bytes: usize) -> Option<Budget> {
+    let mut budget = Budget::default();
+    budget.max_total_scalar_bytes = budget.max_total_scalar_bytes.max(bytes);
+    Some(budget)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+impl Node {
+    /// The node a path leads to, as far as it goes: the place of the last key on the way.
+    pub(super) fn nearest(&self, steps: &[Step]) -> (usize, usize) {
+        let mut place = (self.line, self.column);
+        let mut node = self;
+        for step in steps {
+            match (step, &node.value) {
+                (Step::Key(name), Value::Map(entries)) => {
+                    let Some(entry) = entries.iter().find(|entry| entry.key == *name) else { break };
+                    place = (entry.line, entry.column);
+                    node = &entry.node;
+                }
+                (Step::Index(at), Value::List(items)) => {
+                    let Some(item) = items.get(*at) else { break };
+                    place = (item.line, item.column);
+                    node = item;
+                }
+                _ => break,
+            }
+        }
+        place
+    }
+
+    /// The text at the end of a way of keys.
+    pub(super) fn text_at(&self, keys: &[&str]) -> Option<&str> {
+        let mut node = self;
+        for key in keys {
+            let Value::Map(entries) = &node.value else { return None };
+            node = &entries.iter().find(|entry| entry.key == *key)?.node;
+        }
+        match &node.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The same as JSON.
+    pub(super) fn to_json(&self) -> Json {
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(value) => Json::Bool(*value),
+            Value::Number(number) => Json::Number(number.clone()),
+            Value::Text(text) => Json::String(text.clone()),
+            Value::List(items) => items.iter().map(Self::to_json).collect(),
+            Value::Map(entries) => {
+                entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect::<Map<_, _>>().into()
+            }
+        }
+    }
+}
+
+// === reading ===
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        let (line, column) = (number(spanned.referenced.line()), number(spanned.referenced.column()));
+        Ok(Self { line, column, value: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = vec![];
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut entries = vec![];
+        while let Some(key) = fields.next_key::<Spanned<String>>()? {
+            let node = fields.next_value()?;
+            let (line, column) = (number(key.referenced.line()), number(key.referenced.column()));
+            entries.push(Entry { key: key.value, line, column, node });
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+fn number(place: u64) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}

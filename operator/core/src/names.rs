@@ -1,0 +1,43 @@
+//! Names: of objects as problems tell them, of the objects made for a server, of models on the wire. The rules are here and
+//! nowhere else, so that two rooms never disagree about where something is.
+
+use crds::TritonModel;
+use kube_core::Resource;
+
+use crate::ObjectRef;
+
+/// Namespace of a resource that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Which object `resource` is.
+pub fn object<K: Resource<DynamicType = ()>>(resource: &K) -> ObjectRef {
+    let meta = resource.meta();
+    ObjectRef {
+        kind: K::kind(&()).into_owned(),
+        namespace: namespace(resource).to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
+}
+
+/// The namespace of `resource`.
+pub fn namespace<K: Resource>(resource: &K) -> &str {
+    resource.meta().namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAMESPACE)
+}
+
+/// The name by which clients know `model`.
+pub fn wire_name(model: &TritonModel) -> &str {
+    model.spec.model_name.as_deref().or(model.metadata.name.as_deref()).unwrap_or_default()
+}
+
+/// The ConfigMap that holds the manifest of `server`.
+pub fn manifest_config_map(server: &str) -> String {
+    format!("{server}-models")
+}
+
+/// The key of that ConfigMap under which the manifest lies.
+pub const MANIFEST_KEY: &str = "manifest.json";
+
+/// The Service whose name resolves to each ready pod of `server`.
+pub fn headless_service(server: &str) -> String {
+    format!("{server}-headless")
+}
