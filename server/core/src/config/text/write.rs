@@ -66,6 +66,10 @@ impl Writer {
 
     fn block(&mut self, name: &str, message: &DynamicMessage, separator: &str) {
         let gap = if name.is_empty() { "" } else { " " };
+        if message.fields().next().is_none() {
+            self.line(&format!("{name}{gap}{{ }}{separator}"));
+            return;
+        }
         self.open(&format!("{name}{gap}{{"));
         self.fields(message);
         self.close(&format!("}}{separator}"));
@@ -169,25 +173,21 @@ mod tests {
             name: "x"
             dims: [ 1, -1 ]
           },
-          {
-          }
+          { }
         ]
         dynamic_batching {
           priority_queue_policy {
             key: 9
-            value {
-            }
+            value { }
           }
           priority_queue_policy {
             key: 10
-            value {
-            }
+            value { }
           }
         }
         parameters {
           key: "a"
-          value {
-          }
+          value { }
         }
         parameters {
           key: "z"
