@@ -1,5 +1,7 @@
-//! Dynamic batching: who waits ([`queue`]), who may share a batch ([`shapes`]) and when it runs ([`policy`]).
+//! Dynamic batching: who waits ([`queue`]), who may share a batch ([`shapes`]), when it runs ([`policy`]) and
+//! how its tensors become one and come apart again ([`pack`]).
 
+pub mod pack;
 pub mod policy;
 pub mod queue;
 pub mod shapes;

@@ -1,0 +1,46 @@
+//! The `identity` backend: answers `OUTPUT<k>` with what came as `INPUT<k>`, any type, any shape, no copy. It needs no
+//! library and no model file; servers and clients are tried out and measured with it.
+//!
+//! | parameter of the configuration | |
+//! |---|---|
+//! | `execute_delay_ms` | how long one execution takes |
+//! | `instance_wise_delay_multiplier` | instance `n` takes `n` times this as long, once as long at least |
+//! | `creation_delay_sec` | how long the load takes |
+//!
+//! Source: identity backend of Triton.
+
+mod instance;
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use server_core::{
+    backend::{Backend, Model, ModelSource, Settings},
+    config::ModelConfig,
+    error::Result,
+};
+
+use model::IdentityModel;
+
+/// The backend. It has no settings.
+pub(crate) fn backend(_settings: Settings) -> Arc<dyn Backend> {
+    Arc::new(Identity)
+}
+
+struct Identity;
+
+impl Backend for Identity {
+    fn name(&self) -> &'static str {
+        "identity"
+    }
+
+    fn complete(&self, _source: &ModelSource, _config: &mut ModelConfig) -> Result<()> {
+        Ok(()) // there is no file that could know more
+    }
+
+    fn load(&self, _source: &ModelSource, config: &Arc<ModelConfig>) -> Result<Arc<dyn Model>> {
+        Ok(Arc::new(IdentityModel::new(config)?))
+    }
+}

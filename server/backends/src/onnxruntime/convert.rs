@@ -1,0 +1,294 @@
+//! Between the server's tensors and ONNX Runtime's: element types, inputs of a batch into one tensor each, outputs of
+//! the batch back to its requests. A batch of one is not copied on the way in; large outputs are not copied on the way
+//! out.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use ort::{session::SharedSessionInner, sys::ONNXTensorElementDataType as Element};
+use server_core::{
+    backend::Pending,
+    batching::pack::{self, PackError},
+    buffer::Buffer,
+    error::{Error, Result},
+    response::Outputs,
+    tensor::{DataType, Name, Shape, Tensor, element_count, shape_text, strings},
+};
+
+use super::raw::{Failure, Scratch, Value, is_aligned};
+
+/// Parts of an output up to this length are copied for each request, which is cheaper than sharing the whole.
+const COPIED_PART: usize = 2048;
+
+/// ONNX Runtime's element type. It has all of ours.
+pub(super) const fn element(data_type: DataType) -> Element {
+    match data_type {
+        DataType::Bool => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DataType::Uint8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DataType::Uint16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DataType::Uint32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DataType::Uint64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DataType::Int8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DataType::Int16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DataType::Int32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DataType::Int64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DataType::Fp16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DataType::Fp32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DataType::Fp64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        DataType::Bytes => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
+        DataType::Bf16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+    }
+}
+
+/// Our type of ONNX Runtime's number; `None` for those no request can carry.
+pub(super) fn data_type(element: Element) -> Option<DataType> {
+    DataType::ALL.into_iter().find(|data_type| self::element(*data_type) == element)
+}
+
+/// One input as an instance feeds it.
+pub(super) struct Input {
+    /// Name in the configuration.
+    pub(super) name: Name,
+    /// Element type.
+    pub(super) data_type: DataType,
+    /// The model takes a scalar, for which requests write `[1]`.
+    pub(super) is_scalar: bool,
+    /// May be absent.
+    pub(super) is_optional: bool,
+    /// Requests of any extents are laid end to end, and the model takes one flat row.
+    pub(super) is_ragged: bool,
+}
+
+/// Why an input cannot be fed.
+pub(super) enum InputError {
+    /// The requests cannot run together; each alone they may.
+    Apart,
+    /// They cannot run.
+    Failed(Error),
+}
+
+impl From<Failure> for InputError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
+impl Input {
+    /// The requests' tensors of this name as one; `None` if it is optional and absent.
+    ///
+    /// A batch of one lies where the request left it, if that is aligned. Else the bytes are gathered in `scratch`.
+    pub(super) fn feed<'a>(
+        &self,
+        requests: &'a [Pending],
+        position: usize,
+        scratch: &'a mut Scratch,
+    ) -> std::result::Result<Option<Value<'a>>, InputError> {
+        let parts = || requests.iter().filter_map(|pending| self.find(pending, position));
+        let Some(first) = parts().next().filter(|_| parts().count() == requests.len()) else {
+            let is_absent = self.is_optional && parts().next().is_none();
+            return if is_absent { Ok(None) } else { Err(InputError::Failed(self.missing())) };
+        };
+        let shape = match requests {
+            _ if self.is_ragged => flat(parts()),
+            [_] if self.is_scalar => Shape::new(),
+            [_] => first.shape.clone(),
+            _ => self.shape(pack::packed_shape(parts().map(|tensor| tensor.shape.as_slice())))?,
+        };
+        if parts().any(|tensor| tensor.data.as_host().is_none()) {
+            return Err(InputError::Failed(Error::internal(format!("input '{}' is not in host memory", self.name))));
+        }
+        let bytes = || parts().filter_map(|tensor| tensor.data.as_host());
+        if self.data_type == DataType::Bytes {
+            let texts = bytes().flat_map(|part| strings::elements(part).map_while(std::result::Result::ok));
+            return Ok(Some(Value::strings(&shape, texts)?));
+        }
+        if let [_] = requests
+            && let Some(data) = first.data.as_host()
+            && is_aligned(data, self.data_type)
+        {
+            return Ok(Some(Value::over(data, &shape, self.data_type)?));
+        }
+        let length = self.length(pack::packed_len(bytes().map(<[u8]>::len)))?;
+        let gathered = scratch.bytes(length);
+        self.length(pack::gather(bytes(), gathered))?;
+        Ok(Some(Value::over(gathered, &shape, self.data_type)?))
+    }
+
+    /// The tensor of this name. Clients mostly keep the order of the configuration, so that place is tried first.
+    fn find<'a>(&self, pending: &'a Pending, position: usize) -> Option<&'a Tensor> {
+        let inputs = &pending.request.inputs;
+        let is_it = |tensor: &&Tensor| Arc::ptr_eq(&tensor.name, &self.name) || tensor.name == self.name;
+        inputs.get(position).filter(is_it).or_else(|| inputs.iter().find(is_it))
+    }
+
+    fn missing(&self) -> Error {
+        Error::invalid_argument(format!("input '{}' is missing", self.name))
+    }
+
+    fn shape(&self, packed: std::result::Result<Shape, PackError>) -> std::result::Result<Shape, InputError> {
+        packed.map_err(|error| match error {
+            PackError::Ragged { .. } => InputError::Apart,
+            other => InputError::Failed(Error::internal(format!("input '{}': {other}", self.name))),
+        })
+    }
+
+    fn length(&self, packed: std::result::Result<usize, PackError>) -> std::result::Result<usize, InputError> {
+        packed.map_err(|error| InputError::Failed(Error::internal(format!("input '{}': {error}", self.name))))
+    }
+}
+
+/// The shape of tensors laid end to end. A count that overflows fails when the tensor is made, for want of bytes.
+fn flat<'a>(parts: impl Iterator<Item = &'a Tensor>) -> Shape {
+    let counts = parts.map(|tensor| element_count(&tensor.shape).unwrap_or(i64::MAX));
+    Shape::from_slice(&[counts.fold(0, i64::saturating_add)])
+}
+
+/// What turns the model's shape of an output into the caller's.
+pub(super) enum Restore {
+    /// It is the same.
+    Same,
+    /// The model gives a scalar, for which responses write `[1]`.
+    Scalar,
+    /// `reshape` of the configuration, undone.
+    Reshape {
+        /// What the model gives.
+        reshape: Shape,
+        /// What the caller knows.
+        dims: Shape,
+    },
+}
+
+/// One output as an instance takes it.
+pub(super) struct Output {
+    /// Name in the configuration.
+    pub(super) name: Name,
+    /// Element type.
+    pub(super) data_type: DataType,
+    /// Model's shape to caller's.
+    pub(super) restore: Restore,
+}
+
+/// Room for the strings of an output, used again and again.
+#[derive(Default)]
+pub(super) struct Texts {
+    content: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Output {
+    /// Whether a request wants it.
+    pub(super) fn is_wanted(&self, pending: &Pending) -> bool {
+        let wanted = &pending.request.outputs;
+        wanted.is_empty() || wanted.iter().any(|output| output.name == self.name)
+    }
+
+    /// Gives each request its part of what the model computed. `has_rows`: the first dimension is the batch.
+    pub(super) fn distribute<'a>(
+        &self,
+        value: Value<'a>,
+        inputs: &[(usize, Value<'a>)],
+        session: &Arc<SharedSessionInner>,
+        texts: &mut Texts,
+        requests: &[Pending],
+        has_rows: bool,
+        replies: &mut [Outputs],
+    ) -> Result<()> {
+        let (number, shape) = value.describe()?;
+        if number != element(self.data_type) as i32 {
+            return Err(Error::internal(format!("output '{}' is not of type {}", self.name, self.data_type)));
+        }
+        let elements = element_count(&shape).and_then(|count| usize::try_from(count).ok());
+        let elements = elements.ok_or_else(|| self.odd(&shape))?;
+        let mut parts = Parts::new(self, &shape, elements, requests, has_rows)?;
+        let Some(size) = self.data_type.byte_size() else {
+            value.read_strings(&mut texts.content, &mut texts.starts)?;
+            for (pending, reply) in requests.iter().zip(replies) {
+                let (shape, range) = parts.next(pending);
+                if self.is_wanted(pending) {
+                    reply.tensors.push(self.tensor(shape, texts.join(range).into()));
+                }
+            }
+            return Ok(());
+        };
+        let to_bytes = |range: Range<usize>| range.start * size..range.end * size;
+        if elements * size <= COPIED_PART * requests.len() {
+            let data = value.bytes(self.data_type)?;
+            for (pending, reply) in requests.iter().zip(replies) {
+                let (shape, range) = parts.next(pending);
+                if self.is_wanted(pending) {
+                    let part = Bytes::copy_from_slice(&data[to_bytes(range)]);
+                    reply.tensors.push(self.tensor(shape, part.into()));
+                }
+            }
+        } else {
+            let data = value.into_bytes(self.data_type, inputs, session)?;
+            for (pending, reply) in requests.iter().zip(replies) {
+                let (shape, range) = parts.next(pending);
+                if self.is_wanted(pending) {
+                    reply.tensors.push(self.tensor(shape, data.slice(to_bytes(range)).into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&self, shape: Shape, data: Buffer) -> Tensor {
+        Tensor { name: self.name.clone(), data_type: self.data_type, shape, data }
+    }
+
+    /// The caller's shape of the model's, both without the batch dimension.
+    fn restored(&self, shape: &[i64]) -> Result<Shape> {
+        match &self.restore {
+            Restore::Scalar if shape.is_empty() => Ok(Shape::from_slice(&[1])),
+            Restore::Same | Restore::Scalar => Ok(shape.into()),
+            Restore::Reshape { reshape, dims } => {
+                pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.odd(shape))
+            }
+        }
+    }
+
+    fn odd(&self, shape: &[i64]) -> Error {
+        Error::internal(format!("output '{}' has the unexpected shape {}", self.name, shape_text(shape)))
+    }
+}
+
+impl Texts {
+    /// Elements of that range in the form of the wire.
+    fn join(&self, range: Range<usize>) -> Vec<u8> {
+        let end_of = |index: usize| self.starts.get(index).copied().unwrap_or(self.content.len());
+        let mut buffer = Vec::with_capacity(end_of(range.end) - end_of(range.start) + 4 * range.len());
+        for index in range {
+            strings::push(&mut buffer, &self.content[end_of(index)..end_of(index + 1)]);
+        }
+        buffer
+    }
+}
+
+/// Shapes of an output's parts, and the elements each part has.
+struct Parts {
+    scatter: Option<pack::Scatter>,
+    tail: Shape,
+    elements: usize,
+}
+
+impl Parts {
+    fn new(output: &Output, shape: &[i64], elements: usize, requests: &[Pending], has_rows: bool) -> Result<Self> {
+        if !has_rows {
+            return Ok(Self { scatter: None, tail: output.restored(shape)?, elements });
+        }
+        let rows = requests.iter().map(|pending| pending.batch_size).sum();
+        let scatter = pack::scatter(shape, elements, rows)
+            .map_err(|error| Error::internal(format!("output '{}': {error}", output.name)))?;
+        Ok(Self { scatter: Some(scatter), tail: output.restored(&shape[1..])?, elements })
+    }
+
+    fn next(&mut self, pending: &Pending) -> (Shape, Range<usize>) {
+        let Some(scatter) = &mut self.scatter else {
+            return (self.tail.clone(), 0..self.elements);
+        };
+        let range = scatter.take(pending.batch_size).1;
+        let mut shape = Shape::from_slice(&[i64::from(pending.batch_size)]);
+        shape.extend_from_slice(&self.tail);
+        (shape, range)
+    }
+}

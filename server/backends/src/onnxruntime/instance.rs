@@ -1,0 +1,108 @@
+//! One execution context: takes a batch, feeds the session, gives every request its part. What it allocates per batch
+//! are the answers; packed inputs and strings use memory that stays.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use server_core::{
+    backend::{Batch, Instance, Marks, Pending},
+    error::{Error, Result},
+    responder::Reply,
+    response::Outputs,
+};
+use smallvec::SmallVec;
+
+use super::{
+    convert::{Input, InputError, Output, Texts},
+    raw::{Runner, Scratch, Values},
+};
+
+/// A session and what it needs to serve requests.
+pub(super) struct OnnxInstance {
+    name: String,
+    runner: Runner,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+    /// The first dimension of every tensor is the batch.
+    has_rows: bool,
+    /// One per input.
+    packed: Vec<Scratch>,
+    texts: Texts,
+}
+
+/// Moments within a batch, as far as it came.
+#[derive(Default)]
+struct Moments {
+    input_end: Option<Instant>,
+    output_start: Option<Instant>,
+}
+
+impl OnnxInstance {
+    /// `runner` counts names in the order of `inputs` and `outputs`.
+    pub(super) fn new(name: String, runner: Runner, inputs: Vec<Input>, outputs: Vec<Output>, has_rows: bool) -> Self {
+        let packed = inputs.iter().map(|_| Scratch::default()).collect();
+        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default() }
+    }
+
+    /// One reply per request, in order. Requests that cannot run together run one by one.
+    fn run_all(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
+        if self.has_rows || requests.len() == 1 {
+            match self.run(requests, moments) {
+                Ok(outputs) => return replies.extend(outputs.into_iter().map(Ok)),
+                Err(InputError::Apart) => {}
+                Err(InputError::Failed(error)) => return replies.extend(requests.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        for request in requests.chunks(1) {
+            match self.run(request, moments) {
+                Ok(outputs) => replies.extend(outputs.into_iter().map(Ok)),
+                Err(InputError::Failed(error)) => replies.push(Err(error)),
+                Err(InputError::Apart) => replies.push(Err(Error::internal("a request does not fit itself"))),
+            }
+        }
+    }
+
+    fn run(&mut self, requests: &[Pending], moments: &mut Moments) -> Result<Vec<Outputs>, InputError> {
+        let Self { runner, inputs, outputs, packed, texts, has_rows, .. } = self;
+        let mut fed = SmallVec::<[_; 8]>::new();
+        for ((number, input), scratch) in inputs.iter().enumerate().zip(packed) {
+            if let Some(value) = input.feed(requests, number, scratch)? {
+                fed.push((number, value));
+            }
+        }
+        moments.input_end.get_or_insert_with(Instant::now);
+
+        let is_wanted = |output: &Output| requests.iter().any(|pending| output.is_wanted(pending));
+        let wanted: SmallVec<[usize; 8]> =
+            outputs.iter().enumerate().filter(|(_, output)| is_wanted(output)).map(|(number, _)| number).collect();
+        let computed: Values<'_> = runner.run(&fed, &wanted)?;
+        moments.output_start = Some(Instant::now());
+
+        let mut replies = vec![Outputs::default(); requests.len()];
+        for (&number, value) in wanted.iter().zip(computed) {
+            outputs[number]
+                .distribute(value, &fed, runner.session(), texts, requests, *has_rows, &mut replies)
+                .map_err(InputError::Failed)?;
+        }
+        Ok(replies)
+    }
+}
+
+impl Instance for OnnxInstance {
+    fn execute(&mut self, batch: Batch) {
+        let mut moments = Moments::default();
+        let mut replies = Vec::with_capacity(batch.pending().len());
+        let run = || self.run_all(batch.pending(), &mut replies, &mut moments);
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            let error = Error::internal(format!("instance '{}' failed inside while it ran a batch", self.name));
+            replies.resize_with(batch.pending().len(), || Err(error.clone()));
+        }
+        let end = Instant::now();
+        let input_end = moments.input_end.unwrap_or(end);
+        let output_start = moments.output_start.unwrap_or(end);
+        let marks = Marks { start: batch.start(), input_end, output_start, end };
+        batch.complete(replies, &marks);
+    }
+}

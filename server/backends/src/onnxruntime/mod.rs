@@ -1,0 +1,72 @@
+//! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
+//!
+//! [`library`] opens it, [`signature`] asks a model file, [`complete`] and [`verify`] compare that with a configuration,
+//! [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`] moves tensors, and [`raw`] has the
+//! calls that are not safe by themselves.
+
+mod complete;
+mod convert;
+mod instance;
+mod library;
+mod model;
+mod options;
+mod providers;
+mod raw;
+mod signature;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use server_core::{
+    backend::{Backend, Model, ModelSource, Settings},
+    config::ModelConfig,
+    error::{Error, Result},
+};
+
+use model::OnnxModel;
+
+/// `--backend-config=onnxruntime,default-max-batch-size=` if it is not given.
+const DEFAULT_MAX_BATCH_SIZE: usize = 4;
+
+/// The backend with its settings: `library`, `default-max-batch-size`, `enable-global-threadpool`,
+/// `intra_op_thread_count`, `inter_op_thread_count`.
+pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {
+    Arc::new(OnnxRuntime { settings })
+}
+
+struct OnnxRuntime {
+    settings: Settings,
+}
+
+impl Backend for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        "onnxruntime"
+    }
+
+    fn complete(&self, source: &ModelSource, config: &mut ModelConfig) -> Result<()> {
+        if complete::is_complete(config) {
+            return Ok(());
+        }
+        let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
+        let runtime = library::runtime(&self.settings)?;
+        let file = model::file(source, config)?;
+        let signature = guarded(&source.name, || model::look(runtime, &file))?;
+        complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))
+    }
+
+    fn load(&self, source: &ModelSource, config: &Arc<ModelConfig>) -> Result<Arc<dyn Model>> {
+        let runtime = library::runtime(&self.settings)?;
+        Ok(Arc::new(OnnxModel::new(runtime, &self.settings, source, config)?))
+    }
+}
+
+/// Runs a step of loading so that a mistake in it costs this model and nothing else.
+fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    let failed = || Error::internal(format!("backend 'onnxruntime' failed inside while it loaded model '{model}'"));
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| Err(failed()))
+}

@@ -1,0 +1,143 @@
+//! One loaded model version: its file, its checked options, and the making of instances. Each instance has a session of
+//! its own, made on the thread that will run it.
+
+use std::{
+    ffi::CString,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ort::session::{RunOptions, Session};
+use server_core::{
+    backend::{Instance, Model, ModelSource, Placement, Settings},
+    config::ModelConfig,
+    error::{Error, Result},
+    tensor::{DataType, Name, Shape},
+};
+
+use super::{
+    convert::{Input, Output, Restore},
+    guarded,
+    instance::OnnxInstance,
+    library::Runtime,
+    options::SessionOptions,
+    providers,
+    raw::{Failure, Runner},
+    signature::Signature,
+    verify,
+};
+
+const DEFAULT_FILE: &str = "model.onnx";
+
+/// The file to open: `default_model_filename` or `model.onnx` in the version's folder, or `model.onnx` in the folder of
+/// that name.
+///
+/// Errors: `Unavailable` if it is not there.
+pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf> {
+    let name = Some(config.default_model_filename.as_str()).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_FILE);
+    let path = source.version_dir.join(name);
+    let path = if path.is_dir() { path.join(DEFAULT_FILE) } else { path };
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(Error::unavailable(format!("unable to find '{}' for model '{}'", path.display(), source.name)))
+    }
+}
+
+/// What a model file takes and gives, without making it ready to run.
+pub(super) fn look(runtime: &Runtime, file: &Path) -> Result<Signature> {
+    let mut builder = super::options::looking_builder(&runtime.environment)?;
+    let session = builder.commit_from_file(file).map_err(Failure::from)?;
+    Ok(Signature::of(&session))
+}
+
+/// One loaded model version.
+pub(super) struct OnnxModel {
+    runtime: &'static Runtime,
+    file: PathBuf,
+    config: Arc<ModelConfig>,
+    options: SessionOptions,
+}
+
+impl OnnxModel {
+    /// Checks everything that can be checked without opening the file; that is done by each instance.
+    pub(super) fn new(
+        runtime: &'static Runtime,
+        settings: &Settings,
+        source: &ModelSource,
+        config: &Arc<ModelConfig>,
+    ) -> Result<Self> {
+        if !config.batch_input.is_empty() || !config.batch_output.is_empty() {
+            let text = format!("batch_input and batch_output of model '{}' are not supported", source.name);
+            return Err(Error::unsupported(text));
+        }
+        let options = SessionOptions::read(config, settings, &source.model_dir)?;
+        Ok(Self { runtime, file: file(source, config)?, config: config.clone(), options })
+    }
+
+    fn session(&self, placement: &Placement) -> Result<(Session, Option<RunOptions>)> {
+        let providers = providers::plan(&self.config, placement.device)?;
+        let builder = self.options.builder(self.runtime)?;
+        let mut builder = providers::register(builder, &providers, self.runtime)?;
+        let session = builder.commit_from_file(&self.file).map_err(Failure::from)?;
+        verify::verify(&self.config, &Signature::of(&session))?;
+        Ok((session, self.options.run_options()?))
+    }
+}
+
+impl Model for OnnxModel {
+    fn instance(&self, placement: &Placement) -> Result<Box<dyn Instance>> {
+        guarded(&self.config.name, || {
+            let (session, options) = self.session(placement)?;
+            let signature = Signature::of(&session);
+            let inputs = inputs(&self.config, &signature)?;
+            let outputs = outputs(&self.config, &signature)?;
+            let input_names = inputs.iter().map(|input| terminated(&input.name)).collect::<Result<_>>()?;
+            let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
+            let runner = Runner::new(session.inner(), input_names, output_names, options);
+            let has_rows = self.config.max_batch_size > 0;
+            let name = placement.instance_name.clone();
+            Ok(Box::new(OnnxInstance::new(name, runner, inputs, outputs, has_rows)) as Box<dyn Instance>)
+        })
+    }
+}
+
+fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
+    let batches = config.max_batch_size > 0;
+    let input = |input: &server_proto::inference::ModelInput| {
+        let rank = signature.input(&input.name).map(|offered| offered.tensor().map(|(_, shape)| shape.len()));
+        Ok(Input {
+            name: Name::from(input.name.as_str()),
+            data_type: data_type(&input.name, input.data_type)?,
+            is_scalar: !batches && rank.transpose()? == Some(0),
+            is_optional: input.optional,
+            is_ragged: batches && input.allow_ragged_batch,
+        })
+    };
+    config.input.iter().map(input).collect()
+}
+
+fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
+    let batches = config.max_batch_size > 0;
+    let output = |output: &server_proto::inference::ModelOutput| {
+        let rank = signature.output(&output.name).map(|offered| offered.tensor().map(|(_, shape)| shape.len()));
+        let restore = match &output.reshape {
+            Some(reshape) => {
+                Restore::Reshape { reshape: Shape::from_slice(&reshape.shape), dims: Shape::from_slice(&output.dims) }
+            }
+            None if !batches && rank.transpose()? == Some(0) => Restore::Scalar,
+            None => Restore::Same,
+        };
+        let name = Name::from(output.name.as_str());
+        Ok(Output { name, data_type: data_type(&output.name, output.data_type)?, restore })
+    };
+    config.output.iter().map(output).collect()
+}
+
+fn data_type(name: &str, number: i32) -> Result<DataType> {
+    DataType::from_config(number).ok_or_else(|| Error::invalid_argument(format!("'{name}' must specify 'data_type'")))
+}
+
+fn terminated(name: &str) -> Result<CString> {
+    CString::new(name).map_err(|_| Error::invalid_argument(format!("tensor name {name:?} contains a zero byte")))
+}

@@ -1,0 +1,218 @@
+//! Session options of a model: from its `parameters` and `optimization`, and from `--backend-config=onnxruntime`. Read
+//! and checked when the model is loaded, applied when each instance makes its session.
+//!
+//! Source: ONNX Runtime backend of Triton, "Model Config Options" and "Command-line Options".
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
+
+use ort::{
+    environment::Environment,
+    ep,
+    session::{
+        RunOptions, Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+};
+use server_core::{
+    backend::Settings,
+    config::ModelConfig,
+    error::{Error, Result},
+};
+
+use super::{library::Runtime, raw::Failure};
+
+/// Threads this process may use: what the affinity mask and the control group leave of the machine.
+pub(super) fn usable_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A setting that is a number, `None` if it is not set.
+///
+/// Errors: `InvalidArgument` if it is not a number.
+pub(super) fn number(settings: &Settings, key: &str) -> Result<Option<usize>> {
+    let parse = |value: &String| value.trim().parse().map_err(|_| wrong(key, value, "a number that is not negative"));
+    settings.get(key).map(parse).transpose()
+}
+
+/// Whether a setting says yes.
+pub(super) fn is_on(value: &str) -> bool {
+    matches!(value, "1" | "true" | "True" | "TRUE" | "on")
+}
+
+/// How to make sessions of one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SessionOptions {
+    intra_op_threads: usize,
+    inter_op_threads: usize,
+    is_parallel: bool,
+    memory_arena: Option<bool>,
+    memory_pattern: Option<bool>,
+    device_allocator_for_initializers: Option<bool>,
+    arena_shrinkage: Option<String>,
+    graph_level: i32,
+    operator_libraries: Vec<PathBuf>,
+}
+
+impl SessionOptions {
+    /// Reads them. A count of 0 means what this process may use.
+    ///
+    /// Errors: `InvalidArgument` with parameter, value and what was expected.
+    pub(super) fn read(config: &ModelConfig, settings: &Settings, model_dir: &Path) -> Result<Self> {
+        let parameter = |key: &str| config.parameters.get(key).map(|value| value.string_value.trim());
+        let threads = |key: &str| -> Result<usize> {
+            let own = parameter(key)
+                .map(|value| value.parse().map_err(|_| wrong(key, value, "a number that is not negative")));
+            let count = own.transpose()?.or(number(settings, key)?);
+            Ok(count.filter(|count| *count > 0).unwrap_or_else(usable_threads))
+        };
+        let switch = |key: &str| match parameter(key) {
+            None => Ok(None),
+            Some("0") => Ok(Some(false)),
+            Some("1") => Ok(Some(true)),
+            Some(value) => Err(wrong(key, value, "'0' or '1'")),
+        };
+        let level = config.optimization.as_ref().and_then(|optimization| optimization.graph.as_ref());
+        let libraries = config.model_operations.iter().flat_map(|operations| &operations.op_library_filename);
+        Ok(Self {
+            intra_op_threads: threads("intra_op_thread_count")?,
+            inter_op_threads: threads("inter_op_thread_count")?,
+            is_parallel: switch("execution_mode")?.unwrap_or(false),
+            memory_arena: switch("enable_mem_arena")?,
+            memory_pattern: switch("enable_mem_pattern")?,
+            device_allocator_for_initializers: switch("session.use_device_allocator_for_initializers")?,
+            arena_shrinkage: parameter("memory.enable_memory_arena_shrinkage").map(str::to_owned),
+            graph_level: level.map_or(0, |graph| graph.level),
+            operator_libraries: libraries.map(|name| beside(model_dir, name)).collect(),
+        })
+    }
+
+    /// A session that is about to be made, without execution providers.
+    pub(super) fn builder(&self, runtime: &Runtime) -> std::result::Result<SessionBuilder, Failure> {
+        let mut builder = Session::builder(&runtime.environment)?
+            .with_optimization_level(self.optimization_level())?
+            .with_parallel_execution(self.is_parallel)?;
+        if !runtime.has_global_threads {
+            // Threads that spin while they wait take from the neighbours what they save themselves.
+            builder = builder
+                .with_intra_threads(self.intra_op_threads)?
+                .with_inter_threads(self.inter_op_threads)?
+                .with_config_entry("session.intra_op.allow_spinning", "0")?
+                .with_config_entry("session.inter_op.allow_spinning", "0")?;
+        }
+        if let Some(is_on) = self.memory_arena {
+            let arena = ep::CPU::default().with_arena_allocator(is_on).build().error_on_failure();
+            builder = builder.with_execution_providers([arena])?;
+        }
+        if let Some(is_on) = self.memory_pattern {
+            builder = builder.with_memory_pattern(is_on)?;
+        }
+        if let Some(is_on) = self.device_allocator_for_initializers {
+            let key = "session.use_device_allocator_for_initializers";
+            builder = builder.with_config_entry(key, if is_on { "1" } else { "0" })?;
+        }
+        for library in &self.operator_libraries {
+            builder = builder.with_operator_library(library)?;
+        }
+        Ok(builder)
+    }
+
+    /// Options of every run, if there are any.
+    pub(super) fn run_options(&self) -> std::result::Result<Option<RunOptions>, Failure> {
+        let Some(devices) = &self.arena_shrinkage else { return Ok(None) };
+        let mut options = RunOptions::new()?;
+        options.set("memory.enable_memory_arena_shrinkage", devices)?;
+        Ok(Some(options))
+    }
+
+    fn optimization_level(&self) -> GraphOptimizationLevel {
+        match self.graph_level {
+            ..=-1 => GraphOptimizationLevel::Level1,
+            0 => GraphOptimizationLevel::All,
+            1 => GraphOptimizationLevel::Level2,
+            2.. => GraphOptimizationLevel::Disable,
+        }
+    }
+}
+
+/// A session that only tells what the model takes and gives: made fast, on one thread.
+pub(super) fn looking_builder(environment: &Environment) -> std::result::Result<SessionBuilder, Failure> {
+    Ok(Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::Disable)?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?)
+}
+
+/// A file of the model's folder, or any file if it is not there.
+fn beside(model_dir: &Path, name: &str) -> PathBuf {
+    let own = model_dir.join(name);
+    if own.exists() { own } else { name.into() }
+}
+
+fn wrong(key: &str, value: &str, expected: &str) -> Error {
+    Error::invalid_argument(format!("unexpected value '{value}' of '{key}', expected {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use server_proto::inference::{ModelOptimizationPolicy, ModelParameter, model_optimization_policy::Graph};
+
+    use super::*;
+
+    fn config(parameters: &[(&str, &str)]) -> ModelConfig {
+        let parameter =
+            |(key, value): &(&str, &str)| ((*key).to_owned(), ModelParameter { string_value: (*value).to_owned() });
+        ModelConfig { parameters: parameters.iter().map(parameter).collect(), ..ModelConfig::default() }
+    }
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[track_caller]
+    fn read(parameters: &[(&str, &str)], global: &[(&str, &str)]) -> SessionOptions {
+        SessionOptions::read(&config(parameters), &settings(global), Path::new("/models/m")).unwrap()
+    }
+
+    #[test]
+    fn the_models_own_word_goes_before_the_servers() {
+        let key = "intra_op_thread_count";
+        assert_eq!(read(&[(key, "3")], &[(key, "5")]).intra_op_threads, 3);
+        assert_eq!(read(&[], &[(key, "5")]).intra_op_threads, 5);
+    }
+
+    #[test]
+    fn no_word_and_zero_mean_what_this_process_may_use() {
+        assert_eq!(read(&[], &[]).intra_op_threads, usable_threads());
+        assert_eq!(read(&[("intra_op_thread_count", "0")], &[]).intra_op_threads, usable_threads());
+        assert_eq!(read(&[], &[("inter_op_thread_count", "0")]).inter_op_threads, usable_threads());
+    }
+
+    #[test]
+    fn switches_are_zero_or_one() {
+        let options = read(&[("enable_mem_arena", "0"), ("enable_mem_pattern", "1"), ("execution_mode", "1")], &[]);
+        assert_eq!(
+            (options.memory_arena, options.memory_pattern, options.is_parallel),
+            (Some(false), Some(true), true)
+        );
+        let error = SessionOptions::read(&config(&[("enable_mem_arena", "yes")]), &Settings::new(), Path::new("/m"));
+        let text = "unexpected value 'yes' of 'enable_mem_arena', expected '0' or '1'";
+        assert_eq!(error.unwrap_err(), Error::invalid_argument(text));
+    }
+
+    #[test]
+    fn graph_levels_are_tritons() {
+        let level = |level| {
+            let graph = Some(Graph { level });
+            let optimization = Some(ModelOptimizationPolicy { graph, ..ModelOptimizationPolicy::default() });
+            let config = ModelConfig { optimization, ..ModelConfig::default() };
+            SessionOptions::read(&config, &Settings::new(), Path::new("/m")).unwrap().optimization_level()
+        };
+        assert_eq!(level(-1), GraphOptimizationLevel::Level1);
+        assert_eq!(level(0), GraphOptimizationLevel::All);
+        assert_eq!(level(1), GraphOptimizationLevel::Level2);
+        assert_eq!(level(2), GraphOptimizationLevel::Disable);
+    }
+}

@@ -1,0 +1,415 @@
+//! The calls into ONNX Runtime that every execution makes, straight through its C interface: tensors over memory that
+//! is already there, and `Run` with names prepared once. All of this backend's unsafe code is here, behind functions
+//! that are safe to call; sessions themselves are made by the `ort` crate.
+
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString, c_char, c_void},
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Range,
+    ptr::{self, NonNull},
+    slice,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use ort::{AsPointer, session::RunOptions, session::SharedSessionInner, sys};
+use server_core::{
+    error::Error,
+    tensor::{DataType, Shape, byte_count, element_count, shape_text},
+};
+use smallvec::SmallVec;
+
+use super::convert::element;
+use crate::dylib::{Library, LoadError};
+
+/// Tensors of one execution. More than eight on a side cost an allocation each time.
+pub(super) type Values<'a> = SmallVec<[Value<'a>; 8]>;
+
+/// What ONNX Runtime says when a call fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("onnx runtime error {code}: {message}")]
+pub(super) struct Failure {
+    /// Its own number.
+    pub(super) code: i32,
+    /// Its own words.
+    pub(super) message: String,
+}
+
+impl Failure {
+    fn invalid_argument(message: impl Into<String>) -> Self {
+        Self { code: sys::OrtErrorCode::ORT_INVALID_ARGUMENT as i32, message: message.into() }
+    }
+}
+
+impl<R> From<ort::Error<R>> for Failure {
+    fn from(error: ort::Error<R>) -> Self {
+        Self { code: sys::OrtErrorCode::from(error.code()) as i32, message: error.message().to_owned() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::internal(failure.to_string())
+    }
+}
+
+/// The version of an opened library, e.g. `1.23.2`.
+///
+/// Errors: `Unsuitable` if it is not ONNX Runtime, or older than this program can use.
+pub(super) fn version(library: &Library) -> Result<String, LoadError> {
+    // SAFETY: onnxruntime_c_api.h declares `const OrtApiBase* OrtGetApiBase(void)`.
+    let base = unsafe { library.function::<unsafe extern "C" fn() -> *const sys::OrtApiBase>("OrtGetApiBase")? };
+    // SAFETY: the function takes nothing and answers a pointer to a static structure, or null.
+    let base = unsafe { base().as_ref() }.ok_or_else(|| library.unsuitable("OrtGetApiBase answers nothing"))?;
+    // SAFETY: GetVersionString takes nothing and answers a static, terminated string.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if (major, minor) < (1, sys::ORT_API_VERSION) {
+        let oldest = sys::ORT_API_VERSION;
+        return Err(
+            library.unsuitable(format!("it is ONNX Runtime {version}, and 1.{oldest} is the oldest that works"))
+        );
+    }
+    Ok(version)
+}
+
+/// One tensor as ONNX Runtime sees it. `'a` is how long the memory under it is borrowed.
+#[derive(Debug)]
+pub(super) struct Value<'a> {
+    pointer: NonNull<sys::OrtValue>,
+    /// Addresses of the borrowed memory; empty if the tensor owns its own.
+    borrowed: Range<usize>,
+    memory: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: an OrtValue is a plain object without thread affinity; ORT allows its use and release from any thread.
+unsafe impl Send for Value<'_> {}
+// SAFETY: through a shared reference it is only read, which ORT allows from several threads.
+unsafe impl Sync for Value<'_> {}
+
+impl<'a> Value<'a> {
+    /// A tensor over bytes that lie as ONNX Runtime wants them. Nothing is copied.
+    ///
+    /// Errors: the length is not that of the shape, or the bytes are not [aligned](is_aligned).
+    pub(super) fn over(data: &'a [u8], shape: &[i64], data_type: DataType) -> Result<Self, Failure> {
+        if byte_count(data_type, shape) != Some(data.len()) {
+            let text = format!("{} bytes are not a {data_type} tensor of shape {}", data.len(), shape_text(shape));
+            return Err(Failure::invalid_argument(text));
+        }
+        if !is_aligned(data, data_type) {
+            return Err(Failure::invalid_argument("the bytes are not aligned to their type"));
+        }
+        static NOTHING: u64 = 0; // an address for tensors without elements, which may not be at null
+        let start = if data.is_empty() { (&raw const NOTHING).cast() } else { data.as_ptr() };
+        let memory = cpu_memory()?;
+        let mut value = ptr::null_mut();
+        // SAFETY: start, length and shape describe memory borrowed for 'a, which the value's type carries on; ORT does not
+        // write to the inputs of a run.
+        check(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                memory,
+                start.cast_mut().cast::<c_void>(),
+                data.len(),
+                shape.as_ptr(),
+                shape.len(),
+                element(data_type),
+                &mut value,
+            )
+        })?;
+        let mut value = Self::owned(value)?;
+        value.borrowed = start.addr()..start.addr() + data.len();
+        Ok(value)
+    }
+
+    /// A tensor of byte strings. They are copied, for ONNX Runtime keeps them in objects of its own.
+    ///
+    /// Errors: there are more or fewer of them than the shape says.
+    pub(super) fn strings<'s>(shape: &[i64], elements: impl Iterator<Item = &'s [u8]>) -> Result<Self, Failure> {
+        let wrong = || Failure::invalid_argument(format!("the strings do not fill shape {}", shape_text(shape)));
+        let count = element_count(shape).and_then(|count| usize::try_from(count).ok()).ok_or_else(wrong)?;
+        let mut allocator = ptr::null_mut();
+        // SAFETY: writes the address of the process-wide default allocator, which is never released.
+        check(unsafe { (ort::api().GetAllocatorWithDefaultOptions)(&mut allocator) })?;
+        let mut value = ptr::null_mut();
+        // SAFETY: allocator and shape are valid for the call, which keeps neither; the tensor owns its memory.
+        check(unsafe {
+            (ort::api().CreateTensorAsOrtValue)(
+                allocator,
+                shape.as_ptr(),
+                shape.len(),
+                element(DataType::Bytes),
+                &mut value,
+            )
+        })?;
+        let value = Self::owned(value)?;
+        let mut filled = 0;
+        for text in elements {
+            if filled == count {
+                return Err(wrong());
+            }
+            let mut room: *mut c_char = ptr::null_mut();
+            // SAFETY: `filled` is below the element count; the call resizes that element and answers its first byte.
+            check(unsafe {
+                (ort::api().GetResizedStringTensorElementBuffer)(value.pointer.as_ptr(), filled, text.len(), &mut room)
+            })?;
+            if !text.is_empty() {
+                // SAFETY: the element was just resized to that many bytes, and nobody else holds the new tensor.
+                unsafe { ptr::copy_nonoverlapping(text.as_ptr(), room.cast(), text.len()) };
+            }
+            filled += 1;
+        }
+        if filled == count { Ok(value) } else { Err(wrong()) }
+    }
+
+    fn owned(value: *mut sys::OrtValue) -> Result<Self, Failure> {
+        let nothing = || Failure { code: sys::OrtErrorCode::ORT_FAIL as i32, message: "no tensor came back".into() };
+        Ok(Self { pointer: NonNull::new(value).ok_or_else(nothing)?, borrowed: 0..0, memory: PhantomData })
+    }
+
+    /// ONNX Runtime's number of the element type, and the shape.
+    ///
+    /// Errors: it is not a tensor.
+    pub(super) fn describe(&self) -> Result<(i32, Shape), Failure> {
+        let api = ort::api();
+        let mut info = ptr::null_mut();
+        // SAFETY: the value is valid; the call makes a description that is released below.
+        check(unsafe { (api.GetTensorTypeAndShape)(self.pointer.as_ptr(), &mut info) })?;
+        let info = Description(info);
+        let mut rank = 0;
+        // SAFETY: the description is valid until it is dropped.
+        check(unsafe { (api.GetDimensionsCount)(info.0, &mut rank) })?;
+        let mut shape: Shape = SmallVec::from_elem(0, rank);
+        // SAFETY: there is room for `rank` extents.
+        check(unsafe { (api.GetDimensions)(info.0, shape.as_mut_ptr(), rank) })?;
+        let mut number = 0i32;
+        // SAFETY: the enumeration is a C int; a number of a newer library must not become a Rust enumeration.
+        check(unsafe { (api.GetTensorElementType)(info.0, (&raw mut number).cast()) })?;
+        Ok((number, shape))
+    }
+
+    /// The elements as bytes.
+    ///
+    /// Errors: the tensor is not of that type and shape, or not on the host.
+    pub(super) fn bytes(&self, data_type: DataType) -> Result<&[u8], Failure> {
+        let (number, shape) = self.describe()?;
+        let length = (number == element(data_type) as i32).then(|| byte_count(data_type, &shape)).flatten();
+        let length =
+            length.ok_or_else(|| Failure::invalid_argument(format!("the tensor is not of type {data_type}")))?;
+        if length == 0 {
+            return Ok(&[]);
+        }
+        let mut data = ptr::null_mut();
+        // SAFETY: the value is a tensor with elements; the address lives as long as the value.
+        check(unsafe { (ort::api().GetTensorMutableData)(self.pointer.as_ptr(), &mut data) })?;
+        let data =
+            NonNull::new(data.cast::<u8>()).ok_or_else(|| Failure::invalid_argument("the tensor has no data"))?;
+        // SAFETY: type and shape, checked above, give the length of the data; `Run` leaves outputs in host memory.
+        Ok(unsafe { slice::from_raw_parts(data.as_ptr(), length) })
+    }
+
+    /// The elements as shared bytes, without a copy. The tensor lives until the last holder drops them.
+    ///
+    /// A model may hand one of its `inputs` on as an output: such memory is only borrowed, and is copied.
+    pub(super) fn into_bytes(
+        self,
+        data_type: DataType,
+        inputs: &[(usize, Value<'a>)],
+        session: &Arc<SharedSessionInner>,
+    ) -> Result<Bytes, Failure> {
+        let data = self.bytes(data_type)?;
+        let (start, length) = (data.as_ptr(), data.len());
+        let is_borrowed = inputs.iter().any(|(_, input)| input.borrowed.contains(&start.addr()));
+        if is_borrowed || length == 0 {
+            return Ok(Bytes::copy_from_slice(data));
+        }
+        let value = Value { pointer: ManuallyDrop::new(self).pointer, borrowed: 0..0, memory: PhantomData };
+        Ok(Bytes::from_owner(Kept { start, length, _value: value, _session: session.clone() }))
+    }
+
+    /// Appends the strings of the tensor to `content`, end to end, and their starts to `starts`.
+    ///
+    /// Errors: the tensor holds no strings.
+    pub(super) fn read_strings(&self, content: &mut Vec<u8>, starts: &mut Vec<usize>) -> Result<(), Failure> {
+        let (number, shape) = self.describe()?;
+        let count = element_count(&shape).and_then(|count| usize::try_from(count).ok());
+        let count = count.filter(|_| number == element(DataType::Bytes) as i32);
+        let count = count.ok_or_else(|| Failure::invalid_argument("the tensor is not of type BYTES"))?;
+        content.clear();
+        starts.clear();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut length = 0;
+        // SAFETY: the value is a string tensor.
+        check(unsafe { (ort::api().GetStringTensorDataLength)(self.pointer.as_ptr(), &mut length) })?;
+        content.resize(length, 0);
+        starts.resize(count, 0);
+        // SAFETY: there is room for `length` bytes and one start per element, as the two calls before have counted.
+        check(unsafe {
+            (ort::api().GetStringTensorContent)(
+                self.pointer.as_ptr(),
+                content.as_mut_ptr().cast(),
+                length,
+                starts.as_mut_ptr(),
+                count,
+            )
+        })
+    }
+}
+
+impl Drop for Value<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the value is owned and released once.
+        unsafe { (ort::api().ReleaseValue)(self.pointer.as_ptr()) }
+    }
+}
+
+/// Whether a tensor of that type may lie over the bytes as they are.
+pub(super) fn is_aligned(data: &[u8], data_type: DataType) -> bool {
+    data.is_empty() || data.as_ptr().addr().is_multiple_of(data_type.byte_size().unwrap_or(1))
+}
+
+/// A session with the names of its tensors, ready to run.
+pub(super) struct Runner {
+    session: Arc<SharedSessionInner>,
+    inputs: Vec<CString>,
+    outputs: Vec<CString>,
+    options: Option<RunOptions>,
+}
+
+impl Runner {
+    /// Names come in the order in which `run` counts them.
+    pub(super) fn new(
+        session: Arc<SharedSessionInner>,
+        inputs: Vec<CString>,
+        outputs: Vec<CString>,
+        options: Option<RunOptions>,
+    ) -> Self {
+        Self { session, inputs, outputs, options }
+    }
+
+    /// The session, kept alive by whoever keeps its outputs.
+    pub(super) fn session(&self) -> &Arc<SharedSessionInner> {
+        &self.session
+    }
+
+    /// Runs the model on `inputs`, each with the number of its name, and computes `outputs`, by number.
+    ///
+    /// Errors: whatever the model finds wrong. The session is as good as before.
+    pub(super) fn run<'a>(&mut self, inputs: &[(usize, Value<'a>)], outputs: &[usize]) -> Result<Values<'a>, Failure> {
+        let input_names: SmallVec<[*const c_char; 8]> = inputs.iter().map(|(i, _)| self.inputs[*i].as_ptr()).collect();
+        let input_values: SmallVec<[*const sys::OrtValue; 8]> =
+            inputs.iter().map(|(_, value)| value.pointer.as_ptr().cast_const()).collect();
+        let output_names: SmallVec<[*const c_char; 8]> = outputs.iter().map(|&i| self.outputs[i].as_ptr()).collect();
+        let mut output_values: SmallVec<[*mut sys::OrtValue; 8]> = SmallVec::from_elem(ptr::null_mut(), outputs.len());
+        let options = self.options.as_ref().map_or(ptr::null(), AsPointer::ptr);
+        // SAFETY: all four lists are as long as said and live through the call; names are terminated; `&mut self` keeps a
+        // second run on this session out.
+        let status = unsafe {
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                options,
+                input_names.as_ptr(),
+                input_values.as_ptr(),
+                input_values.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                output_values.as_mut_ptr(),
+            )
+        };
+        let made: Result<Values<'a>, Failure> =
+            output_values.into_iter().filter(|value| !value.is_null()).map(Value::owned).collect();
+        check(status)?;
+        let made = made?;
+        let missing = || Failure { code: sys::OrtErrorCode::ORT_FAIL as i32, message: "an output is missing".into() };
+        if made.len() == outputs.len() { Ok(made) } else { Err(missing()) }
+    }
+}
+
+/// Memory that inputs of a batch are gathered in: aligned for every type, grown when needed, used again and again.
+#[derive(Default)]
+pub(super) struct Scratch {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Scratch {
+    /// The first `length` bytes. What they hold is left over from earlier.
+    pub(super) fn bytes(&mut self, length: usize) -> &mut [u8] {
+        let lines = length.div_ceil(size_of::<Line>());
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        // SAFETY: a line is 64 initialised bytes without padding, and there are at least enough of them for the length.
+        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
+    }
+}
+
+/// An output of ONNX Runtime that somebody still reads.
+struct Kept {
+    start: *const u8,
+    length: usize,
+    _value: Value<'static>,
+    _session: Arc<SharedSessionInner>, // after the value: its memory may belong to the session
+}
+
+// SAFETY: the address is only read, and belongs to the value beside it, which may move between threads.
+unsafe impl Send for Kept {}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: start and length were taken from the value, which is alive and not written to any more.
+        unsafe { slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+struct Description(*mut sys::OrtTensorTypeAndShapeInfo);
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: made by GetTensorTypeAndShape and released once.
+        unsafe { (ort::api().ReleaseTensorTypeAndShapeInfo)(self.0) }
+    }
+}
+
+/// The description of ordinary host memory, made once.
+fn cpu_memory() -> Result<*const sys::OrtMemoryInfo, Failure> {
+    struct Memory(*const sys::OrtMemoryInfo);
+    // SAFETY: the description is never changed after it was made.
+    unsafe impl Send for Memory {}
+    // SAFETY: as above.
+    unsafe impl Sync for Memory {}
+    static MEMORY: OnceLock<Memory> = OnceLock::new();
+
+    if let Some(memory) = MEMORY.get() {
+        return Ok(memory.0);
+    }
+    let mut memory = ptr::null_mut();
+    // SAFETY: writes the address of a new description, which is kept for the rest of the process.
+    check(unsafe {
+        (ort::api().CreateCpuMemoryInfo)(
+            sys::OrtAllocatorType::OrtDeviceAllocator,
+            sys::OrtMemType::OrtMemTypeDefault,
+            &mut memory,
+        )
+    })?;
+    Ok(MEMORY.get_or_init(|| Memory(memory)).0)
+}
+
+/// Takes a status apart and gives it back.
+fn check(status: sys::OrtStatusPtr) -> Result<(), Failure> {
+    if status.0.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a status that is not null is owned by the caller of the function that answered it.
+    Err(unsafe { ort::Error::result_from_status(status) }
+        .err()
+        .map_or_else(|| Failure { code: sys::OrtErrorCode::ORT_FAIL as i32, message: "unknown".into() }, Failure::from))
+}

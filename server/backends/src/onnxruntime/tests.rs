@@ -1,0 +1,432 @@
+//! The real library through the contract: models of `tests/models`, made by `tests/make_models.py`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use server_core::{
+    backend::{Backend, Device, Instance, Model, Placement},
+    buffer::Buffer,
+    config::ModelConfig,
+    error::{Code, Error},
+    tensor::{DataType, Tensor, strings},
+};
+use server_proto::inference::{
+    ModelOptimizationPolicy, ModelParameter, ModelTensorReshape,
+    model_config::SchedulingChoice,
+    model_optimization_policy::{ExecutionAccelerators, execution_accelerators::Accelerator},
+};
+
+use crate::testing::{
+    asking_for, bytes, floats, on_cpu, onnxruntime_settings, output, request, run_batch, run_one, source, tensor,
+    values,
+};
+
+/// A model of the test folder, its configuration completed from the file.
+struct Loaded {
+    backend: Arc<dyn Backend>,
+    config: ModelConfig,
+}
+
+impl Loaded {
+    /// `None` if the library is not there; that was said.
+    fn new(file: &str) -> Option<Self> {
+        Self::with(file, ModelConfig::default())
+    }
+
+    fn with(file: &str, config: ModelConfig) -> Option<Self> {
+        let backend = super::backend(onnxruntime_settings()?);
+        let file = format!("{file}.onnx");
+        let mut config = ModelConfig { name: "m".into(), default_model_filename: file, ..config };
+        backend.complete(&source("m"), &mut config).unwrap();
+        Some(Self { backend, config })
+    }
+
+    /// The same model without batching, every dimension in its configuration.
+    fn unbatched(mut self) -> Self {
+        for input in &mut self.config.input {
+            input.dims.insert(0, -1);
+        }
+        for output in &mut self.config.output {
+            output.dims =
+                if output.reshape.take().is_some() { vec![-1] } else { [vec![-1], output.dims.clone()].concat() };
+        }
+        self.config.max_batch_size = 0;
+        self.config.scheduling_choice = None;
+        self
+    }
+
+    fn parameter(mut self, key: &str, value: &str) -> Self {
+        self.config.parameters.insert(key.into(), ModelParameter { string_value: value.into() });
+        self
+    }
+
+    fn model(&self) -> Result<Arc<dyn Model>, Error> {
+        self.backend.load(&source("m"), &Arc::new(self.config.clone()))
+    }
+
+    fn instance(&self) -> Box<dyn Instance> {
+        self.model().and_then(|model| model.instance(&on_cpu())).unwrap()
+    }
+
+    #[track_caller]
+    fn refusal(&self, device: Device) -> Error {
+        let placement = Placement { device, ..on_cpu() };
+        let refused = self.model().and_then(|model| model.instance(&placement));
+        refused.err().expect("the model must not load")
+    }
+}
+
+fn text(parts: &[&[u8]]) -> Vec<u8> {
+    strings::join(parts.iter().copied())
+}
+
+// === Completing configurations ===
+
+#[test]
+fn an_absent_configuration_is_read_from_the_file() {
+    let Some(Loaded { config, .. }) = Loaded::new("add_sub") else { return };
+    assert_eq!(config.max_batch_size, 4);
+    assert!(matches!(config.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
+    let inputs: Vec<_> = config.input.iter().map(|input| (&*input.name, input.data_type, &*input.dims)).collect();
+    assert_eq!(inputs, [("A", 11, [4].as_slice()), ("B", 11, &[4])]);
+    let outputs: Vec<_> = config.output.iter().map(|output| (&*output.name, output.data_type, &*output.dims)).collect();
+    assert_eq!(outputs, [("SUM", 11, [4].as_slice()), ("DIFFERENCE", 11, &[4])]);
+}
+
+#[test]
+fn every_type_of_a_file_has_its_name_in_the_configuration() {
+    let Some(Loaded { config, .. }) = Loaded::new("every_type") else { return };
+    let types: Vec<_> = config.output.iter().map(|output| DataType::from_config(output.data_type).unwrap()).collect();
+    assert_eq!(types, DataType::ALL);
+}
+
+#[test]
+fn replaceable_constants_are_not_asked_for() {
+    let Some(Loaded { config, .. }) = Loaded::new("default_bias") else { return };
+    assert_eq!(config.input.iter().map(|input| &*input.name).collect::<Vec<_>>(), ["X"]);
+}
+
+#[test]
+fn a_file_that_is_no_model_is_an_error_in_the_runtimes_words() {
+    let Some(settings) = onnxruntime_settings() else { return };
+    let backend = super::backend(settings);
+    let complete = |file: &str| {
+        let mut config = ModelConfig { default_model_filename: file.into(), ..ModelConfig::default() };
+        backend.complete(&source("m"), &mut config).unwrap_err()
+    };
+    let junk = complete("junk.onnx");
+    assert_eq!(junk.code, Code::Internal);
+    assert!(junk.message.starts_with("onnx runtime error 7: Load model from "), "{junk}");
+    let gone = complete("gone.onnx");
+    assert_eq!(gone.code, Code::Unavailable);
+    assert!(
+        gone.message.starts_with("unable to find '") && gone.message.ends_with("gone.onnx' for model 'm'"),
+        "{gone}"
+    );
+    let sequence = complete("sequence_output.onnx");
+    assert_eq!(sequence.code, Code::Unsupported);
+    assert!(sequence.message.contains("Unsupported ONNX Type 'ONNX_TYPE_SEQUENCE' for I/O 'PARTS'"), "{sequence}");
+}
+
+// === Running ===
+
+#[test]
+fn a_batch_is_taken_apart_in_order() {
+    let Some(loaded) = Loaded::new("add_sub") else { return };
+    let mut instance = loaded.instance();
+    for _ in 0..2 {
+        let row = |start: f32, rows: usize| (0..rows * 4).map(|index| start + index as f32).collect::<Vec<_>>();
+        let ask = |start: f32, rows: usize| {
+            let shape = [rows as i64, 4];
+            request([floats("B", &shape, &vec![1.0; rows * 4]), floats("A", &shape, &row(start, rows))])
+        };
+        let requests = vec![(1, ask(10.0, 1)), (2, asking_for(&["DIFFERENCE"], ask(20.0, 2))), (1, ask(30.0, 1))];
+        let (replies, _) = run_batch(&mut *instance, requests);
+        let replies: Vec<_> = replies.into_iter().map(Result::unwrap).collect();
+        assert_eq!(output(&replies[0], "SUM").shape.as_slice(), [1, 4]);
+        assert_eq!(values(output(&replies[0], "SUM")), row(11.0, 1));
+        assert_eq!(values(output(&replies[0], "DIFFERENCE")), row(9.0, 1));
+        assert_eq!(replies[1].tensors.len(), 1);
+        assert_eq!(output(&replies[1], "DIFFERENCE").shape.as_slice(), [2, 4]);
+        assert_eq!(values(output(&replies[1], "DIFFERENCE")), row(19.0, 2));
+        assert_eq!(values(output(&replies[2], "SUM")), row(31.0, 1));
+    }
+}
+
+fn some_of(data_type: DataType, rows: usize, seed: u8) -> Vec<u8> {
+    match data_type.byte_size() {
+        Some(size) if data_type == DataType::Bool => {
+            (0..rows * 2 * size).map(|index| (index as u8 + seed) % 2).collect()
+        }
+        Some(size) => (0..rows * 2 * size).map(|index| (index as u8).wrapping_mul(7).wrapping_add(seed)).collect(),
+        None => strings::join((0..rows * 2).map(|index| &b"abcdefgh"[..(index + usize::from(seed)) % 8])),
+    }
+}
+
+fn one_of_each(rows: usize, seed: u8) -> Vec<Tensor> {
+    let input = |data_type: DataType| {
+        let name = format!("IN_{data_type}");
+        tensor(&name, data_type, &[rows as i64, 2], some_of(data_type, rows, seed))
+    };
+    DataType::ALL.map(input).into()
+}
+
+#[test]
+fn every_type_comes_back_alone_and_in_a_batch() {
+    let Some(loaded) = Loaded::new("every_type") else { return };
+    for (loaded, sizes) in [(Loaded::new("every_type").unwrap().unbatched(), vec![3]), (loaded, vec![1, 2, 1])] {
+        let mut instance = loaded.instance();
+        let seeded = sizes.iter().enumerate().map(|(seed, &rows)| (rows as usize, seed as u8));
+        let requests = seeded.clone().map(|(rows, seed)| (rows as u32, request(one_of_each(rows, seed)))).collect();
+        let (replies, _) = run_batch(&mut *instance, requests);
+        for (reply, (rows, seed)) in replies.iter().zip(seeded) {
+            let reply = reply.as_ref().unwrap();
+            for data_type in DataType::ALL {
+                let output = output(reply, &format!("OUT_{data_type}"));
+                assert_eq!(output.data_type, data_type);
+                assert_eq!(output.shape.as_slice(), [rows as i64, 2]);
+                assert_eq!(bytes(output), some_of(data_type, rows, seed), "{data_type}");
+            }
+        }
+    }
+}
+
+#[test]
+fn strings_may_hold_any_bytes() {
+    let Some(loaded) = Loaded::new("strings") else { return };
+    let mut instance = loaded.instance();
+    let parts: [&[u8]; 3] = [b"", b"nul\0inside", &[0xff, 0xfe]];
+    let long = vec![b'x'; 70_000];
+    let requests = vec![
+        (1, request([tensor("TEXT", DataType::Bytes, &[1, 3], text(&parts))])),
+        (1, request([tensor("TEXT", DataType::Bytes, &[1, 3], text(&[&long, b"b", b"c"]))])),
+    ];
+    let (replies, _) = run_batch(&mut *instance, requests);
+    let first = replies[0].as_ref().unwrap();
+    assert_eq!(bytes(output(first, "SAME")), text(&parts));
+    assert_eq!(output(first, "TWICE").shape.as_slice(), [1, 6]);
+    assert_eq!(bytes(output(first, "TWICE")), text(&[parts, parts].concat()));
+    let second = replies[1].as_ref().unwrap();
+    assert_eq!(bytes(output(second, "SAME")), text(&[&long, b"b", b"c"]));
+}
+
+#[test]
+fn scalars_are_one_to_the_caller() {
+    let Some(loaded) = Loaded::new("scalar") else { return };
+    assert_eq!((loaded.config.max_batch_size, &*loaded.config.input[0].dims), (0, [1].as_slice()));
+    let outputs = run_one(&mut *loaded.instance(), request([floats("X", &[1], &[2.5])])).unwrap();
+    assert_eq!(output(&outputs, "NEGATIVE").shape.as_slice(), [1]);
+    assert_eq!(values(output(&outputs, "NEGATIVE")), [-2.5]);
+}
+
+#[test]
+fn one_number_per_row_has_the_configured_shape() {
+    let Some(loaded) = Loaded::new("row_sum") else { return };
+    assert_eq!(loaded.config.output[0].reshape, Some(ModelTensorReshape::default()));
+    let mut instance = loaded.instance();
+    let ask = |rows: i64| request([floats("X", &[rows, 2], &vec![1.5; rows as usize * 2])]);
+    let (replies, _) = run_batch(&mut *instance, vec![(1, ask(1)), (2, ask(2))]);
+    let second = replies[1].as_ref().unwrap();
+    assert_eq!(output(second, "TOTAL").shape.as_slice(), [2, 1]);
+    assert_eq!(values(output(second, "TOTAL")), [3.0, 3.0]);
+}
+
+#[test]
+fn reshaped_inputs_and_outputs_meet_the_model() {
+    let reshape = |shape: &[i64]| Some(ModelTensorReshape { shape: shape.to_vec() });
+    let Some(mut loaded) = Loaded::new("add_fixed") else { return };
+    loaded.config.output[0].dims = vec![2, 2];
+    loaded.config.output[0].reshape = reshape(&[4]);
+    let ask = request(["A", "B"].map(|name| floats(name, &[4], &[1.0, 2.0, 3.0, 4.0])));
+    let outputs = run_one(&mut *loaded.instance(), ask).unwrap();
+    assert_eq!(output(&outputs, "SUM").shape.as_slice(), [2, 2]);
+    assert_eq!(values(output(&outputs, "SUM")), [2.0, 4.0, 6.0, 8.0]);
+}
+
+#[test]
+fn tensors_without_elements_are_tensors() {
+    let Some(loaded) = Loaded::new("transpose") else { return };
+    let ask = request([tensor("X", DataType::Int32, &[1, 3, 0], Vec::new())]);
+    let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, ask)]);
+    let outputs = replies[0].as_ref().unwrap();
+    assert_eq!(output(outputs, "TURNED").shape.as_slice(), [1, 0, 3]);
+    assert!(bytes(output(outputs, "TURNED")).is_empty());
+
+    let Some(loaded) = Loaded::new("strings") else { return };
+    let ask = request([tensor("TEXT", DataType::Bytes, &[0, 3], Vec::new())]);
+    let outputs = run_one(&mut *loaded.unbatched().instance(), ask).unwrap();
+    assert_eq!(output(&outputs, "TWICE").shape.as_slice(), [0, 6]);
+}
+
+#[test]
+fn requests_that_cannot_run_together_run_one_by_one() {
+    let Some(loaded) = Loaded::new("transpose") else { return };
+    let ask = |shape: [i64; 3]| {
+        let count = shape.iter().product::<i64>() as usize;
+        request([tensor("X", DataType::Int32, &shape, vec![1; count * 4])])
+    };
+    let requests = vec![(1, ask([1, 2, 3])), (1, ask([1, 4, 5])), (1, request([]))];
+    let (replies, _) = run_batch(&mut *loaded.instance(), requests);
+    assert!(replies.iter().all(|reply| reply.as_ref().is_err_and(|error| error.message == "input 'X' is missing")));
+    let requests = vec![(1, ask([1, 2, 3])), (1, ask([1, 4, 5]))];
+    let (replies, _) = run_batch(&mut *loaded.instance(), requests);
+    assert_eq!(output(replies[0].as_ref().unwrap(), "TURNED").shape.as_slice(), [1, 3, 2]);
+    assert_eq!(output(replies[1].as_ref().unwrap(), "TURNED").shape.as_slice(), [1, 5, 4]);
+}
+
+#[test]
+fn bytes_need_not_be_aligned() {
+    let Some(loaded) = Loaded::new("add_sub") else { return };
+    let mut body = vec![0u8];
+    body.extend([1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()));
+    let body = Bytes::from(body);
+    let start = usize::from(body.as_ptr().addr().is_multiple_of(4));
+    let inputs = ["A", "B"].map(|name| {
+        let data = if start == 1 { body.slice(1..17) } else { Bytes::copy_from_slice(&body[1..17]) };
+        tensor(name, DataType::Fp32, &[1, 4], Buffer::from(data))
+    });
+    let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, request(inputs))]);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "SUM")), [2.0, 4.0, 6.0, 8.0]);
+}
+
+#[test]
+fn a_constant_of_the_model_may_be_replaced_by_a_request() {
+    let Some(mut loaded) = Loaded::new("default_bias") else { return };
+    let mut bias = loaded.config.input[0].clone();
+    (bias.name, bias.optional) = ("BIAS".into(), true);
+    loaded.config.input.push(bias);
+    let mut instance = loaded.instance();
+    let x = || floats("X", &[2], &[1.0, 2.0]);
+    let outputs = run_one(&mut *instance, request([x()])).unwrap();
+    assert_eq!(values(output(&outputs, "Y")), [101.0, 202.0]);
+    let outputs = run_one(&mut *instance, request([floats("BIAS", &[2], &[0.5, 0.5]), x()])).unwrap();
+    assert_eq!(values(output(&outputs, "Y")), [1.5, 2.5]);
+}
+
+#[test]
+fn an_error_while_running_ends_its_batch_and_not_the_instance() {
+    let Some(loaded) = Loaded::new("lookup") else { return };
+    let mut instance = loaded.instance();
+    let ask = |index: i64| request([tensor("INDEX", DataType::Int64, &[1, 1], index.to_le_bytes().to_vec())]);
+    let (replies, _) = run_batch(&mut *instance, vec![(1, ask(0)), (1, ask(7))]);
+    for reply in replies {
+        let error = reply.unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert!(error.message.starts_with("onnx runtime error 2: Non-zero status code returned"), "{error}");
+    }
+    let (replies, _) = run_batch(&mut *instance, vec![(1, ask(2))]);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "VALUE")), [30.0]);
+}
+
+#[test]
+fn an_output_that_does_not_come_apart_is_an_error() {
+    let Some(loaded) = Loaded::new("flatten") else { return };
+    let mut instance = loaded.instance();
+    let ask = || request([floats("X", &[1, 2], &[1.0, 2.0])]);
+    let (replies, _) = run_batch(&mut *instance, vec![(1, ask())]);
+    let error = replies[0].as_ref().unwrap_err();
+    assert_eq!(*error, Error::internal("output 'FLAT': shape [2] does not start with the batch size 1"));
+}
+
+#[test]
+fn answers_outlive_requests_instance_and_model() {
+    let Some(loaded) = Loaded::new("pass_through") else { return };
+    let loaded = loaded.unbatched();
+    let mut instance = loaded.instance();
+    let (rows, mut kept) = (5000, Vec::new()); // large enough to be handed out without a copy
+    for round in 0..3 {
+        let content = vec![round as f32; rows * 2];
+        let outputs = run_one(&mut *instance, request([floats("X", &[rows as i64, 2], &content)])).unwrap();
+        kept.push(outputs);
+    }
+    drop((instance, loaded));
+    let check = move || {
+        for (round, outputs) in kept.iter().enumerate() {
+            assert!(values(output(outputs, "X")).iter().all(|value| *value == round as f32));
+            assert!(values(output(outputs, "NEGATIVE")).iter().all(|value| *value == -(round as f32)));
+        }
+    };
+    std::thread::spawn(check).join().unwrap();
+}
+
+#[test]
+fn large_outputs_of_a_batch_are_shared_and_small_ones_are_not() {
+    let Some(mut loaded) = Loaded::new("transpose") else { return };
+    loaded.config.max_batch_size = 2;
+    let mut instance = loaded.instance();
+    for side in [2i64, 100] {
+        let count = (side * side) as usize;
+        let ask = |value: u8| request([tensor("X", DataType::Int32, &[1, side, side], vec![value; count * 4])]);
+        let (replies, _) = run_batch(&mut *instance, vec![(1, ask(1)), (1, ask(2))]);
+        let parts: Vec<_> = replies.iter().map(|reply| bytes(output(reply.as_ref().unwrap(), "TURNED"))).collect();
+        assert!(parts[0].iter().all(|byte| *byte == 1) && parts[1].iter().all(|byte| *byte == 2));
+        let is_shared = parts[0].as_ptr_range().end == parts[1].as_ptr();
+        assert_eq!(is_shared, side == 100);
+    }
+}
+
+#[test]
+fn a_folder_with_weights_beside_the_model_is_a_model() {
+    let Some(loaded) = Loaded::new("external_data") else { return };
+    let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, request([floats("X", &[1, 4], &[1.0; 4])]))]);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "Y")), [1.0, 2.0, 3.0, 4.0]);
+}
+
+// === Options and refusals ===
+
+#[test]
+fn session_options_are_taken() {
+    let Some(loaded) = Loaded::new("add_fixed") else { return };
+    let loaded = loaded
+        .parameter("intra_op_thread_count", "1")
+        .parameter("inter_op_thread_count", "2")
+        .parameter("execution_mode", "1")
+        .parameter("enable_mem_arena", "0")
+        .parameter("enable_mem_pattern", "0")
+        .parameter("session.use_device_allocator_for_initializers", "1");
+    let ask = || request(["A", "B"].map(|name| floats(name, &[4], &[1.0; 4])));
+    assert_eq!(values(output(&run_one(&mut *loaded.instance(), ask()).unwrap(), "SUM")), [2.0; 4]);
+
+    let Some(loaded) = Loaded::new("add_fixed") else { return };
+    let loaded = loaded.parameter("memory.enable_memory_arena_shrinkage", "cpu:0");
+    assert_eq!(values(output(&run_one(&mut *loaded.instance(), ask()).unwrap(), "SUM")), [2.0; 4]);
+
+    let Some(loaded) = Loaded::new("add_fixed") else { return };
+    let error = loaded.parameter("enable_mem_pattern", "2").refusal(Device::Cpu);
+    assert_eq!(error.message, "unexpected value '2' of 'enable_mem_pattern', expected '0' or '1'");
+}
+
+#[test]
+fn a_configuration_that_contradicts_the_file_is_refused() {
+    let Some(mut loaded) = Loaded::new("add_fixed") else { return };
+    loaded.config.input[1].dims = vec![5];
+    let text = "model 'm', tensor 'B': the model expects 1 dimensions (shape [4]) but the model configuration specifies 1 dimensions (shape [5])";
+    assert_eq!(loaded.refusal(Device::Cpu), Error::invalid_argument(text));
+}
+
+#[test]
+fn a_library_without_cuda_says_so_for_instances_on_gpus() {
+    use ort::ep::{CUDA, ExecutionProvider};
+    let Some(loaded) = Loaded::new("add_fixed") else { return };
+    if CUDA::is_available().unwrap() {
+        println!("skipped: this ONNX Runtime has CUDA");
+        return;
+    }
+    let error = loaded.refusal(Device::Gpu(0));
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains(" has no CUDA execution provider; name a library built with it by "), "{error}");
+}
+
+#[test]
+fn an_accelerator_nobody_knows_is_refused() {
+    let Some(mut loaded) = Loaded::new("add_fixed") else { return };
+    let accelerator = Accelerator { name: "quick".into(), ..Accelerator::default() };
+    let execution_accelerators = Some(ExecutionAccelerators {
+        cpu_execution_accelerator: vec![accelerator],
+        ..ExecutionAccelerators::default()
+    });
+    loaded.config.optimization =
+        Some(ModelOptimizationPolicy { execution_accelerators, ..ModelOptimizationPolicy::default() });
+    let error = loaded.refusal(Device::Cpu);
+    assert_eq!(error, Error::invalid_argument("unknown Execution Accelerator 'quick' is requested"));
+}

@@ -1,0 +1,257 @@
+//! A configuration against the model file it describes. Pure; one problem at a time, in Triton's words, because that is
+//! what users compare.
+
+use std::collections::BTreeSet;
+
+use server_core::{
+    config::ModelConfig,
+    error::{Error, Result},
+    tensor::{DataType, shape_text},
+};
+use server_proto::inference::model_config::SchedulingChoice;
+
+use super::signature::{Offered, Signature};
+
+/// Checks number, names, types and shapes of the configured inputs and outputs.
+///
+/// Errors: `InvalidArgument` at the first contradiction; `Unsupported` for what no request can carry.
+pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
+    let known: BTreeSet<&str> = model.inputs.iter().chain(&model.initializers).map(|input| &*input.name).collect();
+    let outputs: BTreeSet<&str> = model.outputs.iter().map(|output| &*output.name).collect();
+    let by_server = fed_by_server(config);
+    let configured = config.input.len() + by_server;
+    if configured > known.len() || configured < model.inputs.len() {
+        return Err(Error::invalid_argument(format!(
+            "unable to load model '{}', configuration expects {configured} inputs, model provides {}",
+            config.name,
+            if configured > known.len() { known.len() } else { model.inputs.len() }
+        )));
+    }
+    for input in &config.input {
+        let offered = model.input(&input.name).ok_or_else(|| unexpected("input", &input.name, &known))?;
+        if input.optional && config.max_batch_size > 0 {
+            return Err(Error::invalid_argument(format!(
+                "optional input '{}' is not supported for models that support batching",
+                input.name
+            )));
+        }
+        let dims = input.reshape.as_ref().map_or(&input.dims, |reshape| &reshape.shape);
+        check_type(config, "input", offered, input.data_type)?;
+        check_shape(config, offered, dims, input.allow_ragged_batch)?;
+    }
+    let is_configured = |offered: &&Offered| config.input.iter().any(|input| input.name == offered.name);
+    if let Some(missing) = model.inputs.iter().find(|offered| !is_configured(offered)).filter(|_| by_server == 0) {
+        return Err(Error::invalid_argument(format!(
+            "unable to load model '{}', configuration lacks input '{}' of the model",
+            config.name, missing.name
+        )));
+    }
+    for output in &config.output {
+        let offered = model.output(&output.name).ok_or_else(|| unexpected("output", &output.name, &outputs))?;
+        let dims = output.reshape.as_ref().map_or(&output.dims, |reshape| &reshape.shape);
+        check_type(config, "output", offered, output.data_type)?;
+        check_shape(config, offered, dims, false)?;
+    }
+    Ok(())
+}
+
+/// Inputs of the model that the server fills in, not the request.
+fn fed_by_server(config: &ModelConfig) -> usize {
+    let batch: usize = config.batch_input.iter().map(|input| input.target_name.len()).sum();
+    match &config.scheduling_choice {
+        Some(SchedulingChoice::SequenceBatching(sequence)) => {
+            batch + sequence.control_input.len() + sequence.state.len()
+        }
+        _ => batch,
+    }
+}
+
+fn unexpected(side: &str, name: &str, allowed: &BTreeSet<&str>) -> Error {
+    let allowed = allowed.iter().copied().collect::<Vec<_>>().join(", ");
+    Error::invalid_argument(format!("unexpected inference {side} '{name}', allowed {side}s are: {allowed}"))
+}
+
+fn check_type(config: &ModelConfig, side: &str, offered: &Offered, configured: i32) -> Result<()> {
+    let (data_type, _) = offered.tensor()?;
+    if DataType::from_config(configured) == Some(data_type) {
+        return Ok(());
+    }
+    let word = |data_type: DataType| data_type.to_config().as_str_name();
+    Err(Error::invalid_argument(format!(
+        "unable to load model '{}', configuration expects datatype {} for {side} '{}', model provides {}",
+        config.name,
+        DataType::from_config(configured).map_or("TYPE_INVALID", word),
+        offered.name,
+        word(data_type)
+    )))
+}
+
+fn check_shape(config: &ModelConfig, offered: &Offered, dims: &[i64], is_ragged: bool) -> Result<()> {
+    let (_, shape) = offered.tensor()?;
+    let (model, tensor) = (&config.name, &offered.name);
+    let batches = config.max_batch_size > 0;
+    if is_ragged && batches {
+        return if shape.as_slice() == [-1] {
+            Ok(())
+        } else {
+            Err(Error::invalid_argument(format!(
+                "unable to load model '{model}', configuration expects model provides input with shape [-1]  for ragged input '{tensor}', model provides {}",
+                shape_text(shape)
+            )))
+        };
+    }
+    if batches && shape.first() != Some(&-1) {
+        return Err(Error::invalid_argument(format!(
+            "model '{model}': model does not support batching while non-zero max_batch_size is specified"
+        )));
+    }
+    let is_scalar = !batches && shape.is_empty() && dims == [1];
+    let mut full = vec![-1; usize::from(batches)];
+    full.extend_from_slice(dims);
+    let fits = |(&offered, &written): (&i64, &i64)| offered == -1 || offered == written;
+    if is_scalar || (shape.len() == full.len() && shape.iter().zip(&full).all(fits)) {
+        return Ok(());
+    }
+    let expects = format!("the model expects {} dimensions (shape {})", shape.len(), shape_text(shape));
+    let specifies = format!("the model configuration specifies {} dimensions", full.len());
+    let complete = shape_text(&full);
+    let complete = if batches {
+        format!(
+            "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape {complete})"
+        )
+    } else {
+        format!("(shape {complete})")
+    };
+    Err(Error::invalid_argument(format!("model '{model}', tensor '{tensor}': {expects} but {specifies} {complete}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use server_core::tensor::Shape;
+    use server_proto::inference::{ModelInput, ModelOutput, ModelTensorReshape};
+
+    use super::{super::signature::Kind, *};
+
+    fn offered(name: &str, shape: &[i64]) -> Offered {
+        Offered { name: name.into(), kind: Kind::Tensor(DataType::Fp32, Shape::from_slice(shape)) }
+    }
+
+    fn model(input: &[i64], output: &[i64]) -> Signature {
+        Signature {
+            inputs: vec![offered("IN", input)],
+            initializers: vec![offered("BIAS", &[2])],
+            outputs: vec![offered("OUT", output)],
+        }
+    }
+
+    fn config(max_batch_size: i32, input: &[i64], output: &[i64]) -> ModelConfig {
+        ModelConfig {
+            name: "m".into(),
+            max_batch_size,
+            input: vec![ModelInput { name: "IN".into(), data_type: 11, dims: input.into(), ..ModelInput::default() }],
+            output: vec![ModelOutput {
+                name: "OUT".into(),
+                data_type: 11,
+                dims: output.into(),
+                ..ModelOutput::default()
+            }],
+            ..ModelConfig::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(config: &ModelConfig, model: &Signature, expect: &str) {
+        let text = verify(config, model).map_or_else(|error| error.message.to_string(), |()| "fits".into());
+        assert_eq!(text, expect);
+    }
+
+    #[test]
+    fn open_extents_of_the_model_may_be_fixed_and_not_the_other_way_round() {
+        check(&config(0, &[-1, 3], &[7]), &model(&[-1, 3], &[-1]), "fits");
+        check(
+            &config(0, &[-1], &[7]),
+            &model(&[3], &[-1]),
+            "model 'm', tensor 'IN': the model expects 1 dimensions (shape [3]) but the model configuration specifies 1 dimensions (shape [-1])",
+        );
+    }
+
+    #[test]
+    fn a_batching_configuration_leaves_the_first_dimension_out() {
+        check(&config(8, &[3], &[1, 2]), &model(&[-1, 3], &[-1, 1, 2]), "fits");
+        check(
+            &config(8, &[-1, 3], &[2]),
+            &model(&[-1, 3], &[-1, 2]),
+            "model 'm', tensor 'IN': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 3 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,-1,3])",
+        );
+        check(
+            &config(8, &[3], &[2]),
+            &model(&[1, 3], &[-1, 2]),
+            "model 'm': model does not support batching while non-zero max_batch_size is specified",
+        );
+    }
+
+    #[test]
+    fn scalars_are_written_as_one() {
+        check(&config(0, &[1], &[1]), &model(&[], &[]), "fits");
+        let mut batching = config(4, &[3], &[1]);
+        batching.output[0].reshape = Some(ModelTensorReshape::default());
+        check(&batching, &model(&[-1, 3], &[-1]), "fits");
+    }
+
+    #[test]
+    fn names_types_and_numbers_must_agree() {
+        let model = model(&[2], &[2]);
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.input[0].name = "INN".into();
+        check(&wrong, &model, "unexpected inference input 'INN', allowed inputs are: BIAS, IN");
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.output[0].name = "OUTT".into();
+        check(&wrong, &model, "unexpected inference output 'OUTT', allowed outputs are: OUT");
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.input[0].data_type = 9;
+        check(
+            &wrong,
+            &model,
+            "unable to load model 'm', configuration expects datatype TYPE_INT64 for input 'IN', model provides TYPE_FP32",
+        );
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.input.clear();
+        check(&wrong, &model, "unable to load model 'm', configuration expects 0 inputs, model provides 1");
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.input.extend([wrong.input[0].clone(), wrong.input[0].clone()]);
+        check(&wrong, &model, "unable to load model 'm', configuration expects 3 inputs, model provides 2");
+    }
+
+    #[test]
+    fn a_replaceable_constant_may_be_an_input_beside_the_real_ones() {
+        let model = model(&[2], &[2]);
+        let mut both = config(0, &[2], &[2]);
+        both.input.push(ModelInput { name: "BIAS".into(), optional: true, ..both.input[0].clone() });
+        check(&both, &model, "fits");
+        both.input.remove(0);
+        check(&both, &model, "unable to load model 'm', configuration lacks input 'IN' of the model");
+    }
+
+    #[test]
+    fn optional_inputs_and_batches_exclude_each_other() {
+        let mut wrong = config(2, &[2], &[2]);
+        wrong.input[0].optional = true;
+        check(
+            &wrong,
+            &model(&[-1, 2], &[-1, 2]),
+            "optional input 'IN' is not supported for models that support batching",
+        );
+    }
+
+    #[test]
+    fn ragged_inputs_are_flat() {
+        let mut ragged = config(2, &[-1], &[2]);
+        ragged.input[0].allow_ragged_batch = true;
+        check(&ragged, &model(&[-1], &[-1, 2]), "fits");
+        check(
+            &ragged,
+            &model(&[-1, 5], &[-1, 2]),
+            "unable to load model 'm', configuration expects model provides input with shape [-1]  for ragged input 'IN', model provides [-1,5]",
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! What tests of backends share: requests made by hand, batches run through the contract, and the question whether the
+//! runtime library is there.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use server_core::{
+    backend::{Batch, Device, Instance, Marks, ModelSource, Observer, Pending, Placement, Settings},
+    buffer::Buffer,
+    error::Error,
+    request::{InferRequest, RequestedOutput, VersionChoice},
+    responder::{Replies, Reply, reply_slot},
+    response::Outputs,
+    tensor::{DataType, Tensor},
+};
+
+/// The library for tests: `ORT_DYLIB_PATH`, or what the project's set-up put into `.venv`. Without one the test is
+/// skipped with a line that says so; where `CI` promises it, it fails.
+pub(crate) fn onnxruntime_settings() -> Option<Settings> {
+    let found = env::var_os("ORT_DYLIB_PATH").map(PathBuf::from).or_else(in_virtual_environment);
+    match found {
+        Some(path) => Some(Settings::from([("library".to_owned(), path.display().to_string())])),
+        None if env::var("CI").is_ok_and(|value| value == "true") => {
+            panic!("ONNX Runtime is missing: set ORT_DYLIB_PATH")
+        }
+        None => {
+            println!("skipped: no ONNX Runtime: set ORT_DYLIB_PATH, or install the package onnxruntime into .venv");
+            None
+        }
+    }
+}
+
+fn in_virtual_environment() -> Option<PathBuf> {
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/lib").read_dir().ok()?;
+    let folders = libraries.flatten().map(|python| python.path().join("site-packages/onnxruntime/capi"));
+    let files = folders.filter_map(|folder| folder.read_dir().ok()).flat_map(|entries| entries.flatten());
+    files
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so")))
+}
+
+/// The folder of the test models, as a model with all its versions in one.
+pub(crate) fn source(name: &str) -> ModelSource {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models");
+    ModelSource { model_dir: folder.clone(), version_dir: folder, name: name.into(), version: 1 }
+}
+
+/// The first instance of a group, on the CPU.
+pub(crate) fn on_cpu() -> Placement {
+    Placement { instance_name: "m_0_0".into(), device: Device::Cpu }
+}
+
+/// A tensor of that content.
+pub(crate) fn tensor(name: &str, data_type: DataType, shape: &[i64], data: impl Into<Buffer>) -> Tensor {
+    Tensor { name: name.into(), data_type, shape: shape.into(), data: data.into() }
+}
+
+/// An FP32 tensor.
+pub(crate) fn floats(name: &str, shape: &[i64], values: &[f32]) -> Tensor {
+    tensor(name, DataType::Fp32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// A request for all outputs.
+pub(crate) fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest {
+    InferRequest {
+        model_name: "m".into(),
+        model_version: VersionChoice::Latest,
+        id: String::new(),
+        inputs: inputs.into_iter().collect(),
+        outputs: Default::default(),
+        parameters: Vec::new(),
+        sequence: None,
+        priority: 0,
+        timeout: None,
+        received_at: Instant::now(),
+    }
+}
+
+/// The same request for some outputs.
+pub(crate) fn asking_for(names: &[&str], request: InferRequest) -> InferRequest {
+    let wanted = |name: &&str| RequestedOutput { name: (*name).into(), classification: 0 };
+    InferRequest { outputs: names.iter().map(wanted).collect(), ..request }
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<Vec<(usize, Marks)>>);
+
+impl Observer for Notes {
+    fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
+        assert_eq!(pending.len(), replies.len());
+        self.0.lock().push((pending.len(), *marks));
+    }
+}
+
+/// Runs the requests as one batch: their replies, after checking that each has exactly one and that time went forward.
+pub(crate) fn run_batch(instance: &mut dyn Instance, requests: Vec<(u32, InferRequest)>) -> (Vec<Reply>, Marks) {
+    let count = requests.len();
+    let (pending, callers): (Vec<Pending>, Vec<Replies>) = requests
+        .into_iter()
+        .map(|(batch_size, request)| {
+            let (responder, replies) = reply_slot();
+            (Pending { request, batch_size, queued_at: Instant::now(), responder }, replies)
+        })
+        .unzip();
+    let notes = Arc::new(Notes::default());
+    instance.execute(Batch::new(pending, notes.clone(), Instant::now()));
+
+    let notes = notes.0.lock();
+    let [(told, marks)] = notes.as_slice() else { panic!("the observer was told {} times", notes.len()) };
+    assert_eq!(*told, count);
+    assert!(marks.start <= marks.input_end && marks.input_end <= marks.output_start && marks.output_start <= marks.end);
+    (callers.into_iter().map(only_reply).collect(), *marks)
+}
+
+/// Runs one request of a model without a batch dimension.
+pub(crate) fn run_one(instance: &mut dyn Instance, request: InferRequest) -> Result<Outputs, Error> {
+    let (mut replies, _) = run_batch(instance, vec![(1, request)]);
+    replies.remove(0)
+}
+
+fn only_reply(mut replies: Replies) -> Reply {
+    let mut context = Context::from_waker(Waker::noop());
+    let Poll::Ready(Some(reply)) = replies.poll_next(&mut context) else { panic!("a request got no reply") };
+    assert!(matches!(replies.poll_next(&mut context), Poll::Ready(None)), "a request got more than one end");
+    reply
+}
+
+/// The output of that name.
+#[track_caller]
+pub(crate) fn output<'a>(outputs: &'a Outputs, name: &str) -> &'a Tensor {
+    outputs.tensors.iter().find(|tensor| &*tensor.name == name).unwrap_or_else(|| panic!("no output {name}"))
+}
+
+/// Bytes of a tensor.
+pub(crate) fn bytes(tensor: &Tensor) -> &[u8] {
+    tensor.data.as_host().expect("tests run on the host")
+}
+
+/// Values of an FP32 tensor.
+#[track_caller]
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.data_type, DataType::Fp32);
+    bytes(tensor).chunks_exact(4).map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four bytes"))).collect()
+}
