@@ -1,0 +1,86 @@
+# What every script here shares: where things lie, how to speak, how to reach the cluster. Sourced, never run.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$here/../.." && pwd)
+# shellcheck source=../versions
+source "$here/versions"
+
+# Programs outlive a checkout: building them takes minutes.
+programs=${CLUSTER_PROGRAMS:-${XDG_CACHE_HOME:-$HOME/.cache}/triton-operator/cluster-$KUBERNETES_VERSION}
+state=${CLUSTER_STATE:-$root/target/cluster}
+kubeconfig=${E2E_KUBECONFIG:-$state/pki/admin.kubeconfig}
+
+say() { printf 'cluster: %s\n' "$*"; }
+die() { printf 'cluster: %s\n' "$*" >&2; exit 1; }
+need_root() { [ "$(id -u)" = 0 ] || die "namespaces and containers need root; run as root, or set E2E_KUBECONFIG to a cluster"; }
+
+# Runs a command where the cluster's addresses are: inside the control plane's namespace, or right here when adopted.
+inside() {
+    if [ -n "${E2E_KUBECONFIG:-}" ]; then "$@"; else nsenter --net=/run/netns/kc "$@"; fi
+}
+
+kubectl() {
+    local program=$programs/kubectl
+    [ -x "$program" ] || program=$(type -P kubectl) || die "no kubectl: run e2e/cluster/up, or install one"
+    inside "$program" --kubeconfig "$kubeconfig" "$@"
+}
+
+cluster_answers() {
+    [ -e /run/netns/kc ] && [ -f "$kubeconfig" ] && kubectl get --raw /readyz --request-timeout=5s >/dev/null 2>&1 \
+        && [ "$(alive kubelet1)$(alive kubelet2)" = yesyes ]
+}
+
+# Waits until a command succeeds: wait_for SECONDS WHAT COMMAND...
+wait_for() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt "$deadline" ] || die "timed out waiting for $what; logs lie in $state/logs"
+        sleep 0.3
+    done
+}
+
+# Programs are known by a name; their process id and log lie in the state folder.
+start() { # NAME NAMESPACE COMMAND...
+    local name=$1 namespace=$2
+    shift 2
+    mkdir -p "$state/logs"
+    setsid nsenter --net="/run/netns/$namespace" "$@" >"$state/logs/$name.log" 2>&1 </dev/null &
+    echo $! >"$state/logs/$name.pid"
+}
+
+alive() { # NAME
+    local pid
+    pid=$(cat "$state/logs/$1.pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && echo yes || echo no
+}
+
+stop_programs() { # NAME...  every instance of each, politely and then not
+    local name file pid
+    for name in "$@"; do
+        for file in "$state/logs/$name"*.pid; do
+            [ -f "$file" ] || continue
+            pid=$(cat "$file")
+            # A process id may have been given to somebody else since: ours lives in one of our namespaces.
+            if in_our_namespace "$pid"; then
+                kill "$pid" 2>/dev/null
+                for _ in $(seq 30); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+                kill -9 "$pid" 2>/dev/null
+            fi
+            rm -f "$file"
+        done
+    done
+}
+
+in_our_namespace() { # PID
+    local namespace
+    for namespace in kc kn1 kn2; do
+        [ -e "/run/netns/$namespace" ] || continue
+        [ "/proc/$1/ns/net" -ef "/run/netns/$namespace" ] && return 0
+    done
+    return 1
+}
+
+end_control_group() { # NAME
+    find /sys/fs/cgroup/pids/"$1" /sys/fs/cgroup/"$1" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -9 2>/dev/null
+    return 0
+}
