@@ -1,0 +1,68 @@
+"""Our answers beside the recorded answers of a real Triton: the same, letter by letter, except where differences.py says why not."""
+
+import json
+from pathlib import Path
+
+import ask
+import cases
+import differences
+import pytest
+import repository
+
+from serving import Server, until
+
+RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "golden"
+
+
+def recorded(scene):
+    return json.loads((RECORDED / f"{scene}.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """All our answers of a scene, asked once in order: some cases depend on what came before them."""
+    known = {}
+
+    def of(scene_name):
+        if scene_name not in known:
+            scene = cases.SCENES[scene_name]
+            folder = tmp_path_factory.mktemp(scene_name)
+            repository.write_scene(folder, scene, "identity")
+            with Server(folder, *scene["flags"], wait="live") as server:
+                until(lambda: settled(server), "the start-up set to be loaded or refused")
+                asked = repository.for_backend(scene["cases"], "identity")
+                known[scene_name] = {case["name"]: ask.ask(case, server.http, server.grpc) for case in asked}
+        return known[scene_name]
+
+    return of
+
+
+def settled(server):
+    """Nothing is being loaded any more."""
+    status, _, body = server.request("POST", "/v2/repository/index")
+    return status == 200 and all(one.get("state") not in ("LOADING", "UNKNOWN") for one in json.loads(body))
+
+
+@pytest.mark.parametrize(("scene", "case"), [(scene, case["name"]) for scene, all_of in cases.SCENES.items() for case in all_of["cases"]])
+def test_we_answer_as_triton_does(answers, scene, case):
+    expected = recorded(scene)[case]["answer"]
+    got = answers(scene)[case]
+    wanted = differences.expected(scene, case, expected)
+    if wanted is None:
+        pytest.skip(differences.reason(scene, case))
+    assert readable(differences.without_backend(got)) == readable(differences.without_backend(wanted)), recorded(scene)[case]["asked"]
+
+
+def readable(answer):
+    """Text that pytest shows line by line."""
+    return json.dumps(answer, indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def test_every_difference_is_about_a_case_that_exists():
+    known = {(scene, case["name"]) for scene, all_of in cases.SCENES.items() for case in all_of["cases"]}
+    assert set(differences.DIFFERENCES) <= known
+
+
+def test_every_case_is_recorded():
+    for scene, all_of in cases.SCENES.items():
+        assert list(recorded(scene)) == [case["name"] for case in all_of["cases"]], f"record {scene} again"
