@@ -68,8 +68,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         let metrics = Listener::open(Service::Metrics, &metrics)?;
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
-        let backend_settings = merge(&server_backends::NAMES, &backend_settings);
-        let backends = server_backends::all(&backend_settings);
+        let backends = server_backends::all(&merge(&server_backends::NAMES, &backend_settings));
         let engine = Engine::new(
             server_engine::Options {
                 id,
@@ -84,7 +83,6 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
                 config_name,
                 load_threads,
                 load_retries,
-                backend_settings,
                 machine_metrics: cpu_metrics,
             },
             backends,

@@ -76,7 +76,12 @@ impl Worker {
         sharpen_timer();
         let (mut batch, mut removed) = (Vec::new(), Vec::new());
         loop {
-            match self.scheduler.next(self.number, &mut batch, &mut removed) {
+            let next = self.scheduler.next(self.number, &mut batch, &mut removed);
+            // Before the batch: who waited too long should not wait for this execution as well.
+            for (pending, removal) in removed.drain(..) {
+                self.answer(pending, removal);
+            }
+            match next {
                 Next::Closed => return,
                 Next::Answer => {}
                 Next::Run { now, ticket } => {
@@ -90,9 +95,6 @@ impl Worker {
                         self.health.is_bad.store(true, Ordering::Relaxed);
                     }
                 }
-            }
-            for (pending, removal) in removed.drain(..) {
-                self.answer(pending, removal);
             }
         }
     }

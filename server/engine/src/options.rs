@@ -1,8 +1,6 @@
 //! How to run: what the command line decides, and what a load request carries.
 
-use std::{collections::BTreeMap, path::PathBuf};
-
-use server_core::backend::Settings;
+use std::path::PathBuf;
 
 /// Who decides which models are loaded: `--model-control-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,8 +33,6 @@ pub struct Options {
     pub load_threads: usize,
     /// Tries after a failed load.
     pub load_retries: u32,
-    /// Settings per backend name, global ones already merged in.
-    pub backend_settings: BTreeMap<String, Settings>,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
 }
@@ -53,7 +49,6 @@ impl Default for Options {
             config_name: None,
             load_threads: 4,
             load_retries: 0,
-            backend_settings: BTreeMap::new(),
             machine_metrics: true,
         }
     }

@@ -12,17 +12,17 @@ use server_engine::{ControlMode, Engine, Options};
 use smallvec::smallvec;
 
 /// A repository that goes when it is dropped.
-pub struct House {
+pub(crate) struct House {
     folder: tempfile::TempDir,
 }
 
 impl House {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
     /// An identity model of FP32 rows, at most 8 in a batch unless `extra` says otherwise.
-    pub fn model(&self, name: &str, extra: &str, versions: &[u64]) {
+    pub(crate) fn model(&self, name: &str, extra: &str, versions: &[u64]) {
         let batch = if extra.contains("max_batch_size") { "" } else { "max_batch_size: 8" };
         let config = format!(
             "backend: \"identity\" {batch} {extra}
@@ -35,27 +35,27 @@ impl House {
         }
     }
 
-    pub fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.folder.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    pub fn engine(&self, options: Options) -> Arc<Engine> {
+    pub(crate) fn engine(&self, options: Options) -> Arc<Engine> {
         let options = Options { repositories: vec![self.folder.path().to_owned()], ..options };
         Engine::new(options, server_backends::all(&Default::default()))
     }
 
-    pub fn explicit(&self) -> Arc<Engine> {
+    pub(crate) fn explicit(&self) -> Arc<Engine> {
         self.engine(Options { control_mode: ControlMode::Explicit, ..Options::default() })
     }
 }
 
-pub fn id(name: &str) -> ModelId<'_> {
+pub(crate) fn id(name: &str) -> ModelId<'_> {
     ModelId { name, version: VersionChoice::Latest }
 }
 
-pub fn config_json(name: &str, max_batch_size: u32) -> String {
+pub(crate) fn config_json(name: &str, max_batch_size: u32) -> String {
     format!(
         r#"{{"name": "{name}", "backend": "identity", "max_batch_size": {max_batch_size},
             "input": [{{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": [-1]}}],
@@ -64,7 +64,7 @@ pub fn config_json(name: &str, max_batch_size: u32) -> String {
 }
 
 /// A request of one row.
-pub fn ask(model: &str, row: &[f32]) -> InferRequest {
+pub(crate) fn ask(model: &str, row: &[f32]) -> InferRequest {
     let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
     InferRequest {
         model_name: model.into(),
@@ -86,7 +86,7 @@ pub fn ask(model: &str, row: &[f32]) -> InferRequest {
 }
 
 /// `model version: NAME TYPE SHAPE ...`
-pub fn text(response: &InferResponse) -> String {
+pub(crate) fn text(response: &InferResponse) -> String {
     let outputs: Vec<_> = response
         .outputs
         .iter()
@@ -96,7 +96,7 @@ pub fn text(response: &InferResponse) -> String {
 }
 
 /// Waits until something is so; gives up loudly after ten seconds.
-pub async fn until(mut so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + std::time::Duration::from_secs(10);
     while !so() {
         assert!(Instant::now() < deadline, "it never became so");
