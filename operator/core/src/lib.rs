@@ -4,11 +4,19 @@
 #![forbid(unsafe_code)]
 
 mod canonical;
+pub mod compile;
+pub mod defaults;
 pub mod documents;
+pub mod labels;
 pub mod manifest;
 pub mod names;
+pub mod observed;
 mod path;
 pub mod problem;
+pub mod render;
+pub mod validate;
 
+pub use compile::{Compiled, compile};
 pub use manifest::{Manifest, ManifestModel};
+pub use observed::Observed;
 pub use problem::{ObjectRef, Problem, Reason};

@@ -1,0 +1,243 @@
+//! All models of a server into one manifest: who gets a name, what is configured right, what fits. A wrong model never keeps
+//! the others out; one that was right before goes on as it was.
+
+mod admit;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, btree_map::Entry},
+};
+
+use crds::{TritonModel, TritonServer, parts::ByteCount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults, manifest::ManifestSource, names, observed::Observed,
+    render, validate,
+};
+
+pub use self::admit::MANIFEST_MAX;
+
+/// What becomes of a server and its models.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// What the pods are told.
+    pub manifest: Manifest,
+    /// Every problem of the server and of its models.
+    pub problems: Vec<Problem>,
+    /// What becomes of each model that names the server, sorted by object.
+    pub models: Vec<CompiledModel>,
+    /// GPU memory of a replica, where models are admitted by it.
+    pub gpu_memory: Option<GpuMemory>,
+}
+
+/// What becomes of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledModel {
+    /// The TritonModel.
+    pub object: ObjectRef,
+    /// Name by which clients know it.
+    pub name: String,
+    /// Whether and how it is in the manifest.
+    pub placement: Placement,
+}
+
+/// Whether and how a model is in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// As the resource has it.
+    Placed,
+    /// As the last manifest had it: the resource has become wrong since.
+    Kept {
+        /// Why not as the resource has it.
+        reason: Reason,
+        /// The first problem, in a sentence.
+        message: String,
+    },
+    /// Not at all.
+    LeftOut {
+        /// Why.
+        reason: Reason,
+        /// The first problem, in a sentence.
+        message: String,
+    },
+}
+
+/// GPU memory of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// What models may claim.
+    pub budget: ByteCount,
+    /// What the placed ones claim.
+    pub requested: ByteCount,
+}
+
+/// Compiles `server` with those of `models` that name it. Models of other servers or namespaces are passed over.
+pub fn compile<'a>(
+    server: &TritonServer,
+    models: impl IntoIterator<Item = &'a TritonModel>,
+    observed: &Observed,
+) -> Compiled {
+    let namespace = names::namespace(server);
+    let server_name = server.metadata.name.as_deref().unwrap_or_default();
+    let mut problems = validate::server(server);
+
+    let mut mine: Vec<&TritonModel> = models
+        .into_iter()
+        .filter(|model| names::namespace(*model) == namespace && model.spec.server_ref.name == server_name)
+        .collect();
+    mine.sort_by_cached_key(|model| age(model));
+
+    let mut outcomes: BTreeMap<ObjectRef, CompiledModel> = BTreeMap::new();
+    let mut owners: BTreeMap<&str, ObjectRef> = BTreeMap::new();
+    let mut candidates = vec![];
+    for model in mine {
+        let object = names::object(model);
+        let name = names::wire_name(model);
+        let outcome = match owners.entry(name) {
+            Entry::Occupied(owner) => {
+                let conflict = name_conflict(model, server_name, owner.get());
+                let left_out = Placement::LeftOut { reason: conflict.reason, message: conflict.message.clone() };
+                problems.push(conflict);
+                left_out
+            }
+            Entry::Vacant(free) => {
+                free.insert(object.clone());
+                let previous = previous(observed, &object, name);
+                match entry(server, model) {
+                    Ok(entry) => {
+                        candidates.push(Candidate::new(model, entry, previous.is_some()));
+                        Placement::Placed
+                    }
+                    Err(found) => {
+                        let (reason, message) = first(&found);
+                        problems.extend(found);
+                        match previous {
+                            Some(entry) => {
+                                candidates.push(Candidate::new(model, entry.clone(), true));
+                                Placement::Kept { reason, message }
+                            }
+                            None => Placement::LeftOut { reason, message },
+                        }
+                    }
+                }
+            }
+        };
+        outcomes.insert(object.clone(), CompiledModel { object, name: name.to_owned(), placement: outcome });
+    }
+
+    candidates.sort_by(|a, b| a.rank.cmp(&b.rank));
+    let admitted = admit::admit(server, candidates);
+    for problem in admitted.refused {
+        if let Some(outcome) = outcomes.get_mut(&problem.object) {
+            outcome.placement = Placement::LeftOut { reason: problem.reason, message: problem.message.clone() };
+        }
+        problems.push(problem);
+    }
+    problems.sort_by(|a, b| (&a.object, &a.path, &a.message).cmp(&(&b.object, &b.path, &b.message)));
+    Compiled {
+        manifest: Manifest::new(namespace, server_name, admitted.models),
+        problems,
+        models: outcomes.into_values().collect(),
+        gpu_memory: admitted.gpu_memory,
+    }
+}
+
+/// A model that may be placed, and its turn.
+struct Candidate {
+    object: ObjectRef,
+    entry: ManifestModel,
+    rank: Rank,
+}
+
+/// Who is placed first where room is short: the higher priority, then who has a place already, then the older.
+type Rank = (Reverse<i32>, Reverse<bool>, Age);
+
+/// Older first; those without a time (no API server gave them one) after those with one; then by name.
+type Age = (bool, Option<Time>, String, String);
+
+impl Candidate {
+    fn new(model: &TritonModel, entry: ManifestModel, was_placed: bool) -> Self {
+        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(was_placed), age(model));
+        Self { object: names::object(model), entry, rank }
+    }
+}
+
+fn age(model: &TritonModel) -> Age {
+    let created = model.metadata.creation_timestamp.clone();
+    let ObjectRef { namespace, name, .. } = names::object(model);
+    (created.is_none(), created, namespace, name)
+}
+
+/// The entry of the last manifest that this very resource made.
+fn previous<'a>(observed: &'a Observed, object: &ObjectRef, name: &str) -> Option<&'a ManifestModel> {
+    let manifest = observed.manifest.as_ref().filter(|manifest| manifest.namespace == object.namespace)?;
+    manifest.model(name).filter(|entry| entry.resource == object.name)
+}
+
+/// The entry of `model`, or everything wrong with it.
+fn entry(server: &TritonServer, model: &TritonModel) -> Result<ManifestModel, Vec<Problem>> {
+    let mut problems = validate::model(model);
+    let gpus = server.spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0));
+    let config = match render::render(model, gpus) {
+        Ok(config) if problems.is_empty() => config,
+        Ok(_) => return Err(problems),
+        Err(found) => {
+            problems.extend(found);
+            return Err(problems);
+        }
+    };
+    let spec = &model.spec;
+    let Some(source) = source(model) else { return Err(problems) };
+    Ok(ManifestModel {
+        name: names::wire_name(model).to_owned(),
+        resource: model.metadata.name.clone().unwrap_or_default(),
+        source,
+        checksum: spec.checksum.as_ref().map(|checksum| checksum.sha256.to_ascii_lowercase()),
+        layout: spec.layout.unwrap_or_default(),
+        format: spec.format,
+        config,
+        readiness: spec.readiness.unwrap_or_default(),
+        load: defaults::load(spec),
+        gpu_memory: spec.gpu_memory,
+    })
+}
+
+/// The source of a model that has exactly one.
+fn source(model: &TritonModel) -> Option<ManifestSource> {
+    let source = &model.spec.source;
+    if let Some(inline) = &source.inline {
+        return Some(ManifestSource::Inline { files: inline.files.clone() });
+    }
+    if let Some(config_map) = &source.config_map {
+        return Some(ManifestSource::ConfigMap { name: config_map.name.clone(), items: config_map.items.clone() });
+    }
+    if let Some(pvc) = &source.pvc {
+        let path = pvc.path.clone().unwrap_or_default();
+        return Some(ManifestSource::Pvc { claim: pvc.claim_name.clone(), path });
+    }
+    let http = source.http.as_ref()?;
+    let secret = http.secret_ref.as_ref().map(|secret| secret.name.clone());
+    Some(ManifestSource::Http { uri: http.uri.clone(), secret })
+}
+
+fn name_conflict(model: &TritonModel, server: &str, owner: &ObjectRef) -> Problem {
+    let path = if model.spec.model_name.is_some() { "spec.modelName" } else { "metadata.name" };
+    Problem {
+        object: names::object(model),
+        reason: Reason::NameConflict,
+        path: path.into(),
+        message: format!(
+            "TritonServer {server} serves TritonModel {} as '{}' already: give this model another spec.modelName",
+            owner.name,
+            names::wire_name(model)
+        ),
+    }
+}
+
+fn first(problems: &[Problem]) -> (Reason, String) {
+    match problems.first() {
+        Some(problem) => (problem.reason, problem.to_string()),
+        None => (Reason::InvalidSpec, String::new()),
+    }
+}

@@ -1,0 +1,161 @@
+//! What absent fields mean. The definitions carry no defaults, so that what users wrote stays what they wrote; every
+//! default the field docs promise is here.
+
+use std::time::Duration;
+
+use crds::{
+    TritonModelSpec, TritonServerSpec,
+    parts::{
+        ByteCount,
+        gpu::{Gpu, Percent},
+        server::LogLevel,
+    },
+};
+
+use crate::manifest::ManifestLoad;
+
+/// The extended resource GPUs are asked for by.
+pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
+/// Share of GPU memory no model may claim.
+pub const GPU_MEMORY_RESERVE: Percent = Percent::new(10);
+/// Limit of `/dev/shm`.
+pub const SHARED_MEMORY: ByteCount = ByteCount(1 << 30);
+/// How long one load may take.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
+/// How many times a failed fetch or load is tried again.
+pub const LOAD_RETRIES: u32 = 5;
+/// Pause before the first new attempt.
+pub const LOAD_BACKOFF: Duration = Duration::from_secs(30);
+/// The longest pause between attempts.
+pub const LOAD_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// How often gauges are read anew.
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(2);
+/// How long requests under way may take to finish.
+pub const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server told to end still takes requests.
+pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
+/// Settings of the server process, every one decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// The least important messages still written.
+    pub log_level: LogLevel,
+    /// How often gauges are read anew.
+    pub metrics_interval: Duration,
+    /// How long requests under way may take to finish.
+    pub exit_timeout: Duration,
+    /// How long a server told to end still takes requests.
+    pub drain_delay: Duration,
+    /// Further flags, as the user wrote them.
+    pub extra_args: Vec<String>,
+}
+
+impl ServerSettings {
+    /// The settings of `spec`, defaults filled in.
+    pub fn of(spec: &TritonServerSpec) -> Self {
+        let options = spec.server.clone().unwrap_or_default();
+        Self {
+            log_level: options.log_level.unwrap_or_default(),
+            metrics_interval: options.metrics_interval.map_or(METRICS_INTERVAL, Into::into),
+            exit_timeout: options.exit_timeout.map_or(EXIT_TIMEOUT, Into::into),
+            drain_delay: options.drain_delay.map_or(DRAIN_DELAY, Into::into),
+            extra_args: options.extra_args,
+        }
+    }
+
+    /// The flags of `tritonserver` that say the same, the user's own last. Repository, ports and model control are the
+    /// caller's to add.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = vec![
+            // whole seconds only; a part of a second rounds up, so that nobody gets less than promised
+            format!("--exit-timeout-secs={}", self.exit_timeout.as_millis().div_ceil(1000)),
+            format!("--metrics-interval-ms={}", self.metrics_interval.as_millis()),
+        ];
+        let log: &[&str] = match self.log_level {
+            LogLevel::Error => &["--log-info=false", "--log-warning=false"],
+            LogLevel::Warning => &["--log-info=false"],
+            LogLevel::Info => &[],
+            LogLevel::Verbose => &["--log-verbose=1"],
+        };
+        flags.extend(log.iter().map(|flag| (*flag).to_owned()));
+        flags.extend(self.extra_args.iter().cloned());
+        flags
+    }
+}
+
+/// Flags of `tritonserver` that the operator sets itself, without their dashes.
+pub const OWN_FLAGS: [&str; 19] = [
+    "allow-grpc",
+    "allow-http",
+    "allow-metrics",
+    "exit-timeout-secs",
+    "grpc-address",
+    "grpc-port",
+    "http-address",
+    "http-port",
+    "load-model",
+    "log-error",
+    "log-info",
+    "log-verbose",
+    "log-warning",
+    "metrics-address",
+    "metrics-interval-ms",
+    "metrics-port",
+    "model-control-mode",
+    "model-repository",
+    "model-store",
+];
+
+/// How many replicas run: none while the server is suspended.
+pub fn replicas(spec: &TritonServerSpec) -> i32 {
+    if spec.suspend == Some(true) { 0 } else { spec.replicas.unwrap_or(1) }
+}
+
+/// GPU memory that the models of one replica may claim together; `None` where models are not admitted by memory.
+pub fn gpu_memory_budget(gpu: &Gpu) -> Option<ByteCount> {
+    let total = gpu.memory_per_replica?;
+    let reserve = gpu.memory_reserve.unwrap_or(GPU_MEMORY_RESERVE);
+    Some(ByteCount(total.0 - reserve.of(total).0))
+}
+
+/// Patience with a model.
+pub fn load(spec: &TritonModelSpec) -> ManifestLoad {
+    let policy = spec.load_policy.clone().unwrap_or_default();
+    let retry = policy.retry.unwrap_or_default();
+    ManifestLoad {
+        timeout: policy.timeout.unwrap_or(LOAD_TIMEOUT.into()),
+        retries: retry.limit.map_or(LOAD_RETRIES, |limit| u32::try_from(limit).unwrap_or(0)),
+        backoff: retry.backoff.unwrap_or(LOAD_BACKOFF.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::parts::server::ServerOptions;
+
+    use super::*;
+
+    #[test]
+    fn settings_become_the_servers_own_flags() {
+        let settings = |options| ServerSettings::of(&TritonServerSpec { server: Some(options), ..Default::default() });
+        let plain = settings(ServerOptions::default());
+        assert_eq!(plain.flags(), ["--exit-timeout-secs=30", "--metrics-interval-ms=2000"]);
+        let loud = settings(ServerOptions {
+            log_level: Some(LogLevel::Verbose),
+            exit_timeout: Some("1500ms".parse().unwrap()),
+            extra_args: vec!["--strict-readiness=false".into()],
+            ..Default::default()
+        });
+        let flags =
+            ["--exit-timeout-secs=2", "--metrics-interval-ms=2000", "--log-verbose=1", "--strict-readiness=false"];
+        assert_eq!(loud.flags(), flags);
+    }
+
+    #[test]
+    fn a_tenth_of_the_gpu_memory_is_kept_free_by_default() {
+        let gpu = Gpu { count: 1, memory_per_replica: Some(ByteCount(1000)), ..Default::default() };
+        assert_eq!(gpu_memory_budget(&gpu), Some(ByteCount(900)));
+        assert_eq!(gpu_memory_budget(&Gpu { memory_reserve: Some(Percent::new(100)), ..gpu }), Some(ByteCount(0)));
+        assert_eq!(gpu_memory_budget(&Gpu { count: 1, ..Default::default() }), None);
+    }
+}

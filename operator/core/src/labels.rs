@@ -1,0 +1,52 @@
+//! Labels and annotations on what the operator makes. Selectors use only those that never change.
+
+use std::collections::BTreeMap;
+
+/// Value of `app.kubernetes.io/managed-by`, and the field manager of every apply.
+pub const MANAGER: &str = "triton-operator";
+/// Value of `app.kubernetes.io/name` on everything of a server.
+pub const NAME: &str = "triton-server";
+/// Names the server on its Service and its metrics.
+pub const SERVER: &str = "tritonserver";
+/// Annotation of a pod: hash of the manifest it was last told of. Its change makes the kubelet hand over the manifest at once.
+pub const MANIFEST_HASH: &str = "triton-operator.dev/manifest-hash";
+
+/// Labels by which the pods of `server` are selected. They must never change: selectors cannot be edited.
+pub fn selector(server: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/instance".into(), server.into()),
+        ("app.kubernetes.io/name".into(), NAME.into()),
+    ])
+}
+
+/// All labels of an object made for `server`.
+pub fn common(server: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(server);
+    labels.extend([
+        ("app.kubernetes.io/component".into(), "inference".into()),
+        ("app.kubernetes.io/managed-by".into(), MANAGER.into()),
+        ("app.kubernetes.io/part-of".into(), MANAGER.into()),
+        (SERVER.into(), server.into()),
+    ]);
+    labels
+}
+
+/// Labels as the text of a label selector.
+pub fn to_selector_text(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_carries_what_its_selector_asks_for() {
+        let all = common("vision");
+        assert!(selector("vision").iter().all(|(name, value)| all.get(name) == Some(value)));
+        assert_eq!(
+            to_selector_text(&selector("vision")),
+            "app.kubernetes.io/instance=vision,app.kubernetes.io/name=triton-server"
+        );
+    }
+}

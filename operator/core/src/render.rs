@@ -1,0 +1,257 @@
+//! The configuration of a model, from what the resource says to the text the server reads. Raw text counts more than the
+//! structured form, both more than a `config.pbtxt` in the source; the name is always the resource's. Parsing, writing and
+//! judging are the server's own (`server-core`), so that nothing passes here and fails there.
+
+mod paths;
+mod structured;
+
+use crds::{TritonModel, parts::source::ModelFormat};
+use server_core::config::{self, Machine, ModelConfig, ParseError};
+
+use crate::{
+    Problem, Reason,
+    manifest::{ManifestConfig, Precedence},
+    names,
+    path::FieldPath,
+};
+
+/// Name of the file in the source that may hold a configuration.
+pub const CONFIG_FILE: &str = "config.pbtxt";
+
+/// The configuration of `model` for the manifest, verified as far as it is known before the files are fetched.
+///
+/// `gpus` is how many GPUs a replica has. A configuration inline in the resource is known in full; one in another source is
+/// not, and what it might still say is not held against the model.
+/// Errors: every problem, with the path of the field in the resource.
+pub fn render(model: &TritonModel, gpus: u32) -> Result<ManifestConfig, Vec<Problem>> {
+    let draft = Draft::of(model)?;
+    let machine = Machine { gpus };
+    let inline = model.spec.source.inline.as_ref().and_then(|inline| inline.files.get(CONFIG_FILE));
+    let problems = match inline.filter(|_| draft.precedence == Precedence::Fields) {
+        Some(file) => draft.problems_with_file(model, file, machine),
+        None => draft.problems_alone(model, machine),
+    };
+    if problems.is_empty() { Ok(draft.finished()) } else { Err(problems) }
+}
+
+/// The configuration the server gets, as text: what the manifest says joined with the `config.pbtxt` of the source.
+///
+/// Errors: the file in the source is no configuration. That the whole makes sense is for the server to judge.
+pub fn effective(config: &ManifestConfig, in_source: Option<&str>) -> Result<String, EffectiveError> {
+    let ours = config::from_text(&config.text).map_err(EffectiveError::Manifest)?;
+    let mut whole = match (config.precedence, in_source) {
+        (Precedence::Fields, Some(file)) => {
+            merge(ours, config::from_text(file).map_err(EffectiveError::Source)?, &config.fields)
+        }
+        _ => ours,
+    };
+    fall_back(&mut whole, config.backend.as_deref(), config.platform.as_deref());
+    Ok(config::to_text(&whole))
+}
+
+/// Why there is no configuration for the server.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectiveError {
+    /// The file in the source is no configuration.
+    #[error("config.pbtxt in the source cannot be read: {0}")]
+    Source(ParseError),
+    /// The manifest was written by something else than [`render`].
+    #[error("the configuration in the manifest cannot be read: {0}")]
+    Manifest(ParseError),
+}
+
+/// What the resource says, as a configuration.
+struct Draft {
+    config: ModelConfig,
+    precedence: Precedence,
+    fields: Vec<String>,
+    backend: Option<String>,
+    platform: Option<String>,
+}
+
+impl Draft {
+    fn of(model: &TritonModel) -> Result<Self, Vec<Problem>> {
+        let name = names::wire_name(model);
+        let problem = |path: FieldPath, message: String| {
+            vec![Problem { object: names::object(model), reason: Reason::InvalidConfig, path: path.into(), message }]
+        };
+        let (backend, platform) = match model.spec.format {
+            Some(ModelFormat::Ensemble) => (None, Some("ensemble".to_owned())),
+            Some(format) => (Some(backend_of(format).to_owned()), None),
+            None => (None, None),
+        };
+        let (json, mut fields) = structured::to_json(model);
+        let ours =
+            config::from_json(&json.to_string()).map_err(|error| problem(paths::spec("config"), error.message))?;
+        let Some(text) = &model.spec.config_pbtxt else {
+            fields.sort();
+            return Ok(Self { config: ours, precedence: Precedence::Fields, fields, backend, platform });
+        };
+        let at = paths::spec("configPbtxt");
+        let mut whole = config::from_text(text).map_err(|error| problem(at.clone(), error.to_string()))?;
+        let mut problems = vec![];
+        if !whole.name.is_empty() && whole.name != name {
+            problems.extend(problem(
+                at.clone(),
+                format!(
+                    "name is '{}', but clients know the model as '{name}': remove the name or set spec.modelName",
+                    whole.name
+                ),
+            ));
+        }
+        if whole.version_policy.is_some() && ours.version_policy.is_some() {
+            let message = "version_policy stands here and in spec.versions: remove one of them".to_owned();
+            problems.extend(problem(at, message));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        name.clone_into(&mut whole.name);
+        whole.version_policy = ours.version_policy.or(whole.version_policy);
+        fall_back(&mut whole, backend.as_deref(), platform.as_deref());
+        Ok(Self { config: whole, precedence: Precedence::Whole, fields: vec![], backend: None, platform: None })
+    }
+
+    /// Problems while nothing is known of the files.
+    fn problems_alone(&self, model: &TritonModel, machine: Machine) -> Vec<Problem> {
+        let mut config = self.config.clone();
+        fall_back(&mut config, self.backend.as_deref(), self.platform.as_deref());
+        let backend_is_open = config.backend.is_empty() && config.platform.is_empty();
+        if config.max_batch_size == 0 && !self.says("max_batch_size") {
+            config.max_batch_size = i32::MAX; // the file or the backend will say it
+        }
+        let found = judge(config, names::wire_name(model), machine);
+        let held_against_it = |problem: &&config::Problem| {
+            let field = paths::top_level(&problem.path);
+            // only the files can tell what is missing here
+            let is_open = matches!(field, "backend" | "platform") && backend_is_open;
+            !is_open && (self.precedence == Precedence::Whole || self.says(field))
+        };
+        found.iter().filter(held_against_it).map(|problem| self.problem(model, problem)).collect()
+    }
+
+    /// Problems of the whole, once the file in the source is known.
+    fn problems_with_file(&self, model: &TritonModel, file: &str, machine: Machine) -> Vec<Problem> {
+        let at = paths::spec("source").field("inline").field("files").field(CONFIG_FILE);
+        let in_file = |message: String| Problem {
+            object: names::object(model),
+            reason: Reason::InvalidConfig,
+            path: at.clone().into(),
+            message,
+        };
+        let base = match config::from_text(file) {
+            Ok(base) => base,
+            Err(error) => return vec![in_file(error.to_string())],
+        };
+        let mut whole = merge(self.config.clone(), base, &self.fields);
+        fall_back(&mut whole, self.backend.as_deref(), self.platform.as_deref());
+        let backend_is_open = whole.backend.is_empty() && whole.platform.is_empty();
+        if whole.max_batch_size == 0 && !self.says("max_batch_size") {
+            whole.max_batch_size = i32::MAX; // the backend may say it
+        }
+        judge(whole, names::wire_name(model), machine)
+            .iter()
+            .filter(|problem| !(backend_is_open && matches!(paths::top_level(&problem.path), "backend" | "platform")))
+            .map(|problem| match self.says(paths::top_level(&problem.path)) {
+                true => self.problem(model, problem),
+                false => in_file(format!("{}: {}", problem.path, problem.message)),
+            })
+            .collect()
+    }
+
+    /// Whether the resource sets this top-level field.
+    fn says(&self, field: &str) -> bool {
+        self.fields.iter().any(|said| said == field)
+    }
+
+    /// A problem of the configuration as one of the resource.
+    fn problem(&self, model: &TritonModel, found: &config::Problem) -> Problem {
+        let cure = paths::cure(&found.path);
+        let (path, message) = match self.precedence {
+            Precedence::Whole => {
+                (paths::spec("configPbtxt").into(), format!("{}: {}{cure}", found.path, found.message))
+            }
+            Precedence::Fields => (paths::in_resource(&found.path), format!("{}{cure}", found.message)),
+        };
+        Problem { object: names::object(model), reason: Reason::InvalidConfig, path, message }
+    }
+
+    fn finished(self) -> ManifestConfig {
+        ManifestConfig {
+            text: config::to_text(&self.config),
+            precedence: self.precedence,
+            fields: self.fields,
+            backend: self.backend,
+            platform: self.platform,
+        }
+    }
+}
+
+/// The server's own judgement of a configuration, defaults written in as it would.
+fn judge(mut config: ModelConfig, name: &str, machine: Machine) -> Vec<config::Problem> {
+    // What it cannot complete without the files, verification says in its own words.
+    let _ = config::complete(&mut config, name, &[]);
+    config::normalize(&mut config, &machine);
+    config::verify(&config, name, &machine)
+}
+
+/// The fields of `ours` named in `fields` over those of `base`; the name is always ours.
+fn merge(ours: ModelConfig, base: ModelConfig, fields: &[String]) -> ModelConfig {
+    let mut whole = ModelConfig { name: ours.name, ..base };
+    let says = |field: &str| fields.iter().any(|said| said == field);
+    // One word for both: a backend from here with a platform from there would be a pair nobody wrote.
+    if says("backend") || says("platform") {
+        (whole.backend, whole.platform) = (ours.backend, ours.platform);
+    }
+    if says("version_policy") {
+        whole.version_policy = ours.version_policy;
+    }
+    if says("max_batch_size") {
+        whole.max_batch_size = ours.max_batch_size;
+    }
+    if says("input") {
+        whole.input = ours.input;
+    }
+    if says("output") {
+        whole.output = ours.output;
+    }
+    if says("dynamic_batching") {
+        whole.scheduling_choice = ours.scheduling_choice;
+    }
+    if says("instance_group") {
+        whole.instance_group = ours.instance_group;
+    }
+    if says("default_model_filename") {
+        whole.default_model_filename = ours.default_model_filename;
+    }
+    if says("parameters") {
+        whole.parameters = ours.parameters;
+    }
+    if says("model_transaction_policy") {
+        whole.model_transaction_policy = ours.model_transaction_policy;
+    }
+    whole
+}
+
+/// Names the backend where the configuration names neither backend nor platform.
+fn fall_back(config: &mut ModelConfig, backend: Option<&str>, platform: Option<&str>) {
+    if config.backend.is_empty() && config.platform.is_empty() {
+        config.backend = backend.unwrap_or_default().to_owned();
+        config.platform = platform.unwrap_or_default().to_owned();
+    }
+}
+
+fn backend_of(format: ModelFormat) -> &'static str {
+    match format {
+        ModelFormat::Onnx => "onnxruntime",
+        ModelFormat::Tensorrt => "tensorrt",
+        ModelFormat::Pytorch => "pytorch",
+        ModelFormat::Tensorflow => "tensorflow",
+        ModelFormat::Openvino => "openvino",
+        ModelFormat::Python => "python",
+        ModelFormat::Ensemble => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

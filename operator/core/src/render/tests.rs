@@ -1,0 +1,120 @@
+//! What the resource says, the file in the source, and what the server gets of both.
+
+use crds::{
+    TritonModel, TritonModelSpec,
+    parts::{
+        config::{DynamicBatching, ModelConfig},
+        source::{InlineSource, ModelFormat, ModelSource},
+    },
+};
+
+use super::{effective, render};
+
+fn model(change: impl FnOnce(&mut TritonModelSpec)) -> TritonModel {
+    let mut model = TritonModel::new("m", TritonModelSpec::default());
+    change(&mut model.spec);
+    model
+}
+
+/// What the server gets, on one line.
+#[track_caller]
+fn check(model: &TritonModel, in_source: Option<&str>, expected: &str) {
+    let config = render(model, 0).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let text = effective(&config, in_source).unwrap();
+    let line: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(line.join(" "), expected);
+}
+
+#[track_caller]
+fn check_problems(model: &TritonModel, gpus: u32, expected: &[&str]) {
+    let problems = render(model, gpus).err().unwrap_or_default();
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn a_model_that_says_nothing_gets_its_name() {
+    check(&model(|_| ()), None, r#"name: "m""#);
+    check(&model(|spec| spec.model_name = Some("other".into())), None, r#"name: "other""#);
+}
+
+#[test]
+fn the_file_in_the_source_goes_on_saying_what_the_resource_leaves_open() {
+    let model = model(|spec| {
+        spec.config = Some(ModelConfig { max_batch_size: Some(0), ..Default::default() });
+    });
+    check(
+        &model,
+        Some("name: 'x' backend: 'onnxruntime' max_batch_size: 8 parameters { key: 'k' value { string_value: 'v' } }"),
+        r#"name: "m" backend: "onnxruntime" parameters { key: "k" value { string_value: "v" } }"#,
+    );
+}
+
+#[test]
+fn raw_text_is_the_whole() {
+    let model = model(|spec| spec.config_pbtxt = Some("backend: 'python' max_batch_size: 4".into()));
+    check(
+        &model,
+        Some("max_batch_size: 8 default_model_filename: 'x.py'"),
+        r#"name: "m" backend: "python" max_batch_size: 4"#,
+    );
+}
+
+#[test]
+fn the_format_names_the_backend_where_nothing_else_does() {
+    let onnx = |spec: &mut TritonModelSpec| spec.format = Some(ModelFormat::Onnx);
+    check(&model(onnx), None, r#"name: "m" backend: "onnxruntime""#);
+    check(&model(onnx), Some("platform: 'tensorrt_plan'"), r#"name: "m" platform: "tensorrt_plan""#);
+    let raw = model(|spec| {
+        onnx(spec);
+        spec.config_pbtxt = Some("max_batch_size: 2".into());
+    });
+    check(&raw, None, r#"name: "m" backend: "onnxruntime" max_batch_size: 2"#);
+}
+
+#[test]
+fn a_backend_said_here_does_not_meet_a_platform_said_there() {
+    let model = model(|spec| {
+        spec.config = Some(ModelConfig { backend: Some("python".into()), ..Default::default() });
+    });
+    check(&model, Some("platform: 'onnxruntime_onnx'"), r#"name: "m" backend: "python""#);
+}
+
+#[test]
+fn a_name_that_is_not_the_models_is_told() {
+    let model = model(|spec| spec.config_pbtxt = Some("name: 'n' backend: 'python'".into()));
+    check_problems(
+        &model,
+        0,
+        &["spec.configPbtxt: name is 'n', but clients know the model as 'm': remove the name or set spec.modelName"],
+    );
+}
+
+#[test]
+fn a_mistake_in_raw_text_has_its_line() {
+    let model = model(|spec| spec.config_pbtxt = Some("backend: 'python'\nmax_batch_sise: 4\n".into()));
+    let problems = render(&model, 0).unwrap_err();
+    assert!(problems[0].message.starts_with("line 2, column 1: "), "{problems:?}");
+}
+
+#[test]
+fn what_another_source_may_still_say_is_not_held_against_the_model() {
+    let preferred = |spec: &mut TritonModelSpec| {
+        let batching = DynamicBatching { preferred_batch_size: vec![8], ..Default::default() };
+        spec.config = Some(ModelConfig { dynamic_batching: Some(batching), ..Default::default() });
+    };
+    check_problems(&model(preferred), 0, &[]);
+    let inline = model(|spec| {
+        preferred(spec);
+        let files = [("config.pbtxt".to_owned(), "backend: 'python' max_batch_size: 4".to_owned())];
+        spec.source = ModelSource { inline: Some(InlineSource { files: files.into() }), ..Default::default() };
+    });
+    check_problems(
+        &inline,
+        0,
+        &[
+            "spec.config.dynamicBatching.preferredBatchSize[0]: dynamic batching preferred size must be <= max batch size \
+           for m: lower it or raise the maximum batch size",
+        ],
+    );
+}

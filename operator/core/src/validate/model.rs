@@ -1,0 +1,145 @@
+//! A `TritonModel`: its name, source, versions. Its configuration is checked in [`crate::render`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{TritonModel, parts::source::ModelSource};
+
+use super::{Findings, alternatives, spec};
+use crate::{Problem, Reason, names, path::FieldPath};
+
+/// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
+pub const INLINE_MAX: usize = 256 * 1024;
+
+/// Everything wrong with `model`, its configuration aside.
+pub fn model(model: &TritonModel) -> Vec<Problem> {
+    let mut findings = Findings::new(names::object(model));
+    findings.check_name(crds::model::NAME_MAX);
+    name(model, &mut findings);
+    source(&model.spec.source, &mut findings);
+    checksum(model, &mut findings);
+    versions(model, &mut findings);
+    if model.spec.config.is_some() && model.spec.config_pbtxt.is_some() {
+        findings.add(spec("configPbtxt"), "a model has either config or configPbtxt: move everything into one of them");
+    }
+    findings.problems
+}
+
+fn name(model: &TritonModel, findings: &mut Findings) {
+    if model.spec.server_ref.name.is_empty() {
+        findings.add(spec("serverRef").field("name"), "is empty: name the TritonServer that serves the model");
+    }
+    let Some(name) = &model.spec.model_name else { return };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let well_formed = name.starts_with(plain) && name.chars().all(|c| plain(c) || matches!(c, '.' | '+' | '-'));
+    if !well_formed {
+        let message = format!(
+            "'{name}' is not a model name: use letters, digits, '_', '-', '+' and '.', with a letter, digit or '_' first"
+        );
+        findings.add(spec("modelName"), message);
+    } else if name.len() > 255 {
+        findings.add(spec("modelName"), format!("has {} characters, the most is 255", name.len()));
+    }
+}
+
+fn source(source: &ModelSource, findings: &mut Findings) {
+    let at = spec("source");
+    match alternatives(source).as_slice() {
+        [_] => {}
+        [] => findings.add(at.clone(), "names no source: give exactly one of inline, configMap, pvc or http"),
+        several => {
+            let message =
+                format!("names {}: a source is exactly one of inline, configMap, pvc or http", several.join(" and "));
+            findings.add(at.clone(), message);
+        }
+    }
+    if let Some(inline) = &source.inline {
+        files(&inline.files, &at.field("inline").field("files"), findings);
+    }
+    if let Some(config_map) = &source.config_map {
+        let at = at.field("configMap").field("items");
+        let mut taken = BTreeSet::new();
+        for (number, item) in config_map.items.iter().enumerate() {
+            let at = at.index(number).field("path");
+            findings.check_path_inside(at.clone(), &item.path, "the model's folder");
+            if !taken.insert(&item.path) {
+                findings.add(at, format!("'{}' is the path of two keys: give each its own", item.path));
+            }
+        }
+    }
+    if let Some(path) = source.pvc.as_ref().and_then(|pvc| pvc.path.as_deref()).filter(|path| !path.is_empty()) {
+        // A trailing slash is how people write folders.
+        let path = path.strip_suffix('/').unwrap_or(path);
+        findings.check_path_inside(at.field("pvc").field("path"), path, "the root of the claim");
+    }
+    if let Some(http) = &source.http
+        && !is_http_uri(&http.uri)
+    {
+        let message = format!(
+            "'{}' is not an address to fetch from: it begins with http:// or https:// and a host, and has no spaces",
+            http.uri
+        );
+        findings.add(at.field("http").field("uri"), message);
+    }
+}
+
+fn files(files: &BTreeMap<String, String>, at: &FieldPath, findings: &mut Findings) {
+    if files.is_empty() {
+        findings.add(at.clone(), "holds no file: write at least one, such as 1/model.py");
+    }
+    for path in files.keys() {
+        findings.check_path_inside(at.field(path), path, "the model's folder");
+        let folder = format!("{path}/");
+        if let Some(below) = files.keys().find(|other| other.starts_with(&folder)) {
+            findings.add(at.field(path), format!("'{path}' is a file and the folder of '{below}': rename one of them"));
+        }
+    }
+    let bytes: usize = files.iter().map(|(path, content)| path.len() + content.len()).sum();
+    if bytes > INLINE_MAX {
+        let message = format!(
+            "holds {bytes} bytes, the most is {INLINE_MAX}: use a configMap, pvc or http source for files of this size"
+        );
+        findings.add_as(Reason::ManifestTooLarge, at.clone(), message);
+    }
+}
+
+/// Whether `uri` is `http(s)://HOST[:PORT][/...]` without white space or a fragment.
+fn is_http_uri(uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")) else { return false };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !host.is_empty() && !rest[host.len()..].starts_with('#') && !uri.contains(char::is_whitespace)
+}
+
+fn checksum(model: &TritonModel, findings: &mut Findings) {
+    let Some(checksum) = &model.spec.checksum else { return };
+    let digits = checksum.sha256.chars().count();
+    if digits != 64 || !checksum.sha256.chars().all(|c| c.is_ascii_hexdigit()) {
+        let message = format!(
+            "'{}' is not a SHA-256: write its 64 hexadecimal digits, as sha256sum prints them (found {digits} characters)",
+            checksum.sha256
+        );
+        findings.add(spec("checksum").field("sha256"), message);
+    }
+}
+
+fn versions(model: &TritonModel, findings: &mut Findings) {
+    let Some(versions) = &model.spec.versions else { return };
+    let policy = &versions.policy;
+    let at = spec("versions").field("policy");
+    let given = [policy.latest.is_some(), policy.all.is_some(), policy.specific.is_some()];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        findings.add(at.clone(), "is exactly one of latest, all or specific");
+    }
+    let Some(specific) = &policy.specific else { return };
+    let at = at.field("specific").field("versions");
+    let mut seen = BTreeSet::new();
+    for (number, version) in specific.versions.iter().enumerate() {
+        if *version < 1 {
+            findings.add(at.index(number), format!("is {version}, versions are numbered from 1"));
+        } else if !seen.insert(version) {
+            findings.add(at.index(number), format!("names version {version} again: name each once"));
+        }
+    }
+    if specific.versions.is_empty() {
+        findings.add(at, "names no version: name at least one, or use latest");
+    }
+}

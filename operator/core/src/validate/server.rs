@@ -1,0 +1,67 @@
+//! A `TritonServer`: stores, rollouts, flags, GPUs.
+
+use crds::TritonServer;
+
+use super::{Findings, spec};
+use crate::{
+    Problem,
+    defaults::{GPU_RESOURCE, OWN_FLAGS},
+    names,
+};
+
+/// Everything wrong with `server`.
+pub fn server(server: &TritonServer) -> Vec<Problem> {
+    let mut findings = Findings::new(names::object(server));
+    findings.check_name(crds::server::NAME_MAX);
+    store(server, &mut findings);
+    rollout(server, &mut findings);
+    gpu(server, &mut findings);
+    flags(server, &mut findings);
+    findings.problems
+}
+
+fn store(server: &TritonServer, findings: &mut Findings) {
+    let Some(store) = &server.spec.model_store else { return };
+    if store.empty_dir.is_some() && store.persistent_volume_claim.is_some() {
+        findings.add(spec("modelStore"), "is either emptyDir or persistentVolumeClaim: remove one");
+    }
+}
+
+fn rollout(server: &TritonServer, findings: &mut Findings) {
+    let Some(rollout) = &server.spec.rollout else { return };
+    if rollout.max_surge.unwrap_or(0) + rollout.max_unavailable.unwrap_or(1) == 0 {
+        let message = "maxSurge 0 and maxUnavailable 0 leave a rollout no way to move: raise one of them";
+        findings.add(spec("rollout"), message);
+    }
+}
+
+fn gpu(server: &TritonServer, findings: &mut Findings) {
+    let resource = server.spec.gpu.as_ref().and_then(|gpu| gpu.resource_name.as_deref()).unwrap_or(GPU_RESOURCE);
+    let Some(resources) = &server.spec.resources else { return };
+    for (side, quantities) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        if quantities.iter().flatten().any(|(name, _)| name == resource) {
+            let path = spec("resources").field(side).field(resource);
+            findings.add(path, "GPUs are asked for in spec.gpu.count, which writes this itself: remove it here");
+        }
+    }
+}
+
+fn flags(server: &TritonServer, findings: &mut Findings) {
+    let args = server.spec.server.iter().flat_map(|options| &options.extra_args);
+    for (at, arg) in args.enumerate() {
+        let path = spec("server").field("extraArgs").index(at);
+        let Some(flag) = arg.strip_prefix("--") else {
+            findings.add(
+                path,
+                format!("'{arg}' is no flag: write each flag with its value as one item, such as --name=value"),
+            );
+            continue;
+        };
+        let name = flag.split_once('=').map_or(flag, |(name, _)| name);
+        if OWN_FLAGS.contains(&name) {
+            let message =
+                format!("--{name} is set by the operator: remove it, and use the field for it if there is one");
+            findings.add(path, message);
+        }
+    }
+}
