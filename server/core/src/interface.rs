@@ -11,6 +11,23 @@ use crate::{
     tensor::{DataType, Name, Shape},
 };
 
+/// The protocol extensions the server speaks, as its metadata lists them.
+pub const EXTENSIONS: [&str; 13] = [
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+];
+
 /// Names of classes per output, one per index, as read from its `label_filename`.
 pub type Labels = BTreeMap<String, Vec<String>>;
 
@@ -151,12 +168,12 @@ impl Interface {
     }
 
     /// The input of that name, looked for first at `position`: callers mostly keep the configuration's order.
-    pub(crate) fn input_near(&self, position: usize, name: &str) -> Option<&InputSpec> {
+    pub fn input_near(&self, position: usize, name: &str) -> Option<&InputSpec> {
         self.inputs.get(position).filter(|input| &*input.name == name).or_else(|| self.input(name))
     }
 
     /// The output of that name, looked for first at `position`.
-    pub(crate) fn output_near(&self, position: usize, name: &str) -> Option<&OutputSpec> {
+    pub fn output_near(&self, position: usize, name: &str) -> Option<&OutputSpec> {
         self.outputs.get(position).filter(|output| &*output.name == name).or_else(|| self.output(name))
     }
 

@@ -1,0 +1,171 @@
+//! Sockets: taken in, tuned, given to HTTP/2, aged, and sent home at the end. Knows nothing of calls.
+
+use std::{
+    future::{Future, pending},
+    io,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use crate::{Options, dispatch::Dispatch, gate::Gate};
+
+/// Bytes a client may send ahead of being read, per call and per connection: tensors rather than documents.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest piece of a message taken at once: big tensors come in few pieces.
+const MAX_FRAME: u32 = 1 << 20;
+/// Calls one connection may have open. Queues behind have limits of their own.
+const MAX_CALLS: u32 = 8192;
+/// Calls given up before they were looked at: many deadlines at once are no attack.
+const MAX_RESETS: usize = 1024;
+/// What connections get to close after their last call.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Pause when the process has no file or memory left for a connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Serves connections until `shutdown`, then until the gate is empty, then until they are closed.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    dispatch: Dispatch,
+    gate: &Arc<Gate>,
+    options: &Options,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let (goodbye, _) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
+        // Small answers leave at once instead of waiting for more.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!("connection without TCP_NODELAY: {error}");
+        }
+        let connection =
+            serve_connection(stream, dispatch.clone(), builder(options), ages(options), goodbye.subscribe());
+        connections.spawn(connection);
+    };
+    accept_until(&listener, &mut connections, start, shutdown).await?;
+    // Callers that still come are told why they are refused, until the last call inside has its answer.
+    gate.close();
+    accept_until(&listener, &mut connections, start, gate.empty()).await?;
+    drop(listener);
+    goodbye.send_replace(true);
+    let _ = timeout(GOODBYE, async { while connections.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+/// Takes connections until `end`.
+async fn accept_until(
+    listener: &TcpListener,
+    connections: &mut JoinSet<()>,
+    start: impl Fn(TcpStream, &mut JoinSet<()>),
+    end: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let mut end = pin!(end);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut end => return Ok(()),
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => start(stream, connections),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) if is_exhausted(&error) => {
+                    warn!("cannot take a gRPC connection: {error}");
+                    sleep(EXHAUSTED).await;
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+/// A caller that was gone before it was greeted.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Out of files or memory: closing connections give some back.
+fn is_exhausted(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+}
+
+fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(options.keepalive_time)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(MAX_CALLS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .auto_date_header(false);
+    builder
+}
+
+/// When a connection is asked to end, and how much later it must.
+#[derive(Clone, Copy)]
+struct Ages {
+    soft: Option<Duration>,
+    grace: Option<Duration>,
+}
+
+fn ages(options: &Options) -> Ages {
+    Ages { soft: options.max_connection_age, grace: options.max_connection_age_grace }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    dispatch: Dispatch,
+    builder: http2::Builder<TokioExecutor>,
+    ages: Ages,
+    mut goodbye: watch::Receiver<bool>,
+) {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), dispatch));
+    let leave = async {
+        tokio::select! {
+            _ = goodbye.wait_for(|is_said| *is_said) => false,
+            () = sleep_or_never(ages.soft) => true,
+        }
+    };
+    let is_old = tokio::select! {
+        result = &mut connection => return ended(result),
+        is_old = leave => is_old,
+    };
+    connection.as_mut().graceful_shutdown();
+    let grace = if is_old { ages.grace } else { None };
+    tokio::select! {
+        result = &mut connection => ended(result),
+        () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
+    }
+}
+
+async fn sleep_or_never(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => sleep(duration).await,
+        None => pending().await,
+    }
+}
+
+/// Broken connections are everyday: clients die, scanners send other protocols.
+fn ended(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        debug!("gRPC connection ended: {error}");
+    }
+}

@@ -1,0 +1,210 @@
+//! One call between the connection and its method: may it be made, by whom is it answered, until when.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use server_engine::Engine;
+use server_proto::{
+    health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+};
+use tokio::time::{Sleep, sleep};
+use tonic::{
+    Status,
+    body::Body,
+    codec::CompressionEncoding,
+    codegen::{BoxFuture, Service as _},
+};
+
+use crate::{
+    Compression, Options, Restriction,
+    error::status,
+    gate::{Gate, Pass},
+    restrict,
+    service::Service,
+};
+
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// Sends each call to its service. One for all connections; cloned per connection.
+#[derive(Clone)]
+pub(crate) struct Dispatch {
+    gate: Arc<Gate>,
+    restrictions: Arc<[Restriction]>,
+    inference: GrpcInferenceServiceServer<Service>,
+    health: HealthServer<Service>,
+}
+
+impl Dispatch {
+    /// Both services over one engine.
+    pub(crate) fn new(engine: Arc<Engine>, gate: Arc<Gate>, options: &Options) -> Self {
+        let service = Arc::new(Service::new(engine, gate.clone(), options));
+        let mut inference = GrpcInferenceServiceServer::from_arc(service.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate)
+            .max_decoding_message_size(options.max_receive_bytes)
+            .max_encoding_message_size(options.max_send_bytes);
+        if options.response_compression == Compression::Gzip {
+            inference = inference.send_compressed(CompressionEncoding::Gzip);
+        }
+        let health = HealthServer::from_arc(service)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate);
+        Self { gate, restrictions: options.restrictions.clone().into(), inference, health }
+    }
+
+    fn start(&self, request: Request<Incoming>) -> Result<Call, Refusal> {
+        if !is_grpc(request.headers()) {
+            return Err(Refusal::NotGrpc);
+        }
+        let path = request.uri().path();
+        let method = path.strip_prefix(INFERENCE);
+        if !self.restrictions.is_empty() {
+            let method = method.or_else(|| path.strip_prefix(HEALTH)).unwrap_or_default();
+            restrict::admit(&self.restrictions, method, request.headers()).map_err(status)?;
+        }
+        let pass = match method {
+            Some("ModelInfer" | "ModelStreamInfer") => Some(self.gate.enter().map_err(status)?),
+            _ => None,
+        };
+        let deadline = deadline(request.headers()).map(|duration| Box::pin(sleep(duration)));
+        let answer = if method.is_some() {
+            self.inference.clone().call(request)
+        } else if path.starts_with(HEALTH) {
+            self.health.clone().call(request)
+        } else {
+            return Err(Status::unimplemented(format!("there is no method {path}")).into());
+        };
+        Ok(Call { answer, deadline, _pass: pass })
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn call(&self, request: Request<Incoming>) -> Call {
+        self.start(request).unwrap_or_else(|refusal| {
+            let response = refusal.into_response();
+            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _pass: None }
+        })
+    }
+}
+
+/// Why a call is not made.
+enum Refusal {
+    /// The caller speaks HTTP/2, and something else on top.
+    NotGrpc,
+    /// The caller is told the gRPC way.
+    Status(Status),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Refusal {
+    fn into_response(self) -> Response<Body> {
+        match self {
+            Self::Status(status) => status.into_http(),
+            Self::NotGrpc => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                response
+            }
+        }
+    }
+}
+
+/// A call under way. Dropping it, as the connection does when the caller gives up, cancels its work.
+pub(crate) struct Call {
+    answer: BoxFuture<Response<Body>, Infallible>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    _pass: Option<Pass>,
+}
+
+impl Future for Call {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(answer) = self.answer.as_mut().poll(context) {
+            return Poll::Ready(answer);
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Ok(Status::deadline_exceeded("Deadline Exceeded").into_http()))
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// How long the caller is going to wait. A value that cannot be read is no limit.
+///
+/// Source: gRPC over HTTP/2, "Timeout": up to eight digits and a unit.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_in_every_unit() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("99999999S", Some(Duration::from_secs(99_999_999))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("", None),
+            ("S", None),
+            ("123456789S", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1x", None),
+            ("1", None),
+        ] {
+            let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]);
+            assert_eq!(deadline(&headers), expected, "{text:?}");
+        }
+        assert_eq!(deadline(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_grpc_is_grpc() {
+        for (text, expected) in [("application/grpc", true), ("application/grpc+proto", true), ("text/plain", false)] {
+            let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, text.parse().unwrap())]);
+            assert_eq!(is_grpc(&headers), expected, "{text}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,281 @@
+//! A received message becomes the server's own request. Strings and tensors are moved, not copied.
+//!
+//! Whether the request fits its model is not decided here, except for a type that has no name in the server.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use server_core::{
+    error::{Error, Result},
+    interface::{Interface, ModelId},
+    request::{InferRequest, VersionChoice},
+    tensor::{DataType, Name, Shape, Tensor},
+};
+use server_engine::Engine;
+use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
+use smallvec::SmallVec;
+
+use super::{
+    contents,
+    outputs::{self, Classes},
+    parameters::{self, Given},
+    region::{Region, region},
+};
+use crate::admin::shared_memory::unknown_region;
+
+/// A message taken apart.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// For the engine.
+    pub(crate) request: InferRequest,
+    /// What becomes of outputs afterwards.
+    pub(crate) classes: Classes,
+    /// Tell the caller of an end without data.
+    pub(crate) wants_empty_final: bool,
+}
+
+/// What the model that is meant takes and gives.
+///
+/// Errors: the version is not a number, the model is unknown or not ready.
+pub(crate) fn interface(engine: &Engine, message: &ModelInferRequest) -> Result<Arc<Interface>> {
+    let version = VersionChoice::parse(&message.model_version)?;
+    engine.interface(ModelId { name: &message.model_name, version })
+}
+
+/// Makes a request of a message.
+///
+/// Errors: `InvalidArgument` for parameters and contents that contradict themselves, `NotFound` for shared memory,
+/// which nobody registered.
+/// Source: Triton's order: parameters, inputs, outputs.
+pub(crate) fn prepare(interface: &Interface, message: ModelInferRequest, received_at: Instant) -> Result<Prepared> {
+    let Given { sequence, priority, timeout, wants_empty_final, others } = parameters::read(message.parameters)?;
+    let inputs = inputs(interface, &message.id, message.inputs, message.raw_input_contents)?;
+    let (outputs, classes) = outputs::read(interface, message.outputs)?;
+    let request = InferRequest {
+        model_name: interface.model_name.clone(),
+        model_version: VersionChoice::parse(&message.model_version)?,
+        id: message.id,
+        inputs,
+        outputs,
+        parameters: others,
+        sequence,
+        priority,
+        timeout,
+        received_at,
+    };
+    Ok(Prepared { request, classes, wants_empty_final })
+}
+
+fn inputs(
+    interface: &Interface,
+    id: &str,
+    inputs: Vec<InferInputTensor>,
+    raw: Vec<Bytes>,
+) -> Result<SmallVec<[Tensor; 2]>> {
+    let is_raw = !raw.is_empty();
+    let mut raw = raw.into_iter();
+    let mut tensors = SmallVec::with_capacity(inputs.len());
+    for (position, input) in inputs.into_iter().enumerate() {
+        let spec = interface.input_near(position, &input.name);
+        let data_type = match spec {
+            Some(spec) if spec.data_type.wire_name() == input.datatype => Some(spec.data_type),
+            _ => DataType::from_wire_name(&input.datatype),
+        };
+        if let Some(Region { name }) = region(&input.name, &input.parameters)? {
+            return Err(match input.contents {
+                Some(_) => contents_beside_region(interface, &input.name),
+                None => unknown_region(name),
+            });
+        }
+        let data = match input.contents {
+            Some(_) if is_raw => return Err(contents_beside_raw(interface, &input.name)),
+            Some(contents) => contents::bytes(contents, data_type, &input.name, &interface.model_name)?.into(),
+            None => raw.next().ok_or_else(|| no_data(interface, &input.name))?,
+        };
+        let data_type = data_type.ok_or_else(|| unknown_type(interface, id, &input.name))?;
+        // The model's own name saves an allocation; it is the same text.
+        let name = spec.map_or_else(|| Name::from(input.name.as_str()), |spec| spec.name.clone());
+        tensors.push(Tensor { name, data_type, shape: Shape::from_slice(&input.shape), data: data.into() });
+    }
+    Ok(tensors)
+}
+
+#[cold]
+fn contents_beside_region(interface: &Interface, input: &str) -> Error {
+    let model = &interface.model_name;
+    Error::invalid_argument(format!(
+        "unexpected 'content' provided when using shared memory for input tensor '{input}' for model '{model}'"
+    ))
+}
+
+#[cold]
+fn contents_beside_raw(interface: &Interface, input: &str) -> Error {
+    let model = &interface.model_name;
+    Error::invalid_argument(format!(
+        "contents field must not be specified when using raw_input_contents for '{input}' for model '{model}'"
+    ))
+}
+
+#[cold]
+fn no_data(interface: &Interface, input: &str) -> Error {
+    let model = &interface.model_name;
+    Error::invalid_argument(format!("unable to find data for input tensor '{input}' for model '{model}' in request."))
+}
+
+/// A type without a name in the server fits no model: the words of the check, which cannot be asked.
+#[cold]
+fn unknown_type(interface: &Interface, id: &str, input: &str) -> Error {
+    let model = &interface.model_name;
+    match interface.input(input) {
+        None => Error::invalid_argument(format!("unexpected inference input '{input}' for model '{model}'")),
+        Some(spec) => Error::invalid_argument(format!(
+            "inference input '{input}' data-type is '<invalid>', but model '{model}' expects '{}'",
+            spec.data_type
+        ))
+        .with_request_id(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use server_core::{
+        error::Code,
+        interface::{InputSpec, OutputSpec},
+        request::{CorrelationId, Parameter, RequestedOutput, Sequence},
+    };
+    use server_proto::inference::{
+        InferParameter, InferTensorContents, infer_parameter::ParameterChoice,
+        model_infer_request::InferRequestedOutputTensor,
+    };
+
+    use super::*;
+
+    fn model() -> Interface {
+        let input = |name: &str| InputSpec {
+            name: name.into(),
+            data_type: DataType::Fp32,
+            dims: Shape::from_slice(&[1]),
+            reshape: None,
+            is_optional: false,
+            allow_ragged_batch: false,
+        };
+        Interface {
+            model_name: "m".into(),
+            version: 2,
+            max_batch_size: 0,
+            inputs: vec![input("a"), input("b")],
+            outputs: vec![OutputSpec {
+                name: "x".into(),
+                data_type: DataType::Fp32,
+                dims: Shape::from_slice(&[1]),
+                reshape: None,
+                labels: vec![],
+            }],
+            is_decoupled: false,
+        }
+    }
+
+    fn tensor(name: &str) -> InferInputTensor {
+        InferInputTensor { name: name.into(), datatype: "FP32".into(), shape: vec![1], ..Default::default() }
+    }
+
+    fn raw(names: &[&str], raw: &[&'static [u8]]) -> ModelInferRequest {
+        ModelInferRequest {
+            model_name: "m".into(),
+            inputs: names.iter().map(|name| tensor(name)).collect(),
+            raw_input_contents: raw.iter().map(|bytes| Bytes::from_static(bytes)).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn with(message: ModelInferRequest, key: &str, choice: ParameterChoice) -> ModelInferRequest {
+        let mut message = message;
+        message.inputs[0].parameters.insert(key.into(), InferParameter { parameter_choice: Some(choice) });
+        message
+    }
+
+    fn region_name() -> ParameterChoice {
+        ParameterChoice::StringParam("r".into())
+    }
+
+    #[track_caller]
+    fn fails(message: ModelInferRequest, code: Code, expected: &str) {
+        let error = prepare(&model(), message, Instant::now()).unwrap_err();
+        assert_eq!((error.code, &*error.message), (code, expected));
+    }
+
+    #[test]
+    fn everything_a_message_says_arrives() {
+        let mut message = raw(&["b", "a"], &[b"\x01\0\0\0", b"\x02\0\0\0", b"ignored"]);
+        message.model_version = "2".into();
+        message.id = "7".into();
+        message.outputs = vec![InferRequestedOutputTensor { name: "x".into(), ..Default::default() }];
+        for (key, choice) in [
+            ("sequence_id", ParameterChoice::Int64Param(42)),
+            ("sequence_end", ParameterChoice::BoolParam(true)),
+            ("priority", ParameterChoice::Uint64Param(3)),
+            ("timeout", ParameterChoice::Int64Param(1500)),
+            ("custom", ParameterChoice::DoubleParam(0.5)),
+        ] {
+            message.parameters.insert(key.into(), InferParameter { parameter_choice: Some(choice) });
+        }
+        let wire = message.raw_input_contents[0].as_ptr();
+        let received_at = Instant::now();
+        let Prepared { request, wants_empty_final, .. } = prepare(&model(), message, received_at).unwrap();
+        assert_eq!((&*request.model_name, request.model_version, &*request.id), ("m", VersionChoice::Exact(2), "7"));
+        let names: Vec<_> = request.inputs.iter().map(|input| &*input.name).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!((request.inputs[0].data_type, &request.inputs[0].shape[..]), (DataType::Fp32, &[1][..]));
+        assert_eq!(request.inputs[0].data.as_host().map(<[u8]>::as_ptr), Some(wire), "copied on the way");
+        assert_eq!(request.inputs[1].data.as_host(), Some(b"\x02\0\0\0".as_slice()));
+        assert_eq!(request.outputs[..], [RequestedOutput { name: "x".into(), classification: 0 }]);
+        let sequence = Sequence { id: CorrelationId::Number(42), is_start: false, is_end: true };
+        assert_eq!((request.sequence, request.priority), (Some(sequence), 3));
+        assert_eq!(request.timeout, Some(std::time::Duration::from_micros(1500)));
+        assert_eq!(request.parameters, [("custom".to_owned(), Parameter::Double(0.5))]);
+        assert_eq!((request.received_at, wants_empty_final), (received_at, false));
+    }
+
+    #[test]
+    fn raw_and_typed_contents_do_not_mix() {
+        let mut message = raw(&["a", "b"], &[b"\0\0\0\0"]);
+        message.inputs[1].contents = Some(InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
+        let expected = "contents field must not be specified when using raw_input_contents for 'b' for model 'm'";
+        fails(message, Code::InvalidArgument, expected);
+    }
+
+    #[test]
+    fn an_input_without_data_is_named() {
+        let expected = "unable to find data for input tensor 'b' for model 'm' in request.";
+        fails(raw(&["a", "b"], &[b"\0\0\0\0"]), Code::InvalidArgument, expected);
+        let expected = "unable to find data for input tensor 'a' for model 'm' in request.";
+        fails(raw(&["a", "b"], &[]), Code::InvalidArgument, expected);
+    }
+
+    #[test]
+    fn shared_memory_parameters_are_read_and_no_region_is_there() {
+        let size = ("shared_memory_byte_size", ParameterChoice::Int64Param(4));
+        let mut message = with(raw(&["a"], &[]), "shared_memory_region", region_name());
+        fails(
+            message.clone(),
+            Code::InvalidArgument,
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor 'a'",
+        );
+        message = with(message, size.0, size.1);
+        fails(message.clone(), Code::NotFound, "Unable to find shared memory region: 'r'");
+        message.inputs[0].contents = Some(InferTensorContents::default());
+        let expected = "unexpected 'content' provided when using shared memory for input tensor 'a' for model 'm'";
+        fails(message, Code::InvalidArgument, expected);
+    }
+
+    #[test]
+    fn a_type_nobody_knows_is_told_in_the_words_of_the_check() {
+        let mut message = raw(&["a", "b"], &[b"\0\0\0\0", b"\0\0\0\0"]);
+        message.inputs[1].datatype = "FP31".into();
+        message.id = "7".into();
+        let expected = "[request id: 7] inference input 'b' data-type is '<invalid>', but model 'm' expects 'FP32'";
+        fails(message.clone(), Code::InvalidArgument, expected);
+        message.inputs[1].name = "c".into();
+        fails(message, Code::InvalidArgument, "unexpected inference input 'c' for model 'm'");
+    }
+}

@@ -1,0 +1,54 @@
+//! How the front end behaves: filled by the command line, Triton's defaults otherwise.
+
+use std::time::Duration;
+
+use crate::restrict::Restriction;
+
+/// How to serve gRPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// A connection that was silent for so long is asked whether it is still there: `--grpc-keepalive-time`.
+    pub keepalive_time: Duration,
+    /// How long the answer to that may take: `--grpc-keepalive-timeout`.
+    pub keepalive_timeout: Duration,
+    /// Age at which a connection is asked to be made anew: `--grpc-max-connection-age`.
+    pub max_connection_age: Option<Duration>,
+    /// What calls get to finish after that: `--grpc-max-connection-age-grace`; `None` is for ever.
+    pub max_connection_age_grace: Option<Duration>,
+    /// Whether responses are compressed, for clients that can read it: `--grpc-infer-response-compression-level`.
+    pub response_compression: Compression,
+    /// Bytes of the largest message taken.
+    pub max_receive_bytes: usize,
+    /// Bytes of the largest message sent.
+    pub max_send_bytes: usize,
+    /// Requests of one stream that may be under way; further ones wait in the connection.
+    pub max_stream_requests: usize,
+    /// Groups of methods that need a header: `--grpc-restricted-protocol`.
+    pub restrictions: Vec<Restriction>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            keepalive_time: Duration::from_secs(7200),
+            keepalive_timeout: Duration::from_secs(20),
+            max_connection_age: None,
+            max_connection_age_grace: None,
+            response_compression: Compression::None,
+            max_receive_bytes: i32::MAX as usize,
+            max_send_bytes: i32::MAX as usize,
+            max_stream_requests: 1024,
+            restrictions: Vec::new(),
+        }
+    }
+}
+
+/// Whether responses are compressed. The levels of the command line above `none` all mean gzip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    None,
+    /// With gzip, if the client says that it reads that.
+    Gzip,
+}

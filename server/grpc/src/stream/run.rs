@@ -1,0 +1,147 @@
+//! One request of a stream under way, and the messages its answers become.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::Stream;
+use server_core::{
+    error::{Error, Result},
+    interface::Interface,
+    request::Parameter,
+    response::InferResponse,
+};
+use server_engine::{Engine, Inference};
+use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
+
+use crate::infer::{answer, outputs::Classes, request::Prepared};
+
+/// Parameter of every answer: whether it is the request's last.
+const FINAL: &str = "triton_final_response";
+
+/// An answer that is an error, with what is known of its request.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) about: Box<ModelInferResponse>,
+}
+
+impl Failure {
+    /// The form that leaves the stream open.
+    pub(super) fn into_message(self) -> ModelStreamInferResponse {
+        let Self { error, about } = self;
+        ModelStreamInferResponse { error_message: error.message.into_owned(), infer_response: Some(*about) }
+    }
+}
+
+/// A request under way. Dropping it cancels it.
+pub(super) struct Run {
+    inference: Inference,
+    interface: Arc<Interface>,
+    classes: Classes,
+    id: String,
+    /// The version in the caller's words: what an error answers with.
+    asked_version: String,
+    wants_empty_final: bool,
+    max_send_bytes: usize,
+    /// An answer that came while its predecessor was asked whether it was the last.
+    next: Option<Result<InferResponse>>,
+    is_over: bool,
+}
+
+impl Run {
+    /// Starts a request.
+    pub(super) fn start(
+        engine: &Engine,
+        interface: Arc<Interface>,
+        asked_version: String,
+        prepared: Prepared,
+        max_send_bytes: usize,
+    ) -> Result<Self> {
+        let Prepared { request, classes, wants_empty_final } = prepared;
+        let id = request.id.clone();
+        let inference = engine.infer(request)?;
+        Ok(Self {
+            inference,
+            interface,
+            classes,
+            id,
+            asked_version,
+            wants_empty_final,
+            max_send_bytes,
+            next: None,
+            is_over: false,
+        })
+    }
+
+    /// Whether its model answers as often as it likes.
+    pub(super) fn is_decoupled(&self) -> bool {
+        self.interface.is_decoupled
+    }
+
+    /// The only answer of a model that answers once.
+    pub(super) fn poll_only(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
+        let reply = ready!(self.inference.poll_next(context));
+        let reply = reply.unwrap_or_else(|| Err(Error::internal("expected a single response, got 0")));
+        Poll::Ready(self.answer(reply, true))
+    }
+
+    fn answer(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
+        let message = reply.and_then(|mut response| {
+            self.classes.apply(&self.interface, &mut response)?;
+            answer::message(response, self.max_send_bytes)
+        });
+        match message {
+            Ok(message) => Ok(good(marked(message, is_final))),
+            Err(error) => Err(Failure { error, about: Box::new(marked(self.nameplate(), is_final)) }),
+        }
+    }
+
+    /// A response without data: whose request this is about.
+    fn nameplate(&self) -> ModelInferResponse {
+        ModelInferResponse {
+            model_name: self.interface.model_name.as_ref().to_owned(),
+            model_version: self.asked_version.clone(),
+            id: self.id.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+fn marked(mut message: ModelInferResponse, is_final: bool) -> ModelInferResponse {
+    message.parameters.insert(FINAL.to_owned(), answer::parameter(Parameter::Bool(is_final)));
+    message
+}
+
+fn good(message: ModelInferResponse) -> ModelStreamInferResponse {
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(message) }
+}
+
+/// The answers of a decoupled model, ended by an empty one if the caller asked for that.
+impl Stream for Run {
+    type Item = Result<ModelStreamInferResponse, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        let reply = match this.next.take() {
+            Some(reply) => Some(reply),
+            None => ready!(this.inference.poll_next(context)),
+        };
+        let Some(reply) = reply else {
+            this.is_over = true;
+            let empty = this.wants_empty_final.then(|| Ok(good(marked(this.nameplate(), true))));
+            return Poll::Ready(empty);
+        };
+        match this.inference.poll_next(context) {
+            Poll::Ready(None) => this.is_over = true,
+            Poll::Ready(next) => this.next = next,
+            Poll::Pending => {}
+        }
+        Poll::Ready(Some(this.answer(reply, this.is_over)))
+    }
+}
