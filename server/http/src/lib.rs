@@ -1,1 +1,46 @@
-//! (room being built)
+//! The HTTP front end: the inference protocol on one port, the metrics page on another.
+//!
+//! It turns bytes into requests for the engine and the engine's answers into bytes; it decides nothing else. Data goes
+//! down one way: `serve` (sockets) to `answer` (routes) to one room per resource, of which `infer` is the hot one.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod binary;
+mod body;
+mod compression;
+mod connection;
+mod error;
+mod generate;
+mod health;
+mod infer;
+mod json;
+mod metadata;
+mod metrics;
+mod model_config;
+mod repository;
+mod restriction;
+mod router;
+mod serve;
+mod settings;
+mod shared_memory;
+mod statistics;
+mod to_json;
+
+pub use restriction::{Api, Restriction};
+pub use serve::{serve, serve_metrics};
+
+/// How to serve. Filled by the command line; the defaults are Triton's.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `--http-max-input-size`: limit of JSON, of tensors given as JSON, of raw and of decompressed bodies. Units: bytes.
+    pub max_input_size: usize,
+    /// `--http-restricted-api`, one entry per flag.
+    pub restrictions: Vec<Restriction>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_input_size: 64 << 20, restrictions: Vec::new() }
+    }
+}

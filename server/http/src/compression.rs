@@ -1,0 +1,162 @@
+//! Compressed bodies, both ways: `gzip`, and `deflate` in the sense of HTTP, which is a zlib stream.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use flate2::{
+    Compression,
+    read::{MultiGzDecoder, ZlibDecoder},
+    write::{GzEncoder, ZlibEncoder},
+};
+use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING, header::CONTENT_ENCODING};
+use server_core::error::{Error, Result};
+
+use crate::error::Failure;
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+impl Encoding {
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "" | "identity" => Some(Self::Identity),
+            "gzip" => Some(Self::Gzip),
+            "deflate" => Some(Self::Deflate),
+            _ => None,
+        }
+    }
+
+    /// How a request's body is compressed.
+    ///
+    /// Errors: in a way that is not offered.
+    pub(crate) fn of_request(headers: &HeaderMap) -> Result<Self, Failure> {
+        let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(Self::Identity) };
+        value.to_str().ok().and_then(Self::from_name).ok_or(Failure::UnsupportedEncoding)
+    }
+
+    /// How the answer shall be compressed: the caller's heaviest wish, the first of equals.
+    pub(crate) fn of_response(headers: &HeaderMap) -> Self {
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).map_or(Self::Identity, heaviest)
+    }
+
+    /// The value of `Content-Encoding`; `None` if nothing is compressed.
+    pub(crate) const fn header(self) -> Option<HeaderValue> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some(HeaderValue::from_static("gzip")),
+            Self::Deflate => Some(HeaderValue::from_static("deflate")),
+        }
+    }
+}
+
+fn heaviest(wishes: &str) -> Encoding {
+    let mut best = (Encoding::Identity, 0.0);
+    for wish in wishes.split(',') {
+        let (name, weight) = match wish.split_once(";q=") {
+            Some((name, weight)) => (name, weight.trim().parse().ok()),
+            None => (wish, Some(1.0)),
+        };
+        let name = name.trim();
+        if let (Some(encoding), Some(weight)) = (Encoding::from_name(name).filter(|_| !name.is_empty()), weight)
+            && weight > best.1
+        {
+            best = (encoding, weight);
+        }
+    }
+    best.0
+}
+
+/// Undoes the compression of a body.
+///
+/// Units: `max_size` in bytes of the result.
+/// Errors: `InvalidArgument` if the result would be larger, or if the body is not what it is said to be.
+pub(crate) fn decompress(body: Bytes, encoding: Encoding, max_size: usize) -> Result<Bytes> {
+    let limit = max_size as u64 + 1;
+    let mut whole = Vec::new();
+    let outcome = match encoding {
+        Encoding::Identity => return Ok(body),
+        Encoding::Gzip => MultiGzDecoder::new(&*body).take(limit).read_to_end(&mut whole),
+        Encoding::Deflate => ZlibDecoder::new(&*body).take(limit).read_to_end(&mut whole),
+    };
+    outcome.map_err(|error| Error::invalid_argument(format!("the compressed request body is damaged: {error}")))?;
+    if whole.len() > max_size {
+        return Err(Error::invalid_argument(format!(
+            "Decompressed data size exceeds the maximum allowed value of {max_size} bytes. Use --http-max-input-size \
+             to increase the limit."
+        )));
+    }
+    Ok(whole.into())
+}
+
+/// Compresses a body. Nothing can go wrong: it is written to memory.
+pub(crate) fn compress(pieces: &[Bytes], encoding: Encoding) -> Bytes {
+    fn write<W: Write>(mut encoder: W, pieces: &[Bytes], finish: impl FnOnce(W) -> std::io::Result<Vec<u8>>) -> Bytes {
+        for piece in pieces {
+            encoder.write_all(piece).expect("a Vec takes everything");
+        }
+        finish(encoder).expect("a Vec takes everything").into()
+    }
+    match encoding {
+        Encoding::Identity => pieces.concat().into(),
+        Encoding::Gzip => write(GzEncoder::new(Vec::new(), Compression::fast()), pieces, GzEncoder::finish),
+        Encoding::Deflate => write(ZlibEncoder::new(Vec::new(), Compression::fast()), pieces, ZlibEncoder::finish),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_compressed_comes_back() {
+        let pieces = [Bytes::from_static(b"one "), Bytes::from_static(b"two")];
+        for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Deflate] {
+            let body = compress(&pieces, encoding);
+            assert_eq!(decompress(body, encoding, 7).unwrap(), "one two");
+        }
+    }
+
+    #[test]
+    fn a_small_body_cannot_become_a_large_one() {
+        let bomb = compress(&[Bytes::from(vec![0; 1 << 20])], Encoding::Gzip);
+        let error = decompress(bomb, Encoding::Gzip, 1000).unwrap_err();
+        assert_eq!(
+            error.message,
+            "Decompressed data size exceeds the maximum allowed value of 1000 bytes. Use --http-max-input-size to \
+             increase the limit."
+        );
+        assert!(decompress(Bytes::from_static(b"junk"), Encoding::Deflate, 1000).is_err());
+    }
+
+    #[test]
+    fn the_heaviest_wish_wins_and_the_first_of_equals() {
+        for (wishes, expect) in [
+            ("", Encoding::Identity),
+            ("gzip", Encoding::Gzip),
+            ("gzip, deflate", Encoding::Gzip),
+            ("deflate, gzip, br", Encoding::Deflate),
+            ("gzip;q=0.5, deflate;q=0.9", Encoding::Deflate),
+            ("identity, gzip", Encoding::Identity),
+            ("gzip;q=0", Encoding::Identity),
+            ("gzip;q=x", Encoding::Identity),
+            ("*, br", Encoding::Identity),
+        ] {
+            assert_eq!(heaviest(wishes), expect, "{wishes}");
+        }
+    }
+
+    #[test]
+    fn unknown_ways_to_compress_are_refused() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Encoding::of_request(&headers), Ok(Encoding::Identity));
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("deflate"));
+        assert_eq!(Encoding::of_request(&headers), Ok(Encoding::Deflate));
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
+        assert_eq!(Encoding::of_request(&headers), Err(Failure::UnsupportedEncoding));
+    }
+}

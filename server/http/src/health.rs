@@ -1,0 +1,34 @@
+//! Whether the server lives, is ready, and whether a model is.
+
+use http::{Response, StatusCode};
+use server_core::{
+    error::{Error, Result},
+    interface::ModelId,
+};
+use server_engine::Engine;
+
+use crate::{answer::empty, body::Body};
+
+/// `GET /v2/health/live`. Errors: the server is exiting.
+pub(crate) fn live(engine: &Engine) -> Result<Response<Body>> {
+    engine.is_live().map(yes_or_no)
+}
+
+/// `GET /v2/health/ready`. Errors: the server is exiting.
+pub(crate) fn ready(engine: &Engine) -> Result<Response<Body>> {
+    engine.is_ready().map(yes_or_no)
+}
+
+/// `GET /v2/models/{m}/ready`. Errors: the model is unknown, or not ready.
+pub(crate) fn model(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body>> {
+    if engine.is_model_ready(model)? { Ok(empty()) } else { Err(Error::invalid_argument("Model version not ready")) }
+}
+
+/// Yes is 200, no is 400, both without a word.
+fn yes_or_no(answer: bool) -> Response<Body> {
+    let mut response = empty();
+    if !answer {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    response
+}

@@ -1,0 +1,111 @@
+//! One inference over HTTP: body in, the engine's answer, body out. The hot path.
+//!
+//! What takes long (large JSON, compression) is done on a blocking thread, so that it holds up nobody else.
+
+mod outgoing;
+mod prepare;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use server_core::{
+    error::{Error, Result},
+    interface::ModelId,
+};
+
+use crate::{
+    answer::Server,
+    binary::{self, Layout},
+    body::{Body, collect},
+    compression::Encoding,
+    connection::Activity,
+    error::Failure,
+};
+
+use outgoing::Outgoing;
+
+/// Longer JSON is read on a blocking thread. Units: bytes.
+const LONG_JSON: usize = 1 << 20;
+/// Longer compressed bodies are unpacked on a blocking thread. Units: bytes.
+const LONG_COMPRESSED: usize = 32 << 10;
+
+/// Answers `POST .../infer`.
+pub(crate) async fn infer(
+    server: &Server,
+    activity: &Activity,
+    model: ModelId<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Response<Body> {
+    let received_at = Instant::now();
+    let outcome = match collect(body).await {
+        Ok(body) => {
+            activity.request_read();
+            attempt(server, model, headers, body, received_at).await
+        }
+        Err(error) => Err(error.into()),
+    };
+    outcome.unwrap_or_else(Failure::into_response)
+}
+
+async fn attempt(
+    server: &Server,
+    model: ModelId<'_>,
+    headers: HeaderMap,
+    body: Bytes,
+    received_at: Instant,
+) -> Result<Response<Body>, Failure> {
+    // 1  who is meant, and whether one answer is what it gives
+    let interface = server.engine.interface(model)?;
+    if interface.is_decoupled {
+        return Err(
+            Error::unsupported("HTTP end point doesn't support models with decoupled transaction policy").into()
+        );
+    }
+
+    // 2  bytes become a request
+    let encoding = Encoding::of_request(&headers)?;
+    let reply_encoding = Encoding::of_response(&headers);
+    let is_long = match encoding {
+        Encoding::Identity => body.len() > LONG_JSON && json_length(&headers, body.len())? > LONG_JSON,
+        Encoding::Gzip | Encoding::Deflate => body.len() > LONG_COMPRESSED,
+    };
+    let max_input_size = server.options.max_input_size;
+    let mut source = prepare::Source { interface, version: model.version, encoding, max_input_size, received_at };
+    let mut headers = headers;
+    let prepared = if is_long {
+        let work = move || {
+            let prepared = source.prepare(&headers, body);
+            (source, headers, prepared)
+        };
+        let prepared;
+        (source, headers, prepared) = apart(work).await?;
+        prepared
+    } else {
+        source.prepare(&headers, body)
+    };
+    let (request, wishes) = prepared?;
+
+    // 3  the engine; dropping this future, as happens when the client leaves, cancels the request
+    let response = server.engine.infer(request)?.response().await?;
+
+    // 4  the answer becomes bytes
+    let outgoing = Outgoing { response, wishes, interface: source.interface, encoding: reply_encoding };
+    let reply = if outgoing.is_long() { apart(move || outgoing.write()).await?? } else { outgoing.write()? };
+    Ok(reply.into_response(headers))
+}
+
+fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
+    Ok(match binary::layout(headers, body_length)? {
+        Layout::Json => body_length,
+        Layout::JsonThenBinary(length) => length,
+        Layout::Raw => 0,
+    })
+}
+
+/// Runs what takes long on a thread for such things.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::internal("the request could not be processed"))
+}

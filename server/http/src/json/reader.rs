@@ -1,0 +1,476 @@
+//! A reader of JSON text that hands out one value at a time and copies nothing it need not.
+//!
+//! Accepts what Triton's parser accepts (RFC 8259, and the tokens `NaN`, `Inf`, `Infinity` with an optional sign) and
+//! refuses the rest with the same sentences at the same offsets. A NUL byte ends the text, as it does there.
+
+use std::borrow::Cow;
+
+use server_core::error::Error;
+
+use super::number::{self, Number};
+
+/// Containers within containers; more would let a short text use up the stack.
+const MAX_DEPTH: u32 = 100;
+
+/// Why reading stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The text is no JSON, or nests too deeply: nothing after this place can be trusted.
+    Malformed(Error),
+    /// The text is fine so far, what it says is not.
+    Meaning(Error),
+}
+
+impl Fault {
+    /// The error for the caller.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Malformed(error) | Self::Meaning(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Meaning(error)
+    }
+}
+
+pub(crate) type Parsed<T> = Result<T, Fault>;
+
+/// What a value is, told by its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Null,
+    Bool,
+    Number,
+    String,
+    Array,
+    Object,
+}
+
+/// A position in a JSON text.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+    depth: u32,
+}
+
+/// Reads a whole document: `read` gets its root value; nothing but blanks may surround it.
+pub(crate) fn document<'a, T>(text: &'a [u8], read: impl FnOnce(&mut Reader<'a>) -> Parsed<T>) -> Parsed<T> {
+    let mut reader = Reader::new(text);
+    if text.starts_with(b"\xef\xbb\xbf") {
+        reader.at = 3; // a byte order mark
+    }
+    reader.skip_blanks();
+    if reader.peek() == 0 {
+        return Err(reader.malformed("The document is empty."));
+    }
+    let value = read(&mut reader)?;
+    reader.skip_blanks();
+    if reader.peek() != 0 {
+        return Err(reader.malformed("The document root must not be followed by other values."));
+    }
+    Ok(value)
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of one value that was found valid before, such as a part kept by [`Reader::raw`].
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0, depth: 0 }
+    }
+
+    /// The next byte; 0 at the end.
+    #[inline(always)]
+    pub(crate) fn peek(&self) -> u8 {
+        self.text.get(self.at).copied().unwrap_or(0)
+    }
+
+    /// Bytes that were not read yet.
+    pub(crate) fn remaining(&self) -> usize {
+        self.text.len() - self.at
+    }
+
+    /// Goes past one byte if it is `expected`.
+    #[inline(always)]
+    pub(crate) fn consume(&mut self, expected: u8) -> bool {
+        let is_there = self.peek() == expected;
+        self.at += usize::from(is_there);
+        is_there
+    }
+
+    #[inline(always)]
+    pub(crate) fn skip_blanks(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    /// What the value here is; a byte that begins none is taken for a number and refused by [`Reader::number`].
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        match self.peek() {
+            b'n' => Kind::Null,
+            b't' | b'f' => Kind::Bool,
+            b'"' => Kind::String,
+            b'[' => Kind::Array,
+            b'{' => Kind::Object,
+            _ => Kind::Number,
+        }
+    }
+
+    /// The text is wrong here.
+    #[cold]
+    pub(crate) fn malformed(&self, what: &str) -> Fault {
+        Self::malformed_at(what, self.at)
+    }
+
+    #[cold]
+    fn malformed_at(what: &str, at: usize) -> Fault {
+        Fault::Malformed(Error::internal(format!("failed to parse the request JSON buffer: {what} at {at}")))
+    }
+
+    /// Goes one container down; [`Reader::leave`] comes back up.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Parsed<()> {
+        if self.depth == MAX_DEPTH {
+            return Err(Fault::Malformed(Error::invalid_argument(format!(
+                "JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
+            ))));
+        }
+        self.depth += 1;
+        self.at += 1;
+        self.skip_blanks();
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// Reads an array: `element` must read exactly one value each time.
+    #[inline]
+    pub(crate) fn array(&mut self, mut element: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+        self.enter()?;
+        if !self.consume(b']') {
+            loop {
+                element(self)?;
+                self.skip_blanks();
+                if self.consume(b',') {
+                    self.skip_blanks();
+                } else if self.consume(b']') {
+                    break;
+                } else {
+                    return Err(self.malformed("Missing a comma or ] after an array element."));
+                }
+            }
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Reads an object: `member` gets each name and must read exactly one value.
+    #[inline]
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> Parsed<()>) -> Parsed<()> {
+        self.enter()?;
+        if !self.consume(b'}') {
+            loop {
+                if self.peek() != b'"' {
+                    return Err(self.malformed("Missing a name for object member."));
+                }
+                let name = self.string()?;
+                self.skip_blanks();
+                if !self.consume(b':') {
+                    return Err(self.malformed("Missing a colon after a name of object member."));
+                }
+                self.skip_blanks();
+                member(self, &name)?;
+                self.skip_blanks();
+                if self.consume(b',') {
+                    self.skip_blanks();
+                } else if self.consume(b'}') {
+                    break;
+                } else {
+                    return Err(self.malformed("Missing a comma or } after an object member."));
+                }
+            }
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Reads `null`, `true` or `false`: whichever begins here.
+    pub(crate) fn word(&mut self) -> Parsed<Option<bool>> {
+        let (word, value): (&[u8], _) = match self.peek() {
+            b'n' => (b"null", None),
+            b't' => (b"true", Some(true)),
+            _ => (b"false", Some(false)),
+        };
+        for &byte in word {
+            if !self.consume(byte) {
+                return Err(self.malformed("Invalid value."));
+            }
+        }
+        Ok(value)
+    }
+
+    /// Reads a number.
+    #[inline]
+    pub(crate) fn number(&mut self) -> Parsed<Number> {
+        let (number, length) =
+            number::read(&self.text[self.at..]).map_err(|(what, at)| Self::malformed_at(what, self.at + at))?;
+        self.at += length;
+        Ok(number)
+    }
+
+    /// Reads a string. Borrowed from the text unless it holds escapes. Bytes need not be UTF-8.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Parsed<Cow<'a, [u8]>> {
+        self.at += 1;
+        let start = self.at;
+        self.skip_plain();
+        if self.peek() == b'"' {
+            let plain = &self.text[start..self.at];
+            self.at += 1;
+            return Ok(Cow::Borrowed(plain));
+        }
+        self.string_with_escapes(start).map(Cow::Owned)
+    }
+
+    /// Reads past one value of any kind, checking that it is well formed.
+    pub(crate) fn skip(&mut self) -> Parsed<()> {
+        match self.kind() {
+            Kind::Null | Kind::Bool => self.word().map(|_| ()),
+            Kind::Number => self.number().map(|_| ()),
+            Kind::String => self.string().map(|_| ()),
+            Kind::Array => self.array(Self::skip),
+            Kind::Object => self.object(|reader, _| reader.skip()),
+        }
+    }
+
+    /// Reads past one value and gives its text.
+    pub(crate) fn raw(&mut self) -> Parsed<&'a [u8]> {
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Reads one value with `read`. If its meaning is wrong, the value is read past, and the error is the inner result:
+    /// mistakes in the rest of the text must be told first.
+    pub(crate) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<Result<T, Error>> {
+        let start = self.clone();
+        match read(self) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Fault::Meaning(error)) => {
+                *self = start;
+                self.skip()?;
+                Ok(Err(error))
+            }
+            Err(malformed) => Err(malformed),
+        }
+    }
+
+    /// Runs `read` with a fresh count of nested containers.
+    pub(crate) fn at_new_depth<T>(&mut self, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        let depth = std::mem::take(&mut self.depth);
+        let result = read(self);
+        self.depth = depth;
+        result
+    }
+
+    /// Goes to the next quotation mark, backslash or control character, eight bytes at a time.
+    #[inline]
+    fn skip_plain(&mut self) {
+        while let Some(chunk) = self.text[self.at..].first_chunk::<8>() {
+            let found = special_bytes(u64::from_le_bytes(*chunk));
+            if found != 0 {
+                self.at += (found.trailing_zeros() / 8) as usize;
+                return;
+            }
+            self.at += 8;
+        }
+        while self.text.get(self.at).is_some_and(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+            self.at += 1;
+        }
+    }
+
+    fn string_with_escapes(&mut self, start: usize) -> Parsed<Vec<u8>> {
+        let mut unescaped = self.text[start..self.at].to_vec();
+        loop {
+            match self.peek() {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(unescaped);
+                }
+                b'\\' => self.escape(&mut unescaped)?,
+                0 => return Err(self.malformed("Missing a closing quotation mark in string.")),
+                _ => return Err(self.malformed("Invalid encoding in string.")),
+            }
+            let plain = self.at;
+            self.skip_plain();
+            unescaped.extend_from_slice(&self.text[plain..self.at]);
+        }
+    }
+
+    fn escape(&mut self, unescaped: &mut Vec<u8>) -> Parsed<()> {
+        let start = self.at;
+        self.at += 1;
+        let byte = match self.peek() {
+            byte @ (b'"' | b'\\' | b'/') => byte,
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                self.at += 1;
+                let character = self.unicode(start)?;
+                unescaped.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                return Ok(());
+            }
+            _ => return Err(Self::malformed_at("Invalid escape character in string.", start)),
+        };
+        self.at += 1;
+        unescaped.push(byte);
+        Ok(())
+    }
+
+    /// The character of `XXXX`, or of `XXXX\uXXXX` if the first is half of a pair.
+    fn unicode(&mut self, start: usize) -> Parsed<char> {
+        let lone = || Self::malformed_at("The surrogate pair in string is invalid.", start);
+        let mut code = self.four_digits(start)?;
+        if (0xd800..0xdc00).contains(&code) {
+            if !(self.consume(b'\\') && self.consume(b'u')) {
+                return Err(lone());
+            }
+            let second = self.four_digits(start)?;
+            if !(0xdc00..0xe000).contains(&second) {
+                return Err(lone());
+            }
+            code = 0x1_0000 + ((code - 0xd800) << 10) + (second - 0xdc00);
+        }
+        char::from_u32(code).ok_or_else(lone)
+    }
+
+    fn four_digits(&mut self, start: usize) -> Parsed<u32> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let Some(digit) = char::from(self.peek()).to_digit(16) else {
+                return Err(Self::malformed_at("Incorrect hex digit after \\u escape in string.", start));
+            };
+            code = code * 16 + digit;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+}
+
+/// Marks, with their top bits, the bytes that are a quotation mark, a backslash or below a blank. The lowest mark is
+/// exact; marks above it may be false, because of borrows.
+#[inline(always)]
+const fn special_bytes(chunk: u64) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const fn zero(chunk: u64) -> u64 {
+        chunk.wrapping_sub(LOW) & !chunk & HIGH
+    }
+    let controls = chunk.wrapping_sub(LOW * 0x20) & !chunk & HIGH;
+    controls | zero(chunk ^ (LOW * b'"' as u64)) | zero(chunk ^ (LOW * b'\\' as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str, expect: &str) {
+        let error = document(text.as_bytes(), Reader::skip).unwrap_err().into_error();
+        assert_eq!(error.message, format!("failed to parse the request JSON buffer: {expect}"), "{text}");
+        assert_eq!(error.code, server_core::error::Code::Internal);
+    }
+
+    fn string(text: &str) -> Vec<u8> {
+        document(text.as_bytes(), |reader| reader.string().map(Cow::into_owned)).unwrap()
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_offset() {
+        refused("", "The document is empty. at 0");
+        refused("  \n", "The document is empty. at 3");
+        refused("{}x", "The document root must not be followed by other values. at 2");
+        refused("{\"a\":x}", "Invalid value. at 5");
+        refused("{\"a\":tru}", "Invalid value. at 8");
+        refused("{\"a\":-}", "Invalid value. at 6");
+        refused("{a:1}", "Missing a name for object member. at 1");
+        refused("{\"a\":1,}", "Missing a name for object member. at 7");
+        refused("{\"a\" 1}", "Missing a colon after a name of object member. at 5");
+        refused("{\"a\":1 \"b\":2}", "Missing a comma or } after an object member. at 7");
+        refused("{\"a\":1", "Missing a comma or } after an object member. at 6");
+        refused("[1 2]", "Missing a comma or ] after an array element. at 3");
+        refused("[1,]", "Invalid value. at 3");
+        refused("[01]", "Missing a comma or ] after an array element. at 2");
+        refused("\"abc", "Missing a closing quotation mark in string. at 4");
+        refused("\"a\nb\"", "Invalid encoding in string. at 2");
+        refused("\"a\\x\"", "Invalid escape character in string. at 2");
+        refused("\"\\u12g4\"", "Incorrect hex digit after \\u escape in string. at 1");
+        refused("\"\\ud800\"", "The surrogate pair in string is invalid. at 1");
+        refused("\"\\udc00\"", "The surrogate pair in string is invalid. at 1");
+        refused("[1.]", "Miss fraction part in number. at 3");
+        refused("[1e]", "Miss exponent in number. at 3");
+        refused("[ 1e999]", "Number too big to be stored in double. at 2");
+        refused("[Nope]", "Invalid value. at 2");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_before_the_stack_ends() {
+        let deep = "[".repeat(100_000);
+        let error = document(deep.as_bytes(), Reader::skip).unwrap_err().into_error();
+        assert_eq!(error.message, "JSON nesting depth exceeds maximum allowed limit (100)");
+        assert_eq!(error.code, server_core::error::Code::InvalidArgument);
+        let allowed = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        document(allowed.as_bytes(), Reader::skip).unwrap();
+    }
+
+    #[test]
+    fn escapes_become_their_characters() {
+        assert_eq!(string(r#""plain text of some length""#), b"plain text of some length");
+        assert_eq!(string(r#""a\"\\\/\b\f\n\r\t\u0041\u00e4\ud83d\ude00z""#), "a\"\\/\u{8}\u{c}\n\r\tAä😀z".as_bytes());
+        assert_eq!(document(b"\"\xff\xfe\"", |reader| reader.string().map(Cow::into_owned)).unwrap(), b"\xff\xfe");
+    }
+
+    #[test]
+    fn a_wrong_meaning_lets_mistakes_behind_it_speak_first() {
+        let read = |text: &'static str| {
+            document(text.as_bytes(), |reader| {
+                let mut first = Ok(());
+                reader.array(|reader| {
+                    let outcome = reader.attempt(|_| Err::<(), _>(Error::internal("not liked").into()))?;
+                    first = first.clone().and(outcome);
+                    Ok(())
+                })?;
+                Ok(first)
+            })
+        };
+        assert_eq!(read("[1,{\"a\":[2]}]").unwrap().unwrap_err().message, "not liked");
+        assert!(matches!(read("[1,{\"a\":[2}]"), Err(Fault::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn accepts_and_refuses_what_serde_json_does(text in "[\\[\\]{},:\"\\\\ntrue0-9.eE+ \\-a]{0,24}") {
+            let ours = document(text.as_bytes(), Reader::skip).is_ok();
+            let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+            prop_assert_eq!(ours, theirs, "{}", text);
+        }
+
+        #[test]
+        fn strings_come_back_as_they_were(original: String) {
+            let text = serde_json::to_string(&original).unwrap();
+            prop_assert_eq!(string(&text), original.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The metrics page, on a port of its own.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use server_engine::Engine;
+
+use crate::{answer::empty, body::Body, connection::Activity, error::Failure, router::RouteError, serve::Application};
+
+/// The page's server.
+pub(crate) struct Metrics {
+    engine: Arc<Engine>,
+}
+
+impl Metrics {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+}
+
+impl Application for Metrics {
+    /// `/metrics` is the page; any other path is good and empty, as in Triton.
+    async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
+        activity.request_read(); // a body is not looked at
+        if request.method() != Method::GET {
+            return Failure::Route(RouteError::MethodNotAllowed).into_response();
+        }
+        let mut response = empty();
+        if request.uri().path() == "/metrics" {
+            *response.body_mut() = Body::from(self.engine.metrics().into_bytes());
+        }
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+}

@@ -1,0 +1,206 @@
+//! The model repository extension: index, load, unload.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::Response;
+use serde::Serialize;
+use server_core::error::{Error, Result};
+use server_engine::{Engine, IndexEntry, LoadParameters};
+
+use crate::{
+    answer::{empty, json},
+    body::Body,
+    json::value::{Value, text},
+    to_json::to_json,
+};
+
+/// Longer load requests, which carry files, are read on a blocking thread. Units: bytes.
+const LONG_LOAD: usize = 256 << 10;
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+}
+
+impl From<IndexEntry> for Line {
+    fn from(entry: IndexEntry) -> Self {
+        Self {
+            name: entry.name,
+            version: entry.version.map(|version| version.to_string()),
+            state: entry.state.map(server_engine::VersionState::text),
+            reason: entry.reason,
+        }
+    }
+}
+
+/// `POST /v2/repository/index`. Errors: the server is not ready, or the body is wrong.
+pub(crate) fn index(engine: &Engine, body: &[u8]) -> Result<Response<Body>> {
+    let lines: Vec<Line> = engine.index(ready_only(body)?)?.into_iter().map(Line::from).collect();
+    to_json(&lines).map(json)
+}
+
+fn ready_only(body: &[u8]) -> Result<bool> {
+    if body.is_empty() {
+        return Ok(false);
+    }
+    match Value::parse(body)?.member("ready") {
+        None => Ok(false),
+        Some(Value::Bool(ready)) => Ok(*ready),
+        Some(_) => Err(Error::invalid_argument("Invalid value for 'ready': expected a boolean")),
+    }
+}
+
+/// `POST /v2/repository/models/{m}/load`: answers when the model serves. Errors: it does not.
+pub(crate) async fn load(
+    engine: &Arc<Engine>,
+    has_repository: bool,
+    name: &str,
+    body: Bytes,
+) -> Result<Response<Body>> {
+    no_repository(has_repository)?;
+    let parameters = if body.len() > LONG_LOAD {
+        let read = tokio::task::spawn_blocking(move || load_parameters(&body));
+        read.await.map_err(|_| Error::internal("the load request could not be processed"))??
+    } else {
+        load_parameters(&body)?
+    };
+    engine.load(name, parameters).await?;
+    Ok(empty())
+}
+
+/// `POST /v2/repository/models/{m}/unload`: answers before the last request has ended.
+pub(crate) async fn unload(
+    engine: &Arc<Engine>,
+    has_repository: bool,
+    name: &str,
+    body: &[u8],
+) -> Result<Response<Body>> {
+    no_repository(has_repository)?;
+    engine.unload(name, unload_dependents(body)?).await?;
+    Ok(empty())
+}
+
+fn no_repository(has_repository: bool) -> Result<()> {
+    if has_repository {
+        return Err(Error::unsupported("'repository_name' specification is not supported"));
+    }
+    Ok(())
+}
+
+fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
+    let mut parameters = LoadParameters::default();
+    if body.is_empty() {
+        return Ok(parameters);
+    }
+    let body = Value::parse(body)?;
+    for (name, value) in members_of_parameters(&body)? {
+        let value = || {
+            value.as_bytes().ok_or_else(|| {
+                Error::internal(format!("Unable to parse '{name}': attempt to access JSON non-string as string"))
+            })
+        };
+        if name == "config" {
+            parameters.config = Some(text(value()?));
+        } else if let Some(path) = name.strip_prefix("file:") {
+            let content = BASE64.decode(value()?).map_err(|error| {
+                Error::invalid_argument(format!("Unable to parse '{name}': not valid base64: {error}"))
+            })?;
+            parameters.files.push((path.to_owned(), content));
+        } else {
+            return Err(Error::internal("unexpected error on creating Triton parameter"));
+        }
+    }
+    Ok(parameters)
+}
+
+fn unload_dependents(body: &[u8]) -> Result<bool> {
+    if body.is_empty() {
+        return Ok(false);
+    }
+    let body = Value::parse(body)?;
+    match body.member("parameters").and_then(|parameters| parameters.member("unload_dependents")) {
+        None => Ok(false),
+        Some(Value::Bool(unload)) => Ok(*unload),
+        Some(_) => {
+            Err(Error::internal("Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean"))
+        }
+    }
+}
+
+fn members_of_parameters<'a, 'b>(body: &'b Value<'a>) -> Result<&'b [(String, Value<'a>)]> {
+    match body.member("parameters") {
+        None => Ok(&[]),
+        Some(parameters) => parameters.members().ok_or_else(|| {
+            Error::internal("Unable to parse 'parameters': attempt to access JSON non-object as object")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use server_engine::VersionState;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_only_what_is_known() {
+        let entry =
+            |version, state, reason: &str| IndexEntry { name: "m".into(), version, state, reason: reason.into() };
+        let lines: Vec<Line> = [
+            entry(None, None, ""),
+            entry(Some(2), Some(VersionState::Ready), ""),
+            entry(Some(1), Some(VersionState::Unavailable), "unloaded"),
+        ]
+        .into_iter()
+        .map(Line::from)
+        .collect();
+        assert_eq!(
+            String::from_utf8(to_json(&lines).unwrap()).unwrap(),
+            "[{\"name\":\"m\"},{\"name\":\"m\",\"version\":\"2\",\"state\":\"READY\"},\
+             {\"name\":\"m\",\"version\":\"1\",\"state\":\"UNAVAILABLE\",\"reason\":\"unloaded\"}]"
+        );
+    }
+
+    #[test]
+    fn the_index_can_be_asked_for_ready_models_only() {
+        assert_eq!(ready_only(b""), Ok(false));
+        assert_eq!(ready_only(b"{}"), Ok(false));
+        assert_eq!(ready_only(b"{\"ready\":true}"), Ok(true));
+        let error = ready_only(b"{\"ready\":1}").unwrap_err();
+        assert_eq!(error.message, "Invalid value for 'ready': expected a boolean");
+    }
+
+    #[test]
+    fn a_load_request_carries_a_configuration_and_files() {
+        let body = br#"{"parameters":{"config":"{\"backend\":\"x\"}","file:1/model.onnx":"AAEC"}}"#;
+        let parameters = load_parameters(body).unwrap();
+        assert_eq!(parameters.config.as_deref(), Some("{\"backend\":\"x\"}"));
+        assert_eq!(parameters.files, [("1/model.onnx".to_owned(), vec![0, 1, 2])]);
+        assert!(load_parameters(b"").unwrap().config.is_none());
+        let error = |body: &str| load_parameters(body.as_bytes()).unwrap_err().message.into_owned();
+        assert_eq!(error(r#"{"parameters":{"other":"x"}}"#), "unexpected error on creating Triton parameter");
+        assert!(error(r#"{"parameters":{"file:a":"?"}}"#).starts_with("Unable to parse 'file:a': not valid base64"));
+        assert!(error(r#"{"parameters":{"config":{}}}"#).contains("non-string as string"));
+    }
+
+    #[test]
+    fn an_unload_request_may_take_its_parts_along() {
+        assert_eq!(unload_dependents(b""), Ok(false));
+        assert_eq!(unload_dependents(b"{\"parameters\":{\"unload_dependents\":true}}"), Ok(true));
+        assert!(unload_dependents(b"{\"parameters\":{\"unload_dependents\":3}}").is_err());
+    }
+
+    #[test]
+    fn a_named_repository_is_not_supported() {
+        let error = no_repository(true).unwrap_err();
+        assert_eq!(error.message, "'repository_name' specification is not supported");
+    }
+}

@@ -1,0 +1,140 @@
+//! Counters of models as JSON, in the members of Triton's statistics extension.
+
+use http::Response;
+use serde::Serialize;
+use server_core::{
+    error::Result,
+    interface::ModelId,
+    stats::{BatchSnapshot, Durations, ModelSnapshot},
+};
+use server_engine::Engine;
+
+use crate::{answer::json, body::Body, to_json::to_json};
+
+#[derive(Serialize)]
+struct Statistics {
+    model_stats: Vec<Model>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    name: String,
+    version: String,
+    last_inference: u64,
+    inference_count: u64,
+    execution_count: u64,
+    inference_stats: Inference,
+    /// Of decoupled models, by position of the response.
+    response_stats: serde_json::Map<String, serde_json::Value>,
+    batch_stats: Vec<Batch>,
+    /// Of backends that report it.
+    memory_usage: [(); 0],
+}
+
+#[derive(Serialize)]
+struct Inference {
+    success: Event,
+    fail: Event,
+    queue: Event,
+    compute_input: Event,
+    compute_infer: Event,
+    compute_output: Event,
+    cache_hit: Event,
+    cache_miss: Event,
+}
+
+#[derive(Serialize)]
+struct Batch {
+    batch_size: u64,
+    compute_input: Event,
+    compute_infer: Event,
+    compute_output: Event,
+}
+
+#[derive(Serialize)]
+struct Event {
+    count: u64,
+    ns: u64,
+}
+
+/// `GET /v2/models/stats`, `GET /v2/models/{m}/stats`. Errors: the model is unknown.
+pub(crate) fn get(engine: &Engine, model: Option<ModelId<'_>>) -> Result<Response<Body>> {
+    let model_stats = engine.statistics(model)?.into_iter().map(Model::from).collect();
+    to_json(&Statistics { model_stats }).map(json)
+}
+
+impl From<ModelSnapshot> for Model {
+    fn from(snapshot: ModelSnapshot) -> Self {
+        Self {
+            name: snapshot.name,
+            version: snapshot.version.to_string(),
+            last_inference: snapshot.last_inference_ms,
+            inference_count: snapshot.inference_count,
+            execution_count: snapshot.execution_count,
+            inference_stats: Inference {
+                success: snapshot.success.into(),
+                fail: snapshot.fail.into(),
+                queue: snapshot.queue.into(),
+                compute_input: snapshot.compute_input.into(),
+                compute_infer: snapshot.compute_infer.into(),
+                compute_output: snapshot.compute_output.into(),
+                cache_hit: snapshot.cache_hit.into(),
+                cache_miss: snapshot.cache_miss.into(),
+            },
+            response_stats: serde_json::Map::new(),
+            batch_stats: snapshot.batches.into_iter().map(Batch::from).collect(),
+            memory_usage: [],
+        }
+    }
+}
+
+impl From<BatchSnapshot> for Batch {
+    fn from(snapshot: BatchSnapshot) -> Self {
+        Self {
+            batch_size: snapshot.batch_size,
+            compute_input: snapshot.compute_input.into(),
+            compute_infer: snapshot.compute_infer.into(),
+            compute_output: snapshot.compute_output.into(),
+        }
+    }
+}
+
+impl From<Durations> for Event {
+    fn from(durations: Durations) -> Self {
+        Self { count: durations.count, ns: durations.ns }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_stand_in_tritons_order() {
+        let durations = |count| Durations { count, ns: count * 10 };
+        let batch = BatchSnapshot { batch_size: 4, compute_infer: durations(2), ..BatchSnapshot::default() };
+        let snapshot = ModelSnapshot {
+            name: "m".into(),
+            version: 2,
+            last_inference_ms: 99,
+            inference_count: 8,
+            execution_count: 2,
+            success: durations(1),
+            batches: vec![batch],
+            ..ModelSnapshot::default()
+        };
+        let text = String::from_utf8(to_json(&Statistics { model_stats: vec![snapshot.into()] }).unwrap()).unwrap();
+        let zero = "{\"count\":0,\"ns\":0}";
+        assert_eq!(
+            text,
+            format!(
+                "{{\"model_stats\":[{{\"name\":\"m\",\"version\":\"2\",\"last_inference\":99,\"inference_count\":8,\
+                 \"execution_count\":2,\"inference_stats\":{{\"success\":{{\"count\":1,\"ns\":10}},\"fail\":{zero},\
+                 \"queue\":{zero},\"compute_input\":{zero},\"compute_infer\":{zero},\"compute_output\":{zero},\
+                 \"cache_hit\":{zero},\"cache_miss\":{zero}}},\"response_stats\":{{}},\"batch_stats\":[\
+                 {{\"batch_size\":4,\"compute_input\":{zero},\"compute_infer\":{{\"count\":2,\"ns\":20}},\
+                 \"compute_output\":{zero}}}],\"memory_usage\":[]}}]}}"
+            )
+        );
+    }
+}
