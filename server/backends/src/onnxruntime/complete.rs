@@ -15,7 +15,7 @@ use super::signature::{Offered, Signature};
 
 /// Whether the configuration says everything [`complete`] could say.
 pub(super) fn is_complete(config: &ModelConfig) -> bool {
-    !(config.input.is_empty() && config.batch_input.is_empty()) && !config.output.is_empty()
+    !has_no_input(config) && !config.output.is_empty()
 }
 
 /// Fills in inputs or outputs, each side only if it is absent, and batching.
@@ -45,7 +45,7 @@ pub(super) fn complete(config: &mut ModelConfig, model: &Signature, default_max_
         }
     }
     let batches = config.max_batch_size > 0;
-    if config.input.is_empty() && config.batch_input.is_empty() {
+    if has_no_input(config) {
         config.input = model.inputs.iter().map(|input| describe_input(input, batches)).collect::<Result<_>>()?;
     }
     if config.output.is_empty() {
@@ -56,6 +56,10 @@ pub(super) fn complete(config: &mut ModelConfig, model: &Signature, default_max_
         }
     }
     Ok(())
+}
+
+fn has_no_input(config: &ModelConfig) -> bool {
+    config.input.is_empty() && config.batch_input.is_empty()
 }
 
 /// Whether the side that is there has as many dimensions as the model, so that none is left for the batch.

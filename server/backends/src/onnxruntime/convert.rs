@@ -11,7 +11,7 @@ use server_core::{
     batching::pack::{self, PackError},
     buffer::Buffer,
     error::{Error, Result},
-    response::Outputs,
+    responder::Reply,
     tensor::{DataType, Name, Shape, Tensor, element_count, shape_text, strings},
 };
 
@@ -168,6 +168,18 @@ pub(super) struct Output {
     pub(super) restore: Restore,
 }
 
+/// What the outputs of one run have in common.
+pub(super) struct Run<'b, 'a> {
+    /// Inputs it was given, for an output may be one of them.
+    pub(super) inputs: &'b [(usize, Value<'a>)],
+    /// Kept alive by outputs that are not copied.
+    pub(super) session: &'b Arc<SharedSessionInner>,
+    /// Who waits, in the order of their rows.
+    pub(super) requests: &'b [Pending],
+    /// The first dimension is the batch.
+    pub(super) has_rows: bool,
+}
+
 /// Room for the strings of an output, used again and again.
 #[derive(Default)]
 pub(super) struct Texts {
@@ -182,16 +194,13 @@ impl Output {
         wanted.is_empty() || wanted.iter().any(|output| output.name == self.name)
     }
 
-    /// Gives each request its part of what the model computed. `has_rows`: the first dimension is the batch.
+    /// Gives each request that wants it its part of what the model computed.
     pub(super) fn distribute<'a>(
         &self,
         value: Value<'a>,
-        inputs: &[(usize, Value<'a>)],
-        session: &Arc<SharedSessionInner>,
+        run: &Run<'_, 'a>,
         texts: &mut Texts,
-        requests: &[Pending],
-        has_rows: bool,
-        replies: &mut [Outputs],
+        replies: &mut [Reply],
     ) -> Result<()> {
         let (number, shape) = value.describe()?;
         if number != element(self.data_type) as i32 {
@@ -199,41 +208,29 @@ impl Output {
         }
         let elements = element_count(&shape).and_then(|count| usize::try_from(count).ok());
         let elements = elements.ok_or_else(|| self.odd(&shape))?;
-        let mut parts = Parts::new(self, &shape, elements, requests, has_rows)?;
+        let mut parts = Parts::new(self, &shape, elements, run)?;
+        let mut give = |content: &mut dyn FnMut(Range<usize>) -> Buffer| {
+            for (pending, reply) in run.requests.iter().zip(&mut *replies) {
+                let (shape, range) = parts.next(pending);
+                if let (true, Ok(reply)) = (self.is_wanted(pending), reply) {
+                    let (name, data_type, data) = (self.name.clone(), self.data_type, content(range));
+                    reply.tensors.push(Tensor { name, data_type, shape, data });
+                }
+            }
+        };
         let Some(size) = self.data_type.byte_size() else {
             value.read_strings(&mut texts.content, &mut texts.starts)?;
-            for (pending, reply) in requests.iter().zip(replies) {
-                let (shape, range) = parts.next(pending);
-                if self.is_wanted(pending) {
-                    reply.tensors.push(self.tensor(shape, texts.join(range).into()));
-                }
-            }
+            give(&mut |range| texts.join(range).into());
             return Ok(());
         };
-        let to_bytes = |range: Range<usize>| range.start * size..range.end * size;
-        if elements * size <= COPIED_PART * requests.len() {
+        if elements * size <= COPIED_PART * run.requests.len() {
             let data = value.bytes(self.data_type)?;
-            for (pending, reply) in requests.iter().zip(replies) {
-                let (shape, range) = parts.next(pending);
-                if self.is_wanted(pending) {
-                    let part = Bytes::copy_from_slice(&data[to_bytes(range)]);
-                    reply.tensors.push(self.tensor(shape, part.into()));
-                }
-            }
+            give(&mut |range| Bytes::copy_from_slice(&data[range.start * size..range.end * size]).into());
         } else {
-            let data = value.into_bytes(self.data_type, inputs, session)?;
-            for (pending, reply) in requests.iter().zip(replies) {
-                let (shape, range) = parts.next(pending);
-                if self.is_wanted(pending) {
-                    reply.tensors.push(self.tensor(shape, data.slice(to_bytes(range)).into()));
-                }
-            }
+            let data = value.into_bytes(self.data_type, run.inputs, run.session)?;
+            give(&mut |range| data.slice(range.start * size..range.end * size).into());
         }
         Ok(())
-    }
-
-    fn tensor(&self, shape: Shape, data: Buffer) -> Tensor {
-        Tensor { name: self.name.clone(), data_type: self.data_type, shape, data }
     }
 
     /// The caller's shape of the model's, both without the batch dimension.
@@ -272,11 +269,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(output: &Output, shape: &[i64], elements: usize, requests: &[Pending], has_rows: bool) -> Result<Self> {
-        if !has_rows {
+    fn new(output: &Output, shape: &[i64], elements: usize, run: &Run<'_, '_>) -> Result<Self> {
+        if !run.has_rows {
             return Ok(Self { scatter: None, tail: output.restored(shape)?, elements });
         }
-        let rows = requests.iter().map(|pending| pending.batch_size).sum();
+        let rows = run.requests.iter().map(|pending| pending.batch_size).sum();
         let scatter = pack::scatter(shape, elements, rows)
             .map_err(|error| Error::internal(format!("output '{}': {error}", output.name)))?;
         Ok(Self { scatter: Some(scatter), tail: output.restored(&shape[1..])?, elements })

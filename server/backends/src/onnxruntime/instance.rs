@@ -15,7 +15,7 @@ use server_core::{
 use smallvec::SmallVec;
 
 use super::{
-    convert::{Input, InputError, Output, Texts},
+    convert::{Input, InputError, Output, Run, Texts},
     raw::{Runner, Scratch, Values},
 };
 
@@ -48,23 +48,26 @@ impl OnnxInstance {
 
     /// One reply per request, in order. Requests that cannot run together run one by one.
     fn run_all(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
-        if self.has_rows || requests.len() == 1 {
-            match self.run(requests, moments) {
-                Ok(outputs) => return replies.extend(outputs.into_iter().map(Ok)),
-                Err(InputError::Apart) => {}
-                Err(InputError::Failed(error)) => return replies.extend(requests.iter().map(|_| Err(error.clone()))),
-            }
-        }
-        for request in requests.chunks(1) {
-            match self.run(request, moments) {
-                Ok(outputs) => replies.extend(outputs.into_iter().map(Ok)),
-                Err(InputError::Failed(error)) => replies.push(Err(error)),
-                Err(InputError::Apart) => replies.push(Err(Error::internal("a request does not fit itself"))),
+        let together = if self.has_rows { requests.len() } else { 1 };
+        for group in requests.chunks(together.max(1)) {
+            match self.run(group, replies, moments) {
+                Ok(()) => {}
+                Err(InputError::Failed(error)) => fail(group, replies, error),
+                Err(InputError::Apart) => group.chunks(1).for_each(|one| self.run_alone(one, replies, moments)),
             }
         }
     }
 
-    fn run(&mut self, requests: &[Pending], moments: &mut Moments) -> Result<Vec<Outputs>, InputError> {
+    fn run_alone(&mut self, request: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
+        match self.run(request, replies, moments) {
+            Ok(()) => {}
+            Err(InputError::Failed(error)) => fail(request, replies, error),
+            Err(InputError::Apart) => fail(request, replies, Error::internal("a request does not fit itself")),
+        }
+    }
+
+    /// Runs requests together and appends their answers; appends nothing if that fails.
+    fn run(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) -> Result<(), InputError> {
         let Self { runner, inputs, outputs, packed, texts, has_rows, .. } = self;
         let mut fed = SmallVec::<[_; 8]>::new();
         for ((number, input), scratch) in inputs.iter().enumerate().zip(packed) {
@@ -80,14 +83,21 @@ impl OnnxInstance {
         let computed: Values<'_> = runner.run(&fed, &wanted)?;
         moments.output_start = Some(Instant::now());
 
-        let mut replies = vec![Outputs::default(); requests.len()];
+        let first = replies.len();
+        replies.resize_with(first + requests.len(), || Ok(Outputs::default()));
+        let run = Run { inputs: &fed, session: runner.session(), requests, has_rows: *has_rows };
         for (&number, value) in wanted.iter().zip(computed) {
-            outputs[number]
-                .distribute(value, &fed, runner.session(), texts, requests, *has_rows, &mut replies)
-                .map_err(InputError::Failed)?;
+            if let Err(error) = outputs[number].distribute(value, &run, texts, &mut replies[first..]) {
+                replies.truncate(first);
+                return Err(InputError::Failed(error));
+            }
         }
-        Ok(replies)
+        Ok(())
     }
+}
+
+fn fail(requests: &[Pending], replies: &mut Vec<Reply>, error: Error) {
+    replies.extend(requests.iter().map(|_| Err(error.clone())));
 }
 
 impl Instance for OnnxInstance {

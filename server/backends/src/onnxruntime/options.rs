@@ -57,7 +57,7 @@ pub(super) struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Reads them. A count of 0 means what this process may use.
+    /// Reads them. A count of 0 means this instance's share of what the process may use.
     ///
     /// Errors: `InvalidArgument` with parameter, value and what was expected.
     pub(super) fn read(config: &ModelConfig, settings: &Settings, model_dir: &Path) -> Result<Self> {
@@ -66,7 +66,7 @@ impl SessionOptions {
             let own = parameter(key)
                 .map(|value| value.parse().map_err(|_| wrong(key, value, "a number that is not negative")));
             let count = own.transpose()?.or(number(settings, key)?);
-            Ok(count.filter(|count| *count > 0).unwrap_or_else(usable_threads))
+            Ok(count.filter(|count| *count > 0).unwrap_or_else(|| share(usable_threads(), config)))
         };
         let switch = |key: &str| match parameter(key) {
             None => Ok(None),
@@ -145,6 +145,16 @@ pub(super) fn looking_builder(environment: &Environment) -> std::result::Result<
         .with_inter_threads(1)?)
 }
 
+/// Threads of one instance if all instances of the model run at once: more would only take turns.
+fn share(threads: usize, config: &ModelConfig) -> usize {
+    let instances: usize = config
+        .instance_group
+        .iter()
+        .map(|group| usize::try_from(group.count).unwrap_or(1).max(1) * group.gpus.len().max(1))
+        .sum();
+    (threads / instances.max(1)).max(1)
+}
+
 /// A file of the model's folder, or any file if it is not there.
 fn beside(model_dir: &Path, name: &str) -> PathBuf {
     let own = model_dir.join(name);
@@ -157,7 +167,9 @@ fn wrong(key: &str, value: &str, expected: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use server_proto::inference::{ModelOptimizationPolicy, ModelParameter, model_optimization_policy::Graph};
+    use server_proto::inference::{
+        ModelInstanceGroup, ModelOptimizationPolicy, ModelParameter, model_optimization_policy::Graph,
+    };
 
     use super::*;
 
@@ -184,10 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn no_word_and_zero_mean_what_this_process_may_use() {
+    fn no_word_and_zero_mean_a_share_of_what_this_process_may_use() {
         assert_eq!(read(&[], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[("intra_op_thread_count", "0")], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[], &[("inter_op_thread_count", "0")]).inter_op_threads, usable_threads());
+
+        let group = |count| ModelInstanceGroup { count, ..ModelInstanceGroup::default() };
+        let config = ModelConfig { instance_group: vec![group(2), group(1)], ..ModelConfig::default() };
+        assert_eq!((share(16, &config), share(2, &config)), (5, 1));
     }
 
     #[test]
