@@ -3,7 +3,7 @@
 build_programs() {
     mkdir -p "$programs"
     local stamp
-    stamp=$(cat "$here"/programs/*/go.sum "$here/versions" "$here/pause/pause.c" | sha256sum)
+    stamp=$(cat "$here"/programs/*/go.sum "$here/pause/pause.c" - <<<"$KUBERNETES_VERSION $HELM_VERSION $ETCD_VERSION" | sha256sum)
     [ "$(cat "$programs/stamp" 2>/dev/null)" = "$stamp" ] && return
     type -P go >/dev/null || die "no go: the cluster's programs are built from their modules with it"
     local prefix=k8s.io/component-base/version program
