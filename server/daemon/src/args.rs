@@ -16,8 +16,25 @@ use self::{
     flag::{Effect, Flag},
     value::Word,
 };
-pub(crate) use self::{getopt::SplitError, setting::Setting, usage::usage};
+pub(crate) use self::{
+    getopt::SplitError,
+    setting::{Restriction, Setting},
+    usage::usage,
+};
 use crate::listeners::Service;
+
+/// Groups of calls that can be restricted.
+pub(crate) const CATEGORIES: [&str; 9] = [
+    "health",
+    "metadata",
+    "inference",
+    "shared-memory",
+    "model-config",
+    "model-repository",
+    "statistics",
+    "trace",
+    "logging",
+];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -88,12 +105,29 @@ pub(crate) enum ControlMode {
 pub(crate) struct HttpArgs {
     pub(crate) endpoint: Endpoint,
     pub(crate) max_input_size: u64,
+    /// Which calls must bring which header.
+    pub(crate) restrictions: Vec<Restriction>,
 }
 
 /// The gRPC front end.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GrpcArgs {
     pub(crate) endpoint: Endpoint,
+    pub(crate) keepalive_time: Duration,
+    pub(crate) keepalive_timeout: Duration,
+    pub(crate) max_connection_age: Option<Duration>,
+    pub(crate) max_connection_age_grace: Option<Duration>,
+    pub(crate) compression: Compression,
+    /// Which calls must bring which header.
+    pub(crate) restrictions: Vec<Restriction>,
+}
+
+/// Whether gRPC responses are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    /// At any level.
+    Some,
 }
 
 /// Where a front end listens.
@@ -156,6 +190,10 @@ pub(crate) enum ArgsError {
     Wildcard,
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
+    #[error("unknown restricted {kind} '{category}', expected one of {}", CATEGORIES.join(", "))]
+    UnknownCategory { kind: &'static str, category: String },
+    #[error("restricted {kind} '{category}' can not be specified in multiple config groups")]
+    RepeatedCategory { kind: &'static str, category: String },
     #[error("The server cannot listen to {0} requests and {1} requests at the same address and port {2}:{3}")]
     PortClash(&'static str, &'static str, String, u16),
 }
@@ -203,6 +241,20 @@ fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Comm
     Ok(None)
 }
 
+/// Each category is known and belongs to one group.
+fn check_restrictions(kind: &'static str, restrictions: &[Restriction]) -> Result<(), ArgsError> {
+    let mut seen = BTreeSet::new();
+    for category in restrictions.iter().flat_map(|restriction| &restriction.categories) {
+        if !CATEGORIES.contains(&category.as_str()) {
+            return Err(ArgsError::UnknownCategory { kind, category: category.clone() });
+        }
+        if !seen.insert(category) {
+            return Err(ArgsError::RepeatedCategory { kind, category: category.clone() });
+        }
+    }
+    Ok(())
+}
+
 // === impl Args ===
 
 impl Args {
@@ -231,6 +283,8 @@ impl Args {
         if !self.http.endpoint.is_allowed && !self.grpc.endpoint.is_allowed {
             return Err(ArgsError::NoEndpoint);
         }
+        check_restrictions("api", &self.http.restrictions)?;
+        check_restrictions("protocol", &self.grpc.restrictions)?;
         self.check_ports()
     }
 
@@ -286,8 +340,20 @@ impl Default for Args {
                 load_threads: 4,
                 load_retries: 0,
             },
-            http: HttpArgs { endpoint: Endpoint::at(everywhere(), 8000), max_input_size: 64 << 20 },
-            grpc: GrpcArgs { endpoint: Endpoint::at(everywhere(), 8001) },
+            http: HttpArgs {
+                endpoint: Endpoint::at(everywhere(), 8000),
+                max_input_size: 64 << 20,
+                restrictions: Vec::new(),
+            },
+            grpc: GrpcArgs {
+                endpoint: Endpoint::at(everywhere(), 8001),
+                keepalive_time: Duration::from_secs(7200),
+                keepalive_timeout: Duration::from_secs(20),
+                max_connection_age: None,
+                max_connection_age_grace: None,
+                compression: Compression::None,
+                restrictions: Vec::new(),
+            },
             metrics: Endpoint::at(String::new(), 8002),
             cpu_metrics: true,
             backend_settings: Vec::new(),
@@ -302,6 +368,12 @@ impl Word for ControlMode {
     const FORM: &'static str = "<mode>";
     const WORDS: &'static [(&'static str, Self)] =
         &[("none", Self::None), ("poll", Self::Poll), ("explicit", Self::Explicit)];
+}
+
+impl Word for Compression {
+    const FORM: &'static str = "<level>";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("low", Self::Some), ("medium", Self::Some), ("high", Self::Some)];
 }
 
 impl Word for LogFormat {

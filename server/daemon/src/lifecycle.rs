@@ -19,8 +19,8 @@ use crate::{
     table::table,
 };
 
-/// Time that connections have to close after all work is done, even if work took all the time there was.
-const CLOSING_TIME: Duration = Duration::from_millis(500);
+/// What connections get at least to take their answers and close, even if the work took all the time there was.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
 
 /// Why the server ends without being asked to, or not as asked.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +33,8 @@ pub(crate) enum Fatal {
     Listen(#[from] ListenError),
     #[error("creating server: {} - {error}", error.code.text())]
     Start { error: Error },
-    #[error("{0} ended unexpectedly")]
-    FrontEnd(String),
+    #[error("{service} ended: {reason}")]
+    FrontEnd { service: String, reason: String },
     #[error("Exit timeout expired. Exiting immediately.")]
     ExitTimeout,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Exit {
 
 /// Front ends that serve, each in a task of its own.
 pub(crate) struct FrontEnds {
-    tasks: JoinSet<Service>,
+    tasks: JoinSet<(Service, io::Result<()>)>,
     stop: watch::Sender<bool>,
     addresses: Vec<(Service, SocketAddr)>,
 }
@@ -74,23 +74,22 @@ impl FrontEnds {
     /// Starts one.
     pub(crate) fn add<S>(&mut self, service: Service, address: SocketAddr, serve: S)
     where
-        S: Future + Send + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
     {
         info!("{service} listens at {address}");
         self.addresses.push((service, address));
-        self.tasks.spawn(async move {
-            serve.await;
-            service
-        });
+        self.tasks.spawn(async move { (service, serve.await) });
     }
 
     /// Waits for one to end, which none does before it is stopped.
     async fn ended(&mut self) -> Fatal {
-        match self.tasks.join_next().await {
-            Some(Ok(service)) => Fatal::FrontEnd(service.to_string()),
-            Some(Err(error)) => Fatal::FrontEnd(format!("a front end ({error})")),
-            None => Fatal::FrontEnd("the last front end".into()),
-        }
+        let (service, reason) = match self.tasks.join_next().await {
+            Some(Ok((service, Err(error)))) => (service.to_string(), error.to_string()),
+            Some(Ok((service, Ok(())))) => (service.to_string(), "nobody told it to".into()),
+            Some(Err(error)) => ("a front end".into(), error.to_string()),
+            None => return std::future::pending().await,
+        };
+        Fatal::FrontEnd { service, reason }
     }
 
     /// Lets all of them finish. `true` if they did in time.
@@ -159,7 +158,8 @@ async fn leave(engine: &Engine, front_ends: FrontEnds, limit: Duration) -> bool 
     let begun = Instant::now();
     info!("Waiting for in-flight requests to complete.");
     // Front ends stay until the engine is empty: probes and late callers are told that the server exits.
-    let is_empty = engine.shutdown(limit).await;
-    let deadline = (begun + limit).max(Instant::now() + CLOSING_TIME);
-    front_ends.close(deadline).await && is_empty
+    if !engine.shutdown(limit).await {
+        return false;
+    }
+    front_ends.close((begun + limit).max(Instant::now() + CLOSING_TIME)).await
 }

@@ -1,1 +1,34 @@
-fn main() {}
+//! The inference server program: the only room that knows front ends, engine and backends by name.
+
+mod args;
+mod lifecycle;
+mod listeners;
+mod signals;
+mod table;
+mod telemetry;
+mod wire;
+
+use std::{io::Write, process::ExitCode};
+
+use args::Command;
+
+fn main() -> ExitCode {
+    match args::words().and_then(args::parse) {
+        Ok(Command::Run(args)) => match wire::run(*args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => telemetry::fatal(&error),
+        },
+        Ok(Command::Help) => say(&args::usage()),
+        Ok(Command::Version) => say(concat!("tritonserver ", env!("CARGO_PKG_VERSION"), "\n")),
+        Err(error) => {
+            // The reason last, where it is seen.
+            let _ = writeln!(std::io::stderr(), "{}\n{error}", args::usage());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}

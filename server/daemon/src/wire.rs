@@ -2,7 +2,12 @@
 //!
 //! This file makes things and hands them over; what happens to them over time is `lifecycle.rs`.
 
-use std::{collections::BTreeMap, io, num::NonZeroUsize, thread::available_parallelism};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    num::NonZeroUsize,
+    thread::available_parallelism,
+};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_core::backend::Settings;
@@ -11,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
 use crate::{
-    args::{Args, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Setting},
+    args::{Args, Compression, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{Listener, Service},
     signals::Signals,
@@ -57,49 +62,79 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         load_threads,
         load_retries,
     } = models;
-    let load_threads = usize::try_from(load_threads).unwrap_or(usize::MAX);
+    let HttpArgs { endpoint: http, max_input_size, restrictions } = http;
+    let http_options = server_http::Options {
+        max_input_size: saturating(max_input_size),
+        restrictions: restrictions.into_iter().map(restricted_apis).collect(),
+    };
+    let GrpcArgs {
+        endpoint: grpc,
+        keepalive_time,
+        keepalive_timeout,
+        max_connection_age,
+        max_connection_age_grace,
+        compression,
+        restrictions,
+    } = grpc;
+    let grpc_options = server_grpc::Options {
+        keepalive_time,
+        keepalive_timeout,
+        max_connection_age,
+        max_connection_age_grace,
+        response_compression: match compression {
+            Compression::None => server_grpc::Compression::None,
+            Compression::Some => server_grpc::Compression::Gzip,
+        },
+        restrictions: restrictions.into_iter().map(restricted_protocols).collect(),
+        ..server_grpc::Options::default()
+    };
+    let load_threads = saturating(load_threads.into());
+    let backend_settings = merge(&backend_settings);
+    let engine_options = server_engine::Options {
+        id,
+        repositories: repositories.into_iter().collect(),
+        control_mode: match control_mode {
+            ControlMode::Explicit => server_engine::ControlMode::Explicit,
+            // Polling was refused with the command line.
+            ControlMode::None | ControlMode::Poll => server_engine::ControlMode::None,
+        },
+        startup_models: startup_models.into_iter().collect(),
+        strict_readiness,
+        auto_complete: !(disable_auto_complete || strict_config),
+        config_name,
+        load_threads,
+        load_retries,
+        machine_metrics: cpu_metrics,
+    };
+
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
     let served = runtime.block_on(async {
         // Sockets before all else: a probe is answered while models load.
-        let HttpArgs { endpoint: http, max_input_size } = http;
-        let GrpcArgs { endpoint: grpc } = grpc;
         let http = Listener::open(Service::Http, &http)?;
         let grpc = Listener::open(Service::Grpc, &grpc)?;
         let metrics = Listener::open(Service::Metrics, &metrics)?;
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
-        let backends = server_backends::all(&merge(&server_backends::NAMES, &backend_settings));
-        let engine = Engine::new(
-            server_engine::Options {
-                id,
-                repositories: repositories.into_iter().collect(),
-                control_mode: match control_mode {
-                    ControlMode::Explicit => server_engine::ControlMode::Explicit,
-                    ControlMode::None | ControlMode::Poll => server_engine::ControlMode::None,
-                },
-                startup_models: startup_models.into_iter().collect(),
-                strict_readiness,
-                auto_complete: !(disable_auto_complete || strict_config),
-                config_name,
-                load_threads,
-                load_retries,
-                machine_metrics: cpu_metrics,
-            },
-            backends,
-        );
+        let backends = server_backends::all(&backend_settings);
+        let engine = Engine::new(engine_options, backends);
         let mut front_ends = FrontEnds::default();
         if let Some(Listener { service, address, socket }) = http {
-            let options = server_http::Options { max_input_size };
-            let serve = server_http::serve(socket, engine.clone(), options, front_ends.stopped());
-            front_ends.add(service, address, serve);
+            let serve = server_http::serve(socket, engine.clone(), http_options, front_ends.stopped());
+            front_ends.add(service, address, async {
+                serve.await;
+                Ok(())
+            });
         }
         if let Some(Listener { service, address, socket }) = grpc {
-            let options = server_grpc::Options::default();
-            let serve = server_grpc::serve(socket, engine.clone(), options, front_ends.stopped());
+            let serve = server_grpc::serve(socket, engine.clone(), grpc_options, front_ends.stopped());
             front_ends.add(service, address, serve);
         }
         if let Some(Listener { service, address, socket }) = metrics {
-            front_ends.add(service, address, server_http::serve_metrics(socket, engine.clone(), front_ends.stopped()));
+            let serve = server_http::serve_metrics(socket, engine.clone(), front_ends.stopped());
+            front_ends.add(service, address, async {
+                serve.await;
+                Ok(())
+            });
         }
         lifecycle::live(engine, front_ends, signals, Exit { timeout: exit_timeout, on_error: exit_on_error }).await
     });
@@ -129,10 +164,29 @@ fn raise_file_limit() {
     }
 }
 
+fn saturating(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn restricted_apis(restriction: Restriction) -> server_http::Restriction {
+    let Restriction { categories, header, value } = restriction;
+    let known =
+        |name: &String| server_http::Api::from_name(name).expect("categories were checked with the command line");
+    server_http::Restriction { apis: categories.iter().map(known).collect(), header, value }
+}
+
+fn restricted_protocols(restriction: Restriction) -> server_grpc::Restriction {
+    let Restriction { categories, header, value } = restriction;
+    let known =
+        |name: &String| server_grpc::Protocol::from_name(name).expect("categories were checked with the command line");
+    server_grpc::Restriction { protocols: categories.iter().map(known).collect(), header, value }
+}
+
 /// What each backend is told: the settings for all, then its own on top. The last of two wins.
-fn merge(backends: &[&str], given: &[Setting]) -> BTreeMap<String, Settings> {
-    let named = given.iter().filter_map(|setting| setting.name.as_deref());
-    let names: std::collections::BTreeSet<&str> = backends.iter().copied().chain(named).collect();
+fn merge(given: &[Setting]) -> BTreeMap<String, Settings> {
+    let mut names: BTreeSet<&str> = given.iter().filter_map(|setting| setting.name.as_deref()).collect();
+    // Making backends opens nothing: these are only asked for their names.
+    names.extend(server_backends::all(&BTreeMap::new()).iter().map(|backend| backend.name()));
     let of = |name: &str| {
         let for_all = given.iter().filter(|setting| setting.name.is_none());
         let for_one = given.iter().filter(|setting| setting.name.as_deref() == Some(name));
@@ -144,6 +198,7 @@ fn merge(backends: &[&str], given: &[Setting]) -> BTreeMap<String, Settings> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::CATEGORIES;
 
     fn setting(name: Option<&str>, key: &str, value: &str) -> Setting {
         Setting { name: name.map(Into::into), key: key.into(), value: value.into() }
@@ -152,21 +207,27 @@ mod tests {
     #[test]
     fn settings_for_all_reach_every_backend_and_its_own_win() {
         let given = [
-            setting(Some("python"), "size", "2"),
+            setting(Some("onnxruntime"), "size", "2"),
             setting(None, "size", "1"),
             setting(None, "batch", "4"),
-            setting(Some("python"), "size", "3"),
+            setting(Some("onnxruntime"), "size", "3"),
             setting(Some("dali"), "x", "y"),
         ];
-        let merged = merge(&["identity", "python"], &given);
-        let text: Vec<_> = merged.iter().map(|(name, settings)| format!("{name} {settings:?}")).collect();
-        assert_eq!(
-            text,
-            [
-                r#"dali {"batch": "4", "size": "1", "x": "y"}"#,
-                r#"identity {"batch": "4", "size": "1"}"#,
-                r#"python {"batch": "4", "size": "3"}"#,
-            ]
-        );
+        let merged = merge(&given);
+        let of = |name: &str| format!("{:?}", merged[name]);
+        assert_eq!(of("dali"), r#"{"batch": "4", "size": "1", "x": "y"}"#);
+        assert_eq!(of("identity"), r#"{"batch": "4", "size": "1"}"#);
+        assert_eq!(of("onnxruntime"), r#"{"batch": "4", "size": "3"}"#);
+    }
+
+    #[test]
+    fn every_category_is_known_to_both_front_ends() {
+        let restriction = Restriction {
+            categories: CATEGORIES.map(str::to_owned).to_vec(),
+            header: "key".into(),
+            value: "secret".into(),
+        };
+        assert_eq!(restricted_apis(restriction.clone()).apis, server_http::Api::ALL);
+        assert_eq!(restricted_protocols(restriction).protocols, server_grpc::Protocol::ALL);
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! Source: Triton server options, read at 2.73; `--log-format=json` and `--version` are additions.
 
-use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
-    Args, ControlMode, LogFormat,
+    Args, Compression, ControlMode, LogFormat,
     flag::{Effect, Flag, Group, refused, set, unused},
     setting::{DeviceBytes, DeviceFraction, GlobalSetting, NamedSetting, PortRange, Resource, Restriction, Setting},
     value::{Switch, Value, Verbosity, Word},
@@ -41,15 +45,6 @@ struct RateLimit;
 impl Word for RateLimit {
     const FORM: &'static str = "<mode>";
     const WORDS: &'static [(&'static str, Self)] = &[("off", Self), ("execution_count", Self)];
-}
-
-/// Answers to `--grpc-infer-response-compression-level`.
-#[derive(Clone, Copy)]
-struct Compression;
-
-impl Word for Compression {
-    const FORM: &'static str = "<level>";
-    const WORDS: &'static [(&'static str, Self)] = &[("none", Self), ("low", Self), ("medium", Self), ("high", Self)];
 }
 
 pub(crate) static GROUPS: &[Group] = &[
@@ -143,8 +138,9 @@ const HTTP: &[Flag] = &[
     unused!("http-thread-count": u32 = "8", "Threads for HTTP. This server shares one small pool."),
     set!("http-max-input-size": NonZeroU64 = "67108864", "Largest request body in bytes, before and after decompression.",
         |args, size| args.http.max_input_size = size.get()),
-    refused!("http-restricted-api": Restriction = "",
-        "Calls of these categories must bring this header.", "restrict calls in the proxy in front"),
+    set!("http-restricted-api": Restriction = "",
+        "Calls of these categories must bring this header with this value. May be given several times.",
+        |args, restriction| args.http.restrictions.push(restriction)),
 ];
 
 const GRPC: &[Flag] = &[
@@ -165,19 +161,27 @@ const GRPC: &[Flag] = &[
     unused!("grpc-server-cert": String = "", "File with the server's certificate, PEM."),
     unused!("grpc-server-key": String = "", "File with the server's key, PEM."),
     unused!("grpc-root-cert": String = "", "File with the root certificate, PEM."),
-    unused!("grpc-infer-response-compression-level": Compression = "none",
-        "How hard to compress inference responses: none, low, medium or high."),
-    unused!("grpc-keepalive-time": i32 = "7200000", "Milliseconds of silence before a keep-alive ping is sent."),
-    unused!("grpc-keepalive-timeout": i32 = "20000", "Milliseconds to wait for the answer to a keep-alive ping."),
+    set!("grpc-infer-response-compression-level": Compression = "none",
+        "Whether to compress inference responses: none, or low, medium and high, which are the same here.",
+        |args, level| args.grpc.compression = level),
+    set!("grpc-keepalive-time": NonZeroU32 = "7200000", "Milliseconds of silence before a keep-alive ping is sent.",
+        |args, time| args.grpc.keepalive_time = milliseconds(time.get())),
+    set!("grpc-keepalive-timeout": NonZeroU32 = "20000", "Milliseconds to wait for the answer to a keep-alive ping.",
+        |args, time| args.grpc.keepalive_timeout = milliseconds(time.get())),
     unused!("grpc-keepalive-permit-without-calls": bool = "false", "Send keep-alive pings without calls in flight too."),
     unused!("grpc-http2-max-pings-without-data": i32 = "2", "Pings that may be sent while there is no data to send."),
     unused!("grpc-http2-min-recv-ping-interval-without-data": i32 = "300000",
         "Milliseconds expected between a client's pings while it sends no data."),
     unused!("grpc-http2-max-ping-strikes": i32 = "2", "Pings too many before a connection is closed."),
-    unused!("grpc-max-connection-age": i32 = "", "Milliseconds a connection may live."),
-    unused!("grpc-max-connection-age-grace": i32 = "", "Milliseconds its calls have left after that."),
-    refused!("grpc-restricted-protocol": Restriction = "",
-        "Calls of these categories must bring this header.", "restrict calls in the proxy in front"),
+    set!("grpc-max-connection-age": u32 = "", "Milliseconds a connection may live; for ever if not given.",
+        |args, age| args.grpc.max_connection_age = Some(milliseconds(age)).filter(|age| !age.is_zero())),
+    set!("grpc-max-connection-age-grace": u32 = "",
+        "Milliseconds its calls have left after that; for ever if not given.",
+        |args, grace| args.grpc.max_connection_age_grace = Some(milliseconds(grace)).filter(|grace| !grace.is_zero())),
+    set!("grpc-restricted-protocol": Restriction = "",
+        "Calls of these categories must bring the header triton-grpc-protocol-<header> with this value. May be given \
+         several times.",
+        |args, restriction| args.grpc.restrictions.push(restriction)),
 ];
 
 const SAGEMAKER: &[Flag] = &[
@@ -259,4 +263,8 @@ fn set_strict_config(args: &mut Args, on: bool) {
     args.deprecations.push(
         "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead.",
     );
+}
+
+fn milliseconds(number: u32) -> Duration {
+    Duration::from_millis(number.into())
 }

@@ -45,7 +45,8 @@ fn flags_act_on_what_they_name() {
         "--id=s1 --exit-timeout-secs=5 --exit-on-error=false --strict-readiness off --model-control-mode=EXPLICIT \
          --load-model=b --load-model=a --load-model=b --model-config-name=fast --model-load-thread-count=9 \
          --model-load-retry-count=2 --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
-         --allow-grpc=false --grpc-port=9001 --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
+         --allow-grpc=false --grpc-port=9001 --grpc-keepalive-time=5000 \
+         --grpc-max-connection-age=60000 --grpc-max-connection-age-grace=0 --grpc-infer-response-compression-level=Low --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
          --log-file=/tmp/log",
     );
     let expect = Args {
@@ -65,9 +66,14 @@ fn flags_act_on_what_they_name() {
         http: HttpArgs {
             endpoint: Endpoint { is_allowed: true, address: "::1".into(), port: 0, reuse_port: true },
             max_input_size: 1000,
+            restrictions: Vec::new(),
         },
         grpc: GrpcArgs {
             endpoint: Endpoint { is_allowed: false, address: "0.0.0.0".into(), port: 9001, reuse_port: false },
+            keepalive_time: Duration::from_millis(5000),
+            max_connection_age: Some(Duration::from_secs(60)),
+            compression: Compression::Some,
+            ..Args::default().grpc
         },
         metrics: Endpoint { is_allowed: true, address: "::1".into(), port: 9002, reuse_port: false },
         log: LogArgs {
@@ -173,6 +179,18 @@ fn combinations_that_make_no_sense_are_told() {
     assert!(poll.contains("use explicit"), "{poll}");
     let remote = parsed("--model-repository=s3://bucket/models").unwrap_err();
     assert!(remote.contains("'s3://bucket/models'"), "{remote}");
+}
+
+#[test]
+fn restricted_calls_are_known_and_in_one_group() {
+    let args = args("--http-restricted-api=health,metadata:key=a --http-restricted-api=inference:key=b");
+    assert_eq!(args.http.restrictions.len(), 2);
+    refuses(
+        "--http-restricted-api=health:key=a --http-restricted-api=inference,health:key=b",
+        "restricted api 'health' can not be specified in multiple config groups",
+    );
+    let unknown = parsed("--model-repository=/m --http-restricted-api=all:key=a").unwrap_err();
+    assert!(unknown.starts_with("unknown restricted api 'all', expected one of health, "), "{unknown}");
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! A form refuses with the words that follow "expected"; the flag's name and the text are added by the caller.
 
-use std::{num::NonZeroU64, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+};
 
 /// A type that can be read from the text after a flag.
 pub(crate) trait Value: Sized {
@@ -91,6 +94,7 @@ numbers! {
     i32 as "<integer>",
     u64 as "<integer>",
     i64 as "<integer>",
+    NonZeroU32 as "<integer>",
     NonZeroU64 as "<integer>",
 }
 
