@@ -1,0 +1,236 @@
+//! The server beside us, through its model repository API. Every call has a limit, and tells apart whether the server
+//! refused or was not there.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::Deserialize;
+
+/// How long a question may take that the server answers from memory.
+const QUESTION: Duration = Duration::from_secs(5);
+/// An index of ten thousand models is about two megabytes.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// The server's HTTP port.
+#[derive(Debug, Clone)]
+pub struct Server {
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// A call that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answers at the port: the server is not up.
+    #[error("the server does not answer: {0}")]
+    Absent(String),
+    /// It was there and went away before it answered.
+    #[error("the server went away before it answered: {0}")]
+    Lost(String),
+    /// The server's own words.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer within the limit.
+    #[error("no answer after {0:?}")]
+    TimedOut(Duration),
+}
+
+/// What the server says of its models.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    models: BTreeMap<String, Vec<Entry>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    reason: String,
+}
+
+impl Server {
+    /// The server at that address.
+    pub fn new(address: SocketAddr) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(Duration::from_secs(2)));
+        connector.set_nodelay(true);
+        // no connection is kept: one left over from a server that has ended would look like a server that went away
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Self { address: reachable(address), client }
+    }
+
+    /// Whether it is up.
+    pub async fn is_live(&self) -> bool {
+        self.call(Method::GET, "/v2/health/live", QUESTION).await.is_ok()
+    }
+
+    /// Whether traffic may come.
+    pub async fn is_ready(&self) -> bool {
+        self.call(Method::GET, "/v2/health/ready", QUESTION).await.is_ok()
+    }
+
+    /// Every model with the states of its versions.
+    pub async fn index(&self) -> Result<Index, CallError> {
+        let body = self.call(Method::POST, "/v2/repository/index", QUESTION).await?;
+        Index::parse(&body).map_err(|error| CallError::Refused(format!("the index cannot be read: {error}")))
+    }
+
+    /// Loads a model, or loads it anew; returns when it serves.
+    ///
+    /// Errors: `Refused` with the server's reason; what served before goes on.
+    pub async fn load(&self, name: &str, limit: Duration) -> Result<(), CallError> {
+        self.call(Method::POST, &format!("/v2/repository/models/{}/load", encode(name)), limit).await.map(drop)
+    }
+
+    /// Takes a model out of service; returns before its last request has ended.
+    pub async fn unload(&self, name: &str, limit: Duration) -> Result<(), CallError> {
+        self.call(Method::POST, &format!("/v2/repository/models/{}/unload", encode(name)), limit).await.map(drop)
+    }
+
+    async fn call(&self, method: Method, path: &str, limit: Duration) -> Result<Bytes, CallError> {
+        tokio::time::timeout(limit, self.exchange(method, path)).await.unwrap_or(Err(CallError::TimedOut(limit)))
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+        let uri: Uri = format!("http://{}{path}", self.address)
+            .parse()
+            .map_err(|error| CallError::Refused(format!("'{path}' is no path: {error}")))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| CallError::Refused(error.to_string()))?;
+        let response = self.client.request(request).await.map_err(|error| {
+            let text = deepest(&error);
+            if error.is_connect() { CallError::Absent(text) } else { CallError::Lost(text) }
+        })?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER);
+        let body = body.collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: String,
+        }
+        Err(CallError::Refused(match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => refusal.error.trim_end().to_owned(),
+            Err(_) => format!("the server answered {status}"),
+        }))
+    }
+}
+
+impl Index {
+    /// Reads the answer of the index endpoint.
+    pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut models: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+        for entry in serde_json::from_slice::<Vec<Entry>>(json)? {
+            models.entry(entry.name.clone()).or_default().push(entry);
+        }
+        Ok(Self { models })
+    }
+
+    /// Versions of a model that take requests, in order.
+    pub fn ready_versions(&self, name: &str) -> Vec<u64> {
+        let ready = self.entries(name).filter(|entry| entry.state == "READY");
+        let mut versions: Vec<u64> = ready.filter_map(|entry| entry.version.parse().ok()).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// A version of it is being loaded or is finishing what it runs.
+    pub fn is_changing(&self, name: &str) -> bool {
+        self.entries(name).any(|entry| matches!(entry.state.as_str(), "LOADING" | "UNLOADING"))
+    }
+
+    /// Why versions of it do not serve, if the server says so.
+    pub fn reason(&self, name: &str) -> Option<&str> {
+        self.entries(name).map(|entry| entry.reason.as_str()).find(|reason| !matches!(*reason, "" | "unloaded"))
+    }
+
+    fn entries(&self, name: &str) -> impl Iterator<Item = &Entry> {
+        self.models.get(name).into_iter().flatten()
+    }
+}
+
+/// Where a server that listens at `address` is reached from the same machine.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
+    }
+}
+
+/// A model name as part of a path.
+fn encode(name: &str) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}"); // writing to a String cannot fail
+        }
+    }
+    text
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_tells_what_serves_and_why_not() {
+        let index = Index::parse(
+            br#"[{"name":"a","version":"2","state":"READY"},{"name":"a","version":"10","state":"READY"},
+                 {"name":"a","version":"1","state":"UNAVAILABLE","reason":"unloaded"},
+                 {"name":"b","version":"1","state":"UNAVAILABLE","reason":"Internal - no"},
+                 {"name":"c","version":"1","state":"LOADING"},{"name":"d"},{"name":"e","reason":"no folder"}]"#,
+        )
+        .unwrap();
+        assert_eq!(index.ready_versions("a"), [2, 10]);
+        assert_eq!((index.reason("a"), index.reason("b")), (None, Some("Internal - no")));
+        assert!(index.is_changing("c") && !index.is_changing("a") && !index.is_changing("unheard of"));
+        assert_eq!((index.ready_versions("d").len(), index.reason("e")), (0, Some("no folder")));
+    }
+
+    #[test]
+    fn names_are_safe_in_a_path() {
+        assert_eq!(encode("resnet-50_v1.5"), "resnet-50_v1.5");
+        assert_eq!(encode("a b/c?"), "a%20b%2Fc%3F");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_absent_not_refusing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = Server::new(address);
+        assert!(!server.is_live().await);
+        assert!(matches!(server.load("m", Duration::from_secs(1)).await, Err(CallError::Absent(_))));
+    }
+}

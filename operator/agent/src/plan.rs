@@ -1,0 +1,266 @@
+//! What to do next: a pure function of what the manifest wants, what lies on disk, what the server says, what failed and
+//! what is under way. It is asked again after everything that happens, so no step relies on the step before it.
+//!
+//! The rules, in order of weight:
+//! - what serves goes on serving: content that was once confirmed stays linked and loaded until newer content is confirmed;
+//! - each model by itself: nothing waits for another model, except that what left the manifest is unloaded only after
+//!   everything new had its first chance;
+//! - the index is the truth about the server, not memory: after a restart everything is loaded anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use crate::verify::ContentHash;
+
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// All that is known at one moment.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// The models of the manifest.
+    pub wanted: BTreeMap<String, Wanted>,
+    /// Models on disk, in the ledger or in the server's hands that the manifest no longer has; `true` while one is being unloaded.
+    pub unwanted: BTreeMap<String, bool>,
+    /// The server answers.
+    pub server_is_live: bool,
+    /// Contents nobody speaks of, and since when.
+    pub unreferenced: BTreeMap<ContentHash, Instant>,
+    /// How long such contents are kept.
+    pub grace: Duration,
+}
+
+/// One model of the manifest.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Patience.
+    pub patience: Patience,
+    /// The content the manifest wants, if it was fetched.
+    pub staged: Option<ContentHash>,
+    /// What the server was last confirmed to serve.
+    pub active: Option<ContentHash>,
+    /// What the repository's folder is.
+    pub linked: Option<ContentHash>,
+    /// What the server says of it.
+    pub served: Served,
+    /// Failed fetches of what the manifest wants.
+    pub fetches: Option<Tries>,
+    /// Failed loads, by content.
+    pub loads: BTreeMap<ContentHash, Tries>,
+    /// A fetch is under way.
+    pub is_fetching: bool,
+    /// A load is under way.
+    pub is_loading: bool,
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// New attempts after the first.
+    pub retries: u32,
+    /// Pause before the first of them; it doubles each time.
+    pub backoff: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { retries: 5, backoff: Duration::from_secs(30) }
+    }
+}
+
+/// What the server says of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Served {
+    /// Nothing that takes requests.
+    #[default]
+    No,
+    /// A version is being loaded or unloaded.
+    Changing,
+    /// A version takes requests.
+    Yes,
+}
+
+/// Attempts that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// How many.
+    pub count: u32,
+    /// When the last one did.
+    pub last: Instant,
+    /// Another attempt cannot help.
+    pub is_final: bool,
+}
+
+/// Something to begin now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Bring the content into the store.
+    Fetch(String),
+    /// Put the content into the repository for a server that is yet to start.
+    Link(String, ContentHash),
+    /// Put the content into the repository and have the server load it; back to the confirmed one if it fails.
+    Load(String, ContentHash),
+    /// Take the model out of the server, then out of the repository.
+    Unload(String),
+    /// Delete a content.
+    Delete(ContentHash),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Steps to begin now, independent of each other.
+    pub steps: Vec<Step>,
+    /// When to ask again at the latest, even if nothing happens.
+    pub wake: Option<Instant>,
+    /// Nothing is under way, and nothing will be tried again unless something changes.
+    pub is_settled: bool,
+}
+
+/// Whether something that failed may be tried now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chance {
+    /// Now.
+    Now,
+    /// At that moment.
+    At(Instant),
+    /// Not until something changes.
+    Never,
+}
+
+impl Patience {
+    /// Whether another attempt is due.
+    pub fn chance(&self, tries: Option<&Tries>, now: Instant) -> Chance {
+        let Some(tries) = tries else { return Chance::Now };
+        if tries.is_final || tries.count > self.retries {
+            return Chance::Never;
+        }
+        let pause = self.backoff.saturating_mul(1 << (tries.count.max(1) - 1).min(16)).min(LONGEST_PAUSE);
+        match tries.last + pause {
+            due if due <= now => Chance::Now,
+            due => Chance::At(due),
+        }
+    }
+}
+
+/// What to do at `now`.
+pub fn plan(observed: &Observed, now: Instant) -> Plan {
+    let mut plan = Plan { is_settled: true, ..Plan::default() };
+    for (name, model) in &observed.wanted {
+        plan_model(name, model, observed.server_is_live, now, &mut plan);
+    }
+    plan_leavers(observed, &mut plan);
+    plan_deletions(observed, now, &mut plan);
+    plan
+}
+
+fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, plan: &mut Plan) {
+    if model.is_fetching {
+        plan.is_settled = false;
+    } else if model.staged.is_none() {
+        match model.patience.chance(model.fetches.as_ref(), now) {
+            Chance::Now => plan.begin(Step::Fetch(name.to_owned())),
+            Chance::At(due) => plan.wake_at(due),
+            Chance::Never => {}
+        }
+    }
+    if model.is_loading {
+        plan.is_settled = false;
+        return;
+    }
+
+    let Some(target) = model.target(now, plan) else { return };
+    let is_serving =
+        model.active.as_ref() == Some(target) && model.linked.as_ref() == Some(target) && model.served == Served::Yes;
+    if is_serving && server_is_live {
+        return;
+    }
+    plan.is_settled = false;
+    if !server_is_live {
+        // never in place of what was confirmed: a server that starts must find something good
+        if model.linked.as_ref() != Some(target) && (model.active.is_none() || model.active.as_ref() == Some(target)) {
+            plan.begin(Step::Link(name.to_owned(), target.clone()));
+        }
+    } else if model.served != Served::Changing {
+        plan.begin(Step::Load(name.to_owned(), target.clone()));
+    }
+}
+
+impl Wanted {
+    /// The content that should serve now: what the manifest wants, or else what was confirmed before.
+    fn target(&self, now: Instant, plan: &mut Plan) -> Option<&ContentHash> {
+        for content in [self.staged.as_ref(), self.active.as_ref()].into_iter().flatten() {
+            match self.patience.chance(self.loads.get(content), now) {
+                Chance::Now => return Some(content),
+                Chance::At(due) => plan.wake_at(due),
+                Chance::Never => {}
+            }
+        }
+        None
+    }
+
+    /// It had its first chance: it serves what is wanted, or an attempt has failed.
+    fn was_tried(&self) -> bool {
+        let Some(staged) = &self.staged else { return self.fetches.is_some() };
+        (self.active.as_ref() == Some(staged) && !self.is_loading) || self.loads.contains_key(staged)
+    }
+}
+
+fn plan_leavers(observed: &Observed, plan: &mut Plan) {
+    if observed.unwanted.is_empty() {
+        return;
+    }
+    plan.is_settled = false;
+    if observed.server_is_live && observed.wanted.values().all(Wanted::was_tried) {
+        let waiting = observed.unwanted.iter().filter(|(_, is_unloading)| !**is_unloading);
+        plan.steps.extend(waiting.map(|(name, _)| Step::Unload(name.clone())));
+    }
+}
+
+fn plan_deletions(observed: &Observed, now: Instant, plan: &mut Plan) {
+    // a fetch may be about to bring the very content that is being deleted
+    if observed.wanted.values().any(|model| model.is_fetching) || plan.steps.iter().any(|s| matches!(s, Step::Fetch(_)))
+    {
+        return;
+    }
+    for (content, since) in &observed.unreferenced {
+        match *since + observed.grace {
+            due if due <= now => plan.steps.push(Step::Delete(content.clone())),
+            due => plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due))),
+        }
+    }
+}
+
+impl Plan {
+    fn begin(&mut self, step: Step) {
+        self.is_settled = false;
+        self.steps.push(step);
+    }
+
+    fn wake_at(&mut self, due: Instant) {
+        self.is_settled = false;
+        self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
+    }
+}
+
+/// Models a server that starts should be told to load at once: those it is not ready without.
+///
+/// `required` are the manifest's. Of a server that starts for the first time (`last` is `None`) all of them are asked for;
+/// of one that starts again those it was asked for before, and those confirmed since: a model that was added later and
+/// never worked must not keep a restarted server from being ready.
+pub fn startup_models(
+    required: &BTreeSet<String>,
+    confirmed: &BTreeSet<String>,
+    last: Option<&BTreeSet<String>>,
+) -> BTreeSet<String> {
+    required
+        .iter()
+        .filter(|name| last.is_none_or(|last| last.contains(*name)) || confirmed.contains(*name))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! Where the files of a model come from: one file per kind of source, all with the same result. Here is what they share:
+//! the places where mounted sources lie, what a fetch may cost, and whom it tells how far it is.
+
+pub mod configmap;
+pub mod folder;
+pub mod http;
+pub mod inline;
+pub mod pvc;
+pub mod unpack;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use operator_core::manifest::{ManifestModel, ManifestSource};
+
+use crate::{
+    state::{Fault, Reason},
+    verify::{FileHash, Files},
+};
+
+/// What a fetch brought into its folder.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The files, by path below the folder.
+    pub files: Files,
+    /// It is one plain file rather than a folder or an archive.
+    pub is_bare: bool,
+    /// What a checksum speaks of: the archive, the bare file, or the folder as a whole.
+    pub hash: FileHash,
+}
+
+/// Folders by name: those named one by one, then those below common parents.
+#[derive(Debug, Clone, Default)]
+pub struct Mounts {
+    /// A folder of its own.
+    pub named: BTreeMap<String, PathBuf>,
+    /// Parents whose subfolders bear the names, searched in order.
+    pub below: Vec<PathBuf>,
+}
+
+/// Where mounted sources lie on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// ConfigMaps: one file per key.
+    pub config_maps: Mounts,
+    /// Volumes by the name of their claim.
+    pub volumes: Mounts,
+    /// Secrets: one file per key.
+    pub secrets: Mounts,
+}
+
+/// What a model may cost to fetch.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes downloaded, and bytes unpacked.
+    pub bytes: u64,
+    /// Files.
+    pub files: usize,
+    /// How long a connection may take.
+    pub connect: Duration,
+    /// How long a source may stay silent in the middle.
+    pub silence: Duration,
+    /// How long a fetch may take in all.
+    pub fetch: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 40,
+            files: 100_000,
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            fetch: Duration::from_secs(6 * 3600),
+        }
+    }
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes so far, and in all where the source says.
+    Downloading(u64, Option<u64>),
+    /// All is here; it is being checked and laid out.
+    Verifying,
+}
+
+/// Counts what a fetch brings, holds it to its limits, ends it when nobody wants it any more, and tells how far it is.
+pub struct Progress {
+    limits: Limits,
+    done: AtomicU64,
+    told: AtomicU64,
+    total: AtomicU64,
+    is_cancelled: AtomicBool,
+    report: Box<dyn Fn(Stage) + Send + Sync>,
+}
+
+/// Brings the files of a model into `into`, which exists and is empty; `beside` is a free path on the same disk.
+///
+/// Errors: `SourceNotFound`, `CredentialsMissing`, `DownloadFailed`, `ChecksumMismatch`, `InvalidSource`, `StoreFailed`.
+pub async fn fetch(
+    model: &ManifestModel,
+    into: &Path,
+    beside: &Path,
+    places: &Places,
+    progress: &Arc<Progress>,
+) -> Result<Fetched, Fault> {
+    let checksum = model.checksum.as_deref();
+    let fetched = match &model.source {
+        // the checksum of a download is checked before anything is unpacked from it
+        ManifestSource::Http { uri, secret } => {
+            let credentials =
+                secret.as_deref().map(|name| http::Credentials::read(&places.secrets, name)).transpose()?;
+            let download = http::Download { uri, credentials, checksum, layout: model.layout };
+            return download.fetch(into, beside, progress).await;
+        }
+        ManifestSource::Inline { files } => {
+            let (files, into, progress) = (files.clone(), into.to_owned(), Arc::clone(progress));
+            blocking(move || inline::fetch(&files, &into, &progress)).await?
+        }
+        ManifestSource::ConfigMap { name, items } => {
+            let (name, items, mounts) = (name.clone(), items.clone(), places.config_maps.clone());
+            let (into, progress) = (into.to_owned(), Arc::clone(progress));
+            blocking(move || configmap::fetch(&mounts, &name, &items, &into, &progress)).await?
+        }
+        ManifestSource::Pvc { claim, path } => {
+            let (claim, path, mounts) = (claim.clone(), path.clone(), places.volumes.clone());
+            let (into, progress) = (into.to_owned(), Arc::clone(progress));
+            blocking(move || pvc::fetch(&mounts, &claim, &path, &into, &progress)).await?
+        }
+    };
+    progress.verifying();
+    if let Some(expected) = checksum {
+        crate::verify::check(expected, &fetched.hash)?;
+    }
+    Ok(fetched)
+}
+
+/// What the source is now, for those that may change without the manifest saying so and are large enough to be spared
+/// another copy: a text that differs when they do.
+pub async fn revision(model: &ManifestModel, places: &Places) -> Option<String> {
+    let ManifestSource::Pvc { claim, path } = &model.source else { return None };
+    let place = places.volumes.find(claim)?.join(path);
+    blocking(move || folder::revision(&place)).await.ok()
+}
+
+/// Which state of a source the manifest's entry is about: changes are taken up as they come from a ConfigMap, which is
+/// replaced all at once, and only with a new entry or a new process from a volume, which may be half written.
+pub fn key(model: &ManifestModel, places: &Places) -> String {
+    let entry = model.content_hash();
+    match &model.source {
+        ManifestSource::ConfigMap { name, .. } => {
+            let revision = configmap::revision(&places.config_maps, name);
+            format!("{entry}:{}", revision.as_deref().unwrap_or("absent"))
+        }
+        ManifestSource::Inline { .. } | ManifestSource::Pvc { .. } | ManifestSource::Http { .. } => entry,
+    }
+}
+
+/// Runs disk work on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Fault::new(Reason::StoreFailed, format!("the work on disk broke off: {error}"))))
+}
+
+impl Mounts {
+    /// The folder of that name, if it exists.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        let named = self.named.get(name).cloned().into_iter();
+        named.chain(self.below.iter().map(|parent| parent.join(name))).find(|path| path.is_dir())
+    }
+
+    /// The places where `name` would be looked for, as a sentence tells them.
+    pub fn places(&self, name: &str) -> String {
+        let named = self.named.get(name).cloned().into_iter();
+        let all: Vec<_> =
+            named.chain(self.below.iter().map(|parent| parent.join(name))).map(|p| p.display().to_string()).collect();
+        if all.is_empty() { "no place is set up for it".to_owned() } else { format!("looked for {}", all.join(", ")) }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("done", &self.done).field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+impl Progress {
+    /// A fetch that has not begun; `report` is told each stage, and bytes in steps.
+    pub fn new(limits: Limits, report: impl Fn(Stage) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            done: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            total: AtomicU64::new(u64::MAX),
+            is_cancelled: AtomicBool::new(false),
+            report: Box::new(report),
+        })
+    }
+
+    /// The limits it is held to.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Ends the fetch at its next step.
+    pub fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails once the fetch is no longer wanted.
+    pub fn check(&self) -> Result<(), Fault> {
+        if self.is_cancelled.load(Ordering::Relaxed) {
+            return Err(Fault::new(Reason::DownloadFailed, "no longer wanted"));
+        }
+        Ok(())
+    }
+
+    /// The source says how much it will be. Errors: it is over the limit.
+    pub fn expect(&self, total: u64) -> Result<(), Fault> {
+        if total > self.limits.bytes {
+            let limit = self.limits.bytes;
+            return Err(Fault::new(
+                Reason::InvalidSource,
+                format!("the source is {total} bytes long, over the limit of {limit}"),
+            ));
+        }
+        self.total.store(total, Ordering::Relaxed);
+        self.tell();
+        Ok(())
+    }
+
+    /// That many more bytes are here. Errors: over the limit, or no longer wanted.
+    pub fn add(&self, bytes: u64) -> Result<(), Fault> {
+        const STEP: u64 = 1 << 20;
+        self.check()?;
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if done > self.limits.bytes {
+            let limit = self.limits.bytes;
+            return Err(Fault::new(Reason::InvalidSource, format!("the source is over the limit of {limit} bytes")));
+        }
+        if done - self.told.load(Ordering::Relaxed) >= STEP {
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// A new attempt begins at zero.
+    pub fn restart(&self) {
+        self.done.store(0, Ordering::Relaxed);
+        self.told.store(0, Ordering::Relaxed);
+        self.total.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// All is here.
+    pub fn verifying(&self) {
+        (self.report)(Stage::Verifying);
+    }
+
+    fn tell(&self) {
+        let done = self.done.load(Ordering::Relaxed);
+        self.told.store(done, Ordering::Relaxed);
+        let total = self.total.load(Ordering::Relaxed);
+        (self.report)(Stage::Downloading(done, (total != u64::MAX).then_some(total)));
+    }
+}

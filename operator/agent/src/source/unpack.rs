@@ -1,0 +1,289 @@
+//! Archives, opened without trusting them: only plain files and folders come out, only below the folder they are meant
+//! for, and only as much as the limits allow. The kind is told by the name, never by the bytes: a PyTorch model is a zip
+//! file too.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, Read},
+    path::Path,
+};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::Progress;
+use crate::{
+    state::{Fault, Reason},
+    verify::{self, Files},
+};
+
+/// A kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archive {
+    /// `.tar`
+    Tar,
+    /// `.tar.gz`, `.tgz`
+    TarGz,
+    /// `.zip`
+    Zip,
+}
+
+impl Archive {
+    /// The kind a file of that name is; `None` for a plain file.
+    pub fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let endings = [(".tar", Self::Tar), (".tar.gz", Self::TarGz), (".tgz", Self::TarGz), (".zip", Self::Zip)];
+        endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| kind)
+    }
+
+    /// Unpacks `archive` into the folder `into`.
+    ///
+    /// Errors: `InvalidSource` for a broken archive, a path that leads out, a link, a file that comes twice, too much of
+    /// it; `StoreFailed` if the disk would not take it.
+    pub fn unpack(self, archive: &Path, into: &Path, progress: &Progress) -> Result<Files, Fault> {
+        let file = File::open(archive).map_err(|error| Fault::store("cannot read the download", &error))?;
+        let mut sink = Sink { into, progress, files: Files::new(), bytes: 0 };
+        match self {
+            Self::Tar => untar(BufReader::new(file), &mut sink)?,
+            Self::TarGz => untar(MultiGzDecoder::new(BufReader::new(file)), &mut sink)?,
+            Self::Zip => unzip(BufReader::new(file), &mut sink)?,
+        }
+        Ok(sink.files)
+    }
+}
+
+/// Where entries go once they were found harmless.
+struct Sink<'a> {
+    into: &'a Path,
+    progress: &'a Progress,
+    files: Files,
+    bytes: u64,
+}
+
+impl Sink<'_> {
+    fn folder(&self, path: &str) -> Result<(), Fault> {
+        if matches!(path, "" | "." | "./") || is_litter(path) {
+            return Ok(());
+        }
+        let path = self.into.join(verify::clean_path(path).map_err(invalid)?);
+        fs::create_dir_all(&path).map_err(|error| Fault::store(format_args!("cannot make {}", path.display()), &error))
+    }
+
+    fn file(&mut self, path: &str, is_executable: bool, content: &mut dyn Read) -> Result<(), Fault> {
+        if is_litter(path) {
+            return Ok(());
+        }
+        let path = verify::clean_path(path).map_err(invalid)?;
+        let limits = *self.progress.limits();
+        if self.files.len() >= limits.files {
+            return Err(invalid(format!("the archive has more than {} files", limits.files)));
+        }
+        if self.files.contains_key(&path) || self.into.join(&path).exists() {
+            return Err(invalid(format!("the archive holds '{path}' twice")));
+        }
+        let (bytes, progress) = (&mut self.bytes, self.progress);
+        let seen = |length| {
+            *bytes += length;
+            if *bytes > limits.bytes {
+                return Err(invalid(format!("unpacked, the archive is over the limit of {} bytes", limits.bytes)));
+            }
+            progress.check()
+        };
+        let hash = verify::write_file(&self.into.join(&path), content, is_executable, Reason::InvalidSource, seen)?;
+        self.files.insert(path, hash);
+        Ok(())
+    }
+}
+
+fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
+    let mut archive = tar::Archive::new(reader);
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = text(&entry.path_bytes())?;
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            sink.folder(&path)?;
+        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            let is_executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
+            sink.file(&path, is_executable, &mut entry)?;
+        } else if kind.is_symlink() || kind.is_hard_link() {
+            return Err(invalid(format!(
+                "the archive holds a link, '{path}': pack the files themselves (tar --dereference)"
+            )));
+        } else if !matches!(kind, tar::EntryType::XGlobalHeader | tar::EntryType::XHeader) {
+            return Err(invalid(format!("the archive holds '{path}', which is neither a file nor a folder")));
+        }
+    }
+    Ok(())
+}
+
+fn unzip(reader: BufReader<File>, sink: &mut Sink<'_>) -> Result<(), Fault> {
+    let mut archive = zip::ZipArchive::new(reader).map_err(broken)?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(broken)?;
+        let path = text(entry.name_raw())?;
+        if entry.is_symlink() {
+            return Err(invalid(format!("the archive holds a link, '{path}': pack the files themselves")));
+        }
+        if entry.is_dir() {
+            sink.folder(&path)?;
+        } else {
+            let is_executable = entry.unix_mode().is_some_and(|mode| mode & 0o100 != 0);
+            sink.file(&path, is_executable, &mut entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// What packers on other systems leave behind.
+fn is_litter(path: &str) -> bool {
+    path.split('/').any(|part| part == "__MACOSX" || part == ".DS_Store" || part.starts_with("._"))
+}
+
+fn text(path: &[u8]) -> Result<String, Fault> {
+    String::from_utf8(path.to_vec()).map_err(|_| {
+        invalid(format!(
+            "the archive holds a name that is not UTF-8: '{}'",
+            String::from_utf8_lossy(path).escape_debug()
+        ))
+    })
+}
+
+fn invalid(what: String) -> Fault {
+    Fault::new(Reason::InvalidSource, what)
+}
+
+fn broken(error: impl std::fmt::Display) -> Fault {
+    Fault::new(Reason::InvalidSource, format!("the archive cannot be unpacked: {error}"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::source::Limits;
+
+    /// A tar of raw entries, names as they are, harmless or not.
+    pub(crate) fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_mode(0o644);
+            if kind.is_symlink() || kind.is_hard_link() {
+                header.set_size(0);
+                header.as_old_mut().linkname[..content.len()].copy_from_slice(content);
+                header.set_cksum();
+                builder.append(&header, &b""[..]).unwrap();
+            } else {
+                header.set_size(content.len() as u64);
+                header.set_cksum();
+                builder.append(&header, *content).unwrap();
+            }
+        }
+        builder.into_inner().unwrap()
+    }
+
+    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpack(kind: Archive, bytes: &[u8], limits: Limits) -> (tempfile::TempDir, Result<Files, Fault>) {
+        let root = tempfile::tempdir().unwrap();
+        let archive = root.path().join("archive");
+        fs::write(&archive, bytes).unwrap();
+        let into = root.path().join("deep/into");
+        fs::create_dir_all(&into).unwrap();
+        let unpacked = kind.unpack(&archive, &into, &Progress::new(limits, |_| {}));
+        (root, unpacked)
+    }
+
+    #[track_caller]
+    fn refused(kind: Archive, bytes: &[u8], limits: Limits, saying: &str) {
+        let (root, unpacked) = unpack(kind, bytes, limits);
+        let fault = unpacked.unwrap_err();
+        assert_eq!(fault.reason, Reason::InvalidSource, "{fault}");
+        assert!(fault.message.contains(saying), "{fault}");
+        let outside: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(outside.len(), 2, "{outside:?}"); // the archive and `deep`
+        assert!(!root.path().join("deep/evil").exists());
+    }
+
+    const FILE: tar::EntryType = tar::EntryType::Regular;
+
+    #[test]
+    fn files_and_folders_come_out_and_litter_does_not() {
+        let bytes = tar_of(&[
+            ("./", tar::EntryType::Directory, b""),
+            ("./net/1/model.onnx", FILE, b"weights"),
+            ("net/._config.pbtxt", FILE, b"mac"),
+            ("net/config.pbtxt", FILE, b""),
+        ]);
+        for (kind, bytes) in [(Archive::Tar, bytes.clone()), (Archive::TarGz, gzip(&bytes))] {
+            let (root, files) = unpack(kind, &bytes, Limits::default());
+            assert_eq!(files.unwrap().keys().collect::<Vec<_>>(), ["net/1/model.onnx", "net/config.pbtxt"]);
+            assert_eq!(fs::read(root.path().join("deep/into/net/1/model.onnx")).unwrap(), b"weights");
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_out_links_and_devices_are_refused() {
+        let limits = Limits::default();
+        refused(Archive::Tar, &tar_of(&[("../evil", FILE, b"x")]), limits, "leads out");
+        refused(Archive::Tar, &tar_of(&[("a/../../evil", FILE, b"x")]), limits, "leads out");
+        refused(Archive::Tar, &tar_of(&[("/tmp/evil", FILE, b"x")]), limits, "absolute");
+        refused(Archive::Tar, &tar_of(&[("a", tar::EntryType::Symlink, b"/etc")]), limits, "a link, 'a'");
+        refused(Archive::Tar, &tar_of(&[("a", tar::EntryType::Link, b"/etc/passwd")]), limits, "a link, 'a'");
+        refused(Archive::Tar, &tar_of(&[("a", tar::EntryType::Char, b"")]), limits, "neither a file");
+        refused(Archive::Tar, &tar_of(&[("a", FILE, b"1"), ("./a", FILE, b"2")]), limits, "'a' twice");
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit_and_a_broken_archive_is_called_one() {
+        let limits = Limits { bytes: 1 << 20, files: 2, ..Limits::default() };
+        refused(Archive::TarGz, &gzip(&tar_of(&[("a", FILE, &vec![0; 4 << 20])])), limits, "limit of 1048576 bytes");
+        let three = tar_of(&[("a", FILE, b""), ("b", FILE, b""), ("c", FILE, b"")]);
+        refused(Archive::Tar, &three, limits, "more than 2 files");
+        let whole = gzip(&tar_of(&[("a", FILE, &vec![7; 70_000])]));
+        refused(Archive::TarGz, &whole[..whole.len() / 2], limits, "cannot");
+        refused(Archive::Tar, b"<html>not found</html>", limits, "cannot be unpacked");
+        refused(Archive::Zip, b"<html>not found</html>", limits, "cannot be unpacked");
+    }
+
+    #[test]
+    fn a_zip_is_held_to_the_same_rules() {
+        let zipped = |entries: &[(&str, &[u8])]| {
+            let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+            for (name, content) in entries {
+                writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+                writer.write_all(content).unwrap();
+            }
+            writer.finish().unwrap().into_inner()
+        };
+        let good = zipped(&[("1/model.onnx", b"weights"), ("__MACOSX/1/._model.onnx", b"mac")]);
+        let (_root, files) = unpack(Archive::Zip, &good, Limits::default());
+        assert_eq!(files.unwrap().keys().collect::<Vec<_>>(), ["1/model.onnx"]);
+        refused(Archive::Zip, &zipped(&[("../evil", b"x")]), Limits::default(), "leads out");
+        refused(
+            Archive::Zip,
+            &zipped(&[("a", &vec![0; 2000])]),
+            Limits { bytes: 1000, ..Limits::default() },
+            "limit of 1000",
+        );
+        let mut link = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        link.add_symlink("a", "/etc/passwd", zip::write::SimpleFileOptions::default()).unwrap();
+        refused(Archive::Zip, &link.finish().unwrap().into_inner(), Limits::default(), "a link, 'a'");
+    }
+
+    #[test]
+    fn the_name_tells_the_kind() {
+        assert_eq!(Archive::of("net.TAR.GZ"), Some(Archive::TarGz));
+        assert_eq!(Archive::of("net.tgz"), Some(Archive::TarGz));
+        assert_eq!(Archive::of("net.tar"), Some(Archive::Tar));
+        assert_eq!(Archive::of("net.zip"), Some(Archive::Zip));
+        assert_eq!(Archive::of("model.pt"), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! What the agent tells about itself: one value, published whole through a watch channel and served as JSON to whoever
+//! asks. It holds facts and reasons, no decisions.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::verify::ContentHash;
+
+/// Where every model of the manifest stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Hash of the manifest this state is about.
+    pub manifest_hash: String,
+    /// The server answers on its port.
+    pub server_is_live: bool,
+    /// The server says that traffic may come.
+    pub server_is_ready: bool,
+    /// Nothing is under way and nothing will be tried again: each model serves what the manifest wants, or has failed for good.
+    pub is_settled: bool,
+    /// By name: the models of the manifest, and those on their way out.
+    pub models: BTreeMap<String, ModelState>,
+}
+
+/// Where one model stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelState {
+    /// What happens to the content the manifest wants.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// What the manifest wants, once it was fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<ContentHash>,
+    /// What the server runs; it differs from `wanted` while a new version is on its way or has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<ContentHash>,
+    /// Version numbers that take requests.
+    pub versions: Vec<u64>,
+    /// How long the last load took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
+}
+
+/// The stages a model's content goes through.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all_fields = "camelCase")]
+pub enum Phase {
+    /// Waits for its turn or for the server.
+    #[default]
+    Pending,
+    /// On its way into the store.
+    Downloading {
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes in all, where the source says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+    },
+    /// Checked against its checksum and laid out.
+    Verifying,
+    /// Handed to the server, which has not answered yet.
+    Loading,
+    /// Serves what the manifest wants.
+    Ready,
+    /// Could not be brought into service; what served before goes on.
+    Failed(Failure),
+    /// No longer in the manifest, finishing what it runs.
+    Unloading,
+}
+
+/// Why a model could not be brought into service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// One word for programs.
+    pub reason: Reason,
+    /// One sentence for people; for a failed load, the server's own.
+    pub message: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// It will be tried again without anybody doing anything.
+    pub will_retry: bool,
+}
+
+/// What kind of failure it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reason {
+    /// The ConfigMap, claim, path or address does not exist.
+    SourceNotFound,
+    /// The Secret that opens the source is not there or lacks its keys.
+    CredentialsMissing,
+    /// The source exists but could not be read to its end.
+    DownloadFailed,
+    /// The files are not those of the checksum.
+    ChecksumMismatch,
+    /// The files cannot be a model: a broken archive, a path that leads out, too much of it, no layout that fits.
+    InvalidSource,
+    /// No valid `config.pbtxt` can be made.
+    InvalidConfig,
+    /// The local disk would not take it.
+    StoreFailed,
+    /// The server refused it.
+    LoadFailed,
+    /// The server did not answer in time.
+    LoadTimedOut,
+}
+
+impl Reason {
+    /// Trying again cannot help until the resource or its source changes.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::ChecksumMismatch | Self::InvalidSource | Self::InvalidConfig)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f) // the names of the variants are the words
+    }
+}
+
+/// A step that went wrong, before anybody counted how often.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Fault {
+    /// One word for programs.
+    pub reason: Reason,
+    /// One sentence for people.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault with its sentence.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// The local disk would not take it.
+    pub(crate) fn store(what: impl fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(Reason::StoreFailed, format!("{what}: {error}"))
+    }
+}
+
+impl ModelState {
+    /// The failure, if the model has failed.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match &self.phase {
+            Phase::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    /// Every model serves what the manifest wants, and the server says that traffic may come.
+    pub fn is_ready(&self) -> bool {
+        self.server_is_ready && self.models.values().all(|model| model.phase == Phase::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_plain_json_for_the_one_who_polls_it() {
+        let failure = Failure {
+            reason: Reason::LoadFailed,
+            message: "load failed for model 'a'".into(),
+            attempts: 2,
+            will_retry: true,
+        };
+        let state = State {
+            manifest_hash: "sha256:ab".into(),
+            server_is_live: true,
+            models: BTreeMap::from([
+                ("a".into(), ModelState { phase: Phase::Failed(failure), versions: vec![1], ..Default::default() }),
+                (
+                    "b".into(),
+                    ModelState { phase: Phase::Downloading { bytes: 5, total: Some(10) }, ..Default::default() },
+                ),
+            ]),
+            ..Default::default()
+        };
+        let json = serde_json::to_value(&state).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "manifestHash": "sha256:ab", "serverIsLive": true, "serverIsReady": false, "isSettled": false,
+                "models": {
+                    "a": { "phase": "Failed", "reason": "LoadFailed", "message": "load failed for model 'a'",
+                           "attempts": 2, "willRetry": true, "versions": [1] },
+                    "b": { "phase": "Downloading", "bytes": 5, "total": 10, "versions": [] },
+                },
+            })
+        );
+        assert_eq!(serde_json::from_value::<State>(json).unwrap(), state);
+    }
+}

@@ -1,0 +1,393 @@
+//! What lies on disk: complete contents under their hash, Triton's repository as links to them, and a ledger of what was
+//! confirmed to serve. Everything appears by one rename, so that a crash at any moment leaves either the old or the new.
+//!
+//! ```text
+//! store/sha256-…/          a model folder, complete and never changed
+//! repository/NAME          -> ../store/sha256-…
+//! partial/N/               being fetched; cleared at start
+//! ledger.json              what was staged and what was confirmed, by model name
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    state::{Fault, Reason},
+    verify::{self, ContentHash, Files},
+};
+
+/// The agent's folder. One process at a time has it open.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    ledger: Mutex<BTreeMap<String, Record>>,
+    partials: AtomicU64,
+    _lock: File,
+}
+
+/// What the ledger knows of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was fetched last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
+    /// What the server was last seen to serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<ContentHash>,
+}
+
+/// A fetched content and what it was fetched for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Which entry of the manifest, in which state of its source.
+    pub key: String,
+    /// What the source was then, where it may change without the manifest saying so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// What came of it.
+    pub content: ContentHash,
+}
+
+/// A folder to fetch into. It is gone when dropped, unless it was committed.
+#[derive(Debug)]
+pub struct Partial {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Opens or makes the folder.
+    ///
+    /// Errors: another process has it open; the disk would not take it.
+    pub fn open(root: &Path) -> Result<Self, Fault> {
+        let fail = |error: io::Error| Fault::store(format_args!("cannot use {}", root.display()), &error);
+        fs::create_dir_all(root).map_err(fail)?;
+        let root = fs::canonicalize(root).map_err(fail)?;
+        let lock = File::create(root.join("lock")).map_err(fail)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| Fault::new(Reason::StoreFailed, format!("{} is in use by another process", root.display())))?;
+        for folder in ["store", "repository", "partial"] {
+            fs::create_dir_all(root.join(folder)).map_err(fail)?;
+        }
+        for entry in fs::read_dir(root.join("partial")).map_err(fail)? {
+            fs::remove_dir_all(entry.map_err(fail)?.path()).map_err(fail)?;
+        }
+        let ledger = match fs::read(root.join("ledger.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the ledger cannot be read: models are fetched and loaded anew");
+                BTreeMap::new()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(fail(error)),
+        };
+        let store = Self { root, ledger: Mutex::new(ledger), partials: AtomicU64::new(0), _lock: lock };
+        store.drop_lost_contents();
+        Ok(store)
+    }
+
+    /// Triton's repository.
+    pub fn repository(&self) -> PathBuf {
+        self.root.join("repository")
+    }
+
+    /// A fresh folder to fetch into.
+    pub fn partial(&self) -> Result<Partial, Fault> {
+        let folder = self.root.join("partial").join(self.partials.fetch_add(1, Ordering::Relaxed).to_string());
+        for part in [folder.join("fetched"), folder.join("model")] {
+            fs::create_dir_all(&part).map_err(|error| Fault::store("cannot make a folder to fetch into", &error))?;
+        }
+        Ok(Partial { folder })
+    }
+
+    /// Makes the model folder of `partial` part of the store, under the hash of its files. Durable when it returns.
+    pub fn commit(&self, partial: &Partial, files: &Files) -> Result<ContentHash, Fault> {
+        let fail = |error: io::Error| Fault::store("cannot keep the model", &error);
+        let content = ContentHash::from(verify::hash_of_folder(files));
+        let place = self.content(&content);
+        if place.is_dir() {
+            return Ok(content); // only complete folders are ever renamed to such a name
+        }
+        sync_folders(&partial.model()).map_err(fail)?;
+        fs::rename(partial.model(), &place).map_err(fail)?;
+        sync(&self.root.join("store")).map_err(fail)?;
+        Ok(content)
+    }
+
+    /// Where a content lies.
+    pub fn content(&self, content: &ContentHash) -> PathBuf {
+        self.root.join("store").join(content.as_str())
+    }
+
+    /// What the repository's folder of that name is.
+    pub fn linked(&self, name: &str) -> Option<ContentHash> {
+        let target = fs::read_link(self.repository().join(name)).ok()?;
+        ContentHash::from_name(target.file_name()?.to_str()?).filter(|content| self.content(content).is_dir())
+    }
+
+    /// Names in the repository.
+    pub fn names(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.repository()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| !name.starts_with('.')).collect()
+    }
+
+    /// Makes the repository's folder of that name this content, in one step.
+    ///
+    /// Its files get a new time: a server that compares times must see a change even when it goes back to older files.
+    pub fn point(&self, name: &str, content: &ContentHash) -> Result<(), Fault> {
+        if self.linked(name).as_ref() == Some(content) {
+            return Ok(());
+        }
+        let fail = |error: io::Error| Fault::store(format_args!("cannot put '{name}' into the repository"), &error);
+        let repository = self.repository();
+        let link = repository.join(plain(name)?);
+        freshen(&self.content(content)).map_err(fail)?;
+        let temporary = repository.join(format!(".{name}.new"));
+        remove_if_there(&temporary).map_err(fail)?;
+        symlink(Path::new("../store").join(content.as_str()), &temporary).map_err(fail)?;
+        fs::rename(&temporary, &link).map_err(fail)?;
+        sync(&repository).map_err(fail)
+    }
+
+    /// Takes a name out of the repository.
+    pub fn unpoint(&self, name: &str) -> Result<(), Fault> {
+        let fail = |error: io::Error| Fault::store(format_args!("cannot take '{name}' out of the repository"), &error);
+        remove_if_there(&self.repository().join(plain(name)?)).map_err(fail)?;
+        sync(&self.repository()).map_err(fail)
+    }
+
+    /// The ledger as it is now.
+    pub fn ledger(&self) -> BTreeMap<String, Record> {
+        self.lock().clone()
+    }
+
+    /// Changes what is known of a model; a record that says nothing is dropped. Durable when it returns.
+    pub fn record(&self, name: &str, change: impl FnOnce(&mut Record)) -> Result<(), Fault> {
+        let mut ledger = self.lock();
+        let mut record = ledger.get(name).cloned().unwrap_or_default();
+        change(&mut record);
+        if ledger.get(name) == Some(&record) {
+            return Ok(());
+        }
+        if record == Record::default() {
+            ledger.remove(name);
+        } else {
+            ledger.insert(name.to_owned(), record);
+        }
+        let fail = |error: io::Error| Fault::store("cannot write the ledger", &error);
+        let text = serde_json::to_vec_pretty(&*ledger).expect("text keys and plain data");
+        let temporary = self.root.join("ledger.json.new");
+        let mut file = File::create(&temporary).map_err(fail)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
+        fs::rename(&temporary, self.root.join("ledger.json")).map_err(fail)?;
+        sync(&self.root).map_err(fail)
+    }
+
+    /// Contents that neither the repository nor the ledger speaks of.
+    pub fn unreferenced(&self) -> BTreeSet<ContentHash> {
+        let entries = fs::read_dir(self.root.join("store")).into_iter().flatten().flatten();
+        let mut contents: BTreeSet<_> =
+            entries.filter_map(|entry| ContentHash::from_name(entry.file_name().to_str()?)).collect();
+        for record in self.lock().values() {
+            contents.retain(|content| {
+                record.active.as_ref() != Some(content) && record.staged.as_ref().map(|s| &s.content) != Some(content)
+            });
+        }
+        for name in self.names() {
+            if let Some(linked) = self.linked(&name) {
+                contents.remove(&linked);
+            }
+        }
+        contents
+    }
+
+    /// Takes a content out of the store, unless somebody speaks of it again; it is gone from disk once the result is dropped.
+    pub fn remove(&self, content: &ContentHash) -> Result<Option<Partial>, Fault> {
+        if !self.unreferenced().contains(content) {
+            return Ok(None);
+        }
+        let fail = |error: io::Error| Fault::store(format_args!("cannot delete {content}"), &error);
+        // by one rename: half a folder must never bear a content's name
+        let partial = self.partial()?;
+        fs::rename(self.content(content), partial.folder.join("removed")).map_err(fail)?;
+        Ok(Some(partial))
+    }
+
+    /// Records may outlive their content when somebody cleans up by hand.
+    fn drop_lost_contents(&self) {
+        let mut ledger = self.lock();
+        for record in ledger.values_mut() {
+            record.staged = record.staged.take().filter(|staged| self.content(&staged.content).is_dir());
+            record.active = record.active.take().filter(|active| self.content(active).is_dir());
+        }
+        ledger.retain(|_, record| *record != Record::default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Partial {
+    /// Where a source puts its files.
+    pub fn fetched(&self) -> PathBuf {
+        self.folder.join("fetched")
+    }
+
+    /// Where the model folder is put together.
+    pub fn model(&self) -> PathBuf {
+        self.folder.join("model")
+    }
+
+    /// A free path for a download.
+    pub fn download(&self) -> PathBuf {
+        self.folder.join("download")
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(%error, folder = %self.folder.display(), "cannot clear what was fetched");
+        }
+    }
+}
+
+/// A model's name as the name of a folder.
+fn plain(name: &str) -> Result<&str, Fault> {
+    let is_plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']) && name.len() <= 240;
+    if is_plain {
+        Ok(name)
+    } else {
+        Err(Fault::new(Reason::InvalidConfig, format!("'{}' cannot be the name of a folder", name.escape_debug())))
+    }
+}
+
+fn freshen(folder: &Path) -> io::Result<()> {
+    let now = SystemTime::now();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            freshen(&path)?;
+        } else {
+            File::open(path)?.set_modified(now)?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    sync(folder)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(store: &Store, text: &str) -> ContentHash {
+        let partial = store.partial().unwrap();
+        let path = partial.model().join("1/model.py");
+        let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(())).unwrap();
+        store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap()
+    }
+
+    #[test]
+    fn a_content_appears_whole_under_its_hash_and_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let content = stage(&store, "a");
+        assert_eq!(stage(&store, "a"), content);
+        assert_ne!(stage(&store, "b"), content);
+        assert_eq!(fs::read_to_string(store.content(&content).join("1/model.py")).unwrap(), "a");
+        assert_eq!(fs::read_dir(root.path().join("partial")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_repository_follows_its_links() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let (a, b) = (stage(&store, "a"), stage(&store, "b"));
+        let file = store.repository().join("m/1/model.py");
+        store.point("m", &a).unwrap();
+        assert_eq!((store.linked("m"), fs::read_to_string(&file).unwrap()), (Some(a.clone()), "a".into()));
+        store.point("m", &b).unwrap();
+        assert_eq!((store.linked("m"), fs::read_to_string(&file).unwrap()), (Some(b), "b".into()));
+        let seen = fs::metadata(&file).unwrap().modified().unwrap();
+        store.point("m", &a).unwrap();
+        assert!(fs::metadata(&file).unwrap().modified().unwrap() >= seen, "going back must look like a change");
+        store.unpoint("m").unwrap();
+        assert_eq!((store.linked("m"), store.names().len()), (None, 0));
+        for name in ["../m", "", ".hidden", "a/b"] {
+            assert!(store.point(name, &a).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_outlives_the_process_and_lost_contents_leave_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let (a, b) = (stage(&store, "a"), stage(&store, "b"));
+        store.record("m", |record| record.active = Some(a.clone())).unwrap();
+        store
+            .record("n", |record| record.staged = Some(Staged { key: "k".into(), revision: None, content: b.clone() }))
+            .unwrap();
+        fs::create_dir_all(root.path().join("partial/7/fetched")).unwrap();
+        assert!(Store::open(root.path()).unwrap_err().message.contains("in use"));
+        drop(store);
+
+        let store = Store::open(root.path()).unwrap();
+        assert_eq!(store.ledger()["m"].active, Some(a));
+        assert_eq!(fs::read_dir(root.path().join("partial")).unwrap().count(), 0);
+        fs::remove_dir_all(store.content(&b)).unwrap();
+        drop(store);
+        let store = Store::open(root.path()).unwrap();
+        assert_eq!(store.ledger().keys().collect::<Vec<_>>(), ["m"]);
+        store.record("m", |record| *record = Record::default()).unwrap();
+        assert!(store.ledger().is_empty());
+    }
+
+    #[test]
+    fn only_what_nobody_speaks_of_is_deleted() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let (a, b, c, d) = (stage(&store, "a"), stage(&store, "b"), stage(&store, "c"), stage(&store, "d"));
+        store.point("m", &a).unwrap();
+        store.record("m", |record| record.active = Some(b.clone())).unwrap();
+        store
+            .record("n", |record| record.staged = Some(Staged { key: "k".into(), revision: None, content: c.clone() }))
+            .unwrap();
+        assert_eq!(store.unreferenced(), BTreeSet::from([d.clone()]));
+        for content in [&a, &b, &c, &d] {
+            store.remove(content).unwrap();
+        }
+        assert!(store.content(&a).is_dir() && store.content(&b).is_dir() && store.content(&c).is_dir());
+        assert!(!store.content(&d).exists());
+    }
+}

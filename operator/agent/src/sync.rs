@@ -1,0 +1,140 @@
+//! The loop that brings disk and server to what the manifest wants: look, ask [`plan`], begin the steps, wait for anything
+//! to happen. It decides nothing itself. Fetches and loads run beside each other, at most one of each per model.
+
+mod driver;
+mod jobs;
+mod memory;
+mod report;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use operator_core::manifest::Manifest;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    source::{Limits, Places},
+    state::{Fault, State},
+    store::Store,
+};
+
+/// How an agent works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The agent's folder; see [`crate::store`].
+    pub root: PathBuf,
+    /// The server's HTTP port.
+    pub server: SocketAddr,
+    /// Where mounted sources lie.
+    pub places: Places,
+    /// What a fetch may cost.
+    pub limits: Limits,
+    /// Models fetched at the same time.
+    pub fetches_at_once: usize,
+    /// Models loaded at the same time.
+    pub loads_at_once: usize,
+    /// How long a content is kept that nobody speaks of any more: a server may still be finishing with it.
+    pub grace: Duration,
+    /// How often server and sources are looked at while nothing happens.
+    pub look_again: Duration,
+}
+
+/// A running agent. Dropping it ends its work; what the server serves is left as it is.
+#[derive(Debug)]
+pub struct Agent {
+    store: Arc<Store>,
+    state: watch::Receiver<State>,
+    orders: mpsc::UnboundedSender<Order>,
+    task: JoinHandle<()>,
+}
+
+/// What an agent can be told.
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    ServerStarted,
+}
+
+impl Settings {
+    /// The usual settings.
+    pub fn new(root: impl Into<PathBuf>, server: SocketAddr) -> Self {
+        Self {
+            root: root.into(),
+            server,
+            places: Places::default(),
+            limits: Limits::default(),
+            fetches_at_once: 8,
+            loads_at_once: 4,
+            grace: Duration::from_secs(30),
+            look_again: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Agent {
+    /// Opens the store and begins.
+    ///
+    /// Errors: the store is in use, or the disk would not take it.
+    pub fn start(settings: Settings, manifests: watch::Receiver<Arc<Manifest>>) -> Result<Self, Fault> {
+        let store = Arc::new(Store::open(&settings.root)?);
+        let (state, watched) = watch::channel(State::default());
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let driver = driver::Driver::new(settings, Arc::clone(&store), manifests, Arc::new(state));
+        let task = tokio::spawn(driver.run(inbox));
+        Ok(Self { store, state: watched, orders, task })
+    }
+
+    /// Where everything stands, now and from now on.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The repository to give to the server.
+    pub fn repository(&self) -> PathBuf {
+        self.store.repository()
+    }
+
+    /// Models the server was once confirmed to serve.
+    pub fn confirmed(&self) -> BTreeSet<String> {
+        self.store.ledger().into_iter().filter_map(|(name, record)| record.active.map(|_| name)).collect()
+    }
+
+    /// Takes out of the repository what `manifest` no longer has. Only while no server runs on it: one that runs is asked
+    /// to unload first, which happens by itself.
+    pub fn clear_leavers(&self, manifest: &Manifest) -> Result<(), Fault> {
+        let ledger = self.store.ledger();
+        for name in self.store.names().into_iter().chain(ledger.into_keys()) {
+            if manifest.model(&name).is_none() {
+                self.store.unpoint(&name)?;
+                self.store.record(&name, |record| *record = crate::store::Record::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every model of the manifest with that hash is in the repository or has failed to get there. `false` if
+    /// that took longer than `limit`.
+    pub async fn fetched(&self, manifest_hash: &str, limit: Duration) -> bool {
+        let mut state = self.state.clone();
+        let all = state.wait_for(|state| {
+            state.manifest_hash == manifest_hash
+                && state.models.values().all(|model| model.wanted.is_some() || model.failure().is_some())
+        });
+        tokio::time::timeout(limit, all).await.is_ok()
+    }
+
+    /// A new server process was started: what failed to load in the last one gets new chances.
+    pub fn server_started(&self) {
+        let _ = self.orders.send(Order::ServerStarted); // an agent that has ended has nothing to do
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

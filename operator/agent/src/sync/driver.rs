@@ -1,0 +1,363 @@
+//! The loop of the agent. Per round: look at manifest, disk and server; ask the plan; begin its steps; publish the state;
+//! wait until something happens or it is time to look again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use operator_core::manifest::{Manifest, ManifestModel, ManifestSource};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::{Id, JoinError, JoinSet},
+};
+
+use super::{
+    Order, Settings,
+    jobs::{self, Ended, NotLoaded},
+    memory::{Failed, Memory},
+    report,
+};
+use crate::{
+    load::{Index, Server},
+    plan::{Observed, Patience, Plan, Served, Step, Wanted, plan},
+    source::{self, Progress},
+    state::{Fault, Reason, State},
+    store::Store,
+    verify::ContentHash,
+};
+
+/// How often the server is asked while it starts or changes something.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Shortest pause before the plan is asked again by time alone.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// The loop and all it holds.
+pub(super) struct Driver {
+    settings: Settings,
+    store: Arc<Store>,
+    server: Server,
+    manifests: watch::Receiver<Arc<Manifest>>,
+    state: Arc<watch::Sender<State>>,
+    models: BTreeMap<String, Memory>,
+    unloading: BTreeSet<String>,
+    unreferenced: BTreeMap<ContentHash, Instant>,
+    index: Option<Index>,
+    is_ready: bool,
+    jobs: JoinSet<Ended>,
+    names: HashMap<Id, Job>,
+    fetches: Arc<Semaphore>,
+    loads: Arc<Semaphore>,
+}
+
+/// What a task works on, to know it even if the task dies.
+enum Job {
+    Fetch { model: String, progress: Arc<Progress> },
+    Load { model: String, content: ContentHash },
+    Unload { model: String },
+}
+
+impl Driver {
+    pub(super) fn new(
+        settings: Settings,
+        store: Arc<Store>,
+        manifests: watch::Receiver<Arc<Manifest>>,
+        state: Arc<watch::Sender<State>>,
+    ) -> Self {
+        Self {
+            server: Server::new(settings.server),
+            fetches: Arc::new(Semaphore::new(settings.fetches_at_once.max(1))),
+            loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
+            settings,
+            store,
+            manifests,
+            state,
+            models: BTreeMap::new(),
+            unloading: BTreeSet::new(),
+            unreferenced: BTreeMap::new(),
+            index: None,
+            is_ready: false,
+            jobs: JoinSet::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Works until nobody sends manifests any more.
+    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let manifest = Arc::clone(&self.manifests.borrow_and_update());
+            self.turn_to(&manifest);
+            self.ask_server().await;
+            let now = Instant::now();
+            let plan = plan(&self.observe(&manifest, now), now);
+            let mut is_done_at_once = false;
+            for step in &plan.steps {
+                is_done_at_once |= self.begin(step, &manifest);
+            }
+            self.publish(&manifest, &plan, now);
+            let pause = if is_done_at_once { Duration::ZERO } else { self.pause(&plan, now) };
+            tokio::select! {
+                changed = self.manifests.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                Some(ended) = self.jobs.join_next_with_id() => self.end(ended, &manifest),
+                Some(Order::ServerStarted) = orders.recv() => self.forgive(),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Makes memory follow the manifest: each model is about its present entry, in the present state of its source.
+    fn turn_to(&mut self, manifest: &Manifest) {
+        for model in &manifest.models {
+            let memory = self.models.entry(model.name.clone()).or_insert_with(|| Memory {
+                is_checked: !matches!(model.source, ManifestSource::Pvc { .. }),
+                ..Memory::default()
+            });
+            memory.turn_to(source::key(model, &self.settings.places));
+        }
+        self.models.retain(|name, memory| {
+            let stays = manifest.model(name).is_some() || memory.loading.is_some();
+            if !stays && let Some(progress) = memory.fetching.take() {
+                progress.cancel();
+            }
+            stays
+        });
+    }
+
+    async fn ask_server(&mut self) {
+        let was_live = self.index.is_some();
+        self.index = self.server.index().await.ok();
+        self.is_ready = self.index.is_some() && self.server.is_ready().await;
+        if was_live && self.index.is_none() {
+            self.forgive(); // whoever answers next is another process
+        }
+    }
+
+    /// What did not load in one server process gets new chances in the next.
+    fn forgive(&mut self) {
+        for memory in self.models.values_mut() {
+            memory.loads.retain(|_, failed| failed.tries.is_final);
+        }
+    }
+
+    fn observe(&mut self, manifest: &Manifest, now: Instant) -> Observed {
+        let ledger = self.store.ledger();
+        let in_repository = self.store.names();
+        let wanted = manifest.models.iter().map(|model| {
+            let memory = &self.models[&model.name];
+            let record = ledger.get(&model.name).cloned().unwrap_or_default();
+            let wanted = Wanted {
+                patience: patience(model),
+                staged: record.staged.filter(|s| s.key == memory.key && memory.is_checked).map(|s| s.content),
+                active: record.active,
+                linked: self.store.linked(&model.name),
+                served: self.served(&model.name),
+                fetches: memory.fetches.as_ref().map(|failed| failed.tries),
+                loads: memory.loads.iter().map(|(content, failed)| (content.clone(), failed.tries)).collect(),
+                is_fetching: memory.fetching.is_some(),
+                is_loading: memory.loading.is_some() || self.unloading.contains(&model.name),
+            };
+            (model.name.clone(), wanted)
+        });
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        let leaving = ledger.into_keys().chain(in_repository).filter(|name| !wanted.contains_key(name));
+        let unwanted = leaving
+            .map(|name| {
+                let is_busy = self.unloading.contains(&name) || self.models.contains_key(&name);
+                (name, is_busy)
+            })
+            .collect();
+        let contents = self.store.unreferenced();
+        self.unreferenced.retain(|content, _| contents.contains(content));
+        for content in contents {
+            self.unreferenced.entry(content).or_insert(now);
+        }
+        Observed {
+            wanted,
+            unwanted,
+            server_is_live: self.index.is_some(),
+            unreferenced: self.unreferenced.clone(),
+            grace: self.settings.grace,
+        }
+    }
+
+    fn served(&self, name: &str) -> Served {
+        match &self.index {
+            Some(index) if index.is_changing(name) => Served::Changing,
+            Some(index) if !index.ready_versions(name).is_empty() => Served::Yes,
+            _ => Served::No,
+        }
+    }
+
+    /// Begins a step. `true` if it is done already, so that the plan should be asked again.
+    fn begin(&mut self, step: &Step, manifest: &Manifest) -> bool {
+        match step {
+            Step::Fetch(name) => self.begin_fetch(manifest.model(name)),
+            Step::Load(name, content) => self.begin_load(manifest.model(name), content),
+            Step::Unload(name) => {
+                tracing::info!(model = name, "unloading");
+                self.unloading.insert(name.clone());
+                let job = jobs::unload(Arc::clone(&self.store), self.server.clone(), name.clone());
+                let id = self.jobs.spawn(job).id();
+                self.names.insert(id, Job::Unload { model: name.clone() });
+            }
+            Step::Link(name, content) => {
+                return match self.store.point(name, content) {
+                    Ok(()) => true,
+                    Err(fault) => {
+                        self.load_failed(name, content, fault);
+                        false
+                    }
+                };
+            }
+            Step::Delete(content) => match self.store.remove(content) {
+                Ok(removed) => drop(tokio::task::spawn_blocking(move || drop(removed))),
+                Err(fault) => tracing::warn!(%content, error = %fault, "not deleted"),
+            },
+        }
+        false
+    }
+
+    fn begin_fetch(&mut self, model: Option<&ManifestModel>) {
+        let Some(model) = model.cloned() else { return };
+        let Some(memory) = self.models.get_mut(&model.name) else { return };
+        let (state, name) = (Arc::clone(&self.state), model.name.clone());
+        let key = memory.key.clone();
+        let progress = Progress::new(self.settings.limits, move |stage| report::tell(&state, &name, stage));
+        memory.fetching = Some(Arc::clone(&progress));
+        let name = model.name.clone();
+        let (permits, job) = (
+            Arc::clone(&self.fetches),
+            jobs::fetch(Arc::clone(&self.store), model, key, self.settings.places.clone(), Arc::clone(&progress)),
+        );
+        let id = self.jobs.spawn(async move {
+            let _permit = permits.acquire_owned().await; // never closed
+            job.await
+        });
+        self.names.insert(id.id(), Job::Fetch { model: name, progress });
+    }
+
+    fn begin_load(&mut self, model: Option<&ManifestModel>, content: &ContentHash) {
+        let Some(model) = model else { return };
+        let Some(memory) = self.models.get_mut(&model.name) else { return };
+        memory.loading = Some(content.clone());
+        tracing::info!(model = model.name, content = content.short(), "loading");
+        let active = self.store.ledger().remove(&model.name).and_then(|record| record.active);
+        let (store, server, limit) = (Arc::clone(&self.store), self.server.clone(), model.load.timeout.get());
+        let job = jobs::load(store, server, model.name.clone(), content.clone(), active, limit);
+        let permits = Arc::clone(&self.loads);
+        let id = self.jobs.spawn(async move {
+            let _permit = permits.acquire_owned().await; // never closed
+            job.await
+        });
+        self.names.insert(id.id(), Job::Load { model: model.name.clone(), content: content.clone() });
+    }
+
+    fn end(&mut self, ended: Result<(Id, Ended), JoinError>, manifest: &Manifest) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(job) = self.names.remove(&id) else { return };
+        let broke_off = |error: &JoinError| Fault::new(Reason::StoreFailed, format!("the work broke off: {error}"));
+        match (job, ended) {
+            (Job::Unload { model }, _) => {
+                self.unloading.remove(&model);
+                tracing::info!(model, "unloaded");
+            }
+            (Job::Fetch { model, progress }, Ok((_, Ended::Fetch(result)))) => {
+                self.fetched(&model, &progress, result.err());
+            }
+            (Job::Fetch { model, progress }, Err(error)) => self.fetched(&model, &progress, Some(broke_off(&error))),
+            (Job::Load { model, content }, Ok((_, Ended::Load(result)))) => {
+                let is_wanted = manifest.model(&model).is_some();
+                let Some(memory) = self.models.get_mut(&model) else { return };
+                memory.loading = None;
+                match result {
+                    Ok(took) => {
+                        memory.load_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+                        memory.loads.remove(&content);
+                        tracing::info!(model, content = content.short(), elapsed_ms = memory.load_ms, "loaded");
+                    }
+                    Err(NotLoaded::Failed(fault)) if is_wanted => self.load_failed(&model, &content, fault),
+                    Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => {}
+                }
+            }
+            (Job::Load { model, content }, Err(error)) => {
+                if let Some(memory) = self.models.get_mut(&model) {
+                    memory.loading = None;
+                }
+                self.load_failed(&model, &content, broke_off(&error));
+            }
+            (Job::Fetch { .. } | Job::Load { .. }, Ok(_)) => unreachable!("each job ends as what it began as"),
+        }
+    }
+
+    fn fetched(&mut self, model: &str, progress: &Arc<Progress>, fault: Option<Fault>) {
+        let Some(memory) = self.models.get_mut(model) else { return };
+        if !memory.fetching.as_ref().is_some_and(|current| Arc::ptr_eq(current, progress)) {
+            return; // it was ended, and another one may be under way
+        }
+        memory.fetching = None;
+        match fault {
+            None => {
+                memory.fetches = None;
+                memory.is_checked = true;
+            }
+            Some(fault) => {
+                tracing::warn!(model, reason = %fault.reason, error = %fault.message, "not fetched");
+                memory.fetches = Some(Failed::again(memory.fetches.as_ref(), fault, Instant::now()));
+            }
+        }
+    }
+
+    fn load_failed(&mut self, model: &str, content: &ContentHash, fault: Fault) {
+        tracing::warn!(model, content = content.short(), reason = %fault.reason, error = %fault.message, "not loaded");
+        if let Some(memory) = self.models.get_mut(model) {
+            let failed = Failed::again(memory.loads.get(content), fault, Instant::now());
+            memory.loads.insert(content.clone(), failed);
+        }
+    }
+
+    fn publish(&mut self, manifest: &Manifest, plan: &Plan, now: Instant) {
+        let observed = self.observe(manifest, now);
+        let (index, models) = (self.index.as_ref(), &self.models);
+        self.state.send_if_modified(|state| {
+            let next = State {
+                manifest_hash: manifest.hash.clone(),
+                server_is_live: index.is_some(),
+                server_is_ready: self.is_ready,
+                is_settled: plan.is_settled,
+                models: report::describe_all(&observed, models, state, index, now),
+            };
+            let is_new = *state != next;
+            *state = next;
+            is_new
+        });
+    }
+
+    /// How long to wait if nothing happens.
+    fn pause(&self, plan: &Plan, now: Instant) -> Duration {
+        let is_changing = self.models.keys().any(|name| self.served(name) == Served::Changing);
+        let look = if self.index.is_none() || is_changing { SOON } else { self.settings.look_again };
+        plan.wake.map_or(look, |wake| wake.saturating_duration_since(now).max(SHORTEST).min(look))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // disk work runs on threads that only this ends
+        for progress in self.models.values().filter_map(|memory| memory.fetching.as_ref()) {
+            progress.cancel();
+        }
+    }
+}
+
+fn patience(model: &ManifestModel) -> Patience {
+    Patience { retries: model.load.retries, backoff: model.load.backoff.get() }
+}

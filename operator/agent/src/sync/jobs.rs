@@ -1,0 +1,165 @@
+//! The steps themselves, each on its own: fetch and stage, load and confirm, unload and clear away. A job tells how it
+//! ended; what follows from that is for the plan.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use operator_core::manifest::ManifestModel;
+
+use crate::{
+    load::{CallError, Server},
+    source::{Places, Progress, blocking},
+    stage,
+    state::{Fault, Reason},
+    store::{Record, Staged, Store},
+    verify::ContentHash,
+};
+
+/// How a job ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// A fetch.
+    Fetch(Result<ContentHash, Fault>),
+    /// A load, and how long it took.
+    Load(Result<Duration, NotLoaded>),
+    /// An unload.
+    Unload,
+}
+
+/// Why a load did not come to its end.
+#[derive(Debug)]
+pub(super) enum NotLoaded {
+    /// The content's fault, as far as we know: it counts.
+    Failed(Fault),
+    /// The server was not there, or not ready to load anything.
+    NotNow,
+}
+
+/// Brings what `model` wants into the store and notes it.
+pub(super) async fn fetch(
+    store: Arc<Store>,
+    model: ManifestModel,
+    key: String,
+    places: Places,
+    progress: Arc<Progress>,
+) -> Ended {
+    let limit = progress.limits().fetch;
+    let work = async {
+        let before = store.ledger().remove(&model.name).and_then(|record| record.staged).filter(|s| s.key == key);
+        let (content, revision) = stage::stage(&store, &model, before.as_ref(), &places, &progress).await?;
+        let (name, staged) = (model.name.clone(), Staged { key: key.clone(), revision, content: content.clone() });
+        progress.check()?;
+        blocking(move || store.record(&name, |record| record.staged = Some(staged))).await?;
+        Ok(content)
+    };
+    let result = tokio::time::timeout(limit, work).await;
+    let late = || Fault::new(Reason::DownloadFailed, format!("not fetched within {limit:?}"));
+    Ended::Fetch(result.unwrap_or_else(|_| Err(late())))
+}
+
+/// Puts a content into the repository, has the server load it, and confirms it through the index. If that fails, what was
+/// confirmed before is put back, so that a server which starts anew finds something good.
+pub(super) async fn load(
+    store: Arc<Store>,
+    server: Server,
+    name: String,
+    content: ContentHash,
+    active: Option<ContentHash>,
+    limit: Duration,
+) -> Ended {
+    let begun = Instant::now();
+    let result = async {
+        on_disk(&store, &name, {
+            let content = content.clone();
+            move |store, name| store.point(name, &content)
+        })
+        .await?;
+        server.load(&name, limit).await.map_err(NotLoaded::from)?;
+        confirm(&server, &name).await?;
+        let active = content.clone();
+        on_disk(&store, &name, move |store, name| store.record(name, |record| record.active = Some(active))).await
+    }
+    .await;
+    if result.is_err() && active.as_ref() != Some(&content) {
+        let put_back = on_disk(&store, &name, move |store, name| match &active {
+            Some(active) => store.point(name, active),
+            None => store.unpoint(name),
+        });
+        if let Err(NotLoaded::Failed(fault)) = put_back.await {
+            tracing::error!(model = name, error = %fault, "cannot put the former content back");
+        }
+    }
+    Ended::Load(result.map(|()| begun.elapsed()))
+}
+
+/// Has the server drop a model, waits until it has, and only then takes its files away.
+pub(super) async fn unload(store: Arc<Store>, server: Server, name: String) -> Ended {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let gone = async {
+        server.unload(&name, LIMIT).await?;
+        while {
+            let index = server.index().await?;
+            index.is_changing(&name) || !index.ready_versions(&name).is_empty()
+        } {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok::<_, CallError>(())
+    };
+    let gone = tokio::time::timeout(LIMIT, gone).await.unwrap_or(Err(CallError::TimedOut(LIMIT)));
+    let done = match gone {
+        Ok(()) => on_disk(&store, &name, |store, name| {
+            store.unpoint(name)?;
+            store.record(name, |record| *record = Record::default())
+        })
+        .await
+        .map_err(|error| format!("{error:?}")),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = done {
+        tracing::warn!(model = name, error, "not unloaded yet");
+        tokio::time::sleep(Duration::from_secs(2)).await; // before the plan asks again
+    }
+    Ended::Unload
+}
+
+/// The server said yes; the index has to say so too.
+async fn confirm(server: &Server, name: &str) -> Result<(), NotLoaded> {
+    let index = server.index().await?;
+    if !index.ready_versions(name).is_empty() {
+        return Ok(());
+    }
+    let reason = index.reason(name).unwrap_or("it loaded, but no version of it takes requests");
+    Err(NotLoaded::Failed(Fault::new(Reason::LoadFailed, reason)))
+}
+
+async fn on_disk(
+    store: &Arc<Store>,
+    name: &str,
+    work: impl FnOnce(&Store, &str) -> Result<(), Fault> + Send + 'static,
+) -> Result<(), NotLoaded> {
+    let (store, name) = (Arc::clone(store), name.to_owned());
+    blocking(move || work(&store, &name)).await.map_err(NotLoaded::Failed)
+}
+
+impl From<CallError> for NotLoaded {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Absent(_) => Self::NotNow,
+            // Triton's words for a server that starts or stops, and for a model somebody else is loading
+            CallError::Refused(message)
+                if matches!(message.as_str(), "Server not ready" | "Server exiting")
+                    || message.ends_with("is currently loading or unloading") =>
+            {
+                Self::NotNow
+            }
+            CallError::Refused(message) => Self::Failed(Fault::new(Reason::LoadFailed, message)),
+            CallError::TimedOut(limit) => {
+                Self::Failed(Fault::new(Reason::LoadTimedOut, format!("the server did not load it within {limit:?}")))
+            }
+            // perhaps the model took the server down with it: that must not go on for ever
+            error @ CallError::Lost(_) => Self::Failed(Fault::new(Reason::LoadFailed, error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What the agent remembers of each model while it runs. What must outlive the process is in the ledger instead.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use crate::{
+    plan::{Chance, Patience, Tries},
+    source::Progress,
+    state::{Failure, Fault},
+    verify::ContentHash,
+};
+
+/// What is remembered of one model.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The entry of the manifest and the state of its source that all of this is about.
+    pub(super) key: String,
+    /// The source was looked at since the process began, so what is staged for the key is still what lies there.
+    pub(super) is_checked: bool,
+    /// Failed fetches for the key.
+    pub(super) fetches: Option<Failed>,
+    /// Failed loads by content.
+    pub(super) loads: BTreeMap<ContentHash, Failed>,
+    /// The fetch under way.
+    pub(super) fetching: Option<Arc<Progress>>,
+    /// The content being loaded.
+    pub(super) loading: Option<ContentHash>,
+    /// How long the last load took.
+    pub(super) load_ms: Option<u64>,
+}
+
+/// Attempts that failed, and why the last one did.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    pub(super) tries: Tries,
+    fault: Fault,
+}
+
+impl Memory {
+    /// The model is about something else now: failures are forgotten, a fetch for the old key is ended.
+    pub(super) fn turn_to(&mut self, key: String) {
+        if self.key == key {
+            return;
+        }
+        if let Some(progress) = self.fetching.take() {
+            progress.cancel();
+        }
+        self.key = key;
+        self.fetches = None;
+        self.loads.clear();
+    }
+
+    /// Why the content the manifest wants does not serve, if an attempt has failed.
+    pub(super) fn failure(&self, staged: Option<&ContentHash>, patience: &Patience, now: Instant) -> Option<Failure> {
+        let failed = match staged {
+            Some(content) => self.loads.get(content),
+            None => self.fetches.as_ref(),
+        }?;
+        Some(Failure {
+            reason: failed.fault.reason,
+            message: failed.fault.message.clone(),
+            attempts: failed.tries.count,
+            will_retry: patience.chance(Some(&failed.tries), now) != Chance::Never,
+        })
+    }
+}
+
+impl Failed {
+    /// One more failure on top of those before.
+    pub(super) fn again(before: Option<&Self>, fault: Fault, now: Instant) -> Self {
+        let count = before.map_or(0, |failed| failed.tries.count) + 1;
+        Self { tries: Tries { count, last: now, is_final: fault.reason.is_final() }, fault }
+    }
+}

@@ -1,0 +1,381 @@
+//! The whole agent on a real folder, before a stand-in that speaks the repository API: it reads the very repository the
+//! agent lays out, refuses content that says `bad`, and notes the order of the calls. The real server is in `e2e`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use bytes::Bytes;
+use crds::parts::{load::Readiness, source::Layout};
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, ManifestSource, Precedence};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::state::{ModelState, Phase, Reason};
+
+/// A stand-in for the server.
+#[derive(Default)]
+struct StandIn {
+    repository: Mutex<PathBuf>,
+    loaded: Mutex<BTreeMap<String, String>>,
+    calls: Mutex<Vec<String>>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl StandIn {
+    /// Starts a process with nothing loaded.
+    async fn start(self: &Arc<Self>, address: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Arc::clone(self);
+        *self.accepting.lock().unwrap() = Some(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let server = Arc::clone(&server);
+                let service = service_fn(move |request| {
+                    let response = server.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        }));
+        address
+    }
+
+    /// Ends the process.
+    async fn stop(&self) {
+        let accepting = self.accepting.lock().unwrap().take().unwrap();
+        accepting.abort();
+        let _ = accepting.await; // the port is free once the task is gone
+        self.loaded.lock().unwrap().clear();
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+        let mut loaded = self.loaded.lock().unwrap();
+        let (status, body) = match path.as_slice() {
+            ["v2", "health", _] => (200, String::new()),
+            ["v2", "repository", "index"] => {
+                let entries =
+                    loaded.keys().map(|name| serde_json::json!({"name": name, "version": "1", "state": "READY"}));
+                (200, serde_json::Value::from_iter(entries).to_string())
+            }
+            ["v2", "repository", "models", name, verb] => {
+                self.calls.lock().unwrap().push(format!("{verb} {name}"));
+                let file = self.repository.lock().unwrap().join(name).join("1/model.py");
+                match (*verb, fs::read_to_string(file)) {
+                    ("load", Ok(text)) if text.contains("bad") => (
+                        400,
+                        serde_json::json!({"error": format!("load failed for model '{name}': it is bad\n")})
+                            .to_string(),
+                    ),
+                    ("load", Ok(text)) => {
+                        loaded.insert((*name).to_owned(), text);
+                        (200, String::new())
+                    }
+                    ("unload", Ok(_)) => {
+                        loaded.remove(*name);
+                        (200, String::new())
+                    }
+                    _ => (400, serde_json::json!({"error": format!("'{name}' has no folder")}).to_string()),
+                }
+            }
+            _ => (404, String::new()),
+        };
+        Response::builder().status(status).body(Full::from(body)).unwrap()
+    }
+
+    fn loaded(&self, name: &str) -> Option<String> {
+        self.loaded.lock().unwrap().get(name).cloned()
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+/// An agent with its stand-in.
+struct House {
+    root: tempfile::TempDir,
+    server: Arc<StandIn>,
+    address: SocketAddr,
+    manifests: watch::Sender<Arc<Manifest>>,
+    agent: Option<Agent>,
+}
+
+impl House {
+    async fn new(models: Vec<ManifestModel>) -> Self {
+        let server = Arc::new(StandIn::default());
+        let address = server.start(([127, 0, 0, 1], 0).into()).await;
+        let (manifests, _) = watch::channel(Arc::new(manifest(models)));
+        let mut house = Self { root: tempfile::tempdir().unwrap(), server, address, manifests, agent: None };
+        house.start_agent();
+        house
+    }
+
+    fn start_agent(&mut self) {
+        let mut settings = Settings::new(self.root.path().join("agent"), self.address);
+        settings.look_again = Duration::from_millis(50);
+        settings.grace = Duration::ZERO;
+        settings.places.config_maps.below = vec![self.root.path().join("maps")];
+        settings.places.volumes.below = vec![self.root.path().join("volumes")];
+        let agent = Agent::start(settings, self.manifests.subscribe()).unwrap();
+        *self.server.repository.lock().unwrap() = agent.repository();
+        self.agent = Some(agent);
+    }
+
+    /// Ends the agent as a kill would: nothing is told to anybody.
+    async fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.task.abort();
+        let _ = (&mut agent.task).await;
+    }
+
+    fn want(&self, models: Vec<ManifestModel>) {
+        self.manifests.send_replace(Arc::new(manifest(models)));
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&State) -> bool) -> State {
+        let hash = self.manifests.borrow().hash.clone();
+        let mut state = self.agent.as_ref().unwrap().state();
+        let found = state.wait_for(|state| state.manifest_hash == hash && is_so(state));
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await.map(|state| state.unwrap().clone());
+        found.unwrap_or_else(|_| panic!("never {what}: {:#?}", *self.agent.as_ref().unwrap().state().borrow()))
+    }
+
+    async fn settled(&self) -> State {
+        self.until("settled", |state| state.is_settled && state.server_is_live).await
+    }
+}
+
+fn manifest(models: Vec<ManifestModel>) -> Manifest {
+    Manifest::new("ml", "vision", models)
+}
+
+fn model(name: &str, source: ManifestSource) -> ManifestModel {
+    ManifestModel {
+        name: name.into(),
+        resource: name.into(),
+        source,
+        checksum: None,
+        layout: Layout::Auto,
+        format: None,
+        config: ManifestConfig {
+            text: format!("name: \"{name}\"\n"),
+            precedence: Precedence::Fields,
+            fields: Vec::new(),
+            backend: Some("python".into()),
+            platform: None,
+        },
+        readiness: Readiness::Required,
+        load: ManifestLoad {
+            timeout: crds::parts::Duration::from_secs(5),
+            retries: 1,
+            backoff: Duration::from_millis(20).into(),
+        },
+        gpu_memory: None,
+    }
+}
+
+fn inline(name: &str, text: &str) -> ManifestModel {
+    model(name, ManifestSource::Inline { files: BTreeMap::from([("1/model.py".into(), text.into())]) })
+}
+
+fn reason(model: &ModelState) -> Option<Reason> {
+    model.failure().map(|failure| failure.reason)
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[tokio::test]
+async fn a_manifest_becomes_loaded_models() {
+    let house = House::new(vec![inline("a", "one"), inline("b", "two")]).await;
+    let state = house.settled().await;
+    assert!(state.is_ready());
+    assert_eq!(state.models["a"].versions, [1]);
+    assert_eq!(state.models["a"].serving, state.models["a"].wanted);
+    assert_eq!(house.server.loaded("b").as_deref(), Some("two"));
+    let repository = house.agent.as_ref().unwrap().repository();
+    let config = fs::read_to_string(repository.join("a/config.pbtxt")).unwrap();
+    assert!(config.contains("name: \"a\"") && config.contains("backend: \"python\""), "{config}");
+}
+
+#[tokio::test]
+async fn a_bad_new_version_leaves_the_old_serving_and_says_why() {
+    let house = House::new(vec![inline("a", "good"), inline("b", "good")]).await;
+    let before = house.settled().await;
+    house.want(vec![inline("a", "bad"), inline("b", "better")]);
+    let state = house.settled().await;
+    let failure = state.models["a"].failure().unwrap();
+    assert_eq!((failure.reason, failure.attempts, failure.will_retry), (Reason::LoadFailed, 2, false));
+    assert_eq!(failure.message, "load failed for model 'a': it is bad");
+    assert_eq!(state.models["a"].serving, before.models["a"].serving);
+    assert_eq!((state.models["a"].versions.as_slice(), &state.models["b"].phase), ([1].as_slice(), &Phase::Ready));
+    let repository = house.agent.as_ref().unwrap().repository();
+    assert_eq!(
+        fs::read_to_string(repository.join("a/1/model.py")).unwrap(),
+        "good",
+        "a restart must find the good one"
+    );
+
+    house.want(vec![inline("a", "mended"), inline("b", "better")]);
+    assert!(house.settled().await.is_ready());
+    assert_eq!(house.server.loaded("a").as_deref(), Some("mended"));
+}
+
+#[tokio::test]
+async fn a_bad_first_version_leaves_no_folder_behind() {
+    let house = House::new(vec![inline("a", "bad")]).await;
+    let state = house.settled().await;
+    assert_eq!((reason(&state.models["a"]), state.models["a"].serving.is_none()), (Some(Reason::LoadFailed), true));
+    assert!(!house.agent.as_ref().unwrap().repository().join("a").exists());
+}
+
+#[tokio::test]
+async fn a_restarted_server_gets_everything_again_even_beside_a_failed_update() {
+    let house = House::new(vec![inline("a", "good"), inline("b", "good")]).await;
+    house.settled().await;
+    house.want(vec![inline("a", "bad"), inline("b", "good")]);
+    house.settled().await;
+    house.server.stop().await;
+    house.until("noticed", |state| !state.server_is_live).await;
+    house.server.start(house.address).await;
+    house.agent.as_ref().unwrap().server_started();
+    let state = house.settled().await;
+    assert_eq!(house.server.loaded("a").as_deref(), Some("good"));
+    assert_eq!(reason(&state.models["a"]), Some(Reason::LoadFailed));
+    assert_eq!(state.models["b"].phase, Phase::Ready);
+}
+
+#[tokio::test]
+async fn a_killed_agent_goes_on_where_it_was() {
+    let mut house = House::new(vec![inline("a", "good")]).await;
+    house.settled().await;
+    house.kill_agent().await;
+    let calls = house.server.calls().len();
+    house.start_agent();
+    assert!(house.settled().await.is_ready());
+    assert_eq!(house.server.calls().len(), calls, "nothing is loaded twice");
+
+    house.kill_agent().await;
+    house.server.stop().await;
+    house.server.start(house.address).await;
+    house.start_agent();
+    assert!(house.settled().await.is_ready());
+    assert_eq!(house.server.loaded("a").as_deref(), Some("good"));
+}
+
+#[tokio::test]
+async fn the_new_is_loaded_before_the_old_is_unloaded_and_its_files_go_last() {
+    let house = House::new(vec![inline("old", "x")]).await;
+    house.settled().await;
+    house.want(vec![inline("new", "y")]);
+    let state = house.until("gone", |state| state.is_settled && state.models.len() == 1).await;
+    assert!(state.is_ready());
+    assert_eq!(house.server.calls(), ["load old", "load new", "unload old"]);
+    let repository = house.agent.as_ref().unwrap().repository();
+    assert!(!repository.join("old").exists() && house.server.loaded("old").is_none());
+    // its content is deleted as well, once nobody speaks of it
+    let store = house.root.path().join("agent/store");
+    let gone = async {
+        while fs::read_dir(&store).unwrap().count() != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_broken_source_does_not_hold_up_the_others() {
+    let missing = model("lost", ManifestSource::Pvc { claim: "none".into(), path: String::new() });
+    let mut wrong = inline("wrong", "x");
+    wrong.checksum = Some("0".repeat(64));
+    let mut unreadable = inline("unreadable", "x");
+    unreadable.source = ManifestSource::Inline {
+        files: BTreeMap::from([("config.pbtxt".into(), "nmae: 1".into()), ("1/model.py".into(), "x".into())]),
+    };
+    let house = House::new(vec![missing, wrong, unreadable, inline("fine", "x")]).await;
+    let state = house.settled().await;
+    let reasons: BTreeMap<_, _> = state.models.iter().map(|(name, model)| (name.as_str(), reason(model))).collect();
+    assert_eq!(
+        reasons,
+        BTreeMap::from([
+            ("fine", None),
+            ("lost", Some(Reason::SourceNotFound)),
+            ("unreadable", Some(Reason::InvalidConfig)),
+            ("wrong", Some(Reason::ChecksumMismatch)),
+        ])
+    );
+    assert_eq!(state.models["wrong"].failure().unwrap().attempts, 1, "a wrong checksum is not tried again");
+}
+
+#[tokio::test]
+async fn a_changed_config_map_is_taken_up_without_a_new_manifest() {
+    let source = ManifestSource::ConfigMap { name: "tiny".into(), items: Vec::new() };
+    let house = House::new(vec![model("a", source)]).await;
+    house.until("missing", |state| reason(&state.models["a"]) == Some(Reason::SourceNotFound)).await;
+    let key = house.root.path().join("maps/tiny/model.py");
+    write(&key, "one");
+    house.until("ready", State::is_ready).await;
+    let first = house.settled().await.models["a"].serving.clone();
+    write(&key, "two, and longer");
+    let state = house.until("replaced", |state| state.is_ready() && state.models["a"].serving != first).await;
+    assert_eq!(house.server.loaded("a").as_deref(), Some("two, and longer"));
+    assert_eq!(state.models.len(), 1);
+}
+
+#[tokio::test]
+async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() {
+    let source = ManifestSource::Pvc { claim: "models".into(), path: "net".into() };
+    let mut house = House {
+        root: tempfile::tempdir().unwrap(),
+        server: Arc::new(StandIn::default()),
+        address: ([127, 0, 0, 1], 0).into(),
+        manifests: watch::channel(Arc::new(manifest(vec![model("a", source)]))).0,
+        agent: None,
+    };
+    house.address = house.server.start(house.address).await;
+    let file = house.root.path().join("volumes/models/net/1/model.py");
+    write(&file, "one");
+    house.start_agent();
+    assert!(house.settled().await.is_ready());
+    house.kill_agent().await;
+    house.start_agent();
+    assert!(house.settled().await.is_ready());
+    assert_eq!(house.server.calls(), ["load a"]);
+
+    house.kill_agent().await;
+    write(&file, "two, and longer");
+    house.start_agent();
+    let state = house.until("replaced", |_| house.server.loaded("a").as_deref() == Some("two, and longer")).await;
+    assert_eq!(state.models.len(), 1);
+}
+
+#[tokio::test]
+async fn before_the_server_is_up_everything_is_in_its_place() {
+    let mut house = House::new(vec![inline("a", "x"), inline("b", "bad")]).await;
+    house.server.stop().await;
+    house.kill_agent().await;
+    house.start_agent();
+    let agent = house.agent.as_ref().unwrap();
+    let hash = house.manifests.borrow().hash.clone();
+    assert!(agent.fetched(&hash, Duration::from_secs(20)).await);
+    assert!(agent.repository().join("a/1/model.py").exists());
+
+    // and what left the manifest is out of the way of a server that loads all it finds
+    house.want(vec![inline("b", "x")]);
+    let wanted = Arc::clone(&house.manifests.borrow());
+    agent.clear_leavers(&wanted).unwrap();
+    assert!(!agent.repository().join("a").exists());
+    assert_eq!(agent.confirmed(), BTreeSet::new());
+}
