@@ -9,9 +9,9 @@ use std::{
 
 use ort::session::{RunOptions, Session};
 use server_core::{
-    backend::{Instance, Model, ModelSource, Placement, Settings},
+    backend::{Device, Instance, Model, ModelSource, Placement, Settings},
     config::ModelConfig,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     tensor::{DataType, Name, Shape},
 };
 
@@ -88,7 +88,7 @@ impl OnnxModel {
 impl Model for OnnxModel {
     fn instance(&self, placement: &Placement) -> Result<Box<dyn Instance>> {
         guarded(&self.config.name, || {
-            let (session, options) = self.session(placement)?;
+            let (session, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
             let signature = Signature::of(&session);
             let inputs = inputs(&self.config, &signature)?;
             let outputs = outputs(&self.config, &signature)?;
@@ -99,6 +99,17 @@ impl Model for OnnxModel {
             let name = placement.instance_name.clone();
             Ok(Box::new(OnnxInstance::new(name, runner, inputs, outputs, has_rows)) as Box<dyn Instance>)
         })
+    }
+}
+
+/// Says which GPU, for the runtime's own words do not.
+fn on_device(error: Error, placement: &Placement) -> Error {
+    match placement.device {
+        Device::Gpu(id) if error.code != Code::InvalidArgument => {
+            let name = &placement.instance_name;
+            Error::new(error.code, format!("unable to use GPU {id} for instance '{name}': {}", error.message))
+        }
+        _ => error,
     }
 }
 

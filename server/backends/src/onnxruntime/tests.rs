@@ -405,16 +405,26 @@ fn a_configuration_that_contradicts_the_file_is_refused() {
 }
 
 #[test]
-fn a_library_without_cuda_says_so_for_instances_on_gpus() {
+fn an_instance_on_a_gpu_runs_there_or_says_what_is_missing() {
     use ort::ep::{CUDA, ExecutionProvider};
     let Some(loaded) = Loaded::new("add_fixed") else { return };
-    if CUDA::is_available().unwrap() {
-        println!("skipped: this ONNX Runtime has CUDA");
-        return;
+    let placement = Placement { device: Device::Gpu(0), ..on_cpu() };
+    match loaded.model().unwrap().instance(&placement) {
+        Ok(mut instance) => {
+            let ask = request(["A", "B"].map(|name| floats(name, &[4], &[1.0; 4])));
+            assert_eq!(values(output(&run_one(&mut *instance, ask).unwrap(), "SUM")), [2.0; 4]);
+        }
+        Err(error) if CUDA::is_available().unwrap() => {
+            println!("skipped: no GPU, or no CUDA for it: {error}");
+            assert!(error.message.starts_with("unable to use GPU 0 for instance 'm_0_0': "), "{error}");
+        }
+        Err(error) => {
+            println!("skipped: this ONNX Runtime was built without CUDA");
+            assert_eq!(error.code, Code::Unavailable);
+            let text = "has no CUDA execution provider; name a library built with it by --backend-config=onnxruntime";
+            assert!(error.message.contains(text), "{error}");
+        }
     }
-    let error = loaded.refusal(Device::Gpu(0));
-    assert_eq!(error.code, Code::Unavailable);
-    assert!(error.message.contains(" has no CUDA execution provider; name a library built with it by "), "{error}");
 }
 
 #[test]

@@ -20,18 +20,18 @@ pub enum PackError {
     #[error("shape {} cannot share a batch with shape {}", shape_text(got), shape_text(want))]
     Ragged {
         /// Shape of the part that does not fit.
-        got: Shape,
+        got: Box<[i64]>,
         /// Shape of the first part.
-        want: Shape,
+        want: Box<[i64]>,
     },
-    /// A part has no batch dimension.
-    #[error("shape {} has no batch dimension", shape_text(.0))]
-    Scalar(Shape),
+    /// A part has no dimension at all.
+    #[error("a scalar has no batch dimension")]
+    Scalar,
     /// The output's first dimension is not the batch.
     #[error("shape {} does not start with the batch size {batch_size}", shape_text(shape))]
     Rows {
         /// Shape of the output.
-        shape: Shape,
+        shape: Box<[i64]>,
         /// Rows of the batch.
         batch_size: u32,
     },
@@ -45,12 +45,12 @@ pub fn packed_shape<'a>(parts: impl IntoIterator<Item = &'a [i64]>) -> Result<Sh
     let mut parts = parts.into_iter();
     let first = parts.next().ok_or(PackError::Empty)?;
     let (mut rows, rest) = match first {
-        [] => return Err(PackError::Scalar(Shape::new())),
+        [] => return Err(PackError::Scalar),
         [rows, rest @ ..] => (*rows, rest),
     };
     for part in parts {
         match part {
-            [] => return Err(PackError::Scalar(Shape::new())),
+            [] => return Err(PackError::Scalar),
             [more, same @ ..] if same == rest => rows = rows.checked_add(*more).ok_or(PackError::Overflow)?,
             _ => return Err(PackError::Ragged { got: part.into(), want: first.into() }),
         }
@@ -91,7 +91,7 @@ pub fn scatter(shape: &[i64], length: usize, batch_size: u32) -> Result<Scatter,
     if shape.first() != Some(&i64::from(batch_size)) || (rows == 0 && length != 0) {
         return Err(wrong());
     }
-    let row = if rows == 0 { 0 } else { length / rows };
+    let row = length.checked_div(rows).unwrap_or(0);
     if row * rows != length {
         return Err(wrong());
     }
@@ -143,7 +143,7 @@ mod tests {
     fn rows_add_up_and_the_rest_must_agree() {
         assert_eq!(packed_shape([[2, 3].as_slice(), &[1, 3]]), Ok(Shape::from_slice(&[3, 3])));
         assert_eq!(packed_shape([]), Err(PackError::Empty));
-        assert_eq!(packed_shape([[].as_slice()]), Err(PackError::Scalar(Shape::new())));
+        assert_eq!(packed_shape([[].as_slice()]), Err(PackError::Scalar));
         assert_eq!(packed_shape([[i64::MAX].as_slice(), &[1]]), Err(PackError::Overflow));
         let error = packed_shape([[1, 3].as_slice(), &[1, 4]]).unwrap_err();
         assert_eq!(error.to_string(), "shape [1,4] cannot share a batch with shape [1,3]");
