@@ -1,0 +1,243 @@
+//! A server with identity models on a port of its own, and a client that speaks HTTP by hand, to see what is on the wire.
+
+#![allow(dead_code, clippy::unwrap_used)] // each test program uses its own part of it; a test may panic
+
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use server_core::{
+    request::{InferRequest, VersionChoice},
+    tensor::{DataType, Tensor},
+};
+use server_engine::{ControlMode, Engine, Inference, Options as EngineOptions};
+use server_http::Options;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+/// Longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server. Its models go when it is dropped.
+pub(crate) struct House {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    pub(crate) served: JoinHandle<()>,
+    folder: tempfile::TempDir,
+}
+
+impl House {
+    /// A server of these models: name, and configuration without name and backend.
+    pub(crate) async fn with(models: &[(&str, &str)]) -> Self {
+        Self::open(models, ControlMode::None, Options::default()).await
+    }
+
+    pub(crate) async fn open(models: &[(&str, &str)], control_mode: ControlMode, options: Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, config) in models {
+            add_model(folder.path(), name, config);
+        }
+        let engine_options =
+            EngineOptions { repositories: vec![folder.path().to_owned()], control_mode, ..EngineOptions::default() };
+        let engine = Engine::new(engine_options, server_backends::all(&Default::default()));
+        engine.start().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async { _ = stopped.await };
+        let served = tokio::spawn(server_http::serve(listener, engine.clone(), options, shutdown));
+        Self { engine, address, stop: Some(stop), served, folder }
+    }
+
+    pub(crate) fn add_model(&self, name: &str, config: &str) {
+        add_model(self.folder.path(), name, config);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.client().await.send("GET", path, &[], b"").await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.client().await.send("POST", path, &[], body.as_ref()).await
+    }
+}
+
+fn add_model(folder: &Path, name: &str, config: &str) {
+    fs::create_dir_all(folder.join(name).join("1")).unwrap();
+    fs::write(folder.join(name).join("config.pbtxt"), format!("backend: \"identity\" {config}")).unwrap();
+}
+
+/// Configuration of an identity model with one tensor.
+pub(crate) fn one_tensor(data_type: &str, dims: &str, extra: &str) -> String {
+    format!(
+        "{extra} input {{ name: \"INPUT0\" data_type: TYPE_{data_type} dims: {dims} }}
+         output {{ name: \"OUTPUT0\" data_type: TYPE_{data_type} dims: {dims} }}"
+    )
+}
+
+/// A connection.
+pub(crate) struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    #[track_caller]
+    pub(crate) fn is_error(&self, status: u16, message: &str) {
+        let expect = serde_json::json!({ "error": message }).to_string();
+        assert_eq!((self.status, self.text()), (status, &*expect));
+        assert_eq!(self.header("content-type"), Some("application/json"));
+    }
+}
+
+impl Client {
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += "\r\n";
+        self.write([head.as_bytes(), body].concat()).await;
+        self.receive().await
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.send("POST", path, &[], body.as_ref()).await
+    }
+
+    /// JSON followed by binary data.
+    pub(crate) async fn post_binary(&mut self, path: &str, json: &str, data: &[u8]) -> Answer {
+        let length = json.len().to_string();
+        let body = [json.as_bytes(), data].concat();
+        self.send("POST", path, &[("Inference-Header-Content-Length", &length)], &body).await
+    }
+
+    pub(crate) async fn receive(&mut self) -> Answer {
+        tokio::time::timeout(PATIENCE, self.receive_whole()).await.expect("the server did not answer")
+    }
+
+    async fn receive_whole(&mut self) -> Answer {
+        let (status, headers) = self.receive_head().await;
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if let Some(length) = answer.header("content-length") {
+            answer.body = vec![0; length.parse().unwrap()];
+            self.stream.read_exact(&mut answer.body).await.unwrap();
+        } else if answer.header("transfer-encoding") == Some("chunked") {
+            while let Some(chunk) = self.receive_chunk().await {
+                answer.body.extend(chunk);
+            }
+        }
+        answer
+    }
+
+    pub(crate) async fn receive_head(&mut self) -> (u16, Vec<(String, String)>) {
+        let status_line = self.line().await;
+        let status = status_line.split(' ').nth(1).unwrap_or_else(|| panic!("no status: {status_line:?}"));
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line().await;
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_owned(), value.trim().to_owned()));
+        }
+        (status.parse().unwrap(), headers)
+    }
+
+    /// The next chunk of a chunked body; `None` after the last.
+    pub(crate) async fn receive_chunk(&mut self) -> Option<Vec<u8>> {
+        let length = usize::from_str_radix(&self.line().await, 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        self.stream.read_exact(&mut chunk).await.unwrap();
+        chunk.truncate(length);
+        (length > 0).then_some(chunk)
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Everything until the server closes; an error counts as the end.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let read = self.stream.read_to_end(&mut rest);
+        let _ = tokio::time::timeout(PATIENCE, read).await.expect("the server did not close the connection");
+        rest
+    }
+}
+
+impl House {
+    /// Gives a slow model work of its own, so that the next requests have to wait. The work ends with what is returned.
+    pub(crate) async fn keep_busy(&self, model: &str) -> Inference {
+        let request = InferRequest {
+            model_name: model.into(),
+            model_version: VersionChoice::Latest,
+            id: String::new(),
+            inputs: smallvec::smallvec![Tensor {
+                name: "INPUT0".into(),
+                data_type: DataType::Fp32,
+                shape: smallvec::smallvec![1],
+                data: vec![0; 4].into(),
+            }],
+            outputs: smallvec::smallvec![],
+            parameters: vec![],
+            sequence: None,
+            priority: 0,
+            timeout: None,
+            received_at: std::time::Instant::now(),
+        };
+        let inference = self.engine.infer(request).unwrap();
+        until(|| self.pending() == 0).await;
+        inference
+    }
+
+    /// Requests that wait for the first model.
+    pub(crate) fn pending(&self) -> u64 {
+        self.engine.statistics(None).unwrap()[0].pending
+    }
+}
+
+/// Waits until something is so; gives up loudly.
+pub(crate) async fn until(mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "it never became so");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,138 @@
+//! Clients that misbehave, and the end of the server.
+
+mod house;
+
+use std::time::Duration;
+
+use house::{House, one_tensor};
+use tokio::net::TcpStream;
+
+const BODY: &str = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
+
+async fn floats() -> House {
+    House::with(&[("floats", &one_tensor("FP32", "[ -1 ]", ""))]).await
+}
+
+async fn slow() -> House {
+    let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"200\" } }";
+    House::with(&[("floats", &one_tensor("FP32", "[ -1 ]", delay))]).await
+}
+
+fn infer() -> String {
+    format!("POST /v2/models/floats/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {}\r\n\r\n{BODY}", BODY.len())
+}
+
+#[tokio::test]
+async fn junk_disturbs_nobody() {
+    let house = floats().await;
+    let mut good = house.client().await;
+    assert_eq!(good.post("/v2/models/floats/infer", BODY).await.status, 200);
+    let junk: Vec<u8> = (0..5000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for bytes in [
+        junk.as_slice(),
+        b"\0\0\0\0",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /v2 HTTP/9.9\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /v2/models/floats/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let mut bad = house.client().await;
+        bad.write(bytes).await;
+        if bytes == b"\0\0\0\0" {
+            continue; // too little to be judged: dropped in the middle
+        }
+        let answer = bad.rest().await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert_eq!(good.post("/v2/models/floats/infer", BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_huge_head_is_refused() {
+    let house = floats().await;
+    let mut client = house.client().await;
+    client.write(format!("GET /v2 HTTP/1.1\r\nX: {}\r\n", "x".repeat(100_000))).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn half_requests_cost_others_nothing() {
+    let house = floats().await;
+    let mut halves = Vec::new();
+    for (index, half) in ["POST /v2/mod", "POST /v2/models/floats/infer HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"]
+        .iter()
+        .cycle()
+        .take(100)
+        .enumerate()
+    {
+        let mut client = house.client().await;
+        client.write(half).await;
+        if index % 3 == 0 {
+            halves.push(client); // the others leave at once
+        }
+    }
+    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
+    assert_eq!(house.get("/v2/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_promised_is_no_request() {
+    let house = floats().await;
+    let mut client = house.client().await;
+    client.write(infer().replace(&format!("Content-Length: {}", BODY.len()), "Content-Length: 1000000000000")).await;
+    drop(client);
+    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
+    assert_eq!(house.engine.statistics(None).unwrap()[0].success.count, 1);
+}
+
+#[tokio::test]
+async fn requests_may_be_sent_ahead() {
+    let house = floats().await;
+    let mut client = house.client().await;
+    client.write(infer().repeat(5)).await;
+    for _ in 0..5 {
+        assert_eq!(client.receive().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_the_end_gets_it() {
+    let house = floats().await;
+    let mut client = house.client().await;
+    let answer = client.send("GET", "/v2/health/live", &[("Connection", "close")], b"").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn what_runs_is_finished_and_nothing_new_begins() {
+    let mut house = slow().await;
+    let mut idle = house.client().await;
+    assert_eq!(idle.send("GET", "/v2/health/live", &[], b"").await.status, 200);
+    let mut fresh = house.client().await;
+    let busy = house.keep_busy("floats").await;
+    let mut running = house.client().await;
+    running.write(infer()).await;
+    house::until(|| house.pending() == 1).await;
+    house.stop();
+    assert_eq!(idle.rest().await, b"");
+    assert_eq!(fresh.rest().await, b"");
+    let answer = running.receive().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(running.rest().await, b"");
+    busy.response().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), &mut house.served).await.unwrap().unwrap();
+    assert!(TcpStream::connect(house.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_exits_says_so() {
+    let house = floats().await;
+    house.engine.close_admission();
+    house.get("/v2/health/live").await.is_error(503, "Server exiting");
+    house.get("/v2/health/ready").await.is_error(503, "Server exiting");
+    house.post("/v2/models/floats/infer", BODY).await.is_error(503, "Server not ready");
+}
