@@ -1,0 +1,10 @@
+//! The front end over real sockets, a real engine and the identity backend.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, which clippy takes for programs
+
+mod admin;
+mod connection;
+mod house;
+mod infer;
+mod shutdown;
+mod stream;
