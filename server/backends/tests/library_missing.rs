@@ -1,6 +1,8 @@
 //! A process without ONNX Runtime: models that need it fail and say why, the others load. Each case is a test of its own
 //! process-wide state, so nothing here ever opens the real library.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests count as tests")]
+
 #[cfg(test)]
 #[path = "../src/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use all of it")]
