@@ -1,5 +1,7 @@
 //! `TritonModel`: one model, where its files are, how it is served, and the server that serves it.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns of one type")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube_derive::CustomResource;
 use schemars::JsonSchema;

@@ -1,6 +1,8 @@
 //! `TritonServer`: replicas of one inference server, the GPUs they get, and how they are replaced. The models they serve are
 //! resources of their own that name the server.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns of one type")]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};

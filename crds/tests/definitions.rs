@@ -1,6 +1,8 @@
 //! The generated definitions: committed as they are generated, structural, and small enough for `kubectl apply`.
 //! `UPDATE=1 cargo test -p crds` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;

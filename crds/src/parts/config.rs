@@ -43,9 +43,6 @@ pub struct ModelConfig {
     /// Joins requests into batches. Absent: each request runs by itself. Write {} for batching with defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic_batching: Option<DynamicBatching>,
-    /// Whether the model sends any number of responses per request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decoupled: Option<bool>,
     /// Parameters handed to the backend.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
@@ -70,9 +67,6 @@ pub struct ModelInput {
     /// Whether requests may leave this input out. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
-    /// Whether requests of different shape may share a batch. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allow_ragged_batch: Option<bool>,
 }
 
 /// One output of the model.

@@ -2,6 +2,7 @@
 //! API server would check with the definition alone (names, types, limits); what the fields mean together is for
 //! [`crate::validate`]. Text comes from the caller: nothing here opens a file.
 
+mod base64;
 mod check;
 mod tree;
 
@@ -138,12 +139,15 @@ fn document(tree: Node) -> Result<Document, Vec<Mistake>> {
     let Some(schema) = check::schema_of(&api_version, &kind) else {
         return Err(vec![unknown_kind(&tree, &api_version, &kind)]);
     };
-    let name = format!("{kind} {}", text_at(&["metadata", "name"]));
-    let mut mistakes = check::check(&tree, &schema);
+    let name = format!("{kind} {}", text_at(&["metadata", "name"])).trim_end().to_owned();
+    let mut mistakes = check::check(&tree, schema);
+    if mistakes.is_empty() && kind == "ConfigMap" {
+        mistakes = base64::check(&tree);
+    }
     if mistakes.is_empty() {
         match resource(&tree, &kind) {
             Ok(resource) => return Ok(Document { resource, line: tree.line, tree }),
-            // The schema lets pass what it cannot say, such as base64 that is none.
+            // Whatever the schema cannot say.
             Err(error) => mistakes.push(Mistake {
                 line: tree.line,
                 column: tree.column,
@@ -162,7 +166,7 @@ fn resource(tree: &Node, kind: &str) -> Result<Resource, serde_json::Error> {
     Ok(match kind {
         "TritonServer" => Resource::Server(Box::new(serde_json::from_value(value)?)),
         "TritonModel" => Resource::Model(Box::new(serde_json::from_value(value)?)),
-        _ => Resource::ConfigMap(Box::new(serde_json::from_value(value)?)),
+        _ => Resource::ConfigMap(Box::new(serde_json::from_value(base64::without_breaks(value))?)),
     })
 }
 
@@ -178,4 +182,82 @@ fn unknown_kind(tree: &Node, api_version: &str, kind: &str) -> Mistake {
     };
     let (line, column) = tree.nearest(&path::steps(field));
     Mistake { line, column, resource: String::new(), path: field.into(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: &str = "\
+# a comment
+kind: TritonModel
+apiVersion: triton-operator.dev/v1alpha1
+metadata: {name: m}
+spec:
+  serverRef: {name: s}
+  source:
+    inline:
+      files:
+        1/model.py: pass
+  config:
+    dynamicBatching:
+      preferredBatchSize:
+      - 4
+      - 8
+";
+
+    #[track_caller]
+    fn only(text: &str) -> Document {
+        let read = read(text);
+        assert_eq!(read.mistakes, []);
+        read.documents.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_path_leads_to_its_line_or_to_that_of_the_nearest_field_around_it() {
+        let document = only(MODEL);
+        for (path, line) in [
+            ("spec.config.dynamicBatching.preferredBatchSize[1]", 15),
+            ("spec.config.dynamicBatching.preferredBatchSize[7]", 13),
+            (r#"spec.source.inline.files["1/model.py"]"#, 10),
+            ("spec.config.maxBatchSize", 11),
+            ("metadata.name", 4),
+            ("status", 2),
+        ] {
+            assert_eq!(document.line_of(path), line, "{path}");
+        }
+    }
+
+    #[test]
+    fn anchors_aliases_and_empty_documents_are_read() {
+        let text = format!("---\n# nothing\n---\n{MODEL}---\n{}", MODEL.replace("{name: m}", "{name: other}"));
+        let read = read(&text);
+        assert_eq!(read.mistakes, []);
+        assert_eq!(read.documents.len(), 2);
+        let aliased =
+            MODEL.replace("name: m", "name: &name m").replace("serverRef: {name: s}", "serverRef: {name: *name}");
+        let Resource::Model(model) = only(&aliased).resource else { panic!("a TritonModel was written") };
+        assert_eq!(model.spec.server_ref.name, "m");
+    }
+
+    #[test]
+    fn a_config_map_may_carry_as_much_as_a_cluster_would_take() {
+        let base64 = "AAEC".repeat(256 * 1024);
+        let text =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\nbinaryData: {{m.onnx: {base64}}}\n");
+        let Resource::ConfigMap(config_map) = only(&text).resource else { panic!("a ConfigMap was written") };
+        assert_eq!(config_map.binary_data.unwrap()["m.onnx"].0.len(), 3 * 256 * 1024);
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = format!("*a{}, ", level - 1).repeat(10);
+            text += &format!("a{level}: &a{level} [{below}]\n");
+        }
+        let read = read(&text);
+        assert!(read.documents.is_empty());
+        assert_eq!(read.mistakes.len(), 1);
+    }
 }

@@ -166,7 +166,7 @@ impl Draft {
 
     /// A problem of the configuration as one of the resource.
     fn problem(&self, model: &TritonModel, found: &config::Problem) -> Problem {
-        let cure = paths::cure(&found.path);
+        let cure = paths::cure(found);
         let (path, message) = match self.precedence {
             Precedence::Whole => {
                 (paths::spec("configPbtxt").into(), format!("{}: {}{cure}", found.path, found.message))
@@ -226,9 +226,6 @@ fn merge(ours: ModelConfig, base: ModelConfig, fields: &[String]) -> ModelConfig
     }
     if says("parameters") {
         whole.parameters = ours.parameters;
-    }
-    if says("model_transaction_policy") {
-        whole.model_transaction_policy = ours.model_transaction_policy;
     }
     whole
 }

@@ -13,21 +13,30 @@ use super::{
 use crate::path::FieldPath;
 
 /// The schema of a kind, with what the API server knows by itself about every object.
-pub(super) fn schema_of(api_version: &str, kind: &str) -> Option<Json> {
-    let (mut schema, name_max) = match (api_version, kind) {
-        (crds::API_VERSION, "TritonServer") => (crds::definition::schema_of(kind)?, crds::server::NAME_MAX),
-        (crds::API_VERSION, "TritonModel") => (crds::definition::schema_of(kind)?, crds::model::NAME_MAX),
-        ("v1", "ConfigMap") => (config_map(), 253),
-        _ => return None,
-    };
-    let properties = schema["properties"].as_object_mut()?;
-    properties.insert("apiVersion".into(), json!({ "type": "string" }));
-    properties.insert("kind".into(), json!({ "type": "string" }));
-    properties.insert("metadata".into(), metadata(name_max));
+pub(super) fn schema_of(api_version: &str, kind: &str) -> Option<&'static Json> {
+    static SERVER: OnceLock<Json> = OnceLock::new();
+    static MODEL: OnceLock<Json> = OnceLock::new();
+    static CONFIG_MAP: OnceLock<Json> = OnceLock::new();
+    let defined = || crds::definition::schema_of(kind).unwrap_or_default();
+    match (api_version, kind) {
+        (crds::API_VERSION, "TritonServer") => {
+            Some(SERVER.get_or_init(|| completed(defined(), crds::server::NAME_MAX)))
+        }
+        (crds::API_VERSION, "TritonModel") => Some(MODEL.get_or_init(|| completed(defined(), crds::model::NAME_MAX))),
+        ("v1", "ConfigMap") => Some(CONFIG_MAP.get_or_init(|| completed(config_map(), 253))),
+        _ => None,
+    }
+}
+
+fn completed(mut schema: Json, name_max: usize) -> Json {
+    let text = json!({ "type": "string" });
+    for (name, field) in [("apiVersion", text.clone()), ("kind", text), ("metadata", metadata(name_max))] {
+        schema["properties"][name] = field;
+    }
     if let Some(required) = schema["required"].as_array_mut() {
         required.push(json!("metadata"));
     }
-    Some(schema)
+    schema
 }
 
 /// What is wrong with `tree`, in the order of the text.
@@ -250,7 +259,8 @@ fn wanted(schema: &Map<String, Json>) -> &'static str {
 fn found(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
-        Value::Bool(value) => format!("{value}"),
+        Value::Bool(true) => "read as true, as YAML reads true, yes, y and on".into(),
+        Value::Bool(false) => "read as false, as YAML reads false, no, n and off".into(),
         Value::Number(number) => format!("the number {number}"),
         Value::Text(text) => format!("the text '{}'", text.chars().take(40).collect::<String>()),
         Value::List(_) => "a list".into(),
@@ -273,7 +283,12 @@ fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
 fn closest<'a>(wrong: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a str> {
     let wrong = wrong.to_lowercase();
     names
-        .map(|name| (distance(&wrong, &name.to_lowercase()), name.as_str()))
+        .map(|name| {
+            let known = name.to_lowercase();
+            // a missing prefix, as in FP32 for TYPE_FP32, is no distance
+            let distance = if known.ends_with(&format!("_{wrong}")) { 0 } else { distance(&wrong, &known) };
+            (distance, name.as_str())
+        })
         .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
         .min()
         .map(|(_, name)| name)

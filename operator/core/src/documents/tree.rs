@@ -52,7 +52,7 @@ pub(super) fn read_all(text: &str) -> Result<Vec<Node>, Mistake> {
             column: place.as_ref().map_or(1, |place| number(place.column())),
             resource: String::new(),
             path: String::new(),
-            message: format!("the text is not YAML that can be read: {}", first_line(&error.to_string())),
+            message: told(&error),
         }
     })
 }
@@ -68,8 +68,15 @@ fn budget(bytes: usize) -> Option<Budget> {
     Some(budget)
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// The error for people: without its place, which is told beside it, and without advice to programmers.
+fn told(error: &serde_yaml::Error) -> String {
+    if let serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } = error {
+        return format!("field '{key}' stands twice: keep one of the two");
+    }
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.rfind(" at line ").map_or(line, |place| &line[..place]);
+    format!("this is not YAML that can be read: {line}")
 }
 
 impl Node {
@@ -97,15 +104,18 @@ impl Node {
 
     /// The text at the end of a way of keys.
     pub(super) fn text_at(&self, keys: &[&str]) -> Option<&str> {
-        let mut node = self;
-        for key in keys {
-            let Value::Map(entries) = &node.value else { return None };
-            node = &entries.iter().find(|entry| entry.key == *key)?.node;
-        }
-        match &node.value {
+        match &self.at(keys)?.value {
             Value::Text(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// The field at the end of a way of keys.
+    pub(super) fn at(&self, keys: &[&str]) -> Option<&Self> {
+        keys.iter().try_fold(self, |node, key| {
+            let Value::Map(entries) = &node.value else { return None };
+            entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.node)
+        })
     }
 
     /// The same as JSON.

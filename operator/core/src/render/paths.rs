@@ -1,13 +1,14 @@
 //! From the path of a field in `config.pbtxt` to that of the field in the resource that says it.
 
+use server_core::config::Problem;
+
 use crate::path::FieldPath;
 
 /// Fields whose names differ by more than their case.
-const RENAMED: [(&str, &str); 6] = [
+const RENAMED: [(&str, &str); 5] = [
     ("input", "spec.config.inputs"),
     ("output", "spec.config.outputs"),
     ("instance_group", "spec.config.instanceGroups"),
-    ("model_transaction_policy.decoupled", "spec.config.decoupled"),
     ("version_policy", "spec.versions.policy"),
     ("name", "spec.modelName"),
 ];
@@ -34,9 +35,12 @@ pub(super) fn in_resource(path: &str) -> String {
 }
 
 /// What helps, for mistakes whose cure is not where they show.
-pub(super) fn cure(path: &str) -> &'static str {
+pub(super) fn cure(problem: &Problem) -> &'static str {
+    let Problem { path, message } = problem;
     if path.contains("preferred_batch_size") {
         ": lower it or raise the maximum batch size"
+    } else if path.starts_with("instance_group[") && path.contains(".gpus") && message.contains("KIND_CPU") {
+        ": remove gpus, or use KIND_GPU"
     } else if path.starts_with("instance_group[") && path.contains(".gpus") {
         ": a replica has as many GPUs as spec.gpu.count of its TritonServer says"
     } else {

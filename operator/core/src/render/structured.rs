@@ -39,7 +39,6 @@ fn structured(config: &ModelConfig, fields: &mut Map<String, Value>) {
     set("output", list(&config.outputs, output));
     set("instance_group", list(&config.instance_groups, instance_group));
     set("dynamic_batching", config.dynamic_batching.as_ref().map(dynamic_batching));
-    set("model_transaction_policy", config.decoupled.map(|decoupled| json!({ "decoupled": decoupled })));
     let parameters = config.parameters.iter().map(|(key, value)| (key.clone(), json!({ "string_value": value })));
     set("parameters", (!config.parameters.is_empty()).then(|| parameters.collect::<Map<_, _>>().into()));
 }
@@ -51,7 +50,6 @@ fn list<T>(items: &[T], one: fn(&T) -> Value) -> Option<Value> {
 fn input(input: &ModelInput) -> Value {
     let mut json = json!({ "name": input.name, "data_type": input.data_type, "dims": input.dims });
     json["optional"] = json!(input.optional.unwrap_or_default());
-    json["allow_ragged_batch"] = json!(input.allow_ragged_batch.unwrap_or_default());
     reshape(&mut json, input.reshape.as_ref());
     json
 }

@@ -1,0 +1,189 @@
+//! Step 2 of a reconcile: a server and what was fetched around it become what shall be built, everything decided, or the
+//! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
+
+use std::collections::BTreeSet;
+
+use crds::{TritonServer, parts::monitoring::MonitorSwitch};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube_core::Resource;
+
+use crate::{
+    Compiled, Manifest, Observed, Problem, Reason,
+    defaults::{self, ServerSettings},
+    image,
+    manifest::ManifestSource,
+    names,
+};
+
+/// What the operator itself was configured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of servers that name none.
+    pub image: String,
+}
+
+/// Annotation of a TritonServer that lets it follow the operator's image: `triton-operator.dev/upgrade: "true"`.
+pub const UPGRADE: &str = "triton-operator.dev/upgrade";
+
+/// A server that can be built, every default decided.
+#[derive(Clone, Debug)]
+pub struct Validated<'a> {
+    /// The resource itself, for what is passed on as it stands.
+    pub server: &'a TritonServer,
+    /// Namespace of everything built.
+    pub namespace: &'a str,
+    /// Name of the server.
+    pub name: &'a str,
+    /// Owner of everything built.
+    pub owner: OwnerReference,
+    /// What the pods are told to serve.
+    pub manifest: &'a Manifest,
+    /// Image of the pods.
+    pub image: String,
+    /// Image the server falls back to where its spec names none.
+    pub default_image: String,
+    /// Settings of the server process.
+    pub settings: ServerSettings,
+    /// Replicas written into the Deployment; `None` where somebody else sets the scale.
+    pub replicas: Option<i32>,
+    /// Replicas there will be, as far as can be said.
+    pub replicas_expected: i32,
+    /// What the pods mount for their models.
+    pub mounts: Mounts,
+    /// Whether a ServiceMonitor is made.
+    pub has_service_monitor: bool,
+    /// What is not quite as asked for, in sentences.
+    pub remarks: Vec<String>,
+}
+
+/// What the pods of a server mount for their models, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mounts {
+    /// ConfigMaps with files of models.
+    pub config_maps: BTreeSet<String>,
+    /// Claims with files of models.
+    pub claims: BTreeSet<String>,
+    /// Secrets that open sources.
+    pub secrets: BTreeSet<String>,
+}
+
+/// Decides everything about `server`.
+///
+/// Errors: every problem of the server itself.
+pub fn validate<'a>(
+    server: &'a TritonServer,
+    compiled: &'a Compiled,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Validated<'a>, Vec<Problem>> {
+    let object = names::object(server);
+    let mut problems: Vec<Problem> =
+        compiled.problems.iter().filter(|problem| problem.object == object).cloned().collect();
+    let name = server.metadata.name.as_deref().unwrap_or_default();
+    if !names_a_service(name) {
+        problems.push(Problem {
+            object,
+            reason: Reason::InvalidSpec,
+            path: "metadata.name".into(),
+            message: format!(
+                "'{name}' cannot be the name of a Service: use a-z, 0-9 and '-', with a letter first and no '-' last"
+            ),
+        });
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let spec = &server.spec;
+    let default_image = match &observed.default_image {
+        Some(image) if !follows_the_operator(server) => image.clone(),
+        _ => settings.image.clone(),
+    };
+    let is_suspended = spec.suspend == Some(true);
+    let replicas = if is_suspended { Some(0) } else { spec.replicas };
+    let (has_service_monitor, remark) = service_monitor(server, observed);
+    Ok(Validated {
+        server,
+        namespace: names::namespace(server),
+        name,
+        owner: owner(server),
+        manifest: &compiled.manifest,
+        image: image::resolve(spec.image.as_ref(), &default_image),
+        default_image,
+        settings: ServerSettings::of(spec),
+        replicas,
+        replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
+        mounts: mounts(&compiled.manifest, observed),
+        has_service_monitor,
+        remarks: remark.into_iter().collect(),
+    })
+}
+
+/// The reference by which everything built for `server` is its own.
+pub fn owner(server: &TritonServer) -> OwnerReference {
+    OwnerReference {
+        api_version: TritonServer::api_version(&()).into_owned(),
+        kind: TritonServer::kind(&()).into_owned(),
+        name: server.metadata.name.clone().unwrap_or_default(),
+        uid: server.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+fn follows_the_operator(server: &TritonServer) -> bool {
+    server.metadata.annotations.as_ref().and_then(|all| all.get(UPGRADE)).is_some_and(|value| value == "true")
+}
+
+fn names_a_service(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+fn mounts(manifest: &Manifest, observed: &Observed) -> Mounts {
+    let mut mounts = Mounts::default();
+    for model in &manifest.models {
+        match &model.source {
+            ManifestSource::ConfigMap { name, .. } => {
+                mounts.config_maps.insert(name.clone());
+            }
+            ManifestSource::Pvc { claim, .. } if !observed.absent_claims.contains(claim) => {
+                mounts.claims.insert(claim.clone());
+            }
+            ManifestSource::Http { secret: Some(secret), .. } => {
+                mounts.secrets.insert(secret.clone());
+            }
+            ManifestSource::Pvc { .. } | ManifestSource::Http { secret: None, .. } | ManifestSource::Inline { .. } => {}
+        }
+    }
+    mounts
+}
+
+fn service_monitor(server: &TritonServer, observed: &Observed) -> (bool, Option<String>) {
+    let monitor = server.spec.monitoring.as_ref().and_then(|monitoring| monitoring.service_monitor.as_ref());
+    let switch = monitor.and_then(|monitor| monitor.enabled).unwrap_or_default();
+    match (switch, observed.has_service_monitors) {
+        (MonitorSwitch::Never, _) | (MonitorSwitch::Auto, false) => (false, None),
+        (MonitorSwitch::Auto | MonitorSwitch::Always, true) => (true, None),
+        (MonitorSwitch::Always, false) => {
+            let remark = "no ServiceMonitor is made: the cluster does not know monitoring.coreos.com/v1 (install the \
+                          Prometheus operator, or set spec.monitoring.serviceMonitor.enabled to Auto)";
+            (false, Some(remark.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_a_service;
+
+    #[test]
+    fn a_server_is_named_as_its_service_can_be() {
+        for name in ["vision", "v2-a"] {
+            assert!(names_a_service(name), "{name}");
+        }
+        for name in ["", "1vision", "a.b", "a-", "Vision", "a_b"] {
+            assert!(!names_a_service(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The examples beside the definitions: right in every field, and complete: no field of ours is without one.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use operator_core::{
+    Observed, compile,
+    documents::{self, Document, Resource},
+};
+use serde_json::Value;
+
+/// Fields whose inside is Kubernetes' own and explained there.
+const THEIRS: [&str; 5] =
+    ["spec.affinity", "spec.resources", "spec.server.env", "spec.tolerations", "spec.topologySpreadConstraints"];
+
+/// Of a choice the example shows one way and names the others in a comment.
+const OTHER_CHOICES: [&str; 3] =
+    ["spec.modelStore.persistentVolumeClaim", "spec.versions.policy.all", "spec.versions.policy.specific"];
+
+fn documents() -> Vec<Document> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../crds/examples");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut documents = vec![];
+    for file in files {
+        let read = documents::read(&fs::read_to_string(&file).unwrap());
+        let mistakes: Vec<String> = read.mistakes.iter().map(ToString::to_string).collect();
+        assert!(mistakes.is_empty(), "{}: {mistakes:#?}", file.display());
+        documents.extend(read.documents);
+    }
+    documents
+}
+
+#[test]
+fn every_example_compiles_without_a_problem() {
+    let documents = documents();
+    let models: Vec<_> = documents
+        .iter()
+        .filter_map(|document| match &document.resource {
+            Resource::Model(model) => Some(model.as_ref()),
+            _ => None,
+        })
+        .collect();
+    let server = documents.iter().find_map(|document| match &document.resource {
+        Resource::Server(server) => Some(server.as_ref()),
+        _ => None,
+    });
+    let compiled = compile(server.unwrap(), models.iter().copied(), &Observed::default());
+    let problems: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert_eq!(compiled.manifest.models.len(), models.len());
+}
+
+#[test]
+fn every_field_has_an_example() {
+    let mut shown = BTreeSet::new();
+    for document in documents() {
+        match &document.resource {
+            Resource::Server(server) => written(&serde_json::to_value(server).unwrap(), "TritonServer", &mut shown),
+            Resource::Model(model) => written(&serde_json::to_value(model).unwrap(), "TritonModel", &mut shown),
+            Resource::ConfigMap(_) => {}
+        }
+    }
+    let mut missing = vec![];
+    for kind in ["TritonServer", "TritonModel"] {
+        let schema = crds::definition::schema_of(kind).unwrap();
+        let mut fields = vec![];
+        declared(&schema["properties"]["spec"], "spec".into(), &mut fields);
+        let is_elsewhere = |field: &String| {
+            let below = |parent: &&str| field.starts_with(&format!("{parent}."));
+            THEIRS.iter().any(below)
+                || OTHER_CHOICES.iter().any(|choice| field == choice || below(choice))
+                || field == "spec.service.annotations" // empty there, and so left out
+        };
+        missing.extend(
+            fields
+                .into_iter()
+                .filter(|field| !is_elsewhere(field) && !shown.contains(&format!("{kind}.{field}")))
+                .map(|field| format!("{kind}.{field}")),
+        );
+    }
+    assert!(missing.is_empty(), "no example shows {missing:#?}");
+}
+
+/// Every path of fields in `value`; items of a list count as the list.
+fn written(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    found.insert(path.to_owned());
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, field)| written(field, &format!("{path}.{name}"), found))
+        }
+        Value::Array(items) => items.iter().for_each(|item| written(item, path, found)),
+        _ => {}
+    }
+}
+
+/// Every path of fields a schema declares.
+fn declared(schema: &Value, path: String, found: &mut Vec<String>) {
+    if schema["items"].is_object() {
+        return declared(&schema["items"], path, found);
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        declared(field, format!("{path}.{name}"), found);
+    }
+    found.push(path);
+}

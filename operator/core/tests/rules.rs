@@ -1,0 +1,127 @@
+//! The rules of the definitions (CEL, for API servers) against our own validation (for one machine): what the one refuses
+//! the other refuses too, and each rule is shown to refuse something.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::collections::BTreeSet;
+
+use crds::{TritonModel, TritonServer};
+use kube_cel::Validator;
+use operator_core::validate;
+use serde_json::{Value, json};
+
+/// Rules about a change, which one machine does not have: a resource there is what the file says.
+const ABOUT_CHANGES: &str = "oldSelf";
+
+/// Specs of servers and whether they are right.
+fn servers() -> Vec<(Value, bool)> {
+    vec![
+        (json!({}), true),
+        (json!({ "modelStore": { "emptyDir": {} } }), true),
+        (json!({ "modelStore": { "emptyDir": {}, "persistentVolumeClaim": { "claimName": "c" } } }), false),
+        (json!({ "rollout": { "maxSurge": 0 } }), true),
+        (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 1 } }), true),
+        (json!({ "rollout": { "maxUnavailable": 0 } }), false),
+        (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 0 } }), false),
+    ]
+}
+
+/// Specs of models, without their reference, and whether they are right.
+fn models() -> Vec<(Value, bool)> {
+    let pvc = json!({ "claimName": "c" });
+    let at = |path: &str| json!({ "pvc": { "claimName": "c", "path": path } });
+    vec![
+        (json!({ "source": { "pvc": pvc } }), true),
+        (json!({ "source": {} }), false),
+        (json!({ "source": { "pvc": pvc, "configMap": { "name": "m" } } }), false),
+        (json!({ "source": { "http": { "uri": "https://h/m" }, "inline": { "files": { "a": "b" } } } }), false),
+        (json!({ "source": at("a/b") }), true),
+        (json!({ "source": at("a..b/..c") }), true),
+        (json!({ "source": at("") }), true),
+        (json!({ "source": at("/a") }), false),
+        (json!({ "source": at("a/../../b") }), false),
+        (json!({ "source": { "pvc": pvc }, "config": {}, "configPbtxt": "x" }), false),
+        (json!({ "source": { "pvc": pvc }, "versions": { "policy": { "all": {} } } }), true),
+        (json!({ "source": { "pvc": pvc }, "versions": { "policy": {} } }), false),
+        (json!({ "source": { "pvc": pvc }, "versions": { "policy": { "all": {}, "latest": { "num": 1 } } } }), false),
+    ]
+}
+
+/// Every rule below a schema.
+fn rules(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => {
+            for rule in fields.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten() {
+                found.insert(rule["rule"].as_str().unwrap().to_owned());
+            }
+            fields.values().for_each(|field| rules(field, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| rules(item, found)),
+        _ => {}
+    }
+}
+
+/// The rules that refuse `object`.
+fn refused_by(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<String> {
+    match Validator::new().validate(schema, object, old) {
+        Ok(()) => vec![],
+        Err(errors) => errors.into_vec().into_iter().map(|error| error.rule).collect(),
+    }
+}
+
+#[test]
+fn rules_and_validation_refuse_the_same() {
+    let mut shown = BTreeSet::new();
+    let mut all = BTreeSet::new();
+    let mut check = |kind: &str, spec: &Value, name: &str, is_right: bool, problems: &dyn Fn(Value) -> usize| {
+        let schema = crds::definition::schema_of(kind).unwrap();
+        rules(&schema, &mut all);
+        let object =
+            json!({ "apiVersion": crds::API_VERSION, "kind": kind, "metadata": { "name": name }, "spec": spec });
+        let refused = refused_by(&schema, &object, None);
+        assert_eq!(refused.is_empty(), is_right, "CEL about {object}: {refused:?}");
+        assert_eq!(problems(object.clone()) == 0, is_right, "validation about {object}");
+        shown.extend(refused);
+    };
+    let server_problems = |object| validate::server(&serde_json::from_value::<TritonServer>(object).unwrap()).len();
+    let model_problems = |object| validate::model(&serde_json::from_value::<TritonModel>(object).unwrap()).len();
+    for (spec, is_right) in servers() {
+        check("TritonServer", &spec, "s", is_right, &server_problems);
+    }
+    for (mut spec, is_right) in models() {
+        spec["serverRef"] = json!({ "name": "s" });
+        check("TritonModel", &spec, "m", is_right, &model_problems);
+    }
+    let plain = json!({ "serverRef": { "name": "s" }, "source": { "pvc": { "claimName": "c" } } });
+    check("TritonServer", &json!({}), &"s".repeat(52), true, &server_problems);
+    check("TritonServer", &json!({}), &"s".repeat(53), false, &server_problems);
+    check("TritonModel", &plain, &"m".repeat(63), true, &model_problems);
+    check("TritonModel", &plain, &"m".repeat(64), false, &model_problems);
+    let silent: Vec<_> = all.iter().filter(|rule| !rule.contains(ABOUT_CHANGES) && !shown.contains(*rule)).collect();
+    assert!(silent.is_empty(), "nothing shows what these rules refuse: {silent:?}");
+}
+
+#[test]
+fn the_name_clients_use_stays_as_it_is() {
+    let schema = crds::definition::schema_of("TritonModel").unwrap();
+    let named = |name: Option<&str>| {
+        let mut object = json!({
+            "metadata": { "name": "m" },
+            "spec": { "serverRef": { "name": "s" }, "source": { "pvc": { "claimName": "c" } } },
+        });
+        if let Some(name) = name {
+            object["spec"]["modelName"] = json!(name);
+        }
+        object
+    };
+    for (old, new, is_right) in [
+        (None, None, true),
+        (Some("a"), Some("a"), true),
+        (Some("a"), Some("b"), false),
+        (Some("a"), None, false),
+        (None, Some("a"), false),
+    ] {
+        let refused = refused_by(&schema, &named(new), Some(&named(old)));
+        assert_eq!(refused.is_empty(), is_right, "{old:?} to {new:?}: {refused:?}");
+    }
+}
