@@ -42,7 +42,7 @@ fn model(name: &str) -> TritonModel {
 }
 
 fn run(models: &[TritonModel], last: Option<&Manifest>) -> Compiled {
-    compile(&server(Some(100)), models, &Observed { manifest: last.cloned() })
+    compile(&server(Some(100)), models, &Observed { manifest: last.cloned(), ..Default::default() })
 }
 
 fn names(compiled: &Compiled) -> Vec<&str> {

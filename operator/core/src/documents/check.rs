@@ -111,7 +111,7 @@ fn value(node: &Node, schema: &Json, path: &FieldPath, place: (usize, usize), mi
         }
         Value::Bool(_) if is(schema, "boolean") => {}
         Value::Number(number)
-            if number_or_text || is(schema, "number") || (is(schema, "integer") && !number.is_f64()) =>
+            if is(schema, "number") || (!number.is_f64() && (number_or_text || is(schema, "integer"))) =>
         {
             if let Some(message) = out_of_range(number.as_f64().unwrap_or(f64::MAX), schema) {
                 tell(format!("is {number}, {message}"));
@@ -243,7 +243,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 fn wanted(schema: &Map<String, Json>) -> &'static str {
     if schema.contains_key("x-kubernetes-int-or-string") {
-        return "a number or a text";
+        return "a whole number or a text";
     }
     match schema.get("type").and_then(Json::as_str) {
         Some("object") => "a map of fields",
@@ -270,7 +270,9 @@ fn found(value: &Value) -> String {
 
 fn quotes_hint(value: &Value, schema: &Map<String, Json>) -> &'static str {
     match value {
-        Value::Number(_) | Value::Bool(_) if is(schema, "string") => ": put it in quotes",
+        Value::Number(_) | Value::Bool(_) if !schema.contains_key("type") || is(schema, "string") => {
+            ": put it in quotes"
+        }
         _ => "",
     }
 }
