@@ -3,6 +3,7 @@
 import numpy as np
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
 
 MODULES = {"http": httpclient, "grpc": grpcclient}
 PROTOCOLS = tuple(MODULES)
@@ -33,6 +34,16 @@ def add_one(protocol, client, model, rows=1, **options):
     difference = result.as_numpy("OUTPUT0") - data
     assert difference.shape == (rows, 4) and len(np.unique(difference)) == 1, difference
     return int(difference.flat[0])
+
+
+def is_ready(client, model, version=""):
+    """Whether the model can be asked. A model that cannot be found is an error on gRPC and a plain no on HTTP."""
+    try:
+        return client.is_model_ready(model, version)
+    except InferenceServerException as error:
+        if error.message().startswith("Request for unknown model: "):
+            return False
+        raise
 
 
 def statistics(client, model, version=""):

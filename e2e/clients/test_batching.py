@@ -1,5 +1,6 @@
 """Dynamic batching as a client can watch it: through the statistics of the model."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,12 +21,17 @@ def server(folder):
 
 
 def together(server, protocol, calls):
-    """Runs all calls at the same time, each with a client of its own made beforehand; returns their results in order."""
-    clients = [connect(protocol, server) for _ in calls]
-    for client in clients:
+    """Runs all calls at the same time, each on a thread and a connection of its own; returns their results in order."""
+    start = threading.Barrier(len(calls))
+
+    def run(call):
+        client = connect(protocol, server)
         client.is_server_live()  # the connection stands before the clock starts
+        start.wait(30)
+        return call(client)
+
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [done.result() for done in [pool.submit(call, client) for call, client in zip(calls, clients)]]
+        return list(pool.map(run, calls))
 
 
 def batches(server, model):

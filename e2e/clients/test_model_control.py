@@ -13,7 +13,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from serving import Server, until
-from talking import PROTOCOLS, add_one, connect
+from talking import PROTOCOLS, add_one, connect, is_ready
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def under_load(server, model="versions", protocol="http", number=3):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_model_is_loaded_and_unloaded(server, protocol):
     client = connect(protocol, server)
-    assert not client.is_model_ready("versions")
+    assert not is_ready(client, "versions")
     client.load_model("versions")
-    assert client.is_model_ready("versions") and add_one(protocol, client, "versions") == 3
+    assert is_ready(client, "versions") and add_one(protocol, client, "versions") == 3
     client.unload_model("versions")
     until(lambda: index(server)["versions", "3"]["state"] == "UNAVAILABLE", "the model to be unloaded")
     assert index(server)["versions", "3"]["reason"] == "unloaded"
@@ -108,7 +108,7 @@ def test_a_broken_model_says_why_and_its_neighbour_goes_on(folder, protocol, nam
         if name == "two_mistakes":
             reason = index(server)[name, "1"]["reason"] if (name, "1") in index(server) else said
             assert "dimension must be integer >= 1" in reason and "preferred size must be <= max batch size" in reason, reason
-        assert not client.is_model_ready(name)
+        assert not is_ready(client, name)
         assert client.is_server_live()
 
 
@@ -184,7 +184,7 @@ def test_version_policies(tmp_path, policy, served):
         client = connect("grpc", server)
         assert [int(v) for v in client.get_model_metadata("versions", as_json=True)["versions"]] == served
         for version in (1, 2, 3):
-            assert client.is_model_ready("versions", str(version)) == (version in served)
+            assert is_ready(client, "versions", str(version)) == (version in served)
             if version in served:
                 assert add_one("grpc", client, "versions", model_version=str(version)) == version
         assert add_one("grpc", client, "versions") == max(served)

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 import pages
 from serving import Server
-from talking import PROTOCOLS, add_one, connect, statistics, tensor
+from talking import PROTOCOLS, add_one, connect, is_ready, statistics, tensor
 
 EXTENSIONS = [
     "classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy", "model_configuration",
@@ -32,7 +32,7 @@ def server(folder):
 def test_health_and_metadata(server, protocol):
     client = connect(protocol, server)
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("auto")
-    assert not client.is_model_ready("versions", "2")
+    assert not is_ready(client, "versions", "2")
     metadata = client.get_server_metadata(**({"as_json": True} if protocol == "grpc" else {}))
     assert metadata["name"] == "night-shift" and metadata["extensions"] == EXTENSIONS and metadata["version"]
 

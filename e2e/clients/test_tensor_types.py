@@ -19,7 +19,7 @@ EDGES = {
     "FP32": np.array([np.finfo(np.float32).max, -0.0, 1e-45, -np.inf], np.float32),
     "FP64": np.array([np.finfo(np.float64).max, -0.0, 5e-324, 0.1], np.float64),
     "BYTES": np.array([b"", "wörld 😀".encode(), b"a" * 300, b'"\\\n'], object),
-    "BF16": np.array([1.5, -0.0, 3.0e38, 0.0078125], np.float32),
+    "BF16": np.array([1.5, -0.0, 3.0e38, np.inf], ml_dtypes.bfloat16),
 }
 IN_JSON = [name for name in EDGES if name not in ("FP16", "BF16")]
 CONTENTS = {"BOOL": "bool", "UINT64": "uint64", "INT64": "int64", "FP32": "fp32", "FP64": "fp64", "BYTES": "bytes"}

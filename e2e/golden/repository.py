@@ -59,7 +59,8 @@ BROKEN = {
     "bad_field": "max_batch_size: 1\nno_such_field: 3\n" + tensors([("FP32", [4])]),
     "bad_syntax": "max_batch_size: \n{" + tensors([("FP32", [4])]),
     "bad_enum": "max_batch_size: 1\n" + tensors([("FLOAT", [4])]),
-    "bad_dims": "max_batch_size: 1\n" + tensors([("FP32", [0])]),
+    "bad_dims": 'max_batch_size: 1\ninput [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 0 ] } ]\n'
+    + 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
     "bad_batch": "max_batch_size: -1\n" + tensors([("FP32", [4])]),
     "bad_preferred": "max_batch_size: 4\n" + tensors([("FP32", [4])]) + "dynamic_batching { preferred_batch_size: [ 8 ] }\n",
     "zero_preferred": "max_batch_size: 4\n" + tensors([("FP32", [4])]) + "dynamic_batching { preferred_batch_size: [ 0 ] }\n",

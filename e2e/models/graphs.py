@@ -67,8 +67,8 @@ def total():
 
 
 def upper():
-    """Strings in upper case."""
-    nodes = [helper.make_node("StringNormalizer", ["TEXT"], ["UPPER"], case_change_action="UPPER", is_case_sensitive=1)]
+    """Strings in upper case. The locale is named because the usual one is not installed everywhere."""
+    nodes = [helper.make_node("StringNormalizer", ["TEXT"], ["UPPER"], case_change_action="UPPER", is_case_sensitive=1, locale="C")]
     return model(nodes, [value("TEXT", "STRING", ["n"])], [value("UPPER", "STRING", ["n"])])
 
 

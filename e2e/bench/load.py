@@ -1,0 +1,117 @@
+"""Load tools as functions: run one for a while, return how many requests, how long they took, and what they cost the server."""
+
+import json
+import os
+import statistics
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
+
+
+@dataclass
+class Round:
+    """One run of a load tool against one server."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    cpu: float
+
+    @property
+    def rate(self):
+        return self.requests / self.seconds
+
+
+def cpu_time(pid):
+    """Microseconds a process has computed, in its own code and in the kernel for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def memory(pid):
+    """Megabytes of proportional set size."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ValueError("no Pss in smaps_rollup")
+
+
+def http_body(inputs):
+    """A binary request: JSON, then the data. `inputs` is a list of (name, numpy array of FP32)."""
+    head = {
+        "inputs": [
+            {"name": name, "shape": list(array.shape), "datatype": "FP32", "parameters": {"binary_data_size": array.nbytes}}
+            for name, array in inputs
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    head = json.dumps(head, separators=(",", ":")).encode()
+    return head + b"".join(array.tobytes() for _, array in inputs), len(head)
+
+
+def grpc_body(model, inputs):
+    """The same request as one gRPC message with its frame."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in inputs:
+        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    message = request.SerializeToString()
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+def wrk(url, pid, body, json_length, callers, seconds):
+    """HTTP/1.1, one connection per caller."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        env = {**os.environ, "BENCH_BODY": file.name, "BENCH_JSON_LENGTH": str(json_length)}
+        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "-s", str(HERE / "infer.lua"), url]
+        before = cpu_time(pid)
+        said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        cost = cpu_time(pid) - before
+    result = json.loads(next(line for line in said.splitlines() if line.startswith("RESULT")).removeprefix("RESULT "))
+    assert result["errors"] == 0, said
+    assert result["requests"] > 0, said
+    return Round(result["requests"], result["seconds"], result["p50"], result["p99"], cost / result["requests"])
+
+
+def h2load(port, pid, body, callers, seconds):
+    """gRPC: sixteen streams per connection. h2load does not see gRPC's status: the caller counts successes at the server."""
+    clients = max(1, callers // 16)
+    with tempfile.NamedTemporaryFile() as file, tempfile.NamedTemporaryFile(dir="/dev/shm") as log:
+        file.write(body)
+        file.flush()
+        command = ["h2load", "-t1", f"-c{clients}", f"-m{callers // clients}", f"-D{seconds}", "-d", file.name, f"--log-file={log.name}"]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        before = cpu_time(pid)
+        said = subprocess.run([*command, f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer"], capture_output=True, text=True, check=True).stdout
+        cost = cpu_time(pid) - before
+        lines = [line.split() for line in Path(log.name).read_text().splitlines()]
+    times = sorted(int(taken) for _, status, taken in lines if status == "200")
+    assert times and len(times) == len(lines), said
+    return Round(len(times), seconds, times[len(times) // 2], times[len(times) * 99 // 100], cost / len(times))
+
+
+@dataclass
+class Spread:
+    """A median with the least and the most of its rounds."""
+
+    middle: float
+    least: float
+    most: float
+
+    def __format__(self, spec):
+        return f"{self.middle:{spec}} ({self.least:{spec}}..{self.most:{spec}})"
+
+
+def spread(values):
+    values = list(values)
+    return Spread(statistics.median(values), min(values), max(values))

@@ -1,0 +1,229 @@
+"""Where our answer differs from the recorded one on purpose, and why.
+
+A difference replaces the answer of a case, or only the parts of it that differ. `SILENT` cases say nothing about us.
+"""
+
+import json
+import re
+
+NEWER = "Triton 2.73 answers so, 2.51 did not yet"
+TOLD = "a model whose configuration is wrong is known, and everybody is told what is wrong with it"
+STRICT = "what 2.51 let pass, or died of, is refused"
+HASHED = "Triton takes inputs in the order of a hash table, we as they came"
+FLOATS = "the same number: we write its shortest form, which rapidjson sometimes misses in the last digit"
+
+DIFFERENCES = {}
+SILENT = {}
+
+
+class Begins(str):
+    """Stands for every text that begins so."""
+
+
+def http(scene, case, status, message, why):
+    """An error over HTTP. `message` may be Begins."""
+    body = json.dumps({"error": message}, ensure_ascii=False, separators=(",", ":"))
+    body = Begins(body[: -len('"}')]) if isinstance(message, Begins) else body
+    DIFFERENCES[scene, case] = ({"status": status, "headers": {}, "body": body}, why)
+
+
+def rpc(scene, case, code, message, why):
+    """An error over gRPC."""
+    DIFFERENCES[scene, f"gRPC {case}"] = ({"code": code, "message": message}, why)
+
+
+# === requests ===
+
+INFER = "http_infer"
+for case, kind, number in (("UINT8", "UINT8", 256), ("INT8", "INT8", 128), ("INT32", "INT32", 2147483648)):
+    http(INFER, f"too large for {case}", 400, f"Unable to parse 'data': {number} is out of range for {kind}", STRICT)
+http(INFER, "classes of strings", 400, "class result not available for output due to unsupported type 'BYTES'", STRICT)
+http(INFER, "not the gzip it claims", 400, Begins("the compressed request body is damaged: "), STRICT)
+http(INFER, "malformed: lone low surrogate", 500, "failed to parse the request JSON buffer: The surrogate pair in string is invalid. at 6", STRICT)
+rpc("grpc_infer", "version with a tail", "INVALID_ARGUMENT", "failed to get model version from specified version string '1x' (details: stol), version should be an integral value > 0", STRICT)
+
+OVERFLOW = "invalid shape for input 'INPUT0': shape [4294967296,4294967296] causes total element count to exceed maximum size of 9223372036854775807"
+BYTES_OVERFLOW = "byte size overflow for input 'INPUT0': element count (4611686018427387904) * data type size (4) exceeds maximum allowed size (9223372036854775807)"
+http(INFER, "dimensions that overflow", 400, OVERFLOW, NEWER)
+http(INFER, "bytes that overflow", 400, BYTES_OVERFLOW, NEWER)
+http(INFER, "dimension beyond 63 bits", 400, Begins("invalid shape for input 'INPUT0': shape ["), NEWER)
+for case in ("too little data", "no data elements"):
+    http(INFER, case, 500, "Failed to parse 'data' field: shape does not match true shape", NEWER)
+for case in ("malformed: nested too deep", "malformed: data nested too deep"):
+    http(INFER, case, 400, "JSON nesting depth exceeds maximum allowed limit (100)", NEWER)
+NO_HEADER = "must specify valid 'Infer-Header-Content-Length' in request header and 'binary_data_size' when passing inputs in binary data format"
+http(INFER, "binary size without the header", 400, NO_HEADER, NEWER)
+http(INFER, "header is no number", 400, "Unable to parse Inference-Header-Content-Length, got: abc", NEWER)
+OUT_OF_RANGE = "Unable to parse Inference-Header-Content-Length, value is out of range [ -2147483648, 2147483647 ], got: 99999999999999999999"
+http(INFER, "header beyond 64 bits", 400, OUT_OF_RANGE, NEWER)
+http(INFER, "malformed: empty body", 500, "failed to parse the request JSON buffer: The document is empty. at 0", NEWER)
+TWICE = "[request id: <id_unknown>] output 'OUTPUT0' already exists in request"
+http(INFER, "an output twice", 400, TWICE, NEWER)
+rpc("grpc_infer", "an output twice", "INVALID_ARGUMENT", TWICE, NEWER)
+DIFFERENCES[INFER, "whole numbers as BOOL"] = (
+    {
+        "status": 200,
+        "headers": {"content-type": "application/json"},
+        "body": '{"model_name":"type_bool","model_version":"1","outputs":[{"name":"OUTPUT0","datatype":"BOOL","shape":[3],"data":[true,false,true]}]}',
+    },
+    NEWER,
+)
+for case, got in (("raw request of a wrong size", 10), ("raw request without body", 0)):
+    text = f"[request id: <id_unknown>] input byte size mismatch for input 'INPUT0' for model 'single'. Expected 16, got {got}"
+    http(INFER, case, 400, text, "the input is called by its name, not by the one a raw request has inside")
+
+MANY = "[request id: <id_unknown>] expected 1 inputs but got 2 inputs for model 'single'. Got input(s) ['INPUT0','NOPE'], but missing required input(s) ]. Please provide all required input(s)."
+UNEQUAL = "[request id: <id_unknown>] input 'INPUT1' batch size does not match other inputs for 'two'"
+for case, text in (("one input too many", MANY), ("batches differ", UNEQUAL)):
+    http(INFER, case, 400, text, HASHED)
+    rpc("grpc_infer", case, "INVALID_ARGUMENT", text, HASHED)
+for case, digits in (
+    ("fractions and exponents", "0.10000000149011612,-1.0000000116860974e-7,15000000512.0,3.4028234663852886e38"),
+    ("whole and tiny", "100000.0,123456792.0,1.0000000200408773e21,1.401298464324817e-45"),
+):
+    body = f'{{"model_name":"single","model_version":"1","outputs":[{{"name":"OUTPUT0","datatype":"FP32","shape":[1,4],"data":[{digits}]}}]}}'
+    DIFFERENCES[INFER, case] = ({"body": body}, FLOATS)
+for scene, case in ((INFER, "inputs in the other order"), (INFER, "outputs in the asked order"), ("grpc_infer", "gRPC outputs in the asked order")):
+    SILENT[scene, case] = "the order of the outputs is that of the recorded backend"
+
+# === looking up ===
+
+for case, which in (
+    ("an unknown model", "'nosuch' is not found"),
+    ("an unknown version", "'single' version 9 is not found"),
+    ("a version not served", "'versions_specific' version 2 is not found"),
+    ("version zero", "'single' version 0 is not found"),
+):
+    http("resources", f"ready of {case}", 404, f"Request for unknown model: {which}", NEWER)
+    if case != "version zero":
+        rpc("resources", f"ModelReady of {case}", "NOT_FOUND", f"Request for unknown model: {which}", NEWER)
+http("resources", "index, ready of a wrong type", 400, "Invalid value for 'ready': expected a boolean", NEWER)
+DIFFERENCES["resources", "a percent in the name"] = (
+    {
+        "status": 200,
+        "headers": {"content-type": "application/json"},
+        "body": '{"name":"single","versions":["1"],"platform":"identity","inputs":[{"name":"INPUT0","datatype":"FP32","shape":[-1,4]}],'
+        '"outputs":[{"name":"OUTPUT0","datatype":"FP32","shape":[-1,4]}]}',
+    },
+    "the Python client encodes names: they are decoded",
+)
+rpc("resources", "unknown service", "UNIMPLEMENTED", "there is no method /some.Service/Nothing", "an empty message helps nobody")
+rpc("resources", "a message that is none", "INTERNAL", Begins("failed to decode Protobuf message"), "the words are those of the protobuf library")
+
+# === model control ===
+
+http("control", "ready of a model not loaded", 404, "Request for unknown model: 'single' is not found", NEWER)
+http("control", "model ready after unloading", 404, "Request for unknown model: 'single' has no available versions", NEWER)
+http("control", "load a blank name", 400, "Model name cannot be empty. Please enter a valid name to deploy.", NEWER)
+rpc("control", "load without a name", "INVALID_ARGUMENT", "Model name cannot be empty. Please enter a valid name to deploy.", NEWER)
+http("control", "load dots", 400, "invalid model name '..', model name must not contain path traversal characters", NEWER)
+http("control", "load a name with an escaped slash", 400, "invalid model name 'a/b', model name must not contain path traversal characters", NEWER)
+http("control", "load with a config that is no text", 500, "Unable to parse 'config': attempt to access JSON non-string as string", NEWER)
+for case in ("load with a malformed config", "load with an unknown config field"):
+    http("control", case, 400, Begins("Invalid config override: "), NEWER)
+http("control", "load with a file and no config", 400, "Load parameter 'config' must be specified for model file override", NEWER)
+TYPE = "Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean"
+http("control", "unload with dependents of a wrong type", 500, TYPE, STRICT)
+DIFFERENCES["control", "the batch fits again"] = (
+    {
+        "status": 200,
+        "headers": {"content-type": "application/json"},
+        "body": '{"model_name":"single","model_version":"1","outputs":[{"name":"OUTPUT0","datatype":"FP32","shape":[3,4],'
+        '"data":[0.0,1.0,2.0,3.0,4.0,5.0,6.0,7.0,8.0,9.0,10.0,11.0]}]}',
+    },
+    NEWER,
+)
+DIFFERENCES["control", "ready after failed loads"] = ({"status": 200}, "a load that fails later does not take the server out of service")
+
+UNREADABLE = ("bad_field", "bad_syntax", "bad_enum")
+WRONG = {
+    "bad_batch": "'max_batch_size' must be non-negative value for bad_batch",
+    "bad_preferred": "dynamic batching preferred size must be <= max batch size for bad_preferred",
+    "zero_preferred": "dynamic batching preferred size must be positive for zero_preferred",
+    "bad_priority": "default priority level must be in range [1, 2] for bad_priority",
+    "bad_platform": "unexpected platform type 'nosuch_platform' for bad_platform",
+    "bad_pair": "unexpected 'platform' and 'backend' pair, got:onnxruntime_onnx, tensorrt",
+    "nothing_said": "Invalid model name: Could not determine backend for model 'nothing_said' with no backend in model configuration. "
+    "Expected model name of the form 'model.<backend_name>'.",
+}
+for model in UNREADABLE:
+    http("control", f"load {model}", 500, Begins(f"failed to load '{model}', failed to poll from model repository: config.pbtxt: line "), TOLD)
+for model, problem in WRONG.items():
+    text = f"load failed for model '{model}': version 1 is at UNAVAILABLE state: Invalid argument: {problem};\n"
+    http("control", f"load {model}", 400, text, TOLD)
+http("control", "load wrong_name", 400, "unexpected directory name 'wrong_name' for model 'another', directory name must equal model name", NEWER)
+NO_BACKEND = "unable to find backend library for backend 'nosuchbackend', try specifying runtime on the model configuration."
+prefix = "load failed for model 'no_backend': version 1 is at UNAVAILABLE state: Invalid argument: "
+http("control", "load no_backend", 400, Begins(prefix + NO_BACKEND), "the backends there are, are named")
+NO_GPU = "instance group gpu_group_0 of model gpu_group has kind KIND_GPU but no GPUs are available"
+prefix = "load failed for model 'gpu_group': version 1 is at UNAVAILABLE state: Invalid argument: "
+http("control", "load gpu_group", 400, f"{prefix}{NO_GPU};\n", "where there is no GPU that is the first thing to know")
+no_version = "load failed for model 'wrong_versions': at least one version must be available under the version policy of model 'wrong_versions'\n"
+http("control", "load wrong_versions", 400, no_version, NEWER)
+for model in (*UNREADABLE, *WRONG, "wrong_name"):
+    http("control", f"infer on {model}", 404, f"Request for unknown model: '{model}' has no available versions", TOLD)
+http("control", "infer on wrong_versions", 404, "Request for unknown model: 'wrong_versions' has no available versions", NEWER)
+NOT_LOADED = ("bad_dims", "bad_reshape", "no_data_type", "no_dims", "no_input_name", "gpu_group", "cpu_group_gpus", "model_group_gpus", "no_version")
+for model in (*UNREADABLE, *WRONG, *NOT_LOADED, "wrong_name", "wrong_versions", "policy_unmet", "no_backend"):
+    http("control", f"ready of {model}", 404, f"Request for unknown model: '{model}' has no available versions", NEWER)
+http("broken_start", "ready of a broken model", 404, "Request for unknown model: 'gpu_group' has no available versions", NEWER)
+for scene, case in (("control", "index after failed loads"), ("broken_start", "index")):
+    SILENT[scene, case] = TOLD  # the reasons themselves are compared where the models are loaded
+
+
+# === comparing ===
+
+# The two backends and the two programs name themselves differently; the identity backend adds parameters of its own.
+OWN_NAMES = [
+    (re.compile(r'"(platform|backend)": ?"(python|identity)"'), r'"\1":"BACKEND"'),
+    (re.compile(r'"default_model_filename": ?"(model.py)?"'), '"default_model_filename":"FILE"'),
+    (re.compile(r'("name": ?"triton", ?"version": ?)"\d+\.\d+\.\d+"'), r'\1"VERSION"'),
+]
+PARAMETERS = re.compile(r'"parameters":\{"param0":[^}]*\},')
+
+
+def expected(scene, case, recorded):
+    """What we should answer: the recorded answer with the difference of this case laid over it."""
+    ours, _ = DIFFERENCES.get((scene, case), ({}, ""))
+    of_another_kind = recorded.keys() & {"died", "closed", "silent"} or ours.get("code", recorded.get("code")) != recorded.get("code")
+    return ours if ours and of_another_kind else {**recorded, **ours}
+
+
+def comparable(answer):
+    """The answer without what only tells Triton from us, or one backend from another."""
+    if "reply" in answer:
+        text = json.dumps(answer["reply"], ensure_ascii=False)
+        for pattern, calm in OWN_NAMES:
+            text = pattern.sub(calm, text)
+        reply = without_times(json.loads(text))
+        if any(key.startswith("param") for key in reply.get("parameters", {})):
+            del reply["parameters"]
+        reply.get("config", {}).pop("default_model_filename", None)
+        return {**answer, "reply": reply}
+    if "body" not in answer:
+        return answer
+    body, headers = PARAMETERS.sub("", answer["body"]), dict(answer["headers"])
+    if "inference-header-content-length" in headers:
+        shorter = len(answer["body"].encode()) - len(body.encode())
+        headers["inference-header-content-length"] = str(int(headers["inference-header-content-length"]) - shorter)
+    if answer["status"] != 200 or not body:
+        headers.pop("content-type", None)  # 2.51 says text/plain of many a JSON error and of nothing at all
+    for pattern, calm in OWN_NAMES:
+        body = pattern.sub(calm, body)
+    if '"instance_group":' in body:
+        body = json.dumps(json.loads(body), sort_keys=True)  # a configuration: members in any order
+    return {**answer, "body": body, "headers": headers}
+
+
+def without_times(value):
+    """Durations depend on the machine, and protobuf's JSON leaves out those of zero."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in ("ns", "last_inference")}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def settle(wanted, got):
+    """`wanted` with each Begins replaced by what was got, if that begins so."""
+    return {
+        key: got[key] if isinstance(value, Begins) and got.get(key, "").startswith(value) else value for key, value in wanted.items()
+    }
