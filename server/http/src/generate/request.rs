@@ -239,7 +239,7 @@ mod tests {
         refused(
             &plain,
             "{\"A\":true",
-            "failed to parse the request JSON buffer: Missing a comma or } after an object member. at 9",
+            "failed to parse the request JSON buffer: Missing a comma or '}' after an object member. at 9",
         );
         refused(
             &plain,

@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
                 } else if self.consume(b']') {
                     break;
                 } else {
-                    return Err(self.malformed("Missing a comma or ] after an array element."));
+                    return Err(self.malformed("Missing a comma or ']' after an array element."));
                 }
             }
         }
@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
                 } else if self.consume(b'}') {
                     break;
                 } else {
-                    return Err(self.malformed("Missing a comma or } after an object member."));
+                    return Err(self.malformed("Missing a comma or '}' after an object member."));
                 }
             }
         }
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
                 }
                 b'\\' => self.escape(&mut unescaped)?,
                 0 => return Err(self.malformed("Missing a closing quotation mark in string.")),
-                _ => return Err(self.malformed("Invalid encoding in string.")),
+                _ => return Err(self.malformed("Invalid escape character in string.")), // a control character
             }
             let plain = self.at;
             self.skip_plain();
@@ -408,13 +408,13 @@ mod tests {
         refused("{a:1}", "Missing a name for object member. at 1");
         refused("{\"a\":1,}", "Missing a name for object member. at 7");
         refused("{\"a\" 1}", "Missing a colon after a name of object member. at 5");
-        refused("{\"a\":1 \"b\":2}", "Missing a comma or } after an object member. at 7");
-        refused("{\"a\":1", "Missing a comma or } after an object member. at 6");
-        refused("[1 2]", "Missing a comma or ] after an array element. at 3");
+        refused("{\"a\":1 \"b\":2}", "Missing a comma or '}' after an object member. at 7");
+        refused("{\"a\":1", "Missing a comma or '}' after an object member. at 6");
+        refused("[1 2]", "Missing a comma or ']' after an array element. at 3");
         refused("[1,]", "Invalid value. at 3");
-        refused("[01]", "Missing a comma or ] after an array element. at 2");
+        refused("[01]", "Missing a comma or ']' after an array element. at 2");
         refused("\"abc", "Missing a closing quotation mark in string. at 4");
-        refused("\"a\nb\"", "Invalid encoding in string. at 2");
+        refused("\"a\nb\"", "Invalid escape character in string. at 2");
         refused("\"a\\x\"", "Invalid escape character in string. at 2");
         refused("\"\\u12g4\"", "Incorrect hex digit after \\u escape in string. at 1");
         refused("\"\\ud800\"", "The surrogate pair in string is invalid. at 1");

@@ -227,7 +227,7 @@ fn a_broken_text_speaks_before_a_wrong_meaning() {
     refused(
         "{\"inputs\":[{\"name\":\"A\",\"shape\":[1],\"datatype\":\"FP32\",\"data\":[\"x\"]}",
         Code::Internal,
-        "failed to parse the request JSON buffer: Missing a comma or ] after an array element. at 66",
+        "failed to parse the request JSON buffer: Missing a comma or ']' after an array element. at 66",
     );
 }
 
