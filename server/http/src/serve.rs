@@ -31,6 +31,8 @@ use crate::{
 
 /// How often a connection is looked at; a client may keep it waiting for one to two of these.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// The same during the shutdown: nobody waits for a request that does not arrive.
+const LAST_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest head of a request. Units: bytes.
@@ -146,6 +148,8 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
             {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
+                next_look.as_mut().reset(Instant::now() + LAST_LOOK_INTERVAL);
+                is_first = true;
                 is_done = false;
             }
             if is_first || next_look.is_elapsed() {
@@ -154,7 +158,8 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
                         debug!("a client kept its connection waiting for too long");
                         return Poll::Ready(());
                     }
-                    next_look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
+                    let interval = if is_stopping { LAST_LOOK_INTERVAL } else { LOOK_INTERVAL };
+                    next_look.as_mut().reset(Instant::now() + interval);
                 }
             }
             is_first = false;
