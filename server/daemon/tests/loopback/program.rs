@@ -83,14 +83,14 @@ pub(crate) struct Program {
 
 fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tritonserver"));
-    command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(flags);
     command.env_remove("TRITON_SERVER_ESCAPE_LOG_MESSAGES");
     command
 }
 
 /// Runs a command line that is expected to end by itself.
 pub(crate) fn run(flags: &[&str]) -> Output {
-    command(flags).output().unwrap()
+    command(flags).stdin(Stdio::null()).output().unwrap()
 }
 
 impl Program {
@@ -105,7 +105,12 @@ impl Program {
             "--grpc-port=0",
             "--metrics-port=0",
         ];
-        let mut child = command(&[&ours, flags].concat()).spawn().unwrap();
+        Self::spawn(command(&[&ours, flags].concat()))
+    }
+
+    /// Starts a prepared command; its output is watched.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Lines::follow(child.stdout.take().unwrap());
         let stderr = Lines::follow(child.stderr.take().unwrap());
         Self { child, stdout, stderr }
@@ -123,6 +128,11 @@ impl Program {
     #[track_caller]
     pub(crate) fn http(&self) -> SocketAddr {
         self.address("HTTPService")
+    }
+
+    /// What the kernel tells about it: a file of its folder in /proc.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
     /// Sends it a signal.

@@ -115,6 +115,22 @@ fn models_come_and_go_in_explicit_mode() {
 }
 
 #[test]
+fn a_low_limit_of_open_files_is_raised() {
+    let repository = empty();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -S -n 64 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_tritonserver")]);
+    command.arg("--model-repository").arg(repository.path());
+    command.args(["--http-address=127.0.0.1", "--http-port=0", "--allow-grpc=false", "--allow-metrics=false"]);
+    let server = Program::spawn(command);
+    server.stdout.expect("Started HTTPService");
+    let limits = server.proc("limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace();
+    let (soft, hard) = (numbers.next().unwrap(), numbers.next().unwrap());
+    assert_eq!(soft, hard, "{line}");
+}
+
+#[test]
 fn without_models_it_starts_quickly() {
     let repository = empty();
     let begun = std::time::Instant::now();
