@@ -5,6 +5,8 @@ part is printed and the held digits are written to held.csv (64 grey values, the
 has never seen. Run by hand, with e2e/env done: .venv/bin/python deploy/samples/digits/train.py
 """
 
+import base64
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ def main():
 
     model = to_onnx(network)
     onnx.save(model, HERE / "model.onnx")
+    (HERE / "configmap.yaml").write_text(config_map((HERE / "model.onnx").read_bytes()))
     np.savetxt(HERE / "held.csv", np.column_stack([held_x, held_y]), fmt="%d", delimiter=",")
 
     right = run(model, held_x)[1].ravel() == held_y
@@ -66,6 +69,15 @@ def to_onnx(network):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="digits/train.py")
     onnx.checker.check_model(model)
     return model
+
+
+def config_map(content):
+    """The model file as a resource: what `kubectl create configmap digits-model --from-file=model.onnx --dry-run=client -o yaml` makes."""
+    text = base64.encodebytes(content).decode()
+    return (
+        "# Written by train.py: model.onnx as a resource, small enough for a ConfigMap.\n"
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: digits-model\nbinaryData:\n  model.onnx: |\n" + textwrap.indent(text, "    ")
+    )
 
 
 def run(model, pixels):
