@@ -1,1 +1,32 @@
-fn main() {}
+//! The operator program. Here the command line is read and one command begun; each command has a room of its own.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod up;
+
+use std::{io::Write, process::ExitCode};
+
+use args::Command;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let done = match args::Cli::parse().command {
+        Command::Up(args) => up::run(*args),
+        Command::Crds => print(&crds::definition::yaml()),
+        Command::Child(args) => up::child::become_server(&args),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
+        ExitCode::FAILURE
+    })
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `triton-operator crds | head`
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -70,12 +70,10 @@ pub(super) async fn load(
     limit: Duration,
 ) -> Ended {
     let begun = Instant::now();
+    let before = ready_versions(&server, &name).await;
+    let target = content.clone();
     let result = async {
-        on_disk(&store, &name, {
-            let content = content.clone();
-            move |store, name| store.point(name, &content)
-        })
-        .await?;
+        on_disk(&store, &name, move |store, name| store.point(name, &target)).await?;
         server.load(&name, limit).await.map_err(NotLoaded::from)?;
         confirm(&server, &name).await?;
         let active = content.clone();
@@ -83,6 +81,7 @@ pub(super) async fn load(
     }
     .await;
     if result.is_err() && active.as_ref() != Some(&content) {
+        let has_former = active.is_some();
         let put_back = on_disk(&store, &name, move |store, name| match &active {
             Some(active) => store.point(name, active),
             None => store.unpoint(name),
@@ -90,8 +89,19 @@ pub(super) async fn load(
         if let Err(NotLoaded::Failed(fault)) = put_back.await {
             tracing::error!(model = name, error = %fault, "cannot put the former content back");
         }
+        // of several versions, some of the new content may have come into service before one failed
+        if has_former
+            && ready_versions(&server, &name).await != before
+            && let Err(error) = server.load(&name, limit).await
+        {
+            tracing::warn!(model = name, %error, "the former versions are not all back");
+        }
     }
     Ended::Load(result.map(|()| begun.elapsed()))
+}
+
+async fn ready_versions(server: &Server, name: &str) -> Vec<u64> {
+    server.index().await.map(|index| index.ready_versions(name)).unwrap_or_default()
 }
 
 /// Has the server drop a model, waits until it has, and only then takes its files away.

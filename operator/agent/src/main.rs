@@ -1,0 +1,25 @@
+//! The agent's program, in the pod of a server: `run` beside the server, `launch` in front of it. Here the command line is
+//! read and one command begun; each has a room of its own.
+
+#![forbid(unsafe_code)]
+
+mod pod;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+use pod::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => pod::run::run(args),
+        Command::Launch(args) => pod::launch::become_server(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The agent as a program in a pod: it follows the manifest's file, says over HTTP where everything stands, and notes for
+//! the server which models it shall start with. What is done about models is the library's.
+
+pub(crate) mod args;
+mod http;
+pub(crate) mod launch;
+pub(crate) mod run;
+mod startup;

@@ -1,0 +1,105 @@
+//! The command line. The defaults are the places that the operator gives things in a pod.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps the models of one server as its manifest wants them.
+#[derive(Debug, Parser)]
+#[command(name = "triton-agent", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch, verify and load models beside a server, for as long as the pod lives
+    Run(RunArgs),
+    /// Become a server that starts with the models noted for it
+    Launch(LaunchArgs),
+}
+
+/// Where things are.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// File with the manifest; followed while it changes
+    #[arg(long, value_name = "FILE", default_value = "/manifest/manifest.json")]
+    pub(crate) manifest: PathBuf,
+
+    /// Folder for models; the server's repository is DIR/repository
+    #[arg(long, value_name = "DIR", default_value = "/models")]
+    pub(crate) root: PathBuf,
+
+    /// HTTP address of the server
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    pub(crate) server: SocketAddr,
+
+    /// Address at which to tell /state, /staged and /healthz
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8003")]
+    pub(crate) listen: SocketAddr,
+
+    /// Folder with one folder per ConfigMap
+    #[arg(long, value_name = "DIR", default_value = "/sources/configmaps")]
+    pub(crate) config_maps: PathBuf,
+
+    /// Folder with one folder per volume claim
+    #[arg(long, value_name = "DIR", default_value = "/sources/volumes")]
+    pub(crate) volumes: PathBuf,
+
+    /// Folder with one folder per Secret
+    #[arg(long, value_name = "DIR", default_value = "/sources/secrets")]
+    pub(crate) secrets: PathBuf,
+
+    /// What to log: a level, or levels by module
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "TRITON_AGENT_LOG")]
+    pub(crate) log: String,
+}
+
+/// What to become.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LaunchArgs {
+    /// The agent's folder
+    #[arg(long, value_name = "DIR", default_value = "/models")]
+    pub(crate) root: PathBuf,
+
+    /// The server and its flags; --load-model is added for each model
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use operator_core::{names, pod};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_the_places_in_a_pod() {
+        let Command::Run(args) = Cli::try_parse_from(["triton-agent", "run"]).unwrap().command else {
+            panic!("run was asked for")
+        };
+        assert_eq!(args.manifest, PathBuf::from(pod::MANIFEST).join(names::MANIFEST_KEY));
+        assert_eq!(args.root.join("repository"), PathBuf::from(pod::REPOSITORY));
+        assert_eq!(args.root, PathBuf::from(pod::MODELS));
+        assert_eq!((args.server.port(), args.listen.port()), (pod::HTTP_PORT, pod::AGENT_PORT));
+        assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
+        assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
+        assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));
+    }
+
+    #[test]
+    fn the_servers_flags_are_its_own() {
+        let cli = Cli::try_parse_from(["triton-agent", "launch", "--", "tritonserver", "--id=a", "--root=b"]).unwrap();
+        let Command::Launch(args) = cli.command else { panic!("launch was asked for") };
+        assert_eq!(args.command, ["tritonserver", "--id=a", "--root=b"]);
+        assert!(Cli::try_parse_from(["triton-agent", "launch"]).is_err());
+    }
+}

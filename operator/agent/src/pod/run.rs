@@ -1,0 +1,226 @@
+//! The agent beside its server: from the manifest's file to the library's agent, from the agent's state to the start-up set
+//! and to whoever asks. It ends with SIGTERM; what the server serves then is left as it is.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use crds::parts::load::Readiness;
+use operator_core::manifest::Manifest;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+use triton_agent::{
+    Agent, Settings,
+    manifest::{follow, read},
+    source::{Mounts, Places},
+};
+
+use super::{
+    args::RunArgs,
+    http::{self, Told},
+    startup::Startup,
+};
+
+/// How often the manifest's file is looked at. A ConfigMap is replaced by swapping a link, which needs no watch to see.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Works until a signal ends it.
+///
+/// Errors: the port, the folder or the log filter cannot be used.
+pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("'{}' is no filter for logs", args.log))?;
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let listener =
+            TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
+        tokio::select! {
+            result = work(args, listener) => result,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    });
+    // work on disk that hangs must not keep the process
+    runtime.shutdown_background();
+    done
+}
+
+/// Does everything; returns only when something cannot go on.
+async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
+    let blind = || "no manifest has been read yet".to_owned();
+    let (told, seen) = watch::channel(Told { state: Err(blind()), missing: Err(blind()) });
+    tokio::spawn(http::serve(listener, seen));
+
+    let manifest = first(&args.manifest, &told).await;
+    tracing::info!(server = manifest.server, models = manifest.models.len(), "following the manifest");
+    let (sender, mut manifests) = watch::channel(Arc::new(manifest));
+    tokio::spawn(follow(args.manifest.clone(), LOOK, sender));
+
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut startup = Startup::open(&args.root, &host);
+    let agent = Agent::start(settings(&args), manifests.clone())?;
+    let (mut states, repository) = (agent.state(), agent.repository());
+    loop {
+        let state = states.borrow_and_update().clone();
+        let required = required(&manifests.borrow_and_update());
+        let missing = startup
+            .follow(&required, &agent.confirmed(), |name| repository.join(name).is_dir())
+            .context("cannot note the models to start with")?;
+        told.send_replace(Told { state: Ok(state), missing: Ok(missing) });
+        tokio::select! {
+            changed = states.changed() => changed.context("the agent's work broke off")?,
+            changed = manifests.changed() => changed.context("the manifest is no longer followed")?,
+        }
+    }
+}
+
+/// The manifest, once there is one that can be read.
+async fn first(path: &PathBuf, told: &watch::Sender<Told>) -> Manifest {
+    let mut last = String::new();
+    loop {
+        match read(path) {
+            Ok(manifest) => return manifest,
+            Err(error) => {
+                let error = error.to_string();
+                if error != last {
+                    tracing::error!(%error, "waiting for a manifest");
+                    told.send_replace(Told { state: Err(error.clone()), missing: Err(error.clone()) });
+                    last = error;
+                }
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn settings(args: &RunArgs) -> Settings {
+    let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
+    let mut settings = Settings::new(&args.root, args.server);
+    settings.places =
+        Places { config_maps: below(&args.config_maps), volumes: below(&args.volumes), secrets: below(&args.secrets) };
+    settings
+}
+
+/// Models a replica that starts waits for.
+fn required(manifest: &Manifest) -> BTreeSet<String> {
+    let required = manifest.models.iter().filter(|model| model.readiness == Readiness::Required);
+    required.map(|model| model.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+
+    use crds::parts::source::Layout;
+    use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, ManifestSource, Precedence};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn model(name: &str, readiness: Readiness, source: ManifestSource) -> ManifestModel {
+        ManifestModel {
+            name: name.to_owned(),
+            resource: name.to_owned(),
+            source,
+            checksum: None,
+            layout: Layout::Auto,
+            format: None,
+            config: ManifestConfig {
+                text: format!("name: \"{name}\"\nbackend: \"python\"\nmax_batch_size: 0\n"),
+                precedence: Precedence::Whole,
+                fields: Vec::new(),
+                backend: None,
+                platform: None,
+            },
+            readiness,
+            load: ManifestLoad {
+                timeout: Duration::from_secs(60).into(),
+                retries: 0,
+                backoff: Duration::from_secs(1).into(),
+            },
+            gpu_memory: None,
+        }
+    }
+
+    fn inline() -> ManifestSource {
+        ManifestSource::Inline { files: BTreeMap::from([("1/model.py".to_owned(), "pass".to_owned())]) }
+    }
+
+    fn absent() -> ManifestSource {
+        ManifestSource::ConfigMap { name: "absent".into(), items: Vec::new() }
+    }
+
+    /// Puts a manifest where the kubelet would: behind a link that is swapped.
+    fn mount(folder: &Path, generation: u32, models: Vec<ManifestModel>) {
+        let data = folder.join(format!("..{generation}"));
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("manifest.json"), Manifest::new("ml", "vision", models).to_json()).unwrap();
+        let link = folder.join("..data.new");
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        fs::rename(link, folder.join("..data")).unwrap();
+        if generation == 1 {
+            std::os::unix::fs::symlink("..data/manifest.json", folder.join("manifest.json")).unwrap();
+        }
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn until(address: SocketAddr, path: &str, says: &str) -> String {
+        let all = async {
+            loop {
+                let answer = get(address, path).await;
+                if answer.contains(says) {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.unwrap_or_else(|_| panic!("{path} never says {says}"))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_server_may_start_once_required_models_are_here_and_the_manifest_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (manifest, root) = (folder.path().join("manifest"), folder.path().join("models"));
+        fs::create_dir_all(&manifest).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let args = RunArgs {
+            manifest: manifest.join("manifest.json"),
+            root: root.clone(),
+            server: nobody,
+            listen: address,
+            config_maps: folder.path().to_owned(),
+            volumes: folder.path().to_owned(),
+            secrets: folder.path().to_owned(),
+            log: "off".into(),
+        };
+        let working = tokio::spawn(work(args, listener));
+        until(address, "/staged", "cannot read").await;
+
+        let lost = |readiness| model("lost", readiness, absent());
+        mount(&manifest, 1, vec![model("good", Readiness::Required, inline()), lost(Readiness::Required)]);
+        until(address, "/staged", "not here yet: lost").await;
+        let state = until(address, "/state", "SourceNotFound").await;
+        assert!(state.contains(r#""phase":"Failed""#), "{state}");
+
+        mount(&manifest, 2, vec![model("good", Readiness::Required, inline()), lost(Readiness::Optional)]);
+        until(address, "/staged", "HTTP/1.1 200").await;
+        assert_eq!(super::super::startup::noted(&root).unwrap(), BTreeSet::from(["good".to_owned()]));
+        assert!(root.join("repository/good/1/model.py").is_file());
+        working.abort();
+    }
+}

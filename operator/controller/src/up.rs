@@ -1,0 +1,187 @@
+//! `triton-operator up`: the resources of some files, brought up on this machine and kept as the files say. The same compile
+//! step and the same agent as in a cluster; one process per server.
+
+pub(crate) mod child;
+mod config_maps;
+mod desired;
+mod files;
+mod find;
+mod house;
+mod log;
+mod ports;
+mod process;
+mod report;
+mod screen;
+mod server;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use triton_agent::source::{Mounts, Places};
+
+use self::{
+    desired::{Complaint, desire},
+    files::Files,
+    house::House,
+    ports::Ports,
+    process::Stop,
+    report::Teller,
+    screen::Screen,
+    server::Common,
+};
+use crate::args::UpArgs;
+
+/// How often the table is painted while things change.
+const REPAINT: Duration = Duration::from_millis(100);
+
+/// Brings everything up and returns after it was taken down again.
+pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    if args.verbose {
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start")?;
+    let done = runtime.block_on(up(args));
+    // a download on its way is of no use to anybody now
+    runtime.shutdown_background();
+    done
+}
+
+async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let UpArgs {
+        files,
+        tritonserver,
+        state_dir,
+        address,
+        http_port,
+        grpc_port,
+        metrics_port,
+        config_maps,
+        volumes,
+        secrets,
+        verbose,
+        server_flags,
+    } = args;
+    let mut signals = Signals::install()?;
+    let program = find::server_program(tritonserver.as_deref())?;
+    let files = Files::open(files);
+    let outcome = desire(files.texts(), &std::collections::BTreeMap::new());
+    let Some(desired) = outcome.desired.filter(|_| outcome.complaints.is_empty()) else {
+        bail!("nothing was brought up:\n{}", listed(&outcome.complaints).join("\n"));
+    };
+
+    let (state_dir, _temporary) = state_folder(state_dir)?;
+    let named = |folders: Vec<(String, PathBuf)>| Mounts { named: folders.into_iter().collect(), below: Vec::new() };
+    let common = Common {
+        program,
+        flags: server_flags,
+        places: Places {
+            config_maps: Mounts { below: config_maps, ..Mounts::default() },
+            volumes: named(volumes),
+            secrets: named(secrets),
+        },
+        is_verbose: verbose,
+        state_dir,
+    };
+    let ports = Ports { address, http: http_port, grpc: grpc_port, metrics: metrics_port };
+    let (mut house, mut events) = House::new(common, ports);
+    let (mut screen, mut teller) = (Screen::new(verbose), Teller::default());
+    let mut is_well = true;
+
+    let notes = house.turn_to(desired);
+    if let Some(error) = notes.errors.first() {
+        house.stop(Stop::Now).await;
+        bail!("{error}");
+    }
+    screen.say(&notes.lines, &[]);
+    let (sender, mut changes) = mpsc::channel(1);
+    let follower = tokio::spawn(files.follow(sender));
+    loop {
+        let views = house.views();
+        let table = report::table(&views, screen.size());
+        screen.show(&teller.news(&views), &table);
+        tokio::select! {
+            () = signals.received() => break,
+            () = house.changed() => tokio::time::sleep(REPAINT).await,
+            Some((object, event)) = events.recv() => screen.say(&report::event(&server::title(&object), &event), &table),
+            Some(texts) = changes.recv() => {
+                let outcome = desire(&texts, &house.manifests());
+                let mut lines = listed(&outcome.complaints);
+                match outcome.desired {
+                    Some(desired) => {
+                        let is_partly = !lines.is_empty();
+                        let notes = house.turn_to(desired);
+                        if is_partly {
+                            lines.push("the rest of the files is applied; what is wrong stays as it was".to_owned());
+                        } else {
+                            lines.push("the files changed and are applied".to_owned());
+                        }
+                        lines.extend(notes.lines);
+                        lines.extend(notes.errors);
+                    }
+                    None => lines.push("the files are not applied: what runs stays as it is".to_owned()),
+                }
+                screen.say(&lines, &table);
+            }
+            Some(ended_well) = house.left() => is_well &= ended_well,
+        }
+    }
+
+    follower.abort();
+    screen.say(&["Stopping: requests under way are finished; once more to stop at once".to_owned()], &[]);
+    let stopper = house.stopper();
+    let stopped = house.stop(Stop::Drain);
+    tokio::pin!(stopped);
+    is_well &= tokio::select! {
+        ended_well = &mut stopped => ended_well,
+        () = signals.received() => {
+            stopper.now();
+            stopped.await
+        }
+    };
+    while let Ok((object, event)) = events.try_recv() {
+        screen.say(&report::event(&server::title(&object), &event), &[]);
+    }
+    screen.say(&["Stopped".to_owned()], &[]);
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn listed(complaints: &[Complaint]) -> Vec<String> {
+    complaints.iter().map(ToString::to_string).collect()
+}
+
+/// Where models and logs go. A temporary folder is gone when the second part is dropped.
+fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
+    if let Some(folder) = given {
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
+        return Ok((folder, None));
+    }
+    let folder = tempfile::Builder::new().prefix("triton-operator-").tempdir().context("cannot make a folder")?;
+    Ok((folder.path().to_owned(), Some(folder)))
+}
+
+/// The signals that end us.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn install() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Ok(Self([listen(interrupt)?, listen(terminate)?, listen(hangup)?]))
+    }
+
+    async fn received(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
