@@ -1,7 +1,12 @@
 //! The agent beside its server: from the manifest's file to the library's agent, from the agent's state to the start-up set
 //! and to whoever asks. It ends with SIGTERM; what the server serves then is left as it is.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use crds::parts::load::Readiness;
@@ -80,7 +85,7 @@ async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
 }
 
 /// The manifest, once there is one that can be read.
-async fn first(path: &PathBuf, told: &watch::Sender<Told>) -> Manifest {
+async fn first(path: &Path, told: &watch::Sender<Told>) -> Manifest {
     let mut last = String::new();
     loop {
         match read(path) {
@@ -114,7 +119,7 @@ fn required(manifest: &Manifest) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+    use std::{collections::BTreeMap, fs, net::SocketAddr};
 
     use crds::parts::source::Layout;
     use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, ManifestSource, Precedence};
