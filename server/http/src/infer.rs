@@ -14,6 +14,7 @@ use server_core::{
     error::{Error, Result},
     interface::ModelId,
 };
+use server_engine::Inference;
 
 use crate::{
     answer::Server,
@@ -24,7 +25,7 @@ use crate::{
     error::Failure,
 };
 
-use outgoing::Outgoing;
+use self::{outgoing::Wishes, prepare::Source};
 
 /// Longer JSON is read on a blocking thread. Units: bytes.
 const LONG_JSON: usize = 1 << 20;
@@ -73,28 +74,43 @@ async fn attempt(
         Encoding::Gzip | Encoding::Deflate => body.len() > LONG_COMPRESSED,
     };
     let max_input_size = server.options.max_input_size;
-    let mut source = prepare::Source { interface, version: model.version, encoding, max_input_size, received_at };
+    let mut source = Source { interface, version: model.version, encoding, max_input_size, received_at };
     let mut headers = headers;
-    let prepared = if is_long {
+    let mut wishes = Wishes::default();
+    let inference = if is_long {
         let work = move || {
-            let prepared = source.prepare(&headers, body);
-            (source, headers, prepared)
+            let request = source.prepare(&headers, body, &mut wishes);
+            (source, headers, wishes, request)
         };
-        let prepared;
-        (source, headers, prepared) = apart(work).await?;
-        prepared
+        let request;
+        (source, headers, wishes, request) = apart(work).await?;
+        server.engine.infer(request?)?
     } else {
-        source.prepare(&headers, body)
+        submit(server, &source, &headers, body, &mut wishes)?
     };
-    let (request, wishes) = prepared?;
 
     // 3  the engine; dropping this future, as happens when the client leaves, cancels the request
-    let response = server.engine.infer(request)?.response().await?;
+    let mut response = inference.response().await?;
 
     // 4  the answer becomes bytes
-    let outgoing = Outgoing { response, wishes, interface: source.interface, encoding: reply_encoding };
-    let reply = if outgoing.is_long() { apart(move || outgoing.write()).await?? } else { outgoing.write()? };
+    let interface = source.interface;
+    let reply = if outgoing::is_long(&response, &wishes, reply_encoding) {
+        apart(move || outgoing::write(&mut response, &wishes, &interface, reply_encoding)).await??
+    } else {
+        outgoing::write(&mut response, &wishes, &interface, reply_encoding)?
+    };
     Ok(reply.into_response(headers))
+}
+
+/// Reads a body and hands the request over at once: it is not kept in the future, which saves moving it.
+fn submit(
+    server: &Server,
+    source: &Source,
+    headers: &HeaderMap,
+    body: Bytes,
+    wishes: &mut Wishes,
+) -> Result<Inference> {
+    server.engine.infer(source.prepare(headers, body, wishes)?)
 }
 
 fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {

@@ -7,7 +7,11 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 use server_core::{
-    classification::classify, error::Result, interface::Interface, response::InferResponse, tensor::Name,
+    classification::classify,
+    error::Result,
+    interface::Interface,
+    response::InferResponse,
+    tensor::{Name, Tensor},
 };
 use smallvec::SmallVec;
 
@@ -32,7 +36,7 @@ pub(crate) struct Wish {
 }
 
 /// How the caller wants the outputs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Wishes {
     /// Those that were not named.
     pub(crate) is_binary_by_default: bool,
@@ -52,56 +56,44 @@ impl Wishes {
     }
 }
 
-/// An answer with all that is needed to write it.
-pub(super) struct Outgoing {
-    pub(super) response: InferResponse,
-    pub(super) wishes: Wishes,
-    pub(super) interface: Arc<Interface>,
-    pub(super) encoding: Encoding,
+/// Whether writing it takes so long that others would feel it.
+pub(super) fn is_long(response: &InferResponse, wishes: &Wishes, encoding: Encoding) -> bool {
+    let costly = |(position, output): (usize, &Tensor)| {
+        let is_cheap = encoding == Encoding::Identity && wishes.is_binary(position, &output.name);
+        if is_cheap { 0 } else { output.data.len() }
+    };
+    response.outputs.iter().enumerate().map(costly).sum::<usize>() > LONG_OUTPUT
 }
 
-impl Outgoing {
-    /// Whether writing it takes so long that others would feel it.
-    pub(super) fn is_long(&self) -> bool {
-        let costly = |(position, output): (usize, &server_core::tensor::Tensor)| {
-            let is_cheap = self.encoding == Encoding::Identity && self.wishes.is_binary(position, &output.name);
-            if is_cheap { 0 } else { output.data.len() }
-        };
-        self.response.outputs.iter().enumerate().map(costly).sum::<usize>() > LONG_OUTPUT
+/// Writes an answer.
+///
+/// Errors: an output cannot be classified, or has no JSON form.
+pub(super) fn write(
+    response: &mut InferResponse,
+    wishes: &Wishes,
+    interface: &Interface,
+    encoding: Encoding,
+) -> Result<Reply> {
+    if wishes.named.iter().any(|wish| wish.classification > 0) {
+        classify_outputs(&mut response.outputs, wishes, interface)?;
     }
+    let outputs = &response.outputs;
+    let mut rendered = render(response, |position| wishes.is_binary(position, &outputs[position].name))?;
+    if encoding != Encoding::Identity {
+        rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, encoding)];
+    }
+    Ok(Reply { rendered, encoding })
+}
 
-    /// Writes it.
-    ///
-    /// Errors: an output cannot be classified, or has no JSON form.
-    pub(super) fn write(mut self) -> Result<Reply> {
-        if self.wishes.named.iter().any(|wish| wish.classification > 0) {
-            self.classify()?;
+fn classify_outputs(outputs: &mut [Tensor], wishes: &Wishes, interface: &Interface) -> Result<()> {
+    for (position, output) in outputs.iter_mut().enumerate() {
+        let count = wishes.of(position, &output.name).map_or(0, |wish| wish.classification);
+        if count > 0 {
+            let labels = interface.output(&output.name).map_or(&[][..], |spec| &spec.labels);
+            *output = classify(output, interface.max_batch_size > 0, count, labels)?;
         }
-        let is_binary: SmallVec<[bool; 8]> = self
-            .response
-            .outputs
-            .iter()
-            .enumerate()
-            .map(|(position, output)| self.wishes.is_binary(position, &output.name))
-            .collect();
-        let mut rendered = render(self.response, |position| is_binary[position])?;
-        if self.encoding != Encoding::Identity {
-            rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, self.encoding)];
-        }
-        Ok(Reply { rendered, encoding: self.encoding })
     }
-
-    fn classify(&mut self) -> Result<()> {
-        let has_batch_dimension = self.interface.max_batch_size > 0;
-        for (position, output) in self.response.outputs.iter_mut().enumerate() {
-            let count = self.wishes.of(position, &output.name).map_or(0, |wish| wish.classification);
-            if count > 0 {
-                let labels = self.interface.output(&output.name).map_or(&[][..], |spec| &spec.labels);
-                *output = classify(output, has_batch_dimension, count, labels)?;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// A written answer.
@@ -134,14 +126,11 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
-    use server_core::{
-        interface::OutputSpec,
-        tensor::{DataType, Tensor},
-    };
+    use server_core::{interface::OutputSpec, tensor::DataType};
 
     use super::*;
 
-    fn outgoing(named: SmallVec<[Wish; 2]>, encoding: Encoding) -> Outgoing {
+    fn reply(named: SmallVec<[Wish; 2]>, encoding: Encoding) -> Reply {
         let output = |name: &str| Tensor {
             name: name.into(),
             data_type: DataType::Uint8,
@@ -163,7 +152,7 @@ mod tests {
             outputs: vec![spec],
             is_decoupled: false,
         };
-        let response = InferResponse {
+        let mut response = InferResponse {
             model_name: "m".into(),
             model_version: 1,
             id: String::new(),
@@ -171,7 +160,7 @@ mod tests {
             outputs: smallvec::smallvec![output("A"), output("B")],
         };
         let wishes = Wishes { is_binary_by_default: false, named };
-        Outgoing { response, wishes, interface: Arc::new(interface), encoding }
+        write(&mut response, &wishes, &interface, encoding).unwrap()
     }
 
     fn text(reply: &Reply) -> String {
@@ -182,7 +171,7 @@ mod tests {
     fn each_output_goes_out_as_wished() {
         let wish = |name: &str, is_binary, classification| Wish { name: name.into(), is_binary, classification };
         let named = smallvec::smallvec![wish("B", true, 0), wish("A", false, 1)];
-        let reply = outgoing(named, Encoding::Identity).write().unwrap();
+        let reply = reply(named, Encoding::Identity);
         assert_eq!(
             text(&reply),
             "{\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[\
@@ -199,8 +188,8 @@ mod tests {
 
     #[test]
     fn a_compressed_answer_says_so() {
-        let reply = outgoing(SmallVec::new(), Encoding::Gzip).write().unwrap();
-        let plain = text(&outgoing(SmallVec::new(), Encoding::Identity).write().unwrap());
+        let plain = text(&reply(SmallVec::new(), Encoding::Identity));
+        let reply = reply(SmallVec::new(), Encoding::Gzip);
         let body = crate::compression::decompress(reply.rendered.pieces[0].clone(), Encoding::Gzip, 1 << 20).unwrap();
         assert_eq!(body, plain);
         let response = reply.into_response(HeaderMap::new());

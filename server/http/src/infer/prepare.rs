@@ -21,7 +21,7 @@ use super::outgoing::{Wish, Wishes};
 use crate::{
     binary::{Blobs, Layout, layout},
     compression::{Encoding, decompress},
-    json::request::{Content, Controls, Input, Message, Output, SequenceId, parse},
+    json::request::{Content, Controls, Input, Output, SequenceId, parse},
 };
 
 /// What is known before the body is looked at.
@@ -40,19 +40,19 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the body.
+    /// Reads the body, and how its outputs are wanted.
     ///
     /// Errors: in Triton's words, whatever is wrong with it as a message; the engine checks it against the model.
-    pub(super) fn prepare(&self, headers: &HeaderMap, body: Bytes) -> Result<(InferRequest, Wishes)> {
+    pub(super) fn prepare(&self, headers: &HeaderMap, body: Bytes, wishes: &mut Wishes) -> Result<InferRequest> {
         let body = decompress(body, self.encoding, self.max_input_size)?;
         match layout(headers, body.len())? {
-            Layout::Json => self.read(&body, body.len(), false),
-            Layout::JsonThenBinary(length) => self.read(&body, length, true),
-            Layout::Raw => self.raw(body),
+            Layout::Json => self.read(&body, body.len(), false, wishes),
+            Layout::JsonThenBinary(length) => self.read(&body, length, true, wishes),
+            Layout::Raw => self.raw(body, wishes),
         }
     }
 
-    fn read(&self, body: &Bytes, json_length: usize, has_header: bool) -> Result<(InferRequest, Wishes)> {
+    fn read(&self, body: &Bytes, json_length: usize, has_header: bool, wishes: &mut Wishes) -> Result<InferRequest> {
         let max = self.max_input_size;
         if json_length > max {
             return Err(Error::invalid_argument(format!(
@@ -60,20 +60,23 @@ impl Source {
                  --http-max-input-size to increase the limit."
             )));
         }
-        let Message { id, controls, inputs, outputs } = parse(&body[..json_length], max)?;
+        let message = parse(&body[..json_length], max)?;
+        let mut request = self.request(message.id, message.controls, wishes);
         let mut blobs = Blobs::new(body.slice(json_length..), has_header, &self.interface.model_name);
-        let inputs = inputs.into_iter().map(|input| self.tensor(input, &mut blobs)).collect::<Result<_>>()?;
+        for input in message.inputs {
+            request.inputs.push(self.tensor(input, &mut blobs)?);
+        }
         blobs.finish()?;
-        let named = outputs.iter().map(|output| self.wish(output)).collect::<Result<SmallVec<[Wish; 2]>>>()?;
-        let wanted = named
-            .iter()
-            .map(|wish| RequestedOutput { name: wish.name.clone(), classification: wish.classification })
-            .collect();
-        let wishes = Wishes { is_binary_by_default: controls.binary_data_output, named };
-        Ok((self.request(id, controls, inputs, wanted), wishes))
+        for output in message.outputs {
+            let wish = self.wish(&output)?;
+            let wanted = RequestedOutput { name: wish.name.clone(), classification: wish.classification };
+            request.outputs.push(wanted);
+            wishes.named.push(wish);
+        }
+        Ok(request)
     }
 
-    fn raw(&self, body: Bytes) -> Result<(InferRequest, Wishes)> {
+    fn raw(&self, body: Bytes, wishes: &mut Wishes) -> Result<InferRequest> {
         let (size, max) = (body.len(), self.max_input_size);
         if size > max {
             return Err(Error::invalid_argument(format!(
@@ -81,37 +84,33 @@ impl Source {
                  --http-max-input-size to increase the limit."
             )));
         }
-        let inputs = smallvec::smallvec![deduce_raw(&self.interface, "", body)?];
-        let wishes = Wishes { is_binary_by_default: true, named: SmallVec::new() };
-        Ok((self.request(String::new(), Controls::default(), inputs, SmallVec::new()), wishes))
+        let controls = Controls { binary_data_output: true, ..Controls::default() };
+        let mut request = self.request(String::new(), controls, wishes);
+        request.inputs.push(deduce_raw(&self.interface, "", body)?);
+        Ok(request)
     }
 
-    fn request(
-        &self,
-        id: String,
-        controls: Controls,
-        inputs: SmallVec<[Tensor; 2]>,
-        outputs: SmallVec<[RequestedOutput; 2]>,
-    ) -> InferRequest {
-        let Controls { sequence_id, is_sequence_start, is_sequence_end, priority, timeout_us, custom, .. } = controls;
-        let sequence = sequence_id.map(|id| Sequence {
+    /// A request without its tensors.
+    fn request(&self, id: String, controls: Controls, wishes: &mut Wishes) -> InferRequest {
+        wishes.is_binary_by_default = controls.binary_data_output;
+        let sequence = controls.sequence_id.map(|id| Sequence {
             id: match id {
                 SequenceId::Number(number) => CorrelationId::Number(number),
                 SequenceId::Text(text) => CorrelationId::Text(text),
             },
-            is_start: is_sequence_start,
-            is_end: is_sequence_end,
+            is_start: controls.is_sequence_start,
+            is_end: controls.is_sequence_end,
         });
         InferRequest {
             model_name: self.interface.model_name.clone(),
             model_version: self.version,
             id,
-            inputs,
-            outputs,
-            parameters: custom,
+            inputs: SmallVec::new(),
+            outputs: SmallVec::new(),
+            parameters: controls.custom,
             sequence,
-            priority,
-            timeout: (timeout_us > 0).then(|| Duration::from_micros(timeout_us)),
+            priority: controls.priority,
+            timeout: (controls.timeout_us > 0).then(|| Duration::from_micros(controls.timeout_us)),
             received_at: self.received_at,
         }
     }
@@ -187,11 +186,13 @@ mod tests {
     }
 
     fn prepare(source: &Source, body: &str, json_length: Option<usize>) -> Result<(InferRequest, Wishes)> {
+        let mut wishes = Wishes::default();
         let mut headers = HeaderMap::new();
         if let Some(length) = json_length {
             headers.insert(&HEADER_LENGTH, HeaderValue::from(length));
         }
-        source.prepare(&headers, Bytes::copy_from_slice(body.as_bytes()))
+        let request = source.prepare(&headers, Bytes::copy_from_slice(body.as_bytes()), &mut wishes)?;
+        Ok((request, wishes))
     }
 
     const BINARY: &str = r#"{"id":"a","parameters":{"sequence_id":"s","sequence_end":true,"timeout":7,"binary_data_output":true},"inputs":[{"name":"IN","shape":[4],"datatype":"UINT8","parameters":{"binary_data_size":4}}]"#;
@@ -203,7 +204,8 @@ mod tests {
         let body = Bytes::from(format!("{json}wxyz"));
         let mut headers = HeaderMap::new();
         headers.insert(&HEADER_LENGTH, HeaderValue::from(json.len()));
-        let (request, wishes) = source.prepare(&headers, body.clone()).unwrap();
+        let mut wishes = Wishes::default();
+        let request = source.prepare(&headers, body.clone(), &mut wishes).unwrap();
         let input = &request.inputs[0];
         assert_eq!(input.data.as_host().unwrap().as_ptr(), body[json.len()..].as_ptr());
         assert!(Arc::ptr_eq(&input.name, &source.interface.inputs[0].name));

@@ -85,46 +85,95 @@ pub(crate) struct Output<'a> {
 /// Errors: `Internal` for a text that is no JSON and for members that are missing or of the wrong type;
 /// `InvalidArgument` for values that make no sense.
 pub(crate) fn parse(text: &[u8], max_input_size: usize) -> Result<Message<'_>> {
-    let mut id = None;
-    let mut controls = None;
-    let mut inputs = None;
-    let mut outputs = None;
+    let mut message = Message::default();
+    let mut members = Members::default();
     document(text, |reader| {
         if reader.kind() != Kind::Object {
             return reader.skip();
         }
-        reader.object(|reader, name| {
-            match name {
-                b"id" if id.is_none() => id = Some(reader.attempt(read_id)?),
-                b"parameters" if controls.is_none() => controls = Some(reader.attempt(read_controls)?),
-                b"inputs" if inputs.is_none() => {
-                    inputs = Some(reader.attempt(|reader| read_inputs(reader, max_input_size))?);
-                }
-                b"outputs" if outputs.is_none() => outputs = Some(reader.attempt(read_outputs)?),
-                _ => reader.skip()?,
+        reader.object(|reader, name| match name {
+            b"id" => members.read(Member::Id, reader, |reader| read_id(reader, &mut message.id)),
+            b"parameters" => {
+                members.read(Member::Parameters, reader, |reader| read_controls(reader, &mut message.controls))
             }
-            Ok(())
+            b"inputs" => {
+                members.read(Member::Inputs, reader, |reader| read_inputs(reader, &mut message.inputs, max_input_size))
+            }
+            b"outputs" => members.read(Member::Outputs, reader, |reader| read_outputs(reader, &mut message.outputs)),
+            _ => reader.skip(),
         })
     })
     .map_err(|fault| fault.into_error())?;
-    Ok(Message {
-        id: id.transpose()?.unwrap_or_default(),
-        controls: controls.transpose()?.unwrap_or_default(),
-        inputs: inputs.transpose()?.ok_or_else(|| missing("inputs"))?,
-        outputs: outputs.transpose()?.unwrap_or_default(),
-    })
+    for member in [Member::Id, Member::Parameters, Member::Inputs, Member::Outputs] {
+        if !members.check(member)? && member == Member::Inputs {
+            return Err(missing("inputs"));
+        }
+    }
+    Ok(message)
 }
 
-fn read_id(reader: &mut Reader<'_>) -> Parsed<String> {
-    let id = string(reader, "id")?;
-    Ok(text(&id))
+/// Members that are looked for, of the message and of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Member {
+    Id,
+    Parameters,
+    Inputs,
+    Outputs,
+    Name,
+    DataType,
+    Shape,
+    Data,
 }
 
-fn read_controls(reader: &mut Reader<'_>) -> Parsed<Controls> {
+/// Which members were seen, and what was wrong with them. They are read in the order of the text, but Triton's order
+/// decides which mistake is told.
+#[derive(Default)]
+struct Members {
+    seen: u8,
+    mistakes: Vec<(Member, Error)>,
+}
+
+impl Members {
+    /// Reads a member; of several with one name, the first.
+    #[inline]
+    fn read<'a>(
+        &mut self,
+        member: Member,
+        reader: &mut Reader<'a>,
+        read: impl FnOnce(&mut Reader<'a>) -> Parsed<()>,
+    ) -> Parsed<()> {
+        let bit = 1 << member as u8;
+        if self.seen & bit != 0 {
+            return reader.skip();
+        }
+        self.seen |= bit;
+        reader.attempt(read, |error| self.mistakes.push((member, error)))
+    }
+
+    /// Whether the member was there. Errors: it was wrong.
+    #[inline]
+    fn check(&mut self, member: Member) -> Result<bool> {
+        if let Some(index) = self.mistakes.iter().position(|(other, _)| *other == member) {
+            return Err(self.mistakes.swap_remove(index).1);
+        }
+        Ok(self.seen & (1 << member as u8) != 0)
+    }
+
+    fn has(&self, member: Member) -> bool {
+        self.seen & (1 << member as u8) != 0
+    }
+}
+
+fn read_id(reader: &mut Reader<'_>, id: &mut String) -> Parsed<()> {
+    *id = text(&string(reader, "id")?);
+    Ok(())
+}
+
+fn read_controls(reader: &mut Reader<'_>, controls: &mut Controls) -> Parsed<()> {
     if reader.kind() != Kind::Object {
         return Err(Error::internal("failed to get request params.: attempt to get members for non-object").into());
     }
-    let mut controls = Controls::default();
     reader.object(|reader, name| {
         match name {
             b"sequence_id" => controls.sequence_id = Some(sequence_id(reader)?),
@@ -139,8 +188,7 @@ fn read_controls(reader: &mut Reader<'_>) -> Parsed<Controls> {
             }
         }
         Ok(())
-    })?;
-    Ok(controls)
+    })
 }
 
 /// A parameter for the backend.
@@ -174,29 +222,39 @@ fn sequence_id(reader: &mut Reader<'_>) -> Parsed<SequenceId> {
 
 // === inputs ===
 
-fn read_inputs<'a>(reader: &mut Reader<'a>, max_input_size: usize) -> Parsed<SmallVec<[Input<'a>; 2]>> {
-    let mut inputs = SmallVec::new();
+fn read_inputs<'a>(
+    reader: &mut Reader<'a>,
+    inputs: &mut SmallVec<[Input<'a>; 2]>,
+    max_input_size: usize,
+) -> Parsed<()> {
     array(reader, "inputs", |reader| {
         inputs.push(read_input(reader, max_input_size)?);
         Ok(())
-    })?;
-    Ok(inputs)
+    })
 }
 
-/// Members of an input as they come.
+/// An input while its members come.
 #[derive(Default)]
 struct Draft<'a> {
-    name: Option<Result<Cow<'a, [u8]>>>,
-    data_type: Option<Result<Option<DataType>>>,
-    shape: Option<Result<Shape>>,
-    data: Option<Data<'a>>,
-    parameters: Option<Result<InputParameters>>,
+    members: Members,
+    name: Cow<'a, [u8]>,
+    /// `None` also if there is no such type.
+    data_type: Option<DataType>,
+    shape: Shape,
+    data: Data<'a>,
+    parameters: InputParameters,
 }
 
 enum Data<'a> {
     Read(elements::Elements),
     /// To be read once datatype and shape are known.
     Raw(&'a [u8]),
+}
+
+impl Default for Data<'_> {
+    fn default() -> Self {
+        Self::Raw(&[])
+    }
 }
 
 #[derive(Default)]
@@ -209,21 +267,40 @@ fn read_input<'a>(reader: &mut Reader<'a>, max_input_size: usize) -> Parsed<Inpu
     let mut draft = Draft::default();
     if reader.kind() == Kind::Object {
         reader.object(|reader, name| {
+            let Draft { members, name: input_name, data_type, shape, data, parameters } = &mut draft;
             match name {
-                b"name" if draft.name.is_none() => {
-                    draft.name = Some(reader.attempt(|reader| string(reader, "name"))?);
+                b"name" => members.read(Member::Name, reader, |reader| {
+                    *input_name = string(reader, "name")?;
+                    Ok(())
+                }),
+                b"datatype" => members.read(Member::DataType, reader, |reader| {
+                    let name = string(reader, "datatype")?;
+                    *data_type = std::str::from_utf8(&name).ok().and_then(DataType::from_wire_name);
+                    Ok(())
+                }),
+                b"shape" => members.read(Member::Shape, reader, |reader| read_shape(reader, shape)),
+                b"parameters" => {
+                    members.read(Member::Parameters, reader, |reader| read_input_parameters(reader, parameters))
                 }
-                b"datatype" if draft.data_type.is_none() => {
-                    draft.data_type = Some(reader.attempt(read_data_type)?);
+                b"data" => {
+                    let known = members.mistakes.is_empty() && members.has(Member::Name) && members.has(Member::Shape);
+                    let data_type = data_type.filter(|_| known && !members.has(Member::Data));
+                    let directly =
+                        data_type.zip(data_type.and_then(|kind| directly_readable(kind, shape, max_input_size)));
+                    match directly {
+                        Some((data_type, expected)) => {
+                            *data = Data::Read(elements::read(reader, data_type, expected)?);
+                            members.seen |= 1 << Member::Data as u8;
+                            Ok(())
+                        }
+                        None => members.read(Member::Data, reader, |reader| {
+                            *data = Data::Raw(reader.raw()?);
+                            Ok(())
+                        }),
+                    }
                 }
-                b"shape" if draft.shape.is_none() => draft.shape = Some(reader.attempt(read_shape)?),
-                b"parameters" if draft.parameters.is_none() => {
-                    draft.parameters = Some(reader.attempt(read_input_parameters)?);
-                }
-                b"data" if draft.data.is_none() => draft.data = Some(draft.read_data(reader, max_input_size)?),
-                _ => reader.skip()?,
+                _ => reader.skip(),
             }
-            Ok(())
         })?;
     } else {
         reader.skip()?;
@@ -232,35 +309,29 @@ fn read_input<'a>(reader: &mut Reader<'a>, max_input_size: usize) -> Parsed<Inpu
 }
 
 impl<'a> Draft<'a> {
-    /// Reads `data` at once if all that is needed for it is known and in order.
-    fn read_data(&self, reader: &mut Reader<'a>, max_input_size: usize) -> Parsed<Data<'a>> {
-        if let (Some(Ok(_)), Some(Ok(Some(data_type))), Some(Ok(shape)), None) =
-            (&self.name, &self.data_type, &self.shape, &self.parameters)
-            && let Some(expected) = directly_readable(*data_type, shape, max_input_size)
-        {
-            return elements::read(reader, *data_type, expected).map(Data::Read);
-        }
-        reader.raw().map(Data::Raw)
-    }
-
     /// Puts the members together, in Triton's order of mistakes.
-    fn finish(self, max_input_size: usize) -> Result<Input<'a>> {
-        let parameters = self.parameters.transpose()?.unwrap_or_default();
-        check_only_one_content(self.data.is_some(), &parameters)?;
-        let name = lossy(self.name.ok_or_else(|| missing("name"))??);
-        let data_type = self.data_type.ok_or_else(|| missing("datatype"))??;
-        let shape = self.shape.ok_or_else(|| missing("shape"))??;
+    fn finish(mut self, max_input_size: usize) -> Result<Input<'a>> {
+        let members = &mut self.members;
+        members.check(Member::Parameters)?;
+        let has_data = members.has(Member::Data);
+        check_only_one_content(has_data, &self.parameters)?;
+        for (member, field) in [(Member::Name, "name"), (Member::DataType, "datatype"), (Member::Shape, "shape")] {
+            if !members.check(member)? {
+                return Err(missing(field));
+            }
+        }
+        let name = lossy(self.name);
         let data_type =
-            data_type.ok_or_else(|| Error::invalid_argument(format!("invalid datatype for input {name}")))?;
-        let count = check_extents(&name, data_type, &shape)?;
-        let content = match (self.data, parameters) {
-            (Some(data), _) => Content::Data(take_data(data, &name, data_type, count, max_input_size)?),
-            (None, InputParameters { binary_data_size: Some(size), .. }) => Content::Binary(size),
-            (None, InputParameters { shared_memory_region, .. }) => {
+            self.data_type.ok_or_else(|| Error::invalid_argument(format!("invalid datatype for input {name}")))?;
+        let count = check_extents(&name, data_type, &self.shape)?;
+        let content = match self.parameters {
+            _ if has_data => Content::Data(take_data(self.data, &name, data_type, count, max_input_size)?),
+            InputParameters { binary_data_size: Some(size), .. } => Content::Binary(size),
+            InputParameters { shared_memory_region, .. } => {
                 Content::SharedMemory(shared_memory_region.unwrap_or_default())
             }
         };
-        Ok(Input { name, data_type, shape, content })
+        Ok(Input { name, data_type, shape: self.shape, content })
     }
 }
 
@@ -355,26 +426,17 @@ fn check_extents(name: &str, data_type: DataType, shape: &[i64]) -> Result<usize
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-fn read_data_type(reader: &mut Reader<'_>) -> Parsed<Option<DataType>> {
-    let name = string(reader, "datatype")?;
-    Ok(std::str::from_utf8(&name).ok().and_then(DataType::from_wire_name))
-}
-
-fn read_shape(reader: &mut Reader<'_>) -> Parsed<Shape> {
-    let mut shape = Shape::new();
+fn read_shape(reader: &mut Reader<'_>, shape: &mut Shape) -> Parsed<()> {
     array(reader, "shape", |reader| {
         let extent = unsigned(reader, "shape")?;
         shape.push(i64::try_from(extent).unwrap_or(-1)); // beyond any tensor: refused as an invalid dimension
         Ok(())
-    })?;
-    Ok(shape)
+    })
 }
 
-fn read_input_parameters(reader: &mut Reader<'_>) -> Parsed<InputParameters> {
-    let mut parameters = InputParameters::default();
+fn read_input_parameters(reader: &mut Reader<'_>, parameters: &mut InputParameters) -> Parsed<()> {
     if reader.kind() != Kind::Object {
-        reader.skip()?;
-        return Ok(parameters);
+        return reader.skip();
     }
     reader.object(|reader, name| {
         match name {
@@ -387,19 +449,16 @@ fn read_input_parameters(reader: &mut Reader<'_>) -> Parsed<InputParameters> {
             _ => reader.skip()?,
         }
         Ok(())
-    })?;
-    Ok(parameters)
+    })
 }
 
 // === outputs ===
 
-fn read_outputs<'a>(reader: &mut Reader<'a>) -> Parsed<SmallVec<[Output<'a>; 2]>> {
-    let mut outputs = SmallVec::new();
+fn read_outputs<'a>(reader: &mut Reader<'a>, outputs: &mut SmallVec<[Output<'a>; 2]>) -> Parsed<()> {
     array(reader, "outputs", |reader| {
         outputs.push(read_output(reader)?);
         Ok(())
-    })?;
-    Ok(outputs)
+    })
 }
 
 #[derive(Default)]
@@ -410,20 +469,24 @@ struct OutputParameters {
 }
 
 fn read_output<'a>(reader: &mut Reader<'a>) -> Parsed<Output<'a>> {
-    let mut name = None;
+    let mut members = Members::default();
+    let mut name = Cow::default();
     let mut parameters = OutputParameters::default();
     if reader.kind() == Kind::Object {
-        reader.object(|reader, member| {
-            match member {
-                b"name" if name.is_none() => name = Some(reader.attempt(|reader| string(reader, "name"))?),
-                b"parameters" => parameters = read_output_parameters(reader)?,
-                _ => reader.skip()?,
+        reader.object(|reader, member| match member {
+            b"name" => members.read(Member::Name, reader, |reader| {
+                name = string(reader, "name")?;
+                Ok(())
+            }),
+            b"parameters" => {
+                members.read(Member::Parameters, reader, |reader| read_output_parameters(reader, &mut parameters))
             }
-            Ok(())
+            _ => reader.skip(),
         })?;
     } else {
         reader.skip()?;
     }
+    members.check(Member::Parameters)?;
     let OutputParameters { binary_data, classification, shared_memory_region } = parameters;
     if shared_memory_region.is_some() {
         let conflict = match (classification, binary_data) {
@@ -438,19 +501,20 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Parsed<Output<'a>> {
             .into());
         }
     }
+    if !members.check(Member::Name)? {
+        return Err(missing("name").into());
+    }
     Ok(Output {
-        name: lossy(name.ok_or_else(|| missing("name"))??),
+        name: lossy(name),
         is_binary: binary_data.unwrap_or(false),
         classification: u32::try_from(classification.unwrap_or(0)).unwrap_or(u32::MAX),
         shared_memory_region,
     })
 }
 
-fn read_output_parameters(reader: &mut Reader<'_>) -> Parsed<OutputParameters> {
-    let mut parameters = OutputParameters::default();
+fn read_output_parameters(reader: &mut Reader<'_>, parameters: &mut OutputParameters) -> Parsed<()> {
     if reader.kind() != Kind::Object {
-        reader.skip()?;
-        return Ok(parameters);
+        return reader.skip();
     }
     reader.object(|reader, name| {
         match name {
@@ -472,8 +536,7 @@ fn read_output_parameters(reader: &mut Reader<'_>) -> Parsed<OutputParameters> {
             _ => reader.skip()?,
         }
         Ok(())
-    })?;
-    Ok(parameters)
+    })
 }
 
 // === values of one type ===

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use server_core::{
+    buffer::Buffer,
     error::{Error, Result},
     request::Parameters,
     response::InferResponse,
@@ -26,10 +27,10 @@ pub(crate) struct Rendered {
 /// Writes an answer. `is_binary` tells, by position, which outputs go out as binary data.
 ///
 /// Errors: an output has no JSON form, or does not lie in host memory.
-pub(crate) fn render(response: InferResponse, is_binary: impl Fn(usize) -> bool) -> Result<Rendered> {
+pub(crate) fn render(response: &InferResponse, is_binary: impl Fn(usize) -> bool) -> Result<Rendered> {
     let InferResponse { model_name, model_version, id, parameters, outputs } = response;
-    let binary_length: usize =
-        outputs.iter().enumerate().filter(|&(index, _)| is_binary(index)).map(|(_, output)| output.data.len()).sum();
+    let binaries = || outputs.iter().enumerate().filter(|&(index, _)| is_binary(index)).map(|(_, output)| &output.data);
+    let binary_length: usize = binaries().map(Buffer::len).sum();
     let is_inline = binary_length <= INLINE_LIMIT;
 
     let mut out = Vec::with_capacity(128 + outputs.len() * 128 + if is_inline { binary_length } else { 0 });
@@ -42,11 +43,11 @@ pub(crate) fn render(response: InferResponse, is_binary: impl Fn(usize) -> bool)
     out.extend_from_slice(b"\"model_name\":");
     push_string(&mut out, model_name.as_bytes());
     out.extend_from_slice(b",\"model_version\":\"");
-    push_whole(&mut out, model_version);
+    push_whole(&mut out, *model_version);
     out.push(b'"');
     if !parameters.is_empty() {
         out.extend_from_slice(b",\"parameters\":");
-        push_parameters(&mut out, &parameters);
+        push_parameters(&mut out, parameters);
     }
     out.extend_from_slice(b",\"outputs\":[");
     for (index, output) in outputs.iter().enumerate() {
@@ -58,20 +59,16 @@ pub(crate) fn render(response: InferResponse, is_binary: impl Fn(usize) -> bool)
     out.extend_from_slice(b"]}");
 
     let json_length = out.len();
-    let binaries = outputs.into_iter().enumerate().filter(|&(index, _)| is_binary(index)).map(|(_, output)| output);
     let mut pieces = SmallVec::new();
     if is_inline {
-        for output in binaries {
-            out.extend_from_slice(output.data.as_host().ok_or_else(not_on_host)?);
+        for data in binaries() {
+            out.extend_from_slice(data.as_host().ok_or_else(not_on_host)?);
         }
         pieces.push(Bytes::from(out));
     } else {
         pieces.push(Bytes::from(out));
-        for output in binaries {
-            let data = output.data.into_host().ok_or_else(not_on_host)?;
-            if !data.is_empty() {
-                pieces.push(data);
-            }
+        for data in binaries().filter(|data| !data.is_empty()) {
+            pieces.push(data.clone().into_host().ok_or_else(not_on_host)?);
         }
     }
     Ok(Rendered { pieces, json_length: (binary_length > 0).then_some(json_length) })
@@ -153,7 +150,7 @@ mod tests {
         let mut response = response(vec![bytes("A", vec![1, 2]), bytes("B", vec![])]);
         response.id = "i\"d".into();
         response.parameters = vec![("n".into(), Parameter::Int(1)), ("t".into(), Parameter::String("x".into()))];
-        let rendered = render(response, |_| false).unwrap();
+        let rendered = render(&response, |_| false).unwrap();
         assert_eq!(rendered.json_length, None);
         assert_eq!(
             text(&rendered),
@@ -166,7 +163,7 @@ mod tests {
     #[test]
     fn small_binary_outputs_follow_in_one_piece() {
         let outputs = vec![bytes("A", b"xy".to_vec()), bytes("B", vec![7]), bytes("C", b"z".to_vec())];
-        let rendered = render(response(outputs), |index| index != 1).unwrap();
+        let rendered = render(&response(outputs), |index| index != 1).unwrap();
         let text = text(&rendered);
         assert_eq!(rendered.pieces.len(), 1);
         let (json, binary) = text.split_at(rendered.json_length.unwrap());
@@ -185,14 +182,14 @@ mod tests {
         let data = Bytes::from(vec![b'x'; INLINE_LIMIT + 1]);
         let mut output = bytes("A", vec![]);
         output.data = data.clone().into();
-        let rendered = render(response(vec![output]), |_| true).unwrap();
+        let rendered = render(&response(vec![output]), |_| true).unwrap();
         assert_eq!(rendered.pieces.len(), 2);
         assert_eq!(rendered.pieces[1].as_ptr(), data.as_ptr());
     }
 
     #[test]
     fn empty_binary_outputs_need_no_header() {
-        let rendered = render(response(vec![bytes("A", vec![])]), |_| true).unwrap();
+        let rendered = render(&response(vec![bytes("A", vec![])]), |_| true).unwrap();
         assert_eq!(rendered.json_length, None);
         assert!(text(&rendered).ends_with("\"parameters\":{\"binary_data_size\":0}}]}"));
     }

@@ -48,10 +48,11 @@ pub(crate) fn push_double(out: &mut Vec<u8>, value: f64) {
     }
     let mut buffer = zmij::Buffer::new();
     let text = buffer.format_finite(value).as_bytes();
-    if text[text.len().saturating_sub(5)..].contains(&b'e') {
-        push_exponential(out, text);
-    } else {
+    let is_plain = (1e-4..1e15).contains(&value.abs()) || value == 0.0; // never written with an exponent
+    if is_plain || !text.contains(&b'e') {
         out.extend_from_slice(text);
+    } else {
+        push_exponential(out, text);
     }
 }
 
@@ -106,14 +107,15 @@ pub(crate) fn push_elements(out: &mut Vec<u8>, output: &Tensor) -> Result<usize>
     let data = output.data.as_host().ok_or_else(|| size_mismatch(output))?;
     let expected = server_core::tensor::element_count(&output.shape).and_then(|count| usize::try_from(count).ok());
     let mut count = 0;
+    // `width`: bytes that an element takes more often than not, its comma included
     macro_rules! fixed {
-        ($kind:ty, $push:expr) => {{
+        ($kind:ty, $width:expr, $push:expr) => {{
             const SIZE: usize = size_of::<$kind>();
             let (elements, rest) = data.as_chunks::<SIZE>();
             if Some(elements.len()) != expected || !rest.is_empty() {
                 return Err(size_mismatch(output));
             }
-            out.reserve(elements.len() * (SIZE + 2));
+            out.reserve(elements.len() * $width);
             for bytes in elements {
                 $push(out, <$kind>::from_le_bytes(*bytes));
                 out.push(b',');
@@ -122,20 +124,20 @@ pub(crate) fn push_elements(out: &mut Vec<u8>, output: &Tensor) -> Result<usize>
         }};
     }
     match output.data_type {
-        DataType::Bool => fixed!(u8, |out: &mut Vec<u8>, value: u8| {
+        DataType::Bool => fixed!(u8, 6, |out: &mut Vec<u8>, value: u8| {
             let word: &[u8] = if value == 0 { b"false" } else { b"true" };
             out.extend_from_slice(word);
         }),
-        DataType::Uint8 => fixed!(u8, push_whole),
-        DataType::Uint16 => fixed!(u16, push_whole),
-        DataType::Uint32 => fixed!(u32, push_whole),
-        DataType::Uint64 => fixed!(u64, push_whole),
-        DataType::Int8 => fixed!(i8, push_whole),
-        DataType::Int16 => fixed!(i16, push_whole),
-        DataType::Int32 => fixed!(i32, push_whole),
-        DataType::Int64 => fixed!(i64, push_whole),
-        DataType::Fp32 => fixed!(f32, |out: &mut Vec<u8>, value: f32| push_double(out, f64::from(value))),
-        DataType::Fp64 => fixed!(f64, push_double),
+        DataType::Uint8 => fixed!(u8, 4, push_whole),
+        DataType::Uint16 => fixed!(u16, 6, push_whole),
+        DataType::Uint32 => fixed!(u32, 8, push_whole),
+        DataType::Uint64 => fixed!(u64, 8, push_whole),
+        DataType::Int8 => fixed!(i8, 4, push_whole),
+        DataType::Int16 => fixed!(i16, 6, push_whole),
+        DataType::Int32 => fixed!(i32, 8, push_whole),
+        DataType::Int64 => fixed!(i64, 8, push_whole),
+        DataType::Fp32 => fixed!(f32, 20, |out: &mut Vec<u8>, value: f32| push_double(out, f64::from(value))),
+        DataType::Fp64 => fixed!(f64, 20, push_double),
         DataType::Bytes => {
             for element in strings::elements(data) {
                 push_string(out, element.map_err(|_| size_mismatch(output))?);
