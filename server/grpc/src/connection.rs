@@ -1,10 +1,11 @@
 //! Sockets: taken in, tuned, given to HTTP/2, aged, and sent home at the end. Knows nothing of calls.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -18,7 +19,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{Options, dispatch::Dispatch, gate::Gate};
+use crate::{
+    Options,
+    dispatch::Dispatch,
+    gate::Gate,
+    socket::{Outbox, Socket},
+};
 
 /// Bytes a client may send ahead of being read, per call and per connection: tensors rather than documents.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -137,7 +143,8 @@ async fn serve_connection(
     ages: Ages,
     mut goodbye: watch::Receiver<bool>,
 ) {
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), dispatch));
+    let (socket, outbox) = Socket::new(stream);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), dispatch));
     let leave = async {
         tokio::select! {
             _ = goodbye.wait_for(|is_said| *is_said) => false,
@@ -145,27 +152,48 @@ async fn serve_connection(
         }
     };
     let is_old = tokio::select! {
-        result = &mut connection => return ended(result),
+        () = drive(connection.as_mut(), &outbox) => return,
         is_old = leave => is_old,
     };
     connection.as_mut().graceful_shutdown();
     let grace = if is_old { ages.grace } else { None };
     tokio::select! {
-        result = &mut connection => ended(result),
+        () = drive(connection, &outbox) => {}
         () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
     }
+}
+
+/// Runs a connection to its end: after the tasks that are ready, and sending what each turn produced at once.
+///
+/// A batch wakes many calls of one connection. The runtime would run the connection right after the first of them, which
+/// sends one small answer with a system call of its own, and again after the second. Waiting for the others of the
+/// batch costs a lone caller nothing and saves most of the calls, which are most of the work.
+async fn drive(mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>, outbox: &Outbox) {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        has_waited = !has_waited;
+        if has_waited {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let turn = connection.as_mut().poll(context);
+        let sent = outbox.poll_send(context);
+        // Broken connections are everyday: clients die, scanners send other protocols.
+        if let Poll::Ready(Err(error)) = &turn {
+            debug!("gRPC connection ended: {error}");
+        }
+        if let Poll::Ready(Err(error)) = &sent {
+            debug!("gRPC connection broke: {error}");
+            return Poll::Ready(());
+        }
+        turn.map(|_| ())
+    })
+    .await;
 }
 
 async fn sleep_or_never(duration: Option<Duration>) {
     match duration {
         Some(duration) => sleep(duration).await,
         None => pending().await,
-    }
-}
-
-/// Broken connections are everyday: clients die, scanners send other protocols.
-fn ended(result: hyper::Result<()>) {
-    if let Err(error) = result {
-        debug!("gRPC connection ended: {error}");
     }
 }

@@ -16,6 +16,7 @@ mod infer;
 mod options;
 mod restrict;
 mod service;
+mod socket;
 mod stream;
 
 use std::{future::Future, io, sync::Arc};
