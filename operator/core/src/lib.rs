@@ -3,18 +3,27 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 mod canonical;
 pub mod compile;
 pub mod defaults;
 pub mod documents;
+pub mod drift;
+pub mod election;
+pub mod events;
+pub mod image;
 pub mod labels;
 pub mod manifest;
 pub mod names;
 pub mod observed;
 mod path;
+pub mod pod;
 pub mod problem;
 pub mod render;
+pub mod replica;
+pub mod status;
 pub mod validate;
+pub mod validated;
 
 pub use compile::{Compiled, compile};
 pub use manifest::{Manifest, ManifestModel};

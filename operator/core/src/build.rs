@@ -1,0 +1,200 @@
+//! Step 3 of a reconcile: everything the cluster shall hold for a server. It cannot fail, asks nobody and gives the same
+//! bytes for the same input. One file per object; here is the list of them and the states they pass through.
+
+mod config_map;
+mod deployment;
+mod disruption_budget;
+mod pod_template;
+mod probes;
+mod service;
+mod service_account;
+mod service_monitor;
+mod volumes;
+
+use std::{collections::BTreeMap, marker::PhantomData};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube_core::ApiResource;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+pub use self::{
+    config_map::manifest_of,
+    deployment::{DEFAULT_IMAGE, default_image_of},
+};
+use crate::{canonical, labels, validated::Validated};
+
+/// Annotation of everything built: hash of what was applied. While it stands and no owned field was changed, there is
+/// nothing to write.
+pub const APPLIED_HASH: &str = "triton-operator.dev/applied-hash";
+
+/// The kinds of objects made for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Identity of the pods.
+    ServiceAccount,
+    /// The manifest of models.
+    ConfigMap,
+    /// The pods.
+    Deployment,
+    /// How the pods are reached.
+    Service,
+    /// How many pods a drain may take.
+    PodDisruptionBudget,
+    /// How Prometheus finds the pods.
+    ServiceMonitor,
+}
+
+impl Kind {
+    /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
+    pub const ALL: [Self; 6] = [
+        Self::ServiceAccount,
+        Self::ConfigMap,
+        Self::Deployment,
+        Self::Service,
+        Self::PodDisruptionBudget,
+        Self::ServiceMonitor,
+    ];
+
+    /// How the API server names it.
+    pub fn api_resource(self) -> ApiResource {
+        match self {
+            Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
+            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+            Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::Service => ApiResource::erase::<Service>(&()),
+            Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+            Self::ServiceMonitor => service_monitor::api_resource(),
+        }
+    }
+
+    /// Whether clusters without it are to be expected.
+    pub fn is_optional(self) -> bool {
+        self == Self::ServiceMonitor
+    }
+}
+
+/// Built, and not yet in the cluster.
+#[derive(Clone, Copy, Debug)]
+pub enum Prepared {}
+/// In the cluster, as built.
+#[derive(Clone, Copy, Debug)]
+pub enum Applied {}
+
+/// Everything made for one server.
+#[derive(Clone, Debug)]
+pub struct Resources<State> {
+    /// Identity of the pods, unless the user names one.
+    pub service_account: Option<ServiceAccount>,
+    /// The manifest of models.
+    pub config_map: ConfigMap,
+    /// The pods. Once applied: as the cluster has it, its status included.
+    pub deployment: Deployment,
+    /// How the pods are reached.
+    pub service: Service,
+    /// How each pod is reached.
+    pub headless_service: Option<Service>,
+    /// How many pods a drain may take.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    /// How Prometheus finds the pods. A kind of its own API, so plain JSON.
+    pub service_monitor: Option<Value>,
+    state: PhantomData<State>,
+}
+
+/// One object as it is sent to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Which kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// All of it that is ours, [`APPLIED_HASH`] included.
+    pub value: Value,
+}
+
+/// Builds everything for a server.
+pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
+    Resources {
+        service_account: service_account::build(server),
+        config_map: config_map::build(server),
+        deployment: deployment::build(server),
+        service: service::build(server),
+        headless_service: service::build_headless(server),
+        disruption_budget: disruption_budget::build(server),
+        service_monitor: service_monitor::build(server),
+        state: PhantomData,
+    }
+}
+
+impl Resources<Prepared> {
+    /// The objects in the order of applying.
+    pub fn objects(&self) -> Vec<Object> {
+        let mut objects = vec![];
+        objects.extend(self.service_account.as_ref().map(|it| object(Kind::ServiceAccount, it)));
+        objects.push(object(Kind::ConfigMap, &self.config_map));
+        objects.push(object(Kind::Deployment, &self.deployment));
+        objects.push(object(Kind::Service, &self.service));
+        objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
+        objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
+        objects.extend(self.service_monitor.as_ref().map(|it| object(Kind::ServiceMonitor, it)));
+        objects
+    }
+
+    /// The same, now that all of it is in the cluster; `deployment` is what the cluster made of ours.
+    pub fn applied(self, deployment: Deployment) -> Resources<Applied> {
+        let Self { service_account, config_map, service, headless_service, disruption_budget, service_monitor, .. } =
+            self;
+        Resources {
+            service_account,
+            config_map,
+            deployment,
+            service,
+            headless_service,
+            disruption_budget,
+            service_monitor,
+            state: PhantomData,
+        }
+    }
+}
+
+fn object(kind: Kind, built: &impl Serialize) -> Object {
+    let mut value = serde_json::to_value(built).expect("what is built is plain data");
+    let hash = hex::encode(Sha256::digest(canonical::to_string(&value)));
+    let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    value["metadata"]["annotations"][APPLIED_HASH] = json!(hash);
+    Object { kind, name, value }
+}
+
+/// Metadata of an object named `name`, with the labels and the owner all of them have.
+fn metadata(server: &Validated<'_>, name: impl Into<String>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.into()),
+        namespace: Some(server.namespace.to_owned()),
+        labels: Some(labels::common(server.name)),
+        owner_references: Some(vec![server.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// `None` in place of an empty map, so that we own no field we do not fill.
+fn filled(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then(|| map.clone())
+}
+
+/// A list that is not empty.
+fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+/// Whole seconds; a part of one rounds up.
+fn seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,55 @@
+//! The Deployment: how many pods, and how they are replaced.
+
+use k8s_openapi::{
+    api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+use crds::parts::rollout::RolloutStrategy;
+
+use super::{metadata, pod_template, seconds};
+use crate::{labels, validated::Validated};
+
+/// Annotation of the Deployment: the operator's image at the time the server was made. An update of the operator alone
+/// replaces no pods.
+pub const DEFAULT_IMAGE: &str = "triton-operator.dev/default-image";
+
+/// How long a rollout may stand still.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+/// The image a server fell back to when it was made.
+pub fn default_image_of(deployment: &Deployment) -> Option<String> {
+    deployment.metadata.annotations.as_ref()?.get(DEFAULT_IMAGE).cloned()
+}
+
+/// The pods of a server.
+pub(super) fn build(server: &Validated<'_>) -> Deployment {
+    let rollout = server.server.spec.rollout.clone().unwrap_or_default();
+    let mut metadata = metadata(server, server.name);
+    metadata.annotations = Some(BTreeMap::from([(DEFAULT_IMAGE.to_owned(), server.default_image.clone())]));
+    let strategy = match rollout.strategy.unwrap_or_default() {
+        RolloutStrategy::Recreate => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
+        RolloutStrategy::RollingUpdate => DeploymentStrategy {
+            type_: Some("RollingUpdate".into()),
+            // no surge: there may be no GPU to spare for one more pod
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(rollout.max_surge.unwrap_or(0))),
+                max_unavailable: Some(IntOrString::Int(rollout.max_unavailable.unwrap_or(1))),
+            }),
+        },
+    };
+    let deadline = rollout.progress_deadline.map_or(PROGRESS_DEADLINE, Into::into);
+    Deployment {
+        metadata,
+        spec: Some(DeploymentSpec {
+            replicas: server.replicas,
+            selector: LabelSelector { match_labels: Some(labels::selector(server.name)), ..LabelSelector::default() },
+            strategy: Some(strategy),
+            progress_deadline_seconds: Some(i32::try_from(seconds(deadline).max(1)).unwrap_or(i32::MAX)),
+            template: pod_template::build(server),
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}

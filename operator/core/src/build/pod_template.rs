@@ -1,0 +1,209 @@
+//! The pod: the agent as a sidecar that starts first, and the server, which starts once the agent has brought its start-up
+//! set. Models are named nowhere in it; only the volumes they come from are. It satisfies Pod Security `restricted`.
+
+use std::collections::BTreeMap;
+
+use crds::parts::image::PullPolicy;
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerPort, Lifecycle, LifecycleHandler, LocalObjectReference, PodSecurityContext,
+        PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, SleepAction,
+        TopologySpreadConstraint,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+    },
+};
+
+use super::{filled, probes, seconds, some, volumes};
+use crate::{defaults, labels, names, pod, validated::Validated};
+
+/// Time beyond draining and finishing that a pod gets to end.
+const SLACK_SECONDS: i64 = 10;
+
+/// The template of a server's pods.
+pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
+    let spec = &server.server.spec;
+    let (drain, exit) = (seconds(server.settings.drain_delay), seconds(server.settings.exit_timeout));
+    let pull_secrets: Vec<_> = spec
+        .image
+        .iter()
+        .flat_map(|image| &image.pull_secrets)
+        .map(|secret| LocalObjectReference { name: secret.name.clone() })
+        .collect();
+    PodTemplateSpec {
+        metadata: Some(metadata(server)),
+        spec: Some(PodSpec {
+            service_account_name: Some(spec.service_account_name.clone().unwrap_or_else(|| server.name.to_owned())),
+            automount_service_account_token: Some(false),
+            // hundreds of variables in large namespaces, and nobody reads them
+            enable_service_links: Some(false),
+            image_pull_secrets: some(&pull_secrets),
+            init_containers: Some(vec![agent(server)]),
+            containers: vec![server_container(server, drain)],
+            volumes: Some(volumes::all(server)),
+            termination_grace_period_seconds: Some(drain + exit + SLACK_SECONDS),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(pod::USER),
+                run_as_group: Some(pod::USER),
+                fs_group: Some(pod::USER),
+                fs_group_change_policy: Some("OnRootMismatch".into()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+                ..PodSecurityContext::default()
+            }),
+            runtime_class_name: spec.runtime_class_name.clone(),
+            priority_class_name: spec.priority_class_name.clone(),
+            node_selector: filled(&spec.node_selector),
+            tolerations: some(&spec.tolerations),
+            affinity: spec.affinity.clone(),
+            topology_spread_constraints: Some(if spec.topology_spread_constraints.is_empty() {
+                vec![over_nodes(server)]
+            } else {
+                spec.topology_spread_constraints.clone()
+            }),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn metadata(server: &Validated<'_>) -> ObjectMeta {
+    let own = server.server.spec.pod_metadata.clone().unwrap_or_default();
+    let mut all = own.labels;
+    all.extend(labels::common(server.name)); // ours last: the selector lives on them
+    let mut annotations = own.annotations;
+    annotations.extend([("kubectl.kubernetes.io/default-container".to_owned(), pod::SERVER_CONTAINER.to_owned())]);
+    ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+fn server_container(server: &Validated<'_>, drain: i64) -> Container {
+    let spec = &server.server.spec;
+    let env = spec.server.iter().flat_map(|options| &options.env).cloned().collect::<Vec<_>>();
+    let mut args = vec![
+        format!("--model-repository={}", pod::REPOSITORY),
+        "--model-control-mode=explicit".to_owned(),
+        // one bad model keeps the pod unready if it is required, and never takes the others with it
+        "--exit-on-error=false".to_owned(),
+    ];
+    args.extend(server.settings.flags());
+    Container {
+        name: pod::SERVER_CONTAINER.into(),
+        image: Some(server.image.clone()),
+        image_pull_policy: Some(pull_policy(server)),
+        // The agent's launcher adds the models to start with: the template must not change when they do.
+        command: Some(vec![
+            "triton-agent".into(),
+            "launch".into(),
+            format!("--root={}", pod::MODELS),
+            "--".into(),
+            "tritonserver".into(),
+        ]),
+        args: Some(args),
+        env: some(&env),
+        ports: Some(vec![
+            port("http", pod::HTTP_PORT),
+            port("grpc", pod::GRPC_PORT),
+            port("metrics", pod::METRICS_PORT),
+        ]),
+        resources: resources(server),
+        volume_mounts: Some(volumes::of_server()),
+        startup_probe: Some(probes::startup(spec)),
+        readiness_probe: Some(probes::readiness(spec)),
+        liveness_probe: Some(probes::liveness(spec)),
+        // The pod goes on serving while those who send to it learn that it leaves.
+        lifecycle: (drain > 0).then(|| Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: drain }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        security_context: Some(restricted()),
+        ..Container::default()
+    }
+}
+
+fn agent(server: &Validated<'_>) -> Container {
+    Container {
+        name: pod::AGENT_CONTAINER.into(),
+        image: Some(server.image.clone()),
+        image_pull_policy: Some(pull_policy(server)),
+        command: Some(vec!["triton-agent".into(), "run".into()]),
+        args: Some(vec![
+            format!("--manifest={}/{}", pod::MANIFEST, names::MANIFEST_KEY),
+            format!("--root={}", pod::MODELS),
+            format!("--server=127.0.0.1:{}", pod::HTTP_PORT),
+            format!("--listen=0.0.0.0:{}", pod::AGENT_PORT),
+            format!("--config-maps={}", pod::CONFIG_MAPS),
+            format!("--volumes={}", pod::CLAIMS),
+            format!("--secrets={}", pod::SECRETS),
+        ]),
+        ports: Some(vec![port("agent", pod::AGENT_PORT)]),
+        // A sidecar: starts before the server, lives beside it, ends after it.
+        restart_policy: Some("Always".into()),
+        // The server starts only once this has succeeded, so that its readiness speaks of the whole start-up set.
+        startup_probe: Some(probes::staged()),
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([
+                ("cpu".to_owned(), Quantity("10m".into())),
+                ("memory".to_owned(), Quantity("32Mi".into())),
+            ])),
+            ..ResourceRequirements::default()
+        }),
+        volume_mounts: Some(volumes::of_agent(server)),
+        security_context: Some(restricted()),
+        ..Container::default()
+    }
+}
+
+fn pull_policy(server: &Validated<'_>) -> String {
+    match server.server.spec.image.as_ref().and_then(|image| image.pull_policy) {
+        Some(PullPolicy::Always) => "Always",
+        Some(PullPolicy::Never) => "Never",
+        Some(PullPolicy::IfNotPresent) | None => "IfNotPresent",
+    }
+    .into()
+}
+
+/// What the user asks for, and the GPUs. An extended resource needs its limit only: the request follows it.
+fn resources(server: &Validated<'_>) -> Option<ResourceRequirements> {
+    let spec = &server.server.spec;
+    let mut resources = spec.resources.clone().unwrap_or_default();
+    if let Some(gpu) = &spec.gpu {
+        let name = gpu.resource_name.clone().unwrap_or_else(|| defaults::GPU_RESOURCE.to_owned());
+        resources.limits.get_or_insert_default().insert(name, Quantity(gpu.count.to_string()));
+    }
+    (resources != ResourceRequirements::default()).then_some(resources)
+}
+
+fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number.into(),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
+}
+
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn over_nodes(server: &Validated<'_>) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(labels::selector(server.name)),
+            ..LabelSelector::default()
+        }),
+        ..TopologySpreadConstraint::default()
+    }
+}

@@ -1,0 +1,144 @@
+//! What a pod mounts: manifest, model store, scratch space, and the ConfigMaps, claims and Secrets its models come from.
+//! Those change the template, and with it the pods, when the first model names them or the last one leaves.
+
+use k8s_openapi::{
+    api::core::v1::{
+        ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
+        VolumeMount,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{defaults, names, pod, validated::Validated};
+
+const MANIFEST: &str = "manifest";
+const MODELS: &str = "models";
+const SCRATCH: &str = "tmp";
+const SHARED_MEMORY: &str = "shm";
+/// What the kubelet takes as the name of a volume.
+const NAME_MAX: usize = 63;
+
+/// Volumes of the pod.
+pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
+    let shared_memory =
+        server.server.spec.shm.as_ref().and_then(|shm| shm.size_limit).unwrap_or(defaults::SHARED_MEMORY);
+    let mut volumes = vec![
+        Volume {
+            name: MANIFEST.into(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::manifest_config_map(server.name),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        models(server),
+        Volume { name: SCRATCH.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+        Volume {
+            name: SHARED_MEMORY.into(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".into()),
+                size_limit: Some(Quantity(shared_memory.to_string())),
+            }),
+            ..Volume::default()
+        },
+    ];
+    let mounts = &server.mounts;
+    // What does not exist yet must not hold up the pod and the other models: the agent tells of it, and the kubelet
+    // brings it when it appears.
+    volumes.extend(mounts.config_maps.iter().map(|name| Volume {
+        name: volume_name("configmap", name),
+        config_map: Some(ConfigMapVolumeSource {
+            name: name.clone(),
+            optional: Some(true),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes.extend(mounts.claims.iter().map(|name| Volume {
+        name: volume_name("claim", name),
+        persistent_volume_claim: Some(claim(name)),
+        ..Volume::default()
+    }));
+    volumes.extend(mounts.secrets.iter().map(|name| Volume {
+        name: volume_name("secret", name),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name.clone()),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes
+}
+
+/// What the server sees: the repository, which only the agent changes, and scratch space.
+pub(super) fn of_server() -> Vec<VolumeMount> {
+    vec![read_only(MODELS, pod::MODELS), mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")]
+}
+
+/// What the agent sees: the manifest, the sources, and the store it fills.
+pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
+    let mut all = vec![read_only(MANIFEST, pod::MANIFEST), mount(MODELS, pod::MODELS), mount(SCRATCH, "/tmp")];
+    let mounts = &server.mounts;
+    for (kind, names, folder) in [
+        ("configmap", &mounts.config_maps, pod::CONFIG_MAPS),
+        ("claim", &mounts.claims, pod::CLAIMS),
+        ("secret", &mounts.secrets, pod::SECRETS),
+    ] {
+        all.extend(names.iter().map(|name| read_only(&volume_name(kind, name), &format!("{folder}/{name}"))));
+    }
+    all
+}
+
+fn models(server: &Validated<'_>) -> Volume {
+    let store = server.server.spec.model_store.clone().unwrap_or_default();
+    if let Some(kept) = store.persistent_volume_claim {
+        return Volume {
+            name: MODELS.into(),
+            persistent_volume_claim: Some(claim(&kept.claim_name)),
+            ..Volume::default()
+        };
+    }
+    let size_limit = store.empty_dir.and_then(|store| store.size_limit).map(|limit| Quantity(limit.to_string()));
+    Volume {
+        name: MODELS.into(),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit, medium: None }),
+        ..Volume::default()
+    }
+}
+
+fn claim(name: &str) -> PersistentVolumeClaimVolumeSource {
+    PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None }
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn read_only(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { read_only: Some(true), ..mount(volume, path) }
+}
+
+/// A name for the volume of `object`. Names of objects may be longer than names of volumes and have dots: those become a
+/// hash.
+fn volume_name(kind: &str, object: &str) -> String {
+    let plain = format!("{kind}-{object}");
+    if plain.len() <= NAME_MAX && !plain.contains('.') {
+        return plain;
+    }
+    format!("{kind}-{}", &hex::encode(Sha256::digest(object))[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::volume_name;
+
+    #[test]
+    fn every_object_name_gives_a_volume_name() {
+        assert_eq!(volume_name("claim", "models"), "claim-models");
+        let long = volume_name("claim", &"a".repeat(253));
+        assert!(long.len() <= 63 && long != volume_name("claim", &"a".repeat(252)), "{long}");
+        assert!(!volume_name("secret", "s3.example.com").contains('.'));
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether an object of the cluster still is what was applied: every field of ours as we wrote it, whatever others added
+//! beside. What the API server spells in its own way (quantities) counts as the same.
+
+use serde_json::{Map, Value};
+
+/// Lists whose items are told apart by some of their fields; others may add items. Any other list is ours as a whole.
+const KEYED: [(&str, &[&str]); 9] = [
+    ("containers", &["name"]),
+    ("initContainers", &["name"]),
+    ("volumes", &["name"]),
+    ("volumeMounts", &["mountPath"]),
+    ("env", &["name"]),
+    ("imagePullSecrets", &["name"]),
+    ("ownerReferences", &["uid"]),
+    ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
+    ("ports", &["containerPort", "port", "protocol"]),
+];
+
+/// Fields that hold quantities.
+const QUANTITIES: [&str; 3] = ["limits", "requests", "sizeLimit"];
+
+/// Paths of the fields of `ours` that are otherwise in `live`; empty if there is nothing to write.
+pub fn drifted(ours: &Value, live: &Value) -> Vec<String> {
+    let mut paths = vec![];
+    compare("", ours, live, false, &mut paths);
+    paths
+}
+
+fn compare(path: &str, ours: &Value, live: &Value, is_quantity: bool, paths: &mut Vec<String>) {
+    match (ours, live) {
+        (Value::Object(ours), Value::Object(live)) => {
+            for (name, field) in ours {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match live.get(name) {
+                    Some(other) => {
+                        let is_quantity = is_quantity || QUANTITIES.contains(&name.as_str());
+                        compare(&path, field, other, is_quantity, paths);
+                    }
+                    None if is_nothing(field) => {}
+                    None => paths.push(path),
+                }
+            }
+        }
+        (Value::Array(ours), Value::Array(live)) => match keys_of(path) {
+            Some(keys) => {
+                for item in ours {
+                    let path = format!("{path}[{}]", name_of(item, keys));
+                    match live.iter().find(|other| is_same_item(item, other, keys)) {
+                        Some(other) => compare(&path, item, other, is_quantity, paths),
+                        None => paths.push(path),
+                    }
+                }
+            }
+            None if ours.len() == live.len() => {
+                for (at, (item, other)) in ours.iter().zip(live).enumerate() {
+                    compare(&format!("{path}[{at}]"), item, other, is_quantity, paths);
+                }
+            }
+            None => paths.push(path.to_owned()),
+        },
+        _ if ours == live => {}
+        _ if is_quantity && quantity(ours).is_some() && quantity(ours) == quantity(live) => {}
+        _ => paths.push(path.to_owned()),
+    }
+}
+
+/// What the API server does not keep: it holds nothing.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn keys_of(path: &str) -> Option<&'static [&'static str]> {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    KEYED.iter().find(|(list, _)| *list == name).map(|(_, keys)| *keys)
+}
+
+fn is_same_item(ours: &Value, live: &Value, keys: &[&str]) -> bool {
+    let field = |item: &Value, key: &str| item.as_object().and_then(|fields: &Map<_, _>| fields.get(key)).cloned();
+    keys.iter().all(|key| match field(ours, key) {
+        Some(value) => field(live, key) == Some(value),
+        None => true, // not how this kind of list tells its items apart
+    })
+}
+
+fn name_of(item: &Value, keys: &[&str]) -> String {
+    let parts: Vec<_> =
+        keys.iter().filter_map(|key| item.get(key)).map(|value| value.to_string().replace('"', "")).collect();
+    parts.join("/")
+}
+
+/// A quantity in units of 10^-9, so that `1000m`, `1` and `1.0` are one.
+fn quantity(value: &Value) -> Option<i128> {
+    const NANO: i128 = 1_000_000_000;
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let (is_negative, digits) = match number.as_bytes().first()? {
+        b'-' => (true, &number[1..]),
+        b'+' => (false, &number[1..]),
+        _ => (false, number),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut mantissa: i128 = 0;
+    for digit in whole.chars().chain(fraction.chars()) {
+        mantissa = mantissa.checked_mul(10)?.checked_add(i128::from(digit.to_digit(10)?))?;
+    }
+    let scaled = |scale: i128| mantissa.checked_mul(scale);
+    let exponent = |power: i32| {
+        let power = power.checked_add(9)?;
+        if power >= 0 {
+            scaled(10_i128.checked_pow(power.unsigned_abs())?)
+        } else {
+            Some(mantissa / 10_i128.checked_pow(power.unsigned_abs())?)
+        }
+    };
+    let of_two = |power: u32| scaled(NANO)?.checked_mul(1_i128 << power);
+    let value = match suffix {
+        "" => exponent(0),
+        "n" => exponent(-9),
+        "u" => exponent(-6),
+        "m" => exponent(-3),
+        "k" => exponent(3),
+        "M" => exponent(6),
+        "G" => exponent(9),
+        "T" => exponent(12),
+        "P" => exponent(15),
+        "E" => exponent(18),
+        "Ki" => of_two(10),
+        "Mi" => of_two(20),
+        "Gi" => of_two(30),
+        "Ti" => of_two(40),
+        "Pi" => of_two(50),
+        "Ei" => of_two(60),
+        other => exponent(other.strip_prefix(['e', 'E'])?.parse().ok()?),
+    }?;
+    let value = value / 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    Some(if is_negative { -value } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(ours: Value, live: Value, expect: &[&str]) {
+        assert_eq!(drifted(&ours, &live), expect);
+    }
+
+    #[test]
+    fn what_others_add_is_left_alone() {
+        let ours = json!({ "metadata": { "labels": { "a": "1" } }, "spec": { "containers": [{ "name": "server" }] } });
+        let live = json!({
+            "metadata": { "labels": { "a": "1", "theirs": "x" }, "uid": "1" },
+            "spec": { "containers": [{ "name": "injected" }, { "name": "server", "terminationMessagePath": "/x" }] },
+            "status": { "replicas": 1 },
+        });
+        check(ours, live, &[]);
+    }
+
+    #[test]
+    fn what_is_ours_and_was_changed_is_named() {
+        let ours = json!({ "spec": { "replicas": 2, "containers": [{ "name": "server", "args": ["a"] }] } });
+        check(
+            ours.clone(),
+            json!({ "spec": { "replicas": 5, "containers": [{ "name": "server", "args": ["a", "b"] }] } }),
+            &["spec.containers[server].args", "spec.replicas"],
+        );
+        check(ours, json!({ "spec": { "replicas": 2, "containers": [] } }), &["spec.containers[server]"]);
+    }
+
+    #[test]
+    fn ports_of_both_kinds_are_told_apart() {
+        let service = |port: i32| json!({ "ports": [{ "port": port, "protocol": "TCP", "name": "http" }] });
+        check(
+            service(8000),
+            json!({ "ports": [{ "port": 8000, "protocol": "TCP", "name": "http", "nodePort": 30000 }] }),
+            &[],
+        );
+        check(service(8000), service(80), &["ports[8000/TCP]"]);
+    }
+
+    #[test]
+    fn quantities_are_numbers_however_they_are_written() {
+        let limits = |cpu: &str| json!({ "limits": { "cpu": cpu } });
+        for (one, other) in [("1000m", "1"), ("0.5", "500m"), ("1024Mi", "1Gi"), ("1e3", "1k"), ("1.5Gi", "1536Mi")] {
+            check(limits(one), limits(other), &[]);
+        }
+        check(limits("1"), limits("2"), &["limits.cpu"]);
+        // elsewhere a text is a text
+        check(json!({ "value": "1000m" }), json!({ "value": "1" }), &["value"]);
+    }
+
+    #[test]
+    fn empty_things_that_are_not_kept_are_no_drift() {
+        check(json!({ "emptyDir": {}, "list": [] }), json!({ "emptyDir": {} }), &[]);
+    }
+}

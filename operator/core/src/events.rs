@@ -1,0 +1,116 @@
+//! What is told as an event: only what changed between two statuses, never a state that lasts.
+
+use crds::{
+    TritonModelStatus, TritonServerStatus,
+    parts::{Condition, ConditionStatus, condition},
+};
+
+/// Something that happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Somebody should look at it.
+    pub is_warning: bool,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub note: String,
+}
+
+/// Reasons of a server that is on its way, nothing being wrong.
+const SERVER_UNDER_WAY: [&str; 3] = ["RollingPods", "ScalingDown", "StartingReplicas"];
+/// Reasons of a model that is on its way, nothing being wrong.
+const MODEL_UNDER_WAY: [&str; 5] = ["Downloading", "Loading", "Pending", "ServerNotFound", "ServerNotReady"];
+
+/// What happened to a server between two statuses.
+pub fn of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> Vec<Event> {
+    let (old, new) = (&before.conditions, &after.conditions);
+    let mut events = turned(old, new, "Available", "Available", "Unavailable");
+    events.extend(of_ready(old, new, &SERVER_UNDER_WAY, false));
+    events
+}
+
+/// What happened to a model between two statuses.
+pub fn of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> Vec<Event> {
+    let (old, new) = (&before.conditions, &after.conditions);
+    let mut events = Vec::from_iter(of_ready(old, new, &MODEL_UNDER_WAY, true));
+    // the first version to serve is told by Ready
+    events.extend(turned(old, new, "Servable", "", "NotServable"));
+    events
+}
+
+fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_notes: bool) -> Option<Event> {
+    let before = condition::find(old, "Ready");
+    let after = condition::find(new, "Ready")?;
+    let event = |is_warning| Event { is_warning, reason: after.reason.clone(), note: after.message.clone() };
+    let was_ready = before.is_some_and(is_true);
+    if is_true(after) {
+        return (!was_ready).then(|| event(false));
+    }
+    if under_way.contains(&after.reason.as_str()) {
+        return was_ready.then(|| event(false));
+    }
+    let is_new = before.is_none_or(|before| {
+        before.status != after.status
+            || before.reason != after.reason
+            || (compares_notes && before.message != after.message)
+    });
+    is_new.then(|| event(true))
+}
+
+/// A condition that became true or stopped being so. An empty reason is not told.
+fn turned(old: &[Condition], new: &[Condition], type_: &str, on: &str, off: &str) -> Vec<Event> {
+    let Some(after) = condition::find(new, type_) else { return vec![] };
+    let was_true = condition::find(old, type_).is_some_and(is_true);
+    let (is_warning, reason) = match (was_true, is_true(after)) {
+        (false, true) => (false, on),
+        (true, false) => (true, off),
+        _ => return vec![],
+    };
+    if reason.is_empty() {
+        return vec![];
+    }
+    vec![Event { is_warning, reason: reason.into(), note: after.message.clone() }]
+}
+
+fn is_true(condition: &Condition) -> bool {
+    condition.status == ConditionStatus::True
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ready(status: &str, reason: &str, message: &str) -> TritonModelStatus {
+        serde_json::from_value(json!({ "conditions": [{
+            "type": "Ready", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }] }))
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn check(before: &TritonModelStatus, after: &TritonModelStatus, expect: &[&str]) {
+        let told: Vec<_> = of_model(before, after)
+            .into_iter()
+            .map(|event| format!("{} {}", if event.is_warning { "Warning" } else { "Normal" }, event.reason))
+            .collect();
+        assert_eq!(told, expect);
+    }
+
+    #[test]
+    fn only_changes_are_told() {
+        let nothing = TritonModelStatus::default();
+        let loading = ready("False", "Loading", "0 of 2");
+        let loaded = ready("True", "Loaded", "2 of 2");
+        let failed = ready("False", "LoadFailed", "no such op");
+        check(&nothing, &loading, &[]);
+        check(&loading, &loaded, &["Normal Loaded"]);
+        check(&loaded, &loaded, &[]);
+        check(&loaded, &loading, &["Normal Loading"]);
+        check(&loading, &failed, &["Warning LoadFailed"]);
+        check(&failed, &failed, &[]);
+        check(&failed, &ready("False", "LoadFailed", "another op"), &["Warning LoadFailed"]);
+    }
+}

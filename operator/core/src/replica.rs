@@ -1,0 +1,223 @@
+//! One pod of a server, as it was seen: what the kubelet says of it, and what its agent (or, without one, the server's own
+//! index) says of the models. Facts only; what they mean for a status is decided in [`crate::status`].
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+/// One pod of a server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Replica {
+    /// Name of the pod.
+    pub name: String,
+    /// It gets requests.
+    pub is_ready: bool,
+    /// It is on its way out.
+    pub is_leaving: bool,
+    /// What keeps it from running, if something does.
+    pub trouble: Option<Trouble>,
+    /// What it says of its models; none if it could not be asked.
+    pub report: Option<Report>,
+}
+
+/// What keeps a pod from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word, such as `Unschedulable` or `ImagePullBackOff`.
+    pub reason: String,
+    /// In the words of the scheduler or the kubelet.
+    pub message: String,
+}
+
+/// What a pod says of its models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Hash of the manifest it follows; none without an agent.
+    pub manifest_hash: Option<String>,
+    /// By the name clients know.
+    pub models: BTreeMap<String, ModelReport>,
+}
+
+/// What a pod says of one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelReport {
+    /// How far it is with what the manifest wants.
+    pub phase: Phase,
+    /// Versions that take requests, be they the wanted ones or not.
+    pub versions: Vec<i64>,
+    /// Hash of the content that serves.
+    pub serving: Option<String>,
+}
+
+/// How far a pod is with what the manifest wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Waits for its turn.
+    #[default]
+    Pending,
+    /// On its way into the pod.
+    Downloading,
+    /// Handed to the server.
+    Loading,
+    /// Serves what the manifest wants.
+    Ready,
+    /// Could not be brought into service; what served before goes on.
+    Failed {
+        /// One word.
+        reason: String,
+        /// The server's or the agent's own sentence.
+        message: String,
+        /// It will be tried again without anybody doing anything.
+        will_retry: bool,
+    },
+    /// On its way out.
+    Unloading,
+}
+
+impl Replica {
+    /// The facts that the cluster has about `pod`.
+    pub fn of(pod: &Pod) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        Self {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            is_ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            is_leaving: is_leaving(pod),
+            trouble: trouble(pod),
+            report: None,
+        }
+    }
+}
+
+/// Whether `pod` is on its way out or has ended.
+pub fn is_leaving(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The address of a pod whose agent or server has been started.
+pub fn address(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let has_begun = |containers: &Option<Vec<ContainerStatus>>| {
+        containers
+            .iter()
+            .flatten()
+            .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+    };
+    let may_answer =
+        !is_leaving(pod) && (has_begun(&status.init_container_statuses) || has_begun(&status.container_statuses));
+    status.pod_ip.as_deref().filter(|ip| may_answer && !ip.is_empty())
+}
+
+/// Waiting reasons that do not pass by themselves in the usual course of a start.
+const TROUBLES: [&str; 9] = [
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+];
+
+fn trouble(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    let unscheduled = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    if let Some(condition) = unscheduled {
+        let message = condition.message.clone().unwrap_or_default();
+        return Some(Trouble { reason: "Unschedulable".into(), message });
+    }
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    containers.filter_map(container_trouble).next()
+}
+
+fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().filter(|reason| TROUBLES.contains(reason))?;
+    let mut message = format!("container {}", container.name);
+    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    match (reason, last) {
+        // the kubelet's own sentence tells the pause, which changes each time, and not the cause
+        ("CrashLoopBackOff", Some(last)) => {
+            let how = last.reason.as_deref().unwrap_or("Error");
+            message.push_str(&format!(" ended with {} ({how})", last.exit_code));
+            if let Some(words) = last.message.as_deref().map(str::trim).filter(|words| !words.is_empty()) {
+                message.push_str(&format!(": {words}"));
+            }
+        }
+        ("CrashLoopBackOff", None) => message.push_str(" ends again and again"),
+        _ => message.push_str(&format!(": {}", waiting.message.as_deref().unwrap_or(reason))),
+    }
+    Some(Trouble { reason: stable(reason).into(), message })
+}
+
+/// One word for what the kubelet alternates between while it tries again.
+fn stable(reason: &str) -> &str {
+    match reason {
+        "ErrImagePull" => "ImagePullBackOff",
+        reason => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "vision-x" }, "status": status })).unwrap()
+    }
+
+    #[track_caller]
+    fn check(status: Value, reason: &str, message: &str) {
+        let trouble = Replica::of(&pod(status)).trouble.unwrap();
+        assert_eq!((trouble.reason.as_str(), trouble.message.as_str()), (reason, message));
+    }
+
+    #[test]
+    fn a_pod_that_cannot_run_says_why() {
+        let words = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
+        check(
+            json!({ "phase": "Pending", "conditions": [
+                { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words },
+            ] }),
+            "Unschedulable",
+            words,
+        );
+        check(
+            json!({ "phase": "Pending", "containerStatuses": [
+                { "name": "server", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+                  "state": { "waiting": { "reason": "ErrImagePull", "message": "not found" } } },
+            ] }),
+            "ImagePullBackOff",
+            "container server: not found",
+        );
+        check(
+            json!({ "phase": "Running", "containerStatuses": [
+                { "name": "server", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+                  "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
+                  "lastState": { "terminated": { "exitCode": 1, "reason": "Error", "message": "no such flag\n" } } },
+            ] }),
+            "CrashLoopBackOff",
+            "container server ended with 1 (Error): no such flag",
+        );
+    }
+
+    #[test]
+    fn a_pod_is_asked_once_something_runs_in_it_and_until_it_leaves() {
+        let running = json!([{ "name": "agent", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+                               "state": { "running": {} } }]);
+        let mut live = pod(json!({ "phase": "Pending", "podIP": "10.0.0.1", "initContainerStatuses": running }));
+        assert_eq!(address(&live), Some("10.0.0.1"));
+        live.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert_eq!(address(&live), None);
+        assert_eq!(address(&pod(json!({ "phase": "Pending", "podIP": "10.0.0.1" }))), None);
+    }
+}

@@ -1,0 +1,146 @@
+//! Step 5 of a reconcile: what was applied and what the pods say become the statuses of the server and of its models. Rules
+//! of kstatus: `Ready` speaks of this very generation; `Reconciling` and `Stalled` are there only while they hold; the time
+//! of a condition moves only with its status. Nothing in a status changes while nothing happens.
+
+mod conditions;
+mod model;
+mod server;
+
+use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
+
+use self::conditions::Claim;
+pub use self::model::without_server;
+use crate::{
+    Compiled, Manifest, ObjectRef, Problem,
+    build::{Applied, Resources},
+    compile::GpuMemory,
+    names,
+    replica::Replica,
+};
+
+/// What became of the steps before.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// All is in the cluster.
+    Applied {
+        /// What was applied.
+        resources: &'a Resources<Applied>,
+        /// What is not quite as asked for, in sentences.
+        remarks: &'a [String],
+    },
+    /// The spec is wrong: nothing was built, what runs was left alone.
+    Refused(&'a [Problem]),
+    /// The cluster would not take it.
+    Failed {
+        /// One word.
+        reason: &'a str,
+        /// In the words of the API server.
+        message: &'a str,
+        /// Only a change of the spec can help.
+        is_final: bool,
+    },
+}
+
+/// Everything a status is made of.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// The server.
+    pub server: &'a TritonServer,
+    /// Its models, each with its status so far.
+    pub models: &'a [(&'a TritonModel, TritonModelStatus)],
+    /// The server's status so far.
+    pub before: &'a TritonServerStatus,
+    /// What the compile step made of them.
+    pub compiled: &'a Compiled,
+    /// What became of the steps after it.
+    pub outcome: Outcome<'a>,
+    /// The manifest the pods were told before; it stands where the steps did not come to the next one.
+    pub manifest_before: Option<&'a Manifest>,
+    /// The Deployment as it was before the steps, for where they did not come to it.
+    pub deployment_before: Option<&'a Deployment>,
+    /// The pods, sorted by name.
+    pub replicas: &'a [Replica],
+    /// The time, in whole seconds.
+    pub now: &'a Time,
+}
+
+/// The statuses after a look.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statuses {
+    /// Of the server.
+    pub server: TritonServerStatus,
+    /// Of its models.
+    pub models: Vec<(ObjectRef, TritonModelStatus)>,
+    /// Whether nothing is under way: the next look can wait.
+    pub is_settled: bool,
+}
+
+/// What the statuses of a server and of its models are made from.
+struct View<'a> {
+    name: &'a str,
+    host: String,
+    desired: i32,
+    manifest: &'a Manifest,
+    /// The manifest is in the cluster.
+    told: bool,
+    deployment: Option<&'a Deployment>,
+    replicas: &'a [Replica],
+    gpu_memory: Option<GpuMemory>,
+    readiness: Claim,
+    /// Why the steps did not come to the pods.
+    refusal: Option<String>,
+    now: &'a Time,
+}
+
+/// The statuses of a server and its models.
+pub fn statuses(seen: &Seen<'_>) -> Statuses {
+    let readiness = server::readiness(&seen.outcome, seen.replicas);
+    let (deployment, manifest, told) = match &seen.outcome {
+        Outcome::Applied { resources, .. } => (Some(server::deployment(resources)), &seen.compiled.manifest, true),
+        Outcome::Refused(_) | Outcome::Failed { .. } => {
+            let manifest = seen.manifest_before.unwrap_or(&seen.compiled.manifest);
+            (seen.deployment_before, manifest, seen.manifest_before.is_some())
+        }
+    };
+    let name = seen.server.metadata.name.as_deref().unwrap_or_default();
+    let view = View {
+        name,
+        host: format!("{name}.{}.svc", names::namespace(seen.server)),
+        desired: deployment.map_or(0, server::wanted),
+        manifest,
+        told,
+        deployment,
+        replicas: seen.replicas,
+        gpu_memory: seen.compiled.gpu_memory,
+        refusal: match &seen.outcome {
+            Outcome::Applied { .. } => None,
+            Outcome::Refused(_) | Outcome::Failed { .. } => Some(readiness.ready.message.clone()),
+        },
+        readiness: readiness.ready.clone(),
+        now: seen.now,
+    };
+    let models: Vec<(&TritonModel, TritonModelStatus)> = seen
+        .models
+        .iter()
+        .filter_map(|(resource, before)| {
+            let object = names::object(*resource);
+            let compiled = compiled_model(seen.compiled, &object)?;
+            Some((*resource, model::of(resource, compiled, before, &view)))
+        })
+        .collect();
+    let server = server::of(seen.server, seen.before, &readiness, &models, &view);
+    let is_settled = (readiness.ready.is_true() || readiness.is_final)
+        && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
+    let models = models.into_iter().map(|(model, status)| (names::object(model), status)).collect();
+    Statuses { server, models, is_settled }
+}
+
+/// Whether nothing is under way for a model.
+fn is_at_rest(status: &TritonModelStatus) -> bool {
+    crds::parts::condition::find(&status.conditions, "Reconciling").is_none()
+}
+
+fn compiled_model<'a>(compiled: &'a Compiled, object: &ObjectRef) -> Option<&'a crate::compile::CompiledModel> {
+    compiled.models.binary_search_by(|model| model.object.cmp(object)).ok().map(|at| &compiled.models[at])
+}

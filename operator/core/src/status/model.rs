@@ -1,0 +1,321 @@
+//! What is told of a TritonModel: where its replicas stand, one by one, and what that means together.
+
+use crds::{
+    TritonModel, TritonModelStatus,
+    model::{LastFailure, ModelUrls, ReplicaCounts, ReplicaFailure},
+    parts::{Condition, ConditionStatus, condition},
+};
+
+use super::{
+    View,
+    conditions::{Claim, Conditions, cut},
+};
+use crate::{
+    Reason,
+    compile::{CompiledModel, Placement},
+    names, pod,
+    replica::{ModelReport, Phase, Replica},
+};
+
+/// Most replicas whose failures are told one by one.
+const FAILURES_MAX: usize = 5;
+/// Longest sentence told of a replica.
+const FAILURE_MESSAGE_MAX: usize = 512;
+
+/// Where a model stands on one replica.
+enum Standing<'a> {
+    /// Serves what is asked for.
+    Loaded,
+    Downloading,
+    Loading,
+    Pending,
+    Failed {
+        reason: &'a str,
+        message: &'a str,
+        will_retry: bool,
+    },
+    /// The replica cannot be asked.
+    Silent,
+}
+
+/// The status of a model whose server does not exist.
+pub fn without_server(
+    model: &TritonModel,
+    before: &TritonModelStatus,
+    now: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+) -> TritonModelStatus {
+    let generation = model.metadata.generation;
+    let server = &model.spec.server_ref.name;
+    let message = format!("TritonServer {server} does not exist in namespace {}", names::namespace(model));
+    let missing = |status| Claim::new(status, Reason::ServerNotFound.to_string(), message.clone());
+    let mut conditions = Conditions::new(&before.conditions, generation, now);
+    conditions.set("Ready", &missing(ConditionStatus::False));
+    conditions.set("ServerResolved", &missing(ConditionStatus::False));
+    conditions.set("FitsMemory", &missing(ConditionStatus::Unknown));
+    conditions.set("Servable", &missing(ConditionStatus::False));
+    TritonModelStatus {
+        observed_generation: generation,
+        loaded_replicas: Some("0/0".into()),
+        target_versions: targets(model, &[]),
+        replicas: Some(ReplicaCounts::default()),
+        last_failure: before.last_failure.clone(),
+        conditions: conditions.into_vec(),
+        ..TritonModelStatus::default()
+    }
+}
+
+/// The status of a model of the server in `view`.
+pub(super) fn of(
+    model: &TritonModel,
+    compiled: &CompiledModel,
+    before: &TritonModelStatus,
+    view: &View<'_>,
+) -> TritonModelStatus {
+    let generation = model.metadata.generation;
+    let replicas: Vec<&Replica> = view.replicas.iter().filter(|replica| !replica.is_leaving).collect();
+    let reports: Vec<(&Replica, Option<&ModelReport>)> =
+        replicas.iter().map(|replica| (*replica, report(replica, &compiled.name))).collect();
+    let was_loaded = condition::find(&before.conditions, "Ready")
+        .is_some_and(|ready| ready.status == ConditionStatus::True && ready.observed_generation == generation);
+    let standings: Vec<(&Replica, Standing<'_>)> =
+        replicas.iter().map(|replica| (*replica, standing(replica, &compiled.name, was_loaded, view))).collect();
+
+    let counts = count(&standings, view.desired);
+    let versions = served_versions(reports.iter().filter_map(|(_, report)| *report));
+    let ready = ready(compiled, &standings, &counts, view);
+    let is_final = is_final(compiled, &standings);
+    let failures = failures(&standings);
+    let serves = reports.iter().filter(|(_, report)| report.is_some_and(|report| !report.versions.is_empty())).count();
+
+    let mut conditions = Conditions::new(&before.conditions, generation, view.now);
+    conditions.set("Ready", &ready);
+    conditions.set(
+        "ServerResolved",
+        &Claim::new(ConditionStatus::True, "Found", format!("TritonServer {} exists", view.name)),
+    );
+    conditions.set("FitsMemory", &fits_memory(compiled));
+    conditions.set("Servable", &servable(serves, view));
+    let is_under_way = !ready.is_true() && !is_final && !is_refused_room(compiled);
+    conditions.set_while(is_under_way, "Reconciling", &ready.reason, &ready.message);
+    conditions.set_while(!ready.is_true() && is_final, "Stalled", &ready.reason, &ready.message);
+
+    TritonModelStatus {
+        observed_generation: generation,
+        loaded_replicas: Some(format!("{}/{}", counts.loaded, counts.desired)),
+        target_versions: targets(model, if ready.is_true() { &versions } else { &[] }),
+        active_versions: versions,
+        content_hash: served_content(reports.iter().filter_map(|(_, report)| *report)),
+        replicas: Some(counts),
+        last_failure: last_failure(&failures, &ready, is_final, before, view),
+        failures,
+        urls: Some(ModelUrls {
+            http: Some(format!("http://{}:{}/v2/models/{}", view.host, pod::HTTP_PORT, compiled.name)),
+            grpc: Some(format!("{}:{}", view.host, pod::GRPC_PORT)),
+        }),
+        conditions: conditions.into_vec(),
+    }
+}
+
+/// Whether a model's status says that it serves what is asked for everywhere.
+pub(super) fn is_loaded(status: &TritonModelStatus) -> bool {
+    find(&status.conditions, "Ready").is_some_and(|ready| ready.status == ConditionStatus::True)
+}
+
+/// Whether a model's status says that something went wrong with it.
+pub(super) fn has_failed(status: &TritonModelStatus) -> bool {
+    !status.failures.is_empty()
+        || find(&status.conditions, "Stalled").is_some()
+        || find(&status.conditions, "FitsMemory").is_some_and(|fits| fits.status == ConditionStatus::False)
+}
+
+fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    condition::find(conditions, type_)
+}
+
+fn report<'a>(replica: &'a Replica, name: &str) -> Option<&'a ModelReport> {
+    replica.report.as_ref()?.models.get(name)
+}
+
+fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<'_>) -> Standing<'a> {
+    let Some(report) = &replica.report else { return Standing::Silent };
+    let Some(model) = report.models.get(name) else { return Standing::Pending };
+    let is_current = report.manifest_hash.as_ref().is_none_or(|hash| *hash == view.manifest.hash);
+    if !is_current {
+        // It speaks of the last manifest. What was loaded of this very generation still is.
+        return if was_loaded && model.phase == Phase::Ready { Standing::Loaded } else { Standing::Pending };
+    }
+    match &model.phase {
+        Phase::Ready => Standing::Loaded,
+        Phase::Downloading => Standing::Downloading,
+        Phase::Loading => Standing::Loading,
+        Phase::Failed { reason, message, will_retry } => Standing::Failed { reason, message, will_retry: *will_retry },
+        Phase::Pending | Phase::Unloading => Standing::Pending,
+    }
+}
+
+fn count(standings: &[(&Replica, Standing<'_>)], desired: i32) -> ReplicaCounts {
+    let number = |is: fn(&Standing<'_>) -> bool| {
+        i32::try_from(standings.iter().filter(|(_, standing)| is(standing)).count()).unwrap_or(i32::MAX)
+    };
+    ReplicaCounts {
+        desired,
+        loaded: number(|standing| matches!(standing, Standing::Loaded)).min(desired),
+        loading: number(|standing| matches!(standing, Standing::Downloading | Standing::Loading)),
+        failed: number(|standing| matches!(standing, Standing::Failed { .. })),
+    }
+}
+
+fn ready(
+    compiled: &CompiledModel,
+    standings: &[(&Replica, Standing<'_>)],
+    counts: &ReplicaCounts,
+    view: &View<'_>,
+) -> Claim {
+    use ConditionStatus::{False, True};
+    match &compiled.placement {
+        Placement::LeftOut { reason, message } => return Claim::new(False, reason.to_string(), message.clone()),
+        Placement::Kept { reason, message } => {
+            let message = format!("{message}; what was loaded before goes on");
+            return Claim::new(False, reason.to_string(), message);
+        }
+        Placement::Placed => {}
+    }
+    let failed = standings.iter().find_map(|(replica, standing)| match standing {
+        Standing::Failed { reason, message, .. } => Some((replica, *reason, *message)),
+        _ => None,
+    });
+    if let Some((replica, reason, message)) = failed {
+        return Claim::new(False, reason, format!("{}: {message}", replica.name));
+    }
+    let served = format!("{} of {} replicas serve it", counts.loaded, counts.desired);
+    if counts.desired > 0 && counts.loaded >= counts.desired {
+        return Claim::new(True, Reason::Loaded.to_string(), served);
+    }
+    if let Some(why) = &view.refusal {
+        return Claim::new(False, Reason::ServerNotReady.to_string(), format!("TritonServer {}: {why}", view.name));
+    }
+    let on = |is: fn(&Standing<'_>) -> bool| {
+        let names: Vec<_> =
+            standings.iter().filter(|(_, standing)| is(standing)).map(|(replica, _)| replica.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    for (reason, is) in [
+        (Reason::Downloading, (|standing| matches!(standing, Standing::Downloading)) as fn(&Standing<'_>) -> bool),
+        (Reason::Loading, |standing| matches!(standing, Standing::Loading)),
+        (Reason::Pending, |standing| matches!(standing, Standing::Pending)),
+    ] {
+        if let Some(names) = on(is) {
+            return Claim::new(False, reason.to_string(), format!("{served}; under way on {names}"));
+        }
+    }
+    let why = if counts.desired == 0 { "it has no replicas".to_owned() } else { view.readiness.message.clone() };
+    Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; TritonServer {}: {why}", view.name))
+}
+
+/// Whether waiting cannot help.
+fn is_final(compiled: &CompiledModel, standings: &[(&Replica, Standing<'_>)]) -> bool {
+    match &compiled.placement {
+        Placement::LeftOut { reason, .. } | Placement::Kept { reason, .. } => reason.is_stalled(),
+        Placement::Placed => {
+            let mut failed = standings
+                .iter()
+                .filter_map(|(_, standing)| match standing {
+                    Standing::Failed { will_retry, .. } => Some(*will_retry),
+                    _ => None,
+                })
+                .peekable();
+            failed.peek().is_some() && failed.all(|will_retry| !will_retry)
+        }
+    }
+}
+
+fn is_refused_room(compiled: &CompiledModel) -> bool {
+    matches!(compiled.placement, Placement::LeftOut { reason: Reason::InsufficientGPUMemory, .. })
+}
+
+fn fits_memory(compiled: &CompiledModel) -> Claim {
+    match &compiled.placement {
+        Placement::LeftOut { reason: reason @ Reason::InsufficientGPUMemory, message } => {
+            Claim::new(ConditionStatus::False, reason.to_string(), message.clone())
+        }
+        Placement::Placed | Placement::Kept { .. } => Claim::new(ConditionStatus::True, "Admitted", "it has its place"),
+        Placement::LeftOut { reason, .. } => {
+            let message = "it is not placed, so nobody has asked for memory";
+            Claim::new(ConditionStatus::Unknown, reason.to_string(), message)
+        }
+    }
+}
+
+fn servable(serves: usize, view: &View<'_>) -> Claim {
+    match serves {
+        0 => Claim::new(ConditionStatus::False, "NoActiveVersion", "no replica serves any version of it"),
+        _ => Claim::new(
+            ConditionStatus::True,
+            "ActiveVersionLoaded",
+            format!("replicas of TritonServer {} serve a version of it", view.name),
+        ),
+    }
+}
+
+/// Versions that every replica serves, of those that serve any.
+fn served_versions<'a>(reports: impl Iterator<Item = &'a ModelReport>) -> Vec<i64> {
+    let mut serving = reports.filter(|report| !report.versions.is_empty());
+    let Some(first) = serving.next() else { return vec![] };
+    let rest: Vec<_> = serving.collect();
+    first
+        .versions
+        .iter()
+        .copied()
+        .filter(|version| rest.iter().all(|report| report.versions.contains(version)))
+        .collect()
+}
+
+/// The content every replica serves, if it is one and the same.
+fn served_content<'a>(reports: impl Iterator<Item = &'a ModelReport>) -> Option<String> {
+    let mut contents = reports.filter_map(|report| report.serving.as_ref());
+    let first = contents.next()?;
+    contents.all(|other| other == first).then(|| first.clone())
+}
+
+/// Versions the resource names, or those that turned out to be what it asks for.
+fn targets(model: &TritonModel, loaded: &[i64]) -> Vec<i64> {
+    let specific = model.spec.versions.as_ref().and_then(|versions| versions.policy.specific.as_ref());
+    let mut versions = specific.map_or_else(|| loaded.to_vec(), |specific| specific.versions.clone());
+    versions.sort_unstable();
+    versions
+}
+
+fn failures(standings: &[(&Replica, Standing<'_>)]) -> Vec<ReplicaFailure> {
+    standings
+        .iter()
+        .filter_map(|(replica, standing)| match standing {
+            Standing::Failed { reason, message, will_retry } => Some(ReplicaFailure {
+                pod: replica.name.clone(),
+                state: if *will_retry { "Retrying" } else { "Failed" }.into(),
+                reason: (*reason).to_owned(),
+                message: cut(message, FAILURE_MESSAGE_MAX),
+            }),
+            _ => None,
+        })
+        .take(FAILURES_MAX)
+        .collect()
+}
+
+/// The newest failure; one that lasts keeps the time at which it was first seen.
+fn last_failure(
+    failures: &[ReplicaFailure],
+    ready: &Claim,
+    is_final: bool,
+    before: &TritonModelStatus,
+    view: &View<'_>,
+) -> Option<LastFailure> {
+    let (reason, message) = match failures.first() {
+        Some(failure) => (failure.reason.clone(), failure.message.clone()),
+        None if is_final => (ready.reason.clone(), cut(&ready.message, FAILURE_MESSAGE_MAX)),
+        None => return before.last_failure.clone(),
+    };
+    match &before.last_failure {
+        Some(last) if last.reason == reason && last.message == message => Some(last.clone()),
+        _ => Some(LastFailure { reason, version: None, message, time: view.now.clone() }),
+    }
+}

@@ -1,0 +1,225 @@
+//! What is told of a TritonServer: whether its pods are those asked for and serve, and what its models came to.
+
+use crds::{
+    TritonServer, TritonServerStatus,
+    parts::ConditionStatus,
+    server::{Endpoints, GpuMemoryStatus, ModelCounts},
+};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
+
+use super::{
+    Outcome, View,
+    conditions::{Claim, Conditions},
+    model,
+};
+use crate::{Problem, build::Applied, build::Resources, labels, pod, replica::Replica};
+
+/// Whether the server is what was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Readiness {
+    pub(super) ready: Claim,
+    /// Waiting cannot help.
+    pub(super) is_final: bool,
+}
+
+/// Whether the pods are those asked for and serve.
+pub(super) fn readiness(outcome: &Outcome<'_>, replicas: &[Replica]) -> Readiness {
+    let no = |reason: &str, message: String, is_final| Readiness {
+        ready: Claim::new(ConditionStatus::False, reason, message),
+        is_final,
+    };
+    match outcome {
+        Outcome::Refused(problems) => no("InvalidSpec", sentences(problems), true),
+        Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
+        Outcome::Applied { resources, remarks } => {
+            let mut readiness = of_deployment(&resources.deployment, replicas);
+            for remark in *remarks {
+                readiness.ready.message.push_str("; ");
+                readiness.ready.message.push_str(remark);
+            }
+            readiness
+        }
+    }
+}
+
+/// The problems of a server in one text.
+fn sentences(problems: &[Problem]) -> String {
+    let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    all.join("; ")
+}
+
+fn of_deployment(deployment: &Deployment, replicas: &[Replica]) -> Readiness {
+    let wanted = wanted(deployment);
+    let counts = Counts::of(deployment);
+    let claim = |status, reason: &str, message: String| Readiness {
+        ready: Claim::new(status, reason, message),
+        is_final: false,
+    };
+    let is_seen = counts.is_current && counts.updated >= wanted && counts.all <= wanted;
+    if is_seen && wanted == 0 {
+        return claim(ConditionStatus::True, "ScaledToZero", "no replicas are asked for and none run".into());
+    }
+    if is_seen && counts.available >= wanted {
+        let message = format!("{} of {wanted} replicas are ready", counts.ready);
+        return claim(ConditionStatus::True, "AllReplicasReady", message);
+    }
+    let mut message = format!("{} of {wanted} replicas are ready", counts.ready);
+    if counts.updated < wanted && counts.all > counts.updated {
+        message.push_str(&format!(", {} of them of the newest template", counts.updated));
+    }
+    let condition = |type_: &str| {
+        deployment.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(move |it| it.type_ == type_)
+    };
+    let overdue = condition("Progressing").is_some_and(|it| it.reason.as_deref() == Some("ProgressDeadlineExceeded"));
+    let troubled = replicas.iter().find_map(|replica| {
+        let trouble = replica.trouble.as_ref().filter(|_| !replica.is_leaving)?;
+        Some((trouble.reason.clone(), format!("{}: {}", replica.name, trouble.message)))
+    });
+    let refused = condition("ReplicaFailure").filter(|it| it.status == "True").map(|it| {
+        (it.reason.clone().unwrap_or_else(|| "ReplicaFailure".into()), it.message.clone().unwrap_or_default())
+    });
+    let (mut reason, why) = match troubled.or(refused) {
+        Some((reason, why)) => (reason, Some(why)),
+        None if wanted == 0 => ("ScalingDown".to_owned(), None),
+        None if counts.updated < wanted && counts.all > counts.updated => ("RollingPods".to_owned(), None),
+        None => ("StartingReplicas".to_owned(), None),
+    };
+    if let Some(why) = why {
+        message.push_str("; ");
+        message.push_str(&why);
+    }
+    if overdue {
+        reason = "ProgressDeadlineExceeded".to_owned();
+    }
+    Readiness { ready: Claim::new(ConditionStatus::False, reason, message), is_final: overdue && counts.is_current }
+}
+
+/// The status of the server in `view`.
+pub(super) fn of(
+    server: &TritonServer,
+    before: &TritonServerStatus,
+    readiness: &Readiness,
+    models: &[(&crds::TritonModel, crds::TritonModelStatus)],
+    view: &View<'_>,
+) -> TritonServerStatus {
+    let generation = server.metadata.generation;
+    let deployment = view.deployment;
+    let counts = deployment.map(Counts::of).unwrap_or_default();
+    let loaded = models.iter().filter(|(_, status)| model::is_loaded(status)).count();
+    let failed = models.iter().filter(|(_, status)| model::has_failed(status)).count();
+
+    let mut conditions = Conditions::new(&before.conditions, generation, view.now);
+    conditions.set("Ready", &readiness.ready);
+    conditions.set("Available", &available(&counts, view));
+    conditions.set("ModelsLoaded", &models_loaded(models));
+    let Claim { reason, message, .. } = &readiness.ready;
+    conditions.set_while(!readiness.ready.is_true() && !readiness.is_final, "Reconciling", reason, message);
+    conditions.set_while(!readiness.ready.is_true() && readiness.is_final, "Stalled", reason, message);
+
+    TritonServerStatus {
+        observed_generation: generation,
+        replicas: Some(counts.all),
+        ready_replicas: Some(counts.ready),
+        updated_replicas: Some(counts.updated),
+        selector: Some(labels::to_selector_text(&labels::selector(view.name))),
+        manifest_hash: view.told.then(|| view.manifest.hash.clone()),
+        image: deployment.and_then(image),
+        models: Some(ModelCounts { desired: whole(models.len()), loaded: whole(loaded), failed: whole(failed) }),
+        gpu_memory: view.gpu_memory.map(|memory| GpuMemoryStatus {
+            budget: Some(memory.budget),
+            requested: Some(memory.requested),
+            measured_max: None,
+        }),
+        endpoints: Some(Endpoints {
+            http: Some(format!("http://{}:{}", view.host, pod::HTTP_PORT)),
+            grpc: Some(format!("{}:{}", view.host, pod::GRPC_PORT)),
+            metrics: Some(format!("http://{}:{}/metrics", view.host, pod::METRICS_PORT)),
+        }),
+        conditions: conditions.into_vec(),
+    }
+}
+
+/// Replicas the Deployment is to have.
+pub(super) fn wanted(deployment: &Deployment) -> i32 {
+    deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+/// The Deployment of what was applied.
+pub(super) fn deployment(resources: &Resources<Applied>) -> &Deployment {
+    &resources.deployment
+}
+
+/// Pods of a Deployment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    all: i32,
+    ready: i32,
+    updated: i32,
+    available: i32,
+    /// The numbers speak of the newest spec.
+    is_current: bool,
+}
+
+impl Counts {
+    fn of(deployment: &Deployment) -> Self {
+        let DeploymentStatus {
+            replicas,
+            ready_replicas,
+            updated_replicas,
+            available_replicas,
+            observed_generation,
+            ..
+        } = deployment.status.clone().unwrap_or_default();
+        Self {
+            all: replicas.unwrap_or(0),
+            ready: ready_replicas.unwrap_or(0),
+            updated: updated_replicas.unwrap_or(0),
+            available: available_replicas.unwrap_or(0),
+            is_current: observed_generation.is_some() && observed_generation >= deployment.metadata.generation,
+        }
+    }
+}
+
+fn available(counts: &Counts, view: &View<'_>) -> Claim {
+    match counts.ready {
+        0 => {
+            let why = if view.desired == 0 { "no replicas are asked for" } else { "no replica is ready" };
+            Claim::new(ConditionStatus::False, "NoReplicaReady", why)
+        }
+        _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "requests are answered"),
+    }
+}
+
+fn models_loaded(models: &[(&crds::TritonModel, crds::TritonModelStatus)]) -> Claim {
+    use ConditionStatus::{False, True};
+    let names = |is: fn(&crds::TritonModelStatus) -> bool| {
+        let names: Vec<_> = models
+            .iter()
+            .filter(|(_, status)| is(status))
+            .map(|(model, _)| model.metadata.name.as_deref().unwrap_or_default())
+            .collect();
+        names.join(", ")
+    };
+    if models.is_empty() {
+        return Claim::new(True, "NoModels", "no TritonModel names this server");
+    }
+    let failed = names(model::has_failed);
+    if !failed.is_empty() {
+        return Claim::new(False, "SomeModelsFailed", format!("not as asked for: {failed}"));
+    }
+    let missing = names(|status| !model::is_loaded(status));
+    if missing.is_empty() {
+        Claim::new(True, "AllModelsLoaded", "every model is loaded on every replica")
+    } else {
+        Claim::new(False, "ModelsLoading", format!("not yet loaded everywhere: {missing}"))
+    }
+}
+
+fn image(deployment: &Deployment) -> Option<String> {
+    let containers = &deployment.spec.as_ref()?.template.spec.as_ref()?.containers;
+    containers.iter().find(|container| container.name == pod::SERVER_CONTAINER)?.image.clone()
+}
+
+fn whole(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,372 @@
+//! What users are told, for what was seen: conditions as kstatus reads them, counts, failures, times.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::collections::BTreeMap;
+
+use crds::{
+    TritonModel, TritonModelStatus, TritonServer, TritonServerStatus,
+    parts::{Condition, ConditionStatus, condition},
+};
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
+use operator_core::{
+    Compiled, Observed,
+    build::{self, Applied, Resources},
+    compile,
+    replica::{ModelReport, Phase, Replica, Report, Trouble},
+    status::{self, Outcome, Seen, Statuses},
+    validated::{self, Settings},
+};
+use serde_json::{Value, json};
+
+fn at(second: u8) -> Time {
+    serde_json::from_value(json!(format!("2026-01-01T00:00:{second:02}Z"))).unwrap()
+}
+
+fn server(replicas: i32) -> TritonServer {
+    serde_json::from_value(json!({
+        "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonServer",
+        "metadata": { "name": "vision", "namespace": "ml", "uid": "1", "generation": 3 },
+        "spec": { "replicas": replicas },
+    }))
+    .unwrap()
+}
+
+fn model(name: &str, spec: Value) -> TritonModel {
+    let mut all = json!({ "serverRef": { "name": "vision" }, "source": { "http": { "uri": "http://x/m.zip" } } });
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    serde_json::from_value(json!({
+        "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonModel",
+        "metadata": { "name": name, "namespace": "ml", "generation": 2 }, "spec": all,
+    }))
+    .unwrap()
+}
+
+/// `status` of a Deployment of generation 7.
+fn deployment(status: Value) -> Value {
+    let mut all = json!({ "observedGeneration": 7 });
+    all.as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+    all
+}
+
+fn all_ready(number: i32) -> Value {
+    deployment(json!({
+        "replicas": number, "readyReplicas": number, "updatedReplicas": number, "availableReplicas": number,
+    }))
+}
+
+/// One look at one server with its models.
+struct Look {
+    server: TritonServer,
+    models: Vec<TritonModel>,
+    deployment: Value,
+    replicas: Vec<Replica>,
+    before: Option<Statuses>,
+    second: u8,
+}
+
+impl Look {
+    fn new(replicas: i32, models: Vec<TritonModel>) -> Self {
+        Self { server: server(replicas), models, deployment: json!({}), replicas: vec![], before: None, second: 1 }
+    }
+
+    fn compiled(&self) -> Compiled {
+        compile(&self.server, &self.models, &Observed::default())
+    }
+
+    fn applied(&self, compiled: &Compiled) -> Resources<Applied> {
+        let settings = Settings { image: "triton:1".into() };
+        let validated = validated::validate(&self.server, compiled, &Observed::default(), &settings).unwrap();
+        let prepared = build::build(&validated);
+        let mut live: Deployment = prepared.deployment.clone();
+        live.metadata.generation = Some(7);
+        live.status = serde_json::from_value(self.deployment.clone()).unwrap();
+        prepared.applied(live)
+    }
+
+    fn take(&self) -> Statuses {
+        let compiled = self.compiled();
+        let resources = self.applied(&compiled);
+        self.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &[] })
+    }
+
+    fn take_with(&self, compiled: &Compiled, outcome: Outcome<'_>) -> Statuses {
+        let (server, models) = match &self.before {
+            Some(before) => (before.server.clone(), before.models.iter().map(|(_, status)| status.clone()).collect()),
+            None => (TritonServerStatus::default(), vec![TritonModelStatus::default(); self.models.len()]),
+        };
+        let models: Vec<_> = self.models.iter().zip(models).collect();
+        status::statuses(&Seen {
+            server: &self.server,
+            models: &models,
+            before: &server,
+            compiled,
+            outcome,
+            manifest_before: None,
+            deployment_before: None,
+            replicas: &self.replicas,
+            now: &at(self.second),
+        })
+    }
+
+    /// Replicas that all say `phase` of each model, of the present manifest.
+    fn saying(mut self, replicas: usize, phase: &Phase, versions: &[i64]) -> Self {
+        let hash = self.compiled().manifest.hash;
+        self.replicas = (0..replicas).map(|at| replica(at, Some(&hash), &self.models, phase, versions)).collect();
+        self
+    }
+}
+
+fn replica(at: usize, hash: Option<&str>, models: &[TritonModel], phase: &Phase, versions: &[i64]) -> Replica {
+    let report = ModelReport { phase: phase.clone(), versions: versions.to_vec(), serving: None };
+    Replica {
+        name: format!("vision-{at}"),
+        report: Some(Report {
+            manifest_hash: hash.map(str::to_owned),
+            models: models.iter().map(|model| (model.metadata.name.clone().unwrap(), report.clone())).collect(),
+        }),
+        ..Replica::default()
+    }
+}
+
+/// Conditions in one line: `Ready=True/Loaded Servable=False/NoActiveVersion`.
+fn line(conditions: &[Condition]) -> String {
+    let all: Vec<_> = conditions.iter().map(|it| format!("{}={:?}/{}", it.type_, it.status, it.reason)).collect();
+    all.join(" ")
+}
+
+fn of<'a>(conditions: &'a [Condition], type_: &str) -> &'a Condition {
+    condition::find(conditions, type_).unwrap()
+}
+
+#[test]
+fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
+    let mut look = Look::new(2, vec![]);
+    look.deployment =
+        deployment(json!({ "replicas": 2, "readyReplicas": 2, "updatedReplicas": 1, "availableReplicas": 2 }));
+    let rolling = look.take();
+    assert_eq!(
+        line(&rolling.server.conditions),
+        "Ready=False/RollingPods Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels Reconciling=True/RollingPods"
+    );
+    assert!(!rolling.is_settled);
+    look.deployment = all_ready(2);
+    look.deployment["observedGeneration"] = json!(6);
+    assert_eq!(of(&look.take().server.conditions, "Ready").status, ConditionStatus::False, "the numbers are old");
+    look.deployment = all_ready(2);
+    let ready = look.take();
+    assert_eq!(
+        line(&ready.server.conditions),
+        "Ready=True/AllReplicasReady Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels"
+    );
+    assert!(ready.is_settled);
+    assert_eq!(ready.server.observed_generation, Some(3));
+    assert!(ready.server.conditions.iter().all(|it| it.observed_generation == Some(3) && !it.message.is_empty()));
+}
+
+#[test]
+fn a_pod_that_cannot_run_explains_a_server_that_is_not_ready() {
+    let mut look = Look::new(1, vec![]);
+    look.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
+    let words = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
+    let trouble = Trouble { reason: "Unschedulable".into(), message: words.into() };
+    look.replicas = vec![Replica { name: "vision-0".into(), trouble: Some(trouble), ..Replica::default() }];
+    let ready = of(&look.take().server.conditions, "Ready").clone();
+    assert_eq!((ready.reason.as_str(), ready.message.contains(words)), ("Unschedulable", true), "{}", ready.message);
+}
+
+#[test]
+fn a_rollout_beyond_its_deadline_is_stalled() {
+    let mut look = Look::new(1, vec![]);
+    look.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1, "conditions": [
+        { "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" },
+    ] }));
+    let conditions = look.take().server.conditions;
+    assert_eq!(
+        line(&conditions),
+        "Ready=False/ProgressDeadlineExceeded Available=False/NoReplicaReady ModelsLoaded=True/NoModels \
+         Stalled=True/ProgressDeadlineExceeded"
+    );
+}
+
+#[test]
+fn a_server_without_replicas_is_as_asked_for_and_its_models_are_not() {
+    let mut look = Look::new(0, vec![model("a", json!({}))]);
+    look.deployment = deployment(json!({}));
+    let statuses = look.take();
+    assert_eq!(of(&statuses.server.conditions, "Ready").reason, "ScaledToZero");
+    assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::False);
+    let ready = of(&statuses.models[0].1.conditions, "Ready");
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ServerNotReady"));
+    assert_eq!(statuses.models[0].1.loaded_replicas.as_deref(), Some("0/0"));
+}
+
+#[test]
+fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
+    let models = || vec![model("a", json!({}))];
+    let mut look = Look::new(2, models()).saying(2, &Phase::Downloading, &[]);
+    look.deployment = deployment(json!({ "replicas": 2, "updatedReplicas": 2 }));
+    let loading = look.take();
+    assert_eq!(
+        line(&loading.models[0].1.conditions),
+        "Ready=False/Downloading ServerResolved=True/Found FitsMemory=True/Admitted Servable=False/NoActiveVersion \
+         Reconciling=True/Downloading"
+    );
+    let mut look = Look::new(2, models()).saying(2, &Phase::Ready, &[1, 3]);
+    look.deployment = all_ready(2);
+    look.second = 9;
+    look.before = Some(loading);
+    let loaded = look.take();
+    let status = &loaded.models[0].1;
+    assert_eq!(
+        line(&status.conditions),
+        "Ready=True/Loaded ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded"
+    );
+    assert_eq!(of(&status.conditions, "Ready").last_transition_time, at(9));
+    assert_eq!(of(&status.conditions, "ServerResolved").last_transition_time, at(1), "it was true before");
+    assert_eq!((status.loaded_replicas.as_deref(), &status.active_versions), (Some("2/2"), &vec![1, 3]));
+    assert_eq!(
+        loaded.server.models.as_ref().map(|counts| (counts.desired, counts.loaded, counts.failed)),
+        Some((1, 1, 0))
+    );
+
+    look.second = 30;
+    look.before = Some(loaded.clone());
+    assert_eq!(look.take(), loaded, "nothing happened, nothing is written");
+}
+
+#[test]
+fn a_bad_new_version_is_told_in_the_servers_words_while_the_old_one_serves() {
+    let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such operator".into(), will_retry: true };
+    let mut look = Look::new(2, vec![model("a", json!({}))]).saying(2, &failed, &[1]);
+    look.deployment = all_ready(2);
+    let first = look.take();
+    let status = &first.models[0].1;
+    assert_eq!(
+        line(&status.conditions),
+        "Ready=False/LoadFailed ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/LoadFailed"
+    );
+    assert!(of(&status.conditions, "Ready").message.contains("vision-0: no such operator"));
+    assert_eq!((status.failures.len(), status.loaded_replicas.as_deref()), (2, Some("0/2")));
+    assert_eq!(status.last_failure.as_ref().map(|failure| failure.time.clone()), Some(at(1)));
+    assert_eq!(of(&first.server.conditions, "Ready").status, ConditionStatus::True, "models are no part of Ready");
+    assert_eq!(of(&first.server.conditions, "ModelsLoaded").reason, "SomeModelsFailed");
+
+    look.second = 20;
+    look.before = Some(first.clone());
+    assert_eq!(look.take(), first, "a failure that lasts keeps its time");
+
+    let final_one =
+        Phase::Failed { reason: "ChecksumMismatch".into(), message: "other files".into(), will_retry: false };
+    let mut look = look.saying(2, &final_one, &[1]);
+    look.before = Some(first);
+    let stalled = look.take();
+    assert_eq!(of(&stalled.models[0].1.conditions, "Stalled").reason, "ChecksumMismatch");
+    assert!(condition::find(&stalled.models[0].1.conditions, "Reconciling").is_none());
+    assert!(stalled.is_settled);
+}
+
+#[test]
+fn a_replica_that_has_not_seen_the_new_manifest_keeps_other_models_loaded() {
+    let mut look = Look::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
+    look.deployment = all_ready(1);
+    let before = look.take();
+    // another model comes; the replica still speaks of the manifest without it
+    let old = look.replicas.clone();
+    let mut look = Look::new(1, vec![model("a", json!({})), model("b", json!({}))]);
+    (look.replicas, look.deployment) = (old, all_ready(1));
+    let mut models = before.models.clone();
+    models.push((models[0].0.clone(), TritonModelStatus::default()));
+    look.before = Some(Statuses { models, ..before });
+    let after = look.take();
+    assert_eq!(of(&after.models[0].1.conditions, "Ready").reason, "Loaded");
+    assert_eq!(of(&after.models[1].1.conditions, "Ready").reason, "Pending");
+    // but a model that was changed itself is not taken for loaded
+    look.models[0].metadata.generation = Some(3);
+    assert_eq!(of(&look.take().models[0].1.conditions, "Ready").reason, "Pending");
+}
+
+#[test]
+fn a_server_without_an_agent_is_believed_by_its_index() {
+    let mut look = Look::new(1, vec![model("a", json!({}))]);
+    look.deployment = all_ready(1);
+    look.replicas = vec![replica(0, None, &look.models, &Phase::Ready, &[4])];
+    assert_eq!(of(&look.take().models[0].1.conditions, "Ready").reason, "Loaded");
+}
+
+#[test]
+fn a_wrong_model_is_stalled_with_its_field_and_a_crowded_out_one_is_not() {
+    let wrong = model("wrong", json!({ "modelName": "no/name" }));
+    let look = Look::new(1, vec![wrong]);
+    let status = look.take().models[0].1.clone();
+    let stalled = of(&status.conditions, "Stalled");
+    assert!(stalled.message.starts_with("spec.modelName: "), "{}", stalled.message);
+
+    let mut look = Look::new(1, vec![model("big", json!({ "gpuMemory": "4Gi" }))]);
+    look.server.spec.gpu = serde_json::from_value(json!({ "count": 1, "memoryPerReplica": "2Gi" })).unwrap();
+    let status = look.take().models[0].1.clone();
+    assert_eq!(
+        line(&status.conditions),
+        "Ready=False/InsufficientGPUMemory ServerResolved=True/Found FitsMemory=False/InsufficientGPUMemory \
+         Servable=False/NoActiveVersion"
+    );
+}
+
+#[test]
+fn a_refused_spec_is_told_and_the_pods_that_run_still_count() {
+    let look = Look::new(1, vec![model("a", json!({}))]);
+    let compiled = look.compiled();
+    let problem = operator_core::Problem {
+        object: compiled.models[0].object.clone(),
+        reason: operator_core::Reason::InvalidSpec,
+        path: "spec.rollout".into(),
+        message: "leaves no way to move".into(),
+    };
+    let problems = [problem.clone(), problem];
+    let statuses = look.take_with(&compiled, Outcome::Refused(&problems));
+    let stalled = of(&statuses.server.conditions, "Stalled");
+    assert_eq!(stalled.message, "spec.rollout: leaves no way to move; spec.rollout: leaves no way to move");
+    let ready = of(&statuses.models[0].1.conditions, "Ready");
+    assert_eq!(ready.reason, "ServerNotReady");
+    assert!(ready.message.contains("leaves no way"), "{}", ready.message);
+    assert_eq!(statuses.server.manifest_hash, None, "the pods were told nothing");
+}
+
+#[test]
+fn what_the_cluster_refuses_is_told_in_its_words() {
+    let look = Look::new(1, vec![]);
+    let compiled = look.compiled();
+    let outcome = Outcome::Failed { reason: "ApplyRefused", message: "Deployment vision: invalid", is_final: true };
+    let conditions = look.take_with(&compiled, outcome).server.conditions;
+    assert_eq!(of(&conditions, "Stalled").message, "Deployment vision: invalid");
+    assert_eq!(of(&conditions, "Ready").reason, "ApplyRefused");
+}
+
+#[test]
+fn a_model_without_a_server_waits_and_says_for_whom() {
+    let lonely = model("a", json!({}));
+    let status = status::without_server(&lonely, &TritonModelStatus::default(), &at(1));
+    assert_eq!(
+        line(&status.conditions),
+        "Ready=False/ServerNotFound ServerResolved=False/ServerNotFound FitsMemory=Unknown/ServerNotFound \
+         Servable=False/ServerNotFound"
+    );
+    assert_eq!(of(&status.conditions, "Ready").message, "TritonServer vision does not exist in namespace ml");
+}
+
+#[test]
+fn statuses_are_bounded_however_much_goes_wrong() {
+    let words = "ä".repeat(4000);
+    let failed = Phase::Failed { reason: "LoadFailed".into(), message: words, will_retry: true };
+    let mut look = Look::new(40, vec![model("a", json!({}))]).saying(40, &failed, &[]);
+    look.deployment = all_ready(40);
+    let statuses = look.take();
+    let status = &statuses.models[0].1;
+    assert_eq!((status.failures.len(), status.replicas.as_ref().map(|counts| counts.failed)), (5, Some(40)));
+    assert!(status.failures.iter().all(|failure| failure.message.len() <= 512));
+    assert!(status.conditions.iter().all(|it| it.message.len() <= 1024));
+    let schema = crds::definition::schema_of("TritonModel").unwrap();
+    assert_eq!(schema["properties"]["status"]["properties"]["failures"]["maxItems"], json!(5));
+    let _: BTreeMap<String, Value> = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+}
