@@ -1,15 +1,18 @@
 //! The thread that owns one instance: it pulls a batch, runs it, and pulls again. Requests that ended in the queue are
-//! answered here too, off the callers' threads.
+//! answered here too, off the callers' threads. While it has nothing to do, its instance may be lent.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use server_core::{
     backend::{Batch, Instance, Model, Observer, Pending, Placement},
@@ -36,13 +39,94 @@ impl Health {
     }
 }
 
+/// Whether executions are short enough to be run by the thread that brings the request.
+///
+/// Only a model whose shapes are fixed has a pace at all: with others the last execution says nothing about the next.
+pub(crate) struct Pace {
+    has_fixed_shapes: bool,
+    /// Short executions in a row.
+    streak: AtomicU32,
+    /// Rows of the largest execution that was short.
+    rows: AtomicU32,
+}
+
+impl Pace {
+    /// Longer than this, a front end's thread has better things to do.
+    const SHORT: Duration = Duration::from_micros(50);
+    const SURE_AFTER: u32 = 16;
+
+    pub(crate) fn new(has_fixed_shapes: bool) -> Self {
+        Self { has_fixed_shapes, streak: AtomicU32::new(0), rows: AtomicU32::new(0) }
+    }
+
+    /// Whether so many rows are expected to be done quickly.
+    pub(crate) fn is_quick(&self, rows: u32) -> bool {
+        self.has_fixed_shapes
+            && self.streak.load(Ordering::Relaxed) >= Self::SURE_AFTER
+            && rows <= self.rows.load(Ordering::Relaxed)
+    }
+
+    fn learn(&self, rows: u32, took: Duration) {
+        if !self.has_fixed_shapes {
+            return;
+        }
+        if took > Self::SHORT {
+            self.streak.store(0, Ordering::Relaxed);
+            self.rows.fetch_min(rows.saturating_sub(1), Ordering::Relaxed);
+            return;
+        }
+        if self.streak.load(Ordering::Relaxed) < Self::SURE_AFTER {
+            self.streak.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.rows.load(Ordering::Relaxed) < rows {
+            self.rows.fetch_max(rows, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One instance, where its own thread and a borrower find it. Whoever holds the lock runs it.
+pub(crate) struct Seat {
+    instance: Mutex<Option<Box<dyn Instance>>>,
+    stats: Arc<Stats>,
+    order: Option<Arc<Order>>,
+    health: Arc<Health>,
+    pace: Arc<Pace>,
+}
+
+impl Seat {
+    pub(crate) fn new(stats: Arc<Stats>, order: Option<Arc<Order>>, health: Arc<Health>, pace: Arc<Pace>) -> Self {
+        Self { instance: Mutex::new(None), stats, order, health, pace }
+    }
+
+    /// Runs a batch that was formed at `now`.
+    pub(crate) fn run(&self, batch: Vec<Pending>, now: Instant, ticket: u64) {
+        let mut instance = self.instance.lock();
+        let Some(instance) = instance.as_mut() else { return }; // gone: the responders say so as they are dropped
+        let batch = Batch::new(batch, self.observer(ticket), now);
+        let rows = batch.batch_size();
+        // A panic drops the batch, and every responder in it answers with an internal error.
+        if catch_unwind(AssertUnwindSafe(|| instance.execute(batch))).is_err() {
+            tracing::error!("the backend panicked; the requests of its batch were answered");
+        }
+        self.pace.learn(rows, now.elapsed());
+        if !instance.is_healthy() {
+            self.health.is_bad.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn observer(&self, ticket: u64) -> Arc<dyn Observer> {
+        match &self.order {
+            None => self.stats.clone(),
+            Some(order) => Arc::new(Turn::new(order.clone(), ticket, self.stats.clone())),
+        }
+    }
+}
+
 /// What an instance's thread works with.
 pub(crate) struct Worker {
     pub(crate) number: usize,
     pub(crate) scheduler: Arc<Scheduler>,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) order: Option<Arc<Order>>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) seat: Arc<Seat>,
 }
 
 impl Worker {
@@ -60,8 +144,11 @@ impl Worker {
                 drop(model); // the instance keeps what it needs; unloading frees the rest
                 match instance {
                     Ok(instance) => {
+                        *self.seat.instance.lock() = Some(instance);
                         let _ = arrived.send(Ok(())); // nobody waits any more: the load was given up
-                        self.run(instance);
+                        self.work();
+                        // Here and not with the model: what was made on this thread ends on it, after any borrower.
+                        *self.seat.instance.lock() = None;
                     }
                     Err(error) => {
                         let _ = arrived.send(Err(error));
@@ -72,7 +159,7 @@ impl Worker {
         Ok((thread, arrival))
     }
 
-    fn run(&self, mut instance: Box<dyn Instance>) {
+    fn work(&self) {
         sharpen_timer();
         let (mut batch, mut removed) = (Vec::new(), Vec::new());
         loop {
@@ -84,25 +171,8 @@ impl Worker {
             match next {
                 Next::Closed => return,
                 Next::Answer => {}
-                Next::Run { now, ticket } => {
-                    let pending = std::mem::take(&mut batch);
-                    let batch = Batch::new(pending, self.observer(ticket), now);
-                    // A panic drops the batch, and every responder in it answers with an internal error.
-                    if catch_unwind(AssertUnwindSafe(|| instance.execute(batch))).is_err() {
-                        tracing::error!(instance = self.number, "the backend panicked; its requests were answered");
-                    }
-                    if !instance.is_healthy() {
-                        self.health.is_bad.store(true, Ordering::Relaxed);
-                    }
-                }
+                Next::Run { now, ticket } => self.seat.run(std::mem::take(&mut batch), now, ticket),
             }
-        }
-    }
-
-    fn observer(&self, ticket: u64) -> Arc<dyn Observer> {
-        match &self.order {
-            None => self.stats.clone(),
-            Some(order) => Arc::new(Turn::new(order.clone(), ticket, self.stats.clone())),
         }
     }
 
@@ -114,7 +184,7 @@ impl Worker {
             ),
             Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
         };
-        self.stats.failed(reason, &pending.request);
+        self.seat.stats.failed(reason, &pending.request);
         pending.responder.finish(Err(error));
     }
 }

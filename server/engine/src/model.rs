@@ -20,9 +20,9 @@ use server_core::{
 };
 
 use crate::{
-    instance::{self, Health},
+    instance::{Health, Pace, Seat, Worker},
     order::Order,
-    scheduler::{Refusal, Scheduler},
+    scheduler::{Refusal, Scheduler, Submitted},
 };
 
 /// A model version that serves.
@@ -32,6 +32,8 @@ pub(crate) struct LoadedModel {
     scheduler: Arc<Scheduler>,
     stats: Arc<Stats>,
     health: Arc<Health>,
+    pace: Arc<Pace>,
+    seats: Vec<Arc<Seat>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     has_queue_policy: bool,
     /// Files given with the load request, kept as long as the model.
@@ -58,17 +60,15 @@ impl LoadedModel {
         let stats = Arc::new(Stats::new(&parts));
         let order = settings.preserve_ordering.then(Order::default).map(Arc::new);
         let health = Arc::new(Health::default());
+        let pace = Arc::new(Pace::new(parts.interface.has_fixed_shapes()));
+        let mut seats = Vec::with_capacity(parts.placements.len());
         let mut threads = Vec::with_capacity(parts.placements.len());
         let mut arrivals = Vec::with_capacity(parts.placements.len());
         let mut failure = None;
         for (number, placement) in parts.placements.into_iter().enumerate() {
-            let worker = instance::Worker {
-                number,
-                scheduler: scheduler.clone(),
-                stats: stats.clone(),
-                order: order.clone(),
-                health: health.clone(),
-            };
+            let seat = Arc::new(Seat::new(stats.clone(), order.clone(), health.clone(), pace.clone()));
+            seats.push(seat.clone());
+            let worker = Worker { number, scheduler: scheduler.clone(), seat };
             match worker.spawn(parts.model.clone(), placement) {
                 Ok((thread, arrival)) => {
                     threads.push(thread);
@@ -90,6 +90,8 @@ impl LoadedModel {
             scheduler,
             stats,
             health,
+            pace,
+            seats,
             threads: Mutex::new(threads),
             _files: parts.files,
         };
@@ -113,9 +115,15 @@ impl LoadedModel {
         // Without dynamic batching there is no queue policy: priority and timeout say nothing there.
         let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
         let pending = Pending { request, batch_size, queued_at: Instant::now(), responder };
-        match self.scheduler.submit(pending, priority, timeout) {
-            Ok(()) => Ok(replies),
-            Err((pending, refusal)) => {
+        match self.scheduler.submit(pending, priority, timeout, self.pace.is_quick(batch_size)) {
+            Ok(Submitted::Queued) => Ok(replies),
+            Ok(Submitted::Lent(loan)) => {
+                self.seats[loan.instance].run(loan.batch, loan.now, loan.ticket);
+                self.scheduler.give_back(loan.instance);
+                Ok(replies)
+            }
+            Err(refused) => {
+                let (pending, refusal) = *refused;
                 let error = match refusal {
                     Refusal::Full => Error::unavailable("Exceeds maximum queue size"),
                     Refusal::Closed => Error::unavailable(

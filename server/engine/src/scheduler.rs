@@ -1,9 +1,14 @@
 //! The driver of the batching policy: requests go in under one short lock, instance threads pull batches out under the
-//! same lock. No task sits between; a thread is woken only if there is something for it to do.
+//! same lock. No task sits between; a thread is woken only if there is something for it to do. Where an instance is idle,
+//! quick, and has nothing to wait for, it is lent to the thread that brought the request: then nobody is woken at all.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use server_core::{
     backend::Pending,
     batching::{
@@ -18,6 +23,22 @@ pub(crate) enum Refusal {
     Full,
     /// The model is being unloaded or the server stops.
     Closed,
+}
+
+/// What became of a request that entered the queue.
+pub(crate) enum Submitted {
+    /// It waits for an instance.
+    Queued,
+    /// It is alone and an idle instance is lent to its bringer, who runs it and then calls [`Scheduler::give_back`].
+    Lent(Loan),
+}
+
+/// An instance lent out, and what to run on it.
+pub(crate) struct Loan {
+    pub(crate) instance: usize,
+    pub(crate) batch: Vec<Pending>,
+    pub(crate) now: Instant,
+    pub(crate) ticket: u64,
 }
 
 /// What an instance got.
@@ -40,12 +61,19 @@ struct State {
     is_called: bool,
     is_closed: bool,
     next_ticket: u64,
+    /// How late timed waits end, lately: they are begun that much shorter.
+    lateness: Duration,
 }
+
+/// A wait is shortened by no more than this: the rest of it is spent spinning.
+const LONGEST_SPIN: Duration = Duration::from_micros(50);
 
 /// The queue of one model version, shared by those who submit and the instances that pull.
 pub(crate) struct Scheduler {
     state: Mutex<State>,
     doors: Vec<Condvar>,
+    /// Ends the spin of the instance that waits for a moment.
+    is_poked: AtomicBool,
 }
 
 impl Scheduler {
@@ -58,36 +86,58 @@ impl Scheduler {
             is_called: false,
             is_closed: false,
             next_ticket: 0,
+            lateness: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), doors: (0..instances).map(|_| Condvar::new()).collect() }
+        let doors = (0..instances).map(|_| Condvar::new()).collect();
+        Self { state: Mutex::new(state), doors, is_poked: AtomicBool::new(false) }
     }
 
-    /// Queues a request and calls an instance if one has something to do now.
+    /// Queues a request and calls an instance if one has something to do now. With `may_lend`, an idle instance may be
+    /// lent to the caller instead.
     pub(crate) fn submit(
         &self,
         pending: Pending,
         priority: u64,
         timeout: Option<Duration>,
-    ) -> Result<(), (Pending, Refusal)> {
+        may_lend: bool,
+    ) -> Result<Submitted, Box<(Pending, Refusal)>> {
         let now = pending.queued_at;
         let mut state = self.state.lock();
         if state.is_closed {
-            return Err((pending, Refusal::Closed));
+            return Err(Box::new((pending, Refusal::Closed)));
         }
-        let must_look =
-            state.batcher.push(pending, priority, timeout, now).map_err(|Full(pending)| (pending, Refusal::Full))?;
-        let called = if !must_look {
-            None
-        } else if state.timed.is_some() {
-            state.timed
-        } else {
-            call_idle(&mut state)
-        };
+        let must_look = state
+            .batcher
+            .push(pending, priority, timeout, now)
+            .map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
+        let mut called = None;
+        if must_look {
+            if may_lend && let Some(loan) = state.lend(now) {
+                return Ok(Submitted::Lent(loan));
+            }
+            called = state.timed;
+            if called.is_some() {
+                self.is_poked.store(true, Ordering::Release);
+            } else {
+                called = state.call_idle();
+            }
+        }
         drop(state);
-        if let Some(instance) = called {
-            self.doors[instance].notify_one();
+        self.open(called);
+        Ok(Submitted::Queued)
+    }
+
+    /// Takes a lent instance back. If requests came meanwhile, its own thread goes on with them.
+    pub(crate) fn give_back(&self, instance: usize) {
+        let mut state = self.state.lock();
+        let called = (!state.batcher.queue().is_empty()).then_some(instance);
+        if called.is_some() {
+            state.is_called = true;
+        } else {
+            state.idle.push(instance);
         }
-        Ok(())
+        drop(state);
+        self.open(called);
     }
 
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
@@ -102,16 +152,13 @@ impl Scheduler {
             let now = Instant::now();
             let decision = state.batcher.decide(now, batch, removed);
             if matches!(decision, Decision::Run) {
-                let ticket = state.next_ticket;
-                state.next_ticket += 1;
+                let ticket = state.ticket();
                 let called = match state.timed {
-                    None if !state.batcher.queue().is_empty() => call_idle(&mut state),
+                    None if !state.batcher.queue().is_empty() => state.call_idle(),
                     _ => None,
                 };
                 drop(state);
-                if let Some(instance) = called {
-                    self.doors[instance].notify_one();
-                }
+                self.open(called);
                 return Next::Run { now, ticket };
             }
             if !removed.is_empty() {
@@ -120,7 +167,7 @@ impl Scheduler {
             match decision {
                 Decision::WaitUntil(moment) if state.timed.is_none() => {
                     state.timed = Some(instance);
-                    self.doors[instance].wait_until(&mut state, moment);
+                    self.wait_until(moment, instance, &mut state);
                     state.timed = None;
                 }
                 Decision::Idle if state.is_closed => return Next::Closed,
@@ -146,13 +193,60 @@ impl Scheduler {
     pub(crate) fn pending(&self) -> usize {
         self.state.lock().batcher.queue().len()
     }
+
+    fn open(&self, called: Option<usize>) {
+        if let Some(instance) = called {
+            self.doors[instance].notify_one();
+        }
+    }
+
+    /// Waits for the moment or a call. A thread that sleeps is back some time after it asked to be, so it asks for
+    /// earlier and spins for what is left: the delay of a batch is what its configuration says.
+    fn wait_until(&self, moment: Instant, instance: usize, state: &mut MutexGuard<'_, State>) {
+        let asked = moment.checked_sub(state.lateness).unwrap_or(moment);
+        self.is_poked.store(false, Ordering::Relaxed);
+        if !self.doors[instance].wait_until(state, asked).timed_out() {
+            return;
+        }
+        let late = Instant::now().saturating_duration_since(asked);
+        state.lateness = ((state.lateness * 7 + late) / 8).min(LONGEST_SPIN);
+        MutexGuard::unlocked(state, || {
+            while Instant::now() < moment && !self.is_poked.load(Ordering::Acquire) {
+                hint::spin_loop();
+            }
+        });
+    }
 }
 
-fn call_idle(state: &mut State) -> Option<usize> {
-    if state.is_called {
-        return None;
+impl State {
+    /// Lends an idle instance for the only request there is, if that runs at once.
+    fn lend(&mut self, now: Instant) -> Option<Loan> {
+        if self.is_called || self.timed.is_some() || self.idle.is_empty() || self.batcher.queue().len() != 1 {
+            return None;
+        }
+        let (mut batch, mut removed) = (Vec::with_capacity(1), Vec::new());
+        match self.batcher.decide(now, &mut batch, &mut removed) {
+            Decision::Run => {
+                let instance = self.idle.pop()?;
+                Some(Loan { instance, batch, now, ticket: self.ticket() })
+            }
+            // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
+            Decision::WaitUntil(_) | Decision::Idle => None,
+        }
     }
-    let called = state.idle.pop();
-    state.is_called = called.is_some();
-    called
+
+    fn ticket(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        ticket
+    }
+
+    fn call_idle(&mut self) -> Option<usize> {
+        if self.is_called {
+            return None;
+        }
+        let called = self.idle.pop();
+        self.is_called = called.is_some();
+        called
+    }
 }

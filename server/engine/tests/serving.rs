@@ -156,6 +156,36 @@ async fn requests_share_batches_and_none_is_lost() {
     assert!(snapshot.batches.iter().all(|batch| batch.batch_size <= 8));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_quick_model_is_lent_to_its_callers_and_no_answer_goes_astray() {
+    let house = House::new();
+    let config = "backend: \"identity\" max_batch_size: 8 instance_group { count: 2 kind: KIND_CPU }
+        input { name: \"INPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }
+        output { name: \"OUTPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }";
+    house.write("m/config.pbtxt", config);
+    house.write("m/1/.keep", "");
+    let engine = house.engine(Options::default());
+    engine.start().await.unwrap();
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                for number in 0..500 {
+                    let value = (caller * 1000 + number) as f32;
+                    let response = engine.infer(ask("m", &[value])).unwrap().response().await.unwrap();
+                    assert_eq!(response.outputs[0].data.as_host().unwrap(), value.to_le_bytes());
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let snapshot = engine.statistics(None).unwrap().remove(0);
+    assert_eq!((snapshot.success.count, snapshot.pending), (4000, 0));
+    assert!(engine.shutdown(std::time::Duration::from_secs(10)).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_and_stopping_finish_what_is_inside() {
     let house = House::new();

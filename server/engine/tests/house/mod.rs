@@ -1,4 +1,5 @@
 //! A repository in a folder of its own, and requests to what it serves.
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure here is the test's
 
 use std::{fs, sync::Arc, time::Instant};
 
