@@ -17,9 +17,6 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as the server has it
-
 fn main() -> Result<()> {
     let address = e2e::address()?;
     e2e::runtime()?.block_on(async { Ok(Server::builder().add_service(Echo).serve(address).await?) })

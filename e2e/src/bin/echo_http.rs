@@ -10,9 +10,6 @@ use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, 
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as the server has it
-
 fn main() -> Result<()> {
     let address = e2e::address()?;
     e2e::runtime()?.block_on(async {

@@ -72,8 +72,12 @@ impl DevicePlugin for PretendGpus {
         let answer = |ids: Vec<String>| ContainerAllocateResponse {
             envs: HashMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","))]),
         };
-        let container_responses =
-            request.into_inner().container_requests.into_iter().map(|container| answer(container.devices_ids)).collect();
+        let container_responses = request
+            .into_inner()
+            .container_requests
+            .into_iter()
+            .map(|container| answer(container.devices_ids))
+            .collect();
         Ok(Response::new(AllocateResponse { container_responses }))
     }
 }
