@@ -31,62 +31,55 @@ pub(crate) async fn answer(server: &Server, activity: &Activity, request: Reques
         .map_err(Failure::Route)
         .and_then(|route| restriction::check(&server.options.restrictions, &route, &headers).map(|()| route));
     let outcome = match route {
-        Ok(Route::Model { name, version, action }) => match VersionChoice::parse(version) {
-            Ok(version) => {
-                let model = ModelId { name: &name, version };
-                match action {
-                    ModelAction::Infer => Ok(infer::infer(server, activity, model, headers, body).await),
-                    ModelAction::Generate => Box::pin(generate::once(server, activity, model, headers, body)).await,
-                    ModelAction::GenerateStream => {
-                        Box::pin(generate::stream(server, activity, model, headers, body)).await
-                    }
-                    _ => ask_model(server, model, action).map_err(Failure::from),
-                }
-            }
-            Err(error) => Err(error.into()),
-        },
-        Ok(route) => Box::pin(administer(server, activity, route, body)).await.map_err(Failure::from),
+        Ok(route) => follow(server, activity, route, headers, body).await,
         Err(failure) => Err(failure),
     };
     outcome.unwrap_or_else(Failure::into_response)
 }
 
-/// Questions about a model that are answered at once.
-fn ask_model(server: &Server, model: ModelId<'_>, action: ModelAction) -> Result<Response<Body>> {
-    match action {
-        ModelAction::Metadata => metadata::model(&server.engine, model),
-        ModelAction::Ready => health::model(&server.engine, model),
-        ModelAction::Config => model_config::get(&server.engine, model),
-        ModelAction::Statistics => statistics::get(&server.engine, Some(model)),
-        ModelAction::TraceSettings => settings::trace(),
-        ModelAction::Infer | ModelAction::Generate | ModelAction::GenerateStream => {
-            unreachable!("answered by `answer`")
-        }
-    }
-}
-
-/// Everything that is not about one model's interface.
-async fn administer(server: &Server, activity: &Activity, route: Route<'_>, body: Incoming) -> Result<Response<Body>> {
+/// Asks the room the route leads to. Only inference is part of the connection's own future; the others are rare, and
+/// boxed so that they do not make it larger.
+async fn follow(
+    server: &Server,
+    activity: &Activity,
+    route: Route<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Response<Body>, Failure> {
     let engine = &server.engine;
-    match route {
-        Route::ServerMetadata => metadata::server(engine),
-        Route::ServerLive => health::live(engine),
-        Route::ServerReady => health::ready(engine),
-        Route::AllStatistics => statistics::get(engine, None),
-        Route::TraceSettings => settings::trace(),
-        Route::Logging => settings::logging(),
-        Route::RepositoryIndex => repository::index(engine, &read(body, activity).await?),
+    Ok(match route {
+        Route::Model { name, version, action } => {
+            let model = ModelId { name: &name, version: VersionChoice::parse(version)? };
+            match action {
+                ModelAction::Infer => infer::infer(server, activity, model, headers, body).await?,
+                ModelAction::Generate => Box::pin(generate::once(server, activity, model, headers, body)).await?,
+                ModelAction::GenerateStream => {
+                    Box::pin(generate::stream(server, activity, model, headers, body)).await?
+                }
+                ModelAction::Metadata => metadata::model(engine, model)?,
+                ModelAction::Ready => health::model(engine, model)?,
+                ModelAction::Config => model_config::get(engine, model)?,
+                ModelAction::Statistics => statistics::get(engine, Some(model))?,
+                ModelAction::TraceSettings => settings::trace()?,
+            }
+        }
+        Route::ServerMetadata => metadata::server(engine)?,
+        Route::ServerLive => health::live(engine)?,
+        Route::ServerReady => health::ready(engine)?,
+        Route::AllStatistics => statistics::get(engine, None)?,
+        Route::TraceSettings => settings::trace()?,
+        Route::Logging => settings::logging()?,
+        Route::RepositoryIndex => repository::index(engine, &read(body, activity).await?)?,
         Route::RepositoryLoad { has_repository, name } => {
             let body = read(body, activity).await?;
-            repository::load(engine, has_repository, &name, body).await
+            Box::pin(repository::load(engine, has_repository, &name, body)).await?
         }
         Route::RepositoryUnload { has_repository, name } => {
             let body = read(body, activity).await?;
-            repository::unload(engine, has_repository, &name, &body).await
+            Box::pin(repository::unload(engine, has_repository, &name, &body)).await?
         }
-        Route::SharedMemory { memory, region, action } => shared_memory::answer(memory, region.as_deref(), action),
-        Route::Model { .. } => unreachable!("answered by `answer`"),
-    }
+        Route::SharedMemory { memory, region, action } => shared_memory::answer(memory, region.as_deref(), action)?,
+    })
 }
 
 /// Collects a body, and tells the connection's watch that it is there.

@@ -17,9 +17,9 @@ use server_core::{
 use server_engine::Inference;
 
 use crate::{
-    answer::Server,
+    answer::{Server, read},
     binary::{self, Layout},
-    body::{Body, collect},
+    body::Body,
     compression::Encoding,
     connection::Activity,
     error::Failure,
@@ -39,25 +39,10 @@ pub(crate) async fn infer(
     model: ModelId<'_>,
     headers: HeaderMap,
     body: Incoming,
-) -> Response<Body> {
-    let received_at = Instant::now();
-    let outcome = match collect(body).await {
-        Ok(body) => {
-            activity.request_read();
-            attempt(server, model, headers, body, received_at).await
-        }
-        Err(error) => Err(error.into()),
-    };
-    outcome.unwrap_or_else(Failure::into_response)
-}
-
-async fn attempt(
-    server: &Server,
-    model: ModelId<'_>,
-    headers: HeaderMap,
-    body: Bytes,
-    received_at: Instant,
 ) -> Result<Response<Body>, Failure> {
+    let received_at = Instant::now();
+    let body = read(body, activity).await?;
+
     // 1  who is meant, and whether one answer is what it gives
     let interface = server.engine.interface(model)?;
     if interface.is_decoupled {
