@@ -179,7 +179,7 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
     }
     plan.is_settled = false;
     if !server_is_live {
-        // never in place of what was confirmed: a server that starts must find something good
+        // a server that starts must find something good
         if model.linked.as_ref() != Some(target) && (model.active.is_none() || model.active.as_ref() == Some(target)) {
             plan.begin(Step::Link(name.to_owned(), target.clone()));
         }
@@ -189,9 +189,12 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
 }
 
 impl Wanted {
-    /// The content that should serve now: what the manifest wants, or else what was confirmed before.
+    /// The content that should serve now: what the manifest wants, or else what was confirmed before. While nothing
+    /// serves, as after a restart of the server, what was confirmed comes first: it is known to work.
     fn target(&self, now: Instant, plan: &mut Plan) -> Option<&ContentHash> {
-        for content in [self.staged.as_ref(), self.active.as_ref()].into_iter().flatten() {
+        let (wanted, proven) = (self.staged.as_ref(), self.active.as_ref());
+        let order = if self.served == Served::No { [proven, wanted] } else { [wanted, proven] };
+        for content in order.into_iter().flatten() {
             match self.patience.chance(self.loads.get(content), now) {
                 Chance::Now => return Some(content),
                 Chance::At(due) => plan.wake_at(due),

@@ -243,14 +243,14 @@ impl Progress {
 
     /// That many more bytes are here. Errors: over the limit, or no longer wanted.
     pub fn add(&self, bytes: u64) -> Result<(), Fault> {
-        const STEP: u64 = 1 << 20;
         self.check()?;
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if done > self.limits.bytes {
             let limit = self.limits.bytes;
             return Err(Fault::new(Reason::InvalidSource, format!("the source is over the limit of {limit} bytes")));
         }
-        if done - self.told.load(Ordering::Relaxed) >= STEP {
+        let step = (self.total.load(Ordering::Relaxed) / 100).clamp(64 << 10, 1 << 20);
+        if done - self.told.load(Ordering::Relaxed) >= step {
             self.tell();
         }
         Ok(())

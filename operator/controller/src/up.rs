@@ -105,10 +105,13 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         let views = house.views();
         let table = report::table(&views, screen.size());
         screen.show(&teller.news(&views), &table);
+        let changed = house.changed();
         tokio::select! {
+            biased; // what happened is told before what came of it
             () = signals.received() => break,
-            () = house.changed() => tokio::time::sleep(REPAINT).await,
-            Some((object, event)) = events.recv() => screen.say(&report::event(&server::title(&object), &event), &table),
+            Some((object, event)) = events.recv() => {
+                screen.say(&report::event(&server::title(&object), &event), &table);
+            }
             Some(texts) = changes.recv() => {
                 let outcome = desire(&texts, &house.manifests());
                 let mut lines = listed(&outcome.complaints);
@@ -128,7 +131,11 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
                 }
                 screen.say(&lines, &table);
             }
-            Some(ended_well) = house.left() => is_well &= ended_well,
+            Some((object, ended_well)) = house.left() => {
+                is_well &= ended_well;
+                screen.say(&[format!("{}: stopped", server::title(&object))], &table);
+            }
+            () = changed => tokio::time::sleep(REPAINT).await,
         }
     }
 

@@ -112,6 +112,13 @@ fn a_failed_update_does_not_keep_the_old_content_from_coming_back_after_a_restar
 }
 
 #[test]
+fn after_a_restart_what_was_confirmed_comes_back_before_anything_new_is_tried() {
+    let model = Wanted { served: Served::No, ..updating() };
+    check(&observe([("m", model)]), Instant::now(), &[load("m", a())]);
+    check(&observe([("m", updating())]), Instant::now(), &[load("m", b())]);
+}
+
+#[test]
 fn a_fetch_under_way_does_not_keep_the_old_content_from_coming_back_after_a_restart() {
     let model = Wanted { staged: None, is_fetching: true, served: Served::No, ..serving() };
     check(&observe([("m", model)]), Instant::now(), &[load("m", a())]);

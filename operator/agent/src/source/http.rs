@@ -66,7 +66,7 @@ impl Credentials {
 impl Download<'_> {
     /// Downloads to `beside`, checks, and moves or unpacks into the folder `into`.
     pub async fn fetch(&self, into: &Path, beside: &Path, progress: &Arc<Progress>) -> Result<Fetched, Fault> {
-        let client = client(progress.limits())?;
+        let client = client(self.uri, progress.limits())?;
         let hash = self.download(&client, beside, progress).await?;
         progress.verifying();
         if let Some(expected) = self.checksum {
@@ -174,24 +174,31 @@ fn write(path: &Path, mut pieces: mpsc::Receiver<Bytes>, progress: &Progress) ->
 }
 
 /// A client with every wait bounded. Redirects may not leave https once they are there.
-fn client(limits: &Limits) -> Result<Client, Fault> {
-    let redirects = redirect::Policy::custom(|attempt| {
-        let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
-        if attempt.previous().len() > 5 {
-            attempt.error("too many redirects")
-        } else if was_secure && attempt.url().scheme() != "https" {
-            attempt.error("redirected from https to an unprotected address")
-        } else {
-            attempt.follow()
-        }
-    });
-    Client::builder()
-        .user_agent(concat!("triton-agent/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirects)
-        .connect_timeout(limits.connect)
-        .read_timeout(limits.silence)
-        .build()
-        .map_err(|error| Fault::new(Reason::DownloadFailed, format!("no HTTP client can be made: {}", chain(&error))))
+fn client(uri: &str, limits: &Limits) -> Result<Client, Fault> {
+    let builder = || {
+        Client::builder()
+            .user_agent(concat!("triton-agent/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::custom(follow))
+            .connect_timeout(limits.connect)
+            .read_timeout(limits.silence)
+    };
+    let made = match builder().build() {
+        // a machine without certificates can still reach what needs none
+        Err(_) if uri.starts_with("http://") => builder().tls_certs_only([]).build(),
+        made => made,
+    };
+    made.map_err(|error| Fault::new(Reason::DownloadFailed, format!("no HTTP client can be made: {}", chain(&error))))
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+    if attempt.previous().len() > 5 {
+        attempt.error("too many redirects")
+    } else if was_secure && attempt.url().scheme() != "https" {
+        attempt.error("redirected from https to an unprotected address")
+    } else {
+        attempt.follow()
+    }
 }
 
 fn refuse(uri: &str, status: StatusCode) -> Result<(), Broken> {

@@ -35,7 +35,7 @@ fn search(given: Option<&Path>, own: Option<&Path>, path: Option<&OsStr>) -> any
             let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
             bail!(
                 "the server program {NAME} was not found; searched: {}. Name it with --tritonserver PATH or TRITONSERVER, or \
-                 build it with: cargo build -p server-daemon",
+                 build it with: cargo build -p tritonserver",
                 folders.join(", ")
             )
         }

@@ -90,14 +90,14 @@ impl House {
         Arc::clone(&self.changes).notified_owned()
     }
 
-    /// Waits until a server that had to go is gone. Whether it ended as asked; `None` if none has to go.
-    pub(crate) async fn left(&mut self) -> Option<bool> {
+    /// Waits until a server that had to go is gone: which, and whether it ended as asked; `None` if none has to go.
+    pub(crate) async fn left(&mut self) -> Option<(ObjectRef, bool)> {
         let (object, is_well) = self.leavers.join_next().await?.ok()?;
         self.leaving.remove(&object);
         for error in self.settle() {
             tracing::error!(error);
         }
-        Some(is_well)
+        Some((object, is_well))
     }
 
     /// A way to hurry a stop that is under way.

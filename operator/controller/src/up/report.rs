@@ -42,6 +42,8 @@ pub(crate) struct Teller {
 struct Told {
     standing: Standing,
     models: BTreeMap<String, ModelState>,
+    /// Failures told, until the model is ready: each is told when it first happens and when it is given up.
+    failures: BTreeMap<String, Failure>,
 }
 
 /// How a server stands as a whole.
@@ -65,6 +67,9 @@ impl Teller {
             let told = self.servers.entry(view.title.clone()).or_default();
             let several = views.len() > 1;
             for (name, model) in &view.state.models {
+                if !told.is_news(name, model) {
+                    continue;
+                }
                 let before = told.models.get(name);
                 let name = if several { format!("{}/{name}", view.title) } else { name.clone() };
                 lines.extend(happened(&name, before, model));
@@ -80,6 +85,25 @@ impl Teller {
             }
         }
         lines
+    }
+}
+
+impl Told {
+    /// Whether a failure is another one than was told; anything else may be news.
+    fn is_news(&mut self, name: &str, model: &ModelState) -> bool {
+        match &model.phase {
+            Phase::Failed(failure) => {
+                let before = self.failures.insert(name.to_owned(), failure.clone());
+                before.is_none_or(|before| {
+                    before.message != failure.message || (before.will_retry && !failure.will_retry)
+                })
+            }
+            Phase::Ready => {
+                self.failures.remove(name);
+                true
+            }
+            _ => true,
+        }
     }
 }
 
@@ -153,7 +177,7 @@ fn announce(view: &View, standing: &Standing) -> Option<String> {
         Standing::Coming => None,
         Standing::Ready => Some(format!("Ready: {}  ({})", view.ports, view.title)),
         Standing::Partly(failed) => {
-            Some(format!("Serving without what {} should be: {}  ({})", failed.join(", "), view.ports, view.title))
+            Some(format!("Serving, except what failed ({}): {}  ({})", failed.join(", "), view.ports, view.title))
         }
     }
 }
@@ -208,7 +232,8 @@ fn ready(model: &ModelState) -> String {
 
 fn failed(failure: &Failure, model: &ModelState) -> String {
     let Failure { reason, message, attempts, will_retry } = failure;
-    let mut words = format!("failed, {reason}: {message}");
+    // Triton ends a list of failed versions with a semicolon
+    let mut words = format!("failed, {reason}: {}", message.trim_end_matches([';', ' ', '\n']));
     if let Some(serving) = versions(model) {
         words += &format!("; {serving} {} on serving", go(model));
     }

@@ -168,7 +168,7 @@ async fn a_server_that_falls_silent_is_left_after_the_limit() {
     let stuck = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nSILENCE".to_vec();
     let (server, _) = serve(Answers::from([("/m.onnx", vec![stuck])])).await;
     let limits = Limits { silence: Duration::from_millis(50), ..Limits::default() };
-    let client = client(&limits).unwrap();
+    let client = client(&server, &limits).unwrap();
     let place = Place::new();
     let uri = format!("{server}/m.onnx");
     let download = Download { uri: &uri, credentials: None, checksum: None, layout: Layout::Auto };

@@ -67,11 +67,27 @@ fn a_failed_model_says_why_and_what_goes_on_serving() {
         &[
             "a: ready, version 1",
             &format!("b: {words}"),
-            "Serving without what b should be: http://127.0.0.1:8000  grpc 127.0.0.1:8001  metrics \
+            "Serving, except what failed (b): http://127.0.0.1:8000  grpc 127.0.0.1:8001  metrics \
              http://127.0.0.1:8002/metrics  (vision)",
         ],
     );
     assert!(table(&[bad], (200, 24))[2].ends_with(&words));
+}
+
+#[test]
+fn a_failure_is_told_again_only_when_it_changes_or_is_given_up() {
+    let mut teller = Teller::default();
+    let failing = |message: &str, will_retry| {
+        let mut view = view(&[("a", failure(message, will_retry))]);
+        view.state.server_is_ready = false;
+        [view]
+    };
+    let retrying = "; tried 1 times so far, trying again";
+    told(&mut teller, &failing("no;", true), &[&format!("a: failed, LoadFailed: no{retrying}")]);
+    told(&mut teller, &[view(&[("a", Phase::Loading)])], &["a: loading"]);
+    told(&mut teller, &failing("no;", true), &[]);
+    told(&mut teller, &failing("other", true), &[&format!("a: failed, LoadFailed: other{retrying}")]);
+    told(&mut teller, &failing("other", false), &["a: failed, LoadFailed: other"]);
 }
 
 #[test]
