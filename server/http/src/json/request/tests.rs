@@ -1,4 +1,4 @@
-use server_core::{error::Code, request::Parameter};
+use server_core::{error::Code, request::Parameter, tensor::DataType};
 
 use super::*;
 
