@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::{
     Options,
-    dispatch::Dispatch,
+    dispatch::{Calls, Dispatch},
     gate::Gate,
     socket::{Outbox, Socket},
 };
@@ -56,7 +56,7 @@ pub(crate) async fn serve(
             debug!("connection without TCP_NODELAY: {error}");
         }
         let connection =
-            serve_connection(stream, dispatch.clone(), builder(options), ages(options), goodbye.subscribe());
+            serve_connection(stream, dispatch.another(), builder(options), ages(options), goodbye.subscribe());
         connections.spawn(connection);
     };
     accept_until(&listener, &mut connections, start, shutdown).await?;
@@ -144,6 +144,7 @@ async fn serve_connection(
     mut goodbye: watch::Receiver<bool>,
 ) {
     let (socket, outbox) = Socket::new(stream);
+    let calls = dispatch.calls();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), dispatch));
     let leave = async {
         tokio::select! {
@@ -152,26 +153,27 @@ async fn serve_connection(
         }
     };
     let is_old = tokio::select! {
-        () = drive(connection.as_mut(), &outbox) => return,
+        () = drive(connection.as_mut(), &calls, &outbox) => return,
         is_old = leave => is_old,
     };
     connection.as_mut().graceful_shutdown();
     let grace = if is_old { ages.grace } else { None };
     tokio::select! {
-        () = drive(connection, &outbox) => {}
+        () = drive(connection, &calls, &outbox) => {}
         () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
     }
 }
 
-/// Runs a connection to its end: after the tasks that are ready, and sending what each turn produced at once.
+/// Runs a connection to its end, sending what each turn produced at once.
 ///
 /// A batch wakes many calls of one connection. The runtime would run the connection right after the first of them, which
-/// sends one small answer with a system call of its own, and again after the second. Waiting for the others of the
-/// batch costs a lone caller nothing and saves most of the calls, which are most of the work.
-async fn drive(mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>, outbox: &Outbox) {
+/// sends one small answer with a system call of its own, and again after the second. So while other calls are under way,
+/// the tasks that are ready go first: that saves most of the system calls, which are most of the work. A lone caller
+/// does not wait.
+async fn drive(mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>, calls: &Calls, outbox: &Outbox) {
     let mut has_waited = false;
     poll_fn(|context| {
-        has_waited = !has_waited;
+        has_waited = !has_waited && calls.are_under_way();
         if has_waited {
             context.waker().wake_by_ref();
             return Poll::Pending;

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -34,10 +37,10 @@ use crate::{
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// Sends each call to its service. One for all connections; cloned per connection.
-#[derive(Clone)]
+/// Sends each call to its service. Made once; every connection has one of its own.
 pub(crate) struct Dispatch {
     gate: Arc<Gate>,
+    calls: Calls,
     restrictions: Arc<[Restriction]>,
     inference: GrpcInferenceServiceServer<Service>,
     health: HealthServer<Service>,
@@ -58,7 +61,24 @@ impl Dispatch {
         let health = HealthServer::from_arc(service)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate);
-        Self { gate, restrictions: options.restrictions.clone().into(), inference, health }
+        Self { gate, calls: Calls::default(), restrictions: options.restrictions.clone().into(), inference, health }
+    }
+
+    /// One for another connection.
+    pub(crate) fn another(&self) -> Self {
+        let Self { gate, restrictions, inference, health, calls: _ } = self;
+        Self {
+            gate: gate.clone(),
+            calls: Calls::default(),
+            restrictions: restrictions.clone(),
+            inference: inference.clone(),
+            health: health.clone(),
+        }
+    }
+
+    /// How many calls this connection has under way.
+    pub(crate) fn calls(&self) -> Calls {
+        self.calls.clone()
     }
 
     fn start(&self, request: Request<Incoming>) -> Result<Call, Refusal> {
@@ -83,7 +103,7 @@ impl Dispatch {
         } else {
             return Err(Status::unimplemented(format!("there is no method {path}")).into());
         };
-        Ok(Call { answer, deadline, _pass: pass })
+        Ok(Call { answer, deadline, _pass: pass, _counted: Some(self.calls.count()) })
     }
 }
 
@@ -95,7 +115,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
     fn call(&self, request: Request<Incoming>) -> Call {
         self.start(request).unwrap_or_else(|refusal| {
             let response = refusal.into_response();
-            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _pass: None }
+            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _pass: None, _counted: None }
         })
     }
 }
@@ -132,6 +152,7 @@ pub(crate) struct Call {
     answer: BoxFuture<Response<Body>, Infallible>,
     deadline: Option<Pin<Box<Sleep>>>,
     _pass: Option<Pass>,
+    _counted: Option<Counted>,
 }
 
 impl Future for Call {
@@ -144,6 +165,31 @@ impl Future for Call {
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(context));
         Poll::Ready(Ok(Status::deadline_exceeded("Deadline Exceeded").into_http()))
+    }
+}
+
+/// The calls of one connection that have no answer yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    /// Whether any has none.
+    pub(crate) fn are_under_way(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    fn count(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+}
+
+/// One of them.
+struct Counted(Calls);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

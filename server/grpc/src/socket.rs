@@ -23,6 +23,9 @@ const WAITING: usize = 64 << 10;
 /// From here on a piece goes out as it lies: copying it would cost more than a system call.
 const LARGE: usize = 16 << 10;
 
+/// Capacity an idle connection keeps.
+const KEPT: usize = 8 << 10;
+
 /// The end that HTTP/2 reads and writes.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
@@ -69,6 +72,7 @@ impl Outgoing {
             }
         }
         self.waiting.clear();
+        self.waiting.shrink_to(KEPT);
         self.sent = 0;
         Poll::Ready(Ok(()))
     }
