@@ -7,7 +7,7 @@ use std::{
 };
 
 use crds::{TritonModel, TritonServer, parts::load::Readiness};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, EnvVar};
 use operator_core::{
     Manifest, ObjectRef, Observed, Problem, compile,
     defaults::{self, ServerSettings},
@@ -30,6 +30,8 @@ pub(crate) struct WantedServer {
     pub(crate) settings: ServerSettings,
     /// Its environment, beyond ours.
     pub(crate) env: Vec<(String, String)>,
+    /// Variables that a cluster would fill in, and nobody does here.
+    pub(crate) unset_env: Vec<String>,
     /// GPUs it asks for.
     pub(crate) gpus: u32,
     /// It shall exist but not run.
@@ -80,7 +82,14 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
         problems.extend(compiled.problems);
         let wanted = WantedServer {
             settings: ServerSettings::of(&server.spec),
-            env: environment(server),
+            env: variables(server)
+                .filter(|variable| variable.value_from.is_none())
+                .map(|variable| (variable.name.clone(), variable.value.clone().unwrap_or_default()))
+                .collect(),
+            unset_env: variables(server)
+                .filter(|variable| variable.value_from.is_some())
+                .map(|variable| variable.name.clone())
+                .collect(),
             gpus: server.spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0)),
             is_suspended: defaults::replicas(&server.spec) == 0,
             manifest: compiled.manifest,
@@ -223,12 +232,8 @@ fn contents(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
     data.chain(binary).collect()
 }
 
-/// Variables with a value of their own; those taken from elsewhere in a cluster have no meaning here.
-fn environment(server: &TritonServer) -> Vec<(String, String)> {
-    let env = server.spec.server.iter().flat_map(|options| &options.env);
-    env.filter(|variable| variable.value_from.is_none())
-        .map(|variable| (variable.name.clone(), variable.value.clone().unwrap_or_default()))
-        .collect()
+fn variables(server: &TritonServer) -> impl Iterator<Item = &EnvVar> {
+    server.spec.server.iter().flat_map(|options| &options.env)
 }
 
 #[cfg(test)]
@@ -269,6 +274,18 @@ mod tests {
         assert_eq!(wanted.manifest.models[0].name, "digits");
         assert_eq!(wanted.required(), BTreeSet::from(["digits".to_owned()]));
         assert_eq!(wanted.config_maps["tiny"], BTreeMap::from([("a".into(), b"x".to_vec()), ("b".into(), vec![1, 2])]));
+    }
+
+    #[test]
+    fn variables_that_only_a_cluster_can_fill_in_are_told_apart() {
+        let env = "{server: {env: [{name: A, value: x}, {name: B, valueFrom: {secretKeyRef: {name: s, key: k}}}]}}";
+        let outcome = desire(&texts(&[&SERVER.replace("{}", env)]), &BTreeMap::new());
+        assert_eq!(complaints(&outcome), [""; 0]);
+        let wanted = &outcome.desired.unwrap().servers[&object()];
+        assert_eq!(
+            (wanted.env.as_slice(), wanted.unset_env.as_slice()),
+            ([("A".into(), "x".into())].as_slice(), ["B".into()].as_slice())
+        );
     }
 
     #[test]

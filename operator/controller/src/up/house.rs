@@ -178,6 +178,12 @@ fn remarks(object: &ObjectRef, wanted: &WantedServer, before: Option<&WantedServ
     if wanted.is_suspended && before.is_none_or(|before| !before.is_suspended) {
         lines.push(format!("{title}: is suspended and does not run"));
     }
+    if !wanted.unset_env.is_empty() && before.is_none_or(|before| before.unset_env != wanted.unset_env) {
+        let names = wanted.unset_env.join(", ");
+        lines.push(format!(
+            "{title}: {names} would get a value from the cluster and is not set here; set it in the shell"
+        ));
+    }
     if wanted.gpus > 0 && before.is_none_or(|before| before.gpus != wanted.gpus) && !has_gpu() {
         lines.push(format!(
             "{title}: asks for {} GPU, and this machine shows none: models that need one will fail, others run on the CPU",

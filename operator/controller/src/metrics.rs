@@ -1,0 +1,154 @@
+//! The operator's own numbers, as a Prometheus page.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
+};
+
+/// Buckets of a look: it is a few requests to the API server, and a poll of pods that may take its whole limit.
+const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// The operator's own numbers.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    reconciles: IntCounterVec,
+    reconcile_seconds: Histogram,
+    reconciles_active: IntGauge,
+    writes: IntCounterVec,
+    polls: IntCounterVec,
+    watch_failures: IntCounterVec,
+    is_leader: IntGauge,
+    resources: IntGaugeVec,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        Self {
+            reconciles: counters("triton_operator_reconcile_total", "Looks at a server, by how they ended", &["outcome"]),
+            reconcile_seconds: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new("triton_operator_reconcile_duration_seconds", "How long a look at a server took")
+                        .buckets(SECONDS.to_vec()),
+                ),
+            ),
+            reconciles_active: gauge("triton_operator_reconciles_active", "Looks under way"),
+            writes: counters("triton_operator_writes_total", "Writes to the API server", &["kind", "verb"]),
+            polls: counters("triton_operator_pod_polls_total", "Questions to pods, by what came of them", &["outcome"]),
+            watch_failures: counters("triton_operator_watch_failures_total", "Watches that broke off", &["kind"]),
+            is_leader: gauge("triton_operator_leader", "1 while this one leads"),
+            resources: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("triton_operator_resources", "Resources there are, by whether they are ready"),
+                    &["kind", "ready"],
+                ),
+            ),
+            registry,
+        }
+    }
+
+    /// A look begins. What it returns is told how it ended.
+    pub(crate) fn reconcile(&self) -> Look<'_> {
+        self.reconciles_active.inc();
+        Look { metrics: self, began: std::time::Instant::now(), outcome: "cancelled" }
+    }
+
+    /// Something was written.
+    pub(crate) fn wrote(&self, kind: &str, verb: &str) {
+        self.writes.with_label_values(&[kind, verb]).inc();
+    }
+
+    /// A pod was asked.
+    pub(crate) fn polled(&self, outcome: &str) {
+        self.polls.with_label_values(&[outcome]).inc();
+    }
+
+    /// A watch broke off.
+    pub(crate) fn watch_failed(&self, kind: &str) {
+        self.watch_failures.with_label_values(&[kind]).inc();
+    }
+
+    /// Whether this one leads.
+    pub(crate) fn leads(&self, leads: bool) {
+        self.is_leader.set(leads.into());
+    }
+
+    /// The page, with how many resources of each kind there are and are ready.
+    pub(crate) fn page(&self, census: &[(&str, usize, usize)]) -> String {
+        for (kind, all, ready) in census {
+            let set = |label: &str, count: usize| {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.resources.with_label_values(&[*kind, label]).set(count);
+            };
+            set("true", *ready);
+            set("false", all - ready);
+        }
+        let mut page = vec![];
+        // a page of numbers of ours cannot fail to be written into memory
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
+        String::from_utf8_lossy(&page).into_owned()
+    }
+}
+
+/// A look under way.
+#[derive(Debug)]
+pub(crate) struct Look<'a> {
+    metrics: &'a Metrics,
+    began: std::time::Instant,
+    outcome: &'static str,
+}
+
+impl Look<'_> {
+    /// How it ended.
+    pub(crate) fn ended(mut self, outcome: &'static str) -> Duration {
+        self.outcome = outcome;
+        self.began.elapsed()
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.metrics.reconciles_active.dec();
+        self.metrics.reconcile_seconds.observe(self.began.elapsed().as_secs_f64());
+        self.metrics.reconciles.with_label_values(&[self.outcome]).inc();
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("the names above are valid");
+    registry.register(Box::new(collector.clone())).expect("the names above are each used once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_tells_what_was_counted() {
+        let metrics = Metrics::new();
+        let look = metrics.reconcile();
+        assert!(metrics.page(&[]).contains("triton_operator_reconciles_active 1"));
+        look.ended("done");
+        metrics.wrote("Deployment", "apply");
+        let page = metrics.page(&[("TritonServer", 3, 2)]);
+        for line in [
+            "triton_operator_reconcile_total{outcome=\"done\"} 1",
+            "triton_operator_reconciles_active 0",
+            "triton_operator_writes_total{kind=\"Deployment\",verb=\"apply\"} 1",
+            "triton_operator_resources{kind=\"TritonServer\",ready=\"false\"} 1",
+        ] {
+            assert!(page.contains(line), "{line} in\n{page}");
+        }
+    }
+}

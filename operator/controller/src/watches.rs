@@ -1,0 +1,451 @@
+//! What the operator knows of the cluster without asking: one watch per kind and namespace, each kept in a store, and each
+//! event turned into the servers it may matter to. Nothing is decided before every store has been filled once: a store that
+//! is still empty would read as "no models".
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crds::{TritonModel, TritonServer};
+use futures_util::StreamExt;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::DynamicObject,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher::{self, Event, watcher},
+    },
+};
+use operator_core::{build::Kind, labels};
+use serde::de::DeserializeOwned;
+use tokio::task::AbortHandle;
+
+use crate::{
+    metrics::Metrics,
+    queue::{Queue, ServerKey},
+};
+
+/// How often it is asked whether the optional kinds have come or gone.
+const LOOK_FOR_KINDS: Duration = Duration::from_secs(60);
+
+/// A resource of ours, or why it cannot be read: one malformed object must not end the watch of the others.
+pub(crate) type Guarded<K> = DeserializeGuard<K>;
+
+/// Every watch.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    client: Client,
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    scopes: Vec<Scope>,
+    /// The server each model named last, so that a model that moves is looked after on both sides.
+    homes: Arc<Mutex<HashMap<String, ServerKey>>>,
+}
+
+/// The watches of one namespace, or of all.
+#[derive(Debug)]
+struct Scope {
+    namespace: Option<String>,
+    servers: Store<Guarded<TritonServer>>,
+    models: Store<Guarded<TritonModel>>,
+    pods: Store<Pod>,
+    objects: HashMap<Kind, Store<DynamicObject>>,
+    optional: Mutex<HashMap<Kind, (Store<DynamicObject>, AbortHandle)>>,
+}
+
+impl Watches {
+    /// Begins to watch; `namespaces` none: all of them.
+    pub(crate) fn start(client: &Client, namespaces: &[String], queue: &Queue, metrics: &Arc<Metrics>) -> Arc<Self> {
+        let homes = Arc::default();
+        let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
+        let scopes = scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics, &homes)).collect();
+        Arc::new(Self { client: client.clone(), queue: queue.clone(), metrics: Arc::clone(metrics), scopes, homes })
+    }
+
+    /// Waits until every store has been filled once.
+    pub(crate) async fn filled(&self) {
+        for scope in &self.scopes {
+            // a writer is dropped only when the operator ends
+            let _ = scope.servers.wait_until_ready().await;
+            let _ = scope.models.wait_until_ready().await;
+            let _ = scope.pods.wait_until_ready().await;
+            for store in scope.objects.values() {
+                let _ = store.wait_until_ready().await;
+            }
+        }
+    }
+
+    /// Asks again and again whether the optional kinds have come or gone, and watches those that are there.
+    pub(crate) async fn follow_optional_kinds(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_FOR_KINDS).await;
+            self.look_for_optional_kinds().await;
+        }
+    }
+
+    /// Asks which optional kinds the cluster knows.
+    pub(crate) async fn look_for_optional_kinds(&self) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_optional()) {
+            let resource = kind.api_resource();
+            let gvk = kube::core::GroupVersionKind::gvk(&resource.group, &resource.version, &resource.kind);
+            let is_known = match kube::discovery::pinned_kind(&self.client, &gvk).await {
+                Ok(_) => true,
+                Err(kube::Error::Api(status)) if status.is_not_found() => false,
+                Err(kube::Error::Discovery(_)) => false,
+                Err(error) => {
+                    tracing::debug!(%error, kind = resource.kind, "cannot ask whether the cluster knows it");
+                    continue;
+                }
+            };
+            self.set_known(kind, is_known).await;
+        }
+    }
+
+    /// Whether the cluster knows a kind.
+    pub(crate) fn knows(&self, kind: Kind) -> bool {
+        !kind.is_optional() || self.scopes.iter().any(|scope| scope.optional().contains_key(&kind))
+    }
+
+    /// The cluster turned out to (not) know an optional kind.
+    pub(crate) async fn set_known(&self, kind: Kind, is_known: bool) {
+        if !kind.is_optional() || self.knows(kind) == is_known {
+            return;
+        }
+        tracing::info!(kind = ?kind, is_known, "an optional kind has come or gone");
+        for scope in &self.scopes {
+            if is_known {
+                let namespace = scope.namespace.as_deref();
+                let (store, task) = watch_objects(&self.client, namespace, kind, &self.queue, &self.metrics);
+                if store.wait_until_ready().await.is_ok() {
+                    scope.optional().insert(kind, (store, task));
+                }
+            } else if let Some((_, task)) = scope.optional().remove(&kind) {
+                task.abort();
+            }
+        }
+        self.keys().into_iter().for_each(|key| self.queue.push(key));
+    }
+
+    /// A server, if it exists.
+    pub(crate) fn server(&self, key: &ServerKey) -> Option<Arc<Guarded<TritonServer>>> {
+        self.scope(&key.namespace)?.servers.get(&ObjectRef::new(&key.name).within(&key.namespace))
+    }
+
+    /// The models that name a server, those that can be read.
+    pub(crate) fn models(&self, key: &ServerKey) -> Vec<TritonModel> {
+        let Some(scope) = self.scope(&key.namespace) else { return vec![] };
+        let names_it = |model: &TritonModel| home(model).is_some_and(|home| home == *key);
+        let models = scope.models.state();
+        models.iter().filter_map(|model| model.0.as_ref().ok()).filter(|model| names_it(model)).cloned().collect()
+    }
+
+    /// The pods of a server, sorted by name.
+    pub(crate) fn pods(&self, key: &ServerKey) -> Vec<Arc<Pod>> {
+        let Some(scope) = self.scope(&key.namespace) else { return vec![] };
+        let mut pods = scope.pods.state_filter(|pod| touched(&pod.metadata).as_ref() == Some(key));
+        pods.sort_by_key(|pod| pod.metadata.name.clone());
+        pods
+    }
+
+    /// An object made for a server, as it was last seen.
+    pub(crate) fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
+        let store = self.store(kind, namespace)?;
+        store.get(&ObjectRef::new_with(name, kind.api_resource()).within(namespace))
+    }
+
+    /// Objects of a kind that were made for the server with that uid.
+    pub(crate) fn objects_of(&self, kind: Kind, namespace: &str, uid: &str) -> Vec<Arc<DynamicObject>> {
+        let Some(store) = self.store(kind, namespace) else { return vec![] };
+        store.state_filter(|object| {
+            object.namespace().as_deref() == Some(namespace) && object.owner_references().iter().any(|owner| owner.uid == uid)
+        })
+    }
+
+    /// Every server there is or that a model names.
+    pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
+        let servers = self.scopes.iter().flat_map(|scope| scope.servers.state());
+        let mut keys: BTreeSet<ServerKey> = servers.iter().filter_map(|server| own_key(server.meta())).collect();
+        keys.extend(self.homes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        keys
+    }
+
+    /// How many servers and models there are, and how many of them are ready.
+    pub(crate) fn census(&self) -> [(&'static str, usize, usize); 2] {
+        let is_ready = |conditions: &[crds::parts::Condition]| {
+            crds::parts::condition::find(conditions, "Ready")
+                .is_some_and(|ready| ready.status == crds::parts::ConditionStatus::True)
+        };
+        let mut counts = [("TritonServer", 0, 0), ("TritonModel", 0, 0)];
+        for scope in &self.scopes {
+            for server in scope.servers.state() {
+                let status = server.0.as_ref().ok().and_then(|server| server.status.as_ref());
+                counts[0].1 += 1;
+                counts[0].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
+            }
+            for model in scope.models.state() {
+                let status = model.0.as_ref().ok().and_then(|model| model.status.as_ref());
+                counts[1].1 += 1;
+                counts[1].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
+            }
+        }
+        counts
+    }
+
+    fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
+        let scope = self.scope(namespace)?;
+        match kind.is_optional() {
+            true => scope.optional().get(&kind).map(|(store, _)| store.clone()),
+            false => scope.objects.get(&kind).cloned(),
+        }
+    }
+
+    fn scope(&self, namespace: &str) -> Option<&Scope> {
+        self.scopes.iter().find(|scope| scope.namespace.as_deref().is_none_or(|own| own == namespace))
+    }
+}
+
+impl Scope {
+    fn start(
+        client: &Client,
+        namespace: Option<String>,
+        queue: &Queue,
+        metrics: &Arc<Metrics>,
+        homes: &Arc<Mutex<HashMap<String, ServerKey>>>,
+    ) -> Self {
+        let within = namespace.as_deref();
+        let models = {
+            let homes = Arc::clone(homes);
+            move |event: &Change, model: &Guarded<TritonModel>| moved(&homes, event, model)
+        };
+        let servers = |_: &Change, server: &Guarded<TritonServer>| own_key(server.meta()).into_iter().collect();
+        let pods = |_: &Change, pod: &Pod| touched(&pod.metadata).into_iter().collect();
+        let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
+        let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
+        let start = Starter { queue, metrics };
+        Self {
+            servers: start.watch(api(client, within), everything(), (), servers).0,
+            models: start.watch(api(client, within), everything(), (), models).0,
+            pods: start.watch(api(client, within), everything().labels(&labels), (), pods).0,
+            objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
+            optional: Mutex::default(),
+            namespace,
+        }
+    }
+
+    fn optional(&self) -> std::sync::MutexGuard<'_, HashMap<Kind, (Store<DynamicObject>, AbortHandle)>> {
+        self.optional.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an object is there after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Is,
+    IsGone,
+}
+
+struct Starter<'a> {
+    queue: &'a Queue,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Starter<'_> {
+    /// Watches one kind: into its store first, then to those it may matter to.
+    fn watch<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        dynamic_type: K::DynamicType,
+        keys: impl Fn(&Change, &K) -> Vec<ServerKey> + Send + 'static,
+    ) -> (Store<K>, AbortHandle)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Send + Sync,
+    {
+        let kind = K::kind(&dynamic_type).into_owned();
+        let writer = Writer::new(dynamic_type);
+        let store = writer.as_reader();
+        let (reader, queue, metrics) = (store.clone(), self.queue.clone(), Arc::clone(self.metrics));
+        let task = tokio::spawn(async move {
+            let events = watcher(api, config)
+                .default_backoff()
+                .modify(|object| object.managed_fields_mut().clear()) // half of what an object weighs, and never read
+                .reflect(writer);
+            let mut events = std::pin::pin!(events);
+            // what was there before a list, for what the list does not have any more
+            let mut before = vec![];
+            let mut is_well = true;
+            while let Some(event) = events.next().await {
+                is_well = told(&kind, &event, is_well, &metrics);
+                let touched: Vec<ServerKey> = match &event {
+                    Ok(Event::Apply(object)) => keys(&Change::Is, object),
+                    Ok(Event::Delete(object)) => keys(&Change::IsGone, object),
+                    Ok(Event::Init) => {
+                        before = reader.state();
+                        vec![]
+                    }
+                    Ok(Event::InitApply(_)) | Err(_) => vec![],
+                    Ok(Event::InitDone) => {
+                        let now = reader.state();
+                        let is_there = |object: &Arc<K>| {
+                            let uid = object.meta().uid.as_ref();
+                            now.iter().any(|other| other.meta().uid.as_ref() == uid)
+                        };
+                        let gone = before.drain(..).filter(|object| !is_there(object));
+                        let mut touched: Vec<_> = gone.flat_map(|object| keys(&Change::IsGone, &object)).collect();
+                        touched.extend(now.iter().flat_map(|object| keys(&Change::Is, object)));
+                        touched
+                    }
+                };
+                touched.into_iter().for_each(|key| queue.push(key));
+            }
+        });
+        (store, task.abort_handle())
+    }
+}
+
+/// Tells of a watch that fails once, not at each new attempt.
+fn told<K>(kind: &str, event: &Result<Event<K>, watcher::Error>, was_well: bool, metrics: &Metrics) -> bool {
+    match event {
+        Err(error) => {
+            metrics.watch_failed(kind);
+            if was_well {
+                tracing::warn!(kind, %error, "the watch broke off and begins again");
+            }
+            false
+        }
+        Ok(_) => true,
+    }
+}
+
+fn watch_objects(
+    client: &Client,
+    namespace: Option<&str>,
+    kind: Kind,
+    queue: &Queue,
+    metrics: &Arc<Metrics>,
+) -> (Store<DynamicObject>, AbortHandle) {
+    let resource = kind.api_resource();
+    let api = match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let keys = |_: &Change, object: &DynamicObject| touched(&object.metadata).into_iter().collect();
+    Starter { queue, metrics }.watch(api, everything().labels(&ours()), resource, keys)
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn everything() -> watcher::Config {
+    watcher::Config::default().any_semantic()
+}
+
+/// Selects what the operator has made.
+fn ours() -> String {
+    format!("app.kubernetes.io/managed-by={}", labels::MANAGER)
+}
+
+fn own_key(meta: &ObjectMeta) -> Option<ServerKey> {
+    Some(ServerKey { namespace: meta.namespace.clone()?, name: meta.name.clone()? })
+}
+
+/// The server an object was made for: by its owner, or by its label where the owner is another object or was removed.
+fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
+    let kind = TritonServer::kind(&());
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone());
+    let label = || meta.labels.as_ref()?.get("app.kubernetes.io/instance").cloned();
+    Some(ServerKey { namespace: meta.namespace.clone()?, name: owner.or_else(label)? })
+}
+
+/// The server a model names.
+fn home(model: &TritonModel) -> Option<ServerKey> {
+    let namespace = model.metadata.namespace.clone()?;
+    Some(ServerKey { namespace, name: model.spec.server_ref.name.clone() })
+}
+
+/// The server a model names and the one it named before.
+fn moved(homes: &Mutex<HashMap<String, ServerKey>>, change: &Change, model: &Guarded<TritonModel>) -> Vec<ServerKey> {
+    let Some(uid) = model.meta().uid.clone() else { return vec![] };
+    let now = match &model.0 {
+        Ok(model) => home(model).filter(|_| *change == Change::Is),
+        Err(invalid) => {
+            let name = model.meta().name.as_deref().unwrap_or_default();
+            tracing::warn!(model = name, error = %invalid, "a TritonModel cannot be read");
+            None
+        }
+    };
+    let mut homes = homes.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = match &now {
+        Some(now) => homes.insert(uid, now.clone()),
+        None => homes.remove(&uid),
+    };
+    let mut keys: Vec<_> = before.into_iter().chain(now).collect();
+    keys.dedup();
+    keys
+}
+
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn model(server: &str) -> Guarded<TritonModel> {
+        serde_json::from_value(json!({
+            "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonModel",
+            "metadata": { "name": "m", "namespace": "ml", "uid": "1" },
+            "spec": { "serverRef": { "name": server }, "source": {} },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_model_that_moves_is_looked_after_on_both_sides() {
+        let homes = Mutex::default();
+        let names = |change, model| -> Vec<String> {
+            moved(&homes, &change, &model).into_iter().map(|key| key.name).collect()
+        };
+        assert_eq!(names(Change::Is, model("a")), ["a"]);
+        assert_eq!(names(Change::Is, model("a")), ["a"]);
+        assert_eq!(names(Change::Is, model("b")), ["a", "b"]);
+        assert_eq!(names(Change::IsGone, model("b")), ["b"]);
+        assert!(homes.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_object_leads_to_its_server_even_without_its_owner() {
+        let meta = |value| touched(&serde_json::from_value(value).unwrap()).map(|key| key.to_string());
+        let owner = json!([{ "apiVersion": "x", "kind": "TritonServer", "name": "a", "uid": "1" }]);
+        assert_eq!(meta(json!({ "namespace": "ml", "ownerReferences": owner })), Some("ml/a".into()));
+        let labels = json!({ "app.kubernetes.io/instance": "b" });
+        assert_eq!(meta(json!({ "namespace": "ml", "labels": labels })), Some("ml/b".into()));
+        assert_eq!(meta(json!({ "namespace": "ml" })), None);
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_read_does_not_end_the_watch() {
+        let guarded: Guarded<TritonModel> = serde_json::from_value(json!({
+            "metadata": { "name": "m", "namespace": "ml", "uid": "1" }, "spec": { "serverRef": 7 },
+        }))
+        .unwrap();
+        assert!(guarded.0.is_err());
+        assert!(moved(&Mutex::default(), &Change::Is, &guarded).is_empty());
+    }
+}
