@@ -15,13 +15,14 @@ TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
 @dataclass
 class Round:
-    """One run of a load tool against one server."""
+    """One run of a load tool against one server: latencies and processor time of the server per request in microseconds."""
 
     requests: int
     seconds: float
     p50: float
     p99: float
     cpu: float
+    batch: float | None = None
 
     @property
     def rate(self):

@@ -68,7 +68,7 @@ class Table:
     def section(self, title):
         self.lines += ["", title, "-" * len(title)]
 
-    def row(self, *columns, widths=(26, 9, 26, 26, 26, 30)):
+    def row(self, *columns, widths=(16, 9, 24, 24, 26, 30, 20)):
         self.lines.append("".join(f"{column:<{width}}" for column, width in zip(map(str, columns), widths)).rstrip())
 
     def limit(self, what, value, limit, unit):
@@ -99,7 +99,7 @@ def own_time(table, models, options):
             command = [program("ort_loop"), runtime_library(), f"{models}/{model}/1/model.onnx", str(batch), "0.5"]
             runs = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]) for _ in range(3)]
             times[model, batch] = load.spread(runs).middle
-            table.row(f"{model}, batch {batch}", "", f"{load.spread(runs):.2f}", f"{times[model, batch] / batch:.2f} per row")
+            table.row(f"{model}, batch {batch}", f"{load.spread(runs):.2f}", f"{times[model, batch] / batch:.2f} per row", widths=(25, 34, 20))
     return times
 
 
@@ -116,9 +116,9 @@ def start_and_memory(table, models, options):
             with Server(one) as server:
                 answer(server, "mlp")
                 small.append(load.memory(server.process.pid))
-    table.row("ready, no model", "", f"{load.spread(ready):.1f} ms")
-    table.row("memory, no model", "", f"{load.spread(empty):.1f} MB PSS")
-    table.row("memory, one small model", "", f"{load.spread(small):.1f} MB PSS")
+    table.row("ready, no model", f"{load.spread(ready):.1f} ms", widths=(25, 40))
+    table.row("memory, no model", f"{load.spread(empty):.1f} MB PSS", widths=(25, 40))
+    table.row("memory, one small model", f"{load.spread(small):.1f} MB PSS", widths=(25, 40))
     table.limits = {
         "ready with no model": (load.spread(ready).middle, 50, "ms"),
         "memory with no model": (load.spread(empty).middle, 15, "MB"),
@@ -179,38 +179,41 @@ def in_turns(targets, features, options):
                 for name, server in servers.items():
                     seconds = options.seconds if turn else 1
                     model = name if name.startswith("mlp") else "mlp"
+                    before = statistics(server, name)
                     if protocol == "http":
                         url = f"http://127.0.0.1:{server.http}/v2/models/{model}/infer"
                         one = load.wrk(url, server.process.pid, body, json_length, callers, seconds)
                     else:
-                        before = successes(server, name)
                         one = load.h2load(server.grpc, server.process.pid, load.grpc_body(model, features), callers, seconds)
-                        counted = successes(server, name)
-                        # what was under way when the tool stopped may still count
-                        assert counted is None or one.requests <= counted - before <= one.requests + callers, (one, counted - before)
+                    if before is not None:
+                        requests, executions = (after - start for start, after in zip(before, statistics(server, name)))
+                        # the tool stops in the middle of things: what was under way then may count or not
+                        assert one.requests <= requests <= one.requests + callers, (one, requests)
+                        one.batch = requests / executions
                     if turn:
                         rounds.setdefault((protocol, name, callers), []).append(one)
         print(f"round {turn} of {options.rounds} done", file=sys.stderr)
     return rounds
 
 
-def successes(server, name):
-    """How many requests the server has answered well; None where it does not count."""
+def statistics(server, name):
+    """How many requests the server has answered well, one row each, in how many executions; None where nobody counts."""
     if not name.startswith("mlp"):
         return None
-    stats = json.loads(server.request("GET", f"/v2/models/{name}/stats")[2])
-    return stats["model_stats"][0]["inference_stats"]["success"]["count"]
+    stats = json.loads(server.request("GET", f"/v2/models/{name}/stats")[2])["model_stats"][0]
+    return stats["inference_stats"]["success"]["count"], stats["execution_count"]
 
 
 def report(table, rounds, own):
     echoes = {"http": "hyper echo", "grpc": "tonic echo"}
     for protocol, title in (("http", "HTTP, binary data, wrk"), ("grpc", "gRPC, h2load")):
         table.section(title)
-        table.row("", "callers", "server CPU us/request", "p50 us", "p99 us", "requests/s")
+        table.row("", "callers", "server CPU us/request", "p50 us", "p99 us", "requests/s", "mean batch")
         for (kind, name, callers), all_of in rounds.items():
             if kind == protocol:
                 columns = [load.spread(getattr(one, field) for one in all_of) for field in ("cpu", "p50", "p99", "rate")]
-                table.row(name, callers, f"{columns[0]:.1f}", f"{columns[1]:.0f}", f"{columns[2]:.0f}", f"{columns[3]:.0f}")
+                batch = "" if all_of[0].batch is None else f"{load.spread(one.batch for one in all_of).middle:.1f}"
+                table.row(name, callers, f"{columns[0]:.1f}", f"{columns[1]:.0f}", f"{columns[2]:.0f}", f"{columns[3]:.0f}", batch)
 
     def middle(protocol, name, callers, field):
         return load.spread(getattr(one, field) for one in rounds[protocol, name, callers]).middle

@@ -44,6 +44,9 @@ GOOD = {
     "batched": "max_batch_size: 8\n"
     + tensors([("FP32", [4])])
     + "dynamic_batching { preferred_batch_size: [ 2, 4 ] max_queue_delay_microseconds: 100 }\n",
+    "optional": 'max_batch_size: 4\ninput [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 4 ] }, '
+    '{ name: "INPUT1" data_type: TYPE_FP32 dims: [ 4 ] optional: true } ]\n'
+    'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]\n',
     **{f"type_{kind.lower()}": "max_batch_size: 0\n" + tensors([(kind, [-1])]) for kind in TYPES},
 }
 
