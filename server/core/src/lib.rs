@@ -5,8 +5,8 @@
 pub mod backend;
 pub mod batching;
 pub mod buffer;
-pub mod classification;
 pub mod check;
+pub mod classification;
 pub mod config;
 pub mod error;
 pub mod interface;
