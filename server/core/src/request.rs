@@ -38,7 +38,7 @@ pub enum VersionChoice {
 }
 
 impl VersionChoice {
-    /// Reads a version as clients write it: empty or `-1` is the latest, else a positive integer.
+    /// Reads a version as clients write it: empty is the latest, else an integer that is not negative.
     ///
     /// Errors: `InvalidArgument` in Triton's words for anything else.
     pub fn parse(text: &str) -> Result<Self> {
@@ -46,13 +46,15 @@ impl VersionChoice {
             return Ok(Self::Latest);
         }
         match text.parse::<i64>() {
-            Ok(-1) => Ok(Self::Latest),
-            Ok(number) if number >= 0 => Ok(Self::Exact(number.unsigned_abs())),
-            Ok(_) => Err(Error::invalid_argument(format!(
-                "invalid model version specified '{text}' , version should be an integral value > 0"
-            ))),
+            Ok(number) => u64::try_from(number).map(Self::Exact).map_err(|_| {
+                Error::invalid_argument(format!(
+                    "invalid model version specified '{text}' , version should be an integral value > 0"
+                ))
+            }),
+            // "stol" is what Triton's number reader says of any text it cannot read.
             Err(_) => Err(Error::invalid_argument(format!(
-                "failed to get model version from specified version string '{text}' (details: not an integer), version should be an integral value > 0"
+                "failed to get model version from specified version string '{text}' (details: stol), \
+                 version should be an integral value > 0"
             ))),
         }
     }

@@ -26,13 +26,7 @@ pub(crate) fn infer(registry: &Registry, mut request: InferRequest) -> Result<In
     // 1  registry: who is meant
     let model = registry.find(&request.model_name, request.model_version)?;
     // 2  check: against what the model takes
-    let batch_size = match check::check(&model.interface, &mut request) {
-        Ok(batch_size) => batch_size,
-        Err(error) => {
-            model.count_rejected_before_queue(&request);
-            return Err(error);
-        }
-    };
+    let batch_size = check::check(&model.interface, &mut request)?;
     // 5  scheduler: queued, and an instance called if it has something to do
     let id = request.id.clone();
     let wanted = request.outputs.clone();

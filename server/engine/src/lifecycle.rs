@@ -187,7 +187,7 @@ impl Lifecycle {
         let wanted = rules::version_policy::select(&config, &layout.versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
-                "at least one version must be available under the version policy of model '{name}'"
+                "load failed for model '{name}': at least one version must be available under the version policy of model '{name}'\n"
             )));
         }
         Ok(Draft { model_dir, config, wanted, stamp, files })

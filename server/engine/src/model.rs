@@ -138,11 +138,6 @@ impl LoadedModel {
         }
     }
 
-    /// Counts a request that never reached the queue.
-    pub(crate) fn count_rejected_before_queue(&self, request: &InferRequest) {
-        self.stats.failed(FailureReason::Other, request);
-    }
-
     /// Whether every instance can still serve.
     pub(crate) fn is_healthy(&self) -> bool {
         self.health.is_good()
