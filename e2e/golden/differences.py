@@ -42,6 +42,9 @@ http(INFER, "not the gzip it claims", 400, Begins("the compressed request body i
 http(INFER, "malformed: lone low surrogate", 500, "failed to parse the request JSON buffer: The surrogate pair in string is invalid. at 6", STRICT)
 rpc("grpc_infer", "version with a tail", "INVALID_ARGUMENT", "failed to get model version from specified version string '1x' (details: stol), version should be an integral value > 0", STRICT)
 
+ONLY_OPTIONAL = "[request id: <id_unknown>] expected number of inputs between 1 and 2 but got 1 inputs for model 'optional'. Got input(s) ['INPUT1'], but missing required input(s) ['INPUT0']. Please provide all required input(s)."
+http(INFER, "only the optional input", 400, ONLY_OPTIONAL, STRICT)
+rpc("grpc_infer", "only the optional input", "INVALID_ARGUMENT", ONLY_OPTIONAL, STRICT)
 OVERFLOW = "invalid shape for input 'INPUT0': shape [4294967296,4294967296] causes total element count to exceed maximum size of 9223372036854775807"
 BYTES_OVERFLOW = "byte size overflow for input 'INPUT0': element count (4611686018427387904) * data type size (4) exceeds maximum allowed size (9223372036854775807)"
 http(INFER, "dimensions that overflow", 400, OVERFLOW, NEWER)
@@ -74,6 +77,8 @@ for case, got in (("raw request of a wrong size", 10), ("raw request without bod
 
 MANY = "[request id: <id_unknown>] expected 1 inputs but got 2 inputs for model 'single'. Got input(s) ['INPUT0','NOPE'], but missing required input(s) ]. Please provide all required input(s)."
 UNEQUAL = "[request id: <id_unknown>] input 'INPUT1' batch size does not match other inputs for 'two'"
+THIRD = "[request id: <id_unknown>] expected number of inputs between 1 and 2 but got 3 inputs for model 'optional'. Got input(s) ['INPUT0','INPUT1','INPUT2'], but missing required input(s) ]. Please provide all required input(s)."
+http(INFER, "a third input where one is optional", 400, THIRD, HASHED)
 for case, text in (("one input too many", MANY), ("batches differ", UNEQUAL)):
     http(INFER, case, 400, text, HASHED)
     rpc("grpc_infer", case, "INVALID_ARGUMENT", text, HASHED)

@@ -1,0 +1,215 @@
+//! Steady load, to see whether anybody notices what is done to the servers meanwhile: sends the same request again and again
+//! at an even pace until standard input ends, and at least so many times. Half of the callers keep their connection for as
+//! long as the server does, half make a new one for each request. Nothing is tried twice: what is not answered with 200
+//! counts as failed. Prints one JSON object; ends with 0 only if nothing failed.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::Parser;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, StatusCode,
+    client::conn::http1::{self, SendRequest},
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::MissedTickBehavior};
+
+/// Failures told one by one.
+const TOLD: usize = 20;
+
+/// Sends the same request again and again until standard input ends.
+#[derive(Debug, Clone, Parser)]
+struct Cli {
+    /// Address to send to
+    #[arg(long)]
+    address: SocketAddr,
+    /// Path to post to
+    #[arg(long)]
+    path: String,
+    /// File with the request's body, JSON
+    #[arg(long)]
+    body: PathBuf,
+    /// Requests per second, all callers together
+    #[arg(long, default_value_t = 400)]
+    rate: u32,
+    /// Callers; every second one makes a new connection for each request
+    #[arg(long, default_value_t = 16)]
+    callers: u32,
+    /// Requests sent even if standard input ends before
+    #[arg(long, default_value_t = 10_000)]
+    at_least: u64,
+    /// Seconds an answer may take
+    #[arg(long, default_value_t = 10)]
+    patience: u64,
+}
+
+/// What all callers share.
+struct Load {
+    cli: Cli,
+    body: Bytes,
+    begun: Instant,
+    is_over: AtomicBool,
+    sent: AtomicU64,
+    failed: AtomicU64,
+    connections: AtomicU64,
+    slowest_us: AtomicU64,
+    told: Mutex<Vec<Failure>>,
+}
+
+/// A request that was not answered with 200.
+#[derive(Debug, Clone, Serialize)]
+struct Failure {
+    at_ms: u128,
+    is_connection_kept: bool,
+    what: String,
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    requests: u64,
+    failed: u64,
+    connections: u64,
+    seconds: f64,
+    slowest_ms: f64,
+    first_failures: &'a [Failure],
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let body = std::fs::read(&cli.body).with_context(|| format!("cannot read {}", cli.body.display()))?.into();
+    let callers = cli.callers.max(1);
+    let load = Arc::new(Load {
+        cli,
+        body,
+        begun: Instant::now(),
+        is_over: AtomicBool::new(false),
+        sent: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+        connections: AtomicU64::new(0),
+        slowest_us: AtomicU64::new(0),
+        told: Mutex::default(),
+    });
+    let mut tasks = JoinSet::new();
+    for number in 0..callers {
+        tasks.spawn(call(Arc::clone(&load), number % 2 == 0));
+    }
+    let mut input = tokio::io::stdin();
+    while input.read(&mut [0; 64]).await? > 0 {}
+    load.is_over.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
+
+    let told = load.told.lock().unwrap_or_else(PoisonError::into_inner);
+    let failed = load.failed.load(Ordering::Relaxed);
+    let summary = Summary {
+        requests: load.sent.load(Ordering::Relaxed),
+        failed,
+        connections: load.connections.load(Ordering::Relaxed),
+        seconds: load.begun.elapsed().as_secs_f64(),
+        slowest_ms: load.slowest_us.load(Ordering::Relaxed) as f64 / 1000.0,
+        first_failures: &told,
+    };
+    serde_json::to_writer_pretty(std::io::stdout(), &summary)?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One caller, until all is over.
+async fn call(load: Arc<Load>, keeps_connection: bool) {
+    let pause = Duration::from_secs(load.cli.callers.into()) / load.cli.rate.max(1);
+    let mut pace = tokio::time::interval(pause);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = None;
+    loop {
+        pace.tick().await;
+        let is_enough = load.sent.load(Ordering::Relaxed) >= load.cli.at_least;
+        if is_enough && load.is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        load.sent.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let patience = Duration::from_secs(load.cli.patience);
+        let answer = tokio::time::timeout(patience, load.send(&mut connection, keeps_connection));
+        match answer.await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}"))) {
+            Ok(()) => {
+                let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                load.slowest_us.fetch_max(took, Ordering::Relaxed);
+            }
+            Err(what) => {
+                connection = None;
+                load.note(what, keeps_connection);
+            }
+        }
+    }
+}
+
+impl Load {
+    /// Sends one request and reads its answer. A kept connection that the server has closed meanwhile is made anew before.
+    async fn send(&self, kept: &mut Option<SendRequest<Full<Bytes>>>, keeps: bool) -> Result<(), String> {
+        let mut sender = match still_open(kept.take()).await {
+            Some(sender) => sender,
+            None => self.connect().await.map_err(|error| format!("connecting: {error}"))?,
+        };
+        let mut request = Request::post(&self.cli.path)
+            .header(header::HOST, self.cli.address.to_string())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(self.body.clone()))
+            .map_err(|error| error.to_string())?;
+        if !keeps {
+            request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        let response = sender.send_request(request).await.map_err(|error| format!("sending: {}", deepest(&error)))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| format!("reading: {}", deepest(&error)))?;
+        if status != StatusCode::OK {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&body.to_bytes())));
+        }
+        if keeps {
+            *kept = Some(sender);
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(self.cli.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(sender)
+    }
+
+    fn note(&self, what: String, is_connection_kept: bool) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD {
+            told.push(Failure { at_ms: self.begun.elapsed().as_millis(), is_connection_kept, what });
+        }
+    }
+}
+
+async fn still_open(kept: Option<SendRequest<Full<Bytes>>>) -> Option<SendRequest<Full<Bytes>>> {
+    let mut sender = kept?;
+    sender.ready().await.is_ok().then_some(sender)
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
