@@ -1,0 +1,37 @@
+{{/* Name of everything the chart makes: the release's, completed by the chart's unless it says it already. */}}
+{{- define "triton-operator.fullname" -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "triton-operator.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "triton-operator.labels" -}}
+{{ include "triton-operator.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: triton-operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "triton-operator.serviceAccount" -}}
+{{- $own := ternary (include "triton-operator.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- default $own .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* Reference of an image. Takes a list: the image's values, and the root. */}}
+{{- define "triton-operator.image" -}}
+{{- $image := index . 0 -}}
+{{- $root := index . 1 -}}
+{{- $name := printf "%s/%s" $root.Values.registry $image.repository -}}
+{{- if $image.digest -}}
+{{ printf "%s@%s" $name $image.digest }}
+{{- else -}}
+{{ printf "%s:%s" $name (default $root.Chart.AppVersion $image.tag) }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,36 @@
+{{/* What the operator may do in the namespaces it serves. No wildcard, and no Secret: the kubelet alone reads those. */}}
+{{- define "triton-operator.rules" -}}
+- apiGroups: [triton-operator.dev]
+  resources: [tritonservers, tritonmodels]
+  verbs: [get, list, watch]
+- apiGroups: [triton-operator.dev]
+  resources: [tritonservers/status, tritonmodels/status]
+  verbs: [get, patch, update]
+# Owner references that block deletion need this where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [triton-operator.dev]
+  resources: [tritonservers/finalizers]
+  verbs: [update]
+# Made for each server. Applying needs patch, and create for what is not there yet.
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts, services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, watch, create, patch, delete]
+# Looked at; pods are also told by an annotation that their models changed.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
