@@ -15,6 +15,8 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look after the TritonServers and TritonModels of a Kubernetes cluster
+    Run(Box<crate::run::RunArgs>),
     /// Bring TritonServers and TritonModels up on this machine, and keep them as the files say until Ctrl-C
     Up(Box<UpArgs>),
     /// Print the custom resource definitions as YAML, for kubectl apply

@@ -74,11 +74,8 @@ impl Events {
         metrics: &Metrics,
     ) -> Result<(), kube::Error> {
         let api: Api<Written> = Api::namespaced(self.client.clone(), object.namespace.as_deref().unwrap_or("default"));
-        let key = Key {
-            uid: object.uid.clone().unwrap_or_default(),
-            reason: event.reason.clone(),
-            note: event.note.clone(),
-        };
+        let key =
+            Key { uid: object.uid.clone().unwrap_or_default(), reason: event.reason.clone(), note: event.note.clone() };
         let now = Timestamp::now();
         if let Some((name, count)) = self.again(&key) {
             let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(now) } });
@@ -88,7 +85,11 @@ impl Events {
         }
         let name = format!("{}.{:x}", object.name.as_deref().unwrap_or(labels::MANAGER), now.as_nanosecond());
         let written = Written {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: object.namespace.clone(), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: object.namespace.clone(),
+                ..ObjectMeta::default()
+            },
             action: Some(action.to_owned()),
             event_time: Some(MicroTime(now)),
             note: Some(cut(&event.note)),

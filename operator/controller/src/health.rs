@@ -23,7 +23,7 @@ use crate::{metrics::Metrics, watches::Watches};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the port tells.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watches: Arc<Watches>,

@@ -87,7 +87,11 @@ impl Leader {
     async fn attempt(&self, election: &mut Election, began: Instant) -> Result<Decision, kube::Error> {
         let found = self.api.get_opt(LEASE).await?;
         let read = found.as_ref().map(|lease| operator_core::election::Lease {
-            holder: lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty()),
+            holder: lease
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.holder_identity.clone())
+                .filter(|holder| !holder.is_empty()),
             revision: lease.metadata.resource_version.clone().unwrap_or_default(),
         });
         let decision = election.read(read, began.elapsed());

@@ -2,8 +2,22 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod args;
+mod context;
+mod dereference;
+mod events;
+mod health;
+mod leader;
+mod metrics;
+mod pods;
+mod queue;
+mod reconcile;
+mod run;
+mod telemetry;
 mod up;
+mod watches;
+mod write_status;
 
 use std::{io::Write, process::ExitCode};
 
@@ -12,6 +26,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let done = match args::Cli::parse().command {
+        Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
         Command::Crds => print(&crds::definition::yaml()),
         Command::Child(args) => up::child::become_server(&args),

@@ -33,12 +33,19 @@ impl Metrics {
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         Self {
-            reconciles: counters("triton_operator_reconcile_total", "Looks at a server, by how they ended", &["outcome"]),
+            reconciles: counters(
+                "triton_operator_reconcile_total",
+                "Looks at a server, by how they ended",
+                &["outcome"],
+            ),
             reconcile_seconds: register(
                 &registry,
                 Histogram::with_opts(
-                    HistogramOpts::new("triton_operator_reconcile_duration_seconds", "How long a look at a server took")
-                        .buckets(SECONDS.to_vec()),
+                    HistogramOpts::new(
+                        "triton_operator_reconcile_duration_seconds",
+                        "How long a look at a server took",
+                    )
+                    .buckets(SECONDS.to_vec()),
                 ),
             ),
             reconciles_active: gauge("triton_operator_reconciles_active", "Looks under way"),

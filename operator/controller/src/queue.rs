@@ -144,7 +144,10 @@ where
     scheduler.as_mut().hold_unless(|key| may_take && !busy.contains(key)).next().await
 }
 
-fn ended_look(ended: Result<(Id, Looked), JoinError>, keys: &mut HashMap<Id, ServerKey>) -> Option<(ServerKey, Looked)> {
+fn ended_look(
+    ended: Result<(Id, Looked), JoinError>,
+    keys: &mut HashMap<Id, ServerKey>,
+) -> Option<(ServerKey, Looked)> {
     match ended {
         Ok((id, looked)) => Some((keys.remove(&id)?, looked)),
         Err(error) => {
@@ -234,8 +237,11 @@ mod tests {
     async fn failures_come_back_after_pauses_that_grow_and_success_forgets_them() {
         let (_leads, leading) = watch::channel(true);
         let answer = |number| if number < 5 { Looked::Failed } else { Looked::Again(Duration::from_secs(40)) };
-        let times: Vec<u64> =
-            watched(leading, |queue| queue.push(key("a")), answer, 100).await.into_iter().map(|(second, _)| second).collect();
+        let times: Vec<u64> = watched(leading, |queue| queue.push(key("a")), answer, 100)
+            .await
+            .into_iter()
+            .map(|(second, _)| second)
+            .collect();
         let pauses: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0] - 1).collect();
         assert!(pauses.windows(2).all(|pair| pair[1] >= pair[0]) && pauses[3] >= 8 && pauses[4] >= 40, "{pauses:?}");
     }

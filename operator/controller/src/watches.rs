@@ -34,12 +34,13 @@ use crate::{
 
 /// How often it is asked whether the optional kinds have come or gone.
 const LOOK_FOR_KINDS: Duration = Duration::from_secs(60);
+/// How long the first list of an optional kind may take.
+const FILL_OPTIONAL: Duration = Duration::from_secs(10);
 
 /// A resource of ours, or why it cannot be read: one malformed object must not end the watch of the others.
 pub(crate) type Guarded<K> = DeserializeGuard<K>;
 
 /// Every watch.
-#[derive(Debug)]
 pub(crate) struct Watches {
     client: Client,
     queue: Queue,
@@ -65,7 +66,8 @@ impl Watches {
     pub(crate) fn start(client: &Client, namespaces: &[String], queue: &Queue, metrics: &Arc<Metrics>) -> Arc<Self> {
         let homes = Arc::default();
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-        let scopes = scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics, &homes)).collect();
+        let scopes =
+            scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics, &homes)).collect();
         Arc::new(Self { client: client.clone(), queue: queue.clone(), metrics: Arc::clone(metrics), scopes, homes })
     }
 
@@ -123,8 +125,9 @@ impl Watches {
             if is_known {
                 let namespace = scope.namespace.as_deref();
                 let (store, task) = watch_objects(&self.client, namespace, kind, &self.queue, &self.metrics);
-                if store.wait_until_ready().await.is_ok() {
-                    scope.optional().insert(kind, (store, task));
+                match tokio::time::timeout(FILL_OPTIONAL, store.wait_until_ready()).await {
+                    Ok(Ok(())) => drop(scope.optional().insert(kind, (store, task))),
+                    _ => task.abort(), // forbidden, or gone again: asked anew in a while
                 }
             } else if let Some((_, task)) = scope.optional().remove(&kind) {
                 task.abort();
@@ -164,14 +167,15 @@ impl Watches {
     pub(crate) fn objects_of(&self, kind: Kind, namespace: &str, uid: &str) -> Vec<Arc<DynamicObject>> {
         let Some(store) = self.store(kind, namespace) else { return vec![] };
         store.state_filter(|object| {
-            object.namespace().as_deref() == Some(namespace) && object.owner_references().iter().any(|owner| owner.uid == uid)
+            object.namespace().as_deref() == Some(namespace)
+                && object.owner_references().iter().any(|owner| owner.uid == uid)
         })
     }
 
     /// Every server there is or that a model names.
     pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
         let servers = self.scopes.iter().flat_map(|scope| scope.servers.state());
-        let mut keys: BTreeSet<ServerKey> = servers.iter().filter_map(|server| own_key(server.meta())).collect();
+        let mut keys: BTreeSet<ServerKey> = servers.filter_map(|server| own_key(server.meta())).collect();
         keys.extend(self.homes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         keys
     }
@@ -353,7 +357,7 @@ where
 }
 
 fn everything() -> watcher::Config {
-    watcher::Config::default().any_semantic()
+    watcher::Config::default()
 }
 
 /// Selects what the operator has made.
@@ -400,7 +404,6 @@ fn moved(homes: &Mutex<HashMap<String, ServerKey>>, change: &Change, model: &Gua
     keys
 }
 
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -419,9 +422,8 @@ mod tests {
     #[test]
     fn a_model_that_moves_is_looked_after_on_both_sides() {
         let homes = Mutex::default();
-        let names = |change, model| -> Vec<String> {
-            moved(&homes, &change, &model).into_iter().map(|key| key.name).collect()
-        };
+        let names =
+            |change, model| -> Vec<String> { moved(&homes, &change, &model).into_iter().map(|key| key.name).collect() };
         assert_eq!(names(Change::Is, model("a")), ["a"]);
         assert_eq!(names(Change::Is, model("a")), ["a"]);
         assert_eq!(names(Change::Is, model("b")), ["a", "b"]);

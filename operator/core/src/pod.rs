@@ -19,6 +19,8 @@ pub const AGENT_CONTAINER: &str = "agent";
 pub const STATE_PATH: &str = "/state";
 /// Path of the agent that answers 200 once every required model of the manifest is in the repository, 503 before.
 pub const STAGED_PATH: &str = "/staged";
+/// Path of the agent that answers 200 for as long as the process works.
+pub const AGENT_LIVE_PATH: &str = "/healthz";
 /// Path of the server that answers 200 once its start-up set is loaded.
 pub const READY_PATH: &str = "/v2/health/ready";
 /// Path of the server that answers 200 while the process serves.

@@ -16,7 +16,7 @@ use crate::{
     build::{Applied, Resources},
     compile::GpuMemory,
     names,
-    replica::Replica,
+    replica::{Phase, Replica},
 };
 
 /// What became of the steps before.
@@ -72,8 +72,19 @@ pub struct Statuses {
     pub server: TritonServerStatus,
     /// Of its models.
     pub models: Vec<(ObjectRef, TritonModelStatus)>,
-    /// Whether nothing is under way: the next look can wait.
-    pub is_settled: bool,
+    /// How soon to look again.
+    pub pace: Pace,
+}
+
+/// How soon a server has to be looked at again, if nothing is told of it meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing is under way.
+    Settled,
+    /// The cluster is at work on the pods, and tells of it.
+    Waiting,
+    /// Pods are at work on models, of which nobody tells.
+    Busy,
 }
 
 /// What the statuses of a server and of its models are made from.
@@ -132,8 +143,26 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let server = server::of(seen.server, seen.before, &readiness, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
+    let pace = if seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {
+        Pace::Busy
+    } else if is_settled {
+        Pace::Settled
+    } else {
+        Pace::Waiting
+    };
     let models = models.into_iter().map(|(model, status)| (names::object(model), status)).collect();
-    Statuses { server, models, is_settled }
+    Statuses { server, models, pace }
+}
+
+/// Whether a pod is at work on its models.
+fn is_busy(replica: &Replica, manifest_hash: &str) -> bool {
+    let Some(report) = replica.report.as_ref().filter(|_| !replica.is_leaving) else { return false };
+    let is_behind = report.manifest_hash.as_deref().is_some_and(|hash| hash != manifest_hash);
+    is_behind
+        || report
+            .models
+            .values()
+            .any(|model| matches!(model.phase, Phase::Pending | Phase::Downloading | Phase::Loading | Phase::Unloading))
 }
 
 /// Whether nothing is under way for a model.

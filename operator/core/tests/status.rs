@@ -14,7 +14,7 @@ use operator_core::{
     build::{self, Applied, Resources},
     compile,
     replica::{ModelReport, Phase, Replica, Report, Trouble},
-    status::{self, Outcome, Seen, Statuses},
+    status::{self, Outcome, Pace, Seen, Statuses},
     validated::{self, Settings},
 };
 use serde_json::{Value, json};
@@ -149,7 +149,7 @@ fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
         line(&rolling.server.conditions),
         "Ready=False/RollingPods Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels Reconciling=True/RollingPods"
     );
-    assert!(!rolling.is_settled);
+    assert_eq!(rolling.pace, Pace::Waiting);
     look.deployment = all_ready(2);
     look.deployment["observedGeneration"] = json!(6);
     assert_eq!(of(&look.take().server.conditions, "Ready").status, ConditionStatus::False, "the numbers are old");
@@ -159,7 +159,7 @@ fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
         line(&ready.server.conditions),
         "Ready=True/AllReplicasReady Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels"
     );
-    assert!(ready.is_settled);
+    assert_eq!(ready.pace, Pace::Settled);
     assert_eq!(ready.server.observed_generation, Some(3));
     assert!(ready.server.conditions.iter().all(|it| it.observed_generation == Some(3) && !it.message.is_empty()));
 }
@@ -207,6 +207,7 @@ fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
     let mut look = Look::new(2, models()).saying(2, &Phase::Downloading, &[]);
     look.deployment = deployment(json!({ "replicas": 2, "updatedReplicas": 2 }));
     let loading = look.take();
+    assert_eq!(loading.pace, Pace::Busy);
     assert_eq!(
         line(&loading.models[0].1.conditions),
         "Ready=False/Downloading ServerResolved=True/Found FitsMemory=True/Admitted Servable=False/NoActiveVersion \
@@ -264,7 +265,7 @@ fn a_bad_new_version_is_told_in_the_servers_words_while_the_old_one_serves() {
     let stalled = look.take();
     assert_eq!(of(&stalled.models[0].1.conditions, "Stalled").reason, "ChecksumMismatch");
     assert!(condition::find(&stalled.models[0].1.conditions, "Reconciling").is_none());
-    assert!(stalled.is_settled);
+    assert_eq!(stalled.pace, Pace::Settled);
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn agent(server: &Validated<'_>) -> Container {
         restart_policy: Some("Always".into()),
         // The server starts only once this has succeeded, so that its readiness speaks of the whole start-up set.
         startup_probe: Some(probes::staged()),
+        liveness_probe: Some(probes::agent_lives()),
         resources: Some(ResourceRequirements {
             requests: Some(BTreeMap::from([
                 ("cpu".to_owned(), Quantity("10m".into())),

@@ -31,6 +31,11 @@ pub(super) fn staged() -> Probe {
     probe(pod::STAGED_PATH, "agent", None, [1, 5, 24 * 60 * 60])
 }
 
+/// Whether the agent is started anew.
+pub(super) fn agent_lives() -> Probe {
+    probe(pod::AGENT_LIVE_PATH, "agent", None, [10, 5, 3])
+}
+
 /// Period and timeout in seconds, then failures in a row.
 fn probe(path: &str, port: &str, rhythm: Option<&Rhythm>, [period, timeout, failures]: [i32; 3]) -> Probe {
     let rhythm = rhythm.cloned().unwrap_or_default();

@@ -1,0 +1,282 @@
+//! Step 4 of a reconcile: everything built goes into the cluster by server-side apply, and what is not built any more goes
+//! out. What is in the cluster already is not written; what was changed by hand is healed; what others added stays; what
+//! belongs to others is never touched.
+
+use std::collections::BTreeSet;
+
+use crds::TritonServer;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
+use kube::{
+    Resource, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+};
+use operator_core::{
+    build::{APPLIED_HASH, Applied, Kind, Object, Prepared, Resources},
+    drift,
+    events::Event,
+    labels,
+};
+
+use crate::{
+    context::Context,
+    dereference::{api, current},
+    queue::ServerKey,
+};
+
+/// The API server would not take an object, or must not be asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Refused {
+    /// One word.
+    pub(crate) reason: &'static str,
+    /// In the words of the API server.
+    pub(crate) message: String,
+    /// Only a change of the spec can help.
+    pub(crate) is_final: bool,
+}
+
+/// Why something is not in the cluster.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    /// It was refused.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The API server could not be asked.
+    #[error("{doing}: {error}")]
+    Unreachable {
+        /// What was being done.
+        doing: String,
+        /// What came of it.
+        error: Box<kube::Error>,
+    },
+}
+
+/// What was done to the objects of a server in one look.
+#[derive(Debug, Default)]
+struct Done {
+    created: Vec<String>,
+    updated: Vec<String>,
+    healed: Vec<String>,
+    removed: Vec<String>,
+}
+
+/// Brings `prepared` into the cluster.
+pub(crate) async fn apply(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    prepared: Resources<Prepared>,
+) -> Result<Resources<Applied>, ApplyError> {
+    let mut done = Done::default();
+    let applied = Box::pin(apply_all(context, key, server, prepared, &mut done)).await;
+    let events = done.events();
+    if !events.is_empty() {
+        let object: ObjectReference = server.object_ref(&());
+        context.events.tell(&object, "Apply", &events, &context.metrics).await;
+    }
+    applied
+}
+
+async fn apply_all(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    prepared: Resources<Prepared>,
+    done: &mut Done,
+) -> Result<Resources<Applied>, ApplyError> {
+    let uid = server.uid().unwrap_or_default();
+    let mut deployment: Option<Deployment> = None;
+    let mut wanted = BTreeSet::new();
+    for object in prepared.objects() {
+        let live = apply_one(context, key, &uid, &object, done).await?;
+        if object.kind == Kind::Deployment {
+            deployment = live.and_then(|live| live.try_parse().ok());
+        }
+        wanted.insert((object.kind, object.name));
+    }
+    prune(context, key, &uid, &wanted, done).await?;
+    match deployment {
+        Some(deployment) => Ok(prepared.applied(deployment)),
+        None => {
+            let message = "the API server answered with a Deployment that cannot be read".into();
+            Err(Refused { reason: "ApplyRefused", message, is_final: false }.into())
+        }
+    }
+}
+
+/// Writes one object if it is not in the cluster as it should be. Returns it as the cluster has it; nothing where the
+/// cluster does not know the kind.
+async fn apply_one(
+    context: &Context,
+    key: &ServerKey,
+    uid: &str,
+    object: &Object,
+    done: &mut Done,
+) -> Result<Option<DynamicObject>, ApplyError> {
+    let Object { kind, name, value } = object;
+    let title = title(*kind, name);
+    let live = current(context, key, *kind, name).await.map_err(|error| failed("reading", &title, error))?;
+    let hash = &value["metadata"]["annotations"][APPLIED_HASH];
+    let mut paths = vec![];
+    let is_same_as_applied = match &live {
+        None => false,
+        Some(live) => {
+            is_ours(live, uid, &title)?;
+            let found = serde_json::to_value(live).unwrap_or_default();
+            paths = drift::drifted(value, &found);
+            found["metadata"]["annotations"][APPLIED_HASH] == *hash
+        }
+    };
+    if let Some(live) = &live
+        && is_same_as_applied
+        && (paths.is_empty() || context.written.is_unkept(key, *kind, name, hash, &paths))
+    {
+        return Ok(Some(live.clone()));
+    }
+    let patch = PatchParams::apply(labels::MANAGER).force();
+    let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
+        Ok(applied) => applied,
+        Err(kube::Error::Api(status)) if kind.is_optional() && status.is_not_found() => {
+            context.watches.set_known(*kind, false).await;
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("applying", &title, error)),
+    };
+    context.metrics.wrote(&kind.api_resource().kind, "apply");
+    context.written.object(key, *kind, name, applied.metadata.resource_version.as_deref());
+    let lost = drift::drifted(value, &serde_json::to_value(&applied).unwrap_or_default());
+    if !lost.is_empty() {
+        tracing::warn!(server = %key, object = title, fields = lost.join(", "), "the API server does not keep these fields");
+        context.written.not_kept(key, *kind, name, hash.clone(), lost.into_iter().collect());
+    }
+    match (live, is_same_as_applied) {
+        (None, _) => {
+            tracing::info!(server = %key, object = title, "created");
+            done.created.push(title);
+        }
+        (Some(_), true) => {
+            let fields = paths.join(", ");
+            tracing::info!(server = %key, object = title, fields, "healed: it was changed by somebody else");
+            done.healed.push(format!("{title} ({fields})"));
+        }
+        (Some(_), false) => {
+            tracing::info!(server = %key, object = title, "updated");
+            done.updated.push(title);
+        }
+    }
+    Ok(Some(applied))
+}
+
+/// Refuses to touch what belongs to others.
+fn is_ours(live: &DynamicObject, uid: &str, title: &str) -> Result<(), Refused> {
+    let owners = live.owner_references();
+    if owners.iter().any(|owner| owner.uid == uid) {
+        return Ok(());
+    }
+    let managed_by = live.labels().get("app.kubernetes.io/managed-by").map(String::as_str);
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if owner.kind == TritonServer::kind(&()) => Err(Refused {
+            reason: "WaitingForRemoval",
+            message: format!("{title} belongs to an earlier TritonServer of this name and is being removed"),
+            is_final: false,
+        }),
+        // somebody took our reference off, or restored the object from a copy
+        None if managed_by == Some(labels::MANAGER) && live.annotations().contains_key(APPLIED_HASH) => Ok(()),
+        _ => Err(Refused {
+            reason: "NameTaken",
+            message: format!("{title} exists and is not of this server: rename the server, or remove that object"),
+            is_final: true,
+        }),
+    }
+}
+
+/// Removes objects of the server that are not wanted any more.
+async fn prune(
+    context: &Context,
+    key: &ServerKey,
+    uid: &str,
+    wanted: &BTreeSet<(Kind, String)>,
+    done: &mut Done,
+) -> Result<(), ApplyError> {
+    for kind in Kind::ALL {
+        for object in context.watches.objects_of(kind, &key.namespace, uid) {
+            let name = object.name_any();
+            if wanted.contains(&(kind, name.clone())) || object.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let title = title(kind, &name);
+            let delete =
+                DeleteParams::background().preconditions(Preconditions { uid: object.uid(), resource_version: None });
+            match api(context, key, kind).delete(&name, &delete).await {
+                Ok(_) => {
+                    context.metrics.wrote(&kind.api_resource().kind, "delete");
+                    tracing::info!(server = %key, object = title, "removed: it is not asked for any more");
+                    done.removed.push(title);
+                }
+                // gone already, or another one of that name
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => return Err(failed("removing", &title, error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an error of the API server means for the server whose object it is about.
+fn failed(doing: &str, title: &str, error: kube::Error) -> ApplyError {
+    let doing = format!("{doing} {title}");
+    match &error {
+        kube::Error::Api(status)
+            if (400..500).contains(&status.code) && !matches!(status.code, 401 | 404 | 408 | 409 | 429) =>
+        {
+            let (is_final, reason) = match status.code {
+                403 => (false, "Forbidden"), // rights, a quota, a namespace on its way out
+                _ => (true, "ApplyRefused"),
+            };
+            Refused { reason, message: format!("{doing}: {}", status.message), is_final }.into()
+        }
+        _ => ApplyError::Unreachable { doing, error: Box::new(error) },
+    }
+}
+
+fn title(kind: Kind, name: &str) -> String {
+    format!("{} {name}", kind.api_resource().kind)
+}
+
+impl Done {
+    fn events(self) -> Vec<Event> {
+        let Self { created, updated, healed, removed } = self;
+        [("Created", created), ("Updated", updated), ("Healed", healed), ("Removed", removed)]
+            .into_iter()
+            .filter(|(_, titles)| !titles.is_empty())
+            .map(|(reason, titles)| Event { is_warning: false, reason: reason.into(), note: titles.join(", ") })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(metadata: Value, expect: Result<(), &str>) {
+        let mut live: DynamicObject =
+            serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata })).unwrap();
+        live.metadata.name = Some("vision".into());
+        assert_eq!(is_ours(&live, "mine", "Service vision").map_err(|refused| refused.reason), expect);
+    }
+
+    #[test]
+    fn only_what_is_ours_is_written_to() {
+        let owner = |uid: &str, kind: &str| json!([{ "apiVersion": "x", "kind": kind, "name": "n", "uid": uid, "controller": true }]);
+        check(json!({ "ownerReferences": owner("mine", "TritonServer") }), Ok(()));
+        check(json!({ "ownerReferences": owner("old", "TritonServer") }), Err("WaitingForRemoval"));
+        check(json!({ "ownerReferences": owner("theirs", "Other") }), Err("NameTaken"));
+        check(json!({}), Err("NameTaken"));
+        let labels = json!({ "app.kubernetes.io/managed-by": "triton-operator" });
+        check(json!({ "labels": labels }), Err("NameTaken"));
+        check(json!({ "labels": labels, "annotations": { APPLIED_HASH: "x" } }), Ok(()));
+    }
+}

@@ -1,0 +1,156 @@
+//! What every look shares: the client, the stores, what was written last. Nothing in it is an authority: all of it is made
+//! anew when the operator starts again.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::Client;
+use operator_core::{build::Kind, validated::Settings};
+use serde_json::Value;
+
+use crate::{events::Events, metrics::Metrics, pods::Poller, queue::ServerKey, watches::Watches};
+
+/// What every look shares.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) settings: Settings,
+    pub(crate) events: Events,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) poller: Poller,
+    pub(crate) written: Written,
+}
+
+/// What was written last. Stores lag behind what was written; these notes say by how much.
+#[derive(Debug, Default)]
+pub(crate) struct Written(Mutex<HashMap<ServerKey, Notes>>);
+
+/// Notes about one server, its objects and models.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Version of each object after our last write.
+    versions: HashMap<(Kind, String), u64>,
+    /// Fields of an object, as we applied it, that the API server does not keep.
+    unkept: HashMap<(Kind, String), (Value, BTreeSet<String>)>,
+    /// Status of each resource after our last write, by uid, with its version.
+    statuses: HashMap<String, (u64, Value)>,
+}
+
+impl Written {
+    /// An object was written and has this version now.
+    pub(crate) fn object(&self, key: &ServerKey, kind: Kind, name: &str, version: Option<&str>) {
+        let version = version.and_then(number).unwrap_or(0);
+        self.notes().entry(key.clone()).or_default().versions.insert((kind, name.to_owned()), version);
+    }
+
+    /// Whether an object of that version, found in a store, is no older than our last write.
+    pub(crate) fn is_fresh(&self, key: &ServerKey, kind: Kind, name: &str, version: Option<&str>) -> bool {
+        let mut notes = self.notes();
+        let Some(versions) = notes.get_mut(key).map(|notes| &mut notes.versions) else { return true };
+        let id = (kind, name.to_owned());
+        let Some(written) = versions.get(&id) else { return true };
+        let is_fresh = version.and_then(number).is_none_or(|version| version >= *written);
+        if is_fresh {
+            versions.remove(&id);
+        }
+        is_fresh
+    }
+
+    /// The API server did not keep these fields of an object with that hash.
+    pub(crate) fn not_kept(&self, key: &ServerKey, kind: Kind, name: &str, hash: Value, paths: BTreeSet<String>) {
+        self.notes().entry(key.clone()).or_default().unkept.insert((kind, name.to_owned()), (hash, paths));
+    }
+
+    /// Whether it is known of all these fields that the API server does not keep them.
+    pub(crate) fn is_unkept(&self, key: &ServerKey, kind: Kind, name: &str, hash: &Value, paths: &[String]) -> bool {
+        let notes = self.notes();
+        let Some((written, unkept)) = notes.get(key).and_then(|notes| notes.unkept.get(&(kind, name.to_owned())))
+        else {
+            return false;
+        };
+        written == hash && paths.iter().all(|path| unkept.contains(path))
+    }
+
+    /// The status of a resource was written.
+    pub(crate) fn status(&self, key: &ServerKey, uid: &str, version: Option<&str>, status: Value) {
+        let version = version.and_then(number).unwrap_or(0);
+        self.notes().entry(key.clone()).or_default().statuses.insert(uid.to_owned(), (version, status));
+    }
+
+    /// The status we wrote, if the store has an older version of the resource.
+    pub(crate) fn newer_status(&self, key: &ServerKey, uid: &str, version: Option<&str>) -> Option<Value> {
+        let mut notes = self.notes();
+        let statuses = &mut notes.get_mut(key)?.statuses;
+        let (written, status) = statuses.get(uid)?;
+        if version.and_then(number).is_none_or(|version| version >= *written) {
+            statuses.remove(uid);
+            return None;
+        }
+        Some(status.clone())
+    }
+
+    /// Nothing is left of a server.
+    pub(crate) fn forget(&self, key: &ServerKey) {
+        self.notes().remove(key);
+    }
+
+    fn notes(&self) -> MutexGuard<'_, HashMap<ServerKey, Notes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Versions count up; where one is no number, what the store has is believed.
+fn number(version: &str) -> Option<u64> {
+    version.parse().ok()
+}
+
+/// Now, in whole seconds, as the API server keeps times.
+pub(crate) fn now() -> Time {
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key() -> ServerKey {
+        ServerKey { namespace: "ml".into(), name: "vision".into() }
+    }
+
+    #[test]
+    fn a_store_that_lags_behind_a_write_is_not_believed() {
+        let written = Written::default();
+        let is_fresh = |version| written.is_fresh(&key(), Kind::Service, "vision", version);
+        assert!(is_fresh(Some("5")), "nothing was written");
+        written.object(&key(), Kind::Service, "vision", Some("9"));
+        assert!(!is_fresh(Some("8")));
+        assert!(is_fresh(Some("9")));
+        assert!(is_fresh(Some("8")), "the store has caught up once; what is in it now is newer by its own count");
+    }
+
+    #[test]
+    fn our_own_status_counts_until_the_store_has_it() {
+        let written = Written::default();
+        written.status(&key(), "uid", Some("9"), json!({ "a": 1 }));
+        assert_eq!(written.newer_status(&key(), "uid", Some("8")), Some(json!({ "a": 1 })));
+        assert_eq!(written.newer_status(&key(), "uid", Some("10")), None);
+        assert_eq!(written.newer_status(&key(), "uid", Some("8")), None);
+    }
+
+    #[test]
+    fn fields_the_api_server_does_not_keep_are_written_once() {
+        let written = Written::default();
+        let (hash, paths) = (json!("h1"), vec!["spec.new".to_owned()]);
+        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &hash, &paths));
+        written.not_kept(&key(), Kind::Service, "vision", hash.clone(), paths.iter().cloned().collect());
+        assert!(written.is_unkept(&key(), Kind::Service, "vision", &hash, &paths));
+        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &hash, &["spec.replicas".to_owned()]));
+        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &json!("h2"), &paths));
+    }
+}

@@ -1,0 +1,109 @@
+//! Step 1 of a reconcile: what the spec points at. Objects of ours come from the stores, or from the API server where a store
+//! lags behind our own writes; claims are asked for by name.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crds::{TritonModel, TritonServer};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+};
+use kube::{Api, Resource, ResourceExt, api::DynamicObject};
+use operator_core::{
+    Observed,
+    build::{self, Kind},
+    names,
+};
+
+use crate::{context::Context, queue::ServerKey};
+
+/// What surrounds a server.
+pub(crate) struct Surroundings {
+    /// What decisions are made from.
+    pub(crate) observed: Observed,
+    /// The models that name the server.
+    pub(crate) models: Vec<TritonModel>,
+    /// Its pods.
+    pub(crate) pods: Vec<Arc<Pod>>,
+    /// Its Deployment as it is now.
+    pub(crate) deployment: Option<Deployment>,
+}
+
+/// Fetches what surrounds `server`.
+pub(crate) async fn dereference(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+) -> Result<Surroundings, kube::Error> {
+    let models = context.watches.models(key);
+    let uid = server.uid().unwrap_or_default();
+    let config_map = ours(context, key, Kind::ConfigMap, &names::manifest_config_map(&key.name), &uid).await?;
+    let config_map: Option<ConfigMap> = config_map.and_then(typed);
+    let deployment = ours(context, key, Kind::Deployment, &key.name, &uid).await?;
+    let deployment: Option<Deployment> = deployment.and_then(typed);
+    let observed = Observed {
+        manifest: config_map.as_ref().and_then(build::manifest_of),
+        default_image: deployment.as_ref().and_then(build::default_image_of),
+        replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
+        absent_claims: absent_claims(context, key, &models).await?,
+        has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
+    };
+    Ok(Surroundings { observed, models, pods: context.watches.pods(key), deployment })
+}
+
+/// An object as it is now: from the store, or from the API server if the store has none or lags behind our last write.
+pub(crate) async fn current(
+    context: &Context,
+    key: &ServerKey,
+    kind: Kind,
+    name: &str,
+) -> Result<Option<DynamicObject>, kube::Error> {
+    let stored = context.watches.object(kind, &key.namespace, name);
+    if let Some(object) = stored
+        && context.written.is_fresh(key, kind, name, object.metadata.resource_version.as_deref())
+    {
+        return Ok(Some((*object).clone()));
+    }
+    let found = api(context, key, kind).get_opt(name).await?;
+    Ok(found.map(|mut object| {
+        object.managed_fields_mut().clear();
+        object
+    }))
+}
+
+/// Objects of a kind in the namespace of a server.
+pub(crate) fn api(context: &Context, key: &ServerKey, kind: Kind) -> Api<DynamicObject> {
+    Api::namespaced_with(context.client.clone(), &key.namespace, &kind.api_resource())
+}
+
+async fn ours(
+    context: &Context,
+    key: &ServerKey,
+    kind: Kind,
+    name: &str,
+    uid: &str,
+) -> Result<Option<DynamicObject>, kube::Error> {
+    let found = current(context, key, kind, name).await?;
+    Ok(found.filter(|object| object.owner_references().iter().any(|owner| owner.uid == uid)))
+}
+
+fn typed<K: Resource + serde::de::DeserializeOwned>(object: DynamicObject) -> Option<K> {
+    object.try_parse().ok()
+}
+
+async fn absent_claims(
+    context: &Context,
+    key: &ServerKey,
+    models: &[TritonModel],
+) -> Result<BTreeSet<String>, kube::Error> {
+    let named: BTreeSet<&str> =
+        models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str())).collect();
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
+    let mut absent = BTreeSet::new();
+    for claim in named {
+        if api.get_metadata_opt(claim).await?.is_none() {
+            absent.insert(claim.to_owned());
+        }
+    }
+    Ok(absent)
+}

@@ -1,0 +1,221 @@
+//! What the pods say of their models. Each pod is asked at its own address, never through the Service: the agent first, and
+//! the server's own index where no agent answers. A pod that does not answer is silent, never an error of the look.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use operator_core::{
+    Manifest, labels,
+    pod::{AGENT_CONTAINER, AGENT_PORT, HTTP_PORT, STATE_PATH},
+    replica::{self, ModelReport, Phase, Replica, Report},
+};
+use serde_json::json;
+use triton_agent::{
+    load::{Index, Server},
+    state::{self, State},
+};
+
+use crate::{context::Context, metrics::Metrics, queue::ServerKey};
+
+/// How long a pod may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pods asked at the same time for one server.
+const AT_ONCE: usize = 16;
+/// A state of ten thousand models is a few megabytes.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Asks pods.
+#[derive(Debug, Clone)]
+pub(crate) struct Poller {
+    client: HttpClient<HttpConnector, Empty<Bytes>>,
+}
+
+impl Poller {
+    pub(crate) fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(PATIENCE));
+        connector.set_nodelay(true);
+        // pods come and go: no connection is kept
+        Self { client: HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) }
+    }
+
+    /// Every pod with what it says of the models of `manifest`, in the order given.
+    pub(crate) async fn ask(&self, pods: &[Arc<Pod>], manifest: &Manifest, metrics: &Metrics) -> Vec<Replica> {
+        let asked: Vec<_> = pods.iter().map(|pod| self.replica(pod, manifest, metrics)).collect();
+        stream::iter(asked).buffered(AT_ONCE).collect().await
+    }
+
+    async fn replica(&self, pod: &Pod, manifest: &Manifest, metrics: &Metrics) -> Replica {
+        let mut replica = Replica::of(pod);
+        if let Some(address) = replica::address(pod).and_then(|ip| ip.parse().ok()) {
+            replica.report = self.report(address, has_agent(pod), manifest, metrics).await;
+        }
+        replica
+    }
+
+    async fn report(&self, address: IpAddr, has_agent: bool, manifest: &Manifest, metrics: &Metrics) -> Option<Report> {
+        if has_agent {
+            match tokio::time::timeout(PATIENCE, self.state(address)).await {
+                Ok(Some(state)) => {
+                    metrics.polled("state");
+                    return Some(of_state(state));
+                }
+                _ => metrics.polled("agent_silent"),
+            }
+        }
+        let server = Server::new((address, HTTP_PORT).into());
+        let Ok(Ok(index)) = tokio::time::timeout(PATIENCE, server.index()).await else {
+            metrics.polled("silent");
+            return None;
+        };
+        metrics.polled("index");
+        // An agent that is silent may have a newer manifest in work than what its server serves.
+        let manifest_hash = has_agent.then(String::new);
+        Some(Report { manifest_hash, models: of_index(&index, manifest) })
+    }
+
+    async fn state(&self, address: IpAddr) -> Option<State> {
+        let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+        let uri = format!("http://{host}:{AGENT_PORT}{STATE_PATH}").parse().ok()?;
+        let response = self.client.get(uri).await.ok()?;
+        if !response.status().is_success() {
+            return None;
+        }
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.ok()?.to_bytes();
+        serde_json::from_slice(&body).ok()
+    }
+}
+
+/// Tells pods that have not seen the manifest of it: a changed annotation makes the kubelet hand it over at once, not at its
+/// next round. It only makes things quicker, so nothing is made of a failure.
+pub(crate) async fn hurry(context: &Context, key: &ServerKey, pods: &[Arc<Pod>], replicas: &[Replica], hash: &str) {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
+    for (pod, replica) in pods.iter().zip(replicas) {
+        let follows = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref());
+        let is_behind = follows.is_some_and(|follows| !follows.is_empty() && follows != hash);
+        let is_told = pod.annotations().get(labels::MANIFEST_HASH).is_some_and(|told| told == hash);
+        if replica.is_leaving || !is_behind || is_told {
+            continue;
+        }
+        let patch = json!({ "metadata": { "annotations": { labels::MANIFEST_HASH: hash } } });
+        match api.patch_metadata(&replica.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => context.metrics.wrote("Pod", "patch"),
+            Err(error) => {
+                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not told of its manifest")
+            }
+        }
+    }
+}
+
+fn has_agent(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    containers.into_iter().any(|container| container.name == AGENT_CONTAINER)
+}
+
+/// What an agent says, in the words of decisions.
+fn of_state(state: State) -> Report {
+    let models = state.models.into_iter().map(|(name, model)| {
+        let phase = match model.phase {
+            state::Phase::Pending => Phase::Pending,
+            state::Phase::Downloading { .. } | state::Phase::Verifying => Phase::Downloading,
+            state::Phase::Loading => Phase::Loading,
+            state::Phase::Ready => Phase::Ready,
+            state::Phase::Unloading => Phase::Unloading,
+            state::Phase::Failed(failure) => Phase::Failed {
+                reason: failure.reason.to_string(),
+                message: failure.message,
+                will_retry: failure.will_retry,
+            },
+        };
+        let report = ModelReport {
+            phase,
+            versions: model.versions.into_iter().filter_map(|version| i64::try_from(version).ok()).collect(),
+            serving: model.serving.map(|content| content.as_str().replacen('-', ":", 1)),
+        };
+        (name, report)
+    });
+    Report { manifest_hash: Some(state.manifest_hash), models: models.collect() }
+}
+
+/// What a server says of the models of `manifest`, in the words of decisions.
+fn of_index(index: &Index, manifest: &Manifest) -> BTreeMap<String, ModelReport> {
+    let model = |name: &str| {
+        let versions: Vec<i64> =
+            index.ready_versions(name).into_iter().filter_map(|version| i64::try_from(version).ok()).collect();
+        let phase = match index.reason(name) {
+            _ if index.is_changing(name) => Phase::Loading,
+            Some(reason) => Phase::Failed {
+                reason: state::Reason::LoadFailed.to_string(),
+                message: reason.to_owned(),
+                will_retry: false,
+            },
+            None if versions.is_empty() => Phase::Pending,
+            None => Phase::Ready,
+        };
+        ModelReport { phase, versions, serving: None }
+    };
+    manifest.models.iter().map(|entry| (entry.name.clone(), model(&entry.name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use operator_core::{Observed, compile};
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let server = serde_json::from_value(json!({
+            "apiVersion": "x", "kind": "TritonServer", "metadata": { "name": "s", "namespace": "ml" }, "spec": {},
+        }));
+        let models: Vec<_> = ["a", "b", "c", "d"]
+            .map(|name| {
+                serde_json::from_value(json!({
+                    "apiVersion": "x", "kind": "TritonModel", "metadata": { "name": name, "namespace": "ml" },
+                    "spec": { "serverRef": { "name": "s" }, "source": { "http": { "uri": "http://x/m.zip" } } },
+                }))
+                .unwrap()
+            })
+            .into();
+        compile(&server.unwrap(), &models, &Observed::default()).manifest
+    }
+
+    #[test]
+    fn a_server_without_an_agent_tells_by_its_index() {
+        let index = Index::parse(
+            br#"[{"name":"a","version":"2","state":"READY"},{"name":"b","version":"1","state":"LOADING"},
+                 {"name":"c","version":"1","state":"UNAVAILABLE","reason":"no such op"}]"#,
+        );
+        let models = of_index(&index.unwrap(), &manifest());
+        let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: false };
+        let phases: Vec<_> = models.into_values().map(|model| model.phase).collect();
+        assert_eq!(phases, [Phase::Ready, Phase::Loading, failed, Phase::Pending]);
+    }
+
+    #[test]
+    fn what_an_agent_says_keeps_its_reason_and_its_content() {
+        let state: State = serde_json::from_value(json!({
+            "manifestHash": "h", "serverIsLive": true, "serverIsReady": true, "isSettled": false,
+            "models": { "a": {
+                "phase": "Failed", "reason": "ChecksumMismatch", "message": "other files", "attempts": 1,
+                "willRetry": false, "versions": [1], "serving": format!("sha256-{}", "0".repeat(64)),
+            } },
+        }))
+        .unwrap();
+        let report = of_state(state);
+        let model = &report.models["a"];
+        assert_eq!((report.manifest_hash.as_deref(), model.versions.as_slice()), (Some("h"), [1].as_slice()));
+        assert!(model.serving.as_ref().unwrap().starts_with("sha256:0"), "{model:?}");
+        assert!(matches!(&model.phase, Phase::Failed { reason, .. } if reason == "ChecksumMismatch"), "{model:?}");
+    }
+}

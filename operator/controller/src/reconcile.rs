@@ -1,0 +1,200 @@
+//! One look at one server: what the cluster has is brought to what the resources say, and what was found is told. Each look
+//! begins from nothing; it may be broken off anywhere and begun again.
+
+use std::{sync::Arc, time::Duration};
+
+use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
+use operator_core::{
+    build, compile, events, names,
+    status::{self, Outcome, Pace, Seen, Statuses},
+    validated,
+};
+
+use crate::{
+    apply::{ApplyError, apply},
+    context::{Context, now},
+    dereference::dereference,
+    pods,
+    queue::{Looked, ServerKey},
+    write_status::{before, write_status},
+};
+
+/// Until the next look, if nothing happens: pods are at work on models.
+const BUSY: Duration = Duration::from_secs(2);
+/// The cluster is at work on pods.
+const WAITING: Duration = Duration::from_secs(10);
+/// Nothing is under way.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Why a look did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The API server could not be asked, or broke off.
+    #[error("{doing}: {error}")]
+    Api { doing: &'static str, error: Box<kube::Error> },
+    /// Something could not be applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// Looks at a server, and tells the queue when to come back.
+pub(crate) async fn look(context: Arc<Context>, key: ServerKey) -> Looked {
+    let look = context.metrics.reconcile();
+    match Box::pin(reconcile(&context, &key)).await {
+        Ok(next) => {
+            let elapsed = look.ended("done");
+            tracing::debug!(server = %key, elapsed_ms = elapsed.as_millis(), next_s = next.map(|next| next.as_secs()), "looked");
+            next.map_or(Looked::Done, Looked::Again)
+        }
+        Err(error) => {
+            look.ended("failed");
+            tracing::warn!(server = %key, %error, "a look did not come to its end");
+            Looked::Failed
+        }
+    }
+}
+
+/// The six steps. Returns when to look again; nothing if there is nothing left to look at.
+async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+    let Some(found) = context.watches.server(key) else { return without_server(context, key).await };
+    let server = match &found.0 {
+        Ok(server) => server,
+        Err(invalid) => return unreadable(context, key, &invalid.metadata, &invalid.error).await,
+    };
+    if server.metadata.deletion_timestamp.is_some() {
+        return Ok(None); // its objects go with it; what is left is told when it is gone
+    }
+
+    // 1. dereference: what the spec points at
+    let around = dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
+    let compiled = compile(server, &around.models, &around.observed);
+    // 2. validate: everything decided, or every problem
+    let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
+    let applied = match &validated {
+        Ok(validated) => {
+            // 3. build: every object, in the same bytes each time
+            let prepared = build::build(validated);
+            // 4. apply: only what is not there already
+            match Box::pin(apply(context, key, server, prepared)).await {
+                Ok(applied) => Some(Ok(applied)),
+                Err(ApplyError::Refused(refused)) => Some(Err(refused)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(_) => None, // a wrong spec is told to its owner; what runs is left alone
+    };
+    let outcome = match (&validated, &applied) {
+        (Err(problems), _) => Outcome::Refused(problems),
+        (Ok(validated), Some(Ok(resources))) => Outcome::Applied { resources, remarks: &validated.remarks },
+        (Ok(_), Some(Err(refused))) => {
+            Outcome::Failed { reason: refused.reason, message: &refused.message, is_final: refused.is_final }
+        }
+        (Ok(_), None) => return Ok(None), // what is valid was applied above
+    };
+    let told = if matches!(outcome, Outcome::Applied { .. }) {
+        Some(&compiled.manifest)
+    } else {
+        around.observed.manifest.as_ref()
+    };
+    let replicas = context.poller.ask(&around.pods, told.unwrap_or(&compiled.manifest), &context.metrics).await;
+    if let Some(manifest) = told {
+        pods::hurry(context, key, &around.pods, &replicas, &manifest.hash).await;
+    }
+    // 5. status: what was found, in the words of conditions
+    let models: Vec<(&TritonModel, TritonModelStatus)> =
+        around.models.iter().map(|model| (model, before(context, key, model, model.status.as_ref()))).collect();
+    let server_before: TritonServerStatus = before(context, key, server, server.status.as_ref());
+    let statuses = status::statuses(&Seen {
+        server,
+        models: &models,
+        before: &server_before,
+        compiled: &compiled,
+        outcome,
+        manifest_before: around.observed.manifest.as_ref(),
+        deployment_before: around.deployment.as_ref(),
+        replicas: &replicas,
+        now: &now(),
+    });
+    // 6. write status: only if it says something new
+    write(context, key, server, &server_before, &models, &statuses).await?;
+    let is_refused = matches!(&applied, Some(Err(_)));
+    Ok(Some(match statuses.pace {
+        Pace::Busy => BUSY,
+        Pace::Waiting => WAITING,
+        Pace::Settled if is_refused => WAITING, // whoever is in the way may leave
+        Pace::Settled => SETTLED,
+    }))
+}
+
+async fn write(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    server_before: &TritonServerStatus,
+    models: &[(&TritonModel, TritonModelStatus)],
+    statuses: &Statuses,
+) -> Result<(), Error> {
+    for (model, before) in models {
+        let object = names::object(*model);
+        let Some((_, after)) = statuses.models.iter().find(|(it, _)| *it == object) else { continue };
+        let events = events::of_model(before, after);
+        write_status(context, key, *model, before, after, &events)
+            .await
+            .map_err(|error| api("writing a status", error))?;
+    }
+    let events = events::of_server(server_before, &statuses.server);
+    write_status(context, key, server, server_before, &statuses.server, &events)
+        .await
+        .map_err(|error| api("writing the status", error))
+}
+
+/// The models of a server that does not exist are told so.
+async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+    let models = context.watches.models(key);
+    for model in &models {
+        let before: TritonModelStatus = before(context, key, model, model.status.as_ref());
+        let after = status::without_server(model, &before, &now());
+        let events = events::of_model(&before, &after);
+        write_status(context, key, model, &before, &after, &events)
+            .await
+            .map_err(|error| api("writing a status", error))?;
+    }
+    if models.is_empty() {
+        context.written.forget(key);
+    }
+    Ok(None)
+}
+
+/// A server that does not fit its own type: told on its status, as far as that can be.
+async fn unreadable(
+    context: &Context,
+    key: &ServerKey,
+    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    error: &str,
+) -> Result<Option<Duration>, Error> {
+    let mut server = TritonServer::new(&key.name, crds::TritonServerSpec::default());
+    server.metadata = metadata.clone();
+    let before: TritonServerStatus = before(context, key, &server, None);
+    let mut after = before.clone();
+    after.observed_generation = metadata.generation;
+    let condition = |type_: &str, status| crds::parts::Condition {
+        type_: type_.into(),
+        status,
+        reason: "InvalidSpec".into(),
+        message: format!("it cannot be read: {error}"),
+        observed_generation: metadata.generation,
+        last_transition_time: crds::parts::condition::find(&before.conditions, type_)
+            .filter(|before| before.status == status)
+            .map_or_else(now, |before| before.last_transition_time.clone()),
+    };
+    after.conditions = vec![condition("Ready", ConditionStatus::False), condition("Stalled", ConditionStatus::True)];
+    let events = events::of_server(&before, &after);
+    write_status(context, key, &server, &before, &after, &events)
+        .await
+        .map_err(|error| api("writing the status", error))?;
+    Ok(None)
+}
+
+fn api(doing: &'static str, error: kube::Error) -> Error {
+    Error::Api { doing, error: Box::new(error) }
+}

@@ -1,0 +1,159 @@
+//! The command `run`: the controller on a cluster. Wires client, watches, queue and leader together, and ends in order.
+
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{ArgAction, Args};
+use kube::{Client, Config};
+use operator_core::validated::Settings;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    context::{Context, Written},
+    events::Events,
+    health::{self, Health},
+    leader::Leader,
+    metrics::Metrics,
+    pods::Poller,
+    queue::{Queue, work},
+    reconcile::look,
+    telemetry::{self, LogFormat},
+    watches::Watches,
+};
+
+/// How long the API server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What `run` is told. Every flag can be given by environment as well.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Namespaces to look after; by default all of them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "WATCH_NAMESPACES")]
+    watch_namespaces: Vec<String>,
+
+    /// Image of servers whose spec names none
+    #[arg(long, value_name = "IMAGE", env = "SERVER_IMAGE")]
+    image: String,
+
+    /// Let one of several operators work, the one that holds the lease
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, env = "LEADER_ELECTION")]
+    leader_election: bool,
+
+    /// Namespace of the lease; by default that of the operator's pod
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    lease_namespace: Option<String>,
+
+    /// Name of this operator among several; by default that of its machine and process
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+
+    /// Address at which to tell /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", env = "METRICS_ADDRESS")]
+    metrics_address: SocketAddr,
+
+    /// Servers looked at at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
+    concurrency: u16,
+
+    /// How log lines are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json, env = "LOG_FORMAT")]
+    log_format: LogFormat,
+
+    /// What to log: a level, or levels by module
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "LOG_LEVEL")]
+    log_level: String,
+}
+
+/// Works until a signal ends it, or until another operator leads.
+pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    telemetry::install(args.log_format, &args.log_level)
+        .with_context(|| format!("'{}' is no filter for logs", args.log_level))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(control(args));
+    // a watch that hangs must not keep the process
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn control(args: RunArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = health::listen(args.metrics_address)
+        .await
+        .with_context(|| format!("cannot listen at {}", args.metrics_address))?;
+    let mut config =
+        Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
+    config.connect_timeout = Some(CONNECT);
+    let lease_namespace = args.lease_namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config)?;
+
+    let metrics = Arc::new(Metrics::new());
+    let (queue, requests) = Queue::new();
+    let watches = Watches::start(&client, &args.watch_namespaces, &queue, &metrics);
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let health =
+        Health { metrics: Arc::clone(&metrics), watches: Arc::clone(&watches), is_ready: Arc::clone(&is_ready) };
+    tokio::spawn(health::serve(listener, health));
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told to end (SIGTERM)"),
+            _ = interrupt.recv() => tracing::info!("told to end (SIGINT)"),
+        }
+    };
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        () = watches.filled() => {}
+        () = &mut stop => return Ok(()),
+    }
+    watches.look_for_optional_kinds().await;
+    is_ready.store(true, Ordering::Relaxed);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), servers = watches.keys().len(), "every resource was read");
+    tokio::spawn(Arc::clone(&watches).follow_optional_kinds());
+
+    let identity = args.identity.unwrap_or_else(identity);
+    let (leads, leading) = watch::channel(!args.leader_election);
+    let leader = args.leader_election.then(|| Leader::new(&client, &lease_namespace, identity.clone(), leads.clone()));
+    let context = Arc::new(Context {
+        events: Events::new(&client, identity),
+        client,
+        watches,
+        settings: Settings { image: args.image },
+        metrics: Arc::clone(&metrics),
+        poller: Poller::new(),
+        written: Written::default(),
+    });
+    metrics.leads(*leading.borrow());
+    let mut shown = leading.clone();
+    tokio::spawn(async move {
+        while shown.changed().await.is_ok() {
+            metrics.leads(*shown.borrow_and_update());
+        }
+    });
+    let working = work(queue, requests, args.concurrency.into(), leading, |key| look(Arc::clone(&context), key), stop);
+    match &leader {
+        None => working.await,
+        Some(leader) => tokio::select! {
+            // another one may lead from now on: nothing more is written, not even to the end of a look
+            lost = leader.run() => return Err(lost.into()),
+            () = working => leader.release().await,
+        },
+    }
+    drop(leads);
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn identity() -> String {
+    format!("{}_{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
+}
