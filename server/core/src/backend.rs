@@ -1,7 +1,7 @@
 //! The contract of a backend: `Backend` makes `Model`s, a `Model` makes `Instance`s, an `Instance` runs batches.
 //!
 //! An instance is owned by one thread. It receives requests unpacked, each with its own responder, and answers them
-//! at once with [`Batch::complete`].
+//! at once with [`Batch::complete`], or takes them apart and answers over time ([`Batch::into_pending`]).
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
@@ -157,6 +157,11 @@ impl Batch {
         let pending = std::mem::take(&mut self.pending);
         self.observer.executed(&pending, &replies, marks);
         self.observer.deliver(pending, replies);
+    }
+
+    /// Gives up the batch for its requests: a model that answers over time keeps each responder for itself.
+    pub fn into_pending(self) -> Vec<Pending> {
+        self.pending
     }
 
     /// Answers every request with the same error.

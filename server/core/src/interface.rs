@@ -157,6 +157,12 @@ impl Interface {
         }
     }
 
+    /// Whether a request that fits the one fits the other as it stands, checked and reshaped.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.max_batch_size, self.is_decoupled) == (other.max_batch_size, other.is_decoupled)
+            && (&self.inputs, &self.outputs) == (&other.inputs, &other.outputs)
+    }
+
     /// Whether every input always has the same extents, the batch dimension aside.
     pub fn has_fixed_shapes(&self) -> bool {
         self.inputs.iter().all(|input| {

@@ -17,22 +17,55 @@ use server_core::{
 };
 use smallvec::SmallVec;
 
-use crate::registry::Registry;
+use crate::{
+    model::{LoadedModel, Refused},
+    registry::Registry,
+    scheduler::Refusal,
+};
 
-/// Checks and queues one request.
+/// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
+#[derive(Clone)]
+pub struct ModelHandle(pub(crate) Arc<LoadedModel>);
+
+impl ModelHandle {
+    /// What it takes and gives.
+    pub fn interface(&self) -> &Arc<Interface> {
+        &self.0.interface
+    }
+}
+
+/// Checks and queues one request for a model that was found: step 1, the registry, lies behind.
 ///
 /// Errors: those found before it was queued; later ones come through the [`Inference`].
-pub(crate) fn infer(registry: &Registry, mut request: InferRequest) -> Result<Inference> {
-    // 1  registry: who is meant
-    let model = registry.find(&request.model_name, request.model_version)?;
+pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: InferRequest) -> Result<Inference> {
+    let mut model = &found.0;
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
     // 5  scheduler: queued, and an instance called if it has something to do
     let id = request.id.clone();
     let wanted = request.outputs.clone();
-    let replies = model.submit(request, batch_size)?;
+    let successor;
+    let replies = match model.submit(request, batch_size) {
+        Ok(replies) => replies,
+        Err(refused) => match replaced(registry, model, &refused) {
+            // A reload took the model away between the look and the queue: whoever replaced it takes the request.
+            Some(other) => {
+                successor = other;
+                model = &successor;
+                model.submit(refused.request, batch_size).map_err(|refused| model.reject(&refused))?
+            }
+            None => return Err(model.reject(&refused)),
+        },
+    };
     // 7  the reply slot's other end
     Ok(Inference { interface: model.interface.clone(), id, wanted, replies })
+}
+
+/// The model that took the place of a closed one, if it takes and gives the same.
+fn replaced(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -> Option<Arc<LoadedModel>> {
+    let is_closed = matches!(refused.refusal, Refusal::Closed);
+    let found = registry.find(&model.interface.model_name, refused.request.model_version).ok().filter(|_| is_closed)?;
+    (!Arc::ptr_eq(&found, model) && found.interface.is_like(&model.interface)).then_some(found)
 }
 
 /// A running request: poll it for its responses. Dropping it cancels the request.

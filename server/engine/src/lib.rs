@@ -27,14 +27,14 @@ use server_core::{
     backend::Backend,
     config::{self, ModelConfig},
     error::{Error, Result},
-    interface::{Interface, ModelId, ModelMetadata},
+    interface::{ModelId, ModelMetadata},
     metrics,
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
 
 pub use self::{
-    infer::Inference,
+    infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
 };
@@ -141,9 +141,9 @@ impl Engine {
         Ok(self.find(model)?.config.clone())
     }
 
-    /// What a ready model takes and gives: for raw requests and for choosing an endpoint.
-    pub fn interface(&self, model: ModelId<'_>) -> Result<Arc<Interface>> {
-        Ok(self.find(model)?.interface.clone())
+    /// A ready model: what it takes and gives, and the way to ask it.
+    pub fn model(&self, model: ModelId<'_>) -> Result<ModelHandle> {
+        self.find(model).map(ModelHandle)
     }
 
     /// Counters of all ready versions, of one model's, or of one version. Errors: it is unknown.
@@ -216,12 +216,12 @@ impl Engine {
         blocking(move || lifecycle.unload(&name)).await
     }
 
-    /// Checks, queues and runs a request. Call it on a runtime thread: it does not block.
+    /// Checks, queues and runs a request on a model that was found. Call it on a runtime thread: it does not block.
     ///
     /// Errors: those found before it was queued; later ones come through the [`Inference`].
-    pub fn infer(&self, request: InferRequest) -> Result<Inference> {
+    pub fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<Inference> {
         self.not_exiting("Server not ready")?;
-        infer::infer(&self.registry, request)
+        infer::infer(&self.registry, model, request)
     }
 
     /// The metrics page, Prometheus text format 0.0.4.

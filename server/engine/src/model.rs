@@ -15,7 +15,7 @@ use server_core::{
     error::{Error, Result},
     interface::Interface,
     request::InferRequest,
-    responder::{Replies, Reply, Responder, reply_slot},
+    responder::{Replies, Reply, reply_slot},
     stats::{FailureReason, ModelSnapshot},
 };
 
@@ -109,8 +109,8 @@ impl LoadedModel {
 
     /// Queues a checked request.
     ///
-    /// Errors: `Unavailable` when the queue is full or closed.
-    pub(crate) fn submit(&self, request: InferRequest, batch_size: u32) -> Result<Replies> {
+    /// Errors: it comes back when the queue is full or closed.
+    pub(crate) fn submit(&self, request: InferRequest, batch_size: u32) -> Result<Replies, Box<Refused>> {
         let (responder, replies) = reply_slot();
         // Without dynamic batching there is no queue policy: priority and timeout say nothing there.
         let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
@@ -124,18 +124,20 @@ impl LoadedModel {
             }
             Err(refused) => {
                 let (pending, refusal) = *refused;
-                let error = match refusal {
-                    Refusal::Full => Error::unavailable("Exceeds maximum queue size"),
-                    Refusal::Closed => Error::unavailable(
-                        "Server is stopping, scheduler for model has stopped accepting new inference requests",
-                    ),
-                };
-                let error = error.with_request_id(&pending.request.id);
-                self.stats.failed(FailureReason::Rejected, &pending.request);
-                forget(pending.responder);
-                Err(error)
+                pending.responder.finish_empty(); // its other end goes with this call
+                Err(Box::new(Refused { request: pending.request, refusal }))
             }
         }
+    }
+
+    /// Counts a refused request, and says why it was.
+    pub(crate) fn reject(&self, refused: &Refused) -> Error {
+        self.stats.failed(FailureReason::Rejected, &refused.request);
+        let text = match refused.refusal {
+            Refusal::Full => "Exceeds maximum queue size",
+            Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        };
+        Error::unavailable(text).with_request_id(&refused.request.id)
     }
 
     /// Whether every instance can still serve.
@@ -166,9 +168,10 @@ impl LoadedModel {
     }
 }
 
-/// The caller has its error already; the slot's other end is gone with it.
-fn forget(responder: Responder) {
-    responder.finish_empty();
+/// A request that did not enter the queue.
+pub(crate) struct Refused {
+    pub(crate) request: InferRequest,
+    pub(crate) refusal: Refusal,
 }
 
 /// The counters of one version: one lock per batch, none per request.

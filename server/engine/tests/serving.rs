@@ -2,7 +2,7 @@
 
 mod house;
 
-use house::{House, ask, text};
+use house::{House, ask, send, text};
 use server_core::{error::Code, interface::ModelId, request::VersionChoice};
 use server_engine::{ControlMode, LoadParameters, Options, Startup, VersionState};
 
@@ -16,7 +16,7 @@ async fn a_model_serves_and_is_counted_before_its_caller_knows() {
     assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
     assert!(engine.is_ready().unwrap());
     for count in 1..=3 {
-        let response = engine.infer(ask("m", &[1.0, 2.0])).unwrap().response().await.unwrap();
+        let response = send(&engine, ask("m", &[1.0, 2.0])).unwrap().response().await.unwrap();
         assert_eq!(text(&response), "m 1: OUTPUT0 FP32 [1,2]");
         let snapshot = engine.statistics(Some(house::id("m"))).unwrap().remove(0);
         assert_eq!((snapshot.success.count, snapshot.execution_count, snapshot.pending), (count, count, 0));
@@ -33,7 +33,7 @@ async fn a_broken_model_does_not_disturb_its_neighbour() {
     let engine = house.engine(Options::default());
     assert_eq!(engine.start().await.unwrap(), Startup::SomeFailed);
     assert!(!engine.is_ready().unwrap(), "a model of the start-up set is missing");
-    assert!(engine.infer(ask("good", &[1.0])).unwrap().response().await.is_ok());
+    assert!(send(&engine, ask("good", &[1.0])).unwrap().response().await.is_ok());
     let index = engine.index(false).unwrap();
     let reasons: Vec<_> = index.iter().map(|line| (line.name.as_str(), line.state, line.reason.is_empty())).collect();
     assert_eq!(
@@ -101,7 +101,7 @@ async fn a_bad_new_configuration_leaves_the_old_one_serving_and_says_why() {
         "load failed for model 'm': version 1 is at UNAVAILABLE state: Invalid argument: \
          dynamic batching preferred size must be <= max batch size for m;\n"
     );
-    assert!(engine.infer(ask("m", &[1.0])).unwrap().response().await.is_ok());
+    assert!(send(&engine, ask("m", &[1.0])).unwrap().response().await.is_ok());
     let line = engine.index(false).unwrap().remove(0);
     assert_eq!(line.state, Some(VersionState::Ready));
     assert!(line.reason.contains("preferred size"), "{}", line.reason);
@@ -144,7 +144,7 @@ async fn requests_share_batches_and_none_is_lost() {
     house.model("m", config, &[1]);
     let engine = house.engine(Options::default());
     engine.start().await.unwrap();
-    let requests = (0..64).map(|number| engine.infer(ask("m", &[number as f32])).unwrap().response());
+    let requests = (0..64).map(|number| send(&engine, ask("m", &[number as f32])).unwrap().response());
     for (number, response) in futures(requests).await.into_iter().enumerate() {
         let response = response.unwrap();
         let bytes = response.outputs[0].data.as_host().unwrap();
@@ -172,7 +172,7 @@ async fn a_quick_model_is_lent_to_its_callers_and_no_answer_goes_astray() {
             tokio::spawn(async move {
                 for number in 0..500 {
                     let value = (caller * 1000 + number) as f32;
-                    let response = engine.infer(ask("m", &[value])).unwrap().response().await.unwrap();
+                    let response = send(&engine, ask("m", &[value])).unwrap().response().await.unwrap();
                     assert_eq!(response.outputs[0].data.as_host().unwrap(), value.to_le_bytes());
                 }
             })
@@ -192,14 +192,14 @@ async fn unloading_and_stopping_finish_what_is_inside() {
     house.model("m", "parameters { key: \"execute_delay_ms\" value { string_value: \"20\" } }", &[1]);
     let engine = house.explicit();
     engine.load("m", LoadParameters::default()).await.unwrap();
-    let inside: Vec<_> = (0..6).map(|_| engine.infer(ask("m", &[1.0])).unwrap().response()).collect();
+    let inside: Vec<_> = (0..6).map(|_| send(&engine, ask("m", &[1.0])).unwrap().response()).collect();
     engine.unload("m", false).await.unwrap();
-    assert!(engine.infer(ask("m", &[1.0])).is_err());
+    assert!(send(&engine, ask("m", &[1.0])).is_err());
     for response in inside {
         assert!(response.await.is_ok());
     }
     engine.load("m", LoadParameters::default()).await.unwrap();
-    let inside: Vec<_> = (0..6).map(|_| engine.infer(ask("m", &[1.0])).unwrap().response()).collect();
+    let inside: Vec<_> = (0..6).map(|_| send(&engine, ask("m", &[1.0])).unwrap().response()).collect();
     assert!(engine.shutdown(std::time::Duration::from_secs(10)).await);
     assert_eq!(engine.is_ready().unwrap_err().message, "Server exiting");
     for response in inside {
@@ -216,11 +216,11 @@ async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
     house.model("m", config, &[1]);
     let engine = house.engine(Options::default());
     engine.start().await.unwrap();
-    let first = engine.infer(ask("m", &[1.0])).unwrap();
+    let first = send(&engine, ask("m", &[1.0])).unwrap();
     house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
-    let second = engine.infer(ask("m", &[2.0])).unwrap();
-    let third = engine.infer(ask("m", &[3.0])).unwrap();
-    let refused = engine.infer(ask("m", &[4.0])).err().unwrap();
+    let second = send(&engine, ask("m", &[2.0])).unwrap();
+    let third = send(&engine, ask("m", &[3.0])).unwrap();
+    let refused = send(&engine, ask("m", &[4.0])).err().unwrap();
     assert_eq!(
         (refused.code, &*refused.message),
         (Code::Unavailable, "[request id: <id_unknown>] Exceeds maximum queue size")

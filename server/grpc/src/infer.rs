@@ -21,12 +21,13 @@ pub(crate) async fn model_infer(
     max_send_bytes: usize,
 ) -> Result<ModelInferResponse> {
     let received_at = Instant::now();
-    let interface = request::interface(engine, &message)?;
+    let model = request::model(engine, &message)?;
+    let interface = model.interface();
     if interface.is_decoupled {
         return Err(Error::unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy"));
     }
-    let request::Prepared { request, classes, .. } = request::prepare(&interface, message, received_at)?;
-    let mut response = engine.infer(request)?.response().await?;
-    classes.apply(&interface, &mut response)?;
+    let request::Prepared { request, classes, .. } = request::prepare(interface, message, received_at)?;
+    let mut response = engine.infer(&model, request)?.response().await?;
+    classes.apply(interface, &mut response)?;
     answer::message(response, max_send_bytes)
 }

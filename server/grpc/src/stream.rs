@@ -136,10 +136,10 @@ impl Exchange {
             return Err(gate::closed());
         }
         let received_at = Instant::now();
-        let interface = request::interface(&self.engine, &message)?;
+        let model = request::model(&self.engine, &message)?;
         let asked_version = message.model_version.clone();
-        let prepared = request::prepare(&interface, message, received_at)?;
-        Run::start(&self.engine, interface, asked_version, prepared, self.limits.send_bytes)
+        let prepared = request::prepare(model.interface(), message, received_at)?;
+        Run::start(&self.engine, &model, asked_version, prepared, self.limits.send_bytes)
     }
 
     fn poll_ordered(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {

@@ -83,14 +83,14 @@ async fn begin(
 ) -> Result<Inference, Failure> {
     let received_at = std::time::Instant::now();
     let body = read(body, activity).await?;
-    let interface = server.engine.interface(model)?;
+    let found = server.engine.model(model)?;
     if Encoding::of_request(headers) != Ok(Encoding::Identity) {
         let text = "Unsupported content-encoding, only 'identity' is supported.";
         return Err(Error::invalid_argument(text).into());
     }
-    let mut request = request::parse(&interface, &body, server.options.max_input_size, received_at)?;
+    let mut request = request::parse(found.interface(), &body, server.options.max_input_size, received_at)?;
     request.model_version = model.version;
-    Ok(server.engine.infer(request)?)
+    Ok(server.engine.infer(&found, request)?)
 }
 
 /// A response as one flat object; tensors of one element are scalars.

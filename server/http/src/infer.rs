@@ -14,7 +14,7 @@ use server_core::{
     error::{Error, Result},
     interface::ModelId,
 };
-use server_engine::Inference;
+use server_engine::{Inference, ModelHandle};
 
 use crate::{
     answer::{Server, read},
@@ -44,8 +44,8 @@ pub(crate) async fn infer(
     let body = read(body, activity).await?;
 
     // 1  who is meant, and whether one answer is what it gives
-    let interface = server.engine.interface(model)?;
-    if interface.is_decoupled {
+    let found = server.engine.model(model)?;
+    if found.interface().is_decoupled {
         return Err(
             Error::unsupported("HTTP end point doesn't support models with decoupled transaction policy").into()
         );
@@ -59,6 +59,7 @@ pub(crate) async fn infer(
         Encoding::Gzip | Encoding::Deflate => body.len() > LONG_COMPRESSED,
     };
     let max_input_size = server.options.max_input_size;
+    let interface = found.interface().clone();
     let mut source = Source { interface, version: model.version, encoding, max_input_size, received_at };
     let mut headers = headers;
     let mut wishes = Wishes::default();
@@ -69,9 +70,9 @@ pub(crate) async fn infer(
         };
         let request;
         (source, headers, wishes, request) = apart(work).await?;
-        server.engine.infer(request?)?
+        server.engine.infer(&found, request?)?
     } else {
-        submit(server, &source, &headers, body, &mut wishes)?
+        submit(server, &found, &source, &headers, body, &mut wishes)?
     };
 
     // 3  the engine; dropping this future, as happens when the client leaves, cancels the request
@@ -90,12 +91,13 @@ pub(crate) async fn infer(
 /// Reads a body and hands the request over at once: it is not kept in the future, which saves moving it.
 fn submit(
     server: &Server,
+    found: &ModelHandle,
     source: &Source,
     headers: &HeaderMap,
     body: Bytes,
     wishes: &mut Wishes,
 ) -> Result<Inference> {
-    server.engine.infer(source.prepare(headers, body, wishes)?)
+    server.engine.infer(found, source.prepare(headers, body, wishes)?)
 }
 
 fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {

@@ -4,12 +4,13 @@
 use std::{fs, sync::Arc, time::Instant};
 
 use server_core::{
+    error::Result,
     interface::ModelId,
     request::{InferRequest, VersionChoice},
     response::InferResponse,
     tensor::{DataType, Tensor, shape_text},
 };
-use server_engine::{ControlMode, Engine, Options};
+use server_engine::{ControlMode, Engine, Inference, Options};
 use smallvec::smallvec;
 
 /// A repository that goes when it is dropped.
@@ -84,6 +85,12 @@ pub(crate) fn ask(model: &str, row: &[f32]) -> InferRequest {
         timeout: None,
         received_at: Instant::now(),
     }
+}
+
+/// Sends a request the way a front end does: find the model, then ask it.
+pub(crate) fn send(engine: &Engine, request: InferRequest) -> Result<Inference> {
+    let name = request.model_name.clone();
+    engine.infer(&engine.model(ModelId { name: &name, version: request.model_version })?, request)
 }
 
 /// `model version: NAME TYPE SHAPE ...`

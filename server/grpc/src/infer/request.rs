@@ -2,7 +2,7 @@
 //!
 //! Whether the request fits its model is not decided here, except for a type that has no name in the server.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use server_core::{
@@ -11,7 +11,7 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Name, Shape, Tensor},
 };
-use server_engine::Engine;
+use server_engine::{Engine, ModelHandle};
 use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use smallvec::SmallVec;
 
@@ -34,12 +34,12 @@ pub(crate) struct Prepared {
     pub(crate) wants_empty_final: bool,
 }
 
-/// What the model that is meant takes and gives.
+/// The model that is meant.
 ///
 /// Errors: the version is not a number, the model is unknown or not ready.
-pub(crate) fn interface(engine: &Engine, message: &ModelInferRequest) -> Result<Arc<Interface>> {
+pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<ModelHandle> {
     let version = VersionChoice::parse(&message.model_version)?;
-    engine.interface(ModelId { name: &message.model_name, version })
+    engine.model(ModelId { name: &message.model_name, version })
 }
 
 /// Makes a request of a message.

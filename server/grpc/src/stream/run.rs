@@ -13,7 +13,7 @@ use server_core::{
     request::Parameter,
     response::InferResponse,
 };
-use server_engine::{Engine, Inference};
+use server_engine::{Engine, Inference, ModelHandle};
 use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
 use crate::infer::{answer, outputs::Classes, request::Prepared};
@@ -55,17 +55,17 @@ impl Run {
     /// Starts a request.
     pub(super) fn start(
         engine: &Engine,
-        interface: Arc<Interface>,
+        model: &ModelHandle,
         asked_version: String,
         prepared: Prepared,
         max_send_bytes: usize,
     ) -> Result<Self> {
         let Prepared { request, classes, wants_empty_final } = prepared;
         let id = request.id.clone();
-        let inference = engine.infer(request)?;
+        let inference = engine.infer(model, request)?;
         Ok(Self {
             inference,
-            interface,
+            interface: model.interface().clone(),
             classes,
             id,
             asked_version,

@@ -5,6 +5,7 @@
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use server_core::{
+    interface::ModelId,
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Tensor},
 };
@@ -222,7 +223,8 @@ impl House {
             timeout: None,
             received_at: std::time::Instant::now(),
         };
-        let inference = self.engine.infer(request).unwrap();
+        let id = ModelId { name: &request.model_name.clone(), version: request.model_version };
+        let inference = self.engine.infer(&self.engine.model(id).unwrap(), request).unwrap();
         until(|| self.pending() == 0).await;
         inference
     }
