@@ -4,28 +4,11 @@ use http::Response;
 use serde::Serialize;
 use server_core::{
     error::Result,
-    interface::{ModelId, TensorMetadata},
+    interface::{EXTENSIONS, ModelId, TensorMetadata},
 };
 use server_engine::Engine;
 
 use crate::{answer::json, body::Body, to_json::to_json};
-
-/// Extensions of the protocol, in the order Triton lists them.
-const EXTENSIONS: [&str; 13] = [
-    "classification",
-    "sequence",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "system_shared_memory",
-    "cuda_shared_memory",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "trace",
-    "logging",
-];
 
 #[derive(Serialize)]
 struct Server<'a> {
