@@ -1,9 +1,11 @@
 //! The request path, from a front end's request to the queue, and the reply's way back.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use server_core::{
@@ -16,6 +18,7 @@ use server_core::{
     tensor::Tensor,
 };
 use smallvec::SmallVec;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     model::{LoadedModel, Refused},
@@ -45,8 +48,8 @@ pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: Infer
     let id = request.id.clone();
     let wanted = request.outputs.clone();
     let successor;
-    let replies = match model.submit(request, batch_size) {
-        Ok(replies) => replies,
+    let (replies, deadline) = match model.submit(request, batch_size) {
+        Ok(queued) => queued,
         Err(refused) => match replaced(registry, model, &refused) {
             // A reload took the model away between the look and the queue: whoever replaced it takes the request.
             Some(other) => {
@@ -58,7 +61,7 @@ pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: Infer
         },
     };
     // 7  the reply slot's other end
-    Ok(Inference { interface: model.interface.clone(), id, wanted, replies })
+    Ok(Inference { model: model.clone(), id, wanted, replies, deadline, alarm: None, is_over: false })
 }
 
 /// The model that took the place of a closed one, if it takes and gives the same.
@@ -70,22 +73,45 @@ fn replaced(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) ->
 
 /// A running request: poll it for its responses. Dropping it cancels the request.
 pub struct Inference {
-    interface: Arc<Interface>,
+    model: Arc<LoadedModel>,
     id: String,
     wanted: SmallVec<[RequestedOutput; 2]>,
     replies: Replies,
+    /// When it has waited too long. The caller watches it: instances may all be busy then.
+    deadline: Option<Instant>,
+    /// Made when the caller first has to wait.
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// It has had its last response.
+    is_over: bool,
 }
 
 impl Inference {
     /// What the model that runs it takes and gives.
     pub fn interface(&self) -> &Arc<Interface> {
-        &self.interface
+        &self.model.interface
     }
 
     /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
-        let reply = ready!(self.replies.poll_next(context));
+        let mut reply = self.replies.poll_next(context);
+        if reply.is_pending() && self.is_too_late(context) {
+            self.model.expire();
+            reply = self.replies.poll_next(context);
+        }
+        let reply = ready!(reply);
+        self.is_over = reply.is_none() || !self.model.interface.is_decoupled;
         Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
+    }
+
+    /// Whether the deadline has passed; told once. Before, the caller is woken when it does.
+    fn is_too_late(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline else { return false };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+        let is_late = alarm.as_mut().poll(context).is_ready();
+        if is_late {
+            (self.deadline, self.alarm) = (None, None);
+        }
+        is_late
     }
 
     /// The only response.
@@ -94,7 +120,7 @@ impl Inference {
     pub async fn response(mut self) -> Result<InferResponse> {
         let first = poll_fn(|context| self.poll_next(context)).await;
         let response = first.ok_or_else(|| Error::internal("expected a single response, got 0"))??;
-        if self.interface.is_decoupled {
+        if self.model.interface.is_decoupled {
             let mut count = 1;
             while poll_fn(|context| self.poll_next(context)).await.is_some() {
                 count += 1;
@@ -108,8 +134,8 @@ impl Inference {
 
     fn respond(&self, outputs: Outputs) -> InferResponse {
         InferResponse {
-            model_name: self.interface.model_name.clone(),
-            model_version: self.interface.version,
+            model_name: self.model.interface.model_name.clone(),
+            model_version: self.model.interface.version,
             id: self.id.clone(),
             parameters: outputs.parameters,
             outputs: self.pick(outputs.tensors),
@@ -119,8 +145,15 @@ impl Inference {
     /// The tensors asked for in the order asked for; all in the order of the configuration otherwise.
     fn pick(&self, mut tensors: SmallVec<[Tensor; 2]>) -> SmallVec<[Tensor; 2]> {
         if self.wanted.is_empty() {
-            if !tensors.iter().map(|tensor| &*tensor.name).eq(self.interface.outputs.iter().map(|spec| &*spec.name)) {
-                let place = |tensor: &Tensor| self.interface.outputs.iter().position(|spec| spec.name == tensor.name);
+            if !tensors.iter().map(|tensor| &*tensor.name).eq(self
+                .model
+                .interface
+                .outputs
+                .iter()
+                .map(|spec| &*spec.name))
+            {
+                let place =
+                    |tensor: &Tensor| self.model.interface.outputs.iter().position(|spec| spec.name == tensor.name);
                 tensors.retain(|tensor| place(tensor).is_some());
                 tensors.sort_by_key(place);
             }
@@ -133,5 +166,13 @@ impl Inference {
             }
         }
         picked
+    }
+}
+
+impl Drop for Inference {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.model.note_deserter();
+        }
     }
 }

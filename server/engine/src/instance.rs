@@ -16,9 +16,7 @@ use parking_lot::Mutex;
 
 use server_core::{
     backend::{Batch, Instance, Model, Observer, Pending, Placement},
-    batching::queue::Removal,
     error::{Error, Result},
-    stats::FailureReason,
 };
 
 use crate::{
@@ -166,7 +164,7 @@ impl Worker {
             let next = self.scheduler.next(self.number, &mut batch, &mut removed);
             // Before the batch: who waited too long should not wait for this execution as well.
             for (pending, removal) in removed.drain(..) {
-                self.answer(pending, removal);
+                self.seat.stats.turn_away(pending, removal);
             }
             match next {
                 Next::Closed => return,
@@ -174,18 +172,6 @@ impl Worker {
                 Next::Run { now, ticket } => self.seat.run(std::mem::take(&mut batch), now, ticket),
             }
         }
-    }
-
-    fn answer(&self, pending: Pending, removal: Removal) {
-        let (reason, error) = match removal {
-            Removal::Expired => (
-                FailureReason::Rejected,
-                Error::unavailable("Request timeout expired").with_request_id(&pending.request.id),
-            ),
-            Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
-        };
-        self.seat.stats.failed(reason, &pending.request);
-        pending.responder.finish(Err(error));
     }
 }
 

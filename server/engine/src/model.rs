@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use server_core::{
     backend::{Device, Marks, Model, Observer, Pending, Placement, deliver},
-    batching::policy::Settings,
+    batching::{policy::Settings, queue::Removal},
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::Interface,
@@ -22,7 +22,7 @@ use server_core::{
 use crate::{
     instance::{Health, Pace, Seat, Worker},
     order::Order,
-    scheduler::{Refusal, Scheduler, Submitted},
+    scheduler::{Refusal, Removed, Scheduler, Submitted},
 };
 
 /// A model version that serves.
@@ -107,20 +107,28 @@ impl LoadedModel {
         }
     }
 
-    /// Queues a checked request.
+    /// Queues a checked request. Returns the way back, and when it has waited too long.
     ///
     /// Errors: it comes back when the queue is full or closed.
-    pub(crate) fn submit(&self, request: InferRequest, batch_size: u32) -> Result<Replies, Box<Refused>> {
+    pub(crate) fn submit(
+        &self,
+        request: InferRequest,
+        batch_size: u32,
+    ) -> Result<(Replies, Option<Instant>), Box<Refused>> {
         let (responder, replies) = reply_slot();
         // Without dynamic batching there is no queue policy: priority and timeout say nothing there.
         let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
         let pending = Pending { request, batch_size, queued_at: Instant::now(), responder };
-        match self.scheduler.submit(pending, priority, timeout, self.pace.is_quick(batch_size)) {
-            Ok(Submitted::Queued) => Ok(replies),
+        let mut removed = Removed::new();
+        let is_quick = self.pace.is_quick(batch_size);
+        let submitted = self.scheduler.submit(pending, priority, timeout, is_quick, &mut removed);
+        self.turn_away(removed);
+        match submitted {
+            Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
             Ok(Submitted::Lent(loan)) => {
                 self.seats[loan.instance].run(loan.batch, loan.now, loan.ticket);
                 self.scheduler.give_back(loan.instance);
-                Ok(replies)
+                Ok((replies, None))
             }
             Err(refused) => {
                 let (pending, refusal) = *refused;
@@ -138,6 +146,24 @@ impl LoadedModel {
             Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
         };
         Error::unavailable(text).with_request_id(&refused.request.id)
+    }
+
+    /// Answers the requests that have waited too long, however busy the instances are.
+    pub(crate) fn expire(&self) {
+        let mut removed = Removed::new();
+        self.scheduler.expire(&mut removed);
+        self.turn_away(removed);
+    }
+
+    /// A caller left without its answer: its place in the queue, if it still has one, may be given away.
+    pub(crate) fn note_deserter(&self) {
+        self.scheduler.note_deserter();
+    }
+
+    fn turn_away(&self, removed: Removed) {
+        for (pending, removal) in removed {
+            self.stats.turn_away(pending, removal);
+        }
     }
 
     /// Whether every instance can still serve.
@@ -192,7 +218,20 @@ impl Stats {
         Self { counters: Mutex::new(counters) }
     }
 
-    pub(crate) fn failed(&self, reason: FailureReason, request: &InferRequest) {
+    /// Counts and answers a request that ended in the queue.
+    pub(crate) fn turn_away(&self, pending: Pending, removal: Removal) {
+        let (reason, error) = match removal {
+            Removal::Expired => (
+                FailureReason::Rejected,
+                Error::unavailable("Request timeout expired").with_request_id(&pending.request.id),
+            ),
+            Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
+        };
+        self.failed(reason, &pending.request);
+        pending.responder.finish(Err(error));
+    }
+
+    fn failed(&self, reason: FailureReason, request: &InferRequest) {
         self.counters.lock().record_failure(reason, request.received_at, Instant::now());
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use server_core::{
     backend::Pending,
     batching::{
-        policy::{Batcher, Decision, Settings},
+        policy::{Batcher, Decision, Pushed, Settings},
         queue::{Full, Removal},
     },
 };
@@ -27,8 +27,8 @@ pub(crate) enum Refusal {
 
 /// What became of a request that entered the queue.
 pub(crate) enum Submitted {
-    /// It waits for an instance.
-    Queued,
+    /// It waits for an instance, until then at most.
+    Queued { deadline: Option<Instant> },
     /// It is alone and an idle instance is lent to its bringer, who runs it and then calls [`Scheduler::give_back`].
     Lent(Loan),
 }
@@ -74,7 +74,12 @@ pub(crate) struct Scheduler {
     doors: Vec<Condvar>,
     /// Ends the spin of the instance that waits for a moment.
     is_poked: AtomicBool,
+    /// Since the queue was last looked through, somebody left who may still have a place in it.
+    has_deserters: AtomicBool,
 }
+
+/// Requests that ended in the queue.
+pub(crate) type Removed = Vec<(Pending, Removal)>;
 
 impl Scheduler {
     /// A queue for `instances` threads, numbered from 0.
@@ -89,27 +94,33 @@ impl Scheduler {
             lateness: Duration::ZERO,
         };
         let doors = (0..instances).map(|_| Condvar::new()).collect();
-        Self { state: Mutex::new(state), doors, is_poked: AtomicBool::new(false) }
+        let (is_poked, has_deserters) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { state: Mutex::new(state), doors, is_poked, has_deserters }
     }
 
     /// Queues a request and calls an instance if one has something to do now. With `may_lend`, an idle instance may be
-    /// lent to the caller instead.
+    /// lent to the caller instead. Those who left give their places up before anybody is refused; they are `removed`.
     pub(crate) fn submit(
         &self,
         pending: Pending,
         priority: u64,
         timeout: Option<Duration>,
         may_lend: bool,
+        removed: &mut Removed,
     ) -> Result<Submitted, Box<(Pending, Refusal)>> {
         let now = pending.queued_at;
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(Box::new((pending, Refusal::Closed)));
         }
-        let must_look = state
-            .batcher
-            .push(pending, priority, timeout, now)
-            .map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
+        let pushed = match state.batcher.push(pending, priority, timeout, now) {
+            Err(Full(pending)) if self.has_deserters.swap(false, Ordering::AcqRel) => {
+                state.batcher.sweep(now, usize::MAX, removed);
+                state.batcher.push(pending, priority, timeout, now)
+            }
+            pushed => pushed,
+        };
+        let Pushed { must_look, deadline } = pushed.map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
         let mut called = None;
         if must_look {
             if may_lend && let Some(loan) = state.lend(now) {
@@ -124,7 +135,7 @@ impl Scheduler {
         }
         drop(state);
         self.open(called);
-        Ok(Submitted::Queued)
+        Ok(Submitted::Queued { deadline })
     }
 
     /// Takes a lent instance back. If requests came meanwhile, its own thread goes on with them.
@@ -141,12 +152,7 @@ impl Scheduler {
     }
 
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
-    pub(crate) fn next(
-        &self,
-        instance: usize,
-        batch: &mut Vec<Pending>,
-        removed: &mut Vec<(Pending, Removal)>,
-    ) -> Next {
+    pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
@@ -181,9 +187,23 @@ impl Scheduler {
         }
     }
 
-    /// Lets in nobody more. What waits is still run.
+    /// Takes out what has waited too long. Instances do so too, but only when they look.
+    pub(crate) fn expire(&self, removed: &mut Removed) {
+        self.state.lock().batcher.sweep(Instant::now(), 0, removed);
+    }
+
+    /// Somebody who may still have a place in the queue has left.
+    pub(crate) fn note_deserter(&self) {
+        self.has_deserters.store(true, Ordering::Release);
+    }
+
+    /// Lets in nobody more. What waits is still run, at once.
     pub(crate) fn close(&self) {
-        self.state.lock().is_closed = true;
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.batcher.hurry();
+        drop(state);
+        self.is_poked.store(true, Ordering::Release);
         for door in &self.doors {
             door.notify_all();
         }

@@ -2,8 +2,14 @@
 
 mod house;
 
+use std::time::Duration;
+
 use house::{House, ask, send, text};
-use server_core::{error::Code, interface::ModelId, request::VersionChoice};
+use server_core::{
+    error::Code,
+    interface::ModelId,
+    request::{InferRequest, VersionChoice},
+};
 use server_engine::{ControlMode, LoadParameters, Options, Startup, VersionState};
 
 #[tokio::test]
@@ -183,7 +189,7 @@ async fn a_quick_model_is_lent_to_its_callers_and_no_answer_goes_astray() {
     }
     let snapshot = engine.statistics(None).unwrap().remove(0);
     assert_eq!((snapshot.success.count, snapshot.pending), (4000, 0));
-    assert!(engine.shutdown(std::time::Duration::from_secs(10)).await);
+    assert!(engine.shutdown(Duration::from_secs(10)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +206,7 @@ async fn unloading_and_stopping_finish_what_is_inside() {
     }
     engine.load("m", LoadParameters::default()).await.unwrap();
     let inside: Vec<_> = (0..6).map(|_| send(&engine, ask("m", &[1.0])).unwrap().response()).collect();
-    assert!(engine.shutdown(std::time::Duration::from_secs(10)).await);
+    assert!(engine.shutdown(Duration::from_secs(10)).await);
     assert_eq!(engine.is_ready().unwrap_err().message, "Server exiting");
     for response in inside {
         assert!(response.await.is_ok());
@@ -230,6 +236,62 @@ async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
     assert!(second.response().await.is_ok());
     let snapshot = engine.statistics(None).unwrap().remove(0);
     assert_eq!((snapshot.success.count, snapshot.failures.rejected, snapshot.failures.canceled), (2, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
+    let house = House::new();
+    let config = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }
+        instance_group { count: 1 kind: KIND_CPU }
+        parameters { key: \"execute_delay_ms\" value { string_value: \"2000\" } }";
+    house.model("m", config, &[1]);
+    let engine = house.engine(Options::default());
+    engine.start().await.unwrap();
+    let running = send(&engine, ask("m", &[1.0])).unwrap();
+    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    let impatient = InferRequest { timeout: Some(Duration::from_millis(1)), ..ask("m", &[2.0]) };
+    let error = send(&engine, impatient).unwrap().response().await.unwrap_err();
+    assert_eq!(
+        (error.code, &*error.message),
+        (Code::Unavailable, "[request id: <id_unknown>] Request timeout expired")
+    );
+    let snapshot = engine.statistics(None).unwrap().remove(0);
+    assert_eq!((snapshot.success.count, snapshot.failures.rejected, snapshot.pending), (0, 1, 0));
+    assert!(running.response().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_left_makes_room_in_a_full_queue() {
+    let house = House::new();
+    let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
+        instance_group { count: 1 kind: KIND_CPU }
+        parameters { key: \"execute_delay_ms\" value { string_value: \"500\" } }";
+    house.model("m", config, &[1]);
+    let engine = house.engine(Options::default());
+    engine.start().await.unwrap();
+    let running = send(&engine, ask("m", &[1.0])).unwrap();
+    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    drop(send(&engine, ask("m", &[2.0])).unwrap());
+    let second = send(&engine, ask("m", &[3.0])).unwrap();
+    let third = send(&engine, ask("m", &[4.0])).unwrap();
+    assert!(send(&engine, ask("m", &[5.0])).is_err(), "two wait now that stay");
+    for inside in [running, second, third] {
+        assert!(inside.response().await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_waits_for_company_that_will_not_come() {
+    let house = House::new();
+    let config = "dynamic_batching { max_queue_delay_microseconds: 600000000 }
+        instance_group { count: 2 kind: KIND_CPU }";
+    house.model("m", config, &[1]);
+    let engine = house.explicit();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    let waiting = send(&engine, ask("m", &[1.0])).unwrap();
+    engine.unload("m", false).await.unwrap();
+    assert!(waiting.response().await.is_ok());
+    house::until(|| engine.index(false).unwrap()[0].state == Some(VersionState::Unavailable)).await;
 }
 
 async fn futures<F: Future + Send>(requests: impl Iterator<Item = F>) -> Vec<F::Output>

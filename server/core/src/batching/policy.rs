@@ -99,6 +99,15 @@ pub enum Decision {
     Idle,
 }
 
+/// What came of adding a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// Someone should look now: a waiting instance has something to do, or none waits.
+    pub must_look: bool,
+    /// When it has waited too long, if it can.
+    pub deadline: Option<Instant>,
+}
+
 /// What someone who waits is waiting for: less is not worth waking it.
 #[derive(Debug, Clone, Copy)]
 struct Watch {
@@ -128,12 +137,26 @@ impl<T: Item> Batcher<T> {
         &self.queue
     }
 
-    /// Adds a request. `true` if someone should look now: a waiting instance has something to do, or none waits.
-    pub fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<bool, Full<T>> {
+    /// Adds a request.
+    pub fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>> {
         let deadline = self.queue.push(item, priority, timeout, now)?;
-        let Some(watch) = self.watch else { return Ok(true) };
         let varies = matches!(self.policy, BatchPolicy::Dynamic { shapes_vary: true, .. });
-        Ok(varies || self.queue.rows() >= watch.rows || deadline.is_some_and(|deadline| deadline < watch.until))
+        let must_look = self.watch.is_none_or(|watch| {
+            varies || self.queue.rows() >= watch.rows || deadline.is_some_and(|deadline| deadline < watch.until)
+        });
+        Ok(Pushed { must_look, deadline })
+    }
+
+    /// Takes out what expired, wherever it waits, and what was abandoned among the first `depth`.
+    pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
+        self.queue.sweep(now, depth, removed);
+    }
+
+    /// From here on no batch waits for more requests: none will come.
+    pub fn hurry(&mut self) {
+        if let BatchPolicy::Dynamic { max_queue_delay, .. } = &mut self.policy {
+            *max_queue_delay = Duration::ZERO;
+        }
     }
 
     /// Decides at `now`. `Run` moved the batch into `batch`; requests that ended in the queue are in `removed` either

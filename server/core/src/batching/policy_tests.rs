@@ -58,7 +58,7 @@ impl Bench {
     }
 
     fn push_at(&mut self, at_us: u64, row: Row) -> bool {
-        self.batcher.push(row, 0, None, self.start + us(at_us)).unwrap()
+        self.batcher.push(row, 0, None, self.start + us(at_us)).unwrap().must_look
     }
 
     fn push_many(&mut self, at_us: u64, count: u32) {
@@ -190,7 +190,7 @@ fn an_expired_request_is_rejected_and_an_earlier_deadline_wakes() {
     bench.push_at(0, row(0));
     let until = bench.wait_until(500);
     bench.check(0, &[], until);
-    let must_look = bench.batcher.push(row(1), 0, Some(us(50)), bench.start).unwrap();
+    let must_look = bench.batcher.push(row(1), 0, Some(us(50)), bench.start).unwrap().must_look;
     assert!(must_look, "it expires before the moment waited for");
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
     let decision = bench.batcher.decide(bench.start + us(60), &mut batch, &mut removed);
@@ -267,4 +267,30 @@ proptest::proptest! {
         left.sort_unstable();
         assert_eq!(left, (0..sizes.len() as u32).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_batch_in_a_hurry_waits_for_nobody() {
+    let mut bench = Bench::new(&dynamic(&[4], 8, 1000));
+    bench.push_at(0, row(0));
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    let waits = bench.batcher.decide(bench.start, &mut batch, &mut removed);
+    assert_eq!(waits, Decision::WaitUntil(bench.start + us(1000)));
+    bench.batcher.hurry();
+    assert_eq!(bench.batcher.decide(bench.start, &mut batch, &mut removed), Decision::Run);
+    assert_eq!(batch, [row(0)]);
+}
+
+#[test]
+fn who_waited_too_long_is_found_without_a_decision() {
+    let mut settings = dynamic(&[4], 8, 1000);
+    settings.levels[0].default_timeout = Some(us(100));
+    let mut bench = Bench::new(&settings);
+    let pushed = bench.batcher.push(row(0), 0, None, bench.start).unwrap();
+    assert_eq!(pushed.deadline, Some(bench.start + us(100)));
+    let mut removed = Vec::new();
+    bench.batcher.sweep(bench.start + us(99), 0, &mut removed);
+    assert_eq!(removed, []);
+    bench.batcher.sweep(bench.start + us(100), 0, &mut removed);
+    assert_eq!(removed, [(row(0), Removal::Expired)]);
 }
