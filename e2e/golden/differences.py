@@ -162,7 +162,7 @@ prefix = "load failed for model 'no_backend': version 1 is at UNAVAILABLE state:
 http("control", "load no_backend", 400, Begins(prefix + NO_BACKEND), "the backends there are, are named")
 NO_GPU = "instance group gpu_group_0 of model gpu_group has kind KIND_GPU but no GPUs are available"
 prefix = "load failed for model 'gpu_group': version 1 is at UNAVAILABLE state: Invalid argument: "
-http("control", "load gpu_group", 400, f"{prefix}{NO_GPU};\n", "where there is no GPU that is the first thing to know")
+http("control", "load gpu_group", 400, Begins(f"{prefix}{NO_GPU}. "), "where there is no GPU that is the first thing to know, and what to do about it the second")
 no_version = "load failed for model 'wrong_versions': at least one version must be available under the version policy of model 'wrong_versions'\n"
 http("control", "load wrong_versions", 400, no_version, NEWER)
 for model in (*UNREADABLE, *WRONG, "wrong_name"):

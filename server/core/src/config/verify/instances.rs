@@ -7,6 +7,9 @@ use crate::config::{Machine, ModelConfig};
 
 /// As Triton prints it in its list of usable GPUs.
 const MINIMUM_COMPUTE_CAPABILITY: &str = "6.000000";
+/// What to do about it.
+const WITHOUT_GPU: &str = "Set 'kind: KIND_CPU', or 'kind: KIND_AUTO' to use GPUs where there are some; or run the \
+                           server where it can see an NVIDIA GPU.";
 const TENSORRT: &str = "tensorrt_plan";
 
 pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findings<'_>) {
@@ -32,7 +35,7 @@ fn check_gpus(group: &ModelInstanceGroup, machine: Machine, path: &str, subject:
             findings.add(path, format!("{subject} has kind {kind} but specifies one or more GPUs"));
         }
         Kind::Gpu if machine.gpus == 0 => {
-            findings.add(path, format!("{subject} has kind KIND_GPU but no GPUs are available"));
+            findings.add(path, format!("{subject} has kind KIND_GPU but no GPUs are available. {WITHOUT_GPU}"));
         }
         Kind::Gpu if group.gpus.is_empty() => {
             findings.add(path, format!("{subject} has kind KIND_GPU but specifies no GPUs"));

@@ -1,4 +1,5 @@
-//! Metrics of a model: every control names a family and says how to keep it.
+//! Metrics of a model: every control names a family and says how to keep it, and tags can be labels: one that cannot
+//! would make the page of all models unreadable.
 
 use server_proto::inference::model_metrics::{MetricControl, metric_control::MetricOptions};
 
@@ -10,6 +11,19 @@ pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
     for (index, control) in controls.enumerate() {
         check_control(control, &format!("model_metrics.metric_control[{index}]"), findings);
     }
+    let mut tags: Vec<&String> = config.metric_tags.keys().filter(|tag| !is_label(tag)).collect();
+    tags.sort();
+    for tag in tags {
+        findings.add_for_model(
+            format!("metric_tags[{tag:?}]"),
+            format!("metric tag '{tag}' must be made of letters, digits and underscores, the first one no underscore,"),
+        );
+    }
+}
+
+/// Whether `_` and the tag make the name of a label. Names that start with two underscores belong to Prometheus.
+fn is_label(tag: &str) -> bool {
+    !tag.is_empty() && !tag.starts_with('_') && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn check_control(control: &MetricControl, path: &str, findings: &mut Findings<'_>) {
