@@ -212,6 +212,8 @@ impl Engine {
         self.may_control(name)?;
         let turn = self.lifecycle.turn(name);
         let _turn = turn.lock().await;
+        // Somebody wants it gone: readiness does not wait for it any more.
+        self.required.lock().retain(|required| required != name);
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
         blocking(move || lifecycle.unload(&name)).await
     }

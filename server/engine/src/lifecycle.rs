@@ -43,7 +43,7 @@ struct Draft {
     config: ModelConfig,
     wanted: Vec<u64>,
     stamp: Option<Stamp>,
-    files: Option<tempfile::TempDir>,
+    files: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Lifecycle {
@@ -68,7 +68,9 @@ impl Lifecycle {
 
     /// The lock that makes loads and unloads of one model follow each other.
     pub(crate) fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        self.turns.lock().entry(name.to_owned()).or_default().clone()
+        let mut turns = self.turns.lock();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1); // the others are nobody's
+        turns.entry(name.to_owned()).or_default().clone()
     }
 
     /// Brings a model to what its folder and the parameters say.
@@ -79,7 +81,10 @@ impl Lifecycle {
             Ok(draft) => draft,
             Err(error) => {
                 tracing::error!("Poll failed for model directory '{name}': {error}");
-                self.registry.update(name, |entry| entry.failure = Some(error.to_string()));
+                // Anybody may ask for any name: what is in no repository is not remembered.
+                if self.repositories.find(name).is_some() || self.registry.entry(name).is_some() {
+                    self.registry.update(name, |entry| entry.failure = Some(error.to_string()));
+                }
                 return Err(error);
             }
         };
@@ -97,10 +102,9 @@ impl Lifecycle {
             entry.versions.retain(|number, version| version.model.is_some() || draft.wanted.contains(number));
         });
         let mut failures = String::new();
-        let mut files = draft.files;
         for &version in &steps.load {
             let order = loader::Order { name, version, model_dir: &draft.model_dir, config: &draft.config };
-            if let Err(error) = self.load_version(&order, files.take()) {
+            if let Err(error) = self.load_version(&order, draft.files.as_ref(), !serving.is_empty()) {
                 failures += &format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text());
             }
         }
@@ -153,7 +157,10 @@ impl Lifecycle {
             return Err(Error::invalid_argument("Load parameter 'config' must be specified for model file override"));
         }
         let overridden = parameters.config.is_some();
-        let files = if parameters.files.is_empty() { None } else { Some(loader::write_files(&parameters.files)?) };
+        let files = match parameters.files.as_slice() {
+            [] => None,
+            files => Some(Arc::new(loader::write_files(files)?)),
+        };
         let model_dir = match &files {
             Some(files) => files.path().to_owned(),
             None => match self.repositories.find(name) {
@@ -193,28 +200,33 @@ impl Lifecycle {
         Ok(Draft { model_dir, config, wanted, stamp, files })
     }
 
-    fn load_version(&self, order: &loader::Order<'_>, files: Option<tempfile::TempDir>) -> Result<()> {
+    /// `is_beside`: another version serves meanwhile.
+    fn load_version(
+        &self,
+        order: &loader::Order<'_>,
+        files: Option<&Arc<tempfile::TempDir>>,
+        is_beside: bool,
+    ) -> Result<()> {
         let (name, version) = (order.name, order.version);
         tracing::info!("loading: {name}:{version}");
         self.registry.update(name, |entry| {
             // A version that serves stays READY while its successor is made.
             let held = entry.versions.entry(version).or_insert_with(|| unavailable(String::new()));
             if held.model.is_none() {
-                *held = Version { state: VersionState::Loading, reason: String::new(), model: None };
+                *held = Version { state: VersionState::Loading, is_beside, ..unavailable(String::new()) };
             }
         });
-        let mut files = files;
-        let mut result = self.loader.load(order, &self.machine, files.take());
+        let mut result = self.loader.load(order, &self.machine, files);
         for _ in 0..self.retries {
             if result.is_ok() {
                 break;
             }
-            result = self.loader.load(order, &self.machine, None);
+            result = self.loader.load(order, &self.machine, files);
         }
         match result {
             Ok(model) => {
-                let successor =
-                    Version { state: VersionState::Ready, reason: String::new(), model: Some(Arc::new(model)) };
+                let ready = VersionState::Ready;
+                let successor = Version { state: ready, model: Some(Arc::new(model)), ..unavailable(String::new()) };
                 let replaced = self.registry.update(name, |entry| entry.versions.insert(version, successor));
                 tracing::info!("successfully loaded '{name}'");
                 if let Some(model) = replaced.and_then(|version| version.model) {
@@ -274,7 +286,7 @@ fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
 }
 
 fn unavailable(reason: String) -> Version {
-    Version { state: VersionState::Unavailable, reason, model: None }
+    Version { state: VersionState::Unavailable, reason, is_beside: false, model: None }
 }
 
 fn poll_failed(name: &str) -> String {

@@ -47,7 +47,7 @@ impl Loader {
         &self,
         order: &Order<'_>,
         machine: &Machine,
-        files: Option<tempfile::TempDir>,
+        files: Option<&Arc<tempfile::TempDir>>,
     ) -> Result<LoadedModel> {
         let began = Instant::now();
         let version_dir = order.model_dir.join(order.version.to_string());
@@ -81,7 +81,7 @@ impl Loader {
             Device::Gpu(gpu) => machine.gpu_uuid(gpu).map(str::to_owned),
             Device::Cpu | Device::Model => None,
         });
-        LoadedModel::start(Parts { interface, config, model, placements, gpu_uuid, files }, began)
+        LoadedModel::start(Parts { interface, config, model, placements, gpu_uuid, files: files.cloned() }, began)
     }
 
     fn backend(&self, name: &str) -> Result<&dyn Backend> {

@@ -36,8 +36,8 @@ pub(crate) struct LoadedModel {
     seats: Vec<Arc<Seat>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     has_queue_policy: bool,
-    /// Files given with the load request, kept as long as the model.
-    _files: Option<tempfile::TempDir>,
+    /// Files given with the load request, kept as long as any version of them.
+    _files: Option<Arc<tempfile::TempDir>>,
 }
 
 /// What a version is made of.
@@ -47,7 +47,7 @@ pub(crate) struct Parts {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) placements: Vec<Placement>,
     pub(crate) gpu_uuid: Option<String>,
-    pub(crate) files: Option<tempfile::TempDir>,
+    pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
 
 impl LoadedModel {

@@ -64,6 +64,8 @@ pub(crate) const UNLOADED: &str = "unloaded";
 pub(crate) struct Version {
     pub(crate) state: VersionState,
     pub(crate) reason: String,
+    /// It was loaded while another version served: its trouble is not the model's.
+    pub(crate) is_beside: bool,
     /// Set while it serves, whatever is being loaded to replace it.
     pub(crate) model: Option<Arc<LoadedModel>>,
 }
@@ -81,13 +83,14 @@ impl Entry {
         self.versions.values().rev().find_map(|version| version.model.as_ref())
     }
 
-    /// Whether it can serve, or nobody expects it to.
+    /// Whether it can serve, or nobody expects it to. Neither a configuration nor a version that came while it served
+    /// changes that, nor one that leaves.
     pub(crate) fn is_settled(&self) -> bool {
-        self.failure.is_none()
+        (self.failure.is_none() || self.latest_ready().is_some())
             && !self.versions.is_empty()
             && self.versions.values().all(|version| match &version.model {
                 Some(model) => model.is_healthy(),
-                None => version.reason == UNLOADED,
+                None => version.is_beside || version.state == VersionState::Unloading || version.reason == UNLOADED,
             })
     }
 }
@@ -136,12 +139,15 @@ impl Registry {
         self.table.load().iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
     }
 
-    /// Changes one model; readers see all of the change or none of it.
+    /// Changes one model; readers see all of the change or none of it. A model of which nothing is known is not kept.
     pub(crate) fn update<R>(&self, name: &str, change: impl FnOnce(&mut Entry) -> R) -> R {
         let _writer = self.writer.lock();
         let mut table = Table::clone(&self.table.load());
         let entry = table.entry(name.into()).or_default();
         let result = change(Arc::make_mut(entry));
+        if entry.versions.is_empty() && entry.failure.is_none() {
+            table.remove(name);
+        }
         self.table.store(Arc::new(table));
         result
     }

@@ -89,23 +89,29 @@ impl Stamp {
     /// Looks at every file below `folder`. Python's compiled files come and go by themselves and do not count.
     pub(crate) fn of(folder: &Path) -> Self {
         let mut stamp = Self::default();
-        stamp.collect(folder);
+        stamp.collect(folder, &mut Vec::new());
         stamp
     }
 
-    fn collect(&mut self, folder: &Path) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
+    /// `above` holds the real paths of the folders around this one: a link back to one of them is not followed.
+    fn collect(&mut self, folder: &Path, above: &mut Vec<PathBuf>) {
+        let (Ok(real), Ok(entries)) = (fs::canonicalize(folder), fs::read_dir(folder)) else { return };
+        if above.contains(&real) {
+            return;
+        }
+        above.push(real);
         for entry in entries.flatten() {
             let path = entry.path();
             let Ok(metadata) = fs::metadata(&path) else { continue };
             if metadata.is_dir() {
                 if entry.file_name() != "__pycache__" {
-                    self.collect(&path);
+                    self.collect(&path, above);
                 }
             } else {
                 self.0.insert(path, (metadata.len(), metadata.modified().ok()));
             }
         }
+        above.pop();
     }
 }
 
@@ -125,7 +131,8 @@ pub(crate) fn config_text(model_dir: &Path, config_name: Option<&str>) -> Result
     let path = custom.filter(|path| path.is_file()).unwrap_or_else(|| model_dir.join("config.pbtxt"));
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A link whose end is missing is no missing file: somebody meant to give a configuration.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
         Err(error) => Err(unreadable(&path, &error)),
     }
 }
@@ -139,4 +146,34 @@ pub(crate) fn labels(model_dir: &Path, file: &str) -> Result<Vec<String>> {
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {
     Error::internal(format!("unable to read '{}': {error}", path.display()))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_that_lead_back_are_followed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("1/deeper")).unwrap();
+        fs::write(folder.path().join("1/model.onnx"), "x").unwrap();
+        for (link, to) in [("one", "."), ("two", "."), ("1/up", ".."), ("1/deeper/top", "../..")] {
+            symlink(to, folder.path().join(link)).unwrap();
+        }
+        let stamp = Stamp::of(folder.path());
+        assert!(stamp.0.contains_key(&folder.path().join("1/model.onnx")));
+        assert_eq!(stamp.0.len(), 1);
+        symlink("model.onnx", folder.path().join("1/same.onnx")).unwrap();
+        assert_ne!(Stamp::of(folder.path()), stamp);
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_not_a_missing_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(config_text(folder.path(), None).unwrap(), None);
+        symlink("nowhere", folder.path().join("config.pbtxt")).unwrap();
+        assert!(config_text(folder.path(), None).unwrap_err().message.starts_with("unable to read"));
+    }
 }

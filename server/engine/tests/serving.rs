@@ -239,6 +239,57 @@ async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_outlasts_what_comes_later_and_fails() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    house.model("n", "", &[1]);
+    let startup_models = vec!["m".into(), "n".into()];
+    let engine = house.engine(Options { control_mode: ControlMode::Explicit, startup_models, ..Options::default() });
+    engine.start().await.unwrap();
+    // A new version with a configuration that does not hold.
+    house.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[2]);
+    assert!(engine.load("m", LoadParameters::default()).await.is_err());
+    assert!(engine.is_ready().unwrap(), "version 1 serves as before");
+    // One that cannot even be read.
+    house.write("n/config.pbtxt", "max_batch_size {");
+    assert!(engine.load("n", LoadParameters::default()).await.is_err());
+    assert!(engine.is_ready().unwrap());
+    assert_eq!(text(&send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap()), "m 1: OUTPUT0 FP32 [1,1]");
+    // What was taken out on purpose is not waited for, and what fails after that is somebody else's concern.
+    engine.unload("n", false).await.unwrap();
+    assert!(engine.load("n", LoadParameters::default()).await.is_err());
+    assert!(engine.is_ready().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_in_no_repository_is_not_remembered() {
+    let house = House::new();
+    house.model("m", "", &[1]);
+    let engine = house.explicit();
+    let error = engine.load("nobody", LoadParameters::default()).await.unwrap_err();
+    assert_eq!(&*error.message, "failed to load 'nobody', failed to poll from model repository");
+    let error = engine.metadata(house::id("nobody")).unwrap_err();
+    assert_eq!(&*error.message, "Request for unknown model: 'nobody' is not found");
+    assert_eq!(engine.index(false).unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_given_with_a_load_are_there_for_every_version_and_every_try() {
+    let house = House::new();
+    let engine = house.engine(Options { control_mode: ControlMode::Explicit, load_retries: 1, ..Options::default() });
+    let config = house::config_json("m", 8).replacen('{', r#"{"version_policy": {"all": {}},"#, 1);
+    let labelled = config.replacen(r#""dims": [-1]}]}"#, r#""dims": [-1], "label_filename": "labels.txt"}]}"#, 1);
+    let files = ["1/.keep", "2/.keep", "labels.txt"].map(|name| (name.to_owned(), b"one\ntwo\n".to_vec()));
+    let good = LoadParameters { config: Some(labelled.clone()), files: files.to_vec() };
+    engine.load("m", good).await.unwrap();
+    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [1, 2]);
+    // The second try fails for the reason of the first, and not because its files are gone.
+    let bad = labelled.replace(r#""max_batch_size": 8"#, r#""max_batch_size": -1"#);
+    let error = engine.load("m", LoadParameters { config: Some(bad), files: files.to_vec() }).await.unwrap_err();
+    assert_eq!(error.message.matches("'max_batch_size' must be non-negative value for m").count(), 2, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
     let house = House::new();
     let config = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }
