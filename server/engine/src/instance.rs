@@ -42,8 +42,9 @@ impl Health {
 /// Only a model whose shapes are fixed has a pace at all: with others the last execution says nothing about the next.
 pub(crate) struct Pace {
     has_fixed_shapes: bool,
-    /// Short executions in a row.
-    streak: AtomicU32,
+    /// Grows with every short execution, falls far with a long one: one in sixteen may be long, because a thread that
+    /// is interrupted looks slow.
+    trust: AtomicU32,
     /// Rows of the largest execution that was short.
     rows: AtomicU32,
 }
@@ -51,16 +52,17 @@ pub(crate) struct Pace {
 impl Pace {
     /// Longer than this, a front end's thread has better things to do.
     const SHORT: Duration = Duration::from_micros(50);
-    const SURE_AFTER: u32 = 16;
+    const ENOUGH_TRUST: u32 = 16;
+    const MOST_TRUST: u32 = 64;
 
     pub(crate) fn new(has_fixed_shapes: bool) -> Self {
-        Self { has_fixed_shapes, streak: AtomicU32::new(0), rows: AtomicU32::new(0) }
+        Self { has_fixed_shapes, trust: AtomicU32::new(0), rows: AtomicU32::new(0) }
     }
 
     /// Whether so many rows are expected to be done quickly.
     pub(crate) fn is_quick(&self, rows: u32) -> bool {
         self.has_fixed_shapes
-            && self.streak.load(Ordering::Relaxed) >= Self::SURE_AFTER
+            && self.trust.load(Ordering::Relaxed) >= Self::ENOUGH_TRUST
             && rows <= self.rows.load(Ordering::Relaxed)
     }
 
@@ -68,13 +70,14 @@ impl Pace {
         if !self.has_fixed_shapes {
             return;
         }
+        let trust = self.trust.load(Ordering::Relaxed);
         if took > Self::SHORT {
-            self.streak.store(0, Ordering::Relaxed);
+            self.trust.store(trust.saturating_sub(Self::ENOUGH_TRUST), Ordering::Relaxed);
             self.rows.fetch_min(rows.saturating_sub(1), Ordering::Relaxed);
             return;
         }
-        if self.streak.load(Ordering::Relaxed) < Self::SURE_AFTER {
-            self.streak.fetch_add(1, Ordering::Relaxed);
+        if trust < Self::MOST_TRUST {
+            self.trust.store(trust + 1, Ordering::Relaxed); // a lost update is a lost hint
         }
         if self.rows.load(Ordering::Relaxed) < rows {
             self.rows.fetch_max(rows, Ordering::Relaxed);
