@@ -16,6 +16,7 @@ use operator_core::{
     events::Event,
     labels,
 };
+use serde_json::{Value, json};
 
 use crate::{
     context::Context,
@@ -85,10 +86,21 @@ async fn apply_all(
     done: &mut Done,
 ) -> Result<Resources<Applied>, ApplyError> {
     let uid = server.uid().unwrap_or_default();
+    // Whatever is in the way is found before anything is written.
+    let mut found = vec![];
+    for object in prepared.objects() {
+        let title = title(object.kind, &object.name);
+        let live =
+            current(context, key, object.kind, &object.name).await.map_err(|error| failed("reading", &title, error))?;
+        if let Some(live) = &live {
+            is_ours(live, &uid, &title)?;
+        }
+        found.push((object, live));
+    }
     let mut deployment: Option<Deployment> = None;
     let mut wanted = BTreeSet::new();
-    for object in prepared.objects() {
-        let live = apply_one(context, key, &uid, &object, done).await?;
+    for (object, live) in found {
+        let live = apply_one(context, key, &object, live, done).await?;
         if object.kind == Kind::Deployment {
             deployment = live.and_then(|live| live.try_parse().ok());
         }
@@ -109,19 +121,17 @@ async fn apply_all(
 async fn apply_one(
     context: &Context,
     key: &ServerKey,
-    uid: &str,
     object: &Object,
+    live: Option<DynamicObject>,
     done: &mut Done,
 ) -> Result<Option<DynamicObject>, ApplyError> {
     let Object { kind, name, value } = object;
     let title = title(*kind, name);
-    let live = current(context, key, *kind, name).await.map_err(|error| failed("reading", &title, error))?;
     let hash = &value["metadata"]["annotations"][APPLIED_HASH];
     let mut paths = vec![];
     let is_same_as_applied = match &live {
         None => false,
         Some(live) => {
-            is_ours(live, uid, &title)?;
             let found = serde_json::to_value(live).unwrap_or_default();
             paths = drift::drifted(value, &found);
             found["metadata"]["annotations"][APPLIED_HASH] == *hash
@@ -133,10 +143,13 @@ async fn apply_one(
     {
         return Ok(Some(live.clone()));
     }
+    if let Some(live) = live.as_ref().filter(|_| !paths.is_empty()) {
+        make_room(context, key, object, live).await.map_err(|error| failed("healing", &title, error))?;
+    }
     let patch = PatchParams::apply(labels::MANAGER).force();
     let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
         Ok(applied) => applied,
-        Err(kube::Error::Api(status)) if kind.is_optional() && status.is_not_found() => {
+        Err(kube::Error::Api(status)) if kind.is_optional() && status.code == 404 => {
             context.watches.set_known(*kind, false).await;
             return Ok(None);
         }
@@ -165,6 +178,38 @@ async fn apply_one(
         }
     }
     Ok(Some(applied))
+}
+
+/// Takes out items that somebody turned ours into, where ours beside them would be refused.
+async fn make_room(
+    context: &Context,
+    key: &ServerKey,
+    object: &Object,
+    live: &DynamicObject,
+) -> Result<(), kube::Error> {
+    let found = serde_json::to_value(live).unwrap_or_default();
+    let usurped = drift::usurped(&object.value, &found);
+    if usurped.is_empty() {
+        return Ok(());
+    }
+    let list_of = |pointer: &str| pointer.rsplit_once('/').map(|(list, _)| list.to_owned()).unwrap_or_default();
+    let mut operations =
+        vec![json!({ "op": "test", "path": "/metadata/resourceVersion", "value": live.resource_version() })];
+    for (pointer, ours) in &usurped {
+        let list = list_of(pointer);
+        let usurped_in_list = usurped.iter().filter(|(other, _)| list_of(other) == list).count();
+        let is_all_of_it =
+            found.pointer(&list).and_then(Value::as_array).is_some_and(|items| items.len() == usurped_in_list);
+        operations.push(match is_all_of_it {
+            true => json!({ "op": "replace", "path": pointer, "value": ours }), // a Service has to have a port
+            false => json!({ "op": "remove", "path": pointer }),
+        });
+    }
+    let operations = serde_json::from_value(Value::Array(operations)).map_err(kube::Error::SerdeError)?;
+    let params = PatchParams { field_manager: Some(labels::MANAGER.into()), ..PatchParams::default() };
+    api(context, key, object.kind).patch(&object.name, &params, &Patch::Json::<()>(operations)).await?;
+    context.metrics.wrote(&object.kind.api_resource().kind, "patch");
+    Ok(())
 }
 
 /// Refuses to touch what belongs to others.
@@ -256,8 +301,6 @@ impl Done {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     #[track_caller]

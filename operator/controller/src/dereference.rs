@@ -64,11 +64,15 @@ pub(crate) async fn current(
     {
         return Ok(Some((*object).clone()));
     }
-    let found = api(context, key, kind).get_opt(name).await?;
-    Ok(found.map(|mut object| {
-        object.managed_fields_mut().clear();
-        object
-    }))
+    match api(context, key, kind).get(name).await {
+        Ok(mut object) => {
+            object.managed_fields_mut().clear();
+            Ok(Some(object))
+        }
+        // the object, or the whole kind, is not there
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Objects of a kind in the namespace of a server.

@@ -1,5 +1,7 @@
 //! The operator's own log: one line per event, as JSON for collectors or as text for people.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +22,7 @@ pub(crate) fn install(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
     }
     Ok(())
 }

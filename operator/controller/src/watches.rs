@@ -99,7 +99,7 @@ impl Watches {
             let gvk = kube::core::GroupVersionKind::gvk(&resource.group, &resource.version, &resource.kind);
             let is_known = match kube::discovery::pinned_kind(&self.client, &gvk).await {
                 Ok(_) => true,
-                Err(kube::Error::Api(status)) if status.is_not_found() => false,
+                Err(kube::Error::Api(status)) if status.code == 404 => false, // unknown groups answer without a reason
                 Err(kube::Error::Discovery(_)) => false,
                 Err(error) => {
                     tracing::debug!(%error, kind = resource.kind, "cannot ask whether the cluster knows it");

@@ -1,5 +1,8 @@
 //! Whether an object of the cluster still is what was applied: every field of ours as we wrote it, whatever others added
 //! beside. What the API server spells in its own way (quantities) counts as the same.
+//!
+//! Applying heals all but one thing: an item of ours that somebody turned into another (a port with another number and our
+//! name) is theirs by its key, and ours beside it would have a name twice. Those are found here too.
 
 use serde_json::{Map, Value};
 
@@ -23,7 +26,50 @@ const QUANTITIES: [&str; 3] = ["limits", "requests", "sizeLimit"];
 pub fn drifted(ours: &Value, live: &Value) -> Vec<String> {
     let mut paths = vec![];
     compare("", ours, live, false, &mut paths);
+    // items of a list come without them
+    paths.retain(|path| !matches!(path.as_str(), "apiVersion" | "kind"));
     paths
+}
+
+/// Items of `live` that stand where items of `ours` should be, as JSON pointers, each with the item that belongs there. Later
+/// items of a list come first, so that they can be removed one after the other.
+pub fn usurped(ours: &Value, live: &Value) -> Vec<(String, Value)> {
+    let mut items = vec![];
+    usurped_below("", ours, live, &mut items);
+    items
+}
+
+fn usurped_below(pointer: &str, ours: &Value, live: &Value, items: &mut Vec<(String, Value)>) {
+    match (ours, live) {
+        (Value::Object(ours), Value::Object(live)) => {
+            for (name, field) in ours {
+                if let Some(other) = live.get(name) {
+                    usurped_below(&format!("{pointer}/{}", escape(name)), field, other, items);
+                }
+            }
+        }
+        (Value::Array(ours), Value::Array(live)) => {
+            let list = pointer.rsplit('/').next().unwrap_or(pointer);
+            let Some(keys) = keys_of(list) else { return };
+            for (at, other) in live.iter().enumerate().rev() {
+                match ours.iter().find(|item| is_same_item(item, other, keys)) {
+                    Some(item) => usurped_below(&format!("{pointer}/{at}"), item, other, items),
+                    // ports are told apart by their numbers, and may have each name once
+                    None if list == "ports" => {
+                        if let Some(item) = ours.iter().find(|item| item.get("name") == other.get("name")) {
+                            items.push((format!("{pointer}/{at}"), item.clone()));
+                        }
+                    }
+                    None => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 fn compare(path: &str, ours: &Value, live: &Value, is_quantity: bool, paths: &mut Vec<String>) {
@@ -191,6 +237,19 @@ mod tests {
             &[],
         );
         check(service(8000), service(80), &["ports[8000/TCP]"]);
+    }
+
+    #[test]
+    fn a_port_that_was_given_another_number_is_found() {
+        let ours = json!({ "spec": { "ports": [{ "port": 1, "name": "a" }, { "port": 2, "name": "b" }] } });
+        let live = json!({ "spec": { "ports": [{ "port": 9, "name": "a" }, { "port": 2, "name": "b" }, { "port": 3, "name": "c" }] } });
+        assert_eq!(usurped(&ours, &live), [("/spec/ports/0".to_owned(), json!({ "port": 1, "name": "a" }))]);
+        assert_eq!(usurped(&ours, &ours), []);
+    }
+
+    #[test]
+    fn an_object_out_of_a_list_lacks_only_its_kind() {
+        check(json!({ "apiVersion": "v1", "kind": "Service", "data": 1 }), json!({ "data": 1 }), &[]);
     }
 
     #[test]

@@ -64,7 +64,12 @@ fn of_deployment(deployment: &Deployment, replicas: &[Replica]) -> Readiness {
         return claim(ConditionStatus::True, "AllReplicasReady", message);
     }
     let mut message = format!("{} of {wanted} replicas are ready", counts.ready);
-    if counts.updated < wanted && counts.all > counts.updated {
+    let is_about_to_roll = !counts.is_current && counts.all > 0;
+    if is_about_to_roll {
+        message.push_str(", and their replacement is about to begin");
+    }
+    let is_rolling = counts.is_current && counts.updated < wanted && counts.all > counts.updated;
+    if is_rolling {
         message.push_str(&format!(", {} of them of the newest template", counts.updated));
     }
     let condition = |type_: &str| {
@@ -81,7 +86,8 @@ fn of_deployment(deployment: &Deployment, replicas: &[Replica]) -> Readiness {
     let (mut reason, why) = match troubled.or(refused) {
         Some((reason, why)) => (reason, Some(why)),
         None if wanted == 0 => ("ScalingDown".to_owned(), None),
-        None if counts.updated < wanted && counts.all > counts.updated => ("RollingPods".to_owned(), None),
+        None if is_about_to_roll => ("RollingPods".to_owned(), None),
+        None if is_rolling => ("RollingPods".to_owned(), None),
         None => ("StartingReplicas".to_owned(), None),
     };
     if let Some(why) = why {
@@ -183,7 +189,8 @@ impl Counts {
 fn available(counts: &Counts, view: &View<'_>) -> Claim {
     match counts.ready {
         0 => {
-            let why = if view.desired == 0 { "no replicas are asked for" } else { "no replica is ready" };
+            let is_asleep = view.desired == 0 && view.deployment.is_some();
+            let why = if is_asleep { "no replicas are asked for" } else { "no replica is ready" };
             Claim::new(ConditionStatus::False, "NoReplicaReady", why)
         }
         _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "requests are answered"),
