@@ -19,8 +19,9 @@ use crate::{
     table::table,
 };
 
-/// What connections get at least to take their answers and close, even if the work took all the time there was.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// What connections get at least to take their answers and close, even if the work took all the time there was. Longer
+/// than the front ends wait for a request of which only a part arrived: that is no reason to call the exit a bad one.
+const CLOSING_TIME: Duration = Duration::from_secs(3);
 
 /// Why the server ends without being asked to, or not as asked.
 #[derive(Debug, thiserror::Error)]

@@ -130,9 +130,9 @@ fn under_load_every_request_gets_an_answer() {
 }
 
 #[test]
-fn idle_connections_do_not_delay_the_exit() {
+fn idle_connections_neither_delay_nor_spoil_the_exit() {
     let repository = with_echo();
-    let mut server = Program::serve(repository.path(), &[]);
+    let mut server = Program::serve(repository.path(), &["--exit-timeout-secs=1"]);
     server.stdout.expect("Started HTTPService");
     let (http, grpc) = (server.http(), server.address("GRPCInferenceService"));
     let mut used = TcpStream::connect(http).unwrap();
