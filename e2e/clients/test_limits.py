@@ -7,6 +7,7 @@ import make
 import numpy as np
 import pytest
 import requests
+from tritonclient.utils import InferenceServerException
 
 from serving import Server
 from talking import connect, tensor
@@ -72,3 +73,11 @@ def test_compression_both_ways_with_the_client(server):
     for algorithm in ("gzip", "deflate"):
         result = connect("grpc", server).infer("onnx_fp64", [tensor("grpc", "INPUT0", sent, "FP64")], compression_algorithm=algorithm)
         assert np.array_equal(result.as_numpy("OUTPUT0"), sent)
+
+
+def test_an_error_too_long_for_a_header_arrives_cut_short(server):
+    one = tensor("grpc", "INPUT0", np.zeros(1), "FP64")
+    one.set_shape([1] * 10_000)
+    with pytest.raises(InferenceServerException, match="unexpected shape for input 'INPUT0'") as caught:
+        connect("grpc", server).infer("onnx_fp64", [one])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT" and caught.value.message().endswith("(cut short)")
