@@ -1,0 +1,88 @@
+"""Every test gets a namespace of its own with the restricted Pod Security standard; all share one operator, installed from the
+chart at the beginning and uninstalled at the end."""
+
+import hashlib
+import os
+import re
+import shlex
+import uuid
+
+import pytest
+
+from kube import IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, Namespace, helm, kubectl, run, until
+
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+OUR_CLUSTER = pytest.mark.skipif(not IS_OURS, reason="only in a cluster of our own")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "our_cluster: looks below Kubernetes, which only a cluster of our own allows")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("our_cluster"):
+            item.add_marker(OUR_CLUSTER)
+    # the uninstall ends what all others use
+    items.sort(key=lambda item: item.path.name == "test_uninstall.py")
+
+
+@pytest.fixture(scope="session")
+def chart_flags():
+    """The images of this checkout, and a mark that changes with them: the same tag may stand for new content. An adopted
+    cluster may need more, such as E2E_CHART_FLAGS="--set registry=registry.example"."""
+    flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
+    archive = ROOT / "target" / "images" / "triton-operator.oci.tar"
+    if IS_OURS:
+        flags += ["--set", f"podAnnotations.content={hashlib.sha256(archive.read_bytes()).hexdigest()[:16]}"]
+    return flags
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operator(chart_flags):
+    """The chart, installed as its README says. The namespace is made with it and keeps the operator restricted, too."""
+    kubectl("create", "namespace", OPERATOR, check=False)
+    kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")
+    helm("upgrade", "--install", OPERATOR, ROOT / "charts" / "triton-operator", *chart_flags, deadline=240)
+    return Namespace(OPERATOR)
+
+
+@pytest.fixture
+def namespaces(request):
+    """Makes namespaces; they are gone after the test."""
+    made = []
+
+    def make():
+        stem = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+        name = f"{stem}-{uuid.uuid4().hex[:6]}"
+        kubectl("create", "namespace", name)
+        kubectl("label", "namespace", name, RESTRICTED)
+        until(lambda: kubectl("-n", name, "get", "serviceaccount", "default"), "the default account")
+        made.append(name)
+        return Namespace(name)
+
+    yield make
+    if request.session.config.getoption("--keep"):
+        return
+    for name in made:
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def namespace(namespaces):
+    return namespaces()
+
+
+@pytest.fixture(scope="session")
+def next_image():
+    """The server's image under another name, for rollouts."""
+    if IS_OURS:
+        for node in (1, 2):
+            ctr = ["ctr", "-a", ROOT / "target" / "cluster" / f"node{node}" / "containerd.sock", "-n", "k8s.io", "images"]
+            run(*ctr, "tag", "--force", SERVER_IMAGE, NEXT_SERVER_IMAGE)
+    repository, tag = NEXT_SERVER_IMAGE.rsplit(":", 1)
+    return {"repository": repository, "tag": tag}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--keep", action="store_true", help="leave the namespaces of the tests behind, to look at")

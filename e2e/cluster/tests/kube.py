@@ -1,0 +1,264 @@
+"""The cluster as a user has it: kubectl, helm, and requests from inside its network. Everything waits with a deadline."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+CLUSTER = ROOT / "e2e" / "cluster"
+STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / "cluster"))
+IS_OURS = not os.environ.get("E2E_KUBECONFIG")
+
+OPERATOR = "triton-operator"  # namespace, release and account of the operator under test
+VERSION = re.search(r"^appVersion: (.+)$", (ROOT / "charts/triton-operator/Chart.yaml").read_text(), re.MULTILINE).group(1)
+SERVER_IMAGE = os.environ.get("E2E_SERVER_IMAGE", f"localhost/tritonserver:{VERSION}")
+NEXT_SERVER_IMAGE = os.environ.get("E2E_NEXT_SERVER_IMAGE", f"{SERVER_IMAGE}-next")
+
+ECHO = """
+apiVersion: triton-operator.dev/v1alpha1
+kind: TritonModel
+metadata: {name: echo}
+spec:
+  serverRef: {name: vision}
+  config:
+    backend: identity
+    inputs: [{name: INPUT0, dataType: TYPE_FP32, dims: [-1]}]
+    outputs: [{name: OUTPUT0, dataType: TYPE_FP32, dims: [-1]}]
+  source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}
+  loadPolicy: {retry: {limit: 2, backoff: 1s}}
+"""
+
+SERVER = """
+apiVersion: triton-operator.dev/v1alpha1
+kind: TritonServer
+metadata: {name: vision}
+spec:
+  replicas: 1
+  resources: {requests: {cpu: 10m, memory: 64Mi}}
+  probes: {startup: {periodSeconds: 1}, readiness: {periodSeconds: 1, failureThreshold: 1}}
+  server: {drainDelay: 3s, exitTimeout: 10s}
+"""
+
+
+class Failed(AssertionError):
+    """A command that did not end with 0."""
+
+
+def run(*command, stdin=None, check=True, deadline=180):
+    """Output of a command. With `check=False`, (exit code, everything it said)."""
+    done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, timeout=deadline)
+    if not check:
+        return done.returncode, done.stdout + done.stderr
+    if done.returncode:
+        raise Failed(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def kubectl(*arguments, **options):
+    return run(CLUSTER / "kubectl", *arguments, **options)
+
+
+def helm(*arguments, **options):
+    return run(CLUSTER / "helm", *arguments, **options)
+
+
+def inside(*command, **options):
+    return run(CLUSTER / "inside", *command, **options)
+
+
+def until(ask, what, deadline=60.0):
+    """The first answer of `ask` that holds. What it raises counts as no, and is told after the deadline."""
+    end, last = time.monotonic() + deadline, None
+    while True:
+        try:
+            last = ask()
+            if last:
+                return last
+        except (Failed, KeyError, IndexError, json.JSONDecodeError) as error:
+            last = error
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline:.0f} s in vain for {what}; last: {last!r}")
+        time.sleep(0.2)
+
+
+class Namespace:
+    """One namespace and what stands in it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def kubectl(self, *arguments, **options):
+        return kubectl("-n", self.name, *arguments, **options)
+
+    def apply(self, *texts):
+        return self.kubectl("apply", "-f", "-", stdin="\n---\n".join(texts))
+
+    def patch(self, what, **spec):
+        """Changes fields of the spec, as somebody with an editor would."""
+        return self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def get(self, what, *arguments):
+        return json.loads(self.kubectl("get", what, *arguments, "-o", "json"))
+
+    def items(self, kind, *arguments):
+        return self.get(kind, *arguments)["items"]
+
+    def condition(self, what, kind="Ready"):
+        """A condition of the present generation, or an empty one."""
+        found = self.get(what)
+        status = found.get("status", {})
+        if status.get("observedGeneration") != found["metadata"].get("generation"):
+            return {}
+        return next((it for it in status.get("conditions", []) if it["type"] == kind), {})
+
+    def wait(self, what, kind="Ready", status="True", reason=None, deadline=90.0):
+        def holds():
+            condition = self.condition(what, kind)
+            right = condition.get("status") == status and reason in (None, condition.get("reason"))
+            return condition if right else None
+
+        try:
+            return until(holds, f"{kind}={status} {reason or ''} of {what}", deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.describe()}") from error
+
+    def pods(self, server="vision"):
+        """Pods of a server that are not on their way out, by name."""
+        pods = self.items("pods", "-l", f"app.kubernetes.io/name=triton-server,app.kubernetes.io/instance={server}")
+        return {pod["metadata"]["name"]: pod for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+    def lives(self, server="vision"):
+        """What changes when a pod is replaced or one of its containers starts anew."""
+        return {
+            (pod["metadata"]["uid"], container["name"], container["restartCount"])
+            for pod in self.pods(server).values()
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for container in pod["status"].get(kind, [])
+        }
+
+    def address(self, server="vision", port="http"):
+        spec = self.get(f"service/{server}")["spec"]
+        number = next(it["port"] for it in spec["ports"] if it["name"] == port)
+        return f"{spec['clusterIP']}:{number}"
+
+    def infer(self, model="echo", data=(1.0, 2.0), server="vision"):
+        """One request through the Service."""
+        body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [len(data)], "data": list(data)}]}
+        url = f"http://{self.address(server)}/v2/models/{model}/infer"
+        answer = json.loads(inside("curl", "-sS", "-m", "10", url, "-d", json.dumps(body)))
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer["outputs"][0]["data"]
+
+    def describe(self):
+        """What somebody who wonders would look at."""
+        looks = [
+            ("get", "tsrv,tmod,pods,events", "-o", "wide"),
+            ("get", "tsrv,tmod", "-o", "jsonpath={range .items[*]}{.kind} {.metadata.name}: {.status.conditions}{'\\n'}{end}"),
+        ]
+        return "\n".join(self.kubectl(*look, check=False)[1] for look in looks)
+
+
+# --- the API's record of writes (only in a cluster of our own) --------------------------------------------------------------------------
+
+
+class Audit:
+    """Writes by the operator from now on."""
+
+    def __init__(self):
+        self.log = STATE / "logs" / "audit.jsonl"
+        self.start = self.log.stat().st_size
+
+    def writes(self):
+        """Verb, kind and name of each write. The lease is renewed all the time and is left out."""
+        user = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"
+        found = []
+        with self.log.open("rb") as log:
+            log.seek(self.start)
+            for line in log:
+                if user.encode() not in line or not line.endswith(b"\n"):
+                    continue
+                event = json.loads(line)
+                if event["user"]["username"] == user and event["objectRef"]["resource"] != "leases":
+                    of = event["objectRef"]
+                    name = "/".join(filter(None, [of["resource"], of.get("subresource"), of.get("name")]))
+                    found.append(f"{event['verb']} {name} {event['responseStatus']['code']}")
+        return found
+
+    def quiet(self, seconds):
+        """Waits until nothing was written for so long; returns what was written before."""
+        before, since = self.writes(), time.monotonic()
+        while time.monotonic() - since < seconds:
+            time.sleep(0.5)
+            now = self.writes()
+            if now != before:
+                before, since = now, time.monotonic()
+        return before
+
+
+# --- processes of containers (only in a cluster of our own) --------------------------------------------------------------------------------
+
+
+def container_id(pod, name):
+    statuses = pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", [])
+    status = next(it for it in statuses if it["name"] == name)
+    return status["containerID"].removeprefix("containerd://")
+
+
+def containerd(pod, *arguments):
+    """ctr on the node of a pod."""
+    node = pod["spec"]["nodeName"].removeprefix("kn")
+    return run("ctr", "-a", STATE / f"node{node}" / "containerd.sock", "-n", "k8s.io", *arguments)
+
+
+def kill(pod, container, number=signal.SIGKILL):
+    """Sends a signal to the first process of a container, as the machine might."""
+    wanted = container_id(pod, container)
+    rows = (line.split() for line in containerd(pod, "tasks", "ls").splitlines())
+    process = next(int(row[1]) for row in rows if row[0] == wanted)
+    os.kill(process, number)
+
+
+def environment(pod, container="server"):
+    """Environment of a container as the node gave it, device plug-ins included."""
+    spec = json.loads(containerd(pod, "containers", "info", container_id(pod, container)))
+    return dict(pair.split("=", 1) for pair in spec["Spec"]["process"]["env"])
+
+
+# --- load -----------------------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def load(namespace, model="echo", server="vision", at_least=10_000, rate=400):
+    """Steady requests through the Service while the block runs. Fails if one of them did."""
+    program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / os.environ.get("TRITON_PROFILE", "debug") / "steady"
+    body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}]}
+    result = {}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(body, file)
+        file.flush()
+        flags = [f"--address={namespace.address(server)}", f"--path=/v2/models/{model}/infer", f"--body={file.name}"]
+        flags += [f"--at-least={at_least}", f"--rate={rate}"]
+        command = [str(part) for part in [CLUSTER / "inside", program, *flags]]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            time.sleep(2)  # so that what follows happens in the middle of it
+            yield result
+            time.sleep(2)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        out, err = process.communicate(timeout=300)
+    if not out:
+        raise AssertionError(f"steady said nothing: {err}")
+    result.update(json.loads(out))
+    print(f"load: {result['requests']} requests, {result['failed']} failed, slowest {result['slowest_ms']:.0f} ms")
+    assert result["requests"] >= at_least
+    assert result["failed"] == 0, json.dumps(result, indent=1)

@@ -1,0 +1,87 @@
+"""The chart: what it installs, what the operator is allowed, what an upgrade leaves alone."""
+
+import json
+
+import pytest
+
+from kube import ECHO, OPERATOR, ROOT, SERVER, Failed, helm, inside, kubectl, run, until
+
+CHART = ROOT / "charts" / "triton-operator"
+ACCOUNT = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"
+
+
+def may(verb, what, namespace="default"):
+    return kubectl("auth", "can-i", verb, what, "-n", namespace, f"--as={ACCOUNT}", check=False)[1].strip().endswith("yes")
+
+
+def test_the_operator_is_ready_and_its_definitions_are_established(operator):
+    deployment = operator.get(f"deployment/{OPERATOR}")
+    assert deployment["status"]["availableReplicas"] == 1
+    for plural in ("tritonservers", "tritonmodels"):
+        kubectl("wait", "--for=condition=Established", f"crd/{plural}.triton-operator.dev", "--timeout=10s")
+    assert "TritonServer runs replicas" in kubectl("explain", "tritonserver")
+    assert "serverRef" in kubectl("explain", "tmod.spec")
+
+
+def test_rights_are_named_one_by_one_and_none_is_about_secrets():
+    roles = json.loads(kubectl("get", "clusterroles,roles", "-A", "-l", f"app.kubernetes.io/instance={OPERATOR}", "-o", "json"))["items"]
+    assert len(roles) == 4
+    for role in roles:
+        for rule in role["rules"]:
+            words = [word for part in ("apiGroups", "resources", "verbs") for word in rule.get(part, [])]
+            assert "*" not in words and "secrets" not in words, role["metadata"]["name"]
+    for verb, what in [("get", "secrets"), ("list", "secrets"), ("create", "pods/exec"), ("create", "pods"), ("update", "tritonservers"), ("get", "nodes")]:
+        assert not may(verb, what), f"{verb} {what}"
+    assert may("patch", "deployments") and may("watch", "tritonmodels")
+
+
+def test_the_clusters_own_roles_speak_of_our_kinds(namespace):
+    for role, verb, expected in [("view", "get", True), ("view", "create", False), ("edit", "create", True), ("edit", "patch", True)]:
+        namespace.kubectl("create", "rolebinding", f"{role}-{verb}", f"--clusterrole={role}", f"--user={role}")
+        answer = namespace.kubectl("auth", "can-i", verb, "tmod", f"--as={role}", check=False)[1]
+        assert answer.strip().endswith("yes") is expected, (role, verb, answer)
+
+
+def test_health_and_metrics_of_the_operator_are_told(operator, namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    spec = operator.get(f"service/{OPERATOR}-metrics")["spec"]
+    page = inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/metrics")
+    assert "triton_operator_" in page
+    assert inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/readyz").strip() == "ok"
+
+
+def test_logs_of_the_operator_are_json(operator):
+    lines = operator.kubectl("logs", f"deployment/{OPERATOR}", "--tail=50").splitlines()
+    assert lines
+    for line in lines:
+        assert {"timestamp", "level"} <= json.loads(line).keys(), line
+
+
+def test_an_upgrade_of_the_operator_leaves_pods_alone(namespace, chart_flags):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tsrv/vision")
+    before = namespace.lives()
+    try:
+        helm("upgrade", OPERATOR, CHART, *chart_flags, "--set", "replicas=2,logLevel=debug,serverImage.tag=another", deadline=240)
+        namespace.patch("tsrv/vision", resources={"requests": {"cpu": "10m", "memory": "64Mi"}})
+        until(lambda: namespace.condition("tsrv/vision").get("status") == "True", "the upgraded operator's look")
+        assert namespace.infer() == [1, 2]
+        assert namespace.lives() == before
+    finally:
+        helm("upgrade", OPERATOR, CHART, *chart_flags, deadline=240)
+
+
+def test_wrong_values_are_refused_before_anything_is_installed():
+    for wrong in ("replcas=2", "watchNamespaces={Upper}", "metrics.serviceMonitor.interval=soon"):
+        with pytest.raises(Failed, match="don't meet the specifications"):
+            helm("template", "other", CHART, "--set", wrong)
+
+
+def test_generated_files_are_up_to_date():
+    run(ROOT / "charts" / "sync", "--check")
+
+
+def test_plain_manifests_are_taken_by_the_api_server(operator):
+    # the namespace is there already, and everything is as helm installed it
+    kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-k", ROOT / "deploy" / "manifests")

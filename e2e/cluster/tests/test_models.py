@@ -1,0 +1,124 @@
+"""Models come, change and go in running pods; a bad one hurts nobody but itself."""
+
+import signal
+
+import pytest
+
+from kube import ECHO, SERVER, Failed, kill, until
+
+BROKEN = ECHO.replace("name: echo", "name: broken").replace("backend: identity", "backend: nowhere")
+
+
+def test_models_come_change_and_go_without_a_restart(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision")
+    before = namespace.lives()
+
+    namespace.apply(ECHO.replace("name: echo", "name: second"))
+    namespace.wait("tmod/second")
+    assert namespace.infer("second") == [1, 2]
+
+    content = namespace.get("tmod/second")["status"]["contentHash"]
+    namespace.patch("tmod/second", source={"inline": {"files": {"3/about.txt": "a later version"}}}, versions={"policy": {"all": {}}})
+    until(lambda: namespace.get("tmod/second")["status"]["activeVersions"] == [1, 3], "both versions")
+    assert namespace.wait("tmod/second") and namespace.get("tmod/second")["status"]["contentHash"] != content
+
+    namespace.kubectl("delete", "tmod/second")
+    until(lambda: is_unknown(namespace, "second"), "the model to go")
+    assert namespace.infer() == [1, 2]
+    assert namespace.lives() == before
+
+
+def is_unknown(namespace, model):
+    try:
+        namespace.infer(model)
+    except Failed as error:
+        return "unknown model" in str(error) or "is not found" in str(error) or "not ready" in str(error)
+    return False
+
+
+def test_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    namespace.patch("tmod/echo", config={"backend": "nowhere"})
+    condition = namespace.wait("tmod/echo", status="False", reason="LoadFailed")
+    assert "nowhere" in condition["message"], condition
+    assert namespace.condition("tmod/echo", "Servable")["status"] == "True"
+    assert namespace.infer() == [1, 2]
+    status = namespace.get("tmod/echo")["status"]
+    assert status["failures"][0]["pod"] in namespace.pods()
+    assert "nowhere" in status["lastFailure"]["message"]
+    assert namespace.condition("tsrv/vision", "ModelsLoaded")["status"] == "False"
+    assert namespace.condition("tsrv/vision")["status"] == "True", "the server itself is as it was asked for"
+
+    namespace.patch("tmod/echo", config={"backend": "identity"})
+    namespace.wait("tmod/echo")
+
+
+def test_a_bad_model_added_later_hurts_nobody_even_when_the_server_starts_anew(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    namespace.apply(BROKEN)
+    namespace.wait("tmod/broken", status="False", reason="LoadFailed")
+    assert namespace.infer() == [1, 2]
+    namespace.wait("tsrv/vision")
+
+
+@pytest.mark.our_cluster
+def test_a_restarted_server_is_ready_without_a_model_that_never_worked(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    namespace.apply(BROKEN)
+    namespace.wait("tmod/broken", status="False", reason="LoadFailed")
+    (pod,) = namespace.pods().values()
+    kill(pod, "server", signal.SIGKILL)
+    restarted = lambda: [life for life in namespace.lives() if life[1] == "server" and life[2] == 1]
+    until(restarted, "the server to start anew")
+    until(lambda: namespace.infer() == [1, 2], "answers from the restarted server")
+    namespace.wait("tsrv/vision")
+
+
+def test_an_optional_model_does_not_keep_a_new_pod_waiting(namespace):
+    namespace.apply(SERVER, ECHO, BROKEN + "  readiness: Optional\n")
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/broken", status="False", reason="LoadFailed")
+    assert namespace.infer() == [1, 2]
+
+
+@pytest.mark.parametrize("cure", ["mend", "remove"])
+@pytest.mark.parametrize("fault", ["load", "fetch"])
+def test_a_required_model_keeps_a_new_pod_unready_until_it_is_mended_or_gone(namespace, fault, cure):
+    bad = {"config": {"backend": "nowhere"}, "source": None}
+    reason = "LoadFailed"
+    text = BROKEN
+    if fault == "fetch":
+        reason = "SourceNotFound"
+        text = BROKEN.replace("backend: nowhere", "backend: identity").replace(
+            'source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}', "source: {configMap: {name: absent}}"
+        )
+    namespace.apply(SERVER, ECHO, text)
+    namespace.wait("tmod/broken", status="False", reason=reason)
+    condition = namespace.condition("tsrv/vision")
+    assert condition["status"] == "False", condition
+    if cure == "remove":
+        namespace.kubectl("delete", "tmod/broken")
+    elif fault == "load":
+        namespace.patch("tmod/broken", config={"backend": "identity"})
+    else:
+        namespace.kubectl("create", "configmap", "absent", "--from-literal=about.txt=here")
+        namespace.patch("tmod/broken", source={"configMap": {"name": "absent", "items": [{"key": "about.txt", "path": "1/about.txt"}]}})
+    namespace.wait("tsrv/vision", deadline=120)
+    assert namespace.infer() == [1, 2]
+
+
+def test_a_config_map_that_changes_is_followed(namespace):
+    namespace.kubectl("create", "configmap", "files", "--from-literal=one=1")
+    source = "source: {configMap: {name: files, items: [{key: one, path: 1/one}]}}"
+    inline = 'source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}'
+    namespace.apply(SERVER, ECHO.replace(inline, source))
+    namespace.wait("tmod/echo")
+    content = namespace.get("tmod/echo")["status"]["contentHash"]
+    namespace.kubectl("patch", "configmap/files", "--type=merge", "-p", '{"data":{"one":"another"}}')
+    until(lambda: namespace.get("tmod/echo")["status"]["contentHash"] != content, "the new content", 150)
+    assert namespace.infer() == [1, 2]

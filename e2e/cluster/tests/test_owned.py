@@ -1,0 +1,124 @@
+"""Whose fields are whose: nothing is written without a reason, our fields are healed, those of others are left alone, and what
+is deleted leaves nothing behind."""
+
+import json
+
+import pytest
+
+from kube import ECHO, OPERATOR, SERVER, Audit, until
+
+TWO = SERVER.replace("replicas: 1", "replicas: 2")
+
+
+def settled(namespace, *texts):
+    namespace.apply(*texts)
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+
+
+@pytest.mark.our_cluster
+def test_nothing_is_written_while_nothing_changes(namespace):
+    settled(namespace, SERVER, ECHO)
+    Audit().quiet(10)
+    audit = Audit()
+    said = namespace.apply(SERVER, ECHO)
+    assert said.count("unchanged") == 2, said
+    # somebody touches our resources and what was made of them, without changing what is ours
+    namespace.kubectl("annotate", "tsrv/vision", "tmod/echo", "somebody=looked")
+    namespace.kubectl("annotate", "deployment/vision", "service/vision", "somebody=looked")
+    audit.quiet(15)
+    assert audit.writes() == []
+
+
+@pytest.mark.our_cluster
+def test_a_restarted_operator_writes_nothing(namespace, operator):
+    settled(namespace, SERVER, ECHO)
+    Audit().quiet(10)
+    audit = Audit()
+    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}")
+    operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
+    audit.quiet(25)
+    assert audit.writes() == []
+
+
+def changed(namespace, what, change):
+    namespace.kubectl("patch", what, "--type=merge", "-p", json.dumps(change))
+
+
+def test_changes_by_hand_are_healed(namespace):
+    settled(namespace, TWO, ECHO)
+    changed(namespace, "deployment/vision", {"spec": {"replicas": 1}})
+    until(lambda: namespace.get("deployment/vision")["spec"]["replicas"] == 2, "the replicas to be put back")
+    changed(namespace, "service/vision", {"spec": {"selector": {"app.kubernetes.io/instance": "other"}}})
+    until(lambda: namespace.get("service/vision")["spec"]["selector"]["app.kubernetes.io/instance"] == "vision", "the selector")
+    changed(namespace, "configmap/vision-models", {"data": {"manifest.json": "{}"}})
+    until(lambda: namespace.get("configmap/vision-models")["data"]["manifest.json"] != "{}", "the manifest")
+    changed(namespace, "deployment/vision", {"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}})
+    until(lambda: namespace.get("deployment/vision")["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "triton-operator", "the label")
+    namespace.wait("tmod/echo")
+    assert namespace.infer() == [1, 2]
+
+
+@pytest.mark.parametrize("what", ["service/vision", "configmap/vision-models", "poddisruptionbudget/vision", "serviceaccount/vision"])
+def test_what_is_deleted_by_hand_comes_back(namespace, what):
+    settled(namespace, TWO, ECHO)
+    uid = namespace.get(what)["metadata"]["uid"]
+    namespace.kubectl("delete", what)
+    until(lambda: namespace.get(what)["metadata"]["uid"] != uid, f"{what} to come back")
+    namespace.wait("tmod/echo")
+    assert namespace.infer() == [1, 2]
+
+
+def test_fields_of_others_are_left_alone(namespace):
+    settled(namespace, SERVER, ECHO)
+    changed(namespace, "deployment/vision", {"metadata": {"annotations": {"team": "a"}, "labels": {"cost": "centre"}}})
+    changed(namespace, "service/vision", {"spec": {"sessionAffinity": "ClientIP"}})
+    # a change of ours, so that the operator applies anew
+    namespace.patch("tsrv/vision", replicas=2, service={"annotations": {"ours": "too"}})
+    until(lambda: namespace.get("service/vision")["metadata"]["annotations"].get("ours") == "too", "our annotation")
+    namespace.wait("tsrv/vision")
+    metadata = namespace.get("deployment/vision")["metadata"]
+    assert (metadata["annotations"]["team"], metadata["labels"]["cost"]) == ("a", "centre")
+    assert namespace.get("service/vision")["spec"]["sessionAffinity"] == "ClientIP"
+
+
+def test_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(namespace):
+    namespace.kubectl("create", "service", "clusterip", "vision", "--tcp=80")
+    namespace.apply(SERVER, ECHO)
+    condition = namespace.wait("tsrv/vision", status="False")
+    until(lambda: "vision" in namespace.condition("tsrv/vision").get("message", ""), "a word about it")
+    service = namespace.get("service/vision")
+    assert [port["port"] for port in service["spec"]["ports"]] == [80], condition
+    assert "ownerReferences" not in service["metadata"]
+    namespace.kubectl("delete", "service/vision")
+    namespace.wait("tsrv/vision")
+    assert namespace.infer() == [1, 2]
+
+
+def test_what_is_no_longer_wanted_is_removed(namespace):
+    settled(namespace, TWO.replace("drainDelay", "drainDelay") + "  service: {headless: true}\n", ECHO)
+    namespace.get("service/vision-headless")
+    namespace.get("poddisruptionbudget/vision")
+    namespace.patch("tsrv/vision", replicas=1, service=None)
+    until(lambda: not namespace.items("poddisruptionbudgets"), "the budget to go")
+    until(lambda: len(namespace.items("services")) == 1, "the headless Service to go")
+
+
+def test_a_deleted_server_leaves_nothing_and_its_model_waits(namespace):
+    settled(namespace, TWO, ECHO)
+    namespace.kubectl("delete", "tsrv/vision", "--timeout=30s")
+    kinds = "deployments,replicasets,pods,services,poddisruptionbudgets,endpointslices"
+    until(lambda: not namespace.items(kinds), "everything to go", 60)
+    assert [it["metadata"]["name"] for it in namespace.items("configmaps")] == ["kube-root-ca.crt"]
+    assert [it["metadata"]["name"] for it in namespace.items("serviceaccounts")] == ["default"]
+    namespace.wait("tmod/echo", status="False", reason="ServerNotFound")
+    # made again under the same name, it serves again
+    namespace.apply(SERVER)
+    namespace.wait("tmod/echo")
+    assert namespace.infer() == [1, 2]
+
+
+def test_a_namespace_with_everything_in_it_goes_at_once(namespaces):
+    namespace = namespaces()
+    settled(namespace, SERVER, ECHO)
+    namespace.kubectl("delete", "namespace", namespace.name, "--timeout=60s")

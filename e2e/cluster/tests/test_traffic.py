@@ -1,0 +1,142 @@
+"""What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at least 10,000 and
+bears no failed one; two replicas, on a node each."""
+
+import signal
+import time
+
+import pytest
+
+from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, helm, kill, kubectl, load, until
+
+# the drain outlasts the time until every node has learned that a pod leaves
+TWO = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
+
+
+@pytest.fixture
+def serving(namespace):
+    namespace.apply(TWO, ECHO)
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+    assert {pod["spec"]["nodeName"] for pod in namespace.pods().values()} == {"kn1", "kn2"}
+    return namespace
+
+
+def recovered(namespace, before):
+    """Two ready replicas again, and not the ones of before."""
+    until(lambda: namespace.lives() != before, "something to have happened")
+    namespace.wait("tsrv/vision", deadline=120)
+    until(lambda: namespace.get("tmod/echo")["status"]["loadedReplicas"] == "2/2", "the model on both replicas", 120)
+
+
+@pytest.mark.our_cluster
+def test_nobody_notices_a_killed_operator(serving, operator):
+    with load(serving):
+        (pod,) = operator.items("pods")
+        kill(pod, "operator")
+        serving.apply(ECHO.replace("name: echo", "name: second"))
+        serving.wait("tmod/second", deadline=120)
+
+
+@pytest.mark.our_cluster
+def test_nobody_notices_a_killed_agent(serving):
+    before = serving.lives()
+    with load(serving):
+        kill(next(iter(serving.pods().values())), "agent")
+        recovered(serving, before)
+        serving.apply(ECHO.replace("name: echo", "name: second"))
+        serving.wait("tmod/second")
+
+
+@pytest.mark.our_cluster
+def test_nobody_notices_a_server_that_is_told_to_end(serving):
+    before = serving.lives()
+    with load(serving):
+        kill(next(iter(serving.pods().values())), "server", signal.SIGTERM)
+        recovered(serving, before)
+
+
+@pytest.mark.our_cluster
+def test_a_killed_server_costs_no_more_than_what_it_had_in_hand(serving):
+    before = serving.lives()
+    result = {}
+    with pytest.raises(AssertionError), load(serving) as result:
+        kill(next(iter(serving.pods().values())), "server", signal.SIGKILL)
+        recovered(serving, before)
+    # nobody can answer for a process that was shot; the others must not be asked to
+    assert result["failed"] < 0.02 * result["requests"], result
+
+
+def test_nobody_notices_a_deleted_pod(serving):
+    before = serving.lives()
+    with load(serving):
+        serving.kubectl("delete", "pod", next(iter(serving.pods())))
+        recovered(serving, before)
+
+
+def test_nobody_notices_a_drained_node(serving):
+    before = serving.lives()
+    try:
+        with load(serving):
+            drain = ["drain", "kn2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s"]
+            drain += [f"--pod-selector=app.kubernetes.io/instance=vision"]
+            kubectl(*drain)
+            recovered(serving, before)
+            assert {pod["spec"]["nodeName"] for pod in serving.pods().values()} == {"kn1"}
+    finally:
+        kubectl("uncordon", "kn2")
+
+
+def test_nobody_notices_a_new_image_of_the_server(serving, next_image):
+    before = {pod["metadata"]["uid"] for pod in serving.pods().values()}
+    with load(serving):
+        serving.patch("tsrv/vision", image=next_image)
+        until(lambda: not before & {pod["metadata"]["uid"] for pod in serving.pods().values()}, "new pods", 150)
+        serving.wait("tsrv/vision", deadline=120)
+    for pod in serving.pods().values():
+        assert pod["spec"]["containers"][0]["image"].endswith(next_image["tag"])
+
+
+def test_nobody_notices_models_that_come_change_and_go(serving):
+    before = serving.lives()
+    with load(serving):
+        serving.apply(ECHO.replace("name: echo", "name: second"))
+        serving.wait("tmod/second")
+        for text in ("once", "twice", "thrice"):
+            content = serving.get("tmod/echo")["status"]["contentHash"]
+            serving.patch("tmod/echo", source={"inline": {"files": {"1/about.txt": text}}})
+            until(lambda: serving.get("tmod/echo")["status"].get("contentHash") not in (None, content), "the new content")
+            serving.wait("tmod/echo")
+        serving.patch("tmod/echo", config={"backend": "nowhere"})
+        serving.wait("tmod/echo", status="False", reason="LoadFailed")
+        serving.kubectl("delete", "tmod/second")
+    assert serving.lives() == before
+
+
+def test_nobody_notices_an_upgrade_of_the_operator(serving, chart_flags):
+    before = serving.lives()
+    chart = ROOT / "charts" / "triton-operator"
+    try:
+        with load(serving):
+            helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "replicas=2,logLevel=debug", deadline=240)
+            serving.wait("tsrv/vision")
+    finally:
+        helm("upgrade", OPERATOR, chart, *chart_flags, deadline=240)
+    assert serving.lives() == before
+
+
+@pytest.mark.our_cluster
+def test_a_second_operator_takes_over_from_a_killed_one(serving, chart_flags):
+    chart = ROOT / "charts" / "triton-operator"
+    operator = Namespace(OPERATOR)
+    helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "replicas=2", deadline=240)
+    try:
+        lease = lambda: operator.get("lease/triton-operator")["spec"].get("holderIdentity")
+        pods = {pod["metadata"]["name"]: pod for pod in operator.items("pods") if "deletionTimestamp" not in pod["metadata"]}
+        leader = until(lambda: next((name for name in pods if lease() == name), None), "a leader", 30)
+        began = time.monotonic()
+        operator.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
+        serving.apply(ECHO.replace("name: echo", "name: second"))
+        serving.wait("tmod/second", deadline=60)
+        print(f"another operator had finished {time.monotonic() - began:.0f} s after the leader was gone")
+    finally:
+        helm("upgrade", OPERATOR, chart, *chart_flags, deadline=240)
