@@ -41,27 +41,23 @@ impl ModelHandle {
 ///
 /// Errors: those found before it was queued; later ones come through the [`Inference`].
 pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: InferRequest) -> Result<Inference> {
-    let mut model = &found.0;
+    let mut model = found.0.clone();
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
     // 5  scheduler: queued, and an instance called if it has something to do
     let id = request.id.clone();
     let wanted = request.outputs.clone();
-    let successor;
-    let (replies, deadline) = match model.submit(request, batch_size) {
-        Ok(queued) => queued,
-        Err(refused) => match replaced(registry, model, &refused) {
-            // A reload took the model away between the look and the queue: whoever replaced it takes the request.
-            Some(other) => {
-                successor = other;
-                model = &successor;
-                model.submit(refused.request, batch_size).map_err(|refused| model.reject(&refused))?
-            }
-            None => return Err(model.reject(&refused)),
-        },
+    let (replies, deadline) = loop {
+        let refused = match model.submit(request, batch_size) {
+            Ok(queued) => break queued,
+            Err(refused) => refused,
+        };
+        // A reload took the model away between the look and the queue: whoever replaced it takes the request.
+        model = replaced(registry, &model, &refused).ok_or_else(|| model.reject(&refused))?;
+        request = refused.request;
     };
     // 7  the reply slot's other end
-    Ok(Inference { model: model.clone(), id, wanted, replies, deadline, alarm: None, is_over: false })
+    Ok(Inference { model, id, wanted, replies, deadline, alarm: None, is_over: false })
 }
 
 /// The model that took the place of a closed one, if it takes and gives the same.

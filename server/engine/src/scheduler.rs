@@ -55,6 +55,8 @@ struct State {
     batcher: Batcher<Pending>,
     /// Instances that wait without a limit, last one first: its caches are the warmest.
     idle: Vec<usize>,
+    /// Instances that are lent out.
+    lent: Vec<usize>,
     /// The one instance that waits for a moment.
     timed: Option<usize>,
     /// An idle instance was called and has not looked yet: it passes on what it leaves.
@@ -87,6 +89,7 @@ impl Scheduler {
         let state = State {
             batcher: Batcher::new(settings),
             idle: Vec::with_capacity(instances),
+            lent: Vec::with_capacity(instances),
             timed: None,
             is_called: false,
             is_closed: false,
@@ -138,10 +141,11 @@ impl Scheduler {
         Ok(Submitted::Queued { deadline })
     }
 
-    /// Takes a lent instance back. If requests came meanwhile, its own thread goes on with them.
+    /// Takes a lent instance back. If requests came meanwhile, or the end, its own thread goes on with them.
     pub(crate) fn give_back(&self, instance: usize) {
         let mut state = self.state.lock();
-        let called = (!state.batcher.queue().is_empty()).then_some(instance);
+        state.lent.retain(|&other| other != instance);
+        let called = (state.is_closed || !state.batcher.queue().is_empty()).then_some(instance);
         if called.is_some() {
             state.is_called = true;
         } else {
@@ -175,6 +179,11 @@ impl Scheduler {
                     state.timed = Some(instance);
                     self.wait_until(moment, instance, &mut state);
                     state.timed = None;
+                }
+                // Its borrower comes first: with the instance gone, what it is about to run would be lost.
+                Decision::Idle if state.is_closed && state.lent.contains(&instance) => {
+                    self.doors[instance].wait(&mut state);
+                    state.is_called = false;
                 }
                 Decision::Idle if state.is_closed => return Next::Closed,
                 _ => {
@@ -248,6 +257,7 @@ impl State {
         match self.batcher.decide(now, &mut batch, &mut removed) {
             Decision::Run => {
                 let instance = self.idle.pop()?;
+                self.lent.push(instance);
                 Some(Loan { instance, batch, now, ticket: self.ticket() })
             }
             // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.

@@ -2,7 +2,13 @@
 
 mod house;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use house::{House, ask, send, text};
 use server_core::{
@@ -343,6 +349,37 @@ async fn nothing_waits_for_company_that_will_not_come() {
     engine.unload("m", false).await.unwrap();
     assert!(waiting.response().await.is_ok());
     house::until(|| engine.index(false).unwrap()[0].state == Some(VersionState::Unavailable)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_quick_model_is_replaced_while_it_is_lent_and_no_request_is_lost() {
+    let house = House::new();
+    house.model("m", "instance_group { count: 1 kind: KIND_CPU }", &[1]);
+    let text = house::config_json("m", 8).replace("[-1]", "[1]");
+    let parameters = LoadParameters { config: Some(text), files: Vec::new() };
+    let engine = house.explicit();
+    engine.load("m", parameters.clone()).await.unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (engine, is_over) = (engine.clone(), is_over.clone());
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..300 {
+        engine.load("m", parameters.clone()).await.unwrap();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
 }
 
 async fn futures<F: Future + Send>(requests: impl Iterator<Item = F>) -> Vec<F::Output>
