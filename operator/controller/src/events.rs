@@ -59,9 +59,19 @@ impl Events {
     /// Writes `events` about `object`; `action` is what was being done.
     pub(crate) async fn tell(&self, object: &ObjectReference, action: &str, events: &[Event], metrics: &Metrics) {
         for event in events {
-            if let Err(error) = self.write(object, action, event, metrics).await {
-                let name = object.name.as_deref().unwrap_or_default();
-                tracing::warn!(%error, object = name, reason = event.reason, "an event was not written");
+            let name = object.name.as_deref().unwrap_or_default();
+            match self.write(object, action, event, metrics).await {
+                Ok(()) => {}
+                // most often a namespace on its way out: there will be nobody to read it
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    tracing::debug!(
+                        error = status.message,
+                        object = name,
+                        reason = event.reason,
+                        "an event was refused"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, object = name, reason = event.reason, "an event was not written"),
             }
         }
     }

@@ -18,7 +18,8 @@ pub(crate) enum LogFormat {
 ///
 /// Errors: `filter` is none, such as `info,kube=debug` would be.
 pub(crate) fn install(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    // the client repeats as an error what our own lines tell with their cause
+    let filter = EnvFilter::try_new(format!("{filter},kube_client::client::builder=off"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),

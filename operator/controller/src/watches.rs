@@ -325,7 +325,14 @@ fn told<K>(kind: &str, event: &Result<Event<K>, watcher::Error>, was_well: bool,
             }
             false
         }
-        Ok(_) => true,
+        // a new list has begun: whether it comes is not known yet
+        Ok(Event::Init) => was_well,
+        Ok(_) => {
+            if !was_well {
+                tracing::info!(kind, "the watch goes on");
+            }
+            true
+        }
     }
 }
 
