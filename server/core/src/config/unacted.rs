@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MapKey, Value};
 use super::{ModelConfig, reflect};
 
 /// Schema paths: a field named here stands for everything below it.
-const NOT_ACTED_UPON: [&str; 27] = [
+const NOT_ACTED_UPON: [&str; 26] = [
     "runtime",
     "input.is_shape_tensor",
     "input.allow_ragged_batch",
@@ -17,7 +17,6 @@ const NOT_ACTED_UPON: [&str; 27] = [
     "batch_output",
     "optimization.priority",
     "optimization.cuda",
-    "optimization.execution_accelerators",
     "optimization.gather_kernel_buffer_threshold",
     "optimization.eager_batching",
     "sequence_batching",
