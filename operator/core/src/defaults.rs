@@ -84,10 +84,11 @@ impl ServerSettings {
 }
 
 /// Flags of `tritonserver` that the operator sets itself, without their dashes.
-pub const OWN_FLAGS: [&str; 19] = [
+pub const OWN_FLAGS: [&str; 20] = [
     "allow-grpc",
     "allow-http",
     "allow-metrics",
+    "drain-delay-secs",
     "exit-timeout-secs",
     "grpc-address",
     "grpc-port",

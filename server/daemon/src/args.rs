@@ -54,6 +54,8 @@ pub(crate) struct Args {
     pub(crate) id: String,
     /// How long the exit may take.
     pub(crate) exit_timeout: Duration,
+    /// How long to go on serving before it.
+    pub(crate) drain_delay: Duration,
     /// Whether a start-up model that fails ends the program.
     pub(crate) exit_on_error: bool,
     /// What to serve.
@@ -328,6 +330,7 @@ impl Default for Args {
         Self {
             id: "triton".into(),
             exit_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
             exit_on_error: true,
             models: ModelArgs {
                 repositories: BTreeSet::new(),

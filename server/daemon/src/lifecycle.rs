@@ -1,6 +1,7 @@
 //! The life of the server: it serves from the first moment, loads beside that, and leaves in order after a signal.
 //!
-//! Order of leaving: the engine takes no new work and says so, what runs ends, models unload, front ends close.
+//! Order of leaving: callers are sent elsewhere while all is served, the engine takes no new work and says so, what runs ends,
+//! models unload, front ends close.
 
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -43,6 +44,8 @@ pub(crate) enum Fatal {
 /// How the server ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Exit {
+    /// How long everything is served after a signal, while callers are asked to go elsewhere.
+    pub(crate) drain: Duration,
     /// How long work in flight may take.
     pub(crate) timeout: Duration,
     /// Whether a start-up model that fails ends the server.
@@ -111,6 +114,7 @@ pub(crate) async fn live(
     let reason = tokio::select! {
         number = signals.received() => {
             info!("Signal ({number}) received.");
+            drain(&engine, exit.drain).await;
             Ok(())
         }
         fatal = start(&engine, &addresses, exit.on_error) => Err(fatal),
@@ -118,6 +122,15 @@ pub(crate) async fn live(
     };
     let is_complete = leave(&engine, front_ends, exit.timeout).await;
     reason.and(if is_complete { Ok(()) } else { Err(Fatal::ExitTimeout) })
+}
+
+/// Gives callers time to learn that this server goes.
+async fn drain(engine: &Engine, delay: Duration) {
+    if !delay.is_zero() {
+        info!("Serving on for {delay:?} while callers go elsewhere.");
+        engine.begin_leaving();
+        tokio::time::sleep(delay).await;
+    }
 }
 
 /// Loads the start-up set and tells what came of it. Returns only if that ends the server.

@@ -31,6 +31,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let Args {
         id,
         exit_timeout,
+        drain_delay,
         exit_on_error,
         models,
         http,
@@ -136,7 +137,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
                 Ok(())
             });
         }
-        lifecycle::live(engine, front_ends, signals, Exit { timeout: exit_timeout, on_error: exit_on_error }).await
+        let exit = Exit { drain: drain_delay, timeout: exit_timeout, on_error: exit_on_error };
+        lifecycle::live(engine, front_ends, signals, exit).await
     });
     // What still runs here was given its time: a load that hangs must not keep the process.
     runtime.shutdown_background();

@@ -26,12 +26,13 @@ use parking_lot::Mutex;
 use server_core::{
     backend::Backend,
     config::{self, ModelConfig},
-    error::{Error, Result},
+    error::{Code, Error, Result},
     interface::{ModelId, ModelMetadata},
     metrics,
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
+use tokio::sync::watch;
 
 pub use self::{
     infer::{Inference, ModelHandle},
@@ -43,6 +44,8 @@ use self::{lifecycle::Lifecycle, loader::Loader, machine::Machine, registry::Reg
 const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
 const EXITING: u8 = 2;
+/// About to exit: everything is served, but nobody should send more.
+const LEAVING: u8 = 3;
 
 /// Models loaded, requests run. Shared by all front ends.
 pub struct Engine {
@@ -51,6 +54,7 @@ pub struct Engine {
     lifecycle: Arc<Lifecycle>,
     machine: Arc<Machine>,
     phase: AtomicU8,
+    is_leaving: watch::Sender<bool>,
     /// Models that readiness waits for, besides the phase.
     required: Mutex<Vec<String>>,
 }
@@ -63,7 +67,8 @@ impl Engine {
         let loader = Loader::new(backends, options.auto_complete);
         let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone(), machine.clone()));
         let phase = AtomicU8::new(STARTING);
-        Arc::new(Self { options, registry, lifecycle, machine, phase, required: Mutex::default() })
+        let is_leaving = watch::Sender::new(false);
+        Arc::new(Self { options, registry, lifecycle, machine, phase, is_leaving, required: Mutex::default() })
     }
 
     /// Loads the start-up set, beside serving.
@@ -117,8 +122,8 @@ impl Engine {
         self.not_exiting("Server not ready")?;
         match self.registry.find(model.name, model.version) {
             Ok(model) => Ok(model.is_healthy()),
-            Err(error) if error.code == server_core::error::Code::Unavailable => Ok(false),
-            Err(error) => Err(error),
+            Err(error) if error.code == Code::Unavailable => Ok(false),
+            Err(error) => Err(self.while_starting(error)),
         }
     }
 
@@ -232,6 +237,28 @@ impl Engine {
         metrics::page(&self.snapshots(), machine.as_ref())
     }
 
+    /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.
+    pub fn begin_leaving(&self) {
+        let may_leave = |phase| (phase != EXITING).then_some(LEAVING);
+        let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, may_leave); // who exits has left already
+        self.is_leaving.send_replace(true);
+    }
+
+    /// Whether callers should go elsewhere.
+    pub fn is_leaving(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == LEAVING
+    }
+
+    /// Becomes ready once callers should go elsewhere, though requests are still served.
+    pub fn leaving(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut is_leaving = self.is_leaving.subscribe();
+        async move {
+            if is_leaving.wait_for(|is_leaving| *is_leaving).await.is_err() {
+                std::future::pending().await // an engine that is gone asks nobody for anything
+            }
+        }
+    }
+
     /// From here on the server says that it exits and takes no new work. Requests already inside go on.
     pub fn close_admission(&self) {
         self.phase.store(EXITING, Ordering::SeqCst);
@@ -292,7 +319,13 @@ impl Engine {
 
     fn find(&self, model: ModelId<'_>) -> Result<Arc<model::LoadedModel>> {
         self.not_exiting("Server not ready")?;
-        self.registry.find(model.name, model.version)
+        self.registry.find(model.name, model.version).map_err(|error| self.while_starting(error))
+    }
+
+    /// What is not there while the start-up set is loaded may be about to come: not yet is not unknown.
+    fn while_starting(&self, error: Error) -> Error {
+        let is_starting = self.phase.load(Ordering::Relaxed) == STARTING;
+        if is_starting && error.code == Code::NotFound { Error::unavailable("Server not ready") } else { error }
     }
 
     fn ready_versions(&self, name: &str) -> Vec<u64> {

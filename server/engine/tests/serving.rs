@@ -25,6 +25,8 @@ async fn a_model_serves_and_is_counted_before_its_caller_knows() {
     let engine = house.engine(Options::default());
     assert!(engine.is_live().unwrap());
     assert!(!engine.is_ready().unwrap(), "nothing is loaded yet");
+    let early = send(&engine, ask("m", &[1.0])).err().unwrap();
+    assert_eq!((early.code, &*early.message), (Code::Unavailable, "Server not ready"), "not yet is not unknown");
     assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
     assert!(engine.is_ready().unwrap());
     for count in 1..=3 {

@@ -40,15 +40,18 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Pause when the process has no file or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Serves connections until `shutdown`, then until the gate is empty, then until they are closed.
+/// Serves connections until `shutdown`, then until the gate is empty, then until they are closed. From `leaving` on they are
+/// asked to end once their calls are answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     dispatch: Dispatch,
     gate: &Arc<Gate>,
     options: &Options,
+    leaving: impl Future<Output = ()>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let (goodbye, _) = watch::channel(false);
+    // Heard by the connections of that moment: one that comes while the server leaves is served like any other.
+    let (goodbye, _) = watch::channel(());
     let mut connections = JoinSet::new();
     let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
         // Small answers leave at once instead of waiting for more.
@@ -59,28 +62,38 @@ pub(crate) async fn serve(
             serve_connection(stream, dispatch.another(), builder(options), ages(options), goodbye.subscribe());
         connections.spawn(connection);
     };
-    accept_until(&listener, &mut connections, start, shutdown).await?;
+    let mut shutdown = pin!(shutdown);
+    let leaves_first = async {
+        tokio::select! {
+            () = leaving => true,
+            () = &mut shutdown => false,
+        }
+    };
+    if accept_until(&listener, &mut connections, start, leaves_first).await? {
+        goodbye.send_replace(());
+        accept_until(&listener, &mut connections, start, shutdown).await?;
+    }
     // Callers that still come are told why they are refused, until the last call inside has its answer.
     gate.close();
     accept_until(&listener, &mut connections, start, gate.empty()).await?;
     drop(listener);
-    goodbye.send_replace(true);
+    goodbye.send_replace(());
     let _ = timeout(GOODBYE, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
-/// Takes connections until `end`.
-async fn accept_until(
+/// Takes connections until `end`, and gives what it ended with.
+async fn accept_until<E>(
     listener: &TcpListener,
     connections: &mut JoinSet<()>,
     start: impl Fn(TcpStream, &mut JoinSet<()>),
-    end: impl Future<Output = ()>,
-) -> io::Result<()> {
+    end: impl Future<Output = E>,
+) -> io::Result<E> {
     let mut end = pin!(end);
     loop {
         tokio::select! {
             biased;
-            () = &mut end => return Ok(()),
+            ended = &mut end => return Ok(ended),
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => start(stream, connections),
@@ -141,14 +154,14 @@ async fn serve_connection(
     dispatch: Dispatch,
     builder: http2::Builder<TokioExecutor>,
     ages: Ages,
-    mut goodbye: watch::Receiver<bool>,
+    mut goodbye: watch::Receiver<()>,
 ) {
     let (socket, outbox) = Socket::new(stream);
     let calls = dispatch.calls();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), dispatch));
     let leave = async {
         tokio::select! {
-            _ = goodbye.wait_for(|is_said| *is_said) => false,
+            _ = goodbye.changed() => false,
             () = sleep_or_never(ages.soft) => true,
         }
     };

@@ -31,7 +31,7 @@ pub use self::{
 };
 
 /// Serves until `shutdown` ends, then refuses new inference, waits for what is inside, says goodbye to every connection
-/// and returns. Dropping the future ends everything at once: whoever limits the wait does that.
+/// and returns. While the engine is leaving, connections are asked to end after their calls, and new ones are served. Dropping the future ends everything at once: whoever limits the wait does that.
 ///
 /// Errors: the socket takes no connections any more.
 pub async fn serve(
@@ -41,6 +41,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
+    let leaving = engine.leaving();
     let dispatch = Dispatch::new(engine, gate.clone(), &options);
-    connection::serve(listener, dispatch, &gate, &options, shutdown).await
+    connection::serve(listener, dispatch, &gate, &options, leaving, shutdown).await
 }

@@ -34,4 +34,8 @@ impl Application for Metrics {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response
     }
+
+    fn is_leaving(&self) -> bool {
+        self.engine.is_leaving()
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use server_engine::Engine;
@@ -58,11 +58,18 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, shutdown:
 pub(crate) trait Application: Send + Sync + 'static {
     /// Answers one.
     fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Whether connections should end with their next answer, so that callers go elsewhere.
+    fn is_leaving(&self) -> bool;
 }
 
 impl Application for Server {
     fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
         answer(self, activity, request)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.engine.is_leaving()
     }
 }
 
@@ -113,7 +120,10 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
         let shared = shared.clone();
         async move {
             shared.activity.request_begun();
-            let response = shared.application.answer(&shared.activity, request).await;
+            let mut response = shared.application.answer(&shared.activity, request).await;
+            if shared.application.is_leaving() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             shared.activity.answered();
             Ok::<_, Infallible>(response)
         }

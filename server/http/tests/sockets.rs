@@ -129,6 +129,20 @@ async fn what_runs_is_finished_and_nothing_new_begins() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_answers_and_asks_callers_to_go_elsewhere() {
+    let house = floats().await;
+    let mut idle = house.client().await;
+    assert_eq!(idle.post("/v2/models/floats/infer", BODY).await.header("connection"), None);
+    house.engine.begin_leaving();
+    assert_eq!(house.get("/v2/health/live").await.status, 200);
+    assert_eq!(house.get("/v2/health/ready").await.status, 400);
+    let answer = idle.post("/v2/models/floats/infer", BODY).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(idle.rest().await, b"");
+    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_server_that_exits_says_so() {
     let house = floats().await;
     house.engine.close_admission();

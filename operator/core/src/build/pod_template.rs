@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use crds::parts::image::PullPolicy;
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, Lifecycle, LifecycleHandler, LocalObjectReference, PodSecurityContext,
-        PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, SleepAction,
-        TopologySpreadConstraint,
+        Capabilities, Container, ContainerPort, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
+        ResourceRequirements, SeccompProfile, SecurityContext, TopologySpreadConstraint,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -85,6 +84,8 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
         "--model-control-mode=explicit".to_owned(),
         // one bad model keeps the pod unready if it is required, and never takes the others with it
         "--exit-on-error=false".to_owned(),
+        // The pod goes on serving while those who send to it learn that it leaves.
+        format!("--drain-delay-secs={drain}"),
     ];
     args.extend(server.settings.flags());
     Container {
@@ -111,14 +112,6 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
         startup_probe: Some(probes::startup(spec)),
         readiness_probe: Some(probes::readiness(spec)),
         liveness_probe: Some(probes::liveness(spec)),
-        // The pod goes on serving while those who send to it learn that it leaves.
-        lifecycle: (drain > 0).then(|| Lifecycle {
-            pre_stop: Some(LifecycleHandler {
-                sleep: Some(SleepAction { seconds: drain }),
-                ..LifecycleHandler::default()
-            }),
-            ..Lifecycle::default()
-        }),
         security_context: Some(restricted()),
         ..Container::default()
     }

@@ -1,6 +1,6 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
-//! Source: Triton server options, read at 2.73; `--log-format=json` and `--version` are additions.
+//! Source: Triton server options, read at 2.73; `--log-format=json`, `--drain-delay-secs` and `--version` are additions.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -76,6 +76,10 @@ const SERVER: &[Flag] = &[
     set!("exit-timeout-secs": i32 = "30",
         "Seconds that requests in flight and unloading models have to finish after a signal. Then the server exits with 1.",
         |args, seconds| args.exit_timeout = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
+    set!("drain-delay-secs": i32 = "0",
+        "Seconds to go on serving after a signal, before the exit begins: not ready any more, and each connection ends with \
+         its next answer, so that callers move to other servers without losing a request.",
+        |args, seconds| args.drain_delay = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
 ];
 
 const LOGGING: &[Flag] = &[

@@ -49,6 +49,25 @@ fn a_signal_ends_an_idle_server_well() {
 }
 
 #[test]
+fn callers_are_sent_elsewhere_before_the_exit() {
+    let repository = with_echo();
+    let mut server = Program::serve(repository.path(), &["--drain-delay-secs=2"]);
+    server.stdout.expect("Started HTTPService");
+    server.signal(Signal::TERM);
+    server.stdout.expect("Serving on for 2s");
+    let http = server.http();
+    until("not ready", || status(http, "/v2/health/ready") != 200);
+    assert_eq!(status(http, "/v2/health/live"), 200);
+    let mut stream = TcpStream::connect(http).unwrap();
+    stream.write_all(&request("POST", "/v2/models/echo/infer", &infer_body([1, 2]), "keep-alive")).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    assert!(text.to_lowercase().contains("\r\nconnection: close\r\n"), "{text}");
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+#[test]
 fn a_signal_during_loading_ends_the_server_well() {
     let repository = empty();
     add(repository.path(), "slow", &parameter("creation_delay_sec", "1"));

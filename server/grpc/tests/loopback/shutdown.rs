@@ -59,3 +59,25 @@ async fn idle_connections_are_closed_at_the_end() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     drop(quiet);
 }
+
+#[tokio::test]
+async fn a_leaving_server_sends_connections_away_and_loses_no_call() {
+    let house = House::open().await;
+    let mut client = house.client().await;
+    client.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
+    let inside = ["1", "2"].map(|id| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(values("slow", id, &[1.0])).await })
+    });
+    until(|| house.counted("slow").pending == 1).await; // one runs, one waits
+    house.engine.begin_leaving();
+    for (inside, id) in inside.into_iter().zip(["1", "2"]) {
+        assert_eq!(inside.await.unwrap().unwrap().into_inner().id, id);
+    }
+    // The connection has ended with its last answer; the next one is served like any other.
+    for id in 0..20 {
+        let answer = client.model_infer(values("FP32", &id.to_string(), &[1.0])).await;
+        assert_eq!(answer.unwrap().into_inner().id, id.to_string());
+    }
+    assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+}
