@@ -11,8 +11,6 @@ use operator_core::pod;
 use tokio::{net::TcpListener, sync::watch};
 use triton_agent::State;
 
-/// Path that answers 200 for as long as the process works.
-const HEALTH_PATH: &str = "/healthz";
 /// How long a caller may take with its request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait when no connection can be taken, for want of file handles perhaps.
@@ -71,7 +69,7 @@ fn answer(method: &Method, path: &str, told: &Told) -> Response<Full<Bytes>> {
             Ok(missing) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not here yet: {}", missing.join(", "))),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
-        HEALTH_PATH => text(StatusCode::OK, "ok"),
+        pod::AGENT_LIVE_PATH => text(StatusCode::OK, "ok"),
         _ => text(StatusCode::NOT_FOUND, "told here: /state, /staged, /healthz"),
     }
 }
