@@ -274,6 +274,7 @@ async fn a_name_that_is_in_no_repository_is_not_remembered() {
     let house = House::new();
     house.model("m", "", &[1]);
     let engine = house.explicit();
+    engine.start().await.unwrap();
     let error = engine.load("nobody", LoadParameters::default()).await.unwrap_err();
     assert_eq!(&*error.message, "failed to load 'nobody', failed to poll from model repository");
     let error = engine.metadata(house::id("nobody")).unwrap_err();
