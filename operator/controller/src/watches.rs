@@ -2,31 +2,30 @@
 //! event turned into the servers it may matter to. Nothing is decided before every store has been filled once: a store that
 //! is still empty would read as "no models".
 
+mod keys;
+mod stream;
+
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt::Debug,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use crds::{TritonModel, TritonServer};
-use futures_util::StreamExt;
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     api::DynamicObject,
     core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        reflector::{ObjectRef, Store, store::Writer},
-        watcher::{self, Event, watcher},
-    },
+    runtime::reflector::{ObjectRef, Store},
 };
 use operator_core::{build::Kind, labels};
-use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
+use self::{
+    keys::{Change, home, moved, own_key, touched},
+    stream::{Starter, api, everything, ours, watch_objects},
+};
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
@@ -243,218 +242,7 @@ impl Scope {
         }
     }
 
-    fn optional(&self) -> std::sync::MutexGuard<'_, HashMap<Kind, (Store<DynamicObject>, AbortHandle)>> {
+    fn optional(&self) -> MutexGuard<'_, HashMap<Kind, (Store<DynamicObject>, AbortHandle)>> {
         self.optional.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether an object is there after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Is,
-    IsGone,
-}
-
-struct Starter<'a> {
-    queue: &'a Queue,
-    metrics: &'a Arc<Metrics>,
-}
-
-impl Starter<'_> {
-    /// Watches one kind: into its store first, then to those it may matter to.
-    fn watch<K>(
-        &self,
-        api: Api<K>,
-        config: watcher::Config,
-        dynamic_type: K::DynamicType,
-        keys: impl Fn(&Change, &K) -> Vec<ServerKey> + Send + 'static,
-    ) -> (Store<K>, AbortHandle)
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone + Send + Sync,
-    {
-        let kind = K::kind(&dynamic_type).into_owned();
-        let writer = Writer::new(dynamic_type);
-        let store = writer.as_reader();
-        let (reader, queue, metrics) = (store.clone(), self.queue.clone(), Arc::clone(self.metrics));
-        let task = tokio::spawn(async move {
-            let events = watcher(api, config)
-                .default_backoff()
-                .modify(|object| object.managed_fields_mut().clear()) // half of what an object weighs, and never read
-                .reflect(writer);
-            let mut events = std::pin::pin!(events);
-            // what was there before a list, for what the list does not have any more
-            let mut before = vec![];
-            let mut is_well = true;
-            while let Some(event) = events.next().await {
-                is_well = told(&kind, &event, is_well, &metrics);
-                let touched: Vec<ServerKey> = match &event {
-                    Ok(Event::Apply(object)) => keys(&Change::Is, object),
-                    Ok(Event::Delete(object)) => keys(&Change::IsGone, object),
-                    Ok(Event::Init) => {
-                        before = reader.state();
-                        vec![]
-                    }
-                    Ok(Event::InitApply(_)) | Err(_) => vec![],
-                    Ok(Event::InitDone) => {
-                        let now = reader.state();
-                        let is_there = |object: &Arc<K>| {
-                            let uid = object.meta().uid.as_ref();
-                            now.iter().any(|other| other.meta().uid.as_ref() == uid)
-                        };
-                        let gone = before.drain(..).filter(|object| !is_there(object));
-                        let mut touched: Vec<_> = gone.flat_map(|object| keys(&Change::IsGone, &object)).collect();
-                        touched.extend(now.iter().flat_map(|object| keys(&Change::Is, object)));
-                        touched
-                    }
-                };
-                touched.into_iter().for_each(|key| queue.push(key));
-            }
-        });
-        (store, task.abort_handle())
-    }
-}
-
-/// Tells of a watch that fails once, not at each new attempt.
-fn told<K>(kind: &str, event: &Result<Event<K>, watcher::Error>, was_well: bool, metrics: &Metrics) -> bool {
-    match event {
-        Err(error) => {
-            metrics.watch_failed(kind);
-            if was_well {
-                tracing::warn!(kind, %error, "the watch broke off and begins again");
-            }
-            false
-        }
-        // a new list has begun: whether it comes is not known yet
-        Ok(Event::Init) => was_well,
-        Ok(_) => {
-            if !was_well {
-                tracing::info!(kind, "the watch goes on");
-            }
-            true
-        }
-    }
-}
-
-fn watch_objects(
-    client: &Client,
-    namespace: Option<&str>,
-    kind: Kind,
-    queue: &Queue,
-    metrics: &Arc<Metrics>,
-) -> (Store<DynamicObject>, AbortHandle) {
-    let resource = kind.api_resource();
-    let api = match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let keys = |_: &Change, object: &DynamicObject| touched(&object.metadata).into_iter().collect();
-    Starter { queue, metrics }.watch(api, everything().labels(&ours()), resource, keys)
-}
-
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<Scope = NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-fn everything() -> watcher::Config {
-    watcher::Config::default()
-}
-
-/// Selects what the operator has made.
-fn ours() -> String {
-    format!("app.kubernetes.io/managed-by={}", labels::MANAGER)
-}
-
-fn own_key(meta: &ObjectMeta) -> Option<ServerKey> {
-    Some(ServerKey { namespace: meta.namespace.clone()?, name: meta.name.clone()? })
-}
-
-/// The server an object was made for: by its owner, or by its label where the owner is another object or was removed.
-fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
-    let kind = TritonServer::kind(&());
-    let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone());
-    let label = || meta.labels.as_ref()?.get("app.kubernetes.io/instance").cloned();
-    Some(ServerKey { namespace: meta.namespace.clone()?, name: owner.or_else(label)? })
-}
-
-/// The server a model names.
-fn home(model: &TritonModel) -> Option<ServerKey> {
-    let namespace = model.metadata.namespace.clone()?;
-    Some(ServerKey { namespace, name: model.spec.server_ref.name.clone() })
-}
-
-/// The server a model names and the one it named before.
-fn moved(homes: &Mutex<HashMap<String, ServerKey>>, change: &Change, model: &Guarded<TritonModel>) -> Vec<ServerKey> {
-    let Some(uid) = model.meta().uid.clone() else { return vec![] };
-    let now = match &model.0 {
-        Ok(model) => home(model).filter(|_| *change == Change::Is),
-        Err(invalid) => {
-            let name = model.meta().name.as_deref().unwrap_or_default();
-            tracing::warn!(model = name, error = %invalid, "a TritonModel cannot be read");
-            None
-        }
-    };
-    let mut homes = homes.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = match &now {
-        Some(now) => homes.insert(uid, now.clone()),
-        None => homes.remove(&uid),
-    };
-    let mut keys: Vec<_> = before.into_iter().chain(now).collect();
-    keys.dedup();
-    keys
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn model(server: &str) -> Guarded<TritonModel> {
-        serde_json::from_value(json!({
-            "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonModel",
-            "metadata": { "name": "m", "namespace": "ml", "uid": "1" },
-            "spec": { "serverRef": { "name": server }, "source": {} },
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_model_that_moves_is_looked_after_on_both_sides() {
-        let homes = Mutex::default();
-        let names =
-            |change, model| -> Vec<String> { moved(&homes, &change, &model).into_iter().map(|key| key.name).collect() };
-        assert_eq!(names(Change::Is, model("a")), ["a"]);
-        assert_eq!(names(Change::Is, model("a")), ["a"]);
-        assert_eq!(names(Change::Is, model("b")), ["a", "b"]);
-        assert_eq!(names(Change::IsGone, model("b")), ["b"]);
-        assert!(homes.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn an_object_leads_to_its_server_even_without_its_owner() {
-        let meta = |value| touched(&serde_json::from_value(value).unwrap()).map(|key| key.to_string());
-        let owner = json!([{ "apiVersion": "x", "kind": "TritonServer", "name": "a", "uid": "1" }]);
-        assert_eq!(meta(json!({ "namespace": "ml", "ownerReferences": owner })), Some("ml/a".into()));
-        let labels = json!({ "app.kubernetes.io/instance": "b" });
-        assert_eq!(meta(json!({ "namespace": "ml", "labels": labels })), Some("ml/b".into()));
-        assert_eq!(meta(json!({ "namespace": "ml" })), None);
-    }
-
-    #[test]
-    fn a_model_that_cannot_be_read_does_not_end_the_watch() {
-        let guarded: Guarded<TritonModel> = serde_json::from_value(json!({
-            "metadata": { "name": "m", "namespace": "ml", "uid": "1" }, "spec": { "serverRef": 7 },
-        }))
-        .unwrap();
-        assert!(guarded.0.is_err());
-        assert!(moved(&Mutex::default(), &Change::Is, &guarded).is_empty());
     }
 }

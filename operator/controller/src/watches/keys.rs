@@ -1,0 +1,113 @@
+//! From what happened to an object to the servers it may matter to. A model that moves matters to two of them, so what each
+//! model named last is remembered.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crds::{TritonModel, TritonServer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+
+use super::Guarded;
+use crate::queue::ServerKey;
+
+/// Whether an object is there after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Is,
+    IsGone,
+}
+
+/// The server that this is the metadata of.
+pub(super) fn own_key(meta: &ObjectMeta) -> Option<ServerKey> {
+    Some(ServerKey { namespace: meta.namespace.clone()?, name: meta.name.clone()? })
+}
+
+/// The server an object was made for: by its owner, or by its label where the owner is another object or was removed.
+pub(super) fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
+    let kind = TritonServer::kind(&());
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone());
+    let label = || meta.labels.as_ref()?.get("app.kubernetes.io/instance").cloned();
+    Some(ServerKey { namespace: meta.namespace.clone()?, name: owner.or_else(label)? })
+}
+
+/// The server a model names.
+pub(super) fn home(model: &TritonModel) -> Option<ServerKey> {
+    let namespace = model.metadata.namespace.clone()?;
+    Some(ServerKey { namespace, name: model.spec.server_ref.name.clone() })
+}
+
+/// The server a model names and the one it named before.
+pub(super) fn moved(
+    homes: &Mutex<HashMap<String, ServerKey>>,
+    change: &Change,
+    model: &Guarded<TritonModel>,
+) -> Vec<ServerKey> {
+    let Some(uid) = model.meta().uid.clone() else { return vec![] };
+    let now = match &model.0 {
+        Ok(model) => home(model).filter(|_| *change == Change::Is),
+        Err(invalid) => {
+            let name = model.meta().name.as_deref().unwrap_or_default();
+            tracing::warn!(model = name, error = %invalid, "a TritonModel cannot be read");
+            None
+        }
+    };
+    let mut homes = homes.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = match &now {
+        Some(now) => homes.insert(uid, now.clone()),
+        None => homes.remove(&uid),
+    };
+    let mut keys: Vec<_> = before.into_iter().chain(now).collect();
+    keys.dedup();
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn model(server: &str) -> Guarded<TritonModel> {
+        serde_json::from_value(json!({
+            "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonModel",
+            "metadata": { "name": "m", "namespace": "ml", "uid": "1" },
+            "spec": { "serverRef": { "name": server }, "source": {} },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_model_that_moves_is_looked_after_on_both_sides() {
+        let homes = Mutex::default();
+        let names =
+            |change, model| -> Vec<String> { moved(&homes, &change, &model).into_iter().map(|key| key.name).collect() };
+        assert_eq!(names(Change::Is, model("a")), ["a"]);
+        assert_eq!(names(Change::Is, model("a")), ["a"]);
+        assert_eq!(names(Change::Is, model("b")), ["a", "b"]);
+        assert_eq!(names(Change::IsGone, model("b")), ["b"]);
+        assert!(homes.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_object_leads_to_its_server_even_without_its_owner() {
+        let meta = |value| touched(&serde_json::from_value(value).unwrap()).map(|key| key.to_string());
+        let owner = json!([{ "apiVersion": "x", "kind": "TritonServer", "name": "a", "uid": "1" }]);
+        assert_eq!(meta(json!({ "namespace": "ml", "ownerReferences": owner })), Some("ml/a".into()));
+        let labels = json!({ "app.kubernetes.io/instance": "b" });
+        assert_eq!(meta(json!({ "namespace": "ml", "labels": labels })), Some("ml/b".into()));
+        assert_eq!(meta(json!({ "namespace": "ml" })), None);
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_read_does_not_end_the_watch() {
+        let guarded: Guarded<TritonModel> = serde_json::from_value(json!({
+            "metadata": { "name": "m", "namespace": "ml", "uid": "1" }, "spec": { "serverRef": 7 },
+        }))
+        .unwrap();
+        assert!(guarded.0.is_err());
+        assert!(moved(&Mutex::default(), &Change::Is, &guarded).is_empty());
+    }
+}
