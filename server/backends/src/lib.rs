@@ -2,9 +2,11 @@
 //! if it needs a library, how to find one; it does not know the other backends.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// Unsafe code is allowed where it says so: `dylib` opens libraries, and `raw` of a backend calls into one.
+// Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend calls into one, `heap` into
+// the C library.
 
 mod dylib;
+mod heap;
 #[cfg(test)]
 mod testing;
 

@@ -18,6 +18,7 @@ use super::{
     convert::{Input, InputError, Output, Run, Texts},
     raw::{Runner, Scratch, Values},
 };
+use crate::heap::GiveBack;
 
 /// A session and what it needs to serve requests.
 pub(super) struct OnnxInstance {
@@ -30,6 +31,8 @@ pub(super) struct OnnxInstance {
     /// One per input.
     packed: Vec<Scratch>,
     texts: Texts,
+    /// After the session.
+    _memory: GiveBack,
 }
 
 /// Moments within a batch, as far as it came.
@@ -43,7 +46,7 @@ impl OnnxInstance {
     /// `runner` counts names in the order of `inputs` and `outputs`.
     pub(super) fn new(name: String, runner: Runner, inputs: Vec<Input>, outputs: Vec<Output>, has_rows: bool) -> Self {
         let packed = inputs.iter().map(|_| Scratch::default()).collect();
-        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default() }
+        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default(), _memory: GiveBack }
     }
 
     /// One reply per request, in order. Requests that cannot run together run one by one.
