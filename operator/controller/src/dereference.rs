@@ -43,7 +43,7 @@ pub(crate) async fn dereference(
     let deployment: Option<Deployment> = deployment.and_then(typed);
     let observed = Observed {
         manifest: config_map.as_ref().and_then(build::manifest_of),
-        default_image: deployment.as_ref().and_then(build::default_image_of),
+        template: deployment.as_ref().and_then(build::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
         absent_claims: absent_claims(context, key, &models).await?,
         has_service_monitors: context.watches.knows(Kind::ServiceMonitor),

@@ -4,7 +4,8 @@
 mod config_map;
 mod deployment;
 mod disruption_budget;
-mod pod_template;
+pub(crate) mod pinned;
+pub(crate) mod pod_template;
 mod probes;
 mod service;
 mod service_account;
@@ -28,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     config_map::manifest_of,
-    deployment::{DEFAULT_IMAGE, default_image_of},
+    pinned::{Pinned, TEMPLATE, TEMPLATE_SEAL, pinned_of},
 };
 use crate::{canonical, labels, validated::Validated};
 

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::Manifest;
+use crate::{Manifest, build::Pinned};
 
 /// What surrounds a server at the moment of deciding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// The manifest the pods were last told, if there is one. A model whose newer form is wrong goes on as it stands there.
     pub manifest: Option<Manifest>,
-    /// The operator's image at the time the server was made; it stays when the operator is updated.
-    pub default_image: Option<String>,
+    /// The pod template the server was given; it stays when only the operator is updated.
+    pub template: Option<Pinned>,
     /// Replicas the Deployment has, where nobody but an autoscaler says how many.
     pub replicas: Option<i32>,
     /// Claims that models name and that do not exist. A pod that mounts one would wait for it for ever.

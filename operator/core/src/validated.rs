@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use crds::{TritonServer, parts::monitoring::MonitorSwitch};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube_core::Resource;
 
 use crate::{
-    Compiled, Manifest, Observed, Problem, Reason,
+    Compiled, Manifest, Observed, Problem, Reason, build,
     defaults::{self, ServerSettings},
     image,
     manifest::ManifestSource,
@@ -22,7 +22,7 @@ pub struct Settings {
     pub image: String,
 }
 
-/// Annotation of a TritonServer that lets it follow the operator's image: `triton-operator.dev/upgrade: "true"`.
+/// Annotation of a TritonServer that lets its pods follow the operator: `triton-operator.dev/upgrade: "true"`.
 pub const UPGRADE: &str = "triton-operator.dev/upgrade";
 
 /// A server that can be built, every default decided.
@@ -38,10 +38,12 @@ pub struct Validated<'a> {
     pub owner: OwnerReference,
     /// What the pods are told to serve.
     pub manifest: &'a Manifest,
-    /// Image of the pods.
+    /// Image of the pods, if their template is built anew.
     pub image: String,
-    /// Image the server falls back to where its spec names none.
-    pub default_image: String,
+    /// What the user says about the pods, as one text.
+    pub template_inputs: String,
+    /// The template the server keeps: it was built for the same.
+    pub kept_template: Option<PodTemplateSpec>,
     /// Settings of the server process.
     pub settings: ServerSettings,
     /// Replicas written into the Deployment; `None` where somebody else sets the scale.
@@ -94,28 +96,35 @@ pub fn validate<'a>(
         return Err(problems);
     }
     let spec = &server.spec;
-    let default_image = match &observed.default_image {
-        Some(image) if !follows_the_operator(server) => image.clone(),
-        _ => settings.image.clone(),
-    };
     let is_suspended = spec.suspend == Some(true);
     let replicas = if is_suspended { Some(0) } else { spec.replicas };
     let (has_service_monitor, remark) = service_monitor(server, observed);
-    Ok(Validated {
+    let mounts = mounts(&compiled.manifest, observed);
+    let template_inputs = build::pinned::inputs(server, &mounts);
+    let kept = observed.template.as_ref().filter(|_| !follows_the_operator(server));
+    let kept_template = kept.and_then(|kept| kept.built_for(&template_inputs));
+    let mut validated = Validated {
         server,
         namespace: names::namespace(server),
         name,
         owner: owner(server),
         manifest: &compiled.manifest,
-        image: image::resolve(spec.image.as_ref(), &default_image),
-        default_image,
+        image: image::resolve(spec.image.as_ref(), &settings.image),
+        template_inputs,
+        kept_template,
         settings: ServerSettings::of(spec),
         replicas,
         replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
-        mounts: mounts(&compiled.manifest, observed),
+        mounts,
         has_service_monitor,
         remarks: remark.into_iter().collect(),
-    })
+    };
+    if validated.kept_template.as_ref().is_some_and(|kept| *kept != build::pod_template::build(&validated)) {
+        let remark =
+            format!("its pods are as an earlier operator built them (annotation {UPGRADE}: \"true\" replaces them)");
+        validated.remarks.push(remark);
+    }
+    Ok(validated)
 }
 
 /// The reference by which everything built for `server` is its own.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use crds::{TritonModel, TritonServer};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodTemplateSpec};
 use operator_core::{
     Observed,
     build::{self, Kind, Object},
@@ -70,7 +70,10 @@ fn every_case_is_built_as_it_is_written_down() {
     assert!(!cases.is_empty());
     let mut stale = vec![];
     for case in cases {
-        let objects = built(case.file_name().unwrap().to_str().unwrap(), &everywhere());
+        let mut objects = built(case.file_name().unwrap().to_str().unwrap(), &everywhere());
+        for object in objects.iter_mut().filter(|object| object.kind == Kind::Deployment) {
+            object.value["metadata"]["annotations"][build::TEMPLATE] = json!("(spec.template below, as JSON)");
+        }
         let found: String =
             objects.iter().map(|object| format!("---\n{}", serde_yaml::to_string(&object.value).unwrap())).collect();
         let expected = case.with_extension("out");
@@ -129,13 +132,44 @@ fn a_claim_that_does_not_exist_is_not_mounted() {
 fn an_update_of_the_operator_replaces_no_pods() {
     let (server, models) = resources(&fs::read_to_string(folder().join("minimal.yaml")).unwrap());
     let before = objects(&server, &models, &Observed::default(), &settings());
+    let deployment = before.iter().find(|object| object.kind == Kind::Deployment).unwrap();
+    let live: Deployment = serde_json::from_value(deployment.value.clone()).unwrap();
+    let pinned = Observed { template: build::pinned_of(&live), ..Observed::default() };
     let newer = Settings { image: "registry.example/triton-server:2.0".into() };
-    let pinned = Observed { default_image: Some(settings().image), ..Observed::default() };
     assert_eq!(objects(&server, &models, &pinned, &newer), before);
+
+    let image = |server: &TritonServer| {
+        let containers = template(&objects(server, &models, &pinned, &newer)).spec.unwrap().containers;
+        containers[0].image.clone().unwrap()
+    };
+    let mut tampered = live.clone();
+    let annotation = tampered.metadata.annotations.as_mut().unwrap().get_mut(build::TEMPLATE).unwrap();
+    *annotation = annotation.replace("triton-server:1.0", "evil:1.0");
+    let observed = Observed { template: build::pinned_of(&tampered), ..Observed::default() };
+    assert_eq!(objects(&server, &models, &observed, &settings()), before, "a changed template is not kept");
+
+    let mut scaled = server.clone();
+    scaled.spec.replicas = Some(7);
+    assert!(image(&scaled).ends_with(":1.0"), "more of the same pods");
+    let mut changed = server.clone();
+    changed.spec.runtime_class_name = Some("nvidia".into());
+    assert!(image(&changed).ends_with(":2.0"), "its pods are replaced anyhow");
     let mut follower = server.clone();
     follower.metadata.annotations = Some([(validated::UPGRADE.to_owned(), "true".to_owned())].into());
-    let containers = template(&objects(&follower, &models, &pinned, &newer)).spec.unwrap().containers;
-    assert_eq!(containers[0].image.as_deref(), Some("registry.example/triton-server:2.0"));
+    assert!(image(&follower).ends_with(":2.0"), "it asks to be");
+}
+
+#[test]
+fn pods_of_an_earlier_operator_are_told_of() {
+    let (server, models) = resources(&fs::read_to_string(folder().join("minimal.yaml")).unwrap());
+    let deployment = objects(&server, &models, &Observed::default(), &settings()).swap_remove(2);
+    let pinned = build::pinned_of(&serde_json::from_value(deployment.value).unwrap());
+    let observed = Observed { template: pinned, ..Observed::default() };
+    let compiled = compile(&server, &models, &observed);
+    let remarks = |settings: &Settings| validated::validate(&server, &compiled, &observed, settings).unwrap().remarks;
+    assert!(remarks(&settings()).is_empty());
+    let newer = Settings { image: "registry.example/triton-server:2.0".into() };
+    assert!(remarks(&newer)[0].contains("earlier operator"), "{:?}", remarks(&newer));
 }
 
 #[test]

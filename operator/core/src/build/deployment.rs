@@ -1,33 +1,25 @@
 //! The Deployment: how many pods, and how they are replaced.
 
+use std::time::Duration;
+
+use crds::parts::rollout::RolloutStrategy;
 use k8s_openapi::{
     api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
-use std::{collections::BTreeMap, time::Duration};
 
-use crds::parts::rollout::RolloutStrategy;
-
-use super::{metadata, pod_template, seconds};
+use super::{metadata, pinned, pod_template, seconds};
 use crate::{labels, validated::Validated};
-
-/// Annotation of the Deployment: the operator's image at the time the server was made. An update of the operator alone
-/// replaces no pods.
-pub const DEFAULT_IMAGE: &str = "triton-operator.dev/default-image";
 
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
-
-/// The image a server fell back to when it was made.
-pub fn default_image_of(deployment: &Deployment) -> Option<String> {
-    deployment.metadata.annotations.as_ref()?.get(DEFAULT_IMAGE).cloned()
-}
 
 /// The pods of a server.
 pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
     let mut metadata = metadata(server, server.name);
-    metadata.annotations = Some(BTreeMap::from([(DEFAULT_IMAGE.to_owned(), server.default_image.clone())]));
+    let template = server.kept_template.clone().unwrap_or_else(|| pod_template::build(server));
+    metadata.annotations = Some(pinned::annotations(&server.template_inputs, &template));
     let strategy = match rollout.strategy.unwrap_or_default() {
         RolloutStrategy::Recreate => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
         RolloutStrategy::RollingUpdate => DeploymentStrategy {
@@ -47,7 +39,7 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
             selector: LabelSelector { match_labels: Some(labels::selector(server.name)), ..LabelSelector::default() },
             strategy: Some(strategy),
             progress_deadline_seconds: Some(i32::try_from(seconds(deadline).max(1)).unwrap_or(i32::MAX)),
-            template: pod_template::build(server),
+            template,
             ..DeploymentSpec::default()
         }),
         status: None,
