@@ -140,7 +140,7 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
             Some((*resource, model::of(resource, compiled, before, &view)))
         })
         .collect();
-    let server = server::of(seen.server, seen.before, &readiness, &models, &view);
+    let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
     let pace = if seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {

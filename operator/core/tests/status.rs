@@ -345,6 +345,18 @@ fn what_the_cluster_refuses_is_told_in_its_words() {
 }
 
 #[test]
+fn a_remark_is_told_of_the_server_and_not_of_its_models() {
+    let mut look = Look::new(0, vec![model("a", json!({}))]);
+    look.deployment = deployment(json!({}));
+    let compiled = look.compiled();
+    let resources = look.applied(&compiled);
+    let remarks = ["no ServiceMonitor is made".to_owned()];
+    let statuses = look.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &remarks });
+    let says = |conditions| of(conditions, "Ready").message.contains("no ServiceMonitor");
+    assert!(says(&statuses.server.conditions) && !says(&statuses.models[0].1.conditions));
+}
+
+#[test]
 fn a_model_without_a_server_waits_and_says_for_whom() {
     let lonely = model("a", json!({}));
     let status = status::without_server(&lonely, &TritonModelStatus::default(), &at(1));

@@ -31,15 +31,15 @@ pub(super) fn readiness(outcome: &Outcome<'_>, replicas: &[Replica]) -> Readines
     match outcome {
         Outcome::Refused(problems) => no("InvalidSpec", sentences(problems), true),
         Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
-        Outcome::Applied { resources, remarks } => {
-            let mut readiness = of_deployment(&resources.deployment, replicas);
-            for remark in *remarks {
-                readiness.ready.message.push_str("; ");
-                readiness.ready.message.push_str(remark);
-            }
-            readiness
-        }
+        Outcome::Applied { resources, .. } => of_deployment(&resources.deployment, replicas),
     }
+}
+
+/// What `Ready` says: how it stands, and what is not quite as asked for.
+fn with_remarks(ready: &Claim, outcome: &Outcome<'_>) -> Claim {
+    let Outcome::Applied { remarks, .. } = outcome else { return ready.clone() };
+    let sentences: Vec<&str> = std::iter::once(&ready.message).chain(*remarks).map(String::as_str).collect();
+    Claim { message: sentences.join("; "), ..ready.clone() }
 }
 
 /// The problems of a server in one text.
@@ -105,6 +105,7 @@ pub(super) fn of(
     server: &TritonServer,
     before: &TritonServerStatus,
     readiness: &Readiness,
+    outcome: &Outcome<'_>,
     models: &[(&crds::TritonModel, crds::TritonModelStatus)],
     view: &View<'_>,
 ) -> TritonServerStatus {
@@ -115,7 +116,7 @@ pub(super) fn of(
     let failed = models.iter().filter(|(_, status)| model::has_failed(status)).count();
 
     let mut conditions = Conditions::new(&before.conditions, generation, view.now);
-    conditions.set("Ready", &readiness.ready);
+    conditions.set("Ready", &with_remarks(&readiness.ready, outcome));
     conditions.set("Available", &available(&counts, view));
     conditions.set("ModelsLoaded", &models_loaded(models));
     let Claim { reason, message, .. } = &readiness.ready;
