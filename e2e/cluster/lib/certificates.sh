@@ -11,6 +11,8 @@ make_certificates() {
         authority ca cluster-authority
         authority front-proxy-ca front-proxy-authority
         echo 'subjectAltName=DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:localhost,IP:127.0.0.1,IP:10.89.0.1,IP:10.96.0.1' >names
+        # With extensions, however few, a certificate is of version 3: rustls takes no other.
+        echo 'basicConstraints=CA:FALSE' >plain
         certificate kube-apiserver /CN=kube-apiserver ca names
         certificate front-proxy /CN=front-proxy-client front-proxy-ca
         client admin /O=system:masters/CN=admin
@@ -29,7 +31,7 @@ authority() { # NAME COMMON-NAME
 
 certificate() { # NAME SUBJECT AUTHORITY [EXTENSIONS]
     openssl req -newkey rsa:2048 -nodes -keyout "$1.key" -out "$1.csr" -subj "$2"
-    openssl x509 -req -in "$1.csr" -CA "$3.crt" -CAkey "$3.key" -CAcreateserial -out "$1.crt" -days 365 ${4:+-extfile "$4"}
+    openssl x509 -req -in "$1.csr" -CA "$3.crt" -CAkey "$3.key" -CAcreateserial -out "$1.crt" -days 365 -extfile "${4:-plain}"
 }
 
 client() { # NAME SUBJECT
