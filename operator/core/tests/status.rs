@@ -121,6 +121,7 @@ fn replica(at: usize, hash: Option<&str>, models: &[TritonModel], phase: &Phase,
     let report = ModelReport { phase: phase.clone(), versions: versions.to_vec(), serving: None };
     Replica {
         name: format!("vision-{at}"),
+        is_ready: true,
         report: Some(Report {
             manifest_hash: hash.map(str::to_owned),
             models: models.iter().map(|model| (model.metadata.name.clone().unwrap(), report.clone())).collect(),
@@ -286,6 +287,19 @@ fn a_replica_that_has_not_seen_the_new_manifest_keeps_other_models_loaded() {
     // but a model that was changed itself is not taken for loaded
     look.models[0].metadata.generation = Some(3);
     assert_eq!(of(&look.take().models[0].1.conditions, "Ready").reason, "Pending");
+}
+
+#[test]
+fn a_model_is_ready_only_where_requests_come() {
+    let mut look = Look::new(2, vec![model("a", json!({}))]).saying(2, &Phase::Ready, &[1]);
+    look.replicas[1].is_ready = false;
+    let conditions = look.take().models[0].1.conditions.clone();
+    let ready = of(&conditions, "Ready");
+    let words = "1 of 2 replicas serve it; vision-1 has it and gets no requests yet";
+    assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ServerNotReady", words));
+    assert_eq!(of(&conditions, "Servable").status, ConditionStatus::True);
+    look.replicas[0].is_ready = false;
+    assert_eq!(of(&look.take().models[0].1.conditions, "Servable").status, ConditionStatus::False);
 }
 
 #[test]

@@ -26,6 +26,8 @@ const FAILURE_MESSAGE_MAX: usize = 512;
 enum Standing<'a> {
     /// Serves what is asked for.
     Loaded,
+    /// Loaded, in a replica that gets no requests yet.
+    Unreached,
     Downloading,
     Loading,
     Pending,
@@ -85,7 +87,8 @@ pub(super) fn of(
     let ready = ready(compiled, &standings, &counts, view);
     let is_final = is_final(compiled, &standings);
     let failures = failures(&standings);
-    let serves = reports.iter().filter(|(_, report)| report.is_some_and(|report| !report.versions.is_empty())).count();
+    let does_serve = |report: &ModelReport| !report.versions.is_empty();
+    let serves = reports.iter().filter(|(replica, report)| replica.is_ready && report.is_some_and(does_serve)).count();
 
     let mut conditions = Conditions::new(&before.conditions, generation, view.now);
     conditions.set("Ready", &ready);
@@ -142,10 +145,12 @@ fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<
     let is_current = report.manifest_hash.as_ref().is_none_or(|hash| *hash == view.manifest.hash);
     if !is_current {
         // It speaks of the last manifest. What was loaded of this very generation still is.
-        return if was_loaded && model.phase == Phase::Ready { Standing::Loaded } else { Standing::Pending };
+        let is_still_loaded = was_loaded && model.phase == Phase::Ready && replica.is_ready;
+        return if is_still_loaded { Standing::Loaded } else { Standing::Pending };
     }
     match &model.phase {
-        Phase::Ready => Standing::Loaded,
+        Phase::Ready if replica.is_ready => Standing::Loaded,
+        Phase::Ready => Standing::Unreached,
         Phase::Downloading => Standing::Downloading,
         Phase::Loading => Standing::Loading,
         Phase::Failed { reason, message, will_retry } => Standing::Failed { reason, message, will_retry: *will_retry },
@@ -207,6 +212,10 @@ fn ready(
         if let Some(names) = on(is) {
             return Claim::new(False, reason.to_string(), format!("{served}; under way on {names}"));
         }
+    }
+    if let Some(names) = on(|standing| matches!(standing, Standing::Unreached)) {
+        let message = format!("{served}; {names} has it and gets no requests yet");
+        return Claim::new(False, Reason::ServerNotReady.to_string(), message);
     }
     let why = if counts.desired == 0 { "it has no replicas".to_owned() } else { view.readiness.message.clone() };
     Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; TritonServer {}: {why}", view.name))
