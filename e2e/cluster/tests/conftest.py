@@ -65,7 +65,7 @@ def namespaces(request):
     if request.session.config.getoption("--keep"):
         return
     for name in made:
-        kubectl("delete", "namespace", name, "--wait=false")
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture

@@ -169,14 +169,15 @@ class Namespace:
 
 
 class Audit:
-    """Writes by the operator from now on."""
+    """Writes by the operator in a namespace, from now on."""
 
-    def __init__(self):
+    def __init__(self, namespace):
+        self.namespace = namespace.name
         self.log = STATE / "logs" / "audit.jsonl"
         self.start = self.log.stat().st_size
 
     def writes(self):
-        """Verb, kind and name of each write. The lease is renewed all the time and is left out."""
+        """Verb, kind and name of each write."""
         user = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"
         found = []
         with self.log.open("rb") as log:
@@ -185,8 +186,8 @@ class Audit:
                 if user.encode() not in line or not line.endswith(b"\n"):
                     continue
                 event = json.loads(line)
-                if event["user"]["username"] == user and event["objectRef"]["resource"] != "leases":
-                    of = event["objectRef"]
+                of = event["objectRef"]
+                if event["user"]["username"] == user and of.get("namespace") == self.namespace:
                     name = "/".join(filter(None, [of["resource"], of.get("subresource"), of.get("name")]))
                     found.append(f"{event['verb']} {name} {event['responseStatus']['code']}")
         return found

@@ -24,7 +24,7 @@ def test_the_operator_is_ready_and_its_definitions_are_established(operator):
 
 
 def test_rights_are_named_one_by_one_and_none_is_about_secrets():
-    roles = json.loads(kubectl("get", "clusterroles,roles", "-A", "-l", f"app.kubernetes.io/instance={OPERATOR}", "-o", "json"))["items"]
+    roles = json.loads(kubectl("get", "clusterroles,roles", "-A", "-l", f"app.kubernetes.io/instance={OPERATOR},app.kubernetes.io/managed-by=Helm", "-o", "json"))["items"]
     assert len(roles) == 4
     for role in roles:
         for rule in role["rules"]:

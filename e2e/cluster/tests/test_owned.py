@@ -19,8 +19,8 @@ def settled(namespace, *texts):
 @pytest.mark.our_cluster
 def test_nothing_is_written_while_nothing_changes(namespace):
     settled(namespace, SERVER, ECHO)
-    Audit().quiet(10)
-    audit = Audit()
+    Audit(namespace).quiet(10)
+    audit = Audit(namespace)
     said = namespace.apply(SERVER, ECHO)
     assert said.count("unchanged") == 2, said
     # somebody touches our resources and what was made of them, without changing what is ours
@@ -33,8 +33,8 @@ def test_nothing_is_written_while_nothing_changes(namespace):
 @pytest.mark.our_cluster
 def test_a_restarted_operator_writes_nothing(namespace, operator):
     settled(namespace, SERVER, ECHO)
-    Audit().quiet(10)
-    audit = Audit()
+    Audit(namespace).quiet(10)
+    audit = Audit(namespace)
     operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}")
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
     audit.quiet(25)
@@ -66,7 +66,7 @@ def test_what_is_deleted_by_hand_comes_back(namespace, what):
     namespace.kubectl("delete", what)
     until(lambda: namespace.get(what)["metadata"]["uid"] != uid, f"{what} to come back")
     namespace.wait("tmod/echo")
-    assert namespace.infer() == [1, 2]
+    until(lambda: namespace.infer() == [1, 2], "answers")
 
 
 def test_fields_of_others_are_left_alone(namespace):
