@@ -1,0 +1,142 @@
+"""Models from an address and from a claim: with the right files and the wrong ones, with a Secret, and when what they name is not
+there yet. The address is a web server in the cluster's network; the claim is a folder of the node."""
+
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+from kube import CLUSTER, ECHO, SERVER, kubectl
+
+pytestmark = pytest.mark.our_cluster
+
+HOST = "10.89.0.1"  # where pods reach the control plane's namespace
+INLINE = 'source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}'
+TOKEN = "s3cret"
+
+WEB = f"""
+import functools, http.server, sys
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if "private" in self.path and self.headers.get("Authorization") != "Bearer {TOKEN}":
+            return self.send_error(401)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("{HOST}", 0), functools.partial(Files, directory=sys.argv[1]))
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def web():
+    """Address of a web server with `model.tar.gz`, and the archive's sum."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+            info = tarfile.TarInfo("1/about.txt")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"hello"))
+        for name in ("model.tar.gz", "private.tar.gz"):
+            Path(folder, name).write_bytes(archive.getvalue())
+        command = [str(CLUSTER / "inside"), sys.executable, "-c", WEB, folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            yield f"http://{HOST}:{process.stdout.readline().strip()}", hashlib.sha256(archive.getvalue()).hexdigest()
+            process.terminate()
+
+
+def from_address(uri, extra=""):
+    return ECHO.replace(INLINE, f"source: {{http: {{uri: '{uri}'{extra}}}}}")
+
+
+def test_an_archive_is_fetched_checked_and_served(namespace, web):
+    address, checksum = web
+    namespace.apply(SERVER, from_address(f"{address}/model.tar.gz") + f"  checksum: {{sha256: {checksum}}}\n")
+    namespace.wait("tmod/echo")
+    assert namespace.infer() == [1, 2]
+
+
+def test_other_files_than_those_of_the_checksum_are_not_served(namespace, web):
+    address, checksum = web
+    wrong = "0" * 64
+    namespace.apply(SERVER, from_address(f"{address}/model.tar.gz") + f"  checksum: {{sha256: '{wrong}'}}\n")
+    condition = namespace.wait("tmod/echo", status="False", reason="ChecksumMismatch")
+    assert checksum in condition["message"], condition
+    assert namespace.condition("tmod/echo", "Stalled")["status"] == "True"
+    namespace.patch("tmod/echo", checksum={"sha256": checksum})
+    namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision")
+
+
+def test_an_address_with_nothing_behind_it_is_told(namespace, web):
+    namespace.apply(SERVER, from_address(f"{web[0]}/absent.tar.gz"))
+    namespace.wait("tmod/echo", status="False", reason="SourceNotFound")
+    namespace.patch("tmod/echo", source={"http": {"uri": f"{web[0]}/model.tar.gz"}})
+    namespace.wait("tmod/echo")
+
+
+def test_a_secret_opens_a_source_and_is_told_when_it_is_missing(namespace, web):
+    namespace.apply(SERVER, from_address(f"{web[0]}/private.tar.gz", ", secretRef: {name: token}"))
+    condition = namespace.wait("tmod/echo", status="False", reason="CredentialsMissing")
+    assert "token" in condition["message"]
+    namespace.kubectl("create", "secret", "generic", "token", f"--from-literal=token={TOKEN}")
+    # the kubelet brings it within its period; a change of the model ends the pause between attempts
+    namespace.patch("tmod/echo", priority=1)
+    namespace.wait("tmod/echo", deadline=180)
+    assert TOKEN not in namespace.kubectl("get", "all,configmaps,tsrv,tmod", "-o", "yaml")
+
+
+VOLUME = """
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  capacity: {{storage: 1Gi}}
+  accessModes: [ReadOnlyMany]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: by-hand
+  claimRef: {{namespace: {namespace}, name: models}}
+  hostPath: {{path: {path}}}
+"""
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: models}
+spec:
+  accessModes: [ReadOnlyMany]
+  storageClassName: by-hand
+  resources: {requests: {storage: 1Gi}}
+"""
+
+
+def test_a_claim_may_come_after_the_model_that_names_it(namespace):
+    name = f"models-{uuid.uuid4().hex[:8]}"
+    folder = Path("/var/tmp") / name
+    (folder / "echo" / "1").mkdir(parents=True)
+    (folder / "echo" / "1" / "about.txt").write_text("from a claim")
+    try:
+        namespace.apply(SERVER, ECHO.replace("name: echo", "name: other"))
+        namespace.wait("tmod/other")
+        namespace.apply(ECHO.replace(INLINE, "source: {pvc: {claimName: models, path: echo}}"))
+        condition = namespace.wait("tmod/echo", status="False", reason="SourceNotFound")
+        assert "models" in condition["message"], condition
+        assert namespace.infer("other") == [1, 2], "a claim that is missing hurts nobody else"
+        kubectl("apply", "-f", "-", stdin=VOLUME.format(name=name, namespace=namespace.name, path=folder))
+        namespace.apply(CLAIM)
+        namespace.wait("tmod/echo", deadline=150)
+        assert namespace.infer() == [1, 2]
+    finally:
+        kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
+        shutil.rmtree(folder)
