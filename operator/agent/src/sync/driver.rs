@@ -91,13 +91,18 @@ impl Driver {
             self.turn_to(&manifest);
             self.ask_server().await;
             let now = Instant::now();
-            let plan = plan(&self.observe(&manifest, now), now);
+            let observed = self.observe(&manifest, now);
+            let plan = plan(&observed, now);
             let mut is_done_at_once = false;
             for step in &plan.steps {
                 is_done_at_once |= self.begin(step, &manifest);
             }
-            self.publish(&manifest, &plan, now);
-            let pause = if is_done_at_once { Duration::ZERO } else { self.pause(&plan, now) };
+            if is_done_at_once {
+                continue; // so that whoever is told of a content finds it in its place
+            }
+            // what was planned for, not what a fetch has noted since
+            self.publish(&manifest, &observed, &plan, now);
+            let pause = self.pause(&plan, now);
             tokio::select! {
                 changed = self.manifests.changed() => {
                     if changed.is_err() {
@@ -324,8 +329,7 @@ impl Driver {
         }
     }
 
-    fn publish(&mut self, manifest: &Manifest, plan: &Plan, now: Instant) {
-        let observed = self.observe(manifest, now);
+    fn publish(&self, manifest: &Manifest, observed: &Observed, plan: &Plan, now: Instant) {
         let (index, models) = (self.index.as_ref(), &self.models);
         self.state.send_if_modified(|state| {
             let next = State {
@@ -333,7 +337,7 @@ impl Driver {
                 server_is_live: index.is_some(),
                 server_is_ready: self.is_ready,
                 is_settled: plan.is_settled,
-                models: report::describe_all(&observed, models, state, index, now),
+                models: report::describe_all(observed, models, state, index, now),
             };
             let is_new = *state != next;
             *state = next;
