@@ -52,6 +52,8 @@ pub(crate) enum Command {
 pub(crate) struct Args {
     /// Server name in metadata.
     pub(crate) id: String,
+    /// How long callers are kept in line for the start-up set.
+    pub(crate) startup_hold: Duration,
     /// How long the exit may take.
     pub(crate) exit_timeout: Duration,
     /// How long to go on serving before it.
@@ -329,6 +331,7 @@ impl Default for Args {
         let everywhere = || "0.0.0.0".to_owned();
         Self {
             id: "triton".into(),
+            startup_hold: Duration::ZERO,
             exit_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             exit_on_error: true,

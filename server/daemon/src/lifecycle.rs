@@ -1,5 +1,8 @@
 //! The life of the server: it serves from the first moment, loads beside that, and leaves in order after a signal.
 //!
+//! Asked to, it lets nobody in until the start-up set had its chance, or until a while has passed: who stood in line while one
+//! process took over from another waited for models, not for a refusal.
+//!
 //! Order of leaving: callers are sent elsewhere while all is served, the engine takes no new work and says so, what runs ends,
 //! models unload, front ends close.
 
@@ -8,14 +11,15 @@ use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::D
 use server_core::error::Error;
 use server_engine::{Engine, IndexEntry, Startup};
 use tokio::{
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{error, info};
 
 use crate::{
-    listeners::{ListenError, Service},
+    listeners::{ListenError, Listener, Service},
     signals::Signals,
     table::table,
 };
@@ -55,34 +59,38 @@ pub(crate) struct Exit {
 /// Front ends that serve, each in a task of its own.
 pub(crate) struct FrontEnds {
     tasks: JoinSet<(Service, io::Result<()>)>,
+    hold: Duration,
+    open: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     addresses: Vec<(Service, SocketAddr)>,
 }
 
-impl Default for FrontEnds {
-    fn default() -> Self {
-        Self { tasks: JoinSet::new(), stop: watch::Sender::new(false), addresses: Vec::new() }
-    }
-}
-
 impl FrontEnds {
+    /// None yet. Callers wait until the start-up set had its chance, but no longer than `hold`.
+    pub(crate) fn new(hold: Duration) -> Self {
+        let (open, stop) = (watch::Sender::new(hold.is_zero()), watch::Sender::new(false));
+        Self { tasks: JoinSet::new(), hold, open, stop, addresses: Vec::new() }
+    }
+
     /// Becomes ready when front ends shall finish their connections and return.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let mut stop = self.stop.subscribe();
-        async move {
-            // A sender that is gone says the same as one that says stop.
-            let _ = stop.wait_for(|is_stopped| *is_stopped).await;
-        }
+        said(&self.stop)
     }
 
     /// Starts one.
-    pub(crate) fn add<S>(&mut self, service: Service, address: SocketAddr, serve: S)
+    pub(crate) fn add<S>(&mut self, listener: Listener, serve: impl FnOnce(TcpListener) -> S)
     where
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
+        let Listener { service, address, socket } = listener;
+        let opened = timeout(self.hold, said(&self.open));
+        let serve = serve(socket);
         info!("{service} listens at {address}");
         self.addresses.push((service, address));
-        self.tasks.spawn(async move { (service, serve.await) });
+        self.tasks.spawn(async move {
+            let _ = opened.await; // said or not: the time is over
+            (service, serve.await)
+        });
     }
 
     /// Waits for one to end, which none does before it is stopped.
@@ -103,6 +111,14 @@ impl FrontEnds {
     }
 }
 
+/// Becomes ready once `true` was said; one that can say nothing any more says the same.
+fn said(what: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let mut heard = what.subscribe();
+    async move {
+        let _ = heard.wait_for(|is_so| *is_so).await;
+    }
+}
+
 /// Serves until a signal ends it well, or something ends it badly. Models load meanwhile.
 pub(crate) async fn live(
     engine: Arc<Engine>,
@@ -110,14 +126,15 @@ pub(crate) async fn live(
     mut signals: Signals,
     exit: Exit,
 ) -> Result<(), Fatal> {
-    let addresses = front_ends.addresses.clone();
+    let (addresses, open) = (front_ends.addresses.clone(), front_ends.open.clone());
     let reason = tokio::select! {
         number = signals.received() => {
             info!("Signal ({number}) received.");
+            open.send_replace(true);
             drain(&engine, exit.drain).await;
             Ok(())
         }
-        fatal = start(&engine, &addresses, exit.on_error) => Err(fatal),
+        fatal = start(&engine, &addresses, &open, exit.on_error) => Err(fatal),
         fatal = front_ends.ended() => Err(fatal),
     };
     let is_complete = leave(&engine, front_ends, exit.timeout).await;
@@ -134,8 +151,14 @@ async fn drain(engine: &Engine, delay: Duration) {
 }
 
 /// Loads the start-up set and tells what came of it. Returns only if that ends the server.
-async fn start(engine: &Arc<Engine>, addresses: &[(Service, SocketAddr)], exit_on_error: bool) -> Fatal {
+async fn start(
+    engine: &Arc<Engine>,
+    addresses: &[(Service, SocketAddr)],
+    open: &watch::Sender<bool>,
+    exit_on_error: bool,
+) -> Fatal {
     let started = engine.start().await;
+    open.send_replace(true);
     if let Ok(index) = engine.index(false) {
         let rows: Vec<_> = index.into_iter().map(row).collect();
         info!(table = table(["Model", "Version", "Status"], &rows), "Models");

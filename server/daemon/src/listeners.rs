@@ -1,10 +1,14 @@
-//! Sockets of the front ends: opened before anything else, so that a probe is answered from the first moment.
+//! Sockets of the front ends: opened before anything else, so that a probe is answered from the first moment, or taken over
+//! from whoever started the process. The latter keeps them open when the process dies, so that callers wait in line for the
+//! next one and are not turned away.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs},
 };
 
+use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::args::Endpoint;
@@ -24,6 +28,15 @@ pub(crate) enum Service {
 }
 
 impl Service {
+    /// As a socket of it is called that is handed over.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Metrics => "metrics",
+        }
+    }
+
     /// As in "the server cannot listen to ... requests".
     pub(crate) const fn requests(self) -> &'static str {
         match self {
@@ -59,6 +72,8 @@ enum Cause {
     InUse(String),
     #[error("Socket '{0}' cannot be opened: {1}")]
     Refused(String, io::Error),
+    #[error("the socket handed over as '{0}' cannot be used: {1}")]
+    HandedOver(&'static str, io::Error),
 }
 
 /// A socket that takes connections, and the address it really has.
@@ -72,11 +87,45 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
 }
 
+/// Sockets that whoever started this process has opened for it, by name: `http`, `grpc`, `metrics`.
+///
+/// Source: sd_listen_fds(3), `LISTEN_FDS` and `LISTEN_FDNAMES`; a manager that knows no names hands them over in that order.
+#[derive(Debug, Default)]
+pub(crate) struct HandedOver(BTreeMap<String, io::Result<StdListener>>);
+
+impl HandedOver {
+    /// Takes them. Call it before there are threads: the environment is changed, so that no child takes them too.
+    pub(crate) fn take() -> Self {
+        let names = std::env::var("LISTEN_FDNAMES").ok();
+        let mut names = names.as_deref().unwrap_or("http:grpc:metrics").split(':');
+        let mut sockets = ListenFd::from_env();
+        let named = (0..sockets.len()).filter_map(|index| Some((names.next()?, index)));
+        let taken =
+            named.filter_map(|(name, index)| Some((name.to_owned(), sockets.take_tcp_listener(index).transpose()?)));
+        Self(taken.collect())
+    }
+}
+
 impl Listener {
-    /// Opens the socket of one front end; `None` where it is not allowed. Call it within the runtime.
-    pub(crate) fn open(service: Service, endpoint: &Endpoint) -> Result<Option<Self>, ListenError> {
+    /// The socket of one front end: the one handed over, else a new one; `None` where it is not allowed. Call it within the
+    /// runtime.
+    pub(crate) fn open(
+        service: Service,
+        endpoint: &Endpoint,
+        handed_over: &mut HandedOver,
+    ) -> Result<Option<Self>, ListenError> {
+        let taken = handed_over.0.remove(service.name());
         if !endpoint.is_allowed {
             return Ok(None);
+        }
+        if let Some(taken) = taken {
+            let adopted = taken.and_then(|socket| {
+                socket.set_nonblocking(true)?;
+                let socket = TcpListener::from_std(socket)?;
+                Ok(Self { service, address: socket.local_addr()?, socket })
+            });
+            let refused = |error| ListenError { service, cause: Cause::HandedOver(service.name(), error) };
+            return adopted.map(Some).map_err(refused);
         }
         let opened = resolve(endpoint).and_then(|address| listen(address, endpoint.reuse_port));
         let listener = opened.and_then(|socket| Ok(Self { service, address: socket.local_addr()?, socket }));
@@ -116,7 +165,8 @@ mod tests {
     }
 
     fn open(endpoint: &Endpoint) -> Result<Listener, String> {
-        let opened = Listener::open(Service::Http, endpoint).map_err(|error| error.to_string());
+        let opened =
+            Listener::open(Service::Http, endpoint, &mut HandedOver::default()).map_err(|error| error.to_string());
         opened.map(|listener| listener.expect("it is allowed"))
     }
 
@@ -129,7 +179,28 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_is_not_allowed_is_not_opened() {
         let endpoint = Endpoint { is_allowed: false, ..endpoint("127.0.0.1", 0, false) };
-        assert!(Listener::open(Service::Http, &endpoint).unwrap().is_none());
+        assert!(Listener::open(Service::Http, &endpoint, &mut HandedOver::default()).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_handed_over_is_served_where_it_is() {
+        let kept = StdListener::bind("127.0.0.1:0").unwrap();
+        let address = kept.local_addr().unwrap();
+        let mut handed_over = HandedOver([("grpc".to_owned(), kept.try_clone())].into());
+        let elsewhere = endpoint("127.0.0.1", 0, false);
+        let mut open = |service| Listener::open(service, &elsewhere, &mut handed_over).unwrap().unwrap();
+        let (http, grpc) = (open(Service::Http), open(Service::Grpc));
+        assert_ne!(http.address, address);
+        assert_eq!(grpc.address, address);
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_and_is_no_such_socket_is_told() {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "fd 3 is not a socket");
+        let mut handed_over = HandedOver([("http".to_owned(), Err(error))].into());
+        let refused = Listener::open(Service::Http, &endpoint("127.0.0.1", 0, false), &mut handed_over).unwrap_err();
+        let expect = "failed to start HTTP service: Unavailable - the socket handed over as 'http' cannot be used: fd 3 is not a socket";
+        assert_eq!(refused.to_string(), expect);
     }
 
     #[tokio::test]

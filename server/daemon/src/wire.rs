@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::{
     args::{Args, Compression, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
     lifecycle::{self, Exit, Fatal, FrontEnds},
-    listeners::{Listener, Service},
+    listeners::{HandedOver, Listener, Service},
     signals::Signals,
     telemetry,
 };
@@ -28,8 +28,10 @@ const OTHER_BLOCKING_THREADS: usize = 16;
 
 /// Serves until a signal, or until something makes it pointless.
 pub(crate) fn run(args: Args) -> Result<(), Fatal> {
+    let mut handed_over = HandedOver::take();
     let Args {
         id,
+        startup_hold,
         exit_timeout,
         drain_delay,
         exit_on_error,
@@ -111,29 +113,29 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
     let served = runtime.block_on(async {
         // Sockets before all else: a probe is answered while models load.
-        let http = Listener::open(Service::Http, &http)?;
-        let grpc = Listener::open(Service::Grpc, &grpc)?;
-        let metrics = Listener::open(Service::Metrics, &metrics)?;
+        let http = Listener::open(Service::Http, &http, &mut handed_over)?;
+        let grpc = Listener::open(Service::Grpc, &grpc, &mut handed_over)?;
+        let metrics = Listener::open(Service::Metrics, &metrics, &mut handed_over)?;
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
         let backends = server_backends::all(&backend_settings);
         let engine = Engine::new(engine_options, backends);
-        let mut front_ends = FrontEnds::default();
-        if let Some(Listener { service, address, socket }) = http {
-            let serve = server_http::serve(socket, engine.clone(), http_options, front_ends.stopped());
-            front_ends.add(service, address, async {
-                serve.await;
+        let mut front_ends = FrontEnds::new(startup_hold);
+        if let Some(listener) = http {
+            let (engine, stopped) = (engine.clone(), front_ends.stopped());
+            front_ends.add(listener, |socket| async {
+                server_http::serve(socket, engine, http_options, stopped).await;
                 Ok(())
             });
         }
-        if let Some(Listener { service, address, socket }) = grpc {
-            let serve = server_grpc::serve(socket, engine.clone(), grpc_options, front_ends.stopped());
-            front_ends.add(service, address, serve);
+        if let Some(listener) = grpc {
+            let (engine, stopped) = (engine.clone(), front_ends.stopped());
+            front_ends.add(listener, |socket| server_grpc::serve(socket, engine, grpc_options, stopped));
         }
-        if let Some(Listener { service, address, socket }) = metrics {
-            let serve = server_http::serve_metrics(socket, engine.clone(), front_ends.stopped());
-            front_ends.add(service, address, async {
-                serve.await;
+        if let Some(listener) = metrics {
+            let (engine, stopped) = (engine.clone(), front_ends.stopped());
+            front_ends.add(listener, |socket| async {
+                server_http::serve_metrics(socket, engine, stopped).await;
                 Ok(())
             });
         }

@@ -1,6 +1,7 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
-//! Source: Triton server options, read at 2.73; `--log-format=json`, `--drain-delay-secs` and `--version` are additions.
+//! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs` and
+//! `--version` are additions.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -73,6 +74,10 @@ const GENERAL: &[Flag] = &[
 
 const SERVER: &[Flag] = &[
     set!("id": String = "triton", "Name of this server in its metadata.", |args, id| args.id = id),
+    set!("startup-hold-secs": i32 = "0",
+        "Seconds for which callers are kept waiting, not refused, until the models loaded at start have had their chance. For \
+         a server that takes over its sockets (LISTEN_FDS) from one that died.",
+        |args, seconds| args.startup_hold = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
     set!("exit-timeout-secs": i32 = "30",
         "Seconds that requests in flight and unloading models have to finish after a signal. Then the server exits with 1.",
         |args, seconds| args.exit_timeout = Duration::from_secs(seconds.max(0).unsigned_abs().into())),

@@ -5,6 +5,7 @@
 mod client;
 mod exit;
 mod flags;
+mod handed_over;
 mod log;
 mod program;
 mod repository;

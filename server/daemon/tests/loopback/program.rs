@@ -96,6 +96,11 @@ pub(crate) fn run(flags: &[&str]) -> Output {
 impl Program {
     /// Starts serving a repository on free ports of loopback.
     pub(crate) fn serve(repository: &Path, flags: &[&str]) -> Self {
+        Self::spawn(Self::serving(repository, flags))
+    }
+
+    /// The command of such a server.
+    pub(crate) fn serving(repository: &Path, flags: &[&str]) -> Command {
         let repository = format!("--model-repository={}", repository.display());
         let ours = [
             repository.as_str(),
@@ -105,7 +110,7 @@ impl Program {
             "--grpc-port=0",
             "--metrics-port=0",
         ];
-        Self::spawn(command(&[&ours, flags].concat()))
+        command(&[&ours, flags].concat())
     }
 
     /// Starts a prepared command; its output is watched.
