@@ -12,11 +12,11 @@ use pod::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => pod::run::run(args),
-        Command::Launch(args) => pod::launch::become_server(&args),
+        Command::Run(args) => pod::run::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Launch(args) => pod::launch::launch(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
             ExitCode::FAILURE

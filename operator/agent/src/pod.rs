@@ -3,6 +3,7 @@
 
 pub(crate) mod args;
 mod http;
+mod keeper;
 pub(crate) mod launch;
 pub(crate) mod run;
 mod startup;

@@ -84,7 +84,7 @@ impl ServerSettings {
 }
 
 /// Flags of `tritonserver` that the operator sets itself, without their dashes.
-pub const OWN_FLAGS: [&str; 20] = [
+pub const OWN_FLAGS: [&str; 21] = [
     "allow-grpc",
     "allow-http",
     "allow-metrics",
@@ -105,6 +105,7 @@ pub const OWN_FLAGS: [&str; 20] = [
     "model-control-mode",
     "model-repository",
     "model-store",
+    "startup-hold-secs",
 ];
 
 /// How many replicas run: none while the server is suspended.

@@ -39,5 +39,8 @@ pub const CLAIMS: &str = "/sources/volumes";
 /// Folder with one folder per Secret that opens a source.
 pub const SECRETS: &str = "/sources/secrets";
 
+/// Socket at which the agent keeps those of the server while its container is replaced. In scratch space, which both share.
+pub const KEEPER: &str = "/tmp/keeper.sock";
+
 /// User and group of every process in the pod.
 pub const USER: i64 = 1000;

@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Fetch, verify and load models beside a server, for as long as the pod lives
     Run(RunArgs),
-    /// Become a server that starts with the models noted for it
+    /// Run a server with the models noted for it, and start it again when it crashes
     Launch(LaunchArgs),
 }
 
@@ -52,21 +52,48 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = "/sources/secrets")]
     pub(crate) secrets: PathBuf,
 
+    /// Where to keep the server's sockets while its container is replaced
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/keeper.sock")]
+    pub(crate) keeper: PathBuf,
+
     /// What to log: a level, or levels by module
     #[arg(long, value_name = "FILTER", default_value = "info", env = "TRITON_AGENT_LOG")]
     pub(crate) log: String,
 }
 
-/// What to become.
+/// What to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LaunchArgs {
     /// The agent's folder
     #[arg(long, value_name = "DIR", default_value = "/models")]
     pub(crate) root: PathBuf,
 
+    /// Where the agent keeps the server's sockets
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/keeper.sock")]
+    pub(crate) keeper: PathBuf,
+
+    /// Where to listen for the server's HTTP interface
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8000")]
+    pub(crate) http: SocketAddr,
+
+    /// Where to listen for its gRPC interface
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8001")]
+    pub(crate) grpc: SocketAddr,
+
+    /// Where to listen for its metrics page
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8002")]
+    pub(crate) metrics: SocketAddr,
+
     /// The server and its flags; --load-model is added for each model
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+impl LaunchArgs {
+    /// Where to listen, by the name under which the server takes it over.
+    pub(crate) const fn addresses(&self) -> [(&'static str, SocketAddr); 3] {
+        [("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)]
+    }
 }
 
 #[cfg(test)]
@@ -93,12 +120,16 @@ mod tests {
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
         assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));
+        assert_eq!(args.keeper, PathBuf::from(pod::KEEPER));
     }
 
     #[test]
     fn the_servers_flags_are_its_own() {
         let cli = Cli::try_parse_from(["triton-agent", "launch", "--", "tritonserver", "--id=a", "--root=b"]).unwrap();
         let Command::Launch(args) = cli.command else { panic!("launch was asked for") };
+        let ports = args.addresses().map(|(_, address)| address.port());
+        assert_eq!(ports, [pod::HTTP_PORT, pod::GRPC_PORT, pod::METRICS_PORT]);
+        assert_eq!(args.keeper, PathBuf::from(pod::KEEPER));
         assert_eq!(args.command, ["tritonserver", "--id=a", "--root=b"]);
         assert!(Cli::try_parse_from(["triton-agent", "launch"]).is_err());
     }

@@ -1,24 +1,140 @@
-//! In front of the server: reads which models it shall start with and becomes it. The pod's template names no model, so
-//! that no pod is replaced when models change; here is where their names come in.
+//! In front of the server, for as long as its container lives: opens its sockets, starts it with the models noted for it, and
+//! starts it again at once when it crashes. The sockets stay open meanwhile, so that callers wait in line for the next process
+//! and are not turned away. A server that ends by itself ends the container, as does one that crashes again and again: then
+//! it is the kubelet's to pause, to restart and to tell.
+//!
+//! The pod's template names no model, so that no pod is replaced when models change; here is where their names come in.
 
-use std::{collections::BTreeSet, ffi::OsString, os::unix::process::CommandExt, process::Command};
+mod restarts;
+mod sockets;
+
+use std::{
+    collections::BTreeSet,
+    ffi::{CStr, OsString},
+    path::Path,
+    process::{Command, ExitCode},
+    time::Instant,
+};
 
 use anyhow::Context;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{args::LaunchArgs, startup};
+use self::{restarts::Restarts, sockets::Sockets};
+use super::{args::LaunchArgs, keeper, startup};
 
-/// Never returns if all goes well: the process is the server from then on.
-pub(crate) fn become_server(args: &LaunchArgs) -> anyhow::Result<()> {
-    let models = startup::noted(&args.root)
-        .with_context(|| format!("the agent has noted no models to start with below {}", args.root.display()))?;
+/// How the process is called among others, so that nobody takes it for the agent beside the server.
+const NAME: &CStr = c"triton-launch";
+
+/// How long callers who wait in line for the next process are kept waiting for its models. Less than the patience of a
+/// liveness probe, and more than most models take.
+const HOLD_SECONDS: u32 = 5;
+
+/// Why the launcher ends.
+enum End {
+    /// The server did, with that code.
+    Ended(i32),
+    /// The server was ended by that signal, and the kubelet shall start the next one.
+    Crashed(i32),
+}
+
+/// Runs the server until it has ended for good. The exit code is the server's, or 128 and the signal that ended it.
+///
+/// Errors: a port is taken, the agent has noted no models yet, or there is no such program.
+pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt().json().flatten_event(true).init();
+    rustix::thread::set_name(NAME).context("cannot take a name")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let (keeper, kept) =
+            keeper::ask(&args.keeper).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
+        let is_replacement = !kept.is_empty();
+        let sockets = Sockets::new(kept, &args.addresses())?;
+        let end = tokio::select! {
+            end = run(args, &sockets, is_replacement) => end?,
+            never = keeper::hand_over(&args.keeper, keeper, sockets.all()) => match never {},
+        };
+        match end {
+            End::Ended(code) => {
+                keeper::leave(&args.keeper).await;
+                anyhow::Ok(code)
+            }
+            End::Crashed(signal) => Ok(128 + signal),
+        }
+    })?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+/// Runs one server process after the other.
+async fn run(args: &LaunchArgs, sockets: &Sockets, is_replacement: bool) -> anyhow::Result<End> {
+    let mut children = signal(SignalKind::child())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut restarts = Restarts::default();
+    let (mut is_ending, mut are_callers_in_line) = (false, is_replacement);
+    loop {
+        let server = start(args, sockets, are_callers_in_line)?;
+        let end = loop {
+            let number = tokio::select! {
+                _ = children.recv() => match reap(server)? {
+                    Some(end) => break end,
+                    None => continue,
+                },
+                _ = terminate.recv() => Signal::TERM,
+                _ = interrupt.recv() => Signal::INT,
+            };
+            is_ending = true;
+            let _ = kill_process(server, number); // it may have ended just now
+        };
+        let Some(number) = end.terminating_signal() else { return Ok(End::Ended(end.exit_status().unwrap_or(1))) };
+        if is_ending {
+            return Ok(End::Ended(128 + number));
+        }
+        if !restarts.allows_another(Instant::now()) {
+            tracing::error!(signal = number, "the server was ended by a signal; its container ends with it");
+            return Ok(End::Crashed(number));
+        }
+        tracing::error!(signal = number, "the server was ended by a signal and is started again");
+        are_callers_in_line = true;
+    }
+}
+
+/// Starts the server with the models that are noted now.
+fn start(args: &LaunchArgs, sockets: &Sockets, are_callers_in_line: bool) -> anyhow::Result<Pid> {
+    let models = noted(&args.root)?;
     let (program, flags) = args.command.split_first().context("no server given")?;
-    let error = Command::new(program).args(with_models(flags, &models)).exec();
-    Err(error).with_context(|| format!("cannot run {}", program.display()))
+    let mut command = Command::new(program);
+    command.args(with_models(flags, &models)).envs(sockets.environment()).env_remove("LISTEN_PID");
+    if are_callers_in_line {
+        command.arg(format!("--startup-hold-secs={HOLD_SECONDS}"));
+    }
+    let server = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(Pid::from_child(&server))
+}
+
+fn noted(root: &Path) -> anyhow::Result<BTreeSet<String>> {
+    startup::noted(root)
+        .with_context(|| format!("the agent has noted no models to start with below {}", root.display()))
 }
 
 fn with_models(flags: &[OsString], models: &BTreeSet<String>) -> Vec<OsString> {
     let models = models.iter().map(|name| format!("--load-model={name}").into());
     flags.iter().cloned().chain(models).collect()
+}
+
+/// Takes in every child that has ended: this is the first process of its container, so orphans come here too. Returns how the
+/// server ended, if it is among them.
+fn reap(server: Pid) -> anyhow::Result<Option<WaitStatus>> {
+    let mut end = None;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((child, status))) if child == server => end = Some(status),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(end),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the server"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -34,9 +150,7 @@ mod tests {
 
     #[test]
     fn without_an_agent_nothing_is_started() {
-        let root = tempfile::tempdir().unwrap();
-        let args = LaunchArgs { root: root.path().to_owned(), command: vec!["/bin/true".into()] };
-        let error = become_server(&args).unwrap_err();
+        let error = noted(tempfile::tempdir().unwrap().path()).unwrap_err();
         assert!(format!("{error:#}").contains("the agent has noted no models"), "{error:#}");
     }
 }

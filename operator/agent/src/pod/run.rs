@@ -26,6 +26,7 @@ use triton_agent::{
 use super::{
     args::RunArgs,
     http::{self, Told},
+    keeper,
     startup::Startup,
 };
 
@@ -44,6 +45,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener =
             TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
+        match keeper::listen(&args.keeper) {
+            Ok(listener) => drop(tokio::spawn(keeper::keep(listener))),
+            // the server keeps its sockets itself; they are lost with its container
+            Err(error) => tracing::warn!(path = %args.keeper.display(), %error, "cannot keep the server's sockets"),
+        }
         tokio::select! {
             result = work(args, listener) => result,
             _ = terminate.recv() => Ok(()),
@@ -211,6 +217,7 @@ mod tests {
             config_maps: folder.path().to_owned(),
             volumes: folder.path().to_owned(),
             secrets: folder.path().to_owned(),
+            keeper: folder.path().join("keeper.sock"),
             log: "off".into(),
         };
         let working = tokio::spawn(work(args, listener));

@@ -1,0 +1,298 @@
+//! Keeps the server's sockets while its container is replaced: between two of them callers wait in line, nobody is turned
+//! away. The launcher hands them over when it has opened them, and takes them back when it starts anew. Whoever of the two is
+//! replaced gets them from the other; where they are all along, only the kernel knows.
+//!
+//! What is said, over a Unix stream: the keeper begins with one byte, `KEPT` with the sockets or `NONE`; the launcher answers
+//! with `KEPT` and the sockets it uses, and with `LEAVING` before it ends on purpose. One that ends without a word crashed.
+
+use std::{
+    convert::Infallible,
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::{
+    cmsg_space,
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg,
+    },
+};
+use tokio::{
+    io::Interest,
+    net::{UnixListener, UnixStream},
+    time::Instant,
+};
+
+/// Follows sockets.
+const KEPT: u8 = b'k';
+/// There are none.
+const NONE: u8 = b'n';
+/// The launcher ends on purpose.
+const LEAVING: u8 = b'l';
+
+/// How long callers wait in line for a container that does not come back: the kubelet restarts one that was well in a second
+/// or two. Beyond that they are turned away, and may try elsewhere.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts to reach the keeper.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Sockets handed over at once, at most.
+const MOST: usize = 8;
+
+// === the agent's side ===
+
+/// Where launchers are expected. A socket of that name that an agent left behind is replaced.
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
+}
+
+/// Keeps sockets for the launchers that come, one after the other.
+pub(super) async fn keep(listener: UnixListener) {
+    let mut kept: Option<(Vec<OwnedFd>, Instant)> = None;
+    loop {
+        let until = kept.as_ref().map(|(_, until)| *until);
+        let launcher = tokio::select! {
+            came = listener.accept() => came,
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                tracing::warn!("the server has not come back: its sockets are closed");
+                kept = None;
+                continue;
+            }
+        };
+        let launcher = match launcher {
+            Ok((launcher, _)) => launcher,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take the launcher's connection");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        kept = match attend(&launcher, kept.map(|(kept, _)| kept)).await {
+            Ok(kept) => kept.map(|kept| (kept, Instant::now() + PATIENCE)),
+            Err(error) => {
+                tracing::warn!(%error, "the launcher cannot be understood");
+                None
+            }
+        };
+    }
+}
+
+/// Serves one launcher to its end. Returns what is to be kept for the next.
+async fn attend(launcher: &UnixStream, before: Option<Vec<OwnedFd>>) -> io::Result<Option<Vec<OwnedFd>>> {
+    match before {
+        Some(kept) => {
+            tracing::info!("the server takes its sockets back");
+            send(launcher, KEPT, &kept).await?;
+        }
+        None => send(launcher, NONE, &[]).await?,
+    }
+    let mut kept = None;
+    loop {
+        match receive(launcher).await? {
+            Some((KEPT, sockets)) if !sockets.is_empty() => kept = Some(sockets),
+            Some((LEAVING, _)) => return Ok(None),
+            Some((other, _)) => return Err(io::Error::other(format!("it said {other}"))),
+            None => return Ok(kept),
+        }
+    }
+}
+
+// === the launcher's side ===
+
+/// A connection to the keeper and the sockets it had, if it had any. `None` where nobody keeps.
+pub(super) async fn ask(path: &Path) -> Option<(UnixStream, Vec<OwnedFd>)> {
+    let keeper = UnixStream::connect(path).await.ok()?;
+    match tokio::time::timeout(PATIENCE, receive(&keeper)).await {
+        Ok(Ok(Some((_, sockets)))) => Some((keeper, sockets)),
+        _ => None,
+    }
+}
+
+/// Sees to it that the keeper has the sockets, whenever it is there; `keeper` is the connection so far. Never returns.
+pub(super) async fn hand_over(path: &Path, mut keeper: Option<UnixStream>, sockets: &[OwnedFd]) -> Infallible {
+    loop {
+        if let Some(keeper) = &keeper
+            && send(keeper, KEPT, sockets).await.is_ok()
+        {
+            let _ = receive(keeper).await; // it says nothing more: this is its end
+        }
+        tokio::time::sleep(AGAIN).await;
+        keeper = ask(path).await.map(|(keeper, _)| keeper);
+    }
+}
+
+/// Tells the keeper that the server has ended on purpose. To be called when nobody hands over any more: the keeper listens to
+/// one launcher at a time.
+pub(super) async fn leave(path: &Path) {
+    if let Some((keeper, _)) = ask(path).await {
+        let _ = send(&keeper, LEAVING, &[]).await;
+    }
+}
+
+// === both ===
+
+async fn send(stream: &UnixStream, word: u8, sockets: &[OwnedFd]) -> io::Result<()> {
+    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    let work = || {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&sockets)) {
+            return Err(io::Error::other("too many sockets"));
+        }
+        Ok(sendmsg(stream, &[io::IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)?)
+    };
+    stream.async_io(Interest::WRITABLE, work).await.map(drop)
+}
+
+/// One word and the sockets that came with it; `None` at the end.
+async fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
+    let work = || {
+        let mut word = [0];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(stream, &mut [io::IoSliceMut::new(&mut word)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let sockets = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        let sockets: Vec<_> = sockets.flatten().collect();
+        Ok((received.bytes > 0).then_some((word[0], sockets)))
+    };
+    match stream.async_io(Interest::READABLE, work).await {
+        // it died with something unread: an end like any other
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::CONNRESET) => Ok(None),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    struct House {
+        folder: tempfile::TempDir,
+        keeper: JoinHandle<()>,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let keeper = start(&folder.path().join("sock"));
+            Self { folder, keeper }
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.folder.path().join("sock")
+        }
+
+        /// A launcher with a socket of its own, once the keeper knows of it.
+        async fn launcher(&self) -> (JoinHandle<Infallible>, SocketAddr) {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            let (path, (connection, kept)) = (self.path(), ask(&self.path()).await.unwrap());
+            assert!(kept.is_empty());
+            let launcher = tokio::spawn(async move { hand_over(&path, Some(connection), &[socket.into()]).await });
+            (launcher, address)
+        }
+
+        /// What the next launcher is given. It comes once the last one has gone.
+        async fn next(&self) -> Vec<OwnedFd> {
+            ask(&self.path()).await.unwrap().1
+        }
+    }
+
+    fn start(path: &Path) -> JoinHandle<()> {
+        tokio::spawn(keep(listen(path).unwrap()))
+    }
+
+    async fn end<T>(task: JoinHandle<T>) {
+        task.abort();
+        let _ = task.await;
+    }
+
+    /// Lets everything that was said be heard: all of it is in the kernel by now, and all run on this thread.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn sockets_outlive_a_launcher_that_crashes() {
+        let house = House::new();
+        let (launcher, address) = house.launcher().await;
+        settle().await;
+        end(launcher).await;
+        let mut in_line = TcpStream::connect(address).unwrap();
+        let kept = house.next().await;
+        assert_eq!(kept.len(), 1);
+        let listener = TcpListener::from(kept.into_iter().next().unwrap());
+        assert_eq!(listener.local_addr().unwrap(), address);
+        let (mut taken, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut taken, b"hello").unwrap();
+        drop(taken);
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut in_line, &mut said).unwrap();
+        assert_eq!(said, "hello");
+    }
+
+    #[tokio::test]
+    async fn sockets_of_a_launcher_that_leaves_are_closed() {
+        let house = House::new();
+        let (launcher, address) = house.launcher().await;
+        settle().await;
+        end(launcher).await;
+        leave(&house.path()).await;
+        assert!(house.next().await.is_empty());
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_replaced_is_given_them_again() {
+        let mut house = House::new();
+        let (launcher, address) = house.launcher().await;
+        settle().await;
+        end(std::mem::replace(&mut house.keeper, tokio::spawn(async {}))).await;
+        house.keeper = start(&house.path());
+        // the launcher tries again after a while
+        tokio::time::sleep(AGAIN * 2).await;
+        settle().await;
+        end(launcher).await;
+        let kept = house.next().await;
+        assert_eq!(kept.len(), 1);
+        TcpStream::connect(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_server_that_does_not_come_back() {
+        let house = House::new();
+        let (launcher, address) = house.launcher().await;
+        settle().await;
+        end(launcher).await;
+        settle().await;
+        TcpStream::connect(address).unwrap();
+        tokio::time::pause();
+        tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
+        tokio::time::resume();
+        settle().await;
+        assert!(TcpStream::connect(address).is_err());
+        assert!(house.next().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn without_a_keeper_there_is_nothing_to_take_back() {
+        assert!(ask(&tempfile::tempdir().unwrap().path().join("sock")).await.is_none());
+    }
+}
