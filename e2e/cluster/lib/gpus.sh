@@ -9,5 +9,5 @@ start_gpus() { # NUMBER
 
 build_gpus() {
     say "building the pretend GPUs"
-    (cd "$root" && cargo build --quiet -p e2e --bin pretend_gpus)
+    "$root/e2e/build"
 }
