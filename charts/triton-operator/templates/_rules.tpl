@@ -5,7 +5,7 @@
   verbs: [get, list, watch]
 - apiGroups: [triton-operator.dev]
   resources: [tritonservers/status, tritonmodels/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Owner references that block deletion need this where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [triton-operator.dev]
   resources: [tritonservers/finalizers]

@@ -35,6 +35,16 @@ impl ByteCount {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// For people: as it is where that is short, else rounded to a tenth of the largest unit that fits, down or up.
+    pub fn rounded(self) -> String {
+        let exact = self.to_string();
+        if exact.len() <= "1536Mi".len() {
+            return exact;
+        }
+        let largest = SUFFIXES[..5].iter().rev().find(|(_, scale)| self.0 >= *scale);
+        largest.map_or(exact, |(suffix, scale)| format!("{:.1}{suffix}", self.0 as f64 / *scale as f64))
+    }
 }
 
 impl FromStr for ByteCount {
@@ -137,6 +147,15 @@ mod tests {
         check("1024", 1024, "1Ki");
         check("0", 0, "0");
         check("999999999999999Pi", u64::MAX, "18446744073709551615");
+    }
+
+    #[test]
+    fn people_are_told_short_numbers() {
+        for (bytes, told) in
+            [(0, "0"), (6 << 30, "6Gi"), (3 << 29, "1536Mi"), (72_000_000_000, "67.1Gi"), (9_663_676_417, "9.0Gi")]
+        {
+            assert_eq!(ByteCount(bytes).rounded(), told);
+        }
     }
 
     #[test]

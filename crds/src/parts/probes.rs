@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Probes {
-    /// Until the models of the start-up set are loaded. Default: each 10 s, 180 failures (30 minutes).
+    /// Until the models of the start-up set are loaded. Default: each 2 s, 900 failures (30 minutes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<Probe>,
     /// Whether the pod gets requests. Default: each 5 s, 3 failures.

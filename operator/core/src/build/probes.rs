@@ -8,10 +8,10 @@ use k8s_openapi::{
 
 use crate::pod;
 
-/// Until the start-up set is loaded: up to half an hour.
+/// Until the start-up set is loaded: up to half an hour. Asked often, for until it is there the pod gets no requests.
 pub(super) fn startup(spec: &TritonServerSpec) -> Probe {
     let rhythm = spec.probes.as_ref().and_then(|probes| probes.startup.as_ref());
-    probe(pod::READY_PATH, "http", rhythm, [10, 5, 180])
+    probe(pod::READY_PATH, "http", rhythm, [2, 5, 900])
 }
 
 /// Whether the pod gets requests.

@@ -34,10 +34,12 @@ pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitt
                 reason: Reason::InsufficientGPUMemory,
                 path: "spec.gpuMemory".into(),
                 message: format!(
-                    "needs {} of GPU memory, but {} of {budget} are free on TritonServer {server_name} ({total} less the \
+                    "needs {} of GPU memory, but {} of {} are free on TritonServer {server_name} ({} less the \
                      reserve): lower gpuMemory, remove a model or raise spec.gpu.memoryPerReplica of the server",
-                    ByteCount(wanted),
-                    ByteCount(free),
+                    ByteCount(wanted).rounded(),
+                    ByteCount(free).rounded(),
+                    budget.rounded(),
+                    total.rounded(),
                 ),
             });
             continue;
