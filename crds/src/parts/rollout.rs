@@ -9,18 +9,19 @@ use super::{Duration, schema};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
-    "(has(self.maxSurge) ? self.maxSurge : 0) + (has(self.maxUnavailable) ? self.maxUnavailable : 1) > 0",
+    "!has(self.maxSurge) || !has(self.maxUnavailable) || self.maxSurge + self.maxUnavailable > 0",
     "maxSurge 0 and maxUnavailable 0 leave a rollout no way to move: raise one of them",
 )])))]
 pub struct Rollout {
     /// RollingUpdate replaces pods a few at a time; Recreate removes all of them first. Default: RollingUpdate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RolloutStrategy>,
-    /// Pods above `replicas` during a rollout. Default: 0, so that no spare GPU is needed.
+    /// Pods above `replicas` during a rollout. Default: 1, so that each old pod serves until a new one does; 0 for servers with
+    /// GPUs or with a model store on a claim, so that no spare one is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_surge: Option<i32>,
-    /// Pods that may be missing during a rollout. Default: 1.
+    /// Pods that may be missing during a rollout. Default: 0 where there are pods above `replicas`, else 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_unavailable: Option<i32>,

@@ -18,7 +18,8 @@ pub struct ModelSource {
     /// Files written in the resource itself: small text such as model.py, up to 256 KiB in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inline: Option<InlineSource>,
-    /// A ConfigMap of the namespace: models below 1 MiB. Binary files go into its binaryData.
+    /// A ConfigMap of the namespace: models below 1 MiB. Binary files go into its binaryData. The first use of one above 256 KiB
+    /// replaces the server's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
     /// A folder or file on a PersistentVolumeClaim of the namespace. The first use of a claim replaces the server's pods.

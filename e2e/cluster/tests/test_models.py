@@ -1,10 +1,8 @@
 """Models come, change and go in running pods; a bad one hurts nobody but itself."""
 
-import signal
-
 import pytest
 
-from kube import ECHO, SERVER, Failed, kill, until
+from kube import ECHO, SERVER, Failed, first_process, kill, until
 
 BROKEN = ECHO.replace("name: echo", "name: broken").replace("backend: identity", "backend: nowhere")
 
@@ -72,7 +70,7 @@ def test_a_restarted_server_is_ready_without_a_model_that_never_worked(namespace
     namespace.apply(BROKEN)
     namespace.wait("tmod/broken", status="False", reason="LoadFailed")
     (pod,) = namespace.pods().values()
-    kill(pod, "server", signal.SIGKILL)
+    kill(first_process(pod, "server"))
     restarted = lambda: [life for life in namespace.lives() if life[1] == "server" and life[2] == 1]
     until(restarted, "the server to start anew")
     until(lambda: namespace.infer() == [1, 2], "answers from the restarted server")
@@ -112,13 +110,17 @@ def test_a_required_model_keeps_a_new_pod_unready_until_it_is_mended_or_gone(nam
     assert namespace.infer() == [1, 2]
 
 
-def test_a_config_map_that_changes_is_followed(namespace):
-    namespace.kubectl("create", "configmap", "files", "--from-literal=one=1")
+def test_a_config_map_may_come_after_its_model_and_is_followed_when_it_changes(namespace):
     source = "source: {configMap: {name: files, items: [{key: one, path: 1/one}]}}"
     inline = 'source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}'
-    namespace.apply(SERVER, ECHO.replace(inline, source))
-    namespace.wait("tmod/echo")
+    namespace.apply(SERVER, ECHO.replace("name: echo", "name: other"))
+    namespace.wait("tmod/other")
+    namespace.apply(ECHO.replace(inline, source))
+    namespace.wait("tmod/echo", status="False", reason="SourceNotFound")
+    # much sooner than the kubelet would come round to it
+    namespace.kubectl("create", "configmap", "files", "--from-literal=one=1")
+    namespace.wait("tmod/echo", deadline=30)
     content = namespace.get("tmod/echo")["status"]["contentHash"]
     namespace.kubectl("patch", "configmap/files", "--type=merge", "-p", '{"data":{"one":"another"}}')
-    until(lambda: namespace.get("tmod/echo")["status"]["contentHash"] != content, "the new content", 150)
+    until(lambda: namespace.get("tmod/echo")["status"]["contentHash"] != content, "the new content", 30)
     assert namespace.infer() == [1, 2]

@@ -1,12 +1,13 @@
 """What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at least 10,000 and
 bears no failed one; two replicas, on a node each."""
 
+import json
 import signal
 import time
 
 import pytest
 
-from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, helm, kill, kubectl, load, until
+from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, until
 
 # the drain outlasts the time until every node has learned that a pod leaves
 TWO = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
@@ -32,7 +33,7 @@ def recovered(namespace, before):
 def test_nobody_notices_a_killed_operator(serving, operator):
     with load(serving):
         (pod,) = operator.items("pods")
-        kill(pod, "operator")
+        kill(first_process(pod, "operator"))
         serving.apply(ECHO.replace("name: echo", "name: second"))
         serving.wait("tmod/second", deadline=120)
 
@@ -41,7 +42,7 @@ def test_nobody_notices_a_killed_operator(serving, operator):
 def test_nobody_notices_a_killed_agent(serving):
     before = serving.lives()
     with load(serving):
-        kill(next(iter(serving.pods().values())), "agent")
+        kill(first_process(next(iter(serving.pods().values())), "agent"))
         recovered(serving, before)
         serving.apply(ECHO.replace("name: echo", "name: second"))
         serving.wait("tmod/second")
@@ -51,19 +52,38 @@ def test_nobody_notices_a_killed_agent(serving):
 def test_nobody_notices_a_server_that_is_told_to_end(serving):
     before = serving.lives()
     with load(serving):
-        kill(next(iter(serving.pods().values())), "server", signal.SIGTERM)
+        kill(first_process(next(iter(serving.pods().values())), "server"), signal.SIGTERM)
         recovered(serving, before)
+
+
+IN_HAND = 16  # callers of `load`: each has at most one request in the hands of the process that is shot
+
+
+def lost_in_hand(result):
+    """Nobody can answer for a process that was shot: what it had in hand is lost. Nobody else may notice."""
+    print(json.dumps(result, indent=1))
+    assert result["failed"] <= IN_HAND / 2, "half of the callers are with the other replica"
+    assert not [it for it in result["first_failures"] if not it["what"].startswith(("sending", "reading"))], result
 
 
 @pytest.mark.our_cluster
-def test_a_killed_server_costs_no_more_than_what_it_had_in_hand(serving):
+def test_a_killed_server_process_costs_no_more_than_what_it_had_in_hand(serving):
     before = serving.lives()
-    result = {}
-    with pytest.raises(AssertionError), load(serving) as result:
-        kill(next(iter(serving.pods().values())), "server", signal.SIGKILL)
+    with load(serving, may_fail=True) as result:
+        for pod in serving.pods().values():
+            kill(child(pod, "server"))
+    lost_in_hand(result)
+    assert serving.lives() == before, "it is started again in its container"
+    serving.wait("tsrv/vision")
+
+
+@pytest.mark.our_cluster
+def test_a_killed_server_container_costs_no_more_than_what_it_had_in_hand(serving):
+    before = serving.lives()
+    with load(serving, may_fail=True) as result:
+        kill(first_process(next(iter(serving.pods().values())), "server"))
         recovered(serving, before)
-    # nobody can answer for a process that was shot; the others must not be asked to
-    assert result["failed"] < 0.02 * result["requests"], result
+    lost_in_hand(result)
 
 
 def test_nobody_notices_a_deleted_pod(serving):

@@ -126,10 +126,17 @@ pub async fn fetch(
             let (files, into, progress) = (files.clone(), into.to_owned(), Arc::clone(progress));
             blocking(move || inline::fetch(&files, &into, &progress)).await?
         }
-        ManifestSource::ConfigMap { name, items } => {
-            let (name, items, mounts) = (name.clone(), items.clone(), places.config_maps.clone());
+        ManifestSource::ConfigMap { name, items, keys } => {
+            let (name, items, keys, mounts) = (name.clone(), items.clone(), keys.clone(), places.config_maps.clone());
             let (into, progress) = (into.to_owned(), Arc::clone(progress));
-            blocking(move || configmap::fetch(&mounts, &name, &items, &into, &progress)).await?
+            blocking(move || {
+                let origin = match &keys {
+                    Some(keys) => configmap::Origin::Carried(keys),
+                    None => configmap::Origin::mounted(&mounts, &name)?,
+                };
+                configmap::fetch(&origin, &name, &items, &into, &progress)
+            })
+            .await?
         }
         ManifestSource::Pvc { claim, path } => {
             let (claim, path, mounts) = (claim.clone(), path.clone(), places.volumes.clone());
@@ -152,16 +159,19 @@ pub async fn revision(model: &ManifestModel, places: &Places) -> Option<String> 
     blocking(move || folder::revision(&place)).await.ok()
 }
 
-/// Which state of a source the manifest's entry is about: changes are taken up as they come from a ConfigMap, which is
+/// Which state of a source the manifest's entry is about: changes are taken up as they come from a mounted ConfigMap, which is
 /// replaced all at once, and only with a new entry or a new process from a volume, which may be half written.
 pub fn key(model: &ManifestModel, places: &Places) -> String {
     let entry = model.content_hash();
     match &model.source {
-        ManifestSource::ConfigMap { name, .. } => {
+        ManifestSource::ConfigMap { name, keys: None, .. } => {
             let revision = configmap::revision(&places.config_maps, name);
             format!("{entry}:{}", revision.as_deref().unwrap_or("absent"))
         }
-        ManifestSource::Inline { .. } | ManifestSource::Pvc { .. } | ManifestSource::Http { .. } => entry,
+        ManifestSource::ConfigMap { .. }
+        | ManifestSource::Inline { .. }
+        | ManifestSource::Pvc { .. }
+        | ManifestSource::Http { .. } => entry,
     }
 }
 

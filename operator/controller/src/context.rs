@@ -11,7 +11,9 @@ use kube::Client;
 use operator_core::{build::Kind, validated::Settings};
 use serde_json::Value;
 
-use crate::{events::Events, metrics::Metrics, pods::Poller, queue::ServerKey, watches::Watches};
+use crate::{
+    config_maps::ConfigMaps, events::Events, metrics::Metrics, pods::Poller, queue::ServerKey, watches::Watches,
+};
 
 /// What every look shares.
 pub(crate) struct Context {
@@ -21,6 +23,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) poller: Poller,
+    pub(crate) config_maps: ConfigMaps,
     pub(crate) written: Written,
 }
 

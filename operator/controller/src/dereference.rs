@@ -1,5 +1,5 @@
 //! Step 1 of a reconcile: what the spec points at. Objects of ours come from the stores, or from the API server where a store
-//! lags behind our own writes; claims are asked for by name.
+//! lags behind our own writes; ConfigMaps with models are fetched, claims asked for by name.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,7 +15,7 @@ use operator_core::{
     names,
 };
 
-use crate::{context::Context, queue::ServerKey};
+use crate::{config_maps, context::Context, queue::ServerKey};
 
 /// What surrounds a server.
 pub(crate) struct Surroundings {
@@ -45,6 +45,7 @@ pub(crate) async fn dereference(
         manifest: config_map.as_ref().and_then(build::manifest_of),
         template: deployment.as_ref().and_then(build::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
+        config_maps: config_maps::named_by(context, key, &models).await?,
         absent_claims: absent_claims(context, key, &models).await?,
         has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
     };

@@ -4,6 +4,7 @@
 
 mod apply;
 mod args;
+mod config_maps;
 mod context;
 mod dereference;
 mod events;

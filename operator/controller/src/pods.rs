@@ -1,7 +1,12 @@
 //! What the pods say of their models. Each pod is asked at its own address, never through the Service: the agent first, and
 //! the server's own index where no agent answers. A pod that does not answer is silent, never an error of the look.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -17,10 +22,12 @@ use kube::{
 };
 use operator_core::{
     Manifest, labels,
+    manifest::ManifestSource,
     pod::{AGENT_CONTAINER, AGENT_PORT, HTTP_PORT, STATE_PATH},
     replica::{self, ModelReport, Phase, Replica, Report},
 };
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use triton_agent::{
     load::{Index, Server},
     state::{self, State},
@@ -97,25 +104,58 @@ impl Poller {
     }
 }
 
-/// Tells pods that have not seen the manifest of it: a changed annotation makes the kubelet hand it over at once, not at its
-/// next round. It only makes things quicker, so nothing is made of a failure.
-pub(crate) async fn hurry(context: &Context, key: &ServerKey, pods: &[Arc<Pod>], replicas: &[Replica], hash: &str) {
+/// Tells pods that have not seen the manifest, or the ConfigMaps that its models come from, of what is new: a changed
+/// annotation makes the kubelet hand all of it over at once, not at its next round. It only makes things quicker, so nothing is
+/// made of a failure.
+pub(crate) async fn hurry(
+    context: &Context,
+    key: &ServerKey,
+    pods: &[Arc<Pod>],
+    replicas: &[Replica],
+    manifest: &Manifest,
+) {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
+    let sources = sources_hash(manifest, |name| context.watches.config_map_version(&key.namespace, name));
     for (pod, replica) in pods.iter().zip(replicas) {
-        let follows = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref());
-        let is_behind = follows.is_some_and(|follows| !follows.is_empty() && follows != hash);
-        let is_told = pod.annotations().get(labels::MANIFEST_HASH).is_some_and(|told| told == hash);
-        if replica.is_leaving || !is_behind || is_told {
+        let Some(follows) = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref()) else {
+            continue;
+        };
+        if replica.is_leaving || follows.is_empty() {
             continue;
         }
-        let patch = json!({ "metadata": { "annotations": { labels::MANIFEST_HASH: hash } } });
+        let is_told = |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|told| told == hash);
+        let mut news = serde_json::Map::new();
+        if follows != manifest.hash && !is_told(labels::MANIFEST_HASH, &manifest.hash) {
+            news.insert(labels::MANIFEST_HASH.into(), manifest.hash.clone().into());
+        }
+        if let Some(sources) = sources.as_ref().filter(|hash| !is_told(labels::SOURCES_HASH, hash)) {
+            news.insert(labels::SOURCES_HASH.into(), sources.clone().into());
+        }
+        if news.is_empty() {
+            continue;
+        }
+        let patch = json!({ "metadata": { "annotations": news } });
         match api.patch_metadata(&replica.name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => context.metrics.wrote("Pod", "patch"),
             Err(error) => {
-                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not told of its manifest")
+                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not told what is new")
             }
         }
     }
+}
+
+/// Which ConfigMaps the pods mount for their models, and in which version each is; nothing if they mount none.
+fn sources_hash(manifest: &Manifest, version: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let names: BTreeSet<&str> = manifest
+        .models
+        .iter()
+        .filter_map(|model| match &model.source {
+            ManifestSource::ConfigMap { name, keys: None, .. } => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let all: Vec<_> = names.into_iter().map(|name| format!("{name}={}", version(name).unwrap_or_default())).collect();
+    (!all.is_empty()).then(|| hex::encode(Sha256::digest(all.join(","))))
 }
 
 fn has_agent(pod: &Pod) -> bool {
@@ -188,6 +228,21 @@ mod tests {
             })
             .into();
         compile(&server.unwrap(), &models, &Observed::default()).manifest
+    }
+
+    #[test]
+    fn the_hash_of_sources_follows_their_versions_and_nothing_else() {
+        let mut manifest = manifest();
+        assert_eq!(sources_hash(&manifest, |_| Some("1".into())), None);
+        for (model, name) in manifest.models.iter_mut().zip(["x", "y"]) {
+            model.source = ManifestSource::ConfigMap { name: name.into(), items: vec![], keys: None };
+        }
+        let hash = |y: Option<&str>| {
+            sources_hash(&manifest, |name| if name == "y" { y.map(str::to_owned) } else { Some("1".into()) }).unwrap()
+        };
+        assert_eq!(hash(Some("1")), hash(Some("1")));
+        assert_ne!(hash(Some("1")), hash(Some("2")));
+        assert_ne!(hash(Some("1")), hash(None));
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     let replicas = context.poller.ask(&around.pods, told.unwrap_or(&compiled.manifest), &context.metrics).await;
     if let Some(manifest) = told {
-        pods::hurry(context, key, &around.pods, &replicas, &manifest.hash).await;
+        pods::hurry(context, key, &around.pods, &replicas, manifest).await;
     }
     // 5. status: what was found, in the words of conditions
     let models: Vec<(&TritonModel, TritonModelStatus)> =

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    config_maps::ConfigMaps,
     context::{Context, Written},
     events::Events,
     health::{self, Health},
@@ -131,6 +132,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         settings: Settings { image: args.image },
         metrics: Arc::clone(&metrics),
         poller: Poller::new(),
+        config_maps: ConfigMaps::default(),
         written: Written::default(),
     });
     metrics.leads(*leading.borrow());

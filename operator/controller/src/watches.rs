@@ -12,18 +12,21 @@ use std::{
 };
 
 use crds::{TritonModel, TritonServer};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Client, Resource, ResourceExt,
     api::DynamicObject,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::reflector::{ObjectRef, Store},
 };
 use operator_core::{build::Kind, labels};
 use tokio::task::AbortHandle;
 
 use self::{
-    keys::{Change, home, moved, own_key, touched},
+    keys::{Change, fed_by, home, moved, own_key, touched},
     stream::{Starter, api, everything, ours, watch_objects},
 };
 use crate::{
@@ -56,6 +59,8 @@ struct Scope {
     servers: Store<Guarded<TritonServer>>,
     models: Store<Guarded<TritonModel>>,
     pods: Store<Pod>,
+    /// Every ConfigMap there is: models may come from any. Only that it is there, and in which version.
+    config_maps: Store<PartialObjectMeta<ConfigMap>>,
     objects: HashMap<Kind, Store<DynamicObject>>,
     optional: Mutex<HashMap<Kind, (Store<DynamicObject>, AbortHandle)>>,
 }
@@ -77,6 +82,7 @@ impl Watches {
             let _ = scope.servers.wait_until_ready().await;
             let _ = scope.models.wait_until_ready().await;
             let _ = scope.pods.wait_until_ready().await;
+            let _ = scope.config_maps.wait_until_ready().await;
             for store in scope.objects.values() {
                 let _ = store.wait_until_ready().await;
             }
@@ -156,6 +162,11 @@ impl Watches {
         pods
     }
 
+    /// The present version of a ConfigMap, if it exists.
+    pub(crate) fn config_map_version(&self, namespace: &str, name: &str) -> Option<String> {
+        version(&self.scope(namespace)?.config_maps.get(&ObjectRef::new(name).within(namespace))?.metadata)
+    }
+
     /// An object made for a server, as it was last seen.
     pub(crate) fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
         let store = self.store(kind, namespace)?;
@@ -214,6 +225,11 @@ impl Watches {
     }
 }
 
+/// What tells one state of an object from all others, even of those that bore its name before.
+pub(crate) fn version(meta: &ObjectMeta) -> Option<String> {
+    Some(format!("{}/{}", meta.uid.as_ref()?, meta.resource_version.as_ref()?))
+}
+
 impl Scope {
     fn start(
         client: &Client,
@@ -232,9 +248,19 @@ impl Scope {
         let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
         let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
         let start = Starter { queue, metrics };
+        let models = start.watch(api(client, within), everything(), (), models).0;
+        let fed = {
+            let models = models.clone();
+            move |_: &Change, config_map: &PartialObjectMeta<ConfigMap>| fed_by(&models.state(), &config_map.metadata)
+        };
+        let trim = |config_map: &mut PartialObjectMeta<ConfigMap>| {
+            config_map.annotations_mut().clear(); // kubectl may have put a copy of the whole there
+            config_map.labels_mut().clear();
+        };
         Self {
             servers: start.watch(api(client, within), everything(), (), servers).0,
-            models: start.watch(api(client, within), everything(), (), models).0,
+            models,
+            config_maps: start.watch_trimmed(api(client, within), everything(), (), trim, fed).0,
             pods: start.watch(api(client, within), everything().labels(&labels), (), pods).0,
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),

@@ -12,7 +12,10 @@ use crds::{TritonModel, TritonServer, parts::ByteCount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults, manifest::ManifestSource, names, observed::Observed,
+    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults,
+    manifest::ManifestSource,
+    names,
+    observed::{FoundConfigMap, Observed},
     render, validate,
 };
 
@@ -104,7 +107,7 @@ pub fn compile<'a>(
             Entry::Vacant(free) => {
                 free.insert(object.clone());
                 let previous = previous(observed, &object, name);
-                match entry(server, model) {
+                match entry(server, model, observed, previous) {
                     Ok(entry) => {
                         candidates.push(Candidate::new(model, entry, previous.is_some()));
                         Placement::Placed
@@ -176,7 +179,12 @@ fn previous<'a>(observed: &'a Observed, object: &ObjectRef, name: &str) -> Optio
 }
 
 /// The entry of `model`, or everything wrong with it.
-fn entry(server: &TritonServer, model: &TritonModel) -> Result<ManifestModel, Vec<Problem>> {
+fn entry(
+    server: &TritonServer,
+    model: &TritonModel,
+    observed: &Observed,
+    previous: Option<&ManifestModel>,
+) -> Result<ManifestModel, Vec<Problem>> {
     let mut problems = validate::model(model);
     let gpus = server.spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0));
     let config = match render::render(model, gpus) {
@@ -188,7 +196,10 @@ fn entry(server: &TritonServer, model: &TritonModel) -> Result<ManifestModel, Ve
         }
     };
     let spec = &model.spec;
-    let Some(source) = source(model) else { return Err(problems) };
+    let Some(source) = source(model, observed) else { return Err(problems) };
+    if let Some(problem) = lost_config_map(model, &source, observed, previous) {
+        return Err(vec![problem]);
+    }
     Ok(ManifestModel {
         name: names::wire_name(model).to_owned(),
         resource: model.metadata.name.clone().unwrap_or_default(),
@@ -204,13 +215,18 @@ fn entry(server: &TritonServer, model: &TritonModel) -> Result<ManifestModel, Ve
 }
 
 /// The source of a model that has exactly one.
-fn source(model: &TritonModel) -> Option<ManifestSource> {
+fn source(model: &TritonModel, observed: &Observed) -> Option<ManifestSource> {
     let source = &model.spec.source;
     if let Some(inline) = &source.inline {
         return Some(ManifestSource::Inline { files: inline.files.clone() });
     }
     if let Some(config_map) = &source.config_map {
-        return Some(ManifestSource::ConfigMap { name: config_map.name.clone(), items: config_map.items.clone() });
+        let (name, items) = (config_map.name.clone(), config_map.items.clone());
+        let keys = match observed.config_maps.get(&name) {
+            Some(FoundConfigMap::Small(keys)) => Some(keys.taken_by(&items)),
+            Some(FoundConfigMap::Absent | FoundConfigMap::Large) | None => None,
+        };
+        return Some(ManifestSource::ConfigMap { name, items, keys });
     }
     if let Some(pvc) = &source.pvc {
         let path = pvc.path.clone().unwrap_or_default();
@@ -219,6 +235,26 @@ fn source(model: &TritonModel) -> Option<ManifestSource> {
     let http = source.http.as_ref()?;
     let secret = http.secret_ref.as_ref().map(|secret| secret.name.clone());
     Some(ManifestSource::Http { uri: http.uri.clone(), secret })
+}
+
+/// A ConfigMap that is gone while the manifest still carries it: what it held goes on serving.
+fn lost_config_map(
+    model: &TritonModel,
+    source: &ManifestSource,
+    observed: &Observed,
+    previous: Option<&ManifestModel>,
+) -> Option<Problem> {
+    let ManifestSource::ConfigMap { name, .. } = source else { return None };
+    let is_carried = matches!(previous?.source, ManifestSource::ConfigMap { keys: Some(_), .. });
+    let is_lost = is_carried && observed.config_maps.get(name) == Some(&FoundConfigMap::Absent);
+    is_lost.then(|| Problem {
+        object: names::object(model),
+        reason: Reason::SourceNotFound,
+        path: "spec.source.configMap.name".into(),
+        message: format!(
+            "ConfigMap '{name}' does not exist any more: what it held goes on; make it again or name another"
+        ),
+    })
 }
 
 fn name_conflict(model: &TritonModel, server: &str, owner: &ObjectRef) -> Problem {

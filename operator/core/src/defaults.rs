@@ -113,6 +113,20 @@ pub fn replicas(spec: &TritonServerSpec) -> i32 {
     if spec.suspend == Some(true) { 0 } else { spec.replicas.unwrap_or(1) }
 }
 
+/// Pods that a rollout may have above the replicas, and pods that may be missing meanwhile. An old pod serves until a new one
+/// does, unless each holds what there may be none to spare of: a GPU, or the claim with the model store.
+pub fn pace(spec: &TritonServerSpec) -> (i32, i32) {
+    let rollout = spec.rollout.clone().unwrap_or_default();
+    let store = spec.model_store.as_ref().and_then(|store| store.persistent_volume_claim.as_ref());
+    let limits =
+        spec.resources.iter().filter_map(|resources| resources.limits.as_ref()).flat_map(|limits| limits.keys());
+    let has_device = spec.gpu.is_some() || limits.into_iter().any(|name| name.contains('/'));
+    let can_spare = !has_device && store.is_none();
+    let may_be_missing = rollout.max_unavailable != Some(0);
+    let surge = rollout.max_surge.unwrap_or(i32::from(can_spare || !may_be_missing));
+    (surge, rollout.max_unavailable.unwrap_or(i32::from(surge == 0)))
+}
+
 /// GPU memory that the models of one replica may claim together; `None` where models are not admitted by memory.
 pub fn gpu_memory_budget(gpu: &Gpu) -> Option<ByteCount> {
     let total = gpu.memory_per_replica?;
@@ -151,6 +165,20 @@ mod tests {
         let flags =
             ["--exit-timeout-secs=2", "--metrics-interval-ms=2000", "--log-verbose=1", "--strict-readiness=false"];
         assert_eq!(loud.flags(), flags);
+    }
+
+    #[test]
+    fn an_old_pod_serves_until_a_new_one_does_where_there_is_room_for_both() {
+        use crds::parts::rollout::Rollout;
+        let pace_of = |has_gpu: bool, max_surge, max_unavailable| {
+            let gpu = has_gpu.then(|| Gpu { count: 1, ..Default::default() });
+            let rollout = Some(Rollout { max_surge, max_unavailable, ..Default::default() });
+            pace(&TritonServerSpec { gpu, rollout, ..Default::default() })
+        };
+        assert_eq!([pace_of(false, None, None), pace_of(true, None, None)], [(1, 0), (0, 1)]);
+        assert_eq!([pace_of(false, Some(0), None), pace_of(true, Some(2), None)], [(0, 1), (2, 0)]);
+        assert_eq!([pace_of(false, None, Some(2)), pace_of(true, None, Some(2))], [(1, 2), (0, 2)]);
+        assert_eq!(pace_of(true, None, Some(0)), (1, 0));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What the pods of a server are told to serve: every model with its source, its configuration and the patience it is owed.
 //! It is the sole input of the agent and says the same in the same bytes, whoever wrote it: keys sorted, no time, no chance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::parts::{
     ByteCount, Duration,
     load::Readiness,
     source::{KeyPath, Layout, ModelFormat},
 };
+use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -70,13 +71,17 @@ pub enum ManifestSource {
         /// Content by path below the model's folder; paths are relative and stay inside.
         files: BTreeMap<String, String>,
     },
-    /// A ConfigMap, seen by the agent as a folder with one file per key.
+    /// A ConfigMap.
     ConfigMap {
         /// Its name.
         name: String,
         /// Keys taken and the paths they get; none: every key, under its own name.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         items: Vec<KeyPath>,
+        /// The keys themselves, so that no pod is replaced to mount them. Absent where they would take too much room: the
+        /// agent then sees the ConfigMap as a folder with one file per key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keys: Option<Keys>,
     },
     /// A PersistentVolumeClaim, seen by the agent as a mounted folder.
     Pvc {
@@ -152,6 +157,45 @@ pub enum ManifestError {
     /// Cut off or changed on the way.
     #[error("the manifest does not have the content its hash speaks of: it was cut off or changed by hand")]
     Damaged,
+}
+
+/// Keys of a ConfigMap with what they hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keys {
+    /// Those that hold text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+    /// Those that hold bytes, in base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub binary_data: BTreeMap<String, ByteString>,
+}
+
+impl Keys {
+    /// What a key holds.
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        let text = self.data.get(key).map(String::as_bytes);
+        text.or_else(|| self.binary_data.get(key).map(|bytes| bytes.0.as_slice()))
+    }
+
+    /// Every key, in order.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.data.keys().chain(self.binary_data.keys()).map(String::as_str).collect()
+    }
+
+    /// Bytes it holds.
+    pub fn size(&self) -> usize {
+        self.data.values().map(String::len).chain(self.binary_data.values().map(|bytes| bytes.0.len())).sum()
+    }
+
+    /// Those that `items` take; all of them if there are no items.
+    pub fn taken_by(&self, items: &[KeyPath]) -> Self {
+        let is_taken = |key: &str| items.is_empty() || items.iter().any(|item| item.key == key);
+        let mut taken = self.clone();
+        taken.data.retain(|key, _| is_taken(key));
+        taken.binary_data.retain(|key, _| is_taken(key));
+        taken
+    }
 }
 
 impl Manifest {

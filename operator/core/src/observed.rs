@@ -1,9 +1,14 @@
 //! What was fetched before deciding. Decisions get it handed in, so that the same resources and the same surroundings give
 //! the same answer, whoever asks and how often.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Manifest, build::Pinned};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use crate::{Manifest, build::Pinned, manifest::Keys};
+
+/// Most bytes of a ConfigMap that a manifest carries, which several models share.
+pub const CARRIED_MAX: usize = 256 << 10;
 
 /// What surrounds a server at the moment of deciding.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,8 +19,30 @@ pub struct Observed {
     pub template: Option<Pinned>,
     /// Replicas the Deployment has, where nobody but an autoscaler says how many.
     pub replicas: Option<i32>,
+    /// ConfigMaps that models name. One that is not here was not looked for: the agent finds it by itself.
+    pub config_maps: BTreeMap<String, FoundConfigMap>,
     /// Claims that models name and that do not exist. A pod that mounts one would wait for it for ever.
     pub absent_claims: BTreeSet<String>,
     /// Whether the cluster knows ServiceMonitors.
     pub has_service_monitors: bool,
+}
+
+/// A ConfigMap that was looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundConfigMap {
+    /// It does not exist.
+    Absent,
+    /// The manifest can carry it.
+    Small(Keys),
+    /// Pods have to mount it.
+    Large,
+}
+
+impl FoundConfigMap {
+    /// What a ConfigMap is to a manifest.
+    pub fn of(config_map: ConfigMap) -> Self {
+        let ConfigMap { data, binary_data, .. } = config_map;
+        let keys = Keys { data: data.unwrap_or_default(), binary_data: binary_data.unwrap_or_default() };
+        if keys.size() <= CARRIED_MAX { Self::Small(keys) } else { Self::Large }
+    }
 }

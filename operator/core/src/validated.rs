@@ -13,6 +13,7 @@ use crate::{
     image,
     manifest::ManifestSource,
     names,
+    observed::FoundConfigMap,
 };
 
 /// What the operator itself was configured with.
@@ -151,9 +152,10 @@ fn names_a_service(name: &str) -> bool {
 
 fn mounts(manifest: &Manifest, observed: &Observed) -> Mounts {
     let mut mounts = Mounts::default();
+    let is_absent = |name: &String| observed.config_maps.get(name) == Some(&FoundConfigMap::Absent);
     for model in &manifest.models {
         match &model.source {
-            ManifestSource::ConfigMap { name, .. } => {
+            ManifestSource::ConfigMap { name, keys: None, .. } if !is_absent(name) => {
                 mounts.config_maps.insert(name.clone());
             }
             ManifestSource::Pvc { claim, .. } if !observed.absent_claims.contains(claim) => {
@@ -162,7 +164,10 @@ fn mounts(manifest: &Manifest, observed: &Observed) -> Mounts {
             ManifestSource::Http { secret: Some(secret), .. } => {
                 mounts.secrets.insert(secret.clone());
             }
-            ManifestSource::Pvc { .. } | ManifestSource::Http { secret: None, .. } | ManifestSource::Inline { .. } => {}
+            ManifestSource::ConfigMap { .. }
+            | ManifestSource::Pvc { .. }
+            | ManifestSource::Http { secret: None, .. }
+            | ManifestSource::Inline { .. } => {}
         }
     }
     mounts

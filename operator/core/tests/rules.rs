@@ -21,7 +21,7 @@ fn servers() -> Vec<(Value, bool)> {
         (json!({ "modelStore": { "emptyDir": {}, "persistentVolumeClaim": { "claimName": "c" } } }), false),
         (json!({ "rollout": { "maxSurge": 0 } }), true),
         (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 1 } }), true),
-        (json!({ "rollout": { "maxUnavailable": 0 } }), false),
+        (json!({ "rollout": { "maxUnavailable": 0 } }), true),
         (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 0 } }), false),
     ]
 }

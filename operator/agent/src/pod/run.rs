@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn absent() -> ManifestSource {
-        ManifestSource::ConfigMap { name: "absent".into(), items: Vec::new() }
+        ManifestSource::ConfigMap { name: "absent".into(), items: Vec::new(), keys: None }
     }
 
     /// Puts a manifest where the kubelet would: behind a link that is swapped.

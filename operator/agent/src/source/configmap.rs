@@ -1,27 +1,35 @@
-//! A ConfigMap, mounted as a folder with one file per key. The kubelet replaces all keys at once by swapping a link, so
-//! what is read is always one state of it; [`revision`] tells cheaply whether it is another one.
+//! A ConfigMap: carried by the manifest, or mounted as a folder with one file per key. The kubelet replaces all keys at once by
+//! swapping a link, so what is read is always one state of it; [`revision`] tells cheaply whether it is another one.
 
 use std::path::{Path, PathBuf};
 
 use crds::parts::source::KeyPath;
+use operator_core::manifest::Keys;
 
 use super::{Fetched, Mounts, Progress, folder};
 use crate::{
     state::{Fault, Reason},
-    verify::{self, Files},
+    verify::{self, FileHash, Files},
 };
 
-/// Copies the keys. Errors: there is no such ConfigMap, or no such key in it; a path leads out of the folder.
+/// Where the keys are.
+#[derive(Debug)]
+pub enum Origin<'a> {
+    /// In the manifest.
+    Carried(&'a Keys),
+    /// In a folder, which had this revision.
+    Mounted(PathBuf, String),
+}
+
+/// Copies the keys. Errors: there is no such key in it; a path leads out of the folder; it changed meanwhile.
 pub fn fetch(
-    mounts: &Mounts,
+    origin: &Origin<'_>,
     name: &str,
     items: &[KeyPath],
     into: &Path,
     progress: &Progress,
 ) -> Result<Fetched, Fault> {
-    let mounted = find(mounts, name)?;
-    let before = folder::revision(&mounted)?;
-    let keys = keys(&mounted)?;
+    let keys = origin.keys()?;
     let wanted: Vec<(String, String)> = if items.is_empty() {
         keys.iter().map(|key| (key.clone(), key.clone())).collect()
     } else {
@@ -33,27 +41,56 @@ pub fn fetch(
             return Err(Fault::new(Reason::SourceNotFound, format!("ConfigMap '{name}' has no key '{key}'")));
         }
         let path = verify::clean_path(&path).map_err(|wrong| Fault::new(Reason::InvalidSource, wrong))?;
-        let hash = folder::copy_file(&mounted.join(&key), &into.join(&path), progress)?;
+        let hash = origin.copy(&key, &into.join(&path), progress)?;
         files.insert(path, hash);
     }
     if files.is_empty() {
         return Err(Fault::new(Reason::SourceNotFound, format!("ConfigMap '{name}' has no keys")));
     }
-    if folder::revision(&mounted)? != before {
+    if !origin.is_unchanged()? {
         return Err(Fault::new(Reason::DownloadFailed, format!("ConfigMap '{name}' changed while it was read")));
     }
     Ok(Fetched { hash: verify::hash_of_folder(&files), files, is_bare: false })
 }
 
+impl Origin<'_> {
+    /// The folder a ConfigMap is mounted as. Errors: it is not.
+    pub fn mounted(mounts: &Mounts, name: &str) -> Result<Self, Fault> {
+        let folder = mounts.find(name).ok_or_else(|| {
+            Fault::new(Reason::SourceNotFound, format!("ConfigMap '{name}' is not there: {}", mounts.places(name)))
+        })?;
+        let revision = folder::revision(&folder)?;
+        Ok(Self::Mounted(folder, revision))
+    }
+
+    fn keys(&self) -> Result<Vec<String>, Fault> {
+        match self {
+            Self::Carried(keys) => Ok(keys.names().into_iter().map(str::to_owned).collect()),
+            Self::Mounted(folder, _) => keys(folder),
+        }
+    }
+
+    fn copy(&self, key: &str, to: &Path, progress: &Progress) -> Result<FileHash, Fault> {
+        match self {
+            Self::Carried(keys) => {
+                let mut bytes = keys.get(key).unwrap_or_default();
+                verify::write_file(to, &mut bytes, false, Reason::DownloadFailed, |bytes| progress.add(bytes))
+            }
+            Self::Mounted(folder, _) => folder::copy_file(&folder.join(key), to, progress),
+        }
+    }
+
+    fn is_unchanged(&self) -> Result<bool, Fault> {
+        match self {
+            Self::Carried(_) => Ok(true),
+            Self::Mounted(folder, before) => Ok(folder::revision(folder)? == *before),
+        }
+    }
+}
+
 /// What the ConfigMap is now, as a text that differs when it changes; `None` while it is not there.
 pub fn revision(mounts: &Mounts, name: &str) -> Option<String> {
     mounts.find(name).and_then(|mounted| folder::revision(&mounted).ok())
-}
-
-fn find(mounts: &Mounts, name: &str) -> Result<PathBuf, Fault> {
-    mounts.find(name).ok_or_else(|| {
-        Fault::new(Reason::SourceNotFound, format!("ConfigMap '{name}' is not there: {}", mounts.places(name)))
-    })
 }
 
 /// The keys; names that begin with two dots belong to the kubelet.
@@ -91,6 +128,32 @@ mod tests {
         symlink(format!("..{generation}"), map.join("..data_tmp")).unwrap();
         fs::rename(map.join("..data_tmp"), map.join("..data")).unwrap();
         Mounts { named: BTreeMap::new(), below: vec![root.join("maps")] }
+    }
+
+    fn fetch(
+        mounts: &Mounts,
+        name: &str,
+        items: &[KeyPath],
+        into: &Path,
+        progress: &Progress,
+    ) -> Result<Fetched, Fault> {
+        super::fetch(&Origin::mounted(mounts, name)?, name, items, into, progress)
+    }
+
+    #[test]
+    fn what_the_manifest_carries_becomes_the_same_files() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts = mounted(root.path(), "2026_1", &[("model.onnx", "weights"), ("config.pbtxt", "")]);
+        let progress = Progress::new(Limits::default(), |_| {});
+        let keys: Keys =
+            serde_json::from_str(r#"{"data":{"config.pbtxt":""},"binaryData":{"model.onnx":"d2VpZ2h0cw=="}}"#).unwrap();
+        let carried =
+            |items: &[KeyPath]| super::fetch(&Origin::Carried(&keys), "tiny", items, &root.path().join("b"), &progress);
+        let one = fetch(&mounts, "tiny", &[], &root.path().join("a"), &progress).unwrap();
+        assert_eq!(carried(&[]).unwrap().hash, one.hash);
+        assert_eq!(fs::read(root.path().join("b/model.onnx")).unwrap(), b"weights");
+        let items = [KeyPath { key: "b".into(), path: "b".into() }];
+        assert_eq!(carried(&items).unwrap_err().message, "ConfigMap 'tiny' has no key 'b'");
     }
 
     #[test]

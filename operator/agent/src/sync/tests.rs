@@ -321,7 +321,7 @@ async fn one_broken_source_does_not_hold_up_the_others() {
 
 #[tokio::test]
 async fn a_changed_config_map_is_taken_up_without_a_new_manifest() {
-    let source = ManifestSource::ConfigMap { name: "tiny".into(), items: Vec::new() };
+    let source = ManifestSource::ConfigMap { name: "tiny".into(), items: Vec::new(), keys: None };
     let house = House::new(vec![model("a", source)]).await;
     house.until("missing", |state| reason(&state.models["a"]) == Some(Reason::SourceNotFound)).await;
     let key = house.root.path().join("maps/tiny/model.py");

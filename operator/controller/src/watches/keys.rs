@@ -2,8 +2,8 @@
 //! model named last is remembered.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crds::{TritonModel, TritonServer};
@@ -37,6 +37,18 @@ pub(super) fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
 pub(super) fn home(model: &TritonModel) -> Option<ServerKey> {
     let namespace = model.metadata.namespace.clone()?;
     Some(ServerKey { namespace, name: model.spec.server_ref.name.clone() })
+}
+
+/// The servers of models whose files come from a ConfigMap.
+pub(super) fn fed_by(models: &[Arc<Guarded<TritonModel>>], config_map: &ObjectMeta) -> Vec<ServerKey> {
+    let is_fed = |model: &&TritonModel| {
+        let source = model.spec.source.config_map.as_ref();
+        model.metadata.namespace == config_map.namespace
+            && source.is_some_and(|source| Some(&source.name) == config_map.name.as_ref())
+    };
+    let models = models.iter().filter_map(|model| model.0.as_ref().ok());
+    let keys: BTreeSet<_> = models.filter(is_fed).filter_map(home).collect();
+    keys.into_iter().collect()
 }
 
 /// The server a model names and the one it named before.
@@ -89,6 +101,33 @@ mod tests {
         assert_eq!(names(Change::Is, model("b")), ["a", "b"]);
         assert_eq!(names(Change::IsGone, model("b")), ["b"]);
         assert!(homes.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_config_map_leads_to_the_servers_whose_models_come_from_it() {
+        let model = |name: &str, server: &str, source| -> Arc<Guarded<TritonModel>> {
+            let model = json!({
+                "apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonModel",
+                "metadata": { "name": name, "namespace": "ml", "uid": name },
+                "spec": { "serverRef": { "name": server }, "source": source },
+            });
+            Arc::new(serde_json::from_value(model).unwrap())
+        };
+        let files = |name: &str| json!({ "configMap": { "name": name } });
+        let models = [
+            model("a", "vision", files("files")),
+            model("b", "vision", files("files")),
+            model("c", "speech", files("files")),
+            model("d", "other", files("others")),
+            model("e", "other", json!({})),
+        ];
+        let fed = |name: &str, namespace: &str| -> Vec<String> {
+            let meta = serde_json::from_value(json!({ "name": name, "namespace": namespace })).unwrap();
+            fed_by(&models, &meta).into_iter().map(|key| key.to_string()).collect()
+        };
+        assert_eq!(fed("files", "ml"), ["ml/speech", "ml/vision"]);
+        assert_eq!(fed("files", "elsewhere"), [""; 0]);
+        assert_eq!(fed("vision-models", "ml"), [""; 0]);
     }
 
     #[test]

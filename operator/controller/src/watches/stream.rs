@@ -42,6 +42,22 @@ impl Starter<'_> {
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         K::DynamicType: Eq + Hash + Clone + Send + Sync,
     {
+        self.watch_trimmed(api, config, dynamic_type, |_| {}, keys)
+    }
+
+    /// The same; `trim` takes away what is not worth keeping.
+    pub(super) fn watch_trimmed<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        dynamic_type: K::DynamicType,
+        trim: impl Fn(&mut K) + Send + 'static,
+        keys: impl Fn(&Change, &K) -> Vec<ServerKey> + Send + 'static,
+    ) -> (Store<K>, AbortHandle)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Send + Sync,
+    {
         let kind = K::kind(&dynamic_type).into_owned();
         let writer = Writer::new(dynamic_type);
         let store = writer.as_reader();
@@ -49,7 +65,10 @@ impl Starter<'_> {
         let task = tokio::spawn(async move {
             let events = watcher(api, config)
                 .default_backoff()
-                .modify(|object| object.managed_fields_mut().clear()) // half of what an object weighs, and never read
+                .modify(move |object| {
+                    object.managed_fields_mut().clear(); // half of what an object weighs, and never read
+                    trim(object);
+                })
                 .reflect(writer);
             let mut events = std::pin::pin!(events);
             // what was there before a list, for what the list does not have any more

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{metadata, pinned, pod_template, seconds};
-use crate::{labels, validated::Validated};
+use crate::{defaults, labels, validated::Validated};
 
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -17,6 +17,7 @@ const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The pods of a server.
 pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
+    let (max_surge, max_unavailable) = defaults::pace(&server.server.spec);
     let mut metadata = metadata(server, server.name);
     let template = server.kept_template.clone().unwrap_or_else(|| pod_template::build(server));
     metadata.annotations = Some(pinned::annotations(&server.template_inputs, &template));
@@ -24,10 +25,9 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
         RolloutStrategy::Recreate => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
         RolloutStrategy::RollingUpdate => DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
-            // no surge: there may be no GPU to spare for one more pod
             rolling_update: Some(RollingUpdateDeployment {
-                max_surge: Some(IntOrString::Int(rollout.max_surge.unwrap_or(0))),
-                max_unavailable: Some(IntOrString::Int(rollout.max_unavailable.unwrap_or(1))),
+                max_surge: Some(IntOrString::Int(max_surge)),
+                max_unavailable: Some(IntOrString::Int(max_unavailable)),
             }),
         },
     };

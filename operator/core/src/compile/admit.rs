@@ -4,7 +4,7 @@
 use crds::{TritonServer, parts::ByteCount};
 
 use super::{Candidate, GpuMemory};
-use crate::{ManifestModel, Problem, Reason, canonical, defaults};
+use crate::{ManifestModel, Problem, Reason, canonical, defaults, manifest::ManifestSource};
 
 /// Most bytes the models of a manifest may take as JSON. A ConfigMap holds 1 MiB, of which names and labels take a little.
 pub const MANIFEST_MAX: usize = 1_000_000;
@@ -25,7 +25,7 @@ pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitt
     let mut admitted = Admitted { models: vec![], refused: vec![], gpu_memory: None };
     let mut requested = 0_u64;
     let mut bytes = 0_usize;
-    for Candidate { object, entry, .. } in candidates {
+    for Candidate { object, mut entry, .. } in candidates {
         let wanted = entry.gpu_memory.unwrap_or_default().0;
         let free = budget.map(|budget| budget.0.saturating_sub(requested));
         if let (Some(budget), Some(free)) = (budget, free.filter(|free| wanted > *free)) {
@@ -44,7 +44,10 @@ pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitt
             });
             continue;
         }
-        let size = canonical::to_string(&entry).len() + 1;
+        let mut size = size_of(&entry);
+        if bytes + size > MANIFEST_MAX && put_down_keys(&mut entry) {
+            size = size_of(&entry); // pods mount the ConfigMap instead
+        }
         if bytes + size > MANIFEST_MAX {
             admitted.refused.push(Problem {
                 object,
@@ -64,4 +67,17 @@ pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitt
     }
     admitted.gpu_memory = budget.map(|budget| GpuMemory { budget, requested: ByteCount(requested) });
     admitted
+}
+
+/// Bytes an entry takes, and the comma after it.
+fn size_of(entry: &ManifestModel) -> usize {
+    canonical::to_string(entry).len() + 1
+}
+
+/// Takes what a ConfigMap holds out of the entry. `false` if there was nothing to take.
+fn put_down_keys(entry: &mut ManifestModel) -> bool {
+    match &mut entry.source {
+        ManifestSource::ConfigMap { keys, .. } => keys.take().is_some(),
+        _ => false,
+    }
 }

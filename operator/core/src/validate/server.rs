@@ -29,7 +29,7 @@ fn store(server: &TritonServer, findings: &mut Findings) {
 
 fn rollout(server: &TritonServer, findings: &mut Findings) {
     let Some(rollout) = &server.spec.rollout else { return };
-    if rollout.max_surge.unwrap_or(0) + rollout.max_unavailable.unwrap_or(1) == 0 {
+    if (rollout.max_surge, rollout.max_unavailable) == (Some(0), Some(0)) {
         let message = "maxSurge 0 and maxUnavailable 0 leave a rollout no way to move: raise one of them";
         findings.add(spec("rollout"), message);
     }
