@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import CLUSTER, ECHO, SERVER, kubectl
+from kube import CLUSTER, ECHO, SERVER, kubectl, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -103,7 +103,7 @@ kind: PersistentVolume
 metadata: {{name: {name}}}
 spec:
   capacity: {{storage: 1Gi}}
-  accessModes: [ReadOnlyMany]
+  accessModes: [ReadWriteMany]
   persistentVolumeReclaimPolicy: Retain
   storageClassName: by-hand
   claimRef: {{namespace: {namespace}, name: models}}
@@ -115,28 +115,54 @@ apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: models}
 spec:
-  accessModes: [ReadOnlyMany]
+  accessModes: [ReadWriteMany]
   storageClassName: by-hand
   resources: {requests: {storage: 1Gi}}
 """
 
 
-def test_a_claim_may_come_after_the_model_that_names_it(namespace):
+@pytest.fixture
+def folder(namespace):
+    """A folder that both nodes see, and a volume made of it for a claim `models`."""
     name = f"models-{uuid.uuid4().hex[:8]}"
     folder = Path("/var/tmp") / name
+    folder.mkdir()
+    folder.chmod(0o777)
+    yield folder, VOLUME.format(name=name, namespace=namespace.name, path=folder)
+    kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
+    shutil.rmtree(folder)
+
+
+def test_a_claim_may_come_after_the_model_that_names_it(namespace, folder):
+    folder, volume = folder
     (folder / "echo" / "1").mkdir(parents=True)
     (folder / "echo" / "1" / "about.txt").write_text("from a claim")
-    try:
-        namespace.apply(SERVER, ECHO.replace("name: echo", "name: other"))
-        namespace.wait("tmod/other")
-        namespace.apply(ECHO.replace(INLINE, "source: {pvc: {claimName: models, path: echo}}"))
-        condition = namespace.wait("tmod/echo", status="False", reason="SourceNotFound")
-        assert "models" in condition["message"], condition
-        assert namespace.infer("other") == [1, 2], "a claim that is missing hurts nobody else"
-        kubectl("apply", "-f", "-", stdin=VOLUME.format(name=name, namespace=namespace.name, path=folder))
-        namespace.apply(CLAIM)
-        namespace.wait("tmod/echo", deadline=150)
-        assert namespace.infer() == [1, 2]
-    finally:
-        kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
-        shutil.rmtree(folder)
+    namespace.apply(SERVER, ECHO.replace("name: echo", "name: other"))
+    namespace.wait("tmod/other")
+    namespace.apply(ECHO.replace(INLINE, "source: {pvc: {claimName: models, path: echo}}"))
+    condition = namespace.wait("tmod/echo", status="False", reason="SourceNotFound")
+    assert "models" in condition["message"], condition
+    assert namespace.infer("other") == [1, 2], "a claim that is missing hurts nobody else"
+    kubectl("apply", "-f", "-", stdin=volume)
+    namespace.apply(CLAIM)
+    namespace.wait("tmod/echo", deadline=150)
+    assert namespace.infer() == [1, 2]
+
+
+def test_replicas_keep_their_models_on_one_claim_and_the_next_pods_find_them(namespace, folder, web):
+    folder, volume = folder
+    kubectl("apply", "-f", "-", stdin=volume)
+    two = SERVER.replace("replicas: 1", "replicas: 2") + "  modelStore: {persistentVolumeClaim: {claimName: models}}\n"
+    namespace.apply(CLAIM, two, from_address(f"{web[0]}/model.tar.gz"))
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+    assert namespace.infer() == [1, 2]
+    kept = lambda: sorted(path.relative_to(folder) for path in folder.glob("seat-*/store/*"))
+    before = kept()
+    assert [path.parts[0] for path in before] == ["seat-0", "seat-1"]
+    pods = set(namespace.pods())
+    namespace.kubectl("delete", "pods", "-l", "app.kubernetes.io/instance=vision")
+    until(lambda: not pods & set(namespace.pods()), "other pods")
+    namespace.wait("tsrv/vision", deadline=120)
+    assert namespace.infer() == [1, 2]
+    assert kept() == before

@@ -6,4 +6,5 @@ mod http;
 mod keeper;
 pub(crate) mod launch;
 pub(crate) mod run;
+mod seat;
 mod startup;

@@ -30,6 +30,8 @@ pub const LIVE_PATH: &str = "/v2/health/live";
 pub const MODELS: &str = "/models";
 /// The model repository below it that the server reads.
 pub const REPOSITORY: &str = "/models/repository";
+/// Folder for models on a claim, where there is one; [`REPOSITORY`] leads into it.
+pub const STORE: &str = "/store";
 /// Folder of the manifest; the file in it is [`crate::names::MANIFEST_KEY`].
 pub const MANIFEST: &str = "/manifest";
 /// Folder with one folder per ConfigMap that models come from.

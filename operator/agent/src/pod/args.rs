@@ -28,9 +28,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", default_value = "/manifest/manifest.json")]
     pub(crate) manifest: PathBuf,
 
-    /// Folder for models; the server's repository is DIR/repository
+    /// Folder of the pod for models; the server's repository is DIR/repository
     #[arg(long, value_name = "DIR", default_value = "/models")]
     pub(crate) root: PathBuf,
+
+    /// Folder that outlives the pod and may be shared by replicas: models are kept there, DIR/repository leads to them
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) store: Option<PathBuf>,
 
     /// HTTP address of the server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
@@ -115,7 +119,7 @@ mod tests {
         };
         assert_eq!(args.manifest, PathBuf::from(pod::MANIFEST).join(names::MANIFEST_KEY));
         assert_eq!(args.root.join("repository"), PathBuf::from(pod::REPOSITORY));
-        assert_eq!(args.root, PathBuf::from(pod::MODELS));
+        assert_eq!((args.root, args.store), (PathBuf::from(pod::MODELS), None));
         assert_eq!((args.server.port(), args.listen.port()), (pod::HTTP_PORT, pod::AGENT_PORT));
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));

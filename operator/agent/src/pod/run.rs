@@ -27,6 +27,7 @@ use super::{
     args::RunArgs,
     http::{self, Told},
     keeper,
+    seat::Seat,
     startup::Startup,
 };
 
@@ -74,7 +75,10 @@ async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
 
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut startup = Startup::open(&args.root, &host);
-    let agent = Agent::start(settings(&args), manifests.clone())?;
+    let seat = args.store.as_deref().map(|store| Seat::take(store, &args.root)).transpose()?;
+    let folder = seat.as_ref().map_or(args.root.as_path(), Seat::folder);
+    tracing::info!(folder = %folder.display(), "keeping models");
+    let agent = Agent::start(settings(&args, folder), manifests.clone())?;
     let (mut states, repository) = (agent.state(), agent.repository());
     loop {
         let state = states.borrow_and_update().clone();
@@ -109,9 +113,9 @@ async fn first(path: &Path, told: &watch::Sender<Told>) -> Manifest {
     }
 }
 
-fn settings(args: &RunArgs) -> Settings {
+fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
-    let mut settings = Settings::new(&args.root, args.server);
+    let mut settings = Settings::new(folder, args.server);
     settings.places =
         Places { config_maps: below(&args.config_maps), volumes: below(&args.volumes), secrets: below(&args.secrets) };
     settings
@@ -212,6 +216,7 @@ mod tests {
         let args = RunArgs {
             manifest: manifest.join("manifest.json"),
             root: root.clone(),
+            store: None,
             server: nobody,
             listen: address,
             config_maps: folder.path().to_owned(),

@@ -108,7 +108,7 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
             port("metrics", pod::METRICS_PORT),
         ]),
         resources: resources(server),
-        volume_mounts: Some(volumes::of_server()),
+        volume_mounts: Some(volumes::of_server(server)),
         startup_probe: Some(probes::startup(spec)),
         readiness_probe: Some(probes::readiness(spec)),
         liveness_probe: Some(probes::liveness(spec)),
@@ -118,20 +118,22 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
 }
 
 fn agent(server: &Validated<'_>) -> Container {
+    let mut args = vec![
+        format!("--manifest={}/{}", pod::MANIFEST, names::MANIFEST_KEY),
+        format!("--root={}", pod::MODELS),
+        format!("--server=127.0.0.1:{}", pod::HTTP_PORT),
+        format!("--listen=0.0.0.0:{}", pod::AGENT_PORT),
+        format!("--config-maps={}", pod::CONFIG_MAPS),
+        format!("--volumes={}", pod::CLAIMS),
+        format!("--secrets={}", pod::SECRETS),
+    ];
+    args.extend(volumes::store(server).map(|_| format!("--store={}", pod::STORE)));
     Container {
         name: pod::AGENT_CONTAINER.into(),
         image: Some(server.image.clone()),
         image_pull_policy: Some(pull_policy(server)),
         command: Some(vec!["triton-agent".into(), "run".into()]),
-        args: Some(vec![
-            format!("--manifest={}/{}", pod::MANIFEST, names::MANIFEST_KEY),
-            format!("--root={}", pod::MODELS),
-            format!("--server=127.0.0.1:{}", pod::HTTP_PORT),
-            format!("--listen=0.0.0.0:{}", pod::AGENT_PORT),
-            format!("--config-maps={}", pod::CONFIG_MAPS),
-            format!("--volumes={}", pod::CLAIMS),
-            format!("--secrets={}", pod::SECRETS),
-        ]),
+        args: Some(args),
         ports: Some(vec![port("agent", pod::AGENT_PORT)]),
         // A sidecar: starts before the server, lives beside it, ends after it.
         restart_policy: Some("Always".into()),

@@ -14,6 +14,7 @@ use crate::{defaults, names, pod, validated::Validated};
 
 const MANIFEST: &str = "manifest";
 const MODELS: &str = "models";
+const STORE: &str = "store";
 const SCRATCH: &str = "tmp";
 const SHARED_MEMORY: &str = "shm";
 /// What the kubelet takes as the name of a volume.
@@ -32,7 +33,11 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
             }),
             ..Volume::default()
         },
-        models(server),
+        Volume {
+            name: MODELS.into(),
+            empty_dir: Some(EmptyDirVolumeSource { size_limit: size_limit(server), medium: None }),
+            ..Volume::default()
+        },
         Volume { name: SCRATCH.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
         Volume {
             name: SHARED_MEMORY.into(),
@@ -43,6 +48,11 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
             ..Volume::default()
         },
     ];
+    volumes.extend(store(server).map(|name| Volume {
+        name: STORE.into(),
+        persistent_volume_claim: Some(claim(name)),
+        ..Volume::default()
+    }));
     let mounts = &server.mounts;
     // What does not exist yet must not hold up the pod and the other models: the agent tells of it, and the kubelet
     // brings it when it appears.
@@ -73,13 +83,16 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
 }
 
 /// What the server sees: the repository, which only the agent changes, and scratch space.
-pub(super) fn of_server() -> Vec<VolumeMount> {
-    vec![read_only(MODELS, pod::MODELS), mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")]
+pub(super) fn of_server(server: &Validated<'_>) -> Vec<VolumeMount> {
+    let mut all = vec![read_only(MODELS, pod::MODELS), mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")];
+    all.extend(store(server).map(|_| read_only(STORE, pod::STORE)));
+    all
 }
 
 /// What the agent sees: the manifest, the sources, and the store it fills.
 pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
     let mut all = vec![read_only(MANIFEST, pod::MANIFEST), mount(MODELS, pod::MODELS), mount(SCRATCH, "/tmp")];
+    all.extend(store(server).map(|_| mount(STORE, pod::STORE)));
     let mounts = &server.mounts;
     for (kind, names, folder) in [
         ("configmap", &mounts.config_maps, pod::CONFIG_MAPS),
@@ -91,21 +104,15 @@ pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
     all
 }
 
-fn models(server: &Validated<'_>) -> Volume {
-    let store = server.server.spec.model_store.clone().unwrap_or_default();
-    if let Some(kept) = store.persistent_volume_claim {
-        return Volume {
-            name: MODELS.into(),
-            persistent_volume_claim: Some(claim(&kept.claim_name)),
-            ..Volume::default()
-        };
-    }
-    let size_limit = store.empty_dir.and_then(|store| store.size_limit).map(|limit| Quantity(limit.to_string()));
-    Volume {
-        name: MODELS.into(),
-        empty_dir: Some(EmptyDirVolumeSource { size_limit, medium: None }),
-        ..Volume::default()
-    }
+/// The claim on which models outlive their pods.
+pub(super) fn store<'a>(server: &'a Validated<'_>) -> Option<&'a str> {
+    let store = server.server.spec.model_store.as_ref()?;
+    Some(&store.persistent_volume_claim.as_ref()?.claim_name)
+}
+
+fn size_limit(server: &Validated<'_>) -> Option<Quantity> {
+    let store = server.server.spec.model_store.as_ref()?;
+    store.empty_dir.as_ref()?.size_limit.map(|limit| Quantity(limit.to_string()))
 }
 
 fn claim(name: &str) -> PersistentVolumeClaimVolumeSource {
