@@ -1,6 +1,7 @@
 """Every test gets a namespace of its own with the restricted Pod Security standard; all share one operator, installed from the
 chart at the beginning and uninstalled at the end."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -41,9 +42,11 @@ def chart_flags():
 @pytest.fixture(scope="session", autouse=True)
 def operator(chart_flags):
     """The chart, installed as its README says. The namespace is made with it and keeps the operator restricted, too."""
-    kubectl("create", "namespace", OPERATOR, check=False)
-    kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")
-    helm("upgrade", "--install", OPERATOR, ROOT / "charts" / "triton-operator", *chart_flags, deadline=240)
+    with open(ROOT / "target" / "e2e-operator.lock", "w") as lock:  # one process of several at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kubectl("create", "namespace", OPERATOR, check=False)
+        kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")
+        helm("upgrade", "--install", OPERATOR, ROOT / "charts" / "triton-operator", *chart_flags, deadline=240)
     return Namespace(OPERATOR)
 
 

@@ -160,9 +160,11 @@ def test_replicas_keep_their_models_on_one_claim_and_the_next_pods_find_them(nam
     kept = lambda: sorted(path.relative_to(folder) for path in folder.glob("seat-*/store/*"))
     before = kept()
     assert [path.parts[0] for path in before] == ["seat-0", "seat-1"]
-    pods = set(namespace.pods())
-    namespace.kubectl("delete", "pods", "-l", "app.kubernetes.io/instance=vision")
-    until(lambda: not pods & set(namespace.pods()), "other pods")
-    namespace.wait("tsrv/vision", deadline=120)
+    # all at once: a pod that comes while another still drains takes a seat of its own
+    namespace.patch("tsrv/vision", suspend=True)
+    until(lambda: not namespace.items("pods"), "the pods to go")
+    namespace.patch("tsrv/vision", suspend=None)
+    namespace.wait("tmod/echo", deadline=120)
+    namespace.wait("tsrv/vision")
     assert namespace.infer() == [1, 2]
     assert kept() == before

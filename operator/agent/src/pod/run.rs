@@ -31,7 +31,8 @@ use super::{
     startup::Startup,
 };
 
-/// How often the manifest's file is looked at. A ConfigMap is replaced by swapping a link, which needs no watch to see.
+/// How often the manifest's file is looked at, and the server: it may have been started anew. A ConfigMap is replaced by
+/// swapping a link, which needs no watch to see.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Works until a signal ends it.
@@ -116,6 +117,7 @@ async fn first(path: &Path, told: &watch::Sender<Told>) -> Manifest {
 fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
     let mut settings = Settings::new(folder, args.server);
+    settings.look_again = LOOK;
     settings.places =
         Places { config_maps: below(&args.config_maps), volumes: below(&args.volumes), secrets: below(&args.secrets) };
     settings
