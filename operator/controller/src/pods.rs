@@ -2,10 +2,10 @@
 //! the server's own index where no agent answers. A pod that does not answer is silent, never an error of the look.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -42,10 +42,24 @@ const AT_ONCE: usize = 16;
 /// A state of ten thousand models is a few megabytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 
+/// How long a pod that gets requests may be silent before that is told: one that is busy may miss a question.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How long what a pod said last is remembered.
+const MEMORY: Duration = Duration::from_secs(600);
+
 /// Asks pods.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Poller {
     client: HttpClient<HttpConnector, Empty<Bytes>>,
+    last: Mutex<HashMap<String, Last>>,
+}
+
+/// What a pod said last.
+#[derive(Debug)]
+struct Last {
+    report: Report,
+    at: Instant,
+    silent_since: Option<Instant>,
 }
 
 impl Poller {
@@ -54,7 +68,8 @@ impl Poller {
         connector.set_connect_timeout(Some(PATIENCE));
         connector.set_nodelay(true);
         // pods come and go: no connection is kept
-        Self { client: HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) }
+        let client = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Self { client, last: Mutex::default() }
     }
 
     /// Every pod with what it says of the models of `manifest`, in the order given.
@@ -67,6 +82,10 @@ impl Poller {
         let mut replica = Replica::of(pod);
         if let Some(address) = replica::address(pod).and_then(|ip| ip.parse().ok()) {
             replica.report = self.report(address, has_agent(pod), manifest, metrics).await;
+            if let Some(uid) = &pod.metadata.uid {
+                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                replica.report = heard(&mut last, uid, replica.report, replica.is_ready, Instant::now());
+            }
         }
         replica
     }
@@ -102,6 +121,24 @@ impl Poller {
         let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.ok()?.to_bytes();
         serde_json::from_slice(&body).ok()
     }
+}
+
+/// What counts as said by a pod: what it says, or what it said last if it was silent for a short while and still gets requests.
+fn heard(
+    last: &mut HashMap<String, Last>,
+    uid: &str,
+    report: Option<Report>,
+    is_ready: bool,
+    now: Instant,
+) -> Option<Report> {
+    last.retain(|_, last| now.saturating_duration_since(last.at) < MEMORY);
+    if let Some(report) = report {
+        last.insert(uid.to_owned(), Last { report: report.clone(), at: now, silent_since: None });
+        return Some(report);
+    }
+    let before = last.get_mut(uid).filter(|_| is_ready)?;
+    let since = *before.silent_since.get_or_insert(now);
+    (now.saturating_duration_since(since) < SILENCE).then(|| before.report.clone())
 }
 
 /// Tells pods that have not seen the manifest, or the ConfigMaps that its models come from, of what is new: a changed
@@ -228,6 +265,24 @@ mod tests {
             })
             .into();
         compile(&server.unwrap(), &models, &Observed::default()).manifest
+    }
+
+    #[test]
+    fn a_pod_that_misses_a_question_is_believed_for_a_while() {
+        let mut last = HashMap::new();
+        let begun = Instant::now();
+        let said = |hash: &str| Report { manifest_hash: Some(hash.into()), ..Report::default() };
+        let mut hear =
+            |report, is_ready, second| heard(&mut last, "uid", report, is_ready, begun + Duration::from_secs(second));
+        assert_eq!(hear(None, true, 0), None, "it never said anything");
+        assert_eq!(hear(Some(said("a")), true, 10), Some(said("a")));
+        assert_eq!(hear(None, true, 70), Some(said("a")), "the silence begins when it is first noticed");
+        assert_eq!(hear(None, false, 75), None, "it gets no requests any more");
+        assert_eq!(hear(None, true, 85), Some(said("a")));
+        assert_eq!(hear(None, true, 90), None);
+        assert_eq!(hear(Some(said("b")), true, 95), Some(said("b")));
+        assert_eq!(hear(None, true, 100), Some(said("b")), "a new silence");
+        assert_eq!(hear(None, true, 1000), None, "long forgotten");
     }
 
     #[test]

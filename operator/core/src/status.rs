@@ -57,7 +57,7 @@ pub struct Seen<'a> {
     pub outcome: Outcome<'a>,
     /// The manifest the pods were told before; it stands where the steps did not come to the next one.
     pub manifest_before: Option<&'a Manifest>,
-    /// The Deployment as it was before the steps, for where they did not come to it.
+    /// The Deployment as it was before the steps: for where they did not come to it, and to tell what they changed.
     pub deployment_before: Option<&'a Deployment>,
     /// The pods, sorted by name.
     pub replicas: &'a [Replica],
@@ -106,7 +106,7 @@ struct View<'a> {
 
 /// The statuses of a server and its models.
 pub fn statuses(seen: &Seen<'_>) -> Statuses {
-    let readiness = server::readiness(&seen.outcome, seen.replicas);
+    let readiness = server::readiness(seen);
     let (deployment, manifest, told) = match &seen.outcome {
         Outcome::Applied { resources, .. } => (Some(server::deployment(resources)), &seen.compiled.manifest, true),
         Outcome::Refused(_) | Outcome::Failed { .. } => {

@@ -62,12 +62,21 @@ struct Look {
     deployment: Value,
     replicas: Vec<Replica>,
     before: Option<Statuses>,
+    deployment_before: Option<Deployment>,
     second: u8,
 }
 
 impl Look {
     fn new(replicas: i32, models: Vec<TritonModel>) -> Self {
-        Self { server: server(replicas), models, deployment: json!({}), replicas: vec![], before: None, second: 1 }
+        Self {
+            server: server(replicas),
+            models,
+            deployment: json!({}),
+            replicas: vec![],
+            before: None,
+            deployment_before: None,
+            second: 1,
+        }
     }
 
     fn compiled(&self) -> Compiled {
@@ -103,7 +112,7 @@ impl Look {
             compiled,
             outcome,
             manifest_before: None,
-            deployment_before: None,
+            deployment_before: self.deployment_before.as_ref(),
             replicas: &self.replicas,
             now: &at(self.second),
         })
@@ -163,6 +172,30 @@ fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
     assert_eq!(ready.pace, Pace::Settled);
     assert_eq!(ready.server.observed_generation, Some(3));
     assert!(ready.server.conditions.iter().all(|it| it.observed_generation == Some(3) && !it.message.is_empty()));
+}
+
+#[test]
+fn a_generation_that_is_nothing_of_ours_does_not_make_a_ready_server_unready() {
+    let mut look = Look::new(2, vec![]);
+    look.deployment = all_ready(2);
+    look.before = Some(look.take());
+    assert_eq!(of(&look.before.as_ref().unwrap().server.conditions, "Ready").status, ConditionStatus::True);
+
+    // somebody annotates the Deployment; its controller has not come to it
+    look.deployment["observedGeneration"] = json!(6);
+    let generation = |generation| {
+        let mut deployment = Deployment::default();
+        deployment.metadata.generation = Some(generation);
+        Some(deployment)
+    };
+    look.deployment_before = generation(7);
+    let seen = look.take();
+    assert_eq!(Some(&seen), look.before.as_ref(), "nothing new is said");
+
+    // the same, by a change that was made in this very look
+    look.deployment_before = generation(6);
+    let ready = of(&look.take().server.conditions, "Ready").clone();
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "RollingPods"));
 }
 
 #[test]

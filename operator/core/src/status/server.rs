@@ -2,13 +2,13 @@
 
 use crds::{
     TritonServer, TritonServerStatus,
-    parts::ConditionStatus,
+    parts::{ConditionStatus, condition},
     server::{Endpoints, GpuMemoryStatus, ModelCounts},
 };
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 
 use super::{
-    Outcome, View,
+    Outcome, Seen, View,
     conditions::{Claim, Conditions},
     model,
 };
@@ -23,16 +23,32 @@ pub(super) struct Readiness {
 }
 
 /// Whether the pods are those asked for and serve.
-pub(super) fn readiness(outcome: &Outcome<'_>, replicas: &[Replica]) -> Readiness {
+pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
     let no = |reason: &str, message: String, is_final| Readiness {
         ready: Claim::new(ConditionStatus::False, reason, message),
         is_final,
     };
-    match outcome {
+    match &seen.outcome {
         Outcome::Refused(problems) => no("InvalidSpec", sentences(problems), true),
         Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
-        Outcome::Applied { resources, .. } => of_deployment(&resources.deployment, replicas),
+        Outcome::Applied { resources, .. } => {
+            let deployment = &resources.deployment;
+            let mut counts = Counts::of(deployment);
+            counts.is_current |= is_no_news(seen, deployment);
+            of_deployment(deployment, counts, seen.replicas)
+        }
     }
+}
+
+/// Whether a generation of the Deployment that its controller has not seen is nothing that was asked for here: somebody else's
+/// annotation counts as one, too. Then what was said before still holds until the controller says otherwise.
+fn is_no_news(seen: &Seen<'_>, deployment: &Deployment) -> bool {
+    let is_ours = seen.deployment_before.is_none_or(|it| it.metadata.generation != deployment.metadata.generation);
+    let ready = condition::find(&seen.before.conditions, "Ready");
+    let was_ready = ready.is_some_and(|ready| {
+        ready.status == ConditionStatus::True && ready.observed_generation == seen.server.metadata.generation
+    });
+    was_ready && !is_ours
 }
 
 /// What `Ready` says: how it stands, and what is not quite as asked for.
@@ -48,9 +64,8 @@ fn sentences(problems: &[Problem]) -> String {
     all.join("; ")
 }
 
-fn of_deployment(deployment: &Deployment, replicas: &[Replica]) -> Readiness {
+fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) -> Readiness {
     let wanted = wanted(deployment);
-    let counts = Counts::of(deployment);
     let claim = |status, reason: &str, message: String| Readiness {
         ready: Claim::new(status, reason, message),
         is_final: false,
