@@ -42,7 +42,7 @@ def chart_flags():
 @pytest.fixture(scope="session", autouse=True)
 def operator(chart_flags):
     """The chart, installed as its README says. The namespace is made with it and keeps the operator restricted, too."""
-    with open(ROOT / "target" / "e2e-operator.lock", "w") as lock:  # one process of several at a time
+    with open(ROOT / "e2e" / "cluster" / "suite") as lock:  # one process of several at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         kubectl("create", "namespace", OPERATOR, check=False)
         kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")

@@ -74,6 +74,9 @@ def test_a_killed_server_process_costs_no_more_than_what_it_had_in_hand(serving)
             kill(child(pod, "server"))
     lost_in_hand(result)
     assert serving.lives() == before, "it is started again in its container"
+    serving.kubectl("annotate", "tsrv/vision", "somebody=looks")
+    crashes = lambda: [it for it in serving.items("events.events.k8s.io") if it["reason"] == "ServerCrashed"]
+    until(lambda: len(crashes()) == 2, "an event for each", 90)
     serving.wait("tsrv/vision")
 
 

@@ -19,6 +19,9 @@ pub struct State {
     pub server_is_ready: bool,
     /// Nothing is under way and nothing will be tried again: each model serves what the manifest wants, or has failed for good.
     pub is_settled: bool,
+    /// How often the server crashed and was started again in its container, as far as this agent has seen.
+    #[serde(default)]
+    pub server_crashes: u32,
     /// By name: the models of the manifest, and those on their way out.
     pub models: BTreeMap<String, ModelState>,
 }
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "manifestHash": "sha256:ab", "serverIsLive": true, "serverIsReady": false, "isSettled": false,
+                "manifestHash": "sha256:ab", "serverIsLive": true, "serverIsReady": false, "isSettled": false, "serverCrashes": 0,
                 "models": {
                     "a": { "phase": "Failed", "reason": "LoadFailed", "message": "load failed for model 'a'",
                            "attempts": 2, "willRetry": true, "versions": [1] },

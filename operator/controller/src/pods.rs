@@ -84,6 +84,9 @@ impl Poller {
             replica.report = self.report(address, has_agent(pod), manifest, metrics).await;
             if let Some(uid) = &pod.metadata.uid {
                 let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = last.get(uid).and_then(|last| last.report.crashes);
+                let now = replica.report.as_ref().and_then(|report| report.crashes);
+                replica.crashes = now.zip(seen).map_or(0, |(now, seen)| now.saturating_sub(seen));
                 replica.report = heard(&mut last, uid, replica.report, replica.is_ready, Instant::now());
             }
         }
@@ -108,7 +111,7 @@ impl Poller {
         metrics.polled("index");
         // An agent that is silent may have a newer manifest in work than what its server serves.
         let manifest_hash = has_agent.then(String::new);
-        Some(Report { manifest_hash, models: of_index(&index, manifest) })
+        Some(Report { manifest_hash, crashes: None, models: of_index(&index, manifest) })
     }
 
     async fn state(&self, address: IpAddr) -> Option<State> {
@@ -132,7 +135,9 @@ fn heard(
     now: Instant,
 ) -> Option<Report> {
     last.retain(|_, last| now.saturating_duration_since(last.at) < MEMORY);
-    if let Some(report) = report {
+    if let Some(mut report) = report {
+        // what only the agent counts is not forgotten while the server answers in its place
+        report.crashes = report.crashes.or_else(|| last.get(uid)?.report.crashes);
         last.insert(uid.to_owned(), Last { report: report.clone(), at: now, silent_since: None });
         return Some(report);
     }
@@ -222,7 +227,7 @@ fn of_state(state: State) -> Report {
         };
         (name, report)
     });
-    Report { manifest_hash: Some(state.manifest_hash), models: models.collect() }
+    Report { manifest_hash: Some(state.manifest_hash), crashes: Some(state.server_crashes), models: models.collect() }
 }
 
 /// What a server says of the models of `manifest`, in the words of decisions.

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
+use kube::Resource;
 use operator_core::{
     build, compile, events, names,
     status::{self, Outcome, Pace, Seen, Statuses},
@@ -97,6 +98,8 @@ async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration
         around.observed.manifest.as_ref()
     };
     let replicas = context.poller.ask(&around.pods, told.unwrap_or(&compiled.manifest), &context.metrics).await;
+    let crashes = events::of_replicas(&replicas);
+    context.events.tell(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
     if let Some(manifest) = told {
         pods::hurry(context, key, &around.pods, &replicas, manifest).await;
     }

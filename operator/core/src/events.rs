@@ -5,6 +5,8 @@ use crds::{
     parts::{Condition, ConditionStatus, condition},
 };
 
+use crate::replica::Replica;
+
 /// Something that happened to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -36,6 +38,20 @@ pub fn of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> Vec<Ev
     // the first version to serve is told by Ready
     events.extend(turned(old, new, "Servable", "", "NotServable"));
     events
+}
+
+/// What happened to the pods of a server since the last look, beyond what the kubelet tells.
+pub fn of_replicas(replicas: &[Replica]) -> Vec<Event> {
+    let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
+    let event = |replica: &Replica| Event {
+        is_warning: true,
+        reason: "ServerCrashed".into(),
+        note: format!(
+            "{}: the server crashed and was started again at once; its log tells by which signal",
+            replica.name
+        ),
+    };
+    crashed.map(event).collect()
 }
 
 fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_notes: bool) -> Option<Event> {
@@ -97,6 +113,14 @@ mod tests {
             .map(|event| format!("{} {}", if event.is_warning { "Warning" } else { "Normal" }, event.reason))
             .collect();
         assert_eq!(told, expect);
+    }
+
+    #[test]
+    fn crashes_are_told_of_the_pod_that_had_them() {
+        let replica = |name: &str, crashes| Replica { name: name.into(), crashes, ..Replica::default() };
+        let told = of_replicas(&[replica("a", 0), replica("b", 2)]);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].is_warning && told[0].note.starts_with("b: the server crashed"), "{told:?}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Replica {
     pub trouble: Option<Trouble>,
     /// What it says of its models; none if it could not be asked.
     pub report: Option<Report>,
+    /// Crashes of its server since the last look that its launcher has mended by itself: the kubelet does not tell of those.
+    pub crashes: u32,
 }
 
 /// What keeps a pod from running.
@@ -34,6 +36,8 @@ pub struct Trouble {
 pub struct Report {
     /// Hash of the manifest it follows; none without an agent.
     pub manifest_hash: Option<String>,
+    /// Crashes of its server that its agent has seen; none if that did not answer.
+    pub crashes: Option<u32>,
     /// By the name clients know.
     pub models: BTreeMap<String, ModelReport>,
 }
@@ -85,6 +89,7 @@ impl Replica {
             is_leaving: is_leaving(pod),
             trouble: trouble(pod),
             report: None,
+            crashes: 0,
         }
     }
 }

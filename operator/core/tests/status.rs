@@ -133,6 +133,7 @@ fn replica(at: usize, hash: Option<&str>, models: &[TritonModel], phase: &Phase,
         is_ready: true,
         report: Some(Report {
             manifest_hash: hash.map(str::to_owned),
+            crashes: None,
             models: models.iter().map(|model| (model.metadata.name.clone().unwrap(), report.clone())).collect(),
         }),
         ..Replica::default()

@@ -1,9 +1,10 @@
 //! Keeps the server's sockets while its container is replaced: between two of them callers wait in line, nobody is turned
-//! away. The launcher hands them over when it has opened them, and takes them back when it starts anew. Whoever of the two is
-//! replaced gets them from the other; where they are all along, only the kernel knows.
+//! away. The launcher hands them over when it has opened them, and takes them back when it starts anew: whoever of the two is
+//! replaced gets them from the other.
 //!
 //! What is said, over a Unix stream: the keeper begins with one byte, `KEPT` with the sockets or `NONE`; the launcher answers
-//! with `KEPT` and the sockets it uses, and with `LEAVING` before it ends on purpose. One that ends without a word crashed.
+//! with `KEPT` and the sockets it uses, with `CRASHED` for each server process that did, and with `LEAVING` before it ends on
+//! purpose. One that ends without a word crashed itself.
 
 use std::{
     convert::Infallible,
@@ -25,6 +26,7 @@ use rustix::{
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
+    sync::watch,
     time::Instant,
 };
 
@@ -32,6 +34,8 @@ use tokio::{
 const KEPT: u8 = b'k';
 /// There are none.
 const NONE: u8 = b'n';
+/// The server crashed, and another one was started in its place.
+const CRASHED: u8 = b'c';
 /// The launcher ends on purpose.
 const LEAVING: u8 = b'l';
 
@@ -53,8 +57,8 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Keeps sockets for the launchers that come, one after the other.
-pub(super) async fn keep(listener: UnixListener) {
+/// Keeps sockets for the launchers that come, one after the other, and counts the crashes they tell of.
+pub(super) async fn keep(listener: UnixListener, crashes: watch::Sender<u32>) {
     let mut kept: Option<(Vec<OwnedFd>, Instant)> = None;
     loop {
         let until = kept.as_ref().map(|(_, until)| *until);
@@ -74,7 +78,7 @@ pub(super) async fn keep(listener: UnixListener) {
                 continue;
             }
         };
-        kept = match attend(&launcher, kept.map(|(kept, _)| kept)).await {
+        kept = match attend(&launcher, kept.map(|(kept, _)| kept), &crashes).await {
             Ok(kept) => kept.map(|kept| (kept, Instant::now() + PATIENCE)),
             Err(error) => {
                 tracing::warn!(%error, "the launcher cannot be understood");
@@ -85,7 +89,11 @@ pub(super) async fn keep(listener: UnixListener) {
 }
 
 /// Serves one launcher to its end. Returns what is to be kept for the next.
-async fn attend(launcher: &UnixStream, before: Option<Vec<OwnedFd>>) -> io::Result<Option<Vec<OwnedFd>>> {
+async fn attend(
+    launcher: &UnixStream,
+    before: Option<Vec<OwnedFd>>,
+    crashes: &watch::Sender<u32>,
+) -> io::Result<Option<Vec<OwnedFd>>> {
     match before {
         Some(kept) => {
             tracing::info!("the server takes its sockets back");
@@ -97,6 +105,7 @@ async fn attend(launcher: &UnixStream, before: Option<Vec<OwnedFd>>) -> io::Resu
     loop {
         match receive(launcher).await? {
             Some((KEPT, sockets)) if !sockets.is_empty() => kept = Some(sockets),
+            Some((CRASHED, _)) => crashes.send_modify(|count| *count = count.saturating_add(1)),
             Some((LEAVING, _)) => return Ok(None),
             Some((other, _)) => return Err(io::Error::other(format!("it said {other}"))),
             None => return Ok(kept),
@@ -115,13 +124,31 @@ pub(super) async fn ask(path: &Path) -> Option<(UnixStream, Vec<OwnedFd>)> {
     }
 }
 
-/// Sees to it that the keeper has the sockets, whenever it is there; `keeper` is the connection so far. Never returns.
-pub(super) async fn hand_over(path: &Path, mut keeper: Option<UnixStream>, sockets: &[OwnedFd]) -> Infallible {
+/// Sees to it that the keeper has the sockets, whenever it is there, and tells it of crashes, which `crashes` counts; `keeper` is
+/// the connection so far. Never returns.
+pub(super) async fn hand_over(
+    path: &Path,
+    mut keeper: Option<UnixStream>,
+    sockets: &[OwnedFd],
+    mut crashes: watch::Receiver<u32>,
+) -> Infallible {
+    let mut told = 0;
     loop {
         if let Some(keeper) = &keeper
             && send(keeper, KEPT, sockets).await.is_ok()
         {
-            let _ = receive(keeper).await; // it says nothing more: this is its end
+            // the keeper says nothing more: what can be heard of it is its end
+            let tell = async {
+                while crashes.wait_for(|count| *count > told).await.is_ok() && send(keeper, CRASHED, &[]).await.is_ok()
+                {
+                    told += 1;
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                _ = receive(keeper) => {}
+                () = tell => {}
+            }
         }
         tokio::time::sleep(AGAIN).await;
         keeper = ask(path).await.map(|(keeper, _)| keeper);
@@ -183,13 +210,16 @@ mod tests {
     struct House {
         folder: tempfile::TempDir,
         keeper: JoinHandle<()>,
+        /// As the launcher counts them, and as the keeper does.
+        crashes: [watch::Sender<u32>; 2],
     }
 
     impl House {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let keeper = start(&folder.path().join("sock"));
-            Self { folder, keeper }
+            let crashes = [watch::Sender::new(0), watch::Sender::new(0)];
+            let keeper = start(&folder.path().join("sock"), &crashes[1]);
+            Self { folder, keeper, crashes }
         }
 
         fn path(&self) -> std::path::PathBuf {
@@ -202,7 +232,9 @@ mod tests {
             let address = socket.local_addr().unwrap();
             let (path, (connection, kept)) = (self.path(), ask(&self.path()).await.unwrap());
             assert!(kept.is_empty());
-            let launcher = tokio::spawn(async move { hand_over(&path, Some(connection), &[socket.into()]).await });
+            let crashes = self.crashes[0].subscribe();
+            let launcher =
+                tokio::spawn(async move { hand_over(&path, Some(connection), &[socket.into()], crashes).await });
             (launcher, address)
         }
 
@@ -212,8 +244,8 @@ mod tests {
         }
     }
 
-    fn start(path: &Path) -> JoinHandle<()> {
-        tokio::spawn(keep(listen(path).unwrap()))
+    fn start(path: &Path, crashes: &watch::Sender<u32>) -> JoinHandle<()> {
+        tokio::spawn(keep(listen(path).unwrap(), crashes.clone()))
     }
 
     async fn end<T>(task: JoinHandle<T>) {
@@ -265,7 +297,7 @@ mod tests {
         let (launcher, address) = house.launcher().await;
         settle().await;
         end(std::mem::replace(&mut house.keeper, tokio::spawn(async {}))).await;
-        house.keeper = start(&house.path());
+        house.keeper = start(&house.path(), &house.crashes[1]);
         // the launcher tries again after a while
         tokio::time::sleep(AGAIN * 2).await;
         settle().await;
@@ -273,6 +305,22 @@ mod tests {
         let kept = house.next().await;
         assert_eq!(kept.len(), 1);
         TcpStream::connect(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn crashes_are_counted_even_those_that_nobody_was_there_to_hear_of() {
+        let mut house = House::new();
+        let (_launcher, _) = house.launcher().await;
+        settle().await;
+        house.crashes[0].send_replace(2);
+        settle().await;
+        assert_eq!(*house.crashes[1].borrow(), 2);
+        end(std::mem::replace(&mut house.keeper, tokio::spawn(async {}))).await;
+        house.crashes[0].send_replace(3);
+        house.keeper = start(&house.path(), &house.crashes[1]);
+        tokio::time::sleep(AGAIN * 2).await;
+        settle().await;
+        assert_eq!(*house.crashes[1].borrow(), 3);
     }
 
     #[tokio::test]

@@ -18,7 +18,10 @@ use std::{
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use self::{restarts::Restarts, sockets::Sockets};
 use super::{args::LaunchArgs, keeper, startup};
@@ -50,9 +53,10 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
             keeper::ask(&args.keeper).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
         let is_replacement = !kept.is_empty();
         let sockets = Sockets::new(kept, &args.addresses())?;
+        let crashes = watch::Sender::new(0);
         let end = tokio::select! {
-            end = run(args, &sockets, is_replacement) => end?,
-            never = keeper::hand_over(&args.keeper, keeper, sockets.all()) => match never {},
+            end = run(args, &sockets, is_replacement, &crashes) => end?,
+            never = keeper::hand_over(&args.keeper, keeper, sockets.all(), crashes.subscribe()) => match never {},
         };
         match end {
             End::Ended(code) => {
@@ -65,8 +69,13 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
-/// Runs one server process after the other.
-async fn run(args: &LaunchArgs, sockets: &Sockets, is_replacement: bool) -> anyhow::Result<End> {
+/// Runs one server process after the other, and counts those that crashed.
+async fn run(
+    args: &LaunchArgs,
+    sockets: &Sockets,
+    is_replacement: bool,
+    crashes: &watch::Sender<u32>,
+) -> anyhow::Result<End> {
     let mut children = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -95,6 +104,7 @@ async fn run(args: &LaunchArgs, sockets: &Sockets, is_replacement: bool) -> anyh
             return Ok(End::Crashed(number));
         }
         tracing::error!(signal = number, "the server was ended by a signal and is started again");
+        crashes.send_modify(|count| *count += 1);
         are_callers_in_line = true;
     }
 }

@@ -47,13 +47,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener =
             TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
+        let (crashes, counted) = watch::channel(0);
         match keeper::listen(&args.keeper) {
-            Ok(listener) => drop(tokio::spawn(keeper::keep(listener))),
+            Ok(listener) => drop(tokio::spawn(keeper::keep(listener, crashes.clone()))),
             // the server keeps its sockets itself; they are lost with its container
             Err(error) => tracing::warn!(path = %args.keeper.display(), %error, "cannot keep the server's sockets"),
         }
         tokio::select! {
-            result = work(args, listener) => result,
+            result = work(args, listener, counted) => result,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
@@ -64,7 +65,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Does everything; returns only when something cannot go on.
-async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
+async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver<u32>) -> anyhow::Result<()> {
     let blind = || "no manifest has been read yet".to_owned();
     let (told, seen) = watch::channel(Told { state: Err(blind()), missing: Err(blind()) });
     tokio::spawn(http::serve(listener, seen));
@@ -82,7 +83,8 @@ async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
     let agent = Agent::start(settings(&args, folder), manifests.clone())?;
     let (mut states, repository) = (agent.state(), agent.repository());
     loop {
-        let state = states.borrow_and_update().clone();
+        let mut state = states.borrow_and_update().clone();
+        state.server_crashes = *crashes.borrow_and_update();
         let required = required(&manifests.borrow_and_update());
         let missing = startup
             .follow(&required, &agent.confirmed(), |name| repository.join(name).is_dir())
@@ -91,6 +93,7 @@ async fn work(args: RunArgs, listener: TcpListener) -> anyhow::Result<()> {
         tokio::select! {
             changed = states.changed() => changed.context("the agent's work broke off")?,
             changed = manifests.changed() => changed.context("the manifest is no longer followed")?,
+            changed = crashes.changed() => changed.context("crashes are no longer counted")?,
         }
     }
 }
@@ -227,7 +230,8 @@ mod tests {
             keeper: folder.path().join("keeper.sock"),
             log: "off".into(),
         };
-        let working = tokio::spawn(work(args, listener));
+        let (crashes, counted) = watch::channel(0);
+        let working = tokio::spawn(work(args, listener, counted));
         until(address, "/staged", "cannot read").await;
 
         let lost = |readiness| model("lost", readiness, absent());
@@ -240,6 +244,8 @@ mod tests {
         until(address, "/staged", "HTTP/1.1 200").await;
         assert_eq!(super::super::startup::noted(&root).unwrap(), BTreeSet::from(["good".to_owned()]));
         assert!(root.join("repository/good/1/model.py").is_file());
+        crashes.send_replace(2);
+        until(address, "/state", r#""serverCrashes":2"#).await;
         working.abort();
     }
 }

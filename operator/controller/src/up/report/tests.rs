@@ -20,6 +20,7 @@ fn view(models: &[(&str, Phase)]) -> View {
             server_is_live: true,
             server_is_ready: true,
             is_settled: false,
+            server_crashes: 0,
             models: models.iter().map(model).collect(),
         },
         manifest_hash: "h".into(),
