@@ -33,15 +33,15 @@ const NAME: &CStr = c"triton-launch";
 /// liveness probe, and more than most models take.
 const HOLD_SECONDS: u32 = 5;
 
-/// Why the launcher ends.
+/// Why the launcher ends, and its exit code: the server's, or 128 and the signal that ended it.
 enum End {
-    /// The server did, with that code.
-    Ended(i32),
-    /// The server was ended by that signal, and the kubelet shall start the next one.
+    /// The server was told to end, or did so well: nobody is to wait for the next one.
+    OnPurpose(i32),
+    /// Nobody wanted that, and the kubelet shall start the next one.
     Crashed(i32),
 }
 
-/// Runs the server until it has ended for good. The exit code is the server's, or 128 and the signal that ended it.
+/// Runs the server until it has ended for good.
 ///
 /// Errors: a port is taken, the agent has noted no models yet, or there is no such program.
 pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
@@ -59,11 +59,11 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
             never = keeper::hand_over(&args.keeper, keeper, sockets.all(), crashes.subscribe()) => match never {},
         };
         match end {
-            End::Ended(code) => {
+            End::OnPurpose(code) => {
                 keeper::leave(&args.keeper).await;
                 anyhow::Ok(code)
             }
-            End::Crashed(signal) => Ok(128 + signal),
+            End::Crashed(code) => Ok(code),
         }
     })?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
@@ -95,15 +95,16 @@ async fn run(
             is_ending = true;
             let _ = kill_process(server, number); // it may have ended just now
         };
-        let Some(number) = end.terminating_signal() else { return Ok(End::Ended(end.exit_status().unwrap_or(1))) };
-        if is_ending {
-            return Ok(End::Ended(128 + number));
+        let signal = end.terminating_signal();
+        let code = end.exit_status().unwrap_or(128 + signal.unwrap_or(0));
+        if is_ending || code == 0 {
+            return Ok(End::OnPurpose(code));
         }
-        if !restarts.allows_another(Instant::now()) {
-            tracing::error!(signal = number, "the server was ended by a signal; its container ends with it");
-            return Ok(End::Crashed(number));
+        if signal.is_none() || !restarts.allows_another(Instant::now()) {
+            tracing::error!(code, signal, "the server did not end well; its container ends with it");
+            return Ok(End::Crashed(code));
         }
-        tracing::error!(signal = number, "the server was ended by a signal and is started again");
+        tracing::error!(signal, "the server was ended by a signal and is started again");
         crashes.send_modify(|count| *count += 1);
         are_callers_in_line = true;
     }
