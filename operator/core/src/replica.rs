@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::SignedDuration,
+};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,8 +16,12 @@ pub struct Replica {
     pub name: String,
     /// It gets requests.
     pub is_ready: bool,
+    /// Since when, in whole seconds.
+    pub ready_since: Option<Time>,
     /// It is on its way out.
     pub is_leaving: bool,
+    /// Since when, in whole seconds.
+    pub leaving_since: Option<Time>,
     /// What keeps it from running, if something does.
     pub trouble: Option<Trouble>,
     /// What it says of its models; none if it could not be asked.
@@ -83,15 +91,37 @@ impl Replica {
     pub fn of(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let conditions = status.conditions.as_deref().unwrap_or_default();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True");
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
-            is_ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            is_ready: ready.is_some(),
+            ready_since: ready.and_then(|condition| condition.last_transition_time.clone()),
             is_leaving: is_leaving(pod),
+            leaving_since: leaving_since(pod),
             trouble: trouble(pod),
             report: None,
             crashes: 0,
         }
     }
+}
+
+impl Replica {
+    /// Whether it was so short a while ago that it began or ceased to get requests that not everybody who sends them knows.
+    pub fn is_news(&self, now: &Time) -> bool {
+        let since = if self.is_leaving { &self.leaving_since } else { &self.ready_since };
+        let is_young = |since: &Time| now.0.duration_since(since.0) < NEWS;
+        since.as_ref().is_some_and(is_young)
+    }
+}
+
+/// How long it takes until every node has learned where a Service leads; whole seconds, so up to one less.
+const NEWS: SignedDuration = SignedDuration::from_secs(2);
+
+/// When `pod` was told to end: its deletion is due once its grace is over.
+fn leaving_since(pod: &Pod) -> Option<Time> {
+    let due = pod.metadata.deletion_timestamp.as_ref()?;
+    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    due.0.checked_sub(grace).ok().map(Time)
 }
 
 /// Whether `pod` is on its way out or has ended.

@@ -143,7 +143,8 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
-    let pace = if seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {
+    let is_busy = |replica: &Replica| is_busy(replica, &manifest.hash) || replica.is_news(seen.now);
+    let pace = if seen.replicas.iter().any(is_busy) {
         Pace::Busy
     } else if is_settled {
         Pace::Settled

@@ -176,6 +176,45 @@ fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
 }
 
 #[test]
+fn a_model_is_ready_once_the_nodes_know_where_to_send_requests() {
+    let mut look = Look::new(1, vec![model("echo", json!({}))]);
+    look.deployment = all_ready(1);
+    let mut look = look.saying(1, &Phase::Ready, &[1]);
+    let mut ready = |second, ready_since: Option<u8>, gone_since: Option<u8>| {
+        look.second = second;
+        look.replicas[0].ready_since = ready_since.map(at);
+        look.replicas.truncate(1);
+        look.replicas.extend(gone_since.map(|second| Replica {
+            name: "vision-old".into(),
+            is_leaving: true,
+            leaving_since: Some(at(second)),
+            ..Replica::default()
+        }));
+        let statuses = look.take();
+        let ready = of(&statuses.models[0].1.conditions, "Ready").clone();
+        look.before = Some(statuses.clone());
+        (ready.status == ConditionStatus::True, statuses.pace)
+    };
+    assert_eq!(ready(10, Some(9), None), (false, Pace::Busy));
+    assert_eq!(ready(11, Some(9), None), (true, Pace::Settled));
+    // what is ready stays so while pods come and go
+    assert!(ready(20, Some(9), Some(19)).0);
+    look.before = None;
+    let mut ready = |gone_since| {
+        look.second = 30;
+        look.replicas.truncate(1);
+        look.replicas.push(Replica { is_leaving: true, leaving_since: Some(at(gone_since)), ..Replica::default() });
+        of(&look.take().models[0].1.conditions, "Ready").status
+    };
+    assert_eq!(
+        ready(29),
+        ConditionStatus::False,
+        "an old pod may still be sent requests that only the new one can answer"
+    );
+    assert_eq!(ready(28), ConditionStatus::True);
+}
+
+#[test]
 fn a_generation_that_is_nothing_of_ours_does_not_make_a_ready_server_unready() {
     let mut look = Look::new(2, vec![]);
     look.deployment = all_ready(2);

@@ -14,6 +14,9 @@ use crate::{defaults, labels, validated::Validated};
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
 
+/// How long a pod is ready before it counts, and before an old one goes for it: until every node sends requests to it.
+const MIN_READY_SECONDS: i32 = 2;
+
 /// The pods of a server.
 pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
@@ -38,6 +41,7 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
             replicas: server.replicas,
             selector: LabelSelector { match_labels: Some(labels::selector(server.name)), ..LabelSelector::default() },
             strategy: Some(strategy),
+            min_ready_seconds: Some(MIN_READY_SECONDS),
             progress_deadline_seconds: Some(i32::try_from(seconds(deadline).max(1)).unwrap_or(i32::MAX)),
             template,
             ..DeploymentSpec::default()

@@ -84,7 +84,7 @@ pub(super) fn of(
 
     let counts = count(&standings, view.desired);
     let versions = served_versions(reports.iter().filter_map(|(_, report)| *report));
-    let ready = ready(compiled, &standings, &counts, view);
+    let ready = ready(compiled, &standings, &counts, was_loaded, view);
     let is_final = is_final(compiled, &standings);
     let failures = failures(&standings);
     let does_serve = |report: &ModelReport| !report.versions.is_empty();
@@ -174,6 +174,7 @@ fn ready(
     compiled: &CompiledModel,
     standings: &[(&Replica, Standing<'_>)],
     counts: &ReplicaCounts,
+    was_loaded: bool,
     view: &View<'_>,
 ) -> Claim {
     use ConditionStatus::{False, True};
@@ -194,7 +195,13 @@ fn ready(
     }
     let served = format!("{} of {} replicas serve it", counts.loaded, counts.desired);
     if counts.desired > 0 && counts.loaded >= counts.desired {
-        return Claim::new(True, Reason::Loaded.to_string(), served);
+        // whoever is told that it is ready sends a request at once, through a Service that may lead nowhere yet
+        let is_known = was_loaded || !view.replicas.iter().any(|replica| replica.is_news(view.now));
+        if is_known {
+            return Claim::new(True, Reason::Loaded.to_string(), served);
+        }
+        let message = format!("{served}, and the nodes are about to learn of it");
+        return Claim::new(False, Reason::ServerNotReady.to_string(), message);
     }
     if let Some(why) = &view.refusal {
         return Claim::new(False, Reason::ServerNotReady.to_string(), format!("TritonServer {}: {why}", view.name));
