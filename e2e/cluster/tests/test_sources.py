@@ -90,9 +90,9 @@ def test_a_secret_opens_a_source_and_is_told_when_it_is_missing(namespace, web):
     namespace.apply(SERVER, from_address(f"{web[0]}/private.tar.gz", ", secretRef: {name: token}"))
     condition = namespace.wait("tmod/echo", status="False", reason="CredentialsMissing")
     assert "token" in condition["message"]
+    # all attempts are used up: that it is there now is reason enough for another
+    namespace.wait("tmod/echo", "Stalled")
     namespace.kubectl("create", "secret", "generic", "token", f"--from-literal=token={TOKEN}")
-    # the kubelet brings it within its period; a change of the model ends the pause between attempts
-    namespace.patch("tmod/echo", priority=1)
     namespace.wait("tmod/echo", deadline=180)
     assert TOKEN not in namespace.kubectl("get", "all,configmaps,tsrv,tmod", "-o", "yaml")
 

@@ -165,13 +165,25 @@ pub fn key(model: &ManifestModel, places: &Places) -> String {
     let entry = model.content_hash();
     match &model.source {
         ManifestSource::ConfigMap { name, keys: None, .. } => {
-            let revision = configmap::revision(&places.config_maps, name);
+            let revision = places.config_maps.revision(name);
             format!("{entry}:{}", revision.as_deref().unwrap_or("absent"))
         }
         ManifestSource::ConfigMap { .. }
         | ManifestSource::Inline { .. }
         | ManifestSource::Pvc { .. }
         | ManifestSource::Http { .. } => entry,
+    }
+}
+
+/// What the source is opened with, as a text that differs when it changes. Content that was fetched stays good without it; what could
+/// not be fetched may be had with other credentials.
+pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
+    match &model.source {
+        ManifestSource::Http { secret: Some(name), .. } => places.secrets.revision(name),
+        ManifestSource::Http { secret: None, .. }
+        | ManifestSource::ConfigMap { .. }
+        | ManifestSource::Inline { .. }
+        | ManifestSource::Pvc { .. } => None,
     }
 }
 
@@ -189,6 +201,11 @@ impl Mounts {
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         let named = self.named.get(name).cloned().into_iter();
         named.chain(self.below.iter().map(|parent| parent.join(name))).find(|path| path.is_dir())
+    }
+
+    /// What the folder of that name is now, as a text that differs when it changes; `None` while it is not there.
+    pub fn revision(&self, name: &str) -> Option<String> {
+        self.find(name).and_then(|mounted| folder::revision(&mounted).ok())
     }
 
     /// The places where `name` would be looked for, as a sentence tells them.

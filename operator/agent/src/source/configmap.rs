@@ -88,11 +88,6 @@ impl Origin<'_> {
     }
 }
 
-/// What the ConfigMap is now, as a text that differs when it changes; `None` while it is not there.
-pub fn revision(mounts: &Mounts, name: &str) -> Option<String> {
-    mounts.find(name).and_then(|mounted| folder::revision(&mounted).ok())
-}
-
 /// The keys; names that begin with two dots belong to the kubelet.
 fn keys(mounted: &Path) -> Result<Vec<String>, Fault> {
     let unreadable = |error| Fault::new(Reason::DownloadFailed, format!("cannot read {}: {error}", mounted.display()));
@@ -191,10 +186,10 @@ mod tests {
     fn a_replaced_map_has_another_revision() {
         let root = tempfile::tempdir().unwrap();
         let mounts = mounted(root.path(), "2026_1", &[("a", "x")]);
-        let first = revision(&mounts, "tiny").unwrap();
-        assert_eq!(revision(&mounts, "tiny").unwrap(), first);
+        let first = mounts.revision("tiny").unwrap();
+        assert_eq!(mounts.revision("tiny").unwrap(), first);
         mounted(root.path(), "2026_2", &[("a", "y")]);
-        assert_ne!(revision(&mounts, "tiny").unwrap(), first);
-        assert_eq!(revision(&mounts, "none"), None);
+        assert_ne!(mounts.revision("tiny").unwrap(), first);
+        assert_eq!(mounts.revision("none"), None);
     }
 }

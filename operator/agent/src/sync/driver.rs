@@ -124,6 +124,7 @@ impl Driver {
                 ..Memory::default()
             });
             memory.turn_to(source::key(model, &self.settings.places));
+            memory.open_with(source::credentials(model, &self.settings.places));
         }
         self.models.retain(|name, memory| {
             let stays = manifest.model(name).is_some() || memory.loading.is_some();

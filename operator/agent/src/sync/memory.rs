@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct Memory {
     /// The entry of the manifest and the state of its source that all of this is about.
     pub(super) key: String,
+    /// What the source was last to be opened with.
+    pub(super) credentials: Option<String>,
     /// The source was looked at since the process began, so what is staged for the key is still what lies there.
     pub(super) is_checked: bool,
     /// Failed fetches for the key.
@@ -47,6 +49,14 @@ impl Memory {
         self.key = key;
         self.fetches = None;
         self.loads.clear();
+    }
+
+    /// Other credentials than before: what failed with those gets new chances with these.
+    pub(super) fn open_with(&mut self, credentials: Option<String>) {
+        if self.credentials != credentials {
+            self.credentials = credentials;
+            self.fetches = None;
+        }
     }
 
     /// Why the content the manifest wants does not serve, if an attempt has failed.

@@ -87,6 +87,10 @@ impl StandIn {
                     _ => (400, serde_json::json!({"error": format!("'{name}' has no folder")}).to_string()),
                 }
             }
+            ["files", "private", _] => match request.headers().get("authorization") {
+                Some(value) if value == "Bearer right" => (200, "print('private')".to_owned()),
+                _ => (401, String::new()),
+            },
             _ => (404, String::new()),
         };
         Response::builder().status(status).body(Full::from(body)).unwrap()
@@ -126,6 +130,7 @@ impl House {
         settings.grace = Duration::ZERO;
         settings.places.config_maps.below = vec![self.root.path().join("maps")];
         settings.places.volumes.below = vec![self.root.path().join("volumes")];
+        settings.places.secrets.below = vec![self.root.path().join("secrets")];
         let agent = Agent::start(settings, self.manifests.subscribe()).unwrap();
         *self.server.repository.lock().unwrap() = agent.repository();
         self.agent = Some(agent);
@@ -332,6 +337,28 @@ async fn a_changed_config_map_is_taken_up_without_a_new_manifest() {
     let state = house.until("replaced", |state| state.is_ready() && state.models["a"].serving != first).await;
     assert_eq!(house.server.loaded("a").as_deref(), Some("two, and longer"));
     assert_eq!(state.models.len(), 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_comes_or_changes_after_all_attempts_gives_new_ones() {
+    let mut house = House::new(Vec::new()).await;
+    let uri = format!("http://{}/files/private/model.py", house.address);
+    house.want(vec![model("a", ManifestSource::Http { uri, secret: Some("token".into()) })]);
+    let is_given_up = |state: &State| {
+        let failure = state.models["a"].failure().filter(|failure| !failure.will_retry);
+        failure.is_some_and(|failure| failure.reason == Reason::CredentialsMissing)
+    };
+    let given_up = house.until("given up without a Secret", is_given_up).await;
+    let said = |state: &State| state.models["a"].failure().map(|failure| failure.message.clone());
+    let token = house.root.path().join("secrets/token/token");
+    write(&token, "wrong");
+    house.until("given up with a wrong one", |state| is_given_up(state) && said(state) != said(&given_up)).await;
+    write(&token, "right");
+    house.until("ready", State::is_ready).await;
+    fs::remove_dir_all(house.root.path().join("secrets")).unwrap();
+    house.kill_agent().await;
+    house.start_agent();
+    house.until("ready without it, for the content is here", State::is_ready).await;
 }
 
 #[tokio::test]
