@@ -52,6 +52,12 @@ def until(condition, what, deadline=30.0, process=None):
         time.sleep(0.01)
 
 
+def everything_in(file):
+    """What was written to `file` so far. The writer shares the file's position, so this leaves it where it is."""
+    descriptor = file.fileno()
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+
 class Server:
     """A running server. Use as a context manager; leaving it sends SIGTERM and expects exit code 0."""
 
@@ -99,8 +105,7 @@ class Server:
 
     def log(self):
         """Everything the server has said so far."""
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")
+        return everything_in(self.output)
 
     @property
     def url(self):

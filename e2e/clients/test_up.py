@@ -20,7 +20,7 @@ import graphs
 import numpy as np
 import pytest
 
-from serving import ROOT, free_ports, program, runtime_library, until
+from serving import ROOT, everything_in, free_ports, program, runtime_library, until
 from talking import add_one, connect, is_ready, tensor
 
 SAMPLE = ROOT / "deploy/samples/digits"
@@ -61,9 +61,7 @@ class Up:
             socket.create_connection(("127.0.0.1", self.http), 1).close()
 
     def said(self):
-        position = self.output.seek(0)
-        assert position == 0
-        return self.output.read().decode(errors="replace")
+        return everything_in(self.output)
 
     def wait_for(self, text, deadline=30):
         """Until it has said so; what it has said so far is used up, so that the next wait is for something new."""
