@@ -88,7 +88,8 @@ pub struct HttpSource {
     #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
     pub uri: String,
     /// Secret of the namespace with either `token` (sent as a bearer token) or `username` and `password`. It is mounted
-    /// into the server's pods and never read by the operator; the first use of a Secret replaces the pods.
+    /// into the server's pods and never read by the operator; the first use of a Secret replaces the pods. One that comes or
+    /// changes later gives a model that was not fetched new attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
 }

@@ -175,8 +175,8 @@ pub fn key(model: &ManifestModel, places: &Places) -> String {
     }
 }
 
-/// What the source is opened with, as a text that differs when it changes. Content that was fetched stays good without it; what could
-/// not be fetched may be had with other credentials.
+/// What the source is opened with, as a text that differs when it changes. Content that was fetched stays good without it;
+/// what could not be fetched may be had with other credentials.
 pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
     match &model.source {
         ManifestSource::Http { secret: Some(name), .. } => places.secrets.revision(name),

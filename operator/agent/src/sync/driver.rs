@@ -124,7 +124,9 @@ impl Driver {
                 ..Memory::default()
             });
             memory.turn_to(source::key(model, &self.settings.places));
-            memory.open_with(source::credentials(model, &self.settings.places));
+            if memory.fetches.is_some() {
+                memory.open_with(source::credentials(model, &self.settings.places).as_deref());
+            }
         }
         self.models.retain(|name, memory| {
             let stays = manifest.model(name).is_some() || memory.loading.is_some();
@@ -236,6 +238,7 @@ impl Driver {
         let key = memory.key.clone();
         let progress = Progress::new(self.settings.limits, move |stage| report::tell(&state, &name, stage));
         memory.fetching = Some(Arc::clone(&progress));
+        memory.credentials = source::credentials(&model, &self.settings.places);
         let name = model.name.clone();
         let (permits, job) = (
             Arc::clone(&self.fetches),

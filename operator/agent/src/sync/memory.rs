@@ -14,7 +14,7 @@ use crate::{
 pub(super) struct Memory {
     /// The entry of the manifest and the state of its source that all of this is about.
     pub(super) key: String,
-    /// What the source was last to be opened with.
+    /// What the fetch begun last had to open the source with.
     pub(super) credentials: Option<String>,
     /// The source was looked at since the process began, so what is staged for the key is still what lies there.
     pub(super) is_checked: bool,
@@ -51,10 +51,9 @@ impl Memory {
         self.loads.clear();
     }
 
-    /// Other credentials than before: what failed with those gets new chances with these.
-    pub(super) fn open_with(&mut self, credentials: Option<String>) {
-        if self.credentials != credentials {
-            self.credentials = credentials;
+    /// Failures are those of the credentials at hand: what failed with others gets new chances with these.
+    pub(super) fn open_with(&mut self, credentials: Option<&str>) {
+        if self.credentials.as_deref() != credentials {
             self.fetches = None;
         }
     }
