@@ -58,7 +58,7 @@ impl Credentials {
         match (key("token"), key("username"), key("password")) {
             (Some(token), _, _) => Ok(Self::Token(token)),
             (None, Some(user), Some(password)) => Ok(Self::Password(user, password)),
-            _ => Err(missing(format!("Secret '{name}' has neither token nor username and password"))),
+            _ => Err(missing(format!("Secret '{name}' is absent, or has neither token nor username and password"))),
         }
     }
 }
