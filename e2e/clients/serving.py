@@ -23,7 +23,7 @@ def free_ports(count=3):
 
 
 def program(name):
-    """A binary of this project: TRITON_PROFILE names the cargo profile folder, debug unless told."""
+    """A binary of this project: TRITON_PROFILE names the cargo profile folder, debug by default."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     path = target / os.environ.get("TRITON_PROFILE", "debug") / name
     if not path.exists():
@@ -48,7 +48,7 @@ def until(condition, what, deadline=30.0, process=None):
         if process is not None and process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode} while waiting for: {what}")
         if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline:.0f} s in vain for: {what}")
+            raise AssertionError(f"waited {deadline:.0f} s for: {what}")
         time.sleep(0.01)
 
 

@@ -1,5 +1,5 @@
-"""A server that is shot while requests flow: its launcher keeps its sockets, so that callers wait in line for the next process.
-Lost is what the process had in hand, and nothing else."""
+"""A server that is killed while requests flow: its launcher keeps its sockets, so that callers wait for the next process.
+Lost are the requests in flight at that moment, and nothing else."""
 
 import http.client
 import json
@@ -31,22 +31,21 @@ class Launched(Server):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0]) if children else None
 
-    def shoot(self):
+    def kill_child(self):
         """Kills the server and waits for the next one."""
         last = self.child()
         os.kill(last, signal.SIGKILL)
         until(lambda: self.child() not in (None, last), "another process", process=self.process)
 
 
-def test_a_server_that_is_shot_costs_only_what_it_had_in_hand(tmp_path):
+def test_a_killed_server_loses_only_what_was_in_flight(tmp_path):
     make.versions(tmp_path / "repository", name="plus_one", numbers=(1,))
     with Launched(tmp_path, "plus_one") as server:
         counts, lost, is_over = [0] * CALLERS, [], threading.Event()
 
         def call(number):
             while not is_over.is_set():
-                # each request on a connection of its own, so that every kind of caller's luck is seen: those who connect while
-                # there is no server are to wait
+                # each request on a connection of its own: those who connect while there is no server are to wait
                 connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=30)
                 try:
                     connection.connect()
@@ -59,7 +58,7 @@ def test_a_server_that_is_shot_costs_only_what_it_had_in_hand(tmp_path):
                     assert answer.status == 200, answer.read()
                     counts[number] += 1
                 except OSError as error:
-                    lost.append(("in hand", error))
+                    lost.append(("in flight", error))
                 except (http.client.HTTPException, AssertionError) as error:
                     lost.append((type(error).__name__, error))
                 finally:
@@ -72,16 +71,16 @@ def test_a_server_that_is_shot_costs_only_what_it_had_in_hand(tmp_path):
             for kill in range(3):
                 before = list(counts)
                 until(lambda: all(now > then for now, then in zip(counts, before)), "every caller to be served")
-                server.shoot()
+                server.kill_child()
             before = list(counts)
             until(lambda: all(now > then for now, then in zip(counts, before)), "every caller to be served again")
         finally:
             is_over.set()
             for caller in callers:
                 caller.join()
-        # what had been taken from the line by a process dies with it: at most one of each caller, each time
+        # what a process had accepted is lost with it: at most one request of each caller, each time
         assert len(lost) <= 3 * CALLERS, lost
-        assert all(where in ("in hand", "RemoteDisconnected") for where, _ in lost), lost
+        assert all(where in ("in flight", "RemoteDisconnected") for where, _ in lost), lost
         assert server.log().count("is started again") == 3
 
 
@@ -91,7 +90,7 @@ def test_clients_that_stay_connected_go_on_with_the_next_process(tmp_path):
         for protocol in PROTOCOLS:
             client = connect(protocol, server)
             assert add_one(protocol, client, "plus_one") == 1
-            server.shoot()
+            server.kill_child()
             again = connect(protocol, server)
             assert add_one(protocol, again, "plus_one") == 1
             until(lambda: answers(protocol, client), "the old client to be answered")

@@ -1,4 +1,4 @@
-"""What a server tells about itself and its models: the same over HTTP, gRPC and the metrics page."""
+"""What a server reports about itself and its models: the same over HTTP, gRPC and the metrics page."""
 
 import json
 import urllib.request
@@ -59,7 +59,7 @@ def test_a_config_is_completed_from_the_model(server):
     assert fixed["max_batch_size"] == 0 and fixed["input"][0]["dims"] == [2, 3] and "dynamic_batching" not in fixed
 
 
-def test_both_protocols_tell_the_same_config(server):
+def test_both_protocols_give_the_same_config(server):
     from google.protobuf import json_format
     from tritonclient.grpc import model_config_pb2
 

@@ -189,7 +189,7 @@ def test_while_leaving_it_takes_nothing_new(tmp_path):
 
 
 def refused(server, kept):
-    """A probe on a connection that stands is told to go, or the connection is closed."""
+    """Whether a probe on an open connection is answered with 503, or the connection is closed."""
     try:
         return kept.get(f"http://{server.url}/v2/health/ready", timeout=5).status_code == 503
     except requests.ConnectionError:

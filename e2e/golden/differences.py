@@ -7,7 +7,7 @@ import json
 import re
 
 NEWER = "Triton 2.73 answers so, 2.51 did not yet"
-TOLD = "a model whose configuration is wrong is known, and everybody is told what is wrong with it"
+CONFIG_ERRORS_KNOWN = "a model whose configuration is wrong is known, and every request for it is answered with what is wrong"
 STRICT = "what 2.51 let pass, or died of, is refused"
 HASHED = "Triton takes inputs in the order of a hash table, we as they came"
 FLOATS = "the same number: we write its shortest form, which rapidjson sometimes misses in the last digit"
@@ -152,10 +152,10 @@ WRONG = {
     "Expected model name of the form 'model.<backend_name>'.",
 }
 for model in UNREADABLE:
-    http("control", f"load {model}", 500, Begins(f"failed to load '{model}', failed to poll from model repository: config.pbtxt: line "), TOLD)
+    http("control", f"load {model}", 500, Begins(f"failed to load '{model}', failed to poll from model repository: config.pbtxt: line "), CONFIG_ERRORS_KNOWN)
 for model, problem in WRONG.items():
     text = f"load failed for model '{model}': version 1 is at UNAVAILABLE state: Invalid argument: {problem};\n"
-    http("control", f"load {model}", 400, text, TOLD)
+    http("control", f"load {model}", 400, text, CONFIG_ERRORS_KNOWN)
 http("control", "load wrong_name", 400, "unexpected directory name 'wrong_name' for model 'another', directory name must equal model name", NEWER)
 NO_BACKEND = "unable to find backend library for backend 'nosuchbackend', try specifying runtime on the model configuration."
 prefix = "load failed for model 'no_backend': version 1 is at UNAVAILABLE state: Invalid argument: "
@@ -166,14 +166,14 @@ http("control", "load gpu_group", 400, Begins(f"{prefix}{NO_GPU}. "), "where the
 no_version = "load failed for model 'wrong_versions': at least one version must be available under the version policy of model 'wrong_versions'\n"
 http("control", "load wrong_versions", 400, no_version, NEWER)
 for model in (*UNREADABLE, *WRONG, "wrong_name"):
-    http("control", f"infer on {model}", 404, f"Request for unknown model: '{model}' has no available versions", TOLD)
+    http("control", f"infer on {model}", 404, f"Request for unknown model: '{model}' has no available versions", CONFIG_ERRORS_KNOWN)
 http("control", "infer on wrong_versions", 404, "Request for unknown model: 'wrong_versions' has no available versions", NEWER)
 NOT_LOADED = ("bad_dims", "bad_reshape", "no_data_type", "no_dims", "no_input_name", "gpu_group", "cpu_group_gpus", "model_group_gpus", "no_version")
 for model in (*UNREADABLE, *WRONG, *NOT_LOADED, "wrong_name", "wrong_versions", "policy_unmet", "no_backend"):
     http("control", f"ready of {model}", 404, f"Request for unknown model: '{model}' has no available versions", NEWER)
 http("broken_start", "ready of a broken model", 404, "Request for unknown model: 'gpu_group' has no available versions", NEWER)
 for scene, case in (("control", "index after failed loads"), ("broken_start", "index")):
-    SILENT[scene, case] = TOLD  # the reasons themselves are compared where the models are loaded
+    SILENT[scene, case] = CONFIG_ERRORS_KNOWN  # the reasons themselves are compared where the models are loaded
 
 
 # === comparing ===
@@ -195,7 +195,7 @@ def expected(scene, case, recorded):
 
 
 def comparable(answer):
-    """The answer without what only tells Triton from us, or one backend from another."""
+    """The answer without the parts that only differ between Triton and us, or between backends."""
     if "reply" in answer:
         text = json.dumps(answer["reply"], ensure_ascii=False)
         for pattern, calm in OWN_NAMES:

@@ -42,7 +42,7 @@ def identity(element, shape):
 
 
 def add(number, shape=("batch", 4)):
-    """OUTPUT0 = INPUT0 + number: tells versions apart."""
+    """OUTPUT0 = INPUT0 + number: a different number per version makes the versions distinguishable."""
     nodes = [helper.make_node("Add", ["INPUT0", "number"], ["OUTPUT0"])]
     return model(nodes, [value("INPUT0", "FP32", shape)], [value("OUTPUT0", "FP32", shape)], number=np.float32(number))
 

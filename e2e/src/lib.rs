@@ -1,4 +1,4 @@
-//! What the measuring programs share: how they are told where to listen, and a runtime like the server's.
+//! What the measuring programs share: the address argument, and a runtime like the server's.
 
 use std::{env, io, net::SocketAddr, num::NonZeroUsize, thread::available_parallelism};
 

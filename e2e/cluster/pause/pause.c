@@ -1,4 +1,4 @@
-/* The process that holds a pod's namespaces: it waits to be told to end, and collects orphans meanwhile. */
+/* The process that holds a pod's namespaces: it waits for a signal to end, and reaps orphans meanwhile. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -73,7 +73,7 @@ def inside(*command, **options):
 
 
 def until(ask, what, deadline=60.0):
-    """The first answer of `ask` that holds. What it raises counts as no, and is told after the deadline."""
+    """The first answer of `ask` that holds. What it raises counts as no, and is shown after the deadline."""
     end, last = time.monotonic() + deadline, None
     while True:
         try:
@@ -83,7 +83,7 @@ def until(ask, what, deadline=60.0):
         except (Failed, KeyError, IndexError, json.JSONDecodeError) as error:
             last = error
         if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline:.0f} s in vain for {what}; last: {last!r}")
+            raise AssertionError(f"waited {deadline:.0f} s for {what}; last: {last!r}")
         time.sleep(0.2)
 
 

@@ -33,7 +33,7 @@ def test_a_monitor_appears_when_the_cluster_learns_the_kind(namespace, no_defini
     namespace.apply(SERVER, ECHO, SERVER.replace("vision", "speech") + always)
     namespace.wait("tsrv/vision")
     condition = namespace.wait("tsrv/speech")
-    assert "monitoring.coreos.com/v1" in condition["message"], "asked for in vain, and told"
+    assert "monitoring.coreos.com/v1" in condition["message"], "the kind that is missing is named"
 
     kubectl("apply", "-f", "-", stdin=DEFINITION)
     kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com", "--timeout=20s")
@@ -46,4 +46,4 @@ def test_a_monitor_appears_when_the_cluster_learns_the_kind(namespace, no_defini
     assert [it["metadata"]["name"] for it in namespace.items("services", "-l", selected)] == ["speech"]
 
     namespace.patch("tsrv/speech", monitoring={"serviceMonitor": {"enabled": "Never"}})
-    until(lambda: names() == ["vision"], "the monitor nobody wants to go")
+    until(lambda: names() == ["vision"], "the disabled monitor to be removed")

@@ -1,5 +1,5 @@
 """What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at least 10,000 and
-bears no failed one; two replicas, on a node each."""
+none may fail; two replicas, on a node each."""
 
 import json
 import signal
@@ -49,7 +49,7 @@ def test_nobody_notices_a_killed_agent(serving):
 
 
 @pytest.mark.our_cluster
-def test_nobody_notices_a_server_that_is_told_to_end(serving):
+def test_nobody_notices_a_server_that_is_terminated(serving):
     before = serving.lives()
     with load(serving):
         kill(first_process(next(iter(serving.pods().values())), "server"), signal.SIGTERM)

@@ -1,5 +1,5 @@
-"""Wrong specs: refused at the door where the definition can tell, and told on the status where only the operator can, while what
-runs goes on."""
+"""Wrong specs: refused at admission where the definition can decide, reported on the status where only the operator can, while what
+runs stays unchanged."""
 
 import pytest
 

@@ -56,12 +56,12 @@ impl DevicePlugin for PretendGpus {
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
         let gpus = Self { count: self.count, folder: self.folder.clone() };
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_secs(1)));
         let changes = ticks.filter_map(move |_| {
             let devices = gpus.devices();
-            (devices != told).then(|| {
-                told.clone_from(&devices);
+            (devices != sent).then(|| {
+                sent.clone_from(&devices);
                 Ok(ListAndWatchResponse { devices })
             })
         });

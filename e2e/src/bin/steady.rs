@@ -1,6 +1,6 @@
-//! Steady load, to see whether anybody notices what is done to the servers meanwhile: sends the same request again and again
+//! Steady load, to count the requests that fail while something is done to the servers: sends the same request again and again
 //! at an even pace until standard input ends, and at least so many times. Half of the callers keep their connection for as
-//! long as the server does, half make a new one for each request. Nothing is tried twice: what is not answered with 200
+//! long as the server does, half make a new one for each request. Nothing is retried: what is not answered with 200
 //! counts as failed. Prints one JSON object; ends with 0 only if nothing failed.
 
 use std::{
@@ -27,8 +27,8 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::MissedTickBehavior};
 
-/// Failures told one by one.
-const TOLD: usize = 20;
+/// Failures described one by one.
+const DESCRIBED: usize = 20;
 
 /// Sends the same request again and again until standard input ends.
 #[derive(Debug, Clone, Parser)]
@@ -56,7 +56,7 @@ struct Cli {
     patience: u64,
 }
 
-/// What all callers share.
+/// State shared by all callers.
 struct Load {
     cli: Cli,
     body: Bytes,
@@ -66,7 +66,7 @@ struct Load {
     failed: AtomicU64,
     connections: AtomicU64,
     slowest_us: AtomicU64,
-    told: Mutex<Vec<Failure>>,
+    failures: Mutex<Vec<Failure>>,
 }
 
 /// A request that was not answered with 200.
@@ -102,7 +102,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         failed: AtomicU64::new(0),
         connections: AtomicU64::new(0),
         slowest_us: AtomicU64::new(0),
-        told: Mutex::default(),
+        failures: Mutex::default(),
     });
     let mut tasks = JoinSet::new();
     for number in 0..callers {
@@ -113,7 +113,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     load.is_over.store(true, Ordering::Relaxed);
     tasks.join_all().await;
 
-    let told = load.told.lock().unwrap_or_else(PoisonError::into_inner);
+    let failures = load.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let failed = load.failed.load(Ordering::Relaxed);
     let summary = Summary {
         requests: load.sent.load(Ordering::Relaxed),
@@ -121,7 +121,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         connections: load.connections.load(Ordering::Relaxed),
         seconds: load.begun.elapsed().as_secs_f64(),
         slowest_ms: load.slowest_us.load(Ordering::Relaxed) as f64 / 1000.0,
-        first_failures: &told,
+        first_failures: &failures,
     };
     serde_json::to_writer_pretty(std::io::stdout(), &summary)?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -194,9 +194,9 @@ impl Load {
 
     fn note(&self, what: String, is_connection_kept: bool) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() < TOLD {
-            told.push(Failure { at_ms: self.begun.elapsed().as_millis(), is_connection_kept, what });
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < DESCRIBED {
+            failures.push(Failure { at_ms: self.begun.elapsed().as_millis(), is_connection_kept, what });
         }
     }
 }
