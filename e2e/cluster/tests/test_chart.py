@@ -1,6 +1,7 @@
 """The chart: what it installs, what the operator is allowed, what an upgrade leaves alone."""
 
 import json
+import re
 
 import pytest
 
@@ -42,12 +43,14 @@ def test_the_clusters_own_roles_speak_of_our_kinds(namespace):
         assert answer.strip().endswith("yes") is expected, (role, verb, answer)
 
 
-def test_health_and_metrics_of_the_operator_are_told(operator, namespace):
+def test_health_and_metrics_of_the_operator_are_served(operator, namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
     spec = operator.get(f"service/{OPERATOR}-metrics")["spec"]
     page = inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/metrics")
-    assert "triton_operator_" in page
+    counted = ['resources{kind="TritonServer",ready="true"}', 'resources{kind="TritonModel",ready="true"}', 'reconcile_total{outcome="done"}', "leader"]
+    for sample in counted:
+        assert re.search(rf"^triton_operator_{re.escape(sample)} [1-9]", page, re.MULTILINE), f"{sample}\n{page}"
     assert inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/readyz").strip() == "ok"
 
 
@@ -64,8 +67,9 @@ def test_an_upgrade_of_the_operator_leaves_pods_alone(namespace, chart_flags):
     before = namespace.lives()
     try:
         helm("upgrade", OPERATOR, CHART, *chart_flags, "--set", "replicas=2,logLevel=debug,serverImage.tag=another", deadline=240)
-        namespace.patch("tsrv/vision", resources={"requests": {"cpu": "10m", "memory": "64Mi"}})
-        until(lambda: namespace.condition("tsrv/vision").get("status") == "True", "the upgraded operator's look")
+        # only a reconcile by the upgraded operator can load another model
+        namespace.apply(ECHO.replace("name: echo", "name: second"))
+        namespace.wait("tmod/second", deadline=120)
         assert namespace.infer() == [1, 2]
         assert namespace.lives() == before
     finally:

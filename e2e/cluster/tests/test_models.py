@@ -54,13 +54,19 @@ def test_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
     namespace.wait("tmod/echo")
 
 
-def test_a_bad_model_added_later_hurts_nobody_even_when_the_server_starts_anew(namespace):
+def test_a_bad_model_added_later_leaves_pods_and_other_models_alone(namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision")
+    before, since = namespace.lives(), namespace.condition("tsrv/vision")["lastTransitionTime"]
     namespace.apply(BROKEN)
     namespace.wait("tmod/broken", status="False", reason="LoadFailed")
+    assert "broken" in namespace.wait("tsrv/vision", "ModelsLoaded", "False")["message"]
     assert namespace.infer() == [1, 2]
-    namespace.wait("tsrv/vision")
+    assert namespace.condition("tmod/echo")["status"] == "True"
+    assert namespace.lives() == before
+    condition = namespace.condition("tsrv/vision")
+    assert (condition["status"], condition["lastTransitionTime"]) == ("True", since), "the server was ready all the time"
 
 
 @pytest.mark.our_cluster

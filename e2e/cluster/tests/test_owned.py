@@ -96,12 +96,13 @@ def test_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(name
 
 
 def test_what_is_no_longer_wanted_is_removed(namespace):
-    settled(namespace, TWO.replace("drainDelay", "drainDelay") + "  service: {headless: true}\n", ECHO)
+    settled(namespace, TWO + "  service: {headless: true}\n", ECHO)
     namespace.get("service/vision-headless")
     namespace.get("poddisruptionbudget/vision")
     namespace.patch("tsrv/vision", replicas=1, service=None)
     until(lambda: not namespace.items("poddisruptionbudgets"), "the budget to go")
-    until(lambda: len(namespace.items("services")) == 1, "the headless Service to go")
+    names = lambda: [it["metadata"]["name"] for it in namespace.items("services")]
+    until(lambda: names() == ["vision"], "the headless Service to go, and only that")
 
 
 def test_a_deleted_server_leaves_nothing_and_its_model_waits(namespace):
