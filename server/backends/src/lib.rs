@@ -1,4 +1,4 @@
-//! What runs models: one folder per backend, each with the same rooms. A backend knows the contract in `server_core` and,
+//! What runs models: one folder per backend, each with the same files. A backend knows the contract in `server_core` and,
 //! if it needs a library, how to find one; it does not know the other backends.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]

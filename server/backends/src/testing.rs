@@ -88,11 +88,11 @@ pub(crate) fn asking_for(names: &[&str], request: InferRequest) -> InferRequest 
     InferRequest { outputs: names.iter().map(wanted).collect(), ..request }
 }
 
-/// Notes what it is told.
+/// Records every execution it observes.
 #[derive(Default)]
-pub(crate) struct Notes(Mutex<Vec<(usize, Marks)>>);
+pub(crate) struct Recorder(Mutex<Vec<(usize, Marks)>>);
 
-impl Observer for Notes {
+impl Observer for Recorder {
     fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
         assert_eq!(pending.len(), replies.len());
         self.0.lock().push((pending.len(), *marks));
@@ -109,12 +109,12 @@ pub(crate) fn run_batch(instance: &mut dyn Instance, requests: Vec<(u32, InferRe
             (Pending { request, batch_size, queued_at: Instant::now(), responder }, replies)
         })
         .unzip();
-    let notes = Arc::new(Notes::default());
-    instance.execute(Batch::new(pending, notes.clone(), Instant::now()));
+    let recorder = Arc::new(Recorder::default());
+    instance.execute(Batch::new(pending, recorder.clone(), Instant::now()));
 
-    let notes = notes.0.lock();
-    let [(told, marks)] = notes.as_slice() else { panic!("the observer was told {} times", notes.len()) };
-    assert_eq!(*told, count);
+    let executions = recorder.0.lock();
+    let [(observed, marks)] = executions.as_slice() else { panic!("{} executions were observed", executions.len()) };
+    assert_eq!(*observed, count);
     assert!(marks.start <= marks.input_end && marks.input_end <= marks.output_start && marks.output_start <= marks.end);
     (callers.into_iter().map(only_reply).collect(), *marks)
 }

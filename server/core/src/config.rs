@@ -1,6 +1,6 @@
 //! Model configurations: text and JSON in and out, completed, normalised, verified. The order of a load is
-//! [`from_text`] (or [`from_json`]), [`complete`], the backend's own completion, [`normalize`], [`verify`]; what the
-//! server cannot act upon is told by [`not_acted_upon`]. Nothing here reads a file or asks the machine: both are told.
+//! [`from_text`] (or [`from_json`]), [`complete`], the backend's own completion, [`normalize`], [`verify`].
+//! [`unsupported_fields`] lists what has no effect. Nothing here reads a file or asks the machine: callers pass both in.
 
 mod complete;
 mod frameworks;
@@ -10,7 +10,7 @@ mod parse_error;
 mod problem;
 mod reflect;
 mod text;
-mod unacted;
+mod unsupported_fields;
 mod verify;
 
 pub use server_proto::inference::{ModelConfig, model_instance_group::Kind as InstanceKind};
@@ -23,6 +23,6 @@ pub use self::{
     parse_error::ParseError,
     problem::{Problem, problems_error},
     text::{from_text, to_text},
-    unacted::not_acted_upon,
+    unsupported_fields::unsupported_fields,
     verify::verify,
 };

@@ -1,5 +1,5 @@
 //! Decisions about model repositories: what the names in a folder mean, which versions are served, which model names
-//! are allowed. What lies in a folder is told; nothing here looks.
+//! are allowed. Callers pass in what lies in a folder; nothing here reads it.
 
 pub mod layout;
 pub mod plan;

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, env, fs, path::Path};
 
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage, Value};
 use server_core::config::{
-    Machine, ModelConfig, complete, from_json, from_text, normalize, not_acted_upon, to_json, to_text, verify,
+    Machine, ModelConfig, complete, from_json, from_text, normalize, to_json, to_text, unsupported_fields, verify,
 };
 
 fn corpus() -> Vec<(String, String)> {
@@ -45,9 +45,9 @@ fn load(name: &str, text: &str) -> String {
         let list: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
         return format!("problems:\n{list}");
     }
-    let unacted: String = not_acted_upon(&config).iter().map(|path| format!("  {path}\n")).collect();
-    let unacted = if unacted.is_empty() { unacted } else { format!("\nnot acted upon:\n{unacted}") };
-    to_text(&config) + &unacted
+    let unsupported: String = unsupported_fields(&config).iter().map(|path| format!("  {path}\n")).collect();
+    let unsupported = if unsupported.is_empty() { unsupported } else { format!("\nunsupported:\n{unsupported}") };
+    to_text(&config) + &unsupported
 }
 
 #[test]

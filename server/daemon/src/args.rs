@@ -52,7 +52,7 @@ pub(crate) enum Command {
 pub(crate) struct Args {
     /// Server name in metadata.
     pub(crate) id: String,
-    /// How long callers are kept in line for the start-up set.
+    /// How long callers wait for the start-up set.
     pub(crate) startup_hold: Duration,
     /// How long the exit may take.
     pub(crate) exit_timeout: Duration,
@@ -76,8 +76,8 @@ pub(crate) struct Args {
     pub(crate) log: LogArgs,
     /// Sentences about flags that have a successor.
     pub(crate) deprecations: Vec<&'static str>,
-    /// Flags given that change nothing here.
-    pub(crate) not_acted_upon: Vec<&'static str>,
+    /// Flags given that this server does not support and ignores.
+    pub(crate) unsupported_flags: Vec<&'static str>,
 }
 
 /// Repositories and what is loaded from them.
@@ -229,8 +229,8 @@ fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Comm
         Effect::Set(set) => set(args, text).map_err(refused)?,
         Effect::Unused(check) => {
             check(text).map_err(refused)?;
-            if !flag.is_default(text) && !args.not_acted_upon.contains(&flag.name) {
-                args.not_acted_upon.push(flag.name);
+            if !flag.is_default(text) && !args.unsupported_flags.contains(&flag.name) {
+                args.unsupported_flags.push(flag.name);
             }
         }
         Effect::Refused(check, cure) => {
@@ -365,7 +365,7 @@ impl Default for Args {
             backend_settings: Vec::new(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
             deprecations: Vec::new(),
-            not_acted_upon: Vec::new(),
+            unsupported_flags: Vec::new(),
         }
     }
 }

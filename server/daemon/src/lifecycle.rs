@@ -1,7 +1,7 @@
 //! The life of the server: it serves from the first moment, loads beside that, and leaves in order after a signal.
 //!
-//! Asked to, it lets nobody in until the start-up set had its chance, or until a while has passed: who stood in line while one
-//! process took over from another waited for models, not for a refusal.
+//! With `--startup-hold-secs`, front ends do not answer until the start-up models are loaded or have failed, or the time is over:
+//! callers that connected while one process took over from another wait for models and get no refusal.
 //!
 //! Order of leaving: callers are sent elsewhere while all is served, the engine takes no new work and says so, what runs ends,
 //! models unload, front ends close.
@@ -66,7 +66,7 @@ pub(crate) struct FrontEnds {
 }
 
 impl FrontEnds {
-    /// None yet. Callers wait until the start-up set had its chance, but no longer than `hold`.
+    /// None yet. Callers wait until the start-up models are loaded or have failed, but no longer than `hold`.
     pub(crate) fn new(hold: Duration) -> Self {
         let (open, stop) = (watch::Sender::new(hold.is_zero()), watch::Sender::new(false));
         Self { tasks: JoinSet::new(), hold, open, stop, addresses: Vec::new() }
@@ -74,7 +74,7 @@ impl FrontEnds {
 
     /// Becomes ready when front ends shall finish their connections and return.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        said(&self.stop)
+        sent(&self.stop)
     }
 
     /// Starts one.
@@ -83,12 +83,12 @@ impl FrontEnds {
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
         let Listener { service, address, socket } = listener;
-        let opened = timeout(self.hold, said(&self.open));
+        let opened = timeout(self.hold, sent(&self.open));
         let serve = serve(socket);
         info!("{service} listens at {address}");
         self.addresses.push((service, address));
         self.tasks.spawn(async move {
-            let _ = opened.await; // said or not: the time is over
+            let _ = opened.await; // sent or not: the time is over
             (service, serve.await)
         });
     }
@@ -97,7 +97,7 @@ impl FrontEnds {
     async fn ended(&mut self) -> Fatal {
         let (service, reason) = match self.tasks.join_next().await {
             Some(Ok((service, Err(error)))) => (service.to_string(), error.to_string()),
-            Some(Ok((service, Ok(())))) => (service.to_string(), "nobody told it to".into()),
+            Some(Ok((service, Ok(())))) => (service.to_string(), "it ended without being stopped".into()),
             Some(Err(error)) => ("a front end".into(), error.to_string()),
             None => return std::future::pending().await,
         };
@@ -111,11 +111,11 @@ impl FrontEnds {
     }
 }
 
-/// Becomes ready once `true` was said; one that can say nothing any more says the same.
-fn said(what: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static + use<> {
-    let mut heard = what.subscribe();
+/// Becomes ready when `true` is sent, or when the sender is gone.
+fn sent(what: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let mut receiver = what.subscribe();
     async move {
-        let _ = heard.wait_for(|is_so| *is_so).await;
+        let _ = receiver.wait_for(|is_set| *is_set).await;
     }
 }
 
@@ -175,7 +175,7 @@ async fn start(
         }
         error!("error: {fatal}");
     }
-    // The lines that scripts wait for before they send requests: models have had their chance.
+    // The lines that scripts wait for before they send requests: models are loaded or have failed.
     for (service, address) in addresses {
         info!("Started {service} at {address}");
     }
@@ -194,7 +194,7 @@ fn row(entry: IndexEntry) -> [String; 3] {
 async fn leave(engine: &Engine, front_ends: FrontEnds, limit: Duration) -> bool {
     let begun = Instant::now();
     info!("Waiting for in-flight requests to complete.");
-    // Front ends stay until the engine is empty: probes and late callers are told that the server exits.
+    // Front ends stay until the engine is empty: probes and late callers learn that the server exits.
     if !engine.shutdown(limit).await {
         return false;
     }

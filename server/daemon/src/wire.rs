@@ -43,14 +43,14 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         backend_settings,
         log,
         deprecations,
-        not_acted_upon,
+        unsupported_flags,
     } = args;
     telemetry::install(&log).map_err(|error| Fatal::LogFile { path: log.file.unwrap_or_default(), error })?;
     for sentence in deprecations {
         warn!("{sentence}");
     }
-    if !not_acted_upon.is_empty() {
-        warn!("flags that are known and not acted upon: --{}", not_acted_upon.join(", --"));
+    if !unsupported_flags.is_empty() {
+        warn!("flags that this server does not support are ignored: --{}", unsupported_flags.join(", --"));
     }
     raise_file_limit();
 
@@ -186,7 +186,7 @@ fn restricted_protocols(restriction: Restriction) -> server_grpc::Restriction {
     server_grpc::Restriction { protocols: categories.iter().map(known).collect(), header, value }
 }
 
-/// What each backend is told: the settings for all, then its own on top. The last of two wins.
+/// The settings of each backend: those for all, then its own on top. The last of two wins.
 fn merge(given: &[Setting]) -> BTreeMap<String, Settings> {
     let mut names: BTreeSet<&str> = given.iter().filter_map(|setting| setting.name.as_deref()).collect();
     // Making backends opens nothing: these are only asked for their names.

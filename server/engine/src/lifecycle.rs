@@ -187,7 +187,7 @@ impl Lifecycle {
         let names = repository::names(&model_dir)
             .map_err(|error| failed(Error::internal(format!("unable to read '{}': {error}", model_dir.display()))))?;
         let folders: Vec<String> = names.into_iter().filter(|name| model_dir.join(name).is_dir()).collect();
-        let layout = rules::layout::sort_out(folders.iter().map(String::as_str));
+        let layout = rules::layout::classify(folders.iter().map(String::as_str));
         for warning in &layout.warnings {
             tracing::warn!("{warning}");
         }

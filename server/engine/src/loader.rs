@@ -68,10 +68,10 @@ impl Loader {
         if !problems.is_empty() {
             return Err(config::problems_error(order.name, &problems));
         }
-        let unacted = config::not_acted_upon(&config);
-        if !unacted.is_empty() {
-            let fields = unacted.join(", ");
-            tracing::warn!("model '{}' sets fields that are not acted upon: {fields}", order.name);
+        let unsupported = config::unsupported_fields(&config);
+        if !unsupported.is_empty() {
+            let fields = unsupported.join(", ");
+            tracing::warn!("model '{}' sets fields that this server does not support: {fields}", order.name);
         }
         let interface = Interface::new(&config, order.version, labels(&config, order.model_dir)?)?;
         let config = Arc::new(config);

@@ -40,14 +40,14 @@ pub(crate) fn find(wanted: &Wanted<'_>) -> Result<PathBuf, LoadError> {
     let variable = env::var_os(wanted.variable).filter(|path| !path.is_empty());
     let executable = env::current_exe().ok();
     let places = places(wanted, variable, executable.as_deref().and_then(Path::parent));
-    places.iter().find_map(|place| look(place, wanted.file_name)).ok_or_else(|| LoadError::NotFound {
+    places.iter().find_map(|place| find_in(place, wanted.file_name)).ok_or_else(|| LoadError::NotFound {
         name: wanted.file_name,
         searched: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "),
         cure: wanted.cure,
     })
 }
 
-/// Files and folders to look at, in order.
+/// Files and folders to search, in order.
 fn places(wanted: &Wanted<'_>, variable: Option<OsString>, executable_folder: Option<&Path>) -> Vec<PathBuf> {
     if let Some(path) = wanted.setting {
         return vec![path.into()];
@@ -59,7 +59,7 @@ fn places(wanted: &Wanted<'_>, variable: Option<OsString>, executable_folder: Op
     beside.chain(wanted.known.iter().map(PathBuf::from)).collect()
 }
 
-fn look(place: &Path, file_name: &str) -> Option<PathBuf> {
+fn find_in(place: &Path, file_name: &str) -> Option<PathBuf> {
     if !place.is_dir() {
         return place.exists().then(|| place.to_path_buf());
     }
@@ -101,7 +101,7 @@ mod tests {
     #[track_caller]
     fn check(files: &[&str], expect: Option<&str>) {
         let folder = folder(files);
-        let found = look(folder.path(), "libthing.so");
+        let found = find_in(folder.path(), "libthing.so");
         assert_eq!(found, expect.map(|name| folder.path().join(name)));
     }
 

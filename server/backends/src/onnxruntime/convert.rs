@@ -62,7 +62,7 @@ pub(super) struct Input {
 /// Why an input cannot be fed.
 pub(super) enum InputError {
     /// The requests cannot run together; each alone they may.
-    Apart,
+    CannotShareBatch,
     /// They cannot run.
     Failed(Error),
 }
@@ -127,7 +127,7 @@ impl Input {
 
     fn shape(&self, packed: std::result::Result<Shape, PackError>) -> std::result::Result<Shape, InputError> {
         packed.map_err(|error| match error {
-            PackError::Ragged { .. } => InputError::Apart,
+            PackError::Ragged { .. } => InputError::CannotShareBatch,
             other => InputError::Failed(Error::internal(format!("input '{}': {other}", self.name))),
         })
     }
@@ -180,7 +180,7 @@ pub(super) struct Run<'b, 'a> {
     pub(super) has_rows: bool,
 }
 
-/// Room for the strings of an output, used again and again.
+/// Buffer for the strings of an output, used again and again.
 #[derive(Default)]
 pub(super) struct Texts {
     content: Vec<u8>,
@@ -207,7 +207,7 @@ impl Output {
             return Err(Error::internal(format!("output '{}' is not of type {}", self.name, self.data_type)));
         }
         let elements = element_count(&shape).and_then(|count| usize::try_from(count).ok());
-        let elements = elements.ok_or_else(|| self.odd(&shape))?;
+        let elements = elements.ok_or_else(|| self.unexpected_shape(&shape))?;
         let mut parts = Parts::new(self, &shape, elements, run)?;
         let mut give = |content: &mut dyn FnMut(Range<usize>) -> Buffer| {
             for (pending, reply) in run.requests.iter().zip(&mut *replies) {
@@ -239,12 +239,12 @@ impl Output {
             Restore::Scalar if shape.is_empty() => Ok(Shape::from_slice(&[1])),
             Restore::Same | Restore::Scalar => Ok(shape.into()),
             Restore::Reshape { reshape, dims } => {
-                pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.odd(shape))
+                pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.unexpected_shape(shape))
             }
         }
     }
 
-    fn odd(&self, shape: &[i64]) -> Error {
+    fn unexpected_shape(&self, shape: &[i64]) -> Error {
         Error::internal(format!("output '{}' has the unexpected shape {}", self.name, shape_text(shape)))
     }
 }

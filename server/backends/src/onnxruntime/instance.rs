@@ -1,5 +1,5 @@
 //! One execution context: takes a batch, feeds the session, gives every request its part. What it allocates per batch
-//! are the answers; packed inputs and strings use memory that stays.
+//! are the responses; packed inputs and strings use memory that stays.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +56,9 @@ impl OnnxInstance {
             match self.run(group, replies, moments) {
                 Ok(()) => {}
                 Err(InputError::Failed(error)) => fail(group, replies, error),
-                Err(InputError::Apart) => group.chunks(1).for_each(|one| self.run_alone(one, replies, moments)),
+                Err(InputError::CannotShareBatch) => {
+                    group.chunks(1).for_each(|one| self.run_alone(one, replies, moments))
+                }
             }
         }
     }
@@ -65,7 +67,9 @@ impl OnnxInstance {
         match self.run(request, replies, moments) {
             Ok(()) => {}
             Err(InputError::Failed(error)) => fail(request, replies, error),
-            Err(InputError::Apart) => fail(request, replies, Error::internal("a request does not fit itself")),
+            Err(InputError::CannotShareBatch) => {
+                fail(request, replies, Error::internal("a request does not fit itself"))
+            }
         }
     }
 

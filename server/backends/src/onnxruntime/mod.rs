@@ -1,6 +1,6 @@
 //! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
 //!
-//! [`library`] opens it, [`signature`] asks a model file, [`complete`] and [`verify`] compare that with a configuration,
+//! [`library`] opens it, [`signature`] reads a model file's inputs and outputs, [`complete`] and [`verify`] compare that with a configuration,
 //! [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`] moves tensors, and [`raw`] has the
 //! calls that are not safe by themselves.
 
@@ -55,7 +55,7 @@ impl Backend for OnnxRuntime {
         let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
         let runtime = library::runtime(&self.settings)?;
         let file = model::file(source, config)?;
-        let signature = guarded(&source.name, || model::look(runtime, &file))?;
+        let signature = guarded(&source.name, || model::inspect(runtime, &file))?;
         complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))
     }
 

@@ -45,8 +45,8 @@ pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf
 }
 
 /// What a model file takes and gives, without making it ready to run.
-pub(super) fn look(runtime: &Runtime, file: &Path) -> Result<Signature> {
-    let mut builder = super::options::looking_builder(&runtime.environment)?;
+pub(super) fn inspect(runtime: &Runtime, file: &Path) -> Result<Signature> {
+    let mut builder = super::options::inspection_builder(&runtime.environment)?;
     let session = builder.commit_from_file(file).map_err(Failure::from)?;
     Ok(Signature::of(&session))
 }

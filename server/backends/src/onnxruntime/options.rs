@@ -85,7 +85,7 @@ impl SessionOptions {
             device_allocator_for_initializers: switch("session.use_device_allocator_for_initializers")?,
             arena_shrinkage: parameter("memory.enable_memory_arena_shrinkage").map(str::to_owned),
             graph_level: level.map_or(0, |graph| graph.level),
-            operator_libraries: libraries.map(|name| beside(model_dir, name)).collect(),
+            operator_libraries: libraries.map(|name| library_path(model_dir, name)).collect(),
         })
     }
 
@@ -95,7 +95,7 @@ impl SessionOptions {
             .with_optimization_level(self.optimization_level())?
             .with_parallel_execution(self.is_parallel)?;
         if !runtime.has_global_threads {
-            // Threads that spin while they wait take from the neighbours what they save themselves.
+            // Threads that spin while they wait take processor time from other models.
             builder = builder
                 .with_intra_threads(self.intra_op_threads)?
                 .with_inter_threads(self.inter_op_threads)?
@@ -137,8 +137,8 @@ impl SessionOptions {
     }
 }
 
-/// A session that only tells what the model takes and gives: made fast, on one thread.
-pub(super) fn looking_builder(environment: &Environment) -> std::result::Result<SessionBuilder, Failure> {
+/// A session that only serves to read the model's inputs and outputs: made fast, on one thread.
+pub(super) fn inspection_builder(environment: &Environment) -> std::result::Result<SessionBuilder, Failure> {
     Ok(Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::Disable)?
         .with_intra_threads(1)?
@@ -156,7 +156,7 @@ fn share(threads: usize, config: &ModelConfig) -> usize {
 }
 
 /// A file of the model's folder, or any file if it is not there.
-fn beside(model_dir: &Path, name: &str) -> PathBuf {
+fn library_path(model_dir: &Path, name: &str) -> PathBuf {
     let own = model_dir.join(name);
     if own.exists() { own } else { name.into() }
 }
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn the_models_own_word_goes_before_the_servers() {
+    fn a_models_parameter_overrides_the_servers_setting() {
         let key = "intra_op_thread_count";
         assert_eq!(read(&[(key, "3")], &[(key, "5")]).intra_op_threads, 3);
         assert_eq!(read(&[], &[(key, "5")]).intra_op_threads, 5);
     }
 
     #[test]
-    fn no_word_and_zero_mean_a_share_of_what_this_process_may_use() {
+    fn unset_and_zero_mean_a_share_of_the_usable_threads() {
         assert_eq!(read(&[], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[("intra_op_thread_count", "0")], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[], &[("inter_op_thread_count", "0")]).inter_op_threads, usable_threads());

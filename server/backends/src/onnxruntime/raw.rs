@@ -151,14 +151,19 @@ impl<'a> Value<'a> {
             if filled == count {
                 return Err(wrong());
             }
-            let mut room: *mut c_char = ptr::null_mut();
+            let mut element_start: *mut c_char = ptr::null_mut();
             // SAFETY: `filled` is below the element count; the call resizes that element and answers its first byte.
             check(unsafe {
-                (ort::api().GetResizedStringTensorElementBuffer)(value.pointer.as_ptr(), filled, text.len(), &mut room)
+                (ort::api().GetResizedStringTensorElementBuffer)(
+                    value.pointer.as_ptr(),
+                    filled,
+                    text.len(),
+                    &mut element_start,
+                )
             })?;
             if !text.is_empty() {
                 // SAFETY: the element was just resized to that many bytes, and nobody else holds the new tensor.
-                unsafe { ptr::copy_nonoverlapping(text.as_ptr(), room.cast(), text.len()) };
+                unsafe { ptr::copy_nonoverlapping(text.as_ptr(), element_start.cast(), text.len()) };
             }
             filled += 1;
         }
@@ -183,7 +188,7 @@ impl<'a> Value<'a> {
         // SAFETY: the description is valid until it is dropped.
         check(unsafe { (api.GetDimensionsCount)(info.0, &mut rank) })?;
         let mut shape: Shape = SmallVec::from_elem(0, rank);
-        // SAFETY: there is room for `rank` extents.
+        // SAFETY: the buffer holds `rank` extents.
         check(unsafe { (api.GetDimensions)(info.0, shape.as_mut_ptr(), rank) })?;
         let mut number = 0i32;
         // SAFETY: the enumeration is a C int; a number of a newer library must not become a Rust enumeration.
@@ -248,7 +253,7 @@ impl<'a> Value<'a> {
         check(unsafe { (ort::api().GetStringTensorDataLength)(self.pointer.as_ptr(), &mut length) })?;
         content.resize(length, 0);
         starts.resize(count, 0);
-        // SAFETY: there is room for `length` bytes and one start per element, as the two calls before have counted.
+        // SAFETY: the buffers hold `length` bytes and one start per element, as the two calls before have counted.
         check(unsafe {
             (ort::api().GetStringTensorContent)(
                 self.pointer.as_ptr(),

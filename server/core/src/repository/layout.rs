@@ -3,7 +3,7 @@
 /// Folders beside the versions that the server knows.
 const KNOWN_FOLDERS: [&str; 3] = ["configs", "initial_state", "warmup"];
 
-/// The folders of a model, sorted out.
+/// The folders of a model, by meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layout {
     /// Version numbers, ascending.
@@ -12,12 +12,12 @@ pub struct Layout {
     pub warnings: Vec<String>,
 }
 
-/// Sorts out the names of the folders (not the files) directly inside a model's folder, in any order.
+/// Classifies the names of the folders (not the files) directly inside a model's folder, in any order.
 ///
-/// A version is a positive integer without leading zeros. Hidden folders and `__pycache__` are nobody's mistake and
-/// get no warning.
+/// A version is a positive integer without leading zeros. Hidden folders and `__pycache__` are ignored
+/// without a warning.
 /// Source: Triton model repository, "Model Versions".
-pub fn sort_out<'a>(folders: impl IntoIterator<Item = &'a str>) -> Layout {
+pub fn classify<'a>(folders: impl IntoIterator<Item = &'a str>) -> Layout {
     let mut folders: Vec<&str> = folders.into_iter().filter(|name| !has_other_meaning(name)).collect();
     folders.sort_unstable();
     let mut layout = Layout::default();
@@ -49,11 +49,11 @@ fn version(folder: &str) -> Result<u64, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::sort_out;
+    use super::classify;
 
     #[track_caller]
     fn check(folders: &[&str], versions: &[u64], warnings: &[&str]) {
-        let layout = sort_out(folders.iter().copied());
+        let layout = classify(folders.iter().copied());
         assert_eq!(layout.versions, versions);
         assert_eq!(layout.warnings, warnings);
     }

@@ -28,9 +28,9 @@ pub(crate) struct Flag {
 pub(crate) enum Effect {
     /// Writes its value where the program reads it. Errors: the words that follow "expected".
     Set(fn(&mut Args, &str) -> Result<(), String>),
-    /// Known, checked in form, and not acted upon: named in a warning unless it repeats the default.
+    /// Known, checked in form, and ignored: named in a warning unless it repeats the default.
     Unused(fn(&str) -> Result<(), String>),
-    /// Known, and only its default can be had: anything else would be less than the caller counts on.
+    /// Known, and only its default is supported: ignoring another value would weaken the server.
     Refused(fn(&str) -> Result<(), String>, &'static str),
     /// Shows the usage text and ends.
     Help,
@@ -55,7 +55,7 @@ impl Flag {
     }
 }
 
-/// `set!("name": Type = "default", "help", |args, value| ...)`: a flag acted upon.
+/// `set!("name": Type = "default", "help", |args, value| ...)`: a supported flag.
 macro_rules! set {
     ($name:literal : $type:ty = $default:literal, $help:literal, $put:expr) => {
         Flag {
@@ -72,7 +72,7 @@ macro_rules! set {
     };
 }
 
-/// `unused!("name": Type = "default", "help")`: a flag that is known and not acted upon.
+/// `unused!("name": Type = "default", "help")`: a flag that is known and ignored.
 macro_rules! unused {
     ($name:literal : $type:ty = $default:literal, $help:literal) => {
         Flag {
@@ -85,7 +85,7 @@ macro_rules! unused {
     };
 }
 
-/// `refused!("name": Type = "default", "help", "cure")`: a flag of which only the default can be had.
+/// `refused!("name": Type = "default", "help", "cure")`: a flag of which only the default is supported.
 macro_rules! refused {
     ($name:literal : $type:ty = $default:literal, $help:literal, $cure:literal) => {
         Flag {

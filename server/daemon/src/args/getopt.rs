@@ -1,6 +1,6 @@
 //! Takes a command line apart as `getopt_long` does: `--a=b`, `--a b`, unambiguous beginnings of names, `--`.
 //!
-//! It knows names and whether a value follows; what a value means is not its business.
+//! It knows names and whether a value follows; what a value means is decided elsewhere.
 
 use std::collections::VecDeque;
 
@@ -56,7 +56,7 @@ pub(crate) fn split<'table>(
             if word.len() > 1 && word.starts_with('-') {
                 return Err(SplitError::Unknown(word));
             }
-            // Flags may follow a stray word: their mistakes are told first, as getopt does by moving it to the end.
+            // Flags may follow a stray word: their mistakes are reported first, as getopt does by moving it to the end.
             unexpected.get_or_insert(word);
             continue;
         };
@@ -93,7 +93,7 @@ fn find<'a, 'table>(name: &str, table: &'a [(&'table str, Takes)]) -> Result<&'a
     }
 }
 
-/// The known name with the fewest edits, if they are few: underscores for dashes, a slip of the finger.
+/// The known name with the fewest edits, if they are few: underscores for dashes, a typing mistake.
 fn nearest<'table>(name: &str, table: &[(&'table str, Takes)]) -> Option<&'table str> {
     let scored = table.iter().map(|(known, _)| (distance(name, known), *known));
     scored
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_finger_is_told_the_right_name() {
+    fn a_misspelt_flag_gets_a_suggestion() {
         check("--http_port=1", Err(SplitError::Misspelt("--http_port".into(), "http-port".into())));
         check(
             "--model-repo-sitory=x",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_value_and_a_stray_word_are_told() {
+    fn a_missing_value_and_a_stray_word_are_refused() {
         check("--http-port", Err(SplitError::MissingValue("http-port".into())));
         check("serve --http-port 1", Err(SplitError::Unexpected("serve".into())));
         check("--http-port 1 -- --help", Err(SplitError::Unexpected("--help".into())));

@@ -1,6 +1,6 @@
 //! Values made of parts: `NAME,KEY=VALUE` and its relatives, as Triton's repeatable flags write them.
 //!
-//! Forms that only serve flags not acted upon yet are checked and carry nothing.
+//! Forms that only serve unsupported flags are checked and carry nothing.
 
 use super::value::Value;
 

@@ -20,13 +20,13 @@ fn refuses(line: &str, expect: &str) {
 }
 
 #[test]
-fn the_defaults_are_those_the_usage_text_tells() {
+fn the_defaults_are_those_of_the_usage_text() {
     let untouched = args("");
     for flag in table::flags().filter(|flag| !flag.default.is_empty()) {
-        let mut told = untouched.clone();
-        assert_eq!(apply(flag, flag.default, &mut told), Ok(None), "{}", flag.name);
-        told.deprecations.clear();
-        assert_eq!(told, untouched, "{}", flag.name);
+        let mut applied = untouched.clone();
+        assert_eq!(apply(flag, flag.default, &mut applied), Ok(None), "{}", flag.name);
+        applied.deprecations.clear();
+        assert_eq!(applied, untouched, "{}", flag.name);
     }
 }
 
@@ -117,12 +117,12 @@ fn completing_configurations_is_off_by_either_flag() {
 }
 
 #[test]
-fn flags_that_change_nothing_are_remembered_once_and_only_if_they_ask_for_something() {
+fn unsupported_flags_are_listed_once_and_only_if_they_differ_from_the_default() {
     let args = args(
         "--trace-rate=5 --trace-rate=6 --allow-sagemaker=true --allow-vertex-ai=False --http-thread-count=8 \
          --pinned-memory-pool-byte-size=1 --rate-limit=OFF --enable-peer-access=1",
     );
-    assert_eq!(args.not_acted_upon, ["trace-rate", "allow-sagemaker", "pinned-memory-pool-byte-size"]);
+    assert_eq!(args.unsupported_flags, ["trace-rate", "allow-sagemaker", "pinned-memory-pool-byte-size"]);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn help_and_version_win_over_what_is_missing() {
 }
 
 #[test]
-fn a_bad_value_is_told_with_its_flag_and_what_is_accepted() {
+fn a_bad_value_is_named_with_its_flag_and_what_is_accepted() {
     refuses("--http-port=abc", r#"Bad option: "--http-port": got 'abc', expected a whole number from 0 to 65535"#);
     refuses("--allow-http=yes", r#"Bad option: "--allow-http": got 'yes', expected true, on, 1, false, off or 0"#);
     refuses("--log-format=xml", r#"Bad option: "--log-format": got 'xml', expected one of default, ISO8601, json"#);
@@ -166,7 +166,7 @@ fn what_would_weaken_the_server_if_ignored_is_refused() {
 }
 
 #[test]
-fn combinations_that_make_no_sense_are_told() {
+fn contradicting_flags_are_refused() {
     assert_eq!(parsed(""), Err("--model-repository must be specified".into()));
     refuses("--load-model=a", "--load-model needs --model-control-mode=explicit: the other modes load every model");
     refuses(

@@ -33,7 +33,7 @@ fn describe(flag: &Flag, text: &mut String) {
         let _ = write!(help, " Default is {}.", flag.default);
     }
     match flag.effect {
-        Effect::Unused(_) => help.push_str(" (Accepted, not acted upon.)"),
+        Effect::Unused(_) => help.push_str(" (Accepted and ignored.)"),
         Effect::Refused(_, cure) => {
             let _ = write!(help, " (Only the default is offered: {cure}.)");
         }

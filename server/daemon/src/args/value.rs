@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_outside_its_range_is_told_the_range() {
+    fn a_number_outside_its_range_is_refused_with_the_range() {
         assert_eq!(u16::read("70000"), Err("a whole number from 0 to 65535".into()));
         assert_eq!(NonZeroU64::read("0").map_err(|expected| expected.starts_with("a whole number from 1 ")), Err(true));
         assert!(u16::read("80x").is_err());

@@ -76,12 +76,11 @@ fn lines_are_objects_on_request() {
 }
 
 #[test]
-fn flags_not_acted_upon_are_named_in_one_warning() {
+fn unsupported_flags_are_named_in_one_warning() {
     let repository = with_echo();
     let server = Program::serve(repository.path(), &["--trace-rate=5", "--http-thread-count=3"]);
-    let line = server.stderr.expect("not acted upon");
-    let expect =
-        r#"W9 9:9:9.9 9 wire.rs:9] "flags that are known and not acted upon: --trace-rate, --http-thread-count""#;
+    let line = server.stderr.expect("does not support");
+    let expect = r#"W9 9:9:9.9 9 wire.rs:9] "flags that this server does not support are ignored: --trace-rate, --http-thread-count""#;
     assert_eq!(shape(&line), expect);
 }
 

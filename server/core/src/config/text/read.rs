@@ -1,5 +1,5 @@
 //! Reads the text form. The grammar is protobuf's, by the reflection library; two things it does not know and every
-//! repository uses are smoothed first: a list of messages without a colon, and a byte order mark.
+//! repository uses are rewritten first: a list of messages without a colon, and a byte order mark.
 
 use miette::Diagnostic;
 use prost_reflect::DynamicMessage;
@@ -16,26 +16,26 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Source: protobuf, "Text Format Language Specification".
 pub fn from_text(text: &str) -> Result<ModelConfig, ParseError> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let smoothed = Smoothed::new(text);
-    DynamicMessage::parse_text_format(reflect::schema(), &smoothed.text)
+    let with_colons = WithColons::new(text);
+    DynamicMessage::parse_text_format(reflect::schema(), &with_colons.text)
         .map(|message| reflect::from_dynamic(&message))
         .map_err(|error| {
             let label = error.labels().and_then(|mut labels| labels.next());
-            let byte = label.map_or(smoothed.text.len(), |label| label.offset());
-            ParseError::at(text, smoothed.original_byte(byte), error.to_string())
+            let byte = label.map_or(with_colons.text.len(), |label| label.offset());
+            ParseError::at(text, with_colons.original_byte(byte), error.to_string())
         })
 }
 
-// === impl Smoothed ===
+// === impl WithColons ===
 
 /// A text in which `field [` has become `field: [`.
-struct Smoothed {
+struct WithColons {
     text: String,
     /// Where colons were put in, as bytes of the original.
     colons: Vec<usize>,
 }
 
-impl Smoothed {
+impl WithColons {
     fn new(original: &str) -> Self {
         let colons = lists_without_colon(original.as_bytes());
         let mut text = String::with_capacity(original.len() + colons.len());
@@ -107,7 +107,7 @@ fn quoted_length(text: &[u8]) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Smoothed, from_text};
+    use super::{WithColons, from_text};
     use crate::config::ModelConfig;
 
     fn read(text: &str) -> ModelConfig {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn only_names_before_lists_get_a_colon() {
         let text = "a [ b 'c [ \\' d [' # e [\n f[1] g: 1 [ h: X, [";
-        assert_eq!(Smoothed::new(text).text, "a: [ b 'c [ \\' d [' # e [\n f:[1] g: 1 [ h: X, [");
+        assert_eq!(WithColons::new(text).text, "a: [ b 'c [ \\' d [' # e [\n f:[1] g: 1 [ h: X, [");
     }
 
     #[test]

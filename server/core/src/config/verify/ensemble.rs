@@ -103,17 +103,17 @@ impl<'a> Flow<'a> {
     }
 
     /// The tensor furthest back that keeps `tensor` from getting a value; itself if it has no source at all.
-    fn culprit<'b>(&'b self, tensor: &'b str, reached: &BTreeSet<&str>) -> &'b str {
+    fn first_unwritten<'b>(&'b self, tensor: &'b str, reached: &BTreeSet<&str>) -> &'b str {
         let mut seen = BTreeSet::new();
-        let mut culprit = tensor;
+        let mut first_unwritten = tensor;
         while let Some(next) = self
             .sources
-            .get(culprit)
+            .get(first_unwritten)
             .and_then(|from| from.iter().copied().find(|one| !reached.contains(one) && seen.insert(*one)))
         {
-            culprit = next;
+            first_unwritten = next;
         }
-        culprit
+        first_unwritten
     }
 }
 
@@ -134,9 +134,9 @@ fn check_flow(config: &ModelConfig, flow: &Flow<'_>, findings: &mut Findings<'_>
             findings.add(path, format!("ensemble output '{output}' for ensemble {ensemble}' is not used"));
         } else if !reached.contains(output) {
             let mut message = format!("output '{output}' for ensemble '{ensemble}' is not written");
-            let culprit = flow.culprit(output, &reached);
-            if culprit != output {
-                message += &format!(": at least one of its depending tensors, '{culprit}', is not connected");
+            let first_unwritten = flow.first_unwritten(output, &reached);
+            if first_unwritten != output {
+                message += &format!(": at least one of its depending tensors, '{first_unwritten}', is not connected");
             }
             findings.add(path, message);
         }

@@ -1,4 +1,4 @@
-//! Fields the schema has and the server does not act upon yet. They are named in one warning at load, never silently
+//! Fields that the schema has and the server does not support yet. They are named in one warning at load, never silently
 //! ignored; the list shrinks as features arrive.
 
 use prost_reflect::{DynamicMessage, MapKey, Value};
@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MapKey, Value};
 use super::{ModelConfig, reflect};
 
 /// Schema paths: a field named here stands for everything below it.
-const NOT_ACTED_UPON: [&str; 26] = [
+const UNSUPPORTED: [&str; 26] = [
     "runtime",
     "input.is_shape_tensor",
     "input.allow_ragged_batch",
@@ -36,7 +36,7 @@ const NOT_ACTED_UPON: [&str; 26] = [
 ];
 
 /// The paths of fields that are set and have no effect yet, e.g. `instance_group[1].passive`, in schema order.
-pub fn not_acted_upon(config: &ModelConfig) -> Vec<String> {
+pub fn unsupported_fields(config: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     visit(&reflect::to_dynamic(config), "", "", &mut found);
     found
@@ -46,7 +46,7 @@ pub fn not_acted_upon(config: &ModelConfig) -> Vec<String> {
 fn visit(message: &DynamicMessage, schema_path: &str, path: &str, found: &mut Vec<String>) {
     for field in reflect::declared_fields(message).into_iter().filter(|field| message.has_field(field)) {
         let (schema_path, path) = (join(schema_path, field.name()), join(path, field.name()));
-        if NOT_ACTED_UPON.contains(&schema_path.as_str()) {
+        if UNSUPPORTED.contains(&schema_path.as_str()) {
             found.push(path);
             continue;
         }
@@ -79,12 +79,12 @@ fn join(parent: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{NOT_ACTED_UPON, not_acted_upon};
+    use super::{UNSUPPORTED, unsupported_fields};
     use crate::config::{Machine, from_text, normalize, reflect};
 
     #[test]
     fn every_listed_path_is_a_field_of_the_schema() {
-        for path in NOT_ACTED_UPON {
+        for path in UNSUPPORTED {
             let mut message = Some(reflect::schema());
             for name in path.split('.') {
                 let field = message.and_then(|message| message.get_field_by_name(name));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_without_effect_are_named_with_their_place() {
+    fn unsupported_fields_are_named_with_their_paths() {
         let config = from_text(
             "input { name: 'x' } input { name: 'y' allow_ragged_batch: true }\n\
              instance_group [ { kind: KIND_CPU }, { passive: true rate_limiter { priority: 2 } } ]\n\
@@ -104,7 +104,7 @@ mod tests {
              sequence_batching { direct { } }",
         );
         assert_eq!(
-            not_acted_upon(&config.unwrap()),
+            unsupported_fields(&config.unwrap()),
             [
                 "input[1].allow_ragged_batch",
                 "optimization.cuda",
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_acted_upon_fields_are_not_named() {
+    fn defaults_and_supported_fields_are_not_named() {
         let mut config = from_text(
             "name: 'm' backend: 'onnxruntime' max_batch_size: 8 input { name: 'x' dims: 1 reshape { } optional: true }\n\
              dynamic_batching { preserve_ordering: true default_queue_policy { max_queue_size: 3 } }\n\
@@ -126,6 +126,6 @@ mod tests {
         )
         .unwrap();
         normalize(&mut config, &Machine { gpus: 1 });
-        assert_eq!(not_acted_upon(&config), Vec::<String>::new());
+        assert_eq!(unsupported_fields(&config), Vec::<String>::new());
     }
 }
