@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod batching;
 pub mod buffer;
+pub mod byte_budget;
 pub mod check;
 pub mod classification;
 pub mod config;

@@ -8,7 +8,7 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use crate::stats::ModelSnapshot;
+use crate::{byte_budget::ByteBudget, stats::ModelSnapshot};
 
 /// What is measured of the machine. Utilisation is a fraction from 0 to 1, the rest bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -114,6 +114,33 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
     page
 }
 
+/// The part of the page about the memory of requests: what is in use, the limit if there is one, and what was refused.
+pub fn request_memory(budget: &ByteBudget) -> String {
+    let mut page = String::new();
+    let mut one = |name, help, is_gauge, value| family(&mut page, name, help, is_gauge, [(vec![], value)].into_iter());
+    one(
+        "tritonserver_inflight_request_bytes",
+        "Bytes of requests in flight, HTTP and gRPC together",
+        true,
+        budget.in_use() as f64,
+    );
+    if let Some(limit) = budget.limit() {
+        one(
+            "tritonserver_inflight_request_bytes_limit",
+            "Most bytes that requests in flight may use: --max-inflight-request-bytes",
+            true,
+            limit as f64,
+        );
+    }
+    one(
+        "tritonserver_inflight_request_bytes_refused",
+        "Number of requests refused because too many bytes were in flight",
+        false,
+        budget.refused() as f64,
+    );
+    page
+}
+
 fn family(
     page: &mut String,
     name: &str,
@@ -191,5 +218,25 @@ mod tests {
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)));
+    }
+
+    #[test]
+    fn the_memory_of_requests_is_shown_with_its_limit_if_there_is_one() {
+        let budget = std::sync::Arc::new(ByteBudget::new(100));
+        let held = budget.reserve(60).unwrap();
+        budget.reserve(41).unwrap_err();
+        let values = |page: String| -> Vec<String> {
+            page.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(
+            values(request_memory(&budget)),
+            [
+                "tritonserver_inflight_request_bytes 60",
+                "tritonserver_inflight_request_bytes_limit 100",
+                "tritonserver_inflight_request_bytes_refused 1",
+            ]
+        );
+        drop(held);
+        assert_eq!(values(request_memory(&ByteBudget::new(0))).len(), 2);
     }
 }

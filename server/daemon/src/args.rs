@@ -58,6 +58,8 @@ pub(crate) struct Args {
     pub(crate) exit_timeout: Duration,
     /// How long to go on serving before it.
     pub(crate) drain_delay: Duration,
+    /// Most bytes of requests in flight, 0 for no limit; `None` leaves it to the machine.
+    pub(crate) max_inflight_request_bytes: Option<u64>,
     /// Whether a start-up model that fails ends the program.
     pub(crate) exit_on_error: bool,
     /// What to serve.
@@ -334,6 +336,7 @@ impl Default for Args {
             startup_hold: Duration::ZERO,
             exit_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
+            max_inflight_request_bytes: None,
             exit_on_error: true,
             models: ModelArgs {
                 repositories: BTreeSet::new(),

@@ -6,6 +6,7 @@
 mod args;
 mod lifecycle;
 mod listeners;
+mod memory;
 mod signals;
 mod table;
 mod telemetry;

@@ -6,11 +6,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     num::NonZeroUsize,
+    sync::Arc,
     thread::available_parallelism,
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use server_core::backend::Settings;
+use server_core::{backend::Settings, byte_budget::ByteBudget};
 use server_engine::Engine;
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
@@ -19,12 +20,16 @@ use crate::{
     args::{Args, Compression, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
+    memory,
     signals::Signals,
     telemetry,
 };
 
 /// Threads beyond those that load: unloading, reading folders, waiting for the last request of a model.
 const OTHER_BLOCKING_THREADS: usize = 16;
+
+/// Which part of its memory the server gives to requests in flight, if the command line does not say.
+const REQUEST_SHARE_OF_MEMORY: u64 = 4;
 
 /// Serves until a signal, or until something makes it pointless.
 pub(crate) fn run(args: Args) -> Result<(), Fatal> {
@@ -34,6 +39,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         startup_hold,
         exit_timeout,
         drain_delay,
+        max_inflight_request_bytes,
         exit_on_error,
         models,
         http,
@@ -65,10 +71,15 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         load_threads,
         load_retries,
     } = models;
+    let byte_budget = Arc::new(ByteBudget::new(match max_inflight_request_bytes {
+        Some(bytes) => saturating(bytes),
+        None => saturating(memory::available().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
+    }));
     let HttpArgs { endpoint: http, max_input_size, restrictions } = http;
     let http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted_apis).collect(),
+        byte_budget: byte_budget.clone(),
     };
     let GrpcArgs {
         endpoint: grpc,
@@ -89,6 +100,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             Compression::Some => server_grpc::Compression::Gzip,
         },
         restrictions: restrictions.into_iter().map(restricted_protocols).collect(),
+        byte_budget: byte_budget.clone(),
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());
@@ -135,7 +147,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         if let Some(listener) = metrics {
             let (engine, stopped) = (engine.clone(), front_ends.stopped());
             front_ends.add(listener, |socket| async {
-                server_http::serve_metrics(socket, engine, stopped).await;
+                server_http::serve_metrics(socket, engine, byte_budget, stopped).await;
                 Ok(())
             });
         }

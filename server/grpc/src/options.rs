@@ -1,11 +1,13 @@
 //! How the front end behaves: filled by the command line, Triton's defaults otherwise.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use server_core::byte_budget::ByteBudget;
 
 use crate::restrict::Restriction;
 
 /// How to serve gRPC.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// A connection that was silent for so long is asked whether it is still there: `--grpc-keepalive-time`.
     pub keepalive_time: Duration,
@@ -25,6 +27,8 @@ pub struct Options {
     pub max_stream_requests: usize,
     /// Groups of methods that need a header: `--grpc-restricted-protocol`.
     pub restrictions: Vec<Restriction>,
+    /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
+    pub byte_budget: Arc<ByteBudget>,
 }
 
 impl Default for Options {
@@ -39,6 +43,7 @@ impl Default for Options {
             max_send_bytes: i32::MAX as usize,
             max_stream_requests: 1024,
             restrictions: Vec::new(),
+            byte_budget: Arc::new(ByteBudget::new(0)),
         }
     }
 }

@@ -27,6 +27,10 @@ mod shared_memory;
 mod statistics;
 mod to_json;
 
+use std::sync::Arc;
+
+use server_core::byte_budget::ByteBudget;
+
 pub use restriction::{Api, Restriction};
 pub use serve::{serve, serve_metrics};
 
@@ -37,10 +41,12 @@ pub struct Options {
     pub max_input_size: usize,
     /// `--http-restricted-api`, one entry per flag.
     pub restrictions: Vec<Restriction>,
+    /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
+    pub byte_budget: Arc<ByteBudget>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_input_size: 64 << 20, restrictions: Vec::new() }
+        Self { max_input_size: 64 << 20, restrictions: Vec::new(), byte_budget: Arc::new(ByteBudget::new(0)) }
     }
 }

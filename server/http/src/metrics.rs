@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
+use server_core::{byte_budget::ByteBudget, metrics::request_memory};
 use server_engine::Engine;
 
 use crate::{answer::empty, body::Body, connection::Activity, error::Failure, router::RouteError, serve::Application};
@@ -11,11 +12,12 @@ use crate::{answer::empty, body::Body, connection::Activity, error::Failure, rou
 /// The page's server.
 pub(crate) struct Metrics {
     engine: Arc<Engine>,
+    byte_budget: Arc<ByteBudget>,
 }
 
 impl Metrics {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(crate) fn new(engine: Arc<Engine>, byte_budget: Arc<ByteBudget>) -> Self {
+        Self { engine, byte_budget }
     }
 }
 
@@ -28,7 +30,8 @@ impl Application for Metrics {
         }
         let mut response = empty();
         if request.uri().path() == "/metrics" {
-            *response.body_mut() = Body::from(self.engine.metrics().into_bytes());
+            *response.body_mut() =
+                Body::from((self.engine.metrics() + &request_memory(&self.byte_budget)).into_bytes());
         }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -13,6 +13,7 @@ use std::{
 use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use server_core::byte_budget::ByteBudget;
 use server_engine::Engine;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -49,9 +50,15 @@ pub async fn serve(listener: TcpListener, engine: Arc<Engine>, options: Options,
     accept(listener, Arc::new(Server { engine, options }), shutdown).await;
 }
 
-/// Serves the metrics page until `shutdown` is ready: `GET /metrics` in Prometheus' text format.
-pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, shutdown: impl Future<Output = ()>) {
-    accept(listener, Arc::new(Metrics::new(engine)), shutdown).await;
+/// Serves the metrics page until `shutdown` is ready: `GET /metrics` in Prometheus' text format. `byte_budget` is that
+/// of the front ends.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    byte_budget: Arc<ByteBudget>,
+    shutdown: impl Future<Output = ()>,
+) {
+    accept(listener, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
 }
 
 /// What answers requests.

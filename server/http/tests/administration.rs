@@ -2,8 +2,11 @@
 
 mod house;
 
+use std::sync::Arc;
+
 use house::{House, one_tensor};
 use serde_json::json;
+use server_core::byte_budget::ByteBudget;
 use server_engine::ControlMode;
 use server_http::{Api, Options, Restriction};
 
@@ -136,12 +139,16 @@ async fn the_metrics_page_has_a_port_of_its_own() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = tokio::spawn(server_http::serve_metrics(listener, house.engine.clone(), async { _ = stopped.await }));
+    let budget = Arc::new(ByteBudget::new(1000));
+    let _held = budget.reserve(10).unwrap();
+    let engine = house.engine.clone();
+    let served = tokio::spawn(server_http::serve_metrics(listener, engine, budget, async { _ = stopped.await }));
     let mut house = house;
     house.address = address;
     let page = house.get("/metrics").await;
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/plain; charset=utf-8")));
     assert!(page.text().contains("nv_inference_request_success{model=\"floats\",version=\"1\"} 0"), "{}", page.text());
+    assert!(page.text().contains("\ntritonserver_inflight_request_bytes 10\n"), "{}", page.text());
     let other = house.get("/other").await;
     assert_eq!((other.status, other.text()), (200, ""));
     house.post("/metrics", "").await.is_error(405, "Method Not Allowed");

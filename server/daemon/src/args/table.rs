@@ -1,7 +1,7 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
-//! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs` and
-//! `--version` are additions.
+//! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs`,
+//! `--max-inflight-request-bytes` and `--version` are additions.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -85,6 +85,11 @@ const SERVER: &[Flag] = &[
         "Seconds to go on serving after a signal, before the exit begins: not ready any more, and each connection ends with \
          its next answer, so that callers move to other servers without losing a request.",
         |args, seconds| args.drain_delay = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
+    set!("max-inflight-request-bytes": u64 = "",
+        "Most bytes that the requests of all callers, HTTP and gRPC, may hold in memory at once; requests beyond are refused as \
+         unavailable. 0 is no limit. Default is a quarter of the memory that the server may use: the limit of its cgroup, or \
+         the machine's memory.",
+        |args, bytes| args.max_inflight_request_bytes = Some(bytes)),
 ];
 
 const LOGGING: &[Flag] = &[
