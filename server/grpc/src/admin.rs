@@ -1,5 +1,4 @@
-//! What the server and its models tell about themselves: metadata and configurations. What changes models is in
-//! `repository`, what was counted in `statistics`.
+//! Metadata and configurations. Loading and unloading is in `repository`, statistics in `statistics`.
 
 pub(crate) mod repository;
 pub(crate) mod shared_memory;
@@ -16,7 +15,7 @@ use server_proto::inference::{
     model_metadata_response,
 };
 
-/// Name, version and abilities of the server.
+/// Name, version and extensions of the server.
 pub(crate) fn server_metadata(engine: &Engine) -> Result<ServerMetadataResponse> {
     Ok(ServerMetadataResponse {
         name: engine.id().to_owned(),
@@ -54,12 +53,12 @@ pub(crate) fn model_config(engine: &Engine, request: &ModelConfigRequest) -> Res
     Ok(ModelConfigResponse { config: Some(config.as_ref().clone()) })
 }
 
-/// The answer to whoever asks for, or sets, what is traced.
+/// The error of `TraceSetting`.
 pub(crate) fn no_trace_settings() -> Error {
     Error::unsupported("this server does not trace requests, so there are no trace settings")
 }
 
-/// The answer to whoever asks for, or sets, what is logged.
+/// The error of `LogSettings`.
 pub(crate) fn no_log_settings() -> Error {
     Error::unsupported("log settings are fixed when this server starts; see its --log flags")
 }

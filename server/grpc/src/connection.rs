@@ -1,4 +1,4 @@
-//! Sockets: taken in, tuned, given to HTTP/2, aged, and sent home at the end. Knows nothing of calls.
+//! Connections: accepted, configured, served as HTTP/2, closed at their maximum age or at shutdown. Knows nothing of calls.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -21,45 +21,50 @@ use tracing::{debug, warn};
 
 use crate::{
     Options,
+    admission::Admission,
     dispatch::{Calls, Dispatch},
-    gate::Gate,
-    socket::{Outbox, Socket},
+    socket::{Socket, WriteBuffer},
 };
 
-/// Bytes a client may send ahead of being read, per call and per connection: tensors rather than documents.
+/// Flow-control windows of HTTP/2, per call and per connection, in bytes: sized for tensors.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Largest piece of a message taken at once: big tensors come in few pieces.
+/// Largest HTTP/2 frame accepted, in bytes.
 const MAX_FRAME: u32 = 1 << 20;
-/// Calls one connection may have open. Queues behind have limits of their own.
+/// Calls one connection may have open. The queues of models have limits of their own.
 const MAX_CALLS: u32 = 8192;
-/// Calls given up before they were looked at: many deadlines at once are no attack.
+/// Calls a client may reset before the server has accepted them: many expired deadlines at once are no attack.
 const MAX_RESETS: usize = 1024;
-/// What connections get to close after their last call.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// Pause when the process has no file or memory left for a connection.
+/// How long connections may take to close after their last call.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause when the process has no file descriptor or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Serves connections until `shutdown`, then until the gate is empty, then until they are closed. From `leaving` on they are
-/// asked to end once their calls are answered.
+/// Serves connections until `shutdown`, then until no inference call is in flight, then until they are closed. When
+/// `leaving` completes, the connections of that moment are asked to end once their calls are answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     dispatch: Dispatch,
-    gate: &Arc<Gate>,
+    admission: &Arc<Admission>,
     options: &Options,
     leaving: impl Future<Output = ()>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    // Heard by the connections of that moment: one that comes while the server leaves is served like any other.
-    let (goodbye, _) = watch::channel(());
+    // Received by the connections of that moment: one accepted later is served like any other.
+    let (close_requested, _) = watch::channel(());
     let mut connections = JoinSet::new();
     let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
-        // Small answers leave at once instead of waiting for more.
+        // Small responses are sent at once instead of waiting for more.
         if let Err(error) = stream.set_nodelay(true) {
             debug!("connection without TCP_NODELAY: {error}");
         }
-        let connection =
-            serve_connection(stream, dispatch.another(), builder(options), ages(options), goodbye.subscribe());
+        let connection = serve_connection(
+            stream,
+            dispatch.for_connection(),
+            builder(options),
+            ages(options),
+            close_requested.subscribe(),
+        );
         connections.spawn(connection);
     };
     let mut shutdown = pin!(shutdown);
@@ -70,19 +75,19 @@ pub(crate) async fn serve(
         }
     };
     if accept_until(&listener, &mut connections, start, leaves_first).await? {
-        goodbye.send_replace(());
+        close_requested.send_replace(());
         accept_until(&listener, &mut connections, start, shutdown).await?;
     }
-    // Callers that still come are told why they are refused, until the last call inside has its answer.
-    gate.close();
-    accept_until(&listener, &mut connections, start, gate.empty()).await?;
+    // New calls are refused with the reason until the last call in flight has its response.
+    admission.close();
+    accept_until(&listener, &mut connections, start, admission.drained()).await?;
     drop(listener);
-    goodbye.send_replace(());
-    let _ = timeout(GOODBYE, async { while connections.join_next().await.is_some() {} }).await;
+    close_requested.send_replace(());
+    let _ = timeout(CLOSE_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
-/// Takes connections until `end`, and gives what it ended with.
+/// Accepts connections until `end` completes, and returns its value.
 async fn accept_until<E>(
     listener: &TcpListener,
     connections: &mut JoinSet<()>,
@@ -108,13 +113,13 @@ async fn accept_until<E>(
     }
 }
 
-/// A caller that was gone before it was greeted.
+/// The client was gone before its connection was accepted.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Out of files or memory: closing connections give some back.
+/// Out of file descriptors or memory: connections that close free some.
 fn is_exhausted(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
@@ -138,7 +143,7 @@ fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// When a connection is asked to end, and how much later it must.
+/// After how long a connection is asked to end, and how much later it is closed.
 #[derive(Clone, Copy)]
 struct Ages {
     soft: Option<Duration>,
@@ -154,54 +159,58 @@ async fn serve_connection(
     dispatch: Dispatch,
     builder: http2::Builder<TokioExecutor>,
     ages: Ages,
-    mut goodbye: watch::Receiver<()>,
+    mut close_requested: watch::Receiver<()>,
 ) {
-    let (socket, outbox) = Socket::new(stream);
+    let (socket, write_buffer) = Socket::new(stream);
     let calls = dispatch.calls();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), dispatch));
     let leave = async {
         tokio::select! {
-            _ = goodbye.changed() => false,
+            _ = close_requested.changed() => false,
             () = sleep_or_never(ages.soft) => true,
         }
     };
     let is_old = tokio::select! {
-        () = drive(connection.as_mut(), &calls, &outbox) => return,
+        () = drive(connection.as_mut(), &calls, &write_buffer) => return,
         is_old = leave => is_old,
     };
     connection.as_mut().graceful_shutdown();
     let grace = if is_old { ages.grace } else { None };
     tokio::select! {
-        () = drive(connection, &calls, &outbox) => {}
+        () = drive(connection, &calls, &write_buffer) => {}
         () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
     }
 }
 
-/// Runs a connection to its end, sending what each turn produced at once.
+/// Runs a connection to its end, sending what each poll produced with one system call.
 ///
-/// A batch wakes many calls of one connection. The runtime would run the connection right after the first of them, which
-/// sends one small answer with a system call of its own, and again after the second. So while other calls are under way,
-/// the tasks that are ready go first: that saves most of the system calls, which are most of the work. A lone caller
-/// does not wait.
-async fn drive(mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>, calls: &Calls, outbox: &Outbox) {
-    let mut has_waited = false;
+/// A batch wakes many calls of one connection. The runtime would poll the connection right after the first of them, which
+/// sends one small response with a system call of its own, and again after the second. So while other calls are in
+/// flight, the connection yields once to the tasks that are ready: that saves most of the system calls, which are most of
+/// the work. A lone call does not wait.
+async fn drive(
+    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    calls: &Calls,
+    write_buffer: &WriteBuffer,
+) {
+    let mut has_yielded = false;
     poll_fn(|context| {
-        has_waited = !has_waited && calls.are_under_way();
-        if has_waited {
+        has_yielded = !has_yielded && calls.are_in_flight();
+        if has_yielded {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let turn = connection.as_mut().poll(context);
-        let sent = outbox.poll_send(context);
-        // Broken connections are everyday: clients die, scanners send other protocols.
-        if let Poll::Ready(Err(error)) = &turn {
+        let polled = connection.as_mut().poll(context);
+        let sent = write_buffer.poll_send(context);
+        // Broken connections are common: clients die, scanners send other protocols.
+        if let Poll::Ready(Err(error)) = &polled {
             debug!("gRPC connection ended: {error}");
         }
         if let Poll::Ready(Err(error)) = &sent {
             debug!("gRPC connection broke: {error}");
             return Poll::Ready(());
         }
-        turn.map(|_| ())
+        polled.map(|_| ())
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! One call between the connection and its method: may it be made, by whom is it answered, until when.
+//! One call between the connection and its method: whether it is allowed, which service answers it, its deadline.
 
 use std::{
     convert::Infallible,
@@ -28,8 +28,8 @@ use tonic::{
 
 use crate::{
     Compression, Options, Restriction,
+    admission::{Admission, Permit},
     error::status,
-    gate::{Gate, Pass},
     restrict,
     service::Service,
 };
@@ -37,9 +37,9 @@ use crate::{
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// Sends each call to its service. Made once; every connection has one of its own.
+/// Routes each call to its service. Every connection has its own.
 pub(crate) struct Dispatch {
-    gate: Arc<Gate>,
+    admission: Arc<Admission>,
     calls: Calls,
     restrictions: Arc<[Restriction]>,
     inference: GrpcInferenceServiceServer<Service>,
@@ -47,9 +47,9 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    /// Both services over one engine.
-    pub(crate) fn new(engine: Arc<Engine>, gate: Arc<Gate>, options: &Options) -> Self {
-        let service = Arc::new(Service::new(engine, gate.clone(), options));
+    /// Routes to both services over one engine.
+    pub(crate) fn new(engine: Arc<Engine>, admission: Arc<Admission>, options: &Options) -> Self {
+        let service = Arc::new(Service::new(engine, admission.clone(), options));
         let mut inference = GrpcInferenceServiceServer::from_arc(service.clone())
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate)
@@ -61,14 +61,20 @@ impl Dispatch {
         let health = HealthServer::from_arc(service)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate);
-        Self { gate, calls: Calls::default(), restrictions: options.restrictions.clone().into(), inference, health }
+        Self {
+            admission,
+            calls: Calls::default(),
+            restrictions: options.restrictions.clone().into(),
+            inference,
+            health,
+        }
     }
 
-    /// One for another connection.
-    pub(crate) fn another(&self) -> Self {
-        let Self { gate, restrictions, inference, health, calls: _ } = self;
+    /// The same routes for one connection.
+    pub(crate) fn for_connection(&self) -> Self {
+        let Self { admission, restrictions, inference, health, calls: _ } = self;
         Self {
-            gate: gate.clone(),
+            admission: admission.clone(),
             calls: Calls::default(),
             restrictions: restrictions.clone(),
             inference: inference.clone(),
@@ -76,7 +82,7 @@ impl Dispatch {
         }
     }
 
-    /// How many calls this connection has under way.
+    /// The calls this connection has in flight.
     pub(crate) fn calls(&self) -> Calls {
         self.calls.clone()
     }
@@ -89,10 +95,10 @@ impl Dispatch {
         let method = path.strip_prefix(INFERENCE);
         if !self.restrictions.is_empty() {
             let method = method.or_else(|| path.strip_prefix(HEALTH)).unwrap_or_default();
-            restrict::admit(&self.restrictions, method, request.headers()).map_err(status)?;
+            restrict::check(&self.restrictions, method, request.headers()).map_err(status)?;
         }
-        let pass = match method {
-            Some("ModelInfer" | "ModelStreamInfer") => Some(self.gate.enter().map_err(status)?),
+        let permit = match method {
+            Some("ModelInfer" | "ModelStreamInfer") => Some(self.admission.admit().map_err(status)?),
             _ => None,
         };
         let deadline = deadline(request.headers()).map(|duration| Box::pin(sleep(duration)));
@@ -103,7 +109,7 @@ impl Dispatch {
         } else {
             return Err(Status::unimplemented(format!("there is no method {path}")).into());
         };
-        Ok(Call { answer, deadline, _pass: pass, _counted: Some(self.calls.count()) })
+        Ok(Call { answer, deadline, _permit: permit, _counted: Some(self.calls.count()) })
     }
 }
 
@@ -115,16 +121,16 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
     fn call(&self, request: Request<Incoming>) -> Call {
         self.start(request).unwrap_or_else(|refusal| {
             let response = refusal.into_response();
-            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _pass: None, _counted: None }
+            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _permit: None, _counted: None }
         })
     }
 }
 
-/// Why a call is not made.
+/// Why a call is refused before it reaches a method.
 enum Refusal {
-    /// The caller speaks HTTP/2, and something else on top.
+    /// The content type is not that of gRPC.
     NotGrpc,
-    /// The caller is told the gRPC way.
+    /// Answered with a gRPC status.
     Status(Status),
 }
 
@@ -147,11 +153,11 @@ impl Refusal {
     }
 }
 
-/// A call under way. Dropping it, as the connection does when the caller gives up, cancels its work.
+/// A call in flight. Dropping it, as the connection does when the client cancels, cancels its work.
 pub(crate) struct Call {
     answer: BoxFuture<Response<Body>, Infallible>,
     deadline: Option<Pin<Box<Sleep>>>,
-    _pass: Option<Pass>,
+    _permit: Option<Permit>,
     _counted: Option<Counted>,
 }
 
@@ -168,13 +174,13 @@ impl Future for Call {
     }
 }
 
-/// The calls of one connection that have no answer yet.
+/// The calls of one connection that have no response yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Calls(Arc<AtomicUsize>);
 
 impl Calls {
-    /// Whether any has none.
-    pub(crate) fn are_under_way(&self) -> bool {
+    /// Whether there are any.
+    pub(crate) fn are_in_flight(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 
@@ -197,7 +203,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// How long the caller is going to wait. A value that cannot be read is no limit.
+/// The deadline the client has set. A value that cannot be read is no deadline.
 ///
 /// Source: gRPC over HTTP/2, "Timeout": up to eight digits and a unit.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {

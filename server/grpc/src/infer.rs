@@ -1,5 +1,5 @@
-//! Unary inference, and the steps streams share with it: a message becomes a request, a response becomes a message.
-//! Raw tensors are slices of the received message on the way in and handed on as they are on the way out.
+//! Unary inference, and the steps it shares with streams: a message becomes a request, a response becomes a message.
+//! Raw tensors are slices of the received message on the way in and are not copied on the way out.
 
 pub(crate) mod answer;
 mod contents;

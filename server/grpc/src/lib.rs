@@ -1,16 +1,16 @@
 //! The gRPC front end: Triton's inference service and the health service of gRPC over one engine.
 //!
-//! Rooms in the order a call meets them: `connection` (sockets, ages, the end), `dispatch` (who may call, until when),
-//! `service` (the methods), then one room per kind of answer. No model logic lives here, and `error` alone knows how
-//! the server's errors look on this wire.
+//! Modules in the order a call passes them: `connection` (sockets, ages, shutdown), `dispatch` (restrictions, deadlines),
+//! `service` (the methods), then one module per group of methods. No model logic lives here, and `error` alone maps the
+//! server's errors to gRPC statuses.
 
 #![forbid(unsafe_code)]
 
 mod admin;
+mod admission;
 mod connection;
 mod dispatch;
 mod error;
-mod gate;
 mod health;
 mod infer;
 mod options;
@@ -24,24 +24,25 @@ use std::{future::Future, io, sync::Arc};
 use server_engine::Engine;
 use tokio::net::TcpListener;
 
-use self::{dispatch::Dispatch, gate::Gate};
+use self::{admission::Admission, dispatch::Dispatch};
 pub use self::{
     options::{Compression, Options},
     restrict::{Protocol, Restriction},
 };
 
-/// Serves until `shutdown` ends, then refuses new inference, waits for what is inside, says goodbye to every connection
-/// and returns. While the engine is leaving, connections are asked to end after their calls, and new ones are served. Dropping the future ends everything at once: whoever limits the wait does that.
+/// Serves until `shutdown` completes, then refuses new inference calls, waits for those in flight, closes every connection
+/// and returns. While the engine is leaving, connections are asked to end after their calls, and new ones are served.
+/// Dropping the future ends everything at once: the caller limits the wait that way.
 ///
-/// Errors: the socket takes no connections any more.
+/// Errors: the listener accepts no connections any more.
 pub async fn serve(
     listener: TcpListener,
     engine: Arc<Engine>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let gate = Arc::new(Gate::default());
+    let admission = Arc::new(Admission::default());
     let leaving = engine.leaving();
-    let dispatch = Dispatch::new(engine, gate.clone(), &options);
-    connection::serve(listener, dispatch, &gate, &options, leaving, shutdown).await
+    let dispatch = Dispatch::new(engine, admission.clone(), &options);
+    connection::serve(listener, dispatch, &admission, &options, leaving, shutdown).await
 }

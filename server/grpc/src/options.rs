@@ -9,21 +9,21 @@ use crate::restrict::Restriction;
 /// How to serve gRPC.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// A connection that was silent for so long is asked whether it is still there: `--grpc-keepalive-time`.
+    /// A connection without traffic for so long is sent a keepalive ping: `--grpc-keepalive-time`.
     pub keepalive_time: Duration,
-    /// How long the answer to that may take: `--grpc-keepalive-timeout`.
+    /// How long the acknowledgement of the ping may take: `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
-    /// Age at which a connection is asked to be made anew: `--grpc-max-connection-age`.
+    /// Age at which a connection is asked to end: `--grpc-max-connection-age`.
     pub max_connection_age: Option<Duration>,
-    /// What calls get to finish after that: `--grpc-max-connection-age-grace`; `None` is for ever.
+    /// How long calls may go on after that: `--grpc-max-connection-age-grace`; `None` is without limit.
     pub max_connection_age_grace: Option<Duration>,
-    /// Whether responses are compressed, for clients that can read it: `--grpc-infer-response-compression-level`.
+    /// Whether responses are compressed, for clients that accept it: `--grpc-infer-response-compression-level`.
     pub response_compression: Compression,
-    /// Bytes of the largest message taken.
+    /// Largest message received, in bytes.
     pub max_receive_bytes: usize,
-    /// Bytes of the largest message sent.
+    /// Largest message sent, in bytes.
     pub max_send_bytes: usize,
-    /// Requests of one stream that may be under way; further ones wait in the connection.
+    /// Requests of one stream that may be in flight; further ones wait in the connection.
     pub max_stream_requests: usize,
     /// Groups of methods that need a header: `--grpc-restricted-protocol`.
     pub restrictions: Vec<Restriction>,
@@ -51,9 +51,9 @@ impl Default for Options {
 /// Whether responses are compressed. The levels of the command line above `none` all mean gzip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// As they are.
+    /// Not at all.
     #[default]
     None,
-    /// With gzip, if the client says that it reads that.
+    /// With gzip, if the client accepts it.
     Gzip,
 }

@@ -1,4 +1,4 @@
-//! Groups of methods that answer only to callers who show a header: `--grpc-restricted-protocol`.
+//! Groups of methods that need a header with a secret value: `--grpc-restricted-protocol`.
 
 use http::HeaderMap;
 use server_core::error::{Error, Result};
@@ -8,7 +8,7 @@ const PREFIX: &str = "triton-grpc-protocol-";
 
 macro_rules! protocols {
     ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
-        /// A group of methods, by what they are about.
+        /// A group of methods.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Protocol {
             $($(#[$doc])* $name),*
@@ -76,7 +76,7 @@ impl Protocol {
 /// Groups that share one header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restriction {
-    /// Who is restricted. A group occurs in one restriction at most.
+    /// The restricted groups. A group occurs in one restriction at most.
     pub protocols: Vec<Protocol>,
     /// The header's name without the `triton-grpc-protocol-` it has on the wire.
     pub header: String,
@@ -84,10 +84,10 @@ pub struct Restriction {
     pub value: String,
 }
 
-/// Whether these headers open that method.
+/// Checks that the headers allow that method.
 ///
 /// Errors: `Unavailable`, naming the header that is missing or wrong.
-pub(crate) fn admit(restrictions: &[Restriction], method: &str, headers: &HeaderMap) -> Result<()> {
+pub(crate) fn check(restrictions: &[Restriction], method: &str, headers: &HeaderMap) -> Result<()> {
     let Some(protocol) = Protocol::of_method(method) else { return Ok(()) };
     let Some(restriction) = restrictions.iter().find(|restriction| restriction.protocols.contains(&protocol)) else {
         return Ok(());
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_both_ways() {
+    fn names_are_parsed_and_printed() {
         for &protocol in Protocol::ALL {
             assert_eq!(Protocol::from_name(protocol.name()), Some(protocol));
         }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_value_opens_a_restricted_method() {
+    fn a_restricted_method_needs_the_right_value() {
         let restrictions = [Restriction {
             protocols: vec![Protocol::Inference, Protocol::ModelRepository],
             header: "Admin".into(),
@@ -121,14 +121,14 @@ mod tests {
         let wrong = "This protocol is restricted, expecting header 'triton-grpc-protocol-Admin'";
         let mut headers = HeaderMap::new();
         for method in ["ModelInfer", "ModelStreamInfer", "RepositoryIndex"] {
-            assert_eq!(admit(&restrictions, method, &headers).unwrap_err().message, wrong);
+            assert_eq!(check(&restrictions, method, &headers).unwrap_err().message, wrong);
         }
         for method in ["ServerLive", "Check", "NoSuchMethod"] {
-            assert_eq!(admit(&restrictions, method, &headers), Ok(()));
+            assert_eq!(check(&restrictions, method, &headers), Ok(()));
         }
         headers.insert("triton-grpc-protocol-admin", "guess".parse().unwrap());
-        assert_eq!(admit(&restrictions, "ModelInfer", &headers).unwrap_err().message, wrong);
+        assert_eq!(check(&restrictions, "ModelInfer", &headers).unwrap_err().message, wrong);
         headers.insert("triton-grpc-protocol-admin", "secret".parse().unwrap());
-        assert_eq!(admit(&restrictions, "ModelInfer", &headers), Ok(()));
+        assert_eq!(check(&restrictions, "ModelInfer", &headers), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! The methods on the wire, each handed to the room that answers it. Nothing is decided here.
+//! The methods of both services, each passed to the module that answers it. Nothing is decided here.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -10,7 +10,7 @@ use server_proto::{
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{Options, admin, error::status, gate::Gate, health, infer, stream};
+use crate::{Options, admin, admission::Admission, error::status, health, infer, stream};
 
 /// What a method returns.
 type Answer<T> = Result<Response<T>, Status>;
@@ -18,16 +18,16 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Both services.
 pub(crate) struct Service {
     engine: Arc<Engine>,
-    gate: Arc<Gate>,
+    admission: Arc<Admission>,
     max_stream_requests: usize,
     max_send_bytes: usize,
 }
 
 impl Service {
-    /// Over that engine.
-    pub(crate) fn new(engine: Arc<Engine>, gate: Arc<Gate>, options: &Options) -> Self {
+    /// Both services over one engine.
+    pub(crate) fn new(engine: Arc<Engine>, admission: Arc<Admission>, options: &Options) -> Self {
         let &Options { max_stream_requests, max_send_bytes, .. } = options;
-        Self { engine, gate, max_stream_requests, max_send_bytes }
+        Self { engine, admission, max_stream_requests, max_send_bytes }
     }
 }
 
@@ -75,7 +75,7 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let limits = stream::Limits { requests: self.max_stream_requests, send_bytes: self.max_send_bytes };
-        answer(stream::model_stream_infer(self.engine.clone(), &self.gate, request, limits))
+        answer(stream::model_stream_infer(self.engine.clone(), &self.admission, request, limits))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {

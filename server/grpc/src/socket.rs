@@ -1,7 +1,7 @@
-//! A socket that sends what one turn of its connection produced with one system call.
+//! A socket that sends what one poll of its connection produced with one system call.
 //!
-//! HTTP/2 hands over frame by frame and flushes between them. Here a flush only means "later": whoever drives the
-//! connection sends when its turn is over. Large pieces are not copied; what waits is bounded.
+//! HTTP/2 writes frame by frame and flushes between them. Here a flush does nothing: the driver of the connection sends
+//! after each poll. Large writes are not copied; what is buffered is bounded.
 
 use std::{
     io::{self, IoSlice},
@@ -18,74 +18,74 @@ use tokio::{
     },
 };
 
-/// Bytes that may wait for the end of a turn.
-const WAITING: usize = 64 << 10;
-/// From here on a piece goes out as it lies: copying it would cost more than a system call.
+/// Most bytes buffered between two sends.
+const MAX_BUFFERED: usize = 64 << 10;
+/// A write of so many bytes is sent directly: copying it would cost more than a system call.
 const LARGE: usize = 16 << 10;
 
-/// Capacity an idle connection keeps.
-const KEPT: usize = 8 << 10;
+/// Capacity an idle connection keeps, in bytes.
+const IDLE_CAPACITY: usize = 8 << 10;
 
-/// The end that HTTP/2 reads and writes.
+/// What HTTP/2 reads and writes.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
-    outbox: Outbox,
+    write_buffer: WriteBuffer,
 }
 
-/// The end of whoever drives the connection.
+/// The buffered writes of a socket, for the driver of its connection.
 #[derive(Clone)]
-pub(crate) struct Outbox(Arc<Mutex<Outgoing>>);
+pub(crate) struct WriteBuffer(Arc<Mutex<Writer>>);
 
-struct Outgoing {
+struct Writer {
     write: OwnedWriteHalf,
-    waiting: Vec<u8>,
-    /// Bytes of `waiting` that are gone already.
+    buffered: Vec<u8>,
+    /// Bytes of `buffered` that are sent already.
     sent: usize,
 }
 
 impl Socket {
-    /// Both ends of a connection.
-    pub(crate) fn new(stream: TcpStream) -> (Self, Outbox) {
+    /// Splits a connection into what HTTP/2 uses and the buffer its driver sends.
+    pub(crate) fn new(stream: TcpStream) -> (Self, WriteBuffer) {
         let (read, write) = stream.into_split();
-        let outbox = Outbox(Arc::new(Mutex::new(Outgoing { write, waiting: Vec::new(), sent: 0 })));
-        (Self { read, outbox: outbox.clone() }, outbox)
+        let write_buffer = WriteBuffer(Arc::new(Mutex::new(Writer { write, buffered: Vec::new(), sent: 0 })));
+        (Self { read, write_buffer: write_buffer.clone() }, write_buffer)
     }
 }
 
-impl Outbox {
-    /// Sends everything that waits.
+impl WriteBuffer {
+    /// Sends everything buffered.
     pub(crate) fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_send(context)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+    fn lock(&self) -> MutexGuard<'_, Writer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Outgoing {
+impl Writer {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.waiting.len() {
-            match ready!(Pin::new(&mut self.write).poll_write(context, &self.waiting[self.sent..]))? {
+        while self.sent < self.buffered.len() {
+            match ready!(Pin::new(&mut self.write).poll_write(context, &self.buffered[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => self.sent += sent,
             }
         }
-        self.waiting.clear();
-        self.waiting.shrink_to(KEPT);
+        self.buffered.clear();
+        self.buffered.shrink_to(IDLE_CAPACITY);
         self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let length = pieces.iter().map(|piece| piece.len()).sum();
-        if length >= LARGE || self.waiting.len() + length > WAITING {
+        if length >= LARGE || self.buffered.len() + length > MAX_BUFFERED {
             ready!(self.poll_send(context))?;
         }
         if length >= LARGE {
             return Pin::new(&mut self.write).poll_write_vectored(context, pieces);
         }
-        pieces.iter().for_each(|piece| self.waiting.extend_from_slice(piece));
+        pieces.iter().for_each(|piece| self.buffered.extend_from_slice(piece));
         Poll::Ready(Ok(length))
     }
 }
@@ -102,7 +102,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        self.outbox.lock().poll_write(context, &[IoSlice::new(buffer)])
+        self.write_buffer.lock().poll_write(context, &[IoSlice::new(buffer)])
     }
 
     fn poll_write_vectored(
@@ -110,22 +110,22 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.outbox.lock().poll_write(context, pieces)
+        self.write_buffer.lock().poll_write(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// Later: see [`Outbox::poll_send`].
+    /// Does nothing: see [`WriteBuffer::poll_send`].
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut outgoing = self.outbox.lock();
-        ready!(outgoing.poll_send(context))?;
-        Pin::new(&mut outgoing.write).poll_shutdown(context)
+        let mut writer = self.write_buffer.lock();
+        ready!(writer.poll_send(context))?;
+        Pin::new(&mut writer.write).poll_shutdown(context)
     }
 }
 
@@ -140,32 +140,32 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (TcpStream, Socket, Outbox) {
+    async fn pair() -> (TcpStream, Socket, WriteBuffer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, outbox) = Socket::new(listener.accept().await.unwrap().0);
-        (client, socket, outbox)
+        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0);
+        (client, socket, write_buffer)
     }
 
     #[tokio::test]
-    async fn small_pieces_wait_for_the_end_of_the_turn() {
-        let (mut client, mut socket, outbox) = pair().await;
+    async fn small_writes_are_buffered_until_sent() {
+        let (mut client, mut socket, write_buffer) = pair().await;
         for piece in [b"one ".as_slice(), b"two ", b"three"] {
             socket.write_all(piece).await.unwrap();
             socket.flush().await.unwrap();
         }
-        assert_eq!(outbox.lock().waiting, b"one two three");
-        poll_fn(|context| outbox.poll_send(context)).await.unwrap();
+        assert_eq!(write_buffer.lock().buffered, b"one two three");
+        poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
         let mut read = [0; 13];
         client.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"one two three");
     }
 
     #[tokio::test]
-    async fn everything_arrives_in_order_whatever_its_size() {
-        let (mut client, mut socket, outbox) = pair().await;
+    async fn writes_of_every_size_arrive_in_order() {
+        let (mut client, mut socket, write_buffer) = pair().await;
         let pieces: Vec<Vec<u8>> =
-            [1, 100, LARGE, 3, WAITING - 1, 7, 4 << 20, 5, LARGE - 1, LARGE - 1, LARGE - 1, LARGE - 1]
+            [1, 100, LARGE, 3, MAX_BUFFERED - 1, 7, 4 << 20, 5, LARGE - 1, LARGE - 1, LARGE - 1, LARGE - 1]
                 .into_iter()
                 .enumerate()
                 .map(|(number, length)| vec![number as u8; length])
@@ -178,14 +178,14 @@ mod tests {
         });
         for piece in &sent {
             socket.write_all(piece).await.unwrap();
-            assert!(outbox.lock().waiting.len() <= WAITING);
+            assert!(write_buffer.lock().buffered.len() <= MAX_BUFFERED);
         }
         socket.shutdown().await.unwrap();
         assert!(reader.await.unwrap() == pieces.concat(), "bytes were lost or moved");
     }
 
     #[tokio::test]
-    async fn what_comes_is_read_as_it_comes() {
+    async fn reads_pass_through() {
         let (mut client, mut socket, _outbox) = pair().await;
         client.write_all(b"hello").await.unwrap();
         let mut read = [0; 5];

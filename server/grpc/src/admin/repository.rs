@@ -1,4 +1,4 @@
-//! Which models lie in the repositories, and loading and unloading them.
+//! The index of the model repositories, loading and unloading.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use server_proto::inference::{
 
 /// Every model with the states of its versions.
 pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse> {
-    one_repository(&request.repository_name)?;
+    check_repository_unnamed(&request.repository_name)?;
     let models = engine.index(request.ready)?.into_iter().map(model_index).collect();
     Ok(RepositoryIndexResponse { models })
 }
@@ -22,18 +22,18 @@ pub(crate) async fn load(
     engine: &Arc<Engine>,
     request: RepositoryModelLoadRequest,
 ) -> Result<RepositoryModelLoadResponse> {
-    one_repository(&request.repository_name)?;
+    check_repository_unnamed(&request.repository_name)?;
     let parameters = load_parameters(request.parameters)?;
     engine.load(&request.model_name, parameters).await?;
     Ok(RepositoryModelLoadResponse {})
 }
 
-/// Takes a model out of service.
+/// Unloads a model.
 pub(crate) async fn unload(
     engine: &Arc<Engine>,
     mut request: RepositoryModelUnloadRequest,
 ) -> Result<RepositoryModelUnloadResponse> {
-    one_repository(&request.repository_name)?;
+    check_repository_unnamed(&request.repository_name)?;
     let unload_dependents = match request.parameters.remove("unload_dependents") {
         None => false,
         Some(ModelRepositoryParameter { parameter_choice: Some(ParameterChoice::BoolParam(is_set)) }) => is_set,
@@ -47,8 +47,8 @@ pub(crate) async fn unload(
     Ok(RepositoryModelUnloadResponse {})
 }
 
-/// All repositories are one: none can be picked by name.
-fn one_repository(name: &str) -> Result<()> {
+/// All repositories are searched: none can be selected by name.
+fn check_repository_unnamed(name: &str) -> Result<()> {
     if name.is_empty() { Ok(()) } else { Err(Error::unsupported("'repository_name' specification is not supported")) }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_and_files_are_taken_over() {
+    fn a_configuration_and_files_are_read() {
         let parameters = parameters(vec![
             ("config", ParameterChoice::StringParam("{}".into())),
             ("file:1/model.onnx", ParameterChoice::BytesParam(b"\x01\x02".as_slice().into())),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_line_leaves_out_what_is_not_known() {
+    fn an_index_entry_without_version_or_state_has_empty_fields() {
         let line = model_index(IndexEntry { name: "m".into(), version: None, state: None, reason: String::new() });
         assert_eq!(line, ModelIndex { name: "m".into(), ..Default::default() });
         let entry = IndexEntry {

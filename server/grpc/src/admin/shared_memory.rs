@@ -1,5 +1,5 @@
-//! Memory that clients register by name. Off unless the server was started with it: status answers, with nothing in it,
-//! and everything else says how to turn it on.
+//! Shared-memory regions that clients register by name. Disabled: status lists no region, and every other request is
+//! refused with the flag that enables it.
 
 use server_core::error::{Error, Result};
 use server_proto::inference::{
@@ -9,27 +9,27 @@ use server_proto::inference::{
 
 /// Regions of system memory: none.
 pub(crate) fn system_status(request: &SystemSharedMemoryStatusRequest) -> Result<SystemSharedMemoryStatusResponse> {
-    none_is_called("system", &request.name)?;
+    check_unnamed("system", &request.name)?;
     Ok(SystemSharedMemoryStatusResponse::default())
 }
 
 /// Regions of GPU memory: none.
 pub(crate) fn cuda_status(request: &CudaSharedMemoryStatusRequest) -> Result<CudaSharedMemoryStatusResponse> {
-    none_is_called("cuda", &request.name)?;
+    check_unnamed("cuda", &request.name)?;
     Ok(CudaSharedMemoryStatusResponse::default())
 }
 
-/// The answer to registering and unregistering.
+/// The error of registering and unregistering.
 pub(crate) fn disabled() -> Error {
     Error::unsupported("Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.")
 }
 
-/// The answer to a request whose tensor lies in a region: nothing was registered under any name.
+/// The error of a request whose tensor lies in a region: no region is registered.
 pub(crate) fn unknown_region(name: &str) -> Error {
     Error::not_found(format!("Unable to find shared memory region: '{name}'"))
 }
 
-fn none_is_called(kind: &str, name: &str) -> Result<()> {
+fn check_unnamed(kind: &str, name: &str) -> Result<()> {
     if name.is_empty() {
         return Ok(());
     }

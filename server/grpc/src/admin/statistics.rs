@@ -1,4 +1,4 @@
-//! What was counted of models, as the statistics extension words it.
+//! Statistics of models, as the statistics extension defines them.
 
 use server_core::{
     error::Result,

@@ -12,8 +12,8 @@ use server_proto::inference::{
     InferParameter, ModelInferResponse, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
 };
 
-/// Bytes of a message that are certainly enough for everything but the tensors.
-const HEAD: usize = 1 << 20;
+/// More bytes than everything but the tensors takes in a message.
+const MAX_HEAD: usize = 1 << 20;
 
 /// Makes a message of a response.
 ///
@@ -44,7 +44,7 @@ pub(crate) fn message(response: InferResponse, max_bytes: usize) -> Result<Model
         raw_output_contents,
     };
     // Only a message that is nearly full is measured exactly.
-    if raw_bytes > max_bytes.saturating_sub(HEAD) {
+    if raw_bytes > max_bytes.saturating_sub(MAX_HEAD) {
         let bytes = message.encoded_len();
         if bytes > max_bytes {
             return Err(Error::invalid_argument(format!(
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_a_response_says_is_sent_and_tensors_are_not_copied() {
+    fn all_fields_of_a_response_are_sent_and_tensors_are_not_copied() {
         let bytes = Bytes::from(vec![1, 2, 3]);
         let message = message(response(bytes.clone()), usize::MAX).unwrap();
         assert_eq!((&*message.model_name, &*message.model_version, &*message.id), ("m", "3", "7"));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_long_is_told_with_its_length() {
+    fn a_message_over_the_limit_is_refused_with_its_length() {
         let length = message(response(Bytes::from(vec![0; 100])), usize::MAX).unwrap().encoded_len();
         assert!(message(response(Bytes::from(vec![0; 100])), length).is_ok());
         let error = message(response(Bytes::from(vec![0; 101])), length).unwrap_err();

@@ -6,9 +6,9 @@ use server_core::{
 };
 use server_proto::inference::InferTensorContents;
 
-/// The bytes of typed contents. `want` is the type the input was announced with, `None` if there is no such type.
+/// The bytes of typed contents. `want` is the data type of the input, `None` if the server has no such type.
 ///
-/// INT8 and INT16 ride in the field of INT32, UINT8 and UINT16 in that of UINT32: their low bytes count.
+/// INT8 and INT16 use the field of INT32, UINT8 and UINT16 that of UINT32: the low bytes count.
 /// Errors: `InvalidArgument` if a field of another type is filled, or more than one field.
 pub(super) fn bytes(
     contents: InferTensorContents,
@@ -29,7 +29,7 @@ pub(super) fn bytes(
     let signed = want.filter(|want| matches!(want, DataType::Int8 | DataType::Int16)).unwrap_or(DataType::Int32);
     let unsigned = want.filter(|want| matches!(want, DataType::Uint8 | DataType::Uint16)).unwrap_or(DataType::Uint32);
 
-    let mut only = Only { want, input, model, data: None };
+    let mut only = SingleField { want, input, model, data: None };
     only.take(DataType::Bool, &bool_contents, |values| values.iter().map(|&value| u8::from(value)).collect())?;
     only.take(signed, &int_contents, |values| match signed {
         DataType::Int8 => little_endian(values, |value| [value.to_le_bytes()[0]]),
@@ -54,14 +54,14 @@ pub(super) fn bytes(
 }
 
 /// Takes the one field that may be filled.
-struct Only<'a> {
+struct SingleField<'a> {
     want: Option<DataType>,
     input: &'a str,
     model: &'a str,
     data: Option<Vec<u8>>,
 }
 
-impl Only<'_> {
+impl SingleField<'_> {
     fn take<T>(&mut self, given: DataType, values: &[T], write: impl FnOnce(&[T]) -> Vec<u8>) -> Result<()> {
         if values.is_empty() {
             return Ok(());

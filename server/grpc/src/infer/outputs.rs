@@ -1,4 +1,4 @@
-//! The outputs a message asks for, and which of them are answered as classes.
+//! The requested outputs of a message, and which of them are classified.
 
 use server_core::{
     classification::classify,
@@ -14,12 +14,12 @@ use smallvec::SmallVec;
 use super::region::{Region, region};
 use crate::admin::shared_memory::unknown_region;
 
-/// Outputs that are answered as their top classes, and how many.
+/// Classified outputs, and the number of classes of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes(Vec<(Name, u32)>);
 
 impl Classes {
-    /// Puts classes in place of the values of those outputs.
+    /// Replaces the values of those outputs by their top classes.
     ///
     /// Errors: the type has no order, or there are too many values.
     pub(crate) fn apply(&self, interface: &Interface, response: &mut InferResponse) -> Result<()> {
@@ -33,7 +33,7 @@ impl Classes {
     }
 }
 
-/// Reads the outputs asked for.
+/// Reads the requested outputs.
 ///
 /// Errors: `InvalidArgument` for parameters of the wrong type or that exclude each other, `NotFound` for shared memory.
 pub(super) fn read(
@@ -56,7 +56,7 @@ pub(super) fn read(
     Ok((requested, classes))
 }
 
-/// How many classes one output is to be answered with; 0 for its values.
+/// The number of classes requested of one output; 0 for its values.
 fn read_parameters(output: &InferRequestedOutputTensor) -> Result<u32> {
     let region = region(&output.name, &output.parameters)?;
     let classification = match output.parameters.get("classification").map(|given| &given.parameter_choice) {

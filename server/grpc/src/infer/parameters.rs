@@ -1,4 +1,4 @@
-//! The parameters of one request: the server's own are understood, the others travel on to the backend.
+//! The parameters of one request: the server reads its own and passes the others to the backend.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,15 +8,15 @@ use server_core::{
 };
 use server_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
 
-/// Longest text that names a sequence, in bytes.
+/// Longest correlation id, in bytes.
 const MAX_CORRELATION_ID: usize = 128;
-/// What the server keeps for itself, and the one key of it that callers may use.
+/// The prefix of reserved keys, and the one such key that clients may use.
 const RESERVED: &str = "triton_";
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 
-/// What a request's parameters say.
+/// The parameters of a request.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Given {
+pub(super) struct RequestParameters {
     pub(super) sequence: Option<Sequence>,
     pub(super) priority: u64,
     pub(super) timeout: Option<Duration>,
@@ -27,8 +27,8 @@ pub(super) struct Given {
 /// Reads the parameters of a request.
 ///
 /// Errors: a value of the wrong type, a reserved key; `Unsupported` for too long a correlation id.
-pub(super) fn read(parameters: BTreeMap<String, InferParameter>) -> Result<Given> {
-    let mut given = Given::default();
+pub(super) fn read(parameters: BTreeMap<String, InferParameter>) -> Result<RequestParameters> {
+    let mut given = RequestParameters::default();
     let mut sequence_id = None;
     let (mut is_start, mut is_end) = (false, false);
     for (key, value) in parameters {
@@ -77,7 +77,7 @@ fn priority(choice: Option<ParameterChoice>) -> Result<u64> {
     }
 }
 
-/// Microseconds; 0 asks for the model's default. A negative number is a very long time, as it always was.
+/// Microseconds; 0 is the model's default. A negative number is taken as unsigned, as Triton does.
 fn timeout(choice: Option<ParameterChoice>) -> Result<Option<Duration>> {
     match choice {
         Some(ParameterChoice::Int64Param(0)) => Ok(None),
@@ -110,13 +110,13 @@ fn reserved_key() -> Error {
 mod tests {
     use super::{ParameterChoice as Choice, *};
 
-    fn try_read(given: Vec<(&str, Option<Choice>)>) -> Result<Given> {
+    fn try_read(given: Vec<(&str, Option<Choice>)>) -> Result<RequestParameters> {
         let named = |(key, choice): (&str, _)| (key.to_owned(), InferParameter { parameter_choice: choice });
         read(given.into_iter().map(named).collect())
     }
 
     #[track_caller]
-    fn check(given: Vec<(&str, Choice)>, expected: Given) {
+    fn check(given: Vec<(&str, Choice)>, expected: RequestParameters) {
         let given = given.into_iter().map(|(key, choice)| (key, Some(choice))).collect();
         assert_eq!(try_read(given), Ok(expected));
     }
@@ -124,26 +124,32 @@ mod tests {
     #[test]
     fn the_servers_own_are_understood() {
         let numbered = |number, is_start, is_end| Sequence { id: CorrelationId::Number(number), is_start, is_end };
-        check(vec![], Given::default());
+        check(vec![], RequestParameters::default());
         check(
             vec![("sequence_id", Choice::Int64Param(-1)), ("sequence_start", Choice::BoolParam(true))],
-            Given { sequence: Some(numbered(u64::MAX, true, false)), ..Default::default() },
+            RequestParameters { sequence: Some(numbered(u64::MAX, true, false)), ..Default::default() },
         );
         let longest = "x".repeat(128);
         check(
             vec![("sequence_id", Choice::StringParam(longest.clone())), ("sequence_end", Choice::BoolParam(true))],
-            Given {
+            RequestParameters {
                 sequence: Some(Sequence { id: CorrelationId::Text(longest), is_start: false, is_end: true }),
                 ..Default::default()
             },
         );
-        check(vec![("priority", Choice::Int64Param(2))], Given { priority: 2, ..Default::default() });
-        check(vec![("priority", Choice::Uint64Param(u64::MAX))], Given { priority: u64::MAX, ..Default::default() });
-        let timeout = |micros| Given { timeout: Some(Duration::from_micros(micros)), ..Default::default() };
+        check(vec![("priority", Choice::Int64Param(2))], RequestParameters { priority: 2, ..Default::default() });
+        check(
+            vec![("priority", Choice::Uint64Param(u64::MAX))],
+            RequestParameters { priority: u64::MAX, ..Default::default() },
+        );
+        let timeout = |micros| RequestParameters { timeout: Some(Duration::from_micros(micros)), ..Default::default() };
         check(vec![("timeout", Choice::Int64Param(100))], timeout(100));
         check(vec![("timeout", Choice::Int64Param(-1))], timeout(u64::MAX));
-        check(vec![("timeout", Choice::Int64Param(0))], Given::default());
-        check(vec![(EMPTY_FINAL, Choice::BoolParam(true))], Given { wants_empty_final: true, ..Default::default() });
+        check(vec![("timeout", Choice::Int64Param(0))], RequestParameters::default());
+        check(
+            vec![(EMPTY_FINAL, Choice::BoolParam(true))],
+            RequestParameters { wants_empty_final: true, ..Default::default() },
+        );
     }
 
     #[test]
@@ -155,7 +161,7 @@ mod tests {
                 ("c", Choice::StringParam("text".into())),
                 ("d", Choice::DoubleParam(0.5)),
             ],
-            Given {
+            RequestParameters {
                 others: vec![
                     ("a".into(), Parameter::Bool(true)),
                     ("b".into(), Parameter::Int(-3)),

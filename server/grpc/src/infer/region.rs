@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use server_core::error::{Error, Result};
 use server_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
 
-/// Where a tensor lies.
+/// The region a tensor lies in.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Region<'a> {
     /// Name it was registered under.
     pub(super) name: &'a str,
 }
 
-/// Reads where a tensor lies; `None` if in the message.
+/// Reads the region of a tensor; `None` if its data is in the message.
 ///
 /// Errors: a parameter of the wrong type, or one without the others.
 pub(super) fn region<'a>(tensor: &str, parameters: &'a BTreeMap<String, InferParameter>) -> Result<Option<Region<'a>>> {

@@ -1,6 +1,6 @@
 //! A received message becomes the server's own request. Strings and tensors are moved, not copied.
 //!
-//! Whether the request fits its model is not decided here, except for a type that has no name in the server.
+//! Whether the request fits its model is checked elsewhere, except for a data type the server does not have.
 
 use std::time::Instant;
 
@@ -18,23 +18,23 @@ use smallvec::SmallVec;
 use super::{
     contents,
     outputs::{self, Classes},
-    parameters::{self, Given},
+    parameters::{self, RequestParameters},
     region::{Region, region},
 };
 use crate::admin::shared_memory::unknown_region;
 
-/// A message taken apart.
+/// The parts of a message.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// For the engine.
     pub(crate) request: InferRequest,
-    /// What becomes of outputs afterwards.
+    /// Which outputs are classified.
     pub(crate) classes: Classes,
-    /// Tell the caller of an end without data.
+    /// Whether the client wants an empty final response.
     pub(crate) wants_empty_final: bool,
 }
 
-/// The model that is meant.
+/// The model a message names.
 ///
 /// Errors: the version is not a number, the model is unknown or not ready.
 pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<ModelHandle> {
@@ -44,11 +44,12 @@ pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<Mode
 
 /// Makes a request of a message.
 ///
-/// Errors: `InvalidArgument` for parameters and contents that contradict themselves, `NotFound` for shared memory,
-/// which nobody registered.
+/// Errors: `InvalidArgument` for parameters and contents that contradict each other, `NotFound` for a shared-memory
+/// region.
 /// Source: Triton's order: parameters, inputs, outputs.
 pub(crate) fn prepare(interface: &Interface, message: ModelInferRequest, received_at: Instant) -> Result<Prepared> {
-    let Given { sequence, priority, timeout, wants_empty_final, others } = parameters::read(message.parameters)?;
+    let RequestParameters { sequence, priority, timeout, wants_empty_final, others } =
+        parameters::read(message.parameters)?;
     let inputs = inputs(interface, &message.id, message.inputs, message.raw_input_contents)?;
     let (outputs, classes) = outputs::read(interface, message.outputs)?;
     let request = InferRequest {
@@ -83,12 +84,12 @@ fn inputs(
         };
         if let Some(Region { name }) = region(&input.name, &input.parameters)? {
             return Err(match input.contents {
-                Some(_) => contents_beside_region(interface, &input.name),
+                Some(_) => contents_with_region(interface, &input.name),
                 None => unknown_region(name),
             });
         }
         let data = match input.contents {
-            Some(_) if is_raw => return Err(contents_beside_raw(interface, &input.name)),
+            Some(_) if is_raw => return Err(contents_with_raw(interface, &input.name)),
             Some(contents) => contents::bytes(contents, data_type, &input.name, &interface.model_name)?.into(),
             None => raw.next().ok_or_else(|| no_data(interface, &input.name))?,
         };
@@ -101,7 +102,7 @@ fn inputs(
 }
 
 #[cold]
-fn contents_beside_region(interface: &Interface, input: &str) -> Error {
+fn contents_with_region(interface: &Interface, input: &str) -> Error {
     let model = &interface.model_name;
     Error::invalid_argument(format!(
         "unexpected 'content' provided when using shared memory for input tensor '{input}' for model '{model}'"
@@ -109,7 +110,7 @@ fn contents_beside_region(interface: &Interface, input: &str) -> Error {
 }
 
 #[cold]
-fn contents_beside_raw(interface: &Interface, input: &str) -> Error {
+fn contents_with_raw(interface: &Interface, input: &str) -> Error {
     let model = &interface.model_name;
     Error::invalid_argument(format!(
         "contents field must not be specified when using raw_input_contents for '{input}' for model '{model}'"
@@ -122,7 +123,7 @@ fn no_data(interface: &Interface, input: &str) -> Error {
     Error::invalid_argument(format!("unable to find data for input tensor '{input}' for model '{model}' in request."))
 }
 
-/// A type without a name in the server fits no model: the words of the check, which cannot be asked.
+/// The error of the check for a data type the server does not have.
 #[cold]
 fn unknown_type(interface: &Interface, id: &str, input: &str) -> Error {
     let model = &interface.model_name;

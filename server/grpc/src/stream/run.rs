@@ -1,4 +1,4 @@
-//! One request of a stream under way, and the messages its answers become.
+//! One request of a stream in flight, and the messages its responses become.
 
 use std::{
     pin::Pin,
@@ -18,10 +18,10 @@ use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
 use crate::infer::{answer, outputs::Classes, request::Prepared};
 
-/// Parameter of every answer: whether it is the request's last.
+/// Parameter of every response: whether it is the request's last.
 const FINAL: &str = "triton_final_response";
 
-/// An answer that is an error, with what is known of its request.
+/// A response that is an error, with what identifies its request.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: Error,
@@ -36,17 +36,17 @@ impl Failure {
     }
 }
 
-/// A request under way. Dropping it cancels it.
+/// A request in flight. Dropping it cancels it.
 pub(super) struct Run {
     inference: Inference,
     interface: Arc<Interface>,
     classes: Classes,
     id: String,
-    /// The version in the caller's words: what an error answers with.
+    /// The version as the client has written it: errors carry it.
     asked_version: String,
     wants_empty_final: bool,
     max_send_bytes: usize,
-    /// An answer that came while its predecessor was asked whether it was the last.
+    /// A response that came while its predecessor was checked for being the last.
     next: Option<Result<InferResponse>>,
     is_over: bool,
 }
@@ -76,31 +76,31 @@ impl Run {
         })
     }
 
-    /// Whether its model answers as often as it likes.
+    /// Whether its model is decoupled.
     pub(super) fn is_decoupled(&self) -> bool {
         self.interface.is_decoupled
     }
 
-    /// The only answer of a model that answers once.
+    /// The only response of a model that responds once.
     pub(super) fn poll_only(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         let reply = ready!(self.inference.poll_next(context));
         let reply = reply.unwrap_or_else(|| Err(Error::internal("expected a single response, got 0")));
-        Poll::Ready(self.answer(reply, true))
+        Poll::Ready(self.respond(reply, true))
     }
 
-    fn answer(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
+    fn respond(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
         let message = reply.and_then(|mut response| {
             self.classes.apply(&self.interface, &mut response)?;
             answer::message(response, self.max_send_bytes)
         });
         match message {
-            Ok(message) => Ok(good(marked(message, is_final))),
-            Err(error) => Err(Failure { error, about: Box::new(marked(self.nameplate(), is_final)) }),
+            Ok(message) => Ok(message_of(marked(message, is_final))),
+            Err(error) => Err(Failure { error, about: Box::new(marked(self.response_head(), is_final)) }),
         }
     }
 
-    /// A response without data: whose request this is about.
-    fn nameplate(&self) -> ModelInferResponse {
+    /// A response without data that identifies its request.
+    fn response_head(&self) -> ModelInferResponse {
         ModelInferResponse {
             model_name: self.interface.model_name.as_ref().to_owned(),
             model_version: self.asked_version.clone(),
@@ -115,11 +115,11 @@ fn marked(mut message: ModelInferResponse, is_final: bool) -> ModelInferResponse
     message
 }
 
-fn good(message: ModelInferResponse) -> ModelStreamInferResponse {
+fn message_of(message: ModelInferResponse) -> ModelStreamInferResponse {
     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(message) }
 }
 
-/// The answers of a decoupled model, ended by an empty one if the caller asked for that.
+/// The responses of a decoupled model, followed by an empty final one if the client asked for that.
 impl Stream for Run {
     type Item = Result<ModelStreamInferResponse, Failure>;
 
@@ -134,7 +134,7 @@ impl Stream for Run {
         };
         let Some(reply) = reply else {
             this.is_over = true;
-            let empty = this.wants_empty_final.then(|| Ok(good(marked(this.nameplate(), true))));
+            let empty = this.wants_empty_final.then(|| Ok(message_of(marked(this.response_head(), true))));
             return Poll::Ready(empty);
         };
         match this.inference.poll_next(context) {
@@ -142,6 +142,6 @@ impl Stream for Run {
             Poll::Ready(next) => this.next = next,
             Poll::Pending => {}
         }
-        Poll::Ready(Some(this.answer(reply, this.is_over)))
+        Poll::Ready(Some(this.respond(reply, this.is_over)))
     }
 }

@@ -15,7 +15,7 @@ use server_proto::{
 };
 use tonic::{Code, Response, Status, transport::Endpoint};
 
-use crate::house::{Client, House, ask, floats, values};
+use crate::harness::{Client, Server, ask, floats, values};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<Response<T>, Status>, code: Code, message: &str) {
@@ -58,11 +58,11 @@ async fn line(client: &mut Client, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn health_is_told_in_both_tongues() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn health_is_answered_by_both_services() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let mut health =
-        HealthClient::new(Endpoint::from_shared(format!("http://{}", house.address)).unwrap().connect_lazy());
+        HealthClient::new(Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect_lazy());
     assert!(client.server_live(ServerLiveRequest {}).await.unwrap().into_inner().live);
     assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
     for service in ["", "inference.GRPCInferenceService", "anything"] {
@@ -70,18 +70,18 @@ async fn health_is_told_in_both_tongues() {
         assert_eq!(answer.status(), ServingStatus::Serving);
     }
     assert_eq!(is_ready(&mut client, "rows").await, Ok(true));
-    assert_eq!(is_ready(&mut client, "nobody").await, Err("Request for unknown model: 'nobody' is not found".into()));
+    assert_eq!(is_ready(&mut client, "unknown").await, Err("Request for unknown model: 'unknown' is not found".into()));
 
-    house.engine.close_admission();
+    server.engine.close_admission();
     refused(client.server_live(ServerLiveRequest {}).await, Code::Unavailable, "Server exiting");
     refused(client.server_ready(ServerReadyRequest {}).await, Code::Unavailable, "Server exiting");
     refused(health.check(HealthCheckRequest::default()).await, Code::Unavailable, "Server exiting");
 }
 
 #[tokio::test]
-async fn the_server_tells_its_name_and_abilities() {
-    let house = House::open().await;
-    let metadata = house.client().await.server_metadata(ServerMetadataRequest {}).await.unwrap().into_inner();
+async fn server_metadata_lists_name_and_extensions() {
+    let server = Server::start().await;
+    let metadata = server.client().await.server_metadata(ServerMetadataRequest {}).await.unwrap().into_inner();
     assert_eq!(metadata.name, "triton");
     assert!(!metadata.version.is_empty());
     let expected = "classification,sequence,model_repository,model_repository(unload_dependents),schedule_policy,model_configuration,system_shared_memory,cuda_shared_memory,binary_tensor_data,parameters,statistics,trace,logging";
@@ -89,9 +89,9 @@ async fn the_server_tells_its_name_and_abilities() {
 }
 
 #[tokio::test]
-async fn a_model_tells_its_tensors_and_its_configuration() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn model_metadata_and_configuration_are_answered() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let request = |version: &str| ModelMetadataRequest { name: "rows".into(), version: version.into() };
     let metadata = client.model_metadata(request("")).await.unwrap().into_inner();
     assert_eq!((&*metadata.name, &*metadata.versions.join(","), &*metadata.platform), ("rows", "1,3", "identity"));
@@ -106,15 +106,15 @@ async fn a_model_tells_its_tensors_and_its_configuration() {
     let config = client.model_config(request).await.unwrap().into_inner().config.unwrap();
     assert_eq!((&*config.name, &*config.backend, config.max_batch_size), ("rows", "identity", 4));
     assert_eq!(config.input[0].dims, [2]);
-    let request = ModelConfigRequest { name: "nobody".into(), version: String::new() };
-    let unknown = "Request for unknown model: 'nobody' is not found";
+    let request = ModelConfigRequest { name: "unknown".into(), version: String::new() };
+    let unknown = "Request for unknown model: 'unknown' is not found";
     refused(client.model_config(request).await, Code::NotFound, unknown);
 }
 
 #[tokio::test]
 async fn statistics_count_what_was_answered() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     for rows in [1i64, 3] {
         let message = ask("rows", "FP32", &[rows, 2], floats(&vec![0.0; 2 * rows as usize]));
         client.model_infer(message).await.unwrap();
@@ -128,14 +128,14 @@ async fn statistics_count_what_was_answered() {
     assert_eq!(sizes, [1, 3]);
     assert_eq!(client.model_statistics(request("rows", "")).await.unwrap().into_inner().model_stats.len(), 2);
     assert!(client.model_statistics(request("", "")).await.unwrap().into_inner().model_stats.len() > 14);
-    let unknown = "requested model 'nobody' is not available";
-    refused(client.model_statistics(request("nobody", "")).await, Code::InvalidArgument, unknown);
+    let unknown = "requested model 'unknown' is not available";
+    refused(client.model_statistics(request("unknown", "")).await, Code::InvalidArgument, unknown);
 }
 
 #[tokio::test]
 async fn models_are_loaded_and_unloaded_on_request() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     assert_eq!(line(&mut client, "asleep").await, "asleep   ");
     client.repository_model_load(load("asleep", &[])).await.unwrap();
     assert_eq!(line(&mut client, "asleep").await, "asleep 1 READY ");
@@ -163,9 +163,9 @@ async fn models_are_loaded_and_unloaded_on_request() {
 }
 
 #[tokio::test]
-async fn mistakes_with_the_repository_have_their_words() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn repository_requests_that_are_wrong_are_refused_in_tritons_words() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let named = "'repository_name' specification is not supported";
     let index = RepositoryIndexRequest { repository_name: "r".into(), ..Default::default() };
     refused(client.repository_index(index).await, Code::Unimplemented, named);
@@ -187,17 +187,17 @@ async fn mistakes_with_the_repository_have_their_words() {
     };
     let expected = "invalid value type for 'unload_dependents' parameter, expected bool_param.";
     refused(client.repository_model_unload(unload).await, invalid, expected);
-    let expected = "failed to load 'nobody', failed to poll from model repository";
-    refused(client.repository_model_load(load("nobody", &[])).await, Code::Internal, expected);
+    let expected = "failed to load 'unknown', failed to poll from model repository";
+    refused(client.repository_model_load(load("unknown", &[])).await, Code::Internal, expected);
     let status = client.repository_model_load(load("broken", &[])).await.unwrap_err();
     assert!(!status.message().is_empty(), "{status:?}");
     assert_eq!(is_ready(&mut client, "rows").await, Ok(true));
 }
 
 #[tokio::test]
-async fn shared_memory_is_off_and_says_how_to_turn_it_on() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn shared_memory_requests_say_that_it_is_disabled_and_how_to_enable_it() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let off = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.";
     let request = SystemSharedMemoryRegisterRequest { name: "r".into(), key: "/r".into(), offset: 0, byte_size: 64 };
     refused(client.system_shared_memory_register(request).await, Code::Unimplemented, off);
@@ -221,9 +221,9 @@ async fn shared_memory_is_off_and_says_how_to_turn_it_on() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_changed_say_so() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn trace_and_log_settings_are_unimplemented() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let status = client.trace_setting(TraceSettingRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message().is_empty()), (Code::Unimplemented, false));
     let status = client.log_settings(LogSettingsRequest::default()).await.unwrap_err();

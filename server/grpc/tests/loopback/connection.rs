@@ -1,4 +1,4 @@
-//! What arrives at the port besides good calls, and what is said to callers who may not come in.
+//! Connections and calls that are malformed, restricted or too old.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::house::{House, values};
+use crate::harness::{Server, values};
 
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Sends one HTTP/2 request with a body of one's own.
-async fn send(house: &House, path: &str, content_type: &str, body: &[u8]) -> Response<Incoming> {
-    let socket = TokioIo::new(TcpStream::connect(house.address).await.unwrap());
+async fn send(server: &Server, path: &str, content_type: &str, body: &[u8]) -> Response<Incoming> {
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::post(format!("http://{}{path}", house.address)).header(CONTENT_TYPE, content_type);
+    let request = Request::post(format!("http://{}{path}", server.address)).header(CONTENT_TYPE, content_type);
     sender.send_request(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await.unwrap()
 }
 
@@ -43,18 +43,18 @@ async fn grpc_status(response: Response<Incoming>) -> (String, String) {
 }
 
 #[tokio::test]
-async fn junk_on_the_port_disturbs_nobody() {
-    let house = House::open().await;
-    let mut client = house.client().await;
-    for junk in [
+async fn other_protocols_on_the_port_leave_callers_untouched() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for bytes in [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".as_slice(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         &[0; 100_000],
         b"",
     ] {
-        let mut socket = TcpStream::connect(house.address).await.unwrap();
-        let _ = socket.write_all(junk).await; // it may be closed before it has all
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let _ = socket.write_all(bytes).await; // it may be closed before it has all
         let _ = socket.shutdown().await;
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await.expect("closed");
@@ -63,20 +63,20 @@ async fn junk_on_the_port_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn junk_in_a_call_is_that_calls_error() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn a_malformed_message_fails_its_own_call_only() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     for body in [
         b"".as_slice(),                  // no message
         b"\0\0\0",                       // a cut header
         b"\0\0\0\0\x05\x0a\xff",         // a cut message
         b"\0\0\0\0\x03\xff\xff\xff",     // no protobuf
         b"\0\0\0\0\x04\x0a\x02\xff\xff", // a name that is no text
-        b"\x01\0\0\0\x01\0",             // compressed, nobody said how
+        b"\x01\0\0\0\x01\0",             // compressed without an encoding
         b"\x07\0\0\0\x01\0",             // no such flag
         b"\0\xff\xff\xff\xff\0",         // longer than anything
     ] {
-        let (code, message) = grpc_status(send(&house, MODEL_INFER, "application/grpc", body).await).await;
+        let (code, message) = grpc_status(send(&server, MODEL_INFER, "application/grpc", body).await).await;
         assert!(!matches!(code.as_str(), "" | "0"), "{body:?} was taken: {code} {message}");
         assert_eq!(client.model_infer(values("FP32", "1", &[1.0])).await.unwrap().into_inner().id, "1");
     }
@@ -84,30 +84,30 @@ async fn junk_in_a_call_is_that_calls_error() {
 
 #[tokio::test]
 async fn other_content_and_other_methods_are_refused() {
-    let house = House::open().await;
-    let response = send(&house, MODEL_INFER, "application/json", b"{}").await;
+    let server = Server::start().await;
+    let response = send(&server, MODEL_INFER, "application/json", b"{}").await;
     assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     for path in ["/inference.GRPCInferenceService/NoSuchMethod", "/other.Service/Method", "/"] {
-        let (code, _) = grpc_status(send(&house, path, "application/grpc", b"\0\0\0\0\0").await).await;
+        let (code, _) = grpc_status(send(&server, path, "application/grpc", b"\0\0\0\0\0").await).await;
         assert_eq!(code, "12", "{path}");
     }
 }
 
 #[tokio::test]
-async fn restricted_methods_open_to_whoever_shows_the_header() {
+async fn restricted_methods_need_the_header() {
     let restriction = Restriction {
         protocols: vec![Protocol::Health, Protocol::Inference],
         header: "key".into(),
         value: "secret".into(),
     };
-    let house = House::with(Options { restrictions: vec![restriction], ..Options::default() }).await;
-    let mut client = house.client().await;
+    let server = Server::with(Options { restrictions: vec![restriction], ..Options::default() }).await;
+    let mut client = server.client().await;
     let expected = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'";
     let status = client.server_live(ServerLiveRequest {}).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, expected));
     let status = client.model_infer(values("FP32", "", &[1.0])).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, expected));
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", house.address)).unwrap();
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
     let status = HealthClient::new(channel.connect_lazy()).check(HealthCheckRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, expected));
     client.server_metadata(ServerMetadataRequest {}).await.unwrap();
@@ -118,22 +118,22 @@ async fn restricted_methods_open_to_whoever_shows_the_header() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_made_anew_without_losing_a_call() {
-    let house =
-        House::with(Options { max_connection_age: Some(Duration::from_millis(50)), ..Options::default() }).await;
-    let mut client = house.client().await;
+async fn a_connection_at_its_maximum_age_is_replaced_without_losing_a_call() {
+    let server =
+        Server::with(Options { max_connection_age: Some(Duration::from_millis(50)), ..Options::default() }).await;
+    let mut client = server.client().await;
     let answer = client.model_infer(values("slow", "1", &[1.0])).await.unwrap(); // longer than the connection's age
     assert_eq!(answer.into_inner().id, "1");
     assert_eq!(client.model_infer(values("FP32", "2", &[1.0])).await.unwrap().into_inner().id, "2");
 }
 
 #[tokio::test]
-async fn an_old_connection_ends_with_its_grace() {
+async fn a_connection_at_its_maximum_age_is_closed_after_the_grace() {
     let options = Options {
         max_connection_age: Some(Duration::from_millis(20)),
         max_connection_age_grace: Some(Duration::from_millis(20)),
         ..Options::default()
     };
-    let house = House::with(options).await;
-    assert!(house.client().await.model_infer(values("slow", "1", &[1.0])).await.is_err());
+    let server = Server::with(options).await;
+    assert!(server.client().await.model_infer(values("slow", "1", &[1.0])).await.is_err());
 }

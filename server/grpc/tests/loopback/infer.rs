@@ -1,4 +1,4 @@
-//! Unary inference: every type both ways, and every mistake in its words.
+//! Unary inference: every type both ways, and every error with code and message.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use server_proto::inference::{
 };
 use tonic::{Code, Request, codec::CompressionEncoding};
 
-use crate::house::{House, ask, floats, parameter, text, until, values};
+use crate::harness::{Server, ask, floats, parameter, text, until, values};
 
 fn typed(model: &str, shape: &[i64], contents: InferTensorContents) -> ModelInferRequest {
     let mut message = ask(model, model, shape, "");
@@ -26,8 +26,8 @@ fn output(name: &str) -> InferRequestedOutputTensor {
 
 #[tokio::test]
 async fn every_type_travels_raw() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     for data_type in DataType::ALL {
         let name = data_type.wire_name();
         let data = match data_type.byte_size() {
@@ -42,8 +42,8 @@ async fn every_type_travels_raw() {
 
 #[tokio::test]
 async fn every_type_that_has_a_field_travels_typed() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let contents = InferTensorContents::default;
     for (name, contents, expected) in [
         ("BOOL", InferTensorContents { bool_contents: vec![true, false], ..contents() }, vec![1, 0]),
@@ -95,9 +95,9 @@ async fn every_type_that_has_a_field_travels_typed() {
 }
 
 #[tokio::test]
-async fn a_response_says_who_answered_and_what_the_backend_added() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn a_response_names_model_and_version_and_carries_the_backends_parameters() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let mut message = ask("rows", "FP32", &[2, 2], floats(&[1.0, 2.0, 3.0, 4.0]));
     message.id = "7".into();
     let response = client.model_infer(message.clone()).await.unwrap().into_inner();
@@ -120,8 +120,8 @@ async fn a_response_says_who_answered_and_what_the_backend_added() {
 
 #[tokio::test]
 async fn outputs_come_in_the_order_asked_for() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let mut message = ask("pair", "INT32", &[1], vec![1, 0, 0, 0]);
     message.inputs.push(server_proto::inference::model_infer_request::InferInputTensor {
         name: "INPUT1".into(),
@@ -147,9 +147,9 @@ async fn outputs_come_in_the_order_asked_for() {
 }
 
 #[tokio::test]
-async fn values_can_be_answered_as_classes() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn outputs_can_be_answered_as_classes() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let mut message = ask("classes", "FP32", &[2, 3], floats(&[0.5, 2.0, 1.0, 9.0, 8.0, 7.0]));
     let mut asked = output("OUTPUT0");
     asked.parameters.insert("classification".into(), parameter(ParameterChoice::Int64Param(2)));
@@ -162,9 +162,9 @@ async fn values_can_be_answered_as_classes() {
 }
 
 #[tokio::test]
-async fn every_mistake_has_its_code_and_its_words() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn every_error_has_its_code_and_message() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let good = || ModelInferRequest { id: "7".into(), ..ask("rows", "FP32", &[1, 2], floats(&[1.0, 2.0])) };
     let with = |change: fn(&mut ModelInferRequest)| {
         let mut message = good();
@@ -177,7 +177,11 @@ async fn every_mistake_has_its_code_and_its_words() {
     );
     let invalid = Code::InvalidArgument;
     for (message, code, expected) in [
-        (with(|m| m.model_name = "nobody".into()), Code::NotFound, "Request for unknown model: 'nobody' is not found"),
+        (
+            with(|m| m.model_name = "unknown".into()),
+            Code::NotFound,
+            "Request for unknown model: 'unknown' is not found",
+        ),
         (
             with(|m| m.model_version = "9".into()),
             Code::NotFound,
@@ -254,9 +258,8 @@ async fn every_mistake_has_its_code_and_its_words() {
         ),
     ] {
         let result = client.model_infer(message).await;
-        let told =
-            result.err().map_or((Code::Ok, String::new()), |status| (status.code(), status.message().to_owned()));
-        assert_eq!(told, (code, expected.to_owned()));
+        let got = result.err().map_or((Code::Ok, String::new()), |status| (status.code(), status.message().to_owned()));
+        assert_eq!(got, (code, expected.to_owned()));
     }
     for (model, text) in
         [("asleep", "Request for unknown model: 'asleep' "), ("broken", "Request for unknown model: 'broken' ")]
@@ -267,18 +270,18 @@ async fn every_mistake_has_its_code_and_its_words() {
 }
 
 #[tokio::test]
-async fn messages_may_be_long() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn messages_of_nine_mebibytes_are_answered() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let data = Bytes::from(vec![7; 9 << 20]);
     let response = client.model_infer(ask("UINT8", "UINT8", &[9 << 20], data.clone())).await.unwrap().into_inner();
     assert_eq!(response.raw_output_contents, [data]);
 }
 
 #[tokio::test]
-async fn a_message_beyond_the_limits_is_refused_and_the_connection_lives() {
-    let house = House::with(Options { max_receive_bytes: 2000, max_send_bytes: 1000, ..Options::default() }).await;
-    let mut client = house.client().await;
+async fn a_message_over_the_limit_is_refused_and_the_connection_stays_open() {
+    let server = Server::with(Options { max_receive_bytes: 2000, max_send_bytes: 1000, ..Options::default() }).await;
+    let mut client = server.client().await;
     let of = |length: usize| ask("UINT8", "UINT8", &[length as i64], vec![0; length]);
     let status = client.model_infer(of(3000)).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
@@ -290,47 +293,47 @@ async fn a_message_beyond_the_limits_is_refused_and_the_connection_lives() {
 }
 
 #[tokio::test]
-async fn compressed_requests_are_read_and_responses_compressed_for_whoever_can_read_them() {
-    let house = House::with(Options { response_compression: Compression::Gzip, ..Options::default() }).await;
+async fn compressed_requests_are_read_and_responses_compressed_for_clients_that_accept_it() {
+    let server = Server::with(Options { response_compression: Compression::Gzip, ..Options::default() }).await;
     let data = Bytes::from(vec![0; 100_000]);
     let message = || ask("UINT8", "UINT8", &[100_000], data.clone());
     for sent in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
-        let mut client = house.client().await.send_compressed(sent).accept_compressed(CompressionEncoding::Gzip);
+        let mut client = server.client().await.send_compressed(sent).accept_compressed(CompressionEncoding::Gzip);
         let response = client.model_infer(message()).await.unwrap();
         assert_eq!(response.metadata().get("grpc-encoding").unwrap(), "gzip");
         assert_eq!(response.into_inner().raw_output_contents, std::slice::from_ref(&data));
     }
-    let response = house.client().await.model_infer(message()).await.unwrap();
+    let response = server.client().await.model_infer(message()).await.unwrap();
     assert_eq!(response.metadata().get("grpc-encoding"), None);
     assert_eq!(response.into_inner().raw_output_contents, [data]);
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_takes_its_request_out_of_the_queue() {
-    let house = House::open().await;
-    let client = house.client().await;
+async fn a_cancelled_call_leaves_the_queue() {
+    let server = Server::start().await;
+    let client = server.client().await;
     let ask = |request| {
         let mut client = client.clone();
         async move { client.model_infer(request).await }
     };
     let first = tokio::spawn(ask(Request::new(values("slow", "1", &[1.0]))));
-    // One leaves by closing its call, one by its deadline.
+    // One is cancelled by its caller, one by its deadline.
     let second = tokio::spawn(ask(Request::new(values("slow", "2", &[1.0]))));
     let mut third = Request::new(values("slow", "3", &[1.0]));
     third.set_timeout(Duration::from_millis(100));
     let third = tokio::spawn(ask(third));
-    until(|| house.counted("slow").pending == 2 || first.is_finished()).await;
+    until(|| server.counted("slow").pending == 2 || first.is_finished()).await;
     second.abort();
     assert!(third.await.unwrap().is_err());
     first.await.unwrap().unwrap();
-    until(|| house.counted("slow").failures.canceled == 2).await;
-    assert_eq!(house.counted("slow").success.count, 1);
+    until(|| server.counted("slow").failures.canceled == 2).await;
+    assert_eq!(server.counted("slow").success.count, 1);
 }
 
 #[tokio::test]
 async fn many_calls_share_one_connection() {
-    let house = House::open().await;
-    let client = house.client().await;
+    let server = Server::start().await;
+    let client = server.client().await;
     let calls: Vec<_> = (0..500u32)
         .map(|number| {
             let mut client = client.clone();

@@ -4,7 +4,7 @@
 
 mod admin;
 mod connection;
-mod house;
+mod harness;
 mod infer;
 mod shutdown;
 mod stream;

@@ -1,4 +1,4 @@
-//! Streamed inference: orders, errors that leave the stream open, and ends.
+//! Streamed inference: order of responses, errors that leave the stream open, and how streams end.
 
 use futures_util::{Stream, stream};
 use server_grpc::Options;
@@ -6,7 +6,7 @@ use server_proto::inference::{ModelInferRequest, ModelStreamInferResponse, infer
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Streaming};
 
-use crate::house::{Client, House, parameter, until, values};
+use crate::harness::{Client, Server, parameter, until, values};
 
 /// Messages sent while the stream is open.
 fn channel() -> (mpsc::UnboundedSender<ModelInferRequest>, impl Stream<Item = ModelInferRequest>) {
@@ -27,7 +27,7 @@ async fn exchange(client: &mut Client, messages: Vec<ModelInferRequest>) -> Vec<
 }
 
 /// `model version id final`, or `error (model version id final)`.
-fn told(answer: &ModelStreamInferResponse) -> String {
+fn summary(answer: &ModelStreamInferResponse) -> String {
     let response = answer.infer_response.as_ref().unwrap();
     let is_final = match response.parameters.get("triton_final_response").map(|value| &value.parameter_choice) {
         Some(Some(ParameterChoice::BoolParam(is_final))) => is_final.to_string(),
@@ -38,52 +38,54 @@ fn told(answer: &ModelStreamInferResponse) -> String {
     if answer.error_message.is_empty() { who } else { format!("{} ({})", answer.error_message, who.trim()) }
 }
 
-fn all_told(answers: &[ModelStreamInferResponse]) -> Vec<String> {
-    answers.iter().map(told).collect()
+fn summaries(answers: &[ModelStreamInferResponse]) -> Vec<String> {
+    answers.iter().map(summary).collect()
 }
 
 #[tokio::test]
 async fn answers_of_ordinary_models_keep_the_order_of_their_requests() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let messages = vec![values("slow", "1", &[1.0]), values("FP32", "2", &[2.0]), values("FP32", "3", &[3.0])];
     let answers = exchange(&mut client, messages).await;
-    assert_eq!(all_told(&answers), ["slow 1 1 true", "FP32 1 2 true", "FP32 1 3 true"]);
+    assert_eq!(summaries(&answers), ["slow 1 1 true", "FP32 1 2 true", "FP32 1 3 true"]);
 }
 
 #[tokio::test]
 async fn answers_of_decoupled_models_do_not_wait_for_others() {
-    let house = House::open().await;
-    let mut client = house.client().await;
-    let mut eager = values("decoupled", "2", &[2.0]);
-    eager.parameters.insert("triton_enable_empty_final_response".into(), parameter(ParameterChoice::BoolParam(true)));
-    let answers = exchange(&mut client, vec![values("slow", "1", &[1.0]), eager]).await;
-    // The model gives its data with the end, so there is no empty end to tell of.
-    assert_eq!(all_told(&answers), ["decoupled 1 2 true", "slow 1 1 true"]);
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let mut decoupled_request = values("decoupled", "2", &[2.0]);
+    decoupled_request
+        .parameters
+        .insert("triton_enable_empty_final_response".into(), parameter(ParameterChoice::BoolParam(true)));
+    let answers = exchange(&mut client, vec![values("slow", "1", &[1.0]), decoupled_request]).await;
+    // The model gives its data with the end, so no empty final response follows.
+    assert_eq!(summaries(&answers), ["decoupled 1 2 true", "slow 1 1 true"]);
 }
 
 #[tokio::test]
-async fn an_error_leaves_the_stream_open_and_tells_whose_it_is() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn an_error_leaves_the_stream_open_and_names_its_request() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let mut misshapen = values("rows", "2", &[1.0]);
     misshapen.inputs[0].shape = vec![];
     let mut reserved = values("FP32", "4", &[1.0]);
     reserved.parameters.insert("triton_x".into(), parameter(ParameterChoice::BoolParam(true)));
     let messages = vec![
-        values("nobody", "1", &[1.0]),
+        values("unknown", "1", &[1.0]),
         misshapen,
         values("FP32", "3", &[1.0]),
         reserved,
         values("decoupled", "5", &[1.0]),
     ];
-    let mut told = all_told(&exchange(&mut client, messages).await);
-    // Decoupled answers come when they like; the others in order.
-    told.retain(|answer| answer != "decoupled 1 5 true");
+    let mut got = summaries(&exchange(&mut client, messages).await);
+    // Responses of decoupled models come in any order; the others in request order.
+    got.retain(|answer| answer != "decoupled 1 5 true");
     assert_eq!(
-        told,
+        got,
         [
-            "Request for unknown model: 'nobody' is not found (1 unmarked)",
+            "Request for unknown model: 'unknown' is not found (1 unmarked)",
             "[request id: 2] input 'INPUT0' has no shape but model requires batch dimension for 'rows' (2 unmarked)",
             "FP32 1 3 true",
             "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with 'triton_' are allowed: triton_enable_empty_final_response (4 unmarked)",
@@ -93,24 +95,27 @@ async fn an_error_leaves_the_stream_open_and_tells_whose_it_is() {
 
 #[tokio::test]
 async fn a_strict_stream_ends_with_its_first_error() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let (sender, messages) = channel();
     let mut request = Request::new(messages);
     request.metadata_mut().insert("triton_grpc_error", "true".parse().unwrap());
     sender.send(values("FP32", "1", &[1.0])).unwrap();
     let mut answers = client.model_stream_infer(request).await.unwrap().into_inner();
-    assert_eq!(told(&answers.message().await.unwrap().unwrap()), "FP32 1 1 true");
-    sender.send(values("nobody", "2", &[1.0])).unwrap();
+    assert_eq!(summary(&answers.message().await.unwrap().unwrap()), "FP32 1 1 true");
+    sender.send(values("unknown", "2", &[1.0])).unwrap();
     sender.send(values("FP32", "3", &[1.0])).unwrap();
     let status = answers.message().await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "Request for unknown model: 'nobody' is not found"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "Request for unknown model: 'unknown' is not found")
+    );
 }
 
 #[tokio::test]
-async fn a_stream_takes_as_many_requests_as_come_and_no_more_at_a_time_than_it_may() {
-    let house = House::with(Options { max_stream_requests: 2, ..Options::default() }).await;
-    let mut client = house.client().await;
+async fn a_stream_has_a_bounded_number_of_requests_under_way() {
+    let server = Server::with(Options { max_stream_requests: 2, ..Options::default() }).await;
+    let mut client = server.client().await;
     let messages: Vec<_> =
         (0..100).map(|number| values(["FP32", "decoupled"][number % 2], &number.to_string(), &[1.0])).collect();
     let answers = exchange(&mut client, messages).await;
@@ -125,9 +130,9 @@ async fn a_stream_takes_as_many_requests_as_come_and_no_more_at_a_time_than_it_m
 }
 
 #[tokio::test]
-async fn a_stream_without_requests_ends_well() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn a_stream_without_requests_ends_with_ok() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     assert!(exchange(&mut client, vec![]).await.is_empty());
 }
 
@@ -142,30 +147,30 @@ async fn open(
 }
 
 #[tokio::test]
-async fn a_conversation_goes_on_as_long_as_both_want() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn a_stream_stays_open_until_the_client_half_closes() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let (sender, mut answers) = open(&mut client, values("FP32", "0", &[1.0])).await;
     for number in 0..20 {
-        assert_eq!(told(&answers.message().await.unwrap().unwrap()), format!("FP32 1 {number} true"));
+        assert_eq!(summary(&answers.message().await.unwrap().unwrap()), format!("FP32 1 {number} true"));
         sender.send(values("FP32", &(number + 1).to_string(), &[1.0])).unwrap();
     }
     drop(sender);
-    assert_eq!(told(&answers.message().await.unwrap().unwrap()), "FP32 1 20 true");
+    assert_eq!(summary(&answers.message().await.unwrap().unwrap()), "FP32 1 20 true");
     assert!(answers.message().await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_cancels_all_requests_of_its_stream() {
-    let house = House::open().await;
-    let mut client = house.client().await;
+async fn dropping_a_stream_cancels_its_requests() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
     let (sender, answers) = open(&mut client, values("slow", "1", &[1.0])).await;
     for number in 2..5 {
         sender.send(values("slow", &number.to_string(), &[1.0])).unwrap();
     }
-    until(|| house.counted("slow").pending == 3).await;
+    until(|| server.counted("slow").pending == 3).await;
     drop((sender, answers));
-    until(|| house.counted("slow").failures.canceled >= 3).await;
-    until(|| house.counted("slow").pending == 0).await;
-    assert_eq!(house.counted("slow").execution_count, 1);
+    until(|| server.counted("slow").failures.canceled >= 3).await;
+    until(|| server.counted("slow").pending == 0).await;
+    assert_eq!(server.counted("slow").execution_count, 1);
 }

@@ -18,13 +18,13 @@ use server_proto::inference::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;
 
-/// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest a test waits for a state.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Client = GrpcInferenceServiceClient<Channel>;
 
 /// A running server.
-pub(crate) struct House {
+pub(crate) struct Server {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -32,9 +32,9 @@ pub(crate) struct House {
     _folder: tempfile::TempDir,
 }
 
-impl House {
+impl Server {
     /// With every model of this file loaded.
-    pub(crate) async fn open() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Options::default()).await
     }
 
@@ -86,7 +86,7 @@ impl House {
 
     /// Waits until it has ended.
     pub(crate) async fn ended(self) {
-        tokio::time::timeout(PATIENCE, self.served).await.expect("it ends in time").unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, self.served).await.expect("it ends in time").unwrap().unwrap();
     }
 
     pub(crate) fn counted(&self, model: &str) -> ModelSnapshot {
@@ -95,7 +95,7 @@ impl House {
     }
 }
 
-/// Every model of the house: name, and configuration without its backend.
+/// The models the server loads: name, and configuration without its backend.
 fn models() -> Vec<(String, String)> {
     let tensors = |data_type: &str, dims: &str| {
         format!(
@@ -174,11 +174,11 @@ pub(crate) fn text(response: &ModelInferResponse) -> String {
     format!("{} {} {}: {}", response.model_name, response.model_version, response.id, outputs.join(", "))
 }
 
-/// Waits until something is so; gives up loudly.
-pub(crate) async fn until(mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !so() {
-        assert!(Instant::now() < deadline, "it never became so");
+/// Waits until a condition holds; fails after the deadline.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }
