@@ -3,7 +3,6 @@
 import numpy as np
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
-from tritonclient.utils import InferenceServerException
 
 MODULES = {"http": httpclient, "grpc": grpcclient}
 PROTOCOLS = tuple(MODULES)
@@ -37,13 +36,8 @@ def add_one(protocol, client, model, rows=1, **options):
 
 
 def is_ready(client, model, version=""):
-    """Whether the model can be asked. A model that cannot be found is an error on gRPC and a plain no on HTTP."""
-    try:
-        return client.is_model_ready(model, version)
-    except InferenceServerException as error:
-        if error.message().startswith("Request for unknown model: "):
-            return False
-        raise
+    """Whether the model is ready. A model that is unknown or not loaded is not; the client raises no error for it."""
+    return client.is_model_ready(model, version)
 
 
 def statistics(client, model, version=""):

@@ -100,8 +100,6 @@ for case, which in (
     ("version zero", "'single' version 0 is not found"),
 ):
     http("resources", f"ready of {case}", 404, f"Request for unknown model: {which}", NEWER)
-    if case != "version zero":
-        rpc("resources", f"ModelReady of {case}", "NOT_FOUND", f"Request for unknown model: {which}", NEWER)
 http("resources", "index, ready of a wrong type", 400, "Invalid value for 'ready': expected a boolean", NEWER)
 DIFFERENCES["resources", "a percent in the name"] = (
     {

@@ -38,7 +38,7 @@ fn answer<T>(result: server_core::error::Result<T>) -> Answer<T> {
 #[async_trait]
 impl Health for Service {
     async fn check(&self, _: Request<HealthCheckRequest>) -> Answer<HealthCheckResponse> {
-        answer(health::check(&self.engine))
+        answer(Ok(health::check(&self.engine)))
     }
 }
 
@@ -47,11 +47,11 @@ impl GrpcInferenceService for Service {
     type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
 
     async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
-        answer(health::server_live(&self.engine))
+        answer(Ok(health::server_live(&self.engine)))
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        answer(health::server_ready(&self.engine))
+        answer(Ok(health::server_ready(&self.engine)))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {

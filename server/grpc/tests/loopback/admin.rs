@@ -70,12 +70,32 @@ async fn health_is_answered_by_both_services() {
         assert_eq!(answer.status(), ServingStatus::Serving);
     }
     assert_eq!(is_ready(&mut client, "rows").await, Ok(true));
-    assert_eq!(is_ready(&mut client, "unknown").await, Err("Request for unknown model: 'unknown' is not found".into()));
+    for name in ["unknown", "asleep", "broken", ""] {
+        assert_eq!(is_ready(&mut client, name).await, Ok(false), "{name}");
+    }
+    let request = |version: &str| ModelReadyRequest { name: "rows".into(), version: version.into() };
+    assert!(client.model_ready(request("3")).await.unwrap().into_inner().ready);
+    assert!(!client.model_ready(request("2")).await.unwrap().into_inner().ready);
+    let text = "failed to get model version from specified version string 'x' (details: stol), version should be an integral value > 0";
+    refused(client.model_ready(request("x")).await, Code::InvalidArgument, text);
 
     server.engine.close_admission();
-    refused(client.server_live(ServerLiveRequest {}).await, Code::Unavailable, "Server exiting");
-    refused(client.server_ready(ServerReadyRequest {}).await, Code::Unavailable, "Server exiting");
-    refused(health.check(HealthCheckRequest::default()).await, Code::Unavailable, "Server exiting");
+    assert!(!client.server_live(ServerLiveRequest {}).await.unwrap().into_inner().live);
+    assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+    assert_eq!(is_ready(&mut client, "rows").await, Ok(false));
+    let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn a_model_that_is_unloaded_is_not_ready() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.repository_model_load(load("asleep", &[])).await.unwrap();
+    assert_eq!(is_ready(&mut client, "asleep").await, Ok(true));
+    let unload = RepositoryModelUnloadRequest { model_name: "asleep".into(), ..Default::default() };
+    client.repository_model_unload(unload).await.unwrap();
+    assert_eq!(is_ready(&mut client, "asleep").await, Ok(false));
 }
 
 #[tokio::test]
