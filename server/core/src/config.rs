@@ -4,6 +4,7 @@
 
 mod complete;
 mod frameworks;
+mod gpu_fallback;
 mod json;
 mod normalize;
 mod parse_error;
@@ -18,6 +19,7 @@ pub use server_proto::inference::{ModelConfig, model_instance_group::Kind as Ins
 pub use self::{
     complete::complete,
     frameworks::backend_name,
+    gpu_fallback::run_gpu_groups_on_cpu,
     json::{from_json, to_json},
     normalize::{Machine, normalize},
     parse_error::ParseError,

@@ -96,6 +96,7 @@ pub(crate) struct ModelArgs {
     pub(crate) config_name: Option<String>,
     pub(crate) load_threads: u32,
     pub(crate) load_retries: u32,
+    pub(crate) gpu_fallback: GpuFallback,
 }
 
 /// Who decides which models are loaded.
@@ -104,6 +105,15 @@ pub(crate) enum ControlMode {
     None,
     Poll,
     Explicit,
+}
+
+/// What happens to instance groups of `KIND_GPU` on a machine without a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GpuFallback {
+    /// They are refused.
+    None,
+    /// They run on the CPU.
+    Cpu,
 }
 
 /// The REST front end.
@@ -348,6 +358,7 @@ impl Default for Args {
                 config_name: None,
                 load_threads: 4,
                 load_retries: 0,
+                gpu_fallback: GpuFallback::None,
             },
             http: HttpArgs {
                 endpoint: Endpoint::at(everywhere(), 8000),
@@ -377,6 +388,11 @@ impl Word for ControlMode {
     const FORM: &'static str = "<mode>";
     const WORDS: &'static [(&'static str, Self)] =
         &[("none", Self::None), ("poll", Self::Poll), ("explicit", Self::Explicit)];
+}
+
+impl Word for GpuFallback {
+    const FORM: &'static str = "<device>";
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("cpu", Self::Cpu)];
 }
 
 impl Word for Compression {

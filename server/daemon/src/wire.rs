@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
 use crate::{
-    args::{Args, Compression, ControlMode, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
+    args::{Args, Compression, ControlMode, GpuFallback, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
     memory,
@@ -70,6 +70,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         config_name,
         load_threads,
         load_retries,
+        gpu_fallback,
     } = models;
     let byte_budget = Arc::new(ByteBudget::new(match max_inflight_request_bytes {
         Some(bytes) => saturating(bytes),
@@ -119,6 +120,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         config_name,
         load_threads,
         load_retries,
+        gpu_fallback: gpu_fallback == GpuFallback::Cpu,
         machine_metrics: cpu_metrics,
     };
 

@@ -64,7 +64,7 @@ impl Engine {
     pub fn new(options: Options, backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
         let registry = Arc::new(Registry::default());
         let machine = Arc::new(Machine::look());
-        let loader = Loader::new(backends, options.auto_complete);
+        let loader = Loader::new(backends, options.auto_complete, options.gpu_fallback);
         let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone(), machine.clone()));
         let phase = AtomicU8::new(STARTING);
         let is_leaving = watch::Sender::new(false);

@@ -24,6 +24,7 @@ use crate::{
 pub(crate) struct Loader {
     backends: BTreeMap<&'static str, Arc<dyn Backend>>,
     auto_complete: bool,
+    gpu_fallback: bool,
 }
 
 /// One version to load.
@@ -36,8 +37,12 @@ pub(crate) struct Order<'a> {
 }
 
 impl Loader {
-    pub(crate) fn new(backends: Vec<Arc<dyn Backend>>, auto_complete: bool) -> Self {
-        Self { backends: backends.into_iter().map(|backend| (backend.name(), backend)).collect(), auto_complete }
+    pub(crate) fn new(backends: Vec<Arc<dyn Backend>>, auto_complete: bool, gpu_fallback: bool) -> Self {
+        Self {
+            backends: backends.into_iter().map(|backend| (backend.name(), backend)).collect(),
+            auto_complete,
+            gpu_fallback,
+        }
     }
 
     /// Loads one version and starts its instances.
@@ -62,6 +67,20 @@ impl Loader {
         let backend = self.backend(config::backend_name(&config))?;
         if self.auto_complete {
             backend.complete(&source, &mut config)?;
+        }
+        if self.gpu_fallback {
+            let groups = config::run_gpu_groups_on_cpu(&mut config, &machine.for_config());
+            if !groups.is_empty() {
+                tracing::warn!(
+                    "model '{}' is configured for GPUs and this machine has none: {} on the CPU (--gpu-fallback=cpu)",
+                    order.name,
+                    if let [only] = groups.as_slice() {
+                        format!("{only} runs")
+                    } else {
+                        format!("{} run", groups.join(", "))
+                    }
+                );
+            }
         }
         config::normalize(&mut config, &machine.for_config());
         let problems = config::verify(&config, order.name, &machine.for_config());

@@ -33,6 +33,8 @@ pub struct Options {
     pub load_threads: usize,
     /// Tries after a failed load.
     pub load_retries: u32,
+    /// `--gpu-fallback=cpu`: on a machine without a GPU, instance groups of `KIND_GPU` run on the CPU.
+    pub gpu_fallback: bool,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             config_name: None,
             load_threads: 4,
             load_retries: 0,
+            gpu_fallback: false,
             machine_metrics: true,
         }
     }

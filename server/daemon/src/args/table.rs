@@ -1,7 +1,7 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
 //! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs`,
-//! `--max-inflight-request-bytes` and `--version` are additions.
+//! `--max-inflight-request-bytes`, `--gpu-fallback` and `--version` are additions.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Args, Compression, ControlMode, LogFormat,
+    Args, Compression, ControlMode, GpuFallback, LogFormat,
     flag::{Effect, Flag, Group, refused, set, unused},
     setting::{DeviceBytes, DeviceFraction, GlobalSetting, NamedSetting, PortRange, Resource, Restriction, Setting},
     value::{Switch, Value, Verbosity, Word},
@@ -250,6 +250,10 @@ const RATE_LIMITER: &[Flag] = &[
 ];
 
 const DEVICES: &[Flag] = &[
+    set!("gpu-fallback": GpuFallback = "none",
+        "Where instance groups of KIND_GPU run on a machine without a GPU: none refuses them, cpu runs them on the CPU and \
+         logs a warning, to try a model made for GPUs.",
+        |args, device| args.models.gpu_fallback = device),
     unused!("allow-client-shm": bool = "false", "Whether clients may register shared memory."),
     unused!("pinned-memory-pool-byte-size": i64 = "268435456", "Bytes of pinned host memory for copies to devices."),
     unused!("cuda-memory-pool-byte-size": DeviceBytes = "", "Bytes of memory kept on one GPU for tensors."),

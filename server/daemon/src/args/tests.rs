@@ -44,7 +44,7 @@ fn flags_act_on_what_they_name() {
     let args = args(
         "--id=s1 --startup-hold-secs=4 --exit-timeout-secs=5 --drain-delay-secs=3 --max-inflight-request-bytes=70 --exit-on-error=false --strict-readiness off --model-control-mode=EXPLICIT \
          --load-model=b --load-model=a --load-model=b --model-config-name=fast --model-load-thread-count=9 \
-         --model-load-retry-count=2 --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
+         --model-load-retry-count=2 --gpu-fallback=cpu --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
          --allow-grpc=false --grpc-port=9001 --grpc-keepalive-time=5000 \
          --grpc-max-connection-age=60000 --grpc-max-connection-age-grace=0 --grpc-infer-response-compression-level=Low --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
          --log-file=/tmp/log",
@@ -64,6 +64,7 @@ fn flags_act_on_what_they_name() {
             config_name: Some("fast".into()),
             load_threads: 9,
             load_retries: 2,
+            gpu_fallback: GpuFallback::Cpu,
             ..Args::default().models
         },
         http: HttpArgs {

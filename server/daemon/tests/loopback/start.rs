@@ -139,3 +139,27 @@ fn without_models_it_starts_quickly() {
     // The claim is 50 ms for a release build on a quiet machine; this one only catches a start that waits for something.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_model_made_for_gpus_runs_on_the_cpu_where_that_is_asked_for() {
+    if std::path::Path::new("/proc/driver/nvidia/gpus").is_dir() {
+        eprintln!("skipped: this machine has a GPU");
+        return;
+    }
+    let repository = empty();
+    add(repository.path(), "on_gpu", "instance_group [ { kind: KIND_GPU gpus: [ 0, 3 ] } ]");
+    let server = Program::serve(repository.path(), &["--gpu-fallback=cpu"]);
+    server.stdout.expect("Started HTTPService");
+    let warning = "model 'on_gpu' is configured for GPUs and this machine has none: instance_group[0] runs on the CPU";
+    server.stderr.expect(warning);
+    let answer = call(server.http(), "POST", "/v2/models/on_gpu/infer", &infer_body([7, 8]));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+
+    let server = Program::serve(repository.path(), &["--exit-on-error=false"]);
+    server.stdout.expect("Started HTTPService");
+    let index = index(&server);
+    assert!(
+        index.contains("has kind KIND_GPU but no GPUs are available") && index.contains("--gpu-fallback=cpu"),
+        "{index}"
+    );
+}

@@ -9,7 +9,7 @@ use crate::config::{Machine, ModelConfig};
 const MINIMUM_COMPUTE_CAPABILITY: &str = "6.000000";
 /// What to do about it.
 const WITHOUT_GPU: &str = "Set 'kind: KIND_CPU', or 'kind: KIND_AUTO' to use GPUs where there are some; or run the \
-                           server where it can see an NVIDIA GPU.";
+                           server where it can see an NVIDIA GPU, or with --gpu-fallback=cpu.";
 const TENSORRT: &str = "tensorrt_plan";
 
 pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findings<'_>) {
