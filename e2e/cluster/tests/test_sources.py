@@ -157,10 +157,10 @@ def test_replicas_keep_their_models_on_one_claim_and_the_next_pods_find_them(nam
     namespace.wait("tsrv/vision")
     namespace.wait("tmod/echo")
     assert namespace.infer() == [1, 2]
-    kept = lambda: sorted(path.relative_to(folder) for path in folder.glob("seat-*/store/*"))
+    kept = lambda: sorted(path.relative_to(folder) for path in folder.glob("replica-*/store/*"))
     before = kept()
-    assert [path.parts[0] for path in before] == ["seat-0", "seat-1"]
-    # all at once: a pod that comes while another still drains takes a seat of its own
+    assert [path.parts[0] for path in before] == ["replica-0", "replica-1"]
+    # all at once: a pod that comes while another still drains takes a slot of its own
     namespace.patch("tsrv/vision", suspend=True)
     until(lambda: not namespace.items("pods"), "the pods to go")
     namespace.patch("tsrv/vision", suspend=None)

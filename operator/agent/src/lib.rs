@@ -1,5 +1,5 @@
 //! Keeps the models of one server as its manifest wants them: fetches, verifies, stages, has the server load the new before
-//! it drops the old, and tells where everything stands. It knows a folder, an HTTP port and a manifest, and nothing of
+//! it drops the old, and publishes where everything stands. It knows a folder, an HTTP port and a manifest, and nothing of
 //! Kubernetes: `triton-operator up` runs it on one machine, the program `triton-agent` beside a server in its pod.
 
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
 //! The agent's program, in the pod of a server: `run` beside the server, `launch` in front of it. Here the command line is
-//! read and one command begun; each has a room of its own.
+//! read and one command begun; each has a module of its own.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
+            let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to report to
             ExitCode::FAILURE
         }
     }

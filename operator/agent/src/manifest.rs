@@ -30,11 +30,11 @@ pub fn read(path: &Path) -> Result<Manifest, ReadError> {
 
 /// Looks at the file again and again and passes each new manifest on, until nobody listens.
 pub async fn follow(path: PathBuf, every: Duration, manifests: watch::Sender<Arc<Manifest>>) {
-    let mut told = None;
+    let mut reported = None;
     while !manifests.is_closed() {
         match read(&path) {
             Ok(manifest) => {
-                told = None;
+                reported = None;
                 manifests.send_if_modified(|current| {
                     let is_new = current.hash != manifest.hash;
                     if is_new {
@@ -45,9 +45,9 @@ pub async fn follow(path: PathBuf, every: Duration, manifests: watch::Sender<Arc
             }
             Err(error) => {
                 let error = error.to_string();
-                if told.as_ref() != Some(&error) {
+                if reported.as_ref() != Some(&error) {
                     tracing::error!(%error, "the last good manifest stands");
-                    told = Some(error);
+                    reported = Some(error);
                 }
             }
         }

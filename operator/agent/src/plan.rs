@@ -35,8 +35,8 @@ pub struct Observed {
 /// One model of the manifest.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// Patience.
-    pub patience: Patience,
+    /// When it is tried again.
+    pub retry_policy: RetryPolicy,
     /// The content the manifest wants, if it was fetched.
     pub staged: Option<ContentHash>,
     /// What the server was last confirmed to serve.
@@ -57,14 +57,14 @@ pub struct Wanted {
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// New attempts after the first.
     pub retries: u32,
     /// Pause before the first of them; it doubles each time.
     pub backoff: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self { retries: 5, backoff: Duration::from_secs(30) }
     }
@@ -121,7 +121,7 @@ pub struct Plan {
 
 /// Whether something that failed may be tried now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chance {
+pub enum RetryDecision {
     /// Now.
     Now,
     /// At that moment.
@@ -130,17 +130,17 @@ pub enum Chance {
     Never,
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Whether another attempt is due.
-    pub fn chance(&self, tries: Option<&Tries>, now: Instant) -> Chance {
-        let Some(tries) = tries else { return Chance::Now };
+    pub fn retry(&self, tries: Option<&Tries>, now: Instant) -> RetryDecision {
+        let Some(tries) = tries else { return RetryDecision::Now };
         if tries.is_final || tries.count > self.retries {
-            return Chance::Never;
+            return RetryDecision::Never;
         }
         let pause = self.backoff.saturating_mul(1 << (tries.count.max(1) - 1).min(16)).min(LONGEST_PAUSE);
         match tries.last + pause {
-            due if due <= now => Chance::Now,
-            due => Chance::At(due),
+            due if due <= now => RetryDecision::Now,
+            due => RetryDecision::At(due),
         }
     }
 }
@@ -151,7 +151,7 @@ pub fn plan(observed: &Observed, now: Instant) -> Plan {
     for (name, model) in &observed.wanted {
         plan_model(name, model, observed.server_is_live, now, &mut plan);
     }
-    plan_leavers(observed, &mut plan);
+    plan_unloads(observed, &mut plan);
     plan_deletions(observed, now, &mut plan);
     plan
 }
@@ -160,10 +160,10 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
     if model.is_fetching {
         plan.is_settled = false;
     } else if model.staged.is_none() {
-        match model.patience.chance(model.fetches.as_ref(), now) {
-            Chance::Now => plan.begin(Step::Fetch(name.to_owned())),
-            Chance::At(due) => plan.wake_at(due),
-            Chance::Never => {}
+        match model.retry_policy.retry(model.fetches.as_ref(), now) {
+            RetryDecision::Now => plan.begin(Step::Fetch(name.to_owned())),
+            RetryDecision::At(due) => plan.wake_at(due),
+            RetryDecision::Never => {}
         }
     }
     if model.is_loading {
@@ -195,10 +195,10 @@ impl Wanted {
         let (wanted, proven) = (self.staged.as_ref(), self.active.as_ref());
         let order = if self.served == Served::No { [proven, wanted] } else { [wanted, proven] };
         for content in order.into_iter().flatten() {
-            match self.patience.chance(self.loads.get(content), now) {
-                Chance::Now => return Some(content),
-                Chance::At(due) => plan.wake_at(due),
-                Chance::Never => {}
+            match self.retry_policy.retry(self.loads.get(content), now) {
+                RetryDecision::Now => return Some(content),
+                RetryDecision::At(due) => plan.wake_at(due),
+                RetryDecision::Never => {}
             }
         }
         None
@@ -211,7 +211,7 @@ impl Wanted {
     }
 }
 
-fn plan_leavers(observed: &Observed, plan: &mut Plan) {
+fn plan_unloads(observed: &Observed, plan: &mut Plan) {
     if observed.unwanted.is_empty() {
         return;
     }
@@ -248,7 +248,7 @@ impl Plan {
     }
 }
 
-/// Models a server that starts should be told to load at once: those it is not ready without.
+/// Models a server that starts should load at once: those it is not ready without.
 ///
 /// `required` are the manifest's. Of a server that starts for the first time (`last` is `None`) all of them are asked for;
 /// of one that starts again those it was asked for before, and those confirmed since: a model that was added later and

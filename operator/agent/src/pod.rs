@@ -2,9 +2,9 @@
 //! the server which models it shall start with. What is done about models is the library's.
 
 pub(crate) mod args;
+mod fd_store;
 mod http;
-mod keeper;
 pub(crate) mod launch;
+mod replica_slot;
 pub(crate) mod run;
-mod seat;
 mod startup;

@@ -1,5 +1,5 @@
 //! Where the files of a model come from: one file per kind of source, all with the same result. Here is what they share:
-//! the places where mounted sources lie, what a fetch may cost, and whom it tells how far it is.
+//! the places where mounted sources lie, what a fetch may cost, and who gets its progress.
 
 pub mod configmap;
 pub mod folder;
@@ -93,14 +93,14 @@ pub enum Stage {
     Verifying,
 }
 
-/// Counts what a fetch brings, holds it to its limits, ends it when nobody wants it any more, and tells how far it is.
+/// Counts what a fetch brings, holds it to its limits, ends it when nobody wants it any more, and reports its progress.
 pub struct Progress {
     limits: Limits,
     done: AtomicU64,
-    told: AtomicU64,
+    reported: AtomicU64,
     total: AtomicU64,
     is_cancelled: AtomicBool,
-    report: Box<dyn Fn(Stage) + Send + Sync>,
+    observer: Box<dyn Fn(Stage) + Send + Sync>,
 }
 
 /// Brings the files of a model into `into`, which exists and is empty; `beside` is a free path on the same disk.
@@ -224,15 +224,15 @@ impl fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// A fetch that has not begun; `report` is told each stage, and bytes in steps.
-    pub fn new(limits: Limits, report: impl Fn(Stage) + Send + Sync + 'static) -> Arc<Self> {
+    /// A fetch that has not begun; `observer` gets each stage, and bytes in steps.
+    pub fn new(limits: Limits, observer: impl Fn(Stage) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             limits,
             done: AtomicU64::new(0),
-            told: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             total: AtomicU64::new(u64::MAX),
             is_cancelled: AtomicBool::new(false),
-            report: Box::new(report),
+            observer: Box::new(observer),
         })
     }
 
@@ -264,7 +264,7 @@ impl Progress {
             ));
         }
         self.total.store(total, Ordering::Relaxed);
-        self.tell();
+        self.report();
         Ok(())
     }
 
@@ -277,8 +277,8 @@ impl Progress {
             return Err(Fault::new(Reason::InvalidSource, format!("the source is over the limit of {limit} bytes")));
         }
         let step = (self.total.load(Ordering::Relaxed) / 100).clamp(64 << 10, 1 << 20);
-        if done - self.told.load(Ordering::Relaxed) >= step {
-            self.tell();
+        if done - self.reported.load(Ordering::Relaxed) >= step {
+            self.report();
         }
         Ok(())
     }
@@ -286,19 +286,19 @@ impl Progress {
     /// A new attempt begins at zero.
     pub fn restart(&self) {
         self.done.store(0, Ordering::Relaxed);
-        self.told.store(0, Ordering::Relaxed);
+        self.reported.store(0, Ordering::Relaxed);
         self.total.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// All is here.
     pub fn verifying(&self) {
-        (self.report)(Stage::Verifying);
+        (self.observer)(Stage::Verifying);
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let done = self.done.load(Ordering::Relaxed);
-        self.told.store(done, Ordering::Relaxed);
+        self.reported.store(done, Ordering::Relaxed);
         let total = self.total.load(Ordering::Relaxed);
-        (self.report)(Stage::Downloading(done, (total != u64::MAX).then_some(total)));
+        (self.observer)(Stage::Downloading(done, (total != u64::MAX).then_some(total)));
     }
 }

@@ -1,4 +1,4 @@
-//! What the agent tells about itself: one value, published whole through a watch channel and served as JSON to whoever
+//! The state of the agent: one value, published whole through a watch channel and served as JSON to whoever
 //! asks. It holds facts and reasons, no decisions.
 
 use std::{collections::BTreeMap, fmt};
@@ -22,7 +22,7 @@ pub struct State {
     /// How often the server crashed and was started again in its container, as far as this agent has seen.
     #[serde(default)]
     pub server_crashes: u32,
-    /// By name: the models of the manifest, and those on their way out.
+    /// By name: the models of the manifest, and those that are ending.
     pub models: BTreeMap<String, ModelState>,
 }
 

@@ -46,13 +46,13 @@ pub struct Settings {
 pub struct Agent {
     store: Arc<Store>,
     state: watch::Receiver<State>,
-    orders: mpsc::UnboundedSender<Order>,
+    commands: mpsc::UnboundedSender<Command>,
     task: JoinHandle<()>,
 }
 
-/// What an agent can be told.
+/// Commands to an agent.
 #[derive(Debug, Clone, Copy)]
-enum Order {
+enum Command {
     ServerStarted,
 }
 
@@ -79,10 +79,10 @@ impl Agent {
     pub fn start(settings: Settings, manifests: watch::Receiver<Arc<Manifest>>) -> Result<Self, Fault> {
         let store = Arc::new(Store::open(&settings.root)?);
         let (state, watched) = watch::channel(State::default());
-        let (orders, inbox) = mpsc::unbounded_channel();
+        let (commands, inbox) = mpsc::unbounded_channel();
         let driver = driver::Driver::new(settings, Arc::clone(&store), manifests, Arc::new(state));
         let task = tokio::spawn(driver.run(inbox));
-        Ok(Self { store, state: watched, orders, task })
+        Ok(Self { store, state: watched, commands, task })
     }
 
     /// Where everything stands, now and from now on.
@@ -102,7 +102,7 @@ impl Agent {
 
     /// Takes out of the repository what `manifest` no longer has. Only while no server runs on it: one that runs is asked
     /// to unload first, which happens by itself.
-    pub fn clear_leavers(&self, manifest: &Manifest) -> Result<(), Fault> {
+    pub fn clear_removed(&self, manifest: &Manifest) -> Result<(), Fault> {
         let ledger = self.store.ledger();
         for name in self.store.names().into_iter().chain(ledger.into_keys()) {
             if manifest.model(&name).is_none() {
@@ -126,7 +126,7 @@ impl Agent {
 
     /// A new server process was started: what failed to load in the last one gets new chances.
     pub fn server_started(&self) {
-        let _ = self.orders.send(Order::ServerStarted); // an agent that has ended has nothing to do
+        let _ = self.commands.send(Command::ServerStarted); // an agent that has ended has nothing to do
     }
 }
 

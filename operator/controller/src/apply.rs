@@ -52,7 +52,7 @@ pub(crate) enum ApplyError {
     },
 }
 
-/// What was done to the objects of a server in one look.
+/// What was done to the objects of a server in one reconcile.
 #[derive(Debug, Default)]
 struct Done {
     created: Vec<String>,
@@ -73,7 +73,7 @@ pub(crate) async fn apply(
     let events = done.events();
     if !events.is_empty() {
         let object: ObjectReference = server.object_ref(&());
-        context.events.tell(&object, "Apply", &events, &context.metrics).await;
+        context.events.write_all(&object, "Apply", &events, &context.metrics).await;
     }
     applied
 }
@@ -139,12 +139,12 @@ async fn apply_one(
     };
     if let Some(live) = &live
         && is_same_as_applied
-        && (paths.is_empty() || context.written.is_unkept(key, *kind, name, hash, &paths))
+        && (paths.is_empty() || context.written.are_dropped(key, *kind, name, hash, &paths))
     {
         return Ok(Some(live.clone()));
     }
     if let Some(live) = live.as_ref().filter(|_| !paths.is_empty()) {
-        make_room(context, key, object, live).await.map_err(|error| failed("healing", &title, error))?;
+        remove_conflicting_items(context, key, object, live).await.map_err(|error| failed("healing", &title, error))?;
     }
     let patch = PatchParams::apply(labels::MANAGER).force();
     let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
@@ -160,7 +160,7 @@ async fn apply_one(
     let lost = drift::drifted(value, &serde_json::to_value(&applied).unwrap_or_default());
     if !lost.is_empty() {
         tracing::warn!(server = %key, object = title, fields = lost.join(", "), "the API server does not keep these fields");
-        context.written.not_kept(key, *kind, name, hash.clone(), lost.into_iter().collect());
+        context.written.note_dropped(key, *kind, name, hash.clone(), lost.into_iter().collect());
     }
     match (live, is_same_as_applied) {
         (None, _) => {
@@ -181,25 +181,25 @@ async fn apply_one(
 }
 
 /// Takes out items that somebody turned ours into, where ours beside them would be refused.
-async fn make_room(
+async fn remove_conflicting_items(
     context: &Context,
     key: &ServerKey,
     object: &Object,
     live: &DynamicObject,
 ) -> Result<(), kube::Error> {
     let found = serde_json::to_value(live).unwrap_or_default();
-    let usurped = drift::usurped(&object.value, &found);
-    if usurped.is_empty() {
+    let conflicts = drift::key_conflicts(&object.value, &found);
+    if conflicts.is_empty() {
         return Ok(());
     }
     let list_of = |pointer: &str| pointer.rsplit_once('/').map(|(list, _)| list.to_owned()).unwrap_or_default();
     let mut operations =
         vec![json!({ "op": "test", "path": "/metadata/resourceVersion", "value": live.resource_version() })];
-    for (pointer, ours) in &usurped {
+    for (pointer, ours) in &conflicts {
         let list = list_of(pointer);
-        let usurped_in_list = usurped.iter().filter(|(other, _)| list_of(other) == list).count();
+        let conflicts_in_list = conflicts.iter().filter(|(other, _)| list_of(other) == list).count();
         let is_all_of_it =
-            found.pointer(&list).and_then(Value::as_array).is_some_and(|items| items.len() == usurped_in_list);
+            found.pointer(&list).and_then(Value::as_array).is_some_and(|items| items.len() == conflicts_in_list);
         operations.push(match is_all_of_it {
             true => json!({ "op": "replace", "path": pointer, "value": ours }), // a Service has to have a port
             false => json!({ "op": "remove", "path": pointer }),
@@ -275,7 +275,7 @@ fn failed(doing: &str, title: &str, error: kube::Error) -> ApplyError {
             if (400..500).contains(&status.code) && !matches!(status.code, 401 | 404 | 408 | 409 | 429) =>
         {
             let (is_final, reason) = match status.code {
-                403 => (false, "Forbidden"), // rights, a quota, a namespace on its way out
+                403 => (false, "Forbidden"), // rights, a quota, a namespace being deleted
                 _ => (true, "ApplyRefused"),
             };
             Refused { reason, message: format!("{doing}: {}", status.message), is_final }.into()

@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Child(ChildArgs),
 }
 
-/// What `up` is told.
+/// Arguments of `up`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Several servers: the first (by namespace and name) takes the ports given, each further one the ports 10 higher.
@@ -82,7 +82,7 @@ pub(crate) struct UpArgs {
     pub(crate) server_flags: Vec<String>,
 }
 
-/// What a server's process is told before it becomes the server.
+/// Arguments of a server's process before it becomes the server.
 #[derive(Debug, Args)]
 pub(crate) struct ChildArgs {
     /// Process id of the parent to end with

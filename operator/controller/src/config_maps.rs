@@ -1,4 +1,4 @@
-//! ConfigMaps that models come from: fetched when the watch tells of a version that was not fetched yet, and kept in the form
+//! ConfigMaps that models come from: fetched when the watch reports a version that was not fetched yet, and kept in the form
 //! in which decisions need them. The watch itself keeps no contents: a cluster may have many, and models come from few.
 
 use std::{

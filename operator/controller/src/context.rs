@@ -1,4 +1,4 @@
-//! What every look shares: the client, the stores, what was written last. Nothing in it is an authority: all of it is made
+//! What every reconcile shares: the client, the stores, what was written last. Nothing in it is an authority: all of it is made
 //! anew when the operator starts again.
 
 use std::{
@@ -15,7 +15,7 @@ use crate::{
     config_maps::ConfigMaps, events::Events, metrics::Metrics, pods::Poller, queue::ServerKey, watches::Watches,
 };
 
-/// What every look shares.
+/// What every reconcile shares.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) watches: Arc<Watches>,
@@ -37,7 +37,7 @@ struct Notes {
     /// Version of each object after our last write.
     versions: HashMap<(Kind, String), u64>,
     /// Fields of an object, as we applied it, that the API server does not keep.
-    unkept: HashMap<(Kind, String), (Value, BTreeSet<String>)>,
+    dropped_fields: HashMap<(Kind, String), (Value, BTreeSet<String>)>,
     /// Status of each resource after our last write, by uid, with its version.
     statuses: HashMap<String, (u64, Value)>,
 }
@@ -63,18 +63,19 @@ impl Written {
     }
 
     /// The API server did not keep these fields of an object with that hash.
-    pub(crate) fn not_kept(&self, key: &ServerKey, kind: Kind, name: &str, hash: Value, paths: BTreeSet<String>) {
-        self.notes().entry(key.clone()).or_default().unkept.insert((kind, name.to_owned()), (hash, paths));
+    pub(crate) fn note_dropped(&self, key: &ServerKey, kind: Kind, name: &str, hash: Value, paths: BTreeSet<String>) {
+        self.notes().entry(key.clone()).or_default().dropped_fields.insert((kind, name.to_owned()), (hash, paths));
     }
 
     /// Whether it is known of all these fields that the API server does not keep them.
-    pub(crate) fn is_unkept(&self, key: &ServerKey, kind: Kind, name: &str, hash: &Value, paths: &[String]) -> bool {
+    pub(crate) fn are_dropped(&self, key: &ServerKey, kind: Kind, name: &str, hash: &Value, paths: &[String]) -> bool {
         let notes = self.notes();
-        let Some((written, unkept)) = notes.get(key).and_then(|notes| notes.unkept.get(&(kind, name.to_owned())))
+        let Some((written, dropped_fields)) =
+            notes.get(key).and_then(|notes| notes.dropped_fields.get(&(kind, name.to_owned())))
         else {
             return false;
         };
-        written == hash && paths.iter().all(|path| unkept.contains(path))
+        written == hash && paths.iter().all(|path| dropped_fields.contains(path))
     }
 
     /// The status of a resource was written.
@@ -150,10 +151,10 @@ mod tests {
     fn fields_the_api_server_does_not_keep_are_written_once() {
         let written = Written::default();
         let (hash, paths) = (json!("h1"), vec!["spec.new".to_owned()]);
-        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &hash, &paths));
-        written.not_kept(&key(), Kind::Service, "vision", hash.clone(), paths.iter().cloned().collect());
-        assert!(written.is_unkept(&key(), Kind::Service, "vision", &hash, &paths));
-        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &hash, &["spec.replicas".to_owned()]));
-        assert!(!written.is_unkept(&key(), Kind::Service, "vision", &json!("h2"), &paths));
+        assert!(!written.are_dropped(&key(), Kind::Service, "vision", &hash, &paths));
+        written.note_dropped(&key(), Kind::Service, "vision", hash.clone(), paths.iter().cloned().collect());
+        assert!(written.are_dropped(&key(), Kind::Service, "vision", &hash, &paths));
+        assert!(!written.are_dropped(&key(), Kind::Service, "vision", &hash, &["spec.replicas".to_owned()]));
+        assert!(!written.are_dropped(&key(), Kind::Service, "vision", &json!("h2"), &paths));
     }
 }

@@ -1,5 +1,5 @@
 //! Events on the user's resources. The same words about the same object within some minutes are one event that counts; other
-//! words are another event. One that cannot be written is told in the log and forgotten: it is no reason to fail.
+//! words are another event. One that cannot be written is logged and forgotten: it is no reason to fail.
 
 use std::{
     collections::HashMap,
@@ -57,12 +57,12 @@ impl Events {
     }
 
     /// Writes `events` about `object`; `action` is what was being done.
-    pub(crate) async fn tell(&self, object: &ObjectReference, action: &str, events: &[Event], metrics: &Metrics) {
+    pub(crate) async fn write_all(&self, object: &ObjectReference, action: &str, events: &[Event], metrics: &Metrics) {
         for event in events {
             let name = object.name.as_deref().unwrap_or_default();
             match self.write(object, action, event, metrics).await {
                 Ok(()) => {}
-                // most often a namespace on its way out: there will be nobody to read it
+                // most often a namespace being deleted: there will be nobody to read it
                 Err(kube::Error::Api(status)) if status.code == 403 => {
                     tracing::debug!(
                         error = status.message,

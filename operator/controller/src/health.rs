@@ -22,7 +22,7 @@ use crate::{metrics::Metrics, watches::Watches};
 /// How long a caller may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the port tells.
+/// What the port serves.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
@@ -69,7 +69,7 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
         "/readyz" if health.is_ready.load(Ordering::Relaxed) => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "the resources have not been read yet\n"),
         "/metrics" => {
-            let mut page = plain(StatusCode::OK, health.metrics.page(&health.watches.census()));
+            let mut page = plain(StatusCode::OK, health.metrics.page(&health.watches.resource_counts()));
             let form = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             page.headers_mut().insert(CONTENT_TYPE, form);
             page

@@ -32,7 +32,7 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    /// A candidate named `me`, which tells through `leads` when it leads.
+    /// A candidate named `me`, which says through `leads` when it leads.
     pub(crate) fn new(client: &Client, namespace: &str, me: String, leads: watch::Sender<bool>) -> Self {
         Self { api: Api::namespaced(client.clone(), namespace), me, rhythm: Rhythm::default(), leads }
     }
@@ -101,7 +101,7 @@ impl Leader {
         let begun = began.elapsed();
         match self.write(found).await {
             Ok(()) => election.wrote(begun),
-            // somebody was quicker: the next look tells who
+            // somebody was quicker: the next attempt shows who
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! The operator program. Here the command line is read and one command begun; each command has a room of its own.
+//! The operator program. Here the command line is read and one command begun; each command has a module of its own.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Child(args) => up::child::become_server(&args),
     };
     done.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
+        let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to report to
         ExitCode::FAILURE
     })
 }

@@ -7,7 +7,7 @@ use prometheus::{
     core::Collector,
 };
 
-/// Buckets of a look: it is a few requests to the API server, and a poll of pods that may take its whole limit.
+/// Buckets of a reconcile: it is a few requests to the API server, and a poll of pods that may take its whole limit.
 const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The operator's own numbers.
@@ -35,7 +35,7 @@ impl Metrics {
         Self {
             reconciles: counters(
                 "triton_operator_reconcile_total",
-                "Looks at a server, by how they ended",
+                "Reconciles of a server, by how they ended",
                 &["outcome"],
             ),
             reconcile_seconds: register(
@@ -43,12 +43,12 @@ impl Metrics {
                 Histogram::with_opts(
                     HistogramOpts::new(
                         "triton_operator_reconcile_duration_seconds",
-                        "How long a look at a server took",
+                        "How long a reconcile of a server took",
                     )
                     .buckets(SECONDS.to_vec()),
                 ),
             ),
-            reconciles_active: gauge("triton_operator_reconciles_active", "Looks under way"),
+            reconciles_active: gauge("triton_operator_reconciles_active", "Reconciles under way"),
             writes: counters("triton_operator_writes_total", "Writes to the API server", &["kind", "verb"]),
             polls: counters("triton_operator_pod_polls_total", "Questions to pods, by what came of them", &["outcome"]),
             watch_failures: counters("triton_operator_watch_failures_total", "Watches that broke off", &["kind"]),
@@ -64,10 +64,10 @@ impl Metrics {
         }
     }
 
-    /// A look begins. What it returns is told how it ended.
-    pub(crate) fn reconcile(&self) -> Look<'_> {
+    /// A reconcile begins. `ended` of what it returns says how it ended.
+    pub(crate) fn reconcile(&self) -> ReconcileTimer<'_> {
         self.reconciles_active.inc();
-        Look { metrics: self, began: std::time::Instant::now(), outcome: "cancelled" }
+        ReconcileTimer { metrics: self, began: std::time::Instant::now(), outcome: "cancelled" }
     }
 
     /// Something was written.
@@ -91,8 +91,8 @@ impl Metrics {
     }
 
     /// The page, with how many resources of each kind there are and are ready.
-    pub(crate) fn page(&self, census: &[(&str, usize, usize)]) -> String {
-        for (kind, all, ready) in census {
+    pub(crate) fn page(&self, resource_counts: &[(&str, usize, usize)]) -> String {
+        for (kind, all, ready) in resource_counts {
             let set = |label: &str, count: usize| {
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 self.resources.with_label_values(&[*kind, label]).set(count);
@@ -107,15 +107,15 @@ impl Metrics {
     }
 }
 
-/// A look under way.
+/// A reconcile under way.
 #[derive(Debug)]
-pub(crate) struct Look<'a> {
+pub(crate) struct ReconcileTimer<'a> {
     metrics: &'a Metrics,
     began: std::time::Instant,
     outcome: &'static str,
 }
 
-impl Look<'_> {
+impl ReconcileTimer<'_> {
     /// How it ended.
     pub(crate) fn ended(mut self, outcome: &'static str) -> Duration {
         self.outcome = outcome;
@@ -123,7 +123,7 @@ impl Look<'_> {
     }
 }
 
-impl Drop for Look<'_> {
+impl Drop for ReconcileTimer<'_> {
     fn drop(&mut self) {
         self.metrics.reconciles_active.dec();
         self.metrics.reconcile_seconds.observe(self.began.elapsed().as_secs_f64());
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn the_page_tells_what_was_counted() {
         let metrics = Metrics::new();
-        let look = metrics.reconcile();
+        let timer = metrics.reconcile();
         assert!(metrics.page(&[]).contains("triton_operator_reconciles_active 1"));
-        look.ended("done");
+        timer.ended("done");
         metrics.wrote("Deployment", "apply");
         let page = metrics.page(&[("TritonServer", 3, 2)]);
         for line in [

@@ -1,5 +1,5 @@
 //! What the pods say of their models. Each pod is asked at its own address, never through the Service: the agent first, and
-//! the server's own index where no agent answers. A pod that does not answer is silent, never an error of the look.
+//! the server's own index where no agent answers. A pod that does not answer is silent, never an error of the reconcile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -42,7 +42,7 @@ const AT_ONCE: usize = 16;
 /// A state of ten thousand models is a few megabytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// How long a pod that gets requests may be silent before that is told: one that is busy may miss a question.
+/// How long a pod that gets requests may be silent before that is reported: one that is busy may miss a question.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long what a pod said last is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -87,7 +87,7 @@ impl Poller {
                 let seen = last.get(uid).and_then(|last| last.report.crashes);
                 let now = replica.report.as_ref().and_then(|report| report.crashes);
                 replica.crashes = now.zip(seen).map_or(0, |(now, seen)| now.saturating_sub(seen));
-                replica.report = heard(&mut last, uid, replica.report, replica.is_ready, Instant::now());
+                replica.report = effective_report(&mut last, uid, replica.report, replica.is_ready, Instant::now());
             }
         }
         replica
@@ -127,7 +127,7 @@ impl Poller {
 }
 
 /// What counts as said by a pod: what it says, or what it said last if it was silent for a short while and still gets requests.
-fn heard(
+fn effective_report(
     last: &mut HashMap<String, Last>,
     uid: &str,
     report: Option<Report>,
@@ -149,7 +149,7 @@ fn heard(
 /// Tells pods that have not seen the manifest, or the ConfigMaps that its models come from, of what is new: a changed
 /// annotation makes the kubelet hand all of it over at once, not at its next round. It only makes things quicker, so nothing is
 /// made of a failure.
-pub(crate) async fn hurry(
+pub(crate) async fn nudge_pods(
     context: &Context,
     key: &ServerKey,
     pods: &[Arc<Pod>],
@@ -165,22 +165,23 @@ pub(crate) async fn hurry(
         if replica.is_leaving || follows.is_empty() {
             continue;
         }
-        let is_told = |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|told| told == hash);
-        let mut news = serde_json::Map::new();
-        if follows != manifest.hash && !is_told(labels::MANIFEST_HASH, &manifest.hash) {
-            news.insert(labels::MANIFEST_HASH.into(), manifest.hash.clone().into());
+        let has_annotation =
+            |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|told| told == hash);
+        let mut annotations = serde_json::Map::new();
+        if follows != manifest.hash && !has_annotation(labels::MANIFEST_HASH, &manifest.hash) {
+            annotations.insert(labels::MANIFEST_HASH.into(), manifest.hash.clone().into());
         }
-        if let Some(sources) = sources.as_ref().filter(|hash| !is_told(labels::SOURCES_HASH, hash)) {
-            news.insert(labels::SOURCES_HASH.into(), sources.clone().into());
+        if let Some(sources) = sources.as_ref().filter(|hash| !has_annotation(labels::SOURCES_HASH, hash)) {
+            annotations.insert(labels::SOURCES_HASH.into(), sources.clone().into());
         }
-        if news.is_empty() {
+        if annotations.is_empty() {
             continue;
         }
-        let patch = json!({ "metadata": { "annotations": news } });
+        let patch = json!({ "metadata": { "annotations": annotations } });
         match api.patch_metadata(&replica.name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => context.metrics.wrote("Pod", "patch"),
             Err(error) => {
-                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not told what is new")
+                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not annotated")
             }
         }
     }
@@ -277,17 +278,18 @@ mod tests {
         let mut last = HashMap::new();
         let begun = Instant::now();
         let said = |hash: &str| Report { manifest_hash: Some(hash.into()), ..Report::default() };
-        let mut hear =
-            |report, is_ready, second| heard(&mut last, "uid", report, is_ready, begun + Duration::from_secs(second));
-        assert_eq!(hear(None, true, 0), None, "it never said anything");
-        assert_eq!(hear(Some(said("a")), true, 10), Some(said("a")));
-        assert_eq!(hear(None, true, 70), Some(said("a")), "the silence begins when it is first noticed");
-        assert_eq!(hear(None, false, 75), None, "it gets no requests any more");
-        assert_eq!(hear(None, true, 85), Some(said("a")));
-        assert_eq!(hear(None, true, 90), None);
-        assert_eq!(hear(Some(said("b")), true, 95), Some(said("b")));
-        assert_eq!(hear(None, true, 100), Some(said("b")), "a new silence");
-        assert_eq!(hear(None, true, 1000), None, "long forgotten");
+        let mut report_at = |report, is_ready, second| {
+            effective_report(&mut last, "uid", report, is_ready, begun + Duration::from_secs(second))
+        };
+        assert_eq!(report_at(None, true, 0), None, "it never said anything");
+        assert_eq!(report_at(Some(said("a")), true, 10), Some(said("a")));
+        assert_eq!(report_at(None, true, 70), Some(said("a")), "the silence begins when it is first noticed");
+        assert_eq!(report_at(None, false, 75), None, "it gets no requests any more");
+        assert_eq!(report_at(None, true, 85), Some(said("a")));
+        assert_eq!(report_at(None, true, 90), None);
+        assert_eq!(report_at(Some(said("b")), true, 95), Some(said("b")));
+        assert_eq!(report_at(None, true, 100), Some(said("b")), "a new silence");
+        assert_eq!(report_at(None, true, 1000), None, "long forgotten");
     }
 
     #[test]

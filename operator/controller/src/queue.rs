@@ -1,5 +1,5 @@
-//! The controller queue: servers to look at, each once however often it was asked for, one look per server at a time. It is
-//! keyed by name and not by object, so that models whose server does not exist are looked after as well.
+//! The controller queue: servers to reconcile, each once however often it was queued, one reconcile per server at a time. It is
+//! keyed by name and not by object, so that models whose server does not exist are reconciled as well.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,13 +18,13 @@ use tokio::{
     time::Instant,
 };
 
-/// How long a key waits for more events about it: a file applied with fifty models is one look.
+/// How long a key waits for more events about it: a file applied with fifty models is one reconcile.
 const FOLD: Duration = Duration::from_millis(100);
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// How long looks under way may take to end when the operator is told to.
+/// How long reconciles under way may take to end when the operator ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server by its name, whether it exists or not.
@@ -40,13 +40,13 @@ impl fmt::Display for ServerKey {
     }
 }
 
-/// What came of a look.
-pub(crate) enum Looked {
-    /// Look again after this time, if nothing happens before.
-    Again(Duration),
+/// What came of a reconcile.
+pub(crate) enum Reconciled {
+    /// Queue it again after this time.
+    RequeueAfter(Duration),
     /// Nothing to come back for.
     Done,
-    /// It did not come to its end: look again after a pause that grows.
+    /// It did not come to its end: it is queued again after a pause that grows.
     Failed,
 }
 
@@ -76,21 +76,21 @@ impl Queue {
     }
 }
 
-/// Takes keys and looks, at most `limit` at a time and only while `leads`, until `stop`; then lets the looks under way end.
-pub(crate) async fn work<L>(
+/// Takes keys and reconciles, at most `limit` at a time and only while `leads`, until `stop`; then lets those under way end.
+pub(crate) async fn work<F>(
     queue: Queue,
     Requests(mut requests): Requests,
     limit: usize,
     mut leads: watch::Receiver<bool>,
-    look: impl Fn(ServerKey) -> L,
+    reconcile: impl Fn(ServerKey) -> F,
     stop: impl Future<Output = ()>,
 ) where
-    L: Future<Output = Looked> + Send + 'static,
+    F: Future<Output = Reconciled> + Send + 'static,
 {
     let requests = stream::poll_fn(move |context| requests.poll_recv(context));
     let mut scheduler = pin!(scheduler(requests));
     let mut stop = pin!(stop);
-    let mut looks: JoinSet<Looked> = JoinSet::new();
+    let mut running: JoinSet<Reconciled> = JoinSet::new();
     let mut keys: HashMap<Id, ServerKey> = HashMap::new();
     let mut busy: HashSet<ServerKey> = HashSet::new();
     let mut failures: HashMap<ServerKey, u32> = HashMap::new();
@@ -100,16 +100,16 @@ pub(crate) async fn work<L>(
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(ended) = looks.join_next_with_id() => {
-                let Some((key, looked)) = ended_look(ended, &mut keys) else { continue };
+            Some(ended) = running.join_next_with_id() => {
+                let Some((key, reconciled)) = ended_reconcile(ended, &mut keys) else { continue };
                 busy.remove(&key);
-                if !matches!(looked, Looked::Failed) {
+                if !matches!(reconciled, Reconciled::Failed) {
                     failures.remove(&key);
                 }
-                match looked {
-                    Looked::Again(pause) => queue.push_after(key, spread(pause, &jitter)),
-                    Looked::Done => {}
-                    Looked::Failed => {
+                match reconciled {
+                    Reconciled::RequeueAfter(pause) => queue.push_after(key, spread(pause, &jitter)),
+                    Reconciled::Done => {}
+                    Reconciled::Failed => {
                         let count = failures.entry(key.clone()).or_default();
                         let pause = pause_after(*count);
                         *count = count.saturating_add(1);
@@ -124,15 +124,15 @@ pub(crate) async fn work<L>(
             }
             Some(key) = next(&mut scheduler, may_take, &busy) => {
                 busy.insert(key.clone());
-                let id = looks.spawn(look(key.clone())).id();
+                let id = running.spawn(reconcile(key.clone())).id();
                 keys.insert(id, key);
             }
         }
     }
-    let _ = tokio::time::timeout(PATIENCE, async { while looks.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(PATIENCE, async { while running.join_next().await.is_some() {} }).await;
 }
 
-/// The next key that is due and not being looked at. Keys that may not be taken stay, each once.
+/// The next key that is due and not being reconciled. Keys that may not be taken stay, each once.
 async fn next<R>(
     scheduler: &mut std::pin::Pin<&mut kube::runtime::scheduler::Scheduler<ServerKey, R>>,
     may_take: bool,
@@ -144,16 +144,16 @@ where
     scheduler.as_mut().hold_unless(|key| may_take && !busy.contains(key)).next().await
 }
 
-fn ended_look(
-    ended: Result<(Id, Looked), JoinError>,
+fn ended_reconcile(
+    ended: Result<(Id, Reconciled), JoinError>,
     keys: &mut HashMap<Id, ServerKey>,
-) -> Option<(ServerKey, Looked)> {
+) -> Option<(ServerKey, Reconciled)> {
     match ended {
-        Ok((id, looked)) => Some((keys.remove(&id)?, looked)),
+        Ok((id, reconciled)) => Some((keys.remove(&id)?, reconciled)),
         Err(error) => {
             let key = keys.remove(&error.id())?;
-            tracing::error!(server = %key, %error, "a look broke off");
-            Some((key, Looked::Failed))
+            tracing::error!(server = %key, %error, "a reconcile broke off");
+            Some((key, Reconciled::Failed))
         }
     }
 }
@@ -178,11 +178,11 @@ mod tests {
         ServerKey { namespace: "ml".into(), name: name.into() }
     }
 
-    /// Works on a queue with a look that takes a second; returns when and at what it looked.
+    /// Works on a queue with a reconcile that takes a second; returns when it reconciled what.
     async fn watched(
         leads: watch::Receiver<bool>,
         feed: impl FnOnce(Queue),
-        answer: fn(usize) -> Looked,
+        answer: fn(usize) -> Reconciled,
         seconds: u64,
     ) -> Vec<(u64, String)> {
         let (queue, requests) = Queue::new();
@@ -190,7 +190,7 @@ mod tests {
         let began = Instant::now();
         let seen: Arc<Mutex<Vec<(u64, String)>>> = Arc::default();
         let record = Arc::clone(&seen);
-        let look = move |key: ServerKey| {
+        let reconcile = move |key: ServerKey| {
             let seen = Arc::clone(&record);
             async move {
                 let number = {
@@ -202,7 +202,7 @@ mod tests {
                 answer(number)
             }
         };
-        work(queue, requests, 2, leads, look, tokio::time::sleep(Duration::from_secs(seconds))).await;
+        work(queue, requests, 2, leads, reconcile, tokio::time::sleep(Duration::from_secs(seconds))).await;
         seen.lock().unwrap().clone()
     }
 
@@ -219,7 +219,7 @@ mod tests {
                 queue.push(key("a"));
             });
         };
-        let seen = watched(leading, feed, |_| Looked::Done, 60).await;
+        let seen = watched(leading, feed, |_| Reconciled::Done, 60).await;
         assert_eq!(seen, [(0, "a".to_owned()), (1, "a".to_owned())], "the second begins after the first has ended");
     }
 
@@ -228,7 +228,7 @@ mod tests {
         let (_leads, leading) = watch::channel(true);
         let feed = |queue: Queue| ["a", "b", "c", "d"].into_iter().for_each(|name| queue.push(key(name)));
         let mut times: Vec<u64> =
-            watched(leading, feed, |_| Looked::Done, 60).await.into_iter().map(|(second, _)| second).collect();
+            watched(leading, feed, |_| Reconciled::Done, 60).await.into_iter().map(|(second, _)| second).collect();
         times.sort_unstable();
         assert_eq!(times, [0, 0, 1, 1]);
     }
@@ -236,7 +236,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_come_back_after_pauses_that_grow_and_success_forgets_them() {
         let (_leads, leading) = watch::channel(true);
-        let answer = |number| if number < 5 { Looked::Failed } else { Looked::Again(Duration::from_secs(40)) };
+        let answer =
+            |number| if number < 5 { Reconciled::Failed } else { Reconciled::RequeueAfter(Duration::from_secs(40)) };
         let times: Vec<u64> = watched(leading, |queue| queue.push(key("a")), answer, 100)
             .await
             .into_iter()
@@ -254,7 +255,7 @@ mod tests {
             leads.send_replace(true);
             tokio::time::sleep(Duration::from_secs(600)).await;
         });
-        let seen = watched(leading, |queue| queue.push(key("a")), |_| Looked::Done, 60).await;
+        let seen = watched(leading, |queue| queue.push(key("a")), |_| Reconciled::Done, 60).await;
         assert_eq!(seen, [(30, "a".to_owned())]);
     }
 

@@ -1,4 +1,4 @@
-//! One look at one server: what the cluster has is brought to what the resources say, and what was found is told. Each look
+//! One reconcile of one server: the cluster is brought to what the resources say, and statuses say what was found. Each
 //! begins from nothing; it may be broken off anywhere and begun again.
 
 use std::{sync::Arc, time::Duration};
@@ -7,7 +7,7 @@ use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus, par
 use kube::Resource;
 use operator_core::{
     build, compile, events, names,
-    status::{self, Outcome, Pace, Seen, Statuses},
+    status::{self, Activity, Outcome, Seen, Statuses},
     validated,
 };
 
@@ -16,18 +16,18 @@ use crate::{
     context::{Context, now},
     dereference::dereference,
     pods,
-    queue::{Looked, ServerKey},
+    queue::{Reconciled, ServerKey},
     write_status::{before, write_status},
 };
 
-/// Until the next look, if nothing happens: pods are at work on models.
+/// Until the next reconcile, if nothing happens: pods are at work on models.
 const BUSY: Duration = Duration::from_secs(2);
 /// The cluster is at work on pods.
 const WAITING: Duration = Duration::from_secs(10);
 /// Nothing is under way.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// Why a look did not come to its end.
+/// Why a reconcile did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The API server could not be asked, or broke off.
@@ -38,32 +38,32 @@ pub(crate) enum Error {
     Apply(#[from] ApplyError),
 }
 
-/// Looks at a server, and tells the queue when to come back.
-pub(crate) async fn look(context: Arc<Context>, key: ServerKey) -> Looked {
-    let look = context.metrics.reconcile();
-    match Box::pin(reconcile(&context, &key)).await {
+/// Reconciles a server, and says when to queue it again.
+pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey) -> Reconciled {
+    let timer = context.metrics.reconcile();
+    match Box::pin(run_steps(&context, &key)).await {
         Ok(next) => {
-            let elapsed = look.ended("done");
-            tracing::debug!(server = %key, elapsed_ms = elapsed.as_millis(), next_s = next.map(|next| next.as_secs()), "looked");
-            next.map_or(Looked::Done, Looked::Again)
+            let elapsed = timer.ended("done");
+            tracing::debug!(server = %key, elapsed_ms = elapsed.as_millis(), next_s = next.map(|next| next.as_secs()), "reconciled");
+            next.map_or(Reconciled::Done, Reconciled::RequeueAfter)
         }
         Err(error) => {
-            look.ended("failed");
-            tracing::warn!(server = %key, %error, "a look did not come to its end");
-            Looked::Failed
+            timer.ended("failed");
+            tracing::warn!(server = %key, %error, "a reconcile did not come to its end");
+            Reconciled::Failed
         }
     }
 }
 
-/// The six steps. Returns when to look again; nothing if there is nothing left to look at.
-async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+/// The six steps. Returns when to reconcile again; nothing if nothing is left.
+async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
     let Some(found) = context.watches.server(key) else { return without_server(context, key).await };
     let server = match &found.0 {
         Ok(server) => server,
         Err(invalid) => return unreadable(context, key, &invalid.metadata, &invalid.error).await,
     };
     if server.metadata.deletion_timestamp.is_some() {
-        return Ok(None); // its objects go with it; what is left is told when it is gone
+        return Ok(None); // its objects go with it; models are told by the delete event
     }
 
     // 1. dereference: what the spec points at
@@ -82,7 +82,7 @@ async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(_) => None, // a wrong spec is told to its owner; what runs is left alone
+        Err(_) => None, // a wrong spec is reported on the status; what runs is left alone
     };
     let outcome = match (&validated, &applied) {
         (Err(problems), _) => Outcome::Refused(problems),
@@ -92,16 +92,16 @@ async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration
         }
         (Ok(_), None) => return Ok(None), // what is valid was applied above
     };
-    let told = if matches!(outcome, Outcome::Applied { .. }) {
+    let published = if matches!(outcome, Outcome::Applied { .. }) {
         Some(&compiled.manifest)
     } else {
         around.observed.manifest.as_ref()
     };
-    let replicas = context.poller.ask(&around.pods, told.unwrap_or(&compiled.manifest), &context.metrics).await;
+    let replicas = context.poller.ask(&around.pods, published.unwrap_or(&compiled.manifest), &context.metrics).await;
     let crashes = events::of_replicas(&replicas);
-    context.events.tell(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
-    if let Some(manifest) = told {
-        pods::hurry(context, key, &around.pods, &replicas, manifest).await;
+    context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
+    if let Some(manifest) = published {
+        pods::nudge_pods(context, key, &around.pods, &replicas, manifest).await;
     }
     // 5. status: what was found, in the words of conditions
     let models: Vec<(&TritonModel, TritonModelStatus)> =
@@ -121,11 +121,11 @@ async fn reconcile(context: &Context, key: &ServerKey) -> Result<Option<Duration
     // 6. write status: only if it says something new
     write(context, key, server, &server_before, &models, &statuses).await?;
     let is_refused = matches!(&applied, Some(Err(_)));
-    Ok(Some(match statuses.pace {
-        Pace::Busy => BUSY,
-        Pace::Waiting => WAITING,
-        Pace::Settled if is_refused => WAITING, // whoever is in the way may leave
-        Pace::Settled => SETTLED,
+    Ok(Some(match statuses.activity {
+        Activity::Busy => BUSY,
+        Activity::Waiting => WAITING,
+        Activity::Settled if is_refused => WAITING, // whoever is in the way may leave
+        Activity::Settled => SETTLED,
     }))
 }
 
@@ -151,7 +151,7 @@ async fn write(
         .map_err(|error| api("writing the status", error))
 }
 
-/// The models of a server that does not exist are told so.
+/// The status of models whose server does not exist.
 async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
     let models = context.watches.models(key);
     for model in &models {
@@ -168,7 +168,7 @@ async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Dur
     Ok(None)
 }
 
-/// A server that does not fit its own type: told on its status, as far as that can be.
+/// A server that does not fit its own type: reported on its status, as far as possible.
 async fn unreadable(
     context: &Context,
     key: &ServerKey,

@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     pods::Poller,
     queue::{Queue, work},
-    reconcile::look,
+    reconcile::reconcile,
     telemetry::{self, LogFormat},
     watches::Watches,
 };
@@ -36,10 +36,10 @@ use crate::{
 /// How long the API server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// What `run` is told. Every flag can be given by environment as well.
+/// Arguments of `run`. Every flag can be given by environment as well.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// Namespaces to look after; by default all of them
+    /// Namespaces to manage; by default all of them
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "WATCH_NAMESPACES")]
     watch_namespaces: Vec<String>,
 
@@ -59,11 +59,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: Option<String>,
 
-    /// Address at which to tell /metrics, /healthz and /readyz
+    /// Address at which to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", env = "METRICS_ADDRESS")]
     metrics_address: SocketAddr,
 
-    /// Servers looked at at the same time
+    /// Servers reconciled at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
     concurrency: u16,
 
@@ -108,8 +108,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(health::serve(listener, health));
     let stop = async {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("told to end (SIGTERM)"),
-            _ = interrupt.recv() => tracing::info!("told to end (SIGINT)"),
+            _ = terminate.recv() => tracing::info!("asked to end (SIGTERM)"),
+            _ = interrupt.recv() => tracing::info!("asked to end (SIGINT)"),
         }
     };
     let mut stop = std::pin::pin!(stop);
@@ -142,11 +142,12 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
             metrics.leads(*shown.borrow_and_update());
         }
     });
-    let working = work(queue, requests, args.concurrency.into(), leading, |key| look(Arc::clone(&context), key), stop);
+    let working =
+        work(queue, requests, args.concurrency.into(), leading, |key| reconcile(Arc::clone(&context), key), stop);
     match &leader {
         None => working.await,
         Some(leader) => tokio::select! {
-            // another one may lead from now on: nothing more is written, not even to the end of a look
+            // another one may lead from now on: nothing more is written, not even to the end of a reconcile
             lost = leader.run() => return Err(lost.into()),
             () = working => leader.release().await,
         },

@@ -6,13 +6,13 @@ mod config_maps;
 mod desired;
 mod files;
 mod find;
-mod house;
 mod log;
 mod ports;
 mod process;
 mod report;
 mod screen;
 mod server;
+mod servers;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -26,12 +26,12 @@ use triton_agent::source::{Mounts, Places};
 use self::{
     desired::{Complaint, desire},
     files::Files,
-    house::House,
     ports::Ports,
     process::Stop,
-    report::Teller,
+    report::Reporter,
     screen::Screen,
     server::Common,
+    servers::Servers,
 };
 use crate::args::UpArgs;
 
@@ -89,36 +89,36 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         state_dir,
     };
     let ports = Ports { address, http: http_port, grpc: grpc_port, metrics: metrics_port };
-    let (mut house, mut events) = House::new(common, ports);
-    let (mut screen, mut teller) = (Screen::new(verbose), Teller::default());
+    let (mut servers, mut events) = Servers::new(common, ports);
+    let (mut screen, mut reporter) = (Screen::new(verbose), Reporter::default());
     let mut is_well = true;
 
-    let notes = house.turn_to(desired);
+    let notes = servers.apply(desired);
     if let Some(error) = notes.errors.first() {
-        house.stop(Stop::Now).await;
+        servers.stop(Stop::Now).await;
         bail!("{error}");
     }
     screen.say(&notes.lines, &[]);
     let (sender, mut changes) = mpsc::channel(1);
     let follower = tokio::spawn(files.follow(sender));
     loop {
-        let views = house.views();
+        let views = servers.views();
         let table = report::table(&views, screen.size());
-        screen.show(&teller.news(&views), &table);
-        let changed = house.changed();
+        screen.show(&reporter.changes(&views), &table);
+        let changed = servers.changed();
         tokio::select! {
-            biased; // what happened is told before what came of it
+            biased; // what happened is reported before what came of it
             () = signals.received() => break,
             Some((object, event)) = events.recv() => {
                 screen.say(&report::event(&server::title(&object), &event), &table);
             }
             Some(texts) = changes.recv() => {
-                let outcome = desire(&texts, &house.manifests());
+                let outcome = desire(&texts, &servers.manifests());
                 let mut lines = listed(&outcome.complaints);
                 match outcome.desired {
                     Some(desired) => {
                         let is_partly = !lines.is_empty();
-                        let notes = house.turn_to(desired);
+                        let notes = servers.apply(desired);
                         if is_partly {
                             lines.push("the rest of the files is applied; what is wrong stays as it was".to_owned());
                         } else {
@@ -131,7 +131,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
                 }
                 screen.say(&lines, &table);
             }
-            Some((object, ended_well)) = house.left() => {
+            Some((object, ended_well)) = servers.left() => {
                 is_well &= ended_well;
                 screen.say(&[format!("{}: stopped", server::title(&object))], &table);
             }
@@ -141,8 +141,8 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
 
     follower.abort();
     screen.say(&["Stopping: requests under way are finished; once more to stop at once".to_owned()], &[]);
-    let stopper = house.stopper();
-    let stopped = house.stop(Stop::Drain);
+    let stopper = servers.stopper();
+    let stopped = servers.stop(Stop::Drain);
     tokio::pin!(stopped);
     is_well &= tokio::select! {
         ended_well = &mut stopped => ended_well,

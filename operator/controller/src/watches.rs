@@ -26,7 +26,7 @@ use operator_core::{build::Kind, labels};
 use tokio::task::AbortHandle;
 
 use self::{
-    keys::{Change, fed_by, home, moved, own_key, touched},
+    keys::{Change, config_map_users, moved, own_key, owning_server, server_of},
     stream::{Starter, api, everything, ours, watch_objects},
 };
 use crate::{
@@ -48,8 +48,8 @@ pub(crate) struct Watches {
     queue: Queue,
     metrics: Arc<Metrics>,
     scopes: Vec<Scope>,
-    /// The server each model named last, so that a model that moves is looked after on both sides.
-    homes: Arc<Mutex<HashMap<String, ServerKey>>>,
+    /// The server each model named last, so that both servers of a model that moves are reconciled.
+    servers_of_models: Arc<Mutex<HashMap<String, ServerKey>>>,
 }
 
 /// The watches of one namespace, or of all.
@@ -68,11 +68,19 @@ struct Scope {
 impl Watches {
     /// Begins to watch; `namespaces` none: all of them.
     pub(crate) fn start(client: &Client, namespaces: &[String], queue: &Queue, metrics: &Arc<Metrics>) -> Arc<Self> {
-        let homes = Arc::default();
+        let servers_of_models = Arc::default();
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-        let scopes =
-            scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics, &homes)).collect();
-        Arc::new(Self { client: client.clone(), queue: queue.clone(), metrics: Arc::clone(metrics), scopes, homes })
+        let scopes = scopes
+            .into_iter()
+            .map(|namespace| Scope::start(client, namespace, queue, metrics, &servers_of_models))
+            .collect();
+        Arc::new(Self {
+            client: client.clone(),
+            queue: queue.clone(),
+            metrics: Arc::clone(metrics),
+            scopes,
+            servers_of_models,
+        })
     }
 
     /// Waits until every store has been filled once.
@@ -149,7 +157,7 @@ impl Watches {
     /// The models that name a server, those that can be read.
     pub(crate) fn models(&self, key: &ServerKey) -> Vec<TritonModel> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        let names_it = |model: &TritonModel| home(model).is_some_and(|home| home == *key);
+        let names_it = |model: &TritonModel| server_of(model).is_some_and(|server| server == *key);
         let models = scope.models.state();
         models.iter().filter_map(|model| model.0.as_ref().ok()).filter(|model| names_it(model)).cloned().collect()
     }
@@ -157,7 +165,7 @@ impl Watches {
     /// The pods of a server, sorted by name.
     pub(crate) fn pods(&self, key: &ServerKey) -> Vec<Arc<Pod>> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        let mut pods = scope.pods.state_filter(|pod| touched(&pod.metadata).as_ref() == Some(key));
+        let mut pods = scope.pods.state_filter(|pod| owning_server(&pod.metadata).as_ref() == Some(key));
         pods.sort_by_key(|pod| pod.metadata.name.clone());
         pods
     }
@@ -186,12 +194,12 @@ impl Watches {
     pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
         let servers = self.scopes.iter().flat_map(|scope| scope.servers.state());
         let mut keys: BTreeSet<ServerKey> = servers.filter_map(|server| own_key(server.meta())).collect();
-        keys.extend(self.homes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        keys.extend(self.servers_of_models.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         keys
     }
 
     /// How many servers and models there are, and how many of them are ready.
-    pub(crate) fn census(&self) -> [(&'static str, usize, usize); 2] {
+    pub(crate) fn resource_counts(&self) -> [(&'static str, usize, usize); 2] {
         let is_ready = |conditions: &[crds::parts::Condition]| {
             crds::parts::condition::find(conditions, "Ready")
                 .is_some_and(|ready| ready.status == crds::parts::ConditionStatus::True)
@@ -236,22 +244,24 @@ impl Scope {
         namespace: Option<String>,
         queue: &Queue,
         metrics: &Arc<Metrics>,
-        homes: &Arc<Mutex<HashMap<String, ServerKey>>>,
+        servers_of_models: &Arc<Mutex<HashMap<String, ServerKey>>>,
     ) -> Self {
         let within = namespace.as_deref();
         let models = {
-            let homes = Arc::clone(homes);
-            move |event: &Change, model: &Guarded<TritonModel>| moved(&homes, event, model)
+            let servers_of_models = Arc::clone(servers_of_models);
+            move |event: &Change, model: &Guarded<TritonModel>| moved(&servers_of_models, event, model)
         };
         let servers = |_: &Change, server: &Guarded<TritonServer>| own_key(server.meta()).into_iter().collect();
-        let pods = |_: &Change, pod: &Pod| touched(&pod.metadata).into_iter().collect();
+        let pods = |_: &Change, pod: &Pod| owning_server(&pod.metadata).into_iter().collect();
         let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
         let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
         let start = Starter { queue, metrics };
         let models = start.watch(api(client, within), everything(), (), models).0;
-        let fed = {
+        let users = {
             let models = models.clone();
-            move |_: &Change, config_map: &PartialObjectMeta<ConfigMap>| fed_by(&models.state(), &config_map.metadata)
+            move |_: &Change, config_map: &PartialObjectMeta<ConfigMap>| {
+                config_map_users(&models.state(), &config_map.metadata)
+            }
         };
         let trim = |config_map: &mut PartialObjectMeta<ConfigMap>| {
             config_map.annotations_mut().clear(); // kubectl may have put a copy of the whole there
@@ -260,7 +270,7 @@ impl Scope {
         Self {
             servers: start.watch(api(client, within), everything(), (), servers).0,
             models,
-            config_maps: start.watch_trimmed(api(client, within), everything(), (), trim, fed).0,
+            config_maps: start.watch_trimmed(api(client, within), everything(), (), trim, users).0,
             pods: start.watch(api(client, within), everything().labels(&labels), (), pods).0,
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),

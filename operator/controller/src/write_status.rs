@@ -27,7 +27,7 @@ where
     newer.and_then(|status| serde_json::from_value(status).ok()).or_else(|| stored.cloned()).unwrap_or_default()
 }
 
-/// Writes `after` if it differs from `before`, and tells the events of the change.
+/// Writes `after` if it differs from `before`, and writes the events of the change.
 pub(crate) async fn write_status<K, S>(
     context: &Context,
     key: &ServerKey,
@@ -45,7 +45,7 @@ where
     }
     let status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
     if apply(context, key, resource, status).await? {
-        context.events.tell(&resource.object_ref(&()), "Observe", events, &context.metrics).await;
+        context.events.write_all(&resource.object_ref(&()), "Observe", events, &context.metrics).await;
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ where
             tracing::debug!(server = %key, kind = kind.kind, name, "status written");
             Ok(true)
         }
-        // gone, or another one: there is nobody to tell
+        // gone, or another one: nothing to write to
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
         Err(error) => Err(error),
     }

@@ -24,7 +24,7 @@ pub use self::admit::MANIFEST_MAX;
 /// What becomes of a server and its models.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// What the pods are told.
+    /// The manifest for the pods.
     pub manifest: Manifest,
     /// Every problem of the server and of its models.
     pub problems: Vec<Problem>,
@@ -153,7 +153,7 @@ struct Candidate {
     rank: Rank,
 }
 
-/// Who is placed first where room is short: the higher priority, then who has a place already, then the older.
+/// Who is placed first where space is short: the higher priority, then who has a place already, then the older.
 type Rank = (Reverse<i32>, Reverse<bool>, Age);
 
 /// Older first; those without a time (no API server gave them one) after those with one; then by name.

@@ -32,7 +32,7 @@ pub const LOAD_BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long requests under way may take to finish.
 pub const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server told to end still takes requests.
+/// How long a server that was asked to end still takes requests.
 pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 /// Settings of the server process, every one decided.
@@ -44,7 +44,7 @@ pub struct ServerSettings {
     pub metrics_interval: Duration,
     /// How long requests under way may take to finish.
     pub exit_timeout: Duration,
-    /// How long a server told to end still takes requests.
+    /// How long a server that was asked to end still takes requests.
     pub drain_delay: Duration,
     /// Further flags, as the user wrote them.
     pub extra_args: Vec<String>,
@@ -115,7 +115,7 @@ pub fn replicas(spec: &TritonServerSpec) -> i32 {
 
 /// Pods that a rollout may have above the replicas, and pods that may be missing meanwhile. An old pod serves until a new one
 /// does, unless each holds what there may be none to spare of: a GPU, or the claim with the model store.
-pub fn pace(spec: &TritonServerSpec) -> (i32, i32) {
+pub fn surge_and_unavailable(spec: &TritonServerSpec) -> (i32, i32) {
     let rollout = spec.rollout.clone().unwrap_or_default();
     let store = spec.model_store.as_ref().and_then(|store| store.persistent_volume_claim.as_ref());
     let limits =
@@ -170,15 +170,15 @@ mod tests {
     #[test]
     fn an_old_pod_serves_until_a_new_one_does_where_there_is_room_for_both() {
         use crds::parts::rollout::Rollout;
-        let pace_of = |has_gpu: bool, max_surge, max_unavailable| {
+        let settings_of = |has_gpu: bool, max_surge, max_unavailable| {
             let gpu = has_gpu.then(|| Gpu { count: 1, ..Default::default() });
             let rollout = Some(Rollout { max_surge, max_unavailable, ..Default::default() });
-            pace(&TritonServerSpec { gpu, rollout, ..Default::default() })
+            surge_and_unavailable(&TritonServerSpec { gpu, rollout, ..Default::default() })
         };
-        assert_eq!([pace_of(false, None, None), pace_of(true, None, None)], [(1, 0), (0, 1)]);
-        assert_eq!([pace_of(false, Some(0), None), pace_of(true, Some(2), None)], [(0, 1), (2, 0)]);
-        assert_eq!([pace_of(false, None, Some(2)), pace_of(true, None, Some(2))], [(1, 2), (0, 2)]);
-        assert_eq!(pace_of(true, None, Some(0)), (1, 0));
+        assert_eq!([settings_of(false, None, None), settings_of(true, None, None)], [(1, 0), (0, 1)]);
+        assert_eq!([settings_of(false, Some(0), None), settings_of(true, Some(2), None)], [(0, 1), (2, 0)]);
+        assert_eq!([settings_of(false, None, Some(2)), settings_of(true, None, Some(2))], [(1, 2), (0, 2)]);
+        assert_eq!(settings_of(true, None, Some(0)), (1, 0));
     }
 
     #[test]

@@ -33,18 +33,18 @@ pub fn drifted(ours: &Value, live: &Value) -> Vec<String> {
 
 /// Items of `live` that stand where items of `ours` should be, as JSON pointers, each with the item that belongs there. Later
 /// items of a list come first, so that they can be removed one after the other.
-pub fn usurped(ours: &Value, live: &Value) -> Vec<(String, Value)> {
+pub fn key_conflicts(ours: &Value, live: &Value) -> Vec<(String, Value)> {
     let mut items = vec![];
-    usurped_below("", ours, live, &mut items);
+    key_conflicts_below("", ours, live, &mut items);
     items
 }
 
-fn usurped_below(pointer: &str, ours: &Value, live: &Value, items: &mut Vec<(String, Value)>) {
+fn key_conflicts_below(pointer: &str, ours: &Value, live: &Value, items: &mut Vec<(String, Value)>) {
     match (ours, live) {
         (Value::Object(ours), Value::Object(live)) => {
             for (name, field) in ours {
                 if let Some(other) = live.get(name) {
-                    usurped_below(&format!("{pointer}/{}", escape(name)), field, other, items);
+                    key_conflicts_below(&format!("{pointer}/{}", escape(name)), field, other, items);
                 }
             }
         }
@@ -53,7 +53,7 @@ fn usurped_below(pointer: &str, ours: &Value, live: &Value, items: &mut Vec<(Str
             let Some(keys) = keys_of(list) else { return };
             for (at, other) in live.iter().enumerate().rev() {
                 match ours.iter().find(|item| is_same_item(item, other, keys)) {
-                    Some(item) => usurped_below(&format!("{pointer}/{at}"), item, other, items),
+                    Some(item) => key_conflicts_below(&format!("{pointer}/{at}"), item, other, items),
                     // ports are told apart by their numbers, and may have each name once
                     None if list == "ports" => {
                         if let Some(item) = ours.iter().find(|item| item.get("name") == other.get("name")) {
@@ -243,8 +243,8 @@ mod tests {
     fn a_port_that_was_given_another_number_is_found() {
         let ours = json!({ "spec": { "ports": [{ "port": 1, "name": "a" }, { "port": 2, "name": "b" }] } });
         let live = json!({ "spec": { "ports": [{ "port": 9, "name": "a" }, { "port": 2, "name": "b" }, { "port": 3, "name": "c" }] } });
-        assert_eq!(usurped(&ours, &live), [("/spec/ports/0".to_owned(), json!({ "port": 1, "name": "a" }))]);
-        assert_eq!(usurped(&ours, &ours), []);
+        assert_eq!(key_conflicts(&ours, &live), [("/spec/ports/0".to_owned(), json!({ "port": 1, "name": "a" }))]);
+        assert_eq!(key_conflicts(&ours, &ours), []);
     }
 
     #[test]

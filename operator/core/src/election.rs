@@ -11,7 +11,7 @@ pub struct Rhythm {
     /// How long a leader goes on without having been able to renew it; shorter than `lease`, so that it has stopped when
     /// another begins.
     pub give_up: Duration,
-    /// Pause between two looks.
+    /// Pause between two attempts.
     pub retry: Duration,
 }
 

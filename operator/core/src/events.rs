@@ -1,4 +1,4 @@
-//! What is told as an event: only what changed between two statuses, never a state that lasts.
+//! What becomes an event: only what changed between two statuses, never a state that lasts.
 
 use crds::{
     TritonModelStatus, TritonServerStatus,
@@ -35,21 +35,18 @@ pub fn of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> Vec
 pub fn of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> Vec<Event> {
     let (old, new) = (&before.conditions, &after.conditions);
     let mut events = Vec::from_iter(of_ready(old, new, &MODEL_UNDER_WAY, true));
-    // the first version to serve is told by Ready
+    // Ready says it of the first version
     events.extend(turned(old, new, "Servable", "", "NotServable"));
     events
 }
 
-/// What happened to the pods of a server since the last look, beyond what the kubelet tells.
+/// What happened to the pods of a server since the last reconcile, beyond what the kubelet reports.
 pub fn of_replicas(replicas: &[Replica]) -> Vec<Event> {
     let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
     let event = |replica: &Replica| Event {
         is_warning: true,
         reason: "ServerCrashed".into(),
-        note: format!(
-            "{}: the server crashed and was started again at once; its log tells by which signal",
-            replica.name
-        ),
+        note: format!("{}: the server crashed and was started again at once; its log names the signal", replica.name),
     };
     crashed.map(event).collect()
 }
@@ -73,7 +70,7 @@ fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_n
     is_new.then(|| event(true))
 }
 
-/// A condition that became true or stopped being so. An empty reason is not told.
+/// A condition that became true or stopped being so. An empty reason gives no event.
 fn turned(old: &[Condition], new: &[Condition], type_: &str, on: &str, off: &str) -> Vec<Event> {
     let Some(after) = condition::find(new, type_) else { return vec![] };
     let was_true = condition::find(old, type_).is_some_and(is_true);

@@ -1,4 +1,4 @@
-//! Which image a server runs: what its spec says, completed from the image the operator was told of.
+//! Which image a server runs: what its spec says, completed from the operator's default image.
 
 use crds::parts::image::Image;
 

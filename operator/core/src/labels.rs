@@ -8,9 +8,9 @@ pub const MANAGER: &str = "triton-operator";
 pub const NAME: &str = "triton-server";
 /// Names the server on its Service and its metrics.
 pub const SERVER: &str = "tritonserver";
-/// Annotation of a pod: hash of the manifest it was last told of. Its change makes the kubelet hand over the manifest at once.
+/// Annotation of a pod: hash of the manifest published last. Its change makes the kubelet hand over the manifest at once.
 pub const MANIFEST_HASH: &str = "triton-operator.dev/manifest-hash";
-/// Annotation of a pod: hash of the ConfigMaps its models come from, as it was last told of them. Likewise for their files.
+/// Annotation of a pod: hash of the ConfigMaps its models come from, as they were last. Likewise for their files.
 pub const SOURCES_HASH: &str = "triton-operator.dev/sources-hash";
 
 /// Labels by which the pods of `server` are selected. They must never change: selectors cannot be edited.

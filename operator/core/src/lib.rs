@@ -1,5 +1,5 @@
-//! Every decision of the operator and nothing else: no client, no clock, no files. Resources go in; what the pods are told,
-//! what the cluster shall hold and what the user is told come out.
+//! Every decision of the operator and nothing else: no client, no clock, no files. Resources go in; the manifest for the pods,
+//! the objects of the cluster and the statuses come out.
 
 #![forbid(unsafe_code)]
 

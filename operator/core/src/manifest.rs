@@ -1,4 +1,4 @@
-//! What the pods of a server are told to serve: every model with its source, its configuration and the patience it is owed.
+//! What the pods of a server are to serve: every model with its source, its configuration and its retry policy.
 //! It is the sole input of the agent and says the same in the same bytes, whoever wrote it: keys sorted, no time, no chance.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ pub struct ManifestModel {
     /// Kind of model; decides the name a bare file gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ModelFormat>,
-    /// Its configuration, verified as far as the resource tells it.
+    /// Its configuration, verified as far as the resource knows it.
     pub config: ManifestConfig,
     /// Whether a replica that starts waits for it.
     pub readiness: Readiness,
@@ -78,7 +78,7 @@ pub enum ManifestSource {
         /// Keys taken and the paths they get; none: every key, under its own name.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         items: Vec<KeyPath>,
-        /// The keys themselves, so that no pod is replaced to mount them. Absent where they would take too much room: the
+        /// The keys themselves, so that no pod is replaced to mount them. Absent where they would take too much space: the
         /// agent then sees the ConfigMap as a folder with one file per key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keys: Option<Keys>,
@@ -100,7 +100,7 @@ pub enum ManifestSource {
     },
 }
 
-/// The configuration of a model as the resource tells it. What is served is made of it and of a `config.pbtxt` in the
+/// The configuration of a model as the resource has it. What is served is made of it and of a `config.pbtxt` in the
 /// source by [`crate::render::effective`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

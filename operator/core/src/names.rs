@@ -1,5 +1,5 @@
-//! Names: of objects as problems tell them, of the objects made for a server, of models on the wire. The rules are here and
-//! nowhere else, so that two rooms never disagree about where something is.
+//! Names: of objects as problems name them, of the objects made for a server, of models on the wire. The rules are here and
+//! nowhere else, so that two modules never disagree about where something is.
 
 use crds::TritonModel;
 use kube_core::Resource;

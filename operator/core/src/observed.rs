@@ -13,7 +13,7 @@ pub const CARRIED_MAX: usize = 256 << 10;
 /// What surrounds a server at the moment of deciding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// The manifest the pods were last told, if there is one. A model whose newer form is wrong goes on as it stands there.
+    /// The manifest last published, if there is one. A model whose newer form is wrong goes on as it stands there.
     pub manifest: Option<Manifest>,
     /// The pod template the server was given; it stays when only the operator is updated.
     pub template: Option<Pinned>,

@@ -7,7 +7,7 @@ pub const HTTP_PORT: u16 = 8000;
 pub const GRPC_PORT: u16 = 8001;
 /// Port of the metrics page.
 pub const METRICS_PORT: u16 = 8002;
-/// Port at which the agent tells its state.
+/// Port at which the agent serves its state.
 pub const AGENT_PORT: u16 = 8003;
 
 /// Name of the container that runs the inference server.
@@ -42,7 +42,7 @@ pub const CLAIMS: &str = "/sources/volumes";
 pub const SECRETS: &str = "/sources/secrets";
 
 /// Socket at which the agent keeps those of the server while its container is replaced. In scratch space, which both share.
-pub const KEEPER: &str = "/tmp/keeper.sock";
+pub const FD_STORE: &str = "/tmp/fd-store.sock";
 
 /// User and group of every process in the pod.
 pub const USER: i64 = 1000;

@@ -18,7 +18,7 @@ pub struct Replica {
     pub is_ready: bool,
     /// Since when, in whole seconds.
     pub ready_since: Option<Time>,
-    /// It is on its way out.
+    /// It is terminating.
     pub is_leaving: bool,
     /// Since when, in whole seconds.
     pub leaving_since: Option<Time>,
@@ -26,7 +26,7 @@ pub struct Replica {
     pub trouble: Option<Trouble>,
     /// What it says of its models; none if it could not be asked.
     pub report: Option<Report>,
-    /// Crashes of its server since the last look that its launcher has mended by itself: the kubelet does not tell of those.
+    /// Crashes of its server since the last reconcile after which its launcher restarted it: the kubelet does not report those.
     pub crashes: u32,
 }
 
@@ -82,7 +82,7 @@ pub enum Phase {
         /// It will be tried again without anybody doing anything.
         will_retry: bool,
     },
-    /// On its way out.
+    /// Being unloaded.
     Unloading,
 }
 
@@ -107,24 +107,24 @@ impl Replica {
 
 impl Replica {
     /// Whether it was so short a while ago that it began or ceased to get requests that not everybody who sends them knows.
-    pub fn is_news(&self, now: &Time) -> bool {
+    pub fn is_recent(&self, now: &Time) -> bool {
         let since = if self.is_leaving { &self.leaving_since } else { &self.ready_since };
-        let is_young = |since: &Time| now.0.duration_since(since.0) < NEWS;
+        let is_young = |since: &Time| now.0.duration_since(since.0) < PROPAGATION;
         since.as_ref().is_some_and(is_young)
     }
 }
 
 /// How long it takes until every node has learned where a Service leads; whole seconds, so up to one less.
-const NEWS: SignedDuration = SignedDuration::from_secs(2);
+const PROPAGATION: SignedDuration = SignedDuration::from_secs(2);
 
-/// When `pod` was told to end: its deletion is due once its grace is over.
+/// When `pod` was asked to end: its deletion is due once its grace is over.
 fn leaving_since(pod: &Pod) -> Option<Time> {
     let due = pod.metadata.deletion_timestamp.as_ref()?;
     let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
     due.0.checked_sub(grace).ok().map(Time)
 }
 
-/// Whether `pod` is on its way out or has ended.
+/// Whether `pod` is terminating or has ended.
 pub fn is_leaving(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
@@ -178,7 +178,7 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
     let mut message = format!("container {}", container.name);
     let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     match (reason, last) {
-        // the kubelet's own sentence tells the pause, which changes each time, and not the cause
+        // the kubelet's own sentence names the pause, which changes each time, and not the cause
         ("CrashLoopBackOff", Some(last)) => {
             let how = last.reason.as_deref().unwrap_or("Error");
             message.push_str(&format!(" ended with {} ({how})", last.exit_code));

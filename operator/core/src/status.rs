@@ -55,9 +55,9 @@ pub struct Seen<'a> {
     pub compiled: &'a Compiled,
     /// What became of the steps after it.
     pub outcome: Outcome<'a>,
-    /// The manifest the pods were told before; it stands where the steps did not come to the next one.
+    /// The manifest published before; it stands where the steps did not come to the next one.
     pub manifest_before: Option<&'a Manifest>,
-    /// The Deployment as it was before the steps: for where they did not come to it, and to tell what they changed.
+    /// The Deployment as it was before the steps: for where they did not come to it, and to know what they changed.
     pub deployment_before: Option<&'a Deployment>,
     /// The pods, sorted by name.
     pub replicas: &'a [Replica],
@@ -65,25 +65,25 @@ pub struct Seen<'a> {
     pub now: &'a Time,
 }
 
-/// The statuses after a look.
+/// The statuses after a reconcile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statuses {
     /// Of the server.
     pub server: TritonServerStatus,
     /// Of its models.
     pub models: Vec<(ObjectRef, TritonModelStatus)>,
-    /// How soon to look again.
-    pub pace: Pace,
+    /// How soon to reconcile again.
+    pub activity: Activity,
 }
 
-/// How soon a server has to be looked at again, if nothing is told of it meanwhile.
+/// How soon a server has to be reconciled again, if no event comes meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Activity {
     /// Nothing is under way.
     Settled,
-    /// The cluster is at work on the pods, and tells of it.
+    /// The cluster is at work on the pods, and sends events.
     Waiting,
-    /// Pods are at work on models, of which nobody tells.
+    /// Pods are at work on models, of which no event comes.
     Busy,
 }
 
@@ -94,7 +94,7 @@ struct View<'a> {
     desired: i32,
     manifest: &'a Manifest,
     /// The manifest is in the cluster.
-    told: bool,
+    published: bool,
     deployment: Option<&'a Deployment>,
     replicas: &'a [Replica],
     gpu_memory: Option<GpuMemory>,
@@ -107,7 +107,7 @@ struct View<'a> {
 /// The statuses of a server and its models.
 pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let readiness = server::readiness(seen);
-    let (deployment, manifest, told) = match &seen.outcome {
+    let (deployment, manifest, published) = match &seen.outcome {
         Outcome::Applied { resources, .. } => (Some(server::deployment(resources)), &seen.compiled.manifest, true),
         Outcome::Refused(_) | Outcome::Failed { .. } => {
             let manifest = seen.manifest_before.unwrap_or(&seen.compiled.manifest);
@@ -120,7 +120,7 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
         host: format!("{name}.{}.svc", names::namespace(seen.server)),
         desired: deployment.map_or(0, server::wanted),
         manifest,
-        told,
+        published,
         deployment,
         replicas: seen.replicas,
         gpu_memory: seen.compiled.gpu_memory,
@@ -143,16 +143,16 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
-    let is_busy = |replica: &Replica| is_busy(replica, &manifest.hash) || replica.is_news(seen.now);
-    let pace = if seen.replicas.iter().any(is_busy) {
-        Pace::Busy
+    let is_busy = |replica: &Replica| is_busy(replica, &manifest.hash) || replica.is_recent(seen.now);
+    let activity = if seen.replicas.iter().any(is_busy) {
+        Activity::Busy
     } else if is_settled {
-        Pace::Settled
+        Activity::Settled
     } else {
-        Pace::Waiting
+        Activity::Waiting
     };
     let models = models.into_iter().map(|(model, status)| (names::object(model), status)).collect();
-    Statuses { server, models, pace }
+    Statuses { server, models, activity }
 }
 
 /// Whether a pod is at work on its models.

@@ -37,7 +37,7 @@ pub struct Validated<'a> {
     pub name: &'a str,
     /// Owner of everything built.
     pub owner: OwnerReference,
-    /// What the pods are told to serve.
+    /// What the pods are to serve.
     pub manifest: &'a Manifest,
     /// Image of the pods, if their template is built anew.
     pub image: String,

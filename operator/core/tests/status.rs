@@ -14,7 +14,7 @@ use operator_core::{
     build::{self, Applied, Resources},
     compile,
     replica::{ModelReport, Phase, Replica, Report, Trouble},
-    status::{self, Outcome, Pace, Seen, Statuses},
+    status::{self, Activity, Outcome, Seen, Statuses},
     validated::{self, Settings},
 };
 use serde_json::{Value, json};
@@ -55,8 +55,8 @@ fn all_ready(number: i32) -> Value {
     }))
 }
 
-/// One look at one server with its models.
-struct Look {
+/// One case at one server with its models.
+struct Case {
     server: TritonServer,
     models: Vec<TritonModel>,
     deployment: Value,
@@ -66,7 +66,7 @@ struct Look {
     second: u8,
 }
 
-impl Look {
+impl Case {
     fn new(replicas: i32, models: Vec<TritonModel>) -> Self {
         Self {
             server: server(replicas),
@@ -152,59 +152,59 @@ fn of<'a>(conditions: &'a [Condition], type_: &str) -> &'a Condition {
 
 #[test]
 fn a_server_is_ready_when_the_pods_of_its_newest_template_are() {
-    let mut look = Look::new(2, vec![]);
-    look.deployment =
+    let mut case = Case::new(2, vec![]);
+    case.deployment =
         deployment(json!({ "replicas": 2, "readyReplicas": 2, "updatedReplicas": 1, "availableReplicas": 2 }));
-    let rolling = look.take();
+    let rolling = case.take();
     assert_eq!(
         line(&rolling.server.conditions),
         "Ready=False/RollingPods Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels Reconciling=True/RollingPods"
     );
-    assert_eq!(rolling.pace, Pace::Waiting);
-    look.deployment = all_ready(2);
-    look.deployment["observedGeneration"] = json!(6);
-    assert_eq!(of(&look.take().server.conditions, "Ready").status, ConditionStatus::False, "the numbers are old");
-    look.deployment = all_ready(2);
-    let ready = look.take();
+    assert_eq!(rolling.activity, Activity::Waiting);
+    case.deployment = all_ready(2);
+    case.deployment["observedGeneration"] = json!(6);
+    assert_eq!(of(&case.take().server.conditions, "Ready").status, ConditionStatus::False, "the numbers are old");
+    case.deployment = all_ready(2);
+    let ready = case.take();
     assert_eq!(
         line(&ready.server.conditions),
         "Ready=True/AllReplicasReady Available=True/MinimumReplicasAvailable ModelsLoaded=True/NoModels"
     );
-    assert_eq!(ready.pace, Pace::Settled);
+    assert_eq!(ready.activity, Activity::Settled);
     assert_eq!(ready.server.observed_generation, Some(3));
     assert!(ready.server.conditions.iter().all(|it| it.observed_generation == Some(3) && !it.message.is_empty()));
 }
 
 #[test]
 fn a_model_is_ready_once_the_nodes_know_where_to_send_requests() {
-    let mut look = Look::new(1, vec![model("echo", json!({}))]);
-    look.deployment = all_ready(1);
-    let mut look = look.saying(1, &Phase::Ready, &[1]);
+    let mut case = Case::new(1, vec![model("echo", json!({}))]);
+    case.deployment = all_ready(1);
+    let mut case = case.saying(1, &Phase::Ready, &[1]);
     let mut ready = |second, ready_since: Option<u8>, gone_since: Option<u8>| {
-        look.second = second;
-        look.replicas[0].ready_since = ready_since.map(at);
-        look.replicas.truncate(1);
-        look.replicas.extend(gone_since.map(|second| Replica {
+        case.second = second;
+        case.replicas[0].ready_since = ready_since.map(at);
+        case.replicas.truncate(1);
+        case.replicas.extend(gone_since.map(|second| Replica {
             name: "vision-old".into(),
             is_leaving: true,
             leaving_since: Some(at(second)),
             ..Replica::default()
         }));
-        let statuses = look.take();
+        let statuses = case.take();
         let ready = of(&statuses.models[0].1.conditions, "Ready").clone();
-        look.before = Some(statuses.clone());
-        (ready.status == ConditionStatus::True, statuses.pace)
+        case.before = Some(statuses.clone());
+        (ready.status == ConditionStatus::True, statuses.activity)
     };
-    assert_eq!(ready(10, Some(9), None), (false, Pace::Busy));
-    assert_eq!(ready(11, Some(9), None), (true, Pace::Settled));
+    assert_eq!(ready(10, Some(9), None), (false, Activity::Busy));
+    assert_eq!(ready(11, Some(9), None), (true, Activity::Settled));
     // what is ready stays so while pods come and go
     assert!(ready(20, Some(9), Some(19)).0);
-    look.before = None;
+    case.before = None;
     let mut ready = |gone_since| {
-        look.second = 30;
-        look.replicas.truncate(1);
-        look.replicas.push(Replica { is_leaving: true, leaving_since: Some(at(gone_since)), ..Replica::default() });
-        of(&look.take().models[0].1.conditions, "Ready").status
+        case.second = 30;
+        case.replicas.truncate(1);
+        case.replicas.push(Replica { is_leaving: true, leaving_since: Some(at(gone_since)), ..Replica::default() });
+        of(&case.take().models[0].1.conditions, "Ready").status
     };
     assert_eq!(
         ready(29),
@@ -216,46 +216,46 @@ fn a_model_is_ready_once_the_nodes_know_where_to_send_requests() {
 
 #[test]
 fn a_generation_that_is_nothing_of_ours_does_not_make_a_ready_server_unready() {
-    let mut look = Look::new(2, vec![]);
-    look.deployment = all_ready(2);
-    look.before = Some(look.take());
-    assert_eq!(of(&look.before.as_ref().unwrap().server.conditions, "Ready").status, ConditionStatus::True);
+    let mut case = Case::new(2, vec![]);
+    case.deployment = all_ready(2);
+    case.before = Some(case.take());
+    assert_eq!(of(&case.before.as_ref().unwrap().server.conditions, "Ready").status, ConditionStatus::True);
 
     // somebody annotates the Deployment; its controller has not come to it
-    look.deployment["observedGeneration"] = json!(6);
+    case.deployment["observedGeneration"] = json!(6);
     let generation = |generation| {
         let mut deployment = Deployment::default();
         deployment.metadata.generation = Some(generation);
         Some(deployment)
     };
-    look.deployment_before = generation(7);
-    let seen = look.take();
-    assert_eq!(Some(&seen), look.before.as_ref(), "nothing new is said");
+    case.deployment_before = generation(7);
+    let seen = case.take();
+    assert_eq!(Some(&seen), case.before.as_ref(), "nothing new is said");
 
-    // the same, by a change that was made in this very look
-    look.deployment_before = generation(6);
-    let ready = of(&look.take().server.conditions, "Ready").clone();
+    // the same, by a change that was made in this very case
+    case.deployment_before = generation(6);
+    let ready = of(&case.take().server.conditions, "Ready").clone();
     assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "RollingPods"));
 }
 
 #[test]
 fn a_pod_that_cannot_run_explains_a_server_that_is_not_ready() {
-    let mut look = Look::new(1, vec![]);
-    look.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
+    let mut case = Case::new(1, vec![]);
+    case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
     let words = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
     let trouble = Trouble { reason: "Unschedulable".into(), message: words.into() };
-    look.replicas = vec![Replica { name: "vision-0".into(), trouble: Some(trouble), ..Replica::default() }];
-    let ready = of(&look.take().server.conditions, "Ready").clone();
+    case.replicas = vec![Replica { name: "vision-0".into(), trouble: Some(trouble), ..Replica::default() }];
+    let ready = of(&case.take().server.conditions, "Ready").clone();
     assert_eq!((ready.reason.as_str(), ready.message.contains(words)), ("Unschedulable", true), "{}", ready.message);
 }
 
 #[test]
 fn a_rollout_beyond_its_deadline_is_stalled() {
-    let mut look = Look::new(1, vec![]);
-    look.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1, "conditions": [
+    let mut case = Case::new(1, vec![]);
+    case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1, "conditions": [
         { "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" },
     ] }));
-    let conditions = look.take().server.conditions;
+    let conditions = case.take().server.conditions;
     assert_eq!(
         line(&conditions),
         "Ready=False/ProgressDeadlineExceeded Available=False/NoReplicaReady ModelsLoaded=True/NoModels \
@@ -265,9 +265,9 @@ fn a_rollout_beyond_its_deadline_is_stalled() {
 
 #[test]
 fn a_server_without_replicas_is_as_asked_for_and_its_models_are_not() {
-    let mut look = Look::new(0, vec![model("a", json!({}))]);
-    look.deployment = deployment(json!({}));
-    let statuses = look.take();
+    let mut case = Case::new(0, vec![model("a", json!({}))]);
+    case.deployment = deployment(json!({}));
+    let statuses = case.take();
     assert_eq!(of(&statuses.server.conditions, "Ready").reason, "ScaledToZero");
     assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::False);
     let ready = of(&statuses.models[0].1.conditions, "Ready");
@@ -278,20 +278,20 @@ fn a_server_without_replicas_is_as_asked_for_and_its_models_are_not() {
 #[test]
 fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
     let models = || vec![model("a", json!({}))];
-    let mut look = Look::new(2, models()).saying(2, &Phase::Downloading, &[]);
-    look.deployment = deployment(json!({ "replicas": 2, "updatedReplicas": 2 }));
-    let loading = look.take();
-    assert_eq!(loading.pace, Pace::Busy);
+    let mut case = Case::new(2, models()).saying(2, &Phase::Downloading, &[]);
+    case.deployment = deployment(json!({ "replicas": 2, "updatedReplicas": 2 }));
+    let loading = case.take();
+    assert_eq!(loading.activity, Activity::Busy);
     assert_eq!(
         line(&loading.models[0].1.conditions),
         "Ready=False/Downloading ServerResolved=True/Found FitsMemory=True/Admitted Servable=False/NoActiveVersion \
          Reconciling=True/Downloading"
     );
-    let mut look = Look::new(2, models()).saying(2, &Phase::Ready, &[1, 3]);
-    look.deployment = all_ready(2);
-    look.second = 9;
-    look.before = Some(loading);
-    let loaded = look.take();
+    let mut case = Case::new(2, models()).saying(2, &Phase::Ready, &[1, 3]);
+    case.deployment = all_ready(2);
+    case.second = 9;
+    case.before = Some(loading);
+    let loaded = case.take();
     let status = &loaded.models[0].1;
     assert_eq!(
         line(&status.conditions),
@@ -305,17 +305,17 @@ fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
         Some((1, 1, 0))
     );
 
-    look.second = 30;
-    look.before = Some(loaded.clone());
-    assert_eq!(look.take(), loaded, "nothing happened, nothing is written");
+    case.second = 30;
+    case.before = Some(loaded.clone());
+    assert_eq!(case.take(), loaded, "nothing happened, nothing is written");
 }
 
 #[test]
 fn a_bad_new_version_is_told_in_the_servers_words_while_the_old_one_serves() {
     let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such operator".into(), will_retry: true };
-    let mut look = Look::new(2, vec![model("a", json!({}))]).saying(2, &failed, &[1]);
-    look.deployment = all_ready(2);
-    let first = look.take();
+    let mut case = Case::new(2, vec![model("a", json!({}))]).saying(2, &failed, &[1]);
+    case.deployment = all_ready(2);
+    let first = case.take();
     let status = &first.models[0].1;
     assert_eq!(
         line(&status.conditions),
@@ -328,72 +328,72 @@ fn a_bad_new_version_is_told_in_the_servers_words_while_the_old_one_serves() {
     assert_eq!(of(&first.server.conditions, "Ready").status, ConditionStatus::True, "models are no part of Ready");
     assert_eq!(of(&first.server.conditions, "ModelsLoaded").reason, "SomeModelsFailed");
 
-    look.second = 20;
-    look.before = Some(first.clone());
-    assert_eq!(look.take(), first, "a failure that lasts keeps its time");
+    case.second = 20;
+    case.before = Some(first.clone());
+    assert_eq!(case.take(), first, "a failure that lasts keeps its time");
 
     let final_one =
         Phase::Failed { reason: "ChecksumMismatch".into(), message: "other files".into(), will_retry: false };
-    let mut look = look.saying(2, &final_one, &[1]);
-    look.before = Some(first);
-    let stalled = look.take();
+    let mut case = case.saying(2, &final_one, &[1]);
+    case.before = Some(first);
+    let stalled = case.take();
     assert_eq!(of(&stalled.models[0].1.conditions, "Stalled").reason, "ChecksumMismatch");
     assert!(condition::find(&stalled.models[0].1.conditions, "Reconciling").is_none());
-    assert_eq!(stalled.pace, Pace::Settled);
+    assert_eq!(stalled.activity, Activity::Settled);
 }
 
 #[test]
 fn a_replica_that_has_not_seen_the_new_manifest_keeps_other_models_loaded() {
-    let mut look = Look::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
-    look.deployment = all_ready(1);
-    let before = look.take();
+    let mut case = Case::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
+    case.deployment = all_ready(1);
+    let before = case.take();
     // another model comes; the replica still speaks of the manifest without it
-    let old = look.replicas.clone();
-    let mut look = Look::new(1, vec![model("a", json!({})), model("b", json!({}))]);
-    (look.replicas, look.deployment) = (old, all_ready(1));
+    let old = case.replicas.clone();
+    let mut case = Case::new(1, vec![model("a", json!({})), model("b", json!({}))]);
+    (case.replicas, case.deployment) = (old, all_ready(1));
     let mut models = before.models.clone();
     models.push((models[0].0.clone(), TritonModelStatus::default()));
-    look.before = Some(Statuses { models, ..before });
-    let after = look.take();
+    case.before = Some(Statuses { models, ..before });
+    let after = case.take();
     assert_eq!(of(&after.models[0].1.conditions, "Ready").reason, "Loaded");
     assert_eq!(of(&after.models[1].1.conditions, "Ready").reason, "Pending");
     // but a model that was changed itself is not taken for loaded
-    look.models[0].metadata.generation = Some(3);
-    assert_eq!(of(&look.take().models[0].1.conditions, "Ready").reason, "Pending");
+    case.models[0].metadata.generation = Some(3);
+    assert_eq!(of(&case.take().models[0].1.conditions, "Ready").reason, "Pending");
 }
 
 #[test]
 fn a_model_is_ready_only_where_requests_come() {
-    let mut look = Look::new(2, vec![model("a", json!({}))]).saying(2, &Phase::Ready, &[1]);
-    look.replicas[1].is_ready = false;
-    let conditions = look.take().models[0].1.conditions.clone();
+    let mut case = Case::new(2, vec![model("a", json!({}))]).saying(2, &Phase::Ready, &[1]);
+    case.replicas[1].is_ready = false;
+    let conditions = case.take().models[0].1.conditions.clone();
     let ready = of(&conditions, "Ready");
     let words = "1 of 2 replicas serve it; vision-1 has it and gets no requests yet";
     assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ServerNotReady", words));
     assert_eq!(of(&conditions, "Servable").status, ConditionStatus::True);
-    look.replicas[0].is_ready = false;
-    assert_eq!(of(&look.take().models[0].1.conditions, "Servable").status, ConditionStatus::False);
+    case.replicas[0].is_ready = false;
+    assert_eq!(of(&case.take().models[0].1.conditions, "Servable").status, ConditionStatus::False);
 }
 
 #[test]
 fn a_server_without_an_agent_is_believed_by_its_index() {
-    let mut look = Look::new(1, vec![model("a", json!({}))]);
-    look.deployment = all_ready(1);
-    look.replicas = vec![replica(0, None, &look.models, &Phase::Ready, &[4])];
-    assert_eq!(of(&look.take().models[0].1.conditions, "Ready").reason, "Loaded");
+    let mut case = Case::new(1, vec![model("a", json!({}))]);
+    case.deployment = all_ready(1);
+    case.replicas = vec![replica(0, None, &case.models, &Phase::Ready, &[4])];
+    assert_eq!(of(&case.take().models[0].1.conditions, "Ready").reason, "Loaded");
 }
 
 #[test]
 fn a_wrong_model_is_stalled_with_its_field_and_a_crowded_out_one_is_not() {
     let wrong = model("wrong", json!({ "modelName": "no/name" }));
-    let look = Look::new(1, vec![wrong]);
-    let status = look.take().models[0].1.clone();
+    let case = Case::new(1, vec![wrong]);
+    let status = case.take().models[0].1.clone();
     let stalled = of(&status.conditions, "Stalled");
     assert!(stalled.message.starts_with("spec.modelName: "), "{}", stalled.message);
 
-    let mut look = Look::new(1, vec![model("big", json!({ "gpuMemory": "4Gi" }))]);
-    look.server.spec.gpu = serde_json::from_value(json!({ "count": 1, "memoryPerReplica": "2Gi" })).unwrap();
-    let status = look.take().models[0].1.clone();
+    let mut case = Case::new(1, vec![model("big", json!({ "gpuMemory": "4Gi" }))]);
+    case.server.spec.gpu = serde_json::from_value(json!({ "count": 1, "memoryPerReplica": "2Gi" })).unwrap();
+    let status = case.take().models[0].1.clone();
     assert_eq!(
         line(&status.conditions),
         "Ready=False/InsufficientGPUMemory ServerResolved=True/Found FitsMemory=False/InsufficientGPUMemory \
@@ -403,8 +403,8 @@ fn a_wrong_model_is_stalled_with_its_field_and_a_crowded_out_one_is_not() {
 
 #[test]
 fn a_refused_spec_is_told_and_the_pods_that_run_still_count() {
-    let look = Look::new(1, vec![model("a", json!({}))]);
-    let compiled = look.compiled();
+    let case = Case::new(1, vec![model("a", json!({}))]);
+    let compiled = case.compiled();
     let problem = operator_core::Problem {
         object: compiled.models[0].object.clone(),
         reason: operator_core::Reason::InvalidSpec,
@@ -412,7 +412,7 @@ fn a_refused_spec_is_told_and_the_pods_that_run_still_count() {
         message: "leaves no way to move".into(),
     };
     let problems = [problem.clone(), problem];
-    let statuses = look.take_with(&compiled, Outcome::Refused(&problems));
+    let statuses = case.take_with(&compiled, Outcome::Refused(&problems));
     let stalled = of(&statuses.server.conditions, "Stalled");
     assert_eq!(stalled.message, "spec.rollout: leaves no way to move; spec.rollout: leaves no way to move");
     let ready = of(&statuses.models[0].1.conditions, "Ready");
@@ -423,22 +423,22 @@ fn a_refused_spec_is_told_and_the_pods_that_run_still_count() {
 
 #[test]
 fn what_the_cluster_refuses_is_told_in_its_words() {
-    let look = Look::new(1, vec![]);
-    let compiled = look.compiled();
+    let case = Case::new(1, vec![]);
+    let compiled = case.compiled();
     let outcome = Outcome::Failed { reason: "ApplyRefused", message: "Deployment vision: invalid", is_final: true };
-    let conditions = look.take_with(&compiled, outcome).server.conditions;
+    let conditions = case.take_with(&compiled, outcome).server.conditions;
     assert_eq!(of(&conditions, "Stalled").message, "Deployment vision: invalid");
     assert_eq!(of(&conditions, "Ready").reason, "ApplyRefused");
 }
 
 #[test]
 fn a_remark_is_told_of_the_server_and_not_of_its_models() {
-    let mut look = Look::new(0, vec![model("a", json!({}))]);
-    look.deployment = deployment(json!({}));
-    let compiled = look.compiled();
-    let resources = look.applied(&compiled);
+    let mut case = Case::new(0, vec![model("a", json!({}))]);
+    case.deployment = deployment(json!({}));
+    let compiled = case.compiled();
+    let resources = case.applied(&compiled);
     let remarks = ["no ServiceMonitor is made".to_owned()];
-    let statuses = look.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &remarks });
+    let statuses = case.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &remarks });
     let says = |conditions| of(conditions, "Ready").message.contains("no ServiceMonitor");
     assert!(says(&statuses.server.conditions) && !says(&statuses.models[0].1.conditions));
 }
@@ -459,9 +459,9 @@ fn a_model_without_a_server_waits_and_says_for_whom() {
 fn statuses_are_bounded_however_much_goes_wrong() {
     let words = "ä".repeat(4000);
     let failed = Phase::Failed { reason: "LoadFailed".into(), message: words, will_retry: true };
-    let mut look = Look::new(40, vec![model("a", json!({}))]).saying(40, &failed, &[]);
-    look.deployment = all_ready(40);
-    let statuses = look.take();
+    let mut case = Case::new(40, vec![model("a", json!({}))]).saying(40, &failed, &[]);
+    case.deployment = all_ready(40);
+    let statuses = case.take();
     let status = &statuses.models[0].1;
     assert_eq!((status.failures.len(), status.replicas.as_ref().map(|counts| counts.failed)), (5, Some(40)));
     assert!(status.failures.iter().all(|failure| failure.message.len() <= 512));

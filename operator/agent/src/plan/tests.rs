@@ -86,7 +86,7 @@ fn new_content_is_loaded_while_the_old_serves() {
 fn bad_content_leaves_the_old_in_service_and_is_tried_again_later() {
     let now = Instant::now();
     let mut model = updating();
-    model.patience = Patience { retries: 2, backoff: Duration::from_secs(10) };
+    model.retry_policy = RetryPolicy { retries: 2, backoff: Duration::from_secs(10) };
     model.loads.insert(content('b'), failed(1, now));
     let plan = check(&observe([("m", model.clone())]), now, &[]);
     assert_eq!(plan.wake, Some(now + Duration::from_secs(10)));
@@ -197,13 +197,13 @@ fn what_nobody_speaks_of_is_deleted_after_its_grace_and_never_beside_a_fetch() {
 #[test]
 fn pauses_grow_and_are_bounded() {
     let now = Instant::now();
-    let patience = Patience { retries: 100, backoff: Duration::from_secs(1) };
-    assert_eq!(patience.chance(None, now), Chance::Now);
-    assert_eq!(patience.chance(Some(&failed(1, now)), now), Chance::At(now + Duration::from_secs(1)));
-    assert_eq!(patience.chance(Some(&failed(4, now)), now), Chance::At(now + Duration::from_secs(8)));
-    assert_eq!(patience.chance(Some(&failed(90, now)), now), Chance::At(now + LONGEST_PAUSE));
-    assert_eq!(patience.chance(Some(&failed(101, now)), now), Chance::Never);
-    assert_eq!(patience.chance(Some(&Tries { is_final: true, ..failed(1, now) }), now), Chance::Never);
+    let retry_policy = RetryPolicy { retries: 100, backoff: Duration::from_secs(1) };
+    assert_eq!(retry_policy.retry(None, now), RetryDecision::Now);
+    assert_eq!(retry_policy.retry(Some(&failed(1, now)), now), RetryDecision::At(now + Duration::from_secs(1)));
+    assert_eq!(retry_policy.retry(Some(&failed(4, now)), now), RetryDecision::At(now + Duration::from_secs(8)));
+    assert_eq!(retry_policy.retry(Some(&failed(90, now)), now), RetryDecision::At(now + LONGEST_PAUSE));
+    assert_eq!(retry_policy.retry(Some(&failed(101, now)), now), RetryDecision::Never);
+    assert_eq!(retry_policy.retry(Some(&Tries { is_final: true, ..failed(1, now) }), now), RetryDecision::Never);
 }
 
 #[test]

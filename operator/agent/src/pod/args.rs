@@ -40,7 +40,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     pub(crate) server: SocketAddr,
 
-    /// Address at which to tell /state, /staged and /healthz
+    /// Address at which to serve /state, /staged and /healthz
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8003")]
     pub(crate) listen: SocketAddr,
 
@@ -57,8 +57,8 @@ pub(crate) struct RunArgs {
     pub(crate) secrets: PathBuf,
 
     /// Where to keep the server's sockets while its container is replaced
-    #[arg(long, value_name = "SOCKET", default_value = "/tmp/keeper.sock")]
-    pub(crate) keeper: PathBuf,
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/fd-store.sock")]
+    pub(crate) fd_store: PathBuf,
 
     /// What to log: a level, or levels by module
     #[arg(long, value_name = "FILTER", default_value = "info", env = "TRITON_AGENT_LOG")]
@@ -73,8 +73,8 @@ pub(crate) struct LaunchArgs {
     pub(crate) root: PathBuf,
 
     /// Where the agent keeps the server's sockets
-    #[arg(long, value_name = "SOCKET", default_value = "/tmp/keeper.sock")]
-    pub(crate) keeper: PathBuf,
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/fd-store.sock")]
+    pub(crate) fd_store: PathBuf,
 
     /// Where to listen for the server's HTTP interface
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8000")]
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
         assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));
-        assert_eq!(args.keeper, PathBuf::from(pod::KEEPER));
+        assert_eq!(args.fd_store, PathBuf::from(pod::FD_STORE));
     }
 
     #[test]
@@ -133,7 +133,7 @@ mod tests {
         let Command::Launch(args) = cli.command else { panic!("launch was asked for") };
         let ports = args.addresses().map(|(_, address)| address.port());
         assert_eq!(ports, [pod::HTTP_PORT, pod::GRPC_PORT, pod::METRICS_PORT]);
-        assert_eq!(args.keeper, PathBuf::from(pod::KEEPER));
+        assert_eq!(args.fd_store, PathBuf::from(pod::FD_STORE));
         assert_eq!(args.command, ["tritonserver", "--id=a", "--root=b"]);
         assert!(Cli::try_parse_from(["triton-agent", "launch"]).is_err());
     }

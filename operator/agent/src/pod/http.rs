@@ -1,5 +1,5 @@
-//! What is told over HTTP: the state as JSON to the operator, whether the server may start and whether we live to the
-//! kubelet. It only reads what was last told; nothing can be changed through it.
+//! What is served over HTTP: the state as JSON to the operator, whether the server may start and whether we live to the
+//! kubelet. It only reads what was last published; nothing can be changed through it.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait when no connection can be taken, for want of file handles perhaps.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is told.
+/// What is published.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct Published {
     /// Where every model stands, or why nothing can be said.
     pub(super) state: Result<State, String>,
     /// Models the server has to wait for before it may start, or why that is not known.
@@ -26,7 +26,7 @@ pub(super) struct Told {
 }
 
 /// Answers until the socket fails for good, which it does not.
-pub(super) async fn serve(listener: TcpListener, told: watch::Receiver<Told>) {
+pub(super) async fn serve(listener: TcpListener, published: watch::Receiver<Published>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -36,9 +36,9 @@ pub(super) async fn serve(listener: TcpListener, told: watch::Receiver<Told>) {
                 continue;
             }
         };
-        let told = told.clone();
+        let published = published.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let response = answer(request.method(), request.uri().path(), &told.borrow());
+            let response = answer(request.method(), request.uri().path(), &published.borrow());
             async move { Ok::<_, Infallible>(response) }
         });
         let connection = http1::Builder::new()
@@ -55,22 +55,22 @@ fn note(error: &io::Error) {
     tracing::warn!(%error, "cannot take a connection");
 }
 
-fn answer(method: &Method, path: &str, told: &Told) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, published: &Published) -> Response<Full<Bytes>> {
     if ![Method::GET, Method::HEAD].contains(method) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered");
     }
     match path {
-        pod::STATE_PATH => match &told.state {
+        pod::STATE_PATH => match &published.state {
             Ok(state) => response(StatusCode::OK, "application/json", serde_json::to_vec(state).unwrap_or_default()),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
-        pod::STAGED_PATH => match &told.missing {
+        pod::STAGED_PATH => match &published.missing {
             Ok(missing) if missing.is_empty() => text(StatusCode::OK, "the server may start"),
             Ok(missing) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not here yet: {}", missing.join(", "))),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
         pod::AGENT_LIVE_PATH => text(StatusCode::OK, "ok"),
-        _ => text(StatusCode::NOT_FOUND, "told here: /state, /staged, /healthz"),
+        _ => text(StatusCode::NOT_FOUND, "served here: /state, /staged, /healthz"),
     }
 }
 
@@ -92,8 +92,8 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(told: &Told, method: &Method, path: &str, status: u16, says: &str) {
-        let response = answer(method, path, told);
+    fn check(published: &Published, method: &Method, path: &str, status: u16, says: &str) {
+        let response = answer(method, path, published);
         assert_eq!(response.status(), status, "{path}");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let body = runtime.block_on(response.into_body().collect()).unwrap().to_bytes();
@@ -103,15 +103,15 @@ mod tests {
 
     #[test]
     fn the_kubelet_and_the_operator_get_their_answers() {
-        let waiting = Told { state: Ok(State::default()), missing: Ok(vec!["digits".into(), "text".into()]) };
+        let waiting = Published { state: Ok(State::default()), missing: Ok(vec!["digits".into(), "text".into()]) };
         check(&waiting, &Method::GET, "/state", 200, r#""manifestHash":"""#);
         check(&waiting, &Method::GET, "/staged", 503, "not here yet: digits, text");
         check(&waiting, &Method::GET, "/healthz", 200, "ok");
-        check(&Told { missing: Ok(Vec::new()), ..waiting.clone() }, &Method::HEAD, "/staged", 200, "may start");
+        check(&Published { missing: Ok(Vec::new()), ..waiting.clone() }, &Method::HEAD, "/staged", 200, "may start");
         check(&waiting, &Method::GET, "/", 404, "/state");
         check(&waiting, &Method::POST, "/state", 405, "GET");
         let reason = || "the manifest cannot be read".to_owned();
-        let blind = Told { state: Err(reason()), missing: Err(reason()) };
+        let blind = Published { state: Err(reason()), missing: Err(reason()) };
         check(&blind, &Method::GET, "/state", 503, "cannot be read");
         check(&blind, &Method::GET, "/staged", 503, "cannot be read");
     }

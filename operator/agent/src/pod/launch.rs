@@ -1,7 +1,7 @@
 //! In front of the server, for as long as its container lives: opens its sockets, starts it with the models noted for it, and
-//! starts it again at once when it crashes. The sockets stay open meanwhile, so that callers wait in line for the next process
-//! and are not turned away. A server that ends by itself ends the container, as does one that crashes again and again: then
-//! it is the kubelet's to pause, to restart and to tell.
+//! starts it again at once when it crashes. The sockets stay open meanwhile, so that connections wait in the listen queue for
+//! the next process and none is refused. A server that ends by itself ends the container, as does one that crashes again and
+//! again: then the kubelet pauses, restarts it and reports it.
 //!
 //! The pod's template names no model, so that no pod is replaced when models change; here is where their names come in.
 
@@ -24,18 +24,18 @@ use tokio::{
 };
 
 use self::{restarts::Restarts, sockets::Sockets};
-use super::{args::LaunchArgs, keeper, startup};
+use super::{args::LaunchArgs, fd_store, startup};
 
 /// How the process is called among others, so that nobody takes it for the agent beside the server.
 const NAME: &CStr = c"triton-launch";
 
-/// How long callers who wait in line for the next process are kept waiting for its models. Less than the patience of a
+/// How long connections in the listen queue are kept waiting for its models. Less than the patience of a
 /// liveness probe, and more than most models take.
 const HOLD_SECONDS: u32 = 5;
 
 /// Why the launcher ends, and its exit code: the server's, or 128 and the signal that ended it.
 enum End {
-    /// The server was told to end, or did so well: nobody is to wait for the next one.
+    /// The server was asked to end, or did so well: nobody is to wait for the next one.
     OnPurpose(i32),
     /// Nobody wanted that, and the kubelet shall start the next one.
     Crashed(i32),
@@ -49,18 +49,18 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     rustix::thread::set_name(NAME).context("cannot take a name")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let (keeper, kept) =
-            keeper::ask(&args.keeper).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
+        let (store, kept) =
+            fd_store::ask(&args.fd_store).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
         let is_replacement = !kept.is_empty();
         let sockets = Sockets::new(kept, &args.addresses())?;
         let crashes = watch::Sender::new(0);
         let end = tokio::select! {
             end = run(args, &sockets, is_replacement, &crashes) => end?,
-            never = keeper::hand_over(&args.keeper, keeper, sockets.all(), crashes.subscribe()) => match never {},
+            never = fd_store::hand_over(&args.fd_store, store, sockets.all(), crashes.subscribe()) => match never {},
         };
         match end {
             End::OnPurpose(code) => {
-                keeper::leave(&args.keeper).await;
+                fd_store::leave(&args.fd_store).await;
                 anyhow::Ok(code)
             }
             End::Crashed(code) => Ok(code),

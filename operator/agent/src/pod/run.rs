@@ -25,9 +25,9 @@ use triton_agent::{
 
 use super::{
     args::RunArgs,
-    http::{self, Told},
-    keeper,
-    seat::Seat,
+    fd_store,
+    http::{self, Published},
+    replica_slot::ReplicaSlot,
     startup::Startup,
 };
 
@@ -48,10 +48,10 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let listener =
             TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         let (crashes, counted) = watch::channel(0);
-        match keeper::listen(&args.keeper) {
-            Ok(listener) => drop(tokio::spawn(keeper::keep(listener, crashes.clone()))),
+        match fd_store::listen(&args.fd_store) {
+            Ok(listener) => drop(tokio::spawn(fd_store::keep(listener, crashes.clone()))),
             // the server keeps its sockets itself; they are lost with its container
-            Err(error) => tracing::warn!(path = %args.keeper.display(), %error, "cannot keep the server's sockets"),
+            Err(error) => tracing::warn!(path = %args.fd_store.display(), %error, "cannot keep the server's sockets"),
         }
         tokio::select! {
             result = work(args, listener, counted) => result,
@@ -67,18 +67,18 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
 /// Does everything; returns only when something cannot go on.
 async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver<u32>) -> anyhow::Result<()> {
     let blind = || "no manifest has been read yet".to_owned();
-    let (told, seen) = watch::channel(Told { state: Err(blind()), missing: Err(blind()) });
+    let (published, seen) = watch::channel(Published { state: Err(blind()), missing: Err(blind()) });
     tokio::spawn(http::serve(listener, seen));
 
-    let manifest = first(&args.manifest, &told).await;
+    let manifest = first(&args.manifest, &published).await;
     tracing::info!(server = manifest.server, models = manifest.models.len(), "following the manifest");
     let (sender, mut manifests) = watch::channel(Arc::new(manifest));
     tokio::spawn(follow(args.manifest.clone(), LOOK, sender));
 
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut startup = Startup::open(&args.root, &host);
-    let seat = args.store.as_deref().map(|store| Seat::take(store, &args.root)).transpose()?;
-    let folder = seat.as_ref().map_or(args.root.as_path(), Seat::folder);
+    let slot = args.store.as_deref().map(|store| ReplicaSlot::take(store, &args.root)).transpose()?;
+    let folder = slot.as_ref().map_or(args.root.as_path(), ReplicaSlot::folder);
     tracing::info!(folder = %folder.display(), "keeping models");
     let agent = Agent::start(settings(&args, folder), manifests.clone())?;
     let (mut states, repository) = (agent.state(), agent.repository());
@@ -89,7 +89,7 @@ async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver
         let missing = startup
             .follow(&required, &agent.confirmed(), |name| repository.join(name).is_dir())
             .context("cannot note the models to start with")?;
-        told.send_replace(Told { state: Ok(state), missing: Ok(missing) });
+        published.send_replace(Published { state: Ok(state), missing: Ok(missing) });
         tokio::select! {
             changed = states.changed() => changed.context("the agent's work broke off")?,
             changed = manifests.changed() => changed.context("the manifest is no longer followed")?,
@@ -99,7 +99,7 @@ async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver
 }
 
 /// The manifest, once there is one that can be read.
-async fn first(path: &Path, told: &watch::Sender<Told>) -> Manifest {
+async fn first(path: &Path, published: &watch::Sender<Published>) -> Manifest {
     let mut last = String::new();
     loop {
         match read(path) {
@@ -108,7 +108,7 @@ async fn first(path: &Path, told: &watch::Sender<Told>) -> Manifest {
                 let error = error.to_string();
                 if error != last {
                     tracing::error!(%error, "waiting for a manifest");
-                    told.send_replace(Told { state: Err(error.clone()), missing: Err(error.clone()) });
+                    published.send_replace(Published { state: Err(error.clone()), missing: Err(error.clone()) });
                     last = error;
                 }
             }
@@ -227,7 +227,7 @@ mod tests {
             config_maps: folder.path().to_owned(),
             volumes: folder.path().to_owned(),
             secrets: folder.path().to_owned(),
-            keeper: folder.path().join("keeper.sock"),
+            fd_store: folder.path().join("fd-store.sock"),
             log: "off".into(),
         };
         let (crashes, counted) = watch::channel(0);

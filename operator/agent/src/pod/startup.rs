@@ -1,4 +1,4 @@
-//! The start-up set: the models a server is told to load when its process starts, and without which it is not ready. It
+//! The start-up set: the models a server loads when its process starts, and without which it is not ready. It
 //! lies in a file beside the store, so that a server that is started anew at any moment finds the right one.
 
 use std::{

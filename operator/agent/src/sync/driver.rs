@@ -14,14 +14,14 @@ use tokio::{
 };
 
 use super::{
-    Order, Settings,
+    Command, Settings,
     jobs::{self, Ended, NotLoaded},
     memory::{Failed, Memory},
     report,
 };
 use crate::{
     load::{Index, Server},
-    plan::{Observed, Patience, Plan, Served, Step, Wanted, plan},
+    plan::{Observed, Plan, RetryPolicy, Served, Step, Wanted, plan},
     source::{self, Progress},
     state::{Fault, Reason, State},
     store::Store,
@@ -85,10 +85,10 @@ impl Driver {
     }
 
     /// Works until nobody sends manifests any more.
-    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let manifest = Arc::clone(&self.manifests.borrow_and_update());
-            self.turn_to(&manifest);
+            self.follow(&manifest);
             self.ask_server().await;
             let now = Instant::now();
             let observed = self.observe(&manifest, now);
@@ -98,7 +98,7 @@ impl Driver {
                 is_done_at_once |= self.begin(step, &manifest);
             }
             if is_done_at_once {
-                continue; // so that whoever is told of a content finds it in its place
+                continue; // so that a content is in its place before its state is published
             }
             // what was planned for, not what a fetch has noted since
             self.publish(&manifest, &observed, &plan, now);
@@ -110,22 +110,22 @@ impl Driver {
                     }
                 }
                 Some(ended) = self.jobs.join_next_with_id() => self.end(ended, &manifest),
-                Some(Order::ServerStarted) = orders.recv() => self.forgive(),
+                Some(Command::ServerStarted) = commands.recv() => self.reset_attempts(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// Makes memory follow the manifest: each model is about its present entry, in the present state of its source.
-    fn turn_to(&mut self, manifest: &Manifest) {
+    fn follow(&mut self, manifest: &Manifest) {
         for model in &manifest.models {
             let memory = self.models.entry(model.name.clone()).or_insert_with(|| Memory {
                 is_checked: !matches!(model.source, ManifestSource::Pvc { .. }),
                 ..Memory::default()
             });
-            memory.turn_to(source::key(model, &self.settings.places));
+            memory.set_key(source::key(model, &self.settings.places));
             if memory.fetches.is_some() {
-                memory.open_with(source::credentials(model, &self.settings.places).as_deref());
+                memory.set_credentials(source::credentials(model, &self.settings.places).as_deref());
             }
         }
         self.models.retain(|name, memory| {
@@ -142,12 +142,12 @@ impl Driver {
         self.index = self.server.index().await.ok();
         self.is_ready = self.index.is_some() && self.server.is_ready().await;
         if was_live && self.index.is_none() {
-            self.forgive(); // whoever answers next is another process
+            self.reset_attempts(); // whoever answers next is another process
         }
     }
 
     /// What did not load in one server process gets new chances in the next.
-    fn forgive(&mut self) {
+    fn reset_attempts(&mut self) {
         for memory in self.models.values_mut() {
             memory.loads.retain(|_, failed| failed.tries.is_final);
         }
@@ -160,7 +160,7 @@ impl Driver {
             let memory = &self.models[&model.name];
             let record = ledger.get(&model.name).cloned().unwrap_or_default();
             let wanted = Wanted {
-                patience: patience(model),
+                retry_policy: retry_policy(model),
                 staged: record.staged.filter(|s| s.key == memory.key && memory.is_checked).map(|s| s.content),
                 active: record.active,
                 linked: self.store.linked(&model.name),
@@ -236,7 +236,7 @@ impl Driver {
         let Some(memory) = self.models.get_mut(&model.name) else { return };
         let (state, name) = (Arc::clone(&self.state), model.name.clone());
         let key = memory.key.clone();
-        let progress = Progress::new(self.settings.limits, move |stage| report::tell(&state, &name, stage));
+        let progress = Progress::new(self.settings.limits, move |stage| report::progress(&state, &name, stage));
         memory.fetching = Some(Arc::clone(&progress));
         memory.credentials = source::credentials(&model, &self.settings.places);
         let name = model.name.clone();
@@ -367,6 +367,6 @@ impl Drop for Driver {
     }
 }
 
-fn patience(model: &ManifestModel) -> Patience {
-    Patience { retries: model.load.retries, backoff: model.load.backoff.get() }
+fn retry_policy(model: &ManifestModel) -> RetryPolicy {
+    RetryPolicy { retries: model.load.retries, backoff: model.load.backoff.get() }
 }

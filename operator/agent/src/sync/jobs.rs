@@ -1,4 +1,4 @@
-//! The steps themselves, each on its own: fetch and stage, load and confirm, unload and clear away. A job tells how it
+//! The steps themselves, each on its own: fetch and stage, load and confirm, unload and clear away. A job returns how it
 //! ended; what follows from that is for the plan.
 
 use std::{

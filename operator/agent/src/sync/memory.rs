@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use crate::{
-    plan::{Chance, Patience, Tries},
+    plan::{RetryDecision, RetryPolicy, Tries},
     source::Progress,
     state::{Failure, Fault},
     verify::ContentHash,
@@ -39,7 +39,7 @@ pub(super) struct Failed {
 
 impl Memory {
     /// The model is about something else now: failures are forgotten, a fetch for the old key is ended.
-    pub(super) fn turn_to(&mut self, key: String) {
+    pub(super) fn set_key(&mut self, key: String) {
         if self.key == key {
             return;
         }
@@ -52,14 +52,19 @@ impl Memory {
     }
 
     /// Failures are those of the credentials at hand: what failed with others gets new chances with these.
-    pub(super) fn open_with(&mut self, credentials: Option<&str>) {
+    pub(super) fn set_credentials(&mut self, credentials: Option<&str>) {
         if self.credentials.as_deref() != credentials {
             self.fetches = None;
         }
     }
 
     /// Why the content the manifest wants does not serve, if an attempt has failed.
-    pub(super) fn failure(&self, staged: Option<&ContentHash>, patience: &Patience, now: Instant) -> Option<Failure> {
+    pub(super) fn failure(
+        &self,
+        staged: Option<&ContentHash>,
+        retry_policy: &RetryPolicy,
+        now: Instant,
+    ) -> Option<Failure> {
         let failed = match staged {
             Some(content) => self.loads.get(content),
             None => self.fetches.as_ref(),
@@ -68,7 +73,7 @@ impl Memory {
             reason: failed.fault.reason,
             message: failed.fault.message.clone(),
             attempts: failed.tries.count,
-            will_retry: patience.chance(Some(&failed.tries), now) != Chance::Never,
+            will_retry: retry_policy.retry(Some(&failed.tries), now) != RetryDecision::Never,
         })
     }
 }

@@ -31,8 +31,8 @@ pub(super) fn describe_all(
     leaving.chain(wanted).collect()
 }
 
-/// A fetch tells how far it is; the rest of the state stays.
-pub(super) fn tell(state: &watch::Sender<State>, name: &str, stage: Stage) {
+/// How far a fetch is; the rest of the state stays.
+pub(super) fn progress(state: &watch::Sender<State>, name: &str, stage: Stage) {
     state.send_if_modified(|state| {
         let phase = match stage {
             Stage::Downloading(bytes, total) => Phase::Downloading { bytes, total },
@@ -64,7 +64,7 @@ fn describe(
         Phase::Loading
     } else if is_done {
         Phase::Ready
-    } else if let Some(failure) = memory.failure(wanted.staged.as_ref(), &wanted.patience, now) {
+    } else if let Some(failure) = memory.failure(wanted.staged.as_ref(), &wanted.retry_policy, now) {
         Phase::Failed(failure)
     } else if wanted.served == Served::Changing && wanted.staged.is_some() && wanted.staged == wanted.linked {
         Phase::Loading

@@ -106,7 +106,7 @@ impl StandIn {
 }
 
 /// An agent with its stand-in.
-struct House {
+struct Harness {
     root: tempfile::TempDir,
     server: Arc<StandIn>,
     address: SocketAddr,
@@ -114,14 +114,14 @@ struct House {
     agent: Option<Agent>,
 }
 
-impl House {
+impl Harness {
     async fn new(models: Vec<ManifestModel>) -> Self {
         let server = Arc::new(StandIn::default());
         let address = server.start(([127, 0, 0, 1], 0).into()).await;
         let (manifests, _) = watch::channel(Arc::new(manifest(models)));
-        let mut house = Self { root: tempfile::tempdir().unwrap(), server, address, manifests, agent: None };
-        house.start_agent();
-        house
+        let mut harness = Self { root: tempfile::tempdir().unwrap(), server, address, manifests, agent: None };
+        harness.start_agent();
+        harness
     }
 
     fn start_agent(&mut self) {
@@ -204,94 +204,94 @@ fn write(path: &Path, text: &str) {
 
 #[tokio::test]
 async fn a_manifest_becomes_loaded_models() {
-    let house = House::new(vec![inline("a", "one"), inline("b", "two")]).await;
-    let state = house.settled().await;
+    let harness = Harness::new(vec![inline("a", "one"), inline("b", "two")]).await;
+    let state = harness.settled().await;
     assert!(state.is_ready());
     assert_eq!(state.models["a"].versions, [1]);
     assert_eq!(state.models["a"].serving, state.models["a"].wanted);
-    assert_eq!(house.server.loaded("b").as_deref(), Some("two"));
-    let repository = house.agent.as_ref().unwrap().repository();
+    assert_eq!(harness.server.loaded("b").as_deref(), Some("two"));
+    let repository = harness.agent.as_ref().unwrap().repository();
     let config = fs::read_to_string(repository.join("a/config.pbtxt")).unwrap();
     assert!(config.contains("name: \"a\"") && config.contains("backend: \"python\""), "{config}");
 }
 
 #[tokio::test]
 async fn a_bad_new_version_leaves_the_old_serving_and_says_why() {
-    let house = House::new(vec![inline("a", "good"), inline("b", "good")]).await;
-    let before = house.settled().await;
-    house.want(vec![inline("a", "bad"), inline("b", "better")]);
-    let state = house.settled().await;
+    let harness = Harness::new(vec![inline("a", "good"), inline("b", "good")]).await;
+    let before = harness.settled().await;
+    harness.want(vec![inline("a", "bad"), inline("b", "better")]);
+    let state = harness.settled().await;
     let failure = state.models["a"].failure().unwrap();
     assert_eq!((failure.reason, failure.attempts, failure.will_retry), (Reason::LoadFailed, 2, false));
     assert_eq!(failure.message, "load failed for model 'a': it is bad");
     assert_eq!(state.models["a"].serving, before.models["a"].serving);
     assert_eq!((state.models["a"].versions.as_slice(), &state.models["b"].phase), ([1].as_slice(), &Phase::Ready));
-    let repository = house.agent.as_ref().unwrap().repository();
+    let repository = harness.agent.as_ref().unwrap().repository();
     assert_eq!(
         fs::read_to_string(repository.join("a/1/model.py")).unwrap(),
         "good",
         "a restart must find the good one"
     );
 
-    house.want(vec![inline("a", "mended"), inline("b", "better")]);
-    assert!(house.settled().await.is_ready());
-    assert_eq!(house.server.loaded("a").as_deref(), Some("mended"));
+    harness.want(vec![inline("a", "mended"), inline("b", "better")]);
+    assert!(harness.settled().await.is_ready());
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("mended"));
 }
 
 #[tokio::test]
 async fn a_bad_first_version_leaves_no_folder_behind() {
-    let house = House::new(vec![inline("a", "bad")]).await;
-    let state = house.settled().await;
+    let harness = Harness::new(vec![inline("a", "bad")]).await;
+    let state = harness.settled().await;
     assert_eq!((reason(&state.models["a"]), state.models["a"].serving.is_none()), (Some(Reason::LoadFailed), true));
-    assert!(!house.agent.as_ref().unwrap().repository().join("a").exists());
+    assert!(!harness.agent.as_ref().unwrap().repository().join("a").exists());
 }
 
 #[tokio::test]
 async fn a_restarted_server_gets_everything_again_even_beside_a_failed_update() {
-    let house = House::new(vec![inline("a", "good"), inline("b", "good")]).await;
-    house.settled().await;
-    house.want(vec![inline("a", "bad"), inline("b", "good")]);
-    house.settled().await;
-    house.server.stop().await;
-    house.until("noticed", |state| !state.server_is_live).await;
-    house.server.start(house.address).await;
-    house.agent.as_ref().unwrap().server_started();
-    let state = house.settled().await;
-    assert_eq!(house.server.loaded("a").as_deref(), Some("good"));
+    let harness = Harness::new(vec![inline("a", "good"), inline("b", "good")]).await;
+    harness.settled().await;
+    harness.want(vec![inline("a", "bad"), inline("b", "good")]);
+    harness.settled().await;
+    harness.server.stop().await;
+    harness.until("noticed", |state| !state.server_is_live).await;
+    harness.server.start(harness.address).await;
+    harness.agent.as_ref().unwrap().server_started();
+    let state = harness.settled().await;
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("good"));
     assert_eq!(reason(&state.models["a"]), Some(Reason::LoadFailed));
     assert_eq!(state.models["b"].phase, Phase::Ready);
 }
 
 #[tokio::test]
 async fn a_killed_agent_goes_on_where_it_was() {
-    let mut house = House::new(vec![inline("a", "good")]).await;
-    house.settled().await;
-    house.kill_agent().await;
-    let calls = house.server.calls().len();
-    house.start_agent();
-    assert!(house.settled().await.is_ready());
-    assert_eq!(house.server.calls().len(), calls, "nothing is loaded twice");
+    let mut harness = Harness::new(vec![inline("a", "good")]).await;
+    harness.settled().await;
+    harness.kill_agent().await;
+    let calls = harness.server.calls().len();
+    harness.start_agent();
+    assert!(harness.settled().await.is_ready());
+    assert_eq!(harness.server.calls().len(), calls, "nothing is loaded twice");
 
-    house.kill_agent().await;
-    house.server.stop().await;
-    house.server.start(house.address).await;
-    house.start_agent();
-    assert!(house.settled().await.is_ready());
-    assert_eq!(house.server.loaded("a").as_deref(), Some("good"));
+    harness.kill_agent().await;
+    harness.server.stop().await;
+    harness.server.start(harness.address).await;
+    harness.start_agent();
+    assert!(harness.settled().await.is_ready());
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("good"));
 }
 
 #[tokio::test]
 async fn the_new_is_loaded_before_the_old_is_unloaded_and_its_files_go_last() {
-    let house = House::new(vec![inline("old", "x")]).await;
-    house.settled().await;
-    house.want(vec![inline("new", "y")]);
-    let state = house.until("gone", |state| state.is_settled && state.models.len() == 1).await;
+    let harness = Harness::new(vec![inline("old", "x")]).await;
+    harness.settled().await;
+    harness.want(vec![inline("new", "y")]);
+    let state = harness.until("gone", |state| state.is_settled && state.models.len() == 1).await;
     assert!(state.is_ready());
-    assert_eq!(house.server.calls(), ["load old", "load new", "unload old"]);
-    let repository = house.agent.as_ref().unwrap().repository();
-    assert!(!repository.join("old").exists() && house.server.loaded("old").is_none());
+    assert_eq!(harness.server.calls(), ["load old", "load new", "unload old"]);
+    let repository = harness.agent.as_ref().unwrap().repository();
+    assert!(!repository.join("old").exists() && harness.server.loaded("old").is_none());
     // its content is deleted as well, once nobody speaks of it
-    let store = house.root.path().join("agent/store");
+    let store = harness.root.path().join("agent/store");
     let gone = async {
         while fs::read_dir(&store).unwrap().count() != 1 {
             tokio::task::yield_now().await;
@@ -309,8 +309,8 @@ async fn one_broken_source_does_not_hold_up_the_others() {
     unreadable.source = ManifestSource::Inline {
         files: BTreeMap::from([("config.pbtxt".into(), "nmae: 1".into()), ("1/model.py".into(), "x".into())]),
     };
-    let house = House::new(vec![missing, wrong, unreadable, inline("fine", "x")]).await;
-    let state = house.settled().await;
+    let harness = Harness::new(vec![missing, wrong, unreadable, inline("fine", "x")]).await;
+    let state = harness.settled().await;
     let reasons: BTreeMap<_, _> = state.models.iter().map(|(name, model)| (name.as_str(), reason(model))).collect();
     assert_eq!(
         reasons,
@@ -327,82 +327,82 @@ async fn one_broken_source_does_not_hold_up_the_others() {
 #[tokio::test]
 async fn a_changed_config_map_is_taken_up_without_a_new_manifest() {
     let source = ManifestSource::ConfigMap { name: "tiny".into(), items: Vec::new(), keys: None };
-    let house = House::new(vec![model("a", source)]).await;
-    house.until("missing", |state| reason(&state.models["a"]) == Some(Reason::SourceNotFound)).await;
-    let key = house.root.path().join("maps/tiny/model.py");
+    let harness = Harness::new(vec![model("a", source)]).await;
+    harness.until("missing", |state| reason(&state.models["a"]) == Some(Reason::SourceNotFound)).await;
+    let key = harness.root.path().join("maps/tiny/model.py");
     write(&key, "one");
-    house.until("ready", State::is_ready).await;
-    let first = house.settled().await.models["a"].serving.clone();
+    harness.until("ready", State::is_ready).await;
+    let first = harness.settled().await.models["a"].serving.clone();
     write(&key, "two, and longer");
-    let state = house.until("replaced", |state| state.is_ready() && state.models["a"].serving != first).await;
-    assert_eq!(house.server.loaded("a").as_deref(), Some("two, and longer"));
+    let state = harness.until("replaced", |state| state.is_ready() && state.models["a"].serving != first).await;
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("two, and longer"));
     assert_eq!(state.models.len(), 1);
 }
 
 #[tokio::test]
 async fn a_secret_that_comes_or_changes_after_all_attempts_gives_new_ones() {
-    let mut house = House::new(Vec::new()).await;
-    let uri = format!("http://{}/files/private/model.py", house.address);
-    house.want(vec![model("a", ManifestSource::Http { uri, secret: Some("token".into()) })]);
+    let mut harness = Harness::new(Vec::new()).await;
+    let uri = format!("http://{}/files/private/model.py", harness.address);
+    harness.want(vec![model("a", ManifestSource::Http { uri, secret: Some("token".into()) })]);
     let is_given_up = |state: &State| {
         let failure = state.models["a"].failure().filter(|failure| !failure.will_retry);
         failure.is_some_and(|failure| failure.reason == Reason::CredentialsMissing)
     };
-    let given_up = house.until("given up without a Secret", is_given_up).await;
+    let given_up = harness.until("given up without a Secret", is_given_up).await;
     let said = |state: &State| state.models["a"].failure().map(|failure| failure.message.clone());
-    let token = house.root.path().join("secrets/token/token");
+    let token = harness.root.path().join("secrets/token/token");
     write(&token, "wrong");
-    house.until("given up with a wrong one", |state| is_given_up(state) && said(state) != said(&given_up)).await;
+    harness.until("given up with a wrong one", |state| is_given_up(state) && said(state) != said(&given_up)).await;
     write(&token, "right");
-    house.until("ready", State::is_ready).await;
-    fs::remove_dir_all(house.root.path().join("secrets")).unwrap();
-    house.kill_agent().await;
-    house.start_agent();
-    house.until("ready without it, for the content is here", State::is_ready).await;
+    harness.until("ready", State::is_ready).await;
+    fs::remove_dir_all(harness.root.path().join("secrets")).unwrap();
+    harness.kill_agent().await;
+    harness.start_agent();
+    harness.until("ready without it, for the content is here", State::is_ready).await;
 }
 
 #[tokio::test]
 async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() {
     let source = ManifestSource::Pvc { claim: "models".into(), path: "net".into() };
-    let mut house = House {
+    let mut harness = Harness {
         root: tempfile::tempdir().unwrap(),
         server: Arc::new(StandIn::default()),
         address: ([127, 0, 0, 1], 0).into(),
         manifests: watch::channel(Arc::new(manifest(vec![model("a", source)]))).0,
         agent: None,
     };
-    house.address = house.server.start(house.address).await;
-    let file = house.root.path().join("volumes/models/net/1/model.py");
+    harness.address = harness.server.start(harness.address).await;
+    let file = harness.root.path().join("volumes/models/net/1/model.py");
     write(&file, "one");
-    house.start_agent();
-    assert!(house.settled().await.is_ready());
-    house.kill_agent().await;
-    house.start_agent();
-    assert!(house.settled().await.is_ready());
-    assert_eq!(house.server.calls(), ["load a"]);
+    harness.start_agent();
+    assert!(harness.settled().await.is_ready());
+    harness.kill_agent().await;
+    harness.start_agent();
+    assert!(harness.settled().await.is_ready());
+    assert_eq!(harness.server.calls(), ["load a"]);
 
-    house.kill_agent().await;
+    harness.kill_agent().await;
     write(&file, "two, and longer");
-    house.start_agent();
-    let state = house.until("replaced", |_| house.server.loaded("a").as_deref() == Some("two, and longer")).await;
+    harness.start_agent();
+    let state = harness.until("replaced", |_| harness.server.loaded("a").as_deref() == Some("two, and longer")).await;
     assert_eq!(state.models.len(), 1);
 }
 
 #[tokio::test]
 async fn before_the_server_is_up_everything_is_in_its_place() {
-    let mut house = House::new(vec![inline("a", "x"), inline("b", "bad")]).await;
-    house.server.stop().await;
-    house.kill_agent().await;
-    house.start_agent();
-    let agent = house.agent.as_ref().unwrap();
-    let hash = house.manifests.borrow().hash.clone();
+    let mut harness = Harness::new(vec![inline("a", "x"), inline("b", "bad")]).await;
+    harness.server.stop().await;
+    harness.kill_agent().await;
+    harness.start_agent();
+    let agent = harness.agent.as_ref().unwrap();
+    let hash = harness.manifests.borrow().hash.clone();
     assert!(agent.fetched(&hash, Duration::from_secs(20)).await);
     assert!(agent.repository().join("a/1/model.py").exists());
 
     // and what left the manifest is out of the way of a server that loads all it finds
-    house.want(vec![inline("b", "x")]);
-    let wanted = Arc::clone(&house.manifests.borrow());
-    agent.clear_leavers(&wanted).unwrap();
+    harness.want(vec![inline("b", "x")]);
+    let wanted = Arc::clone(&harness.manifests.borrow());
+    agent.clear_removed(&wanted).unwrap();
     assert!(!agent.repository().join("a").exists());
     assert_eq!(agent.confirmed(), BTreeSet::new());
 }

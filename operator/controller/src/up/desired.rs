@@ -1,4 +1,4 @@
-//! From texts to what shall run: pure. Every mistake is told with file, line and field. A text that cannot be read holds
+//! From texts to what shall run: pure. Every mistake is reported with file, line and field. A text that cannot be read holds
 //! everything as it is; a model that is wrong holds only itself (the compile step keeps its last good form).
 
 use std::{
@@ -61,7 +61,7 @@ pub(crate) struct Outcome {
     pub(crate) complaints: Vec<Complaint>,
 }
 
-/// Reads the texts. `last` holds what each server was last told.
+/// Reads the texts. `last` holds the manifest each server was last given.
 pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Outcome {
     let mut read = Documents::default();
     for text in texts {

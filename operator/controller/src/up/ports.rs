@@ -1,5 +1,5 @@
 //! Which ports a server gets: those of the command line for the first, ten higher for each further one; any free ones
-//! where 0 was given. A port somebody else listens on is told before a server is started on it.
+//! where 0 was given. A port somebody else listens on is reported before a server is started on it.
 
 use std::{
     fmt, io,

@@ -1,4 +1,4 @@
-//! The server's process: started, watched, started again with growing pauses when it dies, told to end and given its time.
+//! The server's process: started, watched, started again with growing pauses when it dies, asked to end and given its time.
 
 use std::{
     collections::BTreeSet,
@@ -55,7 +55,7 @@ pub(crate) enum Status {
     Waiting,
     /// It runs; whether it is ready, it says itself.
     Running,
-    /// It was told to end.
+    /// It was asked to end.
     Stopping,
     /// It died and will be started again.
     Restarting,
@@ -73,7 +73,7 @@ pub(crate) enum Stop {
     Now,
 }
 
-/// Something to tell the user.
+/// Something to report to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The process ended by itself.
@@ -98,7 +98,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs until told to end. `true` if the process ended as asked.
+    /// Runs until asked to end. `true` if the process ended as asked.
     pub(crate) async fn run(mut self) -> bool {
         let mut last_startup = None;
         let mut deaths = 0;
@@ -174,7 +174,7 @@ impl Supervisor {
     }
 
     fn tell(&self, event: Event) {
-        let _ = self.events.send(event); // when nobody listens, we are about to be told to end
+        let _ = self.events.send(event); // when nobody listens, we are about to end
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the user is told, in words: a table of where everything stands, and a line for each thing that happened. Pure: the
+//! What the user reads: a table of where everything stands, and a line for each thing that happened. Pure: the
 //! screen decides where the words go.
 
 use std::collections::BTreeMap;
@@ -13,14 +13,14 @@ use super::{
     process::{Event, Status},
 };
 
-/// How a server looks.
+/// What the user sees of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     pub(crate) title: String,
     pub(crate) ports: Ports,
     pub(crate) status: Status,
     pub(crate) state: State,
-    /// What the state should be about; while it is about something older, it is not the last word.
+    /// What the state should be about; while it is about something older, it is not final.
     pub(crate) manifest_hash: String,
 }
 
@@ -32,17 +32,17 @@ pub(crate) struct Line {
     pub(crate) is_in_table: bool,
 }
 
-/// Remembers what was told, so that each thing is told once.
+/// Remembers what was reported, so that each thing is reported once.
 #[derive(Debug, Default)]
-pub(crate) struct Teller {
-    servers: BTreeMap<String, Told>,
+pub(crate) struct Reporter {
+    servers: BTreeMap<String, Reported>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     standing: Standing,
     models: BTreeMap<String, ModelState>,
-    /// Failures told, until the model is ready: each is told when it first happens and when it is given up.
+    /// Failures reported, until the model is ready: each is reported when it first happens and when it is given up.
     failures: BTreeMap<String, Failure>,
 }
 
@@ -58,38 +58,38 @@ enum Standing {
     Partly(Vec<String>),
 }
 
-impl Teller {
+impl Reporter {
     /// What happened since the last time.
-    pub(crate) fn news(&mut self, views: &[View]) -> Vec<Line> {
+    pub(crate) fn changes(&mut self, views: &[View]) -> Vec<Line> {
         let mut lines = Vec::new();
         self.servers.retain(|title, _| views.iter().any(|view| view.title == *title));
         for view in views {
-            let told = self.servers.entry(view.title.clone()).or_default();
+            let reported = self.servers.entry(view.title.clone()).or_default();
             let several = views.len() > 1;
             for (name, model) in &view.state.models {
-                if !told.is_news(name, model) {
+                if !reported.is_news(name, model) {
                     continue;
                 }
-                let before = told.models.get(name);
+                let before = reported.models.get(name);
                 let name = if several { format!("{}/{name}", view.title) } else { name.clone() };
                 lines.extend(happened(&name, before, model));
             }
-            for name in told.models.keys().filter(|name| !view.state.models.contains_key(*name)) {
+            for name in reported.models.keys().filter(|name| !view.state.models.contains_key(*name)) {
                 lines.push(Line { text: format!("{name}: gone"), is_in_table: true });
             }
-            told.models.clone_from(&view.state.models);
+            reported.models.clone_from(&view.state.models);
             let standing = view.standing();
-            if standing != told.standing {
+            if standing != reported.standing {
                 lines.extend(announce(view, &standing).map(|text| Line { text, is_in_table: false }));
-                told.standing = standing;
+                reported.standing = standing;
             }
         }
         lines
     }
 }
 
-impl Told {
-    /// Whether a failure is another one than was told; anything else may be news.
+impl Reported {
+    /// Whether a failure is another one than was reported; anything else may be new.
     fn is_news(&mut self, name: &str, model: &ModelState) -> bool {
         match &model.phase {
             Phase::Failed(failure) => {

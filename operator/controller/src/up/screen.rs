@@ -1,4 +1,4 @@
-//! Where the words go: on a terminal a table that is painted anew in its place, below the lines of what happened; anywhere
+//! Where lines are written: on a terminal a table that is painted anew in its place, below the lines of what happened; anywhere
 //! else the lines alone.
 
 use std::io::{self, IsTerminal, Write};

@@ -54,7 +54,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Brings it up; it is ready some time later. `events` gets what there is to tell, `changes` a sign when the view may
+    /// Brings it up; it is ready some time later. `events` gets its events, `changes` a notification when the view may
     /// be another one.
     pub(crate) fn start(
         object: &ObjectRef,
@@ -79,7 +79,7 @@ impl Server {
         let (manifests, watched_manifests) = watch::channel(Arc::new(wanted.manifest.clone()));
         let agent =
             Arc::new(Agent::start(settings, watched_manifests).map_err(|fault| anyhow::anyhow!("{}", fault.message))?);
-        agent.clear_leavers(&wanted.manifest).map_err(|fault| anyhow::anyhow!("{}", fault.message))?;
+        agent.clear_removed(&wanted.manifest).map_err(|fault| anyhow::anyhow!("{}", fault.message))?;
 
         let prefix = common.is_verbose.then(|| format!("{title} | "));
         let log = Log::create(&folder.join("server.log"), prefix).context("cannot write the server's log")?;
@@ -133,12 +133,12 @@ impl Server {
         Ok(())
     }
 
-    /// What it was last told to serve.
+    /// The manifest it was last given.
     pub(crate) fn manifest(&self) -> Manifest {
         Manifest::clone(&self.manifests.borrow())
     }
 
-    /// How it looks to the user.
+    /// Its view for the user.
     pub(crate) fn view(&self) -> View {
         View {
             title: self.title.clone(),
@@ -154,7 +154,7 @@ impl Server {
         self.stop.clone()
     }
 
-    /// Waits for its end, after it was told to. `true` if it ended as asked.
+    /// Waits for its end, after it was asked to. `true` if it ended as asked.
     pub(crate) async fn ended(mut self) -> bool {
         let is_well = (&mut self.process).await.unwrap_or(false);
         for task in &self.tasks {

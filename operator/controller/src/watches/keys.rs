@@ -26,7 +26,7 @@ pub(super) fn own_key(meta: &ObjectMeta) -> Option<ServerKey> {
 }
 
 /// The server an object was made for: by its owner, or by its label where the owner is another object or was removed.
-pub(super) fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
+pub(super) fn owning_server(meta: &ObjectMeta) -> Option<ServerKey> {
     let kind = TritonServer::kind(&());
     let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone());
     let label = || meta.labels.as_ref()?.get("app.kubernetes.io/instance").cloned();
@@ -34,42 +34,42 @@ pub(super) fn touched(meta: &ObjectMeta) -> Option<ServerKey> {
 }
 
 /// The server a model names.
-pub(super) fn home(model: &TritonModel) -> Option<ServerKey> {
+pub(super) fn server_of(model: &TritonModel) -> Option<ServerKey> {
     let namespace = model.metadata.namespace.clone()?;
     Some(ServerKey { namespace, name: model.spec.server_ref.name.clone() })
 }
 
 /// The servers of models whose files come from a ConfigMap.
-pub(super) fn fed_by(models: &[Arc<Guarded<TritonModel>>], config_map: &ObjectMeta) -> Vec<ServerKey> {
-    let is_fed = |model: &&TritonModel| {
+pub(super) fn config_map_users(models: &[Arc<Guarded<TritonModel>>], config_map: &ObjectMeta) -> Vec<ServerKey> {
+    let uses_it = |model: &&TritonModel| {
         let source = model.spec.source.config_map.as_ref();
         model.metadata.namespace == config_map.namespace
             && source.is_some_and(|source| Some(&source.name) == config_map.name.as_ref())
     };
     let models = models.iter().filter_map(|model| model.0.as_ref().ok());
-    let keys: BTreeSet<_> = models.filter(is_fed).filter_map(home).collect();
+    let keys: BTreeSet<_> = models.filter(uses_it).filter_map(server_of).collect();
     keys.into_iter().collect()
 }
 
 /// The server a model names and the one it named before.
 pub(super) fn moved(
-    homes: &Mutex<HashMap<String, ServerKey>>,
+    servers_of_models: &Mutex<HashMap<String, ServerKey>>,
     change: &Change,
     model: &Guarded<TritonModel>,
 ) -> Vec<ServerKey> {
     let Some(uid) = model.meta().uid.clone() else { return vec![] };
     let now = match &model.0 {
-        Ok(model) => home(model).filter(|_| *change == Change::Is),
+        Ok(model) => server_of(model).filter(|_| *change == Change::Is),
         Err(invalid) => {
             let name = model.meta().name.as_deref().unwrap_or_default();
             tracing::warn!(model = name, error = %invalid, "a TritonModel cannot be read");
             None
         }
     };
-    let mut homes = homes.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut servers_of_models = servers_of_models.lock().unwrap_or_else(PoisonError::into_inner);
     let before = match &now {
-        Some(now) => homes.insert(uid, now.clone()),
-        None => homes.remove(&uid),
+        Some(now) => servers_of_models.insert(uid, now.clone()),
+        None => servers_of_models.remove(&uid),
     };
     let mut keys: Vec<_> = before.into_iter().chain(now).collect();
     keys.dedup();
@@ -93,14 +93,15 @@ mod tests {
 
     #[test]
     fn a_model_that_moves_is_looked_after_on_both_sides() {
-        let homes = Mutex::default();
-        let names =
-            |change, model| -> Vec<String> { moved(&homes, &change, &model).into_iter().map(|key| key.name).collect() };
+        let servers_of_models = Mutex::default();
+        let names = |change, model| -> Vec<String> {
+            moved(&servers_of_models, &change, &model).into_iter().map(|key| key.name).collect()
+        };
         assert_eq!(names(Change::Is, model("a")), ["a"]);
         assert_eq!(names(Change::Is, model("a")), ["a"]);
         assert_eq!(names(Change::Is, model("b")), ["a", "b"]);
         assert_eq!(names(Change::IsGone, model("b")), ["b"]);
-        assert!(homes.lock().unwrap().is_empty());
+        assert!(servers_of_models.lock().unwrap().is_empty());
     }
 
     #[test]
@@ -121,18 +122,18 @@ mod tests {
             model("d", "other", files("others")),
             model("e", "other", json!({})),
         ];
-        let fed = |name: &str, namespace: &str| -> Vec<String> {
+        let users = |name: &str, namespace: &str| -> Vec<String> {
             let meta = serde_json::from_value(json!({ "name": name, "namespace": namespace })).unwrap();
-            fed_by(&models, &meta).into_iter().map(|key| key.to_string()).collect()
+            config_map_users(&models, &meta).into_iter().map(|key| key.to_string()).collect()
         };
-        assert_eq!(fed("files", "ml"), ["ml/speech", "ml/vision"]);
-        assert_eq!(fed("files", "elsewhere"), [""; 0]);
-        assert_eq!(fed("vision-models", "ml"), [""; 0]);
+        assert_eq!(users("files", "ml"), ["ml/speech", "ml/vision"]);
+        assert_eq!(users("files", "elsewhere"), [""; 0]);
+        assert_eq!(users("vision-models", "ml"), [""; 0]);
     }
 
     #[test]
     fn an_object_leads_to_its_server_even_without_its_owner() {
-        let meta = |value| touched(&serde_json::from_value(value).unwrap()).map(|key| key.to_string());
+        let meta = |value| owning_server(&serde_json::from_value(value).unwrap()).map(|key| key.to_string());
         let owner = json!([{ "apiVersion": "x", "kind": "TritonServer", "name": "a", "uid": "1" }]);
         assert_eq!(meta(json!({ "namespace": "ml", "ownerReferences": owner })), Some("ml/a".into()));
         let labels = json!({ "app.kubernetes.io/instance": "b" });

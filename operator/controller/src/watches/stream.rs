@@ -17,7 +17,7 @@ use operator_core::{build::Kind, labels};
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use super::keys::{Change, touched};
+use super::keys::{Change, owning_server};
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
@@ -75,8 +75,8 @@ impl Starter<'_> {
             let mut before = vec![];
             let mut is_well = true;
             while let Some(event) = events.next().await {
-                is_well = told(&kind, &event, is_well, &metrics);
-                let touched: Vec<ServerKey> = match &event {
+                is_well = note_health(&kind, &event, is_well, &metrics);
+                let keys_to_queue: Vec<ServerKey> = match &event {
                     Ok(Event::Apply(object)) => keys(&Change::Is, object),
                     Ok(Event::Delete(object)) => keys(&Change::IsGone, object),
                     Ok(Event::Init) => {
@@ -91,12 +91,13 @@ impl Starter<'_> {
                             now.iter().any(|other| other.meta().uid.as_ref() == uid)
                         };
                         let gone = before.drain(..).filter(|object| !is_there(object));
-                        let mut touched: Vec<_> = gone.flat_map(|object| keys(&Change::IsGone, &object)).collect();
-                        touched.extend(now.iter().flat_map(|object| keys(&Change::Is, object)));
-                        touched
+                        let mut keys_to_queue: Vec<_> =
+                            gone.flat_map(|object| keys(&Change::IsGone, &object)).collect();
+                        keys_to_queue.extend(now.iter().flat_map(|object| keys(&Change::Is, object)));
+                        keys_to_queue
                     }
                 };
-                touched.into_iter().for_each(|key| queue.push(key));
+                keys_to_queue.into_iter().for_each(|key| queue.push(key));
             }
         });
         (store, task.abort_handle())
@@ -104,7 +105,7 @@ impl Starter<'_> {
 }
 
 /// Tells of a watch that fails once, not at each new attempt.
-fn told<K>(kind: &str, event: &Result<Event<K>, watcher::Error>, was_well: bool, metrics: &Metrics) -> bool {
+fn note_health<K>(kind: &str, event: &Result<Event<K>, watcher::Error>, was_well: bool, metrics: &Metrics) -> bool {
     match event {
         Err(error) => {
             metrics.watch_failed(kind);
@@ -137,7 +138,7 @@ pub(super) fn watch_objects(
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let keys = |_: &Change, object: &DynamicObject| touched(&object.metadata).into_iter().collect();
+    let keys = |_: &Change, object: &DynamicObject| owning_server(&object.metadata).into_iter().collect();
     Starter { queue, metrics }.watch(api, everything().labels(&ours()), resource, keys)
 }
 

@@ -1,4 +1,4 @@
-//! The ConfigMap with the manifest: the one thing the pods are told. It is mounted as a folder, never by subPath, which
+//! The ConfigMap with the manifest: all that the pods get to know. It is mounted as a folder, never by subPath, which
 //! would not follow changes.
 
 use std::collections::BTreeMap;

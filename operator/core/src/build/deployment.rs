@@ -20,7 +20,7 @@ const MIN_READY_SECONDS: i32 = 2;
 /// The pods of a server.
 pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
-    let (max_surge, max_unavailable) = defaults::pace(&server.server.spec);
+    let (max_surge, max_unavailable) = defaults::surge_and_unavailable(&server.server.spec);
     let mut metadata = metadata(server, server.name);
     let template = server.kept_template.clone().unwrap_or_else(|| pod_template::build(server));
     metadata.annotations = Some(pinned::annotations(&server.template_inputs, &template));

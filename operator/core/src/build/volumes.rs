@@ -54,7 +54,7 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
         ..Volume::default()
     }));
     let mounts = &server.mounts;
-    // What does not exist yet must not hold up the pod and the other models: the agent tells of it, and the kubelet
+    // What does not exist yet must not hold up the pod and the other models: the agent reports it, and the kubelet
     // brings it when it appears.
     volumes.extend(mounts.config_maps.iter().map(|name| Volume {
         name: volume_name("configmap", name),

@@ -1,4 +1,4 @@
-//! Who gets room: GPU memory of a replica, and the bytes a manifest may have. Models come in the order of their rank; one
+//! Which models fit: GPU memory of a replica, and the bytes a manifest may have. Models come in the order of their rank; one
 //! that does not fit is passed over, the next may still.
 
 use crds::{TritonServer, parts::ByteCount};
@@ -9,14 +9,14 @@ use crate::{ManifestModel, Problem, Reason, canonical, defaults, manifest::Manif
 /// Most bytes the models of a manifest may take as JSON. A ConfigMap holds 1 MiB, of which names and labels take a little.
 pub const MANIFEST_MAX: usize = 1_000_000;
 
-/// Who got room and who did not.
+/// Which models fit and which do not.
 pub(super) struct Admitted {
     pub(super) models: Vec<ManifestModel>,
     pub(super) refused: Vec<Problem>,
     pub(super) gpu_memory: Option<GpuMemory>,
 }
 
-/// Gives room to `candidates`, best rank first.
+/// Admits `candidates`, best rank first.
 pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitted {
     let server_name = server.metadata.name.as_deref().unwrap_or_default();
     let gpu = server.spec.gpu.as_ref();

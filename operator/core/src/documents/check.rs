@@ -1,4 +1,4 @@
-//! A document against the definition of its kind: names, types, limits. Every mistake is told with its place. The rules of
+//! A document against the definition of its kind: names, types, limits. Every mistake is reported with its place. The rules of
 //! the definition that weigh several fields are left to [`crate::validate`], which knows them by heart.
 
 use std::{collections::HashMap, sync::OnceLock};
@@ -86,12 +86,12 @@ fn config_map() -> Json {
     })
 }
 
-/// Checks one value. `place` is where its key is written: mistakes about the value as a whole are told there.
+/// Checks one value. `place` is where its key is written: mistakes about the value as a whole are reported there.
 fn value(node: &Node, schema: &Json, path: &FieldPath, place: (usize, usize), mistakes: &mut Vec<Mistake>) {
-    let mut tell = |message: String| mistakes.push(mistake(place, path, message));
+    let mut report = |message: String| mistakes.push(mistake(place, path, message));
     let Some(schema) = schema.as_object().filter(|schema| !schema.is_empty()) else { return };
     if matches!(node.value, Value::Null) {
-        return tell(format!("has no value; it needs {}", wanted(schema)));
+        return report(format!("has no value; it needs {}", wanted(schema)));
     }
     let number_or_text = schema.get("x-kubernetes-int-or-string").is_some();
     match &node.value {
@@ -100,10 +100,10 @@ fn value(node: &Node, schema: &Json, path: &FieldPath, place: (usize, usize), mi
             let limit =
                 |name| schema.get(name).and_then(Json::as_u64).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
             if let Some(max) = limit("maxItems").filter(|max| items.len() > *max) {
-                tell(format!("has {} items, the most is {max}", items.len()));
+                report(format!("has {} items, the most is {max}", items.len()));
             }
             if let Some(min) = limit("minItems").filter(|min| items.len() < *min) {
-                tell(format!("has {} items, the least is {min}", items.len()));
+                report(format!("has {} items, the least is {min}", items.len()));
             }
             for (at, item) in items.iter().enumerate() {
                 value(item, &schema["items"], &path.index(at), (item.line, item.column), mistakes);
@@ -114,15 +114,15 @@ fn value(node: &Node, schema: &Json, path: &FieldPath, place: (usize, usize), mi
             if is(schema, "number") || (!number.is_f64() && (number_or_text || is(schema, "integer"))) =>
         {
             if let Some(message) = out_of_range(number.as_f64().unwrap_or(f64::MAX), schema) {
-                tell(format!("is {number}, {message}"));
+                report(format!("is {number}, {message}"));
             }
         }
         Value::Text(text) if number_or_text || is(schema, "string") => {
             if let Some(message) = wrong_text(text, schema) {
-                tell(message);
+                report(message);
             }
         }
-        other => tell(format!("is {}; it needs {}{}", found(other), wanted(schema), quotes_hint(other, schema))),
+        other => report(format!("is {}; it needs {}{}", found(other), wanted(schema), quotes_hint(other, schema))),
     }
 }
 

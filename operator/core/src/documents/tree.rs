@@ -52,7 +52,7 @@ pub(super) fn read_all(text: &str) -> Result<Vec<Node>, Mistake> {
             column: place.as_ref().map_or(1, |place| number(place.column())),
             resource: String::new(),
             path: String::new(),
-            message: told(&error),
+            message: for_people(&error),
         }
     })
 }
@@ -61,15 +61,15 @@ fn read(text: &str, options: Options) -> Result<Vec<Node>, serde_yaml::Error> {
     serde_yaml::from_multiple_with_options(text, options)
 }
 
-/// The reader's guards against bombs, with room for files carried in a document: a scalar may be as long as the text.
+/// The reader's guards against bombs, with space for files carried in a document: a scalar may be as long as the text.
 fn budget(bytes: usize) -> Option<Budget> {
     let mut budget = Budget::default();
     budget.max_total_scalar_bytes = budget.max_total_scalar_bytes.max(bytes);
     Some(budget)
 }
 
-/// The error for people: without its place, which is told beside it, and without advice to programmers.
-fn told(error: &serde_yaml::Error) -> String {
+/// The error for people: without its place, which is shown beside it, and without advice to programmers.
+fn for_people(error: &serde_yaml::Error) -> String {
     if let serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } = error {
         return format!("field '{key}' stands twice: keep one of the two");
     }

@@ -25,7 +25,7 @@ impl Claim {
     }
 }
 
-/// Conditions of one object, made anew at each look.
+/// Conditions of one object, made anew in each reconcile.
 pub(super) struct Conditions<'a> {
     before: &'a [Condition],
     generation: Option<i64>,

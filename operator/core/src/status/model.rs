@@ -1,4 +1,4 @@
-//! What is told of a TritonModel: where its replicas stand, one by one, and what that means together.
+//! The status of a TritonModel: where its replicas stand, one by one, and what that means together.
 
 use crds::{
     TritonModel, TritonModelStatus,
@@ -17,9 +17,9 @@ use crate::{
     replica::{ModelReport, Phase, Replica},
 };
 
-/// Most replicas whose failures are told one by one.
+/// Most replicas whose failures are listed.
 const FAILURES_MAX: usize = 5;
-/// Longest sentence told of a replica.
+/// Longest message of a replica.
 const FAILURE_MESSAGE_MAX: usize = 512;
 
 /// Where a model stands on one replica.
@@ -195,8 +195,8 @@ fn ready(
     }
     let served = format!("{} of {} replicas serve it", counts.loaded, counts.desired);
     if counts.desired > 0 && counts.loaded >= counts.desired {
-        // whoever is told that it is ready sends a request at once, through a Service that may lead nowhere yet
-        let is_known = was_loaded || !view.replicas.iter().any(|replica| replica.is_news(view.now));
+        // whoever sees that it is ready sends a request at once, through a Service that may lead nowhere yet
+        let is_known = was_loaded || !view.replicas.iter().any(|replica| replica.is_recent(view.now));
         if is_known {
             return Claim::new(True, Reason::Loaded.to_string(), served);
         }

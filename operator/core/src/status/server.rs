@@ -1,4 +1,4 @@
-//! What is told of a TritonServer: whether its pods are those asked for and serve, and what its models came to.
+//! The status of a TritonServer: whether its pods are those asked for and serve, and what its models came to.
 
 use crds::{
     TritonServer, TritonServerStatus,
@@ -34,7 +34,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
         Outcome::Applied { resources, .. } => {
             let deployment = &resources.deployment;
             let mut counts = Counts::of(deployment);
-            counts.is_current |= is_no_news(seen, deployment);
+            counts.is_current |= is_no_change_of_ours(seen, deployment);
             of_deployment(deployment, counts, seen.replicas)
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
 
 /// Whether a generation of the Deployment that its controller has not seen is nothing that was asked for here: somebody else's
 /// annotation counts as one, too. Then what was said before still holds until the controller says otherwise.
-fn is_no_news(seen: &Seen<'_>, deployment: &Deployment) -> bool {
+fn is_no_change_of_ours(seen: &Seen<'_>, deployment: &Deployment) -> bool {
     let is_ours = seen.deployment_before.is_none_or(|it| it.metadata.generation != deployment.metadata.generation);
     let ready = condition::find(&seen.before.conditions, "Ready");
     let was_ready = ready.is_some_and(|ready| {
@@ -144,7 +144,7 @@ pub(super) fn of(
         ready_replicas: Some(counts.ready),
         updated_replicas: Some(counts.updated),
         selector: Some(labels::to_selector_text(&labels::selector(view.name))),
-        manifest_hash: view.told.then(|| view.manifest.hash.clone()),
+        manifest_hash: view.published.then(|| view.manifest.hash.clone()),
         image: deployment.and_then(image),
         models: Some(ModelCounts { desired: whole(models.len()), loaded: whole(loaded), failed: whole(failed) }),
         gpu_memory: view.gpu_memory.map(|memory| GpuMemoryStatus {

@@ -1,5 +1,5 @@
 //! How often a server that crashes is started again at once. Beyond that its container ends: the kubelet pauses longer each
-//! time, counts, and tells whoever looks at the pod.
+//! time, counts, and shows it on the pod.
 
 use std::time::{Duration, Instant};
 

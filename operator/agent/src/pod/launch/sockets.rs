@@ -1,4 +1,4 @@
-//! The sockets a server takes over: opened once, or taken back from the keeper, and held while its process is replaced.
+//! The sockets a server takes over: opened once, or taken back from the fd store, and held while its process is replaced.
 //!
 //! Source: sd_listen_fds(3). `LISTEN_PID` is left out, for nobody knows it before the process is there, and the first
 //! descriptor is named (`LISTEN_FDS_FIRST_FD`), for it is another one than 3.
@@ -16,7 +16,7 @@ use rustix::{
 
 /// Descriptor of the first one in the server; the others follow. Above all that a process has when it starts.
 const FIRST: RawFd = 64;
-/// Connections that may wait in line. The system's own limit may be lower.
+/// Connections that may wait in the listen queue. The system's own limit may be lower.
 const LINE: i32 = 4096;
 
 /// Listening sockets by name.
@@ -54,7 +54,7 @@ impl Sockets {
         &self.sockets
     }
 
-    /// What tells a child where they are.
+    /// The environment that names them to a child.
     pub(super) fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("LISTEN_FDS", self.sockets.len().to_string()),

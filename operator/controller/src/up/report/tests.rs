@@ -32,38 +32,38 @@ fn failure(message: &str, will_retry: bool) -> Phase {
 }
 
 #[track_caller]
-fn told(teller: &mut Teller, views: &[View], expect: &[&str]) {
-    let lines: Vec<String> = teller.news(views).into_iter().map(|line| line.text).collect();
+fn check(reporter: &mut Reporter, views: &[View], expect: &[&str]) {
+    let lines: Vec<String> = reporter.changes(views).into_iter().map(|line| line.text).collect();
     assert_eq!(lines, expect);
 }
 
 #[test]
 fn each_thing_is_told_once() {
-    let mut teller = Teller::default();
+    let mut reporter = Reporter::default();
     let coming = view(&[("digits", Phase::Downloading { bytes: 0, total: None })]);
-    told(&mut teller, std::slice::from_ref(&coming), &["digits: downloading"]);
+    check(&mut reporter, std::slice::from_ref(&coming), &["digits: downloading"]);
     let further = view(&[("digits", Phase::Downloading { bytes: 9, total: None })]);
-    told(&mut teller, &[further], &[]);
-    told(&mut teller, &[view(&[("digits", Phase::Loading)])], &["digits: loading"]);
+    check(&mut reporter, &[further], &[]);
+    check(&mut reporter, &[view(&[("digits", Phase::Loading)])], &["digits: loading"]);
     let ready = view(&[("digits", Phase::Ready)]);
     let line = "Ready: http://127.0.0.1:8000  grpc 127.0.0.1:8001  metrics http://127.0.0.1:8002/metrics  (vision)";
-    told(&mut teller, std::slice::from_ref(&ready), &["digits: ready, version 1", line]);
-    told(&mut teller, std::slice::from_ref(&ready), &[]);
+    check(&mut reporter, std::slice::from_ref(&ready), &["digits: ready, version 1", line]);
+    check(&mut reporter, std::slice::from_ref(&ready), &[]);
     let mut down = ready.clone();
     down.status = Status::Restarting;
-    told(&mut teller, &[down], &[]);
-    told(&mut teller, &[ready], &[line]);
+    check(&mut reporter, &[down], &[]);
+    check(&mut reporter, &[ready], &[line]);
 }
 
 #[test]
 fn a_failed_model_says_why_and_what_goes_on_serving() {
-    let mut teller = Teller::default();
+    let mut reporter = Reporter::default();
     let mut bad = view(&[("a", Phase::Ready), ("b", failure("it is bad", true))]);
     bad.state.models.get_mut("b").unwrap().versions = vec![1, 2];
     let words = "failed, LoadFailed: it is bad; versions 1, 2 goes on serving; tried 1 times so far, trying again";
     let words = words.replace("goes", "go");
-    told(
-        &mut teller,
+    check(
+        &mut reporter,
         std::slice::from_ref(&bad),
         &[
             "a: ready, version 1",
@@ -77,30 +77,30 @@ fn a_failed_model_says_why_and_what_goes_on_serving() {
 
 #[test]
 fn a_failure_is_told_again_only_when_it_changes_or_is_given_up() {
-    let mut teller = Teller::default();
+    let mut reporter = Reporter::default();
     let failing = |message: &str, will_retry| {
         let mut view = view(&[("a", failure(message, will_retry))]);
         view.state.server_is_ready = false;
         [view]
     };
     let retrying = "; tried 1 times so far, trying again";
-    told(&mut teller, &failing("no;", true), &[&format!("a: failed, LoadFailed: no{retrying}")]);
-    told(&mut teller, &[view(&[("a", Phase::Loading)])], &["a: loading"]);
-    told(&mut teller, &failing("no;", true), &[]);
-    told(&mut teller, &failing("other", true), &[&format!("a: failed, LoadFailed: other{retrying}")]);
-    told(&mut teller, &failing("other", false), &["a: failed, LoadFailed: other"]);
+    check(&mut reporter, &failing("no;", true), &[&format!("a: failed, LoadFailed: no{retrying}")]);
+    check(&mut reporter, &[view(&[("a", Phase::Loading)])], &["a: loading"]);
+    check(&mut reporter, &failing("no;", true), &[]);
+    check(&mut reporter, &failing("other", true), &[&format!("a: failed, LoadFailed: other{retrying}")]);
+    check(&mut reporter, &failing("other", false), &["a: failed, LoadFailed: other"]);
 }
 
 #[test]
 fn while_a_required_model_is_missing_nothing_is_called_ready() {
-    let mut teller = Teller::default();
+    let mut reporter = Reporter::default();
     let mut missing = view(&[("a", failure("no", false))]);
     missing.state.server_is_ready = false;
-    told(&mut teller, &[missing], &["a: failed, LoadFailed: no"]);
+    check(&mut reporter, &[missing], &["a: failed, LoadFailed: no"]);
     // nor while the state is about an older manifest
     let mut stale = view(&[("a", Phase::Ready)]);
     stale.manifest_hash = "newer".into();
-    told(&mut teller, &[stale], &["a: ready, version 1"]);
+    check(&mut reporter, &[stale], &["a: ready, version 1"]);
 }
 
 #[test]

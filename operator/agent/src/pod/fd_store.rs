@@ -1,10 +1,10 @@
-//! Keeps the server's sockets while its container is replaced: between two of them callers wait in line, nobody is turned
-//! away. The launcher hands them over when it has opened them, and takes them back when it starts anew: whoever of the two is
-//! replaced gets them from the other.
+//! Keeps the server's sockets while its container is replaced: between two containers connections wait in the listen queue
+//! and none is refused. The launcher hands the sockets over when it has opened them, and takes them back when it starts anew:
+//! whichever of the two is replaced gets them from the other.
 //!
-//! What is said, over a Unix stream: the keeper begins with one byte, `KEPT` with the sockets or `NONE`; the launcher answers
+//! What is said, over a Unix stream: the fd store begins with one byte, `KEPT` with the sockets or `NONE`; the launcher answers
 //! with `KEPT` and the sockets it uses, with `CRASHED` for each server process that did, and with `LEAVING` before it ends on
-//! purpose. One that ends without a word crashed itself.
+//! purpose. One that ends without `LEAVING` crashed itself.
 
 use std::{
     convert::Infallible,
@@ -39,10 +39,10 @@ const CRASHED: u8 = b'c';
 /// The launcher ends on purpose.
 const LEAVING: u8 = b'l';
 
-/// How long callers wait in line for a container that does not come back: the kubelet restarts one that was well in a second
-/// or two. Beyond that they are turned away, and may try elsewhere.
+/// How long connections wait in the listen queue for a container that does not come back: the kubelet restarts one that was
+/// well in a second or two. Beyond that they are refused, and callers may try elsewhere.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts to reach the keeper.
+/// Between two attempts to reach the fd store.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Sockets handed over at once, at most.
 const MOST: usize = 8;
@@ -57,7 +57,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Keeps sockets for the launchers that come, one after the other, and counts the crashes they tell of.
+/// Keeps sockets for the launchers that come, one after the other, and counts the crashes they report.
 pub(super) async fn keep(listener: UnixListener, crashes: watch::Sender<u32>) {
     let mut kept: Option<(Vec<OwnedFd>, Instant)> = None;
     loop {
@@ -115,51 +115,50 @@ async fn attend(
 
 // === the launcher's side ===
 
-/// A connection to the keeper and the sockets it had, if it had any. `None` where nobody keeps.
+/// A connection to the fd store and the sockets it had, if it had any. `None` where nobody keeps.
 pub(super) async fn ask(path: &Path) -> Option<(UnixStream, Vec<OwnedFd>)> {
-    let keeper = UnixStream::connect(path).await.ok()?;
-    match tokio::time::timeout(PATIENCE, receive(&keeper)).await {
-        Ok(Ok(Some((_, sockets)))) => Some((keeper, sockets)),
+    let store = UnixStream::connect(path).await.ok()?;
+    match tokio::time::timeout(PATIENCE, receive(&store)).await {
+        Ok(Ok(Some((_, sockets)))) => Some((store, sockets)),
         _ => None,
     }
 }
 
-/// Sees to it that the keeper has the sockets, whenever it is there, and tells it of crashes, which `crashes` counts; `keeper` is
-/// the connection so far. Never returns.
+/// Sees to it that the fd store has the sockets, whenever it is there, and reports crashes to it, which `crashes` counts;
+/// `store` is the connection so far. Never returns.
 pub(super) async fn hand_over(
     path: &Path,
-    mut keeper: Option<UnixStream>,
+    mut store: Option<UnixStream>,
     sockets: &[OwnedFd],
     mut crashes: watch::Receiver<u32>,
 ) -> Infallible {
-    let mut told = 0;
+    let mut sent = 0;
     loop {
-        if let Some(keeper) = &keeper
-            && send(keeper, KEPT, sockets).await.is_ok()
+        if let Some(store) = &store
+            && send(store, KEPT, sockets).await.is_ok()
         {
-            // the keeper says nothing more: what can be heard of it is its end
+            // the fd store says nothing more: what can be heard of it is its end
             let tell = async {
-                while crashes.wait_for(|count| *count > told).await.is_ok() && send(keeper, CRASHED, &[]).await.is_ok()
-                {
-                    told += 1;
+                while crashes.wait_for(|count| *count > sent).await.is_ok() && send(store, CRASHED, &[]).await.is_ok() {
+                    sent += 1;
                 }
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                _ = receive(keeper) => {}
+                _ = receive(store) => {}
                 () = tell => {}
             }
         }
         tokio::time::sleep(AGAIN).await;
-        keeper = ask(path).await.map(|(keeper, _)| keeper);
+        store = ask(path).await.map(|(store, _)| store);
     }
 }
 
-/// Tells the keeper that the server has ended on purpose. To be called when nobody hands over any more: the keeper listens to
+/// Reports to the fd store that the server has ended on purpose. To be called when nobody hands over any more: the fd store listens to
 /// one launcher at a time.
 pub(super) async fn leave(path: &Path) {
-    if let Some((keeper, _)) = ask(path).await {
-        let _ = send(&keeper, LEAVING, &[]).await;
+    if let Some((store, _)) = ask(path).await {
+        let _ = send(&store, LEAVING, &[]).await;
     }
 }
 
@@ -207,26 +206,26 @@ mod tests {
 
     use super::*;
 
-    struct House {
+    struct Harness {
         folder: tempfile::TempDir,
-        keeper: JoinHandle<()>,
-        /// As the launcher counts them, and as the keeper does.
+        store: JoinHandle<()>,
+        /// As the launcher counts them, and as the fd store does.
         crashes: [watch::Sender<u32>; 2],
     }
 
-    impl House {
+    impl Harness {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let crashes = [watch::Sender::new(0), watch::Sender::new(0)];
-            let keeper = start(&folder.path().join("sock"), &crashes[1]);
-            Self { folder, keeper, crashes }
+            let store = start(&folder.path().join("sock"), &crashes[1]);
+            Self { folder, store, crashes }
         }
 
         fn path(&self) -> std::path::PathBuf {
             self.folder.path().join("sock")
         }
 
-        /// A launcher with a socket of its own, once the keeper knows of it.
+        /// A launcher with a socket of its own, once the fd store knows of it.
         async fn launcher(&self) -> (JoinHandle<Infallible>, SocketAddr) {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
@@ -263,12 +262,12 @@ mod tests {
 
     #[tokio::test]
     async fn sockets_outlive_a_launcher_that_crashes() {
-        let house = House::new();
-        let (launcher, address) = house.launcher().await;
+        let harness = Harness::new();
+        let (launcher, address) = harness.launcher().await;
         settle().await;
         end(launcher).await;
         let mut in_line = TcpStream::connect(address).unwrap();
-        let kept = house.next().await;
+        let kept = harness.next().await;
         assert_eq!(kept.len(), 1);
         let listener = TcpListener::from(kept.into_iter().next().unwrap());
         assert_eq!(listener.local_addr().unwrap(), address);
@@ -282,51 +281,51 @@ mod tests {
 
     #[tokio::test]
     async fn sockets_of_a_launcher_that_leaves_are_closed() {
-        let house = House::new();
-        let (launcher, address) = house.launcher().await;
+        let harness = Harness::new();
+        let (launcher, address) = harness.launcher().await;
         settle().await;
         end(launcher).await;
-        leave(&house.path()).await;
-        assert!(house.next().await.is_empty());
+        leave(&harness.path()).await;
+        assert!(harness.next().await.is_empty());
         assert!(TcpStream::connect(address).is_err());
     }
 
     #[tokio::test]
     async fn an_agent_that_is_replaced_is_given_them_again() {
-        let mut house = House::new();
-        let (launcher, address) = house.launcher().await;
+        let mut harness = Harness::new();
+        let (launcher, address) = harness.launcher().await;
         settle().await;
-        end(std::mem::replace(&mut house.keeper, tokio::spawn(async {}))).await;
-        house.keeper = start(&house.path(), &house.crashes[1]);
+        end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
+        harness.store = start(&harness.path(), &harness.crashes[1]);
         // the launcher tries again after a while
         tokio::time::sleep(AGAIN * 2).await;
         settle().await;
         end(launcher).await;
-        let kept = house.next().await;
+        let kept = harness.next().await;
         assert_eq!(kept.len(), 1);
         TcpStream::connect(address).unwrap();
     }
 
     #[tokio::test]
     async fn crashes_are_counted_even_those_that_nobody_was_there_to_hear_of() {
-        let mut house = House::new();
-        let (_launcher, _) = house.launcher().await;
+        let mut harness = Harness::new();
+        let (_launcher, _) = harness.launcher().await;
         settle().await;
-        house.crashes[0].send_replace(2);
+        harness.crashes[0].send_replace(2);
         settle().await;
-        assert_eq!(*house.crashes[1].borrow(), 2);
-        end(std::mem::replace(&mut house.keeper, tokio::spawn(async {}))).await;
-        house.crashes[0].send_replace(3);
-        house.keeper = start(&house.path(), &house.crashes[1]);
+        assert_eq!(*harness.crashes[1].borrow(), 2);
+        end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
+        harness.crashes[0].send_replace(3);
+        harness.store = start(&harness.path(), &harness.crashes[1]);
         tokio::time::sleep(AGAIN * 2).await;
         settle().await;
-        assert_eq!(*house.crashes[1].borrow(), 3);
+        assert_eq!(*harness.crashes[1].borrow(), 3);
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_server_that_does_not_come_back() {
-        let house = House::new();
-        let (launcher, address) = house.launcher().await;
+        let harness = Harness::new();
+        let (launcher, address) = harness.launcher().await;
         settle().await;
         end(launcher).await;
         settle().await;
@@ -336,11 +335,11 @@ mod tests {
         tokio::time::resume();
         settle().await;
         assert!(TcpStream::connect(address).is_err());
-        assert!(house.next().await.is_empty());
+        assert!(harness.next().await.is_empty());
     }
 
     #[tokio::test]
-    async fn without_a_keeper_there_is_nothing_to_take_back() {
+    async fn without_an_fd_store_there_is_nothing_to_take_back() {
         assert!(ask(&tempfile::tempdir().unwrap().path().join("sock")).await.is_none());
     }
 }

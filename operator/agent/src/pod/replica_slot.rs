@@ -1,4 +1,4 @@
-//! A store that outlives pods and may be shared by replicas: each agent takes a seat in it, a folder that nobody else uses, and
+//! A store that outlives pods and may be shared by replicas: each agent takes a slot in it, a folder that nobody else uses, and
 //! finds there what whoever sat in it before has fetched. The server finds its repository through a link in the pod's own folder.
 
 use std::{
@@ -12,27 +12,27 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 /// More replicas than share one claim.
-const SEATS: u32 = 1000;
+const SLOTS: u32 = 1000;
 
-/// A seat that is taken for as long as this lives.
+/// A slot that is taken for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct ReplicaSlot {
     folder: PathBuf,
     _lock: File,
 }
 
-impl Seat {
-    /// Takes the seat that `root` led to before, else the first free one in `store`, and makes `root` lead to it.
+impl ReplicaSlot {
+    /// Takes the slot that `root` led to before, else the first free one in `store`, and makes `root` lead to it.
     ///
-    /// Errors: the disk would not take it; every seat is taken.
+    /// Errors: the disk would not take it; every slot is taken.
     pub(super) fn take(store: &Path, root: &Path) -> anyhow::Result<Self> {
         let link = root.join("repository");
         let former = fs::read_link(&link).ok().and_then(|repository| Some(repository.parent()?.to_owned()));
         let former = former.filter(|folder| folder.parent() == Some(store));
-        let seats = former.into_iter().chain((0..SEATS).map(|number| store.join(format!("seat-{number}"))));
-        for folder in seats {
+        let slots = former.into_iter().chain((0..SLOTS).map(|number| store.join(format!("replica-{number}"))));
+        for folder in slots {
             fs::create_dir_all(&folder).with_context(|| format!("cannot use {}", folder.display()))?;
-            let lock = File::create(folder.join("seat")).with_context(|| format!("cannot use {}", folder.display()))?;
+            let lock = File::create(folder.join("slot")).with_context(|| format!("cannot use {}", folder.display()))?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     lead(&link, &folder.join("repository"))
@@ -46,7 +46,7 @@ impl Seat {
                 }
             }
         }
-        bail!("all {SEATS} seats in {} are taken", store.display())
+        bail!("all {SLOTS} slots in {} are taken", store.display())
     }
 
     /// The folder.
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_pod_has_a_seat_of_its_own_and_the_next_one_sits_where_somebody_sat() {
+    fn each_pod_has_a_slot_of_its_own_and_the_next_one_takes_over_a_freed_slot() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         let root = |pod: &str| {
@@ -78,18 +78,18 @@ mod tests {
             fs::create_dir_all(&root).unwrap();
             root
         };
-        let take = |pod: &str| Seat::take(&store, &root(pod)).unwrap();
-        let name = |seat: &Seat| seat.folder().file_name().unwrap().to_str().unwrap().to_owned();
+        let take = |pod: &str| ReplicaSlot::take(&store, &root(pod)).unwrap();
+        let name = |slot: &ReplicaSlot| slot.folder().file_name().unwrap().to_str().unwrap().to_owned();
 
         let (one, two) = (take("a"), take("b"));
-        assert_eq!([name(&one), name(&two)], ["seat-0", "seat-1"]);
-        assert_eq!(fs::read_link(root("b").join("repository")).unwrap(), store.join("seat-1/repository"));
+        assert_eq!([name(&one), name(&two)], ["replica-0", "replica-1"]);
+        assert_eq!(fs::read_link(root("b").join("repository")).unwrap(), store.join("replica-1/repository"));
         drop(one);
         let next = take("c");
-        assert_eq!(name(&next), "seat-0");
+        assert_eq!(name(&next), "replica-0");
 
         // an agent that starts anew beside its server stays where the server's repository is
         drop((next, two));
-        assert_eq!(name(&take("b")), "seat-1");
+        assert_eq!(name(&take("b")), "replica-1");
     }
 }

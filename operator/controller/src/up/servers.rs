@@ -21,20 +21,20 @@ use super::{
     server::{Common, Server, title},
 };
 
-/// The servers that run, and those on their way out.
-pub(crate) struct House {
+/// The servers that run, and those that are ending.
+pub(crate) struct Servers {
     common: Common,
     ports: Ports,
     desired: Desired,
     servers: BTreeMap<ObjectRef, Server>,
-    /// Ways to hurry those on their way out, with their places.
+    /// How to stop those that are ending at once, with their places.
     leaving: BTreeMap<ObjectRef, (usize, watch::Sender<Stop>)>,
     leavers: JoinSet<(ObjectRef, bool)>,
     events: mpsc::UnboundedSender<(ObjectRef, Event)>,
     changes: Arc<Notify>,
 }
 
-/// What there is to tell after a change.
+/// What to report after a change.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// Worth knowing.
@@ -43,14 +43,14 @@ pub(crate) struct Notes {
     pub(crate) errors: Vec<String>,
 }
 
-/// A way to hurry every server.
+/// Stops every server at once.
 pub(crate) struct Stopper(Vec<watch::Sender<Stop>>);
 
-impl House {
-    /// An empty one, and what its servers will have to tell.
+impl Servers {
+    /// An empty one, and the events of its servers.
     pub(crate) fn new(common: Common, ports: Ports) -> (Self, mpsc::UnboundedReceiver<(ObjectRef, Event)>) {
         let (events, inbox) = mpsc::unbounded_channel();
-        let house = Self {
+        let servers = Self {
             common,
             ports,
             desired: Desired::default(),
@@ -60,11 +60,11 @@ impl House {
             events,
             changes: Arc::new(Notify::new()),
         };
-        (house, inbox)
+        (servers, inbox)
     }
 
     /// Makes everything as desired from now on.
-    pub(crate) fn turn_to(&mut self, desired: Desired) -> Notes {
+    pub(crate) fn apply(&mut self, desired: Desired) -> Notes {
         let mut notes = Notes::default();
         for (object, wanted) in &desired.servers {
             let before = self.desired.servers.get(object);
@@ -75,17 +75,17 @@ impl House {
         notes
     }
 
-    /// What each server was last told to serve.
+    /// The manifest each server was last given.
     pub(crate) fn manifests(&self) -> BTreeMap<ObjectRef, Manifest> {
         self.servers.iter().map(|(object, server)| (object.clone(), server.manifest())).collect()
     }
 
-    /// How everything looks.
+    /// The view of every server.
     pub(crate) fn views(&self) -> Vec<View> {
         self.servers.values().map(Server::view).collect()
     }
 
-    /// Waits until something may look different.
+    /// Waits until a view may have changed.
     pub(crate) fn changed(&self) -> impl Future<Output = ()> + use<> {
         Arc::clone(&self.changes).notified_owned()
     }
@@ -100,7 +100,7 @@ impl House {
         Some((object, is_well))
     }
 
-    /// A way to hurry a stop that is under way.
+    /// What ends a stop under way at once.
     pub(crate) fn stopper(&self) -> Stopper {
         let leaving = self.leaving.values().map(|(_, stop)| stop.clone());
         Stopper(self.servers.values().map(Server::stopper).chain(leaving).collect())
@@ -171,7 +171,7 @@ impl Stopper {
     }
 }
 
-/// What of a server's wishes means something else on one machine.
+/// Settings of a server that mean something else on one machine.
 fn remarks(object: &ObjectRef, wanted: &WantedServer, before: Option<&WantedServer>) -> Vec<String> {
     let title = title(object);
     let mut lines = Vec::new();
