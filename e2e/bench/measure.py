@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "models")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models"))]
 
 import load  # noqa: E402
 import make  # noqa: E402

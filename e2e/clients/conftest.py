@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "models"), str(HERE.parent / "golden")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("common", "models", "golden"))]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "soak: takes long; run by `e2e/test soak` only")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,16 +11,25 @@ import tempfile
 import time
 from pathlib import Path
 
+from waiting import scaled, until  # noqa: F401 - the tests take `until` from here
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_ports(count=3):
-    """Port numbers nobody listens on now. All are held open together so that they differ."""
+    """Port numbers that nobody listens on now, all different. They lie below those the kernel gives to outgoing connections, any of which
+    could take a port before the server binds it."""
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    choice = (10_000, first_ephemeral) if first_ephemeral > 20_000 else (10_000, 65_536)
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        ports = []
+        while len(ports) < count:
+            port = random.randrange(*choice)
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                ports.append(port)
+        return ports
 
 
 def program(name):
@@ -36,20 +46,6 @@ def runtime_library():
     import onnxruntime
 
     return str(next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))
-
-
-def until(condition, what, deadline=30.0, process=None):
-    """Asks `condition` again and again until it holds; fails with `what` after the deadline or when the process has ended."""
-    end = time.monotonic() + deadline
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if process is not None and process.poll() is not None:
-            raise AssertionError(f"the server ended with {process.returncode} while waiting for: {what}")
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline:.0f} s for: {what}")
-        time.sleep(0.01)
 
 
 def everything_in(file):
@@ -89,7 +85,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(self.deadline)
+            code = self.process.wait(scaled(self.deadline))
         except subprocess.TimeoutExpired:
             self.kill()
             code = "nothing (killed)"
@@ -124,7 +120,7 @@ class Server:
 
     def request(self, method, path, body=None, headers=None, port=None):
         """Status, headers and body of one plain request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=self.deadline)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=scaled(self.deadline))
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()

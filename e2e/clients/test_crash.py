@@ -10,7 +10,7 @@ from pathlib import Path
 
 import make
 
-from serving import Server, program, until
+from serving import Server, program, scaled, until
 from talking import PROTOCOLS, add_one, connect
 
 CALLERS = 8
@@ -46,7 +46,7 @@ def test_a_killed_server_loses_only_what_was_in_flight(tmp_path):
         def call(number):
             while not is_over.is_set():
                 # each request on a connection of its own: those who connect while there is no server are to wait
-                connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=30)
+                connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=scaled(30))
                 try:
                     connection.connect()
                 except OSError as error:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import gpu_is_here
-from serving import Server, until
+from serving import Server, scaled, until
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -25,7 +25,7 @@ def server(folder):
 
 
 def run(program, *arguments):
-    done = subprocess.run([sys.executable, PROGRAMS / program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, PROGRAMS / program, *map(str, arguments)], capture_output=True, text=True, timeout=scaled(120))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -15,7 +15,7 @@ import requests
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import pages
-from serving import Server, until
+from serving import Server, scaled, until
 from talking import add_one, connect
 
 JUNK = {
@@ -107,7 +107,7 @@ def test_a_grpc_deadline_is_kept(server):
         with pytest.raises(grpc.RpcError) as late:
             stub.ModelInfer(request, timeout=0.05)
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert stub.ModelInfer(request, timeout=10).raw_output_contents == [bytes(16)]
+        assert stub.ModelInfer(request, timeout=scaled(10)).raw_output_contents == [bytes(16)]
 
 
 def test_a_large_request_asks_before_it_sends(server):

@@ -13,15 +13,14 @@ import sys
 import tarfile
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import graphs
-import numpy as np
 import pytest
 
-from serving import ROOT, everything_in, free_ports, program, runtime_library, until
-from talking import add_one, connect, is_ready, tensor
+from serving import ROOT, everything_in, free_ports, program, runtime_library, scaled, until
+from talking import add_one, connect, is_ready
+from under_way import two_under_way
 
 SAMPLE = ROOT / "deploy/samples/digits"
 SERVER = "apiVersion: triton-operator.dev/v1alpha1\nkind: TritonServer\nmetadata: {name: test}\nspec: {server: {exitTimeout: 10s, drainDelay: 0s}}\n"
@@ -47,7 +46,7 @@ class Up:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(60)
+            code = self.process.wait(scaled(60))
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -134,7 +133,7 @@ def file(tmp_path):
 def test_the_digits_sample_recognises_a_digit():
     with Up(SAMPLE) as up:
         up.wait_for("Ready: ")
-        asked = subprocess.run([sys.executable, SAMPLE / "ask.py", up.url], capture_output=True, text=True, timeout=60)
+        asked = subprocess.run([sys.executable, SAMPLE / "ask.py", up.url], capture_output=True, text=True, timeout=scaled(60))
         assert asked.returncode == 0, asked.stdout + asked.stderr
         assert "the server says   9" in asked.stdout and "356 right" in asked.stdout
 
@@ -259,7 +258,7 @@ def client_answers(client):
 def test_mistakes_at_the_start_are_all_told_and_end_it(file):
     write(file, SERVER, adder("one", 1, "config: {maxBatchSize: many}\n"), adder("two", 1).replace("onnx\n", "onyx\n", 1))
     with Up(file, expect_exit=1) as up:
-        assert up.process.wait(30) == 1
+        assert up.process.wait(scaled(30)) == 1
         said = up.said()
     assert "nothing was brought up" in said and "spec.config.maxBatchSize" in said and "onyx" in said, said
 
@@ -267,7 +266,7 @@ def test_mistakes_at_the_start_are_all_told_and_end_it(file):
 def test_a_model_for_a_server_that_is_not_there_is_told(file):
     write(file, SERVER, adder("one", 1).replace("{name: test}", "{name: nobody}"))
     with Up(file, expect_exit=1) as up:
-        assert up.process.wait(30) == 1
+        assert up.process.wait(scaled(30)) == 1
         assert "nobody" in up.said()
 
 
@@ -299,22 +298,12 @@ def test_requests_under_way_finish_after_ctrl_c(file, tmp_path):
     text += '    parameters { key: "execute_delay_ms" value: { string_value: "1500" } }\n'
     slow = model("slow", 'inline: {files: {"1/nothing": "x"}}').replace("  format: onnx\n", "") + text
     write(file, SERVER, slow)
-    results = []
     with Up(file) as up:
         up.wait_for("Ready: ")
-        data = np.ones((1, 4), np.float32)
-
-        def ask():
-            answer = connect("grpc", up).infer("slow", [tensor("grpc", "INPUT0", data, "FP32")])
-            results.append((answer.as_numpy("OUTPUT0") == data).all())
-
-        caller = threading.Thread(target=ask)
-        caller.start()
-        time.sleep(0.5)  # the request runs for a second and a half
-        up.process.send_signal(signal.SIGINT)
-        caller.join()
-        up.process.wait(30)
-    assert results == [True]
+        with two_under_way(up, "grpc", "http") as results:
+            up.process.send_signal(signal.SIGINT)
+        up.process.wait(scaled(30))
+    assert results == [True, True]
 
 
 class Files(http.server.BaseHTTPRequestHandler):

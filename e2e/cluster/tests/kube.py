@@ -6,11 +6,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "e2e" / "common"))
+
+import waiting  # noqa: E402
+
 CLUSTER = ROOT / "e2e" / "cluster"
 STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / "cluster"))
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
@@ -52,7 +57,7 @@ class Failed(AssertionError):
 
 def run(*command, stdin=None, check=True, deadline=180):
     """Output of a command. With `check=False`, (exit code, everything it said)."""
-    done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, timeout=deadline)
+    done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, timeout=waiting.scaled(deadline))
     if not check:
         return done.returncode, done.stdout + done.stderr
     if done.returncode:
@@ -73,18 +78,8 @@ def inside(*command, **options):
 
 
 def until(ask, what, deadline=60.0):
-    """The first answer of `ask` that holds. What it raises counts as no, and is shown after the deadline."""
-    end, last = time.monotonic() + deadline, None
-    while True:
-        try:
-            last = ask()
-            if last:
-                return last
-        except (Failed, KeyError, IndexError, json.JSONDecodeError) as error:
-            last = error
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline:.0f} s for {what}; last: {last!r}")
-        time.sleep(0.2)
+    """The first answer of `ask` that holds. A failed command and an answer without the field count as no."""
+    return waiting.until(ask, what, deadline, pause=0.2, means_no=(Failed, KeyError, IndexError, json.JSONDecodeError))
 
 
 class Namespace:
@@ -245,9 +240,14 @@ def environment(pod, container="server"):
 # --- load -----------------------------------------------------------------------------------------------------------------------------------
 
 
+# Enough to see what a disturbance costs; a soak run keeps it up.
+AT_LEAST = 20_000 if os.environ.get("E2E_SOAK") else 2_000
+
+
 @contextlib.contextmanager
-def load(namespace, model="echo", server="vision", at_least=10_000, rate=400, may_fail=False):
-    """Steady requests through the Service while the block runs. Fails if one of them did, unless that is the caller's to judge."""
+def load(namespace, model="echo", server="vision", rate=400, may_fail=False):
+    """Steady requests through the Service: before, while and after the block runs, AT_LEAST of them. Fails if one of them did, unless that is
+    the caller's to judge."""
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / os.environ.get("TRITON_PROFILE", "debug") / "steady"
     body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}]}
     result = {}
@@ -255,21 +255,21 @@ def load(namespace, model="echo", server="vision", at_least=10_000, rate=400, ma
         json.dump(body, file)
         file.flush()
         flags = [f"--address={namespace.address(server)}", f"--path=/v2/models/{model}/infer", f"--body={file.name}"]
-        flags += [f"--at-least={at_least}", f"--rate={rate}"]
+        flags += [f"--at-least={AT_LEAST}", f"--before={rate}", f"--after={rate}", f"--rate={rate}"]
         command = [str(part) for part in [CLUSTER / "inside", program, *flags]]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            time.sleep(2)  # so that what follows happens in the middle of it
+            if process.stderr.readline() != "steady\n":
+                raise AssertionError(f"no load: {process.communicate(timeout=waiting.scaled(60))}")
             yield result
-            time.sleep(2)
         except BaseException:
             process.kill()
             process.communicate()
             raise
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=waiting.scaled(300))
     if not out:
         raise AssertionError(f"steady said nothing: {err}")
     result.update(json.loads(out))
     print(f"load: {result['requests']} requests, {result['failed']} failed, slowest {result['slowest_ms']:.0f} ms")
-    assert result["requests"] >= at_least
+    assert result["requests"] >= AT_LEAST
     assert may_fail or result["failed"] == 0, json.dumps(result, indent=1)

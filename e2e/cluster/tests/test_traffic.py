@@ -1,5 +1,5 @@
-"""What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at least 10,000 and
-none may fail; two replicas, on a node each."""
+"""What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at
+least 2,000, in a soak run 20,000, and none may fail; two replicas, on a node each."""
 
 import json
 import signal

@@ -1,15 +1,16 @@
 //! Steady load, to count the requests that fail while something is done to the servers: sends the same request again and again
-//! at an even pace until standard input ends, and at least so many times. Half of the callers keep their connection for as
+//! at an even rate until standard input ends, and at least so many times. Half of the callers keep their connection for as
 //! long as the server does, half make a new one for each request. Nothing is retried: what is not answered with 200
 //! counts as failed. Prints one JSON object; ends with 0 only if nothing failed.
 
 use std::{
+    io::Write,
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::MissedTickBehavior};
+use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
 /// Failures described one by one.
 const DESCRIBED: usize = 20;
@@ -51,9 +52,15 @@ struct Cli {
     /// Requests sent even if standard input ends before
     #[arg(long, default_value_t = 10_000)]
     at_least: u64,
+    /// Requests until the load is under way: then `steady` is written to standard error
+    #[arg(long, default_value_t = 1)]
+    before: u64,
+    /// Requests sent after standard input has ended
+    #[arg(long, default_value_t = 0)]
+    after: u64,
     /// Seconds an answer may take
     #[arg(long, default_value_t = 10)]
-    patience: u64,
+    timeout: u64,
 }
 
 /// State shared by all callers.
@@ -61,7 +68,9 @@ struct Load {
     cli: Cli,
     body: Bytes,
     begun: Instant,
-    is_over: AtomicBool,
+    /// No more requests than these; `u64::MAX` until standard input has ended.
+    last: AtomicU64,
+    is_under_way: Notify,
     sent: AtomicU64,
     failed: AtomicU64,
     connections: AtomicU64,
@@ -97,7 +106,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         cli,
         body,
         begun: Instant::now(),
-        is_over: AtomicBool::new(false),
+        last: AtomicU64::new(u64::MAX),
+        is_under_way: Notify::new(),
         sent: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         connections: AtomicU64::new(0),
@@ -108,9 +118,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     for number in 0..callers {
         tasks.spawn(call(Arc::clone(&load), number % 2 == 0));
     }
+    load.is_under_way.notified().await;
+    writeln!(std::io::stderr(), "steady")?;
     let mut input = tokio::io::stdin();
     while input.read(&mut [0; 64]).await? > 0 {}
-    load.is_over.store(true, Ordering::Relaxed);
+    let sent = load.sent.load(Ordering::Relaxed);
+    load.last.store((sent + load.cli.after).max(load.cli.at_least), Ordering::Relaxed);
     tasks.join_all().await;
 
     let failures = load.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,20 +143,23 @@ async fn main() -> anyhow::Result<ExitCode> {
 /// One caller, until all is over.
 async fn call(load: Arc<Load>, keeps_connection: bool) {
     let pause = Duration::from_secs(load.cli.callers.into()) / load.cli.rate.max(1);
-    let mut pace = tokio::time::interval(pause);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = None;
     loop {
-        pace.tick().await;
-        let is_enough = load.sent.load(Ordering::Relaxed) >= load.cli.at_least;
-        if is_enough && load.is_over.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let number = load.sent.load(Ordering::Relaxed);
+        if number >= load.last.load(Ordering::Relaxed) {
             return;
+        }
+        if number >= load.cli.before {
+            load.is_under_way.notify_one();
         }
         load.sent.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
-        let patience = Duration::from_secs(load.cli.patience);
-        let answer = tokio::time::timeout(patience, load.send(&mut connection, keeps_connection));
-        match answer.await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}"))) {
+        let limit = Duration::from_secs(load.cli.timeout);
+        let answer = tokio::time::timeout(limit, load.send(&mut connection, keeps_connection));
+        match answer.await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
             Ok(()) => {
                 let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                 load.slowest_us.fetch_max(took, Ordering::Relaxed);
