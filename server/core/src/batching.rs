@@ -1,6 +1,7 @@
-//! Dynamic batching: who waits ([`queue`]), who may share a batch ([`shapes`]), when it runs ([`policy`]) and
+//! Dynamic batching: who waits ([`queue`], [`levels`]), who may share a batch ([`shapes`]), when it runs ([`policy`]) and
 //! how its tensors become one and come apart again ([`pack`]).
 
+pub mod levels;
 pub mod pack;
 pub mod policy;
 pub mod queue;

@@ -11,7 +11,7 @@ use server_core::{
     error::{Error, Result},
     request::{Parameter, Parameters},
     response::Outputs,
-    tensor::{Shape, Tensor, element_count},
+    tensor::{Shape, Tensor, element_count, shape_text},
 };
 
 use super::model::Pair;
@@ -83,10 +83,19 @@ fn parameters() -> Parameters {
     ]
 }
 
+/// Most bytes of an output made up for an absent input: no protocol carries more, and the configuration can ask for it.
+const MOST_ZEROS: usize = i32::MAX as usize;
+
 /// Zeros, or empty strings: an element of a BYTES tensor is at least its length.
 fn zeros(pair: &Pair, shape: &[i64]) -> Result<Buffer> {
     let size = pair.data_type.byte_size().unwrap_or(size_of::<u32>());
     let count = element_count(shape).and_then(|count| usize::try_from(count).ok()?.checked_mul(size));
-    let count = count.ok_or_else(|| Error::internal(format!("output '{}' is too large", pair.output)))?;
-    Ok(vec![0; count].into())
+    match count.filter(|&count| count <= MOST_ZEROS) {
+        Some(count) => Ok(vec![0; count].into()),
+        None => Err(Error::invalid_argument(format!(
+            "output '{}' of shape {} exceeds {MOST_ZEROS} bytes: give its input, or configure smaller 'dims'",
+            pair.output,
+            shape_text(shape)
+        ))),
+    }
 }

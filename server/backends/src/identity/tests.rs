@@ -109,6 +109,16 @@ fn an_absent_input_is_zeros() {
 }
 
 #[test]
+fn zeros_for_an_absent_input_are_not_made_without_limit() {
+    let mut config = config(&[DataType::Int32]);
+    config.output[0].dims = vec![1 << 40];
+    let mut instance = load(config).unwrap();
+    let error = run_one(&mut *instance, request([])).unwrap_err();
+    let text = "output 'OUTPUT0' of shape [1099511627776] exceeds 2147483647 bytes: give its input, or configure smaller 'dims'";
+    assert_eq!(error, Error::invalid_argument(text));
+}
+
+#[test]
 fn an_execution_takes_as_long_as_it_is_told() {
     let mut slow = config(&[DataType::Int8]);
     parameter(&mut slow, "execute_delay_ms", "3");

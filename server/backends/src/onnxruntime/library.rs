@@ -17,7 +17,7 @@ use server_core::{
 };
 
 use super::{
-    options::{is_on, number, usable_threads},
+    options::{MOST_THREADS, is_on, number, usable_threads},
     raw::{self, Failure},
 };
 use crate::dylib::{self, Library, LoadError, Wanted};
@@ -95,7 +95,9 @@ fn describe(error: LoadError) -> Error {
 }
 
 fn global_threads(settings: &Settings) -> std::result::Result<GlobalThreadPoolOptions, ort::Error> {
-    let threads = |key| number(settings, key).ok().flatten().filter(|count| *count > 0).unwrap_or_else(usable_threads);
+    let threads = |key| {
+        number(settings, key).ok().flatten().filter(|count| *count > 0).unwrap_or_else(usable_threads).min(MOST_THREADS)
+    };
     GlobalThreadPoolOptions::default()
         .with_intra_threads(threads("intra_op_thread_count"))?
         .with_inter_threads(threads("inter_op_thread_count"))?

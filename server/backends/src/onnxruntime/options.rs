@@ -24,6 +24,9 @@ use server_core::{
 
 use super::{library::Runtime, raw::Failure};
 
+/// Most threads of one session: a mistyped number must not exhaust the machine.
+pub(super) const MOST_THREADS: usize = 1024;
+
 /// Threads this process may use: what the affinity mask and the control group leave of the machine.
 pub(super) fn usable_threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
@@ -66,6 +69,9 @@ impl SessionOptions {
             let own = parameter(key)
                 .map(|value| value.parse().map_err(|_| wrong(key, value, "a number that is not negative")));
             let count = own.transpose()?.or(number(settings, key)?);
+            if let Some(count) = count.filter(|count| *count > MOST_THREADS) {
+                return Err(wrong(key, &count.to_string(), &format!("at most {MOST_THREADS} threads")));
+            }
             Ok(count.filter(|count| *count > 0).unwrap_or_else(|| share(usable_threads(), config)))
         };
         let switch = |key: &str| match parameter(key) {
@@ -204,6 +210,18 @@ mod tests {
         let group = |count| ModelInstanceGroup { count, ..ModelInstanceGroup::default() };
         let config = ModelConfig { instance_group: vec![group(2), group(1)], ..ModelConfig::default() };
         assert_eq!((share(16, &config), share(2, &config)), (5, 1));
+    }
+
+    #[test]
+    fn a_thread_count_no_machine_has_is_refused() {
+        let read = |count| {
+            let parameters = config(&[("intra_op_thread_count", count)]);
+            SessionOptions::read(&parameters, &Settings::new(), Path::new("/models/m"))
+                .map(|read| read.intra_op_threads)
+        };
+        assert_eq!(read("1024"), Ok(1024));
+        let text = "unexpected value '2147483647' of 'intra_op_thread_count', expected at most 1024 threads";
+        assert_eq!(read("2147483647"), Err(Error::invalid_argument(text)));
     }
 
     #[test]

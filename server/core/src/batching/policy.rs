@@ -5,11 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use server_proto::inference::{
-    self as proto, ModelConfig, ModelDynamicBatching, ModelQueuePolicy, model_config::SchedulingChoice,
-};
+use server_proto::inference::{ModelConfig, model_config::SchedulingChoice};
 
-use super::queue::{Full, Item, LevelPolicy, Queue, Removal, TimeoutAction};
+use super::{
+    levels::Levels,
+    queue::{Full, Item, Queue, Removal},
+};
 
 /// Which requests run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +35,8 @@ pub enum BatchPolicy {
 pub struct Settings {
     /// Which requests run together.
     pub batching: BatchPolicy,
-    /// Priority levels, most urgent first.
-    pub levels: Vec<LevelPolicy>,
-    /// Level of requests that name none, from 1.
-    pub default_level: u32,
+    /// Priority levels and their queue policies.
+    pub levels: Levels,
     /// Whether responses leave in the order of the requests.
     pub preserve_ordering: bool,
 }
@@ -46,8 +45,7 @@ impl Settings {
     /// Reads a normalised configuration.
     pub fn of(config: &ModelConfig) -> Self {
         let Some(SchedulingChoice::DynamicBatching(dynamic)) = &config.scheduling_choice else {
-            let levels = vec![LevelPolicy::default()];
-            return Self { batching: BatchPolicy::Single, levels, default_level: 1, preserve_ordering: false };
+            return Self { batching: BatchPolicy::Single, levels: Levels::default(), preserve_ordering: false };
         };
         let max_batch_size = u32::try_from(config.max_batch_size).unwrap_or(0).max(1);
         let mut preferred: Vec<u32> =
@@ -56,6 +54,7 @@ impl Settings {
             preferred.push(max_batch_size);
         }
         preferred.sort_unstable();
+        preferred.dedup();
         let shapes_vary = config.input.iter().any(|input| input.dims.contains(&-1) || input.optional);
         Self {
             batching: BatchPolicy::Dynamic {
@@ -64,27 +63,9 @@ impl Settings {
                 max_queue_delay: Duration::from_micros(dynamic.max_queue_delay_microseconds),
                 shapes_vary,
             },
-            levels: levels(dynamic),
-            default_level: u32::try_from(dynamic.default_priority_level).unwrap_or(u32::MAX),
+            levels: Levels::of(dynamic),
             preserve_ordering: dynamic.preserve_ordering,
         }
-    }
-}
-
-fn levels(dynamic: &ModelDynamicBatching) -> Vec<LevelPolicy> {
-    let default = dynamic.default_queue_policy.as_ref().map(level).unwrap_or_default();
-    let named = |number| dynamic.priority_queue_policy.get(&number).map(level);
-    (1..=dynamic.priority_levels.max(1)).map(|number| named(number).unwrap_or_else(|| default.clone())).collect()
-}
-
-fn level(policy: &ModelQueuePolicy) -> LevelPolicy {
-    let delays = policy.timeout_action == proto::model_queue_policy::TimeoutAction::Delay as i32;
-    LevelPolicy {
-        timeout_action: if delays { TimeoutAction::Delay } else { TimeoutAction::Reject },
-        default_timeout: (policy.default_timeout_microseconds > 0)
-            .then(|| Duration::from_micros(policy.default_timeout_microseconds)),
-        allow_timeout_override: policy.allow_timeout_override,
-        max_queue_size: (policy.max_queue_size > 0).then_some(policy.max_queue_size as usize),
     }
 }
 
@@ -125,11 +106,7 @@ pub struct Batcher<T> {
 impl<T: Item> Batcher<T> {
     /// An empty queue with these settings.
     pub fn new(settings: &Settings) -> Self {
-        Self {
-            queue: Queue::new(settings.levels.clone(), settings.default_level),
-            policy: settings.batching.clone(),
-            watch: None,
-        }
+        Self { queue: Queue::new(settings.levels.clone()), policy: settings.batching.clone(), watch: None }
     }
 
     /// The requests that wait.

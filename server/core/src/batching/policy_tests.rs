@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::*;
+use super::{
+    super::levels::{DEFAULT_TOTAL_LIMIT, LevelPolicy, TimeoutAction},
+    *,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
@@ -40,8 +43,7 @@ fn dynamic(preferred: &[u32], max_batch_size: u32, delay_us: u64) -> Settings {
             max_queue_delay: us(delay_us),
             shapes_vary: true,
         },
-        levels: vec![LevelPolicy::default()],
-        default_level: 1,
+        levels: Levels::default(),
         preserve_ordering: false,
     }
 }
@@ -184,7 +186,7 @@ fn abandoned_requests_are_not_batched() {
 #[test]
 fn an_expired_request_is_rejected_and_an_earlier_deadline_wakes() {
     let mut settings = dynamic(&[8], 8, 1000);
-    settings.levels[0] =
+    settings.levels.default_policy =
         LevelPolicy { default_timeout: Some(us(500)), allow_timeout_override: true, ..LevelPolicy::default() };
     let mut bench = Bench::new(&settings);
     bench.push_at(0, row(0));
@@ -201,7 +203,7 @@ fn an_expired_request_is_rejected_and_an_earlier_deadline_wakes() {
 #[test]
 fn a_late_request_may_be_delayed_instead() {
     let mut settings = dynamic(&[1], 1, 0);
-    settings.levels[0] =
+    settings.levels.default_policy =
         LevelPolicy { timeout_action: TimeoutAction::Delay, default_timeout: Some(us(10)), ..LevelPolicy::default() };
     let mut bench = Bench::new(&settings);
     bench.push_at(0, row(0));
@@ -217,8 +219,7 @@ fn a_late_request_may_be_delayed_instead() {
 fn a_full_level_refuses_and_others_do_not() {
     let mut settings = dynamic(&[8], 8, 0);
     let one = LevelPolicy { max_queue_size: Some(1), ..LevelPolicy::default() };
-    settings.levels = vec![one.clone(), one];
-    settings.default_level = 2;
+    settings.levels = Levels { count: 2, default_level: 2, default_policy: one, ..Levels::default() };
     let mut batcher = Batcher::new(&settings);
     let now = Instant::now();
     assert!(batcher.push(row(0), 0, None, now).is_ok());
@@ -284,7 +285,7 @@ fn a_batch_in_a_hurry_waits_for_nobody() {
 #[test]
 fn who_waited_too_long_is_found_without_a_decision() {
     let mut settings = dynamic(&[4], 8, 1000);
-    settings.levels[0].default_timeout = Some(us(100));
+    settings.levels.default_policy.default_timeout = Some(us(100));
     let mut bench = Bench::new(&settings);
     let pushed = bench.batcher.push(row(0), 0, None, bench.start).unwrap();
     assert_eq!(pushed.deadline, Some(bench.start + us(100)));
@@ -293,4 +294,32 @@ fn who_waited_too_long_is_found_without_a_decision() {
     assert_eq!(removed, []);
     bench.batcher.sweep(bench.start + us(100), 0, &mut removed);
     assert_eq!(removed, [(row(0), Removal::Expired)]);
+}
+
+#[test]
+fn levels_cost_memory_only_while_requests_wait_in_them() {
+    let mut settings = dynamic(&[1], 1, 0);
+    settings.levels = Levels { count: u64::MAX, default_level: 7, ..Levels::default() };
+    let mut batcher = Batcher::new(&settings);
+    let now = Instant::now();
+    for (name, priority) in [(0, u64::MAX), (1, 0), (2, 3), (3, 8), (4, 3)] {
+        assert!(batcher.push(row(name), priority, None, now).is_ok());
+    }
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    while batcher.decide(now, &mut batch, &mut removed) == Decision::Run {}
+    let order: Vec<u32> = batch.iter().map(|row| row.name).collect();
+    assert_eq!(order, [2, 4, 1, 3, 0], "level 3 first, then the default level 7, 8, and the last");
+}
+
+#[test]
+fn all_levels_together_hold_a_bounded_number_of_requests() {
+    let mut settings = dynamic(&[1], 1, 0);
+    settings.levels = Levels { count: u64::MAX, ..Levels::default() };
+    let mut batcher = Batcher::new(&settings);
+    let now = Instant::now();
+    let accepted = (1..).take_while(|&level| batcher.push(row(0), level, None, now).is_ok()).count();
+    assert_eq!(accepted, DEFAULT_TOTAL_LIMIT);
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    assert_eq!(batcher.decide(now, &mut batch, &mut removed), Decision::Run);
+    assert!(batcher.push(row(0), 1, None, now).is_ok(), "one place is free again");
 }

@@ -1,12 +1,14 @@
 //! Requests waiting for an instance: priority levels, limits, deadlines. First in, first out within a level; a level is
-//! served only when those before it are empty.
+//! served only when those before it are empty. Only levels in use take memory.
 //!
 //! Source: Triton model configuration, "Queue Policy" and "Priority Levels".
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
+
+use super::levels::{Levels, TimeoutAction};
 
 /// What a queue must know of the things in it.
 pub trait Item {
@@ -16,29 +18,6 @@ pub trait Item {
     fn is_abandoned(&self) -> bool;
     /// Whether it may run in one batch with `other`: equal where the model's shapes are variable.
     fn may_share(&self, other: &Self) -> bool;
-}
-
-/// What happens to a request that waited too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimeoutAction {
-    /// It is answered with an error.
-    #[default]
-    Reject,
-    /// It is served after those of its level that are in time.
-    Delay,
-}
-
-/// Rules of one priority level.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LevelPolicy {
-    /// What happens after the timeout.
-    pub timeout_action: TimeoutAction,
-    /// Longest wait; `None` for any.
-    pub default_timeout: Option<Duration>,
-    /// Whether a request may shorten its wait.
-    pub allow_timeout_override: bool,
-    /// Most requests that wait; `None` leaves the queue's own bound.
-    pub max_queue_size: Option<usize>,
 }
 
 /// Why a request left the queue without running.
@@ -54,17 +33,16 @@ pub enum Removal {
 #[derive(Debug)]
 pub struct Full<T>(pub T);
 
-/// Most requests a level holds when its policy names no limit: bounds memory, far above any useful backlog.
-pub const DEFAULT_LIMIT: usize = 65_536;
-
 struct Entry<T> {
     item: T,
     queued_at: Instant,
     deadline: Option<Instant>,
 }
 
+/// Levels that stay when they have become empty, so that a busy queue does not make them again and again.
+const KEPT_LEVELS: usize = 16;
+
 struct Level<T> {
-    policy: LevelPolicy,
     main: VecDeque<Entry<T>>,
     delayed: VecDeque<Entry<T>>,
     /// How many of `main` may expire: with none, no scan is needed.
@@ -73,19 +51,21 @@ struct Level<T> {
 
 /// Requests by priority level.
 pub struct Queue<T> {
-    levels: Vec<Level<T>>,
-    default_level: usize,
+    rules: Levels,
+    /// Those in use, the most urgent first.
+    levels: BTreeMap<u64, Level<T>>,
+    total_limit: usize,
+    /// How many may expire, in all levels.
+    with_deadline: usize,
     len: usize,
     rows: u64,
 }
 
 impl<T: Item> Queue<T> {
-    /// A queue with these levels, most urgent first; `default_level` counts from 1 as configurations do.
-    pub fn new(levels: Vec<LevelPolicy>, default_level: u32) -> Self {
-        let levels = if levels.is_empty() { vec![LevelPolicy::default()] } else { levels };
-        let default_level = (default_level.max(1) as usize - 1).min(levels.len() - 1);
-        let level = |policy| Level { policy, main: VecDeque::new(), delayed: VecDeque::new(), with_deadline: 0 };
-        Self { levels: levels.into_iter().map(level).collect(), default_level, len: 0, rows: 0 }
+    /// An empty queue with these levels.
+    pub fn new(rules: Levels) -> Self {
+        let total_limit = rules.total_limit();
+        Self { rules, levels: BTreeMap::new(), total_limit, with_deadline: 0, len: 0, rows: 0 }
     }
 
     /// Requests that wait.
@@ -114,23 +94,23 @@ impl<T: Item> Queue<T> {
         timeout: Option<Duration>,
         now: Instant,
     ) -> Result<Option<Instant>, Full<T>> {
-        let index = match usize::try_from(priority) {
-            Ok(level) if (1..=self.levels.len()).contains(&level) => level - 1,
-            _ => self.default_level,
-        };
-        let level = &mut self.levels[index];
-        if level.main.len() + level.delayed.len() >= level.policy.max_queue_size.unwrap_or(DEFAULT_LIMIT) {
+        let number = self.rules.level(priority);
+        let policy = self.rules.policy(number);
+        let waiting = self.levels.get(&number).map_or(0, Level::len);
+        if waiting >= policy.limit() || self.len >= self.total_limit {
             return Err(Full(item));
         }
-        let wait = match (level.policy.default_timeout, timeout) {
-            (Some(default), Some(own)) if level.policy.allow_timeout_override => Some(own.min(default)),
-            (None, Some(own)) if level.policy.allow_timeout_override => Some(own),
+        let wait = match (policy.default_timeout, timeout) {
+            (Some(default), Some(own)) if policy.allow_timeout_override => Some(own.min(default)),
+            (None, Some(own)) if policy.allow_timeout_override => Some(own),
             (default, _) => default,
         };
         let deadline = wait.and_then(|wait| now.checked_add(wait));
         self.len += 1;
         self.rows += u64::from(item.rows());
+        let level = self.levels.entry(number).or_default();
         level.with_deadline += usize::from(deadline.is_some());
+        self.with_deadline += usize::from(deadline.is_some());
         level.main.push_back(Entry { item, queued_at: now, deadline });
         Ok(deadline)
     }
@@ -138,26 +118,8 @@ impl<T: Item> Queue<T> {
     /// Takes out what expired or was abandoned, and moves what may be late behind its level. Cheap when nothing can
     /// have: abandoned requests are looked for only among the first `depth` of the order of service.
     pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
-        for level in &mut self.levels {
-            if level.with_deadline > 0 {
-                let mut index = 0;
-                while index < level.main.len() {
-                    if level.main[index].deadline.is_none_or(|deadline| deadline > now) {
-                        index += 1;
-                        continue;
-                    }
-                    let entry = level.main.remove(index).expect("the index is below the length");
-                    level.with_deadline -= 1;
-                    match level.policy.timeout_action {
-                        TimeoutAction::Delay => level.delayed.push_back(Entry { deadline: None, ..entry }),
-                        TimeoutAction::Reject => {
-                            self.len -= 1;
-                            self.rows -= u64::from(entry.item.rows());
-                            removed.push((entry.item, Removal::Expired));
-                        }
-                    }
-                }
-            }
+        if self.with_deadline > 0 {
+            self.expire(now, removed);
         }
         let mut position = 0;
         while position < depth.min(self.len) {
@@ -171,9 +133,36 @@ impl<T: Item> Queue<T> {
         }
     }
 
+    fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        for (&number, level) in self.levels.iter_mut().filter(|(_, level)| level.with_deadline > 0) {
+            let action = self.rules.policy(number).timeout_action;
+            let mut index = 0;
+            while index < level.main.len() {
+                if level.main[index].deadline.is_none_or(|deadline| deadline > now) {
+                    index += 1;
+                    continue;
+                }
+                let entry = level.main.remove(index).expect("the index is below the length");
+                level.with_deadline -= 1;
+                self.with_deadline -= 1;
+                match action {
+                    TimeoutAction::Delay => level.delayed.push_back(Entry { deadline: None, ..entry }),
+                    TimeoutAction::Reject => {
+                        self.len -= 1;
+                        self.rows -= u64::from(entry.item.rows());
+                        removed.push((entry.item, Removal::Expired));
+                    }
+                }
+            }
+        }
+        if self.levels.len() > KEPT_LEVELS {
+            self.levels.retain(|_, level| level.len() > 0);
+        }
+    }
+
     /// The request at `position` of the order of service, and when it came.
     pub fn get(&self, mut position: usize) -> Option<(&T, Instant)> {
-        for level in &self.levels {
+        for level in self.levels.values() {
             for queue in [&level.main, &level.delayed] {
                 if position < queue.len() {
                     let entry = &queue[position];
@@ -187,7 +176,10 @@ impl<T: Item> Queue<T> {
 
     /// The earliest moment at which a waiting request expires.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.levels.iter().filter(|level| level.with_deadline > 0);
+        if self.with_deadline == 0 {
+            return None;
+        }
+        let waiting = self.levels.values().filter(|level| level.with_deadline > 0);
         waiting.flat_map(|level| level.main.iter().filter_map(|entry| entry.deadline)).min()
     }
 
@@ -200,7 +192,7 @@ impl<T: Item> Queue<T> {
     }
 
     fn remove(&mut self, mut position: usize) -> Option<T> {
-        for level in &mut self.levels {
+        for (&number, level) in &mut self.levels {
             let main = level.main.len();
             let entry = if position < main {
                 level.main.remove(position)
@@ -212,10 +204,28 @@ impl<T: Item> Queue<T> {
             };
             let entry = entry.expect("the position was compared with the length");
             level.with_deadline -= usize::from(entry.deadline.is_some());
+            self.with_deadline -= usize::from(entry.deadline.is_some());
             self.len -= 1;
             self.rows -= u64::from(entry.item.rows());
+            if level.len() == 0 && self.levels.len() > KEPT_LEVELS {
+                self.levels.remove(&number);
+            }
             return Some(entry.item);
         }
         None
+    }
+}
+
+// === impl Level ===
+
+impl<T> Level<T> {
+    fn len(&self) -> usize {
+        self.main.len() + self.delayed.len()
+    }
+}
+
+impl<T> Default for Level<T> {
+    fn default() -> Self {
+        Self { main: VecDeque::new(), delayed: VecDeque::new(), with_deadline: 0 }
     }
 }

@@ -10,6 +10,8 @@ const MINIMUM_COMPUTE_CAPABILITY: &str = "6.000000";
 /// What to do about it.
 const WITHOUT_GPU: &str = "Set 'kind: KIND_CPU', or 'kind: KIND_AUTO' to use GPUs where there are some; or run the \
                            server where it can see an NVIDIA GPU, or with --gpu-fallback=cpu.";
+/// Most instances of one model: each is a thread with an execution context of its own.
+const MOST_INSTANCES: i64 = 4096;
 const TENSORRT: &str = "tensorrt_plan";
 
 pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findings<'_>) {
@@ -19,11 +21,26 @@ pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findi
     if config.instance_group.is_empty() {
         findings.add_for_model("instance_group", "must specify one or more 'instance group's");
     }
+    check_count(config, findings);
     for (index, group) in config.instance_group.iter().enumerate() {
         let path = format!("instance_group[{index}]");
         let subject = format!("instance group {} of model {}", group.name, config.name);
         check_gpus(group, machine, &path, &subject, findings);
         check_profiles(group, &config.platform, &path, &subject, findings);
+    }
+}
+
+/// Instances are made one by one, so a mistyped count must not become threads without number.
+fn check_count(config: &ModelConfig, findings: &mut Findings<'_>) {
+    let devices = |group: &ModelInstanceGroup| if group.kind() == Kind::Gpu { group.gpus.len().max(1) } else { 1 };
+    let of_group = |group: &ModelInstanceGroup| i64::from(group.count).saturating_mul(devices(group) as i64);
+    let count = config.instance_group.iter().map(of_group).fold(0, i64::saturating_add);
+    if count > MOST_INSTANCES {
+        let message = format!(
+            "'instance_group' asks for {count} instances, at most {MOST_INSTANCES} are allowed: lower 'count' or list \
+             fewer 'gpus'"
+        );
+        findings.add_for_model("instance_group", message);
     }
 }
 
