@@ -1,4 +1,4 @@
-//! The binary data extension, on the way in: where the JSON ends, and which bytes behind it belong to which input.
+//! The binary tensor data extension, for requests: where the JSON ends, and which bytes behind it belong to which input.
 //! Nothing is copied: an input is a slice of the body.
 
 use bytes::Bytes;
@@ -49,14 +49,14 @@ pub(crate) fn layout(headers: &HeaderMap, body_length: usize) -> Result<Layout> 
 
 /// The bytes behind the JSON, handed out in the order of the inputs.
 #[derive(Debug)]
-pub(crate) struct Blobs<'a> {
+pub(crate) struct BinaryInputs<'a> {
     rest: Bytes,
     has_header: bool,
     model: &'a str,
 }
 
-impl<'a> Blobs<'a> {
-    /// `rest` is what follows the JSON; `has_header` whether the request told where that is.
+impl<'a> BinaryInputs<'a> {
+    /// `rest` is what follows the JSON; `has_header` whether a header gives the length of the JSON.
     pub(crate) fn new(rest: Bytes, has_header: bool, model: &'a str) -> Self {
         Self { rest, has_header, model }
     }
@@ -122,24 +122,24 @@ mod tests {
     #[test]
     fn inputs_are_slices_in_their_order() {
         let body = Bytes::from_static(b"abcdef");
-        let mut blobs = Blobs::new(body.clone(), true, "m");
-        let first = blobs.take("A", 2).unwrap();
+        let mut binary_inputs = BinaryInputs::new(body.clone(), true, "m");
+        let first = binary_inputs.take("A", 2).unwrap();
         assert_eq!(first, "ab");
         assert_eq!(first.as_ptr(), body.as_ptr());
-        assert_eq!(blobs.take("B", 0).unwrap(), "");
+        assert_eq!(binary_inputs.take("B", 0).unwrap(), "");
         assert_eq!(
-            blobs.take("C", 5).unwrap_err().message,
+            binary_inputs.take("C", 5).unwrap_err().message,
             "unexpected size for input 'C', expecting 1 additional bytes for model 'm'"
         );
-        assert_eq!(blobs.take("C", 4).unwrap(), "cdef");
-        blobs.finish().unwrap();
+        assert_eq!(binary_inputs.take("C", 4).unwrap(), "cdef");
+        binary_inputs.finish().unwrap();
     }
 
     #[test]
-    fn what_nobody_asked_for_is_refused() {
-        let error = Blobs::new(Bytes::from_static(b"x"), true, "m").finish().unwrap_err();
+    fn bytes_without_an_input_are_refused() {
+        let error = BinaryInputs::new(Bytes::from_static(b"x"), true, "m").finish().unwrap_err();
         assert_eq!(error.message, "unexpected additional input data for model 'm'");
-        let error = Blobs::new(Bytes::new(), false, "m").take("A", 1).unwrap_err();
+        let error = BinaryInputs::new(Bytes::new(), false, "m").take("A", 1).unwrap_err();
         assert!(error.message.starts_with("must specify valid 'Infer-Header-Content-Length' in request header"));
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies: a request's collected without a copy where it came in one piece, a response's in the few forms there are.
+//! Bodies: of requests, read without a copy where they come in one piece; of responses, in the few forms there are.
 
 use std::{
     pin::Pin,
@@ -12,19 +12,31 @@ use hyper::body::Incoming;
 use server_core::error::{Error, Result};
 use smallvec::SmallVec;
 
-use crate::generate::EventStream;
+use crate::connection::Activity;
 
-/// Memory set aside on a client's word about its length; beyond, it grows as the bytes come.
-const MAX_TRUST: u64 = 64 << 20;
+/// Gives the next event of a stream; `None` after the last.
+pub(crate) type NextEvent = dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send;
+
+/// Most memory allocated for a declared length; beyond, it grows as the bytes arrive. Units: bytes.
+const MAX_PREALLOCATED: u64 = 64 << 20;
 /// Pieces a chunked body may be cut into.
 const MAX_CHUNKS: usize = 65536;
-/// Longer pieces may be parts of one chunk, and do no harm.
+/// Only shorter pieces count: longer ones may be parts of one chunk. Units: bytes.
 const SMALL_CHUNK: usize = 1024;
+
+/// Reads the body of a request and notes its end in the connection's activity.
+///
+/// Errors: as [`collect`].
+pub(crate) async fn read(body: Incoming, activity: &Activity) -> Result<Bytes> {
+    let body = collect(body).await?;
+    activity.request_read();
+    Ok(body)
+}
 
 /// Collects a request's body. One that came in one piece is not copied.
 ///
-/// Errors: the client left, or cut its body into too many pieces.
-pub(crate) async fn collect(mut body: Incoming) -> Result<Bytes> {
+/// Errors: the connection ended, or the body has too many small chunks.
+async fn collect(mut body: Incoming) -> Result<Bytes> {
     let Some(first) = next_piece(&mut body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() {
         return Ok(first);
@@ -32,7 +44,7 @@ pub(crate) async fn collect(mut body: Incoming) -> Result<Bytes> {
     let Some(second) = next_piece(&mut body).await? else { return Ok(first) };
     let is_chunked = body.size_hint().exact().is_none();
     let expected = first.len() as u64 + second.len() as u64 + body.size_hint().lower();
-    let mut whole = Vec::with_capacity(expected.min(MAX_TRUST) as usize);
+    let mut whole = Vec::with_capacity(expected.min(MAX_PREALLOCATED) as usize);
     let mut small_chunks = 0;
     let mut piece = Some(first);
     let mut following = Some(second);
@@ -74,8 +86,8 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>> {
 pub(crate) enum Body {
     /// Known bytes, in pieces. The common answer has one.
     Pieces(SmallVec<[Bytes; 2]>),
-    /// Events as a model gives them.
-    Events(Box<EventStream>),
+    /// Events as a model gives them. Dropping it, as happens when the client disconnects, cancels the request.
+    Events(Box<NextEvent>),
 }
 
 impl Body {
@@ -104,7 +116,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Pieces(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Pieces(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0))))),
-            Self::Events(events) => events.poll_next(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => events(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 

@@ -39,9 +39,9 @@ impl Encoding {
         value.to_str().ok().and_then(Self::from_name).ok_or(Failure::UnsupportedEncoding)
     }
 
-    /// How the answer shall be compressed: the caller's heaviest wish, the first of equals.
+    /// How the answer shall be compressed: the heaviest in Accept-Encoding, the first of equals.
     pub(crate) fn of_response(headers: &HeaderMap) -> Self {
-        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).map_or(Self::Identity, heaviest)
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).map_or(Self::Identity, preferred)
     }
 
     /// The value of `Content-Encoding`; `None` if nothing is compressed.
@@ -54,12 +54,12 @@ impl Encoding {
     }
 }
 
-fn heaviest(wishes: &str) -> Encoding {
+fn preferred(accepted: &str) -> Encoding {
     let mut best = (Encoding::Identity, 0.0);
-    for wish in wishes.split(',') {
-        let (name, weight) = match wish.split_once(";q=") {
+    for entry in accepted.split(',') {
+        let (name, weight) = match entry.split_once(";q=") {
             Some((name, weight)) => (name, weight.trim().parse().ok()),
-            None => (wish, Some(1.0)),
+            None => (entry, Some(1.0)),
         };
         let name = name.trim();
         if let (Some(encoding), Some(weight)) = (Encoding::from_name(name).filter(|_| !name.is_empty()), weight)
@@ -123,19 +123,19 @@ mod tests {
 
     #[test]
     fn a_small_body_cannot_become_a_large_one() {
-        let bomb = compress(&[Bytes::from(vec![0; 1 << 20])], Encoding::Gzip);
-        let error = decompress(bomb, Encoding::Gzip, 1000).unwrap_err();
+        let body = compress(&[Bytes::from(vec![0; 1 << 20])], Encoding::Gzip);
+        let error = decompress(body, Encoding::Gzip, 1000).unwrap_err();
         assert_eq!(
             error.message,
             "Decompressed data size exceeds the maximum allowed value of 1000 bytes. Use --http-max-input-size to \
              increase the limit."
         );
-        assert!(decompress(Bytes::from_static(b"junk"), Encoding::Deflate, 1000).is_err());
+        assert!(decompress(Bytes::from_static(b"not zlib"), Encoding::Deflate, 1000).is_err());
     }
 
     #[test]
-    fn the_heaviest_wish_wins_and_the_first_of_equals() {
-        for (wishes, expect) in [
+    fn the_encoding_with_the_greatest_weight_wins_and_the_first_of_equals() {
+        for (accepted, expect) in [
             ("", Encoding::Identity),
             ("gzip", Encoding::Gzip),
             ("gzip, deflate", Encoding::Gzip),
@@ -146,7 +146,7 @@ mod tests {
             ("gzip;q=x", Encoding::Identity),
             ("*, br", Encoding::Identity),
         ] {
-            assert_eq!(heaviest(wishes), expect, "{wishes}");
+            assert_eq!(preferred(accepted), expect, "{accepted}");
         }
     }
 

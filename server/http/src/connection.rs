@@ -1,5 +1,5 @@
-//! What a connection is doing, so that one that does nothing for too long while it should can be told from one that
-//! merely waits: a head or a body that never ends, an answer that is never fetched. Idle connections may stay.
+//! What a connection is doing, so that a stalled client can be detected: one that never ends a head or a body, or never
+//! reads its response. Idle connections may stay.
 //!
 //! One task owns a connection; the atomics are only there because it may change threads.
 
@@ -88,19 +88,19 @@ enum Wait {
     Head { requests: u64 },
     /// More of a body.
     Body { bytes_in: u64 },
-    /// To fetch its answer.
+    /// To read its response.
     Fetch { bytes_out: u64 },
 }
 
-/// Looks at a connection from time to time.
+/// Compares what a connection waits for from one check to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct StallDetector {
     last: Option<Wait>,
 }
 
-impl Patience {
-    /// Whether the client has done nothing of what it should since the last look.
-    pub(crate) fn is_over(&mut self, activity: &Activity) -> bool {
+impl StallDetector {
+    /// Whether the connection has waited for the same thing since the last check.
+    pub(crate) fn is_stalled(&mut self, activity: &Activity) -> bool {
         let now = activity.waits_for();
         let is_over = now.is_some() && now == self.last;
         self.last = now;
@@ -110,18 +110,18 @@ impl Patience {
 
 /// A socket that keeps its [`Activity`].
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct MonitoredStream {
     stream: TcpStream,
     activity: Arc<Activity>,
 }
 
-impl Watched {
+impl MonitoredStream {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for MonitoredStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.activity.count_write(&outcome);
@@ -174,58 +174,58 @@ mod tests {
 
     #[test]
     fn an_idle_connection_may_stay() {
-        let (activity, mut patience) = (Activity::default(), Patience::default());
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         for _ in 0..3 {
-            assert!(!patience.is_over(&activity));
+            assert!(!stalls.is_stalled(&activity));
         }
         received(&activity, 100);
         activity.request_begun();
         activity.request_read();
         activity.answered();
         for _ in 0..3 {
-            assert!(!patience.is_over(&activity));
+            assert!(!stalls.is_stalled(&activity));
         }
     }
 
     #[test]
-    fn a_head_that_trickles_in_is_not_waited_for_twice() {
-        let (activity, mut patience) = (Activity::default(), Patience::default());
+    fn a_head_that_trickles_in_is_a_stall() {
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         received(&activity, 1);
-        assert!(!patience.is_over(&activity));
+        assert!(!stalls.is_stalled(&activity));
         received(&activity, 1);
-        assert!(patience.is_over(&activity));
+        assert!(stalls.is_stalled(&activity));
     }
 
     #[test]
-    fn a_body_is_waited_for_as_long_as_it_comes() {
-        let (activity, mut patience) = (Activity::default(), Patience::default());
+    fn a_body_that_arrives_slowly_is_no_stall() {
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         activity.request_begun();
         for _ in 0..3 {
             received(&activity, 10);
-            assert!(!patience.is_over(&activity));
+            assert!(!stalls.is_stalled(&activity));
         }
-        assert!(patience.is_over(&activity));
+        assert!(stalls.is_stalled(&activity));
     }
 
     #[test]
-    fn a_long_inference_is_not_the_clients_fault() {
-        let (activity, mut patience) = (Activity::default(), Patience::default());
+    fn a_long_inference_is_no_stall() {
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         activity.request_begun();
         activity.request_read();
         for _ in 0..3 {
-            assert!(!patience.is_over(&activity));
+            assert!(!stalls.is_stalled(&activity));
         }
     }
 
     #[test]
-    fn an_answer_nobody_fetches_is_given_up() {
-        let (activity, mut patience) = (Activity::default(), Patience::default());
+    fn a_response_that_is_not_read_is_a_stall() {
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         activity.count_write(&Poll::Ready(Ok(10)));
         activity.count_write(&Poll::Pending);
-        assert!(!patience.is_over(&activity));
+        assert!(!stalls.is_stalled(&activity));
         activity.count_write(&Poll::Ready(Ok(10)));
         activity.count_write(&Poll::Pending);
-        assert!(!patience.is_over(&activity));
-        assert!(patience.is_over(&activity));
+        assert!(!stalls.is_stalled(&activity));
+        assert!(stalls.is_stalled(&activity));
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, as HTTP says it: the only place that chooses statuses.
+//! Errors as HTTP responses: the only place that chooses statuses.
 
 use http::{
     HeaderValue, Response, StatusCode,
@@ -11,9 +11,9 @@ use crate::{body::Body, json::writer::push_string, router::RouteError};
 /// Every way a request can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// In the server's own classes.
+    /// An error with a class of the server's own.
     Error(Error),
-    /// No such path, or not with this method.
+    /// No such path, or another method.
     Route(RouteError),
     /// The API is restricted, and the caller did not send this header with the right value.
     Restricted {
@@ -31,8 +31,8 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// The status and the sentence.
-    fn tell(&self) -> (StatusCode, String) {
+    /// The status and the message.
+    fn status_and_message(&self) -> (StatusCode, String) {
         match self {
             Self::Error(error) => (status(error.code), error.message.clone().into_owned()),
             Self::Route(RouteError::NotFound) => (StatusCode::NOT_FOUND, "Not Found".into()),
@@ -44,10 +44,10 @@ impl Failure {
         }
     }
 
-    /// The answer that tells it.
+    /// The response.
     #[cold]
     pub(crate) fn into_response(self) -> Response<Body> {
-        let (status, message) = self.tell();
+        let (status, message) = self.status_and_message();
         let mut response = Response::new(Body::from(error_json(&message)));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -98,10 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn failures_without_a_class_have_their_own_words() {
-        let route = Failure::Route(RouteError::NotFound).tell();
+    fn failures_without_a_class_have_fixed_messages() {
+        let route = Failure::Route(RouteError::NotFound).status_and_message();
         assert_eq!(route, (StatusCode::NOT_FOUND, "Not Found".into()));
-        let restricted = Failure::Restricted { header: "key".into() }.tell();
+        let restricted = Failure::Restricted { header: "key".into() }.status_and_message();
         assert_eq!(restricted, (StatusCode::FORBIDDEN, "This API is restricted, expecting header 'key'".into()));
         let response = Failure::UnsupportedEncoding.into_response();
         assert_eq!(response.status(), 501);

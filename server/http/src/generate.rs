@@ -1,10 +1,13 @@
 //! The generate extension: one flat JSON object in; one out, or a stream of them as server-sent events.
 
 mod request;
-mod stream;
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use server_core::{
@@ -16,15 +19,14 @@ use server_core::{
 use server_engine::Inference;
 
 use crate::{
-    answer::{Server, json, read},
-    body::Body,
+    body::{Body, read},
     compression::Encoding,
     connection::Activity,
     error::{Failure, error_json, status},
     json::writer::{push_elements, push_parameter, push_string, push_whole},
+    reply::json,
+    server::Server,
 };
-
-pub(crate) use stream::EventStream;
 
 /// Answers `POST .../generate`: the model must give exactly one response.
 pub(crate) async fn once(
@@ -34,7 +36,7 @@ pub(crate) async fn once(
     headers: HeaderMap,
     body: Incoming,
 ) -> Result<Response<Body>, Failure> {
-    let mut inference = begin(server, activity, model, &headers, body).await?;
+    let mut inference = start(server, activity, model, &headers, body).await?;
     let mut responses = Vec::new();
     while let Some(response) = poll_fn(|context| inference.poll_next(context)).await {
         responses.push(response?);
@@ -58,13 +60,13 @@ pub(crate) async fn stream(
     headers: HeaderMap,
     body: Incoming,
 ) -> Result<Response<Body>, Failure> {
-    let mut inference = begin(server, activity, model, &headers, body).await?;
+    let mut inference = start(server, activity, model, &headers, body).await?;
     let first = poll_fn(|context| inference.poll_next(context)).await;
     let outcome = first.map(|response| response.and_then(|response| flat(&response)));
     let status = outcome.as_ref().and_then(|outcome| outcome.as_ref().err()).map(|error| status(error.code));
     let mut response = Response::new(match outcome {
         None => Body::empty(),
-        Some(outcome) => Body::Events(Box::new(EventStream::new(event(outcome), inference))),
+        Some(outcome) => Body::Events(Box::new(events(event(outcome), inference))),
     });
     if let Some(status) = status {
         *response.status_mut() = status;
@@ -74,7 +76,19 @@ pub(crate) async fn stream(
     Ok(response)
 }
 
-async fn begin(
+/// The events of a request, of which the first is there already.
+fn events(first: Bytes, mut inference: Inference) -> impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send {
+    let mut first = Some(first);
+    move |context| {
+        if let Some(first) = first.take() {
+            return Poll::Ready(Some(first));
+        }
+        let response = ready!(inference.poll_next(context));
+        Poll::Ready(response.map(|response| event(response.and_then(|response| flat(&response)))))
+    }
+}
+
+async fn start(
     server: &Server,
     activity: &Activity,
     model: ModelId<'_>,
@@ -131,7 +145,7 @@ fn push_name(out: &mut Vec<u8>, name: &str) {
 }
 
 /// An object, or an error, as an event.
-fn event(outcome: Result<Vec<u8>>) -> bytes::Bytes {
+fn event(outcome: Result<Vec<u8>>) -> Bytes {
     let json = outcome.unwrap_or_else(|error| error_json(&error.message));
     [b"data: ".as_slice(), &json, b"\n\n"].concat().into()
 }

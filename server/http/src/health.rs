@@ -1,4 +1,4 @@
-//! Whether the server lives, is ready, and whether a model is.
+//! Liveness and readiness of the server, readiness of models.
 
 use http::{Response, StatusCode};
 use server_core::{
@@ -7,7 +7,7 @@ use server_core::{
 };
 use server_engine::Engine;
 
-use crate::{answer::empty, body::Body};
+use crate::{body::Body, reply::empty};
 
 /// `GET /v2/health/live`. Errors: the server is exiting.
 pub(crate) fn live(engine: &Engine) -> Result<Response<Body>> {
@@ -24,7 +24,7 @@ pub(crate) fn model(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body
     if engine.is_model_ready(model)? { Ok(empty()) } else { Err(Error::invalid_argument("Model version not ready")) }
 }
 
-/// Yes is 200, no is 400, both without a word.
+/// Yes is 200, no is 400, both without a body.
 fn yes_or_no(answer: bool) -> Response<Body> {
     let mut response = empty();
     if !answer {

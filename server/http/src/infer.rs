@@ -1,9 +1,11 @@
-//! One inference over HTTP: body in, the engine's answer, body out. The hot path.
+//! One inference over HTTP: the hot path.
 //!
-//! What takes long (large JSON, compression) is done on a blocking thread, so that it holds up nobody else.
+//! What takes long (large JSON, compression) runs on the blocking pool, so that the event loop goes on with other
+//! connections.
 
-mod outgoing;
-mod prepare;
+mod decode;
+mod encode;
+mod output_options;
 
 use std::time::Instant;
 
@@ -17,19 +19,19 @@ use server_core::{
 use server_engine::{Inference, ModelHandle};
 
 use crate::{
-    answer::{Server, read},
     binary::{self, Layout},
-    body::Body,
+    body::{Body, read},
     compression::Encoding,
     connection::Activity,
     error::Failure,
+    server::Server,
 };
 
-use self::{outgoing::Wishes, prepare::Source};
+use self::{decode::Source, output_options::OutputOptions};
 
-/// Longer JSON is read on a blocking thread. Units: bytes.
+/// Longer JSON is decoded on the blocking pool. Units: bytes.
 const LONG_JSON: usize = 1 << 20;
-/// Longer compressed bodies are unpacked on a blocking thread. Units: bytes.
+/// Longer compressed bodies are inflated on the blocking pool. Units: bytes.
 const LONG_COMPRESSED: usize = 32 << 10;
 
 /// Answers `POST .../infer`.
@@ -43,7 +45,7 @@ pub(crate) async fn infer(
     let received_at = Instant::now();
     let body = read(body, activity).await?;
 
-    // 1  who is meant, and whether one answer is what it gives
+    // 1  the model, and whether it gives exactly one response
     let found = server.engine.model(model)?;
     if found.interface().is_decoupled {
         return Err(
@@ -51,7 +53,7 @@ pub(crate) async fn infer(
         );
     }
 
-    // 2  bytes become a request
+    // 2  decode
     let encoding = Encoding::of_request(&headers)?;
     let reply_encoding = Encoding::of_response(&headers);
     let is_long = match encoding {
@@ -62,42 +64,42 @@ pub(crate) async fn infer(
     let interface = found.interface().clone();
     let mut source = Source { interface, version: model.version, encoding, max_input_size, received_at };
     let mut headers = headers;
-    let mut wishes = Wishes::default();
+    let mut options = OutputOptions::default();
     let inference = if is_long {
         let work = move || {
-            let request = source.prepare(&headers, body, &mut wishes);
-            (source, headers, wishes, request)
+            let request = source.prepare(&headers, body, &mut options);
+            (source, headers, options, request)
         };
         let request;
-        (source, headers, wishes, request) = apart(work).await?;
+        (source, headers, options, request) = on_blocking_pool(work).await?;
         server.engine.infer(&found, request?)?
     } else {
-        submit(server, &found, &source, &headers, body, &mut wishes)?
+        submit(server, &found, &source, &headers, body, &mut options)?
     };
 
-    // 3  the engine; dropping this future, as happens when the client leaves, cancels the request
+    // 3  run; dropping this future, as happens when the client disconnects, cancels the request
     let mut response = inference.response().await?;
 
-    // 4  the answer becomes bytes
+    // 4  encode
     let interface = source.interface;
-    let reply = if outgoing::is_long(&response, &wishes, reply_encoding) {
-        apart(move || outgoing::write(&mut response, &wishes, &interface, reply_encoding)).await??
+    let reply = if encode::is_long(&response, &options, reply_encoding) {
+        on_blocking_pool(move || encode::write(&mut response, &options, &interface, reply_encoding)).await??
     } else {
-        outgoing::write(&mut response, &wishes, &interface, reply_encoding)?
+        encode::write(&mut response, &options, &interface, reply_encoding)?
     };
     Ok(reply.into_response(headers))
 }
 
-/// Reads a body and hands the request over at once: it is not kept in the future, which saves moving it.
+/// Decodes a body and queues the request at once: the request is never a field of the future, which saves moving it.
 fn submit(
     server: &Server,
     found: &ModelHandle,
     source: &Source,
     headers: &HeaderMap,
     body: Bytes,
-    wishes: &mut Wishes,
+    options: &mut OutputOptions,
 ) -> Result<Inference> {
-    server.engine.infer(found, source.prepare(headers, body, wishes)?)
+    server.engine.infer(found, source.prepare(headers, body, options)?)
 }
 
 fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
@@ -108,7 +110,7 @@ fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
     })
 }
 
-/// Runs what takes long on a thread for such things.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// Runs `work` on the blocking pool.
+async fn on_blocking_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::internal("the request could not be processed"))
 }

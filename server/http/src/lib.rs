@@ -1,15 +1,16 @@
 //! The HTTP front end: the inference protocol on one port, the metrics page on another.
 //!
-//! It turns bytes into requests for the engine and the engine's answers into bytes; it decides nothing else. Data goes
-//! down one way: `serve` (sockets) to `answer` (routes) to one room per resource, of which `infer` is the hot one.
+//! Decodes requests for the engine and encodes its responses; it decides nothing else. Calls go one way: `serve`
+//! (sockets) to `dispatch` (routes) to one module per resource, of which `infer` is the hot path.
 
 #![forbid(unsafe_code)]
 
-mod answer;
+mod application;
 mod binary;
 mod body;
 mod compression;
 mod connection;
+mod dispatch;
 mod error;
 mod generate;
 mod health;
@@ -18,10 +19,12 @@ mod json;
 mod metadata;
 mod metrics;
 mod model_config;
+mod reply;
 mod repository;
 mod restriction;
 mod router;
 mod serve;
+mod server;
 mod settings;
 mod shared_memory;
 mod statistics;

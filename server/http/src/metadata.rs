@@ -8,7 +8,7 @@ use server_core::{
 };
 use server_engine::Engine;
 
-use crate::{answer::json, body::Body, to_json::to_json};
+use crate::{body::Body, reply::json, to_json::to_json};
 
 #[derive(Serialize)]
 struct Server<'a> {

@@ -7,7 +7,9 @@ use hyper::body::Incoming;
 use server_core::{byte_budget::ByteBudget, metrics::request_memory};
 use server_engine::Engine;
 
-use crate::{answer::empty, body::Body, connection::Activity, error::Failure, router::RouteError, serve::Application};
+use crate::{
+    application::Application, body::Body, connection::Activity, error::Failure, reply::empty, router::RouteError,
+};
 
 /// The page's server.
 pub(crate) struct Metrics {
@@ -24,7 +26,7 @@ impl Metrics {
 impl Application for Metrics {
     /// `/metrics` is the page; any other path is good and empty, as in Triton.
     async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
-        activity.request_read(); // a body is not looked at
+        activity.request_read(); // a body is ignored
         if request.method() != Method::GET {
             return Failure::Route(RouteError::MethodNotAllowed).into_response();
         }

@@ -4,7 +4,7 @@ use http::Response;
 use server_core::{config, error::Result, interface::ModelId};
 use server_engine::Engine;
 
-use crate::{answer::json, body::Body, to_json::to_json};
+use crate::{body::Body, reply::json, to_json::to_json};
 
 /// `GET /v2/models/{m}/config`. Errors: the model is unknown or not ready.
 pub(crate) fn get(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body>> {

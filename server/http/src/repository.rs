@@ -10,9 +10,9 @@ use server_core::error::{Error, Result};
 use server_engine::{Engine, IndexEntry, LoadParameters};
 
 use crate::{
-    answer::{empty, json},
     body::Body,
     json::value::{Value, text},
+    reply::{empty, json},
     to_json::to_json,
 };
 

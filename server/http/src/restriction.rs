@@ -1,4 +1,4 @@
-//! Restricted APIs: groups of endpoints that want a header with a certain value.
+//! Restricted APIs: groups of endpoints that require a header with a certain value.
 
 use http::{HeaderMap, HeaderName};
 
@@ -88,18 +88,20 @@ impl Api {
     }
 }
 
-/// Groups of endpoints and the header they want: one `--http-restricted-api=API,..:HEADER=VALUE`.
+/// Groups of endpoints and the header they require: one `--http-restricted-api=API,..:HEADER=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restriction {
     /// What is restricted. A group belongs to one restriction at most.
     pub apis: Vec<Api>,
-    /// Name of the header, as it is told to callers without it.
+    /// Name of the header, as it is named to callers without it.
     pub header: String,
     /// The value it must have.
     pub value: String,
 }
 
-/// Lets a request pass, or says which header it lacks.
+/// Checks the header that a restricted group requires.
+///
+/// Errors: it is missing or has another value.
 pub(crate) fn check(restrictions: &[Restriction], route: &Route<'_>, headers: &HeaderMap) -> Result<(), Failure> {
     if restrictions.is_empty() {
         return Ok(());
@@ -130,7 +132,7 @@ mod tests {
     use crate::router::route;
 
     #[test]
-    fn only_the_right_value_opens_a_restricted_api() {
+    fn only_the_right_value_gives_access_to_a_restricted_api() {
         let restrictions = [Restriction {
             apis: vec![Api::Inference, Api::ModelRepository],
             header: "Admin-Key".into(),

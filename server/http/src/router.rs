@@ -1,4 +1,4 @@
-//! The route table and nothing else: method and path in, what is meant out. The query is not looked at.
+//! The route table: method and path in, route out. The query is ignored.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ pub(crate) enum RouteError {
     MethodNotAllowed,
 }
 
-/// Finds out what is meant.
+/// Finds the route.
 ///
 /// Errors: `NotFound` if no such path is served, `MethodNotAllowed` if it is, with another method.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, RouteError> {

@@ -1,4 +1,4 @@
-//! Sockets: connections are accepted and driven until the shutdown comes, then what runs is finished.
+//! Sockets: accepts and drives connections until the shutdown, then finishes what runs.
 
 use std::{
     convert::Infallible,
@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, header::CONNECTION};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http::{HeaderValue, header::CONNECTION};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use server_core::byte_budget::ByteBudget;
 use server_engine::Engine;
@@ -24,21 +24,21 @@ use tracing::{debug, warn};
 
 use crate::{
     Options,
-    answer::{Server, answer},
-    body::Body,
-    connection::{Activity, Patience, Watched},
+    application::Application,
+    connection::{Activity, MonitoredStream, StallDetector},
     metrics::Metrics,
+    server::Server,
 };
 
-/// How often a connection is looked at; a client may keep it waiting for one to two of these.
-const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// The same during the shutdown: nobody waits for a request that does not arrive.
-const LAST_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait when the system has no more sockets to give.
+/// How often a connection is checked for a stalled client; one is closed after one to two of these.
+const STALL_INTERVAL: Duration = Duration::from_secs(30);
+/// The same during the shutdown, which does not wait for a request that does not arrive.
+const STOPPING_STALL_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after an `accept` that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest head of a request. Units: bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Silence after which a peer is asked whether it is still there.
+/// Silence after which TCP probes a peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
 /// Serves the inference protocol until `shutdown` is ready, and returns when the last answer is sent.
@@ -59,25 +59,6 @@ pub async fn serve_metrics(
     shutdown: impl Future<Output = ()>,
 ) {
     accept(listener, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
-}
-
-/// What answers requests.
-pub(crate) trait Application: Send + Sync + 'static {
-    /// Answers one.
-    fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
-
-    /// Whether connections should end with their next answer, so that callers go elsewhere.
-    fn is_leaving(&self) -> bool;
-}
-
-impl Application for Server {
-    fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
-        answer(self, activity, request)
-    }
-
-    fn is_leaving(&self) -> bool {
-        self.engine.is_leaving()
-    }
 }
 
 async fn accept(listener: TcpListener, application: Arc<impl Application>, shutdown: impl Future<Output = ()>) {
@@ -101,7 +82,7 @@ async fn accept(listener: TcpListener, application: Arc<impl Application>, shutd
     }
     drop(listener);
     drop(stopping);
-    let _ = stop.send(()); // nobody listens if there are no connections
+    let _ = stop.send(()); // fails only if there are no connections
     stop.closed().await; // each connection holds a receiver
 }
 
@@ -110,7 +91,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// What the requests of one connection share: one handle to copy per request, that no other connection touches.
+/// What the requests of one connection share: one reference count per request, that no other connection touches.
 struct Shared<A> {
     application: Arc<A>,
     activity: Arc<Activity>,
@@ -135,7 +116,7 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Watched::new(stream, activity.clone()));
+    let io = TokioIo::new(MonitoredStream::new(stream, activity.clone()));
     let connection = http1::Builder::new()
         .auto_date_header(false) // Triton sends none
         .max_header_size(MAX_HEAD)
@@ -145,11 +126,11 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
     let mut has_stopped = stop.clone();
     let mut has_stopped = pin!(has_stopped.changed());
     let mut is_stopping = false;
-    let mut next_look = pin!(sleep(LOOK_INTERVAL));
-    let mut patience = Patience::default();
+    let mut next_check = pin!(sleep(STALL_INTERVAL));
+    let mut stalls = StallDetector::default();
     let mut is_first = true;
-    // The stop signal and the timer are asked when they have something to say, not on every wake-up of a busy
-    // connection: both keep the waker of the first time, and a task's waker stays the same.
+    // The stop signal and the timer are polled only when they may be ready, not on every wake-up of a busy connection:
+    // both keep the waker of the first poll, and a task's waker stays the same.
     poll_fn(|context| {
         loop {
             if let Poll::Ready(outcome) = connection.as_mut().poll(context) {
@@ -165,18 +146,18 @@ async fn connection(stream: TcpStream, application: Arc<impl Application>, stop:
             {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
-                next_look.as_mut().reset(Instant::now() + LAST_LOOK_INTERVAL);
+                next_check.as_mut().reset(Instant::now() + STOPPING_STALL_INTERVAL);
                 is_first = true;
                 is_done = false;
             }
-            if is_first || next_look.is_elapsed() {
-                while next_look.as_mut().poll(context).is_ready() {
-                    if patience.is_over(&activity) {
-                        debug!("a client kept its connection waiting for too long");
+            if is_first || next_check.is_elapsed() {
+                while next_check.as_mut().poll(context).is_ready() {
+                    if stalls.is_stalled(&activity) {
+                        debug!("a connection is closed because its client has stalled");
                         return Poll::Ready(());
                     }
-                    let interval = if is_stopping { LAST_LOOK_INTERVAL } else { LOOK_INTERVAL };
-                    next_look.as_mut().reset(Instant::now() + interval);
+                    let interval = if is_stopping { STOPPING_STALL_INTERVAL } else { STALL_INTERVAL };
+                    next_check.as_mut().reset(Instant::now() + interval);
                 }
             }
             is_first = false;

@@ -5,8 +5,8 @@ use http::Response;
 use server_core::error::{Error, Result};
 
 use crate::{
-    answer::json,
     body::Body,
+    reply::json,
     router::{Memory, MemoryAction},
 };
 

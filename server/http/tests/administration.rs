@@ -1,10 +1,10 @@
 //! Everything but inference, over a real socket and a real engine.
 
-mod house;
+mod harness;
 
 use std::sync::Arc;
 
-use house::{House, one_tensor};
+use harness::{TestServer, one_tensor};
 use serde_json::json;
 use server_core::byte_budget::ByteBudget;
 use server_engine::ControlMode;
@@ -15,143 +15,143 @@ fn floats() -> String {
 }
 
 #[tokio::test]
-async fn a_server_tells_about_itself_and_its_models() {
-    let house = House::with(&[("floats", &floats())]).await;
+async fn server_and_model_metadata_are_served() {
+    let server = TestServer::with(&[("floats", &floats())]).await;
     for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/floats/ready", "/v2/models/floats/versions/1/ready"]
     {
-        let answer = house.get(path).await;
+        let answer = server.get(path).await;
         assert_eq!((answer.status, answer.text()), (200, ""), "{path}");
     }
-    let server = house.get("/v2").await;
-    assert!(server.text().starts_with("{\"name\":\"triton\",\"version\":\""), "{}", server.text());
-    assert_eq!(server.json()["extensions"].as_array().unwrap().len(), 13);
+    let metadata = server.get("/v2").await;
+    assert!(metadata.text().starts_with("{\"name\":\"triton\",\"version\":\""), "{}", metadata.text());
+    assert_eq!(metadata.json()["extensions"].as_array().unwrap().len(), 13);
     assert_eq!(
-        house.get("/v2/models/floats?x=1").await.text(),
+        server.get("/v2/models/floats?x=1").await.text(),
         "{\"name\":\"floats\",\"versions\":[\"1\"],\"platform\":\"identity\",\
          \"inputs\":[{\"name\":\"INPUT0\",\"datatype\":\"FP32\",\"shape\":[-1,4]}],\
          \"outputs\":[{\"name\":\"OUTPUT0\",\"datatype\":\"FP32\",\"shape\":[-1,4]}]}"
     );
-    let config = house.get("/v2/models/floats/versions/1/config").await.json();
+    let config = server.get("/v2/models/floats/versions/1/config").await.json();
     assert_eq!((&config["name"], &config["max_batch_size"]), (&json!("floats"), &json!(8)));
     assert_eq!(config["input"][0]["dims"], json!([4]));
 }
 
 #[tokio::test]
 async fn statistics_count_what_ran() {
-    let house = House::with(&[("floats", &floats()), ("other", &floats())]).await;
+    let server = TestServer::with(&[("floats", &floats()), ("other", &floats())]).await;
     let body = json!({"inputs": [{"name": "INPUT0", "shape": [3, 4], "datatype": "FP32", "data": vec![0; 12]}]});
-    assert_eq!(house.post("/v2/models/floats/infer", body.to_string()).await.status, 200);
-    let stats = house.get("/v2/models/floats/stats").await.json();
+    assert_eq!(server.post("/v2/models/floats/infer", body.to_string()).await.status, 200);
+    let stats = server.get("/v2/models/floats/stats").await.json();
     let model = &stats["model_stats"][0];
     assert_eq!((&model["name"], &model["version"]), (&json!("floats"), &json!("1")));
     assert_eq!((&model["inference_count"], &model["execution_count"]), (&json!(3), &json!(1)));
     assert_eq!(model["inference_stats"]["success"]["count"], json!(1));
-    assert_eq!(house.get("/v2/models/stats").await.json()["model_stats"].as_array().unwrap().len(), 2);
-    house.get("/v2/models/none/stats").await.is_error(400, "requested model 'none' is not available");
-    let missing = house.get("/v2/models/floats/versions/5/stats").await;
+    assert_eq!(server.get("/v2/models/stats").await.json()["model_stats"].as_array().unwrap().len(), 2);
+    server.get("/v2/models/none/stats").await.is_error(400, "requested model 'none' is not available");
+    let missing = server.get("/v2/models/floats/versions/5/stats").await;
     missing.is_error(400, "requested model version is not available for model 'floats'");
 }
 
 #[tokio::test]
-async fn unknown_models_paths_and_methods_are_told_apart() {
-    let house = House::with(&[]).await;
+async fn unknown_models_paths_and_methods_have_errors_of_their_own() {
+    let server = TestServer::with(&[]).await;
     for path in ["/v2/models/none", "/v2/models/none/config", "/v2/models/none/ready"] {
-        house.get(path).await.is_error(404, "Request for unknown model: 'none' is not found");
+        server.get(path).await.is_error(404, "Request for unknown model: 'none' is not found");
     }
-    house.get("/v2/models/a%20b").await.is_error(404, "Request for unknown model: 'a b' is not found");
-    house.get("/base/v2").await.is_error(404, "Not Found");
-    house.post("/v2/health/live", "").await.is_error(405, "Method Not Allowed");
-    let huge = house.get("/v2/models/none/versions/99999999999999999999").await;
+    server.get("/v2/models/a%20b").await.is_error(404, "Request for unknown model: 'a b' is not found");
+    server.get("/base/v2").await.is_error(404, "Not Found");
+    server.post("/v2/health/live", "").await.is_error(405, "Method Not Allowed");
+    let huge = server.get("/v2/models/none/versions/99999999999999999999").await;
     assert_eq!(huge.status, 400);
 }
 
 #[tokio::test]
-async fn models_come_and_go_on_request() {
-    let house = House::open(&[("floats", &floats())], ControlMode::Explicit, Options::default()).await;
-    assert_eq!(house.post("/v2/repository/index", "").await.text(), "[{\"name\":\"floats\"}]");
-    let loaded = house.post("/v2/repository/models/floats/load", "").await;
+async fn models_are_loaded_and_unloaded_on_request() {
+    let server = TestServer::open(&[("floats", &floats())], ControlMode::Explicit, Options::default()).await;
+    assert_eq!(server.post("/v2/repository/index", "").await.text(), "[{\"name\":\"floats\"}]");
+    let loaded = server.post("/v2/repository/models/floats/load", "").await;
     assert_eq!((loaded.status, loaded.text()), (200, ""));
-    let index = house.post("/v2/repository/index", "{\"ready\":true}").await;
+    let index = server.post("/v2/repository/index", "{\"ready\":true}").await;
     assert_eq!(index.text(), "[{\"name\":\"floats\",\"version\":\"1\",\"state\":\"READY\"}]");
     let config = json!({"backend": "identity", "max_batch_size": 2,
         "input": [{"name": "INPUT0", "data_type": "TYPE_INT8", "dims": ["1"]}],
         "output": [{"name": "OUTPUT0", "data_type": "TYPE_INT8", "dims": ["1"]}]});
     let body = json!({"parameters": {"config": config.to_string()}}).to_string();
-    let reloaded = house.post("/v2/repository/models/floats/load", &body).await;
+    let reloaded = server.post("/v2/repository/models/floats/load", &body).await;
     assert_eq!((reloaded.status, reloaded.text()), (200, ""));
-    assert_eq!(house.get("/v2/models/floats").await.json()["inputs"][0]["datatype"], "INT8");
-    assert_eq!(house.post("/v2/repository/models/floats/unload", "{}").await.status, 200);
-    let state = || async { house.post("/v2/repository/index", "{}").await.json()[0]["state"].clone() };
+    assert_eq!(server.get("/v2/models/floats").await.json()["inputs"][0]["datatype"], "INT8");
+    assert_eq!(server.post("/v2/repository/models/floats/unload", "{}").await.status, 200);
+    let state = || async { server.post("/v2/repository/index", "{}").await.json()[0]["state"].clone() };
     while state().await == "UNLOADING" {}
-    let index = house.post("/v2/repository/index", "{}").await;
+    let index = server.post("/v2/repository/index", "{}").await;
     let expect = "[{\"name\":\"floats\",\"version\":\"1\",\"state\":\"UNAVAILABLE\",\"reason\":\"unloaded\"}]";
     assert_eq!(index.text(), expect);
-    let named = house.post("/v2/repository/mine/models/floats/load", "").await;
+    let named = server.post("/v2/repository/mine/models/floats/load", "").await;
     named.is_error(501, "'repository_name' specification is not supported");
-    let broken = house.post("/v2/repository/index", "{\"ready\":\"yes\"}").await;
+    let broken = server.post("/v2/repository/index", "{\"ready\":\"yes\"}").await;
     broken.is_error(400, "Invalid value for 'ready': expected a boolean");
-    let unknown = house.post("/v2/repository/models/none/load", "").await;
+    let unknown = server.post("/v2/repository/models/none/load", "").await;
     unknown.is_error(500, "failed to load 'none', failed to poll from model repository");
 }
 
 #[tokio::test]
-async fn a_server_that_loads_by_itself_takes_no_orders() {
-    let house = House::with(&[("floats", &floats())]).await;
-    let answer = house.post("/v2/repository/models/floats/load", "").await;
+async fn load_is_refused_unless_control_is_explicit() {
+    let server = TestServer::with(&[("floats", &floats())]).await;
+    let answer = server.post("/v2/repository/models/floats/load", "").await;
     answer.is_error(503, "explicit model load / unload is not allowed if polling is enabled");
 }
 
 #[tokio::test]
-async fn what_is_not_offered_says_so() {
-    let house = House::with(&[("floats", &floats())]).await;
+async fn unsupported_endpoints_name_the_reason() {
+    let server = TestServer::with(&[("floats", &floats())]).await;
     for kind in ["system", "cuda"] {
-        let status = house.get(&format!("/v2/{kind}sharedmemory/status")).await;
+        let status = server.get(&format!("/v2/{kind}sharedmemory/status")).await;
         assert_eq!((status.status, status.text()), (200, "[]"));
-        let region = house.get(&format!("/v2/{kind}sharedmemory/region/r/status")).await;
+        let region = server.get(&format!("/v2/{kind}sharedmemory/region/r/status")).await;
         region.is_error(404, &format!("Unable to find {kind} shared memory region: 'r'"));
         let disabled = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.";
-        house.post(&format!("/v2/{kind}sharedmemory/region/r/register"), "{}").await.is_error(501, disabled);
-        house.post(&format!("/v2/{kind}sharedmemory/unregister"), "").await.is_error(501, disabled);
+        server.post(&format!("/v2/{kind}sharedmemory/region/r/register"), "{}").await.is_error(501, disabled);
+        server.post(&format!("/v2/{kind}sharedmemory/unregister"), "").await.is_error(501, disabled);
     }
     for path in ["/v2/logging", "/v2/trace/setting", "/v2/models/floats/trace/setting"] {
-        assert_eq!(house.get(path).await.status, 501);
-        assert_eq!(house.post(path, "{}").await.status, 501);
+        assert_eq!(server.get(path).await.status, 501);
+        assert_eq!(server.post(path, "{}").await.status, 501);
     }
 }
 
 #[tokio::test]
-async fn restricted_apis_want_their_header() {
+async fn restricted_apis_require_their_header() {
     let restriction =
         Restriction { apis: vec![Api::Metadata, Api::Inference], header: "admin-key".into(), value: "abc".into() };
     let options = Options { restrictions: vec![restriction], ..Options::default() };
-    let house = House::open(&[("floats", &floats())], ControlMode::None, options).await;
-    assert_eq!(house.get("/v2/health/live").await.status, 200);
+    let server = TestServer::open(&[("floats", &floats())], ControlMode::None, options).await;
+    assert_eq!(server.get("/v2/health/live").await.status, 200);
     let refused = "This API is restricted, expecting header 'admin-key'";
-    house.get("/v2").await.is_error(403, refused);
-    house.post("/v2/models/floats/generate", "{}").await.is_error(403, refused);
-    let answer = house.client().await.send("GET", "/v2", &[("Admin-Key", "abc")], b"").await;
+    server.get("/v2").await.is_error(403, refused);
+    server.post("/v2/models/floats/generate", "{}").await.is_error(403, refused);
+    let answer = server.client().await.send("GET", "/v2", &[("Admin-Key", "abc")], b"").await;
     assert_eq!(answer.status, 200);
 }
 
 #[tokio::test]
 async fn the_metrics_page_has_a_port_of_its_own() {
-    let house = House::with(&[("floats", &floats())]).await;
+    let server = TestServer::with(&[("floats", &floats())]).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let budget = Arc::new(ByteBudget::new(1000));
     let _held = budget.reserve(10).unwrap();
-    let engine = house.engine.clone();
+    let engine = server.engine.clone();
     let served = tokio::spawn(server_http::serve_metrics(listener, engine, budget, async { _ = stopped.await }));
-    let mut house = house;
-    house.address = address;
-    let page = house.get("/metrics").await;
+    let mut server = server;
+    server.address = address;
+    let page = server.get("/metrics").await;
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/plain; charset=utf-8")));
     assert!(page.text().contains("nv_inference_request_success{model=\"floats\",version=\"1\"} 0"), "{}", page.text());
     assert!(page.text().contains("\ntritonserver_inflight_request_bytes 10\n"), "{}", page.text());
-    let other = house.get("/other").await;
+    let other = server.get("/other").await;
     assert_eq!((other.status, other.text()), (200, ""));
-    house.post("/metrics", "").await.is_error(405, "Method Not Allowed");
+    server.post("/metrics", "").await.is_error(405, "Method Not Allowed");
     stop.send(()).unwrap();
     served.await.unwrap();
 }
@@ -162,9 +162,9 @@ async fn a_prompt_becomes_a_flat_answer_or_a_stream_of_them() {
                           { name: \"INPUT1\" data_type: TYPE_INT32 dims: [ -1 ] } ]
                   output [ { name: \"OUTPUT0\" data_type: TYPE_STRING dims: [ 1 ] },
                            { name: \"OUTPUT1\" data_type: TYPE_INT32 dims: [ -1 ] } ]";
-    let house = House::with(&[("words", config)]).await;
+    let server = TestServer::with(&[("words", config)]).await;
     let body = r#"{"id":"1","INPUT0":"hello","INPUT1":[1,2],"parameters":{"temperature":0.5}}"#;
-    let mut client = house.client().await;
+    let mut client = server.client().await;
     let answer = client.post("/v2/models/words/generate", body).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     let flat = answer.json();

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-mod house;
+mod harness;
 
-use house::{Answer, House, one_tensor};
+use harness::{Answer, TestServer, one_tensor};
 use serde_json::json;
 use server_core::tensor::strings;
 
-async fn floats() -> House {
-    House::with(&[("floats", &one_tensor("FP32", "[ -1 ]", "max_batch_size: 8"))]).await
+async fn floats() -> TestServer {
+    TestServer::with(&[("floats", &one_tensor("FP32", "[ -1 ]", "max_batch_size: 8"))]).await
 }
 
 fn little_endian(values: &[f32]) -> Vec<u8> {
@@ -17,7 +17,7 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
 }
 
 /// The JSON and the binary data of an answer.
-fn apart(answer: &Answer) -> (serde_json::Value, &[u8]) {
+fn split_body(answer: &Answer) -> (serde_json::Value, &[u8]) {
     let length = answer.header("inference-header-content-length").map(|length| length.parse().unwrap());
     let (json, data) = answer.body.split_at(length.unwrap_or(answer.body.len()));
     (serde_json::from_slice(json).unwrap(), data)
@@ -25,9 +25,9 @@ fn apart(answer: &Answer) -> (serde_json::Value, &[u8]) {
 
 #[tokio::test]
 async fn json_goes_in_and_comes_out() {
-    let house = floats().await;
+    let server = floats().await;
     let body = r#"{"id":"42","inputs":[{"name":"INPUT0","shape":[1,3],"datatype":"FP32","data":[[0.1,2,-3e9]]}]}"#;
-    let answer = house.post("/v2/models/floats/infer", body).await;
+    let answer = server.post("/v2/models/floats/infer", body).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     assert_eq!(answer.header("inference-header-content-length"), None);
     let text = answer.text();
@@ -54,10 +54,10 @@ async fn every_type_with_a_json_form_survives() {
     ];
     let configs: Vec<_> = cases.iter().map(|(config, ..)| one_tensor(config, "[ 2 ]", "")).collect();
     let models: Vec<_> = cases.iter().zip(&configs).map(|((name, ..), config)| (*name, config.as_str())).collect();
-    let house = House::with(&models).await;
+    let server = TestServer::with(&models).await;
     for (name, datatype, data) in &cases {
         let body = json!({"inputs": [{"name": "INPUT0", "shape": [2], "datatype": datatype, "data": data}]});
-        let answer = house.post(&format!("/v2/models/{name}/infer"), body.to_string()).await;
+        let answer = server.post(&format!("/v2/models/{name}/infer"), body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.json()["outputs"][0]["data"], *data, "{datatype}");
     }
@@ -65,7 +65,7 @@ async fn every_type_with_a_json_form_survives() {
 
 #[tokio::test]
 async fn binary_data_goes_in_and_comes_out() {
-    let house = floats().await;
+    let server = floats().await;
     let data = little_endian(&[1.5, -2.5]);
     let input = json!({"name": "INPUT0", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}});
     for (outputs, parameters) in [
@@ -73,9 +73,9 @@ async fn binary_data_goes_in_and_comes_out() {
         (json!([]), json!({"binary_data_output": true})),
     ] {
         let request = json!({"inputs": [input], "outputs": outputs, "parameters": parameters}).to_string();
-        let answer = house.client().await.post_binary("/v2/models/floats/infer", &request, &data).await;
+        let answer = server.client().await.post_binary("/v2/models/floats/infer", &request, &data).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/octet-stream")));
-        let (json, binary) = apart(&answer);
+        let (json, binary) = split_body(&answer);
         assert_eq!(binary, data);
         let expect = json!([{"name": "OUTPUT0", "datatype": "FP32", "shape": [1, 2],
                              "parameters": {"binary_data_size": 8}}]);
@@ -84,31 +84,31 @@ async fn binary_data_goes_in_and_comes_out() {
     // binary in, JSON out
     let request = json!({"inputs": [input], "outputs": [{"name": "OUTPUT0"}],
                          "parameters": {"binary_data_output": true}});
-    let answer = house.client().await.post_binary("/v2/models/floats/infer", &request.to_string(), &data).await;
-    assert_eq!(apart(&answer).0["outputs"][0]["data"], json!([1.5, -2.5]));
+    let answer = server.client().await.post_binary("/v2/models/floats/infer", &request.to_string(), &data).await;
+    assert_eq!(split_body(&answer).0["outputs"][0]["data"], json!([1.5, -2.5]));
 }
 
 #[tokio::test]
 async fn a_raw_body_needs_no_json() {
-    let house = floats().await;
+    let server = floats().await;
     let data = little_endian(&[1.0, 2.0, 3.0]);
-    let answer = house.client().await.post_binary("/v2/models/floats/infer", "", &data).await;
+    let answer = server.client().await.post_binary("/v2/models/floats/infer", "", &data).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let (json, binary) = apart(&answer);
+    let (json, binary) = split_body(&answer);
     assert_eq!((json["outputs"][0]["shape"].clone(), binary), (json!([1, 3]), &*data));
 }
 
 #[tokio::test]
-async fn large_tensors_pass_in_both_forms() {
-    let house = floats().await;
+async fn large_tensors_pass_as_json_and_as_binary() {
+    let server = floats().await;
     let values: Vec<f32> = (0..300_000).map(|value| value as f32 / 7.0).collect();
     let data = little_endian(&values);
     let shape = [1, values.len()];
-    let mut client = house.client().await;
+    let mut client = server.client().await;
     let request = json!({"parameters": {"binary_data_output": true}, "inputs": [{"name": "INPUT0", "shape": shape,
         "datatype": "FP32", "parameters": {"binary_data_size": data.len()}}]});
     let answer = client.post_binary("/v2/models/floats/infer", &request.to_string(), &data).await;
-    assert_eq!(apart(&answer).1, data);
+    assert_eq!(split_body(&answer).1, data);
     // the JSON of it is long enough for the blocking threads
     let request = json!({"inputs": [{"name": "INPUT0", "shape": shape, "datatype": "FP32", "data": values}]});
     let answer = client.post("/v2/models/floats/infer", request.to_string()).await;
@@ -117,11 +117,11 @@ async fn large_tensors_pass_in_both_forms() {
 }
 
 #[tokio::test]
-async fn classes_are_named() {
-    let house = floats().await;
+async fn classification_returns_labels() {
+    let server = floats().await;
     let request = json!({"inputs": [{"name": "INPUT0", "shape": [2, 3], "datatype": "FP32", "data": [1, 3, 2, 9, 8, 7]}],
         "outputs": [{"name": "OUTPUT0", "parameters": {"classification": 2}}]});
-    let answer = house.post("/v2/models/floats/infer", request.to_string()).await;
+    let answer = server.post("/v2/models/floats/infer", request.to_string()).await;
     let expect = json!([{"name": "OUTPUT0", "datatype": "BYTES", "shape": [2, 2],
                          "data": ["3.000000:1", "2.000000:2", "9.000000:0", "8.000000:1"]}]);
     assert_eq!(answer.json()["outputs"], expect);
@@ -130,13 +130,13 @@ async fn classes_are_named() {
 #[tokio::test]
 async fn compressed_bodies_are_understood_and_given() {
     use std::io::{Read, Write};
-    let house = floats().await;
+    let server = floats().await;
     let request = json!({"inputs": [{"name": "INPUT0", "shape": [1, 1], "datatype": "FP32", "data": [5]}]}).to_string();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(request.as_bytes()).unwrap();
     let body = gzip.finish().unwrap();
     let path = "/v2/models/floats/infer";
-    let mut client = house.client().await;
+    let mut client = server.client().await;
     let headers = [("Content-Encoding", "gzip"), ("Accept-Encoding", "deflate;q=0.9, gzip;q=0.5")];
     let answer = client.send("POST", path, &headers, &body).await;
     assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("deflate")));
@@ -155,23 +155,23 @@ async fn several_inputs_and_outputs_keep_their_order() {
                           { name: \"INPUT1\" data_type: TYPE_STRING dims: [ 1 ] } ]
                   output [ { name: \"OUTPUT0\" data_type: TYPE_INT32 dims: [ 1 ] },
                            { name: \"OUTPUT1\" data_type: TYPE_STRING dims: [ 1 ] } ]";
-    let house = House::with(&[("two", config)]).await;
+    let server = TestServer::with(&[("two", config)]).await;
     let words = strings::join([b"word".as_slice()]);
     let request = json!({"inputs": [
         {"name": "INPUT1", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": words.len()}},
         {"name": "INPUT0", "shape": [1], "datatype": "INT32", "data": [7]}],
         "outputs": [{"name": "OUTPUT1", "parameters": {"binary_data": true}}, {"name": "OUTPUT0"}]});
-    let answer = house.client().await.post_binary("/v2/models/two/infer", &request.to_string(), &words).await;
-    let (json, binary) = apart(&answer);
+    let answer = server.client().await.post_binary("/v2/models/two/infer", &request.to_string(), &words).await;
+    let (json, binary) = split_body(&answer);
     assert_eq!(binary, words);
     assert_eq!(json["outputs"][0]["name"], "OUTPUT1");
     assert_eq!(json["outputs"][1]["data"], json!([7]));
 }
 
 #[tokio::test]
-async fn mistakes_are_told_and_the_connection_goes_on() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn errors_name_the_reason_and_keep_the_connection_open() {
+    let server = floats().await;
+    let mut client = server.client().await;
     let path = "/v2/models/floats/infer";
     let answer = client.post("/v2/models/none/infer", "{}").await;
     answer.is_error(404, "Request for unknown model: 'none' is not found");
@@ -213,9 +213,9 @@ async fn mistakes_are_told_and_the_connection_goes_on() {
 async fn too_much_json_is_refused() {
     let options = server_http::Options { max_input_size: 200, ..Default::default() };
     let config = one_tensor("FP32", "[ -1 ]", "");
-    let house = House::open(&[("floats", &config)], Default::default(), options).await;
+    let server = TestServer::open(&[("floats", &config)], Default::default(), options).await;
     let long = format!("{{\"id\":\"{}\",\"inputs\":[]}}", "x".repeat(200));
-    let answer = house.post("/v2/models/floats/infer", &long).await;
+    let answer = server.post("/v2/models/floats/infer", &long).await;
     let expect = format!(
         "request JSON size of {} bytes exceeds the maximum allowed input size of 200 bytes. Use \
          --http-max-input-size to increase the limit.",
@@ -225,9 +225,9 @@ async fn too_much_json_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_may_wait_for_permission_and_send_in_chunks() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn a_client_may_expect_100_continue_and_send_in_chunks() {
+    let server = floats().await;
+    let mut client = server.client().await;
     let body = r#"{"inputs":[{"name":"INPUT0","shape":[1,1],"datatype":"FP32","data":[6]}]}"#;
     let head = "POST /v2/models/floats/infer HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\n\
                 Transfer-Encoding: chunked\r\n\r\n";
@@ -242,9 +242,9 @@ async fn a_client_may_wait_for_permission_and_send_in_chunks() {
 }
 
 #[tokio::test]
-async fn a_body_shredded_into_chunks_is_refused() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn a_body_in_too_many_small_chunks_is_refused() {
+    let server = floats().await;
+    let mut client = server.client().await;
     client.write("POST /v2/models/floats/infer HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     client.write("1\r\n \r\n".repeat(65_600) + "0\r\n\r\n").await;
     let answer = client.receive().await;
@@ -253,19 +253,19 @@ async fn a_body_shredded_into_chunks_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_cancels_its_request() {
+async fn a_disconnect_cancels_the_request() {
     let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"100\" } }";
-    let house = House::with(&[("slow", &one_tensor("FP32", "[ -1 ]", delay))]).await;
-    let busy = house.keep_busy("slow").await;
+    let server = TestServer::with(&[("slow", &one_tensor("FP32", "[ -1 ]", delay))]).await;
+    let busy = server.keep_busy("slow").await;
     let body = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
     let length = body.len();
-    let mut client = house.client().await;
+    let mut client = server.client().await;
     client
         .write(format!("POST /v2/models/slow/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n{body}"))
         .await;
-    house::until(|| house.pending() == 1).await;
+    harness::until(|| server.pending() == 1).await;
     drop(client);
     busy.response().await.unwrap();
-    house::until(|| house.engine.statistics(None).unwrap()[0].failures.canceled == 1).await;
-    assert_eq!(house.engine.statistics(None).unwrap()[0].execution_count, 1);
+    harness::until(|| server.engine.statistics(None).unwrap()[0].failures.canceled == 1).await;
+    assert_eq!(server.engine.statistics(None).unwrap()[0].execution_count, 1);
 }

@@ -1,21 +1,21 @@
 //! Clients that misbehave, and the end of the server.
 
-mod house;
+mod harness;
 
 use std::time::Duration;
 
-use house::{House, one_tensor};
+use harness::{TestServer, one_tensor};
 use tokio::net::TcpStream;
 
 const BODY: &str = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
 
-async fn floats() -> House {
-    House::with(&[("floats", &one_tensor("FP32", "[ -1 ]", ""))]).await
+async fn floats() -> TestServer {
+    TestServer::with(&[("floats", &one_tensor("FP32", "[ -1 ]", ""))]).await
 }
 
-async fn slow() -> House {
+async fn slow() -> TestServer {
     let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"200\" } }";
-    House::with(&[("floats", &one_tensor("FP32", "[ -1 ]", delay))]).await
+    TestServer::with(&[("floats", &one_tensor("FP32", "[ -1 ]", delay))]).await
 }
 
 fn infer() -> String {
@@ -23,9 +23,9 @@ fn infer() -> String {
 }
 
 #[tokio::test]
-async fn junk_disturbs_nobody() {
-    let house = floats().await;
-    let mut good = house.client().await;
+async fn malformed_requests_do_not_disturb_other_clients() {
+    let server = floats().await;
+    let mut good = server.client().await;
     assert_eq!(good.post("/v2/models/floats/infer", BODY).await.status, 200);
     let junk: Vec<u8> = (0..5000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for bytes in [
@@ -37,7 +37,7 @@ async fn junk_disturbs_nobody() {
         b"GET /v2 HTTP/1.1\r\nContent-Length: x\r\n\r\n",
         b"POST /v2/models/floats/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ] {
-        let mut bad = house.client().await;
+        let mut bad = server.client().await;
         bad.write(bytes).await;
         if bytes == b"\0\0\0\0" {
             continue; // too little to be judged: dropped in the middle
@@ -50,17 +50,17 @@ async fn junk_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_huge_head_is_refused() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn a_request_head_above_the_limit_is_refused() {
+    let server = floats().await;
+    let mut client = server.client().await;
     client.write(format!("GET /v2 HTTP/1.1\r\nX: {}\r\n", "x".repeat(100_000))).await;
     let answer = client.rest().await;
     assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]
-async fn half_requests_cost_others_nothing() {
-    let house = floats().await;
+async fn unfinished_requests_do_not_block_other_clients() {
+    let server = floats().await;
     let mut halves = Vec::new();
     for (index, half) in ["POST /v2/mod", "POST /v2/models/floats/infer HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"]
         .iter()
@@ -68,30 +68,30 @@ async fn half_requests_cost_others_nothing() {
         .take(100)
         .enumerate()
     {
-        let mut client = house.client().await;
+        let mut client = server.client().await;
         client.write(half).await;
         if index % 3 == 0 {
             halves.push(client); // the others leave at once
         }
     }
-    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
-    assert_eq!(house.get("/v2/health/live").await.status, 200);
+    assert_eq!(server.post("/v2/models/floats/infer", BODY).await.status, 200);
+    assert_eq!(server.get("/v2/health/live").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_body_shorter_than_promised_is_no_request() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn a_body_shorter_than_its_content_length_is_not_run() {
+    let server = floats().await;
+    let mut client = server.client().await;
     client.write(infer().replace(&format!("Content-Length: {}", BODY.len()), "Content-Length: 1000000000000")).await;
     drop(client);
-    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
-    assert_eq!(house.engine.statistics(None).unwrap()[0].success.count, 1);
+    assert_eq!(server.post("/v2/models/floats/infer", BODY).await.status, 200);
+    assert_eq!(server.engine.statistics(None).unwrap()[0].success.count, 1);
 }
 
 #[tokio::test]
-async fn requests_may_be_sent_ahead() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn pipelined_requests_are_answered_in_order() {
+    let server = floats().await;
+    let mut client = server.client().await;
     client.write(infer().repeat(5)).await;
     for _ in 0..5 {
         assert_eq!(client.receive().await.status, 200);
@@ -99,54 +99,54 @@ async fn requests_may_be_sent_ahead() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_the_end_gets_it() {
-    let house = floats().await;
-    let mut client = house.client().await;
+async fn connection_close_is_honoured() {
+    let server = floats().await;
+    let mut client = server.client().await;
     let answer = client.send("GET", "/v2/health/live", &[("Connection", "close")], b"").await;
     assert_eq!(answer.status, 200);
     assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]
-async fn what_runs_is_finished_and_nothing_new_begins() {
-    let mut house = slow().await;
-    let mut idle = house.client().await;
+async fn shutdown_finishes_running_requests_and_closes_idle_connections() {
+    let mut server = slow().await;
+    let mut idle = server.client().await;
     assert_eq!(idle.send("GET", "/v2/health/live", &[], b"").await.status, 200);
-    let mut fresh = house.client().await;
-    let busy = house.keep_busy("floats").await;
-    let mut running = house.client().await;
+    let mut fresh = server.client().await;
+    let busy = server.keep_busy("floats").await;
+    let mut running = server.client().await;
     running.write(infer()).await;
-    house::until(|| house.pending() == 1).await;
-    house.stop();
+    harness::until(|| server.pending() == 1).await;
+    server.stop();
     assert_eq!(idle.rest().await, b"");
     assert_eq!(fresh.rest().await, b"");
     let answer = running.receive().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     assert_eq!(running.rest().await, b"");
     busy.response().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(20), &mut house.served).await.unwrap().unwrap();
-    assert!(TcpStream::connect(house.address).await.is_err());
+    tokio::time::timeout(Duration::from_secs(20), &mut server.served).await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test]
-async fn a_server_that_leaves_answers_and_asks_callers_to_go_elsewhere() {
-    let house = floats().await;
-    let mut idle = house.client().await;
+async fn a_draining_server_answers_with_connection_close() {
+    let server = floats().await;
+    let mut idle = server.client().await;
     assert_eq!(idle.post("/v2/models/floats/infer", BODY).await.header("connection"), None);
-    house.engine.begin_leaving();
-    assert_eq!(house.get("/v2/health/live").await.status, 200);
-    assert_eq!(house.get("/v2/health/ready").await.status, 400);
+    server.engine.begin_leaving();
+    assert_eq!(server.get("/v2/health/live").await.status, 200);
+    assert_eq!(server.get("/v2/health/ready").await.status, 400);
     let answer = idle.post("/v2/models/floats/infer", BODY).await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     assert_eq!(idle.rest().await, b"");
-    assert_eq!(house.post("/v2/models/floats/infer", BODY).await.status, 200);
+    assert_eq!(server.post("/v2/models/floats/infer", BODY).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_server_that_exits_says_so() {
-    let house = floats().await;
-    house.engine.close_admission();
-    house.get("/v2/health/live").await.is_error(503, "Server exiting");
-    house.get("/v2/health/ready").await.is_error(503, "Server exiting");
-    house.post("/v2/models/floats/infer", BODY).await.is_error(503, "Server not ready");
+async fn an_exiting_server_answers_503() {
+    let server = floats().await;
+    server.engine.close_admission();
+    server.get("/v2/health/live").await.is_error(503, "Server exiting");
+    server.get("/v2/health/ready").await.is_error(503, "Server exiting");
+    server.post("/v2/models/floats/infer", BODY).await.is_error(503, "Server not ready");
 }

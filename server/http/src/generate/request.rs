@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn errors_name_the_member() {
         let plain = interface(0, &[("A", DataType::Bool, &[1]), ("H", DataType::Fp16, &[1])]);
         refused(&plain, "{\"A\":\"x\"}", "Unable to parse 'data': attempt to access JSON non-boolean as boolean");
         refused(&plain, "{\"H\":1}", "input 'H' has unsupported datatype FP16");

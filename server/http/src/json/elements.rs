@@ -19,7 +19,7 @@ pub(crate) struct Elements {
 /// Reads an array of elements.
 ///
 /// `expected` is their number, known from the shape; one more is an error at once. BYTES are left to be counted by the
-/// check against the model, which has its own words.
+/// check against the model, which has messages of its own.
 /// Errors: an element of the wrong kind, or too many of them.
 pub(crate) fn read(reader: &mut Reader<'_>, data_type: DataType, expected: usize) -> Parsed<Elements> {
     if reader.kind() != Kind::Array {
@@ -99,7 +99,7 @@ fn numbers<'a, const N: usize>(
     expected: usize,
     mut one: impl FnMut(&mut Reader<'a>) -> Parsed<[u8; N]>,
 ) -> Parsed<Elements> {
-    // `expected` is the caller's word: it may promise more than the text holds, where an element takes two bytes or more
+    // `expected` comes from the caller and may exceed what the text can hold, where an element takes at least two bytes
     let capacity = expected.min(reader.remaining() / 2 + 1) * N;
     let mut bytes = Vec::with_capacity(capacity);
     walk(reader, &mut |reader| {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_of_many_elements_takes_no_memory() {
+    fn a_large_declared_count_allocates_nothing() {
         let elements = parse("[1,2]", DataType::Fp64, usize::MAX / 16).unwrap();
         assert_eq!(elements.count, 2);
         assert!(elements.bytes.capacity() < 100);

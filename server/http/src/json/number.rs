@@ -51,7 +51,7 @@ const EXACT_POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
-/// Reads the number at the start of `text`, and tells its length in bytes.
+/// Reads the number at the start of `text`, and its length in bytes.
 ///
 /// Errors: what is wrong, and at which byte of `text`.
 #[inline]

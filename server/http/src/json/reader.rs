@@ -38,7 +38,7 @@ impl From<Error> for Fault {
 
 pub(crate) type Parsed<T> = Result<T, Fault>;
 
-/// What a value is, told by its first byte.
+/// What a value is, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Null,
@@ -244,7 +244,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads one value with `read`. If its meaning is wrong, the value is read past and the mistake noted: mistakes in
-    /// the rest of the text must be told first.
+    /// the rest of the text are reported first.
     #[inline]
     pub(crate) fn attempt(
         &mut self,
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_offset() {
+    fn errors_have_their_offset() {
         refused("", "The document is empty. at 0");
         refused("  \n", "The document is empty. at 3");
         refused("{}x", "The document root must not be followed by other values. at 2");
@@ -336,16 +336,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_meaning_lets_mistakes_behind_it_speak_first() {
+    fn malformed_text_is_reported_before_a_wrong_value() {
         let read = |text: &'static str| {
             document(text.as_bytes(), |reader| {
                 let mut mistakes = Vec::new();
-                let dislike = |_: &mut Reader<'_>| Err(Error::internal("not liked").into());
-                reader.array(|reader| reader.attempt(dislike, |error| mistakes.push(error.message)))?;
+                let refuse = |_: &mut Reader<'_>| Err(Error::internal("refused").into());
+                reader.array(|reader| reader.attempt(refuse, |error| mistakes.push(error.message)))?;
                 Ok(mistakes)
             })
         };
-        assert_eq!(read("[1,{\"a\":[2]}]").unwrap(), ["not liked", "not liked"]);
+        assert_eq!(read("[1,{\"a\":[2]}]").unwrap(), ["refused", "refused"]);
         assert!(matches!(read("[1,{\"a\":[2}]"), Err(Fault::Malformed(_))));
     }
 

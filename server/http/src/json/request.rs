@@ -1,7 +1,7 @@
 //! The JSON of an inference request, read in one pass: what it says, not yet what it means to a model.
 //!
 //! Elements of `data` become tensor bytes on the way if name, datatype and shape stand before them, as every client
-//! writes it; otherwise they are read again once those are known. Mistakes are told in Triton's order: first a broken
+//! writes it; otherwise they are read again once those are known. Mistakes are reported in Triton's order: first a broken
 //! text, then `id`, `parameters`, `inputs`, `outputs`.
 
 mod input;
@@ -48,7 +48,7 @@ pub(crate) struct Controls {
     pub(crate) is_sequence_end: bool,
     pub(crate) priority: u64,
     pub(crate) timeout_us: u64,
-    /// Outputs nobody named go out as binary data.
+    /// Outputs that the request does not name go out as binary data.
     pub(crate) binary_data_output: bool,
     /// For the backend.
     pub(crate) custom: Parameters,

@@ -23,7 +23,7 @@ pub(crate) enum Value<'a> {
 impl<'a> Value<'a> {
     /// Reads a whole text.
     ///
-    /// Errors: it is no JSON, in the words of [`super::reader`].
+    /// Errors: it is no JSON.
     pub(crate) fn parse(text: &'a [u8]) -> Result<Self, Error> {
         document(text, Self::read).map_err(|fault| fault.into_error())
     }

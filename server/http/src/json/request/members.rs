@@ -1,4 +1,4 @@
-//! Which members of an object were seen, and which mistake is told when there are several.
+//! Which members of an object were seen, and which mistake is reported when there are several.
 
 use server_core::error::{Error, Result};
 
@@ -19,7 +19,7 @@ pub(super) enum Member {
 }
 
 /// Which members were seen, and what was wrong with them. They are read in the order of the text, but Triton's order
-/// decides which mistake is told.
+/// decides which mistake is reported.
 #[derive(Default)]
 pub(super) struct Members {
     seen: u8,

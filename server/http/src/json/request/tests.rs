@@ -222,7 +222,7 @@ fn values_without_sense_are_refused() {
 }
 
 #[test]
-fn a_broken_text_speaks_before_a_wrong_meaning() {
+fn malformed_text_is_reported_before_a_wrong_value() {
     refused("{\"id\":5,\"inputs\":[}", Code::Internal, "failed to parse the request JSON buffer: Invalid value. at 18");
     refused(
         "{\"inputs\":[{\"name\":\"A\",\"shape\":[1],\"datatype\":\"FP32\",\"data\":[\"x\"]}",

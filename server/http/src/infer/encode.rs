@@ -1,93 +1,55 @@
-//! An answer of the engine made into an HTTP response.
+//! A response of the engine encoded as an HTTP response.
 
-use std::sync::Arc;
-
-use http::{
-    HeaderMap, HeaderValue, Response,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
-use server_core::{
-    classification::classify,
-    error::Result,
-    interface::Interface,
-    response::InferResponse,
-    tensor::{Name, Tensor},
-};
-use smallvec::SmallVec;
-
+use super::output_options::OutputOptions;
 use crate::{
     binary::HEADER_LENGTH,
     body::Body,
     compression::{Encoding, compress},
     json::response::{Rendered, render},
 };
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+use server_core::{
+    classification::classify, error::Result, interface::Interface, response::InferResponse, tensor::Tensor,
+};
 
 /// More output bytes are turned into JSON or compressed on a blocking thread.
 const LONG_OUTPUT: usize = 128 << 10;
 
-/// How the caller wants one output.
-#[derive(Debug, Clone)]
-pub(crate) struct Wish {
-    pub(crate) name: Name,
-    /// As binary data behind the JSON.
-    pub(crate) is_binary: bool,
-    /// So many top classes instead of the values; 0 for the values.
-    pub(crate) classification: u32,
-}
-
-/// How the caller wants the outputs.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wishes {
-    /// Those that were not named.
-    pub(crate) is_binary_by_default: bool,
-    /// In the order named.
-    pub(crate) named: SmallVec<[Wish; 2]>,
-}
-
-impl Wishes {
-    /// The wish for an output, which is most often the one at its own position.
-    fn of(&self, position: usize, name: &Name) -> Option<&Wish> {
-        let same = |wish: &&Wish| Arc::ptr_eq(&wish.name, name) || wish.name == *name;
-        self.named.get(position).filter(same).or_else(|| self.named.iter().find(same))
-    }
-
-    fn is_binary(&self, position: usize, name: &Name) -> bool {
-        self.of(position, name).map_or(self.is_binary_by_default, |wish| wish.is_binary)
-    }
-}
-
-/// Whether writing it takes so long that others would feel it.
-pub(super) fn is_long(response: &InferResponse, wishes: &Wishes, encoding: Encoding) -> bool {
+/// Whether encoding takes so long that it belongs on the blocking pool.
+pub(super) fn is_long(response: &InferResponse, options: &OutputOptions, encoding: Encoding) -> bool {
     let costly = |(position, output): (usize, &Tensor)| {
-        let is_cheap = encoding == Encoding::Identity && wishes.is_binary(position, &output.name);
+        let is_cheap = encoding == Encoding::Identity && options.is_binary(position, &output.name);
         if is_cheap { 0 } else { output.data.len() }
     };
     response.outputs.iter().enumerate().map(costly).sum::<usize>() > LONG_OUTPUT
 }
 
-/// Writes an answer.
+/// Encodes a response.
 ///
 /// Errors: an output cannot be classified, or has no JSON form.
 pub(super) fn write(
     response: &mut InferResponse,
-    wishes: &Wishes,
+    options: &OutputOptions,
     interface: &Interface,
     encoding: Encoding,
 ) -> Result<Reply> {
-    if wishes.named.iter().any(|wish| wish.classification > 0) {
-        classify_outputs(&mut response.outputs, wishes, interface)?;
+    if options.named.iter().any(|option| option.classification > 0) {
+        classify_outputs(&mut response.outputs, options, interface)?;
     }
     let outputs = &response.outputs;
-    let mut rendered = render(response, |position| wishes.is_binary(position, &outputs[position].name))?;
+    let mut rendered = render(response, |position| options.is_binary(position, &outputs[position].name))?;
     if encoding != Encoding::Identity {
         rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, encoding)];
     }
     Ok(Reply { rendered, encoding })
 }
 
-fn classify_outputs(outputs: &mut [Tensor], wishes: &Wishes, interface: &Interface) -> Result<()> {
+fn classify_outputs(outputs: &mut [Tensor], options: &OutputOptions, interface: &Interface) -> Result<()> {
     for (position, output) in outputs.iter_mut().enumerate() {
-        let count = wishes.of(position, &output.name).map_or(0, |wish| wish.classification);
+        let count = options.of(position, &output.name).map_or(0, |option| option.classification);
         if count > 0 {
             let labels = interface.output(&output.name).map_or(&[][..], |spec| &spec.labels);
             *output = classify(output, interface.max_batch_size > 0, count, labels)?;
@@ -96,14 +58,14 @@ fn classify_outputs(outputs: &mut [Tensor], wishes: &Wishes, interface: &Interfa
     Ok(())
 }
 
-/// A written answer.
+/// An encoded response.
 pub(super) struct Reply {
     rendered: Rendered,
     encoding: Encoding,
 }
 
 impl Reply {
-    /// Makes a response of it. `headers` are the request's: their memory is used again.
+    /// Adds status and headers. `headers` are those of the request: their memory is used again.
     pub(super) fn into_response(self, mut headers: HeaderMap) -> Response<Body> {
         headers.clear();
         match self.rendered.json_length {
@@ -128,9 +90,11 @@ impl Reply {
 mod tests {
     use server_core::{interface::OutputSpec, tensor::DataType};
 
-    use super::*;
+    use smallvec::SmallVec;
 
-    fn reply(named: SmallVec<[Wish; 2]>, encoding: Encoding) -> Reply {
+    use super::{super::output_options::OutputOption, *};
+
+    fn reply(named: SmallVec<[OutputOption; 2]>, encoding: Encoding) -> Reply {
         let output = |name: &str| Tensor {
             name: name.into(),
             data_type: DataType::Uint8,
@@ -159,8 +123,8 @@ mod tests {
             parameters: vec![],
             outputs: smallvec::smallvec![output("A"), output("B")],
         };
-        let wishes = Wishes { is_binary_by_default: false, named };
-        write(&mut response, &wishes, &interface, encoding).unwrap()
+        let options = OutputOptions { is_binary_by_default: false, named };
+        write(&mut response, &options, &interface, encoding).unwrap()
     }
 
     fn text(reply: &Reply) -> String {
@@ -168,9 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn each_output_goes_out_as_wished() {
-        let wish = |name: &str, is_binary, classification| Wish { name: name.into(), is_binary, classification };
-        let named = smallvec::smallvec![wish("B", true, 0), wish("A", false, 1)];
+    fn each_output_has_the_form_asked_for() {
+        let option =
+            |name: &str, is_binary, classification| OutputOption { name: name.into(), is_binary, classification };
+        let named = smallvec::smallvec![option("B", true, 0), option("A", false, 1)];
         let reply = reply(named, Encoding::Identity);
         assert_eq!(
             text(&reply),
@@ -187,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_answer_says_so() {
+    fn a_compressed_response_names_its_encoding() {
         let plain = text(&reply(SmallVec::new(), Encoding::Identity));
         let reply = reply(SmallVec::new(), Encoding::Gzip);
         let body = crate::compression::decompress(reply.rendered.pieces[0].clone(), Encoding::Gzip, 1 << 20).unwrap();

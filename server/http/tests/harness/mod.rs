@@ -18,11 +18,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Generous: only a server that hangs takes so long.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running server. Its models go when it is dropped.
-pub(crate) struct House {
+/// A running server. Its model folder is deleted when it is dropped.
+pub(crate) struct TestServer {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -30,7 +30,7 @@ pub(crate) struct House {
     folder: tempfile::TempDir,
 }
 
-impl House {
+impl TestServer {
     /// A server of these models: name, and configuration without name and backend.
     pub(crate) async fn with(models: &[(&str, &str)]) -> Self {
         Self::open(models, ControlMode::None, Options::default()).await
@@ -150,7 +150,7 @@ impl Client {
     }
 
     pub(crate) async fn receive(&mut self) -> Answer {
-        tokio::time::timeout(PATIENCE, self.receive_whole()).await.expect("the server did not answer")
+        tokio::time::timeout(TIMEOUT, self.receive_whole()).await.expect("the server did not answer")
     }
 
     async fn receive_whole(&mut self) -> Answer {
@@ -198,12 +198,12 @@ impl Client {
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let read = self.stream.read_to_end(&mut rest);
-        let _ = tokio::time::timeout(PATIENCE, read).await.expect("the server did not close the connection");
+        let _ = tokio::time::timeout(TIMEOUT, read).await.expect("the server did not close the connection");
         rest
     }
 }
 
-impl House {
+impl TestServer {
     /// Gives a slow model work of its own, so that the next requests have to wait. The work ends with what is returned.
     pub(crate) async fn keep_busy(&self, model: &str) -> Inference {
         let request = InferRequest {
@@ -235,11 +235,11 @@ impl House {
     }
 }
 
-/// Waits until something is so; gives up loudly.
-pub(crate) async fn until(mut so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !so() {
-        assert!(std::time::Instant::now() < deadline, "it never became so");
+/// Waits until a condition holds; panics after [`TIMEOUT`].
+pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + TIMEOUT;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }

@@ -1,45 +1,45 @@
-//! One request in, one response out: the route decides which room answers.
+//! One request in, one response out: the route decides which handler answers.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use server_core::{error::Result, interface::ModelId, request::VersionChoice};
-use server_engine::Engine;
 
 use crate::{
-    Options,
-    body::{Body, collect},
+    application::Application,
+    body::{Body, read},
     connection::Activity,
     error::Failure,
     generate, health, infer, metadata, model_config, repository, restriction,
     router::{ModelAction, Route, route},
+    server::Server,
     settings, shared_memory, statistics,
 };
 
-/// What all connections share.
-pub(crate) struct Server {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) options: Options,
+impl Application for Server {
+    fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
+        answer(self, activity, request)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.engine.is_leaving()
+    }
 }
 
-/// Answers one request. It cannot fail: what goes wrong is the answer.
-pub(crate) async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
+async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
     let (Parts { method, uri, headers, .. }, body) = request.into_parts();
     let route = route(&method, uri.path())
         .map_err(Failure::Route)
         .and_then(|route| restriction::check(&server.options.restrictions, &route, &headers).map(|()| route));
     let outcome = match route {
-        Ok(route) => follow(server, activity, route, headers, body).await,
+        Ok(route) => call_handler(server, activity, route, headers, body).await,
         Err(failure) => Err(failure),
     };
     outcome.unwrap_or_else(Failure::into_response)
 }
 
-/// Asks the room the route leads to. Only inference is part of the connection's own future; the others are rare, and
+/// Calls the handler of a route. Only the future of inference is part of the connection's own; the others are rare, and
 /// boxed so that they do not make it larger.
-async fn follow(
+async fn call_handler(
     server: &Server,
     activity: &Activity,
     route: Route<'_>,
@@ -80,24 +80,4 @@ async fn follow(
         }
         Route::SharedMemory { memory, region, action } => shared_memory::answer(memory, region.as_deref(), action)?,
     })
-}
-
-/// Collects a body, and tells the connection's watch that it is there.
-pub(crate) async fn read(body: Incoming, activity: &Activity) -> Result<Bytes> {
-    let body = collect(body).await?;
-    activity.request_read();
-    Ok(body)
-}
-
-/// A good answer without a word.
-pub(crate) fn empty() -> Response<Body> {
-    Response::new(Body::empty())
-}
-
-/// A good answer of JSON.
-pub(crate) fn json(text: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    let headers: &mut HeaderMap = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

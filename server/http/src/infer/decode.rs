@@ -1,4 +1,4 @@
-//! A request's body made into what the engine takes.
+//! The body of a request decoded into an inference request.
 
 use std::{
     sync::Arc,
@@ -17,42 +17,53 @@ use server_core::{
 };
 use smallvec::SmallVec;
 
-use super::outgoing::{Wish, Wishes};
+use super::output_options::{OutputOption, OutputOptions};
 use crate::{
-    binary::{Blobs, Layout, layout},
+    binary::{BinaryInputs, Layout, layout},
     compression::{Encoding, decompress},
     json::request::{Content, Controls, Input, Output, SequenceId, parse},
 };
 
-/// What is known before the body is looked at.
+/// What is known of a request before its body.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// Of the model meant: its names are shared with the request's tensors.
+    /// Of the model: its names are shared with the tensors of the request.
     pub(super) interface: Arc<Interface>,
-    /// As it was asked for.
+    /// As the request gives it.
     pub(super) version: VersionChoice,
     /// How the body is compressed.
     pub(super) encoding: Encoding,
     /// `--http-max-input-size`, bytes.
     pub(super) max_input_size: usize,
-    /// When the request came.
+    /// When the head of the request was read.
     pub(super) received_at: Instant,
 }
 
 impl Source {
-    /// Reads the body, and how its outputs are wanted.
+    /// Decodes the body, and fills `options` with how its outputs are wanted.
     ///
-    /// Errors: in Triton's words, whatever is wrong with it as a message; the engine checks it against the model.
-    pub(super) fn prepare(&self, headers: &HeaderMap, body: Bytes, wishes: &mut Wishes) -> Result<InferRequest> {
+    /// Errors: Triton's texts for what is wrong with the message itself; the engine checks it against the model.
+    pub(super) fn prepare(
+        &self,
+        headers: &HeaderMap,
+        body: Bytes,
+        options: &mut OutputOptions,
+    ) -> Result<InferRequest> {
         let body = decompress(body, self.encoding, self.max_input_size)?;
         match layout(headers, body.len())? {
-            Layout::Json => self.read(&body, body.len(), false, wishes),
-            Layout::JsonThenBinary(length) => self.read(&body, length, true, wishes),
-            Layout::Raw => self.raw(body, wishes),
+            Layout::Json => self.read(&body, body.len(), false, options),
+            Layout::JsonThenBinary(length) => self.read(&body, length, true, options),
+            Layout::Raw => self.raw(body, options),
         }
     }
 
-    fn read(&self, body: &Bytes, json_length: usize, has_header: bool, wishes: &mut Wishes) -> Result<InferRequest> {
+    fn read(
+        &self,
+        body: &Bytes,
+        json_length: usize,
+        has_header: bool,
+        options: &mut OutputOptions,
+    ) -> Result<InferRequest> {
         let max = self.max_input_size;
         if json_length > max {
             return Err(Error::invalid_argument(format!(
@@ -61,22 +72,22 @@ impl Source {
             )));
         }
         let message = parse(&body[..json_length], max)?;
-        let mut request = self.request(message.id, message.controls, wishes);
-        let mut blobs = Blobs::new(body.slice(json_length..), has_header, &self.interface.model_name);
+        let mut request = self.request(message.id, message.controls, options);
+        let mut binary_inputs = BinaryInputs::new(body.slice(json_length..), has_header, &self.interface.model_name);
         for input in message.inputs {
-            request.inputs.push(self.tensor(input, &mut blobs)?);
+            request.inputs.push(self.tensor(input, &mut binary_inputs)?);
         }
-        blobs.finish()?;
+        binary_inputs.finish()?;
         for output in message.outputs {
-            let wish = self.wish(&output)?;
-            let wanted = RequestedOutput { name: wish.name.clone(), classification: wish.classification };
+            let option = self.output_option(&output)?;
+            let wanted = RequestedOutput { name: option.name.clone(), classification: option.classification };
             request.outputs.push(wanted);
-            wishes.named.push(wish);
+            options.named.push(option);
         }
         Ok(request)
     }
 
-    fn raw(&self, body: Bytes, wishes: &mut Wishes) -> Result<InferRequest> {
+    fn raw(&self, body: Bytes, options: &mut OutputOptions) -> Result<InferRequest> {
         let (size, max) = (body.len(), self.max_input_size);
         if size > max {
             return Err(Error::invalid_argument(format!(
@@ -85,14 +96,14 @@ impl Source {
             )));
         }
         let controls = Controls { binary_data_output: true, ..Controls::default() };
-        let mut request = self.request(String::new(), controls, wishes);
+        let mut request = self.request(String::new(), controls, options);
         request.inputs.push(deduce_raw(&self.interface, "", body)?);
         Ok(request)
     }
 
     /// A request without its tensors.
-    fn request(&self, id: String, controls: Controls, wishes: &mut Wishes) -> InferRequest {
-        wishes.is_binary_by_default = controls.binary_data_output;
+    fn request(&self, id: String, controls: Controls, options: &mut OutputOptions) -> InferRequest {
+        options.is_binary_by_default = controls.binary_data_output;
         let sequence = controls.sequence_id.map(|id| Sequence {
             id: match id {
                 SequenceId::Number(number) => CorrelationId::Number(number),
@@ -115,24 +126,24 @@ impl Source {
         }
     }
 
-    fn tensor(&self, input: Input<'_>, blobs: &mut Blobs<'_>) -> Result<Tensor> {
+    fn tensor(&self, input: Input<'_>, binary_inputs: &mut BinaryInputs<'_>) -> Result<Tensor> {
         let Input { name, data_type, shape, content } = input;
         let data = match content {
             Content::Data(bytes) => Buffer::from(bytes),
-            Content::Binary(size) => Buffer::from(blobs.take(&name, size)?),
+            Content::Binary(size) => Buffer::from(binary_inputs.take(&name, size)?),
             Content::SharedMemory(region) => return Err(unknown_region(&region)),
         };
         let name = self.interface.input(&name).map_or_else(|| Name::from(&*name), |spec| spec.name.clone());
         Ok(Tensor { name, data_type, shape, data })
     }
 
-    fn wish(&self, output: &Output<'_>) -> Result<Wish> {
+    fn output_option(&self, output: &Output<'_>) -> Result<OutputOption> {
         if let Some(region) = &output.shared_memory_region {
             return Err(unknown_region(region));
         }
         let spec = self.interface.output(&output.name);
         let name = spec.map_or_else(|| Name::from(&*output.name), |spec| spec.name.clone());
-        Ok(Wish { name, is_binary: output.is_binary, classification: output.classification })
+        Ok(OutputOption { name, is_binary: output.is_binary, classification: output.classification })
     }
 }
 
@@ -185,14 +196,14 @@ mod tests {
         }
     }
 
-    fn prepare(source: &Source, body: &str, json_length: Option<usize>) -> Result<(InferRequest, Wishes)> {
-        let mut wishes = Wishes::default();
+    fn prepare(source: &Source, body: &str, json_length: Option<usize>) -> Result<(InferRequest, OutputOptions)> {
+        let mut options = OutputOptions::default();
         let mut headers = HeaderMap::new();
         if let Some(length) = json_length {
             headers.insert(&HEADER_LENGTH, HeaderValue::from(length));
         }
-        let request = source.prepare(&headers, Bytes::copy_from_slice(body.as_bytes()), &mut wishes)?;
-        Ok((request, wishes))
+        let request = source.prepare(&headers, Bytes::copy_from_slice(body.as_bytes()), &mut options)?;
+        Ok((request, options))
     }
 
     const BINARY: &str = r#"{"id":"a","parameters":{"sequence_id":"s","sequence_end":true,"timeout":7,"binary_data_output":true},"inputs":[{"name":"IN","shape":[4],"datatype":"UINT8","parameters":{"binary_data_size":4}}]"#;
@@ -204,8 +215,8 @@ mod tests {
         let body = Bytes::from(format!("{json}wxyz"));
         let mut headers = HeaderMap::new();
         headers.insert(&HEADER_LENGTH, HeaderValue::from(json.len()));
-        let mut wishes = Wishes::default();
-        let request = source.prepare(&headers, body.clone(), &mut wishes).unwrap();
+        let mut options = OutputOptions::default();
+        let request = source.prepare(&headers, body.clone(), &mut options).unwrap();
         let input = &request.inputs[0];
         assert_eq!(input.data.as_host().unwrap().as_ptr(), body[json.len()..].as_ptr());
         assert!(Arc::ptr_eq(&input.name, &source.interface.inputs[0].name));
@@ -214,15 +225,15 @@ mod tests {
         assert_eq!(request.timeout, Some(Duration::from_micros(7)));
         let sequence = Sequence { id: CorrelationId::Text("s".into()), is_start: false, is_end: true };
         assert_eq!(request.sequence, Some(sequence));
-        assert!(!wishes.named[0].is_binary, "naming outputs overrides the default");
+        assert!(!options.named[0].is_binary, "naming outputs overrides the default");
     }
 
     #[test]
     fn a_raw_body_is_the_only_input() {
-        let (request, wishes) = prepare(&source(1000), "wxyz", Some(0)).unwrap();
+        let (request, options) = prepare(&source(1000), "wxyz", Some(0)).unwrap();
         assert_eq!(request.inputs[0].data.as_host().unwrap(), b"wxyz");
         assert_eq!(request.inputs[0].shape.as_slice(), [4]);
-        assert!(wishes.is_binary_by_default);
+        assert!(options.is_binary_by_default);
     }
 
     #[test]
@@ -257,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_additional_binary_data_are_told() {
+    fn missing_and_additional_binary_data_are_refused() {
         let json = format!("{BINARY}}}");
         let error = prepare(&source(1000), &format!("{json}wx"), Some(json.len())).unwrap_err();
         assert_eq!(error.message, "unexpected size for input 'IN', expecting 2 additional bytes for model 'm'");

@@ -1,0 +1,17 @@
+//! What a listener serves: the inference protocol or the metrics page.
+
+use std::future::Future;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::{body::Body, connection::Activity};
+
+/// Answers the requests of all connections of one listener.
+pub(crate) trait Application: Send + Sync + 'static {
+    /// Answers one request. It cannot fail: an error is a response, too.
+    fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Whether each connection should be closed after its next response.
+    fn is_leaving(&self) -> bool;
+}
