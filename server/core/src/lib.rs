@@ -16,5 +16,6 @@ pub mod repository;
 pub mod request;
 pub mod responder;
 pub mod response;
+pub mod secret;
 pub mod stats;
 pub mod tensor;

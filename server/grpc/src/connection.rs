@@ -35,6 +35,12 @@ const MAX_FRAME: u32 = 1 << 20;
 const MAX_CALLS: u32 = 8192;
 /// Calls a client may reset before the server has accepted them: many expired deadlines at once are no attack.
 const MAX_RESETS: usize = 1024;
+/// A connection that is silent for so long is probed by TCP. It detects a host that is gone while the keepalive of HTTP/2,
+/// two hours by default, still waits.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long a client may leave everything unread that was sent to it before its connection is closed; up to twice that.
+/// Long, for a socket accepts more only once a good part of its buffer, some megabytes, is read.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long connections may take to close after their last call.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause when the process has no file descriptor or memory left for a connection.
@@ -54,15 +60,15 @@ pub(crate) async fn serve(
     let (close_requested, _) = watch::channel(());
     let mut connections = JoinSet::new();
     let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
-        // Small responses are sent at once instead of waiting for more.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!("connection without TCP_NODELAY: {error}");
+        if let Err(error) = set_options(&stream) {
+            debug!("connection without the options of TCP: {error}");
         }
         let connection = serve_connection(
             stream,
             dispatch.for_connection(),
             builder(options),
             ages(options),
+            options.handshake_timeout,
             close_requested.subscribe(),
         );
         connections.spawn(connection);
@@ -128,6 +134,14 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
 }
 
+/// Small responses are sent at once instead of waiting for more; hosts that are gone are detected.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, TCP_KEEPALIVE_IDLE)?;
+    Ok(())
+}
+
 fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -159,6 +173,7 @@ async fn serve_connection(
     dispatch: Dispatch,
     builder: http2::Builder<TokioExecutor>,
     ages: Ages,
+    handshake_timeout: Duration,
     mut close_requested: watch::Receiver<()>,
 ) {
     let (socket, write_buffer) = Socket::new(stream);
@@ -170,15 +185,35 @@ async fn serve_connection(
             () = sleep_or_never(ages.soft) => true,
         }
     };
+    let mut stalled = pin!(stalled(&write_buffer, handshake_timeout));
     let is_old = tokio::select! {
         () = drive(connection.as_mut(), &calls, &write_buffer) => return,
+        reason = &mut stalled => return debug!("connection closed: {reason}"),
         is_old = leave => is_old,
     };
     connection.as_mut().graceful_shutdown();
     let grace = if is_old { ages.grace } else { None };
     tokio::select! {
         () = drive(connection, &calls, &write_buffer) => {}
+        reason = stalled => debug!("connection closed: {reason}"),
         () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
+    }
+}
+
+/// Completes when the client keeps the connection waiting for too long, with the reason.
+async fn stalled(write_buffer: &WriteBuffer, handshake_timeout: Duration) -> &'static str {
+    sleep(handshake_timeout).await;
+    if !write_buffer.is_handshake_received() {
+        return "no HTTP/2 handshake came in time";
+    }
+    let mut blocked_at = None;
+    loop {
+        sleep(UNREAD_TIMEOUT).await;
+        let now = write_buffer.blocked_at();
+        if now.is_some() && now == blocked_at {
+            return "the client does not read";
+        }
+        blocked_at = now;
     }
 }
 
@@ -219,5 +254,72 @@ async fn sleep_or_never(duration: Option<Duration>) {
     match duration {
         Some(duration) => sleep(duration).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A client's end and the server's end of one connection.
+    async fn pair() -> (TcpStream, Socket, WriteBuffer) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0);
+        (client, socket, write_buffer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_no_handshake_or_reads_nothing_is_noticed() {
+        let (mut client, mut socket, write_buffer) = pair().await;
+        assert_eq!(stalled(&write_buffer, HANDSHAKE_TIMEOUT).await, "no HTTP/2 handshake came in time");
+        client.write_all(&[0; 33]).await.unwrap();
+        socket.read_exact(&mut [0; 33]).await.unwrap();
+        // Writes until the socket takes no more, which the client never reads.
+        let unread = async { while socket.write_all(&[0; 64 << 10]).await.is_ok() {} };
+        tokio::select! {
+            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => assert_eq!(reason, "the client does not read"),
+            () = unread => panic!("the connection broke"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_or_is_idle_is_not_stalled() {
+        let (mut client, mut socket, write_buffer) = pair().await;
+        client.write_all(&[0; 33]).await.unwrap();
+        socket.read_exact(&mut [0; 33]).await.unwrap();
+        let reads_slowly = async {
+            let mut buffer = vec![0; 8 << 20];
+            for _ in 0..60 {
+                sleep(UNREAD_TIMEOUT / 2).await;
+                client.read_exact(&mut buffer).await.unwrap();
+            }
+        };
+        tokio::select! {
+            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => panic!("{reason}"),
+            () = async { while socket.write_all(&[0; 64 << 10]).await.is_ok() {} } => panic!("the connection broke"),
+            () = reads_slowly => {}
+        }
+        let (mut client, mut socket, write_buffer) = pair().await;
+        client.write_all(&[0; 33]).await.unwrap();
+        socket.read_exact(&mut [0; 33]).await.unwrap();
+        tokio::select! {
+            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => panic!("{reason}"),
+            () = sleep(UNREAD_TIMEOUT * 10) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn hosts_that_are_gone_are_detected_by_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_options(&stream).unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!(rustix::net::sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(rustix::net::sockopt::tcp_keepidle(&stream).unwrap(), TCP_KEEPALIVE_IDLE);
     }
 }

@@ -13,6 +13,8 @@ pub struct Options {
     pub keepalive_time: Duration,
     /// How long the acknowledgement of the ping may take: `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// How long a new connection may take until its client has sent the preface of HTTP/2 and the first frame.
+    pub handshake_timeout: Duration,
     /// Age at which a connection is asked to end: `--grpc-max-connection-age`.
     pub max_connection_age: Option<Duration>,
     /// How long calls may go on after that: `--grpc-max-connection-age-grace`; `None` is without limit.
@@ -36,6 +38,7 @@ impl Default for Options {
         Self {
             keepalive_time: Duration::from_secs(7200),
             keepalive_timeout: Duration::from_secs(20),
+            handshake_timeout: Duration::from_secs(20),
             max_connection_age: None,
             max_connection_age_grace: None,
             response_compression: Compression::None,

@@ -1,7 +1,10 @@
 //! Groups of methods that need a header with a secret value: `--grpc-restricted-protocol`.
 
 use http::HeaderMap;
-use server_core::error::{Error, Result};
+use server_core::{
+    error::{Error, Result},
+    secret,
+};
 
 /// What every restricting header starts with on the wire.
 const PREFIX: &str = "triton-grpc-protocol-";
@@ -93,7 +96,8 @@ pub(crate) fn check(restrictions: &[Restriction], method: &str, headers: &Header
         return Ok(());
     };
     let key = format!("{PREFIX}{}", restriction.header);
-    if headers.get(key.to_ascii_lowercase()).is_some_and(|value| value.as_bytes() == restriction.value.as_bytes()) {
+    let given = headers.get(key.to_ascii_lowercase());
+    if given.is_some_and(|given| secret::is_equal(given.as_bytes(), restriction.value.as_bytes())) {
         return Ok(());
     }
     Err(Error::unavailable(format!("This protocol is restricted, expecting header '{key}'")))

@@ -6,7 +6,10 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -26,29 +29,45 @@ const LARGE: usize = 16 << 10;
 /// Capacity an idle connection keeps, in bytes.
 const IDLE_CAPACITY: usize = 8 << 10;
 
+/// Bytes of the preface of HTTP/2 and of the head of the first frame, which every client sends unasked.
+const HANDSHAKE: usize = 24 + 9;
+
 /// What HTTP/2 reads and writes.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
+    /// Bytes of the handshake that have not come yet.
+    handshake_left: usize,
     write_buffer: WriteBuffer,
 }
 
 /// The buffered writes of a socket, for the driver of its connection.
 #[derive(Clone)]
-pub(crate) struct WriteBuffer(Arc<Mutex<Writer>>);
+pub(crate) struct WriteBuffer(Arc<Shared>);
+
+struct Shared {
+    writer: Mutex<Writer>,
+    is_handshake_received: AtomicBool,
+}
 
 struct Writer {
     write: OwnedWriteHalf,
     buffered: Vec<u8>,
     /// Bytes of `buffered` that are sent already.
     sent: usize,
+    /// Bytes sent since the connection was accepted.
+    total_sent: u64,
+    /// Whether the last write found no space in the socket.
+    is_blocked: bool,
 }
 
 impl Socket {
     /// Splits a connection into what HTTP/2 uses and the buffer its driver sends.
     pub(crate) fn new(stream: TcpStream) -> (Self, WriteBuffer) {
         let (read, write) = stream.into_split();
-        let write_buffer = WriteBuffer(Arc::new(Mutex::new(Writer { write, buffered: Vec::new(), sent: 0 })));
-        (Self { read, write_buffer: write_buffer.clone() }, write_buffer)
+        let writer = Writer { write, buffered: Vec::new(), sent: 0, total_sent: 0, is_blocked: false };
+        let shared = Shared { writer: Mutex::new(writer), is_handshake_received: AtomicBool::new(false) };
+        let write_buffer = WriteBuffer(Arc::new(shared));
+        (Self { read, handshake_left: HANDSHAKE, write_buffer: write_buffer.clone() }, write_buffer)
     }
 }
 
@@ -58,15 +77,27 @@ impl WriteBuffer {
         self.lock().poll_send(context)
     }
 
+    /// Whether the client has sent as many bytes as the start of every HTTP/2 connection has.
+    pub(crate) fn is_handshake_received(&self) -> bool {
+        self.0.is_handshake_received.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes were sent so far, if more wait for space in the socket.
+    pub(crate) fn blocked_at(&self) -> Option<u64> {
+        let writer = self.lock();
+        writer.is_blocked.then_some(writer.total_sent)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Writer {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.buffered.len() {
-            match ready!(Pin::new(&mut self.write).poll_write(context, &self.buffered[self.sent..]))? {
+            let outcome = Pin::new(&mut self.write).poll_write(context, &self.buffered[self.sent..]);
+            match ready!(self.count(outcome))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => self.sent += sent,
             }
@@ -83,10 +114,19 @@ impl Writer {
             ready!(self.poll_send(context))?;
         }
         if length >= LARGE {
-            return Pin::new(&mut self.write).poll_write_vectored(context, pieces);
+            let outcome = Pin::new(&mut self.write).poll_write_vectored(context, pieces);
+            return self.count(outcome);
         }
         pieces.iter().for_each(|piece| self.buffered.extend_from_slice(piece));
         Poll::Ready(Ok(length))
+    }
+
+    fn count(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.is_blocked = outcome.is_pending();
+        if let Poll::Ready(Ok(sent)) = outcome {
+            self.total_sent += sent as u64;
+        }
+        outcome
     }
 }
 
@@ -96,7 +136,14 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.read).poll_read(context, buffer);
+        if self.handshake_left > 0 {
+            self.handshake_left = self.handshake_left.saturating_sub(buffer.filled().len() - before);
+            let is_received = self.handshake_left == 0;
+            self.write_buffer.0.is_handshake_received.store(is_received, Ordering::Relaxed);
+        }
+        outcome
     }
 }
 

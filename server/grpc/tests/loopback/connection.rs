@@ -137,3 +137,19 @@ async fn a_connection_at_its_maximum_age_is_closed_after_the_grace() {
     let server = Server::with(options).await;
     assert!(server.client().await.model_infer(values("slow", "1", &[1.0])).await.is_err());
 }
+
+#[tokio::test]
+async fn a_connection_without_a_handshake_is_closed_after_the_timeout() {
+    let options = Options { handshake_timeout: Duration::from_millis(100), ..Options::default() };
+    let server = Server::with(options).await;
+    let mut client = server.client().await;
+    client.server_live(ServerLiveRequest {}).await.unwrap();
+    for start in [b"".as_slice(), b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        socket.write_all(start).await.unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "the connection stays open after {start:?}");
+    }
+    // The client's connection is older than the timeout and still serves.
+    client.server_live(ServerLiveRequest {}).await.unwrap();
+}
