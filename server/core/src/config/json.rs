@@ -1,188 +1,51 @@
 //! The JSON form: what the `config` endpoints answer, and what a load may bring in place of `config.pbtxt`.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
-use serde_json::{Map, Number, Value as Json};
+mod bind;
+mod syntax;
+mod write;
+
+pub use write::to_json;
 
 use super::{ModelConfig, ParseError, reflect};
 
-/// Fields of 64 bits that stay strings, as protobuf's JSON has them; all others are numbers.
-const NUMBERS_AS_STRINGS: [&str; 3] = [
-    "inference.ModelSequenceBatching.InitialState.dims",
-    "inference.ModelOptimizationPolicy.Cuda.GraphSpec.Shape.dim",
-    "inference.ModelInstanceGroup.SecondaryDevice.device_id",
-];
-
-/// Reads a configuration in protobuf's JSON format: names in either case, 64-bit numbers as numbers or strings.
+/// Reads a configuration in protobuf's JSON format, with everything that protobuf's own reader lets pass.
 ///
-/// Errors: not JSON, an unknown field or enum value, a value of another type, with line and column.
+/// Names in either case; numbers as numbers or strings. Let pass: single quotes, names without quotes, commas before a
+/// closing bracket, one value where a list is expected, `"true"` and `"false"`, enums by number or in lower case, and
+/// `null` for a field that is left out.
+/// Errors: other mistakes of form, an unknown field or enum value, a value of another type, with line and column.
+/// Source: protobuf, "ProtoJSON Format"; what is let pass, from the reader of protobuf 3.
 pub fn from_json(text: &str) -> Result<ModelConfig, ParseError> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let message = DynamicMessage::deserialize(reflect::schema(), &mut json);
-    match message.and_then(|message| json.end().map(|()| message)) {
+    let message = syntax::parse(text).and_then(|value| bind::message(reflect::schema(), &value));
+    match message {
         Ok(message) => Ok(reflect::from_dynamic(&message)),
-        Err(error) => {
-            let (line, column) = (error.line().max(1), error.column().max(1));
-            let message = error.to_string();
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            let message = message.strip_suffix(&place).map_or(message.as_str(), |message| message).to_owned();
-            Err(ParseError { line, column, message })
-        }
+        Err(mistake) => Err(ParseError::at(text, mistake.at, mistake.message)),
     }
 }
 
-/// The configuration as the `config` endpoints show it: names as in the schema, zeros and empty lists printed, absent
-/// messages left out, enums by name, 64-bit numbers as numbers but for [`NUMBERS_AS_STRINGS`].
-///
-/// Source: Triton model configuration extension; the exceptions are how Triton answers.
-pub fn to_json(config: &ModelConfig) -> Json {
-    object(&reflect::to_dynamic(config))
+/// What is wrong at a byte of the text.
+#[derive(Debug)]
+struct Mistake {
+    at: usize,
+    message: String,
 }
 
-fn object(message: &DynamicMessage) -> Json {
-    reflect::declared_fields(message)
-        .iter()
-        .filter(|field| !reflect::is_absent(message, field))
-        .map(|field| (field.name().to_owned(), value(field, &message.get_field(field))))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-fn value(field: &FieldDescriptor, content: &Value) -> Json {
-    match content {
-        Value::Message(message) => object(message),
-        Value::List(items) => items.iter().map(|item| value(field, item)).collect(),
-        Value::Map(entries) => {
-            let Kind::Message(entry) = field.kind() else { return Json::Null };
-            let value_field = entry.map_entry_value_field();
-            let mut entries: Vec<_> = entries.iter().collect();
-            entries.sort_by(|a, b| a.0.cmp(b.0));
-            entries
-                .into_iter()
-                .map(|(key, item)| (map_key(key), value(&value_field, item)))
-                .collect::<Map<_, _>>()
-                .into()
-        }
-        Value::I64(number) if is_string(field) => number.to_string().into(),
-        Value::U64(number) if is_string(field) => number.to_string().into(),
-        Value::EnumNumber(number) => match field.kind() {
-            Kind::Enum(schema) => {
-                schema.get_value(*number).map_or_else(|| (*number).into(), |value| value.name().into())
-            }
-            _ => (*number).into(),
-        },
-        Value::Bool(value) => (*value).into(),
-        Value::I32(value) => (*value).into(),
-        Value::I64(value) => (*value).into(),
-        Value::U32(value) => (*value).into(),
-        Value::U64(value) => (*value).into(),
-        // through text, so that 0.1 is shown as 0.1 and not as the nearest double of the nearest single
-        Value::F32(value) => float(value.to_string().parse().unwrap_or(f64::from(*value))),
-        Value::F64(value) => float(*value),
-        Value::String(value) => value.as_str().into(),
-        Value::Bytes(_) => unreachable!("the schema has no bytes"),
-    }
-}
-
-fn is_string(field: &FieldDescriptor) -> bool {
-    NUMBERS_AS_STRINGS.contains(&field.full_name())
-}
-
-fn float(value: f64) -> Json {
-    let word = match value {
-        _ if value.is_nan() => "NaN",
-        f64::INFINITY => "Infinity",
-        f64::NEG_INFINITY => "-Infinity",
-        _ => return Number::from_f64(value).map_or(Json::Null, Json::Number),
-    };
-    word.into()
-}
-
-fn map_key(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(key) => key.to_string(),
-        MapKey::I32(key) => key.to_string(),
-        MapKey::I64(key) => key.to_string(),
-        MapKey::U32(key) => key.to_string(),
-        MapKey::U64(key) => key.to_string(),
-        MapKey::String(key) => key.clone(),
+impl Mistake {
+    fn new(at: usize, message: impl Into<String>) -> Self {
+        Self { at, message: message.into() }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use proptest::prelude::*;
 
-    use crate::config::{from_json, from_text, to_json};
+    use crate::config::{from_json, from_text};
 
-    #[test]
-    fn scalars_are_printed_and_absent_messages_are_not() {
-        let config = from_text("name: 'm' input { name: 'x' data_type: TYPE_FP32 dims: [ -1 ] }").unwrap();
-        assert_eq!(
-            to_json(&config),
-            json!({
-                "name": "m",
-                "platform": "",
-                "backend": "",
-                "runtime": "",
-                "max_batch_size": 0,
-                "input": [{
-                    "name": "x",
-                    "data_type": "TYPE_FP32",
-                    "format": "FORMAT_NONE",
-                    "dims": [-1],
-                    "is_shape_tensor": false,
-                    "allow_ragged_batch": false,
-                    "optional": false,
-                    "is_non_linear_format_io": false
-                }],
-                "output": [],
-                "batch_input": [],
-                "batch_output": [],
-                "instance_group": [],
-                "default_model_filename": "",
-                "cc_model_filenames": {},
-                "metric_tags": {},
-                "parameters": {},
-                "model_warmup": []
-            })
-        );
-    }
-
-    #[test]
-    fn big_numbers_are_numbers_but_for_three() {
-        let config = from_text(
-            "version_policy { specific { versions: [ 1, 3 ] } }\n\
-             instance_group { secondary_devices { device_id: 5 } }\n\
-             optimization { cuda { graph_spec { input { key: 'x' value { dim: 7 } } } } }\n\
-             sequence_batching { max_sequence_idle_microseconds: 9 state { dims: 2 initial_state { dims: 4 } }\n\
-               direct { minimum_slot_utilization: 0.1 } }",
-        )
-        .unwrap();
-        let json = to_json(&config);
-        assert_eq!(json["version_policy"], json!({"specific": {"versions": [1, 3]}}));
-        assert_eq!(json["instance_group"][0]["secondary_devices"][0]["device_id"], json!("5"));
-        assert_eq!(json["optimization"]["cuda"]["graph_spec"][0]["input"]["x"]["dim"], json!(["7"]));
-        assert_eq!(json["sequence_batching"]["max_sequence_idle_microseconds"], json!(9));
-        assert_eq!(json["sequence_batching"]["state"][0]["dims"], json!([2]));
-        assert_eq!(json["sequence_batching"]["state"][0]["initial_state"][0]["dims"], json!(["4"]));
-        assert_eq!(json["sequence_batching"]["direct"]["minimum_slot_utilization"], json!(0.1));
-    }
-
-    #[test]
-    fn levels_of_a_queue_policy_are_strings() {
-        let text = "dynamic_batching { priority_queue_policy { key: 2 value { default_timeout_microseconds: 5 } } }";
-        let json = to_json(&from_text(text).unwrap());
-        assert_eq!(json["dynamic_batching"]["priority_queue_policy"]["2"]["default_timeout_microseconds"], json!(5));
-        assert_eq!(json["dynamic_batching"]["max_queue_delay_microseconds"], json!(0));
-        assert!(json["dynamic_batching"].get("default_queue_policy").is_none());
-    }
-
-    #[test]
-    fn names_are_read_in_either_case() {
-        let camel = from_json(r#"{"maxBatchSize": 8, "input": [{"dataType": "TYPE_INT8", "dims": ["16"]}]}"#).unwrap();
-        let snake = from_json(r#"{"max_batch_size": 8, "input": [{"data_type": "TYPE_INT8", "dims": [16]}]}"#).unwrap();
-        assert_eq!(camel, snake);
-        assert_eq!(camel.input[0].dims, [16]);
+    /// The JSON means the same as the text.
+    #[track_caller]
+    fn check(json: &str, text: &str) {
+        assert_eq!(from_json(json).unwrap_or_else(|error| panic!("{error}\n{json}")), from_text(text).unwrap());
     }
 
     #[track_caller]
@@ -191,12 +54,109 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_in_either_case() {
+        let text = "max_batch_size: 8 input { data_type: TYPE_INT8 dims: 16 }";
+        check(r#"{"maxBatchSize": 8, "input": [{"dataType": "TYPE_INT8", "dims": ["16"]}]}"#, text);
+        check(r#"{"max_batch_size": 8, "input": [{"data_type": "TYPE_INT8", "dims": [16]}]}"#, text);
+    }
+
+    #[test]
+    fn what_python_prints_of_a_dictionary_is_read() {
+        check("{'backend': 'onnxruntime', 'max_batch_size': 4,}", "backend: 'onnxruntime' max_batch_size: 4");
+        check("{backend: \"a'b\", 'name': 'c\"d'}", r#"backend: "a'b" name: 'c"d'"#);
+        check("{'input': [{'dims': [1, 2, ], }, ]}", "input { dims: [ 1, 2 ] }");
+    }
+
+    #[test]
+    fn one_value_is_a_list_of_one() {
+        check(r#"{"input": {"name": "x", "dims": 3}}"#, "input { name: 'x' dims: 3 }");
+        check(r#"{"instance_group": {"count": 2, "gpus": 1}}"#, "instance_group { count: 2 gpus: 1 }");
+        check(r#"{"dynamic_batching": {"preferred_batch_size": "4"}}"#, "dynamic_batching { preferred_batch_size: 4 }");
+    }
+
+    #[test]
+    fn booleans_enums_and_numbers_have_several_spellings() {
+        check(r#"{"response_cache": {"enable": "true"}}"#, "response_cache { enable: true }");
+        check(r#"{"response_cache": {"enable": "false"}}"#, "response_cache { }");
+        let text = "input { data_type: TYPE_FP32 }";
+        for spelling in [r#""TYPE_FP32""#, r#""type_fp32""#, r#""Type-Fp32""#, "11", r#""11""#] {
+            check(&format!(r#"{{"input": [{{"data_type": {spelling}}}]}}"#), text);
+        }
+        check(r#"{"max_batch_size": 8.0}"#, "max_batch_size: 8");
+        check(r#"{"max_batch_size": "8e0"}"#, "max_batch_size: 8");
+        let ratio = "sequence_batching { direct { minimum_slot_utilization: 0.5 } }";
+        check(r#"{"sequence_batching": {"direct": {"minimum_slot_utilization": "0.5"}}}"#, ratio);
+        check(r#"{"sequence_batching": {"direct": {"minimum_slot_utilization": 5e-1}}}"#, ratio);
+    }
+
+    #[test]
+    fn null_leaves_a_field_out() {
+        check(r#"{"name": null, "input": null, "dynamic_batching": null, "backend": "b"}"#, "backend: 'b'");
+    }
+
+    #[test]
+    fn maps_are_objects_and_their_keys_may_be_numbers() {
+        check(
+            r#"{"parameters": {"a": {"string_value": "b"}}, "metric_tags": {"c": "d", "e": "f"}}"#,
+            "parameters { key: 'a' value { string_value: 'b' } } metric_tags { key: 'c' value: 'd' }
+             metric_tags { key: 'e' value: 'f' }",
+        );
+        check(
+            r#"{"dynamic_batching": {"priority_queue_policy": {"2": {"max_queue_size": 3}}}}"#,
+            "dynamic_batching { priority_queue_policy { key: 2 value { max_queue_size: 3 } } }",
+        );
+    }
+
+    #[test]
+    fn strings_are_unescaped() {
+        check(r#"{"name": "\u00e4\ud83d\ude00\n\/\"\'"}"#, "name: 'ä😀\\n/\\\"\\''");
+        check(r#"{"name": "\ud83d"}"#, "name: '\u{fffd}'");
+        check("\u{feff}{\"name\": \"two\nlines\"}", "name: 'two\\nlines'");
+    }
+
+    #[test]
     fn mistakes_are_found_where_they_are() {
-        check_error("{\n  \"nam\": 1\n}", "line 2, column 7: unrecognized field name 'nam'");
-        check_error("{", "line 1, column 1: EOF while parsing an object");
-        check_error("{} x", "line 1, column 4: trailing characters");
-        check_error(r#"{"max_batch_size": "many"}"#, "line 1, column 25: invalid digit found in string");
-        check_error(r#"{"input": [{"data_type": "FP32"}]}"#, "line 1, column 31: unrecognized enum value 'FP32'");
-        check_error("[]", "line 1, column 1: invalid type: sequence, expected a map");
+        check_error("{\n  \"nam\": 1\n}", "line 2, column 3: no field 'nam' in 'inference.ModelConfig'");
+        check_error(r#"{"input": [{"dim": 1}]}"#, "line 1, column 13: no field 'dim' in 'inference.ModelInput'");
+        check_error("{", "line 1, column 2: expected a field name or '}', but the text ends");
+        check_error("", "line 1, column 1: expected an object, but the text ends");
+        check_error("{} x", "line 1, column 4: unexpected text after the object");
+        check_error("{\"name\" 'm'}", "line 1, column 9: expected ':' after a field name");
+        check_error("{\"name\": 'm' 'b': 1}", "line 1, column 14: expected ',' or '}'");
+        check_error("{\"name\": \"m", "line 1, column 10: string without a closing quote");
+        check_error("{\"name\": nope}", "line 1, column 10: expected a value");
+        check_error(
+            r#"{"max_batch_size": "many"}"#,
+            "line 1, column 20: field 'max_batch_size' expects a whole number from -2147483648 to 2147483647, got \"many\"",
+        );
+        check_error(
+            r#"{"max_batch_size": 1.5}"#,
+            "line 1, column 20: field 'max_batch_size' expects a whole number from -2147483648 to 2147483647, got 1.5",
+        );
+        check_error(r#"{"name": 7}"#, "line 1, column 10: field 'name' expects a string, got 7");
+        check_error(r#"{"name": ["m"]}"#, "line 1, column 10: field 'name' expects a string, got a list");
+        check_error(
+            r#"{"dynamic_batching": 1}"#,
+            "line 1, column 22: field 'dynamic_batching' expects an object, got 1",
+        );
+        check_error(r#"{"parameters": []}"#, "line 1, column 16: field 'parameters' expects an object, got a list");
+        check_error(
+            r#"{"input": [{"data_type": "FP32"}]}"#,
+            "line 1, column 26: field 'data_type' expects a value of 'inference.DataType', got \"FP32\"",
+        );
+        check_error(
+            r#"{"dynamic_batching": {}, "sequence_batching": {}}"#,
+            "line 1, column 26: field 'sequence_batching' excludes 'dynamic_batching', which is set too",
+        );
+        check_error("[]", "line 1, column 1: expected an object, got a list");
+        let deep = format!("{{\"input\": {}", "[".repeat(1_000_000));
+        assert_eq!(from_json(&deep).unwrap_err().message, "nested more than 100 levels deep");
+    }
+
+    proptest! {
+        #[test]
+        fn junk_never_panics(text in "\\PC{0,60}|[a-z_\\[\\]{}:,'\"\\\\0-9eE.+\n -]{0,80}") {
+            let _ = from_json(&text);
+        }
     }
 }
