@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fault;
 pub mod layout;
 pub mod load;
 pub mod manifest;

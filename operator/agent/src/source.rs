@@ -22,7 +22,7 @@ use std::{
 use operator_core::manifest::{ManifestModel, ManifestSource};
 
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{FileHash, Files},
 };
 

@@ -9,9 +9,9 @@ use operator_core::{
 use server_core::config;
 
 use crate::{
+    fault::{Fault, Reason},
     layout::{self, CONFIG},
     source::{self, Fetched, Places, Progress, blocking},
-    state::{Fault, Reason},
     store::{Partial, Staged, Store},
     verify::{self, ContentHash},
 };

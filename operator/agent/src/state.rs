@@ -1,8 +1,9 @@
 //! The state of the agent: one value, published whole through a watch channel and served as JSON to whoever
 //! asks. It holds facts and reasons, no decisions.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
+use operator_core::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::verify::ContentHash;
@@ -85,64 +86,6 @@ pub struct Failure {
     pub attempts: u32,
     /// It will be tried again without anybody doing anything.
     pub will_retry: bool,
-}
-
-/// What kind of failure it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Reason {
-    /// The ConfigMap, claim, path or address does not exist.
-    SourceNotFound,
-    /// The Secret that opens the source is not there or lacks its keys.
-    CredentialsMissing,
-    /// The source exists but could not be read to its end.
-    DownloadFailed,
-    /// The files are not those of the checksum.
-    ChecksumMismatch,
-    /// The files cannot be a model: a broken archive, a path that leads out, too much of it, no layout that fits.
-    InvalidSource,
-    /// No valid `config.pbtxt` can be made.
-    InvalidConfig,
-    /// The local disk would not take it.
-    StoreFailed,
-    /// The server refused it.
-    LoadFailed,
-    /// The server did not answer in time.
-    LoadTimedOut,
-}
-
-impl Reason {
-    /// Trying again cannot help until the resource or its source changes.
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::ChecksumMismatch | Self::InvalidSource | Self::InvalidConfig)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f) // the names of the variants are the words
-    }
-}
-
-/// A step that went wrong, before anybody counted how often.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}: {message}")]
-pub struct Fault {
-    /// One word for programs.
-    pub reason: Reason,
-    /// One sentence for people.
-    pub message: String,
-}
-
-impl Fault {
-    /// A fault with its sentence.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-
-    /// The local disk would not take it.
-    pub(crate) fn store(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(Reason::StoreFailed, format!("{what}: {error}"))
-    }
 }
 
 impl ModelState {

@@ -24,7 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, ContentHash, Files},
 };
 

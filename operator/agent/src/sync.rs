@@ -16,7 +16,8 @@ use tokio::{
 
 use crate::{
     source::{Limits, Places},
-    state::{Fault, State},
+    fault::Fault,
+    state::State,
     store::Store,
 };
 

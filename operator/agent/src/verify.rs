@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::state::{Fault, Reason};
+use crate::fault::{Fault, Reason};
 
 /// SHA-256 of one file.
 pub type FileHash = [u8; 32];

@@ -8,50 +8,58 @@ use std::{
 
 use crds::TritonModel;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
+use kube::{Api, Client};
 use operator_core::observed::FoundConfigMap;
 
-use crate::{context::Context, queue::ServerKey, watches::version};
+use crate::watches::{Watches, version};
 
 /// Contents by namespace and name, with the version they are of.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigMaps(Mutex<HashMap<(String, String), (String, FoundConfigMap)>>);
 
-/// Those that `models` name.
-pub(crate) async fn named_by(
-    context: &Context,
-    key: &ServerKey,
-    models: &[TritonModel],
-) -> Result<BTreeMap<String, FoundConfigMap>, kube::Error> {
-    let mut found = BTreeMap::new();
-    for source in models.iter().filter_map(|model| model.spec.source.config_map.as_ref()) {
-        if !found.contains_key(&source.name) {
-            found.insert(source.name.clone(), find(context, key, &source.name).await?);
-        }
-    }
-    Ok(found)
-}
-
-async fn find(context: &Context, key: &ServerKey, name: &str) -> Result<FoundConfigMap, kube::Error> {
-    let id = (key.namespace.clone(), name.to_owned());
-    let Some(watched) = context.watches.config_map_version(&key.namespace, name) else {
-        context.config_maps.all().remove(&id);
-        return Ok(FoundConfigMap::Absent);
-    };
-    if let Some((version, found)) = context.config_maps.all().get(&id)
-        && *version == watched
-    {
-        return Ok(found.clone());
-    }
-    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(config_map) = api.get_opt(name).await? else { return Ok(FoundConfigMap::Absent) };
-    let version = version(&config_map.metadata).unwrap_or_default();
-    let found = FoundConfigMap::of(config_map);
-    context.config_maps.all().insert(id, (version, found.clone()));
-    Ok(found)
-}
-
 impl ConfigMaps {
+    /// Those that `models` of `namespace` name.
+    pub(crate) async fn named_by(
+        &self,
+        client: &Client,
+        watches: &Watches,
+        namespace: &str,
+        models: &[TritonModel],
+    ) -> Result<BTreeMap<String, FoundConfigMap>, kube::Error> {
+        let mut found = BTreeMap::new();
+        for source in models.iter().filter_map(|model| model.spec.source.config_map.as_ref()) {
+            if !found.contains_key(&source.name) {
+                found.insert(source.name.clone(), self.find(client, watches, namespace, &source.name).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn find(
+        &self,
+        client: &Client,
+        watches: &Watches,
+        namespace: &str,
+        name: &str,
+    ) -> Result<FoundConfigMap, kube::Error> {
+        let id = (namespace.to_owned(), name.to_owned());
+        let Some(watched) = watches.config_map_version(namespace, name) else {
+            self.all().remove(&id);
+            return Ok(FoundConfigMap::Absent);
+        };
+        if let Some((version, found)) = self.all().get(&id)
+            && *version == watched
+        {
+            return Ok(found.clone());
+        }
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let Some(config_map) = api.get_opt(name).await? else { return Ok(FoundConfigMap::Absent) };
+        let version = version(&config_map.metadata).unwrap_or_default();
+        let found = FoundConfigMap::of(config_map);
+        self.all().insert(id, (version, found.clone()));
+        Ok(found)
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<(String, String), (String, FoundConfigMap)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,10 +12,10 @@ use kube::{Api, Resource, ResourceExt, api::DynamicObject};
 use operator_core::{
     Observed,
     build::{self, Kind},
-    names,
+    names, pinned,
 };
 
-use crate::{config_maps, context::Context, queue::ServerKey};
+use crate::{context::Context, queue::ServerKey};
 
 /// What surrounds a server.
 pub(crate) struct Surroundings {
@@ -43,9 +43,9 @@ pub(crate) async fn dereference(
     let deployment: Option<Deployment> = deployment.and_then(typed);
     let observed = Observed {
         manifest: config_map.as_ref().and_then(build::manifest_of),
-        template: deployment.as_ref().and_then(build::pinned_of),
+        template: deployment.as_ref().and_then(pinned::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
-        config_maps: config_maps::named_by(context, key, &models).await?,
+        config_maps: context.config_maps.named_by(&context.client, &context.watches, &key.namespace, &models).await?,
         absent_claims: absent_claims(context, key, &models).await?,
         has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
     };

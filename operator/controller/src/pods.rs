@@ -17,7 +17,7 @@ use hyper_util::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
 use operator_core::{
@@ -33,7 +33,7 @@ use triton_agent::{
     state::{self, State},
 };
 
-use crate::{context::Context, metrics::Metrics, queue::ServerKey};
+use crate::{metrics::Metrics, queue::ServerKey, watches::Watches};
 
 /// How long a pod may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -150,14 +150,14 @@ fn effective_report(
 /// annotation makes the kubelet hand all of it over at once, not at its next round. It only makes things quicker, so nothing is
 /// made of a failure.
 pub(crate) async fn nudge_pods(
-    context: &Context,
+    (client, watches, metrics): (&Client, &Watches, &Metrics),
     key: &ServerKey,
     pods: &[Arc<Pod>],
     replicas: &[Replica],
     manifest: &Manifest,
 ) {
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    let sources = sources_hash(manifest, |name| context.watches.config_map_version(&key.namespace, name));
+    let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+    let sources = sources_hash(manifest, |name| watches.config_map_version(&key.namespace, name));
     for (pod, replica) in pods.iter().zip(replicas) {
         let Some(follows) = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref()) else {
             continue;
@@ -179,7 +179,7 @@ pub(crate) async fn nudge_pods(
         }
         let patch = json!({ "metadata": { "annotations": annotations } });
         match api.patch_metadata(&replica.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Ok(_) => context.metrics.wrote("Pod", "patch"),
+            Ok(_) => metrics.wrote("Pod", "patch"),
             Err(error) => {
                 tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not annotated")
             }

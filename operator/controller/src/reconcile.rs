@@ -86,13 +86,13 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     let outcome = match (&validated, &applied) {
         (Err(problems), _) => Outcome::Refused(problems),
-        (Ok(validated), Some(Ok(resources))) => Outcome::Applied { resources, remarks: &validated.remarks },
+        (Ok(_), Some(Ok(resources))) => Outcome::Applied(resources),
         (Ok(_), Some(Err(refused))) => {
             Outcome::Failed { reason: refused.reason, message: &refused.message, is_final: refused.is_final }
         }
         (Ok(_), None) => return Ok(None), // what is valid was applied above
     };
-    let published = if matches!(outcome, Outcome::Applied { .. }) {
+    let published = if matches!(outcome, Outcome::Applied(_)) {
         Some(&compiled.manifest)
     } else {
         around.observed.manifest.as_ref()
@@ -101,7 +101,8 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     let crashes = events::of_replicas(&replicas);
     context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
     if let Some(manifest) = published {
-        pods::nudge_pods(context, key, &around.pods, &replicas, manifest).await;
+        let parts = (&context.client, context.watches.as_ref(), context.metrics.as_ref());
+        pods::nudge_pods(parts, key, &around.pods, &replicas, manifest).await;
     }
     // 5. status: what was found, in the words of conditions
     let models: Vec<(&TritonModel, TritonModelStatus)> =

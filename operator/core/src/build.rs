@@ -4,8 +4,7 @@
 mod config_map;
 mod deployment;
 mod disruption_budget;
-pub(crate) mod pinned;
-pub(crate) mod pod_template;
+mod pod_template;
 mod probes;
 mod service;
 mod service_account;
@@ -27,11 +26,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-pub use self::{
-    config_map::manifest_of,
-    pinned::{Pinned, TEMPLATE, TEMPLATE_SEAL, pinned_of},
+pub use self::config_map::manifest_of;
+use crate::{
+    canonical, labels,
+    validated::{UPGRADE, Validated},
 };
-use crate::{canonical, labels, validated::Validated};
 
 /// Annotation of everything built: hash of what was applied. While it stands and no owned field was changed, there is
 /// nothing to write.
@@ -107,6 +106,8 @@ pub struct Resources<State> {
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// How Prometheus finds the pods. A kind of its own API, so plain JSON.
     pub service_monitor: Option<Value>,
+    /// What is not quite as asked for, in sentences.
+    pub remarks: Vec<String>,
     state: PhantomData<State>,
 }
 
@@ -131,8 +132,17 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         headless_service: service::build_headless(server),
         disruption_budget: disruption_budget::build(server),
         service_monitor: service_monitor::build(server),
+        remarks: server.remarks.iter().cloned().chain(outdated_template(server)).collect(),
         state: PhantomData,
     }
+}
+
+/// What to say of pods that keep a template which would be built otherwise now.
+fn outdated_template(server: &Validated<'_>) -> Option<String> {
+    let kept = server.kept_template.as_ref()?;
+    (*kept != pod_template::build(server)).then(|| {
+        format!("its pods are as an earlier operator built them (annotation {UPGRADE}: \"true\" replaces them)")
+    })
 }
 
 impl Resources<Prepared> {
@@ -151,8 +161,16 @@ impl Resources<Prepared> {
 
     /// The same, now that all of it is in the cluster; `deployment` is what the cluster made of ours.
     pub fn applied(self, deployment: Deployment) -> Resources<Applied> {
-        let Self { service_account, config_map, service, headless_service, disruption_budget, service_monitor, .. } =
-            self;
+        let Self {
+            service_account,
+            config_map,
+            service,
+            headless_service,
+            disruption_budget,
+            service_monitor,
+            remarks,
+            ..
+        } = self;
         Resources {
             service_account,
             config_map,
@@ -161,6 +179,7 @@ impl Resources<Prepared> {
             headless_service,
             disruption_budget,
             service_monitor,
+            remarks,
             state: PhantomData,
         }
     }

@@ -239,6 +239,12 @@ impl Manifest {
         self.models.binary_search_by(|model| model.name.as_str().cmp(name)).ok().map(|at| &self.models[at])
     }
 
+    /// Names of the models a replica that starts waits for.
+    pub fn required(&self) -> BTreeSet<String> {
+        let required = self.models.iter().filter(|model| model.readiness == Readiness::Required);
+        required.map(|model| model.name.clone()).collect()
+    }
+
     fn content_hash(&self) -> String {
         #[derive(Serialize)]
         struct Content<'a> {

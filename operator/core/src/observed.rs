@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use crate::{Manifest, build::Pinned, manifest::Keys};
+use crate::{Manifest, manifest::Keys, pinned::Pinned};
 
 /// Most bytes of a ConfigMap that a manifest carries, which several models share.
 pub const CARRIED_MAX: usize = 256 << 10;

@@ -41,7 +41,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a model is not (yet) what was asked for: the reasons of its conditions.
+/// Why a model is not (yet) what was asked for: the reasons of its conditions, in the words in which the agent reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(
     missing_docs,
@@ -55,9 +55,13 @@ pub enum Reason {
     Loading,
     Loaded,
     LoadFailed,
+    LoadTimedOut,
     ChecksumMismatch,
     SourceNotFound,
     CredentialsMissing,
+    DownloadFailed,
+    StoreFailed,
+    InvalidSource,
     InvalidConfig,
     InvalidSpec,
     NameConflict,
@@ -67,11 +71,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether waiting cannot help: only a change of a resource can.
-    pub fn is_stalled(self) -> bool {
+    /// Whether another attempt cannot help: only a change of a resource or of its source can.
+    pub const fn is_final(self) -> bool {
         matches!(
             self,
             Self::ChecksumMismatch
+                | Self::InvalidSource
                 | Self::InvalidConfig
                 | Self::InvalidSpec
                 | Self::NameConflict

@@ -23,12 +23,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
     /// All is in the cluster.
-    Applied {
-        /// What was applied.
-        resources: &'a Resources<Applied>,
-        /// What is not quite as asked for, in sentences.
-        remarks: &'a [String],
-    },
+    Applied(&'a Resources<Applied>),
     /// The spec is wrong: nothing was built, what runs was left alone.
     Refused(&'a [Problem]),
     /// The cluster would not take it.
@@ -108,7 +103,7 @@ struct View<'a> {
 pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let readiness = server::readiness(seen);
     let (deployment, manifest, published) = match &seen.outcome {
-        Outcome::Applied { resources, .. } => (Some(server::deployment(resources)), &seen.compiled.manifest, true),
+        Outcome::Applied(resources) => (Some(server::deployment(resources)), &seen.compiled.manifest, true),
         Outcome::Refused(_) | Outcome::Failed { .. } => {
             let manifest = seen.manifest_before.unwrap_or(&seen.compiled.manifest);
             (seen.deployment_before, manifest, seen.manifest_before.is_some())
@@ -125,7 +120,7 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
         replicas: seen.replicas,
         gpu_memory: seen.compiled.gpu_memory,
         refusal: match &seen.outcome {
-            Outcome::Applied { .. } => None,
+            Outcome::Applied(_) => None,
             Outcome::Refused(_) | Outcome::Failed { .. } => Some(readiness.ready.message.clone()),
         },
         readiness: readiness.ready.clone(),

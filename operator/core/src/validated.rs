@@ -1,19 +1,18 @@
 //! Step 2 of a reconcile: a server and what was fetched around it become what shall be built, everything decided, or the
 //! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
 
-use std::collections::BTreeSet;
-
 use crds::{TritonServer, parts::monitoring::MonitorSwitch};
 use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube_core::Resource;
 
 use crate::{
-    Compiled, Manifest, Observed, Problem, Reason, build,
+    Compiled, Manifest, Observed, Problem, Reason,
     defaults::{self, ServerSettings},
     image,
-    manifest::ManifestSource,
+    mounts::Mounts,
     names,
     observed::FoundConfigMap,
+    pinned,
 };
 
 /// What the operator itself was configured with.
@@ -59,17 +58,6 @@ pub struct Validated<'a> {
     pub remarks: Vec<String>,
 }
 
-/// What the pods of a server mount for their models, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mounts {
-    /// ConfigMaps with files of models.
-    pub config_maps: BTreeSet<String>,
-    /// Claims with files of models.
-    pub claims: BTreeSet<String>,
-    /// Secrets that open sources.
-    pub secrets: BTreeSet<String>,
-}
-
 /// Decides everything about `server`.
 ///
 /// Errors: every problem of the server itself.
@@ -100,11 +88,12 @@ pub fn validate<'a>(
     let is_suspended = spec.suspend == Some(true);
     let replicas = if is_suspended { Some(0) } else { spec.replicas };
     let (has_service_monitor, remark) = service_monitor(server, observed);
-    let mounts = mounts(&compiled.manifest, observed);
-    let template_inputs = build::pinned::inputs(server, &mounts);
+    let is_absent_config_map = |name: &str| observed.config_maps.get(name) == Some(&FoundConfigMap::Absent);
+    let mounts = Mounts::of(&compiled.manifest, is_absent_config_map, |claim| observed.absent_claims.contains(claim));
+    let template_inputs = pinned::inputs(server, &mounts);
     let kept = observed.template.as_ref().filter(|_| !follows_the_operator(server));
     let kept_template = kept.and_then(|kept| kept.built_for(&template_inputs));
-    let mut validated = Validated {
+    Ok(Validated {
         server,
         namespace: names::namespace(server),
         name,
@@ -119,13 +108,7 @@ pub fn validate<'a>(
         mounts,
         has_service_monitor,
         remarks: remark.into_iter().collect(),
-    };
-    if validated.kept_template.as_ref().is_some_and(|kept| *kept != build::pod_template::build(&validated)) {
-        let remark =
-            format!("its pods are as an earlier operator built them (annotation {UPGRADE}: \"true\" replaces them)");
-        validated.remarks.push(remark);
-    }
-    Ok(validated)
+    })
 }
 
 /// The reference by which everything built for `server` is its own.
@@ -148,29 +131,6 @@ fn names_a_service(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && !name.ends_with('-')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-}
-
-fn mounts(manifest: &Manifest, observed: &Observed) -> Mounts {
-    let mut mounts = Mounts::default();
-    let is_absent = |name: &String| observed.config_maps.get(name) == Some(&FoundConfigMap::Absent);
-    for model in &manifest.models {
-        match &model.source {
-            ManifestSource::ConfigMap { name, keys: None, .. } if !is_absent(name) => {
-                mounts.config_maps.insert(name.clone());
-            }
-            ManifestSource::Pvc { claim, .. } if !observed.absent_claims.contains(claim) => {
-                mounts.claims.insert(claim.clone());
-            }
-            ManifestSource::Http { secret: Some(secret), .. } => {
-                mounts.secrets.insert(secret.clone());
-            }
-            ManifestSource::ConfigMap { .. }
-            | ManifestSource::Pvc { .. }
-            | ManifestSource::Http { secret: None, .. }
-            | ManifestSource::Inline { .. } => {}
-        }
-    }
-    mounts
 }
 
 fn service_monitor(server: &TritonServer, observed: &Observed) -> (bool, Option<String>) {

@@ -12,7 +12,7 @@ use operator_core::{
     build::{self, Kind, Object},
     compile,
     documents::{self, Resource},
-    drift,
+    drift, pinned,
     validated::{self, Settings},
 };
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ fn every_case_is_built_as_it_is_written_down() {
     for case in cases {
         let mut objects = built(case.file_name().unwrap().to_str().unwrap(), &everywhere());
         for object in objects.iter_mut().filter(|object| object.kind == Kind::Deployment) {
-            object.value["metadata"]["annotations"][build::TEMPLATE] = json!("(spec.template below, as JSON)");
+            object.value["metadata"]["annotations"][pinned::TEMPLATE] = json!("(spec.template below, as JSON)");
         }
         let found: String =
             objects.iter().map(|object| format!("---\n{}", serde_yaml::to_string(&object.value).unwrap())).collect();
@@ -134,7 +134,7 @@ fn an_update_of_the_operator_replaces_no_pods() {
     let before = objects(&server, &models, &Observed::default(), &settings());
     let deployment = before.iter().find(|object| object.kind == Kind::Deployment).unwrap();
     let live: Deployment = serde_json::from_value(deployment.value.clone()).unwrap();
-    let pinned = Observed { template: build::pinned_of(&live), ..Observed::default() };
+    let pinned = Observed { template: pinned::pinned_of(&live), ..Observed::default() };
     let newer = Settings { image: "registry.example/triton-server:2.0".into() };
     assert_eq!(objects(&server, &models, &pinned, &newer), before);
 
@@ -143,9 +143,9 @@ fn an_update_of_the_operator_replaces_no_pods() {
         containers[0].image.clone().unwrap()
     };
     let mut tampered = live.clone();
-    let annotation = tampered.metadata.annotations.as_mut().unwrap().get_mut(build::TEMPLATE).unwrap();
+    let annotation = tampered.metadata.annotations.as_mut().unwrap().get_mut(pinned::TEMPLATE).unwrap();
     *annotation = annotation.replace("triton-server:1.0", "evil:1.0");
-    let observed = Observed { template: build::pinned_of(&tampered), ..Observed::default() };
+    let observed = Observed { template: pinned::pinned_of(&tampered), ..Observed::default() };
     assert_eq!(objects(&server, &models, &observed, &settings()), before, "a changed template is not kept");
 
     let mut scaled = server.clone();
@@ -163,10 +163,12 @@ fn an_update_of_the_operator_replaces_no_pods() {
 fn pods_of_an_earlier_operator_are_told_of() {
     let (server, models) = resources(&fs::read_to_string(folder().join("minimal.yaml")).unwrap());
     let deployment = objects(&server, &models, &Observed::default(), &settings()).swap_remove(2);
-    let pinned = build::pinned_of(&serde_json::from_value(deployment.value).unwrap());
+    let pinned = pinned::pinned_of(&serde_json::from_value(deployment.value).unwrap());
     let observed = Observed { template: pinned, ..Observed::default() };
     let compiled = compile(&server, &models, &observed);
-    let remarks = |settings: &Settings| validated::validate(&server, &compiled, &observed, settings).unwrap().remarks;
+    let remarks = |settings: &Settings| {
+        build::build(&validated::validate(&server, &compiled, &observed, settings).unwrap()).remarks
+    };
     assert!(remarks(&settings()).is_empty());
     let newer = Settings { image: "registry.example/triton-server:2.0".into() };
     assert!(remarks(&newer)[0].contains("earlier operator"), "{:?}", remarks(&newer));

@@ -96,7 +96,7 @@ impl Case {
     fn take(&self) -> Statuses {
         let compiled = self.compiled();
         let resources = self.applied(&compiled);
-        self.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &[] })
+        self.take_with(&compiled, Outcome::Applied(&resources))
     }
 
     fn take_with(&self, compiled: &Compiled, outcome: Outcome<'_>) -> Statuses {
@@ -436,9 +436,9 @@ fn a_remark_is_told_of_the_server_and_not_of_its_models() {
     let mut case = Case::new(0, vec![model("a", json!({}))]);
     case.deployment = deployment(json!({}));
     let compiled = case.compiled();
-    let resources = case.applied(&compiled);
-    let remarks = ["no ServiceMonitor is made".to_owned()];
-    let statuses = case.take_with(&compiled, Outcome::Applied { resources: &resources, remarks: &remarks });
+    let mut resources = case.applied(&compiled);
+    resources.remarks.push("no ServiceMonitor is made".to_owned());
+    let statuses = case.take_with(&compiled, Outcome::Applied(&resources));
     let says = |conditions| of(conditions, "Ready").message.contains("no ServiceMonitor");
     assert!(says(&statuses.server.conditions) && !says(&statuses.models[0].1.conditions));
 }

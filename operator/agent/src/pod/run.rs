@@ -2,14 +2,12 @@
 //! and to whoever asks. It ends with SIGTERM; what the server serves then is left as it is.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use crds::parts::load::Readiness;
 use operator_core::manifest::Manifest;
 use tokio::{
     net::TcpListener,
@@ -85,7 +83,7 @@ async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver
     loop {
         let mut state = states.borrow_and_update().clone();
         state.server_crashes = *crashes.borrow_and_update();
-        let required = required(&manifests.borrow_and_update());
+        let required = manifests.borrow_and_update().required();
         let missing = startup
             .follow(&required, &agent.confirmed(), |name| repository.join(name).is_dir())
             .context("cannot note the models to start with")?;
@@ -126,17 +124,15 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
     settings
 }
 
-/// Models a replica that starts waits for.
-fn required(manifest: &Manifest) -> BTreeSet<String> {
-    let required = manifest.models.iter().filter(|model| model.readiness == Readiness::Required);
-    required.map(|model| model.name.clone()).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, net::SocketAddr};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+        net::SocketAddr,
+    };
 
-    use crds::parts::source::Layout;
+    use crds::parts::{load::Readiness, source::Layout};
     use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, ManifestSource, Precedence};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

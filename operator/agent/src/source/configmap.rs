@@ -8,7 +8,7 @@ use operator_core::manifest::Keys;
 
 use super::{Fetched, Mounts, Progress, folder};
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, FileHash, Files},
 };
 

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Progress;
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, FileHash},
 };
 

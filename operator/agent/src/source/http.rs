@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Fetched, Limits, Mounts, Progress, blocking, unpack::Archive};
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, FileHash, Files},
 };
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{Fetched, Progress};
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, Files},
 };
 

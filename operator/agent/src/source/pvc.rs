@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Fetched, Mounts, Progress, folder};
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, Files},
 };
 

@@ -12,7 +12,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::Progress;
 use crate::{
-    state::{Fault, Reason},
+    fault::{Fault, Reason},
     verify::{self, Files},
 };
 

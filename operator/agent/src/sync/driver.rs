@@ -20,10 +20,11 @@ use super::{
     report,
 };
 use crate::{
+    fault::{Fault, Reason},
     load::{Index, Server},
     plan::{Observed, Plan, RetryPolicy, Served, Step, Wanted, plan},
     source::{self, Progress},
-    state::{Fault, Reason, State},
+    state::State,
     store::Store,
     verify::ContentHash,
 };

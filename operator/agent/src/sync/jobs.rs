@@ -9,10 +9,10 @@ use std::{
 use operator_core::manifest::ManifestModel;
 
 use crate::{
+    fault::{Fault, Reason},
     load::{CallError, Server},
     source::{Places, Progress, blocking},
     stage,
-    state::{Fault, Reason},
     store::{Record, Staged, Store},
     verify::ContentHash,
 };

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use crate::{
+    fault::Fault,
     plan::{RetryDecision, RetryPolicy, Tries},
     source::Progress,
-    state::{Failure, Fault},
+    state::Failure,
     verify::ContentHash,
 };
 

@@ -18,7 +18,10 @@ use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, Manif
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::state::{ModelState, Phase, Reason};
+use crate::{
+    fault::Reason,
+    state::{ModelState, Phase},
+};
 
 /// A stand-in for the server.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::{
     fmt,
 };
 
-use crds::{TritonModel, TritonServer, parts::load::Readiness};
+use crds::{TritonModel, TritonServer};
 use k8s_openapi::api::core::v1::{ConfigMap, EnvVar};
 use operator_core::{
     Manifest, ObjectRef, Observed, Problem, compile,
@@ -100,14 +100,6 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
     let server_is_wrong = problems.iter().any(|problem| problem.object.kind == "TritonServer");
     let complaints = problems.iter().map(|problem| read.complaint(problem)).collect();
     Outcome { desired: (!server_is_wrong).then_some(desired), complaints }
-}
-
-impl WantedServer {
-    /// Models without which it is not ready.
-    pub(crate) fn required(&self) -> BTreeSet<String> {
-        let required = self.manifest.models.iter().filter(|model| model.readiness == Readiness::Required);
-        required.map(|model| model.name.clone()).collect()
-    }
 }
 
 /// All documents, each with the file it stands in.
@@ -272,7 +264,7 @@ mod tests {
         assert_eq!(complaints(&outcome), [""; 0]);
         let wanted = &outcome.desired.unwrap().servers[&object()];
         assert_eq!(wanted.manifest.models[0].name, "digits");
-        assert_eq!(wanted.required(), BTreeSet::from(["digits".to_owned()]));
+        assert_eq!(wanted.manifest.required(), BTreeSet::from(["digits".to_owned()]));
         assert_eq!(wanted.config_maps["tiny"], BTreeMap::from([("a".into(), b"x".to_vec()), ("b".into(), vec![1, 2])]));
     }
 

@@ -174,7 +174,7 @@ pub(crate) fn title(object: &ObjectRef) -> String {
 }
 
 fn startup(wanted: &WantedServer) -> Startup {
-    Startup { required: wanted.required(), manifest_hash: wanted.manifest.hash.clone() }
+    Startup { required: wanted.manifest.required(), manifest_hash: wanted.manifest.hash.clone() }
 }
 
 fn launch(wanted: &WantedServer, common: &Common, ports: Ports) -> Launch {

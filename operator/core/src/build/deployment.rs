@@ -8,8 +8,8 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{metadata, pinned, pod_template, seconds};
-use crate::{defaults, labels, validated::Validated};
+use super::{metadata, pod_template, seconds};
+use crate::{defaults, labels, pinned, validated::Validated};
 
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);

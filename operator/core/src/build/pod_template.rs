@@ -22,7 +22,7 @@ use crate::{defaults, labels, names, pod, validated::Validated};
 const SLACK_SECONDS: i64 = 10;
 
 /// The template of a server's pods.
-pub(crate) fn build(server: &Validated<'_>) -> PodTemplateSpec {
+pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
     let spec = &server.server.spec;
     let (drain, exit) = (seconds(server.settings.drain_delay), seconds(server.settings.exit_timeout));
     let pull_secrets: Vec<_> = spec

@@ -231,7 +231,7 @@ fn ready(
 /// Whether waiting cannot help.
 fn is_final(compiled: &CompiledModel, standings: &[(&Replica, Standing<'_>)]) -> bool {
     match &compiled.placement {
-        Placement::LeftOut { reason, .. } | Placement::Kept { reason, .. } => reason.is_stalled(),
+        Placement::LeftOut { reason, .. } | Placement::Kept { reason, .. } => reason.is_final(),
         Placement::Placed => {
             let mut failed = standings
                 .iter()

@@ -31,7 +31,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
     match &seen.outcome {
         Outcome::Refused(problems) => no("InvalidSpec", sentences(problems), true),
         Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
-        Outcome::Applied { resources, .. } => {
+        Outcome::Applied(resources) => {
             let deployment = &resources.deployment;
             let mut counts = Counts::of(deployment);
             counts.is_current |= is_no_change_of_ours(seen, deployment);
@@ -53,8 +53,8 @@ fn is_no_change_of_ours(seen: &Seen<'_>, deployment: &Deployment) -> bool {
 
 /// What `Ready` says: how it stands, and what is not quite as asked for.
 fn with_remarks(ready: &Claim, outcome: &Outcome<'_>) -> Claim {
-    let Outcome::Applied { remarks, .. } = outcome else { return ready.clone() };
-    let sentences: Vec<&str> = std::iter::once(&ready.message).chain(*remarks).map(String::as_str).collect();
+    let Outcome::Applied(resources) = outcome else { return ready.clone() };
+    let sentences: Vec<&str> = std::iter::once(&ready.message).chain(&resources.remarks).map(String::as_str).collect();
     Claim { message: sentences.join("; "), ..ready.clone() }
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodTemplateSpec};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{canonical, validated::Mounts};
+use crate::{canonical, mounts::Mounts};
 
 /// Annotation of a Deployment: its pod template as it was built.
 pub const TEMPLATE: &str = "triton-operator.dev/template";
@@ -53,7 +53,7 @@ pub(crate) fn inputs(server: &TritonServer, mounts: &Mounts) -> String {
 }
 
 /// The annotations that pin `template`.
-pub(super) fn annotations(inputs: &str, template: &PodTemplateSpec) -> BTreeMap<String, String> {
+pub(crate) fn annotations(inputs: &str, template: &PodTemplateSpec) -> BTreeMap<String, String> {
     let text = canonical::to_string(template);
     BTreeMap::from([(TEMPLATE_SEAL.to_owned(), seal(inputs, &text)), (TEMPLATE.to_owned(), text)])
 }
