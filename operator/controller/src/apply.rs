@@ -24,6 +24,9 @@ use crate::{
     queue::ServerKey,
 };
 
+/// Field manager of a number of replicas that the spec set once and does not any more. Whoever scales takes it over.
+const SCALE_MANAGER: &str = "triton-operator-scale";
+
 /// The API server would not take an object, or must not be asked to.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -146,6 +149,9 @@ async fn apply_one(
     if let Some(live) = live.as_ref().filter(|_| !paths.is_empty()) {
         remove_conflicting_items(context, key, object, live).await.map_err(|error| failed("healing", &title, error))?;
     }
+    if live.is_some() && *kind == Kind::Deployment && value.pointer("/spec/replicas").is_none() {
+        keep_replicas(context, key, name).await.map_err(|error| failed("keeping the replicas of", &title, error))?;
+    }
     let patch = PatchParams::apply(labels::MANAGER).force();
     let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
         Ok(applied) => applied,
@@ -178,6 +184,27 @@ async fn apply_one(
         }
     }
     Ok(Some(applied))
+}
+
+/// Hands the number of replicas, which the spec does not set any more, to a field manager of its own: the API server would
+/// take out a field that no manager applies, and one replica is what it puts in its place. None at all, as while a server
+/// is suspended, is not kept.
+async fn keep_replicas(context: &Context, key: &ServerKey, name: &str) -> Result<(), kube::Error> {
+    let api = api(context, key, Kind::Deployment);
+    let Some(live) = api.get_opt(name).await? else { return Ok(()) };
+    let replicas = live.data.pointer("/spec/replicas").and_then(Value::as_i64).filter(|replicas| *replicas > 0);
+    let fields = live.metadata.managed_fields.as_deref().unwrap_or_default();
+    let Some(replicas) = replicas.filter(|_| drift::is_applied_by(labels::MANAGER, &["spec", "replicas"], fields))
+    else {
+        return Ok(());
+    };
+    let kept = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name }, "spec": { "replicas": replicas },
+    });
+    api.patch(name, &PatchParams::apply(SCALE_MANAGER).force(), &Patch::Apply(&kept)).await?;
+    context.metrics.wrote("Deployment", "apply");
+    tracing::info!(server = %key, replicas, "the spec does not set replicas any more: the present number stays");
+    Ok(())
 }
 
 /// Takes out items that somebody turned ours into, where ours beside them would be refused.

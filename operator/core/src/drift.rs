@@ -4,6 +4,7 @@
 //! Applying heals all but one thing: an item of ours that somebody turned into another (a port with another number and our
 //! name) is theirs by its key, and ours beside it would have a name twice. Those are found here too.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::{Map, Value};
 
 /// Lists whose items are told apart by some of their fields; others may add items. Any other list is ours as a whole.
@@ -29,6 +30,18 @@ pub fn drifted(ours: &Value, live: &Value) -> Vec<String> {
     // items of a list come without them
     paths.retain(|path| !matches!(path.as_str(), "apiVersion" | "kind"));
     paths
+}
+
+/// Whether `manager` applied the field at the end of `path`: leaving it out of its next apply removes the field.
+///
+/// Source: Kubernetes, Server-Side Apply, "Field management" (`managedFields`, FieldsV1).
+pub fn is_applied_by(manager: &str, path: &[&str], managed_fields: &[ManagedFieldsEntry]) -> bool {
+    managed_fields
+        .iter()
+        .filter(|entry| entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply"))
+        .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())
+        .filter_map(|entry| entry.fields_v1.as_ref())
+        .any(|fields| path.iter().try_fold(&fields.0, |below, name| below.get(format!("f:{name}"))).is_some())
 }
 
 /// Items of `live` that stand where items of `ours` should be, as JSON pointers, each with the item that belongs there. Later
@@ -140,7 +153,7 @@ fn name_of(item: &Value, keys: &[&str]) -> String {
 }
 
 /// A quantity in units of 10^-9, so that `1000m`, `1` and `1.0` are one.
-fn quantity(value: &Value) -> Option<i128> {
+pub(crate) fn quantity(value: &Value) -> Option<i128> {
     const NANO: i128 = 1_000_000_000;
     let text = match value {
         Value::String(text) => text.clone(),
@@ -245,6 +258,22 @@ mod tests {
         let live = json!({ "spec": { "ports": [{ "port": 9, "name": "a" }, { "port": 2, "name": "b" }, { "port": 3, "name": "c" }] } });
         assert_eq!(key_conflicts(&ours, &live), [("/spec/ports/0".to_owned(), json!({ "port": 1, "name": "a" }))]);
         assert_eq!(key_conflicts(&ours, &ours), []);
+    }
+
+    #[test]
+    fn a_field_is_known_to_be_applied_by_its_manager_only() {
+        let fields = |manager: &str, operation: &str, subresource: &str| -> ManagedFieldsEntry {
+            serde_json::from_value(json!({
+                "manager": manager, "operation": operation, "subresource": subresource,
+                "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": { "f:replicas": {}, "f:template": {} } },
+            }))
+            .unwrap()
+        };
+        let is_ours = |entry| is_applied_by("us", &["spec", "replicas"], &[entry]);
+        assert!(is_ours(fields("us", "Apply", "")));
+        assert!(!is_ours(fields("others", "Apply", "")) && !is_ours(fields("us", "Update", "")));
+        assert!(!is_ours(fields("us", "Apply", "status")));
+        assert!(!is_applied_by("us", &["spec", "paused"], &[fields("us", "Apply", "")]));
     }
 
     #[test]
