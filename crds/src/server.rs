@@ -77,11 +77,14 @@ pub struct TritonServerSpec {
     /// an update of the operator alone does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
-    /// How many replicas run. Leave it out where something else sets the scale, such as an autoscaler. Default: 1.
+    /// How many replicas run. Leave it out where something else sets the scale, such as an
+    /// autoscaler: when it is taken out, the present number stays. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// CPU and memory of each replica. GPUs are asked for in `gpu`.
+    /// CPU and memory of each replica; GPUs are asked for in `gpu`. Without a memory limit here it is 4Gi, with GPUs 16Gi for
+    /// each, and never less than the memory request; a server above its limit is ended and started again. Set
+    /// `limits.memory` for models that need more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// GPUs of each replica, and the memory budget models are admitted against. Absent: CPU only.

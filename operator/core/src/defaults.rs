@@ -12,7 +12,12 @@ use crds::{
     },
 };
 
-use crate::manifest::ManifestLoad;
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+
+use crate::{drift, manifest::ManifestLoad};
+
+/// Name of memory among resources.
+const MEMORY: &str = "memory";
 
 /// The extended resource GPUs are asked for by.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
@@ -28,6 +33,12 @@ pub const LOAD_RETRIES: u32 = 5;
 pub const LOAD_BACKOFF: Duration = Duration::from_secs(30);
 /// The longest pause between attempts.
 pub const LOAD_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Memory limit of a server without GPUs whose spec sets none: one server must not take the memory of its whole node.
+pub const MEMORY_LIMIT: ByteCount = ByteCount(4 << 30);
+/// The same for each GPU of a server that has some: what is loaded into a GPU passes through memory.
+pub const MEMORY_LIMIT_PER_GPU: ByteCount = ByteCount(16 << 30);
+/// Memory request of a server whose spec sets neither limit nor request.
+pub const MEMORY_REQUEST: ByteCount = ByteCount(256 << 20);
 /// How often gauges are read anew.
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long requests under way may take to finish.
@@ -127,6 +138,33 @@ pub fn surge_and_unavailable(spec: &TritonServerSpec) -> (i32, i32) {
     (surge, rollout.max_unavailable.unwrap_or(i32::from(surge == 0)))
 }
 
+/// CPU, memory and GPUs of the server's container: what the spec asks for, a memory limit if it sets none, and the GPUs. An
+/// extended resource needs its limit only: the request follows it.
+pub fn resources(spec: &TritonServerSpec) -> ResourceRequirements {
+    let mut resources = spec.resources.clone().unwrap_or_default();
+    let limits = resources.limits.get_or_insert_default();
+    if !limits.contains_key(MEMORY) {
+        let gpus = spec.gpu.as_ref().map_or(0, |gpu| u64::try_from(gpu.count).unwrap_or(0));
+        let usual = if gpus == 0 { MEMORY_LIMIT } else { ByteCount(MEMORY_LIMIT_PER_GPU.0.saturating_mul(gpus)) };
+        let usual = Quantity(usual.to_string());
+        let requests = resources.requests.get_or_insert_default();
+        let requested = requests.entry(MEMORY.into()).or_insert_with(|| Quantity(MEMORY_REQUEST.to_string()));
+        // a limit below the request would be refused
+        let limit = if is_more(requested, &usual) { requested.clone() } else { usual };
+        limits.insert(MEMORY.into(), limit);
+    }
+    if let Some(gpu) = &spec.gpu {
+        let name = gpu.resource_name.clone().unwrap_or_else(|| GPU_RESOURCE.to_owned());
+        limits.insert(name, Quantity(gpu.count.to_string()));
+    }
+    resources
+}
+
+fn is_more(one: &Quantity, other: &Quantity) -> bool {
+    let number = |quantity: &Quantity| drift::quantity(&serde_json::Value::from(quantity.0.as_str()));
+    number(one) > number(other)
+}
+
 /// GPU memory that the models of one replica may claim together; `None` where models are not admitted by memory.
 pub fn gpu_memory_budget(gpu: &Gpu) -> Option<ByteCount> {
     let total = gpu.memory_per_replica?;
@@ -179,6 +217,34 @@ mod tests {
         assert_eq!([settings_of(false, Some(0), None), settings_of(true, Some(2), None)], [(0, 1), (2, 0)]);
         assert_eq!([settings_of(false, None, Some(2)), settings_of(true, None, Some(2))], [(1, 2), (0, 2)]);
         assert_eq!(settings_of(true, None, Some(0)), (1, 0));
+    }
+
+    #[track_caller]
+    fn check_resources(spec: serde_json::Value, expect: serde_json::Value) {
+        let spec: TritonServerSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(serde_json::to_value(resources(&spec)).unwrap(), expect);
+    }
+
+    #[test]
+    fn a_server_has_a_memory_limit_whether_its_spec_sets_one_or_not() {
+        use serde_json::json;
+        check_resources(json!({}), json!({ "limits": { "memory": "4Gi" }, "requests": { "memory": "256Mi" } }));
+        check_resources(
+            json!({ "gpu": { "count": 2 } }),
+            json!({ "limits": { "memory": "32Gi", "nvidia.com/gpu": "2" }, "requests": { "memory": "256Mi" } }),
+        );
+        check_resources(
+            json!({ "resources": { "limits": { "cpu": "2", "memory": "1Gi" } } }),
+            json!({ "limits": { "cpu": "2", "memory": "1Gi" } }),
+        );
+        check_resources(
+            json!({ "resources": { "requests": { "memory": "8Gi" } } }),
+            json!({ "limits": { "memory": "8Gi" }, "requests": { "memory": "8Gi" } }),
+        );
+        check_resources(
+            json!({ "resources": { "requests": { "cpu": "1", "memory": "512Mi" } } }),
+            json!({ "limits": { "memory": "4Gi" }, "requests": { "cpu": "1", "memory": "512Mi" } }),
+        );
     }
 
     #[test]

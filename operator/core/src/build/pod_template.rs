@@ -107,7 +107,7 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
             port("grpc", pod::GRPC_PORT),
             port("metrics", pod::METRICS_PORT),
         ]),
-        resources: resources(server),
+        resources: Some(defaults::resources(spec)),
         volume_mounts: Some(volumes::of_server(server)),
         startup_probe: Some(probes::startup(spec)),
         readiness_probe: Some(probes::readiness(spec)),
@@ -160,17 +160,6 @@ fn pull_policy(server: &Validated<'_>) -> String {
         Some(PullPolicy::IfNotPresent) | None => "IfNotPresent",
     }
     .into()
-}
-
-/// What the user asks for, and the GPUs. An extended resource needs its limit only: the request follows it.
-fn resources(server: &Validated<'_>) -> Option<ResourceRequirements> {
-    let spec = &server.server.spec;
-    let mut resources = spec.resources.clone().unwrap_or_default();
-    if let Some(gpu) = &spec.gpu {
-        let name = gpu.resource_name.clone().unwrap_or_else(|| defaults::GPU_RESOURCE.to_owned());
-        resources.limits.get_or_insert_default().insert(name, Quantity(gpu.count.to_string()));
-    }
-    (resources != ResourceRequirements::default()).then_some(resources)
 }
 
 fn port(name: &str, number: u16) -> ContainerPort {

@@ -50,7 +50,10 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
     ];
     volumes.extend(store(server).map(|name| Volume {
         name: STORE.into(),
-        persistent_volume_claim: Some(claim(name)),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: name.to_owned(),
+            read_only: None, // the agent fills it
+        }),
         ..Volume::default()
     }));
     let mounts = &server.mounts;
@@ -67,7 +70,10 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
     }));
     volumes.extend(mounts.claims.iter().map(|name| Volume {
         name: volume_name("claim", name),
-        persistent_volume_claim: Some(claim(name)),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: name.clone(),
+            read_only: Some(true), // the files of the model's owner: nothing in the pod may change them
+        }),
         ..Volume::default()
     }));
     volumes.extend(mounts.secrets.iter().map(|name| Volume {
@@ -113,10 +119,6 @@ pub(super) fn store<'a>(server: &'a Validated<'_>) -> Option<&'a str> {
 fn size_limit(server: &Validated<'_>) -> Option<Quantity> {
     let store = server.server.spec.model_store.as_ref()?;
     store.empty_dir.as_ref()?.size_limit.map(|limit| Quantity(limit.to_string()))
-}
-
-fn claim(name: &str) -> PersistentVolumeClaimVolumeSource {
-    PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None }
 }
 
 fn mount(volume: &str, path: &str) -> VolumeMount {
