@@ -4,9 +4,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{TritonModel, TritonServer};
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Resource, ResourceExt, api::DynamicObject};
 use operator_core::{
@@ -23,6 +26,8 @@ pub(crate) struct Surroundings {
     pub(crate) observed: Observed,
     /// The models that name the server.
     pub(crate) models: Vec<TritonModel>,
+    /// Metadata of the models of the namespace that cannot be read.
+    pub(crate) unreadable: Vec<ObjectMeta>,
     /// Its pods.
     pub(crate) pods: Vec<Arc<Pod>>,
     /// Its Deployment as it is now.
@@ -36,6 +41,7 @@ pub(crate) async fn dereference(
     server: &TritonServer,
 ) -> Result<Surroundings, kube::Error> {
     let models = context.watches.models(key);
+    let unreadable = context.watches.unreadable_models(&key.namespace);
     let uid = server.uid().unwrap_or_default();
     let config_map = ours(context, key, Kind::ConfigMap, &names::manifest_config_map(&key.name), &uid).await?;
     let config_map: Option<ConfigMap> = config_map.and_then(typed);
@@ -47,9 +53,14 @@ pub(crate) async fn dereference(
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
         config_maps: context.config_maps.named_by(&context.client, &context.watches, &key.namespace, &models).await?,
         absent_claims: absent_claims(context, key, &models).await?,
+        unreadable: unreadable
+            .iter()
+            .filter_map(|(metadata, error)| Some((metadata.name.clone()?, error.clone())))
+            .collect(),
         has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
     };
-    Ok(Surroundings { observed, models, pods: context.watches.pods(key), deployment })
+    let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
+    Ok(Surroundings { observed, models, unreadable, pods: context.watches.pods(key), deployment })
 }
 
 /// An object as it is now: from the store, or from the API server if the store has none or lags behind our last write.

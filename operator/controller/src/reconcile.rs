@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
+use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
     build, compile, events, names,
@@ -14,7 +15,7 @@ use operator_core::{
 use crate::{
     apply::{ApplyError, apply},
     context::{Context, now},
-    dereference::dereference,
+    dereference::{Surroundings, dereference},
     pods,
     queue::{Reconciled, ServerKey},
     write_status::{before, write_status},
@@ -105,8 +106,13 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         pods::nudge_pods(parts, key, &around.pods, &replicas, manifest).await;
     }
     // 5. status: what was found, in the words of conditions
-    let models: Vec<(&TritonModel, TritonModelStatus)> =
-        around.models.iter().map(|model| (model, before(context, key, model, model.status.as_ref()))).collect();
+    let unreadable: Vec<TritonModel> = around.unreadable.iter().map(without_spec).collect();
+    let models: Vec<(&TritonModel, TritonModelStatus)> = around
+        .models
+        .iter()
+        .chain(&unreadable)
+        .map(|model| (model, before(context, key, model, model.status.as_ref())))
+        .collect();
     let server_before: TritonServerStatus = before(context, key, server, server.status.as_ref());
     let statuses = status::statuses(&Seen {
         server,
@@ -120,7 +126,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         now: &now(),
     });
     // 6. write status: only if it says something new
-    write(context, key, server, &server_before, &models, &statuses).await?;
+    write(context, key, &around, server, &server_before, &models, &statuses).await?;
     let is_refused = matches!(&applied, Some(Err(_)));
     Ok(Some(match statuses.activity {
         Activity::Busy => BUSY,
@@ -133,6 +139,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
 async fn write(
     context: &Context,
     key: &ServerKey,
+    around: &Surroundings,
     server: &TritonServer,
     server_before: &TritonServerStatus,
     models: &[(&TritonModel, TritonModelStatus)],
@@ -142,14 +149,27 @@ async fn write(
         let object = names::object(*model);
         let Some((_, after)) = statuses.models.iter().find(|(it, _)| *it == object) else { continue };
         let events = events::of_model(before, after);
-        write_status(context, key, *model, before, after, &events)
-            .await
-            .map_err(|error| api("writing a status", error))?;
+        let written = write_status(context, key, *model, before, after, &events).await;
+        match written {
+            Ok(()) => {}
+            // the API server may refuse whatever is written to a resource that does not fit its definition
+            Err(error) if around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid) => {
+                tracing::warn!(server = %key, model = object.name, %error, "the status of an unreadable model is not written");
+            }
+            Err(error) => return Err(api("writing a status", error)),
+        }
     }
     let events = events::of_server(server_before, &statuses.server);
     write_status(context, key, server, server_before, &statuses.server, &events)
         .await
         .map_err(|error| api("writing the status", error))
+}
+
+/// A model that cannot be read, as far as its status needs it.
+fn without_spec(metadata: &ObjectMeta) -> TritonModel {
+    let mut model = TritonModel::new(metadata.name.as_deref().unwrap_or_default(), TritonModelSpec::default());
+    model.metadata = metadata.clone();
+    model
 }
 
 /// The status of models whose server does not exist.

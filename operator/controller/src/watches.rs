@@ -162,6 +162,15 @@ impl Watches {
         models.iter().filter_map(|model| model.0.as_ref().ok()).filter(|model| names_it(model)).cloned().collect()
     }
 
+    /// The models of a namespace that cannot be read: their metadata, and why.
+    pub(crate) fn unreadable_models(&self, namespace: &str) -> Vec<(ObjectMeta, String)> {
+        let Some(scope) = self.scope(namespace) else { return vec![] };
+        let models = scope.models.state();
+        let unreadable = models.iter().filter_map(|model| model.0.as_ref().err());
+        let here = unreadable.filter(|invalid| invalid.metadata.namespace.as_deref() == Some(namespace));
+        here.map(|invalid| (invalid.metadata.clone(), invalid.error.clone())).collect()
+    }
+
     /// The pods of a server, sorted by name.
     pub(crate) fn pods(&self, key: &ServerKey) -> Vec<Arc<Pod>> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };

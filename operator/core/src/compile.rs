@@ -21,6 +21,9 @@ use crate::{
 
 pub use self::admit::MANIFEST_MAX;
 
+/// Kind of the models.
+const MODEL: &str = "TritonModel";
+
 /// What becomes of a server and its models.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -28,7 +31,7 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// Every problem of the server and of its models.
     pub problems: Vec<Problem>,
-    /// What becomes of each model that names the server, sorted by object.
+    /// What becomes of each model that names the server, and of those that cannot be read and that it serves; by object.
     pub models: Vec<CompiledModel>,
     /// GPU memory of a replica, where models are admitted by it.
     pub gpu_memory: Option<GpuMemory>,
@@ -94,6 +97,14 @@ pub fn compile<'a>(
     let mut outcomes: BTreeMap<ObjectRef, CompiledModel> = BTreeMap::new();
     let mut owners: BTreeMap<&str, ObjectRef> = BTreeMap::new();
     let mut candidates = vec![];
+    for (entry, error) in unreadable(observed, namespace) {
+        let object = ObjectRef { kind: MODEL.into(), namespace: namespace.into(), name: entry.resource.clone() };
+        owners.insert(&entry.name, object.clone());
+        let message = format!("the TritonModel cannot be read: {error}");
+        let placement = Placement::Kept { reason: Reason::InvalidSpec, message };
+        candidates.push(Candidate::unreadable(object.clone(), entry.clone()));
+        outcomes.insert(object.clone(), CompiledModel { object, name: entry.name.clone(), placement });
+    }
     for model in mine {
         let object = names::object(model);
         let name = names::wire_name(model);
@@ -164,12 +175,25 @@ impl Candidate {
         let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(was_placed), age(model));
         Self { object: names::object(model), entry, rank }
     }
+
+    /// One whose resource cannot be read: nobody can have lowered its priority, so nobody takes its place.
+    fn unreadable(object: ObjectRef, entry: ManifestModel) -> Self {
+        let age = (true, None, object.namespace.clone(), object.name.clone());
+        Self { object, entry, rank: (Reverse(i32::MAX), Reverse(true), age) }
+    }
 }
 
 fn age(model: &TritonModel) -> Age {
     let created = model.metadata.creation_timestamp.clone();
     let ObjectRef { namespace, name, .. } = names::object(model);
     (created.is_none(), created, namespace, name)
+}
+
+/// Entries of the last manifest whose resources cannot be read now, and why. They are no more deleted than changed.
+fn unreadable<'a>(observed: &'a Observed, namespace: &str) -> impl Iterator<Item = (&'a ManifestModel, &'a String)> {
+    let manifest = observed.manifest.as_ref().filter(|manifest| manifest.namespace == namespace);
+    let entries = manifest.into_iter().flat_map(|manifest| &manifest.models);
+    entries.filter_map(|entry| Some((entry, observed.unreadable.get(&entry.resource)?)))
 }
 
 /// The entry of the last manifest that this very resource made.

@@ -23,6 +23,8 @@ pub struct Observed {
     pub config_maps: BTreeMap<String, FoundConfigMap>,
     /// Claims that models name and that do not exist. A pod that mounts one would wait for it for ever.
     pub absent_claims: BTreeSet<String>,
+    /// TritonModels of the namespace that cannot be read, by name, and why. What the last manifest has of them stays.
+    pub unreadable: BTreeMap<String, String>,
     /// Whether the cluster knows ServiceMonitors.
     pub has_service_monitors: bool,
 }

@@ -132,6 +132,27 @@ fn a_model_that_became_wrong_goes_on_as_it_was() {
 }
 
 #[test]
+fn a_model_whose_resource_cannot_be_read_goes_on_as_it_was_and_keeps_its_name() {
+    let last = run(&[model("a"), model("b")], None).manifest;
+    let unreadable = [("a".to_owned(), "invalid type: integer".to_owned())].into();
+    let observed = Observed { manifest: Some(last.clone()), unreadable, ..Default::default() };
+    let mut thief = model("c");
+    thief.spec.model_name = Some("a".into());
+    thief.spec.priority = Some(1000);
+    let compiled = compile(&server(Some(100)), &[model("b"), thief], &observed);
+    assert_eq!(compiled.manifest, last);
+    let placements: Vec<_> =
+        compiled.models.iter().map(|model| (model.object.name.as_str(), &model.placement)).collect();
+    assert!(
+        matches!(placements[0], ("a", Placement::Kept { reason: Reason::InvalidSpec, message }) if message.contains("integer"))
+    );
+    assert!(matches!(placements[2], ("c", Placement::LeftOut { reason: Reason::NameConflict, .. })));
+    // one that is deleted is another matter
+    let deleted = Observed { manifest: Some(last), ..Default::default() };
+    assert_eq!(names(&compile(&server(Some(100)), &[model("b")], &deleted)), ["b"]);
+}
+
+#[test]
 fn a_newcomer_of_the_same_priority_does_not_push_out_who_has_a_place() {
     let sized = |name: &str, bytes: u64, second: i64| {
         let mut model = model(name);

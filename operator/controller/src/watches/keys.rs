@@ -58,16 +58,19 @@ pub(super) fn moved(
     model: &Guarded<TritonModel>,
 ) -> Vec<ServerKey> {
     let Some(uid) = model.meta().uid.clone() else { return vec![] };
-    let now = match &model.0 {
-        Ok(model) => server_of(model).filter(|_| *change == Change::Is),
-        Err(invalid) => {
+    let mut servers_of_models = servers_of_models.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = servers_of_models.get(&uid).cloned();
+    let now = match (change, &model.0) {
+        (Change::IsGone, _) => None,
+        (Change::Is, Ok(model)) => server_of(model),
+        // no more deleted than moved: it goes on belonging to the server it named last
+        (Change::Is, Err(invalid)) => {
             let name = model.meta().name.as_deref().unwrap_or_default();
             tracing::warn!(model = name, error = %invalid, "a TritonModel cannot be read");
-            None
+            before.clone()
         }
     };
-    let mut servers_of_models = servers_of_models.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = match &now {
+    match &now {
         Some(now) => servers_of_models.insert(uid, now.clone()),
         None => servers_of_models.remove(&uid),
     };
@@ -142,12 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_cannot_be_read_does_not_end_the_watch() {
-        let guarded: Guarded<TritonModel> = serde_json::from_value(json!({
+    fn a_model_that_cannot_be_read_stays_with_the_server_it_named_last() {
+        let servers = Mutex::default();
+        let names = |change, model: &Guarded<TritonModel>| -> Vec<String> {
+            moved(&servers, &change, model).into_iter().map(|key| key.name).collect()
+        };
+        let unreadable: Guarded<TritonModel> = serde_json::from_value(json!({
             "metadata": { "name": "m", "namespace": "ml", "uid": "1" }, "spec": { "serverRef": 7 },
         }))
         .unwrap();
-        assert!(guarded.0.is_err());
-        assert!(moved(&Mutex::default(), &Change::Is, &guarded).is_empty());
+        assert!(unreadable.0.is_err());
+        assert_eq!(names(Change::Is, &unreadable), [""; 0], "nobody knows which that is");
+        assert_eq!(names(Change::Is, &model("a")), ["a"]);
+        assert_eq!(names(Change::Is, &unreadable), ["a"]);
+        assert_eq!(names(Change::IsGone, &unreadable), ["a"]);
+        assert!(servers.lock().unwrap().is_empty());
     }
 }
