@@ -3,8 +3,7 @@
 //!
 //! The rules, in order of weight:
 //! - what serves goes on serving: content that was once confirmed stays linked and loaded until newer content is confirmed;
-//! - each model by itself: nothing waits for another model, except that what left the manifest is unloaded only after
-//!   everything new had its first chance;
+//! - each model by itself: nothing waits for another model, least of all the unloading of what left the manifest;
 //! - the index is the truth about the server, not memory: after a restart everything is loaded anew.
 
 use std::{
@@ -203,12 +202,6 @@ impl Wanted {
         }
         None
     }
-
-    /// It had its first chance: it serves what is wanted, or an attempt has failed.
-    fn was_tried(&self) -> bool {
-        let Some(staged) = &self.staged else { return self.fetches.is_some() };
-        (self.active.as_ref() == Some(staged) && !self.is_loading) || self.loads.contains_key(staged)
-    }
 }
 
 fn plan_unloads(observed: &Observed, plan: &mut Plan) {
@@ -216,7 +209,7 @@ fn plan_unloads(observed: &Observed, plan: &mut Plan) {
         return;
     }
     plan.is_settled = false;
-    if observed.server_is_live && observed.wanted.values().all(Wanted::was_tried) {
+    if observed.server_is_live {
         let waiting = observed.unwanted.iter().filter(|(_, is_unloading)| !**is_unloading);
         plan.steps.extend(waiting.map(|(name, _)| Step::Unload(name.clone())));
     }
