@@ -4,6 +4,9 @@ use std::fmt;
 
 pub use operator_core::Reason;
 
+/// Longest sentence, in bytes: statuses show half of it, and a report holds one for each model.
+const MESSAGE_MAX: usize = 1024;
+
 /// A step that went wrong, before anybody counted how often.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
@@ -15,9 +18,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault with its sentence.
+    /// A fault with its sentence, which is cut if it is very long.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+            message.push('…');
+        }
+        Self { reason, message }
     }
 
     /// The local disk would not take it.

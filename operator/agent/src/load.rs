@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -26,6 +26,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 pub struct Server {
     address: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
+    largest_answer: usize,
 }
 
 /// A call that did not end well.
@@ -37,6 +38,9 @@ pub enum CallError {
     /// It was there and went away before it answered.
     #[error("the server went away before it answered: {0}")]
     Lost(String),
+    /// Its answer is longer than that many bytes.
+    #[error("the server's answer has more than {0} bytes")]
+    TooLarge(usize),
     /// The server's own words.
     #[error("{0}")]
     Refused(String),
@@ -70,7 +74,13 @@ impl Server {
         connector.set_nodelay(true);
         // no connection is kept: one left over from a server that has ended would look like a server that went away
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Self { address: reachable(address), client }
+        Self { address: reachable(address), client, largest_answer: LARGEST_ANSWER }
+    }
+
+    /// Reads no answer that is longer, in bytes.
+    pub fn with_largest_answer(mut self, bytes: usize) -> Self {
+        self.largest_answer = bytes;
+        self
     }
 
     /// Whether it is up.
@@ -119,8 +129,15 @@ impl Server {
             if error.is_connect() { CallError::Absent(text) } else { CallError::Lost(text) }
         })?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER);
-        let body = body.collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
+        let body = Limited::new(response.into_body(), self.largest_answer).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                CallError::TooLarge(self.largest_answer)
+            } else {
+                CallError::Lost(error.to_string())
+            }
+        })?;
+        let body = body.to_bytes();
         if status == StatusCode::OK {
             return Ok(body);
         }

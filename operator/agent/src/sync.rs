@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    source::{Limits, Places},
     fault::Fault,
+    source::{Limits, Places},
     state::State,
     store::Store,
 };

@@ -3,14 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -21,15 +21,16 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use operator_core::{
-    Manifest, labels,
+    Manifest, Reason, labels,
     manifest::ManifestSource,
     pod::{AGENT_CONTAINER, AGENT_PORT, HTTP_PORT, STATE_PATH},
     replica::{self, ModelReport, Phase, Replica, Report},
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use triton_agent::{
-    load::{Index, Server},
+    load::{CallError, Index, Server},
     state::{self, State},
 };
 
@@ -39,8 +40,11 @@ use crate::{metrics::Metrics, queue::ServerKey, watches::Watches};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pods asked at the same time for one server.
 const AT_ONCE: usize = 16;
-/// A state of ten thousand models is a few megabytes.
-const LARGEST_ANSWER: usize = 64 << 20;
+/// Longest answer of a pod that is read. The manifest a pod follows is no longer; whoever may run pods could exhaust the
+/// operator of all with longer ones.
+const LARGEST_ANSWER: usize = 1 << 20;
+/// Pods asked at the same time for all servers, each of which may answer at that length.
+const AT_ONCE_OVERALL: usize = 32;
 
 /// How long a pod that gets requests may be silent before that is reported: one that is busy may miss a question.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -51,7 +55,24 @@ const MEMORY: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct Poller {
     client: HttpClient<HttpConnector, Empty<Bytes>>,
+    permits: Semaphore,
     last: Mutex<HashMap<String, Last>>,
+}
+
+/// What came of asking a pod.
+#[derive(Debug, Default)]
+struct Answer {
+    report: Option<Report>,
+    /// Why something it said was not read.
+    unread: Option<String>,
+}
+
+/// An agent that gave no state.
+enum NoState {
+    /// It did not answer as agents do.
+    Silent,
+    /// It answered at greater length than is read.
+    TooLarge,
 }
 
 /// What a pod said last.
@@ -69,7 +90,7 @@ impl Poller {
         connector.set_nodelay(true);
         // pods come and go: no connection is kept
         let client = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Self { client, last: Mutex::default() }
+        Self { client, permits: Semaphore::new(AT_ONCE_OVERALL), last: Mutex::default() }
     }
 
     /// Every pod with what it says of the models of `manifest`, in the order given.
@@ -81,7 +102,11 @@ impl Poller {
     async fn replica(&self, pod: &Pod, manifest: &Manifest, metrics: &Metrics) -> Replica {
         let mut replica = Replica::of(pod);
         if let Some(address) = replica::address(pod).and_then(|ip| ip.parse().ok()) {
-            replica.report = self.report(address, has_agent(pod), manifest, metrics).await;
+            let answer = {
+                let _permit = self.permits.acquire().await; // never closed
+                self.answer(address, has_agent(pod), manifest, metrics).await
+            };
+            (replica.report, replica.unread) = (answer.report, answer.unread);
             if let Some(uid) = &pod.metadata.uid {
                 let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
                 let seen = last.get(uid).and_then(|last| last.report.crashes);
@@ -93,36 +118,51 @@ impl Poller {
         replica
     }
 
-    async fn report(&self, address: IpAddr, has_agent: bool, manifest: &Manifest, metrics: &Metrics) -> Option<Report> {
+    async fn answer(&self, address: IpAddr, has_agent: bool, manifest: &Manifest, metrics: &Metrics) -> Answer {
+        let mut answer = Answer::default();
         if has_agent {
-            match tokio::time::timeout(PATIENCE, self.state(address)).await {
-                Ok(Some(state)) => {
+            match tokio::time::timeout(PATIENCE, self.state(SocketAddr::new(address, AGENT_PORT))).await {
+                Ok(Ok(state)) => {
                     metrics.polled("state");
-                    return Some(of_state(state));
+                    answer.report = Some(of_state(state));
+                    return answer;
                 }
-                _ => metrics.polled("agent_silent"),
+                Ok(Err(NoState::TooLarge)) => {
+                    metrics.polled("too_large");
+                    let why = format!("its agent's report has more than {LARGEST_ANSWER} bytes and is not read");
+                    answer.unread = Some(why);
+                }
+                Ok(Err(NoState::Silent)) | Err(_) => metrics.polled("agent_silent"),
             }
         }
-        let server = Server::new((address, HTTP_PORT).into());
-        let Ok(Ok(index)) = tokio::time::timeout(PATIENCE, server.index()).await else {
-            metrics.polled("silent");
-            return None;
-        };
-        metrics.polled("index");
-        // An agent that is silent may have a newer manifest in work than what its server serves.
-        let manifest_hash = has_agent.then(String::new);
-        Some(Report { manifest_hash, crashes: None, models: of_index(&index, manifest) })
+        let server = Server::new((address, HTTP_PORT).into()).with_largest_answer(LARGEST_ANSWER);
+        match tokio::time::timeout(PATIENCE, server.index()).await {
+            Ok(Ok(index)) => {
+                metrics.polled("index");
+                // An agent that is silent may have a newer manifest in work than what its server serves.
+                let manifest_hash = has_agent.then(String::new);
+                answer.report = Some(Report { manifest_hash, crashes: None, models: of_index(&index, manifest) });
+            }
+            Ok(Err(CallError::TooLarge(limit))) => {
+                metrics.polled("too_large");
+                let why = || format!("its server's index has more than {limit} bytes and is not read");
+                answer.unread = answer.unread.or_else(|| Some(why()));
+            }
+            _ => metrics.polled("silent"),
+        }
+        answer
     }
 
-    async fn state(&self, address: IpAddr) -> Option<State> {
-        let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-        let uri = format!("http://{host}:{AGENT_PORT}{STATE_PATH}").parse().ok()?;
-        let response = self.client.get(uri).await.ok()?;
+    async fn state(&self, address: SocketAddr) -> Result<State, NoState> {
+        let uri = format!("http://{address}{STATE_PATH}").parse().map_err(|_| NoState::Silent)?;
+        let response = self.client.get(uri).await.map_err(|_| NoState::Silent)?;
         if !response.status().is_success() {
-            return None;
+            return Err(NoState::Silent);
         }
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.ok()?.to_bytes();
-        serde_json::from_slice(&body).ok()
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+        let body =
+            body.map_err(|error| if error.is::<LengthLimitError>() { NoState::TooLarge } else { NoState::Silent })?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|_| NoState::Silent)
     }
 }
 
@@ -238,11 +278,9 @@ fn of_index(index: &Index, manifest: &Manifest) -> BTreeMap<String, ModelReport>
             index.ready_versions(name).into_iter().filter_map(|version| i64::try_from(version).ok()).collect();
         let phase = match index.reason(name) {
             _ if index.is_changing(name) => Phase::Loading,
-            Some(reason) => Phase::Failed {
-                reason: state::Reason::LoadFailed.to_string(),
-                message: reason.to_owned(),
-                will_retry: false,
-            },
+            Some(reason) => {
+                Phase::Failed { reason: Reason::LoadFailed.to_string(), message: reason.to_owned(), will_retry: false }
+            }
             None if versions.is_empty() => Phase::Pending,
             None => Phase::Ready,
         };
@@ -290,6 +328,28 @@ mod tests {
         assert_eq!(report_at(Some(said("b")), true, 95), Some(said("b")));
         assert_eq!(report_at(None, true, 100), Some(said("b")), "a new silence");
         assert_eq!(report_at(None, true, 1000), None, "long forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_report_of_any_length_is_read_up_to_its_limit_only() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sent = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 67108864\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let (piece, mut sent) = (vec![b' '; 64 << 10], 0);
+            while sent < 64 << 20 && stream.write_all(&piece).await.is_ok() {
+                sent += piece.len();
+            }
+            sent
+        });
+        assert!(matches!(Poller::new().state(address).await, Err(NoState::TooLarge)));
+        // what the sockets hold is sent beyond what is read
+        let sent = tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap().unwrap();
+        assert!(sent < 32 << 20, "{sent} bytes were taken");
     }
 
     #[test]

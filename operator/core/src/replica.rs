@@ -26,6 +26,8 @@ pub struct Replica {
     pub trouble: Option<Trouble>,
     /// What it says of its models; none if it could not be asked.
     pub report: Option<Report>,
+    /// Why what it says was not read, if it said something that must not be.
+    pub unread: Option<String>,
     /// Crashes of its server since the last reconcile after which its launcher restarted it: the kubelet does not report those.
     pub crashes: u32,
 }
@@ -100,6 +102,7 @@ impl Replica {
             leaving_since: leaving_since(pod),
             trouble: trouble(pod),
             report: None,
+            unread: None,
             crashes: 0,
         }
     }
@@ -182,6 +185,9 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
         ("CrashLoopBackOff", Some(last)) => {
             let how = last.reason.as_deref().unwrap_or("Error");
             message.push_str(&format!(" ended with {} ({how})", last.exit_code));
+            if how == "OOMKilled" && container.name == crate::pod::SERVER_CONTAINER {
+                message.push_str(": it needs more than its memory limit, so raise spec.resources.limits.memory");
+            }
             if let Some(words) = last.message.as_deref().map(str::trim).filter(|words| !words.is_empty()) {
                 message.push_str(&format!(": {words}"));
             }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use std::collections::BTreeMap;
-
 use crds::{
     TritonModel, TritonModelStatus, TritonServer, TritonServerStatus,
     parts::{Condition, ConditionStatus, condition},
@@ -444,6 +442,19 @@ fn a_remark_is_told_of_the_server_and_not_of_its_models() {
 }
 
 #[test]
+fn a_report_that_was_not_read_is_told_of_its_replica() {
+    let mut case = Case::new(1, vec![model("a", json!({}))]);
+    case.deployment = all_ready(1);
+    let why = "its agent's report has more than 1048576 bytes and is not read";
+    let unread = Replica { name: "vision-0".into(), is_ready: true, unread: Some(why.into()), ..Replica::default() };
+    case.replicas = vec![unread];
+    let statuses = case.take();
+    for conditions in [&statuses.server.conditions, &statuses.models[0].1.conditions] {
+        assert!(of(conditions, "Ready").message.ends_with(&format!("vision-0: {why}")), "{conditions:?}");
+    }
+}
+
+#[test]
 fn a_model_without_a_server_waits_and_says_for_whom() {
     let lonely = model("a", json!({}));
     let status = status::without_server(&lonely, &TritonModelStatus::default(), &at(1));
@@ -467,6 +478,16 @@ fn statuses_are_bounded_however_much_goes_wrong() {
     assert!(status.failures.iter().all(|failure| failure.message.len() <= 512));
     assert!(status.conditions.iter().all(|it| it.message.len() <= 1024));
     let schema = crds::definition::schema_of("TritonModel").unwrap();
-    assert_eq!(schema["properties"]["status"]["properties"]["failures"]["maxItems"], json!(5));
-    let _: BTreeMap<String, Value> = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+    let most = schema["properties"]["status"]["properties"]["failures"]["maxItems"].as_u64().unwrap();
+    assert_eq!(status.failures.len() as u64, most, "as many as the definition takes are listed");
+    let words = "a".repeat(4000);
+    let refused = [operator_core::Problem {
+        object: case.compiled().models[0].object.clone(),
+        reason: operator_core::Reason::InvalidSpec,
+        path: "spec.rollout".into(),
+        message: words,
+    }];
+    let statuses = case.take_with(&case.compiled(), Outcome::Refused(&refused));
+    assert!(statuses.server.conditions.iter().all(|it| it.message.len() <= 1024));
+    assert!(of(&statuses.server.conditions, "Stalled").message.ends_with('…'), "what is cut is marked");
 }

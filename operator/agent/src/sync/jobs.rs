@@ -169,7 +169,9 @@ impl From<CallError> for NotLoaded {
                 Self::Failed(Fault::new(Reason::LoadTimedOut, format!("the server did not load it within {limit:?}")))
             }
             // perhaps the model took the server down with it: that must not go on for ever
-            error @ CallError::Lost(_) => Self::Failed(Fault::new(Reason::LoadFailed, error.to_string())),
+            error @ (CallError::Lost(_) | CallError::TooLarge(_)) => {
+                Self::Failed(Fault::new(Reason::LoadFailed, error.to_string()))
+            }
         }
     }
 }

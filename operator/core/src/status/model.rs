@@ -224,6 +224,10 @@ fn ready(
         let message = format!("{served}; {names} has it and gets no requests yet");
         return Claim::new(False, Reason::ServerNotReady.to_string(), message);
     }
+    let unread = standings.iter().filter(|(_, standing)| matches!(standing, Standing::Silent));
+    if let Some(why) = unread.filter_map(|(replica, _)| super::server::unread(replica)).next() {
+        return Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; {why}"));
+    }
     let why = if counts.desired == 0 { "it has no replicas".to_owned() } else { view.readiness.message.clone() };
     Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; TritonServer {}: {why}", view.name))
 }

@@ -52,10 +52,17 @@ fn is_no_change_of_ours(seen: &Seen<'_>, deployment: &Deployment) -> bool {
 }
 
 /// What `Ready` says: how it stands, and what is not quite as asked for.
-fn with_remarks(ready: &Claim, outcome: &Outcome<'_>) -> Claim {
+fn with_remarks(ready: &Claim, outcome: &Outcome<'_>, replicas: &[Replica]) -> Claim {
     let Outcome::Applied(resources) = outcome else { return ready.clone() };
-    let sentences: Vec<&str> = std::iter::once(&ready.message).chain(&resources.remarks).map(String::as_str).collect();
+    let unread = replicas.iter().filter(|replica| !replica.is_leaving).filter_map(unread);
+    let sentences: Vec<String> =
+        [ready.message.clone()].into_iter().chain(resources.remarks.iter().cloned()).chain(unread).collect();
     Claim { message: sentences.join("; "), ..ready.clone() }
+}
+
+/// What to say of a replica whose report was not read.
+pub(super) fn unread(replica: &Replica) -> Option<String> {
+    replica.unread.as_ref().map(|why| format!("{}: {why}", replica.name))
 }
 
 /// The problems of a server in one text.
@@ -131,7 +138,7 @@ pub(super) fn of(
     let failed = models.iter().filter(|(_, status)| model::has_failed(status)).count();
 
     let mut conditions = Conditions::new(&before.conditions, generation, view.now);
-    conditions.set("Ready", &with_remarks(&readiness.ready, outcome));
+    conditions.set("Ready", &with_remarks(&readiness.ready, outcome, view.replicas));
     conditions.set("Available", &available(&counts, view));
     conditions.set("ModelsLoaded", &models_loaded(models));
     let Claim { reason, message, .. } = &readiness.ready;

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use triton_agent::state::Reason;
+use operator_core::Reason;
 
 use super::*;
 
