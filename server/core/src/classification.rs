@@ -8,6 +8,7 @@ use std::{cmp::Ordering, fmt::Write as _};
 use crate::{
     buffer::Buffer,
     error::{Error, Result},
+    interface::Label,
     tensor::{DataType, Shape, Tensor, byte_count, element_count, strings},
 };
 
@@ -22,7 +23,7 @@ const MAX_ELEMENTS: i64 = 1_000_000;
 /// Units: `count` and `labels` in classes of one row.
 /// Errors: `InvalidArgument` for element types without an order and for more than a million elements; `Internal` if
 /// the bytes do not fit the shape or are not in host memory.
-pub fn classify(output: &Tensor, has_batch_dimension: bool, count: u32, labels: &[String]) -> Result<Tensor> {
+pub fn classify(output: &Tensor, has_batch_dimension: bool, count: u32, labels: &[Label]) -> Result<Tensor> {
     let (rows, row_shape): (Option<i64>, &[i64]) = match output.shape.split_first() {
         Some((&batch, rest)) if has_batch_dimension => (Some(batch), rest),
         _ => (None, &output.shape),
@@ -63,7 +64,7 @@ const fn is_ordered(data_type: DataType) -> bool {
 }
 
 /// Appends the `kept` largest elements of one row.
-fn push_row(texts: &mut Vec<u8>, data_type: DataType, row: &[u8], kept: usize, labels: &[String]) {
+fn push_row(texts: &mut Vec<u8>, data_type: DataType, row: &[u8], kept: usize, labels: &[Label]) {
     macro_rules! rank {
         ($kind:ty, $compare:expr, $text:expr) => {{
             const SIZE: usize = size_of::<$kind>();
@@ -106,15 +107,16 @@ fn by_value(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }
 
-fn push_class<T>(texts: &mut Vec<u8>, text: fn(&mut String, T), value: T, index: usize, labels: &[String]) {
-    let mut class = String::new();
-    text(&mut class, value);
-    let _ = write!(class, ":{index}"); // a String takes everything
+fn push_class<T>(texts: &mut Vec<u8>, text: fn(&mut String, T), value: T, index: usize, labels: &[Label]) {
+    let mut number = String::new();
+    text(&mut number, value);
+    let _ = write!(number, ":{index}"); // a String takes everything
+    let mut class = number.into_bytes();
     if let Some(label) = labels.get(index).filter(|label| !label.is_empty()) {
-        class.push(':');
-        class.push_str(label);
+        class.push(b':');
+        class.extend_from_slice(label);
     }
-    strings::push(texts, class.as_bytes());
+    strings::push(texts, &class);
 }
 
 fn whole<T: std::fmt::Display>(class: &mut String, value: T) {
@@ -138,7 +140,7 @@ mod tests {
 
     #[track_caller]
     fn check(output: &Tensor, is_batched: bool, count: u32, labels: &[&str], shape: &[i64], expect: &[&str]) {
-        let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
+        let labels: Vec<Label> = labels.iter().map(|&label| label.into()).collect();
         let classes = classify(output, is_batched, count, &labels).unwrap();
         assert_eq!(classes.data_type, DataType::Bytes);
         assert_eq!(classes.shape.as_slice(), shape);
@@ -153,6 +155,13 @@ mod tests {
         let output = floats(&[1, 4], &[0.25, 3.5, -1.0, 2.0]);
         check(&output, true, 2, &["a", "b", "c"], &[1, 2], &["3.500000:1:b", "2.000000:3"]);
         check(&output, false, 9, &[], &[4], &["3.500000:1", "2.000000:3", "0.250000:0", "-1.000000:2"]);
+    }
+
+    #[test]
+    fn labels_in_any_encoding_stay_as_they_are() {
+        let classes = classify(&floats(&[1], &[0.5]), false, 1, &[b"caf\xe9".to_vec()]).unwrap();
+        let element = strings::elements(classes.data.as_host().unwrap()).next().unwrap().unwrap();
+        assert_eq!(element, b"0.500000:0:caf\xe9");
     }
 
     #[test]

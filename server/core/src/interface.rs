@@ -28,8 +28,11 @@ pub const EXTENSIONS: [&str; 13] = [
     "logging",
 ];
 
+/// Name of a class, in the encoding of its file.
+pub type Label = Vec<u8>;
+
 /// Names of classes per output, one per index, as read from its `label_filename`.
-pub type Labels = BTreeMap<String, Vec<String>>;
+pub type Labels = BTreeMap<String, Vec<Label>>;
 
 /// One input of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub struct OutputSpec {
     /// What the runtime gives instead of `dims`, without the batch dimension.
     pub reshape: Option<Shape>,
     /// Names of classes, one per index; empty without `label_filename`.
-    pub labels: Vec<String>,
+    pub labels: Vec<Label>,
 }
 
 /// What a model version takes and gives.
@@ -215,7 +218,7 @@ impl InputSpec {
 }
 
 impl OutputSpec {
-    fn new(config: &ModelConfig, output: &ModelOutput, labels: Vec<String>) -> Result<Self> {
+    fn new(config: &ModelConfig, output: &ModelOutput, labels: Vec<Label>) -> Result<Self> {
         Ok(Self {
             name: output.name.as_str().into(),
             data_type: data_type(config, &output.name, output.data_type)?,
@@ -273,7 +276,7 @@ mod tests {
             (DataType::Fp32, &[1][..], Some(&[][..]))
         );
         assert!(input.is_optional && input.allow_ragged_batch);
-        assert_eq!(interface.output("digit").unwrap().labels, ["zero", "one"]);
+        assert_eq!(interface.output("digit").unwrap().labels, [b"zero".to_vec(), b"one".to_vec()]);
         assert_eq!(interface.input("digit"), None);
         assert_eq!(interface.output("pixels"), None);
     }

@@ -7,7 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use server_core::error::{Error, Result};
+use server_core::{
+    error::{Error, Result},
+    interface::Label,
+};
 
 /// The repositories of the command line.
 pub(crate) struct Repositories {
@@ -129,19 +132,26 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
 pub(crate) fn config_text(model_dir: &Path, config_name: Option<&str>) -> Result<Option<String>> {
     let custom = config_name.map(|name| model_dir.join("configs").join(format!("{name}.pbtxt")));
     let path = custom.filter(|path| path.is_file()).unwrap_or_else(|| model_dir.join("config.pbtxt"));
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(text(bytes))),
         // A link whose end is missing is no missing file: somebody meant to give a configuration.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
         Err(error) => Err(unreadable(&path, &error)),
     }
 }
 
-/// Class names of a label file, one per line. Errors: it cannot be read.
-pub(crate) fn labels(model_dir: &Path, file: &str) -> Result<Vec<String>> {
+/// Class names of a label file, one per line, in whatever encoding they are. Errors: it cannot be read.
+pub(crate) fn labels(model_dir: &Path, file: &str) -> Result<Vec<Label>> {
     let path = model_dir.join(file);
-    let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
-    Ok(text.lines().map(str::to_owned).collect())
+    let bytes = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+    Ok(if bytes.is_empty() { Vec::new() } else { lines.collect() })
+}
+
+/// What is not UTF-8 is replaced: comments come in any encoding, and the wire has UTF-8 only.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {
@@ -167,6 +177,22 @@ mod tests {
         assert_eq!(stamp.0.len(), 1);
         symlink("model.onnx", folder.path().join("1/same.onnx")).unwrap();
         assert_ne!(Stamp::of(folder.path()), stamp);
+    }
+
+    #[test]
+    fn texts_in_any_encoding_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.pbtxt"), b"# fin\xe9\nname: 'caf\xe9'").unwrap();
+        let text = config_text(folder.path(), None).unwrap();
+        assert_eq!(text.as_deref(), Some("# fin\u{fffd}\nname: 'caf\u{fffd}'"));
+        let check = |content: &[u8], expect: &[&[u8]]| {
+            fs::write(folder.path().join("labels.txt"), content).unwrap();
+            assert_eq!(labels(folder.path(), "labels.txt").unwrap(), expect);
+        };
+        check(b"caf\xe9\r\n\nb\n", &[b"caf\xe9", b"", b"b"]);
+        check(b"a\nb", &[b"a", b"b"]);
+        check(b"", &[]);
+        check(b"\n", &[b""]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use server_core::{
     tensor::{DataType, Tensor, strings},
 };
 
-/// Appends a string with its quotation marks. Bytes that are not UTF-8 go out as they are, as Triton does it.
+/// Appends a string with its quotation marks. Bytes that are not UTF-8 are replaced: JSON has no others.
 pub(crate) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    let mut rest = text;
+    let valid = String::from_utf8_lossy(text);
+    let mut rest = valid.as_bytes();
     while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
@@ -183,6 +184,13 @@ mod tests {
         let mut out = Vec::new();
         push_elements(&mut out, &output)?;
         Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn strings_are_valid_json_whatever_bytes_they_are_made_of() {
+        let mut out = Vec::new();
+        push_string(&mut out, b"caf\xe9 \"\xff\n");
+        assert_eq!(String::from_utf8(out).unwrap(), "\"caf\u{fffd} \\\"\u{fffd}\\n\"");
     }
 
     #[test]
