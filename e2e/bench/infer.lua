@@ -1,11 +1,30 @@
--- wrk: one binary inference request, the same each time. The body comes from a file, its JSON length from the environment.
+-- wrk: one inference request, the same each time. The body comes from the file BENCH_BODY: JSON, or with BENCH_JSON_LENGTH binary data after so
+-- many bytes of JSON. With BENCH_MODELS the requests go to models m0000, m0001 and so on in turn.
 -- At the end one line of JSON: requests, microseconds at the percentiles, errors.
 local body = assert(io.open(os.getenv("BENCH_BODY"), "rb")):read("*a")
 
 wrk.method = "POST"
 wrk.body = body
-wrk.headers["Content-Type"] = "application/octet-stream"
-wrk.headers["Inference-Header-Content-Length"] = os.getenv("BENCH_JSON_LENGTH")
+if os.getenv("BENCH_JSON_LENGTH") then
+   wrk.headers["Content-Type"] = "application/octet-stream"
+   wrk.headers["Inference-Header-Content-Length"] = os.getenv("BENCH_JSON_LENGTH")
+else
+   wrk.headers["Content-Type"] = "application/json"
+end
+
+local models = tonumber(os.getenv("BENCH_MODELS") or "")
+if models then
+   local requests, last = {}, 0
+   function init()
+      for number = 1, models do
+         requests[number] = wrk.format(nil, string.format("/v2/models/m%04d/infer", number - 1))
+      end
+   end
+   function request()
+      last = last % models + 1
+      return requests[last]
+   end
+end
 
 function done(summary, latency, requests)
    local e = summary.errors

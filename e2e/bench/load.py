@@ -6,10 +6,12 @@ import statistics
 import struct
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
 
@@ -44,10 +46,10 @@ def memory(pid):
 
 
 def http_body(inputs):
-    """A binary request: JSON, then the data. `inputs` is a list of (name, numpy array of FP32)."""
+    """A binary request: JSON, then the data. `inputs` is a list of (name, numpy array of FP32 or INT64)."""
     head = {
         "inputs": [
-            {"name": name, "shape": list(array.shape), "datatype": "FP32", "parameters": {"binary_data_size": array.nbytes}}
+            {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name], "parameters": {"binary_data_size": array.nbytes}}
             for name, array in inputs
         ],
         "parameters": {"binary_data_output": True},
@@ -56,24 +58,31 @@ def http_body(inputs):
     return head + b"".join(array.tobytes() for _, array in inputs), len(head)
 
 
-def grpc_body(model, inputs):
-    """The same request as one gRPC message with its frame."""
+def grpc_request(model, inputs):
+    """The same request as a gRPC message."""
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in inputs:
-        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
+        request.inputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
-    message = request.SerializeToString()
+    return request
+
+
+def grpc_body(model, inputs):
+    """The same request as one gRPC message with its frame."""
+    message = grpc_request(model, inputs).SerializeToString()
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def wrk(url, pid, body, json_length, callers, seconds):
-    """HTTP/1.1, one connection per caller."""
+def wrk(url, pid, body, callers, seconds, json_length=None, models=None):
+    """HTTP/1.1, one connection per caller. A body is JSON, or binary data after `json_length` bytes of JSON. With `models`, the requests go to
+    m0000, m0001 and so on in turn, whatever path the address has."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        env = {**os.environ, "BENCH_BODY": file.name, "BENCH_JSON_LENGTH": str(json_length)}
+        env = {**os.environ, "BENCH_BODY": file.name}
+        env |= {f"BENCH_{key}": str(number) for key, number in (("JSON_LENGTH", json_length), ("MODELS", models)) if number is not None}
         command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "-s", str(HERE / "infer.lua"), url]
         before = cpu_time(pid)
         said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
@@ -98,6 +107,25 @@ def h2load(port, pid, body, callers, seconds):
         lines = [line.split() for line in Path(log.name).read_text().splitlines()]
     times = sorted(int(taken) for _, status, taken in lines if status == "200")
     assert times and len(times) == len(lines), said
+    return Round(len(times), seconds, times[len(times) // 2], times[len(times) * 99 // 100], cost / len(times))
+
+
+def c_core(port, pid, request, seconds):
+    """gRPC by Python's client, one call after the other on one channel."""
+    import grpc
+    from tritonclient.grpc import service_pb2_grpc
+
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    times = []
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(request)
+        before, end = cpu_time(pid), time.monotonic() + seconds
+        while (begun := time.monotonic()) < end:
+            stub.ModelInfer(request)
+            times.append((time.monotonic() - begun) * 1e6)
+        cost = cpu_time(pid) - before
+    times.sort()
     return Round(len(times), seconds, times[len(times) // 2], times[len(times) * 99 // 100], cost / len(times))
 
 

@@ -29,7 +29,7 @@ def main(protocol, model, callers, profile):
             def ask():
                 if protocol == "http":
                     body, length = load.http_body(features)
-                    rounds.append(load.wrk(f"http://127.0.0.1:{server.http}/v2/models/{model}/infer", pid, body, length, int(callers), SECONDS + 2))
+                    rounds.append(load.wrk(f"http://127.0.0.1:{server.http}/v2/models/{model}/infer", pid, body, int(callers), SECONDS + 2, json_length=length))
                 else:
                     rounds.append(load.h2load(server.grpc, pid, load.grpc_body(model, features), int(callers), SECONDS + 2))
 

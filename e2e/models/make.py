@@ -202,6 +202,12 @@ def identity(root, name, **parameters):
     return write(root, name, text, {1: None})
 
 
+def identity_of(root, name, dims, kind="FP32"):
+    """A model of the identity backend without batching, INPUT0 to OUTPUT0, of any shape."""
+    text = onnx_config(0, [("INPUT0", kind, dims)], [("OUTPUT0", kind, dims)]).replace('backend: "onnxruntime"', 'backend: "identity"')
+    return write(root, name, text, {1: None})
+
+
 def types(root):
     """An identity of every tensor type, each once without batching and once with."""
     for kind in graphs.ELEMENTS:

@@ -1,0 +1,1 @@
+"""What is measured, one module per question. Each has `measure(table, options)` and a first line that is its help text."""
