@@ -19,3 +19,4 @@ pub mod response;
 pub mod secret;
 pub mod stats;
 pub mod tensor;
+pub mod unsupported;

@@ -5,7 +5,7 @@ pub(crate) mod shared_memory;
 pub(crate) mod statistics;
 
 use server_core::{
-    error::{Error, Result},
+    error::Result,
     interface::{EXTENSIONS, ModelId, TensorMetadata},
     request::VersionChoice,
 };
@@ -51,14 +51,4 @@ pub(crate) fn model_config(engine: &Engine, request: &ModelConfigRequest) -> Res
     let version = VersionChoice::parse(&request.version)?;
     let config = engine.config(ModelId { name: &request.name, version })?;
     Ok(ModelConfigResponse { config: Some(config.as_ref().clone()) })
-}
-
-/// The error of `TraceSetting`.
-pub(crate) fn no_trace_settings() -> Error {
-    Error::unsupported("this server does not trace requests, so there are no trace settings")
-}
-
-/// The error of `LogSettings`.
-pub(crate) fn no_log_settings() -> Error {
-    Error::unsupported("log settings are fixed when this server starts; see its --log flags")
 }

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
+use server_core::unsupported;
 use server_engine::Engine;
 use server_proto::{
     health::{HealthCheckRequest, HealthCheckResponse, health_server::Health},
@@ -115,14 +116,14 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<SystemSharedMemoryRegisterRequest>,
     ) -> Answer<SystemSharedMemoryRegisterResponse> {
-        answer(Err(admin::shared_memory::disabled()))
+        answer(Err(unsupported::client_shared_memory()))
     }
 
     async fn system_shared_memory_unregister(
         &self,
         _: Request<SystemSharedMemoryUnregisterRequest>,
     ) -> Answer<SystemSharedMemoryUnregisterResponse> {
-        answer(Err(admin::shared_memory::disabled()))
+        answer(Err(unsupported::client_shared_memory()))
     }
 
     async fn cuda_shared_memory_status(
@@ -136,21 +137,21 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<CudaSharedMemoryRegisterRequest>,
     ) -> Answer<CudaSharedMemoryRegisterResponse> {
-        answer(Err(admin::shared_memory::disabled()))
+        answer(Err(unsupported::client_shared_memory()))
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
         _: Request<CudaSharedMemoryUnregisterRequest>,
     ) -> Answer<CudaSharedMemoryUnregisterResponse> {
-        answer(Err(admin::shared_memory::disabled()))
+        answer(Err(unsupported::client_shared_memory()))
     }
 
     async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
-        answer(Err(admin::no_trace_settings()))
+        answer(Err(unsupported::trace_settings()))
     }
 
     async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
-        answer(Err(admin::no_log_settings()))
+        answer(Err(unsupported::log_settings()))
     }
 }

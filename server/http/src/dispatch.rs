@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Request, Response, request::Parts};
 use hyper::body::Incoming;
-use server_core::{error::Result, interface::ModelId, request::VersionChoice};
+use server_core::{error::Result, interface::ModelId, request::VersionChoice, unsupported};
 
 use crate::{
     application::Application,
@@ -12,7 +12,7 @@ use crate::{
     generate, health, infer, metadata, model_config, repository, restriction,
     router::{ModelAction, Route, route},
     server::Server,
-    settings, shared_memory, statistics,
+    shared_memory, statistics,
 };
 
 impl Application for Server {
@@ -60,15 +60,15 @@ async fn call_handler(
                 ModelAction::Ready => health::model(engine, model)?,
                 ModelAction::Config => model_config::get(engine, model)?,
                 ModelAction::Statistics => statistics::get(engine, Some(model))?,
-                ModelAction::TraceSettings => settings::trace()?,
+                ModelAction::TraceSettings => return Err(unsupported::trace_settings().into()),
             }
         }
         Route::ServerMetadata => metadata::server(engine)?,
         Route::ServerLive => health::live(engine)?,
         Route::ServerReady => health::ready(engine)?,
         Route::AllStatistics => statistics::get(engine, None)?,
-        Route::TraceSettings => settings::trace()?,
-        Route::Logging => settings::logging()?,
+        Route::TraceSettings => return Err(unsupported::trace_settings().into()),
+        Route::Logging => return Err(unsupported::log_settings().into()),
         Route::RepositoryIndex => repository::index(engine, &read(body, activity).await?)?,
         Route::RepositoryLoad { has_repository, name } => {
             let body = read(body, activity).await?;

@@ -25,7 +25,6 @@ mod restriction;
 mod router;
 mod serve;
 mod server;
-mod settings;
 mod shared_memory;
 mod statistics;
 mod to_json;

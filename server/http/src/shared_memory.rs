@@ -1,8 +1,10 @@
-//! Shared memory of clients. It is not offered, as in a Triton started without `--allow-client-shm`: nothing can be
-//! registered, so nothing ever is, and the status says so.
+//! Shared memory of clients. It is disabled: nothing can be registered, and the status lists no region.
 
 use http::Response;
-use server_core::error::{Error, Result};
+use server_core::{
+    error::Result,
+    unsupported::{client_shared_memory, shared_memory_status},
+};
 
 use crate::{
     body::Body,
@@ -14,17 +16,12 @@ use crate::{
 ///
 /// Errors: `Unsupported` to register and unregister, `NotFound` for the status of a single region.
 pub(crate) fn answer(memory: Memory, region: Option<&str>, action: MemoryAction) -> Result<Response<Body>> {
-    match (action, region) {
-        (MemoryAction::Status, None) => Ok(json(b"[]".to_vec())),
-        (MemoryAction::Status, Some(region)) => {
-            let kind = match memory {
-                Memory::System => "system",
-                Memory::Cuda => "cuda",
-            };
-            Err(Error::not_found(format!("Unable to find {kind} shared memory region: '{region}'")))
-        }
-        (MemoryAction::Register | MemoryAction::Unregister, _) => Err(Error::unsupported(
-            "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.",
-        )),
+    let kind = match memory {
+        Memory::System => "system",
+        Memory::Cuda => "cuda",
+    };
+    match action {
+        MemoryAction::Status => shared_memory_status(kind, region).map(|()| json(b"[]".to_vec())),
+        MemoryAction::Register | MemoryAction::Unregister => Err(client_shared_memory()),
     }
 }

@@ -7,12 +7,12 @@ use server_core::{
     request::RequestedOutput,
     response::InferResponse,
     tensor::Name,
+    unsupported::shared_memory_region,
 };
 use server_proto::inference::{infer_parameter::ParameterChoice, model_infer_request::InferRequestedOutputTensor};
 use smallvec::SmallVec;
 
 use super::region::{Region, region};
-use crate::admin::shared_memory::unknown_region;
 
 /// Classified outputs, and the number of classes of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn read_parameters(output: &InferRequestedOutputTensor) -> Result<u32> {
         Some(_) if classification > 0 => {
             Err(Error::invalid_argument("output can't set both 'shared_memory_region' and 'classification'"))
         }
-        Some(Region { name }) => Err(unknown_region(name)),
+        Some(Region { name }) => Err(shared_memory_region(name)),
     }
 }
 

@@ -10,6 +10,7 @@ use server_core::{
     interface::{Interface, ModelId},
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Name, Shape, Tensor},
+    unsupported::shared_memory_region,
 };
 use server_engine::{Engine, ModelHandle};
 use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
@@ -21,7 +22,6 @@ use super::{
     parameters::{self, RequestParameters},
     region::{Region, region},
 };
-use crate::admin::shared_memory::unknown_region;
 
 /// The parts of a message.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn inputs(
         if let Some(Region { name }) = region(&input.name, &input.parameters)? {
             return Err(match input.contents {
                 Some(_) => contents_with_region(interface, &input.name),
-                None => unknown_region(name),
+                None => shared_memory_region(name),
             });
         }
         let data = match input.contents {

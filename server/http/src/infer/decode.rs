@@ -14,6 +14,7 @@ use server_core::{
     interface::Interface,
     request::{CorrelationId, InferRequest, RequestedOutput, Sequence, VersionChoice},
     tensor::{Name, Tensor},
+    unsupported::shared_memory_region,
 };
 use smallvec::SmallVec;
 
@@ -131,7 +132,7 @@ impl Source {
         let data = match content {
             Content::Data(bytes) => Buffer::from(bytes),
             Content::Binary(size) => Buffer::from(binary_inputs.take(&name, size)?),
-            Content::SharedMemory(region) => return Err(unknown_region(&region)),
+            Content::SharedMemory(region) => return Err(shared_memory_region(&region)),
         };
         let name = self.interface.input(&name).map_or_else(|| Name::from(&*name), |spec| spec.name.clone());
         Ok(Tensor { name, data_type, shape, data })
@@ -139,17 +140,12 @@ impl Source {
 
     fn output_option(&self, output: &Output<'_>) -> Result<OutputOption> {
         if let Some(region) = &output.shared_memory_region {
-            return Err(unknown_region(region));
+            return Err(shared_memory_region(region));
         }
         let spec = self.interface.output(&output.name);
         let name = spec.map_or_else(|| Name::from(&*output.name), |spec| spec.name.clone());
         Ok(OutputOption { name, is_binary: output.is_binary, classification: output.classification })
     }
-}
-
-/// No region is ever registered: see [`crate::shared_memory`].
-fn unknown_region(region: &str) -> Error {
-    Error::not_found(format!("Unable to find shared memory region: '{region}'"))
 }
 
 #[cfg(test)]
