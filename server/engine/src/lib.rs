@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking_pool;
 mod infer;
 mod instance;
 mod lifecycle;
@@ -35,6 +36,7 @@ use server_core::{
 use tokio::sync::watch;
 
 pub use self::{
+    blocking_pool::BlockingPool,
     infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
