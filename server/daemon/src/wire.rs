@@ -81,6 +81,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted_apis).collect(),
         byte_budget: byte_budget.clone(),
+        ..server_http::Options::default()
     };
     let GrpcArgs {
         endpoint: grpc,

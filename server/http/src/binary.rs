@@ -19,16 +19,16 @@ pub(crate) enum Layout {
     Raw,
 }
 
-/// Reads the layout from a request's headers.
+/// The length of the JSON, if the request's headers give it.
 ///
-/// Errors: `InvalidArgument` if the length is no number, or beyond the body.
-pub(crate) fn layout(headers: &HeaderMap, body_length: usize) -> Result<Layout> {
-    let Some(value) = headers.get(&HEADER_LENGTH) else { return Ok(Layout::Json) };
+/// Errors: `InvalidArgument` if it is no number.
+pub(crate) fn json_length(headers: &HeaderMap) -> Result<Option<i32>> {
+    let Some(value) = headers.get(&HEADER_LENGTH) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let digits = text.trim();
-    let Ok(length) = digits.parse::<i32>() else {
+    digits.parse().map(Some).map_err(|_| {
         let is_number = digits.strip_prefix(['-', '+']).unwrap_or(digits).bytes().all(|byte| byte.is_ascii_digit());
-        return Err(Error::invalid_argument(if is_number && !digits.is_empty() {
+        Error::invalid_argument(if is_number && !digits.is_empty() {
             format!(
                 "Unable to parse Inference-Header-Content-Length, value is out of range [ {}, {} ], got: {text}",
                 i32::MIN,
@@ -36,8 +36,15 @@ pub(crate) fn layout(headers: &HeaderMap, body_length: usize) -> Result<Layout> 
             )
         } else {
             format!("Unable to parse Inference-Header-Content-Length, got: {text}")
-        }));
-    };
+        })
+    })
+}
+
+/// The layout of a body.
+///
+/// Errors: `InvalidArgument` if its JSON would end beyond it.
+pub(crate) fn layout(json_length: Option<i32>, body_length: usize) -> Result<Layout> {
+    let Some(length) = json_length else { return Ok(Layout::Json) };
     match usize::try_from(length) {
         Ok(0) => Ok(Layout::Raw),
         Ok(length) if length <= body_length => Ok(Layout::JsonThenBinary(length)),
@@ -101,12 +108,14 @@ mod tests {
     fn check(value: &'static str, expect: Result<Layout, &str>) {
         let mut headers = HeaderMap::new();
         headers.insert(&HEADER_LENGTH, HeaderValue::from_static(value));
-        assert_eq!(layout(&headers, 10).map_err(|error| error.message.into_owned()), expect.map_err(str::to_owned));
+        let layout = json_length(&headers).and_then(|length| layout(length, 10));
+        assert_eq!(layout.map_err(|error| error.message.into_owned()), expect.map_err(str::to_owned));
     }
 
     #[test]
     fn the_header_says_where_the_json_ends() {
-        assert_eq!(layout(&HeaderMap::new(), 10), Ok(Layout::Json));
+        assert_eq!(json_length(&HeaderMap::new()), Ok(None));
+        assert_eq!(layout(None, 10), Ok(Layout::Json));
         check("0", Ok(Layout::Raw));
         check("10", Ok(Layout::JsonThenBinary(10)));
         check("11", Err("inference header size should be in range (0, 10), got: 11"));

@@ -1,21 +1,29 @@
-//! Bodies: of requests, read without a copy where they come in one piece; of responses, in the few forms there are.
+//! Bodies: of requests, read without a copy where they come in one piece and never beyond their limit; of responses, in
+//! the few forms there are.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CONNECTION, EXPECT},
+};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use server_core::error::{Error, Result};
+use server_core::{
+    byte_budget::ByteBudget,
+    error::{Error, Result},
+};
 use smallvec::SmallVec;
+use tokio::time::timeout;
 
-use crate::connection::Activity;
-
-/// Gives the next event of a stream; `None` after the last.
-pub(crate) type NextEvent = dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send;
+use crate::{connection::Activity, held::Received, limits::BodyLimit};
 
 /// Most memory allocated for a declared length; beyond, it grows as the bytes arrive. Units: bytes.
 const MAX_PREALLOCATED: u64 = 64 << 20;
@@ -23,46 +31,101 @@ const MAX_PREALLOCATED: u64 = 64 << 20;
 const MAX_CHUNKS: usize = 65536;
 /// Only shorter pieces count: longer ones may be parts of one chunk. Units: bytes.
 const SMALL_CHUNK: usize = 1024;
+/// How long the rest of a body is discarded after its request was refused, so that the client reads the response before
+/// the connection closes.
+const DISCARD_TIME: Duration = Duration::from_secs(30);
+/// How long to wait for more of it.
+const DISCARD_PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the body of a request and notes its end in the connection's activity.
-///
-/// Errors: as [`collect`].
-pub(crate) async fn read(body: Incoming, activity: &Activity) -> Result<Bytes> {
-    let body = collect(body).await?;
-    activity.request_read();
-    Ok(body)
+/// The body of a request: read by the handler that wants it, discarded by [`RequestBody::finish`] otherwise.
+pub(crate) struct RequestBody {
+    /// `None` after its end.
+    incoming: Option<Incoming>,
+    /// The client waits for `100 Continue`, which is sent when the body is first read.
+    is_held_back: bool,
 }
 
-/// Collects a request's body. One that came in one piece is not copied.
-///
-/// Errors: the connection ended, or the body has too many small chunks.
-async fn collect(mut body: Incoming) -> Result<Bytes> {
-    let Some(first) = next_piece(&mut body).await? else { return Ok(Bytes::new()) };
-    if body.is_end_stream() {
-        return Ok(first);
+impl RequestBody {
+    /// `headers` are those of the request.
+    pub(crate) fn new(incoming: Incoming, headers: &HeaderMap) -> Self {
+        let is_empty = incoming.is_end_stream();
+        Self { incoming: (!is_empty).then_some(incoming), is_held_back: !is_empty && headers.contains_key(EXPECT) }
     }
-    let Some(second) = next_piece(&mut body).await? else { return Ok(first) };
+
+    /// Reads the body, and notes its end in the connection's activity. One that came in one piece is not copied. Its
+    /// bytes are taken from the budget as they arrive.
+    ///
+    /// Errors: it is larger than its limit, by its declared length or by what has arrived; the budget is used up; the
+    /// connection ended; it has too many small chunks. What is left is for [`RequestBody::finish`].
+    pub(crate) async fn read(
+        &mut self,
+        limit: BodyLimit,
+        budget: &Arc<ByteBudget>,
+        activity: &Activity,
+    ) -> Result<Received> {
+        let received = match &mut self.incoming {
+            None => Received { bytes: Bytes::new(), reservation: budget.reserve(0)? },
+            Some(incoming) => {
+                let declared = incoming.size_hint().exact().unwrap_or(0);
+                limit.check(usize::try_from(declared).unwrap_or(usize::MAX))?;
+                self.is_held_back = false;
+                collect(incoming, limit, budget).await?
+            }
+        };
+        self.incoming = None;
+        activity.request_read();
+        Ok(received)
+    }
+
+    /// Sees to what no handler has read: it is discarded beside the response, and the connection goes on with the next
+    /// request, or is closed if the rest takes too long.
+    pub(crate) fn finish(self, response: &mut Response<Body>) {
+        let Some(incoming) = self.incoming else { return };
+        if self.is_held_back {
+            // The client may or may not send the body after a response that is not `100 Continue`.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        } else {
+            tokio::spawn(discard(incoming));
+        }
+    }
+}
+
+async fn collect(body: &mut Incoming, limit: BodyLimit, budget: &Arc<ByteBudget>) -> Result<Received> {
+    let first = next_piece(body).await?.unwrap_or_default();
+    limit.check(first.len())?;
+    let mut reservation = budget.reserve(first.len())?;
+    if body.is_end_stream() {
+        return Ok(Received { bytes: first, reservation });
+    }
+    let Some(second) = next_piece(body).await? else { return Ok(Received { bytes: first, reservation }) };
     let is_chunked = body.size_hint().exact().is_none();
     let expected = first.len() as u64 + second.len() as u64 + body.size_hint().lower();
     let mut whole = Vec::with_capacity(expected.min(MAX_PREALLOCATED) as usize);
-    let mut small_chunks = 0;
-    let mut piece = Some(first);
-    let mut following = Some(second);
+    whole.extend_from_slice(&first);
+    let is_small = |bytes: &Bytes| usize::from(is_chunked && bytes.len() < SMALL_CHUNK);
+    let mut small_chunks = is_small(&first);
+    drop(first);
+    let mut piece = Some(second);
     while let Some(bytes) = piece {
-        small_chunks += usize::from(is_chunked && bytes.len() < SMALL_CHUNK);
+        small_chunks += is_small(&bytes);
         if small_chunks > MAX_CHUNKS {
             return Err(Error::invalid_argument(format!(
                 "Chunked request body exceeds maximum of {MAX_CHUNKS} non-empty chunks. Send fewer or larger HTTP \
                  chunks."
             )));
         }
+        limit.check(whole.len() + bytes.len())?;
+        reservation.grow_by(bytes.len())?;
         whole.extend_from_slice(&bytes);
-        piece = match following.take() {
-            Some(second) => Some(second),
-            None => next_piece(&mut body).await?,
-        };
+        piece = next_piece(body).await?;
     }
-    Ok(Bytes::from(whole))
+    Ok(Received { bytes: Bytes::from(whole), reservation })
+}
+
+/// Reads and drops the rest of a body, for a limited time.
+async fn discard(mut body: Incoming) {
+    let rest = async { while let Ok(Some(Ok(_))) = timeout(DISCARD_PAUSE, body.frame()).await {} };
+    _ = timeout(DISCARD_TIME, rest).await; // dropping the body closes the connection if this was not the end
 }
 
 /// The next piece that is not empty.
@@ -81,6 +144,9 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>> {
         }
     }
 }
+
+/// Gives the next event of a stream; `None` after the last.
+pub(crate) type NextEvent = dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send;
 
 /// A response's body.
 pub(crate) enum Body {

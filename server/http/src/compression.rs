@@ -1,6 +1,6 @@
 //! Compressed bodies, both ways: `gzip`, and `deflate` in the sense of HTTP, which is a zlib stream.
 
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 
 use bytes::Bytes;
 use flate2::{
@@ -11,7 +11,10 @@ use flate2::{
 use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING, header::CONTENT_ENCODING};
 use server_core::error::{Error, Result};
 
-use crate::error::Failure;
+use crate::{error::Failure, held::Received, limits::inflated_too_large};
+
+/// How much is inflated between two looks at the limits. Units: bytes.
+const INFLATE_STEP: u64 = 256 << 10;
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,26 +74,39 @@ fn preferred(accepted: &str) -> Encoding {
     best.0
 }
 
-/// Undoes the compression of a body.
+/// Undoes the compression of a body. The reservation grows with what is inflated, and ends with its size.
 ///
 /// Units: `max_size` in bytes of the result.
-/// Errors: `InvalidArgument` if the result would be larger, or if the body is not what it is said to be.
-pub(crate) fn decompress(body: Bytes, encoding: Encoding, max_size: usize) -> Result<Bytes> {
-    let limit = max_size as u64 + 1;
-    let mut whole = Vec::new();
-    let outcome = match encoding {
-        Encoding::Identity => return Ok(body),
-        Encoding::Gzip => MultiGzDecoder::new(&*body).take(limit).read_to_end(&mut whole),
-        Encoding::Deflate => ZlibDecoder::new(&*body).take(limit).read_to_end(&mut whole),
-    };
-    outcome.map_err(|error| Error::invalid_argument(format!("the compressed request body is damaged: {error}")))?;
-    if whole.len() > max_size {
-        return Err(Error::invalid_argument(format!(
-            "Decompressed data size exceeds the maximum allowed value of {max_size} bytes. Use --http-max-input-size \
-             to increase the limit."
-        )));
+/// Errors: `InvalidArgument` if the result would be larger, or if the body is not what its header says; `Unavailable` if
+/// the budget is used up.
+pub(crate) fn decompress(body: Received, encoding: Encoding, max_size: usize) -> Result<Received> {
+    match encoding {
+        Encoding::Identity => Ok(body),
+        Encoding::Gzip => inflate(MultiGzDecoder::new, body, max_size),
+        Encoding::Deflate => inflate(ZlibDecoder::new, body, max_size),
     }
-    Ok(whole.into())
+}
+
+fn inflate<D: Read>(decoder: impl FnOnce(Cursor<Bytes>) -> D, body: Received, max_size: usize) -> Result<Received> {
+    let Received { bytes, mut reservation } = body;
+    let compressed = bytes.len();
+    let mut decoder = decoder(Cursor::new(bytes));
+    let mut whole = Vec::new();
+    loop {
+        let before = whole.len();
+        let step = (&mut decoder).take(INFLATE_STEP).read_to_end(&mut whole);
+        step.map_err(|error| Error::invalid_argument(format!("the compressed request body is damaged: {error}")))?;
+        if whole.len() > max_size {
+            return Err(inflated_too_large(max_size));
+        }
+        if whole.len() == before {
+            break;
+        }
+        reservation.grow_to(compressed.saturating_add(whole.len()))?;
+    }
+    drop(decoder);
+    reservation.shrink_to(whole.len());
+    Ok(Received { bytes: whole.into(), reservation })
 }
 
 /// Compresses a body. Nothing can go wrong: it is written to memory.
@@ -109,8 +125,20 @@ pub(crate) fn compress(pieces: &[Bytes], encoding: Encoding) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use server_core::byte_budget::ByteBudget;
+
     use super::*;
+
+    pub(crate) fn decompress(body: Bytes, encoding: Encoding, max_size: usize) -> Result<Bytes> {
+        let budget = Arc::new(ByteBudget::new(4 << 20));
+        let reservation = budget.reserve(body.len()).unwrap();
+        let received = super::decompress(Received { bytes: body, reservation }, encoding, max_size)?;
+        assert_eq!(budget.in_use(), received.bytes.len());
+        Ok(received.bytes)
+    }
 
     #[test]
     fn what_was_compressed_comes_back() {
@@ -130,6 +158,9 @@ mod tests {
             "Decompressed data size exceeds the maximum allowed value of 1000 bytes. Use --http-max-input-size to \
              increase the limit."
         );
+        let large = compress(&[Bytes::from(vec![0; 5 << 20])], Encoding::Deflate);
+        let error = decompress(large, Encoding::Deflate, 64 << 20).unwrap_err();
+        assert!(error.message.contains("--max-inflight-request-bytes"), "{error}");
         assert!(decompress(Bytes::from_static(b"not zlib"), Encoding::Deflate, 1000).is_err());
     }
 

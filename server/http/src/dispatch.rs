@@ -6,7 +6,7 @@ use server_core::{error::Result, interface::ModelId, request::VersionChoice, uns
 
 use crate::{
     application::Application,
-    body::{Body, read},
+    body::{Body, RequestBody},
     connection::Activity,
     error::Failure,
     generate, health, infer, metadata, model_config, repository, restriction,
@@ -27,14 +27,17 @@ impl Application for Server {
 
 async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
     let (Parts { method, uri, headers, .. }, body) = request.into_parts();
+    let mut body = RequestBody::new(body, &headers);
     let route = route(&method, uri.path())
         .map_err(Failure::Route)
         .and_then(|route| restriction::check(&server.options.restrictions, &route, &headers).map(|()| route));
     let outcome = match route {
-        Ok(route) => call_handler(server, activity, route, headers, body).await,
+        Ok(route) => call_handler(server, activity, route, headers, &mut body).await,
         Err(failure) => Err(failure),
     };
-    outcome.unwrap_or_else(Failure::into_response)
+    let mut response = outcome.unwrap_or_else(Failure::into_response);
+    body.finish(&mut response);
+    response
 }
 
 /// Calls the handler of a route. Only the future of inference is part of the connection's own; the others are rare, and
@@ -44,7 +47,7 @@ async fn call_handler(
     activity: &Activity,
     route: Route<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
     let engine = &server.engine;
     Ok(match route {
@@ -69,14 +72,12 @@ async fn call_handler(
         Route::AllStatistics => statistics::get(engine, None)?,
         Route::TraceSettings => return Err(unsupported::trace_settings().into()),
         Route::Logging => return Err(unsupported::log_settings().into()),
-        Route::RepositoryIndex => repository::index(engine, &read(body, activity).await?)?,
+        Route::RepositoryIndex => Box::pin(repository::index(server, activity, body)).await?,
         Route::RepositoryLoad { has_repository, name } => {
-            let body = read(body, activity).await?;
-            Box::pin(repository::load(engine, has_repository, &name, body)).await?
+            Box::pin(repository::load(server, activity, has_repository, &name, body)).await?
         }
         Route::RepositoryUnload { has_repository, name } => {
-            let body = read(body, activity).await?;
-            Box::pin(repository::unload(engine, has_repository, &name, &body)).await?
+            Box::pin(repository::unload(server, activity, has_repository, &name, body)).await?
         }
         Route::SharedMemory { memory, region, action } => shared_memory::answer(memory, region.as_deref(), action)?,
     })

@@ -3,30 +3,36 @@
 mod request;
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
-use hyper::body::Incoming;
 use server_core::{
+    byte_budget::Reservation,
     error::{Error, Result},
     interface::ModelId,
     response::InferResponse,
     tensor::element_count,
 };
-use server_engine::Inference;
+use server_engine::{BlockingPool, Inference};
 
 use crate::{
-    body::{Body, read},
+    body::{Body, RequestBody},
     compression::Encoding,
     connection::Activity,
     error::{Failure, error_json, status},
+    held::{Received, hold},
     json::writer::{push_elements, push_parameter, push_string, push_whole},
+    limits::BodyLimit,
     reply::json,
     server::Server,
 };
+
+/// Longer JSON is decoded, and longer outputs are encoded, on the blocking pool: about a millisecond of work. Units: bytes.
+const LONG: usize = 256 << 10;
 
 /// Answers `POST .../generate`: the model must give exactly one response.
 pub(crate) async fn once(
@@ -34,16 +40,17 @@ pub(crate) async fn once(
     activity: &Activity,
     model: ModelId<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
-    let mut inference = start(server, activity, model, &headers, body).await?;
+    let Running { mut inference, held } = start(server, activity, model, &headers, body).await?;
     let mut responses = Vec::new();
     while let Some(response) = poll_fn(|context| inference.poll_next(context)).await {
         responses.push(response?);
         responses.truncate(2); // more are only counted
     }
+    drop(held);
     match responses.pop() {
-        Some(response) if responses.is_empty() => Ok(json(flat(&response)?)),
+        Some(response) if responses.is_empty() => Ok(json(flat(&server.options.blocking_pool, response).await?)),
         _ => Err(Error::internal(
             "generate expects model to produce exactly 1 response, use generate stream for model that generates \
              various number of responses",
@@ -58,15 +65,19 @@ pub(crate) async fn stream(
     activity: &Activity,
     model: ModelId<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
-    let mut inference = start(server, activity, model, &headers, body).await?;
-    let first = poll_fn(|context| inference.poll_next(context)).await;
-    let outcome = first.map(|response| response.and_then(|response| flat(&response)));
-    let status = outcome.as_ref().and_then(|outcome| outcome.as_ref().err()).map(|error| status(error.code));
-    let mut response = Response::new(match outcome {
+    let mut running = start(server, activity, model, &headers, body).await?;
+    let pool = &server.options.blocking_pool;
+    let first = match poll_fn(|context| running.inference.poll_next(context)).await {
+        None => None,
+        Some(Ok(response)) => Some(flat(pool, response).await),
+        Some(Err(error)) => Some(Err(error)),
+    };
+    let status = first.as_ref().and_then(|first| first.as_ref().err()).map(|error| status(error.code));
+    let mut response = Response::new(match first {
         None => Body::empty(),
-        Some(outcome) => Body::Events(Box::new(events(event(outcome), inference))),
+        Some(first) => Body::Events(Box::new(events(event(first), running, pool.clone()))),
     });
     if let Some(status) = status {
         *response.status_mut() = status;
@@ -76,16 +87,43 @@ pub(crate) async fn stream(
     Ok(response)
 }
 
+/// A response that is being encoded on the blocking pool.
+type EncodingFuture = Pin<Box<dyn Future<Output = Result<Vec<u8>>> + Send>>;
+
 /// The events of a request, of which the first is there already.
-fn events(first: Bytes, mut inference: Inference) -> impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send {
+fn events(
+    first: Bytes,
+    mut running: Running,
+    pool: BlockingPool,
+) -> impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send {
     let mut first = Some(first);
+    let mut encoding: Option<EncodingFuture> = None;
     move |context| {
         if let Some(first) = first.take() {
             return Poll::Ready(Some(first));
         }
-        let response = ready!(inference.poll_next(context));
-        Poll::Ready(response.map(|response| event(response.and_then(|response| flat(&response)))))
+        if encoding.is_none() {
+            match ready!(running.inference.poll_next(context)) {
+                None => return Poll::Ready(None),
+                Some(Ok(response)) if is_long(&response) => {
+                    let pool = pool.clone();
+                    encoding = Some(Box::pin(async move { flat(&pool, response).await }));
+                }
+                Some(response) => return Poll::Ready(Some(event(response.and_then(|response| flat_text(&response))))),
+            }
+        }
+        let Some(future) = &mut encoding else { return Poll::Ready(None) };
+        let outcome = ready!(future.as_mut().poll(context));
+        encoding = None;
+        Poll::Ready(Some(event(outcome)))
     }
+}
+
+/// A request under way. Dropping it cancels the request.
+struct Running {
+    inference: Inference,
+    /// What its inputs take of the byte budget, if they do not hold it themselves.
+    held: Option<Reservation>,
 }
 
 async fn start(
@@ -93,24 +131,50 @@ async fn start(
     activity: &Activity,
     model: ModelId<'_>,
     headers: &HeaderMap,
-    body: Incoming,
-) -> Result<Inference, Failure> {
+    body: &mut RequestBody,
+) -> Result<Running, Failure> {
     let received_at = std::time::Instant::now();
-    let body = read(body, activity).await?;
-    let found = server.engine.model(model)?;
+    server.engine.model(model)?;
     if Encoding::of_request(headers) != Ok(Encoding::Identity) {
         let text = "Unsupported content-encoding, only 'identity' is supported.";
         return Err(Error::invalid_argument(text).into());
     }
-    let mut request = request::parse(found.interface(), &body, server.options.max_input_size, received_at)?;
+    let max_input_size = server.options.max_input_size;
+    let body = body.read(BodyLimit::Json(max_input_size), &server.options.byte_budget, activity).await?;
+    // the body may have taken long, and the model is another meanwhile
+    let found = server.engine.model(model)?;
+    let interface = found.interface().clone();
+    let is_long = body.bytes.len() > LONG;
+    let decode = move || {
+        let Received { bytes, mut reservation } = body;
+        let mut request = request::parse(&interface, &bytes, max_input_size, received_at)?;
+        let size = request.inputs.iter().map(|input| input.data.len()).sum();
+        reservation.grow_to(size)?;
+        reservation.shrink_to(size);
+        let held = hold(&mut request.inputs, reservation);
+        Ok::<_, Error>((request, held))
+    };
+    let (mut request, held) = server.options.blocking_pool.run_if(is_long, decode).await??;
     request.model_version = model.version;
-    Ok(server.engine.infer(&found, request)?)
+    Ok(Running { inference: server.engine.infer(&found, request)?, held })
+}
+
+/// Whether encoding it takes so long that it belongs on the blocking pool.
+fn is_long(response: &InferResponse) -> bool {
+    response.outputs.iter().map(|output| output.data.len()).sum::<usize>() > LONG
+}
+
+/// A response as one flat object, encoded on the blocking pool if it is long.
+///
+/// Errors: an output has no JSON form.
+async fn flat(pool: &BlockingPool, response: InferResponse) -> Result<Vec<u8>> {
+    pool.run_if(is_long(&response), move || flat_text(&response)).await?
 }
 
 /// A response as one flat object; tensors of one element are scalars.
 ///
 /// Errors: an output has no JSON form.
-fn flat(response: &InferResponse) -> Result<Vec<u8>> {
+fn flat_text(response: &InferResponse) -> Result<Vec<u8>> {
     let mut out = b"{\"model_name\":".to_vec();
     push_string(&mut out, response.model_name.as_bytes());
     out.extend_from_slice(b",\"model_version\":\"");
@@ -174,7 +238,7 @@ mod tests {
             parameters: vec![("final".into(), Parameter::Bool(false))],
             outputs: smallvec::smallvec![output("text", &[1, 1], &["hi"]), output("words", &[2], &["a", "b"])],
         };
-        let text = String::from_utf8(flat(&response).unwrap()).unwrap();
+        let text = String::from_utf8(flat_text(&response).unwrap()).unwrap();
         assert_eq!(
             text,
             "{\"model_name\":\"m\",\"model_version\":\"1\",\"id\":\"7\",\"final\":false,\"text\":\"hi\",\

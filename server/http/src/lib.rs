@@ -14,8 +14,10 @@ mod dispatch;
 mod error;
 mod generate;
 mod health;
+mod held;
 mod infer;
 mod json;
+mod limits;
 mod metadata;
 mod metrics;
 mod model_config;
@@ -32,6 +34,7 @@ mod to_json;
 use std::sync::Arc;
 
 use server_core::byte_budget::ByteBudget;
+use server_engine::BlockingPool;
 
 pub use restriction::{Api, Restriction};
 pub use serve::{serve, serve_metrics};
@@ -45,10 +48,17 @@ pub struct Options {
     pub restrictions: Vec<Restriction>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
     pub byte_budget: Arc<ByteBudget>,
+    /// Threads for what takes long: large JSON, compression, classification.
+    pub blocking_pool: BlockingPool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_input_size: 64 << 20, restrictions: Vec::new(), byte_budget: Arc::new(ByteBudget::new(0)) }
+        Self {
+            max_input_size: 64 << 20,
+            restrictions: Vec::new(),
+            byte_budget: Arc::new(ByteBudget::new(0)),
+            blocking_pool: BlockingPool::default(),
+        }
     }
 }

@@ -1,22 +1,23 @@
 //! The model repository extension: index, load, unload.
 
-use std::sync::Arc;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use bytes::Bytes;
 use http::Response;
 use serde::Serialize;
 use server_core::error::{Error, Result};
-use server_engine::{Engine, IndexEntry, LoadParameters};
+use server_engine::{IndexEntry, LoadParameters};
 
 use crate::{
-    body::Body,
+    body::{Body, RequestBody},
+    connection::Activity,
+    held::Received,
     json::value::{Value, text},
+    limits::BodyLimit,
     reply::{empty, json},
+    server::Server,
     to_json::to_json,
 };
 
-/// Longer load requests, which carry files, are read on a blocking thread. Units: bytes.
+/// Longer load requests, which carry files, are decoded on the blocking pool. Units: bytes.
 const LONG_LOAD: usize = 256 << 10;
 
 #[derive(Serialize)]
@@ -42,9 +43,17 @@ impl From<IndexEntry> for Line {
 }
 
 /// `POST /v2/repository/index`. Errors: the server is not ready, or the body is wrong.
-pub(crate) fn index(engine: &Engine, body: &[u8]) -> Result<Response<Body>> {
-    let lines: Vec<Line> = engine.index(ready_only(body)?)?.into_iter().map(Line::from).collect();
+pub(crate) async fn index(server: &Server, activity: &Activity, body: &mut RequestBody) -> Result<Response<Body>> {
+    let body = read(server, activity, body).await?;
+    let ready_only = ready_only(&body.bytes)?;
+    let lines: Vec<Line> = server.engine.index(ready_only)?.into_iter().map(Line::from).collect();
     to_json(&lines).map(json)
+}
+
+/// The body of any of these requests is JSON.
+async fn read(server: &Server, activity: &Activity, body: &mut RequestBody) -> Result<Received> {
+    let limit = BodyLimit::Json(server.options.max_input_size);
+    body.read(limit, &server.options.byte_budget, activity).await
 }
 
 fn ready_only(body: &[u8]) -> Result<bool> {
@@ -60,31 +69,34 @@ fn ready_only(body: &[u8]) -> Result<bool> {
 
 /// `POST /v2/repository/models/{m}/load`: answers when the model serves. Errors: it does not.
 pub(crate) async fn load(
-    engine: &Arc<Engine>,
+    server: &Server,
+    activity: &Activity,
     has_repository: bool,
     name: &str,
-    body: Bytes,
+    body: &mut RequestBody,
 ) -> Result<Response<Body>> {
     no_repository(has_repository)?;
-    let parameters = if body.len() > LONG_LOAD {
-        let read = tokio::task::spawn_blocking(move || load_parameters(&body));
-        read.await.map_err(|_| Error::internal("the load request could not be processed"))??
-    } else {
-        load_parameters(&body)?
-    };
-    engine.load(name, parameters).await?;
+    let Received { bytes, mut reservation } = read(server, activity, body).await?;
+    let is_long = bytes.len() > LONG_LOAD;
+    let parameters = server.options.blocking_pool.run_if(is_long, move || load_parameters(&bytes)).await??;
+    // the text is gone, what was made of it stays until the model is loaded
+    let files: usize = parameters.files.iter().map(|(_, content)| content.len()).sum();
+    reservation.shrink_to(files);
+    server.engine.load(name, parameters).await?;
     Ok(empty())
 }
 
 /// `POST /v2/repository/models/{m}/unload`: answers before the last request has ended.
 pub(crate) async fn unload(
-    engine: &Arc<Engine>,
+    server: &Server,
+    activity: &Activity,
     has_repository: bool,
     name: &str,
-    body: &[u8],
+    body: &mut RequestBody,
 ) -> Result<Response<Body>> {
     no_repository(has_repository)?;
-    engine.unload(name, unload_dependents(body)?).await?;
+    let body = read(server, activity, body).await?;
+    server.engine.unload(name, unload_dependents(&body.bytes)?).await?;
     Ok(empty())
 }
 

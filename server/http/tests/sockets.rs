@@ -82,7 +82,7 @@ async fn unfinished_requests_do_not_block_other_clients() {
 async fn a_body_shorter_than_its_content_length_is_not_run() {
     let server = floats().await;
     let mut client = server.client().await;
-    client.write(infer().replace(&format!("Content-Length: {}", BODY.len()), "Content-Length: 1000000000000")).await;
+    client.write(infer().replace(&format!("Content-Length: {}", BODY.len()), "Content-Length: 1000")).await;
     drop(client);
     assert_eq!(server.post("/v2/models/floats/infer", BODY).await.status, 200);
     assert_eq!(server.engine.statistics(None).unwrap()[0].success.count, 1);

@@ -15,6 +15,7 @@ use crate::json::{
     reader::{Kind, Reader, document},
     value::{Value, text},
 };
+use crate::limits::BodyLimit;
 
 /// The member whose members are treated like those around it.
 const NESTED: &str = "parameters";
@@ -32,13 +33,7 @@ pub(super) fn parse(
     max_input_size: usize,
     received_at: Instant,
 ) -> Result<InferRequest> {
-    if body.len() > max_input_size {
-        return Err(Error::invalid_argument(format!(
-            "request JSON size of {} bytes exceeds the maximum allowed input size of {max_input_size} bytes. Use \
-             --http-max-input-size to increase the limit.",
-            body.len()
-        )));
-    }
+    BodyLimit::Json(max_input_size).check(body.len())?;
     let mut request = InferRequest {
         model_name: interface.model_name.clone(),
         model_version: VersionChoice::Latest,

@@ -6,11 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use server_core::{
     buffer::Buffer,
+    byte_budget::Reservation,
     check::deduce_raw,
-    error::{Error, Result},
+    error::Result,
     interface::Interface,
     request::{CorrelationId, InferRequest, RequestedOutput, Sequence, VersionChoice},
     tensor::{Name, Tensor},
@@ -22,8 +22,16 @@ use super::output_options::{OutputOption, OutputOptions};
 use crate::{
     binary::{BinaryInputs, Layout, layout},
     compression::{Encoding, decompress},
+    held::{Received, hold},
     json::request::{Content, Controls, Input, Output, SequenceId, parse},
+    limits::BodyLimit,
 };
+
+/// Longer JSON is decoded on the blocking pool: about a millisecond of work. Units: bytes.
+const LONG_JSON: usize = 256 << 10;
+/// Longer compressed bodies are decoded on the blocking pool: a body may be a thousand times as large when it is
+/// inflated. Units: bytes.
+const LONG_COMPRESSED: usize = 1 << 10;
 
 /// What is known of a request before its body.
 #[derive(Debug)]
@@ -32,6 +40,8 @@ pub(super) struct Source {
     pub(super) interface: Arc<Interface>,
     /// As the request gives it.
     pub(super) version: VersionChoice,
+    /// The length of the JSON, as the headers give it.
+    pub(super) json_length: Option<i32>,
     /// How the body is compressed.
     pub(super) encoding: Encoding,
     /// `--http-max-input-size`, bytes.
@@ -40,25 +50,59 @@ pub(super) struct Source {
     pub(super) received_at: Instant,
 }
 
+/// A request, and the part of the byte budget that its caller keeps until the response: `None` if its tensors do.
+pub(super) type Decoded = (InferRequest, Option<Reservation>);
+
 impl Source {
-    /// Decodes the body, and fills `options` with how its outputs are wanted.
+    /// What the body may have.
     ///
-    /// Errors: Triton's texts for what is wrong with the message itself; the engine checks it against the model.
-    pub(super) fn prepare(
-        &self,
-        headers: &HeaderMap,
-        body: Bytes,
-        options: &mut OutputOptions,
-    ) -> Result<InferRequest> {
-        let body = decompress(body, self.encoding, self.max_input_size)?;
-        match layout(headers, body.len())? {
-            Layout::Json => self.read(&body, body.len(), false, options),
-            Layout::JsonThenBinary(length) => self.read(&body, length, true, options),
-            Layout::Raw => self.raw(body, options),
+    /// Errors: its JSON is too large by the length that the headers give.
+    pub(super) fn limit(&self) -> Result<BodyLimit> {
+        let max = self.max_input_size;
+        Ok(match self.json_length {
+            _ if self.encoding != Encoding::Identity => BodyLimit::Inflated(max),
+            Some(0) => BodyLimit::Raw(max),
+            Some(length @ 1..) => {
+                BodyLimit::Json(max).check(length.unsigned_abs() as usize)?;
+                BodyLimit::None
+            }
+            None | Some(_) => BodyLimit::Json(max),
+        })
+    }
+
+    /// Whether decoding a body takes so long that it belongs on the blocking pool.
+    pub(super) fn is_long(&self, body_length: usize) -> bool {
+        match self.encoding {
+            Encoding::Identity => match self.json_length {
+                Some(length) => usize::try_from(length).is_ok_and(|length| length > LONG_JSON),
+                None => body_length > LONG_JSON,
+            },
+            Encoding::Gzip | Encoding::Deflate => body_length > LONG_COMPRESSED,
         }
     }
 
-    fn read(
+    /// Decodes the body, and fills `options` with how its outputs are wanted.
+    ///
+    /// Errors: Triton's texts for what is wrong with the message itself; the engine checks it against the model.
+    pub(super) fn decode(&self, body: Received, options: &mut OutputOptions) -> Result<Decoded> {
+        let Received { bytes, mut reservation } = decompress(body, self.encoding, self.max_input_size)?;
+        let mut request = match layout(self.json_length, bytes.len())? {
+            Layout::Json => {
+                let request = self.decode_json(&bytes, bytes.len(), false, options)?;
+                // the text ends here, its tensors stay
+                let size = request.inputs.iter().map(|input| input.data.len()).sum();
+                reservation.grow_to(size)?;
+                reservation.shrink_to(size);
+                request
+            }
+            Layout::JsonThenBinary(length) => self.decode_json(&bytes, length, true, options)?,
+            Layout::Raw => self.decode_raw(bytes, options)?,
+        };
+        let kept = hold(&mut request.inputs, reservation);
+        Ok((request, kept))
+    }
+
+    fn decode_json(
         &self,
         body: &Bytes,
         json_length: usize,
@@ -66,12 +110,7 @@ impl Source {
         options: &mut OutputOptions,
     ) -> Result<InferRequest> {
         let max = self.max_input_size;
-        if json_length > max {
-            return Err(Error::invalid_argument(format!(
-                "request JSON size of {json_length} bytes exceeds the maximum allowed input size of {max} bytes. Use \
-                 --http-max-input-size to increase the limit."
-            )));
-        }
+        BodyLimit::Json(max).check(json_length)?;
         let message = parse(&body[..json_length], max)?;
         let mut request = self.request(message.id, message.controls, options);
         let mut binary_inputs = BinaryInputs::new(body.slice(json_length..), has_header, &self.interface.model_name);
@@ -88,14 +127,8 @@ impl Source {
         Ok(request)
     }
 
-    fn raw(&self, body: Bytes, options: &mut OutputOptions) -> Result<InferRequest> {
-        let (size, max) = (body.len(), self.max_input_size);
-        if size > max {
-            return Err(Error::invalid_argument(format!(
-                "Raw input has a byte_size ({size} bytes) that exceeds the maximum allowed value of {max} bytes. Use \
-                 --http-max-input-size to increase the limit."
-            )));
-        }
+    fn decode_raw(&self, body: Bytes, options: &mut OutputOptions) -> Result<InferRequest> {
+        BodyLimit::Raw(self.max_input_size).check(body.len())?;
         let controls = Controls { binary_data_output: true, ..Controls::default() };
         let mut request = self.request(String::new(), controls, options);
         request.inputs.push(deduce_raw(&self.interface, "", body)?);
@@ -150,15 +183,14 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use server_core::{
+        byte_budget::ByteBudget,
         error::Code,
         interface::{InputSpec, OutputSpec},
         tensor::DataType,
     };
 
     use super::*;
-    use crate::binary::HEADER_LENGTH;
 
     fn source(max_input_size: usize) -> Source {
         let dims = || [4].as_slice().into();
@@ -186,20 +218,34 @@ mod tests {
         Source {
             interface: Arc::new(interface),
             version: VersionChoice::Latest,
+            json_length: None,
             encoding: Encoding::Identity,
             max_input_size,
             received_at: Instant::now(),
         }
     }
 
-    fn prepare(source: &Source, body: &str, json_length: Option<usize>) -> Result<(InferRequest, OutputOptions)> {
+    fn decode_with_budget(
+        source: &Source,
+        body: Bytes,
+        budget: &Arc<ByteBudget>,
+    ) -> Result<(InferRequest, OutputOptions, Option<Reservation>)> {
         let mut options = OutputOptions::default();
-        let mut headers = HeaderMap::new();
-        if let Some(length) = json_length {
-            headers.insert(&HEADER_LENGTH, HeaderValue::from(length));
-        }
-        let request = source.prepare(&headers, Bytes::copy_from_slice(body.as_bytes()), &mut options)?;
+        let reservation = budget.reserve(body.len()).unwrap();
+        let (request, kept) = source.decode(Received { bytes: body, reservation }, &mut options)?;
+        Ok((request, options, kept))
+    }
+
+    fn decode(source: &Source, body: &str, json_length: Option<usize>) -> Result<(InferRequest, OutputOptions)> {
+        let source = with_header(source, json_length);
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let (request, options, _) = decode_with_budget(&source, body, &Arc::new(ByteBudget::new(0)))?;
         Ok((request, options))
+    }
+
+    fn with_header(source: &Source, json_length: Option<usize>) -> Source {
+        let interface = source.interface.clone();
+        Source { interface, json_length: json_length.map(|length| length as i32), ..*source }
     }
 
     const BINARY: &str = r#"{"id":"a","parameters":{"sequence_id":"s","sequence_end":true,"timeout":7,"binary_data_output":true},"inputs":[{"name":"IN","shape":[4],"datatype":"UINT8","parameters":{"binary_data_size":4}}]"#;
@@ -209,10 +255,8 @@ mod tests {
         let source = source(1000);
         let json = format!("{BINARY},\"outputs\":[{{\"name\":\"OUT\"}}]}}");
         let body = Bytes::from(format!("{json}wxyz"));
-        let mut headers = HeaderMap::new();
-        headers.insert(&HEADER_LENGTH, HeaderValue::from(json.len()));
-        let mut options = OutputOptions::default();
-        let request = source.prepare(&headers, body.clone(), &mut options).unwrap();
+        let source = with_header(&source, Some(json.len()));
+        let (request, options, _) = decode_with_budget(&source, body.clone(), &Arc::new(ByteBudget::new(0))).unwrap();
         let input = &request.inputs[0];
         assert_eq!(input.data.as_host().unwrap().as_ptr(), body[json.len()..].as_ptr());
         assert!(Arc::ptr_eq(&input.name, &source.interface.inputs[0].name));
@@ -226,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_raw_body_is_the_only_input() {
-        let (request, options) = prepare(&source(1000), "wxyz", Some(0)).unwrap();
+        let (request, options) = decode(&source(1000), "wxyz", Some(0)).unwrap();
         assert_eq!(request.inputs[0].data.as_host().unwrap(), b"wxyz");
         assert_eq!(request.inputs[0].shape.as_slice(), [4]);
         assert!(options.is_binary_by_default);
@@ -235,8 +279,8 @@ mod tests {
     #[test]
     fn limits_hold_for_json_and_raw_bodies_but_not_for_binary_data() {
         let json = format!("{BINARY}}}");
-        prepare(&source(json.len()), &format!("{json}wxyz"), Some(json.len())).unwrap();
-        let error = prepare(&source(10), &format!("{json}wxyz"), Some(json.len())).unwrap_err();
+        decode(&source(json.len()), &format!("{json}wxyz"), Some(json.len())).unwrap();
+        let error = decode(&source(10), &format!("{json}wxyz"), Some(json.len())).unwrap_err();
         assert_eq!(
             error.message,
             format!(
@@ -245,7 +289,7 @@ mod tests {
                 json.len()
             )
         );
-        let error = prepare(&source(3), "wxyz", Some(0)).unwrap_err();
+        let error = decode(&source(3), "wxyz", Some(0)).unwrap_err();
         assert_eq!(
             error.message,
             "Raw input has a byte_size (4 bytes) that exceeds the maximum allowed value of 3 bytes. Use \
@@ -257,20 +301,52 @@ mod tests {
     fn shared_memory_that_was_never_registered_is_not_found() {
         let body =
             r#"{"inputs":[{"name":"IN","shape":[4],"datatype":"UINT8","parameters":{"shared_memory_region":"r"}}]}"#;
-        let error = prepare(&source(1000), body, None).unwrap_err();
+        let error = decode(&source(1000), body, None).unwrap_err();
         assert_eq!((error.code, &*error.message), (Code::NotFound, "Unable to find shared memory region: 'r'"));
         let body = r#"{"inputs":[],"outputs":[{"name":"OUT","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert_eq!(prepare(&source(1000), body, None).unwrap_err().code, Code::NotFound);
+        assert_eq!(decode(&source(1000), body, None).unwrap_err().code, Code::NotFound);
     }
 
     #[test]
     fn missing_and_additional_binary_data_are_refused() {
         let json = format!("{BINARY}}}");
-        let error = prepare(&source(1000), &format!("{json}wx"), Some(json.len())).unwrap_err();
+        let error = decode(&source(1000), &format!("{json}wx"), Some(json.len())).unwrap_err();
         assert_eq!(error.message, "unexpected size for input 'IN', expecting 2 additional bytes for model 'm'");
-        let error = prepare(&source(1000), &format!("{json}wxyz!"), Some(json.len())).unwrap_err();
+        let error = decode(&source(1000), &format!("{json}wxyz!"), Some(json.len())).unwrap_err();
         assert_eq!(error.message, "unexpected additional input data for model 'm'");
-        let error = prepare(&source(1000), &json, None).unwrap_err();
+        let error = decode(&source(1000), &json, None).unwrap_err();
         assert!(error.message.starts_with("must specify valid 'Infer-Header-Content-Length'"));
+    }
+
+    #[test]
+    fn limits_are_known_before_the_body() {
+        let limit = |json_length: Option<i32>, encoding| Source { json_length, encoding, ..source(100) }.limit();
+        assert_eq!(limit(None, Encoding::Identity), Ok(BodyLimit::Json(100)));
+        assert_eq!(limit(Some(-1), Encoding::Identity), Ok(BodyLimit::Json(100)));
+        assert_eq!(limit(Some(0), Encoding::Identity), Ok(BodyLimit::Raw(100)));
+        assert_eq!(limit(Some(100), Encoding::Identity), Ok(BodyLimit::None));
+        assert_eq!(limit(Some(7), Encoding::Gzip), Ok(BodyLimit::Inflated(100)));
+        let error = limit(Some(101), Encoding::Identity).unwrap_err();
+        assert!(error.message.starts_with("request JSON size of 101 bytes exceeds"), "{error}");
+    }
+
+    #[test]
+    fn the_budget_is_held_for_the_tensors_and_no_longer_for_the_text() {
+        let budget = Arc::new(ByteBudget::new(100_000));
+        let data = ["255"; 10_000].join(",");
+        let text =
+            format!("{{\"inputs\":[{{\"name\":\"IN\",\"shape\":[10000],\"datatype\":\"UINT8\",\"data\":[{data}]}}]}}");
+        let (request, _, kept) = decode_with_budget(&source(1 << 20), text.into(), &budget).unwrap();
+        assert!(kept.is_none(), "the tensor holds its own bytes");
+        assert_eq!(budget.in_use(), 10_000);
+        drop(request);
+        assert_eq!(budget.in_use(), 0);
+        // eight bytes of a tensor from two of text
+        let text = format!(
+            "{{\"inputs\":[{{\"name\":\"IN\",\"shape\":[20000],\"datatype\":\"FP64\",\"data\":[{}]}}]}}",
+            ["1"; 20_000].join(",")
+        );
+        let error = decode_with_budget(&source(1 << 20), text.into(), &budget).unwrap_err();
+        assert_eq!(error.code, Code::Unavailable);
     }
 }

@@ -15,13 +15,15 @@ use server_core::{
     classification::classify, error::Result, interface::Interface, response::InferResponse, tensor::Tensor,
 };
 
-/// More output bytes are turned into JSON or compressed on a blocking thread.
+/// More output bytes are classified, turned into JSON or compressed on the blocking pool: about a millisecond of work.
 const LONG_OUTPUT: usize = 128 << 10;
 
 /// Whether encoding takes so long that it belongs on the blocking pool.
 pub(super) fn is_long(response: &InferResponse, options: &OutputOptions, encoding: Encoding) -> bool {
     let costly = |(position, output): (usize, &Tensor)| {
-        let is_cheap = encoding == Encoding::Identity && options.is_binary(position, &output.name);
+        let is_classified = options.of(position, &output.name).is_some_and(|option| option.classification > 0);
+        let is_binary = options.is_binary(position, &output.name);
+        let is_cheap = encoding == Encoding::Identity && is_binary && !is_classified;
         if is_cheap { 0 } else { output.data.len() }
     };
     response.outputs.iter().enumerate().map(costly).sum::<usize>() > LONG_OUTPUT
@@ -155,7 +157,8 @@ mod tests {
     fn a_compressed_response_names_its_encoding() {
         let plain = text(&reply(SmallVec::new(), Encoding::Identity));
         let reply = reply(SmallVec::new(), Encoding::Gzip);
-        let body = crate::compression::decompress(reply.rendered.pieces[0].clone(), Encoding::Gzip, 1 << 20).unwrap();
+        let body =
+            crate::compression::tests::decompress(reply.rendered.pieces[0].clone(), Encoding::Gzip, 1 << 20).unwrap();
         assert_eq!(body, plain);
         let response = reply.into_response(HeaderMap::new());
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");

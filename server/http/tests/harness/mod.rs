@@ -194,6 +194,11 @@ impl Client {
         line.trim_end().to_owned()
     }
 
+    /// Writes as much as the server takes; an error counts as the end.
+    pub(crate) async fn write_until_refused(&mut self, bytes: impl AsRef<[u8]>) {
+        _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
     /// Everything until the server closes; an error counts as the end.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
