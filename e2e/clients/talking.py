@@ -36,7 +36,7 @@ def add_one(protocol, client, model, rows=1, **options):
 
 
 def is_ready(client, model, version=""):
-    """Whether the model is ready. A model that is unknown or not loaded is not; the client raises no error for it."""
+    """Whether the model can be asked. A model that is not there is a plain no on both protocols."""
     return client.is_model_ready(model, version)
 
 
