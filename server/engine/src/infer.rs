@@ -168,7 +168,7 @@ impl Inference {
 impl Drop for Inference {
     fn drop(&mut self) {
         if !self.is_over {
-            self.model.note_deserter();
+            self.model.note_cancelled();
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The thread that owns one instance: it pulls a batch, runs it, and pulls again. Requests that ended in the queue are
-//! answered here too, off the callers' threads. While it has nothing to do, its instance may be lent.
+//! answered here too, off the callers' threads. While it has nothing to do, its instance may be inline.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,7 +21,7 @@ use server_core::{
 
 use crate::{
     model::Stats,
-    order::{Order, Turn},
+    response_order::{OrderedObserver, ResponseOrder},
     scheduler::{Next, Scheduler},
 };
 
@@ -39,8 +39,8 @@ impl Health {
 
 /// Whether executions are short enough to be run by the thread that brings the request.
 ///
-/// Only a model whose shapes are fixed has a pace at all: with others the last execution says nothing about the next.
-pub(crate) struct Pace {
+/// Only a model whose shapes are fixed has a inline_policy at all: with others the last execution says nothing about the next.
+pub(crate) struct InlinePolicy {
     has_fixed_shapes: bool,
     /// Grows with every short execution, falls far with a long one: one in sixteen may be long, because a thread that
     /// is interrupted looks slow.
@@ -49,7 +49,7 @@ pub(crate) struct Pace {
     rows: AtomicU32,
 }
 
-impl Pace {
+impl InlinePolicy {
     /// Longer than this, a front end's thread has better things to do.
     const SHORT: Duration = Duration::from_micros(50);
     const ENOUGH_TRUST: u32 = 16;
@@ -85,18 +85,23 @@ impl Pace {
     }
 }
 
-/// One instance, where its own thread and a borrower find it. Whoever holds the lock runs it.
-pub(crate) struct Seat {
+/// One instance, where its own thread and an inline run find it. Whoever holds the lock runs it.
+pub(crate) struct InstanceSlot {
     instance: Mutex<Option<Box<dyn Instance>>>,
     stats: Arc<Stats>,
-    order: Option<Arc<Order>>,
+    order: Option<Arc<ResponseOrder>>,
     health: Arc<Health>,
-    pace: Arc<Pace>,
+    inline_policy: Arc<InlinePolicy>,
 }
 
-impl Seat {
-    pub(crate) fn new(stats: Arc<Stats>, order: Option<Arc<Order>>, health: Arc<Health>, pace: Arc<Pace>) -> Self {
-        Self { instance: Mutex::new(None), stats, order, health, pace }
+impl InstanceSlot {
+    pub(crate) fn new(
+        stats: Arc<Stats>,
+        order: Option<Arc<ResponseOrder>>,
+        health: Arc<Health>,
+        inline_policy: Arc<InlinePolicy>,
+    ) -> Self {
+        Self { instance: Mutex::new(None), stats, order, health, inline_policy }
     }
 
     /// Runs a batch that was formed at `now`.
@@ -109,7 +114,7 @@ impl Seat {
         if catch_unwind(AssertUnwindSafe(|| instance.execute(batch))).is_err() {
             tracing::error!("the backend panicked; the requests of its batch were answered");
         }
-        self.pace.learn(rows, now.elapsed());
+        self.inline_policy.learn(rows, now.elapsed());
         if !instance.is_healthy() {
             self.health.is_bad.store(true, Ordering::Relaxed);
         }
@@ -118,7 +123,7 @@ impl Seat {
     fn observer(&self, ticket: u64) -> Arc<dyn Observer> {
         match &self.order {
             None => self.stats.clone(),
-            Some(order) => Arc::new(Turn::new(order.clone(), ticket, self.stats.clone())),
+            Some(order) => Arc::new(OrderedObserver::new(order.clone(), ticket, self.stats.clone())),
         }
     }
 }
@@ -127,7 +132,7 @@ impl Seat {
 pub(crate) struct Worker {
     pub(crate) number: usize,
     pub(crate) scheduler: Arc<Scheduler>,
-    pub(crate) seat: Arc<Seat>,
+    pub(crate) slot: Arc<InstanceSlot>,
 }
 
 impl Worker {
@@ -145,11 +150,11 @@ impl Worker {
                 drop(model); // the instance keeps what it needs; unloading frees the rest
                 match instance {
                     Ok(instance) => {
-                        *self.seat.instance.lock() = Some(instance);
+                        *self.slot.instance.lock() = Some(instance);
                         let _ = arrived.send(Ok(())); // nobody waits any more: the load was given up
                         self.work();
-                        // Here and not with the model: what was made on this thread ends on it, after any borrower.
-                        *self.seat.instance.lock() = None;
+                        // Here and not with the model: what was made on this thread ends on it, after any inline run.
+                        *self.slot.instance.lock() = None;
                     }
                     Err(error) => {
                         let _ = arrived.send(Err(error));
@@ -167,12 +172,12 @@ impl Worker {
             let next = self.scheduler.next(self.number, &mut batch, &mut removed);
             // Before the batch: who waited too long should not wait for this execution as well.
             for (pending, removal) in removed.drain(..) {
-                self.seat.stats.turn_away(pending, removal);
+                self.slot.stats.end_removed(pending, removal);
             }
             match next {
                 Next::Closed => return,
                 Next::Answer => {}
-                Next::Run { now, ticket } => self.seat.run(std::mem::take(&mut batch), now, ticket),
+                Next::Run { now, ticket } => self.slot.run(std::mem::take(&mut batch), now, ticket),
             }
         }
     }

@@ -10,9 +10,9 @@ mod loader;
 mod machine;
 mod model;
 mod options;
-mod order;
 mod registry;
 mod repository;
+mod response_order;
 mod scheduler;
 
 use std::{
@@ -65,7 +65,7 @@ impl Engine {
     /// An engine with nothing loaded: alive at once, ready after [`Engine::start`].
     pub fn new(options: Options, backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
         let registry = Arc::new(Registry::default());
-        let machine = Arc::new(Machine::look());
+        let machine = Arc::new(Machine::detect());
         let loader = Loader::new(backends, options.auto_complete, options.gpu_fallback);
         let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone(), machine.clone()));
         let phase = AtomicU8::new(STARTING);
@@ -217,8 +217,8 @@ impl Engine {
     /// `unload_dependents` has nothing to add while no model is made of others.
     pub async fn unload(self: &Arc<Self>, name: &str, _unload_dependents: bool) -> Result<()> {
         self.may_control(name)?;
-        let turn = self.lifecycle.turn(name);
-        let _turn = turn.lock().await;
+        let lock = self.lifecycle.load_lock(name);
+        let _guard = lock.lock().await;
         // Somebody wants it gone: readiness does not wait for it any more.
         self.required.lock().retain(|required| required != name);
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
@@ -294,8 +294,8 @@ impl Engine {
     }
 
     async fn run_load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
-        let turn = self.lifecycle.turn(name);
-        let _turn = turn.lock().await;
+        let lock = self.lifecycle.load_lock(name);
+        let _guard = lock.lock().await;
         let permits = self.lifecycle.permits.clone();
         let permit = permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?;
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());

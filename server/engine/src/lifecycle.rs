@@ -32,7 +32,7 @@ pub(crate) struct Lifecycle {
     /// What the folder of a model looked like when it was last read; `None` after a load with its own configuration.
     stamps: Mutex<HashMap<String, Option<Stamp>>>,
     /// One load or unload of a model at a time.
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    load_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Bounds how many models load at once.
     pub(crate) permits: Arc<Semaphore>,
 }
@@ -56,7 +56,7 @@ impl Lifecycle {
             config_name: options.config_name.clone(),
             retries: options.load_retries,
             stamps: Mutex::default(),
-            turns: Mutex::default(),
+            load_locks: Mutex::default(),
             permits: Arc::new(Semaphore::new(options.load_threads.max(1))),
         }
     }
@@ -67,10 +67,10 @@ impl Lifecycle {
     }
 
     /// The lock that makes loads and unloads of one model follow each other.
-    pub(crate) fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock();
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1); // the others are nobody's
-        turns.entry(name.to_owned()).or_default().clone()
+    pub(crate) fn load_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut load_locks = self.load_locks.lock();
+        load_locks.retain(|_, lock| Arc::strong_count(lock) > 1); // the others are nobody's
+        load_locks.entry(name.to_owned()).or_default().clone()
     }
 
     /// Brings a model to what its folder and the parameters say.
@@ -103,8 +103,8 @@ impl Lifecycle {
         });
         let mut failures = String::new();
         for &version in &steps.load {
-            let order = loader::Order { name, version, model_dir: &draft.model_dir, config: &draft.config };
-            if let Err(error) = self.load_version(&order, draft.files.as_ref(), !serving.is_empty()) {
+            let target = loader::VersionToLoad { name, version, model_dir: &draft.model_dir, config: &draft.config };
+            if let Err(error) = self.load_version(&target, draft.files.as_ref(), !serving.is_empty()) {
                 failures += &format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text());
             }
         }
@@ -203,11 +203,11 @@ impl Lifecycle {
     /// `is_beside`: another version serves meanwhile.
     fn load_version(
         &self,
-        order: &loader::Order<'_>,
+        target: &loader::VersionToLoad<'_>,
         files: Option<&Arc<tempfile::TempDir>>,
         is_beside: bool,
     ) -> Result<()> {
-        let (name, version) = (order.name, order.version);
+        let (name, version) = (target.name, target.version);
         tracing::info!("loading: {name}:{version}");
         self.registry.update(name, |entry| {
             // A version that serves stays READY while its successor is made.
@@ -216,12 +216,12 @@ impl Lifecycle {
                 *held = Version { state: VersionState::Loading, is_beside, ..unavailable(String::new()) };
             }
         });
-        let mut result = self.loader.load(order, &self.machine, files);
+        let mut result = self.loader.load(target, &self.machine, files);
         for _ in 0..self.retries {
             if result.is_ok() {
                 break;
             }
-            result = self.loader.load(order, &self.machine, files);
+            result = self.loader.load(target, &self.machine, files);
         }
         match result {
             Ok(model) => {

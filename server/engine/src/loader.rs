@@ -28,7 +28,7 @@ pub(crate) struct Loader {
 }
 
 /// One version to load.
-pub(crate) struct Order<'a> {
+pub(crate) struct VersionToLoad<'a> {
     pub(crate) name: &'a str,
     pub(crate) version: u64,
     pub(crate) model_dir: &'a Path,
@@ -50,20 +50,20 @@ impl Loader {
     /// Errors: all problems of the configuration at once, or what the backend says.
     pub(crate) fn load(
         &self,
-        order: &Order<'_>,
+        target: &VersionToLoad<'_>,
         machine: &Machine,
         files: Option<&Arc<tempfile::TempDir>>,
     ) -> Result<LoadedModel> {
         let began = Instant::now();
-        let version_dir = order.model_dir.join(order.version.to_string());
+        let version_dir = target.model_dir.join(target.version.to_string());
         let source = ModelSource {
-            model_dir: order.model_dir.to_owned(),
+            model_dir: target.model_dir.to_owned(),
             version_dir: version_dir.clone(),
-            name: order.name.to_owned(),
-            version: order.version,
+            name: target.name.to_owned(),
+            version: target.version,
         };
-        let mut config = order.config.clone();
-        config::complete(&mut config, order.name, &file_names(&version_dir))?;
+        let mut config = target.config.clone();
+        config::complete(&mut config, target.name, &file_names(&version_dir))?;
         let backend = self.backend(config::backend_name(&config))?;
         if self.auto_complete {
             backend.complete(&source, &mut config)?;
@@ -73,7 +73,7 @@ impl Loader {
             if !groups.is_empty() {
                 tracing::warn!(
                     "model '{}' is configured for GPUs and this machine has none: {} on the CPU (--gpu-fallback=cpu)",
-                    order.name,
+                    target.name,
                     if let [only] = groups.as_slice() {
                         format!("{only} runs")
                     } else {
@@ -83,16 +83,16 @@ impl Loader {
             }
         }
         config::normalize(&mut config, &machine.for_config());
-        let problems = config::verify(&config, order.name, &machine.for_config());
+        let problems = config::verify(&config, target.name, &machine.for_config());
         if !problems.is_empty() {
-            return Err(config::problems_error(order.name, &problems));
+            return Err(config::problems_error(target.name, &problems));
         }
         let unsupported = config::unsupported_fields(&config);
         if !unsupported.is_empty() {
             let fields = unsupported.join(", ");
-            tracing::warn!("model '{}' sets fields that this server does not support: {fields}", order.name);
+            tracing::warn!("model '{}' sets fields that this server does not support: {fields}", target.name);
         }
-        let interface = Interface::new(&config, order.version, labels(&config, order.model_dir)?)?;
+        let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let config = Arc::new(config);
         let model = backend.load(&source, &config)?;
         let placements = placements(&config);

@@ -19,7 +19,7 @@ struct CpuTimes {
 
 impl Machine {
     /// Finds the GPUs the driver shows; none without a driver.
-    pub(crate) fn look() -> Self {
+    pub(crate) fn detect() -> Self {
         Self { gpu_uuids: gpu_uuids(Path::new("/proc/driver/nvidia/gpus")), last: Mutex::new(cpu_times()) }
     }
 

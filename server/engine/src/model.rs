@@ -20,8 +20,8 @@ use server_core::{
 };
 
 use crate::{
-    instance::{Health, Pace, Seat, Worker},
-    order::Order,
+    instance::{Health, InlinePolicy, InstanceSlot, Worker},
+    response_order::ResponseOrder,
     scheduler::{Refusal, Removed, Scheduler, Submitted},
 };
 
@@ -32,8 +32,8 @@ pub(crate) struct LoadedModel {
     scheduler: Arc<Scheduler>,
     stats: Arc<Stats>,
     health: Arc<Health>,
-    pace: Arc<Pace>,
-    seats: Vec<Arc<Seat>>,
+    inline_policy: Arc<InlinePolicy>,
+    slots: Vec<Arc<InstanceSlot>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     has_queue_policy: bool,
     /// Files given with the load request, kept as long as any version of them.
@@ -58,17 +58,17 @@ impl LoadedModel {
         let settings = Settings::of(&parts.config);
         let scheduler = Arc::new(Scheduler::new(&settings, parts.placements.len()));
         let stats = Arc::new(Stats::new(&parts));
-        let order = settings.preserve_ordering.then(Order::default).map(Arc::new);
+        let order = settings.preserve_ordering.then(ResponseOrder::default).map(Arc::new);
         let health = Arc::new(Health::default());
-        let pace = Arc::new(Pace::new(parts.interface.has_fixed_shapes()));
-        let mut seats = Vec::with_capacity(parts.placements.len());
+        let inline_policy = Arc::new(InlinePolicy::new(parts.interface.has_fixed_shapes()));
+        let mut slots = Vec::with_capacity(parts.placements.len());
         let mut threads = Vec::with_capacity(parts.placements.len());
         let mut arrivals = Vec::with_capacity(parts.placements.len());
         let mut failure = None;
         for (number, placement) in parts.placements.into_iter().enumerate() {
-            let seat = Arc::new(Seat::new(stats.clone(), order.clone(), health.clone(), pace.clone()));
-            seats.push(seat.clone());
-            let worker = Worker { number, scheduler: scheduler.clone(), seat };
+            let slot = Arc::new(InstanceSlot::new(stats.clone(), order.clone(), health.clone(), inline_policy.clone()));
+            slots.push(slot.clone());
+            let worker = Worker { number, scheduler: scheduler.clone(), slot };
             match worker.spawn(parts.model.clone(), placement) {
                 Ok((thread, arrival)) => {
                     threads.push(thread);
@@ -90,8 +90,8 @@ impl LoadedModel {
             scheduler,
             stats,
             health,
-            pace,
-            seats,
+            inline_policy,
+            slots,
             threads: Mutex::new(threads),
             _files: parts.files,
         };
@@ -120,14 +120,14 @@ impl LoadedModel {
         let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
         let pending = Pending { request, batch_size, queued_at: Instant::now(), responder };
         let mut removed = Removed::new();
-        let is_quick = self.pace.is_quick(batch_size);
+        let is_quick = self.inline_policy.is_quick(batch_size);
         let submitted = self.scheduler.submit(pending, priority, timeout, is_quick, &mut removed);
-        self.turn_away(removed);
+        self.end_removed(removed);
         match submitted {
             Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
-            Ok(Submitted::Lent(loan)) => {
-                self.seats[loan.instance].run(loan.batch, loan.now, loan.ticket);
-                self.scheduler.give_back(loan.instance);
+            Ok(Submitted::Inline(run)) => {
+                self.slots[run.instance].run(run.batch, run.now, run.ticket);
+                self.scheduler.return_instance(run.instance);
                 Ok((replies, None))
             }
             Err(refused) => {
@@ -152,17 +152,17 @@ impl LoadedModel {
     pub(crate) fn expire(&self) {
         let mut removed = Removed::new();
         self.scheduler.expire(&mut removed);
-        self.turn_away(removed);
+        self.end_removed(removed);
     }
 
     /// A caller left without its answer: its place in the queue, if it still has one, may be given away.
-    pub(crate) fn note_deserter(&self) {
-        self.scheduler.note_deserter();
+    pub(crate) fn note_cancelled(&self) {
+        self.scheduler.note_cancelled();
     }
 
-    fn turn_away(&self, removed: Removed) {
+    fn end_removed(&self, removed: Removed) {
         for (pending, removal) in removed {
-            self.stats.turn_away(pending, removal);
+            self.stats.end_removed(pending, removal);
         }
     }
 
@@ -219,7 +219,7 @@ impl Stats {
     }
 
     /// Counts and answers a request that ended in the queue.
-    pub(crate) fn turn_away(&self, pending: Pending, removal: Removal) {
+    pub(crate) fn end_removed(&self, pending: Pending, removal: Removal) {
         let (reason, error) = match removal {
             Removal::Expired => (
                 FailureReason::Rejected,

@@ -1,6 +1,6 @@
 //! The driver of the batching policy: requests go in under one short lock, instance threads pull batches out under the
 //! same lock. No task sits between; a thread is woken only if there is something for it to do. Where an instance is idle,
-//! quick, and has nothing to wait for, it is lent to the thread that brought the request: then nobody is woken at all.
+//! quick, and has nothing to wait for, it is inline to the thread that brought the request: then nobody is woken at all.
 
 use std::{
     hint,
@@ -29,12 +29,12 @@ pub(crate) enum Refusal {
 pub(crate) enum Submitted {
     /// It waits for an instance, until then at most.
     Queued { deadline: Option<Instant> },
-    /// It is alone and an idle instance is lent to its bringer, who runs it and then calls [`Scheduler::give_back`].
-    Lent(Loan),
+    /// It is alone and an idle instance is inline to its bringer, who runs it and then calls [`Scheduler::return_instance`].
+    Inline(InlineRun),
 }
 
-/// An instance lent out, and what to run on it.
-pub(crate) struct Loan {
+/// An instance inline out, and what to run on it.
+pub(crate) struct InlineRun {
     pub(crate) instance: usize,
     pub(crate) batch: Vec<Pending>,
     pub(crate) now: Instant,
@@ -55,12 +55,12 @@ struct State {
     batcher: Batcher<Pending>,
     /// Instances that wait without a limit, last one first: its caches are the warmest.
     idle: Vec<usize>,
-    /// Instances that are lent out.
-    lent: Vec<usize>,
+    /// Instances that are inline out.
+    inline: Vec<usize>,
     /// The one instance that waits for a moment.
     timed: Option<usize>,
     /// An idle instance was called and has not looked yet: it passes on what it leaves.
-    is_called: bool,
+    is_waking: bool,
     is_closed: bool,
     next_ticket: u64,
     /// How late timed waits end, lately: they are begun that much shorter.
@@ -73,11 +73,11 @@ const LONGEST_SPIN: Duration = Duration::from_micros(50);
 /// The queue of one model version, shared by those who submit and the instances that pull.
 pub(crate) struct Scheduler {
     state: Mutex<State>,
-    doors: Vec<Condvar>,
+    wakers: Vec<Condvar>,
     /// Ends the spin of the instance that waits for a moment.
     is_poked: AtomicBool,
     /// Since the queue was last looked through, somebody left who may still have a place in it.
-    has_deserters: AtomicBool,
+    has_cancelled: AtomicBool,
 }
 
 /// Requests that ended in the queue.
@@ -89,26 +89,26 @@ impl Scheduler {
         let state = State {
             batcher: Batcher::new(settings),
             idle: Vec::with_capacity(instances),
-            lent: Vec::with_capacity(instances),
+            inline: Vec::with_capacity(instances),
             timed: None,
-            is_called: false,
+            is_waking: false,
             is_closed: false,
             next_ticket: 0,
             lateness: Duration::ZERO,
         };
-        let doors = (0..instances).map(|_| Condvar::new()).collect();
-        let (is_poked, has_deserters) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { state: Mutex::new(state), doors, is_poked, has_deserters }
+        let wakers = (0..instances).map(|_| Condvar::new()).collect();
+        let (is_poked, has_cancelled) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { state: Mutex::new(state), wakers, is_poked, has_cancelled }
     }
 
-    /// Queues a request and calls an instance if one has something to do now. With `may_lend`, an idle instance may be
-    /// lent to the caller instead. Those who left give their places up before anybody is refused; they are `removed`.
+    /// Queues a request and calls an instance if one has something to do now. With `may_run_inline`, an idle instance may be
+    /// inline to the caller instead. Those who left give their places up before anybody is refused; they are `removed`.
     pub(crate) fn submit(
         &self,
         pending: Pending,
         priority: u64,
         timeout: Option<Duration>,
-        may_lend: bool,
+        may_run_inline: bool,
         removed: &mut Removed,
     ) -> Result<Submitted, Box<(Pending, Refusal)>> {
         let now = pending.queued_at;
@@ -117,7 +117,7 @@ impl Scheduler {
             return Err(Box::new((pending, Refusal::Closed)));
         }
         let pushed = match state.batcher.push(pending, priority, timeout, now) {
-            Err(Full(pending)) if self.has_deserters.swap(false, Ordering::AcqRel) => {
+            Err(Full(pending)) if self.has_cancelled.swap(false, Ordering::AcqRel) => {
                 state.batcher.sweep(now, usize::MAX, removed);
                 state.batcher.push(pending, priority, timeout, now)
             }
@@ -126,14 +126,14 @@ impl Scheduler {
         let Pushed { must_look, deadline } = pushed.map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
         let mut called = None;
         if must_look {
-            if may_lend && let Some(loan) = state.lend(now) {
-                return Ok(Submitted::Lent(loan));
+            if may_run_inline && let Some(run) = state.take_for_inline_run(now) {
+                return Ok(Submitted::Inline(run));
             }
             called = state.timed;
             if called.is_some() {
                 self.is_poked.store(true, Ordering::Release);
             } else {
-                called = state.call_idle();
+                called = state.wake_idle();
             }
         }
         drop(state);
@@ -141,13 +141,13 @@ impl Scheduler {
         Ok(Submitted::Queued { deadline })
     }
 
-    /// Takes a lent instance back. If requests came meanwhile, or the end, its own thread goes on with them.
-    pub(crate) fn give_back(&self, instance: usize) {
+    /// Takes a inline instance back. If requests came meanwhile, or the end, its own thread goes on with them.
+    pub(crate) fn return_instance(&self, instance: usize) {
         let mut state = self.state.lock();
-        state.lent.retain(|&other| other != instance);
+        state.inline.retain(|&other| other != instance);
         let called = (state.is_closed || !state.batcher.queue().is_empty()).then_some(instance);
         if called.is_some() {
-            state.is_called = true;
+            state.is_waking = true;
         } else {
             state.idle.push(instance);
         }
@@ -164,7 +164,7 @@ impl Scheduler {
             if matches!(decision, Decision::Run) {
                 let ticket = state.ticket();
                 let called = match state.timed {
-                    None if !state.batcher.queue().is_empty() => state.call_idle(),
+                    None if !state.batcher.queue().is_empty() => state.wake_idle(),
                     _ => None,
                 };
                 drop(state);
@@ -180,16 +180,16 @@ impl Scheduler {
                     self.wait_until(moment, instance, &mut state);
                     state.timed = None;
                 }
-                // Its borrower comes first: with the instance gone, what it is about to run would be lost.
-                Decision::Idle if state.is_closed && state.lent.contains(&instance) => {
-                    self.doors[instance].wait(&mut state);
-                    state.is_called = false;
+                // The inline run comes first: with the instance gone, what it is about to run would be lost.
+                Decision::Idle if state.is_closed && state.inline.contains(&instance) => {
+                    self.wakers[instance].wait(&mut state);
+                    state.is_waking = false;
                 }
                 Decision::Idle if state.is_closed => return Next::Closed,
                 _ => {
                     state.idle.push(instance);
-                    self.doors[instance].wait(&mut state);
-                    state.is_called = false;
+                    self.wakers[instance].wait(&mut state);
+                    state.is_waking = false;
                     state.idle.retain(|&other| other != instance);
                 }
             }
@@ -202,18 +202,18 @@ impl Scheduler {
     }
 
     /// Somebody who may still have a place in the queue has left.
-    pub(crate) fn note_deserter(&self) {
-        self.has_deserters.store(true, Ordering::Release);
+    pub(crate) fn note_cancelled(&self) {
+        self.has_cancelled.store(true, Ordering::Release);
     }
 
     /// Lets in nobody more. What waits is still run, at once.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        state.batcher.hurry();
+        state.batcher.stop_waiting();
         drop(state);
         self.is_poked.store(true, Ordering::Release);
-        for door in &self.doors {
+        for door in &self.wakers {
             door.notify_all();
         }
     }
@@ -225,7 +225,7 @@ impl Scheduler {
 
     fn open(&self, called: Option<usize>) {
         if let Some(instance) = called {
-            self.doors[instance].notify_one();
+            self.wakers[instance].notify_one();
         }
     }
 
@@ -234,7 +234,7 @@ impl Scheduler {
     fn wait_until(&self, moment: Instant, instance: usize, state: &mut MutexGuard<'_, State>) {
         let asked = moment.checked_sub(state.lateness).unwrap_or(moment);
         self.is_poked.store(false, Ordering::Relaxed);
-        if !self.doors[instance].wait_until(state, asked).timed_out() {
+        if !self.wakers[instance].wait_until(state, asked).timed_out() {
             return;
         }
         let late = Instant::now().saturating_duration_since(asked);
@@ -249,16 +249,16 @@ impl Scheduler {
 
 impl State {
     /// Lends an idle instance for the only request there is, if that runs at once.
-    fn lend(&mut self, now: Instant) -> Option<Loan> {
-        if self.is_called || self.timed.is_some() || self.idle.is_empty() || self.batcher.queue().len() != 1 {
+    fn take_for_inline_run(&mut self, now: Instant) -> Option<InlineRun> {
+        if self.is_waking || self.timed.is_some() || self.idle.is_empty() || self.batcher.queue().len() != 1 {
             return None;
         }
         let (mut batch, mut removed) = (Vec::with_capacity(1), Vec::new());
         match self.batcher.decide(now, &mut batch, &mut removed) {
             Decision::Run => {
                 let instance = self.idle.pop()?;
-                self.lent.push(instance);
-                Some(Loan { instance, batch, now, ticket: self.ticket() })
+                self.inline.push(instance);
+                Some(InlineRun { instance, batch, now, ticket: self.ticket() })
             }
             // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
             Decision::WaitUntil(_) | Decision::Idle => None,
@@ -271,12 +271,12 @@ impl State {
         ticket
     }
 
-    fn call_idle(&mut self) -> Option<usize> {
-        if self.is_called {
+    fn wake_idle(&mut self) -> Option<usize> {
+        if self.is_waking {
             return None;
         }
         let called = self.idle.pop();
-        self.is_called = called.is_some();
+        self.is_waking = called.is_some();
         called
     }
 }

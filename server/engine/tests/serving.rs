@@ -1,6 +1,6 @@
 //! The engine with the identity backend and real folders: models come, serve, are replaced and leave.
 
-mod house;
+mod harness;
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use house::{House, ask, send, text};
+use harness::{Harness, ask, send, text};
 use server_core::{
     error::Code,
     interface::ModelId,
@@ -20,9 +20,9 @@ use server_engine::{ControlMode, LoadParameters, Options, Startup, VersionState}
 
 #[tokio::test]
 async fn a_model_serves_and_is_counted_before_its_caller_knows() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.engine(Options::default());
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.engine(Options::default());
     assert!(engine.is_live().unwrap());
     assert!(!engine.is_ready().unwrap(), "nothing is loaded yet");
     let early = send(&engine, ask("m", &[1.0])).err().unwrap();
@@ -32,19 +32,19 @@ async fn a_model_serves_and_is_counted_before_its_caller_knows() {
     for count in 1..=3 {
         let response = send(&engine, ask("m", &[1.0, 2.0])).unwrap().response().await.unwrap();
         assert_eq!(text(&response), "m 1: OUTPUT0 FP32 [1,2]");
-        let snapshot = engine.statistics(Some(house::id("m"))).unwrap().remove(0);
+        let snapshot = engine.statistics(Some(harness::id("m"))).unwrap().remove(0);
         assert_eq!((snapshot.success.count, snapshot.execution_count, snapshot.pending), (count, count, 0));
     }
 }
 
 #[tokio::test]
 async fn a_broken_model_does_not_disturb_its_neighbour() {
-    let house = House::new();
-    house.model("good", "", &[1]);
-    house.model("broken", "max_batch_size: -1", &[1]);
-    house.write("garbled/config.pbtxt", "name: [[[");
-    house.write("garbled/1/.keep", "");
-    let engine = house.engine(Options::default());
+    let harness = Harness::new();
+    harness.model("good", "", &[1]);
+    harness.model("broken", "max_batch_size: -1", &[1]);
+    harness.write("garbled/config.pbtxt", "name: [[[");
+    harness.write("garbled/1/.keep", "");
+    let engine = harness.engine(Options::default());
     assert_eq!(engine.start().await.unwrap(), Startup::SomeFailed);
     assert!(!engine.is_ready().unwrap(), "a model of the start-up set is missing");
     assert!(send(&engine, ask("good", &[1.0])).unwrap().response().await.is_ok());
@@ -63,9 +63,9 @@ async fn a_broken_model_does_not_disturb_its_neighbour() {
 
 #[tokio::test]
 async fn lookups_fail_in_four_ways() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.explicit();
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.explicit();
     engine.start().await.unwrap();
     let sentence = |name: &str, version| engine.config(ModelId { name, version }).unwrap_err();
     let unknown = sentence("x", VersionChoice::Latest);
@@ -85,30 +85,30 @@ async fn lookups_fail_in_four_ways() {
 
 #[tokio::test]
 async fn versions_follow_their_policy_and_the_newer_replaces_the_older() {
-    let house = House::new();
-    house.model("latest", "", &[1, 2, 10]);
-    house.model("all", "version_policy { all {} }", &[1, 2]);
-    house.model("specific", "version_policy { specific { versions: [1] } }", &[1, 2]);
-    let engine = house.explicit();
+    let harness = Harness::new();
+    harness.model("latest", "", &[1, 2, 10]);
+    harness.model("all", "version_policy { all {} }", &[1, 2]);
+    harness.model("specific", "version_policy { specific { versions: [1] } }", &[1, 2]);
+    let engine = harness.explicit();
     for name in ["latest", "all", "specific"] {
         engine.load(name, LoadParameters::default()).await.unwrap();
     }
-    let versions = |name: &str| engine.metadata(house::id(name)).unwrap().versions;
+    let versions = |name: &str| engine.metadata(harness::id(name)).unwrap().versions;
     assert_eq!(versions("latest"), [10]);
     assert_eq!(versions("all"), [1, 2]);
     assert_eq!(versions("specific"), [1]);
-    house.write("latest/11/.keep", "");
+    harness.write("latest/11/.keep", "");
     engine.load("latest", LoadParameters::default()).await.unwrap();
     assert_eq!(versions("latest"), [11]);
 }
 
 #[tokio::test]
 async fn a_bad_new_configuration_leaves_the_old_one_serving_and_says_why() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.explicit();
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.explicit();
     engine.load("m", LoadParameters::default()).await.unwrap();
-    house.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[1]);
+    harness.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[1]);
     let error = engine.load("m", LoadParameters::default()).await.unwrap_err();
     assert_eq!(
         &*error.message,
@@ -119,23 +119,23 @@ async fn a_bad_new_configuration_leaves_the_old_one_serving_and_says_why() {
     let line = engine.index(false).unwrap().remove(0);
     assert_eq!(line.state, Some(VersionState::Ready));
     assert!(line.reason.contains("preferred size"), "{}", line.reason);
-    house.model("m", "", &[1]);
+    harness.model("m", "", &[1]);
     engine.load("m", LoadParameters::default()).await.unwrap();
     assert_eq!(engine.index(false).unwrap().remove(0).reason, "");
 }
 
 #[tokio::test]
 async fn a_load_may_bring_its_own_configuration_and_files() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.explicit();
-    let config = house::config_json("m", 2);
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.explicit();
+    let config = harness::config_json("m", 2);
     let parameters = LoadParameters { config: Some(config.clone()), files: vec![("3/weights".into(), b"x".to_vec())] };
     engine.load("m", parameters).await.unwrap();
-    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [3]);
-    assert_eq!(engine.config(house::id("m")).unwrap().max_batch_size, 2);
+    assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [3]);
+    assert_eq!(engine.config(harness::id("m")).unwrap().max_batch_size, 2);
     engine.load("m", LoadParameters::default()).await.unwrap();
-    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [1], "a plain load reads the folder again");
+    assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [1], "a plain load reads the folder again");
     let escaping = LoadParameters { config: Some(config), files: vec![("../x".into(), Vec::new())] };
     let error = engine.load("m", escaping).await.unwrap_err();
     assert!(error.message.contains("must stay within model directory"), "{error}");
@@ -143,20 +143,20 @@ async fn a_load_may_bring_its_own_configuration_and_files() {
 
 #[tokio::test]
 async fn nothing_is_controlled_outside_explicit_mode() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.engine(Options { control_mode: ControlMode::None, ..Options::default() });
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.engine(Options { control_mode: ControlMode::None, ..Options::default() });
     let error = engine.load("m", LoadParameters::default()).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_share_batches_and_none_is_lost() {
-    let house = House::new();
+    let harness = Harness::new();
     let config = "dynamic_batching { preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 2000 }
         parameters { key: \"execute_delay_ms\" value { string_value: \"2\" } }";
-    house.model("m", config, &[1]);
-    let engine = house.engine(Options::default());
+    harness.model("m", config, &[1]);
+    let engine = harness.engine(Options::default());
     engine.start().await.unwrap();
     let requests = (0..64).map(|number| send(&engine, ask("m", &[number as f32])).unwrap().response());
     for (number, response) in futures(requests).await.into_iter().enumerate() {
@@ -171,14 +171,14 @@ async fn requests_share_batches_and_none_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_quick_model_is_lent_to_its_callers_and_no_answer_goes_astray() {
-    let house = House::new();
+async fn a_quick_model_runs_inline_and_every_caller_gets_its_own_answer() {
+    let harness = Harness::new();
     let config = "backend: \"identity\" max_batch_size: 8 instance_group { count: 2 kind: KIND_CPU }
         input { name: \"INPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }
         output { name: \"OUTPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }";
-    house.write("m/config.pbtxt", config);
-    house.write("m/1/.keep", "");
-    let engine = house.engine(Options::default());
+    harness.write("m/config.pbtxt", config);
+    harness.write("m/1/.keep", "");
+    let engine = harness.engine(Options::default());
     engine.start().await.unwrap();
     let callers: Vec<_> = (0..8)
         .map(|caller| {
@@ -202,9 +202,9 @@ async fn a_quick_model_is_lent_to_its_callers_and_no_answer_goes_astray() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_and_stopping_finish_what_is_inside() {
-    let house = House::new();
-    house.model("m", "parameters { key: \"execute_delay_ms\" value { string_value: \"20\" } }", &[1]);
-    let engine = house.explicit();
+    let harness = Harness::new();
+    harness.model("m", "parameters { key: \"execute_delay_ms\" value { string_value: \"20\" } }", &[1]);
+    let engine = harness.explicit();
     engine.load("m", LoadParameters::default()).await.unwrap();
     let inside: Vec<_> = (0..6).map(|_| send(&engine, ask("m", &[1.0])).unwrap().response()).collect();
     engine.unload("m", false).await.unwrap();
@@ -223,15 +223,15 @@ async fn unloading_and_stopping_finish_what_is_inside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
-    let house = House::new();
+    let harness = Harness::new();
     let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
         instance_group { count: 1 kind: KIND_CPU }
         parameters { key: \"execute_delay_ms\" value { string_value: \"50\" } }";
-    house.model("m", config, &[1]);
-    let engine = house.engine(Options::default());
+    harness.model("m", config, &[1]);
+    let engine = harness.engine(Options::default());
     engine.start().await.unwrap();
     let first = send(&engine, ask("m", &[1.0])).unwrap();
-    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
     let second = send(&engine, ask("m", &[2.0])).unwrap();
     let third = send(&engine, ask("m", &[3.0])).unwrap();
     let refused = send(&engine, ask("m", &[4.0])).err().unwrap();
@@ -248,18 +248,18 @@ async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_outlasts_what_comes_later_and_fails() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    house.model("n", "", &[1]);
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    harness.model("n", "", &[1]);
     let startup_models = vec!["m".into(), "n".into()];
-    let engine = house.engine(Options { control_mode: ControlMode::Explicit, startup_models, ..Options::default() });
+    let engine = harness.engine(Options { control_mode: ControlMode::Explicit, startup_models, ..Options::default() });
     engine.start().await.unwrap();
     // A new version with a configuration that does not hold.
-    house.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[2]);
+    harness.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[2]);
     assert!(engine.load("m", LoadParameters::default()).await.is_err());
     assert!(engine.is_ready().unwrap(), "version 1 serves as before");
     // One that cannot even be read.
-    house.write("n/config.pbtxt", "max_batch_size {");
+    harness.write("n/config.pbtxt", "max_batch_size {");
     assert!(engine.load("n", LoadParameters::default()).await.is_err());
     assert!(engine.is_ready().unwrap());
     assert_eq!(text(&send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap()), "m 1: OUTPUT0 FP32 [1,1]");
@@ -271,27 +271,27 @@ async fn readiness_outlasts_what_comes_later_and_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_in_no_repository_is_not_remembered() {
-    let house = House::new();
-    house.model("m", "", &[1]);
-    let engine = house.explicit();
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.explicit();
     engine.start().await.unwrap();
     let error = engine.load("nobody", LoadParameters::default()).await.unwrap_err();
     assert_eq!(&*error.message, "failed to load 'nobody', failed to poll from model repository");
-    let error = engine.metadata(house::id("nobody")).unwrap_err();
+    let error = engine.metadata(harness::id("nobody")).unwrap_err();
     assert_eq!(&*error.message, "Request for unknown model: 'nobody' is not found");
     assert_eq!(engine.index(false).unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_given_with_a_load_are_there_for_every_version_and_every_try() {
-    let house = House::new();
-    let engine = house.engine(Options { control_mode: ControlMode::Explicit, load_retries: 1, ..Options::default() });
-    let config = house::config_json("m", 8).replacen('{', r#"{"version_policy": {"all": {}},"#, 1);
+    let harness = Harness::new();
+    let engine = harness.engine(Options { control_mode: ControlMode::Explicit, load_retries: 1, ..Options::default() });
+    let config = harness::config_json("m", 8).replacen('{', r#"{"version_policy": {"all": {}},"#, 1);
     let labelled = config.replacen(r#""dims": [-1]}]}"#, r#""dims": [-1], "label_filename": "labels.txt"}]}"#, 1);
     let files = ["1/.keep", "2/.keep", "labels.txt"].map(|name| (name.to_owned(), b"one\ntwo\n".to_vec()));
     let good = LoadParameters { config: Some(labelled.clone()), files: files.to_vec() };
     engine.load("m", good).await.unwrap();
-    assert_eq!(engine.metadata(house::id("m")).unwrap().versions, [1, 2]);
+    assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [1, 2]);
     // The second try fails for the reason of the first, and not because its files are gone.
     let bad = labelled.replace(r#""max_batch_size": 8"#, r#""max_batch_size": -1"#);
     let error = engine.load("m", LoadParameters { config: Some(bad), files: files.to_vec() }).await.unwrap_err();
@@ -300,15 +300,15 @@ async fn files_given_with_a_load_are_there_for_every_version_and_every_try() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
-    let house = House::new();
+    let harness = Harness::new();
     let config = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }
         instance_group { count: 1 kind: KIND_CPU }
         parameters { key: \"execute_delay_ms\" value { string_value: \"2000\" } }";
-    house.model("m", config, &[1]);
-    let engine = house.engine(Options::default());
+    harness.model("m", config, &[1]);
+    let engine = harness.engine(Options::default());
     engine.start().await.unwrap();
     let running = send(&engine, ask("m", &[1.0])).unwrap();
-    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
     let impatient = InferRequest { timeout: Some(Duration::from_millis(1)), ..ask("m", &[2.0]) };
     let error = send(&engine, impatient).unwrap().response().await.unwrap_err();
     assert_eq!(
@@ -322,15 +322,15 @@ async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_left_makes_room_in_a_full_queue() {
-    let house = House::new();
+    let harness = Harness::new();
     let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
         instance_group { count: 1 kind: KIND_CPU }
         parameters { key: \"execute_delay_ms\" value { string_value: \"500\" } }";
-    house.model("m", config, &[1]);
-    let engine = house.engine(Options::default());
+    harness.model("m", config, &[1]);
+    let engine = harness.engine(Options::default());
     engine.start().await.unwrap();
     let running = send(&engine, ask("m", &[1.0])).unwrap();
-    house::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
     drop(send(&engine, ask("m", &[2.0])).unwrap());
     let second = send(&engine, ask("m", &[3.0])).unwrap();
     let third = send(&engine, ask("m", &[4.0])).unwrap();
@@ -342,25 +342,25 @@ async fn a_caller_that_left_makes_room_in_a_full_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_for_company_that_will_not_come() {
-    let house = House::new();
+    let harness = Harness::new();
     let config = "dynamic_batching { max_queue_delay_microseconds: 600000000 }
         instance_group { count: 2 kind: KIND_CPU }";
-    house.model("m", config, &[1]);
-    let engine = house.explicit();
+    harness.model("m", config, &[1]);
+    let engine = harness.explicit();
     engine.load("m", LoadParameters::default()).await.unwrap();
     let waiting = send(&engine, ask("m", &[1.0])).unwrap();
     engine.unload("m", false).await.unwrap();
     assert!(waiting.response().await.is_ok());
-    house::until(|| engine.index(false).unwrap()[0].state == Some(VersionState::Unavailable)).await;
+    harness::until(|| engine.index(false).unwrap()[0].state == Some(VersionState::Unavailable)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_quick_model_is_replaced_while_it_is_lent_and_no_request_is_lost() {
-    let house = House::new();
-    house.model("m", "instance_group { count: 1 kind: KIND_CPU }", &[1]);
-    let text = house::config_json("m", 8).replace("[-1]", "[1]");
+async fn a_quick_model_is_replaced_during_inline_runs_and_no_request_is_lost() {
+    let harness = Harness::new();
+    harness.model("m", "instance_group { count: 1 kind: KIND_CPU }", &[1]);
+    let text = harness::config_json("m", 8).replace("[-1]", "[1]");
     let parameters = LoadParameters { config: Some(text), files: Vec::new() };
-    let engine = house.explicit();
+    let engine = harness.explicit();
     engine.load("m", parameters.clone()).await.unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)

@@ -130,7 +130,7 @@ impl<T: Item> Batcher<T> {
     }
 
     /// From here on no batch waits for more requests: none will come.
-    pub fn hurry(&mut self) {
+    pub fn stop_waiting(&mut self) {
         if let BatchPolicy::Dynamic { max_queue_delay, .. } = &mut self.policy {
             *max_queue_delay = Duration::ZERO;
         }

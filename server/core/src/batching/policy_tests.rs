@@ -277,7 +277,7 @@ fn a_batch_in_a_hurry_waits_for_nobody() {
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
     let waits = bench.batcher.decide(bench.start, &mut batch, &mut removed);
     assert_eq!(waits, Decision::WaitUntil(bench.start + us(1000)));
-    bench.batcher.hurry();
+    bench.batcher.stop_waiting();
     assert_eq!(bench.batcher.decide(bench.start, &mut batch, &mut removed), Decision::Run);
     assert_eq!(batch, [row(0)]);
 }

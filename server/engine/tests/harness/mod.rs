@@ -14,11 +14,11 @@ use server_engine::{ControlMode, Engine, Inference, Options};
 use smallvec::smallvec;
 
 /// A repository that goes when it is dropped.
-pub(crate) struct House {
+pub(crate) struct Harness {
     folder: tempfile::TempDir,
 }
 
-impl House {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }

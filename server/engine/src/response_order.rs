@@ -19,11 +19,11 @@ struct State {
 
 /// The order of one model version.
 #[derive(Default)]
-pub(crate) struct Order {
+pub(crate) struct ResponseOrder {
     state: Mutex<State>,
 }
 
-impl Order {
+impl ResponseOrder {
     fn arrive(&self, ticket: u64, replies: Held) {
         let mut state = self.state.lock();
         state.held.insert(ticket, replies);
@@ -39,20 +39,20 @@ impl Order {
 }
 
 /// An observer that delivers one batch in its turn, and gives its turn away if the batch is lost.
-pub(crate) struct Turn {
-    order: Arc<Order>,
+pub(crate) struct OrderedObserver {
+    order: Arc<ResponseOrder>,
     ticket: u64,
     inner: Arc<dyn Observer>,
     is_taken: Mutex<bool>,
 }
 
-impl Turn {
-    pub(crate) fn new(order: Arc<Order>, ticket: u64, inner: Arc<dyn Observer>) -> Self {
+impl OrderedObserver {
+    pub(crate) fn new(order: Arc<ResponseOrder>, ticket: u64, inner: Arc<dyn Observer>) -> Self {
         Self { order, ticket, inner, is_taken: Mutex::new(false) }
     }
 }
 
-impl Observer for Turn {
+impl Observer for OrderedObserver {
     fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
         self.inner.executed(pending, replies, marks);
     }
@@ -63,7 +63,7 @@ impl Observer for Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for OrderedObserver {
     fn drop(&mut self) {
         if !*self.is_taken.lock() {
             self.order.arrive(self.ticket, None);
