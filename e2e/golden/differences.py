@@ -149,11 +149,6 @@ WRONG = {
     "nothing_said": "Invalid model name: Could not determine backend for model 'nothing_said' with no backend in model configuration. "
     "Expected model name of the form 'model.<backend_name>'.",
 }
-for model in UNREADABLE:
-    http("control", f"load {model}", 500, Begins(f"failed to load '{model}', failed to poll from model repository: config.pbtxt: line "), CONFIG_ERRORS_KNOWN)
-for model, problem in WRONG.items():
-    text = f"load failed for model '{model}': version 1 is at UNAVAILABLE state: Invalid argument: {problem};\n"
-    http("control", f"load {model}", 400, text, CONFIG_ERRORS_KNOWN)
 http("control", "load wrong_name", 400, "unexpected directory name 'wrong_name' for model 'another', directory name must equal model name", NEWER)
 NO_BACKEND = "unable to find backend library for backend 'nosuchbackend', try specifying runtime on the model configuration."
 prefix = "load failed for model 'no_backend': version 1 is at UNAVAILABLE state: Invalid argument: "

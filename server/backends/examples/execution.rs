@@ -13,44 +13,64 @@ use std::{
     hint::black_box,
     path::Path,
     ptr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use ort::sys;
 use server_core::{
-    backend::{Batch, Device, Marks, ModelSource, Observer, Pending, Placement},
+    backend::{Backends, Device, Health, Host, ModelSource, Placement, Responses},
+    batch::{Batch, Pending},
+    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::ModelConfig,
     request::{InferRequest, VersionChoice},
-    responder::{Reply, reply_slot},
+    responder::{DEFAULT_SLOT_BYTES, Replies, Reply},
+    stats::FailureReason,
     tensor::{DataType, Name, Shape, Tensor},
 };
 
 const ROUNDS: usize = 15;
 const EXECUTIONS: usize = 3000;
 
+/// Counts nothing, and serves as the server that is not there.
 struct Nobody;
 
-impl Observer for Nobody {
-    fn executed(&self, _: &[Pending], replies: &[Reply], _: &Marks) {
+impl RequestEvents for Nobody {
+    fn batch_ended(&self, _: &[Pending], replies: &[Reply], _: &Marks) {
         assert!(replies.iter().all(Result::is_ok));
+    }
+    fn executed(&self, _: u64, _: &Marks) {}
+    fn responded(&self, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
+    fn ended(&self, _: &RequestRecord, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
+    fn released(&self, _: usize) {}
+    fn rescheduled(&self, _: Pending) {}
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl Host for Nobody {
+    fn infer(&self, _: InferRequest) -> server_core::error::Result<Box<dyn Responses>> {
+        Err(server_core::error::Error::unavailable("there is no server"))
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("usage: execution MODEL.onnx")?;
     let path = Path::new(&path);
-    let backend = server_backends::all(&Default::default()).pop().ok_or("no backend")?;
     let folder = path.parent().ok_or("no folder")?.to_path_buf();
     let source = ModelSource { model_dir: folder.clone(), version_dir: folder, name: "m".into(), version: 1 };
     let file = path.file_name().ok_or("no file")?.to_string_lossy().into_owned();
     let mut config = ModelConfig { name: "m".into(), default_model_filename: file, ..ModelConfig::default() };
-    backend.complete(&source, &mut config)?;
+    let backend = server_backends::all(&Default::default()).find("onnxruntime", &source)?;
+    let host: Weak<dyn Host> = Weak::<Nobody>::new();
+    let mut model = backend.open(&source, &mut config, true, &host)?;
     config.max_batch_size = 64;
     let (input, output) = (config.input[0].clone(), config.output[0].clone());
-    let model = backend.load(&source, &Arc::new(config))?;
-    let mut instance = model.instance(&Placement { instance_name: "m_0_0".into(), device: Device::Cpu })?;
+    model.configure(&Arc::new(config))?;
+    let placement = Placement { instance_name: "m_0_0".into(), device: Device::Cpu };
+    let mut instance = model.instance(&placement, &Health::default())?;
     let width = input.dims.iter().product::<i64>() as usize;
     let mut raw = Raw::new(path, &input.name, &output.name)?;
     println!("{:>6} {:>22} {:>22} {:>8}", "batch", "raw us", "contract us", "over us");
@@ -59,13 +79,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         let straight = measure(|| raw.run(&values, requests, width));
         let one = Bytes::from(values[..width].iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
         let (name, dims) = (Name::from(input.name.as_str()), &input.dims);
-        let observer: Arc<dyn Observer> = Arc::new(Nobody);
+        let events: Arc<dyn RequestEvents> = Arc::new(Nobody);
         let mut round = |_| {
             let mut spent = Duration::ZERO;
             for _ in 0..EXECUTIONS {
-                let pending = (0..requests).map(|_| pending(&name, dims, &one));
+                let pending = (0..requests).map(|_| pending(&name, dims, &one, &events));
                 let (pending, callers): (Vec<_>, Vec<_>) = pending.unzip();
-                let batch = Batch::new(pending, observer.clone(), Instant::now());
+                let batch = Batch::new(pending, Instant::now());
                 let start = Instant::now();
                 instance.execute(batch);
                 spent += start.elapsed();
@@ -80,8 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn pending(name: &Name, dims: &[i64], data: &Bytes) -> (Pending, server_core::responder::Replies) {
-    let (responder, replies) = reply_slot();
+fn pending(name: &Name, dims: &[i64], data: &Bytes, events: &Arc<dyn RequestEvents>) -> (Pending, Replies) {
     let mut shape = Shape::from_slice(&[1]);
     shape.extend_from_slice(dims);
     let tensor = Tensor { name: name.clone(), data_type: DataType::Fp32, shape, data: data.clone().into() };
@@ -97,7 +116,9 @@ fn pending(name: &Name, dims: &[i64], data: &Bytes) -> (Pending, server_core::re
         timeout: None,
         received_at: Instant::now(),
     };
-    (Pending { request, batch_size: 1, queued_at: Instant::now(), responder }, replies)
+    let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size: 1 };
+    let (completion, replies) = Completion::new(record, events.clone(), DEFAULT_SLOT_BYTES);
+    (Pending { request, completion }, replies)
 }
 
 struct Spread {

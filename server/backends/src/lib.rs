@@ -12,21 +12,42 @@ mod testing;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use server_core::backend::{Backend, Settings};
+use server_core::{
+    backend::{Backend, Backends, ModelSource, Settings},
+    error::{Error, Result},
+};
 
 /// The one list. A backend is a module of that name with a function `backend(settings)`.
 macro_rules! backends {
     ($($name:ident),+ $(,)?) => {
         $(mod $name;)+
 
+        /// The name of every backend.
+        pub const NAMES: &[&str] = &[$(stringify!($name)),+];
+
         /// Every backend, with its settings of `--backend-config`, global ones already merged in.
         ///
         /// Nothing is opened here: a library that a backend needs is looked for when its first model is.
-        pub fn all(settings: &BTreeMap<String, Settings>) -> Vec<Arc<dyn Backend>> {
+        pub fn all(settings: &BTreeMap<String, Settings>) -> Arc<BuiltIn> {
             let settings = |name: &str| settings.get(name).cloned().unwrap_or_default();
-            vec![$($name::backend(settings(stringify!($name)))),+]
+            Arc::new(BuiltIn(vec![$($name::backend(settings(stringify!($name)))),+]))
         }
     };
+}
+
+/// The backends of this crate.
+pub struct BuiltIn(Vec<Arc<dyn Backend>>);
+
+impl Backends for BuiltIn {
+    fn find(&self, name: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
+        self.0.iter().find(|backend| backend.name() == name).cloned().ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "unable to find backend library for backend '{name}', try specifying runtime on the model configuration. \
+                 This server has: {}.",
+                NAMES.join(", ")
+            ))
+        })
+    }
 }
 
 backends! { identity, onnxruntime }
@@ -37,7 +58,7 @@ mod tests {
 
     #[test]
     fn every_backend_goes_by_the_name_of_its_folder() {
-        let names: Vec<_> = all(&BTreeMap::new()).iter().map(|backend| backend.name()).collect();
-        assert_eq!(names, ["identity", "onnxruntime"]);
+        let backends = all(&BTreeMap::new());
+        assert_eq!(backends.0.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
     }
 }

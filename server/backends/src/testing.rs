@@ -4,19 +4,22 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Batch, Device, Instance, Marks, ModelSource, Observer, Pending, Placement, Settings},
+    backend::{Device, Host, Instance, ModelSource, Placement, Responses, Settings},
+    batch::{Batch, Pending},
     buffer::Buffer,
+    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     error::Error,
     request::{InferRequest, RequestedOutput, VersionChoice},
-    responder::{Replies, Reply, reply_slot},
+    responder::{DEFAULT_SLOT_BYTES, Replies, Reply},
     response::Outputs,
+    stats::FailureReason,
     tensor::{DataType, Tensor},
 };
 
@@ -92,25 +95,53 @@ pub(crate) fn asking_for(names: &[&str], request: InferRequest) -> InferRequest 
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Vec<(usize, Marks)>>);
 
-impl Observer for Recorder {
-    fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
-        assert_eq!(pending.len(), replies.len());
-        self.0.lock().push((pending.len(), *marks));
+impl RequestEvents for Recorder {
+    fn batch_ended(&self, requests: &[Pending], replies: &[Reply], marks: &Marks) {
+        assert_eq!(requests.len(), replies.len());
+        self.0.lock().push((requests.len(), *marks));
     }
+
+    fn executed(&self, _rows: u64, _marks: &Marks) {}
+
+    fn responded(&self, _index: u32, _outcome: ResponseOutcome, _marks: &ResponseMarks) {}
+
+    fn ended(&self, _: &RequestRecord, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
+        assert!(outcome.is_ok(), "a request was dropped");
+    }
+
+    fn released(&self, _count: usize) {}
+
+    fn rescheduled(&self, _request: Pending) {}
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// A server that is not there: for backends that ask nobody.
+pub(crate) fn no_host() -> Weak<dyn Host> {
+    struct Nobody;
+    impl Host for Nobody {
+        fn infer(&self, _request: InferRequest) -> Result<Box<dyn Responses>, Error> {
+            Err(Error::unavailable("there is no server"))
+        }
+    }
+    Weak::<Nobody>::new()
 }
 
 /// Runs the requests as one batch: their replies, after checking that each has exactly one and that time went forward.
 pub(crate) fn run_batch(instance: &mut dyn Instance, requests: Vec<(u32, InferRequest)>) -> (Vec<Reply>, Marks) {
     let count = requests.len();
+    let recorder = Arc::new(Recorder::default());
     let (pending, callers): (Vec<Pending>, Vec<Replies>) = requests
         .into_iter()
         .map(|(batch_size, request)| {
-            let (responder, replies) = reply_slot();
-            (Pending { request, batch_size, queued_at: Instant::now(), responder }, replies)
+            let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size };
+            let (completion, replies) = Completion::new(record, recorder.clone(), DEFAULT_SLOT_BYTES);
+            (Pending { request, completion }, replies)
         })
         .unzip();
-    let recorder = Arc::new(Recorder::default());
-    instance.execute(Batch::new(pending, recorder.clone(), Instant::now()));
+    instance.execute(Batch::new(pending, Instant::now()));
 
     let executions = recorder.0.lock();
     let [(observed, marks)] = executions.as_slice() else { panic!("{} executions were observed", executions.len()) };

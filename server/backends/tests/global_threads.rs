@@ -8,8 +8,11 @@ mod testing;
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
-use server_core::config::ModelConfig;
-use testing::{floats, on_cpu, onnxruntime_settings, output, request, run_one, source, values};
+use server_core::{
+    backend::{Backends, Health},
+    config::ModelConfig,
+};
+use testing::{floats, no_host, on_cpu, onnxruntime_settings, output, request, run_one, source, values};
 
 fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("every process has threads").count()
@@ -22,15 +25,15 @@ fn sessions_bring_no_threads_of_their_own() {
     settings.insert("intra_op_thread_count".into(), "3".into());
     settings.insert("inter_op_thread_count".into(), "1".into());
     let backends = server_backends::all(&BTreeMap::from([("onnxruntime".to_owned(), settings)]));
-    let backend = backends.iter().find(|backend| backend.name() == "onnxruntime").unwrap();
+    let backend = backends.find("onnxruntime", &source("m")).unwrap();
     let mut config = ModelConfig { default_model_filename: "add_fixed.onnx".into(), ..ModelConfig::default() };
     let before = threads();
-    backend.complete(&source("m"), &mut config).unwrap();
+    let mut model = backend.open(&source("m"), &mut config, true, &no_host()).unwrap();
     let pool = threads() - before;
     assert!(pool >= 2, "three threads work on an operator: two of the pool, and the one that calls");
 
-    let model = backend.load(&source("m"), &Arc::new(config)).unwrap();
-    let mut instances: Vec<_> = (0..3).map(|_| model.instance(&on_cpu()).unwrap()).collect();
+    model.configure(&Arc::new(config)).unwrap();
+    let mut instances: Vec<_> = (0..3).map(|_| model.instance(&on_cpu(), &Health::default()).unwrap()).collect();
     assert_eq!(threads() - before, pool);
     for instance in &mut instances {
         let ask = request(["A", "B"].map(|name| floats(name, &[4], &[1.0; 4])));

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc};
 
 use server_backends::all;
 use server_core::{
-    backend::{Backend, Settings},
+    backend::{Backend, Backends, Settings},
     config::ModelConfig,
     error::{Code, Error},
 };
@@ -20,15 +20,19 @@ use server_core::{
 fn backend(name: &str, library: &Path) -> Arc<dyn Backend> {
     let settings = Settings::from([("library".to_owned(), library.display().to_string())]);
     let settings = BTreeMap::from([("onnxruntime".to_owned(), settings)]);
-    all(&settings).into_iter().find(|backend| backend.name() == name).unwrap()
+    all(&settings).find(name, &testing::source("m")).unwrap()
 }
 
 #[track_caller]
 fn refusal(library: &Path) -> Error {
     let config = ModelConfig { default_model_filename: "add_sub.onnx".into(), ..ModelConfig::default() };
     let backend = backend("onnxruntime", library);
-    let error = backend.complete(&testing::source("m"), &mut config.clone()).unwrap_err();
-    assert_eq!(backend.load(&testing::source("m"), &Arc::new(config)).err(), Some(error.clone()));
+    let open = |may_complete| {
+        let mut config = config.clone();
+        backend.open(&testing::source("m"), &mut config, may_complete, &testing::no_host()).err().unwrap()
+    };
+    let error = open(true);
+    assert_eq!(open(false), error);
     error
 }
 
@@ -61,7 +65,9 @@ fn a_missing_library_is_named_with_places_and_cure() {
 #[test]
 fn models_that_need_no_library_load_without_one() {
     let backend = backend("identity", Path::new("/nowhere"));
-    assert!(backend.load(&testing::source("m"), &Arc::new(ModelConfig::default())).is_ok());
+    let mut config = ModelConfig::default();
+    let mut model = backend.open(&testing::source("m"), &mut config, true, &testing::no_host()).unwrap();
+    assert!(model.configure(&Arc::new(config)).is_ok());
 }
 
 #[test]

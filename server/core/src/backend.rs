@@ -1,33 +1,51 @@
-//! The contract of a backend: `Backend` makes `Model`s, a `Model` makes `Instance`s, an `Instance` runs batches.
+//! The contract of a backend: a `Backend` opens `Model`s, a `Model` makes `Instance`s, an `Instance` runs batches.
 //!
-//! An instance is owned by one thread. It receives requests unpacked, each with its own responder, and answers them
-//! at once with [`Batch::complete`], or takes them apart and answers over time ([`Batch::into_pending`]).
+//! An instance receives requests unpacked, each owning its end: it answers all of them at once with
+//! [`Batch::complete`], or takes the batch apart and answers over time, from any thread, any number of times
+//! ([`Batch::into_pending`], [`crate::completion::Completion`]).
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use server_proto::inference::ModelConfig;
 
-use crate::{
-    error::{Error, Result},
-    request::InferRequest,
-    responder::{Reply, Responder},
-};
+use crate::{batch::Batch, error::Result, request::InferRequest, response::InferResponse};
 
 /// Settings of `--backend-config=NAME,KEY=VALUE`, global ones already merged in.
 pub type Settings = BTreeMap<String, String>;
 
+/// Where backends are found: those built in, and libraries that lie somewhere on disk.
+pub trait Backends: Send + Sync {
+    /// The backend of that name, for a model that lies there: a model may bring its own.
+    ///
+    /// Errors: `InvalidArgument` naming what there is, if there is none of that name.
+    fn find(&self, name: &str, source: &ModelSource) -> Result<Arc<dyn Backend>>;
+}
+
 /// A kind of runtime: ONNX Runtime, Python, ...
 pub trait Backend: Send + Sync {
     /// The name used in configurations, e.g. `onnxruntime`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// Fills in what the configuration leaves open and the model file knows: inputs, outputs, batching.
+    /// Opens one version of a model, once. With `may_complete` it fills in what the configuration leaves open and the
+    /// model knows: inputs, outputs, batching. The configuration is normalised and verified after that, and the model
+    /// gets it back through [`Model::configure`]. `host` is held weakly, or engine and model would keep each other.
     ///
     /// Errors: the model cannot be read, or contradicts the configuration.
-    fn complete(&self, source: &ModelSource, config: &mut ModelConfig) -> Result<()>;
-
-    /// Opens one version of a model.
-    fn load(&self, source: &ModelSource, config: &Arc<ModelConfig>) -> Result<Arc<dyn Model>>;
+    fn open(
+        &self,
+        source: &ModelSource,
+        config: &mut ModelConfig,
+        may_complete: bool,
+        host: &Weak<dyn Host>,
+    ) -> Result<Box<dyn Model>>;
 }
 
 /// Where a model version lies.
@@ -43,10 +61,17 @@ pub struct ModelSource {
     pub version: u64,
 }
 
-/// One loaded model version, shared by its instances.
+/// One opened model version, shared by its instances.
 pub trait Model: Send + Sync {
-    /// Makes one instance. Called on the thread that will own it.
-    fn instance(&self, placement: &Placement) -> Result<Box<dyn Instance>>;
+    /// Takes the configuration as it will be served: completed, normalised and verified. Called once, before the first
+    /// instance is made.
+    ///
+    /// Errors: the model and its configuration contradict each other.
+    fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()>;
+
+    /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when
+    /// an instance group grows. `health` is the instance's to change.
+    fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>>;
 }
 
 /// Where one instance runs.
@@ -69,111 +94,51 @@ pub enum Device {
     Model,
 }
 
-/// One execution context. `execute` blocks its thread until it may be given the next batch.
+/// Whether one instance can serve, in its own word: said from any thread, at any time, also to take it back.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<AtomicBool>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Health {
+    /// Says whether the instance can serve. A model none of whose instances can is not ready.
+    pub fn set(&self, is_healthy: bool) {
+        self.0.store(is_healthy, Ordering::Release);
+    }
+
+    /// Whether the instance can serve.
+    pub fn is_healthy(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One execution context. `execute` blocks its thread until it may be given the next batch, which may be before the
+/// requests of this one have ended.
 pub trait Instance: Send {
-    /// Runs one batch. Every request must get its end, through the batch or through its own responder.
+    /// Runs one batch. Every request must get its end, through the batch or through its own completion.
     fn execute(&mut self, batch: Batch);
 
-    /// Whether it can still serve; `false` takes the model out of readiness.
-    fn is_healthy(&self) -> bool {
-        true
+    /// Whether `execute` may run on a thread other than the one that made the instance, one at a time. Only then may a
+    /// quick model be run by the thread that brings the request.
+    fn runs_on_any_thread(&self) -> bool {
+        false
     }
 }
 
-/// A checked request with the way back to its caller.
-pub struct Pending {
-    /// Validated against the model; shapes are full, sizes match.
-    pub request: InferRequest,
-    /// Rows it contributes: the batch dimension, or 1 for models without one.
-    pub batch_size: u32,
-    /// When it entered the queue.
-    pub queued_at: Instant,
-    /// The way back.
-    pub responder: Responder,
+/// The way back into the server, for models that ask other models.
+pub trait Host: Send + Sync {
+    /// Runs a request on the model it names, as a caller's request would be.
+    ///
+    /// Errors: those found before it was queued; later ones come through the responses.
+    fn infer(&self, request: InferRequest) -> Result<Box<dyn Responses>>;
 }
 
-/// Moments of one execution, for the statistics.
-#[derive(Debug, Clone, Copy)]
-pub struct Marks {
-    /// The batch was handed to the backend.
-    pub start: Instant,
-    /// Inputs lay where the runtime wants them.
-    pub input_end: Instant,
-    /// The runtime had computed.
-    pub output_start: Instant,
-    /// Outputs were taken apart.
-    pub end: Instant,
-}
-
-/// Told about ends before the callers are, so that a caller who asks for statistics finds itself counted.
-pub trait Observer: Send + Sync {
-    /// One execution of `pending` ended; `replies` holds their ends in the same order.
-    fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks);
-
-    /// Hands the replies to their callers: at once, unless the model promises an order.
-    fn deliver(&self, pending: Vec<Pending>, replies: Vec<Reply>) {
-        deliver(pending, replies);
-    }
-}
-
-/// Ends every request with its reply.
-pub fn deliver(pending: Vec<Pending>, replies: Vec<Reply>) {
-    for (pending, reply) in pending.into_iter().zip(replies) {
-        pending.responder.finish(reply);
-    }
-}
-
-/// Requests that run together. The sum of their batch sizes fits the model.
-pub struct Batch {
-    pending: Vec<Pending>,
-    observer: Arc<dyn Observer>,
-    start: Instant,
-}
-
-impl Batch {
-    /// Made by the instance thread: the requests, and the moment it hands them over.
-    pub fn new(pending: Vec<Pending>, observer: Arc<dyn Observer>, start: Instant) -> Self {
-        Self { pending, observer, start }
-    }
-
-    /// The requests, in queue order.
-    pub fn pending(&self) -> &[Pending] {
-        &self.pending
-    }
-
-    /// Rows of all requests together.
-    pub fn batch_size(&self) -> u32 {
-        self.pending.iter().map(|pending| pending.batch_size).sum()
-    }
-
-    /// When it was handed over: `Marks::start`.
-    pub fn start(&self) -> Instant {
-        self.start
-    }
-
-    /// Answers every request, in order. Statistics first, callers after.
-    pub fn complete(mut self, replies: Vec<Reply>, marks: &Marks) {
-        debug_assert_eq!(replies.len(), self.pending.len(), "one reply per request");
-        let pending = std::mem::take(&mut self.pending);
-        self.observer.executed(&pending, &replies, marks);
-        self.observer.deliver(pending, replies);
-    }
-
-    /// Gives up the batch for its requests: a model that answers over time keeps each responder for itself.
-    pub fn into_pending(self) -> Vec<Pending> {
-        self.pending
-    }
-
-    /// Answers every request with the same error.
-    pub fn fail(self, error: &Error, now: Instant) {
-        let replies = self.pending.iter().map(|_| Err(error.clone())).collect();
-        let marks = Marks { start: self.start, input_end: now, output_start: now, end: now };
-        self.complete(replies, &marks);
-    }
-}
-
-impl std::fmt::Debug for Batch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").field("requests", &self.pending.len()).field("batch_size", &self.batch_size()).finish()
-    }
+/// The responses of a request sent through [`Host`]. Dropping it cancels the request.
+pub trait Responses: Send {
+    /// The next response; `None` after the last one.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>>;
 }

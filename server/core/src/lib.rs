@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod batch;
 pub mod batching;
 pub mod buffer;
 pub mod byte_budget;
 pub mod check;
 pub mod classification;
+pub mod completion;
 pub mod config;
 pub mod error;
 pub mod interface;

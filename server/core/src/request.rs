@@ -113,3 +113,10 @@ pub struct InferRequest {
     /// When its first byte was understood: the start of `nv_inference_request_duration_us`.
     pub received_at: Instant,
 }
+
+impl InferRequest {
+    /// Bytes of all inputs.
+    pub fn input_bytes(&self) -> usize {
+        self.inputs.iter().map(|tensor| tensor.data.len()).sum()
+    }
+}

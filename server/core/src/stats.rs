@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    backend::{Marks, Pending},
-    error::Code,
+    batch::Pending,
+    completion::{Marks, RequestRecord, ResponseMarks, ResponseOutcome},
+    error::{Code, Error},
     responder::Reply,
 };
 
@@ -51,6 +52,36 @@ pub enum FailureReason {
     /// Anything else.
     Other,
 }
+
+impl FailureReason {
+    /// Why a request failed that its backend answered with this error.
+    pub fn of_backend(error: &Error) -> Self {
+        if error.code == Code::Cancelled { Self::Canceled } else { Self::Backend }
+    }
+}
+
+/// Responses of one number, of all requests that end by themselves.
+///
+/// Source: Triton statistics extension, `response_stats`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResponseSnapshot {
+    /// Time in the runtime.
+    pub compute_infer: Durations,
+    /// Time to make the response.
+    pub compute_output: Durations,
+    /// Responses.
+    pub success: Durations,
+    /// Errors.
+    pub fail: Durations,
+    /// Ends without a response.
+    pub empty_response: Durations,
+    /// Responses nobody waited for any more.
+    pub cancel: Durations,
+}
+
+/// Response numbers that are counted one by one; later ones are counted under the last. Bounds the memory of a model
+/// that answers without end.
+pub const MAX_RESPONSE_NUMBERS: usize = 4096;
 
 /// Why requests failed: the `reason` label of `nv_inference_request_failure`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -106,43 +137,76 @@ pub struct ModelSnapshot {
     pub load_ns: u64,
     /// One entry per batch size seen, ascending.
     pub batches: Vec<BatchSnapshot>,
+    /// One entry per response number, from 0, of decoupled models.
+    pub responses: Vec<ResponseSnapshot>,
 }
 
 impl ModelSnapshot {
     /// Counts one execution: `replies` are the ends of `pending`, in the same order. `now_ms` counts from 1970.
-    ///
-    /// Every request of the batch adds the whole batch's compute times, as Triton counts them.
     pub fn record_execution(&mut self, pending: &[Pending], replies: &[Reply], marks: &Marks, now_ms: u64) {
-        let input = marks.input_end.saturating_duration_since(marks.start);
-        let infer = marks.output_start.saturating_duration_since(marks.input_end);
-        let output = marks.end.saturating_duration_since(marks.output_start);
         let mut rows = 0;
         for (pending, reply) in pending.iter().zip(replies) {
-            rows += u64::from(pending.batch_size);
+            rows += u64::from(pending.batch_size());
+            let record = pending.completion.record();
             match reply {
-                Ok(_) => {
-                    self.inference_count += u64::from(pending.batch_size);
-                    self.success.add(1, marks.end.saturating_duration_since(pending.request.received_at));
-                    self.queue.add(1, marks.start.saturating_duration_since(pending.queued_at));
-                    self.compute_input.add(1, input);
-                    self.compute_infer.add(1, infer);
-                    self.compute_output.add(1, output);
-                }
+                Ok(_) => self.record_success(record, marks),
                 Err(error) => {
-                    let reason =
-                        if error.code == Code::Cancelled { FailureReason::Canceled } else { FailureReason::Backend };
-                    self.record_failure(reason, pending.request.received_at, marks.end);
+                    self.record_failure(FailureReason::of_backend(error), record.received_at, marks.end);
                 }
             }
         }
         if replies.iter().any(Result::is_ok) {
             self.last_inference_ms = now_ms;
-            self.execution_count += 1;
-            let batch = self.batch(rows);
-            batch.compute_input.add(1, input);
-            batch.compute_infer.add(1, infer);
-            batch.compute_output.add(1, output);
+            self.record_batch(rows, marks);
         }
+    }
+
+    /// Counts one execution of so many rows.
+    pub fn record_batch(&mut self, rows: u64, marks: &Marks) {
+        self.execution_count += 1;
+        let batch = self.batch(rows);
+        batch.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
+        batch.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
+        batch.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+    }
+
+    /// Counts one request that ended by itself. `now_ms` counts from 1970.
+    pub fn record_end(&mut self, record: &RequestRecord, marks: &Marks, now_ms: u64) {
+        self.last_inference_ms = now_ms;
+        self.record_success(record, marks);
+    }
+
+    /// Counts response number `index` of a request.
+    pub fn record_response(&mut self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        let index = usize::try_from(index).unwrap_or(usize::MAX).min(MAX_RESPONSE_NUMBERS - 1);
+        if self.responses.len() <= index {
+            self.responses.resize(index + 1, ResponseSnapshot::default());
+        }
+        let response = &mut self.responses[index];
+        let total = marks.end.saturating_duration_since(marks.start);
+        response.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.start));
+        match outcome {
+            ResponseOutcome::Success => {
+                response.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+                response.success.add(1, total);
+            }
+            ResponseOutcome::Fail => {
+                response.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+                response.fail.add(1, total);
+            }
+            ResponseOutcome::Empty => response.empty_response.add(1, total),
+            ResponseOutcome::Cancelled => response.cancel.add(1, total),
+        }
+    }
+
+    /// Every request adds the whole batch's compute times, as Triton counts them.
+    fn record_success(&mut self, record: &RequestRecord, marks: &Marks) {
+        self.inference_count += u64::from(record.batch_size);
+        self.success.add(1, marks.end.saturating_duration_since(record.received_at));
+        self.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
+        self.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
+        self.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
+        self.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
     }
 
     /// Counts one request that ended with an error.

@@ -204,8 +204,7 @@ fn restricted_protocols(restriction: Restriction) -> server_grpc::Restriction {
 /// The settings of each backend: those for all, then its own on top. The last of two wins.
 fn merge(given: &[Setting]) -> BTreeMap<String, Settings> {
     let mut names: BTreeSet<&str> = given.iter().filter_map(|setting| setting.name.as_deref()).collect();
-    // Making backends opens nothing: these are only asked for their names.
-    names.extend(server_backends::all(&BTreeMap::new()).iter().map(|backend| backend.name()));
+    names.extend(server_backends::NAMES);
     let of = |name: &str| {
         let for_all = given.iter().filter(|setting| setting.name.is_none());
         let for_one = given.iter().filter(|setting| setting.name.as_deref() == Some(name));

@@ -20,11 +20,7 @@ use server_core::{
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::{
-    model::{LoadedModel, Refused},
-    registry::Registry,
-    scheduler::Refusal,
-};
+use crate::{model::LoadedModel, pool::Refused, registry::Registry, scheduler::Refusal};
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
 #[derive(Clone)]
@@ -53,7 +49,7 @@ pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: Infer
             Err(refused) => refused,
         };
         // A reload took the model away between the look and the queue: whoever replaced it takes the request.
-        model = replaced(registry, &model, &refused).ok_or_else(|| model.reject(&refused))?;
+        model = successor(registry, &model, &refused)?.ok_or_else(|| model.reject(&refused))?;
         request = refused.request;
     };
     // 7  the reply slot's other end
@@ -61,10 +57,14 @@ pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: Infer
 }
 
 /// The model that took the place of a closed one, if it takes and gives the same.
-fn replaced(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -> Option<Arc<LoadedModel>> {
-    let is_closed = matches!(refused.refusal, Refusal::Closed);
-    let found = registry.find(&model.interface.model_name, refused.request.model_version).ok().filter(|_| is_closed)?;
-    (!Arc::ptr_eq(&found, model) && found.interface.is_like(&model.interface)).then_some(found)
+///
+/// Errors: an unload took it away and nothing came: the request is one that came after the unload.
+fn successor(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -> Result<Option<Arc<LoadedModel>>> {
+    if !matches!(refused.refusal, Refusal::Closed) {
+        return Ok(None);
+    }
+    let found = registry.find(&model.interface.model_name, refused.request.model_version)?;
+    Ok((!found.shares_pool(model) && found.interface.is_like(&model.interface)).then_some(found))
 }
 
 /// A running request: poll it for its responses. Dropping it cancels the request.

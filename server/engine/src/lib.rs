@@ -3,21 +3,26 @@
 #![forbid(unsafe_code)]
 
 mod blocking_pool;
+mod fingerprint;
+mod host;
 mod infer;
+mod inline_policy;
 mod instance;
 mod lifecycle;
 mod loader;
 mod machine;
 mod model;
 mod options;
+mod pool;
 mod registry;
 mod repository;
 mod response_order;
 mod scheduler;
+mod stats;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -25,7 +30,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::Backend,
+    backend::{Backends, Host},
     config::{self, ModelConfig},
     error::{Code, Error, Result},
     interface::{ModelId, ModelMetadata},
@@ -48,6 +53,8 @@ const RUNNING: u8 = 1;
 const EXITING: u8 = 2;
 /// About to exit: everything is served, but nobody should send more.
 const LEAVING: u8 = 3;
+/// A repository could not be read at start, or the start-up list was wrong: there is nothing to serve.
+const FAILED: u8 = 4;
 
 /// Models loaded, requests run. Shared by all front ends.
 pub struct Engine {
@@ -63,21 +70,33 @@ pub struct Engine {
 
 impl Engine {
     /// An engine with nothing loaded: alive at once, ready after [`Engine::start`].
-    pub fn new(options: Options, backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
-        let registry = Arc::new(Registry::default());
-        let machine = Arc::new(Machine::detect());
-        let loader = Loader::new(backends, options.auto_complete, options.gpu_fallback);
-        let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone(), machine.clone()));
-        let phase = AtomicU8::new(STARTING);
-        let is_leaving = watch::Sender::new(false);
-        Arc::new(Self { options, registry, lifecycle, machine, phase, is_leaving, required: Mutex::default() })
+    pub fn new(options: Options, backends: Arc<dyn Backends>) -> Arc<Self> {
+        Arc::new_cyclic(|engine: &Weak<Self>| {
+            let registry = Arc::new(Registry::default());
+            let machine = Arc::new(Machine::detect());
+            let host: Weak<dyn Host> = engine.clone();
+            let loader = Loader {
+                backends,
+                host,
+                machine: machine.clone(),
+                auto_complete: options.auto_complete,
+                gpu_fallback: options.gpu_fallback,
+            };
+            let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));
+            let phase = AtomicU8::new(STARTING);
+            let is_leaving = watch::Sender::new(false);
+            Self { options, registry, lifecycle, machine, phase, is_leaving, required: Mutex::default() }
+        })
     }
 
     /// Loads the start-up set, beside serving.
     ///
-    /// Errors: a repository cannot be read, or the start-up list is wrong. Models that fail are in the report instead.
+    /// Errors: a repository cannot be read, or the start-up list is wrong; the server is not live then. Models that fail
+    /// are in the report instead.
     pub async fn start(self: &Arc<Self>) -> Result<Startup> {
-        let names = self.startup_names()?;
+        let names = self.startup_names().inspect_err(|_| {
+            let _ = self.phase.compare_exchange(STARTING, FAILED, Ordering::SeqCst, Ordering::SeqCst);
+        })?;
         *self.required.lock() = names.clone();
         let mut loads = tokio::task::JoinSet::new();
         for name in names {
@@ -100,9 +119,9 @@ impl Engine {
         &self.options.id
     }
 
-    /// Whether the process serves. Errors: `Unavailable` while it exits.
+    /// Whether the process serves, or may come to. Errors: `Unavailable` while it exits.
     pub fn is_live(&self) -> Result<bool> {
-        self.not_exiting("Server exiting").map(|()| true)
+        self.not_exiting("Server exiting").map(|()| self.phase.load(Ordering::SeqCst) != FAILED)
     }
 
     /// Whether traffic should come: the start-up set is there. A model that is added later, or fails to be, never

@@ -1,5 +1,6 @@
 //! States and reasons: models come in service, are replaced, and leave. Serving goes on meanwhile; one model's trouble
-//! is its own. A replaced version serves until its successor does.
+//! is its own. A load succeeds as a whole or changes nothing: what served before serves until every version of its
+//! successor does.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,34 +8,56 @@ use parking_lot::Mutex;
 use server_core::{
     config::{self, ModelConfig},
     error::{Error, Result},
-    repository::{self as rules, plan},
+    repository::{
+        self as rules,
+        plan::{self, Plan},
+    },
     tensor::Name,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 
 use crate::{
-    loader::{self, Loader},
-    machine::Machine,
+    fingerprint::{self, Fingerprint, FolderFiles},
+    loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
     options::{LoadParameters, Options},
+    pool::InstancePool,
     registry::{Registry, UNLOADED, Version, VersionState},
-    repository::{self, Repositories, Stamp},
+    repository::{self, Repositories},
 };
+
+/// How often the drain of the whole server looks whether the last request has ended.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Threads that take models down when the server stops.
+const DRAIN_THREADS: usize = 8;
 
 /// Loads and unloads. Its public methods block; the engine calls them off the runtime's threads.
 pub(crate) struct Lifecycle {
     registry: Arc<Registry>,
     repositories: Repositories,
     loader: Loader,
-    machine: Arc<Machine>,
     config_name: Option<String>,
+    /// Models need a configuration of their own: nothing is completed.
+    is_strict: bool,
     retries: u32,
-    /// What the folder of a model looked like when it was last read; `None` after a load with its own configuration.
-    stamps: Mutex<HashMap<String, Option<Stamp>>>,
+    /// Configurations given with load requests, by model: they hold until another comes or the folder's own changes.
+    overrides: Mutex<HashMap<String, Override>>,
     /// One load or unload of a model at a time.
     load_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Bounds how many models load at once.
     pub(crate) permits: Arc<Semaphore>,
+}
+
+/// A configuration that stands in for the folder's own.
+#[derive(Clone)]
+struct Override {
+    config: ModelConfig,
+    /// What the folder's configuration was at the time.
+    instead_of: Option<String>,
 }
 
 /// A model folder as read for one load.
@@ -42,20 +65,53 @@ struct Draft {
     model_dir: std::path::PathBuf,
     config: ModelConfig,
     wanted: Vec<u64>,
-    stamp: Option<Stamp>,
+    /// `None` where the files came with the load request.
+    folder: Option<FolderFiles>,
     files: Option<Arc<tempfile::TempDir>>,
 }
 
+impl Draft {
+    fn fingerprint(&self, version: u64) -> Fingerprint {
+        match &self.folder {
+            Some(folder) => folder.fingerprint(version, &self.config),
+            None => fingerprint::of_given_files(&self.config),
+        }
+    }
+
+    fn version<'a>(&'a self, name: &'a str, version: u64) -> VersionToLoad<'a> {
+        VersionToLoad {
+            name,
+            version,
+            model_dir: &self.model_dir,
+            config: &self.config,
+            fingerprint: self.fingerprint(version),
+            files: self.files.as_ref(),
+        }
+    }
+}
+
+/// Why a model's folder cannot be loaded from: what the caller reads, and the reason for log and index.
+struct Unreadable {
+    answer: Error,
+    reason: String,
+}
+
+impl From<Error> for Unreadable {
+    fn from(error: Error) -> Self {
+        Self { reason: error.to_string(), answer: error }
+    }
+}
+
 impl Lifecycle {
-    pub(crate) fn new(options: &Options, loader: Loader, registry: Arc<Registry>, machine: Arc<Machine>) -> Self {
+    pub(crate) fn new(options: &Options, loader: Loader, registry: Arc<Registry>) -> Self {
         Self {
             registry,
             repositories: Repositories::new(&options.repositories),
             loader,
-            machine,
             config_name: options.config_name.clone(),
+            is_strict: !options.auto_complete,
             retries: options.load_retries,
-            stamps: Mutex::default(),
+            overrides: Mutex::default(),
             load_locks: Mutex::default(),
             permits: Arc::new(Semaphore::new(options.load_threads.max(1))),
         }
@@ -68,51 +124,42 @@ impl Lifecycle {
 
     /// The lock that makes loads and unloads of one model follow each other.
     pub(crate) fn load_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut load_locks = self.load_locks.lock();
-        load_locks.retain(|_, lock| Arc::strong_count(lock) > 1); // the others are nobody's
-        load_locks.entry(name.to_owned()).or_default().clone()
+        let mut locks = self.load_locks.lock();
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1); // the others are nobody's
+        locks.entry(name.to_owned()).or_default().clone()
     }
 
-    /// Brings a model to what its folder and the parameters say.
+    /// Brings a model to what its folder and the parameters say. Versions that have not changed are left alone.
     ///
     /// Errors: Triton's sentences; every failed version with its reason. What served before still does.
     pub(crate) fn load(&self, name: &str, parameters: LoadParameters) -> Result<()> {
         let draft = match self.read(name, parameters) {
             Ok(draft) => draft,
-            Err(error) => {
-                tracing::error!("Poll failed for model directory '{name}': {error}");
+            Err(Unreadable { answer, reason }) => {
+                tracing::error!("Poll failed for model directory '{name}': {reason}");
                 // Anybody may ask for any name: what is in no repository is not remembered.
                 if self.repositories.find(name).is_some() || self.registry.entry(name).is_some() {
-                    self.registry.update(name, |entry| entry.failure = Some(error.to_string()));
+                    self.registry.update(name, |entry| entry.failure = Some(reason));
                 }
-                return Err(error);
+                return Err(answer);
             }
         };
-        let changed = {
-            let stamps = self.stamps.lock();
-            draft.stamp.is_none() || stamps.get(name) != Some(&draft.stamp)
-        };
-        let serving: Vec<u64> = self.registry.entry(name).map_or_else(Vec::new, |entry| {
-            entry.versions.iter().filter(|(_, version)| version.model.is_some()).map(|(&number, _)| number).collect()
+        let serving: Vec<(u64, Arc<LoadedModel>)> = self.registry.entry(name).map_or_else(Vec::new, |entry| {
+            let versions = entry.versions.iter();
+            versions.filter_map(|(&number, version)| Some((number, version.model.clone()?))).collect()
         });
-        let steps = plan::plan(&draft.wanted, &serving, changed);
+        let changes: Vec<_> = serving
+            .iter()
+            .map(|(version, model)| (*version, model.fingerprint.change_to(&draft.fingerprint(*version))))
+            .collect();
+        let steps = plan::plan(&draft.wanted, &changes);
         self.registry.update(name, |entry| {
             entry.failure = None;
             // Versions that failed before and are not wanted any more have nothing to tell.
             entry.versions.retain(|number, version| version.model.is_some() || draft.wanted.contains(number));
         });
-        let mut failures = String::new();
-        for &version in &steps.load {
-            let target = loader::VersionToLoad { name, version, model_dir: &draft.model_dir, config: &draft.config };
-            if let Err(error) = self.load_version(&target, draft.files.as_ref(), !serving.is_empty()) {
-                failures += &format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text());
-            }
-        }
-        if !failures.is_empty() {
-            self.stamps.lock().remove(name);
-            return Err(Error::invalid_argument(format!("load failed for model '{name}': {failures}")));
-        }
-        self.stamps.lock().insert(name.to_owned(), draft.stamp);
+        let made = self.make(name, &draft, &steps, &serving)?;
+        self.publish(name, made);
         for &version in &steps.unload {
             self.unload_version(name, version);
         }
@@ -121,7 +168,7 @@ impl Lifecycle {
 
     /// Takes every version of a model out of service. Returns at once; requests inside are finished first.
     pub(crate) fn unload(&self, name: &str) {
-        self.stamps.lock().remove(name);
+        self.overrides.lock().remove(name);
         let Some(entry) = self.registry.entry(name) else { return };
         self.registry.update(name, |entry| entry.failure = None);
         for (&version, held) in &entry.versions {
@@ -135,28 +182,51 @@ impl Lifecycle {
         }
     }
 
-    /// Closes every queue and waits for the last request of each. `true` if all ended within the limit.
+    /// Waits for the last request of all models, then takes every model down. While any request is inside, every model
+    /// serves on, for models ask other models; the engine lets no caller in meanwhile. `true` if all ended within the
+    /// limit.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
-        let mut drains = tokio::task::JoinSet::new();
-        for (name, entry) in self.registry.entries() {
-            for model in entry.versions.values().filter_map(|version| version.model.clone()) {
-                let name = name.clone();
-                model.close();
-                drains.spawn_blocking(move || {
-                    model.drain();
-                    tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
-                });
-            }
+        let models: Vec<(Name, Arc<LoadedModel>)> = self
+            .registry
+            .entries()
+            .into_iter()
+            .flat_map(|(name, entry)| {
+                let models: Vec<_> = entry.versions.values().filter_map(|version| version.model.clone()).collect();
+                models.into_iter().map(move |model| (name.clone(), model))
+            })
+            .collect();
+        let deadline = Instant::now() + limit;
+        for (_, model) in &models {
+            model.pool().stop_waiting();
         }
-        tokio::time::timeout(limit, async { while drains.join_next().await.is_some() {} }).await.is_ok()
+        while !is_quiet(&models) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(DRAIN_INTERVAL).await;
+        }
+        for (_, model) in &models {
+            model.pool().close();
+        }
+        let mut drains = tokio::task::JoinSet::new();
+        for share in shares(models, DRAIN_THREADS) {
+            drains.spawn_blocking(move || {
+                for (name, model) in share {
+                    model.pool().drain();
+                    tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
+                }
+            });
+        }
+        tokio::time::timeout_at(deadline, async { while drains.join_next().await.is_some() {} }).await.is_ok()
     }
 
-    fn read(&self, name: &str, parameters: LoadParameters) -> Result<Draft> {
-        let failed = |error: Error| Error::internal(format!("{}: {error}", poll_failed(name)));
+    fn read(&self, name: &str, parameters: LoadParameters) -> Result<Draft, Unreadable> {
+        // What is wrong with a folder's configuration is said in the log and in the index.
+        let poll_failed = |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason };
         if !parameters.files.is_empty() && parameters.config.is_none() {
-            return Err(Error::invalid_argument("Load parameter 'config' must be specified for model file override"));
+            let text = "Load parameter 'config' must be specified for model file override";
+            return Err(Error::invalid_argument(text).into());
         }
-        let overridden = parameters.config.is_some();
         let files = match parameters.files.as_slice() {
             [] => None,
             files => Some(Arc::new(loader::write_files(files)?)),
@@ -165,48 +235,123 @@ impl Lifecycle {
             Some(files) => files.path().to_owned(),
             None => match self.repositories.find(name) {
                 Some(found) => found.only(name)?,
-                None => return Err(Error::internal(poll_failed(name))),
+                None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };
-        let stamp = (!overridden).then(|| Stamp::of(&model_dir));
         let config = match parameters.config {
-            Some(json) => config::from_json(&json)
-                .map_err(|error| Error::invalid_argument(format!("Invalid config override: {error}")))?,
-            None => match repository::config_text(&model_dir, self.config_name.as_deref()).map_err(failed)? {
-                Some(text) => config::from_text(&text)
-                    .map_err(|error| Error::internal(format!("{}: config.pbtxt: {error}", poll_failed(name))))?,
-                None => ModelConfig::default(),
-            },
+            Some(json) => {
+                let config = config::from_json(&json)
+                    .map_err(|error| Error::invalid_argument(format!("Invalid config override: {error}")))?;
+                if files.is_none() {
+                    let instead_of = self.own_config(&model_dir).unwrap_or_default();
+                    let kept = Override { config: config.clone(), instead_of };
+                    self.overrides.lock().insert(name.to_owned(), kept);
+                } else {
+                    self.overrides.lock().remove(name);
+                }
+                config
+            }
+            None => self.folder_config(name, &model_dir).map_err(poll_failed)?,
         };
         if !config.name.is_empty() && config.name != name {
             return Err(Error::invalid_argument(format!(
                 "unexpected directory name '{name}' for model '{}', directory name must equal model name",
                 config.name
-            )));
+            ))
+            .into());
         }
         let names = repository::names(&model_dir)
-            .map_err(|error| failed(Error::internal(format!("unable to read '{}': {error}", model_dir.display()))))?;
+            .map_err(|error| poll_failed(format!("unable to read '{}': {error}", model_dir.display())))?;
         let folders: Vec<String> = names.into_iter().filter(|name| model_dir.join(name).is_dir()).collect();
         let layout = rules::layout::classify(folders.iter().map(String::as_str));
         for warning in &layout.warnings {
             tracing::warn!("{warning}");
         }
+        let newest = layout.versions.last().copied();
+        self.loader.check(name, &model_dir, newest, &config).map_err(|error| poll_failed(error.to_string()))?;
         let wanted = rules::version_policy::select(&config, &layout.versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
                 "load failed for model '{name}': at least one version must be available under the version policy of model '{name}'\n"
-            )));
+            ))
+            .into());
         }
-        Ok(Draft { model_dir, config, wanted, stamp, files })
+        let folder = files.is_none().then(|| FolderFiles::of(&model_dir, &config));
+        Ok(Draft { model_dir, config, wanted, folder, files })
+    }
+
+    /// The configuration that the folder says, or the one given before with a load request if the folder still says
+    /// what it said then.
+    fn folder_config(&self, name: &str, model_dir: &std::path::Path) -> Result<ModelConfig, String> {
+        let text = self.own_config(model_dir).map_err(|error| error.to_string())?;
+        let mut overrides = self.overrides.lock();
+        if let Some(kept) = overrides.get(name) {
+            if kept.instead_of == text {
+                return Ok(kept.config.clone());
+            }
+            overrides.remove(name);
+        }
+        match text {
+            Some(text) => config::from_text(&text).map_err(|error| format!("config.pbtxt: {error}")),
+            None if self.is_strict => {
+                let path = model_dir.join("config.pbtxt");
+                Err(format!("failed to open text file for read {}: No such file or directory", path.display()))
+            }
+            None => Ok(ModelConfig::default()),
+        }
+    }
+
+    fn own_config(&self, model_dir: &std::path::Path) -> Result<Option<String>> {
+        repository::config_text(model_dir, self.config_name.as_deref())
+    }
+
+    /// Makes every version that the plan loads or refreshes, beside what serves.
+    ///
+    /// Errors: one of them failed; each failed one has its reason in the index, and what was made is taken down again.
+    fn make(
+        &self,
+        name: &str,
+        draft: &Draft,
+        steps: &Plan,
+        serving: &[(u64, Arc<LoadedModel>)],
+    ) -> Result<Vec<(u64, LoadedModel)>> {
+        let mut made = Vec::with_capacity(steps.load.len() + steps.refresh.len());
+        let mut failures = String::new();
+        for &version in &steps.load {
+            match self.make_version(&draft.version(name, version), !serving.is_empty()) {
+                Ok(model) => made.push((version, model)),
+                Err(error) => failures += &failure(version, &error),
+            }
+        }
+        let has_failed = !failures.is_empty();
+        for (version, model) in serving.iter().filter(|(version, _)| !has_failed && steps.refresh.contains(version)) {
+            match self.loader.refresh(&draft.version(name, *version), model) {
+                Ok(refreshed) => made.push((*version, refreshed)),
+                Err(error) => {
+                    self.failed(name, *version, &error);
+                    failures += &failure(*version, &error);
+                }
+            }
+        }
+        if failures.is_empty() {
+            return Ok(made);
+        }
+        let is_served = |model: &LoadedModel| serving.iter().any(|(_, other)| other.shares_pool(model));
+        for (version, model) in made {
+            self.registry.update(name, |entry| {
+                if let Some(held) = entry.versions.get_mut(&version).filter(|held| held.model.is_none()) {
+                    *held = unavailable(UNLOADED.into());
+                }
+            });
+            if !is_served(&model) {
+                in_background(name, move || model.pool().drain());
+            }
+        }
+        Err(Error::invalid_argument(format!("load failed for model '{name}': {failures}")))
     }
 
     /// `is_beside`: another version serves meanwhile.
-    fn load_version(
-        &self,
-        target: &loader::VersionToLoad<'_>,
-        files: Option<&Arc<tempfile::TempDir>>,
-        is_beside: bool,
-    ) -> Result<()> {
+    fn make_version(&self, target: &VersionToLoad<'_>, is_beside: bool) -> Result<LoadedModel> {
         let (name, version) = (target.name, target.version);
         tracing::info!("loading: {name}:{version}");
         self.registry.update(name, |entry| {
@@ -216,35 +361,50 @@ impl Lifecycle {
                 *held = Version { state: VersionState::Loading, is_beside, ..unavailable(String::new()) };
             }
         });
-        let mut result = self.loader.load(target, &self.machine, files);
+        let mut result = self.loader.load(target);
         for _ in 0..self.retries {
             if result.is_ok() {
                 break;
             }
-            result = self.loader.load(target, &self.machine, files);
+            result = self.loader.load(target);
         }
-        match result {
-            Ok(model) => {
-                let ready = VersionState::Ready;
-                let successor = Version { state: ready, model: Some(Arc::new(model)), ..unavailable(String::new()) };
-                let replaced = self.registry.update(name, |entry| entry.versions.insert(version, successor));
-                tracing::info!("successfully loaded '{name}'");
-                if let Some(model) = replaced.and_then(|version| version.model) {
-                    in_background(name, move || model.drain());
-                }
-                Ok(())
+        if let Err(error) = &result {
+            self.failed(name, version, error);
+        }
+        result
+    }
+
+    fn failed(&self, name: &str, version: u64, error: &Error) {
+        tracing::error!("failed to load '{name}' version {version}: {}: {error}", error.code.text());
+        self.registry.update(name, |entry| {
+            let held = entry.versions.entry(version).or_insert_with(|| unavailable(String::new()));
+            held.reason = format!("{}: {error}", error.code.text());
+            if held.model.is_none() {
+                held.state = VersionState::Unavailable;
             }
-            Err(error) => {
-                tracing::error!("failed to load '{name}' version {version}: {}: {error}", error.code.text());
-                self.registry.update(name, |entry| {
-                    let held = entry.versions.entry(version).or_insert_with(|| unavailable(String::new()));
-                    held.reason = format!("{}: {error}", error.code.text());
-                    if held.model.is_none() {
-                        held.state = VersionState::Unavailable;
-                    }
-                });
-                Err(error)
+        });
+    }
+
+    /// Puts versions into service, all at once, and takes down those that they replace.
+    fn publish(&self, name: &str, made: Vec<(u64, LoadedModel)>) {
+        if made.is_empty() {
+            return;
+        }
+        let replaced: Vec<Arc<InstancePool>> = self.registry.update(name, |entry| {
+            let mut replaced = Vec::new();
+            for (version, model) in made {
+                let model = Arc::new(model);
+                let successor =
+                    Version { state: VersionState::Ready, model: Some(model.clone()), ..unavailable(String::new()) };
+                let before = entry.versions.insert(version, successor).and_then(|before| before.model);
+                replaced
+                    .extend(before.filter(|before| !before.shares_pool(&model)).map(|before| before.pool().clone()));
             }
+            replaced
+        });
+        tracing::info!("successfully loaded '{name}'");
+        if !replaced.is_empty() {
+            in_background(name, move || replaced.iter().for_each(|pool| pool.drain()));
         }
     }
 
@@ -264,8 +424,29 @@ impl Lifecycle {
     }
 }
 
+/// Whether no request is inside any model. One that is inside may have just asked another model, so the admissions are
+/// counted before and after.
+fn is_quiet(models: &[(Name, Arc<LoadedModel>)]) -> bool {
+    let admitted = || models.iter().map(|(_, model)| model.pool().admitted()).sum::<u64>();
+    let before = admitted();
+    models.iter().all(|(_, model)| model.pool().in_flight() == 0) && admitted() == before
+}
+
+/// Deals the items out into at most `count` shares.
+fn shares<T>(items: Vec<T>, count: usize) -> Vec<Vec<T>> {
+    let mut shares: Vec<Vec<T>> = (0..count.min(items.len())).map(|_| Vec::new()).collect();
+    for (index, item) in items.into_iter().enumerate() {
+        shares[index % count].push(item);
+    }
+    shares
+}
+
+fn failure(version: u64, error: &Error) -> String {
+    format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text())
+}
+
 fn finish_unload(registry: &Registry, name: &str, version: u64, model: &LoadedModel) {
-    model.drain();
+    model.pool().drain();
     registry.update(name, |entry| {
         // A load may have brought the version back meanwhile: that state stands.
         if let Some(held) = entry.versions.get_mut(&version)
@@ -289,6 +470,6 @@ fn unavailable(reason: String) -> Version {
     Version { state: VersionState::Unavailable, reason, is_beside: false, model: None }
 }
 
-fn poll_failed(name: &str) -> String {
+fn poll_failed_text(name: &str) -> String {
     format!("failed to load '{name}', failed to poll from model repository")
 }

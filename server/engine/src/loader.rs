@@ -1,20 +1,21 @@
-//! One version from its folder to running instances: complete, normalise, verify, open, start. Blocks its thread.
+//! One version from its folder to running instances: complete, open, normalise, verify, configure, start. Blocks its
+//! thread.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Instant,
 };
 
 use server_core::{
-    backend::{Backend, Device, ModelSource},
+    backend::{Backends, Device, Host, ModelSource},
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::{Interface, Labels},
 };
 
 use crate::{
+    fingerprint::Fingerprint,
     machine::Machine,
     model::{LoadedModel, Parts, placements},
     repository,
@@ -22,9 +23,11 @@ use crate::{
 
 /// What a load works with.
 pub(crate) struct Loader {
-    backends: BTreeMap<&'static str, Arc<dyn Backend>>,
-    auto_complete: bool,
-    gpu_fallback: bool,
+    pub(crate) backends: Arc<dyn Backends>,
+    pub(crate) host: Weak<dyn Host>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) auto_complete: bool,
+    pub(crate) gpu_fallback: bool,
 }
 
 /// One version to load.
@@ -34,26 +37,29 @@ pub(crate) struct VersionToLoad<'a> {
     pub(crate) model_dir: &'a Path,
     /// As written by the user; everything else is filled in here.
     pub(crate) config: &'a ModelConfig,
+    pub(crate) fingerprint: Fingerprint,
+    /// Files given with the load request.
+    pub(crate) files: Option<&'a Arc<tempfile::TempDir>>,
 }
 
 impl Loader {
-    pub(crate) fn new(backends: Vec<Arc<dyn Backend>>, auto_complete: bool, gpu_fallback: bool) -> Self {
-        Self {
-            backends: backends.into_iter().map(|backend| (backend.name(), backend)).collect(),
-            auto_complete,
-            gpu_fallback,
-        }
+    /// Checks what a configuration says by itself, before any version is looked at: what only its model knows may be
+    /// missing.
+    ///
+    /// Errors: all problems at once.
+    pub(crate) fn check(&self, name: &str, model_dir: &Path, newest: Option<u64>, written: &ModelConfig) -> Result<()> {
+        let files = newest.map(|version| file_names(&model_dir.join(version.to_string()))).unwrap_or_default();
+        let mut config = written.clone();
+        config::complete(&mut config, name, &files)?;
+        config::normalize(&mut config, &self.machine.for_config());
+        let problems = config::verify_before_opening(&config, name);
+        if problems.is_empty() { Ok(()) } else { Err(config::problems_error(name, &problems)) }
     }
 
     /// Loads one version and starts its instances.
     ///
     /// Errors: all problems of the configuration at once, or what the backend says.
-    pub(crate) fn load(
-        &self,
-        target: &VersionToLoad<'_>,
-        machine: &Machine,
-        files: Option<&Arc<tempfile::TempDir>>,
-    ) -> Result<LoadedModel> {
+    pub(crate) fn load(&self, target: &VersionToLoad<'_>) -> Result<LoadedModel> {
         let began = Instant::now();
         let version_dir = target.model_dir.join(target.version.to_string());
         let source = ModelSource {
@@ -64,29 +70,9 @@ impl Loader {
         };
         let mut config = target.config.clone();
         config::complete(&mut config, target.name, &file_names(&version_dir))?;
-        let backend = self.backend(config::backend_name(&config))?;
-        if self.auto_complete {
-            backend.complete(&source, &mut config)?;
-        }
-        if self.gpu_fallback {
-            let groups = config::run_gpu_groups_on_cpu(&mut config, &machine.for_config());
-            if !groups.is_empty() {
-                tracing::warn!(
-                    "model '{}' is configured for GPUs and this machine has none: {} on the CPU (--gpu-fallback=cpu)",
-                    target.name,
-                    if let [only] = groups.as_slice() {
-                        format!("{only} runs")
-                    } else {
-                        format!("{} run", groups.join(", "))
-                    }
-                );
-            }
-        }
-        config::normalize(&mut config, &machine.for_config());
-        let problems = config::verify(&config, target.name, &machine.for_config());
-        if !problems.is_empty() {
-            return Err(config::problems_error(target.name, &problems));
-        }
+        let backend = self.backends.find(config::backend_name(&config), &source)?;
+        let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
+        self.finish(target.name, &mut config)?;
         let unsupported = config::unsupported_fields(&config);
         if !unsupported.is_empty() {
             let fields = unsupported.join(", ");
@@ -94,24 +80,47 @@ impl Loader {
         }
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let config = Arc::new(config);
-        let model = backend.load(&source, &config)?;
-        let placements = placements(&config);
-        let gpu_uuid = placements.iter().find_map(|placement| match placement.device {
-            Device::Gpu(gpu) => machine.gpu_uuid(gpu).map(str::to_owned),
+        model.configure(&config)?;
+        let gpu_uuid = placements(&config).iter().find_map(|placement| match placement.device {
+            Device::Gpu(gpu) => self.machine.gpu_uuid(gpu).map(str::to_owned),
             Device::Cpu | Device::Model => None,
         });
-        LoadedModel::start(Parts { interface, config, model, placements, gpu_uuid, files: files.cloned() }, began)
+        let (fingerprint, files) = (target.fingerprint.clone(), target.files.cloned());
+        LoadedModel::start(Parts { interface, config, fingerprint, model: model.into(), gpu_uuid, files }, began)
     }
 
-    fn backend(&self, name: &str) -> Result<&dyn Backend> {
-        self.backends.get(name).map(|backend| &**backend).ok_or_else(|| {
-            let known: Vec<_> = self.backends.keys().copied().collect();
-            Error::invalid_argument(format!(
-                "unable to find backend library for backend '{name}', try specifying runtime on the model configuration. \
-                 This server has: {}.",
-                known.join(", ")
-            ))
-        })
+    /// Brings a serving version up to date with a configuration that differs in nothing its model would have to be
+    /// opened for again.
+    ///
+    /// Errors: the configuration's problems, or a new instance cannot be made; `serving` is as it was.
+    pub(crate) fn refresh(&self, target: &VersionToLoad<'_>, serving: &LoadedModel) -> Result<LoadedModel> {
+        let mut config = ModelConfig {
+            instance_group: target.config.instance_group.clone(),
+            version_policy: target.config.version_policy.clone(),
+            ..ModelConfig::clone(&serving.config)
+        };
+        self.finish(target.name, &mut config)?;
+        let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
+        serving.refresh(interface, Arc::new(config), target.fingerprint.clone())
+    }
+
+    /// Normalises and verifies.
+    fn finish(&self, name: &str, config: &mut ModelConfig) -> Result<()> {
+        let machine = self.machine.for_config();
+        if self.gpu_fallback {
+            let groups = config::run_gpu_groups_on_cpu(config, &machine);
+            if !groups.is_empty() {
+                let verb = if groups.len() == 1 { "runs" } else { "run" };
+                tracing::warn!(
+                    "model '{name}' is configured for GPUs and this machine has none: {} {verb} on the CPU \
+                     (--gpu-fallback=cpu)",
+                    groups.join(", ")
+                );
+            }
+        }
+        config::normalize(config, &machine);
+        let problems = config::verify(config, name, &machine);
+        if problems.is_empty() { Ok(()) } else { Err(config::problems_error(name, &problems)) }
     }
 }
 

@@ -1,51 +1,42 @@
-//! One loaded model version: what it takes, its queue, its instances, its counters. Dropped when the last request that
-//! holds it is done.
+//! One loaded model version: what it takes and gives, its configuration, and the pool of instances that runs it. A
+//! change that concerns neither files nor requests (labels, instance counts, version policy) makes a new one of these on
+//! the same pool.
 
-use std::{
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 
-use parking_lot::Mutex;
 use server_core::{
-    backend::{Device, Marks, Model, Observer, Pending, Placement, deliver},
-    batching::{policy::Settings, queue::Removal},
+    backend::{Device, Model, Placement},
+    batching::policy::Settings,
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::Interface,
     request::InferRequest,
-    responder::{Replies, Reply, reply_slot},
-    stats::{FailureReason, ModelSnapshot},
+    responder::Replies,
+    stats::ModelSnapshot,
 };
 
 use crate::{
-    instance::{Health, InlinePolicy, InstanceSlot, Worker},
-    response_order::ResponseOrder,
-    scheduler::{Refusal, Removed, Scheduler, Submitted},
+    fingerprint::Fingerprint,
+    pool::{InstancePool, Refused},
 };
 
 /// A model version that serves.
 pub(crate) struct LoadedModel {
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
-    scheduler: Arc<Scheduler>,
-    stats: Arc<Stats>,
-    health: Arc<Health>,
-    inline_policy: Arc<InlinePolicy>,
-    slots: Vec<Arc<InstanceSlot>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    has_queue_policy: bool,
+    /// What it was made from.
+    pub(crate) fingerprint: Fingerprint,
+    pool: Arc<InstancePool>,
     /// Files given with the load request, kept as long as any version of them.
-    _files: Option<Arc<tempfile::TempDir>>,
+    files: Option<Arc<tempfile::TempDir>>,
 }
 
 /// What a version is made of.
 pub(crate) struct Parts {
     pub(crate) interface: Interface,
     pub(crate) config: Arc<ModelConfig>,
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) model: Arc<dyn Model>,
-    pub(crate) placements: Vec<Placement>,
     pub(crate) gpu_uuid: Option<String>,
     pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
@@ -55,56 +46,36 @@ impl LoadedModel {
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
-        let settings = Settings::of(&parts.config);
-        let scheduler = Arc::new(Scheduler::new(&settings, parts.placements.len()));
-        let stats = Arc::new(Stats::new(&parts));
-        let order = settings.preserve_ordering.then(ResponseOrder::default).map(Arc::new);
-        let health = Arc::new(Health::default());
-        let inline_policy = Arc::new(InlinePolicy::new(parts.interface.has_fixed_shapes()));
-        let mut slots = Vec::with_capacity(parts.placements.len());
-        let mut threads = Vec::with_capacity(parts.placements.len());
-        let mut arrivals = Vec::with_capacity(parts.placements.len());
-        let mut failure = None;
-        for (number, placement) in parts.placements.into_iter().enumerate() {
-            let slot = Arc::new(InstanceSlot::new(stats.clone(), order.clone(), health.clone(), inline_policy.clone()));
-            slots.push(slot.clone());
-            let worker = Worker { number, scheduler: scheduler.clone(), slot };
-            match worker.spawn(parts.model.clone(), placement) {
-                Ok((thread, arrival)) => {
-                    threads.push(thread);
-                    arrivals.push(arrival);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        for arrival in arrivals {
-            // The sender lives on the thread: a hang-up means it panicked while making the instance.
-            let result =
-                arrival.recv().unwrap_or_else(|_| Err(Error::internal("the instance's thread ended at start")));
-            failure = failure.or(result.err());
-        }
-        let loaded = Self {
-            interface: Arc::new(parts.interface),
-            has_queue_policy: parts.config.scheduling_choice.is_some(),
-            config: parts.config,
-            scheduler,
-            stats,
-            health,
-            inline_policy,
-            slots,
-            threads: Mutex::new(threads),
-            _files: parts.files,
+        let Parts { interface, config, fingerprint, model, gpu_uuid, files } = parts;
+        let tags = config.metric_tags.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let counters = ModelSnapshot {
+            name: interface.model_name.to_string(),
+            version: interface.version,
+            gpu_uuid,
+            metric_tags: tags.collect(),
+            ..ModelSnapshot::default()
         };
-        match failure {
-            None => {
-                loaded.stats.counters.lock().load_ns = nanoseconds(began.elapsed());
-                Ok(loaded)
-            }
-            Some(error) => {
-                loaded.drain();
-                Err(error)
-            }
-        }
+        let settings = Settings::of(&config);
+        let has_queue_policy = config.scheduling_choice.is_some();
+        let pool = InstancePool::new(model, &settings, has_queue_policy, interface.is_decoupled, counters);
+        pool.resize(&placements(&config))?;
+        pool.loaded(began.elapsed());
+        Ok(Self { interface: Arc::new(interface), config, fingerprint, pool: Arc::new(pool), files })
+    }
+
+    /// The same version with another configuration that needs no other model: its instances grow and retire, and
+    /// requests see the new labels.
+    ///
+    /// Errors: a new instance cannot be made; this one serves on as it is.
+    pub(crate) fn refresh(
+        &self,
+        interface: Interface,
+        config: Arc<ModelConfig>,
+        fingerprint: Fingerprint,
+    ) -> Result<Self> {
+        self.pool.resize(&placements(&config))?;
+        let (pool, files) = (self.pool.clone(), self.files.clone());
+        Ok(Self { interface: Arc::new(interface), config, fingerprint, pool, files })
     }
 
     /// Queues a checked request. Returns the way back, and when it has waited too long.
@@ -115,141 +86,43 @@ impl LoadedModel {
         request: InferRequest,
         batch_size: u32,
     ) -> Result<(Replies, Option<Instant>), Box<Refused>> {
-        let (responder, replies) = reply_slot();
-        // Without dynamic batching there is no queue policy: priority and timeout say nothing there.
-        let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
-        let pending = Pending { request, batch_size, queued_at: Instant::now(), responder };
-        let mut removed = Removed::new();
-        let is_quick = self.inline_policy.is_quick(batch_size);
-        let submitted = self.scheduler.submit(pending, priority, timeout, is_quick, &mut removed);
-        self.end_removed(removed);
-        match submitted {
-            Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
-            Ok(Submitted::Inline(run)) => {
-                self.slots[run.instance].run(run.batch, run.now, run.ticket);
-                self.scheduler.return_instance(run.instance);
-                Ok((replies, None))
-            }
-            Err(refused) => {
-                let (pending, refusal) = *refused;
-                pending.responder.finish_empty(); // its other end goes with this call
-                Err(Box::new(Refused { request: pending.request, refusal }))
-            }
-        }
+        self.pool.submit(request, batch_size)
     }
 
     /// Counts a refused request, and says why it was.
     pub(crate) fn reject(&self, refused: &Refused) -> Error {
-        self.stats.failed(FailureReason::Rejected, &refused.request);
-        let text = match refused.refusal {
-            Refusal::Full => "Exceeds maximum queue size",
-            Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
-        };
-        Error::unavailable(text).with_request_id(&refused.request.id)
+        self.pool.reject(refused)
     }
 
     /// Answers the requests that have waited too long, however busy the instances are.
     pub(crate) fn expire(&self) {
-        let mut removed = Removed::new();
-        self.scheduler.expire(&mut removed);
-        self.end_removed(removed);
+        self.pool.expire();
     }
 
-    /// A caller left without its answer: its place in the queue, if it still has one, may be given away.
+    /// A caller left without its answer.
     pub(crate) fn note_cancelled(&self) {
-        self.scheduler.note_cancelled();
+        self.pool.note_cancelled();
     }
 
-    fn end_removed(&self, removed: Removed) {
-        for (pending, removal) in removed {
-            self.stats.end_removed(pending, removal);
-        }
-    }
-
-    /// Whether every instance can still serve.
+    /// Whether any instance can serve.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.health.is_good()
+        self.pool.is_healthy()
     }
 
     /// Its counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
-        let pending = self.scheduler.pending() as u64;
-        ModelSnapshot { pending, ..self.stats.counters.lock().clone() }
+        self.pool.snapshot()
     }
 
-    /// Lets in nobody more.
-    pub(crate) fn close(&self) {
-        self.scheduler.close();
+    /// The instances that run it.
+    pub(crate) fn pool(&self) -> &Arc<InstancePool> {
+        &self.pool
     }
 
-    /// Lets in nobody more, and blocks until the last request has ended and the instances are gone.
-    pub(crate) fn drain(&self) {
-        self.close();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!(model = %self.interface.model_name, "an instance's thread ended by panic");
-            }
-        }
+    /// Whether both run on the same instances.
+    pub(crate) fn shares_pool(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pool, &other.pool)
     }
-}
-
-/// A request that did not enter the queue.
-pub(crate) struct Refused {
-    pub(crate) request: InferRequest,
-    pub(crate) refusal: Refusal,
-}
-
-/// The counters of one version: one lock per batch, none per request.
-pub(crate) struct Stats {
-    counters: Mutex<ModelSnapshot>,
-}
-
-impl Stats {
-    fn new(parts: &Parts) -> Self {
-        let tags = parts.config.metric_tags.iter().map(|(key, value)| (key.clone(), value.clone()));
-        let counters = ModelSnapshot {
-            name: parts.interface.model_name.to_string(),
-            version: parts.interface.version,
-            gpu_uuid: parts.gpu_uuid.clone(),
-            metric_tags: tags.collect(),
-            ..ModelSnapshot::default()
-        };
-        Self { counters: Mutex::new(counters) }
-    }
-
-    /// Counts and answers a request that ended in the queue.
-    pub(crate) fn end_removed(&self, pending: Pending, removal: Removal) {
-        let (reason, error) = match removal {
-            Removal::Expired => (
-                FailureReason::Rejected,
-                Error::unavailable("Request timeout expired").with_request_id(&pending.request.id),
-            ),
-            Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
-        };
-        self.failed(reason, &pending.request);
-        pending.responder.finish(Err(error));
-    }
-
-    fn failed(&self, reason: FailureReason, request: &InferRequest) {
-        self.counters.lock().record_failure(reason, request.received_at, Instant::now());
-    }
-}
-
-impl Observer for Stats {
-    fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.counters.lock().record_execution(pending, replies, marks, now_ms);
-    }
-
-    fn deliver(&self, pending: Vec<Pending>, replies: Vec<Reply>) {
-        deliver(pending, replies);
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One placement per instance of the normalised configuration's groups, in the order of the configuration.

@@ -25,9 +25,12 @@ pub(crate) enum Found {
     Ambiguous(Vec<PathBuf>),
 }
 
-/// A fingerprint of a model folder: it differs when a file was added, removed, resized or written again.
+/// What files looked like: it differs when a file was added, removed, resized or written again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Stamp(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
+pub(crate) struct Stamp(BTreeMap<PathBuf, FileStamp>);
+
+/// Size and time of one file.
+pub(crate) type FileStamp = (u64, Option<SystemTime>);
 
 impl Repositories {
     pub(crate) fn new(folders: &[PathBuf]) -> Self {
@@ -94,6 +97,16 @@ impl Stamp {
         let mut stamp = Self::default();
         stamp.collect(folder, &mut Vec::new());
         stamp
+    }
+
+    /// Each file with what it looked like.
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = (PathBuf, FileStamp)> {
+        self.0.into_iter()
+    }
+
+    /// Adds one file.
+    pub(crate) fn insert(&mut self, path: PathBuf, file: FileStamp) {
+        self.0.insert(path, file);
     }
 
     /// `above` holds the real paths of the folders around this one: a link back to one of them is not followed.

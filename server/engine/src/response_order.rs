@@ -1,72 +1,57 @@
-//! `preserve_ordering`: responses leave in the order in which their batches were formed, whatever instance is faster.
+//! `preserve_ordering`: responses leave in the order in which their requests left the queue, whatever instance is faster.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Marks, Observer, Pending, deliver},
-    responder::Reply,
+    completion::{Ticket, hand_over},
+    responder::{Reply, Responder},
 };
 
-type Held = Option<(Vec<Pending>, Vec<Reply>)>;
+/// The last word of a request that is not next, or nothing if it has none.
+type Held = Option<(Responder, Option<Reply>)>;
 
 #[derive(Default)]
 struct State {
-    next: u64,
-    /// Batches that were faster than one before them. As many as there are instances, at most.
-    held: BTreeMap<u64, Held>,
+    next: Ticket,
+    /// Requests that ended before one ahead of them. Bounded: the scheduler forms no batch while there are too many.
+    held: BTreeMap<Ticket, Held>,
 }
 
 /// The order of one model version.
 #[derive(Default)]
 pub(crate) struct ResponseOrder {
     state: Mutex<State>,
+    /// `State::held`, counted for the scheduler.
+    held: Arc<AtomicUsize>,
 }
 
 impl ResponseOrder {
-    fn arrive(&self, ticket: u64, replies: Held) {
+    /// How many requests have ended and wait for one ahead of them.
+    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
+        self.held.clone()
+    }
+
+    /// The request with that ticket has ended. Hands over what has become next; `true` if anything had been held.
+    pub(crate) fn ended(&self, ticket: Ticket, last: Held) -> bool {
         let mut state = self.state.lock();
-        state.held.insert(ticket, replies);
+        state.held.insert(ticket, last);
+        let before = state.held.len();
         loop {
             let next = state.next;
-            let Some(held) = state.held.remove(&next) else { return };
+            let Some(held) = state.held.remove(&next) else { break };
             state.next += 1;
-            if let Some((pending, replies)) = held {
-                deliver(pending, replies); // under the lock: two batches must not overtake each other here
+            if let Some((responder, reply)) = held {
+                hand_over(responder, reply); // under the lock: two requests must not overtake each other here
             }
         }
-    }
-}
-
-/// An observer that delivers one batch in its turn, and gives its turn away if the batch is lost.
-pub(crate) struct OrderedObserver {
-    order: Arc<ResponseOrder>,
-    ticket: u64,
-    inner: Arc<dyn Observer>,
-    is_taken: Mutex<bool>,
-}
-
-impl OrderedObserver {
-    pub(crate) fn new(order: Arc<ResponseOrder>, ticket: u64, inner: Arc<dyn Observer>) -> Self {
-        Self { order, ticket, inner, is_taken: Mutex::new(false) }
-    }
-}
-
-impl Observer for OrderedObserver {
-    fn executed(&self, pending: &[Pending], replies: &[Reply], marks: &Marks) {
-        self.inner.executed(pending, replies, marks);
-    }
-
-    fn deliver(&self, pending: Vec<Pending>, replies: Vec<Reply>) {
-        *self.is_taken.lock() = true;
-        self.order.arrive(self.ticket, Some((pending, replies)));
-    }
-}
-
-impl Drop for OrderedObserver {
-    fn drop(&mut self) {
-        if !*self.is_taken.lock() {
-            self.order.arrive(self.ticket, None);
-        }
+        self.held.store(state.held.len(), Ordering::SeqCst);
+        before - state.held.len() > 1
     }
 }

@@ -1,18 +1,24 @@
-//! The driver of the batching policy: requests go in under one short lock, instance threads pull batches out under the
+//! The driver of a scheduling policy: requests go in under one short lock, instance threads pull batches out under the
 //! same lock. No task sits between; a thread is woken only if there is something for it to do. Where an instance is idle,
-//! quick, and has nothing to wait for, it is inline to the thread that brought the request: then nobody is woken at all.
+//! quick, and has nothing to wait for, the thread that brought the request runs it inline: then nobody is woken at all.
+//!
+//! It also counts requests from their admission to their release, so that no instance goes while one of its requests is
+//! still held somewhere.
 
 use std::{
     hint,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use server_core::{
-    backend::Pending,
+    batch::Pending,
     batching::{
-        policy::{Batcher, Decision, Pushed, Settings},
+        policy::{Batcher, Decision, Policy, Pushed, Settings, Wake},
         queue::{Full, Removal},
     },
 };
@@ -29,39 +35,50 @@ pub(crate) enum Refusal {
 pub(crate) enum Submitted {
     /// It waits for an instance, until then at most.
     Queued { deadline: Option<Instant> },
-    /// It is alone and an idle instance is inline to its bringer, who runs it and then calls [`Scheduler::return_instance`].
+    /// It is alone and an idle instance is the caller's, who runs it and then calls [`Scheduler::return_instance`].
     Inline(InlineRun),
 }
 
-/// An instance inline out, and what to run on it.
+/// An instance that the caller of [`Scheduler::submit`] runs, and what to run on it.
 pub(crate) struct InlineRun {
     pub(crate) instance: usize,
     pub(crate) batch: Vec<Pending>,
     pub(crate) now: Instant,
-    pub(crate) ticket: u64,
 }
 
 /// What an instance got.
 pub(crate) enum Next {
-    /// A batch, formed at that moment; its place in the order of batches.
-    Run { now: Instant, ticket: u64 },
+    /// A batch, formed at that moment.
+    Run { now: Instant },
     /// Nothing to run, but requests to answer that ended in the queue.
     Answer,
     /// Nothing will come any more.
     Closed,
 }
 
+/// One instance as the scheduler sees it. Its number is its place; a number is never given twice.
+struct Slot {
+    waker: Arc<Condvar>,
+    /// A caller runs it.
+    is_inline: bool,
+    /// Its own word: others than its thread may run it.
+    runs_on_any_thread: bool,
+    /// It takes nothing more: its group became smaller.
+    is_retiring: bool,
+}
+
 struct State {
-    batcher: Batcher<Pending>,
+    policy: Box<dyn Policy<Pending>>,
+    slots: Vec<Slot>,
     /// Instances that wait without a limit, last one first: its caches are the warmest.
     idle: Vec<usize>,
-    /// Instances that are inline out.
-    inline: Vec<usize>,
     /// The one instance that waits for a moment.
     timed: Option<usize>,
-    /// An idle instance was called and has not looked yet: it passes on what it leaves.
+    /// An idle instance was woken and has not looked yet: it passes on what it leaves.
     is_waking: bool,
     is_closed: bool,
+    /// Requests let in so far.
+    admitted: u64,
     next_ticket: u64,
     /// How late timed waits end, lately: they are begun that much shorter.
     lateness: Duration,
@@ -73,36 +90,81 @@ const LONGEST_SPIN: Duration = Duration::from_micros(50);
 /// The queue of one model version, shared by those who submit and the instances that pull.
 pub(crate) struct Scheduler {
     state: Mutex<State>,
-    wakers: Vec<Condvar>,
     /// Ends the spin of the instance that waits for a moment.
     is_poked: AtomicBool,
-    /// Since the queue was last looked through, somebody left who may still have a place in it.
+    /// Since the queue was last looked through, a caller left whose request may still wait.
     has_cancelled: AtomicBool,
+    /// Requests that are gone, of those let in.
+    released: AtomicU64,
+    /// `State::is_closed`, for those who release.
+    is_closed: AtomicBool,
+    order: Option<OrderLimit>,
+}
+
+/// Responses that leave in the order of their requests are held until it is their turn: with too many held, no batch is
+/// formed, and what waits is bounded by the queue's own limit.
+struct OrderLimit {
+    held: Arc<AtomicUsize>,
+    limit: usize,
 }
 
 /// Requests that ended in the queue.
 pub(crate) type Removed = Vec<(Pending, Removal)>;
 
 impl Scheduler {
-    /// A queue for `instances` threads, numbered from 0.
-    pub(crate) fn new(settings: &Settings, instances: usize) -> Self {
+    /// A queue without instances. `held` counts finished requests whose responses wait for their turn, where the model
+    /// promises an order.
+    pub(crate) fn new(settings: &Settings, held: Option<Arc<AtomicUsize>>) -> Self {
         let state = State {
-            batcher: Batcher::new(settings),
-            idle: Vec::with_capacity(instances),
-            inline: Vec::with_capacity(instances),
+            policy: Box::new(Batcher::new(settings)),
+            slots: Vec::new(),
+            idle: Vec::new(),
             timed: None,
             is_waking: false,
             is_closed: false,
+            admitted: 0,
             next_ticket: 0,
             lateness: Duration::ZERO,
         };
-        let wakers = (0..instances).map(|_| Condvar::new()).collect();
-        let (is_poked, has_cancelled) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { state: Mutex::new(state), wakers, is_poked, has_cancelled }
+        Self {
+            state: Mutex::new(state),
+            is_poked: AtomicBool::new(false),
+            has_cancelled: AtomicBool::new(false),
+            released: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            order: held.map(|held| OrderLimit { held, limit: settings.max_queued() }),
+        }
     }
 
-    /// Queues a request and calls an instance if one has something to do now. With `may_run_inline`, an idle instance may be
-    /// inline to the caller instead. Those who left give their places up before anybody is refused; they are `removed`.
+    /// Makes a place for one more instance and returns its number.
+    pub(crate) fn add_instance(&self) -> usize {
+        let mut state = self.state.lock();
+        let waker = Arc::new(Condvar::new());
+        state.slots.push(Slot { waker, is_inline: false, runs_on_any_thread: false, is_retiring: false });
+        state.slots.len() - 1
+    }
+
+    /// The instance of that number says that callers may run it.
+    pub(crate) fn allow_any_thread(&self, instance: usize) {
+        self.state.lock().slots[instance].runs_on_any_thread = true;
+    }
+
+    /// Lets an instance finish what it runs and take nothing more. Others go on with what waits.
+    pub(crate) fn retire(&self, instance: usize) {
+        let mut state = self.state.lock();
+        state.slots[instance].is_retiring = true;
+        state.idle.retain(|&other| other != instance);
+        if state.timed == Some(instance) {
+            self.is_poked.store(true, Ordering::Release);
+        }
+        let waker = state.slots[instance].waker.clone();
+        drop(state);
+        waker.notify_all();
+    }
+
+    /// Queues a request and wakes an instance if one has something to do now. With `may_run_inline`, an idle instance
+    /// may be given to the caller instead. Those who left give their places up before anybody is refused; they are
+    /// `removed`.
     pub(crate) fn submit(
         &self,
         pending: Pending,
@@ -111,65 +173,68 @@ impl Scheduler {
         may_run_inline: bool,
         removed: &mut Removed,
     ) -> Result<Submitted, Box<(Pending, Refusal)>> {
-        let now = pending.queued_at;
+        let now = pending.queued_at();
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(Box::new((pending, Refusal::Closed)));
         }
-        let pushed = match state.batcher.push(pending, priority, timeout, now) {
+        let pushed = match state.policy.push(pending, priority, timeout, now) {
             Err(Full(pending)) if self.has_cancelled.swap(false, Ordering::AcqRel) => {
-                state.batcher.sweep(now, usize::MAX, removed);
-                state.batcher.push(pending, priority, timeout, now)
+                state.policy.sweep(now, usize::MAX, removed);
+                state.policy.push(pending, priority, timeout, now)
             }
             pushed => pushed,
         };
-        let Pushed { must_look, deadline } = pushed.map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
-        let mut called = None;
-        if must_look {
-            if may_run_inline && let Some(run) = state.take_for_inline_run(now) {
-                return Ok(Submitted::Inline(run));
-            }
-            called = state.timed;
-            if called.is_some() {
-                self.is_poked.store(true, Ordering::Release);
-            } else {
-                called = state.wake_idle();
-            }
+        let Pushed { wake, deadline } = pushed.map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
+        state.admitted += 1;
+        if may_run_inline
+            && wake == Wake::Any
+            && let Some(run) = self.take_for_inline_run(&mut state, now)
+        {
+            return Ok(Submitted::Inline(run));
         }
-        drop(state);
-        self.open(called);
+        self.wake(state, wake);
         Ok(Submitted::Queued { deadline })
     }
 
-    /// Takes a inline instance back. If requests came meanwhile, or the end, its own thread goes on with them.
+    /// Queues a request that was let in before.
+    pub(crate) fn put_back(&self, pending: Pending, now: Instant) {
+        let mut state = self.state.lock();
+        let wake = state.policy.put_back(pending, now);
+        self.wake(state, wake);
+    }
+
+    /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on.
     pub(crate) fn return_instance(&self, instance: usize) {
         let mut state = self.state.lock();
-        state.inline.retain(|&other| other != instance);
-        let called = (state.is_closed || !state.batcher.queue().is_empty()).then_some(instance);
-        if called.is_some() {
-            state.is_waking = true;
+        let slot = &mut state.slots[instance];
+        slot.is_inline = false;
+        let (waker, is_retiring) = (slot.waker.clone(), slot.is_retiring);
+        if state.is_closed || is_retiring || !state.policy.is_empty() {
+            state.is_waking |= !is_retiring;
+            drop(state);
+            waker.notify_one();
         } else {
             state.idle.push(instance);
         }
-        drop(state);
-        self.open(called);
     }
 
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
     pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
         loop {
+            if state.slots[instance].is_retiring && !state.slots[instance].is_inline {
+                // It may have been woken for something: that is another's now.
+                let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
+                self.wake(state, wake);
+                return Next::Closed;
+            }
             let now = Instant::now();
-            let decision = state.batcher.decide(now, batch, removed);
-            if matches!(decision, Decision::Run) {
-                let ticket = state.ticket();
-                let called = match state.timed {
-                    None if !state.batcher.queue().is_empty() => state.wake_idle(),
-                    _ => None,
-                };
-                drop(state);
-                self.open(called);
-                return Next::Run { now, ticket };
+            let decision = self.decide(&mut state, instance, now, batch, removed);
+            if let Decision::Run(wake) = decision {
+                let wake = if state.timed.is_none() { wake } else { Wake::Nobody };
+                self.wake(state, wake);
+                return Next::Run { now };
             }
             if !removed.is_empty() {
                 return Next::Answer;
@@ -180,15 +245,18 @@ impl Scheduler {
                     self.wait_until(moment, instance, &mut state);
                     state.timed = None;
                 }
-                // The inline run comes first: with the instance gone, what it is about to run would be lost.
-                Decision::Idle if state.is_closed && state.inline.contains(&instance) => {
-                    self.wakers[instance].wait(&mut state);
-                    state.is_waking = false;
+                // The request that is in hand may come back, and what runs inline would be lost without its instance.
+                Decision::Idle
+                    if state.is_closed && !state.slots[instance].is_inline && self.in_flight_of(&state) == 0 =>
+                {
+                    return Next::Closed;
                 }
-                Decision::Idle if state.is_closed => return Next::Closed,
                 _ => {
-                    state.idle.push(instance);
-                    self.wakers[instance].wait(&mut state);
+                    if !state.slots[instance].is_inline {
+                        state.idle.push(instance);
+                    }
+                    let waker = state.slots[instance].waker.clone();
+                    waker.wait(&mut state);
                     state.is_waking = false;
                     state.idle.retain(|&other| other != instance);
                 }
@@ -198,34 +266,139 @@ impl Scheduler {
 
     /// Takes out what has waited too long. Instances do so too, but only when they look.
     pub(crate) fn expire(&self, removed: &mut Removed) {
-        self.state.lock().batcher.sweep(Instant::now(), 0, removed);
+        self.state.lock().policy.sweep(Instant::now(), 0, removed);
     }
 
-    /// Somebody who may still have a place in the queue has left.
+    /// A caller left whose request may still wait.
     pub(crate) fn note_cancelled(&self) {
         self.has_cancelled.store(true, Ordering::Release);
+    }
+
+    /// What waits is run at once, and so is what still comes: no more company is expected.
+    pub(crate) fn stop_waiting(&self) {
+        let mut state = self.state.lock();
+        state.policy.stop_waiting();
+        self.wake_all(state);
     }
 
     /// Lets in nobody more. What waits is still run, at once.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        state.batcher.stop_waiting();
-        drop(state);
-        self.is_poked.store(true, Ordering::Release);
-        for door in &self.wakers {
-            door.notify_all();
+        self.is_closed.store(true, Ordering::SeqCst);
+        state.policy.stop_waiting();
+        self.wake_all(state);
+    }
+
+    /// So many requests are gone: nobody holds anything of them.
+    pub(crate) fn released(&self, count: usize) {
+        self.released.fetch_add(count as u64, Ordering::SeqCst);
+        if self.is_closed.load(Ordering::SeqCst) {
+            let state = self.state.lock();
+            if self.in_flight_of(&state) == 0 {
+                self.wake_all(state);
+            }
         }
+    }
+
+    /// Responses that were held have gone to their callers: batches may be formed again.
+    pub(crate) fn order_advanced(&self) {
+        let state = self.state.lock();
+        let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
+        self.wake(state, wake);
     }
 
     /// Requests that wait.
     pub(crate) fn pending(&self) -> usize {
-        self.state.lock().batcher.queue().len()
+        self.state.lock().policy.len()
     }
 
-    fn open(&self, called: Option<usize>) {
-        if let Some(instance) = called {
-            self.wakers[instance].notify_one();
+    /// Requests that were let in and are not gone.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight_of(&self.state.lock())
+    }
+
+    /// Requests let in so far.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.state.lock().admitted
+    }
+
+    fn in_flight_of(&self, state: &State) -> u64 {
+        state.admitted.saturating_sub(self.released.load(Ordering::SeqCst))
+    }
+
+    /// Asks the policy, unless too many responses are held. Where order is promised, what runs gets its place in it.
+    fn decide(
+        &self,
+        state: &mut State,
+        instance: usize,
+        now: Instant,
+        batch: &mut Vec<Pending>,
+        removed: &mut Removed,
+    ) -> Decision {
+        let Some(order) = &self.order else { return state.policy.decide(instance, now, batch, removed) };
+        if order.held.load(Ordering::SeqCst) >= order.limit {
+            return Decision::Idle;
+        }
+        let decision = state.policy.decide(instance, now, batch, removed);
+        for pending in batch {
+            pending.completion.set_ticket(state.next_ticket);
+            state.next_ticket += 1;
+        }
+        decision
+    }
+
+    /// Takes an idle instance for the only request there is, if that runs at once.
+    fn take_for_inline_run(&self, state: &mut State, now: Instant) -> Option<InlineRun> {
+        if state.is_waking || state.timed.is_some() || state.policy.len() != 1 {
+            return None;
+        }
+        let position = state.idle.iter().rposition(|&instance| state.slots[instance].runs_on_any_thread)?;
+        let instance = state.idle[position];
+        let (mut batch, mut removed) = (Vec::with_capacity(1), Vec::new());
+        match self.decide(state, instance, now, &mut batch, &mut removed) {
+            Decision::Run(_) => {
+                state.idle.remove(position);
+                state.slots[instance].is_inline = true;
+                Some(InlineRun { instance, batch, now })
+            }
+            // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
+            Decision::WaitUntil(_) | Decision::Idle => None,
+        }
+    }
+
+    /// Wakes whom a change concerns, with the lock given back.
+    fn wake(&self, mut state: MutexGuard<'_, State>, wake: Wake) {
+        let instance = match wake {
+            Wake::Nobody => return,
+            Wake::Instance(instance) => {
+                state.idle.retain(|&other| other != instance);
+                instance
+            }
+            Wake::Any => match state.timed {
+                Some(instance) => instance,
+                None if state.is_waking => return,
+                None => {
+                    let Some(instance) = state.idle.pop() else { return };
+                    state.is_waking = true;
+                    instance
+                }
+            },
+        };
+        if state.timed == Some(instance) {
+            self.is_poked.store(true, Ordering::Release);
+        }
+        let waker = state.slots[instance].waker.clone();
+        drop(state);
+        waker.notify_one();
+    }
+
+    fn wake_all(&self, state: MutexGuard<'_, State>) {
+        let wakers: Vec<_> = state.slots.iter().map(|slot| slot.waker.clone()).collect();
+        drop(state);
+        self.is_poked.store(true, Ordering::Release);
+        for waker in wakers {
+            waker.notify_all();
         }
     }
 
@@ -234,7 +407,8 @@ impl Scheduler {
     fn wait_until(&self, moment: Instant, instance: usize, state: &mut MutexGuard<'_, State>) {
         let asked = moment.checked_sub(state.lateness).unwrap_or(moment);
         self.is_poked.store(false, Ordering::Relaxed);
-        if !self.wakers[instance].wait_until(state, asked).timed_out() {
+        let waker = state.slots[instance].waker.clone();
+        if !waker.wait_until(state, asked).timed_out() {
             return;
         }
         let late = Instant::now().saturating_duration_since(asked);
@@ -244,39 +418,5 @@ impl Scheduler {
                 hint::spin_loop();
             }
         });
-    }
-}
-
-impl State {
-    /// Lends an idle instance for the only request there is, if that runs at once.
-    fn take_for_inline_run(&mut self, now: Instant) -> Option<InlineRun> {
-        if self.is_waking || self.timed.is_some() || self.idle.is_empty() || self.batcher.queue().len() != 1 {
-            return None;
-        }
-        let (mut batch, mut removed) = (Vec::with_capacity(1), Vec::new());
-        match self.batcher.decide(now, &mut batch, &mut removed) {
-            Decision::Run => {
-                let instance = self.idle.pop()?;
-                self.inline.push(instance);
-                Some(InlineRun { instance, batch, now, ticket: self.ticket() })
-            }
-            // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
-            Decision::WaitUntil(_) | Decision::Idle => None,
-        }
-    }
-
-    fn ticket(&mut self) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        ticket
-    }
-
-    fn wake_idle(&mut self) -> Option<usize> {
-        if self.is_waking {
-            return None;
-        }
-        let called = self.idle.pop();
-        self.is_waking = called.is_some();
-        called
     }
 }

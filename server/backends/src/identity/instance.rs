@@ -6,8 +6,10 @@ use std::{
 };
 
 use server_core::{
-    backend::{Batch, Instance, Marks, Pending},
+    backend::Instance,
+    batch::{Batch, Pending},
     buffer::Buffer,
+    completion::Marks,
     error::{Error, Result},
     request::{Parameter, Parameters},
     response::Outputs,
@@ -55,7 +57,7 @@ impl IdentityInstance {
 
     /// The configured shape, 1 for extents it leaves open.
     fn shape(&self, pair: &Pair, pending: &Pending) -> Shape {
-        let rows = self.batches.then_some(i64::from(pending.batch_size));
+        let rows = self.batches.then_some(i64::from(pending.batch_size()));
         rows.into_iter().chain(pair.dims.iter().map(|&dim| if dim < 0 { 1 } else { dim })).collect()
     }
 }
@@ -70,6 +72,10 @@ impl Instance for IdentityInstance {
         let replies = batch.pending().iter().map(|pending| self.answer(pending)).collect();
         let marks = Marks { start: batch.start(), input_end, output_start, end: Instant::now() };
         batch.complete(replies, &marks);
+    }
+
+    fn runs_on_any_thread(&self) -> bool {
+        true // it is nothing but numbers
     }
 }
 

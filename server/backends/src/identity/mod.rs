@@ -14,10 +14,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use server_core::{
-    backend::{Backend, Model, ModelSource, Settings},
+    backend::{Backend, Host, Model, ModelSource, Settings},
     config::ModelConfig,
     error::Result,
 };
@@ -32,15 +32,17 @@ pub(crate) fn backend(_settings: Settings) -> Arc<dyn Backend> {
 struct Identity;
 
 impl Backend for Identity {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "identity"
     }
 
-    fn complete(&self, _source: &ModelSource, _config: &mut ModelConfig) -> Result<()> {
-        Ok(()) // there is no file that could know more
-    }
-
-    fn load(&self, _source: &ModelSource, config: &Arc<ModelConfig>) -> Result<Arc<dyn Model>> {
-        Ok(Arc::new(IdentityModel::new(config)?))
+    fn open(
+        &self,
+        _source: &ModelSource,
+        _config: &mut ModelConfig, // there is no file that could know more
+        _may_complete: bool,
+        _host: &Weak<dyn Host>,
+    ) -> Result<Box<dyn Model>> {
+        Ok(Box::new(IdentityModel::default()))
     }
 }

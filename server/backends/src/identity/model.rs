@@ -1,9 +1,9 @@
 //! One loaded identity model: which input becomes which output, and how long it takes.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use server_core::{
-    backend::{Instance, Model, Placement},
+    backend::{Health, Instance, Model, Placement},
     config::ModelConfig,
     error::{Error, Result},
     tensor::{DataType, Name, Shape},
@@ -26,7 +26,8 @@ pub(super) struct Pair {
     pub(super) is_reshaped: bool,
 }
 
-/// One loaded identity model.
+/// One opened identity model.
+#[derive(Default)]
 pub(super) struct IdentityModel {
     pairs: Vec<Pair>,
     batches: bool,
@@ -34,12 +35,12 @@ pub(super) struct IdentityModel {
     delay_multiplier: u64,
 }
 
-impl IdentityModel {
+impl Model for IdentityModel {
     /// Pairs inputs with outputs, and waits `creation_delay_sec`.
     ///
     /// Errors: `InvalidArgument` if a name is not of the form `INPUT<k>` or `OUTPUT<k>`, an output has no input, or the
     /// two differ in type.
-    pub(super) fn new(config: &ModelConfig) -> Result<Self> {
+    fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
         let mut inputs = Vec::new();
         for input in &config.input {
             inputs.push((index(&input.name, "input", "INPUT")?, input));
@@ -65,17 +66,16 @@ impl IdentityModel {
             });
         }
         thread::sleep(Duration::from_secs(parameter(config, "creation_delay_sec")?));
-        Ok(Self {
+        *self = Self {
             pairs,
             batches: config.max_batch_size > 0,
             delay: Duration::from_millis(parameter(config, "execute_delay_ms")?),
             delay_multiplier: parameter(config, "instance_wise_delay_multiplier")?,
-        })
+        };
+        Ok(())
     }
-}
 
-impl Model for IdentityModel {
-    fn instance(&self, placement: &Placement) -> Result<Box<dyn Instance>> {
+    fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let number = placement.instance_name.rsplit('_').next().and_then(|number| number.parse::<u64>().ok());
         let times = self.delay_multiplier.saturating_mul(number.unwrap_or(0)).max(1);
         let delay = self.delay.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use server_core::{
-    backend::Instance,
+    backend::{Health, Instance},
     config::ModelConfig,
     error::Error,
     request::Parameter,
@@ -11,7 +11,7 @@ use server_core::{
 };
 use server_proto::inference::{ModelInput, ModelOutput, ModelParameter};
 
-use crate::testing::{asking_for, bytes, on_cpu, output, request, run_batch, run_one, source, tensor};
+use crate::testing::{asking_for, bytes, no_host, on_cpu, output, request, run_batch, run_one, source, tensor};
 
 fn config(types: &[DataType]) -> ModelConfig {
     let number = |data_type: &DataType| data_type.to_config() as i32;
@@ -42,7 +42,10 @@ fn parameter(config: &mut ModelConfig, key: &str, value: &str) {
 
 fn load(config: ModelConfig) -> Result<Box<dyn Instance>, Error> {
     let backend = super::backend(Default::default());
-    backend.load(&source("m"), &Arc::new(config))?.instance(&on_cpu())
+    let mut config = config;
+    let mut model = backend.open(&source("m"), &mut config, true, &no_host())?;
+    model.configure(&Arc::new(config))?;
+    model.instance(&on_cpu(), &Health::default())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use ort::{session::SharedSessionInner, sys::ONNXTensorElementDataType as Element};
 use server_core::{
-    backend::Pending,
+    batch::Pending,
     batching::pack::{self, PackError},
     buffer::Buffer,
     error::{Error, Result},
@@ -273,7 +273,7 @@ impl Parts {
         if !run.has_rows {
             return Ok(Self { scatter: None, tail: output.restored(shape)?, elements });
         }
-        let rows = run.requests.iter().map(|pending| pending.batch_size).sum();
+        let rows = run.requests.iter().map(|pending| pending.batch_size()).sum();
         let scatter = pack::scatter(shape, elements, rows)
             .map_err(|error| Error::internal(format!("output '{}': {error}", output.name)))?;
         Ok(Self { scatter: Some(scatter), tail: output.restored(&shape[1..])?, elements })
@@ -283,8 +283,8 @@ impl Parts {
         let Some(scatter) = &mut self.scatter else {
             return (self.tail.clone(), 0..self.elements);
         };
-        let range = scatter.take(pending.batch_size).1;
-        let mut shape = Shape::from_slice(&[i64::from(pending.batch_size)]);
+        let range = scatter.take(pending.batch_size()).1;
+        let mut shape = Shape::from_slice(&[i64::from(pending.batch_size())]);
         shape.extend_from_slice(&self.tail);
         (shape, range)
     }

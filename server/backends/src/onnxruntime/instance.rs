@@ -7,7 +7,9 @@ use std::{
 };
 
 use server_core::{
-    backend::{Batch, Instance, Marks, Pending},
+    backend::Instance,
+    batch::{Batch, Pending},
+    completion::Marks,
     error::{Error, Result},
     responder::Reply,
     response::Outputs,
@@ -18,7 +20,7 @@ use super::{
     convert::{Input, InputError, Output, Run, Texts},
     raw::{Runner, Scratch, Values},
 };
-use crate::heap::GiveBack;
+use crate::heap::TrimAfter;
 
 /// A session and what it needs to serve requests.
 pub(super) struct OnnxInstance {
@@ -32,7 +34,7 @@ pub(super) struct OnnxInstance {
     packed: Vec<Scratch>,
     texts: Texts,
     /// After the session.
-    _memory: GiveBack,
+    _memory: TrimAfter,
 }
 
 /// Moments within a batch, as far as it came.
@@ -46,7 +48,7 @@ impl OnnxInstance {
     /// `runner` counts names in the order of `inputs` and `outputs`.
     pub(super) fn new(name: String, runner: Runner, inputs: Vec<Input>, outputs: Vec<Output>, has_rows: bool) -> Self {
         let packed = inputs.iter().map(|_| Scratch::default()).collect();
-        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default(), _memory: GiveBack }
+        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
     }
 
     /// One reply per request, in order. Requests that cannot run together run one by one.
@@ -121,5 +123,9 @@ impl Instance for OnnxInstance {
         let output_start = moments.output_start.unwrap_or(end);
         let marks = Marks { start: batch.start(), input_end, output_start, end };
         batch.complete(replies, &marks);
+    }
+
+    fn runs_on_any_thread(&self) -> bool {
+        true // a session may be run by any thread; what it allocates per batch is the instance's own
     }
 }

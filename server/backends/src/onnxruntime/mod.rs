@@ -19,11 +19,11 @@ mod verify;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use server_core::{
-    backend::{Backend, Model, ModelSource, Settings},
+    backend::{Backend, Host, Model, ModelSource, Settings},
     config::ModelConfig,
     error::{Error, Result},
 };
@@ -44,24 +44,25 @@ struct OnnxRuntime {
 }
 
 impl Backend for OnnxRuntime {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "onnxruntime"
     }
 
-    fn complete(&self, source: &ModelSource, config: &mut ModelConfig) -> Result<()> {
-        if complete::is_complete(config) {
-            return Ok(());
+    fn open(
+        &self,
+        source: &ModelSource,
+        config: &mut ModelConfig,
+        may_complete: bool,
+        _host: &Weak<dyn Host>,
+    ) -> Result<Box<dyn Model>> {
+        let runtime = library::runtime(&self.settings)?;
+        if may_complete && !complete::is_complete(config) {
+            let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
+            let file = model::file(source, config)?;
+            let signature = guarded(&source.name, || model::inspect(runtime, &file))?;
+            complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }
-        let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
-        let runtime = library::runtime(&self.settings)?;
-        let file = model::file(source, config)?;
-        let signature = guarded(&source.name, || model::inspect(runtime, &file))?;
-        complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))
-    }
-
-    fn load(&self, source: &ModelSource, config: &Arc<ModelConfig>) -> Result<Arc<dyn Model>> {
-        let runtime = library::runtime(&self.settings)?;
-        Ok(Arc::new(OnnxModel::new(runtime, &self.settings, source, config)?))
+        Ok(Box::new(OnnxModel::new(runtime, &self.settings, source)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use ort::session::{RunOptions, Session};
 use server_core::{
-    backend::{Device, Instance, Model, ModelSource, Placement, Settings},
+    backend::{Device, Health, Instance, Model, ModelSource, Placement, Settings},
     config::ModelConfig,
     error::{Code, Error, Result},
     tensor::{DataType, Name, Shape},
@@ -51,51 +51,67 @@ pub(super) fn inspect(runtime: &Runtime, file: &Path) -> Result<Signature> {
     Ok(Signature::of(&session))
 }
 
-/// One loaded model version.
+/// One opened model version.
 pub(super) struct OnnxModel {
     runtime: &'static Runtime,
+    settings: Settings,
+    source: ModelSource,
+    configured: Option<Configured>,
+}
+
+/// What sessions are made from.
+struct Configured {
     file: PathBuf,
     config: Arc<ModelConfig>,
     options: SessionOptions,
 }
 
 impl OnnxModel {
-    /// Checks everything that can be checked without opening the file; that is done by each instance.
-    pub(super) fn new(
-        runtime: &'static Runtime,
-        settings: &Settings,
-        source: &ModelSource,
-        config: &Arc<ModelConfig>,
-    ) -> Result<Self> {
-        if !config.batch_input.is_empty() || !config.batch_output.is_empty() {
-            let text = format!("batch_input and batch_output of model '{}' are not supported", source.name);
-            return Err(Error::unsupported(text));
-        }
-        let options = SessionOptions::read(config, settings, &source.model_dir)?;
-        Ok(Self { runtime, file: file(source, config)?, config: config.clone(), options })
+    pub(super) fn new(runtime: &'static Runtime, settings: &Settings, source: &ModelSource) -> Self {
+        Self { runtime, settings: settings.clone(), source: source.clone(), configured: None }
+    }
+
+    fn configured(&self) -> Result<&Configured> {
+        let missing =
+            || Error::internal(format!("model '{}' was not configured before its instances", self.source.name));
+        self.configured.as_ref().ok_or_else(missing)
     }
 
     fn session(&self, placement: &Placement) -> Result<(Session, Option<RunOptions>)> {
-        let providers = providers::plan(&self.config, placement.device)?;
-        let builder = self.options.builder(self.runtime)?;
+        let Configured { file, config, options } = self.configured()?;
+        let providers = providers::plan(config, placement.device)?;
+        let builder = options.builder(self.runtime)?;
         let mut builder = providers::register(builder, &providers, self.runtime)?;
-        let session = builder.commit_from_file(&self.file).map_err(Failure::from)?;
-        verify::verify(&self.config, &Signature::of(&session))?;
-        Ok((session, self.options.run_options()?))
+        let session = builder.commit_from_file(file).map_err(Failure::from)?;
+        verify::verify(config, &Signature::of(&session))?;
+        Ok((session, options.run_options()?))
     }
 }
 
 impl Model for OnnxModel {
-    fn instance(&self, placement: &Placement) -> Result<Box<dyn Instance>> {
-        guarded(&self.config.name, || {
+    /// Checks everything that can be checked without opening the file; that is done by each instance.
+    fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
+        if !config.batch_input.is_empty() || !config.batch_output.is_empty() {
+            let text = format!("batch_input and batch_output of model '{}' are not supported", self.source.name);
+            return Err(Error::unsupported(text));
+        }
+        let options = SessionOptions::read(config, &self.settings, &self.source.model_dir)?;
+        let file = file(&self.source, config)?;
+        self.configured = Some(Configured { file, config: config.clone(), options });
+        Ok(())
+    }
+
+    fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
+        let config = &self.configured()?.config;
+        guarded(&config.name, || {
             let (session, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
             let signature = Signature::of(&session);
-            let inputs = inputs(&self.config, &signature)?;
-            let outputs = outputs(&self.config, &signature)?;
+            let inputs = inputs(config, &signature)?;
+            let outputs = outputs(config, &signature)?;
             let input_names = inputs.iter().map(|input| terminated(&input.name)).collect::<Result<_>>()?;
             let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
             let runner = Runner::new(session.inner(), input_names, output_names, options);
-            let has_rows = self.config.max_batch_size > 0;
+            let has_rows = config.max_batch_size > 0;
             let name = placement.instance_name.clone();
             Ok(Box::new(OnnxInstance::new(name, runner, inputs, outputs, has_rows)) as Box<dyn Instance>)
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use server_core::{
-    backend::{Backend, Device, Instance, Model, Placement},
+    backend::{Backend, Device, Health, Instance, Model, Placement},
     buffer::Buffer,
     config::ModelConfig,
     error::{Code, Error},
@@ -17,8 +17,8 @@ use server_proto::inference::{
 };
 
 use crate::testing::{
-    asking_for, bytes, floats, on_cpu, onnxruntime_settings, output, request, run_batch, run_one, source, tensor,
-    values,
+    asking_for, bytes, floats, no_host, on_cpu, onnxruntime_settings, output, request, run_batch, run_one, source,
+    tensor, values,
 };
 
 /// A model of the test folder, its configuration completed from the file.
@@ -37,7 +37,7 @@ impl Loaded {
         let backend = super::backend(onnxruntime_settings()?);
         let file = format!("{file}.onnx");
         let mut config = ModelConfig { name: "m".into(), default_model_filename: file, ..config };
-        backend.complete(&source("m"), &mut config).unwrap();
+        backend.open(&source("m"), &mut config, true, &no_host()).unwrap();
         Some(Self { backend, config })
     }
 
@@ -60,18 +60,21 @@ impl Loaded {
         self
     }
 
-    fn model(&self) -> Result<Arc<dyn Model>, Error> {
-        self.backend.load(&source("m"), &Arc::new(self.config.clone()))
+    fn model(&self) -> Result<Box<dyn Model>, Error> {
+        let mut config = self.config.clone();
+        let mut model = self.backend.open(&source("m"), &mut config, false, &no_host())?;
+        model.configure(&Arc::new(config))?;
+        Ok(model)
     }
 
     fn instance(&self) -> Box<dyn Instance> {
-        self.model().and_then(|model| model.instance(&on_cpu())).unwrap()
+        self.model().and_then(|model| model.instance(&on_cpu(), &Health::default())).unwrap()
     }
 
     #[track_caller]
     fn refusal(&self, device: Device) -> Error {
         let placement = Placement { device, ..on_cpu() };
-        let refused = self.model().and_then(|model| model.instance(&placement));
+        let refused = self.model().and_then(|model| model.instance(&placement, &Health::default()));
         refused.err().expect("the model must not load")
     }
 }
@@ -112,7 +115,7 @@ fn a_file_that_is_no_model_is_an_error_in_the_runtimes_words() {
     let backend = super::backend(settings);
     let complete = |file: &str| {
         let mut config = ModelConfig { default_model_filename: file.into(), ..ModelConfig::default() };
-        backend.complete(&source("m"), &mut config).unwrap_err()
+        backend.open(&source("m"), &mut config, true, &no_host()).err().unwrap()
     };
     let junk = complete("junk.onnx");
     assert_eq!(junk.code, Code::Internal);
@@ -409,7 +412,7 @@ fn an_instance_on_a_gpu_runs_there_or_says_what_is_missing() {
     use ort::ep::{CUDA, ExecutionProvider};
     let Some(loaded) = Loaded::new("add_fixed") else { return };
     let placement = Placement { device: Device::Gpu(0), ..on_cpu() };
-    match loaded.model().unwrap().instance(&placement) {
+    match loaded.model().unwrap().instance(&placement, &Health::default()) {
         Ok(mut instance) => {
             let ask = request(["A", "B"].map(|name| floats(name, &[4], &[1.0; 4])));
             assert_eq!(values(output(&run_one(&mut *instance, ask).unwrap(), "SUM")), [2.0; 4]);

@@ -1,4 +1,4 @@
-//! When a batch is ready to run. An instance that has nothing to do asks [`Batcher::decide`]; time is an argument.
+//! When a batch is ready to run. An instance that has nothing to do asks [`Policy::decide`]; time is an argument.
 //!
 //! Source: Triton model configuration, "Dynamic Batcher": preferred sizes leave at once, other sizes wait until the
 //! oldest request has waited `max_queue_delay`, and what is late leaves as it is, up to the model's maximum.
@@ -42,6 +42,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Most requests that wait in the default level.
+    pub fn max_queued(&self) -> usize {
+        self.levels.policy(self.levels.level(0)).limit()
+    }
+
     /// Reads a normalised configuration.
     pub fn of(config: &ModelConfig) -> Self {
         let Some(SchedulingChoice::DynamicBatching(dynamic)) = &config.scheduling_choice else {
@@ -69,12 +74,23 @@ impl Settings {
     }
 }
 
+/// Whom a change of the queue concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// Nobody has anything to do now.
+    Nobody,
+    /// Any instance that waits, with or without a limit.
+    Any,
+    /// That instance and no other: it holds what the request needs.
+    Instance(usize),
+}
+
 /// What an instance should do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Run the requests that were handed over.
-    Run,
-    /// Look again then, or when told to.
+    /// Run the requests that were handed over. Others may have something to do as well.
+    Run(Wake),
+    /// Ask again then, or when woken.
     WaitUntil(Instant),
     /// Nothing waits.
     Idle,
@@ -83,10 +99,43 @@ pub enum Decision {
 /// What came of adding a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
-    /// Someone should look now: a waiting instance has something to do, or none waits.
-    pub must_look: bool,
+    /// Whom it concerns.
+    pub wake: Wake,
     /// When it has waited too long, if it can.
     pub deadline: Option<Instant>,
+}
+
+/// A queue and the rule that empties it: what waits for the instances of one model, and who runs what when.
+pub trait Policy<T>: Send {
+    /// Requests that wait.
+    fn len(&self) -> usize;
+
+    /// Whether none wait.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a request. Errors: its level is full; it comes back.
+    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>>;
+
+    /// Adds a request that was let in before, past every limit.
+    fn put_back(&mut self, item: T, now: Instant) -> Wake;
+
+    /// Takes out what expired, wherever it waits, and what was abandoned among the first `depth`.
+    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>);
+
+    /// From here on nothing waits for more requests: none will come.
+    fn stop_waiting(&mut self);
+
+    /// Decides at `now` what `instance` does. `Run` moved the requests into `batch`; those that ended in the queue are
+    /// in `removed` either way. After `WaitUntil`, [`Policy::push`] says when waiting has become pointless.
+    fn decide(
+        &mut self,
+        instance: usize,
+        now: Instant,
+        batch: &mut Vec<T>,
+        removed: &mut Vec<(T, Removal)>,
+    ) -> Decision;
 }
 
 /// What someone who waits is waiting for: less is not worth waking it.
@@ -114,31 +163,56 @@ impl<T: Item> Batcher<T> {
         &self.queue
     }
 
-    /// Adds a request.
-    pub fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>> {
-        let deadline = self.queue.push(item, priority, timeout, now)?;
+    /// Whether a request of that shape cannot join those that wait. While somebody waits for more of them they are all
+    /// of one shape, so the first speaks for all.
+    fn closes_batch(&self, item: &T) -> bool {
         let varies = matches!(self.policy, BatchPolicy::Dynamic { shapes_vary: true, .. });
-        let must_look = self.watch.is_none_or(|watch| {
-            varies || self.queue.rows() >= watch.rows || deadline.is_some_and(|deadline| deadline < watch.until)
-        });
-        Ok(Pushed { must_look, deadline })
+        varies && self.watch.is_some() && self.queue.get(0).is_some_and(|(first, _)| !item.may_share(first))
     }
 
-    /// Takes out what expired, wherever it waits, and what was abandoned among the first `depth`.
-    pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
+    /// Whether whoever waits has something to do after a request came.
+    fn wake(&self, closes_batch: bool, deadline: Option<Instant>) -> Wake {
+        let is_due = self.watch.is_none_or(|watch| {
+            closes_batch || self.queue.rows() >= watch.rows || deadline.is_some_and(|deadline| deadline < watch.until)
+        });
+        if is_due { Wake::Any } else { Wake::Nobody }
+    }
+}
+
+impl<T: Item + Send> Policy<T> for Batcher<T> {
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>> {
+        let closes_batch = self.closes_batch(&item);
+        let deadline = self.queue.push(item, priority, timeout, now)?;
+        Ok(Pushed { wake: self.wake(closes_batch, deadline), deadline })
+    }
+
+    fn put_back(&mut self, item: T, now: Instant) -> Wake {
+        let closes_batch = self.closes_batch(&item);
+        self.queue.put_back(item, now);
+        self.wake(closes_batch, None)
+    }
+
+    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
         self.queue.sweep(now, depth, removed);
     }
 
-    /// From here on no batch waits for more requests: none will come.
-    pub fn stop_waiting(&mut self) {
+    fn stop_waiting(&mut self) {
         if let BatchPolicy::Dynamic { max_queue_delay, .. } = &mut self.policy {
             *max_queue_delay = Duration::ZERO;
         }
     }
 
-    /// Decides at `now`. `Run` moved the batch into `batch`; requests that ended in the queue are in `removed` either
-    /// way. After `WaitUntil`, [`Batcher::push`] says when waiting has become pointless.
-    pub fn decide(&mut self, now: Instant, batch: &mut Vec<T>, removed: &mut Vec<(T, Removal)>) -> Decision {
+    fn decide(
+        &mut self,
+        _instance: usize, // any of them will do
+        now: Instant,
+        batch: &mut Vec<T>,
+        removed: &mut Vec<(T, Removal)>,
+    ) -> Decision {
         self.watch = None;
         let (count, wait) = match &self.policy {
             BatchPolicy::Single => {
@@ -165,7 +239,7 @@ impl<T: Item> Batcher<T> {
             return Decision::Idle;
         }
         self.queue.take(count, batch);
-        Decision::Run
+        Decision::Run(if self.queue.is_empty() { Wake::Nobody } else { Wake::Any })
     }
 }
 

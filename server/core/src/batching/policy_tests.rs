@@ -60,7 +60,7 @@ impl Bench {
     }
 
     fn push_at(&mut self, at_us: u64, row: Row) -> bool {
-        self.batcher.push(row, 0, None, self.start + us(at_us)).unwrap().must_look
+        self.batcher.push(row, 0, None, self.start + us(at_us)).unwrap().wake == Wake::Any
     }
 
     fn push_many(&mut self, at_us: u64, count: u32) {
@@ -75,8 +75,8 @@ impl Bench {
         let (mut seen, mut removed) = (Vec::new(), Vec::new());
         let last = loop {
             let mut batch = Vec::new();
-            match self.batcher.decide(self.start + us(at_us), &mut batch, &mut removed) {
-                Decision::Run => seen.push(batch.len()),
+            match self.batcher.decide(0, self.start + us(at_us), &mut batch, &mut removed) {
+                Decision::Run(_) => seen.push(batch.len()),
                 other => break other,
             }
         };
@@ -177,7 +177,7 @@ fn abandoned_requests_are_not_batched() {
     bench.push_at(0, Row { is_abandoned: true, ..row(0) });
     bench.push_at(0, row(1));
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    assert_eq!(bench.batcher.decide(bench.start, &mut batch, &mut removed), Decision::Run);
+    assert!(matches!(bench.batcher.decide(0, bench.start, &mut batch, &mut removed), Decision::Run(_)));
     assert_eq!(batch, [row(1)]);
     assert_eq!(removed.len(), 1);
     assert_eq!(removed[0].1, Removal::Abandoned);
@@ -192,10 +192,10 @@ fn an_expired_request_is_rejected_and_an_earlier_deadline_wakes() {
     bench.push_at(0, row(0));
     let until = bench.wait_until(500);
     bench.check(0, &[], until);
-    let must_look = bench.batcher.push(row(1), 0, Some(us(50)), bench.start).unwrap().must_look;
-    assert!(must_look, "it expires before the moment waited for");
+    let pushed = bench.batcher.push(row(1), 0, Some(us(50)), bench.start).unwrap();
+    assert_eq!(pushed.wake, Wake::Any, "it expires before the moment waited for");
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    let decision = bench.batcher.decide(bench.start + us(60), &mut batch, &mut removed);
+    let decision = bench.batcher.decide(0, bench.start + us(60), &mut batch, &mut removed);
     assert_eq!(decision, Decision::WaitUntil(bench.start + us(500)));
     assert_eq!(removed, [(row(1), Removal::Expired)]);
 }
@@ -209,8 +209,8 @@ fn a_late_request_may_be_delayed_instead() {
     bench.push_at(0, row(0));
     bench.push_at(15, row(1));
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    assert_eq!(bench.batcher.decide(bench.start + us(20), &mut batch, &mut removed), Decision::Run);
-    assert_eq!(bench.batcher.decide(bench.start + us(20), &mut batch, &mut removed), Decision::Run);
+    assert!(matches!(bench.batcher.decide(0, bench.start + us(20), &mut batch, &mut removed), Decision::Run(_)));
+    assert!(matches!(bench.batcher.decide(0, bench.start + us(20), &mut batch, &mut removed), Decision::Run(_)));
     assert_eq!(batch, [row(1), row(0)]);
     assert!(removed.is_empty());
 }
@@ -226,7 +226,7 @@ fn a_full_level_refuses_and_others_do_not() {
     assert!(batcher.push(row(1), 2, None, now).is_err());
     assert!(batcher.push(row(2), 1, None, now).is_ok());
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    assert_eq!(batcher.decide(now, &mut batch, &mut removed), Decision::Run);
+    assert!(matches!(batcher.decide(0, now, &mut batch, &mut removed), Decision::Run(_)));
     assert_eq!(batch, [row(2), row(0)], "the urgent level goes first");
 }
 
@@ -243,8 +243,8 @@ proptest::proptest! {
         let (mut batch, mut removed, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let mut look = |batcher: &mut Batcher<Row>, at: Instant| loop {
             batch.clear();
-            match batcher.decide(at, &mut batch, &mut removed) {
-                Decision::Run => {
+            match batcher.decide(0, at, &mut batch, &mut removed) {
+                Decision::Run(_) => {
                     assert!(batch.iter().map(|row: &Row| row.rows).sum::<u32>() <= 8);
                     assert!(batch.windows(2).all(|pair| pair[0].shape == pair[1].shape));
                     left.extend(batch.iter().map(|row| row.name));
@@ -275,10 +275,10 @@ fn a_batch_in_a_hurry_waits_for_nobody() {
     let mut bench = Bench::new(&dynamic(&[4], 8, 1000));
     bench.push_at(0, row(0));
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    let waits = bench.batcher.decide(bench.start, &mut batch, &mut removed);
+    let waits = bench.batcher.decide(0, bench.start, &mut batch, &mut removed);
     assert_eq!(waits, Decision::WaitUntil(bench.start + us(1000)));
     bench.batcher.stop_waiting();
-    assert_eq!(bench.batcher.decide(bench.start, &mut batch, &mut removed), Decision::Run);
+    assert!(matches!(bench.batcher.decide(0, bench.start, &mut batch, &mut removed), Decision::Run(_)));
     assert_eq!(batch, [row(0)]);
 }
 
@@ -306,7 +306,7 @@ fn levels_cost_memory_only_while_requests_wait_in_them() {
         assert!(batcher.push(row(name), priority, None, now).is_ok());
     }
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    while batcher.decide(now, &mut batch, &mut removed) == Decision::Run {}
+    while matches!(batcher.decide(0, now, &mut batch, &mut removed), Decision::Run(_)) {}
     let order: Vec<u32> = batch.iter().map(|row| row.name).collect();
     assert_eq!(order, [2, 4, 1, 3, 0], "level 3 first, then the default level 7, 8, and the last");
 }
@@ -320,6 +320,41 @@ fn all_levels_together_hold_a_bounded_number_of_requests() {
     let accepted = (1..).take_while(|&level| batcher.push(row(0), level, None, now).is_ok()).count();
     assert_eq!(accepted, DEFAULT_TOTAL_LIMIT);
     let (mut batch, mut removed) = (Vec::new(), Vec::new());
-    assert_eq!(batcher.decide(now, &mut batch, &mut removed), Decision::Run);
+    assert!(matches!(batcher.decide(0, now, &mut batch, &mut removed), Decision::Run(_)));
     assert!(batcher.push(row(0), 1, None, now).is_ok(), "one place is free again");
+}
+
+#[test]
+fn among_open_shapes_only_what_changes_the_decision_wakes() {
+    let mut bench = Bench::new(&dynamic(&[4], 8, 100));
+    bench.push_at(0, row(0));
+    let until = bench.wait_until(100);
+    bench.check(0, &[], until);
+    assert!(!bench.push_at(1, row(1)), "it joins those that wait");
+    assert!(!bench.push_at(2, row(2)));
+    assert!(bench.push_at(3, row(3)), "a preferred size is there");
+    bench.check(3, &[4], Decision::Idle);
+
+    bench.push_at(10, row(4));
+    let until = bench.wait_until(110);
+    bench.check(10, &[], until);
+    assert!(bench.push_at(11, Row { shape: 1, ..row(5) }), "no batch waits for more once another shape follows");
+    let until = bench.wait_until(111);
+    bench.check(11, &[1], until);
+}
+
+#[test]
+fn a_request_that_is_put_back_has_no_limit_to_pass() {
+    let settings = Settings {
+        levels: Levels {
+            default_policy: LevelPolicy { max_queue_size: Some(1), ..LevelPolicy::default() },
+            ..Levels::default()
+        },
+        ..dynamic(&[4], 8, 0)
+    };
+    let mut bench = Bench::new(&settings);
+    bench.push_at(0, row(0));
+    assert_eq!(bench.batcher.put_back(row(1), bench.start), Wake::Any);
+    assert!(bench.batcher.push(row(2), 0, None, bench.start).is_err(), "others have");
+    bench.check(0, &[2], Decision::Idle);
 }

@@ -115,6 +115,14 @@ impl<T: Item> Queue<T> {
         Ok(deadline)
     }
 
+    /// Adds a request of the default level that was let in before: past its limit, without a deadline.
+    pub fn put_back(&mut self, item: T, now: Instant) {
+        self.len += 1;
+        self.rows += u64::from(item.rows());
+        let level = self.levels.entry(self.rules.level(0)).or_default();
+        level.main.push_back(Entry { item, queued_at: now, deadline: None });
+    }
+
     /// Takes out what expired or was abandoned, and moves what may be late behind its level. Cheap when nothing can
     /// have: abandoned requests are looked for only among the first `depth` of the order of service.
     pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {

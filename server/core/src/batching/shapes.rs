@@ -3,15 +3,15 @@
 //! Source: Triton model configuration, "Dynamic Batcher"; optional inputs must be present in all requests of a batch.
 
 use super::queue::Item;
-use crate::{backend::Pending, tensor::Tensor};
+use crate::{batch::Pending, tensor::Tensor};
 
 impl Item for Pending {
     fn rows(&self) -> u32 {
-        self.batch_size
+        self.batch_size()
     }
 
     fn is_abandoned(&self) -> bool {
-        self.responder.is_abandoned()
+        self.completion.is_cancelled()
     }
 
     fn may_share(&self, other: &Self) -> bool {

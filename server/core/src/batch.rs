@@ -1,0 +1,125 @@
+//! What an instance is handed: requests that run together, each with the way back to its caller.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    completion::{Completion, Marks, RequestEvents, complete_all},
+    error::Error,
+    request::InferRequest,
+    responder::Reply,
+    response::Outputs,
+};
+
+/// A checked request with the way back to its caller. Dropped unanswered, it answers with an internal error.
+pub struct Pending {
+    /// Validated against the model; shapes are full, sizes match.
+    pub request: InferRequest,
+    /// The way back.
+    pub completion: Completion,
+}
+
+impl Pending {
+    /// Rows it contributes: the batch dimension, or 1 for models without one.
+    pub fn batch_size(&self) -> u32 {
+        self.completion.record().batch_size
+    }
+
+    /// When it entered the queue.
+    pub fn queued_at(&self) -> Instant {
+        self.completion.record().queued_at
+    }
+
+    /// Says the last word and releases the request.
+    pub fn finish(mut self, reply: Option<Reply>, marks: &Marks) {
+        self.completion.finish(reply, marks);
+    }
+
+    /// The last response, or the only one.
+    pub fn respond(self, outputs: Outputs, marks: &Marks) {
+        self.finish(Some(Ok(outputs)), marks);
+    }
+
+    /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
+    /// was let in before.
+    pub fn reschedule(self) {
+        if let Some(events) = self.completion.events().cloned() {
+            events.rescheduled(self);
+        }
+    }
+}
+
+/// Requests that run together. The sum of their batch sizes fits the model.
+pub struct Batch {
+    pending: Vec<Pending>,
+    start: Instant,
+}
+
+impl Batch {
+    /// Made where an instance is run: the requests of one model, at least one, and the moment they are handed over.
+    pub fn new(pending: Vec<Pending>, start: Instant) -> Self {
+        Self { pending, start }
+    }
+
+    /// The requests, in queue order.
+    pub fn pending(&self) -> &[Pending] {
+        &self.pending
+    }
+
+    /// Rows of all requests together.
+    pub fn batch_size(&self) -> u32 {
+        self.pending.iter().map(Pending::batch_size).sum()
+    }
+
+    /// When it was handed over: `Marks::start`.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Answers every request, in order, and counts one execution: one lock for all of them. Statistics first, callers
+    /// after.
+    pub fn complete(self, replies: Vec<Reply>, marks: &Marks) {
+        complete_all(self.pending, replies, marks);
+    }
+
+    /// Gives up the batch for its requests, which end by themselves, now or later, on any thread. The execution is
+    /// counted through the other part.
+    pub fn into_pending(self) -> (Vec<Pending>, Execution) {
+        let rows = u64::from(self.batch_size());
+        let events = self.pending.first().and_then(|first| first.completion.events().cloned());
+        (self.pending, Execution { events, rows, start: self.start })
+    }
+
+    /// Answers every request with the same error.
+    pub fn fail(self, error: &Error, now: Instant) {
+        let replies = self.pending.iter().map(|_| Err(error.clone())).collect();
+        let marks = Marks::at(self.start, now);
+        self.complete(replies, &marks);
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("requests", &self.pending.len()).field("batch_size", &self.batch_size()).finish()
+    }
+}
+
+/// One execution whose requests end by themselves.
+pub struct Execution {
+    events: Option<Arc<dyn RequestEvents>>,
+    rows: u64,
+    start: Instant,
+}
+
+impl Execution {
+    /// When the batch was handed over: `Marks::start`.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Counts it. Call it when the instance is done with the batch, however its requests ended.
+    pub fn ended(self, marks: &Marks) {
+        if let Some(events) = &self.events {
+            events.executed(self.rows, marks);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The end of a request: whoever holds its [`Completion`] owns it, answers through it any number of times, and finishes
+//! once. Dropping it unfinished is an end too, and is answered and counted as one. What hangs on the end of requests
+//! (statistics, response order, draining) learns of it through [`RequestEvents`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    batch::Pending,
+    error::Error,
+    responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
+    response::Outputs,
+    stats::FailureReason,
+};
+
+/// Moments of one execution, for the statistics.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    /// The batch was handed to the backend.
+    pub start: Instant,
+    /// Inputs lay where the runtime wants them.
+    pub input_end: Instant,
+    /// The runtime had computed.
+    pub output_start: Instant,
+    /// Outputs were taken apart.
+    pub end: Instant,
+}
+
+impl Marks {
+    /// All of an execution that did not get past its start.
+    pub fn at(start: Instant, end: Instant) -> Self {
+        Self { start, input_end: end, output_start: end, end }
+    }
+}
+
+/// Moments of one response of several, for the statistics.
+///
+/// Source: Triton statistics extension, `response_stats`.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseMarks {
+    /// The runtime began to compute it.
+    pub start: Instant,
+    /// The runtime had computed it.
+    pub output_start: Instant,
+    /// It was made.
+    pub end: Instant,
+}
+
+/// What is counted of a request, whoever holds its tensors by then.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestRecord {
+    /// When the front end had understood it.
+    pub received_at: Instant,
+    /// When it entered the queue.
+    pub queued_at: Instant,
+    /// Rows it contributes: the batch dimension, or 1 for models without one.
+    pub batch_size: u32,
+}
+
+/// How one response, or the end without one, is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseOutcome {
+    /// A response with or without tensors.
+    Success,
+    /// An error.
+    Fail,
+    /// The final flag alone: nothing more comes.
+    Empty,
+    /// Its caller had left.
+    Cancelled,
+}
+
+/// Told about the ends of requests before their callers are, so that a caller who asks for statistics finds itself
+/// counted. One implementation per model version; every method may be called from any thread.
+pub trait RequestEvents: Send + Sync {
+    /// One execution ended all of `requests`; `replies` holds their ends in the same order.
+    fn batch_ended(&self, requests: &[Pending], replies: &[Reply], marks: &Marks);
+
+    /// One execution of so many rows ended, whose requests end by themselves.
+    fn executed(&self, rows: u64, marks: &Marks);
+
+    /// Response number `index`, from 0, of a request that ends by itself.
+    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks);
+
+    /// A request ended by itself: well, or with the reason it is counted under. Without `marks` it never ran.
+    fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant);
+
+    /// The last word of the request with that ticket, for its caller. Hands it over at once, unless the model promises
+    /// an order.
+    fn deliver(&self, ticket: Ticket, responder: Responder, reply: Option<Reply>) {
+        let _ = ticket;
+        hand_over(responder, reply);
+    }
+
+    /// The request with that ticket will say nothing more, and said nothing last.
+    fn passed_over(&self, ticket: Ticket) {
+        let _ = ticket;
+    }
+
+    /// So many requests are gone: their backends hold nothing of them any more.
+    fn released(&self, count: usize);
+
+    /// The request goes back into the queue: an iterative model asked for another turn.
+    fn rescheduled(&self, request: Pending);
+
+    /// The time, for ends that no backend timed.
+    fn now(&self) -> Instant;
+}
+
+/// Gives the last word to the caller.
+pub fn hand_over(responder: Responder, reply: Option<Reply>) {
+    match reply {
+        Some(reply) => responder.finish(reply),
+        None => responder.finish_empty(),
+    }
+}
+
+/// Place of a request in the order in which the requests of its model left the queue, from 0.
+pub type Ticket = u64;
+
+/// The way back to one caller.
+pub struct Completion {
+    record: RequestRecord,
+    events: Option<Arc<dyn RequestEvents>>,
+    /// Taken by the last response.
+    responder: Option<Responder>,
+    ticket: Option<Ticket>,
+    responses: u32,
+}
+
+impl Completion {
+    /// The way back for a request that is about to be queued, and the caller's end of it. The reply slot holds
+    /// `slot_bytes` of unread responses.
+    pub fn new(record: RequestRecord, events: Arc<dyn RequestEvents>, slot_bytes: usize) -> (Self, Replies) {
+        let (responder, replies) = reply_slot_of(slot_bytes);
+        (Self { record, events: Some(events), responder: Some(responder), ticket: None, responses: 0 }, replies)
+    }
+
+    pub(crate) fn events(&self) -> Option<&Arc<dyn RequestEvents>> {
+        self.events.as_ref()
+    }
+
+    /// What is counted of the request.
+    pub fn record(&self) -> &RequestRecord {
+        &self.record
+    }
+
+    /// Whether its caller has left, so that work for it may be skipped.
+    pub fn is_cancelled(&self) -> bool {
+        self.responder.as_ref().is_none_or(Responder::is_abandoned)
+    }
+
+    /// Sends one response of several; the request goes on. Where its reader is behind, blocks for `patience` at most.
+    ///
+    /// Errors: the slot is still full then, and the response comes back; or the caller has left.
+    pub fn send(&mut self, outputs: Outputs, marks: &ResponseMarks, patience: Duration) -> Result<(), NotSent> {
+        let (Some(events), Some(responder)) = (&self.events, &mut self.responder) else {
+            return Err(NotSent::Abandoned);
+        };
+        if !responder.wait_for_room(&outputs, patience) {
+            return Err(NotSent::Full(Box::new(outputs)));
+        }
+        let is_cancelled = responder.is_abandoned();
+        let outcome = if is_cancelled { ResponseOutcome::Cancelled } else { ResponseOutcome::Success };
+        events.responded(self.responses, outcome, marks);
+        self.responses = self.responses.saturating_add(1);
+        if is_cancelled { Err(NotSent::Abandoned) } else { responder.send(outputs) }
+    }
+
+    /// Says the last word: a response, an error, or nothing after earlier responses. The request's memory may be held
+    /// on to; it is released when this is dropped.
+    pub fn finish(&mut self, reply: Option<Reply>, marks: &Marks) {
+        let Some(responder) = self.responder.take() else { return };
+        let Some(events) = &self.events else { return hand_over(responder, reply) };
+        let outcome = match &reply {
+            None => ResponseOutcome::Empty,
+            Some(Ok(_)) => ResponseOutcome::Success,
+            Some(Err(_)) => ResponseOutcome::Fail,
+        };
+        let last = ResponseMarks { start: marks.input_end, output_start: marks.output_start, end: marks.end };
+        events.responded(self.responses, outcome, &last);
+        let outcome = match &reply {
+            Some(Err(error)) => Err(FailureReason::of_backend(error)),
+            _ => Ok(()),
+        };
+        events.ended(&self.record, outcome, Some(marks), marks.end);
+        self.say(responder, reply);
+    }
+
+    /// Ends a request that never ran: it expired in the queue, or its caller left.
+    pub fn reject(mut self, reason: FailureReason, error: Error) {
+        self.end_without_run(reason, error);
+    }
+
+    /// Takes the request out of all accounts: it was not queued after all, and somebody else answers its caller.
+    pub fn withdraw(mut self) {
+        self.events = None;
+        if let Some(responder) = self.responder.take() {
+            responder.finish_empty();
+        }
+    }
+
+    /// Gives the request its place in the order of requests.
+    pub fn set_ticket(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
+    }
+
+    fn end_without_run(&mut self, reason: FailureReason, error: Error) {
+        let Some(responder) = self.responder.take() else { return };
+        if let Some(events) = &self.events {
+            events.ended(&self.record, Err(reason), None, events.now());
+        }
+        self.say(responder, Some(Err(error)));
+    }
+
+    fn say(&mut self, responder: Responder, reply: Option<Reply>) {
+        match (&self.events, self.ticket.take()) {
+            (Some(events), Some(ticket)) => events.deliver(ticket, responder, reply),
+            _ => hand_over(responder, reply),
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        // Whoever ran it let go of it: a panic, or a backend that forgot.
+        self.end_without_run(FailureReason::Backend, unanswered());
+        if let Some(events) = self.events.take() {
+            if let Some(ticket) = self.ticket {
+                events.passed_over(ticket);
+            }
+            events.released(1);
+        }
+    }
+}
+
+/// Says the last word of every request of a batch, all counted together before.
+pub(crate) fn complete_all(requests: Vec<Pending>, replies: Vec<Reply>, marks: &Marks) {
+    debug_assert_eq!(replies.len(), requests.len(), "one reply per request");
+    let Some(events) = requests.first().and_then(|first| first.completion.events.clone()) else { return };
+    events.batch_ended(&requests, &replies, marks);
+    let count = requests.len();
+    let mut replies = replies.into_iter();
+    for mut request in requests {
+        let completion = &mut request.completion;
+        if let Some(responder) = completion.responder.take() {
+            let reply = replies.next().unwrap_or_else(|| Err(unanswered()));
+            completion.say(responder, Some(reply));
+        }
+        completion.events = None; // released together, below
+    }
+    events.released(count);
+}

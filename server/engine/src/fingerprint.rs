@@ -1,0 +1,98 @@
+//! What a model version was made from, so that a later load can tell what has changed of it and what has not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use server_core::{
+    config::ModelConfig,
+    repository::{layout, plan::Change},
+};
+
+use crate::repository::Stamp;
+
+/// What one version was made from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Fingerprint {
+    /// The configuration as its author wrote it.
+    written: ModelConfig,
+    files: Option<Files>,
+}
+
+/// Files that one version was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Files {
+    version: Stamp,
+    labels: Stamp,
+    /// Beside the version folders: initial states, warm-up data, libraries.
+    shared: Stamp,
+}
+
+impl Fingerprint {
+    /// What has changed since, where `self` serves and `now` lies in the folder. Files that came with a load request
+    /// compare with nothing: they are always new.
+    pub(crate) fn change_to(&self, now: &Self) -> Change {
+        let (Some(files), Some(files_now)) = (&self.files, &now.files) else { return Change::Model };
+        if files.version != files_now.version
+            || files.shared != files_now.shared
+            || fixed_part(&self.written) != fixed_part(&now.written)
+        {
+            return Change::Model;
+        }
+        if files.labels != files_now.labels || self.written != now.written { Change::Settings } else { Change::Nothing }
+    }
+}
+
+/// What a serving model cannot follow.
+fn fixed_part(config: &ModelConfig) -> ModelConfig {
+    ModelConfig { instance_group: Vec::new(), version_policy: None, ..config.clone() }
+}
+
+/// The files of a model's folder, sorted by whom they concern.
+#[derive(Debug, Default)]
+pub(crate) struct FolderFiles {
+    versions: BTreeMap<u64, Stamp>,
+    labels: Stamp,
+    shared: Stamp,
+}
+
+impl FolderFiles {
+    /// Looks at every file of the folder. The configuration's own files are left out: their content is compared.
+    pub(crate) fn of(model_dir: &Path, config: &ModelConfig) -> Self {
+        let labels: BTreeSet<PathBuf> =
+            config.output.iter().map(|output| output.label_filename.clone().into()).collect();
+        let mut files = Self::default();
+        for (path, entry) in Stamp::of(model_dir).into_entries() {
+            let Ok(inside) = path.strip_prefix(model_dir) else { continue };
+            let top = inside.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
+            if inside == Path::new("config.pbtxt") || top == "configs" {
+                continue;
+            }
+            let part = match layout::classify([top]).versions.first() {
+                Some(&version) => files.versions.entry(version).or_default(),
+                None if labels.contains(inside) => &mut files.labels,
+                None => &mut files.shared,
+            };
+            part.insert(path, entry);
+        }
+        files
+    }
+
+    /// The fingerprint of one version.
+    pub(crate) fn fingerprint(&self, version: u64, written: &ModelConfig) -> Fingerprint {
+        Fingerprint {
+            written: written.clone(),
+            files: Some(Files {
+                version: self.versions.get(&version).cloned().unwrap_or_default(),
+                labels: self.labels.clone(),
+                shared: self.shared.clone(),
+            }),
+        }
+    }
+}
+
+/// The fingerprint of a version whose files came with the load request.
+pub(crate) fn of_given_files(written: &ModelConfig) -> Fingerprint {
+    Fingerprint { written: written.clone(), files: None }
+}

@@ -1,0 +1,260 @@
+//! The instances of one model version and the queue they share: requests enter, instances grow and retire while they
+//! serve, and none goes before the last request it may hold.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use server_core::{
+    backend::{Model, Placement},
+    batch::Pending,
+    batching::policy::Settings,
+    completion::{Completion, RequestEvents, RequestRecord},
+    error::{Error, Result},
+    request::InferRequest,
+    responder::{DEFAULT_SLOT_BYTES, Replies},
+    stats::ModelSnapshot,
+};
+
+use crate::{
+    inline_policy::{InlinePolicy, Size},
+    instance::{InstanceSlot, Worker},
+    response_order::ResponseOrder,
+    scheduler::{Refusal, Removed, Scheduler, Submitted},
+    stats::{ModelStats, end_removed},
+};
+
+/// The instances of one model version, and their queue.
+pub(crate) struct InstancePool {
+    model: Arc<dyn Model>,
+    scheduler: Arc<Scheduler>,
+    stats: Arc<ModelStats>,
+    inline_policy: Arc<InlinePolicy>,
+    /// By their number in the scheduler; those that retired stay, empty.
+    slots: arc_swap::ArcSwap<Vec<Arc<InstanceSlot>>>,
+    /// Those that serve.
+    members: Mutex<Vec<Member>>,
+    /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
+    has_queue_policy: bool,
+}
+
+/// A serving instance and its thread.
+struct Member {
+    slot: Arc<InstanceSlot>,
+    thread: JoinHandle<()>,
+}
+
+/// A request that did not enter the queue.
+pub(crate) struct Refused {
+    pub(crate) request: InferRequest,
+    pub(crate) refusal: Refusal,
+}
+
+impl InstancePool {
+    /// A pool without instances. `counters` carries the labels of the model's metrics.
+    pub(crate) fn new(
+        model: Arc<dyn Model>,
+        settings: &Settings,
+        has_queue_policy: bool,
+        is_decoupled: bool,
+        counters: ModelSnapshot,
+    ) -> Self {
+        let order = settings.preserve_ordering.then(ResponseOrder::default);
+        let scheduler = Arc::new(Scheduler::new(settings, order.as_ref().map(ResponseOrder::held)));
+        let stats = Arc::new(ModelStats::new(counters, is_decoupled, order, scheduler.clone()));
+        Self {
+            model,
+            scheduler,
+            stats,
+            inline_policy: Arc::new(InlinePolicy::new()),
+            slots: arc_swap::ArcSwap::default(),
+            members: Mutex::default(),
+            has_queue_policy,
+        }
+    }
+
+    /// Makes the pool's instances those of `placements`: new ones start, each on its own thread, all at once; then those
+    /// that are not among them finish what they run and go. Blocks until the new ones serve.
+    ///
+    /// Errors: the first instance's that could not be made; the pool serves as it did before.
+    pub(crate) fn resize(&self, placements: &[Placement]) -> Result<()> {
+        // Loads and resizes of one model follow each other, so what is seen here stays until the end; the lock is not
+        // held while instances are made, for readiness asks them.
+        let serving: Vec<_> = self.members.lock().iter().map(|member| member.slot.clone()).collect();
+        let mut leaving: Vec<&InstanceSlot> = serving.iter().map(|slot| &**slot).collect();
+        let mut missing = Vec::new();
+        for placement in placements {
+            match leaving.iter().position(|slot| slot.placement == *placement) {
+                Some(position) => drop(leaving.remove(position)),
+                None => missing.push(placement.clone()),
+            }
+        }
+        let started = self.start_all(missing)?;
+        let is_leaving = |member: &Member| leaving.iter().any(|slot| slot.number == member.slot.number);
+        let mut members = self.members.lock();
+        let (retired, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut *members).into_iter().partition(is_leaving);
+        kept.extend(started);
+        *members = kept;
+        drop(members);
+        self.retire(retired);
+        Ok(())
+    }
+
+    /// Queues a checked request. Returns the way back, and when it has waited too long.
+    ///
+    /// Errors: it comes back when the queue is full or closed.
+    pub(crate) fn submit(
+        &self,
+        request: InferRequest,
+        batch_size: u32,
+    ) -> Result<(Replies, Option<Instant>), Box<Refused>> {
+        let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
+        let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size };
+        let is_quick = self.inline_policy.is_quick(Size { rows: batch_size, bytes: request.input_bytes() });
+        let events: Arc<dyn RequestEvents> = self.stats.clone();
+        let (completion, replies) = Completion::new(record, events, DEFAULT_SLOT_BYTES);
+        let mut removed = Removed::new();
+        let pending = Pending { request, completion };
+        let submitted = self.scheduler.submit(pending, priority, timeout, is_quick, &mut removed);
+        end_all(removed);
+        match submitted {
+            Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
+            Ok(Submitted::Inline(run)) => {
+                self.slots.load()[run.instance].run(run.batch, run.now);
+                self.scheduler.return_instance(run.instance);
+                Ok((replies, None))
+            }
+            Err(refused) => {
+                let (Pending { request, completion }, refusal) = *refused;
+                completion.withdraw();
+                Err(Box::new(Refused { request, refusal }))
+            }
+        }
+    }
+
+    /// Counts a refused request, and says why it was.
+    pub(crate) fn reject(&self, refused: &Refused) -> Error {
+        self.stats.rejected(&refused.request);
+        let text = match refused.refusal {
+            Refusal::Full => "Exceeds maximum queue size",
+            Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        };
+        Error::unavailable(text).with_request_id(&refused.request.id)
+    }
+
+    /// Answers the requests that have waited too long, however busy the instances are.
+    pub(crate) fn expire(&self) {
+        let mut removed = Removed::new();
+        self.scheduler.expire(&mut removed);
+        end_all(removed);
+    }
+
+    /// A caller left without its answer: its place in the queue, if it still has one, may be given away.
+    pub(crate) fn note_cancelled(&self) {
+        self.scheduler.note_cancelled();
+    }
+
+    /// Whether any instance can serve.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.members.lock().iter().any(|member| member.slot.health.is_healthy())
+    }
+
+    /// The counters now.
+    pub(crate) fn snapshot(&self) -> ModelSnapshot {
+        self.stats.snapshot()
+    }
+
+    /// The load took so long.
+    pub(crate) fn loaded(&self, took: Duration) {
+        self.stats.loaded(took);
+    }
+
+    /// Requests that were let in and are not gone.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.scheduler.in_flight()
+    }
+
+    /// Requests let in so far.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.scheduler.admitted()
+    }
+
+    /// No batch waits for more requests from here on.
+    pub(crate) fn stop_waiting(&self) {
+        self.scheduler.stop_waiting();
+    }
+
+    /// Lets in nobody more.
+    pub(crate) fn close(&self) {
+        self.scheduler.close();
+    }
+
+    /// Lets in nobody more, and blocks until the last request is gone and then the instances.
+    pub(crate) fn drain(&self) {
+        self.close();
+        let members = std::mem::take(&mut *self.members.lock());
+        self.join(members);
+    }
+
+    fn retire(&self, members: Vec<Member>) {
+        for member in &members {
+            self.scheduler.retire(member.slot.number);
+        }
+        self.join(members);
+    }
+
+    fn join(&self, members: Vec<Member>) {
+        for member in members {
+            if member.thread.join().is_err() {
+                tracing::error!("the thread of instance '{}' ended by panic", member.slot.placement.instance_name);
+            }
+        }
+    }
+
+    /// Starts one instance per placement. With one that fails, the others are taken down again.
+    fn start_all(&self, placements: Vec<Placement>) -> Result<Vec<Member>> {
+        let mut started: Vec<(Member, mpsc::Receiver<Result<()>>)> = Vec::with_capacity(placements.len());
+        let mut failure = None;
+        for placement in placements {
+            let slot = self.add_slot(placement);
+            let worker = Worker { scheduler: self.scheduler.clone(), slot: slot.clone() };
+            match worker.spawn(self.model.clone()) {
+                Ok((thread, arrival)) => started.push((Member { slot, thread }, arrival)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let mut members = Vec::with_capacity(started.len());
+        for (member, arrival) in started {
+            // The sender lives on the thread: a hang-up means it panicked while making the instance.
+            let result =
+                arrival.recv().unwrap_or_else(|_| Err(Error::internal("the instance's thread ended at start")));
+            failure = failure.or(result.err());
+            members.push(member);
+        }
+        match failure {
+            None => Ok(members),
+            Some(error) => {
+                self.retire(members);
+                Err(error)
+            }
+        }
+    }
+
+    fn add_slot(&self, placement: Placement) -> Arc<InstanceSlot> {
+        let slot = Arc::new(InstanceSlot::new(self.scheduler.add_instance(), placement, self.inline_policy.clone()));
+        // Only loads and resizes come here, one at a time for each model.
+        let mut slots = Vec::clone(&self.slots.load());
+        slots.push(slot.clone());
+        self.slots.store(Arc::new(slots));
+        slot
+    }
+}
+
+fn end_all(removed: Removed) {
+    for (pending, removal) in removed {
+        end_removed(pending, removal);
+    }
+}

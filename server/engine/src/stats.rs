@@ -1,0 +1,130 @@
+//! What hangs on the end of a model's requests: its counters, the order of its responses, and the count of requests in
+//! flight. One lock per batch, none per request.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use server_core::batching::queue::Removal;
+use server_core::{
+    batch::Pending,
+    completion::{Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome, Ticket, hand_over},
+    error::Error,
+    request::InferRequest,
+    responder::{Reply, Responder},
+    stats::{FailureReason, ModelSnapshot},
+};
+
+use crate::{response_order::ResponseOrder, scheduler::Scheduler};
+
+/// The counters of one model version, and whom else its requests concern when they end.
+pub(crate) struct ModelStats {
+    counters: Mutex<ModelSnapshot>,
+    is_decoupled: bool,
+    order: Option<ResponseOrder>,
+    scheduler: Arc<Scheduler>,
+}
+
+impl ModelStats {
+    /// `counters` carries the labels; `order` is there where the model promises one.
+    pub(crate) fn new(
+        counters: ModelSnapshot,
+        is_decoupled: bool,
+        order: Option<ResponseOrder>,
+        scheduler: Arc<Scheduler>,
+    ) -> Self {
+        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler }
+    }
+
+    /// The counters now.
+    pub(crate) fn snapshot(&self) -> ModelSnapshot {
+        let pending = self.scheduler.pending() as u64;
+        ModelSnapshot { pending, ..self.counters.lock().clone() }
+    }
+
+    /// The load took so long.
+    pub(crate) fn loaded(&self, took: Duration) {
+        self.counters.lock().load_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    /// Counts a request that never entered the queue.
+    pub(crate) fn rejected(&self, request: &InferRequest) {
+        self.counters.lock().record_failure(FailureReason::Rejected, request.received_at, Instant::now());
+    }
+}
+
+/// Counts and answers a request that ended in the queue.
+pub(crate) fn end_removed(pending: Pending, removal: Removal) {
+    let (reason, error) = match removal {
+        Removal::Expired => (FailureReason::Rejected, Error::unavailable("Request timeout expired")),
+        Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
+    };
+    pending.completion.reject(reason, error);
+}
+
+impl RequestEvents for ModelStats {
+    fn batch_ended(&self, requests: &[Pending], replies: &[Reply], marks: &Marks) {
+        let now_ms = now_ms();
+        self.counters.lock().record_execution(requests, replies, marks, now_ms);
+    }
+
+    fn executed(&self, rows: u64, marks: &Marks) {
+        self.counters.lock().record_batch(rows, marks);
+    }
+
+    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        if self.is_decoupled {
+            self.counters.lock().record_response(index, outcome, marks);
+        }
+    }
+
+    fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant) {
+        let now_ms = now_ms();
+        let mut counters = self.counters.lock();
+        match (outcome, marks) {
+            (Ok(()), Some(marks)) => counters.record_end(record, marks, now_ms),
+            (Ok(()), None) => counters.record_end(record, &Marks::at(now, now), now_ms),
+            (Err(reason), _) => counters.record_failure(reason, record.received_at, now),
+        }
+    }
+
+    fn deliver(&self, ticket: Ticket, responder: Responder, reply: Option<Reply>) {
+        match &self.order {
+            None => hand_over(responder, reply),
+            Some(order) => self.advance(order.ended(ticket, Some((responder, reply)))),
+        }
+    }
+
+    fn passed_over(&self, ticket: Ticket) {
+        if let Some(order) = &self.order {
+            self.advance(order.ended(ticket, None));
+        }
+    }
+
+    fn released(&self, count: usize) {
+        self.scheduler.released(count);
+    }
+
+    fn rescheduled(&self, request: Pending) {
+        self.scheduler.put_back(request, Instant::now());
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl ModelStats {
+    fn advance(&self, were_held: bool) {
+        if were_held {
+            self.scheduler.order_advanced();
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
