@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::server::conn::http2;
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -178,7 +178,8 @@ async fn serve_connection(
 ) {
     let (socket, write_buffer) = Socket::new(stream);
     let calls = dispatch.calls();
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), dispatch));
+    let answer = service_fn(move |request| dispatch.answer(request));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), answer));
     let leave = async {
         tokio::select! {
             _ = close_requested.changed() => false,

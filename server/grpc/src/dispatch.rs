@@ -1,85 +1,39 @@
-//! One call between the connection and its method: whether it is allowed, which service answers it, its deadline.
+//! One call between the connection and its method: whether it is allowed, its deadline, and its answer to the transport.
 
 use std::{
     convert::Infallible,
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Poll, ready},
     time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use server_engine::Engine;
-use server_proto::{
-    health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-};
-use tokio::time::{Sleep, sleep};
-use tonic::{
-    Status,
-    body::Body,
-    codec::CompressionEncoding,
-    codegen::{BoxFuture, Service as _},
-};
+use tokio::time::sleep;
+use tonic::Status;
 
-use crate::{
-    Compression, Options, Restriction,
-    admission::{Admission, Permit},
-    error::status,
-    restrict,
-    service::Service,
-};
+use crate::{framing::body::ResponseBody, service::Service};
 
-const INFERENCE: &str = "/inference.GRPCInferenceService/";
-const HEALTH: &str = "/grpc.health.v1.Health/";
-
-/// Routes each call to its service. Every connection has its own.
+/// Passes each call to the service. Every connection has its own.
 pub(crate) struct Dispatch {
-    admission: Arc<Admission>,
+    service: Arc<Service>,
     calls: Calls,
-    restrictions: Arc<[Restriction]>,
-    inference: GrpcInferenceServiceServer<Service>,
-    health: HealthServer<Service>,
 }
 
 impl Dispatch {
-    /// Routes to both services over one engine.
-    pub(crate) fn new(engine: Arc<Engine>, admission: Arc<Admission>, options: &Options) -> Self {
-        let service = Arc::new(Service::new(engine, admission.clone(), options));
-        let mut inference = GrpcInferenceServiceServer::from_arc(service.clone())
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Deflate)
-            .max_decoding_message_size(options.max_receive_bytes)
-            .max_encoding_message_size(options.max_send_bytes);
-        if options.response_compression == Compression::Gzip {
-            inference = inference.send_compressed(CompressionEncoding::Gzip);
-        }
-        let health = HealthServer::from_arc(service)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Deflate);
-        Self {
-            admission,
-            calls: Calls::default(),
-            restrictions: options.restrictions.clone().into(),
-            inference,
-            health,
-        }
+    /// Passes calls to that service.
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        Self { service, calls: Calls::default() }
     }
 
-    /// The same routes for one connection.
+    /// The same for one connection.
     pub(crate) fn for_connection(&self) -> Self {
-        let Self { admission, restrictions, inference, health, calls: _ } = self;
-        Self {
-            admission: admission.clone(),
-            calls: Calls::default(),
-            restrictions: restrictions.clone(),
-            inference: inference.clone(),
-            health: health.clone(),
-        }
+        Self::new(self.service.clone())
     }
 
     /// The calls this connection has in flight.
@@ -87,91 +41,38 @@ impl Dispatch {
         self.calls.clone()
     }
 
-    fn start(&self, request: Request<Incoming>) -> Result<Call, Refusal> {
-        if !is_grpc(request.headers()) {
-            return Err(Refusal::NotGrpc);
-        }
-        let path = request.uri().path();
-        let method = path.strip_prefix(INFERENCE);
-        if !self.restrictions.is_empty() {
-            let method = method.or_else(|| path.strip_prefix(HEALTH)).unwrap_or_default();
-            restrict::check(&self.restrictions, method, request.headers()).map_err(status)?;
-        }
-        let permit = match method {
-            Some("ModelInfer" | "ModelStreamInfer") => Some(self.admission.admit().map_err(status)?),
-            _ => None,
-        };
-        let deadline = deadline(request.headers()).map(|duration| Box::pin(sleep(duration)));
-        let answer = if method.is_some() {
-            self.inference.clone().call(request)
-        } else if path.starts_with(HEALTH) {
-            self.health.clone().call(request)
-        } else {
-            return Err(Status::unimplemented(format!("there is no method {path}")).into());
-        };
-        Ok(Call { answer, deadline, _permit: permit, _counted: Some(self.calls.count()) })
-    }
-}
-
-impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Call;
-
-    fn call(&self, request: Request<Incoming>) -> Call {
-        self.start(request).unwrap_or_else(|refusal| {
-            let response = refusal.into_response();
-            Call { answer: Box::pin(std::future::ready(Ok(response))), deadline: None, _permit: None, _counted: None }
-        })
-    }
-}
-
-/// Why a call is refused before it reaches a method.
-enum Refusal {
-    /// The content type is not that of gRPC.
-    NotGrpc,
-    /// Answered with a gRPC status.
-    Status(Status),
-}
-
-impl From<Status> for Refusal {
-    fn from(status: Status) -> Self {
-        Self::Status(status)
-    }
-}
-
-impl Refusal {
-    fn into_response(self) -> Response<Body> {
-        match self {
-            Self::Status(status) => status.into_http(),
-            Self::NotGrpc => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                response
-            }
+    /// Answers one call. Dropping the future, as the connection does when the client cancels, cancels its work.
+    pub(crate) fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
+        let service = self.service.clone();
+        let in_flight = self.calls.count();
+        async move {
+            let response = answer(&service, request).await;
+            drop(in_flight);
+            Ok(response)
         }
     }
 }
 
-/// A call in flight. Dropping it, as the connection does when the client cancels, cancels its work.
-pub(crate) struct Call {
-    answer: BoxFuture<Response<Body>, Infallible>,
-    deadline: Option<Pin<Box<Sleep>>>,
-    _permit: Option<Permit>,
-    _counted: Option<Counted>,
-}
-
-impl Future for Call {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(answer) = self.answer.as_mut().poll(context) {
-            return Poll::Ready(answer);
+async fn answer(service: &Service, request: Request<Incoming>) -> Response<ResponseBody> {
+    if !is_grpc(request.headers()) {
+        let mut response = Response::new(ResponseBody::default());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let mut deadline = deadline(request.headers()).map(|duration| Box::pin(sleep(duration)));
+    let mut response = pin!(service.call(request));
+    let outcome = poll_fn(|context| {
+        if let Poll::Ready(outcome) = response.as_mut().poll(context) {
+            return Poll::Ready(outcome);
         }
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        let Some(deadline) = &mut deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(context));
-        Poll::Ready(Ok(Status::deadline_exceeded("Deadline Exceeded").into_http()))
-    }
+        Poll::Ready(Err(Status::deadline_exceeded("Deadline Exceeded")))
+    });
+    outcome.await.unwrap_or_else(Status::into_http)
 }
 
 /// The calls of one connection that have no response yet.

@@ -8,26 +8,63 @@ mod parameters;
 mod region;
 pub(crate) mod request;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use server_core::error::{Error, Result};
-use server_engine::Engine;
-use server_proto::inference::{ModelInferRequest, ModelInferResponse};
+use bytes::Bytes;
+use server_core::{
+    error::{Error, Result},
+    response::InferResponse,
+};
+use server_engine::{Engine, ModelHandle};
+use server_proto::inference::ModelInferResponse;
+use tonic::Status;
+
+use self::{outputs::Classes, request::Prepared};
+use crate::{blocking::Blocking, error::status};
 
 /// Runs one request and waits for its only response.
+///
+/// Errors: the status the call ends with.
 pub(crate) async fn model_infer(
-    engine: &Engine,
-    message: ModelInferRequest,
+    engine: &Arc<Engine>,
+    blocking: &Blocking,
+    message: Bytes,
     max_send_bytes: usize,
-) -> Result<ModelInferResponse> {
+) -> Result<ModelInferResponse, Status> {
     let received_at = Instant::now();
-    let model = request::model(engine, &message)?;
+    let (model, Prepared { request, classes, .. }) = if request::is_long(&message) {
+        let engine = engine.clone();
+        blocking.run(move || read(&engine, message, received_at)).await.map_err(status)??
+    } else {
+        read(engine, message, received_at)?
+    };
+    let response = async { engine.infer(&model, request)?.response().await }.await.map_err(status)?;
+    let response = classified(blocking, &model, classes, response).await.map_err(status)?;
+    answer::message(response, max_send_bytes).map_err(status)
+}
+
+fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Result<(ModelHandle, Prepared), Status> {
+    let message = request::decode(message)?;
+    let model = request::model(engine, &message).map_err(status)?;
     let interface = model.interface();
     if interface.is_decoupled {
-        return Err(Error::unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy"));
+        let error = Error::unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy");
+        return Err(status(error));
     }
-    let request::Prepared { request, classes, .. } = request::prepare(interface, message, received_at)?;
-    let mut response = engine.infer(&model, request)?.response().await?;
-    classes.apply(interface, &mut response)?;
-    answer::message(response, max_send_bytes)
+    let prepared = request::prepare(interface, message, received_at).map_err(status)?;
+    Ok((model, prepared))
+}
+
+async fn classified(
+    blocking: &Blocking,
+    model: &ModelHandle,
+    classes: Classes,
+    mut response: InferResponse,
+) -> Result<InferResponse> {
+    if classes.is_long(&response) {
+        let interface = model.interface().clone();
+        return blocking.run(move || classes.apply(&interface, &mut response).map(|()| response)).await?;
+    }
+    classes.apply(model.interface(), &mut response)?;
+    Ok(response)
 }

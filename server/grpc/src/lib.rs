@@ -1,16 +1,18 @@
 //! The gRPC front end: Triton's inference service and the health service of gRPC over one engine.
 //!
-//! Modules in the order a call passes them: `connection` (sockets, ages, shutdown), `dispatch` (restrictions, deadlines),
-//! `service` (the methods), then one module per group of methods. No model logic lives here, and `error` alone maps the
+//! Modules in the order a call passes them: `connection` (sockets, ages, shutdown), `dispatch` (deadlines), `service`
+//! (restrictions, the methods), `framing` (messages on the wire), then one module per group of methods. No model logic lives here, and `error` alone maps the
 //! server's errors to gRPC statuses.
 
 #![forbid(unsafe_code)]
 
 mod admin;
 mod admission;
+mod blocking;
 mod connection;
 mod dispatch;
 mod error;
+mod framing;
 mod health;
 mod infer;
 mod options;
@@ -24,7 +26,7 @@ use std::{future::Future, io, sync::Arc};
 use server_engine::Engine;
 use tokio::net::TcpListener;
 
-use self::{admission::Admission, dispatch::Dispatch};
+use self::{admission::Admission, dispatch::Dispatch, service::Service};
 pub use self::{
     options::{Compression, Options},
     restrict::{Protocol, Restriction},
@@ -43,6 +45,6 @@ pub async fn serve(
 ) -> io::Result<()> {
     let admission = Arc::new(Admission::default());
     let leaving = engine.leaving();
-    let dispatch = Dispatch::new(engine, admission.clone(), &options);
+    let dispatch = Dispatch::new(Arc::new(Service::new(engine, admission.clone(), &options)));
     connection::serve(listener, dispatch, &admission, &options, leaving, shutdown).await
 }

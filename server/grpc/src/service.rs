@@ -1,157 +1,187 @@
-//! The methods of both services, each passed to the module that answers it. Nothing is decided here.
+//! The methods of both services, each passed to the module that answers it.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use futures_util::Stream;
+use futures_util::StreamExt;
+use http::{Request, Response, request::Parts};
+use hyper::body::Incoming;
+use prost::Message;
 use server_core::unsupported;
 use server_engine::Engine;
-use server_proto::{
-    health::{HealthCheckRequest, HealthCheckResponse, health_server::Health},
-    inference::{grpc_inference_service_server::GrpcInferenceService, *},
+use server_proto::{health::HealthCheckRequest, inference::*};
+use tonic::Status;
+
+use crate::{
+    Compression, Options, Restriction, admin,
+    admission::Admission,
+    blocking::Blocking,
+    error::status,
+    framing::{
+        body::{Compressor, ResponseBody, compress},
+        compression::{Encoding, accepts_gzip},
+        encode,
+        receive::{Limits, Messages},
+    },
+    health, infer, restrict, stream,
 };
-use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{Options, admin, admission::Admission, error::status, health, infer, stream};
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// What a method returns.
-type Answer<T> = Result<Response<T>, Status>;
-
-/// Both services.
+/// Both services over one engine.
 pub(crate) struct Service {
     engine: Arc<Engine>,
     admission: Arc<Admission>,
-    max_stream_requests: usize,
-    max_send_bytes: usize,
+    blocking: Blocking,
+    restrictions: Vec<Restriction>,
+    receive: Limits,
+    send: stream::Limits,
+    compresses: bool,
 }
 
 impl Service {
-    /// Both services over one engine.
+    /// Both services over that engine.
     pub(crate) fn new(engine: Arc<Engine>, admission: Arc<Admission>, options: &Options) -> Self {
-        let &Options { max_stream_requests, max_send_bytes, .. } = options;
-        Self { engine, admission, max_stream_requests, max_send_bytes }
+        Self {
+            engine,
+            admission,
+            blocking: Blocking::default(),
+            restrictions: options.restrictions.clone(),
+            receive: Limits { max_bytes: options.max_receive_bytes, budget: options.byte_budget.clone() },
+            send: stream::Limits { requests: options.max_stream_requests, send_bytes: options.max_send_bytes },
+            compresses: options.response_compression == Compression::Gzip,
+        }
+    }
+
+    /// Answers one call; a stream goes on in the body of the response.
+    ///
+    /// Errors: the status the call ends with.
+    pub(crate) async fn call(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Status> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let (is_inference, method) = match path.strip_prefix(INFERENCE) {
+            Some(method) => (true, method),
+            None => (false, path.strip_prefix(HEALTH).unwrap_or_default()),
+        };
+        if !self.restrictions.is_empty() {
+            restrict::check(&self.restrictions, method, &head.headers).map_err(status)?;
+        }
+        let encoding = Encoding::of_request(&head.headers)?;
+        let messages = Messages::new(body, encoding, self.receive.clone(), self.blocking.clone());
+        match method {
+            "ModelInfer" if is_inference => self.model_infer(&head, messages).await,
+            "ModelStreamInfer" if is_inference => self.model_stream_infer(&head, messages),
+            // Boxed: the future of the calls that matter stays small.
+            _ if is_inference => Box::pin(self.inference_method(&head, method, messages)).await,
+            "Check" => {
+                let _: HealthCheckRequest = decode(messages).await?;
+                self.respond(&head, encode::message(&health::check(&self.engine))).await
+            }
+            _ => Err(no_such_method(path)),
+        }
+    }
+
+    async fn model_infer(&self, head: &Parts, messages: Messages<Incoming>) -> Result<Response<ResponseBody>, Status> {
+        let _permit = self.admission.admit().map_err(status)?;
+        let message = messages.only().await?;
+        let response = infer::model_infer(&self.engine, &self.blocking, message, self.send.send_bytes).await?;
+        self.respond(head, encode::infer_response(response)).await
+    }
+
+    fn model_stream_infer(&self, head: &Parts, messages: Messages<Incoming>) -> Result<Response<ResponseBody>, Status> {
+        let context = stream::Context {
+            engine: self.engine.clone(),
+            admission: self.admission.clone(),
+            blocking: self.blocking.clone(),
+            limits: self.send,
+        };
+        let responses = stream::model_stream_infer(context, &head.headers, messages).map_err(status)?;
+        let responses = responses.map(|response| response.map(encode::stream_response));
+        let compressor = self.compresses_for(head).then(|| Compressor::new(self.blocking.clone()));
+        Ok(ResponseBody::stream(Box::pin(responses), compressor))
+    }
+
+    /// Every method but inference.
+    async fn inference_method(
+        &self,
+        head: &Parts,
+        method: &str,
+        messages: Messages<Incoming>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let engine = &self.engine;
+        // `answer!(|request: Type| answer)`: decodes the request, encodes the answer.
+        macro_rules! answer {
+            (|$request:tt: $type:ty| $answer:expr) => {{
+                let $request: $type = decode(messages).await?;
+                let response = $answer.map_err(status)?;
+                let length = response.encoded_len();
+                if length > self.send.send_bytes {
+                    return Err(sent_too_large(length, self.send.send_bytes));
+                }
+                encode::message(&response)
+            }};
+        }
+        let response = match method {
+            "ServerLive" => answer!(|_: ServerLiveRequest| Ok(health::server_live(engine))),
+            "ServerReady" => answer!(|_: ServerReadyRequest| Ok(health::server_ready(engine))),
+            "ModelReady" => answer!(|request: ModelReadyRequest| health::model_ready(engine, &request)),
+            "ServerMetadata" => answer!(|_: ServerMetadataRequest| admin::server_metadata(engine)),
+            "ModelMetadata" => answer!(|request: ModelMetadataRequest| admin::model_metadata(engine, &request)),
+            "ModelConfig" => answer!(|request: ModelConfigRequest| admin::model_config(engine, &request)),
+            "ModelStatistics" => {
+                answer!(|request: ModelStatisticsRequest| admin::statistics::model_statistics(engine, &request))
+            }
+            "RepositoryIndex" => {
+                answer!(|request: RepositoryIndexRequest| admin::repository::index(engine, &request))
+            }
+            "RepositoryModelLoad" => {
+                answer!(|request: RepositoryModelLoadRequest| {
+                    admin::repository::load(engine, &self.blocking, request).await
+                })
+            }
+            "RepositoryModelUnload" => {
+                answer!(|request: RepositoryModelUnloadRequest| admin::repository::unload(engine, request).await)
+            }
+            "SystemSharedMemoryStatus" => {
+                answer!(|request: SystemSharedMemoryStatusRequest| admin::shared_memory::system_status(&request))
+            }
+            "CudaSharedMemoryStatus" => {
+                answer!(|request: CudaSharedMemoryStatusRequest| admin::shared_memory::cuda_status(&request))
+            }
+            "SystemSharedMemoryRegister"
+            | "SystemSharedMemoryUnregister"
+            | "CudaSharedMemoryRegister"
+            | "CudaSharedMemoryUnregister" => return Err(status(unsupported::client_shared_memory())),
+            "TraceSetting" => return Err(status(unsupported::trace_settings())),
+            "LogSettings" => return Err(status(unsupported::log_settings())),
+            _ => return Err(no_such_method(head.uri.path())),
+        };
+        self.respond(head, response).await
+    }
+
+    async fn respond(&self, head: &Parts, message: encode::Parts) -> Result<Response<ResponseBody>, Status> {
+        if !self.compresses_for(head) {
+            return Ok(ResponseBody::unary(message, false));
+        }
+        Ok(ResponseBody::unary(compress(self.blocking.clone(), message).await?, true))
+    }
+
+    fn compresses_for(&self, head: &Parts) -> bool {
+        self.compresses && accepts_gzip(&head.headers)
     }
 }
 
-fn answer<T>(result: server_core::error::Result<T>) -> Answer<T> {
-    result.map(Response::new).map_err(status)
+async fn decode<T: Message + Default>(messages: Messages<Incoming>) -> Result<T, Status> {
+    T::decode(messages.only().await?).map_err(|error| infer::request::malformed(&error))
 }
 
-#[async_trait]
-impl Health for Service {
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Answer<HealthCheckResponse> {
-        answer(Ok(health::check(&self.engine)))
-    }
+#[cold]
+fn no_such_method(path: &str) -> Status {
+    Status::unimplemented(format!("there is no method {path}"))
 }
 
-#[async_trait]
-impl GrpcInferenceService for Service {
-    type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
-
-    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
-        answer(Ok(health::server_live(&self.engine)))
-    }
-
-    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        answer(Ok(health::server_ready(&self.engine)))
-    }
-
-    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
-        answer(health::model_ready(&self.engine, request.get_ref()))
-    }
-
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        answer(admin::server_metadata(&self.engine))
-    }
-
-    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
-        answer(admin::model_metadata(&self.engine, request.get_ref()))
-    }
-
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        answer(infer::model_infer(&self.engine, request.into_inner(), self.max_send_bytes).await)
-    }
-
-    async fn model_stream_infer(
-        &self,
-        request: Request<Streaming<ModelInferRequest>>,
-    ) -> Answer<Self::ModelStreamInferStream> {
-        let limits = stream::Limits { requests: self.max_stream_requests, send_bytes: self.max_send_bytes };
-        answer(stream::model_stream_infer(self.engine.clone(), &self.admission, request, limits))
-    }
-
-    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
-        answer(admin::model_config(&self.engine, request.get_ref()))
-    }
-
-    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
-        answer(admin::statistics::model_statistics(&self.engine, request.get_ref()))
-    }
-
-    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
-        answer(admin::repository::index(&self.engine, request.get_ref()))
-    }
-
-    async fn repository_model_load(
-        &self,
-        request: Request<RepositoryModelLoadRequest>,
-    ) -> Answer<RepositoryModelLoadResponse> {
-        answer(admin::repository::load(&self.engine, request.into_inner()).await)
-    }
-
-    async fn repository_model_unload(
-        &self,
-        request: Request<RepositoryModelUnloadRequest>,
-    ) -> Answer<RepositoryModelUnloadResponse> {
-        answer(admin::repository::unload(&self.engine, request.into_inner()).await)
-    }
-
-    async fn system_shared_memory_status(
-        &self,
-        request: Request<SystemSharedMemoryStatusRequest>,
-    ) -> Answer<SystemSharedMemoryStatusResponse> {
-        answer(admin::shared_memory::system_status(request.get_ref()))
-    }
-
-    async fn system_shared_memory_register(
-        &self,
-        _: Request<SystemSharedMemoryRegisterRequest>,
-    ) -> Answer<SystemSharedMemoryRegisterResponse> {
-        answer(Err(unsupported::client_shared_memory()))
-    }
-
-    async fn system_shared_memory_unregister(
-        &self,
-        _: Request<SystemSharedMemoryUnregisterRequest>,
-    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
-        answer(Err(unsupported::client_shared_memory()))
-    }
-
-    async fn cuda_shared_memory_status(
-        &self,
-        request: Request<CudaSharedMemoryStatusRequest>,
-    ) -> Answer<CudaSharedMemoryStatusResponse> {
-        answer(admin::shared_memory::cuda_status(request.get_ref()))
-    }
-
-    async fn cuda_shared_memory_register(
-        &self,
-        _: Request<CudaSharedMemoryRegisterRequest>,
-    ) -> Answer<CudaSharedMemoryRegisterResponse> {
-        answer(Err(unsupported::client_shared_memory()))
-    }
-
-    async fn cuda_shared_memory_unregister(
-        &self,
-        _: Request<CudaSharedMemoryUnregisterRequest>,
-    ) -> Answer<CudaSharedMemoryUnregisterResponse> {
-        answer(Err(unsupported::client_shared_memory()))
-    }
-
-    async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
-        answer(Err(unsupported::trace_settings()))
-    }
-
-    async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
-        answer(Err(unsupported::log_settings()))
-    }
+/// The words of gRPC's own library.
+#[cold]
+fn sent_too_large(length: usize, max_bytes: usize) -> Status {
+    Status::resource_exhausted(format!("Sent message larger than max ({length} vs. {max_bytes})"))
 }

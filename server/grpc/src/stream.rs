@@ -11,21 +11,26 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{self, Poll, ready},
     time::Instant,
 };
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream::SelectAll};
+use http::HeaderMap;
+use http_body::Body;
 use server_core::error::Result;
-use server_engine::Engine;
-use server_proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
-use tonic::{Request, Status, Streaming};
+use server_engine::{Engine, ModelHandle};
+use server_proto::inference::ModelStreamInferResponse;
+use tonic::Status;
 
 use self::run::{Failure, Run};
 use crate::{
     admission::{self, Admission, Permit},
+    blocking::Blocking,
     error::status,
-    infer::request,
+    framing::receive::Messages,
+    infer::request::{self, Prepared},
 };
 
 /// Metadata of a call that its first error ends.
@@ -40,41 +45,45 @@ pub(crate) struct Limits {
     pub(crate) send_bytes: usize,
 }
 
-/// What a stream yields.
-type Item = Result<ModelStreamInferResponse, Status>;
+/// What a stream needs of the server.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) blocking: Blocking,
+    pub(crate) limits: Limits,
+}
 
 /// Opens the response half of a stream.
 ///
 /// Errors: the server is stopping.
-pub(crate) fn model_stream_infer(
-    engine: Arc<Engine>,
-    admission: &Arc<Admission>,
-    request: Request<Streaming<ModelInferRequest>>,
-    limits: Limits,
-) -> Result<Pin<Box<dyn Stream<Item = Item> + Send>>> {
-    let is_strict = request.metadata().get(STRICT).is_some_and(|value| value.as_encoded_bytes() == b"true");
-    Ok(Box::pin(InferStream {
-        engine,
-        limits: Limits { requests: limits.requests.max(1), ..limits },
-        is_strict,
-        requests: Some(request.into_inner()),
+pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
+    context: Context,
+    headers: &HeaderMap,
+    requests: Messages<B>,
+) -> Result<InferStream<B>> {
+    Ok(InferStream {
+        is_strict: headers.get(STRICT).is_some_and(|value| value.as_bytes() == b"true"),
+        requests: Some(requests),
+        reading: None,
         ordered: VecDeque::new(),
         decoupled: SelectAll::new(),
         decoupled_first: false,
         final_status: None,
-        shutdown: Some(Box::pin(admission.closed())),
-        admission: admission.clone(),
-        _permit: admission.admit()?,
-    }))
+        shutdown: Some(Box::pin(context.admission.closed())),
+        _permit: context.admission.admit()?,
+        context,
+    })
 }
 
 /// One stream.
-struct InferStream {
-    engine: Arc<Engine>,
-    limits: Limits,
+pub(crate) struct InferStream<B> {
+    context: Context,
     is_strict: bool,
     /// `None` once the client has half-closed.
-    requests: Option<Streaming<ModelInferRequest>>,
+    requests: Option<Messages<B>>,
+    /// A long request that is decoded on a blocking thread; those behind it wait.
+    reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
     /// Requests to models that respond once, in the order they came.
     ordered: VecDeque<Ordered>,
     /// Requests to decoupled models.
@@ -85,8 +94,28 @@ struct InferStream {
     final_status: Option<Status>,
     /// `None` once the server stops.
     shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    admission: Arc<Admission>,
     _permit: Permit,
+}
+
+/// A request that was read: to be run, answered with an error, or the end of the stream.
+type Read = Result<Result<Request, Failure>, Status>;
+
+/// A request for the engine.
+struct Request {
+    model: ModelHandle,
+    asked_version: String,
+    prepared: Prepared,
+}
+
+/// Reads one message.
+fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Read {
+    let message = request::decode(message)?;
+    let (id, asked_version) = (message.id.clone(), message.model_version.clone());
+    let request = request::model(engine, &message).and_then(|model| {
+        let prepared = request::prepare(model.interface(), message, received_at)?;
+        Ok(Request { model, asked_version, prepared })
+    });
+    Ok(request.map_err(|error| Failure::of_request(id, error)))
 }
 
 /// A request whose response is sent in request order.
@@ -97,52 +126,71 @@ enum Ordered {
     Running(Box<Run>),
 }
 
-impl InferStream {
+impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     fn in_flight(&self) -> usize {
-        self.ordered.len() + self.decoupled.len()
+        self.ordered.len() + self.decoupled.len() + usize::from(self.reading.is_some())
+    }
+
+    fn max_in_flight(&self) -> usize {
+        self.context.limits.requests.max(1)
     }
 
     /// Reads requests while fewer than the limit are in flight.
-    fn take_requests(&mut self, context: &mut Context<'_>) {
-        while self.in_flight() < self.limits.requests {
+    fn take_requests(&mut self, context: &mut task::Context<'_>) {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let Poll::Ready(read) = reading.as_mut().poll(context) else { return };
+                self.reading = None;
+                self.start(read);
+            }
+            if self.in_flight() >= self.max_in_flight() {
+                return;
+            }
             let Some(requests) = &mut self.requests else { return };
-            match requests.poll_next_unpin(context) {
+            match requests.poll_next(context) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(message))) => self.start(message),
-                Poll::Ready(Some(Err(broken))) => {
-                    self.final_status = Some(broken);
-                    self.requests = None;
+                Poll::Ready(Some(Ok(message))) if request::is_long(&message) => {
+                    let (engine, received_at) = (self.context.engine.clone(), Instant::now());
+                    let blocking = self.context.blocking.clone();
+                    self.reading = Some(Box::pin(async move {
+                        blocking.run(move || read(&engine, message, received_at)).await.map_err(status)?
+                    }));
                 }
+                Poll::Ready(Some(Ok(message))) => {
+                    let read = read(&self.context.engine, message, Instant::now());
+                    self.start(read);
+                }
+                Poll::Ready(Some(Err(broken))) => self.start(Err(broken)),
                 Poll::Ready(None) => self.requests = None,
             }
         }
     }
 
-    /// Starts one request. An error takes the place of its response.
-    fn start(&mut self, message: ModelInferRequest) {
-        let id = message.id.clone();
-        match self.run(message) {
-            Ok(run) if run.is_decoupled() => self.decoupled.push(run),
-            Ok(run) => self.ordered.push_back(Ordered::Running(Box::new(run))),
-            Err(error) => {
-                let about = Box::new(ModelInferResponse { id, ..Default::default() });
-                self.ordered.push_back(Ordered::Refused(Failure { error, about }));
+    /// Starts one request. An error takes the place of its response; what cannot be read ends the stream.
+    fn start(&mut self, read: Read) {
+        match read.map(|read| read.and_then(|request| self.run(request))) {
+            Ok(Ok(run)) if run.is_decoupled() => self.decoupled.push(run),
+            Ok(Ok(run)) => self.ordered.push_back(Ordered::Running(Box::new(run))),
+            Ok(Err(failure)) => self.ordered.push_back(Ordered::Refused(failure)),
+            Err(broken) => {
+                self.final_status = Some(broken);
+                self.requests = None;
             }
         }
     }
 
-    fn run(&self, message: ModelInferRequest) -> Result<Run> {
-        if self.admission.is_closed() {
-            return Err(admission::shutting_down());
-        }
-        let received_at = Instant::now();
-        let model = request::model(&self.engine, &message)?;
-        let asked_version = message.model_version.clone();
-        let prepared = request::prepare(model.interface(), message, received_at)?;
-        Run::start(&self.engine, &model, asked_version, prepared, self.limits.send_bytes)
+    fn run(&self, request: Request) -> Result<Run, Failure> {
+        let Request { model, asked_version, prepared } = request;
+        let id = prepared.request.id.clone();
+        let run = if self.context.admission.is_closed() {
+            Err(admission::shutting_down())
+        } else {
+            Run::start(&self.context, &model, asked_version, prepared)
+        };
+        run.map_err(|error| Failure::of_request(id, error))
     }
 
-    fn poll_ordered(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
+    fn poll_ordered(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         if let Some(Ordered::Running(run)) = self.ordered.front_mut() {
             let answer = ready!(run.poll_only(context));
             self.ordered.pop_front();
@@ -154,14 +202,14 @@ impl InferStream {
         }
     }
 
-    fn poll_decoupled(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
+    fn poll_decoupled(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         match self.decoupled.poll_next_unpin(context) {
             Poll::Ready(Some(answer)) => Poll::Ready(answer),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
-    fn poll_responses(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
+    fn poll_responses(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         self.decoupled_first = !self.decoupled_first;
         if self.decoupled_first {
             let first = self.poll_decoupled(context);
@@ -175,19 +223,20 @@ impl InferStream {
     /// Ends the stream: requests in flight are cancelled, further ones are not read.
     fn finish(&mut self) {
         self.requests = None;
+        self.reading = None;
         self.ordered.clear();
         self.decoupled.clear();
     }
 }
 
-impl Stream for InferStream {
-    type Item = Item;
+impl<B: Body<Data = Bytes> + Unpin> Stream for InferStream<B> {
+    type Item = Result<ModelStreamInferResponse, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
             this.take_requests(context);
-            let was_full = this.in_flight() == this.limits.requests;
+            let was_full = this.in_flight() == this.max_in_flight();
             match this.poll_responses(context) {
                 Poll::Ready(Ok(message)) => return Poll::Ready(Some(Ok(message))),
                 Poll::Ready(Err(failure)) if this.is_strict => {
@@ -198,7 +247,7 @@ impl Stream for InferStream {
                 Poll::Pending => {}
             }
             // A decoupled model may have ended without a response: another request can be read now.
-            if was_full && this.in_flight() < this.limits.requests {
+            if was_full && this.in_flight() < this.max_in_flight() {
                 continue;
             }
             let is_idle = this.in_flight() == 0;

@@ -10,6 +10,11 @@ use server_proto::inference::{
     model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
 };
 
+use crate::blocking::Blocking;
+
+/// Larger files are copied on a blocking thread.
+const MAX_INLINE: usize = 4 << 20;
+
 /// Every model with the states of its versions.
 pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse> {
     check_repository_unnamed(&request.repository_name)?;
@@ -20,10 +25,13 @@ pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result
 /// Loads or reloads a model; answers when it serves or has failed.
 pub(crate) async fn load(
     engine: &Arc<Engine>,
+    blocking: &Blocking,
     request: RepositoryModelLoadRequest,
 ) -> Result<RepositoryModelLoadResponse> {
     check_repository_unnamed(&request.repository_name)?;
-    let parameters = load_parameters(request.parameters)?;
+    let is_long = file_bytes(&request.parameters) > MAX_INLINE;
+    let parameters = request.parameters;
+    let parameters = blocking.run_if(is_long, move || load_parameters(parameters)).await??;
     engine.load(&request.model_name, parameters).await?;
     Ok(RepositoryModelLoadResponse {})
 }
@@ -59,6 +67,15 @@ fn model_index(entry: IndexEntry) -> ModelIndex {
         state: entry.state.map(|state| state.text().to_owned()).unwrap_or_default(),
         reason: entry.reason,
     }
+}
+
+/// Bytes of files, which [`load_parameters`] copies.
+fn file_bytes(given: &BTreeMap<String, ModelRepositoryParameter>) -> usize {
+    let length = |parameter: &ModelRepositoryParameter| match &parameter.parameter_choice {
+        Some(ParameterChoice::BytesParam(content)) => content.len(),
+        _ => 0,
+    };
+    given.values().map(length).sum()
 }
 
 fn load_parameters(given: BTreeMap<String, ModelRepositoryParameter>) -> Result<LoadParameters> {

@@ -18,7 +18,17 @@ use super::region::{Region, region};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes(Vec<(Name, u32)>);
 
+/// More bytes than this are classified on a blocking thread: about a millisecond of work.
+const MAX_INLINE: usize = 256 << 10;
+
 impl Classes {
+    /// Whether [`Classes::apply`] takes so long that it belongs on a blocking thread.
+    pub(crate) fn is_long(&self, response: &InferResponse) -> bool {
+        let is_classified = |name: &Name| self.0.iter().any(|(classified, _)| classified == name);
+        let classified = response.outputs.iter().filter(|output| is_classified(&output.name));
+        !self.0.is_empty() && classified.map(|output| output.data.len()).sum::<usize>() > MAX_INLINE
+    }
+
     /// Replaces the values of those outputs by their top classes.
     ///
     /// Errors: the type has no order, or there are too many values.

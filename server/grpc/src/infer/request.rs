@@ -5,6 +5,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use prost::{
+    DecodeError, Message,
+    encoding::{WireType, decode_key, decode_varint},
+};
 use server_core::{
     error::{Error, Result},
     interface::{Interface, ModelId},
@@ -15,6 +19,7 @@ use server_core::{
 use server_engine::{Engine, ModelHandle};
 use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use smallvec::SmallVec;
+use tonic::Status;
 
 use super::{
     contents,
@@ -32,6 +37,47 @@ pub(crate) struct Prepared {
     pub(crate) classes: Classes,
     /// Whether the client wants an empty final response.
     pub(crate) wants_empty_final: bool,
+}
+
+/// More bytes than this, raw tensors apart, are decoded and converted on a blocking thread: about a millisecond of work.
+const MAX_INLINE: usize = 256 << 10;
+/// Field of the raw tensors.
+const RAW_INPUT_CONTENTS: u32 = 7;
+/// Fields looked at to find the raw tensors of a message.
+const MAX_FIELDS: usize = 64;
+
+/// Whether decoding and converting a message takes so long that it belongs on a blocking thread. Raw tensors take no time:
+/// they are slices of it.
+pub(crate) fn is_long(message: &[u8]) -> bool {
+    message.len() > MAX_INLINE && message.len() - raw_len(message) > MAX_INLINE
+}
+
+/// Bytes of the raw tensors among the first fields.
+fn raw_len(mut message: &[u8]) -> usize {
+    let mut total = 0;
+    for _ in 0..MAX_FIELDS {
+        let Ok((field, WireType::LengthDelimited)) = decode_key(&mut message) else { break };
+        let length = decode_varint(&mut message).ok().and_then(|length| usize::try_from(length).ok());
+        let Some((skipped, rest)) = length.and_then(|length| message.split_at_checked(length)) else { break };
+        if field == RAW_INPUT_CONTENTS {
+            total += skipped.len();
+        }
+        message = rest;
+    }
+    total
+}
+
+/// Decodes a message. Its raw tensors are slices of the bytes.
+///
+/// Errors: `Internal`, as gRPC has it, for bytes that are no such message.
+pub(crate) fn decode(message: Bytes) -> Result<ModelInferRequest, Status> {
+    ModelInferRequest::decode(message).map_err(|error| malformed(&error))
+}
+
+/// The status of a call whose message cannot be decoded.
+#[cold]
+pub(crate) fn malformed(error: &DecodeError) -> Status {
+    Status::internal(error.to_string())
 }
 
 /// The model a message names.
@@ -174,6 +220,27 @@ mod tests {
             }],
             is_decoupled: false,
         }
+    }
+
+    #[test]
+    fn only_what_must_be_converted_makes_a_message_long() {
+        let raw_of = |length: usize| ModelInferRequest {
+            raw_input_contents: vec![vec![0; length].into(), vec![0; 3].into()],
+            ..raw(&["a", "b"], &[])
+        };
+        assert!(!is_long(&raw_of(0).encode_to_vec()));
+        assert!(!is_long(&raw_of(4 * MAX_INLINE).encode_to_vec()));
+        let mut typed = raw(&["a"], &[]);
+        let contents = |length| Some(InferTensorContents { fp32_contents: vec![0.0; length], ..Default::default() });
+        typed.inputs[0].contents = contents(10);
+        assert!(!is_long(&typed.encode_to_vec()));
+        typed.inputs[0].contents = contents(MAX_INLINE / 4 + 10);
+        assert!(is_long(&typed.encode_to_vec()));
+        let many =
+            ModelInferRequest { raw_input_contents: vec![vec![0; MAX_INLINE / 100].into(); 200], ..Default::default() };
+        assert!(is_long(&many.encode_to_vec()));
+        // Bytes that are no message are refused by the decoder, wherever it runs.
+        assert!(is_long(&vec![0xff; MAX_INLINE + 1]));
     }
 
     fn tensor(name: &str) -> InferInputTensor {

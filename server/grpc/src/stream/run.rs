@@ -1,6 +1,7 @@
 //! One request of a stream in flight, and the messages its responses become.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -13,10 +14,13 @@ use server_core::{
     request::Parameter,
     response::InferResponse,
 };
-use server_engine::{Engine, Inference, ModelHandle};
+use server_engine::{Inference, ModelHandle};
 use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
-use crate::infer::{answer, outputs::Classes, request::Prepared};
+use crate::{
+    blocking::Blocking,
+    infer::{answer, outputs::Classes, request::Prepared},
+};
 
 /// Parameter of every response: whether it is the request's last.
 const FINAL: &str = "triton_final_response";
@@ -29,6 +33,11 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// An error before anything but the id of the request was known.
+    pub(super) fn of_request(id: String, error: Error) -> Self {
+        Self { error, about: Box::new(ModelInferResponse { id, ..Default::default() }) }
+    }
+
     /// The form that leaves the stream open.
     pub(super) fn into_message(self) -> ModelStreamInferResponse {
         let Self { error, about } = self;
@@ -40,6 +49,7 @@ impl Failure {
 pub(super) struct Run {
     inference: Inference,
     interface: Arc<Interface>,
+    blocking: Blocking,
     classes: Classes,
     id: String,
     /// The version as the client has written it: errors carry it.
@@ -48,30 +58,33 @@ pub(super) struct Run {
     max_send_bytes: usize,
     /// A response that came while its predecessor was checked for being the last.
     next: Option<Result<InferResponse>>,
+    /// A response that is classified on a blocking thread.
+    classifying: Option<Pin<Box<dyn Future<Output = Result<InferResponse>> + Send>>>,
     is_over: bool,
 }
 
 impl Run {
     /// Starts a request.
     pub(super) fn start(
-        engine: &Engine,
+        context: &super::Context,
         model: &ModelHandle,
         asked_version: String,
         prepared: Prepared,
-        max_send_bytes: usize,
     ) -> Result<Self> {
         let Prepared { request, classes, wants_empty_final } = prepared;
         let id = request.id.clone();
-        let inference = engine.infer(model, request)?;
+        let inference = context.engine.infer(model, request)?;
         Ok(Self {
             inference,
             interface: model.interface().clone(),
+            blocking: context.blocking.clone(),
             classes,
             id,
             asked_version,
             wants_empty_final,
-            max_send_bytes,
+            max_send_bytes: context.limits.send_bytes,
             next: None,
+            classifying: None,
             is_over: false,
         })
     }
@@ -83,17 +96,50 @@ impl Run {
 
     /// The only response of a model that responds once.
     pub(super) fn poll_only(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
-        let reply = ready!(self.inference.poll_next(context));
-        let reply = reply.unwrap_or_else(|| Err(Error::internal("expected a single response, got 0")));
-        Poll::Ready(self.respond(reply, true))
+        if self.classifying.is_none() {
+            let reply = ready!(self.inference.poll_next(context));
+            let reply = reply.unwrap_or_else(|| Err(Error::internal("expected a single response, got 0")));
+            if let Some(response) = self.respond(reply, true) {
+                return Poll::Ready(response);
+            }
+        }
+        self.poll_classified(context, true)
     }
 
-    fn respond(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
-        let message = reply.and_then(|mut response| {
-            self.classes.apply(&self.interface, &mut response)?;
-            answer::message(response, self.max_send_bytes)
-        });
-        match message {
+    /// The message of a response; `None` if it is to be classified first.
+    fn respond(
+        &mut self,
+        reply: Result<InferResponse>,
+        is_final: bool,
+    ) -> Option<Result<ModelStreamInferResponse, Failure>> {
+        let reply = match reply {
+            Ok(mut response) if self.classes.is_long(&response) => {
+                let (blocking, interface) = (self.blocking.clone(), self.interface.clone());
+                let classes = self.classes.clone();
+                self.classifying = Some(Box::pin(async move {
+                    blocking.run(move || classes.apply(&interface, &mut response).map(|()| response)).await?
+                }));
+                return None;
+            }
+            Ok(mut response) => self.classes.apply(&self.interface, &mut response).map(|()| response),
+            error => error,
+        };
+        Some(self.message(reply, is_final))
+    }
+
+    fn poll_classified(
+        &mut self,
+        context: &mut Context<'_>,
+        is_final: bool,
+    ) -> Poll<Result<ModelStreamInferResponse, Failure>> {
+        let Some(classifying) = &mut self.classifying else { return Poll::Pending };
+        let reply = ready!(classifying.as_mut().poll(context));
+        self.classifying = None;
+        Poll::Ready(self.message(reply, is_final))
+    }
+
+    fn message(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
+        match reply.and_then(|response| answer::message(response, self.max_send_bytes)) {
             Ok(message) => Ok(message_of(marked(message, is_final))),
             Err(error) => Err(Failure { error, about: Box::new(marked(self.response_head(), is_final)) }),
         }
@@ -125,6 +171,9 @@ impl Stream for Run {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if this.classifying.is_some() {
+            return this.poll_classified(context, this.is_over).map(Some);
+        }
         if this.is_over {
             return Poll::Ready(None);
         }
@@ -142,6 +191,9 @@ impl Stream for Run {
             Poll::Ready(next) => this.next = next,
             Poll::Pending => {}
         }
-        Poll::Ready(Some(this.respond(reply, this.is_over)))
+        match this.respond(reply, this.is_over) {
+            Some(response) => Poll::Ready(Some(response)),
+            None => this.poll_classified(context, this.is_over).map(Some),
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Connections and calls that are malformed, restricted or too old.
 
-use std::time::Duration;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use server_core::byte_budget::ByteBudget;
 use server_grpc::{Options, Protocol, Restriction};
 use server_proto::{
     health::{HealthCheckRequest, health_client::HealthClient},
@@ -15,10 +18,11 @@ use server_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
 };
 use tonic::Code;
 
-use crate::harness::{Server, values};
+use crate::harness::{Server, until, values};
 
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
@@ -80,6 +84,34 @@ async fn a_malformed_message_fails_its_own_call_only() {
         assert!(!matches!(code.as_str(), "" | "0"), "{body:?} was taken: {code} {message}");
         assert_eq!(client.model_infer(values("FP32", "1", &[1.0])).await.unwrap().into_inner().id, "1");
     }
+}
+
+#[tokio::test]
+async fn calls_that_only_declare_a_length_take_no_memory() {
+    let budget = Arc::new(ByteBudget::new(64 << 20));
+    let server = Server::with(Options { byte_budget: budget.clone(), ..Options::default() }).await;
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..1000 {
+        let (body, frames) = mpsc::unbounded_channel();
+        body.send(Bytes::from_static(b"\0\x7f\xff\xff\xff!")).unwrap();
+        let frames = stream::unfold(frames, async |mut frames: mpsc::UnboundedReceiver<Bytes>| {
+            let bytes = frames.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(bytes)), frames))
+        });
+        let request = Request::post(format!("http://{}{MODEL_INFER}", server.address))
+            .header(CONTENT_TYPE, "application/grpc")
+            .body(StreamBody::new(Box::pin(frames)))
+            .unwrap();
+        sender.ready().await.unwrap();
+        bodies.push((body, tokio::spawn(sender.send_request(request))));
+    }
+    until(|| budget.in_use() == bodies.len()).await;
+    drop(bodies);
+    drop(sender);
+    until(|| budget.in_use() == 0).await;
 }
 
 #[tokio::test]

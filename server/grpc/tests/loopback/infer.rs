@@ -1,9 +1,9 @@
 //! Unary inference: every type both ways, and every error with code and message.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use server_core::tensor::DataType;
+use server_core::{byte_budget::ByteBudget, tensor::DataType};
 use server_grpc::{Compression, Options};
 use server_proto::inference::{
     InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
@@ -284,12 +284,65 @@ async fn a_message_over_the_limit_is_refused_and_the_connection_stays_open() {
     let mut client = server.client().await;
     let of = |length: usize| ask("UINT8", "UINT8", &[length as i64], vec![0; length]);
     let status = client.model_infer(of(3000)).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().starts_with("Received message larger than max (30"), "{status:?}");
+    assert!(status.message().ends_with(" vs. 2000)"), "{status:?}");
     let status = client.model_infer(of(1500)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("Response has byte size 1"), "{status:?}");
     assert!(status.message().ends_with(" which exceeds gRPC's byte size limit 1000."), "{status:?}");
     client.model_infer(of(500)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_request_count_until_its_model_has_run() {
+    let budget = Arc::new(ByteBudget::new(1000));
+    let server = Server::with(Options { byte_budget: budget.clone(), ..Options::default() }).await;
+    let mut client = server.client().await;
+    let large = |model| values(model, "1", &[1.0; 200]);
+    let running = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(large("slow")).await })
+    };
+    until(|| budget.in_use() > 800).await;
+    let status = client.model_infer(large("FP32")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("use --max-inflight-request-bytes to increase the limit"), "{status:?}");
+    client.model_infer(values("FP32", "2", &[1.0])).await.unwrap();
+    running.await.unwrap().unwrap();
+    until(|| budget.in_use() == 0).await;
+    client.model_infer(large("FP32")).await.unwrap();
+    assert_eq!(budget.refused(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_take_long_to_convert_inflate_or_classify_are_answered() {
+    const LENGTH: usize = 200_000;
+    let server = Server::with(Options { response_compression: Compression::Gzip, ..Options::default() }).await;
+    let mut client = server.client().await;
+    let numbers: Vec<f32> = (0..LENGTH).map(|number| number as f32).collect();
+    let contents = InferTensorContents { fp32_contents: numbers.clone(), ..Default::default() };
+    let mut request = typed("FP32", &[LENGTH as i64], contents);
+    let response = client.model_infer(request.clone()).await.unwrap().into_inner();
+    assert!(response.raw_output_contents == [Bytes::from(floats(&numbers))], "the values differ");
+
+    let mut asked = output("OUTPUT0");
+    asked.parameters.insert("classification".into(), parameter(ParameterChoice::Int64Param(2)));
+    request.outputs = vec![asked];
+    let expected = server_core::tensor::strings::join([b"199999.000000:199999".as_slice(), b"199998.000000:199998"]);
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let mut client = server.client().await.send_compressed(encoding).accept_compressed(CompressionEncoding::Gzip);
+        let response = client.model_infer(request.clone()).await.unwrap().into_inner();
+        assert_eq!(response.raw_output_contents, [Bytes::from(expected.clone())]);
+        let requests = futures_util::stream::iter([request.clone(), values("FP32", "2", &[1.0]), request.clone()]);
+        let mut responses = client.model_stream_infer(requests).await.unwrap().into_inner();
+        for expected in [&expected, &floats(&[1.0]), &expected] {
+            let response = responses.message().await.unwrap().unwrap();
+            assert_eq!(response.error_message, "");
+            assert_eq!(response.infer_response.unwrap().raw_output_contents, [Bytes::from(expected.clone())]);
+        }
+        assert!(responses.message().await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]

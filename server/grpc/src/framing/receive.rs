@@ -1,0 +1,319 @@
+//! Receives the messages of one call. Memory grows with the bytes that arrive, never by the declared length alone.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use server_core::byte_budget::{ByteBudget, Reservation};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::Status;
+
+use super::{
+    PREFIX,
+    compression::{Encoding, Inflate, Inflated},
+};
+use crate::{blocking::Blocking, error::status};
+
+/// How long a client may pause within a message, or before it half-closes a unary call; up to twice that.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A message is inflated on the event loop up to this size, about a millisecond of work, and beyond on a blocking thread.
+const MAX_INLINE: usize = 256 << 10;
+/// Least memory allocated for a message that comes in pieces, if it is as long.
+const FIRST_CAPACITY: usize = 64 << 10;
+/// Memory allocated is at most so many times what has arrived: few copies, and little address space for little data.
+const CAPACITY_FACTOR: usize = 64;
+
+/// Limits of the messages received.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Longest message, compressed or not.
+    pub(crate) max_bytes: usize,
+    /// Shared by all requests in flight.
+    pub(crate) budget: Arc<ByteBudget>,
+}
+
+/// Bytes, and the part of the budget they hold.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Bytes,
+    pub(super) reservation: Reservation,
+}
+
+impl Held {
+    /// Bytes that give their part of the budget back when the last slice of them is dropped.
+    pub(super) fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The messages of one call, uncompressed.
+pub(crate) struct Messages<B> {
+    body: B,
+    encoding: Option<Encoding>,
+    limits: Limits,
+    blocking: Blocking,
+    /// What has arrived and was not read yet.
+    unread: Bytes,
+    state: State,
+    /// Whether only the end of the body is left to come.
+    expects_end: bool,
+    stall: Stall,
+}
+
+enum State {
+    /// The prefix of the next message, as far as it has come.
+    Prefix {
+        bytes: [u8; PREFIX],
+        filled: usize,
+    },
+    Partial(Partial),
+    Inflating(Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>),
+}
+
+impl State {
+    const START: Self = Self::Prefix { bytes: [0; PREFIX], filled: 0 };
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
+    /// The messages of a body whose call has that encoding.
+    pub(crate) fn new(body: B, encoding: Option<Encoding>, limits: Limits, blocking: Blocking) -> Self {
+        Self {
+            body,
+            encoding,
+            limits,
+            blocking,
+            unread: Bytes::new(),
+            state: State::START,
+            expects_end: false,
+            stall: Stall::default(),
+        }
+    }
+
+    /// The message of a unary call.
+    ///
+    /// Errors: as [`Messages::poll_next`], and `Unimplemented` if there is none or more than one.
+    pub(crate) async fn only(mut self) -> Result<Bytes, Status> {
+        let message = poll_fn(|context| self.poll_next(context)).await;
+        let message = message.unwrap_or_else(|| Err(cardinality("none came")))?;
+        self.expects_end = true;
+        while self.unread.is_empty() && !self.body.is_end_stream() {
+            let Some(data) = poll_fn(|context| self.poll_data(context)).await else { break };
+            self.unread = data?;
+        }
+        if self.unread.is_empty() { Ok(message) } else { Err(cardinality("more bytes follow it")) }
+    }
+
+    /// The next message; `None` after the last one. After an error nothing more is to be asked.
+    ///
+    /// Errors: a message that is too large (`ResourceExhausted`), has no place in the budget (`Unavailable`), is
+    /// malformed (`Internal`), or stops coming (`DeadlineExceeded`); a call that was reset (`Cancelled`).
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            if let State::Inflating(inflating) = &mut self.state {
+                let message = ready!(inflating.as_mut().poll(context));
+                self.state = State::START;
+                return Poll::Ready(Some(message));
+            }
+            match self.take_message().transpose() {
+                Some(Ok((message, is_compressed))) if is_compressed => match self.inflate(message).transpose() {
+                    Some(message) => return Poll::Ready(Some(message)),
+                    None => continue,
+                },
+                Some(Ok((message, _))) => return Poll::Ready(Some(Ok(message.into_bytes()))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => {}
+            }
+            match ready!(self.poll_data(context)) {
+                Some(Ok(data)) => self.unread = data,
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None if self.is_between_messages() => return Poll::Ready(None),
+                None => return Poll::Ready(Some(Err(Status::internal("the request ends within a message")))),
+            }
+        }
+    }
+
+    /// A message that is complete, and whether it is compressed.
+    fn take_message(&mut self) -> Result<Option<(Held, bool)>, Status> {
+        loop {
+            match &mut self.state {
+                State::Prefix { bytes, filled } => {
+                    let count = self.unread.len().min(PREFIX - *filled);
+                    self.unread.copy_to_slice(&mut bytes[*filled..*filled + count]);
+                    *filled += count;
+                    if *filled < PREFIX {
+                        return Ok(None);
+                    }
+                    let (is_compressed, length) = read_prefix(*bytes, self.encoding, self.limits.max_bytes)?;
+                    if self.unread.len() >= length {
+                        // All of it came in one frame: no copy.
+                        let reservation = self.limits.budget.reserve(length).map_err(status)?;
+                        let bytes = self.unread.split_to(length);
+                        self.state = State::START;
+                        return Ok(Some((Held { bytes, reservation }, is_compressed)));
+                    }
+                    let reservation = self.limits.budget.reserve(0).map_err(status)?;
+                    self.state = State::Partial(Partial { is_compressed, length, data: Vec::new(), reservation });
+                }
+                State::Partial(partial) => {
+                    partial.take(&mut self.unread)?;
+                    if partial.data.len() < partial.length {
+                        return Ok(None);
+                    }
+                    let State::Partial(Partial { is_compressed, data, reservation, .. }) =
+                        std::mem::replace(&mut self.state, State::START)
+                    else {
+                        return Ok(None);
+                    };
+                    return Ok(Some((Held { bytes: data.into(), reservation }, is_compressed)));
+                }
+                State::Inflating(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Inflates a message; `None` if that goes on elsewhere.
+    fn inflate(&mut self, compressed: Held) -> Result<Option<Bytes>, Status> {
+        let Some(encoding) = self.encoding else { return Ok(None) };
+        let reservation = self.limits.budget.reserve(0).map_err(status)?;
+        match Inflate::new(encoding, compressed, reservation, self.limits.max_bytes).up_to(MAX_INLINE)? {
+            Inflated::Complete(message) => Ok(Some(message)),
+            Inflated::Partial(inflate) => {
+                let blocking = self.blocking.clone();
+                self.state =
+                    State::Inflating(Box::pin(
+                        async move { blocking.run(move || inflate.finish()).await.map_err(status)? },
+                    ));
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Prefix { filled: 0, .. })
+    }
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.stall.has_progressed = true;
+                    // Clients send no trailers; if one does, the end follows.
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    return Poll::Ready(Some(Err(Status::cancelled("the client has reset the call"))));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending if self.expects_end || !self.is_between_messages() => {
+                    ready!(self.stall.poll(context));
+                    return Poll::Ready(Some(Err(stalled())));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// A message that comes in pieces.
+struct Partial {
+    is_compressed: bool,
+    length: usize,
+    data: Vec<u8>,
+    reservation: Reservation,
+}
+
+impl Partial {
+    /// Takes what belongs to this message.
+    fn take(&mut self, unread: &mut Bytes) -> Result<(), Status> {
+        let count = unread.len().min(self.length - self.data.len());
+        let received = self.data.len() + count;
+        self.reservation.grow_to(received).map_err(status)?;
+        if received > self.data.capacity() {
+            let more = capacity(received, self.length) - self.data.len();
+            self.data.try_reserve_exact(more).map_err(|_| out_of_memory(self.length))?;
+        }
+        self.data.extend_from_slice(&unread.split_to(count));
+        Ok(())
+    }
+}
+
+/// Bytes to allocate for a message of which `received` bytes are there.
+fn capacity(received: usize, length: usize) -> usize {
+    received.saturating_mul(CAPACITY_FACTOR).max(FIRST_CAPACITY).min(length)
+}
+
+/// Whether the message that follows is compressed, and its length.
+fn read_prefix(prefix: [u8; PREFIX], encoding: Option<Encoding>, max_bytes: usize) -> Result<(bool, usize), Status> {
+    let [flag, length @ ..] = prefix;
+    let is_compressed = match flag {
+        0 => false,
+        1 if encoding.is_some() => true,
+        1 => return Err(Status::internal("a message is marked as compressed, but the call has no grpc-encoding")),
+        other => return Err(Status::internal(format!("a message has the flag {other}, expected 0 or 1"))),
+    };
+    let length = u32::from_be_bytes(length) as usize;
+    if length > max_bytes { Err(received_too_large(length, max_bytes)) } else { Ok((is_compressed, length)) }
+}
+
+/// Watches that bytes keep coming. One timer serves a whole call.
+#[derive(Default)]
+struct Stall {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether bytes have come since the timer was set.
+    has_progressed: bool,
+}
+
+impl Stall {
+    /// Completes when none have come for too long.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| {
+            self.has_progressed = false;
+            Box::pin(sleep(STALL_TIMEOUT))
+        });
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if !std::mem::take(&mut self.has_progressed) {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + STALL_TIMEOUT);
+        }
+    }
+}
+
+/// The words of gRPC's own library.
+pub(super) fn received_too_large(length: usize, max_bytes: usize) -> Status {
+    Status::resource_exhausted(format!("Received message larger than max ({length} vs. {max_bytes})"))
+}
+
+#[cold]
+fn cardinality(found: &str) -> Status {
+    Status::unimplemented(format!("a unary call has one request message, but {found}"))
+}
+
+#[cold]
+fn stalled() -> Status {
+    let seconds = STALL_TIMEOUT.as_secs();
+    Status::deadline_exceeded(format!("the request message stopped coming for {seconds} seconds"))
+}
+
+#[cold]
+fn out_of_memory(length: usize) -> Status {
+    Status::resource_exhausted(format!("no memory for a request message of {length} bytes"))
+}
+
+#[cfg(test)]
+mod tests;

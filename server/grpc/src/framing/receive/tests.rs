@@ -1,0 +1,224 @@
+use std::io::Write;
+
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
+use futures_util::{Stream, StreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tonic::Code;
+
+use super::*;
+
+type Chunk = Result<Frame<Bytes>, std::convert::Infallible>;
+
+fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+    [&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+fn limits(max_bytes: usize, budget: usize) -> Limits {
+    Limits { max_bytes, budget: Arc::new(ByteBudget::new(budget)) }
+}
+
+/// The messages of a body that arrives in these pieces, and then ends.
+fn messages(
+    pieces: Vec<Bytes>,
+    encoding: Option<Encoding>,
+    limits: &Limits,
+) -> Messages<StreamBody<impl Stream<Item = Chunk> + Unpin>> {
+    let frames = stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece))));
+    Messages::new(StreamBody::new(frames), encoding, limits.clone(), Blocking::default())
+}
+
+/// The same of a body that does not end.
+fn unfinished(pieces: Vec<Bytes>, limits: &Limits) -> Messages<StreamBody<impl Stream<Item = Chunk> + Unpin>> {
+    let frames = stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece)))).chain(stream::pending());
+    Messages::new(StreamBody::new(frames), None, limits.clone(), Blocking::default())
+}
+
+async fn next<B: Body<Data = Bytes> + Unpin>(messages: &mut Messages<B>) -> Option<Result<Bytes, Status>> {
+    poll_fn(|context| messages.poll_next(context)).await
+}
+
+async fn poll_once<B: Body<Data = Bytes> + Unpin>(messages: &mut Messages<B>) -> Poll<Option<Result<Bytes, Status>>> {
+    poll_fn(|context| Poll::Ready(messages.poll_next(context))).await
+}
+
+fn pieces(bytes: &[u8], size: usize) -> Vec<Bytes> {
+    bytes.chunks(size).map(Bytes::copy_from_slice).collect()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, message: &str) {
+    let status = result.unwrap_err();
+    assert_eq!((status.code(), status.message()), (code, message));
+}
+
+#[tokio::test]
+async fn messages_arrive_in_order_whatever_the_frames() {
+    let sent: Vec<Vec<u8>> = [0usize, 1, 5, 100_000, 3].iter().map(|&length| vec![length as u8; length]).collect();
+    let wire: Vec<u8> = sent.iter().flat_map(|message| framed(0, message)).collect();
+    for size in [1, 2, 4, 5, 6, 7, 16_384, 99_999, 1_000_000] {
+        let limits = limits(100_000, 100_006);
+        let mut messages = messages(pieces(&wire, size), None, &limits);
+        for message in &sent {
+            let received = next(&mut messages).await.unwrap().unwrap();
+            assert!(received == message, "pieces of {size}");
+            assert_eq!(limits.budget.in_use(), message.len());
+        }
+        assert!(next(&mut messages).await.is_none());
+        assert_eq!(limits.budget.in_use(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_declared_length_alone_takes_no_memory() {
+    let limits = limits(i32::MAX as usize, 1 << 20);
+    let mut messages = unfinished(vec![Bytes::from_static(b"\0\x7f\xff\xff\xff"), Bytes::from_static(b"x")], &limits);
+    assert!(poll_once(&mut messages).await.is_pending());
+    assert_eq!(limits.budget.in_use(), 1);
+    let State::Partial(partial) = &messages.state else { panic!("a message has begun") };
+    assert!(partial.data.capacity() <= FIRST_CAPACITY);
+    drop(messages);
+    assert_eq!(limits.budget.in_use(), 0);
+}
+
+#[test]
+fn memory_follows_what_has_arrived() {
+    assert_eq!(capacity(1, 10), 10);
+    assert_eq!(capacity(1, i32::MAX as usize), FIRST_CAPACITY);
+    assert_eq!(capacity(16 << 10, 600_000), 600_000);
+    assert_eq!(capacity(16 << 10, i32::MAX as usize), 1 << 20);
+    assert_eq!(capacity(usize::MAX, usize::MAX), usize::MAX);
+}
+
+#[tokio::test]
+async fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
+    let limits = limits(1000, 0);
+    let mut messages = unfinished(vec![Bytes::from_static(b"\0\0\0\x03\xe9")], &limits);
+    let result = next(&mut messages).await.unwrap();
+    refused(result, Code::ResourceExhausted, "Received message larger than max (1001 vs. 1000)");
+}
+
+#[tokio::test]
+async fn bytes_count_until_their_last_slice_is_dropped() {
+    let limits = limits(1000, 1000);
+    let wire = [framed(0, &[1; 600]), framed(0, &[2; 500])].concat();
+    for size in [10, 10_000] {
+        let mut messages = messages(pieces(&wire, size), None, &limits);
+        let first = next(&mut messages).await.unwrap().unwrap();
+        let slice = first.slice(10..20);
+        drop(first);
+        assert_eq!(limits.budget.in_use(), 600);
+        let status = next(&mut messages).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("--max-inflight-request-bytes"), "{status:?}");
+        drop((slice, messages));
+        assert_eq!(limits.budget.in_use(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_one_frame_is_not_copied() {
+    let limits = limits(1000, 0);
+    let wire = Bytes::from(framed(0, &[7; 1000]));
+    let message = messages(vec![wire.clone()], None, &limits).only().await.unwrap();
+    assert_eq!(message.as_ptr(), wire[PREFIX..].as_ptr());
+}
+
+#[tokio::test]
+async fn compressed_messages_are_inflated_within_limit_and_budget() {
+    let limits = limits(1 << 20, 2 << 20);
+    for length in [0, 1, STEP_AND_ONE, MAX_INLINE, MAX_INLINE + 1, 1 << 20] {
+        let data: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+        for (encoding, compressed) in [(Encoding::Gzip, gzip(&data)), (Encoding::Deflate, zlib(&data))] {
+            let wire = framed(1, &compressed);
+            let message = messages(pieces(&wire, 1000), Some(encoding), &limits).only().await.unwrap();
+            assert!(message == data, "{length} bytes with {encoding:?}");
+            assert_eq!(limits.budget.in_use(), length);
+            drop(message);
+            assert_eq!(limits.budget.in_use(), 0);
+        }
+    }
+    // Not every message of a call with an encoding is compressed.
+    let plain = messages(vec![framed(0, b"plain").into()], Some(Encoding::Gzip), &limits).only().await.unwrap();
+    assert_eq!(plain, "plain");
+}
+
+const STEP_AND_ONE: usize = (64 << 10) + 1;
+
+#[tokio::test]
+async fn a_message_that_inflates_too_far_is_refused() {
+    let bomb = framed(1, &gzip(&vec![0; 64 << 20]));
+    let small = limits(1 << 20, 0);
+    let result = messages(vec![bomb.clone().into()], Some(Encoding::Gzip), &small).only().await;
+    refused(result, Code::ResourceExhausted, "Received message larger than max (1048577 vs. 1048576)");
+    let limits = limits(i32::MAX as usize, 1 << 20);
+    let result = messages(vec![bomb.into()], Some(Encoding::Gzip), &limits).only().await;
+    assert_eq!(result.unwrap_err().code(), Code::Unavailable);
+    assert_eq!((small.budget.in_use(), limits.budget.in_use()), (0, 0));
+}
+
+#[tokio::test]
+async fn malformed_messages_are_refused() {
+    let limits = limits(1000, 0);
+    for (wire, encoding, text) in [
+        (framed(1, b"x"), None, "a message is marked as compressed, but the call has no grpc-encoding"),
+        (framed(7, b"x"), None, "a message has the flag 7, expected 0 or 1"),
+        (framed(1, b"this is no gzip"), Some(Encoding::Gzip), "cannot decompress a message: invalid gzip header"),
+        (vec![0, 0], None, "the request ends within a message"),
+        (framed(0, b"cut short")[..8].to_vec(), None, "the request ends within a message"),
+    ] {
+        let mut messages = messages(vec![wire.into()], encoding, &limits);
+        refused(next(&mut messages).await.unwrap(), Code::Internal, text);
+    }
+}
+
+#[tokio::test]
+async fn a_unary_call_has_one_message() {
+    let limits = limits(1000, 1000);
+    let one = framed(0, b"one");
+    let two = [one.clone(), one.clone()].concat();
+    assert_eq!(messages(pieces(&one, 3), None, &limits).only().await.unwrap(), "one");
+    for (wire, size, text) in [
+        (&[][..], 1, "a unary call has one request message, but none came"),
+        (&two, 100, "a unary call has one request message, but more bytes follow it"),
+        (&two, 8, "a unary call has one request message, but more bytes follow it"),
+    ] {
+        refused(messages(pieces(wire, size), None, &limits).only().await, Code::Unimplemented, text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_stops_coming_ends_its_call() {
+    let limits = limits(1000, 1000);
+    let text = "the request message stopped coming for 60 seconds";
+    for pieces in [vec![b"\0".as_slice()], vec![b"\0\0\0\0\x03", b"x"], vec![b"\0\0\0\0\x01x"]] {
+        let pieces: Vec<Bytes> = pieces.into_iter().map(Bytes::from_static).collect();
+        refused(unfinished(pieces, &limits).only().await, Code::DeadlineExceeded, text);
+    }
+    // A stream may pause between messages, and bytes that keep coming reset the clock.
+    let mut idle = unfinished(vec![framed(0, b"one").into()], &limits);
+    next(&mut idle).await.unwrap().unwrap();
+    assert!(tokio::time::timeout(STALL_TIMEOUT * 10, next(&mut idle)).await.is_err());
+    let slow = stream::unfold(framed(0, &[7; 100]).into_iter(), async |mut rest| {
+        let byte = rest.next()?;
+        sleep(STALL_TIMEOUT / 2).await;
+        Some((Chunk::Ok(Frame::data(Bytes::from(vec![byte]))), rest))
+    });
+    let slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), Blocking::default());
+    assert_eq!(slow.only().await.unwrap(), [7; 100].as_slice());
+}
