@@ -1,9 +1,7 @@
 """Loading, unloading and replacing models while others serve."""
 
-import contextlib
 import json
 import shutil
-import threading
 
 import graphs
 import make
@@ -14,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving import Server, until
 from talking import PROTOCOLS, add_one, connect, is_ready
+from under_way import under_load
 
 
 @pytest.fixture
@@ -31,37 +30,6 @@ def models(folder):
 
 def index(server):
     return {(one["name"], one.get("version")): one for one in json.loads(server.request("POST", "/v2/repository/index")[2])}
-
-
-@contextlib.contextmanager
-def under_load(server, model="versions", protocol="http", number=3):
-    """Four callers ask one model all the time; every answer must be right."""
-    stop, wrong, answered = threading.Event(), [], [0]
-
-    def call():
-        client = connect(protocol, server)
-        while not stop.is_set():
-            try:
-                got = add_one(protocol, client, model)
-                if got != number:
-                    wrong.append(got)
-            except Exception as error:  # noqa: BLE001 - any failure at all is what this watches for
-                wrong.append(repr(error))
-            answered[0] += 1
-
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        until(lambda: answered[0] > 20, "the load to run")
-        yield
-        seen = answered[0]
-        until(lambda: answered[0] > seen + 20, "the load to go on")
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not wrong, wrong[:3]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -100,7 +68,7 @@ REASONS = {
 def test_a_broken_model_says_why_and_its_neighbour_goes_on(folder, protocol, name):
     with Server(folder, "--model-control-mode=explicit", "--load-model=versions") as server:
         client = connect(protocol, server)
-        with under_load(server, protocol=protocol):
+        with under_load(server, "versions", {3}, protocol):
             with pytest.raises(InferenceServerException) as refused:
                 client.load_model(name)
         said = refused.value.message()
@@ -122,26 +90,9 @@ def test_a_new_version_replaces_the_old_without_a_gap(folder, protocol):
         (folder / name / "2").mkdir()
         onnx.save(graphs.add(2), folder / name / "2" / "model.onnx")
         assert add_one(protocol, client, name) == 1, "nothing changes before it is asked for"
-        failures = []
-        stop = threading.Event()
-
-        def call():
-            own = connect("http", server)
-            while not stop.is_set():
-                try:
-                    assert add_one("http", own, name) in (1, 2)
-                except Exception as error:  # noqa: BLE001
-                    failures.append(repr(error))
-
-        threads = [threading.Thread(target=call) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        client.load_model(name)
-        assert add_one(protocol, client, name) == 2
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert not failures, failures[:3]
+        with under_load(server, name, {1, 2}):
+            client.load_model(name)
+            assert add_one(protocol, client, name) == 2
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -151,7 +102,7 @@ def test_a_broken_new_version_leaves_the_old_one_serving(folder, protocol):
     with Server(folder, "--model-control-mode=explicit", f"--load-model={name}") as server:
         client = connect(protocol, server)
         make.write(folder, name, None, {2: b"broken"})
-        with under_load(server, name, protocol, number=1):
+        with under_load(server, name, {1}, protocol):
             with pytest.raises(InferenceServerException, match=f"load failed for model '{name}'"):
                 client.load_model(name)
             assert add_one(protocol, client, name) == 1, "the old version goes on"

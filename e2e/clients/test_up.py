@@ -20,7 +20,7 @@ import pytest
 
 from serving import ROOT, everything_in, free_ports, program, runtime_library, scaled, until
 from talking import add_one, connect, is_ready
-from under_way import two_under_way
+from under_way import two_under_way, under_load
 
 SAMPLE = ROOT / "deploy/samples/digits"
 SERVER = "apiVersion: triton-operator.dev/v1alpha1\nkind: TritonServer\nmetadata: {name: test}\nspec: {server: {exitTimeout: 10s, drainDelay: 0s}}\n"
@@ -169,42 +169,15 @@ def test_models_come_and_go_with_their_resources(file):
         assert add_one("grpc", client, "two") == 2
 
 
-@contextlib.contextmanager
-def asked_all_the_time(up, name, numbers):
-    """Every answer while this lasts is one of the numbers."""
-    stop, wrong = threading.Event(), []
-
-    def ask():
-        client = connect("http", up)
-        while not stop.is_set():
-            try:
-                got = add_one("http", client, name)
-                if got not in numbers:
-                    wrong.append(got)
-            except Exception as error:  # noqa: BLE001
-                wrong.append(repr(error))
-
-    callers = [threading.Thread(target=ask) for _ in range(3)]
-    for caller in callers:
-        caller.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for caller in callers:
-            caller.join()
-    assert not wrong, wrong[:3]
-
-
 def test_a_mistake_is_told_with_its_line_and_the_last_good_state_goes_on(file):
     write(file, SERVER, adder("plus", 1))
     with Up(file) as up:
         up.wait_for("Ready: ")
-        with asked_all_the_time(up, "plus", {1}):
+        with under_load(up, "plus", {1}):
             write(file, SERVER, adder("plus", 2), "---\n{ this is: no, yaml\n")
             up.wait_for("all.yaml")
             up.wait_for("the files are not applied: what runs stays as it is")
-        with asked_all_the_time(up, "plus", {1, 2}):
+        with under_load(up, "plus", {1, 2}):
             write(file, SERVER, adder("plus", 2))
             client = connect("http", up)
             until(lambda: add_one("http", client, "plus") == 2, "the mended file", process=up.process)
@@ -229,7 +202,7 @@ def test_a_broken_new_model_leaves_the_old_one_serving_and_says_why(file):
     write(file, SERVER, adder("plus", 1), adder("neighbour", 7))
     with Up(file) as up:
         up.wait_for("Ready: ")
-        with asked_all_the_time(up, "plus", {1}), asked_all_the_time(up, "neighbour", {7}):
+        with under_load(up, "plus", {1}), under_load(up, "neighbour", {7}):
             write(file, SERVER, adder("plus", 1, content=b"no graph"), adder("neighbour", 7))
             up.wait_for("plus: failed, LoadFailed")
             up.wait_for("goes on serving")

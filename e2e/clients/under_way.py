@@ -1,4 +1,4 @@
-"""Requests that are known to be under way at a server: one runs, one waits for it."""
+"""Requests that are known to be under way while a test does something: two slow ones, or quick ones all the time."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ import numpy as np
 
 import pages
 from serving import until
-from talking import connect, tensor
+from talking import add_one, connect, tensor
 
 
 def ask(protocol, server, results):
@@ -42,3 +42,34 @@ def pending(server, model="slow"):
     """How many requests wait for the model."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics") as answer:
         return pages.read(answer.read().decode()).value("nv_inference_pending_request_count", model=model, version="1")
+
+
+@contextlib.contextmanager
+def under_load(server, model, numbers, protocol="http"):
+    """Four callers ask a model that adds a number all the time: before, while and after the block runs. Every answer is one of `numbers`."""
+    over, wrong, answered = threading.Event(), [], [0]
+
+    def call():
+        client = connect(protocol, server)
+        while not over.is_set():
+            try:
+                got = add_one(protocol, client, model)
+                if got not in numbers:
+                    wrong.append(got)
+            except Exception as error:  # noqa: BLE001 - any failure at all is what this watches for
+                wrong.append(repr(error))
+            answered[0] += 1
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        until(lambda: answered[0] > 20, "the load to run")
+        yield
+        seen = answered[0]
+        until(lambda: answered[0] > seen + 20, "the load to go on")
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    assert not wrong, wrong[:3]
