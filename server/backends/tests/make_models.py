@@ -36,10 +36,11 @@ def tensor(name, kind, shape):
     return h.make_tensor_value_info(name, kind, shape)
 
 
-def model(nodes, inputs, outputs, initializers=()):
+def model(nodes, inputs, outputs, initializers=(), is_checked=True):
     graph = h.make_graph(nodes, "test", inputs, outputs, list(initializers))
     made = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8, producer_name="")
-    onnx.checker.check_model(made)
+    if is_checked:
+        onnx.checker.check_model(made)
     return made
 
 
@@ -108,6 +109,30 @@ def main():
             [h.make_node("Neg", ["X"], ["NEGATIVE"])],
             [tensor("X", T.FLOAT, [])],
             [tensor("NEGATIVE", T.FLOAT, [])],
+        ),
+    )
+
+    # Beside rows, a scalar in and a scalar out.
+    write(
+        "scalar_offset",
+        model(
+            [
+                h.make_node("Add", ["X", "OFFSET"], ["Y"]),
+                h.make_node("ReduceSum", ["Y"], ["TOTAL"], keepdims=0),
+            ],
+            [tensor("X", T.FLOAT, ["n", 2]), tensor("OFFSET", T.FLOAT, [])],
+            [tensor("Y", T.FLOAT, ["n", 2]), tensor("TOTAL", T.FLOAT, [])],
+        ),
+    )
+
+    # Of any rank: the file declares no shape.
+    write(
+        "any_rank",
+        model(
+            [h.make_node("Neg", ["X"], ["Y"])],
+            [tensor("X", T.FLOAT, None)],
+            [tensor("Y", T.FLOAT, None)],
+            is_checked=False,  # the checker wants shapes, ONNX Runtime does not
         ),
     )
 

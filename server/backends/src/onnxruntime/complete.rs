@@ -6,6 +6,7 @@
 use server_core::{
     config::ModelConfig,
     error::{Error, Result},
+    tensor::shape_text,
 };
 use server_proto::inference::{
     ModelDynamicBatching, ModelInput, ModelOutput, ModelTensorReshape, model_config::SchedulingChoice,
@@ -29,20 +30,19 @@ pub(super) fn complete(config: &mut ModelConfig, model: &Signature, default_max_
     if is_complete(config) {
         return Ok(());
     }
-    if !model.can_batch() {
-        if config.max_batch_size > 0 {
-            return Err(Error::invalid_argument(format!(
-                "autofill failed for model '{}': model does not support batching while non-zero max_batch_size is specified",
-                config.name
-            )));
-        }
-    } else {
-        if config.max_batch_size == 0 && !is_written_in_full(config, model) {
-            config.max_batch_size = default_max_batch_size.max(0);
-        }
-        if config.max_batch_size > 1 && config.scheduling_choice.is_none() {
-            config.scheduling_choice = Some(SchedulingChoice::DynamicBatching(ModelDynamicBatching::default()));
-        }
+    if let Some((tensor, shape)) = model.fixed_rows().filter(|_| config.max_batch_size > 0) {
+        return Err(Error::invalid_argument(format!(
+            "autofill failed for model '{}': model does not support batching while non-zero max_batch_size is \
+             specified: the first dimension of tensor '{tensor}' must be -1, its shape is {}",
+            config.name,
+            shape_text(shape)
+        )));
+    }
+    if config.max_batch_size == 0 && model.can_batch() && !is_written_in_full(config, model) {
+        config.max_batch_size = default_max_batch_size.max(0);
+    }
+    if config.max_batch_size > 1 && config.scheduling_choice.is_none() {
+        config.scheduling_choice = Some(SchedulingChoice::DynamicBatching(ModelDynamicBatching::default()));
     }
     let batches = config.max_batch_size > 0;
     if has_no_input(config) {
@@ -64,8 +64,7 @@ fn has_no_input(config: &ModelConfig) -> bool {
 
 /// Whether the side that is there has as many dimensions as the model, so that none is left for the batch.
 fn is_written_in_full(config: &ModelConfig, model: &Signature) -> bool {
-    let rank =
-        |offered: Option<&Offered>| offered.and_then(|offered| offered.tensor().ok()).map(|(_, shape)| shape.len());
+    let rank = |offered: Option<&Offered>| offered.and_then(Offered::rank);
     let inputs = config.input.iter().map(|input| (rank(model.input(&input.name)), input.dims.len()));
     let outputs = config.output.iter().map(|output| (rank(model.output(&output.name)), output.dims.len()));
     inputs.chain(outputs).any(|(offered, written)| offered == Some(written))
@@ -81,9 +80,11 @@ fn describe_output(offered: &Offered, batches: bool) -> Result<ModelOutput> {
     Ok(ModelOutput { name: offered.name.clone(), data_type, dims, reshape, ..ModelOutput::default() })
 }
 
-/// A tensor without dimensions of its own is `[1]` to clients.
+/// A tensor without dimensions of its own is `[1]` to clients, and one of any rank is a list: other shapes are for the
+/// configuration to say.
 fn describe(offered: &Offered, batches: bool) -> Result<(i32, Vec<i64>, Option<ModelTensorReshape>)> {
     let (data_type, shape) = offered.tensor()?;
+    let Some(shape) = shape else { return Ok((data_type.to_config() as i32, vec![-1], None)) };
     let dims = shape[usize::from(batches)..].to_vec();
     let reshape = (dims.is_empty() && batches).then(ModelTensorReshape::default);
     let dims = if dims.is_empty() { vec![1] } else { dims };
@@ -146,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_of_any_rank_is_a_list_and_says_nothing_about_batching() {
+        let mut model = model(&[&[-1, 3], &[-1]], &[&[-1, 3]]);
+        model.inputs[1].kind = Kind::AnyRank(DataType::Fp32);
+        let config = completed(&model, ModelConfig::default());
+        assert_eq!((config.max_batch_size, &*config.input[1].dims), (0, [-1].as_slice()));
+        let config = completed(&model, ModelConfig { max_batch_size: 2, ..ModelConfig::default() });
+        assert_eq!((&*config.input[0].dims, &*config.input[1].dims), ([3].as_slice(), [-1].as_slice()));
+    }
+
+    #[test]
     fn what_is_written_stays() {
         let written = ModelConfig { input: vec![input("IN0", &[-1])], max_batch_size: 2, ..ModelConfig::default() };
         let config = completed(&model(&[&[-1, 3]], &[&[-1, 5]]), written);
@@ -169,8 +180,8 @@ mod tests {
     fn a_model_that_cannot_batch_and_a_configuration_that_does_contradict() {
         let mut config = ModelConfig { name: "m".into(), max_batch_size: 8, ..ModelConfig::default() };
         let error = complete(&mut config, &model(&[&[1, 3]], &[&[-1, 3]]), 4).unwrap_err();
-        let text =
-            "autofill failed for model 'm': model does not support batching while non-zero max_batch_size is specified";
+        let text = "autofill failed for model 'm': model does not support batching while non-zero max_batch_size is specified: \
+             the first dimension of tensor 'IN0' must be -1, its shape is [1,3]";
         assert_eq!(error, Error::invalid_argument(text));
     }
 

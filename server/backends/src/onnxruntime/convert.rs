@@ -51,7 +51,7 @@ pub(super) struct Input {
     pub(super) name: Name,
     /// Element type.
     pub(super) data_type: DataType,
-    /// The model takes a scalar, for which requests write `[1]`.
+    /// The model takes a scalar, for which requests write a shape of ones.
     pub(super) is_scalar: bool,
     /// May be absent.
     pub(super) is_optional: bool,
@@ -90,7 +90,7 @@ impl Input {
         };
         let shape = match requests {
             _ if self.is_ragged => flat(parts()),
-            [_] if self.is_scalar => Shape::new(),
+            _ if self.is_scalar => Shape::new(),
             [_] => first.shape.clone(),
             _ => self.shape(pack::packed_shape(parts().map(|tensor| tensor.shape.as_slice())))?,
         };
@@ -98,16 +98,28 @@ impl Input {
             return Err(InputError::Failed(Error::internal(format!("input '{}' is not in host memory", self.name))));
         }
         let bytes = || parts().filter_map(|tensor| tensor.data.as_host());
+        if self.is_scalar && !self.is_one_value(bytes()) {
+            return Err(if requests.len() > 1 {
+                InputError::CannotShareBatch
+            } else {
+                InputError::Failed(self.varied())
+            });
+        }
         if self.data_type == DataType::Bytes {
             let texts = bytes().flat_map(|part| strings::elements(part).map_while(std::result::Result::ok));
-            return Ok(Some(Value::strings(&shape, texts)?));
+            let count = if self.is_scalar { 1 } else { usize::MAX };
+            return Ok(Some(Value::strings(&shape, texts.take(count))?));
         }
-        if let [_] = requests
-            && let Some(data) = first.data.as_host()
+        let scalar_size = self.data_type.byte_size().filter(|_| self.is_scalar);
+        let own = |data: &'a [u8]| scalar_size.and_then(|size| data.get(..size)).unwrap_or(data);
+        if (requests.len() == 1 || self.is_scalar)
+            && let Some(data) = first.data.as_host().map(own)
             && is_aligned(data, self.data_type)
         {
             return Ok(Some(Value::over(data, &shape, self.data_type)?));
         }
+        let count = if self.is_scalar { 1 } else { usize::MAX };
+        let bytes = || bytes().map(own).take(count);
         let length = self.length(pack::packed_len(bytes().map(<[u8]>::len)))?;
         let gathered = scratch.bytes(length);
         self.length(pack::gather(bytes(), gathered))?;
@@ -119,6 +131,25 @@ impl Input {
         let inputs = &pending.request.inputs;
         let is_it = |tensor: &&Tensor| Arc::ptr_eq(&tensor.name, &self.name) || tensor.name == self.name;
         inputs.get(position).filter(is_it).or_else(|| inputs.iter().find(is_it))
+    }
+
+    /// Whether all elements of all parts are the same: a batch has several, the model takes one.
+    fn is_one_value<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
+        let size = self.data_type.byte_size();
+        let mut elements = parts.flat_map(|part| -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+            match size {
+                Some(size) => Box::new(part.chunks_exact(size)),
+                None => Box::new(strings::elements(part).map_while(std::result::Result::ok)),
+            }
+        });
+        elements.next().is_some_and(|first| elements.all(|other| other == first))
+    }
+
+    fn varied(&self) -> Error {
+        Error::invalid_argument(format!(
+            "input '{}' is a scalar of the model: give it the same value in every row of a request",
+            self.name
+        ))
     }
 
     fn missing(&self) -> Error {
@@ -147,8 +178,13 @@ fn flat<'a>(parts: impl Iterator<Item = &'a Tensor>) -> Shape {
 pub(super) enum Restore {
     /// It is the same.
     Same,
-    /// The model gives a scalar, for which responses write `[1]`.
-    Scalar,
+    /// The model gives a scalar, for which responses write a shape of ones.
+    Scalar {
+        /// What the caller knows.
+        dims: Shape,
+        /// The model says so; else it may give other shapes, which stay as they are.
+        is_declared: bool,
+    },
     /// `reshape` of the configuration, undone.
     Reshape {
         /// What the model gives.
@@ -188,6 +224,11 @@ pub(super) struct Texts {
 }
 
 impl Output {
+    /// Whether there is one value for a whole run, whoever takes part in it.
+    pub(super) fn is_scalar(&self) -> bool {
+        matches!(self.restore, Restore::Scalar { is_declared: true, .. })
+    }
+
     /// Whether a request wants it.
     pub(super) fn is_wanted(&self, pending: &Pending) -> bool {
         let wanted = &pending.request.outputs;
@@ -213,7 +254,8 @@ impl Output {
             for (pending, reply) in run.requests.iter().zip(&mut *replies) {
                 let (shape, range) = parts.next(pending);
                 if let (true, Ok(reply)) = (self.is_wanted(pending), reply) {
-                    let (name, data_type, data) = (self.name.clone(), self.data_type, content(range));
+                    let (name, data_type) = (self.name.clone(), self.data_type);
+                    let data = parts.repeat(content(range), pending);
                     reply.tensors.push(Tensor { name, data_type, shape, data });
                 }
             }
@@ -236,8 +278,11 @@ impl Output {
     /// The caller's shape of the model's, both without the batch dimension.
     fn restored(&self, shape: &[i64]) -> Result<Shape> {
         match &self.restore {
-            Restore::Scalar if shape.is_empty() => Ok(Shape::from_slice(&[1])),
-            Restore::Same | Restore::Scalar => Ok(shape.into()),
+            Restore::Scalar { dims, .. } if shape.is_empty() => {
+                let is_one = dims.iter().all(|dim| matches!(dim, 1 | -1));
+                if is_one { Ok(dims.iter().map(|_| 1).collect()) } else { Err(self.unexpected_shape(shape)) }
+            }
+            Restore::Same | Restore::Scalar { .. } => Ok(shape.into()),
             Restore::Reshape { reshape, dims } => {
                 pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.unexpected_shape(shape))
             }
@@ -266,26 +311,41 @@ struct Parts {
     scatter: Option<pack::Scatter>,
     tail: Shape,
     elements: usize,
+    /// One value stands for every row.
+    is_repeated: bool,
 }
 
 impl Parts {
     fn new(output: &Output, shape: &[i64], elements: usize, run: &Run<'_, '_>) -> Result<Self> {
         if !run.has_rows {
-            return Ok(Self { scatter: None, tail: output.restored(shape)?, elements });
+            return Ok(Self { scatter: None, tail: output.restored(shape)?, elements, is_repeated: false });
+        }
+        if shape.is_empty() && run.requests.len() == 1 {
+            return Ok(Self { scatter: None, tail: output.restored(shape)?, elements, is_repeated: true });
         }
         let rows = run.requests.iter().map(|pending| pending.batch_size()).sum();
         let scatter = pack::scatter(shape, elements, rows)
             .map_err(|error| Error::internal(format!("output '{}': {error}", output.name)))?;
-        Ok(Self { scatter: Some(scatter), tail: output.restored(&shape[1..])?, elements })
+        Ok(Self { scatter: Some(scatter), tail: output.restored(&shape[1..])?, elements, is_repeated: false })
     }
 
     fn next(&mut self, pending: &Pending) -> (Shape, Range<usize>) {
-        let Some(scatter) = &mut self.scatter else {
-            return (self.tail.clone(), 0..self.elements);
+        let range = match &mut self.scatter {
+            None if !self.is_repeated => return (self.tail.clone(), 0..self.elements),
+            None => 0..self.elements,
+            Some(scatter) => scatter.take(pending.batch_size()).1,
         };
-        let range = scatter.take(pending.batch_size()).1;
         let mut shape = Shape::from_slice(&[i64::from(pending.batch_size())]);
         shape.extend_from_slice(&self.tail);
         (shape, range)
+    }
+
+    fn repeat(&self, data: Buffer, pending: &Pending) -> Buffer {
+        match data.as_host() {
+            Some(bytes) if self.is_repeated && pending.batch_size() != 1 => {
+                bytes.repeat(pending.batch_size() as usize).into()
+            }
+            _ => data,
+        }
     }
 }

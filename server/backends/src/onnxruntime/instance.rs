@@ -53,7 +53,8 @@ impl OnnxInstance {
 
     /// One reply per request, in order. Requests that cannot run together run one by one.
     fn run_all(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
-        let together = if self.has_rows { requests.len() } else { 1 };
+        let has_scalar = self.outputs.iter().any(Output::is_scalar);
+        let together = if self.has_rows && !has_scalar { requests.len() } else { 1 };
         for group in requests.chunks(together.max(1)) {
             match self.run(group, replies, moments) {
                 Ok(()) => {}

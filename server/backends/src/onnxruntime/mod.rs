@@ -1,11 +1,12 @@
 //! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
 //!
-//! [`library`] opens it, [`signature`] reads a model file's inputs and outputs, [`complete`] and [`verify`] compare that with a configuration,
-//! [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`] moves tensors, and [`raw`] has the
-//! calls that are not safe by themselves.
+//! [`library`] opens it, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
+//! compare them with a configuration, [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`]
+//! moves tensors, and [`raw`] has the calls that are not safe by themselves.
 
 mod complete;
 mod convert;
+mod declared;
 mod instance;
 mod library;
 mod model;

@@ -23,7 +23,7 @@ use super::{
     options::SessionOptions,
     providers,
     raw::{Failure, Runner},
-    signature::Signature,
+    signature::{Offered, Signature},
     verify,
 };
 
@@ -48,7 +48,7 @@ pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf
 pub(super) fn inspect(runtime: &Runtime, file: &Path) -> Result<Signature> {
     let mut builder = super::options::inspection_builder(&runtime.environment)?;
     let session = builder.commit_from_file(file).map_err(Failure::from)?;
-    Ok(Signature::of(&session))
+    Ok(Signature::of(&session, file))
 }
 
 /// One opened model version.
@@ -77,14 +77,15 @@ impl OnnxModel {
         self.configured.as_ref().ok_or_else(missing)
     }
 
-    fn session(&self, placement: &Placement) -> Result<(Session, Option<RunOptions>)> {
+    fn session(&self, placement: &Placement) -> Result<(Session, Signature, Option<RunOptions>)> {
         let Configured { file, config, options } = self.configured()?;
         let providers = providers::plan(config, placement.device)?;
         let builder = options.builder(self.runtime)?;
         let mut builder = providers::register(builder, &providers, self.runtime)?;
         let session = builder.commit_from_file(file).map_err(Failure::from)?;
-        verify::verify(config, &Signature::of(&session))?;
-        Ok((session, options.run_options()?))
+        let signature = Signature::of(&session, file);
+        verify::verify(config, &signature)?;
+        Ok((session, signature, options.run_options()?))
     }
 }
 
@@ -104,8 +105,7 @@ impl Model for OnnxModel {
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let config = &self.configured()?.config;
         guarded(&config.name, || {
-            let (session, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
-            let signature = Signature::of(&session);
+            let (session, signature, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
             let inputs = inputs(config, &signature)?;
             let outputs = outputs(config, &signature)?;
             let input_names = inputs.iter().map(|input| terminated(&input.name)).collect::<Result<_>>()?;
@@ -132,11 +132,11 @@ fn on_device(error: Error, placement: &Placement) -> Error {
 fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
     let batches = config.max_batch_size > 0;
     let input = |input: &server_proto::inference::ModelInput| {
-        let rank = signature.input(&input.name).map(|offered| offered.tensor().map(|(_, shape)| shape.len()));
+        let rank = signature.input(&input.name).and_then(Offered::rank);
         Ok(Input {
             name: Name::from(input.name.as_str()),
             data_type: data_type(&input.name, input.data_type)?,
-            is_scalar: !batches && rank.transpose()? == Some(0),
+            is_scalar: rank == Some(0),
             is_optional: input.optional,
             is_ragged: batches && input.allow_ragged_batch,
         })
@@ -145,15 +145,15 @@ fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
 }
 
 fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
-    let batches = config.max_batch_size > 0;
     let output = |output: &server_proto::inference::ModelOutput| {
-        let rank = signature.output(&output.name).map(|offered| offered.tensor().map(|(_, shape)| shape.len()));
+        let rank = signature.output(&output.name).and_then(Offered::rank);
         let restore = match &output.reshape {
-            Some(reshape) => {
+            Some(reshape) if rank != Some(0) => {
                 Restore::Reshape { reshape: Shape::from_slice(&reshape.shape), dims: Shape::from_slice(&output.dims) }
             }
-            None if !batches && rank.transpose()? == Some(0) => Restore::Scalar,
-            None => Restore::Same,
+            _ if rank.is_some_and(|rank| rank > 0) => Restore::Same,
+            // What has any rank may turn out a scalar.
+            _ => Restore::Scalar { dims: Shape::from_slice(&output.dims), is_declared: rank == Some(0) },
         };
         let name = Name::from(output.name.as_str());
         Ok(Output { name, data_type: data_type(&output.name, output.data_type)?, restore })

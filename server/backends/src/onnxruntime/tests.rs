@@ -223,6 +223,47 @@ fn scalars_are_one_to_the_caller() {
 }
 
 #[test]
+fn scalars_have_every_shape_of_ones_and_one_value_per_run() {
+    let Some(mut loaded) = Loaded::new("scalar") else { return };
+    loaded.config.input[0].dims = vec![1, 1];
+    loaded.config.output[0].dims = vec![1, 1, 1];
+    let outputs = run_one(&mut *loaded.instance(), request([floats("X", &[1, 1], &[2.5])])).unwrap();
+    assert_eq!(output(&outputs, "NEGATIVE").shape.as_slice(), [1, 1, 1]);
+
+    let Some(mut loaded) = Loaded::new("scalar_offset") else { return };
+    assert_eq!(loaded.config.max_batch_size, 0, "a scalar has no rows");
+    loaded.config.max_batch_size = 8;
+    loaded.config.input[0].dims = vec![2];
+    loaded.config.output[0].dims = vec![2];
+    let mut instance = loaded.instance();
+    let ask = |offsets: &[f32]| {
+        let rows = offsets.len() as i64;
+        request([floats("X", &[rows, 2], &vec![1.0; 2 * offsets.len()]), floats("OFFSET", &[rows, 1], offsets)])
+    };
+    let requests = vec![(1, ask(&[10.0])), (2, ask(&[20.0, 20.0])), (2, ask(&[1.0, 2.0]))];
+    let (replies, _) = run_batch(&mut *instance, requests);
+    let of = |number: usize, name: &str| values(output(replies[number].as_ref().unwrap(), name));
+    assert_eq!((of(0, "Y"), of(0, "TOTAL")), (vec![11.0; 2], vec![22.0]));
+    assert_eq!((of(1, "Y"), of(1, "TOTAL")), (vec![21.0; 4], vec![84.0; 2]));
+    assert_eq!(output(replies[1].as_ref().unwrap(), "TOTAL").shape.as_slice(), [2, 1]);
+    let text = "input 'OFFSET' is a scalar of the model: give it the same value in every row of a request";
+    assert_eq!(replies[2].as_ref().unwrap_err(), &Error::invalid_argument(text));
+}
+
+#[test]
+fn a_model_of_any_rank_takes_what_the_configuration_says() {
+    let Some(mut loaded) = Loaded::new("any_rank") else { return };
+    assert_eq!(&*loaded.config.input[0].dims, [-1]);
+    for shape in [[6].as_slice(), &[2, 3], &[1, 2, 3]] {
+        loaded.config.input[0].dims = vec![-1; shape.len()];
+        loaded.config.output[0].dims = vec![-1; shape.len()];
+        let outputs = run_one(&mut *loaded.instance(), request([floats("X", shape, &[1.0; 6])])).unwrap();
+        assert_eq!(output(&outputs, "Y").shape.as_slice(), shape);
+        assert_eq!(values(output(&outputs, "Y")), [-1.0; 6]);
+    }
+}
+
+#[test]
 fn one_number_per_row_has_the_configured_shape() {
     let Some(loaded) = Loaded::new("row_sum") else { return };
     assert_eq!(loaded.config.output[0].reshape, Some(ModelTensorReshape::default()));

@@ -28,31 +28,44 @@ pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
         )));
     }
     for input in &config.input {
-        let offered = model.input(&input.name).ok_or_else(|| unexpected("input", &input.name, &known))?;
         if input.optional && config.max_batch_size > 0 {
-            return Err(Error::invalid_argument(format!(
-                "optional input '{}' is not supported for models that support batching",
-                input.name
-            )));
+            let text = format!("optional input '{}' is not supported for models that support batching", input.name);
+            return Err(unable(config, &text));
         }
+        let offered = model.input(&input.name).ok_or_else(|| unexpected(config, "input", &input.name, &known))?;
         let dims = input.reshape.as_ref().map_or(&input.dims, |reshape| &reshape.shape);
         check_type(config, "input", offered, input.data_type)?;
+        if input.allow_ragged_batch && input.optional {
+            let text = "configuration expects model provides input with shape [-1] for ragged input";
+            return Err(unable(config, &format!("{text} '{}', which is not supported for optional input", input.name)));
+        }
         check_shape(config, offered, dims, input.allow_ragged_batch)?;
     }
     let is_configured = |offered: &&Offered| config.input.iter().any(|input| input.name == offered.name);
     if let Some(missing) = model.inputs.iter().find(|offered| !is_configured(offered)).filter(|_| by_server == 0) {
-        return Err(Error::invalid_argument(format!(
-            "unable to load model '{}', configuration lacks input '{}' of the model",
-            config.name, missing.name
-        )));
+        return Err(unable(config, &format!("configuration lacks input '{}' of the model", missing.name)));
     }
     for output in &config.output {
-        let offered = model.output(&output.name).ok_or_else(|| unexpected("output", &output.name, &outputs))?;
+        let offered = model.output(&output.name).ok_or_else(|| unexpected(config, "output", &output.name, &outputs))?;
         let dims = output.reshape.as_ref().map_or(&output.dims, |reshape| &reshape.shape);
         check_type(config, "output", offered, output.data_type)?;
         check_shape(config, offered, dims, false)?;
     }
     Ok(())
+}
+
+/// The beginning of most sentences.
+fn unable(config: &ModelConfig, text: &str) -> Error {
+    Error::invalid_argument(format!("unable to load model '{}', {text}", config.name))
+}
+
+/// Type and shape of a tensor; what no request can carry is refused with the name of the model.
+fn tensor<'a>(config: &ModelConfig, offered: &'a Offered) -> Result<(DataType, Option<&'a [i64]>)> {
+    let named = |error: Error| {
+        let text = format!("unable to load model '{}', {}", config.name, error.message);
+        Error::new(error.code, text)
+    };
+    offered.tensor().map_err(named)
 }
 
 /// Inputs of the model that the server fills in, not the request.
@@ -66,50 +79,57 @@ fn fed_by_server(config: &ModelConfig) -> usize {
     }
 }
 
-fn unexpected(side: &str, name: &str, allowed: &BTreeSet<&str>) -> Error {
+fn unexpected(config: &ModelConfig, side: &str, name: &str, allowed: &BTreeSet<&str>) -> Error {
     let allowed = allowed.iter().copied().collect::<Vec<_>>().join(", ");
-    Error::invalid_argument(format!("unexpected inference {side} '{name}', allowed {side}s are: {allowed}"))
+    unable(config, &format!("unexpected inference {side} '{name}', allowed {side}s are: {allowed}"))
 }
 
 fn check_type(config: &ModelConfig, side: &str, offered: &Offered, configured: i32) -> Result<()> {
-    let (data_type, _) = offered.tensor()?;
+    let (data_type, _) = tensor(config, offered)?;
     if DataType::from_config(configured) == Some(data_type) {
         return Ok(());
     }
-    let word = |data_type: DataType| data_type.to_config().as_str_name();
-    Err(Error::invalid_argument(format!(
-        "unable to load model '{}', configuration expects datatype {} for {side} '{}', model provides {}",
-        config.name,
-        DataType::from_config(configured).map_or("TYPE_INVALID", word),
-        offered.name,
-        word(data_type)
-    )))
+    let configured = DataType::from_config(configured).map_or("TYPE_INVALID", |known| known.to_config().as_str_name());
+    let name = &offered.name;
+    let text =
+        format!("configuration expects datatype {configured} for {side} '{name}', model provides TYPE_{data_type}");
+    Err(unable(config, &text))
 }
 
 fn check_shape(config: &ModelConfig, offered: &Offered, dims: &[i64], is_ragged: bool) -> Result<()> {
-    let (_, shape) = offered.tensor()?;
+    let (_, shape) = tensor(config, offered)?;
     let (model, tensor) = (&config.name, &offered.name);
     let batches = config.max_batch_size > 0;
+    let Some(shape) = shape else { return Ok(()) }; // of any rank
     if is_ragged && batches {
-        return if shape.as_slice() == [-1] {
-            Ok(())
-        } else {
-            Err(Error::invalid_argument(format!(
-                "unable to load model '{model}', configuration expects model provides input with shape [-1]  for ragged input '{tensor}', model provides {}",
-                shape_text(shape)
-            )))
-        };
+        if shape == [-1] {
+            return Ok(());
+        }
+        let text = "configuration expects model provides input with shape [-1]  for ragged input";
+        return Err(unable(config, &format!("{text} '{tensor}', model provides {}", shape_text(shape))));
+    }
+    if shape.is_empty() {
+        if dims.iter().all(|&dim| dim == 1) {
+            return Ok(());
+        }
+        let text = format!(
+            "scalar tensor '{tensor}', should only provide 1 in the model configuration when the model doesn't support \
+             batching. Model configuration provided: {}.",
+            shape_text(dims)
+        );
+        return Err(unable(config, &text));
     }
     if batches && shape.first() != Some(&-1) {
         return Err(Error::invalid_argument(format!(
-            "model '{model}': model does not support batching while non-zero max_batch_size is specified"
+            "model '{model}', tensor '{tensor}': for the model to support batching the shape should have at least 1 \
+             dimension and the first dimension must be -1; but shape expected by the model is {}",
+            shape_text(shape)
         )));
     }
-    let is_scalar = !batches && shape.is_empty() && dims == [1];
     let mut full = vec![-1; usize::from(batches)];
     full.extend_from_slice(dims);
     let fits = |(&offered, &written): (&i64, &i64)| offered == -1 || offered == written;
-    if is_scalar || (shape.len() == full.len() && shape.iter().zip(&full).all(fits)) {
+    if shape.len() == full.len() && shape.iter().zip(&full).all(fits) {
         return Ok(());
     }
     let expects = format!("the model expects {} dimensions (shape {})", shape.len(), shape_text(shape));
@@ -186,16 +206,40 @@ mod tests {
         check(
             &config(8, &[3], &[2]),
             &model(&[1, 3], &[-1, 2]),
-            "model 'm': model does not support batching while non-zero max_batch_size is specified",
+            "model 'm', tensor 'IN': for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is [1,3]",
         );
     }
 
     #[test]
     fn scalars_are_written_as_one() {
-        check(&config(0, &[1], &[1]), &model(&[], &[]), "fits");
+        check(&config(0, &[1], &[1, 1]), &model(&[], &[]), "fits");
+        check(&config(0, &[1, 1, 1], &[1]), &model(&[], &[]), "fits");
+        check(&config(4, &[1], &[1, 1]), &model(&[], &[]), "fits");
+        check(
+            &config(0, &[1], &[1, 2]),
+            &model(&[], &[]),
+            "unable to load model 'm', scalar tensor 'OUT', should only provide 1 in the model configuration when the model doesn't support batching. Model configuration provided: [1,2].",
+        );
         let mut batching = config(4, &[3], &[1]);
         batching.output[0].reshape = Some(ModelTensorReshape::default());
         check(&batching, &model(&[-1, 3], &[-1]), "fits");
+    }
+
+    #[test]
+    fn a_tensor_of_any_rank_fits_any_dims() {
+        let mut any = model(&[], &[]);
+        any.inputs[0].kind = Kind::AnyRank(DataType::Fp32);
+        any.outputs[0].kind = Kind::AnyRank(DataType::Fp32);
+        check(&config(0, &[2, -1, 3], &[7]), &any, "fits");
+        check(&config(8, &[2], &[-1, -1]), &any, "fits");
+    }
+
+    #[test]
+    fn what_no_request_can_carry_is_refused_with_model_and_tensor() {
+        let mut foreign = model(&[2], &[2]);
+        foreign.outputs[0].kind = Kind::Other("ONNX_TYPE_MAP");
+        let text = "unable to load model 'm', Unsupported ONNX Type 'ONNX_TYPE_MAP' for I/O 'OUT', expected 'ONNX_TYPE_TENSOR'.";
+        check(&config(0, &[2], &[2]), &foreign, text);
     }
 
     #[test]
@@ -203,10 +247,14 @@ mod tests {
         let model = model(&[2], &[2]);
         let mut wrong = config(0, &[2], &[2]);
         wrong.input[0].name = "INN".into();
-        check(&wrong, &model, "unexpected inference input 'INN', allowed inputs are: BIAS, IN");
+        check(
+            &wrong,
+            &model,
+            "unable to load model 'm', unexpected inference input 'INN', allowed inputs are: BIAS, IN",
+        );
         let mut wrong = config(0, &[2], &[2]);
         wrong.output[0].name = "OUTT".into();
-        check(&wrong, &model, "unexpected inference output 'OUTT', allowed outputs are: OUT");
+        check(&wrong, &model, "unable to load model 'm', unexpected inference output 'OUTT', allowed outputs are: OUT");
         let mut wrong = config(0, &[2], &[2]);
         wrong.input[0].data_type = 9;
         check(
@@ -239,7 +287,7 @@ mod tests {
         check(
             &wrong,
             &model(&[-1, 2], &[-1, 2]),
-            "optional input 'IN' is not supported for models that support batching",
+            "unable to load model 'm', optional input 'IN' is not supported for models that support batching",
         );
     }
 
@@ -248,6 +296,13 @@ mod tests {
         let mut ragged = config(2, &[-1], &[2]);
         ragged.input[0].allow_ragged_batch = true;
         check(&ragged, &model(&[-1], &[-1, 2]), "fits");
+        let mut optional = ragged.clone();
+        (optional.max_batch_size, optional.input[0].optional) = (0, true);
+        check(
+            &optional,
+            &model(&[-1], &[-1, 2]),
+            "unable to load model 'm', configuration expects model provides input with shape [-1] for ragged input 'IN', which is not supported for optional input",
+        );
         check(
             &ragged,
             &model(&[-1, 5], &[-1, 2]),
