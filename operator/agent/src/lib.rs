@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attempts;
 pub mod fault;
 pub mod layout;
 pub mod load;

@@ -48,6 +48,8 @@ pub struct Wanted {
     pub fetches: Option<Tries>,
     /// Failed loads, by content.
     pub loads: BTreeMap<ContentHash, Tries>,
+    /// Contents that may have ended a server process: they are not put before one that starts.
+    pub suspects: BTreeSet<ContentHash>,
     /// A fetch is under way.
     pub is_fetching: bool,
     /// A load is under way.
@@ -179,7 +181,11 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
     plan.is_settled = false;
     if !server_is_live {
         // a server that starts must find something good
-        if model.linked.as_ref() != Some(target) && (model.active.is_none() || model.active.as_ref() == Some(target)) {
+        let is_good = !model.suspects.contains(target);
+        if is_good
+            && model.linked.as_ref() != Some(target)
+            && (model.active.is_none() || model.active.as_ref() == Some(target))
+        {
             plan.begin(Step::Link(name.to_owned(), target.clone()));
         }
     } else if model.served != Served::Changing {

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    attempts::Attempts,
     fault::Fault,
     source::{Limits, Places},
     state::State,
@@ -26,6 +27,8 @@ use crate::{
 pub struct Settings {
     /// The agent's folder; see [`crate::store`].
     pub root: PathBuf,
+    /// The file for open attempts to load; see [`crate::attempts`]. It should live as long as what the server has to live on.
+    pub attempts: PathBuf,
     /// The server's HTTP port.
     pub server: SocketAddr,
     /// Where mounted sources lie.
@@ -46,6 +49,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Agent {
     store: Arc<Store>,
+    attempts: Arc<Attempts>,
     state: watch::Receiver<State>,
     commands: mpsc::UnboundedSender<Command>,
     task: JoinHandle<()>,
@@ -54,14 +58,16 @@ pub struct Agent {
 /// Commands to an agent.
 #[derive(Debug, Clone, Copy)]
 enum Command {
-    ServerStarted,
+    ServerStarting,
 }
 
 impl Settings {
     /// The usual settings.
     pub fn new(root: impl Into<PathBuf>, server: SocketAddr) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            attempts: root.join("attempts.json"),
+            root,
             server,
             places: Places::default(),
             limits: Limits::default(),
@@ -79,11 +85,13 @@ impl Agent {
     /// Errors: the store is in use, or the disk would not take it.
     pub fn start(settings: Settings, manifests: watch::Receiver<Arc<Manifest>>) -> Result<Self, Fault> {
         let store = Arc::new(Store::open(&settings.root)?);
+        let attempts = Arc::new(Attempts::open(settings.attempts.clone()));
         let (state, watched) = watch::channel(State::default());
         let (commands, inbox) = mpsc::unbounded_channel();
-        let driver = driver::Driver::new(settings, Arc::clone(&store), manifests, Arc::new(state));
+        let driver =
+            driver::Driver::new(settings, Arc::clone(&store), Arc::clone(&attempts), manifests, Arc::new(state));
         let task = tokio::spawn(driver.run(inbox));
-        Ok(Self { store, state: watched, commands, task })
+        Ok(Self { store, attempts, state: watched, commands, task })
     }
 
     /// Where everything stands, now and from now on.
@@ -125,9 +133,18 @@ impl Agent {
         tokio::time::timeout(limit, all).await.is_ok()
     }
 
-    /// A new server process was started: what failed to load in the last one gets new chances.
-    pub fn server_started(&self) {
-        let _ = self.commands.send(Command::ServerStarted); // an agent that has ended has nothing to do
+    /// A server process is about to be started, for the first time or after another one ended: what that one was loading
+    /// when it ended is taken out of its way, and what failed to load in it gets new attempts.
+    pub fn server_starting(&self) {
+        if let Err(fault) = self.attempts.server_starting(&self.store) {
+            tracing::error!(error = %fault, "a model that ended the server may be loaded again");
+        }
+        let _ = self.commands.send(Command::ServerStarting); // an agent that has ended has nothing to do
+    }
+
+    /// The server process ended because it was asked to.
+    pub fn server_left(&self) {
+        self.attempts.server_left();
     }
 }
 

@@ -56,6 +56,7 @@ pub enum Reason {
     Loaded,
     LoadFailed,
     LoadTimedOut,
+    ServerCrashed,
     ChecksumMismatch,
     SourceNotFound,
     CredentialsMissing,
@@ -75,7 +76,8 @@ impl Reason {
     pub const fn is_final(self) -> bool {
         matches!(
             self,
-            Self::ChecksumMismatch
+            Self::ServerCrashed
+                | Self::ChecksumMismatch
                 | Self::InvalidSource
                 | Self::InvalidConfig
                 | Self::InvalidSpec

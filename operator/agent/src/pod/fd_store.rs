@@ -4,7 +4,8 @@
 //!
 //! What is said, over a Unix stream: the fd store begins with one byte, `KEPT` with the sockets or `NONE`; the launcher answers
 //! with `KEPT` and the sockets it uses, with `CRASHED` for each server process that did, and with `LEAVING` before it ends on
-//! purpose. One that ends without `LEAVING` crashed itself.
+//! purpose. One that ends without `LEAVING` crashed itself. The fd store answers `CRASHED` with `READY`, and begins, only when
+//! the agent has prepared the repository for the next process.
 
 use std::{
     convert::Infallible,
@@ -26,7 +27,7 @@ use rustix::{
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -36,6 +37,8 @@ const KEPT: u8 = b'k';
 const NONE: u8 = b'n';
 /// The server crashed, and another one was started in its place.
 const CRASHED: u8 = b'c';
+/// The agent is prepared for the next server process.
+const READY: u8 = b'r';
 /// The launcher ends on purpose.
 const LEAVING: u8 = b'l';
 
@@ -44,10 +47,23 @@ const LEAVING: u8 = b'l';
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the fd store.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Crashes that are acknowledged while no agent is there to do so.
+pub(super) const NOBODY: u32 = u32::MAX;
+/// How long a server process waits for the agent to prepare its start.
+const PREPARATION: Duration = Duration::from_secs(2);
 /// Sockets handed over at once, at most.
 const MOST: usize = 8;
 
 // === the agent's side ===
+
+/// What the agent has to know of server processes.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// One is about to start; it waits until this is answered.
+    Starting(oneshot::Sender<()>),
+    /// One ended on purpose.
+    Left,
+}
 
 /// Where launchers are expected. A socket of that name that an agent left behind is replaced.
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -58,7 +74,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Keeps sockets for the launchers that come, one after the other, and counts the crashes they report.
-pub(super) async fn keep(listener: UnixListener, crashes: watch::Sender<u32>) {
+pub(super) async fn keep(listener: UnixListener, crashes: watch::Sender<u32>, notices: mpsc::UnboundedSender<Notice>) {
     let mut kept: Option<(Vec<OwnedFd>, Instant)> = None;
     loop {
         let until = kept.as_ref().map(|(_, until)| *until);
@@ -78,7 +94,7 @@ pub(super) async fn keep(listener: UnixListener, crashes: watch::Sender<u32>) {
                 continue;
             }
         };
-        kept = match attend(&launcher, kept.map(|(kept, _)| kept), &crashes).await {
+        kept = match attend(&launcher, kept.map(|(kept, _)| kept), &crashes, &notices).await {
             Ok(kept) => kept.map(|kept| (kept, Instant::now() + PATIENCE)),
             Err(error) => {
                 tracing::warn!(%error, "the launcher cannot be understood");
@@ -93,7 +109,9 @@ async fn attend(
     launcher: &UnixStream,
     before: Option<Vec<OwnedFd>>,
     crashes: &watch::Sender<u32>,
+    notices: &mpsc::UnboundedSender<Notice>,
 ) -> io::Result<Option<Vec<OwnedFd>>> {
+    prepared(notices).await;
     match before {
         Some(kept) => {
             tracing::info!("the server takes its sockets back");
@@ -105,11 +123,26 @@ async fn attend(
     loop {
         match receive(launcher).await? {
             Some((KEPT, sockets)) if !sockets.is_empty() => kept = Some(sockets),
-            Some((CRASHED, _)) => crashes.send_modify(|count| *count = count.saturating_add(1)),
-            Some((LEAVING, _)) => return Ok(None),
+            Some((CRASHED, _)) => {
+                crashes.send_modify(|count| *count = count.saturating_add(1));
+                prepared(notices).await;
+                send(launcher, READY, &[]).await?;
+            }
+            Some((LEAVING, _)) => {
+                let _ = notices.send(Notice::Left); // an agent that has ended needs no notice
+                return Ok(None);
+            }
             Some((other, _)) => return Err(io::Error::other(format!("it said {other}"))),
             None => return Ok(kept),
         }
+    }
+}
+
+/// Waits until the agent has prepared the start of a server process, or does not come to it.
+async fn prepared(notices: &mpsc::UnboundedSender<Notice>) {
+    let (done, prepared) = oneshot::channel();
+    if notices.send(Notice::Starting(done)).is_err() || tokio::time::timeout(PREPARATION, prepared).await.is_err() {
+        tracing::warn!("the server starts before the agent has prepared it");
     }
 }
 
@@ -125,33 +158,53 @@ pub(super) async fn ask(path: &Path) -> Option<(UnixStream, Vec<OwnedFd>)> {
 }
 
 /// Sees to it that the fd store has the sockets, whenever it is there, and reports crashes to it, which `crashes` counts;
-/// `store` is the connection so far. Never returns.
+/// `store` is the connection so far. `acknowledged` counts the crashes after which the agent has prepared another start; it is
+/// [`NOBODY`] while no agent is there. Never returns.
 pub(super) async fn hand_over(
     path: &Path,
     mut store: Option<UnixStream>,
     sockets: &[OwnedFd],
     mut crashes: watch::Receiver<u32>,
+    acknowledged: &watch::Sender<u32>,
 ) -> Infallible {
     let mut sent = 0;
     loop {
         if let Some(store) = &store
             && send(store, KEPT, sockets).await.is_ok()
         {
-            // the fd store says nothing more: what can be heard of it is its end
-            let tell = async {
-                while crashes.wait_for(|count| *count > sent).await.is_ok() && send(store, CRASHED, &[]).await.is_ok() {
-                    sent += 1;
+            acknowledged.send_replace(sent);
+            loop {
+                tokio::select! {
+                    () = more_than(&mut crashes, sent) => {
+                        if send(store, CRASHED, &[]).await.is_err() {
+                            break;
+                        }
+                        sent += 1;
+                    }
+                    word = receive(store) => match word {
+                        Ok(Some((READY, _))) => drop(acknowledged.send_replace(sent)),
+                        _ => break, // its end
+                    },
                 }
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                _ = receive(store) => {}
-                () = tell => {}
             }
         }
+        acknowledged.send_replace(NOBODY);
         tokio::time::sleep(AGAIN).await;
         store = ask(path).await.map(|(store, _)| store);
     }
+}
+
+/// Waits until more than `sent` crashes are counted; for ever once nobody counts.
+async fn more_than(crashes: &mut watch::Receiver<u32>, sent: u32) {
+    if crashes.wait_for(|count| *count > sent).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits until the agent has prepared the start after that many crashes, or does not come to it, or is not there.
+pub(super) async fn acknowledged(crashes: u32, acknowledged: &watch::Sender<u32>) {
+    let mut acknowledged = acknowledged.subscribe();
+    let _ = tokio::time::timeout(PREPARATION, acknowledged.wait_for(|count| *count >= crashes)).await;
 }
 
 /// Reports to the fd store that the server has ended on purpose. To be called when nobody hands over any more: the fd store listens to
@@ -200,7 +253,10 @@ async fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Vec<OwnedFd>)>> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::{
+        net::{SocketAddr, TcpListener, TcpStream},
+        sync::{Arc, Mutex},
+    };
 
     use tokio::task::JoinHandle;
 
@@ -211,14 +267,30 @@ mod tests {
         store: JoinHandle<()>,
         /// As the launcher counts them, and as the fd store does.
         crashes: [watch::Sender<u32>; 2],
+        acknowledged: watch::Sender<u32>,
+        notices: (mpsc::UnboundedSender<Notice>, Arc<Mutex<Vec<&'static str>>>),
     }
 
     impl Harness {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let crashes = [watch::Sender::new(0), watch::Sender::new(0)];
-            let store = start(&folder.path().join("sock"), &crashes[1]);
-            Self { folder, store, crashes }
+            let (notices, mut inbox) = mpsc::unbounded_channel();
+            let seen: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+            let log = Arc::clone(&seen);
+            tokio::spawn(async move {
+                while let Some(notice) = inbox.recv().await {
+                    match notice {
+                        Notice::Starting(done) => {
+                            log.lock().unwrap().push("starting");
+                            let _ = done.send(());
+                        }
+                        Notice::Left => log.lock().unwrap().push("left"),
+                    }
+                }
+            });
+            let store = start(&folder.path().join("sock"), &crashes[1], &notices);
+            Self { folder, store, crashes, acknowledged: watch::Sender::new(NOBODY), notices: (notices, seen) }
         }
 
         fn path(&self) -> std::path::PathBuf {
@@ -231,9 +303,10 @@ mod tests {
             let address = socket.local_addr().unwrap();
             let (path, (connection, kept)) = (self.path(), ask(&self.path()).await.unwrap());
             assert!(kept.is_empty());
-            let crashes = self.crashes[0].subscribe();
-            let launcher =
-                tokio::spawn(async move { hand_over(&path, Some(connection), &[socket.into()], crashes).await });
+            let (crashes, acknowledged) = (self.crashes[0].subscribe(), self.acknowledged.clone());
+            let launcher = tokio::spawn(async move {
+                hand_over(&path, Some(connection), &[socket.into()], crashes, &acknowledged).await
+            });
             (launcher, address)
         }
 
@@ -243,8 +316,8 @@ mod tests {
         }
     }
 
-    fn start(path: &Path, crashes: &watch::Sender<u32>) -> JoinHandle<()> {
-        tokio::spawn(keep(listen(path).unwrap(), crashes.clone()))
+    fn start(path: &Path, crashes: &watch::Sender<u32>, notices: &mpsc::UnboundedSender<Notice>) -> JoinHandle<()> {
+        tokio::spawn(keep(listen(path).unwrap(), crashes.clone(), notices.clone()))
     }
 
     async fn end<T>(task: JoinHandle<T>) {
@@ -288,6 +361,7 @@ mod tests {
         leave(&harness.path()).await;
         assert!(harness.next().await.is_empty());
         assert!(TcpStream::connect(address).is_err());
+        assert_eq!(harness.notices.1.lock().unwrap().as_slice(), ["starting", "starting", "left", "starting"]);
     }
 
     #[tokio::test]
@@ -296,7 +370,7 @@ mod tests {
         let (launcher, address) = harness.launcher().await;
         settle().await;
         end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
-        harness.store = start(&harness.path(), &harness.crashes[1]);
+        harness.store = start(&harness.path(), &harness.crashes[1], &harness.notices.0);
         // the launcher tries again after a while
         tokio::time::sleep(AGAIN * 2).await;
         settle().await;
@@ -314,9 +388,12 @@ mod tests {
         harness.crashes[0].send_replace(2);
         settle().await;
         assert_eq!(*harness.crashes[1].borrow(), 2);
+        tokio::time::timeout(PREPARATION, acknowledged(2, &harness.acknowledged)).await.unwrap();
+        assert_eq!(*harness.acknowledged.borrow(), 2);
+        assert_eq!(harness.notices.1.lock().unwrap().as_slice(), ["starting"; 3]);
         end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
         harness.crashes[0].send_replace(3);
-        harness.store = start(&harness.path(), &harness.crashes[1]);
+        harness.store = start(&harness.path(), &harness.crashes[1], &harness.notices.0);
         tokio::time::sleep(AGAIN * 2).await;
         settle().await;
         assert_eq!(*harness.crashes[1].borrow(), 3);

@@ -53,10 +53,10 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
             fd_store::ask(&args.fd_store).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
         let is_replacement = !kept.is_empty();
         let sockets = Sockets::new(kept, &args.addresses())?;
-        let crashes = watch::Sender::new(0);
+        let (crashes, acknowledged) = (watch::Sender::new(0), watch::Sender::new(fd_store::NOBODY));
         let end = tokio::select! {
-            end = run(args, &sockets, is_replacement, &crashes) => end?,
-            never = fd_store::hand_over(&args.fd_store, store, sockets.all(), crashes.subscribe()) => match never {},
+            end = run(args, &sockets, is_replacement, &crashes, &acknowledged) => end?,
+            never = fd_store::hand_over(&args.fd_store, store, sockets.all(), crashes.subscribe(), &acknowledged) => match never {},
         };
         match end {
             End::OnPurpose(code) => {
@@ -75,6 +75,7 @@ async fn run(
     sockets: &Sockets,
     is_replacement: bool,
     crashes: &watch::Sender<u32>,
+    acknowledged: &watch::Sender<u32>,
 ) -> anyhow::Result<End> {
     let mut children = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -106,6 +107,12 @@ async fn run(
         }
         tracing::error!(signal, "the server was ended by a signal and is started again");
         crashes.send_modify(|count| *count += 1);
+        let count = *crashes.borrow();
+        tokio::select! {
+            () = fd_store::acknowledged(count, acknowledged) => {}
+            _ = terminate.recv() => return Ok(End::OnPurpose(code)),
+            _ = interrupt.recv() => return Ok(End::OnPurpose(code)),
+        }
         are_callers_in_line = true;
     }
 }

@@ -12,7 +12,7 @@ use operator_core::manifest::Manifest;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tracing_subscriber::EnvFilter;
 use triton_agent::{
@@ -23,7 +23,7 @@ use triton_agent::{
 
 use super::{
     args::RunArgs,
-    fd_store,
+    fd_store::{self, Notice},
     http::{self, Published},
     replica_slot::ReplicaSlot,
     startup::Startup,
@@ -46,13 +46,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let listener =
             TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         let (crashes, counted) = watch::channel(0);
+        let (notices, noticed) = mpsc::unbounded_channel();
         match fd_store::listen(&args.fd_store) {
-            Ok(listener) => drop(tokio::spawn(fd_store::keep(listener, crashes.clone()))),
+            Ok(listener) => drop(tokio::spawn(fd_store::keep(listener, crashes.clone(), notices))),
             // the server keeps its sockets itself; they are lost with its container
             Err(error) => tracing::warn!(path = %args.fd_store.display(), %error, "cannot keep the server's sockets"),
         }
         tokio::select! {
-            result = work(args, listener, counted) => result,
+            result = work(args, listener, counted, noticed) => result,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
@@ -63,7 +64,12 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Does everything; returns only when something cannot go on.
-async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver<u32>) -> anyhow::Result<()> {
+async fn work(
+    args: RunArgs,
+    listener: TcpListener,
+    mut crashes: watch::Receiver<u32>,
+    mut notices: mpsc::UnboundedReceiver<Notice>,
+) -> anyhow::Result<()> {
     let blind = || "no manifest has been read yet".to_owned();
     let (published, seen) = watch::channel(Published { state: Err(blind()), missing: Err(blind()) });
     tokio::spawn(http::serve(listener, seen));
@@ -91,6 +97,13 @@ async fn work(args: RunArgs, listener: TcpListener, mut crashes: watch::Receiver
         tokio::select! {
             changed = states.changed() => changed.context("the agent's work broke off")?,
             changed = manifests.changed() => changed.context("the manifest is no longer followed")?,
+            Some(notice) = notices.recv() => match notice {
+                Notice::Starting(done) => {
+                    tokio::task::block_in_place(|| agent.server_starting());
+                    let _ = done.send(()); // it does not wait for ever
+                }
+                Notice::Left => agent.server_left(),
+            },
             changed = crashes.changed() => changed.context("crashes are no longer counted")?,
         }
     }
@@ -119,6 +132,8 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
     let mut settings = Settings::new(folder, args.server);
     settings.look_again = LOOK;
+    // with the pod: another pod may have more memory than this one
+    settings.attempts = args.root.join("attempts.json");
     settings.places =
         Places { config_maps: below(&args.config_maps), volumes: below(&args.volumes), secrets: below(&args.secrets) };
     settings
@@ -227,7 +242,8 @@ mod tests {
             log: "off".into(),
         };
         let (crashes, counted) = watch::channel(0);
-        let working = tokio::spawn(work(args, listener, counted));
+        let (_notices, noticed) = mpsc::unbounded_channel();
+        let working = tokio::spawn(work(args, listener, counted, noticed));
         until(address, "/staged", "cannot read").await;
 
         let lost = |readiness| model("lost", readiness, absent());

@@ -20,6 +20,7 @@ use super::{
     report,
 };
 use crate::{
+    attempts::{Attempts, CRASHES_MAX},
     fault::{Fault, Reason},
     load::{Index, Server},
     plan::{Observed, Plan, RetryPolicy, Served, Step, Wanted, plan},
@@ -39,6 +40,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub(super) struct Driver {
     settings: Settings,
     store: Arc<Store>,
+    attempts: Arc<Attempts>,
     server: Server,
     manifests: watch::Receiver<Arc<Manifest>>,
     state: Arc<watch::Sender<State>>,
@@ -64,6 +66,7 @@ impl Driver {
     pub(super) fn new(
         settings: Settings,
         store: Arc<Store>,
+        attempts: Arc<Attempts>,
         manifests: watch::Receiver<Arc<Manifest>>,
         state: Arc<watch::Sender<State>>,
     ) -> Self {
@@ -73,6 +76,7 @@ impl Driver {
             loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
             settings,
             store,
+            attempts,
             manifests,
             state,
             models: BTreeMap::new(),
@@ -91,6 +95,7 @@ impl Driver {
             let manifest = Arc::clone(&self.manifests.borrow_and_update());
             self.follow(&manifest);
             self.ask_server().await;
+            self.follow_start();
             let now = Instant::now();
             let observed = self.observe(&manifest, now);
             let plan = plan(&observed, now);
@@ -111,7 +116,7 @@ impl Driver {
                     }
                 }
                 Some(ended) = self.jobs.join_next_with_id() => self.end(ended, &manifest),
-                Some(Command::ServerStarted) = commands.recv() => self.reset_attempts(),
+                Some(Command::ServerStarting) = commands.recv() => self.reset_attempts(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -147,6 +152,56 @@ impl Driver {
         }
     }
 
+    /// Closes attempts of the server's start that it has answered: by serving the model, by saying why not, or by being ready.
+    fn follow_start(&self) {
+        let Some(index) = &self.index else { return };
+        let starting = self.attempts.starting();
+        if starting.is_empty() {
+            return;
+        }
+        let is_answered = |name: &String| {
+            let says = !index.ready_versions(name).is_empty() || index.reason(name).is_some();
+            self.is_ready || (says && !index.is_changing(name))
+        };
+        let names = self.store.names();
+        let answered = names.iter().filter(|name| is_answered(name)).filter_map(|name| self.store.linked(name));
+        let answered: Vec<ContentHash> = answered.filter(|content| starting.contains(content)).collect();
+        self.attempts.succeeded(&answered);
+    }
+
+    /// Whether the content has ended as many server processes as it may.
+    fn is_given_up(&self, content: &ContentHash, memory: &Memory) -> bool {
+        let is_under_way = memory.loading.as_ref() == Some(content) || self.attempts.is_starting(content);
+        !is_under_way && self.attempts.count(content) >= CRASHES_MAX
+    }
+
+    /// Notes contents that are not loaded any more, because server processes ended while they loaded them.
+    fn give_up(&mut self, now: Instant) {
+        let ledger = self.store.ledger();
+        let names: Vec<String> = self.models.keys().cloned().collect();
+        for name in names {
+            let Some(record) = ledger.get(&name) else { continue };
+            let contents = record.staged.iter().map(|staged| &staged.content).chain(&record.active);
+            for content in contents {
+                let memory = &self.models[&name];
+                let is_known = memory.loads.get(content).is_some_and(|failed| failed.tries.is_final);
+                if is_known || !self.is_given_up(content, memory) {
+                    continue;
+                }
+                let count = self.attempts.count(content);
+                let message = format!(
+                    "{count} server processes ended while they loaded this content, so it is not loaded again: find the cause \
+                     in the server's log, then change the model, or raise spec.resources.limits.memory of its server"
+                );
+                tracing::error!(model = name, content = content.short(), "given up: the server ends when it loads it");
+                let failed = Failed::for_good(Fault::new(Reason::ServerCrashed, message), count, now);
+                if let Some(memory) = self.models.get_mut(&name) {
+                    memory.loads.insert(content.clone(), failed);
+                }
+            }
+        }
+    }
+
     /// What did not load in one server process gets new chances in the next.
     fn reset_attempts(&mut self) {
         for memory in self.models.values_mut() {
@@ -155,12 +210,16 @@ impl Driver {
     }
 
     fn observe(&mut self, manifest: &Manifest, now: Instant) -> Observed {
+        self.give_up(now);
         let ledger = self.store.ledger();
         let in_repository = self.store.names();
         let wanted = manifest.models.iter().map(|model| {
             let memory = &self.models[&model.name];
             let record = ledger.get(&model.name).cloned().unwrap_or_default();
+            let contents = record.staged.iter().map(|staged| &staged.content).chain(&record.active);
+            let suspects = contents.filter(|content| self.is_suspect(content)).cloned().collect();
             let wanted = Wanted {
+                suspects,
                 retry_policy: retry_policy(model),
                 staged: record.staged.filter(|s| s.key == memory.key && memory.is_checked).map(|s| s.content),
                 active: record.active,
@@ -195,6 +254,11 @@ impl Driver {
         }
     }
 
+    /// Whether a server process ended while it loaded the content.
+    fn is_suspect(&self, content: &ContentHash) -> bool {
+        self.attempts.count(content) > 0 && !self.attempts.is_starting(content)
+    }
+
     fn served(&self, name: &str) -> Served {
         match &self.index {
             Some(index) if index.is_changing(name) => Served::Changing,
@@ -225,7 +289,10 @@ impl Driver {
                 };
             }
             Step::Delete(content) => match self.store.remove(content) {
-                Ok(removed) => drop(tokio::task::spawn_blocking(move || drop(removed))),
+                Ok(removed) => {
+                    self.attempts.forget(content);
+                    drop(tokio::task::spawn_blocking(move || drop(removed)));
+                }
                 Err(fault) => tracing::warn!(%content, error = %fault, "not deleted"),
             },
         }
@@ -259,10 +326,14 @@ impl Driver {
         tracing::info!(model = model.name, content = content.short(), "loading");
         let active = self.store.ledger().remove(&model.name).and_then(|record| record.active);
         let (store, server, limit) = (Arc::clone(&self.store), self.server.clone(), model.load.timeout.get());
-        let job = jobs::load(store, server, model.name.clone(), content.clone(), active, limit);
+        let attempts = Arc::clone(&self.attempts);
+        let job = jobs::load(store, server, attempts, model.name.clone(), content.clone(), active, limit);
         let permits = Arc::clone(&self.loads);
+        // one that may have ended a server is loaded by itself, so that it is known which one did
+        let places = if self.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
+        let places = u32::try_from(places).unwrap_or(1);
         let id = self.jobs.spawn(async move {
-            let _permit = permits.acquire_owned().await; // never closed
+            let _permits = permits.acquire_many_owned(places).await; // never closed
             job.await
         });
         self.names.insert(id.id(), Job::Load { model: model.name.clone(), content: content.clone() });
@@ -294,8 +365,10 @@ impl Driver {
                         memory.loads.remove(&content);
                         tracing::info!(model, content = content.short(), elapsed_ms = memory.load_ms, "loaded");
                     }
-                    Err(NotLoaded::Failed(fault)) if is_wanted => self.load_failed(&model, &content, fault),
-                    Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => {}
+                    Err(NotLoaded::Failed(fault) | NotLoaded::ServerEnded(fault)) if is_wanted => {
+                        self.load_failed(&model, &content, fault)
+                    }
+                    Err(NotLoaded::Failed(_) | NotLoaded::ServerEnded(_) | NotLoaded::NotNow) => {}
                 }
             }
             (Job::Load { model, content }, Err(error)) => {

@@ -9,6 +9,7 @@ use std::{
 use operator_core::manifest::ManifestModel;
 
 use crate::{
+    attempts::Attempts,
     fault::{Fault, Reason},
     load::{CallError, Server},
     source::{Places, Progress, blocking},
@@ -33,6 +34,8 @@ pub(super) enum Ended {
 pub(super) enum NotLoaded {
     /// The content's fault, as far as we know: it counts.
     Failed(Fault),
+    /// The server ended before it answered: perhaps the content ended it.
+    ServerEnded(Fault),
     /// The server was not there, or not ready to load anything.
     NotNow,
 }
@@ -64,6 +67,7 @@ pub(super) async fn fetch(
 pub(super) async fn load(
     store: Arc<Store>,
     server: Server,
+    attempts: Arc<Attempts>,
     name: String,
     content: ContentHash,
     active: Option<ContentHash>,
@@ -72,6 +76,13 @@ pub(super) async fn load(
     let begun = Instant::now();
     let before = ready_versions(&server, &name).await;
     let target = content.clone();
+    let attempt = {
+        let (attempts, content) = (Arc::clone(&attempts), content.clone());
+        match blocking(move || attempts.begin(&content)).await {
+            Ok(attempt) => attempt,
+            Err(fault) => return Ended::Load(Err(NotLoaded::Failed(fault))),
+        }
+    };
     let result = async {
         on_disk(&store, &name, move |store, name| store.point(name, &target)).await?;
         server.load(&name, limit).await.map_err(NotLoaded::from)?;
@@ -80,6 +91,11 @@ pub(super) async fn load(
         on_disk(&store, &name, move |store, name| store.record(name, |record| record.active = Some(active))).await
     }
     .await;
+    match &result {
+        Ok(()) => attempts.succeeded([&content]),
+        Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => attempts.answered(&content, attempt),
+        Err(NotLoaded::ServerEnded(_)) => {} // the attempt stays open
+    }
     if result.is_err() && active.as_ref() != Some(&content) {
         let has_former = active.is_some();
         let put_back = on_disk(&store, &name, move |store, name| match &active {
@@ -168,10 +184,8 @@ impl From<CallError> for NotLoaded {
             CallError::TimedOut(limit) => {
                 Self::Failed(Fault::new(Reason::LoadTimedOut, format!("the server did not load it within {limit:?}")))
             }
-            // perhaps the model took the server down with it: that must not go on for ever
-            error @ (CallError::Lost(_) | CallError::TooLarge(_)) => {
-                Self::Failed(Fault::new(Reason::LoadFailed, error.to_string()))
-            }
+            error @ CallError::Lost(_) => Self::ServerEnded(Fault::new(Reason::LoadFailed, error.to_string())),
+            error @ CallError::TooLarge(_) => Self::Failed(Fault::new(Reason::LoadFailed, error.to_string())),
         }
     }
 }

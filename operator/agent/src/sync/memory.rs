@@ -80,6 +80,11 @@ impl Memory {
 }
 
 impl Failed {
+    /// Given up after `count` attempts.
+    pub(super) fn for_good(fault: Fault, count: u32, now: Instant) -> Self {
+        Self { tries: Tries { count, last: now, is_final: true }, fault }
+    }
+
     /// One more failure on top of those before.
     pub(super) fn again(before: Option<&Self>, fault: Fault, now: Instant) -> Self {
         let count = before.map_or(0, |failed| failed.tries.count) + 1;

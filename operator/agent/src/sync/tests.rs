@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     fs,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -44,7 +43,7 @@ impl StandIn {
                 let server = Arc::clone(&server);
                 let service = service_fn(move |request| {
                     let response = server.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                    async move { response.ok_or("the process ended") }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -60,7 +59,8 @@ impl StandIn {
         self.loaded.lock().unwrap().clear();
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Its answer; none if it ended. Another process takes its place at once.
+    fn answer(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         let mut loaded = self.loaded.lock().unwrap();
         let (status, body) = match path.as_slice() {
@@ -74,6 +74,10 @@ impl StandIn {
                 self.calls.lock().unwrap().push(format!("{verb} {name}"));
                 let file = self.repository.lock().unwrap().join(name).join("1/model.py");
                 match (*verb, fs::read_to_string(file)) {
+                    ("load", Ok(text)) if text.contains("crash") => {
+                        loaded.clear();
+                        return None;
+                    }
                     ("load", Ok(text)) if text.contains("bad") => (
                         400,
                         serde_json::json!({"error": format!("load failed for model '{name}': it is bad\n")})
@@ -96,7 +100,7 @@ impl StandIn {
             },
             _ => (404, String::new()),
         };
-        Response::builder().status(status).body(Full::from(body)).unwrap()
+        Some(Response::builder().status(status).body(Full::from(body)).unwrap())
     }
 
     fn loaded(&self, name: &str) -> Option<String> {
@@ -258,11 +262,42 @@ async fn a_restarted_server_gets_everything_again_even_beside_a_failed_update() 
     harness.server.stop().await;
     harness.until("noticed", |state| !state.server_is_live).await;
     harness.server.start(harness.address).await;
-    harness.agent.as_ref().unwrap().server_started();
+    harness.agent.as_ref().unwrap().server_starting();
     let state = harness.settled().await;
     assert_eq!(harness.server.loaded("a").as_deref(), Some("good"));
     assert_eq!(reason(&state.models["a"]), Some(Reason::LoadFailed));
     assert_eq!(state.models["b"].phase, Phase::Ready);
+}
+
+#[tokio::test]
+async fn a_model_that_ends_the_server_is_given_up_after_two_processes_and_others_are_not() {
+    let mut crashing = inline("crashing", "crash");
+    crashing.load.retries = 50;
+    let with_it = || vec![inline("a", "x"), inline("b", "y"), inline("c", "z"), crashing.clone()];
+    let mut harness = Harness::new(with_it()).await;
+    let loads = |harness: &Harness| harness.server.calls().iter().filter(|call| *call == "load crashing").count();
+    let state = harness.settled().await;
+    let failure = state.models["crashing"].failure().unwrap();
+    assert_eq!((failure.reason, failure.attempts, failure.will_retry), (Reason::ServerCrashed, 2, false));
+    assert!(failure.message.contains("change the model"), "{}", failure.message);
+    assert_eq!(loads(&harness), 2);
+    for name in ["a", "b", "c"] {
+        assert_eq!(state.models[name].phase, Phase::Ready, "{name}");
+    }
+
+    // neither another server process nor another agent begins anew
+    harness.server.stop().await;
+    harness.kill_agent().await;
+    harness.server.start(harness.address).await;
+    harness.start_agent();
+    harness.agent.as_ref().unwrap().server_starting();
+    let state = harness.settled().await;
+    assert_eq!((reason(&state.models["crashing"]), loads(&harness)), (Some(Reason::ServerCrashed), 2));
+    assert_eq!(state.models["a"].phase, Phase::Ready);
+
+    // but another content of the model does
+    harness.want(vec![inline("a", "x"), inline("b", "y"), inline("c", "z"), inline("crashing", "mended")]);
+    assert!(harness.settled().await.is_ready());
 }
 
 #[tokio::test]

@@ -110,6 +110,7 @@ impl Supervisor {
                 return true;
             }
             let models = startup_models(&startup.required, &self.agent.confirmed(), last_startup.as_ref());
+            self.agent.server_starting();
             let begun = Instant::now();
             let mut process = match Process::start(&launch, &models, &self.agent, &self.log) {
                 Ok(process) => process,
@@ -122,7 +123,6 @@ impl Supervisor {
                 }
             };
             last_startup = Some(models);
-            self.agent.server_started();
             self.status.send_replace(Status::Running);
             tokio::select! {
                 status = process.child.wait() => {
@@ -159,6 +159,7 @@ impl Supervisor {
             let _ = process.child.wait().await; // nothing resists that signal
             self.tell(Event::Killed);
         }
+        self.agent.server_left();
         process.last_lines(&self.log).await;
         is_ended
     }

@@ -76,6 +76,13 @@ impl Server {
         // a sign of life, and ConfigMaps edited in a folder of the user's
         settings.look_again = std::time::Duration::from_secs(1);
 
+        // whoever brings it up again may have given the machine more memory meanwhile
+        match fs::remove_file(&settings.attempts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", settings.attempts.display()));
+            }
+            _ => {}
+        }
         let (manifests, watched_manifests) = watch::channel(Arc::new(wanted.manifest.clone()));
         let agent =
             Arc::new(Agent::start(settings, watched_manifests).map_err(|fault| anyhow::anyhow!("{}", fault.message))?);
