@@ -110,7 +110,8 @@ DIFFERENCES["resources", "a percent in the name"] = (
     },
     "the Python client encodes names: they are decoded",
 )
-rpc("resources", "unknown service", "UNIMPLEMENTED", "there is no method /some.Service/Nothing", "an empty message helps nobody")
+for case, path in (("method", "inference.GRPCInferenceService"), ("service", "some.Service")):
+    rpc("resources", f"unknown {case}", "UNIMPLEMENTED", f"there is no method /{path}/Nothing", "an empty message helps nobody")
 rpc("resources", "a message that is none", "INTERNAL", Begins("failed to decode Protobuf message"), "the words are those of the protobuf library")
 
 # === model control ===
@@ -127,15 +128,6 @@ for case in ("load with a malformed config", "load with an unknown config field"
 http("control", "load with a file and no config", 400, "Load parameter 'config' must be specified for model file override", NEWER)
 TYPE = "Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean"
 http("control", "unload with dependents of a wrong type", 500, TYPE, STRICT)
-DIFFERENCES["control", "the batch fits again"] = (
-    {
-        "status": 200,
-        "headers": {"content-type": "application/json"},
-        "body": '{"model_name":"single","model_version":"1","outputs":[{"name":"OUTPUT0","datatype":"FP32","shape":[3,4],'
-        '"data":[0.0,1.0,2.0,3.0,4.0,5.0,6.0,7.0,8.0,9.0,10.0,11.0]}]}',
-    },
-    NEWER,
-)
 DIFFERENCES["control", "ready after failed loads"] = ({"status": 200}, "a load that fails later does not take the server out of service")
 
 UNREADABLE = ("bad_field", "bad_syntax", "bad_enum")

@@ -246,7 +246,8 @@ def broken(root):
     write(root, "cut_off", onnx_config(8, *io), {1: graphs.mlp(50, 8, 1).SerializeToString()[:200]})
     write(root, "missing_file", onnx_config(8, *io), {1: None})
     write(root, "unknown_field", onnx_config(8, *io, "no_such_field: 1\n"), good)
-    write(root, "two_mistakes", onnx_config(4, [("INPUT0", "FP32", [0])], io[1], "dynamic_batching { preferred_batch_size: [ 8 ] }\n"), good)
+    wrong = "dynamic_batching { preferred_batch_size: [ 8 ] priority_levels: 2 default_priority_level: 3 }\n"
+    write(root, "two_mistakes", onnx_config(4, *io, wrong), good)
     write(root, "other_type", onnx_config(8, [("INPUT0", "INT32", [4])], io[1]), good)
     write(root, "other_dims", onnx_config(8, [("INPUT0", "FP32", [5])], io[1]), {1: graphs.add(1, ["batch", 4])})
     write(root, "other_rank", onnx_config(8, [("INPUT0", "FP32", [4, 4])], io[1]), good)

@@ -1,0 +1,117 @@
+"""Bodies that are too large, again and again: the one who sends them is refused, and nobody else notices."""
+
+import json
+import socket
+import threading
+
+import make
+import pytest
+
+from serving import Server, scaled, until
+from talking import PROTOCOLS, add_one, connect
+
+MIB = 1 << 20
+UPLOAD = 400 * MIB
+MEMORY = 512 * MIB  # what the server would be given on a cluster
+ROUTES = [
+    "/v2/models/versions/infer",
+    "/v2/models/unknown/infer",
+    "/v2/models/versions/generate",
+    "/v2/repository/index",
+    "/v2/repository/models/versions/load",
+    "/v2/nothing",
+]
+
+
+@pytest.fixture
+def server(tmp_path):
+    make.versions(tmp_path)
+    with Server(tmp_path) as running:
+        yield running
+
+
+def peak_memory(server):
+    """Most memory in bytes that the server has had in use at once, since it started."""
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+
+
+def upload(server, route):
+    """Sends UPLOAD bytes in chunks, as far as the server reads them, in the hope of an answer. Returns the status, or None where the
+    connection was closed."""
+    piece = b"100000\r\n" + b'"' + bytes(MIB - 1) + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.http), scaled(30)) as caller:
+        caller.sendall(f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        try:
+            for _ in range(UPLOAD // MIB):
+                caller.sendall(piece)
+            caller.sendall(b"0\r\n\r\n")
+        except (ConnectionError, TimeoutError):
+            pass
+        try:
+            said = caller.recv(4096)
+        except (ConnectionError, TimeoutError):
+            return None
+        return int(said.split()[1]) if said else None
+
+
+def storm(server, rounds):
+    """Every route gets its uploads, all routes at once, while two callers go on asking; returns what the uploads got and how often the callers
+    were answered."""
+    got, wrong, answered, over = [], [], [0], threading.Event()
+
+    def send(route):
+        for _ in range(rounds):
+            got.append(upload(server, route))
+
+    def ask(protocol):
+        client = connect(protocol, server)
+        while not over.is_set():
+            try:
+                assert add_one(protocol, client, "versions") == 3
+                answered[0] += 1
+            except Exception as error:  # noqa: BLE001 - any failure at all is what this watches for
+                wrong.append(repr(error))
+                return
+
+    uploads = [threading.Thread(target=send, args=(route,)) for route in ROUTES]
+    callers = [threading.Thread(target=ask, args=(protocol,)) for protocol in PROTOCOLS]
+    for thread in uploads + callers:
+        thread.start()
+    for thread in uploads:
+        thread.join()
+    seen = answered[0]
+    try:
+        until(lambda: wrong or answered[0] > seen + 10, "the callers to go on", process=server.process)
+    finally:
+        over.set()
+        for thread in callers:
+            thread.join()
+    assert not wrong, wrong
+    return got, answered[0]
+
+
+def check_storm(server, rounds):
+    got, answered = storm(server, rounds)
+    assert len(got) == rounds * len(ROUTES)
+    assert not [status for status in got if status is not None and not 400 <= status < 504], got
+    assert peak_memory(server) < MEMORY, f"{peak_memory(server) / MIB:.0f} MiB"
+    assert answered > 10
+
+
+def test_uploads_beyond_the_limit_cost_no_memory_and_disturb_nobody(server):
+    check_storm(server, rounds=1)
+
+
+@pytest.mark.soak
+def test_uploads_beyond_the_limit_again_and_again(server):
+    check_storm(server, rounds=100)
+
+
+def test_an_announced_length_beyond_the_limit_is_refused_before_the_body_is_sent(server):
+    with socket.create_connection(("127.0.0.1", server.http), scaled(30)) as caller:
+        caller.sendall(b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % UPLOAD)
+        said = caller.recv(65536)
+    head, body = said.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 400 "), said
+    assert str(UPLOAD) in json.loads(body)["error"] and "--http-max-input-size" in json.loads(body)["error"], said
