@@ -19,9 +19,15 @@ pub(crate) fn ready(engine: &Engine) -> Result<Response<Body>> {
     engine.is_ready().map(yes_or_no)
 }
 
-/// `GET /v2/models/{m}/ready`. Errors: the model is unknown, or not ready.
+/// `GET /v2/models/{m}/ready`. One that is unknown or not loaded is not ready, as in Triton 2.51: clients poll this while
+/// a model loads. Errors: the model is not ready, or the server is exiting.
 pub(crate) fn model(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body>> {
-    if engine.is_model_ready(model)? { Ok(empty()) } else { Err(Error::invalid_argument("Model version not ready")) }
+    engine.is_live()?;
+    if engine.is_model_ready(model).unwrap_or(false) {
+        Ok(empty())
+    } else {
+        Err(Error::invalid_argument("Model version not ready"))
+    }
 }
 
 /// Yes is 200, no is 400, both without a body.

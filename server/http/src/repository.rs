@@ -1,6 +1,10 @@
 //! The model repository extension: index, load, unload.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use http::Response;
 use serde::Serialize;
 use server_core::error::{Error, Result};
@@ -122,7 +126,7 @@ fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
         if name == "config" {
             parameters.config = Some(text(value()?));
         } else if let Some(path) = name.strip_prefix("file:") {
-            let content = BASE64.decode(value()?).map_err(|error| {
+            let content = decode_base64(value()?).map_err(|error| {
                 Error::invalid_argument(format!("Unable to parse '{name}': not valid base64: {error}"))
             })?;
             parameters.files.push((path.to_owned(), content));
@@ -131,6 +135,21 @@ fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
         }
     }
     Ok(parameters)
+}
+
+/// Decodes base64 as RFC 2045 writes it: with line breaks and other blanks anywhere, padded or not.
+fn decode_base64(text: &[u8]) -> Result<Vec<u8>, base64::DecodeError> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+            .with_decode_allow_trailing_bits(true),
+    );
+    if !text.iter().any(u8::is_ascii_whitespace) {
+        return LENIENT.decode(text);
+    }
+    let text: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    LENIENT.decode(text)
 }
 
 fn unload_dependents(body: &[u8]) -> Result<bool> {
@@ -201,6 +220,18 @@ mod tests {
         assert_eq!(error(r#"{"parameters":{"other":"x"}}"#), "unexpected error on creating Triton parameter");
         assert!(error(r#"{"parameters":{"file:a":"?"}}"#).starts_with("Unable to parse 'file:a': not valid base64"));
         assert!(error(r#"{"parameters":{"config":{}}}"#).contains("non-string as string"));
+    }
+
+    #[test]
+    fn base64_is_read_in_every_form_of_rfc_2045() {
+        for text in ["AAECAw==", "AAECAw", "AAEC\nAw==\n", "AAEC\r\nAw==\r\n", " AA EC\tAw= =", "AAECAx=="] {
+            assert_eq!(decode_base64(text.as_bytes()), Ok(vec![0, 1, 2, 3]), "{text:?}");
+        }
+        let lines = ["QUJD"; 19].join("").repeat(100).as_bytes().chunks(76).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(decode_base64(&lines.join(&b"\r\n"[..])).unwrap(), b"ABC".repeat(1900));
+        for text in ["AA?C", "AAECA", "AA-_", "AAEC=AAEC"] {
+            assert!(decode_base64(text.as_bytes()).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -55,8 +55,11 @@ async fn statistics_count_what_ran() {
 #[tokio::test]
 async fn unknown_models_paths_and_methods_have_errors_of_their_own() {
     let server = TestServer::with(&[]).await;
-    for path in ["/v2/models/none", "/v2/models/none/config", "/v2/models/none/ready"] {
+    for path in ["/v2/models/none", "/v2/models/none/config"] {
         server.get(path).await.is_error(404, "Request for unknown model: 'none' is not found");
+    }
+    for path in ["/v2/models/none/ready", "/v2/models/none/versions/3/ready"] {
+        server.get(path).await.is_error(400, "Model version not ready");
     }
     server.get("/v2/models/a%20b").await.is_error(404, "Request for unknown model: 'a b' is not found");
     server.get("/base/v2").await.is_error(404, "Not Found");
@@ -77,6 +80,9 @@ async fn models_are_loaded_and_unloaded_on_request() {
         "input": [{"name": "INPUT0", "data_type": "TYPE_INT8", "dims": ["1"]}],
         "output": [{"name": "OUTPUT0", "data_type": "TYPE_INT8", "dims": ["1"]}]});
     let body = json!({"parameters": {"config": config.to_string()}}).to_string();
+    let lines = "QUJD\r\n".repeat(100);
+    let with_file = json!({"parameters": {"config": config.to_string(), "file:1/extra": lines}}).to_string();
+    assert_eq!(server.post("/v2/repository/models/floats/load", &with_file).await.status, 200);
     let reloaded = server.post("/v2/repository/models/floats/load", &body).await;
     assert_eq!((reloaded.status, reloaded.text()), (200, ""));
     assert_eq!(server.get("/v2/models/floats").await.json()["inputs"][0]["datatype"], "INT8");
