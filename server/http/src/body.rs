@@ -148,12 +148,38 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>> {
 /// Gives the next event of a stream; `None` after the last.
 pub(crate) type NextEvent = dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send;
 
+/// Events as a model gives them. Dropping it, as happens when the client disconnects, cancels the request.
+pub(crate) struct Events {
+    next: Box<NextEvent>,
+    activity: Option<Arc<Activity>>,
+}
+
+impl Events {
+    pub(crate) fn new(next: impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send + 'static) -> Self {
+        Self { next: Box::new(next), activity: None }
+    }
+
+    /// Notes in the connection's activity that a stream begins, and later that it ends.
+    pub(crate) fn watch(&mut self, activity: Arc<Activity>) {
+        activity.stream_begun();
+        self.activity = Some(activity);
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.stream_ended();
+        }
+    }
+}
+
 /// A response's body.
 pub(crate) enum Body {
     /// Known bytes, in pieces. The common answer has one.
     Pieces(SmallVec<[Bytes; 2]>),
-    /// Events as a model gives them. Dropping it, as happens when the client disconnects, cancels the request.
-    Events(Box<NextEvent>),
+    /// Server-sent events.
+    Events(Events),
 }
 
 impl Body {
@@ -182,7 +208,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Pieces(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Pieces(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0))))),
-            Self::Events(events) => events(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => (events.next)(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 

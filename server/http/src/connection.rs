@@ -8,11 +8,12 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
 
+use http::{StatusCode, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -28,6 +29,16 @@ pub(crate) struct Activity {
     requests: AtomicU64,
     phase: AtomicU8,
     is_write_blocked: AtomicBool,
+    /// A response was handed to hyper and may not be written yet.
+    is_writing: AtomicBool,
+    /// The client has ended its side while a request ran.
+    is_half_closed: AtomicBool,
+    /// The connection is to be probed.
+    wants_probe: AtomicBool,
+    /// The client understands interim responses.
+    may_probe: AtomicBool,
+    /// Status of a response of hyper's own that was not sent; 0 for none.
+    suppressed_status: AtomicU16,
 }
 
 /// No request is being worked on.
@@ -36,11 +47,17 @@ const BETWEEN: u8 = 0;
 const READING: u8 = 1;
 /// A request runs.
 const RUNNING: u8 = 2;
+/// The events of a response are being sent.
+const STREAMING: u8 = 3;
+
+/// An interim response: clients skip it, and the system of one that has left answers that there is nobody.
+const PROBE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
 
 impl Activity {
     /// A request's head was read.
-    pub(crate) fn request_begun(&self) {
+    pub(crate) fn request_begun(&self, version: Version) {
         self.requests.fetch_add(1, Relaxed);
+        self.may_probe.store(version == Version::HTTP_11, Relaxed);
         self.phase.store(READING, Relaxed);
     }
 
@@ -52,7 +69,68 @@ impl Activity {
     /// A request's answer is ready.
     pub(crate) fn answered(&self) {
         self.bytes_in_at_answer.store(self.bytes_in.load(Relaxed), Relaxed);
+        self.is_writing.store(true, Relaxed);
         self.phase.store(BETWEEN, Relaxed);
+    }
+
+    /// The answer that is ready is a stream of events.
+    pub(crate) fn stream_begun(&self) {
+        self.phase.store(STREAMING, Relaxed);
+    }
+
+    /// The last event was handed over.
+    pub(crate) fn stream_ended(&self) {
+        self.bytes_in_at_answer.store(self.bytes_in.load(Relaxed), Relaxed);
+        self.phase.store(BETWEEN, Relaxed);
+    }
+
+    /// The connection has done all it could: a response is written unless the socket is full. Whether that makes the end
+    /// of a half-closed connection visible.
+    pub(crate) fn note_written(&self) -> bool {
+        let is_written = self.phase.load(Relaxed) == BETWEEN && !self.is_write_blocked.load(Relaxed);
+        if !is_written || !self.is_writing.load(Relaxed) {
+            return false;
+        }
+        self.is_writing.store(false, Relaxed);
+        self.is_half_closed()
+    }
+
+    /// Whether the client has ended its side while a request ran.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.is_half_closed.load(Relaxed)
+    }
+
+    /// Whether a response was handed over that may not be written yet.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.is_writing.load(Relaxed)
+    }
+
+    /// Has the connection probed when it is polled next, if a request runs.
+    pub(crate) fn request_probe(&self) {
+        let is_running = self.phase.load(Relaxed) == RUNNING && !self.is_write_blocked.load(Relaxed);
+        self.wants_probe.store(is_running && self.may_probe.load(Relaxed), Relaxed);
+    }
+
+    /// The status of a response of hyper's own that was not sent.
+    pub(crate) fn suppressed_status(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.suppressed_status.load(Relaxed)).ok()
+    }
+
+    /// Whether the end of the client's side is kept from hyper, which would drop the response.
+    fn is_response_due(&self) -> bool {
+        matches!(self.phase.load(Relaxed), RUNNING | STREAMING) || self.is_writing()
+    }
+
+    /// Keeps a response that hyper writes without a request: it has no body. Its status is remembered.
+    fn suppresses(&self, bytes: &[u8]) -> bool {
+        if self.phase.load(Relaxed) != BETWEEN || self.is_writing() || self.is_write_blocked.load(Relaxed) {
+            return false;
+        }
+        let status = bytes.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+        if let Some(status) = status {
+            self.suppressed_status.store(status.as_u16(), Relaxed);
+        }
+        self.suppressed_status().is_some()
     }
 
     /// What this connection waits for its client to do, with a number that changes when the client does it.
@@ -119,7 +197,28 @@ impl MonitoredStream {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
+
+    /// The socket.
+    pub(crate) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Whether a half-closed connection has ended for good. Probes it first if that is due.
+    fn check_half_closed(&self) -> io::Result<()> {
+        if self.activity.wants_probe.swap(false, Relaxed) {
+            match self.stream.try_write(PROBE) {
+                Ok(PROBE_LENGTH) => {}
+                Ok(_) => return Err(io::ErrorKind::WriteZero.into()), // half a probe would spoil the response
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // reading would only give the end again
+        self.stream.take_error()?.map_or(Ok(()), Err)
+    }
 }
+
+const PROBE_LENGTH: usize = PROBE.len();
 
 impl AsyncRead for MonitoredStream {
     fn poll_read(
@@ -127,15 +226,26 @@ impl AsyncRead for MonitoredStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.activity.is_half_closed() && self.activity.is_response_due() {
+            return self.check_half_closed().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending);
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.activity.bytes_in.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        let count = buffer.filled().len() - before;
+        if count == 0 && matches!(outcome, Poll::Ready(Ok(()))) && self.activity.is_response_due() {
+            self.activity.is_half_closed.store(true, Relaxed);
+            return Poll::Pending; // the driver polls again: it sees the flag
+        }
+        self.activity.bytes_in.fetch_add(count as u64, Relaxed);
         outcome
     }
 }
 
 impl AsyncWrite for MonitoredStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.activity.suppresses(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.activity.count_write(&outcome);
         outcome
@@ -146,6 +256,9 @@ impl AsyncWrite for MonitoredStream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if slices.first().is_some_and(|bytes| self.activity.suppresses(bytes)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.activity.count_write(&outcome);
         outcome
@@ -160,6 +273,9 @@ impl AsyncWrite for MonitoredStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.suppressed_status().is_some() {
+            return Poll::Ready(Ok(())); // the response is still to come
+        }
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -179,7 +295,7 @@ mod tests {
             assert!(!stalls.is_stalled(&activity));
         }
         received(&activity, 100);
-        activity.request_begun();
+        activity.request_begun(Version::HTTP_11);
         activity.request_read();
         activity.answered();
         for _ in 0..3 {
@@ -199,7 +315,7 @@ mod tests {
     #[test]
     fn a_body_that_arrives_slowly_is_no_stall() {
         let (activity, mut stalls) = (Activity::default(), StallDetector::default());
-        activity.request_begun();
+        activity.request_begun(Version::HTTP_11);
         for _ in 0..3 {
             received(&activity, 10);
             assert!(!stalls.is_stalled(&activity));
@@ -210,7 +326,7 @@ mod tests {
     #[test]
     fn a_long_inference_is_no_stall() {
         let (activity, mut stalls) = (Activity::default(), StallDetector::default());
-        activity.request_begun();
+        activity.request_begun(Version::HTTP_11);
         activity.request_read();
         for _ in 0..3 {
             assert!(!stalls.is_stalled(&activity));

@@ -20,7 +20,7 @@ use server_core::{
 use server_engine::{BlockingPool, Inference};
 
 use crate::{
-    body::{Body, RequestBody},
+    body::{Body, Events, RequestBody},
     compression::Encoding,
     connection::Activity,
     error::{Failure, error_json, status},
@@ -77,7 +77,7 @@ pub(crate) async fn stream(
     let status = first.as_ref().and_then(|first| first.as_ref().err()).map(|error| status(error.code));
     let mut response = Response::new(match first {
         None => Body::empty(),
-        Some(first) => Body::Events(Box::new(events(event(first), running, pool.clone()))),
+        Some(first) => Body::Events(Events::new(events(event(first), running, pool.clone()))),
     });
     if let Some(status) = status {
         *response.status_mut() = status;

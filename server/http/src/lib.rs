@@ -11,6 +11,7 @@ mod body;
 mod compression;
 mod connection;
 mod dispatch;
+mod drive;
 mod error;
 mod generate;
 mod health;

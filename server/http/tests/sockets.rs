@@ -44,7 +44,7 @@ async fn malformed_requests_do_not_disturb_other_clients() {
         }
         let answer = bad.rest().await;
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 4") && answer.contains("{\"error\":\""), "{bytes:?}: {answer}");
     }
     assert_eq!(good.post("/v2/models/floats/infer", BODY).await.status, 200);
 }
@@ -55,7 +55,51 @@ async fn a_request_head_above_the_limit_is_refused() {
     let mut client = server.client().await;
     client.write(format!("GET /v2 HTTP/1.1\r\nX: {}\r\n", "x".repeat(100_000))).await;
     let answer = client.rest().await;
-    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(answer.contains("exceeds the maximum of 1000 header fields or 65536 bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn hundreds_of_header_fields_are_fine_and_thousands_are_refused() {
+    let server = floats().await;
+    let mut client = server.client().await;
+    let fields = |count: usize| (0..count).map(|index| format!("x-{index}: 1\r\n")).collect::<String>();
+    for count in [120, 500] {
+        client.write(format!("GET /v2/health/live HTTP/1.1\r\nHost: here\r\n{}\r\n", fields(count))).await;
+        assert_eq!(client.receive().await.status, 200);
+    }
+    client.write(format!("GET /v2/health/live HTTP/1.1\r\nHost: here\r\n{}\r\n", fields(1001))).await;
+    let answer = client.receive().await;
+    assert_eq!((answer.status, answer.header("connection")), (431, Some("close")));
+    assert!(answer.text().contains("1000 header fields"), "{}", answer.text());
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_after_the_request_gets_its_answer() {
+    let server = slow().await;
+    let busy = server.keep_busy("floats").await;
+    let mut client = server.client().await;
+    client.write(infer()).await;
+    client.end().await;
+    let answer = client.receive_final().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(client.rest().await, b"");
+    busy.response().await.unwrap();
+    // and so do those whose answer is there at once, or comes as a stream
+    for request in ["GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n".to_owned(), generate("generate_stream")] {
+        let mut client = server.client().await;
+        client.write(request).await;
+        client.end().await;
+        assert_eq!(client.receive_final().await.status, 200);
+        assert_eq!(client.rest().await, b"");
+    }
+}
+
+fn generate(action: &str) -> String {
+    let body = "{\"INPUT0\":[1]}";
+    format!("POST /v2/models/floats/{action} HTTP/1.1\r\nHost: here\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 #[tokio::test]

@@ -199,6 +199,21 @@ impl Client {
         _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
+    /// Ends this side of the connection; the server can still write.
+    pub(crate) async fn end(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// The final response, behind any number of interim ones.
+    pub(crate) async fn receive_final(&mut self) -> Answer {
+        loop {
+            let answer = self.receive().await;
+            if answer.status >= 200 {
+                return answer;
+            }
+        }
+    }
+
     /// Everything until the server closes; an error counts as the end.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();

@@ -1,0 +1,231 @@
+//! One connection from its first byte to its last: requests through hyper, and what hyper leaves to us: the stop signal,
+//! stalled clients, half-closed connections, and a body for the errors of the HTTP layer itself.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::{HeaderValue, StatusCode, header::CONNECTION};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::debug;
+
+use crate::{
+    application::Application,
+    body::Body,
+    connection::{Activity, MonitoredStream, StallDetector},
+    error::error_json,
+};
+
+/// How often a connection is checked for a stalled client; one is closed after one to two of these.
+const STALL_INTERVAL: Duration = Duration::from_secs(30);
+/// The same during the shutdown, which does not wait for a request that does not arrive.
+const STOPPING_STALL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after the end of the client's side its connection is first probed: most responses are there before.
+const FIRST_PROBE: Duration = Duration::from_millis(20);
+/// How long a client that is gone takes to say so.
+const PROBE_ANSWER: Duration = Duration::from_millis(50);
+/// How long until the next probe.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Largest head of a request. Units: bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// Most header fields of a request.
+const MAX_HEADER_FIELDS: usize = 1000;
+/// How long the last response of a connection may take to be written, and what the client still sends to be discarded.
+const LAST_RESPONSE_TIME: Duration = Duration::from_secs(2);
+
+/// What the requests of one connection share: one reference count per request, that no other connection touches.
+struct Shared<A> {
+    application: Arc<A>,
+    activity: Arc<Activity>,
+}
+
+/// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
+pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>, stop: watch::Receiver<()>) {
+    let activity = Arc::new(Activity::default());
+    let shared = Arc::new(Shared { application, activity: activity.clone() });
+    let service = service_fn(move |request: http::Request<_>| {
+        let shared = shared.clone();
+        async move {
+            shared.activity.request_begun(request.version());
+            let mut response = shared.application.answer(&shared.activity, request).await;
+            if shared.application.is_leaving() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            shared.activity.answered();
+            if let Body::Events(events) = response.body_mut() {
+                events.watch(shared.activity.clone());
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(MonitoredStream::new(stream, activity.clone()));
+    let mut connection = http1::Builder::new()
+        .auto_date_header(false) // Triton sends none
+        .max_header_size(MAX_HEAD)
+        .max_headers(MAX_HEADER_FIELDS)
+        .serve_connection(io, service);
+
+    let mut has_stopped = stop.clone();
+    let mut has_stopped = pin!(has_stopped.changed());
+    let mut is_stopping = false;
+    let mut next_check = pin!(sleep(STALL_INTERVAL));
+    let mut stalls = StallDetector::default();
+    let mut half_closed = HalfClosed::default();
+    let mut is_first = true;
+    // The stop signal and the timer are polled only when they may be ready, not on every wake-up of a busy connection:
+    // both keep the waker of the first poll, and a task's waker stays the same.
+    let outcome = poll_fn(|context| {
+        loop {
+            if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(outcome.map_err(Some));
+            }
+            // what could be written is written: the end of the client's side may be seen again
+            let mut is_done = !activity.note_written();
+            if !is_stopping
+                && (is_first || stop.has_changed().unwrap_or(true))
+                && has_stopped.as_mut().poll(context).is_ready()
+            {
+                is_stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                next_check.as_mut().reset(Instant::now() + STOPPING_STALL_INTERVAL);
+                is_first = true;
+                is_done = false;
+            }
+            if activity.is_half_closed() && half_closed == HalfClosed::No {
+                half_closed = HalfClosed::Probe;
+                next_check.as_mut().reset(Instant::now() + FIRST_PROBE);
+                is_first = true;
+            }
+            if is_first || next_check.is_elapsed() {
+                while next_check.as_mut().poll(context).is_ready() {
+                    let interval = match half_closed.next(&activity) {
+                        Some(interval) => {
+                            is_done = false; // the connection is polled to see what the probe has brought
+                            interval
+                        }
+                        None if stalls.is_stalled(&activity) => {
+                            debug!("a connection is closed because its client has stalled");
+                            return Poll::Ready(Err(None));
+                        }
+                        None if is_stopping => STOPPING_STALL_INTERVAL,
+                        None => STALL_INTERVAL,
+                    };
+                    next_check.as_mut().reset(Instant::now() + interval);
+                }
+            }
+            is_first = false;
+            if is_done {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    let Err(Some(error)) = outcome else { return };
+    debug!(%error, "a connection ended early");
+    // hyper answers HTTP/2 with nothing at all
+    let is_unanswered = error.is_parse() && !activity.is_writing();
+    if let Some(status) = activity.suppressed_status().or(is_unanswered.then_some(StatusCode::BAD_REQUEST)) {
+        let stream = connection.into_parts().io.into_inner().into_inner();
+        _ = timeout(LAST_RESPONSE_TIME, refuse(stream, status, &error)).await;
+    }
+}
+
+/// Where the probing of a half-closed connection is. A client may end its side after its request and wait for the
+/// response; one that has left looks the same until something is sent to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum HalfClosed {
+    #[default]
+    No,
+    /// To be probed.
+    Probe,
+    /// Probed: the answer of a client that has left is waited for.
+    Wait,
+}
+
+impl HalfClosed {
+    /// Takes the next step and gives the time until the one after it; `None` if there is nothing to probe.
+    fn next(&mut self, activity: &Activity) -> Option<Duration> {
+        match *self {
+            Self::No => None,
+            Self::Probe => {
+                activity.request_probe();
+                *self = Self::Wait;
+                Some(PROBE_ANSWER)
+            }
+            Self::Wait => {
+                *self = Self::Probe;
+                Some(PROBE_INTERVAL)
+            }
+        }
+    }
+}
+
+/// Answers what is no request to hyper, whose own responses have no body, and ends the connection.
+async fn refuse(mut stream: TcpStream, status: StatusCode, error: &hyper::Error) -> std::io::Result<()> {
+    stream.write_all(&refusal(status, &error.to_string())).await?;
+    stream.shutdown().await?;
+    // closing a socket with unread bytes would reset the connection, and with it the response on its way
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
+fn refusal(status: StatusCode, error: &str) -> Vec<u8> {
+    let message = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => format!(
+            "the head of the request exceeds the maximum of {MAX_HEADER_FIELDS} header fields or {MAX_HEAD} bytes. Send \
+             fewer or shorter header fields."
+        ),
+        StatusCode::URI_TOO_LONG => "the request target exceeds the maximum of 65534 bytes. Send a shorter one.".into(),
+        _ => format!("the request is not HTTP/1.1: {error}. Send it as RFC 9112 defines it."),
+    };
+    let body = error_json(&message);
+    let mut response = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    response.extend_from_slice(&body);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_http_layer_have_a_body_that_names_the_limit() {
+        let text = |status| String::from_utf8(refusal(status, "invalid HTTP version parsed")).unwrap();
+        assert_eq!(
+            text(StatusCode::BAD_REQUEST),
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 101\r\nconnection: close\r\n\r\n\
+             {\"error\":\"the request is not HTTP/1.1: invalid HTTP version parsed. Send it as RFC 9112 defines it.\"}"
+        );
+        let too_large = text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert!(too_large.contains("1000 header fields or 65536 bytes"), "{too_large}");
+        assert!(text(StatusCode::URI_TOO_LONG).contains("65534 bytes"));
+    }
+
+    #[test]
+    fn a_half_closed_connection_is_probed_again_and_again() {
+        let activity = Activity::default();
+        assert_eq!(HalfClosed::No.next(&activity), None);
+        let mut half_closed = HalfClosed::Probe;
+        for _ in 0..2 {
+            assert_eq!(half_closed.next(&activity), Some(PROBE_ANSWER));
+            assert_eq!(half_closed.next(&activity), Some(PROBE_INTERVAL));
+        }
+    }
+}
