@@ -1,6 +1,7 @@
 """Bodies that are too large, again and again: the one who sends them is refused, and nobody else notices."""
 
 import json
+import select
 import socket
 import threading
 
@@ -37,20 +38,20 @@ def peak_memory(server):
 
 
 def upload(server, route):
-    """Sends UPLOAD bytes in chunks, as far as the server reads them, in the hope of an answer. Returns the status, or None where the
-    connection was closed."""
+    """Sends UPLOAD bytes in chunks until there is an answer. Returns its status, or None where the connection was closed without one."""
     piece = b"100000\r\n" + b'"' + bytes(MIB - 1) + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.http), scaled(30)) as caller:
         caller.sendall(f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         try:
             for _ in range(UPLOAD // MIB):
+                if select.select([caller], [], [], 0)[0]:
+                    break
                 caller.sendall(piece)
-            caller.sendall(b"0\r\n\r\n")
-        except (ConnectionError, TimeoutError):
-            pass
+        except ConnectionError:
+            pass  # the answer may have arrived before
         try:
             said = caller.recv(4096)
-        except (ConnectionError, TimeoutError):
+        except ConnectionError:
             return None
         return int(said.split()[1]) if said else None
 
@@ -94,7 +95,8 @@ def storm(server, rounds):
 def check_storm(server, rounds):
     got, answered = storm(server, rounds)
     assert len(got) == rounds * len(ROUTES)
-    assert not [status for status in got if status is not None and not 400 <= status < 504], got
+    # a reset may overtake an answer; most answers arrive
+    assert set(got) <= {400, 404, 503, None} and got.count(None) <= len(got) / 2, got
     assert peak_memory(server) < MEMORY, f"{peak_memory(server) / MIB:.0f} MiB"
     assert answered > 10
 
