@@ -26,5 +26,5 @@ pub use self::{
     problem::{Problem, problems_error},
     text::{from_text, to_text},
     unsupported_fields::unsupported_fields,
-    verify::{verify, verify_before_opening},
+    verify::{verify, verify_before_opening, verify_override},
 };

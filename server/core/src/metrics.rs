@@ -187,6 +187,7 @@ fn labels(model: &ModelSnapshot, reason: Option<&str>) -> Vec<LabelPair> {
     }
     labels.extend(model.metric_tags.iter().map(|(key, value)| label(&format!("_{key}"), value)));
     labels.extend(reason.map(|reason| label("reason", reason)));
+    labels.sort_unstable_by(|a, b| a.name().cmp(b.name())); // as Triton prints them, whichever there are
     labels
 }
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time
 
 use self::{
     flag::{Effect, Flag},
-    value::Word,
+    value::{PORTS, Port, Word},
 };
 pub(crate) use self::{
     getopt::SplitError,
@@ -155,6 +155,8 @@ pub(crate) struct Endpoint {
     pub(crate) address: String,
     /// 0 takes any free port.
     pub(crate) port: u16,
+    /// A port given that no socket can have: refused if the front end is there.
+    pub(crate) impossible_port: Option<i32>,
     /// Whether other processes may listen there too.
     pub(crate) reuse_port: bool,
 }
@@ -311,6 +313,12 @@ impl Args {
             (Service::Metrics, &self.metrics),
         ];
         let allowed: Vec<_> = endpoints.into_iter().filter(|(_, endpoint)| endpoint.is_allowed).collect();
+        for (service, endpoint) in &allowed {
+            if let Some(port) = endpoint.impossible_port {
+                let name = service.port_flag();
+                return Err(ArgsError::Value { name, text: port.to_string(), expected: PORTS.into() });
+            }
+        }
         for (index, (one, a)) in allowed.iter().enumerate() {
             for (other, b) in &allowed[index + 1..] {
                 if a.clashes_with(b) {
@@ -325,7 +333,14 @@ impl Args {
 
 impl Endpoint {
     const fn at(address: String, port: u16) -> Self {
-        Self { is_allowed: true, address, port, reuse_port: false }
+        Self { is_allowed: true, address, port, impossible_port: None, reuse_port: false }
+    }
+
+    fn set_port(&mut self, Port(port): Port) {
+        match u16::try_from(port) {
+            Ok(port) => (self.port, self.impossible_port) = (port, None),
+            Err(_) => self.impossible_port = Some(port),
+        }
     }
 
     fn clashes_with(&self, other: &Self) -> bool {

@@ -37,6 +37,24 @@ impl Service {
         }
     }
 
+    /// The flag with its port.
+    pub(crate) const fn port_flag(self) -> &'static str {
+        match self {
+            Self::Http => "http-port",
+            Self::Grpc => "grpc-port",
+            Self::Metrics => "metrics-port",
+        }
+    }
+
+    /// As in "failed to start ... service".
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Grpc => "GRPC",
+            Self::Metrics => "Metrics",
+        }
+    }
+
     /// As in "the server cannot listen to ... requests".
     pub(crate) const fn requests(self) -> &'static str {
         match self {
@@ -60,7 +78,7 @@ impl fmt::Display for Service {
 
 /// Why a front end cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to start {} service: Unavailable - {cause}", service.requests())]
+#[error("failed to start {} service: Unavailable - {cause}", service.title())]
 pub(crate) struct ListenError {
     service: Service,
     cause: Cause,
@@ -161,7 +179,7 @@ mod tests {
     use super::*;
 
     fn endpoint(address: &str, port: u16, reuse_port: bool) -> Endpoint {
-        Endpoint { is_allowed: true, address: address.into(), port, reuse_port }
+        Endpoint { is_allowed: true, address: address.into(), port, impossible_port: None, reuse_port }
     }
 
     fn open(endpoint: &Endpoint) -> Result<Listener, String> {
@@ -207,6 +225,9 @@ mod tests {
     async fn a_taken_port_is_told_by_its_address() {
         let first = open(&endpoint("127.0.0.1", 0, false)).unwrap();
         let port = first.address.port();
+        let taken = endpoint("127.0.0.1", port, false);
+        let metrics = Listener::open(Service::Metrics, &taken, &mut HandedOver::default()).unwrap_err();
+        assert!(metrics.to_string().starts_with("failed to start Metrics service: Unavailable - "), "{metrics}");
         let expect = format!("failed to start HTTP service: Unavailable - Socket '127.0.0.1:{port}' already in use");
         assert_eq!(open(&endpoint("127.0.0.1", port, false)).unwrap_err(), expect);
     }

@@ -242,6 +242,10 @@ impl Lifecycle {
             Some(json) => {
                 let config = config::from_json(&json)
                     .map_err(|error| Error::invalid_argument(format!("Invalid config override: {error}")))?;
+                let problems = config::verify_override(&config);
+                if !problems.is_empty() {
+                    return Err(config::problems_error(name, &problems).into());
+                }
                 if files.is_none() {
                     let instead_of = self.own_config(&model_dir).unwrap_or_default();
                     let kept = Override { config: config.clone(), instead_of };

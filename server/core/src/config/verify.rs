@@ -12,6 +12,7 @@ mod metrics;
 mod queueing;
 mod sequence;
 
+pub use files::verify_override;
 use server_proto::inference::model_config::SchedulingChoice;
 
 use super::{Machine, ModelConfig, Problem};

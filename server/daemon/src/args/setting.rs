@@ -2,7 +2,7 @@
 //!
 //! Forms that only serve unsupported flags are checked and carry nothing.
 
-use super::value::Value;
+use super::value::{Fraction, Value};
 
 /// `NAME,KEY=VALUE` about one of several things (a backend, a trace mode), or `KEY=VALUE` about all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ checked! {
     /// Bytes on one device.
     DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
     /// A part of one device.
-    DeviceFraction as "<device>:<fraction>" = |text| pair::<i32, f64>(text, ':');
+    DeviceFraction as "<device>:<fraction>" = |text| pair::<u16, Fraction>(text, ':');
     /// First and last port.
     PortRange as "<port>-<port>" = |text| pair::<u16, u16>(text, '-');
     /// A countable resource, of one device or of each.
@@ -145,6 +145,7 @@ mod tests {
     fn forms_of_parts_check_their_parts() {
         assert!(DeviceBytes::read("0:67108864").is_ok() && DeviceBytes::read("0").is_err());
         assert!(DeviceFraction::read("0:0.5").is_ok() && DeviceFraction::read("a:0.5").is_err());
+        assert!(DeviceFraction::read("-1:0.6").is_err() && DeviceFraction::read("0:1.5").is_err());
         assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
         assert!(Resource::read("R1:4").is_ok() && Resource::read("R1:4:0").is_ok());
         assert!(Resource::read("R1").is_err() && Resource::read("R1:4:0:1").is_err() && Resource::read(":4").is_err());

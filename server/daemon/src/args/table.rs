@@ -13,7 +13,7 @@ use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat,
     flag::{Effect, Flag, Group, refused, set, unused},
     setting::{DeviceBytes, DeviceFraction, GlobalSetting, NamedSetting, PortRange, Resource, Restriction, Setting},
-    value::{Switch, Value, Verbosity, Word},
+    value::{Named, Port, Switch, Value, Verbosity, Word},
 };
 
 /// All rows, in order.
@@ -129,9 +129,9 @@ const MODEL_REPOSITORY: &[Flag] = &[
     set!("load-model": String = "",
         "Model to load at start, in explicit mode. May be given several times; '*' alone means all.",
         |args, name| { args.models.startup_models.insert(name); }),
-    set!("model-config-name": String = "",
+    set!("model-config-name": Named = "",
         "Use configs/<name>.pbtxt of a model instead of its config.pbtxt, where it exists.",
-        |args, name| args.models.config_name = Some(name).filter(|name| !name.is_empty())),
+        |args, name| args.models.config_name = Some(name.0)),
     set!("model-load-thread-count": u32 = "4", "How many models load at the same time.",
         |args, count| args.models.load_threads = count.max(1)),
     set!("model-load-retry-count": u32 = "0", "How often a failed load is tried again.",
@@ -143,8 +143,8 @@ const HTTP: &[Flag] = &[
     set!("allow-http": bool = "true", "Whether to serve HTTP.", |args, on| args.http.endpoint.is_allowed = on),
     set!("http-address": String = "0.0.0.0", "Address of the HTTP endpoint.",
         |args, address| args.http.endpoint.address = address),
-    set!("http-port": u16 = "8000", "Port of the HTTP endpoint; 0 takes a free one.",
-        |args, port| args.http.endpoint.port = port),
+    set!("http-port": Port = "8000", "Port of the HTTP endpoint; 0 takes a free one.",
+        |args, port| args.http.endpoint.set_port(port)),
     set!("reuse-http-port": bool = "false", "Let several servers listen on the same HTTP port.",
         |args, on| args.http.endpoint.reuse_port = on),
     unused!("http-header-forward-pattern": String = "",
@@ -161,8 +161,8 @@ const GRPC: &[Flag] = &[
     set!("allow-grpc": bool = "true", "Whether to serve gRPC.", |args, on| args.grpc.endpoint.is_allowed = on),
     set!("grpc-address": String = "0.0.0.0", "Address of the gRPC endpoint.",
         |args, address| args.grpc.endpoint.address = address),
-    set!("grpc-port": u16 = "8001", "Port of the gRPC endpoint; 0 takes a free one.",
-        |args, port| args.grpc.endpoint.port = port),
+    set!("grpc-port": Port = "8001", "Port of the gRPC endpoint; 0 takes a free one.",
+        |args, port| args.grpc.endpoint.set_port(port)),
     set!("reuse-grpc-port": bool = "false", "Let several servers listen on the same gRPC port.",
         |args, on| args.grpc.endpoint.reuse_port = on),
     unused!("grpc-header-forward-pattern": String = "",
@@ -200,14 +200,14 @@ const GRPC: &[Flag] = &[
 
 const SAGEMAKER: &[Flag] = &[
     unused!("allow-sagemaker": bool = "false", "Whether to serve SageMaker's protocol."),
-    unused!("sagemaker-port": u16 = "8080", "Port of the SageMaker endpoint."),
+    unused!("sagemaker-port": Port = "8080", "Port of the SageMaker endpoint."),
     unused!("sagemaker-safe-port-range": PortRange = "", "Ports that the other endpoints may use beside SageMaker."),
     unused!("sagemaker-thread-count": u32 = "8", "Threads for SageMaker."),
 ];
 
 const VERTEX: &[Flag] = &[
     unused!("allow-vertex-ai": bool = "false", "Whether to serve Vertex AI's protocol."),
-    unused!("vertex-ai-port": u16 = "8080", "Port of the Vertex AI endpoint."),
+    unused!("vertex-ai-port": Port = "8080", "Port of the Vertex AI endpoint."),
     unused!("vertex-ai-thread-count": u32 = "8", "Threads for Vertex AI."),
     unused!("vertex-ai-default-model": String = "", "Model that answers where the request names none."),
 ];
@@ -219,8 +219,8 @@ const METRICS: &[Flag] = &[
         |args, on| args.cpu_metrics = on),
     set!("metrics-address": String = "", "Address of the metrics endpoint. Default is that of --http-address.",
         |args, address| args.metrics.address = address),
-    set!("metrics-port": u16 = "8002", "Port of the metrics endpoint; 0 takes a free one.",
-        |args, port| args.metrics.port = port),
+    set!("metrics-port": Port = "8002", "Port of the metrics endpoint; 0 takes a free one.",
+        |args, port| args.metrics.set_port(port)),
     unused!("metrics-interval-ms": f64 = "2000", "Milliseconds between two readings of the hardware."),
     unused!("metrics-config": GlobalSetting = "", "A setting of the metrics. May be given several times."),
 ];

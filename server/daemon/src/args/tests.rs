@@ -68,18 +68,36 @@ fn flags_act_on_what_they_name() {
             ..Args::default().models
         },
         http: HttpArgs {
-            endpoint: Endpoint { is_allowed: true, address: "::1".into(), port: 0, reuse_port: true },
+            endpoint: Endpoint {
+                is_allowed: true,
+                address: "::1".into(),
+                port: 0,
+                impossible_port: None,
+                reuse_port: true,
+            },
             max_input_size: 1000,
             restrictions: Vec::new(),
         },
         grpc: GrpcArgs {
-            endpoint: Endpoint { is_allowed: false, address: "0.0.0.0".into(), port: 9001, reuse_port: false },
+            endpoint: Endpoint {
+                is_allowed: false,
+                address: "0.0.0.0".into(),
+                port: 9001,
+                impossible_port: None,
+                reuse_port: false,
+            },
             keepalive_time: Duration::from_millis(5000),
             max_connection_age: Some(Duration::from_secs(60)),
             compression: Compression::Some,
             ..Args::default().grpc
         },
-        metrics: Endpoint { is_allowed: true, address: "::1".into(), port: 9002, reuse_port: false },
+        metrics: Endpoint {
+            is_allowed: true,
+            address: "::1".into(),
+            port: 9002,
+            impossible_port: None,
+            reuse_port: false,
+        },
         log: LogArgs {
             error: true,
             warning: false,
@@ -156,6 +174,24 @@ fn a_bad_value_is_named_with_its_flag_and_what_is_accepted() {
             "expected a whole number from 1 to 18446744073709551615"
         ),
     );
+}
+
+#[test]
+fn a_port_no_socket_can_have_is_refused_if_its_service_is_on() {
+    let text = r#"Bad option: "--http-port": got '70000', expected a whole number from 0 to 65535"#;
+    refuses("--http-port=70000", text);
+    refuses("--metrics-port=-1", &text.replace("http", "metrics").replace("70000", "-1"));
+    args("--allow-http=false --http-port=70000");
+    args("--allow-metrics=false --metrics-port=-1");
+    args("--http-port=70000 --http-port=8000");
+}
+
+#[test]
+fn values_that_name_nothing_are_refused() {
+    refuses("--model-config-name=", r#"Bad option: "--model-config-name": got '', expected a name"#);
+    let limit = |text| format!(r#"Bad option: "--model-load-gpu-limit": got '{text}', expected <device>:<fraction>"#);
+    refuses("--model-load-gpu-limit=-1:0.6", &limit("-1:0.6"));
+    refuses("--model-load-gpu-limit=0:60", &limit("0:60"));
 }
 
 #[test]

@@ -76,6 +76,46 @@ impl Value for Verbosity {
     }
 }
 
+/// A port as given: whether a socket can have it matters only if its service is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port(pub(crate) i32);
+
+impl Value for Port {
+    const FORM: &'static str = "<port>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        i32::read(text).map(Self).map_err(|_| PORTS.into())
+    }
+}
+
+/// What a port is expected to be.
+pub(crate) const PORTS: &str = "a whole number from 0 to 65535";
+
+/// A part of a whole, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Fraction;
+
+impl Value for Fraction {
+    const FORM: &'static str = "<fraction>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let number = f64::read(text).ok().filter(|number| (0.0..=1.0).contains(number));
+        number.map(|_| Self).ok_or_else(|| "a decimal number from 0 to 1".into())
+    }
+}
+
+/// A text that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named(pub(crate) String);
+
+impl Value for Named {
+    const FORM: &'static str = "<string>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("a name".into()) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
 macro_rules! numbers {
     ($($number:ty as $form:literal),* $(,)?) => {
         $(impl Value for $number {
