@@ -1,11 +1,13 @@
-//! A socket that sends what one poll of its connection produced with one system call.
+//! A socket that sends what one poll of its connection produced with one system call, and reads ahead while data streams in.
 //!
 //! HTTP/2 writes frame by frame and flushes between them. Here a flush does nothing: the driver of the connection sends
-//! after each poll. Large writes are not copied; what is buffered is bounded.
+//! after each poll. HTTP/2 reads frame by frame too, at least two system calls for each; here a read that found more than
+//! was asked for is followed by large ones. Very large writes are not copied; what is buffered is bounded.
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,17 +16,19 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
 
-/// Most bytes buffered between two sends.
-const MAX_BUFFERED: usize = 64 << 10;
+/// Most bytes buffered between two sends: seven frames of the usual 16 KiB.
+const MAX_BUFFERED: usize = 112 << 10;
 /// A write of so many bytes is sent directly: copying it would cost more than a system call.
-const LARGE: usize = 16 << 10;
+const LARGE: usize = 64 << 10;
+/// Bytes read at once while data streams in.
+const READ_AHEAD: usize = 64 << 10;
 
 /// Capacity an idle connection keeps, in bytes.
 const IDLE_CAPACITY: usize = 8 << 10;
@@ -35,6 +39,12 @@ const HANDSHAKE: usize = 24 + 9;
 /// What HTTP/2 reads and writes.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
+    /// Bytes read ahead; capacity only while data streams in.
+    ahead: Vec<u8>,
+    /// Bytes of `ahead` that HTTP/2 has.
+    taken: usize,
+    /// Whether the last read found at least as much as was asked for.
+    is_streaming: bool,
     /// Bytes of the handshake that have not come yet.
     handshake_left: usize,
     write_buffer: WriteBuffer,
@@ -67,7 +77,15 @@ impl Socket {
         let writer = Writer { write, buffered: Vec::new(), sent: 0, total_sent: 0, is_blocked: false };
         let shared = Shared { writer: Mutex::new(writer), is_handshake_received: AtomicBool::new(false) };
         let write_buffer = WriteBuffer(Arc::new(shared));
-        (Self { read, handshake_left: HANDSHAKE, write_buffer: write_buffer.clone() }, write_buffer)
+        let socket = Self {
+            read,
+            ahead: Vec::new(),
+            taken: 0,
+            is_streaming: false,
+            handshake_left: HANDSHAKE,
+            write_buffer: write_buffer.clone(),
+        };
+        (socket, write_buffer)
     }
 }
 
@@ -117,6 +135,9 @@ impl Writer {
             let outcome = Pin::new(&mut self.write).poll_write_vectored(context, pieces);
             return self.count(outcome);
         }
+        if length > self.buffered.capacity() - self.buffered.len() && self.buffered.len() + length > IDLE_CAPACITY {
+            self.buffered.reserve_exact(MAX_BUFFERED - self.buffered.len());
+        }
         pieces.iter().for_each(|piece| self.buffered.extend_from_slice(piece));
         Poll::Ready(Ok(length))
     }
@@ -130,6 +151,35 @@ impl Writer {
     }
 }
 
+impl Socket {
+    /// Reads what there is, up to what `buffer` takes and ahead of it while data streams in.
+    fn poll_read_ahead(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.taken == self.ahead.len() {
+            if !self.is_streaming {
+                let outcome = Pin::new(&mut self.read).poll_read(context, buffer);
+                self.is_streaming = buffer.remaining() == 0;
+                return outcome;
+            }
+            self.ahead.clear();
+            self.taken = 0;
+            self.ahead.reserve_exact(READ_AHEAD);
+            let read = pin!(self.read.read_buf(&mut self.ahead)).poll(context);
+            self.is_streaming = self.ahead.len() >= buffer.remaining();
+            if !self.is_streaming {
+                // The stream pauses: what is there fits, so nothing stays ahead.
+                buffer.put_slice(&self.ahead);
+                self.ahead = Vec::new();
+                return read.map_ok(|_| ());
+            }
+            ready!(read)?;
+        }
+        let count = buffer.remaining().min(self.ahead.len() - self.taken);
+        buffer.put_slice(&self.ahead[self.taken..self.taken + count]);
+        self.taken += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -137,7 +187,7 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.read).poll_read(context, buffer);
+        let outcome = self.poll_read_ahead(context, buffer);
         if self.handshake_left > 0 {
             self.handshake_left = self.handshake_left.saturating_sub(buffer.filled().len() - before);
             let is_received = self.handshake_left == 0;
@@ -180,10 +230,7 @@ impl AsyncWrite for Socket {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
 
@@ -232,11 +279,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_pass_through() {
-        let (mut client, mut socket, _outbox) = pair().await;
-        client.write_all(b"hello").await.unwrap();
-        let mut read = [0; 5];
-        socket.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"hello");
+    async fn reads_of_every_size_give_the_bytes_in_order() {
+        let sent: Vec<u8> = (0..3_000_000u32).map(|index| (index % 251) as u8).collect();
+        for size in [1, 9, 64, 8 << 10, 16_393, READ_AHEAD, 1 << 20] {
+            let (mut client, mut socket, _write_buffer) = pair().await;
+            let bytes = sent[..sent.len().min(size * 10_000)].to_vec();
+            let expected = bytes.clone();
+            let writer = tokio::spawn(async move {
+                client.write_all(&bytes).await.unwrap();
+                client
+            });
+            let mut read = Vec::new();
+            while read.len() < expected.len() {
+                let mut buffer = vec![0; size];
+                let count = socket.read(&mut buffer).await.unwrap();
+                assert!(count > 0);
+                read.extend_from_slice(&buffer[..count]);
+            }
+            assert!(read == expected, "bytes were lost or moved in reads of {size}");
+            drop(writer.await.unwrap());
+            assert_eq!(socket.read(&mut [0; 10]).await.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_keeps_no_buffers() {
+        let (mut client, mut socket, write_buffer) = pair().await;
+        client.write_all(&[7; 100_000]).await.unwrap();
+        let mut read = vec![0; 100_000];
+        for part in read.chunks_mut(10_000) {
+            socket.read_exact(part).await.unwrap();
+        }
+        client.write_all(b"end").await.unwrap();
+        socket.read_exact(&mut [0; 3]).await.unwrap();
+        let pending = poll_fn(|context| {
+            let mut buffer = [0; 100];
+            Poll::Ready(Pin::new(&mut socket).poll_read(context, &mut ReadBuf::new(&mut buffer)).is_pending())
+        });
+        assert!(pending.await);
+        assert_eq!(socket.ahead.capacity(), 0);
+        socket.write_all(&[7; 50_000]).await.unwrap();
+        poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
+        assert!(write_buffer.lock().buffered.capacity() <= IDLE_CAPACITY);
     }
 }
