@@ -18,6 +18,9 @@ use serde::Deserialize;
 
 /// How long a question may take that the server answers from memory.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How the server's answer ends if a model could not even be read.
+const POLL_FAILED: &str = "failed to poll from model repository";
+
 /// An index of ten thousand models is about two megabytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -103,7 +106,16 @@ impl Server {
     ///
     /// Errors: `Refused` with the server's reason; what served before goes on.
     pub async fn load(&self, name: &str, limit: Duration) -> Result<(), CallError> {
-        self.call(Method::POST, &format!("/v2/repository/models/{}/load", encode(name)), limit).await.map(drop)
+        match self.call(Method::POST, &format!("/v2/repository/models/{}/load", encode(name)), limit).await {
+            Ok(_) => Ok(()),
+            // What is wrong with a folder or its configuration is in the index.
+            Err(CallError::Refused(message)) if message.ends_with(POLL_FAILED) => {
+                let index = self.index().await.ok();
+                let reason = index.as_ref().and_then(|index| index.reason(name));
+                Err(CallError::Refused(reason.map_or_else(|| message.clone(), |reason| format!("{message}: {reason}"))))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes a model out of service; returns before its last request has ended.

@@ -24,13 +24,17 @@ use crate::{
     loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
     options::{LoadParameters, Options},
-    pool::InstancePool,
     registry::{Registry, UNLOADED, Version, VersionState},
     repository::{self, Repositories},
 };
 
 /// How often the drain of the whole server looks whether the last request has ended.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a model that has left the registry takes requests of those who found it before: they may still be reading
+/// their bodies.
+const LATE_REQUESTS: Duration = Duration::from_secs(1);
+const LATE_REQUESTS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Threads that take models down when the server stops.
 const DRAIN_THREADS: usize = 8;
@@ -394,21 +398,20 @@ impl Lifecycle {
         if made.is_empty() {
             return;
         }
-        let replaced: Vec<Arc<InstancePool>> = self.registry.update(name, |entry| {
+        let replaced: Vec<Arc<LoadedModel>> = self.registry.update(name, |entry| {
             let mut replaced = Vec::new();
             for (version, model) in made {
                 let model = Arc::new(model);
                 let successor =
                     Version { state: VersionState::Ready, model: Some(model.clone()), ..unavailable(String::new()) };
                 let before = entry.versions.insert(version, successor).and_then(|before| before.model);
-                replaced
-                    .extend(before.filter(|before| !before.shares_pool(&model)).map(|before| before.pool().clone()));
+                replaced.extend(before.filter(|before| !before.shares_pool(&model)));
             }
             replaced
         });
         tracing::info!("successfully loaded '{name}'");
         if !replaced.is_empty() {
-            in_background(name, move || replaced.iter().for_each(|pool| pool.drain()));
+            in_background(name, move || replaced.iter().for_each(take_down));
         }
     }
 
@@ -449,8 +452,18 @@ fn failure(version: u64, error: &Error) -> String {
     format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text())
 }
 
-fn finish_unload(registry: &Registry, name: &str, version: u64, model: &LoadedModel) {
+/// Serves those who have found the model already, for a while, then whatever waits, and takes the instances down.
+fn take_down(model: &Arc<LoadedModel>) {
+    model.pool().stop_waiting();
+    let deadline = std::time::Instant::now() + LATE_REQUESTS;
+    while Arc::strong_count(model) > 1 && std::time::Instant::now() < deadline {
+        std::thread::sleep(LATE_REQUESTS_INTERVAL);
+    }
     model.pool().drain();
+}
+
+fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<LoadedModel>) {
+    take_down(model);
     registry.update(name, |entry| {
         // A load may have brought the version back meanwhile: that state stands.
         if let Some(held) = entry.versions.get_mut(&version)

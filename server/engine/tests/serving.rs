@@ -169,13 +169,9 @@ async fn requests_share_batches_and_none_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_quick_model_runs_inline_and_every_caller_gets_its_own_answer() {
     let harness = Harness::new();
-    let config = "backend: \"identity\" max_batch_size: 8 instance_group { count: 2 kind: KIND_CPU }
-        input { name: \"INPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }
-        output { name: \"OUTPUT0\" data_type: TYPE_FP32 dims: [ 1 ] }";
-    harness.write("m/config.pbtxt", config);
-    harness.write("m/1/.keep", "");
-    let engine = harness.engine(Options::default());
-    engine.start().await.unwrap();
+    harness.scripted("m", "any_thread", "instance_group { count: 2 kind: KIND_CPU }", &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
     let callers: Vec<_> = (0..8)
         .map(|caller| {
             let engine = engine.clone();
@@ -191,6 +187,7 @@ async fn a_quick_model_runs_inline_and_every_caller_gets_its_own_answer() {
     for caller in callers {
         caller.await.unwrap();
     }
+    assert!(probe.inline_runs() > 0, "callers ran some of them");
     let snapshot = engine.statistics(None).unwrap().remove(0);
     assert_eq!((snapshot.success.count, snapshot.pending), (4000, 0));
     assert!(engine.shutdown(Duration::from_secs(10)).await);
@@ -350,11 +347,9 @@ async fn nothing_waits_for_company_that_will_not_come() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_quick_model_is_replaced_during_inline_runs_and_no_request_is_lost() {
     let harness = Harness::new();
-    harness.model("m", "instance_group { count: 1 kind: KIND_CPU }", &[1]);
-    let text = harness::config_json("m", 8).replace("[-1]", "[1]");
-    let parameters = LoadParameters { config: Some(text), files: Vec::new() };
-    let engine = harness.explicit();
-    engine.load("m", parameters.clone()).await.unwrap();
+    harness.scripted("m", "any_thread", "", &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)
         .map(|_| {
@@ -366,8 +361,9 @@ async fn a_quick_model_is_replaced_during_inline_runs_and_no_request_is_lost() {
             })
         })
         .collect();
-    for _ in 0..300 {
-        engine.load("m", parameters.clone()).await.unwrap();
+    for number in 0..100 {
+        harness.write("m/1/weights", &"x".repeat(number)); // another file: the version is opened again
+        engine.load("m", LoadParameters::default()).await.unwrap();
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -376,6 +372,9 @@ async fn a_quick_model_is_replaced_during_inline_runs_and_no_request_is_lost() {
     for caller in callers {
         caller.await.unwrap();
     }
+    let opened = probe.opened.load(Ordering::SeqCst);
+    assert_eq!(opened, 101);
+    assert!(probe.inline_runs() > 0, "callers ran some of them");
 }
 
 async fn futures<F: Future + Send>(requests: impl Iterator<Item = F>) -> Vec<F::Output>

@@ -1,5 +1,8 @@
 //! A repository in a folder of its own, and requests to what it serves.
 #![allow(clippy::unwrap_used)] // helpers of tests: a failure here is the test's
+#![allow(dead_code)] // each test file uses a part
+
+pub(crate) mod scripted;
 
 use std::{fs, sync::Arc, time::Instant};
 
@@ -12,6 +15,8 @@ use server_core::{
 };
 use server_engine::{ControlMode, Engine, Inference, Options};
 use smallvec::smallvec;
+
+use self::scripted::{Probe, Scripted};
 
 /// A repository that goes when it is dropped.
 pub(crate) struct Harness {
@@ -35,6 +40,26 @@ impl Harness {
         for version in versions {
             self.write(&format!("{name}/{version}/.keep"), "");
         }
+    }
+
+    /// A model of the scripted backend, otherwise as [`Harness::model`].
+    pub(crate) fn scripted(&self, name: &str, script: &str, extra: &str, versions: &[u64]) {
+        self.model(name, extra, versions);
+        let path = self.folder.path().join(name).join("config.pbtxt");
+        let config = fs::read_to_string(&path).unwrap().replace("\"identity\"", "\"scripted\"");
+        let parameter = format!("parameters {{ key: \"script\" value {{ string_value: \"{script}\" }} }}\n");
+        fs::write(path, config + &parameter).unwrap();
+    }
+
+    /// An engine that controls its models explicitly and has the scripted backend, with what the test sees of that.
+    pub(crate) fn with_script(&self) -> (Arc<Engine>, Arc<Probe>) {
+        let probe = Arc::new(Probe::default());
+        let options = Options {
+            repositories: vec![self.folder.path().to_owned()],
+            control_mode: ControlMode::Explicit,
+            ..Options::default()
+        };
+        (Engine::new(options, Arc::new(Scripted { probe: probe.clone() })), probe)
     }
 
     pub(crate) fn write(&self, path: &str, text: &str) {

@@ -1,0 +1,276 @@
+//! A backend whose instances do what the parameter `script` of their model says, and tell the test what happened to
+//! them. Inputs and outputs are those of the identity models of the harness.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use server_core::{
+    backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement, Responses},
+    batch::{Batch, Pending},
+    completion::{Marks, ResponseMarks},
+    config::ModelConfig,
+    error::{Error, Result},
+    request::{InferRequest, VersionChoice},
+    response::Outputs,
+};
+
+/// What a test sees of the instances, and how it steers them.
+#[derive(Default)]
+pub(crate) struct Probe {
+    /// Models opened so far.
+    pub(crate) opened: AtomicUsize,
+    /// Instances that are there.
+    pub(crate) instances: AtomicUsize,
+    /// Requests that a thread of the backend still holds.
+    pub(crate) held: AtomicUsize,
+    /// An instance went while a request was held.
+    pub(crate) went_too_early: AtomicBool,
+    /// Threads that executed, in order.
+    pub(crate) threads: Mutex<Vec<ThreadId>>,
+    /// Threads that made instances.
+    makers: Mutex<Vec<ThreadId>>,
+    /// Health of the instances, by their making.
+    pub(crate) health: Mutex<Vec<Health>>,
+    /// Who stands at the gate.
+    pub(crate) waiting: AtomicUsize,
+    gate: Gate,
+}
+
+/// Holds whoever passes while it is closed; it opens by itself after a minute, so that no test hangs.
+#[derive(Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Probe {
+    /// Requests that are held, and executions that wait, stay where they are.
+    pub(crate) fn close_gate(&self) {
+        *self.gate.is_closed.lock() = true;
+    }
+
+    pub(crate) fn open_gate(&self) {
+        *self.gate.is_closed.lock() = false;
+        self.gate.opened.notify_all();
+    }
+
+    /// Executions on threads that made no instance.
+    pub(crate) fn inline_runs(&self) -> usize {
+        let makers = self.makers.lock();
+        self.threads.lock().iter().filter(|thread| !makers.contains(thread)).count()
+    }
+
+    fn pass(&self) {
+        let mut is_closed = self.gate.is_closed.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.gate.opened.wait_while_for(&mut is_closed, |is_closed| *is_closed, Duration::from_secs(60));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The backend `scripted`, beside those that are built in.
+pub(crate) struct Scripted {
+    pub(crate) probe: Arc<Probe>,
+}
+
+impl Backends for Scripted {
+    fn find(&self, name: &str, source: &ModelSource) -> Result<Arc<dyn Backend>> {
+        match name {
+            "scripted" => Ok(Arc::new(Scripted { probe: self.probe.clone() })),
+            _ => server_backends::all(&BTreeMap::new()).find(name, source),
+        }
+    }
+}
+
+impl Backend for Scripted {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn open(
+        &self,
+        source: &ModelSource,
+        _config: &mut ModelConfig,
+        _may_complete: bool,
+        host: &Weak<dyn Host>,
+    ) -> Result<Box<dyn Model>> {
+        if source.version_dir.join("broken").exists() {
+            return Err(Error::unavailable(format!("version {} is broken", source.version)));
+        }
+        self.probe.opened.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(ScriptedModel { probe: self.probe.clone(), host: host.clone(), script: String::new() }))
+    }
+}
+
+struct ScriptedModel {
+    probe: Arc<Probe>,
+    host: Weak<dyn Host>,
+    script: String,
+}
+
+impl Model for ScriptedModel {
+    fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
+        self.script = config.parameters.get("script").map(|value| value.string_value.clone()).unwrap_or_default();
+        Ok(())
+    }
+
+    fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
+        self.probe.instances.fetch_add(1, Ordering::SeqCst);
+        self.probe.health.lock().push(health.clone());
+        self.probe.makers.lock().push(thread::current().id());
+        Ok(Box::new(ScriptedInstance {
+            probe: self.probe.clone(),
+            host: self.host.clone(),
+            script: self.script.clone(),
+            is_first: placement.instance_name.ends_with("_0"),
+        }))
+    }
+}
+
+struct ScriptedInstance {
+    probe: Arc<Probe>,
+    host: Weak<dyn Host>,
+    script: String,
+    is_first: bool,
+}
+
+impl Drop for ScriptedInstance {
+    fn drop(&mut self) {
+        self.probe.instances.fetch_sub(1, Ordering::SeqCst);
+        if self.probe.held.load(Ordering::SeqCst) > 0 {
+            self.probe.went_too_early.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Instance for ScriptedInstance {
+    fn execute(&mut self, batch: Batch) {
+        self.probe.threads.lock().push(thread::current().id());
+        let (word, rest) = self.script.split_once(' ').unwrap_or((&self.script, ""));
+        match word {
+            "panic" => panic!("as the script says"),
+            "gated" => self.probe.pass(),
+            "gated_first" if self.is_first => self.probe.pass(),
+            "late" => return self.answer_late(batch),
+            "many" => return answer_often(batch, rest.parse().expect("a number")),
+            "forget" => return drop(batch.into_pending()),
+            "turns" => return take_turns(batch, rest.parse().expect("a number")),
+            "ask" => return self.ask_another(batch, rest),
+            _ => {}
+        }
+        let replies = batch.pending().iter().map(|pending| Ok(echo(&pending.request))).collect();
+        let marks = Marks::at(batch.start(), Instant::now());
+        batch.complete(replies, &marks);
+    }
+
+    fn runs_on_any_thread(&self) -> bool {
+        self.script == "any_thread"
+    }
+}
+
+impl ScriptedInstance {
+    /// Answers the first request at once, the others from another thread once the gate is open.
+    fn answer_late(&self, batch: Batch) {
+        let (mut pending, execution) = batch.into_pending();
+        let marks = Marks::at(execution.start(), Instant::now());
+        let later = pending.split_off(usize::from(pending.len() > 1));
+        execution.ended(&marks);
+        for pending in pending {
+            let outputs = echo(&pending.request);
+            pending.respond(outputs, &marks);
+        }
+        self.probe.held.fetch_add(later.len(), Ordering::SeqCst);
+        let probe = self.probe.clone();
+        thread::spawn(move || {
+            probe.pass();
+            for pending in later {
+                let outputs = echo(&pending.request);
+                probe.held.fetch_sub(1, Ordering::SeqCst);
+                pending.respond(outputs, &marks);
+            }
+        });
+    }
+
+    /// Has another model answer.
+    fn ask_another(&self, batch: Batch, model: &str) {
+        let ask = |pending: &Pending| {
+            let host = self.host.upgrade().ok_or_else(|| Error::unavailable("the server is gone"))?;
+            let mut responses = host.infer(InferRequest {
+                model_name: model.into(),
+                model_version: VersionChoice::Latest,
+                ..pending.request.clone()
+            })?;
+            let response = wait_for(&mut *responses).ok_or_else(|| Error::internal("no response"))??;
+            Ok(Outputs { tensors: response.outputs, parameters: Vec::new() })
+        };
+        let replies = batch.pending().iter().map(ask).collect();
+        let marks = Marks::at(batch.start(), Instant::now());
+        batch.complete(replies, &marks);
+    }
+}
+
+fn echo(request: &InferRequest) -> Outputs {
+    let mut tensors = request.inputs.clone();
+    for tensor in &mut tensors {
+        tensor.name = tensor.name.replace("INPUT", "OUTPUT").into();
+    }
+    Outputs { tensors, parameters: Vec::new() }
+}
+
+fn answer_often(batch: Batch, times: usize) {
+    let (pending, execution) = batch.into_pending();
+    let marks = Marks::at(execution.start(), Instant::now());
+    execution.ended(&marks);
+    for mut pending in pending {
+        let one = ResponseMarks { start: marks.start, output_start: marks.end, end: marks.end };
+        for _ in 0..times {
+            let outputs = echo(&pending.request);
+            if pending.completion.send(outputs, &one, Duration::from_secs(10)).is_err() {
+                break;
+            }
+        }
+        pending.finish(None, &marks);
+    }
+}
+
+/// Puts each request back so many times, counted in its parameters, and then answers it.
+fn take_turns(batch: Batch, turns: usize) {
+    let (pending, execution) = batch.into_pending();
+    let marks = Marks::at(execution.start(), Instant::now());
+    for mut pending in pending {
+        if pending.request.parameters.len() < turns {
+            let turn = server_core::request::Parameter::Bool(true);
+            pending.request.parameters.push(("turn".into(), turn));
+            pending.reschedule();
+        } else {
+            let outputs = echo(&pending.request);
+            pending.respond(outputs, &marks);
+        }
+    }
+    execution.ended(&marks);
+}
+
+fn wait_for(responses: &mut dyn Responses) -> Option<Result<server_core::response::InferResponse>> {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match responses.poll_next(&mut Context::from_waker(&waker)) {
+            Poll::Ready(response) => return response,
+            Poll::Pending => thread::park_timeout(Duration::from_secs(1)),
+        }
+    }
+}
