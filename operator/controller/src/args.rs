@@ -31,9 +31,10 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Several servers: the first (by namespace and name) takes the ports given, each further one the ports 10 higher.
 Files are watched: a change is applied when the file is whole again, a mistake is told and changes nothing.
-GPUs, replicas and volumes are the machine's: one process per server runs, claims are folders given with --volume.")]
+GPUs, replicas and volumes are the machine's: one process per server runs, claims are folders given with --volume, and
+models made for a GPU run on the CPU where there is none (-- --gpu-fallback=none refuses them).")]
 pub(crate) struct UpArgs {
-    /// File with resources, folder of such files (*.yaml, *.yml), or - for standard input
+    /// File with resources, folder of such files (*.yaml, *.yml, *.json), or - for standard input
     #[arg(short = 'f', long = "file", value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) files: Vec<PathBuf>,
 
@@ -69,7 +70,7 @@ pub(crate) struct UpArgs {
     #[arg(long = "volume", value_name = "CLAIM=DIR", value_parser = named_folder)]
     pub(crate) volumes: Vec<(String, PathBuf)>,
 
-    /// Folder that stands for a Secret, one file per key
+    /// Folder that stands for a Secret, one file per key; Secrets in the files need none
     #[arg(long = "secret", value_name = "NAME=DIR", value_parser = named_folder)]
     pub(crate) secrets: Vec<(String, PathBuf)>,
 

@@ -71,6 +71,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     let program = find::server_program(tritonserver.as_deref())?;
     let files = Files::open(files);
     let outcome = desire(files.texts(), &std::collections::BTreeMap::new());
+    let mut not_needed = outcome.not_needed;
     let Some(desired) = outcome.desired.filter(|_| outcome.complaints.is_empty()) else {
         bail!("nothing was brought up:\n{}", listed(&outcome.complaints).join("\n"));
     };
@@ -99,6 +100,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         bail!("{error}");
     }
     screen.say(&notes.lines, &[]);
+    screen.say(&report::not_needed(&not_needed), &[]);
     let (sender, mut changes) = mpsc::channel(1);
     let follower = tokio::spawn(files.follow(sender));
     loop {
@@ -115,6 +117,10 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
             Some(texts) = changes.recv() => {
                 let outcome = desire(&texts, &servers.manifests());
                 let mut lines = listed(&outcome.complaints);
+                if outcome.not_needed != not_needed {
+                    not_needed = outcome.not_needed;
+                    lines.extend(report::not_needed(&not_needed));
+                }
                 match outcome.desired {
                     Some(desired) => {
                         let is_partly = !lines.is_empty();

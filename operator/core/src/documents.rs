@@ -1,15 +1,17 @@
-//! Resources out of YAML text: several documents in, typed resources and mistakes with their lines out. It checks what the
-//! API server would check with the definition alone (names, types, limits); what the fields mean together is for
+//! Resources out of text, as kubectl takes it: YAML or JSON, several documents, Lists of them, in; typed resources and
+//! mistakes with their lines out. It checks what the API server would check with the definition alone (names, types, limits); what the fields mean together is for
 //! [`crate::validate`]. Text comes from the caller: nothing here opens a file.
 
 mod base64;
 mod check;
+mod json;
+mod list;
 mod tree;
 
 use std::{collections::BTreeMap, fmt};
 
 use crds::{TritonModel, TritonServer};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use self::tree::Node;
 use crate::{ObjectRef, Problem, names, path};
@@ -21,6 +23,8 @@ pub struct Read {
     pub documents: Vec<Document>,
     /// The mistakes of the others, in the order of the text.
     pub mistakes: Vec<Mistake>,
+    /// Resources of kinds that only a cluster needs, as `KIND NAME`.
+    pub not_needed: Vec<String>,
 }
 
 /// One resource and the text it was written in.
@@ -42,6 +46,8 @@ pub enum Resource {
     Model(Box<TritonModel>),
     /// Files for models.
     ConfigMap(Box<ConfigMap>),
+    /// What opens the sources of models.
+    Secret(Box<Secret>),
 }
 
 /// A mistake in a text.
@@ -74,7 +80,7 @@ impl fmt::Display for Mistake {
 /// Reads every document of `text`.
 pub fn read(text: &str) -> Read {
     let mut read = Read::default();
-    let trees = match tree::read_all(text) {
+    let trees = match json::read_all(text).unwrap_or_else(|| tree::read_all(text)) {
         Ok(trees) => trees,
         Err(mistake) => {
             read.mistakes.push(mistake);
@@ -82,8 +88,12 @@ pub fn read(text: &str) -> Read {
         }
     };
     let mut seen: BTreeMap<ObjectRef, usize> = BTreeMap::new();
-    for tree in trees {
+    for tree in list::items(trees, &mut read.mistakes) {
         let line = tree.line;
+        if let Some(title) = not_needed(&tree) {
+            read.not_needed.push(title);
+            continue;
+        }
         match document(tree) {
             Err(mistakes) => read.mistakes.extend(mistakes),
             Ok(document) => {
@@ -112,6 +122,7 @@ impl Document {
             Resource::Server(server) => names::object(server.as_ref()),
             Resource::Model(model) => names::object(model.as_ref()),
             Resource::ConfigMap(config_map) => names::object(config_map.as_ref()),
+            Resource::Secret(secret) => names::object(secret.as_ref()),
         }
     }
 
@@ -141,8 +152,9 @@ fn document(tree: Node) -> Result<Document, Vec<Mistake>> {
     };
     let name = format!("{kind} {}", text_at(&["metadata", "name"])).trim_end().to_owned();
     let mut mistakes = check::check(&tree, schema);
-    if mistakes.is_empty() && kind == "ConfigMap" {
-        mistakes = base64::check(&tree);
+    let base64_field = base64::field_of(&kind);
+    if let Some(field) = base64_field.filter(|_| mistakes.is_empty()) {
+        mistakes = base64::check(&tree, field);
     }
     if mistakes.is_empty() {
         match resource(&tree, &kind) {
@@ -166,16 +178,31 @@ fn resource(tree: &Node, kind: &str) -> Result<Resource, serde_json::Error> {
     Ok(match kind {
         "TritonServer" => Resource::Server(Box::new(serde_json::from_value(value)?)),
         "TritonModel" => Resource::Model(Box::new(serde_json::from_value(value)?)),
-        _ => Resource::ConfigMap(Box::new(serde_json::from_value(base64::without_breaks(value))?)),
+        "Secret" => Resource::Secret(Box::new(serde_json::from_value(base64::without_breaks(value, base64::SECRET))?)),
+        _ => Resource::ConfigMap(Box::new(serde_json::from_value(base64::without_breaks(value, base64::CONFIG_MAP))?)),
     })
+}
+
+/// Kinds that are brought up.
+const KINDS: [&str; 4] = ["TritonServer", "TritonModel", "ConfigMap", "Secret"];
+
+/// What a resource is that only a cluster needs: a Namespace, a Deployment, a kustomization. One of our own group, or one that
+/// does not say what it is, is a mistake instead.
+fn not_needed(tree: &Node) -> Option<String> {
+    let (api_version, kind) = (tree.text_at(&["apiVersion"])?, tree.text_at(&["kind"])?);
+    let group = crds::API_VERSION.split('/').next().unwrap_or_default();
+    let is_ours = KINDS.contains(&kind) || api_version.starts_with(&format!("{group}/"));
+    let is_named = !api_version.is_empty() && !kind.is_empty();
+    let name = tree.text_at(&["metadata", "name"]).unwrap_or_default();
+    (is_named && !is_ours).then(|| format!("{kind} {name}").trim_end().to_owned())
 }
 
 fn unknown_kind(tree: &Node, api_version: &str, kind: &str) -> Mistake {
     const ACCEPTED: &str =
-        "TritonServer and TritonModel (apiVersion triton-operator.dev/v1alpha1) and ConfigMap (apiVersion v1)";
+        "TritonServer and TritonModel (apiVersion triton-operator.dev/v1alpha1), ConfigMap and Secret (apiVersion v1)";
     let (field, message) = if kind.is_empty() {
         ("kind", format!("the document does not say what it is: it needs apiVersion and kind; accepted are {ACCEPTED}"))
-    } else if matches!(kind, "TritonServer" | "TritonModel" | "ConfigMap") {
+    } else if KINDS.contains(&kind) {
         ("apiVersion", format!("apiVersion '{api_version}' has no {kind}; accepted are {ACCEPTED}"))
     } else {
         ("kind", format!("kind '{kind}' cannot be brought up here; accepted are {ACCEPTED}"))
@@ -247,6 +274,56 @@ spec:
             format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\nbinaryData: {{m.onnx: {base64}}}\n");
         let Resource::ConfigMap(config_map) = only(&text).resource else { panic!("a ConfigMap was written") };
         assert_eq!(config_map.binary_data.unwrap()["m.onnx"].0.len(), 3 * 256 * 1024);
+    }
+
+    #[test]
+    fn what_kubectl_prints_and_takes_is_read() {
+        let list = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\"}\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  \
+                    metadata: {name: a, uid: x, managedFields: []}\n- apiVersion: v1\n  kind: List\n  items:\n  - {apiVersion: v1, \
+                    kind: ConfigMap, metadata: {name: b}}\n- apiVersion: v1\n  kind: ConfigMapList\n  items:\n  - metadata: {name: c}\n";
+        let json = "{\n\t\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"a\"}, \"data\": {\"k\": \"\\ud83d\\ude00\\/\"}\n}\n\
+                    {\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\",\n \"metadata\": {\"name\": \"b\"}}{\"apiVersion\": \"v1\", \"kind\": \
+                    \"ConfigMap\", \"metadata\": {\"name\": \"c\"}}";
+        for text in [list, json] {
+            let read = read(text);
+            assert_eq!(read.mistakes, [], "{text}");
+            let names: Vec<_> = read.documents.iter().map(|document| document.object().name).collect();
+            assert_eq!(names, ["a", "b", "c"], "{text}");
+        }
+        let Resource::ConfigMap(first) = &read(json).documents[0].resource else { panic!("a ConfigMap was written") };
+        assert_eq!(first.data.as_ref().unwrap()["k"], "😀/");
+        assert_eq!(read(json).documents.iter().map(|document| document.line).collect::<Vec<_>>(), [1, 4, 5]);
+        let wrong = json.replace("\"name\": \"b\"", "\"nam\": \"b\"");
+        assert_eq!(read(&wrong).mistakes[0].line, 5, "{:?}", read(&wrong).mistakes);
+        assert_eq!(read("apiVersion: v1\nkind: List\nitems: 7\n").mistakes[0].line, 3);
+        assert!(read("apiVersion: v1\nkind: List\nitems:\n").documents.is_empty());
+    }
+
+    #[test]
+    fn what_only_a_cluster_needs_is_named_and_a_secret_is_read() {
+        let read = read(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: ml}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: \
+             web}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: token}\ntype: Opaque\ndata: {token: c2VzYW1l}\nstringData: {b: \
+             x}\n---\napiVersion: triton-operator.dev/v1\nkind: TritonThing\nmetadata: {name: x}\n---\nmetadata: {name: y}\n",
+        );
+        assert_eq!(read.not_needed, ["Namespace ml", "Deployment web"]);
+        let Resource::Secret(secret) = &read.documents[0].resource else { panic!("a Secret was written") };
+        assert_eq!(secret.data.as_ref().unwrap()["token"].0, b"sesame");
+        assert_eq!(read.mistakes.len(), 2, "{:?}", read.mistakes);
+        let wrong = super::read("apiVersion: v1\nkind: Secret\nmetadata: {name: token}\ndata: {token: '?'}\n");
+        assert!(wrong.mistakes[0].message.contains("base64"), "{:?}", wrong.mistakes);
+    }
+
+    #[test]
+    fn fields_without_a_value_are_as_if_they_were_not_written() {
+        let text = MODEL
+            .replace("spec:\n", "  labels:\nspec:\n  priority: ~\n  versions: null\n")
+            .replace("{name: m}", "\n  name: m");
+        let Resource::Model(model) = only(&text).resource else { panic!("a TritonModel was written") };
+        assert_eq!((model.spec.priority, &model.spec.versions), (None, &None));
+        let wrong = read(&MODEL.replace("name: s", "name:"));
+        assert!(wrong.mistakes[0].message.contains("required field 'name' is missing"), "{:?}", wrong.mistakes);
+        assert_eq!(read(&MODEL.replace("- 8", "-")).mistakes[0].line, 15, "an item of a list is not a field");
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn resources(text: &str) -> (TritonServer, Vec<TritonModel>) {
         match document.resource {
             Resource::Server(read) => server = Some(*read),
             Resource::Model(model) => models.push(*model),
-            Resource::ConfigMap(_) => {}
+            Resource::ConfigMap(_) | Resource::Secret(_) => {}
         }
     }
     (server.unwrap(), models)

@@ -59,7 +59,7 @@ fn every_field_has_an_example() {
         match &document.resource {
             Resource::Server(server) => written(&serde_json::to_value(server).unwrap(), "TritonServer", &mut shown),
             Resource::Model(model) => written(&serde_json::to_value(model).unwrap(), "TritonModel", &mut shown),
-            Resource::ConfigMap(_) => {}
+            Resource::ConfigMap(_) | Resource::Secret(_) => {}
         }
     }
     let mut missing = vec![];

@@ -1,19 +1,20 @@
-//! ConfigMaps of the files as folders, as the kubelet would mount them: each replaced whole, by swapping a link.
+//! ConfigMaps and Secrets of the files as folders, as the kubelet would mount them: each replaced whole, by swapping a link.
+//! Only the user who runs this can enter the folders.
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::symlink,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
 };
 
-use super::desired::ConfigMaps;
+use super::desired::Contents;
 
-/// A folder with one subfolder per ConfigMap.
+/// A folder with one subfolder per ConfigMap or Secret.
 #[derive(Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
-    written: ConfigMaps,
+    written: Contents,
     generation: u64,
 }
 
@@ -23,8 +24,8 @@ impl Folder {
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
-        fs::create_dir_all(&root)?;
-        Ok(Self { root, written: ConfigMaps::new(), generation: 0 })
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        Ok(Self { root, written: Contents::new(), generation: 0 })
     }
 
     /// The folder.
@@ -33,7 +34,7 @@ impl Folder {
     }
 
     /// Makes the folder hold these.
-    pub(crate) fn write(&mut self, maps: &ConfigMaps) -> io::Result<()> {
+    pub(crate) fn write(&mut self, maps: &Contents) -> io::Result<()> {
         for (name, keys) in maps {
             if self.written.get(name) != Some(keys) {
                 self.write_one(name, keys)?;
@@ -44,6 +45,13 @@ impl Folder {
         }
         self.written.clone_from(maps);
         Ok(())
+    }
+
+    /// Takes the folder away.
+    pub(crate) fn remove(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.root) {
+            tracing::warn!(%error, folder = %self.root.display(), "cannot be removed");
+        }
     }
 
     fn write_one(&mut self, name: &str, keys: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
@@ -73,14 +81,14 @@ mod tests {
     fn maps_appear_change_and_go() {
         let root = tempfile::tempdir().unwrap();
         let mut folder = Folder::new(root.path().join("maps")).unwrap();
-        let map = |text: &str| ConfigMaps::from([("tiny".into(), BTreeMap::from([("model.py".into(), text.into())]))]);
+        let map = |text: &str| Contents::from([("tiny".into(), BTreeMap::from([("model.py".into(), text.into())]))]);
         let file = folder.path().join("tiny/model.py");
         folder.write(&map("one")).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "one");
         folder.write(&map("two")).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the old data is gone");
-        folder.write(&ConfigMaps::new()).unwrap();
+        folder.write(&Contents::new()).unwrap();
         assert!(!file.exists());
     }
 }

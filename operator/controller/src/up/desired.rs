@@ -39,11 +39,13 @@ pub(crate) struct WantedServer {
     /// What it serves.
     pub(crate) manifest: Manifest,
     /// ConfigMaps of its namespace: content by key.
-    pub(crate) config_maps: ConfigMaps,
+    pub(crate) config_maps: Contents,
+    /// Secrets of its namespace: content by key.
+    pub(crate) secrets: Contents,
 }
 
-/// ConfigMaps by name, each with the content of its keys.
-pub(crate) type ConfigMaps = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
+/// ConfigMaps or Secrets by name, each with the content of its keys.
+pub(crate) type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 /// A mistake, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub(crate) struct Outcome {
     pub(crate) desired: Option<Desired>,
     /// Everything that is wrong.
     pub(crate) complaints: Vec<Complaint>,
+    /// What only a cluster needs, as `KIND NAME (FILE)`.
+    pub(crate) not_needed: Vec<String>,
 }
 
 /// Reads the texts. `last` holds the manifest each server was last given.
@@ -69,7 +73,7 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
     }
     read.link();
     if !read.complaints.is_empty() {
-        return Outcome { desired: None, complaints: read.complaints };
+        return Outcome { desired: None, complaints: read.complaints, not_needed: read.not_needed };
     }
 
     let servers: Vec<(ObjectRef, &TritonServer)> = read.servers().collect();
@@ -94,12 +98,13 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
             is_suspended: defaults::replicas(&server.spec) == 0,
             manifest: compiled.manifest,
             config_maps: read.config_maps(&object.namespace),
+            secrets: read.secrets(&object.namespace),
         };
         desired.servers.insert(object, wanted);
     }
     let server_is_wrong = problems.iter().any(|problem| problem.object.kind == "TritonServer");
     let complaints = problems.iter().map(|problem| read.complaint(problem)).collect();
-    Outcome { desired: (!server_is_wrong).then_some(desired), complaints }
+    Outcome { desired: (!server_is_wrong).then_some(desired), complaints, not_needed: read.not_needed }
 }
 
 /// All documents, each with the file it stands in.
@@ -107,6 +112,7 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
 struct Documents {
     documents: BTreeMap<ObjectRef, (String, Document)>,
     complaints: Vec<Complaint>,
+    not_needed: Vec<String>,
 }
 
 impl Documents {
@@ -120,7 +126,12 @@ impl Documents {
                 return;
             }
         };
+        if is_kustomization(&text.name) {
+            self.not_needed.push(format!("Kustomization ({})", text.name));
+            return;
+        }
         let read = documents::read(content);
+        self.not_needed.extend(read.not_needed.iter().map(|title| format!("{title} ({})", text.name)));
         self.complaints.extend(read.mistakes.into_iter().map(complain));
         for document in read.documents {
             let object = document.object();
@@ -168,23 +179,37 @@ impl Documents {
     fn servers(&self) -> impl Iterator<Item = (ObjectRef, &TritonServer)> {
         self.documents.iter().filter_map(|(object, (_, document))| match &document.resource {
             Resource::Server(server) => Some((object.clone(), server.as_ref())),
-            Resource::Model(_) | Resource::ConfigMap(_) => None,
+            Resource::Model(_) | Resource::ConfigMap(_) | Resource::Secret(_) => None,
         })
     }
 
     fn models(&self) -> impl Iterator<Item = (ObjectRef, &TritonModel)> {
         self.documents.iter().filter_map(|(object, (_, document))| match &document.resource {
             Resource::Model(model) => Some((object.clone(), model.as_ref())),
-            Resource::Server(_) | Resource::ConfigMap(_) => None,
+            Resource::Server(_) | Resource::ConfigMap(_) | Resource::Secret(_) => None,
         })
     }
 
-    fn config_maps(&self, namespace: &str) -> ConfigMaps {
+    fn config_maps(&self, namespace: &str) -> Contents {
         let maps = self.documents.iter().filter_map(|(object, (_, document))| match &document.resource {
             Resource::ConfigMap(map) if object.namespace == namespace => Some((object.name.clone(), contents(map))),
-            Resource::ConfigMap(_) | Resource::Server(_) | Resource::Model(_) => None,
+            Resource::ConfigMap(_) | Resource::Secret(_) | Resource::Server(_) | Resource::Model(_) => None,
         });
         maps.collect()
+    }
+
+    fn secrets(&self, namespace: &str) -> Contents {
+        let secrets = self.documents.iter().filter_map(|(object, (_, document))| match &document.resource {
+            Resource::Secret(secret) if object.namespace == namespace => {
+                let data = secret.data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone()));
+                let texts = secret.string_data.iter().flatten();
+                // stringData wins, as on a cluster
+                let keys = data.chain(texts.map(|(key, text)| (key.clone(), text.clone().into_bytes())));
+                Some((object.name.clone(), keys.collect()))
+            }
+            Resource::ConfigMap(_) | Resource::Secret(_) | Resource::Server(_) | Resource::Model(_) => None,
+        });
+        secrets.collect()
     }
 
     fn complaint(&self, problem: &Problem) -> Complaint {
@@ -212,6 +237,12 @@ impl fmt::Display for Complaint {
         }
         f.write_str(message)
     }
+}
+
+/// A file that only kustomize reads, and that need not say what it is.
+fn is_kustomization(file: &str) -> bool {
+    let name = std::path::Path::new(file).file_name().and_then(|name| name.to_str());
+    matches!(name, Some("kustomization.yaml" | "kustomization.yml" | "Kustomization"))
 }
 
 fn mistake_at(line: usize, resource: String, path: String, message: String) -> Mistake {
@@ -266,6 +297,20 @@ mod tests {
         assert_eq!(wanted.manifest.models[0].name, "digits");
         assert_eq!(wanted.manifest.required(), BTreeSet::from(["digits".to_owned()]));
         assert_eq!(wanted.config_maps["tiny"], BTreeMap::from([("a".into(), b"x".to_vec()), ("b".into(), vec![1, 2])]));
+    }
+
+    #[test]
+    fn a_folder_for_a_cluster_is_taken_as_it_is() {
+        let secret =
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: AQI=, b: AQI=}\nstringData: {b: x}\n";
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: default}\n";
+        let mut all = texts(&[SERVER, secret, namespace]);
+        all.push(Text { name: "app/kustomization.yaml".into(), content: Ok("resources: [a.yaml]\n".into()) });
+        let outcome = desire(&all, &BTreeMap::new());
+        assert_eq!(complaints(&outcome), [""; 0]);
+        assert_eq!(outcome.not_needed, ["Namespace default (2.yaml)", "Kustomization (app/kustomization.yaml)"]);
+        let wanted = &outcome.desired.unwrap().servers[&object()];
+        assert_eq!(wanted.secrets["s"], BTreeMap::from([("a".into(), vec![1, 2]), ("b".into(), b"x".to_vec())]));
     }
 
     #[test]

@@ -95,10 +95,10 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+        let is_resource = path.extension().is_some_and(|ending| ["json", "yaml", "yml"].iter().any(|it| ending == *it));
         // names with a dot in front are those of editors at work
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if is_yaml && !is_hidden && path.is_file() {
+        if is_resource && !is_hidden && path.is_file() {
             files.push(path);
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         files.changed().await;
         assert_eq!(files.texts()[0].content.as_deref(), Ok("two"));
 
-        fs::write(folder.path().join("b.yml"), "three").unwrap();
+        fs::write(folder.path().join("b.json"), "three").unwrap();
         files.changed().await;
         assert_eq!(files.texts().len(), 2);
     }

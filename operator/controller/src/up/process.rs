@@ -195,6 +195,8 @@ impl Process {
         command.arg(format!("--model-repository={}", agent.repository().display()));
         // one bad model must not keep the others from being served; it does keep the server from being ready
         command.args(["--model-control-mode=explicit", "--exit-on-error=false", "--strict-readiness=true"]);
+        // what was made for a GPU can be tried on a machine without one; the server says so once for each model
+        command.arg("--gpu-fallback=cpu");
         command.args(models.iter().map(|name| format!("--load-model={name}")));
         command.args(launch.ports.flags()).args(&launch.flags);
         command.envs(launch.env.iter().map(|(name, value)| (name, value)));

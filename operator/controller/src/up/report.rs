@@ -154,6 +154,14 @@ pub(crate) fn table(views: &[View], (width, height): (usize, usize)) -> Vec<Stri
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
+/// What to say of resources that only a cluster needs.
+pub(crate) fn not_needed(titles: &[String]) -> Vec<String> {
+    if titles.is_empty() {
+        return vec![];
+    }
+    vec![format!("not needed on one machine, and passed over: {}", titles.join(", "))]
+}
+
 /// An event of a process, as lines.
 pub(crate) fn event(title: &str, event: &Event) -> Vec<String> {
     match event {

@@ -43,6 +43,7 @@ pub(crate) struct Server {
     ports: Ports,
     common: Common,
     config_maps: config_maps::Folder,
+    secrets: config_maps::Folder,
     agent: Arc<Agent>,
     manifests: watch::Sender<Arc<Manifest>>,
     startup: watch::Sender<Startup>,
@@ -70,9 +71,12 @@ impl Server {
         let mut config_maps =
             config_maps::Folder::new(folder.join("config-maps")).context("cannot lay out ConfigMaps")?;
         config_maps.write(&wanted.config_maps).context("cannot lay out ConfigMaps")?;
+        let mut secrets = config_maps::Folder::new(folder.join("secrets")).context("cannot lay out Secrets")?;
+        secrets.write(&wanted.secrets).context("cannot lay out Secrets")?;
         let mut settings = Settings::new(folder.join("agent"), ports.http_address());
         settings.places = common.places.clone();
         settings.places.config_maps.below.insert(0, config_maps.path().to_owned());
+        settings.places.secrets.below.insert(0, secrets.path().to_owned());
         // a sign of life, and ConfigMaps edited in a folder of the user's
         settings.look_again = std::time::Duration::from_secs(1);
 
@@ -119,6 +123,7 @@ impl Server {
             ports,
             common,
             config_maps,
+            secrets,
             agent,
             manifests,
             startup,
@@ -133,6 +138,7 @@ impl Server {
     /// Makes it as wanted.
     pub(crate) fn apply(&mut self, wanted: &WantedServer) -> anyhow::Result<()> {
         self.config_maps.write(&wanted.config_maps).context("cannot lay out ConfigMaps")?;
+        self.secrets.write(&wanted.secrets).context("cannot lay out Secrets")?;
         replace(&self.manifests, |current| current.hash != wanted.manifest.hash, || Arc::new(wanted.manifest.clone()));
         let (startup, launch) = (startup(wanted), launch(wanted, &self.common, self.ports));
         replace(&self.startup, |current| *current != startup, || startup.clone());
@@ -167,6 +173,7 @@ impl Server {
         for task in &self.tasks {
             task.abort();
         }
+        self.secrets.remove(); // the files have them, and a folder that is kept need not
         is_well
     }
 }

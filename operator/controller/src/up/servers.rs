@@ -186,7 +186,7 @@ fn remarks(object: &ObjectRef, wanted: &WantedServer, before: Option<&WantedServ
     }
     if wanted.gpus > 0 && before.is_none_or(|before| before.gpus != wanted.gpus) && !has_gpu() {
         lines.push(format!(
-            "{title}: asks for {} GPU, and this machine shows none: models that need one will fail, others run on the CPU",
+            "{title}: asks for {} GPU, and this machine shows none: models made for one run on the CPU",
             wanted.gpus
         ));
     }

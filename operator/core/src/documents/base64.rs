@@ -1,4 +1,4 @@
-//! The `binaryData` of a ConfigMap: base64 over any number of lines, as API servers read it.
+//! The `binaryData` of a ConfigMap and the `data` of a Secret: base64 over any number of lines, as API servers read it.
 
 use serde_json::Value as Json;
 
@@ -8,11 +8,23 @@ use super::{
 };
 use crate::path::FieldPath;
 
-const FIELD: &str = "binaryData";
+/// The field of a ConfigMap.
+pub(super) const CONFIG_MAP: &str = "binaryData";
+/// The field of a Secret.
+pub(super) const SECRET: &str = "data";
+
+/// The field of a resource of that kind that holds base64.
+pub(super) fn field_of(kind: &str) -> Option<&'static str> {
+    match kind {
+        "ConfigMap" => Some(CONFIG_MAP),
+        "Secret" => Some(SECRET),
+        _ => None,
+    }
+}
 
 /// The entries that are no base64.
-pub(super) fn check(tree: &Node) -> Vec<Mistake> {
-    let Some(Node { value: Value::Map(entries), .. }) = tree.at(&[FIELD]) else { return vec![] };
+pub(super) fn check(tree: &Node, field: &str) -> Vec<Mistake> {
+    let Some(Node { value: Value::Map(entries), .. }) = tree.at(&[field]) else { return vec![] };
     entries
         .iter()
         .filter(|entry| !matches!(&entry.node.value, Value::Text(text) if is_base64(text)))
@@ -20,20 +32,23 @@ pub(super) fn check(tree: &Node) -> Vec<Mistake> {
             line: entry.line,
             column: entry.column,
             resource: String::new(),
-            path: FieldPath::default().field(FIELD).field(&entry.key).into(),
-            message: "is not base64: write what `base64 FILE` prints; texts belong into data".into(),
+            path: FieldPath::default().field(field).field(&entry.key).into(),
+            message: format!(
+                "is not base64: write what `base64 FILE` prints; texts belong into {}",
+                if field == SECRET { "stringData" } else { "data" }
+            ),
         })
         .collect()
 }
 
-/// `config_map` with its base64 on one line each.
-pub(super) fn without_breaks(mut config_map: Json) -> Json {
-    for entry in config_map.get_mut(FIELD).and_then(Json::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+/// `resource` with the base64 of that field on one line each.
+pub(super) fn without_breaks(mut resource: Json, field: &str) -> Json {
+    for entry in resource.get_mut(field).and_then(Json::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
         if let Json::String(text) = entry {
             text.retain(|c| !is_break(c));
         }
     }
-    config_map
+    resource
 }
 
 fn is_break(c: char) -> bool {

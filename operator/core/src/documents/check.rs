@@ -17,12 +17,14 @@ pub(super) fn schema_of(api_version: &str, kind: &str) -> Option<&'static Json> 
     static SERVER: OnceLock<Json> = OnceLock::new();
     static MODEL: OnceLock<Json> = OnceLock::new();
     static CONFIG_MAP: OnceLock<Json> = OnceLock::new();
+    static SECRET: OnceLock<Json> = OnceLock::new();
     let defined = || crds::definition::schema_of(kind).unwrap_or_default();
     match (api_version, kind) {
         (crds::API_VERSION, "TritonServer") => {
             Some(SERVER.get_or_init(|| completed(defined(), crds::server::NAME_MAX)))
         }
         (crds::API_VERSION, "TritonModel") => Some(MODEL.get_or_init(|| completed(defined(), crds::model::NAME_MAX))),
+        ("v1", "Secret") => Some(SECRET.get_or_init(|| completed(secret(), 253))),
         ("v1", "ConfigMap") => Some(CONFIG_MAP.get_or_init(|| completed(config_map(), 253))),
         _ => None,
     }
@@ -83,6 +85,17 @@ fn config_map() -> Json {
         "type": "object",
         "required": [],
         "properties": { "data": texts, "binaryData": texts, "immutable": { "type": "boolean" } },
+    })
+}
+
+fn secret() -> Json {
+    let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    json!({
+        "type": "object",
+        "required": [],
+        "properties": {
+            "data": texts, "stringData": texts, "immutable": { "type": "boolean" }, "type": { "type": "string" },
+        },
     })
 }
 

@@ -41,11 +41,15 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// Every document of `text` that holds anything.
+/// Every document of `text` that holds anything. Fields without a value are left out, as `kubectl apply` leaves them out.
 pub(super) fn read_all(text: &str) -> Result<Vec<Node>, Mistake> {
     let options = serde_yaml::options! { budget: budget(text.len()), with_snippet: false };
     let trees: Result<Vec<Node>, _> = read(text, options);
-    trees.map_err(|error| {
+    let without_nulls = |mut trees: Vec<Node>| {
+        trees.iter_mut().for_each(Node::drop_nulls);
+        trees
+    };
+    trees.map(without_nulls).map_err(|error| {
         let place = error.location();
         Mistake {
             line: place.as_ref().map_or(1, |place| number(place.line())),
@@ -116,6 +120,33 @@ impl Node {
             let Value::Map(entries) = &node.value else { return None };
             entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.node)
         })
+    }
+
+    /// Leaves out fields without a value. An item of a list without one stays.
+    fn drop_nulls(&mut self) {
+        match &mut self.value {
+            Value::Map(entries) => {
+                entries.retain(|entry| !matches!(entry.node.value, Value::Null));
+                entries.iter_mut().for_each(|entry| entry.node.drop_nulls());
+            }
+            Value::List(items) => items.iter_mut().for_each(Self::drop_nulls),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => {}
+        }
+    }
+
+    /// Counts that many lines more in front of it.
+    pub(super) fn move_down(&mut self, lines: usize) {
+        self.line += lines;
+        match &mut self.value {
+            Value::Map(entries) => {
+                for entry in entries {
+                    entry.line += lines;
+                    entry.node.move_down(lines);
+                }
+            }
+            Value::List(items) => items.iter_mut().for_each(|item| item.move_down(lines)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => {}
+        }
     }
 
     /// The same as JSON.
