@@ -34,6 +34,12 @@ pub trait Backend: Send + Sync {
     /// The name used in configurations, e.g. `onnxruntime`.
     fn name(&self) -> &str;
 
+    /// Fields of a configuration that this backend acts on and the server itself does not, as paths of the schema, e.g.
+    /// `input.allow_ragged_batch`. Others of that kind are named in a warning when a model sets them.
+    fn supported_fields(&self) -> &[&str] {
+        &[]
+    }
+
     /// Opens one version of a model, once. With `may_complete` it fills in what the configuration leaves open and the
     /// model knows: inputs, outputs, batching. The configuration is normalised and verified after that, and the model
     /// gets it back through [`Model::configure`]. `host` is held weakly, or engine and model would keep each other.

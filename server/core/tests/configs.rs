@@ -45,7 +45,7 @@ fn load(name: &str, text: &str) -> String {
         let list: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
         return format!("problems:\n{list}");
     }
-    let unsupported: String = unsupported_fields(&config).iter().map(|path| format!("  {path}\n")).collect();
+    let unsupported: String = unsupported_fields(&config, &[]).iter().map(|path| format!("  {path}\n")).collect();
     let unsupported = if unsupported.is_empty() { unsupported } else { format!("\nunsupported:\n{unsupported}") };
     to_text(&config) + &unsupported
 }

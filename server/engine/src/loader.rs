@@ -73,7 +73,7 @@ impl Loader {
         let backend = self.backends.find(config::backend_name(&config), &source)?;
         let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
         self.finish(target.name, &mut config)?;
-        let unsupported = config::unsupported_fields(&config);
+        let unsupported = config::unsupported_fields(&config, backend.supported_fields());
         if !unsupported.is_empty() {
             let fields = unsupported.join(", ");
             tracing::warn!("model '{}' sets fields that this server does not support: {fields}", target.name);

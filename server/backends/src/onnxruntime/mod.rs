@@ -49,6 +49,10 @@ impl Backend for OnnxRuntime {
         "onnxruntime"
     }
 
+    fn supported_fields(&self) -> &[&str] {
+        &["input.allow_ragged_batch", "model_operations"]
+    }
+
     fn open(
         &self,
         source: &ModelSource,

@@ -10,6 +10,7 @@ use server_proto::inference::{ModelConfig, model_config::SchedulingChoice};
 use super::{
     levels::Levels,
     queue::{Full, Item, Queue, Removal},
+    shapes::SharedShapes,
 };
 
 /// Which requests run together.
@@ -25,8 +26,8 @@ pub enum BatchPolicy {
         max_batch_size: u32,
         /// Longest wait of the oldest request for a preferred size.
         max_queue_delay: Duration,
-        /// Whether requests may differ in shape, so that [`Item::may_share`] must be asked.
-        shapes_vary: bool,
+        /// What the requests of a batch must have in common.
+        shapes: SharedShapes,
     },
 }
 
@@ -60,13 +61,12 @@ impl Settings {
         }
         preferred.sort_unstable();
         preferred.dedup();
-        let shapes_vary = config.input.iter().any(|input| input.dims.contains(&-1) || input.optional);
         Self {
             batching: BatchPolicy::Dynamic {
                 preferred,
                 max_batch_size,
                 max_queue_delay: Duration::from_micros(dynamic.max_queue_delay_microseconds),
-                shapes_vary,
+                shapes: SharedShapes::of(config),
             },
             levels: Levels::of(dynamic),
             preserve_ordering: dynamic.preserve_ordering,
@@ -166,8 +166,8 @@ impl<T: Item> Batcher<T> {
     /// Whether a request of that shape cannot join those that wait. While somebody waits for more of them they are all
     /// of one shape, so the first speaks for all.
     fn closes_batch(&self, item: &T) -> bool {
-        let varies = matches!(self.policy, BatchPolicy::Dynamic { shapes_vary: true, .. });
-        varies && self.watch.is_some() && self.queue.get(0).is_some_and(|(first, _)| !item.may_share(first))
+        let BatchPolicy::Dynamic { shapes, .. } = &self.policy else { return false };
+        self.watch.is_some() && self.queue.get(0).is_some_and(|(first, _)| !shapes.allow(item, first))
     }
 
     /// Whether whoever waits has something to do after a request came.
@@ -219,13 +219,13 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
                 self.queue.sweep(now, 1, removed);
                 (usize::from(!self.queue.is_empty()), None)
             }
-            BatchPolicy::Dynamic { preferred, max_batch_size, max_queue_delay, shapes_vary } => {
+            BatchPolicy::Dynamic { preferred, max_batch_size, max_queue_delay, shapes } => {
                 self.queue.sweep(now, *max_batch_size as usize, removed);
                 let form = Form {
                     preferred,
                     max_batch_size: u64::from(*max_batch_size),
                     max_queue_delay: *max_queue_delay,
-                    shapes_vary: *shapes_vary,
+                    shapes,
                 };
                 form.at(&self.queue, now)
             }
@@ -248,7 +248,7 @@ struct Form<'a> {
     preferred: &'a [u32],
     max_batch_size: u64,
     max_queue_delay: Duration,
-    shapes_vary: bool,
+    shapes: &'a SharedShapes,
 }
 
 impl Form<'_> {
@@ -264,7 +264,7 @@ impl Form<'_> {
                 if with_item > largest && best == 0 {
                     best = count;
                 }
-                if with_item > self.max_batch_size || (self.shapes_vary && !item.may_share(first)) {
+                if with_item > self.max_batch_size || !self.shapes.allow(item, first) {
                     is_closed = true;
                     break;
                 }

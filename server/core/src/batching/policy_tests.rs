@@ -6,6 +6,7 @@ use super::{
     super::levels::{DEFAULT_TOTAL_LIMIT, LevelPolicy, TimeoutAction},
     *,
 };
+use crate::tensor::Name;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
@@ -22,7 +23,7 @@ impl Item for Row {
     fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
-    fn may_share(&self, other: &Self) -> bool {
+    fn may_share(&self, other: &Self, _ragged: &[Name]) -> bool {
         self.shape == other.shape
     }
 }
@@ -41,7 +42,7 @@ fn dynamic(preferred: &[u32], max_batch_size: u32, delay_us: u64) -> Settings {
             preferred: preferred.to_vec(),
             max_batch_size,
             max_queue_delay: us(delay_us),
-            shapes_vary: true,
+            shapes: SharedShapes::AllBut(Box::default()),
         },
         levels: Levels::default(),
         preserve_ordering: false,
@@ -159,8 +160,8 @@ fn a_model_without_batching_runs_request_by_request() {
 #[test]
 fn who_waits_is_woken_only_for_a_reason() {
     let mut settings = dynamic(&[4, 8], 8, 100);
-    if let BatchPolicy::Dynamic { shapes_vary, .. } = &mut settings.batching {
-        *shapes_vary = false;
+    if let BatchPolicy::Dynamic { shapes, .. } = &mut settings.batching {
+        *shapes = SharedShapes::Fixed;
     }
     let mut bench = Bench::new(&settings);
     assert!(bench.push_at(0, row(0)), "nobody waits yet");

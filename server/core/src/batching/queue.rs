@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::levels::{Levels, TimeoutAction};
+use crate::tensor::Name;
 
 /// What a queue must know of the things in it.
 pub trait Item {
@@ -16,8 +17,8 @@ pub trait Item {
     fn rows(&self) -> u32;
     /// Whether nobody waits for it any more.
     fn is_abandoned(&self) -> bool;
-    /// Whether it may run in one batch with `other`: equal where the model's shapes are variable.
-    fn may_share(&self, other: &Self) -> bool;
+    /// Whether it may run in one batch with `other`: equal where the model's shapes are variable, `ragged` inputs aside.
+    fn may_share(&self, other: &Self, ragged: &[Name]) -> bool;
 }
 
 /// Why a request left the queue without running.

@@ -35,27 +35,30 @@ const UNSUPPORTED: [&str; 26] = [
     "model_metrics",
 ];
 
-/// The paths of fields that are set and have no effect yet, e.g. `instance_group[1].passive`, in schema order.
-pub fn unsupported_fields(config: &ModelConfig) -> Vec<String> {
+/// The paths of fields that are set and have no effect yet, e.g. `instance_group[1].passive`, in schema order. `by_backend`
+/// are schema paths that the model's backend acts on.
+pub fn unsupported_fields(config: &ModelConfig, by_backend: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
-    visit(&reflect::to_dynamic(config), "", "", &mut found);
+    visit(&reflect::to_dynamic(config), "", "", by_backend, &mut found);
     found
 }
 
 /// `schema_path` names the field in the list above, `path` names it in this configuration.
-fn visit(message: &DynamicMessage, schema_path: &str, path: &str, found: &mut Vec<String>) {
+fn visit(message: &DynamicMessage, schema_path: &str, path: &str, by_backend: &[&str], found: &mut Vec<String>) {
     for field in reflect::declared_fields(message).into_iter().filter(|field| message.has_field(field)) {
         let (schema_path, path) = (join(schema_path, field.name()), join(path, field.name()));
         if UNSUPPORTED.contains(&schema_path.as_str()) {
-            found.push(path);
+            if !by_backend.contains(&schema_path.as_str()) {
+                found.push(path);
+            }
             continue;
         }
         match &*message.get_field(&field) {
-            Value::Message(inner) => visit(inner, &schema_path, &path, found),
+            Value::Message(inner) => visit(inner, &schema_path, &path, by_backend, found),
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     if let Value::Message(inner) = item {
-                        visit(inner, &schema_path, &format!("{path}[{index}]"), found);
+                        visit(inner, &schema_path, &format!("{path}[{index}]"), by_backend, found);
                     }
                 }
             }
@@ -64,7 +67,7 @@ fn visit(message: &DynamicMessage, schema_path: &str, path: &str, found: &mut Ve
                 entries.sort_by(|a, b| a.0.cmp(b.0));
                 for (key, item) in entries {
                     if let (MapKey::String(key), Value::Message(inner)) = (key, item) {
-                        visit(inner, &schema_path, &format!("{path}[{key:?}]"), found);
+                        visit(inner, &schema_path, &format!("{path}[{key:?}]"), by_backend, found);
                     }
                 }
             }
@@ -104,7 +107,7 @@ mod tests {
              sequence_batching { direct { } }",
         );
         assert_eq!(
-            unsupported_fields(&config.unwrap()),
+            unsupported_fields(&config.unwrap(), &[]),
             [
                 "input[1].allow_ragged_batch",
                 "optimization.cuda",
@@ -113,6 +116,16 @@ mod tests {
                 "instance_group[1].passive",
                 "response_cache.enable",
             ]
+        );
+    }
+
+    #[test]
+    fn what_the_backend_acts_on_is_not_named() {
+        let config =
+            from_text("input { allow_ragged_batch: true is_shape_tensor: true } model_operations { }").unwrap();
+        assert_eq!(
+            unsupported_fields(&config, &["input.allow_ragged_batch", "model_operations"]),
+            ["input[0].is_shape_tensor"]
         );
     }
 
@@ -126,6 +139,6 @@ mod tests {
         )
         .unwrap();
         normalize(&mut config, &Machine { gpus: 1 });
-        assert_eq!(unsupported_fields(&config), Vec::<String>::new());
+        assert_eq!(unsupported_fields(&config, &[]), Vec::<String>::new());
     }
 }
