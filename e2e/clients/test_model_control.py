@@ -58,7 +58,8 @@ REASONS = {
     "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,4,4])",
     "other_name": "unexpected inference input 'WRONG', allowed inputs are: INPUT0",
     "other_count": "unable to load model 'other_count', configuration expects 2 inputs, model provides 1",
-    "cannot_batch": "model 'cannot_batch': model does not support batching while non-zero max_batch_size is specified",
+    "cannot_batch": "model 'cannot_batch', tensor 'INPUT0': for the model to support batching the shape should have at least 1 dimension and the "
+    "first dimension must be -1; but shape expected by the model is [2,3]",
     "no_such_backend": "unable to find backend library for backend 'nosuchbackend', try specifying runtime on the model configuration.",
 }
 
