@@ -1,4 +1,4 @@
-"""Bodies that are too large, again and again: the one who sends them is refused, and nobody else notices."""
+"""Bodies and heads that are too large, again and again: the one who sends them is refused, and nobody else notices."""
 
 import json
 import select
@@ -7,6 +7,7 @@ import threading
 
 import make
 import pytest
+import requests
 
 from serving import Server, scaled, until
 from talking import PROTOCOLS, add_one, connect
@@ -117,3 +118,15 @@ def test_an_announced_length_beyond_the_limit_is_refused_before_the_body_is_sent
     head, body = said.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 400 "), said
     assert str(UPLOAD) in json.loads(body)["error"] and "--http-max-input-size" in json.loads(body)["error"], said
+
+
+@pytest.mark.parametrize("count", (90, 120, 500))
+def test_many_header_fields_are_no_reason_to_refuse(server, count):
+    fields = {f"x-{number}": "1" for number in range(count)}
+    answer = requests.get(f"http://{server.url}/v2/models/versions", headers=fields)
+    assert (answer.status_code, answer.json()["name"]) == (200, "versions")
+
+
+def test_a_head_beyond_every_limit_is_refused_in_words(server):
+    answer = requests.get(f"http://{server.url}/v2", headers={f"x-{number}": "x" * 4000 for number in range(1000)})
+    assert answer.status_code == 431 and answer.json()["error"], answer.content

@@ -93,13 +93,6 @@ for scene, case in ((INFER, "inputs in the other order"), (INFER, "outputs in th
 
 # === looking up ===
 
-for case, which in (
-    ("an unknown model", "'nosuch' is not found"),
-    ("an unknown version", "'single' version 9 is not found"),
-    ("a version not served", "'versions_specific' version 2 is not found"),
-    ("version zero", "'single' version 0 is not found"),
-):
-    http("resources", f"ready of {case}", 404, f"Request for unknown model: {which}", NEWER)
 http("resources", "index, ready of a wrong type", 400, "Invalid value for 'ready': expected a boolean", NEWER)
 DIFFERENCES["resources", "a percent in the name"] = (
     {
@@ -116,8 +109,6 @@ rpc("resources", "a message that is none", "INTERNAL", Begins("failed to decode 
 
 # === model control ===
 
-http("control", "ready of a model not loaded", 404, "Request for unknown model: 'single' is not found", NEWER)
-http("control", "model ready after unloading", 404, "Request for unknown model: 'single' has no available versions", NEWER)
 http("control", "load a blank name", 400, "Model name cannot be empty. Please enter a valid name to deploy.", NEWER)
 rpc("control", "load without a name", "INVALID_ARGUMENT", "Model name cannot be empty. Please enter a valid name to deploy.", NEWER)
 http("control", "load dots", 400, "invalid model name '..', model name must not contain path traversal characters", NEWER)
@@ -153,10 +144,7 @@ http("control", "load wrong_versions", 400, no_version, NEWER)
 for model in (*UNREADABLE, *WRONG, "wrong_name"):
     http("control", f"infer on {model}", 404, f"Request for unknown model: '{model}' has no available versions", CONFIG_ERRORS_KNOWN)
 http("control", "infer on wrong_versions", 404, "Request for unknown model: 'wrong_versions' has no available versions", NEWER)
-NOT_LOADED = ("bad_dims", "bad_reshape", "no_data_type", "no_dims", "no_input_name", "gpu_group", "cpu_group_gpus", "model_group_gpus", "no_version")
-for model in (*UNREADABLE, *WRONG, *NOT_LOADED, "wrong_name", "wrong_versions", "policy_unmet", "no_backend"):
-    http("control", f"ready of {model}", 404, f"Request for unknown model: '{model}' has no available versions", NEWER)
-http("broken_start", "ready of a broken model", 404, "Request for unknown model: 'gpu_group' has no available versions", NEWER)
+http("control", "ready of wrong_versions", 400, "Model version not ready", NEWER)
 for scene, case in (("control", "index after failed loads"), ("broken_start", "index")):
     SILENT[scene, case] = CONFIG_ERRORS_KNOWN  # the reasons themselves are compared where the models are loaded
 
