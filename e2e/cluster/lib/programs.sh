@@ -21,5 +21,14 @@ build_programs() {
 }
 
 go_build() { # MODULE LDFLAGS NAME PACKAGE
-    (cd "$here/programs/$1" && CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags "$2" -o "$programs/$3" "$4")
+    local log builder waited=0
+    log=$(mktemp)
+    (cd "$here/programs/$1" && CGO_ENABLED=0 exec go build -v -mod=mod -trimpath -ldflags "$2" -o "$programs/$3" "$4") 2>"$log" &
+    builder=$!
+    while kill -0 "$builder" 2>/dev/null; do
+        sleep 1
+        [ $((++waited % 60)) != 0 ] || say "building $3: $(wc -l <"$log") packages after $((waited / 60)) min"
+    done
+    wait "$builder" || { cat "$log" >&2; rm -f "$log"; die "$3 was not built"; }
+    rm -f "$log"
 }
