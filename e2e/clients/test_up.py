@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import http.server
 import io
+import json
 import os
 import signal
 import socket
@@ -141,6 +142,29 @@ def test_the_digits_sample_recognises_a_digit():
 def test_the_sample_holds_the_model_that_is_committed():
     text = (SAMPLE / "configmap.yaml").read_text()
     assert base64.b64decode(text.split("model.onnx: |", 1)[1]) == (SAMPLE / "model.onnx").read_bytes()
+
+
+def test_a_folder_made_for_a_cluster_is_brought_up_as_it_is(tmp_path):
+    meta = {"resourceVersion": "7", "uid": "3a", "managedFields": [{"manager": "kubectl"}]}
+    files = {
+        "model.onnx": base64.b64encode(graphs.add(1).SerializeToString()).decode(),
+        "config.pbtxt": base64.b64encode(b"instance_group { kind: KIND_GPU }").decode(),
+    }
+    server = {"apiVersion": "triton-operator.dev/v1alpha1", "kind": "TritonServer", "metadata": {"name": "test", **meta}, "spec": {"server": {"exitTimeout": "10s", "drainDelay": "0s"}, "nodeSelector": None}}
+    maps = {"apiVersion": "v1", "kind": "ConfigMapList", "items": [{"metadata": {"name": "files", **meta}, "binaryData": files}]}
+    listed = {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": [server, maps]}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "stringData": {"token": "sesame"}}
+    (tmp_path / "all.json").write_text(json.dumps(listed, indent="\t") + json.dumps(secret))
+    (tmp_path / "kustomization.yaml").write_text("resources: [all.json]\n")
+    (tmp_path / "ml.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: ml}\n" + model("plus", "configMap: {name: files}", "versions:\npriority: ~\n"))
+    with Up(tmp_path) as up:
+        up.wait_for("Namespace ml")
+        assert "Kustomization" in up.said()
+        up.wait_for("Ready: ")
+        client = connect("http", up)
+        assert add_one("http", client, "plus") == 1
+        kinds = {group["kind"] for group in client.get_model_config("plus")["instance_group"]}
+        assert kinds == {"KIND_GPU" if Path("/dev/nvidia0").exists() else "KIND_CPU"}
 
 
 def test_an_edited_file_is_applied(file):
