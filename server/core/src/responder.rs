@@ -255,7 +255,7 @@ mod tests {
     fn several_replies_keep_their_order() {
         let (mut responder, mut replies) = reply_slot();
         for index in 0..3 {
-            let parameters = vec![("index".into(), crate::request::Parameter::Int(index))];
+            let parameters = vec![("index".into(), crate::request::Parameter::Int(index))].into();
             responder.send(Outputs { parameters, ..Outputs::default() }).unwrap();
         }
         responder.finish_empty();

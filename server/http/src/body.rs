@@ -1,6 +1,8 @@
 //! Bodies: of requests, read without a copy where they come in one piece and never beyond their limit; of responses, in
 //! the few forms there are.
 
+mod chunk;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -8,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{
     HeaderMap, HeaderValue, Response,
     header::{CONNECTION, EXPECT},
@@ -23,6 +25,7 @@ use server_core::{
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
+pub(crate) use self::chunk::Chunk;
 use crate::{connection::Activity, held::Received, limits::BodyLimit};
 
 /// Most memory allocated for a declared length; beyond, it grows as the bytes arrive. Units: bytes.
@@ -177,7 +180,7 @@ impl Drop for Events {
 /// A response's body.
 pub(crate) enum Body {
     /// Known bytes, in pieces. The common answer has one.
-    Pieces(SmallVec<[Bytes; 2]>),
+    Pieces(SmallVec<[Chunk; 2]>),
     /// Server-sent events.
     Events(Events),
 }
@@ -189,26 +192,22 @@ impl Body {
 }
 
 impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::from(Bytes::from(bytes))
-    }
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Self::Pieces(if bytes.is_empty() { SmallVec::new() } else { smallvec::smallvec![bytes] })
+    fn from(text: Vec<u8>) -> Self {
+        Self::Pieces(if text.is_empty() { SmallVec::new() } else { smallvec::smallvec![text.into()] })
     }
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, Self::Error>>> {
         match self.get_mut() {
             Self::Pieces(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Pieces(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0))))),
-            Self::Events(events) => (events.next)(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => {
+                (events.next)(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes.into()))))
+            }
         }
     }
 
@@ -221,7 +220,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Pieces(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Pieces(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.remaining() as u64).sum()),
             Self::Events(_) => SizeHint::default(),
         }
     }

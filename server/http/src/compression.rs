@@ -110,15 +110,19 @@ fn inflate<D: Read>(decoder: impl FnOnce(Cursor<Bytes>) -> D, body: Received, ma
 }
 
 /// Compresses a body. Nothing can go wrong: it is written to memory.
-pub(crate) fn compress(pieces: &[Bytes], encoding: Encoding) -> Bytes {
-    fn write<W: Write>(mut encoder: W, pieces: &[Bytes], finish: impl FnOnce(W) -> std::io::Result<Vec<u8>>) -> Bytes {
+pub(crate) fn compress(pieces: &[impl AsRef<[u8]>], encoding: Encoding) -> Vec<u8> {
+    fn write<W: Write>(
+        mut encoder: W,
+        pieces: &[impl AsRef<[u8]>],
+        finish: impl FnOnce(W) -> std::io::Result<Vec<u8>>,
+    ) -> Vec<u8> {
         for piece in pieces {
-            encoder.write_all(piece).expect("a Vec takes everything");
+            encoder.write_all(piece.as_ref()).expect("a Vec takes everything");
         }
-        finish(encoder).expect("a Vec takes everything").into()
+        finish(encoder).expect("a Vec takes everything")
     }
     match encoding {
-        Encoding::Identity => pieces.concat().into(),
+        Encoding::Identity => write(Vec::new(), pieces, Ok),
         Encoding::Gzip => write(GzEncoder::new(Vec::new(), Compression::fast()), pieces, GzEncoder::finish),
         Encoding::Deflate => write(ZlibEncoder::new(Vec::new(), Compression::fast()), pieces, ZlibEncoder::finish),
     }
@@ -132,7 +136,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn decompress(body: Bytes, encoding: Encoding, max_size: usize) -> Result<Bytes> {
+    pub(crate) fn decompress(body: impl Into<Bytes>, encoding: Encoding, max_size: usize) -> Result<Bytes> {
+        let body = body.into();
         let budget = Arc::new(ByteBudget::new(4 << 20));
         let reservation = budget.reserve(body.len()).unwrap();
         let received = super::decompress(Received { bytes: body, reservation }, encoding, max_size)?;

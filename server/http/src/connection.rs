@@ -13,6 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{StatusCode, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -84,15 +85,11 @@ impl Activity {
         self.phase.store(BETWEEN, Relaxed);
     }
 
-    /// The connection has done all it could: a response is written unless the socket is full. Whether that makes the end
-    /// of a half-closed connection visible.
-    pub(crate) fn note_written(&self) -> bool {
-        let is_written = self.phase.load(Relaxed) == BETWEEN && !self.is_write_blocked.load(Relaxed);
-        if !is_written || !self.is_writing.load(Relaxed) {
-            return false;
+    /// The connection has done all it could: a response that was handed over is written, unless the socket is full.
+    pub(crate) fn note_written(&self) {
+        if self.phase.load(Relaxed) == BETWEEN && !self.is_write_blocked.load(Relaxed) {
+            self.is_writing.store(false, Relaxed);
         }
-        self.is_writing.store(false, Relaxed);
-        self.is_half_closed()
     }
 
     /// Whether the client has ended its side while a request ran.
@@ -111,14 +108,19 @@ impl Activity {
         self.wants_probe.store(is_running && self.may_probe.load(Relaxed), Relaxed);
     }
 
+    /// Forgets the response that was not sent: its request is read again.
+    pub(crate) fn forget_suppressed(&self) {
+        self.suppressed_status.store(0, Relaxed);
+    }
+
     /// The status of a response of hyper's own that was not sent.
     pub(crate) fn suppressed_status(&self) -> Option<StatusCode> {
         StatusCode::from_u16(self.suppressed_status.load(Relaxed)).ok()
     }
 
-    /// Whether the end of the client's side is kept from hyper, which would drop the response.
-    fn is_response_due(&self) -> bool {
-        matches!(self.phase.load(Relaxed), RUNNING | STREAMING) || self.is_writing()
+    /// Whether a request runs, so that the client's side of the connection is watched for its end.
+    fn is_running(&self) -> bool {
+        matches!(self.phase.load(Relaxed), RUNNING | STREAMING)
     }
 
     /// Keeps a response that hyper writes without a request: it has no body. Its status is remembered.
@@ -190,17 +192,36 @@ impl StallDetector {
 #[derive(Debug)]
 pub(crate) struct MonitoredStream {
     stream: TcpStream,
+    /// What was read from it before, to be read again.
+    unread: Bytes,
     activity: Arc<Activity>,
 }
 
 impl MonitoredStream {
-    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+    /// `unread` is read before what comes from the socket.
+    pub(crate) fn new(stream: TcpStream, unread: Bytes, activity: Arc<Activity>) -> Self {
+        Self { stream, unread, activity }
     }
 
     /// The socket.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.stream
+    }
+
+    /// Looks for the end of the client's side while a request runs, when hyper does not read.
+    ///
+    /// Errors: the connection is reset.
+    fn watch(&self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.activity.is_half_closed() {
+            return self.check_half_closed();
+        }
+        let mut byte = [0];
+        if let Poll::Ready(count) = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte))
+            && count? == 0
+        {
+            self.activity.is_half_closed.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether a half-closed connection has ended for good. Probes it first if that is due.
@@ -226,17 +247,14 @@ impl AsyncRead for MonitoredStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.activity.is_half_closed() && self.activity.is_response_due() {
-            return self.check_half_closed().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending);
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let count = buffer.filled().len() - before;
-        if count == 0 && matches!(outcome, Poll::Ready(Ok(()))) && self.activity.is_response_due() {
-            self.activity.is_half_closed.store(true, Relaxed);
-            return Poll::Pending; // the driver polls again: it sees the flag
-        }
-        self.activity.bytes_in.fetch_add(count as u64, Relaxed);
+        self.activity.bytes_in.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
         outcome
     }
 }
@@ -268,7 +286,11 @@ impl AsyncWrite for MonitoredStream {
         self.stream.is_write_vectored()
     }
 
+    /// Called by hyper at the end of each round, also if there is nothing to flush.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_running() {
+            self.watch(context)?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

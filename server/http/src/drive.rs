@@ -10,8 +10,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::CONNECTION};
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    server::conn::http1::{self, Parts},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -70,12 +74,13 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(MonitoredStream::new(stream, activity.clone()));
-    let mut connection = http1::Builder::new()
-        .auto_date_header(false) // Triton sends none
-        .max_header_size(MAX_HEAD)
-        .max_headers(MAX_HEADER_FIELDS)
-        .serve_connection(io, service);
+    let mut http = http1::Builder::new();
+    http.auto_date_header(false) // Triton sends none
+        .half_close(true)
+        .max_header_size(MAX_HEAD);
+    let io = MonitoredStream::new(stream, Bytes::new(), activity.clone());
+    let mut connection = http.serve_connection(TokioIo::new(io), service);
+    let mut takes_many_fields = false;
 
     let mut has_stopped = stop.clone();
     let mut has_stopped = pin!(has_stopped.changed());
@@ -86,59 +91,74 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
     let mut is_first = true;
     // The stop signal and the timer are polled only when they may be ready, not on every wake-up of a busy connection:
     // both keep the waker of the first poll, and a task's waker stays the same.
-    let outcome = poll_fn(|context| {
-        loop {
-            if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(context) {
-                return Poll::Ready(outcome.map_err(Some));
-            }
-            // what could be written is written: the end of the client's side may be seen again
-            let mut is_done = !activity.note_written();
-            if !is_stopping
-                && (is_first || stop.has_changed().unwrap_or(true))
-                && has_stopped.as_mut().poll(context).is_ready()
-            {
-                is_stopping = true;
-                Pin::new(&mut connection).graceful_shutdown();
-                next_check.as_mut().reset(Instant::now() + STOPPING_STALL_INTERVAL);
-                is_first = true;
-                is_done = false;
-            }
-            if activity.is_half_closed() && half_closed == HalfClosed::No {
-                half_closed = HalfClosed::Probe;
-                next_check.as_mut().reset(Instant::now() + FIRST_PROBE);
-                is_first = true;
-            }
-            if is_first || next_check.is_elapsed() {
-                while next_check.as_mut().poll(context).is_ready() {
-                    let interval = match half_closed.next(&activity) {
-                        Some(interval) => {
-                            is_done = false; // the connection is polled to see what the probe has brought
-                            interval
-                        }
-                        None if stalls.is_stalled(&activity) => {
-                            debug!("a connection is closed because its client has stalled");
-                            return Poll::Ready(Err(None));
-                        }
-                        None if is_stopping => STOPPING_STALL_INTERVAL,
-                        None => STALL_INTERVAL,
-                    };
-                    next_check.as_mut().reset(Instant::now() + interval);
+    loop {
+        let outcome = poll_fn(|context| {
+            loop {
+                if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(context) {
+                    return Poll::Ready(outcome.map_err(Some));
+                }
+                activity.note_written();
+                let mut is_done = true;
+                if !is_stopping
+                    && (is_first || stop.has_changed().unwrap_or(true))
+                    && has_stopped.as_mut().poll(context).is_ready()
+                {
+                    is_stopping = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                    next_check.as_mut().reset(Instant::now() + STOPPING_STALL_INTERVAL);
+                    is_first = true;
+                    is_done = false;
+                }
+                if activity.is_half_closed() && half_closed == HalfClosed::No {
+                    half_closed = HalfClosed::Probe;
+                    next_check.as_mut().reset(Instant::now() + FIRST_PROBE);
+                    is_first = true;
+                }
+                if is_first || next_check.is_elapsed() {
+                    while next_check.as_mut().poll(context).is_ready() {
+                        let interval = match half_closed.next(&activity) {
+                            Some(interval) => {
+                                is_done = false; // the connection is polled to see what the probe has brought
+                                interval
+                            }
+                            None if stalls.is_stalled(&activity) => {
+                                debug!("a connection is closed because its client has stalled");
+                                return Poll::Ready(Err(None));
+                            }
+                            None if is_stopping => STOPPING_STALL_INTERVAL,
+                            None => STALL_INTERVAL,
+                        };
+                        next_check.as_mut().reset(Instant::now() + interval);
+                    }
+                }
+                is_first = false;
+                if is_done {
+                    return Poll::Pending;
                 }
             }
-            is_first = false;
-            if is_done {
-                return Poll::Pending;
-            }
+        })
+        .await;
+        let Err(Some(error)) = outcome else { return };
+        debug!(%error, "a connection ended early");
+        // hyper answers HTTP/2 with nothing at all
+        let is_unanswered = error.is_parse() && !activity.is_writing();
+        let status = activity.suppressed_status().or(is_unanswered.then_some(StatusCode::BAD_REQUEST));
+        let Some(status) = status else { return };
+        let Parts { io, read_buf, service, .. } = connection.into_parts();
+        let stream = io.into_inner().into_inner();
+        if takes_many_fields || status != StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
+            _ = timeout(LAST_RESPONSE_TIME, refuse(stream, status, &error)).await;
+            return;
         }
-    })
-    .await;
-    let Err(Some(error)) = outcome else { return };
-    debug!(%error, "a connection ended early");
-    // hyper answers HTTP/2 with nothing at all
-    let is_unanswered = error.is_parse() && !activity.is_writing();
-    if let Some(status) = activity.suppressed_status().or(is_unanswered.then_some(StatusCode::BAD_REQUEST)) {
-        let stream = connection.into_parts().io.into_inner().into_inner();
-        _ = timeout(LAST_RESPONSE_TIME, refuse(stream, status, &error)).await;
+        // room for many header fields costs each request two allocations: only connections that need it have it
+        takes_many_fields = true;
+        activity.forget_suppressed();
+        let io = MonitoredStream::new(stream, read_buf, activity.clone());
+        connection = http.max_headers(MAX_HEADER_FIELDS).serve_connection(TokioIo::new(io), service);
+        if is_stopping {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        is_first = true;
     }
 }
 

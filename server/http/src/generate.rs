@@ -184,7 +184,7 @@ fn flat_text(response: &InferResponse) -> Result<Vec<u8>> {
         push_name(&mut out, "id");
         push_string(&mut out, response.id.as_bytes());
     }
-    for (name, value) in &response.parameters {
+    for (name, value) in &*response.parameters {
         push_name(&mut out, name);
         push_parameter(&mut out, value);
     }
@@ -235,7 +235,7 @@ mod tests {
             model_name: "m".into(),
             model_version: 1,
             id: "7".into(),
-            parameters: vec![("final".into(), Parameter::Bool(false))],
+            parameters: vec![("final".into(), Parameter::Bool(false))].into(),
             outputs: smallvec::smallvec![output("text", &[1, 1], &["hi"]), output("words", &[2], &["a", "b"])],
         };
         let text = String::from_utf8(flat_text(&response).unwrap()).unwrap();

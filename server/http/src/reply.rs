@@ -1,6 +1,5 @@
 //! Responses that several handlers give.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 
 use crate::body::Body;
@@ -12,7 +11,7 @@ pub(crate) fn empty() -> Response<Body> {
 
 /// Status 200 with a JSON body.
 pub(crate) fn json(text: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::from(text)));
+    let mut response = Response::new(Body::from(text));
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -12,7 +12,7 @@ use server_core::{
     completion::Marks,
     error::{Error, Result},
     request::{Parameter, Parameters},
-    response::Outputs,
+    response::{Outputs, ResponseParameters},
     tensor::{Shape, Tensor, element_count, shape_text},
 };
 
@@ -23,17 +23,18 @@ pub(super) struct IdentityInstance {
     pairs: Vec<Pair>,
     batches: bool,
     delay: Duration,
+    parameters: ResponseParameters,
 }
 
 impl IdentityInstance {
     /// `delay` is the time one execution takes.
     pub(super) fn new(pairs: Vec<Pair>, batches: bool, delay: Duration) -> Self {
-        Self { pairs, batches, delay }
+        Self { pairs, batches, delay, parameters: parameters().into() }
     }
 
     fn answer(&self, pending: &Pending) -> Result<Outputs> {
         let wanted = &pending.request.outputs;
-        let mut outputs = Outputs { parameters: parameters(), ..Outputs::default() };
+        let mut outputs = Outputs { parameters: self.parameters.clone(), ..Outputs::default() };
         for pair in &self.pairs {
             if wanted.is_empty() || wanted.iter().any(|output| output.name == pair.output) {
                 outputs.tensors.push(self.output(pair, pending)?);

@@ -75,7 +75,7 @@ fn responses_carry_the_parameters_clients_try_out() {
         ("param2".to_owned(), Parameter::Bool(false)),
         ("param3".to_owned(), Parameter::Double(123.123)),
     ];
-    assert_eq!(outputs.parameters, expect);
+    assert_eq!(*outputs.parameters, expect);
 }
 
 #[test]

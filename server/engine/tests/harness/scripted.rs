@@ -210,7 +210,7 @@ impl ScriptedInstance {
                 ..pending.request.clone()
             })?;
             let response = wait_for(&mut *responses).ok_or_else(|| Error::internal("no response"))??;
-            Ok(Outputs { tensors: response.outputs, parameters: Vec::new() })
+            Ok(Outputs { tensors: response.outputs, parameters: Default::default() })
         };
         let replies = batch.pending().iter().map(ask).collect();
         let marks = Marks::at(batch.start(), Instant::now());
@@ -223,7 +223,7 @@ fn echo(request: &InferRequest) -> Outputs {
     for tensor in &mut tensors {
         tensor.name = tensor.name.replace("INPUT", "OUTPUT").into();
     }
-    Outputs { tensors, parameters: Vec::new() }
+    Outputs { tensors, parameters: Default::default() }
 }
 
 fn answer_often(batch: Batch, times: usize) {

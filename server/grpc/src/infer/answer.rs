@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use server_core::{
     error::{Error, Result},
-    request::{Parameter, Parameters},
+    request::Parameter,
     response::InferResponse,
 };
 use server_proto::inference::{
@@ -39,7 +39,7 @@ pub(crate) fn message(response: InferResponse, max_bytes: usize) -> Result<Model
         model_name: response.model_name.as_ref().to_owned(),
         model_version: response.model_version.to_string(),
         id: response.id,
-        parameters: parameters(response.parameters),
+        parameters: parameters(&response.parameters),
         outputs,
         raw_output_contents,
     };
@@ -55,8 +55,8 @@ pub(crate) fn message(response: InferResponse, max_bytes: usize) -> Result<Model
     Ok(message)
 }
 
-fn parameters(parameters: Parameters) -> BTreeMap<String, InferParameter> {
-    parameters.into_iter().map(|(key, value)| (key, parameter(value))).collect()
+fn parameters(parameters: &[(String, Parameter)]) -> BTreeMap<String, InferParameter> {
+    parameters.iter().map(|(key, value)| (key.clone(), parameter(value.clone()))).collect()
 }
 
 /// One parameter of a response.
@@ -95,7 +95,8 @@ mod tests {
                 ("i".into(), Parameter::Int(-1)),
                 ("s".into(), Parameter::String("text".into())),
                 ("u".into(), Parameter::Uint(u64::MAX)),
-            ],
+            ]
+            .into(),
             outputs: [tensor("x", DataType::Uint8, &[1, -1], bytes), tensor("y", DataType::Bytes, &[0], Bytes::new())]
                 .into_iter()
                 .collect(),

@@ -138,7 +138,7 @@ mod tests {
             model_name: "m".into(),
             model_version: 1,
             id: String::new(),
-            parameters: vec![],
+            parameters: Default::default(),
             outputs: [tensor("x"), tensor("y")].into_iter().collect(),
         };
         classes.apply(&model(), &mut response).unwrap();

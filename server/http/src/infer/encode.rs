@@ -44,7 +44,7 @@ pub(super) fn write(
     let outputs = &response.outputs;
     let mut rendered = render(response, |position| options.is_binary(position, &outputs[position].name))?;
     if encoding != Encoding::Identity {
-        rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, encoding)];
+        rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, encoding).into()];
     }
     Ok(Reply { rendered, encoding })
 }
@@ -73,7 +73,9 @@ impl Reply {
         match self.rendered.json_length {
             Some(length) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-                headers.insert(&HEADER_LENGTH, HeaderValue::from(length));
+                let length =
+                    HeaderValue::from_str(itoa::Buffer::new().format(length)).expect("digits are a header value");
+                headers.insert(&HEADER_LENGTH, length);
             }
             None => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -122,7 +124,7 @@ mod tests {
             model_name: "m".into(),
             model_version: 1,
             id: String::new(),
-            parameters: vec![],
+            parameters: Default::default(),
             outputs: smallvec::smallvec![output("A"), output("B")],
         };
         let options = OutputOptions { is_binary_by_default: false, named };
@@ -130,7 +132,7 @@ mod tests {
     }
 
     fn text(reply: &Reply) -> String {
-        String::from_utf8(reply.rendered.pieces.concat()).unwrap()
+        reply.rendered.pieces.iter().map(|piece| std::str::from_utf8(piece.as_ref()).unwrap()).collect()
     }
 
     #[test]
@@ -158,7 +160,8 @@ mod tests {
         let plain = text(&reply(SmallVec::new(), Encoding::Identity));
         let reply = reply(SmallVec::new(), Encoding::Gzip);
         let body =
-            crate::compression::tests::decompress(reply.rendered.pieces[0].clone(), Encoding::Gzip, 1 << 20).unwrap();
+            crate::compression::tests::decompress(reply.rendered.pieces[0].as_ref().to_vec(), Encoding::Gzip, 1 << 20)
+                .unwrap();
         assert_eq!(body, plain);
         let response = reply.into_response(HeaderMap::new());
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");

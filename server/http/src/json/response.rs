@@ -1,16 +1,16 @@
 //! The answer to an inference request as bytes: JSON, and behind it the outputs that go out as binary data.
 
-use bytes::Bytes;
 use server_core::{
     buffer::Buffer,
     error::{Error, Result},
-    request::Parameters,
+    request::Parameter,
     response::InferResponse,
     tensor::Tensor,
 };
 use smallvec::SmallVec;
 
 use super::writer::{push_elements, push_parameter, push_string, push_whole};
+use crate::body::Chunk;
 
 /// Binary data up to this length, all outputs together, is copied behind the JSON: one write is cheaper than a copy.
 const INLINE_LIMIT: usize = 16 * 1024;
@@ -19,7 +19,7 @@ const INLINE_LIMIT: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Rendered {
     /// The body, in pieces to be sent one after the other.
-    pub(crate) pieces: SmallVec<[Bytes; 2]>,
+    pub(crate) pieces: SmallVec<[Chunk; 2]>,
     /// Length of the JSON, if binary data follows.
     pub(crate) json_length: Option<usize>,
 }
@@ -64,11 +64,11 @@ pub(crate) fn render(response: &InferResponse, is_binary: impl Fn(usize) -> bool
         for data in binaries() {
             out.extend_from_slice(data.as_host().ok_or_else(not_on_host)?);
         }
-        pieces.push(Bytes::from(out));
+        pieces.push(out.into());
     } else {
-        pieces.push(Bytes::from(out));
+        pieces.push(out.into());
         for data in binaries().filter(|data| !data.is_empty()) {
-            pieces.push(data.clone().into_host().ok_or_else(not_on_host)?);
+            pieces.push(data.clone().into_host().ok_or_else(not_on_host)?.into());
         }
     }
     Ok(Rendered { pieces, json_length: (binary_length > 0).then_some(json_length) })
@@ -98,7 +98,7 @@ fn push_output(out: &mut Vec<u8>, output: &Tensor, is_binary: bool) -> Result<()
     Ok(())
 }
 
-fn push_parameters(out: &mut Vec<u8>, parameters: &Parameters) {
+fn push_parameters(out: &mut Vec<u8>, parameters: &[(String, Parameter)]) {
     out.push(b'{');
     for (index, (name, value)) in parameters.iter().enumerate() {
         if index > 0 {
@@ -118,7 +118,8 @@ fn not_on_host() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use server_core::{request::Parameter, tensor::DataType};
+    use bytes::Bytes;
+    use server_core::tensor::DataType;
 
     use super::*;
 
@@ -127,7 +128,7 @@ mod tests {
             model_name: "m".into(),
             model_version: 3,
             id: String::new(),
-            parameters: vec![],
+            parameters: Default::default(),
             outputs: outputs.into(),
         }
     }
@@ -142,14 +143,14 @@ mod tests {
     }
 
     fn text(rendered: &Rendered) -> String {
-        rendered.pieces.iter().map(|piece| String::from_utf8(piece.to_vec()).unwrap()).collect()
+        rendered.pieces.iter().map(|piece| String::from_utf8(piece.as_ref().to_vec()).unwrap()).collect()
     }
 
     #[test]
     fn keys_stand_in_tritons_order() {
         let mut response = response(vec![bytes("A", vec![1, 2]), bytes("B", vec![])]);
         response.id = "i\"d".into();
-        response.parameters = vec![("n".into(), Parameter::Int(1)), ("t".into(), Parameter::String("x".into()))];
+        response.parameters = vec![("n".into(), Parameter::Int(1)), ("t".into(), Parameter::String("x".into()))].into();
         let rendered = render(&response, |_| false).unwrap();
         assert_eq!(rendered.json_length, None);
         assert_eq!(
@@ -184,7 +185,7 @@ mod tests {
         output.data = data.clone().into();
         let rendered = render(&response(vec![output]), |_| true).unwrap();
         assert_eq!(rendered.pieces.len(), 2);
-        assert_eq!(rendered.pieces[1].as_ptr(), data.as_ptr());
+        assert_eq!(rendered.pieces[1].as_ref().as_ptr(), data.as_ptr());
     }
 
     #[test]
