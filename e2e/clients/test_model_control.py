@@ -1,7 +1,9 @@
 """Loading, unloading and replacing models while others serve."""
 
 import json
+import re
 import shutil
+import threading
 
 import graphs
 import make
@@ -164,3 +166,40 @@ def test_many_models_load_side_by_side(tmp_path):
         client = connect("http", server)
         assert [add_one("http", client, f"model_{number:02}") for number in range(20)] == list(range(1, 21))
         assert np.all([one["state"] == "READY" for one in client.get_model_repository_index()])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_request_that_races_an_unload_is_answered_or_finds_no_model(folder, protocol):
+    gone = re.compile(r"Request for unknown model: 'racing' (has no available versions|is not found)")
+    make.versions(folder, name="racing", numbers=(1,))
+    with Server(folder, "--model-control-mode=explicit") as server:
+        over, wrong, counts = threading.Event(), [], {"answered": 0, "gone": 0}
+
+        def call():
+            client = connect(protocol, server)
+            while not over.is_set():
+                try:
+                    assert add_one(protocol, client, "racing") == 1
+                    counts["answered"] += 1
+                except InferenceServerException as error:
+                    if not gone.search(error.message()):
+                        wrong.append(error)
+                    counts["gone"] += 1
+                except Exception as error:  # noqa: BLE001
+                    wrong.append(error)
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        try:
+            control = connect("http", server)
+            for _ in range(30):
+                for change, kind in ((control.load_model, "answered"), (control.unload_model, "gone")):
+                    before = counts[kind]
+                    change("racing")
+                    until(lambda: wrong or counts[kind] > before, f"a request to be {kind}", process=server.process)
+        finally:
+            over.set()
+            for caller in callers:
+                caller.join()
+        assert not wrong, wrong[:3]

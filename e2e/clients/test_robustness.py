@@ -166,3 +166,19 @@ def test_a_storm_of_mixed_callers(server):
     for thread in troublers:
         thread.join()
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.parametrize("port", ("http", "metrics"))
+def test_a_client_that_has_nothing_more_to_say_is_still_answered(server, port):
+    path = b"/v2/models/slow/infer" if port == "http" else b"/metrics"
+    body = b'{"inputs":[{"name":"INPUT0","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}' if port == "http" else b""
+    head = b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (b"POST" if body else b"GET", path, len(body))
+    with socket.create_connection(("127.0.0.1", getattr(server, port)), scaled(30)) as caller:
+        caller.sendall(head + body)
+        caller.shutdown(socket.SHUT_WR)
+        said = b""
+        while piece := caller.recv(65536):
+            said += piece
+    # a server may say in between that it is still at work
+    assert [status for status in re.findall(rb"HTTP/1.1 (\d+)", said) if status != b"102"] == [b"200"], said[:300]
+    assert (b'"data":[1.0,2.0,3.0,4.0]' if port == "http" else b"nv_inference_request_success") in said, said[:300]

@@ -32,10 +32,10 @@ def server(tmp_path):
         yield running
 
 
-def peak_memory(server):
-    """Most memory in bytes that the server has had in use at once, since it started."""
+def most(server, what):
+    """Bytes of the most memory the server has had since it started: in use (VmHWM), or asked for (VmPeak)."""
     with open(f"/proc/{server.process.pid}/status") as status:
-        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith(f"{what}:"))
 
 
 def upload(server, route):
@@ -98,7 +98,7 @@ def check_storm(server, rounds):
     assert len(got) == rounds * len(ROUTES)
     # a reset may overtake an answer; most answers arrive
     assert set(got) <= {400, 404, 503, None} and got.count(None) <= len(got) / 2, got
-    assert peak_memory(server) < MEMORY, f"{peak_memory(server) / MIB:.0f} MiB"
+    assert most(server, "VmHWM") < MEMORY, f"{most(server, 'VmHWM') / MIB:.0f} MiB"
     assert answered > 10
 
 
@@ -130,3 +130,34 @@ def test_many_header_fields_are_no_reason_to_refuse(server, count):
 def test_a_head_beyond_every_limit_is_refused_in_words(server):
     answer = requests.get(f"http://{server.url}/v2", headers={f"x-{number}": "x" * 4000 for number in range(1000)})
     assert answer.status_code == 431 and answer.json()["error"], answer.content
+
+
+def frame(kind, flags, stream, payload=b""):
+    """One frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+DATA, HEADERS, SETTINGS, PING, END_HEADERS, ACK = 0, 1, 4, 6, 4, 1
+INFER = b"/inference.GRPCInferenceService/ModelInfer"
+HEAD = (  # HPACK: POST, http, then literals that are not remembered
+    b"\x83\x86\x04" + bytes([len(INFER)]) + INFER + b"\x01\x01x" + b"\x0f\x10\x10application/grpc" + b"\x00\x02te\x08trailers"
+)
+
+
+def test_a_declared_length_takes_no_memory_before_its_bytes_come(server):
+    before = most(server, "VmPeak")
+    callers = [socket.create_connection(("127.0.0.1", server.grpc), scaled(30)) for _ in range(4)]
+    try:
+        for caller in callers:
+            sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)
+            for stream in range(1, 100, 2):
+                sent += frame(HEADERS, END_HEADERS, stream, HEAD)
+                sent += frame(DATA, 0, stream, b"\x00\x7f\xff\xff\xff")  # a message of 2 GiB begins
+            caller.sendall(sent + frame(PING, 0, 0, b"all seen"))
+            until(lambda caller=caller: b"all seen" in caller.recv(1 << 16), "the answer to the ping, which follows the rest", process=server.process)
+        assert add_one("grpc", connect("grpc", server), "versions") == 3
+        grown = most(server, "VmPeak") - before
+        assert grown < 1024 * MIB, f"200 messages of 2 GiB were announced, and {grown / MIB:.0f} MiB asked for"
+    finally:
+        for caller in callers:
+            caller.close()
