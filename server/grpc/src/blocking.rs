@@ -1,13 +1,16 @@
 //! Work that would hold the event loop up runs on blocking threads: a bounded number of them, so that large requests and
 //! model loads, which use the same threads of the runtime, do not take them from each other.
 
-use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+use std::{future::Future, num::NonZeroUsize, pin::Pin, sync::Arc, thread::available_parallelism};
 
 use server_core::error::{Error, Result};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 /// Most threads used at once. Beyond the number of processors more threads gain nothing.
 const MAX_THREADS: usize = 8;
+
+/// Work that runs or waits for a thread.
+pub(crate) type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// Runs blocking work for this front end. Waiting work is bounded by the calls in flight and by the budget of their bytes.
 #[derive(Debug, Clone)]
@@ -21,19 +24,22 @@ impl Default for Blocking {
 }
 
 impl Blocking {
-    /// Runs `work` on a blocking thread when one of this front end's is free.
+    /// Runs `work` on a blocking thread when one of this front end's is free. Boxed, so that the many callers that hardly ever
+    /// need it stay small.
     ///
     /// Errors: `Internal` if it panics, or the server ends first.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Running<T> {
+        let threads = self.0.clone();
         let failed = || Error::internal("the request could not be processed");
-        let permit = self.0.clone().acquire_owned().await.map_err(|_| failed())?;
-        // The permit goes with the work: it counts until it is done, whether or not its caller still waits.
-        spawn_blocking(move || {
-            let _permit = permit;
-            work()
+        Box::pin(async move {
+            let permit = threads.acquire_owned().await.map_err(|_| failed())?;
+            // The permit goes with the work: it counts until it is done, whether or not its caller still waits.
+            let work = spawn_blocking(move || {
+                let _permit = permit;
+                work()
+            });
+            work.await.map_err(|_| failed())
         })
-        .await
-        .map_err(|_| failed())
     }
 
     /// Runs `work` here, or on a blocking thread if it is long.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::sleep;
 use tonic::Status;
@@ -48,22 +48,23 @@ impl Dispatch {
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
         let service = self.service.clone();
         let in_flight = self.calls.count();
+        let (head, body) = request.into_parts();
         async move {
-            let response = answer(&service, request).await;
+            let response = answer(&service, &head, body).await;
             drop(in_flight);
             Ok(response)
         }
     }
 }
 
-async fn answer(service: &Service, request: Request<Incoming>) -> Response<ResponseBody> {
-    if !is_grpc(request.headers()) {
+async fn answer(service: &Service, head: &Parts, body: Incoming) -> Response<ResponseBody> {
+    if !is_grpc(&head.headers) {
         let mut response = Response::new(ResponseBody::default());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return response;
     }
-    let mut deadline = deadline(request.headers()).map(|duration| Box::pin(sleep(duration)));
-    let mut response = pin!(service.call(request));
+    let mut deadline = deadline(&head.headers).map(|duration| Box::pin(sleep(duration)));
+    let mut response = pin!(service.call(head, body));
     let outcome = poll_fn(|context| {
         if let Poll::Ready(outcome) = response.as_mut().poll(context) {
             return Poll::Ready(outcome);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use http::{Request, Response, request::Parts};
+use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use prost::Message;
 use server_core::unsupported;
@@ -56,8 +56,7 @@ impl Service {
     /// Answers one call; a stream goes on in the body of the response.
     ///
     /// Errors: the status the call ends with.
-    pub(crate) async fn call(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Status> {
-        let (head, body) = request.into_parts();
+    pub(crate) async fn call(&self, head: &Parts, body: Incoming) -> Result<Response<ResponseBody>, Status> {
         let path = head.uri.path();
         let (is_inference, method) = match path.strip_prefix(INFERENCE) {
             Some(method) => (true, method),
@@ -67,21 +66,25 @@ impl Service {
             restrict::check(&self.restrictions, method, &head.headers).map_err(status)?;
         }
         let encoding = Encoding::of_request(&head.headers)?;
-        let messages = Messages::new(body, encoding, self.receive.clone(), self.blocking.clone());
+        let mut messages = Messages::new(body, encoding, self.receive.clone(), self.blocking.clone());
         match method {
-            "ModelInfer" if is_inference => self.model_infer(&head, messages).await,
-            "ModelStreamInfer" if is_inference => self.model_stream_infer(&head, messages),
+            "ModelInfer" if is_inference => self.model_infer(head, &mut messages).await,
+            "ModelStreamInfer" if is_inference => self.model_stream_infer(head, messages),
             // Boxed: the future of the calls that matter stays small.
-            _ if is_inference => Box::pin(self.inference_method(&head, method, messages)).await,
+            _ if is_inference => Box::pin(self.inference_method(head, method, &mut messages)).await,
             "Check" => {
-                let _: HealthCheckRequest = decode(messages).await?;
-                self.respond(&head, encode::message(&health::check(&self.engine))).await
+                let _: HealthCheckRequest = decode(&mut messages).await?;
+                self.respond(head, encode::message(&health::check(&self.engine))).await
             }
             _ => Err(no_such_method(path)),
         }
     }
 
-    async fn model_infer(&self, head: &Parts, messages: Messages<Incoming>) -> Result<Response<ResponseBody>, Status> {
+    async fn model_infer(
+        &self,
+        head: &Parts,
+        messages: &mut Messages<Incoming>,
+    ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
         let message = messages.only().await?;
         let response = infer::model_infer(&self.engine, &self.blocking, message, self.send.send_bytes).await?;
@@ -106,7 +109,7 @@ impl Service {
         &self,
         head: &Parts,
         method: &str,
-        messages: Messages<Incoming>,
+        messages: &mut Messages<Incoming>,
     ) -> Result<Response<ResponseBody>, Status> {
         let engine = &self.engine;
         // `answer!(|request: Type| answer)`: decodes the request, encodes the answer.
@@ -171,7 +174,7 @@ impl Service {
     }
 }
 
-async fn decode<T: Message + Default>(messages: Messages<Incoming>) -> Result<T, Status> {
+async fn decode<T: Message + Default>(messages: &mut Messages<Incoming>) -> Result<T, Status> {
     T::decode(messages.only().await?).map_err(|error| infer::request::malformed(&error))
 }
 

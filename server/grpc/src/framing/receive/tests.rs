@@ -86,7 +86,7 @@ async fn messages_arrive_in_order_whatever_the_frames() {
 
 #[tokio::test]
 async fn a_declared_length_alone_takes_no_memory() {
-    let limits = limits(i32::MAX as usize, 1 << 20);
+    let limits = limits(i32::MAX as usize, 4 << 30);
     let mut messages = unfinished(vec![Bytes::from_static(b"\0\x7f\xff\xff\xff"), Bytes::from_static(b"x")], &limits);
     assert!(poll_once(&mut messages).await.is_pending());
     assert_eq!(limits.budget.in_use(), 1);
@@ -111,6 +111,12 @@ async fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
     let mut messages = unfinished(vec![Bytes::from_static(b"\0\0\0\x03\xe9")], &limits);
     let result = next(&mut messages).await.unwrap();
     refused(result, Code::ResourceExhausted, "Received message larger than max (1001 vs. 1000)");
+    // So is a message that is longer than the whole budget.
+    let limits = self::limits(1000, 999);
+    let mut messages = unfinished(vec![Bytes::from_static(b"\0\0\0\x03\xe8")], &limits);
+    let status = next(&mut messages).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().starts_with("no memory for a request of 1000 bytes"), "{status:?}");
 }
 
 #[tokio::test]
@@ -219,6 +225,6 @@ async fn a_message_that_stops_coming_ends_its_call() {
         sleep(STALL_TIMEOUT / 2).await;
         Some((Chunk::Ok(Frame::data(Bytes::from(vec![byte]))), rest))
     });
-    let slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), Blocking::default());
+    let mut slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), Blocking::default());
     assert_eq!(slow.only().await.unwrap(), [7; 100].as_slice());
 }
