@@ -310,6 +310,14 @@ mod tests {
             (launcher, address)
         }
 
+        /// Waits until the launcher has handed its sockets over and had so many crashes acknowledged, or for [`NOBODY`] until it
+        /// has seen that the fd store is gone.
+        async fn acknowledges(&self, crashes: u32) {
+            let mut acknowledged = self.acknowledged.subscribe();
+            let reached = acknowledged.wait_for(|count| *count == crashes);
+            tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap().unwrap();
+        }
+
         /// What the next launcher is given. It comes once the last one has gone.
         async fn next(&self) -> Vec<OwnedFd> {
             ask(&self.path()).await.unwrap().1
@@ -325,19 +333,11 @@ mod tests {
         let _ = task.await;
     }
 
-    /// Lets everything that was said be heard: all of it is in the kernel by now, and all run on this thread.
-    async fn settle() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-    }
-
     #[tokio::test]
     async fn sockets_outlive_a_launcher_that_crashes() {
         let harness = Harness::new();
         let (launcher, address) = harness.launcher().await;
-        settle().await;
+        harness.acknowledges(0).await;
         end(launcher).await;
         let mut in_line = TcpStream::connect(address).unwrap();
         let kept = harness.next().await;
@@ -356,7 +356,7 @@ mod tests {
     async fn sockets_of_a_launcher_that_leaves_are_closed() {
         let harness = Harness::new();
         let (launcher, address) = harness.launcher().await;
-        settle().await;
+        harness.acknowledges(0).await;
         end(launcher).await;
         leave(&harness.path()).await;
         assert!(harness.next().await.is_empty());
@@ -368,12 +368,11 @@ mod tests {
     async fn an_agent_that_is_replaced_is_given_them_again() {
         let mut harness = Harness::new();
         let (launcher, address) = harness.launcher().await;
-        settle().await;
+        harness.acknowledges(0).await;
         end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
+        harness.acknowledges(NOBODY).await;
         harness.store = start(&harness.path(), &harness.crashes[1], &harness.notices.0);
-        // the launcher tries again after a while
-        tokio::time::sleep(AGAIN * 2).await;
-        settle().await;
+        harness.acknowledges(0).await;
         end(launcher).await;
         let kept = harness.next().await;
         assert_eq!(kept.len(), 1);
@@ -384,18 +383,17 @@ mod tests {
     async fn crashes_are_counted_even_those_that_nobody_was_there_to_hear_of() {
         let mut harness = Harness::new();
         let (_launcher, _) = harness.launcher().await;
-        settle().await;
+        harness.acknowledges(0).await;
         harness.crashes[0].send_replace(2);
-        settle().await;
+        harness.acknowledges(2).await;
         assert_eq!(*harness.crashes[1].borrow(), 2);
-        tokio::time::timeout(PREPARATION, acknowledged(2, &harness.acknowledged)).await.unwrap();
-        assert_eq!(*harness.acknowledged.borrow(), 2);
+        acknowledged(2, &harness.acknowledged).await;
         assert_eq!(harness.notices.1.lock().unwrap().as_slice(), ["starting"; 3]);
         end(std::mem::replace(&mut harness.store, tokio::spawn(async {}))).await;
+        harness.acknowledges(NOBODY).await;
         harness.crashes[0].send_replace(3);
         harness.store = start(&harness.path(), &harness.crashes[1], &harness.notices.0);
-        tokio::time::sleep(AGAIN * 2).await;
-        settle().await;
+        harness.acknowledges(3).await;
         assert_eq!(*harness.crashes[1].borrow(), 3);
     }
 
@@ -403,15 +401,18 @@ mod tests {
     async fn nobody_waits_for_a_server_that_does_not_come_back() {
         let harness = Harness::new();
         let (launcher, address) = harness.launcher().await;
-        settle().await;
+        harness.acknowledges(0).await;
         end(launcher).await;
-        settle().await;
         TcpStream::connect(address).unwrap();
+        // time passes as soon as nobody has anything to do
+        let begun = Instant::now();
         tokio::time::pause();
-        tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
+        while TcpStream::connect(address).is_ok() {
+            assert!(begun.elapsed() < PATIENCE * 10, "the sockets are never closed");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         tokio::time::resume();
-        settle().await;
-        assert!(TcpStream::connect(address).is_err());
+        assert!(begun.elapsed() >= PATIENCE, "callers wait for as long as a container may take");
         assert!(harness.next().await.is_empty());
     }
 
