@@ -50,6 +50,7 @@ def models(folder):
     make.write(folder, "plain", 'backend: "onnxruntime"\n', {1: graphs.add(1)})
     make.write(folder, "scalar", make.onnx_config(0, [("X", "FP32", [-1, 3]), ("T", "FP32", [1, 1])], [("Y", "FP32", [-1, 3])]), {1: add_scalar()})
     make.write(folder, "any_rank", make.onnx_config(0, [("X", "FP32", [-1, 2, -1])], [("Y", "FP32", [-1, 2, -1])]), {1: any_rank()})
+    make.write(folder, "no_shape", None, {1: any_rank()})
     library = f'model_operations {{ op_library_filename: "{Path(runtime_library()).resolve()}" }}\n'
     make.write(folder, "operators", 'backend: "onnxruntime"\n' + library, {1: graphs.add(1)})
     make.write(folder, "outside", 'backend: "onnxruntime"\ndefault_model_filename: "../../plain/1/model.onnx"\n', {1: None})
@@ -127,6 +128,14 @@ def test_a_scalar_may_be_configured_with_any_number_of_ones(client):
     client.load_model("scalar")
     answer = infer(client, "scalar", X=np.ones((2, 3), np.float32), T=np.array([[4]], np.float32))
     assert answer.as_numpy("Y").tolist() == [[5] * 3] * 2
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (1, 2, 3)])
+def test_a_tensor_of_any_rank_takes_any_shape_without_a_configuration(client, shape):
+    client.load_model("no_shape")
+    array = np.ones(shape, np.float32)
+    answer = infer(client, "no_shape", X=array).as_numpy("Y")
+    assert answer.shape == shape and (answer == -array).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3), (5, 2, 1)])

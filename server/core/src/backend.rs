@@ -75,6 +75,12 @@ pub trait Model: Send + Sync {
     /// Errors: the model and its configuration contradict each other.
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()>;
 
+    /// Inputs that are taken in any shape, for neither the model nor its configuration says one: `dims` is then only what
+    /// metadata shows.
+    fn inputs_of_any_shape(&self) -> &[String] {
+        &[]
+    }
+
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when
     /// an instance group grows. `health` is the instance's to change.
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>>;

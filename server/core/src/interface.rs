@@ -49,6 +49,8 @@ pub struct InputSpec {
     pub is_optional: bool,
     /// Requests of different shapes may share a batch.
     pub allow_ragged_batch: bool,
+    /// `dims` is only what metadata shows: any number of dimensions is taken.
+    pub takes_any_shape: bool,
 }
 
 /// One output of a model.
@@ -144,6 +146,15 @@ impl Interface {
         })
     }
 
+    /// Takes the inputs of these names in any shape, whatever the configuration shows.
+    #[must_use]
+    pub fn with_any_shape(mut self, inputs: &[String]) -> Self {
+        for input in &mut self.inputs {
+            input.takes_any_shape |= inputs.iter().any(|name| *name == *input.name);
+        }
+        self
+    }
+
     /// What metadata endpoints tell, given the words for the platform and the versions that are ready.
     pub fn metadata(&self, platform: String, versions: Vec<u64>) -> ModelMetadata {
         let tensor = |name: &Name, data_type, dims: &[i64]| TensorMetadata {
@@ -213,6 +224,7 @@ impl InputSpec {
             reshape: input.reshape.as_ref().map(|reshape| Shape::from_slice(&reshape.shape)),
             is_optional: input.optional,
             allow_ragged_batch: input.allow_ragged_batch,
+            takes_any_shape: false,
         })
     }
 }

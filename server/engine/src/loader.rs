@@ -79,6 +79,7 @@ impl Loader {
             tracing::warn!("model '{}' sets fields that this server does not support: {fields}", target.name);
         }
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
+        let interface = interface.with_any_shape(model.inputs_of_any_shape());
         let config = Arc::new(config);
         model.configure(&config)?;
         let gpu_uuid = placements(&config).iter().find_map(|placement| match placement.device {
@@ -100,7 +101,10 @@ impl Loader {
             ..ModelConfig::clone(&serving.config)
         };
         self.finish(target.name, &mut config)?;
+        let of_any_shape = serving.interface.inputs.iter().filter(|input| input.takes_any_shape);
+        let of_any_shape: Vec<String> = of_any_shape.map(|input| input.name.to_string()).collect();
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
+        let interface = interface.with_any_shape(&of_any_shape);
         serving.refresh(interface, Arc::new(config), target.fingerprint.clone())
     }
 

@@ -12,7 +12,7 @@ use server_proto::inference::{
     ModelDynamicBatching, ModelInput, ModelOutput, ModelTensorReshape, model_config::SchedulingChoice,
 };
 
-use super::signature::{Offered, Signature};
+use super::signature::{Kind, Offered, Signature};
 
 /// Whether the configuration says everything [`complete`] could say.
 pub(super) fn is_complete(config: &ModelConfig) -> bool {
@@ -24,11 +24,17 @@ pub(super) fn is_complete(config: &ModelConfig) -> bool {
 /// Batching: if every first dimension is `-1`, a `max_batch_size` of 0 becomes `default_max_batch_size`, and a model that
 /// batches without a scheduler gets the dynamic one. A side that was written with all its dimensions says no to that.
 ///
+/// Returns the inputs that take any shape, for neither side says one.
 /// Errors: `InvalidArgument` if the configuration batches and the model cannot; `Unsupported` if the model has nothing
 /// that a request can carry.
-pub(super) fn complete(config: &mut ModelConfig, model: &Signature, default_max_batch_size: i32) -> Result<()> {
+pub(super) fn complete(
+    config: &mut ModelConfig,
+    model: &Signature,
+    default_max_batch_size: i32,
+) -> Result<Vec<String>> {
+    let mut of_any_shape = Vec::new();
     if is_complete(config) {
-        return Ok(());
+        return Ok(of_any_shape);
     }
     if let Some((tensor, shape)) = model.fixed_rows().filter(|_| config.max_batch_size > 0) {
         return Err(Error::invalid_argument(format!(
@@ -47,15 +53,17 @@ pub(super) fn complete(config: &mut ModelConfig, model: &Signature, default_max_
     let batches = config.max_batch_size > 0;
     if has_no_input(config) {
         config.input = model.inputs.iter().map(|input| describe_input(input, batches)).collect::<Result<_>>()?;
+        let any_rank = model.inputs.iter().filter(|input| matches!(input.kind, Kind::AnyRank(_)));
+        of_any_shape.extend(any_rank.map(|input| input.name.clone()));
     }
     if config.output.is_empty() {
         let tensors = model.outputs.iter().filter(|output| output.tensor().is_ok());
         config.output = tensors.map(|output| describe_output(output, batches)).collect::<Result<_>>()?;
         if config.output.is_empty() {
-            return model.outputs.iter().try_for_each(|output| output.tensor().map(drop));
+            model.outputs.iter().try_for_each(|output| output.tensor().map(drop))?;
         }
     }
-    Ok(())
+    Ok(of_any_shape)
 }
 
 fn has_no_input(config: &ModelConfig) -> bool {
@@ -80,8 +88,7 @@ fn describe_output(offered: &Offered, batches: bool) -> Result<ModelOutput> {
     Ok(ModelOutput { name: offered.name.clone(), data_type, dims, reshape, ..ModelOutput::default() })
 }
 
-/// A tensor without dimensions of its own is `[1]` to clients, and one of any rank is a list: other shapes are for the
-/// configuration to say.
+/// A tensor without dimensions of its own is `[1]` to clients, and one of any rank is shown as a list.
 fn describe(offered: &Offered, batches: bool) -> Result<(i32, Vec<i64>, Option<ModelTensorReshape>)> {
     let (data_type, shape) = offered.tensor()?;
     let Some(shape) = shape else { return Ok((data_type.to_config() as i32, vec![-1], None)) };
@@ -95,7 +102,7 @@ fn describe(offered: &Offered, batches: bool) -> Result<(i32, Vec<i64>, Option<M
 mod tests {
     use server_core::tensor::{DataType, Shape};
 
-    use super::{super::signature::Kind, *};
+    use super::*;
 
     fn model(inputs: &[&[i64]], outputs: &[&[i64]]) -> Signature {
         let offered = |prefix: &str, shapes: &[&[i64]]| {

@@ -278,10 +278,7 @@ impl Output {
     /// The caller's shape of the model's, both without the batch dimension.
     fn restored(&self, shape: &[i64]) -> Result<Shape> {
         match &self.restore {
-            Restore::Scalar { dims, .. } if shape.is_empty() => {
-                let is_one = dims.iter().all(|dim| matches!(dim, 1 | -1));
-                if is_one { Ok(dims.iter().map(|_| 1).collect()) } else { Err(self.unexpected_shape(shape)) }
-            }
+            Restore::Scalar { dims, .. } if shape.is_empty() && dims.iter().all(|&dim| dim == 1) => Ok(dims.clone()),
             Restore::Same | Restore::Scalar { .. } => Ok(shape.into()),
             Restore::Reshape { reshape, dims } => {
                 pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.unexpected_shape(shape))

@@ -61,13 +61,14 @@ impl Backend for OnnxRuntime {
         _host: &Weak<dyn Host>,
     ) -> Result<Box<dyn Model>> {
         let runtime = library::runtime(&self.settings)?;
+        let mut of_any_shape = Vec::new();
         if may_complete && !complete::is_complete(config) {
             let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
             let file = model::file(source, config)?;
             let signature = guarded(&source.name, || model::inspect(runtime, &file))?;
-            complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
+            of_any_shape = complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }
-        Ok(Box::new(OnnxModel::new(runtime, &self.settings, source)))
+        Ok(Box::new(OnnxModel::new(runtime, &self.settings, source, of_any_shape)))
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) struct OnnxModel {
     runtime: &'static Runtime,
     settings: Settings,
     source: ModelSource,
+    of_any_shape: Vec<String>,
     configured: Option<Configured>,
 }
 
@@ -67,8 +68,14 @@ struct Configured {
 }
 
 impl OnnxModel {
-    pub(super) fn new(runtime: &'static Runtime, settings: &Settings, source: &ModelSource) -> Self {
-        Self { runtime, settings: settings.clone(), source: source.clone(), configured: None }
+    /// `of_any_shape`: inputs whose shape neither file nor configuration says.
+    pub(super) fn new(
+        runtime: &'static Runtime,
+        settings: &Settings,
+        source: &ModelSource,
+        of_any_shape: Vec<String>,
+    ) -> Self {
+        Self { runtime, settings: settings.clone(), source: source.clone(), of_any_shape, configured: None }
     }
 
     fn configured(&self) -> Result<&Configured> {
@@ -100,6 +107,10 @@ impl Model for OnnxModel {
         let file = file(&self.source, config)?;
         self.configured = Some(Configured { file, config: config.clone(), options });
         Ok(())
+    }
+
+    fn inputs_of_any_shape(&self) -> &[String] {
+        &self.of_any_shape
     }
 
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {

@@ -39,6 +39,9 @@ pub(super) fn check(interface: &Interface, id: &str, spec: &InputSpec, input: &T
         return Err(wrong_type(interface, id, spec, input));
     }
     let extents = &input.shape[batch_dimensions(interface)..];
+    if spec.takes_any_shape {
+        return if extents.contains(&-1) { Err(wildcard(interface, id, input)) } else { Ok(()) };
+    }
     if extents.len() != spec.dims.len() {
         return Err(wrong_shape(interface, id, spec, input));
     }

@@ -22,6 +22,7 @@ fn input(name: &str, data_type: DataType, dims: &[i64]) -> InputSpec {
         reshape: None,
         is_optional: false,
         allow_ragged_batch: false,
+        takes_any_shape: false,
     }
 }
 
@@ -278,6 +279,24 @@ fn wildcards_belong_to_configurations() {
     // The rank is looked at first.
     let rank = "[request id: 7] unexpected shape for input 'a' for model 'm'. Expected [2], got [-1,2]. ";
     fails(&single(DataType::Fp32, &[2]), request([fp32("a", &[-1, 2])]), rank);
+}
+
+#[test]
+fn an_input_of_any_shape_keeps_its_batch_dimension() {
+    let any = |max_batch_size| {
+        interface(max_batch_size, vec![input("a", DataType::Fp32, &[-1])]).with_any_shape(&["a".into()])
+    };
+    let check = |max_batch_size, shape: &[i64]| {
+        let mut request = request([fp32("a", shape)]);
+        super::check(&any(max_batch_size), &mut request)
+    };
+    for shape in [[].as_slice(), &[6], &[2, 3], &[1, 2, 3]] {
+        assert_eq!(check(0, shape).unwrap(), 1, "{shape:?}");
+    }
+    assert_eq!(check(4, &[2, 3, 5]).unwrap(), 2);
+    assert!(check(4, &[5, 3]).is_err());
+    assert!(check(4, &[]).is_err());
+    assert!(check(0, &[-1, 3]).is_err());
 }
 
 #[test]

@@ -205,6 +205,7 @@ mod tests {
             reshape: None,
             is_optional: false,
             allow_ragged_batch: false,
+            takes_any_shape: false,
         };
         Interface {
             model_name: "m".into(),
