@@ -112,6 +112,16 @@ def main():
         ),
     )
 
+    # A flat input of all requests, doubled, and where each request ends in it.
+    write(
+        "ragged",
+        model(
+            [h.make_node("Add", ["X", "X"], ["DOUBLED"]), h.make_node("Identity", ["COUNT"], ["END"])],
+            [tensor("X", T.FLOAT, ["elements"]), tensor("COUNT", T.FLOAT, ["requests"])],
+            [tensor("DOUBLED", T.FLOAT, ["elements"]), tensor("END", T.FLOAT, ["requests"])],
+        ),
+    )
+
     # Beside rows, a scalar in and a scalar out.
     write(
         "scalar_offset",

@@ -1,6 +1,7 @@
 //! Dynamic batching: who waits ([`queue`], [`levels`]), who may share a batch ([`shapes`]), when it runs ([`policy`]) and
-//! how its tensors become one and come apart again ([`pack`]).
+//! how its tensors become one and come apart again ([`pack`], [`batch_input`]).
 
+pub mod batch_input;
 pub mod levels;
 pub mod pack;
 pub mod policy;

@@ -185,6 +185,13 @@ pub(super) enum Restore {
         /// The model says so; else it may give other shapes, which stay as they are.
         is_declared: bool,
     },
+    /// It is flat, and each request has the extents of one of its inputs where the caller knows none.
+    ByInput {
+        /// The input.
+        source: Name,
+        /// What the caller knows.
+        dims: Shape,
+    },
     /// `reshape` of the configuration, undone.
     Reshape {
         /// What the model gives.
@@ -250,9 +257,13 @@ impl Output {
         let elements = element_count(&shape).and_then(|count| usize::try_from(count).ok());
         let elements = elements.ok_or_else(|| self.unexpected_shape(&shape))?;
         let mut parts = Parts::new(self, &shape, elements, run)?;
+        let by_input = self.shapes_by_input(elements, run)?;
         let mut give = |content: &mut dyn FnMut(Range<usize>) -> Buffer| {
-            for (pending, reply) in run.requests.iter().zip(&mut *replies) {
-                let (shape, range) = parts.next(pending);
+            for (index, (pending, reply)) in run.requests.iter().zip(&mut *replies).enumerate() {
+                let (shape, range) = match by_input.get(index) {
+                    Some(part) => part.clone(),
+                    None => parts.next(pending),
+                };
                 if let (true, Ok(reply)) = (self.is_wanted(pending), reply) {
                     let (name, data_type) = (self.name.clone(), self.data_type);
                     let data = parts.repeat(content(range), pending);
@@ -275,11 +286,39 @@ impl Output {
         Ok(())
     }
 
+    /// Shape and elements of each request's part, where they follow an input; else nothing.
+    fn shapes_by_input(&self, elements: usize, run: &Run<'_, '_>) -> Result<Vec<(Shape, Range<usize>)>> {
+        let Restore::ByInput { source, dims } = &self.restore else { return Ok(Vec::new()) };
+        let mut parts = Vec::with_capacity(run.requests.len());
+        let mut start = 0_usize;
+        for pending in run.requests {
+            let input = pending.request.inputs.iter().find(|input| input.name == *source);
+            let input = input.ok_or_else(|| Error::invalid_argument(format!("input '{source}' is missing")))?;
+            let rows = usize::from(run.has_rows);
+            let extents = dims.iter().enumerate().map(|(index, &dim)| match dim {
+                -1 => input.shape.get(rows + index).copied().unwrap_or(1),
+                _ => dim,
+            });
+            let shape: Shape = input.shape.iter().take(rows).copied().chain(extents).collect();
+            let count = element_count(&shape).and_then(|count| usize::try_from(count).ok());
+            let end = count.and_then(|count| start.checked_add(count)).ok_or_else(|| self.unexpected_shape(&shape))?;
+            parts.push((shape, start..end));
+            start = end;
+        }
+        if start == elements {
+            return Ok(parts);
+        }
+        Err(Error::internal(format!(
+            "output '{}' has {elements} elements, the shapes of input '{source}' ask for {start}",
+            self.name
+        )))
+    }
+
     /// The caller's shape of the model's, both without the batch dimension.
     fn restored(&self, shape: &[i64]) -> Result<Shape> {
         match &self.restore {
             Restore::Scalar { dims, .. } if shape.is_empty() && dims.iter().all(|&dim| dim == 1) => Ok(dims.clone()),
-            Restore::Same | Restore::Scalar { .. } => Ok(shape.into()),
+            Restore::Same | Restore::Scalar { .. } | Restore::ByInput { .. } => Ok(shape.into()),
             Restore::Reshape { reshape, dims } => {
                 pack::restore_shape(shape, reshape, dims).ok_or_else(|| self.unexpected_shape(shape))
             }
@@ -314,7 +353,7 @@ struct Parts {
 
 impl Parts {
     fn new(output: &Output, shape: &[i64], elements: usize, run: &Run<'_, '_>) -> Result<Self> {
-        if !run.has_rows {
+        if !run.has_rows || matches!(output.restore, Restore::ByInput { .. }) {
             return Ok(Self { scatter: None, tail: output.restored(shape)?, elements, is_repeated: false });
         }
         if shape.is_empty() && run.requests.len() == 1 {

@@ -17,6 +17,7 @@ use server_core::{
 use smallvec::SmallVec;
 
 use super::{
+    computed::ComputedInput,
     convert::{Input, InputError, Output, Run, Texts},
     raw::{Runner, Scratch, Values},
 };
@@ -27,6 +28,7 @@ pub(super) struct OnnxInstance {
     name: String,
     runner: Runner,
     inputs: Vec<Input>,
+    computed: Vec<ComputedInput>,
     outputs: Vec<Output>,
     /// The first dimension of every tensor is the batch.
     has_rows: bool,
@@ -45,10 +47,17 @@ struct Moments {
 }
 
 impl OnnxInstance {
-    /// `runner` counts names in the order of `inputs` and `outputs`.
-    pub(super) fn new(name: String, runner: Runner, inputs: Vec<Input>, outputs: Vec<Output>, has_rows: bool) -> Self {
+    /// `runner` counts names in the order of `inputs`, then those of `computed`, and of `outputs`.
+    pub(super) fn new(
+        name: String,
+        runner: Runner,
+        inputs: Vec<Input>,
+        computed: Vec<ComputedInput>,
+        outputs: Vec<Output>,
+        has_rows: bool,
+    ) -> Self {
         let packed = inputs.iter().map(|_| Scratch::default()).collect();
-        Self { name, runner, inputs, outputs, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
+        Self { name, runner, inputs, computed, outputs, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
     }
 
     /// One reply per request, in order. Requests that cannot run together run one by one.
@@ -78,11 +87,18 @@ impl OnnxInstance {
 
     /// Runs requests together and appends their answers; appends nothing if that fails.
     fn run(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) -> Result<(), InputError> {
-        let Self { runner, inputs, outputs, packed, texts, has_rows, .. } = self;
+        let Self { runner, inputs, computed, outputs, packed, texts, has_rows, .. } = self;
         let mut fed = SmallVec::<[_; 8]>::new();
         for ((number, input), scratch) in inputs.iter().enumerate().zip(packed) {
             if let Some(value) = input.feed(requests, number, scratch)? {
                 fed.push((number, value));
+            }
+        }
+        let mut number = inputs.len();
+        for input in computed {
+            for value in input.feed(requests)? {
+                fed.push((number, value));
+                number += 1;
             }
         }
         moments.input_end.get_or_insert_with(Instant::now);

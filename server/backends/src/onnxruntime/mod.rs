@@ -2,9 +2,10 @@
 //!
 //! [`library`] opens it, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
 //! compare them with a configuration, [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`]
-//! moves tensors, and [`raw`] has the calls that are not safe by themselves.
+//! moves tensors, [`computed`] makes those that describe a batch, and [`raw`] has the calls that are not safe by themselves.
 
 mod complete;
+mod computed;
 mod convert;
 mod declared;
 mod instance;
@@ -50,7 +51,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["input.allow_ragged_batch", "model_operations"]
+        &["input.allow_ragged_batch", "batch_input", "batch_output", "model_operations"]
     }
 
     fn open(

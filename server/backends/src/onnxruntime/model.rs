@@ -16,6 +16,7 @@ use server_core::{
 };
 
 use super::{
+    computed::ComputedInput,
     convert::{Input, Output, Restore},
     guarded,
     instance::OnnxInstance,
@@ -99,10 +100,6 @@ impl OnnxModel {
 impl Model for OnnxModel {
     /// Checks everything that can be checked without opening the file; that is done by each instance.
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
-        if !config.batch_input.is_empty() || !config.batch_output.is_empty() {
-            let text = format!("batch_input and batch_output of model '{}' are not supported", self.source.name);
-            return Err(Error::unsupported(text));
-        }
         let options = SessionOptions::read(config, &self.settings, &self.source.model_dir)?;
         let file = file(&self.source, config)?;
         self.configured = Some(Configured { file, config: config.clone(), options });
@@ -119,12 +116,15 @@ impl Model for OnnxModel {
             let (session, signature, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
             let inputs = inputs(config, &signature)?;
             let outputs = outputs(config, &signature)?;
-            let input_names = inputs.iter().map(|input| terminated(&input.name)).collect::<Result<_>>()?;
+            let computed = ComputedInput::all(config)?;
+            let targets = computed.iter().flat_map(|input| &input.targets).map(String::as_str);
+            let input_names = inputs.iter().map(|input| &*input.name).chain(targets).map(terminated);
+            let input_names = input_names.collect::<Result<_>>()?;
             let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
             let runner = Runner::new(session.inner(), input_names, output_names, options);
             let has_rows = config.max_batch_size > 0;
             let name = placement.instance_name.clone();
-            Ok(Box::new(OnnxInstance::new(name, runner, inputs, outputs, has_rows)) as Box<dyn Instance>)
+            Ok(Box::new(OnnxInstance::new(name, runner, inputs, computed, outputs, has_rows)) as Box<dyn Instance>)
         })
     }
 }
@@ -158,6 +158,12 @@ fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
 fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
     let output = |output: &server_proto::inference::ModelOutput| {
         let rank = signature.output(&output.name).and_then(Offered::rank);
+        let by_input = config.batch_output.iter().find(|batch| batch.target_name.contains(&output.name));
+        if let Some(source) = by_input.and_then(|batch| batch.source_input.first()) {
+            let (name, dims) = (Name::from(output.name.as_str()), Shape::from_slice(&output.dims));
+            let restore = Restore::ByInput { source: source.as_str().into(), dims };
+            return Ok(Output { name, data_type: data_type(&output.name, output.data_type)?, restore });
+        }
         let restore = match &output.reshape {
             Some(reshape) if rank != Some(0) => {
                 Restore::Reshape { reshape: Shape::from_slice(&reshape.shape), dims: Shape::from_slice(&output.dims) }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use server_core::{
     backend::{Backend, Device, Health, Instance, Model, Placement},
     buffer::Buffer,
-    config::ModelConfig,
+    config::{ModelConfig, from_text},
     error::{Code, Error},
     tensor::{DataType, Tensor, strings},
 };
@@ -248,6 +248,34 @@ fn scalars_have_every_shape_of_ones_and_one_value_per_run() {
     assert_eq!(output(replies[1].as_ref().unwrap(), "TOTAL").shape.as_slice(), [2, 1]);
     let text = "input 'OFFSET' is a scalar of the model: give it the same value in every row of a request";
     assert_eq!(replies[2].as_ref().unwrap_err(), &Error::invalid_argument(text));
+}
+
+#[test]
+fn ragged_requests_run_together_and_learn_where_each_lies() {
+    let Some(settings) = onnxruntime_settings() else { return };
+    let config = from_text(
+        "name: 'm' backend: 'onnxruntime' default_model_filename: 'ragged.onnx' max_batch_size: 8
+         input { name: 'X' data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }
+         output [ { name: 'DOUBLED' data_type: TYPE_FP32 dims: -1 },
+                  { name: 'END' data_type: TYPE_FP32 dims: 1 reshape { shape: [ ] } } ]
+         batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: 'COUNT' data_type: TYPE_FP32 source_input: 'X' }
+         batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'DOUBLED' source_input: 'X' }",
+    );
+    let loaded = Loaded { backend: super::backend(settings), config: config.unwrap() };
+    let mut instance = loaded.instance();
+    let ask = |values: &[f32]| request([floats("X", &[1, values.len() as i64], values)]);
+    for _ in 0..2 {
+        let requests = vec![(1, ask(&[1.0, 2.0, 3.0])), (1, ask(&[4.0])), (1, ask(&[5.0, 6.0]))];
+        let (replies, _) = run_batch(&mut *instance, requests);
+        let of = |number: usize, name: &str| {
+            let tensor = output(replies[number].as_ref().unwrap(), name);
+            (tensor.shape.to_vec(), values(tensor))
+        };
+        assert_eq!(of(0, "DOUBLED"), (vec![1, 3], vec![2.0, 4.0, 6.0]));
+        assert_eq!(of(1, "DOUBLED"), (vec![1, 1], vec![8.0]));
+        assert_eq!(of(2, "DOUBLED"), (vec![1, 2], vec![10.0, 12.0]));
+        assert_eq!([of(0, "END").1, of(1, "END").1, of(2, "END").1], [[3.0], [4.0], [6.0]]);
+    }
 }
 
 #[test]

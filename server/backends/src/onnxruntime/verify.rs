@@ -41,6 +41,11 @@ pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
         }
         check_shape(config, offered, dims, input.allow_ragged_batch)?;
     }
+    let computed = config.batch_input.iter().flat_map(|input| input.target_name.iter().map(move |name| (input, name)));
+    for (input, name) in computed {
+        let offered = model.input(name).ok_or_else(|| unexpected(config, "input", name, &known))?;
+        check_type(config, "input", offered, input.data_type)?;
+    }
     let is_configured = |offered: &&Offered| config.input.iter().any(|input| input.name == offered.name);
     if let Some(missing) = model.inputs.iter().find(|offered| !is_configured(offered)).filter(|_| by_server == 0) {
         return Err(unable(config, &format!("configuration lacks input '{}' of the model", missing.name)));
@@ -49,6 +54,9 @@ pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
         let offered = model.output(&output.name).ok_or_else(|| unexpected(config, "output", &output.name, &outputs))?;
         let dims = output.reshape.as_ref().map_or(&output.dims, |reshape| &reshape.shape);
         check_type(config, "output", offered, output.data_type)?;
+        if config.batch_output.iter().any(|batch| batch.target_name.contains(&output.name)) {
+            continue; // its shape follows an input, not the model
+        }
         check_shape(config, offered, dims, false)?;
     }
     Ok(())
