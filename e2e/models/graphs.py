@@ -54,6 +54,17 @@ def add_sub(shape=("batch", 4)):
     return model(nodes, *both)
 
 
+def greedy(elements):
+    """OUTPUT0 = INPUT0 + 1, of a one that is the largest of so many: folding that constant takes four bytes for each when it is loaded."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])),
+        helper.make_node("ReduceMax", ["ones"], ["one"], keepdims=0),
+        helper.make_node("Add", ["INPUT0", "one"], ["OUTPUT0"]),
+    ]
+    shape = ("batch", 4)
+    return model(nodes, [value("INPUT0", "FP32", shape)], [value("OUTPUT0", "FP32", shape)], shape=np.array([elements], np.int64))
+
+
 def scalar():
     """A graph of scalars: y = 2 x."""
     nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]

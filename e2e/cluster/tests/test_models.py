@@ -1,8 +1,15 @@
 """Models come, change and go in running pods; a bad one hurts nobody but itself."""
 
+import base64
+import sys
+
 import pytest
 
-from kube import ECHO, SERVER, Failed, first_process, kill, until
+from kube import ECHO, ROOT, SERVER, Failed, first_process, kill, until
+
+sys.path.insert(0, str(ROOT / "e2e" / "models"))
+
+import graphs  # noqa: E402
 
 BROKEN = ECHO.replace("name: echo", "name: broken").replace("backend: identity", "backend: nowhere")
 
@@ -52,6 +59,29 @@ def test_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
 
     namespace.patch("tmod/echo", config={"backend": "identity"})
     namespace.wait("tmod/echo")
+
+
+def test_a_model_that_exhausts_the_servers_memory_is_given_up_and_the_others_go_on(namespace):
+    namespace.apply(SERVER.replace("resources: {", "resources: {limits: {memory: 400Mi}, "), ECHO)
+    namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision")
+    content = base64.b64encode(graphs.greedy(500_000_000).SerializeToString()).decode()
+    namespace.apply(
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: greedy}}\nbinaryData: {{model.onnx: {content}}}",
+        "apiVersion: triton-operator.dev/v1alpha1\nkind: TritonModel\nmetadata: {name: greedy}\nspec:\n  serverRef: {name: vision}\n  "
+        "format: onnx\n  source: {configMap: {name: greedy}}\n  loadPolicy: {retry: {limit: 50, backoff: 1s}}",
+    )
+    condition = namespace.wait("tmod/greedy", kind="Stalled", reason="ServerCrashed", deadline=180)
+    assert "limits.memory" in condition["message"], condition
+    namespace.wait("tmod/echo", deadline=120)
+    assert namespace.infer() == [1, 2]
+    before = namespace.lives()
+    # another manifest begins nothing anew
+    namespace.apply(ECHO.replace("name: echo", "name: second"))
+    namespace.wait("tmod/second")
+    assert namespace.lives() == before
+    assert namespace.condition("tmod/greedy", "Stalled")["reason"] == "ServerCrashed"
+    assert namespace.infer() == [1, 2]
 
 
 def test_a_bad_model_added_later_leaves_pods_and_other_models_alone(namespace):

@@ -84,6 +84,26 @@ def test_fields_of_others_are_left_alone(namespace):
     assert namespace.get("service/vision")["spec"]["sessionAffinity"] == "ClientIP"
 
 
+def test_replicas_that_the_spec_sets_no_more_stay_and_are_free_to_be_scaled(namespace):
+    settled(namespace, TWO, ECHO)
+    owners = lambda: [
+        entry["manager"]
+        for entry in namespace.get("deployment/vision", "--show-managed-fields")["metadata"]["managedFields"]
+        if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+    ]
+    assert owners() == ["triton-operator"]
+    namespace.patch("tsrv/vision", replicas=None)
+    until(lambda: "triton-operator" not in owners(), "the operator to let go of the field")
+    assert namespace.get("deployment/vision")["spec"]["replicas"] == 2
+    namespace.wait("tsrv/vision")
+    # an autoscaler may have it now
+    namespace.kubectl("scale", "deployment/vision", "--replicas=1")
+    until(lambda: len(namespace.pods()) == 1, "one of the pods to go")
+    # and the spec may take it back
+    namespace.patch("tsrv/vision", replicas=2)
+    until(lambda: namespace.get("deployment/vision")["spec"]["replicas"] == 2, "the replicas of the spec")
+
+
 def test_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(namespace):
     namespace.kubectl("create", "service", "clusterip", "vision", "--tcp=80")
     namespace.apply(SERVER, ECHO)
