@@ -12,7 +12,7 @@ from serving import Server, scaled
 from talking import PROTOCOLS, add_one, connect, statistics, tensor
 
 
-DELAY = 3  # seconds: of the model `patient`
+DELAY = 3  # seconds: of the model `long_delay`
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def grown(before, after):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_preferred_size_leaves_at_once_and_as_one(server, protocol):
-    before, start = batches(server, "patient"), time.monotonic()
-    numbers = together(server, protocol, [lambda client: add_one(protocol, client, "patient")] * 8)
+    before, start = batches(server, "long_delay"), time.monotonic()
+    numbers = together(server, protocol, [lambda client: add_one(protocol, client, "long_delay")] * 8)
     taken = time.monotonic() - start
     assert numbers == [1] * 8
-    now = grown(before, batches(server, "patient"))
+    now = grown(before, batches(server, "long_delay"))
     assert sum(size * count for size, count in now.items()) == 8
     assert max(now) >= 4, f"requests sent together share a batch: {now}"
     assert taken < DELAY
@@ -61,38 +61,38 @@ def test_a_preferred_size_leaves_at_once_and_as_one(server, protocol):
 
 def test_a_lone_request_waits_its_delay_and_no_longer(server):
     client = connect("http", server)
-    before, start = batches(server, "patient"), time.monotonic()
-    assert add_one("http", client, "patient") == 1
+    before, start = batches(server, "long_delay"), time.monotonic()
+    assert add_one("http", client, "long_delay") == 1
     taken = time.monotonic() - start
-    assert grown(before, batches(server, "patient")) == {1: 1}
+    assert grown(before, batches(server, "long_delay")) == {1: 1}
     assert DELAY <= taken < DELAY + scaled(10), f"the delay of the model is {DELAY} s, the answer took {taken:.3f} s"
 
 
 def test_a_request_that_fills_the_batch_does_not_wait(server):
     client, start = connect("http", server), time.monotonic()
-    assert add_one("http", client, "patient", rows=8) == 1
+    assert add_one("http", client, "long_delay", rows=8) == 1
     assert time.monotonic() - start < DELAY
 
 
 def test_requests_with_rows_add_up_to_one_batch(server):
-    before = batches(server, "patient")
-    together(server, "grpc", [lambda client: add_one("grpc", client, "patient", rows=3), lambda client: add_one("grpc", client, "patient", rows=1)])
-    assert grown(before, batches(server, "patient")) == {4: 1}
+    before = batches(server, "long_delay")
+    together(server, "grpc", [lambda client: add_one("grpc", client, "long_delay", rows=3), lambda client: add_one("grpc", client, "long_delay", rows=1)])
+    assert grown(before, batches(server, "long_delay")) == {4: 1}
 
 
 def test_each_caller_gets_its_own_rows_back(server):
-    before = batches(server, "patient")
+    before = batches(server, "long_delay")
 
     def call(number):
         def ask(client):
             data = np.full((1 + number % 2, 4), number, np.float32)
-            answer = client.infer("patient", [tensor("http", "INPUT0", data, "FP32")]).as_numpy("OUTPUT0")
+            answer = client.infer("long_delay", [tensor("http", "INPUT0", data, "FP32")]).as_numpy("OUTPUT0")
             return np.array_equal(answer, data + 1)
 
         return ask
 
     assert all(together(server, "http", [call(number) for number in range(12)]))
-    now = grown(before, batches(server, "patient"))
+    now = grown(before, batches(server, "long_delay"))
     assert sum(size * count for size, count in now.items()) == 18 and max(now) <= 8
 
 

@@ -140,7 +140,7 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_order(server):
     assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"200", b"404"] * 10
 
 
-def test_a_storm_of_mixed_callers(server):
+def test_good_and_bad_callers_at_once(server):
     wrong, stop = [], threading.Event()
 
     def good(protocol):
@@ -157,13 +157,13 @@ def test_a_storm_of_mixed_callers(server):
             requests.get(f"http://{server.url}/v2/models/nobody")
 
     callers = [threading.Thread(target=good, args=(protocol,)) for protocol in ("http", "grpc") * 3]
-    troublers = [threading.Thread(target=bad) for _ in range(2)]
-    for thread in callers + troublers:
+    bad_callers = [threading.Thread(target=bad) for _ in range(2)]
+    for thread in callers + bad_callers:
         thread.start()
     for thread in callers:
         thread.join()
     stop.set()
-    for thread in troublers:
+    for thread in bad_callers:
         thread.join()
     assert not wrong, wrong[:3]
 

@@ -57,7 +57,7 @@ def upload(server, route):
         return int(said.split()[1]) if said else None
 
 
-def storm(server, rounds):
+def many_uploads(server, rounds):
     """Every route gets its uploads, all routes at once, while two callers go on asking; returns what the uploads got and how often the callers
     were answered."""
     got, wrong, answered, over = [], [], [0], threading.Event()
@@ -93,8 +93,8 @@ def storm(server, rounds):
     return got, answered[0]
 
 
-def check_storm(server, rounds):
-    got, answered = storm(server, rounds)
+def check_uploads(server, rounds):
+    got, answered = many_uploads(server, rounds)
     assert len(got) == rounds * len(ROUTES)
     # a reset may overtake an answer; most answers arrive
     assert set(got) <= {400, 404, 503, None} and got.count(None) <= len(got) / 2, got
@@ -103,12 +103,12 @@ def check_storm(server, rounds):
 
 
 def test_uploads_beyond_the_limit_cost_no_memory_and_disturb_nobody(server):
-    check_storm(server, rounds=1)
+    check_uploads(server, rounds=1)
 
 
 @pytest.mark.soak
 def test_uploads_beyond_the_limit_again_and_again(server):
-    check_storm(server, rounds=100)
+    check_uploads(server, rounds=100)
 
 
 def test_an_announced_length_beyond_the_limit_is_refused_before_the_body_is_sent(server):

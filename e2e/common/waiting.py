@@ -1,9 +1,9 @@
-"""Waiting for a state, with a deadline: the one place that says how patient the tests are."""
+"""Waiting for a state, with a deadline: the one place that sets how long the tests wait."""
 
 import os
 import time
 
-# Machines that run CI do other things beside; a wait that succeeds takes no longer for it.
+# Machines that run CI run other things as well. A wait that succeeds is no longer for a longer deadline.
 PATIENCE = float(os.environ.get("E2E_PATIENCE") or (3 if os.environ.get("CI") == "true" else 1))
 
 

@@ -229,7 +229,7 @@ def shapes(root):
     wide = [("INPUT0", "FP32", [-1, 3])], [("OUTPUT0", "FP32", [-1, 3])]
     write(root, "ragged_rows", onnx_config(8, *wide, "dynamic_batching { max_queue_delay_microseconds: 20000 }\n"), {1: graphs.add(1, ["batch", "rows", 3])})
     slow = "dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 3000000 }\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n"
-    write(root, "patient", onnx_config(8, [("INPUT0", "FP32", [4])], [("OUTPUT0", "FP32", [4])], slow), {1: graphs.add(1)})
+    write(root, "long_delay", onnx_config(8, [("INPUT0", "FP32", [4])], [("OUTPUT0", "FP32", [4])], slow), {1: graphs.add(1)})
 
 
 def versions(root, policy="", name="versions", numbers=(1, 2, 3), config=""):

@@ -35,12 +35,12 @@ wait_for() {
     local deadline=$((SECONDS + $1)) what=$2
     shift 2
     until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt "$deadline" ] || die "timed out waiting for $what; logs lie in $state/logs"
+        [ $SECONDS -lt "$deadline" ] || die "timed out waiting for $what; logs are in $state/logs"
         sleep 0.3
     done
 }
 
-# Programs are known by a name; their process id and log lie in the state folder.
+# Each program has a name; its process id and log are in the state folder.
 start() { # NAME NAMESPACE COMMAND...
     local name=$1 namespace=$2
     shift 2
@@ -54,7 +54,7 @@ alive() { # NAME
     pid=$(cat "$state/logs/$1.pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && echo yes || echo no
 }
 
-stop_programs() { # NAME...  every instance of each, politely and then not
+stop_programs() { # NAME...  every instance of each: SIGTERM, then SIGKILL
     local name file pid
     for name in "$@"; do
         for file in "$state/logs/$name"*.pid; do

@@ -34,7 +34,7 @@ start_control_plane() {
 
 wait_for_nodes() {
     wait_for 120 "both nodes" kubectl get node kn1 kn2
-    kubectl wait --for=condition=Ready node/kn1 node/kn2 --timeout=120s >/dev/null || die "a node does not become ready; logs lie in $state/logs"
+    kubectl wait --for=condition=Ready node/kn1 node/kn2 --timeout=120s >/dev/null || die "a node does not become ready; logs are in $state/logs"
     wait_for 60 "the pretend GPUs" both_offer_gpus
     wait_for 60 "the default service account" kubectl get serviceaccount default
 }

@@ -56,23 +56,23 @@ def test_nobody_notices_a_server_that_is_terminated(serving):
         recovered(serving, before)
 
 
-CALLERS = 16  # of `load`: each has one request in somebody's hand, at most
+CALLERS = 16  # of `load`: each has one request in flight at most
 
 
-def lost_in_hand(result, of_replicas):
-    """Nobody can answer for a process that was shot: what it had in hand is lost. Nobody else may notice."""
+def lost_in_flight(result, of_replicas):
+    """Requests in flight at a process that is killed are lost; no others may fail."""
     print(json.dumps(result, indent=1))
     assert result["failed"] <= CALLERS * of_replicas / 2
     assert not [it for it in result["first_failures"] if not it["what"].startswith(("sending", "reading"))], result
 
 
 @pytest.mark.our_cluster
-def test_a_killed_server_process_costs_no_more_than_what_it_had_in_hand(serving):
+def test_a_killed_server_process_loses_only_what_was_in_flight(serving):
     before = serving.lives()
     with load(serving, may_fail=True) as result:
         for pod in serving.pods().values():
             kill(child(pod, "server"))
-    lost_in_hand(result, of_replicas=2)
+    lost_in_flight(result, of_replicas=2)
     assert serving.lives() == before, "it is started again in its container"
     serving.kubectl("annotate", "tsrv/vision", "somebody=looks")
     crashes = lambda: [it for it in serving.items("events.events.k8s.io") if it["reason"] == "ServerCrashed"]
@@ -81,12 +81,12 @@ def test_a_killed_server_process_costs_no_more_than_what_it_had_in_hand(serving)
 
 
 @pytest.mark.our_cluster
-def test_a_killed_server_container_costs_no_more_than_what_it_had_in_hand(serving):
+def test_a_killed_server_container_loses_only_what_was_in_flight(serving):
     before = serving.lives()
     with load(serving, may_fail=True) as result:
         kill(first_process(next(iter(serving.pods().values())), "server"))
         recovered(serving, before)
-    lost_in_hand(result, of_replicas=1)
+    lost_in_flight(result, of_replicas=1)
 
 
 def test_nobody_notices_a_deleted_pod(serving):
