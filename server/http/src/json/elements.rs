@@ -65,7 +65,9 @@ fn read_as(reader: &mut Reader<'_>, data_type: DataType, expected: usize) -> Par
         DataType::Int16 => signed!(i16),
         DataType::Int32 => signed!(i32),
         DataType::Int64 => signed!(i64),
-        DataType::Fp32 => numbers(reader, expected, |reader| float(reader).map(|value| (value as f32).to_le_bytes())),
+        DataType::Fp32 => numbers(reader, expected, |reader| {
+            element(reader, Kind::Number, NOT_DOUBLE, Reader::single).map(f32::to_le_bytes)
+        }),
         DataType::Fp64 => numbers(reader, expected, |reader| float(reader).map(f64::to_le_bytes)),
         DataType::Bytes => {
             let mut elements = Elements::default();
@@ -92,6 +94,8 @@ fn read_as(reader: &mut Reader<'_>, data_type: DataType, expected: usize) -> Par
 const NOT_UNSIGNED: &str = "unsigned-integer as unsigned-integer";
 const NOT_SIGNED: &str = "signed-integer as signed-integer";
 
+const NOT_DOUBLE: &str = "number as double";
+
 /// Reads elements of `N` bytes each.
 #[inline]
 fn numbers<'a, const N: usize>(
@@ -103,13 +107,17 @@ fn numbers<'a, const N: usize>(
     let capacity = expected.min(reader.remaining() / 2 + 1) * N;
     let mut bytes = Vec::with_capacity(capacity);
     walk(reader, &mut |reader| {
-        if bytes.len() / N == expected {
-            reader.skip()?;
-            let text = "Unable to parse 'data': Shape does not match true shape of 'data' field";
-            return Err(Error::internal(text).into());
+        loop {
+            if bytes.len() / N == expected {
+                reader.skip()?;
+                let text = "Unable to parse 'data': Shape does not match true shape of 'data' field";
+                return Err(Error::internal(text).into());
+            }
+            bytes.extend_from_slice(&one(reader)?);
+            if !reader.goes_on_with_number() {
+                return Ok(());
+            }
         }
-        bytes.extend_from_slice(&one(reader)?);
-        Ok(())
     })?;
     let count = bytes.len() / N;
     Ok(Elements { bytes, count })
@@ -142,7 +150,7 @@ fn element<'a, T>(
 
 #[inline(always)]
 fn float(reader: &mut Reader<'_>) -> Parsed<f64> {
-    element(reader, Kind::Number, "number as double", |reader| Ok(reader.number()?.as_f64()))
+    element(reader, Kind::Number, NOT_DOUBLE, |reader| Ok(reader.number()?.as_f64()))
 }
 
 /// `true`, `false`, or a whole number, of which only 0 is false.
@@ -208,6 +216,15 @@ mod tests {
         check(&deep, DataType::Uint8, 1, &[7]);
         let deeper = format!("[{deep}]");
         refused(&deeper, DataType::Uint8, "JSON nesting depth exceeds maximum allowed limit (100)");
+    }
+
+    #[test]
+    fn blanks_between_numbers_change_nothing() {
+        for text in ["[1,-2,3]", "[ 1, -2 , 3 ]", "[1 ,-2,\n3]", "[1,  -2,\t3]", "[[1],[-2, 3]]"] {
+            check(text, DataType::Int8, 3, &[1, 254, 3]);
+        }
+        refused("[1, -]", DataType::Int8, "failed to parse the request JSON buffer: Invalid value. at 5");
+        refused("[1, x]", DataType::Fp32, "failed to parse the request JSON buffer: Invalid value. at 4");
     }
 
     #[test]

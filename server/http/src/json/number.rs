@@ -1,7 +1,8 @@
 //! Numbers of a JSON text: whole ones exactly, others as the nearest double.
 //!
-//! Short decimals, nearly all that clients send, are turned into doubles by one exact multiplication or division; the
-//! rest goes through the standard library.
+//! Digits are read eight at a time. Short decimals, nearly all that clients send, are turned into doubles by one exact
+//! multiplication or division, and nearly all decimals into singles by one that is nearly exact; the rest goes through
+//! the standard library.
 
 /// A number as it was written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,11 +52,75 @@ const EXACT_POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
+/// Why a text is no number: what is wrong, and at which byte.
+type Wrong = (&'static str, usize);
+
 /// Reads the number at the start of `text`, and its length in bytes.
 ///
 /// Errors: what is wrong, and at which byte of `text`.
 #[inline]
-pub(crate) fn read(text: &[u8]) -> Result<(Number, usize), (&'static str, usize)> {
+pub(crate) fn read(text: &[u8]) -> Result<(Number, usize), Wrong> {
+    let scanned = match scan(text)? {
+        Scan::Decimal(scanned) => scanned,
+        Scan::Special(value, end) => return Ok((Number::Double(value), end)),
+    };
+    let Decimal { is_negative, is_whole, digits, exponent, end } = scanned;
+    if is_whole {
+        if digits.dropped == 0 {
+            if !is_negative || digits.value == 0 {
+                return Ok((Number::Uint(digits.value), end));
+            }
+            if let Some(value) = 0i64.checked_sub_unsigned(digits.value) {
+                return Ok((Number::Int(value), end));
+            }
+        } else if let Some(number) = std::str::from_utf8(&text[..end]).ok().and_then(|text| text.parse().ok()) {
+            return Ok((Number::Uint(number), end)); // twenty digits may still fit
+        }
+    }
+    let value = match exact(digits, exponent) {
+        Some(value) if is_negative => -value,
+        Some(value) => value,
+        None => std::str::from_utf8(&text[..end]).ok().and_then(|text| text.parse().ok()).unwrap_or(f64::INFINITY),
+    };
+    if value.is_finite() {
+        Ok((Number::Double(value), end))
+    } else {
+        Err(("Number too big to be stored in double.", 0))
+    }
+}
+
+/// Reads the number at the start of `text` as a single: the same as [`read`] and rounding its double once more.
+///
+/// Errors: as [`read`].
+#[inline]
+pub(crate) fn read_f32(text: &[u8]) -> Result<(f32, usize), Wrong> {
+    if let Scan::Decimal(decimal) = scan(text)?
+        && let Some(value) = single(&decimal)
+    {
+        return Ok((value, decimal.end));
+    }
+    read(text).map(|(number, end)| (number.as_f64() as f32, end))
+}
+
+/// A number as it stands in the text.
+enum Scan {
+    Decimal(Decimal),
+    /// `NaN`, `Infinity` or `-Infinity`, and its end.
+    Special(f64, usize),
+}
+
+/// A decimal: its digits times ten to the power of `exponent`.
+struct Decimal {
+    is_negative: bool,
+    /// It has neither a point nor an exponent.
+    is_whole: bool,
+    digits: Digits,
+    exponent: i64,
+    end: usize,
+}
+
+#[inline]
+fn scan(text: &[u8]) -> Result<Scan, Wrong> {
     let peek = |at: usize| text.get(at).copied().unwrap_or(0);
     let is_negative = peek(0) == b'-';
     let mut at = usize::from(is_negative);
@@ -65,24 +130,10 @@ pub(crate) fn read(text: &[u8]) -> Result<(Number, usize), (&'static str, usize)
     match peek(at) {
         b'0' => at += 1,
         b'1'..=b'9' => at = digits.take(text, at),
-        _ => return special(text, at, is_negative),
+        _ => return special(text, at, is_negative).map(|(value, end)| Scan::Special(value, end)),
     }
-    let whole = digits;
     let mut exponent = i64::from(digits.dropped);
-
-    let is_double = matches!(peek(at), b'.' | b'e' | b'E');
-    if !is_double {
-        if whole.dropped == 0 {
-            if !is_negative || whole.value == 0 {
-                return Ok((Number::Uint(whole.value), at));
-            }
-            if let Some(value) = 0i64.checked_sub_unsigned(whole.value) {
-                return Ok((Number::Int(value), at));
-            }
-        } else if let Some(number) = std::str::from_utf8(&text[..at]).ok().and_then(|text| text.parse().ok()) {
-            return Ok((Number::Uint(number), at)); // twenty digits may still fit
-        }
-    }
+    let is_whole = !matches!(peek(at), b'.' | b'e' | b'E');
     if peek(at) == b'.' {
         at += 1;
         if !peek(at).is_ascii_digit() {
@@ -107,13 +158,29 @@ pub(crate) fn read(text: &[u8]) -> Result<(Number, usize), (&'static str, usize)
         }
         exponent += if is_small { -written } else { written };
     }
+    Ok(Scan::Decimal(Decimal { is_negative, is_whole, digits, exponent, end: at }))
+}
 
-    let value = match exact(digits, exponent) {
-        Some(value) if is_negative => -value,
-        Some(value) => value,
-        None => std::str::from_utf8(&text[..at]).ok().and_then(|text| text.parse().ok()).unwrap_or(f64::INFINITY),
-    };
-    if value.is_finite() { Ok((Number::Double(value), at)) } else { Err(("Number too big to be stored in double.", 0)) }
+/// The decimal as a single, if that can be told without its exact double: a quotient of two roundings is less than two
+/// units in the last place of a double from the value, so that both round to the same single unless the double is
+/// about halfway between two singles.
+#[inline]
+fn single(decimal: &Decimal) -> Option<f32> {
+    let &Decimal { is_negative, is_whole, digits, exponent, .. } = decimal;
+    if digits.dropped > 0 {
+        return None;
+    }
+    let power = *EXACT_POWERS.get(usize::try_from(exponent.unsigned_abs()).ok()?)?;
+    let value = digits.value as f64;
+    let value = if exponent < 0 { value / power } else { value * power };
+    const HALF: u64 = 1 << 28;
+    let below = value.to_bits() & (2 * HALF - 1); // what a single has no place for
+    let is_clear = below.wrapping_sub(HALF - 4) > 8;
+    let is_normal = (f64::from(f32::MIN_POSITIVE)..f64::from(f32::MAX)).contains(&value);
+    if value == 0.0 {
+        return Some(if is_negative && !is_whole { -0.0 } else { 0.0 }); // "-0" is the whole number 0
+    }
+    (is_clear && is_normal).then_some(if is_negative { -(value as f32) } else { value as f32 })
 }
 
 /// The digits of a number without its point.
@@ -125,9 +192,23 @@ struct Digits {
 }
 
 impl Digits {
-    /// Takes in the run of digits at `at` and gives its end.
+    /// Takes in the run of digits at `at` and gives its end: eight at a time, four, then one by one.
     #[inline]
     fn take(&mut self, text: &[u8], mut at: usize) -> usize {
+        while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk())
+            && let Some(eight) = eight_digits(u64::from_le_bytes(*chunk))
+            && self.value < 10_000_000_000
+        {
+            self.value = self.value * 100_000_000 + eight;
+            at += 8;
+        }
+        if let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk())
+            && let Some(four) = four_digits(u32::from_le_bytes(*chunk))
+            && self.value < 100_000_000_000_000
+        {
+            self.value = self.value * 10_000 + u64::from(four);
+            at += 4;
+        }
         while let Some(digit) = text.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10) {
             if self.value < 1_000_000_000_000_000_000 {
                 self.value = self.value * 10 + u64::from(digit);
@@ -138,6 +219,30 @@ impl Digits {
         }
         at
     }
+}
+
+/// The number that eight digits spell; `None` if one of the bytes is no digit.
+#[inline(always)]
+const fn eight_digits(chunk: u64) -> Option<u64> {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    if (chunk & HIGH) | ((chunk.wrapping_add(0x0606_0606_0606_0606) & HIGH) >> 4) != 0x3333_3333_3333_3333 {
+        return None;
+    }
+    // pairs, then fours, then all, each by one multiplication
+    let pairs = (chunk & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(10 * 256 + 1) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 * 65536 + 1) >> 16;
+    Some(((fours & 0x0000_ffff_0000_ffff).wrapping_mul((10_000 << 32) + 1)) >> 32)
+}
+
+/// The number that four digits spell; `None` if one of the bytes is no digit.
+#[inline(always)]
+const fn four_digits(chunk: u32) -> Option<u32> {
+    const HIGH: u32 = 0xf0f0_f0f0;
+    if (chunk & HIGH) | ((chunk.wrapping_add(0x0606_0606) & HIGH) >> 4) != 0x3333_3333 {
+        return None;
+    }
+    let pairs = (chunk & 0x0f0f_0f0f).wrapping_mul(10 * 256 + 1) >> 8;
+    Some((pairs & 0x00ff_00ff).wrapping_mul(100 * 65536 + 1) >> 16)
 }
 
 /// The value, if one rounding gives the nearest double.
@@ -156,7 +261,7 @@ fn exact(digits: Digits, exponent: i64) -> Option<f64> {
 
 /// `NaN`, `Inf` or `Infinity` at `at`.
 #[cold]
-fn special(text: &[u8], start: usize, is_negative: bool) -> Result<(Number, usize), (&'static str, usize)> {
+fn special(text: &[u8], start: usize, is_negative: bool) -> Result<(f64, usize), Wrong> {
     let expect = |word: &[u8], mut at: usize| {
         for byte in word {
             if text.get(at) != Some(byte) {
@@ -174,7 +279,7 @@ fn special(text: &[u8], start: usize, is_negative: bool) -> Result<(Number, usiz
         }
         _ => return Err(("Invalid value.", start)),
     };
-    Ok((Number::Double(if is_negative { -value } else { value }), end))
+    Ok((if is_negative { -value } else { value }, end))
 }
 
 #[cfg(test)]
@@ -233,7 +338,95 @@ mod tests {
         assert_eq!(read(b"1.8e308"), Err(("Number too big to be stored in double.", 0)));
     }
 
+    #[track_caller]
+    fn check_single(text: &str) {
+        let (number, end) = read(text.as_bytes()).unwrap();
+        let (value, single_end) = read_f32(text.as_bytes()).unwrap();
+        assert_eq!((value.to_bits(), single_end), ((number.as_f64() as f32).to_bits(), end), "{text}");
+    }
+
+    #[test]
+    fn awkward_singles_are_rounded_as_their_doubles() {
+        for text in [
+            "0",
+            "-0",
+            "-0.0",
+            "0.1",
+            "-1e-3",
+            "16777217",
+            "16777217.0",
+            "16777216.99999999",
+            "16777217.00000001",
+            "1.00000005960464477539062", // halfway
+            "1.000000059604644776",      // above it, below it as a double
+            "0.500000029802322387695312",
+            "3.4028235e38",
+            "3.4028236e38",
+            "1e39",
+            "-1e300",
+            "1e-45",
+            "1.1754943e-38",
+            "1.1754944e-38",
+            "1e-60",
+            "18446744073709551615",
+            "99999999999999999999",
+            "12345678901234567890123.5e-10",
+            "Infinity",
+            "-Infinity",
+        ] {
+            check_single(text);
+        }
+        assert!(read_f32(b"NaN").unwrap().0.is_nan());
+        assert_eq!(read_f32(b"1e999"), Err(("Number too big to be stored in double.", 0)));
+        assert_eq!(read_f32(b"1.x"), Err(("Miss fraction part in number.", 2)));
+    }
+
+    #[test]
+    fn runs_of_digits_of_every_length_are_read_to_their_end() {
+        for length in 1..40 {
+            for digit in ["1", "9"] {
+                let digits = digit.repeat(length);
+                for text in
+                    [format!("{digits}.5"), format!("0.{digits}"), format!("0.{digits},1"), format!("1e-{digits}")]
+                {
+                    let end = text.find(',').unwrap_or(text.len());
+                    let expect: f64 = text[..end].parse().unwrap();
+                    assert_eq!(read(text.as_bytes()), Ok((Number::Double(expect), end)), "{text}");
+                    check_single(&text);
+                }
+                let (whole, end) = read(digits.as_bytes()).unwrap();
+                assert_eq!((whole.as_f64(), end), (digits.parse().unwrap(), length), "{digits}");
+            }
+        }
+        assert_eq!(eight_digits(u64::from_le_bytes(*b"12345678")), Some(12_345_678));
+        assert_eq!(four_digits(u32::from_le_bytes(*b"0907")), Some(907));
+        for byte in (0..=255u8).filter(|byte| !byte.is_ascii_digit()) {
+            for at in 0..8 {
+                let mut text = *b"00000000";
+                text[at] = byte;
+                assert_eq!(eight_digits(u64::from_le_bytes(text)), None, "{text:?}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn singles_are_rounded_as_their_doubles(
+            text in "-?(0|[1-9][0-9]{0,21})(\\.[0-9]{1,25})?(e[+-]?[0-9]{1,2})?",
+            single: u32,
+            next in -3i64..4,
+        ) {
+            check_single(&text);
+            let value = f32::from_bits(single);
+            if value.is_finite() {
+                check_single(&format!("{value:?}"));
+                check_single(&format!("{:?}", f64::from(value)));
+                // doubles about halfway to the next single
+                let halfway = f64::from_bits(f64::from(value).to_bits().wrapping_add_signed((1 << 28) + next));
+                check_single(&format!("{halfway:?}"));
+            }
+        }
+
         #[test]
         fn doubles_come_back_as_they_were(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
             let text = format!("{value:?}");

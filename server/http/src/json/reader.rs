@@ -225,6 +225,28 @@ impl<'a> Reader<'a> {
         Ok(number)
     }
 
+    /// Reads a number as a single.
+    #[inline]
+    pub(crate) fn single(&mut self) -> Parsed<f32> {
+        let (value, length) =
+            number::read_f32(&self.text[self.at..]).map_err(|(what, at)| Self::malformed_at(what, self.at + at))?;
+        self.at += length;
+        Ok(value)
+    }
+
+    /// Goes past a comma if a number follows it, blanks at most one, as nearly all arrays of numbers are written.
+    #[inline(always)]
+    pub(crate) fn goes_on_with_number(&mut self) -> bool {
+        let is_number = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+        let step = match self.text.get(self.at..).unwrap_or_default() {
+            [b',', next, ..] if is_number(*next) => 1,
+            [b',', b' ', next, ..] if is_number(*next) => 2,
+            _ => return false,
+        };
+        self.at += step;
+        true
+    }
+
     /// Reads past one value of any kind, checking that it is well formed.
     pub(crate) fn skip(&mut self) -> Parsed<()> {
         match self.kind() {

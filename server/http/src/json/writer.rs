@@ -51,9 +51,29 @@ pub(crate) fn push_double(out: &mut Vec<u8>, value: f64) {
     let text = buffer.format_finite(value).as_bytes();
     let is_plain = (1e-4..1e15).contains(&value.abs()) || value == 0.0; // never written with an exponent
     if is_plain || !text.contains(&b'e') {
-        out.extend_from_slice(text);
+        push_short(out, text);
     } else {
         push_exponential(out, text);
+    }
+}
+
+/// Appends a text of mostly 8 to 24 bytes by copies of fixed length, which need no call: its beginning, and its end over
+/// the rest of that.
+#[inline(always)]
+fn push_short(out: &mut Vec<u8>, text: &[u8]) {
+    let start = out.len();
+    match (text.first_chunk::<16>(), text.last_chunk::<8>()) {
+        (Some(first), Some(last)) if text.len() <= 24 => {
+            out.extend_from_slice(first);
+            out.truncate(start + text.len() - 8);
+            out.extend_from_slice(last);
+        }
+        (None, Some(last)) => {
+            out.extend_from_slice(&text[..8]);
+            out.truncate(start + text.len() - 8);
+            out.extend_from_slice(last);
+        }
+        _ => out.extend_from_slice(text),
     }
 }
 
@@ -222,6 +242,16 @@ mod tests {
             (f64::NEG_INFINITY, "-Infinity"),
         ] {
             assert_eq!(double(value), text);
+        }
+    }
+
+    #[test]
+    fn short_texts_are_appended_whole() {
+        for length in 0..40u8 {
+            let text: Vec<u8> = (b'A'..b'A' + length).collect();
+            let mut out = b"before".to_vec();
+            push_short(&mut out, &text);
+            assert_eq!(out, [b"before", text.as_slice()].concat());
         }
     }
 
