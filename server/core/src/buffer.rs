@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// Memory that bytes lie in, as backends are told it.
+/// Memory that bytes lie in, as backends see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
     /// Ordinary host memory.

@@ -85,7 +85,7 @@ pub struct Interface {
     pub is_decoupled: bool,
 }
 
-/// What metadata endpoints tell of a model.
+/// What metadata endpoints show of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelMetadata {
     /// Name on the wire.
@@ -155,7 +155,7 @@ impl Interface {
         self
     }
 
-    /// What metadata endpoints tell, given the words for the platform and the versions that are ready.
+    /// What metadata endpoints show, given the platform and the versions that are ready.
     pub fn metadata(&self, platform: String, versions: Vec<u64>) -> ModelMetadata {
         let tensor = |name: &Name, data_type, dims: &[i64]| TensorMetadata {
             name: name.clone(),

@@ -1,4 +1,4 @@
-//! Every decision of the server, and nothing else: no files, no clock, no threads, no runtime. Time is told to it.
+//! Every decision of the server, and nothing else: no files, no clock, no threads, no runtime. Callers pass the time in.
 
 #![forbid(unsafe_code)]
 

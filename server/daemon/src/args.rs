@@ -70,7 +70,7 @@ pub(crate) struct Args {
     pub(crate) grpc: GrpcArgs,
     /// The metrics page.
     pub(crate) metrics: Endpoint,
-    /// Whether that page tells of processors and memory.
+    /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
     /// `--backend-config`, in the order given.
     pub(crate) backend_settings: Vec<Setting>,

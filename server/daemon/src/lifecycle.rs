@@ -150,7 +150,7 @@ async fn drain(engine: &Engine, delay: Duration) {
     }
 }
 
-/// Loads the start-up set and tells what came of it. Returns only if that ends the server.
+/// Loads the start-up models and logs the result. Returns only if that ends the server.
 async fn start(
     engine: &Arc<Engine>,
     addresses: &[(Service, SocketAddr)],

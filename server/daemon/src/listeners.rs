@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_handed_over_and_is_no_such_socket_is_told() {
+    async fn what_is_handed_over_and_is_no_such_socket_is_refused() {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "fd 3 is not a socket");
         let mut handed_over = HandedOver([("http".to_owned(), Err(error))].into());
         let refused = Listener::open(Service::Http, &endpoint("127.0.0.1", 0, false), &mut handed_over).unwrap_err();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_told_by_its_address() {
+    async fn a_taken_port_is_refused_with_its_address() {
         let first = open(&endpoint("127.0.0.1", 0, false)).unwrap();
         let port = first.address.port();
         let taken = endpoint("127.0.0.1", port, false);

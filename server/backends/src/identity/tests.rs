@@ -122,7 +122,7 @@ fn zeros_for_an_absent_input_are_not_made_without_limit() {
 }
 
 #[test]
-fn an_execution_takes_as_long_as_it_is_told() {
+fn an_execution_takes_the_configured_time() {
     let mut slow = config(&[DataType::Int8]);
     parameter(&mut slow, "execute_delay_ms", "3");
     let mut instance = load(slow).unwrap();

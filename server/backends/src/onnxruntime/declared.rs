@@ -126,7 +126,7 @@ mod tests {
     use super::without_shape;
 
     #[test]
-    fn tensors_of_unknown_rank_are_told_from_scalars() {
+    fn tensors_of_unknown_rank_differ_from_scalars() {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models");
         let names = |file: &str| without_shape(&models.join(file)).unwrap().into_iter().collect::<Vec<_>>();
         assert_eq!(names("any_rank.onnx"), ["X", "Y"]);

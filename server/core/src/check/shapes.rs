@@ -20,7 +20,7 @@ pub(super) fn batch_size(interface: &Interface, id: &str, inputs: &[Tensor]) -> 
             return Err(no_batch_dimension(interface, id, input));
         };
         match rows {
-            // An empty batch agrees with whatever follows, as in Triton; its bytes will tell.
+            // An empty batch agrees with whatever follows, as in Triton; its bytes are checked later.
             None | Some(0) => rows = Some(extent),
             Some(rows) if rows != extent => return Err(unequal_batch(interface, id, input)),
             Some(_) => {}

@@ -234,7 +234,7 @@ fn an_empty_batch_of_empty_rows_is_refused_too() {
 // === types and shapes ===
 
 #[test]
-fn every_wrong_type_is_told_with_both_names() {
+fn a_wrong_type_is_refused_with_both_names() {
     for want in DataType::ALL {
         for got in DataType::ALL.into_iter().filter(|&got| got != want) {
             let message =
@@ -246,7 +246,7 @@ fn every_wrong_type_is_told_with_both_names() {
 }
 
 #[test]
-fn wrong_shapes_are_told_with_the_note_only_when_batching() {
+fn wrong_shapes_are_refused_with_the_note_only_when_batching() {
     for (dims, shape, expected) in [
         (&[16][..], &[1, 17][..], "Expected [-1,16], got [1,17]"),
         (&[16], &[1], "Expected [-1,16], got [1]"),

@@ -1,5 +1,5 @@
-//! Fills in what the folder alone tells: name, backend, platform, model file. What only the model file tells is its
-//! backend's to complete.
+//! Fills in what follows from the folder alone: name, backend, platform, model file. What only the model file says is for
+//! its backend to complete.
 
 use server_proto::inference::model_config::SchedulingChoice;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Fills in name, backend, platform and model file where the configuration leaves them open.
 ///
-/// `version_files` are the names in one version folder. A model whose files tell nothing can tell its backend in its
+/// `version_files` are the names in one version folder. A model whose files say nothing may name its backend in its
 /// own name, as in `model.BACKEND`.
 /// Errors: no way to know the backend, an unknown platform, a platform of another backend.
 /// Source: Triton model configuration, "Auto-Generated Model Configuration".
@@ -61,7 +61,7 @@ fn find_backend(config: &ModelConfig, version_files: &[String]) -> Option<&'stat
 
 fn backend_from_name(config: &mut ModelConfig, model_name: &str) -> Result<()> {
     if !config.platform.is_empty() || !config.default_model_filename.is_empty() {
-        return Ok(()); // the pair of platform and backend tells what is missing
+        return Ok(()); // the check of platform and backend says what is missing
     }
     match model_name.split_once('.') {
         Some((_, backend)) if !backend.is_empty() => {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_model_can_tell_its_backend() {
+    fn the_name_of_a_model_may_name_its_backend() {
         check(
             "simple.identity",
             &["weights.bin"],
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_known_is_told() {
+    fn what_cannot_be_completed_is_refused_with_the_reason() {
         check(
             "m",
             &["weights.bin"],

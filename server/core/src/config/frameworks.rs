@@ -14,7 +14,7 @@ pub(super) struct Framework {
     pub(super) platforms: &'static [&'static str],
     /// Name of the model file in the version folder.
     pub(super) file: &'static str,
-    /// Taken for the backend when neither platform nor file tell.
+    /// Taken for the backend when neither platform nor file decides.
     pub(super) is_default: bool,
     /// Instances on the processor when the configuration names no count.
     pub(super) cpu_instances: i32,

@@ -78,7 +78,7 @@ fn a_signal_during_loading_ends_the_server_well() {
 }
 
 #[test]
-fn requests_inside_are_finished_and_later_ones_are_told() {
+fn requests_inside_are_finished_and_later_ones_are_refused() {
     const CALLERS: usize = 4;
     let (_repository, mut server) = slow_server(300, &[]);
     let http = server.http();
@@ -105,7 +105,7 @@ fn requests_inside_are_finished_and_later_ones_are_told() {
         until("all requests inside", || pending_or_running(&server) >= CALLERS - 1);
         server.signal(Signal::TERM);
         server.stdout.expect("Signal (15) received.");
-        until("health tells of the exit", || status(http, "/v2/health/ready") == 503);
+        until("health to show the exit", || status(http, "/v2/health/ready") == 503);
         let health = call(http, "GET", "/v2/health/live", "");
         assert_eq!((health.status, health.body.as_str()), (503, r#"{"error":"Server exiting"}"#));
         let late = call(http, "POST", "/v2/models/slow/infer", &infer_body([9, 9]));

@@ -44,7 +44,7 @@ fn a_repository_must_be_given() {
 }
 
 #[test]
-fn bad_ports_are_told() {
+fn bad_ports_are_refused() {
     refuses(&["--model-repository=/tmp", "--http-port=99999"], "\"--http-port\": got '99999'");
     refuses(
         &["--model-repository=/tmp", "--http-port=7000", "--grpc-port=7000"],
@@ -53,7 +53,7 @@ fn bad_ports_are_told() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told() {
+fn a_port_that_is_taken_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let repository = repository::with_echo();
@@ -70,6 +70,6 @@ fn a_port_that_is_taken_is_told() {
 }
 
 #[test]
-fn a_log_file_that_cannot_be_written_is_told() {
+fn a_log_file_that_cannot_be_written_is_refused() {
     refuses(&["--model-repository=/tmp", "--log-file=/nowhere/at/all"], "cannot write the log to '/nowhere/at/all'");
 }

@@ -33,7 +33,7 @@ fn looks(flags: &[&str], expect: &str) {
     assert_eq!(shape(&server.stdout.expect("Started HTTPService")), expect);
 }
 
-/// What a server says on stdout and stderr that cannot tell where it listens.
+/// The output of a server that does not log where it listens.
 fn said_quietly(flags: &[&str]) -> (String, String) {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let http = format!("--http-port={}", free.port());
@@ -118,7 +118,7 @@ fn levels_can_be_switched_off() {
 }
 
 #[test]
-fn the_reason_of_a_bad_end_is_told_even_if_errors_are_not_logged() {
+fn the_reason_of_a_bad_end_is_printed_even_if_errors_are_not_logged() {
     let output = program::run(&["--model-repository=/nowhere", "--http-address=192.0.2.1", "--log-error=false"]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -135,7 +135,7 @@ impl Program {
         self.address("HTTPService")
     }
 
-    /// What the kernel tells about it: a file of its folder in /proc.
+    /// A file of its folder in /proc.
     pub(crate) fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }

@@ -58,7 +58,7 @@ fn an_endpoint_that_is_not_allowed_is_not_there() {
 }
 
 #[test]
-fn a_broken_model_leaves_its_neighbour_alone_and_tells_its_reason() {
+fn a_broken_model_leaves_others_alone_and_has_its_reason_in_the_index() {
     let repository = with_echo();
     add_with_config(repository.path(), "broken", "backend: \"no_such_backend\" max_batch_size: 4\n");
     let server = Program::serve(repository.path(), &["--exit-on-error=false", "--strict-readiness=false"]);

@@ -1,4 +1,4 @@
-//! Ensembles, as far as their own configuration tells: complete steps, and tensors that all come from somewhere and
+//! Ensembles, as far as their own configuration goes: complete steps, and tensors that all come from somewhere and
 //! lead somewhere. Whether the models exist and fit is checked when they are known.
 
 use std::collections::{BTreeMap, BTreeSet};
