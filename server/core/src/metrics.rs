@@ -5,7 +5,7 @@
 
 use prometheus::{
     Encoder, TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{Counter, Gauge, Metric, MetricFamily, MetricType},
 };
 
 use crate::{byte_budget::ByteBudget, stats::ModelSnapshot};
@@ -85,21 +85,21 @@ const PER_MODEL: [Family; 9] = [
 
 /// The page, Prometheus text format 0.0.4. A family stands there even while no model does.
 pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> String {
-    let mut page = String::new();
-    let success = models.iter().map(|model| (labels(model, None), model.success.count as f64));
-    family(&mut page, SUCCESS.0, SUCCESS.1, false, success);
-    let failures = models.iter().flat_map(|model| {
-        let reasons = [
-            ("REJECTED", model.failures.rejected),
-            ("CANCELED", model.failures.canceled),
-            ("BACKEND", model.failures.backend),
-            ("OTHER", model.failures.other),
-        ];
-        reasons.map(|(reason, count)| (labels(model, Some(reason)), count as f64))
-    });
-    family(&mut page, FAILURE.0, FAILURE.1, false, failures);
+    let labels: Vec<Labels> = models.iter().map(Labels::of).collect();
+    let families = 2 + PER_MODEL.len();
+    let mut page = String::with_capacity((families + REASONS.len()) * models.len() * TYPICAL_LINE + families * 160);
+    let (name, help) = SUCCESS;
+    per_model(&mut page, name, help, false, models.iter().zip(&labels), |model| model.success.count as f64);
+    let (name, help) = FAILURE;
+    heading(&mut page, name, help, false);
+    for (model, labels) in models.iter().zip(&labels) {
+        for (reason, count) in REASONS {
+            let (before, after) = labels.all.split_at(labels.place_of_reason);
+            line(&mut page, name, &[before, ",reason=\"", reason, "\"", after], count(model) as f64);
+        }
+    }
     for Family { name, help, is_gauge, value } in &PER_MODEL {
-        family(&mut page, name, help, *is_gauge, models.iter().map(|model| (labels(model, None), value(model))));
+        per_model(&mut page, name, help, *is_gauge, models.iter().zip(&labels), value);
     }
     if let Some(machine) = machine {
         let gauges = [
@@ -108,7 +108,7 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
             ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", machine.memory_used as f64),
         ];
         for (name, help, value) in gauges {
-            family(&mut page, name, help, true, [(Vec::new(), value)].into_iter());
+            single(&mut page, name, help, true, value);
         }
     }
     page
@@ -117,7 +117,7 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
 /// The part of the page about the memory of requests: what is in use, the limit if there is one, and what was refused.
 pub fn request_memory(budget: &ByteBudget) -> String {
     let mut page = String::new();
-    let mut one = |name, help, is_gauge, value| family(&mut page, name, help, is_gauge, [(vec![], value)].into_iter());
+    let mut one = |name, help, is_gauge, value| single(&mut page, name, help, is_gauge, value);
     one(
         "tritonserver_inflight_request_bytes",
         "Bytes of requests in flight, HTTP and gRPC together",
@@ -141,33 +141,102 @@ pub fn request_memory(budget: &ByteBudget) -> String {
     page
 }
 
-fn family(
+type Count = fn(&ModelSnapshot) -> u64;
+
+/// The reasons of failures, in the order of the page.
+const REASONS: [(&str, Count); 4] = [
+    ("REJECTED", |model| model.failures.rejected),
+    ("CANCELED", |model| model.failures.canceled),
+    ("BACKEND", |model| model.failures.backend),
+    ("OTHER", |model| model.failures.other),
+];
+
+/// Bytes of most lines, so that a page of many models is written without growing much.
+const TYPICAL_LINE: usize = 96;
+
+/// The labels of one model, written once for all its series: in alphabetical order, as Triton prints them.
+struct Labels {
+    /// With braces.
+    all: String,
+    /// Where the label `reason` comes in: behind `model` at least.
+    place_of_reason: usize,
+}
+
+impl Labels {
+    fn of(model: &ModelSnapshot) -> Self {
+        let version = model.version.to_string();
+        let mut pairs = vec![("model".to_owned(), model.name.as_str()), ("version".to_owned(), &version)];
+        pairs.extend(model.gpu_uuid.as_deref().map(|uuid| ("gpu_uuid".to_owned(), uuid)));
+        pairs.extend(model.metric_tags.iter().map(|(key, value)| (format!("_{key}"), value.as_str())));
+        pairs.sort_unstable();
+        let mut labels = Self { all: "{".to_owned(), place_of_reason: 1 };
+        for (key, value) in pairs {
+            if labels.all.len() > 1 {
+                labels.all.push(',');
+            }
+            labels.all.push_str(&key);
+            labels.all.push_str("=\"");
+            escape(&mut labels.all, value);
+            labels.all.push('"');
+            if *key < *"reason" {
+                labels.place_of_reason = labels.all.len();
+            }
+        }
+        labels.all.push('}');
+        labels
+    }
+}
+
+/// A label's value in the text format: backslash, quote and line feed are escaped.
+fn escape(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+fn heading(page: &mut String, name: &str, help: &str, is_gauge: bool) {
+    let kind = if is_gauge { "gauge" } else { "counter" };
+    page.extend(["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"]);
+}
+
+fn line(page: &mut String, name: &str, labels: &[&str], value: f64) {
+    page.push_str(name);
+    page.extend(labels.iter().copied());
+    page.push(' ');
+    // Most values are whole, and those are printed the quicker way.
+    if (0.0..WHOLE).contains(&value) && value.fract() == 0.0 {
+        page.push_str(itoa::Buffer::new().format(value as u64));
+    } else {
+        page.push_str(&value.to_string());
+    }
+    page.push('\n');
+}
+
+/// Below this every whole number is a double.
+const WHOLE: f64 = (1u64 << 53) as f64;
+
+fn per_model<'a>(
     page: &mut String,
     name: &str,
     help: &str,
     is_gauge: bool,
-    series: impl Iterator<Item = (Vec<LabelPair>, f64)>,
+    models: impl Iterator<Item = (&'a ModelSnapshot, &'a Labels)>,
+    value: impl Fn(&ModelSnapshot) -> f64,
 ) {
-    let kind = if is_gauge { MetricType::GAUGE } else { MetricType::COUNTER };
-    let metrics: Vec<Metric> = series.map(|(labels, value)| metric(labels, value, is_gauge)).collect();
-    if metrics.is_empty() {
-        // The encoder refuses a family without series.
-        let kind = if is_gauge { "gauge" } else { "counter" };
-        page.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        return;
+    heading(page, name, help, is_gauge);
+    for (model, labels) in models {
+        line(page, name, &[&labels.all], value(model));
     }
-    let mut family = MetricFamily::default();
-    family.set_name(name.into());
-    family.set_help(help.into());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&[family], &mut text).expect("writing to memory cannot fail and the family has series");
-    page.push_str(&String::from_utf8_lossy(&text));
 }
 
-fn metric(labels: Vec<LabelPair>, value: f64, is_gauge: bool) -> Metric {
-    let mut metric = Metric::from_label(labels);
+/// A family with one series that has no labels.
+fn single(page: &mut String, name: &str, help: &str, is_gauge: bool, value: f64) {
+    let mut metric = Metric::default();
     if is_gauge {
         let mut gauge = Gauge::default();
         gauge.set_value(value);
@@ -177,25 +246,14 @@ fn metric(labels: Vec<LabelPair>, value: f64, is_gauge: bool) -> Metric {
         counter.set_value(value);
         metric.set_counter(counter);
     }
-    metric
-}
-
-fn labels(model: &ModelSnapshot, reason: Option<&str>) -> Vec<LabelPair> {
-    let mut labels = vec![label("model", &model.name), label("version", &model.version.to_string())];
-    if let Some(uuid) = &model.gpu_uuid {
-        labels.push(label("gpu_uuid", uuid));
-    }
-    labels.extend(model.metric_tags.iter().map(|(key, value)| label(&format!("_{key}"), value)));
-    labels.extend(reason.map(|reason| label("reason", reason)));
-    labels.sort_unstable_by(|a, b| a.name().cmp(b.name())); // as Triton prints them, whichever there are
-    labels
-}
-
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.into());
-    pair.set_value(value.into());
-    pair
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(if is_gauge { MetricType::GAUGE } else { MetricType::COUNTER });
+    family.set_metric(vec![metric]);
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&[family], &mut text).expect("writing to memory cannot fail and the family has a series");
+    page.push_str(&String::from_utf8_lossy(&text));
 }
 
 #[cfg(test)]

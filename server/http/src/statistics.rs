@@ -1,11 +1,11 @@
 //! Counters of models as JSON, in the members of Triton's statistics extension.
 
-use http::Response;
+use indexmap::IndexMap;
 use serde::Serialize;
 use server_core::{
     error::Result,
     interface::ModelId,
-    stats::{BatchSnapshot, Durations, ModelSnapshot},
+    stats::{BatchSnapshot, Durations, ModelSnapshot, ResponseSnapshot},
 };
 use server_engine::Engine;
 
@@ -25,7 +25,7 @@ struct Model {
     execution_count: u64,
     inference_stats: Inference,
     /// Of decoupled models, by position of the response.
-    response_stats: serde_json::Map<String, serde_json::Value>,
+    response_stats: IndexMap<String, Response>,
     batch_stats: Vec<Batch>,
     /// Of backends that report it.
     memory_usage: [(); 0],
@@ -44,6 +44,16 @@ struct Inference {
 }
 
 #[derive(Serialize)]
+struct Response {
+    compute_infer: Event,
+    compute_output: Event,
+    success: Event,
+    fail: Event,
+    empty_response: Event,
+    cancel: Event,
+}
+
+#[derive(Serialize)]
 struct Batch {
     batch_size: u64,
     compute_input: Event,
@@ -58,7 +68,7 @@ struct Event {
 }
 
 /// `GET /v2/models/stats`, `GET /v2/models/{m}/stats`. Errors: the model is unknown.
-pub(crate) fn get(engine: &Engine, model: Option<ModelId<'_>>) -> Result<Response<Body>> {
+pub(crate) fn get(engine: &Engine, model: Option<ModelId<'_>>) -> Result<http::Response<Body>> {
     let model_stats = engine.statistics(model)?.into_iter().map(Model::from).collect();
     to_json(&Statistics { model_stats }).map(json)
 }
@@ -81,11 +91,24 @@ impl From<ModelSnapshot> for Model {
                 cache_hit: snapshot.cache_hit.into(),
                 cache_miss: snapshot.cache_miss.into(),
             },
-            response_stats: serde_json::Map::new(),
+            response_stats: (0..).zip(snapshot.responses).map(numbered).collect(),
             batch_stats: snapshot.batches.into_iter().map(Batch::from).collect(),
             memory_usage: [],
         }
     }
+}
+
+/// The member of one response: its position, from 0.
+fn numbered((number, snapshot): (u32, ResponseSnapshot)) -> (String, Response) {
+    let response = Response {
+        compute_infer: snapshot.compute_infer.into(),
+        compute_output: snapshot.compute_output.into(),
+        success: snapshot.success.into(),
+        fail: snapshot.fail.into(),
+        empty_response: snapshot.empty_response.into(),
+        cancel: snapshot.cancel.into(),
+    };
+    (number.to_string(), response)
 }
 
 impl From<BatchSnapshot> for Batch {
@@ -121,6 +144,10 @@ mod tests {
             execution_count: 2,
             success: durations(1),
             batches: vec![batch],
+            responses: vec![
+                ResponseSnapshot { success: durations(3), ..ResponseSnapshot::default() },
+                ResponseSnapshot { empty_response: durations(4), ..ResponseSnapshot::default() },
+            ],
             ..ModelSnapshot::default()
         };
         let text = String::from_utf8(to_json(&Statistics { model_stats: vec![snapshot.into()] }).unwrap()).unwrap();
@@ -131,7 +158,11 @@ mod tests {
                 "{{\"model_stats\":[{{\"name\":\"m\",\"version\":\"2\",\"last_inference\":99,\"inference_count\":8,\
                  \"execution_count\":2,\"inference_stats\":{{\"success\":{{\"count\":1,\"ns\":10}},\"fail\":{zero},\
                  \"queue\":{zero},\"compute_input\":{zero},\"compute_infer\":{zero},\"compute_output\":{zero},\
-                 \"cache_hit\":{zero},\"cache_miss\":{zero}}},\"response_stats\":{{}},\"batch_stats\":[\
+                 \"cache_hit\":{zero},\"cache_miss\":{zero}}},\"response_stats\":{{\
+                 \"0\":{{\"compute_infer\":{zero},\"compute_output\":{zero},\"success\":{{\"count\":3,\"ns\":30}},\
+                 \"fail\":{zero},\"empty_response\":{zero},\"cancel\":{zero}}},\
+                 \"1\":{{\"compute_infer\":{zero},\"compute_output\":{zero},\"success\":{zero},\"fail\":{zero},\
+                 \"empty_response\":{{\"count\":4,\"ns\":40}},\"cancel\":{zero}}}}},\"batch_stats\":[\
                  {{\"batch_size\":4,\"compute_input\":{zero},\"compute_infer\":{{\"count\":2,\"ns\":20}},\
                  \"compute_output\":{zero}}}],\"memory_usage\":[]}}]}}"
             )

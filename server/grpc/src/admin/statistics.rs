@@ -4,12 +4,12 @@ use server_core::{
     error::Result,
     interface::ModelId,
     request::VersionChoice,
-    stats::{BatchSnapshot, Durations, ModelSnapshot},
+    stats::{BatchSnapshot, Durations, ModelSnapshot, ResponseSnapshot},
 };
 use server_engine::Engine;
 use server_proto::inference::{
-    InferBatchStatistics, InferStatistics, ModelStatistics, ModelStatisticsRequest, ModelStatisticsResponse,
-    StatisticDuration,
+    InferBatchStatistics, InferResponseStatistics, InferStatistics, ModelStatistics, ModelStatisticsRequest,
+    ModelStatisticsResponse, StatisticDuration,
 };
 
 /// Counters of every ready version, of one model's, or of one version.
@@ -38,6 +38,7 @@ fn statistics(snapshot: ModelSnapshot) -> ModelStatistics {
             cache_miss: duration(snapshot.cache_miss),
         }),
         batch_stats: snapshot.batches.iter().map(batch_statistics).collect(),
+        response_stats: (0..).zip(&snapshot.responses).map(response_statistics).collect(),
         ..Default::default()
     }
 }
@@ -49,6 +50,19 @@ fn batch_statistics(batch: &BatchSnapshot) -> InferBatchStatistics {
         compute_infer: duration(batch.compute_infer),
         compute_output: duration(batch.compute_output),
     }
+}
+
+/// The entry of one response: its position, from 0.
+fn response_statistics((number, response): (u32, &ResponseSnapshot)) -> (String, InferResponseStatistics) {
+    let statistics = InferResponseStatistics {
+        compute_infer: duration(response.compute_infer),
+        compute_output: duration(response.compute_output),
+        success: duration(response.success),
+        fail: duration(response.fail),
+        empty_response: duration(response.empty_response),
+        cancel: duration(response.cancel),
+    };
+    (number.to_string(), statistics)
 }
 
 fn duration(durations: Durations) -> Option<StatisticDuration> {
@@ -83,6 +97,14 @@ mod tests {
                 compute_infer: durations(14),
                 compute_output: durations(15),
             }],
+            responses: vec![ResponseSnapshot {
+                compute_infer: durations(16),
+                compute_output: durations(17),
+                success: durations(18),
+                fail: durations(19),
+                empty_response: durations(20),
+                cancel: durations(21),
+            }],
             ..Default::default()
         };
         let expected = ModelStatistics {
@@ -107,6 +129,18 @@ mod tests {
                 compute_infer: on_wire(14),
                 compute_output: on_wire(15),
             }],
+            response_stats: [(
+                "0".to_owned(),
+                InferResponseStatistics {
+                    compute_infer: on_wire(16),
+                    compute_output: on_wire(17),
+                    success: on_wire(18),
+                    fail: on_wire(19),
+                    empty_response: on_wire(20),
+                    cancel: on_wire(21),
+                },
+            )]
+            .into(),
             ..Default::default()
         };
         assert_eq!(statistics(snapshot), expected);
