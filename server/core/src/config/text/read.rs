@@ -19,11 +19,61 @@ pub fn from_text(text: &str) -> Result<ModelConfig, ParseError> {
     let with_colons = WithColons::new(text);
     DynamicMessage::parse_text_format(reflect::schema(), &with_colons.text)
         .map(|message| reflect::from_dynamic(&message))
-        .map_err(|error| {
+        .or_else(|error| {
+            // Strings of the schema are UTF-8, and Triton takes any bytes that are written as escapes.
+            let valid = with_valid_escapes(text);
+            if valid != text {
+                return from_text(&valid);
+            }
             let label = error.labels().and_then(|mut labels| labels.next());
             let byte = label.map_or(with_colons.text.len(), |label| label.offset());
-            ParseError::at(text, with_colons.original_byte(byte), error.to_string())
+            Err(ParseError::at(text, with_colons.original_byte(byte), error.to_string()))
         })
+}
+
+/// The text with `\351` and `\xe9` in strings written as characters; bytes that make none are replaced.
+fn with_valid_escapes(text: &str) -> String {
+    let mut valid = String::with_capacity(text.len());
+    let (mut rest, mut bytes) = (text, Vec::new());
+    let mut quote = None;
+    while let Some(next) = rest.chars().next() {
+        let escape = if quote.is_some() && next == '\\' { high_escape(&rest[1..]) } else { None };
+        if let Some((byte, length)) = escape {
+            bytes.push(byte);
+            rest = &rest[1 + length..];
+            continue;
+        }
+        valid.push_str(&String::from_utf8_lossy(&bytes));
+        bytes.clear();
+        let escaped = if quote.is_some() && next == '\\' { rest[1..].chars().next() } else { None };
+        let length = next.len_utf8() + escaped.map_or(0, char::len_utf8);
+        valid.push_str(&rest[..length]);
+        rest = &rest[length..];
+        match quote {
+            None if next == '#' => {
+                let end = rest.find('\n').unwrap_or(rest.len());
+                valid.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+            None => quote = Some(next).filter(|next| matches!(next, '"' | '\'')),
+            Some(open) if open == next => quote = None,
+            Some(_) => {}
+        }
+    }
+    valid.push_str(&String::from_utf8_lossy(&bytes));
+    valid
+}
+
+/// The byte that digits after a backslash stand for, and how many characters say so; `None` below 128.
+fn high_escape(rest: &str) -> Option<(u8, usize)> {
+    let digits =
+        |text: &str, most: usize, is_digit: fn(&u8) -> bool| text.bytes().take(most).take_while(is_digit).count();
+    let (radix, start, count) = match rest.strip_prefix(['x', 'X']) {
+        Some(hex) => (16, 1, digits(hex, 2, u8::is_ascii_hexdigit)),
+        None => (8, 0, digits(rest, 3, |digit| (b'0'..=b'7').contains(digit))),
+    };
+    let byte = u8::from_str_radix(rest.get(start..start + count)?, radix).ok()?;
+    (byte >= 0x80).then_some((byte, start + count))
 }
 
 // === impl WithColons ===
@@ -150,6 +200,17 @@ mod tests {
     fn a_byte_order_mark_is_not_a_word() {
         assert_eq!(read("\u{feff}name: 'a'").name, "a");
         check_error("\u{feff}nam: 'a'", "line 1, column 1: field 'nam' not found for message 'inference.ModelConfig'");
+    }
+
+    #[test]
+    fn escapes_may_make_any_bytes() {
+        assert_eq!(read("name: 'caf\\351 \\xe9'").name, "caf\u{fffd} \u{fffd}");
+        assert_eq!(read("name: \"\\303\\251\\\\351\\n\" # '\\351").name, "é\\351\n");
+        assert_eq!(read("backend: '\\xff' name: '\\\\xe9\\'\\xc3\\xa9'").name, "\\xe9'é");
+        check_error(
+            "name: '\\351'\nnam: 1",
+            "line 2, column 1: field 'nam' not found for message 'inference.ModelConfig'",
+        );
     }
 
     #[test]
