@@ -18,6 +18,7 @@ pub mod repository;
 pub mod request;
 pub mod responder;
 pub mod response;
+pub mod restriction;
 pub mod secret;
 pub mod stats;
 pub mod tensor;

@@ -12,6 +12,8 @@ mod value;
 
 use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
+use server_core::restriction::ApiGroup;
+
 use self::{
     flag::{Effect, Flag},
     value::{PORTS, Port, Word},
@@ -22,19 +24,6 @@ pub(crate) use self::{
     usage::usage,
 };
 use crate::listeners::Service;
-
-/// Groups of calls that can be restricted.
-pub(crate) const CATEGORIES: [&str; 9] = [
-    "health",
-    "metadata",
-    "inference",
-    "shared-memory",
-    "model-config",
-    "model-repository",
-    "statistics",
-    "trace",
-    "logging",
-];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -208,7 +197,7 @@ pub(crate) enum ArgsError {
     Wildcard,
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
-    #[error("unknown restricted {kind} '{category}', expected one of {}", CATEGORIES.join(", "))]
+    #[error("unknown restricted {kind} '{category}', expected one of {}", ApiGroup::ALL.iter().map(|group| group.name()).collect::<Vec<_>>().join(", "))]
     UnknownCategory { kind: &'static str, category: String },
     #[error("restricted {kind} '{category}' can not be specified in multiple config groups")]
     RepeatedCategory { kind: &'static str, category: String },
@@ -263,7 +252,7 @@ fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Comm
 fn check_restrictions(kind: &'static str, restrictions: &[Restriction]) -> Result<(), ArgsError> {
     let mut seen = BTreeSet::new();
     for category in restrictions.iter().flat_map(|restriction| &restriction.categories) {
-        if !CATEGORIES.contains(&category.as_str()) {
+        if ApiGroup::from_name(category).is_none() {
             return Err(ArgsError::UnknownCategory { kind, category: category.clone() });
         }
         if !seen.insert(category) {

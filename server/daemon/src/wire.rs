@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use server_core::{backend::Settings, byte_budget::ByteBudget};
+use server_core::{backend::Settings, byte_budget::ByteBudget, restriction::ApiGroup};
 use server_engine::Engine;
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let HttpArgs { endpoint: http, max_input_size, restrictions } = http;
     let http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
-        restrictions: restrictions.into_iter().map(restricted_apis).collect(),
+        restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
         ..server_http::Options::default()
     };
@@ -101,7 +101,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             Compression::None => server_grpc::Compression::None,
             Compression::Some => server_grpc::Compression::Gzip,
         },
-        restrictions: restrictions.into_iter().map(restricted_protocols).collect(),
+        restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
         ..server_grpc::Options::default()
     };
@@ -187,18 +187,10 @@ fn saturating(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn restricted_apis(restriction: Restriction) -> server_http::Restriction {
+fn restricted(restriction: Restriction) -> server_core::restriction::Restriction {
     let Restriction { categories, header, value } = restriction;
-    let known =
-        |name: &String| server_http::Api::from_name(name).expect("categories were checked with the command line");
-    server_http::Restriction { apis: categories.iter().map(known).collect(), header, value }
-}
-
-fn restricted_protocols(restriction: Restriction) -> server_grpc::Restriction {
-    let Restriction { categories, header, value } = restriction;
-    let known =
-        |name: &String| server_grpc::Protocol::from_name(name).expect("categories were checked with the command line");
-    server_grpc::Restriction { protocols: categories.iter().map(known).collect(), header, value }
+    let known = |name: &String| ApiGroup::from_name(name).expect("categories were checked with the command line");
+    server_core::restriction::Restriction { groups: categories.iter().map(known).collect(), header, value }
 }
 
 /// The settings of each backend: those for all, then its own on top. The last of two wins.
@@ -216,7 +208,6 @@ fn merge(given: &[Setting]) -> BTreeMap<String, Settings> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::CATEGORIES;
 
     fn setting(name: Option<&str>, key: &str, value: &str) -> Setting {
         Setting { name: name.map(Into::into), key: key.into(), value: value.into() }
@@ -239,13 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn every_category_is_known_to_both_front_ends() {
-        let restriction = Restriction {
-            categories: CATEGORIES.map(str::to_owned).to_vec(),
-            header: "key".into(),
-            value: "secret".into(),
-        };
-        assert_eq!(restricted_apis(restriction.clone()).apis, server_http::Api::ALL);
-        assert_eq!(restricted_protocols(restriction).protocols, server_grpc::Protocol::ALL);
+    fn every_group_of_calls_can_be_restricted() {
+        let categories = ApiGroup::ALL.iter().map(|group| group.name().to_owned()).collect();
+        let restriction = Restriction { categories, header: "key".into(), value: "secret".into() };
+        assert_eq!(restricted(restriction).groups, ApiGroup::ALL);
     }
 }

@@ -26,11 +26,8 @@ use std::{future::Future, io, sync::Arc};
 use server_engine::Engine;
 use tokio::net::TcpListener;
 
+pub use self::options::{Compression, Options};
 use self::{admission::Admission, dispatch::Dispatch, service::Service};
-pub use self::{
-    options::{Compression, Options},
-    restrict::{Protocol, Restriction},
-};
 
 /// Serves until `shutdown` completes, then refuses new inference calls, waits for those in flight, closes every connection
 /// and returns. While the engine is leaving, connections are asked to end after their calls, and new ones are served.

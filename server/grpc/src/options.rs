@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use server_core::byte_budget::ByteBudget;
-
-use crate::restrict::Restriction;
+use server_core::{byte_budget::ByteBudget, restriction::Restriction};
 
 /// How to serve gRPC.
 #[derive(Debug, Clone)]

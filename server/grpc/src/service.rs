@@ -6,13 +6,13 @@ use futures_util::StreamExt;
 use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use prost::Message;
-use server_core::unsupported;
+use server_core::{restriction::Restriction, unsupported};
 use server_engine::Engine;
 use server_proto::{health::HealthCheckRequest, inference::*};
 use tonic::Status;
 
 use crate::{
-    Compression, Options, Restriction, admin,
+    Compression, Options, admin,
     admission::Admission,
     blocking::Blocking,
     error::status,

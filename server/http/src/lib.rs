@@ -34,10 +34,9 @@ mod to_json;
 
 use std::sync::Arc;
 
-use server_core::byte_budget::ByteBudget;
+use server_core::{byte_budget::ByteBudget, restriction::Restriction};
 use server_engine::BlockingPool;
 
-pub use restriction::{Api, Restriction};
 pub use serve::{serve, serve_metrics};
 
 /// How to serve. Filled by the command line; the defaults are Triton's.

@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use harness::{TestServer, one_tensor};
 use serde_json::json;
-use server_core::byte_budget::ByteBudget;
+use server_core::{
+    byte_budget::ByteBudget,
+    restriction::{ApiGroup, Restriction},
+};
 use server_engine::ControlMode;
-use server_http::{Api, Options, Restriction};
+use server_http::Options;
 
 fn floats() -> String {
     one_tensor("FP32", "[ 4 ]", "max_batch_size: 8")
@@ -127,8 +130,11 @@ async fn unsupported_endpoints_name_the_reason() {
 
 #[tokio::test]
 async fn restricted_apis_require_their_header() {
-    let restriction =
-        Restriction { apis: vec![Api::Metadata, Api::Inference], header: "admin-key".into(), value: "abc".into() };
+    let restriction = Restriction {
+        groups: vec![ApiGroup::Metadata, ApiGroup::Inference],
+        header: "admin-key".into(),
+        value: "abc".into(),
+    };
     let options = Options { restrictions: vec![restriction], ..Options::default() };
     let server = TestServer::open(&[("floats", &floats())], ControlMode::None, options).await;
     assert_eq!(server.get("/v2/health/live").await.status, 200);

@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use server_core::byte_budget::ByteBudget;
-use server_grpc::{Options, Protocol, Restriction};
+use server_core::restriction::{ApiGroup, Restriction};
+use server_grpc::Options;
 use server_proto::{
     health::{HealthCheckRequest, health_client::HealthClient},
     inference::{ServerLiveRequest, ServerMetadataRequest},
@@ -128,7 +129,7 @@ async fn other_content_and_other_methods_are_refused() {
 #[tokio::test]
 async fn restricted_methods_need_the_header() {
     let restriction = Restriction {
-        protocols: vec![Protocol::Health, Protocol::Inference],
+        groups: vec![ApiGroup::Health, ApiGroup::Inference],
         header: "key".into(),
         value: "secret".into(),
     };
