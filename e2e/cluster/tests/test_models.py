@@ -1,11 +1,12 @@
 """Models come, change and go in running pods; a bad one hurts nobody but itself."""
 
 import base64
+import json
 import sys
 
 import pytest
 
-from kube import ECHO, ROOT, SERVER, Failed, first_process, kill, until
+from kube import ECHO, OPERATOR, ROOT, SERVER, Failed, first_process, kill, kubectl, until
 
 sys.path.insert(0, str(ROOT / "e2e" / "models"))
 
@@ -82,6 +83,42 @@ def test_a_model_that_exhausts_the_servers_memory_is_given_up_and_the_others_go_
     assert namespace.lives() == before
     assert namespace.condition("tmod/greedy", "Stalled")["reason"] == "ServerCrashed"
     assert namespace.infer() == [1, 2]
+
+
+@pytest.fixture
+def any_priority():
+    """The definition takes anything as a priority, as another version of it might."""
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/priority"
+    definition = "crd/tritonmodels.triton-operator.dev"
+    replace = lambda value: kubectl("patch", definition, "--type=json", "-p", json.dumps([{"op": "replace", "path": path, "value": value}]))
+    before = json.loads(kubectl("get", definition, "-o", "json"))
+    for key in path.strip("/").split("/"):
+        before = before[int(key) if key.isdigit() else key]
+    replace({"x-kubernetes-preserve-unknown-fields": True})
+    yield
+    replace(before)
+
+
+def test_a_model_that_cannot_be_read_goes_on_serving_and_says_so(namespace, operator, any_priority):
+    namespace.apply(SERVER, ECHO, ECHO.replace("name: echo", "name: second"))
+    namespace.wait("tmod/echo")
+    namespace.wait("tmod/second")
+    until(lambda: namespace.patch("tmod/echo", priority="high"), "the API server to take it")
+    condition = namespace.wait("tmod/echo", status="False", reason="InvalidSpec")
+    assert "cannot be read" in condition["message"] and "goes on" in condition["message"], condition
+    # neither a change beside it nor another operator takes it for deleted
+    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}")
+    operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
+    namespace.kubectl("delete", "tmod/second")
+    until(lambda: is_unknown(namespace, "second"), "the other model to go")
+    assert namespace.infer() == [1, 2]
+    namespace.patch("tmod/echo", priority=3)
+    namespace.wait("tmod/echo")
+    # a deletion is one all the same
+    namespace.patch("tmod/echo", priority="high")
+    namespace.wait("tmod/echo", status="False", reason="InvalidSpec")
+    namespace.kubectl("delete", "tmod/echo")
+    until(lambda: is_unknown(namespace, "echo"), "the model to go", 90)
 
 
 def test_a_bad_model_added_later_leaves_pods_and_other_models_alone(namespace):
