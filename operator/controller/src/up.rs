@@ -126,7 +126,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
                         let is_partly = !lines.is_empty();
                         let notes = servers.apply(desired);
                         if is_partly {
-                            lines.push("the rest of the files is applied; what is wrong stays as it was".to_owned());
+                            lines.push("the rest of the files is applied; what is wrong keeps its last good form".to_owned());
                         } else {
                             lines.push("the files changed and are applied".to_owned());
                         }

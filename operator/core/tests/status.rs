@@ -366,7 +366,7 @@ fn a_model_is_ready_only_where_requests_come() {
     case.replicas[1].is_ready = false;
     let conditions = case.take().models[0].1.conditions.clone();
     let ready = of(&conditions, "Ready");
-    let words = "1 of 2 replicas serve it; vision-1 has it and gets no requests yet";
+    let words = "1 of 2 replicas serve it; vision-1 has loaded it and is not ready yet";
     assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ServerNotReady", words));
     assert_eq!(of(&conditions, "Servable").status, ConditionStatus::True);
     case.replicas[0].is_ready = false;

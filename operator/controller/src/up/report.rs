@@ -159,7 +159,7 @@ pub(crate) fn not_needed(titles: &[String]) -> Vec<String> {
     if titles.is_empty() {
         return vec![];
     }
-    vec![format!("not needed on one machine, and passed over: {}", titles.join(", "))]
+    vec![format!("not needed on one machine, ignored: {}", titles.join(", "))]
 }
 
 /// An event of a process, as lines.

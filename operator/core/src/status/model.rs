@@ -200,7 +200,7 @@ fn ready(
         if is_known {
             return Claim::new(True, Reason::Loaded.to_string(), served);
         }
-        let message = format!("{served}, and the nodes are about to learn of it");
+        let message = format!("{served}; not every node routes requests to them yet");
         return Claim::new(False, Reason::ServerNotReady.to_string(), message);
     }
     if let Some(why) = &view.refusal {
@@ -221,7 +221,7 @@ fn ready(
         }
     }
     if let Some(names) = on(|standing| matches!(standing, Standing::Unreached)) {
-        let message = format!("{served}; {names} has it and gets no requests yet");
+        let message = format!("{served}; {names} has loaded it and is not ready yet");
         return Claim::new(False, Reason::ServerNotReady.to_string(), message);
     }
     let unread = standings.iter().filter(|(_, standing)| matches!(standing, Standing::Silent));
@@ -258,9 +258,9 @@ fn fits_memory(compiled: &CompiledModel) -> Claim {
         Placement::LeftOut { reason: reason @ Reason::InsufficientGPUMemory, message } => {
             Claim::new(ConditionStatus::False, reason.to_string(), message.clone())
         }
-        Placement::Placed | Placement::Kept { .. } => Claim::new(ConditionStatus::True, "Admitted", "it has its place"),
+        Placement::Placed | Placement::Kept { .. } => Claim::new(ConditionStatus::True, "Admitted", "the model fits"),
         Placement::LeftOut { reason, .. } => {
-            let message = "it is not placed, so nobody has asked for memory";
+            let message = "the model is not in the manifest, so its memory was not checked";
             Claim::new(ConditionStatus::Unknown, reason.to_string(), message)
         }
     }

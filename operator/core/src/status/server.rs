@@ -79,7 +79,7 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     };
     let is_seen = counts.is_current && counts.updated >= wanted && counts.all <= wanted;
     if is_seen && wanted == 0 {
-        return claim(ConditionStatus::True, "ScaledToZero", "no replicas are asked for and none run".into());
+        return claim(ConditionStatus::True, "ScaledToZero", "the spec asks for no replicas, and none run".into());
     }
     if is_seen && counts.available >= wanted {
         let message = format!("{} of {wanted} replicas are ready", counts.ready);
@@ -88,11 +88,11 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     let mut message = format!("{} of {wanted} replicas are ready", counts.ready);
     let is_about_to_roll = !counts.is_current && counts.all > 0;
     if is_about_to_roll {
-        message.push_str(", and their replacement is about to begin");
+        message.push_str(", and their replacement has not begun yet");
     }
     let is_rolling = counts.is_current && counts.updated < wanted && counts.all > counts.updated;
     if is_rolling {
-        message.push_str(&format!(", {} of them of the newest template", counts.updated));
+        message.push_str(&format!(", {} of them with the newest pod template", counts.updated));
     }
     let condition = |type_: &str| {
         deployment.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(move |it| it.type_ == type_)
@@ -213,10 +213,10 @@ fn available(counts: &Counts, view: &View<'_>) -> Claim {
     match counts.ready {
         0 => {
             let is_asleep = view.desired == 0 && view.deployment.is_some();
-            let why = if is_asleep { "no replicas are asked for" } else { "no replica is ready" };
+            let why = if is_asleep { "the spec asks for no replicas" } else { "no replica is ready" };
             Claim::new(ConditionStatus::False, "NoReplicaReady", why)
         }
-        _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "requests are answered"),
+        _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "at least one replica is ready"),
     }
 }
 
@@ -235,7 +235,7 @@ fn models_loaded(models: &[(&crds::TritonModel, crds::TritonModelStatus)]) -> Cl
     }
     let failed = names(model::has_failed);
     if !failed.is_empty() {
-        return Claim::new(False, "SomeModelsFailed", format!("not as asked for: {failed}"));
+        return Claim::new(False, "SomeModelsFailed", format!("failed: {failed}"));
     }
     let missing = names(|status| !model::is_loaded(status));
     if missing.is_empty() {
