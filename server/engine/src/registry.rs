@@ -1,4 +1,5 @@
-//! Who is loaded: an immutable table that requests read without a lock and the lifecycle replaces as a whole.
+//! Who is loaded: a table that requests read without a lock. The lifecycle replaces the entry of a model as a whole, and
+//! the table only when a name comes or goes, so that a change costs the same whatever else is loaded.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -95,7 +96,7 @@ impl Entry {
     }
 }
 
-type Table = HashMap<Name, Arc<Entry>>;
+type Table = HashMap<Name, Arc<ArcSwap<Entry>>>;
 
 /// The table.
 #[derive(Default)]
@@ -113,6 +114,7 @@ impl Registry {
         let Some(entry) = table.get(name) else {
             return Err(Error::not_found(format!("Request for unknown model: '{name}' is not found")));
         };
+        let entry = entry.load();
         match version {
             VersionChoice::Latest => entry.latest_ready().cloned().ok_or_else(|| {
                 Error::not_found(format!("Request for unknown model: '{name}' has no available versions"))
@@ -131,24 +133,38 @@ impl Registry {
 
     /// One model, if anything is known of it.
     pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
-        self.table.load().get(name).cloned()
+        self.table.load().get(name).map(|entry| entry.load_full())
     }
 
     /// All models, by name.
     pub(crate) fn entries(&self) -> BTreeMap<Name, Arc<Entry>> {
-        self.table.load().iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
+        self.table.load().iter().map(|(name, entry)| (name.clone(), entry.load_full())).collect()
     }
 
     /// Changes one model; readers see all of the change or none of it. A model of which nothing is known is not kept.
     pub(crate) fn update<R>(&self, name: &str, change: impl FnOnce(&mut Entry) -> R) -> R {
         let _writer = self.writer.lock();
-        let mut table = Table::clone(&self.table.load());
-        let entry = table.entry(name.into()).or_default();
-        let result = change(Arc::make_mut(entry));
-        if entry.versions.is_empty() && entry.failure.is_none() {
-            table.remove(name);
+        let table = self.table.load();
+        let known = table.get(name);
+        let mut entry = known.map_or_else(Entry::default, |entry| Entry::clone(&entry.load()));
+        let result = change(&mut entry);
+        let is_known = !entry.versions.is_empty() || entry.failure.is_some();
+        match known {
+            Some(known) => {
+                known.store(Arc::new(entry));
+                if !is_known {
+                    let mut table = Table::clone(&table);
+                    table.remove(name);
+                    self.table.store(Arc::new(table));
+                }
+            }
+            None if is_known => {
+                let mut table = Table::clone(&table);
+                table.insert(name.into(), Arc::new(ArcSwap::from_pointee(entry)));
+                self.table.store(Arc::new(table));
+            }
+            None => {}
         }
-        self.table.store(Arc::new(table));
         result
     }
 }
