@@ -26,9 +26,14 @@ use crate::{
     socket::{Socket, WriteBuffer},
 };
 
-/// Flow-control windows of HTTP/2, per call and per connection, in bytes: sized for tensors.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest flow-control windows of HTTP/2, per call and per connection, in bytes: sized for tensors.
+const MAX_STREAM_WINDOW: u32 = 4 << 20;
+const MAX_CONNECTION_WINDOW: u32 = 16 << 20;
+/// Smallest windows: what every HTTP/2 connection begins with.
+const MIN_WINDOW: u32 = 65_535;
+/// What arrives within a window is in memory before it is read and reserved, so that a connection may have a small part of
+/// the budget there.
+const CONNECTIONS_PER_BUDGET: usize = 64;
 /// Largest HTTP/2 frame accepted, in bytes.
 const MAX_FRAME: u32 = 1 << 20;
 /// Calls one connection may have open. The queues of models have limits of their own.
@@ -142,14 +147,23 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Flow-control windows of a call and of a connection, for that many bytes of requests in flight. A call has a quarter of its
+/// connection's, so that what is sent for a call that is refused does not hold the others up.
+fn windows(budget: Option<usize>) -> (u32, u32) {
+    let share = budget.map_or(usize::MAX, |bytes| bytes / CONNECTIONS_PER_BUDGET);
+    let share = u32::try_from(share).unwrap_or(u32::MAX);
+    ((share / 4).clamp(MIN_WINDOW, MAX_STREAM_WINDOW), share.clamp(MIN_WINDOW, MAX_CONNECTION_WINDOW))
+}
+
 fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (stream_window, connection_window) = windows(options.byte_budget.limit());
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(options.keepalive_time)
         .keep_alive_timeout(options.keepalive_timeout)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
         .max_frame_size(MAX_FRAME)
         .max_concurrent_streams(MAX_CALLS)
         .max_pending_accept_reset_streams(MAX_RESETS)
@@ -312,6 +326,14 @@ mod tests {
             reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => panic!("{reason}"),
             () = sleep(UNREAD_TIMEOUT * 10) => {}
         }
+    }
+
+    #[test]
+    fn windows_are_a_small_part_of_the_budget() {
+        assert_eq!(windows(None), (4 << 20, 16 << 20));
+        assert_eq!(windows(Some(4 << 30)), (4 << 20, 16 << 20));
+        assert_eq!(windows(Some(128 << 20)), (512 << 10, 2 << 20));
+        assert_eq!(windows(Some(1000)), (65_535, 65_535));
     }
 
     #[tokio::test]

@@ -25,8 +25,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A message is inflated on the event loop up to this size, about a millisecond of work, and beyond on a blocking thread.
 const MAX_INLINE: usize = 256 << 10;
 /// Least memory allocated for a message that comes in pieces, if it is as long.
-const FIRST_CAPACITY: usize = 64 << 10;
-/// Memory allocated is at most so many times what has arrived: few copies, and little address space for little data.
+const FIRST_CAPACITY: usize = 4 << 10;
+/// Memory allocated, and reserved, is at most so many times what has arrived. Much, for then a message is refused by its
+/// first frame or received whole: if each grew by what it receives, many at once would refuse each other half-way, for ever.
 const CAPACITY_FACTOR: usize = 64;
 
 /// Limits of the messages received.
@@ -245,9 +246,10 @@ impl Partial {
     fn take(&mut self, unread: &mut Bytes) -> Result<(), Status> {
         let count = unread.len().min(self.length - self.data.len());
         let received = self.data.len() + count;
-        self.reservation.grow_to(received).map_err(status)?;
-        if received > self.data.capacity() {
-            let more = capacity(received, self.length) - self.data.len();
+        if received > self.reservation.bytes() {
+            let capacity = capacity(received, self.length);
+            self.reservation.grow_to(capacity).map_err(status)?;
+            let more = capacity - self.data.len();
             self.data.try_reserve_exact(more).map_err(|_| out_of_memory(self.length))?;
         }
         self.data.extend_from_slice(&unread.split_to(count));

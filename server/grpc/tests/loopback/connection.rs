@@ -109,7 +109,7 @@ async fn calls_that_only_declare_a_length_take_no_memory() {
         sender.ready().await.unwrap();
         bodies.push((body, tokio::spawn(sender.send_request(request))));
     }
-    until(|| budget.in_use() == bodies.len()).await;
+    until(|| budget.in_use() == 4096 * bodies.len()).await;
     drop(bodies);
     drop(sender);
     until(|| budget.in_use() == 0).await;

@@ -7,6 +7,7 @@ use flate2::{
 use futures_util::{Stream, StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use tokio::sync::mpsc;
 use tonic::Code;
 
 use super::*;
@@ -89,11 +90,45 @@ async fn a_declared_length_alone_takes_no_memory() {
     let limits = limits(i32::MAX as usize, 4 << 30);
     let mut messages = unfinished(vec![Bytes::from_static(b"\0\x7f\xff\xff\xff"), Bytes::from_static(b"x")], &limits);
     assert!(poll_once(&mut messages).await.is_pending());
-    assert_eq!(limits.budget.in_use(), 1);
+    assert_eq!(limits.budget.in_use(), FIRST_CAPACITY);
     let State::Partial(partial) = &messages.state else { panic!("a message has begun") };
     assert!(partial.data.capacity() <= FIRST_CAPACITY);
     drop(messages);
     assert_eq!(limits.budget.in_use(), 0);
+}
+
+#[tokio::test]
+async fn messages_that_come_at_once_do_not_refuse_each_other_half_way() {
+    let limits = limits(1_000_000, 3_500_000);
+    let wire = Bytes::from(framed(0, &vec![7; 1_000_000]));
+    // Ten messages, a frame of each in turn: three have a place and come whole, the others are refused by their first frame.
+    let mut calls: Vec<_> = (0..10)
+        .map(|_| {
+            let (frames, body) = mpsc::unbounded_channel::<Bytes>();
+            let body = stream::unfold(body, async |mut body| Some((Chunk::Ok(Frame::data(body.recv().await?)), body)));
+            let body = StreamBody::new(Box::pin(body));
+            (frames, Messages::new(body, None, limits.clone(), Blocking::default()))
+        })
+        .collect();
+    let (mut received, mut refused) = (Vec::new(), 0);
+    for position in (0..wire.len()).step_by(16 << 10) {
+        let frame = wire.slice(position..wire.len().min(position + (16 << 10)));
+        let mut rest = Vec::new();
+        for (frames, mut messages) in calls {
+            frames.send(frame.clone()).unwrap();
+            match poll_once(&mut messages).await {
+                Poll::Ready(Some(Ok(message))) => received.push(message),
+                Poll::Ready(end) => {
+                    assert_eq!((position, end.unwrap().unwrap_err().code()), (0, Code::Unavailable));
+                    refused += 1;
+                }
+                Poll::Pending => rest.push((frames, messages)),
+            }
+        }
+        calls = rest;
+        tokio::task::yield_now().await; // the channels of one task give so much without a pause, and no more
+    }
+    assert_eq!((received.len(), refused), (3, 7));
 }
 
 #[test]
