@@ -51,9 +51,13 @@ impl Loader {
         let files = newest.map(|version| file_names(&model_dir.join(version.to_string()))).unwrap_or_default();
         let mut config = written.clone();
         config::complete(&mut config, name, &files)?;
-        config::normalize(&mut config, &self.machine.for_config());
-        let problems = config::verify_before_opening(&config, name);
-        if problems.is_empty() { Ok(()) } else { Err(config::problems_error(name, &problems)) }
+        let machine = self.machine.for_config();
+        config::normalize(&mut config, &machine);
+        if config::verify_before_opening(&config, name).is_empty() {
+            return Ok(());
+        }
+        // It is refused in any case: all that is wrong with what is written is said at once.
+        Err(config::problems_error(name, &config::verify(&config, name, &machine)))
     }
 
     /// Loads one version and starts its instances.
