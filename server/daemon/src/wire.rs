@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_core::{backend::Settings, byte_budget::ByteBudget, restriction::ApiGroup};
-use server_engine::Engine;
+use server_engine::{BlockingPool, Engine};
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
@@ -76,12 +76,13 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         Some(bytes) => saturating(bytes),
         None => saturating(memory::available().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
     }));
+    let blocking_pool = BlockingPool::default();
     let HttpArgs { endpoint: http, max_input_size, restrictions } = http;
     let http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
-        ..server_http::Options::default()
+        blocking_pool: blocking_pool.clone(),
     };
     let GrpcArgs {
         endpoint: grpc,
@@ -103,6 +104,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         },
         restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
+        blocking_pool,
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());

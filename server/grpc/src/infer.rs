@@ -15,31 +15,32 @@ use server_core::{
     error::{Error, Result},
     response::InferResponse,
 };
-use server_engine::{Engine, ModelHandle};
+use server_engine::{BlockingPool, Engine, ModelHandle};
 use server_proto::inference::ModelInferResponse;
 use tonic::Status;
 
 use self::{outputs::Classes, request::Prepared};
-use crate::{blocking::Blocking, error::status};
+use crate::error::status;
 
 /// Runs one request and waits for its only response.
 ///
 /// Errors: the status the call ends with.
 pub(crate) async fn model_infer(
     engine: &Arc<Engine>,
-    blocking: &Blocking,
+    pool: &BlockingPool,
     message: Bytes,
     max_send_bytes: usize,
 ) -> Result<ModelInferResponse, Status> {
     let received_at = Instant::now();
     let (model, Prepared { request, classes, .. }) = if request::is_long(&message) {
         let engine = engine.clone();
-        blocking.run(move || read(&engine, message, received_at)).await.map_err(status)??
+        // boxed: the future of short calls stays small
+        Box::pin(pool.run(move || read(&engine, message, received_at))).await.map_err(status)??
     } else {
         read(engine, message, received_at)?
     };
     let response = async { engine.infer(&model, request)?.response().await }.await.map_err(status)?;
-    let response = classified(blocking, &model, classes, response).await.map_err(status)?;
+    let response = classified(pool, &model, classes, response).await.map_err(status)?;
     answer::message(response, max_send_bytes).map_err(status)
 }
 
@@ -56,14 +57,14 @@ fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Result<(ModelH
 }
 
 async fn classified(
-    blocking: &Blocking,
+    pool: &BlockingPool,
     model: &ModelHandle,
     classes: Classes,
     mut response: InferResponse,
 ) -> Result<InferResponse> {
     if classes.is_long(&response) {
         let interface = model.interface().clone();
-        return blocking.run(move || classes.apply(&interface, &mut response).map(|()| response)).await?;
+        return Box::pin(pool.run(move || classes.apply(&interface, &mut response).map(|()| response))).await?;
     }
     classes.apply(model.interface(), &mut response)?;
     Ok(response)

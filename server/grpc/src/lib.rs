@@ -8,7 +8,6 @@
 
 mod admin;
 mod admission;
-mod blocking;
 mod connection;
 mod dispatch;
 mod error;

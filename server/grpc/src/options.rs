@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use server_core::{byte_budget::ByteBudget, restriction::Restriction};
+use server_engine::BlockingPool;
 
 /// How to serve gRPC.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Options {
     pub restrictions: Vec<Restriction>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
     pub byte_budget: Arc<ByteBudget>,
+    /// Threads for what takes long, shared by all front ends: typed contents, compression, classification.
+    pub blocking_pool: BlockingPool,
 }
 
 impl Default for Options {
@@ -45,6 +48,7 @@ impl Default for Options {
             max_stream_requests: 1024,
             restrictions: Vec::new(),
             byte_budget: Arc::new(ByteBudget::new(0)),
+            blocking_pool: BlockingPool::default(),
         }
     }
 }

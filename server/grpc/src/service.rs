@@ -7,14 +7,13 @@ use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use prost::Message;
 use server_core::{restriction::Restriction, unsupported};
-use server_engine::Engine;
+use server_engine::{BlockingPool, Engine};
 use server_proto::{health::HealthCheckRequest, inference::*};
 use tonic::Status;
 
 use crate::{
     Compression, Options, admin,
     admission::Admission,
-    blocking::Blocking,
     error::status,
     framing::{
         body::{Compressor, ResponseBody, compress},
@@ -32,7 +31,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 pub(crate) struct Service {
     engine: Arc<Engine>,
     admission: Arc<Admission>,
-    blocking: Blocking,
+    pool: BlockingPool,
     restrictions: Vec<Restriction>,
     receive: Limits,
     send: stream::Limits,
@@ -45,7 +44,7 @@ impl Service {
         Self {
             engine,
             admission,
-            blocking: Blocking::default(),
+            pool: options.blocking_pool.clone(),
             restrictions: options.restrictions.clone(),
             receive: Limits { max_bytes: options.max_receive_bytes, budget: options.byte_budget.clone() },
             send: stream::Limits { requests: options.max_stream_requests, send_bytes: options.max_send_bytes },
@@ -66,7 +65,7 @@ impl Service {
             restrict::check(&self.restrictions, method, &head.headers).map_err(status)?;
         }
         let encoding = Encoding::of_request(&head.headers)?;
-        let mut messages = Messages::new(body, encoding, self.receive.clone(), self.blocking.clone());
+        let mut messages = Messages::new(body, encoding, self.receive.clone(), self.pool.clone());
         match method {
             "ModelInfer" if is_inference => self.model_infer(head, &mut messages).await,
             "ModelStreamInfer" if is_inference => self.model_stream_infer(head, messages),
@@ -87,7 +86,7 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
         let message = messages.only().await?;
-        let response = infer::model_infer(&self.engine, &self.blocking, message, self.send.send_bytes).await?;
+        let response = infer::model_infer(&self.engine, &self.pool, message, self.send.send_bytes).await?;
         self.respond(head, encode::infer_response(response)).await
     }
 
@@ -95,12 +94,12 @@ impl Service {
         let context = stream::Context {
             engine: self.engine.clone(),
             admission: self.admission.clone(),
-            blocking: self.blocking.clone(),
+            pool: self.pool.clone(),
             limits: self.send,
         };
         let responses = stream::model_stream_infer(context, &head.headers, messages).map_err(status)?;
         let responses = responses.map(|response| response.map(encode::stream_response));
-        let compressor = self.compresses_for(head).then(|| Compressor::new(self.blocking.clone()));
+        let compressor = self.compresses_for(head).then(|| Compressor::new(self.pool.clone()));
         Ok(ResponseBody::stream(Box::pin(responses), compressor))
     }
 
@@ -139,7 +138,7 @@ impl Service {
             }
             "RepositoryModelLoad" => {
                 answer!(|request: RepositoryModelLoadRequest| {
-                    admin::repository::load(engine, &self.blocking, request).await
+                    admin::repository::load(engine, &self.pool, request).await
                 })
             }
             "RepositoryModelUnload" => {
@@ -166,7 +165,7 @@ impl Service {
         if !self.compresses_for(head) {
             return Ok(ResponseBody::unary(message, false));
         }
-        Ok(ResponseBody::unary(compress(self.blocking.clone(), message).await?, true))
+        Ok(ResponseBody::unary(compress(self.pool.clone(), message).await?, true))
     }
 
     fn compresses_for(&self, head: &Parts) -> bool {

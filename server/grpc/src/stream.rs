@@ -20,14 +20,13 @@ use futures_util::{Stream, StreamExt, stream::SelectAll};
 use http::HeaderMap;
 use http_body::Body;
 use server_core::error::Result;
-use server_engine::{Engine, ModelHandle};
+use server_engine::{BlockingPool, Engine, ModelHandle};
 use server_proto::inference::ModelStreamInferResponse;
 use tonic::Status;
 
 use self::run::{Failure, Run};
 use crate::{
     admission::{self, Admission, Permit},
-    blocking::Blocking,
     error::status,
     framing::receive::Messages,
     infer::request::{self, Prepared},
@@ -50,7 +49,7 @@ pub(crate) struct Limits {
 pub(crate) struct Context {
     pub(crate) engine: Arc<Engine>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) blocking: Blocking,
+    pub(crate) pool: BlockingPool,
     pub(crate) limits: Limits,
 }
 
@@ -82,7 +81,7 @@ pub(crate) struct InferStream<B> {
     is_strict: bool,
     /// `None` once the client has half-closed.
     requests: Option<Messages<B>>,
-    /// A long request that is decoded on a blocking thread; those behind it wait.
+    /// A long request that is decoded on the blocking pool; those behind it wait.
     reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
     /// Requests to models that respond once, in the order they came.
     ordered: VecDeque<Ordered>,
@@ -151,9 +150,9 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(message))) if request::is_long(&message) => {
                     let (engine, received_at) = (self.context.engine.clone(), Instant::now());
-                    let blocking = self.context.blocking.clone();
+                    let pool = self.context.pool.clone();
                     self.reading = Some(Box::pin(async move {
-                        blocking.run(move || read(&engine, message, received_at)).await.map_err(status)?
+                        pool.run(move || read(&engine, message, received_at)).await.map_err(status)?
                     }));
                 }
                 Poll::Ready(Some(Ok(message))) => {

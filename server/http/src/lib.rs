@@ -48,7 +48,7 @@ pub struct Options {
     pub restrictions: Vec<Restriction>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
     pub byte_budget: Arc<ByteBudget>,
-    /// Threads for what takes long: large JSON, compression, classification.
+    /// Threads for what takes long, shared by all front ends: large JSON, compression, classification.
     pub blocking_pool: BlockingPool,
 }
 

@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use server_core::error::{Error, Result};
-use server_engine::{Engine, IndexEntry, LoadParameters};
+use server_engine::{BlockingPool, Engine, IndexEntry, LoadParameters};
 use server_proto::inference::{
     ModelRepositoryParameter, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
     RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
     model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
 };
 
-use crate::blocking::Blocking;
-
-/// Larger files are copied on a blocking thread.
+/// Larger files are copied on the blocking pool.
 const MAX_INLINE: usize = 4 << 20;
 
 /// Every model with the states of its versions.
@@ -25,13 +23,13 @@ pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result
 /// Loads or reloads a model; answers when it serves or has failed.
 pub(crate) async fn load(
     engine: &Arc<Engine>,
-    blocking: &Blocking,
+    pool: &BlockingPool,
     request: RepositoryModelLoadRequest,
 ) -> Result<RepositoryModelLoadResponse> {
     check_repository_unnamed(&request.repository_name)?;
     let is_long = file_bytes(&request.parameters) > MAX_INLINE;
     let parameters = request.parameters;
-    let parameters = blocking.run_if(is_long, move || load_parameters(parameters)).await??;
+    let parameters = pool.run_if(is_long, move || load_parameters(parameters)).await??;
     engine.load(&request.model_name, parameters).await?;
     Ok(RepositoryModelLoadResponse {})
 }

@@ -12,16 +12,17 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use server_core::error::Result;
+use server_engine::BlockingPool;
 use tonic::Status;
 
 use super::{
     compression::GZIP,
     encode::{self, Parts},
 };
-use crate::{blocking::Blocking, error::status};
+use crate::error::status;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// A message is compressed on the event loop up to this size, about a millisecond of work, and beyond on a blocking thread.
+/// A message is compressed on the event loop up to this size, about a millisecond of work, and beyond on the blocking pool.
 const MAX_INLINE: usize = 32 << 10;
 
 /// The responses of a stream, framed.
@@ -112,7 +113,7 @@ fn poll_message(
         }
         match ready!(responses.as_mut().poll_next(context)) {
             Some(Ok(message)) => {
-                let compressing = compress(compressor.blocking.clone(), message);
+                let compressing = compress(compressor.pool.clone(), message);
                 compressor.compressing = Some(Box::pin(compressing));
             }
             end => return Poll::Ready(end),
@@ -125,23 +126,23 @@ type Compressing = Pin<Box<dyn Future<Output = Result<Parts, Status>> + Send>>;
 
 /// Compresses the messages of a stream, one after the other.
 pub(crate) struct Compressor {
-    blocking: Blocking,
+    pool: BlockingPool,
     compressing: Option<Compressing>,
 }
 
 impl Compressor {
     /// With these threads for large messages.
-    pub(crate) fn new(blocking: Blocking) -> Self {
-        Self { blocking, compressing: None }
+    pub(crate) fn new(pool: BlockingPool) -> Self {
+        Self { pool, compressing: None }
     }
 }
 
 /// Compresses one framed message.
 ///
 /// Errors: `Internal` if the server ends first.
-pub(crate) async fn compress(blocking: Blocking, message: Parts) -> Result<Parts, Status> {
+pub(crate) async fn compress(pool: BlockingPool, message: Parts) -> Result<Parts, Status> {
     let is_long = encode::message_len(&message) > MAX_INLINE;
-    blocking.run_if(is_long, move || encode::compressed(message)).await.map_err(status)
+    pool.run_if(is_long, move || encode::compressed(message)).await.map_err(status)
 }
 
 fn trailers(end: Result<(), Status>) -> HeaderMap {

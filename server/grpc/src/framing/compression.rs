@@ -58,7 +58,7 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 /// The header that announces messages compressed with gzip.
 pub(crate) const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
-/// A message with gzip. It belongs on a blocking thread if the message is large.
+/// A message with gzip. It belongs on the blocking pool if the message is large.
 pub(super) fn gzip(message: &[Bytes]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     for part in message {

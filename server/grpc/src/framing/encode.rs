@@ -61,7 +61,7 @@ pub(crate) fn message_len(parts: &Parts) -> usize {
     parts.iter().map(Bytes::len).sum::<usize>() - PREFIX
 }
 
-/// A framed message, compressed with gzip. It belongs on a blocking thread if the message is large.
+/// A framed message, compressed with gzip. It belongs on the blocking pool if the message is large.
 pub(crate) fn compressed(mut parts: Parts) -> Parts {
     let _prefix = parts[0].split_to(PREFIX);
     let data = gzip(&parts);

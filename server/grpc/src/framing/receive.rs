@@ -11,6 +11,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use http_body::Body;
 use server_core::byte_budget::{ByteBudget, Reservation};
+use server_engine::BlockingPool;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
@@ -18,11 +19,11 @@ use super::{
     PREFIX,
     compression::{Encoding, Inflate, Inflated},
 };
-use crate::{blocking::Blocking, error::status};
+use crate::error::status;
 
 /// How long a client may pause within a message, or before it half-closes a unary call; up to twice that.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A message is inflated on the event loop up to this size, about a millisecond of work, and beyond on a blocking thread.
+/// A message is inflated on the event loop up to this size, about a millisecond of work, and beyond on the blocking pool.
 const MAX_INLINE: usize = 256 << 10;
 /// Least memory allocated for a message that comes in pieces, if it is as long.
 const FIRST_CAPACITY: usize = 4 << 10;
@@ -64,7 +65,7 @@ pub(crate) struct Messages<B> {
     body: B,
     encoding: Option<Encoding>,
     limits: Limits,
-    blocking: Blocking,
+    pool: BlockingPool,
     /// What has arrived and was not read yet.
     unread: Bytes,
     state: State,
@@ -89,12 +90,12 @@ impl State {
 
 impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// The messages of a body whose call has that encoding.
-    pub(crate) fn new(body: B, encoding: Option<Encoding>, limits: Limits, blocking: Blocking) -> Self {
+    pub(crate) fn new(body: B, encoding: Option<Encoding>, limits: Limits, pool: BlockingPool) -> Self {
         Self {
             body,
             encoding,
             limits,
-            blocking,
+            pool,
             unread: Bytes::new(),
             state: State::START,
             expects_end: false,
@@ -195,10 +196,10 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
         match Inflate::new(encoding, compressed, reservation, self.limits.max_bytes).up_to(MAX_INLINE)? {
             Inflated::Complete(message) => Ok(Some(message)),
             Inflated::Partial(inflate) => {
-                let blocking = self.blocking.clone();
+                let pool = self.pool.clone();
                 self.state =
                     State::Inflating(Box::pin(
-                        async move { blocking.run(move || inflate.finish()).await.map_err(status)? },
+                        async move { pool.run(move || inflate.finish()).await.map_err(status)? },
                     ));
                 Ok(None)
             }

@@ -18,11 +18,11 @@ use super::region::{Region, region};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes(Vec<(Name, u32)>);
 
-/// More bytes than this are classified on a blocking thread: about a millisecond of work.
+/// More bytes than this are classified on the blocking pool: about a millisecond of work.
 const MAX_INLINE: usize = 256 << 10;
 
 impl Classes {
-    /// Whether [`Classes::apply`] takes so long that it belongs on a blocking thread.
+    /// Whether [`Classes::apply`] takes so long that it belongs on the blocking pool.
     pub(crate) fn is_long(&self, response: &InferResponse) -> bool {
         let is_classified = |name: &Name| self.0.iter().any(|(classified, _)| classified == name);
         let classified = response.outputs.iter().filter(|output| is_classified(&output.name));

@@ -39,14 +39,14 @@ pub(crate) struct Prepared {
     pub(crate) wants_empty_final: bool,
 }
 
-/// More bytes than this, raw tensors apart, are decoded and converted on a blocking thread: about a millisecond of work.
+/// More bytes than this, raw tensors apart, are decoded and converted on the blocking pool: about a millisecond of work.
 const MAX_INLINE: usize = 256 << 10;
 /// Field of the raw tensors.
 const RAW_INPUT_CONTENTS: u32 = 7;
 /// Fields looked at to find the raw tensors of a message.
 const MAX_FIELDS: usize = 64;
 
-/// Whether decoding and converting a message takes so long that it belongs on a blocking thread. Raw tensors take no time:
+/// Whether decoding and converting a message takes so long that it belongs on the blocking pool. Raw tensors take no time:
 /// they are slices of it.
 pub(crate) fn is_long(message: &[u8]) -> bool {
     message.len() > MAX_INLINE && message.len() - raw_len(message) > MAX_INLINE

@@ -14,13 +14,10 @@ use server_core::{
     request::Parameter,
     response::InferResponse,
 };
-use server_engine::{Inference, ModelHandle};
+use server_engine::{BlockingPool, Inference, ModelHandle};
 use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
-use crate::{
-    blocking::Blocking,
-    infer::{answer, outputs::Classes, request::Prepared},
-};
+use crate::infer::{answer, outputs::Classes, request::Prepared};
 
 /// Parameter of every response: whether it is the request's last.
 const FINAL: &str = "triton_final_response";
@@ -49,7 +46,7 @@ impl Failure {
 pub(super) struct Run {
     inference: Inference,
     interface: Arc<Interface>,
-    blocking: Blocking,
+    pool: BlockingPool,
     classes: Classes,
     id: String,
     /// The version as the client has written it: errors carry it.
@@ -58,7 +55,7 @@ pub(super) struct Run {
     max_send_bytes: usize,
     /// A response that came while its predecessor was checked for being the last.
     next: Option<Result<InferResponse>>,
-    /// A response that is classified on a blocking thread.
+    /// A response that is classified on the blocking pool.
     classifying: Option<Pin<Box<dyn Future<Output = Result<InferResponse>> + Send>>>,
     is_over: bool,
 }
@@ -77,7 +74,7 @@ impl Run {
         Ok(Self {
             inference,
             interface: model.interface().clone(),
-            blocking: context.blocking.clone(),
+            pool: context.pool.clone(),
             classes,
             id,
             asked_version,
@@ -114,10 +111,10 @@ impl Run {
     ) -> Option<Result<ModelStreamInferResponse, Failure>> {
         let reply = match reply {
             Ok(mut response) if self.classes.is_long(&response) => {
-                let (blocking, interface) = (self.blocking.clone(), self.interface.clone());
+                let (pool, interface) = (self.pool.clone(), self.interface.clone());
                 let classes = self.classes.clone();
                 self.classifying = Some(Box::pin(async move {
-                    blocking.run(move || classes.apply(&interface, &mut response).map(|()| response)).await?
+                    pool.run(move || classes.apply(&interface, &mut response).map(|()| response)).await?
                 }));
                 return None;
             }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use server_core::{byte_budget::ByteBudget, tensor::DataType};
+use server_engine::BlockingPool;
 use server_grpc::{Compression, Options};
 use server_proto::inference::{
     InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
@@ -403,4 +404,31 @@ async fn many_calls_share_one_connection() {
     for call in calls {
         call.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn long_work_waits_for_the_threads_of_the_given_pool() {
+    const LENGTH: usize = 200_000;
+    let pool = BlockingPool::new(1);
+    let (finish, finished) = std::sync::mpsc::channel::<()>();
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let other = {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.run(move || (begin.send(()), finished.recv()).1).await })
+    };
+    begun.await.unwrap();
+    let server = Server::with(Options { blocking_pool: pool, ..Options::default() }).await;
+    let mut client = server.client().await;
+    let contents = InferTensorContents { fp32_contents: vec![1.0; LENGTH], ..Default::default() };
+    let long = typed("FP32", &[LENGTH as i64], contents);
+    let mut waiting = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(long).await })
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+    client.model_infer(values("FP32", "2", &[1.0])).await.unwrap(); // short work needs no thread
+    assert!(!waiting.is_finished());
+    drop(finish);
+    waiting.await.unwrap().unwrap();
+    assert!(other.await.unwrap().unwrap().is_err());
 }

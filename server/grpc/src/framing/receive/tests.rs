@@ -29,13 +29,13 @@ fn messages(
     limits: &Limits,
 ) -> Messages<StreamBody<impl Stream<Item = Chunk> + Unpin>> {
     let frames = stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece))));
-    Messages::new(StreamBody::new(frames), encoding, limits.clone(), Blocking::default())
+    Messages::new(StreamBody::new(frames), encoding, limits.clone(), BlockingPool::default())
 }
 
 /// The same of a body that does not end.
 fn unfinished(pieces: Vec<Bytes>, limits: &Limits) -> Messages<StreamBody<impl Stream<Item = Chunk> + Unpin>> {
     let frames = stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece)))).chain(stream::pending());
-    Messages::new(StreamBody::new(frames), None, limits.clone(), Blocking::default())
+    Messages::new(StreamBody::new(frames), None, limits.clone(), BlockingPool::default())
 }
 
 async fn next<B: Body<Data = Bytes> + Unpin>(messages: &mut Messages<B>) -> Option<Result<Bytes, Status>> {
@@ -107,7 +107,7 @@ async fn messages_that_come_at_once_do_not_refuse_each_other_half_way() {
             let (frames, body) = mpsc::unbounded_channel::<Bytes>();
             let body = stream::unfold(body, async |mut body| Some((Chunk::Ok(Frame::data(body.recv().await?)), body)));
             let body = StreamBody::new(Box::pin(body));
-            (frames, Messages::new(body, None, limits.clone(), Blocking::default()))
+            (frames, Messages::new(body, None, limits.clone(), BlockingPool::default()))
         })
         .collect();
     let (mut received, mut refused) = (Vec::new(), 0);
@@ -260,6 +260,6 @@ async fn a_message_that_stops_coming_ends_its_call() {
         sleep(STALL_TIMEOUT / 2).await;
         Some((Chunk::Ok(Frame::data(Bytes::from(vec![byte]))), rest))
     });
-    let mut slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), Blocking::default());
+    let mut slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), BlockingPool::default());
     assert_eq!(slow.only().await.unwrap(), [7; 100].as_slice());
 }
