@@ -240,8 +240,8 @@ impl Engine {
         let _guard = lock.lock().await;
         // Somebody wants it gone: readiness does not wait for it any more.
         self.required.lock().retain(|required| required != name);
-        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
-        blocking(move || lifecycle.unload(&name)).await
+        self.lifecycle.unload(name);
+        Ok(())
     }
 
     /// Checks, queues and runs a request on a model that was found. Call it on a runtime thread: it does not block.
