@@ -14,6 +14,7 @@ pub mod source;
 mod stage;
 pub mod state;
 pub mod store;
+pub mod supervise;
 pub mod sync;
 pub mod verify;
 

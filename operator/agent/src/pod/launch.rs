@@ -5,40 +5,51 @@
 //!
 //! The pod's template names no model, so that no pod is replaced when models change; here is where their names come in.
 
-mod restarts;
 mod sockets;
 
 use std::{
     collections::BTreeSet,
     ffi::{CStr, OsString},
+    os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Command, ExitCode},
-    time::Instant,
+    process::{Command, ExitCode, ExitStatus},
+    time::Duration,
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use rustix::process::Signal;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
     sync::watch,
 };
+use triton_agent::supervise::{
+    End, Limit, Next, Order, Outcome, Policy, Process, Program, Reaping, Restart, Stopped, Then, supervise,
+};
 
-use self::{restarts::Restarts, sockets::Sockets};
+use self::sockets::Sockets;
 use super::{args::LaunchArgs, fd_store, startup};
 
-/// How the process is called among others, so that nobody takes it for the agent beside the server.
+/// The name of the process among others, so that nobody takes it for the agent beside the server.
 const NAME: &CStr = c"triton-launch";
 
-/// How long connections in the listen queue are kept waiting for its models. Less than the patience of a
+/// How long connections in the listen queue are kept waiting for the server's models. Less than the failure threshold of a
 /// liveness probe, and more than most models take.
 const HOLD_SECONDS: u32 = 5;
 
+/// A server that crashes is started again at once, so often. Beyond that its container ends: the kubelet pauses longer each
+/// time, counts, and shows it on the pod. The window is the kubelet's: after so long it counts a container's restarts anew.
+const POLICY: Policy = Policy {
+    restart: Restart::OnSignal,
+    backoff: None,
+    limit: Some(Limit { restarts: 3, window: Duration::from_secs(600) }),
+};
+
 /// Why the launcher ends, and its exit code: the server's, or 128 and the signal that ended it.
-enum End {
-    /// The server was asked to end, or did so well: nobody is to wait for the next one.
-    OnPurpose(i32),
-    /// Nobody wanted that, and the kubelet shall start the next one.
-    Crashed(i32),
+enum Ending {
+    /// The server was asked to end, or did so well: no other one follows.
+    Intended(i32),
+    /// The server failed, and the kubelet starts the next one.
+    Failed(i32),
 }
 
 /// Runs the server until it has ended for good.
@@ -54,80 +65,117 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         let is_replacement = !kept.is_empty();
         let sockets = Sockets::new(kept, &args.addresses())?;
         let (crashes, acknowledged) = (watch::Sender::new(0), watch::Sender::new(fd_store::NOBODY));
-        let end = tokio::select! {
-            end = run(args, &sockets, is_replacement, &crashes, &acknowledged) => end?,
+        let server = Server {
+            args,
+            sockets: &sockets,
+            crashes: &crashes,
+            acknowledged: &acknowledged,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            has_waiting_connections: is_replacement,
+            crash_code: None,
+        };
+        let ending = tokio::select! {
+            ending = run(server) => ending?,
             never = fd_store::hand_over(&args.fd_store, store, sockets.all(), crashes.subscribe(), &acknowledged) => match never {},
         };
-        match end {
-            End::OnPurpose(code) => {
+        match ending {
+            Ending::Intended(code) => {
                 fd_store::leave(&args.fd_store).await;
                 anyhow::Ok(code)
             }
-            End::Crashed(code) => Ok(code),
+            Ending::Failed(code) => Ok(code),
         }
     })?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
-/// Runs one server process after the other, and counts those that crashed.
-async fn run(
-    args: &LaunchArgs,
-    sockets: &Sockets,
-    is_replacement: bool,
-    crashes: &watch::Sender<u32>,
-    acknowledged: &watch::Sender<u32>,
-) -> anyhow::Result<End> {
-    let mut children = signal(SignalKind::child())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut restarts = Restarts::default();
-    let (mut is_ending, mut are_callers_in_line) = (false, is_replacement);
-    loop {
-        let server = start(args, sockets, are_callers_in_line)?;
-        let end = loop {
-            let number = tokio::select! {
-                _ = children.recv() => match reap(server)? {
-                    Some(end) => break end,
-                    None => continue,
-                },
-                _ = terminate.recv() => Signal::TERM,
-                _ = interrupt.recv() => Signal::INT,
-            };
-            is_ending = true;
-            let _ = kill_process(server, number); // it may have ended just now
+/// Runs one server process after the other.
+async fn run(mut server: Server<'_>) -> anyhow::Result<Ending> {
+    match supervise(&mut server, POLICY).await {
+        Outcome::Stopped(Stopped { exit, .. }) => Ok(Ending::Intended(code(exit.context(CANNOT_WAIT)?))),
+        Outcome::NotWanted => Ok(Ending::Intended(server.crash_code.unwrap_or_default())),
+        Outcome::GaveUp(End::NotStarted(error)) => Err(error),
+        Outcome::GaveUp(End::Exited(exit)) => Ok(match exit.context(CANNOT_WAIT)? {
+            exit if exit.success() => Ending::Intended(0),
+            exit => Ending::Failed(code(exit)),
+        }),
+    }
+}
+
+const CANNOT_WAIT: &str = "cannot wait for the server";
+
+fn code(exit: ExitStatus) -> i32 {
+    exit.code().unwrap_or_else(|| 128 + exit.signal().unwrap_or(0))
+}
+
+/// The server as the supervisor sees it.
+struct Server<'a> {
+    args: &'a LaunchArgs,
+    sockets: &'a Sockets,
+    /// Crashes so far, for the fd store.
+    crashes: &'a watch::Sender<u32>,
+    /// Crashes after which the agent has prepared another start.
+    acknowledged: &'a watch::Sender<u32>,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    /// Connections may be waiting in the listen queue since the last process.
+    has_waiting_connections: bool,
+    /// The exit code of the process that crashed last.
+    crash_code: Option<i32>,
+}
+
+impl Program for Server<'_> {
+    type Error = anyhow::Error;
+
+    async fn start(&mut self) -> anyhow::Result<Option<Process>> {
+        if self.crash_code.is_some() {
+            let crashes = *self.crashes.borrow();
+            tokio::select! {
+                () = fd_store::acknowledged(crashes, self.acknowledged) => {}
+                _ = self.terminate.recv() => return Ok(None),
+                _ = self.interrupt.recv() => return Ok(None),
+            }
+        }
+        start(self.args, self.sockets, self.has_waiting_connections).map(Some)
+    }
+
+    /// A signal is passed on. The time the server has then is the pod's, and the kubelet sees to it.
+    async fn order(&mut self) -> Order {
+        let signal = tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
         };
-        let signal = end.terminating_signal();
-        let code = end.exit_status().unwrap_or(128 + signal.unwrap_or(0));
-        if is_ending || code == 0 {
-            return Ok(End::OnPurpose(code));
+        Order { signal, limit: None, then: Then::Finish }
+    }
+
+    async fn ended(&mut self, end: &End<anyhow::Error>, next: Next) {
+        let End::Exited(Ok(exit)) = end else { return }; // reported as an error at the end
+        let (code, signal) = (code(*exit), exit.signal());
+        match next {
+            Next::GiveUp if code == 0 => {}
+            Next::GiveUp => tracing::error!(code, signal, "the server did not end well; its container ends with it"),
+            Next::Restart(_) => {
+                tracing::error!(signal, "the server was ended by a signal and is started again");
+                self.crashes.send_modify(|count| *count += 1);
+                self.crash_code = Some(code);
+                self.has_waiting_connections = true;
+            }
         }
-        if signal.is_none() || !restarts.allows_another(Instant::now()) {
-            tracing::error!(code, signal, "the server did not end well; its container ends with it");
-            return Ok(End::Crashed(code));
-        }
-        tracing::error!(signal, "the server was ended by a signal and is started again");
-        crashes.send_modify(|count| *count += 1);
-        let count = *crashes.borrow();
-        tokio::select! {
-            () = fd_store::acknowledged(count, acknowledged) => {}
-            _ = terminate.recv() => return Ok(End::OnPurpose(code)),
-            _ = interrupt.recv() => return Ok(End::OnPurpose(code)),
-        }
-        are_callers_in_line = true;
     }
 }
 
 /// Starts the server with the models that are noted now.
-fn start(args: &LaunchArgs, sockets: &Sockets, are_callers_in_line: bool) -> anyhow::Result<Pid> {
+fn start(args: &LaunchArgs, sockets: &Sockets, has_waiting_connections: bool) -> anyhow::Result<Process> {
     let models = noted(&args.root)?;
     let (program, flags) = args.command.split_first().context("no server given")?;
     let mut command = Command::new(program);
     command.args(with_models(flags, &models)).envs(sockets.environment()).env_remove("LISTEN_PID");
-    if are_callers_in_line {
+    if has_waiting_connections {
         command.arg(format!("--startup-hold-secs={HOLD_SECONDS}"));
     }
-    let server = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
-    Ok(Pid::from_child(&server))
+    // this is the first process of its container: orphans come to it
+    Process::start(&mut command, Reaping::All).with_context(|| format!("cannot run {}", program.display()))
 }
 
 fn noted(root: &Path) -> anyhow::Result<BTreeSet<String>> {
@@ -138,21 +186,6 @@ fn noted(root: &Path) -> anyhow::Result<BTreeSet<String>> {
 fn with_models(flags: &[OsString], models: &BTreeSet<String>) -> Vec<OsString> {
     let models = models.iter().map(|name| format!("--load-model={name}").into());
     flags.iter().cloned().chain(models).collect()
-}
-
-/// Takes in every child that has ended: this is the first process of its container, so orphans come here too. Returns how the
-/// server ended, if it is among them.
-fn reap(server: Pid) -> anyhow::Result<Option<WaitStatus>> {
-    let mut end = None;
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((child, status))) if child == server => end = Some(status),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(end),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("cannot wait for the server"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,32 +1,48 @@
-//! The server's process: started, watched, started again with growing pauses when it dies, asked to end and given its time.
+//! The server's process as `up` keeps it running: what it is started with, when it is replaced or stopped, and what the user
+//! hears of it. The supervisor itself is the agent's (`triton_agent::supervise`).
 
 use std::{
     collections::BTreeSet,
-    os::unix::process::ExitStatusExt,
+    io,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::{
-    process::{Child, Command},
+    process::{ChildStderr, ChildStdout},
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use triton_agent::{Agent, plan::startup_models};
+use triton_agent::{
+    Agent,
+    plan::startup_models,
+    supervise::{
+        Backoff, End, Next, Order, Outcome, Policy, Process, Program, Reaping, Restart, Stopped, Then, supervise,
+    },
+};
 
 use super::{log::Log, ports::Ports};
 
-/// Pauses before a server that died is started again: the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A server that ran this long is well: its next death begins with the first pause again.
-const WELL: Duration = Duration::from_secs(60);
+/// A server is started again whatever its end: only the user gives it up.
+const POLICY: Policy = Policy {
+    restart: Restart::Always,
+    backoff: Some(Backoff {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(30),
+        healthy_after: Duration::from_secs(60),
+    }),
+    limit: None,
+};
 /// What a server gets beyond its exit timeout before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a starting server waits for models to be fetched; those that come later are loaded then.
-const FETCHED: Duration = Duration::from_secs(1);
+const FETCH_WAIT: Duration = Duration::from_secs(1);
+/// How long the output of a process that has ended is read: processes it started may hold it open.
+const OUTPUT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a server process is started with. A change starts another process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +73,7 @@ pub(crate) enum Status {
     Running,
     /// It was asked to end.
     Stopping,
-    /// It died and will be started again.
+    /// It ended by itself and will be started again.
     Restarting,
 }
 
@@ -77,7 +93,7 @@ pub(crate) enum Stop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The process ended by itself.
-    Died { how: String, last_lines: Vec<String>, pause: Duration },
+    Exited { how: String, last_lines: Vec<String>, pause: Duration },
     /// The process could not be started.
     NotStarted { why: String, pause: Duration },
     /// Its settings changed: a new process takes over.
@@ -99,135 +115,146 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Runs until asked to end. `true` if the process ended as asked.
-    pub(crate) async fn run(mut self) -> bool {
-        let mut last_startup = None;
-        let mut deaths = 0;
-        loop {
-            let launch = self.launch.borrow_and_update().clone();
-            let startup = self.startup.borrow_and_update().clone();
-            self.agent.fetched(&startup.manifest_hash, FETCHED).await;
-            if *self.stop.borrow() != Stop::No {
-                return true;
-            }
-            let models = startup_models(&startup.required, &self.agent.confirmed(), last_startup.as_ref());
-            self.agent.server_starting();
-            let begun = Instant::now();
-            let mut process = match Process::start(&launch, &models, &self.agent, &self.log) {
-                Ok(process) => process,
-                Err(why) => {
-                    deaths += 1;
-                    let pause = pause_after(deaths);
-                    self.tell(Event::NotStarted { why, pause });
-                    self.rest(pause).await;
-                    continue;
-                }
-            };
-            last_startup = Some(models);
-            self.status.send_replace(Status::Running);
-            tokio::select! {
-                status = process.child.wait() => {
-                    let last_lines = process.last_lines(&self.log).await;
-                    deaths = if begun.elapsed() >= WELL { 1 } else { deaths + 1 };
-                    let pause = pause_after(deaths);
-                    let how = status.map_or_else(|error| error.to_string(), describe);
-                    self.tell(Event::Died { how, last_lines, pause });
-                    self.rest(pause).await;
-                }
-                () = changed_to(&mut self.launch, |new| *new != launch) => {
-                    self.tell(Event::SettingsChanged);
-                    deaths = 0;
-                    self.end(process, launch.exit_timeout).await;
-                }
-                () = changed_to(&mut self.stop, |stop| *stop != Stop::No) => {
-                    return self.end(process, launch.exit_timeout).await;
-                }
-            }
+    pub(crate) async fn run(self) -> bool {
+        let launch = self.launch.borrow().clone();
+        let mut server = Server { with: self, launch, last_models: None, output: JoinSet::new(), is_stopping: false };
+        match supervise(&mut server, POLICY).await {
+            Outcome::Stopped(stopped) => !stopped.was_killed,
+            Outcome::NotWanted => true,
+            Outcome::GaveUp(_) => false, // the policy never does
         }
     }
+}
 
-    /// Tells the process to end and waits for it. `true` if it did in time.
-    async fn end(&mut self, mut process: Process, exit_timeout: Duration) -> bool {
-        self.status.send_replace(Status::Stopping);
-        process.signal(Signal::TERM);
-        let is_ended = tokio::select! {
-            _ = process.child.wait() => true,
-            () = tokio::time::sleep(exit_timeout + GRACE) => false,
-            () = changed_to(&mut self.stop, |stop| *stop == Stop::Now) => false,
+/// The server as the supervisor sees it.
+struct Server {
+    with: Supervisor,
+    /// What the present process was started with.
+    launch: Launch,
+    /// The models that the last process was started with.
+    last_models: Option<BTreeSet<String>>,
+    /// Tasks that take in what the present process writes; they end with its output, or when the next one starts.
+    output: JoinSet<()>,
+    is_stopping: bool,
+}
+
+impl Program for Server {
+    type Error = String;
+
+    async fn start(&mut self) -> Result<Option<Process>, String> {
+        let with = &mut self.with;
+        self.launch = with.launch.borrow_and_update().clone();
+        let startup = with.startup.borrow_and_update().clone();
+        with.agent.fetched(&startup.manifest_hash, FETCH_WAIT).await;
+        if *with.stop.borrow() != Stop::No {
+            return Ok(None);
+        }
+        let models = startup_models(&startup.required, &with.agent.confirmed(), self.last_models.as_ref());
+        with.agent.server_starting();
+        let mut command = self.launch.command(&models, &with.agent)?;
+        let (process, output) = start(&mut command, &with.log)
+            .map_err(|error| format!("cannot run {}: {error}", self.launch.program.display()))?;
+        (self.output, self.is_stopping, self.last_models) = (output, false, Some(models));
+        with.status.send_replace(Status::Running);
+        Ok(Some(process))
+    }
+
+    async fn order(&mut self) -> Order {
+        let (with, launch) = (&mut self.with, &self.launch);
+        if self.is_stopping {
+            changed_to(&mut with.stop, |stop| *stop == Stop::Now).await;
+            return Order { signal: Signal::KILL, limit: None, then: Then::Finish };
+        }
+        let then = tokio::select! {
+            () = changed_to(&mut with.launch, |new| *new != *launch) => Then::Replace,
+            () = changed_to(&mut with.stop, |stop| *stop != Stop::No) => Then::Finish,
         };
-        if !is_ended {
-            process.signal(Signal::KILL);
-            let _ = process.child.wait().await; // nothing resists that signal
-            self.tell(Event::Killed);
+        if then == Then::Replace {
+            with.report(Event::SettingsChanged);
         }
-        self.agent.server_left();
-        process.last_lines(&self.log).await;
-        is_ended
+        with.status.send_replace(Status::Stopping);
+        self.is_stopping = true;
+        Order { signal: Signal::TERM, limit: Some(launch.exit_timeout + GRACE), then }
     }
 
-    /// Waits before the next start, unless something makes that pointless.
-    async fn rest(&mut self, pause: Duration) {
-        self.status.send_replace(Status::Restarting);
+    async fn ended(&mut self, end: &End<String>, next: Next) {
+        let Next::Restart(pause) = next else { return };
+        let event = match end {
+            End::NotStarted(why) => Event::NotStarted { why: why.clone(), pause },
+            End::Exited(exit) => {
+                let last_lines = self.last_lines().await;
+                let how = exit.as_ref().map_or_else(ToString::to_string, |exit| describe(*exit));
+                Event::Exited { how, last_lines, pause }
+            }
+        };
+        self.with.report(event);
+        self.with.status.send_replace(Status::Restarting);
+    }
+
+    async fn stopped(&mut self, stopped: &Stopped) {
+        if stopped.was_killed {
+            self.with.report(Event::Killed);
+        }
+        self.with.agent.server_left();
+        self.last_lines().await;
+    }
+
+    async fn cut_pause_short(&mut self) {
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = self.launch.changed() => {}
-            () = changed_to(&mut self.stop, |stop| *stop != Stop::No) => {}
+            _ = self.with.launch.changed() => {}
+            () = changed_to(&mut self.with.stop, |stop| *stop != Stop::No) => {}
         }
     }
+}
 
-    fn tell(&self, event: Event) {
+impl Server {
+    /// What the process wrote last, once it has ended.
+    async fn last_lines(&mut self) -> Vec<String> {
+        let all = async { while self.output.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(OUTPUT_WAIT, all).await;
+        self.with.log.last_lines()
+    }
+}
+
+impl Supervisor {
+    fn report(&self, event: Event) {
         let _ = self.events.send(event); // when nobody listens, we are about to end
     }
 }
 
-/// A running process and the tasks that take in what it writes.
-struct Process {
-    child: Child,
-    pid: Option<Pid>,
-    writers: JoinSet<()>,
-}
-
-impl Process {
-    fn start(launch: &Launch, models: &BTreeSet<String>, agent: &Agent, log: &Log) -> Result<Self, String> {
-        launch.ports.check().map_err(|error| error.to_string())?;
+impl Launch {
+    fn command(&self, models: &BTreeSet<String>, agent: &Agent) -> Result<Command, String> {
+        self.ports.check().map_err(|error| error.to_string())?;
         let own = std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
         let mut command = Command::new(own);
-        command.arg("child").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&launch.program);
+        command.arg("child").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&self.program);
         command.arg(format!("--model-repository={}", agent.repository().display()));
         // one bad model must not keep the others from being served; it does keep the server from being ready
         command.args(["--model-control-mode=explicit", "--exit-on-error=false", "--strict-readiness=true"]);
         // what was made for a GPU can be tried on a machine without one; the server says so once for each model
         command.arg("--gpu-fallback=cpu");
         command.args(models.iter().map(|name| format!("--load-model={name}")));
-        command.args(launch.ports.flags()).args(&launch.flags);
-        command.envs(launch.env.iter().map(|(name, value)| (name, value)));
+        command.args(self.ports.flags()).args(&self.flags);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         // a process group of its own: Ctrl-C is ours to pass on
-        command.process_group(0).kill_on_drop(true);
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("cannot run {}: {error}", launch.program.display()))?;
-        let mut writers = JoinSet::new();
-        if let Some(out) = child.stdout.take() {
-            writers.spawn(log.clone().take(out));
-        }
-        if let Some(err) = child.stderr.take() {
-            writers.spawn(log.clone().take(err));
-        }
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Ok(Self { child, pid, writers })
+        Ok(command)
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid {
-            let _ = kill_process(pid, signal); // it may have ended just now
-        }
+/// Starts a process, and tasks that take in what it writes.
+fn start(command: &mut Command, log: &Log) -> io::Result<(Process, JoinSet<()>)> {
+    let mut process = Process::start(command, Reaping::Own)?;
+    let (out, err) = process.take_output();
+    let mut output = JoinSet::new();
+    if let Some(out) = out {
+        output.spawn(log.clone().take(ChildStdout::from_std(out)?));
     }
-
-    /// What it wrote last, once it has ended.
-    async fn last_lines(&mut self, log: &Log) -> Vec<String> {
-        // processes it started may hold its output open
-        let all = async { while self.writers.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
-        log.last_lines()
+    if let Some(err) = err {
+        output.spawn(log.clone().take(ChildStderr::from_std(err)?));
     }
+    Ok((process, output))
 }
 
 /// Waits until the value is as asked; for ever once nobody can change it any more.
@@ -235,11 +262,6 @@ async fn changed_to<T>(receiver: &mut watch::Receiver<T>, is_so: impl FnMut(&T) 
     if receiver.wait_for(is_so).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-fn pause_after(deaths: u32) -> Duration {
-    let (first, longest) = PAUSES;
-    first.saturating_mul(1 << deaths.saturating_sub(1).min(16)).min(longest)
 }
 
 /// How a process ended, in words.
@@ -268,13 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_half_a_minute() {
-        let pauses: Vec<u64> = (1..=7).map(|deaths| pause_after(deaths).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-    }
-
-    #[test]
-    fn an_end_is_told_in_words() {
+    fn an_end_is_described_in_words() {
         assert_eq!(describe(ExitStatus::from_raw(1 << 8)), "exited with status 1");
         assert_eq!(describe(ExitStatus::from_raw(11)), "was ended by signal 11 (SIGSEGV)");
         assert_eq!(describe(ExitStatus::from_raw(10)), "was ended by signal 10");

@@ -165,7 +165,7 @@ pub(crate) fn not_needed(titles: &[String]) -> Vec<String> {
 /// An event of a process, as lines.
 pub(crate) fn event(title: &str, event: &Event) -> Vec<String> {
     match event {
-        Event::Died { how, last_lines, pause } => {
+        Event::Exited { how, last_lines, pause } => {
             let mut lines = vec![format!("{title}: the server {how}; it is started again in {} s", pause.as_secs())];
             lines.extend(last_lines.iter().map(|line| format!("{title} | {line}")));
             lines

@@ -120,7 +120,7 @@ fn the_table_fits_the_screen() {
 
 #[test]
 fn a_death_is_told_with_its_last_words() {
-    let died = Event::Died {
+    let died = Event::Exited {
         how: "exited with status 1".into(),
         last_lines: vec!["error: no".into()],
         pause: Duration::from_secs(2),
