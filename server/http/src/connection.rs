@@ -4,7 +4,9 @@
 //! One task owns a connection; the atomics are only there because it may change threads.
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
+    os::fd::AsFd,
     pin::Pin,
     sync::{
         Arc,
@@ -16,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use http::{StatusCode, Version};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -102,10 +104,12 @@ impl Activity {
         self.is_writing.load(Relaxed)
     }
 
-    /// Has the connection probed when it is polled next, if a request runs.
-    pub(crate) fn request_probe(&self) {
+    /// Has the connection probed when it is polled next. Whether that is so: only while a request runs.
+    pub(crate) fn request_probe(&self) -> bool {
         let is_running = self.phase.load(Relaxed) == RUNNING && !self.is_write_blocked.load(Relaxed);
-        self.wants_probe.store(is_running && self.may_probe.load(Relaxed), Relaxed);
+        let is_due = is_running && self.may_probe.load(Relaxed);
+        self.wants_probe.store(is_due, Relaxed);
+        is_due
     }
 
     /// Forgets the response that was not sent: its request is read again.
@@ -189,18 +193,19 @@ impl StallDetector {
 }
 
 /// A socket that keeps its [`Activity`].
-#[derive(Debug)]
 pub(crate) struct MonitoredStream {
     stream: TcpStream,
     /// What was read from it before, to be read again.
     unread: Bytes,
     activity: Arc<Activity>,
+    /// Completes once the socket has an error; watched when the client has ended its side.
+    error: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl MonitoredStream {
     /// `unread` is read before what comes from the socket.
     pub(crate) fn new(stream: TcpStream, unread: Bytes, activity: Arc<Activity>) -> Self {
-        Self { stream, unread, activity }
+        Self { stream, unread, activity, error: None }
     }
 
     /// The socket.
@@ -211,21 +216,24 @@ impl MonitoredStream {
     /// Looks for the end of the client's side while a request runs, when hyper does not read.
     ///
     /// Errors: the connection is reset.
-    fn watch(&self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.activity.is_half_closed() {
-            return self.check_half_closed();
-        }
-        let mut byte = [0];
-        if let Poll::Ready(count) = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte))
-            && count? == 0
-        {
+    fn watch(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.activity.is_half_closed() {
+            let mut byte = [0];
+            let Poll::Ready(count) = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte)) else {
+                return Ok(());
+            };
+            if count? > 0 {
+                return Ok(());
+            }
             self.activity.is_half_closed.store(true, Relaxed);
+            // without a descriptor to spare, the next probe finds the error
+            self.error = socket_error(&self.stream).ok();
         }
-        Ok(())
+        self.check_half_closed(context)
     }
 
     /// Whether a half-closed connection has ended for good. Probes it first if that is due.
-    fn check_half_closed(&self) -> io::Result<()> {
+    fn check_half_closed(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.activity.wants_probe.swap(false, Relaxed) {
             match self.stream.try_write(PROBE) {
                 Ok(PROBE_LENGTH) => {}
@@ -234,9 +242,19 @@ impl MonitoredStream {
                 Err(error) => return Err(error),
             }
         }
+        if self.error.as_mut().is_some_and(|error| error.as_mut().poll(context).is_ready()) {
+            self.error = None;
+        }
         // reading would only give the end again
         self.stream.take_error()?.map_or(Ok(()), Err)
     }
+}
+
+/// Completes once the socket has an error: the reset by a client that had ended its side before. Nobody reads from such
+/// a connection, and it is always ready to be written, so that neither shows it.
+fn socket_error(stream: &TcpStream) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let socket = TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
+    Ok(Box::pin(async move { _ = socket.ready(Interest::ERROR).await }))
 }
 
 const PROBE_LENGTH: usize = PROBE.len();
@@ -322,6 +340,24 @@ mod tests {
         activity.answered();
         for _ in 0..3 {
             assert!(!stalls.is_stalled(&activity));
+        }
+    }
+
+    #[test]
+    fn only_a_running_request_whose_client_knows_interim_responses_is_probed() {
+        for (version, expected) in [(Version::HTTP_11, true), (Version::HTTP_10, false)] {
+            let activity = Activity::default();
+            assert!(!activity.request_probe());
+            activity.request_begun(version);
+            assert!(!activity.request_probe());
+            activity.request_read();
+            assert_eq!(activity.request_probe(), expected);
+            activity.count_write(&Poll::Pending);
+            assert!(!activity.request_probe());
+            activity.count_write(&Poll::Ready(Ok(1)));
+            assert_eq!(activity.request_probe(), expected);
+            activity.answered();
+            assert!(!activity.request_probe());
         }
     }
 

@@ -36,10 +36,9 @@ use crate::{
 const STALL_INTERVAL: Duration = Duration::from_secs(30);
 /// The same during the shutdown, which does not wait for a request that does not arrive.
 const STOPPING_STALL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after the end of the client's side its connection is first probed: most responses are there before.
-const FIRST_PROBE: Duration = Duration::from_millis(20);
-/// How long a client that is gone takes to say so.
-const PROBE_ANSWER: Duration = Duration::from_millis(50);
+/// How long after the end of the client's side its connection is first probed: simple clients, which may not expect an
+/// interim response, have most of their responses before.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// How long until the next probe.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Largest head of a request. Units: bytes.
@@ -87,10 +86,13 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
     let mut is_stopping = false;
     let mut next_check = pin!(sleep(STALL_INTERVAL));
     let mut stalls = StallDetector::default();
-    let mut half_closed = HalfClosed::default();
+    let mut is_half_closed = false;
     let mut is_first = true;
     // The stop signal and the timer are polled only when they may be ready, not on every wake-up of a busy connection:
     // both keep the waker of the first poll, and a task's waker stays the same.
+    //
+    // A client may end its side after its request and wait for the response; one that has left looks the same until
+    // something is sent to it: a probe.
     loop {
         let outcome = poll_fn(|context| {
             loop {
@@ -109,24 +111,23 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
                     is_first = true;
                     is_done = false;
                 }
-                if activity.is_half_closed() && half_closed == HalfClosed::No {
-                    half_closed = HalfClosed::Probe;
+                if activity.is_half_closed() && !is_half_closed {
+                    is_half_closed = true;
                     next_check.as_mut().reset(Instant::now() + FIRST_PROBE);
                     is_first = true;
                 }
                 if is_first || next_check.is_elapsed() {
                     while next_check.as_mut().poll(context).is_ready() {
-                        let interval = match half_closed.next(&activity) {
-                            Some(interval) => {
-                                is_done = false; // the connection is polled to see what the probe has brought
-                                interval
-                            }
-                            None if stalls.is_stalled(&activity) => {
-                                debug!("a connection is closed because its client has stalled");
-                                return Poll::Ready(Err(None));
-                            }
-                            None if is_stopping => STOPPING_STALL_INTERVAL,
-                            None => STALL_INTERVAL,
+                        let interval = if is_half_closed && activity.request_probe() {
+                            is_done = false; // polling the connection writes the probe
+                            PROBE_INTERVAL
+                        } else if stalls.is_stalled(&activity) {
+                            debug!("a connection is closed because its client has stalled");
+                            return Poll::Ready(Err(None));
+                        } else if is_stopping {
+                            STOPPING_STALL_INTERVAL
+                        } else {
+                            STALL_INTERVAL
                         };
                         next_check.as_mut().reset(Instant::now() + interval);
                     }
@@ -159,36 +160,6 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
             Pin::new(&mut connection).graceful_shutdown();
         }
         is_first = true;
-    }
-}
-
-/// Where the probing of a half-closed connection is. A client may end its side after its request and wait for the
-/// response; one that has left looks the same until something is sent to it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum HalfClosed {
-    #[default]
-    No,
-    /// To be probed.
-    Probe,
-    /// Probed: the answer of a client that has left is waited for.
-    Wait,
-}
-
-impl HalfClosed {
-    /// Takes the next step and gives the time until the one after it; `None` if there is nothing to probe.
-    fn next(&mut self, activity: &Activity) -> Option<Duration> {
-        match *self {
-            Self::No => None,
-            Self::Probe => {
-                activity.request_probe();
-                *self = Self::Wait;
-                Some(PROBE_ANSWER)
-            }
-            Self::Wait => {
-                *self = Self::Probe;
-                Some(PROBE_INTERVAL)
-            }
-        }
     }
 }
 
@@ -236,16 +207,5 @@ mod tests {
         let too_large = text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         assert!(too_large.contains("1000 header fields or 65536 bytes"), "{too_large}");
         assert!(text(StatusCode::URI_TOO_LONG).contains("65534 bytes"));
-    }
-
-    #[test]
-    fn a_half_closed_connection_is_probed_again_and_again() {
-        let activity = Activity::default();
-        assert_eq!(HalfClosed::No.next(&activity), None);
-        let mut half_closed = HalfClosed::Probe;
-        for _ in 0..2 {
-            assert_eq!(half_closed.next(&activity), Some(PROBE_ANSWER));
-            assert_eq!(half_closed.next(&activity), Some(PROBE_INTERVAL));
-        }
     }
 }

@@ -252,20 +252,60 @@ async fn a_body_in_too_many_small_chunks_is_refused() {
     answer.is_error(400, expect);
 }
 
+/// A server of a model whose requests wait for a second one for as long as a test may take, in a queue with one place;
+/// and a client whose request has this place.
+async fn waiting_client(version: &str) -> (TestServer, harness::Client) {
+    let batches = "max_batch_size: 2 dynamic_batching { preferred_batch_size: [ 2 ] \
+                   max_queue_delay_microseconds: 600000000 default_queue_policy { max_queue_size: 1 } }";
+    let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"2000\" } }";
+    let models =
+        [("patient", &*one_tensor("FP32", "[ 1 ]", batches)), ("slow", &*one_tensor("FP32", "[ 1, 1 ]", delay))];
+    let server = TestServer::with(&models).await;
+    let mut client = server.client().await;
+    client.write(post("patient", version)).await;
+    harness::until(|| server.pending() == 1).await;
+    assert!(server.infer("patient", &[1, 1]).is_err(), "the queue is full");
+    (server, client)
+}
+
+fn post(model: &str, version: &str) -> String {
+    let body = r#"{"inputs":[{"name":"INPUT0","shape":[1,1],"datatype":"FP32","data":[6]}]}"#;
+    let length = body.len();
+    format!("POST /v2/models/{model}/infer {version}\r\nHost: here\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+/// A place in the queue becomes free only when the request that has it is cancelled.
+async fn is_cancelled(server: &TestServer) {
+    harness::until(|| server.infer("patient", &[1, 1]).is_ok()).await;
+    let statistics = server.engine.statistics(None).unwrap();
+    assert_eq!((statistics[0].failures.canceled, statistics[0].execution_count), (1, 0));
+}
+
 #[tokio::test]
 async fn a_disconnect_cancels_the_request() {
-    let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"100\" } }";
-    let server = TestServer::with(&[("slow", &one_tensor("FP32", "[ -1 ]", delay))]).await;
-    let busy = server.keep_busy("slow").await;
-    let body = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
-    let length = body.len();
-    let mut client = server.client().await;
-    client
-        .write(format!("POST /v2/models/slow/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n{body}"))
-        .await;
-    harness::until(|| server.pending() == 1).await;
+    let (server, client) = waiting_client("HTTP/1.1").await;
     drop(client);
-    busy.response().await.unwrap();
-    harness::until(|| server.engine.statistics(None).unwrap()[0].failures.canceled == 1).await;
-    assert_eq!(server.engine.statistics(None).unwrap()[0].execution_count, 1);
+    is_cancelled(&server).await;
+    let (server, client) = waiting_client("HTTP/1.1").await;
+    client.reset();
+    is_cancelled(&server).await;
+}
+
+#[tokio::test]
+async fn a_reset_by_a_client_that_has_ended_its_side_is_noticed_without_a_probe() {
+    // clients of HTTP/1.0 are never probed
+    let (server, mut client) = waiting_client("HTTP/1.0").await;
+    client.end().await;
+    // once another client is probed, the connection has had its first check too; the next is due after this test
+    let mut probed = server.client().await;
+    probed.write(post("slow", "HTTP/1.1")).await;
+    probed.end().await;
+    assert_eq!(probed.receive().await.status, 102);
+    client.reset();
+    is_cancelled(&server).await;
+    // and so is one that comes together with the end
+    let (server, mut client) = waiting_client("HTTP/1.0").await;
+    client.end().await;
+    client.reset();
+    is_cancelled(&server).await;
 }

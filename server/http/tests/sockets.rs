@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{TestServer, one_tensor};
 use tokio::net::TcpStream;
@@ -81,9 +81,13 @@ async fn a_client_that_ends_its_side_after_the_request_gets_its_answer() {
     let server = slow().await;
     let busy = server.keep_busy("floats").await;
     let mut client = server.client().await;
+    let begun = Instant::now();
     client.write(infer()).await;
     client.end().await;
-    let answer = client.receive_final().await;
+    let mut answer = client.receive().await;
+    if begun.elapsed() >= Duration::from_secs(1) {
+        answer = client.receive_rest(answer).await; // a slow machine
+    }
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(client.rest().await, b"");
     busy.response().await.unwrap();
@@ -95,6 +99,21 @@ async fn a_client_that_ends_its_side_after_the_request_gets_its_answer() {
         assert_eq!(client.receive_final().await.status, 200);
         assert_eq!(client.rest().await, b"");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_has_ended_its_side_is_probed_after_a_second() {
+    let delay = "parameters { key: \"execute_delay_ms\" value: { string_value: \"2000\" } }";
+    let server = TestServer::with(&[("floats", &one_tensor("FP32", "[ -1 ]", delay))]).await;
+    let mut client = server.client().await;
+    let begun = Instant::now();
+    client.write(infer()).await;
+    client.end().await;
+    let first = client.receive().await;
+    assert_eq!(first.status, 102);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(client.receive_rest(first).await.status, 200);
+    assert_eq!(client.rest().await, b"");
 }
 
 fn generate(action: &str) -> String {

@@ -204,14 +204,23 @@ impl Client {
         self.stream.shutdown().await.unwrap();
     }
 
+    /// Closes the connection with a reset.
+    pub(crate) fn reset(self) {
+        self.stream.into_inner().set_zero_linger().unwrap();
+    }
+
     /// The final response, behind any number of interim ones.
     pub(crate) async fn receive_final(&mut self) -> Answer {
-        loop {
-            let answer = self.receive().await;
-            if answer.status >= 200 {
-                return answer;
-            }
+        let first = self.receive().await;
+        self.receive_rest(first).await
+    }
+
+    /// The final response, if the first was an interim one.
+    pub(crate) async fn receive_rest(&mut self, mut answer: Answer) -> Answer {
+        while answer.status < 200 {
+            answer = self.receive().await;
         }
+        answer
     }
 
     /// Everything until the server closes; an error counts as the end.
@@ -226,6 +235,13 @@ impl Client {
 impl TestServer {
     /// Gives a slow model work of its own, so that the next requests have to wait. The work ends with what is returned.
     pub(crate) async fn keep_busy(&self, model: &str) -> Inference {
+        let inference = self.infer(model, &[1]).unwrap();
+        until(|| self.pending() == 0).await;
+        inference
+    }
+
+    /// Hands the engine a request with one number.
+    pub(crate) fn infer(&self, model: &str, shape: &[i64]) -> server_core::error::Result<Inference> {
         let request = InferRequest {
             model_name: model.into(),
             model_version: VersionChoice::Latest,
@@ -233,7 +249,7 @@ impl TestServer {
             inputs: smallvec::smallvec![Tensor {
                 name: "INPUT0".into(),
                 data_type: DataType::Fp32,
-                shape: smallvec::smallvec![1],
+                shape: shape.into(),
                 data: vec![0; 4].into(),
             }],
             outputs: smallvec::smallvec![],
@@ -244,9 +260,7 @@ impl TestServer {
             received_at: std::time::Instant::now(),
         };
         let id = ModelId { name: &request.model_name.clone(), version: request.model_version };
-        let inference = self.engine.infer(&self.engine.model(id).unwrap(), request).unwrap();
-        until(|| self.pending() == 0).await;
-        inference
+        self.engine.infer(&self.engine.model(id).unwrap(), request)
     }
 
     /// Requests that wait for the first model.
