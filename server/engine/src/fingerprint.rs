@@ -66,7 +66,7 @@ impl FolderFiles {
         for (path, entry) in Stamp::of(model_dir).into_entries() {
             let Ok(inside) = path.strip_prefix(model_dir) else { continue };
             let top = inside.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
-            if inside == Path::new("config.pbtxt") || top == "configs" {
+            if inside == Path::new("config.pbtxt") || top == "configs" || is_ignored(inside) {
                 continue;
             }
             let part = match layout::classify([top]).versions.first() {
@@ -90,6 +90,18 @@ impl FolderFiles {
             }),
         }
     }
+}
+
+/// Whether a file concerns no version: hidden ones, copies that editors keep, and folders that look like a version and are
+/// none, such as one that is being uploaded under another name.
+fn is_ignored(inside: &Path) -> bool {
+    let mut names = inside.iter().filter_map(|name| name.to_str());
+    let has_version_like_folder = inside.iter().count() > 1
+        && names.clone().next().is_some_and(|top| {
+            top.starts_with(|first: char| first.is_ascii_digit() || first == '-' || first == '+')
+                && layout::classify([top]).versions.is_empty()
+        });
+    has_version_like_folder || names.any(|name| name.starts_with('.') || name.ends_with('~'))
 }
 
 /// The fingerprint of a version whose files came with the load request.
