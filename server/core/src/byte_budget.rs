@@ -27,7 +27,7 @@ impl ByteBudget {
 
     /// Takes `bytes` until the reservation is dropped.
     ///
-    /// Errors: `Unavailable` if more than the limit would be in use.
+    /// Errors: `Unavailable` if more than the limit would be in use, `InvalidArgument` if that is so whatever else is.
     pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation> {
         self.take(bytes, bytes)?;
         Ok(Reservation { budget: self.clone(), bytes })
@@ -57,6 +57,13 @@ impl ByteBudget {
     #[cold]
     fn refuse(&self, total: usize, in_use: usize) -> Error {
         self.refused.fetch_add(1, Relaxed);
+        if total > self.limit {
+            return Error::invalid_argument(format!(
+                "a request of {total} bytes is larger than all requests in flight may be together, {} bytes. Send less at \
+                 once, or use --max-inflight-request-bytes to increase the limit.",
+                self.limit
+            ));
+        }
         Error::unavailable(format!(
             "no memory for a request of {total} bytes: requests in flight use {in_use} bytes of the maximum of {} \
              bytes. Send it again later, or use --max-inflight-request-bytes to increase the limit.",

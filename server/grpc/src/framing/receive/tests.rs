@@ -150,8 +150,8 @@ async fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
     let limits = self::limits(1000, 999);
     let mut messages = unfinished(vec![Bytes::from_static(b"\0\0\0\x03\xe8")], &limits);
     let status = next(&mut messages).await.unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().starts_with("no memory for a request of 1000 bytes"), "{status:?}");
+    assert_eq!(status.code(), Code::InvalidArgument, "it would never be received");
+    assert!(status.message().starts_with("a request of 1000 bytes is larger than all requests"), "{status:?}");
 }
 
 #[tokio::test]
