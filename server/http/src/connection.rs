@@ -149,7 +149,11 @@ impl Activity {
             BETWEEN if bytes_in > self.bytes_in_at_answer.load(Relaxed) => {
                 Some(Wait::Head { requests: self.requests.load(Relaxed) })
             }
-            READING => Some(Wait::Body { bytes_in }),
+            READING => Some(Wait::Body {
+                requests: self.requests.load(Relaxed),
+                bytes_in,
+                held: bytes_in - self.bytes_in_at_answer.load(Relaxed),
+            }),
             _ => None,
         }
     }
@@ -170,10 +174,30 @@ impl Activity {
 enum Wait {
     /// The rest of a head: it does not count that bytes trickle in.
     Head { requests: u64 },
-    /// More of a body.
-    Body { bytes_in: u64 },
+    /// More of a body: the more of it is held, the more must come.
+    Body { requests: u64, bytes_in: u64, held: u64 },
     /// To read its response.
     Fetch { bytes_out: u64 },
+}
+
+/// Between two checks a body must grow by this part of what is held of it: few connections must not keep the memory of
+/// all by sending a byte now and then. 60 MiB need 128 KB a second.
+const LEAST_GROWTH: u64 = 16;
+/// Between two checks so much of a response must be read that did not fit into the socket, bytes.
+const LEAST_READ: u64 = 16 << 10;
+
+impl Wait {
+    /// Whether the client has not done what it had to since `before`.
+    fn is_same_as(self, before: Self) -> bool {
+        match (before, self) {
+            (Self::Head { requests: before }, Self::Head { requests }) => requests == before,
+            (Self::Body { requests: before, bytes_in: read, held }, Self::Body { requests, bytes_in, .. }) => {
+                requests == before && bytes_in - read < (held / LEAST_GROWTH).max(1)
+            }
+            (Self::Fetch { bytes_out: before }, Self::Fetch { bytes_out }) => bytes_out - before < LEAST_READ,
+            _ => false,
+        }
+    }
 }
 
 /// Compares what a connection waits for from one check to the next.
@@ -183,10 +207,10 @@ pub(crate) struct StallDetector {
 }
 
 impl StallDetector {
-    /// Whether the connection has waited for the same thing since the last check.
+    /// Whether the connection has waited for the same thing since the last check, and got less than the least of it.
     pub(crate) fn is_stalled(&mut self, activity: &Activity) -> bool {
         let now = activity.waits_for();
-        let is_over = now.is_some() && now == self.last;
+        let is_over = now.zip(self.last).is_some_and(|(now, before)| now.is_same_as(before));
         self.last = now;
         is_over
     }
@@ -382,6 +406,18 @@ mod tests {
     }
 
     #[test]
+    fn a_large_body_must_arrive_at_a_least_rate() {
+        let (activity, mut stalls) = (Activity::default(), StallDetector::default());
+        activity.request_begun(Version::HTTP_11);
+        received(&activity, 32 << 20);
+        assert!(!stalls.is_stalled(&activity));
+        received(&activity, 2 << 20);
+        assert!(!stalls.is_stalled(&activity));
+        received(&activity, 2 << 20);
+        assert!(stalls.is_stalled(&activity), "34 MiB are held: a sixteenth of that is more");
+    }
+
+    #[test]
     fn a_long_inference_is_no_stall() {
         let (activity, mut stalls) = (Activity::default(), StallDetector::default());
         activity.request_begun(Version::HTTP_11);
@@ -397,9 +433,11 @@ mod tests {
         activity.count_write(&Poll::Ready(Ok(10)));
         activity.count_write(&Poll::Pending);
         assert!(!stalls.is_stalled(&activity));
-        activity.count_write(&Poll::Ready(Ok(10)));
+        activity.count_write(&Poll::Ready(Ok(16 << 10)));
         activity.count_write(&Poll::Pending);
         assert!(!stalls.is_stalled(&activity));
-        assert!(stalls.is_stalled(&activity));
+        activity.count_write(&Poll::Ready(Ok(10)));
+        activity.count_write(&Poll::Pending);
+        assert!(stalls.is_stalled(&activity), "a byte now and then is not enough");
     }
 }
