@@ -102,7 +102,7 @@ pub struct TritonServerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
-    /// Finer wishes about nodes and neighbours.
+    /// Affinity and anti-affinity to nodes and other pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
     /// How replicas spread over the cluster. Default: over nodes where that is possible.

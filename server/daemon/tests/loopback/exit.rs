@@ -126,7 +126,7 @@ fn under_load_every_request_gets_an_answer() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(move || {
-                // Until the door is closed: connecting is refused then, which is no lost request.
+                // Until the sockets are closed: connecting is refused then, which is no lost request.
                 while let Ok(mut stream) = TcpStream::connect(http) {
                     let sent =
                         stream.write_all(&request("POST", "/v2/models/slow/infer", &infer_body([1, 2]), "close"));
