@@ -61,6 +61,8 @@ struct Slot {
     waker: Arc<Condvar>,
     /// A caller runs it.
     is_inline: bool,
+    /// Its thread waits without a limit.
+    is_waiting: bool,
     /// Its own word: others than its thread may run it.
     runs_on_any_thread: bool,
     /// It takes nothing more: its group became smaller.
@@ -74,8 +76,8 @@ struct State {
     idle: Vec<usize>,
     /// The one instance that waits for a moment.
     timed: Option<usize>,
-    /// An idle instance was woken and has not looked yet: it passes on what it leaves.
-    is_waking: bool,
+    /// The instance that was woken and has not looked yet: it passes on what it leaves.
+    waking: Option<usize>,
     is_closed: bool,
     /// Requests let in so far.
     admitted: u64,
@@ -120,7 +122,7 @@ impl Scheduler {
             slots: Vec::new(),
             idle: Vec::new(),
             timed: None,
-            is_waking: false,
+            waking: None,
             is_closed: false,
             admitted: 0,
             next_ticket: 0,
@@ -140,7 +142,13 @@ impl Scheduler {
     pub(crate) fn add_instance(&self) -> usize {
         let mut state = self.state.lock();
         let waker = Arc::new(Condvar::new());
-        state.slots.push(Slot { waker, is_inline: false, runs_on_any_thread: false, is_retiring: false });
+        state.slots.push(Slot {
+            waker,
+            is_inline: false,
+            is_waiting: false,
+            runs_on_any_thread: false,
+            is_retiring: false,
+        });
         state.slots.len() - 1
     }
 
@@ -209,9 +217,15 @@ impl Scheduler {
         let mut state = self.state.lock();
         let slot = &mut state.slots[instance];
         slot.is_inline = false;
-        let (waker, is_retiring) = (slot.waker.clone(), slot.is_retiring);
-        if state.is_closed || is_retiring || !state.policy.is_empty() {
-            state.is_waking |= !is_retiring;
+        let (waker, is_waiting, is_retiring) = (slot.waker.clone(), slot.is_waiting, slot.is_retiring);
+        if !is_waiting {
+            // Somebody woke its thread meanwhile: it looks by itself, and others may have something to do before it does.
+            let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
+            self.wake(state, wake);
+        } else if state.is_closed || is_retiring || !state.policy.is_empty() {
+            if !is_retiring {
+                state.waking = Some(instance);
+            }
             drop(state);
             waker.notify_one();
         } else {
@@ -223,7 +237,14 @@ impl Scheduler {
     pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
         loop {
-            if state.slots[instance].is_retiring && !state.slots[instance].is_inline {
+            if state.waking == Some(instance) {
+                state.waking = None;
+            }
+            if state.slots[instance].is_inline {
+                Self::wait(instance, &mut state); // what runs inline would be lost without its instance
+                continue;
+            }
+            if state.slots[instance].is_retiring {
                 // It may have been woken for something: that is another's now.
                 let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
                 self.wake(state, wake);
@@ -245,19 +266,11 @@ impl Scheduler {
                     self.wait_until(moment, instance, &mut state);
                     state.timed = None;
                 }
-                // The request that is in hand may come back, and what runs inline would be lost without its instance.
-                Decision::Idle
-                    if state.is_closed && !state.slots[instance].is_inline && self.in_flight_of(&state) == 0 =>
-                {
-                    return Next::Closed;
-                }
+                // A request that is held somewhere may come back.
+                Decision::Idle if state.is_closed && self.in_flight_of(&state) == 0 => return Next::Closed,
                 _ => {
-                    if !state.slots[instance].is_inline {
-                        state.idle.push(instance);
-                    }
-                    let waker = state.slots[instance].waker.clone();
-                    waker.wait(&mut state);
-                    state.is_waking = false;
+                    state.idle.push(instance);
+                    Self::wait(instance, &mut state);
                     state.idle.retain(|&other| other != instance);
                 }
             }
@@ -350,7 +363,7 @@ impl Scheduler {
 
     /// Takes an idle instance for the only request there is, if that runs at once.
     fn take_for_inline_run(&self, state: &mut State, now: Instant) -> Option<InlineRun> {
-        if state.is_waking || state.timed.is_some() || state.policy.len() != 1 {
+        if state.waking.is_some() || state.timed.is_some() || state.policy.len() != 1 {
             return None;
         }
         let position = state.idle.iter().rposition(|&instance| state.slots[instance].runs_on_any_thread)?;
@@ -377,10 +390,10 @@ impl Scheduler {
             }
             Wake::Any => match state.timed {
                 Some(instance) => instance,
-                None if state.is_waking => return,
+                None if state.waking.is_some() => return,
                 None => {
                     let Some(instance) = state.idle.pop() else { return };
-                    state.is_waking = true;
+                    state.waking = Some(instance);
                     instance
                 }
             },
@@ -400,6 +413,14 @@ impl Scheduler {
         for waker in wakers {
             waker.notify_all();
         }
+    }
+
+    /// Waits without a limit to be woken.
+    fn wait(instance: usize, state: &mut MutexGuard<'_, State>) {
+        state.slots[instance].is_waiting = true;
+        let waker = state.slots[instance].waker.clone();
+        waker.wait(state);
+        state.slots[instance].is_waiting = false;
     }
 
     /// Waits for the moment or a call. A thread that sleeps is back some time after it asked to be, so it asks for

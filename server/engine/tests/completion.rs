@@ -289,3 +289,36 @@ async fn instances_grow_and_retire_while_they_serve_and_no_request_is_lost() {
     assert_eq!(engine.statistics(None).unwrap()[0].success.count, sent, "the model was never opened again");
     assert_eq!(probe.opened.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_found_a_model_before_its_unload_is_answered_whatever_runs_inline() {
+    let harness = Harness::new();
+    harness.scripted("m", "any_thread", "instance_group { count: 2 kind: KIND_CPU } dynamic_batching { }", &[1]);
+    let (engine, probe) = harness.with_script();
+    for _ in 0..10 {
+        load(&engine, "m").await;
+        let is_unloaded = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                let (engine, is_unloaded) = (engine.clone(), is_unloaded.clone());
+                let found = engine.model(harness::id("m")).unwrap();
+                tokio::spawn(async move {
+                    let mut after = 0;
+                    while after < 50 {
+                        after += u32::from(is_unloaded.load(Ordering::Relaxed));
+                        let Ok(request) = engine.infer(&found, ask("m", &[1.0])) else { return };
+                        let answer = tokio::time::timeout(Duration::from_secs(30), request.response()).await;
+                        assert!(answer.expect("nothing is forgotten in the queue").is_ok());
+                    }
+                })
+            })
+            .collect();
+        until(|| probe.inline_runs() > 0).await;
+        engine.unload("m", false).await.unwrap();
+        is_unloaded.store(true, Ordering::Relaxed);
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        until(|| probe.instances.load(Ordering::SeqCst) == 0).await;
+    }
+}
