@@ -209,6 +209,31 @@ impl ModelSnapshot {
         self.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
     }
 
+    /// Adds the counts of a version that this one has replaced, for series that go on from one to the other. Labels, load
+    /// time and what is told per batch size and per response stay this one's.
+    pub fn add_counts(&mut self, replaced: &Self) {
+        self.inference_count += replaced.inference_count;
+        self.execution_count += replaced.execution_count;
+        self.pending += replaced.pending;
+        self.failures.rejected += replaced.failures.rejected;
+        self.failures.canceled += replaced.failures.canceled;
+        self.failures.backend += replaced.failures.backend;
+        self.failures.other += replaced.failures.other;
+        for (own, replaced) in [
+            (&mut self.success, replaced.success),
+            (&mut self.fail, replaced.fail),
+            (&mut self.queue, replaced.queue),
+            (&mut self.compute_input, replaced.compute_input),
+            (&mut self.compute_infer, replaced.compute_infer),
+            (&mut self.compute_output, replaced.compute_output),
+            (&mut self.cache_hit, replaced.cache_hit),
+            (&mut self.cache_miss, replaced.cache_miss),
+        ] {
+            own.count += replaced.count;
+            own.ns += replaced.ns;
+        }
+    }
+
     /// Counts one request that ended with an error.
     pub fn record_failure(&mut self, reason: FailureReason, received_at: Instant, now: Instant) {
         self.fail.add(1, now.saturating_duration_since(received_at));

@@ -255,7 +255,10 @@ impl Engine {
     /// The metrics page, Prometheus text format 0.0.4.
     pub fn metrics(&self) -> String {
         let machine = self.options.machine_metrics.then(|| self.machine.snapshot());
-        metrics::page(&self.snapshots(), machine.as_ref())
+        let entries = self.registry.entries();
+        let versions = entries.values().flat_map(|entry| entry.versions.values());
+        let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
+        metrics::page(&models, machine.as_ref())
     }
 
     /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.

@@ -398,20 +398,28 @@ impl Lifecycle {
         if made.is_empty() {
             return;
         }
-        let replaced: Vec<Arc<LoadedModel>> = self.registry.update(name, |entry| {
+        let replaced: Vec<_> = self.registry.update(name, |entry| {
             let mut replaced = Vec::new();
             for (version, model) in made {
                 let model = Arc::new(model);
                 let successor =
                     Version { state: VersionState::Ready, model: Some(model.clone()), ..unavailable(String::new()) };
                 let before = entry.versions.insert(version, successor).and_then(|before| before.model);
-                replaced.extend(before.filter(|before| !before.shares_pool(&model)));
+                if let Some(before) = before.filter(|before| !before.shares_pool(&model)) {
+                    model.pool().replaces(before.pool());
+                    replaced.push((before, model.pool().clone()));
+                }
             }
             replaced
         });
         tracing::info!("successfully loaded '{name}'");
         if !replaced.is_empty() {
-            in_background(name, move || replaced.iter().for_each(take_down));
+            in_background(name, move || {
+                for (before, successor) in &replaced {
+                    take_down(before);
+                    successor.settle();
+                }
+            });
         }
     }
 

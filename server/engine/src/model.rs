@@ -114,6 +114,11 @@ impl LoadedModel {
         self.pool.snapshot()
     }
 
+    /// Its counters now, with those of the versions it has replaced.
+    pub(crate) fn metrics(&self) -> ModelSnapshot {
+        self.pool.metrics()
+    }
+
     /// The instances that run it.
     pub(crate) fn pool(&self) -> &Arc<InstancePool> {
         &self.pool

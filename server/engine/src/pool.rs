@@ -167,6 +167,21 @@ impl InstancePool {
         self.stats.snapshot()
     }
 
+    /// The counters now, with those of the pools that this one has replaced.
+    pub(crate) fn metrics(&self) -> ModelSnapshot {
+        self.stats.metrics()
+    }
+
+    /// Counters go on from those of the pool whose place this one takes.
+    pub(crate) fn replaces(&self, before: &Self) {
+        self.stats.replaces(before.stats.clone());
+    }
+
+    /// Lets go of replaced pools that are gone.
+    pub(crate) fn settle(&self) {
+        self.stats.settle();
+    }
+
     /// The load took so long.
     pub(crate) fn loaded(&self, took: Duration) {
         self.stats.loaded(took);

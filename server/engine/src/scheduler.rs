@@ -331,6 +331,12 @@ impl Scheduler {
         self.in_flight_of(&self.state.lock())
     }
 
+    /// Whether the last request is gone and none will come.
+    pub(crate) fn has_ended(&self) -> bool {
+        let state = self.state.lock();
+        state.is_closed && self.in_flight_of(&state) == 0
+    }
+
     /// Requests let in so far.
     pub(crate) fn admitted(&self) -> u64 {
         self.state.lock().admitted

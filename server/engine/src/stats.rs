@@ -25,6 +25,18 @@ pub(crate) struct ModelStats {
     is_decoupled: bool,
     order: Option<ResponseOrder>,
     scheduler: Arc<Scheduler>,
+    replaced: Mutex<Replaced>,
+}
+
+/// What the metrics go on from: a version that is loaded anew starts its statistics anew, its metrics it does not.
+///
+/// Source: Triton keeps one reporter of metrics per model and version for as long as any instance of it lives.
+#[derive(Default)]
+struct Replaced {
+    /// Counts of those that are gone.
+    counts: ModelSnapshot,
+    /// The one before, while it still finishes requests.
+    last: Option<Arc<ModelStats>>,
 }
 
 impl ModelStats {
@@ -35,13 +47,44 @@ impl ModelStats {
         order: Option<ResponseOrder>,
         scheduler: Arc<Scheduler>,
     ) -> Self {
-        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler }
+        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler, replaced: Mutex::default() }
     }
 
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
         let pending = self.scheduler.pending() as u64;
         ModelSnapshot { pending, ..self.counters.lock().clone() }
+    }
+
+    /// The counters now, with those of the versions that this one has replaced.
+    pub(crate) fn metrics(&self) -> ModelSnapshot {
+        self.settle();
+        let mut snapshot = self.snapshot();
+        let replaced = self.replaced.lock();
+        snapshot.add_counts(&replaced.counts);
+        if let Some(last) = &replaced.last {
+            snapshot.add_counts(&last.metrics());
+        }
+        snapshot
+    }
+
+    /// This version takes the place of that one.
+    pub(crate) fn replaces(&self, last: Arc<ModelStats>) {
+        last.settle();
+        self.replaced.lock().last = Some(last);
+    }
+
+    /// Keeps of the replaced versions that have ended their last request only the counts.
+    pub(crate) fn settle(&self) {
+        let mut replaced = self.replaced.lock();
+        let Some(last) = &replaced.last else { return };
+        last.settle();
+        let is_alone = last.replaced.lock().last.is_none();
+        if is_alone && last.scheduler.has_ended() {
+            let counts = last.metrics();
+            replaced.counts.add_counts(&counts);
+            replaced.last = None;
+        }
     }
 
     /// The load took so long.

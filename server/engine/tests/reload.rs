@@ -192,3 +192,31 @@ async fn without_completion_a_model_needs_a_configuration() {
     let reason = engine.index(false).unwrap().remove(0).reason;
     assert!(reason.starts_with("failed to open text file for read ") && reason.contains("m/config.pbtxt"), "{reason}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_go_on_where_statistics_start_anew() {
+    let harness = Harness::new();
+    harness.scripted("m", "gated", "", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine).await.unwrap();
+    ask_versions(&engine, &[1]).await;
+    probe.close_gate();
+    let inside = send(&engine, ask("m", &[1.0])).unwrap();
+    harness::until(|| probe.waiting.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    let success = || {
+        let page = engine.metrics();
+        let line = page.lines().find(|line| line.starts_with("nv_inference_request_success{")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    for number in 1..4 {
+        harness.write("m/1/weights", &"x".repeat(number));
+        load(&engine).await.unwrap();
+        assert_eq!((counts(&engine)[&1], success()), (0, 1));
+    }
+    probe.open_gate();
+    assert!(inside.response().await.is_ok());
+    assert_eq!((counts(&engine)[&1], success()), (0, 2), "the request of a replaced version is counted");
+    harness::until(|| probe.instances.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    ask_versions(&engine, &[1]).await;
+    assert_eq!((counts(&engine)[&1], success()), (1, 3), "and stays counted when that is gone");
+}
