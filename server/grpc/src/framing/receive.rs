@@ -214,9 +214,9 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.stall.has_progressed = true;
                     // Clients send no trailers; if one does, the end follows.
                     if let Ok(data) = frame.into_data() {
+                        self.stall.received = self.stall.received.saturating_add(data.len());
                         return Poll::Ready(Some(Ok(data)));
                     }
                 }
@@ -225,7 +225,11 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending if self.expects_end || !self.is_between_messages() => {
-                    ready!(self.stall.poll(context));
+                    let held = match &self.state {
+                        State::Partial(partial) => partial.data.len(),
+                        State::Prefix { .. } | State::Inflating(_) => 0,
+                    };
+                    ready!(self.stall.poll(held, context));
                     return Poll::Ready(Some(Err(stalled())));
                 }
                 Poll::Pending => return Poll::Pending,
@@ -276,24 +280,30 @@ fn read_prefix(prefix: [u8; PREFIX], encoding: Option<Encoding>, max_bytes: usiz
     if length > max_bytes { Err(received_too_large(length, max_bytes)) } else { Ok((is_compressed, length)) }
 }
 
+/// From here on a message must grow by a part of what is held of it while the timer runs, so that few calls cannot keep the
+/// memory of all by sending a byte now and then; below, any byte will do.
+const LARGE: usize = 1 << 20;
+const LEAST_GROWTH: usize = 16;
+
 /// Watches that bytes keep coming. One timer serves a whole call.
 #[derive(Default)]
 struct Stall {
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whether bytes have come since the timer was set.
-    has_progressed: bool,
+    /// Bytes that have come since the timer was set.
+    received: usize,
 }
 
 impl Stall {
-    /// Completes when none have come for too long.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Completes when too few have come for too long; `held` is what is there of the message.
+    fn poll(&mut self, held: usize, context: &mut Context<'_>) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| {
-            self.has_progressed = false;
+            self.received = 0;
             Box::pin(sleep(STALL_TIMEOUT))
         });
+        let least = if held < LARGE { 1 } else { held / LEAST_GROWTH };
         loop {
             ready!(timer.as_mut().poll(context));
-            if !std::mem::take(&mut self.has_progressed) {
+            if std::mem::take(&mut self.received) < least {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(Instant::now() + STALL_TIMEOUT);

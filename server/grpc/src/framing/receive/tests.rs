@@ -263,3 +263,26 @@ async fn a_message_that_stops_coming_ends_its_call() {
     let mut slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), BlockingPool::default());
     assert_eq!(slow.only().await.unwrap(), [7; 100].as_slice());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_must_arrive_at_a_least_rate() {
+    let limits = limits(8 << 20, 8 << 20);
+    let wire = Bytes::from(framed(0, &vec![7; 8 << 20]));
+    for (piece, is_received) in [(LARGE / 8, true), (1, false)] {
+        let mut rest = wire.clone();
+        let first = rest.split_to(4 << 20);
+        let slow = stream::unfold((Some(first), rest), move |(first, mut rest)| async move {
+            if let Some(first) = first {
+                return Some((Chunk::Ok(Frame::data(first)), (None, rest)));
+            }
+            if rest.is_empty() {
+                return None;
+            }
+            sleep(STALL_TIMEOUT / 6).await;
+            let piece = rest.split_to(piece.min(rest.len()));
+            Some((Chunk::Ok(Frame::data(piece)), (None, rest)))
+        });
+        let mut slow = Messages::new(StreamBody::new(Box::pin(slow)), None, limits.clone(), BlockingPool::default());
+        assert_eq!(slow.only().await.is_ok(), is_received);
+    }
+}
