@@ -26,14 +26,14 @@ fn slow_server(delay_ms: u32, flags: &[&str]) -> (tempfile::TempDir, Program) {
     (repository, server)
 }
 
-/// Requests of that model that wait or run.
-fn pending_or_running(server: &Program) -> usize {
+/// Requests that wait, and requests that have ended well.
+fn waiting_and_ended(server: &Program) -> (usize, usize) {
     let page = call(server.address("Metrics Service"), "GET", "/metrics", "").body;
     let value = |family: &str| {
         let line = page.lines().find(|line| line.starts_with(family)).unwrap_or_default();
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0)
     };
-    value("nv_inference_pending_request_count{")
+    (value("nv_inference_pending_request_count{"), value("nv_inference_request_success{"))
 }
 
 #[test]
@@ -101,8 +101,11 @@ fn requests_inside_are_finished_and_later_ones_are_refused() {
             });
         }
         all_sent.wait();
-        // One of four runs, three wait: all are inside.
-        until("all requests inside", || pending_or_running(&server) >= CALLERS - 1);
+        // The first has ended, so the next one runs: with those that wait, all are inside.
+        until("all requests inside", || {
+            let (waiting, ended) = waiting_and_ended(&server);
+            ended >= 1 && waiting + ended >= CALLERS - 1
+        });
         server.signal(Signal::TERM);
         server.stdout.expect("Signal (15) received.");
         until("health to show the exit", || status(http, "/v2/health/ready") == 503);
@@ -178,7 +181,7 @@ fn work_that_takes_longer_than_the_exit_may_is_left_behind() {
     std::thread::scope(|scope| {
         scope.spawn(|| try_call(http, "POST", "/v2/models/slow/infer", &infer_body([1, 2])));
         scope.spawn(|| try_call(http, "POST", "/v2/models/slow/infer", &infer_body([1, 2])));
-        until("a request inside", || pending_or_running(&server) >= 1);
+        until("a request inside", || waiting_and_ended(&server).0 >= 1);
         server.signal(Signal::TERM);
         assert_eq!(server.exit_code(), Some(1));
     });
