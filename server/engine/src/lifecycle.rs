@@ -174,15 +174,16 @@ impl Lifecycle {
     pub(crate) fn unload(&self, name: &str) {
         self.overrides.lock().remove(name);
         let Some(entry) = self.registry.entry(name) else { return };
-        self.registry.update(name, |entry| entry.failure = None);
-        for (&version, held) in &entry.versions {
-            if held.model.is_some() {
-                self.unload_version(name, version);
-            } else {
-                self.registry.update(name, |entry| {
-                    entry.versions.insert(version, unavailable(UNLOADED.into()));
-                });
+        let versions: Vec<u64> = entry.versions.keys().copied().collect();
+        drop(entry); // it holds the models, and those wait until nobody does
+        self.registry.update(name, |entry| {
+            entry.failure = None;
+            for held in entry.versions.values_mut().filter(|held| held.model.is_none()) {
+                *held = unavailable(UNLOADED.into());
             }
+        });
+        for version in versions {
+            self.unload_version(name, version);
         }
     }
 
@@ -426,11 +427,12 @@ impl Lifecycle {
     fn unload_version(&self, name: &str, version: u64) {
         let model = self.registry.update(name, |entry| {
             let held = entry.versions.get_mut(&version)?;
+            let model = held.model.take()?;
             held.state = VersionState::Unloading;
             held.reason.clear();
-            held.model.take()
+            Some(model)
         });
-        let Some(model) = model else { return };
+        let Some(model) = model else { return }; // it does not serve
         let registry = self.registry.clone();
         let owned: Name = name.into();
         in_background(name, move || {

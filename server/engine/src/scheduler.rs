@@ -291,7 +291,9 @@ impl Scheduler {
     pub(crate) fn stop_waiting(&self) {
         let mut state = self.state.lock();
         state.policy.stop_waiting();
-        self.wake_all(state);
+        if !state.policy.is_empty() {
+            self.wake_all(state);
+        }
     }
 
     /// Lets in nobody more. What waits is still run, at once.
