@@ -206,7 +206,7 @@ pub(crate) async fn nudge_pods(
             continue;
         }
         let has_annotation =
-            |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|told| told == hash);
+            |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|current| current == hash);
         let mut annotations = serde_json::Map::new();
         if follows != manifest.hash && !has_annotation(labels::MANIFEST_HASH, &manifest.hash) {
             annotations.insert(labels::MANIFEST_HASH.into(), manifest.hash.clone().into());

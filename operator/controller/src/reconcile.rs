@@ -64,7 +64,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         Err(invalid) => return unreadable(context, key, &invalid.metadata, &invalid.error).await,
     };
     if server.metadata.deletion_timestamp.is_some() {
-        return Ok(None); // its objects go with it; models are told by the delete event
+        return Ok(None); // its objects go with it; models are reconciled by their own delete event
     }
 
     // 1. dereference: what the spec points at

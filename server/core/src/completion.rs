@@ -72,7 +72,7 @@ pub enum ResponseOutcome {
     Cancelled,
 }
 
-/// Told about the ends of requests before their callers are, so that a caller who asks for statistics finds itself
+/// Receives the ends of requests before their callers do, so that a caller who asks for statistics finds itself
 /// counted. One implementation per model version; every method may be called from any thread.
 pub trait RequestEvents: Send + Sync {
     /// One execution ended all of `requests`; `replies` holds their ends in the same order.

@@ -177,13 +177,6 @@ impl Interface {
             && (&self.inputs, &self.outputs) == (&other.inputs, &other.outputs)
     }
 
-    /// Whether every input always has the same extents, the batch dimension aside.
-    pub fn has_fixed_shapes(&self) -> bool {
-        self.inputs.iter().all(|input| {
-            !input.is_optional && input.data_type != DataType::Bytes && input.dims.iter().all(|&extent| extent >= 0)
-        })
-    }
-
     /// The input of that name.
     pub fn input(&self, name: &str) -> Option<&InputSpec> {
         self.inputs.iter().find(|input| &*input.name == name)

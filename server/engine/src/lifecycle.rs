@@ -72,6 +72,8 @@ struct Draft {
     /// `None` where the files came with the load request.
     folder: Option<FolderFiles>,
     files: Option<Arc<tempfile::TempDir>>,
+    /// A configuration that came with the load request, kept for later loads once it serves.
+    to_keep: Option<Override>,
 }
 
 impl Draft {
@@ -164,6 +166,11 @@ impl Lifecycle {
         });
         let made = self.make(name, &draft, &steps, &serving)?;
         self.publish(name, made);
+        if let Some(given) = draft.to_keep {
+            self.overrides.lock().insert(name.to_owned(), given);
+        } else if draft.files.is_some() {
+            self.overrides.lock().remove(name);
+        }
         for &version in &steps.unload {
             self.unload_version(name, version);
         }
@@ -243,6 +250,7 @@ impl Lifecycle {
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };
+        let mut to_keep = None;
         let config = match parameters.config {
             Some(json) => {
                 let config = config::from_json(&json)
@@ -253,10 +261,7 @@ impl Lifecycle {
                 }
                 if files.is_none() {
                     let instead_of = self.own_config(&model_dir).unwrap_or_default();
-                    let kept = Override { config: config.clone(), instead_of };
-                    self.overrides.lock().insert(name.to_owned(), kept);
-                } else {
-                    self.overrides.lock().remove(name);
+                    to_keep = Some(Override { config: config.clone(), instead_of });
                 }
                 config
             }
@@ -286,7 +291,7 @@ impl Lifecycle {
             .into());
         }
         let folder = files.is_none().then(|| FolderFiles::of(&model_dir, &config));
-        Ok(Draft { model_dir, config, wanted, folder, files })
+        Ok(Draft { model_dir, config, wanted, folder, files, to_keep })
     }
 
     /// The configuration that the folder says, or the one given before with a load request if the folder still says

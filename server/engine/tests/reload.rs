@@ -152,6 +152,10 @@ async fn an_override_holds_until_another_comes_or_the_folder_changes() {
     send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap();
     load(&engine).await.unwrap();
     assert_eq!((size(), counts(&engine)[&1]), (2, 1), "a plain load keeps it, and has nothing to do");
+    let bad = LoadParameters { config: Some(harness::config_json("m", 9).replace("[-1]", "[0]")), files: Vec::new() };
+    assert!(engine.load("m", bad).await.is_err());
+    load(&engine).await.unwrap();
+    assert_eq!((size(), counts(&engine)[&1]), (2, 1), "one that cannot be loaded is not kept");
     engine.load("m", with(3)).await.unwrap();
     assert_eq!(size(), 3);
     harness.model("m", "max_batch_size: 5", &[]);
