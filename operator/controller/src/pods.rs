@@ -48,6 +48,9 @@ const AT_ONCE_OVERALL: usize = 32;
 
 /// How long a pod that gets requests may be silent before that is reported: one that is busy may miss a question.
 const SILENCE: Duration = Duration::from_secs(20);
+/// The same for its agent while the server answers: only the agent knows the manifest and the reasons, so what the server says
+/// in its place must not count before the agent has missed more than one question.
+const AGENT_SILENCE: Duration = Duration::from_secs(6);
 /// How long what a pod said last is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 
@@ -63,6 +66,8 @@ pub(crate) struct Poller {
 #[derive(Debug, Default)]
 struct Answer {
     report: Option<Report>,
+    /// The agent did not answer, so what is reported comes from the server.
+    is_agent_silent: bool,
     /// Why something it said was not read.
     unread: Option<String>,
 }
@@ -80,7 +85,12 @@ enum NoState {
 struct Last {
     report: Report,
     at: Instant,
+    /// Neither agent nor server has answered since.
     silent_since: Option<Instant>,
+    /// The server said it, in place of a silent agent.
+    is_instead_of_agent: bool,
+    /// The agent has not answered since.
+    agent_silent_since: Option<Instant>,
 }
 
 impl Poller {
@@ -107,12 +117,19 @@ impl Poller {
                 self.answer(address, has_agent(pod), manifest, metrics).await
             };
             (replica.report, replica.unread) = (answer.report, answer.unread);
+            let is_agent_silent = answer.is_agent_silent;
             if let Some(uid) = &pod.metadata.uid {
                 let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
                 let seen = last.get(uid).and_then(|last| last.report.crashes);
                 let now = replica.report.as_ref().and_then(|report| report.crashes);
                 replica.crashes = now.zip(seen).map_or(0, |(now, seen)| now.saturating_sub(seen));
-                replica.report = effective_report(&mut last, uid, replica.report, replica.is_ready, Instant::now());
+                replica.report = effective_report(
+                    &mut last,
+                    uid,
+                    (replica.report, is_agent_silent),
+                    replica.is_ready,
+                    Instant::now(),
+                );
             }
         }
         replica
@@ -132,7 +149,10 @@ impl Poller {
                     let why = format!("its agent's report has more than {LARGEST_ANSWER} bytes and is not read");
                     answer.unread = Some(why);
                 }
-                Ok(Err(NoState::Silent)) | Err(_) => metrics.polled("agent_silent"),
+                Ok(Err(NoState::Silent)) | Err(_) => {
+                    metrics.polled("agent_silent");
+                    answer.is_agent_silent = true;
+                }
             }
         }
         let server = Server::new((address, HTTP_PORT).into()).with_largest_answer(LARGEST_ANSWER);
@@ -167,23 +187,42 @@ impl Poller {
 }
 
 /// What counts as said by a pod: what it says, or what it said last if it was silent for a short while and still gets requests.
+/// The same holds for its agent alone: what the server says in its place counts once the agent has been silent for a while.
 fn effective_report(
     last: &mut HashMap<String, Last>,
     uid: &str,
-    report: Option<Report>,
+    (report, is_agent_silent): (Option<Report>, bool),
     is_ready: bool,
     now: Instant,
 ) -> Option<Report> {
     last.retain(|_, last| now.saturating_duration_since(last.at) < MEMORY);
-    if let Some(mut report) = report {
+    let before = last.get_mut(uid);
+    let Some(mut report) = report else {
+        let before = before.filter(|_| is_ready)?;
+        before.agent_silent_since.get_or_insert(now); // for when the server answers first
+        let since = *before.silent_since.get_or_insert(now);
+        return (now.saturating_duration_since(since) < SILENCE).then(|| before.report.clone());
+    };
+    if let Some(before) = before {
+        before.silent_since = None;
+        if is_agent_silent && is_ready && !before.is_instead_of_agent {
+            let since = *before.agent_silent_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < AGENT_SILENCE {
+                return Some(before.report.clone());
+            }
+        }
         // what only the agent counts is not forgotten while the server answers in its place
-        report.crashes = report.crashes.or_else(|| last.get(uid)?.report.crashes);
-        last.insert(uid.to_owned(), Last { report: report.clone(), at: now, silent_since: None });
-        return Some(report);
+        report.crashes = report.crashes.or(before.report.crashes);
     }
-    let before = last.get_mut(uid).filter(|_| is_ready)?;
-    let since = *before.silent_since.get_or_insert(now);
-    (now.saturating_duration_since(since) < SILENCE).then(|| before.report.clone())
+    let said = Last {
+        report: report.clone(),
+        at: now,
+        silent_since: None,
+        is_instead_of_agent: is_agent_silent,
+        agent_silent_since: None,
+    };
+    last.insert(uid.to_owned(), said);
+    Some(report)
 }
 
 /// Tells pods that have not seen the manifest, or the ConfigMaps that its models come from, of what is new: a changed
@@ -317,7 +356,8 @@ mod tests {
         let begun = Instant::now();
         let said = |hash: &str| Report { manifest_hash: Some(hash.into()), ..Report::default() };
         let mut report_at = |report, is_ready, second| {
-            effective_report(&mut last, "uid", report, is_ready, begun + Duration::from_secs(second))
+            let now = begun + Duration::from_secs(second);
+            effective_report(&mut last, "uid", (report, false), is_ready, now)
         };
         assert_eq!(report_at(None, true, 0), None, "it never said anything");
         assert_eq!(report_at(Some(said("a")), true, 10), Some(said("a")));
@@ -328,6 +368,32 @@ mod tests {
         assert_eq!(report_at(Some(said("b")), true, 95), Some(said("b")));
         assert_eq!(report_at(None, true, 100), Some(said("b")), "a new silence");
         assert_eq!(report_at(None, true, 1000), None, "long forgotten");
+    }
+
+    #[test]
+    fn an_agent_that_misses_a_question_is_believed_for_a_while() {
+        let mut last = HashMap::new();
+        let begun = Instant::now();
+        let agent = || Report { manifest_hash: Some("a".into()), crashes: Some(2), ..Report::default() };
+        let server = || Report { manifest_hash: Some(String::new()), ..Report::default() };
+        let instead = || Some(Report { crashes: Some(2), ..server() });
+        let mut report_at = |report: Option<Report>, is_ready, second| {
+            let is_agent_silent = report.as_ref().is_none_or(|report| report.crashes.is_none());
+            let now = begun + Duration::from_secs(second);
+            effective_report(&mut last, "uid", (report, is_agent_silent), is_ready, now)
+        };
+        assert_eq!(report_at(Some(server()), true, 0), Some(server()), "the agent never said anything");
+        assert_eq!(report_at(Some(agent()), true, 1), Some(agent()));
+        assert_eq!(report_at(Some(server()), true, 60), Some(agent()), "the silence begins when it is first noticed");
+        assert_eq!(report_at(Some(server()), true, 65), Some(agent()));
+        assert_eq!(report_at(Some(server()), true, 66), instead(), "more than one question was missed");
+        assert_eq!(report_at(Some(server()), true, 67), instead(), "and it stays so until the agent is back");
+        assert_eq!(report_at(Some(agent()), true, 70), Some(agent()));
+        assert_eq!(report_at(Some(server()), false, 72), instead(), "a pod that gets no requests is asked for what is");
+        assert_eq!(report_at(Some(agent()), true, 80), Some(agent()));
+        assert_eq!(report_at(None, true, 82), Some(agent()), "a silence of both is one of the agent too");
+        assert_eq!(report_at(Some(server()), true, 86), Some(agent()));
+        assert_eq!(report_at(Some(server()), true, 88), instead());
     }
 
     #[tokio::test]
