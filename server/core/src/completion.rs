@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     batch::Pending,
     error::Error,
     responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
     response::Outputs,
+    sequence::SlotRef,
     stats::FailureReason,
 };
 
@@ -102,6 +105,12 @@ pub trait RequestEvents: Send + Sync {
     /// So many requests are gone: their backends hold nothing of them any more.
     fn released(&self, count: usize);
 
+    /// What ran in these sequence slots has ended, and its states are written: whatever waits for them may run. Said
+    /// before the callers hear the last word, so that a caller who goes on finds its slot free.
+    fn slots_released(&self, slots: &[SlotRef]) {
+        let _ = slots;
+    }
+
     /// The request goes back into the queue: an iterative model asked for another turn.
     fn rescheduled(&self, request: Pending);
 
@@ -127,6 +136,8 @@ pub struct Completion {
     /// Taken by the last response.
     responder: Option<Responder>,
     ticket: Option<Ticket>,
+    /// The sequence slot it runs in, until its last word.
+    slot: Option<SlotRef>,
     responses: u32,
 }
 
@@ -135,7 +146,10 @@ impl Completion {
     /// `slot_bytes` of unread responses.
     pub fn new(record: RequestRecord, events: Arc<dyn RequestEvents>, slot_bytes: usize) -> (Self, Replies) {
         let (responder, replies) = reply_slot_of(slot_bytes);
-        (Self { record, events: Some(events), responder: Some(responder), ticket: None, responses: 0 }, replies)
+        (
+            Self { record, events: Some(events), responder: Some(responder), ticket: None, slot: None, responses: 0 },
+            replies,
+        )
     }
 
     pub(crate) fn events(&self) -> Option<&Arc<dyn RequestEvents>> {
@@ -207,6 +221,16 @@ impl Completion {
         self.ticket = Some(ticket);
     }
 
+    /// Says in which sequence slot the request runs.
+    pub fn set_slot(&mut self, slot: Option<SlotRef>) {
+        self.slot = slot;
+    }
+
+    /// The sequence slot it runs in.
+    pub fn slot(&self) -> Option<SlotRef> {
+        self.slot
+    }
+
     fn end_without_run(&mut self, reason: FailureReason, error: Error) {
         let Some(responder) = self.responder.take() else { return };
         if let Some(events) = &self.events {
@@ -216,6 +240,9 @@ impl Completion {
     }
 
     fn say(&mut self, responder: Responder, reply: Option<Reply>) {
+        if let (Some(slot), Some(events)) = (self.slot.take(), &self.events) {
+            events.slots_released(&[slot]);
+        }
         match (&self.events, self.ticket.take()) {
             (Some(events), Some(ticket)) => events.deliver(ticket, responder, reply),
             _ => hand_over(responder, reply),
@@ -241,10 +268,15 @@ pub(crate) fn complete_all(requests: Vec<Pending>, replies: Vec<Reply>, marks: &
     debug_assert_eq!(replies.len(), requests.len(), "one reply per request");
     let Some(events) = requests.first().and_then(|first| first.completion.events.clone()) else { return };
     events.batch_ended(&requests, &replies, marks);
+    let slots: SmallVec<[SlotRef; 8]> = requests.iter().filter_map(|request| request.completion.slot).collect();
+    if !slots.is_empty() {
+        events.slots_released(&slots);
+    }
     let count = requests.len();
     let mut replies = replies.into_iter();
     for mut request in requests {
         let completion = &mut request.completion;
+        completion.slot = None; // released together, above
         if let Some(responder) = completion.responder.take() {
             let reply = replies.next().unwrap_or_else(|| Err(unanswered()));
             completion.say(responder, Some(reply));

@@ -20,6 +20,7 @@ pub mod responder;
 pub mod response;
 pub mod restriction;
 pub mod secret;
+pub mod sequence;
 pub mod stats;
 pub mod tensor;
 pub mod unsupported;

@@ -18,6 +18,7 @@ mod registry;
 mod repository;
 mod response_order;
 mod scheduler;
+mod scheduling;
 mod stats;
 
 use std::{

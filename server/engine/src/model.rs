@@ -6,7 +6,6 @@ use std::{sync::Arc, time::Instant};
 
 use server_core::{
     backend::{Device, Model, Placement},
-    batching::policy::Settings,
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::Interface,
@@ -18,6 +17,7 @@ use server_core::{
 use crate::{
     fingerprint::Fingerprint,
     pool::{InstancePool, Refused},
+    scheduling::Scheduling,
 };
 
 /// A model version that serves.
@@ -55,9 +55,7 @@ impl LoadedModel {
             metric_tags: tags.collect(),
             ..ModelSnapshot::default()
         };
-        let settings = Settings::of(&config);
-        let has_queue_policy = config.scheduling_choice.is_some();
-        let pool = InstancePool::new(model, &settings, has_queue_policy, interface.is_decoupled, counters);
+        let pool = InstancePool::new(model, Scheduling::of(&config), interface.is_decoupled, counters);
         pool.resize(&placements(&config))?;
         pool.loaded(began.elapsed());
         Ok(Self { interface: Arc::new(interface), config, fingerprint, pool: Arc::new(pool), files })

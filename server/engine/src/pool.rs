@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use server_core::{
     backend::{Model, Placement},
     batch::Pending,
-    batching::policy::Settings,
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
     request::InferRequest,
@@ -23,7 +22,8 @@ use crate::{
     inline_policy::{InlinePolicy, Size},
     instance::{InstanceSlot, Worker},
     response_order::ResponseOrder,
-    scheduler::{Refusal, Removed, Scheduler, Submitted},
+    scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
+    scheduling::Scheduling,
     stats::{ModelStats, end_removed},
 };
 
@@ -57,13 +57,15 @@ impl InstancePool {
     /// A pool without instances. `counters` carries the labels of the model's metrics.
     pub(crate) fn new(
         model: Arc<dyn Model>,
-        settings: &Settings,
-        has_queue_policy: bool,
+        scheduling: Scheduling,
         is_decoupled: bool,
         counters: ModelSnapshot,
     ) -> Self {
-        let order = settings.preserve_ordering.then(ResponseOrder::default);
-        let scheduler = Arc::new(Scheduler::new(settings, order.as_ref().map(ResponseOrder::held)));
+        let Scheduling { policy, preserved_order, has_queue_policy } = scheduling;
+        let order = preserved_order.map(|limit| (ResponseOrder::default(), limit));
+        let limit = order.as_ref().map(|(order, limit)| OrderLimit { held: order.held(), limit: *limit });
+        let scheduler = Arc::new(Scheduler::new(policy, limit));
+        let order = order.map(|(order, _)| order);
         let stats = Arc::new(ModelStats::new(counters, is_decoupled, order, scheduler.clone()));
         Self {
             model,
@@ -105,7 +107,7 @@ impl InstancePool {
 
     /// Queues a checked request. Returns the way back, and when it has waited too long.
     ///
-    /// Errors: it comes back when the queue is full or closed.
+    /// Errors: it comes back when the queue is full or closed, or the policy finds it invalid.
     pub(crate) fn submit(
         &self,
         request: InferRequest,
@@ -135,13 +137,15 @@ impl InstancePool {
         }
     }
 
-    /// Counts a refused request, and says why it was.
+    /// Counts a refused request, and says why it was. One that no queue would take is the caller's mistake and counted
+    /// nowhere, as those are that the check finds.
     pub(crate) fn reject(&self, refused: &Refused) -> Error {
-        self.stats.rejected(&refused.request);
-        let text = match refused.refusal {
+        let text = match &refused.refusal {
+            Refusal::Invalid(error) => return error.clone(),
             Refusal::Full => "Exceeds maximum queue size",
             Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
         };
+        self.stats.rejected(&refused.request);
         Error::unavailable(text).with_request_id(&refused.request.id)
     }
 

@@ -18,15 +18,19 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use server_core::{
     batch::Pending,
     batching::{
-        policy::{Batcher, Decision, Policy, Pushed, Settings, Wake},
-        queue::{Full, Removal},
+        policy::{Decision, Policy, Pushed, Rejected, Rejection, Wake},
+        queue::Removal,
     },
+    error::Error,
+    sequence::SlotRef,
 };
 
 /// Why a request did not enter the queue.
 pub(crate) enum Refusal {
-    /// Its level holds as many as it may.
+    /// What it would wait in holds as many as it may.
     Full,
+    /// The policy's own reason.
+    Invalid(Error),
     /// The model is being unloaded or the server stops.
     Closed,
 }
@@ -61,7 +65,7 @@ struct Slot {
     waker: Arc<Condvar>,
     /// A caller runs it.
     is_inline: bool,
-    /// Its thread waits without a limit.
+    /// Its thread waits without a limit, or for a moment of its own.
     is_waiting: bool,
     /// Its own word: others than its thread may run it.
     runs_on_any_thread: bool,
@@ -74,7 +78,7 @@ struct State {
     slots: Vec<Slot>,
     /// Instances that wait without a limit, last one first: its caches are the warmest.
     idle: Vec<usize>,
-    /// The one instance that waits for a moment.
+    /// The one instance that waits for a moment which concerns all.
     timed: Option<usize>,
     /// The instance that was woken and has not looked yet: it passes on what it leaves.
     waking: Option<usize>,
@@ -105,20 +109,21 @@ pub(crate) struct Scheduler {
 
 /// Responses that leave in the order of their requests are held until it is their turn: with too many held, no batch is
 /// formed, and what waits is bounded by the queue's own limit.
-struct OrderLimit {
-    held: Arc<AtomicUsize>,
-    limit: usize,
+pub(crate) struct OrderLimit {
+    /// Finished requests whose responses wait for their turn.
+    pub(crate) held: Arc<AtomicUsize>,
+    /// Most of them.
+    pub(crate) limit: usize,
 }
 
 /// Requests that ended in the queue.
 pub(crate) type Removed = Vec<(Pending, Removal)>;
 
 impl Scheduler {
-    /// A queue without instances. `held` counts finished requests whose responses wait for their turn, where the model
-    /// promises an order.
-    pub(crate) fn new(settings: &Settings, held: Option<Arc<AtomicUsize>>) -> Self {
+    /// A queue without instances, emptied by that policy. `order` is there where the model promises an order.
+    pub(crate) fn new(policy: Box<dyn Policy<Pending>>, order: Option<OrderLimit>) -> Self {
         let state = State {
-            policy: Box::new(Batcher::new(settings)),
+            policy,
             slots: Vec::new(),
             idle: Vec::new(),
             timed: None,
@@ -134,7 +139,7 @@ impl Scheduler {
             has_cancelled: AtomicBool::new(false),
             released: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
-            order: held.map(|held| OrderLimit { held, limit: settings.max_queued() }),
+            order,
         }
     }
 
@@ -142,6 +147,8 @@ impl Scheduler {
     pub(crate) fn add_instance(&self) -> usize {
         let mut state = self.state.lock();
         let waker = Arc::new(Condvar::new());
+        let number = state.slots.len();
+        state.policy.add_instance(number);
         state.slots.push(Slot {
             waker,
             is_inline: false,
@@ -149,7 +156,7 @@ impl Scheduler {
             runs_on_any_thread: false,
             is_retiring: false,
         });
-        state.slots.len() - 1
+        number
     }
 
     /// The instance of that number says that callers may run it.
@@ -166,7 +173,8 @@ impl Scheduler {
             self.is_poked.store(true, Ordering::Release);
         }
         let waker = state.slots[instance].waker.clone();
-        drop(state);
+        let wake = state.policy.retire_instance(instance);
+        self.wake(state, wake);
         waker.notify_all();
     }
 
@@ -187,28 +195,41 @@ impl Scheduler {
             return Err(Box::new((pending, Refusal::Closed)));
         }
         let pushed = match state.policy.push(pending, priority, timeout, now) {
-            Err(Full(pending)) if self.has_cancelled.swap(false, Ordering::AcqRel) => {
-                state.policy.sweep(now, usize::MAX, removed);
-                state.policy.push(pending, priority, timeout, now)
+            Err(Rejected { item, reason: Rejection::Full }) if self.has_cancelled.swap(false, Ordering::AcqRel) => {
+                let swept = state.policy.sweep(now, usize::MAX, removed);
+                let pushed = state.policy.push(item, priority, timeout, now);
+                pushed.map(|pushed| Pushed { wake: pushed.wake.and(swept), ..pushed })
             }
             pushed => pushed,
         };
-        let Pushed { wake, deadline } = pushed.map_err(|Full(pending)| Box::new((pending, Refusal::Full)))?;
+        let Pushed { wake, deadline } = pushed.map_err(|rejected| {
+            let refusal = match rejected.reason {
+                Rejection::Full => Refusal::Full,
+                Rejection::Invalid(error) => Refusal::Invalid(error),
+            };
+            Box::new((rejected.item, refusal))
+        })?;
         state.admitted += 1;
-        if may_run_inline
-            && wake == Wake::Any
-            && let Some(run) = self.take_for_inline_run(&mut state, now)
-        {
+        if may_run_inline && let Some(run) = self.take_for_inline_run(&mut state, wake, now, removed) {
             return Ok(Submitted::Inline(run));
         }
         self.wake(state, wake);
         Ok(Submitted::Queued { deadline })
     }
 
-    /// Queues a request that was let in before.
-    pub(crate) fn put_back(&self, pending: Pending, now: Instant) {
+    /// Queues a request that was let in before. Errors: the policy takes none back; it comes back.
+    pub(crate) fn put_back(&self, pending: Pending, now: Instant) -> Result<(), Box<Pending>> {
         let mut state = self.state.lock();
-        let wake = state.policy.put_back(pending, now);
+        let wake = state.policy.put_back(pending, now).map_err(Box::new)?;
+        self.wake(state, wake);
+        Ok(())
+    }
+
+    /// What ran in these sequence slots has ended.
+    pub(crate) fn slots_released(&self, slots: &[SlotRef]) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let wake = slots.iter().fold(Wake::Nobody, |wake, &slot| wake.and(state.policy.released(slot, now)));
         self.wake(state, wake);
     }
 
@@ -222,7 +243,7 @@ impl Scheduler {
             // Somebody woke its thread meanwhile: it looks by itself, and others may have something to do before it does.
             let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
             self.wake(state, wake);
-        } else if state.is_closed || is_retiring || !state.policy.is_empty() {
+        } else if state.is_closed || is_retiring || state.policy.waits_for(instance) {
             if !is_retiring {
                 state.waking = Some(instance);
             }
@@ -244,7 +265,7 @@ impl Scheduler {
                 Self::wait(instance, &mut state); // what runs inline would be lost without its instance
                 continue;
             }
-            if state.slots[instance].is_retiring {
+            if state.slots[instance].is_retiring && !state.policy.is_needed(instance) {
                 // It may have been woken for something: that is another's now.
                 let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
                 self.wake(state, wake);
@@ -253,14 +274,29 @@ impl Scheduler {
             let now = Instant::now();
             let decision = self.decide(&mut state, instance, now, batch, removed);
             if let Decision::Run(wake) = decision {
-                let wake = if state.timed.is_none() { wake } else { Wake::Nobody };
+                // Whoever waits for a moment looks by itself then.
+                let wake = if wake == Wake::Any && state.timed.is_some() { Wake::Nobody } else { wake };
                 self.wake(state, wake);
                 return Next::Run { now };
+            }
+            if let Decision::AskAgain(wake) = decision {
+                self.wake(state, wake);
+                if !removed.is_empty() {
+                    return Next::Answer;
+                }
+                state = self.state.lock();
+                continue;
             }
             if !removed.is_empty() {
                 return Next::Answer;
             }
             match decision {
+                Decision::WaitHereUntil(moment) => {
+                    state.slots[instance].is_waiting = true;
+                    let waker = state.slots[instance].waker.clone();
+                    waker.wait_until(&mut state, moment);
+                    state.slots[instance].is_waiting = false;
+                }
                 Decision::WaitUntil(moment) if state.timed.is_none() => {
                     state.timed = Some(instance);
                     self.wait_until(moment, instance, &mut state);
@@ -279,7 +315,9 @@ impl Scheduler {
 
     /// Takes out what has waited too long. Instances do so too, but only when they look.
     pub(crate) fn expire(&self, removed: &mut Removed) {
-        self.state.lock().policy.sweep(Instant::now(), 0, removed);
+        let mut state = self.state.lock();
+        let wake = state.policy.sweep(Instant::now(), 0, removed);
+        self.wake(state, wake);
     }
 
     /// A caller left whose request may still wait.
@@ -301,7 +339,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         state.is_closed = true;
         self.is_closed.store(true, Ordering::SeqCst);
-        state.policy.stop_waiting();
+        state.policy.close(Instant::now());
         self.wake_all(state);
     }
 
@@ -370,21 +408,35 @@ impl Scheduler {
     }
 
     /// Takes an idle instance for the only request there is, if that runs at once.
-    fn take_for_inline_run(&self, state: &mut State, now: Instant) -> Option<InlineRun> {
+    fn take_for_inline_run(
+        &self,
+        state: &mut State,
+        wake: Wake,
+        now: Instant,
+        removed: &mut Removed,
+    ) -> Option<InlineRun> {
         if state.waking.is_some() || state.timed.is_some() || state.policy.len() != 1 {
             return None;
         }
-        let position = state.idle.iter().rposition(|&instance| state.slots[instance].runs_on_any_thread)?;
+        let may_run = |instance: usize| {
+            state.slots[instance].runs_on_any_thread
+                && match wake {
+                    Wake::Any => true,
+                    Wake::Instance(only) => only == instance,
+                    Wake::Nobody | Wake::All => false,
+                }
+        };
+        let position = state.idle.iter().rposition(|&instance| may_run(instance))?;
         let instance = state.idle[position];
-        let (mut batch, mut removed) = (Vec::with_capacity(1), Vec::new());
-        match self.decide(state, instance, now, &mut batch, &mut removed) {
+        let mut batch = Vec::with_capacity(1);
+        match self.decide(state, instance, now, &mut batch, removed) {
             Decision::Run(_) => {
                 state.idle.remove(position);
                 state.slots[instance].is_inline = true;
                 Some(InlineRun { instance, batch, now })
             }
             // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
-            Decision::WaitUntil(_) | Decision::Idle => None,
+            Decision::WaitUntil(_) | Decision::WaitHereUntil(_) | Decision::AskAgain(_) | Decision::Idle => None,
         }
     }
 
@@ -392,6 +444,7 @@ impl Scheduler {
     fn wake(&self, mut state: MutexGuard<'_, State>, wake: Wake) {
         let instance = match wake {
             Wake::Nobody => return,
+            Wake::All => return self.wake_all(state),
             Wake::Instance(instance) => {
                 state.idle.retain(|&other| other != instance);
                 instance

@@ -14,6 +14,7 @@ use server_core::{
     error::Error,
     request::InferRequest,
     responder::{Reply, Responder},
+    sequence::SlotRef,
     stats::{FailureReason, ModelSnapshot},
 };
 
@@ -150,8 +151,16 @@ impl RequestEvents for ModelStats {
         self.scheduler.released(count);
     }
 
+    fn slots_released(&self, slots: &[SlotRef]) {
+        self.scheduler.slots_released(slots);
+    }
+
     fn rescheduled(&self, request: Pending) {
-        self.scheduler.put_back(request, Instant::now());
+        if let Err(request) = self.scheduler.put_back(request, Instant::now()) {
+            let text = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not \
+                        configured to handle such a flag.";
+            request.completion.reject(FailureReason::Backend, Error::internal(text));
+        }
     }
 
     fn now(&self) -> Instant {

@@ -12,6 +12,7 @@ use super::{
     queue::{Full, Item, Queue, Removal},
     shapes::SharedShapes,
 };
+use crate::{error::Error, sequence::SlotRef};
 
 /// Which requests run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,20 @@ pub enum Wake {
     Any,
     /// That instance and no other: it holds what the request needs.
     Instance(usize),
+    /// Every instance that waits.
+    All,
+}
+
+impl Wake {
+    /// Whom both concern.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nobody, wake) | (wake, Self::Nobody) => wake,
+            (one, other) if one == other => one,
+            _ => Self::All,
+        }
+    }
 }
 
 /// What an instance should do now.
@@ -90,9 +105,13 @@ pub enum Wake {
 pub enum Decision {
     /// Run the requests that were handed over. Others may have something to do as well.
     Run(Wake),
-    /// Ask again then, or when woken.
+    /// Ask again then, or when woken. One instance that waits is enough.
     WaitUntil(Instant),
-    /// Nothing waits.
+    /// The same, and this instance has to do it: nobody else can run what it waits for.
+    WaitHereUntil(Instant),
+    /// Wake these, and ask again.
+    AskAgain(Wake),
+    /// Nothing waits for this instance.
     Idle,
 }
 
@@ -105,7 +124,32 @@ pub struct Pushed {
     pub deadline: Option<Instant>,
 }
 
-/// A queue and the rule that empties it: what waits for the instances of one model, and who runs what when.
+/// Why a request was not taken.
+#[derive(Debug)]
+pub enum Rejection {
+    /// What it would wait in holds as many as it may.
+    Full,
+    /// The policy's own reason.
+    Invalid(Error),
+}
+
+/// A request that was not taken.
+#[derive(Debug)]
+pub struct Rejected<T> {
+    /// It comes back.
+    pub item: T,
+    /// Why.
+    pub reason: Rejection,
+}
+
+impl<T> From<Full<T>> for Rejected<T> {
+    fn from(Full(item): Full<T>) -> Self {
+        Self { item, reason: Rejection::Full }
+    }
+}
+
+/// A queue and the rule that empties it: what waits for the instances of one model, and who runs what when. Instances are
+/// numbered from 0 in the order in which they are added; a number is never given twice.
 pub trait Policy<T>: Send {
     /// Requests that wait.
     fn len(&self) -> usize;
@@ -115,17 +159,53 @@ pub trait Policy<T>: Send {
         self.len() == 0
     }
 
-    /// Adds a request. Errors: its level is full; it comes back.
-    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>>;
+    /// Whether something waits that this instance may run.
+    fn waits_for(&self, instance: usize) -> bool {
+        let _ = instance;
+        !self.is_empty()
+    }
 
-    /// Adds a request that was let in before, past every limit.
-    fn put_back(&mut self, item: T, now: Instant) -> Wake;
+    /// One more instance asks from now on.
+    fn add_instance(&mut self, instance: usize) {
+        let _ = instance;
+    }
+
+    /// That instance gets no more work of others.
+    fn retire_instance(&mut self, instance: usize) -> Wake {
+        let _ = instance;
+        Wake::Nobody
+    }
+
+    /// Whether that instance has to go on although it retires: it holds what nobody else has.
+    fn is_needed(&self, instance: usize) -> bool {
+        let _ = instance;
+        false
+    }
+
+    /// Adds a request. Errors: it comes back, with the reason.
+    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>>;
+
+    /// Adds a request that was let in before, past every limit. Errors: the policy takes none back; it comes back.
+    fn put_back(&mut self, item: T, now: Instant) -> Result<Wake, T>;
+
+    /// A request that ran in that slot is gone.
+    fn released(&mut self, slot: SlotRef, now: Instant) -> Wake {
+        let _ = (slot, now);
+        Wake::Nobody
+    }
 
     /// Takes out what expired, wherever it waits, and what was abandoned among the first `depth`.
-    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>);
+    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake;
 
-    /// From here on nothing waits for more requests: none will come.
+    /// From here on nothing waits for more requests.
     fn stop_waiting(&mut self);
+
+    /// No request will come any more.
+    fn close(&mut self, now: Instant) -> Wake {
+        let _ = now;
+        self.stop_waiting();
+        Wake::All
+    }
 
     /// Decides at `now` what `instance` does. `Run` moved the requests into `batch`; those that ended in the queue are
     /// in `removed` either way. After `WaitUntil`, [`Policy::push`] says when waiting has become pointless.
@@ -184,20 +264,21 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         self.queue.len()
     }
 
-    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Full<T>> {
+    fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {
         let closes_batch = self.closes_batch(&item);
         let deadline = self.queue.push(item, priority, timeout, now)?;
         Ok(Pushed { wake: self.wake(closes_batch, deadline), deadline })
     }
 
-    fn put_back(&mut self, item: T, now: Instant) -> Wake {
+    fn put_back(&mut self, item: T, now: Instant) -> Result<Wake, T> {
         let closes_batch = self.closes_batch(&item);
         self.queue.put_back(item, now);
-        self.wake(closes_batch, None)
+        Ok(self.wake(closes_batch, None))
     }
 
-    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
+    fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake {
         self.queue.sweep(now, depth, removed);
+        Wake::Nobody
     }
 
     fn stop_waiting(&mut self) {
