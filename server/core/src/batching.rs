@@ -7,3 +7,6 @@ pub mod pack;
 pub mod policy;
 pub mod queue;
 pub mod shapes;
+
+#[cfg(test)]
+mod rules_tests;

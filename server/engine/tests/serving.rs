@@ -294,7 +294,9 @@ async fn files_given_with_a_load_are_there_for_every_version_and_every_try() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
     let harness = Harness::new();
-    let config = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }
+    let config = "dynamic_batching { default_queue_policy {
+            allow_timeout_override: true default_timeout_microseconds: 60000000
+        } }
         instance_group { count: 1 kind: KIND_CPU }
         parameters { key: \"execute_delay_ms\" value { string_value: \"2000\" } }";
     harness.model("m", config, &[1]);

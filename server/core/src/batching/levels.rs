@@ -24,7 +24,7 @@ pub struct LevelPolicy {
     pub timeout_action: TimeoutAction,
     /// Longest wait; `None` for any.
     pub default_timeout: Option<Duration>,
-    /// Whether a request may shorten its wait.
+    /// Whether a request may shorten its wait. Where nothing limits it, nothing can be shortened.
     pub allow_timeout_override: bool,
     /// Most requests that wait; `None` leaves the queue's own bound.
     pub max_queue_size: Option<usize>,
@@ -92,6 +92,14 @@ impl LevelPolicy {
     /// Most requests that wait in a level of these rules.
     pub fn limit(&self) -> usize {
         self.max_queue_size.unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// How long a request may wait in a level of these rules; `None` for any time. Its own timeout counts where the rules
+    /// allow it and it is shorter than theirs: with no default timeout it never does, as in Triton.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let default = self.default_timeout?;
+        let own = timeout.filter(|own| self.allow_timeout_override && !own.is_zero());
+        Some(own.map_or(default, |own| own.min(default)))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     super::levels::{DEFAULT_TOTAL_LIMIT, LevelPolicy, TimeoutAction},
     *,
 };
-use crate::tensor::Name;
+use crate::batching::shapes::Exceptions;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
@@ -23,7 +23,7 @@ impl Item for Row {
     fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
-    fn may_share(&self, other: &Self, _ragged: &[Name]) -> bool {
+    fn may_share(&self, other: &Self, _exceptions: &Exceptions) -> bool {
         self.shape == other.shape
     }
 }
@@ -42,7 +42,7 @@ fn dynamic(preferred: &[u32], max_batch_size: u32, delay_us: u64) -> Settings {
             preferred: preferred.to_vec(),
             max_batch_size,
             max_queue_delay: us(delay_us),
-            shapes: SharedShapes::AllBut(Box::default()),
+            shapes: SharedShapes::Same(Exceptions::default()),
         },
         levels: Levels::default(),
         preserve_ordering: false,

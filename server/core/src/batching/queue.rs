@@ -4,12 +4,14 @@
 //! Source: Triton model configuration, "Queue Policy" and "Priority Levels".
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
-use super::levels::{Levels, TimeoutAction};
-use crate::tensor::Name;
+use super::{
+    levels::{Levels, TimeoutAction},
+    shapes::Exceptions,
+};
 
 /// What a queue must know of the things in it.
 pub trait Item {
@@ -17,8 +19,8 @@ pub trait Item {
     fn rows(&self) -> u32;
     /// Whether nobody waits for it any more.
     fn is_abandoned(&self) -> bool;
-    /// Whether it may run in one batch with `other`: equal where the model's shapes are variable, `ragged` inputs aside.
-    fn may_share(&self, other: &Self, ragged: &[Name]) -> bool;
+    /// Whether it may run in one batch with `other`: equal where the model's shapes are variable, but for `exceptions`.
+    fn may_share(&self, other: &Self, exceptions: &Exceptions) -> bool;
 }
 
 /// Why a request left the queue without running.
@@ -35,6 +37,8 @@ pub enum Removal {
 pub struct Full<T>(pub T);
 
 struct Entry<T> {
+    /// Its place in the order of arrival.
+    number: u64,
     item: T,
     queued_at: Instant,
     deadline: Option<Instant>,
@@ -44,10 +48,18 @@ struct Entry<T> {
 const KEPT_LEVELS: usize = 16;
 
 struct Level<T> {
+    /// In the order of arrival.
     main: VecDeque<Entry<T>>,
+    /// Those that waited too long and may be late; they have no deadline any more.
     delayed: VecDeque<Entry<T>>,
-    /// How many of `main` may expire: with none, no scan is needed.
-    with_deadline: usize,
+}
+
+/// When a request expires, and where it waits: in the main queue of that level, under that number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Expiry {
+    deadline: Instant,
+    level: u64,
+    number: u64,
 }
 
 /// Requests by priority level.
@@ -56,8 +68,9 @@ pub struct Queue<T> {
     /// Those in use, the most urgent first.
     levels: BTreeMap<u64, Level<T>>,
     total_limit: usize,
-    /// How many may expire, in all levels.
-    with_deadline: usize,
+    /// Requests that may expire, the next one first: neither an expiry nor a look at the next costs a scan.
+    expiries: BTreeSet<Expiry>,
+    next_number: u64,
     len: usize,
     rows: u64,
 }
@@ -66,7 +79,7 @@ impl<T: Item> Queue<T> {
     /// An empty queue with these levels.
     pub fn new(rules: Levels) -> Self {
         let total_limit = rules.total_limit();
-        Self { rules, levels: BTreeMap::new(), total_limit, with_deadline: 0, len: 0, rows: 0 }
+        Self { rules, levels: BTreeMap::new(), total_limit, expiries: BTreeSet::new(), next_number: 0, len: 0, rows: 0 }
     }
 
     /// Requests that wait.
@@ -87,7 +100,7 @@ impl<T: Item> Queue<T> {
     /// Adds a request. `priority` counts from 1; 0 and what is out of range mean the default level. Returns when it
     /// expires, if it does.
     ///
-    /// A request's own timeout counts only where the policy allows it and only if it is the shorter one.
+    /// Errors: the level holds as many as it may, those that were delayed included; or all levels together do.
     pub fn push(
         &mut self,
         item: T,
@@ -95,77 +108,86 @@ impl<T: Item> Queue<T> {
         timeout: Option<Duration>,
         now: Instant,
     ) -> Result<Option<Instant>, Full<T>> {
-        let number = self.rules.level(priority);
-        let policy = self.rules.policy(number);
-        let waiting = self.levels.get(&number).map_or(0, Level::len);
+        let level = self.rules.level(priority);
+        let policy = self.rules.policy(level);
+        let waiting = self.levels.get(&level).map_or(0, Level::len);
         if waiting >= policy.limit() || self.len >= self.total_limit {
             return Err(Full(item));
         }
-        let wait = match (policy.default_timeout, timeout) {
-            (Some(default), Some(own)) if policy.allow_timeout_override => Some(own.min(default)),
-            (None, Some(own)) if policy.allow_timeout_override => Some(own),
-            (default, _) => default,
-        };
-        let deadline = wait.and_then(|wait| now.checked_add(wait));
-        self.len += 1;
-        self.rows += u64::from(item.rows());
-        let level = self.levels.entry(number).or_default();
-        level.with_deadline += usize::from(deadline.is_some());
-        self.with_deadline += usize::from(deadline.is_some());
-        level.main.push_back(Entry { item, queued_at: now, deadline });
+        let deadline = policy.wait(timeout).and_then(|wait| now.checked_add(wait));
+        self.add(item, level, deadline, now);
         Ok(deadline)
     }
 
     /// Adds a request of the default level that was let in before: past its limit, without a deadline.
     pub fn put_back(&mut self, item: T, now: Instant) {
+        self.add(item, self.rules.level(0), None, now);
+    }
+
+    fn add(&mut self, item: T, level: u64, deadline: Option<Instant>, now: Instant) {
+        let number = self.next_number;
+        self.next_number += 1;
         self.len += 1;
         self.rows += u64::from(item.rows());
-        let level = self.levels.entry(self.rules.level(0)).or_default();
-        level.main.push_back(Entry { item, queued_at: now, deadline: None });
+        if let Some(deadline) = deadline {
+            self.expiries.insert(Expiry { deadline, level, number });
+        }
+        let entry = Entry { number, item, queued_at: now, deadline };
+        self.levels.entry(level).or_default().main.push_back(entry);
     }
 
     /// Takes out what expired or was abandoned, and moves what may be late behind its level. Cheap when nothing can
     /// have: abandoned requests are looked for only among the first `depth` of the order of service.
     pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
-        if self.with_deadline > 0 {
-            self.expire(now, removed);
-        }
-        let mut position = 0;
-        while position < depth.min(self.len) {
-            if self.get(position).is_some_and(|(item, _)| item.is_abandoned()) {
-                if let Some(item) = self.remove(position) {
-                    removed.push((item, Removal::Abandoned));
-                }
-            } else {
-                position += 1;
-            }
+        self.expire(now, removed);
+        self.drop_abandoned(depth, removed);
+        if self.levels.len() > KEPT_LEVELS {
+            self.levels.retain(|_, level| level.len() > 0);
         }
     }
 
     fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        for (&number, level) in self.levels.iter_mut().filter(|(_, level)| level.with_deadline > 0) {
-            let action = self.rules.policy(number).timeout_action;
-            let mut index = 0;
-            while index < level.main.len() {
-                if level.main[index].deadline.is_none_or(|deadline| deadline > now) {
-                    index += 1;
-                    continue;
-                }
-                let entry = level.main.remove(index).expect("the index is below the length");
-                level.with_deadline -= 1;
-                self.with_deadline -= 1;
-                match action {
-                    TimeoutAction::Delay => level.delayed.push_back(Entry { deadline: None, ..entry }),
-                    TimeoutAction::Reject => {
-                        self.len -= 1;
-                        self.rows -= u64::from(entry.item.rows());
-                        removed.push((entry.item, Removal::Expired));
-                    }
+        while let Some(&expiry) = self.expiries.first() {
+            if expiry.deadline > now {
+                return;
+            }
+            self.expiries.pop_first();
+            let Some(level) = self.levels.get_mut(&expiry.level) else { continue };
+            let Ok(index) = level.main.binary_search_by_key(&expiry.number, |entry| entry.number) else { continue };
+            let Some(entry) = level.main.remove(index) else { continue };
+            match self.rules.policy(expiry.level).timeout_action {
+                TimeoutAction::Delay => level.delayed.push_back(Entry { deadline: None, ..entry }),
+                TimeoutAction::Reject => {
+                    let item = self.forget(entry, expiry.level);
+                    removed.push((item, Removal::Expired));
                 }
             }
         }
-        if self.levels.len() > KEPT_LEVELS {
-            self.levels.retain(|_, level| level.len() > 0);
+    }
+
+    fn drop_abandoned(&mut self, depth: usize, removed: &mut Vec<(T, Removal)>) {
+        let (mut left, mut found) = (depth, Vec::new());
+        for (&number, level) in &mut self.levels {
+            for queue in [&mut level.main, &mut level.delayed] {
+                let looked_at = left.min(queue.len());
+                left -= looked_at;
+                let is_abandoned = |entry: &Entry<T>| entry.item.is_abandoned();
+                let Some(last) = queue.iter().take(looked_at).rposition(is_abandoned) else { continue };
+                let mut kept = Vec::with_capacity(last);
+                for entry in queue.drain(..=last) {
+                    if is_abandoned(&entry) { found.push((number, entry)) } else { kept.push(entry) }
+                }
+                for entry in kept.into_iter().rev() {
+                    queue.push_front(entry);
+                }
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        for (level, entry) in found {
+            let item = self.forget(entry, level);
+            removed.push((item, Removal::Abandoned));
         }
     }
 
@@ -185,43 +207,34 @@ impl<T: Item> Queue<T> {
 
     /// The earliest moment at which a waiting request expires.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.with_deadline == 0 {
-            return None;
-        }
-        let waiting = self.levels.values().filter(|level| level.with_deadline > 0);
-        waiting.flat_map(|level| level.main.iter().filter_map(|entry| entry.deadline)).min()
+        self.expiries.first().map(|expiry| expiry.deadline)
     }
 
     /// Takes the first `count` of the order of service.
     pub fn take(&mut self, count: usize, into: &mut Vec<T>) {
         for _ in 0..count {
-            let Some(item) = self.remove(0) else { return };
+            let Some(item) = self.take_first() else { return };
             into.push(item);
         }
     }
 
-    fn remove(&mut self, mut position: usize) -> Option<T> {
-        for (&number, level) in &mut self.levels {
-            let main = level.main.len();
-            let entry = if position < main {
-                level.main.remove(position)
-            } else if position < main + level.delayed.len() {
-                level.delayed.remove(position - main)
-            } else {
-                position -= main + level.delayed.len();
-                continue;
-            };
-            let entry = entry.expect("the position was compared with the length");
-            level.with_deadline -= usize::from(entry.deadline.is_some());
-            self.with_deadline -= usize::from(entry.deadline.is_some());
-            self.len -= 1;
-            self.rows -= u64::from(entry.item.rows());
-            if level.len() == 0 && self.levels.len() > KEPT_LEVELS {
-                self.levels.remove(&number);
-            }
-            return Some(entry.item);
+    fn take_first(&mut self) -> Option<T> {
+        let (&number, level) = self.levels.iter_mut().find(|(_, level)| level.len() > 0)?;
+        let entry = level.main.pop_front().or_else(|| level.delayed.pop_front())?;
+        if level.len() == 0 && self.levels.len() > KEPT_LEVELS {
+            self.levels.remove(&number);
         }
-        None
+        Some(self.forget(entry, number))
+    }
+
+    /// What is left of a request that was taken out.
+    fn forget(&mut self, entry: Entry<T>, level: u64) -> T {
+        if let Some(deadline) = entry.deadline {
+            self.expiries.remove(&Expiry { deadline, level, number: entry.number });
+        }
+        self.len -= 1;
+        self.rows -= u64::from(entry.item.rows());
+        entry.item
     }
 }
 
@@ -235,6 +248,6 @@ impl<T> Level<T> {
 
 impl<T> Default for Level<T> {
     fn default() -> Self {
-        Self { main: VecDeque::new(), delayed: VecDeque::new(), with_deadline: 0 }
+        Self { main: VecDeque::new(), delayed: VecDeque::new() }
     }
 }

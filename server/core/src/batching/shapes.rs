@@ -1,10 +1,10 @@
 //! What may share a batch: requests with the same inputs of the same shape, the batch dimension aside. Ragged inputs may
-//! differ.
+//! differ; shape tensors must have the same values.
 //!
 //! Source: Triton model configuration, "Dynamic Batcher" and "Ragged Batching"; optional inputs must be present in all
 //! requests of a batch.
 
-use server_proto::inference::ModelConfig;
+use server_proto::inference::{ModelConfig, ModelInput};
 
 use super::queue::Item;
 use crate::{
@@ -17,28 +17,42 @@ use crate::{
 pub enum SharedShapes {
     /// Nothing: all requests of the model have the same shapes, ragged inputs aside, and need no comparison.
     Fixed,
-    /// The shapes of all inputs but these.
-    AllBut(Box<[Name]>),
+    /// Which inputs are there, and their shapes.
+    Same(Exceptions),
+}
+
+/// Inputs that are compared in another way than by their shapes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exceptions {
+    /// Of any shape: each request's lies in the batch as it is.
+    pub ragged: Box<[Name]>,
+    /// Shape tensors: the batch has one, so the values must be the same.
+    pub values: Box<[Name]>,
 }
 
 impl SharedShapes {
     /// Reads a completed configuration.
     pub fn of(config: &ModelConfig) -> Self {
-        let varies = |input: &server_proto::inference::ModelInput| {
-            input.optional || (input.dims.contains(&-1) && !input.allow_ragged_batch)
+        let varies = |input: &ModelInput| {
+            input.optional || input.is_shape_tensor || (input.dims.contains(&-1) && !input.allow_ragged_batch)
         };
         if !config.input.iter().any(varies) {
             return Self::Fixed;
         }
-        let ragged = config.input.iter().filter(|input| input.allow_ragged_batch);
-        Self::AllBut(ragged.map(|input| Name::from(input.name.as_str())).collect())
+        let names = |which: fn(&ModelInput) -> bool| {
+            config.input.iter().filter(|input| which(input)).map(|input| Name::from(input.name.as_str())).collect()
+        };
+        Self::Same(Exceptions {
+            ragged: names(|input| input.allow_ragged_batch),
+            values: names(|input| input.is_shape_tensor),
+        })
     }
 
     /// Whether the two may run in one batch.
     pub fn allow<T: Item>(&self, one: &T, other: &T) -> bool {
         match self {
             Self::Fixed => true,
-            Self::AllBut(ragged) => one.may_share(other, ragged),
+            Self::Same(exceptions) => one.may_share(other, exceptions),
         }
     }
 }
@@ -52,57 +66,78 @@ impl Item for Pending {
         self.completion.is_cancelled()
     }
 
-    fn may_share(&self, other: &Self, ragged: &[Name]) -> bool {
-        are_alike(&self.request.inputs, &other.request.inputs, ragged)
+    fn may_share(&self, other: &Self, exceptions: &Exceptions) -> bool {
+        are_alike(&self.request.inputs, &other.request.inputs, exceptions)
     }
 }
 
-fn are_alike(own: &[Tensor], others: &[Tensor], ragged: &[Name]) -> bool {
+fn are_alike(own: &[Tensor], others: &[Tensor], exceptions: &Exceptions) -> bool {
     let is_alike = |tensor: &Tensor, other: &Tensor| {
-        tensor.name == other.name && (tensor.shape.get(1..) == other.shape.get(1..) || ragged.contains(&tensor.name))
+        if tensor.name != other.name {
+            return false;
+        }
+        if exceptions.values.contains(&tensor.name) {
+            let (own, other) = (tensor.data.as_host(), other.data.as_host());
+            return own.is_some() && own == other;
+        }
+        tensor.shape.get(1..) == other.shape.get(1..) || exceptions.ragged.contains(&tensor.name)
     };
     own.len() == others.len() && own.iter().all(|tensor| others.iter().any(|other| is_alike(tensor, other)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{SharedShapes, are_alike};
+    use super::{Exceptions, SharedShapes, are_alike};
     use crate::{
         config::from_text,
         tensor::{DataType, Name, Tensor},
     };
 
+    fn names(names: &[&str]) -> Box<[Name]> {
+        names.iter().map(|&name| Name::from(name)).collect()
+    }
+
+    /// `expect`: the ragged inputs and the shape tensors, or nothing if no comparison is needed.
     #[track_caller]
-    fn check(inputs: &str, expect: Option<&[&str]>) {
-        let shapes = SharedShapes::of(&from_text(inputs).unwrap());
-        let expect = expect.map(|ragged| SharedShapes::AllBut(ragged.iter().map(|&name| Name::from(name)).collect()));
-        assert_eq!(shapes, expect.unwrap_or(SharedShapes::Fixed));
+    fn check(inputs: &str, expect: Option<(&[&str], &[&str])>) {
+        let expect = expect.map_or(SharedShapes::Fixed, |(ragged, values)| {
+            SharedShapes::Same(Exceptions { ragged: names(ragged), values: names(values) })
+        });
+        assert_eq!(SharedShapes::of(&from_text(inputs).unwrap()), expect);
     }
 
     #[test]
-    fn ragged_inputs_are_not_compared() {
+    fn inputs_are_compared_where_they_may_differ() {
         check("input { name: 'a' dims: 3 }", None);
-        check("input { name: 'a' dims: -1 }", Some(&[]));
-        check("input { name: 'a' dims: 3 optional: true }", Some(&[]));
+        check("input { name: 'a' dims: -1 }", Some((&[], &[])));
+        check("input { name: 'a' dims: 3 optional: true }", Some((&[], &[])));
         check("input { name: 'a' dims: -1 allow_ragged_batch: true } input { name: 'b' dims: 3 }", None);
-        check("input { name: 'a' dims: -1 allow_ragged_batch: true } input { name: 'b' dims: -1 }", Some(&["a"]));
+        check(
+            "input { name: 'a' dims: -1 allow_ragged_batch: true } input { name: 'b' dims: -1 }",
+            Some((&["a"], &[])),
+        );
+        check("input { name: 'a' dims: 2 is_shape_tensor: true }", Some((&[], &["a"])));
     }
 
     #[test]
     fn requests_are_alike_up_to_rows_and_ragged_inputs() {
-        let tensor = |name: &str, shape: &[i64]| Tensor {
+        let tensor = |name: &str, shape: &[i64], data: &[u8]| Tensor {
             name: name.into(),
             data_type: DataType::Fp32,
             shape: shape.into(),
-            data: Vec::new().into(),
+            data: data.to_vec().into(),
         };
-        let one = [tensor("a", &[1, 3]), tensor("b", &[1, 2])];
-        let swapped = [tensor("b", &[4, 2]), tensor("a", &[4, 3])];
-        let longer = [tensor("a", &[1, 5]), tensor("b", &[1, 2])];
-        assert!(are_alike(&one, &swapped, &[]));
-        assert!(!are_alike(&one, &longer, &[]));
-        assert!(are_alike(&one, &longer, &["a".into()]));
-        assert!(!are_alike(&one, &longer, &["b".into()]));
-        assert!(!are_alike(&one, &one[..1], &["a".into(), "b".into()]), "an input is absent");
+        let one = [tensor("a", &[1, 3], b"1"), tensor("b", &[1, 2], b"2")];
+        let swapped = [tensor("b", &[4, 2], b""), tensor("a", &[4, 3], b"")];
+        let longer = [tensor("a", &[1, 5], b"1"), tensor("b", &[1, 2], b"3")];
+        let ragged = |name| Exceptions { ragged: names(&[name]), ..Exceptions::default() };
+        let values = |name| Exceptions { values: names(&[name]), ragged: names(&["a"]) };
+        assert!(are_alike(&one, &swapped, &Exceptions::default()));
+        assert!(!are_alike(&one, &longer, &Exceptions::default()));
+        assert!(are_alike(&one, &longer, &ragged("a")));
+        assert!(!are_alike(&one, &longer, &ragged("b")));
+        assert!(!are_alike(&one, &one[..1], &ragged("a")), "an input is absent");
+        assert!(are_alike(&one, &longer, &values("a")), "the values of 'a' are the same");
+        assert!(!are_alike(&one, &longer, &values("b")), "the values of 'b' differ");
     }
 }
