@@ -24,3 +24,4 @@ pub mod sequence;
 pub mod stats;
 pub mod tensor;
 pub mod unsupported;
+pub mod version_routing;

@@ -114,6 +114,45 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
     page
 }
 
+/// What a shadow version was sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShadowSnapshot {
+    /// Name of the model.
+    pub model: String,
+    /// The shadow version.
+    pub version: u64,
+    /// Copies of requests that it was sent.
+    pub copies: u64,
+    /// Copies that it was not sent, or that it did not take.
+    pub refused: u64,
+}
+
+/// The part of the page about copies of requests to shadow versions; empty without such versions.
+pub fn shadow_copies(shadows: &[ShadowSnapshot]) -> String {
+    let mut page = String::new();
+    if shadows.is_empty() {
+        return page;
+    }
+    type Count = fn(&ShadowSnapshot) -> u64;
+    let families: [(&str, &str, Count); 2] = [
+        ("tritonserver_shadow_copies", "Number of requests copied to a shadow version", |shadow| shadow.copies),
+        (
+            "tritonserver_shadow_copies_refused",
+            "Number of copies that a shadow version was not sent, because too many were in flight, or did not take",
+            |shadow| shadow.refused,
+        ),
+    ];
+    for (name, help, value) in families {
+        heading(&mut page, name, help, false);
+        for shadow in shadows {
+            let model =
+                ModelSnapshot { name: shadow.model.clone(), version: shadow.version, ..ModelSnapshot::default() };
+            line(&mut page, name, &[&Labels::of(&model).all], value(shadow) as f64);
+        }
+    }
+    page
+}
+
 /// The part of the page about the memory of requests: what is in use, the limit if there is one, and what was refused.
 pub fn request_memory(budget: &ByteBudget) -> String {
     let mut page = String::new();
@@ -277,6 +316,20 @@ mod tests {
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)));
+    }
+
+    #[test]
+    fn copies_to_shadow_versions_are_shown_where_there_are_such_versions() {
+        assert_eq!(shadow_copies(&[]), "");
+        let page = shadow_copies(&[ShadowSnapshot { model: "m".into(), version: 3, copies: 12, refused: 1 }]);
+        let values: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            values,
+            [
+                "tritonserver_shadow_copies{model=\"m\",version=\"3\"} 12",
+                "tritonserver_shadow_copies_refused{model=\"m\",version=\"3\"} 1",
+            ]
+        );
     }
 
     #[test]

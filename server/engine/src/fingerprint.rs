@@ -8,6 +8,7 @@ use std::{
 use server_core::{
     config::ModelConfig,
     repository::{layout, plan::Change},
+    version_routing,
 };
 
 use crate::repository::Stamp;
@@ -46,7 +47,9 @@ impl Fingerprint {
 
 /// What a serving model cannot follow.
 fn fixed_part(config: &ModelConfig) -> ModelConfig {
-    ModelConfig { instance_group: Vec::new(), version_policy: None, ..config.clone() }
+    let mut fixed = ModelConfig { instance_group: Vec::new(), version_policy: None, ..config.clone() };
+    fixed.parameters.retain(|key, _| !version_routing::PARAMETERS.contains(&key.as_str()));
+    fixed
 }
 
 /// The files of a model's folder, sorted by whom they concern.

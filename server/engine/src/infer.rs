@@ -12,7 +12,7 @@ use server_core::{
     check,
     error::{Error, Result},
     interface::Interface,
-    request::{InferRequest, RequestedOutput},
+    request::{InferRequest, Parameter, RequestedOutput, VersionChoice},
     responder::Replies,
     response::{InferResponse, Outputs},
     tensor::Tensor,
@@ -20,7 +20,7 @@ use server_core::{
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::{model::LoadedModel, pool::Refused, registry::Registry, scheduler::Refusal};
+use crate::{model::LoadedModel, pool::Refused, registry::Registry, scheduler::Refusal, version_router::VersionRouter};
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
 #[derive(Clone)]
@@ -31,13 +31,44 @@ impl ModelHandle {
     pub fn interface(&self) -> &Arc<Interface> {
         &self.0.interface
     }
+
+    /// Takes over the mark that sends a request to the canary version, where the model has one and the caller gave it beside the
+    /// request: `find` looks the name of the mark up in HTTP headers or gRPC metadata. A parameter of the request counts more.
+    pub fn mark_canary<'a>(&self, request: &mut InferRequest, find: impl FnOnce(&str) -> Option<&'a [u8]>) {
+        let Some(canary) = self.0.routing.as_ref().and_then(|routing| routing.canary.as_ref()) else { return };
+        if request.parameters.iter().any(|(key, _)| *key == canary.key) {
+            return;
+        }
+        if let Some(value) = find(&canary.key).and_then(|value| std::str::from_utf8(value).ok()) {
+            request.parameters.push((canary.key.clone(), Parameter::String(value.to_owned())));
+        }
+    }
 }
 
 /// Checks and queues one request for a model that was found: step 1, the registry, lies behind.
 ///
 /// Errors: those found before it was queued; later ones come through the [`Inference`].
-pub(crate) fn infer(registry: &Registry, found: &ModelHandle, mut request: InferRequest) -> Result<Inference> {
-    let mut model = found.0.clone();
+pub(crate) fn infer(registry: &Arc<Registry>, found: &ModelHandle, request: InferRequest) -> Result<Inference> {
+    // versions between which requests are split, and those that get a copy
+    if let Some(router) = router(registry, &found.0, &request) {
+        let model = router.route(&request).cloned().unwrap_or_else(|| found.0.clone());
+        let copies: Vec<_> = router.shadows_of(&request, &model).map(|shadow| (shadow, request.clone())).collect();
+        let inference = infer_on(registry, model, request)?;
+        router.send_copies(registry, copies);
+        return Ok(inference);
+    }
+    infer_on(registry, found.0.clone(), request)
+}
+
+/// Who routes the request between the versions of its model, if anybody does.
+fn router(registry: &Registry, found: &LoadedModel, request: &InferRequest) -> Option<Arc<VersionRouter>> {
+    if found.routing.is_none() || request.model_version != VersionChoice::Latest {
+        return None;
+    }
+    registry.entry(&found.interface.model_name)?.router.clone()
+}
+
+fn infer_on(registry: &Registry, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
     // 5  scheduler: queued, and an instance called if it has something to do
@@ -63,7 +94,11 @@ fn successor(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -
     if !matches!(refused.refusal, Refusal::Closed) {
         return Ok(None);
     }
-    let found = registry.find(&model.interface.model_name, refused.request.model_version)?;
+    let routed = router(registry, model, &refused.request).and_then(|router| router.route(&refused.request).cloned());
+    let found = match routed {
+        Some(routed) => routed,
+        None => registry.find(&model.interface.model_name, refused.request.model_version)?,
+    };
     Ok((!found.shares_pool(model) && found.interface.is_like(&model.interface)).then_some(found))
 }
 

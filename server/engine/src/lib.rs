@@ -19,7 +19,9 @@ mod repository;
 mod response_order;
 mod scheduler;
 mod scheduling;
+mod shadow;
 mod stats;
+mod version_router;
 
 use std::{
     sync::{
@@ -259,7 +261,9 @@ impl Engine {
         let entries = self.registry.entries();
         let versions = entries.values().flat_map(|entry| entry.versions.values());
         let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
-        metrics::page(&models, machine.as_ref())
+        let routers = entries.values().filter_map(|entry| entry.router.as_ref());
+        let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
+        metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows)
     }
 
     /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.

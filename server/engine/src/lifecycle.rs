@@ -13,6 +13,7 @@ use server_core::{
         plan::{self, Plan},
     },
     tensor::Name,
+    version_routing::VersionRouting,
 };
 use tokio::{
     sync::Semaphore,
@@ -289,6 +290,13 @@ impl Lifecycle {
                 "load failed for model '{name}': at least one version must be available under the version policy of model '{name}'\n"
             ))
             .into());
+        }
+        // a mistake in these parameters was found above
+        if let Ok(Some(routing)) = VersionRouting::of(&config) {
+            let problems = routing.problems_with(name, &wanted, &layout.versions);
+            if !problems.is_empty() {
+                return Err(poll_failed(config::problems_error(name, &problems).to_string()));
+            }
         }
         let folder = files.is_none().then(|| FolderFiles::of(&model_dir, &config));
         Ok(Draft { model_dir, config, wanted, folder, files, to_keep })

@@ -12,6 +12,7 @@ use server_core::{
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::{Interface, Labels},
+    version_routing,
 };
 
 use crate::{
@@ -104,6 +105,10 @@ impl Loader {
             version_policy: target.config.version_policy.clone(),
             ..ModelConfig::clone(&serving.config)
         };
+        let is_about_versions = |key: &str| version_routing::PARAMETERS.contains(&key);
+        config.parameters.retain(|key, _| !is_about_versions(key));
+        let now = target.config.parameters.iter().filter(|(key, _)| is_about_versions(key));
+        config.parameters.extend(now.map(|(key, value)| (key.clone(), value.clone())));
         self.finish(target.name, &mut config)?;
         let of_any_shape = serving.interface.inputs.iter().filter(|input| input.takes_any_shape);
         let of_any_shape: Vec<String> = of_any_shape.map(|input| input.name.to_string()).collect();

@@ -1,5 +1,5 @@
 //! One loaded model version: what it takes and gives, its configuration, and the pool of instances that runs it. A
-//! change that concerns neither files nor requests (labels, instance counts, version policy) makes a new one of these on
+//! change that concerns neither files nor requests (labels, instance counts, version policy, routing between versions) makes a new one of these on
 //! the same pool.
 
 use std::{sync::Arc, time::Instant};
@@ -12,6 +12,7 @@ use server_core::{
     request::InferRequest,
     responder::Replies,
     stats::ModelSnapshot,
+    version_routing::VersionRouting,
 };
 
 use crate::{
@@ -26,6 +27,8 @@ pub(crate) struct LoadedModel {
     pub(crate) config: Arc<ModelConfig>,
     /// What it was made from.
     pub(crate) fingerprint: Fingerprint,
+    /// How requests that name no version are routed; the same for all versions of a model.
+    pub(crate) routing: Option<Arc<VersionRouting>>,
     pool: Arc<InstancePool>,
     /// Files given with the load request, kept as long as any version of them.
     files: Option<Arc<tempfile::TempDir>>,
@@ -58,7 +61,8 @@ impl LoadedModel {
         let pool = InstancePool::new(model, Scheduling::of(&config), interface.is_decoupled, counters);
         pool.resize(&placements(&config))?;
         pool.loaded(began.elapsed());
-        Ok(Self { interface: Arc::new(interface), config, fingerprint, pool: Arc::new(pool), files })
+        let routing = routing_of(&config);
+        Ok(Self { interface: Arc::new(interface), config, fingerprint, routing, pool: Arc::new(pool), files })
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -73,7 +77,8 @@ impl LoadedModel {
     ) -> Result<Self> {
         self.pool.resize(&placements(&config))?;
         let (pool, files) = (self.pool.clone(), self.files.clone());
-        Ok(Self { interface: Arc::new(interface), config, fingerprint, pool, files })
+        let routing = routing_of(&config);
+        Ok(Self { interface: Arc::new(interface), config, fingerprint, routing, pool, files })
     }
 
     /// Queues a checked request. Returns the way back, and when it has waited too long.
@@ -126,6 +131,11 @@ impl LoadedModel {
     pub(crate) fn shares_pool(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.pool, &other.pool)
     }
+}
+
+/// How a verified configuration routes requests between versions.
+fn routing_of(config: &ModelConfig) -> Option<Arc<VersionRouting>> {
+    VersionRouting::of(config).ok().flatten().map(Arc::new)
 }
 
 /// One placement per instance of the normalised configuration's groups, in the order of the configuration.

@@ -14,7 +14,7 @@ use server_core::{
     tensor::Name,
 };
 
-use crate::model::LoadedModel;
+use crate::{model::LoadedModel, version_router::VersionRouter};
 
 /// State of a model version in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Why no version could even be tried: unreadable configuration, no version folder.
     pub(crate) failure: Option<String>,
+    /// Who runs requests that name no version, where the configuration says more than "the latest".
+    pub(crate) router: Option<Arc<VersionRouter>>,
 }
 
 impl Entry {
@@ -148,6 +150,8 @@ impl Registry {
         let known = table.get(name);
         let mut entry = known.map_or_else(Entry::default, |entry| Entry::clone(&entry.load()));
         let result = change(&mut entry);
+        let ready = entry.versions.values().filter_map(|version| version.model.clone()).collect();
+        entry.router = VersionRouter::follow(entry.router.take(), ready);
         let is_known = !entry.versions.is_empty() || entry.failure.is_some();
         match known {
             Some(known) => {

@@ -11,8 +11,10 @@ pub(crate) mod request;
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use server_core::{
     error::{Error, Result},
+    interface::Interface,
     response::InferResponse,
 };
 use server_engine::{BlockingPool, Engine, ModelHandle};
@@ -28,19 +30,25 @@ use crate::error::status;
 pub(crate) async fn model_infer(
     engine: &Arc<Engine>,
     pool: &BlockingPool,
+    headers: &HeaderMap,
     message: Bytes,
     max_send_bytes: usize,
 ) -> Result<ModelInferResponse, Status> {
     let received_at = Instant::now();
-    let (model, Prepared { request, classes, .. }) = if request::is_long(&message) {
+    let (model, Prepared { mut request, classes, .. }) = if request::is_long(&message) {
         let engine = engine.clone();
         // boxed: the future of short calls stays small
         Box::pin(pool.run(move || read(&engine, message, received_at))).await.map_err(status)??
     } else {
         read(engine, message, received_at)?
     };
-    let response = async { engine.infer(&model, request)?.response().await }.await.map_err(status)?;
-    let response = classified(pool, &model, classes, response).await.map_err(status)?;
+    model.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
+    let inference = engine.infer(&model, request).map_err(status)?;
+    // routed to another version, which may have other labels
+    let routed = (inference.interface().version != model.interface().version).then(|| inference.interface().clone());
+    let response = inference.response().await.map_err(status)?;
+    let interface = routed.as_ref().unwrap_or(model.interface());
+    let response = classified(pool, interface, classes, response).await.map_err(status)?;
     answer::message(response, max_send_bytes).map_err(status)
 }
 
@@ -58,14 +66,14 @@ fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Result<(ModelH
 
 async fn classified(
     pool: &BlockingPool,
-    model: &ModelHandle,
+    interface: &Arc<Interface>,
     classes: Classes,
     mut response: InferResponse,
 ) -> Result<InferResponse> {
     if classes.is_long(&response) {
-        let interface = model.interface().clone();
+        let interface = interface.clone();
         return Box::pin(pool.run(move || classes.apply(&interface, &mut response).map(|()| response))).await?;
     }
-    classes.apply(model.interface(), &mut response)?;
+    classes.apply(interface, &mut response)?;
     Ok(response)
 }

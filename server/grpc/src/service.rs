@@ -86,7 +86,8 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
         let message = messages.only().await?;
-        let response = infer::model_infer(&self.engine, &self.pool, message, self.send.send_bytes).await?;
+        let response =
+            infer::model_infer(&self.engine, &self.pool, &head.headers, message, self.send.send_bytes).await?;
         self.respond(head, encode::infer_response(response)).await
     }
 

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream::SelectAll};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::Body;
 use server_core::error::Result;
 use server_engine::{BlockingPool, Engine, ModelHandle};
@@ -62,6 +62,7 @@ pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
     requests: Messages<B>,
 ) -> Result<InferStream<B>> {
     Ok(InferStream {
+        metadata: headers.clone(),
         is_strict: headers.get(STRICT).is_some_and(|value| value.as_bytes() == b"true"),
         requests: Some(requests),
         reading: None,
@@ -78,6 +79,8 @@ pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
 /// One stream.
 pub(crate) struct InferStream<B> {
     context: Context,
+    /// Of the call: it marks requests for canary versions.
+    metadata: HeaderMap,
     is_strict: bool,
     /// `None` once the client has half-closed.
     requests: Option<Messages<B>>,
@@ -179,7 +182,8 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     }
 
     fn run(&self, request: Request) -> Result<Run, Failure> {
-        let Request { model, asked_version, prepared } = request;
+        let Request { model, asked_version, mut prepared } = request;
+        model.mark_canary(&mut prepared.request, |key| self.metadata.get(key).map(HeaderValue::as_bytes));
         let id = prepared.request.id.clone();
         let run = if self.context.admission.is_closed() {
             Err(admission::shutting_down())

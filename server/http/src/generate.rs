@@ -156,6 +156,7 @@ async fn start(
     };
     let (mut request, held) = server.options.blocking_pool.run_if(is_long, decode).await??;
     request.model_version = model.version;
+    found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
     Ok(Running { inference: server.engine.infer(&found, request)?, held })
 }
 

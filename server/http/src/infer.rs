@@ -9,7 +9,7 @@ mod output_options;
 
 use std::time::Instant;
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use server_core::{
     byte_budget::Reservation,
     error::{Error, Result},
@@ -59,11 +59,15 @@ pub(crate) async fn infer(
         };
         let decoded;
         (source, options, decoded) = server.options.blocking_pool.run(work).await?;
-        let (request, held) = decoded?;
+        let (mut request, held) = decoded?;
+        found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
         (server.engine.infer(&found, request)?, held)
     } else {
-        submit(server, &found, &source, body, &mut options)?
+        submit(server, &found, &source, &headers, body, &mut options)?
     };
+    if inference.interface().version != source.interface.version {
+        source.interface = inference.interface().clone(); // routed to another version, which may have other labels
+    }
 
     // 3  run; dropping this future, as happens when the client disconnects, cancels the request
     let mut response = inference.response().await?;
@@ -91,9 +95,11 @@ fn submit(
     server: &Server,
     found: &ModelHandle,
     source: &Source,
+    headers: &HeaderMap,
     body: Received,
     options: &mut OutputOptions,
 ) -> Result<(Inference, Option<Reservation>)> {
-    let (request, held) = source.decode(body, options)?;
+    let (mut request, held) = source.decode(body, options)?;
+    found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
     Ok((server.engine.infer(found, request)?, held))
 }

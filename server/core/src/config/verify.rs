@@ -11,6 +11,7 @@ mod io;
 mod metrics;
 mod queueing;
 mod sequence;
+mod versions;
 
 pub use files::verify_override;
 use server_proto::inference::model_config::SchedulingChoice;
@@ -43,6 +44,7 @@ fn check(config: &ModelConfig, directory_name: &str, machine: Option<&Machine>) 
     }
     cache::check(config, &mut findings);
     metrics::check(config, &mut findings);
+    versions::check(config, &mut findings);
     if let Some(machine) = machine {
         io::check(config, &mut findings);
         batch_io::check(config, &mut findings);

@@ -6,7 +6,8 @@
 pub enum Change {
     /// Nothing that concerns it.
     Nothing,
-    /// Only what a serving version can follow: labels, instance groups, the version policy.
+    /// Only what a serving version can follow: labels, instance groups, the version policy, how requests are
+    /// routed between versions.
     Settings,
     /// Its files or the rest of its configuration.
     Model,

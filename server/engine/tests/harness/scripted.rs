@@ -107,7 +107,8 @@ impl Backend for Scripted {
             return Err(Error::unavailable(format!("version {} is broken", source.version)));
         }
         self.probe.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(ScriptedModel { probe: self.probe.clone(), host: host.clone(), script: String::new() }))
+        let is_gated = source.version_dir.join("gated").exists();
+        Ok(Box::new(ScriptedModel { probe: self.probe.clone(), host: host.clone(), script: String::new(), is_gated }))
     }
 }
 
@@ -115,11 +116,16 @@ struct ScriptedModel {
     probe: Arc<Probe>,
     host: Weak<dyn Host>,
     script: String,
+    /// This version waits at the gate, whatever the script of the model says.
+    is_gated: bool,
 }
 
 impl Model for ScriptedModel {
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
         self.script = config.parameters.get("script").map(|value| value.string_value.clone()).unwrap_or_default();
+        if self.is_gated {
+            self.script = "gated".into();
+        }
         Ok(())
     }
 

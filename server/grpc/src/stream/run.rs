@@ -72,8 +72,8 @@ impl Run {
         let id = request.id.clone();
         let inference = context.engine.infer(model, request)?;
         Ok(Self {
+            interface: inference.interface().clone(),
             inference,
-            interface: model.interface().clone(),
             pool: context.pool.clone(),
             classes,
             id,

@@ -1,0 +1,116 @@
+//! Copies of requests for shadow versions, whose answers are dropped. A copy runs in a task of its own, so that the caller of the
+//! original never waits for it, and only so many are in flight: the others are counted and not made.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use server_core::{
+    error::Result,
+    metrics::ShadowSnapshot,
+    request::{InferRequest, VersionChoice},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    infer::{Inference, ModelHandle},
+    model::LoadedModel,
+};
+
+/// Copies of one model's requests that may be in flight: each keeps its tensors.
+const MOST_COPIES: usize = 128;
+
+/// A version that gets copies.
+pub(crate) struct Shadow {
+    pub(crate) version: u64,
+    percent: u64,
+    /// `None` while it is not ready.
+    model: Option<Arc<LoadedModel>>,
+    count: Arc<Count>,
+}
+
+/// Counts of one shadow version.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// Requests of which it could have had a copy.
+    seen: AtomicU64,
+    copies: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What outlives the shadows of one model when they change: counts by version, and the copies in flight.
+#[derive(Debug)]
+pub(crate) struct ShadowCounts {
+    by_version: Mutex<BTreeMap<u64, Arc<Count>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Default for ShadowCounts {
+    fn default() -> Self {
+        Self { by_version: Mutex::default(), permits: Arc::new(Semaphore::new(MOST_COPIES)) }
+    }
+}
+
+impl Shadow {
+    pub(crate) fn new(version: u64, percent: u32, model: Option<Arc<LoadedModel>>, count: Arc<Count>) -> Self {
+        Self { version, percent: u64::from(percent), model, count }
+    }
+
+    /// Whether this request is one of its percentage, which is spread evenly.
+    pub(crate) fn is_due(&self) -> bool {
+        let number = self.count.seen.fetch_add(1, Ordering::Relaxed) % 100;
+        (number + 1) * self.percent / 100 > number * self.percent / 100
+    }
+
+    pub(crate) fn snapshot(&self, model: &str) -> ShadowSnapshot {
+        ShadowSnapshot {
+            model: model.to_owned(),
+            version: self.version,
+            copies: self.count.copies.load(Ordering::Relaxed),
+            refused: self.count.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl ShadowCounts {
+    /// The counts of a version.
+    pub(crate) fn of(&self, version: u64) -> Arc<Count> {
+        self.by_version.lock().entry(version).or_default().clone()
+    }
+
+    /// Runs a copy beside everything else, if it may; never waits. `infer` is what runs a request.
+    pub(crate) fn send(
+        &self,
+        shadow: &Shadow,
+        request: InferRequest,
+        infer: impl FnOnce(ModelHandle, InferRequest) -> Result<Inference> + Send + 'static,
+    ) {
+        let permit = self.permits.clone().try_acquire_owned();
+        // a backend that asks other models does so from a thread of its own
+        let runtime = tokio::runtime::Handle::try_current();
+        let (Some(model), Ok(permit), Ok(runtime)) = (shadow.model.clone(), permit, runtime) else {
+            shadow.count.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let (version, count) = (shadow.version, shadow.count.clone());
+        drop(runtime.spawn(async move {
+            let request = InferRequest { model_version: VersionChoice::Exact(version), ..request };
+            match infer(ModelHandle(model), request) {
+                Ok(mut inference) => {
+                    count.copies.fetch_add(1, Ordering::Relaxed);
+                    while poll_fn(|context| inference.poll_next(context)).await.is_some() {}
+                }
+                Err(_) => {
+                    count.refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            drop(permit);
+        }));
+    }
+}
