@@ -11,6 +11,7 @@ pub mod check;
 pub mod classification;
 pub mod completion;
 pub mod config;
+pub mod ensemble;
 pub mod error;
 pub mod interface;
 pub mod metrics;

@@ -1,0 +1,24 @@
+//! Ensembles: models connected by tensors, run as one model. [`Graph`] is compiled once per load from the ensemble's
+//! configuration and the interfaces of the models it is made of; [`Progress`] is the state of one request: it says which
+//! steps may run, is told what they answered, and gives the ensemble's own responses. Who runs the steps, and when, is the
+//! caller's business: nothing here waits, and nothing here copies the bytes of a tensor.
+
+mod adapt;
+mod check;
+mod decoupled;
+mod graph;
+#[cfg(test)]
+mod graph_tests;
+mod members;
+mod progress;
+#[cfg(test)]
+mod progress_tests;
+mod sequence;
+#[cfg(test)]
+mod testing;
+
+pub use self::{
+    graph::Graph,
+    members::{Member, Members, circular},
+    progress::{MAX_RUNS_PER_STEP, Progress, Run, StepInputs},
+};
