@@ -4,6 +4,8 @@
 
 use std::{
     sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -13,7 +15,6 @@ use crate::{
     batch::Pending,
     error::Error,
     responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
-    response::Outputs,
     sequence::SlotRef,
     stats::FailureReason,
 };
@@ -62,16 +63,16 @@ pub struct RequestRecord {
     pub batch_size: u32,
 }
 
-/// How one response, or the end without one, is counted.
+/// How one response, or what came in place of one, is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseOutcome {
     /// A response with or without tensors.
     Success,
     /// An error.
     Fail,
-    /// The final flag alone: nothing more comes.
+    /// Computed, and there was nothing to send.
     Empty,
-    /// Its caller had left.
+    /// Not computed any more: its caller had left.
     Cancelled,
 }
 
@@ -166,35 +167,57 @@ impl Completion {
         self.responder.as_ref().is_none_or(Responder::is_abandoned)
     }
 
-    /// Sends one response of several; the request goes on. Where its reader is behind, blocks for `patience` at most.
+    /// Ready once the caller has left; before, the waker is woken when it does. Of this and [`Completion::poll_room`] the
+    /// last call counts.
+    pub fn poll_cancelled(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.responder.as_mut().map_or(Poll::Ready(()), |responder| responder.poll_abandoned(context))
+    }
+
+    /// Ready once that reply would be taken, or the caller has left; before, the waker is woken when one of the two comes.
+    pub fn poll_room(&mut self, reply: &Reply, context: &mut Context<'_>) -> Poll<()> {
+        self.responder.as_mut().map_or(Poll::Ready(()), |responder| responder.poll_room(reply, context))
+    }
+
+    /// Sends one response of several, or an error in place of one; the request goes on. Where its reader is behind, blocks
+    /// for `patience` at most.
     ///
-    /// Errors: the slot is still full then, and the response comes back; or the caller has left.
-    pub fn send(&mut self, outputs: Outputs, marks: &ResponseMarks, patience: Duration) -> Result<(), NotSent> {
+    /// Errors: the slot is still full then, and the reply comes back; or the caller has left, and the request is over but
+    /// for its end. What was computed is counted even then.
+    pub fn send(&mut self, reply: Reply, marks: &ResponseMarks, patience: Duration) -> Result<(), NotSent> {
+        if !self.wait_for_room(&reply, patience) {
+            return Err(NotSent::Full(Box::new(reply)));
+        }
         let (Some(events), Some(responder)) = (&self.events, &mut self.responder) else {
             return Err(NotSent::Abandoned);
         };
-        if !responder.wait_for_room(&outputs, patience) {
-            return Err(NotSent::Full(Box::new(outputs)));
-        }
-        let is_cancelled = responder.is_abandoned();
-        let outcome = if is_cancelled { ResponseOutcome::Cancelled } else { ResponseOutcome::Success };
+        let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
         events.responded(self.responses, outcome, marks);
         self.responses = self.responses.saturating_add(1);
-        if is_cancelled { Err(NotSent::Abandoned) } else { responder.send(outputs) }
+        responder.send(reply)
     }
 
-    /// Says the last word: a response, an error, or nothing after earlier responses. The request's memory may be held
-    /// on to; it is released when this is dropped.
+    /// Counts one response of several that turned out to be nothing, and is not sent.
+    pub fn skip(&mut self, marks: &ResponseMarks) {
+        self.count_response(ResponseOutcome::Empty, marks);
+    }
+
+    /// Ends a request whose caller has left: the response that would have been next is counted as cancelled, with the time
+    /// that it took to clean up.
+    pub fn cancel(&mut self, marks: &ResponseMarks) {
+        self.count_response(ResponseOutcome::Cancelled, marks);
+        self.end(FailureReason::Canceled, Error::cancelled(""), marks.end);
+    }
+
+    /// Says the last word: a response, an error, or the end alone, which is no response and is counted as none. The
+    /// request's memory may be held on to; it is released when this is dropped.
     pub fn finish(&mut self, reply: Option<Reply>, marks: &Marks) {
         let Some(responder) = self.responder.take() else { return };
         let Some(events) = &self.events else { return hand_over(responder, reply) };
-        let outcome = match &reply {
-            None => ResponseOutcome::Empty,
-            Some(Ok(_)) => ResponseOutcome::Success,
-            Some(Err(_)) => ResponseOutcome::Fail,
-        };
-        let last = ResponseMarks { start: marks.input_end, output_start: marks.output_start, end: marks.end };
-        events.responded(self.responses, outcome, &last);
+        if let Some(reply) = &reply {
+            let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
+            let last = ResponseMarks { start: marks.input_end, output_start: marks.output_start, end: marks.end };
+            events.responded(self.responses, outcome, &last);
+        }
         let outcome = match &reply {
             Some(Err(error)) => Err(FailureReason::of_backend(error)),
             _ => Ok(()),
@@ -205,7 +228,8 @@ impl Completion {
 
     /// Ends a request that never ran: it expired in the queue, or its caller left.
     pub fn reject(mut self, reason: FailureReason, error: Error) {
-        self.end_without_run(reason, error);
+        let Some(now) = self.events.as_ref().map(|events| events.now()) else { return };
+        self.end(reason, error, now);
     }
 
     /// Takes the request out of all accounts: it was not queued after all, and somebody else answers its caller.
@@ -231,10 +255,48 @@ impl Completion {
         self.slot
     }
 
-    fn end_without_run(&mut self, reason: FailureReason, error: Error) {
+    fn count_response(&mut self, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        if let (Some(events), Some(_)) = (&self.events, &self.responder) {
+            events.responded(self.responses, outcome, marks);
+            self.responses = self.responses.saturating_add(1);
+        }
+    }
+
+    /// Blocks until the reply fits, its reader has left, or `patience` is over: then `false`.
+    fn wait_for_room(&mut self, reply: &Reply, patience: Duration) -> bool {
+        let Some(responder) = &mut self.responder else { return true };
+        if responder.poll_room(reply, &mut Context::from_waker(Waker::noop())).is_ready() {
+            return true;
+        }
+        let Some(events) = self.events.as_ref().filter(|_| !patience.is_zero()) else { return false };
+        let deadline = events.now() + patience;
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        while responder.poll_room(reply, &mut Context::from_waker(&waker)).is_pending() {
+            let left = deadline.saturating_duration_since(events.now());
+            if left.is_zero() {
+                return false;
+            }
+            thread::park_timeout(left);
+        }
+        true
+    }
+
+    /// Whoever ran it let go of it: nobody waits for it any more, or there was a panic, or the backend forgot.
+    fn end_unfinished(&mut self) {
+        let (Some(events), Some(responder)) = (&self.events, &self.responder) else { return };
+        let now = events.now();
+        if responder.is_abandoned() {
+            self.cancel(&ResponseMarks { start: now, output_start: now, end: now });
+        } else {
+            self.end(FailureReason::Backend, unanswered(), now);
+        }
+    }
+
+    /// Ends the request with an error that no backend said.
+    fn end(&mut self, reason: FailureReason, error: Error, now: Instant) {
         let Some(responder) = self.responder.take() else { return };
         if let Some(events) = &self.events {
-            events.ended(&self.record, Err(reason), None, events.now());
+            events.ended(&self.record, Err(reason), None, now);
         }
         self.say(responder, Some(Err(error)));
     }
@@ -250,10 +312,18 @@ impl Completion {
     }
 }
 
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 impl Drop for Completion {
     fn drop(&mut self) {
-        // Whoever ran it let go of it: a panic, or a backend that forgot.
-        self.end_without_run(FailureReason::Backend, unanswered());
+        self.end_unfinished();
         if let Some(events) = self.events.take() {
             if let Some(ticket) = self.ticket {
                 events.passed_over(ticket);

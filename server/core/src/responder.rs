@@ -2,17 +2,19 @@
 //! receives them. A responder dropped unfinished answers with an internal error; a caller that leaves closes the slot.
 //!
 //! A slot holds a bounded number of bytes: a backend that is faster than its reader waits, or hears that the slot is
-//! full. Nothing here knows a runtime: the caller's end is polled, the backend's end wakes it.
+//! full. Nothing here knows a runtime: either end is polled, and woken by the other.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
+mod slot;
+mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::task::{Context, Poll, Waker};
+
+use self::{
+    slot::{End, Slot, State, reply_bytes},
+    sync::{Arc, Mutex},
 };
-
-use parking_lot::{Condvar, Mutex};
-
 use crate::{
     error::{Error, Result},
     response::Outputs,
@@ -21,69 +23,16 @@ use crate::{
 /// One thing the caller's end receives.
 pub type Reply = Result<Outputs>;
 
-/// Bytes of responses a slot holds before it is full, unless it was made with another limit.
-pub const DEFAULT_SLOT_BYTES: usize = 64 << 20;
+/// Bytes of unread responses a slot holds before it is full, unless it was made with another limit.
+pub const DEFAULT_SLOT_BYTES: usize = 1 << 20;
 
-/// What a response without tensors counts in a slot, bytes: empty responses are bounded too.
-const RESPONSE_OVERHEAD: usize = 256;
-
-/// Why a response was not taken.
+/// Why a reply was not taken.
 #[derive(Debug)]
 pub enum NotSent {
-    /// The caller has not read what was sent before; the response comes back.
-    Full(Box<Outputs>),
+    /// The caller has not read what was sent before; the reply comes back.
+    Full(Box<Reply>),
     /// The caller left.
     Abandoned,
-}
-
-struct State {
-    /// The common case is one reply: it never touches `more`.
-    first: Option<Reply>,
-    more: VecDeque<Reply>,
-    /// Bytes of the responses that wait to be read.
-    bytes: usize,
-    limit: usize,
-    is_finished: bool,
-    is_abandoned: bool,
-    /// Somebody waits in [`Responder::wait_for_room`].
-    is_awaited: bool,
-    waker: Option<Waker>,
-}
-
-impl State {
-    fn push(&mut self, reply: Reply) {
-        self.bytes += size(&reply);
-        if self.first.is_none() && self.more.is_empty() {
-            self.first = Some(reply);
-        } else {
-            self.more.push_back(reply);
-        }
-    }
-
-    fn pop(&mut self) -> Option<Reply> {
-        let reply = self.first.take().or_else(|| self.more.pop_front())?;
-        self.bytes -= size(&reply);
-        Some(reply)
-    }
-
-    /// An empty slot has room for anything.
-    fn has_room(&self, bytes: usize) -> bool {
-        self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.limit
-    }
-}
-
-fn size(reply: &Reply) -> usize {
-    reply.as_ref().map_or(RESPONSE_OVERHEAD, response_bytes)
-}
-
-/// What a response counts in a slot, bytes.
-fn response_bytes(outputs: &Outputs) -> usize {
-    outputs.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>() + RESPONSE_OVERHEAD
-}
-
-struct Slot {
-    state: Mutex<State>,
-    room: Condvar,
 }
 
 /// Makes both ends of a slot that holds [`DEFAULT_SLOT_BYTES`].
@@ -91,75 +40,81 @@ pub fn reply_slot() -> (Responder, Replies) {
     reply_slot_of(DEFAULT_SLOT_BYTES)
 }
 
-/// Makes both ends of a slot that is full when the responses in it have `limit` bytes. One response always fits.
+/// Makes both ends of a slot that is full when the replies in it have `limit` bytes. One reply always fits.
 pub fn reply_slot_of(limit: usize) -> (Responder, Replies) {
-    let state = State {
-        first: None,
-        more: VecDeque::new(),
-        bytes: 0,
-        limit,
-        is_finished: false,
-        is_abandoned: false,
-        is_awaited: false,
-        waker: None,
-    };
-    let slot = Arc::new(Slot { state: Mutex::new(state), room: Condvar::new() });
-    (Responder { slot: Some(slot.clone()) }, Replies { slot })
+    let slot = Arc::new(Mutex::new(State::new(limit)));
+    (Responder { slot: Some(slot.clone()) }, Replies { slot, is_finished: false })
 }
+
+// === the backend's end ===
 
 /// The backend's end.
 pub struct Responder {
     /// Taken by the one end this request gets.
-    slot: Option<Arc<Slot>>,
+    slot: Option<Slot>,
 }
 
 impl Responder {
-    /// Sends one response of several; the request goes on.
+    /// Sends one reply of several; the request goes on.
     ///
     /// Errors: the slot is full or its reader has left.
-    pub fn send(&mut self, outputs: Outputs) -> Result<(), NotSent> {
+    pub fn send(&mut self, reply: Reply) -> Result<(), NotSent> {
         let Some(slot) = &self.slot else { return Err(NotSent::Abandoned) };
-        let state = slot.state.lock();
+        let mut state = slot.lock();
         if state.is_abandoned {
             return Err(NotSent::Abandoned);
         }
-        if !state.has_room(response_bytes(&outputs)) {
-            return Err(NotSent::Full(Box::new(outputs)));
+        if !state.has_room(reply_bytes(&reply)) {
+            return Err(NotSent::Full(Box::new(reply)));
         }
-        deliver(state, Some(Ok(outputs)), false);
+        let reader = state.push(reply);
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// Blocks until a response fits, its reader has left, or `patience` is over. `false` if there is no room then.
-    pub fn wait_for_room(&self, outputs: &Outputs, patience: Duration) -> bool {
-        let Some(slot) = &self.slot else { return true };
-        let bytes = response_bytes(outputs);
-        let mut state = slot.state.lock();
-        let is_full = |state: &mut State| {
-            state.is_awaited = !state.is_abandoned && !state.has_room(bytes);
-            state.is_awaited
-        };
-        !slot.room.wait_while_for(&mut state, is_full, patience).timed_out() || !is_full(&mut state)
+    /// Ready once a reply fits or its reader has left. Before, the waker is woken when one of the two comes.
+    pub fn poll_room(&mut self, reply: &Reply, context: &mut Context<'_>) -> Poll<()> {
+        let Some(slot) = &self.slot else { return Poll::Ready(()) };
+        let bytes = reply_bytes(reply);
+        let mut state = slot.lock();
+        if state.is_abandoned || state.has_room(bytes) {
+            return Poll::Ready(());
+        }
+        state.watch(Some(bytes), context.waker());
+        Poll::Pending
     }
 
-    /// Sends the last response, or the only one.
+    /// Ready once the caller has left. Before, the waker is woken when it does.
+    pub fn poll_abandoned(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(slot) = &self.slot else { return Poll::Ready(()) };
+        let mut state = slot.lock();
+        if state.is_abandoned {
+            return Poll::Ready(());
+        }
+        state.watch(None, context.waker());
+        Poll::Pending
+    }
+
+    /// Sends the last reply, or the only one: it always fits, for nothing follows it.
     pub fn finish(mut self, reply: Reply) {
         self.end(Some(reply));
     }
 
-    /// Ends without a further response: the empty final of a decoupled model.
+    /// Ends without a further reply: the empty final of a decoupled model.
     pub fn finish_empty(mut self) {
         self.end(None);
     }
 
     /// Whether the caller has left, so that work for it may be skipped.
     pub fn is_abandoned(&self) -> bool {
-        self.slot.as_ref().is_none_or(|slot| slot.state.lock().is_abandoned)
+        self.slot.as_ref().is_none_or(|slot| slot.lock().is_abandoned)
     }
 
     fn end(&mut self, reply: Option<Reply>) {
         if let Some(slot) = self.slot.take() {
-            deliver(slot.state.lock(), reply, true);
+            let reader = slot.lock().finish(reply);
+            reader.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -175,159 +130,50 @@ pub(crate) fn unanswered() -> Error {
     Error::internal("the request was dropped without a response")
 }
 
-fn deliver(mut state: parking_lot::MutexGuard<'_, State>, reply: Option<Reply>, is_last: bool) {
-    if state.is_abandoned {
-        return;
-    }
-    if let Some(reply) = reply {
-        state.push(reply);
-    }
-    state.is_finished |= is_last;
-    let waker = state.waker.take();
-    drop(state); // wake outside the lock: the woken task takes it at once
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
+// === the caller's end ===
 
 /// The caller's end. Dropping it cancels the request.
 pub struct Replies {
-    slot: Arc<Slot>,
+    slot: Slot,
+    is_finished: bool,
 }
 
 impl Replies {
     /// The next reply; `None` after the last one.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Reply>> {
-        let mut state = self.slot.state.lock();
-        if let Some(reply) = state.pop() {
-            let is_awaited = std::mem::take(&mut state.is_awaited);
-            drop(state);
-            if is_awaited {
-                self.slot.room.notify_all();
-            }
-            return Poll::Ready(Some(reply));
-        }
-        if state.is_finished {
+        if self.is_finished {
             return Poll::Ready(None);
         }
-        match &state.waker {
-            Some(waker) if waker.will_wake(context.waker()) => {}
-            _ => state.waker = Some(context.waker().clone()),
+        let mut state = self.slot.lock();
+        if let Some((reply, is_last)) = state.pop() {
+            let sender = state.sender_with_room();
+            drop(state);
+            self.is_finished = is_last;
+            sender.into_iter().for_each(Waker::wake);
+            return Poll::Ready(Some(reply));
         }
+        if state.end != End::Open {
+            drop(state);
+            self.is_finished = true;
+            return Poll::Ready(None);
+        }
+        state.await_reply(context.waker());
         Poll::Pending
+    }
+
+    /// Whether nothing more comes. After a reply that tells a last word from one that is followed by the end alone: only
+    /// then is it true at once.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
     }
 }
 
 impl Drop for Replies {
     fn drop(&mut self) {
-        let mut state = self.slot.state.lock();
-        state.is_abandoned = true;
-        let unread = (state.waker.take(), state.first.take(), std::mem::take(&mut state.more));
-        state.bytes = 0;
-        let is_awaited = std::mem::take(&mut state.is_awaited);
+        let mut state = self.slot.lock();
+        let (unread, sender) = state.abandon();
         drop(state);
-        drop(unread); // outside the lock: tensors may take a while to free
-        if is_awaited {
-            self.slot.room.notify_all();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Code;
-
-    fn poll(replies: &mut Replies) -> Poll<Option<Reply>> {
-        replies.poll_next(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn one_reply_then_the_end() {
-        let (responder, mut replies) = reply_slot();
-        assert!(poll(&mut replies).is_pending());
-        responder.finish(Ok(Outputs::default()));
-        assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
-        assert!(matches!(poll(&mut replies), Poll::Ready(None)));
-    }
-
-    #[test]
-    fn several_replies_keep_their_order() {
-        let (mut responder, mut replies) = reply_slot();
-        for index in 0..3 {
-            let parameters = vec![("index".into(), crate::request::Parameter::Int(index))].into();
-            responder.send(Outputs { parameters, ..Outputs::default() }).unwrap();
-        }
-        responder.finish_empty();
-        for index in 0..3 {
-            let Poll::Ready(Some(Ok(outputs))) = poll(&mut replies) else { panic!("reply {index} is missing") };
-            assert_eq!(outputs.parameters[0].1, crate::request::Parameter::Int(index));
-        }
-        assert!(matches!(poll(&mut replies), Poll::Ready(None)));
-    }
-
-    #[test]
-    fn a_dropped_responder_is_an_internal_error() {
-        let (responder, mut replies) = reply_slot();
-        drop(responder);
-        let Poll::Ready(Some(Err(error))) = poll(&mut replies) else { panic!("expected an error") };
-        assert_eq!(error.code, Code::Internal);
-        assert!(matches!(poll(&mut replies), Poll::Ready(None)));
-    }
-
-    #[test]
-    fn a_caller_that_left_is_seen() {
-        let (responder, replies) = reply_slot();
-        assert!(!responder.is_abandoned());
-        drop(replies);
-        assert!(responder.is_abandoned());
-        responder.finish(Ok(Outputs::default()));
-    }
-
-    fn bytes(count: usize) -> Outputs {
-        let (name, data_type) = ("OUTPUT0".into(), crate::tensor::DataType::Uint8);
-        let tensor = crate::tensor::Tensor {
-            name,
-            data_type,
-            shape: crate::tensor::Shape::from_slice(&[count as i64]),
-            data: vec![0; count].into(),
-        };
-        Outputs { tensors: [tensor].into_iter().collect(), ..Outputs::default() }
-    }
-
-    #[test]
-    fn a_full_slot_gives_the_response_back_until_its_reader_made_room() {
-        let (mut responder, mut replies) = reply_slot_of(1000);
-        responder.send(bytes(5000)).expect("one response always fits");
-        assert!(matches!(responder.send(bytes(1)), Err(NotSent::Full(outputs)) if outputs.tensors[0].data.len() == 1));
-        assert!(!responder.wait_for_room(&bytes(1), Duration::ZERO));
-        assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
-        assert!(responder.wait_for_room(&bytes(1), Duration::ZERO));
-        let sent = (0..).take_while(|_| responder.send(Outputs::default()).is_ok()).count();
-        assert_eq!(sent, 1000 / RESPONSE_OVERHEAD, "responses without tensors are bounded too");
-        responder.finish(Ok(Outputs::default())); // the last one is always taken: nothing follows it
-        assert_eq!((0..).take_while(|_| matches!(poll(&mut replies), Poll::Ready(Some(_)))).count(), sent + 1);
-    }
-
-    #[test]
-    fn whoever_waits_for_room_goes_on_when_the_reader_reads_or_leaves() {
-        for reads in [true, false] {
-            let (mut responder, mut replies) = reply_slot_of(1000);
-            responder.send(bytes(1000)).unwrap();
-            let slot = replies.slot.clone();
-            let sender = std::thread::spawn(move || {
-                assert!(responder.wait_for_room(&bytes(1000), Duration::from_secs(60)));
-                responder.send(bytes(1000)).is_ok()
-            });
-            while !slot.state.lock().is_awaited {
-                std::thread::yield_now();
-            }
-            if reads {
-                assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
-            } else {
-                drop(replies);
-            }
-            assert_eq!(sender.join().unwrap(), reads);
-        }
+        drop(unread);
+        sender.into_iter().for_each(Waker::wake);
     }
 }

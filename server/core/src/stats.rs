@@ -73,9 +73,9 @@ pub struct ResponseSnapshot {
     pub success: Durations,
     /// Errors.
     pub fail: Durations,
-    /// Ends without a response.
+    /// Computed, and nothing to send.
     pub empty_response: Durations,
-    /// Responses nobody waited for any more.
+    /// Not computed any more, for nobody waited: the time to clean up.
     pub cancel: Durations,
 }
 
@@ -184,17 +184,25 @@ impl ModelSnapshot {
         }
         let response = &mut self.responses[index];
         let total = marks.end.saturating_duration_since(marks.start);
-        response.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.start));
+        let infer = marks.output_start.saturating_duration_since(marks.start);
+        let output = marks.end.saturating_duration_since(marks.output_start);
         match outcome {
             ResponseOutcome::Success => {
-                response.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+                response.compute_infer.add(1, infer);
+                response.compute_output.add(1, output);
                 response.success.add(1, total);
             }
             ResponseOutcome::Fail => {
-                response.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+                response.compute_infer.add(1, infer);
+                if !output.is_zero() {
+                    response.compute_output.add(1, output); // else it failed before there was an output
+                }
                 response.fail.add(1, total);
             }
-            ResponseOutcome::Empty => response.empty_response.add(1, total),
+            ResponseOutcome::Empty => {
+                response.compute_infer.add(1, total);
+                response.empty_response.add(1, total);
+            }
             ResponseOutcome::Cancelled => response.cancel.add(1, total),
         }
     }

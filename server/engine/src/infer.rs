@@ -130,8 +130,14 @@ impl Inference {
             reply = self.replies.poll_next(context);
         }
         let reply = ready!(reply);
-        self.is_over = reply.is_none() || !self.model.interface.is_decoupled;
+        self.is_over = self.replies.is_finished();
         Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
+    }
+
+    /// Whether nothing more comes. After a response that tells a last one from one that is followed by the end alone: only
+    /// then is it true at once.
+    pub fn is_finished(&self) -> bool {
+        self.is_over
     }
 
     /// Whether the deadline has passed; told once. Before, the caller is woken when it does.
@@ -151,7 +157,7 @@ impl Inference {
     pub async fn response(mut self) -> Result<InferResponse> {
         let first = poll_fn(|context| self.poll_next(context)).await;
         let response = first.ok_or_else(|| Error::internal("expected a single response, got 0"))??;
-        if self.model.interface.is_decoupled {
+        if !self.is_over {
             let mut count = 1;
             while poll_fn(|context| self.poll_next(context)).await.is_some() {
                 count += 1;

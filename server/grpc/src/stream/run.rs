@@ -53,8 +53,6 @@ pub(super) struct Run {
     asked_version: String,
     wants_empty_final: bool,
     max_send_bytes: usize,
-    /// A response that came while its predecessor was checked for being the last.
-    next: Option<Result<InferResponse>>,
     /// A response that is classified on the blocking pool.
     classifying: Option<Pin<Box<dyn Future<Output = Result<InferResponse>> + Send>>>,
     is_over: bool,
@@ -80,7 +78,6 @@ impl Run {
             asked_version,
             wants_empty_final,
             max_send_bytes: context.limits.send_bytes,
-            next: None,
             classifying: None,
             is_over: false,
         })
@@ -174,20 +171,12 @@ impl Stream for Run {
         if this.is_over {
             return Poll::Ready(None);
         }
-        let reply = match this.next.take() {
-            Some(reply) => Some(reply),
-            None => ready!(this.inference.poll_next(context)),
-        };
-        let Some(reply) = reply else {
+        let Some(reply) = ready!(this.inference.poll_next(context)) else {
             this.is_over = true;
             let empty = this.wants_empty_final.then(|| Ok(message_of(marked(this.response_head(), true))));
             return Poll::Ready(empty);
         };
-        match this.inference.poll_next(context) {
-            Poll::Ready(None) => this.is_over = true,
-            Poll::Ready(next) => this.next = next,
-            Poll::Pending => {}
-        }
+        this.is_over = this.inference.is_finished();
         match this.respond(reply, this.is_over) {
             Some(response) => Poll::Ready(Some(response)),
             None => this.poll_classified(context, this.is_over).map(Some),
