@@ -6,9 +6,13 @@
 // the C library.
 
 mod dylib;
+mod expect;
 mod heap;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_over_time;
+mod timed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -50,7 +54,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { identity, onnxruntime }
+backends! { identity, onnxruntime, repeat, square }
 
 #[cfg(test)]
 mod tests {

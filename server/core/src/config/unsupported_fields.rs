@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MapKey, Value};
 use super::{ModelConfig, reflect};
 
 /// Schema paths: a field named here stands for everything below it.
-const UNSUPPORTED: [&str; 26] = [
+const UNSUPPORTED: [&str; 25] = [
     "runtime",
     "input.is_shape_tensor",
     "input.allow_ragged_batch",
@@ -29,7 +29,6 @@ const UNSUPPORTED: [&str; 26] = [
     "cc_model_filenames",
     "model_warmup",
     "model_operations",
-    "model_transaction_policy.decoupled",
     "model_repository_agents",
     "response_cache.enable",
     "model_metrics",

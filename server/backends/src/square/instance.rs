@@ -1,0 +1,176 @@
+//! One execution context of a square model, and its thread, which answers the requests that `execute` has taken.
+
+use std::{
+    task::Context,
+    time::{Duration, Instant},
+};
+
+use server_core::{
+    backend::Instance,
+    batch::{Batch, Pending},
+    completion::{Completion, Marks, ResponseMarks},
+    error::{Code, Error, Result},
+    request::InferRequest,
+    responder::{NotSent, Reply},
+    response::Outputs,
+    tensor::{DataType, Name, Shape, Tensor},
+};
+use smallvec::smallvec;
+
+use super::model::{Custom, Outcome};
+use crate::timed::{Job, Next, Timed};
+
+/// Most steps of one request before it is another's turn.
+const BURST: usize = 128;
+
+/// Answers its requests.
+pub(super) struct SquareInstance {
+    timed: Timed<Squaring>,
+    custom: Custom,
+    name: Name,
+}
+
+impl SquareInstance {
+    pub(super) fn start(name: &str, custom: Custom) -> Result<Self> {
+        Ok(Self { timed: Timed::start(name)?, custom, name: "OUT".into() })
+    }
+}
+
+impl Instance for SquareInstance {
+    fn execute(&mut self, batch: Batch) {
+        let (pending, execution) = batch.into_pending();
+        let start = execution.start();
+        for Pending { request, mut completion } in pending {
+            match read(&request) {
+                Ok((value, shape)) => self.timed.add(Squaring {
+                    completion,
+                    custom: self.custom,
+                    output: Tensor {
+                        name: self.name.clone(),
+                        data_type: DataType::Int32,
+                        shape,
+                        data: value.to_le_bytes().to_vec().into(),
+                    },
+                    count: u64::try_from(value).unwrap_or(0),
+                    next: 0,
+                    start,
+                    step: Step::Begin,
+                    unsent: None,
+                }),
+                Err(error) => completion.finish(Some(Err(error)), &Marks::at(start, Instant::now())),
+            }
+        }
+        execution.ended(&Marks::at(start, Instant::now()));
+    }
+}
+
+/// What is being done for a request.
+enum Step {
+    /// The next response, or the end.
+    Begin,
+    /// A response is computed.
+    Compute { since: Instant },
+    /// Its output is made.
+    Output { since: Instant, output_start: Instant },
+    /// It is sent.
+    Send { marks: ResponseMarks },
+    /// The caller has left.
+    CleanUp { since: Instant },
+}
+
+/// A request that is being answered.
+struct Squaring {
+    completion: Completion,
+    custom: Custom,
+    output: Tensor,
+    /// Responses in all.
+    count: u64,
+    /// The response that is next.
+    next: u64,
+    start: Instant,
+    step: Step,
+    /// A response for which there was no room.
+    unsent: Option<Reply>,
+}
+
+impl Job for Squaring {
+    fn advance(&mut self, now: Instant, context: &mut Context<'_>) -> Next {
+        for _ in 0..BURST {
+            let (step, due) = match std::mem::replace(&mut self.step, Step::Begin) {
+                Step::Begin if self.completion.is_cancelled() => (Step::CleanUp { since: now }, now),
+                Step::Begin if self.next == self.count => {
+                    self.completion.finish(None, &Marks::at(self.start, now));
+                    return Next::Over;
+                }
+                Step::Begin => (Step::Compute { since: now }, now),
+                Step::Compute { since } if now < since + self.custom.infer_delay => {
+                    (Step::Compute { since }, since + self.custom.infer_delay)
+                }
+                Step::Compute { since } if self.custom.outcome(self.next, self.count) == Outcome::Empty => {
+                    self.completion.skip(&ResponseMarks { start: since, output_start: now, end: now });
+                    self.next += 1;
+                    (Step::Begin, now)
+                }
+                Step::Compute { since } => (Step::Output { since, output_start: now }, now),
+                Step::Output { since, output_start } if now < output_start + self.custom.output_delay => {
+                    (Step::Output { since, output_start }, output_start + self.custom.output_delay)
+                }
+                Step::Output { since, output_start } => {
+                    let marks = ResponseMarks { start: since, output_start, end: now };
+                    (Step::Send { marks }, now)
+                }
+                Step::Send { marks } => {
+                    let reply = self.unsent.take().unwrap_or_else(|| self.reply());
+                    match self.completion.send(reply, &marks, Duration::ZERO) {
+                        Ok(()) | Err(NotSent::Abandoned) => {
+                            self.next += 1;
+                            (Step::Begin, now)
+                        }
+                        Err(NotSent::Full(reply)) => {
+                            let is_pending = self.completion.poll_room(&reply, context).is_pending();
+                            self.unsent = Some(*reply);
+                            self.step = Step::Send { marks };
+                            if is_pending {
+                                return Next::Woken;
+                            }
+                            continue;
+                        }
+                    }
+                }
+                Step::CleanUp { since } if now < since + self.custom.cancel_delay => {
+                    (Step::CleanUp { since }, since + self.custom.cancel_delay)
+                }
+                Step::CleanUp { since } => {
+                    self.completion.cancel(&ResponseMarks { start: since, output_start: now, end: now });
+                    return Next::Over;
+                }
+            };
+            self.step = step;
+            if due > now {
+                return Next::At(due);
+            }
+        }
+        Next::At(now)
+    }
+}
+
+impl Squaring {
+    fn reply(&self) -> Reply {
+        match self.custom.outcome(self.next, self.count) {
+            Outcome::Fail => Err(Error::new(Code::Unknown, "simulated failure")),
+            _ => Ok(Outputs { tensors: smallvec![self.output.clone()], ..Outputs::default() }),
+        }
+    }
+}
+
+/// The value, and the shape of its responses.
+fn read(request: &InferRequest) -> Result<(i32, Shape)> {
+    let input = request.inputs.iter().find(|tensor| &*tensor.name == "IN");
+    let value = input.and_then(|input| Some((input, input.data.as_host()?.first_chunk()?)));
+    match value {
+        Some((input, value)) if input.shape.iter().all(|&extent| extent == 1) => {
+            Ok((i32::from_le_bytes(*value), input.shape.clone()))
+        }
+        _ => Err(Error::invalid_argument("unexpected shape for IN input")),
+    }
+}

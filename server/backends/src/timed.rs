@@ -1,0 +1,193 @@
+//! A thread that answers requests over time, for backends that go on after `execute` has returned: what is due is done in
+//! turn, and who waits for time, for its reader or for nobody costs nothing meanwhile. One thread per instance, however
+//! many requests it has; those are bounded.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use parking_lot::{Condvar, Mutex};
+use server_core::error::{Error, Result};
+
+/// Requests that one thread has at the same time; `execute` waits while there are so many.
+const MOST_JOBS: usize = 1024;
+
+/// What is left of a request.
+pub(crate) trait Job: Send + 'static {
+    /// Does what is due at `now`, a bounded part of it, and says when it goes on.
+    fn advance(&mut self, now: Instant, context: &mut Context<'_>) -> Next;
+}
+
+/// When a job goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Then, or when its waker is woken.
+    At(Instant),
+    /// When its waker is woken.
+    Woken,
+    /// It is done.
+    Over,
+}
+
+struct State<J> {
+    arrived: Vec<J>,
+    woken: Vec<usize>,
+    /// Jobs that are not over, those that have just arrived included.
+    count: usize,
+    is_closed: bool,
+    /// The thread is gone.
+    has_ended: bool,
+}
+
+struct Shared<J> {
+    state: Mutex<State<J>>,
+    /// For the thread: something has come.
+    changed: Condvar,
+    /// For who adds: there are fewer jobs.
+    left: Condvar,
+}
+
+/// The thread, as its instance holds it. Dropping it waits for the last job.
+pub(crate) struct Timed<J: Job> {
+    shared: Arc<Shared<J>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<J: Job> Timed<J> {
+    /// Starts the thread of that name.
+    ///
+    /// Errors: the system has none.
+    pub(crate) fn start(name: &str) -> Result<Self> {
+        let state = State { arrived: Vec::new(), woken: Vec::new(), count: 0, is_closed: false, has_ended: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), left: Condvar::new() });
+        let of_thread = shared.clone();
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let _ended = Ended(&of_thread);
+            run(&of_thread);
+        });
+        let thread = thread.map_err(|error| Error::internal(format!("cannot start a thread for '{name}': {error}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Hands over a request. Blocks while the thread has as many as it may.
+    pub(crate) fn add(&self, job: J) {
+        let mut state = self.shared.state.lock();
+        self.shared.left.wait_while(&mut state, |state| state.count >= MOST_JOBS && !state.has_ended);
+        if state.has_ended {
+            return; // by panic: the request says so as it is dropped
+        }
+        state.count += 1;
+        state.arrived.push(job);
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl<J: Job> Drop for Timed<J> {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_closed = true;
+        self.shared.changed.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a thread that answers over time ended by panic");
+        }
+    }
+}
+
+/// The thread, for as long as it runs. Jobs that come later are dropped.
+struct Ended<'a, J>(&'a Shared<J>);
+
+impl<J> Drop for Ended<'_, J> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.has_ended = true;
+        let arrived = std::mem::take(&mut state.arrived);
+        drop(state);
+        drop(arrived);
+        self.0.left.notify_all();
+    }
+}
+
+/// A job on its thread.
+struct Entry<J> {
+    job: J,
+    waker: Waker,
+    due: Option<Instant>,
+}
+
+/// Wakes the job of that number.
+struct JobWaker<J> {
+    number: usize,
+    shared: Arc<Shared<J>>,
+}
+
+impl<J: Job> Wake for JobWaker<J> {
+    fn wake(self: Arc<Self>) {
+        self.shared.state.lock().woken.push(self.number);
+        self.shared.changed.notify_one();
+    }
+}
+
+fn run<J: Job>(shared: &Arc<Shared<J>>) {
+    let mut jobs: Vec<Option<Entry<J>>> = Vec::new();
+    let mut free: Vec<usize> = Vec::new();
+    let mut times: BinaryHeap<Reverse<(Instant, usize)>> = BinaryHeap::new();
+    let mut ready: Vec<usize> = Vec::new();
+    let mut state = shared.state.lock();
+    loop {
+        let now = Instant::now();
+        for job in state.arrived.drain(..) {
+            let number = free.pop().unwrap_or_else(|| {
+                jobs.push(None);
+                jobs.len() - 1
+            });
+            let waker = Waker::from(Arc::new(JobWaker { number, shared: shared.clone() }));
+            jobs[number] = Some(Entry { job, waker, due: None });
+            ready.push(number);
+        }
+        ready.append(&mut state.woken);
+        while let Some(&Reverse((due, number))) = times.peek().filter(|Reverse((due, _))| *due <= now) {
+            times.pop();
+            if jobs[number].as_ref().is_some_and(|entry| entry.due == Some(due)) {
+                ready.push(number);
+            }
+        }
+        if ready.is_empty() {
+            if state.is_closed && state.count == 0 {
+                return;
+            }
+            match times.peek() {
+                Some(Reverse((due, _))) => drop(shared.changed.wait_until(&mut state, *due)),
+                None => shared.changed.wait(&mut state),
+            }
+            continue;
+        }
+        drop(state);
+        let mut ended = 0;
+        for number in ready.drain(..) {
+            let Some(entry) = &mut jobs[number] else { continue }; // woken twice, and over since
+            match entry.job.advance(now, &mut Context::from_waker(&entry.waker)) {
+                Next::Over => {
+                    jobs[number] = None;
+                    free.push(number);
+                    ended += 1;
+                }
+                Next::Woken => entry.due = None,
+                Next::At(due) if entry.due == Some(due) && due > now => {} // it is among the times already
+                Next::At(due) => {
+                    entry.due = Some(due);
+                    times.push(Reverse((due, number)));
+                }
+            }
+        }
+        state = shared.state.lock();
+        state.count -= ended;
+        if ended > 0 {
+            shared.left.notify_all();
+        }
+    }
+}
