@@ -99,7 +99,7 @@ pub struct TritonModelSpec {
     /// Auto. Default: Auto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
-    /// Which of the versions in the source are served. Default: what config.pbtxt in the source says, else the highest.
+    /// Which of the versions in the source are served, and how requests are routed between them. Default: what config.pbtxt in the source says, else the highest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<Versions>,
     /// Kind of model: onnx, tensorrt, pytorch, tensorflow, openvino, python or ensemble. Names the backend where the

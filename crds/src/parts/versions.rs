@@ -1,16 +1,79 @@
-//! Which versions of a model are served.
+//! Which versions of a model are served, and which of them runs a request that names none.
 
-use schemars::JsonSchema;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// Which of the versions in the source are served.
+/// Largest weight of a version.
+pub const WEIGHT_MAX: i32 = 10_000;
+
+/// Most versions that weights or shadow name.
+pub const ROUTED_MAX: usize = 64;
+
+/// Which of the versions in the source are served, and how requests that name no version are routed between them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+    "has(self.policy) || has(self.weights)",
+    "versions has a policy or weights: say which versions are served",
+)])))]
 pub struct Versions {
-    /// The rule by which versions are chosen; exactly one of latest, all, specific.
-    pub policy: VersionPolicy,
+    /// The rule by which versions are chosen; exactly one of latest, all, specific. Default: the versions that weights, canary
+    /// and shadow name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<VersionPolicy>,
+    /// How requests that name no version are split: weights by version number, such as {"1": 90, "2": 10}. Changed without
+    /// loading anything anew. Default: all of them go to the highest version that is neither canary nor shadow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "weights")]
+    pub weights: BTreeMap<String, i32>,
+    /// Runs marked requests that name no version, whatever the weights say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    /// Versions that get copies of requests that name no version; their answers are dropped. Percent of the requests by version
+    /// number, such as {"3": 100}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "percents")]
+    pub shadow: BTreeMap<String, i32>,
+}
+
+/// A version for marked requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Canary {
+    /// Version that runs them.
+    #[schemars(range(min = 1))]
+    pub version: i64,
+    /// Name of the HTTP header, gRPC metadata or request parameter that marks a request, in lower case. Default: canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), length(max = 128))]
+    pub key: Option<String>,
+    /// Value that marks a request. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub value: Option<String>,
+}
+
+fn weights(_: &mut SchemaGenerator) -> Schema {
+    by_version(0, WEIGHT_MAX)
+}
+
+fn percents(_: &mut SchemaGenerator) -> Schema {
+    by_version(1, 100)
+}
+
+/// Numbers by version. That the keys are version numbers is for the operator to check: a rule over keys of any length costs an API
+/// server more than it grants.
+fn by_version(min: i32, max: i32) -> Schema {
+    json_schema!({
+        "type": "object",
+        "additionalProperties": { "type": "integer", "format": "int32", "minimum": min, "maximum": max },
+        "minProperties": 1,
+        "maxProperties": ROUTED_MAX,
+    })
 }
 
 /// The rule by which versions are chosen.

@@ -26,6 +26,7 @@ pub mod replica;
 pub mod status;
 pub mod validate;
 pub mod validated;
+pub mod versions;
 
 pub use compile::{Compiled, compile};
 pub use manifest::{Manifest, ManifestModel};

@@ -110,7 +110,7 @@ pub struct ManifestConfig {
     /// How it stands to a `config.pbtxt` in the source.
     pub precedence: Precedence,
     /// Top-level fields of the text, by their names in `config.pbtxt`, that win over those in the source, even where the
-    /// text says what would be the default anyway. Empty under [`Precedence::Whole`].
+    /// text says what would be the default anyway; and parameters by their paths, e.g. `parameters["version_weights"]`. Empty under [`Precedence::Whole`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
     /// Backend used where neither the text nor the source names a backend or platform.

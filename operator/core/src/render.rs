@@ -6,13 +6,17 @@ mod paths;
 mod structured;
 
 use crds::{TritonModel, parts::source::ModelFormat};
-use server_core::config::{self, Machine, ModelConfig, ParseError};
+use server_core::{
+    config::{self, Machine, ModelConfig, ParseError},
+    version_routing::{self, PARAMETERS},
+};
 
 use crate::{
     Problem, Reason,
     manifest::{ManifestConfig, Precedence},
     names,
     path::FieldPath,
+    versions,
 };
 
 /// Name of the file in the source that may hold a configuration.
@@ -99,15 +103,27 @@ impl Draft {
                 ),
             ));
         }
-        if whole.version_policy.is_some() && ours.version_policy.is_some() {
+        let versions = model.spec.versions.as_ref();
+        let has_policy = versions.is_some_and(|versions| versions.policy.is_some());
+        if whole.version_policy.is_some() && has_policy {
             let message = "version_policy stands here and in spec.versions: remove one of them".to_owned();
-            problems.extend(problem(at, message));
+            problems.extend(problem(at.clone(), message));
+        }
+        if versions::are_routed(model) {
+            for key in PARAMETERS.into_iter().filter(|key| whole.parameters.contains_key(*key)) {
+                let message =
+                    format!("parameter '{key}' stands here, and spec.versions says what it says: remove it here");
+                problems.extend(problem(at.clone(), message));
+            }
         }
         if !problems.is_empty() {
             return Err(problems);
         }
         name.clone_into(&mut whole.name);
-        whole.version_policy = ours.version_policy.or(whole.version_policy);
+        // what follows from weights alone counts less than what somebody wrote
+        whole.version_policy =
+            if has_policy { ours.version_policy } else { whole.version_policy.or(ours.version_policy) };
+        whole.parameters.extend(ours.parameters); // without `config`, those are of the routing only
         fall_back(&mut whole, backend.as_deref(), platform.as_deref());
         Ok(Self { config: whole, precedence: Precedence::Whole, fields: vec![], backend: None, platform: None })
     }
@@ -125,7 +141,7 @@ impl Draft {
             let field = paths::top_level(&problem.path);
             // only the files can tell what is missing here
             let is_open = matches!(field, "backend" | "platform") && backend_is_open;
-            !is_open && (self.precedence == Precedence::Whole || self.says(field))
+            !is_open && (self.precedence == Precedence::Whole || self.says(field) || self.says(&problem.path))
         };
         found.iter().filter(held_against_it).map(|problem| self.problem(model, problem)).collect()
     }
@@ -152,7 +168,7 @@ impl Draft {
         judge(whole, names::wire_name(model), machine)
             .iter()
             .filter(|problem| !(backend_is_open && matches!(paths::top_level(&problem.path), "backend" | "platform")))
-            .map(|problem| match self.says(paths::top_level(&problem.path)) {
+            .map(|problem| match self.says(paths::top_level(&problem.path)) || self.says(&problem.path) {
                 true => self.problem(model, problem),
                 false => in_file(format!("{}: {}", problem.path, problem.message)),
             })
@@ -167,6 +183,10 @@ impl Draft {
     /// A problem of the configuration as one of the resource.
     fn problem(&self, model: &TritonModel, found: &config::Problem) -> Problem {
         let cure = paths::cure(found);
+        if let Some(at) = routing_field(model, &found.path) {
+            let (path, message) = (at.into(), found.message.clone());
+            return Problem { object: names::object(model), reason: Reason::InvalidConfig, path, message };
+        }
         let (path, message) = match self.precedence {
             Precedence::Whole => {
                 (paths::spec("configPbtxt").into(), format!("{}: {}{cure}", found.path, found.message))
@@ -185,6 +205,12 @@ impl Draft {
             platform: self.platform,
         }
     }
+}
+
+/// The field of `spec.versions` that a problem is about.
+fn routing_field(model: &TritonModel, path: &str) -> Option<&'static str> {
+    let parameter = PARAMETERS.into_iter().find(|key| version_routing::path(key) == path)?;
+    versions::field_of(parameter).filter(|_| versions::are_routed(model))
 }
 
 /// The server's own judgement of a configuration, defaults written in as it would.
@@ -226,6 +252,12 @@ fn merge(ours: ModelConfig, base: ModelConfig, fields: &[String]) -> ModelConfig
     }
     if says("parameters") {
         whole.parameters = ours.parameters;
+    } else {
+        let mut ours = ours.parameters;
+        for key in PARAMETERS.into_iter().filter(|key| says(&version_routing::path(key))) {
+            whole.parameters.remove(key);
+            whole.parameters.extend(ours.remove_entry(key));
+        }
     }
     whole
 }

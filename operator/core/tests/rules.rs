@@ -43,6 +43,9 @@ fn models() -> Vec<(Value, bool)> {
         (json!({ "source": { "pvc": pvc }, "config": {}, "configPbtxt": "x" }), false),
         (json!({ "source": { "pvc": pvc }, "versions": { "policy": { "all": {} } } }), true),
         (json!({ "source": { "pvc": pvc }, "versions": { "policy": {} } }), false),
+        (json!({ "source": { "pvc": pvc }, "versions": { "weights": { "1": 90, "2": 10 } } }), true),
+        (json!({ "source": { "pvc": pvc }, "versions": { "canary": { "version": 2 } } }), false),
+        (json!({ "source": { "pvc": pvc }, "versions": { "policy": { "all": {} }, "shadow": { "2": 5 } } }), true),
         (json!({ "source": { "pvc": pvc }, "versions": { "policy": { "all": {}, "latest": { "num": 1 } } } }), false),
     ]
 }

@@ -30,6 +30,11 @@ pub const CANARY_VALUE: &str = "canary_value";
 /// All of these parameters: a model that serves follows their change without being loaded again.
 pub const PARAMETERS: [&str; 5] = [VERSION_WEIGHTS, SHADOW_VERSIONS, CANARY_VERSION, CANARY_KEY, CANARY_VALUE];
 
+/// Where in a configuration a parameter stands, as problems name it.
+pub fn path(parameter: &str) -> String {
+    format!("parameters[{parameter:?}]")
+}
+
 /// See [`CANARY_KEY`].
 pub const DEFAULT_CANARY_KEY: &str = "canary";
 /// See [`CANARY_VALUE`].
@@ -78,10 +83,7 @@ impl VersionRouting {
         }
         let mut problems = Vec::new();
         let mut add = |key: &str, what: String| {
-            problems.push(Problem::new(
-                format!("parameters[{key:?}]"),
-                format!("parameter '{key}' of model '{}' {what}", config.name),
-            ));
+            problems.push(Problem::new(path(key), format!("parameter '{key}' of model '{}' {what}", config.name)));
         };
         let weights = parameter(VERSION_WEIGHTS).map_or_else(Vec::new, |text| {
             pairs(text, 0, MAX_WEIGHT, "1:90,2:10")
@@ -145,7 +147,7 @@ impl VersionRouting {
                     format!("which has no folder: add '{version}' to the model's folder, or remove it here")
                 };
                 let message = format!("parameter '{key}' of model '{model}' names version {version}, {why}");
-                Problem::new(format!("parameters[{key:?}]"), message)
+                Problem::new(path(key), message)
             })
             .collect()
     }

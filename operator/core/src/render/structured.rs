@@ -8,20 +8,32 @@ use crds::{
     },
 };
 use serde_json::{Map, Value, json};
+use server_core::version_routing;
 
-use crate::names;
+use crate::{names, versions};
 
-/// The configuration and the names of the top-level fields it sets, zeros included.
+/// The configuration and the names of the top-level fields it sets, zeros included; of parameters that are not the user's own, each
+/// by its path.
 pub(super) fn to_json(model: &TritonModel) -> (Value, Vec<String>) {
     let mut fields = Map::new();
     fields.insert("name".into(), json!(names::wire_name(model)));
-    if let Some(versions) = &model.spec.versions {
-        fields.insert("version_policy".into(), version_policy(&versions.policy));
+    let versions = model.spec.versions.as_ref();
+    if let Some(policy) = versions.and_then(versions::policy) {
+        fields.insert("version_policy".into(), version_policy(&policy));
     }
     if let Some(config) = &model.spec.config {
         structured(config, &mut fields);
     }
-    let names = fields.keys().cloned().collect();
+    let mut names: Vec<String> = fields.keys().cloned().collect();
+    let routing = versions.map(versions::parameters).unwrap_or_default();
+    if !routing.is_empty() {
+        // all of them are said here, those that are absent too; other parameters may stand in the source
+        names.extend(version_routing::PARAMETERS.map(version_routing::path));
+        let parameters = fields.entry("parameters").or_insert_with(|| json!({}));
+        for (key, value) in routing {
+            parameters[key] = json!({ "string_value": value });
+        }
+    }
     (fields.into(), names)
 }
 

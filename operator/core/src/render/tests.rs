@@ -7,6 +7,7 @@ use crds::{
         source::{InlineSource, ModelFormat, ModelSource},
     },
 };
+use serde_json::json;
 
 use super::{effective, render};
 
@@ -115,6 +116,74 @@ fn what_another_source_may_still_say_is_not_held_against_the_model() {
         &[
             "spec.config.dynamicBatching.preferredBatchSize[0]: dynamic batching preferred size must be <= max batch size \
            for m: lower it or raise the maximum batch size",
+        ],
+    );
+}
+
+fn routed(versions: serde_json::Value) -> impl FnOnce(&mut TritonModelSpec) {
+    |spec| spec.versions = Some(serde_json::from_value(versions).unwrap())
+}
+
+#[test]
+fn weights_are_parameters_of_their_versions() {
+    let weighted = model(routed(json!({ "weights": { "2": 10, "1": 90 } })));
+    let routing = r#"parameters { key: "version_weights" value { string_value: "1:90,2:10" } }"#;
+    let policy = "version_policy { specific { versions: [ 1, 2 ] } }";
+    check(&weighted, None, &format!(r#"name: "m" {policy} {routing}"#));
+    // other parameters of the source stay, its routing goes
+    check(
+        &weighted,
+        Some(
+            "parameters { key: 'k' value { string_value: 'v' } } parameters { key: 'canary_version' value { string_value: '7' } } \
+             parameters { key: 'version_weights' value { string_value: '7:1' } }",
+        ),
+        &format!(r#"name: "m" {policy} parameters {{ key: "k" value {{ string_value: "v" }} }} {routing}"#),
+    );
+    let with_parameters = model(|spec| {
+        routed(json!({ "weights": { "2": 10, "1": 90 } }))(spec);
+        let parameters = [("own".to_owned(), "1".to_owned())].into();
+        spec.config = Some(ModelConfig { parameters, ..Default::default() });
+    });
+    check(
+        &with_parameters,
+        Some("parameters { key: 'k' value { string_value: 'v' } }"),
+        &format!(r#"name: "m" {policy} parameters {{ key: "own" value {{ string_value: "1" }} }} {routing}"#),
+    );
+}
+
+#[test]
+fn weights_beside_raw_text_keep_its_policy_and_not_its_routing() {
+    let raw = |text: &'static str| {
+        model(move |spec| {
+            routed(json!({ "weights": { "1": 1 } }))(spec);
+            spec.config_pbtxt = Some(text.into());
+        })
+    };
+    let routing = r#"parameters { key: "version_weights" value { string_value: "1:1" } }"#;
+    check(
+        &raw("backend: 'python' version_policy { all { } }"),
+        None,
+        &format!(r#"name: "m" backend: "python" version_policy {{ all {{ }} }} {routing}"#),
+    );
+    check_problems(
+        &raw("backend: 'python' parameters { key: 'canary_version' value { string_value: '2' } }"),
+        0,
+        &[
+            "spec.configPbtxt: parameter 'canary_version' stands here, and spec.versions says what it says: remove it here",
+        ],
+    );
+}
+
+#[test]
+fn a_mistake_in_the_routing_is_told_at_its_field() {
+    let shadowed = json!({ "weights": { "1": 0, "2": 0 }, "canary": { "version": 2, "key": "priority" } });
+    check_problems(
+        &model(routed(shadowed)),
+        0,
+        &[
+            "spec.versions.weights: parameter 'version_weights' of model 'm' gives every version weight 0: give at least one more",
+            "spec.versions.canary.key: parameter 'canary_key' of model 'm' is 'priority', which has a meaning of its own in \
+             requests: choose another",
         ],
     );
 }

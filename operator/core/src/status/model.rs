@@ -15,6 +15,7 @@ use crate::{
     compile::{CompiledModel, Placement},
     names, pod,
     replica::{ModelReport, Phase, Replica},
+    versions,
 };
 
 /// Most replicas whose failures are listed.
@@ -299,8 +300,9 @@ fn served_content<'a>(reports: impl Iterator<Item = &'a ModelReport>) -> Option<
 
 /// Versions the resource names, or those that turned out to be what it asks for.
 fn targets(model: &TritonModel, loaded: &[i64]) -> Vec<i64> {
-    let specific = model.spec.versions.as_ref().and_then(|versions| versions.policy.specific.as_ref());
-    let mut versions = specific.map_or_else(|| loaded.to_vec(), |specific| specific.versions.clone());
+    let policy = model.spec.versions.as_ref().and_then(versions::policy);
+    let specific = policy.and_then(|policy| policy.specific);
+    let mut versions = specific.map_or_else(|| loaded.to_vec(), |specific| specific.versions);
     versions.sort_unstable();
     versions
 }

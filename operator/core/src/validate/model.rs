@@ -2,10 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{TritonModel, parts::source::ModelSource};
+use crds::{
+    TritonModel,
+    parts::{
+        source::ModelSource,
+        versions::{VersionPolicy, Versions},
+    },
+};
+use server_core::version_routing::PARAMETERS;
 
 use super::{Findings, alternatives, spec};
-use crate::{Problem, Reason, names, path::FieldPath};
+use crate::{Problem, Reason, names, path::FieldPath, versions};
 
 /// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
 pub const INLINE_MAX: usize = 256 * 1024;
@@ -123,8 +130,27 @@ fn checksum(model: &TritonModel, findings: &mut Findings) {
 
 fn versions(model: &TritonModel, findings: &mut Findings) {
     let Some(versions) = &model.spec.versions else { return };
-    let policy = &versions.policy;
-    let at = spec("versions").field("policy");
+    let at = spec("versions");
+    if versions.policy.is_none() && versions.weights.is_empty() {
+        findings.add(at.clone(), "has neither policy nor weights: say which versions are served");
+    }
+    for (field, by_version) in [("weights", &versions.weights), ("shadow", &versions.shadow)] {
+        for key in by_version.keys().filter(|key| versions::version(key).is_none()) {
+            findings.add(at.field(field).field(key), format!("'{key}' is no version: versions are numbers from 1"));
+        }
+    }
+    let config = model.spec.config.as_ref().filter(|_| versions::are_routed(model));
+    let parameters = config.into_iter().flat_map(|config| config.parameters.keys());
+    for key in parameters.filter(|key| PARAMETERS.contains(&key.as_str())) {
+        let message = "says what spec.versions says: remove it here";
+        findings.add(spec("config").field("parameters").field(key), message);
+    }
+    if let Some(policy) = &versions.policy {
+        version_policy(policy, versions, &at.field("policy"), findings);
+    }
+}
+
+fn version_policy(policy: &VersionPolicy, versions: &Versions, at: &FieldPath, findings: &mut Findings) {
     let given = [policy.latest.is_some(), policy.all.is_some(), policy.specific.is_some()];
     if given.into_iter().filter(|given| *given).count() != 1 {
         findings.add(at.clone(), "is exactly one of latest, all or specific");
@@ -138,6 +164,12 @@ fn versions(model: &TritonModel, findings: &mut Findings) {
         } else if !seen.insert(version) {
             findings.add(at.index(number), format!("names version {version} again: name each once"));
         }
+    }
+    for version in versions::named(versions).iter().filter(|version| !seen.contains(version)) {
+        let message = format!(
+            "leaves out version {version}, which requests are routed to: add it, or remove it from weights, canary and shadow"
+        );
+        findings.add(at.clone(), message);
     }
     if specific.versions.is_empty() {
         findings.add(at, "names no version: name at least one, or use latest");
