@@ -169,10 +169,18 @@ impl<T: Item> Queue<T> {
         let (mut left, mut found) = (depth, Vec::new());
         for (&number, level) in &mut self.levels {
             for queue in [&mut level.main, &mut level.delayed] {
-                let looked_at = left.min(queue.len());
-                left -= looked_at;
                 let is_abandoned = |entry: &Entry<T>| entry.item.is_abandoned();
-                let Some(last) = queue.iter().take(looked_at).rposition(is_abandoned) else { continue };
+                let mut last = None;
+                for (index, entry) in queue.iter().enumerate() {
+                    if left == 0 {
+                        break;
+                    }
+                    match is_abandoned(entry) {
+                        true => last = Some(index), // who takes its place is looked at too
+                        false => left -= 1,
+                    }
+                }
+                let Some(last) = last else { continue };
                 let mut kept = Vec::with_capacity(last);
                 for entry in queue.drain(..=last) {
                     if is_abandoned(&entry) { found.push((number, entry)) } else { kept.push(entry) }
