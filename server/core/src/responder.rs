@@ -24,7 +24,7 @@ use crate::{
 pub type Reply = Result<Outputs>;
 
 /// Bytes of unread responses a slot holds before it is full, unless it was made with another limit.
-pub const DEFAULT_SLOT_BYTES: usize = 1 << 20;
+pub const DEFAULT_SLOT_BYTES: usize = 256 << 10;
 
 /// Why a reply was not taken.
 #[derive(Debug)]

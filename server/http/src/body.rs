@@ -148,17 +148,20 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>> {
     }
 }
 
-/// Gives the next event of a stream; `None` after the last.
-pub(crate) type NextEvent = dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send;
+/// Gives the next events of a stream; `None` after the last.
+pub(crate) type NextEvents = dyn FnMut(&mut Context<'_>) -> Poll<Option<Vec<u8>>> + Send;
+
+/// An event that is none: clients skip it, and the system of one that has left answers that there is nobody.
+const COMMENT: &[u8] = b":\n\n";
 
 /// Events as a model gives them. Dropping it, as happens when the client disconnects, cancels the request.
 pub(crate) struct Events {
-    next: Box<NextEvent>,
+    next: Box<NextEvents>,
     activity: Option<Arc<Activity>>,
 }
 
 impl Events {
-    pub(crate) fn new(next: impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send + 'static) -> Self {
+    pub(crate) fn new(next: impl FnMut(&mut Context<'_>) -> Poll<Option<Vec<u8>>> + Send + 'static) -> Self {
         Self { next: Box::new(next), activity: None }
     }
 
@@ -166,6 +169,14 @@ impl Events {
     pub(crate) fn watch(&mut self, activity: Arc<Activity>) {
         activity.stream_begun();
         self.activity = Some(activity);
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        let chunk = (self.next)(context);
+        if chunk.is_pending() && self.activity.as_ref().is_some_and(|activity| activity.take_comment()) {
+            return Poll::Ready(Some(COMMENT.to_vec().into()));
+        }
+        chunk.map(|chunk| chunk.map(Chunk::from))
     }
 }
 
@@ -205,9 +216,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Pieces(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Pieces(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0))))),
-            Self::Events(events) => {
-                (events.next)(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes.into()))))
-            }
+            Self::Events(events) => events.poll_next(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk)))),
         }
     }
 

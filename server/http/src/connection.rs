@@ -38,6 +38,8 @@ pub(crate) struct Activity {
     is_half_closed: AtomicBool,
     /// The connection is to be probed.
     wants_probe: AtomicBool,
+    /// The same while events are sent: a comment among them is the probe.
+    wants_comment: AtomicBool,
     /// The client understands interim responses.
     may_probe: AtomicBool,
     /// Status of a response of hyper's own that was not sent; 0 for none.
@@ -106,10 +108,18 @@ impl Activity {
 
     /// Has the connection probed when it is polled next. Whether that is so: only while a request runs.
     pub(crate) fn request_probe(&self) -> bool {
-        let is_running = self.phase.load(Relaxed) == RUNNING && !self.is_write_blocked.load(Relaxed);
-        let is_due = is_running && self.may_probe.load(Relaxed);
+        let phase = self.phase.load(Relaxed);
+        let is_free = !self.is_write_blocked.load(Relaxed);
+        let is_due = is_free && phase == RUNNING && self.may_probe.load(Relaxed);
+        let is_comment_due = is_free && phase == STREAMING;
         self.wants_probe.store(is_due, Relaxed);
-        is_due
+        self.wants_comment.store(is_comment_due, Relaxed);
+        is_due || is_comment_due
+    }
+
+    /// Whether the events that are being sent are to have a comment among them, once.
+    pub(crate) fn take_comment(&self) -> bool {
+        self.wants_comment.load(Relaxed) && self.wants_comment.swap(false, Relaxed)
     }
 
     /// Forgets the response that was not sent: its request is read again.

@@ -188,7 +188,15 @@ fn a_model_without_a_batch_dimension_still_has_queue_policies() {
 
 #[test]
 fn without_dynamic_batching_requests_run_one_by_one_in_the_order_they_came() {
-    check(8, "", &[("0 a b; 0 c rows=8; 0 look", "[a] [b] [c]"), ("0 a gone; 0 b; 0 look", "left a [b]"), ("0 a b gone; 0 c; 0 look", "left a left b [c]")]);
+    check(
+        8,
+        "",
+        &[
+            ("0 a b; 0 c rows=8; 0 look", "[a] [b] [c]"),
+            ("0 a gone; 0 b; 0 look", "left a [b]"),
+            ("0 a b gone; 0 c; 0 look", "left a left b [c]"),
+        ],
+    );
 }
 
 #[test]

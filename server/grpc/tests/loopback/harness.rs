@@ -1,4 +1,4 @@
-//! A repository of identity models, an engine that serves it, the front end on a port of its own, and messages for it.
+//! A repository of models, an engine that serves it, the front end on a port of its own, and messages for it.
 
 use std::{
     fs,
@@ -46,7 +46,8 @@ impl Server {
             fs::write(path, text).unwrap();
         };
         for (name, text) in models() {
-            write(&format!("{name}/config.pbtxt"), &format!("backend: \"identity\" {text}"));
+            let backend = if text.starts_with("backend:") { "" } else { "backend: \"identity\" " };
+            write(&format!("{name}/config.pbtxt"), &format!("{backend}{text}"));
             write(&format!("{name}/1/.keep"), "");
         }
         write("rows/3/.keep", "");
@@ -105,7 +106,16 @@ fn models() -> Vec<(String, String)> {
     };
     let rows = tensors("TYPE_FP32", "-1");
     let slow = "parameters { key: \"execute_delay_ms\" value { string_value: \"300\" } }";
+    let repeat = "backend: \"repeat\" model_transaction_policy { decoupled: true }
+        input [ { name: \"IN\" data_type: TYPE_INT32 dims: -1 }, { name: \"DELAY\" data_type: TYPE_UINT32 dims: -1 },
+                { name: \"WAIT\" data_type: TYPE_UINT32 dims: 1 } ]
+        output [ { name: \"OUT\" data_type: TYPE_INT32 dims: 1 }, { name: \"IDX\" data_type: TYPE_UINT32 dims: 1 } ]";
+    let square = "backend: \"square\" model_transaction_policy { decoupled: true }
+        input { name: \"IN\" data_type: TYPE_INT32 dims: 1 } output { name: \"OUT\" data_type: TYPE_INT32 dims: 1 }
+        parameters { key: \"CUSTOM_FAIL_COUNT\" value { string_value: \"1\" } }";
     let mut models = vec![
+        ("repeat", repeat.to_owned()),
+        ("square", square.to_owned()),
         ("rows", format!("max_batch_size: 4 version_policy {{ all {{}} }} {}", tensors("TYPE_FP32", "2"))),
         ("asleep", rows.clone()),
         ("slow", format!("{rows} {slow}")),

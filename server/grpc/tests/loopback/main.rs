@@ -4,6 +4,7 @@
 
 mod admin;
 mod connection;
+mod decoupled;
 mod harness;
 mod infer;
 mod shutdown;

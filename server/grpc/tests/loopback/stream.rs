@@ -9,7 +9,7 @@ use tonic::{Code, Request, Streaming};
 use crate::harness::{Client, Server, parameter, until, values};
 
 /// Messages sent while the stream is open.
-fn channel() -> (mpsc::UnboundedSender<ModelInferRequest>, impl Stream<Item = ModelInferRequest>) {
+pub(crate) fn channel() -> (mpsc::UnboundedSender<ModelInferRequest>, impl Stream<Item = ModelInferRequest>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let messages = stream::unfold(receiver, async |mut receiver: mpsc::UnboundedReceiver<_>| {
         receiver.recv().await.map(|message| (message, receiver))
@@ -17,7 +17,7 @@ fn channel() -> (mpsc::UnboundedSender<ModelInferRequest>, impl Stream<Item = Mo
     (sender, messages)
 }
 
-async fn exchange(client: &mut Client, messages: Vec<ModelInferRequest>) -> Vec<ModelStreamInferResponse> {
+pub(crate) async fn exchange(client: &mut Client, messages: Vec<ModelInferRequest>) -> Vec<ModelStreamInferResponse> {
     let mut answers = client.model_stream_infer(stream::iter(messages)).await.unwrap().into_inner();
     let mut all = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
@@ -27,7 +27,7 @@ async fn exchange(client: &mut Client, messages: Vec<ModelInferRequest>) -> Vec<
 }
 
 /// `model version id final`, or `error (model version id final)`.
-fn summary(answer: &ModelStreamInferResponse) -> String {
+pub(crate) fn summary(answer: &ModelStreamInferResponse) -> String {
     let response = answer.infer_response.as_ref().unwrap();
     let is_final = match response.parameters.get("triton_final_response").map(|value| &value.parameter_choice) {
         Some(Some(ParameterChoice::BoolParam(is_final))) => is_final.to_string(),
@@ -38,7 +38,7 @@ fn summary(answer: &ModelStreamInferResponse) -> String {
     if answer.error_message.is_empty() { who } else { format!("{} ({})", answer.error_message, who.trim()) }
 }
 
-fn summaries(answers: &[ModelStreamInferResponse]) -> Vec<String> {
+pub(crate) fn summaries(answers: &[ModelStreamInferResponse]) -> Vec<String> {
     answers.iter().map(summary).collect()
 }
 
@@ -136,7 +136,7 @@ async fn a_stream_without_requests_ends_with_ok() {
     assert!(exchange(&mut client, vec![]).await.is_empty());
 }
 
-async fn open(
+pub(crate) async fn open(
     client: &mut Client,
     first: ModelInferRequest,
 ) -> (mpsc::UnboundedSender<ModelInferRequest>, Streaming<ModelStreamInferResponse>) {

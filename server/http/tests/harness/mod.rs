@@ -31,7 +31,7 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// A server of these models: name, and configuration without name and backend.
+    /// A server of these models: name, and configuration without name; it may begin with another backend than identity.
     pub(crate) async fn with(models: &[(&str, &str)]) -> Self {
         Self::open(models, ControlMode::None, Options::default()).await
     }
@@ -78,7 +78,8 @@ impl TestServer {
 
 fn add_model(folder: &Path, name: &str, config: &str) {
     fs::create_dir_all(folder.join(name).join("1")).unwrap();
-    fs::write(folder.join(name).join("config.pbtxt"), format!("backend: \"identity\" {config}")).unwrap();
+    let backend = if config.starts_with("backend:") { "" } else { "backend: \"identity\" " };
+    fs::write(folder.join(name).join("config.pbtxt"), format!("{backend}{config}")).unwrap();
 }
 
 /// Configuration of an identity model with one tensor.
