@@ -162,7 +162,15 @@ pub async fn revision(model: &ManifestModel, places: &Places) -> Option<String> 
 /// Which state of a source the manifest's entry is about: changes are taken up as they come from a mounted ConfigMap, which is
 /// replaced all at once, and only with a new entry or a new process from a volume, which may be half written.
 pub fn key(model: &ManifestModel, places: &Places) -> String {
-    let entry = model.content_hash();
+    with_mounted_revision(model, places, model.content_hash())
+}
+
+/// The same for the files alone, whatever the configuration in the manifest's entry says.
+pub fn files_key(model: &ManifestModel, places: &Places) -> String {
+    with_mounted_revision(model, places, model.files_hash())
+}
+
+fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) -> String {
     match &model.source {
         ManifestSource::ConfigMap { name, keys: None, .. } => {
             let revision = places.config_maps.revision(name);

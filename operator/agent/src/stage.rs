@@ -12,26 +12,47 @@ use crate::{
     fault::{Fault, Reason},
     layout::{self, CONFIG},
     source::{self, Fetched, Places, Progress, blocking},
-    store::{Partial, Staged, Store},
-    verify::{self, ContentHash},
+    store::{Origin, Partial, Staged, Store},
+    verify::{self, ContentHash, Files},
 };
 
 /// Largest `config.pbtxt` read from a source.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// Brings what `model` wants into the store. Returns its content, and what its source was then.
+/// Longest `config.pbtxt` of a source that is remembered; a model with a longer one is fetched again for any change.
+const LONGEST_REMEMBERED_CONFIG: usize = 64 << 10;
+
+/// Brings what `model` wants into the store, for the entry and state of its source that `key` says.
 ///
-/// `before` is what the same entry of the manifest came to last time; if its source has not changed since, that is it.
+/// `last` is what was staged for the model before. If it was the same entry, and its source has not changed since, that is it. If
+/// only settings have changed that a serving model follows, the files are taken from there: nothing is fetched, and the server sees
+/// the files it has.
 pub(crate) async fn stage(
     store: &Arc<Store>,
     model: &ManifestModel,
-    before: Option<&Staged>,
+    key: &str,
+    last: Option<Staged>,
     places: &Places,
     progress: &Arc<Progress>,
-) -> Result<(ContentHash, Option<String>), Fault> {
+) -> Result<Staged, Fault> {
     let revision = source::revision(model, places).await;
-    if let Some(before) = before.filter(|before| revision.is_some() && before.revision == revision) {
-        return Ok((before.content.clone(), revision));
+    if let Some(last) = last.as_ref().filter(|last| last.key == key && revision.is_some() && last.revision == revision)
+    {
+        return Ok(last.clone());
+    }
+    let files_key = source::files_key(model, places);
+    let staged = |content, origin| Staged { key: key.to_owned(), revision: revision.clone(), content, origin };
+    let is_of_same_files = |last: &Staged| {
+        last.key != key
+            && last.revision == revision
+            && last.origin.as_ref().is_some_and(|origin| origin.key == files_key)
+    };
+    if let Some(last) = last.filter(is_of_same_files) {
+        let (store, model) = (Arc::clone(store), model.clone());
+        let origin = last.origin.clone();
+        if let Some(content) = blocking(move || with_other_settings(&store, &model, &last)).await? {
+            return Ok(staged(content, origin));
+        }
     }
     let partial = {
         let store = Arc::clone(store);
@@ -39,22 +60,59 @@ pub(crate) async fn stage(
     };
     let fetched = source::fetch(model, &partial.fetched(), &partial.download(), places, progress).await?;
     let (store, model, progress) = (Arc::clone(store), model.clone(), Arc::clone(progress));
-    let content = blocking(move || {
-        let content = assemble(&store, &model, &partial, fetched)?;
+    let (content, config) = blocking(move || {
+        let config = config_in_source(&fetched, &partial.fetched())?;
+        let content = assemble(&store, &model, &partial, fetched, config.as_deref())?;
         progress.check()?;
-        Ok(content)
+        Ok((content, config))
     })
     .await?;
-    Ok((content, revision))
+    let is_short = config.as_ref().is_none_or(|config| config.len() <= LONGEST_REMEMBERED_CONFIG);
+    Ok(staged(content, is_short.then_some(Origin { key: files_key, config })))
+}
+
+/// The content that has the files of `last` and the configuration of `model`, if they differ only in settings that a serving model
+/// follows. `None` if they differ in more, or if the disk cannot share files between folders.
+fn with_other_settings(store: &Store, model: &ManifestModel, last: &Staged) -> Result<Option<ContentHash>, Fault> {
+    let before = store.content(&last.content);
+    let in_source = last.origin.as_ref().and_then(|origin| origin.config.as_deref());
+    let text = effective(model, in_source)?;
+    let (Ok(old), Some(mut files)) = (fs::read_to_string(before.join(CONFIG)), store.files(&last.content)) else {
+        return Ok(None);
+    };
+    let fixed = |text: &str| config::from_text(text).ok().map(|config| config::without_settings(&config));
+    if fixed(&old) != fixed(&text) {
+        return Ok(None);
+    }
+    let partial = store.partial()?;
+    for path in files.keys().filter(|path| *path != CONFIG) {
+        let target = partial.model().join(path);
+        let shared =
+            target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::hard_link(before.join(path), &target));
+        if let Err(error) = shared {
+            tracing::debug!(model = model.name, path, %error, "the file cannot be shared: the model is fetched again");
+            return Ok(None);
+        }
+    }
+    finish(store, &partial, &mut files, &text).map(Some)
+}
+
+/// The configuration that the server gets.
+fn effective(model: &ManifestModel, in_source: Option<&str>) -> Result<String, Fault> {
+    let found = in_source.filter(|_| model.config.precedence == Precedence::Fields);
+    render::effective(&model.config, found).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))
 }
 
 /// Arranges the fetched files in the partial's model folder, with their configuration, and commits them.
-fn assemble(store: &Store, model: &ManifestModel, partial: &Partial, fetched: Fetched) -> Result<ContentHash, Fault> {
-    let invalid_config = |what: String| Fault::new(Reason::InvalidConfig, what);
-    let found = config_in_source(&fetched, &partial.fetched())?;
-    let found = found.as_deref().filter(|_| model.config.precedence == Precedence::Fields);
-    let text = render::effective(&model.config, found).map_err(|error| invalid_config(error.to_string()))?;
-    let config = config::from_text(&text).map_err(|error| invalid_config(error.to_string()))?;
+fn assemble(
+    store: &Store,
+    model: &ManifestModel,
+    partial: &Partial,
+    fetched: Fetched,
+    config_in_source: Option<&str>,
+) -> Result<ContentHash, Fault> {
+    let text = effective(model, config_in_source)?;
+    let config = config::from_text(&text).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))?;
 
     let paths = fetched.files.keys().map(String::as_str);
     let moves =
@@ -70,6 +128,11 @@ fn assemble(store: &Store, model: &ManifestModel, partial: &Partial, fetched: Fe
             .map_err(|error| Fault::store(format_args!("cannot move {to}"), &error))?;
         files.insert(to, fetched.files[&from]);
     }
+    finish(store, partial, &mut files, &text)
+}
+
+/// Puts the configuration beside the files, and the whole into the store.
+fn finish(store: &Store, partial: &Partial, files: &mut Files, text: &str) -> Result<ContentHash, Fault> {
     let path = partial.model().join(CONFIG);
     let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(()))?;
     files.insert(CONFIG.to_owned(), hash);
@@ -77,7 +140,7 @@ fn assemble(store: &Store, model: &ManifestModel, partial: &Partial, fetched: Fe
         // a model without files of its own, such as an ensemble, has a version all the same
         fs::create_dir_all(partial.model().join("1")).map_err(|error| Fault::store("cannot make version 1", &error))?;
     }
-    store.commit(partial, &files)
+    store.commit(partial, files)
 }
 
 /// The text of the source's own configuration.

@@ -2,7 +2,8 @@
 //! confirmed to serve. Everything appears by one rename, so that a crash at any moment leaves either the old or the new.
 //!
 //! ```text
-//! store/sha256-…/          a model folder, complete and never changed
+//! store/sha256-…/          a model folder, complete and never changed; its files may be those of another one (hard links)
+//! listings/sha256-…        what its hash was made of, as sha256sum prints it
 //! repository/NAME          -> ../store/sha256-…
 //! partial/N/               being fetched; cleared at start
 //! ledger.json              what was staged and what was confirmed, by model name
@@ -12,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -58,6 +59,19 @@ pub struct Staged {
     pub revision: Option<String>,
     /// What came of it.
     pub content: ContentHash,
+    /// What its files came from, as far as it is known: with other settings it need not be fetched again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// What the files of a content came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Which source, checksum, layout and format.
+    pub key: String,
+    /// Text of the `config.pbtxt` that the source had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// A folder to fetch into. It is gone when dropped, unless it was committed.
@@ -77,7 +91,7 @@ impl Store {
         let lock = File::create(root.join("lock")).map_err(fail)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Fault::new(Reason::StoreFailed, format!("{} is in use by another process", root.display())))?;
-        for folder in ["store", "repository", "partial"] {
+        for folder in ["store", "listings", "repository", "partial"] {
             fs::create_dir_all(root.join(folder)).map_err(fail)?;
         }
         for entry in fs::read_dir(root.join("partial")).map_err(fail)? {
@@ -115,8 +129,13 @@ impl Store {
         let fail = |error: io::Error| Fault::store("cannot keep the model", &error);
         let content = ContentHash::from(verify::hash_of_folder(files));
         let place = self.content(&content);
-        if place.is_dir() {
+        let listing = self.listing(&content);
+        if place.is_dir() && listing.is_file() {
             return Ok(content); // only complete folders are ever renamed to such a name
+        }
+        write_synced(&listing, verify::listing(files).as_bytes()).map_err(fail)?;
+        if place.is_dir() {
+            return Ok(content); // of an agent that wrote no listings
         }
         sync_folders(&partial.model()).map_err(fail)?;
         fs::rename(partial.model(), &place).map_err(fail)?;
@@ -127,6 +146,16 @@ impl Store {
     /// Where a content lies.
     pub fn content(&self, content: &ContentHash) -> PathBuf {
         self.root.join("store").join(content.as_str())
+    }
+
+    /// The files of a content with their hashes; `None` if that is not known.
+    pub fn files(&self, content: &ContentHash) -> Option<Files> {
+        let files = verify::files_of_listing(&fs::read_to_string(self.listing(content)).ok()?)?;
+        (ContentHash::from(verify::hash_of_folder(&files)) == *content).then_some(files)
+    }
+
+    fn listing(&self, content: &ContentHash) -> PathBuf {
+        self.root.join("listings").join(content.as_str())
     }
 
     /// What the repository's folder of that name is.
@@ -143,7 +172,8 @@ impl Store {
 
     /// Makes the repository's folder of that name this content, in one step.
     ///
-    /// Its files get a new time: a server that compares times must see a change even when it goes back to older files.
+    /// Its files get a new time: a server that compares times must see a change even when it goes back to older files. Those that
+    /// the folder has already, under the same path, have not changed and keep theirs.
     pub fn point(&self, name: &str, content: &ContentHash) -> Result<(), Fault> {
         if self.linked(name).as_ref() == Some(content) {
             return Ok(());
@@ -151,7 +181,7 @@ impl Store {
         let fail = |error: io::Error| Fault::store(format_args!("cannot put '{name}' into the repository"), &error);
         let repository = self.repository();
         let link = repository.join(plain(name)?);
-        freshen(&self.content(content)).map_err(fail)?;
+        freshen(&self.content(content), &link).map_err(fail)?;
         let temporary = repository.join(format!(".{name}.new"));
         remove_if_there(&temporary).map_err(fail)?;
         symlink(Path::new("../store").join(content.as_str()), &temporary).map_err(fail)?;
@@ -187,8 +217,7 @@ impl Store {
         let fail = |error: io::Error| Fault::store("cannot write the ledger", &error);
         let text = serde_json::to_vec_pretty(&*ledger).expect("text keys and plain data");
         let temporary = self.root.join("ledger.json.new");
-        let mut file = File::create(&temporary).map_err(fail)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
+        write_synced(&temporary, &text).map_err(fail)?;
         fs::rename(&temporary, self.root.join("ledger.json")).map_err(fail)?;
         sync(&self.root).map_err(fail)
     }
@@ -220,11 +249,17 @@ impl Store {
         // by one rename: half a folder must never bear a content's name
         let partial = self.partial()?;
         fs::rename(self.content(content), partial.folder.join("removed")).map_err(fail)?;
+        remove_if_there(&self.listing(content)).map_err(fail)?;
         Ok(Some(partial))
     }
 
-    /// Records may outlive their content when somebody cleans up by hand.
+    /// Records and listings may outlive their content when somebody cleans up by hand, or the process ends between two steps.
     fn drop_lost_contents(&self) {
+        for entry in fs::read_dir(self.root.join("listings")).into_iter().flatten().flatten() {
+            if !self.root.join("store").join(entry.file_name()).is_dir() {
+                let _ = fs::remove_file(entry.path()); // a listing of nothing does no harm
+            }
+        }
         let mut ledger = self.lock();
         for record in ledger.values_mut() {
             record.staged = record.staged.take().filter(|staged| self.content(&staged.content).is_dir());
@@ -273,17 +308,32 @@ fn plain(name: &str) -> Result<&str, Fault> {
     }
 }
 
-fn freshen(folder: &Path) -> io::Result<()> {
+/// Gives the files of `folder` a new time, but for those that `before` has under the same path.
+fn freshen(folder: &Path, before: &Path) -> io::Result<()> {
     let now = SystemTime::now();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let (path, before) = (entry.path(), before.join(entry.file_name()));
         if path.is_dir() {
-            freshen(&path)?;
-        } else {
+            freshen(&path, &before)?;
+        } else if !is_same_file(&path, &before)? {
             File::open(path)?.set_modified(now)?;
         }
     }
     Ok(())
+}
+
+/// Whether both are one file, by two names.
+fn is_same_file(path: &Path, other: &Path) -> io::Result<bool> {
+    let Ok(other) = fs::metadata(other) else { return Ok(false) };
+    let file = fs::metadata(path)?;
+    Ok((file.dev(), file.ino()) == (other.dev(), other.ino()))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn sync_folders(folder: &Path) -> io::Result<()> {
@@ -316,6 +366,46 @@ mod tests {
         let path = partial.model().join("1/model.py");
         let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(())).unwrap();
         store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap()
+    }
+
+    fn staged(content: &ContentHash) -> Staged {
+        Staged { key: "k".into(), revision: None, content: content.clone(), origin: None }
+    }
+
+    #[test]
+    fn what_a_content_is_made_of_is_known_as_long_as_it_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let content = stage(&store, "a");
+        let files = store.files(&content).unwrap();
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["1/model.py"]);
+        assert_eq!(ContentHash::from(verify::hash_of_folder(&files)), content);
+        fs::write(store.listing(&content), "0  x\n").unwrap();
+        assert_eq!(store.files(&content), None, "a listing of something else");
+        store.remove(&content).unwrap();
+        assert_eq!(fs::read_dir(root.path().join("listings")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_that_stay_keep_their_time() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let a = stage(&store, "a");
+        store.point("m", &a).unwrap();
+        let time = |path: &str| fs::metadata(store.repository().join("m").join(path)).unwrap().modified().unwrap();
+        let before = time("1/model.py");
+        let partial = store.partial().unwrap();
+        fs::create_dir(partial.model().join("1")).unwrap();
+        fs::hard_link(store.content(&a).join("1/model.py"), partial.model().join("1/model.py")).unwrap();
+        let mut files = store.files(&a).unwrap();
+        let path = partial.model().join("2/model.py");
+        let hash = verify::write_file(&path, &mut &b"b"[..], false, Reason::StoreFailed, |_| Ok(())).unwrap();
+        files.insert("2/model.py".into(), hash);
+        let both = store.commit(&partial, &files).unwrap();
+        File::open(store.content(&both).join("2/model.py")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        store.point("m", &both).unwrap();
+        assert_eq!(time("1/model.py"), before);
+        assert!(time("2/model.py") >= before, "what is new to the server looks new");
     }
 
     #[test]
@@ -355,9 +445,7 @@ mod tests {
         let store = Store::open(root.path()).unwrap();
         let (a, b) = (stage(&store, "a"), stage(&store, "b"));
         store.record("m", |record| record.active = Some(a.clone())).unwrap();
-        store
-            .record("n", |record| record.staged = Some(Staged { key: "k".into(), revision: None, content: b.clone() }))
-            .unwrap();
+        store.record("n", |record| record.staged = Some(staged(&b))).unwrap();
         fs::create_dir_all(root.path().join("partial/7/fetched")).unwrap();
         assert!(Store::open(root.path()).unwrap_err().message.contains("in use"));
         drop(store);
@@ -380,9 +468,7 @@ mod tests {
         let (a, b, c, d) = (stage(&store, "a"), stage(&store, "b"), stage(&store, "c"), stage(&store, "d"));
         store.point("m", &a).unwrap();
         store.record("m", |record| record.active = Some(b.clone())).unwrap();
-        store
-            .record("n", |record| record.staged = Some(Staged { key: "k".into(), revision: None, content: c.clone() }))
-            .unwrap();
+        store.record("n", |record| record.staged = Some(staged(&c))).unwrap();
         assert_eq!(store.unreferenced(), BTreeSet::from([d.clone()]));
         for content in [&a, &b, &c, &d] {
             store.remove(content).unwrap();

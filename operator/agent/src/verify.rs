@@ -58,14 +58,23 @@ pub type Files = BTreeMap<String, FileHash>;
 
 /// The hash of a folder: SHA-256 over the lines `DIGEST  PATH\n` of its files in the order of their paths.
 pub fn hash_of_folder(files: &Files) -> FileHash {
-    let mut hasher = Sha256::new();
-    for (path, hash) in files {
-        hasher.update(hex::encode(hash));
-        hasher.update("  ");
-        hasher.update(path);
-        hasher.update("\n");
-    }
-    hasher.finalize().into()
+    Sha256::digest(listing(files)).into()
+}
+
+/// The lines that the hash of a folder is made of.
+pub fn listing(files: &Files) -> String {
+    files.iter().map(|(path, hash)| format!("{}  {path}\n", hex::encode(hash))).collect()
+}
+
+/// The files of such a listing; `None` if it is none.
+pub fn files_of_listing(listing: &str) -> Option<Files> {
+    let file = |line: &str| {
+        let (digits, path) = line.split_once("  ")?;
+        let mut hash = FileHash::default();
+        hex::decode_to_slice(digits, &mut hash).ok()?;
+        Some((path.to_owned(), hash))
+    };
+    listing.lines().map(file).collect()
 }
 
 /// Compares what was fetched with what the resource promises.

@@ -284,6 +284,11 @@ impl ManifestModel {
             config: &self.config,
         })
     }
+
+    /// SHA-256 of what its files come from and how they are laid out (source, checksum, layout, format), in hexadecimal.
+    pub fn files_hash(&self) -> String {
+        hash_of(&(&self.source, &self.checksum, self.layout, self.format))
+    }
 }
 
 fn hash_of(content: &impl Serialize) -> String {

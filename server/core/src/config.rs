@@ -10,6 +10,7 @@ mod normalize;
 mod parse_error;
 mod problem;
 mod reflect;
+mod settings;
 mod text;
 mod unsupported_fields;
 mod verify;
@@ -24,6 +25,7 @@ pub use self::{
     normalize::{Machine, normalize},
     parse_error::ParseError,
     problem::{Problem, problems_error},
+    settings::{with_settings_of, without_settings},
     text::{from_text, to_text},
     unsupported_fields::unsupported_fields,
     verify::{verify, verify_before_opening, verify_override},

@@ -6,9 +6,8 @@ use std::{
 };
 
 use server_core::{
-    config::ModelConfig,
+    config::{self, ModelConfig},
     repository::{layout, plan::Change},
-    version_routing,
 };
 
 use crate::repository::Stamp;
@@ -37,19 +36,12 @@ impl Fingerprint {
         let (Some(files), Some(files_now)) = (&self.files, &now.files) else { return Change::Model };
         if files.version != files_now.version
             || files.shared != files_now.shared
-            || fixed_part(&self.written) != fixed_part(&now.written)
+            || config::without_settings(&self.written) != config::without_settings(&now.written)
         {
             return Change::Model;
         }
         if files.labels != files_now.labels || self.written != now.written { Change::Settings } else { Change::Nothing }
     }
-}
-
-/// What a serving model cannot follow.
-fn fixed_part(config: &ModelConfig) -> ModelConfig {
-    let mut fixed = ModelConfig { instance_group: Vec::new(), version_policy: None, ..config.clone() };
-    fixed.parameters.retain(|key, _| !version_routing::PARAMETERS.contains(&key.as_str()));
-    fixed
 }
 
 /// The files of a model's folder, sorted by whom they concern.

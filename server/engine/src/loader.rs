@@ -12,7 +12,6 @@ use server_core::{
     config::{self, ModelConfig},
     error::{Error, Result},
     interface::{Interface, Labels},
-    version_routing,
 };
 
 use crate::{
@@ -100,15 +99,7 @@ impl Loader {
     ///
     /// Errors: the configuration's problems, or a new instance cannot be made; `serving` is as it was.
     pub(crate) fn refresh(&self, target: &VersionToLoad<'_>, serving: &LoadedModel) -> Result<LoadedModel> {
-        let mut config = ModelConfig {
-            instance_group: target.config.instance_group.clone(),
-            version_policy: target.config.version_policy.clone(),
-            ..ModelConfig::clone(&serving.config)
-        };
-        let is_about_versions = |key: &str| version_routing::PARAMETERS.contains(&key);
-        config.parameters.retain(|key, _| !is_about_versions(key));
-        let now = target.config.parameters.iter().filter(|(key, _)| is_about_versions(key));
-        config.parameters.extend(now.map(|(key, value)| (key.clone(), value.clone())));
+        let mut config = config::with_settings_of(&serving.config, target.config);
         self.finish(target.name, &mut config)?;
         let of_any_shape = serving.interface.inputs.iter().filter(|input| input.takes_any_shape);
         let of_any_shape: Vec<String> = of_any_shape.map(|input| input.name.to_string()).collect();

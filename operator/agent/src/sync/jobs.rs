@@ -14,7 +14,7 @@ use crate::{
     load::{CallError, Server},
     source::{Places, Progress, blocking},
     stage,
-    store::{Record, Staged, Store},
+    store::{Record, Store},
     verify::ContentHash,
 };
 
@@ -50,9 +50,9 @@ pub(super) async fn fetch(
 ) -> Ended {
     let limit = progress.limits().fetch;
     let work = async {
-        let before = store.ledger().remove(&model.name).and_then(|record| record.staged).filter(|s| s.key == key);
-        let (content, revision) = stage::stage(&store, &model, before.as_ref(), &places, &progress).await?;
-        let (name, staged) = (model.name.clone(), Staged { key: key.clone(), revision, content: content.clone() });
+        let last = store.ledger().remove(&model.name).and_then(|record| record.staged);
+        let staged = stage::stage(&store, &model, &key, last, &places, &progress).await?;
+        let (name, content) = (model.name.clone(), staged.content.clone());
         progress.check()?;
         blocking(move || store.record(&name, |record| record.staged = Some(staged))).await?;
         Ok(content)

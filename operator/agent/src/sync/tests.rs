@@ -414,6 +414,43 @@ async fn a_secret_that_comes_or_changes_after_all_attempts_gives_new_ones() {
 }
 
 #[tokio::test]
+async fn a_change_of_settings_fetches_nothing_and_keeps_the_files_as_they_are() {
+    let harness = Harness::new(Vec::new()).await;
+    let uri = format!("http://{}/files/private/model.py", harness.address);
+    let with = |config: &str| {
+        let mut model = model("a", ManifestSource::Http { uri: uri.clone(), secret: Some("token".into()) });
+        model.config.text = format!("name: \"a\"\n{config}");
+        model.config.fields = ["max_batch_size", "version_policy"].map(str::to_owned).into();
+        model.config.fields.extend(server_core::version_routing::PARAMETERS.map(server_core::version_routing::path));
+        model
+    };
+    let weights = |weights: &str| {
+        format!(
+            "parameters {{ key: 'version_weights' value {{ string_value: '{weights}' }} }} version_policy {{ all {{ }} }}"
+        )
+    };
+    write(&harness.root.path().join("secrets/token/token"), "right");
+    harness.want(vec![with("")]);
+    harness.until("ready", State::is_ready).await;
+    // from here on nothing can be fetched
+    fs::remove_dir_all(harness.root.path().join("secrets")).unwrap();
+    let folder = harness.agent.as_ref().unwrap().repository().join("a");
+    let time = || fs::metadata(folder.join("1/model.py")).unwrap().modified().unwrap();
+    let (before, calls) = (time(), harness.server.calls().len());
+    for (number, text) in ["1:9,2:1", "1:1,2:1", "1:9,2:1"].into_iter().enumerate() {
+        harness.want(vec![with(&weights(text))]);
+        assert!(harness.settled().await.is_ready());
+        let config = fs::read_to_string(folder.join("config.pbtxt")).unwrap();
+        assert!(config.contains(&format!("\"{text}\"")), "{config}");
+        assert_eq!((time(), harness.server.calls().len()), (before, calls + number + 1), "one load each");
+    }
+    // any other change is of another model
+    harness.want(vec![with("max_batch_size: 4")]);
+    let fails = |state: &State| reason(&state.models["a"]) == Some(Reason::CredentialsMissing);
+    harness.until("fetched again", fails).await;
+}
+
+#[tokio::test]
 async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() {
     let source = ManifestSource::Pvc { claim: "models".into(), path: "net".into() };
     let mut harness = Harness {
