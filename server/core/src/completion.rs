@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
     sequence::SlotRef,
-    stats::FailureReason,
+    stats::{ComputeTimes, FailureReason},
 };
 
 /// Moments of one execution, for the statistics.
@@ -211,7 +211,8 @@ impl Completion {
     /// Says the last word: a response, an error, or the end alone, which is no response and is counted as none. The
     /// request's memory may be held on to; it is released when this is dropped.
     pub fn finish(&mut self, reply: Option<Reply>, marks: &Marks) {
-        let Some(responder) = self.responder.take() else { return };
+        let Some(mut responder) = self.responder.take() else { return };
+        responder.took(ComputeTimes::of(marks));
         let Some(events) = &self.events else { return hand_over(responder, reply) };
         if let Some(reply) = &reply {
             let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
@@ -343,11 +344,13 @@ pub(crate) fn complete_all(requests: Vec<Pending>, replies: Vec<Reply>, marks: &
         events.slots_released(&slots);
     }
     let count = requests.len();
+    let times = ComputeTimes::of(marks);
     let mut replies = replies.into_iter();
     for mut request in requests {
         let completion = &mut request.completion;
         completion.slot = None; // released together, above
-        if let Some(responder) = completion.responder.take() {
+        if let Some(mut responder) = completion.responder.take() {
+            responder.took(times);
             let reply = replies.next().unwrap_or_else(|| Err(unanswered()));
             completion.say(responder, Some(reply));
         }

@@ -18,7 +18,7 @@ mod verify;
 pub use server_proto::inference::{ModelConfig, model_instance_group::Kind as InstanceKind};
 
 pub use self::{
-    complete::complete,
+    complete::{complete, is_ensemble},
     frameworks::backend_name,
     gpu_fallback::run_gpu_groups_on_cpu,
     json::{from_json, to_json},

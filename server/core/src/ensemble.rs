@@ -19,6 +19,6 @@ mod testing;
 
 pub use self::{
     graph::Graph,
-    members::{Member, Members, circular},
+    members::{Member, Members, circular, step_models},
     progress::{MAX_RUNS_PER_STEP, Progress, Run, StepInputs},
 };

@@ -18,6 +18,7 @@ use self::{
 use crate::{
     error::{Error, Result},
     response::Outputs,
+    stats::ComputeTimes,
 };
 
 /// One thing the caller's end receives.
@@ -43,7 +44,7 @@ pub fn reply_slot() -> (Responder, Replies) {
 /// Makes both ends of a slot that is full when the replies in it have `limit` bytes. One reply always fits.
 pub fn reply_slot_of(limit: usize) -> (Responder, Replies) {
     let slot = Arc::new(Mutex::new(State::new(limit)));
-    (Responder { slot: Some(slot.clone()) }, Replies { slot, is_finished: false })
+    (Responder { slot: Some(slot.clone()), times: ComputeTimes::default() }, Replies { slot, is_finished: false })
 }
 
 // === the backend's end ===
@@ -52,6 +53,7 @@ pub fn reply_slot_of(limit: usize) -> (Responder, Replies) {
 pub struct Responder {
     /// Taken by the one end this request gets.
     slot: Option<Slot>,
+    times: ComputeTimes,
 }
 
 impl Responder {
@@ -96,6 +98,11 @@ impl Responder {
         Poll::Pending
     }
 
+    /// The request's execution took so long; its caller may ask once it has ended.
+    pub fn took(&mut self, times: ComputeTimes) {
+        self.times = times;
+    }
+
     /// Sends the last reply, or the only one: it always fits, for nothing follows it.
     pub fn finish(mut self, reply: Reply) {
         self.end(Some(reply));
@@ -113,7 +120,7 @@ impl Responder {
 
     fn end(&mut self, reply: Option<Reply>) {
         if let Some(slot) = self.slot.take() {
-            let reader = slot.lock().finish(reply);
+            let reader = slot.lock().finish(reply, self.times);
             reader.into_iter().for_each(Waker::wake);
         }
     }
@@ -139,6 +146,11 @@ pub struct Replies {
 }
 
 impl Replies {
+    /// How long the request's execution took, once it has ended; nothing if it never ran.
+    pub fn times(&self) -> ComputeTimes {
+        self.slot.lock().times
+    }
+
     /// The next reply; `None` after the last one.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Reply>> {
         if self.is_finished {

@@ -27,6 +27,35 @@ impl Durations {
     }
 }
 
+/// How long the execution of one request took, for whoever runs it as a part of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ComputeTimes {
+    /// Time to make inputs ready.
+    pub input: Duration,
+    /// Time in the runtime.
+    pub infer: Duration,
+    /// Time to take outputs apart.
+    pub output: Duration,
+}
+
+impl ComputeTimes {
+    /// Those of one execution.
+    pub fn of(marks: &Marks) -> Self {
+        Self {
+            input: marks.input_end.saturating_duration_since(marks.start),
+            infer: marks.output_start.saturating_duration_since(marks.input_end),
+            output: marks.end.saturating_duration_since(marks.output_start),
+        }
+    }
+
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
+        self.input += other.input;
+        self.infer += other.infer;
+        self.output += other.output;
+    }
+}
+
 /// Executions of one batch size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchSnapshot {
@@ -163,11 +192,37 @@ impl ModelSnapshot {
 
     /// Counts one execution of so many rows.
     pub fn record_batch(&mut self, rows: u64, marks: &Marks) {
+        self.record_batch_times(rows, ComputeTimes::of(marks));
+    }
+
+    fn record_batch_times(&mut self, rows: u64, times: ComputeTimes) {
         self.execution_count += 1;
         let batch = self.batch(rows);
-        batch.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
-        batch.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
-        batch.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+        batch.compute_input.add(1, times.input);
+        batch.compute_infer.add(1, times.infer);
+        batch.compute_output.add(1, times.output);
+    }
+
+    /// Counts one request to an ensemble that ended well: `started` is when its first step might start, `times` those of all
+    /// its steps together. `now_ms` counts from 1970.
+    ///
+    /// Source: Triton, where an ensemble's compute times are the sums of its composing models'.
+    pub fn record_ensemble(
+        &mut self,
+        record: &RequestRecord,
+        started: Instant,
+        times: ComputeTimes,
+        now: Instant,
+        now_ms: u64,
+    ) {
+        self.last_inference_ms = now_ms;
+        self.inference_count += u64::from(record.batch_size);
+        self.success.add(1, now.saturating_duration_since(record.received_at));
+        self.queue.add(1, started.saturating_duration_since(record.queued_at));
+        self.compute_input.add(1, times.input);
+        self.compute_infer.add(1, times.infer);
+        self.compute_output.add(1, times.output);
+        self.record_batch_times(u64::from(record.batch_size), times);
     }
 
     /// Counts one request that ended by itself. `now_ms` counts from 1970.

@@ -15,12 +15,16 @@ use server_core::{
     request::{InferRequest, Parameter, RequestedOutput, VersionChoice},
     responder::Replies,
     response::{InferResponse, Outputs},
+    stats::ComputeTimes,
     tensor::Tensor,
 };
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::{model::LoadedModel, pool::Refused, registry::Registry, scheduler::Refusal, version_router::VersionRouter};
+use crate::{
+    ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner, scheduler::Refusal,
+    version_router::VersionRouter,
+};
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
 #[derive(Clone)]
@@ -68,23 +72,45 @@ fn router(registry: &Registry, found: &LoadedModel, request: &InferRequest) -> O
     registry.entry(&found.interface.model_name)?.router.clone()
 }
 
-fn infer_on(registry: &Registry, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
+fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
     // 5  scheduler: queued, and an instance called if it has something to do
     let id = request.id.clone();
     let wanted = request.outputs.clone();
-    let (replies, deadline) = loop {
-        let refused = match model.submit(request, batch_size) {
-            Ok(queued) => break queued,
+    let run = loop {
+        let begun =
+            match model.runner() {
+                Runner::Instances(pool) => pool
+                    .submit(request, batch_size)
+                    .map(|(replies, deadline)| RunState::Queued { replies, deadline, alarm: None }),
+                Runner::Ensemble(ensemble) => ensemble.begin(request, batch_size).map(RunState::Ensemble),
+            };
+        let refused = match begun {
+            Ok(run) => break run,
             Err(refused) => refused,
         };
         // A reload took the model away between the look and the queue: whoever replaced it takes the request.
-        model = successor(registry, &model, &refused)?.ok_or_else(|| model.reject(&refused))?;
+        model = successor(registry, &model, &refused)?.ok_or_else(|| reject(model.runner(), &refused))?;
         request = refused.request;
     };
     // 7  the reply slot's other end
-    Ok(Inference { model, id, wanted, replies, deadline, alarm: None, is_over: false })
+    Ok(Inference { model, id, wanted, run, is_over: false })
+}
+
+/// Counts a refused request, and says why it was. One that no queue would take is the caller's mistake and counted nowhere,
+/// as those are that the check finds.
+fn reject(runner: &Runner, refused: &Refused) -> Error {
+    let text = match &refused.refusal {
+        Refusal::Invalid(error) => return error.clone(),
+        Refusal::Full => "Exceeds maximum queue size",
+        Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
+    };
+    match runner {
+        Runner::Instances(pool) => pool.rejected(&refused.request),
+        Runner::Ensemble(ensemble) => ensemble.rejected(&refused.request),
+    }
+    Error::unavailable(text).with_request_id(&refused.request.id)
 }
 
 /// The model that took the place of a closed one, if it takes and gives the same.
@@ -99,7 +125,7 @@ fn successor(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -
         Some(routed) => routed,
         None => registry.find(&model.interface.model_name, refused.request.model_version)?,
     };
-    Ok((!found.shares_pool(model) && found.interface.is_like(&model.interface)).then_some(found))
+    Ok((!found.shares_runner(model) && found.interface.is_like(&model.interface)).then_some(found))
 }
 
 /// A running request: poll it for its responses. Dropping it cancels the request.
@@ -107,13 +133,58 @@ pub struct Inference {
     model: Arc<LoadedModel>,
     id: String,
     wanted: SmallVec<[RequestedOutput; 2]>,
-    replies: Replies,
-    /// When it has waited too long. The caller watches it: instances may all be busy then.
-    deadline: Option<Instant>,
-    /// Made when the caller first has to wait.
-    alarm: Option<Pin<Box<Sleep>>>,
+    run: RunState,
     /// It has had its last response.
     is_over: bool,
+}
+
+/// Where a request is.
+enum RunState {
+    /// In the queue or on an instance.
+    Queued {
+        replies: Replies,
+        /// When it has waited too long. The caller watches it: instances may all be busy then.
+        deadline: Option<Instant>,
+        /// Made when the caller first has to wait.
+        alarm: Option<Pin<Box<Sleep>>>,
+    },
+    /// In the steps of an ensemble.
+    Ensemble(Box<EnsembleRun>),
+}
+
+impl RunState {
+    fn poll_next(&mut self, model: &LoadedModel, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
+        match self {
+            Self::Queued { replies, deadline, alarm } => {
+                let reply = replies.poll_next(context);
+                if reply.is_pending() && is_too_late(deadline, alarm, context) {
+                    if let Runner::Instances(pool) = model.runner() {
+                        pool.expire();
+                    }
+                    return replies.poll_next(context);
+                }
+                reply
+            }
+            Self::Ensemble(run) => run.poll_next(context),
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        match self {
+            Self::Queued { replies, .. } => replies.is_finished(),
+            Self::Ensemble(run) => run.is_finished(),
+        }
+    }
+}
+
+/// Whether the deadline has passed; told once. Before, the caller is woken when it does.
+fn is_too_late(deadline: &mut Option<Instant>, alarm: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> bool {
+    let Some(moment) = *deadline else { return false };
+    let is_late = alarm.get_or_insert_with(|| Box::pin(sleep_until(moment.into()))).as_mut().poll(context).is_ready();
+    if is_late {
+        (*deadline, *alarm) = (None, None);
+    }
+    is_late
 }
 
 impl Inference {
@@ -124,13 +195,8 @@ impl Inference {
 
     /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
-        let mut reply = self.replies.poll_next(context);
-        if reply.is_pending() && self.is_too_late(context) {
-            self.model.expire();
-            reply = self.replies.poll_next(context);
-        }
-        let reply = ready!(reply);
-        self.is_over = self.replies.is_finished();
+        let reply = ready!(self.run.poll_next(&self.model, context));
+        self.is_over = self.run.is_finished();
         Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
     }
 
@@ -140,15 +206,12 @@ impl Inference {
         self.is_over
     }
 
-    /// Whether the deadline has passed; told once. Before, the caller is woken when it does.
-    fn is_too_late(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.deadline else { return false };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
-        let is_late = alarm.as_mut().poll(context).is_ready();
-        if is_late {
-            (self.deadline, self.alarm) = (None, None);
+    /// How long its execution took, once it has ended.
+    pub(crate) fn times(&self) -> ComputeTimes {
+        match &self.run {
+            RunState::Queued { replies, .. } => replies.times(),
+            RunState::Ensemble(run) => run.times(),
         }
-        is_late
     }
 
     /// The only response.
@@ -208,8 +271,8 @@ impl Inference {
 
 impl Drop for Inference {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.model.note_cancelled();
+        if let (false, Runner::Instances(pool)) = (self.is_over, self.model.runner()) {
+            pool.note_cancelled();
         }
     }
 }

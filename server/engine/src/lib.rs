@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod blocking_pool;
+mod ensemble;
 mod fingerprint;
 mod host;
 mod infer;
 mod inline_policy;
 mod instance;
 mod lifecycle;
+mod load_session;
 mod loader;
 mod machine;
 mod model;
@@ -17,8 +19,10 @@ mod pool;
 mod registry;
 mod repository;
 mod response_order;
+mod runner;
 mod scheduler;
 mod scheduling;
+mod series;
 mod shadow;
 mod stats;
 mod version_router;
@@ -49,7 +53,7 @@ pub use self::{
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
 };
-use self::{lifecycle::Lifecycle, loader::Loader, machine::Machine, registry::Registry};
+use self::{lifecycle::Lifecycle, load_session::LoadSession, loader::Loader, machine::Machine, registry::Registry};
 
 const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
@@ -82,6 +86,7 @@ impl Engine {
                 backends,
                 host,
                 machine: machine.clone(),
+                registry: registry.clone(),
                 auto_complete: options.auto_complete,
                 gpu_fallback: options.gpu_fallback,
             };
@@ -102,9 +107,14 @@ impl Engine {
         })?;
         *self.required.lock() = names.clone();
         let mut loads = tokio::task::JoinSet::new();
+        let session = LoadSession::new(self.lifecycle.clone());
         for name in names {
-            let engine = self.clone();
-            loads.spawn(async move { engine.run_load(&name, LoadParameters::default()).await });
+            let (session, lifecycle) = (session.clone(), self.lifecycle.clone());
+            loads.spawn(async move {
+                let result = session.load(name.clone(), LoadParameters::default()).await;
+                lifecycle.note_requested(&name);
+                result
+            });
         }
         let mut startup = Startup::AllReady;
         while let Some(result) = loads.join_next().await {
@@ -216,7 +226,7 @@ impl Engine {
                     reason: version.reason.clone(),
                 });
             }
-            let failure = entry.and_then(|entry| entry.failure.clone());
+            let failure = entry.and_then(|entry| entry.failure.clone().or_else(|| entry.lacking.clone()));
             if lines.is_empty() {
                 let state = failure.as_ref().map(|_| VersionState::Unavailable);
                 lines.push(IndexEntry { name, version: None, state, reason: failure.unwrap_or_default() });
@@ -228,22 +238,21 @@ impl Engine {
         Ok(index)
     }
 
-    /// Loads or reloads a model; returns when it serves or has failed.
+    /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.
     pub async fn load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
         self.may_control(name)?;
-        self.run_load(name, parameters).await
+        let result = LoadSession::new(self.lifecycle.clone()).load(name.to_owned(), parameters).await;
+        self.lifecycle.note_requested(name);
+        result
     }
 
-    /// Takes a model out of service; returns before its last request has ended.
-    ///
-    /// `unload_dependents` has nothing to add while no model is made of others.
-    pub async fn unload(self: &Arc<Self>, name: &str, _unload_dependents: bool) -> Result<()> {
+    /// Takes a model out of service; returns before its last request has ended. Ensembles that it is a part of leave with it.
+    /// With `unload_dependents`, the models that it is made of go as well, unless they were asked for or others use them.
+    pub async fn unload(self: &Arc<Self>, name: &str, unload_dependents: bool) -> Result<()> {
         self.may_control(name)?;
-        let lock = self.lifecycle.load_lock(name);
-        let _guard = lock.lock().await;
         // Somebody wants it gone: readiness does not wait for it any more.
         self.required.lock().retain(|required| required != name);
-        self.lifecycle.unload(name);
+        self.lifecycle.unload_all(name, unload_dependents).await;
         Ok(())
     }
 
@@ -320,20 +329,6 @@ impl Engine {
         }
     }
 
-    async fn run_load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
-        let lock = self.lifecycle.load_lock(name);
-        let _guard = lock.lock().await;
-        let permits = self.lifecycle.permits.clone();
-        let permit = permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?;
-        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
-        blocking(move || {
-            let _permit = permit;
-            lifecycle.load(&name, parameters)
-        })
-        .await
-        .flatten()
-    }
-
     fn may_control(&self, name: &str) -> Result<()> {
         self.not_exiting("Server not ready")?;
         if self.options.control_mode != ControlMode::Explicit {
@@ -367,10 +362,4 @@ impl Engine {
         let versions = entries.values().flat_map(|entry| entry.versions.values());
         versions.filter_map(|version| version.model.as_ref()).map(|model| model.snapshot()).collect()
     }
-}
-
-async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal(format!("loading ended unexpectedly: {error}")))
 }

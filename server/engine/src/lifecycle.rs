@@ -2,7 +2,13 @@
 //! is its own. A load succeeds as a whole or changes nothing: what served before serves until every version of its
 //! successor does.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod ensembles;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use server_core::{
@@ -37,6 +43,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 const LATE_REQUESTS: Duration = Duration::from_secs(1);
 const LATE_REQUESTS_INTERVAL: Duration = Duration::from_millis(1);
 
+/// How often it is looked after that whether requests of ensembles still need the model.
+const HELD_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Threads that take models down when the server stops.
 const DRAIN_THREADS: usize = 8;
 
@@ -51,6 +60,10 @@ pub(crate) struct Lifecycle {
     retries: u32,
     /// Configurations given with load requests, by model: they hold until another comes or the folder's own changes.
     overrides: Mutex<HashMap<String, Override>>,
+    /// What each ensemble was last loaded from, until it is unloaded.
+    ensembles: Mutex<BTreeMap<String, Arc<Draft>>>,
+    /// Models that somebody has asked for: others were loaded because an ensemble is made of them.
+    requested: Mutex<BTreeSet<String>>,
     /// One load or unload of a model at a time.
     load_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Bounds how many models load at once.
@@ -119,6 +132,8 @@ impl Lifecycle {
             is_strict: !options.auto_complete,
             retries: options.load_retries,
             overrides: Mutex::default(),
+            ensembles: Mutex::default(),
+            requested: Mutex::default(),
             load_locks: Mutex::default(),
             permits: Arc::new(Semaphore::new(options.load_threads.max(1))),
         }
@@ -151,41 +166,63 @@ impl Lifecycle {
                 return Err(answer);
             }
         };
-        let serving: Vec<(u64, Arc<LoadedModel>)> = self.registry.entry(name).map_or_else(Vec::new, |entry| {
-            let versions = entry.versions.iter();
-            versions.filter_map(|(&number, version)| Some((number, version.model.clone()?))).collect()
-        });
+        if config::is_ensemble(&draft.config) {
+            return self.load_ensemble(name, draft);
+        }
+        let serving = self.serving(name);
         let changes: Vec<_> = serving
             .iter()
             .map(|(version, model)| (*version, model.fingerprint.change_to(&draft.fingerprint(*version))))
             .collect();
         let steps = plan::plan(&draft.wanted, &changes);
         self.registry.update(name, |entry| {
-            entry.failure = None;
+            (entry.failure, entry.lacking) = (None, None);
             // Versions that failed before and are not wanted any more have nothing to tell.
             entry.versions.retain(|number, version| version.model.is_some() || draft.wanted.contains(number));
         });
         let made = self.make(name, &draft, &steps, &serving)?;
+        self.ensembles.lock().remove(name); // if it was one
         self.publish(name, made);
-        if let Some(given) = draft.to_keep {
-            self.overrides.lock().insert(name.to_owned(), given);
-        } else if draft.files.is_some() {
-            self.overrides.lock().remove(name);
-        }
+        self.keep_override(name, &draft);
         for &version in &steps.unload {
             self.unload_version(name, version);
         }
         Ok(())
     }
 
+    /// Somebody has asked for the model, which was loaded or could not be. A name that nothing is known of is not kept.
+    pub(crate) fn note_requested(&self, name: &str) {
+        if self.registry.entry(name).is_some() {
+            self.requested.lock().insert(name.to_owned());
+        }
+    }
+
+    /// The versions that serve, ascending.
+    fn serving(&self, name: &str) -> Vec<(u64, Arc<LoadedModel>)> {
+        let Some(entry) = self.registry.entry(name) else { return Vec::new() };
+        let versions = entry.versions.iter();
+        versions.filter_map(|(&number, version)| Some((number, version.model.clone()?))).collect()
+    }
+
+    /// A configuration that came with a load and serves now is the one of later loads.
+    fn keep_override(&self, name: &str, draft: &Draft) {
+        if let Some(given) = &draft.to_keep {
+            self.overrides.lock().insert(name.to_owned(), given.clone());
+        } else if draft.files.is_some() {
+            self.overrides.lock().remove(name);
+        }
+    }
+
     /// Takes every version of a model out of service. Returns at once; requests inside are finished first.
-    pub(crate) fn unload(&self, name: &str) {
+    fn unload(&self, name: &str) {
         self.overrides.lock().remove(name);
+        self.ensembles.lock().remove(name);
+        self.requested.lock().remove(name);
         let Some(entry) = self.registry.entry(name) else { return };
         let versions: Vec<u64> = entry.versions.keys().copied().collect();
         drop(entry); // it holds the models, and those wait until nobody does
         self.registry.update(name, |entry| {
-            entry.failure = None;
+            (entry.failure, entry.lacking) = (None, None);
             for held in entry.versions.values_mut().filter(|held| held.model.is_none()) {
                 *held = unavailable(UNLOADED.into());
             }
@@ -210,7 +247,7 @@ impl Lifecycle {
             .collect();
         let deadline = Instant::now() + limit;
         for (_, model) in &models {
-            model.pool().stop_waiting();
+            model.runner().stop_waiting();
         }
         while !is_quiet(&models) {
             if Instant::now() >= deadline {
@@ -219,13 +256,13 @@ impl Lifecycle {
             sleep(DRAIN_INTERVAL).await;
         }
         for (_, model) in &models {
-            model.pool().close();
+            model.runner().close();
         }
         let mut drains = tokio::task::JoinSet::new();
         for share in shares(models, DRAIN_THREADS) {
             drains.spawn_blocking(move || {
                 for (name, model) in share {
-                    model.pool().drain();
+                    model.runner().drain();
                     tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
                 }
             });
@@ -282,9 +319,13 @@ impl Lifecycle {
         for warning in &layout.warnings {
             tracing::warn!("{warning}");
         }
-        let newest = layout.versions.last().copied();
+        let mut versions = layout.versions.clone();
+        if versions.is_empty() && config::is_ensemble(&config) {
+            versions.push(1); // it has no files, and folders without files get lost
+        }
+        let newest = versions.last().copied();
         self.loader.check(name, &model_dir, newest, &config).map_err(|error| poll_failed(error.to_string()))?;
-        let wanted = rules::version_policy::select(&config, &layout.versions);
+        let wanted = rules::version_policy::select(&config, &versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
                 "load failed for model '{name}': at least one version must be available under the version policy of model '{name}'\n"
@@ -358,7 +399,7 @@ impl Lifecycle {
         if failures.is_empty() {
             return Ok(made);
         }
-        let is_served = |model: &LoadedModel| serving.iter().any(|(_, other)| other.shares_pool(model));
+        let is_served = |model: &LoadedModel| serving.iter().any(|(_, other)| other.shares_runner(model));
         for (version, model) in made {
             self.registry.update(name, |entry| {
                 if let Some(held) = entry.versions.get_mut(&version).filter(|held| held.model.is_none()) {
@@ -366,7 +407,7 @@ impl Lifecycle {
                 }
             });
             if !is_served(&model) {
-                in_background(name, move || model.pool().drain());
+                in_background(name, move || model.runner().drain());
             }
         }
         Err(Error::invalid_argument(format!("load failed for model '{name}': {failures}")))
@@ -419,9 +460,9 @@ impl Lifecycle {
                 let successor =
                     Version { state: VersionState::Ready, model: Some(model.clone()), ..unavailable(String::new()) };
                 let before = entry.versions.insert(version, successor).and_then(|before| before.model);
-                if let Some(before) = before.filter(|before| !before.shares_pool(&model)) {
-                    model.pool().replaces(before.pool());
-                    replaced.push((before, model.pool().clone()));
+                if let Some(before) = before.filter(|before| !before.shares_runner(&model)) {
+                    model.runner().replaces(before.runner());
+                    replaced.push((before, model.runner().clone()));
                 }
             }
             replaced
@@ -457,9 +498,9 @@ impl Lifecycle {
 /// Whether no request is inside any model. One that is inside may have just asked another model, so the admissions are
 /// counted before and after.
 fn is_quiet(models: &[(Name, Arc<LoadedModel>)]) -> bool {
-    let admitted = || models.iter().map(|(_, model)| model.pool().admitted()).sum::<u64>();
+    let admitted = || models.iter().map(|(_, model)| model.runner().admitted()).sum::<u64>();
     let before = admitted();
-    models.iter().all(|(_, model)| model.pool().in_flight() == 0) && admitted() == before
+    models.iter().all(|(_, model)| model.runner().in_flight() == 0) && admitted() == before
 }
 
 /// Deals the items out into at most `count` shares.
@@ -477,12 +518,15 @@ fn failure(version: u64, error: &Error) -> String {
 
 /// Serves those who have found the model already, for a while, then whatever waits, and takes the instances down.
 fn take_down(model: &Arc<LoadedModel>) {
-    model.pool().stop_waiting();
+    model.runner().stop_waiting();
     let deadline = std::time::Instant::now() + LATE_REQUESTS;
     while Arc::strong_count(model) > 1 && std::time::Instant::now() < deadline {
         std::thread::sleep(LATE_REQUESTS_INTERVAL);
     }
-    model.pool().drain();
+    while model.is_held() {
+        std::thread::sleep(HELD_INTERVAL);
+    }
+    model.runner().drain();
 }
 
 fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<LoadedModel>) {
@@ -508,6 +552,13 @@ fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
 
 fn unavailable(reason: String) -> Version {
     Version { state: VersionState::Unavailable, reason, is_beside: false, model: None }
+}
+
+/// Runs something that blocks, off the runtime's threads.
+pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal(format!("loading ended unexpectedly: {error}")))
 }
 
 fn poll_failed_text(name: &str) -> String {

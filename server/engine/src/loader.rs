@@ -10,15 +10,19 @@ use std::{
 use server_core::{
     backend::{Backends, Device, Host, ModelSource},
     config::{self, ModelConfig},
+    ensemble::Graph,
     error::{Error, Result},
     interface::{Interface, Labels},
 };
 
 use crate::{
+    ensemble::{self, Ensemble},
     fingerprint::Fingerprint,
     machine::Machine,
     model::{LoadedModel, Parts, placements},
+    registry::Registry,
     repository,
+    runner::Runner,
 };
 
 /// What a load works with.
@@ -26,6 +30,8 @@ pub(crate) struct Loader {
     pub(crate) backends: Arc<dyn Backends>,
     pub(crate) host: Weak<dyn Host>,
     pub(crate) machine: Arc<Machine>,
+    /// Where ensembles find the models that they are made of.
+    pub(crate) registry: Arc<Registry>,
     pub(crate) auto_complete: bool,
     pub(crate) gpu_fallback: bool,
 }
@@ -77,11 +83,7 @@ impl Loader {
         let backend = self.backends.find(config::backend_name(&config), &source)?;
         let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
         self.finish(target.name, &mut config)?;
-        let unsupported = config::unsupported_fields(&config, backend.supported_fields());
-        if !unsupported.is_empty() {
-            let fields = unsupported.join(", ");
-            tracing::warn!("model '{}' sets fields that this server does not support: {fields}", target.name);
-        }
+        warn_of_unsupported(&config, backend.supported_fields());
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let interface = interface.with_any_shape(model.inputs_of_any_shape());
         let config = Arc::new(config);
@@ -92,6 +94,42 @@ impl Loader {
         });
         let (fingerprint, files) = (target.fingerprint.clone(), target.files.cloned());
         LoadedModel::start(Parts { interface, config, fingerprint, model: model.into(), gpu_uuid, files }, began)
+    }
+
+    /// Loads one version of an ensemble, whose models serve already. `serving` is the version that serves now: `None` comes
+    /// back if nothing is different from that, and what can be kept of it is.
+    ///
+    /// Errors: the configuration's problems, or a model that the ensemble is made of is not there or does not fit.
+    pub(crate) fn load_ensemble(
+        &self,
+        target: &VersionToLoad<'_>,
+        serving: Option<&LoadedModel>,
+    ) -> Result<Option<LoadedModel>> {
+        let began = Instant::now();
+        let mut config = target.config.clone();
+        config::complete(&mut config, target.name, &[])?;
+        self.finish(target.name, &mut config)?;
+        let mut interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
+        let members = ensemble::members(&self.registry, &config);
+        let graph = Graph::compile(&mut config, &mut interface, &members)?;
+        let files = target.files.cloned();
+        let is_same = |serving: &&LoadedModel| matches!(serving.runner(), Runner::Ensemble(it) if *it.graph() == graph);
+        let before = serving.filter(is_same);
+        let runner = match before {
+            Some(serving) if *serving.config == config && *serving.interface == interface => return Ok(None),
+            Some(serving) if serving.config.metric_tags == config.metric_tags => {
+                return serving.refresh(interface, Arc::new(config), target.fingerprint.clone()).map(Some);
+            }
+            _ => {
+                warn_of_unsupported(&config, &[]);
+                let counters = crate::model::counters(&interface, &config, None);
+                let ensemble = Ensemble::new(graph, Arc::downgrade(&self.registry), counters);
+                Runner::Ensemble(Arc::new(ensemble))
+            }
+        };
+        runner.loaded(began.elapsed());
+        let fingerprint = target.fingerprint.clone();
+        Ok(Some(LoadedModel::of_ensemble(interface, Arc::new(config), fingerprint, runner, files)))
     }
 
     /// Brings a serving version up to date with a configuration that differs in nothing its model would have to be
@@ -125,6 +163,14 @@ impl Loader {
         config::normalize(config, &machine);
         let problems = config::verify(config, name, &machine);
         if problems.is_empty() { Ok(()) } else { Err(config::problems_error(name, &problems)) }
+    }
+}
+
+fn warn_of_unsupported(config: &ModelConfig, by_backend: &[&str]) {
+    let unsupported = config::unsupported_fields(config, by_backend);
+    if !unsupported.is_empty() {
+        let fields = unsupported.join(", ");
+        tracing::warn!("model '{}' sets fields that this server does not support: {fields}", config.name);
     }
 }
 

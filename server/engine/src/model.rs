@@ -1,25 +1,25 @@
-//! One loaded model version: what it takes and gives, its configuration, and the pool of instances that runs it. A
-//! change that concerns neither files nor requests (labels, instance counts, version policy, routing between versions) makes a new one of these on
-//! the same pool.
+//! One loaded model version: what it takes and gives, its configuration, and what runs it. A change that concerns neither
+//! files nor requests (labels, instance counts, version policy, routing between versions) makes a new one of these on the
+//! same runner.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use server_core::{
     backend::{Device, Model, Placement},
     config::{self, ModelConfig},
-    error::{Error, Result},
+    error::Result,
     interface::Interface,
-    request::InferRequest,
-    responder::Replies,
     stats::ModelSnapshot,
     version_routing::VersionRouting,
 };
 
-use crate::{
-    fingerprint::Fingerprint,
-    pool::{InstancePool, Refused},
-    scheduling::Scheduling,
-};
+use crate::{fingerprint::Fingerprint, pool::InstancePool, runner::Runner, scheduling::Scheduling};
 
 /// A model version that serves.
 pub(crate) struct LoadedModel {
@@ -29,7 +29,9 @@ pub(crate) struct LoadedModel {
     pub(crate) fingerprint: Fingerprint,
     /// How requests that name no version are routed; the same for all versions of a model.
     pub(crate) routing: Option<Arc<VersionRouting>>,
-    pool: Arc<InstancePool>,
+    runner: Runner,
+    /// Requests of ensembles that have steps here: it serves until they have ended.
+    holds: Arc<AtomicUsize>,
     /// Files given with the load request, kept as long as any version of them.
     files: Option<Arc<tempfile::TempDir>>,
 }
@@ -50,19 +52,26 @@ impl LoadedModel {
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
         let Parts { interface, config, fingerprint, model, gpu_uuid, files } = parts;
-        let tags = config.metric_tags.iter().map(|(key, value)| (key.clone(), value.clone()));
-        let counters = ModelSnapshot {
-            name: interface.model_name.to_string(),
-            version: interface.version,
-            gpu_uuid,
-            metric_tags: tags.collect(),
-            ..ModelSnapshot::default()
-        };
+        let counters = counters(&interface, &config, gpu_uuid);
         let pool = InstancePool::new(model, Scheduling::of(&config), interface.is_decoupled, counters);
         pool.resize(&placements(&config))?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
-        Ok(Self { interface: Arc::new(interface), config, fingerprint, routing, pool: Arc::new(pool), files })
+        let runner = Runner::Instances(Arc::new(pool));
+        let (interface, holds) = (Arc::new(interface), Arc::default());
+        Ok(Self { interface, config, fingerprint, routing, runner, holds, files })
+    }
+
+    /// An ensemble, whose runner is there.
+    pub(crate) fn of_ensemble(
+        interface: Interface,
+        config: Arc<ModelConfig>,
+        fingerprint: Fingerprint,
+        runner: Runner,
+        files: Option<Arc<tempfile::TempDir>>,
+    ) -> Self {
+        let (routing, holds) = (routing_of(&config), Arc::default());
+        Self { interface: Arc::new(interface), config, fingerprint, routing, runner, holds, files }
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -75,61 +84,77 @@ impl LoadedModel {
         config: Arc<ModelConfig>,
         fingerprint: Fingerprint,
     ) -> Result<Self> {
-        self.pool.resize(&placements(&config))?;
-        let (pool, files) = (self.pool.clone(), self.files.clone());
+        if let Runner::Instances(pool) = &self.runner {
+            pool.resize(&placements(&config))?;
+        }
+        let (runner, files) = (self.runner.clone(), self.files.clone());
         let routing = routing_of(&config);
-        Ok(Self { interface: Arc::new(interface), config, fingerprint, routing, pool, files })
+        let (interface, holds) = (Arc::new(interface), self.holds.clone());
+        Ok(Self { interface, config, fingerprint, routing, runner, holds, files })
     }
 
-    /// Queues a checked request. Returns the way back, and when it has waited too long.
-    ///
-    /// Errors: it comes back when the queue is full or closed.
-    pub(crate) fn submit(
-        &self,
-        request: InferRequest,
-        batch_size: u32,
-    ) -> Result<(Replies, Option<Instant>), Box<Refused>> {
-        self.pool.submit(request, batch_size)
-    }
-
-    /// Counts a refused request, and says why it was.
-    pub(crate) fn reject(&self, refused: &Refused) -> Error {
-        self.pool.reject(refused)
-    }
-
-    /// Answers the requests that have waited too long, however busy the instances are.
-    pub(crate) fn expire(&self) {
-        self.pool.expire();
-    }
-
-    /// A caller left without its answer.
-    pub(crate) fn note_cancelled(&self) {
-        self.pool.note_cancelled();
-    }
-
-    /// Whether any instance can serve.
+    /// Whether it can serve.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.pool.is_healthy()
+        self.runner.is_healthy()
     }
 
     /// Its counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
-        self.pool.snapshot()
+        self.runner.snapshot()
     }
 
     /// Its counters now, with those of the versions it has replaced.
     pub(crate) fn metrics(&self) -> ModelSnapshot {
-        self.pool.metrics()
+        self.runner.metrics()
     }
 
-    /// The instances that run it.
-    pub(crate) fn pool(&self) -> &Arc<InstancePool> {
-        &self.pool
+    /// What runs it.
+    pub(crate) fn runner(&self) -> &Runner {
+        &self.runner
     }
 
-    /// Whether both run on the same instances.
-    pub(crate) fn shares_pool(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.pool, &other.pool)
+    /// Whether both are run by the same.
+    pub(crate) fn shares_runner(&self, other: &Self) -> bool {
+        self.runner.is(&other.runner)
+    }
+
+    /// Has it serve until the hold is dropped, whatever is loaded or unloaded meanwhile.
+    pub(crate) fn hold(self: Arc<Self>) -> Hold {
+        self.holds.fetch_add(1, Ordering::Relaxed);
+        Hold(self)
+    }
+
+    /// Whether anybody holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A model that goes on serving for whoever has this.
+pub(crate) struct Hold(Arc<LoadedModel>);
+
+impl Hold {
+    /// The model.
+    pub(crate) fn model(&self) -> &Arc<LoadedModel> {
+        &self.0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Counters at nothing, with the labels of the model's metrics.
+pub(crate) fn counters(interface: &Interface, config: &ModelConfig, gpu_uuid: Option<String>) -> ModelSnapshot {
+    let tags = config.metric_tags.iter().map(|(key, value)| (key.clone(), value.clone()));
+    ModelSnapshot {
+        name: interface.model_name.to_string(),
+        version: interface.version,
+        gpu_uuid,
+        metric_tags: tags.collect(),
+        ..ModelSnapshot::default()
     }
 }
 

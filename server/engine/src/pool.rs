@@ -24,6 +24,7 @@ use crate::{
     response_order::ResponseOrder,
     scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
     scheduling::Scheduling,
+    series::{Replaced, Series},
     stats::{ModelStats, end_removed},
 };
 
@@ -137,16 +138,9 @@ impl InstancePool {
         }
     }
 
-    /// Counts a refused request, and says why it was. One that no queue would take is the caller's mistake and counted
-    /// nowhere, as those are that the check finds.
-    pub(crate) fn reject(&self, refused: &Refused) -> Error {
-        let text = match &refused.refusal {
-            Refusal::Invalid(error) => return error.clone(),
-            Refusal::Full => "Exceeds maximum queue size",
-            Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
-        };
-        self.stats.rejected(&refused.request);
-        Error::unavailable(text).with_request_id(&refused.request.id)
+    /// Counts a request that did not enter the queue.
+    pub(crate) fn rejected(&self, request: &InferRequest) {
+        self.stats.rejected(request);
     }
 
     /// Answers the requests that have waited too long, however busy the instances are.
@@ -171,19 +165,14 @@ impl InstancePool {
         self.stats.snapshot()
     }
 
-    /// The counters now, with those of the pools that this one has replaced.
-    pub(crate) fn metrics(&self) -> ModelSnapshot {
-        self.stats.metrics()
+    /// The counters, for the metrics.
+    pub(crate) fn series(&self) -> Arc<dyn Series> {
+        self.stats.clone()
     }
 
-    /// Counters go on from those of the pool whose place this one takes.
-    pub(crate) fn replaces(&self, before: &Self) {
-        self.stats.replaces(before.stats.clone());
-    }
-
-    /// Lets go of replaced pools that are gone.
-    pub(crate) fn settle(&self) {
-        self.stats.settle();
+    /// The pools that this one has replaced.
+    pub(crate) fn replaced(&self) -> &Replaced {
+        self.stats.replaced()
     }
 
     /// The load took so long.

@@ -77,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) versions: BTreeMap<u64, Version>,
     /// Why no version could even be tried: unreadable configuration, no version folder.
     pub(crate) failure: Option<String>,
+    /// What an ensemble lacks to serve: a model that it is made of, in a form that fits.
+    pub(crate) lacking: Option<String>,
     /// Who runs requests that name no version, where the configuration says more than "the latest".
     pub(crate) router: Option<Arc<VersionRouter>>,
 }
@@ -89,7 +91,7 @@ impl Entry {
     /// Whether it can serve, or nobody expects it to. Neither a configuration nor a version that came while it served
     /// changes that, nor one that leaves.
     pub(crate) fn is_settled(&self) -> bool {
-        (self.failure.is_none() || self.latest_ready().is_some())
+        ((self.failure.is_none() && self.lacking.is_none()) || self.latest_ready().is_some())
             && !self.versions.is_empty()
             && self.versions.values().all(|version| match &version.model {
                 Some(model) => model.is_healthy(),
@@ -152,7 +154,7 @@ impl Registry {
         let result = change(&mut entry);
         let ready = entry.versions.values().filter_map(|version| version.model.clone()).collect();
         entry.router = VersionRouter::follow(entry.router.take(), ready);
-        let is_known = !entry.versions.is_empty() || entry.failure.is_some();
+        let is_known = !entry.versions.is_empty() || entry.failure.is_some() || entry.lacking.is_some();
         match known {
             Some(known) => {
                 known.store(Arc::new(entry));

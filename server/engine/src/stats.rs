@@ -18,7 +18,11 @@ use server_core::{
     stats::{FailureReason, ModelSnapshot},
 };
 
-use crate::{response_order::ResponseOrder, scheduler::Scheduler};
+use crate::{
+    response_order::ResponseOrder,
+    scheduler::Scheduler,
+    series::{Replaced, Series},
+};
 
 /// The counters of one model version, and whom else its requests concern when they end.
 pub(crate) struct ModelStats {
@@ -26,18 +30,7 @@ pub(crate) struct ModelStats {
     is_decoupled: bool,
     order: Option<ResponseOrder>,
     scheduler: Arc<Scheduler>,
-    replaced: Mutex<Replaced>,
-}
-
-/// What the metrics go on from: a version that is loaded anew starts its statistics anew, its metrics it does not.
-///
-/// Source: Triton keeps one reporter of metrics per model and version for as long as any instance of it lives.
-#[derive(Default)]
-struct Replaced {
-    /// Counts of those that are gone.
-    counts: ModelSnapshot,
-    /// The one before, while it still finishes requests.
-    last: Option<Arc<ModelStats>>,
+    replaced: Replaced,
 }
 
 impl ModelStats {
@@ -48,7 +41,7 @@ impl ModelStats {
         order: Option<ResponseOrder>,
         scheduler: Arc<Scheduler>,
     ) -> Self {
-        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler, replaced: Mutex::default() }
+        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler, replaced: Replaced::default() }
     }
 
     /// The counters now.
@@ -57,35 +50,9 @@ impl ModelStats {
         ModelSnapshot { pending, ..self.counters.lock().clone() }
     }
 
-    /// The counters now, with those of the versions that this one has replaced.
-    pub(crate) fn metrics(&self) -> ModelSnapshot {
-        self.settle();
-        let mut snapshot = self.snapshot();
-        let replaced = self.replaced.lock();
-        snapshot.add_counts(&replaced.counts);
-        if let Some(last) = &replaced.last {
-            snapshot.add_counts(&last.metrics());
-        }
-        snapshot
-    }
-
-    /// This version takes the place of that one.
-    pub(crate) fn replaces(&self, last: Arc<ModelStats>) {
-        last.settle();
-        self.replaced.lock().last = Some(last);
-    }
-
-    /// Keeps of the replaced versions that have ended their last request only the counts.
-    pub(crate) fn settle(&self) {
-        let mut replaced = self.replaced.lock();
-        let Some(last) = &replaced.last else { return };
-        last.settle();
-        let is_alone = last.replaced.lock().last.is_none();
-        if is_alone && last.scheduler.has_ended() {
-            let counts = last.metrics();
-            replaced.counts.add_counts(&counts);
-            replaced.last = None;
-        }
+    /// The versions that this one has replaced.
+    pub(crate) fn replaced(&self) -> &Replaced {
+        &self.replaced
     }
 
     /// The load took so long.
@@ -96,6 +63,18 @@ impl ModelStats {
     /// Counts a request that never entered the queue.
     pub(crate) fn rejected(&self, request: &InferRequest) {
         self.counters.lock().record_failure(FailureReason::Rejected, request.received_at, Instant::now());
+    }
+}
+
+impl Series for ModelStats {
+    fn metrics(&self) -> ModelSnapshot {
+        let mut snapshot = self.snapshot();
+        self.replaced.add_to(&mut snapshot);
+        snapshot
+    }
+
+    fn is_final(&self) -> bool {
+        self.replaced.is_final() && self.scheduler.has_ended()
     }
 }
 
@@ -176,7 +155,8 @@ impl ModelStats {
     }
 }
 
-fn now_ms() -> u64 {
+/// The time, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -42,8 +42,9 @@ pub fn complete(config: &mut ModelConfig, model_name: &str, version_files: &[Str
     }
 }
 
-/// Has no backend. One whose platform was forgotten is left for verification to name the mistake.
-fn is_ensemble(config: &ModelConfig) -> bool {
+/// Whether it is an ensemble, which has no backend. One whose platform was forgotten is left for verification to name the
+/// mistake.
+pub fn is_ensemble(config: &ModelConfig) -> bool {
     let is_graph = matches!(config.scheduling_choice, Some(SchedulingChoice::EnsembleScheduling(_)));
     config.platform == ENSEMBLE || (is_graph && config.platform.is_empty() && config.backend.is_empty())
 }

@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MapKey, Value};
 use super::{ModelConfig, reflect};
 
 /// Schema paths: a field named here stands for everything below it.
-const UNSUPPORTED: [&str; 25] = [
+const UNSUPPORTED: [&str; 24] = [
     "runtime",
     "input.is_shape_tensor",
     "input.allow_ragged_batch",
@@ -20,7 +20,6 @@ const UNSUPPORTED: [&str; 25] = [
     "optimization.gather_kernel_buffer_threshold",
     "optimization.eager_batching",
     "sequence_batching",
-    "ensemble_scheduling",
     "instance_group.rate_limiter",
     "instance_group.secondary_devices",
     "instance_group.profile",

@@ -39,7 +39,8 @@ pub fn verify_before_opening(config: &ModelConfig, directory_name: &str) -> Vec<
 fn check(config: &ModelConfig, directory_name: &str, machine: Option<&Machine>) -> Vec<Problem> {
     let mut findings = Findings { model: &config.name, problems: Vec::new() };
     general::check(config, directory_name, &mut findings);
-    if machine.is_some() || config.max_batch_size > 0 {
+    let is_ensemble = matches!(config.scheduling_choice, Some(SchedulingChoice::EnsembleScheduling(_)));
+    if machine.is_some() || config.max_batch_size > 0 || is_ensemble {
         check_scheduling(config, &mut findings);
     }
     cache::check(config, &mut findings);

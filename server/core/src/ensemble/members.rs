@@ -1,10 +1,14 @@
 //! Whether the models that an ensemble is made of are there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use server_proto::inference::ModelEnsembling;
+use server_proto::inference::{ModelEnsembling, model_config::SchedulingChoice};
 
 use crate::{
+    config::ModelConfig,
     error::{Error, Result},
     interface::Interface,
     request::VersionChoice,
@@ -31,6 +35,17 @@ pub enum Member {
 
 /// The models that an ensemble is made of, by name.
 pub type Members = BTreeMap<String, Member>;
+
+/// Names of the models that an ensemble's steps ask, each once; none for a model that is no ensemble.
+pub fn step_models(config: &ModelConfig) -> BTreeSet<String> {
+    match &config.scheduling_choice {
+        Some(SchedulingChoice::EnsembleScheduling(graph)) => {
+            let names = graph.step.iter().map(|step| step.model_name.clone());
+            names.filter(|name| !name.is_empty()).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
 
 /// The version that a step's `model_version` means: `-1`, or none, is the latest.
 pub(super) fn version_choice(model_version: i64) -> Option<VersionChoice> {

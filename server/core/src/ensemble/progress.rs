@@ -114,8 +114,8 @@ struct Iterations {
 }
 
 impl Progress {
-    /// The state of a request that was checked against the ensemble's interface. `rows` is its batch dimension, 0 if the
-    /// ensemble has none; `outputs` are those asked for, none for all.
+    /// The state of a request that was checked against the ensemble's interface. `rows` is its batch dimension,
+    /// which is ignored if the ensemble has none; `outputs` are those asked for, none for all.
     pub fn new(
         graph: Arc<Graph>,
         inputs: SmallVec<[Tensor; 2]>,
@@ -125,6 +125,7 @@ impl Progress {
         sequence: Option<Sequence>,
     ) -> Self {
         let (wanted, needed) = selection(&graph, outputs);
+        let rows = if graph.is_batching { rows } else { 0 };
         let mut progress = Self {
             request_id: request_id.to_owned(),
             sequence,
@@ -151,12 +152,12 @@ impl Progress {
         progress
     }
 
-    /// Starts the next run that may start. `model` is what the step's model takes at this moment; `may_start` is asked for
+    /// Starts the next run that may start. `model` is what the step's model takes; `may_start` is asked for
     /// each step of which a run waits, and may refuse it for now.
     pub fn start<'a>(
         &mut self,
         mut may_start: impl FnMut(usize) -> bool,
-        model: impl FnOnce(usize) -> &'a Interface,
+        model: impl FnOnce(usize) -> Option<&'a Interface>,
     ) -> Option<(Run, StepInputs)> {
         let mut refused: SmallVec<[usize; 4]> = SmallVec::new();
         let mut found = None;
@@ -233,6 +234,11 @@ impl Progress {
             self.counts[step].ready -= 1;
             self.deactivate(iteration);
         }
+    }
+
+    /// Whether the request is going to end with an error.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// A response of the ensemble that is ready for its caller.
@@ -366,12 +372,12 @@ impl Progress {
     }
 
     /// The request of a run that starts. Tensors that nobody reads after it leave their slots.
-    fn take_inputs(&mut self, step: usize, number: usize, model: &Interface) -> (Run, StepInputs) {
+    fn take_inputs(&mut self, step: usize, number: usize, model: Option<&Interface>) -> (Run, StepInputs) {
         let graph = self.graph.clone();
         let plan = &graph.steps[step];
         let mut inputs = SmallVec::with_capacity(plan.inputs.len());
         let mut sequence: Option<Option<Arc<Sequence>>> = None;
-        let is_batching = model.max_batch_size > 0;
+        let is_batching = model.is_some_and(|model| model.max_batch_size > 0);
         let mut rows = 0;
         if let Some(iteration) = self.iterations.get(number) {
             for (position, input) in plan.inputs.iter().enumerate() {
@@ -382,7 +388,8 @@ impl Progress {
                     sequence = Some(value.sequence);
                 }
                 let Some(mut tensor) = value.tensor else { continue };
-                let dims = model.input_near(position, &input.name).map(|spec| &*spec.dims).unwrap_or_default();
+                let spec = model.and_then(|model| model.input_near(position, &input.name));
+                let dims = spec.map(|spec| &*spec.dims).unwrap_or_default();
                 tensor.shape = adapt(dims, is_batching, value.rows, tensor.shape);
                 tensor.name = input.name.clone();
                 if is_batching {

@@ -7,7 +7,7 @@ use super::{
     Reply,
     sync::{Arc, Mutex},
 };
-use crate::response::Outputs;
+use crate::{response::Outputs, stats::ComputeTimes};
 
 /// What a response counts in a slot beside its tensors, bytes: about what it takes in memory, so that responses without
 /// tensors are bounded too.
@@ -43,6 +43,8 @@ pub(super) struct State {
     bytes: usize,
     limit: usize,
     pub(super) end: End,
+    /// How long the request's execution took, once it has ended.
+    pub(super) times: ComputeTimes,
     pub(super) is_abandoned: bool,
     watch: Option<Watch>,
     reader: Option<Waker>,
@@ -56,6 +58,7 @@ impl State {
             bytes: 0,
             limit,
             end: End::Open,
+            times: ComputeTimes::default(),
             is_abandoned: false,
             watch: None,
             reader: None,
@@ -81,8 +84,8 @@ impl State {
     }
 
     /// Ends the request, with a last word or without one. Returns whom to wake.
-    pub(super) fn finish(&mut self, reply: Option<Reply>) -> Option<Waker> {
-        self.watch = None;
+    pub(super) fn finish(&mut self, reply: Option<Reply>, times: ComputeTimes) -> Option<Waker> {
+        (self.watch, self.times) = (None, times);
         if self.is_abandoned {
             return None;
         }

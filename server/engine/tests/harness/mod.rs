@@ -51,6 +51,33 @@ impl Harness {
         fs::write(path, config + &parameter).unwrap();
     }
 
+    /// An ensemble of models with one input and one output, as [`Harness::model`] makes them: each step is its model, the
+    /// tensor it reads and the tensor it writes. The ensemble takes `IN`.
+    pub(crate) fn ensemble(&self, name: &str, steps: &[(&str, &str, &str)], outputs: &[&str], extra: &str) {
+        let tensor =
+            |side: &str, name: &str| format!("{side} {{ name: '{name}' data_type: TYPE_FP32 dims: [ -1 ] }}\n");
+        let outputs: String = outputs.iter().map(|output| tensor("output", output)).collect();
+        let steps: String = steps
+            .iter()
+            .map(|(model, from, to)| {
+                format!(
+                    "step {{ model_name: '{model}' model_version: -1 input_map {{ key: 'INPUT0' value: '{from}' }} \
+                     output_map {{ key: 'OUTPUT0' value: '{to}' }} }}\n"
+                )
+            })
+            .collect();
+        let batch = if extra.contains("max_batch_size") { "" } else { "max_batch_size: 8" };
+        let (limit, extra) = match extra.strip_prefix("limit ") {
+            Some(limit) => (format!("max_inflight_requests: {limit}"), ""),
+            None => (String::new(), extra),
+        };
+        let config = format!(
+            "platform: 'ensemble' {batch} {extra}\n{}{outputs}ensemble_scheduling {{ {limit} {steps} }}\n",
+            tensor("input", "IN")
+        );
+        self.write(&format!("{name}/config.pbtxt"), &config);
+    }
+
     /// An engine that controls its models explicitly and has the scripted backend, with what the test sees of that.
     pub(crate) fn with_script(&self) -> (Arc<Engine>, Arc<Probe>) {
         let probe = Arc::new(Probe::default());
@@ -110,6 +137,13 @@ pub(crate) fn ask(model: &str, row: &[f32]) -> InferRequest {
         timeout: None,
         received_at: Instant::now(),
     }
+}
+
+/// A request of one row to an ensemble.
+pub(crate) fn ask_ensemble(model: &str, row: &[f32]) -> InferRequest {
+    let mut request = ask(model, row);
+    request.inputs[0].name = "IN".into();
+    request
 }
 
 /// Sends a request the way a front end does: find the model, then ask it.

@@ -38,6 +38,8 @@ pub(crate) struct Probe {
     pub(crate) threads: Mutex<Vec<ThreadId>>,
     /// Threads that made instances.
     makers: Mutex<Vec<ThreadId>>,
+    /// Requests that `echo_request` has executed, in order.
+    pub(crate) requests: Mutex<Vec<InferRequest>>,
     /// Health of the instances, by their making.
     pub(crate) health: Mutex<Vec<Health>>,
     /// Who stands at the gate.
@@ -166,6 +168,10 @@ impl Instance for ScriptedInstance {
             "panic" => panic!("as the script says"),
             "gated" => self.probe.pass(),
             "gated_first" if self.is_first => self.probe.pass(),
+            "echo_request" => {
+                let requests = batch.pending().iter().map(|pending| pending.request.clone());
+                self.probe.requests.lock().extend(requests);
+            }
             "late" => return self.answer_late(batch),
             "many" => return answer_often(batch, rest.parse().expect("a number")),
             "forget" => return drop(batch.into_pending()),

@@ -1,0 +1,248 @@
+//! One request to an ensemble. Its steps are requests like any other; polling it polls those that are under way, starts
+//! what may start, and gives the ensemble's responses. Dropping it drops them.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use server_core::{
+    completion::RequestRecord,
+    ensemble::{Progress, Run},
+    error::{Error, Result},
+    request::{InferRequest, Parameters},
+    response::{InferResponse, Outputs},
+    stats::{ComputeTimes, FailureReason},
+};
+use smallvec::SmallVec;
+
+use super::{
+    Ensemble,
+    limits::{Permit, Waits},
+};
+use crate::{
+    infer::{self, Inference, ModelHandle},
+    model::{Hold, LoadedModel},
+    registry::Registry,
+};
+
+/// Responses of steps handled in one poll; then the caller's thread serves others first.
+const BUDGET: usize = 256;
+
+/// A request to an ensemble.
+pub(crate) struct EnsembleRun {
+    ensemble: Arc<Ensemble>,
+    registry: Arc<Registry>,
+    progress: Progress,
+    /// By step; `None` for steps that nobody needs. They serve until this request has ended.
+    models: SmallVec<[Option<Hold>; 4]>,
+    /// In the order in which they were started.
+    running: Vec<Running>,
+    /// Where the ensemble limits its requests in flight.
+    waits: Option<Waits>,
+    common: Common,
+    record: RequestRecord,
+    started: Instant,
+    times: ComputeTimes,
+    is_over: bool,
+}
+
+/// A step under way.
+struct Running {
+    run: Run,
+    inference: Inference,
+    /// Given back when the run has ended.
+    _permit: Permit,
+}
+
+/// What every step's request has of the ensemble's.
+struct Common {
+    id: String,
+    parameters: Parameters,
+    priority: u64,
+    timeout: Option<Duration>,
+}
+
+/// What polling a step under way brought, and its place among them.
+type Event = (usize, Option<Result<InferResponse>>);
+
+impl EnsembleRun {
+    /// A request that was checked and taken in.
+    pub(super) fn new(
+        ensemble: Arc<Ensemble>,
+        registry: Arc<Registry>,
+        request: InferRequest,
+        record: RequestRecord,
+    ) -> Self {
+        let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, .. } = request;
+        let graph = ensemble.graph.clone();
+        let mut progress = Progress::new(graph.clone(), inputs, &outputs, record.batch_size, &id, sequence);
+        let mut models = SmallVec::new();
+        for step in 0..graph.step_count() {
+            let (name, version) = graph.step_model(step);
+            let found = progress.is_needed(step).then(|| registry.find(name, version)).transpose();
+            models.push(found.map_or_else(
+                |error| {
+                    progress.fail(error);
+                    None
+                },
+                |model| model.map(LoadedModel::hold),
+            ));
+        }
+        let waits = ensemble.limits.as_ref().map(Waits::new);
+        let common = Common { id, parameters, priority, timeout };
+        Self {
+            ensemble,
+            registry,
+            progress,
+            models,
+            running: Vec::new(),
+            waits,
+            common,
+            record,
+            started: Instant::now(),
+            times: ComputeTimes::default(),
+            is_over: false,
+        }
+    }
+
+    /// The next response; `None` after the last one.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let mut handled = 0;
+        loop {
+            if let Some(response) = self.progress.next_response() {
+                if let Some(Ok(())) = self.progress.end() {
+                    self.end(Ok(self.times)); // counted before the caller knows
+                }
+                return Poll::Ready(Some(Ok(response)));
+            }
+            if let Some(end) = self.progress.end() {
+                self.end(end.as_ref().map(|()| self.times).map_err(|_| FailureReason::Other));
+                return Poll::Ready(end.err().map(Err));
+            }
+            if handled >= BUDGET {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let started = self.start_steps(context);
+            let events = self.poll_steps(context);
+            if started == 0 && events.is_empty() {
+                return Poll::Pending;
+            }
+            handled += events.len();
+            self.handle(events);
+        }
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_over
+    }
+
+    /// What its steps took together, once it has ended.
+    pub(crate) fn times(&self) -> ComputeTimes {
+        self.times
+    }
+
+    /// Starts every run that may start now.
+    fn start_steps(&mut self, context: &mut Context<'_>) -> usize {
+        let mut count = 0;
+        loop {
+            let Self { ensemble, progress, models, waits, .. } = self;
+            let may_start = |step: usize| match (&ensemble.limits, waits.as_mut()) {
+                (Some(limits), Some(waits)) => waits.poll(limits, step, ensemble.graph.ensemble(), context),
+                _ => true,
+            };
+            let model = |step: usize| models[step].as_ref().map(|hold: &Hold| &*hold.model().interface);
+            let Some((run, inputs)) = progress.start(may_start, model) else { return count };
+            count += 1;
+            let permit = waits.as_mut().and_then(|waits| waits.take(run.step));
+            let (name, version) = ensemble.graph.step_model(run.step);
+            let request = InferRequest {
+                model_name: name.clone(),
+                model_version: version,
+                id: self.common.id.clone(),
+                inputs: inputs.inputs,
+                outputs: ensemble.graph.step_outputs(run.step).clone(),
+                parameters: self.common.parameters.clone(),
+                sequence: inputs.sequence,
+                priority: self.common.priority,
+                timeout: self.common.timeout,
+                received_at: Instant::now(),
+            };
+            let found = models[run.step].as_ref().map(|hold| ModelHandle(hold.model().clone()));
+            let begun = found
+                .ok_or_else(|| Error::internal(format!("model '{name}' was not asked for")))
+                .and_then(|found| infer::infer(&self.registry, &found, request));
+            match begun {
+                Ok(inference) => self.running.push(Running { run, inference, _permit: permit }),
+                Err(error) => self.progress.failed(&run, error),
+            }
+        }
+    }
+
+    /// Polls what is under way, unless it should wait for those behind it. The last started is polled first: of a model that
+    /// answers in order, the responses seen then have none before them.
+    fn poll_steps(&mut self, context: &mut Context<'_>) -> SmallVec<[Event; 4]> {
+        let mut events = SmallVec::new();
+        for (place, running) in self.running.iter_mut().enumerate().rev() {
+            if self.progress.is_paused(running.run.step) {
+                continue;
+            }
+            if let Poll::Ready(event) = running.inference.poll_next(context) {
+                events.push((place, event));
+            }
+        }
+        events.reverse();
+        events
+    }
+
+    /// Tells what the steps have answered, in the order in which they were started.
+    fn handle(&mut self, events: SmallVec<[Event; 4]>) {
+        let mut ended: SmallVec<[usize; 4]> = SmallVec::new();
+        for (place, event) in events {
+            let Running { run, inference, .. } = &self.running[place];
+            let is_last = event.is_none() || inference.is_finished();
+            match event {
+                Some(Ok(response)) => {
+                    let InferResponse { outputs: tensors, parameters, .. } = response;
+                    self.progress.responded(run, Outputs { tensors, parameters });
+                }
+                Some(Err(error)) => self.progress.fail(error),
+                None => {}
+            }
+            if is_last {
+                self.times.add(inference.times());
+                self.progress.finished(run);
+                ended.push(place);
+            }
+        }
+        for place in ended.into_iter().rev() {
+            self.running.remove(place);
+        }
+        if self.progress.has_failed()
+            && let Some(waits) = &mut self.waits
+        {
+            waits.clear();
+        }
+    }
+
+    fn end(&mut self, outcome: Result<ComputeTimes, FailureReason>) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.running.clear();
+        self.waits = None;
+        self.ensemble.ended(&self.record, self.started, outcome);
+    }
+}
+
+impl Drop for EnsembleRun {
+    fn drop(&mut self) {
+        self.end(Err(FailureReason::Canceled)); // its caller left
+    }
+}

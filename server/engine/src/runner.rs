@@ -1,0 +1,124 @@
+//! What runs the requests of a model version: instances of its own, or the models that an ensemble is made of.
+
+use std::{sync::Arc, time::Duration};
+
+use server_core::stats::ModelSnapshot;
+
+use crate::{
+    ensemble::Ensemble,
+    pool::InstancePool,
+    series::{Replaced, Series},
+};
+
+/// What runs the requests of a model version. Clones share it.
+#[derive(Clone)]
+pub(crate) enum Runner {
+    /// Instances, and the queue they share.
+    Instances(Arc<InstancePool>),
+    /// Other models.
+    Ensemble(Arc<Ensemble>),
+}
+
+impl Runner {
+    /// Whether both are the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Instances(one), Self::Instances(other)) => Arc::ptr_eq(one, other),
+            (Self::Ensemble(one), Self::Ensemble(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Whether it can serve. An ensemble can: each of its requests hears for itself what a part of it says.
+    pub(crate) fn is_healthy(&self) -> bool {
+        match self {
+            Self::Instances(pool) => pool.is_healthy(),
+            Self::Ensemble(_) => true,
+        }
+    }
+
+    /// The counters now.
+    pub(crate) fn snapshot(&self) -> ModelSnapshot {
+        match self {
+            Self::Instances(pool) => pool.snapshot(),
+            Self::Ensemble(ensemble) => ensemble.snapshot(),
+        }
+    }
+
+    /// The counters now, with those of the runners that this one has replaced.
+    pub(crate) fn metrics(&self) -> ModelSnapshot {
+        self.series().metrics()
+    }
+
+    /// Counters go on from those of the runner whose place this one takes.
+    pub(crate) fn replaces(&self, before: &Self) {
+        self.replaced().push(before.series());
+    }
+
+    /// Lets go of replaced runners that are gone.
+    pub(crate) fn settle(&self) {
+        self.replaced().settle();
+    }
+
+    /// The load took so long.
+    pub(crate) fn loaded(&self, took: Duration) {
+        match self {
+            Self::Instances(pool) => pool.loaded(took),
+            Self::Ensemble(ensemble) => ensemble.loaded(took),
+        }
+    }
+
+    /// Requests that were let in and are not gone.
+    pub(crate) fn in_flight(&self) -> u64 {
+        match self {
+            Self::Instances(pool) => pool.in_flight(),
+            Self::Ensemble(ensemble) => ensemble.in_flight(),
+        }
+    }
+
+    /// Requests let in so far.
+    pub(crate) fn admitted(&self) -> u64 {
+        match self {
+            Self::Instances(pool) => pool.admitted(),
+            Self::Ensemble(ensemble) => ensemble.admitted(),
+        }
+    }
+
+    /// No request waits for company from here on.
+    pub(crate) fn stop_waiting(&self) {
+        match self {
+            Self::Instances(pool) => pool.stop_waiting(),
+            Self::Ensemble(_) => {} // its requests wait where their steps run
+        }
+    }
+
+    /// Lets in nobody more.
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Instances(pool) => pool.close(),
+            Self::Ensemble(ensemble) => ensemble.close(),
+        }
+    }
+
+    /// Lets in nobody more, and blocks until the last request is gone and then what ran them.
+    pub(crate) fn drain(&self) {
+        match self {
+            Self::Instances(pool) => pool.drain(),
+            Self::Ensemble(ensemble) => ensemble.drain(),
+        }
+    }
+
+    fn series(&self) -> Arc<dyn Series> {
+        match self {
+            Self::Instances(pool) => pool.series(),
+            Self::Ensemble(ensemble) => ensemble.clone(),
+        }
+    }
+
+    fn replaced(&self) -> &Replaced {
+        match self {
+            Self::Instances(pool) => pool.replaced(),
+            Self::Ensemble(ensemble) => ensemble.replaced(),
+        }
+    }
+}
