@@ -14,13 +14,14 @@ import sys
 import tarfile
 import textwrap
 import threading
+from collections import Counter
 from pathlib import Path
 
 import graphs
 import pytest
 
 from serving import ROOT, everything_in, free_ports, program, runtime_library, scaled, until
-from talking import add_one, connect, is_ready
+from talking import add_one, connect, is_ready, statistics
 from under_way import two_under_way, under_load
 
 SAMPLE = ROOT / "deploy/samples/digits"
@@ -360,6 +361,30 @@ def test_models_behind_an_address_and_in_a_claim(file, store, tmp_path):
         up.wait_for("Ready: ")
         client = connect("http", up)
         assert [add_one("http", client, name) for name in ("plain", "packed", "claimed")] == [1, 3, 4]
+
+
+def test_weights_of_versions_change_without_a_fetch_and_without_a_load(file, store):
+    packed = archive(**{f"{version}/model.onnx": graphs.add(version).SerializeToString() for version in (1, 2)})
+    Files.content = {"/packed.tar.gz": packed}
+
+    def split(weights):
+        write(file, SERVER, model("split", f"http: {{uri: '{store}/packed.tar.gz'}}", f"versions: {{weights: {weights}}}\n"))
+
+    split('{"1": 9, "2": 1}')
+    with Up(file) as up:
+        up.wait_for("Ready: ")
+        client = connect("http", up)
+        assert Counter(add_one("http", client, "split") for _ in range(20)) == {1: 18, 2: 2}
+        Files.content = {}  # from here on nothing can be fetched
+        with under_load(up, "split", {1, 2}):
+            split('{"1": 1, "2": 3}')
+            until(lambda: "1:1,2:3" in str(client.get_model_config("split")), "the new weights", process=up.process)
+        before = {one["version"]: one["inference_count"] for one in statistics(client, "split")}
+        assert before[1] > 18 and before[2] > 2, f"a version was loaded anew: {before}"
+        assert Counter(add_one("http", client, "split") for _ in range(40)) == {1: 10, 2: 30}
+        split('{"1": 0, "2": 0}')
+        up.wait_for("spec.versions.weights: parameter 'version_weights' of model 'split' gives every version weight 0")
+        assert Counter(add_one("http", client, "split") for _ in range(4)) == {1: 1, 2: 3}, "the last good state goes on"
 
 
 def test_what_is_not_what_it_should_be_is_not_served(file, store):

@@ -23,8 +23,11 @@ use crate::{
     model::LoadedModel,
 };
 
-/// Copies of one model's requests that may be in flight: each keeps its tensors.
-const MOST_COPIES: usize = 128;
+/// Memory of one model's copies in flight, KiB: a copy keeps the tensors of its original, and what that was granted of the byte
+/// budget of all requests. A larger one goes alone.
+const MOST_KIB: u32 = 64 << 10;
+/// What a copy counts at least, KiB: so 128 of them are in flight at most.
+const LEAST_KIB: u32 = MOST_KIB / 128;
 
 /// A version that gets copies.
 pub(crate) struct Shadow {
@@ -53,7 +56,7 @@ pub(crate) struct ShadowCounts {
 
 impl Default for ShadowCounts {
     fn default() -> Self {
-        Self { by_version: Mutex::default(), permits: Arc::new(Semaphore::new(MOST_COPIES)) }
+        Self { by_version: Mutex::default(), permits: Arc::new(Semaphore::new(MOST_KIB as usize)) }
     }
 }
 
@@ -91,7 +94,8 @@ impl ShadowCounts {
         request: InferRequest,
         infer: impl FnOnce(ModelHandle, InferRequest) -> Result<Inference> + Send + 'static,
     ) {
-        let permit = self.permits.clone().try_acquire_owned();
+        let kib = u32::try_from(request.input_bytes() >> 10).unwrap_or(u32::MAX).clamp(LEAST_KIB, MOST_KIB);
+        let permit = self.permits.clone().try_acquire_many_owned(kib);
         // a backend that asks other models does so from a thread of its own
         let runtime = tokio::runtime::Handle::try_current();
         let (Some(model), Ok(permit), Ok(runtime)) = (shadow.model.clone(), permit, runtime) else {

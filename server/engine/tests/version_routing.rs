@@ -170,6 +170,14 @@ async fn a_shadow_that_is_slow_costs_its_copies_only() {
     assert_eq!(run_many(&engine, 1).await, BTreeMap::from([(1, 1)]));
     until(|| counts(&engine)[&2] == 129).await;
     assert_eq!(value("_refused"), 72, "copies that ended have made place for others");
+
+    probe.close_gate();
+    let large = vec![1.0; 6 << 20]; // 24 MiB
+    for _ in 0..4 {
+        run(&engine, ask("m", &large)).await;
+    }
+    until(|| (value(""), value("_refused")) == (131, 74)).await;
+    probe.open_gate();
 }
 
 #[tokio::test]
