@@ -34,6 +34,17 @@ pub(crate) fn data_type(tensor: &str, want: DataType, got: i32) -> Result<()> {
     })
 }
 
+/// A parameter of the configuration that is a number, 0 if it is not given.
+pub(crate) fn number(config: &ModelConfig, key: &str) -> Result<u64> {
+    let Some(parameter) = config.parameters.get(key) else { return Ok(0) };
+    let value = &parameter.string_value;
+    value.trim().parse().map_err(|_| {
+        Error::invalid_argument(format!(
+            "unexpected value '{value}' of '{key}', expected a number that is not negative"
+        ))
+    })
+}
+
 /// Anything else.
 pub(crate) fn that(holds: bool, text: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::invalid_argument(text())) }

@@ -54,7 +54,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { identity, onnxruntime, repeat, square }
+backends! { dyna_sequence, identity, onnxruntime, repeat, sequence, square }
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use server_core::{
 };
 
 use super::instance::IdentityInstance;
+use crate::expect;
 
 /// One output and the input it repeats.
 #[derive(Debug, Clone)]
@@ -65,12 +66,12 @@ impl Model for IdentityModel {
                 is_reshaped: output.reshape.is_some() && output.dims.iter().all(|dim| *dim >= 0),
             });
         }
-        thread::sleep(Duration::from_secs(parameter(config, "creation_delay_sec")?));
+        thread::sleep(Duration::from_secs(expect::number(config, "creation_delay_sec")?));
         *self = Self {
             pairs,
             batches: config.max_batch_size > 0,
-            delay: Duration::from_millis(parameter(config, "execute_delay_ms")?),
-            delay_multiplier: parameter(config, "instance_wise_delay_multiplier")?,
+            delay: Duration::from_millis(expect::number(config, "execute_delay_ms")?),
+            delay_multiplier: expect::number(config, "instance_wise_delay_multiplier")?,
         };
         Ok(())
     }
@@ -86,15 +87,5 @@ impl Model for IdentityModel {
 fn index(name: &str, side: &str, prefix: &str) -> Result<u32> {
     name.strip_prefix(prefix).and_then(|digits| digits.parse().ok()).ok_or_else(|| {
         Error::invalid_argument(format!("expected {side} name to follow {prefix}<index> pattern, got '{name}'"))
-    })
-}
-
-fn parameter(config: &ModelConfig, key: &str) -> Result<u64> {
-    let Some(parameter) = config.parameters.get(key) else { return Ok(0) };
-    let value = &parameter.string_value;
-    value.trim().parse().map_err(|_| {
-        Error::invalid_argument(format!(
-            "unexpected value '{value}' of '{key}', expected a number that is not negative"
-        ))
     })
 }
