@@ -48,7 +48,8 @@ impl Pending {
     }
 }
 
-/// Requests that run together. The sum of their batch sizes fits the model.
+/// Requests that run together. The sum of their batch sizes fits the model. A row of a model with sequences may hold no
+/// request ([`Completion::is_empty_row`]): it has inputs like the others, is answered like them, and nobody reads it.
 pub struct Batch {
     pending: Vec<Pending>,
     start: Instant,
@@ -85,7 +86,7 @@ impl Batch {
     /// counted through the other part.
     pub fn into_pending(self) -> (Vec<Pending>, Execution) {
         let rows = u64::from(self.batch_size());
-        let events = self.pending.first().and_then(|first| first.completion.events().cloned());
+        let events = self.pending.iter().find_map(|pending| pending.completion.events().cloned());
         (self.pending, Execution { events, rows, start: self.start })
     }
 

@@ -15,7 +15,7 @@ use crate::{
     batch::Pending,
     error::Error,
     responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
-    sequence::SlotRef,
+    sequence::{SlotRef, state::States},
     stats::{ComputeTimes, FailureReason},
 };
 
@@ -138,8 +138,21 @@ pub struct Completion {
     responder: Option<Responder>,
     ticket: Option<Ticket>,
     /// The sequence slot it runs in, until its last word.
-    slot: Option<SlotRef>,
+    in_slot: Option<InSlot>,
     responses: u32,
+    /// Nobody waits for it: it only fills a row of a batch.
+    is_empty_row: bool,
+}
+
+/// A request of a sequence while it may run.
+#[derive(Debug)]
+pub struct InSlot {
+    /// Where.
+    pub slot: SlotRef,
+    /// How many of its inputs its caller sent; those after them are the server's.
+    pub own_inputs: usize,
+    /// What is kept of its sequence, if the model keeps anything.
+    pub states: Option<Arc<States>>,
 }
 
 impl Completion {
@@ -148,9 +161,28 @@ impl Completion {
     pub fn new(record: RequestRecord, events: Arc<dyn RequestEvents>, slot_bytes: usize) -> (Self, Replies) {
         let (responder, replies) = reply_slot_of(slot_bytes);
         (
-            Self { record, events: Some(events), responder: Some(responder), ticket: None, slot: None, responses: 0 },
+            Self {
+                record,
+                events: Some(events),
+                responder: Some(responder),
+                ticket: None,
+                in_slot: None,
+                responses: 0,
+                is_empty_row: false,
+            },
             replies,
         )
+    }
+
+    /// A row of a batch that holds no request: it has no caller, and its end is counted nowhere.
+    pub(crate) fn of_empty_row(record: RequestRecord) -> Self {
+        let (events, responder) = (None, None);
+        Self { record, events, responder, ticket: None, in_slot: None, responses: 0, is_empty_row: true }
+    }
+
+    /// Whether it only fills a row of a batch, so that its outputs need not be made.
+    pub fn is_empty_row(&self) -> bool {
+        self.is_empty_row
     }
 
     pub(crate) fn events(&self) -> Option<&Arc<dyn RequestEvents>> {
@@ -246,14 +278,29 @@ impl Completion {
         self.ticket = Some(ticket);
     }
 
-    /// Says in which sequence slot the request runs.
-    pub fn set_slot(&mut self, slot: Option<SlotRef>) {
-        self.slot = slot;
+    /// Whether the request has its place in the order of requests.
+    pub fn has_ticket(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    /// Says in which sequence slot the request runs; returns what was said before.
+    pub fn set_slot(&mut self, slot: Option<InSlot>) -> Option<InSlot> {
+        std::mem::replace(&mut self.in_slot, slot)
     }
 
     /// The sequence slot it runs in.
     pub fn slot(&self) -> Option<SlotRef> {
-        self.slot
+        self.in_slot.as_ref().map(|entered| entered.slot)
+    }
+
+    /// How many of its inputs its caller sent, if the server added any.
+    pub fn own_inputs(&self) -> Option<usize> {
+        self.in_slot.as_ref().map(|entered| entered.own_inputs)
+    }
+
+    /// What is kept of its sequence, for the backend to renew before it says the last word.
+    pub fn states(&self) -> Option<&States> {
+        self.in_slot.as_ref()?.states.as_deref()
     }
 
     fn count_response(&mut self, outcome: ResponseOutcome, marks: &ResponseMarks) {
@@ -303,8 +350,8 @@ impl Completion {
     }
 
     fn say(&mut self, responder: Responder, reply: Option<Reply>) {
-        if let (Some(slot), Some(events)) = (self.slot.take(), &self.events) {
-            events.slots_released(&[slot]);
+        if let (Some(entered), Some(events)) = (self.in_slot.take(), &self.events) {
+            events.slots_released(&[entered.slot]);
         }
         match (&self.events, self.ticket.take()) {
             (Some(events), Some(ticket)) => events.deliver(ticket, responder, reply),
@@ -337,21 +384,22 @@ impl Drop for Completion {
 /// Says the last word of every request of a batch, all counted together before.
 pub(crate) fn complete_all(requests: Vec<Pending>, replies: Vec<Reply>, marks: &Marks) {
     debug_assert_eq!(replies.len(), requests.len(), "one reply per request");
-    let Some(events) = requests.first().and_then(|first| first.completion.events.clone()) else { return };
+    let Some(events) = requests.iter().find_map(|request| request.completion.events.clone()) else { return };
     events.batch_ended(&requests, &replies, marks);
-    let slots: SmallVec<[SlotRef; 8]> = requests.iter().filter_map(|request| request.completion.slot).collect();
+    let slots: SmallVec<[SlotRef; 8]> = requests.iter().filter_map(|request| request.completion.slot()).collect();
     if !slots.is_empty() {
         events.slots_released(&slots);
     }
-    let count = requests.len();
+    let count = requests.iter().filter(|request| !request.completion.is_empty_row).count();
     let times = ComputeTimes::of(marks);
     let mut replies = replies.into_iter();
     for mut request in requests {
+        let reply = replies.next();
         let completion = &mut request.completion;
-        completion.slot = None; // released together, above
+        completion.in_slot = None; // released together, above
         if let Some(mut responder) = completion.responder.take() {
             responder.took(times);
-            let reply = replies.next().unwrap_or_else(|| Err(unanswered()));
+            let reply = reply.unwrap_or_else(|| Err(unanswered()));
             completion.say(responder, Some(reply));
         }
         completion.events = None; // released together, below

@@ -176,6 +176,9 @@ impl ModelSnapshot {
         let mut rows = 0;
         for (pending, reply) in pending.iter().zip(replies) {
             rows += u64::from(pending.batch_size());
+            if pending.completion.is_empty_row() {
+                continue;
+            }
             let record = pending.completion.record();
             match reply {
                 Ok(_) => self.record_success(record, marks),

@@ -71,10 +71,9 @@ impl Worker {
                 drop(model); // the thread must not be the last to hold it: what it frees is nobody's wait
                 match instance {
                     Ok(instance) => {
-                        if instance.runs_on_any_thread() {
-                            self.scheduler.allow_any_thread(slot.number);
-                        }
+                        let on_any_thread = instance.runs_on_any_thread();
                         *slot.instance.lock() = Some(instance);
+                        self.scheduler.serves(slot.number, on_any_thread);
                         let _ = arrived.send(Ok(())); // nobody waits any more: the load was given up
                         self.work();
                         // Here and not with the model: what was made on this thread ends on it, after any inline run.

@@ -23,6 +23,7 @@ use crate::{
     registry::Registry,
     repository,
     runner::Runner,
+    scheduling::Scheduling,
 };
 
 /// What a load works with.
@@ -93,7 +94,9 @@ impl Loader {
             Device::Cpu | Device::Model => None,
         });
         let (fingerprint, files) = (target.fingerprint.clone(), target.files.cloned());
-        LoadedModel::start(Parts { interface, config, fingerprint, model: model.into(), gpu_uuid, files }, began)
+        let scheduling = Scheduling::of(&config, target.model_dir)?;
+        let parts = Parts { interface, config, fingerprint, model: model.into(), scheduling, gpu_uuid, files };
+        LoadedModel::start(parts, began)
     }
 
     /// Loads one version of an ensemble, whose models serve already. `serving` is the version that serves now: `None` comes

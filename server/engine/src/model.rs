@@ -42,6 +42,7 @@ pub(crate) struct Parts {
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) model: Arc<dyn Model>,
+    pub(crate) scheduling: Scheduling,
     pub(crate) gpu_uuid: Option<String>,
     pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
@@ -51,9 +52,9 @@ impl LoadedModel {
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
-        let Parts { interface, config, fingerprint, model, gpu_uuid, files } = parts;
+        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, files } = parts;
         let counters = counters(&interface, &config, gpu_uuid);
-        let pool = InstancePool::new(model, Scheduling::of(&config), interface.is_decoupled, counters);
+        let pool = InstancePool::new(model, scheduling, interface.is_decoupled, counters);
         pool.resize(&placements(&config))?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);

@@ -38,6 +38,8 @@ pub(crate) struct InstancePool {
     slots: arc_swap::ArcSwap<Vec<Arc<InstanceSlot>>>,
     /// Those that serve.
     members: Mutex<Vec<Member>>,
+    /// Those that go when the sequences they hold are over.
+    leaving: Mutex<Vec<Member>>,
     /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
     has_queue_policy: bool,
 }
@@ -75,12 +77,14 @@ impl InstancePool {
             inline_policy: Arc::new(InlinePolicy::new()),
             slots: arc_swap::ArcSwap::default(),
             members: Mutex::default(),
+            leaving: Mutex::default(),
             has_queue_policy,
         }
     }
 
     /// Makes the pool's instances those of `placements`: new ones start, each on its own thread, all at once; then those
-    /// that are not among them finish what they run and go. Blocks until the new ones serve.
+    /// that are not among them finish what they run and go. Blocks until the new ones serve; instances that hold sequences
+    /// go later, when these are over.
     ///
     /// Errors: the first instance's that could not be made; the pool serves as it did before.
     pub(crate) fn resize(&self, placements: &[Placement]) -> Result<()> {
@@ -203,15 +207,22 @@ impl InstancePool {
     /// Lets in nobody more, and blocks until the last request is gone and then the instances.
     pub(crate) fn drain(&self) {
         self.close();
-        let members = std::mem::take(&mut *self.members.lock());
-        self.join(members);
+        for members in [&self.members, &self.leaving] {
+            let members = std::mem::take(&mut *members.lock());
+            self.join(members);
+        }
     }
 
     fn retire(&self, members: Vec<Member>) {
         for member in &members {
             self.scheduler.retire(member.slot.number);
         }
-        self.join(members);
+        let mut leaving = self.leaving.lock();
+        leaving.extend(members);
+        let is_free = |member: &mut Member| !self.scheduler.is_needed(member.slot.number);
+        let free = leaving.extract_if(.., is_free).collect();
+        drop(leaving);
+        self.join(free);
     }
 
     fn join(&self, members: Vec<Member>) {

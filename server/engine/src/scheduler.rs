@@ -148,7 +148,6 @@ impl Scheduler {
         let mut state = self.state.lock();
         let waker = Arc::new(Condvar::new());
         let number = state.slots.len();
-        state.policy.add_instance(number);
         state.slots.push(Slot {
             waker,
             is_inline: false,
@@ -159,9 +158,12 @@ impl Scheduler {
         number
     }
 
-    /// The instance of that number says that callers may run it.
-    pub(crate) fn allow_any_thread(&self, instance: usize) {
-        self.state.lock().slots[instance].runs_on_any_thread = true;
+    /// The instance of that number is there; callers may run it if `on_any_thread`.
+    pub(crate) fn serves(&self, instance: usize, on_any_thread: bool) {
+        let mut state = self.state.lock();
+        state.slots[instance].runs_on_any_thread = on_any_thread;
+        let wake = state.policy.add_instance(instance, Instant::now());
+        self.wake(state, wake);
     }
 
     /// Lets an instance finish what it runs and take nothing more. Others go on with what waits.
@@ -176,6 +178,11 @@ impl Scheduler {
         let wake = state.policy.retire_instance(instance);
         self.wake(state, wake);
         waker.notify_all();
+    }
+
+    /// Whether an instance that retires still holds sequences.
+    pub(crate) fn is_needed(&self, instance: usize) -> bool {
+        self.state.lock().policy.is_needed(instance)
     }
 
     /// Queues a request and wakes an instance if one has something to do now. With `may_run_inline`, an idle instance
@@ -400,7 +407,7 @@ impl Scheduler {
             return Decision::Idle;
         }
         let decision = state.policy.decide(instance, now, batch, removed);
-        for pending in batch {
+        for pending in batch.iter_mut().filter(|pending| !pending.completion.has_ticket()) {
             pending.completion.set_ticket(state.next_ticket);
             state.next_ticket += 1;
         }

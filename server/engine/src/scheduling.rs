@@ -1,9 +1,20 @@
 //! Which policy schedules a model, as its configuration says.
 
+use std::{env, fs, io, path::Path};
+
 use server_core::{
     batch::Pending,
-    batching::policy::{Batcher, Policy, Settings},
+    batching::{
+        levels::DEFAULT_LIMIT,
+        policy::{Batcher, Policy, Settings},
+    },
     config::ModelConfig,
+    error::{Error, Result},
+    sequence::{
+        direct::Direct,
+        oldest::Oldest,
+        settings::{self as sequences, Hold, Strategy},
+    },
 };
 
 /// What a pool needs to know of its model's scheduling.
@@ -17,13 +28,43 @@ pub(crate) struct Scheduling {
 }
 
 impl Scheduling {
-    /// Reads a normalised configuration.
-    pub(crate) fn of(config: &ModelConfig) -> Self {
+    /// Reads a normalised configuration, and the initial states it names from the model's folder.
+    ///
+    /// Errors: an initial state does not fit, or its file cannot be read.
+    pub(crate) fn of(config: &ModelConfig, model_dir: &Path) -> Result<Self> {
+        let has_queue_policy = config.scheduling_choice.is_some();
+        if let Some(settings) = sequences::Settings::of(config, hold()) {
+            let extra = sequences::extra_inputs(config, |name| initial_state(model_dir, name))?;
+            let preserved_order = settings.preserves_ordering().then_some(DEFAULT_LIMIT);
+            let policy: Box<dyn Policy<Pending>> = match settings.strategy.clone() {
+                Strategy::Direct { .. } => Box::new(Direct::new(settings, extra)),
+                Strategy::Oldest { batching } => Box::new(Oldest::new(settings, batching, extra)),
+            };
+            return Ok(Self { policy, preserved_order, has_queue_policy });
+        }
         let settings = Settings::of(config);
-        Self {
+        Ok(Self {
             policy: Box::new(Batcher::new(&settings)),
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
-            has_queue_policy: config.scheduling_choice.is_some(),
-        }
+            has_queue_policy,
+        })
     }
+}
+
+/// The switches with which Triton's own tests make its sequence schedulers wait for requests.
+fn hold() -> Hold {
+    let number = |name| env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(0);
+    Hold { queued: number("TRITONSERVER_DELAY_SCHEDULER"), backlog: number("TRITONSERVER_BACKLOG_DELAY_SCHEDULER") }
+}
+
+/// The content of a file in the model's folder `initial_state`.
+fn initial_state(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = model_dir.join("initial_state").join(name);
+    fs::read(&path).map_err(|error| {
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound => "No such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::internal(format!("failed to open text file for read {}: {reason}", path.display()))
+    })
 }

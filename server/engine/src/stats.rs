@@ -82,6 +82,10 @@ impl Series for ModelStats {
 pub(crate) fn end_removed(pending: Pending, removal: Removal) {
     let (reason, error) = match removal {
         Removal::Expired => (FailureReason::Rejected, Error::unavailable("Request timeout expired")),
+        Removal::SequenceExpired => {
+            let text = "timeout of the corresponding sequence has been expired";
+            (FailureReason::Rejected, Error::unavailable(text))
+        }
         Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
     };
     pending.completion.reject(reason, error);

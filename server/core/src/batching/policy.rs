@@ -149,7 +149,7 @@ impl<T> From<Full<T>> for Rejected<T> {
 }
 
 /// A queue and the rule that empties it: what waits for the instances of one model, and who runs what when. Instances are
-/// numbered from 0 in the order in which they are added; a number is never given twice.
+/// numbered from 0; a number is never given twice, and one may be missing whose instance could not be made.
 pub trait Policy<T>: Send {
     /// Requests that wait.
     fn len(&self) -> usize;
@@ -165,9 +165,10 @@ pub trait Policy<T>: Send {
         !self.is_empty()
     }
 
-    /// One more instance asks from now on.
-    fn add_instance(&mut self, instance: usize) {
-        let _ = instance;
+    /// The instance of that number asks from now on.
+    fn add_instance(&mut self, instance: usize, now: Instant) -> Wake {
+        let _ = (instance, now);
+        Wake::Nobody
     }
 
     /// That instance gets no more work of others.
@@ -243,6 +244,13 @@ impl<T: Item> Batcher<T> {
         &self.queue
     }
 
+    /// Adds a request past every limit: it was let in before.
+    pub fn admit(&mut self, item: T, now: Instant) -> Wake {
+        let closes_batch = self.closes_batch(&item);
+        self.queue.put_back(item, now);
+        self.wake(closes_batch, None)
+    }
+
     /// Whether a request of that shape cannot join those that wait. While somebody waits for more of them they are all
     /// of one shape, so the first speaks for all.
     fn closes_batch(&self, item: &T) -> bool {
@@ -271,9 +279,7 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
     }
 
     fn put_back(&mut self, item: T, now: Instant) -> Result<Wake, T> {
-        let closes_batch = self.closes_batch(&item);
-        self.queue.put_back(item, now);
-        Ok(self.wake(closes_batch, None))
+        Ok(self.admit(item, now))
     }
 
     fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake {

@@ -30,6 +30,8 @@ pub enum Removal {
     Expired,
     /// Its caller left.
     Abandoned,
+    /// Its sequence waited too long for a slot.
+    SequenceExpired,
 }
 
 /// The queue is full; the thing that did not fit comes back.

@@ -36,9 +36,11 @@ impl SharedShapes {
         let varies = |input: &ModelInput| {
             input.optional || input.is_shape_tensor || (input.dims.contains(&-1) && !input.allow_ragged_batch)
         };
-        if !config.input.iter().any(varies) {
-            return Self::Fixed;
-        }
+        if config.input.iter().any(varies) { Self::same(config) } else { Self::Fixed }
+    }
+
+    /// All inputs are compared, also those that no request brings and whose shapes may differ.
+    pub fn same(config: &ModelConfig) -> Self {
         let names = |which: fn(&ModelInput) -> bool| {
             config.input.iter().filter(|input| which(input)).map(|input| Name::from(input.name.as_str())).collect()
         };

@@ -19,7 +19,7 @@ const UNSUPPORTED: [&str; 24] = [
     "optimization.cuda",
     "optimization.gather_kernel_buffer_threshold",
     "optimization.eager_batching",
-    "sequence_batching",
+    "sequence_batching.state",
     "instance_group.rate_limiter",
     "instance_group.secondary_devices",
     "instance_group.profile",
@@ -102,14 +102,14 @@ mod tests {
              instance_group [ { kind: KIND_CPU }, { passive: true rate_limiter { priority: 2 } } ]\n\
              optimization { graph { level: 1 } cuda { graphs: true } }\n\
              response_cache { enable: true } model_transaction_policy { }\n\
-             sequence_batching { direct { } }",
+             sequence_batching { direct { } state { } }",
         );
         assert_eq!(
             unsupported_fields(&config.unwrap(), &[]),
             [
                 "input[1].allow_ragged_batch",
                 "optimization.cuda",
-                "sequence_batching",
+                "sequence_batching.state",
                 "instance_group[1].rate_limiter",
                 "instance_group[1].passive",
                 "response_cache.enable",

@@ -1,0 +1,610 @@
+//! The slots of all instances of a model and the sequences in them. A new sequence takes a free slot, or waits with all
+//! its requests in the backlog for one; it holds the slot until its last request has ended or it has been silent too
+//! long. At most one request of a sequence runs at a time.
+//!
+//! No step looks through all slots: free ones are kept in order, silent ones by the time they began to be silent.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    SlotRef,
+    controls::Position,
+    item::{self, SequenceItem},
+    settings::{ExtraInputs, Settings},
+    state::States,
+};
+use crate::{
+    batching::{
+        levels::DEFAULT_LIMIT,
+        policy::{Rejected, Rejection, Wake},
+        queue::{Full, Removal},
+    },
+    request::CorrelationId,
+};
+
+struct Entry<T> {
+    item: T,
+    queued_at: Instant,
+    is_start: bool,
+    is_end: bool,
+}
+
+/// A slot and the sequence in it, if any.
+struct Slot<T> {
+    sequence: Option<Occupant<T>>,
+    /// It has an entry among the silent ones, maybe an old one.
+    is_timed: bool,
+}
+
+struct Occupant<T> {
+    id: CorrelationId,
+    queue: VecDeque<Entry<T>>,
+    states: Option<Arc<States>>,
+    is_running: bool,
+    /// The request that runs started it.
+    is_starting: bool,
+    /// The request that runs is the last one.
+    is_ending: bool,
+    /// The request that started it ended without having run: the next one starts it.
+    start_is_due: bool,
+    /// Since when nothing of it waits or runs.
+    silent_since: Instant,
+}
+
+impl<T> Occupant<T> {
+    fn is_silent(&self) -> bool {
+        self.queue.is_empty() && !self.is_running
+    }
+}
+
+struct Instance<T> {
+    /// Those that were ever used: a large number of slots costs nothing before.
+    slots: Vec<Slot<T>>,
+    /// Slots with a sequence.
+    occupied: usize,
+    /// Slots whose request runs.
+    running: usize,
+    /// Requests that wait in slots.
+    waiting: usize,
+    is_retiring: bool,
+}
+
+/// A sequence that waits for a slot.
+struct Backlogged<T> {
+    id: CorrelationId,
+    queue: VecDeque<Entry<T>>,
+    start_is_due: bool,
+    deadline: Option<Instant>,
+}
+
+/// Where a sequence is that may get more requests.
+#[derive(Clone, Copy)]
+enum Place {
+    Slot(SlotRef),
+    Backlog(u64),
+}
+
+/// Sequences and their slots.
+pub(super) struct Slots<T> {
+    settings: Settings,
+    extra: ExtraInputs,
+    instances: Vec<Instance<T>>,
+    /// Slots without a sequence; of those that were never used only the first one of each instance.
+    free: BTreeSet<SlotRef>,
+    /// Sequences whose last request has not come yet.
+    live: HashMap<CorrelationId, Place>,
+    /// First come, first served.
+    backlog: BTreeMap<u64, Backlogged<T>>,
+    next_key: u64,
+    /// When sequences of the backlog have waited too long.
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// At most one entry for each slot: not before then its sequence has been silent too long.
+    silent: BinaryHeap<Reverse<(Instant, SlotRef)>>,
+    /// Requests that wait, in slots and in the backlog.
+    waiting: usize,
+    in_backlog: usize,
+    /// Slots whose next request may run, as far as nobody has asked for them yet.
+    ready: Vec<SlotRef>,
+    /// Whom what happened concerns.
+    wake: Wake,
+    is_held: bool,
+    is_closed: bool,
+    /// Identity of the next sequence that no caller named.
+    next_id: u64,
+}
+
+impl<T: SequenceItem> Slots<T> {
+    pub(super) fn new(settings: Settings, extra: ExtraInputs) -> Self {
+        let is_held = settings.hold.queued > 0 || settings.hold.backlog > 0;
+        Self {
+            settings,
+            extra,
+            instances: Vec::new(),
+            free: BTreeSet::new(),
+            live: HashMap::new(),
+            backlog: BTreeMap::new(),
+            next_key: 0,
+            deadlines: BTreeSet::new(),
+            silent: BinaryHeap::new(),
+            waiting: 0,
+            in_backlog: 0,
+            ready: Vec::new(),
+            wake: Wake::Nobody,
+            is_held,
+            is_closed: false,
+            next_id: 1,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn extra(&self) -> &ExtraInputs {
+        &self.extra
+    }
+
+    /// Requests that wait, in slots and in the backlog.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The slots of that instance that were ever used.
+    pub(super) fn used(&self, instance: usize) -> impl Iterator<Item = SlotRef> + use<T> {
+        let count = self.instances.get(instance).map_or(0, |instance| instance.slots.len()) as u32;
+        (0..count).map(move |number| SlotRef { number, instance: instance as u32 })
+    }
+
+    /// Requests that wait in the slots of that instance.
+    pub(super) fn waiting_for(&self, instance: usize) -> usize {
+        self.instances.get(instance).map_or(0, |instance| instance.waiting)
+    }
+
+    /// Requests that run in the slots of that instance.
+    pub(super) fn running_on(&self, instance: usize) -> usize {
+        self.instances.get(instance).map_or(0, |instance| instance.running)
+    }
+
+    /// Whether nothing may run yet.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// One more instance with its slots.
+    pub(super) fn add_instance(&mut self, instance: usize, now: Instant) {
+        let none = || Instance { slots: Vec::new(), occupied: 0, running: 0, waiting: 0, is_retiring: false };
+        if self.instances.len() <= instance {
+            self.instances.resize_with(instance + 1, none);
+        }
+        self.free.insert(SlotRef { number: 0, instance: instance as u32 });
+        self.fill(now);
+    }
+
+    /// That instance gets no further sequences.
+    pub(super) fn retire_instance(&mut self, instance: usize) {
+        self.free.retain(|slot| slot.instance as usize != instance);
+        if let Some(instance) = self.instances.get_mut(instance) {
+            instance.is_retiring = true;
+        }
+    }
+
+    /// Whether sequences live on that instance that retires.
+    pub(super) fn is_needed(&self, instance: usize) -> bool {
+        self.instances.get(instance).is_some_and(|instance| instance.occupied > 0)
+    }
+
+    /// Whether that instance goes when its last sequence is over.
+    pub(super) fn is_retiring(&self, instance: usize) -> bool {
+        self.instances.get(instance).is_some_and(|instance| instance.is_retiring)
+    }
+
+    /// Adds a request to its sequence, or begins one. Returns when it has waited too long for a slot.
+    pub(super) fn push(
+        &mut self,
+        item: T,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<Option<Instant>, Rejected<T>> {
+        if let Err(error) = item::check(&item, &self.settings, &self.extra) {
+            return Err(Rejected { item, reason: Rejection::Invalid(error) });
+        }
+        self.give_up_silent(now);
+        let (id, is_start, is_end) = match item.sequence() {
+            Some(sequence) if !self.settings.is_iterative => (sequence.id.clone(), sequence.is_start, sequence.is_end),
+            _ => (CorrelationId::Number(self.next_id), true, true),
+        };
+        let place = self.live.get(&id).copied();
+        if place.is_none() && !is_start {
+            let error = item::not_started(&self.settings, &id);
+            return Err(Rejected { item, reason: Rejection::Invalid(error) });
+        }
+        if self.waiting >= DEFAULT_LIMIT {
+            return Err(Full(item).into());
+        }
+        let place = place.unwrap_or_else(|| self.begin(&id, now));
+        match (is_end, self.settings.is_iterative) {
+            (_, true) => self.next_id = self.next_id.wrapping_add(1).max(1),
+            (true, false) => drop(self.live.remove(&id)),
+            (false, false) => drop(self.live.insert(id, place)),
+        }
+        self.waiting += 1;
+        let entry = Entry { item, queued_at: now, is_start, is_end };
+        let deadline = match place {
+            Place::Slot(slot) => {
+                self.add(slot, entry);
+                None
+            }
+            Place::Backlog(key) => self.add_to_backlog(key, entry, timeout.and_then(|wait| now.checked_add(wait))),
+        };
+        if self.is_held {
+            let hold = self.settings.hold;
+            let queued = self.waiting - self.in_backlog;
+            if queued >= hold.queued && self.in_backlog >= hold.backlog {
+                self.let_go();
+            }
+        }
+        Ok(deadline)
+    }
+
+    /// Requests of sequences may run although fewer wait than was asked for.
+    pub(super) fn let_go(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.wake = Wake::All;
+        }
+    }
+
+    /// No request comes any more: sequences that are silent now stay so.
+    pub(super) fn close(&mut self, now: Instant) {
+        self.is_closed = true;
+        self.let_go();
+        let all = (0..self.instances.len()).flat_map(|instance| self.used(instance));
+        for slot in all.collect::<Vec<_>>() {
+            if self.occupant(slot).is_some_and(|sequence| sequence.is_silent()) {
+                self.free(slot, now);
+            }
+        }
+    }
+
+    /// The next request of a slot, without taking it, and when it came. `None` if there is none or one runs.
+    pub(super) fn next(&self, slot: SlotRef) -> Option<(&T, Instant)> {
+        let sequence =
+            self.instances.get(slot.instance as usize)?.slots.get(slot.number as usize)?.sequence.as_ref()?;
+        let entry = sequence.queue.front().filter(|_| !sequence.is_running)?;
+        Some((&entry.item, entry.queued_at))
+    }
+
+    /// What the next request of a slot would read of its sequence.
+    pub(super) fn next_has_states_like(&self, slot: SlotRef, other: SlotRef) -> bool {
+        let shapes = |slot: SlotRef| {
+            let instance = self.instances.get(slot.instance as usize)?;
+            let sequence = instance.slots.get(slot.number as usize)?.sequence.as_ref()?;
+            let starts = sequence.start_is_due || sequence.queue.front().is_some_and(|entry| entry.is_start);
+            let states = sequence.states.as_ref()?;
+            let tensors =
+                if starts && !sequence.is_running { self.extra.states.initial().inputs() } else { states.inputs() };
+            Some(tensors.into_iter().map(|tensor| tensor.shape).collect::<Vec<_>>())
+        };
+        !self.extra.states.is_variable() || shapes(slot) == shapes(other)
+    }
+
+    /// Takes requests whose callers left out of the front of a slot.
+    pub(super) fn skip_abandoned(&mut self, slot: SlotRef, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        while self.next(slot).is_some_and(|(item, _)| item.is_abandoned()) {
+            let Some(sequence) = self.occupant(slot) else { return };
+            let Some(entry) = sequence.queue.pop_front() else { return };
+            sequence.start_is_due |= entry.is_start;
+            sequence.silent_since = now;
+            removed.push((entry.item, Removal::Abandoned));
+            self.taken(slot);
+            let is_over = entry.is_end || self.is_closed && self.next(slot).is_none();
+            if is_over { self.free(slot, now) } else { self.is_silent_now(slot) }
+        }
+    }
+
+    /// Takes the next request of a slot to run it: it has its control inputs and states.
+    pub(super) fn take(&mut self, slot: SlotRef) -> Option<T> {
+        let extra = &self.extra;
+        let instance = self.instances.get_mut(slot.instance as usize)?;
+        let sequence = instance.slots.get_mut(slot.number as usize)?.sequence.as_mut()?;
+        if sequence.is_running {
+            return None;
+        }
+        let Entry { mut item, is_start, is_end, .. } = sequence.queue.pop_front()?;
+        let is_start = is_start || std::mem::take(&mut sequence.start_is_due);
+        if let (true, Some(states)) = (is_start, &sequence.states) {
+            states.reset();
+        }
+        let position = Position { id: &sequence.id, is_start, is_end: is_end && !self.settings.is_iterative };
+        item.enter(slot, position, sequence.states.as_ref(), extra);
+        (sequence.is_running, sequence.is_starting, sequence.is_ending) = (true, is_start, is_end);
+        instance.running += 1;
+        self.taken(slot);
+        Some(item)
+    }
+
+    /// What ran in a slot has ended.
+    pub(super) fn released(&mut self, slot: SlotRef, now: Instant) {
+        let Some(sequence) = self.occupant(slot).filter(|sequence| sequence.is_running) else { return };
+        sequence.is_running = false;
+        sequence.silent_since = now;
+        let (is_ending, is_silent) = (sequence.is_ending, sequence.is_silent());
+        self.instances[slot.instance as usize].running -= 1;
+        if is_ending || (is_silent && self.is_closed) {
+            self.free(slot, now);
+        } else if is_silent {
+            self.is_silent_now(slot);
+        } else {
+            self.ready.push(slot);
+        }
+    }
+
+    /// What was taken from a slot did not run, for its caller left.
+    pub(super) fn not_run(&mut self, slot: SlotRef, now: Instant) {
+        if let Some(sequence) = self.occupant(slot) {
+            sequence.start_is_due |= sequence.is_starting;
+        }
+        self.released(slot, now);
+    }
+
+    /// What ran in a slot runs again, before whatever waits there.
+    pub(super) fn put_back(&mut self, slot: SlotRef, item: T, now: Instant) -> Result<(), T> {
+        let Some(sequence) = self.occupant(slot).filter(|sequence| sequence.is_running) else { return Err(item) };
+        let is_end = sequence.is_ending;
+        sequence.queue.push_front(Entry { item, queued_at: now, is_start: false, is_end });
+        (sequence.is_running, sequence.is_ending) = (false, false);
+        let instance = &mut self.instances[slot.instance as usize];
+        instance.running -= 1;
+        instance.waiting += 1;
+        self.waiting += 1;
+        self.ready.push(slot);
+        Ok(())
+    }
+
+    /// Takes out the sequences of the backlog that have waited too long.
+    pub(super) fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        while let Some(&(deadline, key)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.remove(&(deadline, key));
+            let Some(sequence) = self.backlog.remove(&key) else { continue };
+            self.forget(&sequence.id, key);
+            self.waiting -= sequence.queue.len();
+            self.in_backlog -= sequence.queue.len();
+            removed.extend(sequence.queue.into_iter().map(|entry| (entry.item, Removal::SequenceExpired)));
+        }
+    }
+
+    /// Takes requests whose callers left out of the front of every sequence that waits.
+    pub(super) fn sweep_abandoned(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        for instance in 0..self.instances.len() {
+            for slot in self.used(instance) {
+                self.skip_abandoned(slot, now, removed);
+            }
+        }
+        let mut ended = Vec::new();
+        for (&key, sequence) in &mut self.backlog {
+            while let Some(entry) = sequence.queue.pop_front_if(|entry| entry.item.is_abandoned()) {
+                sequence.start_is_due |= entry.is_start;
+                self.waiting -= 1;
+                self.in_backlog -= 1;
+                removed.push((entry.item, Removal::Abandoned));
+                if entry.is_end {
+                    ended.push(key);
+                }
+            }
+        }
+        for key in ended {
+            if let Some(deadline) = self.backlog.remove(&key).and_then(|sequence| sequence.deadline) {
+                self.deadlines.remove(&(deadline, key));
+            }
+        }
+    }
+
+    /// Frees the slots of sequences that have been silent too long.
+    pub(super) fn give_up_silent(&mut self, now: Instant) {
+        while let Some(&Reverse((moment, slot))) = self.silent.peek()
+            && moment <= now
+        {
+            self.silent.pop();
+            self.slot(slot).is_timed = false;
+            let max_idle = self.settings.max_idle;
+            let Some(sequence) = self.occupant(slot).filter(|sequence| sequence.is_silent()) else { continue };
+            if sequence.silent_since + max_idle > now {
+                self.is_silent_now(slot);
+            } else {
+                self.free(slot, now);
+            }
+        }
+    }
+
+    /// When somebody has to look although no request came: a sequence waits for the slot of one that may be silent too
+    /// long then, or an instance that retires waits for its last ones.
+    pub(super) fn next_look(&self, instance: usize) -> Option<Instant> {
+        let waits =
+            !self.backlog.is_empty() || self.instances.get(instance).is_some_and(|instance| instance.is_retiring);
+        let silent = self.silent.peek().map(|Reverse((moment, _))| *moment).filter(|_| waits);
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        silent.into_iter().chain(deadline).min()
+    }
+
+    /// Whom it concerns that an instance runs something now: another one has to watch for a slot to become free.
+    pub(super) fn wake_for_look(&self) -> Wake {
+        if self.backlog.is_empty() { Wake::Nobody } else { Wake::Any }
+    }
+
+    /// Slots whose next request may run since this was last asked.
+    pub(super) fn take_ready(&mut self) -> Vec<SlotRef> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whom concerns what happened since this was last asked, ready slots aside.
+    pub(super) fn take_wake(&mut self) -> Wake {
+        std::mem::replace(&mut self.wake, Wake::Nobody)
+    }
+
+    fn slot(&mut self, slot: SlotRef) -> &mut Slot<T> {
+        &mut self.instances[slot.instance as usize].slots[slot.number as usize]
+    }
+
+    fn occupant(&mut self, slot: SlotRef) -> Option<&mut Occupant<T>> {
+        self.slot(slot).sequence.as_mut()
+    }
+
+    /// A request of that slot waits no more.
+    fn taken(&mut self, slot: SlotRef) {
+        self.waiting -= 1;
+        self.instances[slot.instance as usize].waiting -= 1;
+    }
+
+    /// A place for a sequence that begins: the first free slot, or the end of the backlog.
+    fn begin(&mut self, id: &CorrelationId, now: Instant) -> Place {
+        if self.backlog.is_empty()
+            && let Some(slot) = self.take_free()
+        {
+            self.occupy(slot, id.clone(), VecDeque::new(), false, now);
+            return Place::Slot(slot);
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        let sequence = Backlogged { id: id.clone(), queue: VecDeque::new(), start_is_due: false, deadline: None };
+        self.backlog.insert(key, sequence);
+        if self.backlog.len() == 1 {
+            self.wake = self.wake.and(Wake::Any); // somebody has to watch for a slot to become free
+        }
+        Place::Backlog(key)
+    }
+
+    /// The free slot of the lowest number; of an instance of which all used ones are taken, the next one.
+    fn take_free(&mut self) -> Option<SlotRef> {
+        let slot = self.free.pop_first()?;
+        let slots = &mut self.instances[slot.instance as usize].slots;
+        if slot.number as usize == slots.len() {
+            slots.push(Slot { sequence: None, is_timed: false });
+            if slot.number + 1 < self.settings.slots {
+                self.free.insert(SlotRef { number: slot.number + 1, ..slot });
+            }
+        }
+        Some(slot)
+    }
+
+    fn occupy(
+        &mut self,
+        slot: SlotRef,
+        id: CorrelationId,
+        queue: VecDeque<Entry<T>>,
+        start_is_due: bool,
+        now: Instant,
+    ) {
+        let states = self.extra.initial_states().map(Arc::new);
+        let instance = &mut self.instances[slot.instance as usize];
+        instance.occupied += 1;
+        instance.waiting += queue.len();
+        let sequence = Occupant {
+            id,
+            queue,
+            states,
+            is_running: false,
+            is_starting: false,
+            is_ending: false,
+            start_is_due,
+            silent_since: now,
+        };
+        instance.slots[slot.number as usize].sequence = Some(sequence);
+    }
+
+    fn add(&mut self, slot: SlotRef, entry: Entry<T>) {
+        self.instances[slot.instance as usize].waiting += 1;
+        let Some(sequence) = self.occupant(slot) else { return };
+        sequence.queue.push_back(entry);
+        if sequence.queue.len() == 1 && !sequence.is_running {
+            self.ready.push(slot);
+        }
+    }
+
+    fn add_to_backlog(&mut self, key: u64, entry: Entry<T>, deadline: Option<Instant>) -> Option<Instant> {
+        let sequence = self.backlog.get_mut(&key)?;
+        sequence.queue.push_back(entry);
+        self.in_backlog += 1;
+        if let Some(deadline) = deadline
+            && sequence.deadline.is_none_or(|before| deadline < before)
+        {
+            if let Some(before) = sequence.deadline.replace(deadline) {
+                self.deadlines.remove(&(before, key));
+            }
+            self.deadlines.insert((deadline, key));
+        }
+        sequence.deadline
+    }
+
+    /// Nothing of the sequence waits or runs: the time until it is given up begins.
+    fn is_silent_now(&mut self, slot: SlotRef) {
+        let max_idle = self.settings.max_idle;
+        let own = self.slot(slot);
+        let Some(sequence) = own.sequence.as_ref().filter(|sequence| sequence.is_silent()) else { return };
+        if !own.is_timed {
+            own.is_timed = true;
+            let moment = sequence.silent_since + max_idle;
+            self.silent.push(Reverse((moment, slot)));
+        }
+    }
+
+    /// The sequence in a slot is over; the next one of the backlog takes it.
+    fn free(&mut self, slot: SlotRef, now: Instant) {
+        let Some(sequence) = self.slot(slot).sequence.take() else { return };
+        if let Some(Place::Slot(place)) = self.live.get(&sequence.id)
+            && *place == slot
+        {
+            self.live.remove(&sequence.id);
+        }
+        let instance = &mut self.instances[slot.instance as usize];
+        instance.occupied -= 1;
+        if !instance.is_retiring {
+            self.free.insert(slot);
+            self.fill(now);
+        } else if instance.occupied == 0 {
+            self.wake = self.wake.and(Wake::Instance(slot.instance as usize));
+        }
+    }
+
+    /// Gives free slots to the backlog.
+    fn fill(&mut self, now: Instant) {
+        while !self.free.is_empty()
+            && let Some((key, sequence)) = self.backlog.pop_first()
+        {
+            let Some(slot) = self.take_free() else { return };
+            let Backlogged { id, queue, start_is_due, deadline } = sequence;
+            if let Some(deadline) = deadline {
+                self.deadlines.remove(&(deadline, key));
+            }
+            self.in_backlog -= queue.len();
+            let is_silent = queue.is_empty();
+            if is_silent && self.is_closed {
+                self.forget(&id, key);
+                self.free.insert(slot);
+                continue;
+            }
+            if let Some(place) = self.live.get_mut(&id)
+                && matches!(place, Place::Backlog(own) if *own == key)
+            {
+                *place = Place::Slot(slot);
+            }
+            self.occupy(slot, id, queue, start_is_due, now);
+            if is_silent {
+                self.is_silent_now(slot);
+            } else {
+                self.ready.push(slot);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: &CorrelationId, key: u64) {
+        if matches!(self.live.get(id), Some(Place::Backlog(own)) if *own == key) {
+            self.live.remove(id);
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! Both strategies against the same rules: who gets a slot, what ends a sequence, what callers hear.
+
+use proptest::{prelude::*, strategy::Strategy as _};
+
+use super::{
+    direct::Direct,
+    oldest::Oldest,
+    settings::{Hold, Strategy},
+    testing::{Asked, Bench, asked, ms, settings},
+};
+use crate::batching::{
+    policy::{Decision, Policy, Wake},
+    queue::Removal,
+};
+
+fn direct(batching: &str, instances: usize) -> Bench<Direct<Asked>> {
+    let (settings, extra) = settings(batching, Hold::default());
+    Bench::new(Direct::new(settings, extra), instances)
+}
+
+fn oldest(batching: &str, instances: usize) -> Bench<Oldest<Asked>> {
+    let (settings, extra) = settings(batching, Hold::default());
+    let Strategy::Oldest { batching } = settings.strategy.clone() else { panic!("the strategy is another") };
+    Bench::new(Oldest::new(settings, batching, extra), instances)
+}
+
+const DIRECT: &str = "direct { }";
+const OLDEST: &str = "oldest { max_candidate_sequences: 4 }";
+
+/// The same question to both strategies, with four slots for each instance.
+fn both(question: impl Fn(&mut dyn Ask)) {
+    question(&mut direct(DIRECT, 1));
+    question(&mut oldest(OLDEST, 1));
+}
+
+/// What both benches answer.
+trait Ask {
+    fn push(&mut self, at: u64, item: Asked, timeout: Option<u64>) -> Result<Option<u64>, String>;
+    fn look(&mut self, at: u64) -> (Decision, String, Vec<(u32, Removal)>);
+    fn end(&mut self, at: u64, name: u32);
+    fn sweep(&mut self, at: u64) -> Vec<(u32, Removal)>;
+    fn close(&mut self, at: u64);
+    fn len(&self) -> usize;
+    fn run_all(&mut self, at: u64) -> Vec<u32>;
+}
+
+impl<P: Policy<Asked>> Ask for Bench<P> {
+    fn push(&mut self, at: u64, item: Asked, timeout: Option<u64>) -> Result<Option<u64>, String> {
+        Bench::push(self, at, item, timeout)
+    }
+    fn look(&mut self, at: u64) -> (Decision, String, Vec<(u32, Removal)>) {
+        Bench::look(self, at, 0)
+    }
+    fn end(&mut self, at: u64, name: u32) {
+        Bench::end(self, at, name);
+    }
+    fn sweep(&mut self, at: u64) -> Vec<(u32, Removal)> {
+        let mut removed = Vec::new();
+        self.policy.sweep(self.start + ms(at), usize::MAX, &mut removed);
+        removed.into_iter().map(|(item, removal)| (item.name, removal)).collect()
+    }
+    fn close(&mut self, at: u64) {
+        self.policy.close(self.start + ms(at));
+    }
+    fn len(&self) -> usize {
+        self.policy.len()
+    }
+    fn run_all(&mut self, at: u64) -> Vec<u32> {
+        Bench::run_all(self, at, 1, &mut Vec::new())
+    }
+}
+
+#[test]
+fn requests_that_begin_or_go_on_with_nothing_are_refused() {
+    both(|bench| {
+        let id = "must specify a non-zero or non-empty correlation ID";
+        let error = |result: Result<Option<u64>, String>| result.unwrap_err();
+        assert_eq!(error(bench.push(0, asked(0, 0, "S"), None)), format!("inference request to model 'm' {id}"));
+        let nameless = Asked { sequence: None, ..asked(0, 1, "S") };
+        assert_eq!(error(bench.push(0, nameless, None)), format!("inference request to model 'm' {id}"));
+        assert_eq!(
+            error(bench.push(0, Asked { rows: 2, ..asked(0, 1, "S") }, None)),
+            "inference request to model 'm' must specify batch-size 1 due to requirements of sequence batcher"
+        );
+        assert_eq!(
+            error(bench.push(0, asked(0, 7, ""), None)),
+            "inference request for sequence 7 to model 'm' must specify the START flag on the first request of the \
+             sequence"
+        );
+        assert_eq!(bench.len(), 0);
+    });
+}
+
+#[test]
+fn the_last_request_ends_its_sequence() {
+    both(|bench| {
+        bench.push(0, asked(0, 7, "S"), None).unwrap();
+        bench.push(0, asked(1, 7, "E"), None).unwrap();
+        assert!(bench.push(0, asked(2, 7, ""), None).is_err(), "the last one has come");
+        assert_eq!(bench.run_all(0), [0, 1]);
+        bench.push(0, asked(3, 7, "SE"), None).unwrap();
+        assert_eq!(bench.run_all(0), [3]);
+    });
+}
+
+#[test]
+fn one_request_of_a_sequence_runs_at_a_time() {
+    both(|bench| {
+        for name in 0..3 {
+            bench.push(0, asked(name, 7, if name == 0 { "S" } else { "" }), None).unwrap();
+        }
+        assert_eq!(bench.look(0).1, "0S");
+        assert_eq!(bench.look(0).1, "");
+        bench.end(1, 0);
+        assert_eq!(bench.look(1).1, "1");
+        assert_eq!(bench.len(), 1);
+    });
+}
+
+#[test]
+fn a_start_within_a_sequence_starts_it_again_in_its_order() {
+    both(|bench| {
+        for (name, flags) in [(0, "S"), (1, ""), (2, "S"), (3, "E")] {
+            bench.push(0, asked(name, 7, flags), None).unwrap();
+        }
+        let mut seen = Vec::new();
+        for name in 0..4 {
+            seen.push(bench.look(0).1);
+            bench.end(0, name);
+        }
+        assert_eq!(seen, ["0S", "1", "2S", "3E"]);
+    });
+}
+
+#[test]
+fn sequences_without_a_slot_wait_in_the_order_they_came_with_all_their_requests() {
+    both(|bench| {
+        for id in 1..=4 {
+            bench.push(0, asked(id as u32, id, "S"), None).unwrap();
+        }
+        for (name, id, flags) in [(5, 5, "S"), (6, 6, "S"), (7, 5, ""), (8, 6, "E")] {
+            bench.push(0, asked(name, id, flags), None).unwrap();
+        }
+        assert_eq!(bench.len(), 8);
+        assert_eq!(bench.run_all(1), [1, 2, 3, 4], "all slots are taken");
+        bench.push(2, asked(9, 2, "E"), None).unwrap();
+        assert_eq!(bench.run_all(2), [9, 5, 7]);
+        bench.push(3, asked(10, 5, "E"), None).unwrap();
+        assert_eq!(bench.run_all(3), [10, 6, 8]);
+        assert_eq!(bench.len(), 0);
+    });
+}
+
+#[test]
+fn a_sequence_that_is_silent_too_long_loses_its_slot() {
+    both(|bench| {
+        for id in 1..=4 {
+            bench.push(0, asked(id as u32, id, "S"), None).unwrap();
+        }
+        assert_eq!(bench.run_all(0).len(), 4);
+        bench.push(600, asked(5, 2, ""), None).unwrap();
+        assert_eq!(bench.run_all(600), [5]);
+        bench.push(700, asked(6, 9, "SE"), None).unwrap();
+        assert_eq!(bench.run_all(999), Vec::<u32>::new(), "no slot is free");
+        let (decision, ..) = bench.look(999);
+        assert!(matches!(decision, Decision::WaitUntil(_)), "somebody has to look when one is: {decision:?}");
+        assert_eq!(bench.run_all(1000), [6]);
+        assert!(bench.push(1001, asked(7, 1, ""), None).is_err(), "its slot was given away");
+        bench.push(1001, asked(8, 2, ""), None).unwrap();
+        assert!(bench.push(2600, asked(9, 2, ""), None).is_ok(), "what waits or runs is not silent");
+        assert_eq!(bench.run_all(2600), [8, 9]);
+        assert!(bench.push(3600, asked(10, 2, ""), None).is_err());
+    });
+}
+
+#[test]
+fn a_sequence_that_waits_too_long_for_a_slot_is_answered_as_a_whole() {
+    both(|bench| {
+        for id in 1..=4 {
+            assert_eq!(bench.push(0, asked(id as u32, id, "S"), Some(1)), Ok(None), "in a slot nothing expires");
+        }
+        assert_eq!(bench.push(0, asked(5, 5, "S"), Some(300)), Ok(Some(300)));
+        assert_eq!(bench.push(10, asked(6, 5, ""), Some(90)), Ok(Some(100)));
+        assert_eq!(bench.push(10, asked(7, 5, ""), None), Ok(Some(100)), "it goes with the others");
+        assert_eq!(bench.push(10, asked(8, 8, "SE"), None), Ok(None));
+        assert_eq!(bench.sweep(99), []);
+        let expired = [5, 6, 7].map(|name| (name, Removal::SequenceExpired));
+        assert_eq!(bench.sweep(100), expired);
+        assert!(bench.push(101, asked(9, 5, ""), None).is_err(), "its sequence is gone");
+        assert_eq!(bench.len(), 5);
+    });
+}
+
+#[test]
+fn a_request_whose_caller_left_counts_as_done() {
+    both(|bench| {
+        let gone = |name, flags: &str| Asked { is_abandoned: true, ..asked(name, 7, flags) };
+        bench.push(0, gone(0, "S"), None).unwrap();
+        bench.push(0, asked(1, 7, ""), None).unwrap();
+        bench.push(0, gone(2, ""), None).unwrap();
+        bench.push(0, gone(3, "E"), None).unwrap();
+        let (_, batch, removed) = bench.look(0);
+        assert_eq!((&*batch, &*removed), ("1S", &[(0, Removal::Abandoned)][..]), "the next one starts the sequence");
+        bench.end(0, 1);
+        let (_, batch, removed) = bench.look(0);
+        assert_eq!((&*batch, &*removed), ("", &[(2, Removal::Abandoned), (3, Removal::Abandoned)][..]));
+        for id in 1..=4 {
+            bench.push(1, asked(10 + id as u32, id, "S"), None).unwrap();
+        }
+        assert_eq!(bench.run_all(1).len(), 4, "its slot is free again");
+    });
+}
+
+#[test]
+fn places_of_those_who_left_are_given_up_before_anybody_is_refused() {
+    both(|bench| {
+        for id in 1..=5 {
+            let flags = if id == 5 { "SE" } else { "S" };
+            bench.push(0, Asked { is_abandoned: id == 5, ..asked(id as u32, id, flags) }, None).unwrap();
+        }
+        assert_eq!(bench.sweep(0), [(5, Removal::Abandoned)]);
+        assert_eq!(bench.len(), 4);
+    });
+}
+
+#[test]
+fn after_the_last_request_what_waits_runs_and_silent_sequences_make_room() {
+    both(|bench| {
+        for id in 1..=4 {
+            bench.push(0, asked(id as u32, id, "S"), None).unwrap();
+        }
+        assert_eq!(bench.run_all(0).len(), 4);
+        bench.push(0, asked(5, 5, "S"), None).unwrap();
+        bench.push(0, asked(6, 6, "S"), None).unwrap();
+        bench.push(0, asked(7, 1, ""), None).unwrap();
+        bench.close(1);
+        let mut ran = bench.run_all(1);
+        ran.sort_unstable();
+        assert_eq!(ran, [5, 6, 7]);
+        assert_eq!(bench.len(), 0);
+    });
+}
+
+#[test]
+fn sequences_spread_over_instances_before_they_share_one() {
+    let mut bench = direct(DIRECT, 2);
+    bench.pushes(0, (1..=3).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "1S 3S");
+    bench.check(0, 1, "2S");
+}
+
+#[test]
+fn a_row_is_a_sequence_and_rows_without_requests_run_empty() {
+    let mut bench = direct(DIRECT, 1);
+    bench.pushes(0, (1..=4).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "1S 2S 3S 4S");
+    (1..=4).for_each(|name| bench.end(0, name));
+    bench.pushes(1, [asked(5, 3, ""), asked(6, 1, "")]);
+    bench.check(1, 0, "6 - 5");
+    bench.end(1, 6);
+    bench.pushes(1, [asked(7, 1, "")]);
+    bench.check(1, 0, "");
+    bench.end(1, 5);
+    bench.check(1, 0, "7");
+    bench.end(1, 7);
+    bench.pushes(2, [asked(8, 4, "E")]);
+    bench.check(2, 0, "- - - 8E");
+}
+
+#[test]
+fn rows_of_another_shape_run_in_the_next_batch() {
+    let mut bench = direct(DIRECT, 1);
+    let shaped = |name, id, shape| Asked { shape, ..asked(name, id, "S") };
+    bench.pushes(0, [shaped(1, 1, 5), shaped(2, 2, 6), shaped(3, 3, 5)]);
+    bench.check(0, 0, "1S - 3S");
+    bench.end(0, 1);
+    bench.end(0, 3);
+    bench.check(0, 0, "- 2S");
+}
+
+#[test]
+fn a_batch_waits_until_enough_slots_are_ready_but_no_longer_than_its_delay() {
+    let mut bench = direct("direct { max_queue_delay_microseconds: 100000 minimum_slot_utilization: 0.6 }", 1);
+    bench.pushes(0, [asked(1, 1, "S"), asked(2, 2, "S")]);
+    assert_eq!(bench.look(1, 0).0, Decision::WaitHereUntil(bench.start + ms(100)));
+    bench.pushes(10, [asked(3, 3, "S")]);
+    bench.check(10, 0, "1S 2S 3S");
+    (1..=3).for_each(|name| bench.end(10, name));
+    bench.pushes(20, [asked(4, 2, "")]);
+    bench.check(119, 0, "");
+    bench.check(120, 0, "- 4");
+    bench.end(120, 4);
+    bench.pushes(130, [asked(5, 2, "")]);
+    bench.policy.stop_waiting();
+    bench.check(130, 0, "- 5");
+}
+
+#[test]
+fn the_oldest_requests_of_candidates_are_batched() {
+    let mut bench = oldest("oldest { max_candidate_sequences: 6 preferred_batch_size: 4 }", 1);
+    bench.pushes(0, (1..=6).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "1S 2S 3S 4S");
+    bench.check(0, 0, "5S 6S");
+    bench.pushes(0, [asked(7, 5, ""), asked(8, 1, "")]);
+    bench.check(0, 0, "");
+    bench.end(1, 1);
+    bench.end(1, 5);
+    bench.check(1, 0, "8 7");
+}
+
+#[test]
+fn candidates_wait_for_a_preferred_size() {
+    let mut bench =
+        oldest("oldest { max_candidate_sequences: 6 preferred_batch_size: 3 max_queue_delay_microseconds: 100000 }", 1);
+    bench.pushes(0, [asked(1, 1, "S"), asked(2, 2, "S")]);
+    assert_eq!(bench.look(1, 0).0, Decision::WaitHereUntil(bench.start + ms(100)));
+    bench.pushes(10, [asked(3, 3, "S")]);
+    bench.check(10, 0, "1S 2S 3S");
+}
+
+#[test]
+fn nothing_runs_before_as_many_wait_as_a_test_asks_for() {
+    let hold = Hold { queued: 4, backlog: 2 };
+    let (given, extra) = settings(DIRECT, hold);
+    let mut bench = Bench::new(Direct::new(given, extra), 1);
+    bench.pushes(0, (1..=5).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "");
+    bench.pushes(0, [asked(6, 5, "")]);
+    bench.check(0, 0, "1S 2S 3S 4S");
+
+    let (given, extra) = settings(OLDEST, hold);
+    let Strategy::Oldest { batching } = given.strategy.clone() else { panic!("the strategy is another") };
+    let mut bench = Bench::new(Oldest::new(given, batching, extra), 1);
+    bench.pushes(0, (1..=5).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "");
+    bench.policy.stop_waiting();
+    bench.check(0, 0, "1S 2S 3S 4S");
+}
+
+#[test]
+fn an_iterative_request_is_a_sequence_that_its_model_ends() {
+    both_iterative(|bench, iterate| {
+        let plain = |name| Asked { sequence: None, ..asked(name, 1, "") };
+        for name in 1..=5 {
+            bench.push(0, plain(name), None).unwrap();
+        }
+        assert_eq!(bench.look(0).1, "1S 2S 3S 4S", "the fifth waits for a slot");
+        for name in [2, 3, 4] {
+            bench.end(0, name);
+        }
+        iterate(bench, 1);
+        assert_eq!(bench.len(), 2);
+        let (_, batch, _) = bench.look(0);
+        let mut words: Vec<&str> = batch.split(' ').filter(|word| *word != "-").collect();
+        words.sort_unstable();
+        assert_eq!(words, ["1", "5S"], "one goes on, and does not start again");
+    });
+}
+
+fn both_iterative(question: impl Fn(&mut dyn Ask, &dyn Fn(&mut dyn Ask, u32))) {
+    struct Iterative<P>(Bench<P>, std::collections::BTreeMap<u32, Asked>);
+    impl<P: Policy<Asked>> Ask for Iterative<P> {
+        fn push(&mut self, at: u64, item: Asked, timeout: Option<u64>) -> Result<Option<u64>, String> {
+            self.1.insert(item.name, item.clone());
+            self.0.push(at, item, timeout)
+        }
+        fn look(&mut self, at: u64) -> (Decision, String, Vec<(u32, Removal)>) {
+            self.0.look(at, 0)
+        }
+        fn end(&mut self, at: u64, name: u32) {
+            self.0.end(at, name);
+        }
+        fn sweep(&mut self, name: u64) -> Vec<(u32, Removal)> {
+            self.0.put_back(name as u32, self.1[&(name as u32)].clone());
+            Vec::new()
+        }
+        fn close(&mut self, at: u64) {
+            self.0.policy.close(self.0.start + ms(at));
+        }
+        fn len(&self) -> usize {
+            self.0.policy.len()
+        }
+        fn run_all(&mut self, at: u64) -> Vec<u32> {
+            self.0.run_all(at, 1, &mut Vec::new())
+        }
+    }
+    let put_back = |bench: &mut dyn Ask, name: u32| drop(bench.sweep(u64::from(name)));
+    question(&mut Iterative(direct("direct { } iterative_sequence: true", 1), Default::default()), &put_back);
+    let of_oldest = oldest("oldest { max_candidate_sequences: 4 } iterative_sequence: true", 1);
+    question(&mut Iterative(of_oldest, Default::default()), &put_back);
+}
+
+#[test]
+fn a_model_that_is_not_iterative_gets_no_request_again() {
+    let mut bench = direct(DIRECT, 1);
+    bench.pushes(0, [asked(1, 1, "S")]);
+    bench.check(0, 0, "1S");
+    assert!(bench.policy.put_back(asked(1, 1, "S"), bench.start).is_err());
+}
+
+#[test]
+fn an_instance_that_retires_keeps_its_sequences_and_gets_no_more() {
+    let mut bench = direct(DIRECT, 2);
+    bench.pushes(0, [asked(1, 1, "S"), asked(2, 2, "S")]);
+    bench.policy.retire_instance(1);
+    bench.pushes(0, [asked(3, 3, "S"), asked(4, 2, "")]);
+    assert!(bench.policy.is_needed(1));
+    bench.check(0, 0, "1S 3S");
+    bench.check(0, 1, "2S");
+    bench.end(0, 2);
+    bench.check(0, 1, "4");
+    bench.end(0, 4);
+    let (decision, ..) = bench.look(1, 1);
+    assert_eq!(decision, Decision::WaitHereUntil(bench.start + ms(1000)), "until its last sequence is silent too long");
+    bench.check(1000, 1, "");
+    assert!(!bench.policy.is_needed(1));
+}
+
+#[test]
+fn a_great_number_of_slots_costs_nothing_before_they_are_used() {
+    let mut bench = oldest("oldest { max_candidate_sequences: 2147483647 }", 2);
+    bench.pushes(0, (1..=3).map(|id| asked(id as u32, id, "SE")));
+    assert_eq!(bench.run_all(0, 2, &mut Vec::new()), [1, 3, 2]);
+}
+
+#[test]
+fn only_the_instance_that_holds_the_sequence_is_woken() {
+    let mut bench = oldest(OLDEST, 2);
+    let mut wake = |name, id, flags| bench.policy.push(asked(name, id, flags), 0, None, bench.start).unwrap().wake;
+    assert_eq!(wake(1, 1, "S"), Wake::Instance(0));
+    assert_eq!(wake(2, 2, "S"), Wake::Instance(1));
+    assert_eq!(wake(3, 2, ""), Wake::Nobody, "one of its sequence is on its way");
+}
+
+/// A step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Push { id: u64, flags: &'static str, is_abandoned: bool, timeout: Option<u64> },
+    Look(usize),
+    End(usize),
+    Wait(u64),
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    let flags = prop_oneof![Just("S"), Just(""), Just(""), Just("E"), Just("SE")];
+    let push = (1u64..9, flags, prop::bool::weighted(0.1), prop::option::of(1u64..400))
+        .prop_map(|(id, flags, is_abandoned, timeout)| Step::Push { id, flags, is_abandoned, timeout });
+    let step = prop_oneof![
+        4 => push,
+        3 => (0usize..2).prop_map(Step::Look),
+        3 => (0usize..8).prop_map(Step::End),
+        1 => (1u64..700).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// Every request that was let in ends exactly once; those of a sequence in order; no slot has two; the first of a
+/// sequence that runs starts it.
+fn check_history<P: Policy<Asked>>(mut bench: Bench<P>, steps: Vec<Step>) {
+    let (mut now, mut pushed, mut running, mut removed) = (0, Vec::new(), Vec::new(), Vec::new());
+    let mut ran: Vec<u32> = Vec::new();
+    for (name, step) in steps.into_iter().enumerate() {
+        let name = name as u32;
+        match step {
+            Step::Push { id, flags, is_abandoned, timeout } => {
+                if bench.push(now, Asked { is_abandoned, ..asked(name, id, flags) }, timeout).is_ok() {
+                    pushed.push((name, id));
+                }
+            }
+            Step::Look(instance) => {
+                let (_, batch, gone) = bench.look(now, instance);
+                removed.extend(gone);
+                let names = batch.split(' ').filter_map(|word| word.trim_end_matches(['S', 'E']).parse::<u32>().ok());
+                running.extend(names);
+            }
+            Step::End(index) if !running.is_empty() => {
+                let name = running.remove(index % running.len());
+                bench.end(now, name);
+                ran.push(name);
+            }
+            Step::End(_) => {}
+            Step::Wait(time) => now += time,
+        }
+    }
+    for name in running {
+        bench.end(now, name);
+        ran.push(name);
+    }
+    bench.policy.close(bench.start + ms(now));
+    ran.extend(bench.run_all(now, 2, &mut removed));
+    assert_eq!(bench.policy.len(), 0);
+    let mut ended: Vec<u32> = ran.iter().copied().chain(removed.iter().map(|(name, _)| *name)).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, pushed.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "each ends exactly once");
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_under_direct_every_request_ends_once(steps in steps()) {
+        check_history(direct(DIRECT, 2), steps);
+    }
+
+    #[test]
+    fn whatever_comes_under_oldest_every_request_ends_once(steps in steps()) {
+        check_history(oldest("oldest { max_candidate_sequences: 2 }", 2), steps);
+    }
+
+    #[test]
+    fn sequences_get_their_slots_in_the_order_they_came(ids in prop::collection::vec(1u64..100, 1..40)) {
+        let mut bench = oldest("oldest { max_candidate_sequences: 1 }", 1);
+        let mut came = Vec::new();
+        for (name, id) in ids.into_iter().enumerate() {
+            bench.push(0, asked(name as u32, id, "SE"), None).unwrap();
+            came.push(name as u32);
+        }
+        prop_assert_eq!(bench.run_all(0, 1, &mut Vec::new()), came);
+    }
+}
+
+#[test]
+fn somebody_watches_for_the_slot_that_a_sequence_waits_for() {
+    let mut bench = oldest(OLDEST, 1);
+    bench.pushes(0, (1..=4).map(|id| asked(id as u32, id, "S")));
+    assert_eq!(bench.run_all(0, 1, &mut Vec::new()).len(), 4);
+    let wake = bench.policy.push(asked(5, 5, "S"), 0, None, bench.start).unwrap().wake;
+    assert_eq!(wake, Wake::Any);
+    bench.pushes(0, [asked(6, 1, "")]);
+    let (decision, ..) = bench.look(0, 0);
+    assert_eq!(decision, Decision::Run(Wake::Any), "another one watches while this one runs");
+}
