@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models"))]
 
-from sections import allocations, identity, images, instances, json_numbers, many, small, start  # noqa: E402
+from sections import allocations, ensembles, identity, images, instances, json_numbers, many, small, start  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -21,6 +21,7 @@ SECTIONS = {
     "allocations": allocations,
     "many": many,
     "instances": instances,
+    "ensembles": ensembles,
 }
 
 
