@@ -165,24 +165,20 @@ impl VersionRouting {
         })
     }
 
-    /// Weights of the `ready` versions (ascending), each with its place in `ready`. Without weights all of it goes to the highest
-    /// version that is neither canary nor shadow. Empty if none of them is ready.
+    /// Weights of the `ready` versions (ascending), each with its place in `ready`. Without weights, and where no version that has
+    /// one is ready, all of it goes to the highest version that is neither canary nor shadow. Empty if there is none.
     pub fn shares(&self, ready: &[u64]) -> Vec<(usize, u32)> {
-        if self.weights.is_empty() {
-            let has_other_use = |version: u64| {
-                self.canary.as_ref().is_some_and(|canary| canary.version == version)
-                    || self.shadows.iter().any(|(shadow, _)| *shadow == version)
-            };
-            return ready
-                .iter()
-                .rposition(|&version| !has_other_use(version))
-                .map(|place| (place, 1))
-                .into_iter()
-                .collect();
-        }
         let place = |version: u64| ready.iter().position(|&other| other == version);
-        let shares = self.weights.iter().filter_map(|&(version, weight)| Some((place(version)?, weight)));
-        shares.filter(|(_, weight)| *weight > 0).collect()
+        let weighted = self.weights.iter().filter(|(_, weight)| *weight > 0);
+        let shares: Vec<_> = weighted.filter_map(|&(version, weight)| Some((place(version)?, weight))).collect();
+        if !shares.is_empty() {
+            return shares;
+        }
+        let has_other_use = |version: u64| {
+            self.canary.as_ref().is_some_and(|canary| canary.version == version)
+                || self.shadows.iter().any(|(shadow, _)| *shadow == version)
+        };
+        ready.iter().rposition(|&version| !has_other_use(version)).map(|place| (place, 1)).into_iter().collect()
     }
 }
 

@@ -6,7 +6,7 @@ mod harness;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use harness::{Harness, ask, send, until};
+use harness::{Harness, ask, ask_ensemble, send, until};
 use server_core::{
     interface::ModelId,
     request::{CorrelationId, InferRequest, Parameter, Sequence, VersionChoice},
@@ -123,6 +123,34 @@ async fn a_sequence_stays_on_its_version_while_weights_change() {
     }
     assert_eq!(run(&engine, part("a", false, true)).await, 1);
     assert_eq!(run(&engine, part("a", true, false)).await, 2, "a new one by the weights of now");
+}
+
+#[tokio::test]
+async fn steps_of_ensembles_and_requests_of_models_are_routed_alike() {
+    let harness = Harness::new();
+    let routing = [("version_weights", "1:3,2:1"), ("canary_version", "3")];
+    harness.model("m", &parameters(&routing), &[1, 2, 3]);
+    harness.ensemble("e", &[("m", "IN", "OUT")], &["OUT"], "");
+    harness.scripted("asks", "ask m", "", &[1]);
+    let (engine, _) = harness.with_script();
+    for model in ["m", "e", "asks"] {
+        engine.load(model, LoadParameters::default()).await.unwrap();
+    }
+    for _ in 0..8 {
+        run(&engine, ask_ensemble("e", &[1.0])).await;
+    }
+    let of_m = || -> Vec<u64> {
+        let id = ModelId { name: "m", version: VersionChoice::Latest };
+        engine.statistics(Some(id)).unwrap().iter().map(|one| one.success.count).collect()
+    };
+    assert_eq!(of_m(), [6, 2, 0]);
+    for _ in 0..4 {
+        run(&engine, ask("asks", &[1.0])).await;
+    }
+    assert_eq!(of_m(), [9, 3, 0]);
+    let mark = vec![("canary".to_owned(), Parameter::Bool(true))];
+    run(&engine, InferRequest { parameters: mark, ..ask_ensemble("e", &[1.0]) }).await;
+    assert_eq!(of_m(), [9, 3, 1], "a mark goes along");
 }
 
 #[tokio::test(flavor = "multi_thread")]

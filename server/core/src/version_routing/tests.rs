@@ -117,7 +117,7 @@ fn what_a_version_that_is_not_ready_would_get_goes_to_the_others() {
     let weighted = routing(&[(VERSION_WEIGHTS, "1:90,2:10,3:0")]);
     assert_eq!(weighted.shares(&[1, 2, 3]), [(0, 90), (1, 10)]);
     assert_eq!(weighted.shares(&[2, 3]), [(0, 10)]);
-    assert_eq!(weighted.shares(&[3, 4]), []);
+    assert_eq!(weighted.shares(&[3, 4]), [(1, 1)], "as without weights");
     let canary = routing(&[(CANARY_VERSION, "4"), (SHADOW_VERSIONS, "3:1")]);
     assert_eq!(canary.shares(&[1, 2, 3, 4]), [(1, 1)], "the highest that has no other use");
     assert_eq!(canary.shares(&[3, 4]), []);
