@@ -15,6 +15,7 @@ pub mod ensemble;
 pub mod error;
 pub mod interface;
 pub mod metrics;
+pub mod rate_limit;
 pub mod repository;
 pub mod request;
 pub mod responder;
