@@ -3,8 +3,8 @@
 //! An instance that has something to run asks; it runs once everything it needs is free, and gives it back when its
 //! execution has ended. Among those that wait, the one whose executions so far, times its priority, are fewest goes first.
 //! One whose resources are not free does not hold up those behind it, until too many of those have gone before it: then
-//! what it needs is kept for it, for a while. A while only, for whoever holds it may itself wait for one of those behind: a
-//! model that asks another model.
+//! what it lacks is kept for it, for a while. A while only, and no more than it lacks, for whoever holds that may itself wait
+//! for one of those behind: a model that asks another model.
 //!
 //! Source: Triton, "Rate Limiter". Triton looks at the first in line alone, which can leave everybody waiting.
 
@@ -25,7 +25,7 @@ pub type InstanceId = u64;
 /// So many others may take what an instance waits for before it is kept for it.
 const MOST_PASSES: u32 = 16;
 /// How long it is kept the first time; twice as long each further time.
-const FIRST_RESERVATION: Duration = Duration::from_secs(1);
+const FIRST_RESERVATION: Duration = Duration::from_millis(100);
 const LONGEST_RESERVATION: Duration = Duration::from_secs(64);
 
 /// What an instance does.
@@ -45,7 +45,8 @@ struct Wait {
     turn: u64,
     /// How many others took what it needs since.
     passes: u32,
-    /// Until when everything it needs is kept for it.
+    /// What is kept for it: all that it was found to lack since it was passed too often.
+    reserved: BTreeSet<Key>,
     reserved_until: Option<Instant>,
     next_reservation: Duration,
 }
@@ -166,7 +167,8 @@ impl RateLimiter {
         self.next_turn += 1;
         if let Some(instance) = self.instances.get_mut(&id) {
             let next_reservation = FIRST_RESERVATION;
-            instance.standing = Standing::Waiting(Wait { turn, passes: 0, reserved_until: None, next_reservation });
+            let (reserved, reserved_until) = (BTreeSet::new(), None);
+            instance.standing = Standing::Waiting(Wait { turn, passes: 0, reserved, reserved_until, next_reservation });
             self.waiting.insert(id);
         }
     }
@@ -203,10 +205,7 @@ impl RateLimiter {
                 continue;
             }
             passed.push(id);
-            if self.keeps(id, now) {
-                reserved
-                    .extend(self.instances.get(&id).into_iter().flat_map(|instance| instance.needs.keys().cloned()));
-            }
+            reserved.extend(self.reserved_for(id, now));
         }
         admitted
     }
@@ -230,20 +229,24 @@ impl RateLimiter {
         }
     }
 
-    /// Whether what the instance needs is kept for it.
-    fn keeps(&mut self, id: InstanceId, now: Instant) -> bool {
-        let standing = self.instances.get_mut(&id).map(|instance| &mut instance.standing);
-        let Some(Standing::Waiting(wait)) = standing else { return false };
+    /// What is kept for an instance that waits.
+    fn reserved_for(&mut self, id: InstanceId, now: Instant) -> BTreeSet<Key> {
+        let Some(Instance { needs, standing: Standing::Waiting(wait), .. }) = self.instances.get_mut(&id) else {
+            return BTreeSet::new();
+        };
         if wait.passes < MOST_PASSES {
-            return false;
+            return BTreeSet::new();
         }
         let until = *wait.reserved_until.get_or_insert_with(|| now + wait.next_reservation);
         if now < until {
-            return true;
+            wait.reserved.extend(self.resources.lacking(needs));
+            return wait.reserved.clone();
         }
-        (wait.passes, wait.reserved_until) = (0, None);
+        wait.passes = 0;
+        wait.reserved_until = None;
+        wait.reserved.clear();
         wait.next_reservation = (wait.next_reservation * 2).min(LONGEST_RESERVATION);
-        false
+        BTreeSet::new()
     }
 }
 

@@ -20,7 +20,7 @@ use self::{
 };
 pub(crate) use self::{
     getopt::SplitError,
-    setting::{Restriction, Setting},
+    setting::{LimitedResource, Restriction, Setting},
     usage::usage,
 };
 use crate::listeners::Service;
@@ -86,6 +86,9 @@ pub(crate) struct ModelArgs {
     pub(crate) load_threads: u32,
     pub(crate) load_retries: u32,
     pub(crate) gpu_fallback: GpuFallback,
+    pub(crate) rate_limit: RateLimit,
+    /// `--rate-limit-resource`, in the order given.
+    pub(crate) resources: Vec<LimitedResource>,
 }
 
 /// Who decides which models are loaded.
@@ -103,6 +106,13 @@ pub(crate) enum GpuFallback {
     None,
     /// They run on the CPU.
     Cpu,
+}
+
+/// How instances that share resources take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RateLimit {
+    Off,
+    ExecutionCount,
 }
 
 /// The REST front end.
@@ -363,6 +373,8 @@ impl Default for Args {
                 load_threads: 4,
                 load_retries: 0,
                 gpu_fallback: GpuFallback::None,
+                rate_limit: RateLimit::Off,
+                resources: Vec::new(),
             },
             http: HttpArgs {
                 endpoint: Endpoint::at(everywhere(), 8000),
@@ -392,6 +404,11 @@ impl Word for ControlMode {
     const FORM: &'static str = "<mode>";
     const WORDS: &'static [(&'static str, Self)] =
         &[("none", Self::None), ("poll", Self::Poll), ("explicit", Self::Explicit)];
+}
+
+impl Word for RateLimit {
+    const FORM: &'static str = "<mode>";
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("execution_count", Self::ExecutionCount)];
 }
 
 impl Word for GpuFallback {

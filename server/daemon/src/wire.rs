@@ -11,13 +11,16 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use server_core::{backend::Settings, byte_budget::ByteBudget, restriction::ApiGroup};
+use server_core::{backend::Settings, byte_budget::ByteBudget, rate_limit::Amounts, restriction::ApiGroup};
 use server_engine::{BlockingPool, Engine};
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
 use crate::{
-    args::{Args, Compression, ControlMode, GpuFallback, GrpcArgs, HttpArgs, ModelArgs, Restriction, Setting},
+    args::{
+        Args, Compression, ControlMode, GpuFallback, GrpcArgs, HttpArgs, LimitedResource, ModelArgs, RateLimit,
+        Restriction, Setting,
+    },
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
     memory,
@@ -71,6 +74,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         load_threads,
         load_retries,
         gpu_fallback,
+        rate_limit,
+        resources,
     } = models;
     let byte_budget = Arc::new(ByteBudget::new(match max_inflight_request_bytes {
         Some(bytes) => saturating(bytes),
@@ -124,6 +129,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         load_threads,
         load_retries,
         gpu_fallback: gpu_fallback == GpuFallback::Cpu,
+        rate_limit: match rate_limit {
+            RateLimit::Off => None,
+            RateLimit::ExecutionCount => Some(amounts(&resources)),
+        },
         machine_metrics: cpu_metrics,
     };
 
@@ -187,6 +196,15 @@ fn raise_file_limit() {
 
 fn saturating(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// What there is of each resource. The last word about one counts.
+fn amounts(resources: &[LimitedResource]) -> Amounts {
+    let mut amounts = Amounts::default();
+    for LimitedResource { name, count, device } in resources {
+        amounts.set(name, u64::from(*count), *device);
+    }
+    amounts
 }
 
 fn restricted(restriction: Restriction) -> server_core::restriction::Restriction {

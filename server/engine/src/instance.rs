@@ -10,13 +10,14 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Health, Instance, Model, Placement},
+    backend::{Health, Instance, Model},
     batch::{Batch, Pending},
     error::{Error, Result},
 };
 
 use crate::{
     inline_policy::{InlinePolicy, Size},
+    instance_plan::InstancePlan,
     scheduler::{Next, Scheduler},
     stats::end_removed,
 };
@@ -25,15 +26,15 @@ use crate::{
 pub(crate) struct InstanceSlot {
     /// Its number in the scheduler.
     pub(crate) number: usize,
-    pub(crate) placement: Placement,
+    pub(crate) plan: InstancePlan,
     pub(crate) health: Health,
     instance: Mutex<Option<Box<dyn Instance>>>,
     inline_policy: Arc<InlinePolicy>,
 }
 
 impl InstanceSlot {
-    pub(crate) fn new(number: usize, placement: Placement, inline_policy: Arc<InlinePolicy>) -> Self {
-        Self { number, placement, health: Health::default(), instance: Mutex::new(None), inline_policy }
+    pub(crate) fn new(number: usize, plan: InstancePlan, inline_policy: Arc<InlinePolicy>) -> Self {
+        Self { number, plan, health: Health::default(), instance: Mutex::new(None), inline_policy }
     }
 
     /// Runs a batch that was formed at `now`.
@@ -64,10 +65,10 @@ impl Worker {
     pub(crate) fn spawn(self, model: Arc<dyn Model>) -> Result<(JoinHandle<()>, mpsc::Receiver<Result<()>>)> {
         let (arrived, arrival) = mpsc::channel();
         let thread = thread::Builder::new()
-            .name(self.slot.placement.instance_name.clone())
+            .name(self.slot.plan.placement.instance_name.clone())
             .spawn(move || {
                 let slot = &self.slot;
-                let instance = model.instance(&slot.placement, &slot.health);
+                let instance = model.instance(&slot.plan.placement, &slot.health);
                 drop(model); // the thread must not be the last to hold it: what it frees is nobody's wait
                 match instance {
                     Ok(instance) => {
@@ -83,6 +84,7 @@ impl Worker {
                         let _ = arrived.send(Err(error));
                     }
                 }
+                self.scheduler.unlimit(slot.number);
             })
             .map_err(|error| Error::internal(format!("cannot start a thread for an instance: {error}")))?;
         Ok((thread, arrival))

@@ -9,6 +9,7 @@ mod host;
 mod infer;
 mod inline_policy;
 mod instance;
+mod instance_plan;
 mod lifecycle;
 mod load_session;
 mod loader;
@@ -16,6 +17,7 @@ mod machine;
 mod model;
 mod options;
 mod pool;
+mod rate_limiter;
 mod registry;
 mod repository;
 mod response_order;
@@ -53,7 +55,10 @@ pub use self::{
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
 };
-use self::{lifecycle::Lifecycle, load_session::LoadSession, loader::Loader, machine::Machine, registry::Registry};
+use self::{
+    lifecycle::Lifecycle, load_session::LoadSession, loader::Loader, machine::Machine, rate_limiter::RateLimiter,
+    registry::Registry,
+};
 
 const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
@@ -89,6 +94,7 @@ impl Engine {
                 registry: registry.clone(),
                 auto_complete: options.auto_complete,
                 gpu_fallback: options.gpu_fallback,
+                rate_limiter: options.rate_limit.clone().map(RateLimiter::new),
             };
             let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);

@@ -18,8 +18,10 @@ use server_core::{
 use crate::{
     ensemble::{self, Ensemble},
     fingerprint::Fingerprint,
+    instance_plan::instance_plans,
     machine::Machine,
-    model::{LoadedModel, Parts, placements},
+    model::{LoadedModel, Parts},
+    rate_limiter::RateLimiter,
     registry::Registry,
     repository,
     runner::Runner,
@@ -35,6 +37,8 @@ pub(crate) struct Loader {
     pub(crate) registry: Arc<Registry>,
     pub(crate) auto_complete: bool,
     pub(crate) gpu_fallback: bool,
+    /// Shared by all models, if anything limits them.
+    pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 /// One version to load.
@@ -89,13 +93,20 @@ impl Loader {
         let interface = interface.with_any_shape(model.inputs_of_any_shape());
         let config = Arc::new(config);
         model.configure(&config)?;
-        let gpu_uuid = placements(&config).iter().find_map(|placement| match placement.device {
+        let gpu_uuid = instance_plans(&config).iter().find_map(|plan| match plan.placement.device {
             Device::Gpu(gpu) => self.machine.gpu_uuid(gpu).map(str::to_owned),
             Device::Cpu | Device::Model => None,
         });
-        let (fingerprint, files) = (target.fingerprint.clone(), target.files.cloned());
-        let scheduling = Scheduling::of(&config, target.model_dir)?;
-        let parts = Parts { interface, config, fingerprint, model: model.into(), scheduling, gpu_uuid, files };
+        let parts = Parts {
+            interface,
+            fingerprint: target.fingerprint.clone(),
+            model: model.into(),
+            scheduling: Scheduling::of(&config, target.model_dir)?,
+            gpu_uuid,
+            rate_limiter: self.rate_limiter.clone(),
+            config,
+            files: target.files.cloned(),
+        };
         LoadedModel::start(parts, began)
     }
 

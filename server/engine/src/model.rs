@@ -11,15 +11,14 @@ use std::{
 };
 
 use server_core::{
-    backend::{Device, Model, Placement},
-    config::{self, ModelConfig},
-    error::Result,
-    interface::Interface,
-    stats::ModelSnapshot,
+    backend::Model, config::ModelConfig, error::Result, interface::Interface, stats::ModelSnapshot,
     version_routing::VersionRouting,
 };
 
-use crate::{fingerprint::Fingerprint, pool::InstancePool, runner::Runner, scheduling::Scheduling};
+use crate::{
+    fingerprint::Fingerprint, instance_plan::instance_plans, pool::InstancePool, rate_limiter::RateLimiter,
+    runner::Runner, scheduling::Scheduling,
+};
 
 /// A model version that serves.
 pub(crate) struct LoadedModel {
@@ -44,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduling: Scheduling,
     pub(crate) gpu_uuid: Option<String>,
+    pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -52,10 +52,10 @@ impl LoadedModel {
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
-        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, files } = parts;
+        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, rate_limiter, files } = parts;
         let counters = counters(&interface, &config, gpu_uuid);
-        let pool = InstancePool::new(model, scheduling, interface.is_decoupled, counters);
-        pool.resize(&placements(&config))?;
+        let pool = InstancePool::new(model, scheduling, rate_limiter, interface.is_decoupled, counters);
+        pool.resize(&instance_plans(&config))?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
@@ -86,7 +86,7 @@ impl LoadedModel {
         fingerprint: Fingerprint,
     ) -> Result<Self> {
         if let Runner::Instances(pool) = &self.runner {
-            pool.resize(&placements(&config))?;
+            pool.resize(&instance_plans(&config))?;
         }
         let (runner, files) = (self.runner.clone(), self.files.clone());
         let routing = routing_of(&config);
@@ -162,26 +162,4 @@ pub(crate) fn counters(interface: &Interface, config: &ModelConfig, gpu_uuid: Op
 /// How a verified configuration routes requests between versions.
 fn routing_of(config: &ModelConfig) -> Option<Arc<VersionRouting>> {
     VersionRouting::of(config).ok().flatten().map(Arc::new)
-}
-
-/// One placement per instance of the normalised configuration's groups, in the order of the configuration.
-pub(crate) fn placements(model: &ModelConfig) -> Vec<Placement> {
-    let mut placements = Vec::new();
-    for group in &model.instance_group {
-        let devices = match config::InstanceKind::try_from(group.kind) {
-            Ok(config::InstanceKind::Gpu) => {
-                group.gpus.iter().map(|&gpu| Device::Gpu(u32::try_from(gpu).unwrap_or(0))).collect()
-            }
-            Ok(config::InstanceKind::Model) => vec![Device::Model],
-            _ => vec![Device::Cpu],
-        };
-        let mut number = 0;
-        for device in devices {
-            for _ in 0..group.count.max(1) {
-                placements.push(Placement { instance_name: format!("{}_{number}", group.name), device });
-                number += 1;
-            }
-        }
-    }
-    placements
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use server_core::rate_limit::Amounts;
+
 /// Who decides which models are loaded: `--model-control-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ControlMode {
@@ -35,6 +37,9 @@ pub struct Options {
     pub load_retries: u32,
     /// `--gpu-fallback=cpu`: on a machine without a GPU, instance groups of `KIND_GPU` run on the CPU.
     pub gpu_fallback: bool,
+    /// `--rate-limit=execution_count`, with the amounts of resources that were given: instances that share resources take
+    /// turns. `None` lets each run when it can.
+    pub rate_limit: Option<Amounts>,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
 }
@@ -52,6 +57,7 @@ impl Default for Options {
             load_threads: 4,
             load_retries: 0,
             gpu_fallback: false,
+            rate_limit: None,
             machine_metrics: true,
         }
     }

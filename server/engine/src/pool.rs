@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Model, Placement},
+    backend::Model,
     batch::Pending,
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
@@ -21,6 +21,8 @@ use server_core::{
 use crate::{
     inline_policy::{InlinePolicy, Size},
     instance::{InstanceSlot, Worker},
+    instance_plan::InstancePlan,
+    rate_limiter::RateLimiter,
     response_order::ResponseOrder,
     scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
     scheduling::Scheduling,
@@ -34,6 +36,8 @@ pub(crate) struct InstancePool {
     scheduler: Arc<Scheduler>,
     stats: Arc<ModelStats>,
     inline_policy: Arc<InlinePolicy>,
+    /// Shared by all models, if anything limits them.
+    rate_limiter: Option<Arc<RateLimiter>>,
     /// By their number in the scheduler; those that retired stay, empty.
     slots: arc_swap::ArcSwap<Vec<Arc<InstanceSlot>>>,
     /// Those that serve.
@@ -61,6 +65,7 @@ impl InstancePool {
     pub(crate) fn new(
         model: Arc<dyn Model>,
         scheduling: Scheduling,
+        rate_limiter: Option<Arc<RateLimiter>>,
         is_decoupled: bool,
         counters: ModelSnapshot,
     ) -> Self {
@@ -75,6 +80,7 @@ impl InstancePool {
             scheduler,
             stats,
             inline_policy: Arc::new(InlinePolicy::new()),
+            rate_limiter,
             slots: arc_swap::ArcSwap::default(),
             members: Mutex::default(),
             leaving: Mutex::default(),
@@ -82,21 +88,21 @@ impl InstancePool {
         }
     }
 
-    /// Makes the pool's instances those of `placements`: new ones start, each on its own thread, all at once; then those
+    /// Makes the pool's instances those of `plans`: new ones start, each on its own thread, all at once; then those
     /// that are not among them finish what they run and go. Blocks until the new ones serve; instances that hold sequences
     /// go later, when these are over.
     ///
     /// Errors: the first instance's that could not be made; the pool serves as it did before.
-    pub(crate) fn resize(&self, placements: &[Placement]) -> Result<()> {
+    pub(crate) fn resize(&self, plans: &[InstancePlan]) -> Result<()> {
         // Loads and resizes of one model follow each other, so what is seen here stays until the end; the lock is not
         // held while instances are made, for readiness asks them.
         let serving: Vec<_> = self.members.lock().iter().map(|member| member.slot.clone()).collect();
         let mut leaving: Vec<&InstanceSlot> = serving.iter().map(|slot| &**slot).collect();
         let mut missing = Vec::new();
-        for placement in placements {
-            match leaving.iter().position(|slot| slot.placement == *placement) {
+        for plan in plans {
+            match leaving.iter().position(|slot| self.is_same(&slot.plan, plan)) {
                 Some(position) => drop(leaving.remove(position)),
-                None => missing.push(placement.clone()),
+                None => missing.push(plan.clone()),
             }
         }
         let started = self.start_all(missing)?;
@@ -108,6 +114,11 @@ impl InstancePool {
         drop(members);
         self.retire(retired);
         Ok(())
+    }
+
+    /// What an instance needs is nobody's business where nothing limits it.
+    fn is_same(&self, one: &InstancePlan, other: &InstancePlan) -> bool {
+        one.placement == other.placement && (self.rate_limiter.is_none() || one.needs == other.needs)
     }
 
     /// Queues a checked request. Returns the way back, and when it has waited too long.
@@ -228,17 +239,30 @@ impl InstancePool {
     fn join(&self, members: Vec<Member>) {
         for member in members {
             if member.thread.join().is_err() {
-                tracing::error!("the thread of instance '{}' ended by panic", member.slot.placement.instance_name);
+                tracing::error!("the thread of instance '{}' ended by panic", member.slot.plan.placement.instance_name);
             }
+            self.scheduler.unlimit(member.slot.number);
         }
     }
 
-    /// Starts one instance per placement. With one that fails, the others are taken down again.
-    fn start_all(&self, placements: Vec<Placement>) -> Result<Vec<Member>> {
-        let mut started: Vec<(Member, mpsc::Receiver<Result<()>>)> = Vec::with_capacity(placements.len());
+    /// Starts one instance per plan. With one that fails, the others are taken down again.
+    fn start_all(&self, plans: Vec<InstancePlan>) -> Result<Vec<Member>> {
+        let mut started: Vec<(Member, mpsc::Receiver<Result<()>>)> = Vec::with_capacity(plans.len());
         let mut failure = None;
-        for placement in placements {
-            let slot = self.add_slot(placement);
+        for plan in plans {
+            let limited = self.rate_limiter.as_ref().map(|limiter| limiter.admit(plan.placement.device, &plan.needs));
+            let limited = match limited.transpose() {
+                Ok(limited) => limited.flatten(),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            let slot = self.add_slot(plan);
+            if let Some(limited) = limited {
+                limited.call(&self.scheduler, slot.number);
+                self.scheduler.limit(slot.number, limited);
+            }
             let worker = Worker { scheduler: self.scheduler.clone(), slot: slot.clone() };
             match worker.spawn(self.model.clone()) {
                 Ok((thread, arrival)) => started.push((Member { slot, thread }, arrival)),
@@ -262,8 +286,8 @@ impl InstancePool {
         }
     }
 
-    fn add_slot(&self, placement: Placement) -> Arc<InstanceSlot> {
-        let slot = Arc::new(InstanceSlot::new(self.scheduler.add_instance(), placement, self.inline_policy.clone()));
+    fn add_slot(&self, plan: InstancePlan) -> Arc<InstanceSlot> {
+        let slot = Arc::new(InstanceSlot::new(self.scheduler.add_instance(), plan, self.inline_policy.clone()));
         // Only loads and resizes come here, one at a time for each model.
         let mut slots = Vec::clone(&self.slots.load());
         slots.push(slot.clone());

@@ -5,6 +5,8 @@
 //! It also counts requests from their admission to their release, so that no instance goes while one of its requests is
 //! still held somewhere.
 
+mod resources;
+
 use std::{
     hint,
     sync::{
@@ -24,6 +26,8 @@ use server_core::{
     error::Error,
     sequence::SlotRef,
 };
+
+use crate::rate_limiter::Limited;
 
 /// Why a request did not enter the queue.
 pub(crate) enum Refusal {
@@ -71,6 +75,8 @@ struct Slot {
     runs_on_any_thread: bool,
     /// It takes nothing more: its group became smaller.
     is_retiring: bool,
+    /// It shares resources with others.
+    limited: Option<Limited>,
 }
 
 struct State {
@@ -154,6 +160,7 @@ impl Scheduler {
             is_waiting: false,
             runs_on_any_thread: false,
             is_retiring: false,
+            limited: None,
         });
         number
     }
@@ -161,7 +168,8 @@ impl Scheduler {
     /// The instance of that number is there; callers may run it if `on_any_thread`.
     pub(crate) fn serves(&self, instance: usize, on_any_thread: bool) {
         let mut state = self.state.lock();
-        state.slots[instance].runs_on_any_thread = on_any_thread;
+        let slot = &mut state.slots[instance];
+        slot.runs_on_any_thread = on_any_thread && slot.limited.is_none(); // no caller waits for resources
         let wake = state.policy.add_instance(instance, Instant::now());
         self.wake(state, wake);
     }
@@ -264,6 +272,8 @@ impl Scheduler {
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
     pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
+        Self::end_turn(&mut state, instance);
+        let mut may_ask = true;
         loop {
             if state.waking == Some(instance) {
                 state.waking = None;
@@ -273,19 +283,25 @@ impl Scheduler {
                 continue;
             }
             if state.slots[instance].is_retiring && !state.policy.is_needed(instance) {
-                // It may have been woken for something: that is another's now.
+                // It may have been woken for something: that is another's now, and so are its resources.
+                Self::leave_line(&mut state, instance);
                 let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
                 self.wake(state, wake);
                 return Next::Closed;
             }
+            if !self.has_resources(&mut state, instance, may_ask) {
+                continue;
+            }
             let now = Instant::now();
             let decision = self.decide(&mut state, instance, now, batch, removed);
             if let Decision::Run(wake) = decision {
+                Self::begin_turn(&mut state, instance);
                 // Whoever waits for a moment looks by itself then.
                 let wake = if wake == Wake::Any && state.timed.is_some() { Wake::Nobody } else { wake };
                 self.wake(state, wake);
                 return Next::Run { now };
             }
+            let has_unlocked = Self::skip_turn(&mut state, instance);
             if let Decision::AskAgain(wake) = decision {
                 self.wake(state, wake);
                 if !removed.is_empty() {
@@ -296,6 +312,11 @@ impl Scheduler {
             }
             if !removed.is_empty() {
                 return Next::Answer;
+            }
+            // What came meanwhile was not seen: it looks once more, holding nothing.
+            may_ask = !has_unlocked;
+            if has_unlocked {
+                continue;
             }
             match decision {
                 Decision::WaitHereUntil(moment) => {

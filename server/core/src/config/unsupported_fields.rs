@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MapKey, Value};
 use super::{ModelConfig, reflect};
 
 /// Schema paths: a field named here stands for everything below it.
-const UNSUPPORTED: [&str; 24] = [
+const UNSUPPORTED: &[&str] = &[
     "runtime",
     "input.is_shape_tensor",
     "input.allow_ragged_batch",
@@ -20,7 +20,6 @@ const UNSUPPORTED: [&str; 24] = [
     "optimization.gather_kernel_buffer_threshold",
     "optimization.eager_batching",
     "sequence_batching.state",
-    "instance_group.rate_limiter",
     "instance_group.secondary_devices",
     "instance_group.profile",
     "instance_group.passive",
@@ -110,7 +109,6 @@ mod tests {
                 "input[1].allow_ragged_batch",
                 "optimization.cuda",
                 "sequence_batching.state",
-                "instance_group[1].rate_limiter",
                 "instance_group[1].passive",
                 "response_cache.enable",
             ]

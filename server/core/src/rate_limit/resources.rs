@@ -138,9 +138,14 @@ impl Resources {
 
     /// Whether that much is free.
     pub(super) fn fit(&self, amounts: &BTreeMap<Key, u64>) -> bool {
-        amounts.iter().all(|(key, count)| {
+        self.lacking(amounts).next().is_none()
+    }
+
+    /// Those of which less is free.
+    pub(super) fn lacking(&self, amounts: &BTreeMap<Key, u64>) -> impl Iterator<Item = Key> {
+        amounts.iter().filter_map(|(key, count)| {
             let limit = self.limits.get(key).copied().unwrap_or(0);
-            self.used(key).saturating_add(*count) <= limit
+            (self.used(key).saturating_add(*count) > limit).then(|| key.clone())
         })
     }
 

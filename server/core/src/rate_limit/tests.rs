@@ -202,6 +202,27 @@ fn whoever_holds_a_resource_may_wait_for_one_that_stands_behind() {
 }
 
 #[test]
+fn only_what_an_instance_lacks_is_kept_for_it() {
+    // `outer` holds R and asks `inner` for every answer; `first` needs both R, which it lacks, and S, which is free.
+    let mut limiter = RateLimiter::new(amounts(&[("R", 2, None), ("S", 1, None)]));
+    let now = Instant::now();
+    let outer: Vec<_> = (0..2).map(|_| limiter.add(0, &of(1)).unwrap()).collect();
+    let inner = limiter.add(0, &needs("resources { name: 'S' count: 1 }")).unwrap();
+    let text = "resources { name: 'R' count: 2 } resources { name: 'S' count: 1 }";
+    let first = limiter.add(0, &needs(text)).unwrap();
+    assert_eq!(limiter.request(outer[0], now), [outer[0]]);
+    assert_eq!(limiter.request(outer[1], now), [outer[1]]);
+    assert_eq!(limiter.request(first, now), NOBODY);
+    for _ in 0..100 {
+        assert_eq!(limiter.request(inner, now), [inner], "S is free");
+        limiter.finish(inner, false, now);
+    }
+    limiter.finish(outer[0], true, now);
+    assert!(!limiter.may_run(outer[0]), "R is kept: it was passed often enough");
+    assert_eq!(limiter.finish(outer[1], true, now), [first]);
+}
+
+#[test]
 fn whoever_goes_gives_back_what_it_holds() {
     let mut limiter = RateLimiter::new(Amounts::default());
     let now = Instant::now();

@@ -26,6 +26,29 @@ pub(crate) struct Restriction {
     pub(crate) value: String,
 }
 
+/// `NAME:COUNT[:DEVICE]`: so much there is of a resource, on that device or on each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LimitedResource {
+    /// Which resource.
+    pub(crate) name: String,
+    /// How much of it.
+    pub(crate) count: u32,
+    /// Where; `None`, also written -1, is every device.
+    pub(crate) device: Option<u32>,
+}
+
+impl Value for LimitedResource {
+    const FORM: &'static str = "<name>:<count>[:<device>]";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let expected = || Self::FORM.to_owned();
+        let (name, rest) = text.split_once(':').filter(|(name, _)| !name.is_empty()).ok_or_else(expected)?;
+        let (count, device) = rest.split_once(':').unwrap_or((rest, "-1"));
+        let device = if device.trim() == "-1" { None } else { Some(u32::read(device).map_err(|_| expected())?) };
+        Ok(Self { name: name.to_owned(), count: u32::read(count).map_err(|_| expected())?, device })
+    }
+}
+
 impl Value for Setting {
     const FORM: &'static str = "<name>,<key>=<value>";
 
@@ -89,11 +112,6 @@ checked! {
     DeviceFraction as "<device>:<fraction>" = |text| pair::<u16, Fraction>(text, ':');
     /// First and last port.
     PortRange as "<port>-<port>" = |text| pair::<u16, u16>(text, '-');
-    /// A countable resource, of one device or of each.
-    Resource as "<name>:<count>[:<device>]" = |text| match text.split_once(':') {
-        Some((name, count)) => !name.is_empty() && (i32::read(count).is_ok() || pair::<i32, i32>(count, ':')),
-        None => false,
-    };
 }
 
 fn pair<A: Value, B: Value>(text: &str, separator: char) -> bool {
@@ -142,13 +160,22 @@ mod tests {
     }
 
     #[test]
+    fn a_resource_is_of_a_device_or_of_each() {
+        let of = |device| Ok(LimitedResource { name: "R1".into(), count: 4, device });
+        assert_eq!(LimitedResource::read("R1:4"), of(None));
+        assert_eq!(LimitedResource::read("R1:4:-1"), of(None));
+        assert_eq!(LimitedResource::read("R1:4:2"), of(Some(2)));
+        for text in ["R1", ":4", "R1:", "R1:-4", "R1:4:", "R1:4:-2", "R1:4:0:1"] {
+            assert_eq!(LimitedResource::read(text), Err("<name>:<count>[:<device>]".into()), "{text}");
+        }
+    }
+
+    #[test]
     fn forms_of_parts_check_their_parts() {
         assert!(DeviceBytes::read("0:67108864").is_ok() && DeviceBytes::read("0").is_err());
         assert!(DeviceFraction::read("0:0.5").is_ok() && DeviceFraction::read("a:0.5").is_err());
         assert!(DeviceFraction::read("-1:0.6").is_err() && DeviceFraction::read("0:1.5").is_err());
         assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
-        assert!(Resource::read("R1:4").is_ok() && Resource::read("R1:4:0").is_ok());
-        assert!(Resource::read("R1").is_err() && Resource::read("R1:4:0:1").is_err() && Resource::read(":4").is_err());
         assert!(GlobalSetting::read("a=b").is_ok() && GlobalSetting::read("c,a=b").is_err());
         assert!(NamedSetting::read("local,size=4").is_ok() && NamedSetting::read("size=4").is_err());
     }

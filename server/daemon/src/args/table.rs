@@ -10,9 +10,11 @@ use std::{
 };
 
 use super::{
-    Args, Compression, ControlMode, GpuFallback, LogFormat,
+    Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
     flag::{Effect, Flag, Group, refused, set, unused},
-    setting::{DeviceBytes, DeviceFraction, GlobalSetting, NamedSetting, PortRange, Resource, Restriction, Setting},
+    setting::{
+        DeviceBytes, DeviceFraction, GlobalSetting, LimitedResource, NamedSetting, PortRange, Restriction, Setting,
+    },
     value::{Named, Port, Switch, Value, Verbosity, Word},
 };
 
@@ -37,15 +39,6 @@ impl Word for TraceLevel {
         ("true", Self),
         ("false", Self),
     ];
-}
-
-/// Answers to `--rate-limit`.
-#[derive(Clone, Copy)]
-struct RateLimit;
-
-impl Word for RateLimit {
-    const FORM: &'static str = "<mode>";
-    const WORDS: &'static [(&'static str, Self)] = &[("off", Self), ("execution_count", Self)];
 }
 
 pub(crate) static GROUPS: &[Group] = &[
@@ -245,8 +238,14 @@ const RESPONSE_CACHE: &[Flag] = &[
 ];
 
 const RATE_LIMITER: &[Flag] = &[
-    unused!("rate-limit": RateLimit = "off", "How instances that share resources take turns: off or execution_count."),
-    unused!("rate-limit-resource": Resource = "", "How much of a resource there is, of one device or of each."),
+    set!("rate-limit": RateLimit = "off",
+        "How instances take turns that share resources, as their rate_limiter says: off lets each run when it can, \
+         execution_count lets those run whose resources are free, fewest executions times priority first.",
+        |args, mode| args.models.rate_limit = mode),
+    set!("rate-limit-resource": LimitedResource = "",
+        "How much of a resource there is, on one device or on each. Default is what the most demanding instance needs. \
+         May be given several times.",
+        |args, resource| args.models.resources.push(resource)),
 ];
 
 const DEVICES: &[Flag] = &[

@@ -128,6 +128,22 @@ fn backend_settings_keep_their_order() {
 }
 
 #[test]
+fn resources_are_limited_by_name_and_device() {
+    let models = args(
+        "--rate-limit=execution_count --rate-limit-resource=R1:10 --rate-limit-resource R1:4:0 --rate-limit-resource=R2:1",
+    )
+    .models;
+    let resources: Vec<_> = models.resources.iter().map(|one| (one.name.as_str(), one.count, one.device)).collect();
+    assert_eq!(models.rate_limit, RateLimit::ExecutionCount);
+    assert_eq!(resources, [("R1", 10, None), ("R1", 4, Some(0)), ("R2", 1, None)]);
+    refuses("--rate-limit=on", r#"Bad option: "--rate-limit": got 'on', expected one of off, execution_count"#);
+    refuses(
+        "--rate-limit-resource=R1",
+        r#"Bad option: "--rate-limit-resource": got 'R1', expected <name>:<count>[:<device>]"#,
+    );
+}
+
+#[test]
 fn completing_configurations_is_off_by_either_flag() {
     let off = |line| args(line).models;
     assert!(!off("").disable_auto_complete && !off("").strict_config);

@@ -80,11 +80,16 @@ impl Harness {
 
     /// An engine that controls its models explicitly and has the scripted backend, with what the test sees of that.
     pub(crate) fn with_script(&self) -> (Arc<Engine>, Arc<Probe>) {
+        self.with_script_and(Options::default())
+    }
+
+    /// The same with other options.
+    pub(crate) fn with_script_and(&self, options: Options) -> (Arc<Engine>, Arc<Probe>) {
         let probe = Arc::new(Probe::default());
         let options = Options {
             repositories: vec![self.folder.path().to_owned()],
             control_mode: ControlMode::Explicit,
-            ..Options::default()
+            ..options
         };
         (Engine::new(options, Arc::new(Scripted { probe: probe.clone() })), probe)
     }

@@ -42,6 +42,9 @@ pub(crate) struct Probe {
     pub(crate) requests: Mutex<Vec<InferRequest>>,
     /// Health of the instances, by their making.
     pub(crate) health: Mutex<Vec<Health>>,
+    /// Executions of the script `crowd` at this moment, and the most there have been.
+    running: AtomicUsize,
+    pub(crate) most_running: AtomicUsize,
     /// Who stands at the gate.
     pub(crate) waiting: AtomicUsize,
     gate: Gate,
@@ -69,6 +72,15 @@ impl Probe {
     pub(crate) fn inline_runs(&self) -> usize {
         let makers = self.makers.lock();
         self.threads.lock().iter().filter(|thread| !makers.contains(thread)).count()
+    }
+
+    fn crowd(&self) {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_running.fetch_max(running, Ordering::SeqCst);
+        for _ in 0..20 {
+            thread::yield_now();
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn pass(&self) {
@@ -174,6 +186,7 @@ impl Instance for ScriptedInstance {
             }
             "late" => return self.answer_late(batch),
             "many" => return answer_often(batch, rest.parse().expect("a number")),
+            "crowd" => self.probe.crowd(),
             "forget" => return drop(batch.into_pending()),
             "turns" => return take_turns(batch, rest.parse().expect("a number")),
             "ask" => return self.ask_another(batch, rest),

@@ -1,0 +1,39 @@
+//! Which instances a configuration asks for: where each runs, and what it needs to run.
+
+use server_core::{
+    backend::{Device, Placement},
+    config::{self, ModelConfig},
+    rate_limit::Needs,
+};
+
+/// One instance to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InstancePlan {
+    pub(crate) placement: Placement,
+    /// What it shares with others, where that is limited.
+    pub(crate) needs: Needs,
+}
+
+/// One plan per instance of the normalised configuration's groups, in the order of the configuration.
+pub(crate) fn instance_plans(model: &ModelConfig) -> Vec<InstancePlan> {
+    let mut plans = Vec::new();
+    for group in &model.instance_group {
+        let devices = match config::InstanceKind::try_from(group.kind) {
+            Ok(config::InstanceKind::Gpu) => {
+                group.gpus.iter().map(|&gpu| Device::Gpu(u32::try_from(gpu).unwrap_or(0))).collect()
+            }
+            Ok(config::InstanceKind::Model) => vec![Device::Model],
+            _ => vec![Device::Cpu],
+        };
+        let needs = Needs::of(group);
+        let mut number = 0;
+        for device in devices {
+            for _ in 0..group.count.max(1) {
+                let placement = Placement { instance_name: format!("{}_{number}", group.name), device };
+                plans.push(InstancePlan { placement, needs: needs.clone() });
+                number += 1;
+            }
+        }
+    }
+    plans
+}
