@@ -156,7 +156,8 @@ pub(crate) fn run_one(instance: &mut dyn Instance, request: InferRequest) -> Res
     replies.remove(0)
 }
 
-fn only_reply(mut replies: Replies) -> Reply {
+/// The reply, and that there is no other.
+pub(crate) fn only_reply(mut replies: Replies) -> Reply {
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Some(reply)) = replies.poll_next(&mut context) else { panic!("a request got no reply") };
     assert!(matches!(replies.poll_next(&mut context), Poll::Ready(None)), "a request got more than one end");

@@ -234,6 +234,25 @@ def main():
         model([h.make_node("SequenceConstruct", ["X"], ["PARTS"])], [tensor("X", T.FLOAT, ["n", 2])], [sequence]),
     )
 
+    # Implicit state: a sum that starts anew, and everything that came so far.
+    signal = [tensor("START", T.INT32, ["n", 1]), tensor("READY", T.INT32, ["n", 1])]
+    write(
+        "accumulate",
+        model(
+            [
+                h.make_node("Sub", ["one", "START"], ["goes_on"]),
+                h.make_node("Mul", ["SUM_IN", "goes_on"], ["before"]),
+                h.make_node("Mul", ["INPUT", "READY"], ["value"]),
+                h.make_node("Add", ["before", "value"], ["SUM_OUT"]),
+                h.make_node("Identity", ["SUM_OUT"], ["OUTPUT"]),
+                h.make_node("Concat", ["SEEN_IN", "INPUT"], ["SEEN_OUT"], axis=1),
+            ],
+            [tensor("INPUT", T.INT32, ["n", 1]), *signal, tensor("SUM_IN", T.INT32, ["n", 1]), tensor("SEEN_IN", T.INT32, ["n", "k"])],
+            [tensor("OUTPUT", T.INT32, ["n", 1]), tensor("SUM_OUT", T.INT32, ["n", 1]), tensor("SEEN_OUT", T.INT32, ["n", "m"])],
+            [same("one")(np.array(1, dtype=np.int32))],
+        ),
+    )
+
     (HERE / "junk.onnx").write_bytes(b"this is not a model\n")
 
 

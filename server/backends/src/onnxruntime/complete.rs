@@ -12,7 +12,10 @@ use server_proto::inference::{
     ModelDynamicBatching, ModelInput, ModelOutput, ModelTensorReshape, model_config::SchedulingChoice,
 };
 
-use super::signature::{Kind, Offered, Signature};
+use super::{
+    sequence,
+    signature::{Kind, Offered, Signature},
+};
 
 /// Whether the configuration says everything [`complete`] could say.
 pub(super) fn is_complete(config: &ModelConfig) -> bool {
@@ -52,12 +55,15 @@ pub(super) fn complete(
     }
     let batches = config.max_batch_size > 0;
     if has_no_input(config) {
-        config.input = model.inputs.iter().map(|input| describe_input(input, batches)).collect::<Result<_>>()?;
-        let any_rank = model.inputs.iter().filter(|input| matches!(input.kind, Kind::AnyRank(_)));
+        let by_caller = || model.inputs.iter().filter(|input| !sequence::feeds(config, &input.name));
+        let inputs = by_caller().map(|input| describe_input(input, batches)).collect::<Result<_>>()?;
+        let any_rank = by_caller().filter(|input| matches!(input.kind, Kind::AnyRank(_)));
         of_any_shape.extend(any_rank.map(|input| input.name.clone()));
+        config.input = inputs;
     }
     if config.output.is_empty() {
-        let tensors = model.outputs.iter().filter(|output| output.tensor().is_ok());
+        let is_answered = |output: &&Offered| output.tensor().is_ok() && !sequence::renews(config, &output.name);
+        let tensors = model.outputs.iter().filter(is_answered);
         config.output = tensors.map(|output| describe_output(output, batches)).collect::<Result<_>>()?;
         if config.output.is_empty() {
             model.outputs.iter().try_for_each(|output| output.tensor().map(drop))?;

@@ -209,6 +209,10 @@ pub(super) struct Output {
     pub(super) data_type: DataType,
     /// Model's shape to caller's.
     pub(super) restore: Restore,
+    /// Callers may have it.
+    pub(super) is_answered: bool,
+    /// It is what a state of the sequence becomes.
+    pub(super) renews_state: bool,
 }
 
 /// What the outputs of one run have in common.
@@ -236,13 +240,17 @@ impl Output {
         matches!(self.restore, Restore::Scalar { is_declared: true, .. })
     }
 
-    /// Whether a request wants it.
+    /// Whether it is needed for a request.
     pub(super) fn is_wanted(&self, pending: &Pending) -> bool {
-        let wanted = &pending.request.outputs;
-        wanted.is_empty() || wanted.iter().any(|output| output.name == self.name)
+        !pending.completion.is_empty_row() && (self.renews_state || self.is_asked_for(pending))
     }
 
-    /// Gives each request that wants it its part of what the model computed.
+    fn is_asked_for(&self, pending: &Pending) -> bool {
+        let wanted = &pending.request.outputs;
+        self.is_answered && (wanted.is_empty() || wanted.iter().any(|output| output.name == self.name))
+    }
+
+    /// Gives each request that needs it its part of what the model computed: its caller, its sequence, or both.
     pub(super) fn distribute<'a>(
         &self,
         value: Value<'a>,
@@ -264,10 +272,21 @@ impl Output {
                     Some(part) => part.clone(),
                     None => parts.next(pending),
                 };
-                if let (true, Ok(reply)) = (self.is_wanted(pending), reply) {
+                if let (true, Ok(answer)) = (self.is_wanted(pending), &mut *reply) {
                     let (name, data_type) = (self.name.clone(), self.data_type);
                     let data = parts.repeat(content(range), pending);
-                    reply.tensors.push(Tensor { name, data_type, shape, data });
+                    let states = pending.completion.states().filter(|_| self.renews_state);
+                    // A part of a batch would keep the whole batch for as long as its sequence is silent.
+                    let kept = || match data.as_host().filter(|_| run.requests.len() > 1) {
+                        Some(part) => Bytes::copy_from_slice(part).into(),
+                        None => data.clone(),
+                    };
+                    let renewed = states.map(|states| states.update(&name, data_type, shape.clone(), kept()));
+                    if let Some(Err(error)) = renewed {
+                        *reply = Err(error);
+                    } else if self.is_asked_for(pending) {
+                        answer.tensors.push(Tensor { name, data_type, shape, data });
+                    }
                 }
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! [`library`] opens it, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
 //! compare them with a configuration, [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`]
-//! moves tensors, [`computed`] makes those that describe a batch, and [`raw`] has the calls that are not safe by themselves.
+//! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
 
 mod complete;
 mod computed;
@@ -14,6 +14,9 @@ mod model;
 mod options;
 mod providers;
 mod raw;
+mod sequence;
+#[cfg(test)]
+mod sequence_tests;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -51,7 +54,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["input.allow_ragged_batch", "batch_input", "batch_output", "model_operations"]
+        &["input.allow_ragged_batch", "batch_input", "batch_output", "model_operations", "sequence_batching.state"]
     }
 
     fn open(

@@ -24,6 +24,7 @@ use super::{
     options::SessionOptions,
     providers,
     raw::{Failure, Runner},
+    sequence,
     signature::{Offered, Signature},
     verify,
 };
@@ -152,7 +153,21 @@ fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
             is_ragged: batches && input.allow_ragged_batch,
         })
     };
-    config.input.iter().map(input).collect()
+    let mut inputs: Vec<Input> = config.input.iter().map(input).collect::<Result<_>>()?;
+    let by_server = |name: &str, data_type| Input {
+        name: Name::from(name),
+        data_type,
+        is_scalar: signature.input(name).and_then(Offered::rank) == Some(0),
+        is_optional: false,
+        is_ragged: false,
+    };
+    inputs.extend(sequence::controls(config).map(|control| by_server(control.name, control.data_type)));
+    for state in sequence::states(config) {
+        if inputs.iter().all(|input| *input.name != *state.input_name) {
+            inputs.push(by_server(&state.input_name, sequence::data_type(state)?));
+        }
+    }
+    Ok(inputs)
 }
 
 fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
@@ -162,7 +177,8 @@ fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
         if let Some(source) = by_input.and_then(|batch| batch.source_input.first()) {
             let (name, dims) = (Name::from(output.name.as_str()), Shape::from_slice(&output.dims));
             let restore = Restore::ByInput { source: source.as_str().into(), dims };
-            return Ok(Output { name, data_type: data_type(&output.name, output.data_type)?, restore });
+            let data_type = data_type(&output.name, output.data_type)?;
+            return Ok(Output { name, data_type, restore, is_answered: true, renews_state: false });
         }
         let restore = match &output.reshape {
             Some(reshape) if rank != Some(0) => {
@@ -173,9 +189,19 @@ fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
             _ => Restore::Scalar { dims: Shape::from_slice(&output.dims), is_declared: rank == Some(0) },
         };
         let name = Name::from(output.name.as_str());
-        Ok(Output { name, data_type: data_type(&output.name, output.data_type)?, restore })
+        let renews_state = sequence::renews(config, &output.name);
+        let data_type = data_type(&output.name, output.data_type)?;
+        Ok(Output { name, data_type, restore, is_answered: true, renews_state })
     };
-    config.output.iter().map(output).collect()
+    let mut outputs: Vec<Output> = config.output.iter().map(output).collect::<Result<_>>()?;
+    for state in sequence::states(config) {
+        if outputs.iter().all(|output| *output.name != *state.output_name) {
+            let (name, data_type) = (Name::from(state.output_name.as_str()), sequence::data_type(state)?);
+            let restore = Restore::Same;
+            outputs.push(Output { name, data_type, restore, is_answered: false, renews_state: true });
+        }
+    }
+    Ok(outputs)
 }
 
 fn data_type(name: &str, number: i32) -> Result<DataType> {

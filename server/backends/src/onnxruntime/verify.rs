@@ -8,9 +8,11 @@ use server_core::{
     error::{Error, Result},
     tensor::{DataType, shape_text},
 };
-use server_proto::inference::model_config::SchedulingChoice;
 
-use super::signature::{Offered, Signature};
+use super::{
+    sequence,
+    signature::{Offered, Signature},
+};
 
 /// Checks number, names, types and shapes of the configured inputs and outputs.
 ///
@@ -46,8 +48,25 @@ pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
         let offered = model.input(name).ok_or_else(|| unexpected(config, "input", name, &known))?;
         check_type(config, "input", offered, input.data_type)?;
     }
-    let is_configured = |offered: &&Offered| config.input.iter().any(|input| input.name == offered.name);
-    if let Some(missing) = model.inputs.iter().find(|offered| !is_configured(offered)).filter(|_| by_server == 0) {
+    for control in sequence::controls(config) {
+        let offered = model.input(control.name).ok_or_else(|| unexpected(config, "input", control.name, &known))?;
+        check_type(config, "input", offered, control.data_type.to_config() as i32)?;
+    }
+    for state in sequence::states(config) {
+        let (input, output) = (&state.input_name, &state.output_name);
+        let offered = model.input(input).ok_or_else(|| unexpected(config, "input", input, &known))?;
+        check_type(config, "input", offered, state.data_type)?;
+        check_shape(config, offered, &state.dims, false)?;
+        let offered = model.output(output).ok_or_else(|| unexpected(config, "output", output, &outputs))?;
+        check_type(config, "output", offered, state.data_type)?;
+        check_shape(config, offered, &state.dims, false)?;
+    }
+    let is_configured = |offered: &&Offered| {
+        let name = &offered.name;
+        let is_computed = config.batch_input.iter().any(|input| input.target_name.contains(name));
+        config.input.iter().any(|input| input.name == *name) || is_computed || sequence::feeds(config, name)
+    };
+    if let Some(missing) = model.inputs.iter().find(|offered| !is_configured(offered)) {
         return Err(unable(config, &format!("configuration lacks input '{}' of the model", missing.name)));
     }
     for output in &config.output {
@@ -79,12 +98,8 @@ fn tensor<'a>(config: &ModelConfig, offered: &'a Offered) -> Result<(DataType, O
 /// Inputs of the model that the server fills in, not the request.
 fn fed_by_server(config: &ModelConfig) -> usize {
     let batch: usize = config.batch_input.iter().map(|input| input.target_name.len()).sum();
-    match &config.scheduling_choice {
-        Some(SchedulingChoice::SequenceBatching(sequence)) => {
-            batch + sequence.control_input.len() + sequence.state.len()
-        }
-        _ => batch,
-    }
+    let states: BTreeSet<&str> = sequence::states(config).iter().map(|state| state.input_name.as_str()).collect();
+    batch + sequence::controls(config).count() + states.len()
 }
 
 fn unexpected(config: &ModelConfig, side: &str, name: &str, allowed: &BTreeSet<&str>) -> Error {
