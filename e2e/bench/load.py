@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DATATYPES = {"float32": "FP32", "int64": "INT64"}
+DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "uint32": "UINT32"}
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
 
@@ -93,7 +93,7 @@ def wrk(url, pid, body, callers, seconds, json_length=None, models=None):
     return Round(result["requests"], result["seconds"], result["p50"], result["p99"], cost / result["requests"])
 
 
-def h2load(port, pid, body, callers, seconds):
+def h2load(port, pid, body, callers, seconds, method="ModelInfer"):
     """gRPC: sixteen streams per connection. h2load does not see gRPC's status: the caller counts successes at the server."""
     clients = max(1, callers // 16)
     with tempfile.NamedTemporaryFile() as file, tempfile.NamedTemporaryFile(dir="/dev/shm") as log:
@@ -102,7 +102,7 @@ def h2load(port, pid, body, callers, seconds):
         command = ["h2load", "-t1", f"-c{clients}", f"-m{callers // clients}", f"-D{seconds}", "-d", file.name, f"--log-file={log.name}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         before = cpu_time(pid)
-        said = subprocess.run([*command, f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run([*command, f"http://127.0.0.1:{port}/inference.GRPCInferenceService/{method}"], capture_output=True, text=True, check=True).stdout
         cost = cpu_time(pid) - before
         lines = [line.split() for line in Path(log.name).read_text().splitlines()]
     times = sorted(int(taken) for _, status, taken in lines if status == "200")

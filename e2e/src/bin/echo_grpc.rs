@@ -1,18 +1,23 @@
-//! The least a tonic server can do with `ModelInfer`: decode the request and send its raw tensors back. The limit that
-//! `tritonserver` is measured against. Every other method answers as this one, or fails to decode.
+//! The least a tonic server can do with `ModelInfer`: decode the request and send its raw tensors back; and with
+//! `ModelStreamInfer`: send the first tensor back as often as its value says. The limits that `tritonserver` is measured
+//! against. Every other method answers as the first one, or fails to decode.
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     task::{Context, Poll},
 };
 
 use anyhow::Result;
-use server_proto::inference::{ModelInferRequest, ModelInferResponse};
+use futures_util::{Stream, StreamExt, stream};
+use server_proto::inference::{
+    ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, model_infer_response::InferOutputTensor,
+};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     body::Body,
     codegen::{BoxFuture, Service, http},
-    server::{Grpc, NamedService, UnaryService},
+    server::{Grpc, NamedService, StreamingService, UnaryService},
     transport::Server,
 };
 use tonic_prost::ProstCodec;
@@ -39,7 +44,12 @@ impl Service<http::Request<Body>> for Echo {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(Echo, request).await) })
+        Box::pin(async move {
+            if request.uri().path().ends_with("/ModelStreamInfer") {
+                return Ok(Grpc::new(ProstCodec::default()).streaming(Echo, request).await);
+            }
+            Ok(Grpc::new(ProstCodec::default()).unary(Echo, request).await)
+        })
     }
 }
 
@@ -56,4 +66,39 @@ impl UnaryService<ModelInferRequest> for Echo {
             ..Default::default()
         })))
     }
+}
+
+impl StreamingService<ModelInferRequest> for Echo {
+    type Response = ModelStreamInferResponse;
+    type ResponseStream = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, requests: Request<Streaming<ModelInferRequest>>) -> Self::Future {
+        let answers = requests.into_inner().flat_map(|request| stream::iter(answers(request)));
+        std::future::ready(Ok(Response::new(Box::pin(answers) as Self::ResponseStream)))
+    }
+}
+
+/// The first tensor, as often as its first number says.
+fn answers(request: Result<ModelInferRequest, Status>) -> Vec<Result<ModelStreamInferResponse, Status>> {
+    let request = match request {
+        Ok(request) => request,
+        Err(status) => return vec![Err(status)],
+    };
+    let count = request.raw_input_contents.first().and_then(|bytes| bytes.first_chunk().copied());
+    let input = request.inputs.into_iter().next().unwrap_or_default();
+    let response = ModelInferResponse {
+        model_name: request.model_name,
+        id: request.id,
+        outputs: vec![InferOutputTensor {
+            name: input.name,
+            datatype: input.datatype,
+            shape: input.shape,
+            ..Default::default()
+        }],
+        raw_output_contents: request.raw_input_contents,
+        ..Default::default()
+    };
+    let response = ModelStreamInferResponse { infer_response: Some(response), ..Default::default() };
+    vec![Ok(response); count.map_or(0, u32::from_le_bytes) as usize]
 }
