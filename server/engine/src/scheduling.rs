@@ -6,7 +6,7 @@ use server_core::{
     batch::Pending,
     batching::{
         levels::DEFAULT_LIMIT,
-        policy::{Batcher, Policy, Settings},
+        policy::{BatchPolicy, Batcher, Policy, Settings},
     },
     config::ModelConfig,
     error::{Error, Result},
@@ -44,14 +44,23 @@ impl Scheduling {
         }
         let settings = Settings::of(config);
         Ok(Self {
-            policy: Box::new(Batcher::new(&settings)),
+            policy: Box::new(batcher(config, &settings)),
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
             has_queue_policy,
         })
     }
 }
 
-/// The switches with which Triton's own tests make its sequence schedulers wait for requests.
+fn batcher(config: &ModelConfig, settings: &Settings) -> Batcher<Pending> {
+    let held_until = hold().queued;
+    if held_until > 0 && matches!(settings.batching, BatchPolicy::Dynamic { .. }) {
+        let name = &config.name;
+        tracing::info!("Delaying scheduler thread {name} until {held_until} queued requests, current total = 0");
+    }
+    Batcher::new(settings).held_until(held_until)
+}
+
+/// The switches with which Triton's own tests make its schedulers wait for requests.
 fn hold() -> Hold {
     let number = |name| env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(0);
     Hold { queued: number("TRITONSERVER_DELAY_SCHEDULER"), backlog: number("TRITONSERVER_BACKLOG_DELAY_SCHEDULER") }

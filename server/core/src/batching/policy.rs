@@ -231,12 +231,26 @@ pub struct Batcher<T> {
     queue: Queue<T>,
     policy: BatchPolicy,
     watch: Option<Watch>,
+    /// Nothing runs until so many requests wait, once.
+    held_until: usize,
 }
 
 impl<T: Item> Batcher<T> {
     /// An empty queue with these settings.
     pub fn new(settings: &Settings) -> Self {
-        Self { queue: Queue::new(settings.levels.clone()), policy: settings.batching.clone(), watch: None }
+        let (queue, policy) = (Queue::new(settings.levels.clone()), settings.batching.clone());
+        Self { queue, policy, watch: None, held_until: 0 }
+    }
+
+    /// Runs nothing until so many requests wait; after that it never holds again. Only where requests are batched.
+    ///
+    /// Source: `TRITONSERVER_DELAY_SCHEDULER` of Triton, with which tests decide what a batch is formed of.
+    #[must_use]
+    pub fn held_until(mut self, requests: usize) -> Self {
+        if matches!(self.policy, BatchPolicy::Dynamic { .. }) {
+            self.held_until = requests;
+        }
+        self
     }
 
     /// The requests that wait.
@@ -260,6 +274,9 @@ impl<T: Item> Batcher<T> {
 
     /// Whether whoever waits has something to do after a request came.
     fn wake(&self, closes_batch: bool, deadline: Option<Instant>) -> Wake {
+        if self.queue.len() < self.held_until {
+            return Wake::Nobody;
+        }
         let is_due = self.watch.is_none_or(|watch| {
             closes_batch || self.queue.rows() >= watch.rows || deadline.is_some_and(|deadline| deadline < watch.until)
         });
@@ -288,6 +305,7 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
     }
 
     fn stop_waiting(&mut self) {
+        self.held_until = 0;
         if let BatchPolicy::Dynamic { max_queue_delay, .. } = &mut self.policy {
             *max_queue_delay = Duration::ZERO;
         }
@@ -301,6 +319,10 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         removed: &mut Vec<(T, Removal)>,
     ) -> Decision {
         self.watch = None;
+        if self.queue.len() < self.held_until {
+            return Decision::Idle;
+        }
+        self.held_until = 0;
         let (count, wait) = match &self.policy {
             BatchPolicy::Single => {
                 self.queue.sweep(now, 1, removed);

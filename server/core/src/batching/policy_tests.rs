@@ -285,6 +285,20 @@ fn a_batch_in_a_hurry_waits_for_nobody() {
 }
 
 #[test]
+fn a_held_batcher_wakes_nobody_and_lets_go_when_none_will_come() {
+    let mut batcher = Batcher::new(&dynamic(&[8], 8, 0)).held_until(2);
+    let now = Instant::now();
+    assert_eq!(batcher.push(row(0), 0, None, now).unwrap().wake, Wake::Nobody);
+    let (mut batch, mut removed) = (Vec::new(), Vec::new());
+    assert_eq!(batcher.decide(0, now, &mut batch, &mut removed), Decision::Idle);
+    batcher.stop_waiting();
+    assert!(matches!(batcher.decide(0, now, &mut batch, &mut removed), Decision::Run(_)));
+    let mut batcher = Batcher::new(&dynamic(&[8], 8, 0)).held_until(2);
+    assert_eq!(batcher.push(row(0), 0, None, now).unwrap().wake, Wake::Nobody);
+    assert_eq!(batcher.push(row(1), 0, None, now).unwrap().wake, Wake::Any);
+}
+
+#[test]
 fn who_waited_too_long_is_found_without_a_decision() {
     let mut settings = dynamic(&[4], 8, 1000);
     settings.levels.default_policy.default_timeout = Some(us(100));

@@ -43,6 +43,11 @@ fn number(words: &[&str], key: &str) -> Option<u64> {
 /// - `look`: an idle instance looks again and again, until nothing runs. Written: the batches in brackets, `expired NAME`
 ///   and `left NAME` of those that ended in the queue, and `until T` if it is to look again then.
 fn play(max_batch_size: u32, scheduling: &str, events: &str) -> String {
+    play_held(0, max_batch_size, scheduling, events)
+}
+
+/// The same, with nothing to run until so many requests wait.
+fn play_held(held_until: usize, max_batch_size: u32, scheduling: &str, events: &str) -> String {
     let text = format!(
         "name: 'm' backend: 'identity' max_batch_size: {max_batch_size} {scheduling}
          input {{ name: 'INPUT0' data_type: TYPE_FP32 dims: -1 }} output {{ name: 'OUTPUT0' data_type: TYPE_FP32 dims: -1 }}"
@@ -51,7 +56,7 @@ fn play(max_batch_size: u32, scheduling: &str, events: &str) -> String {
     let machine = Machine::default();
     normalize(&mut config, &machine);
     assert_eq!(verify(&config, "m", &machine), []);
-    let mut batcher = Batcher::new(&Settings::of(&config));
+    let mut batcher = Batcher::new(&Settings::of(&config)).held_until(held_until);
     let start = Instant::now();
     let mut seen = Vec::new();
     for event in events.split(';') {
@@ -287,6 +292,15 @@ fn a_request_may_shorten_its_wait_where_that_is_allowed_and_never_lengthen_it() 
     let unlimited = "dynamic_batching { max_queue_delay_microseconds: 1000 preferred_batch_size: 4
         default_queue_policy { allow_timeout_override: true } }";
     check(4, unlimited, &[("0 a timeout=30; 0 look; 30 look; 1000 look", "until 1000 until 1000 [a]")]);
+}
+
+#[test]
+fn a_held_batcher_runs_nothing_until_enough_requests_wait_and_is_not_held_again() {
+    let play = |scheduling, events| play_held(3, 8, scheduling, events);
+    assert_eq!(play("dynamic_batching { }", "0 a; 0 look; 9 b; 9 look; 20 c; 20 look; 30 d; 30 look"), "[a b c] [d]");
+    let scheduling = "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 100 }";
+    assert_eq!(play(scheduling, "0 a b; 50 look; 60 c; 60 look; 160 look"), "[a b] until 160 [c]");
+    assert_eq!(play("", "0 a; 0 look"), "[a]", "without batching nothing is held");
 }
 
 #[test]
