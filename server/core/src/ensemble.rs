@@ -14,8 +14,10 @@ mod progress;
 #[cfg(test)]
 mod progress_tests;
 mod sequence;
+mod state;
 #[cfg(test)]
 mod testing;
+mod values;
 
 pub use self::{
     graph::Graph,

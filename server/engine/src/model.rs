@@ -16,8 +16,8 @@ use server_core::{
 };
 
 use crate::{
-    fingerprint::Fingerprint, instance_plan::instance_plans, pool::InstancePool, rate_limiter::RateLimiter,
-    runner::Runner, scheduling::Scheduling,
+    fingerprint::Fingerprint, infer::ModelHandle, instance_plan::instance_plans, pool::InstancePool,
+    rate_limiter::RateLimiter, runner::Runner, scheduling::Scheduling,
 };
 
 /// A model version that serves.
@@ -122,7 +122,7 @@ impl LoadedModel {
     /// Has it serve until the hold is dropped, whatever is loaded or unloaded meanwhile.
     pub(crate) fn hold(self: Arc<Self>) -> Hold {
         self.holds.fetch_add(1, Ordering::Relaxed);
-        Hold(self)
+        Hold(ModelHandle(self))
     }
 
     /// Whether anybody holds it.
@@ -132,18 +132,18 @@ impl LoadedModel {
 }
 
 /// A model that goes on serving for whoever has this.
-pub(crate) struct Hold(Arc<LoadedModel>);
+pub(crate) struct Hold(ModelHandle);
 
 impl Hold {
     /// The model.
-    pub(crate) fn model(&self) -> &Arc<LoadedModel> {
+    pub(crate) fn model(&self) -> &ModelHandle {
         &self.0
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.holds.fetch_sub(1, Ordering::Release);
+        self.0.0.holds.fetch_sub(1, Ordering::Release);
     }
 }
 

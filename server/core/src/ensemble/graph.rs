@@ -49,7 +49,7 @@ pub(super) struct Step {
     pub(super) inputs: Vec<StepInput>,
     /// Output of the model, tensor of the ensemble.
     pub(super) outputs: Vec<(Name, usize)>,
-    /// What its requests ask for.
+    /// What its requests ask for; nothing for all that its model has.
     pub(super) wanted: SmallVec<[RequestedOutput; 2]>,
     pub(super) is_decoupled: bool,
     /// Origin of its inputs, and its place among that origin's steps.
@@ -217,7 +217,7 @@ impl Graph {
         (&self.steps[step].model_name, self.steps[step].version)
     }
 
-    /// What a step's requests ask for.
+    /// What a step's requests ask for; nothing for all that its model has.
     pub fn step_outputs(&self, step: usize) -> &SmallVec<[RequestedOutput; 2]> {
         &self.steps[step].wanted
     }

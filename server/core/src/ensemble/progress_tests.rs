@@ -33,7 +33,7 @@ impl Played {
 
     fn begin(&self, inputs: &[Tensor], outputs: &[String], rows: u32) -> Progress {
         let inputs = inputs.iter().cloned().collect();
-        Progress::new(self.graph.clone(), inputs, &wanted(outputs), rows, "7", None)
+        Progress::new(self.graph.clone(), inputs, &wanted(outputs), rows, "7".into(), None)
     }
 
     fn start(&self, progress: &mut Progress) -> Option<(Run, SmallVec<[Tensor; 2]>)> {
@@ -196,7 +196,7 @@ fn a_step_may_change_the_sequence_for_those_behind_it() {
     let played = pipeline("", "", "");
     let own = Sequence { id: CorrelationId::Number(5), is_start: true, is_end: false };
     let inputs = [byte("IN", &[1], 3)].into_iter().collect();
-    let mut progress = Progress::new(played.graph.clone(), inputs, &[], 0, "", Some(own.clone()));
+    let mut progress = Progress::new(played.graph.clone(), inputs, &[], 0, String::new(), Some(own.clone()));
     let (run, inputs) = progress.start(|_| true, |step| Some(&played.models[step])).unwrap();
     assert_eq!(inputs.sequence, Some(own));
     let parameters = vec![

@@ -22,7 +22,7 @@ use super::{
     limits::{Permit, Waits},
 };
 use crate::{
-    infer::{self, Inference, ModelHandle},
+    infer::{self, Inference},
     model::{Hold, LoadedModel},
     registry::Registry,
 };
@@ -58,7 +58,6 @@ struct Running {
 
 /// What every step's request has of the ensemble's.
 struct Common {
-    id: String,
     parameters: Parameters,
     priority: u64,
     timeout: Option<Duration>,
@@ -77,7 +76,7 @@ impl EnsembleRun {
     ) -> Self {
         let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, .. } = request;
         let graph = ensemble.graph.clone();
-        let mut progress = Progress::new(graph.clone(), inputs, &outputs, record.batch_size, &id, sequence);
+        let mut progress = Progress::new(graph.clone(), inputs, &outputs, record.batch_size, id, sequence);
         let mut models = SmallVec::new();
         for step in 0..graph.step_count() {
             let (name, version) = graph.step_model(step);
@@ -91,7 +90,7 @@ impl EnsembleRun {
             ));
         }
         let waits = ensemble.limits.as_ref().map(Waits::new);
-        let common = Common { id, parameters, priority, timeout };
+        let common = Common { parameters, priority, timeout };
         Self {
             ensemble,
             registry,
@@ -101,7 +100,7 @@ impl EnsembleRun {
             waits,
             common,
             record,
-            started: Instant::now(),
+            started: record.queued_at,
             times: ComputeTimes::default(),
             is_over: false,
         }
@@ -157,7 +156,7 @@ impl EnsembleRun {
                 (Some(limits), Some(waits)) => waits.poll(limits, step, ensemble.graph.ensemble(), context),
                 _ => true,
             };
-            let model = |step: usize| models[step].as_ref().map(|hold: &Hold| &*hold.model().interface);
+            let model = |step: usize| models[step].as_ref().map(|hold: &Hold| &**hold.model().interface());
             let Some((run, inputs)) = progress.start(may_start, model) else { return count };
             count += 1;
             let permit = waits.as_mut().and_then(|waits| waits.take(run.step));
@@ -165,7 +164,7 @@ impl EnsembleRun {
             let request = InferRequest {
                 model_name: name.clone(),
                 model_version: version,
-                id: self.common.id.clone(),
+                id: progress.request_id().to_owned(),
                 inputs: inputs.inputs,
                 outputs: ensemble.graph.step_outputs(run.step).clone(),
                 parameters: self.common.parameters.clone(),
@@ -174,10 +173,10 @@ impl EnsembleRun {
                 timeout: self.common.timeout,
                 received_at: Instant::now(),
             };
-            let found = models[run.step].as_ref().map(|hold| ModelHandle(hold.model().clone()));
-            let begun = found
-                .ok_or_else(|| Error::internal(format!("model '{name}' was not asked for")))
-                .and_then(|found| infer::infer(&self.registry, &found, request));
+            let begun = match &models[run.step] {
+                Some(found) => infer::infer(&self.registry, found.model(), request),
+                None => Err(Error::internal(format!("model '{name}' was not looked for"))),
+            };
             match begun {
                 Ok(inference) => self.running.push(Running { run, inference, _permit: permit }),
                 Err(error) => self.progress.failed(&run, error),
