@@ -170,6 +170,47 @@ def test_a_sequence_stays_on_the_version_it_began_on(serving, protocol):
     assert {ask(sequence, start=True, end=True) for sequence in begun} == {2}
 
 
+SUMS = """
+backend: "sequence"
+max_batch_size: 2
+input { name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] }
+output { name: "OUTPUT" data_type: TYPE_INT32 dims: [ 1 ] }
+sequence_batching {
+  max_sequence_idle_microseconds: 60000000
+  control_input { name: "START" control { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } }
+  control_input { name: "READY" control { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } }
+}
+instance_group { count: 1 kind: KIND_CPU }
+"""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_a_sequence_has_summed_up_outlives_a_change_of_weights(tmp_path, protocol):
+    for version in ("1", "2"):
+        (tmp_path / "sums" / version).mkdir(parents=True)
+
+    def give(weights):
+        (tmp_path / "sums" / "config.pbtxt").write_text(SUMS + parameters({"version_weights": weights}))
+
+    give("1:1,2:1")
+    with Server(tmp_path, "--model-control-mode=explicit", "--load-model=sums") as server:
+        client = connect(protocol, server)
+
+        def add(sequence, value, **flags):
+            sent = [tensor(protocol, "INPUT", np.array([[value]], np.int32), "INT32")]
+            result = client.infer("sums", sent, sequence_id=sequence, **flags)
+            version = result.get_response()["model_version"] if protocol == "http" else result.get_response().model_version
+            return int(result.as_numpy("OUTPUT").flat[0]), version
+
+        assert [add(7, 1, sequence_start=True), add(8, 10, sequence_start=True)] == [(1, "1"), (10, "2")]
+        for weights, sums in (("1:1", (3, 30)), ("2:1", (5, 50))):
+            give(weights)
+            client.load_model("sums")
+            assert [add(7, 2), add(8, 20)] == [(sums[0], "1"), (sums[1], "2")], "each goes on where it is"
+        assert [add(7, 5, sequence_end=True), add(8, 50, sequence_end=True)] == [(10, "1"), (100, "2")]
+        assert add(9, 4, sequence_start=True, sequence_end=True) == (4, "2"), "a new one by the weights of now"
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_shadow_gets_copies_and_no_say(serving, protocol):
     server = serving[1]
