@@ -33,6 +33,8 @@ def server(folder):
     decoupled.square(folder)
     decoupled.square(folder, "partly", fail_count=2, empty_count=1, infer_delay_ns=10 * MILLISECOND, output_delay_ns=5 * MILLISECOND)
     decoupled.square(folder, "slow_to_stop", infer_delay_ns=20 * MILLISECOND, cancel_delay_ns=50 * MILLISECOND)
+    decoupled.iterative(folder)
+    decoupled.iterative(folder, "iterative_direct", "direct { }")
     make.identity_of(folder, "ordinary", [-1], "INT32")
     with Server(folder) as running:
         yield running
@@ -81,7 +83,8 @@ class Stream:
         if error is not None:
             return None, error.message(), None
         response = result.get_response()
-        out = result.as_numpy("OUT")
+        outputs = [one.name for one in response.outputs if one.name.startswith("OUT")]
+        out = result.as_numpy(outputs[0]) if outputs and response.model_name != "ordinary" else None
         return response.id, None if out is None else int(out.flat[0]), response.parameters["triton_final_response"].bool_param
 
     def all_of(self, count):
@@ -185,6 +188,32 @@ def test_calls_for_one_response_are_refused(server, protocol):
     with pytest.raises(InferenceServerException, match=text[protocol]) as error:
         connect(protocol, server).infer("square", [tensor])
     assert error.value.status() == {"http": "501", "grpc": "StatusCode.UNIMPLEMENTED"}[protocol]
+
+
+# === iterative sequences: each request waits in the queue between two responses ===
+
+
+def count_down(value):
+    return [words("INPUT", [[value]], np.int32)]
+
+
+@pytest.mark.parametrize("model", ["iterative", "iterative_direct"])
+def test_a_request_takes_turns_until_its_model_has_said_all(server, model):
+    with Stream(server) as stream:
+        for number in range(6):  # more than the model has slots
+            stream.send(model, count_down(20 + number), request_id=str(number), enable_empty_final_response=True)
+        answers = stream.all_of(sum(20 + number + 1 for number in range(6)))
+        for number in range(6):
+            of = [(value, is_final) for one, value, is_final in answers if one == str(number)]
+            assert of == [(value, False) for value in range(19 + number, -1, -1)] + [(None, True)]
+    _, answer = post(server, f"/v2/models/{model}/generate_stream", {"INPUT": 3})
+    assert [event["OUTPUT"] for event in events(answer)] == [2, 1, 0]
+    before = cancelled(server, model)
+    with Stream(server) as stream:
+        stream.send(model, count_down(MANY))
+        assert stream.next()[1] == MANY - 1
+        stream.client.stop_stream(cancel_requests=True)
+        until(lambda: cancelled(server, model) == before + 1, "the request to end", 20)
 
 
 # === cancelling ===

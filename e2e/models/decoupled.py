@@ -17,6 +17,12 @@ def square(root, name="square", **parameters):
     return write(root, name, "square", [("IN", "INT32", [1])], [("OUT", "INT32", [1])], more)
 
 
-def write(root, name, backend, inputs, outputs, more):
-    text = make.onnx_config(0, inputs, outputs, POLICY + more).replace('backend: "onnxruntime"', f'backend: "{backend}"')
+def iterative(root, name="iterative", strategy="oldest { max_candidate_sequences: 4 }"):
+    """Counts INPUT down to 0, a response for each step, and waits in the queue between two of them."""
+    batching = f"sequence_batching {{ iterative_sequence: true {strategy} }}\n"
+    return write(root, name, "iterative_sequence", [("INPUT", "INT32", [1])], [("OUTPUT", "INT32", [1])], batching, batch=4)
+
+
+def write(root, name, backend, inputs, outputs, more, batch=0):
+    text = make.onnx_config(batch, inputs, outputs, POLICY + more).replace('backend: "onnxruntime"', f'backend: "{backend}"')
     return make.write(root, name, text, {1: None})

@@ -54,7 +54,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { dyna_sequence, identity, onnxruntime, repeat, sequence, square }
+backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, repeat, sequence, square }
 
 #[cfg(test)]
 mod tests {

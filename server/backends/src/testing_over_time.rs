@@ -38,9 +38,25 @@ pub(crate) struct Counted {
 pub(crate) struct Ledger {
     counted: Mutex<Counted>,
     changed: Condvar,
+    /// Requests that asked for another turn.
+    rescheduled: Mutex<Vec<Pending>>,
+    turn: Condvar,
 }
 
 impl Ledger {
+    /// Takes a request that has asked for another turn.
+    pub(crate) fn rescheduled(&self) -> Option<Pending> {
+        self.rescheduled.lock().pop()
+    }
+
+    /// The same, once one has.
+    #[track_caller]
+    pub(crate) fn wait_for_rescheduled(&self) -> Pending {
+        let mut rescheduled = self.rescheduled.lock();
+        self.turn.wait_while_for(&mut rescheduled, |rescheduled| rescheduled.is_empty(), DEADLINE);
+        rescheduled.pop().expect("no request asked for another turn")
+    }
+
     /// Waits until so many requests are released, and takes the record.
     #[track_caller]
     pub(crate) fn after(&self, released: usize) -> Counted {
@@ -82,7 +98,10 @@ impl RequestEvents for Ledger {
         self.change(|counted| counted.released += count);
     }
 
-    fn rescheduled(&self, _request: Pending) {}
+    fn rescheduled(&self, request: Pending) {
+        self.rescheduled.lock().push(request);
+        self.turn.notify_all();
+    }
 
     fn now(&self) -> Instant {
         Instant::now()
