@@ -135,6 +135,23 @@ def test_a_decoupled_step_streams_through_the_ensemble_in_order(server):
     assert got == [(value, value) for value in values] and finals == {"a", "b"}
 
 
+def test_requests_of_one_stream_run_side_by_side_and_are_answered_in_order(tmp_path):
+    ensembles.chain(tmp_path, length=2, execute_delay_ms=100)
+    for number in range(2):
+        config = tmp_path / f"chain_{number}" / "config.pbtxt"
+        config.write_text(config.read_text() + "dynamic_batching { max_queue_delay_microseconds: 50000 }\n")
+    with Server(tmp_path) as server, connect("grpc", server) as client:
+        answers = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for number in range(8):
+            client.async_stream_infer("chain", [tensor("grpc", "INPUT0", np.full((1, 4), number, np.float32), "FP32")], request_id=str(number))
+        got = [answers.get(timeout=20) for _ in range(8)]
+        client.stop_stream()
+        assert [(error, result.get_response().id, result.as_numpy("OUTPUT0").flat[0]) for result, error in got] == [(None, str(n), n) for n in range(8)]
+        for name in ("chain_0", "chain_1"):
+            assert statistics(client, name)[0]["execution_count"] <= 4, "they share batches, so they were inside together"
+
+
 def test_generate_stream_gives_one_event_for_each_iteration(server):
     body = {"IN": [4, 5, 6], "DELAY": [0, 0, 0], "WAIT": [0]}
     status, headers, answer = server.request("POST", "/v2/models/repeating/generate_stream", json.dumps(body))

@@ -66,7 +66,7 @@ impl Ensemble {
         &self.graph
     }
 
-    /// Takes a checked request in; it runs when it is polled.
+    /// Takes a checked request in and starts its first steps; the others start when it is polled.
     ///
     /// Errors: it comes back when the ensemble is closed.
     pub(crate) fn begin(
@@ -85,7 +85,9 @@ impl Ensemble {
             state.in_flight += 1;
             registry
         };
-        Ok(Box::new(EnsembleRun::new(self.clone(), registry, request, record)))
+        let mut run = Box::new(EnsembleRun::new(self.clone(), registry, request, record));
+        run.begin();
+        Ok(run)
     }
 
     /// Counts a request that was not taken in.

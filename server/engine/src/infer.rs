@@ -206,6 +206,19 @@ impl Inference {
         self.is_over
     }
 
+    /// Whether it goes on only while it is polled: the request of an ensemble. Whoever has several in a row polls those that
+    /// wait for their turn with [`Inference::poll_ahead`].
+    pub fn is_polled_on(&self) -> bool {
+        matches!(self.run, RunState::Ensemble(_))
+    }
+
+    /// Goes on without taking a response; it is there when it is polled for. The caller is woken when there is more to do.
+    pub fn poll_ahead(&mut self, context: &mut Context<'_>) {
+        if let RunState::Ensemble(run) = &mut self.run {
+            run.poll_ahead(context);
+        }
+    }
+
     /// How long its execution took, once it has ended.
     pub(crate) fn times(&self) -> ComputeTimes {
         match &self.run {

@@ -457,3 +457,29 @@ async fn parts_that_are_reloaded_and_unloaded_under_load_leave_nobody_without_an
     send(&engine, ask_ensemble("e", &[1.0])).unwrap().response().await.unwrap();
     assert!(engine.shutdown(Duration::from_secs(20)).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_its_turn_goes_on_without_being_read() {
+    let harness = Harness::new();
+    harness.model("a", "", &[1]);
+    harness.scripted("b", "gated", "max_batch_size: 1 instance_group { count: 2 }", &[1]);
+    harness.ensemble("e", &[("a", "IN", "one"), ("b", "one", "OUT")], &["OUT"], "max_batch_size: 1");
+    let (engine, probe) = harness.with_script();
+    ready(&engine, "e").await;
+    probe.close_gate();
+    let mut all: Vec<_> = (0..2).map(|_| send(&engine, ask_ensemble("e", &[1.0])).unwrap()).collect();
+    assert!(all.iter().all(Inference::is_polled_on));
+    until(|| counts(&engine, "a").success.count == 2).await; // the first step does not wait to be polled
+    for inference in &mut all {
+        poll_fn(|context| {
+            inference.poll_ahead(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+    until(|| probe.waiting.load(Ordering::SeqCst) == 2).await;
+    probe.open_gate();
+    for inference in all {
+        assert_eq!(text(&inference.response().await.unwrap()), "e 1: OUT FP32 [1,1]");
+    }
+}

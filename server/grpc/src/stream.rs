@@ -67,6 +67,7 @@ pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
         requests: Some(requests),
         reading: None,
         ordered: VecDeque::new(),
+        polled_on: 0,
         decoupled: SelectAll::new(),
         decoupled_first: false,
         final_status: None,
@@ -88,6 +89,8 @@ pub(crate) struct InferStream<B> {
     reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
     /// Requests to models that respond once, in the order they came.
     ordered: VecDeque<Ordered>,
+    /// How many of them go on only while they are polled.
+    polled_on: usize,
     /// Requests to decoupled models.
     decoupled: SelectAll<Run>,
     /// Which kind is polled first: they alternate, so that neither starves.
@@ -172,7 +175,10 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     fn start(&mut self, read: Read) {
         match read.map(|read| read.and_then(|request| self.run(request))) {
             Ok(Ok(run)) if run.is_decoupled() => self.decoupled.push(run),
-            Ok(Ok(run)) => self.ordered.push_back(Ordered::Running(Box::new(run))),
+            Ok(Ok(run)) => {
+                self.polled_on += usize::from(run.is_polled_on());
+                self.ordered.push_back(Ordered::Running(Box::new(run)));
+            }
             Ok(Err(failure)) => self.ordered.push_back(Ordered::Refused(failure)),
             Err(broken) => {
                 self.final_status = Some(broken);
@@ -196,12 +202,25 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     fn poll_ordered(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         if let Some(Ordered::Running(run)) = self.ordered.front_mut() {
             let answer = ready!(run.poll_only(context));
+            self.polled_on -= usize::from(run.is_polled_on());
             self.ordered.pop_front();
             return Poll::Ready(answer);
         }
         match self.ordered.pop_front() {
             Some(Ordered::Refused(failure)) => Poll::Ready(Err(failure)),
             _ => Poll::Pending,
+        }
+    }
+
+    /// Has requests behind the first go on that do so only while they are polled.
+    fn poll_ahead(&mut self, context: &mut task::Context<'_>) {
+        if self.polled_on == 0 {
+            return;
+        }
+        for ordered in self.ordered.iter_mut().skip(1) {
+            if let Ordered::Running(run) = ordered {
+                run.poll_ahead(context);
+            }
         }
     }
 
@@ -227,6 +246,7 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     fn finish(&mut self) {
         self.requests = None;
         self.reading = None;
+        self.polled_on = 0;
         self.ordered.clear();
         self.decoupled.clear();
     }
@@ -247,7 +267,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for InferStream<B> {
                     return Poll::Ready(Some(Err(status(failure.error))));
                 }
                 Poll::Ready(Err(failure)) => return Poll::Ready(Some(Ok(failure.into_message()))),
-                Poll::Pending => {}
+                Poll::Pending => this.poll_ahead(context),
             }
             // A decoupled model may have ended without a response: another request can be read now.
             if was_full && this.in_flight() < this.max_in_flight() {

@@ -143,6 +143,11 @@ impl Progress {
         self.state.failure.is_some()
     }
 
+    /// Whether a response is ready.
+    pub fn has_response(&self) -> bool {
+        !self.state.responses.is_empty()
+    }
+
     /// A response of the ensemble that is ready for its caller.
     pub fn next_response(&mut self) -> Option<Outputs> {
         self.state.responses.pop_front()

@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -106,31 +106,41 @@ impl EnsembleRun {
         }
     }
 
+    /// Starts its first steps, so that requests enter their queues in the order in which they came. Polled it is later.
+    pub(super) fn begin(&mut self) {
+        self.start_steps(&mut Context::from_waker(Waker::noop()));
+    }
+
     /// The next response; `None` after the last one.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
+        self.poll_ahead(context);
+        if let Some(response) = self.progress.next_response() {
+            if let Some(Ok(())) = self.progress.end() {
+                self.end(Ok(self.times)); // counted before the caller knows
+            }
+            return Poll::Ready(Some(Ok(response)));
+        }
+        let Some(end) = self.progress.end() else { return Poll::Pending };
+        self.end(end.as_ref().map(|()| self.times).map_err(|_| FailureReason::Other));
+        Poll::Ready(end.err().map(Err))
+    }
+
+    /// Goes on to the next response, and no further: it is kept until it is asked for. The caller is woken when there is
+    /// more to do.
+    pub(crate) fn poll_ahead(&mut self, context: &mut Context<'_>) {
         let mut handled = 0;
-        loop {
-            if let Some(response) = self.progress.next_response() {
-                if let Some(Ok(())) = self.progress.end() {
-                    self.end(Ok(self.times)); // counted before the caller knows
-                }
-                return Poll::Ready(Some(Ok(response)));
-            }
-            if let Some(end) = self.progress.end() {
-                self.end(end.as_ref().map(|()| self.times).map_err(|_| FailureReason::Other));
-                return Poll::Ready(end.err().map(Err));
-            }
+        while !self.is_over && !self.progress.has_response() && self.progress.end().is_none() {
             if handled >= BUDGET {
                 context.waker().wake_by_ref();
-                return Poll::Pending;
+                return;
             }
             let started = self.start_steps(context);
             let events = self.poll_steps(context);
             if started == 0 && events.is_empty() {
-                return Poll::Pending;
+                return;
             }
             handled += events.len();
             self.handle(events);

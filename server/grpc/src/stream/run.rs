@@ -88,6 +88,16 @@ impl Run {
         self.interface.is_decoupled
     }
 
+    /// Whether it goes on only while it is polled.
+    pub(super) fn is_polled_on(&self) -> bool {
+        self.inference.is_polled_on()
+    }
+
+    /// Goes on while others are answered first.
+    pub(super) fn poll_ahead(&mut self, context: &mut Context<'_>) {
+        self.inference.poll_ahead(context);
+    }
+
     /// The only response of a model that responds once.
     pub(super) fn poll_only(&mut self, context: &mut Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         if self.classifying.is_none() {
