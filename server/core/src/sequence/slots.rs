@@ -537,6 +537,9 @@ impl<T: SequenceItem> Slots<T> {
                 self.deadlines.remove(&(before, key));
             }
             self.deadlines.insert((deadline, key));
+            if self.deadlines.first() == Some(&(deadline, key)) {
+                self.wake = self.wake.and(Wake::Any); // who watches has to be back earlier
+            }
         }
         sequence.deadline
     }

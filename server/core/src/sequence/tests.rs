@@ -528,3 +528,16 @@ fn somebody_watches_for_the_slot_that_a_sequence_waits_for() {
     let (decision, ..) = bench.look(0, 0);
     assert_eq!(decision, Decision::Run(Wake::Any), "another one watches while this one runs");
 }
+
+#[test]
+fn who_watches_is_back_when_a_sequence_has_waited_too_long() {
+    let mut bench = oldest(OLDEST, 1);
+    bench.pushes(0, (1..=4).map(|id| asked(id as u32, id, "S")));
+    assert_eq!(bench.run_all(0, 1, &mut Vec::new()).len(), 4);
+    let mut wake = |name, timeout| {
+        bench.policy.push(asked(name, u64::from(name), "S"), 0, Some(ms(timeout)), bench.start).unwrap().wake
+    };
+    assert_eq!([wake(5, 300), wake(6, 200), wake(7, 250)], [Wake::Any, Wake::Any, Wake::Nobody]);
+    assert_eq!(bench.look(0, 0).0, Decision::WaitUntil(bench.start + ms(200)));
+    assert_eq!(bench.look(200, 0).2, [(6, Removal::SequenceExpired)]);
+}
