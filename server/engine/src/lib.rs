@@ -31,7 +31,7 @@ mod version_router;
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -47,7 +47,7 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 pub use self::{
     blocking_pool::BlockingPool,
@@ -78,6 +78,8 @@ pub struct Engine {
     is_leaving: watch::Sender<bool>,
     /// Models that readiness waits for, besides the phase.
     required: Mutex<Vec<String>>,
+    /// For models that ask other models from threads of their own. Set by the first load.
+    runtime: OnceLock<Handle>,
 }
 
 impl Engine {
@@ -99,7 +101,16 @@ impl Engine {
             let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);
             let is_leaving = watch::Sender::new(false);
-            Self { options, registry, lifecycle, machine, phase, is_leaving, required: Mutex::default() }
+            Self {
+                options,
+                registry,
+                lifecycle,
+                machine,
+                phase,
+                is_leaving,
+                required: Mutex::default(),
+                runtime: OnceLock::new(),
+            }
         })
     }
 
@@ -108,6 +119,7 @@ impl Engine {
     /// Errors: a repository cannot be read, or the start-up list is wrong; the server is not live then. Models that fail
     /// are in the report instead.
     pub async fn start(self: &Arc<Self>) -> Result<Startup> {
+        self.runtime.get_or_init(Handle::current);
         let names = self.startup_names().inspect_err(|_| {
             let _ = self.phase.compare_exchange(STARTING, FAILED, Ordering::SeqCst, Ordering::SeqCst);
         })?;
@@ -247,6 +259,7 @@ impl Engine {
     /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.
     pub async fn load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
         self.may_control(name)?;
+        self.runtime.get_or_init(Handle::current);
         let result = LoadSession::new(self.lifecycle.clone()).load(name.to_owned(), parameters).await;
         self.lifecycle.note_requested(name);
         result

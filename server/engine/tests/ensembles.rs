@@ -260,7 +260,7 @@ async fn a_part_that_is_unloaded_finishes_the_ensembles_requests() {
     probe.open_gate();
     assert_eq!(text(&inside.await.unwrap().unwrap()), "e 1: OUT FP32 [1,1]");
     until(|| state(&engine, "b") == (Some(VersionState::Unavailable), "unloaded".into())).await;
-    assert_eq!(state(&engine, "e"), (Some(VersionState::Unavailable), lacks.into()));
+    until(|| state(&engine, "e") == (Some(VersionState::Unavailable), lacks.into())).await;
     load(&engine, "b").await.unwrap();
     assert!(is_ready(&engine, "e"), "it comes back with its part");
     assert_eq!(state(&engine, "e"), (Some(VersionState::Ready), String::new()));
@@ -481,5 +481,41 @@ async fn a_request_that_waits_for_its_turn_goes_on_without_being_read() {
     probe.open_gate();
     for inference in all {
         assert_eq!(text(&inference.response().await.unwrap()), "e 1: OUT FP32 [1,1]");
+    }
+}
+
+/// A model's own thread knows no runtime: what waits for a moment must find one all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_asks_hears_in_time_what_waits_for_a_moment() {
+    let harness = Harness::new();
+    let one = "max_batch_size: 1 dynamic_batching { default_queue_policy { allow_timeout_override: true \
+               default_timeout_microseconds: 20000000 } } instance_group { count: 1 }";
+    harness.scripted("slow", "gated", one, &[1]);
+    let config = "platform: 'ensemble' max_batch_size: 1 input { name: 'INPUT0' data_type: TYPE_FP32 dims: [ -1 ] } \
+                  output { name: 'OUTPUT0' data_type: TYPE_FP32 dims: [ -1 ] } ensemble_scheduling { \
+                  max_inflight_requests: 2 \
+                  step { model_name: 'slow' model_version: -1 input_map { key: 'INPUT0' value: 'INPUT0' } \
+                         output_map { key: 'OUTPUT0' value: 'OUTPUT0' } } }";
+    harness.write("e/config.pbtxt", config);
+    harness.scripted("asking", "ask e", "instance_group { count: 3 }", &[1]);
+    let (engine, probe) = harness.with_script();
+    ready(&engine, "e").await;
+    load(&engine, "asking").await.unwrap();
+    probe.close_gate();
+    let ask = |timeout| {
+        let mut request = ask("asking", &[1.0]);
+        request.timeout = timeout;
+        tokio::spawn(send(&engine, request).unwrap().response())
+    };
+    let first = ask(None);
+    until(|| probe.waiting.load(Ordering::SeqCst) == 1).await;
+    let late = ask(Some(Duration::from_millis(50)));
+    until(|| counts(&engine, "slow").pending == 1).await;
+    let third = ask(None); // waits for one of the two permits
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!(error, Error::unavailable("in ensemble 'e', Request timeout expired"));
+    probe.open_gate();
+    for asked in [first, third] {
+        assert_eq!(text(&asked.await.unwrap().unwrap()), "asking 1: OUTPUT0 FP32 [1,1]");
     }
 }
