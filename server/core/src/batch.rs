@@ -40,7 +40,7 @@ impl Pending {
     }
 
     /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
-    /// was let in before.
+    /// was let in before. Where the model's configuration does not say that it is iterative, the request fails.
     pub fn reschedule(self) {
         if let Some(events) = self.completion.events().cloned() {
             events.rescheduled(self);

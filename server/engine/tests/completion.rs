@@ -116,7 +116,8 @@ async fn every_response_of_a_decoupled_model_arrives_and_is_counted_by_its_numbe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_put_back_takes_its_turns_and_ends_once() {
     let harness = Harness::new();
-    harness.scripted("m", "turns 5", "dynamic_batching { }", &[1]);
+    let iterative = "sequence_batching { iterative_sequence: true oldest { max_candidate_sequences: 4 } }";
+    harness.scripted("m", "turns 5", iterative, &[1]);
     let (engine, probe) = harness.with_script();
     load(&engine, "m").await;
     let requests: Vec<_> = (0..10).map(|row| send(&engine, ask("m", &[row as f32])).unwrap()).collect();
@@ -125,6 +126,19 @@ async fn a_request_that_is_put_back_takes_its_turns_and_ends_once() {
         assert!(request.response().await.is_ok());
     }
     until(|| probe.instances.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_not_iterative_gets_no_request_again() {
+    let harness = Harness::new();
+    harness.scripted("m", "turns 5", "dynamic_batching { }", &[1]);
+    let (engine, _probe) = harness.with_script();
+    load(&engine, "m").await;
+    let error = send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap_err();
+    let text = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to \
+                handle such a flag.";
+    assert_eq!((error.code, &*error.message), (Code::Internal, text));
+    assert_eq!(engine.statistics(None).unwrap()[0].failures.backend, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -295,8 +295,8 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         Ok(Pushed { wake: self.wake(closes_batch, deadline), deadline })
     }
 
-    fn put_back(&mut self, item: T, now: Instant) -> Result<Wake, T> {
-        Ok(self.admit(item, now))
+    fn put_back(&mut self, item: T, _now: Instant) -> Result<Wake, T> {
+        Err(item) // only sequences are iterative
     }
 
     fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake {
