@@ -191,3 +191,100 @@ fn run<J: Job>(shared: &Arc<Shared<J>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        time::Duration,
+    };
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// Ends at its time, or when it is woken, or panics; says its number as it goes.
+    struct Test {
+        number: usize,
+        due: Option<Instant>,
+        wakers: Option<Sender<Waker>>,
+        panics: bool,
+        gone: Sender<usize>,
+    }
+
+    impl Job for Test {
+        fn advance(&mut self, now: Instant, context: &mut Context<'_>) -> Next {
+            assert!(!self.panics, "as the test wants");
+            if let Some(wakers) = self.wakers.take() {
+                wakers.send(context.waker().clone()).unwrap();
+                return Next::Woken;
+            }
+            self.due.filter(|due| *due > now).map_or(Next::Over, Next::At)
+        }
+    }
+
+    impl Drop for Test {
+        fn drop(&mut self) {
+            let _ = self.gone.send(self.number); // or the test is over
+        }
+    }
+
+    fn next(gone: &Receiver<usize>) -> usize {
+        gone.recv_timeout(DEADLINE).expect("no job ended in time")
+    }
+
+    #[test]
+    fn jobs_end_in_the_order_of_their_times_or_when_they_are_woken() {
+        let timed = Timed::start("test").unwrap();
+        let ((gone, ended), (wakers, woken)) = (channel(), channel());
+        let now = Instant::now();
+        for (number, wait) in [(1, Some(60)), (2, Some(20)), (3, None), (4, Some(40))] {
+            let due = wait.map(|wait| now + Duration::from_millis(wait));
+            let wakers = wait.is_none().then(|| wakers.clone());
+            timed.add(Test { number, due, wakers, panics: false, gone: gone.clone() });
+        }
+        assert_eq!([next(&ended), next(&ended), next(&ended)], [2, 4, 1]);
+        assert!(now.elapsed() >= Duration::from_millis(60));
+        woken.recv_timeout(DEADLINE).unwrap().wake();
+        assert_eq!(next(&ended), 3);
+    }
+
+    #[test]
+    fn who_adds_waits_while_there_are_as_many_as_may_be() {
+        let timed = Timed::start("test").unwrap();
+        let ((gone, ended), (wakers, woken)) = (channel(), channel());
+        let job = |number| Test { number, due: None, wakers: Some(wakers.clone()), panics: false, gone: gone.clone() };
+        (0..MOST_JOBS).for_each(|number| timed.add(job(number)));
+        thread::scope(|scope| {
+            let adding = scope.spawn(|| timed.add(job(MOST_JOBS)));
+            let first = woken.recv_timeout(DEADLINE).unwrap();
+            assert!(!adding.is_finished() && timed.shared.state.lock().count == MOST_JOBS);
+            first.wake();
+            next(&ended);
+        });
+        (0..MOST_JOBS).for_each(|_| woken.recv_timeout(DEADLINE).unwrap().wake());
+        for _ in 0..MOST_JOBS {
+            next(&ended);
+        }
+    }
+
+    #[test]
+    fn after_a_panic_jobs_are_dropped_and_nobody_waits() {
+        let timed = Timed::start("test").unwrap();
+        let (gone, ended) = channel();
+        let job = |number, panics| Test {
+            number,
+            due: Some(Instant::now() + DEADLINE),
+            wakers: None,
+            panics,
+            gone: gone.clone(),
+        };
+        timed.add(job(1, false));
+        timed.add(job(2, true));
+        let mut first = [next(&ended), next(&ended)];
+        first.sort_unstable();
+        assert_eq!(first, [1, 2]);
+        timed.add(job(3, false));
+        assert_eq!(next(&ended), 3);
+    }
+}

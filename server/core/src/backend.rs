@@ -16,7 +16,7 @@ use std::{
 
 use server_proto::inference::ModelConfig;
 
-use crate::{batch::Batch, error::Result, request::InferRequest, response::InferResponse};
+use crate::{batch::Batch, error::Result, request::InferRequest, response::InferResponse, stats::CustomCounter};
 
 /// Settings of `--backend-config=NAME,KEY=VALUE`, global ones already merged in.
 pub type Settings = BTreeMap<String, String>;
@@ -79,6 +79,11 @@ pub trait Model: Send + Sync {
     /// metadata shows.
     fn inputs_of_any_shape(&self) -> &[String] {
         &[]
+    }
+
+    /// What it counts by itself, for the metrics page. Asked for each page, from any thread.
+    fn counters(&self) -> Vec<CustomCounter> {
+        Vec::new()
     }
 
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when

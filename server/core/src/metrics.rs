@@ -3,12 +3,17 @@
 //!
 //! Source: Triton metrics document.
 
+use std::collections::BTreeMap;
+
 use prometheus::{
     Encoder, TextEncoder,
     proto::{Counter, Gauge, Metric, MetricFamily, MetricType},
 };
 
-use crate::{byte_budget::ByteBudget, stats::ModelSnapshot};
+use crate::{
+    byte_budget::ByteBudget,
+    stats::{CustomCounter, ModelSnapshot},
+};
 
 /// What is measured of the machine. Utilisation is a fraction from 0 to 1, the rest bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -101,6 +106,7 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
     for Family { name, help, is_gauge, value } in &PER_MODEL {
         per_model(&mut page, name, help, *is_gauge, models.iter().zip(&labels), value);
     }
+    custom_counters(&mut page, models);
     if let Some(machine) = machine {
         let gauges = [
             ("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", machine.cpu_utilization),
@@ -112,6 +118,22 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
         }
     }
     page
+}
+
+/// The families of what models count by themselves, by name.
+fn custom_counters(page: &mut String, models: &[ModelSnapshot]) {
+    let mut families: BTreeMap<&str, Vec<(&ModelSnapshot, &CustomCounter)>> = BTreeMap::new();
+    for model in models {
+        for counter in &model.custom {
+            families.entry(counter.name).or_default().push((model, counter));
+        }
+    }
+    for (name, series) in families {
+        heading(page, name, series.first().map_or("", |(_, counter)| counter.help), false);
+        for (model, counter) in series {
+            line(page, name, &[&Labels::of_version(&model.name, model.version).all], counter.value as f64);
+        }
+    }
 }
 
 /// What a shadow version was sent.
@@ -145,9 +167,7 @@ pub fn shadow_copies(shadows: &[ShadowSnapshot]) -> String {
     for (name, help, value) in families {
         heading(&mut page, name, help, false);
         for shadow in shadows {
-            let model =
-                ModelSnapshot { name: shadow.model.clone(), version: shadow.version, ..ModelSnapshot::default() };
-            line(&mut page, name, &[&Labels::of(&model).all], value(shadow) as f64);
+            line(&mut page, name, &[&Labels::of_version(&shadow.model, shadow.version).all], value(shadow) as f64);
         }
     }
     page
@@ -202,6 +222,11 @@ struct Labels {
 }
 
 impl Labels {
+    /// Name and version alone.
+    fn of_version(name: &str, version: u64) -> Self {
+        Self::of(&ModelSnapshot { name: name.to_owned(), version, ..ModelSnapshot::default() })
+    }
+
     fn of(model: &ModelSnapshot) -> Self {
         let version = model.version.to_string();
         let mut pairs = vec![("model".to_owned(), model.name.as_str()), ("version".to_owned(), &version)];
@@ -316,6 +341,24 @@ mod tests {
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)));
+    }
+
+    #[test]
+    fn what_models_count_by_themselves_stands_together_by_name() {
+        let model = |name: &str, counters: &[(&'static str, u64)]| ModelSnapshot {
+            name: name.into(),
+            version: 1,
+            metric_tags: vec![("team".into(), "vision".into())],
+            custom: counters.iter().map(|&(name, value)| CustomCounter { name, help: "Of a model", value }).collect(),
+            ..ModelSnapshot::default()
+        };
+        let page =
+            page(&[model("a", &[("zeros", 1), ("bytes", 64)]), model("b", &[]), model("c", &[("bytes", 2)])], None);
+        let (_, custom) = page.split_at(page.find("# HELP bytes").unwrap());
+        let expect = "# HELP bytes Of a model\n# TYPE bytes counter\nbytes{model=\"a\",version=\"1\"} 64\n\
+                      bytes{model=\"c\",version=\"1\"} 2\n# HELP zeros Of a model\n# TYPE zeros counter\n\
+                      zeros{model=\"a\",version=\"1\"} 1\n";
+        assert_eq!(custom, expect);
     }
 
     #[test]

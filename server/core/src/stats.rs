@@ -125,6 +125,17 @@ pub struct FailureCounts {
     pub other: u64,
 }
 
+/// A counter that a model keeps beside the server's own. The page shows it with the labels `model` and `version`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomCounter {
+    /// Name of the family: the same help text wherever it is used.
+    pub name: &'static str,
+    /// What it counts, for the page.
+    pub help: &'static str,
+    /// How many so far.
+    pub value: u64,
+}
+
 /// Everything counted of one model version, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelSnapshot {
@@ -168,6 +179,8 @@ pub struct ModelSnapshot {
     pub batches: Vec<BatchSnapshot>,
     /// One entry per response number, from 0, of decoupled models.
     pub responses: Vec<ResponseSnapshot>,
+    /// What the model itself counts; only in snapshots for the metrics page.
+    pub custom: Vec<CustomCounter>,
 }
 
 impl ModelSnapshot {

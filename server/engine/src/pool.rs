@@ -15,7 +15,7 @@ use server_core::{
     error::{Error, Result},
     request::InferRequest,
     responder::{DEFAULT_SLOT_BYTES, Replies},
-    stats::ModelSnapshot,
+    stats::{CustomCounter, ModelSnapshot},
 };
 
 use crate::{
@@ -178,6 +178,11 @@ impl InstancePool {
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
         self.stats.snapshot()
+    }
+
+    /// What the model counts by itself.
+    pub(crate) fn custom_counters(&self) -> Vec<CustomCounter> {
+        self.model.counters()
     }
 
     /// The counters, for the metrics.

@@ -47,7 +47,11 @@ impl Runner {
 
     /// The counters now, with those of the runners that this one has replaced.
     pub(crate) fn metrics(&self) -> ModelSnapshot {
-        self.series().metrics()
+        let custom = match self {
+            Self::Instances(pool) => pool.custom_counters(),
+            Self::Ensemble(_) => Vec::new(),
+        };
+        ModelSnapshot { custom, ..self.series().metrics() }
     }
 
     /// Counters go on from those of the runner whose place this one takes.

@@ -16,7 +16,7 @@ use server_core::{
     tensor::{Shape, Tensor, element_count, shape_text},
 };
 
-use super::model::Pair;
+use super::{input_bytes::Cell, model::Pair};
 
 /// Repeats inputs as outputs.
 pub(super) struct IdentityInstance {
@@ -24,12 +24,13 @@ pub(super) struct IdentityInstance {
     batches: bool,
     delay: Duration,
     parameters: ResponseParameters,
+    input_bytes: Cell,
 }
 
 impl IdentityInstance {
     /// `delay` is the time one execution takes.
-    pub(super) fn new(pairs: Vec<Pair>, batches: bool, delay: Duration) -> Self {
-        Self { pairs, batches, delay, parameters: parameters().into() }
+    pub(super) fn new(pairs: Vec<Pair>, batches: bool, delay: Duration, input_bytes: Cell) -> Self {
+        Self { pairs, batches, delay, parameters: parameters().into(), input_bytes }
     }
 
     fn answer(&self, pending: &Pending) -> Result<Outputs> {
@@ -70,6 +71,7 @@ impl Instance for IdentityInstance {
             thread::sleep(self.delay);
         }
         let output_start = if self.delay.is_zero() { input_end } else { Instant::now() };
+        self.input_bytes.add(batch.pending().iter().map(|pending| pending.request.input_bytes()).sum());
         let replies = batch.pending().iter().map(|pending| self.answer(pending)).collect();
         let marks = Marks { start: batch.start(), input_end, output_start, end: Instant::now() };
         batch.complete(replies, &marks);

@@ -7,8 +7,11 @@
 //! | `instance_wise_delay_multiplier` | instance `n` takes `n` times this as long, once as long at least |
 //! | `creation_delay_sec` | how long the load takes |
 //!
+//! The metrics page shows the bytes that each model was given as `input_byte_size_counter`.
+//!
 //! Source: identity backend of Triton.
 
+mod input_bytes;
 mod instance;
 mod model;
 #[cfg(test)]

@@ -6,10 +6,11 @@ use server_core::{
     backend::{Health, Instance, Model, Placement},
     config::ModelConfig,
     error::{Error, Result},
+    stats::CustomCounter,
     tensor::{DataType, Name, Shape},
 };
 
-use super::instance::IdentityInstance;
+use super::{input_bytes::InputBytes, instance::IdentityInstance};
 use crate::expect;
 
 /// One output and the input it repeats.
@@ -34,6 +35,7 @@ pub(super) struct IdentityModel {
     batches: bool,
     delay: Duration,
     delay_multiplier: u64,
+    input_bytes: InputBytes,
 }
 
 impl Model for IdentityModel {
@@ -72,15 +74,24 @@ impl Model for IdentityModel {
             batches: config.max_batch_size > 0,
             delay: Duration::from_millis(expect::number(config, "execute_delay_ms")?),
             delay_multiplier: expect::number(config, "instance_wise_delay_multiplier")?,
+            input_bytes: InputBytes::default(),
         };
         Ok(())
+    }
+
+    fn counters(&self) -> Vec<CustomCounter> {
+        vec![CustomCounter {
+            name: "input_byte_size_counter",
+            help: "Cumulative input byte size of all requests received by the model",
+            value: self.input_bytes.total(),
+        }]
     }
 
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let number = placement.instance_name.rsplit('_').next().and_then(|number| number.parse::<u64>().ok());
         let times = self.delay_multiplier.saturating_mul(number.unwrap_or(0)).max(1);
         let delay = self.delay.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
-        Ok(Box::new(IdentityInstance::new(self.pairs.clone(), self.batches, delay)))
+        Ok(Box::new(IdentityInstance::new(self.pairs.clone(), self.batches, delay, self.input_bytes.cell())))
     }
 }
 

@@ -146,3 +146,16 @@ fn names_that_do_not_pair_up_are_refused() {
     parameter(&mut odd, "execute_delay_ms", "soon");
     assert!(message(odd).starts_with("unexpected value 'soon' of 'execute_delay_ms'"));
 }
+
+#[test]
+fn the_bytes_of_inputs_are_counted_for_the_metrics_page() {
+    let backend = super::backend(Default::default());
+    let mut config = config(&[DataType::Int8, DataType::Int32]);
+    let mut model = backend.open(&source("m"), &mut config, true, &no_host()).unwrap();
+    model.configure(&Arc::new(config)).unwrap();
+    let mut instance = model.instance(&on_cpu(), &Health::default()).unwrap();
+    run_one(&mut *instance, request([tensor("INPUT0", DataType::Int8, &[3], vec![7; 3])])).unwrap();
+    run_one(&mut *instance, request([tensor("INPUT1", DataType::Int32, &[1], vec![0; 4])])).unwrap();
+    let counted: Vec<_> = model.counters().iter().map(|counter| (counter.name, counter.value)).collect();
+    assert_eq!(counted, [("input_byte_size_counter", 7)]);
+}
