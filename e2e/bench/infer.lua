@@ -1,5 +1,6 @@
 -- wrk: one inference request, the same each time. The body comes from the file BENCH_BODY: JSON, or with BENCH_JSON_LENGTH binary data after so
--- many bytes of JSON. With BENCH_MODELS the requests go to models m0000, m0001 and so on in turn.
+-- many bytes of JSON. With BENCH_MODELS the requests go to models m0000, m0001 and so on in turn. With BENCH_SEQUENCES they belong to so many
+-- sequences in turn: the number 1000000 in the body is that of the first.
 -- At the end one line of JSON: requests, microseconds at the percentiles, errors.
 local body = assert(io.open(os.getenv("BENCH_BODY"), "rb")):read("*a")
 
@@ -22,6 +23,20 @@ if models then
    end
    function request()
       last = last % models + 1
+      return requests[last]
+   end
+end
+
+local sequences = tonumber(os.getenv("BENCH_SEQUENCES") or "")
+if sequences then
+   local requests, last = {}, 0
+   function init()
+      for number = 1, sequences do
+         requests[number] = wrk.format(nil, nil, nil, (body:gsub("1000000", tostring(999999 + number), 1)))
+      end
+   end
+   function request()
+      last = last % sequences + 1
       return requests[last]
    end
 end

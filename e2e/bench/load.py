@@ -45,14 +45,17 @@ def memory(pid):
     raise ValueError("no Pss in smaps_rollup")
 
 
-def http_body(inputs):
+FIRST_SEQUENCE = 1_000_000
+
+
+def http_body(inputs, **parameters):
     """A binary request: JSON, then the data. `inputs` is a list of (name, numpy array of FP32 or INT64)."""
     head = {
         "inputs": [
             {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name], "parameters": {"binary_data_size": array.nbytes}}
             for name, array in inputs
         ],
-        "parameters": {"binary_data_output": True},
+        "parameters": {"binary_data_output": True, **parameters},
     }
     head = json.dumps(head, separators=(",", ":")).encode()
     return head + b"".join(array.tobytes() for _, array in inputs), len(head)
@@ -75,14 +78,15 @@ def grpc_body(model, inputs):
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def wrk(url, pid, body, callers, seconds, json_length=None, models=None):
+def wrk(url, pid, body, callers, seconds, json_length=None, models=None, sequences=None):
     """HTTP/1.1, one connection per caller. A body is JSON, or binary data after `json_length` bytes of JSON. With `models`, the requests go to
-    m0000, m0001 and so on in turn, whatever path the address has."""
+    m0000, m0001 and so on in turn, whatever path the address has. With `sequences`, they belong to so many sequences in turn, from the one whose
+    number in the body is FIRST_SEQUENCE."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         env = {**os.environ, "BENCH_BODY": file.name}
-        env |= {f"BENCH_{key}": str(number) for key, number in (("JSON_LENGTH", json_length), ("MODELS", models)) if number is not None}
+        env |= {f"BENCH_{key}": str(number) for key, number in (("JSON_LENGTH", json_length), ("MODELS", models), ("SEQUENCES", sequences)) if number is not None}
         command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "-s", str(HERE / "infer.lua"), url]
         before = cpu_time(pid)
         said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout

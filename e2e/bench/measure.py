@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models"))]
 
-from sections import allocations, ensembles, identity, images, instances, json_numbers, many, small, start, streams  # noqa: E402
+from sections import allocations, ensembles, identity, images, instances, json_numbers, many, sequences, small, start, streams  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -20,6 +20,7 @@ SECTIONS = {
     "images": images,
     "allocations": allocations,
     "many": many,
+    "sequences": sequences,
     "instances": instances,
     "ensembles": ensembles,
     "streams": streams,
