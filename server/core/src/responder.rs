@@ -9,7 +9,10 @@ mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    any::Any,
+    task::{Context, Poll, Waker},
+};
 
 use self::{
     slot::{End, Slot, State, reply_bytes},
@@ -120,7 +123,11 @@ impl Responder {
 
     fn end(&mut self, reply: Option<Reply>) {
         if let Some(slot) = self.slot.take() {
-            let reader = slot.lock().finish(reply, self.times);
+            let mut state = slot.lock();
+            let reader = state.finish(reply, self.times);
+            let kept = state.take_kept();
+            drop(state);
+            drop(kept);
             reader.into_iter().for_each(Waker::wake);
         }
     }
@@ -146,6 +153,12 @@ pub struct Replies {
 }
 
 impl Replies {
+    /// Keeps something until the request has ended, whether its replies are read or not, and lets go of it then.
+    pub fn keep(&self, kept: Box<dyn Any + Send>) {
+        let has_ended = self.slot.lock().keep(kept);
+        drop(has_ended);
+    }
+
     /// How long the request's execution took, once it has ended; nothing if it never ran.
     pub fn times(&self) -> ComputeTimes {
         self.slot.lock().times

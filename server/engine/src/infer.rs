@@ -1,6 +1,7 @@
 //! The request path, from a front end's request to the queue, and the reply's way back.
 
 use std::{
+    any::Any,
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -216,6 +217,14 @@ impl Inference {
     pub fn poll_ahead(&mut self, context: &mut Context<'_>) {
         if let RunState::Ensemble(run) = &mut self.run {
             run.poll_ahead(context);
+        }
+    }
+
+    /// Keeps something until the request has ended, whether anybody reads its responses or not.
+    pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
+        match &mut self.run {
+            RunState::Queued { replies, .. } => replies.keep(kept),
+            RunState::Ensemble(run) => run.keep(kept),
         }
     }
 

@@ -240,6 +240,23 @@ async fn the_limit_of_requests_in_flight_holds_over_all_requests_of_a_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_stops_reading_keeps_nobody_from_the_limited_steps() {
+    let harness = Harness::new();
+    harness.scripted("slow", "gated", "", &[1]);
+    harness.ensemble("e", &[("slow", "IN", "OUT")], &["OUT"], "limit 1");
+    let (engine, probe) = harness.with_script();
+    ready(&engine, "e").await;
+    probe.close_gate();
+    let unread = send(&engine, ask_ensemble("e", &[1.0])).unwrap(); // its step has begun
+    let other = tokio::spawn(send(&engine, ask_ensemble("e", &[2.0])).unwrap().response());
+    until(|| probe.waiting.load(Ordering::SeqCst) == 1).await;
+    probe.open_gate();
+    let limit = Duration::from_secs(20);
+    assert!(tokio::time::timeout(limit, other).await.expect("the permit is given back").unwrap().is_ok());
+    assert!(unread.response().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_unloaded_finishes_the_ensembles_requests() {
     let harness = Harness::new();
     harness.scripted("a", "gated", "", &[1]);

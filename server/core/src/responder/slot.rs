@@ -1,7 +1,7 @@
 //! What the two ends of a reply slot share, and what each does to it under its lock. Wakers are handed out, to be woken
 //! without the lock: who is woken takes it at once.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{any::Any, collections::VecDeque, task::Waker};
 
 use super::{
     Reply,
@@ -46,6 +46,8 @@ pub(super) struct State {
     /// How long the request's execution took, once it has ended.
     pub(super) times: ComputeTimes,
     pub(super) is_abandoned: bool,
+    /// Let go of when the request has ended.
+    kept: Option<Box<dyn Any + Send>>,
     watch: Option<Watch>,
     reader: Option<Waker>,
 }
@@ -60,6 +62,7 @@ impl State {
             end: End::Open,
             times: ComputeTimes::default(),
             is_abandoned: false,
+            kept: None,
             watch: None,
             reader: None,
         }
@@ -96,6 +99,11 @@ impl State {
         }
     }
 
+    /// What was kept until now, to be dropped without the lock.
+    pub(super) fn take_kept(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.kept.take()
+    }
+
     /// Has `waker` woken once so many bytes fit, or the caller has left. One is remembered, the last.
     pub(super) fn watch(&mut self, bytes: Option<usize>, waker: &Waker) {
         match &mut self.watch {
@@ -105,6 +113,14 @@ impl State {
     }
 
     // === the caller's end ===
+
+    /// Keeps something until the request has ended; it comes back if it has.
+    pub(super) fn keep(&mut self, kept: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
+        if self.end != End::Open {
+            return Some(kept);
+        }
+        self.kept.replace(kept)
+    }
 
     /// Takes the next reply, and whether it is the last word of the request.
     pub(super) fn pop(&mut self) -> Option<(Reply, bool)> {

@@ -16,6 +16,25 @@ fn poll(replies: &mut Replies) -> Poll<Option<Reply>> {
 }
 
 #[test]
+fn what_is_kept_is_let_go_of_when_the_request_ends_read_or_not() {
+    let held = std::sync::Arc::new(());
+    let (mut responder, replies) = reply_slot();
+    replies.keep(Box::new(held.clone()));
+    responder.send(Ok(Outputs::default())).unwrap();
+    assert_eq!(std::sync::Arc::strong_count(&held), 2);
+    responder.finish_empty();
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    replies.keep(Box::new(held.clone()));
+    assert_eq!(std::sync::Arc::strong_count(&held), 1, "it has ended already");
+    let (responder, replies) = reply_slot();
+    replies.keep(Box::new(held.clone()));
+    drop(replies);
+    assert_eq!(std::sync::Arc::strong_count(&held), 2, "it still runs");
+    drop(responder);
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
+}
+
+#[test]
 fn one_reply_then_the_end() {
     let (responder, mut replies) = reply_slot();
     assert!(poll(&mut replies).is_pending());

@@ -2,6 +2,7 @@
 //! what may start, and gives the ensemble's responses. Dropping it drops them.
 
 use std::{
+    any::Any,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -17,10 +18,7 @@ use server_core::{
 };
 use smallvec::SmallVec;
 
-use super::{
-    Ensemble,
-    limits::{Permit, Waits},
-};
+use super::{Ensemble, limits::Waits};
 use crate::{
     infer::{self, Inference},
     model::{Hold, LoadedModel},
@@ -45,6 +43,8 @@ pub(crate) struct EnsembleRun {
     record: RequestRecord,
     started: Instant,
     times: ComputeTimes,
+    /// Let go of when the request has ended.
+    kept: Option<Box<dyn Any + Send>>,
     is_over: bool,
 }
 
@@ -52,8 +52,6 @@ pub(crate) struct EnsembleRun {
 struct Running {
     run: Run,
     inference: Inference,
-    /// Given back when the run has ended.
-    _permit: Permit,
 }
 
 /// What every step's request has of the ensemble's.
@@ -102,6 +100,7 @@ impl EnsembleRun {
             record,
             started: record.queued_at,
             times: ComputeTimes::default(),
+            kept: None,
             is_over: false,
         }
     }
@@ -147,6 +146,11 @@ impl EnsembleRun {
         }
     }
 
+    /// Keeps something until the request has ended.
+    pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
+        self.kept = (!self.is_over).then_some(kept);
+    }
+
     /// Whether nothing more comes.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_over
@@ -188,7 +192,12 @@ impl EnsembleRun {
                 None => Err(Error::internal(format!("model '{name}' was not looked for"))),
             };
             match begun {
-                Ok(inference) => self.running.push(Running { run, inference, _permit: permit }),
+                Ok(mut inference) => {
+                    if let Some(permit) = permit {
+                        inference.keep(Box::new(permit)); // given back though this request is not polled any more
+                    }
+                    self.running.push(Running { run, inference });
+                }
                 Err(error) => self.progress.failed(&run, error),
             }
         }
@@ -245,7 +254,7 @@ impl EnsembleRun {
             return;
         }
         self.running.clear();
-        self.waits = None;
+        (self.waits, self.kept) = (None, None);
         self.ensemble.ended(&self.record, self.started, outcome);
     }
 }
