@@ -27,6 +27,7 @@ mod scheduling;
 mod series;
 mod shadow;
 mod stats;
+mod sync;
 mod version_router;
 
 use std::{

@@ -7,14 +7,13 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::Mutex;
 use server_core::{
     backend::Device,
     error::Result,
     rate_limit::{self, Amounts, InstanceId, Needs},
 };
 
-use crate::scheduler::Scheduler;
+use crate::{scheduler::Scheduler, sync::Mutex};
 
 /// Shared by all models. It is there only with `--rate-limit=execution_count`.
 pub(crate) struct RateLimiter {

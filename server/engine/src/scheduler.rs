@@ -5,18 +5,19 @@
 //! It also counts requests from their admission to their release, so that no instance goes while one of its requests is
 //! still held somewhere.
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod resources;
 
 use std::{
     hint,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use server_core::{
     batch::Pending,
     batching::{
@@ -27,7 +28,10 @@ use server_core::{
     sequence::SlotRef,
 };
 
-use crate::rate_limiter::Limited;
+use crate::{
+    rate_limiter::Limited,
+    sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, between_sequentially_consistent},
+};
 
 /// Why a request did not enter the queue.
 pub(crate) enum Refusal {
@@ -374,6 +378,7 @@ impl Scheduler {
     /// So many requests are gone: nobody holds anything of them.
     pub(crate) fn released(&self, count: usize) {
         self.released.fetch_add(count as u64, Ordering::SeqCst);
+        between_sequentially_consistent();
         if self.is_closed.load(Ordering::SeqCst) {
             let state = self.state.lock();
             if self.in_flight_of(&state) == 0 {
@@ -411,6 +416,7 @@ impl Scheduler {
     }
 
     fn in_flight_of(&self, state: &State) -> u64 {
+        between_sequentially_consistent();
         state.admitted.saturating_sub(self.released.load(Ordering::SeqCst))
     }
 

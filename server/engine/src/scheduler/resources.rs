@@ -3,11 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
 use server_core::batching::policy::Wake;
 
 use super::{Scheduler, State};
-use crate::rate_limiter::{Admitted, Limited};
+use crate::{
+    rate_limiter::{Admitted, Limited},
+    sync::MutexGuard,
+};
 
 /// Whoever waits for resources looks that often even if nobody calls: what is kept for another is so for a time only.
 const LOOK: Duration = Duration::from_millis(100);
