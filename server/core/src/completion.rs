@@ -259,9 +259,13 @@ impl Completion {
         self.say(responder, reply);
     }
 
-    /// Ends a request that never ran: it expired in the queue, or its caller left.
+    /// Ends a request that waits in the queue: it expired there, or its caller left. One that has had responses, for its
+    /// model is iterative, is counted among its responses too if its caller left.
     pub fn reject(mut self, reason: FailureReason, error: Error) {
         let Some(now) = self.events.as_ref().map(|events| events.now()) else { return };
+        if reason == FailureReason::Canceled && self.responses > 0 {
+            self.count_response(ResponseOutcome::Cancelled, &ResponseMarks { start: now, output_start: now, end: now });
+        }
         self.end(reason, error, now);
     }
 

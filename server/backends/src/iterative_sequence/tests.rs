@@ -75,6 +75,26 @@ fn a_reader_that_is_behind_holds_up_its_own_request_only() {
 }
 
 #[test]
+fn a_request_whose_caller_leaves_between_two_turns_is_counted_as_one_that_leaves_during_one() {
+    let (mut instance, ledger) = (instance(), Arc::new(Ledger::default()));
+    for leaves_in_the_queue in [true, false] {
+        let (pending, mut caller) = queued(&ledger, ask(3), DEFAULT_SLOT_BYTES);
+        instance.execute(Batch::new(vec![pending], Instant::now()));
+        assert_eq!(next(&mut caller), Some(2));
+        drop(caller);
+        let waiting = ledger.wait_for_rescheduled();
+        if leaves_in_the_queue {
+            waiting.completion.reject(FailureReason::Canceled, Error::cancelled(""));
+        } else {
+            instance.execute(Batch::new(vec![waiting], Instant::now()));
+        }
+        let counted = ledger.after(1);
+        assert_eq!(counted.ends, [Err(FailureReason::Canceled)]);
+        assert_eq!(counted.responses.last().map(|last| last.1), Some(ResponseOutcome::Cancelled));
+    }
+}
+
+#[test]
 fn another_signature_is_refused() {
     for (from, to, message) in [
         ("iterative_sequence: true", "", "model 'm' must use sequence batching with iterative_sequence: true"),
