@@ -27,6 +27,8 @@ def server(folder):
     ensembles.detector(folder)
     ensembles.chain(folder)
     ensembles.repeating(folder)
+    ensembles.running_sum(folder, "running_sum", "UINT64")
+    ensembles.running_sum(folder, "running_sum_named", "STRING")
     with Server(folder) as server:
         yield server
 
@@ -106,6 +108,32 @@ def test_a_response_carries_the_sequence_that_its_last_step_belonged_to(server):
     answer = json.loads(answer)
     assert (status, answer["model_version"]) == (200, "1")
     assert answer["parameters"] == {"sequence_id": 5, "sequence_start": True, "sequence_end": False}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("identity", (11, "a text"))
+def test_a_sequence_goes_on_in_the_steps_of_an_ensemble(server, protocol, identity):
+    client = connect(protocol, server)
+    model = "running_sum" if isinstance(identity, int) else "running_sum_named"
+
+    def ask(number, start, end):
+        given = [tensor(protocol, "INPUT", np.full((1, 1), number, np.int32), "INT32")]
+        result = client.infer(model, given, sequence_id=identity, sequence_start=start, sequence_end=end)
+        return int(result.as_numpy("OUTPUT").flat[0]), result.get_response()
+
+    sums = [ask(number, number == 1, number == 4) for number in range(1, 5)]
+    added = identity if isinstance(identity, int) else 0  # the backend adds a number that identifies a sequence to its last sum
+    assert [one for one, _ in sums] == [1, 3, 6, 10 + added]
+    last = sums[-1][1]
+    if protocol == "http":
+        assert last["parameters"] == {"sequence_id": identity, "sequence_start": False, "sequence_end": True}
+    else:
+        parameters = last.parameters
+        assert parameters["sequence_end"].bool_param and not parameters["sequence_start"].bool_param
+        assert identity in (parameters["sequence_id"].int64_param, parameters["sequence_id"].string_param)
+    with pytest.raises(InferenceServerException) as refused:
+        ask(5, False, False)
+    assert refused.value.message().startswith(f"in ensemble '{model}', ")
 
 
 def repeat_inputs(protocol, values, delay=0):

@@ -3,6 +3,7 @@
 import graphs
 import make
 import numpy as np
+import sequences
 from onnx import TensorProto, checker, helper
 
 WORDS = ("great", "terrible", "fine")
@@ -157,3 +158,14 @@ def repeating(root, limit=0):
     make.identity_of(root, "pass", [1], "INT32")
     steps = [step("pass", {"INPUT0": "value"}, {"OUTPUT0": "OUT"}), step("repeat_int32", {one[0]: one[0] for one in ins}, {"OUT": "value", "IDX": "IDX"})]
     ensemble(root, "repeating", 0, ins, outs, steps, limit=limit)
+
+
+def running_sum(root, name, identity):
+    """The sum of a sequence so far: an identity, then a model that remembers it."""
+    controls = sequences.controls("START", "READY", "END", identity=identity)
+    sequences.sums(root, f"{name}_sums", f"oldest {{ }} {controls} max_sequence_idle_microseconds: 600000000")
+    io = [("INPUT", "INT32", [1])], [("OUTPUT", "INT32", [1])]
+    text = make.onnx_config(1, [("INPUT0", "INT32", [1])], [("OUTPUT0", "INT32", [1])]).replace("onnxruntime", "identity")
+    make.write(root, f"{name}_pass", text, {1: None})
+    steps = [step(f"{name}_pass", {"INPUT0": "INPUT"}, {"OUTPUT0": "value"}), step(f"{name}_sums", {"INPUT": "value"}, {"OUTPUT": "OUTPUT"})]
+    ensemble(root, name, 1, *io, steps)
