@@ -69,7 +69,13 @@ fn is_string(field: &FieldDescriptor) -> bool {
     NUMBERS_AS_STRINGS.contains(&field.full_name())
 }
 
+/// Whole numbers up to here are exact, and are printed without a point, as protobuf prints them.
+const LARGEST_WHOLE: f64 = 9_007_199_254_740_992.0; // 2^53
+
 fn float(value: f64) -> Json {
+    if value.fract() == 0.0 && value.abs() <= LARGEST_WHOLE {
+        return (value as i64).into();
+    }
     let word = match value {
         _ if value.is_nan() => "NaN",
         f64::INFINITY => "Infinity",
@@ -95,6 +101,15 @@ mod tests {
     use serde_json::json;
 
     use crate::config::{from_text, to_json};
+
+    #[test]
+    fn floats_that_are_whole_have_no_point() {
+        let utilization = |text: &str| {
+            let text = format!("sequence_batching {{ direct {{ minimum_slot_utilization: {text} }} }}");
+            to_json(&from_text(&text).unwrap())["sequence_batching"]["direct"]["minimum_slot_utilization"].to_string()
+        };
+        assert_eq!(["0", "1", "0.5"].map(utilization), ["0", "1", "0.5"]);
+    }
 
     #[test]
     fn scalars_are_printed_and_absent_messages_are_not() {
