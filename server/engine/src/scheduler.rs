@@ -479,6 +479,8 @@ impl Scheduler {
         let instance = match wake {
             Wake::Nobody => return,
             Wake::All => return self.wake_all(state),
+            // Whoever gives it back after an inline run looks what there is for it.
+            Wake::Instance(instance) if state.slots[instance].is_inline => return,
             Wake::Instance(instance) => {
                 state.idle.retain(|&other| other != instance);
                 instance

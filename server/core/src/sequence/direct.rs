@@ -56,7 +56,7 @@ impl<T: SequenceItem> Direct<T> {
         self.slots.settings().shapes.allow(second, first) && self.slots.next_has_states_like(one, other)
     }
 
-    /// The rows that run now, ascending, all of the shape of the first; or until when to wait for more.
+    /// The rows that run now, ascending, all of the shape of the oldest request; or until when to wait for more.
     fn rows(&self, instance: usize, now: Instant) -> (Vec<SlotRef>, Option<Instant>) {
         let mut ready: Vec<SlotRef> =
             self.slots.used(instance).filter(|&slot| self.slots.next(slot).is_some()).collect();
@@ -68,8 +68,10 @@ impl<T: SequenceItem> Direct<T> {
                 return (Vec::new(), Some(due));
             }
         }
-        if let Some(&first) = ready.first() {
-            ready.retain(|&slot| slot == first || self.is_alike(first, slot));
+        // The oldest decides about shapes, or rows of another shape would wait for as long as those before them are busy.
+        let age = |slot: &&SlotRef| self.slots.next(**slot).map(|(_, queued_at)| queued_at);
+        if let Some(&oldest) = ready.iter().min_by_key(age) {
+            ready.retain(|&slot| slot == oldest || self.is_alike(oldest, slot));
         }
         (ready, None)
     }

@@ -275,7 +275,10 @@ fn rows_of_another_shape_run_in_the_next_batch() {
     bench.check(0, 0, "1S - 3S");
     bench.end(0, 1);
     bench.end(0, 3);
-    bench.check(0, 0, "- 2S");
+    bench.pushes(1, [shaped(4, 1, 5)]);
+    bench.check(1, 0, "- 2S");
+    bench.end(1, 2);
+    bench.check(1, 0, "4S");
 }
 
 #[test]
