@@ -1,5 +1,7 @@
 //! Both strategies against the same rules: who gets a slot, what ends a sequence, what callers hear.
 
+use std::collections::{BTreeMap, HashMap};
+
 use proptest::{prelude::*, strategy::Strategy as _};
 
 use super::{
@@ -462,19 +464,29 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
 fn check_history<P: Policy<Asked>>(mut bench: Bench<P>, steps: Vec<Step>) {
     let (mut now, mut pushed, mut running, mut removed) = (0, Vec::new(), Vec::new(), Vec::new());
     let mut ran: Vec<u32> = Vec::new();
+    let (mut live, mut begun) = (HashMap::new(), Vec::<(u32, bool)>::new());
+    let mut sequence_of = BTreeMap::new();
     for (name, step) in steps.into_iter().enumerate() {
         let name = name as u32;
         match step {
             Step::Push { id, flags, is_abandoned, timeout } => {
                 if bench.push(now, Asked { is_abandoned, ..asked(name, id, flags) }, timeout).is_ok() {
                     pushed.push((name, id));
+                    let key = *live.entry(id).or_insert(name);
+                    sequence_of.insert(name, key);
+                    if flags.contains('E') {
+                        live.remove(&id);
+                    }
                 }
             }
             Step::Look(instance) => {
                 let (_, batch, gone) = bench.look(now, instance);
                 removed.extend(gone);
-                let names = batch.split(' ').filter_map(|word| word.trim_end_matches(['S', 'E']).parse::<u32>().ok());
-                running.extend(names);
+                for word in batch.split(' ') {
+                    let Ok(name) = word.trim_end_matches(['S', 'E']).parse::<u32>() else { continue };
+                    running.push(name);
+                    begun.push((name, word.contains('S')));
+                }
             }
             Step::End(index) if !running.is_empty() => {
                 let name = running.remove(index % running.len());
@@ -484,6 +496,12 @@ fn check_history<P: Policy<Asked>>(mut bench: Bench<P>, steps: Vec<Step>) {
             Step::End(_) => {}
             Step::Wait(time) => now += time,
         }
+    }
+    let mut last = BTreeMap::new();
+    for (name, starts) in begun {
+        let before = last.insert(sequence_of[&name], name);
+        assert!(before.is_none_or(|before| before < name), "{name} ran after {before:?} of its sequence");
+        assert!(before.is_some() || starts, "{name} is the first of its sequence and does not start it");
     }
     for name in running {
         bench.end(now, name);
