@@ -15,7 +15,7 @@ use super::{
     SlotRef,
     controls::Position,
     item::{self, SequenceItem},
-    settings::{ExtraInputs, Settings},
+    settings::{ExtraInputs, Settings, Strategy},
     state::States,
 };
 use crate::{
@@ -243,8 +243,7 @@ impl<T: SequenceItem> Slots<T> {
         };
         if self.is_held {
             let hold = self.settings.hold;
-            let queued = self.waiting - self.in_backlog;
-            if queued >= hold.queued && self.in_backlog >= hold.backlog {
+            if self.queued_for_hold() >= hold.queued && self.in_backlog >= hold.backlog {
                 self.let_go();
             }
         }
@@ -459,6 +458,16 @@ impl<T: SequenceItem> Slots<T> {
     fn taken(&mut self, slot: SlotRef) {
         self.waiting -= 1;
         self.instances[slot.instance as usize].waiting -= 1;
+    }
+
+    /// Requests that count for what is held back. The batcher of the oldest strategy gets one request of each sequence, so
+    /// one counts for each, unless more are asked for than there are slots.
+    fn queued_for_hold(&self) -> usize {
+        let slots = (self.settings.slots as usize).saturating_mul(self.instances.len());
+        match self.settings.strategy {
+            Strategy::Oldest { .. } if self.settings.hold.queued <= slots => self.ready.len(),
+            _ => self.waiting - self.in_backlog,
+        }
     }
 
     /// A place for a sequence that begins: the first free slot, or the end of the backlog.

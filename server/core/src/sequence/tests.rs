@@ -340,6 +340,17 @@ fn nothing_runs_before_as_many_wait_as_a_test_asks_for() {
     bench.check(0, 0, "");
     bench.policy.stop_waiting();
     bench.check(0, 0, "1S 2S 3S 4S");
+
+    for (queued, last) in [(4, 4), (6, 2)] {
+        let (given, extra) = settings(OLDEST, Hold { queued, backlog: 0 });
+        let Strategy::Oldest { batching } = given.strategy.clone() else { panic!("the strategy is another") };
+        let mut bench = Bench::new(Oldest::new(given, batching, extra), 1);
+        bench.pushes(0, (0..5).map(|name| asked(name, 1, if name == 0 { "S" } else { "" })));
+        bench.check(0, 0, "");
+        bench.pushes(0, (2..=last).map(|id| asked(10 + id as u32, id, "S")));
+        let expect = if queued == 4 { "0S 12S 13S 14S" } else { "0S 12S" };
+        bench.check(0, 0, expect); // one of each sequence counts, if so many can wait at all
+    }
 }
 
 #[test]
