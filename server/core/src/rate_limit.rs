@@ -9,14 +9,18 @@
 //! Source: Triton, "Rate Limiter". Triton looks at the first in line alone, which can leave everybody waiting.
 
 mod resources;
+mod shares;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-pub use self::resources::{Amounts, Needs};
 use self::resources::{Key, Resources};
+pub use self::{
+    resources::{Amounts, Needs},
+    shares::Shares,
+};
 use crate::error::Result;
 
 /// An instance that shares resources.

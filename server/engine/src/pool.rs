@@ -263,7 +263,11 @@ impl InstancePool {
                     break;
                 }
             };
+            let priority = plan.needs.priority();
             let slot = self.add_slot(plan);
+            if self.rate_limiter.is_some() {
+                self.scheduler.take_turns(slot.number, priority);
+            }
             if let Some(limited) = limited {
                 limited.call(&self.scheduler, slot.number);
                 self.scheduler.limit(slot.number, limited);

@@ -25,6 +25,7 @@ use server_core::{
         queue::Removal,
     },
     error::Error,
+    rate_limit::Shares,
     sequence::SlotRef,
 };
 
@@ -86,8 +87,10 @@ struct Slot {
 struct State {
     policy: Box<dyn Policy<Pending>>,
     slots: Vec<Slot>,
-    /// Instances that wait without a limit, last one first: its caches are the warmest.
+    /// Instances that wait without a limit, last one first, unless they take turns: its caches are the warmest.
     idle: Vec<usize>,
+    /// How instances take turns, if they do.
+    shares: Option<Shares>,
     /// The one instance that waits for a moment which concerns all.
     timed: Option<usize>,
     /// The instance that was woken and has not looked yet: it passes on what it leaves.
@@ -136,6 +139,7 @@ impl Scheduler {
             policy,
             slots: Vec::new(),
             idle: Vec::new(),
+            shares: None,
             timed: None,
             waking: None,
             is_closed: false,
@@ -300,6 +304,7 @@ impl Scheduler {
             let decision = self.decide(&mut state, instance, now, batch, removed);
             if let Decision::Run(wake) = decision {
                 Self::begin_turn(&mut state, instance);
+                state.count_turn(instance);
                 // Whoever waits for a moment looks by itself then.
                 let wake = if wake == Wake::Any && state.timed.is_some() { Wake::Nobody } else { wake };
                 self.wake(state, wake);
@@ -460,13 +465,14 @@ impl Scheduler {
                     Wake::Nobody | Wake::All => false,
                 }
         };
-        let position = state.idle.iter().rposition(|&instance| may_run(instance))?;
+        let position = state.choose_idle(may_run)?;
         let instance = state.idle[position];
         let mut batch = Vec::with_capacity(1);
         match self.decide(state, instance, now, &mut batch, removed) {
             Decision::Run(_) => {
                 state.idle.remove(position);
                 state.slots[instance].is_inline = true;
+                state.count_turn(instance);
                 Some(InlineRun { instance, batch, now })
             }
             // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
@@ -489,7 +495,8 @@ impl Scheduler {
                 Some(instance) => instance,
                 None if state.waking.is_some() => return,
                 None => {
-                    let Some(instance) = state.idle.pop() else { return };
+                    let Some(position) = state.choose_idle(|_| true) else { return };
+                    let instance = state.idle.remove(position);
                     state.waking = Some(instance);
                     instance
                 }

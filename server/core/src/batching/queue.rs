@@ -141,9 +141,10 @@ impl<T: Item> Queue<T> {
     /// Takes out what expired or was abandoned, and moves what may be late behind its level. Cheap when nothing can
     /// have: abandoned requests are looked for only among the first `depth` of the order of service.
     pub fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) {
+        let before = removed.len();
         self.expire(now, removed);
         self.drop_abandoned(depth, removed);
-        if self.levels.len() > KEPT_LEVELS {
+        if removed.len() > before && self.levels.len() > KEPT_LEVELS {
             self.levels.retain(|_, level| level.len() > 0);
         }
     }

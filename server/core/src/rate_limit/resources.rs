@@ -36,7 +36,6 @@ impl Amounts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
     resources: Vec<Need>,
-    /// Weight of one execution, at least 1: an instance of priority 2 gets half the turns of one of priority 1.
     pub(super) priority: u64,
 }
 
@@ -61,6 +60,11 @@ impl Needs {
             resources: resources.iter().filter(|resource| resource.count > 0).map(need).collect(),
             priority: limiter.map_or(1, |limiter| u64::from(limiter.priority).max(1)),
         }
+    }
+
+    /// Weight of one execution, at least 1: an instance of priority 2 gets half the turns of one of priority 1.
+    pub fn priority(&self) -> u64 {
+        self.priority
     }
 
     /// Whether it needs nothing: such instances never wait for others.

@@ -14,7 +14,28 @@ use crate::{
 /// Whoever waits for resources looks that often even if nobody calls: what is kept for another is so for a time only.
 const LOOK: Duration = Duration::from_millis(100);
 
+impl State {
+    /// The position of the idle instance that runs next.
+    pub(super) fn choose_idle(&self, may_run: impl Fn(usize) -> bool) -> Option<usize> {
+        match &self.shares {
+            None => self.idle.iter().rposition(|&instance| may_run(instance)),
+            Some(shares) => shares.choose(&self.idle, may_run),
+        }
+    }
+
+    pub(super) fn count_turn(&mut self, instance: usize) {
+        if let Some(shares) = &mut self.shares {
+            shares.ran(instance);
+        }
+    }
+}
+
 impl Scheduler {
+    /// The instance takes turns with the others of its model, by its priority.
+    pub(crate) fn take_turns(&self, instance: usize, priority: u64) {
+        self.state.lock().shares.get_or_insert_default().add(instance, priority);
+    }
+
     /// The instance shares resources from now on. It is not run inline: no caller waits for resources.
     pub(crate) fn limit(&self, instance: usize, limited: Limited) {
         self.state.lock().slots[instance].limited = Some(limited);
@@ -34,6 +55,9 @@ impl Scheduler {
 
     /// Its execution has ended, if it ran.
     pub(super) fn end_turn(state: &mut MutexGuard<'_, State>, instance: usize) {
+        if state.slots[instance].limited.is_none() {
+            return;
+        }
         let has_more = Self::has_work(state, instance);
         let Some(limited) = &mut state.slots[instance].limited else { return };
         let admitted = limited.ended(has_more, Instant::now());
