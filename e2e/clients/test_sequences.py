@@ -5,6 +5,7 @@ import concurrent.futures
 import queue
 import time
 
+import decoupled
 import make
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ def server(folder):
         sequences.sums(folder, f"{name}_hasty", f"{batching} {SHORT}")
         sequences.sums(folder, f"{name}_slow", f"{batching} {LONG}", delay_ms=100)
         sequences.stateful(folder, f"state_{name}", "direct { }" if name == "direct" else "oldest { max_candidate_sequences: 4 }", instances=2)
+    decoupled.repeat(folder, "repeat_direct", "sequence_batching { direct { } }\n")
+    decoupled.repeat(folder, "repeat_oldest", "sequence_batching { oldest { max_candidate_sequences: 4 } }\n")
     sequences.sums(folder, "one", f"{DIRECT} {LONG}", batch=0)
     named = f"oldest {{ }} {sequences.controls('START', 'READY', 'END', identity='STRING')} {LONG}"
     sequences.sums(folder, "named", named)
@@ -282,6 +285,36 @@ def test_an_unload_finishes_what_waits_and_forgets_the_rest(server, folder, mode
             assert [stream.next() for _ in range(8)] == [(str(sequence), sequence) for sequence in range(1, 9)]
         client.load_model(name)
         assert "must specify the START flag" in refusal(client, "http", name, 1, 1)
+
+
+# === models that answer several times ===
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_decoupled_model_has_one_request_of_a_sequence_at_a_time(server, model):
+    answers = queue.Queue()
+    client = grpcclient.InferenceServerClient(server.grpc_url)
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+
+    def send(name, delays, sequence, flags):
+        words = [np.arange(10, 10 + len(delays), dtype=np.int32), np.array(delays, np.uint32), np.zeros(1, np.uint32)]
+        inputs = [tensor("grpc", label, array, kind) for label, array, kind in zip(("IN", "DELAY", "WAIT"), words, ("INT32", "UINT32", "UINT32"))]
+        marks = {"sequence_id": sequence, "sequence_start": "S" in flags, "sequence_end": "E" in flags}
+        client.async_stream_infer(f"repeat_{model}", inputs, request_id=name, **marks)
+
+    def next_one():
+        result, error = answers.get(timeout=scaled(30))
+        assert error is None, error
+        return result.get_response().id, int(result.as_numpy("OUT").flat[0])
+
+    send("first", [100, 100], 5, "S")  # its instance is free at once, the request goes on
+    send("second", [0, 0], 5, "E")
+    send("other", [0], 6, "SE")
+    one_sequence = [("first", 10), ("first", 11), ("second", 10), ("second", 11)]
+    # direct has one slot here, so the other sequence waits; oldest has more
+    assert [next_one() for _ in range(5)] == ([*one_sequence, ("other", 10)] if model == "direct" else [("other", 10), *one_sequence])
+    client.stop_stream()
+    client.close()
 
 
 # === implicit state ===
