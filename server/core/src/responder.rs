@@ -186,6 +186,11 @@ impl Replies {
         Poll::Pending
     }
 
+    /// Has no more than so many replies wait to be read, whatever their bytes; one always may.
+    pub fn limit_unread(&self, most: usize) {
+        self.slot.lock().limit_unread(most);
+    }
+
     /// Whether nothing more comes. After a reply that tells a last word from one that is followed by the end alone: only
     /// then is it true at once.
     pub fn is_finished(&self) -> bool {

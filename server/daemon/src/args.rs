@@ -133,6 +133,8 @@ pub(crate) struct GrpcArgs {
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) max_connection_age_grace: Option<Duration>,
     pub(crate) compression: Compression,
+    /// Responses of one request that may wait to be read; `None` for any number.
+    pub(crate) max_unread_responses: Option<usize>,
     /// Which calls must bring which header.
     pub(crate) restrictions: Vec<Restriction>,
 }
@@ -388,6 +390,7 @@ impl Default for Args {
                 max_connection_age: None,
                 max_connection_age_grace: None,
                 compression: Compression::None,
+                max_unread_responses: None,
                 restrictions: Vec::new(),
             },
             metrics: Endpoint::at(String::new(), 8002),

@@ -96,6 +96,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         max_connection_age,
         max_connection_age_grace,
         compression,
+        max_unread_responses,
         restrictions,
     } = grpc;
     let grpc_options = server_grpc::Options {
@@ -107,6 +108,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             Compression::None => server_grpc::Compression::None,
             Compression::Some => server_grpc::Compression::Gzip,
         },
+        max_unread_responses: max_unread_responses.unwrap_or(usize::MAX),
         restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
         blocking_pool,

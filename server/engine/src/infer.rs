@@ -220,6 +220,13 @@ impl Inference {
         }
     }
 
+    /// Has no more than so many of its responses wait to be read; one always may. Those of an ensemble wait with its steps.
+    pub fn limit_unread(&self, most: usize) {
+        if let RunState::Queued { replies, .. } = &self.run {
+            replies.limit_unread(most);
+        }
+    }
+
     /// Keeps something until the request has ended, whether anybody reads its responses or not.
     pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
         match &mut self.run {

@@ -26,6 +26,9 @@ pub struct Options {
     pub max_send_bytes: usize,
     /// Requests of one stream that may be in flight; further ones wait in the connection.
     pub max_stream_requests: usize,
+    /// Responses of one request to a decoupled model that may wait to be read, besides the limit on their bytes:
+    /// `--grpc-max-response-pool-size`.
+    pub max_unread_responses: usize,
     /// Groups of methods that need a header: `--grpc-restricted-protocol`.
     pub restrictions: Vec<Restriction>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
@@ -46,6 +49,7 @@ impl Default for Options {
             max_receive_bytes: i32::MAX as usize,
             max_send_bytes: i32::MAX as usize,
             max_stream_requests: 1024,
+            max_unread_responses: usize::MAX,
             restrictions: Vec::new(),
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),

@@ -47,7 +47,11 @@ impl Service {
             pool: options.blocking_pool.clone(),
             restrictions: options.restrictions.clone(),
             receive: Limits { max_bytes: options.max_receive_bytes, budget: options.byte_budget.clone() },
-            send: stream::Limits { requests: options.max_stream_requests, send_bytes: options.max_send_bytes },
+            send: stream::Limits {
+                requests: options.max_stream_requests,
+                unread: options.max_unread_responses,
+                send_bytes: options.max_send_bytes,
+            },
             compresses: options.response_compression == Compression::Gzip,
         }
     }

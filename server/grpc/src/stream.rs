@@ -40,6 +40,8 @@ const STRICT: &str = "triton_grpc_error";
 pub(crate) struct Limits {
     /// Requests in flight; further ones wait in the connection.
     pub(crate) requests: usize,
+    /// Responses of one request that wait to be read; its model waits with the next.
+    pub(crate) unread: usize,
     /// Largest message sent, in bytes.
     pub(crate) send_bytes: usize,
 }

@@ -42,6 +42,8 @@ pub(super) struct State {
     /// Bytes of the replies that wait to be read.
     bytes: usize,
     limit: usize,
+    /// Most replies that wait to be read.
+    most: usize,
     pub(super) end: End,
     /// How long the request's execution took, once it has ended.
     pub(super) times: ComputeTimes,
@@ -59,6 +61,7 @@ impl State {
             more: VecDeque::new(),
             bytes: 0,
             limit,
+            most: usize::MAX,
             end: End::Open,
             times: ComputeTimes::default(),
             is_abandoned: false,
@@ -72,7 +75,11 @@ impl State {
 
     /// An empty slot has room for anything.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.limit
+        self.bytes == 0 || (self.bytes.saturating_add(bytes) <= self.limit && self.len() < self.most)
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
     }
 
     /// Adds a reply. Returns whom to wake: nobody while the reader has not come back for those before.
@@ -114,6 +121,11 @@ impl State {
 
     // === the caller's end ===
 
+    /// Has no more than so many replies wait to be read; one always may.
+    pub(super) fn limit_unread(&mut self, most: usize) {
+        self.most = most.max(1);
+    }
+
     /// Keeps something until the request has ended; it comes back if it has.
     pub(super) fn keep(&mut self, kept: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
         if self.end != End::Open {
@@ -136,7 +148,8 @@ impl State {
     /// every reply: the two would take turns.
     pub(super) fn sender_with_room(&mut self) -> Option<Waker> {
         let bytes = self.watch.as_ref()?.bytes?;
-        let is_time = self.bytes <= self.limit / 2 && self.has_room(bytes);
+        let is_half_free = self.bytes <= self.limit / 2 && self.len() <= self.most / 2;
+        let is_time = is_half_free && self.has_room(bytes);
         is_time.then(|| self.watch.take()).flatten().map(|watch| watch.waker)
     }
 

@@ -148,6 +148,28 @@ fn whoever_waits_for_room_is_woken_when_half_of_it_is_free_or_the_reader_leaves(
 }
 
 #[test]
+fn a_number_of_unread_replies_is_a_limit_like_their_bytes() {
+    let count = StdArc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    for (limit, most) in [(0, 1), (1, 1), (4, 4)] {
+        let (mut responder, mut replies) = reply_slot();
+        replies.limit_unread(limit);
+        let sent = (0..).take_while(|_| responder.send(Ok(bytes(1))).is_ok()).count();
+        assert_eq!(sent, most);
+        assert!(!fits(&mut responder, 1, &waker));
+        for read in 1..=most {
+            assert_eq!(count.taken(), 0, "{read} of {most}");
+            assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
+            if most - read <= most / 2 {
+                break;
+            }
+        }
+        assert_eq!(count.taken(), 1);
+        assert!(fits(&mut responder, 1, &waker));
+    }
+}
+
+#[test]
 fn a_caller_that_leaves_wakes_who_watches_for_it() {
     let count = StdArc::new(Count::default());
     let waker = Waker::from(count.clone());

@@ -46,7 +46,7 @@ fn flags_act_on_what_they_name() {
          --load-model=b --load-model=a --load-model=b --model-config-name=fast --model-load-thread-count=9 \
          --model-load-retry-count=2 --gpu-fallback=cpu --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
          --allow-grpc=false --grpc-port=9001 --grpc-keepalive-time=5000 \
-         --grpc-max-connection-age=60000 --grpc-max-connection-age-grace=0 --grpc-infer-response-compression-level=Low --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
+         --grpc-max-connection-age=60000 --grpc-max-connection-age-grace=0 --grpc-infer-response-compression-level=Low --grpc-max-response-pool-size=5 --metrics-port=9002 --log-verbose=2 --log-warn=false --log-format=iso8601 \
          --log-file=/tmp/log",
     );
     let expect = Args {
@@ -89,6 +89,7 @@ fn flags_act_on_what_they_name() {
             keepalive_time: Duration::from_millis(5000),
             max_connection_age: Some(Duration::from_secs(60)),
             compression: Compression::Some,
+            max_unread_responses: Some(5),
             ..Args::default().grpc
         },
         metrics: Endpoint {

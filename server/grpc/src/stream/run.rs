@@ -69,6 +69,9 @@ impl Run {
         let Prepared { request, classes, wants_empty_final } = prepared;
         let id = request.id.clone();
         let inference = context.engine.infer(model, request)?;
+        if context.limits.unread < usize::MAX && inference.interface().is_decoupled {
+            inference.limit_unread(context.limits.unread);
+        }
         Ok(Self {
             interface: inference.interface().clone(),
             inference,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use server_grpc::Options;
 use server_proto::inference::{
     ModelInferRequest, ModelStreamInferResponse, infer_parameter::ParameterChoice,
     model_infer_request::InferInputTensor,
@@ -120,6 +121,14 @@ async fn requests_of_one_stream_are_answered_side_by_side_each_in_its_order() {
         assert_eq!(values, (0..count).collect::<Vec<_>>(), "{id}");
     }
     assert!(of("quick").last() < of("slow").first(), "the slow one holds nobody up");
+}
+
+#[tokio::test]
+async fn with_room_for_one_unread_response_all_of_them_arrive() {
+    let server = Server::with(Options { max_unread_responses: 1, ..Options::default() }).await;
+    let mut client = server.client().await;
+    let answers = exchange(&mut client, vec![square("1", 501), repeat("2", &[0; 500])]).await;
+    assert_eq!(answers.len(), 1001);
 }
 
 #[tokio::test]
