@@ -150,7 +150,8 @@ impl Progress {
 
     /// A response of the ensemble that is ready for its caller.
     pub fn next_response(&mut self) -> Option<Outputs> {
-        self.state.responses.pop_front()
+        let responses = &mut self.state.responses;
+        (!responses.is_empty()).then(|| responses.remove(0))
     }
 
     /// How the request ended: well, or with an error for its caller. `None` while runs may start or are under way, or

@@ -1,7 +1,7 @@
 //! What [`Progress`](super::Progress) keeps: the values of every iteration, the runs that they make possible, and the responses
 //! that they make up.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -29,11 +29,12 @@ pub(super) struct State {
     wanted: Option<Vec<bool>>,
     pub(super) iterations: Iterations,
     /// Step and iteration of runs that may start, in the order in which their inputs came.
-    ready: VecDeque<(usize, usize)>,
+    ready: SmallVec<[(usize, usize); 4]>,
     /// Runs that may start and runs under way, by step.
     counts: SmallVec<[Counts; 4]>,
     running: usize,
-    pub(super) responses: VecDeque<Outputs>,
+    /// Ready for the caller, who takes each before more are made: rarely more than one.
+    pub(super) responses: SmallVec<[Outputs; 1]>,
     pub(super) has_responded: bool,
     pub(super) failure: Option<Error>,
 }
@@ -52,10 +53,10 @@ impl State {
             needed,
             wanted,
             iterations: Iterations::default(),
-            ready: VecDeque::new(),
+            ready: SmallVec::new(),
             counts: smallvec![Counts::default(); graph.steps.len()],
             running: 0,
-            responses: VecDeque::new(),
+            responses: SmallVec::new(),
             has_responded: false,
             failure: None,
         }
@@ -93,7 +94,7 @@ impl State {
             }
             refused.push(step);
         }
-        let (step, iteration) = self.ready.remove(found?)?;
+        let (step, iteration) = self.ready.remove(found?);
         self.counts[step].ready -= 1;
         self.counts[step].running += 1;
         self.running += 1;
@@ -159,7 +160,7 @@ impl State {
             if *missing == 0 {
                 iteration.active += 1;
                 self.counts[reader].ready += 1;
-                self.ready.push_back((reader, number));
+                self.ready.push((reader, number));
             }
         }
         if let Some(output) = plan.output
@@ -196,7 +197,7 @@ impl State {
             outputs.parameters = self.parameters(graph, changed.as_deref());
         }
         self.has_responded = true;
-        self.responses.push_back(outputs);
+        self.responses.push(outputs);
     }
 
     fn parameters(&self, graph: &Graph, changed: Option<&Sequence>) -> ResponseParameters {

@@ -36,7 +36,7 @@ pub(crate) struct EnsembleRun {
     /// By step; `None` for steps that nobody needs. They serve until this request has ended.
     models: SmallVec<[Option<Hold>; 4]>,
     /// In the order in which they were started.
-    running: Vec<Running>,
+    running: SmallVec<[Running; 1]>,
     /// Where the ensemble limits its requests in flight.
     waits: Option<Waits>,
     common: Common,
@@ -94,7 +94,7 @@ impl EnsembleRun {
             registry,
             progress,
             models,
-            running: Vec::new(),
+            running: SmallVec::new(),
             waits,
             common,
             record,
