@@ -6,6 +6,7 @@
 //! Source: Triton model configuration, "Sequence Batcher"; Triton, "Stateful Models", "Implicit State Management" and
 //! "Iterative Sequences".
 
+mod backlog;
 pub mod controls;
 pub mod direct;
 pub mod item;

@@ -6,13 +6,14 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     SlotRef,
+    backlog::{Backlog, Backlogged, Entry},
     controls::Position,
     item::{self, SequenceItem},
     settings::{ExtraInputs, Settings, Strategy},
@@ -26,13 +27,6 @@ use crate::{
     },
     request::CorrelationId,
 };
-
-struct Entry<T> {
-    item: T,
-    queued_at: Instant,
-    is_start: bool,
-    is_end: bool,
-}
 
 /// A slot and the sequence in it, if any.
 struct Slot<T> {
@@ -74,14 +68,6 @@ struct Instance<T> {
     is_retiring: bool,
 }
 
-/// A sequence that waits for a slot.
-struct Backlogged<T> {
-    id: CorrelationId,
-    queue: VecDeque<Entry<T>>,
-    start_is_due: bool,
-    deadline: Option<Instant>,
-}
-
 /// Where a sequence is that may get more requests.
 #[derive(Clone, Copy)]
 enum Place {
@@ -98,16 +84,11 @@ pub(super) struct Slots<T> {
     free: BTreeSet<SlotRef>,
     /// Sequences whose last request has not come yet.
     live: HashMap<CorrelationId, Place>,
-    /// First come, first served.
-    backlog: BTreeMap<u64, Backlogged<T>>,
-    next_key: u64,
-    /// When sequences of the backlog have waited too long.
-    deadlines: BTreeSet<(Instant, u64)>,
+    backlog: Backlog<T>,
     /// At most one entry for each slot: not before then its sequence has been silent too long.
     silent: BinaryHeap<Reverse<(Instant, SlotRef)>>,
     /// Requests that wait, in slots and in the backlog.
     waiting: usize,
-    in_backlog: usize,
     /// Slots whose next request may run, as far as nobody has asked for them yet.
     ready: Vec<SlotRef>,
     /// Whom what happened concerns.
@@ -127,12 +108,9 @@ impl<T: SequenceItem> Slots<T> {
             instances: Vec::new(),
             free: BTreeSet::new(),
             live: HashMap::new(),
-            backlog: BTreeMap::new(),
-            next_key: 0,
-            deadlines: BTreeSet::new(),
+            backlog: Backlog::new(),
             silent: BinaryHeap::new(),
             waiting: 0,
-            in_backlog: 0,
             ready: Vec::new(),
             wake: Wake::Nobody,
             is_held,
@@ -239,11 +217,18 @@ impl<T: SequenceItem> Slots<T> {
                 self.add(slot, entry);
                 None
             }
-            Place::Backlog(key) => self.add_to_backlog(key, entry, timeout.and_then(|wait| now.checked_add(wait))),
+            Place::Backlog(key) => {
+                let before = self.backlog.next_deadline();
+                let deadline = self.backlog.add(key, entry, timeout.and_then(|wait| now.checked_add(wait)));
+                if self.backlog.next_deadline() != before {
+                    self.wake = self.wake.and(Wake::Any); // who watches has to be back earlier
+                }
+                deadline
+            }
         };
         if self.is_held {
             let hold = self.settings.hold;
-            if self.queued_for_hold() >= hold.queued && self.in_backlog >= hold.backlog {
+            if self.queued_for_hold() >= hold.queued && self.backlog.requests() >= hold.backlog {
                 self.let_go();
             }
         }
@@ -366,14 +351,9 @@ impl<T: SequenceItem> Slots<T> {
 
     /// Takes out the sequences of the backlog that have waited too long.
     pub(super) fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        while let Some(&(deadline, key)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.deadlines.remove(&(deadline, key));
-            let Some(sequence) = self.backlog.remove(&key) else { continue };
+        while let Some((key, sequence)) = self.backlog.pop_expired(now) {
             self.forget(&sequence.id, key);
             self.waiting -= sequence.queue.len();
-            self.in_backlog -= sequence.queue.len();
             removed.extend(sequence.queue.into_iter().map(|entry| (entry.item, Removal::SequenceExpired)));
         }
     }
@@ -385,23 +365,9 @@ impl<T: SequenceItem> Slots<T> {
                 self.skip_abandoned(slot, now, removed);
             }
         }
-        let mut ended = Vec::new();
-        for (&key, sequence) in &mut self.backlog {
-            while let Some(entry) = sequence.queue.pop_front_if(|entry| entry.item.is_abandoned()) {
-                sequence.start_is_due |= entry.is_start;
-                self.waiting -= 1;
-                self.in_backlog -= 1;
-                removed.push((entry.item, Removal::Abandoned));
-                if entry.is_end {
-                    ended.push(key);
-                }
-            }
-        }
-        for key in ended {
-            if let Some(deadline) = self.backlog.remove(&key).and_then(|sequence| sequence.deadline) {
-                self.deadlines.remove(&(deadline, key));
-            }
-        }
+        let before = removed.len();
+        self.backlog.sweep_abandoned(removed);
+        self.waiting -= removed.len() - before;
     }
 
     /// Frees the slots of sequences that have been silent too long.
@@ -427,8 +393,7 @@ impl<T: SequenceItem> Slots<T> {
         let waits =
             !self.backlog.is_empty() || self.instances.get(instance).is_some_and(|instance| instance.is_retiring);
         let silent = self.silent.peek().map(|Reverse((moment, _))| *moment).filter(|_| waits);
-        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
-        silent.into_iter().chain(deadline).min()
+        silent.into_iter().chain(self.backlog.next_deadline()).min()
     }
 
     /// Whom it concerns that an instance runs something now: another one has to watch for a slot to become free.
@@ -466,7 +431,7 @@ impl<T: SequenceItem> Slots<T> {
         let slots = (self.settings.slots as usize).saturating_mul(self.instances.len());
         match self.settings.strategy {
             Strategy::Oldest { .. } if self.settings.hold.queued <= slots => self.ready.len(),
-            _ => self.waiting - self.in_backlog,
+            _ => self.waiting - self.backlog.requests(),
         }
     }
 
@@ -478,14 +443,10 @@ impl<T: SequenceItem> Slots<T> {
             self.occupy(slot, id.clone(), VecDeque::new(), false, now);
             return Place::Slot(slot);
         }
-        let key = self.next_key;
-        self.next_key += 1;
-        let sequence = Backlogged { id: id.clone(), queue: VecDeque::new(), start_is_due: false, deadline: None };
-        self.backlog.insert(key, sequence);
-        if self.backlog.len() == 1 {
+        if self.backlog.is_empty() {
             self.wake = self.wake.and(Wake::Any); // somebody has to watch for a slot to become free
         }
-        Place::Backlog(key)
+        Place::Backlog(self.backlog.begin(id.clone()))
     }
 
     /// The free slot of the lowest number; of an instance of which all used ones are taken, the next one.
@@ -535,24 +496,6 @@ impl<T: SequenceItem> Slots<T> {
         }
     }
 
-    fn add_to_backlog(&mut self, key: u64, entry: Entry<T>, deadline: Option<Instant>) -> Option<Instant> {
-        let sequence = self.backlog.get_mut(&key)?;
-        sequence.queue.push_back(entry);
-        self.in_backlog += 1;
-        if let Some(deadline) = deadline
-            && sequence.deadline.is_none_or(|before| deadline < before)
-        {
-            if let Some(before) = sequence.deadline.replace(deadline) {
-                self.deadlines.remove(&(before, key));
-            }
-            self.deadlines.insert((deadline, key));
-            if self.deadlines.first() == Some(&(deadline, key)) {
-                self.wake = self.wake.and(Wake::Any); // who watches has to be back earlier
-            }
-        }
-        sequence.deadline
-    }
-
     /// Nothing of the sequence waits or runs: the time until it is given up begins.
     fn is_silent_now(&mut self, slot: SlotRef) {
         let max_idle = self.settings.max_idle;
@@ -586,14 +529,10 @@ impl<T: SequenceItem> Slots<T> {
     /// Gives free slots to the backlog.
     fn fill(&mut self, now: Instant) {
         while !self.free.is_empty()
-            && let Some((key, sequence)) = self.backlog.pop_first()
+            && let Some((key, sequence)) = self.backlog.pop()
         {
             let Some(slot) = self.take_free() else { return };
-            let Backlogged { id, queue, start_is_due, deadline } = sequence;
-            if let Some(deadline) = deadline {
-                self.deadlines.remove(&(deadline, key));
-            }
-            self.in_backlog -= queue.len();
+            let Backlogged { id, queue, start_is_due, .. } = sequence;
             let is_silent = queue.is_empty();
             if is_silent && self.is_closed {
                 self.forget(&id, key);

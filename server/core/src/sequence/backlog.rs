@@ -1,0 +1,120 @@
+//! Sequences that wait for a slot, each with all its requests: first come, first served, up to a deadline.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Instant,
+};
+
+use super::item::SequenceItem;
+use crate::{batching::queue::Removal, request::CorrelationId};
+
+/// A request that waits.
+pub(super) struct Entry<T> {
+    pub(super) item: T,
+    pub(super) queued_at: Instant,
+    pub(super) is_start: bool,
+    pub(super) is_end: bool,
+}
+
+/// A sequence that waits for a slot.
+pub(super) struct Backlogged<T> {
+    pub(super) id: CorrelationId,
+    pub(super) queue: VecDeque<Entry<T>>,
+    /// The request that started it ended without having run: the next one starts it.
+    pub(super) start_is_due: bool,
+    /// The earliest one of its requests.
+    deadline: Option<Instant>,
+}
+
+/// Sequences that wait for a slot, by a key that counts up.
+pub(super) struct Backlog<T> {
+    sequences: BTreeMap<u64, Backlogged<T>>,
+    next_key: u64,
+    deadlines: BTreeSet<(Instant, u64)>,
+    requests: usize,
+}
+
+impl<T: SequenceItem> Backlog<T> {
+    pub(super) fn new() -> Self {
+        Self { sequences: BTreeMap::new(), next_key: 0, deadlines: BTreeSet::new(), requests: 0 }
+    }
+
+    /// Whether no sequence waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Requests of all sequences.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// The earliest moment at which a sequence has waited too long.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// One more sequence, without a request yet.
+    pub(super) fn begin(&mut self, id: CorrelationId) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.sequences.insert(key, Backlogged { id, queue: VecDeque::new(), start_is_due: false, deadline: None });
+        key
+    }
+
+    /// Adds a request to its sequence. Returns when that has waited too long.
+    pub(super) fn add(&mut self, key: u64, entry: Entry<T>, deadline: Option<Instant>) -> Option<Instant> {
+        let sequence = self.sequences.get_mut(&key)?;
+        sequence.queue.push_back(entry);
+        self.requests += 1;
+        if let Some(deadline) = deadline
+            && sequence.deadline.is_none_or(|before| deadline < before)
+        {
+            if let Some(before) = sequence.deadline.replace(deadline) {
+                self.deadlines.remove(&(before, key));
+            }
+            self.deadlines.insert((deadline, key));
+        }
+        sequence.deadline
+    }
+
+    /// Takes the sequence that came first.
+    pub(super) fn pop(&mut self) -> Option<(u64, Backlogged<T>)> {
+        let key = *self.sequences.first_key_value()?.0;
+        Some((key, self.remove(key)?))
+    }
+
+    /// Takes a sequence that has waited too long.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(u64, Backlogged<T>)> {
+        let &(_, key) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
+        Some((key, self.remove(key)?))
+    }
+
+    /// Takes requests whose callers left out of the front of every sequence. A sequence whose last request was among them
+    /// is over.
+    pub(super) fn sweep_abandoned(&mut self, removed: &mut Vec<(T, Removal)>) {
+        let mut over = Vec::new();
+        for (&key, sequence) in &mut self.sequences {
+            while let Some(entry) = sequence.queue.pop_front_if(|entry| entry.item.is_abandoned()) {
+                sequence.start_is_due |= entry.is_start;
+                self.requests -= 1;
+                removed.push((entry.item, Removal::Abandoned));
+                if entry.is_end {
+                    over.push(key);
+                }
+            }
+        }
+        for key in over {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: u64) -> Option<Backlogged<T>> {
+        let sequence = self.sequences.remove(&key)?;
+        if let Some(deadline) = sequence.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        self.requests -= sequence.queue.len();
+        Some(sequence)
+    }
+}
