@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use server_core::{error::Code, rate_limit::Amounts, request::InferRequest};
+use server_core::{
+    error::Code,
+    rate_limit::Amounts,
+    request::{CorrelationId, InferRequest, Sequence},
+    tensor::DataType,
+};
 use server_engine::{Engine, LoadParameters, Options, VersionState};
 
 use self::harness::{Harness, ask, scripted::Probe, send};
@@ -207,4 +212,46 @@ async fn instances_come_and_go_while_they_share() {
         caller.await.unwrap();
     }
     assert!(probe.most_running.load(Ordering::SeqCst) <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sequences_share_resources_and_keep_their_order() {
+    for (backend, strategy) in [("sequence", "direct { }"), ("dyna_sequence", "oldest { max_candidate_sequences: 4 }")]
+    {
+        let harness = Harness::new();
+        let config = format!(
+            "backend: '{backend}' max_batch_size: 4 {}
+             input {{ name: 'INPUT' data_type: TYPE_INT32 dims: 1 }} output {{ name: 'OUTPUT' data_type: TYPE_INT32 dims: 1 }}
+             sequence_batching {{ {strategy}
+                 control_input {{ name: 'START' control {{ kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] }} }}
+                 control_input {{ name: 'READY' control {{ kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] }} }}
+                 control_input {{ name: 'CORRID' control {{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }} }} }}",
+            group(2, &r(1))
+        );
+        harness.write("sums/config.pbtxt", &config);
+        harness.write("sums/1/.keep", "");
+        harness.scripted("other", "crowd", &group(2, &r(1)), &[1]);
+        let (engine, _) = start(&harness, &[], &["sums", "other"]).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for id in 1..=6 {
+            let engine = engine.clone();
+            tasks.spawn(async move {
+                let mut before = None;
+                for number in 0..20 {
+                    let sequence =
+                        Sequence { id: CorrelationId::Number(id), is_start: number == 0, is_end: number == 19 };
+                    let mut request = InferRequest { sequence: Some(sequence), ..ask("sums", &[0.0]) };
+                    request.inputs[0].name = "INPUT".into();
+                    request.inputs[0].data_type = DataType::Int32;
+                    request.inputs[0].data = 1_i32.to_le_bytes().to_vec().into();
+                    let response = send(&engine, request).unwrap().response().await.unwrap();
+                    let sum = i32::from_le_bytes(response.outputs[0].data.as_host().unwrap().try_into().unwrap());
+                    assert!(before.is_none_or(|before| sum == before + 1), "{backend}: {before:?}, {sum}");
+                    before = Some(sum);
+                    send(&engine, ask("other", &[1.0])).unwrap().response().await.unwrap();
+                }
+            });
+        }
+        tasks.join_all().await;
+    }
 }
