@@ -3,16 +3,19 @@
 //! many requests it has; those are bounded.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
+    collections::BTreeSet,
     sync::Arc,
     task::{Context, Wake, Waker},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
-use server_core::error::{Error, Result};
+use server_core::{
+    completion::{Completion, Marks, ResponseMarks},
+    error::{Error, Result},
+    responder::{NotSent, Reply},
+};
 
 /// Requests that one thread has at the same time; `execute` waits while there are so many.
 const MOST_JOBS: usize = 1024;
@@ -28,10 +31,56 @@ pub(crate) trait Job: Send + 'static {
 pub(crate) enum Next {
     /// Then, or when its waker is woken.
     At(Instant),
-    /// When its waker is woken.
-    Woken,
     /// It is done.
     Over,
+}
+
+/// How long a response may wait for a reader that is behind, before its request ends with an error: readers that never come
+/// back must not keep a model from others for ever.
+const READER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A response that is to be sent.
+pub(crate) struct Unsent {
+    reply: Reply,
+    marks: ResponseMarks,
+    since: Instant,
+}
+
+/// What became of a response.
+pub(crate) enum Sent {
+    /// It is with its reader.
+    Yes,
+    /// Its caller has left.
+    Abandoned,
+    /// There is no room: it comes back, to be sent again then.
+    Later(Box<Unsent>, Next),
+    /// There was none for too long: the request has ended with an error.
+    GivenUp,
+}
+
+impl Unsent {
+    /// A response that was made at `now`.
+    pub(crate) fn new(reply: Reply, marks: ResponseMarks, now: Instant) -> Self {
+        Self { reply, marks, since: now }
+    }
+
+    /// Sends it, or has `context` woken when there is room for it.
+    pub(crate) fn send(self, completion: &mut Completion, now: Instant, context: &mut Context<'_>) -> Sent {
+        let reply = match completion.send(self.reply, &self.marks, Duration::ZERO) {
+            Ok(()) => return Sent::Yes,
+            Err(NotSent::Abandoned) => return Sent::Abandoned,
+            Err(NotSent::Full(reply)) => *reply,
+        };
+        let until = self.since + READER_TIMEOUT;
+        if now >= until {
+            let seconds = READER_TIMEOUT.as_secs();
+            let text = format!("the responses before were not read for {seconds} s, so no further one is computed");
+            completion.finish(Some(Err(Error::unavailable(text))), &Marks::at(self.since, now));
+            return Sent::GivenUp;
+        }
+        let next = if completion.poll_room(&reply, context).is_ready() { Next::At(now) } else { Next::At(until) };
+        Sent::Later(Box::new(Self { reply, ..self }), next)
+    }
 }
 
 struct State<J> {
@@ -135,7 +184,7 @@ impl<J: Job> Wake for JobWaker<J> {
 fn run<J: Job>(shared: &Arc<Shared<J>>) {
     let mut jobs: Vec<Option<Entry<J>>> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
-    let mut times: BinaryHeap<Reverse<(Instant, usize)>> = BinaryHeap::new();
+    let mut times: BTreeSet<(Instant, usize)> = BTreeSet::new(); // one for each job at most
     let mut ready: Vec<usize> = Vec::new();
     let mut state = shared.state.lock();
     loop {
@@ -150,18 +199,19 @@ fn run<J: Job>(shared: &Arc<Shared<J>>) {
             ready.push(number);
         }
         ready.append(&mut state.woken);
-        while let Some(&Reverse((due, number))) = times.peek().filter(|Reverse((due, _))| *due <= now) {
-            times.pop();
-            if jobs[number].as_ref().is_some_and(|entry| entry.due == Some(due)) {
-                ready.push(number);
+        while let Some(&(due, number)) = times.first().filter(|(due, _)| *due <= now) {
+            times.remove(&(due, number));
+            if let Some(entry) = &mut jobs[number] {
+                entry.due = None;
             }
+            ready.push(number);
         }
         if ready.is_empty() {
             if state.is_closed && state.count == 0 {
                 return;
             }
-            match times.peek() {
-                Some(Reverse((due, _))) => drop(shared.changed.wait_until(&mut state, *due)),
+            match times.first() {
+                Some((due, _)) => drop(shared.changed.wait_until(&mut state, *due)),
                 None => shared.changed.wait(&mut state),
             }
             continue;
@@ -170,18 +220,20 @@ fn run<J: Job>(shared: &Arc<Shared<J>>) {
         let mut ended = 0;
         for number in ready.drain(..) {
             let Some(entry) = &mut jobs[number] else { continue }; // woken twice, and over since
-            match entry.job.advance(now, &mut Context::from_waker(&entry.waker)) {
-                Next::Over => {
-                    jobs[number] = None;
-                    free.push(number);
-                    ended += 1;
-                }
-                Next::Woken => entry.due = None,
-                Next::At(due) if entry.due == Some(due) && due > now => {} // it is among the times already
-                Next::At(due) => {
-                    entry.due = Some(due);
-                    times.push(Reverse((due, number)));
-                }
+            let next = entry.job.advance(now, &mut Context::from_waker(&entry.waker));
+            let due = match next {
+                Next::At(due) => Some(due),
+                Next::Over => None,
+            };
+            if due != entry.due {
+                entry.due.map(|before| times.remove(&(before, number)));
+                due.map(|due| times.insert((due, number)));
+                entry.due = due;
+            }
+            if due.is_none() {
+                jobs[number] = None;
+                free.push(number);
+                ended += 1;
             }
         }
         state = shared.state.lock();
@@ -194,14 +246,42 @@ fn run<J: Job>(shared: &Arc<Shared<J>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc::{Receiver, Sender, channel},
-        time::Duration,
-    };
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
 
+    use server_core::{error::Code, response::Outputs, stats::FailureReason};
+
+    use crate::{
+        testing::request,
+        testing_over_time::{Ledger, queued},
+    };
+
     const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_reader_that_stays_behind_for_too_long_ends_its_request() {
+        let ledger = Arc::new(Ledger::default());
+        let (mut pending, mut caller) = queued(&ledger, request([]), 1);
+        let start = Instant::now();
+        let mut context = Context::from_waker(Waker::noop());
+        let marks = ResponseMarks { start, output_start: start, end: start };
+        let unsent = || Unsent::new(Ok(Outputs::default()), marks, start);
+        assert!(matches!(unsent().send(&mut pending.completion, start, &mut context), Sent::Yes));
+        let sent = unsent().send(&mut pending.completion, start, &mut context);
+        let Sent::Later(back, Next::At(until)) = sent else { panic!("there is no room") };
+        assert_eq!(until, start + READER_TIMEOUT);
+        let Sent::Later(back, _) = back.send(&mut pending.completion, until - Duration::from_secs(1), &mut context)
+        else {
+            panic!("it is not late yet")
+        };
+        assert!(matches!(back.send(&mut pending.completion, until, &mut context), Sent::GivenUp));
+        drop(pending);
+        assert_eq!(ledger.after(1).ends, [Err(FailureReason::Backend)]);
+        assert!(caller.next().unwrap().is_ok());
+        assert_eq!(caller.next().unwrap().unwrap_err().code, Code::Unavailable);
+        assert!(caller.is_finished());
+    }
 
     /// Ends at its time, or when it is woken, or panics; says its number as it goes.
     struct Test {
@@ -217,7 +297,7 @@ mod tests {
             assert!(!self.panics, "as the test wants");
             if let Some(wakers) = self.wakers.take() {
                 wakers.send(context.waker().clone()).unwrap();
-                return Next::Woken;
+                return Next::At(now + 100 * DEADLINE);
             }
             self.due.filter(|due| *due > now).map_or(Next::Over, Next::At)
         }

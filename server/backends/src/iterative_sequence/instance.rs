@@ -2,7 +2,7 @@
 
 use std::{
     task::{Context, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use server_core::{
@@ -10,13 +10,13 @@ use server_core::{
     batch::{Batch, Pending},
     completion::{Marks, ResponseMarks},
     error::{Error, Result},
-    responder::{NotSent, Reply},
+    responder::Reply,
     response::Outputs,
     tensor::{DataType, Name, Tensor},
 };
 use smallvec::smallvec;
 
-use crate::timed::{Job, Next, Timed};
+use crate::timed::{Job, Next, Sent, Timed, Unsent};
 
 /// Counts down.
 pub(super) struct CountDownInstance {
@@ -51,8 +51,10 @@ impl CountDownInstance {
         }
         match self.count_down(&mut pending) {
             Ok(Some((reply, is_last))) => {
-                let mut turn = Turn { unsent: Some((pending, reply)), is_last, start };
-                if turn.advance(Instant::now(), &mut Context::from_waker(Waker::noop())) != Next::Over {
+                let now = Instant::now();
+                let marks = ResponseMarks { start, output_start: now, end: now };
+                let mut turn = Turn { unsent: Some((pending, Unsent::new(reply, marks, now))), is_last, start };
+                if turn.advance(now, &mut Context::from_waker(Waker::noop())) != Next::Over {
                     self.timed.add(turn);
                 }
             }
@@ -73,26 +75,25 @@ impl Instance for CountDownInstance {
 
 /// A request whose response is to be sent.
 struct Turn {
-    unsent: Option<(Pending, Reply)>,
+    unsent: Option<(Pending, Unsent)>,
     is_last: bool,
     start: Instant,
 }
 
 impl Job for Turn {
     fn advance(&mut self, now: Instant, context: &mut Context<'_>) -> Next {
-        let Some((mut pending, reply)) = self.unsent.take() else { return Next::Over };
-        let marks = ResponseMarks { start: self.start, output_start: now, end: now };
-        match pending.completion.send(reply, &marks, Duration::ZERO) {
-            Ok(()) if self.is_last => pending.finish(None, &Marks::at(self.start, now)),
-            Ok(()) => pending.reschedule(),
-            Err(NotSent::Abandoned) => {
+        let Some((mut pending, unsent)) = self.unsent.take() else { return Next::Over };
+        match unsent.send(&mut pending.completion, now, context) {
+            Sent::Yes if self.is_last => pending.finish(None, &Marks::at(self.start, now)),
+            Sent::Yes => pending.reschedule(),
+            Sent::Abandoned => {
                 pending.completion.cancel(&ResponseMarks { start: now, output_start: now, end: now });
             }
-            Err(NotSent::Full(reply)) => {
-                let is_pending = pending.completion.poll_room(&reply, context).is_pending();
-                self.unsent = Some((pending, *reply));
-                return if is_pending { Next::Woken } else { Next::At(now) };
+            Sent::Later(unsent, next) => {
+                self.unsent = Some((pending, *unsent));
+                return next;
             }
+            Sent::GivenUp => {}
         }
         Next::Over
     }

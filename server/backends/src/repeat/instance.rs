@@ -14,14 +14,13 @@ use server_core::{
     completion::{Completion, Marks, ResponseMarks},
     error::{Error, Result},
     request::InferRequest,
-    responder::{NotSent, Reply},
     response::Outputs,
     tensor::{DataType, Name, Shape, Tensor},
 };
 use smallvec::smallvec;
 
 use super::model::shapes_differ;
-use crate::timed::{Job, Next, Timed};
+use crate::timed::{Job, Next, Sent, Timed, Unsent};
 
 /// Most responses that one request gets before it is another's turn.
 const BURST: usize = 64;
@@ -94,7 +93,7 @@ struct Repeating {
     /// When the response before was sent.
     sent_at: Instant,
     /// A response for which there was no room.
-    unsent: Option<Reply>,
+    unsent: Option<Unsent>,
     /// Says that all responses are sent; dropped before, the request was cancelled.
     answered: Option<Sender<()>>,
 }
@@ -117,22 +116,22 @@ impl Job for Repeating {
                 let is_cancelled = self.completion.poll_cancelled(context).is_ready();
                 return if is_cancelled { Next::At(now) } else { Next::At(self.due) };
             }
-            let reply = self.unsent.take().unwrap_or_else(|| Ok(self.response(value)));
-            let marks = ResponseMarks { start: self.sent_at, output_start: now, end: now };
-            match self.completion.send(reply, &marks, Duration::ZERO) {
-                Ok(()) => {
+            let unsent = self.unsent.take().unwrap_or_else(|| {
+                let marks = ResponseMarks { start: self.sent_at, output_start: now, end: now };
+                Unsent::new(Ok(self.response(value)), marks, now)
+            });
+            match unsent.send(&mut self.completion, now, context) {
+                Sent::Yes => {
                     self.next += 1;
                     self.sent_at = now;
                     self.due = now + delay(&self.delays, self.next);
                 }
-                Err(NotSent::Full(reply)) => {
-                    let is_pending = self.completion.poll_room(&reply, context).is_pending();
-                    self.unsent = Some(*reply);
-                    if is_pending {
-                        return Next::Woken;
-                    }
+                Sent::Abandoned => {} // seen in the next round
+                Sent::Later(unsent, next) => {
+                    self.unsent = Some(*unsent);
+                    return next;
                 }
-                Err(NotSent::Abandoned) => {} // seen in the next round
+                Sent::GivenUp => return Next::Over,
             }
         }
         Next::At(now)

@@ -1,9 +1,6 @@
 //! One execution context of a square model, and its thread, which answers the requests that `execute` has taken.
 
-use std::{
-    task::Context,
-    time::{Duration, Instant},
-};
+use std::{task::Context, time::Instant};
 
 use server_core::{
     backend::Instance,
@@ -11,14 +8,14 @@ use server_core::{
     completion::{Completion, Marks, ResponseMarks},
     error::{Code, Error, Result},
     request::InferRequest,
-    responder::{NotSent, Reply},
+    responder::Reply,
     response::Outputs,
     tensor::{DataType, Name, Shape, Tensor},
 };
 use smallvec::smallvec;
 
 use super::model::{Custom, Outcome};
-use crate::timed::{Job, Next, Timed};
+use crate::timed::{Job, Next, Sent, Timed, Unsent};
 
 /// Most steps of one request before it is another's turn.
 const BURST: usize = 128;
@@ -73,7 +70,7 @@ enum Step {
     /// Its output is made.
     Output { since: Instant, output_start: Instant },
     /// It is sent.
-    Send { marks: ResponseMarks },
+    Send,
     /// The caller has left.
     CleanUp { since: Instant },
 }
@@ -89,8 +86,8 @@ struct Squaring {
     next: u64,
     start: Instant,
     step: Step,
-    /// A response for which there was no room.
-    unsent: Option<Reply>,
+    /// The response that is sent.
+    unsent: Option<Unsent>,
 }
 
 impl Job for Squaring {
@@ -117,26 +114,21 @@ impl Job for Squaring {
                 }
                 Step::Output { since, output_start } => {
                     let marks = ResponseMarks { start: since, output_start, end: now };
-                    (Step::Send { marks }, now)
+                    self.unsent = Some(Unsent::new(self.reply(), marks, now));
+                    (Step::Send, now)
                 }
-                Step::Send { marks } => {
-                    let reply = self.unsent.take().unwrap_or_else(|| self.reply());
-                    match self.completion.send(reply, &marks, Duration::ZERO) {
-                        Ok(()) | Err(NotSent::Abandoned) => {
-                            self.next += 1;
-                            (Step::Begin, now)
-                        }
-                        Err(NotSent::Full(reply)) => {
-                            let is_pending = self.completion.poll_room(&reply, context).is_pending();
-                            self.unsent = Some(*reply);
-                            self.step = Step::Send { marks };
-                            if is_pending {
-                                return Next::Woken;
-                            }
-                            continue;
-                        }
+                Step::Send => match self.unsent.take().map(|unsent| unsent.send(&mut self.completion, now, context)) {
+                    None | Some(Sent::Yes | Sent::Abandoned) => {
+                        self.next += 1;
+                        (Step::Begin, now)
                     }
-                }
+                    Some(Sent::Later(unsent, next)) => {
+                        self.unsent = Some(*unsent);
+                        self.step = Step::Send;
+                        return next;
+                    }
+                    Some(Sent::GivenUp) => return Next::Over,
+                },
                 Step::CleanUp { since } if now < since + self.custom.cancel_delay => {
                     (Step::CleanUp { since }, since + self.custom.cancel_delay)
                 }
