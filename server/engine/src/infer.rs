@@ -196,9 +196,15 @@ impl Inference {
 
     /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
+        let reply = ready!(self.poll_outputs(context));
+        Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
+    }
+
+    /// As [`Inference::poll_next`], with the tensors as the model gave them.
+    pub(crate) fn poll_outputs(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
         let reply = ready!(self.run.poll_next(&self.model, context));
         self.is_over = self.run.is_finished();
-        Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
+        Poll::Ready(reply)
     }
 
     /// Whether nothing more comes. After a response that tells a last one from one that is followed by the end alone: only

@@ -29,7 +29,7 @@ pub(super) struct Slot {
 pub(super) struct Iteration {
     pub(super) origin: usize,
     /// By place among the origin's tensors.
-    pub(super) slots: SmallVec<[Slot; 2]>,
+    pub(super) slots: Vec<Slot>,
     /// By place among the origin's steps: tensors that are not there yet.
     pub(super) missing: SmallVec<[u16; 4]>,
     /// Outputs asked for that are not there yet.

@@ -13,7 +13,7 @@ use server_core::{
     ensemble::{Progress, Run},
     error::{Error, Result},
     request::{InferRequest, Parameters},
-    response::{InferResponse, Outputs},
+    response::Outputs,
     stats::{ComputeTimes, FailureReason},
 };
 use smallvec::SmallVec;
@@ -62,7 +62,7 @@ struct Common {
 }
 
 /// What polling a step under way brought, and its place among them.
-type Event = (usize, Option<Result<InferResponse>>);
+type Event = (usize, Option<Result<Outputs>>);
 
 impl EnsembleRun {
     /// A request that was checked and taken in.
@@ -205,13 +205,13 @@ impl EnsembleRun {
 
     /// Polls what is under way, unless it should wait for those behind it. The last started is polled first: of a model that
     /// answers in order, the responses seen then have none before them.
-    fn poll_steps(&mut self, context: &mut Context<'_>) -> SmallVec<[Event; 4]> {
+    fn poll_steps(&mut self, context: &mut Context<'_>) -> SmallVec<[Event; 1]> {
         let mut events = SmallVec::new();
         for (place, running) in self.running.iter_mut().enumerate().rev() {
             if self.progress.is_paused(running.run.step) {
                 continue;
             }
-            if let Poll::Ready(event) = running.inference.poll_next(context) {
+            if let Poll::Ready(event) = running.inference.poll_outputs(context) {
                 events.push((place, event));
             }
         }
@@ -220,16 +220,13 @@ impl EnsembleRun {
     }
 
     /// Tells what the steps have answered, in the order in which they were started.
-    fn handle(&mut self, events: SmallVec<[Event; 4]>) {
+    fn handle(&mut self, events: SmallVec<[Event; 1]>) {
         let mut ended: SmallVec<[usize; 4]> = SmallVec::new();
         for (place, event) in events {
             let Running { run, inference, .. } = &self.running[place];
             let is_last = event.is_none() || inference.is_finished();
             match event {
-                Some(Ok(response)) => {
-                    let InferResponse { outputs: tensors, parameters, .. } = response;
-                    self.progress.responded(run, Outputs { tensors, parameters });
-                }
+                Some(Ok(outputs)) => self.progress.responded(run, outputs),
                 Some(Err(error)) => self.progress.fail(error),
                 None => {}
             }
