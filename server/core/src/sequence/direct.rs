@@ -1,5 +1,6 @@
 //! The direct strategy: a sequence keeps one row of the batches of one instance. Rows between that have no request run
-//! empty; the rows behind the last request are cut. One batch of an instance runs at a time.
+//! empty; the rows behind the last request are cut. A sequence whose request is not over, because a decoupled model goes on
+//! with it or its reader is behind, holds up nobody else: its row runs empty meanwhile.
 //!
 //! Source: Triton model configuration, "Sequence Batcher", "Direct".
 
@@ -41,11 +42,7 @@ impl<T: SequenceItem> Direct<T> {
     /// Whom concerns what happened: those with requests that may run now, and others with something to do.
     fn wake(&mut self) -> Wake {
         let ready = self.slots.take_ready();
-        let may_run = |slot: &&SlotRef| self.slots.running_on(slot.instance as usize) == 0;
-        let wake = ready
-            .iter()
-            .filter(may_run)
-            .fold(Wake::Nobody, |wake, slot| wake.and(Wake::Instance(slot.instance as usize)));
+        let wake = ready.iter().fold(Wake::Nobody, |wake, slot| wake.and(Wake::Instance(slot.instance as usize)));
         wake.and(self.slots.take_wake())
     }
 
@@ -129,9 +126,7 @@ impl<T: SequenceItem + Send> Policy<T> for Direct<T> {
 
     fn released(&mut self, slot: SlotRef, now: Instant) -> Wake {
         self.slots.released(slot, now);
-        let instance = slot.instance as usize;
-        let is_idle = self.slots.running_on(instance) == 0 && self.slots.waiting_for(instance) > 0;
-        self.wake().and(if is_idle { Wake::Instance(instance) } else { Wake::Nobody })
+        self.wake()
     }
 
     fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake {
@@ -163,7 +158,7 @@ impl<T: SequenceItem + Send> Policy<T> for Direct<T> {
         self.slots.expire(now, removed);
         self.slots.give_up_silent(now);
         let mut due = None;
-        if !self.slots.is_held() && self.slots.running_on(instance) == 0 {
+        if !self.slots.is_held() {
             for slot in self.slots.used(instance) {
                 self.slots.skip_abandoned(slot, now, removed);
             }

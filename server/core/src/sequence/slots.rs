@@ -61,8 +61,6 @@ struct Instance<T> {
     slots: Vec<Slot<T>>,
     /// Slots with a sequence.
     occupied: usize,
-    /// Slots whose request runs.
-    running: usize,
     /// Requests that wait in slots.
     waiting: usize,
     is_retiring: bool,
@@ -143,11 +141,6 @@ impl<T: SequenceItem> Slots<T> {
         self.instances.get(instance).map_or(0, |instance| instance.waiting)
     }
 
-    /// Requests that run in the slots of that instance.
-    pub(super) fn running_on(&self, instance: usize) -> usize {
-        self.instances.get(instance).map_or(0, |instance| instance.running)
-    }
-
     /// Whether nothing may run yet.
     pub(super) fn is_held(&self) -> bool {
         self.is_held
@@ -155,7 +148,7 @@ impl<T: SequenceItem> Slots<T> {
 
     /// One more instance with its slots.
     pub(super) fn add_instance(&mut self, instance: usize, now: Instant) {
-        let none = || Instance { slots: Vec::new(), occupied: 0, running: 0, waiting: 0, is_retiring: false };
+        let none = || Instance { slots: Vec::new(), occupied: 0, waiting: 0, is_retiring: false };
         if self.instances.len() <= instance {
             self.instances.resize_with(instance + 1, none);
         }
@@ -306,7 +299,6 @@ impl<T: SequenceItem> Slots<T> {
         let position = Position { id: &sequence.id, is_start, is_end: is_end && !self.settings.is_iterative };
         item.enter(slot, position, sequence.states.as_ref(), extra);
         (sequence.is_running, sequence.is_starting, sequence.is_ending) = (true, is_start, is_end);
-        instance.running += 1;
         self.taken(slot);
         Some(item)
     }
@@ -317,7 +309,6 @@ impl<T: SequenceItem> Slots<T> {
         sequence.is_running = false;
         sequence.silent_since = now;
         let (is_ending, is_silent) = (sequence.is_ending, sequence.is_silent());
-        self.instances[slot.instance as usize].running -= 1;
         if is_ending || (is_silent && self.is_closed) {
             self.free(slot, now);
         } else if is_silent {
@@ -342,7 +333,6 @@ impl<T: SequenceItem> Slots<T> {
         sequence.queue.push_front(Entry { item, queued_at: now, is_start: false, is_end });
         (sequence.is_running, sequence.is_ending) = (false, false);
         let instance = &mut self.instances[slot.instance as usize];
-        instance.running -= 1;
         instance.waiting += 1;
         self.waiting += 1;
         self.ready.push(slot);

@@ -260,13 +260,29 @@ fn a_row_is_a_sequence_and_rows_without_requests_run_empty() {
     bench.pushes(1, [asked(5, 3, ""), asked(6, 1, "")]);
     bench.check(1, 0, "6 - 5");
     bench.end(1, 6);
-    bench.pushes(1, [asked(7, 1, "")]);
-    bench.check(1, 0, "");
     bench.end(1, 5);
+    bench.pushes(1, [asked(7, 1, "")]);
     bench.check(1, 0, "7");
     bench.end(1, 7);
     bench.pushes(2, [asked(8, 4, "E")]);
     bench.check(2, 0, "- - - 8E");
+}
+
+#[test]
+fn a_request_that_is_not_over_holds_up_its_own_sequence_only() {
+    let mut bench = direct(DIRECT, 1);
+    bench.pushes(0, (1..=4).map(|id| asked(id as u32, id, "S")));
+    bench.check(0, 0, "1S 2S 3S 4S");
+    [1, 3, 4].into_iter().for_each(|name| bench.end(1, name));
+    let wake = bench.policy.push(asked(5, 2, ""), 0, None, bench.start).unwrap().wake;
+    assert_eq!(wake, Wake::Nobody, "one of its sequence is not over");
+    let wake = bench.policy.push(asked(6, 3, ""), 0, None, bench.start).unwrap().wake;
+    assert_eq!(wake, Wake::Instance(0));
+    bench.check(2, 0, "- - 6");
+    bench.pushes(2, [asked(7, 1, "E")]);
+    bench.check(2, 0, "7E");
+    bench.end(3, 2);
+    bench.check(3, 0, "- 5");
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! Iterative models through the whole engine: one request is a sequence that its model runs again and again.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
+mod harness;
+
+use std::{sync::Arc, time::Duration};
+
+use harness::{Harness, until};
+use server_core::{
+    request::{InferRequest, VersionChoice},
+    tensor::{DataType, Tensor},
+};
+use server_engine::{Engine, Inference, LoadParameters};
+use smallvec::smallvec;
+
+const STRATEGIES: [&str; 2] = ["direct { }", "oldest { max_candidate_sequences: 4 }"];
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A model that counts down, with four slots.
+async fn load(harness: &Harness, strategy: &str) -> Arc<Engine> {
+    let config = format!(
+        "backend: 'iterative_sequence' max_batch_size: 4 instance_group {{ kind: KIND_CPU }}
+         model_transaction_policy {{ decoupled: true }}
+         input {{ name: 'INPUT' data_type: TYPE_INT32 dims: 1 }} output {{ name: 'OUTPUT' data_type: TYPE_INT32 dims: 1 }}
+         sequence_batching {{ {strategy} iterative_sequence: true }}"
+    );
+    harness.write("m/config.pbtxt", &config);
+    harness.write("m/1/.keep", "");
+    let engine = harness.explicit();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    engine
+}
+
+/// Asks for so many responses.
+fn ask(engine: &Engine, count: i32) -> Inference {
+    let request = InferRequest {
+        model_name: "m".into(),
+        model_version: VersionChoice::Latest,
+        id: String::new(),
+        inputs: smallvec![Tensor {
+            name: "INPUT".into(),
+            data_type: DataType::Int32,
+            shape: smallvec![1, 1],
+            data: count.to_le_bytes().to_vec().into(),
+        }],
+        outputs: smallvec![],
+        parameters: vec![],
+        sequence: None,
+        priority: 0,
+        timeout: None,
+        received_at: std::time::Instant::now(),
+    };
+    harness::send(engine, request).unwrap()
+}
+
+async fn count(inference: &mut Inference) -> usize {
+    let mut count = 0;
+    let all = async {
+        while let Some(response) = std::future::poll_fn(|context| inference.poll_next(context)).await {
+            response.unwrap();
+            count += 1;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all).await.expect("its responses come");
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_are_behind_hold_up_nobody_else() {
+    for strategy in STRATEGIES {
+        let harness = Harness::new();
+        let engine = load(&harness, strategy).await;
+        let slow: Vec<Inference> = (0..3).map(|_| ask(&engine, i32::MAX)).collect();
+        // By far more turns than the others need to be behind: their slots hold a few thousand responses.
+        for _ in 0..3 {
+            assert_eq!(count(&mut ask(&engine, 10_000)).await, 10_000, "{strategy}");
+        }
+        drop(slow);
+        until(|| engine.statistics(None).unwrap()[0].failures.canceled == 3).await;
+    }
+}
