@@ -18,6 +18,8 @@ use server_core::{
     stats::{CustomCounter, ModelSnapshot},
 };
 
+use tokio::runtime::Handle;
+
 use crate::{
     inline_policy::{InlinePolicy, Size},
     instance::{InstanceSlot, Worker},
@@ -29,6 +31,9 @@ use crate::{
     series::{Replaced, Series},
     stats::{ModelStats, end_removed},
 };
+
+/// How long requests whose callers left may wait to be looked for, so that a look finds many of them.
+const SWEEP_DELAY: Duration = Duration::from_millis(20);
 
 /// The instances of one model version, and their queue.
 pub(crate) struct InstancePool {
@@ -165,9 +170,25 @@ impl InstancePool {
         end_all(removed);
     }
 
-    /// A caller left without its answer: its place in the queue, if it still has one, may be given away.
+    /// A caller left without its answer: its request leaves the queue soon, if it is still there. Many callers that leave
+    /// together are looked for together, for each look passes over all that waits.
     pub(crate) fn note_cancelled(&self) {
-        self.scheduler.note_cancelled();
+        if !self.scheduler.note_cancelled() {
+            return;
+        }
+        let scheduler = self.scheduler.clone();
+        let sweep = move || {
+            let mut removed = Removed::new();
+            scheduler.sweep_cancelled(&mut removed);
+            end_all(removed);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(SWEEP_DELAY).await;
+                sweep();
+            })),
+            Err(_) => sweep(),
+        }
     }
 
     /// Whether any instance can serve.

@@ -357,9 +357,20 @@ impl Scheduler {
         self.wake(state, wake);
     }
 
-    /// A caller left whose request may still wait.
-    pub(crate) fn note_cancelled(&self) {
-        self.has_cancelled.store(true, Ordering::Release);
+    /// A caller left whose request may still wait. Returns whether nobody is about to look for such requests: then the
+    /// caller of this sees to it that [`Scheduler::sweep_cancelled`] is called soon.
+    #[must_use]
+    pub(crate) fn note_cancelled(&self) -> bool {
+        !self.has_cancelled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes out the requests whose callers left, wherever they wait: their tensors are memory.
+    pub(crate) fn sweep_cancelled(&self, removed: &mut Removed) {
+        if self.has_cancelled.swap(false, Ordering::AcqRel) {
+            let mut state = self.state.lock();
+            let wake = state.policy.sweep(Instant::now(), usize::MAX, removed);
+            self.wake(state, wake);
+        }
     }
 
     /// What waits is run at once, and so is what still comes: no more company is expected.

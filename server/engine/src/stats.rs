@@ -87,6 +87,10 @@ pub(crate) fn end_removed(pending: Pending, removal: Removal) {
             (FailureReason::Rejected, Error::unavailable(text))
         }
         Removal::Abandoned => (FailureReason::Canceled, Error::cancelled("")),
+        Removal::NotStarted => {
+            let text = "the request that starts this sequence was cancelled before it ran: start the sequence again";
+            (FailureReason::Canceled, Error::cancelled(text))
+        }
     };
     pending.completion.reject(reason, error);
 }

@@ -258,3 +258,26 @@ async fn an_initial_state_that_cannot_be_read_fails_the_load() {
     assert!(error.message.contains("failed to open text file for read "), "{}", error.message);
     assert!(error.message.contains("m/initial_state/absent: No such file or directory"), "{}", error.message);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_leave_while_their_sequences_wait_leave_nothing_behind() {
+    for strategy in STRATEGIES {
+        let harness = Harness::new();
+        model(&harness, &format!("{strategy} max_sequence_idle_microseconds: 600000000"), "");
+        let engine = load(&harness).await;
+        for id in 1..=4 {
+            run(&engine, asked(1, id, "S")).await.unwrap();
+        }
+        let waiting: Vec<_> = (5..=50).map(|id| send(&engine, asked(1, id, "S")).unwrap()).collect();
+        let others = send(&engine, asked(1, 5, "")).unwrap();
+        let next = send(&engine, asked(3, 60, "SE")).unwrap();
+        drop(waiting);
+        let error = others.response().await.unwrap_err(); // no slot has become free meanwhile
+        assert_eq!((error.code, engine.statistics(None).unwrap()[0].pending), (Code::Cancelled, 1));
+        until(|| engine.statistics(None).unwrap()[0].failures.canceled == 47).await;
+        let error = run(&engine, asked(1, 5, "")).await.unwrap_err();
+        assert!(error.message.contains("must specify the START flag"), "{}", error.message);
+        run(&engine, asked(1, 1, "E")).await.unwrap();
+        assert_eq!(sum(&next.response().await.unwrap()), 3, "{strategy}");
+    }
+}

@@ -32,6 +32,8 @@ pub enum Removal {
     Abandoned,
     /// Its sequence waited too long for a slot.
     SequenceExpired,
+    /// The request that starts its sequence was cancelled before it ran.
+    NotStarted,
 }
 
 /// The queue is full; the thing that did not fit comes back.

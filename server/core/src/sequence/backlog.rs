@@ -1,4 +1,5 @@
-//! Sequences that wait for a slot, each with all its requests: first come, first served, up to a deadline.
+//! Sequences that wait for a slot, each with all its requests: first come, first served, up to a deadline. One whose first
+//! request was cancelled is none any more.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,8 +21,6 @@ pub(super) struct Entry<T> {
 pub(super) struct Backlogged<T> {
     pub(super) id: CorrelationId,
     pub(super) queue: VecDeque<Entry<T>>,
-    /// The request that started it ended without having run: the next one starts it.
-    pub(super) start_is_due: bool,
     /// The earliest one of its requests.
     deadline: Option<Instant>,
 }
@@ -58,7 +57,7 @@ impl<T: SequenceItem> Backlog<T> {
     pub(super) fn begin(&mut self, id: CorrelationId) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
-        self.sequences.insert(key, Backlogged { id, queue: VecDeque::new(), start_is_due: false, deadline: None });
+        self.sequences.insert(key, Backlogged { id, queue: VecDeque::new(), deadline: None });
         key
     }
 
@@ -90,23 +89,18 @@ impl<T: SequenceItem> Backlog<T> {
         Some((key, self.remove(key)?))
     }
 
-    /// Takes requests whose callers left out of the front of every sequence. A sequence whose last request was among them
-    /// is over.
-    pub(super) fn sweep_abandoned(&mut self, removed: &mut Vec<(T, Removal)>) {
+    /// Takes requests whose callers left out of the front of every sequence. Returns the sequences that are over, gone from
+    /// here.
+    pub(super) fn sweep_abandoned(&mut self, removed: &mut Vec<(T, Removal)>) -> Vec<(u64, CorrelationId)> {
         let mut over = Vec::new();
         for (&key, sequence) in &mut self.sequences {
-            while let Some(entry) = sequence.queue.pop_front_if(|entry| entry.item.is_abandoned()) {
-                sequence.start_is_due |= entry.is_start;
-                self.requests -= 1;
-                removed.push((entry.item, Removal::Abandoned));
-                if entry.is_end {
-                    over.push(key);
-                }
+            let before = removed.len();
+            if skip_abandoned(&mut sequence.queue, removed) {
+                over.push(key);
             }
+            self.requests -= removed.len() - before;
         }
-        for key in over {
-            self.remove(key);
-        }
+        over.into_iter().filter_map(|key| Some((key, self.remove(key)?.id))).collect()
     }
 
     fn remove(&mut self, key: u64) -> Option<Backlogged<T>> {
@@ -117,4 +111,25 @@ impl<T: SequenceItem> Backlog<T> {
         self.requests -= sequence.queue.len();
         Some(sequence)
     }
+}
+
+/// Takes requests whose callers left out of the front of a sequence of which nothing runs: they count as done. If the one
+/// that starts it is among them, it never began: what came for it is taken out too, up to the next start. Returns whether
+/// the sequence is over.
+pub(super) fn skip_abandoned<T: SequenceItem>(queue: &mut VecDeque<Entry<T>>, removed: &mut Vec<(T, Removal)>) -> bool {
+    let mut is_over = false;
+    while let Some(entry) = queue.pop_front_if(|entry| entry.item.is_abandoned()) {
+        let Entry { item, is_start, is_end, .. } = entry;
+        removed.push((item, Removal::Abandoned));
+        is_over = is_end || is_start && skip_to_start(queue, removed);
+    }
+    is_over
+}
+
+/// Takes out what came for a sequence that did not begin. Returns whether nothing is left.
+pub(super) fn skip_to_start<T>(queue: &mut VecDeque<Entry<T>>, removed: &mut Vec<(T, Removal)>) -> bool {
+    while let Some(entry) = queue.pop_front_if(|entry| !entry.is_start) {
+        removed.push((entry.item, Removal::NotStarted));
+    }
+    queue.is_empty()
 }

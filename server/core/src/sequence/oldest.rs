@@ -58,7 +58,7 @@ impl<T: SequenceItem + Send> Oldest<T> {
         for (mut item, removal) in gone {
             if let Some(slot) = item.slot() {
                 item.leave();
-                self.slots.not_run(slot, now);
+                self.slots.not_run(slot, now, removed);
             }
             removed.push((item, removal));
         }
@@ -127,6 +127,12 @@ impl<T: SequenceItem + Send> Policy<T> for Oldest<T> {
     fn sweep(&mut self, now: Instant, depth: usize, removed: &mut Vec<(T, Removal)>) -> Wake {
         self.slots.expire(now, removed);
         if depth == usize::MAX {
+            let mut gone = Vec::new();
+            for batcher in &mut self.batchers {
+                batcher.sweep(now, depth, &mut gone);
+            }
+            self.in_batchers -= gone.len();
+            self.take_back(gone, now, removed);
             self.slots.sweep_abandoned(now, removed);
         }
         self.feed(now)

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     SlotRef,
-    backlog::{Backlog, Backlogged, Entry},
+    backlog::{Backlog, Backlogged, Entry, skip_abandoned, skip_to_start},
     controls::Position,
     item::{self, SequenceItem},
     settings::{ExtraInputs, Settings, Strategy},
@@ -44,8 +44,6 @@ struct Occupant<T> {
     is_starting: bool,
     /// The request that runs is the last one.
     is_ending: bool,
-    /// The request that started it ended without having run: the next one starts it.
-    start_is_due: bool,
     /// Since when nothing of it waits or runs.
     silent_since: Instant,
 }
@@ -87,6 +85,8 @@ pub(super) struct Slots<T> {
     silent: BinaryHeap<Reverse<(Instant, SlotRef)>>,
     /// Requests that wait, in slots and in the backlog.
     waiting: usize,
+    /// Requests of the backlog that ended when it moved on, as far as nobody has answered them yet.
+    gone: Vec<(T, Removal)>,
     /// Slots whose next request may run, as far as nobody has asked for them yet.
     ready: Vec<SlotRef>,
     /// Whom what happened concerns.
@@ -109,6 +109,7 @@ impl<T: SequenceItem> Slots<T> {
             backlog: Backlog::new(),
             silent: BinaryHeap::new(),
             waiting: 0,
+            gone: Vec::new(),
             ready: Vec::new(),
             wake: Wake::Nobody,
             is_held,
@@ -260,7 +261,7 @@ impl<T: SequenceItem> Slots<T> {
         let shapes = |slot: SlotRef| {
             let instance = self.instances.get(slot.instance as usize)?;
             let sequence = instance.slots.get(slot.number as usize)?.sequence.as_ref()?;
-            let starts = sequence.start_is_due || sequence.queue.front().is_some_and(|entry| entry.is_start);
+            let starts = sequence.queue.front().is_some_and(|entry| entry.is_start);
             let states = sequence.states.as_ref()?;
             let tensors =
                 if starts && !sequence.is_running { self.extra.states.initial().inputs() } else { states.inputs() };
@@ -271,15 +272,18 @@ impl<T: SequenceItem> Slots<T> {
 
     /// Takes requests whose callers left out of the front of a slot.
     pub(super) fn skip_abandoned(&mut self, slot: SlotRef, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        while self.next(slot).is_some_and(|(item, _)| item.is_abandoned()) {
-            let Some(sequence) = self.occupant(slot) else { return };
-            let Some(entry) = sequence.queue.pop_front() else { return };
-            sequence.start_is_due |= entry.is_start;
-            sequence.silent_since = now;
-            removed.push((entry.item, Removal::Abandoned));
-            self.taken(slot);
-            let is_over = entry.is_end || self.is_closed && self.next(slot).is_none();
-            if is_over { self.free(slot, now) } else { self.is_silent_now(slot) }
+        if !self.next(slot).is_some_and(|(item, _)| item.is_abandoned()) {
+            return;
+        }
+        let before = removed.len();
+        let Some(sequence) = self.occupant(slot) else { return };
+        let is_over = skip_abandoned(&mut sequence.queue, removed);
+        sequence.silent_since = now;
+        self.taken(slot, removed.len() - before);
+        if is_over || self.is_closed && self.next(slot).is_none() {
+            self.free(slot, now);
+        } else {
+            self.is_silent_now(slot);
         }
     }
 
@@ -292,14 +296,13 @@ impl<T: SequenceItem> Slots<T> {
             return None;
         }
         let Entry { mut item, is_start, is_end, .. } = sequence.queue.pop_front()?;
-        let is_start = is_start || std::mem::take(&mut sequence.start_is_due);
         if let (true, Some(states)) = (is_start, &sequence.states) {
             states.reset();
         }
         let position = Position { id: &sequence.id, is_start, is_end: is_end && !self.settings.is_iterative };
         item.enter(slot, position, sequence.states.as_ref(), extra);
         (sequence.is_running, sequence.is_starting, sequence.is_ending) = (true, is_start, is_end);
-        self.taken(slot);
+        self.taken(slot, 1);
         Some(item)
     }
 
@@ -318,10 +321,13 @@ impl<T: SequenceItem> Slots<T> {
         }
     }
 
-    /// What was taken from a slot did not run, for its caller left.
-    pub(super) fn not_run(&mut self, slot: SlotRef, now: Instant) {
-        if let Some(sequence) = self.occupant(slot) {
-            sequence.start_is_due |= sequence.is_starting;
+    /// What was taken from a slot did not run, for its caller left. If it was to start its sequence, that is over.
+    pub(super) fn not_run(&mut self, slot: SlotRef, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        let Some(sequence) = self.occupant(slot).filter(|sequence| sequence.is_running) else { return };
+        if sequence.is_starting {
+            let before = removed.len();
+            sequence.is_ending |= skip_to_start(&mut sequence.queue, removed);
+            self.taken(slot, removed.len() - before);
         }
         self.released(slot, now);
     }
@@ -339,8 +345,10 @@ impl<T: SequenceItem> Slots<T> {
         Ok(())
     }
 
-    /// Takes out the sequences of the backlog that have waited too long.
+    /// Takes out the sequences of the backlog that have waited too long, and what has ended there since this was last
+    /// asked.
     pub(super) fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        removed.append(&mut self.gone);
         while let Some((key, sequence)) = self.backlog.pop_expired(now) {
             self.forget(&sequence.id, key);
             self.waiting -= sequence.queue.len();
@@ -350,14 +358,17 @@ impl<T: SequenceItem> Slots<T> {
 
     /// Takes requests whose callers left out of the front of every sequence that waits.
     pub(super) fn sweep_abandoned(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
+        let before = removed.len();
+        for (key, id) in self.backlog.sweep_abandoned(removed) {
+            self.forget(&id, key);
+        }
+        self.waiting -= removed.len() - before;
         for instance in 0..self.instances.len() {
             for slot in self.used(instance) {
                 self.skip_abandoned(slot, now, removed);
             }
         }
-        let before = removed.len();
-        self.backlog.sweep_abandoned(removed);
-        self.waiting -= removed.len() - before;
+        removed.append(&mut self.gone);
     }
 
     /// Frees the slots of sequences that have been silent too long.
@@ -409,10 +420,10 @@ impl<T: SequenceItem> Slots<T> {
         self.slot(slot).sequence.as_mut()
     }
 
-    /// A request of that slot waits no more.
-    fn taken(&mut self, slot: SlotRef) {
-        self.waiting -= 1;
-        self.instances[slot.instance as usize].waiting -= 1;
+    /// So many requests of that slot wait no more.
+    fn taken(&mut self, slot: SlotRef, count: usize) {
+        self.waiting -= count;
+        self.instances[slot.instance as usize].waiting -= count;
     }
 
     /// Requests that count for what is held back. The batcher of the oldest strategy gets one request of each sequence, so
@@ -430,7 +441,7 @@ impl<T: SequenceItem> Slots<T> {
         if self.backlog.is_empty()
             && let Some(slot) = self.take_free()
         {
-            self.occupy(slot, id.clone(), VecDeque::new(), false, now);
+            self.occupy(slot, id.clone(), VecDeque::new(), now);
             return Place::Slot(slot);
         }
         if self.backlog.is_empty() {
@@ -452,28 +463,13 @@ impl<T: SequenceItem> Slots<T> {
         Some(slot)
     }
 
-    fn occupy(
-        &mut self,
-        slot: SlotRef,
-        id: CorrelationId,
-        queue: VecDeque<Entry<T>>,
-        start_is_due: bool,
-        now: Instant,
-    ) {
+    fn occupy(&mut self, slot: SlotRef, id: CorrelationId, queue: VecDeque<Entry<T>>, now: Instant) {
         let states = self.extra.initial_states().map(Arc::new);
         let instance = &mut self.instances[slot.instance as usize];
         instance.occupied += 1;
         instance.waiting += queue.len();
-        let sequence = Occupant {
-            id,
-            queue,
-            states,
-            is_running: false,
-            is_starting: false,
-            is_ending: false,
-            start_is_due,
-            silent_since: now,
-        };
+        let sequence =
+            Occupant { id, queue, states, is_running: false, is_starting: false, is_ending: false, silent_since: now };
         instance.slots[slot.number as usize].sequence = Some(sequence);
     }
 
@@ -521,25 +517,25 @@ impl<T: SequenceItem> Slots<T> {
         while !self.free.is_empty()
             && let Some((key, sequence)) = self.backlog.pop()
         {
-            let Some(slot) = self.take_free() else { return };
-            let Backlogged { id, queue, start_is_due, .. } = sequence;
-            let is_silent = queue.is_empty();
-            if is_silent && self.is_closed {
+            let Backlogged { id, mut queue, .. } = sequence;
+            let before = self.gone.len();
+            let is_over = skip_abandoned(&mut queue, &mut self.gone);
+            if self.gone.len() > before {
+                self.waiting -= self.gone.len() - before;
+                self.wake = self.wake.and(Wake::Any); // somebody has to answer them
+            }
+            if is_over {
                 self.forget(&id, key);
-                self.free.insert(slot);
                 continue;
             }
+            let Some(slot) = self.take_free() else { return };
             if let Some(place) = self.live.get_mut(&id)
                 && matches!(place, Place::Backlog(own) if *own == key)
             {
                 *place = Place::Slot(slot);
             }
-            self.occupy(slot, id, queue, start_is_due, now);
-            if is_silent {
-                self.is_silent_now(slot);
-            } else {
-                self.ready.push(slot);
-            }
+            self.occupy(slot, id, queue, now);
+            self.ready.push(slot); // a sequence waits with the request that starts it at least
         }
     }
 

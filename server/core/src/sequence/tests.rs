@@ -197,15 +197,14 @@ fn a_sequence_that_waits_too_long_for_a_slot_is_answered_as_a_whole() {
 fn a_request_whose_caller_left_counts_as_done() {
     both(|bench| {
         let gone = |name, flags: &str| Asked { is_abandoned: true, ..asked(name, 7, flags) };
-        bench.push(0, gone(0, "S"), None).unwrap();
-        bench.push(0, asked(1, 7, ""), None).unwrap();
+        bench.push(0, asked(0, 7, "S"), None).unwrap();
+        bench.push(0, gone(1, ""), None).unwrap();
         bench.push(0, gone(2, ""), None).unwrap();
         bench.push(0, gone(3, "E"), None).unwrap();
+        assert_eq!(bench.look(0).1, "0S");
+        bench.end(0, 0);
         let (_, batch, removed) = bench.look(0);
-        assert_eq!((&*batch, &*removed), ("1S", &[(0, Removal::Abandoned)][..]), "the next one starts the sequence");
-        bench.end(0, 1);
-        let (_, batch, removed) = bench.look(0);
-        assert_eq!((&*batch, &*removed), ("", &[(2, Removal::Abandoned), (3, Removal::Abandoned)][..]));
+        assert_eq!((&*batch, &*removed), ("", &[1, 2, 3].map(|name| (name, Removal::Abandoned))[..]));
         for id in 1..=4 {
             bench.push(1, asked(10 + id as u32, id, "S"), None).unwrap();
         }
@@ -214,14 +213,60 @@ fn a_request_whose_caller_left_counts_as_done() {
 }
 
 #[test]
+fn a_sequence_whose_start_was_cancelled_before_it_ran_is_none() {
+    both(|bench| {
+        let gone = |name, flags: &str| Asked { is_abandoned: true, ..asked(name, 7, flags) };
+        bench.push(0, gone(0, "S"), None).unwrap();
+        bench.push(0, asked(1, 7, ""), None).unwrap();
+        bench.push(0, asked(2, 7, "S"), None).unwrap();
+        let (_, batch, mut removed) = bench.look(0);
+        removed.sort_unstable_by_key(|(name, _)| *name);
+        assert_eq!((&*batch, &*removed), ("2S", &[(0, Removal::Abandoned), (1, Removal::NotStarted)][..]));
+        bench.end(0, 2);
+        bench.push(0, gone(3, "S"), None).unwrap();
+        assert_eq!(bench.look(0).2, [(3, Removal::Abandoned)]);
+        assert!(bench.push(0, asked(4, 7, ""), None).is_err(), "neither it nor the one before goes on");
+        for id in 1..=4 {
+            bench.push(1, asked(10 + id as u32, id, "S"), None).unwrap();
+        }
+        assert_eq!(bench.run_all(1).len(), 4, "its slot is free again");
+    });
+}
+
+#[test]
+fn sequences_that_were_cancelled_while_they_waited_take_no_slot() {
+    both(|bench| {
+        for id in 1..=4 {
+            bench.push(0, asked(id as u32, id, "S"), None).unwrap();
+        }
+        assert_eq!(bench.run_all(0).len(), 4);
+        for id in 5..=9 {
+            bench.push(0, Asked { is_abandoned: id < 9, ..asked(id as u32, id, "S") }, None).unwrap();
+        }
+        bench.push(0, asked(10, 5, ""), None).unwrap();
+        bench.push(0, asked(11, 1, "E"), None).unwrap();
+        assert_eq!(bench.look(0).1, "11E");
+        bench.end(0, 11);
+        let (_, batch, mut removed) = bench.look(0);
+        removed.sort_unstable_by_key(|(name, _)| *name);
+        let abandoned = [5, 6, 7, 8].map(|name| (name, Removal::Abandoned));
+        assert_eq!((&*batch, &removed[..4], &removed[4..]), ("9S", &abandoned[..], &[(10, Removal::NotStarted)][..]));
+        assert_eq!(bench.len(), 0);
+        assert!(bench.push(0, asked(12, 6, ""), None).is_err(), "it never began");
+    });
+}
+
+#[test]
 fn places_of_those_who_left_are_given_up_before_anybody_is_refused() {
     both(|bench| {
         for id in 1..=5 {
             let flags = if id == 5 { "SE" } else { "S" };
-            bench.push(0, Asked { is_abandoned: id == 5, ..asked(id as u32, id, flags) }, None).unwrap();
+            bench.push(0, Asked { is_abandoned: id >= 4, ..asked(id as u32, id, flags) }, None).unwrap();
         }
-        assert_eq!(bench.sweep(0), [(5, Removal::Abandoned)]);
-        assert_eq!(bench.len(), 4);
+        let mut removed = bench.sweep(0);
+        removed.sort_unstable_by_key(|(name, _)| *name);
+        assert_eq!(removed, [(4, Removal::Abandoned), (5, Removal::Abandoned)]);
+        assert_eq!(bench.len(), 3);
     });
 }
 
