@@ -19,6 +19,8 @@ def ask(case, http_port, grpc_port, deadline=20):
     """The answer to one case: HTTP status, headers that matter and body; or gRPC code and message, or reply."""
     if "rpc" in case:
         return ask_grpc(case, grpc_port, deadline)
+    if "stream" in case:
+        return ask_stream(case, grpc_port, deadline)
     return ask_http(case, http_port, deadline)
 
 
@@ -67,6 +69,23 @@ def ask_grpc(case, port, deadline):
     return {"code": "OK", "reply": json.loads(text)}
 
 
+def ask_stream(case, port, deadline):
+    """Every response of one ModelStreamInfer call whose requests are sent at once, until the server ends it."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            service_pb2.ModelInferRequest.SerializeToString,
+            service_pb2.ModelStreamInferResponse.FromString,
+        )
+        replies = []
+        try:
+            for message in call(iter(case["stream"]), timeout=deadline):
+                replies.append(json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)))
+        except grpc.RpcError as error:
+            return {"code": error.code().name, "message": error.details(), "replies": replies}
+    return {"code": "OK", "replies": replies}
+
+
 class RawReply:
     """Reads any reply as bytes."""
 
@@ -109,6 +128,8 @@ def describe(case):
         method, request = case["rpc"]
         text = request.hex() if isinstance(request, bytes) else " ".join(str(request).split())
         return f"{method} {shorten(text)}"
+    if "stream" in case:
+        return f"ModelStreamInfer {shorten(' | '.join(' '.join(str(request).split()) for request in case['stream']))}"
     headers = "".join(f" [{k}: {v}]" for k, v in case.get("headers", {}).items())
     return f"{' '.join(case['http'])}{headers} {shorten(repr(case.get('body', b''))[2:-1])}".rstrip()
 

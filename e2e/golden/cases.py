@@ -5,9 +5,12 @@
 
 import gzip
 import json
+import math
 import struct
 import zlib
 
+import pipelines
+import stateful
 from tritonclient.grpc import service_pb2 as pb
 
 INFER = "/v2/models/{}/infer"
@@ -28,7 +31,7 @@ def infer(name, model, body, **headers):
 
 def tensor(name="INPUT0", shape=(1, 4), datatype="FP32", data=(1, 2, 3, 4), **parameters):
     """One input in JSON form; None leaves a member out."""
-    members = {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters or None, "data": data}
+    members = {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters or None, "data": list(data) if isinstance(data, range) else data}
     return {k: v for k, v in members.items() if v is not None}
 
 
@@ -391,6 +394,10 @@ def rpc(name, method, message):
     return {"name": f"gRPC {name}", "rpc": (method, message)}
 
 
+def stream(name, *requests):
+    return {"name": f"gRPC stream: {name}", "stream": requests}
+
+
 def tin(name="INPUT0", shape=(1, 4), datatype="FP32", contents=None, **parameters):
     message = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     if contents:
@@ -649,12 +656,248 @@ BROKEN_START = [
     rpc("infer on a broken model", "ModelInfer", pb.ModelInferRequest(model_name="no_backend", inputs=[tin()], raw_input_contents=[ROW])),
 ]
 
+def x(shape=(1, 4), data=(1, 2, 3, 4), **more):
+    return tensor("X", shape=shape, data=data, **more)
+
+
+EIGHT = x((2, 4), (1, 2, 3, 4, 5, 6, 7, 8))
+SERVED = (*pipelines.GOOD, "e_no_platform", "e_no_version", "e_two_versions")
+
+ENSEMBLES = [
+    http("index", "POST", "/v2/repository/index"),
+    *[http(f"configuration of {name}", "GET", f"/v2/models/{name}/config") for name in SERVED],
+    *[http(f"metadata of {name}", "GET", f"/v2/models/{name}") for name in ("e_one", "e_fan", "e_optional_given", "e_no_batch_itself", "e_two_versions")],
+    *[infer(f"infer on {name}", name, ask(x())) for name in ("e_one", "e_chain", "e_steps_backwards", "e_same_twice", "e_inner_output", "e_part_of_outputs", "e_smaller_batch",
+      "e_no_batch_itself", "e_no_batch_open", "e_open_over_fixed", "e_optional_not_mapped", "e_optional_given", "e_nested", "e_labels_of_member", "e_exact_version", "e_latest_version",
+      "e_no_platform", "e_no_version", "e_two_versions")],
+    infer("two rows", "e_chain", ask(EIGHT)),
+    infer("two rows through steps of different batching", "e_no_batch_open", ask(EIGHT)),
+    infer("two rows for a member without batching", "e_no_batch_member", ask(x((2, 2, 2), range(8)))),
+    infer("one row for a member without batching", "e_no_batch_member", ask(x((1, 2, 2), range(4)))),
+    infer("no batching at all", "e_wider", ask(x([3], [1, 2, 3]))),
+    infer("a fan", "e_fan", ask(x(), tensor("W", data=[5, 6, 7, 8]))),
+    infer("one output of a fan", "e_fan", ask(x(), tensor("W", data=[5, 6, 7, 8]), outputs=[out("Z")])),
+    infer("both outputs in the other order", "e_fan", ask(x(), tensor("W", data=[5, 6, 7, 8]), outputs=[out("Z"), out("Y")])),
+    infer("unequal rows", "e_fan", ask(x(), tensor("W", shape=(2, 4), data=range(8)))),
+    infer("only the inner output", "e_inner_output", ask(x(), outputs=[out("A")])),
+    infer("the optional input too", "e_optional_given", ask(x(), tensor("W", data=[5, 6, 7, 8]))),
+    infer("strings", "e_text", ask(tensor("X", shape=(1, 2), datatype="BYTES", data=["a", "b"]))),
+    infer("id and parameters", "e_chain", ask(x(), id="mine", parameters={"a": 1, "priority": 2, "timeout": 1000000})),
+    infer("sequence parameters", "e_chain", ask(x(), parameters={"sequence_id": 5, "sequence_start": True, "sequence_end": True})),
+    infer("classes by the labels of a member", "e_labels_of_member", ask(x(), outputs=[out("Y", classification=2)])),
+    infer("classes", "e_one", ask(x(), outputs=[out("Y", classification=1)])),
+    binary("binary in and out", "e_chain", ask(x(data=None, **RAW), outputs=[out("Y", binary_data=True)]), ROW),
+    infer("raw", "e_one", ROW, Inference_Header_Content_Length="0"),
+    infer("too many rows", "e_chain", ask(x((9, 4), range(36)))),
+    infer("too many rows for the ensemble alone", "e_smaller_batch", ask(x((3, 4), range(12)))),
+    infer("a missing input", "e_fan", ask(x())),
+    infer("an unknown input", "e_one", ask(tensor("Q"))),
+    infer("an unknown output", "e_one", ask(x(), outputs=[out("Q")])),
+    infer("an inner tensor as output", "e_chain", ask(x(), outputs=[out("a")])),
+    infer("a wrong type", "e_one", ask(x(datatype="INT32"))),
+    infer("a wrong shape", "e_one", ask(x((1, 5), range(5)))),
+    infer("a shape that the member refuses", "e_open_over_fixed", ask(x((1, 5), range(5)))),
+    infer("a shape that the member refuses, with id", "e_open_over_fixed", ask(x((1, 5), range(5)), id="mine")),
+    infer("rows that the member refuses", "e_no_batch_open", ask(x((9, 4), range(36)))),
+    infer("an unknown version", "e_one/versions/7", ask(x())),
+    infer("generate", "e_one", b"") | {"http": ("POST", "/v2/models/e_text/generate"), "body": b'{"X": ["a", "b"], "id": "mine", "a": 1}'},
+    rpc("infer", "ModelInfer", pb.ModelInferRequest(model_name="e_chain", id="mine", inputs=[tin("X")], raw_input_contents=[ROW])),
+    rpc("a shape that the member refuses", "ModelInfer", pb.ModelInferRequest(model_name="e_open_over_fixed", inputs=[tin("X", (1, 5))], raw_input_contents=[ROW + ROW[:4]])),
+    rpc("configuration", "ModelConfig", pb.ModelConfigRequest(name="e_fan")),
+    rpc("metadata", "ModelMetadata", pb.ModelMetadataRequest(name="e_fan")),
+    stream("one request", pb.ModelInferRequest(model_name="e_chain", id="mine", inputs=[tin("X")], raw_input_contents=[ROW])),
+    stream("a request that a member refuses", pb.ModelInferRequest(model_name="e_open_over_fixed", inputs=[tin("X", (1, 5))], raw_input_contents=[ROW + ROW[:4]])),
+    stream(
+        "an empty final response is asked for",
+        pb.ModelInferRequest(model_name="e_chain", inputs=[tin("X")], raw_input_contents=[ROW], parameters={"triton_enable_empty_final_response": pb.InferParameter(bool_param=True)}),
+    ),
+    *[http(f"statistics of {name}", "GET", f"/v2/models/{name}/stats") for name in ("e_chain", "e_fan", "e_nested", "e_open_over_fixed", "e_same_twice")],
+]
+
+ENSEMBLE_CONTROL = [
+    load("e_chain"),
+    http("index", "POST", "/v2/repository/index", {"ready": True}),
+    infer("infer after loading", "e_chain", ask(x())),
+    unload("e_chain"),
+    http("index after unloading", "POST", "/v2/repository/index", {"ready": True}),
+    named(load("e_chain"), "load it again"),
+    unload("e_chain", parameters={"unload_dependents": True}),
+    http("index after unloading with its parts", "POST", "/v2/repository/index", {"ready": True}),
+    load("e_nested"),
+    http("index with a nested one", "POST", "/v2/repository/index", {"ready": True}),
+    unload("single"),
+    named(infer("", "e_one", ask(x())), "infer when its only part is unloaded"),
+    named(infer("", "e_nested", ask(x())), "infer on the nested one"),
+    http("index after a part was unloaded", "POST", "/v2/repository/index"),
+    http("ready of an ensemble without its part", "GET", "/v2/models/e_one/ready"),
+    http("server ready without a part", "GET", "/v2/health/ready"),
+    named(load("single"), "load the part again"),
+    named(infer("", "e_one", ask(x())), "infer when the part is back"),
+    named(load("e_one"), "load the ensemble again"),
+    named(infer("", "e_one", ask(x())), "infer on the ensemble loaded again"),
+    load("e_labels_of_member"),
+    named(
+        http("", "POST", "/v2/repository/models/labelled/load", {"parameters": {"config": OVERRIDE["config"].replace('"dims":[4]', '"dims":[5]').replace('"max_batch_size":2', '"max_batch_size":4')}}),
+        "load the part with another shape",
+    ),
+    named(infer("", "e_labels_of_member", ask(x())), "infer after the part changed"),
+    http("index after the part changed", "POST", "/v2/repository/index", {"ready": True}),
+    *[case for name in pipelines.BROKEN for case in (load(name), http(f"ready of {name}", "GET", f"/v2/models/{name}/ready"))],
+    http("index after failed loads", "POST", "/v2/repository/index"),
+]
+
+def member(name, model, value, shape=(1, 1), id_=None, start=None, end=None, **more):
+    """One request of a sequence."""
+    given = {"sequence_id": id_, "sequence_start": start, "sequence_end": end}
+    parameters = {key: one for key, one in given.items() if one is not None}
+    return infer(name, model, ask(tensor("INPUT", shape=shape, datatype="INT32", data=[value] * math.prod(shape)), **({"parameters": parameters} if parameters else {}), **more))
+
+
+def rpc_member(name, model, value, **parameters):
+    message = pb.ModelInferRequest(model_name=model, inputs=[tin("INPUT", (1, 1), "INT32")], raw_input_contents=[struct.pack("<i", value)])
+    put(message.parameters, parameters)
+    return rpc(name, "ModelInfer", message)
+
+
+SEQUENCES = [
+    *[http(f"configuration of {name}", "GET", f"/v2/models/{name}/config") for name in stateful.SEQUENCES],
+    *[http(f"metadata of {name}", "GET", f"/v2/models/{name}") for name in ("s_direct", "s_oldest")],
+    *[
+        case
+        for model, shape in (("s_direct", (1, 1)), ("s_direct_named", (1, 1)), ("s_direct_one", (1,)), ("s_oldest", (1, 1)), ("s_oldest_bare", (1, 1)))
+        for case in (
+            member(f"{model}: no id", model, 1, shape),
+            member(f"{model}: id zero", model, 1, shape, 0, True),
+            member(f"{model}: empty id", model, 1, shape, "", True),
+            member(f"{model}: no start", model, 1, shape, 7),
+            member(f"{model}: no start, with request id", model, 1, shape, 7, id="mine"),
+            member(f"{model}: first", model, 1, shape, 7, True),
+            member(f"{model}: second", model, 2, shape, 7),
+            member(f"{model}: start again", model, 5, shape, 7, True),
+            member(f"{model}: after starting again", model, 6, shape, 7),
+            member(f"{model}: last", model, 3, shape, 7, False, True),
+            member(f"{model}: after the last", model, 1, shape, 7),
+            member(f"{model}: first and last", model, 9, shape, 8, True, True),
+            member(f"{model}: after first and last", model, 1, shape, 8),
+            member(f"{model}: the id as text", model, 1, shape, "7", True, True),
+        )
+    ],
+    *[
+        case
+        for model in ("s_direct", "s_oldest")
+        for case in (
+            member(f"{model}: two rows", model, 1, (2, 1), 9, True),
+            member(f"{model}: ids are large", model, 1, (1, 1), 18446744073709551615, True, True),
+            member(f"{model}: a text of 128", model, 1, (1, 1), "x" * 128, True, True),
+            member(f"{model}: a text of 129", model, 1, (1, 1), "x" * 129, True, True),
+            member(f"{model}: a negative id", model, 1, (1, 1), -1, True, True),
+            member(f"{model}: a fractional id", model, 1, (1, 1), 1.5, True, True),
+            member(f"{model}: start is a number", model, 1, (1, 1), 5, 1, True),
+            member(f"{model}: controls given by the caller", model, 1, (1, 1), 5, True, True)
+            | {"body": json.dumps(ask(tensor("INPUT", (1, 1), "INT32", [1]), tensor("START", (1, 1), "INT32", [1]), parameters={"sequence_id": 5, "sequence_start": True, "sequence_end": True})).encode()},
+            rpc_member(f"{model}: no id", model, 1),
+            rpc_member(f"{model}: no start", model, 1, sequence_id=70),
+            rpc_member(f"{model}: first", model, 1, sequence_id=70, sequence_start=True),
+            rpc_member(f"{model}: last", model, 4, sequence_id=70, sequence_end=True),
+            rpc_member(f"{model}: an id of text", model, 4, sequence_id="abc", sequence_start=True, sequence_end=True),
+            stream(
+                f"{model}: a whole sequence",
+                *[
+                    pb.ModelInferRequest(
+                        model_name=model,
+                        inputs=[tin("INPUT", (1, 1), "INT32")],
+                        raw_input_contents=[struct.pack("<i", value)],
+                        parameters={"sequence_id": pb.InferParameter(int64_param=99), "sequence_start": pb.InferParameter(bool_param=value == 1), "sequence_end": pb.InferParameter(bool_param=value == 3)},
+                    )
+                    for value in (1, 2, 3)
+                ],
+            ),
+        )
+    ],
+    *[http(f"statistics of {name}", "GET", f"/v2/models/{name}/stats") for name in stateful.SEQUENCES],
+]
+
+SEQUENCE_CONTROL = [
+    *[case for name in stateful.BROKEN_SEQUENCES for case in (load(name), infer(f"infer on {name}", name, ask(tensor("INPUT", (1, 1), "INT32", [1]))))],
+    http("index", "POST", "/v2/repository/index"),
+    load("s_direct"),
+    member("first", "s_direct", 1, id_=5, start=True),
+    unload("s_direct"),
+    named(load("s_direct"), "load it again"),
+    member("the sequence is gone", "s_direct", 1, id_=5),
+]
+
+
+def repeat_request(values, model="repeat", delays=None, **parameters):
+    delays = delays or [0] * len(values)
+    message = pb.ModelInferRequest(
+        model_name=model,
+        inputs=[tin("IN", (len(values),), "INT32"), tin("DELAY", (len(values),), "UINT32"), tin("WAIT", (1,), "UINT32")],
+        raw_input_contents=[struct.pack(f"<{len(values)}i", *values), struct.pack(f"<{len(values)}I", *delays), struct.pack("<I", 0)],
+    )
+    if "id" in parameters:
+        message.id = parameters.pop("id")
+    put(message.parameters, parameters)
+    return message
+
+
+def repeat_json(values):
+    return {"IN": values, "DELAY": [0] * len(values), "WAIT": 0}
+
+
+def generate(name, model, body, stream=False):
+    return http(name, "POST", f"/v2/models/{model}/generate{'_stream' if stream else ''}", body)
+
+
+DECOUPLED = [
+    *[http(f"configuration of {name}", "GET", f"/v2/models/{name}/config") for name in ("repeat", *stateful.OVER_REPEATS)],
+    *[
+        case
+        for model in ("repeat", *stateful.OVER_REPEATS)
+        for case in (
+            infer(f"{model}: infer", model, ask(tensor("IN", [1], "INT32", [1]), tensor("DELAY", [1], "UINT32", [0]), tensor("WAIT", [1], "UINT32", [0]))),
+            rpc(f"{model}: infer", "ModelInfer", repeat_request([1], model)),
+            stream(f"{model}: one response", repeat_request([7], model)),
+            stream(f"{model}: three responses", repeat_request([7, 8, 9], model, id="mine")),
+            stream(f"{model}: no response", repeat_request([], model)),
+            stream(f"{model}: three responses and an empty final one", repeat_request([7, 8, 9], model, triton_enable_empty_final_response=True)),
+            stream(f"{model}: no response and an empty final one", repeat_request([], model, triton_enable_empty_final_response=True)),
+            generate(f"{model}: generate one", model, repeat_json([7])),
+            generate(f"{model}: generate three", model, repeat_json([7, 8, 9])),
+            generate(f"{model}: generate none", model, repeat_json([])),
+            generate(f"{model}: stream one", model, repeat_json([7]), True),
+            generate(f"{model}: stream three", model, {**repeat_json([7, 8, 9]), "id": "mine"}, True),
+            generate(f"{model}: stream none", model, repeat_json([]), True),
+            generate(f"{model}: stream without an input", model, {"IN": [1]}, True),
+            generate(f"{model}: stream of a wrong type", model, {**repeat_json([7]), "WAIT": "x"}, True),
+        )
+    ],
+    stream("a missing input", pb.ModelInferRequest(model_name="repeat", inputs=[tin("IN", (1,), "INT32")], raw_input_contents=[struct.pack("<i", 1)])),
+    stream("an unknown model, then a known one", repeat_request([1], "nosuch"), repeat_request([1])),
+    stream(
+        "ordinary with an empty final response", pb.ModelInferRequest(model_name="single", inputs=[tin()], raw_input_contents=[ROW], parameters={"triton_enable_empty_final_response": pb.InferParameter(bool_param=True)}),
+    ),
+    *[http(f"statistics of {name}", "GET", f"/v2/models/{name}/stats") for name in ("repeat", *stateful.OVER_REPEATS)],
+]
+
 # scene -> what it serves, its flags, its cases
 SCENES = {
     "http_infer": {"good": True, "flags": [], "cases": HTTP_ANSWERED + HTTP_CLASSES + HTTP_REFUSED + HTTP_MALFORMED},
     "grpc_infer": {"good": True, "flags": [], "cases": GRPC_INFER},
     "resources": {"good": True, "flags": [], "cases": HTTP_RESOURCES + GRPC_RESOURCES},
     "control": {"good": True, "broken": True, "flags": ["--model-control-mode=explicit"], "cases": CONTROL},
+    "ensembles": {"good": True, "ensembles": True, "flags": ["--exit-on-error=false"], "cases": ENSEMBLES},
+    "ensemble_control": {
+        "good": True,
+        "broken": True,
+        "ensembles": True,
+        "broken_ensembles": True,
+        "flags": ["--model-control-mode=explicit"],
+        "cases": ENSEMBLE_CONTROL,
+    },
+    "sequences": {"sequences": True, "flags": [], "cases": SEQUENCES},
+    "sequence_control": {"sequences": True, "broken_sequences": True, "flags": ["--model-control-mode=explicit"], "cases": SEQUENCE_CONTROL},
+    "decoupled": {"good": True, "repeats": True, "flags": [], "cases": DECOUPLED},
     "broken_start": {
         "good": True,
         "broken": True,

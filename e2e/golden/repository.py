@@ -6,6 +6,9 @@ Both copy INPUT<k> to OUTPUT<k>; everything the cases look at happens before or 
 
 from pathlib import Path
 
+import pipelines
+import stateful
+
 MODEL_PY = '''
 import triton_python_backend_utils as pb_utils
 
@@ -85,7 +88,7 @@ BROKEN = {
 }
 
 
-def write_model(root, name, config, backend, versions=("1",)):
+def write_model(root, name, config, backend, versions=("1",), code=MODEL_PY):
     """One model folder. `backend` is python or identity, or None where the configuration names its own."""
     folder = Path(root) / name
     folder.mkdir(parents=True)
@@ -95,7 +98,7 @@ def write_model(root, name, config, backend, versions=("1",)):
     for version in versions:
         (folder / version).mkdir()
         if backend == "python":
-            (folder / version / "model.py").write_text(MODEL_PY)
+            (folder / version / "model.py").write_text(code)
     return folder
 
 
@@ -126,12 +129,37 @@ def write_broken(root, backend):
     write_model(root, "nothing_said", one, None)
 
 
+def write_ensembles(root, graphs, versions=("1",)):
+    for name, config in graphs.items():
+        write_model(root, name, config, None, versions)
+
+
+def write_stateful(root, models, code, backend):
+    """Models that a test backend runs here, and a Python model there."""
+    for name, (test_backend, config) in models.items():
+        write_model(root, name, config, "python" if backend == "python" else test_backend, code=code)
+
+
 def write_scene(root, scene, backend):
     """The repository of one scene of cases.py."""
     if scene.get("good"):
         write_good(root, backend)
     if scene.get("broken"):
         write_broken(root, backend)
+    if scene.get("ensembles"):
+        write_ensembles(root, pipelines.GOOD)
+        write_ensembles(root, {"e_no_platform": pipelines.WITHOUT_PLATFORM})
+        write_ensembles(root, {"e_no_version": pipelines.GOOD["e_one"]}, versions=())
+        write_ensembles(root, {"e_two_versions": pipelines.GOOD["e_one"]}, versions=("1", "3"))
+    if scene.get("sequences"):
+        write_stateful(root, stateful.SEQUENCES, stateful.SUM_PY, backend)
+    if scene.get("broken_sequences"):
+        write_stateful(root, {name: ("sequence", config) for name, config in stateful.BROKEN_SEQUENCES.items()}, stateful.SUM_PY, backend)
+    if scene.get("repeats"):
+        write_stateful(root, stateful.REPEATS, stateful.REPEAT_PY, backend)
+        write_ensembles(root, stateful.OVER_REPEATS)
+    if scene.get("broken_ensembles"):
+        write_ensembles(root, pipelines.BROKEN)
 
 
 def for_backend(cases, backend):
