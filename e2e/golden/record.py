@@ -12,8 +12,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "common")]
 
 import ask  # noqa: E402
+import batches  # noqa: E402
 import cases  # noqa: E402
 import repository  # noqa: E402
+import sequence_batches  # noqa: E402
 from serving import Server, until  # noqa: E402
 
 
@@ -27,6 +29,9 @@ def main(triton_home, wanted):
     }
     folder = HERE.parent / "fixtures" / "golden"
     folder.mkdir(parents=True, exist_ok=True)
+    for name, module in (("batches", batches), ("sequence_batches", sequence_batches)):
+        if not wanted or name in wanted:
+            record_batches(name, module, argv, env, folder)
     for name, scene in cases.SCENES.items():
         if wanted and name not in wanted:
             continue
@@ -41,6 +46,20 @@ def main(triton_home, wanted):
         text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "cases": answers}, indent=1, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text.replace(models, "MODELS") + "\n")
         print(f"{name}: {len(answers)} answers")
+
+
+def record_batches(name, module, argv, env, folder):
+    """What a batcher makes of requests that wait together."""
+    with tempfile.TemporaryDirectory() as models:
+        for model, (config, _) in module.SCENARIOS.items():
+            config = config if isinstance(config, str) else config[1]
+            repository.write_model(models, model, config, "python", code=module.MODEL_PY)
+        with Server(models, argv=argv, env={**env, **module.ENVIRONMENT}, wait=None, expect_exit=None, deadline=120) as server:
+            until(lambda: "Started Metrics Service" in server.log(), "the last port to open", 120, server.process)
+            answers = {model: module.play(server, model) for model in module.SCENARIOS}
+    text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "scenarios": answers}, indent=1)
+    (folder / f"{name}.json").write_text(text + "\n")
+    print(f"{name}: {len(answers)} scenarios")
 
 
 def record(server, left, answers):

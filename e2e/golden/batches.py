@@ -1,0 +1,148 @@
+"""What the dynamic batcher makes of requests that wait together: put to a real Triton once, and to our server in every test run.
+
+All models wait, once, until QUEUED requests are there (TRITONSERVER_DELAY_SCHEDULER), and run for RUN_MS each time, so what is formed from them does not
+depend on time. A request is its rows, or (rows, parameters), or (rows, parameters, width) where the model takes any width.
+"""
+
+import http.client
+import json
+import re
+import threading
+import time
+
+QUEUED, RUN_MS = 6, 40
+ENVIRONMENT = {"TRITONSERVER_DELAY_SCHEDULER": str(QUEUED)}
+
+MODEL_PY = '''
+import json
+import time
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.delay = int(json.loads(args["model_config"])["parameters"]["execute_delay_ms"]["string_value"]) / 1000
+
+    def execute(self, requests):
+        time.sleep(self.delay)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy())]) for request in requests]
+'''
+
+
+def batching(fields="", batch=8, dims="[ 4 ]", instances=1, run_ms=RUN_MS):
+    return (
+        f'max_batch_size: {batch}\ninput [ {{ name: "INPUT0" data_type: TYPE_FP32 dims: {dims} }} ]\noutput [ {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: {dims} }} ]\n'
+        f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\ndynamic_batching {{ {fields} }}\n"
+        f'parameters {{ key: "execute_delay_ms" value {{ string_value: "{run_ms}" }} }}\n'
+    )
+
+
+SLOW = "max_queue_delay_microseconds: 10000000"  # longer than any test: what leaves does so for another reason
+LONG_RUN_MS = 1500
+SHORT = "default_timeout_microseconds: 700000"  # all are sent by then; over before the first long execution ends
+SOON, LATE = {"timeout": 700_000}, {"timeout": 60_000_000}
+
+# name -> configuration, requests
+SCENARIOS = {
+    "b_plain": (batching(), [1] * 6),
+    "b_fills_up": (batching(), [2] * 6),
+    "b_exactly_full": (batching(batch=6), [1] * 6),
+    "b_mixed_rows": (batching(), [3, 3, 3, 3, 1, 1]),
+    "b_does_not_look_past_the_next": (batching(), [5, 4, 1, 1, 1, 1]),
+    "b_single_too": (batching(batch=1), [1] * 6),
+    "b_no_batching": (batching(batch=0), [0] * 6),
+    "b_preferred": (batching("preferred_batch_size: [ 4 ]"), [1] * 6),
+    "b_preferred_two": (batching("preferred_batch_size: [ 2, 4 ]"), [1] * 6),
+    "b_preferred_not_met": (batching("preferred_batch_size: [ 4 ]"), [3] * 6),
+    "b_preferred_met_late": (batching("preferred_batch_size: [ 6 ]"), [2, 2, 2, 2, 2, 1]),
+    "b_preferred_largest": (batching("preferred_batch_size: [ 2, 4 ]"), [1, 1, 1, 1, 1, 2]),
+    "b_delay_and_preferred": (batching(f"preferred_batch_size: [ 3 ] {SLOW}"), [1] * 6),
+    "b_delay_until_full": (batching(SLOW, batch=3), [1] * 6),
+    "b_short_delay": (batching("preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 30000"), [1] * 6),
+    "b_widths": (batching(dims="[ -1 ]"), [(1, {}, 4), (1, {}, 4), (1, {}, 5), (1, {}, 5), (1, {}, 4), (1, {}, 4)]),
+    "b_widths_all_different": (batching(dims="[ -1 ]"), [(1, {}, width) for width in range(1, 7)]),
+    "b_priorities": (batching("priority_levels: 3 default_priority_level: 2", batch=1), [(1, {"priority": p}) for p in (3, 2, 1, 3, 2, 1)]),
+    "b_priority_default": (batching("priority_levels: 2 default_priority_level: 1", batch=1), [(1, {"priority": p}) for p in (2, 0, 2, 9, 1, 2)]),
+    "b_priorities_in_one_batch": (batching("priority_levels: 2 default_priority_level: 1", batch=4), [(1, {"priority": p}) for p in (2, 1, 2, 1, 2, 1)]),
+    "b_queue_full": (
+        batching("priority_levels: 2 default_priority_level: 2 default_queue_policy { max_queue_size: 5 }", batch=2),
+        [(1, {"priority": p}) for p in (2, 2, 2, 2, 2, 2, 2, 1)],
+    ),
+    "b_level_full": (
+        batching("priority_levels: 2 default_priority_level: 2 priority_queue_policy { key: 1 value { max_queue_size: 2 } }", batch=1),
+        [(1, {"priority": p}) for p in (2, 2, 1, 1, 1, 1, 2, 2)],
+    ),
+    "b_reject": (batching(f"default_queue_policy {{ {SHORT} }}", batch=1, run_ms=LONG_RUN_MS), [1] * 6),
+    "b_reject_all_of_a_batch": (batching(f"default_queue_policy {{ {SHORT} }}", batch=4, run_ms=LONG_RUN_MS), [1] * 6),
+    "b_delay_action": (batching(f"default_queue_policy {{ timeout_action: DELAY {SHORT} }}", batch=1, run_ms=LONG_RUN_MS), [1] * 6),
+    "b_override": (
+        batching("default_queue_policy { allow_timeout_override: true default_timeout_microseconds: 60000000 }", batch=1, run_ms=LONG_RUN_MS),
+        [1, (1, SOON), 1, (1, SOON), (1, LATE), 1],
+    ),
+    "b_override_not_allowed": (batching("default_queue_policy { default_timeout_microseconds: 60000000 }", batch=1, run_ms=LONG_RUN_MS), [1, (1, SOON), 1, (1, SOON), 1, 1]),
+    "b_override_without_default": (batching("default_queue_policy { allow_timeout_override: true }", batch=1, run_ms=LONG_RUN_MS), [1, (1, SOON), 1, (1, SOON), 1, 1]),
+    "b_override_larger": (batching(f"default_queue_policy {{ allow_timeout_override: true {SHORT} }}", batch=1, run_ms=LONG_RUN_MS), [1, (1, LATE), 1, 1, 1, 1]),
+    "b_override_delayed": (
+        batching("default_queue_policy { timeout_action: DELAY allow_timeout_override: true default_timeout_microseconds: 60000000 }", batch=1, run_ms=LONG_RUN_MS),
+        [1, (1, SOON), (1, SOON), 1, 1, 1],
+    ),
+    "b_ordered": (batching("preserve_ordering: true", batch=1), [1] * 6),
+    "b_two_instances": (batching(batch=2, instances=2), [1] * 8),
+}
+
+
+def play(server, name):
+    """Sends a scenario's requests one after the other, each once the one before waits; what became of them."""
+    config, requests = SCENARIOS[name]
+    has_batches = "max_batch_size: 0" not in config
+    answers, threads = {}, []
+    for place, request in enumerate(requests):
+        rows, parameters, width = (*request, *({}, 4)[len(request) - 1 :]) if isinstance(request, tuple) else (request, {}, 4)
+        shape = [rows, width] if has_batches else [width]
+        body = {"id": str(place), "parameters": parameters, "inputs": [{"name": "INPUT0", "shape": shape, "datatype": "FP32", "data": [1.0] * (max(rows, 1) * width)}]}
+        threads.append(threading.Thread(target=send, args=(server, name, place, body, answers)))
+        threads[-1].start()
+        if place + 1 - len(answers) < QUEUED:
+            wait_until(lambda: pending(server, name) == place + 1 - len(answers), f"request {place} of {name} to wait")
+    for thread in threads:
+        thread.join(60)
+    stats = json.loads(ask(server.http, "GET", f"/v2/models/{name}/stats"))["model_stats"][0]
+    sizes = {str(line["batch_size"]): line["compute_infer"]["count"] for line in stats["batch_stats"]}
+    outcomes = [answers[place][0] for place in range(len(requests))]
+    by_end = sorted(range(len(requests)), key=lambda place: answers[place][1])
+    return {
+        "batches": dict(sorted(sizes.items())),
+        "outcomes": outcomes,
+        "success": stats["inference_stats"]["success"]["count"],
+        "fail": stats["inference_stats"]["fail"]["count"],
+        # Who ran together ends together: only single requests have an order.
+        **({"order": [place for place in by_end if outcomes[place] == "ok"]} if set(sizes) == {"1"} and "count: 2" not in config else {}),
+    }
+
+
+def send(server, name, place, body, answers):
+    text = json.loads(ask(server.http, "POST", f"/v2/models/{name}/infer", json.dumps(body)))
+    answers[place] = (text.get("error", "ok"), time.monotonic())
+
+
+def pending(server, name):
+    page = ask(server.metrics, "GET", "/metrics")
+    lines = re.findall(rf'^nv_inference_pending_request_count{{[^}}]*model="{name}"[^}}]*}} ([0-9.]+)', page, re.MULTILINE)
+    return sum(map(float, lines))
+
+
+def ask(port, method, path, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def wait_until(holds, what, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.002)
