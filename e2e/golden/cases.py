@@ -10,6 +10,7 @@ import struct
 import zlib
 
 import pipelines
+import repository
 import stateful
 from tritonclient.grpc import service_pb2 as pb
 
@@ -880,6 +881,15 @@ DECOUPLED = [
     *[http(f"statistics of {name}", "GET", f"/v2/models/{name}/stats") for name in ("repeat", *stateful.OVER_REPEATS)],
 ]
 
+RATE_LIMITS = [
+    *[case for name in repository.RATE_LIMITED for case in (load(name), infer(f"infer on {name}", name, GOOD))],
+    http("index", "POST", "/v2/repository/index"),
+    http("configuration", "GET", "/v2/models/r_declared_global/config"),
+    unload("r_declared"),
+    named(load("r_declared"), "load it again"),
+    named(infer("", "r_declared", GOOD), "infer after loading again"),
+]
+
 # scene -> what it serves, its flags, its cases
 SCENES = {
     "http_infer": {"good": True, "flags": [], "cases": HTTP_ANSWERED + HTTP_CLASSES + HTTP_REFUSED + HTTP_MALFORMED},
@@ -898,6 +908,13 @@ SCENES = {
     "sequences": {"sequences": True, "flags": [], "cases": SEQUENCES},
     "sequence_control": {"sequences": True, "broken_sequences": True, "flags": ["--model-control-mode=explicit"], "cases": SEQUENCE_CONTROL},
     "decoupled": {"good": True, "repeats": True, "flags": [], "cases": DECOUPLED},
+    "rate_limits": {
+        "rate_limited": True,
+        "flags": ["--model-control-mode=explicit", "--rate-limit=execution_count", "--rate-limit-resource=R1:3", "--rate-limit-resource=G:3"],
+        "cases": RATE_LIMITS,
+    },
+    "rate_limits_default": {"rate_limited": True, "flags": ["--model-control-mode=explicit", "--rate-limit=execution_count"], "cases": RATE_LIMITS},
+    "rate_limits_off": {"rate_limited": True, "flags": ["--model-control-mode=explicit"], "cases": RATE_LIMITS},
     "broken_start": {
         "good": True,
         "broken": True,

@@ -87,6 +87,28 @@ BROKEN = {
     "model_group_gpus": "max_batch_size: 1\n" + tensors([("FP32", [4])]) + "instance_group [ { kind: KIND_MODEL gpus: [ 0 ] } ]\n",
 }
 
+def limited(*resources, priority=0, count=1):
+    """Instances that need resources: (name, count), or (name, count, True) for a global one."""
+    lines = ", ".join(f'{{ name: "{name}" count: {n} {"global: true" if shared else ""} }}' for name, n, shared in ((*one, False)[:3] for one in resources))
+    rate = f"rate_limiter {{ resources [ {lines} ] priority: {priority} }}" if resources else f"rate_limiter {{ priority: {priority} }}"
+    return "max_batch_size: 8\n" + tensors([("FP32", [4])]) + f"instance_group [ {{ kind: KIND_CPU count: {count} {rate} }} ]\n"
+
+
+RATE_LIMITED = {
+    "r_priority_only": limited(priority=2),
+    "r_declared": limited(("R1", 2)),
+    "r_declared_global": limited(("G", 3, True)),
+    "r_not_declared": limited(("R9", 7)),
+    "r_not_declared_more": limited(("R9", 9)),
+    "r_too_many": limited(("R1", 5)),
+    "r_too_many_global": limited(("G", 4, True)),
+    "r_other_kind": limited(("R1", 1, True)),
+    "r_other_kind_of_own": limited(("R8", 1), ("R8", 1, True)),
+    "r_two_instances": limited(("R1", 2), count=2),
+    "r_no_name": limited(("", 1)),
+    "r_no_count": limited(("R7", 0)),
+}
+
 
 def write_model(root, name, config, backend, versions=("1",), code=MODEL_PY):
     """One model folder. `backend` is python or identity, or None where the configuration names its own."""
@@ -151,6 +173,9 @@ def write_scene(root, scene, backend):
         write_ensembles(root, {"e_no_platform": pipelines.WITHOUT_PLATFORM})
         write_ensembles(root, {"e_no_version": pipelines.GOOD["e_one"]}, versions=())
         write_ensembles(root, {"e_two_versions": pipelines.GOOD["e_one"]}, versions=("1", "3"))
+    if scene.get("rate_limited"):
+        for name, config in RATE_LIMITED.items():
+            write_model(root, name, config, backend)
     if scene.get("sequences"):
         write_stateful(root, stateful.SEQUENCES, stateful.SUM_PY, backend)
     if scene.get("broken_sequences"):
