@@ -6,6 +6,8 @@ A difference replaces the answer of a case, or only the parts of it that differ.
 import json
 import re
 
+import stateful
+
 NEWER = "Triton 2.73 answers so, 2.51 did not yet"
 CONFIG_ERRORS_KNOWN = "a model whose configuration is wrong is known, and every request for it is answered with what is wrong"
 STRICT = "what 2.51 let pass, or died of, is refused"
@@ -148,12 +150,82 @@ http("control", "ready of wrong_versions", 400, "Model version not ready", NEWER
 for scene, case in (("control", "index after failed loads"), ("broken_start", "index")):
     SILENT[scene, case] = CONFIG_ERRORS_KNOWN  # the reasons themselves are compared where the models are loaded
 
+# === ensembles ===
+
+NO_VERSION = "an ensemble needs no folder of a version: it has no files, and many sources of models cannot hold an empty folder"
+for case in ("index", "configuration of e_no_version", "infer on e_no_version"):
+    SILENT["ensembles", case] = NO_VERSION
+for case in ("configuration of e_no_platform", "infer on e_no_platform"):
+    http("ensembles", case, 404, "Request for unknown model: 'e_no_platform' has no available versions", CONFIG_ERRORS_KNOWN)
+http("ensembles", "unequal rows", 400, "[request id: <id_unknown>] input 'W' batch size does not match other inputs for 'e_fan'", HASHED)
+DIFFERENCES["ensembles", "only the inner output"] = (
+    {
+        "status": 200,
+        "headers": {"content-type": "application/json"},
+        "body": '{"model_name":"e_inner_output","model_version":"1","parameters":{"sequence_id":0,"sequence_start":false,"sequence_end":false},'
+        '"outputs":[{"name":"A","datatype":"FP32","shape":[1,4],"data":[1.0,2.0,3.0,4.0]}]}',
+    },
+    "Triton waits for the step that it left out itself",
+)
+SILENT["ensembles", "statistics of e_open_over_fixed"] = "Triton counts an ensemble's request twice when a step refuses it, we once"
+for case in ("index after a part was unloaded", "index after failed loads"):
+    SILENT["ensemble_control", case] = "our reasons say more: which part is missing, what is wrong with a configuration"
+DIFFERENCES["ensemble_control", "server ready without a part"] = ({"status": 200}, "a model that leaves later does not take the server out of service")
+TWO_UNKNOWN = "load failed for model 'x_two_unknown_models': ensemble x_two_unknown_models contains models that are not available or ambiguous: noneither, nosuch\n"
+http("ensemble_control", "load x_two_unknown_models", 400, TWO_UNKNOWN, "all that is missing is named")
+prefix = "load failed for model 'x_failed_model': ensemble 'x_failed_model' depends on 'no_backend' which has no loaded version. Model 'no_backend' loading failed with error: version 1 is at UNAVAILABLE state: Invalid argument: "
+http("ensemble_control", "load x_failed_model", 400, Begins(prefix + NO_BACKEND), "the backends there are, are named")
+CIRCLE = "load failed for model 'x_circle_two': circular dependency between ensembles: x_circle_two -> ... -> x_circle_one -> x_circle_two\n"
+http("ensemble_control", "load x_circle_two", 400, CIRCLE, "the second time as well it is said what is wrong")
+
+# === sequences ===
+
+for model in ("s_direct", "s_oldest"):
+    text = f"[request id: <id_unknown>] expected 1 inputs but got 2 inputs for model '{model}'. Got input(s) ['INPUT','START'], but missing required input(s) ]. Please provide all required input(s)."
+    http("sequences", f"{model}: controls given by the caller", 400, text, HASHED)
+
+
+def text_id(model):
+    return f"[request id: <id_unknown>] sequence batching control 'CORRID' data-type is 'BYTES', but model '{model}' expects 'UINT64'"
+
+
+for case in ("s_oldest: the id as text", "s_oldest_bare: the id as text", "s_oldest: a text of 128"):
+    http("sequences", case, 400, text_id(case.partition(":")[0]), NEWER)
+rpc("sequences", "s_oldest: an id of text", "INVALID_ARGUMENT", text_id("s_oldest"), NEWER)
+for case in ("gRPC s_oldest: first", "gRPC s_oldest: last", *(f"statistics of {model}" for model in ("s_direct", "s_direct_named", "s_direct_one", "s_oldest", "s_oldest_bare"))):
+    SILENT["sequences", case] = "Triton died of the one before it, or of this one"
+for model in stateful.BROKEN_SEQUENCES:
+    if not model.startswith("y_state"):
+        http("sequence_control", f"infer on {model}", 404, f"Request for unknown model: '{model}' has no available versions", CONFIG_ERRORS_KNOWN)
+SILENT["sequence_control", "index"] = CONFIG_ERRORS_KNOWN
+http(
+    "sequence_control",
+    "load y_state_no_file",
+    400,
+    Begins("load failed for model 'y_state_no_file': version 1 is at UNAVAILABLE state: Internal: failed to open text file for read /"),
+    "the folder is another",
+)
+
+# === decoupled models ===
+
+ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"
+for model in ("repeat", *stateful.OVER_REPEATS):
+    for case in ("three", "none"):
+        http("decoupled", f"{model}: generate {case}", 500, ONE, "an error has the status of one")
+SILENT["decoupled", "statistics of repeat"] = "the recorded Python model reports no statistics of responses, the backend repeat does"
+for model in stateful.OVER_REPEATS:
+    SILENT["decoupled", f"statistics of {model}"] = "when generate has seen a second response, Triton lets the request run on, we cancel it"
+
+# === rate limiter ===
+
+SILENT["rate_limits", "index"] = SILENT["rate_limits_default", "index"] = CONFIG_ERRORS_KNOWN
+
 
 # === comparing ===
 
 # The two backends and the two programs name themselves differently; the identity backend adds parameters of its own.
 OWN_NAMES = [
-    (re.compile(r'"(platform|backend)": ?"(python|identity)"'), r'"\1":"BACKEND"'),
+    (re.compile(r'"(platform|backend)": ?"(python|identity|sequence|dyna_sequence|repeat)"'), r'"\1":"BACKEND"'),
     (re.compile(r'"default_model_filename": ?"(model.py)?"'), '"default_model_filename":"FILE"'),
     (re.compile(r'("name": ?"triton", ?"version": ?)"\d+\.\d+\.\d+"'), r'\1"VERSION"'),
 ]
@@ -178,6 +250,8 @@ def comparable(answer):
             del reply["parameters"]
         reply.get("config", {}).pop("default_model_filename", None)
         return {**answer, "reply": reply}
+    if "replies" in answer:
+        return {**answer, "replies": [comparable_message(message) for message in answer["replies"]]}
     if "body" not in answer:
         return answer
     body, headers = PARAMETERS.sub("", answer["body"]), dict(answer["headers"])
@@ -188,9 +262,33 @@ def comparable(answer):
         headers.pop("content-type", None)  # 2.51 says text/plain of many a JSON error and of nothing at all
     for pattern, calm in OWN_NAMES:
         body = pattern.sub(calm, body)
+    if '"sequence_start":' in body or body.startswith(("data: ", '{"model_name":', '{"IDX":', '{"OUT":')):
+        body = in_any_order(body)
     if '"instance_group":' in body:
-        body = json.dumps(json.loads(body), sort_keys=True)  # a configuration: members in any order
+        config = json.loads(body)  # a configuration: members in any order
+        config.get("ensemble_scheduling", {}).pop("max_inflight_requests", None)  # younger than the recording
+        body = json.dumps(config, sort_keys=True)
     return {**answer, "body": body, "headers": headers}
+
+
+def comparable_message(message):
+    """One message of a stream, without what the identity backend adds and with its outputs in the order of their names."""
+    response = dict(message.get("infer_response", {}))
+    if "parameters" in response:
+        response["parameters"] = {key: value for key, value in response["parameters"].items() if not re.fullmatch("param[0-3]", key)}
+    outputs, contents = response.get("outputs", []), response.get("raw_output_contents", [])
+    pairs = sorted(zip(outputs, contents, strict=True), key=lambda pair: pair[0]["name"])
+    return {**message, "infer_response": {**response, "outputs": pairs, "raw_output_contents": len(contents)}}
+
+
+def in_any_order(body):
+    """A response whose members, and an ensemble's outputs, Triton writes in the order of a hash table; one per event of a stream."""
+
+    def sorted_outputs(response):
+        return {**response, "outputs": sorted(response["outputs"], key=lambda output: output["name"])} if "outputs" in response else response
+
+    lines = (line.removeprefix("data: ") for line in body.split("\n"))
+    return [line and json.dumps(sorted_outputs(json.loads(line)), sort_keys=True) for line in lines]
 
 
 def without_times(value):

@@ -80,6 +80,8 @@ fn float(value: f64) -> Json {
         _ if value.is_nan() => "NaN",
         f64::INFINITY => "Infinity",
         f64::NEG_INFINITY => "-Infinity",
+        // Protobuf's JSON writes a whole number without a fraction.
+        _ if value.fract() == 0.0 && value.abs() < 1e15 => return Json::from(value as i64),
         _ => return Number::from_f64(value).map_or(Json::Null, Json::Number),
     };
     word.into()
