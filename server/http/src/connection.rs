@@ -55,8 +55,9 @@ const RUNNING: u8 = 2;
 /// The events of a response are being sent.
 const STREAMING: u8 = 3;
 
-/// An interim response: clients skip it, and the system of one that has left answers that there is nobody.
-const PROBE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+/// An interim response: clients skip it, and the system of one that has left answers that there is nobody. Some clients
+/// know no other than this one.
+const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Activity {
     /// A request's head was read.

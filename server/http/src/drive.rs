@@ -36,9 +36,9 @@ use crate::{
 const STALL_INTERVAL: Duration = Duration::from_secs(30);
 /// The same during the shutdown, which does not wait for a request that does not arrive.
 const STOPPING_STALL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after the end of the client's side its connection is first probed: simple clients, which may not expect an
-/// interim response, have most of their responses before.
-const FIRST_PROBE: Duration = Duration::from_secs(1);
+/// How long after the end of the client's side its connection is first probed: quick responses are sent before. Most
+/// clients that close their connection have left, and what they asked for is cancelled from then on.
+const FIRST_PROBE: Duration = Duration::from_millis(100);
 /// How long until the next probe.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Largest head of a request. Units: bytes.
