@@ -53,11 +53,10 @@ SCENARIOS = {
     "q_oldest_small_batches": (model("oldest { max_candidate_sequences: 8 }"), SIX),
     "q_oldest_preferred": (model("oldest { max_candidate_sequences: 8 preferred_batch_size: [ 2 ] }"), SIX),
     "q_oldest_delay": (model("oldest { max_candidate_sequences: 8 preferred_batch_size: [ 3 ] max_queue_delay_microseconds: 3000000 }"), SIX),
-    "q_oldest_few_candidates": (model("oldest { max_candidate_sequences: 6 }"), [*SIX[:-1], (7, "s", 1), (7, "e", 1), SIX[-1]]),
 }
 
 # How these fall into batches depends on how fast a sequence's next request follows.
-RACING = {"q_oldest_small_batches", "q_oldest_delay", "q_oldest_few_candidates"}
+RACING = {"q_oldest_small_batches", "q_oldest_delay"}
 
 
 def play(server, name):
