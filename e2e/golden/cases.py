@@ -685,6 +685,7 @@ ENSEMBLES = [
     infer("strings", "e_text", ask(tensor("X", shape=(1, 2), datatype="BYTES", data=["a", "b"]))),
     infer("id and parameters", "e_chain", ask(x(), id="mine", parameters={"a": 1, "priority": 2, "timeout": 1000000})),
     infer("sequence parameters", "e_chain", ask(x(), parameters={"sequence_id": 5, "sequence_start": True, "sequence_end": True})),
+    infer("sequence flags without an id", "e_chain", ask(x(), parameters={"sequence_start": True})),
     infer("classes by the labels of a member", "e_labels_of_member", ask(x(), outputs=[out("Y", classification=2)])),
     infer("classes", "e_one", ask(x(), outputs=[out("Y", classification=1)])),
     binary("binary in and out", "e_chain", ask(x(data=None, **RAW), outputs=[out("Y", binary_data=True)]), ROW),

@@ -67,6 +67,7 @@ BROKEN = {
     "x_failed_model": ensemble(8, [X], [Y], single("X", "Y", "no_backend")),
     "x_unread_model": ensemble(8, [X], [Y], single("X", "Y", "bad_syntax")),
     "x_missing_version": ensemble(8, [X], [Y], single("X", "Y", "versions_all", 9)),
+    "x_no_version_named": ensemble(8, [X], [Y], single("X", "Y", "single", 0)),
     "x_type": ensemble(8, [("X", "INT32", [4])], [Y], single("X", "Y")),
     "x_output_type": ensemble(8, [X], [("Y", "INT32", [4])], single("X", "Y")),
     "x_types_between": ensemble(4, [X], [("Y", "STRING", [2])], single("X", "a"), single("a", "Y", "text")),

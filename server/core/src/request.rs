@@ -80,6 +80,16 @@ pub struct Sequence {
     pub is_end: bool,
 }
 
+impl Sequence {
+    /// The sequence that a request speaks of: flags count without an id too, which is 0 then: none.
+    pub fn of(id: Option<CorrelationId>, is_start: bool, is_end: bool) -> Option<Self> {
+        if id.is_none() && !is_start && !is_end {
+            return None;
+        }
+        Some(Self { id: id.unwrap_or(CorrelationId::Number(0)), is_start, is_end })
+    }
+}
+
 /// An output the caller wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedOutput {
@@ -104,7 +114,7 @@ pub struct InferRequest {
     pub outputs: SmallVec<[RequestedOutput; 2]>,
     /// Parameters that are not the server's own: for the backend.
     pub parameters: Parameters,
-    /// Set when the caller gave a sequence id.
+    /// Set when the caller gave a sequence id or flag.
     pub sequence: Option<Sequence>,
     /// 1 is the most urgent; 0 asks for the model's default.
     pub priority: u64,

@@ -47,10 +47,10 @@ pub fn step_models(config: &ModelConfig) -> BTreeSet<String> {
     }
 }
 
-/// The version that a step's `model_version` means: `-1`, or none, is the latest.
+/// The version that a step's `model_version` means: `-1` is the latest. A step that names none has 0, which never is there.
 pub(super) fn version_choice(model_version: i64) -> Option<VersionChoice> {
     match model_version {
-        -1 | 0 => Some(VersionChoice::Latest),
+        -1 => Some(VersionChoice::Latest),
         number => u64::try_from(number).ok().map(VersionChoice::Exact),
     }
 }

@@ -166,5 +166,6 @@ impl Lifecycle {
 }
 
 fn load_failed(name: &str, error: &Error) -> Error {
-    Error::invalid_argument(format!("load failed for model '{name}': {error}\n"))
+    // what a part says ends with a line break of its own
+    Error::invalid_argument(format!("load failed for model '{name}': {}\n", error.to_string().trim_end()))
 }

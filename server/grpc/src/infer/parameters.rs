@@ -46,7 +46,7 @@ pub(super) fn read(parameters: BTreeMap<String, InferParameter>) -> Result<Reque
             }
         }
     }
-    given.sequence = sequence_id.map(|id| Sequence { id, is_start, is_end });
+    given.sequence = Sequence::of(sequence_id, is_start, is_end);
     Ok(given)
 }
 

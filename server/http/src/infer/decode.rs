@@ -138,14 +138,12 @@ impl Source {
     /// A request without its tensors.
     fn request(&self, id: String, controls: Controls, options: &mut OutputOptions) -> InferRequest {
         options.is_binary_by_default = controls.binary_data_output;
-        let sequence = controls.sequence_id.map(|id| Sequence {
-            id: match id {
-                SequenceId::Number(number) => CorrelationId::Number(number),
-                SequenceId::Text(text) => CorrelationId::Text(text),
-            },
-            is_start: controls.is_sequence_start,
-            is_end: controls.is_sequence_end,
+        let (is_start, is_end) = (controls.is_sequence_start, controls.is_sequence_end);
+        let sequence_id = controls.sequence_id.map(|id| match id {
+            SequenceId::Number(number) => CorrelationId::Number(number),
+            SequenceId::Text(text) => CorrelationId::Text(text),
         });
+        let sequence = Sequence::of(sequence_id, is_start, is_end);
         InferRequest {
             model_name: self.interface.model_name.clone(),
             model_version: self.version,
