@@ -333,9 +333,9 @@ async fn a_part_that_fails_is_named_with_its_reason() {
     assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
     let inner = "ensemble 'e' depends on 'bad' which has no loaded version. Model 'bad' loading failed with error: version \
                  1 is at UNAVAILABLE state: Unavailable: version 1 is broken;\n";
-    assert_eq!(error(&engine, "e").await, format!("load failed for model 'e': {inner}\n"));
+    assert_eq!(error(&engine, "e").await, format!("load failed for model 'e': {inner}"));
     let outer = format!("ensemble 'outer' depends on 'e' which is not valid. Model 'e' failed with error: {inner}");
-    assert_eq!(error(&engine, "outer").await, format!("load failed for model 'outer': {outer}\n"));
+    assert_eq!(error(&engine, "outer").await, format!("load failed for model 'outer': {outer}"));
 }
 
 #[tokio::test]
