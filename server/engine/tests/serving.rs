@@ -333,6 +333,31 @@ async fn a_caller_that_left_makes_room_in_a_full_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_whose_callers_left_do_not_wait_for_an_instance() {
+    let harness = Harness::new();
+    let config = "dynamic_batching { } instance_group { count: 1 kind: KIND_CPU }";
+    harness.scripted("m", config, "", &[1]);
+    harness.write("m/1/gated", "");
+    let (engine, probe) = harness.with_script();
+    engine.start().await.unwrap();
+    probe.close_gate();
+    let running = send(&engine, ask("m", &[1.0])).unwrap();
+    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    let stays = send(&engine, ask("m", &[2.0])).unwrap();
+    let leave: Vec<_> = (0..100).map(|_| send(&engine, ask("m", &[3.0])).unwrap()).collect();
+    drop(leave);
+    harness::until(|| {
+        let snapshot = engine.statistics(None).unwrap().remove(0);
+        (snapshot.pending, snapshot.failures.canceled) == (1, 100) // the instance is busy all the while
+    })
+    .await;
+    probe.open_gate();
+    for inside in [running, stays] {
+        assert!(inside.response().await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_for_company_that_will_not_come() {
     let harness = Harness::new();
     let config = "dynamic_batching { max_queue_delay_microseconds: 600000000 }

@@ -24,7 +24,7 @@ pub struct Options {
     pub max_receive_bytes: usize,
     /// Largest message sent, in bytes.
     pub max_send_bytes: usize,
-    /// Requests of one stream that may be in flight; further ones wait in the connection.
+    /// Requests of one stream that may be in flight, an eighth of them to decoupled models; further ones wait in the connection.
     pub max_stream_requests: usize,
     /// Responses of one request to a decoupled model that may wait to be read, besides the limit on their bytes:
     /// `--grpc-max-response-pool-size`.
@@ -48,7 +48,7 @@ impl Default for Options {
             response_compression: Compression::None,
             max_receive_bytes: i32::MAX as usize,
             max_send_bytes: i32::MAX as usize,
-            max_stream_requests: 1024,
+            max_stream_requests: 8192,
             max_unread_responses: usize::MAX,
             restrictions: Vec::new(),
             byte_budget: Arc::new(ByteBudget::new(0)),

@@ -138,8 +138,11 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
         self.ordered.len() + self.decoupled.len() + usize::from(self.reading.is_some())
     }
 
-    fn max_in_flight(&self) -> usize {
-        self.context.limits.requests.max(1)
+    /// Whether no further request is read. A request may wait for one behind it that ends its sequence or another, so many
+    /// are read; a request to a decoupled model may hold many unread responses, so of those an eighth.
+    fn is_full(&self) -> bool {
+        let limit = self.context.limits.requests.max(1);
+        self.in_flight() >= limit || self.decoupled.len() >= limit.div_ceil(8)
     }
 
     /// Reads requests while fewer than the limit are in flight.
@@ -150,7 +153,7 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
                 self.reading = None;
                 self.start(read);
             }
-            if self.in_flight() >= self.max_in_flight() {
+            if self.is_full() {
                 return;
             }
             let Some(requests) = &mut self.requests else { return };
@@ -261,7 +264,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for InferStream<B> {
         let this = &mut *self;
         loop {
             this.take_requests(context);
-            let was_full = this.in_flight() == this.max_in_flight();
+            let was_full = this.is_full();
             match this.poll_responses(context) {
                 Poll::Ready(Ok(message)) => return Poll::Ready(Some(Ok(message))),
                 Poll::Ready(Err(failure)) if this.is_strict => {
@@ -272,7 +275,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for InferStream<B> {
                 Poll::Pending => this.poll_ahead(context),
             }
             // A decoupled model may have ended without a response: another request can be read now.
-            if was_full && this.in_flight() < this.max_in_flight() {
+            if was_full && !this.is_full() {
                 continue;
             }
             let is_idle = this.in_flight() == 0;
