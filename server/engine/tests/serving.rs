@@ -339,7 +339,7 @@ async fn requests_whose_callers_left_do_not_wait_for_an_instance() {
     harness.scripted("m", config, "", &[1]);
     harness.write("m/1/gated", "");
     let (engine, probe) = harness.with_script();
-    engine.start().await.unwrap();
+    engine.load("m", LoadParameters::default()).await.unwrap();
     probe.close_gate();
     let running = send(&engine, ask("m", &[1.0])).unwrap();
     harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
