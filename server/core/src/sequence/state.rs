@@ -16,7 +16,10 @@ use smallvec::SmallVec;
 use crate::{
     buffer::Buffer,
     error::{Error, Result},
-    tensor::{DataType, Name, Shape, Tensor, byte_count, element_count, strings},
+    tensor::{
+        DataType, Name, Shape, Tensor, byte_count, element_count,
+        strings::{self, Truncated},
+    },
 };
 
 /// Most bytes of one initial state: no protocol carries more, and the configuration can ask for it.
@@ -127,6 +130,13 @@ fn spec(state: &State, has_rows: bool, read: &impl Fn(&str) -> Result<Vec<u8>>) 
     let data_type = DataType::from_config(state.data_type).ok_or_else(|| {
         Error::invalid_argument(format!("state input '{}' must specify 'data_type'", state.input_name))
     })?;
+    if state.initial_state.len() > 1 {
+        return Err(Error::invalid_argument(format!(
+            "initial_state field for state input '{}' must contain exactly one or zero element. Found '{}' elements.",
+            state.input_name,
+            state.initial_state.len()
+        )));
+    }
     let initial = state.initial_state.first();
     if let Some(initial) = initial {
         check(state, initial)?;
@@ -139,7 +149,7 @@ fn spec(state: &State, has_rows: bool, read: &impl Fn(&str) -> Result<Vec<u8>>) 
         Some(StateData::ZeroData(_)) | None => None,
     });
     let data = match file {
-        Some(name) => from_file(name, data_type, &shape, read(name)?)?,
+        Some(name) => from_file(state, name, data_type, &shape, read(name)?)?,
         None => zeros(state, data_type, &shape)?,
     };
     let initial = Tensor { name: state.input_name.as_str().into(), data_type, shape, data };
@@ -167,47 +177,76 @@ fn check(state: &State, initial: &InitialState) -> Result<()> {
     if initial.dims.iter().any(|&dim| dim < 0) {
         return invalid(format!("'initial_state' field for state input name '{name}' contains variable dimensions."));
     }
-    if state.dims.iter().zip(&initial.dims).any(|(&dim, &given)| dim >= 0 && dim != given) {
+    if let Some((dim, given)) = state.dims.iter().zip(&initial.dims).find(|&(&dim, &given)| dim >= 0 && dim != given) {
         return invalid(format!(
-            "The dimensions of 'initial_state' do not match the 'state' dimensions for state input '{name}'."
+            "'initial_state' dim for input name '{name}' doesn't match 'state' dim description. {given} != {dim}"
         ));
     }
     if initial.name.is_empty() {
         return invalid(format!("Field 'name' must be set when using initial_state for state input '{name}'."));
     }
+    if initial.state_data.is_none() {
+        return invalid(format!("initial_state setting expects state'{name}' to have state_data set"));
+    }
     Ok(())
 }
 
-fn from_file(name: &str, data_type: DataType, shape: &[i64], content: Vec<u8>) -> Result<Buffer> {
-    let expect = match data_type {
-        DataType::Bytes => {
-            let elements = strings::elements(&content).filter(std::result::Result::is_ok).count();
-            let is_full = element_count(shape).is_some_and(|count| usize::try_from(count) == Ok(elements));
-            if is_full { Some(content.len()) } else { None }
-        }
-        _ => byte_count(data_type, shape),
-    };
-    match expect {
-        Some(length) if length <= content.len() => Ok(bytes::Bytes::from(content).slice(..length).into()),
-        _ => Err(Error::invalid_argument(format!(
-            "initial_state setting expects {} bytes, but the data provided from {name} only has {} bytes",
-            byte_count(data_type, shape).unwrap_or(0),
-            content.len()
-        ))),
+/// The content of a file as the data of a state. A file may hold more than is needed, unless it holds strings.
+fn from_file(state: &State, file: &str, data_type: DataType, shape: &[i64], content: Vec<u8>) -> Result<Buffer> {
+    if data_type == DataType::Bytes {
+        check_strings(state, file, shape, &content)?;
+        return Ok(content.into());
     }
+    let expect = byte_count(data_type, shape).ok_or_else(|| too_large(state))?;
+    if content.len() < expect {
+        // As Triton writes it, without the blank.
+        return Err(Error::invalid_argument(format!(
+            "initial_state setting expects {expect} bytes, but the data provided from {file}only has {} bytes.",
+            content.len()
+        )));
+    }
+    Ok(bytes::Bytes::from(content).slice(..expect).into())
+}
+
+fn check_strings(state: &State, file: &str, shape: &[i64], content: &[u8]) -> Result<()> {
+    let what = format!("initial_state of state input '{}' in file '{file}'", state.input_name);
+    let expect = element_count(shape).ok_or_else(|| too_large(state))?;
+    let mut count = 0;
+    for element in strings::elements(content) {
+        let text = match element {
+            Ok(_) => {
+                count += 1;
+                continue;
+            }
+            Err(Truncated::Length { remaining }) => format!(
+                "incomplete string length indicator for {what}, expecting 4 bytes but only {remaining} bytes available"
+            ),
+            Err(Truncated::Element { expected, remaining }) => format!(
+                "incomplete string element for {what}, expecting {expected} bytes but only {remaining} bytes available"
+            ),
+        };
+        return Err(Error::invalid_argument(text));
+    }
+    if count != expect {
+        let text = format!("unexpected number of string elements {count} for {what}, expecting {expect}");
+        return Err(Error::invalid_argument(text));
+    }
+    Ok(())
 }
 
 /// Zeros, or empty strings: an element of a BYTES tensor is at least its length.
 fn zeros(state: &State, data_type: DataType, shape: &[i64]) -> Result<Buffer> {
     let size = data_type.byte_size().unwrap_or(size_of::<u32>());
     let length = element_count(shape).and_then(|count| usize::try_from(count).ok()?.checked_mul(size));
-    match length.filter(|&length| length <= MOST_BYTES) {
-        Some(length) => Ok(vec![0; length].into()),
-        None => Err(Error::invalid_argument(format!(
-            "the initial state of input '{}' exceeds {MOST_BYTES} bytes: configure smaller 'dims'",
-            state.input_name
-        ))),
-    }
+    let length = length.filter(|&length| length <= MOST_BYTES).ok_or_else(|| too_large(state))?;
+    Ok(vec![0; length].into())
+}
+
+fn too_large(state: &State) -> Error {
+    Error::invalid_argument(format!(
+        "the initial state of input '{}' exceeds {MOST_BYTES} bytes: configure smaller 'dims'",
+        state.input_name
+    ))
 }
 
 #[cfg(test)]
@@ -219,6 +258,10 @@ mod tests {
         let config = from_text(&format!("max_batch_size: {max_batch_size} sequence_batching {{ {states} }}")).unwrap();
         StateSpecs::of(&config, |name| match name {
             "two" => Ok(vec![1, 0, 0, 0, 2, 0, 0, 0]),
+            "strings" => Ok(b"\x01\0\0\0a\x01\0\0\0b".to_vec()),
+            "cut" => Ok(vec![2, 0, 0, 0, 1]),
+            "short" => Ok(vec![1, 0]),
+            "empty" => Ok(Vec::new()),
             _ => Err(Error::internal(format!("no file {name}"))),
         })
     }
@@ -288,6 +331,18 @@ mod tests {
             message("data_type: TYPE_INT32 dims: [ 2 ] zero_data: true"),
             "Field 'name' must be set when using initial_state for state input 'SI'."
         );
+        assert_eq!(
+            message("name: 'i' data_type: TYPE_INT32 dims: [ 3 ] zero_data: true"),
+            "'initial_state' dim for input name 'SI' doesn't match 'state' dim description. 3 != 2"
+        );
+        assert_eq!(
+            message("name: 'i' data_type: TYPE_INT32 dims: [ 2 ]"),
+            "initial_state setting expects state'SI' to have state_data set"
+        );
+        assert_eq!(
+            message("name: 'i' dims: [ 2 ] } initial_state { name: 'j' dims: [ 2 ]"),
+            "initial_state field for state input 'SI' must contain exactly one or zero element. Found '2' elements."
+        );
         assert_eq!(message("name: 'i' data_type: TYPE_INT32 dims: [ 2 ] data_file: 'absent'"), "no file absent");
         let twice = "state { input_name: 'SI' output_name: 'SO' data_type: TYPE_INT32 dims: [ 1 ]
             initial_state: { name: 'i' data_type: TYPE_INT32 dims: [ 1 ] zero_data: true } }";
@@ -296,11 +351,48 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_short_is_refused() {
-        let long = "state { input_name: 'SI' output_name: 'SO' data_type: TYPE_INT32 dims: [ 3 ]
-            initial_state: { name: 'i' data_type: TYPE_INT32 dims: [ 3 ] data_file: 'two' } }";
-        let error = specs(0, long).unwrap_err();
-        let text = "initial_state setting expects 12 bytes, but the data provided from two only has 8 bytes";
-        assert_eq!(error, Error::invalid_argument(text));
+    fn a_file_that_does_not_hold_what_the_state_needs_is_refused() {
+        for (data_type, dims, file, text) in [
+            (
+                "TYPE_INT32",
+                3,
+                "two",
+                "initial_state setting expects 12 bytes, but the data provided from twoonly has 8 bytes.",
+            ),
+            (
+                "TYPE_STRING",
+                2,
+                "cut",
+                "incomplete string element for initial_state of state input 'SI' in file 'cut', expecting 2 bytes but \
+                 only 1 bytes available",
+            ),
+            (
+                "TYPE_STRING",
+                1,
+                "short",
+                "incomplete string length indicator for initial_state of state input 'SI' in file 'short', expecting \
+                 4 bytes but only 2 bytes available",
+            ),
+            (
+                "TYPE_STRING",
+                1,
+                "empty",
+                "unexpected number of string elements 0 for initial_state of state input 'SI' in file 'empty', \
+                 expecting 1",
+            ),
+            (
+                "TYPE_STRING",
+                1,
+                "strings",
+                "unexpected number of string elements 2 for initial_state of state input 'SI' in file 'strings', \
+                 expecting 1",
+            ),
+        ] {
+            let state = format!(
+                "state {{ input_name: 'SI' output_name: 'SO' data_type: {data_type} dims: [ {dims} ]
+                 initial_state: {{ name: 'i' data_type: {data_type} dims: [ {dims} ] data_file: '{file}' }} }}"
+            );
+            assert_eq!(specs(0, &state).unwrap_err(), Error::invalid_argument(text));
+        }
     }
 }
