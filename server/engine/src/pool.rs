@@ -27,7 +27,7 @@ use crate::{
     rate_limiter::RateLimiter,
     response_order::ResponseOrder,
     scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
-    scheduling::Scheduling,
+    scheduling::{Scheduling, log_hold},
     series::{Replaced, Series},
     stats::{ModelStats, end_removed},
 };
@@ -51,6 +51,8 @@ pub(crate) struct InstancePool {
     leaving: Mutex<Vec<Member>>,
     /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
     has_queue_policy: bool,
+    /// Each instance is held until so many requests of sequences wait: a switch for tests of schedulers.
+    held_until: usize,
 }
 
 /// A serving instance and its thread.
@@ -74,7 +76,7 @@ impl InstancePool {
         is_decoupled: bool,
         counters: ModelSnapshot,
     ) -> Self {
-        let Scheduling { policy, preserved_order, has_queue_policy } = scheduling;
+        let Scheduling { policy, preserved_order, has_queue_policy, held_until } = scheduling;
         let order = preserved_order.map(|limit| (ResponseOrder::default(), limit));
         let limit = order.as_ref().map(|(order, limit)| OrderLimit { held: order.held(), limit: *limit });
         let scheduler = Arc::new(Scheduler::new(policy, limit));
@@ -90,6 +92,7 @@ impl InstancePool {
             members: Mutex::default(),
             leaving: Mutex::default(),
             has_queue_policy,
+            held_until,
         }
     }
 
@@ -295,7 +298,12 @@ impl InstancePool {
             }
             let worker = Worker { scheduler: self.scheduler.clone(), slot: slot.clone() };
             match worker.spawn(self.model.clone()) {
-                Ok((thread, arrival)) => started.push((Member { slot, thread }, arrival)),
+                Ok((thread, arrival)) => {
+                    if self.held_until > 0 {
+                        log_hold(&slot.plan.placement.instance_name, self.held_until);
+                    }
+                    started.push((Member { slot, thread }, arrival));
+                }
                 Err(error) => failure = Some(error),
             }
         }

@@ -25,6 +25,8 @@ pub(crate) struct Scheduling {
     pub(crate) preserved_order: Option<usize>,
     /// Priority and timeout of requests are heeded: without any scheduling choice they say nothing.
     pub(crate) has_queue_policy: bool,
+    /// Each instance is held until so many requests of sequences wait.
+    pub(crate) held_until: usize,
 }
 
 impl Scheduling {
@@ -40,13 +42,14 @@ impl Scheduling {
                 Strategy::Direct { .. } => Box::new(Direct::new(settings, extra)),
                 Strategy::Oldest { batching } => Box::new(Oldest::new(settings, batching, extra)),
             };
-            return Ok(Self { policy, preserved_order, has_queue_policy });
+            return Ok(Self { policy, preserved_order, has_queue_policy, held_until: hold().queued });
         }
         let settings = Settings::of(config);
         Ok(Self {
             policy: Box::new(batcher(config, &settings)),
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
             has_queue_policy,
+            held_until: 0,
         })
     }
 }
@@ -54,10 +57,14 @@ impl Scheduling {
 fn batcher(config: &ModelConfig, settings: &Settings) -> Batcher<Pending> {
     let held_until = hold().queued;
     if held_until > 0 && matches!(settings.batching, BatchPolicy::Dynamic { .. }) {
-        let name = &config.name;
-        tracing::info!("Delaying scheduler thread {name} until {held_until} queued requests, current total = 0");
+        log_hold(&config.name, held_until);
     }
     Batcher::new(settings).held_until(held_until)
+}
+
+/// Says that nothing runs before so many requests wait.
+pub(crate) fn log_hold(name: &str, held_until: usize) {
+    tracing::info!("Delaying scheduler thread {name} until {held_until} queued requests, current total = 0");
 }
 
 /// The switches with which Triton's own tests make its schedulers wait for requests.
