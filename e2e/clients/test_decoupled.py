@@ -216,6 +216,30 @@ def test_a_request_takes_turns_until_its_model_has_said_all(server, model):
         until(lambda: cancelled(server, model) == before + 1, "the request to end", 20)
 
 
+@pytest.mark.parametrize("model", ["iterative", "iterative_direct"])
+def test_a_reader_that_stops_holds_up_no_other_sequence(server, model):
+    with socket.create_connection(("127.0.0.1", server.http)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = json.dumps({"INPUT": MANY})
+        slow.sendall(f"POST /v2/models/{model}/generate_stream HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        count = lambda: stat(server, model)["execution_count"]
+        behind = [count()]
+        until(lambda: len(behind) > 3 and len(set(behind[-3:])) == 1 or behind.append(count()), "it waits for its reader", 20)
+        with Stream(server) as stream:
+            stream.send(model, count_down(2), request_id="other", enable_empty_final_response=True)
+            assert [stream.next() for _ in range(3)] == [("other", 1, False), ("other", 0, False), ("other", None, True)]
+
+
+@pytest.mark.parametrize("model", ["iterative", "iterative_direct"])
+def test_a_request_that_names_its_sequence_starts_it(server, model):
+    with Stream(server) as stream:
+        for start in (True, False):
+            stream.client.async_stream_infer(model, count_down(1), request_id="own", sequence_id=55, sequence_start=start)
+        answers = {text for _, text, _ in stream.all_of(2)}
+    start = "must specify the START flag on the first request of the sequence"
+    assert answers == {0, f"inference request for sequence 55 to model '{model}' {start}"}
+
+
 # === cancelling ===
 
 

@@ -75,6 +75,7 @@ def test_sums_start_go_on_and_end(server, protocol, model):
     shape = (1,) if model == "one" else (1, 1)
     sums = [ask(client, protocol, model, number, 7, flags, shape) for number, flags in ((1, "S"), (2, ""), (5, "S"), (6, ""), (3, "E"))]
     assert sums == [1, 3, 5, 11, 14]
+    assert f"sequence 7 for model '{model}' has a conflict. The previous sequence did not end before" in server.log()
     start = "must specify the START flag on the first request of the sequence"
     assert refusal(client, protocol, model, 1, 7, "", shape) == f"inference request for sequence 7 to model '{model}' {start}"
     assert ask(client, protocol, model, 9, 7, "SE", shape) == 9
@@ -184,6 +185,16 @@ def test_a_stream_carries_many_sequences_without_waiting_for_answers(server, mod
         assert "must specify the START flag" in stream.next()
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_ends_of_sequences_are_read_however_many_wait_for_them(server, model):
+    with Stream(server) as stream:
+        sequences_of = range(5000, 6500)
+        for flags in ("S", "E"):
+            for sequence in sequences_of:
+                stream.send(f"{model}_full", 1, sequence, flags)
+        assert [stream.next()[1] for _ in sequences_of] + [stream.next()[1] for _ in sequences_of] == [1] * 1500 + [2] * 1500
+
+
 # === slots, backlog, silence ===
 
 
@@ -287,6 +298,25 @@ def test_an_unload_finishes_what_waits_and_forgets_the_rest(server, folder, mode
         assert "must specify the START flag" in refusal(client, "http", name, 1, 1)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_callers_that_give_up_while_their_sequences_wait_block_nobody(server, model):
+    full = f"{model}_full"
+    client = connect("grpc", server)
+    for sequence in range(1, 5):
+        ask(client, "grpc", full, 1, sequence, "S")
+    for sequence in range(21, 24):
+        with pytest.raises(InferenceServerException):
+            ask(client, "grpc", full, 1, sequence, "S", client_timeout=0.05)
+    until(lambda: pending(server, full) == 0, "they are gone")
+    assert "must specify the START flag" in refusal(client, "grpc", full, 1, 21)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(ask, connect("grpc", server), "grpc", full, 5, 30, "SE")
+        ask(client, "grpc", full, 1, 1, "E")
+        assert waits.result() == 5
+    for sequence in range(2, 5):
+        ask(client, "grpc", full, 1, sequence, "E")
+
+
 # === models that answer several times ===
 
 
@@ -363,6 +393,7 @@ def test_schedulers_wait_for_requests_when_asked_to(folder):
         assert stream.answers.empty()
         stream.send("held", 6, 6, "SE", "6")
         assert [stream.next() for _ in range(4)] == [(str(sequence), sequence) for sequence in range(1, 5)]
+        assert "Delaying scheduler thread held_0_0 until 4 queued requests, current total = 0" in server.log()
         batches = statistics(connect("http", server), "held")[0]["batch_stats"]
         assert [one["batch_size"] for one in batches] == [4]
         for sequence in (1, 2):

@@ -212,6 +212,23 @@ impl Scheduler {
         may_run_inline: bool,
         removed: &mut Removed,
     ) -> Result<Submitted, Box<(Pending, Refusal)>> {
+        let mut warning = None;
+        let submitted = self.enter(pending, priority, timeout, may_run_inline, removed, &mut warning);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}"); // not under the lock
+        }
+        submitted
+    }
+
+    fn enter(
+        &self,
+        pending: Pending,
+        priority: u64,
+        timeout: Option<Duration>,
+        may_run_inline: bool,
+        removed: &mut Removed,
+        warning: &mut Option<String>,
+    ) -> Result<Submitted, Box<(Pending, Refusal)>> {
         let now = pending.queued_at();
         let mut state = self.state.lock();
         if state.is_closed {
@@ -225,13 +242,14 @@ impl Scheduler {
             }
             pushed => pushed,
         };
-        let Pushed { wake, deadline } = pushed.map_err(|rejected| {
+        let Pushed { wake, deadline, warning: noticed } = pushed.map_err(|rejected| {
             let refusal = match rejected.reason {
                 Rejection::Full => Refusal::Full,
                 Rejection::Invalid(error) => Refusal::Invalid(error),
             };
             Box::new((rejected.item, refusal))
         })?;
+        *warning = noticed;
         state.admitted += 1;
         if may_run_inline && let Some(run) = self.take_for_inline_run(&mut state, wake, now, removed) {
             return Ok(Submitted::Inline(run));

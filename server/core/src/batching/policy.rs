@@ -116,12 +116,14 @@ pub enum Decision {
 }
 
 /// What came of adding a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
     /// Whom it concerns.
     pub wake: Wake,
     /// When it has waited too long, if it can.
     pub deadline: Option<Instant>,
+    /// What the operator should know of it, for the log.
+    pub warning: Option<String>,
 }
 
 /// Why a request was not taken.
@@ -292,7 +294,7 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
     fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {
         let closes_batch = self.closes_batch(&item);
         let deadline = self.queue.push(item, priority, timeout, now)?;
-        Ok(Pushed { wake: self.wake(closes_batch, deadline), deadline })
+        Ok(Pushed { wake: self.wake(closes_batch, deadline), deadline, warning: None })
     }
 
     fn put_back(&mut self, item: T, _now: Instant) -> Result<Wake, T> {

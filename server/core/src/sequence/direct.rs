@@ -10,7 +10,7 @@ use super::{
     SlotRef,
     item::SequenceItem,
     settings::{ExtraInputs, Settings, Strategy},
-    slots::Slots,
+    slots::{Entered, Slots},
 };
 use crate::batching::{
     policy::{Decision, Policy, Pushed, Rejected, Wake},
@@ -113,8 +113,8 @@ impl<T: SequenceItem + Send> Policy<T> for Direct<T> {
     }
 
     fn push(&mut self, item: T, _: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {
-        let deadline = self.slots.push(item, timeout, now)?;
-        Ok(Pushed { wake: self.wake(), deadline })
+        let Entered { deadline, warning } = self.slots.push(item, timeout, now)?;
+        Ok(Pushed { wake: self.wake(), deadline, warning })
     }
 
     fn put_back(&mut self, mut item: T, now: Instant) -> Result<Wake, T> {

@@ -49,7 +49,7 @@ pub(super) fn check<T: SequenceItem>(item: &T, settings: &Settings, extra: &Extr
     let model = &settings.model_name;
     if let (Some((tensor, expect)), Some(sequence)) = (extra.controls.identity(), item.sequence()) {
         let is_text = matches!(sequence.id, CorrelationId::Text(_));
-        if is_text != (expect == DataType::Bytes) && !is_none(&sequence.id) && !settings.is_iterative {
+        if is_text != (expect == DataType::Bytes) && !is_none(&sequence.id) {
             let got = if is_text { DataType::Bytes } else { DataType::Uint64 };
             let text = format!(
                 "sequence batching control '{tensor}' data-type is '{got}', but model '{model}' expects '{expect}'"
@@ -70,7 +70,8 @@ pub(super) fn check<T: SequenceItem>(item: &T, settings: &Settings, extra: &Extr
     Ok(())
 }
 
-fn is_none(id: &CorrelationId) -> bool {
+/// Whether it names no sequence.
+pub(super) fn is_none(id: &CorrelationId) -> bool {
     match id {
         CorrelationId::Number(number) => *number == 0,
         CorrelationId::Text(text) => text.is_empty(),
@@ -79,15 +80,29 @@ fn is_none(id: &CorrelationId) -> bool {
 
 /// The answer to a request whose sequence is not there.
 pub(super) fn not_started(settings: &Settings, id: &CorrelationId) -> Error {
-    let id = match id {
-        CorrelationId::Number(number) => number.to_string(),
-        CorrelationId::Text(text) => text.clone(),
-    };
+    let id = shown(id);
     Error::invalid_argument(format!(
         "inference request for sequence {id} to model '{}' must specify the START flag on the first request of the \
          sequence",
         settings.model_name
     ))
+}
+
+/// The warning about a start within a sequence.
+pub(super) fn conflict(settings: &Settings, id: &CorrelationId) -> String {
+    format!(
+        "sequence {} for model '{}' has a conflict. The previous sequence did not end before this sequence start. \
+         Previous sequence will be terminated early.",
+        shown(id),
+        settings.model_name
+    )
+}
+
+fn shown(id: &CorrelationId) -> String {
+    match id {
+        CorrelationId::Number(number) => number.to_string(),
+        CorrelationId::Text(text) => text.clone(),
+    }
 }
 
 impl SequenceItem for Pending {

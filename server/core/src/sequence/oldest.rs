@@ -9,7 +9,7 @@ use super::{
     SlotRef,
     item::SequenceItem,
     settings::{ExtraInputs, Settings, Strategy},
-    slots::Slots,
+    slots::{Entered, Slots},
 };
 use crate::batching::{
     levels::DEFAULT_LIMIT,
@@ -108,8 +108,8 @@ impl<T: SequenceItem + Send> Policy<T> for Oldest<T> {
         if self.len() >= DEFAULT_LIMIT {
             return Err(Full(item).into());
         }
-        let deadline = self.slots.push(item, timeout, now)?;
-        Ok(Pushed { wake: self.feed(now), deadline })
+        let Entered { deadline, warning } = self.slots.push(item, timeout, now)?;
+        Ok(Pushed { wake: self.feed(now), deadline, warning })
     }
 
     fn put_back(&mut self, mut item: T, now: Instant) -> Result<Wake, T> {

@@ -79,7 +79,8 @@ pub struct Settings {
     pub slots: u32,
     /// How long a sequence may be silent before its slot is given away.
     pub max_idle: Duration,
-    /// Every request is a sequence of its own, run again and again until its model lets go of it.
+    /// Every request is a sequence of its own, run again and again until its model lets go of it. One that names its
+    /// sequence has to start it, as with other models.
     pub is_iterative: bool,
     /// Tensors have a batch dimension.
     pub has_rows: bool,

@@ -71,6 +71,14 @@ enum Place {
     Backlog(u64),
 }
 
+/// What came of adding a request.
+pub(super) struct Entered {
+    /// When it has waited too long for a slot.
+    pub(super) deadline: Option<Instant>,
+    /// It starts a sequence that had not ended.
+    pub(super) warning: Option<String>,
+}
+
 /// Sequences and their slots.
 pub(super) struct Slots<T> {
     settings: Settings,
@@ -175,20 +183,17 @@ impl<T: SequenceItem> Slots<T> {
         self.instances.get(instance).is_some_and(|instance| instance.is_retiring)
     }
 
-    /// Adds a request to its sequence, or begins one. Returns when it has waited too long for a slot.
-    pub(super) fn push(
-        &mut self,
-        item: T,
-        timeout: Option<Duration>,
-        now: Instant,
-    ) -> Result<Option<Instant>, Rejected<T>> {
+    /// Adds a request to its sequence, or begins one.
+    pub(super) fn push(&mut self, item: T, timeout: Option<Duration>, now: Instant) -> Result<Entered, Rejected<T>> {
         if let Err(error) = item::check(&item, &self.settings, &self.extra) {
             return Err(Rejected { item, reason: Rejection::Invalid(error) });
         }
         self.give_up_silent(now);
-        let (id, is_start, is_end) = match item.sequence() {
-            Some(sequence) if !self.settings.is_iterative => (sequence.id.clone(), sequence.is_start, sequence.is_end),
-            _ => (CorrelationId::Number(self.next_id), true, true),
+        let is_iterative = self.settings.is_iterative;
+        let (id, is_start, is_end) = match item.sequence().filter(|sequence| !item::is_none(&sequence.id)) {
+            // A request of an iterative model is a sequence of its own, whoever names it.
+            Some(sequence) => (sequence.id.clone(), sequence.is_start, sequence.is_end || is_iterative),
+            None => (CorrelationId::Number(self.next_id), true, true),
         };
         let place = self.live.get(&id).copied();
         if place.is_none() && !is_start {
@@ -198,8 +203,9 @@ impl<T: SequenceItem> Slots<T> {
         if self.waiting >= DEFAULT_LIMIT {
             return Err(Full(item).into());
         }
+        let warning = (is_start && place.is_some()).then(|| item::conflict(&self.settings, &id));
         let place = place.unwrap_or_else(|| self.begin(&id, now));
-        match (is_end, self.settings.is_iterative) {
+        match (is_end, is_iterative) {
             (_, true) => self.next_id = self.next_id.wrapping_add(1).max(1),
             (true, false) => drop(self.live.remove(&id)),
             (false, false) => drop(self.live.insert(id, place)),
@@ -226,7 +232,7 @@ impl<T: SequenceItem> Slots<T> {
                 self.let_go();
             }
         }
-        Ok(deadline)
+        Ok(Entered { deadline, warning })
     }
 
     /// Requests of sequences may run although fewer wait than was asked for.

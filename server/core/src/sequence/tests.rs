@@ -135,6 +135,19 @@ fn a_start_within_a_sequence_starts_it_again_in_its_order() {
 }
 
 #[test]
+fn a_start_within_a_sequence_is_worth_a_warning() {
+    let mut bench = direct(DIRECT, 1);
+    let mut warning = |name, flags| bench.policy.push(asked(name, 7, flags), 0, None, bench.start).unwrap().warning;
+    assert_eq!([warning(0, "S"), warning(1, "")], [None, None]);
+    assert_eq!(
+        warning(2, "S").unwrap(),
+        "sequence 7 for model 'm' has a conflict. The previous sequence did not end before this sequence start. Previous \
+         sequence will be terminated early."
+    );
+    assert_eq!([warning(3, "E"), warning(4, "S")], [None, None]);
+}
+
+#[test]
 fn sequences_without_a_slot_wait_in_the_order_they_came_with_all_their_requests() {
     both(|bench| {
         for id in 1..=4 {
@@ -431,6 +444,22 @@ fn an_iterative_request_is_a_sequence_that_its_model_ends() {
         let mut words: Vec<&str> = batch.split(' ').filter(|word| *word != "-").collect();
         words.sort_unstable();
         assert_eq!(words, ["1", "5S"], "one goes on, and does not start again");
+    });
+}
+
+#[test]
+fn an_iterative_request_that_names_its_sequence_has_to_start_it() {
+    both_iterative(|bench, _| {
+        let text = "inference request for sequence 7 to model 'm' must specify the START flag on the first request of the \
+                    sequence";
+        for _ in 0..2 {
+            assert_eq!(bench.push(0, asked(1, 7, ""), None).unwrap_err(), text);
+            bench.push(0, asked(2, 7, "S"), None).unwrap();
+            assert_eq!(bench.run_all(0), [2]);
+        }
+        assert_eq!(bench.push(0, asked(3, 7, "E"), None).unwrap_err(), text, "the model ended it");
+        bench.push(0, asked(4, 0, ""), None).unwrap();
+        assert_eq!(bench.run_all(0), [4], "it names none");
     });
 }
 
