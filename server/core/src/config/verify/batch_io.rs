@@ -25,6 +25,7 @@ pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
         }
     }
 
+    let mut targets = BTreeSet::new();
     for (index, item) in config.batch_output.iter().enumerate() {
         let path = format!("batch_output[{index}]");
         match batch_output::Kind::try_from(item.kind) {
@@ -33,7 +34,6 @@ pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
                 findings.add_for_model(format!("{path}.kind"), format!("unknown batch output kind '{}'", item.kind));
             }
         }
-        let mut targets = BTreeSet::new();
         for (index, target) in item.target_name.iter().enumerate() {
             let path = format!("{path}.target_name[{index}]");
             if !outputs.contains(target.as_str()) {
