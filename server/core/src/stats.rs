@@ -155,7 +155,7 @@ pub struct ModelSnapshot {
     pub execution_count: u64,
     /// Requests answered.
     pub success: Durations,
-    /// Requests that failed.
+    /// Requests that were taken in and failed.
     pub fail: Durations,
     /// Time in the queue, of answered requests.
     pub queue: Durations,
@@ -169,7 +169,7 @@ pub struct ModelSnapshot {
     pub cache_hit: Durations,
     /// Look-ups that found nothing.
     pub cache_miss: Durations,
-    /// Failures by reason.
+    /// Failures by reason, and with those rejected the requests that were not taken in.
     pub failures: FailureCounts,
     /// Requests waiting for an instance right now.
     pub pending: u64,
@@ -313,7 +313,13 @@ impl ModelSnapshot {
         }
     }
 
-    /// Counts one request that ended with an error.
+    /// Counts one request that was not taken in: as rejected, and not as one that failed, for it was never served. Triton's
+    /// statistics do so too.
+    pub fn record_refusal(&mut self) {
+        self.failures.rejected += 1;
+    }
+
+    /// Counts one request that was taken in and ended with an error.
     pub fn record_failure(&mut self, reason: FailureReason, received_at: Instant, now: Instant) {
         self.fail.add(1, now.saturating_duration_since(received_at));
         *match reason {

@@ -91,9 +91,8 @@ impl Ensemble {
     }
 
     /// Counts a request that was not taken in.
-    pub(crate) fn rejected(&self, request: &InferRequest) {
-        let counters = &mut self.state.lock().counters;
-        counters.record_failure(FailureReason::Rejected, request.received_at, Instant::now());
+    pub(crate) fn refused(&self) {
+        self.state.lock().counters.record_refusal();
     }
 
     /// Counts the end of a request that was taken in; `started` is when its first step might start.

@@ -108,8 +108,8 @@ fn reject(runner: &Runner, refused: &Refused) -> Error {
         Refusal::Closed => "Server is stopping, scheduler for model has stopped accepting new inference requests",
     };
     match runner {
-        Runner::Instances(pool) => pool.rejected(&refused.request),
-        Runner::Ensemble(ensemble) => ensemble.rejected(&refused.request),
+        Runner::Instances(pool) => pool.refused(),
+        Runner::Ensemble(ensemble) => ensemble.refused(),
     }
     Error::unavailable(text).with_request_id(&refused.request.id)
 }

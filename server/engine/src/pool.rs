@@ -162,8 +162,8 @@ impl InstancePool {
     }
 
     /// Counts a request that did not enter the queue.
-    pub(crate) fn rejected(&self, request: &InferRequest) {
-        self.stats.rejected(request);
+    pub(crate) fn refused(&self) {
+        self.stats.refused();
     }
 
     /// Answers the requests that have waited too long, however busy the instances are.

@@ -12,7 +12,6 @@ use server_core::{
     batch::Pending,
     completion::{Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome, Ticket, hand_over},
     error::Error,
-    request::InferRequest,
     responder::{Reply, Responder},
     sequence::SlotRef,
     stats::{FailureReason, ModelSnapshot},
@@ -61,8 +60,8 @@ impl ModelStats {
     }
 
     /// Counts a request that never entered the queue.
-    pub(crate) fn rejected(&self, request: &InferRequest) {
-        self.counters.lock().record_failure(FailureReason::Rejected, request.received_at, Instant::now());
+    pub(crate) fn refused(&self) {
+        self.counters.lock().record_refusal();
     }
 }
 

@@ -19,11 +19,12 @@ fn snapshot(engine: &Engine, model: &str) -> ModelSnapshot {
     engine.statistics(Some(harness::id(model))).unwrap().remove(0)
 }
 
-/// `success rejected canceled backend other`, and that the failures of the statistics are those of the metrics.
-fn ends(engine: &Engine, model: &str) -> [u64; 5] {
+/// `success rejected canceled backend other`, and that the failures of the statistics are those of the metrics without the
+/// `refused`, which were not taken in.
+fn ends(engine: &Engine, model: &str, refused: u64) -> [u64; 5] {
     let ModelSnapshot { success, fail, failures, .. } = snapshot(engine, model);
     let ends = [success.count, failures.rejected, failures.canceled, failures.backend, failures.other];
-    assert_eq!(fail.count, ends[1..].iter().sum::<u64>());
+    assert_eq!(fail.count + refused, ends[1..].iter().sum::<u64>());
     ends
 }
 
@@ -43,7 +44,7 @@ async fn each_end_has_its_reason() {
     for model in ["broken", "forgetful"] {
         let error = send(&engine, ask(model, &[1.0])).unwrap().response().await.unwrap_err();
         assert_eq!(error.code, Code::Internal);
-        assert_eq!(ends(&engine, model), [0, 0, 0, 1, 0], "{model}");
+        assert_eq!(ends(&engine, model, 0), [0, 0, 0, 1, 0], "{model}");
     }
     probe.close_gate();
     let running = send(&engine, ask("gated", &[1.0])).unwrap();
@@ -51,15 +52,15 @@ async fn each_end_has_its_reason() {
     let left = send(&engine, ask("gated", &[1.0])).unwrap();
     let error = send(&engine, ask("gated", &[1.0])).err().unwrap();
     assert_eq!(error, Error::unavailable("[request id: <id_unknown>] Exceeds maximum queue size"));
-    assert_eq!(ends(&engine, "gated"), [0, 1, 0, 0, 0]);
+    assert_eq!(ends(&engine, "gated", 1), [0, 1, 0, 0, 0]);
     drop(left);
     let late = InferRequest { timeout: Some(Duration::from_millis(1)), ..ask("gated", &[1.0]) };
     let error = send(&engine, late).unwrap().response().await.unwrap_err();
     assert_eq!(error, Error::unavailable("Request timeout expired"));
-    assert_eq!(ends(&engine, "gated"), [0, 2, 1, 0, 0], "who left made room for the one that waited too long");
+    assert_eq!(ends(&engine, "gated", 1), [0, 2, 1, 0, 0], "who left made room for the one that waited too long");
     probe.open_gate();
     running.response().await.unwrap();
-    assert_eq!(ends(&engine, "gated"), [1, 2, 1, 0, 0]);
+    assert_eq!(ends(&engine, "gated", 1), [1, 2, 1, 0, 0]);
     assert_eq!(snapshot(&engine, "gated").pending, 0);
 }
 
@@ -90,26 +91,34 @@ async fn every_request_is_counted_once_whatever_the_policy() {
         engine.load(model, LoadParameters::default()).await.unwrap();
         for caller in 0..callers {
             let (engine, model) = (engine.clone(), (*model).to_owned());
-            tasks.spawn(async move { call(engine, &model, caller, each).await });
+            tasks.spawn(async move {
+                let refused = call(engine, &model, caller, each).await;
+                (model, refused)
+            });
         }
     }
-    tasks.join_all().await;
+    let refused = tasks.join_all().await;
     for (model, _) in &policies {
+        let refused = refused.iter().filter(|(of, _)| of == model).map(|(_, refused)| refused).sum();
         let sent = callers * each;
-        harness::until(|| ends(&engine, model).iter().sum::<u64>() == sent).await;
-        let [success, rejected, canceled, backend, other] = ends(&engine, model);
+        harness::until(|| ends(&engine, model, refused).iter().sum::<u64>() == sent).await;
+        let [success, rejected, canceled, backend, other] = ends(&engine, model, refused);
         assert_eq!((backend, other), (0, 0), "{model}");
         assert!(success > 0 && success + rejected + canceled == sent, "{model}");
         assert_eq!(snapshot(&engine, model).pending, 0, "{model}");
     }
 }
 
-/// Sends requests one after the other; leaves every third before its answer, and does not wait for every fifth.
-async fn call(engine: Arc<Engine>, model: &str, caller: u64, count: u64) {
-    let mut inside = Vec::new();
+/// Sends requests one after the other; leaves every third before its answer, and does not wait for every fifth. Returns how
+/// many were not taken in.
+async fn call(engine: Arc<Engine>, model: &str, caller: u64, count: u64) -> u64 {
+    let (mut inside, mut refused) = (Vec::new(), 0);
     for number in 0..count {
         let request = InferRequest { priority: (caller + number) % 6, ..ask(model, &[number as f32]) };
-        let Ok(inference) = send(&engine, request) else { continue };
+        let Ok(inference) = send(&engine, request) else {
+            refused += 1;
+            continue;
+        };
         match number {
             _ if number % 3 == 0 => drop(inference),
             _ if number % 5 == 0 => inside.push(inference),
@@ -121,4 +130,5 @@ async fn call(engine: Arc<Engine>, model: &str, caller: u64, count: u64) {
     for inference in inside {
         let _ = inference.response().await;
     }
+    refused
 }
