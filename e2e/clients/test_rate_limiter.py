@@ -50,8 +50,10 @@ def server(folder):
     model(folder, "seldom", [("T", 1, True)], priority=3, delay=0.01)
     model(folder, "greedy", [("R", 3, False)])
     model(folder, "everywhere", [("R", 1, True)])
+    model(folder, "undeclared", [("U", 7, False)])
     models = [f"--load-model={name}" for name in ("a", "b", "both", "free", "often", "seldom")]
-    with Server(folder, ON, "--rate-limit-resource=R:2", "--rate-limit-resource=R:1:0", "--model-control-mode=explicit", *models) as running:
+    declared = [f"--rate-limit-resource={amount}" for amount in ("R:2", "R:1:0", "G:2", "T:1")]
+    with Server(folder, ON, *declared, "--model-control-mode=explicit", *models) as running:
         yield running
 
 
@@ -96,6 +98,10 @@ def test_turns_are_shared_by_priority(server):
         (
             "greedy",
             'Resource count for "R" is limited to 1 which will prevent scheduling of one or more model instances, the minimum required count is 3',
+        ),
+        (
+            "undeclared",
+            'Resource count for "U" is limited to 0 which will prevent scheduling of one or more model instances, the minimum required count is 7',
         ),
         ("everywhere", 'Resource "R" is present as both global and device-specific resource in the model configuration.'),
     ],

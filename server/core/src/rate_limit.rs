@@ -2,11 +2,13 @@
 //!
 //! An instance that has something to run asks; it runs once everything it needs is free, and gives it back when its
 //! execution has ended. Among those that wait, the one whose executions so far, times its priority, are fewest goes first.
-//! One whose resources are not free does not hold up those behind it, until too many of those have gone before it: then
-//! what it lacks is kept for it, for a while. A while only, and no more than it lacks, for whoever holds that may itself wait
-//! for one of those behind: a model that asks another model.
+//! One whose resources are not free holds up those behind it that need what it lacks, and nobody else: else one that needs
+//! much would never run beside many that need little. It holds them up for a time only, for whoever has what it lacks may
+//! itself wait for one of them: a model that asks another model. That time is twice as long as an execution of theirs lasts.
+//! If it was not enough, some of those behind go first, and the next time is longer: so the one in front gets its turn, and
+//! all go on.
 //!
-//! Source: Triton, "Rate Limiter". Triton looks at the first in line alone, which can leave everybody waiting.
+//! Source: Triton, "Rate Limiter". Triton lets nobody pass the first in line, which can leave everybody waiting for ever.
 
 mod resources;
 mod shares;
@@ -26,11 +28,11 @@ use crate::error::Result;
 /// An instance that shares resources.
 pub type InstanceId = u64;
 
-/// So many others may take what an instance waits for before it is kept for it.
-const MOST_PASSES: u32 = 16;
-/// How long it is kept the first time; twice as long each further time.
-const FIRST_RESERVATION: Duration = Duration::from_millis(100);
+/// How long resources are kept for an instance, at least and at most.
+const SHORTEST_RESERVATION: Duration = Duration::from_millis(100);
 const LONGEST_RESERVATION: Duration = Duration::from_secs(64);
+/// How many others may go first, at most, when a reservation was too short.
+const MOST_PASSES: u32 = 1024;
 
 /// What an instance does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +41,11 @@ enum Standing {
     Idle,
     Waiting(Wait),
     /// It holds what it needs.
-    Running,
+    Running {
+        since: Instant,
+        /// For how long of this it may have waited for one that was held up by a reservation.
+        held_up: Duration,
+    },
 }
 
 /// An instance in line.
@@ -47,12 +53,23 @@ enum Standing {
 struct Wait {
     /// Place among those of the same count.
     turn: u64,
-    /// How many others took what it needs since.
-    passes: u32,
-    /// What is kept for it: all that it was found to lack since it was passed too often.
+    /// What is kept for it.
     reserved: BTreeSet<Key>,
-    reserved_until: Option<Instant>,
-    next_reservation: Duration,
+    /// Since when, unless nothing is.
+    reserved_since: Option<Instant>,
+    /// For how long it is, at least.
+    patience: Duration,
+    /// How many others may go first before anything is kept for it again.
+    passes: u32,
+    /// How many may after the next reservation that is too short.
+    next_passes: u32,
+}
+
+impl Wait {
+    fn new(turn: u64) -> Self {
+        let (reserved, patience) = (BTreeSet::new(), SHORTEST_RESERVATION);
+        Self { turn, reserved, reserved_since: None, patience, passes: 0, next_passes: 1 }
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +78,19 @@ struct Instance {
     priority: u64,
     /// Executions so far times priority.
     spent: u64,
+    /// How long its last execution was.
+    lasts: Duration,
     standing: Standing,
+}
+
+impl Instance {
+    fn is_running(&self) -> bool {
+        matches!(self.standing, Standing::Running { .. })
+    }
+
+    fn has_any(&self, keys: &BTreeSet<Key>) -> bool {
+        self.needs.keys().any(|key| keys.contains(key))
+    }
 }
 
 /// Resources, and the instances that share them.
@@ -75,8 +104,8 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter without instances. `declared` amounts are fixed; of other resources there is as much as the most
-    /// demanding instance needs.
+    /// A limiter without instances. `declared` amounts are fixed, and there is nothing of what is not among them; if there
+    /// are none, there is as much of each resource as the most demanding instance needs.
     pub fn new(declared: Amounts) -> Self {
         Self { resources: Resources::new(declared), ..Self::default() }
     }
@@ -90,8 +119,8 @@ impl RateLimiter {
         self.resources.set_limits(others.chain([&amounts]))?;
         let id = self.next_id;
         self.next_id += 1;
-        let standing = Standing::Idle;
-        self.instances.insert(id, Instance { needs: amounts, priority: needs.priority, spent: 0, standing });
+        let (lasts, standing) = (Duration::ZERO, Standing::Idle);
+        self.instances.insert(id, Instance { needs: amounts, priority: needs.priority, spent: 0, lasts, standing });
         Ok(id)
     }
 
@@ -99,7 +128,7 @@ impl RateLimiter {
     pub fn remove(&mut self, id: InstanceId, now: Instant) -> Vec<InstanceId> {
         self.waiting.remove(&id);
         if let Some(instance) = self.instances.remove(&id)
-            && instance.standing == Standing::Running
+            && instance.is_running()
         {
             self.resources.give_back(&instance.needs);
         }
@@ -127,7 +156,9 @@ impl RateLimiter {
 
     /// The instance's execution has ended, and it has more to run or not. Returns those that may run now.
     pub fn finish(&mut self, id: InstanceId, has_more: bool, now: Instant) -> Vec<InstanceId> {
-        let Some(instance) = self.running(id) else { return Vec::new() };
+        let Some(instance) = self.instances.get_mut(&id) else { return Vec::new() };
+        let Standing::Running { since, held_up } = instance.standing else { return Vec::new() };
+        instance.lasts = now.saturating_duration_since(since).saturating_sub(held_up);
         instance.spent = instance.spent.saturating_add(instance.priority);
         self.leave(id);
         if has_more {
@@ -145,7 +176,7 @@ impl RateLimiter {
 
     /// Whether the instance may run.
     pub fn may_run(&self, id: InstanceId) -> bool {
-        self.instances.get(&id).is_some_and(|instance| instance.standing == Standing::Running)
+        self.instances.get(&id).is_some_and(Instance::is_running)
     }
 
     /// Those that may run now although nothing was given back: reservations end by time. Whoever waits calls this now
@@ -154,14 +185,12 @@ impl RateLimiter {
         self.admit(now)
     }
 
-    fn running(&mut self, id: InstanceId) -> Option<&mut Instance> {
-        self.instances.get_mut(&id).filter(|instance| instance.standing == Standing::Running)
-    }
-
     fn leave(&mut self, id: InstanceId) {
         self.waiting.remove(&id);
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        if std::mem::replace(&mut instance.standing, Standing::Idle) == Standing::Running {
+        let was_running = instance.is_running();
+        instance.standing = Standing::Idle;
+        if was_running {
             self.resources.give_back(&instance.needs);
         }
     }
@@ -170,9 +199,7 @@ impl RateLimiter {
         let turn = self.next_turn;
         self.next_turn += 1;
         if let Some(instance) = self.instances.get_mut(&id) {
-            let next_reservation = FIRST_RESERVATION;
-            let (reserved, reserved_until) = (BTreeSet::new(), None);
-            instance.standing = Standing::Waiting(Wait { turn, passes: 0, reserved, reserved_until, next_reservation });
+            instance.standing = Standing::Waiting(Wait::new(turn));
             self.waiting.insert(id);
         }
     }
@@ -202,7 +229,7 @@ impl RateLimiter {
                     self.pass(*before, &needs);
                 }
                 if let Some(instance) = self.instances.get_mut(&id) {
-                    instance.standing = Standing::Running;
+                    instance.standing = Standing::Running { since: now, held_up: Duration::ZERO };
                 }
                 self.waiting.remove(&id);
                 admitted.push(id);
@@ -219,38 +246,61 @@ impl RateLimiter {
         let instance = self.instances.get(&id)?;
         match &instance.standing {
             Standing::Waiting(wait) => Some((instance.spent, wait.turn, id)),
-            Standing::Idle | Standing::Running => None,
+            Standing::Idle | Standing::Running { .. } => None,
         }
     }
 
-    /// Another took some of what this one waits for.
+    /// Another took some of what this one lacks.
     fn pass(&mut self, id: InstanceId, taken: &BTreeMap<Key, u64>) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
+        let mut lacking = self.resources.lacking(&instance.needs);
         if let Standing::Waiting(wait) = &mut instance.standing
-            && share(&instance.needs, taken)
+            && lacking.any(|key| taken.contains_key(&key))
         {
-            wait.passes = wait.passes.saturating_add(1);
+            wait.passes = wait.passes.saturating_sub(1);
         }
     }
 
-    /// What is kept for an instance that waits.
+    /// What is kept for an instance that waits: one resource that it lacks, and when that is there, the next. Those behind
+    /// may use the others meanwhile.
     fn reserved_for(&mut self, id: InstanceId, now: Instant) -> BTreeSet<Key> {
-        let Some(Instance { needs, standing: Standing::Waiting(wait), .. }) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get(&id) else { return BTreeSet::new() };
+        let lacking: BTreeSet<Key> = self.resources.lacking(&instance.needs).collect();
+        let lasts = self.holders(&lacking).map(|instance| instance.lasts).max().unwrap_or_default();
+        let Some(Instance { standing: Standing::Waiting(wait), .. }) = self.instances.get_mut(&id) else {
             return BTreeSet::new();
         };
-        if wait.passes < MOST_PASSES {
+        if wait.passes > 0 {
             return BTreeSet::new();
         }
-        let until = *wait.reserved_until.get_or_insert_with(|| now + wait.next_reservation);
-        if now < until {
-            wait.reserved.extend(self.resources.lacking(needs));
+        let since = *wait.reserved_since.get_or_insert(now);
+        let patience = wait.patience.max(lasts.saturating_mul(2)).min(LONGEST_RESERVATION);
+        if now.saturating_duration_since(since) < patience {
+            if lacking.is_disjoint(&wait.reserved) {
+                wait.reserved.extend(lacking.into_iter().next());
+            }
             return wait.reserved.clone();
         }
-        wait.passes = 0;
-        wait.reserved_until = None;
+        wait.reserved_since = None;
         wait.reserved.clear();
-        wait.next_reservation = (wait.next_reservation * 2).min(LONGEST_RESERVATION);
+        wait.patience = patience.saturating_mul(2).min(LONGEST_RESERVATION);
+        wait.passes = wait.next_passes;
+        wait.next_passes = (wait.next_passes * 2).min(MOST_PASSES);
+        for holder in self.holders_mut(&lacking) {
+            if let Standing::Running { since: running_since, held_up } = &mut holder.standing {
+                *held_up += now.saturating_duration_since(since.max(*running_since));
+            }
+        }
         BTreeSet::new()
+    }
+
+    /// Those that run with any of these.
+    fn holders(&self, keys: &BTreeSet<Key>) -> impl Iterator<Item = &Instance> {
+        self.instances.values().filter(|instance| instance.is_running() && instance.has_any(keys))
+    }
+
+    fn holders_mut(&mut self, keys: &BTreeSet<Key>) -> impl Iterator<Item = &mut Instance> {
+        self.instances.values_mut().filter(|instance| instance.is_running() && instance.has_any(keys))
     }
 }
 

@@ -121,7 +121,7 @@ async fn a_model_that_asks_another_is_not_held_up_by_those_in_line() {
     harness.scripted("outer", "ask inner", &group(2, &r(1)), &[1]);
     harness.scripted("inner", "echo", &group(1, "resources { name: \"S\" count: 1 }"), &[1]);
     harness.scripted("greedy", "echo", &group(1, &format!("{} resources {{ name: \"S\" count: 1 }}", r(2))), &[1]);
-    let (engine, _) = start(&harness, &[("R", 2)], &["outer", "inner", "greedy"]).await;
+    let (engine, _) = start(&harness, &[("R", 2), ("S", 1)], &["outer", "inner", "greedy"]).await;
     let callers: Vec<_> = (0..6)
         .map(|caller| {
             let engine = engine.clone();

@@ -21,14 +21,21 @@ impl Amounts {
         self.0.entry(name.into()).or_default().insert(device, count);
     }
 
-    /// What was said of that resource. A resource that all devices share has no device: any amount given for it counts.
+    /// How much there is of that resource; `None` if no amount of anything was given, for then there is what instances
+    /// need. Once one is given, there is nothing of what is not named. A resource that all devices share has no device: any
+    /// amount given for it counts.
     fn get(&self, key: &Key) -> Option<u64> {
-        let amounts = self.0.get(&key.name)?;
-        let anywhere = amounts.get(&None);
-        match key.device {
-            Some(_) => amounts.get(&key.device).or(anywhere).copied(),
-            None => anywhere.or_else(|| amounts.values().max()).copied(),
+        if self.0.is_empty() {
+            return None;
         }
+        let amount = self.0.get(&key.name).and_then(|amounts| {
+            let anywhere = amounts.get(&None);
+            match key.device {
+                Some(_) => amounts.get(&key.device).or(anywhere),
+                None => anywhere.or_else(|| amounts.values().max()),
+            }
+        });
+        Some(amount.copied().unwrap_or(0))
     }
 }
 
@@ -76,7 +83,7 @@ impl Needs {
     pub(super) fn on(&self, device: u32) -> BTreeMap<Key, u64> {
         let mut amounts = BTreeMap::new();
         for need in &self.resources {
-            let key = Key { name: need.name.clone(), device: (!need.is_global).then_some(device) };
+            let key = Key { device: (!need.is_global).then_some(device), name: need.name.clone() };
             let amount: &mut u64 = amounts.entry(key).or_default();
             *amount = amount.saturating_add(need.count);
         }
@@ -84,11 +91,11 @@ impl Needs {
     }
 }
 
-/// A resource of one device, or of all together.
+/// A resource of one device, or of all together. Those of all come first, as where Triton looks for one that is too small.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    name: Name,
     device: Option<u32>,
+    name: Name,
 }
 
 /// How much there is and how much is in use.
@@ -104,24 +111,16 @@ impl Resources {
         Self { declared, ..Self::default() }
     }
 
-    /// There is what was declared; of what was not, as much as the most demanding instance needs. `needs` are those of
-    /// all instances.
+    /// There is what was declared and nothing else; if nothing was, as much of each as the most demanding instance needs.
+    /// `needs` are those of all instances.
     ///
-    /// Errors: `InvalidArgument` if an instance could never run, or a resource is both of a device and of all; all stays
-    /// as it was.
+    /// Errors: `InvalidArgument` if an instance could never run, or else if a resource is both of a device and of all; all
+    /// stays as it was.
     pub(super) fn set_limits<'a>(&mut self, needs: impl Iterator<Item = &'a BTreeMap<Key, u64>>) -> Result<()> {
         let mut limits: BTreeMap<Key, u64> = BTreeMap::new();
         for (key, &count) in needs.flatten() {
             let limit = limits.entry(key.clone()).or_default();
             *limit = count.max(*limit);
-        }
-        for key in limits.keys().filter(|key| key.device.is_none()) {
-            if limits.keys().any(|other| other.name == key.name && other.device.is_some()) {
-                return Err(Error::invalid_argument(format!(
-                    "Resource \"{}\" is present as both global and device-specific resource in the model configuration.",
-                    key.name
-                )));
-            }
         }
         for (key, required) in &mut limits {
             match self.declared.get(key) {
@@ -134,6 +133,14 @@ impl Resources {
                 }
                 Some(declared) => *required = declared,
                 None => {}
+            }
+        }
+        for key in limits.keys().filter(|key| key.device.is_none()) {
+            if limits.keys().any(|other| other.name == key.name && other.device.is_some()) {
+                return Err(Error::invalid_argument(format!(
+                    "Resource \"{}\" is present as both global and device-specific resource in the model configuration.",
+                    key.name
+                )));
             }
         }
         self.limits = limits;

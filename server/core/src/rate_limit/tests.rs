@@ -45,11 +45,33 @@ fn what_could_never_run_is_refused() {
     check(&[], &[(four, 0)], "");
     check(&[("R", 4, None)], &[(four, 0)], "");
     check(&[("R", 3, None)], &[(four, 0)], refused);
-    check(&[("R", 3, Some(1))], &[(four, 0)], "");
+    check(&[("R", 4, Some(1))], &[(four, 1)], "");
     check(&[("R", 3, Some(1))], &[(four, 1)], refused);
     check(&[("R", 3, None), ("R", 4, Some(1))], &[(four, 1)], "");
     check(&[("R", 3, Some(1))], &[(four_of_all, 0)], refused);
     check(&[("R", 3, None), ("R", 9, None)], &[(four_of_all, 0)], "");
+}
+
+#[test]
+fn once_an_amount_is_declared_there_is_nothing_of_what_is_not() {
+    let limited_to_none = |name: &str, count: u32| {
+        format!(
+            "Resource count for \"{name}\" is limited to 0 which will prevent scheduling of one or more model instances, \
+             the minimum required count is {count}"
+        )
+    };
+    let declared = [("R", 3, None), ("G", 3, None), ("D", 2, Some(1))];
+    let of = |name: &str, count: u32| format!("resources {{ name: '{name}' count: {count} }}");
+    check(&declared, &[(&of("R9", 7), 0)], &limited_to_none("R9", 7));
+    check(&declared, &[(&of("R9", 7), 0), (&of("R9", 9), 0)], &limited_to_none("R9", 7));
+    check(&declared, &[(&of("", 1), 0)], &limited_to_none("", 1));
+    check(&declared, &[(&of("D", 1), 0)], &limited_to_none("D", 1));
+    check(&declared, &[(&of("R7", 0), 0), (&of("D", 2), 1)], "");
+    check(&[], &[(&of("", 1), 0), (&of("R9", 7), 0), (&of("R9", 9), 0)], "");
+    let (own, all) = ("resources { name: 'R8' count: 1 }", "resources { name: 'R8' global: true count: 1 }");
+    check(&declared, &[(&format!("{own} {all}"), 0)], &limited_to_none("R8", 1));
+    let all_too = "resources { name: 'S8' global: true count: 2 }";
+    check(&declared, &[(&format!("{own} {all_too}"), 0)], &limited_to_none("S8", 2));
 }
 
 #[test]
@@ -58,6 +80,7 @@ fn a_resource_is_of_a_device_or_of_all() {
     let (own, all) = ("resources { name: 'R' count: 1 }", "resources { name: 'R' global: true count: 1 }");
     check(&[], &[(own, 0), (all, 1)], text);
     check(&[], &[(&format!("{own} {all}"), 0)], text);
+    check(&[("R", 3, None)], &[(own, 0), (all, 0)], text);
     check(&[], &[(own, 0), ("resources { name: 'S' global: true count: 1 }", 0)], "");
 }
 
@@ -91,7 +114,7 @@ fn by_default_there_is_as_much_as_the_most_demanding_instance_needs() {
 
 #[test]
 fn a_global_resource_is_shared_by_all_devices_and_every_resource_must_suffice() {
-    let mut limiter = RateLimiter::new(amounts(&[("G", 2, Some(7))]));
+    let mut limiter = RateLimiter::new(amounts(&[("G", 2, Some(7)), ("R", 1, None)]));
     let text = "resources { name: 'G' global: true count: 1 } resources { name: 'R' count: 1 }";
     let ids: Vec<_> = [0, 0, 1, 2].into_iter().map(|device| limiter.add(device, &needs(text)).unwrap()).collect();
     let now = Instant::now();
@@ -154,56 +177,99 @@ fn one_that_was_away_has_saved_nothing_up() {
 }
 
 #[test]
-fn one_that_does_not_fit_holds_up_nobody_until_it_has_been_passed_often() {
+fn the_first_in_line_gets_what_it_lacks_next() {
     let mut limiter = RateLimiter::new(amounts(&[("R", 3, None)]));
     let now = Instant::now();
     let small: Vec<_> = (0..4).map(|_| limiter.add(0, &of(1)).unwrap()).collect();
     let large = limiter.add(0, &of(3)).unwrap();
-    let mut running: Vec<_> = small.iter().flat_map(|id| limiter.request(*id, now)).collect();
+    let running: Vec<_> = small.iter().flat_map(|id| limiter.request(*id, now)).collect();
     assert_eq!(running, small[..3]);
+    assert_eq!(limiter.finish(small[0], true, now), [small[3]], "it has run least");
     assert_eq!(limiter.request(large, now), NOBODY);
-    let mut others = 0;
-    while !limiter.may_run(large) {
-        let first = running.remove(0);
-        running.extend(limiter.finish(first, true, now));
-        others += 1;
-        assert!(others < 40, "the large one never ran");
+    assert_eq!(limiter.finish(small[1], true, now), NOBODY, "one is kept");
+    assert_eq!(limiter.finish(small[2], true, now), NOBODY);
+    assert_eq!(limiter.finish(small[3], true, now), [large]);
+    assert_eq!(limiter.finish(large, true, now), small[..3], "and then the others go on");
+    assert_eq!(limiter.finish(small[1], true, now), [small[3]], "each once");
+    assert_eq!(limiter.finish(small[2], true, now), NOBODY, "until it is in front again");
+}
+
+/// Executions of instances that have more to run as soon as they have run, of ten of a resource: two need 4, one 6 and one
+/// 10. Executions last about as long as that, and somebody looks every so often.
+fn turns_of_all_sizes(execution: Duration, total: Duration) -> [usize; 4] {
+    let mut limiter = RateLimiter::new(amounts(&[("R", 10, None)]));
+    let mut now = Instant::now();
+    let end = now + total;
+    let ids = [4, 4, 6, 10].map(|count| limiter.add(0, &of(count)).unwrap());
+    let mut counts = [0; 4];
+    let (mut running, mut lasts) = (Vec::<(Instant, InstanceId)>::new(), 0);
+    let mut admitted: Vec<_> = ids.iter().flat_map(|id| limiter.request(*id, now)).collect();
+    while now < end {
+        for id in admitted.drain(..) {
+            lasts = lasts % 13 + 4; // 4 to 16, never two the same one after the other
+            running.push((now + execution * lasts / 10, id));
+        }
+        running.sort_unstable();
+        let look = now + Duration::from_millis(50);
+        if running.first().is_some_and(|(until, _)| *until <= look) {
+            let (until, id) = running.remove(0);
+            now = until;
+            counts[ids.iter().position(|other| *other == id).unwrap()] += 1;
+            admitted = limiter.finish(id, false, now);
+            admitted.extend(limiter.request(id, now));
+        } else {
+            now = look;
+            admitted = limiter.look(now);
+        }
     }
-    assert!(others > 10, "the small ones did not wait at once");
-    assert_eq!(limiter.finish(large, false, now).len(), 3, "and go on when it has run");
+    counts
+}
+
+#[test]
+fn one_that_needs_much_runs_as_often_as_the_others_however_long_executions_last() {
+    for millis in [1, 90, 300, 2_000, 20_000] {
+        let execution = Duration::from_millis(millis);
+        let counts = turns_of_all_sizes(execution, execution * 400);
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(*least > 120 && most - least < 25, "{millis} ms: {counts:?}");
+    }
 }
 
 #[test]
 fn whoever_holds_a_resource_may_wait_for_one_that_stands_behind() {
-    // `outer` holds R while it asks `inner`; `first` waits for R and must not keep `inner` from running.
+    // `outer` holds R while it asks `inner`; `first` waits for R and must not keep `inner` from running for good.
     for (inner_needs, waits) in
         [("resources { name: 'S' count: 1 }", false), ("resources { name: 'R' count: 1 }", true)]
     {
         let mut limiter = RateLimiter::new(amounts(&[("R", 3, None), ("S", 1, None)]));
-        let mut now = Instant::now();
+        let start = Instant::now();
+        let mut now = start;
         let (outer, first) = (limiter.add(0, &of(2)).unwrap(), limiter.add(0, &of(3)).unwrap());
         let inner = limiter.add(0, &needs(inner_needs)).unwrap();
-        assert_eq!(limiter.request(outer, now), [outer]);
-        assert_eq!(limiter.request(first, now), NOBODY);
-        let mut had_to_wait = false;
-        for _ in 0..100 {
-            let mut admitted = limiter.request(inner, now);
-            while admitted.is_empty() {
-                had_to_wait = true;
-                now += Duration::from_millis(250);
-                admitted = limiter.look(now);
+        for _ in 0..20 {
+            assert_eq!(limiter.request(outer, now), [outer]);
+            assert_eq!(limiter.request(first, now), NOBODY);
+            for _ in 0..10 {
+                let mut admitted = limiter.request(inner, now);
+                while admitted.is_empty() {
+                    now += Duration::from_millis(50);
+                    admitted = limiter.look(now);
+                }
+                assert_eq!(admitted, [inner]);
+                limiter.finish(inner, false, now);
             }
-            assert_eq!(admitted, [inner]);
-            limiter.finish(inner, false, now);
+            assert_eq!(limiter.finish(outer, false, now), [first]);
+            limiter.finish(first, false, now);
         }
-        assert_eq!(had_to_wait, waits, "a reservation concerns those alone that share a resource");
-        assert_eq!(limiter.finish(outer, false, now), [first]);
+        let waited = now - start;
+        assert_eq!(!waited.is_zero(), waits, "what is kept concerns those alone that need it");
+        assert!(waited < 200 * 2 * SHORTEST_RESERVATION, "{waited:?}: it does not grow from one to the next");
     }
 }
 
 #[test]
 fn only_what_an_instance_lacks_is_kept_for_it() {
-    // `outer` holds R and asks `inner` for every answer; `first` needs both R, which it lacks, and S, which is free.
+    // `outer` holds R and asks `inner` for every answer; `first` needs both R, which it lacks, and S, which is mostly free.
     let mut limiter = RateLimiter::new(amounts(&[("R", 2, None), ("S", 1, None)]));
     let now = Instant::now();
     let outer: Vec<_> = (0..2).map(|_| limiter.add(0, &of(1)).unwrap()).collect();
@@ -215,11 +281,13 @@ fn only_what_an_instance_lacks_is_kept_for_it() {
     assert_eq!(limiter.request(first, now), NOBODY);
     for _ in 0..100 {
         assert_eq!(limiter.request(inner, now), [inner], "S is free");
+        assert_eq!(limiter.look(now), NOBODY);
         limiter.finish(inner, false, now);
     }
-    limiter.finish(outer[0], true, now);
-    assert!(!limiter.may_run(outer[0]), "R is kept: it was passed often enough");
-    assert_eq!(limiter.finish(outer[1], true, now), [first]);
+    assert_eq!(limiter.request(inner, now), [inner]);
+    assert_eq!(limiter.finish(outer[0], true, now), NOBODY, "R is kept");
+    assert_eq!(limiter.finish(outer[1], true, now), NOBODY, "and all of it there, but S is not");
+    assert_eq!(limiter.finish(inner, true, now), [first], "which is kept now too");
 }
 
 #[test]

@@ -245,8 +245,8 @@ const RATE_LIMITER: &[Flag] = &[
          execution_count lets those run whose resources are free, fewest executions times priority first.",
         |args, mode| args.models.rate_limit = mode),
     set!("rate-limit-resource": LimitedResource = "",
-        "How much of a resource there is, on one device or on each. Default is what the most demanding instance needs. \
-         May be given several times.",
+        "How much of a resource there is, on one device or on each. If none is given, of each what the most demanding \
+         instance needs; else nothing of what is not. May be given several times.",
         |args, resource| args.models.resources.push(resource)),
 ];
 
