@@ -194,6 +194,38 @@ def test_models_come_and_go_with_their_resources(file):
         assert add_one("grpc", client, "two") == 2
 
 
+PIPELINE = """
+max_batch_size: 4
+input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] } ]
+ensemble_scheduling {
+  step [
+    { model_name: "one" model_version: -1 input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "between" } },
+    { model_name: "two" model_version: -1 input_map { key: "INPUT0" value: "between" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }
+  ]
+}
+"""
+
+
+def pipeline(name):
+    """A TritonModel that chains the models one and two."""
+    inline = textwrap.indent("inline:\n  files:\n    config.pbtxt: |\n" + textwrap.indent(PIPELINE, "      "), "    ")
+    head = f"---\napiVersion: triton-operator.dev/v1alpha1\nkind: TritonModel\nmetadata: {{name: {name}}}\nspec:\n  serverRef: {{name: test}}\n"
+    return f"{head}  format: ensemble\n  source:\n{inline}\n"
+
+
+def test_an_ensemble_comes_when_its_parts_do_and_goes_on_as_they_change(file):
+    write(file, SERVER, pipeline("chain"), adder("two", 2))
+    with Up(file) as up:
+        up.wait_for("chain")
+        client = connect("http", up)
+        write(file, SERVER, pipeline("chain"), adder("two", 2), adder("one", 1))
+        until(lambda: is_ready(client, "chain"), "the ensemble", process=up.process)
+        assert add_one("http", client, "chain") == 3
+        write(file, SERVER, pipeline("chain"), adder("two", 20), adder("one", 1))
+        until(lambda: is_ready(client, "chain") and add_one("http", client, "chain") == 21, "the changed part", process=up.process)
+
+
 def test_a_mistake_is_told_with_its_line_and_the_last_good_state_goes_on(file):
     write(file, SERVER, adder("plus", 1))
     with Up(file) as up:

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use server_core::{
     metrics::ShadowSnapshot,
     request::{InferRequest, VersionChoice},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     infer::{Inference, ModelHandle},
@@ -28,6 +29,9 @@ use crate::{
 const MOST_KIB: u32 = 64 << 10;
 /// What a copy counts at least, KiB: so 128 of them are in flight at most.
 const LEAST_KIB: u32 = MOST_KIB / 128;
+
+/// How long one copy may take: nobody reads its responses, so nobody would ever end one that goes on without end.
+const LONGEST_COPY: Duration = Duration::from_secs(60);
 
 /// A version that gets copies.
 pub(crate) struct Shadow {
@@ -108,7 +112,8 @@ impl ShadowCounts {
             match infer(ModelHandle(model), request) {
                 Ok(mut inference) => {
                     count.copies.fetch_add(1, Ordering::Relaxed);
-                    while poll_fn(|context| inference.poll_next(context)).await.is_some() {}
+                    let drain = async { while poll_fn(|context| inference.poll_next(context)).await.is_some() {} };
+                    _ = timeout(LONGEST_COPY, drain).await; // dropping what goes on cancels it
                 }
                 Err(_) => {
                     count.refused.fetch_add(1, Ordering::Relaxed);
