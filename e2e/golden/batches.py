@@ -59,7 +59,6 @@ SCENARIOS = {
     "b_preferred_largest": (batching("preferred_batch_size: [ 2, 4 ]"), [1, 1, 1, 1, 1, 2]),
     "b_delay_and_preferred": (batching(f"preferred_batch_size: [ 3 ] {SLOW}"), [1] * 6),
     "b_delay_until_full": (batching(SLOW, batch=3), [1] * 6),
-    "b_short_delay": (batching("preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 30000"), [1] * 6),
     "b_widths": (batching(dims="[ -1 ]"), [(1, {}, 4), (1, {}, 4), (1, {}, 5), (1, {}, 5), (1, {}, 4), (1, {}, 4)]),
     "b_widths_all_different": (batching(dims="[ -1 ]"), [(1, {}, width) for width in range(1, 7)]),
     "b_priorities": (batching("priority_levels: 3 default_priority_level: 2", batch=1), [(1, {"priority": p}) for p in (3, 2, 1, 3, 2, 1)]),
@@ -67,7 +66,7 @@ SCENARIOS = {
     "b_priorities_in_one_batch": (batching("priority_levels: 2 default_priority_level: 1", batch=4), [(1, {"priority": p}) for p in (2, 1, 2, 1, 2, 1)]),
     "b_queue_full": (
         batching("priority_levels: 2 default_priority_level: 2 default_queue_policy { max_queue_size: 5 }", batch=2),
-        [(1, {"priority": p}) for p in (2, 2, 2, 2, 2, 2, 2, 1)],
+        [(1, {"priority": p}) for p in (2, 2, 2, 2, 2, 2, 1)],
     ),
     "b_level_full": (
         batching("priority_levels: 2 default_priority_level: 2 priority_queue_policy { key: 1 value { max_queue_size: 2 } }", batch=1),
