@@ -10,6 +10,9 @@ mod graph;
 #[cfg(test)]
 mod graph_tests;
 mod members;
+mod places;
+#[cfg(test)]
+mod places_tests;
 mod progress;
 #[cfg(test)]
 mod progress_tests;
@@ -22,5 +25,6 @@ mod values;
 pub use self::{
     graph::Graph,
     members::{Member, Members, circular, step_models},
+    places::{Asker, Places, Turn, Wakers},
     progress::{MAX_RUNS_PER_STEP, Progress, Run, StepInputs},
 };

@@ -233,7 +233,14 @@ impl Inference {
         }
     }
 
-    /// Keeps something until the request has ended, whether anybody reads its responses or not.
+    /// Nobody polls it before a response is read of the request that it belongs to.
+    pub(crate) fn rest(&mut self) {
+        if let RunState::Ensemble(run) = &mut self.run {
+            run.rest();
+        }
+    }
+
+    /// Keeps something until its last response is there, whether anybody reads it or not.
     pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
         match &mut self.run {
             RunState::Queued { replies, .. } => replies.keep(kept),

@@ -256,6 +256,78 @@ async fn a_caller_that_stops_reading_keeps_nobody_from_the_limited_steps() {
     assert!(unread.response().await.is_ok());
 }
 
+/// Less than it takes a model of the harness to give up a response that nobody reads.
+const SOON: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_read_keeps_nobody_from_the_limited_steps() {
+    let harness = Harness::new();
+    let two = "instance_group { count: 2 }";
+    harness.scripted("source", "many 2000", &format!("{DECOUPLED} {two}"), &[1]); // more than a reply slot holds
+    harness.model("a", "", &[1]);
+    harness.ensemble("e", &[("source", "IN", "one"), ("a", "one", "OUT")], &["OUT"], "limit 1");
+    let (engine, _) = harness.with_script();
+    ready(&engine, "e").await;
+    let mut unread = send(&engine, ask_ensemble("e", &[1.0])).unwrap();
+    assert!(poll_fn(|context| unread.poll_next(context)).await.unwrap().is_ok());
+    let other = responses(send(&engine, ask_ensemble("e", &[2.0])).unwrap());
+    assert_eq!(tokio::time::timeout(SOON, other).await.expect("others are served").len(), 2000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_request_of_a_limited_step_does_not_hold_up_others_until_its_end() {
+    let harness = Harness::new();
+    harness.scripted("long", "gated", "instance_group { count: 3 }", &[1]);
+    harness.ensemble("e", &[("long", "IN", "OUT")], &["OUT"], "limit 1");
+    let (engine, probe) = harness.with_script();
+    ready(&engine, "e").await;
+    probe.close_gate();
+    let asked: Vec<_> =
+        (0..3).map(|_| tokio::spawn(send(&engine, ask_ensemble("e", &[1.0])).unwrap().response())).collect();
+    until(|| probe.waiting.load(Ordering::SeqCst) == 3).await; // while none has ended
+    probe.open_gate();
+    for asked in asked {
+        assert!(asked.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_ensemble_that_another_uses_twice_does_not_wait_for_itself() {
+    let harness = Harness::new();
+    harness.scripted("source", "many 3", &format!("{DECOUPLED} instance_group {{ count: 2 }}"), &[1]);
+    harness.scripted("a", "crowd", "", &[1]);
+    for limit in 1..3 {
+        let inner = format!("inner{limit}");
+        harness.ensemble(&inner, &[("source", "IN", "one"), ("a", "one", "OUT")], &["OUT"], &format!("limit {limit}"));
+        let step = |from: &str, to: &str| {
+            format!(
+                "step {{ model_name: '{inner}' model_version: -1 input_map {{ key: 'IN' value: '{from}' }} \
+                 output_map {{ key: 'OUT' value: '{to}' }} }}"
+            )
+        };
+        let config = format!(
+            "platform: 'ensemble' max_batch_size: 8 input {{ name: 'IN' data_type: TYPE_FP32 dims: [ -1 ] }} \
+             output {{ name: 'OUT' data_type: TYPE_FP32 dims: [ -1 ] }} ensemble_scheduling {{ \
+             max_inflight_requests: {limit} {} {} }}",
+            step("IN", "mid"),
+            step("mid", "OUT")
+        );
+        harness.write(&format!("outer{limit}/config.pbtxt"), &config);
+    }
+    let (engine, _) = harness.with_script();
+    assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
+    for outer in ["outer1", "outer2"] {
+        load(&engine, outer).await.unwrap();
+        let asked: Vec<_> =
+            (0..4).map(|_| tokio::spawn(responses(send(&engine, ask_ensemble(outer, &[1.0])).unwrap()))).collect();
+        for asked in asked {
+            let responses = tokio::time::timeout(Duration::from_secs(30), asked).await.expect("nobody hangs").unwrap();
+            assert_eq!(responses, vec![Ok(format!("{outer} 1: OUT FP32 [1,1]")); 9]);
+        }
+    }
+    assert!(engine.shutdown(Duration::from_secs(10)).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_unloaded_finishes_the_ensembles_requests() {
     let harness = Harness::new();

@@ -79,14 +79,15 @@ impl Progress {
     }
 
     /// Starts the next run that may start. `model` is what the step's model takes; `may_start` is asked for each step of
-    /// which a run waits, and may refuse it for now.
+    /// which a run waits, with how many of its runs are under way, and may refuse it for now; a run that it lets start
+    /// does.
     pub fn start<'a>(
         &mut self,
-        mut may_start: impl FnMut(usize) -> bool,
+        mut may_start: impl FnMut(usize, usize) -> bool,
         model: impl FnOnce(usize) -> Option<&'a Interface>,
     ) -> Option<(Run, StepInputs)> {
         let (step, iteration) =
-            self.state.next_ready(|step, running| running < MAX_RUNS_PER_STEP && may_start(step))?;
+            self.state.next_ready(|step, running| running < MAX_RUNS_PER_STEP && may_start(step, running))?;
         Some(self.state.take_inputs(&self.graph, step, iteration, model(step)))
     }
 
@@ -146,6 +147,11 @@ impl Progress {
     /// Whether a response is ready.
     pub fn has_response(&self) -> bool {
         !self.state.responses.is_empty()
+    }
+
+    /// Whether every run has ended and none will start: only responses may be left, to be read.
+    pub fn has_run(&self) -> bool {
+        self.state.has_run()
     }
 
     /// A response of the ensemble that is ready for its caller.

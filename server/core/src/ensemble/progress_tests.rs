@@ -37,7 +37,7 @@ impl Played {
     }
 
     fn start(&self, progress: &mut Progress) -> Option<(Run, SmallVec<[Tensor; 2]>)> {
-        let (run, inputs) = progress.start(|_| true, |step| Some(&self.models[step]))?;
+        let (run, inputs) = progress.start(|_, _| true, |step| Some(&self.models[step]))?;
         Some((run, inputs.inputs))
     }
 }
@@ -197,7 +197,7 @@ fn a_step_may_change_the_sequence_for_those_behind_it() {
     let own = Sequence { id: CorrelationId::Number(5), is_start: true, is_end: false };
     let inputs = [byte("IN", &[1], 3)].into_iter().collect();
     let mut progress = Progress::new(played.graph.clone(), inputs, &[], 0, String::new(), Some(own.clone()));
-    let (run, inputs) = progress.start(|_| true, |step| Some(&played.models[step])).unwrap();
+    let (run, inputs) = progress.start(|_, _| true, |step| Some(&played.models[step])).unwrap();
     assert_eq!(inputs.sequence, Some(own));
     let parameters = vec![
         ("sequence_id".to_owned(), Parameter::String("other".into())),
@@ -207,7 +207,7 @@ fn a_step_may_change_the_sequence_for_those_behind_it() {
     let tensors = [byte("o", &[1], 0), byte("s", &[1], 0)].into_iter().collect();
     progress.responded(&run, Outputs { tensors, parameters: parameters.into() });
     progress.finished(&run);
-    let (run, inputs) = progress.start(|_| true, |step| Some(&played.models[step])).unwrap();
+    let (run, inputs) = progress.start(|_, _| true, |step| Some(&played.models[step])).unwrap();
     let changed = Sequence { id: CorrelationId::Text("other".into()), is_start: false, is_end: true };
     assert_eq!(inputs.sequence, Some(changed));
     progress.responded(&run, answer(&[byte("o", &[1], 0)]));
@@ -379,7 +379,7 @@ proptest! {
                 break;
             }
             let refuses = turn % 2 == 0 && choose() % 2 == 0; // other requests have what it would need
-            if let Some((run, inputs)) = progress.start(|_| !refuses, |step| Some(&played.models[step])) {
+            if let Some((run, inputs)) = progress.start(|_, _| !refuses, |step| Some(&played.models[step])) {
                 prop_assert!(progress.is_needed(run.step));
                 let label = inputs.inputs[0].data.as_host().unwrap()[0];
                 for input in &inputs.inputs {

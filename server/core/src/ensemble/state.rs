@@ -64,7 +64,12 @@ impl State {
 
     /// Whether nothing runs, may run, or is to be read.
     pub(super) fn is_over(&self) -> bool {
-        self.running == 0 && self.ready.is_empty() && self.responses.is_empty()
+        self.has_run() && self.responses.is_empty()
+    }
+
+    /// Whether nothing runs or may run.
+    pub(super) fn has_run(&self) -> bool {
+        self.running == 0 && self.ready.is_empty()
     }
 
     pub(super) fn is_needed(&self, step: usize) -> bool {

@@ -1,94 +1,113 @@
-//! `max_inflight_requests`: how many requests of one step may be under way, over all requests of the ensemble.
+//! `max_inflight_requests`: how many requests of one step may be in flight, over all requests of the ensemble. Who has to wait,
+//! and for how long, is [`Places`]' to say.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Waker},
+    time::Instant,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use parking_lot::Mutex;
+use server_core::ensemble::{Asker, Places, Turn, Wakers};
+use tokio::time::{Sleep, sleep_until};
 
-/// A run that has waited so long for a permit starts without one, lest an ensemble of ensembles wait for itself.
-///
-/// Source: Triton's ensemble scheduler.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// The permits of one ensemble's steps, shared by its requests.
-pub(super) struct StepLimits(Vec<Arc<Semaphore>>);
+/// The places of one ensemble's steps, shared by its requests.
+#[derive(Clone)]
+pub(super) struct StepLimits(Arc<[Mutex<Places>]>);
 
 impl StepLimits {
     pub(super) fn new(steps: usize, limit: u32) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self((0..steps).map(|_| Arc::new(Semaphore::new(limit))).collect())
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self((0..steps).map(|_| Mutex::new(Places::new(limit))).collect())
+    }
+
+    /// Has one step's places do something, and wakes whom they call.
+    fn with<T>(&self, step: usize, act: impl FnOnce(&mut Places) -> (T, Wakers)) -> T {
+        let (result, wakers) = act(&mut self.0[step].lock());
+        wakers.into_iter().for_each(Waker::wake);
+        result
     }
 }
 
-/// What a run holds while it is under way; `None` if it waited too long to get one.
-pub(super) type Permit = Option<OwnedSemaphorePermit>;
+/// A place of a step, given back when it is dropped.
+pub(super) struct Place {
+    limits: StepLimits,
+    step: usize,
+}
 
-/// The permits that one request waits for, one for each step at a time.
-pub(super) struct Waits(Vec<Wait>);
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.limits.with(self.step, |places| ((), places.give_back(Instant::now())));
+    }
+}
 
-enum Wait {
-    /// Nothing of the step waits.
-    Idle,
-    Waiting(Pin<Box<dyn Future<Output = Permit> + Send>>),
-    /// For the next run of the step.
-    Granted(Permit),
+/// What one request of the ensemble waits for.
+pub(super) struct Waits {
+    limits: StepLimits,
+    /// By step.
+    askers: Vec<Asker>,
+    /// When it has to ask again at the latest.
+    until: Option<Instant>,
+    /// Made when it first has to wait.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Waits {
     pub(super) fn new(limits: &StepLimits) -> Self {
-        Self(limits.0.iter().map(|_| Wait::Idle).collect())
+        let askers = limits.0.iter().map(|_| Asker::default()).collect();
+        Self { limits: limits.clone(), askers, until: None, alarm: None }
     }
 
-    /// Whether a run of the step may start; if so, its permit is there to be taken. If not, the caller is woken when it may.
-    pub(super) fn poll(&mut self, limits: &StepLimits, step: usize, ensemble: &str, context: &mut Context<'_>) -> bool {
-        let wait = &mut self.0[step];
-        if let Wait::Idle = wait {
-            *wait = match limits.0[step].clone().try_acquire_owned() {
-                Ok(permit) => Wait::Granted(Some(permit)),
-                Err(_) => Wait::Waiting(Box::pin(acquire(limits.0[step].clone(), step, ensemble.to_owned()))),
-            };
-        }
-        if let Wait::Waiting(future) = wait {
-            match future.as_mut().poll(context) {
-                Poll::Ready(permit) => *wait = Wait::Granted(permit),
-                Poll::Pending => return false,
+    /// Whether a request of the step may start, where `in_flight` of this ensemble's request are already. If so, it has to, and
+    /// keeps what is put into `place`; if not, the caller is woken when it may.
+    pub(super) fn ask(&mut self, step: usize, in_flight: usize, place: &mut Option<Place>, waker: &Waker) -> bool {
+        let asker = &mut self.askers[step];
+        match self.limits.with(step, |places| places.ask(asker, in_flight, Instant::now(), waker)) {
+            Turn::Granted => *place = Some(Place { limits: self.limits.clone(), step }),
+            Turn::Beyond => tracing::debug!("step {step} goes on beyond max_inflight_requests: no place came free"),
+            Turn::Wait(until) => {
+                self.until = [self.until, until].into_iter().flatten().min();
+                return false;
             }
         }
         true
     }
 
-    /// The permit of a run that starts.
-    pub(super) fn take(&mut self, step: usize) -> Permit {
-        match std::mem::replace(&mut self.0[step], Wait::Idle) {
-            Wait::Granted(permit) => permit,
-            Wait::Idle | Wait::Waiting(_) => None,
+    /// What was asked for is going to be asked for again.
+    pub(super) fn ask_anew(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether it is time to ask again. If not, the caller is woken when it is.
+    pub(super) fn is_time(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(until) = self.until else { return false };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+        if alarm.deadline() != until.into() {
+            alarm.as_mut().reset(until.into());
+        }
+        alarm.as_mut().poll(context).is_ready()
+    }
+
+    /// Nobody polls this request before a response of it is read: others go first.
+    pub(super) fn rest(&mut self) {
+        for (step, asker) in self.askers.iter_mut().enumerate().filter(|(_, asker)| asker.is_listed()) {
+            self.limits.with(step, |places| ((), places.rest(asker, Instant::now())));
         }
     }
 
-    /// Lets go of every permit that no run holds.
+    /// Asks for nothing any more.
     pub(super) fn clear(&mut self) {
-        self.0.iter_mut().for_each(|wait| *wait = Wait::Idle);
+        for (step, asker) in self.askers.iter_mut().enumerate() {
+            self.limits.with(step, |places| ((), places.leave(asker, Instant::now())));
+        }
+        self.until = None;
     }
 }
 
-async fn acquire(permits: Arc<Semaphore>, step: usize, ensemble: String) -> Permit {
-    match timeout(PATIENCE, permits.acquire_owned()).await {
-        Ok(permit) => permit.ok(), // no such semaphore is ever closed
-        Err(_) => {
-            tracing::error!(
-                "Ensemble '{ensemble}' unable to schedule step {step} (max_inflight_requests) for {} seconds. Proceeding \
-                 to avoid deadlock.",
-                PATIENCE.as_secs()
-            );
-            None
-        }
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct EnsembleRun {
     record: RequestRecord,
     started: Instant,
     times: ComputeTimes,
-    /// Let go of when the request has ended.
+    /// Let go of when its last response is there.
     kept: Option<Box<dyn Any + Send>>,
     is_over: bool,
 }
@@ -107,7 +107,7 @@ impl EnsembleRun {
 
     /// Starts its first steps, so that requests enter their queues in the order in which they came. Polled it is later.
     pub(super) fn begin(&mut self) {
-        self.start_steps(&mut Context::from_waker(Waker::noop()));
+        self.start_steps(Waker::noop());
     }
 
     /// The next response; `None` after the last one.
@@ -136,19 +136,31 @@ impl EnsembleRun {
                 context.waker().wake_by_ref();
                 return;
             }
-            let started = self.start_steps(context);
+            let started = self.start_steps(context.waker());
             let events = self.poll_steps(context);
-            if started == 0 && events.is_empty() {
+            if started == 0 && events.is_empty() && !self.is_time_to_ask(context) {
                 return;
             }
             handled += events.len();
             self.handle(events);
         }
+        self.rest();
     }
 
-    /// Keeps something until the request has ended.
+    /// Nobody polls it before its response is read: what it waits for goes to others first.
+    pub(crate) fn rest(&mut self) {
+        self.waits.iter_mut().for_each(Waits::rest);
+        self.running.iter_mut().for_each(|running| running.inference.rest());
+    }
+
+    /// Whether a step has waited long enough for its turn.
+    fn is_time_to_ask(&mut self, context: &mut Context<'_>) -> bool {
+        self.waits.as_mut().is_some_and(|waits| waits.is_time(context))
+    }
+
+    /// Keeps something until its last response is there, read or not.
     pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
-        self.kept = (!self.is_over).then_some(kept);
+        self.kept = (!self.progress.has_run()).then_some(kept);
     }
 
     /// Whether nothing more comes.
@@ -162,18 +174,19 @@ impl EnsembleRun {
     }
 
     /// Starts every run that may start now.
-    fn start_steps(&mut self, context: &mut Context<'_>) -> usize {
+    fn start_steps(&mut self, waker: &Waker) -> usize {
         let mut count = 0;
+        self.waits.iter_mut().for_each(Waits::ask_anew);
         loop {
             let Self { ensemble, progress, models, waits, .. } = self;
-            let may_start = |step: usize| match (&ensemble.limits, waits.as_mut()) {
-                (Some(limits), Some(waits)) => waits.poll(limits, step, ensemble.graph.ensemble(), context),
-                _ => true,
+            let mut place = None;
+            let may_start = |step: usize, in_flight: usize| match waits {
+                Some(waits) => waits.ask(step, in_flight, &mut place, waker),
+                None => true,
             };
             let model = |step: usize| models[step].as_ref().map(|hold: &Hold| &**hold.model().interface());
             let Some((run, inputs)) = progress.start(may_start, model) else { return count };
             count += 1;
-            let permit = waits.as_mut().and_then(|waits| waits.take(run.step));
             let (name, version) = ensemble.graph.step_model(run.step);
             let request = InferRequest {
                 model_name: name.clone(),
@@ -193,8 +206,8 @@ impl EnsembleRun {
             };
             match begun {
                 Ok(mut inference) => {
-                    if let Some(permit) = permit {
-                        inference.keep(Box::new(permit)); // given back though this request is not polled any more
+                    if let Some(place) = place {
+                        inference.keep(Box::new(place)); // given back though this request is not polled any more
                     }
                     self.running.push(Running { run, inference });
                 }
@@ -203,12 +216,14 @@ impl EnsembleRun {
         }
     }
 
-    /// Polls what is under way, unless it should wait for those behind it. The last started is polled first: of a model that
-    /// answers in order, the responses seen then have none before them.
+    /// Polls what is under way. What should wait for those behind it only goes on to its next response, for others may need
+    /// the places that it has. The last started is polled first: of a model that answers in order, the responses seen then
+    /// have none before them.
     fn poll_steps(&mut self, context: &mut Context<'_>) -> SmallVec<[Event; 1]> {
         let mut events = SmallVec::new();
         for (place, running) in self.running.iter_mut().enumerate().rev() {
             if self.progress.is_paused(running.run.step) {
+                running.inference.poll_ahead(context);
                 continue;
             }
             if let Poll::Ready(event) = running.inference.poll_outputs(context) {
@@ -238,6 +253,9 @@ impl EnsembleRun {
         }
         for place in ended.into_iter().rev() {
             self.running.remove(place);
+        }
+        if self.kept.is_some() && self.progress.has_run() {
+            self.kept = None;
         }
         if self.progress.has_failed()
             && let Some(waits) = &mut self.waits
