@@ -80,3 +80,17 @@ async fn readers_that_are_behind_hold_up_nobody_else() {
         until(|| engine.statistics(None).unwrap()[0].failures.canceled == 3).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_begun_takes_its_turns_to_the_end_when_the_model_is_unloaded() {
+    for strategy in STRATEGIES {
+        let harness = Harness::new();
+        let engine = load(&harness, strategy).await;
+        let mut begun: Vec<Inference> = (0..6).map(|_| ask(&engine, 5_000)).collect(); // two wait for slots
+        engine.unload("m", false).await.unwrap();
+        for inference in &mut begun {
+            assert_eq!(count(inference).await, 5_000, "{strategy}");
+        }
+        until(|| engine.model(harness::id("m")).is_err()).await;
+    }
+}
