@@ -237,7 +237,9 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     }
 
     fn poll_responses(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
-        self.decoupled_first = !self.decoupled_first;
+        // An error that needs no model comes before the responses to requests behind it, as from Triton.
+        let is_refused = matches!(self.ordered.front(), Some(Ordered::Refused(_)));
+        self.decoupled_first = !self.decoupled_first && !is_refused;
         if self.decoupled_first {
             let first = self.poll_decoupled(context);
             if first.is_ready() { first } else { self.poll_ordered(context) }

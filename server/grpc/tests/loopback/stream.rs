@@ -113,6 +113,17 @@ async fn a_strict_stream_ends_with_its_first_error() {
 }
 
 #[tokio::test]
+async fn a_refusal_comes_before_the_responses_to_requests_behind_it() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for _ in 0..50 {
+        let answers =
+            exchange(&mut client, vec![values("unknown", "1", &[1.0]), values("decoupled", "2", &[1.0])]).await;
+        assert!(!answers[0].error_message.is_empty() && answers.len() > 1);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_has_a_bounded_number_of_requests_under_way() {
     let server = Server::with(Options { max_stream_requests: 2, ..Options::default() }).await;
     let mut client = server.client().await;
