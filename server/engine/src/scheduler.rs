@@ -5,12 +5,13 @@
 //! It also counts requests from their admission to their release, so that no instance goes while one of its requests is
 //! still held somewhere.
 
+mod inline_run;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod resources;
+mod waking;
 
 use std::{
-    hint,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,9 +30,10 @@ use server_core::{
     sequence::SlotRef,
 };
 
+pub(crate) use self::inline_run::InlineRun;
 use crate::{
     rate_limiter::Limited,
-    sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, between_sequentially_consistent},
+    sync::{AtomicBool, AtomicU64, Condvar, Mutex, between_sequentially_consistent},
 };
 
 /// Why a request did not enter the queue.
@@ -50,13 +52,6 @@ pub(crate) enum Submitted {
     Queued { deadline: Option<Instant> },
     /// It is alone and an idle instance is the caller's, who runs it and then calls [`Scheduler::return_instance`].
     Inline(InlineRun),
-}
-
-/// An instance that the caller of [`Scheduler::submit`] runs, and what to run on it.
-pub(crate) struct InlineRun {
-    pub(crate) instance: usize,
-    pub(crate) batch: Vec<Pending>,
-    pub(crate) now: Instant,
 }
 
 /// What an instance got.
@@ -102,9 +97,6 @@ struct State {
     /// How late timed waits end, lately: they are begun that much shorter.
     lateness: Duration,
 }
-
-/// A wait is shortened by no more than this: the rest of it is spent spinning.
-const LONGEST_SPIN: Duration = Duration::from_micros(50);
 
 /// The queue of one model version, shared by those who submit and the instances that pull.
 pub(crate) struct Scheduler {
@@ -272,27 +264,6 @@ impl Scheduler {
         let mut state = self.state.lock();
         let wake = slots.iter().fold(Wake::Nobody, |wake, &slot| wake.and(state.policy.released(slot, now)));
         self.wake(state, wake);
-    }
-
-    /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on.
-    pub(crate) fn return_instance(&self, instance: usize) {
-        let mut state = self.state.lock();
-        let slot = &mut state.slots[instance];
-        slot.is_inline = false;
-        let (waker, is_waiting, is_retiring) = (slot.waker.clone(), slot.is_waiting, slot.is_retiring);
-        if !is_waiting {
-            // Somebody woke its thread meanwhile: it looks by itself, and others may have something to do before it does.
-            let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
-            self.wake(state, wake);
-        } else if state.is_closed || is_retiring || state.policy.waits_for(instance) {
-            if !is_retiring {
-                state.waking = Some(instance);
-            }
-            drop(state);
-            waker.notify_one();
-        } else {
-            state.idle.push(instance);
-        }
     }
 
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
@@ -473,104 +444,5 @@ impl Scheduler {
             state.next_ticket += 1;
         }
         decision
-    }
-
-    /// Takes an idle instance for the only request there is, if that runs at once.
-    fn take_for_inline_run(
-        &self,
-        state: &mut State,
-        wake: Wake,
-        now: Instant,
-        removed: &mut Removed,
-    ) -> Option<InlineRun> {
-        if state.waking.is_some() || state.timed.is_some() || state.policy.len() != 1 {
-            return None;
-        }
-        let may_run = |instance: usize| {
-            state.slots[instance].runs_on_any_thread
-                && match wake {
-                    Wake::Any => true,
-                    Wake::Instance(only) => only == instance,
-                    Wake::Nobody | Wake::All => false,
-                }
-        };
-        let position = state.choose_idle(may_run)?;
-        let instance = state.idle[position];
-        let mut batch = Vec::with_capacity(1);
-        match self.decide(state, instance, now, &mut batch, removed) {
-            Decision::Run(_) => {
-                state.idle.remove(position);
-                state.slots[instance].is_inline = true;
-                state.count_turn(instance);
-                Some(InlineRun { instance, batch, now })
-            }
-            // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
-            Decision::WaitUntil(_) | Decision::WaitHereUntil(_) | Decision::AskAgain(_) | Decision::Idle => None,
-        }
-    }
-
-    /// Wakes whom a change concerns, with the lock given back.
-    fn wake(&self, mut state: MutexGuard<'_, State>, wake: Wake) {
-        let instance = match wake {
-            Wake::Nobody => return,
-            Wake::All => return self.wake_all(state),
-            // Whoever gives it back after an inline run looks what there is for it.
-            Wake::Instance(instance) if state.slots[instance].is_inline => return,
-            Wake::Instance(instance) => {
-                state.idle.retain(|&other| other != instance);
-                instance
-            }
-            Wake::Any => match state.timed {
-                Some(instance) => instance,
-                None if state.waking.is_some() => return,
-                None => {
-                    let Some(position) = state.choose_idle(|_| true) else { return };
-                    let instance = state.idle.remove(position);
-                    state.waking = Some(instance);
-                    instance
-                }
-            },
-        };
-        if state.timed == Some(instance) {
-            self.is_poked.store(true, Ordering::Release);
-        }
-        let waker = state.slots[instance].waker.clone();
-        drop(state);
-        waker.notify_one();
-    }
-
-    fn wake_all(&self, state: MutexGuard<'_, State>) {
-        let wakers: Vec<_> = state.slots.iter().map(|slot| slot.waker.clone()).collect();
-        drop(state);
-        self.is_poked.store(true, Ordering::Release);
-        for waker in wakers {
-            waker.notify_all();
-        }
-    }
-
-    /// Waits without a limit to be woken.
-    fn wait(instance: usize, state: &mut MutexGuard<'_, State>) {
-        state.slots[instance].is_waiting = true;
-        let waker = state.slots[instance].waker.clone();
-        waker.wait(state);
-        state.slots[instance].is_waiting = false;
-    }
-
-    /// Waits for the moment or a call. A thread that sleeps is back some time after it asked to be, so it asks for
-    /// earlier and spins for what is left: the delay of a batch is what its configuration says.
-    fn wait_until(&self, moment: Instant, instance: usize, state: &mut MutexGuard<'_, State>) {
-        let asked = moment.checked_sub(state.lateness).unwrap_or(moment);
-        self.is_poked.store(false, Ordering::Relaxed);
-        let waker = state.slots[instance].waker.clone();
-        if !waker.wait_until(state, asked).timed_out() {
-            return;
-        }
-        let late = Instant::now().saturating_duration_since(asked);
-        state.lateness = ((state.lateness * 7 + late) / 8).min(LONGEST_SPIN);
-        MutexGuard::unlocked(state, || {
-            while Instant::now() < moment && !self.is_poked.load(Ordering::Acquire) {
-                hint::spin_loop();
-            }
-        });
     }
 }

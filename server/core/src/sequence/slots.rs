@@ -4,6 +4,8 @@
 //!
 //! No step looks through all slots: free ones are kept in order, silent ones by the time they began to be silent.
 
+mod ending;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
@@ -276,23 +278,6 @@ impl<T: SequenceItem> Slots<T> {
         !self.extra.states.is_variable() || shapes(slot) == shapes(other)
     }
 
-    /// Takes requests whose callers left out of the front of a slot.
-    pub(super) fn skip_abandoned(&mut self, slot: SlotRef, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        if !self.next(slot).is_some_and(|(item, _)| item.is_abandoned()) {
-            return;
-        }
-        let before = removed.len();
-        let Some(sequence) = self.occupant(slot) else { return };
-        let is_over = skip_abandoned(&mut sequence.queue, removed);
-        sequence.silent_since = now;
-        self.taken(slot, removed.len() - before);
-        if is_over || self.is_closed && self.next(slot).is_none() {
-            self.free(slot, now);
-        } else {
-            self.is_silent_now(slot);
-        }
-    }
-
     /// Takes the next request of a slot to run it: it has its control inputs and states.
     pub(super) fn take(&mut self, slot: SlotRef) -> Option<T> {
         let extra = &self.extra;
@@ -349,63 +334,6 @@ impl<T: SequenceItem> Slots<T> {
         self.waiting += 1;
         self.ready.push(slot);
         Ok(())
-    }
-
-    /// Takes out the sequences of the backlog that have waited too long, and what has ended there since this was last
-    /// asked.
-    pub(super) fn expire(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        removed.append(&mut self.gone);
-        while let Some((key, sequence)) = self.backlog.pop_expired(now) {
-            self.forget(&sequence.id, key);
-            self.waiting -= sequence.queue.len();
-            removed.extend(sequence.queue.into_iter().map(|entry| (entry.item, Removal::SequenceExpired)));
-        }
-    }
-
-    /// Takes requests whose callers left out of the front of every sequence that waits.
-    pub(super) fn sweep_abandoned(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
-        let before = removed.len();
-        for (key, id) in self.backlog.sweep_abandoned(removed) {
-            self.forget(&id, key);
-        }
-        self.waiting -= removed.len() - before;
-        for instance in 0..self.instances.len() {
-            for slot in self.used(instance) {
-                self.skip_abandoned(slot, now, removed);
-            }
-        }
-        removed.append(&mut self.gone);
-    }
-
-    /// Frees the slots of sequences that have been silent too long.
-    pub(super) fn give_up_silent(&mut self, now: Instant) {
-        while let Some(&Reverse((moment, slot))) = self.silent.peek()
-            && moment <= now
-        {
-            self.silent.pop();
-            self.slot(slot).is_timed = false;
-            let max_idle = self.settings.max_idle;
-            let Some(sequence) = self.occupant(slot).filter(|sequence| sequence.is_silent()) else { continue };
-            if sequence.silent_since + max_idle > now {
-                self.is_silent_now(slot);
-            } else {
-                self.free(slot, now);
-            }
-        }
-    }
-
-    /// When somebody has to look although no request came: a sequence waits for the slot of one that may be silent too
-    /// long then, or an instance that retires waits for its last ones.
-    pub(super) fn next_look(&self, instance: usize) -> Option<Instant> {
-        let waits =
-            !self.backlog.is_empty() || self.instances.get(instance).is_some_and(|instance| instance.is_retiring);
-        let silent = self.silent.peek().map(|Reverse((moment, _))| *moment).filter(|_| waits);
-        silent.into_iter().chain(self.backlog.next_deadline()).min()
-    }
-
-    /// Whom it concerns that an instance runs something now: another one has to watch for a slot to become free.
-    pub(super) fn wake_for_look(&self) -> Wake {
-        if self.backlog.is_empty() { Wake::Nobody } else { Wake::Any }
     }
 
     /// Slots whose next request may run since this was last asked.
@@ -485,18 +413,6 @@ impl<T: SequenceItem> Slots<T> {
         sequence.queue.push_back(entry);
         if sequence.queue.len() == 1 && !sequence.is_running {
             self.ready.push(slot);
-        }
-    }
-
-    /// Nothing of the sequence waits or runs: the time until it is given up begins.
-    fn is_silent_now(&mut self, slot: SlotRef) {
-        let max_idle = self.settings.max_idle;
-        let own = self.slot(slot);
-        let Some(sequence) = own.sequence.as_ref().filter(|sequence| sequence.is_silent()) else { return };
-        if !own.is_timed {
-            own.is_timed = true;
-            let moment = sequence.silent_since + max_idle;
-            self.silent.push(Reverse((moment, slot)));
         }
     }
 
