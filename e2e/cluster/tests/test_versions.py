@@ -60,7 +60,7 @@ def test_weights_reach_the_pods_that_serve_without_a_load(namespace):
     namespace.wait("tmod/split")
     assert counts(namespace) == {"1": 46, "2": 34, "3": 3}, "no version was loaded anew"
 
-    # a mistake changes nothing, and is told at its field
+    # a mistake changes nothing, and is reported at its field
     namespace.patch("tmod/split", versions={"weights": {"1": 0, "2": 0}})
     condition = namespace.wait("tmod/split", status="False", reason="InvalidConfig")
     assert "spec.versions.weights" in condition["message"] and "weight 0" in condition["message"], condition

@@ -7,12 +7,7 @@ mod harness;
 use std::{sync::Arc, time::Duration};
 
 use harness::{Harness, until};
-use server_core::{
-    request::{InferRequest, VersionChoice},
-    tensor::{DataType, Tensor},
-};
 use server_engine::{Engine, Inference, LoadParameters};
-use smallvec::smallvec;
 
 const STRATEGIES: [&str; 2] = ["direct { }", "oldest { max_candidate_sequences: 4 }"];
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -34,24 +29,7 @@ async fn load(harness: &Harness, strategy: &str) -> Arc<Engine> {
 
 /// Asks for so many responses.
 fn ask(engine: &Engine, count: i32) -> Inference {
-    let request = InferRequest {
-        model_name: "m".into(),
-        model_version: VersionChoice::Latest,
-        id: String::new(),
-        inputs: smallvec![Tensor {
-            name: "INPUT".into(),
-            data_type: DataType::Int32,
-            shape: smallvec![1, 1],
-            data: count.to_le_bytes().to_vec().into(),
-        }],
-        outputs: smallvec![],
-        parameters: vec![],
-        sequence: None,
-        priority: 0,
-        timeout: None,
-        received_at: std::time::Instant::now(),
-    };
-    harness::send(engine, request).unwrap()
+    harness::send(engine, harness::ask_number(count)).unwrap()
 }
 
 async fn count(inference: &mut Inference) -> usize {

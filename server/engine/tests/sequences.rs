@@ -9,12 +9,10 @@ use std::{sync::Arc, time::Duration};
 use harness::{Harness, id, until};
 use server_core::{
     error::{Code, Error},
-    request::{CorrelationId, InferRequest, Sequence, VersionChoice},
+    request::{CorrelationId, InferRequest, Sequence},
     response::InferResponse,
-    tensor::{DataType, Tensor},
 };
 use server_engine::{Engine, Inference, LoadParameters};
-use smallvec::smallvec;
 
 const CONTROLS: &str = "
     control_input { name: 'START' control { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } }
@@ -43,23 +41,8 @@ async fn load(harness: &Harness) -> Arc<Engine> {
 /// Request of sequence `id`, with `S` and `E` among `flags` for the first and the last one.
 fn asked(value: i32, id: u64, flags: &str) -> InferRequest {
     let id = CorrelationId::Number(id);
-    InferRequest {
-        model_name: "m".into(),
-        model_version: VersionChoice::Latest,
-        id: String::new(),
-        inputs: smallvec![Tensor {
-            name: "INPUT".into(),
-            data_type: DataType::Int32,
-            shape: smallvec![1, 1],
-            data: value.to_le_bytes().to_vec().into(),
-        }],
-        outputs: smallvec![],
-        parameters: vec![],
-        sequence: Some(Sequence { id, is_start: flags.contains('S'), is_end: flags.contains('E') }),
-        priority: 0,
-        timeout: None,
-        received_at: std::time::Instant::now(),
-    }
+    let sequence = Sequence { id, is_start: flags.contains('S'), is_end: flags.contains('E') };
+    InferRequest { sequence: Some(sequence), ..harness::ask_number(value) }
 }
 
 fn send(engine: &Engine, request: InferRequest) -> Result<Inference, Error> {

@@ -303,7 +303,7 @@ mod tests {
     }
 
     /// Reads so many bytes without letting the runtime become idle: a paused clock runs on then, though bytes are on their way.
-    async fn read_awake(client: &TcpStream, mut left: usize) {
+    async fn read_without_idling(client: &TcpStream, mut left: usize) {
         let mut buffer = vec![0; 64 << 10];
         while left > 0 {
             let most = left.min(buffer.len());
@@ -324,7 +324,7 @@ mod tests {
         let reads_slowly = async {
             for _ in 0..60 {
                 sleep(UNREAD_TIMEOUT / 2).await;
-                read_awake(&client, 8 << 20).await;
+                read_without_idling(&client, 8 << 20).await;
             }
         };
         tokio::select! {

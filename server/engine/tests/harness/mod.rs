@@ -151,6 +151,13 @@ pub(crate) fn ask_ensemble(model: &str, row: &[f32]) -> InferRequest {
     request
 }
 
+/// A request to `m`, a model of sequences or of turns, with one number.
+pub(crate) fn ask_number(value: i32) -> InferRequest {
+    let data = value.to_le_bytes().to_vec().into();
+    let input = Tensor { name: "INPUT".into(), data_type: DataType::Int32, shape: smallvec![1, 1], data };
+    InferRequest { inputs: smallvec![input], ..ask("m", &[]) }
+}
+
 /// Sends a request the way a front end does: find the model, then ask it.
 pub(crate) fn send(engine: &Engine, request: InferRequest) -> Result<Inference> {
     let name = request.model_name.clone();
