@@ -1,0 +1,15 @@
+//! Memory that other processes can map: a [`Segment`] is one piece of it, a [`SegmentPool`] keeps pieces for reuse. Nothing
+//! of it has a name in the file system: the kernel takes it back with the last process that has it.
+//!
+//! What lies in a segment is handed out as [`bytes::Bytes`], so that it goes wherever the bytes of a request or a response go;
+//! [`Segment::of`] finds the segment again, for whoever can pass it on by reference.
+
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+// Unsafe code is allowed in `segment`, and where `pool` promises that a segment has one user.
+
+mod pool;
+mod registry;
+mod segment;
+
+pub use pool::{Limits, SegmentPool, Writable};
+pub use segment::Segment;
