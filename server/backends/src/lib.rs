@@ -8,6 +8,7 @@
 mod dylib;
 mod expect;
 mod heap;
+mod python;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
