@@ -82,6 +82,7 @@ pub(crate) fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest 
         priority: 0,
         timeout: None,
         received_at: Instant::now(),
+        callers: None,
     }
 }
 

@@ -7,15 +7,13 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     task::{Context, Poll},
 };
 
 use server_proto::inference::ModelConfig;
 
+pub use crate::health::Health;
 use crate::{batch::Batch, error::Result, request::InferRequest, response::InferResponse, stats::CustomCounter};
 
 /// Settings of `--backend-config=NAME,KEY=VALUE`, global ones already merged in.
@@ -109,28 +107,6 @@ pub enum Device {
     Gpu(u32),
     /// The model decides for itself.
     Model,
-}
-
-/// Whether one instance can serve, in its own word: said from any thread, at any time, also to take it back.
-#[derive(Debug, Clone)]
-pub struct Health(Arc<AtomicBool>);
-
-impl Default for Health {
-    fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
-    }
-}
-
-impl Health {
-    /// Says whether the instance can serve. A model none of whose instances can is not ready.
-    pub fn set(&self, is_healthy: bool) {
-        self.0.store(is_healthy, Ordering::Release);
-    }
-
-    /// Whether the instance can serve.
-    pub fn is_healthy(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
 }
 
 /// One execution context. `execute` blocks its thread until it may be given the next batch, which may be before the

@@ -1,10 +1,14 @@
 //! One inference request in the server's own words: no protocol, no transport.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use smallvec::SmallVec;
 
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     tensor::{Name, Tensor},
 };
@@ -122,6 +126,8 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// When its first byte was understood: the start of `nv_inference_request_duration_us`.
     pub received_at: Instant,
+    /// The model instances that wait for it; `None` for a request that no model asked for.
+    pub callers: Option<Arc<Caller>>,
 }
 
 impl InferRequest {

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 
 use server_core::{
     backend::{Host, Responses},
+    caller::Caller,
     error::{Error, Result},
+    health::InCall,
     request::InferRequest,
     response::InferResponse,
 };
@@ -23,9 +25,14 @@ impl Host for Engine {
         // No model runs before one was loaded, and loads know the runtime.
         let runtime = self.runtime.get().cloned().ok_or_else(|| Error::unavailable("Server not ready"))?;
         let _guard = runtime.enter();
+        if let Some(caller) = &request.callers {
+            caller.check_depth(&request.model_name)?;
+        }
         let model = ModelHandle(self.registry.find(&request.model_name, request.model_version)?);
+        // before it is looked where the request may run
+        let in_call = request.callers.as_deref().and_then(Caller::begin_call);
         let inference = infer::infer(&self.registry, &model, request)?;
-        Ok(Box::new(Asked { inference, runtime: runtime.clone() }))
+        Ok(Box::new(Asked { inference, runtime: runtime.clone(), _in_call: in_call }))
     }
 }
 
@@ -33,6 +40,8 @@ impl Host for Engine {
 struct Asked {
     inference: Inference,
     runtime: Handle,
+    /// The instance that asked waits as long.
+    _in_call: Option<InCall>,
 }
 
 impl Responses for Asked {

@@ -10,7 +10,8 @@ use std::{
 use parking_lot::Mutex;
 use server_core::{
     backend::Model,
-    batch::Pending,
+    batch::{Batch, Pending},
+    caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
     request::InferRequest,
@@ -51,6 +52,8 @@ pub(crate) struct InstancePool {
     leaving: Mutex<Vec<Member>>,
     /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
     has_queue_policy: bool,
+    /// Requests are bound to sequence slots, which are given by the queue alone.
+    has_sequences: bool,
     /// Each instance is held until so many requests of sequences wait: a switch for tests of schedulers.
     held_until: usize,
 }
@@ -76,7 +79,7 @@ impl InstancePool {
         is_decoupled: bool,
         counters: ModelSnapshot,
     ) -> Self {
-        let Scheduling { policy, preserved_order, has_queue_policy, held_until } = scheduling;
+        let Scheduling { policy, preserved_order, has_queue_policy, has_sequences, held_until } = scheduling;
         let order = preserved_order.map(|limit| (ResponseOrder::default(), limit));
         let limit = order.as_ref().map(|(order, limit)| OrderLimit { held: order.held(), limit: *limit });
         let scheduler = Arc::new(Scheduler::new(policy, limit));
@@ -92,6 +95,7 @@ impl InstancePool {
             members: Mutex::default(),
             leaving: Mutex::default(),
             has_queue_policy,
+            has_sequences,
             held_until,
         }
     }
@@ -129,7 +133,8 @@ impl InstancePool {
         one.placement == other.placement && (self.rate_limiter.is_none() || one.needs == other.needs)
     }
 
-    /// Queues a checked request. Returns the way back, and when it has waited too long.
+    /// Queues a checked request. Returns the way back, and when it has waited too long. One that a model asked for may be run
+    /// in the middle of a call instead, before this returns.
     ///
     /// Errors: it comes back when the queue is full or closed, or the policy finds it invalid.
     pub(crate) fn submit(
@@ -137,6 +142,9 @@ impl InstancePool {
         request: InferRequest,
         batch_size: u32,
     ) -> Result<(Replies, Option<Instant>), Box<Refused>> {
+        if let Some(reentry) = request.callers.as_deref().and_then(|callers| self.reentry(callers)) {
+            return self.run_in_call(&*reentry, request, batch_size).map(|replies| (replies, None));
+        }
         let (priority, timeout) = if self.has_queue_policy { (request.priority, request.timeout) } else { (0, None) };
         let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size };
         let is_quick = self.inline_policy.is_quick(Size { rows: batch_size, bytes: request.input_bytes() });
@@ -159,6 +167,44 @@ impl InstancePool {
                 Err(Box::new(Refused { request, refusal }))
             }
         }
+    }
+
+    /// Who runs a request of a model if every instance waits for the answer of a request of its own: an instance that waits
+    /// for this one, or else any. The marks of those that wait were set before the look, see [`Health::begin_call`].
+    ///
+    /// [`Health::begin_call`]: server_core::health::Health::begin_call
+    fn reentry(&self, callers: &Caller) -> Option<Arc<dyn Reentry>> {
+        if self.has_sequences {
+            return None;
+        }
+        let members = self.members.lock();
+        if members.iter().any(|member| !member.slot.health.is_in_call()) {
+            return None;
+        }
+        let is_of =
+            |caller: &&Caller| members.iter().any(|member| member.slot.health.is_of_same_instance(caller.health()));
+        let nearest = callers.chain().filter(is_of).find_map(|caller| caller.reentry().upgrade());
+        nearest.or_else(|| members.iter().find_map(|member| member.slot.health.reentry()))
+    }
+
+    /// Runs a request on an instance that waits for the answer of a request of its own: it is counted as any, and enters no
+    /// queue.
+    fn run_in_call(
+        &self,
+        reentry: &dyn Reentry,
+        request: InferRequest,
+        batch_size: u32,
+    ) -> Result<Replies, Box<Refused>> {
+        if !self.scheduler.admit() {
+            return Err(Box::new(Refused { request, refusal: Refusal::Closed }));
+        }
+        let now = Instant::now();
+        let record = RequestRecord { received_at: request.received_at, queued_at: now, batch_size };
+        let events: Arc<dyn RequestEvents> = self.stats.clone();
+        // The caller may come to read only after the last response, for its instance gives them all before it goes on.
+        let (completion, replies) = Completion::new(record, events, usize::MAX);
+        reentry.execute(Batch::new(vec![Pending { request, completion }], now));
+        Ok(replies)
     }
 
     /// Counts a request that did not enter the queue.

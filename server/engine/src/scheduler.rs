@@ -250,6 +250,16 @@ impl Scheduler {
         Ok(Submitted::Queued { deadline })
     }
 
+    /// Lets in a request that does not enter the queue. Returns whether anybody is let in any more.
+    #[must_use]
+    pub(crate) fn admit(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            state.admitted += 1;
+        }
+        !state.is_closed
+    }
+
     /// Queues a request that was let in before. Errors: the policy takes none back; it comes back.
     pub(crate) fn put_back(&self, pending: Pending, now: Instant) -> Result<(), Box<Pending>> {
         let mut state = self.state.lock();

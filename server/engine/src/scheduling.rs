@@ -25,6 +25,8 @@ pub(crate) struct Scheduling {
     pub(crate) preserved_order: Option<usize>,
     /// Priority and timeout of requests are heeded: without any scheduling choice they say nothing.
     pub(crate) has_queue_policy: bool,
+    /// Requests are bound to sequence slots: none runs but where its sequence is.
+    pub(crate) has_sequences: bool,
     /// Each instance is held until so many requests of sequences wait.
     pub(crate) held_until: usize,
 }
@@ -42,13 +44,20 @@ impl Scheduling {
                 Strategy::Direct { .. } => Box::new(Direct::new(settings, extra)),
                 Strategy::Oldest { batching } => Box::new(Oldest::new(settings, batching, extra)),
             };
-            return Ok(Self { policy, preserved_order, has_queue_policy, held_until: hold().queued });
+            return Ok(Self {
+                policy,
+                preserved_order,
+                has_queue_policy,
+                has_sequences: true,
+                held_until: hold().queued,
+            });
         }
         let settings = Settings::of(config);
         Ok(Self {
             policy: Box::new(batcher(config, &settings)),
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
             has_queue_policy,
+            has_sequences: false,
             held_until: 0,
         })
     }

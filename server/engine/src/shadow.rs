@@ -108,7 +108,8 @@ impl ShadowCounts {
         };
         let (version, count) = (shadow.version, shadow.count.clone());
         drop(runtime.spawn(async move {
-            let request = InferRequest { model_version: VersionChoice::Exact(version), ..request };
+            // nobody waits for a copy
+            let request = InferRequest { model_version: VersionChoice::Exact(version), callers: None, ..request };
             match infer(ModelHandle(model), request) {
                 Ok(mut inference) => {
                     count.copies.fetch_add(1, Ordering::Relaxed);

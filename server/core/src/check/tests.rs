@@ -84,6 +84,7 @@ fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest {
         priority: 0,
         timeout: None,
         received_at: Instant::now(),
+        callers: None,
     }
 }
 

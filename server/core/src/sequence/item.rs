@@ -148,6 +148,7 @@ impl SequenceItem for Pending {
             priority: 0,
             timeout: None,
             received_at: self.request.received_at,
+            callers: None,
         };
         Pending { request, completion: Completion::of_empty_row(*self.completion.record()) }
     }

@@ -136,6 +136,7 @@ fn a_mark_is_a_parameter_of_any_plain_type() {
         priority: 0,
         timeout: None,
         received_at: Instant::now(),
+        callers: None,
     };
     let plain = routing(&[(CANARY_VERSION, "2")]);
     assert!(plain.is_marked(&request("canary", Parameter::Bool(true))));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use server_core::{
+    caller::Caller,
     completion::RequestRecord,
     ensemble::{Progress, Run},
     error::{Error, Result},
@@ -59,6 +60,7 @@ struct Common {
     parameters: Parameters,
     priority: u64,
     timeout: Option<Duration>,
+    callers: Option<Arc<Caller>>,
 }
 
 /// What polling a step under way brought, and its place among them.
@@ -72,7 +74,7 @@ impl EnsembleRun {
         request: InferRequest,
         record: RequestRecord,
     ) -> Self {
-        let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, .. } = request;
+        let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, callers, .. } = request;
         let graph = ensemble.graph.clone();
         let mut progress = Progress::new(graph.clone(), inputs, &outputs, record.batch_size, id, sequence);
         let mut models = SmallVec::new();
@@ -88,7 +90,7 @@ impl EnsembleRun {
             ));
         }
         let waits = ensemble.limits.as_ref().map(Waits::new);
-        let common = Common { parameters, priority, timeout };
+        let common = Common { parameters, priority, timeout, callers };
         Self {
             ensemble,
             registry,
@@ -199,6 +201,7 @@ impl EnsembleRun {
                 priority: self.common.priority,
                 timeout: self.common.timeout,
                 received_at: Instant::now(),
+                callers: self.common.callers.clone(),
             };
             let begun = match &models[run.step] {
                 Some(found) => infer::infer(&self.registry, found.model(), request),

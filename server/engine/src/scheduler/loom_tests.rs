@@ -65,6 +65,7 @@ impl Model {
             priority: 0,
             timeout: None,
             received_at: now,
+            callers: None,
         };
         (Pending { request, completion }, replies)
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests: a failure here is the test's
 #![allow(dead_code)] // each test file uses a part
 
+pub(crate) mod nested;
 pub(crate) mod scripted;
 
 use std::{fs, sync::Arc, time::Instant};
@@ -141,6 +142,7 @@ pub(crate) fn ask(model: &str, row: &[f32]) -> InferRequest {
         priority: 0,
         timeout: None,
         received_at: Instant::now(),
+        callers: None,
     }
 }
 

@@ -21,7 +21,10 @@ use server_core::{
     error::{Error, Result},
     request::{InferRequest, VersionChoice},
     response::Outputs,
+    tensor::Name,
 };
+
+use super::nested::CountDown;
 
 /// What a test sees of the instances, and how it steers them.
 #[derive(Default)]
@@ -40,6 +43,8 @@ pub(crate) struct Probe {
     makers: Mutex<Vec<ThreadId>>,
     /// Requests that `echo_request` has executed, in order.
     pub(crate) requests: Mutex<Vec<InferRequest>>,
+    /// Threads that ran a request on an instance that waited for the answer of its own, in order.
+    pub(crate) reentries: Mutex<Vec<ThreadId>>,
     /// Health of the instances, by their making.
     pub(crate) health: Mutex<Vec<Health>>,
     /// Executions of the script `crowd` at this moment, and the most there have been.
@@ -122,13 +127,20 @@ impl Backend for Scripted {
         }
         self.probe.opened.fetch_add(1, Ordering::SeqCst);
         let is_gated = source.version_dir.join("gated").exists();
-        Ok(Box::new(ScriptedModel { probe: self.probe.clone(), host: host.clone(), script: String::new(), is_gated }))
+        Ok(Box::new(ScriptedModel {
+            probe: self.probe.clone(),
+            host: host.clone(),
+            name: source.name.as_str().into(),
+            script: String::new(),
+            is_gated,
+        }))
     }
 }
 
 struct ScriptedModel {
     probe: Arc<Probe>,
     host: Weak<dyn Host>,
+    name: Name,
     script: String,
     /// This version waits at the gate, whatever the script of the model says.
     is_gated: bool,
@@ -147,7 +159,20 @@ impl Model for ScriptedModel {
         self.probe.instances.fetch_add(1, Ordering::SeqCst);
         self.probe.health.lock().push(health.clone());
         self.probe.makers.lock().push(thread::current().id());
+        let nested =
+            self.script.split_once(' ').filter(|(word, _)| word.starts_with("count_down")).map(|(word, other)| {
+                Arc::new_cyclic(|this| CountDown {
+                    probe: self.probe.clone(),
+                    host: self.host.clone(),
+                    health: health.clone(),
+                    model: self.name.clone(),
+                    other: other.to_owned(),
+                    may_reenter: word != "count_down_alone",
+                    this: this.clone(),
+                })
+            });
         Ok(Box::new(ScriptedInstance {
+            nested,
             probe: self.probe.clone(),
             host: self.host.clone(),
             script: self.script.clone(),
@@ -157,6 +182,7 @@ impl Model for ScriptedModel {
 }
 
 struct ScriptedInstance {
+    nested: Option<Arc<CountDown>>,
     probe: Arc<Probe>,
     host: Weak<dyn Host>,
     script: String,
@@ -175,6 +201,9 @@ impl Drop for ScriptedInstance {
 impl Instance for ScriptedInstance {
     fn execute(&mut self, batch: Batch) {
         self.probe.threads.lock().push(thread::current().id());
+        if let Some(nested) = &self.nested {
+            return nested.run(batch);
+        }
         let (word, rest) = self.script.split_once(' ').unwrap_or((&self.script, ""));
         match word {
             "panic" => panic!("as the script says"),
@@ -243,7 +272,7 @@ impl ScriptedInstance {
     }
 }
 
-fn echo(request: &InferRequest) -> Outputs {
+pub(super) fn echo(request: &InferRequest) -> Outputs {
     let mut tensors = request.inputs.clone();
     for tensor in &mut tensors {
         tensor.name = tensor.name.replace("INPUT", "OUTPUT").into();
@@ -284,7 +313,7 @@ fn take_turns(batch: Batch, turns: usize) {
     execution.ended(&marks);
 }
 
-fn wait_for(responses: &mut dyn Responses) -> Option<Result<server_core::response::InferResponse>> {
+pub(super) fn wait_for(responses: &mut dyn Responses) -> Option<Result<server_core::response::InferResponse>> {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -109,6 +109,7 @@ pub(crate) fn prepare(interface: &Interface, message: ModelInferRequest, receive
         priority,
         timeout,
         received_at,
+        callers: None,
     };
     Ok(Prepared { request, classes, wants_empty_final })
 }

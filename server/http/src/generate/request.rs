@@ -45,6 +45,7 @@ pub(super) fn parse(
         priority: 0,
         timeout: None,
         received_at,
+        callers: None,
     };
     let body = if body.is_empty() { b"{}" } else { body };
     let mut target = Target { interface, request: &mut request, request_size: body.len(), max_input_size };

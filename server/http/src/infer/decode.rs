@@ -155,6 +155,7 @@ impl Source {
             priority: controls.priority,
             timeout: (controls.timeout_us > 0).then(|| Duration::from_micros(controls.timeout_us)),
             received_at: self.received_at,
+            callers: None,
         }
     }
 

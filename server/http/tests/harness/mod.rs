@@ -259,6 +259,7 @@ impl TestServer {
             priority: 0,
             timeout: None,
             received_at: std::time::Instant::now(),
+            callers: None,
         };
         let id = ModelId { name: &request.model_name.clone(), version: request.model_version };
         self.engine.infer(&self.engine.model(id).unwrap(), request)

@@ -1,0 +1,144 @@
+//! Models that ask models, also themselves and each other: nobody waits for ever, and every request is counted.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
+mod harness;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use harness::{Harness, ask, ask_ensemble, id, send};
+use server_core::error::Result;
+use server_engine::{Engine, LoadParameters};
+use tokio::time::timeout;
+
+/// Longer than any of these takes, shorter than a test run that hangs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn load(engine: &Arc<Engine>, models: &[&str]) {
+    for model in models {
+        engine.load(model, LoadParameters::default()).await.unwrap();
+    }
+}
+
+/// Asks a model to count down from a number; the number it came to.
+async fn count_down(engine: &Engine, model: &str, from: f32) -> Result<f32> {
+    let request = if model.starts_with("ensemble") { ask_ensemble(model, &[from]) } else { ask(model, &[from]) };
+    let response = timeout(LIMIT, send(engine, request)?.response()).await.expect("it waits for itself")?;
+    Ok(f32::from_le_bytes(response.outputs[0].data.as_host().unwrap().try_into().unwrap()))
+}
+
+fn counts(engine: &Engine, model: &str) -> (u64, u64) {
+    let counted = engine.statistics(Some(id(model))).unwrap().remove(0);
+    (counted.success.count, counted.execution_count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_one_instance_asks_itself() {
+    let harness = Harness::new();
+    harness.scripted("m", "count_down m", "", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, &["m"]).await;
+    assert_eq!(count_down(&engine, "m", 5.0).await, Ok(0.0));
+    assert_eq!(counts(&engine, "m"), (6, 6), "each is counted as any request");
+    assert_eq!(probe.reentries.lock().len(), 5);
+    assert!(timeout(LIMIT, engine.shutdown(LIMIT)).await.unwrap(), "nothing is left inside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_free_instance_takes_what_its_model_asks_itself_for() {
+    let harness = Harness::new();
+    harness.scripted("m", "count_down m", "instance_group { count: 2 kind: KIND_CPU }", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, &["m"]).await;
+    assert_eq!(count_down(&engine, "m", 1.0).await, Ok(0.0));
+    assert_eq!(probe.threads.lock().iter().collect::<HashSet<_>>().len(), 2, "both instances have run");
+    assert_eq!(probe.reentries.lock().len(), 0);
+    assert_eq!(count_down(&engine, "m", 2.0).await, Ok(0.0));
+    assert_eq!(probe.reentries.lock().len(), 1, "both wait then");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn models_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other() {
+    let harness = Harness::new();
+    harness.scripted("ping", "count_down pong", "", &[1]);
+    harness.scripted("pong", "count_down ping", "", &[1]);
+    let (engine, _) = harness.with_script();
+    load(&engine, &["ping", "pong"]).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (engine, model) = (engine.clone(), if number % 2 == 0 { "ping" } else { "pong" });
+        callers.spawn(async move {
+            for from in 0..50 {
+                assert_eq!(count_down(&engine, model, (from % 7) as f32).await, Ok(0.0));
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    let asked: u64 = (0..50).map(|from| from % 7 + 1).sum();
+    assert_eq!(counts(&engine, "ping").0 + counts(&engine, "pong").0, 8 * asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_asks_an_ensemble_that_it_is_a_part_of() {
+    let harness = Harness::new();
+    harness.scripted("m", "count_down ensemble", "", &[1]);
+    harness.ensemble("ensemble", &[("m", "IN", "OUT")], &["OUT"], "");
+    let (engine, _) = harness.with_script();
+    load(&engine, &["m", "ensemble"]).await;
+    assert_eq!(count_down(&engine, "ensemble", 4.0).await, Ok(0.0));
+    assert_eq!((counts(&engine, "m").0, counts(&engine, "ensemble").0), (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_without_an_end_is_refused_with_its_models() {
+    let harness = Harness::new();
+    harness.scripted("ping", "count_down pong", "", &[1]);
+    harness.scripted("pong", "count_down ping", "", &[1]);
+    let (engine, _) = harness.with_script();
+    load(&engine, &["ping", "pong"]).await;
+    assert_eq!(count_down(&engine, "ping", 100.0).await, Ok(0.0));
+    let error = count_down(&engine, "ping", 101.0).await.unwrap_err();
+    assert_eq!(
+        error.message,
+        "model 'ping' cannot ask model 'pong': 101 models wait for each other already (ping -> pong -> ping -> pong -> \
+         ... -> ping -> pong -> ping -> pong), and 100 may; models that ask each other in a circle need a condition to \
+         end it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_asks_for_from_a_thread_beside_it_enters_the_queue() {
+    let harness = Harness::new();
+    harness.scripted("outer", "count_down_alone inner", "", &[1]);
+    harness.scripted("inner", "count_down nobody", "", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, &["outer", "inner"]).await;
+    assert_eq!(count_down(&engine, "outer", 1.0).await, Ok(0.0));
+    assert_eq!((probe.threads.lock().len(), probe.reentries.lock().len()), (2, 0));
+    let error = count_down(&engine, "inner", 1.0).await.unwrap_err();
+    assert_eq!(error.message, "Request for unknown model: 'nobody' is not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_asks_itself_can_be_replaced_meanwhile() {
+    let harness = Harness::new();
+    harness.scripted("m", "count_down m", "", &[1]);
+    let (engine, _) = harness.with_script();
+    load(&engine, &["m"]).await;
+    let asking = {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                assert_eq!(count_down(&engine, "m", 3.0).await, Ok(0.0));
+            }
+        })
+    };
+    for size in (1..9).cycle().take(20) {
+        let extra = format!("max_batch_size: {size}");
+        harness.scripted("m", "count_down m", &extra, &[1]);
+        timeout(LIMIT, engine.load("m", LoadParameters::default())).await.unwrap().unwrap();
+    }
+    asking.await.unwrap();
+}
