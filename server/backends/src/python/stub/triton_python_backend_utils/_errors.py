@@ -1,0 +1,71 @@
+"""What goes wrong, as a model sees it: errors that belong to a response, and the exception that pb_utils raises."""
+
+from ._constants import Choice
+
+ErrorCode = Choice(
+    "__ErrorCode",
+    [
+        ("UNKNOWN", 0),
+        ("INTERNAL", 1),
+        ("NOT_FOUND", 2),
+        ("INVALID_ARG", 3),
+        ("UNAVAILABLE", 4),
+        ("UNSUPPORTED", 5),
+        ("ALREADY_EXISTS", 6),
+        ("CANCELLED", 7),
+    ],
+    module="c_python_backend_utils",
+)
+"""Kinds of errors; their numbers are those of ``TRITONSERVER_Error_Code``. Each is an attribute of ``TritonError``."""
+
+
+class TritonError(object):
+    """The error of one response: a message and one of the codes ``TritonError.INTERNAL``, ``TritonError.NOT_FOUND``, ...
+
+    Raises: ``TypeError`` if the message is no string or the code is not one of those.
+    Source: Triton Python backend, "Error Handling".
+    """
+
+    __slots__ = ("_message", "_code")
+
+    def __init__(self, message, code=ErrorCode.INTERNAL):
+        if isinstance(message, bytes):
+            message = message.decode("utf-8")
+        if not isinstance(message, str) or not isinstance(code, ErrorCode):
+            raise TypeError(
+                "TritonError(message, code): expected a str and one of TritonError's codes, got %s and %s"
+                % (type(message).__name__, type(code).__name__)
+            )
+        self._message = message
+        self._code = code
+
+    def message(self):
+        """What went wrong."""
+        return self._message
+
+    def code(self):
+        """Its kind."""
+        return self._code
+
+    def __str__(self):
+        return self._message
+
+    def __repr__(self):
+        return "TritonError(%r, TritonError.%s)" % (self._message, self._code.name)
+
+
+for _code in ErrorCode:
+    setattr(TritonError, _code.name, _code)
+del _code
+
+
+class TritonModelException(Exception):
+    """Raised by everything in this package, and by models that want to fail in the same way."""
+
+    def message(self):
+        """The text it was raised with."""
+        return str(self)
+
+
+# Tracebacks and pickles name the module that has it in Triton; that name leads to this package.
+TritonModelException.__module__ = "c_python_backend_utils"
