@@ -238,12 +238,8 @@ impl Engine {
             let entry = known.get(name.as_str());
             let mut lines: Vec<IndexEntry> = Vec::new();
             for (number, version) in entry.iter().flat_map(|entry| &entry.versions) {
-                lines.push(IndexEntry {
-                    name: name.clone(),
-                    version: Some(*number),
-                    state: Some(version.state),
-                    reason: version.reason.clone(),
-                });
+                let (state, reason) = version.for_index();
+                lines.push(IndexEntry { name: name.clone(), version: Some(*number), state: Some(state), reason });
             }
             let failure = entry.and_then(|entry| entry.failure.clone().or_else(|| entry.lacking.clone()));
             if lines.is_empty() {

@@ -245,6 +245,13 @@ impl InstancePool {
         self.members.lock().iter().any(|member| member.slot.health.is_healthy())
     }
 
+    /// What instances say is wrong with them, each behind its name.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let members = self.members.lock();
+        let said = members.iter().filter_map(|member| Some((member, member.slot.health.reason()?)));
+        said.map(|(member, reason)| format!("{}: {reason}", member.slot.plan.placement.instance_name)).collect()
+    }
+
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
         self.stats.snapshot()

@@ -71,6 +71,27 @@ pub(crate) struct Version {
     pub(crate) model: Option<Arc<LoadedModel>>,
 }
 
+impl Version {
+    /// State and reason for the index: one that serves is unavailable while none of its instances can, and what its instances
+    /// say stands beside the state in any case.
+    pub(crate) fn for_index(&self) -> (VersionState, String) {
+        let Some(model) = self.model.as_ref().filter(|_| self.state == VersionState::Ready) else {
+            return (self.state, self.reason.clone());
+        };
+        let mut reasons = model.runner().reasons();
+        if !self.reason.is_empty() {
+            reasons.insert(0, self.reason.clone());
+        }
+        if model.is_healthy() {
+            return (self.state, reasons.join("; "));
+        }
+        if reasons.is_empty() {
+            reasons.push("no instance of it can serve".into());
+        }
+        (VersionState::Unavailable, reasons.join("; "))
+    }
+}
+
 /// One model as the table holds it.
 #[derive(Clone, Default)]
 pub(crate) struct Entry {

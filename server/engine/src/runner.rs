@@ -37,6 +37,14 @@ impl Runner {
         }
     }
 
+    /// What its instances say is wrong with them, by instance.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        match self {
+            Self::Instances(pool) => pool.reasons(),
+            Self::Ensemble(_) => Vec::new(),
+        }
+    }
+
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
         match self {

@@ -227,6 +227,32 @@ async fn health_is_said_by_each_instance_and_can_be_taken_back() {
     assert!(is_ready(), "it has recovered");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_says_what_is_wrong_with_instances() {
+    let harness = Harness::new();
+    harness.scripted("m", "", "instance_group { count: 2 kind: KIND_CPU }", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, "m").await;
+    let line = || {
+        let line = engine.index(false).unwrap().remove(0);
+        (line.state, line.reason)
+    };
+    let health = probe.health.lock().clone();
+    assert_eq!(line(), (Some(VersionState::Ready), String::new()));
+    health[0].set(false);
+    health[0].set_reason(Some("the worker died 5 times in a row".into()));
+    let (state, reason) = line();
+    assert_eq!(state, Some(VersionState::Ready), "the other one serves");
+    assert!(reason.starts_with("m_0_") && reason.ends_with(": the worker died 5 times in a row"), "{reason}");
+    health[1].set(false);
+    assert_eq!(line(), (Some(VersionState::Unavailable), reason));
+    assert_eq!(engine.index(true).unwrap(), []);
+    health[0].set_reason(None);
+    assert_eq!(line(), (Some(VersionState::Unavailable), "no instance of it can serve".into()));
+    health[0].set(true);
+    assert_eq!(line(), (Some(VersionState::Ready), String::new()));
+}
+
 #[tokio::test] // one thread: whatever runs on it runs inline
 async fn a_quick_instance_runs_on_its_callers_thread_only_if_it_says_that_it_may() {
     let harness = Harness::new();
