@@ -3,7 +3,10 @@
 #![expect(dead_code, reason = "the parts that start and talk to workers come next")]
 
 mod cache;
+mod environment;
 mod interpreter;
 mod lines;
 mod process;
+mod requirements;
 mod stub_files;
+mod tool;
