@@ -14,7 +14,10 @@ use std::{
 use server_proto::inference::ModelConfig;
 
 pub use crate::health::Health;
-use crate::{batch::Batch, error::Result, request::InferRequest, response::InferResponse, stats::CustomCounter};
+use crate::{
+    batch::Batch, error::Result, input_memory::InputMemory, request::InferRequest, response::InferResponse,
+    stats::CustomCounter,
+};
 
 /// Settings of `--backend-config=NAME,KEY=VALUE`, global ones already merged in.
 pub type Settings = BTreeMap<String, String>;
@@ -77,6 +80,11 @@ pub trait Model: Send + Sync {
     /// metadata shows.
     fn inputs_of_any_shape(&self) -> &[String] {
         &[]
+    }
+
+    /// Memory that its inputs are read from without a copy, if requests are received there. Asked for large requests.
+    fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        None
     }
 
     /// What it counts by itself, for the metrics page. Asked for each page, from any thread.

@@ -15,6 +15,7 @@ pub mod config;
 pub mod ensemble;
 pub mod error;
 pub mod health;
+pub mod input_memory;
 pub mod interface;
 pub mod metrics;
 pub mod rate_limit;

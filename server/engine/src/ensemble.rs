@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use server_core::{
     completion::RequestRecord,
     ensemble::Graph,
+    input_memory::InputMemory,
     request::InferRequest,
     stats::{ComputeTimes, FailureReason, ModelSnapshot},
 };
@@ -64,6 +65,16 @@ impl Ensemble {
     /// What it runs.
     pub(crate) fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// Memory that the first of its steps that wants any reads an input of the ensemble from. The models are looked up when
+    /// they are needed: each may be another by then.
+    pub(crate) fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        let registry = self.registry.upgrade()?;
+        self.graph.steps_of_inputs().find_map(|step| {
+            let (name, version) = self.graph.step_model(step);
+            registry.find(name, version).ok()?.runner().input_memory()
+        })
     }
 
     /// Takes a checked request in and starts its first steps; the others start when it is polled.

@@ -12,6 +12,7 @@ use std::{
 use server_core::{
     check,
     error::{Error, Result},
+    input_memory::InputMemory,
     interface::Interface,
     request::{InferRequest, Parameter, RequestedOutput, VersionChoice},
     responder::Replies,
@@ -35,6 +36,11 @@ impl ModelHandle {
     /// What it takes and gives.
     pub fn interface(&self) -> &Arc<Interface> {
         &self.0.interface
+    }
+
+    /// Memory that the model reads its inputs from without a copy: a large request is best received there.
+    pub fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        self.0.runner().input_memory()
     }
 
     /// Takes over the mark that sends a request to the canary version, where the model has one and the caller gave it beside the

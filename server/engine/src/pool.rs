@@ -14,6 +14,7 @@ use server_core::{
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
+    input_memory::InputMemory,
     request::InferRequest,
     responder::{DEFAULT_SLOT_BYTES, Replies},
     stats::{CustomCounter, ModelSnapshot},
@@ -98,6 +99,11 @@ impl InstancePool {
             has_sequences,
             held_until,
         }
+    }
+
+    /// Memory that the model reads its inputs from without a copy.
+    pub(crate) fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        self.model.input_memory()
     }
 
     /// Makes the pool's instances those of `plans`: new ones start, each on its own thread, all at once; then those

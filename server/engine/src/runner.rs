@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use server_core::stats::ModelSnapshot;
+use server_core::{input_memory::InputMemory, stats::ModelSnapshot};
 
 use crate::{
     ensemble::Ensemble,
@@ -42,6 +42,14 @@ impl Runner {
         match self {
             Self::Instances(pool) => pool.reasons(),
             Self::Ensemble(_) => Vec::new(),
+        }
+    }
+
+    /// Memory that its inputs are read from without a copy.
+    pub(crate) fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        match self {
+            Self::Instances(pool) => pool.input_memory(),
+            Self::Ensemble(ensemble) => ensemble.input_memory(),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
         body::{Compressor, ResponseBody, compress},
         compression::{Encoding, accepts_gzip},
         encode,
-        receive::{Limits, Messages},
+        receive::{FindPlacement, Limits, Messages},
     },
     health, infer, restrict, stream,
 };
@@ -34,6 +34,7 @@ pub(crate) struct Service {
     pool: BlockingPool,
     restrictions: Vec<Restriction>,
     receive: Limits,
+    find_placement: FindPlacement,
     send: stream::Limits,
     compresses: bool,
 }
@@ -41,7 +42,9 @@ pub(crate) struct Service {
 impl Service {
     /// Both services over that engine.
     pub(crate) fn new(engine: Arc<Engine>, admission: Arc<Admission>, options: &Options) -> Self {
+        let finder = engine.clone();
         Self {
+            find_placement: Arc::new(move |beginning| infer::request::placement(&finder, beginning)),
             engine,
             admission,
             pool: options.blocking_pool.clone(),
@@ -71,8 +74,13 @@ impl Service {
         let encoding = Encoding::of_request(&head.headers)?;
         let mut messages = Messages::new(body, encoding, self.receive.clone(), self.pool.clone());
         match method {
-            "ModelInfer" if is_inference => self.model_infer(head, &mut messages).await,
-            "ModelStreamInfer" if is_inference => self.model_stream_infer(head, messages),
+            "ModelInfer" if is_inference => {
+                messages = messages.placed_by(self.find_placement.clone());
+                self.model_infer(head, &mut messages).await
+            }
+            "ModelStreamInfer" if is_inference => {
+                self.model_stream_infer(head, messages.placed_by(self.find_placement.clone()))
+            }
             // Boxed: the future of the calls that matter stays small.
             _ if is_inference => Box::pin(self.inference_method(head, method, &mut messages)).await,
             "Check" => {

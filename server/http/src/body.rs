@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use server_core::{
     byte_budget::ByteBudget,
     error::{Error, Result},
+    input_memory::{InputPlacement, ReceiveBuffer},
 };
 use smallvec::SmallVec;
 use tokio::time::timeout;
@@ -55,8 +56,14 @@ impl RequestBody {
         Self { incoming: (!is_empty).then_some(incoming), is_held_back: !is_empty && headers.contains_key(EXPECT) }
     }
 
+    /// Its length as far as it is declared, in bytes; 0 for one in chunks.
+    pub(crate) fn declared_length(&self) -> usize {
+        let declared = self.incoming.as_ref().and_then(|incoming| incoming.size_hint().exact()).unwrap_or(0);
+        usize::try_from(declared).unwrap_or(usize::MAX)
+    }
+
     /// Reads the body, and notes its end in the connection's activity. One that came in one piece is not copied. Its
-    /// bytes are taken from the budget as they arrive.
+    /// bytes are taken from the budget as they arrive. A long one is received where `placement` says.
     ///
     /// Errors: it is larger than its limit, by its declared length or by what has arrived; the budget is used up; the
     /// connection ended; it has too many small chunks. What is left is for [`RequestBody::finish`].
@@ -65,14 +72,15 @@ impl RequestBody {
         limit: BodyLimit,
         budget: &Arc<ByteBudget>,
         activity: &Activity,
+        placement: Option<InputPlacement>,
     ) -> Result<Received> {
+        let declared = self.declared_length();
         let received = match &mut self.incoming {
             None => Received { bytes: Bytes::new(), reservation: budget.reserve(0)? },
             Some(incoming) => {
-                let declared = incoming.size_hint().exact().unwrap_or(0);
-                limit.check(usize::try_from(declared).unwrap_or(usize::MAX))?;
+                limit.check(declared)?;
                 self.is_held_back = false;
-                collect(incoming, limit, budget).await?
+                collect(incoming, limit, budget, declared, placement).await?
             }
         };
         self.incoming = None;
@@ -93,7 +101,13 @@ impl RequestBody {
     }
 }
 
-async fn collect(body: &mut Incoming, limit: BodyLimit, budget: &Arc<ByteBudget>) -> Result<Received> {
+async fn collect(
+    body: &mut Incoming,
+    limit: BodyLimit,
+    budget: &Arc<ByteBudget>,
+    declared: usize,
+    mut placement: Option<InputPlacement>,
+) -> Result<Received> {
     let first = next_piece(body).await?.unwrap_or_default();
     limit.check(first.len())?;
     let mut reservation = budget.reserve(first.len())?;
@@ -103,7 +117,20 @@ async fn collect(body: &mut Incoming, limit: BodyLimit, budget: &Arc<ByteBudget>
     let Some(second) = next_piece(body).await? else { return Ok(Received { bytes: first, reservation }) };
     let is_chunked = body.size_hint().exact().is_none();
     let expected = first.len() as u64 + second.len() as u64 + body.size_hint().lower();
-    let mut whole = Vec::with_capacity(expected.min(MAX_PREALLOCATED) as usize);
+    let mut whole = ReceiveBuffer::default();
+    if placement.is_none() {
+        // one that is moved meanwhile needs no room here
+        let capacity = expected.min(MAX_PREALLOCATED) as usize;
+        whole.try_reserve_exact(capacity).map_err(|_| out_of_memory(declared))?;
+    }
+    let mut place = |whole: &mut ReceiveBuffer, received| {
+        if InputPlacement::is_due(received, declared)
+            && let Some(placement) = placement.take()
+        {
+            whole.place(&placement, declared);
+        }
+    };
+    place(&mut whole, first.len() + second.len());
     whole.extend_from_slice(&first);
     let is_small = |bytes: &Bytes| usize::from(is_chunked && bytes.len() < SMALL_CHUNK);
     let mut small_chunks = is_small(&first);
@@ -119,10 +146,17 @@ async fn collect(body: &mut Incoming, limit: BodyLimit, budget: &Arc<ByteBudget>
         }
         limit.check(whole.len() + bytes.len())?;
         reservation.grow_by(bytes.len())?;
+        let received = whole.len() + bytes.len();
+        place(&mut whole, received);
         whole.extend_from_slice(&bytes);
         piece = next_piece(body).await?;
     }
-    Ok(Received { bytes: Bytes::from(whole), reservation })
+    Ok(Received { bytes: whole.freeze(), reservation })
+}
+
+#[cold]
+fn out_of_memory(length: usize) -> Error {
+    Error::unavailable(format!("no memory for a request body of {length} bytes"))
 }
 
 /// Reads and drops the rest of a body, for a limited time.

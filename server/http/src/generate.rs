@@ -110,7 +110,7 @@ async fn start(
         return Err(Error::invalid_argument(text).into());
     }
     let max_input_size = server.options.max_input_size;
-    let body = body.read(BodyLimit::Json(max_input_size), &server.options.byte_budget, activity).await?;
+    let body = body.read(BodyLimit::Json(max_input_size), &server.options.byte_budget, activity, None).await?;
     // the body may have taken long, and the model is another meanwhile
     let found = server.engine.model(model)?;
     let interface = found.interface().clone();

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use server_core::{
     byte_budget::Reservation,
     error::{Error, Result},
+    input_memory::InputPlacement,
     interface::ModelId,
 };
 use server_engine::{Inference, ModelHandle};
@@ -40,13 +41,19 @@ pub(crate) async fn infer(
     let received_at = Instant::now();
 
     // 1  the model, and what the headers say: what they refuse is not read
-    let interface = find(server, model)?.interface().clone();
+    let found = find(server, model)?;
+    let interface = found.interface().clone();
     let encoding = Encoding::of_request(&headers)?;
     let reply_encoding = Encoding::of_response(&headers);
     let max_input_size = server.options.max_input_size;
     let json_length = json_length(&headers)?;
     let mut source = Source { interface, version: model.version, json_length, encoding, max_input_size, received_at };
-    let body = body.read(source.limit()?, &server.options.byte_budget, activity).await?;
+    let limit = source.limit()?;
+    let placement = source
+        .tensors_at(body.declared_length())
+        .and_then(|tensors_at| Some(InputPlacement { memory: found.input_memory()?, tensors_at }));
+    drop(found);
+    let body = body.read(limit, &server.options.byte_budget, activity, placement).await?;
 
     // 2  decode; the body may have taken long, and the model is another meanwhile
     let found = find(server, model)?;

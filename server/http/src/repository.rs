@@ -57,7 +57,7 @@ pub(crate) async fn index(server: &Server, activity: &Activity, body: &mut Reque
 /// The body of any of these requests is JSON.
 async fn read(server: &Server, activity: &Activity, body: &mut RequestBody) -> Result<Received> {
     let limit = BodyLimit::Json(server.options.max_input_size);
-    body.read(limit, &server.options.byte_budget, activity).await
+    body.read(limit, &server.options.byte_budget, activity, None).await
 }
 
 fn ready_only(body: &[u8]) -> Result<bool> {

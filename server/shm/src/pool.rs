@@ -2,15 +2,18 @@
 
 use std::{
     fmt,
-    ops::{Deref, DerefMut},
-    sync::Arc,
+    ops::{Deref, DerefMut, Range},
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use server_core::error::{Error, Result};
+use server_core::{
+    error::{Error, Result},
+    input_memory::{InputBuffer, InputMemory},
+};
 
 use crate::segment::{Segment, SoleUse};
 
@@ -54,6 +57,8 @@ impl Default for Limits {
 pub struct SegmentPool {
     limits: Limits,
     state: Mutex<State>,
+    /// For segments, which bring themselves back.
+    me: Weak<Self>,
 }
 
 #[derive(Default)]
@@ -80,13 +85,13 @@ struct Idle {
 impl SegmentPool {
     /// An empty pool.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default() })
+        Arc::new_cyclic(|me| Self { limits, state: Mutex::default(), me: me.clone() })
     }
 
     /// A segment that holds `len` bytes, to be written. What it holds before that is not defined.
     ///
     /// Errors: `Unavailable` if all segments together would take more than the limit, or the system has no more.
-    pub fn take(self: &Arc<Self>, len: usize) -> Result<Writable> {
+    pub fn take(&self, len: usize) -> Result<Writable> {
         let need = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(|| self.refuse(len, 0))?;
         let mut discarded = Vec::new();
         let (found, number) = {
@@ -123,7 +128,7 @@ impl SegmentPool {
                 }
             },
         };
-        let lease = Lease { pool: self.clone(), segment: segment.clone(), used };
+        let lease = Lease { pool: self.me.clone(), segment: segment.clone(), used };
         Ok(Writable { memory: sole_use(segment), len, lease })
     }
 
@@ -188,7 +193,7 @@ impl SegmentPool {
         self.state.lock().made
     }
 
-    fn give_back(self: &Arc<Self>, segment: Arc<Segment>, used: usize) {
+    fn give_back(&self, segment: Arc<Segment>, used: usize) {
         let mut discarded = Vec::new();
         let needs_sweeper = {
             let mut state = self.state.lock();
@@ -212,8 +217,8 @@ impl SegmentPool {
     }
 
     /// A thread that lives while something is idle. Where there is none for it, the next burst tries again, and limits hold.
-    fn start_sweeper(self: &Arc<Self>) {
-        let pool = Arc::downgrade(self);
+    fn start_sweeper(&self) {
+        let pool = self.me.clone();
         let idle_for = self.limits.idle_for;
         let sweep = move || {
             let mut wait = idle_for;
@@ -286,14 +291,16 @@ impl fmt::Debug for SegmentPool {
 /// A segment out of a pool; dropping it brings it back.
 #[derive(Debug)]
 struct Lease {
-    pool: Arc<SegmentPool>,
+    pool: Weak<SegmentPool>,
     segment: Arc<Segment>,
     used: usize,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.give_back(self.segment.clone(), self.used);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.give_back(self.segment.clone(), self.used);
+        }
     }
 }
 
@@ -318,9 +325,40 @@ impl Writable {
     /// # Panics
     /// If it has fewer.
     pub fn freeze(self, len: usize) -> Bytes {
-        assert!(len <= self.len, "{len} of {} bytes", self.len);
+        self.freeze_range(0..len)
+    }
+
+    fn freeze_range(self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} bytes", self.len);
         let Self { memory, lease, .. } = self;
-        memory.into_segment().view(0..len, lease).expect("checked above")
+        memory.into_segment().view(range, lease).expect("checked above")
+    }
+}
+
+/// Requests are received in the segments that workers map.
+impl InputMemory for SegmentPool {
+    fn take(&self, len: usize) -> Option<Box<dyn InputBuffer>> {
+        match Self::take(self, len) {
+            Ok(writable) => Some(Box::new(writable)),
+            Err(error) => {
+                tracing::debug!(%error, "a request is received on the heap");
+                None
+            }
+        }
+    }
+}
+
+impl InputBuffer for Writable {
+    fn size(&self) -> usize {
+        self.len
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
+    }
+
+    fn freeze(self: Box<Self>, range: Range<usize>) -> Bytes {
+        self.freeze_range(range)
     }
 }
 

@@ -217,6 +217,13 @@ impl Graph {
         (&self.steps[step].model_name, self.steps[step].version)
     }
 
+    /// Steps that read an input of the ensemble, by number.
+    pub fn steps_of_inputs(&self) -> impl Iterator<Item = usize> {
+        let reads_input =
+            |step: &Step| step.inputs.iter().any(|read| self.inputs.iter().any(|i| i.tensor == read.tensor));
+        self.steps.iter().enumerate().filter(move |(_, step)| reads_input(step)).map(|(number, _)| number)
+    }
+
     /// What a step's requests ask for; nothing for all that its model has.
     pub fn step_outputs(&self, step: usize) -> &SmallVec<[RequestedOutput; 2]> {
         &self.steps[step].wanted

@@ -10,7 +10,10 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
-use server_core::byte_budget::{ByteBudget, Reservation};
+use server_core::{
+    byte_budget::{ByteBudget, Reservation},
+    input_memory::{InputPlacement, ReceiveBuffer},
+};
 use server_engine::BlockingPool;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
@@ -40,6 +43,9 @@ pub(crate) struct Limits {
     pub(crate) budget: Arc<ByteBudget>,
 }
 
+/// Says by the beginning of a message where it is to be received; `None` if it does not matter.
+pub(crate) type FindPlacement = Arc<dyn Fn(&[u8]) -> Option<InputPlacement> + Send + Sync>;
+
 /// Bytes, and the part of the budget they hold.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -66,6 +72,8 @@ pub(crate) struct Messages<B> {
     encoding: Option<Encoding>,
     limits: Limits,
     pool: BlockingPool,
+    /// Asked once for each long message.
+    find_placement: Option<FindPlacement>,
     /// What has arrived and was not read yet.
     unread: Bytes,
     state: State,
@@ -96,11 +104,18 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
             encoding,
             limits,
             pool,
+            find_placement: None,
             unread: Bytes::new(),
             state: State::START,
             expects_end: false,
             stall: Stall::default(),
         }
+    }
+
+    /// Receives long messages where `find` says.
+    #[must_use]
+    pub(crate) fn placed_by(self, find: FindPlacement) -> Self {
+        Self { find_placement: Some(find), ..self }
     }
 
     /// The message of a unary call.
@@ -170,7 +185,10 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                         self.limits.budget.reserve(length).map_err(status)?;
                     }
                     let reservation = self.limits.budget.reserve(0).map_err(status)?;
-                    self.state = State::Partial(Partial { is_compressed, length, data: Vec::new(), reservation });
+                    // one that is compressed is inflated to somewhere else
+                    let find_placement = self.find_placement.clone().filter(|_| !is_compressed);
+                    let data = ReceiveBuffer::default();
+                    self.state = State::Partial(Partial { is_compressed, length, data, reservation, find_placement });
                 }
                 State::Partial(partial) => {
                     partial.take(&mut self.unread)?;
@@ -182,7 +200,7 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                     else {
                         return Ok(None);
                     };
-                    return Ok(Some((Held { bytes: data.into(), reservation }, is_compressed)));
+                    return Ok(Some((Held { bytes: data.freeze(), reservation }, is_compressed)));
                 }
                 State::Inflating(_) => return Ok(None),
             }
@@ -242,23 +260,46 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
 struct Partial {
     is_compressed: bool,
     length: usize,
-    data: Vec<u8>,
+    data: ReceiveBuffer,
     reservation: Reservation,
+    /// Not asked yet.
+    find_placement: Option<FindPlacement>,
 }
 
 impl Partial {
     /// Takes what belongs to this message.
     fn take(&mut self, unread: &mut Bytes) -> Result<(), Status> {
-        let count = unread.len().min(self.length - self.data.len());
-        let received = self.data.len() + count;
-        if received > self.reservation.bytes() {
-            let capacity = capacity(received, self.length);
-            self.reservation.grow_to(capacity).map_err(status)?;
-            let more = capacity - self.data.len();
-            self.data.try_reserve_exact(more).map_err(|_| out_of_memory(self.length))?;
+        let piece = unread.split_to(unread.len().min(self.length - self.data.len()));
+        let received = self.data.len() + piece.len();
+        let is_due = InputPlacement::is_due(received, self.length);
+        if is_due && self.data.is_empty() {
+            // a long first piece says where it belongs, and is copied there only
+            let placement = self.find_placement.take().and_then(|find| find(&piece));
+            self.place(placement)?;
         }
-        self.data.extend_from_slice(&unread.split_to(count));
+        if received > self.reservation.bytes() {
+            self.grow_to(capacity(received, self.length))?;
+        }
+        self.data.extend_from_slice(&piece);
+        if is_due && let Some(find) = self.find_placement.take() {
+            self.place(find(self.data.on_heap()))?;
+        }
         Ok(())
+    }
+
+    /// Moves what is there to where the message is to be received, if that matters.
+    fn place(&mut self, placement: Option<InputPlacement>) -> Result<(), Status> {
+        let Some(placement) = placement else { return Ok(()) };
+        self.reservation.grow_to(self.length).map_err(status)?;
+        self.data.place(&placement, self.length);
+        self.grow_to(self.length)
+    }
+
+    /// Makes room for so many bytes in all, in the budget and in memory.
+    fn grow_to(&mut self, capacity: usize) -> Result<(), Status> {
+        self.reservation.grow_to(capacity).map_err(status)?;
+        let more = capacity - self.data.len();
+        self.data.try_reserve_exact(more).map_err(|_| out_of_memory(self.length))
     }
 }
 

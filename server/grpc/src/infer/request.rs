@@ -11,6 +11,7 @@ use prost::{
 };
 use server_core::{
     error::{Error, Result},
+    input_memory::InputPlacement,
     interface::{Interface, ModelId},
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Name, Shape, Tensor},
@@ -41,6 +42,9 @@ pub(crate) struct Prepared {
 
 /// More bytes than this, raw tensors apart, are decoded and converted on the blocking pool: about a millisecond of work.
 const MAX_INLINE: usize = 256 << 10;
+/// Fields that say which model a message is for.
+const MODEL_NAME: u32 = 1;
+const MODEL_VERSION: u32 = 2;
 /// Field of the raw tensors.
 const RAW_INPUT_CONTENTS: u32 = 7;
 /// Fields looked at to find the raw tensors of a message.
@@ -65,6 +69,47 @@ fn raw_len(mut message: &[u8]) -> usize {
         message = rest;
     }
     total
+}
+
+/// Where a message with that beginning is best received: in the memory of the model it names, with the first raw tensor where
+/// numbers of any type may begin. `None` if the model does not care, or no raw tensors follow.
+pub(crate) fn placement(engine: &Engine, beginning: &[u8]) -> Option<InputPlacement> {
+    let Beginning { model_name, model_version, tensors_at } = Beginning::read(beginning)?;
+    let version = VersionChoice::parse(model_version).ok()?;
+    let memory = engine.model(ModelId { name: model_name, version }).ok()?.input_memory()?;
+    Some(InputPlacement { memory, tensors_at })
+}
+
+/// What the beginning of a message says, in the order in which fields are written.
+#[derive(Debug, PartialEq, Eq)]
+struct Beginning<'a> {
+    model_name: &'a str,
+    model_version: &'a str,
+    /// Where the first raw tensor begins.
+    tensors_at: usize,
+}
+
+impl<'a> Beginning<'a> {
+    /// `None` if the raw tensors do not begin in there.
+    fn read(beginning: &'a [u8]) -> Option<Self> {
+        let (mut model_name, mut model_version) = ("", "");
+        let mut rest = beginning;
+        for _ in 0..MAX_FIELDS {
+            let Ok((field, WireType::LengthDelimited)) = decode_key(&mut rest) else { return None };
+            let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+            if field == RAW_INPUT_CONTENTS {
+                return Some(Self { model_name, model_version, tensors_at: beginning.len() - rest.len() });
+            }
+            let (content, after) = rest.split_at_checked(length)?;
+            match field {
+                MODEL_NAME => model_name = std::str::from_utf8(content).ok()?,
+                MODEL_VERSION => model_version = std::str::from_utf8(content).ok()?,
+                _ => {}
+            }
+            rest = after;
+        }
+        None
+    }
 }
 
 /// Decodes a message. Its raw tensors are slices of the bytes.
@@ -243,6 +288,27 @@ mod tests {
         assert!(is_long(&many.encode_to_vec()));
         // Bytes that are no message are refused by the decoder, wherever it runs.
         assert!(is_long(&vec![0xff; MAX_INLINE + 1]));
+    }
+
+    #[test]
+    fn the_beginning_of_a_message_says_its_model_and_where_its_tensors_begin() {
+        let mut message = raw(&["a", "b"], &[b"first", b"second"]);
+        message.model_version = "3".into();
+        message.id = "7".into();
+        let encoded = message.encode_to_vec();
+        let first = encoded.windows(5).position(|window| window == b"first").unwrap();
+        let expected = Beginning { model_name: "m", model_version: "3", tensors_at: first };
+        assert_eq!(Beginning::read(&encoded[..first]), Some(expected));
+        for end in 0..first {
+            assert_eq!(Beginning::read(&encoded[..end]), None, "{end} bytes");
+        }
+        message.raw_input_contents.clear();
+        assert_eq!(Beginning::read(&message.encode_to_vec()), None);
+        // fields in another order, as no client writes them
+        let reversed = [&encoded[first - 2..], &encoded[..first - 2]].concat();
+        assert_eq!(Beginning::read(&reversed).unwrap().model_name, "");
+        assert_eq!(Beginning::read(&[0x0a, 1, 0xff, 0x3a, 1]), None);
+        assert_eq!(Beginning::read(&[0xff; 100]), None);
     }
 
     fn tensor(name: &str) -> InferInputTensor {

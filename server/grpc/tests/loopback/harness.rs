@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use server_core::{interface::ModelId, request::VersionChoice, stats::ModelSnapshot, tensor::DataType};
+use server_core::{
+    backend::Backends, interface::ModelId, request::VersionChoice, stats::ModelSnapshot, tensor::DataType,
+};
 use server_engine::{ControlMode, Engine};
 use server_grpc::Options;
 use server_proto::inference::{
@@ -39,13 +41,20 @@ impl Server {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        Self::of_backends(options, &[], server_backends::all(&Default::default())).await
+    }
+
+    /// The same with more models, and with these backends.
+    pub(crate) async fn of_backends(options: Options, more: &[(&str, &str)], backends: Arc<dyn Backends>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        for (name, text) in models() {
+        let mut models = models();
+        models.extend(more.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())));
+        for (name, text) in &models {
             let backend = if text.starts_with("backend:") { "" } else { "backend: \"identity\" " };
             write(&format!("{name}/config.pbtxt"), &format!("{backend}{text}"));
             write(&format!("{name}/1/.keep"), "");
@@ -59,10 +68,10 @@ impl Server {
             server_engine::Options {
                 repositories: vec![folder.path().to_owned()],
                 control_mode: ControlMode::Explicit,
-                startup_models: models().into_iter().map(|(name, _)| name).filter(|name| name != "asleep").collect(),
+                startup_models: models.into_iter().map(|(name, _)| name).filter(|name| name != "asleep").collect(),
                 ..Default::default()
             },
-            server_backends::all(&Default::default()),
+            backends,
         );
         assert_eq!(engine.start().await, Ok(server_engine::Startup::AllReady));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,5 +7,8 @@ mod connection;
 mod decoupled;
 mod harness;
 mod infer;
+mod placement;
+#[path = "../../../shm/tests/harness/placing.rs"]
+mod placing;
 mod shutdown;
 mod stream;

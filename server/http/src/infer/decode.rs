@@ -11,6 +11,7 @@ use server_core::{
     byte_budget::Reservation,
     check::deduce_raw,
     error::Result,
+    input_memory::InputPlacement,
     interface::Interface,
     request::{CorrelationId, InferRequest, RequestedOutput, Sequence, VersionChoice},
     tensor::{Name, Tensor},
@@ -68,6 +69,14 @@ impl Source {
             }
             None | Some(_) => BodyLimit::Json(max),
         })
+    }
+
+    /// The byte of a body of that length that its tensors begin with, if they are slices of it and it is long enough to be
+    /// received where the model reads them.
+    pub(super) fn tensors_at(&self, body_length: usize) -> Option<usize> {
+        let json_length = usize::try_from(self.json_length?).ok()?;
+        let has_slices = self.encoding == Encoding::Identity && json_length < body_length;
+        (has_slices && InputPlacement::is_due(body_length, body_length)).then_some(json_length)
     }
 
     /// Whether decoding a body takes so long that it belongs on the blocking pool.

@@ -5,6 +5,7 @@
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use server_core::{
+    backend::Backends,
     interface::ModelId,
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Tensor},
@@ -37,13 +38,22 @@ impl TestServer {
     }
 
     pub(crate) async fn open(models: &[(&str, &str)], control_mode: ControlMode, options: Options) -> Self {
+        Self::of_backends(models, control_mode, options, server_backends::all(&Default::default())).await
+    }
+
+    pub(crate) async fn of_backends(
+        models: &[(&str, &str)],
+        control_mode: ControlMode,
+        options: Options,
+        backends: Arc<dyn Backends>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, config) in models {
             add_model(folder.path(), name, config);
         }
         let engine_options =
             EngineOptions { repositories: vec![folder.path().to_owned()], control_mode, ..EngineOptions::default() };
-        let engine = Engine::new(engine_options, server_backends::all(&Default::default()));
+        let engine = Engine::new(engine_options, backends);
         engine.start().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{io::Write, sync::Mutex};
 
 use flate2::{
     Compression,
@@ -7,6 +7,7 @@ use flate2::{
 use futures_util::{Stream, StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use server_shm::{Segment, SegmentPool};
 use tokio::sync::mpsc;
 use tonic::Code;
 
@@ -129,6 +130,63 @@ async fn messages_that_come_at_once_do_not_refuse_each_other_half_way() {
         tokio::task::yield_now().await; // the channels of one task give so much without a pause, and no more
     }
     assert_eq!((received.len(), refused), (3, 7));
+}
+
+#[tokio::test]
+async fn a_long_message_is_received_where_its_beginning_says() {
+    let pool = SegmentPool::new(server_shm::Limits { idle: 0, ..Default::default() });
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let find: FindPlacement = {
+        let (pool, asked) = (pool.clone(), asked.clone());
+        Arc::new(move |beginning: &[u8]| {
+            asked.lock().unwrap().push(beginning.len());
+            (beginning[0] == b'y').then(|| InputPlacement { memory: pool.clone(), tensors_at: 3 })
+        })
+    };
+    let long = |first: u8| [&[first][..], &[7; 199_999]].concat();
+    let wire = [framed(0, &long(b'y')), framed(0, &long(b'n')), framed(0, &[b'y'; 60_000])].concat();
+    let limits = limits(i32::MAX as usize, 1 << 30);
+    let mut messages = messages(pieces(&wire, 1000), None, &limits).placed_by(find.clone());
+    for (expected, is_placed) in [(long(b'y'), true), (long(b'n'), false), (vec![b'y'; 60_000], false)] {
+        let received = next(&mut messages).await.unwrap().unwrap();
+        assert!(received == expected);
+        assert_eq!((limits.budget.in_use(), pool.bytes() > 0), (expected.len(), is_placed));
+        let found = Segment::of(&received.slice(3..).into());
+        assert_eq!(found.map(|(_, offset)| offset), is_placed.then_some(64));
+    }
+    // once for each that is long, when a 64th of it was there
+    assert_eq!(*asked.lock().unwrap(), [3995, 3990]);
+    assert!(next(&mut messages).await.is_none());
+    assert_eq!((limits.budget.in_use(), pool.bytes()), (0, 0));
+
+    // what is inflated goes elsewhere, and what came in one piece stays where it is
+    let wire = framed(1, &gzip(&(0..200_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>()));
+    let mut messages =
+        super::tests::messages(pieces(&wire, 1000), Some(Encoding::Gzip), &limits).placed_by(find.clone());
+    assert_eq!(next(&mut messages).await.unwrap().unwrap().len(), 800_000);
+    let mut messages = super::tests::messages(vec![framed(0, &long(b'y')).into()], None, &limits).placed_by(find);
+    assert_eq!(next(&mut messages).await.unwrap().unwrap().len(), 200_000);
+    assert_eq!((asked.lock().unwrap().len(), pool.made()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_long_message_that_has_no_place_in_the_budget_or_the_pool_takes_none() {
+    let pool = SegmentPool::new(server_shm::Limits { total: 100_000, ..Default::default() });
+    let find: FindPlacement = {
+        let pool = pool.clone();
+        Arc::new(move |_: &[u8]| Some(InputPlacement { memory: pool.clone(), tensors_at: 0 }))
+    };
+    let wire = framed(0, &[7; 200_000]);
+    let roomy = limits(i32::MAX as usize, 1 << 30);
+    let mut messages = messages(pieces(&wire, 1000), None, &roomy).placed_by(find.clone());
+    let received = next(&mut messages).await.unwrap().unwrap();
+    assert!(received == [7; 200_000][..] && Segment::of(&received.into()).is_none());
+    let narrow = limits(i32::MAX as usize, 250_000);
+    let _held = narrow.budget.reserve(100_000).unwrap();
+    let mut messages = super::tests::messages(pieces(&wire, 1000), None, &narrow).placed_by(find);
+    assert_eq!(next(&mut messages).await.unwrap().unwrap_err().code(), Code::Unavailable);
+    drop(messages);
+    assert_eq!((narrow.budget.in_use(), pool.made()), (100_000, 0));
 }
 
 #[test]
