@@ -21,7 +21,7 @@ _Parameters = Mapping[str, Union[bool, int, float, str]]
 
 # === errors ===
 
-class ErrorCode(IntEnum):
+class _ErrorCode(IntEnum):
     """The kind of an error; each is an attribute of :class:`TritonError`."""
 
     UNKNOWN = 0
@@ -36,20 +36,20 @@ class ErrorCode(IntEnum):
 class TritonError:
     """The error of one response: a message and a code such as ``TritonError.NOT_FOUND``."""
 
-    UNKNOWN: Final = ErrorCode.UNKNOWN
-    INTERNAL: Final = ErrorCode.INTERNAL
-    NOT_FOUND: Final = ErrorCode.NOT_FOUND
-    INVALID_ARG: Final = ErrorCode.INVALID_ARG
-    UNAVAILABLE: Final = ErrorCode.UNAVAILABLE
-    UNSUPPORTED: Final = ErrorCode.UNSUPPORTED
-    ALREADY_EXISTS: Final = ErrorCode.ALREADY_EXISTS
-    CANCELLED: Final = ErrorCode.CANCELLED
+    UNKNOWN: Final = _ErrorCode.UNKNOWN
+    INTERNAL: Final = _ErrorCode.INTERNAL
+    NOT_FOUND: Final = _ErrorCode.NOT_FOUND
+    INVALID_ARG: Final = _ErrorCode.INVALID_ARG
+    UNAVAILABLE: Final = _ErrorCode.UNAVAILABLE
+    UNSUPPORTED: Final = _ErrorCode.UNSUPPORTED
+    ALREADY_EXISTS: Final = _ErrorCode.ALREADY_EXISTS
+    CANCELLED: Final = _ErrorCode.CANCELLED
 
-    def __init__(self, message: str, code: ErrorCode = ...) -> None: ...
+    def __init__(self, message: str, code: _ErrorCode = ...) -> None: ...
     def message(self) -> str:
         """What went wrong."""
 
-    def code(self) -> ErrorCode:
+    def code(self) -> _ErrorCode:
         """Its kind."""
 
 class TritonModelException(Exception):

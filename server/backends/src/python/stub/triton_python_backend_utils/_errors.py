@@ -2,21 +2,20 @@
 
 from ._constants import Choice
 
-ErrorCode = Choice(
-    "__ErrorCode",
-    [
-        ("UNKNOWN", 0),
-        ("INTERNAL", 1),
-        ("NOT_FOUND", 2),
-        ("INVALID_ARG", 3),
-        ("UNAVAILABLE", 4),
-        ("UNSUPPORTED", 5),
-        ("ALREADY_EXISTS", 6),
-        ("CANCELLED", 7),
-    ],
-    module="c_python_backend_utils",
-)
-"""Kinds of errors; their numbers are those of ``TRITONSERVER_Error_Code``. Each is an attribute of ``TritonError``."""
+class ErrorCode(Choice):
+    """Kinds of errors; their numbers are those of ``TRITONSERVER_Error_Code``. Each is an attribute of ``TritonError``."""
+
+    UNKNOWN = 0
+    INTERNAL = 1
+    NOT_FOUND = 2
+    INVALID_ARG = 3
+    UNAVAILABLE = 4
+    UNSUPPORTED = 5
+    ALREADY_EXISTS = 6
+    CANCELLED = 7
+
+
+ErrorCode.__name__ = ErrorCode.__qualname__ = "__ErrorCode"  # as it shows itself in Triton
 
 
 class TritonError(object):
