@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -65,6 +66,7 @@ class Server:
         repositories = [repositories] if isinstance(repositories, (str, Path)) else repositories
         if argv is None:
             argv = [program("tritonserver"), f"--backend-config=onnxruntime,library={runtime_library()}"]
+            argv += [f"--backend-config=python,executable={sys.executable}"]
         self.argv = [*argv, *(f"--model-repository={path}" for path in repositories), *ports, *flags]
         self.env = {**os.environ, **(env or {})}
         self.output = tempfile.TemporaryFile(mode="w+b")

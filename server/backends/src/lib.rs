@@ -8,7 +8,6 @@
 mod dylib;
 mod expect;
 mod heap;
-mod python;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -55,7 +54,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, repeat, sequence, square }
+backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, repeat, sequence, square }
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ pub(crate) type StubFile = (&'static str, &'static [u8]);
 pub(crate) const FILES: &[StubFile] = include!(concat!(env!("OUT_DIR"), "/stub_files.rs"));
 
 /// The file a worker starts with; a folder that has it is meant to be a stub.
-pub(crate) const MAIN: &str = "worker.py";
+pub(crate) const MAIN: &str = "triton_python_backend_stub.py";
 
 /// Where a stub may lie, in order: `python` beside the binary, `../lib/tritonserver/python` seen from there, and `python`
 /// in the backend directory.
@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
 
-    const TWO: &[StubFile] = &[("worker.py", b"print(1)\n"), ("package/__init__.py", b"")];
-    const OTHER: &[StubFile] = &[("worker.py", b"print(2)\n"), ("package/__init__.py", b"")];
+    const TWO: &[StubFile] = &[("triton_python_backend_stub.py", b"print(1)\n"), ("package/__init__.py", b"")];
+    const OTHER: &[StubFile] = &[("triton_python_backend_stub.py", b"print(2)\n"), ("package/__init__.py", b"")];
 
     fn put(files: &[StubFile], folder: &Path) {
         write(files, folder).unwrap();
@@ -124,11 +124,11 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let ask = || folder(TWO, &[], || Ok(cache.path().into())).unwrap();
         let first = ask();
-        assert_eq!(fs::read(first.join("worker.py")).unwrap(), b"print(1)\n");
+        assert_eq!(fs::read(first.join("triton_python_backend_stub.py")).unwrap(), b"print(1)\n");
         assert_eq!(fs::metadata(&first).unwrap().mode() & 0o777, 0o700);
         let inode = |name| fs::metadata(first.join(name)).unwrap().ino();
-        let before = inode("worker.py");
-        assert_eq!((ask(), inode("worker.py")), (first.clone(), before));
+        let before = inode("triton_python_backend_stub.py");
+        assert_eq!((ask(), inode("triton_python_backend_stub.py")), (first.clone(), before));
         assert_eq!(fs::read_dir(&first).unwrap().count(), 2, "no partial file is left");
     }
 
@@ -137,7 +137,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let ask = || folder(TWO, &[], || Ok(cache.path().into())).unwrap();
         let path = ask();
-        fs::write(path.join("worker.py"), "evil").unwrap();
+        fs::write(path.join("triton_python_backend_stub.py"), "evil").unwrap();
         fs::remove_dir_all(path.join("package")).unwrap();
         ask();
         assert!(TWO.iter().all(|file| is_written(&path, file)));

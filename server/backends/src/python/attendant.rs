@@ -1,0 +1,158 @@
+//! The thread that attends to one worker: it reads what the worker says of itself at any time, on the events channel and on
+//! its outputs, and never waits for anything else.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::{Errno, read, write},
+};
+use server_core::error::{Error, Result};
+
+use super::{
+    channel::{Broken, Channel},
+    lines::{Lines, Record},
+    worker::Shared,
+};
+
+/// The attendant, as its worker holds it. Dropping it ends the thread.
+pub(super) struct Attendant {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker writes.
+pub(super) struct Pipes {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+impl Attendant {
+    /// Starts the thread.
+    ///
+    /// Errors: the system has none.
+    pub(super) fn start(shared: Arc<Shared>, events: Channel, pipes: Pipes) -> Result<Self> {
+        let prepare = || {
+            let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+            let pipes = [Pipe::new(pipes.stdout)?, Pipe::new(pipes.stderr)?];
+            let name = format!("{} attendant", shared.name());
+            let of_thread = Of { shared: shared.clone(), events: Some(events), stop: stop.clone(), pipes };
+            let thread = thread::Builder::new().name(name).spawn(move || of_thread.run())?;
+            Ok(Self { stop, thread: Some(thread) })
+        };
+        prepare().map_err(|error: io::Error| {
+            Error::internal(format!("cannot attend to the Python worker of '{}': {error}", shared.name()))
+        })
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        let _ = write(&*self.stop, &1u64.to_ne_bytes()); // it can only be full, which says the same
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that attends to a Python worker ended by panic");
+        }
+    }
+}
+
+struct Of {
+    shared: Arc<Shared>,
+    /// Until the worker has closed it.
+    events: Option<Channel>,
+    stop: Arc<OwnedFd>,
+    pipes: [Pipe; 2],
+}
+
+/// One of the worker's outputs.
+struct Pipe {
+    /// Until all ends of it are closed.
+    fd: Option<OwnedFd>,
+    lines: Lines,
+}
+
+impl Of {
+    fn run(mut self) {
+        loop {
+            let (is_over, has_event) = self.wait();
+            for pipe in &mut self.pipes {
+                pipe.read(&self.shared.model_name, is_over);
+            }
+            if has_event {
+                self.event();
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do. Returns whether all is over, and whether an event has come.
+    fn wait(&self) -> (bool, bool) {
+        let mut descriptors = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+        descriptors.extend(self.events.iter().map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
+        descriptors.extend(self.pipes.iter().filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN))));
+        match poll(&mut descriptors, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot attend to the Python worker of '{}'", self.shared.name());
+                return (true, false);
+            }
+        }
+        let is_ready = |index: usize| descriptors.get(index).is_some_and(|descriptor| !descriptor.revents().is_empty());
+        (is_ready(0), self.events.is_some() && is_ready(1))
+    }
+
+    /// Takes one event.
+    fn event(&mut self) {
+        let Some(events) = &mut self.events else { return };
+        let shared = &self.shared;
+        let problem = match events.receive(&shared.outputs) {
+            Ok(message) => message.read().and_then(|(message, _)| shared.event(&message)).err(),
+            Err(Broken::Closed) => {
+                self.events = None;
+                return;
+            }
+            Err(Broken::Failed(error)) => Some(error),
+        };
+        if let Some(error) = problem {
+            tracing::error!(%error, "an event of the Python worker of '{}' is lost", shared.name());
+        }
+    }
+}
+
+impl Pipe {
+    fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        Ok(Self { fd: Some(fd), lines: Lines::default() })
+    }
+
+    /// Reads what is there, and puts into the log what is complete, or all at the end.
+    fn read(&mut self, model: &str, is_over: bool) {
+        let mut records = Vec::new();
+        let mut bytes = [0; 16 << 10];
+        while let Some(fd) = &self.fd {
+            match read(fd, &mut bytes) {
+                Ok(0) => self.fd = None,
+                Ok(length) => self.lines.push(&bytes[..length], &mut records),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => self.fd = None,
+            }
+        }
+        if is_over || self.fd.is_none() {
+            self.lines.flush(&mut records);
+        }
+        for record in records {
+            match record {
+                Record::Line(text) => tracing::info!(model, "{text}"),
+                Record::Traceback(text) => tracing::warn!(model, "{text}"),
+            }
+        }
+    }
+}

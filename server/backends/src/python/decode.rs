@@ -1,0 +1,156 @@
+//! Answers of a worker as the server reads them.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use server_core::{
+    error::{Code, Error, Result},
+    request::{Parameter, Parameters},
+    response::Outputs as Response,
+    tensor::{DataType, Name, Shape, Tensor, byte_count, element_count, shape_text, strings},
+};
+
+use super::{
+    channel::not_understood,
+    encode::type_of,
+    marshal::Value,
+    memory::{InUse, Lent, Outputs},
+    wire::{place, result},
+};
+
+/// What came of one request.
+#[expect(clippy::large_enum_variant, reason = "there is one per request, and it is moved once")]
+pub(super) enum Outcome {
+    /// Its response, or an error in its place.
+    Response(Result<Response>),
+    /// None yet: it is answered through its response sender.
+    Nothing,
+    /// It is to have another turn.
+    Rescheduled,
+}
+
+/// Reads what a worker answers. Tensors that lie in the same segment share it.
+pub(super) struct Decoder<'a> {
+    pub(super) names: &'a [Name],
+    pub(super) lent: &'a Lent,
+    pub(super) outputs: &'a Outputs,
+    in_use: HashMap<u64, InUse>,
+}
+
+impl<'a> Decoder<'a> {
+    /// `names` are those of the model's outputs.
+    pub(super) fn new(names: &'a [Name], lent: &'a Lent, outputs: &'a Outputs) -> Self {
+        Self { names, lent, outputs, in_use: HashMap::new() }
+    }
+
+    /// What came of one request.
+    pub(super) fn outcome(&mut self, value: &Value<'_>) -> Outcome {
+        let items = value.items();
+        match (items.first().and_then(Value::number), items) {
+            (Some(result::NOTHING), _) => Outcome::Nothing,
+            (Some(result::RESCHEDULED), _) => Outcome::Rescheduled,
+            (Some(result::ERROR), [_, text, code]) => Outcome::Response(Err(error(text, code))),
+            (Some(result::OUTPUTS), [_, tensors, parameters]) => Outcome::Response(self.response(tensors, parameters)),
+            _ => Outcome::Response(Err(not_understood("no such result"))),
+        }
+    }
+
+    fn response(&mut self, tensors: &Value<'_>, parameters: &Value<'_>) -> Result<Response> {
+        let tensors = tensors.items().iter().map(|tensor| self.tensor(tensor)).collect::<Result<_>>()?;
+        Ok(Response { tensors, parameters: read_parameters(parameters)?.into() })
+    }
+
+    /// One tensor.
+    ///
+    /// Errors: its bytes are not as many as its shape and type say.
+    pub(super) fn tensor(&mut self, value: &Value<'_>) -> Result<Tensor> {
+        let [name, kind, shape, data] = value.items() else { return Err(not_understood("no such tensor")) };
+        let name = name.text();
+        let data_type = kind.number().and_then(type_of).ok_or_else(|| not_understood("no such type"))?;
+        let extents = shape.items().iter().map(|extent| extent.number().and_then(|extent| i64::try_from(extent).ok()));
+        let shape: Shape = extents.collect::<Option<_>>().ok_or_else(|| not_understood("no such shape"))?;
+        let data = self.data(data)?;
+        let fits = match byte_count(data_type, &shape) {
+            Some(count) => data.len() == count,
+            None => data_type == DataType::Bytes && has_elements(&data, &shape),
+        };
+        if !fits {
+            return Err(Error::internal(format!(
+                "output '{name}' of type {data_type} and shape {} cannot have {} bytes",
+                shape_text(&shape),
+                data.len()
+            )));
+        }
+        let known = self.names.iter().find(|known| ***known == *name);
+        let name = known.cloned().unwrap_or_else(|| Name::from(name));
+        Ok(Tensor { name, data_type, shape, data: data.into() })
+    }
+
+    fn data(&mut self, value: &Value<'_>) -> Result<Bytes> {
+        if let Value::Bytes(bytes) = value {
+            return Ok(Bytes::copy_from_slice(bytes));
+        }
+        let numbers: Option<Vec<u64>> = value.items().iter().map(Value::number).collect();
+        let Some([kind, number, offset, length]) = numbers.as_deref() else {
+            return Err(not_understood("no such data"));
+        };
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let (offset, length) = (size(*offset), size(*length));
+        match *kind {
+            place::IN_INPUT => {
+                let part = self.lent.part(*number, offset..offset.saturating_add(length))?;
+                Ok(part.into_host().unwrap_or_default())
+            }
+            place::IN_SEGMENT => {
+                let in_use = match self.in_use.get(number) {
+                    Some(in_use) => in_use.clone(),
+                    None => self.outputs.message(*number)?,
+                };
+                let bytes = in_use.view(offset, length)?;
+                self.in_use.insert(*number, in_use);
+                Ok(bytes)
+            }
+            _ => Err(not_understood("no such place")),
+        }
+    }
+}
+
+fn has_elements(data: &[u8], shape: &[i64]) -> bool {
+    let Some(expected) = element_count(shape) else { return false };
+    let mut count = 0;
+    strings::elements(data).all(|element| {
+        count += 1;
+        element.is_ok()
+    }) && count == expected
+}
+
+/// An error as the model words it.
+fn error(text: &Value<'_>, code: &Value<'_>) -> Error {
+    let code = match code.number() {
+        Some(0) => Code::Unknown,
+        Some(2) => Code::NotFound,
+        Some(3) => Code::InvalidArgument,
+        Some(4) => Code::Unavailable,
+        Some(5) => Code::Unsupported,
+        Some(6) => Code::AlreadyExists,
+        Some(7) => Code::Cancelled,
+        _ => Code::Internal,
+    };
+    Error::new(code, text.text().to_owned())
+}
+
+fn read_parameters(value: &Value<'_>) -> Result<Parameters> {
+    let Value::Dict(entries) = value else { return Ok(Vec::new()) };
+    let entry = |(key, value): &(Value<'_>, Value<'_>)| {
+        let value = match value {
+            Value::Bool(value) => Parameter::Bool(*value),
+            Value::Int(value) => Parameter::Int(*value),
+            Value::Uint(value) => Parameter::Uint(*value),
+            Value::Float(value) => Parameter::Double(*value),
+            Value::Str(value) => Parameter::String((*value).to_owned()),
+            _ => return Err(not_understood("no such parameter")),
+        };
+        Ok((key.text().to_owned(), value))
+    };
+    entries.iter().map(entry).collect()
+}

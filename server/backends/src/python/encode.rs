@@ -1,0 +1,152 @@
+//! Requests as a worker reads them.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use server_core::{
+    buffer::Buffer,
+    error::Result,
+    request::{CorrelationId, InferRequest, Parameter},
+    tensor::{DataType, Tensor},
+};
+use server_shm::Segment;
+
+use super::{
+    marshal::Writer,
+    memory::Lent,
+    wire::{INLINE_MAX, kind},
+};
+
+/// A message that is being made, the segments it speaks of, and the inputs it lends.
+#[derive(Default)]
+pub(super) struct Message {
+    pub(super) writer: Writer,
+    pub(super) segments: Vec<Arc<Segment>>,
+}
+
+impl Message {
+    /// The head of a message that runs so many requests; they follow.
+    pub(super) fn execute(memory: Vec<u8>, count: usize) -> Self {
+        let mut writer = Writer::reusing(memory);
+        writer.tuple(2);
+        writer.int(kind::EXECUTE);
+        writer.tuple(count);
+        Self { writer, segments: Vec::new() }
+    }
+
+    /// One request. On an error nothing was written of it.
+    ///
+    /// Errors: there is no memory to show its inputs in.
+    pub(super) fn request(&mut self, slot: u32, request: &InferRequest, lent: &Lent) -> Result<()> {
+        self.writer.tuple(5);
+        self.writer.int(slot.into());
+        self.writer.str(&request.id);
+        self.writer.tuple(request.inputs.len());
+        for input in &request.inputs {
+            self.tensor(input, lent)?;
+        }
+        if request.outputs.is_empty() {
+            self.writer.none();
+        } else {
+            self.writer.tuple(request.outputs.len());
+            request.outputs.iter().for_each(|output| self.writer.str(&output.name));
+        }
+        self.rest(request);
+        Ok(())
+    }
+
+    /// What most requests do not have.
+    fn rest(&mut self, request: &InferRequest) {
+        let writer = &mut self.writer;
+        let timeout = request.timeout.map_or(0, |timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX));
+        if request.sequence.is_none() && timeout == 0 && request.parameters.is_empty() {
+            return writer.none();
+        }
+        writer.tuple(5);
+        match request.sequence.as_ref().map(|sequence| &sequence.id) {
+            Some(CorrelationId::Text(text)) => writer.str(text),
+            Some(CorrelationId::Number(number)) => writer.uint(*number),
+            None => writer.int(0),
+        }
+        writer.int(
+            request
+                .sequence
+                .as_ref()
+                .map_or(0, |sequence| i64::from(sequence.is_start) | i64::from(sequence.is_end) << 1),
+        );
+        writer.uint(timeout);
+        if request.parameters.is_empty() {
+            writer.none()
+        } else {
+            writer.str(&parameters(request))
+        }
+        writer.none();
+    }
+
+    /// A tensor, in the message if it is small.
+    pub(super) fn tensor(&mut self, tensor: &Tensor, lent: &Lent) -> Result<()> {
+        self.writer.tuple(4);
+        self.writer.str(&tensor.name);
+        self.writer.int(type_number(tensor.data_type));
+        self.writer.tuple(tensor.shape.len());
+        tensor.shape.iter().for_each(|extent| self.writer.int(*extent));
+        self.data(&tensor.data, lent)
+    }
+
+    fn data(&mut self, data: &Buffer, lent: &Lent) -> Result<()> {
+        if let Some(bytes) = data.as_host().filter(|bytes| bytes.len() <= INLINE_MAX) {
+            self.writer.bytes(bytes);
+            return Ok(());
+        }
+        let loan = lent.lend(data)?;
+        self.writer.tuple(4);
+        let place = [loan.handle, loan.segment.id(), loan.offset as u64, loan.length as u64];
+        place.into_iter().for_each(|number| self.writer.uint(number));
+        self.segments.push(loan.segment);
+        Ok(())
+    }
+}
+
+/// The number of a type in Triton's `TRITONSERVER_DataType`.
+fn type_number(data_type: DataType) -> i64 {
+    data_type as i64 + 1
+}
+
+/// The type of that number.
+pub(super) fn type_of(number: u64) -> Option<DataType> {
+    let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    DataType::ALL.get(index).copied()
+}
+
+/// The caller's parameters as the JSON text of an object.
+fn parameters(request: &InferRequest) -> String {
+    let mut text = String::from("{");
+    for (index, (key, value)) in request.parameters.iter().enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        let _ = write!(text, "{comma}{}:", serde_json::Value::from(key.as_str())); // into a String: cannot fail
+        let _ = match value {
+            Parameter::Bool(value) => write!(text, "{value}"),
+            Parameter::Int(value) => write!(text, "{value}"),
+            Parameter::Uint(value) => write!(text, "{value}"),
+            Parameter::Double(value) => write!(text, "{}", serde_json::Value::from(*value)),
+            Parameter::String(value) => write!(text, "{}", serde_json::Value::from(value.as_str())),
+        };
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_have_the_numbers_of_triton() {
+        assert_eq!(type_number(DataType::Bool), 1);
+        assert_eq!(type_number(DataType::Fp32), 11);
+        assert_eq!(type_number(DataType::Bf16), 14);
+        for data_type in DataType::ALL {
+            assert_eq!(type_of(type_number(data_type) as u64), Some(data_type));
+        }
+        assert_eq!((type_of(0), type_of(15)), (None, None));
+    }
+}

@@ -1,0 +1,47 @@
+"""The program of a worker: one instance of one Python model.
+
+Usage: triton_python_backend_stub.py EXECUTE_FD EVENTS_FD STATUS_FD SEGMENT_PREFIX SEGMENT_BYTES GROWTH_BYTES NAME
+
+The server passes the three file descriptors, and NAME so that lists of processes tell workers apart.
+"""
+
+import os
+import sys
+
+
+def main():
+    execute_fd, events_fd, status_fd = map(int, sys.argv[1:4])
+    prefix, smallest, growth = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
+    try:
+        with open("/proc/self/comm", "w") as comm:
+            comm.write("triton_python_backend_stub")
+    except OSError:
+        pass  # only a name
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.path.append(sys.path.pop(0))  # nothing of ours hides what a model imports
+    try:
+        import numpy  # noqa: F401
+    except ImportError as error:
+        return refuse(execute_fd, error)
+    from triton_python_backend_utils import _worker
+
+    sys.dont_write_bytecode = True  # a model's folder is not ours to write in
+    sys.argv[:] = [""]
+    _worker.run(execute_fd, events_fd, status_fd, prefix, smallest, growth)
+
+
+def refuse(execute_fd, error):
+    """Answers the server's first message: this interpreter cannot run a model."""
+    import marshal
+
+    text = (
+        "the Python interpreter '%s' (%s) cannot import numpy, which every Python model needs (%s): install it there with "
+        "'%s -m pip install numpy', or name another interpreter with --backend-config=python,executable=PATH or the "
+        "model's parameter EXECUTION_ENV_PATH"
+    ) % (sys.executable, sys.version.split()[0], error, sys.executable)
+    os.read(execute_fd, 1 << 16)
+    os.write(execute_fd, marshal.dumps((1, text, 1), 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What a Python model imports as ``pb_utils``.
+
+Source: Triton Python backend, "triton_python_backend_utils".
+"""
+
+import sys
+
+from ._constants import (
+    TRITONSERVER_MEMORY_CPU,
+    TRITONSERVER_MEMORY_GPU,
+    TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
+    TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
+    TRITONSERVER_REQUEST_RELEASE_ALL,
+    TRITONSERVER_REQUEST_RELEASE_RESCHEDULE,
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+    MemoryType,
+    PreferredMemory,
+)
+from ._errors import TritonError, TritonModelException
+from ._helpers import (
+    get_input_config_by_name,
+    get_input_tensor_by_name,
+    get_output_config_by_name,
+    get_output_tensor_by_name,
+    using_decoupled_model_transaction_policy,
+)
+from ._model_config import ModelConfig
+from ._request import InferenceRequest, InferenceTrace
+from ._response import InferenceResponse
+from ._tensor import Tensor
+from ._types import (
+    TRITON_STRING_TO_NUMPY,
+    deserialize_byte_tensor,
+    deserialize_bytes_tensor,
+    numpy_to_triton_type,
+    serialize_byte_tensor,
+    serialize_bytes_tensor,
+    triton_string_to_numpy,
+    triton_to_numpy_type,
+)
+
+sys.modules.setdefault("c_python_backend_utils", sys.modules[__name__])  # models import some names from there

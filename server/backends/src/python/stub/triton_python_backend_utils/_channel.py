@@ -1,0 +1,119 @@
+"""The ways between this worker and the server: the execute channel of the main thread, the events channel for one-way
+messages from any thread, and call channels for what wants an answer.
+
+A message is a tuple in the format of ``marshal``, version 2; its first item is its kind. One that is larger than
+``MESSAGE_MAX`` lies in a segment, and a message in its place says where.
+"""
+
+import os
+from _thread import allocate_lock
+from marshal import dumps, loads
+
+# Kinds of messages from the server; `wire.rs` names the same.
+LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT = range(1, 10)
+
+# Kinds of answers.
+OK, FAILED = 0, 1
+
+# Kinds of events.
+LOG, RELEASED, OPEN_CALL_CHANNEL, RESPONSE = range(20, 24)
+
+MESSAGE_MAX = 64 << 10
+"""Bytes of the largest message on a channel."""
+
+
+class Channel(object):
+    """One end of a socket pair that keeps the borders of messages, and the segments that messages on it speak of."""
+
+    def __init__(self, fd, segments):
+        self.fd = fd
+        self.segments = segments
+
+    def receive(self):
+        """The next message; ``None`` when the server is gone. What concerns segments is done on the way."""
+        while True:
+            data = os.read(self.fd, MESSAGE_MAX)
+            if not data:
+                return None
+            message = loads(data)
+            kind = message[0]
+            if kind == SEGMENT:
+                self.segments.map(message[1], self._receive_descriptor(), message[2])
+            elif kind == FORGET:
+                self.segments.forget(message[1])
+            elif kind == IN_SEGMENT:
+                return loads(self.segments.view(message[1], message[2], message[3]))
+            else:
+                return message
+
+    def send(self, message):
+        """Sends one message, which may hold anything with C-contiguous bytes, such as a NumPy array, in place of bytes."""
+        self.send_encoded(dumps(message, 2))
+
+    def send_encoded(self, data, appendix=b""):
+        """Sends a message that is encoded already, with a second one appended that concerns no memory."""
+        if len(data) + len(appendix) > MESSAGE_MAX:
+            place = self.segments.writer(len(data), self).write(data)
+            data = dumps((IN_SEGMENT,) + place, 2)
+        os.write(self.fd, data + appendix if appendix else data)
+
+    def send_with_descriptor(self, message, fd):
+        """Sends one message, and a file descriptor that belongs to it as the next."""
+        import _socket
+        from array import array
+
+        os.write(self.fd, dumps(message, 2))
+        socket = _socket.socket(fileno=self.fd)
+        try:
+            socket.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [fd]))])
+        finally:
+            socket.detach()
+
+    def _receive_descriptor(self):
+        import _socket
+        from array import array
+
+        descriptors = array("i")
+        socket = _socket.socket(fileno=self.fd)
+        try:
+            _, ancillary, _, _ = socket.recvmsg(1, _socket.CMSG_SPACE(descriptors.itemsize))
+        finally:
+            socket.detach()
+        for level, kind, data in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: descriptors.itemsize])
+        return descriptors[0]
+
+
+class Events(object):
+    """The channel for messages that no answer comes to, from any thread."""
+
+    def __init__(self, channel):
+        self._channel = channel
+        self._lock = allocate_lock()
+
+    @property
+    def segments(self):
+        return self._channel.segments
+
+    def send(self, message):
+        """Sends one message."""
+        with self._lock:
+            self._channel.send(message)
+
+    def send_if_free(self, make):
+        """Sends the message that ``make()`` returns, unless another thread is sending just now. Never waits for one."""
+        if self._lock.acquire(False):
+            try:
+                self._channel.send(make())
+            finally:
+                self._lock.release()
+
+    def send_with_descriptor(self, message, fd):
+        """Sends one message and a file descriptor that belongs to it."""
+        with self._lock:
+            self._channel.send_with_descriptor(message, fd)
+
+
+events = None
+"""The worker's :class:`Events`; ``None`` where the package is used without a server."""

@@ -1,0 +1,72 @@
+"""The user's class ``TritonPythonModel``: found, made and called."""
+
+import sys
+
+from ._errors import TritonModelException
+
+
+class Model(object):
+    """One model of this worker."""
+
+    def __init__(self, settings):
+        """Imports the model; ``settings`` says where it lies (message LOAD).
+
+        Raises: whatever the import raises; ``AttributeError`` if there is no ``TritonPythonModel``.
+        """
+        self.name = settings["name"]
+        self.version = settings["version"]
+        self.folder = settings["folder"]
+        self.is_decoupled = False
+        self.output_names = ()
+        self._instance = None
+        sys.path.extend(folder for folder in settings["path"] if folder not in sys.path)
+        module = __import__(settings["module"], fromlist=["TritonPythonModel"])
+        self._class = module.TritonPythonModel
+
+    def complete(self, config):
+        """The configuration as the model completes it, both as JSON; ``None`` if it has nothing to say.
+
+        Raises: what ``auto_complete_config`` raises; ``TritonModelException`` if it returns anything else.
+        """
+        import json
+
+        from ._model_config import ModelConfig
+
+        function = getattr(self._class, "auto_complete_config", None)
+        if function is None:
+            return None
+        completed = function(ModelConfig(config))
+        if not isinstance(completed, ModelConfig):
+            raise TritonModelException(
+                "auto_complete_config function in model '%s' must return a valid pb.ModelConfig object." % self.name
+            )
+        return json.dumps(completed._model_config)
+
+    def initialize(self, args, settings):
+        """Makes the instance. ``settings``: names of all outputs, whether the model is decoupled."""
+        self.output_names = settings["outputs"]
+        self.is_decoupled = settings["decoupled"]
+        self._instance = self._class()
+        initialize = getattr(self._instance, "initialize", None)
+        if initialize is not None:
+            initialize(args)
+        self.execute = self._instance.execute
+
+    def is_ready(self):
+        """Whether the model says that it can serve; one that says nothing can.
+
+        Raises: ``TritonModelException`` if it answers anything but a ``bool``.
+        """
+        function = getattr(self._instance, "is_ready", None)
+        if function is None:
+            return True
+        answer = function()
+        if not isinstance(answer, bool):
+            raise TritonModelException("is_ready() must return a boolean value")
+        return answer
+
+    def finalize(self):
+        """Ends the instance."""
+        instance, self._instance = self._instance, None
+        if instance is not None and hasattr(instance, "finalize"):
+            instance.finalize()

@@ -1,0 +1,106 @@
+"""``InferenceResponse``, and how it is written for the server."""
+
+from ._errors import TritonError
+from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
+from ._segments import Lease, aligned
+
+# Kinds of results of one request; `wire.rs` names the same.
+OUTPUTS, ERROR, NOTHING, RESCHEDULED = range(4)
+
+# Where a tensor lies that does not travel inside its message.
+IN_INPUT, IN_SEGMENT = 0, 1
+
+
+class InferenceResponse(object):
+    """One response: tensors, or an error.
+
+    Source: Triton Python backend, ``pb_utils.InferenceResponse``.
+    """
+
+    __slots__ = ("_tensors", "_error", "_parameters", "__weakref__")
+
+    def __init__(self, output_tensors=(), error=None, parameters=None):
+        """``error`` is a ``TritonError``; ``parameters`` a ``dict`` of ``str`` to ``bool``, ``int``, ``float`` or ``str``."""
+        self._tensors = list(output_tensors)
+        for tensor in self._tensors:
+            if not isinstance(tensor, Tensor):
+                raise TypeError("output_tensors: expected Tensor objects, found '%s'" % type(tensor).__name__)
+        if error is not None and not isinstance(error, TritonError):
+            raise TypeError("error: expected a TritonError, found '%s'" % type(error).__name__)
+        self._error = error
+        self._parameters = parameters
+
+    def output_tensors(self):
+        """The tensors."""
+        return self._tensors
+
+    def has_error(self):
+        """Whether it is an error."""
+        return self._error is not None
+
+    def error(self):
+        """The ``TritonError``, or ``None``."""
+        return self._error
+
+    def parameters(self):
+        """The parameters as the JSON text of an object."""
+        import json
+
+        return "{}" if self._parameters is None else json.dumps(self._parameters)
+
+
+def result_of(response, large):
+    """A response as the server reads it. Tensors that are too large for a message are collected by ``large``."""
+    error = response._error
+    if error is not None:
+        return (ERROR, error.message(), int(error.code()))
+    tensors = []
+    for tensor in response._tensors:
+        data = contiguous_data(tensor)
+        if type(data) is Lease:
+            data = large.of_lease(data, 0, data.length)
+        elif (data.nbytes if type(data) is not bytes else len(data)) > INLINE_MAX:
+            data = large.of_data(data)
+        tensors.append((tensor._name, tensor._type, tuple(tensor._extents()), data))
+    return (OUTPUTS, tensors, response._parameters)
+
+
+class Large(object):
+    """Tensors of one message that are too large to travel inside it: what of them must be written is written together."""
+
+    __slots__ = ("_channel", "_unplaced", "_bytes", "_writer")
+
+    def __init__(self, channel):
+        self._channel = channel
+        self._unplaced = ()
+        self._bytes = 0
+        self._writer = None
+
+    def of_lease(self, lease, offset, length):
+        """A part of an input, by reference."""
+        return (IN_INPUT, lease.handle, offset, length)
+
+    def of_data(self, data):
+        """A C-contiguous array, or bytes: by reference if it is part of an input, else to be written."""
+        if type(data) is not bytes:
+            leased = lease_of(data)
+            if leased is not None:
+                return self.of_lease(leased[0], leased[1], data.nbytes)
+        place = [IN_SEGMENT]
+        if not self._unplaced:
+            self._unplaced = []
+        self._unplaced.append((place, data))
+        self._bytes += aligned(len(data) if type(data) is bytes else data.nbytes)
+        return place
+
+    def write(self):
+        """Writes what was collected."""
+        if self._unplaced:
+            self._writer = self._channel.segments.writer(self._bytes, self._channel)
+            for place, data in self._unplaced:
+                place.extend(self._writer.write(data))
+
+    def discard(self):
+        """The message is not sent."""
+        if self._writer is not None:
+            self._writer.discard()

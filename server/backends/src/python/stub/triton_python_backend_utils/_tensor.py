@@ -1,0 +1,138 @@
+"""``Tensor``: a name and an array, made by the model, or an input that becomes an array when it is asked for."""
+
+import numpy as np
+
+from ._errors import TritonModelException
+from ._segments import Lease
+from ._types import BF16, BYTES, NUMPY_DTYPES, TRITON_TYPES, deserialize_bytes_tensor, serialize_byte_tensor
+
+INLINE_MAX = 16 << 10
+"""Bytes of the largest tensor that travels inside a message; a larger one lies in a segment."""
+
+frombuffer = np.frombuffer
+ndarray = np.ndarray
+
+
+class Tensor(object):
+    """A named tensor.
+
+    Source: Triton Python backend, ``pb_utils.Tensor``.
+    """
+
+    __slots__ = ("_name", "_type", "_shape", "_data", "_array", "__weakref__")
+
+    def __init__(self, name, data):
+        """A tensor of that NumPy array.
+
+        Strings are object arrays of ``bytes`` or ``str``, or arrays of NumPy's own string types.
+
+        Raises: ``TritonModelException`` if the name is empty or Triton has no such type.
+        """
+        if not isinstance(name, str) or not isinstance(data, ndarray):
+            raise TypeError(
+                "Tensor(name, data): expected a str and a numpy.ndarray, got %s and %s"
+                % (type(name).__name__, type(data).__name__)
+            )
+        if not name:
+            raise TritonModelException("Tensor name cannot be an empty string.")
+        kind = TRITON_TYPES.get(data.dtype)
+        if kind is None:
+            kind = _other_type(data.dtype)
+            if kind != BYTES:
+                data = data.astype(data.dtype.newbyteorder("="))
+        self._name = name
+        self._type = kind
+        self._shape = None
+        self._data = None
+        self._array = data
+
+    def name(self):
+        """Its name in the model's configuration."""
+        return self._name
+
+    def triton_dtype(self):
+        """The number of its type in Triton's ``TRITONSERVER_DataType``."""
+        return self._type
+
+    def shape(self):
+        """Its extents, the batch dimension included."""
+        return list(self._extents())
+
+    def is_cpu(self):
+        """Whether its bytes lie in the memory of the host."""
+        return True
+
+    def as_numpy(self):
+        """The array, without a copy of what lies in shared memory. Strings are an object array of ``bytes``.
+
+        Raises: ``TritonModelException`` for BF16, which NumPy does not have.
+        """
+        array = self._array
+        if array is None:
+            array = self._array = self._make_array()
+        return array
+
+    def _extents(self):
+        return self._array.shape if self._shape is None else self._shape
+
+    def _make_array(self):
+        kind, data, shape = self._type, self._data, self._shape
+        if kind == BYTES:
+            data = data.bytes() if type(data) is Lease else data
+            return deserialize_bytes_tensor(data).reshape(shape)
+        if kind == BF16:
+            raise TritonModelException(
+                "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
+            )
+        if type(data) is Lease:
+            return data.array(NUMPY_DTYPES[kind], shape)
+        return frombuffer(bytearray(data), NUMPY_DTYPES[kind]).reshape(shape)
+
+
+def _other_type(dtype):
+    """The type of an array whose type is not Triton's own by name: strings, and foreign byte orders."""
+    if dtype.kind in "SU":
+        return BYTES
+    kind = TRITON_TYPES.get(dtype.newbyteorder("="))
+    if kind is None:
+        raise TritonModelException("NumPy dtype is not supported.")
+    return kind
+
+
+# === between messages and tensors ===
+
+
+def tensor_of_wire(name, kind, shape, data):
+    """An input. ``data`` is its bytes, or a :class:`Lease`."""
+    tensor = Tensor.__new__(Tensor)
+    tensor._name = name
+    tensor._type = kind
+    tensor._shape = shape
+    tensor._data = data
+    tensor._array = None
+    return tensor
+
+
+def contiguous_data(tensor):
+    """What goes out of a tensor: bytes, a C-contiguous array, or the :class:`Lease` of an input that it lies in."""
+    array = tensor._array
+    if array is None:
+        return tensor._data
+    if tensor._type == BYTES:
+        return serialize_byte_tensor(array)
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    return array
+
+
+def lease_of(array):
+    """The lease and the offset in it, if all of a C-contiguous array lies in the memory of an input; else ``None``."""
+    base = array.base
+    while type(base) is ndarray:
+        base = base.base
+    if type(base) is not Lease:
+        return None
+    offset = array.__array_interface__["data"][0] - base.address
+    if offset < 0 or offset + array.nbytes > base.length:
+        return None
+    return base, offset

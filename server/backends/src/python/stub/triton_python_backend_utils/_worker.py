@@ -1,0 +1,145 @@
+"""The loop of a worker: it loads the model when it is told to, and runs what the server sends until it is over."""
+
+import os
+import sys
+from _collections import deque
+
+from . import _channel
+from ._channel import (
+    COMPLETE,
+    EXECUTE,
+    FAILED,
+    FINALIZE,
+    INITIALIZE,
+    LOAD,
+    OK,
+    READY,
+    RELEASED,
+    Channel,
+    Events,
+    dumps,
+)
+from ._execute import results_of
+from ._model import Model
+from ._request import request_of_wire
+from ._response import Large
+from ._segments import Segments
+from ._traceback import describe
+
+
+def run(execute_fd, events_fd, status_fd, prefix, smallest, growth):
+    """Serves one model instance until the server ends it or is gone."""
+    segments = Segments(prefix, smallest, growth)
+    _channel.events = Events(Channel(events_fd, segments))
+    Worker(Channel(execute_fd, segments)).run()
+
+
+class Worker(object):
+    """One model instance, and the execute channel it is driven through."""
+
+    def __init__(self, channel):
+        self._channel = channel
+        self._leases = Leases(channel.segments)
+        self._model = None
+        self._handlers = {
+            LOAD: self._load,
+            COMPLETE: self._complete,
+            INITIALIZE: self._initialize,
+            READY: self._ready,
+            FINALIZE: self._finalize,
+        }
+
+    def run(self):
+        """Runs until the server says FINALIZE or is gone."""
+        receive = self._channel.receive
+        while True:
+            message = receive()
+            if message is None:
+                os._exit(0)
+            kind = message[0]
+            if kind == EXECUTE:
+                self._execute(message[1])
+            else:
+                self._answer(self._handlers[kind], message)
+                if kind == FINALIZE:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    return
+
+    def _execute(self, wires):
+        leases = self._leases
+        leases.is_batch_running = True
+        data = self._results(wires)
+        # By now requests and responses are gone, and with them the inputs that nobody kept.
+        leases.is_batch_running = False
+        released = leases.take_released()
+        self._channel.send_encoded(data, dumps(released, 2) if released else b"")
+
+    def _results(self, wires):
+        """The encoded answer for a batch."""
+        large = Large(self._channel)
+        try:
+            requests = [request_of_wire(wire, self._model, self._leases) for wire in wires]
+            results = results_of(self._model, requests, large)
+            large.write()
+            return dumps((OK, results), 2)
+        except BaseException as error:
+            large.discard()
+            return dumps((FAILED,) + describe(error), 2)
+
+    def _answer(self, handler, message):
+        try:
+            answer = (OK, handler(*message[1:]))
+        except BaseException as error:
+            answer = (FAILED,) + describe(error)
+        self._channel.send_encoded(dumps(answer, 2))
+
+    def _load(self, settings):
+        self._model = Model(settings)
+
+    def _complete(self, config):
+        return self._model.complete(config)
+
+    def _initialize(self, args, settings):
+        self._model.initialize(args, settings)
+
+    def _ready(self):
+        return self._model.is_ready()
+
+    def _finalize(self):
+        self._model.finalize()
+
+
+class Leases(object):
+    """Which inputs in shared memory the worker is done with. The server hears of them with the answer of a batch or, while
+    none is running, through the events channel.
+    """
+
+    def __init__(self, segments):
+        self._segments = segments
+        self._released = deque()
+        self.is_batch_running = False
+
+    def lease(self, data):
+        """The memory of an input as it stands in a message: handle, segment, offset, length."""
+        return self._segments.lease(*data, released=self.released)
+
+    def released(self, handle):
+        """Nobody looks at that input any more. Called from any thread, in the middle of anything: it never waits."""
+        self._released.append(handle)
+        if not self.is_batch_running:
+            _channel.events.send_if_free(self._event)
+
+    def take_released(self):
+        """What was released since the last time; ``None`` for nothing."""
+        if not self._released:
+            return None
+        handles = []
+        try:
+            while True:
+                handles.append(self._released.popleft())
+        except IndexError:
+            return tuple(handles)
+
+    def _event(self):
+        return (RELEASED, self.take_released() or ())

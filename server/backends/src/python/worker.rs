@@ -1,0 +1,177 @@
+//! One running worker: a process with its channels, from start to end.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use server_core::error::{Error, Result};
+use server_shm::{Segment, SegmentPool};
+
+use super::{
+    attendant::{Attendant, Pipes},
+    channel::{self, Broken, Channel, Message, not_understood},
+    interpreter::Interpreter,
+    marshal::{Value, Writer},
+    memory::{Lent, Outputs},
+    process::{Process, Spawn},
+    settings::Memory,
+    stub_files,
+    wire::{answer, event, kind},
+};
+
+/// How long a worker may take to end by itself after it was told to, before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What is needed to start a worker.
+pub(super) struct Start<'a> {
+    pub(super) interpreter: &'a Interpreter,
+    /// Folder with the worker's program.
+    pub(super) stub: &'a std::path::Path,
+    pub(super) model_name: &'a str,
+    pub(super) memory: &'a Memory,
+    pub(super) pool: &'a Arc<SegmentPool>,
+}
+
+/// What all threads that deal with a worker share.
+pub(super) struct Shared {
+    pub(super) model_name: String,
+    /// Name of the instance, once it has one.
+    instance: OnceLock<String>,
+    pub(super) lent: Lent,
+    pub(super) outputs: Outputs,
+}
+
+/// A running worker. Dropping it kills the process.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    execute: Channel,
+    process: Process,
+    _attendant: Attendant,
+}
+
+/// Slots of the status page: requests that a worker has at the same time.
+pub(super) const SLOTS: usize = 4096;
+
+/// Why the worker did not do what it was told.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It says so.
+    Refused(String),
+    /// It is gone, or out of its mind: it is of no further use.
+    Lost(Error),
+}
+
+impl Worker {
+    /// Starts the process. It has not looked at the model yet.
+    ///
+    /// Errors: the system's.
+    pub(super) fn start(start: &Start<'_>) -> Result<Self> {
+        let (execute, execute_theirs) = channel::pair(start.pool)?;
+        let (events, events_theirs) = channel::pair(start.pool)?;
+        let status = Segment::create("triton_python_backend_status", SLOTS)?;
+        let mut spawn = Spawn::new(&start.interpreter.program);
+        for (name, value) in &start.interpreter.variables {
+            spawn.variable(name.clone(), value.clone());
+        }
+        let failed = |error: std::io::Error| {
+            let program = start.interpreter.program.display();
+            Error::internal(format!("cannot start the Python interpreter '{program}': {error}"))
+        };
+        spawn.argument(start.stub.join(stub_files::MAIN));
+        let status_theirs = status.fd().try_clone_to_owned().map_err(failed)?;
+        for descriptor in [execute_theirs, events_theirs, status_theirs] {
+            let number = spawn.pass(descriptor);
+            spawn.argument(number.to_string());
+        }
+        let memory = start.memory;
+        spawn.argument(&memory.prefix).argument(memory.smallest.to_string()).argument(memory.step.to_string());
+        spawn.argument(start.model_name);
+        let spawned = spawn.run().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            model_name: start.model_name.to_owned(),
+            instance: OnceLock::new(),
+            lent: Lent::new(start.pool.clone()),
+            outputs: Outputs::default(),
+        });
+        let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
+        let attendant = Attendant::start(shared.clone(), events, pipes)?;
+        Ok(Self { shared, execute, process: spawned.process, _attendant: attendant })
+    }
+
+    /// Has it do something, and reads what it answers. Blocks until it has.
+    pub(super) fn ask<R>(
+        &mut self,
+        message: &[u8],
+        segments: &[Arc<Segment>],
+        read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
+    ) -> Result<R, Failure> {
+        let shared = &self.shared;
+        let answer = self.execute.send(message, segments).and_then(|()| self.execute.receive(&shared.outputs));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(Broken::Failed(error)) => return Err(Failure::Lost(error)),
+            Err(Broken::Closed) => return Err(Failure::Lost(self.lost())),
+        };
+        let understood = Message::read(&answer).map_err(Failure::Lost)?;
+        let (value, appended) = understood;
+        match value.items() {
+            [Value::Int(kind), value] if kind.unsigned_abs() == answer::OK => {
+                read(value, appended, shared).map_err(Failure::Lost)
+            }
+            [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
+                Err(Failure::Refused(text.text().to_owned()))
+            }
+            _ => Err(Failure::Lost(not_understood("no such answer"))),
+        }
+    }
+
+    fn lost(&self) -> Error {
+        let how = self.process.wait_timeout(Duration::from_secs(1));
+        let how = how.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
+        Error::internal(format!("Stub process '{}' is not healthy. ({how})", self.shared.name()))
+    }
+
+    /// Has it finalize the model and end; kills it if it takes too long.
+    pub(super) fn end(mut self) {
+        let mut message = Writer::default();
+        message.tuple(1);
+        message.int(kind::FINALIZE);
+        match self.ask(&message.into_bytes(), &[], |_, _, _| Ok(())) {
+            Ok(()) => {}
+            Err(Failure::Refused(text)) => {
+                tracing::error!(model = self.shared.model_name, "failed to finalize '{}': {text}", self.shared.name());
+            }
+            Err(Failure::Lost(error)) => tracing::error!(model = self.shared.model_name, "{error}"),
+        }
+        self.process.wait_timeout(GRACE);
+    }
+}
+
+impl Shared {
+    /// What logs and errors call the worker.
+    pub(super) fn name(&self) -> &str {
+        self.instance.get().unwrap_or(&self.model_name)
+    }
+
+    /// Which instance it is.
+    pub(super) fn set_instance(&self, name: &str) {
+        let _ = self.instance.set(name.to_owned()); // said once
+    }
+
+    /// Takes an event.
+    ///
+    /// Errors: it cannot be understood.
+    pub(super) fn event(&self, message: &Value<'_>) -> Result<()> {
+        match message.items() {
+            [kind, handles] if kind.number() == Some(event::RELEASED) => self.release(handles),
+            _ => return Err(not_understood("no such event")),
+        }
+        Ok(())
+    }
+
+    /// Nobody looks at these inputs any more.
+    pub(super) fn release(&self, handles: &Value<'_>) {
+        self.lent.release(handles.items().iter().filter_map(Value::number));
+    }
+}
