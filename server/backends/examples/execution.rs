@@ -54,6 +54,24 @@ impl Host for Nobody {
     fn infer(&self, _: InferRequest) -> server_core::error::Result<Box<dyn Responses>> {
         Err(server_core::error::Error::unavailable("there is no server"))
     }
+
+    fn load_model(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<String>,
+        _: Vec<(String, Bytes)>,
+    ) -> server_core::error::Result<()> {
+        Err(server_core::error::Error::unavailable("there is no server"))
+    }
+
+    fn unload_model(&self, _: &str, _: &str, _: bool) -> server_core::error::Result<()> {
+        Err(server_core::error::Error::unavailable("there is no server"))
+    }
+
+    fn is_model_ready(&self, _: &str, _: VersionChoice) -> server_core::error::Result<bool> {
+        Err(server_core::error::Error::unavailable("there is no server"))
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -126,6 +126,18 @@ pub(crate) fn no_host() -> Weak<dyn Host> {
         fn infer(&self, _request: InferRequest) -> Result<Box<dyn Responses>, Error> {
             Err(Error::unavailable("there is no server"))
         }
+
+        fn load_model(&self, _: &str, _: &str, _: Option<String>, _: Vec<(String, bytes::Bytes)>) -> Result<(), Error> {
+            Err(Error::unavailable("there is no server"))
+        }
+
+        fn unload_model(&self, _: &str, _: &str, _: bool) -> Result<(), Error> {
+            Err(Error::unavailable("there is no server"))
+        }
+
+        fn is_model_ready(&self, _: &str, _: VersionChoice) -> Result<bool, Error> {
+            Err(Error::unavailable("there is no server"))
+        }
     }
     Weak::<Nobody>::new()
 }

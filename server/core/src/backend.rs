@@ -11,11 +11,16 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use server_proto::inference::ModelConfig;
 
 pub use crate::health::Health;
 use crate::{
-    batch::Batch, error::Result, input_memory::InputMemory, request::InferRequest, response::InferResponse,
+    batch::Batch,
+    error::Result,
+    input_memory::InputMemory,
+    request::{InferRequest, VersionChoice},
+    response::InferResponse,
     stats::CustomCounter,
 };
 
@@ -130,12 +135,35 @@ pub trait Instance: Send {
     }
 }
 
-/// The way back into the server, for models that ask other models.
+/// The way back into the server, for models that ask other models and have them loaded.
 pub trait Host: Send + Sync {
     /// Runs a request on the model it names, as a caller's request would be.
     ///
     /// Errors: those found before it was queued; later ones come through the responses.
     fn infer(&self, request: InferRequest) -> Result<Box<dyn Responses>>;
+
+    /// Loads or reloads a model, as a client's load request does; returns when it serves or has failed. `asked_by` is the
+    /// model that asks, which may be loading itself; the other arguments are those of the request: JSON text of a
+    /// configuration, and files that make up the model, by their path inside it (`1/model.onnx`).
+    ///
+    /// Blocks: call it from a thread of the model's own.
+    ///
+    /// Errors: those of a client's request; or the model is being loaded or unloaded by somebody who waits for `asked_by`.
+    fn load_model(&self, asked_by: &str, name: &str, config: Option<String>, files: Vec<(String, Bytes)>)
+    -> Result<()>;
+
+    /// Takes a model out of service, as a client's unload request does; returns before its last request has ended. With
+    /// `unload_dependents`, the models that an ensemble is made of go as well, unless others use them.
+    ///
+    /// Blocks: call it from a thread of the model's own.
+    ///
+    /// Errors: as those of [`Host::load_model`].
+    fn unload_model(&self, asked_by: &str, name: &str, unload_dependents: bool) -> Result<()>;
+
+    /// Whether a model can serve; one that is unknown cannot.
+    ///
+    /// Errors: the server is exiting.
+    fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool>;
 }
 
 /// The responses of a request sent through [`Host`]. Dropping it cancels the request.

@@ -3,14 +3,18 @@
 //!
 //! A model asks from threads of its own, which know no runtime: what waits for a moment there uses the engine's.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::mpsc,
+    task::{Context, Poll},
+};
 
+use bytes::Bytes;
 use server_core::{
     backend::{Host, Responses},
     caller::Caller,
     error::{Error, Result},
     health::InCall,
-    request::InferRequest,
+    request::{InferRequest, VersionChoice},
     response::InferResponse,
 };
 use tokio::runtime::Handle;
@@ -18,12 +22,13 @@ use tokio::runtime::Handle;
 use crate::{
     Engine,
     infer::{self, Inference, ModelHandle},
+    load_session::LoadSession,
+    options::LoadParameters,
 };
 
 impl Host for Engine {
     fn infer(&self, request: InferRequest) -> Result<Box<dyn Responses>> {
-        // No model runs before one was loaded, and loads know the runtime.
-        let runtime = self.runtime.get().cloned().ok_or_else(|| Error::unavailable("Server not ready"))?;
+        let runtime = self.runtime_of_models()?;
         let _guard = runtime.enter();
         if let Some(caller) = &request.callers {
             caller.check_depth(&request.model_name)?;
@@ -34,6 +39,58 @@ impl Host for Engine {
         let inference = infer::infer(&self.registry, &model, request)?;
         Ok(Box::new(Asked { inference, runtime: runtime.clone(), _in_call: in_call }))
     }
+
+    fn load_model(
+        &self,
+        asked_by: &str,
+        name: &str,
+        config: Option<String>,
+        files: Vec<(String, Bytes)>,
+    ) -> Result<()> {
+        self.may_control(name)?;
+        let permit = self.lifecycle.waits.permit(asked_by, name)?;
+        let session = LoadSession::new(self.lifecycle.clone(), Some(asked_by.to_owned()));
+        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
+        wait_for(self.runtime_of_models()?, async move {
+            let _permit = permit;
+            let result = session.load(name.clone(), LoadParameters { config, files }).await;
+            lifecycle.note_requested(&name);
+            result
+        })
+    }
+
+    fn unload_model(&self, asked_by: &str, name: &str, unload_dependents: bool) -> Result<()> {
+        self.may_control(name)?;
+        let permit = self.lifecycle.waits.permit(asked_by, name)?;
+        self.no_longer_required(name);
+        let (lifecycle, asked_by, name) = (self.lifecycle.clone(), asked_by.to_owned(), name.to_owned());
+        wait_for(self.runtime_of_models()?, async move {
+            let _permit = permit;
+            lifecycle.unload_all(Some(&asked_by), &name, unload_dependents).await
+        })
+    }
+
+    fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool> {
+        self.not_exiting("Server not ready")?;
+        Ok(self.registry.find(name, version).is_ok_and(|model| model.is_healthy()))
+    }
+}
+
+impl Engine {
+    /// The runtime for what models ask for. No model runs before one was loaded, and loads know the runtime.
+    fn runtime_of_models(&self) -> Result<&Handle> {
+        self.runtime.get().ok_or_else(|| Error::unavailable("Server not ready"))
+    }
+}
+
+/// Runs something on the runtime and blocks until it has ended.
+fn wait_for<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    drop(runtime.spawn(async move {
+        let _ = sender.send(work.await); // there is room, and who asked waits
+    }));
+    // without an answer the runtime is gone
+    receiver.recv().unwrap_or_else(|_| Err(Error::unavailable("Server not ready")))
 }
 
 /// A request of a model, polled on the model's threads.

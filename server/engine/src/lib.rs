@@ -12,6 +12,7 @@ mod instance;
 mod instance_plan;
 mod lifecycle;
 mod load_session;
+mod load_waits;
 mod loader;
 mod machine;
 mod model;
@@ -126,7 +127,7 @@ impl Engine {
         })?;
         *self.required.lock() = names.clone();
         let mut loads = tokio::task::JoinSet::new();
-        let session = LoadSession::new(self.lifecycle.clone());
+        let session = LoadSession::new(self.lifecycle.clone(), None);
         for name in names {
             let (session, lifecycle) = (session.clone(), self.lifecycle.clone());
             loads.spawn(async move {
@@ -257,7 +258,7 @@ impl Engine {
     pub async fn load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
         self.may_control(name)?;
         self.runtime.get_or_init(Handle::current);
-        let result = LoadSession::new(self.lifecycle.clone()).load(name.to_owned(), parameters).await;
+        let result = LoadSession::new(self.lifecycle.clone(), None).load(name.to_owned(), parameters).await;
         self.lifecycle.note_requested(name);
         result
     }
@@ -266,10 +267,8 @@ impl Engine {
     /// With `unload_dependents`, the models that it is made of go as well, unless they were asked for or others use them.
     pub async fn unload(self: &Arc<Self>, name: &str, unload_dependents: bool) -> Result<()> {
         self.may_control(name)?;
-        // Somebody wants it gone: readiness does not wait for it any more.
-        self.required.lock().retain(|required| required != name);
-        self.lifecycle.unload_all(name, unload_dependents).await;
-        Ok(())
+        self.no_longer_required(name);
+        self.lifecycle.unload_all(None, name, unload_dependents).await
     }
 
     /// Checks, queues and runs a request on a model that was found. Call it on a runtime thread: it does not block.
@@ -351,6 +350,11 @@ impl Engine {
             return Err(Error::unavailable("explicit model load / unload is not allowed if polling is enabled"));
         }
         server_core::repository::check_model_name(name)
+    }
+
+    /// Somebody wants the model gone: readiness does not wait for it any more.
+    fn no_longer_required(&self, name: &str) {
+        self.required.lock().retain(|required| required != name);
     }
 
     fn not_exiting(&self, message: &'static str) -> Result<()> {

@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     fingerprint::{self, Fingerprint, FolderFiles},
+    load_waits::{LoadWaits, Locked},
     loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
     options::{LoadParameters, Options},
@@ -66,6 +67,8 @@ pub(crate) struct Lifecycle {
     requested: Mutex<BTreeSet<String>>,
     /// One load or unload of a model at a time.
     load_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Loads and unloads that models have asked for.
+    pub(crate) waits: LoadWaits,
     /// Bounds how many models load at once.
     pub(crate) permits: Arc<Semaphore>,
 }
@@ -135,6 +138,7 @@ impl Lifecycle {
             ensembles: Mutex::default(),
             requested: Mutex::default(),
             load_locks: Mutex::default(),
+            waits: LoadWaits::default(),
             permits: Arc::new(Semaphore::new(options.load_threads.max(1))),
         }
     }
@@ -144,8 +148,15 @@ impl Lifecycle {
         Ok(self.repositories.list()?.into_keys().collect())
     }
 
-    /// The lock that makes loads and unloads of one model follow each other.
-    pub(crate) fn load_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// Takes the lock that makes loads and unloads of one model follow each other, for a model that asked for it or for a
+    /// client.
+    ///
+    /// Errors: whoever has it waits for the model that asks.
+    pub(crate) async fn lock(&self, asked_by: Option<&str>, name: &str) -> Result<Locked<'_>> {
+        self.waits.lock(asked_by, name, self.load_lock(name)).await
+    }
+
+    fn load_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.load_locks.lock();
         locks.retain(|_, lock| Arc::strong_count(lock) > 1); // the others are nobody's
         locks.entry(name.to_owned()).or_default().clone()

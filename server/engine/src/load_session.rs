@@ -22,6 +22,8 @@ use crate::{
 /// Models that are loaded together.
 pub(crate) struct LoadSession {
     lifecycle: Arc<Lifecycle>,
+    /// The model that asked for the load; `None` for a client.
+    asked_by: Option<String>,
     /// What became of each.
     loads: Mutex<HashMap<String, Arc<OnceCell<Result<()>>>>>,
     /// What each ensemble is made of, read once: so no two can wait for each other.
@@ -37,8 +39,8 @@ enum First {
 }
 
 impl LoadSession {
-    pub(crate) fn new(lifecycle: Arc<Lifecycle>) -> Arc<Self> {
-        Arc::new(Self { lifecycle, loads: Mutex::default(), parts: Mutex::default() })
+    pub(crate) fn new(lifecycle: Arc<Lifecycle>, asked_by: Option<String>) -> Arc<Self> {
+        Arc::new(Self { lifecycle, asked_by, loads: Mutex::default(), parts: Mutex::default() })
     }
 
     /// Loads a model, after those that it is made of. One that was loaded in this session before is not loaded again.
@@ -60,9 +62,13 @@ impl LoadSession {
             First::Loaded(result) => result,
             First::Ensemble(parts, parameters) => self.load_ensemble(&name, parts, parameters).await,
         };
+        let (session, own) = (self.clone(), name.clone());
         let is_later =
-            |other: &str| other != name && self.loads.lock().get(other).is_some_and(|load| !load.initialized());
-        self.lifecycle.reassess_dependents(&name, is_later).await;
+            move |other: &str| other != own && session.loads.lock().get(other).is_some_and(|load| !load.initialized());
+        match &self.asked_by {
+            Some(_) => self.lifecycle.reassess_dependents_soon(&name, is_later).await,
+            None => self.lifecycle.reassess_dependents(&name, is_later).await,
+        }
         result
     }
 
@@ -120,16 +126,23 @@ impl LoadSession {
     }
 
     /// Does something with a model while nobody else loads or unloads it, off the runtime's threads and as one of a bounded
-    /// number of loads.
+    /// number of loads. What a model asked for is not one of them, for the load that it may be part of is.
+    ///
+    /// Errors: whoever loads or unloads the model waits for the one that asked for this.
     async fn exclusively<R: Send + 'static>(
         &self,
         name: &str,
         work: impl FnOnce(&Lifecycle, &str) -> R + Send + 'static,
     ) -> Result<R> {
-        let lock = self.lifecycle.load_lock(name);
-        let _guard = lock.lock().await;
-        let permits = self.lifecycle.permits.clone();
-        let permit = permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?;
+        // before the lock: who has that must not wait for those who want it
+        let permit = match &self.asked_by {
+            Some(_) => None,
+            None => {
+                let permits = self.lifecycle.permits.clone();
+                Some(permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?)
+            }
+        };
+        let _guard = self.lifecycle.lock(self.asked_by.as_deref(), name).await?;
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
         blocking(move || {
             let _permit = permit;

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use server_core::{
     backend::{Backends, Device, Host, ModelSource},
     config::{self, ModelConfig},
@@ -202,7 +203,7 @@ fn labels(config: &ModelConfig, model_dir: &Path) -> Result<Labels> {
 /// Writes files given with a load request into a folder of their own.
 ///
 /// Errors: a path leaves the folder, or names a folder that another path needs as one.
-pub(crate) fn write_files(files: &[(String, Vec<u8>)]) -> Result<tempfile::TempDir> {
+pub(crate) fn write_files(files: &[(String, Bytes)]) -> Result<tempfile::TempDir> {
     let internal =
         |error: std::io::Error| Error::internal(format!("cannot keep the files of the load request: {error}"));
     let folder = tempfile::Builder::new().prefix("tritonserver-model-").tempdir().map_err(internal)?;

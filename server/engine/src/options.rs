@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use server_core::rate_limit::Amounts;
 
 /// Who decides which models are loaded: `--model-control-mode`.
@@ -78,5 +79,5 @@ pub struct LoadParameters {
     /// JSON text of a configuration that replaces `config.pbtxt` for this load.
     pub config: Option<String>,
     /// Files that make up the model instead of its folder: path inside it (`1/model.onnx`), content.
-    pub files: Vec<(String, Vec<u8>)>,
+    pub files: Vec<(String, Bytes)>,
 }

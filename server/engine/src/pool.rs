@@ -49,7 +49,7 @@ pub(crate) struct InstancePool {
     slots: arc_swap::ArcSwap<Vec<Arc<InstanceSlot>>>,
     /// Those that serve.
     members: Mutex<Vec<Member>>,
-    /// Those that go when the sequences they hold are over.
+    /// Those that go when they have finished what they run, and the sequences they hold are over.
     leaving: Mutex<Vec<Member>>,
     /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
     has_queue_policy: bool,
@@ -107,8 +107,8 @@ impl InstancePool {
     }
 
     /// Makes the pool's instances those of `plans`: new ones start, each on its own thread, all at once; then those
-    /// that are not among them finish what they run and go. Blocks until the new ones serve; instances that hold sequences
-    /// go later, when these are over.
+    /// that are not among them finish what they run and go, when the sequences that they hold are over. Blocks until the new
+    /// ones serve, and not until the others are gone: one of those may wait for this, for its model had it loaded anew.
     ///
     /// Errors: the first instance's that could not be made; the pool serves as it did before.
     pub(crate) fn resize(&self, plans: &[InstancePlan]) -> Result<()> {
@@ -131,6 +131,7 @@ impl InstancePool {
         *members = kept;
         drop(members);
         self.retire(retired);
+        self.join_ended();
         Ok(())
     }
 
@@ -312,15 +313,28 @@ impl InstancePool {
         }
     }
 
+    /// Has instances take nothing more, and go once they need not stay for a sequence.
     fn retire(&self, members: Vec<Member>) {
         for member in &members {
             self.scheduler.retire(member.slot.number);
         }
-        let mut leaving = self.leaving.lock();
-        leaving.extend(members);
-        let is_free = |member: &mut Member| !self.scheduler.is_needed(member.slot.number);
-        let free = leaving.extract_if(.., is_free).collect();
-        drop(leaving);
+        self.leaving.lock().extend(members);
+    }
+
+    /// Lets go of the threads of instances that have gone.
+    fn join_ended(&self) {
+        let ended = self.leaving.lock().extract_if(.., |member| member.thread.is_finished()).collect();
+        self.join(ended);
+    }
+
+    /// Blocks until instances that were just made are gone, but for those that got a sequence to hold meanwhile.
+    fn take_back(&self, members: Vec<Member>) {
+        for member in &members {
+            self.scheduler.retire(member.slot.number);
+        }
+        let is_needed = |member: &Member| self.scheduler.is_needed(member.slot.number);
+        let (needed, free) = members.into_iter().partition(is_needed);
+        self.leaving.lock().extend::<Vec<_>>(needed);
         self.join(free);
     }
 
@@ -377,7 +391,7 @@ impl InstancePool {
         match failure {
             None => Ok(members),
             Some(error) => {
-                self.retire(members);
+                self.take_back(members);
                 Err(error)
             }
         }

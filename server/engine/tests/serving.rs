@@ -126,13 +126,14 @@ async fn a_load_may_bring_its_own_configuration_and_files() {
     harness.model("m", "", &[1]);
     let engine = harness.explicit();
     let config = harness::config_json("m", 2);
-    let parameters = LoadParameters { config: Some(config.clone()), files: vec![("3/weights".into(), b"x".to_vec())] };
+    let parameters =
+        LoadParameters { config: Some(config.clone()), files: vec![("3/weights".into(), b"x".to_vec().into())] };
     engine.load("m", parameters).await.unwrap();
     assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [3]);
     assert_eq!(engine.config(harness::id("m")).unwrap().max_batch_size, 2);
     engine.load("m", LoadParameters::default()).await.unwrap();
     assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [1], "a plain load reads the folder again");
-    let escaping = LoadParameters { config: Some(config), files: vec![("../x".into(), Vec::new())] };
+    let escaping = LoadParameters { config: Some(config), files: vec![("../x".into(), Vec::new().into())] };
     let error = engine.load("m", escaping).await.unwrap_err();
     assert!(error.message.contains("must stay within model directory"), "{error}");
 }
@@ -281,7 +282,8 @@ async fn files_given_with_a_load_are_there_for_every_version_and_every_try() {
     let engine = harness.engine(Options { control_mode: ControlMode::Explicit, load_retries: 1, ..Options::default() });
     let config = harness::config_json("m", 8).replacen('{', r#"{"version_policy": {"all": {}},"#, 1);
     let labelled = config.replacen(r#""dims": [-1]}]}"#, r#""dims": [-1], "label_filename": "labels.txt"}]}"#, 1);
-    let files = ["1/.keep", "2/.keep", "labels.txt"].map(|name| (name.to_owned(), b"one\ntwo\n".to_vec()));
+    let files =
+        ["1/.keep", "2/.keep", "labels.txt"].map(|name| (name.to_owned(), bytes::Bytes::from_static(b"one\ntwo\n")));
     let good = LoadParameters { config: Some(labelled.clone()), files: files.to_vec() };
     engine.load("m", good).await.unwrap();
     assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [1, 2]);

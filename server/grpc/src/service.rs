@@ -150,9 +150,7 @@ impl Service {
                 answer!(|request: RepositoryIndexRequest| admin::repository::index(engine, &request))
             }
             "RepositoryModelLoad" => {
-                answer!(|request: RepositoryModelLoadRequest| {
-                    admin::repository::load(engine, &self.pool, request).await
-                })
+                answer!(|request: RepositoryModelLoadRequest| { admin::repository::load(engine, request).await })
             }
             "RepositoryModelUnload" => {
                 answer!(|request: RepositoryModelUnloadRequest| admin::repository::unload(engine, request).await)

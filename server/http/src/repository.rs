@@ -129,7 +129,7 @@ fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
             let content = decode_base64(value()?).map_err(|error| {
                 Error::invalid_argument(format!("Unable to parse '{name}': not valid base64: {error}"))
             })?;
-            parameters.files.push((path.to_owned(), content));
+            parameters.files.push((path.to_owned(), content.into()));
         } else {
             return Err(Error::internal("unexpected error on creating Triton parameter"));
         }
@@ -214,7 +214,7 @@ mod tests {
         let body = br#"{"parameters":{"config":"{\"backend\":\"x\"}","file:1/model.onnx":"AAEC"}}"#;
         let parameters = load_parameters(body).unwrap();
         assert_eq!(parameters.config.as_deref(), Some("{\"backend\":\"x\"}"));
-        assert_eq!(parameters.files, [("1/model.onnx".to_owned(), vec![0, 1, 2])]);
+        assert_eq!(parameters.files, [("1/model.onnx".to_owned(), vec![0, 1, 2].into())]);
         assert!(load_parameters(b"").unwrap().config.is_none());
         let error = |body: &str| load_parameters(body.as_bytes()).unwrap_err().message.into_owned();
         assert_eq!(error(r#"{"parameters":{"other":"x"}}"#), "unexpected error on creating Triton parameter");

@@ -1,16 +1,20 @@
 //! Ensembles come into service when the models that they are made of serve, leave it when one of those does, and come back
 //! with it: what an ensemble was last loaded from is kept until it is unloaded.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use server_core::{
     config,
     ensemble::step_models,
     error::{Error, Result},
 };
+use tokio::time::timeout;
 
 use super::{Draft, Lifecycle, blocking};
 use crate::{model::LoadedModel, options::LoadParameters};
+
+/// How long a model that had another loaded or unloaded waits for ensembles to be looked at again.
+const SOON: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// Names of the models that the model is made of, as its folder and the parameters say; none if it is no ensemble, or
@@ -144,24 +148,46 @@ impl Lifecycle {
         }
     }
 
-    /// Takes a model out of service, and with `unload_dependents` also those that it was made of and that nobody has asked
-    /// for or uses otherwise.
-    pub(crate) async fn unload_all(self: &Arc<Self>, name: &str, unload_dependents: bool) {
+    /// The same for a load or unload that a model asked for: an ensemble that cannot be looked at soon, for it is being loaded
+    /// itself and may wait for that model, is looked at afterwards.
+    pub(crate) async fn reassess_dependents_soon(
+        self: &Arc<Self>,
+        name: &str,
+        later: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) {
+        let (lifecycle, name) = (self.clone(), name.to_owned());
+        let look = tokio::spawn(async move { lifecycle.reassess_dependents(&name, later).await });
+        _ = timeout(SOON, look).await;
+    }
+
+    /// Takes a model out of service, for a model that asked for it or for a client, and with `unload_dependents` also those
+    /// that it was made of and that nobody has asked for or uses otherwise.
+    ///
+    /// Errors: one of them is being loaded by somebody who waits for the model that asks; those before it are gone.
+    pub(crate) async fn unload_all(
+        self: &Arc<Self>,
+        asked_by: Option<&str>,
+        name: &str,
+        unload_dependents: bool,
+    ) -> Result<()> {
         let mut open = vec![name.to_owned()];
         while let Some(name) = open.pop() {
             let parts = self.ensembles.lock().get(&name).map(|draft| step_models(&draft.config)).unwrap_or_default();
             {
-                let lock = self.load_lock(&name);
-                let _guard = lock.lock().await;
+                let _guard = self.lock(asked_by, &name).await?;
                 self.unload(&name);
             }
-            self.reassess_dependents(&name, |_| false).await;
+            match asked_by {
+                Some(_) => self.reassess_dependents_soon(&name, |_| false).await,
+                None => self.reassess_dependents(&name, |_| false).await,
+            }
             if unload_dependents {
                 let is_unused =
                     |part: &String| !self.requested.lock().contains(part) && self.dependents(part).is_empty();
                 open.extend(parts.into_iter().filter(is_unused));
             }
         }
+        Ok(())
     }
 }
 

@@ -156,6 +156,7 @@ impl Model for ScriptedModel {
     }
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
+        self.control_as_told("made")?;
         self.probe.instances.fetch_add(1, Ordering::SeqCst);
         self.probe.health.lock().push(health.clone());
         self.probe.makers.lock().push(thread::current().id());
@@ -173,6 +174,7 @@ impl Model for ScriptedModel {
             });
         Ok(Box::new(ScriptedInstance {
             nested,
+            name: self.name.clone(),
             probe: self.probe.clone(),
             host: self.host.clone(),
             script: self.script.clone(),
@@ -181,8 +183,26 @@ impl Model for ScriptedModel {
     }
 }
 
+impl ScriptedModel {
+    /// Has another model loaded or unloaded, if the script says so for that moment: `made loads MODEL`.
+    fn control_as_told(&self, moment: &str) -> Result<()> {
+        control_as_told(&self.host, &self.name, &self.script, moment)
+    }
+}
+
+fn control_as_told(host: &Weak<dyn Host>, own: &str, script: &str, moment: &str) -> Result<()> {
+    let Some(rest) = script.strip_prefix(moment) else { return Ok(()) };
+    let host = host.upgrade().ok_or_else(|| Error::unavailable("the server is gone"))?;
+    match rest.trim_start().split_once(' ') {
+        Some(("loads", model)) => host.load_model(own, model, None, Vec::new()),
+        Some(("unloads", model)) => host.unload_model(own, model, false),
+        _ => panic!("{script}?"),
+    }
+}
+
 struct ScriptedInstance {
     nested: Option<Arc<CountDown>>,
+    name: Name,
     probe: Arc<Probe>,
     host: Weak<dyn Host>,
     script: String,
@@ -203,6 +223,9 @@ impl Instance for ScriptedInstance {
         self.probe.threads.lock().push(thread::current().id());
         if let Some(nested) = &self.nested {
             return nested.run(batch);
+        }
+        if let Err(error) = control_as_told(&self.host, &self.name, &self.script, "asked") {
+            return batch.fail(&error, Instant::now());
         }
         let (word, rest) = self.script.split_once(' ').unwrap_or((&self.script, ""));
         match word {

@@ -3,15 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use server_core::error::{Error, Result};
-use server_engine::{BlockingPool, Engine, IndexEntry, LoadParameters};
+use server_engine::{Engine, IndexEntry, LoadParameters};
 use server_proto::inference::{
     ModelRepositoryParameter, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
     RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
     model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
 };
-
-/// Larger files are copied on the blocking pool.
-const MAX_INLINE: usize = 4 << 20;
 
 /// Every model with the states of its versions.
 pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse> {
@@ -23,14 +20,10 @@ pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result
 /// Loads or reloads a model; answers when it serves or has failed.
 pub(crate) async fn load(
     engine: &Arc<Engine>,
-    pool: &BlockingPool,
     request: RepositoryModelLoadRequest,
 ) -> Result<RepositoryModelLoadResponse> {
     check_repository_unnamed(&request.repository_name)?;
-    let is_long = file_bytes(&request.parameters) > MAX_INLINE;
-    let parameters = request.parameters;
-    let parameters = pool.run_if(is_long, move || load_parameters(parameters)).await??;
-    engine.load(&request.model_name, parameters).await?;
+    engine.load(&request.model_name, load_parameters(request.parameters)?).await?;
     Ok(RepositoryModelLoadResponse {})
 }
 
@@ -67,15 +60,6 @@ fn model_index(entry: IndexEntry) -> ModelIndex {
     }
 }
 
-/// Bytes of files, which [`load_parameters`] copies.
-fn file_bytes(given: &BTreeMap<String, ModelRepositoryParameter>) -> usize {
-    let length = |parameter: &ModelRepositoryParameter| match &parameter.parameter_choice {
-        Some(ParameterChoice::BytesParam(content)) => content.len(),
-        _ => 0,
-    };
-    given.values().map(length).sum()
-}
-
 fn load_parameters(given: BTreeMap<String, ModelRepositoryParameter>) -> Result<LoadParameters> {
     let mut parameters = LoadParameters::default();
     for (key, value) in given {
@@ -84,7 +68,7 @@ fn load_parameters(given: BTreeMap<String, ModelRepositoryParameter>) -> Result<
         };
         match (key.strip_prefix("file:"), value.parameter_choice) {
             (Some(path), Some(ParameterChoice::BytesParam(content))) => {
-                parameters.files.push((path.to_owned(), content.into()));
+                parameters.files.push((path.to_owned(), content));
             }
             (Some(_), _) => return Err(expected("bytes_param")),
             (None, choice) if key == "config" => match choice {
@@ -117,7 +101,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(parameters.config.as_deref(), Some("{}"));
-        assert_eq!(parameters.files, [("1/model.onnx".to_owned(), vec![1, 2])]);
+        assert_eq!(parameters.files, [("1/model.onnx".to_owned(), vec![1, 2].into())]);
     }
 
     #[test]
