@@ -18,7 +18,7 @@ from pathlib import Path
 import graphs
 import pytest
 
-from bringing_up import Up, alive
+from bringing_up import Up, alive, write
 from serving import ROOT, scaled, until
 from talking import add_one, connect, is_ready, statistics
 from under_way import two_under_way, under_load
@@ -43,13 +43,6 @@ def adder(name, number, more="", content=None):
     """A ConfigMap and the model that serves it: it adds a number to its input."""
     content = graphs.add(number) if content is None else content
     return config_map(f"{name}-files", content) + model(name, f"configMap: {{name: {name}-files}}", more)
-
-
-def write(path, *texts):
-    """Replaces a file as an editor does: whole, by rename."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text("".join(texts))
-    fresh.rename(path)
 
 
 @pytest.fixture
