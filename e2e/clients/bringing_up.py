@@ -15,11 +15,11 @@ from serving import everything_in, free_ports, program, runtime_library, scaled,
 class Up:
     """A running `triton-operator up`; leaving it sends SIGTERM, expects 0 and that nothing is left."""
 
-    def __init__(self, *files, flags=(), expect_exit=0):
+    def __init__(self, *files, flags=(), expect_exit=0, env=None):
         self.http, self.grpc, self.metrics = free_ports()
         ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
         self.argv = [program("triton-operator"), "up", *(f"--file={file}" for file in files), *ports, *flags]
-        self.env = {**os.environ, "ORT_DYLIB_PATH": runtime_library()}
+        self.env = {**os.environ, "ORT_DYLIB_PATH": runtime_library(), **(env or {})}
         self.expect_exit = expect_exit
 
     def __enter__(self):
@@ -84,3 +84,10 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def write(path, *texts):
+    """Replaces a file as an editor does: whole, by rename."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text("".join(texts))
+    fresh.rename(path)
