@@ -19,6 +19,7 @@ mod memory;
 mod model;
 #[allow(dead_code, reason = "environments and supervision of workers use the rest")]
 mod process;
+mod run;
 mod settings;
 mod stub_files;
 #[allow(dead_code, reason = "not every message is sent yet")]

@@ -16,7 +16,7 @@ use super::{
     interpreter::Interpreter,
     marshal::{Value, Writer},
     wire::kind,
-    worker::{Failure, Start, Worker},
+    worker::{Failure, OfInstance, Start, Worker},
 };
 
 /// One opened Python model.
@@ -115,7 +115,10 @@ impl PythonModel {
     pub(super) fn ready_worker(&self, placement: &Placement) -> Result<Worker> {
         let first = self.first.lock().take();
         let mut worker = first.map_or_else(|| self.loaded_worker(), Ok)?;
-        worker.shared.set_instance(&placement.instance_name);
+        worker.shared.set_instance(OfInstance {
+            name: placement.instance_name.clone(),
+            output_names: self.output_names.clone(),
+        });
         let (kind_name, device) = match placement.device {
             Device::Cpu => ("CPU", 0),
             Device::Gpu(device) => ("GPU", device),
@@ -154,6 +157,7 @@ impl PythonModel {
 fn load_error(failure: Failure) -> Error {
     match failure {
         Failure::Refused(text) => Error::internal(text),
+        Failure::Gone => Error::internal("the Python worker is gone"),
         Failure::Lost(error) => error,
     }
 }
@@ -167,6 +171,6 @@ impl Model for PythonModel {
 
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let worker = self.ready_worker(placement)?;
-        Ok(Box::new(PythonInstance::new(worker, &placement.instance_name, self.output_names.clone())))
+        Ok(Box::new(PythonInstance::new(worker)))
     }
 }

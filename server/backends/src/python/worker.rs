@@ -5,12 +5,15 @@ use std::{
     time::Duration,
 };
 
-use server_core::error::{Error, Result};
+use server_core::{
+    error::{Error, Result},
+    tensor::Name,
+};
 use server_shm::{Segment, SegmentPool};
 
 use super::{
     attendant::{Attendant, Pipes},
-    channel::{self, Broken, Channel, Message, not_understood},
+    channel::{self, Broken, Channel, not_understood},
     interpreter::Interpreter,
     marshal::{Value, Writer},
     memory::{Lent, Outputs},
@@ -36,10 +39,16 @@ pub(super) struct Start<'a> {
 /// What all threads that deal with a worker share.
 pub(super) struct Shared {
     pub(super) model_name: String,
-    /// Name of the instance, once it has one.
-    instance: OnceLock<String>,
+    /// The instance, once it is one's.
+    instance: OnceLock<OfInstance>,
     pub(super) lent: Lent,
     pub(super) outputs: Outputs,
+}
+
+/// What threads know of the instance that a worker is of.
+pub(super) struct OfInstance {
+    pub(super) name: String,
+    pub(super) output_names: Arc<[Name]>,
 }
 
 /// A running worker. Dropping it kills the process.
@@ -58,8 +67,35 @@ pub(super) const SLOTS: usize = 4096;
 pub(super) enum Failure {
     /// It says so.
     Refused(String),
+    /// It is gone.
+    Gone,
     /// It is gone, or out of its mind: it is of no further use.
     Lost(Error),
+}
+
+/// Has a worker do something through one of its channels, and reads what it answers. Blocks until it has.
+pub(super) fn ask<R>(
+    channel: &mut Channel,
+    shared: &Shared,
+    message: &[u8],
+    segments: &[Arc<Segment>],
+    read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
+) -> Result<R, Failure> {
+    let answer = channel.send(message, segments).and_then(|()| channel.receive(&shared.outputs));
+    let answer = answer.map_err(|broken| match broken {
+        Broken::Failed(error) => Failure::Lost(error),
+        Broken::Closed => Failure::Gone,
+    })?;
+    let (value, appended) = answer.read().map_err(Failure::Lost)?;
+    match value.items() {
+        [Value::Int(kind), value] if kind.unsigned_abs() == answer::OK => {
+            read(value, appended, shared).map_err(Failure::Lost)
+        }
+        [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
+            Err(Failure::Refused(text.text().to_owned()))
+        }
+        _ => Err(Failure::Lost(not_understood("no such answer"))),
+    }
 }
 
 impl Worker {
@@ -106,24 +142,10 @@ impl Worker {
         segments: &[Arc<Segment>],
         read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
     ) -> Result<R, Failure> {
-        let shared = &self.shared;
-        let answer = self.execute.send(message, segments).and_then(|()| self.execute.receive(&shared.outputs));
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(Broken::Failed(error)) => return Err(Failure::Lost(error)),
-            Err(Broken::Closed) => return Err(Failure::Lost(self.lost())),
-        };
-        let understood = Message::read(&answer).map_err(Failure::Lost)?;
-        let (value, appended) = understood;
-        match value.items() {
-            [Value::Int(kind), value] if kind.unsigned_abs() == answer::OK => {
-                read(value, appended, shared).map_err(Failure::Lost)
-            }
-            [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
-                Err(Failure::Refused(text.text().to_owned()))
-            }
-            _ => Err(Failure::Lost(not_understood("no such answer"))),
-        }
+        ask(&mut self.execute, &self.shared, message, segments, read).map_err(|failure| match failure {
+            Failure::Gone => Failure::Lost(self.lost()),
+            failure => failure,
+        })
     }
 
     fn lost(&self) -> Error {
@@ -142,6 +164,7 @@ impl Worker {
             Err(Failure::Refused(text)) => {
                 tracing::error!(model = self.shared.model_name, "failed to finalize '{}': {text}", self.shared.name());
             }
+            Err(Failure::Gone) => tracing::error!(model = self.shared.model_name, "{}", self.lost()),
             Err(Failure::Lost(error)) => tracing::error!(model = self.shared.model_name, "{error}"),
         }
         self.process.wait_timeout(GRACE);
@@ -151,12 +174,17 @@ impl Worker {
 impl Shared {
     /// What logs and errors call the worker.
     pub(super) fn name(&self) -> &str {
-        self.instance.get().unwrap_or(&self.model_name)
+        self.instance.get().map_or(&self.model_name, |instance| &instance.name)
+    }
+
+    /// Names of the model's outputs.
+    pub(super) fn output_names(&self) -> &[Name] {
+        self.instance.get().map_or(&[], |instance| &instance.output_names)
     }
 
     /// Which instance it is.
-    pub(super) fn set_instance(&self, name: &str) {
-        let _ = self.instance.set(name.to_owned()); // said once
+    pub(super) fn set_instance(&self, instance: OfInstance) {
+        let _ = self.instance.set(instance); // said once
     }
 
     /// Takes an event.
