@@ -24,6 +24,7 @@ use server_core::{
     batch::{Batch, Pending},
     completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::ModelConfig,
+    custom_metrics::CustomMetrics,
     request::{InferRequest, VersionChoice},
     responder::{DEFAULT_SLOT_BYTES, Replies, Reply},
     stats::FailureReason,
@@ -34,7 +35,8 @@ const ROUNDS: usize = 15;
 const EXECUTIONS: usize = 3000;
 
 /// Counts nothing, and serves as the server that is not there.
-struct Nobody;
+#[derive(Default)]
+struct Nobody(CustomMetrics);
 
 impl RequestEvents for Nobody {
     fn batch_ended(&self, _: &[Pending], replies: &[Reply], _: &Marks) {
@@ -69,6 +71,10 @@ impl Host for Nobody {
         Err(server_core::error::Error::unavailable("there is no server"))
     }
 
+    fn custom_metrics(&self) -> &CustomMetrics {
+        &self.0
+    }
+
     fn is_model_ready(&self, _: &str, _: VersionChoice) -> server_core::error::Result<bool> {
         Err(server_core::error::Error::unavailable("there is no server"))
     }
@@ -97,7 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let straight = measure(|| raw.run(&values, requests, width));
         let one = Bytes::from(values[..width].iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
         let (name, dims) = (Name::from(input.name.as_str()), &input.dims);
-        let events: Arc<dyn RequestEvents> = Arc::new(Nobody);
+        let events: Arc<dyn RequestEvents> = Arc::new(Nobody::default());
         let mut round = |_| {
             let mut spent = Duration::ZERO;
             for _ in 0..EXECUTIONS {

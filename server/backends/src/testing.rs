@@ -15,6 +15,7 @@ use server_core::{
     batch::{Batch, Pending},
     buffer::Buffer,
     completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    custom_metrics::CustomMetrics,
     error::Error,
     request::{InferRequest, RequestedOutput, VersionChoice},
     responder::{DEFAULT_SLOT_BYTES, Replies, Reply},
@@ -121,7 +122,7 @@ impl RequestEvents for Recorder {
 
 /// A server that is not there: for backends that ask nobody.
 pub(crate) fn no_host() -> Weak<dyn Host> {
-    struct Nobody;
+    struct Nobody(CustomMetrics);
     impl Host for Nobody {
         fn infer(&self, _request: InferRequest) -> Result<Box<dyn Responses>, Error> {
             Err(Error::unavailable("there is no server"))
@@ -133,6 +134,10 @@ pub(crate) fn no_host() -> Weak<dyn Host> {
 
         fn unload_model(&self, _: &str, _: &str, _: bool) -> Result<(), Error> {
             Err(Error::unavailable("there is no server"))
+        }
+
+        fn custom_metrics(&self) -> &CustomMetrics {
+            &self.0
         }
 
         fn is_model_ready(&self, _: &str, _: VersionChoice) -> Result<bool, Error> {

@@ -17,6 +17,7 @@ use server_proto::inference::ModelConfig;
 pub use crate::health::Health;
 use crate::{
     batch::Batch,
+    custom_metrics::CustomMetrics,
     error::Result,
     input_memory::InputMemory,
     request::{InferRequest, VersionChoice},
@@ -164,6 +165,9 @@ pub trait Host: Send + Sync {
     ///
     /// Errors: the server is exiting.
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool>;
+
+    /// The metrics that models define.
+    fn custom_metrics(&self) -> &CustomMetrics;
 }
 
 /// The responses of a request sent through [`Host`]. Dropping it cancels the request.

@@ -12,6 +12,7 @@ pub mod check;
 pub mod classification;
 pub mod completion;
 pub mod config;
+pub mod custom_metrics;
 pub mod ensemble;
 pub mod error;
 pub mod health;

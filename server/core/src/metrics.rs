@@ -15,6 +15,16 @@ use crate::{
     stats::{CustomCounter, ModelSnapshot},
 };
 
+/// Beginnings of names of families that are the server's alone.
+const OWN_PREFIXES: [&str; 7] =
+    ["nv_inference_", "nv_model_", "nv_cache_", "nv_cpu_", "nv_gpu_", "nv_pinned_memory_", "tritonserver_"];
+
+/// Whether a family of that name is the server's own, on any machine and with any flags. Backends of others have families that
+/// begin with `nv_` too.
+pub(crate) fn is_own_family(name: &str) -> bool {
+    OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "nv_energy_consumption"
+}
+
 /// What is measured of the machine. Utilisation is a fraction from 0 to 1, the rest bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MachineSnapshot {
@@ -252,7 +262,7 @@ impl Labels {
 }
 
 /// A label's value in the text format: backslash, quote and line feed are escaped.
-fn escape(text: &mut String, value: &str) {
+pub(crate) fn escape(text: &mut String, value: &str) {
     for character in value.chars() {
         match character {
             '\\' => text.push_str("\\\\"),
@@ -272,13 +282,20 @@ fn line(page: &mut String, name: &str, labels: &[&str], value: f64) {
     page.push_str(name);
     page.extend(labels.iter().copied());
     page.push(' ');
+    write_value(page, value);
+    page.push('\n');
+}
+
+/// A value in the text format, in its shortest form.
+pub(crate) fn write_value(page: &mut String, value: f64) {
     // Most values are whole, and those are printed the quicker way.
     if (0.0..WHOLE).contains(&value) && value.fract() == 0.0 {
         page.push_str(itoa::Buffer::new().format(value as u64));
+    } else if value.is_infinite() {
+        page.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
     } else {
         page.push_str(&value.to_string());
     }
-    page.push('\n');
 }
 
 /// Below this every whole number is a double.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use server_core::{
     backend::{Host, Responses},
     caller::Caller,
+    custom_metrics::CustomMetrics,
     error::{Error, Result},
     health::InCall,
     request::{InferRequest, VersionChoice},
@@ -73,6 +74,10 @@ impl Host for Engine {
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool> {
         self.not_exiting("Server not ready")?;
         Ok(self.registry.find(name, version).is_ok_and(|model| model.is_healthy()))
+    }
+
+    fn custom_metrics(&self) -> &CustomMetrics {
+        &self.custom_metrics
     }
 }
 

@@ -43,6 +43,7 @@ use parking_lot::Mutex;
 use server_core::{
     backend::{Backends, Host},
     config::{self, ModelConfig},
+    custom_metrics::CustomMetrics,
     error::{Code, Error, Result},
     interface::{ModelId, ModelMetadata},
     metrics,
@@ -76,6 +77,7 @@ pub struct Engine {
     registry: Arc<Registry>,
     lifecycle: Arc<Lifecycle>,
     machine: Arc<Machine>,
+    custom_metrics: CustomMetrics,
     phase: AtomicU8,
     is_leaving: watch::Sender<bool>,
     /// Models that readiness waits for, besides the phase.
@@ -108,6 +110,7 @@ impl Engine {
                 registry,
                 lifecycle,
                 machine,
+                custom_metrics: CustomMetrics::default(),
                 phase,
                 is_leaving,
                 required: Mutex::default(),
@@ -287,7 +290,7 @@ impl Engine {
         let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
-        metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows)
+        metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows) + &self.custom_metrics.page()
     }
 
     /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.

@@ -12,6 +12,8 @@ use std::{
 
 use harness::{Harness, ask, send, text};
 use server_core::{
+    backend::Host,
+    custom_metrics::MetricKind,
     error::Code,
     interface::ModelId,
     request::{InferRequest, VersionChoice},
@@ -145,6 +147,20 @@ async fn nothing_is_controlled_outside_explicit_mode() {
     let engine = harness.engine(Options { control_mode: ControlMode::None, ..Options::default() });
     let error = engine.load("m", LoadParameters::default()).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn metrics_that_models_define_stand_on_the_page_while_they_are_held() {
+    let engine = Harness::new().explicit();
+    let of_model = {
+        let family = engine.custom_metrics().family(MetricKind::Counter, "tokens_total", "Tokens").unwrap();
+        family.metric([("model".to_owned(), "m".to_owned())].into(), None).unwrap()
+    };
+    of_model.increment(2.0).unwrap();
+    let expect = "# HELP tokens_total Tokens\n# TYPE tokens_total counter\ntokens_total{model=\"m\"} 2\n";
+    assert!(engine.metrics().ends_with(expect));
+    drop(of_model);
+    assert!(!engine.metrics().contains("tokens_total"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,234 @@
+//! Metrics that models define: families of counters, gauges and histograms, beside those that the server has of itself.
+//!
+//! Models, instances and versions that define the same share it: a family is known by its name, a series by its labels. Each
+//! goes when the last that holds it lets go, so that nothing stays of a model that is gone.
+//!
+//! Source: Triton "Custom Metrics" and its in-process API (`TRITONSERVER_Metric`), for the texts of its errors too.
+
+mod page;
+mod series;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+
+use self::series::Series;
+use crate::{
+    error::{Error, Result},
+    metrics,
+};
+
+/// What a family counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// A sum that only grows.
+    Counter,
+    /// A number that goes up and down.
+    Gauge,
+    /// How many observations lie at or below each of some limits.
+    Histogram,
+}
+
+impl MetricKind {
+    /// The word of the page.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Labels of a series, by name.
+pub type Labels = BTreeMap<String, String>;
+
+/// Every family that a model has defined. Clones share them.
+#[derive(Clone, Default)]
+pub struct CustomMetrics(Arc<Mutex<Families>>);
+
+type Families = BTreeMap<Arc<str>, FamilyState>;
+
+struct FamilyState {
+    kind: MetricKind,
+    help: String,
+    holders: usize,
+    series: BTreeMap<Labels, SeriesState>,
+}
+
+struct SeriesState {
+    holders: usize,
+    series: Arc<Series>,
+}
+
+/// Holds a family; clones hold it as well.
+pub struct MetricFamily {
+    metrics: CustomMetrics,
+    name: Arc<str>,
+    kind: MetricKind,
+}
+
+/// Holds one series of a family, and the family.
+pub struct Metric {
+    family: MetricFamily,
+    labels: Labels,
+    series: Arc<Series>,
+}
+
+impl CustomMetrics {
+    /// The family of that name, which comes to be if nobody holds it; its description is that of whoever came first.
+    ///
+    /// Errors: `InvalidArgument` if Prometheus has no such names, if the name is one of the server's own, or if there is a
+    /// family of that name and another kind.
+    pub fn family(&self, kind: MetricKind, name: &str, description: &str) -> Result<MetricFamily> {
+        if !is_name(name, true) {
+            return Err(Error::invalid_argument(format!(
+                "Invalid metric name '{name}': it must consist of letters, digits, '_' and ':', and must begin with neither a \
+                 digit nor '__'"
+            )));
+        }
+        if metrics::is_own_family(name) {
+            return Err(Error::invalid_argument(format!(
+                "Invalid metric name '{name}': the server has a family of that name itself"
+            )));
+        }
+        let name: Arc<str> = name.into();
+        let mut families = self.0.lock();
+        let family = families.entry(name.clone()).or_insert_with(|| FamilyState {
+            kind,
+            help: description.to_owned(),
+            holders: 0,
+            series: BTreeMap::new(),
+        });
+        if family.kind != kind {
+            return Err(Error::invalid_argument(format!(
+                "Family name already exists with different type: '{name}' is a {}, not a {}",
+                family.kind.text(),
+                kind.text()
+            )));
+        }
+        family.holders += 1;
+        Ok(MetricFamily { metrics: self.clone(), name, kind })
+    }
+
+    /// All of them, Prometheus text format 0.0.4; empty if there are none. A family without series is not shown.
+    pub fn page(&self) -> String {
+        page::page(&self.0.lock())
+    }
+}
+
+impl MetricFamily {
+    /// What it counts.
+    pub fn kind(&self) -> MetricKind {
+        self.kind
+    }
+
+    /// The series with those labels, which comes to be if nobody holds it. A histogram has `buckets`, the upper limits of its
+    /// buckets, ascending; of a series that is there already they stay what they are.
+    ///
+    /// Errors: `InvalidArgument` if Prometheus has no such labels, or `buckets` are missing, not ascending, or given for
+    /// another kind.
+    pub fn metric(&self, labels: Labels, buckets: Option<&[f64]>) -> Result<Metric> {
+        if let Some(bad) = labels.keys().find(|name| !is_label(name, self.kind)) {
+            return Err(Error::invalid_argument(format!(
+                "Invalid label name '{bad}' of metric '{}': it must consist of letters, digits and '_', must begin with \
+                 neither a digit nor '__', and must not be 'le' in a histogram",
+                self.name
+            )));
+        }
+        let new = Series::new(self.kind, buckets)?;
+        let mut families = self.metrics.0.lock();
+        let family =
+            families.get_mut(&self.name).ok_or_else(|| Error::internal("a metric family went before its holders"))?;
+        let state =
+            family.series.entry(labels.clone()).or_insert_with(|| SeriesState { holders: 0, series: Arc::new(new) });
+        state.holders += 1;
+        let series = state.series.clone();
+        drop(families);
+        Ok(Metric { family: self.clone(), labels, series })
+    }
+}
+
+impl Clone for MetricFamily {
+    fn clone(&self) -> Self {
+        if let Some(family) = self.metrics.0.lock().get_mut(&self.name) {
+            family.holders += 1;
+        }
+        Self { metrics: self.metrics.clone(), name: self.name.clone(), kind: self.kind }
+    }
+}
+
+impl Drop for MetricFamily {
+    fn drop(&mut self) {
+        let mut families = self.metrics.0.lock();
+        let Some(family) = families.get_mut(&self.name) else { return };
+        family.holders -= 1;
+        if family.holders == 0 {
+            families.remove(&self.name);
+        }
+    }
+}
+
+impl Metric {
+    /// Adds to a counter or gauge.
+    ///
+    /// Errors: `Unsupported` for a histogram; `InvalidArgument` for a counter and a value that is negative or no number.
+    pub fn increment(&self, value: f64) -> Result<()> {
+        self.series.increment(value)
+    }
+
+    /// Sets a gauge. Errors: `Unsupported` for any other kind.
+    pub fn set(&self, value: f64) -> Result<()> {
+        self.series.set(value)
+    }
+
+    /// Adds an observation to a histogram. Errors: `Unsupported` for any other kind.
+    pub fn observe(&self, value: f64) -> Result<()> {
+        self.series.observe(value)
+    }
+
+    /// The value of a counter or gauge. Errors: `Unsupported` for a histogram.
+    pub fn value(&self) -> Result<f64> {
+        self.series.value()
+    }
+}
+
+impl Drop for Metric {
+    fn drop(&mut self) {
+        let mut families = self.family.metrics.0.lock();
+        let Some(family) = families.get_mut(&self.family.name) else { return };
+        let Some(state) = family.series.get_mut(&self.labels) else { return };
+        state.holders -= 1;
+        if state.holders == 0 {
+            family.series.remove(&self.labels);
+        }
+    }
+}
+
+impl fmt::Debug for MetricFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.text(), self.name)
+    }
+}
+
+impl fmt::Debug for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.family, self.labels)
+    }
+}
+
+/// Whether Prometheus has such names; colons are for names of families alone.
+fn is_name(name: &str, with_colons: bool) -> bool {
+    let may_begin =
+        |character: char| character.is_ascii_alphabetic() || character == '_' || (with_colons && character == ':');
+    name.starts_with(may_begin)
+        && !name.starts_with("__")
+        && name.chars().all(|character| may_begin(character) || character.is_ascii_digit())
+}
+
+fn is_label(name: &str, kind: MetricKind) -> bool {
+    is_name(name, false) && !(kind == MetricKind::Histogram && name == "le")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The numbers of one series.
+
+use parking_lot::Mutex;
+
+use super::MetricKind;
+use crate::error::{Error, Result};
+
+/// The numbers of one series.
+pub(super) enum Series {
+    Counter(Mutex<f64>),
+    Gauge(Mutex<f64>),
+    Histogram(Mutex<Histogram>),
+}
+
+/// Observations, counted by bucket.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Histogram {
+    /// Upper limits, ascending and finite: one more bucket has none.
+    pub(super) limits: Vec<f64>,
+    /// Observations in each bucket alone; one more than there are limits.
+    pub(super) counts: Vec<u64>,
+    pub(super) sum: f64,
+}
+
+/// What a series holds now, for the page.
+pub(super) enum Reading {
+    Number(f64),
+    Histogram(Histogram),
+}
+
+impl Series {
+    /// Errors: `buckets` are missing, not ascending, or given for a kind that has none.
+    pub(super) fn new(kind: MetricKind, buckets: Option<&[f64]>) -> Result<Self> {
+        match (kind, buckets) {
+            (MetricKind::Counter, None) => Ok(Self::Counter(Mutex::new(0.0))),
+            (MetricKind::Gauge, None) => Ok(Self::Gauge(Mutex::new(0.0))),
+            (MetricKind::Histogram, Some(buckets)) => Ok(Self::Histogram(Mutex::new(Histogram::new(buckets)?))),
+            (MetricKind::Histogram, None) => {
+                Err(Error::invalid_argument("Bucket boundaries not found in Metric args."))
+            }
+            (kind, Some(_)) => {
+                Err(Error::invalid_argument(format!("Unexpected args found in {} Metric constructor.", kind.text())))
+            }
+        }
+    }
+
+    pub(super) fn increment(&self, value: f64) -> Result<()> {
+        match self {
+            Self::Counter(_) if value.is_nan() || value < 0.0 => Err(Error::invalid_argument(
+                "TRITONSERVER_METRIC_KIND_COUNTER can only be incremented monotonically by non-negative values.",
+            )),
+            Self::Counter(number) | Self::Gauge(number) => {
+                *number.lock() += value;
+                Ok(())
+            }
+            Self::Histogram(_) => Err(self.unsupported("Increment")),
+        }
+    }
+
+    pub(super) fn set(&self, value: f64) -> Result<()> {
+        match self {
+            Self::Gauge(number) => {
+                *number.lock() = value;
+                Ok(())
+            }
+            Self::Counter(_) | Self::Histogram(_) => Err(self.unsupported("Set")),
+        }
+    }
+
+    pub(super) fn observe(&self, value: f64) -> Result<()> {
+        match self {
+            Self::Histogram(histogram) => {
+                histogram.lock().observe(value);
+                Ok(())
+            }
+            Self::Counter(_) | Self::Gauge(_) => Err(self.unsupported("Observe")),
+        }
+    }
+
+    pub(super) fn value(&self) -> Result<f64> {
+        match self {
+            Self::Counter(number) | Self::Gauge(number) => Ok(*number.lock()),
+            Self::Histogram(_) => Err(self.unsupported("Value")),
+        }
+    }
+
+    pub(super) fn read(&self) -> Reading {
+        match self {
+            Self::Counter(number) | Self::Gauge(number) => Reading::Number(*number.lock()),
+            Self::Histogram(histogram) => Reading::Histogram(histogram.lock().clone()),
+        }
+    }
+
+    fn unsupported(&self, what: &str) -> Error {
+        let kind = match self {
+            Self::Counter(_) => "COUNTER",
+            Self::Gauge(_) => "GAUGE",
+            Self::Histogram(_) => "HISTOGRAM",
+        };
+        Error::unsupported(format!("TRITONSERVER_METRIC_KIND_{kind} does not support {what}"))
+    }
+}
+
+impl Histogram {
+    fn new(buckets: &[f64]) -> Result<Self> {
+        let limits = match buckets {
+            [limits @ .., last] if *last == f64::INFINITY => limits, // that bucket is always there
+            limits => limits,
+        };
+        let is_ascending = limits.windows(2).all(|pair| pair[0] < pair[1]);
+        if !is_ascending || limits.iter().any(|limit| !limit.is_finite()) {
+            return Err(Error::invalid_argument(format!(
+                "Bucket Boundaries must be strictly sorted: they are {buckets:?}"
+            )));
+        }
+        Ok(Self { limits: limits.to_vec(), counts: vec![0; limits.len() + 1], sum: 0.0 })
+    }
+
+    fn observe(&mut self, value: f64) {
+        // what is no number lies in no bucket but the last
+        let bucket =
+            if value.is_nan() { self.limits.len() } else { self.limits.partition_point(|limit| *limit < value) };
+        self.counts[bucket] += 1;
+        self.sum += value;
+    }
+}

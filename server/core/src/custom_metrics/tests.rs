@@ -1,0 +1,129 @@
+use super::*;
+use crate::error::Code;
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn every_kind_is_written_as_prometheus_reads_it() {
+    let metrics = CustomMetrics::default();
+    let counter = metrics.family(MetricKind::Counter, "vllm:tokens_total", "Tokens\nand a \\").unwrap();
+    let all = counter.metric(labels(&[]), None).unwrap();
+    let some = counter.metric(labels(&[("version", "1"), ("model", "a \"b\"\n\\")]), None).unwrap();
+    all.increment(3.0).unwrap();
+    some.increment(0.5).unwrap();
+    let gauge = metrics.family(MetricKind::Gauge, "load", "Load").unwrap();
+    let values = [("a", -2.5), ("b", f64::INFINITY), ("c", f64::NAN), ("d", 1e20), ("e", 4e-7)];
+    let gauges = values.map(|(label, value)| {
+        let metric = gauge.metric(labels(&[("of", label)]), None).unwrap();
+        metric.set(value).unwrap();
+        metric
+    });
+    let latency = metrics.family(MetricKind::Histogram, "latency_seconds", "Latency").unwrap();
+    let latency = latency.metric(labels(&[("model", "m")]), Some(&[0.1, 1.0, 2.5, f64::INFINITY])).unwrap();
+    for value in [0.05, 0.1, 0.3, 7.0] {
+        latency.observe(value).unwrap();
+    }
+    let _unused = metrics.family(MetricKind::Counter, "without_series", "Nothing").unwrap();
+    insta::assert_snapshot!(metrics.page());
+    drop((all, some, gauges, latency));
+    drop((counter, gauge));
+    assert_eq!(metrics.page(), "");
+}
+
+#[test]
+fn those_who_define_the_same_share_it_and_the_last_takes_it_along() {
+    let metrics = CustomMetrics::default();
+    let family = || metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
+    let first = family().metric(labels(&[("model", "m")]), None).unwrap();
+    let second = family().metric(labels(&[("model", "m")]), None).unwrap();
+    let other = family().metric(labels(&[("model", "n")]), None).unwrap();
+    first.increment(1.0).unwrap();
+    second.increment(2.0).unwrap();
+    assert_eq!((first.value(), second.value(), other.value()), (Ok(3.0), Ok(3.0), Ok(0.0)));
+    drop(first);
+    assert!(metrics.page().contains("requests{model=\"m\"} 3\n"));
+    drop(second);
+    assert!(!metrics.page().contains("model=\"m\"") && metrics.page().contains("model=\"n\""));
+    drop(other);
+    assert!(metrics.0.lock().is_empty(), "the family has gone with its last series");
+    assert!(metrics.family(MetricKind::Gauge, "requests", "Another").is_ok(), "its name is free");
+}
+
+#[test]
+fn a_family_has_one_kind_and_a_name_of_its_own() {
+    let metrics = CustomMetrics::default();
+    let _held = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
+    let error = |kind, name| {
+        let error = metrics.family(kind, name, "").unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument);
+        error.message.into_owned()
+    };
+    assert_eq!(
+        error(MetricKind::Gauge, "requests"),
+        "Family name already exists with different type: 'requests' is a counter, not a gauge"
+    );
+    for name in ["", "1st", "a-b", "a b", "__a", "ä"] {
+        assert!(
+            error(MetricKind::Counter, name).starts_with(&format!("Invalid metric name '{name}': it must consist"))
+        );
+    }
+    for name in ["nv_inference_count", "nv_inference_request_failure", "nv_cpu_utilization", "tritonserver_anything"] {
+        let text = format!("Invalid metric name '{name}': the server has a family of that name itself");
+        assert_eq!(error(MetricKind::Counter, name), text);
+    }
+    // as the model of TensorRT-LLM has it
+    assert!(metrics.family(MetricKind::Gauge, "nv_trt_llm_request_metrics", "").is_ok());
+}
+
+#[test]
+fn a_series_takes_what_its_kind_knows() {
+    let metrics = CustomMetrics::default();
+    let series = |kind, buckets: Option<&[f64]>| {
+        metrics.family(kind, &format!("a_{}", kind.text()), "").and_then(|family| family.metric(labels(&[]), buckets))
+    };
+    let counter = series(MetricKind::Counter, None).unwrap();
+    for value in [-1.0, f64::NAN] {
+        assert_eq!(
+            counter.increment(value).unwrap_err().message,
+            "TRITONSERVER_METRIC_KIND_COUNTER can only be incremented monotonically by non-negative values."
+        );
+    }
+    let gauge = series(MetricKind::Gauge, None).unwrap();
+    gauge.set(5.0).unwrap();
+    gauge.increment(-7.0).unwrap();
+    assert_eq!(gauge.value(), Ok(-2.0));
+    let histogram = series(MetricKind::Histogram, Some(&[])).unwrap();
+    histogram.observe(1.0).unwrap();
+    let unsupported = [
+        (counter.set(1.0), "TRITONSERVER_METRIC_KIND_COUNTER does not support Set"),
+        (counter.observe(1.0), "TRITONSERVER_METRIC_KIND_COUNTER does not support Observe"),
+        (gauge.observe(1.0), "TRITONSERVER_METRIC_KIND_GAUGE does not support Observe"),
+        (histogram.increment(1.0), "TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Increment"),
+        (histogram.set(1.0), "TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Set"),
+        (histogram.value().map(drop), "TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Value"),
+    ];
+    for (result, text) in unsupported {
+        assert_eq!(result, Err(Error::unsupported(text)));
+    }
+    let refused = |kind, buckets| series(kind, buckets).unwrap_err().message.into_owned();
+    assert_eq!(refused(MetricKind::Histogram, None), "Bucket boundaries not found in Metric args.");
+    assert_eq!(refused(MetricKind::Counter, Some(&[1.0])), "Unexpected args found in counter Metric constructor.");
+    for buckets in [&[1.0, 1.0][..], &[2.0, 1.0], &[f64::NAN], &[f64::INFINITY, 1.0]] {
+        let text = refused(MetricKind::Histogram, Some(buckets));
+        assert!(text.starts_with("Bucket Boundaries must be strictly sorted: "), "{text}");
+    }
+}
+
+#[test]
+fn labels_have_names_that_prometheus_reads() {
+    let metrics = CustomMetrics::default();
+    let histogram = metrics.family(MetricKind::Histogram, "h", "").unwrap();
+    for name in ["", "a:b", "1", "a-b", "__a", "le"] {
+        let error = histogram.metric(labels(&[(name, "x")]), Some(&[1.0])).unwrap_err();
+        assert!(error.message.starts_with(&format!("Invalid label name '{name}' of metric 'h': ")), "{error}");
+    }
+    let counter = metrics.family(MetricKind::Counter, "c", "").unwrap();
+    assert!(counter.metric(labels(&[("le", "x")]), None).is_ok());
+}
