@@ -14,7 +14,11 @@ mod testing;
 mod testing_over_time;
 mod timed;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
 
 use server_core::{
     backend::{Backend, Backends, ModelSource, Settings},
@@ -33,21 +37,33 @@ macro_rules! backends {
         ///
         /// Nothing is opened here: a library that a backend needs is looked for when its first model is.
         pub fn all(settings: &BTreeMap<String, Settings>) -> Arc<BuiltIn> {
-            let settings = |name: &str| settings.get(name).cloned().unwrap_or_default();
-            Arc::new(BuiltIn(vec![$($name::backend(settings(stringify!($name)))),+]))
+            let of = |name: &str| settings.get(name).cloned().unwrap_or_default();
+            let directory = settings.values().find_map(|settings| settings.get("backend-directory")).map(PathBuf::from);
+            Arc::new(BuiltIn { backends: vec![$($name::backend(of(stringify!($name)))),+], directory })
         }
     };
 }
 
-/// The backends of this crate.
-pub struct BuiltIn(Vec<Arc<dyn Backend>>);
+/// The backends of this crate, and those that are written for them and lie in the backend directory.
+pub struct BuiltIn {
+    backends: Vec<Arc<dyn Backend>>,
+    directory: Option<PathBuf>,
+}
 
 impl Backends for BuiltIn {
     fn find(&self, name: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
-        self.0.iter().find(|backend| backend.name() == name).cloned().ok_or_else(|| {
+        if let Some(found) = self.backends.iter().find(|backend| backend.name() == name) {
+            return Ok(found.clone());
+        }
+        let is_one_component = Path::new(name).components().eq([Component::Normal(name.as_ref())]);
+        let folder = self.directory.as_ref().filter(|_| is_one_component).map(|directory| directory.join(name));
+        let found =
+            folder.as_deref().and_then(|at| self.backends.iter().find_map(|backend| backend.with_code(name, at)));
+        found.ok_or_else(|| {
+            let searched = folder.map_or_else(String::new, |at| format!(", and none in {}", at.display()));
             Error::invalid_argument(format!(
                 "unable to find backend library for backend '{name}', try specifying runtime on the model configuration. \
-                 This server has: {}.",
+                 This server has: {}{searched}.",
                 NAMES.join(", ")
             ))
         })
@@ -63,6 +79,6 @@ mod tests {
     #[test]
     fn every_backend_goes_by_the_name_of_its_folder() {
         let backends = all(&BTreeMap::new());
-        assert_eq!(backends.0.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
+        assert_eq!(backends.backends.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     task::{Context, Poll},
 };
@@ -45,6 +45,12 @@ pub trait Backend: Send + Sync {
     /// `input.allow_ragged_batch`. Others of that kind are named in a warning when a model sets them.
     fn supported_fields(&self) -> &[&str] {
         &[]
+    }
+
+    /// The same backend with the code that lies in that folder, under that name: a backend that is written for this one.
+    /// `None` if the folder has no code for it.
+    fn with_code(&self, _name: &str, _folder: &Path) -> Option<Arc<dyn Backend>> {
+        None
     }
 
     /// Opens one version of a model, once. With `may_complete` it fills in what the configuration leaves open and the

@@ -61,6 +61,8 @@ pub(crate) struct Args {
     pub(crate) metrics: Endpoint,
     /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
+    /// Where backends lie.
+    pub(crate) backend_directory: String,
     /// `--backend-config`, in the order given.
     pub(crate) backend_settings: Vec<Setting>,
     /// What to log, how and where.
@@ -395,6 +397,7 @@ impl Default for Args {
             },
             metrics: Endpoint::at(String::new(), 8002),
             cpu_metrics: true,
+            backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
             deprecations: Vec::new(),

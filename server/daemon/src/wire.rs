@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, iter,
     num::NonZeroUsize,
     sync::Arc,
     thread::available_parallelism,
@@ -49,6 +49,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         grpc,
         metrics,
         cpu_metrics,
+        backend_directory,
         backend_settings,
         log,
         deprecations,
@@ -115,7 +116,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());
-    let backend_settings = merge(&backend_settings);
+    let backend_settings = merge(&backend_directory, &backend_settings);
     let engine_options = server_engine::Options {
         id,
         repositories: repositories.into_iter().collect(),
@@ -215,14 +216,15 @@ fn restricted(restriction: Restriction) -> server_core::restriction::Restriction
     server_core::restriction::Restriction { groups: categories.iter().map(known).collect(), header, value }
 }
 
-/// The settings of each backend: those for all, then its own on top. The last of two wins.
-fn merge(given: &[Setting]) -> BTreeMap<String, Settings> {
+/// The settings of each backend: where backends lie, those for all, then its own on top. The last of two wins.
+fn merge(backend_directory: &str, given: &[Setting]) -> BTreeMap<String, Settings> {
     let mut names: BTreeSet<&str> = given.iter().filter_map(|setting| setting.name.as_deref()).collect();
     names.extend(server_backends::NAMES);
     let of = |name: &str| {
         let for_all = given.iter().filter(|setting| setting.name.is_none());
         let for_one = given.iter().filter(|setting| setting.name.as_deref() == Some(name));
-        for_all.chain(for_one).map(|setting| (setting.key.clone(), setting.value.clone())).collect()
+        let settings = for_all.chain(for_one).map(|setting| (setting.key.clone(), setting.value.clone()));
+        iter::once(("backend-directory".to_owned(), backend_directory.to_owned())).chain(settings).collect()
     };
     names.into_iter().map(|name| (name.to_owned(), of(name))).collect()
 }
@@ -244,11 +246,12 @@ mod tests {
             setting(Some("onnxruntime"), "size", "3"),
             setting(Some("dali"), "x", "y"),
         ];
-        let merged = merge(&given);
+        let merged = merge("/backends", &given);
         let of = |name: &str| format!("{:?}", merged[name]);
-        assert_eq!(of("dali"), r#"{"batch": "4", "size": "1", "x": "y"}"#);
-        assert_eq!(of("identity"), r#"{"batch": "4", "size": "1"}"#);
-        assert_eq!(of("onnxruntime"), r#"{"batch": "4", "size": "3"}"#);
+        let directory = r#""backend-directory": "/backends""#;
+        assert_eq!(of("dali"), format!(r#"{{{directory}, "batch": "4", "size": "1", "x": "y"}}"#));
+        assert_eq!(of("identity"), format!(r#"{{{directory}, "batch": "4", "size": "1"}}"#));
+        assert_eq!(of("onnxruntime"), format!(r#"{{{directory}, "batch": "4", "size": "3"}}"#));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Attendant {
     pub(super) fn start(shared: Arc<Shared>, events: Channel, pipes: Pipes) -> Result<Self> {
         let prepare = || {
             let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-            let pipes = [Pipe::new(pipes.stdout)?, Pipe::new(pipes.stderr)?];
+            let pipes = [Pipe::new(pipes.stdout, false)?, Pipe::new(pipes.stderr, true)?];
             let name = format!("{} attendant", shared.name());
             let of_thread = Of { shared: shared.clone(), events: Some(events), stop: stop.clone(), pipes };
             let thread = thread::Builder::new().name(name).spawn(move || of_thread.run())?;
@@ -73,6 +73,7 @@ struct Of {
 struct Pipe {
     /// Until all ends of it are closed.
     fd: Option<OwnedFd>,
+    is_stderr: bool,
     lines: Lines,
 }
 
@@ -81,7 +82,7 @@ impl Of {
         loop {
             let (is_over, has_event) = self.wait();
             for pipe in &mut self.pipes {
-                pipe.read(&self.shared.model_name, is_over);
+                pipe.read(&self.shared, is_over);
             }
             if has_event {
                 self.event();
@@ -127,13 +128,13 @@ impl Of {
 }
 
 impl Pipe {
-    fn new(fd: OwnedFd) -> Result<Self, Errno> {
+    fn new(fd: OwnedFd, is_stderr: bool) -> Result<Self, Errno> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Self { fd: Some(fd), lines: Lines::default() })
+        Ok(Self { fd: Some(fd), is_stderr, lines: Lines::default() })
     }
 
     /// Reads what is there, and puts into the log what is complete, or all at the end.
-    fn read(&mut self, model: &str, is_over: bool) {
+    fn read(&mut self, shared: &Shared, is_over: bool) {
         let mut records = Vec::new();
         let mut bytes = [0; 16 << 10];
         while let Some(fd) = &self.fd {
@@ -148,7 +149,12 @@ impl Pipe {
         if is_over || self.fd.is_none() {
             self.lines.flush(&mut records);
         }
+        let model = &shared.model_name;
         for record in records {
+            if self.is_stderr {
+                let (Record::Line(text) | Record::Traceback(text)) = &record;
+                shared.last_words.add(text);
+            }
             match record {
                 Record::Line(text) => tracing::info!(model, "{text}"),
                 Record::Traceback(text) => tracing::warn!(model, "{text}"),

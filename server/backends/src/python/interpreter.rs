@@ -1,6 +1,6 @@
 //! Which Python runs a model: the one of the model's own environment, else the setting `executable`, else `python3` of
-//! the path. No process is started to find out whether it is of any use: the worker says so when it cannot start, see
-//! [`start_failure`].
+//! the path. No process is started to find out whether it is of any use: the worker's program says what it lacks, and
+//! where not even that runs, see [`start_failure`].
 
 use std::{
     env,
@@ -10,12 +10,18 @@ use std::{
 
 use rustix::fs::{Access, access};
 use server_core::{
-    backend::Settings,
+    backend::{ModelSource, Settings},
     error::{Error, Result},
 };
 
+use server_proto::inference::ModelConfig;
+
+use super::{cache, environment, process::Spawn, requirements};
+
 /// Setting that names the interpreter.
 const SETTING: &str = "executable";
+/// Setting that names the folder for what is unpacked and built.
+pub(crate) const CACHE_SETTING: &str = "cache-directory";
 /// Oldest Python a worker runs on.
 const OLDEST: &str = "3.8";
 /// What can be done about an interpreter that does not fit.
@@ -23,12 +29,74 @@ const CURE: &str =
     "choose one with --backend-config=python,executable=PATH or the model's parameter EXECUTION_ENV_PATH";
 
 /// A Python, and what its environment needs to be set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Interpreter {
     /// The program.
     pub program: PathBuf,
-    /// Environment variables of its workers, beyond the server's own; `None` removes one.
+    /// Environment variables of its processes, beyond the server's own; `None` removes one.
     pub variables: Vec<(OsString, Option<OsString>)>,
+    /// A shell script that is sourced first: `bin/activate` of an environment.
+    pub activate: Option<PathBuf>,
+    /// A folder that is put before `LD_LIBRARY_PATH`. Not among the variables: the shell needs its own libraries.
+    pub libraries: Option<PathBuf>,
+}
+
+/// Sources the script, which is argument 0, without arguments of its own, and becomes the program: arguments 2 and up,
+/// with argument 1 before `LD_LIBRARY_PATH`. A script that fails does not hinder it: what it said is in the log.
+const ACTIVATE_AND_RUN: &str = r#"libraries=$1; shift; program=("$@"); set --; source "$0"
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"; exec "${program[@]}""#;
+
+impl Interpreter {
+    /// A process of it, to be given arguments.
+    pub(crate) fn spawn(&self) -> Spawn {
+        let bash = self.activate.is_some().then(|| find_in(env::var_os("PATH").as_deref(), "bash")).flatten();
+        let mut spawn = match (&self.activate, bash) {
+            (Some(script), Some(bash)) => {
+                let mut spawn = Spawn::new(bash);
+                let libraries = self.libraries.clone().unwrap_or_default();
+                spawn.argument("-c").argument(ACTIVATE_AND_RUN).argument(script).argument(libraries);
+                spawn.argument(&self.program);
+                spawn
+            }
+            // Without bash: the variables are what an activation sets, short of scripts that packages bring.
+            _ => {
+                let mut spawn = Spawn::new(&self.program);
+                if let Some(libraries) = &self.libraries {
+                    let value = before(libraries, env::var_os("LD_LIBRARY_PATH"));
+                    spawn.variable("LD_LIBRARY_PATH", Some(value));
+                }
+                spawn
+            }
+        };
+        for (name, value) in &self.variables {
+            spawn.variable(name, value.clone());
+        }
+        spawn
+    }
+}
+
+/// A list of folders as `PATH` has it, with one more before it.
+pub(crate) fn before(first: &Path, rest: Option<OsString>) -> OsString {
+    let mut value = first.as_os_str().to_owned();
+    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+        value.push(":");
+        value.push(rest);
+    }
+    value
+}
+
+/// The interpreter of a model: that of the environment it names, or the one of the settings; with the packages it asks
+/// for, if the settings allow that. Takes long the first time an environment is unpacked or made.
+///
+/// Errors: there is none, or its environment cannot be used, with the cure.
+pub(crate) fn of_model(settings: &Settings, source: &ModelSource, config: &ModelConfig) -> Result<Interpreter> {
+    let cache = || cache::folder(settings.get(CACHE_SETTING).map(String::as_str));
+    let environment = config.parameters.get(environment::PARAMETER).map(|value| value.string_value.as_str());
+    let interpreter = match environment {
+        Some(value) if !value.is_empty() => environment::open(value, &source.model_dir, cache)?,
+        _ => of_settings(settings)?,
+    };
+    requirements::apply(interpreter, settings, source, cache)
 }
 
 /// The interpreter that the settings name: `executable` as a path, or as a name in the folders of `PATH`; else `python3`.
@@ -39,7 +107,7 @@ pub(crate) fn of_settings(settings: &Settings) -> Result<Interpreter> {
 }
 
 fn find(wanted: Option<&str>, path: Option<&OsStr>) -> Result<Interpreter> {
-    let found = |program: PathBuf| Interpreter { program, variables: Vec::new() };
+    let found = |program: PathBuf| Interpreter { program, ..Interpreter::default() };
     let name = wanted.unwrap_or("python3");
     if name.contains('/') {
         return if is_executable(Path::new(name)) {
@@ -50,15 +118,18 @@ fn find(wanted: Option<&str>, path: Option<&OsStr>) -> Result<Interpreter> {
             )))
         };
     }
-    let path = path.unwrap_or_default();
-    let program = env::split_paths(path).map(|folder| folder.join(name)).find(|file| is_executable(file));
-    program.map(found).ok_or_else(|| {
+    find_in(path, name).map(found).ok_or_else(|| {
         Error::not_found(format!(
             "no Python interpreter: '{name}' is in none of the folders of PATH ('{}'); install Python {OLDEST} or later \
              with numpy, or {CURE}",
-            path.to_string_lossy()
+            path.unwrap_or_default().to_string_lossy()
         ))
     })
+}
+
+/// The first program of that name in the folders of `PATH`.
+fn find_in(path: Option<&OsStr>, name: &str) -> Option<PathBuf> {
+    env::split_paths(path.unwrap_or_default()).map(|folder| folder.join(name)).find(|file| is_executable(file))
 }
 
 /// Whether it is a file, or a link to one, that this user may execute.
@@ -66,26 +137,14 @@ pub(crate) fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
 
-/// What to tell about a worker that ended before it was ready: how it ended, what it said last on its standard error,
-/// and the cure where one is known. `ended` is the words of [`super::process::Exit`].
+/// What to tell about a worker that ended before it could say anything by itself: how it ended, in the words of
+/// [`super::process::Exit`], what it said last on its standard error, and what can be done. An interpreter that is too old
+/// or lacks numpy is not among them: the worker's program says so itself.
 pub(crate) fn start_failure(program: &Path, ended: &str, stderr: &str) -> String {
     let said = stderr.trim();
-    let cure = if said.contains("No module named 'numpy'") || said.contains("No module named numpy") {
-        format!(
-            "; numpy is missing: install it for that interpreter ({} -m pip install numpy), or {CURE}",
-            program.display()
-        )
-    } else if said.contains(TOO_OLD) {
-        format!("; {CURE}")
-    } else {
-        String::new()
-    };
-    let said = if said.is_empty() { String::from("it said nothing") } else { format!("it said: {said}") };
-    format!("the Python interpreter {} ended before it was ready ({ended}); {said}{cure}", program.display())
+    let said = if said.is_empty() { "it said nothing; ".to_owned() } else { format!("it said:\n{said}\n") };
+    format!("the Python interpreter '{}' ended before it was ready ({ended}); {said}{CURE}", program.display())
 }
-
-/// Words of `stub/worker.py` when the interpreter is older than [`OLDEST`].
-const TOO_OLD: &str = "is too old: Triton Operator's Python backend needs 3.8 or later";
 
 #[cfg(test)]
 mod tests {
@@ -141,18 +200,17 @@ mod tests {
 
     #[test]
     fn a_failed_start_says_what_the_interpreter_said_and_the_cure() {
-        let numpy = start_failure(
-            Path::new("/usr/bin/python3"),
-            "exit code 1",
-            "Traceback (most recent call last):\nModuleNotFoundError: No module named 'numpy'\n",
-        );
-        assert!(numpy.contains("(exit code 1)") && numpy.contains("/usr/bin/python3 -m pip install numpy"), "{numpy}");
-        let old = start_failure(Path::new("/p"), "exit code 1", &format!("Python 3.6 {TOO_OLD}"));
-        assert!(old.contains("Python 3.6 is too old") && old.ends_with(CURE), "{old}");
-        let killed = start_failure(Path::new("/p"), "killed by signal 9 (SIGKILL)", "");
+        let said = start_failure(Path::new("/bin/python"), "exit code 127", "cannot open shared object\n");
         assert_eq!(
-            killed,
-            "the Python interpreter /p ended before it was ready (killed by signal 9 (SIGKILL)); it said nothing"
+            said,
+            format!(
+                "the Python interpreter '/bin/python' ended before it was ready (exit code 127); it said:\n\
+                 cannot open shared object\n{CURE}"
+            )
         );
+        let killed = start_failure(Path::new("/p"), "killed by signal 9 (SIGKILL)", "");
+        let expect =
+            "the Python interpreter '/p' ended before it was ready (killed by signal 9 (SIGKILL)); it said nothing; ";
+        assert_eq!(killed, format!("{expect}{CURE}"));
     }
 }

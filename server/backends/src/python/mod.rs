@@ -4,30 +4,32 @@
 //! Source: Triton Python backend.
 
 mod attendant;
-#[allow(dead_code, reason = "environments and supervision of workers use the rest")]
 mod cache;
 mod channel;
 mod decode;
 mod encode;
+mod environment;
 mod instance;
-#[allow(dead_code, reason = "environments and supervision of workers use the rest")]
 mod interpreter;
-#[allow(dead_code, reason = "environments and supervision of workers use the rest")]
+mod last_words;
+#[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod lines;
 mod marshal;
 mod memory;
 mod model;
-#[allow(dead_code, reason = "environments and supervision of workers use the rest")]
+#[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod process;
+mod requirements;
 mod run;
 mod settings;
 mod stub_files;
+mod tool;
 #[allow(dead_code, reason = "not every message is sent yet")]
 mod wire;
 mod worker;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
 
@@ -43,14 +45,20 @@ use self::{
     settings::Memory,
 };
 
+/// The file with the model's class, unless the configuration names another.
+const MODEL_FILE: &str = "model.py";
+
 /// The backend. Its settings are read when the first model is opened.
 pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {
-    Arc::new(Python { settings, opened: parking_lot::Mutex::default() })
+    Arc::new(Python { name: "python".into(), folder: None, settings: Arc::new(settings), opened: Arc::default() })
 }
 
 struct Python {
-    settings: Settings,
-    opened: parking_lot::Mutex<Option<Arc<PythonBackend>>>,
+    name: String,
+    /// Where the class lies that all models of this backend share; in the models themselves without it.
+    folder: Option<PathBuf>,
+    settings: Arc<Settings>,
+    opened: Arc<parking_lot::Mutex<Option<Arc<PythonBackend>>>>,
 }
 
 /// What all Python models share.
@@ -58,6 +66,8 @@ struct PythonBackend {
     memory: Memory,
     pool: Arc<SegmentPool>,
     cache: Option<String>,
+    /// Where the worker's program may lie.
+    stub_places: Vec<PathBuf>,
 }
 
 impl PythonBackend {
@@ -69,13 +79,18 @@ impl PythonBackend {
             step: memory.step,
             ..Limits::default()
         };
-        Ok(Self { memory, pool: SegmentPool::new(limits), cache: settings.get("cache-directory").cloned() })
+        let backend_directory = settings.get("backend-directory").map(Path::new);
+        Ok(Self {
+            memory,
+            pool: SegmentPool::new(limits),
+            cache: settings.get(interpreter::CACHE_SETTING).cloned(),
+            stub_places: stub_files::places(std::env::current_exe().ok().as_deref(), backend_directory),
+        })
     }
 
     /// The folder with the worker's program.
     fn stub_folder(&self) -> Result<PathBuf> {
-        let places = stub_files::places(std::env::current_exe().ok().as_deref(), None);
-        stub_files::folder(stub_files::FILES, &places, || cache::folder(self.cache.as_deref()))
+        stub_files::folder(stub_files::FILES, &self.stub_places, || cache::folder(self.cache.as_deref()))
             .map_err(|error| Error::internal(error.to_string()))
     }
 }
@@ -92,9 +107,40 @@ impl Python {
     }
 }
 
+impl Python {
+    /// Where the class of a model lies.
+    ///
+    /// Errors: there is no such file.
+    /// Source: Triton Python backend; "Python-based Backends" for one whose models share the class.
+    fn code(&self, source: &ModelSource, config: &ModelConfig) -> Result<Code> {
+        if let Some(folder) = &self.folder {
+            return Ok(Code { module: "model".into(), path: vec![folder.clone()] });
+        }
+        let file = if config.default_model_filename.is_empty() { MODEL_FILE } else { &config.default_model_filename };
+        if !source.version_dir.join(file).is_file() {
+            return Err(Error::internal(format!(
+                "Python model file not found: '{}' does not exist",
+                source.version_dir.join(file).display()
+            )));
+        }
+        let stem = file.strip_suffix(".py").unwrap_or(file);
+        Ok(Code {
+            module: format!("{}.{stem}", source.version),
+            path: vec![source.version_dir.clone(), source.model_dir.clone()],
+        })
+    }
+}
+
 impl Backend for Python {
     fn name(&self) -> &str {
-        "python"
+        &self.name
+    }
+
+    fn with_code(&self, name: &str, folder: &Path) -> Option<Arc<dyn Backend>> {
+        folder.join(MODEL_FILE).is_file().then(|| {
+            let (settings, opened) = (self.settings.clone(), self.opened.clone());
+            Arc::new(Self { name: name.into(), folder: Some(folder.into()), settings, opened }) as Arc<dyn Backend>
+        })
     }
 
     fn open(
@@ -104,19 +150,11 @@ impl Backend for Python {
         may_complete: bool,
         _host: &Weak<dyn Host>,
     ) -> Result<Box<dyn Model>> {
-        let file = if config.default_model_filename.is_empty() { "model.py" } else { &config.default_model_filename };
-        if !source.version_dir.join(file).is_file() {
-            return Err(Error::internal(format!(
-                "Python model file not found: '{}' does not exist",
-                source.version_dir.join(file).display()
-            )));
+        let code = self.code(source, config)?;
+        if self.folder.is_some() {
+            config.runtime = MODEL_FILE.into(); // as Triton says of such a backend
         }
-        let stem = file.strip_suffix(".py").unwrap_or(file);
-        let code = Code {
-            module: format!("{}.{stem}", source.version),
-            path: vec![source.version_dir.clone(), source.model_dir.clone()],
-        };
-        let interpreter = interpreter::of_settings(&self.settings)?;
+        let interpreter = interpreter::of_model(&self.settings, source, config)?;
         let model = PythonModel::new(self.opened()?, source, code, interpreter);
         if may_complete {
             model.complete(config)?;

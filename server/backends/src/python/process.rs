@@ -3,7 +3,9 @@
 
 use std::{
     ffi::OsString,
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::{CommandExt, ExitStatusExt},
@@ -36,6 +38,7 @@ pub(crate) struct Spawn {
     arguments: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
     passed: Vec<OwnedFd>,
+    directory: Option<PathBuf>,
 }
 
 /// What [`Spawn::run`] gives.
@@ -118,7 +121,8 @@ fn signal_name(number: i32) -> Option<&'static str> {
 impl Spawn {
     /// A process of that program, with the server's environment and working directory.
     pub(crate) fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), variables: Vec::new(), passed: Vec::new() }
+        let program = program.into();
+        Self { program, arguments: Vec::new(), variables: Vec::new(), passed: Vec::new(), directory: None }
     }
 
     /// Adds an argument.
@@ -133,6 +137,12 @@ impl Spawn {
         self
     }
 
+    /// Starts it in that folder, not the server's.
+    pub(crate) fn directory(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
     /// Passes a descriptor on. It has the same number in the child, which is returned to be told to it; renumbering
     /// would need to know which numbers are free there. The server's own is closed once the child runs.
     pub(crate) fn pass(&mut self, descriptor: OwnedFd) -> RawFd {
@@ -144,11 +154,28 @@ impl Spawn {
     /// is the server's business), killed when the server ends.
     ///
     /// Errors: the system's, if the program cannot be executed or there is no room for a process.
-    #[allow(unsafe_code)]
     pub(crate) fn run(self) -> io::Result<Spawned> {
+        let mut child = self.start(Stdio::piped(), Stdio::piped())?;
+        let stdout = child.stdout.take().expect("asked for above").into();
+        let stderr = child.stderr.take().expect("asked for above").into();
+        Ok(Spawned { process: Process::new(child), stdout, stderr })
+    }
+
+    /// Starts it as [`Self::run`] does, with its output and errors going to a file.
+    ///
+    /// Errors: the system's.
+    pub(crate) fn run_into(self, log: &File) -> io::Result<Process> {
+        self.start(log.try_clone()?.into(), log.try_clone()?.into()).map(Process::new)
+    }
+
+    #[allow(unsafe_code)]
+    fn start(self, stdout: Stdio, stderr: Stdio) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         for (name, value) in &self.variables {
             match value {
                 Some(value) => command.env(name, value),
@@ -175,10 +202,7 @@ impl Spawn {
         // SAFETY: runs in the forked child, and makes nothing but async-signal-safe system calls; no memory is allocated
         // or freed, and no lock is taken.
         unsafe { command.pre_exec(prepare) };
-        let mut child = spawn_on_lasting_thread(command)?;
-        let stdout = child.stdout.take().expect("asked for above").into();
-        let stderr = child.stderr.take().expect("asked for above").into();
-        Ok(Spawned { process: Process::new(child), stdout, stderr })
+        spawn_on_lasting_thread(command)
     }
 }
 
@@ -320,7 +344,6 @@ impl Drop for Process {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs::File,
         io::{BufRead, BufReader, Read},
         path::Path,
     };

@@ -1,6 +1,7 @@
 //! One running worker: a process with its channels, from start to end.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -14,10 +15,11 @@ use server_shm::{Segment, SegmentPool};
 use super::{
     attendant::{Attendant, Pipes},
     channel::{self, Broken, Channel, not_understood},
-    interpreter::Interpreter,
+    interpreter::{self, Interpreter},
+    last_words::LastWords,
     marshal::{Value, Writer},
     memory::{Lent, Outputs},
-    process::{Process, Spawn},
+    process::Process,
     settings::Memory,
     stub_files,
     wire::{answer, event, kind},
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     instance: OnceLock<OfInstance>,
     pub(super) lent: Lent,
     pub(super) outputs: Outputs,
+    /// What it wrote to its standard error.
+    pub(super) last_words: LastWords,
 }
 
 /// What threads know of the instance that a worker is of.
@@ -56,7 +60,10 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     execute: Channel,
     process: Process,
-    _attendant: Attendant,
+    /// Until the process is found to have ended.
+    attendant: Option<Attendant>,
+    program: PathBuf,
+    has_answered: bool,
 }
 
 /// Slots of the status page: requests that a worker has at the same time.
@@ -106,10 +113,7 @@ impl Worker {
         let (execute, execute_theirs) = channel::pair(start.pool)?;
         let (events, events_theirs) = channel::pair(start.pool)?;
         let status = Segment::create("triton_python_backend_status", SLOTS)?;
-        let mut spawn = Spawn::new(&start.interpreter.program);
-        for (name, value) in &start.interpreter.variables {
-            spawn.variable(name.clone(), value.clone());
-        }
+        let mut spawn = start.interpreter.spawn();
         let failed = |error: std::io::Error| {
             let program = start.interpreter.program.display();
             Error::internal(format!("cannot start the Python interpreter '{program}': {error}"))
@@ -129,10 +133,12 @@ impl Worker {
             instance: OnceLock::new(),
             lent: Lent::new(start.pool.clone()),
             outputs: Outputs::default(),
+            last_words: LastWords::default(),
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let attendant = Attendant::start(shared.clone(), events, pipes)?;
-        Ok(Self { shared, execute, process: spawned.process, _attendant: attendant })
+        let program = start.interpreter.program.clone();
+        Ok(Self { shared, execute, process: spawned.process, attendant: Some(attendant), program, has_answered: false })
     }
 
     /// Has it do something, and reads what it answers. Blocks until it has.
@@ -142,16 +148,23 @@ impl Worker {
         segments: &[Arc<Segment>],
         read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
     ) -> Result<R, Failure> {
-        ask(&mut self.execute, &self.shared, message, segments, read).map_err(|failure| match failure {
-            Failure::Gone => Failure::Lost(self.lost()),
-            failure => failure,
-        })
+        let answer = ask(&mut self.execute, &self.shared, message, segments, read);
+        if let Err(Failure::Gone) = answer {
+            return Err(Failure::Lost(self.lost()));
+        }
+        self.has_answered = true;
+        answer
     }
 
-    fn lost(&self) -> Error {
-        let how = self.process.wait_timeout(Duration::from_secs(1));
-        let how = how.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
-        Error::internal(format!("Stub process '{}' is not healthy. ({how})", self.shared.name()))
+    /// Why nothing comes any more.
+    fn lost(&mut self) -> Error {
+        let exit = self.process.wait_timeout(Duration::from_secs(1));
+        let how = exit.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
+        if self.has_answered {
+            return Error::internal(format!("Stub process '{}' is not healthy. ({how})", self.shared.name()));
+        }
+        self.attendant = None; // it reads all that is left to read before it ends
+        Error::internal(interpreter::start_failure(&self.program, &how, &self.shared.last_words.text()))
     }
 
     /// Has it finalize the model and end; kills it if it takes too long.

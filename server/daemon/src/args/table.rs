@@ -225,7 +225,9 @@ const TRACING: &[Flag] = &[
 ];
 
 const BACKEND: &[Flag] = &[
-    unused!("backend-directory": String = "/opt/tritonserver/backends", "Folder with backend libraries."),
+    set!("backend-directory": String = "/opt/tritonserver/backends",
+        "Folder with backends: NAME/model.py is one that is written in Python.",
+        |args, path| args.backend_directory = path),
     set!("backend-config": Setting = "",
         "A setting of one backend, or of all where no name stands before it. May be given several times.",
         |args, setting| args.backend_settings.push(setting)),

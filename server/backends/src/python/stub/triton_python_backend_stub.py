@@ -11,6 +11,8 @@ import sys
 
 def main():
     execute_fd, events_fd, status_fd = map(int, sys.argv[1:4])
+    if sys.version_info < (3, 8):
+        return refuse(execute_fd, "is older than Python 3.8", "install a newer one")
     prefix, smallest, growth = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
     try:
         with open("/proc/self/comm", "w") as comm:
@@ -22,7 +24,8 @@ def main():
     try:
         import numpy  # noqa: F401
     except ImportError as error:
-        return refuse(execute_fd, error)
+        what = "cannot import numpy, which every Python model needs (%s)" % error
+        return refuse(execute_fd, what, "install it there with '%s -m pip install numpy'" % sys.executable)
     from triton_python_backend_utils import _worker
 
     sys.dont_write_bytecode = True  # a model's folder is not ours to write in
@@ -30,15 +33,14 @@ def main():
     _worker.run(execute_fd, events_fd, status_fd, prefix, smallest, growth)
 
 
-def refuse(execute_fd, error):
-    """Answers the server's first message: this interpreter cannot run a model."""
+def refuse(execute_fd, what, cure):
+    """Answers the server's first message: this interpreter cannot run a model. Runs on Python 2 as well."""
     import marshal
 
     text = (
-        "the Python interpreter '%s' (%s) cannot import numpy, which every Python model needs (%s): install it there with "
-        "'%s -m pip install numpy', or name another interpreter with --backend-config=python,executable=PATH or the "
-        "model's parameter EXECUTION_ENV_PATH"
-    ) % (sys.executable, sys.version.split()[0], error, sys.executable)
+        u"the Python interpreter '%s' (%s) %s: %s, or name another interpreter with "
+        u"--backend-config=python,executable=PATH or the model's parameter EXECUTION_ENV_PATH"
+    ) % (sys.executable, sys.version.split()[0], what, cure)
     os.read(execute_fd, 1 << 16)
     os.write(execute_fd, marshal.dumps((1, text, 1), 2))
 
