@@ -14,6 +14,7 @@ use server_core::{
     batch::{Batch, Pending},
     error::{Error, Result},
 };
+use smallvec::SmallVec;
 
 use crate::{
     inline_policy::{InlinePolicy, Size},
@@ -39,18 +40,34 @@ impl InstanceSlot {
 
     /// Runs a batch that was formed at `now`.
     pub(crate) fn run(&self, batch: Vec<Pending>, now: Instant) {
+        let size = size_of(&batch);
+        let batch = Batch::new(batch, now);
+        self.call(|instance| instance.execute(batch));
+        self.inline_policy.record(size, now.elapsed());
+    }
+
+    /// Runs batches that were formed one after the other.
+    fn run_several(&self, batches: Vec<(Vec<Pending>, Instant)>) {
+        let began = Instant::now();
+        let sizes: SmallVec<[Size; 16]> = batches.iter().map(|(batch, _)| size_of(batch)).collect();
+        let batches = batches.into_iter().map(|(batch, now)| Batch::new(batch, now)).collect();
+        self.call(|instance| instance.execute_several(batches));
+        let each = began.elapsed() / u32::try_from(sizes.len().max(1)).unwrap_or(u32::MAX);
+        sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
+    }
+
+    /// How many batches its instance takes at once.
+    fn most_batches(&self) -> usize {
+        self.instance.lock().as_ref().map_or(1, |instance| instance.most_batches())
+    }
+
+    fn call(&self, run: impl FnOnce(&mut dyn Instance)) {
         let mut instance = self.instance.lock();
         let Some(instance) = instance.as_mut() else { return }; // gone: the requests say so as they are dropped
-        let size = Size {
-            rows: batch.iter().map(Pending::batch_size).sum(),
-            bytes: batch.iter().map(|pending| pending.request.input_bytes()).sum(),
-        };
-        let batch = Batch::new(batch, now);
-        // A panic drops the batch, and every request in it is counted and answers with an internal error.
-        if catch_unwind(AssertUnwindSafe(|| instance.execute(batch))).is_err() {
-            tracing::error!("the backend panicked; the requests of its batch were answered");
+        // A panic drops the batches, and every request in them is counted and answers with an internal error.
+        if catch_unwind(AssertUnwindSafe(|| run(&mut **instance))).is_err() {
+            tracing::error!("the backend panicked; the requests it was given were answered");
         }
-        self.inline_policy.record(size, now.elapsed());
     }
 }
 
@@ -92,9 +109,13 @@ impl Worker {
 
     fn work(&self) {
         sharpen_timer();
-        let (mut batch, mut removed) = (Vec::new(), Vec::new());
+        let (mut batch, mut more, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let next = self.scheduler.next(self.slot.number, &mut batch, &mut removed);
+            if matches!(next, Next::Run { .. }) {
+                let most = self.slot.most_batches();
+                self.scheduler.take_more(self.slot.number, most.saturating_sub(1), &mut more, &mut removed);
+            }
             // Before the batch: who waited too long should not wait for this execution as well.
             for (pending, removal) in removed.drain(..) {
                 end_removed(pending, removal);
@@ -102,9 +123,20 @@ impl Worker {
             match next {
                 Next::Closed => return,
                 Next::Answer => {}
-                Next::Run { now } => self.slot.run(std::mem::take(&mut batch), now),
+                Next::Run { now } if more.is_empty() => self.slot.run(std::mem::take(&mut batch), now),
+                Next::Run { now } => {
+                    let first = (std::mem::take(&mut batch), now);
+                    self.slot.run_several(std::iter::once(first).chain(more.drain(..)).collect());
+                }
             }
         }
+    }
+}
+
+fn size_of(batch: &[Pending]) -> Size {
+    Size {
+        rows: batch.iter().map(Pending::batch_size).sum(),
+        bytes: batch.iter().map(|pending| pending.request.input_bytes()).sum(),
     }
 }
 

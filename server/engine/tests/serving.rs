@@ -331,6 +331,26 @@ async fn a_request_that_waited_too_long_is_told_while_all_instances_are_busy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_takes_several_batches_gets_what_waits_and_no_more() {
+    let harness = Harness::new();
+    harness.scripted("m", "several", "max_batch_size: 1 instance_group { count: 1 kind: KIND_CPU }", &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    probe.close_gate();
+    let first = send(&engine, ask("m", &[0.0])).unwrap();
+    harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // the others wait behind it
+    let others: Vec<_> = (1u8..10).map(|value| send(&engine, ask("m", &[value.into()])).unwrap()).collect();
+    probe.open_gate();
+    assert!(first.response().await.is_ok());
+    for other in others {
+        assert!(other.response().await.is_ok());
+    }
+    assert_eq!(*probe.at_once.lock(), [4, 4]); // and one alone before and after them
+    let snapshot = engine.statistics(None).unwrap().remove(0);
+    assert_eq!((snapshot.success.count, snapshot.execution_count), (10, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_left_makes_room_in_a_full_queue() {
     let harness = Harness::new();
     let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }

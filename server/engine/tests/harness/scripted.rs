@@ -50,6 +50,8 @@ pub(crate) struct Probe {
     /// Executions of the script `crowd` at this moment, and the most there have been.
     running: AtomicUsize,
     pub(crate) most_running: AtomicUsize,
+    /// How many batches the script `several` got at once, in order.
+    pub(crate) at_once: Mutex<Vec<usize>>,
     /// Who stands at the gate.
     pub(crate) waiting: AtomicUsize,
     gate: Gate,
@@ -230,7 +232,7 @@ impl Instance for ScriptedInstance {
         let (word, rest) = self.script.split_once(' ').unwrap_or((&self.script, ""));
         match word {
             "panic" => panic!("as the script says"),
-            "gated" => self.probe.pass(),
+            "gated" | "several" => self.probe.pass(),
             "gated_first" if self.is_first => self.probe.pass(),
             "echo_request" => {
                 let requests = batch.pending().iter().map(|pending| pending.request.clone());
@@ -247,6 +249,15 @@ impl Instance for ScriptedInstance {
         let replies = batch.pending().iter().map(|pending| Ok(echo(&pending.request))).collect();
         let marks = Marks::at(batch.start(), Instant::now());
         batch.complete(replies, &marks);
+    }
+
+    fn most_batches(&self) -> usize {
+        if self.script == "several" { 4 } else { 1 }
+    }
+
+    fn execute_several(&mut self, batches: Vec<Batch>) {
+        self.probe.at_once.lock().push(batches.len());
+        batches.into_iter().for_each(|batch| self.execute(batch));
     }
 
     fn runs_on_any_thread(&self) -> bool {
