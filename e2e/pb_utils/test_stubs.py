@@ -108,3 +108,49 @@ def test_mistakes_are_found(mypy):
     found = mypy("\n".join(lines))
     for number, (line, message) in enumerate(MISTAKES.items(), 4):
         assert any(one.startswith(f"model.py:{number}: ") and message in one for one in found.splitlines()), (line, found)
+
+
+# === the stubs beside the package ===
+
+# Written otherwise on purpose.
+OTHERWISE = r"""
+triton_python_backend_utils\.TRITONSERVER_MEMORY_[CG]PU  # a member of an enumeration in both
+triton_python_backend_utils\.Tensor\.__init__  # by position only, as in Triton; ours takes names as well
+triton_python_backend_utils\.Tensor\.from_dlpack
+triton_python_backend_utils\.InferenceRequest\.__init__  # what has to be given has defaults here
+triton_python_backend_utils\.InferenceTrace\.__init__  # not for models
+triton_python_backend_utils\.InferenceResponseSender\.__init__  # not for models
+triton_python_backend_utils\.ResponseIterator\.__init__  # not for models
+triton_python_backend_utils\.Metric\.__init__  # not for models
+"""
+NOT_YET = r"""
+triton_python_backend_utils\.InferenceRequest\.(async_exec|exec|get_response_sender|is_cancelled|set_release_flags)
+triton_python_backend_utils\.(InferenceResponseSender|Logger|Metric|MetricFamily|MetricKind|ResponseIterator)
+triton_python_backend_utils\.(get_model_dir|is_model_ready|load_model|unload_model)
+"""
+INTERNAL = "[mypy]\nignore_missing_imports = True\n[mypy-triton_python_backend_utils.*]\nignore_errors = True\n"
+
+
+def test_the_stubs_say_what_the_package_does(tmp_path):
+    (tmp_path / "mypy.ini").write_text(INTERNAL)
+    (tmp_path / "otherwise").write_text(OTHERWISE + NOT_YET)
+    options = ["--concise", "--ignore-missing-stub", "--ignore-unused-allowlist", "--allowlist", "otherwise", "--mypy-config-file", "mypy.ini"]
+    command = [sys.executable, "-m", "mypy.stubtest", "triton_python_backend_utils", *options]
+    env = {"MYPYPATH": str(STUB), "PYTHONPATH": str(STUB), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("triton_python_backend_utils._")]
+    assert not done.stderr and lines == []
+
+
+def test_the_stubs_lack_nothing_public():
+    import ast
+    import types
+
+    import triton_python_backend_utils as pb_utils
+
+    found = {name for name, value in vars(pb_utils).items() if name[0] != "_" and not isinstance(value, types.ModuleType)}
+    described = set()
+    for node in ast.parse((STUB / "triton_python_backend_utils/__init__.pyi").read_text()).body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        described |= {getattr(node, "name", None), *(getattr(target, "id", None) for target in targets)}
+    assert found - described == set()

@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +76,32 @@ def namespaces(request):
 @pytest.fixture
 def namespace(namespaces):
     return namespaces()
+
+
+VOLUME = """
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  capacity: {{storage: 1Gi}}
+  accessModes: [ReadWriteMany]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: by-hand
+  claimRef: {{namespace: {namespace}, name: models}}
+  hostPath: {{path: {path}}}
+"""
+
+
+@pytest.fixture
+def folder(namespace):
+    """A folder that both nodes see, and a volume made of it for a claim `models`."""
+    name = f"models-{uuid.uuid4().hex[:8]}"
+    folder = Path("/var/tmp") / name
+    folder.mkdir()
+    folder.chmod(0o777)
+    yield folder, VOLUME.format(name=name, namespace=namespace.name, path=folder)
+    kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

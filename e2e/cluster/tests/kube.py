@@ -50,6 +50,16 @@ spec:
   server: {drainDelay: 3s, exitTimeout: 10s}
 """
 
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: models}
+spec:
+  accessModes: [ReadWriteMany]
+  storageClassName: by-hand
+  resources: {requests: {storage: 1Gi}}
+"""
+
 
 class Failed(AssertionError):
     """A command that did not end with 0."""

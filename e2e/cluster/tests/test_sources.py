@@ -3,17 +3,15 @@ there yet. The address is a web server in the cluster's network; the claim is a 
 
 import hashlib
 import io
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
 from pathlib import Path
 
 import pytest
 
-from kube import CLUSTER, ECHO, SERVER, kubectl, until
+from kube import CLAIM, CLUSTER, ECHO, SERVER, kubectl, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -95,42 +93,6 @@ def test_a_secret_opens_a_source_and_is_told_when_it_is_missing(namespace, web):
     namespace.kubectl("create", "secret", "generic", "token", f"--from-literal=token={TOKEN}")
     namespace.wait("tmod/echo", deadline=180)
     assert TOKEN not in namespace.kubectl("get", "all,configmaps,tsrv,tmod", "-o", "yaml")
-
-
-VOLUME = """
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{name: {name}}}
-spec:
-  capacity: {{storage: 1Gi}}
-  accessModes: [ReadWriteMany]
-  persistentVolumeReclaimPolicy: Retain
-  storageClassName: by-hand
-  claimRef: {{namespace: {namespace}, name: models}}
-  hostPath: {{path: {path}}}
-"""
-
-CLAIM = """
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: models}
-spec:
-  accessModes: [ReadWriteMany]
-  storageClassName: by-hand
-  resources: {requests: {storage: 1Gi}}
-"""
-
-
-@pytest.fixture
-def folder(namespace):
-    """A folder that both nodes see, and a volume made of it for a claim `models`."""
-    name = f"models-{uuid.uuid4().hex[:8]}"
-    folder = Path("/var/tmp") / name
-    folder.mkdir()
-    folder.chmod(0o777)
-    yield folder, VOLUME.format(name=name, namespace=namespace.name, path=folder)
-    kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
-    shutil.rmtree(folder)
 
 
 def test_a_claim_may_come_after_the_model_that_names_it(namespace, folder):

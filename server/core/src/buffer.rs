@@ -1,5 +1,7 @@
 //! Where the bytes of a tensor live. Cloning and slicing never copy.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use bytes::Bytes;
 
 /// Memory that bytes lie in, as backends see it.
@@ -15,12 +17,33 @@ pub enum Place {
 
 /// The bytes of one tensor: a slice of a request body, a shared-memory window or a backend's own allocation, kept
 /// alive by reference count and given back when the last holder drops it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Bytes,
+    /// Nobody else has the bytes.
+    is_unique: AtomicBool,
+}
+
+/// A clone is for somebody else to read: neither is unique from then on.
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        self.is_unique.store(false, Relaxed);
+        Self { bytes: self.bytes.clone(), is_unique: AtomicBool::new(false) }
+    }
 }
 
 impl Buffer {
+    /// Bytes that nobody else looks at, now or later: whoever gets the buffer may let them be written.
+    pub fn unique(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), is_unique: AtomicBool::new(true) }
+    }
+
+    /// Whether nobody else looks at the bytes, so that they may be written by whoever has them mapped. Says so once: who heard
+    /// it is the one.
+    pub fn take_unique(&self) -> bool {
+        self.is_unique.swap(false, Relaxed)
+    }
+
     /// Where the bytes lie.
     pub fn place(&self) -> Place {
         Place::Host
@@ -49,12 +72,31 @@ impl Buffer {
 
 impl From<Bytes> for Buffer {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes }
+        Self { bytes, is_unique: AtomicBool::new(false) }
     }
 }
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into() }
+        Self::unique(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_unique_until_somebody_else_has_them_or_was_told_so() {
+        let fresh = Buffer::from(vec![1]);
+        assert!(fresh.take_unique() && !fresh.take_unique());
+        let cloned = Buffer::unique(Bytes::from_static(b"x"));
+        let clone = cloned.clone();
+        assert!(!clone.take_unique() && !cloned.take_unique());
+        drop(clone);
+        assert!(!cloned.take_unique());
+        // who made them may have kept some
+        assert!(!Buffer::from(Bytes::from_static(b"x")).take_unique());
+        assert!(!Buffer::default().take_unique());
     }
 }

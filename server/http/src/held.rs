@@ -4,7 +4,7 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use server_core::{byte_budget::Reservation, tensor::Tensor};
+use server_core::{buffer::Buffer, byte_budget::Reservation, tensor::Tensor};
 
 /// Smaller tensors do not carry a reservation: it ends with the request's future instead, which costs nothing. What
 /// cancelled requests with small tensors hold is bounded by the length of the queue. Units: bytes.
@@ -37,8 +37,11 @@ pub(crate) fn hold(tensors: &mut [Tensor], reservation: Reservation) -> Option<R
     }
     let reservation = Arc::new(reservation);
     for tensor in tensors.iter_mut().filter(is_large) {
-        if let Some(bytes) = mem::take(&mut tensor.data).into_host() {
-            tensor.data = Bytes::from_owner(Held { bytes, _reservation: reservation.clone() }).into();
+        let data = mem::take(&mut tensor.data);
+        let is_unique = data.take_unique();
+        if let Some(bytes) = data.into_host() {
+            let bytes = Bytes::from_owner(Held { bytes, _reservation: reservation.clone() });
+            tensor.data = if is_unique { Buffer::unique(bytes) } else { bytes.into() };
         }
     }
     None
@@ -62,6 +65,9 @@ mod tests {
         let mut tensors = vec![tensor(body.slice(..10)), tensor(body.slice(10..5000)), tensor(body.slice(5000..))];
         assert!(hold(&mut tensors, budget.reserve(10_000).unwrap()).is_none());
         assert_eq!(tensors[1].data.as_host().unwrap().as_ptr(), body[10..].as_ptr());
+        assert!(!tensors[1].data.take_unique());
+        tensors[2].data = Buffer::unique(body.slice(5000..));
+        assert!(hold(&mut tensors[2..], budget.reserve(0).unwrap()).is_none() && tensors[2].data.take_unique());
         tensors.pop();
         assert_eq!(budget.in_use(), 10_000);
         let rest = tensors.pop().unwrap().data.into_host().unwrap().slice(1..);

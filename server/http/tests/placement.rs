@@ -6,7 +6,7 @@ mod harness;
 #[path = "../../shm/tests/harness/placing.rs"]
 mod placing;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use harness::{Client, TestServer};
 use placing::Placing;
@@ -19,6 +19,16 @@ const LONG: usize = 300_000;
 
 const PLACED: &str = r#"backend: "placing" input { name: "INPUT0" data_type: TYPE_UINT8 dims: -1 }
     output { name: "OUTPUT0" data_type: TYPE_UINT8 dims: -1 }"#;
+
+/// An ensemble two steps of which read its input.
+const TWICE: &str = r#"backend: "" platform: "ensemble" input { name: "INPUT0" data_type: TYPE_UINT8 dims: -1 }
+    output [ { name: "OUTPUT0" data_type: TYPE_UINT8 dims: -1 }, { name: "OUTPUT1" data_type: TYPE_UINT8 dims: -1 } ]
+    ensemble_scheduling {
+        step { model_name: "placed" model_version: -1
+            input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }
+        step { model_name: "placed" model_version: -1
+            input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT1" } }
+    }"#;
 
 /// An ensemble of two steps; the first tensor goes into `models[0]`.
 fn pipeline(models: [&str; 2]) -> String {
@@ -38,7 +48,13 @@ fn pipeline(models: [&str; 2]) -> String {
 async fn server(placing: &Placing, options: Options) -> TestServer {
     let plain = PLACED.replace("placing", "identity");
     let (first, second) = (pipeline(["placed", "plain"]), pipeline(["plain", "placed"]));
-    let models = [("placed", PLACED), ("plain", &plain), ("placed_first", &*first), ("placed_second", &*second)];
+    let models = [
+        ("placed", PLACED),
+        ("plain", &plain),
+        ("placed_first", &*first),
+        ("placed_second", &*second),
+        ("placed_twice", TWICE),
+    ];
     TestServer::of_backends(&models, ControlMode::None, options, Arc::new(placing.clone())).await
 }
 
@@ -83,6 +99,7 @@ async fn a_long_request_is_received_where_its_model_reads_it() {
         for model in ["placed", "placed_first"] {
             post(&mut client, model, &json(LONG, extra), &data(LONG)).await;
             assert_eq!(placing.take_seen(), [(LONG, Some(64))], "{model}");
+            assert!(placing.is_unique.load(Relaxed), "{model}");
         }
     }
     // one segment was enough for all of them, and is free again
@@ -94,6 +111,12 @@ async fn a_long_request_is_received_where_its_model_reads_it() {
     post(&mut client, "placed_second", &json(LONG, ""), &data(LONG)).await;
     assert_eq!(placing.take_seen(), [(60_000, None), (LONG, None)]);
     post(&mut client, "plain", &json(LONG, ""), &data(LONG)).await;
+    // an input that another step reads as well is of both
+    let both =
+        json(LONG, "").replace(r#""outputs":["#, r#""outputs":[{"name":"OUTPUT1","parameters":{"binary_data":true}},"#);
+    post(&mut client, "placed_twice", &both, &data(LONG)).await;
+    assert_eq!(placing.take_seen(), [(LONG, Some(64)), (LONG, Some(64))]);
+    assert!(!placing.is_unique.load(Relaxed));
     assert_eq!(placing.pool.made(), 1);
 }
 

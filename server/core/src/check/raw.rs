@@ -3,12 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
+    buffer::Buffer,
     error::{Error, Result},
     interface::{InputSpec, Interface},
     tensor::{DataType, Shape, Tensor},
 };
 
-/// Makes the only input of a model out of a bare body.
+/// Makes the only input of a model out of a bare body, of which nobody keeps anything.
 ///
 /// Shape: the configuration's, with a batch dimension of 1 in front when batching; its one wildcard takes what the body
 /// has. A BYTES body is one element: its length is put in front, which copies it.
@@ -51,7 +52,7 @@ pub fn deduce_raw(interface: &Interface, request_id: &str, body: Bytes) -> Resul
             body
         }
     };
-    Ok(Tensor { name: input.name.clone(), data_type: input.data_type, shape, data: data.into() })
+    Ok(Tensor { name: input.name.clone(), data_type: input.data_type, shape, data: Buffer::unique(data) })
 }
 
 /// The extent of the wildcard that uses up `length` bytes, rounded down; 0 if the fixed extents leave no room for any.

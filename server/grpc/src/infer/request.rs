@@ -10,6 +10,7 @@ use prost::{
     encoding::{WireType, decode_key, decode_varint},
 };
 use server_core::{
+    buffer::Buffer,
     error::{Error, Result},
     input_memory::InputPlacement,
     interface::{Interface, ModelId},
@@ -188,7 +189,7 @@ fn inputs(
         let data_type = data_type.ok_or_else(|| unknown_type(interface, id, &input.name))?;
         // The model's own name saves an allocation; it is the same text.
         let name = spec.map_or_else(|| Name::from(input.name.as_str()), |spec| spec.name.clone());
-        tensors.push(Tensor { name, data_type, shape: Shape::from_slice(&input.shape), data: data.into() });
+        tensors.push(Tensor { name, data_type, shape: Shape::from_slice(&input.shape), data: Buffer::unique(data) });
     }
     Ok(tensors)
 }

@@ -171,8 +171,8 @@ impl Source {
     fn tensor(&self, input: Input<'_>, binary_inputs: &mut BinaryInputs<'_>) -> Result<Tensor> {
         let Input { name, data_type, shape, content } = input;
         let data = match content {
-            Content::Data(bytes) => Buffer::from(bytes),
-            Content::Binary(size) => Buffer::from(binary_inputs.take(&name, size)?),
+            Content::Data(bytes) => Buffer::unique(bytes),
+            Content::Binary(size) => Buffer::unique(binary_inputs.take(&name, size)?),
             Content::SharedMemory(region) => return Err(shared_memory_region(&region)),
         };
         let name = self.interface.input(&name).map_or_else(|| Name::from(&*name), |spec| spec.name.clone());

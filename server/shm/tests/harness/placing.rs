@@ -3,7 +3,10 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each test program uses its own part of it; a test may panic
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{
+    Arc, Mutex, Weak,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use server_core::{
     backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement},
@@ -22,11 +25,13 @@ pub(crate) type Seen = (usize, Option<usize>);
 pub(crate) struct Placing {
     pub(crate) pool: Arc<SegmentPool>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Whether nobody else had the last input.
+    pub(crate) is_unique: Arc<AtomicBool>,
 }
 
 impl Placing {
     pub(crate) fn new(pool: Arc<SegmentPool>) -> Self {
-        Self { pool, seen: Arc::default() }
+        Self { pool, seen: Arc::default(), is_unique: Arc::default() }
     }
 
     /// The inputs since the last call.
@@ -92,6 +97,7 @@ impl Instance for PlacingInstance {
         for tensor in batch.pending().iter().flat_map(|pending| &pending.request.inputs) {
             let alignment = 1 << (tensor.data.as_host().unwrap().as_ptr().addr().trailing_zeros().min(6));
             let is_placed = Segment::of(&tensor.data).is_some();
+            self.placing.is_unique.store(tensor.data.take_unique(), Relaxed);
             self.placing.seen.lock().unwrap().push((tensor.data.len(), is_placed.then_some(alignment)));
         }
         self.inner.execute(batch);

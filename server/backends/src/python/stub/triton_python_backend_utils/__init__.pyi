@@ -92,7 +92,13 @@ class Tensor:
     def from_dlpack(name: str, tensor: Any, /) -> Tensor:
         """A tensor of another library: a DLPack capsule, or an object with ``__dlpack__``. Nothing is copied."""
 
-    def __dlpack__(self, stream: Optional[int] = None, **options: Any) -> Any: ...
+    def __dlpack__(
+        self,
+        stream: Optional[int] = None,
+        max_version: Optional[Tuple[int, int]] = None,
+        dl_device: Optional[Tuple[int, int]] = None,
+        copy: Optional[bool] = None,
+    ) -> Any: ...
     def __dlpack_device__(self) -> Tuple[int, int]: ...
 
 class MemoryType(IntEnum):
@@ -284,6 +290,10 @@ def serialize_byte_tensor(input_tensor: npt.NDArray[Any]) -> Optional[bytes]:
 
 def deserialize_bytes_tensor(encoded_tensor: Any) -> npt.NDArray[np.object_]:
     """The strings in a run of bytes: an object array of ``bytes``, of one dimension."""
+
+# Both spellings are in use.
+serialize_bytes_tensor = serialize_byte_tensor
+deserialize_byte_tensor = deserialize_bytes_tensor
 
 # === the server ===
 

@@ -9,6 +9,8 @@ from ._types import BF16, BYTES, NUMPY_DTYPES, TRITON_TYPES, deserialize_bytes_t
 INLINE_MAX = 16 << 10
 """Bytes of the largest tensor that travels inside a message; a larger one lies in a segment."""
 
+BF16_BITS = np.dtype(np.uint16)
+
 frombuffer = np.frombuffer
 ndarray = np.ndarray
 
@@ -22,7 +24,7 @@ class Tensor(object):
     __slots__ = ("_name", "_type", "_shape", "_data", "_array", "__weakref__")
 
     def __init__(self, name, data):
-        """A tensor of that NumPy array.
+        """A tensor of that NumPy array, without a copy if it is row-major and without gaps.
 
         Strings are object arrays of ``bytes`` or ``str``, or arrays of NumPy's own string types.
 
@@ -40,6 +42,8 @@ class Tensor(object):
             kind = _other_type(data.dtype)
             if kind != BYTES:
                 data = data.astype(data.dtype.newbyteorder("="))
+        if not data.flags.c_contiguous:
+            data = np.ascontiguousarray(data)
         self._name = name
         self._type = kind
         self._shape = None
@@ -72,6 +76,47 @@ class Tensor(object):
             array = self._array = self._make_array()
         return array
 
+    def to_dlpack(self):
+        """A DLPack capsule of it, without a copy.
+
+        Raises: ``TritonModelException`` for strings.
+        """
+        from ._dlpack import capsule
+
+        return capsule(self._numbers(), self._type)
+
+    @staticmethod
+    def from_dlpack(name, tensor):
+        """A tensor of another library: a DLPack capsule, or an object with ``__dlpack__``. Nothing is copied.
+
+        Raises: ``TritonModelException`` if the name is empty, if it does not lie in the memory of the host, row-major and
+        without gaps, or if Triton has no such type.
+        """
+        from ._dlpack import import_tensor
+
+        if not name:
+            raise TritonModelException("Tensor name cannot be an empty string.")
+        array, kind = import_tensor(tensor)
+        made = Tensor(name, array)
+        if kind == BF16:
+            made._type, made._shape, made._data, made._array = BF16, array.shape, array, None
+        return made
+
+    def __dlpack__(self, stream=None, max_version=None, dl_device=None, copy=None):
+        """A DLPack capsule of it, as other libraries ask for it. ``stream`` has no meaning on a CPU."""
+        from ._dlpack import DEVICE, capsule
+
+        if dl_device is not None and tuple(dl_device) != DEVICE:
+            raise BufferError("the tensor lies in the memory of the host and can only be had there, not on device %s" % (dl_device,))
+        numbers = self._numbers()
+        return capsule(numbers.copy() if copy and numbers is not None else numbers, self._type)
+
+    def __dlpack_device__(self):
+        """The kind and the number of the device it lies on: always (1, 0), the memory of the host."""
+        from ._dlpack import DEVICE
+
+        return DEVICE
+
     def _extents(self):
         return self._array.shape if self._shape is None else self._shape
 
@@ -84,9 +129,24 @@ class Tensor(object):
             raise TritonModelException(
                 "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
             )
-        if type(data) is Lease:
-            return data.array(NUMPY_DTYPES[kind], shape)
-        return frombuffer(bytearray(data), NUMPY_DTYPES[kind]).reshape(shape)
+        return _array_of(data, NUMPY_DTYPES[kind], shape)
+
+    def _numbers(self):
+        """The array of it, of BF16 its bits as ``uint16``; ``None`` for strings."""
+        if self._type == BYTES:
+            return None
+        if self._type != BF16:
+            return self.as_numpy()
+        if type(self._data) is not ndarray:
+            self._data = _array_of(self._data, BF16_BITS, self._shape)
+        return self._data
+
+
+def _array_of(data, dtype, shape):
+    """An array that may be written to: of an input's memory, or of a copy of what travelled inside the message."""
+    if type(data) is Lease:
+        return data.array(dtype, shape)
+    return frombuffer(bytearray(data), dtype).reshape(shape)
 
 
 def _other_type(dtype):
@@ -120,8 +180,6 @@ def contiguous_data(tensor):
         return tensor._data
     if tensor._type == BYTES:
         return serialize_byte_tensor(array)
-    if not array.flags.c_contiguous:
-        array = np.ascontiguousarray(array)
     return array
 
 
