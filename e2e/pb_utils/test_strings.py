@@ -14,8 +14,9 @@ def encoded(*items):
 
 def check(array, *items):
     """`array` becomes these strings, and these strings come back."""
-    data = pb_utils.serialize_byte_tensor(array)
+    data = pb_utils.bytes_of_strings(array)
     assert type(data) is bytes and data == encoded(*items)
+    assert pb_utils.serialize_byte_tensor(array) == (data or ())
     for form in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
         back = pb_utils.deserialize_bytes_tensor(form)
         assert back.dtype == np.object_ and back.shape == (len(items),)

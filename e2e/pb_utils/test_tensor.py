@@ -30,6 +30,7 @@ def test_a_tensor_is_a_name_and_an_array():
     tensor = Tensor("A", array)
     assert (tensor.name(), tensor.shape(), tensor.triton_dtype(), tensor.is_cpu()) == ("A", [2, 3], 11, True)
     assert tensor.as_numpy() is array
+    assert Tensor(b"A", array).name() == "A"
 
 
 @pytest.mark.parametrize("change", (np.transpose, lambda it: it[:, ::2], lambda it: it[::-1], lambda it: np.broadcast_to(it[:1], (4, 3))))

@@ -40,3 +40,10 @@ from ._types import (
 )
 
 sys.modules.setdefault("c_python_backend_utils", sys.modules[__name__])  # models import some names from there
+
+# Objects show themselves, and are pickled, as what they are called in Triton.
+for _value in list(globals().values()):
+    if isinstance(_value, type) and _value.__module__.startswith(__name__ + "._"):
+        _value.__module__ = "c_python_backend_utils"
+ModelConfig.__module__ = __name__
+del _value

@@ -5,7 +5,7 @@ Usually as ``import triton_python_backend_utils as pb_utils``; it can be importe
 
 from asyncio import Future
 from enum import IntEnum
-from typing import Any, Dict, Final, Iterable, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Type, Union, overload
+from typing import Any, Dict, Final, Iterable, Iterator, List, Literal, Mapping, Optional, Sequence, Set, Tuple, Type, Union, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -202,8 +202,8 @@ class InferenceRequest:
     def parameters(self) -> str:
         """The caller's own parameters, as the JSON text of an object."""
 
-    def requested_output_names(self) -> List[str]:
-        """The outputs that the caller wants."""
+    def requested_output_names(self) -> Set[str]:
+        """The names of the outputs that the caller wants."""
 
     def preferred_memory(self) -> PreferredMemory:
         """Where the outputs should lie."""
@@ -285,8 +285,11 @@ def numpy_to_triton_type(data_type: Union[Type[Any], np.dtype[Any]]) -> Optional
 def triton_string_to_numpy(triton_type_string: str) -> Type[Any]:
     """NumPy's type for the name of a type in a model's configuration, such as ``TYPE_FP32``."""
 
-def serialize_byte_tensor(input_tensor: npt.NDArray[Any]) -> Optional[bytes]:
-    """The bytes of an array of strings: of each its length in 4 bytes, little-endian, and itself."""
+def serialize_byte_tensor(input_tensor: npt.NDArray[Any]) -> Union[bytes, Tuple[()], None]:
+    """The bytes of an array of strings: of each its length in 4 bytes, little-endian, and itself.
+
+    ``()`` if there are none, ``None`` if the array holds something else.
+    """
 
 def deserialize_bytes_tensor(encoded_tensor: Any) -> npt.NDArray[np.object_]:
     """The strings in a run of bytes: an object array of ``bytes``, of one dimension."""

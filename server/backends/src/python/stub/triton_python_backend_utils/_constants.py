@@ -2,6 +2,8 @@
 
 from enum import Enum, IntEnum
 
+from ._arguments import incompatible_arguments
+
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_START = 1
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = 2
 
@@ -43,9 +45,16 @@ class PreferredMemory(object):
 
     def __init__(self, preferred_memory_type, preferred_device_id=0):
         if not isinstance(preferred_memory_type, MemoryType) or not isinstance(preferred_device_id, int):
-            raise TypeError(
-                "PreferredMemory(preferred_memory_type, preferred_device_id): expected a MemoryType and an int, got %s and %s"
-                % (type(preferred_memory_type).__name__, type(preferred_device_id).__name__)
+            raise incompatible_arguments(
+                "PreferredMemory(preferred_memory_type: MemoryType, preferred_device_id: int = 0)",
+                preferred_memory_type,
+                preferred_device_id,
             )
         self.preferred_memory_type = preferred_memory_type
         self.preferred_device_id = preferred_device_id
+
+
+NO_PREFERRED_MEMORY = PreferredMemory.__new__(PreferredMemory)
+"""No wish: what requests have that say nothing of it."""
+NO_PREFERRED_MEMORY.preferred_memory_type = None
+NO_PREFERRED_MEMORY.preferred_device_id = 0

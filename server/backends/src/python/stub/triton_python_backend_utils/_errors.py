@@ -1,5 +1,6 @@
 """What goes wrong, as a model sees it: errors that belong to a response, and the exception that pb_utils raises."""
 
+from ._arguments import incompatible_arguments, text_of
 from ._constants import Choice
 
 class ErrorCode(Choice):
@@ -28,14 +29,10 @@ class TritonError(object):
     __slots__ = ("_message", "_code")
 
     def __init__(self, message, code=ErrorCode.INTERNAL):
-        if isinstance(message, bytes):
-            message = message.decode("utf-8")
-        if not isinstance(message, str) or not isinstance(code, ErrorCode):
-            raise TypeError(
-                "TritonError(message, code): expected a str and one of TritonError's codes, got %s and %s"
-                % (type(message).__name__, type(code).__name__)
-            )
-        self._message = message
+        text = text_of(message)
+        if text is None or not isinstance(code, ErrorCode):
+            raise incompatible_arguments("TritonError(message: str, code: ErrorCode = ErrorCode.INTERNAL)", message, code)
+        self._message = text
         self._code = code
 
     def message(self):

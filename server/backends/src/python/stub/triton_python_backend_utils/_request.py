@@ -1,10 +1,26 @@
 """``InferenceRequest``: one that came from a caller, or one that the model makes to ask another model."""
 
-import json
+from ._arguments import incompatible_arguments, is_integer, items_of, text_of
+from ._constants import NO_PREFERRED_MEMORY, PreferredMemory
+from ._errors import TritonModelException
+from ._parameters import NO_PARAMETERS, checked_parameters, json_of
+from ._tensor import Tensor, tensor_of_wire
 
-from ._tensor import tensor_of_wire
 
-NO_PARAMETERS = "{}"
+class InferenceTrace(object):
+    """The trace that a request belongs to."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context=None):
+        self._context = context
+
+    def get_context(self):
+        """The context of the trace as JSON text, or ``None``."""
+        return self._context
+
+
+NO_TRACE = InferenceTrace()
 
 
 class InferenceRequest(object):
@@ -34,38 +50,72 @@ class InferenceRequest(object):
         self,
         request_id="",
         correlation_id=0,
-        inputs=(),
-        requested_output_names=(),
-        model_name="",
+        inputs=None,
+        requested_output_names=None,
+        model_name=None,
         model_version=-1,
         flags=0,
         timeout=0,
-        preferred_memory=None,
-        trace=None,
+        preferred_memory=NO_PREFERRED_MEMORY,
+        trace=NO_TRACE,
         parameters=None,
     ):
         """A request to another model, for :meth:`exec`.
 
-        ``model_version`` -1 is the latest. ``timeout`` is in microseconds. ``parameters`` is a ``dict`` of ``str`` to
-        ``bool``, ``int``, ``float`` or ``str``.
+        ``inputs``, ``requested_output_names`` and ``model_name`` have to be given. ``model_version`` -1 is the latest.
+        ``timeout`` is in microseconds. ``parameters`` is a ``dict`` of ``str`` to ``bool``, ``int``, ``float`` or ``str``.
+
+        Raises: ``TritonModelException`` if an input is ``None``, a name empty or a parameter of another type; ``TypeError``
+        for anything else that is not as said.
         """
-        self._id = request_id
-        self._correlation_id = correlation_id
-        self._inputs = list(inputs)
-        self._outputs = list(requested_output_names)
-        self._model_name = model_name
-        self._model_version = model_version
-        self._flags = flags
-        self._timeout = timeout
+        request_name, model = text_of(request_id), text_of(model_name)
+        tensors, outputs = items_of(inputs, Tensor), items_of(requested_output_names, (str, bytes))
+        if (
+            request_name is None
+            or model is None
+            or tensors is None
+            or outputs is None
+            or None in outputs
+            or not is_integer(model_version, -(1 << 63), (1 << 63) - 1)
+            or not is_integer(flags, 0, (1 << 32) - 1)
+            or not is_integer(timeout, 0, (1 << 64) - 1)
+            or not isinstance(preferred_memory, PreferredMemory)
+            or not isinstance(trace, InferenceTrace)
+        ):
+            raise incompatible_arguments(
+                "InferenceRequest(request_id: str = '', correlation_id: object = 0, "
+                "inputs: List[c_python_backend_utils.Tensor], requested_output_names: List[str], model_name: str, "
+                "model_version: int = -1, flags: int = 0, timeout: int = 0, preferred_memory: PreferredMemory, "
+                "trace: InferenceTrace, parameters: object = None)",
+                *(request_id, correlation_id, inputs, requested_output_names, model_name),
+                *(model_version, flags, timeout, preferred_memory, trace, parameters)
+            )
+        checked = checked_parameters(parameters)
+        if not isinstance(correlation_id, str) and not is_integer(correlation_id, 0, (1 << 64) - 1):
+            raise TritonModelException("Correlation ID must be integer or string")
+        outputs = [text_of(output) for output in outputs]
+        for missing, what in ((None in tensors, "Input tensor"), ("" in outputs, "Requested output name")):
+            if missing:
+                raise TritonModelException(
+                    "%s for request with id '%s' and model name '%s' should not be empty." % (what, request_name, model)
+                )
+        self._id = request_name
+        self._correlation_id = correlation_id if isinstance(correlation_id, str) else int(correlation_id)
+        self._inputs = tensors
+        self._outputs = outputs
+        self._model_name = model
+        self._model_version = int(model_version)
+        self._flags = int(flags)
+        self._timeout = int(timeout)
         self._preferred_memory = preferred_memory
-        self._trace = trace or InferenceTrace()
-        self._parameters = NO_PARAMETERS if parameters is None else json.dumps(parameters)
+        self._trace = trace
+        self._parameters = json_of(checked)
         self._incoming = None
         self._release_flags = 0
 
     def inputs(self):
         """The input tensors."""
-        return self._inputs
+        return self._inputs[:]
 
     def request_id(self):
         """The caller's own id; empty if it gave none."""
@@ -92,8 +142,8 @@ class InferenceRequest(object):
         return self._parameters
 
     def requested_output_names(self):
-        """The outputs that the caller wants."""
-        return self._outputs
+        """The names of the outputs that the caller wants, a set."""
+        return set(self._outputs)
 
     def preferred_memory(self):
         """Where the responses of this request should lie."""
@@ -102,19 +152,6 @@ class InferenceRequest(object):
     def trace(self):
         """The trace it belongs to."""
         return self._trace
-
-
-class InferenceTrace(object):
-    """The trace that a request belongs to."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context=None):
-        self._context = context
-
-    def get_context(self):
-        """The context of the trace as JSON text, or ``None``."""
-        return self._context
 
 
 class Incoming(object):
@@ -137,18 +174,18 @@ def request_of_wire(wire, model, leases):
         tensor_of_wire(name, kind, shape, data if type(data) is bytes else leases.lease(data))
         for name, kind, shape, data in inputs
     ]
-    request._outputs = list(model.output_names if outputs is None else outputs)
+    request._outputs = model.output_names if outputs is None else outputs
     request._model_name = model.name
     request._model_version = model.version
     if rest is None:
         request._correlation_id = request._flags = request._timeout = 0
         request._parameters = NO_PARAMETERS
-        request._trace = None
+        request._trace = NO_TRACE
     else:
         request._correlation_id, request._flags, request._timeout, parameters, context = rest
         request._parameters = NO_PARAMETERS if parameters is None else parameters
         request._trace = InferenceTrace(context)
-    request._preferred_memory = None
+    request._preferred_memory = NO_PREFERRED_MEMORY
     request._incoming = Incoming(slot)
     request._release_flags = 0
     return request

@@ -1,8 +1,10 @@
 """``InferenceResponse``, and how it is written for the server."""
 
-from ._errors import TritonError
-from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
+from ._arguments import incompatible_arguments, items_of
+from ._errors import TritonError, TritonModelException
+from ._parameters import checked_parameters, json_of
 from ._segments import Lease, aligned
+from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
 
 # Kinds of results of one request; `wire.rs` names the same.
 OUTPUTS, ERROR, NOTHING, RESCHEDULED = range(4)
@@ -20,19 +22,29 @@ class InferenceResponse(object):
     __slots__ = ("_tensors", "_error", "_parameters", "__weakref__")
 
     def __init__(self, output_tensors=(), error=None, parameters=None):
-        """``error`` is a ``TritonError``; ``parameters`` a ``dict`` of ``str`` to ``bool``, ``int``, ``float`` or ``str``."""
-        self._tensors = list(output_tensors)
-        for tensor in self._tensors:
-            if not isinstance(tensor, Tensor):
-                raise TypeError("output_tensors: expected Tensor objects, found '%s'" % type(tensor).__name__)
-        if error is not None and not isinstance(error, TritonError):
-            raise TypeError("error: expected a TritonError, found '%s'" % type(error).__name__)
+        """``error`` is a ``TritonError``; ``parameters`` a ``dict`` of ``str`` to ``bool``, ``int``, ``float`` or ``str``.
+
+        Raises: ``TritonModelException`` if a tensor is ``None`` or a parameter of another type; ``TypeError`` for anything
+        else that is not as said.
+        """
+        tensors = items_of(output_tensors, Tensor)
+        if tensors is None or not (error is None or isinstance(error, TritonError)):
+            raise incompatible_arguments(
+                "InferenceResponse(output_tensors: List[c_python_backend_utils.Tensor] = [], "
+                "error: c_python_backend_utils.TritonError = None, parameters: object = None)",
+                output_tensors,
+                error,
+                parameters,
+            )
+        if None in tensors:
+            raise TritonModelException("Output tensor for inference response should not be empty.")
+        self._tensors = tensors
         self._error = error
-        self._parameters = parameters
+        self._parameters = None if parameters is None else checked_parameters(parameters)
 
     def output_tensors(self):
         """The tensors."""
-        return self._tensors
+        return self._tensors[:]
 
     def has_error(self):
         """Whether it is an error."""
@@ -44,9 +56,7 @@ class InferenceResponse(object):
 
     def parameters(self):
         """The parameters as the JSON text of an object."""
-        import json
-
-        return "{}" if self._parameters is None else json.dumps(self._parameters)
+        return json_of(self._parameters)
 
 
 def result_of(response, large):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ._arguments import incompatible_arguments, text_of
 from ._errors import TritonModelException
 from ._segments import Lease
-from ._types import BF16, BYTES, NUMPY_DTYPES, TRITON_TYPES, deserialize_bytes_tensor, serialize_byte_tensor
+from ._types import BF16, BYTES, NUMPY_DTYPES, TRITON_TYPES, bytes_of_strings, deserialize_bytes_tensor
 
 INLINE_MAX = 16 << 10
 """Bytes of the largest tensor that travels inside a message; a larger one lies in a segment."""
@@ -30,13 +31,8 @@ class Tensor(object):
 
         Raises: ``TritonModelException`` if the name is empty or Triton has no such type.
         """
-        if not isinstance(name, str) or not isinstance(data, ndarray):
-            raise TypeError(
-                "Tensor(name, data): expected a str and a numpy.ndarray, got %s and %s"
-                % (type(name).__name__, type(data).__name__)
-            )
-        if not name:
-            raise TritonModelException("Tensor name cannot be an empty string.")
+        if type(name) is not str or not name or not isinstance(data, ndarray):
+            name = _name_of(name, data, isinstance(data, ndarray))
         kind = TRITON_TYPES.get(data.dtype)
         if kind is None:
             kind = _other_type(data.dtype)
@@ -94,8 +90,7 @@ class Tensor(object):
         """
         from ._dlpack import import_tensor
 
-        if not name:
-            raise TritonModelException("Tensor name cannot be an empty string.")
+        name = _name_of(name, tensor)
         array, kind = import_tensor(tensor)
         made = Tensor(name, array)
         if kind == BF16:
@@ -142,6 +137,16 @@ class Tensor(object):
         return self._data
 
 
+def _name_of(name, data, is_data=True):
+    """The name of a tensor that a model makes of some data, and whether it can be made of it."""
+    text = text_of(name)
+    if text is None or not is_data:
+        raise incompatible_arguments("Tensor(arg0: str, arg1: numpy.ndarray)", name, data)
+    if not text:
+        raise TritonModelException("Tensor name cannot be an empty string.")
+    return text
+
+
 def _array_of(data, dtype, shape):
     """An array that may be written to: of an input's memory, or of a copy of what travelled inside the message."""
     if type(data) is Lease:
@@ -179,7 +184,7 @@ def contiguous_data(tensor):
     if array is None:
         return tensor._data
     if tensor._type == BYTES:
-        return serialize_byte_tensor(array)
+        return bytes_of_strings(array)
     return array
 
 

@@ -88,13 +88,18 @@ _length_at = _LENGTH.unpack_from
 def serialize_byte_tensor(input_tensor):
     """The bytes of an array of strings: an object array, or one of NumPy's own string types.
 
-    Elements are ``bytes``, or ``str`` in UTF-8; any other becomes text first. ``None`` if the array holds something else.
+    Elements are ``bytes``, or ``str`` in UTF-8; any other becomes text first. As in Triton it is ``()`` if there are none, and
+    ``None`` if the array holds something else.
     """
-    kind = input_tensor.dtype.kind
-    if kind not in "OSU":
-        return None
-    items = input_tensor.ravel().tolist()
-    if kind != "S":
+    if input_tensor.size == 0:
+        return ()
+    return bytes_of_strings(input_tensor) if input_tensor.dtype.kind in "OSU" else None
+
+
+def bytes_of_strings(array):
+    """The bytes of an array of strings, also of none."""
+    items = array.ravel().tolist()
+    if array.dtype.kind != "S":
         items = [item if type(item) is bytes else _as_bytes(item) for item in items]
     pieces = [b""] * (2 * len(items))
     pieces[0::2] = map(_pack_length, map(len, items))
