@@ -6,7 +6,6 @@
 mod args;
 mod lifecycle;
 mod listeners;
-mod memory;
 mod signals;
 mod table;
 mod telemetry;

@@ -23,7 +23,6 @@ use crate::{
     },
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
-    memory,
     signals::Signals,
     telemetry,
 };
@@ -80,7 +79,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     } = models;
     let byte_budget = Arc::new(ByteBudget::new(match max_inflight_request_bytes {
         Some(bytes) => saturating(bytes),
-        None => saturating(memory::available().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
+        None => saturating(server_shm::available_memory().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
     }));
     let blocking_pool = BlockingPool::default();
     let HttpArgs { endpoint: http, max_input_size, restrictions } = http;

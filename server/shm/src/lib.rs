@@ -7,9 +7,11 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 // Unsafe code is allowed in `segment`, and where `pool` promises that a segment has one user.
 
+mod available;
 mod pool;
 mod registry;
 mod segment;
 
+pub use available::available as available_memory;
 pub use pool::{Limits, SegmentPool, Writable};
 pub use segment::Segment;

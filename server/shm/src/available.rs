@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Bytes; `None` if nothing can be read.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let groups = limits(&read("/proc/self/cgroup"), |path| fs::read_to_string(path).ok());
     groups.into_iter().chain(machine(&read("/proc/meminfo"))).min()
