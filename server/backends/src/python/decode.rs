@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use server_core::{
+    buffer::Buffer,
     error::{Code, Error, Result},
     request::{Parameter, Parameters},
     response::Outputs as Response,
@@ -13,7 +14,7 @@ use server_core::{
 use super::{
     channel::not_understood,
     encode::type_of,
-    marshal::Value,
+    marshal::{self, Value},
     memory::{InUse, Lent, Outputs},
     wire::{place, result},
 };
@@ -35,12 +36,30 @@ pub(super) struct Decoder<'a> {
     pub(super) lent: &'a Lent,
     pub(super) outputs: &'a Outputs,
     in_use: HashMap<u64, InUse>,
+    /// Inputs that nobody looks at any more, and how many outputs are parts of them.
+    released: HashMap<u64, usize>,
 }
 
 impl<'a> Decoder<'a> {
     /// `names` are those of the model's outputs.
     pub(super) fn new(names: &'a [Name], lent: &'a Lent, outputs: &'a Outputs) -> Self {
-        Self { names, lent, outputs, in_use: HashMap::new() }
+        Self { names, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
+    }
+
+    /// Nobody looks at these inputs any more, says the answer with these results. Outputs that are parts of other inputs are
+    /// copied, for they may be written yet.
+    pub(super) fn with_released(mut self, handles: &[u64], results: &Value<'_>) -> Self {
+        self.released = handles.iter().map(|handle| (*handle, 0)).collect();
+        for tensor in results.items().iter().filter_map(|result| result.items().get(1)).flat_map(Value::items) {
+            let data = tensor.items().get(3).map_or(&[][..], Value::items);
+            if let [kind, handle, ..] = data
+                && kind.number() == Some(place::IN_INPUT)
+                && let Some(count) = handle.number().and_then(|handle| self.released.get_mut(&handle))
+            {
+                *count += 1;
+            }
+        }
+        self
     }
 
     /// What came of one request.
@@ -72,7 +91,7 @@ impl<'a> Decoder<'a> {
         let data = self.data(data)?;
         let fits = match byte_count(data_type, &shape) {
             Some(count) => data.len() == count,
-            None => data_type == DataType::Bytes && has_elements(&data, &shape),
+            None => data_type == DataType::Bytes && has_elements(data.as_host().unwrap_or_default(), &shape),
         };
         if !fits {
             return Err(Error::internal(format!(
@@ -83,12 +102,12 @@ impl<'a> Decoder<'a> {
         }
         let known = self.names.iter().find(|known| ***known == *name);
         let name = known.cloned().unwrap_or_else(|| Name::from(name));
-        Ok(Tensor { name, data_type, shape, data: data.into() })
+        Ok(Tensor { name, data_type, shape, data })
     }
 
-    fn data(&mut self, value: &Value<'_>) -> Result<Bytes> {
+    fn data(&mut self, value: &Value<'_>) -> Result<Buffer> {
         if let Value::Bytes(bytes) = value {
-            return Ok(Bytes::copy_from_slice(bytes));
+            return Ok(Buffer::unique(Bytes::copy_from_slice(bytes)));
         }
         let numbers: Option<Vec<u64>> = value.items().iter().map(Value::number).collect();
         let Some([kind, number, offset, length]) = numbers.as_deref() else {
@@ -99,7 +118,11 @@ impl<'a> Decoder<'a> {
         match *kind {
             place::IN_INPUT => {
                 let part = self.lent.part(*number, offset..offset.saturating_add(length))?;
-                Ok(part.into_host().unwrap_or_default())
+                Ok(match self.released.get(number) {
+                    None => Buffer::from(part.to_vec()),
+                    Some(1) => Buffer::unique(part),
+                    Some(_) => part.into(),
+                })
             }
             place::IN_SEGMENT => {
                 let in_use = match self.in_use.get(number) {
@@ -108,7 +131,7 @@ impl<'a> Decoder<'a> {
                 };
                 let bytes = in_use.view(offset, length)?;
                 self.in_use.insert(*number, in_use);
-                Ok(bytes)
+                Ok(Buffer::unique(bytes))
             }
             _ => Err(not_understood("no such place")),
         }
@@ -122,6 +145,17 @@ fn has_elements(data: &[u8], shape: &[i64]) -> bool {
         count += 1;
         element.is_ok()
     }) && count == expected
+}
+
+/// Inputs that nobody looks at any more, as what was appended to an answer says.
+///
+/// Errors: it cannot be read.
+pub(super) fn released(appended: &[u8]) -> Result<Vec<u64>> {
+    if appended.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (handles, _) = marshal::read(appended).map_err(not_understood)?;
+    Ok(handles.items().iter().filter_map(Value::number).collect())
 }
 
 /// An error as the model words it.

@@ -21,6 +21,8 @@ use super::{
 pub(super) struct Message {
     pub(super) writer: Writer,
     pub(super) segments: Vec<Arc<Segment>>,
+    /// Inputs that were lent for it.
+    pub(super) handles: Vec<u64>,
 }
 
 impl Message {
@@ -30,10 +32,10 @@ impl Message {
         writer.tuple(2);
         writer.int(kind::EXECUTE);
         writer.tuple(count);
-        Self { writer, segments: Vec::new() }
+        Self { writer, ..Self::default() }
     }
 
-    /// One request. On an error nothing was written of it.
+    /// One request. On an error the message is not to be sent.
     ///
     /// Errors: there is no memory to show its inputs in.
     pub(super) fn request(&mut self, slot: u32, request: &InferRequest, lent: &Lent) -> Result<()> {
@@ -102,6 +104,7 @@ impl Message {
         let place = [loan.handle, loan.segment.id(), loan.offset as u64, loan.length as u64];
         place.into_iter().for_each(|number| self.writer.uint(number));
         self.segments.push(loan.segment);
+        self.handles.push(loan.handle);
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ impl Instance for PythonInstance {
             return batch.fail(&Error::internal("the worker has ended"), Instant::now());
         };
         let shared = worker.shared.clone();
-        let Message { writer, segments } =
+        let Message { writer, segments, .. } =
             match run::message(std::mem::take(&mut self.memory), batch.pending(), &shared) {
                 Ok(message) => message,
                 Err(error) => return batch.fail(&error, Instant::now()),

@@ -77,6 +77,8 @@ impl PythonBackend {
             name_prefix: memory.prefix.clone(),
             smallest: memory.smallest,
             step: memory.step,
+            total: memory.total,
+            idle_for: memory.idle_for,
             ..Limits::default()
         };
         let backend_directory = settings.get("backend-directory").map(Path::new);

@@ -7,8 +7,10 @@ use server_core::{
     backend::{Device, Health, Instance, Model, ModelSource, Placement},
     config::{self, ModelConfig},
     error::{Error, Result},
+    input_memory::InputMemory,
     tensor::Name,
 };
+use server_proto::inference::model_config::SchedulingChoice;
 
 use super::{
     PythonBackend,
@@ -119,6 +121,9 @@ impl PythonModel {
             name: placement.instance_name.clone(),
             output_names: self.output_names.clone(),
         });
+        if self.repeats_requests() {
+            worker.shared.lent.copy_always();
+        }
         let (kind_name, device) = match placement.device {
             Device::Cpu => ("CPU", 0),
             Device::Gpu(device) => ("GPU", device),
@@ -153,6 +158,14 @@ impl PythonModel {
     }
 }
 
+impl PythonModel {
+    /// Whether a request may come to a worker again: its inputs must be as they were then.
+    fn repeats_requests(&self) -> bool {
+        matches!(&self.config.scheduling_choice,
+            Some(SchedulingChoice::SequenceBatching(batching)) if batching.iterative_sequence)
+    }
+}
+
 /// Why a model is not loaded.
 fn load_error(failure: Failure) -> Error {
     match failure {
@@ -167,6 +180,10 @@ impl Model for PythonModel {
         self.config = config.clone();
         self.output_names = config.output.iter().map(|output| Name::from(output.name.as_str())).collect();
         Ok(())
+    }
+
+    fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        Some(self.backend.pool.clone())
     }
 
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {

@@ -11,9 +11,9 @@ use server_core::{
 
 use super::{
     channel::not_understood,
-    decode::{Decoder, Outcome},
+    decode::{Decoder, Outcome, released},
     encode::Message,
-    marshal::{self, Value},
+    marshal::Value,
     worker::{Failure, Shared},
 };
 
@@ -23,19 +23,21 @@ use super::{
 pub(super) fn message(memory: Vec<u8>, pending: &[Pending], shared: &Shared) -> Result<Message> {
     let mut message = Message::execute(memory, pending.len());
     for (slot, pending) in (0..).zip(pending) {
-        message.request(slot, &pending.request, &shared.lent)?;
+        if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
+            shared.lent.release(message.handles); // the worker never hears of them
+            return Err(error);
+        }
     }
     Ok(message)
 }
 
 /// What came of each request, as the worker answers it.
 pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) -> Result<Vec<Outcome>> {
-    let mut decoder = Decoder::new(shared.output_names(), &shared.lent, &shared.outputs);
+    let released = released(appended)?;
+    let decoder = Decoder::new(shared.output_names(), &shared.lent, &shared.outputs);
+    let mut decoder = decoder.with_released(&released, results);
     let outcomes: Vec<Outcome> = results.items().iter().map(|result| decoder.outcome(result)).collect();
-    if !appended.is_empty() {
-        let (released, _) = marshal::read(appended).map_err(not_understood)?;
-        shared.release(&released);
-    }
+    shared.lent.release(released);
     Ok(outcomes)
 }
 

@@ -1,5 +1,7 @@
 //! Settings of `--backend-config=python,KEY=VALUE`.
 
+use std::time::Duration;
+
 use server_core::{
     backend::Settings,
     error::{Error, Result},
@@ -14,9 +16,17 @@ pub(super) struct Memory {
     pub(super) smallest: usize,
     /// Larger ones are multiples of so many bytes.
     pub(super) step: usize,
+    /// Bytes of all segments that the server makes for inputs; 0 is no limit.
+    pub(super) total: usize,
+    /// How long segments that nobody uses are kept, by the server for inputs and by workers for outputs.
+    pub(super) idle_for: Duration,
 }
 
-/// `shm-region-prefix-name`, `shm-default-byte-size`, `shm-growth-byte-size`.
+/// Which part of its memory the server may use for inputs of Python models, if no setting says.
+const SHARE_OF_MEMORY: u64 = 2;
+
+/// `shm-region-prefix-name`, `shm-default-byte-size`, `shm-growth-byte-size`; `shm-max-byte-size` and `shm-idle-seconds` are
+/// additions.
 ///
 /// Errors: a size that is no number of bytes, or a prefix that cannot be part of a name.
 /// Source: Triton Python backend, "Shared Memory"; its defaults.
@@ -27,14 +37,23 @@ pub(super) fn memory(settings: &Settings) -> Result<Memory> {
     }
     Ok(Memory {
         prefix: prefix.to_owned(),
-        smallest: bytes(settings, "shm-default-byte-size")?,
-        step: bytes(settings, "shm-growth-byte-size")?,
+        smallest: bytes(settings, "shm-default-byte-size", || 1 << 20)?,
+        step: bytes(settings, "shm-growth-byte-size", || 1 << 20)?,
+        total: bytes(settings, "shm-max-byte-size", || {
+            let share = server_shm::available_memory().unwrap_or(0) / SHARE_OF_MEMORY;
+            usize::try_from(share).unwrap_or(usize::MAX)
+        })?,
+        idle_for: Duration::from_secs(number(settings, "shm-idle-seconds", "seconds", || 10)? as u64),
     })
 }
 
-fn bytes(settings: &Settings, key: &str) -> Result<usize> {
-    let Some(value) = settings.get(key) else { return Ok(1 << 20) };
+fn bytes(settings: &Settings, key: &str, default: impl FnOnce() -> usize) -> Result<usize> {
+    number(settings, key, "bytes", default)
+}
+
+fn number(settings: &Settings, key: &str, unit: &str, default: impl FnOnce() -> usize) -> Result<usize> {
+    let Some(value) = settings.get(key) else { return Ok(default()) };
     value.trim().parse().ok().filter(|bytes| *bytes > 0).ok_or_else(|| {
-        Error::invalid_argument(format!("--backend-config=python,{key} must be a number of bytes, not '{value}'"))
+        Error::invalid_argument(format!("--backend-config=python,{key} must be a number of {unit}, not '{value}'"))
     })
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use server_core::{
     error::{Error, Result},
     tensor::Name,
@@ -15,6 +16,7 @@ use server_shm::{Segment, SegmentPool};
 use super::{
     attendant::{Attendant, Pipes},
     channel::{self, Broken, Channel, not_understood},
+    decode::released,
     interpreter::{self, Interpreter},
     last_words::LastWords,
     marshal::{Value, Writer},
@@ -99,6 +101,7 @@ pub(super) fn ask<R>(
             read(value, appended, shared).map_err(Failure::Lost)
         }
         [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
+            shared.lent.release(released(appended).map_err(Failure::Lost)?);
             Err(Failure::Refused(text.text().to_owned()))
         }
         _ => Err(Failure::Lost(not_understood("no such answer"))),
@@ -112,6 +115,8 @@ impl Worker {
     pub(super) fn start(start: &Start<'_>) -> Result<Self> {
         let (execute, execute_theirs) = channel::pair(start.pool)?;
         let (events, events_theirs) = channel::pair(start.pool)?;
+        set_socket_timeout(&execute_theirs, Timeout::Recv, Some(start.memory.idle_for))
+            .map_err(|errno| Error::internal(format!("cannot set up a channel to a Python worker: {errno}")))?;
         let status = Segment::create("triton_python_backend_status", SLOTS)?;
         let mut spawn = start.interpreter.spawn();
         let failed = |error: std::io::Error| {
@@ -131,7 +136,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             model_name: start.model_name.to_owned(),
             instance: OnceLock::new(),
-            lent: Lent::new(start.pool.clone()),
+            lent: Lent::new(start.pool.clone(), start.memory.total),
             outputs: Outputs::default(),
             last_words: LastWords::default(),
         });

@@ -32,7 +32,11 @@ class Channel(object):
     def receive(self):
         """The next message; ``None`` when the server is gone. What concerns segments is done on the way."""
         while True:
-            data = os.read(self.fd, MESSAGE_MAX)
+            try:
+                data = os.read(self.fd, MESSAGE_MAX)
+            except BlockingIOError:  # nothing came for a while: the server has set how long
+                self.segments.trim()
+                continue
             if not data:
                 return None
             message = loads(data)

@@ -9,7 +9,8 @@ from _thread import allocate_lock
 
 import numpy as np
 
-from ._channel import FORGET, SEGMENT
+from . import _channel
+from ._channel import FORGET, RELEASED, SEGMENT
 
 HEADER = 64
 """Bytes at the start of a segment made here, before the first tensor."""
@@ -159,6 +160,17 @@ class Segments(object):
         with self._lock:
             self._own.append(segment)
         return Writer(segment)
+
+
+    def trim(self):
+        """Gives back the segments made here that are not in use."""
+        with self._lock:
+            free = [segment for segment in self._own if segment.is_free()]
+            self._own = [segment for segment in self._own if segment not in free]
+        if free:
+            for segment in free:
+                _channel.events.send((FORGET, segment.number))
+            _channel.events.send((RELEASED, ()))  # the server goes on reading until something else comes
 
 
 def aligned(offset):
