@@ -222,6 +222,14 @@ def test_models_bring_an_environment_as_an_archive(repository, tmp_path):
     assert (unpacked / "fixed").exists(), "conda-unpack of the archive was run"
 
 
+def test_an_activation_script_may_find_itself_by_its_name(repository):
+    model = write_model(repository, parameters={"EXECUTION_ENV_PATH": "$$TRITON_MODEL_DIRECTORY/env"})
+    made = environment(model / "env")
+    write(made / "bin/activate", '[ "$0" != "${BASH_SOURCE[0]}" ] || exit 33\nexport FROM_ACTIVATE="$# $(dirname "${BASH_SOURCE[0]}")"\n')
+    with serve(repository) as server:
+        assert facts(server)["variables"]["FROM_ACTIVATE"] == f"0 {made.resolve()}/bin"
+
+
 def test_an_environment_that_cannot_be_used_is_the_reason_of_the_failed_load(repository):
     model = write_model(repository, parameters={"EXECUTION_ENV_PATH": "$$TRITON_MODEL_DIRECTORY/env"})
     assert f"Failed to get the canonical path for {model}/env." in load_failure(repository)

@@ -69,6 +69,9 @@ struct Of {
     pipes: [Pipe; 2],
 }
 
+/// How often an output is read before events and the other output have their turn: a model may print without end.
+const READS_AT_ONCE: usize = 16;
+
 /// One of the worker's outputs.
 struct Pipe {
     /// Until all ends of it are closed.
@@ -137,7 +140,8 @@ impl Pipe {
     fn read(&mut self, shared: &Shared, is_over: bool) {
         let mut records = Vec::new();
         let mut bytes = [0; 16 << 10];
-        while let Some(fd) = &self.fd {
+        for _ in 0..READS_AT_ONCE {
+            let Some(fd) = &self.fd else { break };
             match read(fd, &mut bytes) {
                 Ok(0) => self.fd = None,
                 Ok(length) => self.lines.push(&bytes[..length], &mut records),

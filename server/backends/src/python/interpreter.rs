@@ -41,9 +41,10 @@ pub(crate) struct Interpreter {
     pub libraries: Option<PathBuf>,
 }
 
-/// Sources the script, which is argument 0, without arguments of its own, and becomes the program: arguments 2 and up,
-/// with argument 1 before `LD_LIBRARY_PATH`. A script that fails does not hinder it: what it said is in the log.
-const ACTIVATE_AND_RUN: &str = r#"libraries=$1; shift; program=("$@"); set --; source "$0"
+/// Sources the script, which is argument 1, without arguments of its own, and becomes the program: arguments 3 and up, with
+/// argument 2 before `LD_LIBRARY_PATH`. A script that fails does not hinder it: what it said is in the log. Argument 0 is not
+/// the script's, for scripts take that as a sign of being run and not sourced.
+const ACTIVATE_AND_RUN: &str = r#"script=$1; libraries=$2; shift 2; program=("$@"); set --; source "$script"
 export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"; exec "${program[@]}""#;
 
 impl Interpreter {
@@ -54,7 +55,7 @@ impl Interpreter {
             (Some(script), Some(bash)) => {
                 let mut spawn = Spawn::new(bash);
                 let libraries = self.libraries.clone().unwrap_or_default();
-                spawn.argument("-c").argument(ACTIVATE_AND_RUN).argument(script).argument(libraries);
+                spawn.argument("-c").argument(ACTIVATE_AND_RUN).argument("bash").argument(script).argument(libraries);
                 spawn.argument(&self.program);
                 spawn
             }
@@ -142,8 +143,12 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 /// or lacks numpy is not among them: the worker's program says so itself.
 pub(crate) fn start_failure(program: &Path, ended: &str, stderr: &str) -> String {
     let said = stderr.trim();
-    let said = if said.is_empty() { "it said nothing; ".to_owned() } else { format!("it said:\n{said}\n") };
-    format!("the Python interpreter '{}' ended before it was ready ({ended}); {said}{CURE}", program.display())
+    let said = if said.is_empty() { "it said nothing. ".to_owned() } else { format!("it said:\n{said}\n") };
+    format!(
+        "the Python interpreter '{}' ended before it had imported the model ({ended}); {said}If the \
+         interpreter is the reason, {CURE}",
+        program.display()
+    )
 }
 
 #[cfg(test)]
@@ -204,13 +209,12 @@ mod tests {
         assert_eq!(
             said,
             format!(
-                "the Python interpreter '/bin/python' ended before it was ready (exit code 127); it said:\n\
-                 cannot open shared object\n{CURE}"
+                "the Python interpreter '/bin/python' ended before it had imported the model (exit code 127); it said:\n\
+                 cannot open shared object\nIf the interpreter is the reason, {CURE}"
             )
         );
         let killed = start_failure(Path::new("/p"), "killed by signal 9 (SIGKILL)", "");
-        let expect =
-            "the Python interpreter '/p' ended before it was ready (killed by signal 9 (SIGKILL)); it said nothing; ";
-        assert_eq!(killed, format!("{expect}{CURE}"));
+        let expect = "the Python interpreter '/p' ended before it had imported the model (killed by signal 9 (SIGKILL)); it said nothing. ";
+        assert_eq!(killed, format!("{expect}If the interpreter is the reason, {CURE}"));
     }
 }

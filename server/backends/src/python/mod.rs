@@ -156,6 +156,7 @@ impl Backend for Python {
         if self.folder.is_some() {
             config.runtime = MODEL_FILE.into(); // as Triton says of such a backend
         }
+        settings::check_input_placement(config)?;
         let interpreter = interpreter::of_model(&self.settings, source, config)?;
         let model = PythonModel::new(self.opened()?, source, code, interpreter);
         if may_complete {

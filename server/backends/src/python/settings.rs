@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use server_core::{
     backend::Settings,
+    config::ModelConfig,
     error::{Error, Result},
 };
 
@@ -45,6 +46,16 @@ pub(super) fn memory(settings: &Settings) -> Result<Memory> {
         })?,
         idle_for: Duration::from_secs(number(settings, "shm-idle-seconds", "seconds", || 10)? as u64),
     })
+}
+
+/// The parameter `FORCE_CPU_ONLY_INPUT_TENSORS` of a model. Inputs lie in host memory in any case, so it is only checked.
+///
+/// Errors: `Unsupported` for a value that Triton refuses, in its words.
+pub(super) fn check_input_placement(config: &ModelConfig) -> Result<()> {
+    match config.parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS").map(|value| value.string_value.as_str()) {
+        None | Some("yes" | "no") => Ok(()),
+        Some(other) => Err(Error::unsupported(format!("Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: {other}'"))),
+    }
 }
 
 fn bytes(settings: &Settings, key: &str, default: impl FnOnce() -> usize) -> Result<usize> {

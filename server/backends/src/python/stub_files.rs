@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -45,11 +45,12 @@ pub(crate) fn folder(
     places: &[PathBuf],
     cache: impl FnOnce() -> Result<PathBuf, CacheError>,
 ) -> Result<PathBuf, CacheError> {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false); // once, not for each worker
     for place in places {
         if files.iter().all(|file| is_written(place, file)) && !files.is_empty() {
             return Ok(place.clone());
         }
-        if place.join(MAIN).exists() {
+        if place.join(MAIN).exists() && !IS_TOLD.swap(true, Ordering::Relaxed) {
             warn!(
                 folder = %place.display(),
                 "the Python files there are of another build of the server, and not used; remove or replace them"
