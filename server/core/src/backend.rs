@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
 };
@@ -27,6 +28,9 @@ use crate::{
 
 /// Settings of `--backend-config=NAME,KEY=VALUE`, global ones already merged in.
 pub type Settings = BTreeMap<String, String>;
+
+/// A model's answer to the question whether it can serve.
+pub type Readiness = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Where backends are found: those built in, and libraries that lie somewhere on disk.
 pub trait Backends: Send + Sync {
@@ -104,6 +108,13 @@ pub trait Model: Send + Sync {
         Vec::new()
     }
 
+    /// Whether it can serve in its own word, beside the health of its instances; `None`: nobody need ask it. Asked when
+    /// somebody probes. Nothing happens before the answer is polled, which may be dropped at any time, and is after five
+    /// seconds: the model is not ready then.
+    fn readiness(&self) -> Option<Readiness> {
+        None
+    }
+
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when
     /// an instance group grows. `health` is the instance's to change.
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>>;
@@ -178,7 +189,9 @@ pub trait Host: Send + Sync {
     /// Errors: as those of [`Host::load_model`].
     fn unload_model(&self, asked_by: &str, name: &str, unload_dependents: bool) -> Result<()>;
 
-    /// Whether a model can serve; one that is unknown cannot.
+    /// Whether a model can serve, also in its own word; one that is unknown cannot.
+    ///
+    /// Blocks while that model is asked: call it from a thread of the asking model's own.
     ///
     /// Errors: the server is exiting.
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool>;

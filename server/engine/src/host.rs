@@ -73,7 +73,13 @@ impl Host for Engine {
 
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool> {
         self.not_exiting("Server not ready")?;
-        Ok(self.registry.find(name, version).is_ok_and(|model| model.is_healthy()))
+        let Some(model) = self.registry.find(name, version).ok().filter(|model| model.is_healthy()) else {
+            return Ok(false);
+        };
+        match model.runner().readiness() {
+            Some(question) => wait_for(self.runtime_of_models()?, async move { Ok(question.await) }),
+            None => Ok(true),
+        }
     }
 
     fn custom_metrics(&self) -> &CustomMetrics {

@@ -19,6 +19,7 @@ mod model;
 mod options;
 mod pool;
 mod rate_limiter;
+mod readiness;
 mod registry;
 mod repository;
 mod response_order;
@@ -50,7 +51,7 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 pub use self::{
     blocking_pool::BlockingPool,
@@ -129,7 +130,7 @@ impl Engine {
             let _ = self.phase.compare_exchange(STARTING, FAILED, Ordering::SeqCst, Ordering::SeqCst);
         })?;
         *self.required.lock() = names.clone();
-        let mut loads = tokio::task::JoinSet::new();
+        let mut loads = JoinSet::new();
         let session = LoadSession::new(self.lifecycle.clone(), None);
         for name in names {
             let (session, lifecycle) = (session.clone(), self.lifecycle.clone());
@@ -160,9 +161,9 @@ impl Engine {
         self.not_exiting("Server exiting").map(|()| self.phase.load(Ordering::SeqCst) != FAILED)
     }
 
-    /// Whether traffic should come: the start-up set is there. A model that is added later, or fails to be, never
-    /// changes this. Errors: `Unavailable` while it exits.
-    pub fn is_ready(&self) -> Result<bool> {
+    /// Whether traffic should come: the start-up set is there, and its models say that they can serve. A model that is added
+    /// later, or fails to be, never changes this. Errors: `Unavailable` while it exits.
+    pub async fn is_ready(&self) -> Result<bool> {
         self.not_exiting("Server exiting")?;
         if self.phase.load(Ordering::SeqCst) != RUNNING {
             return Ok(false);
@@ -170,17 +171,34 @@ impl Engine {
         if !self.options.strict_readiness {
             return Ok(true);
         }
-        let required = self.required.lock();
-        Ok(required.iter().all(|name| self.registry.entry(name).is_some_and(|entry| entry.is_settled())))
+        let mut questions = JoinSet::new();
+        for name in self.required.lock().iter() {
+            let Some(entry) = self.registry.entry(name).filter(|entry| entry.is_settled()) else { return Ok(false) };
+            let models = entry.versions.values().filter_map(|version| version.model.as_ref());
+            for question in models.filter_map(|model| model.runner().readiness()) {
+                questions.spawn(question);
+            }
+        }
+        while let Some(answer) = questions.join_next().await {
+            if !answer.unwrap_or(false) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Whether that model can serve. Errors: it is unknown.
-    pub fn is_model_ready(&self, model: ModelId<'_>) -> Result<bool> {
+    /// Whether that model can serve, also in its own word. Errors: it is unknown.
+    pub async fn is_model_ready(&self, model: ModelId<'_>) -> Result<bool> {
         self.not_exiting("Server not ready")?;
-        match self.registry.find(model.name, model.version) {
-            Ok(model) => Ok(model.is_healthy()),
-            Err(error) if error.code == Code::Unavailable => Ok(false),
-            Err(error) => Err(self.while_starting(error)),
+        let question = match self.registry.find(model.name, model.version) {
+            Ok(model) if model.is_healthy() => model.runner().readiness(),
+            Ok(_) => return Ok(false),
+            Err(error) if error.code == Code::Unavailable => return Ok(false),
+            Err(error) => return Err(self.while_starting(error)),
+        };
+        match question {
+            Some(question) => Ok(question.await),
+            None => Ok(true),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::Model,
+    backend::{Model, Readiness},
     batch::{Batch, Pending},
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
@@ -27,6 +27,7 @@ use crate::{
     instance::{InstanceSlot, Worker},
     instance_plan::InstancePlan,
     rate_limiter::RateLimiter,
+    readiness::ReadinessProbe,
     response_order::ResponseOrder,
     scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
     scheduling::{Scheduling, log_hold},
@@ -43,6 +44,7 @@ pub(crate) struct InstancePool {
     scheduler: Arc<Scheduler>,
     stats: Arc<ModelStats>,
     inline_policy: Arc<InlinePolicy>,
+    readiness_probe: ReadinessProbe,
     /// Shared by all models, if anything limits them.
     rate_limiter: Option<Arc<RateLimiter>>,
     /// By their number in the scheduler; those that retired stay, empty.
@@ -91,6 +93,7 @@ impl InstancePool {
             scheduler,
             stats,
             inline_policy: Arc::new(InlinePolicy::new()),
+            readiness_probe: ReadinessProbe::default(),
             rate_limiter,
             slots: arc_swap::ArcSwap::default(),
             members: Mutex::default(),
@@ -250,6 +253,12 @@ impl InstancePool {
     /// Whether any instance can serve.
     pub(crate) fn is_healthy(&self) -> bool {
         self.members.lock().iter().any(|member| member.slot.health.is_healthy())
+    }
+
+    /// Whether the model can serve in its own word, if it has one.
+    pub(crate) fn readiness(self: Arc<Self>) -> Option<Readiness> {
+        let question = self.model.readiness()?;
+        Some(Box::pin(async move { self.readiness_probe.ask(question).await }))
     }
 
     /// What instances say is wrong with them, each behind its name.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use server_core::backend::Readiness;
 use server_core::{input_memory::InputMemory, stats::ModelSnapshot};
 
 use crate::{
@@ -34,6 +35,14 @@ impl Runner {
         match self {
             Self::Instances(pool) => pool.is_healthy(),
             Self::Ensemble(_) => true,
+        }
+    }
+
+    /// Whether it can serve in its own word, if it has one.
+    pub(crate) fn readiness(&self) -> Option<Readiness> {
+        match self {
+            Self::Instances(pool) => pool.clone().readiness(),
+            Self::Ensemble(_) => None,
         }
     }
 

@@ -14,8 +14,8 @@ use std::{
 };
 
 use harness::{Harness, ask, send, text, until};
-use server_core::error::Code;
-use server_engine::{Engine, LoadParameters, VersionState};
+use server_core::{backend::Host, error::Code, request::VersionChoice};
+use server_engine::{Engine, LoadParameters, Options, VersionState};
 
 async fn load(engine: &Arc<Engine>, name: &str) {
     engine.load(name, LoadParameters::default()).await.unwrap();
@@ -217,7 +217,7 @@ async fn health_is_said_by_each_instance_and_can_be_taken_back() {
     harness.scripted("m", "", "instance_group { count: 2 kind: KIND_CPU }", &[1]);
     let (engine, probe) = harness.with_script();
     load(&engine, "m").await;
-    let is_ready = || engine.is_model_ready(harness::id("m")).unwrap();
+    let is_ready = || Host::is_model_ready(&*engine, "m", VersionChoice::Latest).unwrap();
     let health = probe.health.lock().clone();
     health[0].set(false);
     assert!(is_ready(), "the other one serves");
@@ -225,6 +225,25 @@ async fn health_is_said_by_each_instance_and_can_be_taken_back() {
     assert!(!is_ready());
     health[0].set(true);
     assert!(is_ready(), "it has recovered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_says_itself_whether_it_is_ready() {
+    let harness = Harness::new();
+    harness.scripted("m", "says_ready", "", &[1, 2]);
+    let startup_models = vec!["m".to_owned()];
+    let (engine, probe) = harness.with_script_and(Options { startup_models, ..Options::default() });
+    engine.start().await.unwrap();
+    for says_ready in [true, false, true] {
+        probe.says_ready.store(says_ready, Ordering::SeqCst);
+        assert_eq!(engine.is_model_ready(harness::id("m")).await, Ok(says_ready));
+        assert_eq!(engine.is_ready().await, Ok(says_ready));
+        let host = engine.clone();
+        let asked = tokio::task::spawn_blocking(move || Host::is_model_ready(&*host, "m", VersionChoice::Latest));
+        assert_eq!(asked.await.unwrap(), Ok(says_ready));
+    }
+    probe.health.lock().iter().for_each(|health| health.set(false));
+    assert_eq!(engine.is_model_ready(harness::id("m")).await, Ok(false), "its instances count more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

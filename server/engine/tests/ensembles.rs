@@ -10,9 +10,10 @@ use std::{
 };
 
 use server_core::{
+    backend::Host,
     error::{Code, Error},
     interface::ModelId,
-    request::{CorrelationId, Parameter, RequestedOutput, Sequence},
+    request::{CorrelationId, Parameter, RequestedOutput, Sequence, VersionChoice},
     stats::ModelSnapshot,
 };
 use server_engine::{Engine, Inference, LoadParameters, Options, Startup, VersionState};
@@ -38,7 +39,7 @@ fn state(engine: &Engine, name: &str) -> (Option<VersionState>, String) {
 }
 
 fn is_ready(engine: &Engine, name: &str) -> bool {
-    engine.is_model_ready(id(name)).unwrap_or(false)
+    Host::is_model_ready(engine, name, VersionChoice::Latest).unwrap()
 }
 
 async fn error(engine: &Arc<Engine>, name: &str) -> String {
@@ -384,7 +385,7 @@ async fn what_an_ensemble_lacks_is_said_and_mended_by_loading_it() {
     let lacks = "ensemble e contains models that are not available or ambiguous: x";
     assert_eq!(error(&engine, "e").await, format!("load failed for model 'e': {lacks}\n"));
     assert_eq!(state(&engine, "e"), (Some(VersionState::Unavailable), lacks.into()));
-    assert!(is_ready(&engine, "a") && engine.is_ready().unwrap());
+    assert!(is_ready(&engine, "a") && engine.is_ready().await.unwrap());
     harness.model("x", "max_batch_size: 2", &[1]);
     load(&engine, "x").await.unwrap();
     let small = "ensemble e allows maximum batch size 8, but it contains model x which only allows maximum batch size to \
@@ -452,7 +453,7 @@ async fn the_start_up_set_waits_for_the_parts_of_its_ensembles() {
     harness.model("slow", "parameters { key: 'creation_delay_sec' value { string_value: '1' } }", &[1]);
     let engine = harness.engine(Options::default());
     assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
-    assert!(is_ready(&engine, "an_ensemble") && engine.is_ready().unwrap());
+    assert!(is_ready(&engine, "an_ensemble") && engine.is_ready().await.unwrap());
 }
 
 #[tokio::test]

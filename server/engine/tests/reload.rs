@@ -109,7 +109,7 @@ async fn a_load_succeeds_as_a_whole_or_changes_nothing() {
     let error = load(&engine).await.unwrap_err();
     let expected = "load failed for model 'm': version 2 is at UNAVAILABLE state: Unavailable: version 2 is broken;\n";
     assert_eq!((error.code, &*error.message), (Code::InvalidArgument, expected));
-    assert!(!engine.is_model_ready(ModelId { name: "m", version: VersionChoice::Exact(1) }).unwrap_or(false));
+    assert!(!engine.is_model_ready(ModelId { name: "m", version: VersionChoice::Exact(1) }).await.unwrap_or(false));
     let index = engine.index(false).unwrap();
     let states: Vec<_> = index.iter().map(|line| (line.version, line.state, line.reason.as_str())).collect();
     let unavailable = Some(VersionState::Unavailable);
@@ -177,7 +177,7 @@ async fn a_server_whose_repository_cannot_be_read_is_not_live() {
     assert!(engine.is_live().unwrap(), "it has not tried yet");
     assert!(engine.start().await.is_err());
     assert!(!engine.is_live().unwrap());
-    assert!(!engine.is_ready().unwrap());
+    assert!(!engine.is_ready().await.unwrap());
 
     harness.model("m", "max_batch_size: -1", &[1]);
     let engine = harness.engine(Options { control_mode: ControlMode::None, ..Options::default() });

@@ -26,11 +26,11 @@ async fn a_model_serves_and_is_counted_before_its_caller_knows() {
     harness.model("m", "", &[1]);
     let engine = harness.engine(Options::default());
     assert!(engine.is_live().unwrap());
-    assert!(!engine.is_ready().unwrap(), "nothing is loaded yet");
+    assert!(!engine.is_ready().await.unwrap(), "nothing is loaded yet");
     let early = send(&engine, ask("m", &[1.0])).err().unwrap();
     assert_eq!((early.code, &*early.message), (Code::Unavailable, "Server not ready"), "not yet is not unknown");
     assert_eq!(engine.start().await.unwrap(), Startup::AllReady);
-    assert!(engine.is_ready().unwrap());
+    assert!(engine.is_ready().await.unwrap());
     for count in 1..=3 {
         let response = send(&engine, ask("m", &[1.0, 2.0])).unwrap().response().await.unwrap();
         assert_eq!(text(&response), "m 1: OUTPUT0 FP32 [1,2]");
@@ -48,7 +48,7 @@ async fn a_broken_model_does_not_disturb_its_neighbour() {
     harness.write("garbled/1/.keep", "");
     let engine = harness.engine(Options::default());
     assert_eq!(engine.start().await.unwrap(), Startup::SomeFailed);
-    assert!(!engine.is_ready().unwrap(), "a model of the start-up set is missing");
+    assert!(!engine.is_ready().await.unwrap(), "a model of the start-up set is missing");
     assert!(send(&engine, ask("good", &[1.0])).unwrap().response().await.is_ok());
     let index = engine.index(false).unwrap();
     let reasons: Vec<_> = index.iter().map(|line| (line.name.as_str(), line.state, line.reason.is_empty())).collect();
@@ -225,7 +225,7 @@ async fn unloading_and_stopping_finish_what_is_inside() {
     engine.load("m", LoadParameters::default()).await.unwrap();
     let inside: Vec<_> = (0..6).map(|_| send(&engine, ask("m", &[1.0])).unwrap().response()).collect();
     assert!(engine.shutdown(Duration::from_secs(10)).await);
-    assert_eq!(engine.is_ready().unwrap_err().message, "Server exiting");
+    assert_eq!(engine.is_ready().await.unwrap_err().message, "Server exiting");
     for response in inside {
         assert!(response.await.is_ok());
     }
@@ -267,16 +267,16 @@ async fn readiness_outlasts_what_comes_later_and_fails() {
     // A new version with a configuration that does not hold.
     harness.model("m", "dynamic_batching { preferred_batch_size: [ 99 ] }", &[2]);
     assert!(engine.load("m", LoadParameters::default()).await.is_err());
-    assert!(engine.is_ready().unwrap(), "version 1 serves as before");
+    assert!(engine.is_ready().await.unwrap(), "version 1 serves as before");
     // One that cannot even be read.
     harness.write("n/config.pbtxt", "max_batch_size {");
     assert!(engine.load("n", LoadParameters::default()).await.is_err());
-    assert!(engine.is_ready().unwrap());
+    assert!(engine.is_ready().await.unwrap());
     assert_eq!(text(&send(&engine, ask("m", &[1.0])).unwrap().response().await.unwrap()), "m 1: OUTPUT0 FP32 [1,1]");
     // What was taken out on purpose is not waited for, and what fails after that is somebody else's concern.
     engine.unload("n", false).await.unwrap();
     assert!(engine.load("n", LoadParameters::default()).await.is_err());
-    assert!(engine.is_ready().unwrap());
+    assert!(engine.is_ready().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

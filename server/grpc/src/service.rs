@@ -85,7 +85,7 @@ impl Service {
             _ if is_inference => Box::pin(self.inference_method(head, method, &mut messages)).await,
             "Check" => {
                 let _: HealthCheckRequest = decode(&mut messages).await?;
-                self.respond(head, encode::message(&health::check(&self.engine))).await
+                self.respond(head, encode::message(&health::check(&self.engine).await)).await
             }
             _ => Err(no_such_method(path)),
         }
@@ -138,8 +138,8 @@ impl Service {
         }
         let response = match method {
             "ServerLive" => answer!(|_: ServerLiveRequest| Ok(health::server_live(engine))),
-            "ServerReady" => answer!(|_: ServerReadyRequest| Ok(health::server_ready(engine))),
-            "ModelReady" => answer!(|request: ModelReadyRequest| health::model_ready(engine, &request)),
+            "ServerReady" => answer!(|_: ServerReadyRequest| Ok(health::server_ready(engine).await)),
+            "ModelReady" => answer!(|request: ModelReadyRequest| health::model_ready(engine, &request).await),
             "ServerMetadata" => answer!(|_: ServerMetadataRequest| admin::server_metadata(engine)),
             "ModelMetadata" => answer!(|request: ModelMetadataRequest| admin::model_metadata(engine, &request)),
             "ModelConfig" => answer!(|request: ModelConfigRequest| admin::model_config(engine, &request)),

@@ -60,7 +60,7 @@ async fn call_handler(
                     Box::pin(generate::stream(server, activity, model, headers, body)).await?
                 }
                 ModelAction::Metadata => metadata::model(engine, model)?,
-                ModelAction::Ready => health::model(engine, model)?,
+                ModelAction::Ready => Box::pin(health::model(engine, model)).await?,
                 ModelAction::Config => model_config::get(engine, model)?,
                 ModelAction::Statistics => statistics::get(engine, Some(model))?,
                 ModelAction::TraceSettings => return Err(unsupported::trace_settings().into()),
@@ -68,7 +68,7 @@ async fn call_handler(
         }
         Route::ServerMetadata => metadata::server(engine)?,
         Route::ServerLive => health::live(engine)?,
-        Route::ServerReady => health::ready(engine)?,
+        Route::ServerReady => Box::pin(health::ready(engine)).await?,
         Route::AllStatistics => statistics::get(engine, None)?,
         Route::TraceSettings => return Err(unsupported::trace_settings().into()),
         Route::Logging => return Err(unsupported::log_settings().into()),

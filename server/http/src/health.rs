@@ -15,15 +15,15 @@ pub(crate) fn live(engine: &Engine) -> Result<Response<Body>> {
 }
 
 /// `GET /v2/health/ready`. Errors: the server is exiting.
-pub(crate) fn ready(engine: &Engine) -> Result<Response<Body>> {
-    engine.is_ready().map(yes_or_no)
+pub(crate) async fn ready(engine: &Engine) -> Result<Response<Body>> {
+    engine.is_ready().await.map(yes_or_no)
 }
 
 /// `GET /v2/models/{m}/ready`. One that is unknown or not loaded is not ready, as in Triton 2.51: clients poll this while
 /// a model loads. Errors: the model is not ready, or the server is exiting.
-pub(crate) fn model(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body>> {
+pub(crate) async fn model(engine: &Engine, model: ModelId<'_>) -> Result<Response<Body>> {
     engine.is_live()?;
-    if engine.is_model_ready(model).unwrap_or(false) {
+    if engine.is_model_ready(model).await.unwrap_or(false) {
         Ok(empty())
     } else {
         Err(Error::invalid_argument("Model version not ready"))

@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use server_core::{
-    backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement, Responses},
+    backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement, Readiness, Responses},
     batch::{Batch, Pending},
     completion::{Marks, ResponseMarks},
     config::ModelConfig,
@@ -43,6 +43,8 @@ pub(crate) struct Probe {
     makers: Mutex<Vec<ThreadId>>,
     /// Requests that `echo_request` has executed, in order.
     pub(crate) requests: Mutex<Vec<InferRequest>>,
+    /// What models of the script `says_ready` say of themselves.
+    pub(crate) says_ready: AtomicBool,
     /// Threads that ran a request on an instance that waited for the answer of its own, in order.
     pub(crate) reentries: Mutex<Vec<ThreadId>>,
     /// Health of the instances, by their making.
@@ -155,6 +157,14 @@ impl Model for ScriptedModel {
             self.script = "gated".into();
         }
         Ok(())
+    }
+
+    fn readiness(&self) -> Option<Readiness> {
+        let probe = (self.script == "says_ready").then(|| self.probe.clone())?;
+        Some(Box::pin(async move {
+            tokio::task::yield_now().await;
+            probe.says_ready.load(Ordering::SeqCst)
+        }))
     }
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
