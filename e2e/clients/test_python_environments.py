@@ -203,6 +203,20 @@ def test_a_model_brings_an_environment_as_a_folder(repository):
     assert variables["LD_LIBRARY_PATH"].split(":")[0] == f"{made.resolve()}/lib"
 
 
+def test_an_environment_in_the_models_folder_is_no_reason_to_load_it_anew(repository):
+    model = write_model(repository, parameters={"EXECUTION_ENV_PATH": "$$TRITON_MODEL_DIRECTORY/env"})
+    made = environment(model / "env")
+    with serve(repository, flags=["--model-control-mode=explicit", "--load-model=facts"]) as server:
+        before = facts(server)["pid"]
+        subprocess.run([made / "bin/python", "-c", "import model"], cwd=model / "1", capture_output=True)
+        assert (model / "1/__pycache__").is_dir(), "Python left what it compiled"
+        connect("http", server).load_model("facts")
+        assert facts(server)["pid"] == before
+        write(model / "1/model.py", MODEL + "# changed\n")
+        connect("http", server).load_model("facts")
+        assert facts(server)["pid"] != before
+
+
 def test_models_bring_an_environment_as_an_archive(repository, tmp_path):
     made = environment(tmp_path / "env")
     write(next(made.glob("lib/python3*/site-packages")) / "of_the_test.py", "WORD = 'from the archive'\n")
@@ -265,6 +279,15 @@ def test_requirements_that_cannot_be_installed_are_the_reason_of_the_failed_load
     assert "No matching distribution found for there-is-no-such-package" in reason
     assert str(model / "1/requirements.txt") in reason and "PIP_INDEX_URL" in reason
     assert not kept(repository, "requirements-")
+
+
+def test_without_a_network_requirements_say_so(repository):
+    model = write_model(repository)
+    write(model / "requirements.txt", "there-is-no-such-package==1\n")
+    nobody = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    reason = load_failure(repository, "requirements=true", env=nobody)
+    assert "refused" in reason and "No matching distribution found" in reason, reason
+    assert "Without a network" in reason and "--find-links" in reason, reason
 
 
 # --- backends written in Python -----------------------------------------------------------------------------------------------------------

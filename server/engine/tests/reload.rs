@@ -69,9 +69,17 @@ async fn versions_that_did_not_change_are_left_alone() {
     ask_versions(&engine, &[1]).await;
     load(&engine).await.unwrap();
     assert_eq!(counts(&engine), BTreeMap::from([(1, 1), (2, 0), (3, 0)]), "nothing changed");
-    for stray in
-        ["007/weights", "0/weights", "-3/weights", "5.tmp/weights", ".git/HEAD", ".DS_Store", "notes~", "1/.nfs1"]
-    {
+    for stray in [
+        "007/weights",
+        "0/weights",
+        "-3/weights",
+        "5.tmp/weights",
+        ".git/HEAD",
+        ".DS_Store",
+        "notes~",
+        "1/.nfs1",
+        "1/__pycache__/a.pyc",
+    ] {
         harness.write(&format!("m/{stray}"), "not of any version");
         load(&engine).await.unwrap();
         assert_eq!(counts(&engine), BTreeMap::from([(1, 1), (2, 0), (3, 0)]), "{stray}");
