@@ -156,6 +156,11 @@ impl Lifecycle {
         self.waits.lock(asked_by, name, self.load_lock(name)).await
     }
 
+    /// The same for a client, if nobody has the lock.
+    pub(crate) fn try_lock(&self, name: &str) -> Option<Locked<'_>> {
+        self.waits.try_lock(self.load_lock(name))
+    }
+
     fn load_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.load_locks.lock();
         locks.retain(|_, lock| Arc::strong_count(lock) > 1); // the others are nobody's

@@ -12,10 +12,14 @@ use server_core::{
     ensemble::circular,
     error::{Error, Result},
 };
-use tokio::{sync::OnceCell, task::JoinSet};
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit},
+    task::JoinSet,
+};
 
 use crate::{
     lifecycle::{Lifecycle, blocking},
+    load_waits::Locked,
     options::LoadParameters,
 };
 
@@ -104,6 +108,23 @@ impl LoadSession {
         self.exclusively(name, move |lifecycle, name| lifecycle.load(name, parameters)).await?
     }
 
+    /// Takes the lock on a model and a place among the loads at a time, and waits for neither while it has the other: who has
+    /// a place may wait for the lock in turn, for its model has this one loaded, and others may use the place meanwhile.
+    async fn lock_with_permit(&self, name: &str) -> Result<(Locked<'_>, OwnedSemaphorePermit)> {
+        let permits = &self.lifecycle.permits;
+        loop {
+            let guard = self.lifecycle.lock(None, name).await?;
+            if let Ok(permit) = permits.clone().try_acquire_owned() {
+                return Ok((guard, permit));
+            }
+            drop(guard);
+            let permit = permits.clone().acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?;
+            if let Some(guard) = self.lifecycle.try_lock(name) {
+                return Ok((guard, permit));
+            }
+        }
+    }
+
     /// The model that leads back to the ensemble, if any of its parts does. Blocks.
     fn leads_back(&self, name: &str) -> Option<String> {
         let (mut open, mut seen) = (vec![name.to_owned()], BTreeSet::new());
@@ -134,15 +155,13 @@ impl LoadSession {
         name: &str,
         work: impl FnOnce(&Lifecycle, &str) -> R + Send + 'static,
     ) -> Result<R> {
-        // before the lock: who has that must not wait for those who want it
-        let permit = match &self.asked_by {
-            Some(_) => None,
+        let (_guard, permit) = match &self.asked_by {
+            Some(asked_by) => (self.lifecycle.lock(Some(asked_by), name).await?, None),
             None => {
-                let permits = self.lifecycle.permits.clone();
-                Some(permits.acquire_owned().await.map_err(|_| Error::unavailable("Server not ready"))?)
+                let (guard, permit) = self.lock_with_permit(name).await?;
+                (guard, Some(permit))
             }
         };
-        let _guard = self.lifecycle.lock(self.asked_by.as_deref(), name).await?;
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
         blocking(move || {
             let _permit = permit;

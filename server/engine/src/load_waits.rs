@@ -67,6 +67,11 @@ impl LoadWaits {
         }
     }
 
+    /// Takes the lock on the load of a model, for a client, if nobody has it.
+    pub(crate) fn try_lock(&self, lock: Arc<tokio::sync::Mutex<()>>) -> Option<Locked<'_>> {
+        lock.try_lock_owned().ok().map(|guard| Locked { _guard: guard, _wait: None })
+    }
+
     /// Notes a wait. Errors: it would never end.
     fn begin(&self, asked_by: &str, name: &str) -> Result<Wait<'_>> {
         let mut waits = self.waits.lock();

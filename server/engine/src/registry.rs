@@ -53,7 +53,7 @@ pub struct IndexEntry {
     pub version: Option<u64>,
     /// `None` for a model that was never loaded.
     pub state: Option<VersionState>,
-    /// Why it is not ready; empty if it is, or if nothing is known.
+    /// Why it is not ready, or what is wrong with some of its instances; empty if nothing is wrong or known.
     pub reason: String,
 }
 

@@ -80,6 +80,25 @@ async fn models_that_have_each_other_loaded_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn loads_that_wait_for_another_of_their_model_keep_no_place_among_loads() {
+    let harness = Harness::new();
+    harness.scripted("slow", "made waits", "", &[1]);
+    harness.model("other", "", &[1]);
+    let (engine, probe) = harness.with_script_and(Options { load_threads: 2, ..Options::default() });
+    probe.close_gate();
+    let mut slow = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let engine = engine.clone();
+        slow.spawn(async move { load(&engine, "slow").await });
+    }
+    until(|| probe.waiting.load(Ordering::SeqCst) == 1).await;
+    load(&engine, "other").await.unwrap();
+    assert!(!serves(&engine, &["slow"]));
+    probe.open_gate();
+    assert_eq!(slow.join_all().await, [Ok(()), Ok(()), Ok(())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_has_itself_loaded_anew_with_fewer_instances_while_it_runs() {
     let harness = Harness::new();
     harness.scripted("m", "asked loads m", TWO, &[1]);
