@@ -72,7 +72,7 @@ def test_what_is_no_picture_is_the_error_of_its_request(client, sample):
 
 def test_the_sample_is_brought_up_and_draws_what_it_found(made, sample, tmp_path):
     with Up(samples.SAMPLES / "detector", flags=[f"--volume=models={made}"], env={"PATH": samples.path_with_this_python()}) as up:
-        up.wait_for("Ready: ", 60)
+        up.wait_for("Ready: ")
         said = samples.run("detector/ask.py", up.url, cwd=tmp_path)
         assert "drawn into found.png" in said and "chip" in said, said
         boards, ask = sample.boards, sample.ask

@@ -69,7 +69,7 @@ def test_embeddings_are_those_of_the_model(made, ask):
 
 def test_the_sample_is_brought_up_and_finds_what_is_meant(made, ask):
     with Up(samples.SAMPLES / "text", flags=[f"--volume=models={made}"], env={"PATH": samples.path_with_this_python()}) as up:
-        up.wait_for("Ready: ", 60)
+        up.wait_for("Ready: ")
         said = samples.run("text/ask.py", up.url).splitlines()
         assert said[0] == ask.QUESTION and len(said) == 1 + ask.SHOWN
         assert said[1].endswith("To reset your password, follow the link on the sign-in page."), said

@@ -21,6 +21,15 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// How the server's answer ends if a model could not even be read.
 const POLL_FAILED: &str = "failed to poll from model repository";
 
+/// What the server says of an ensemble, one of whose models is not there, not loaded, or not in the version it needs.
+const LACKS_A_MODEL: [&str; 3] =
+    ["contains models that are not available", "which has no loaded version", "whose required version"];
+
+/// Whether a refused load may succeed once another model has been loaded. `message`: the server's reason.
+pub fn lacks_a_model(message: &str) -> bool {
+    LACKS_A_MODEL.iter().any(|words| message.contains(words))
+}
+
 /// An index of ten thousand models is about two megabytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 

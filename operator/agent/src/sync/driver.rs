@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Command, Settings,
     jobs::{self, Ended, NotLoaded},
-    memory::{Failed, Memory},
+    memory::{Failed, Memory, lacks_a_model},
     report,
 };
 use crate::{
@@ -51,6 +51,8 @@ pub(super) struct Driver {
     is_ready: bool,
     jobs: JoinSet<Ended>,
     names: HashMap<Id, Job>,
+    /// Loads that succeeded.
+    loads_done: u64,
     fetches: Arc<Semaphore>,
     loads: Arc<Semaphore>,
 }
@@ -86,6 +88,7 @@ impl Driver {
             is_ready: false,
             jobs: JoinSet::new(),
             names: HashMap::new(),
+            loads_done: 0,
         }
     }
 
@@ -323,6 +326,7 @@ impl Driver {
         let Some(model) = model else { return };
         let Some(memory) = self.models.get_mut(&model.name) else { return };
         memory.loading = Some(content.clone());
+        memory.loads_before = self.loads_done;
         tracing::info!(model = model.name, content = content.short(), "loading");
         let active = self.store.ledger().remove(&model.name).and_then(|record| record.active);
         let (store, server, limit) = (Arc::clone(&self.store), self.server.clone(), model.load.timeout.get());
@@ -364,7 +368,12 @@ impl Driver {
                         memory.load_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                         memory.loads.remove(&content);
                         tracing::info!(model, content = content.short(), elapsed_ms = memory.load_ms, "loaded");
+                        self.loads_done += 1;
+                        self.models.values_mut().for_each(Memory::another_serves);
                     }
+                    // the model it lacked may have come while the server looked for it: asked again at once
+                    Err(NotLoaded::Failed(fault))
+                        if lacks_a_model(&fault) && memory.loads_before != self.loads_done => {}
                     Err(NotLoaded::Failed(fault) | NotLoaded::ServerEnded(fault)) if is_wanted => {
                         self.load_failed(&model, &content, fault)
                     }

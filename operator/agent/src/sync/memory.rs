@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use crate::{
-    fault::Fault,
+    fault::{Fault, Reason},
+    load,
     plan::{RetryDecision, RetryPolicy, Tries},
     source::Progress,
     state::Failure,
@@ -27,6 +28,8 @@ pub(super) struct Memory {
     pub(super) fetching: Option<Arc<Progress>>,
     /// The content being loaded.
     pub(super) loading: Option<ContentHash>,
+    /// How many loads of this server's models had succeeded when it began.
+    pub(super) loads_before: u64,
     /// How long the last load took.
     pub(super) load_ms: Option<u64>,
 }
@@ -36,6 +39,11 @@ pub(super) struct Memory {
 pub(super) struct Failed {
     pub(super) tries: Tries,
     fault: Fault,
+}
+
+/// Whether a load failed for want of another model: an ensemble came before a model it is made of.
+pub(super) fn lacks_a_model(fault: &Fault) -> bool {
+    fault.reason == Reason::LoadFailed && load::lacks_a_model(&fault.message)
 }
 
 impl Memory {
@@ -57,6 +65,11 @@ impl Memory {
         if self.credentials.as_deref() != credentials {
             self.fetches = None;
         }
+    }
+
+    /// A model came into service: loads that failed for want of another one are due at once, and have all their attempts.
+    pub(super) fn another_serves(&mut self) {
+        self.loads.retain(|_, failed| failed.tries.is_final || !lacks_a_model(&failed.fault));
     }
 
     /// Why the content the manifest wants does not serve, if an attempt has failed.

@@ -83,6 +83,13 @@ impl StandIn {
                         serde_json::json!({"error": format!("load failed for model '{name}': it is bad\n")})
                             .to_string(),
                     ),
+                    ("load", Ok(text))
+                        if text.strip_prefix("needs ").is_some_and(|other| !loaded.contains_key(other)) =>
+                    {
+                        let other = text.trim_start_matches("needs ");
+                        let error = format!("ensemble '{name}' depends on '{other}' which has no loaded version.");
+                        (400, serde_json::json!({ "error": error }).to_string())
+                    }
                     ("load", Ok(text)) => {
                         loaded.insert((*name).to_owned(), text);
                         (200, String::new())
@@ -243,6 +250,23 @@ async fn a_bad_new_version_leaves_the_old_serving_and_says_why() {
     harness.want(vec![inline("a", "mended"), inline("b", "better")]);
     assert!(harness.settled().await.is_ready());
     assert_eq!(harness.server.loaded("a").as_deref(), Some("mended"));
+}
+
+#[tokio::test]
+async fn an_ensemble_that_came_before_its_parts_is_loaded_as_soon_as_they_are() {
+    let patient = |mut model: ManifestModel| {
+        model.load.backoff = crds::parts::Duration::from_secs(3600);
+        model
+    };
+    let chain = || patient(inline("chain", "needs part"));
+    let harness = Harness::new(vec![chain(), patient(inline("bad", "bad"))]).await;
+    harness.until("failed", |state| ["chain", "bad"].iter().all(|name| reason(&state.models[*name]).is_some())).await;
+    harness.want(vec![chain(), patient(inline("bad", "bad")), inline("part", "there")]);
+    harness
+        .until("served", |state| ["chain", "part"].iter().all(|name| state.models[*name].phase == Phase::Ready))
+        .await;
+    let loads_of = |wanted: &str| harness.server.calls().iter().filter(|call| *call == wanted).count();
+    assert_eq!(loads_of("load bad"), 1, "what failed for another reason waits");
 }
 
 #[tokio::test]
