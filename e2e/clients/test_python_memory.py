@@ -39,7 +39,6 @@ class TritonPythonModel:
             where = place(array)
             {change}
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", array), pb_utils.Tensor("PLACE", where)]))
-            del array  # or it would be looked at until the next request
         return responses
 """
 VIEW = PLACE.format(change="pass")
@@ -59,6 +58,23 @@ class TritonPythonModel:
             sums = np.array([kept.sum() for kept in self.kept], np.float32)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", sums)]))
         return responses
+"""
+
+
+FAILING = """
+class TritonPythonModel:
+    def execute(self, requests):
+        arrays = [request.inputs()[0].as_numpy() for request in requests]
+        raise ValueError("not today")
+"""
+
+DROPPING = """
+class TritonPythonModel:
+    last = None
+
+    def execute(self, requests):
+        self.last, before = requests[0].inputs()[0].as_numpy(), self.last
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.last if before is None else before)])]
 """
 
 
@@ -223,6 +239,19 @@ def test_a_model_that_keeps_too_much_hears_of_the_limit_and_others_go_on(folder)
         np.testing.assert_array_equal(ask(server, "http", "view", data).as_numpy("OUT"), data)
         # what fits into a message takes no shared memory
         assert ask(server, "http", "keeping", data[:10]).as_numpy("OUT").shape == (9,)
+
+
+def test_inputs_of_requests_that_fail_and_inputs_that_are_dropped_later_are_taken_back(folder):
+    python_model.write(folder, "failing", FAILING, ONE)
+    python_model.write(folder, "dropping", DROPPING, ONE)
+    models = ("--model-control-mode=explicit", "--load-model=failing", "--load-model=dropping")
+    with Server(folder, *models, f"--backend-config=python,shm-max-byte-size={8 * MIB}") as server:
+        data = np.ones(LARGE, np.float32)
+        for _ in range(12):
+            with pytest.raises(InferenceServerException, match="not today"):
+                ask(server, "http", "failing", data)
+        for _ in range(12):
+            np.testing.assert_array_equal(ask(server, "http", "dropping", data).as_numpy("OUT"), data)
 
 
 def test_a_killed_server_leaves_nothing(folder):

@@ -188,3 +188,77 @@ fn read_parameters(value: &Value<'_>) -> Result<Parameters> {
     };
     entries.iter().map(entry).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use server_shm::{Limits, Segment, SegmentPool};
+
+    use super::{super::marshal::Writer, *};
+
+    /// The results of one request: outputs of 100 bytes, each a part of an input.
+    fn results(parts: &[(u64, u64)]) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.tuple(1);
+        writer.tuple(3);
+        writer.uint(result::OUTPUTS);
+        writer.tuple(parts.len());
+        for (handle, offset) in parts {
+            writer.tuple(4);
+            writer.str("OUT");
+            writer.int(DataType::Uint8 as i64 + 1);
+            writer.tuple(1);
+            writer.int(100);
+            writer.tuple(4);
+            [place::IN_INPUT, *handle, *offset, 100].into_iter().for_each(|number| writer.uint(number));
+        }
+        writer.none();
+        writer.into_bytes()
+    }
+
+    /// Whether each output lies where the input does, and whether nobody else has it.
+    fn check(parts: &[(u64, u64)], released: &[u64], expected: &[(bool, bool)]) {
+        let pool = SegmentPool::new(Limits::default());
+        let lent = Lent::new(pool.clone(), 0);
+        for number in 1..=2 {
+            let mut writable = pool.take(1000).unwrap();
+            writable.fill(number);
+            assert_eq!(lent.lend(&Buffer::unique(writable.freeze(1000))).unwrap().handle, u64::from(number));
+        }
+        let bytes = results(parts);
+        let (value, _) = marshal::read(&bytes).unwrap();
+        let outputs = Outputs::default();
+        let names: Arc<[Name]> = Arc::new([]);
+        let mut decoder = Decoder::new(&names, &lent, &outputs).with_released(released, &value);
+        let Outcome::Response(response) = decoder.outcome(&value.items()[0]) else { panic!("it is a response") };
+        let tensors = response.unwrap().tensors;
+        let found: Vec<_> =
+            tensors.iter().map(|tensor| (Segment::of(&tensor.data).is_some(), tensor.data.take_unique())).collect();
+        assert_eq!(found, expected);
+        for (tensor, (handle, _)) in tensors.iter().zip(parts) {
+            assert_eq!(tensor.data.as_host(), Some(&[*handle as u8; 100][..]));
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_part_of_an_input_is_passed_on_if_nobody_looks_at_the_input_any_more() {
+        check(&[(1, 0)], &[1], &[(true, true)]);
+        check(&[(1, 200), (2, 0)], &[1, 2], &[(true, true), (true, true)]);
+        // two outputs that may overlap are of both
+        check(&[(1, 0), (1, 50)], &[1], &[(true, false), (true, false)]);
+        // the model may still write into it
+        check(&[(1, 0), (2, 0)], &[2], &[(false, true), (true, true)]);
+    }
+
+    #[test]
+    fn what_is_appended_to_an_answer_is_read_or_refused() {
+        assert!(released(&[]).unwrap().is_empty());
+        let mut writer = Writer::default();
+        writer.tuple(2);
+        writer.int(5);
+        writer.uint(1 << 40);
+        assert_eq!(released(&writer.into_bytes()).unwrap(), [5, 1 << 40]);
+        released(b"(").unwrap_err();
+    }
+}

@@ -149,7 +149,7 @@ class Segments(object):
             number = self._made
         size = max(needed, self._smallest)
         size = -(-size // self._growth) * self._growth
-        fd = os.memfd_create(self._prefix, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = memory_file(self._prefix)
         try:
             os.ftruncate(fd, size)
             segment = Mapped(number, fd, size)
@@ -171,6 +171,22 @@ class Segments(object):
             for segment in free:
                 _channel.events.send((FORGET, segment.number))
             _channel.events.send((RELEASED, ()))  # the server goes on reading until something else comes
+
+
+def memory_file(name):
+    """A new memory file that can be sealed. Interpreters built for old systems, such as conda's, lack the function for it."""
+    cloexec, allow_sealing = 1, 2
+    try:
+        make = os.memfd_create
+    except AttributeError:
+        import ctypes
+
+        make = ctypes.CDLL(None, use_errno=True).memfd_create
+        fd = make(name.encode(), cloexec | allow_sealing)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "memfd_create failed")
+        return fd
+    return make(name, cloexec | allow_sealing)
 
 
 def aligned(offset):
