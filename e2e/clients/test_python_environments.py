@@ -320,10 +320,12 @@ def test_a_backend_that_is_not_there_is_named(repository, tmp_path):
 
 def test_the_worker_runs_from_a_folder_beside_the_program_or_from_the_cache(repository, tmp_path):
     write_model(repository)
-    with serve(repository) as server:
+    with serve(repository, env={"PYTHONDONTWRITEBYTECODE": "1"}) as server:
         seen = facts(server)
     (stub,) = kept(repository, "stub-")
     assert Path(seen["pb_utils"]).is_relative_to(stub.resolve())
+    assert list(stub.glob("*/__pycache__/_worker.*.pyc")), "the next worker need not compile the files"
+    assert not list(repository.rglob("__pycache__")), "nothing is written into a model's folder"
 
     (tmp_path / "bin").mkdir()
     shutil.copy(program("tritonserver"), tmp_path / "bin/tritonserver")

@@ -26,6 +26,7 @@ def main():
     except ImportError as error:
         what = "cannot import numpy, which every Python model needs (%s)" % error
         return refuse(execute_fd, what, "install it there with '%s -m pip install numpy'" % sys.executable)
+    sys.dont_write_bytecode = False  # the next worker need not compile our files, whatever is wanted for others
     from triton_python_backend_utils import _worker
 
     sys.dont_write_bytecode = True  # a model's folder is not ours to write in
