@@ -7,7 +7,7 @@ import sys
 from conftest import STUB
 
 # What a worker starts with, beyond NumPy: each of these costs every model some memory and time.
-ALLOWED = {"_json", "json", "json.decoder", "json.encoder", "json.scanner", "mmap", "marshal", "_socket", "_queue", "c_python_backend_utils"}
+ALLOWED = {"_contextvars", "_json", "json", "json.decoder", "json.encoder", "json.scanner", "mmap", "marshal", "_socket", "_queue", "c_python_backend_utils"}
 
 IMPORTING = """
 import json, sys

@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use ort::sys;
 use server_core::{
-    backend::{Backends, Device, Health, Host, ModelSource, Placement, Responses},
+    backend::{Backends, Device, FoundModel, Health, Host, ModelSource, Placement, Responses},
     batch::{Batch, Pending},
     completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::ModelConfig,
@@ -73,6 +73,10 @@ impl Host for Nobody {
 
     fn custom_metrics(&self) -> &CustomMetrics {
         &self.0
+    }
+
+    fn find_model(&self, _: &str, _: VersionChoice) -> server_core::error::Result<FoundModel> {
+        Err(server_core::error::Error::unavailable("there is no server"))
     }
 
     fn is_model_ready(&self, _: &str, _: VersionChoice) -> server_core::error::Result<bool> {

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Device, Host, Instance, ModelSource, Placement, Responses, Settings},
+    backend::{Device, FoundModel, Host, Instance, ModelSource, Placement, Responses, Settings},
     batch::{Batch, Pending},
     buffer::Buffer,
     completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
@@ -138,6 +138,10 @@ pub(crate) fn no_host() -> Weak<dyn Host> {
 
         fn custom_metrics(&self) -> &CustomMetrics {
             &self.0
+        }
+
+        fn find_model(&self, _: &str, _: VersionChoice) -> Result<FoundModel, Error> {
+            Err(Error::unavailable("there is no server"))
         }
 
         fn is_model_ready(&self, _: &str, _: VersionChoice) -> Result<bool, Error> {

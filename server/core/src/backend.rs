@@ -189,6 +189,11 @@ pub trait Host: Send + Sync {
     /// Errors: as those of [`Host::load_model`].
     fn unload_model(&self, asked_by: &str, name: &str, unload_dependents: bool) -> Result<()>;
 
+    /// What a model has to know of another that it asks.
+    ///
+    /// Errors: there is no such model or version.
+    fn find_model(&self, name: &str, version: VersionChoice) -> Result<FoundModel>;
+
     /// Whether a model can serve, also in its own word; one that is unknown cannot.
     ///
     /// Blocks while that model is asked: call it from a thread of the asking model's own.
@@ -200,8 +205,20 @@ pub trait Host: Send + Sync {
     fn custom_metrics(&self) -> &CustomMetrics;
 }
 
+/// A model as [`Host::find_model`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundModel {
+    /// It can serve.
+    pub is_ready: bool,
+    /// It answers a request any number of times.
+    pub is_decoupled: bool,
+}
+
 /// The responses of a request sent through [`Host`]. Dropping it cancels the request.
 pub trait Responses: Send {
     /// The next response; `None` after the last one.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>>;
+
+    /// Whether nothing more comes. After a response that tells a last one from one that is followed by the end alone.
+    fn is_finished(&self) -> bool;
 }

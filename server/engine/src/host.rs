@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use server_core::{
-    backend::{Host, Responses},
+    backend::{FoundModel, Host, Responses},
     caller::Caller,
     custom_metrics::CustomMetrics,
     error::{Error, Result},
@@ -71,6 +71,11 @@ impl Host for Engine {
         })
     }
 
+    fn find_model(&self, name: &str, version: VersionChoice) -> Result<FoundModel> {
+        let model = self.registry.find(name, version)?;
+        Ok(FoundModel { is_ready: model.is_healthy(), is_decoupled: model.interface.is_decoupled })
+    }
+
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool> {
         self.not_exiting("Server not ready")?;
         let Some(model) = self.registry.find(name, version).ok().filter(|model| model.is_healthy()) else {
@@ -116,5 +121,9 @@ impl Responses for Asked {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
         let _guard = self.runtime.enter();
         self.inference.poll_next(context)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.inference.is_finished()
     }
 }

@@ -91,6 +91,7 @@ impl Of {
                 self.event();
             }
             if is_over {
+                self.shared.calls.close();
                 return;
             }
         }
@@ -116,15 +117,24 @@ impl Of {
     fn event(&mut self) {
         let Some(events) = &mut self.events else { return };
         let shared = &self.shared;
-        let problem = match events.receive(&shared.outputs) {
-            Ok(message) => message.read().and_then(|(message, _)| shared.event(&message)).err(),
+        let done = match events.receive(&shared.outputs) {
+            Ok(message) => message.read().and_then(|(message, _)| shared.event(&message)),
             Err(Broken::Closed) => {
                 self.events = None;
+                shared.calls.close();
                 return;
             }
-            Err(Broken::Failed(error)) => Some(error),
+            Err(Broken::Failed(error)) => Err(error),
         };
-        if let Some(error) = problem {
+        let done = done.and_then(|call_channel| {
+            let Some(number) = call_channel else { return Ok(()) };
+            let socket = events.receive_descriptor().map_err(|broken| match broken {
+                Broken::Closed => Error::internal("a Python worker announced a call and ended"),
+                Broken::Failed(error) => error,
+            })?;
+            shared.calls.open(number, socket, shared)
+        });
+        if let Err(error) = done {
             tracing::error!(%error, "an event of the Python worker of '{}' is lost", shared.name());
         }
     }

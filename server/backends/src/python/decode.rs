@@ -173,7 +173,10 @@ fn error(text: &Value<'_>, code: &Value<'_>) -> Error {
     Error::new(code, text.text().to_owned())
 }
 
-fn read_parameters(value: &Value<'_>) -> Result<Parameters> {
+/// Parameters of a request or response: a dictionary, or nothing.
+///
+/// Errors: one is of no type that parameters have.
+pub(super) fn read_parameters(value: &Value<'_>) -> Result<Parameters> {
     let Value::Dict(entries) = value else { return Ok(Vec::new()) };
     let entry = |(key, value): &(Value<'_>, Value<'_>)| {
         let value = match value {

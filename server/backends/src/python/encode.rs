@@ -35,6 +35,16 @@ impl Message {
         Self { writer, ..Self::default() }
     }
 
+    /// The head of a message that runs so many requests in the middle of a call; they follow.
+    pub(super) fn execute_in_call(execution: u64, count: usize) -> Self {
+        let mut writer = Writer::default();
+        writer.tuple(3);
+        writer.int(kind::EXECUTE);
+        writer.uint(execution);
+        writer.tuple(count);
+        Self { writer, ..Self::default() }
+    }
+
     /// One request. On an error the message is not to be sent.
     ///
     /// Errors: there is no memory to show its inputs in.

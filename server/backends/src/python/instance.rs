@@ -22,12 +22,24 @@ impl PythonInstance {
 
 impl Instance for PythonInstance {
     fn execute(&mut self, batch: Batch) {
+        let mut batches = vec![batch];
+        while let Some(batch) = batches.pop() {
+            let shared = self.worker.as_ref().map(|worker| worker.shared.clone());
+            shared.iter().for_each(|shared| shared.calls.begin_main(&batch));
+            self.run(batch);
+            batches.extend(shared.iter().flat_map(|shared| shared.calls.end_main()));
+        }
+    }
+}
+
+impl PythonInstance {
+    fn run(&mut self, batch: Batch) {
         let Some(worker) = &mut self.worker else {
             return batch.fail(&Error::internal("the worker has ended"), Instant::now());
         };
         let shared = worker.shared.clone();
         let Message { writer, segments, .. } =
-            match run::message(std::mem::take(&mut self.memory), batch.pending(), &shared) {
+            match run::message(std::mem::take(&mut self.memory), batch.pending(), None, &shared) {
                 Ok(message) => message,
                 Err(error) => return batch.fail(&error, Instant::now()),
             };

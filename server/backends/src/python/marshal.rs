@@ -64,6 +64,11 @@ impl Writer {
         }
     }
 
+    pub(super) fn float(&mut self, value: f64) {
+        self.bytes.push(b'g');
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
     pub(super) fn str(&mut self, value: &str) {
         match u8::try_from(value.len()) {
             Ok(length) if value.is_ascii() => self.bytes.extend_from_slice(&[b'z', length]),

@@ -69,6 +69,11 @@ impl Lent {
         Self { pool, limit, copies_always: AtomicBool::new(false), state: Mutex::default() }
     }
 
+    /// Where the memory that is shown comes from.
+    pub(super) fn pool(&self) -> &Arc<SegmentPool> {
+        &self.pool
+    }
+
     /// From now on every input is copied, for requests come again and must be as they were.
     pub(super) fn copy_always(&self) {
         self.copies_always.store(true, Relaxed);

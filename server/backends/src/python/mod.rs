@@ -5,6 +5,7 @@
 
 mod attendant;
 mod cache;
+mod calls;
 mod channel;
 mod decode;
 mod encode;
@@ -64,6 +65,8 @@ struct Python {
 /// What all Python models share.
 struct PythonBackend {
     memory: Memory,
+    /// Calls that an instance may have under way.
+    calls: u64,
     pool: Arc<SegmentPool>,
     cache: Option<String>,
     /// Where the worker's program may lie.
@@ -84,6 +87,7 @@ impl PythonBackend {
         let backend_directory = settings.get("backend-directory").map(Path::new);
         Ok(Self {
             memory,
+            calls: settings::calls(settings)?,
             pool: SegmentPool::new(limits),
             cache: settings.get(interpreter::CACHE_SETTING).cloned(),
             stub_places: stub_files::places(std::env::current_exe().ok().as_deref(), backend_directory),
@@ -150,7 +154,7 @@ impl Backend for Python {
         source: &ModelSource,
         config: &mut ModelConfig,
         may_complete: bool,
-        _host: &Weak<dyn Host>,
+        host: &Weak<dyn Host>,
     ) -> Result<Box<dyn Model>> {
         let code = self.code(source, config)?;
         if self.folder.is_some() {
@@ -158,7 +162,7 @@ impl Backend for Python {
         }
         settings::check_input_placement(config)?;
         let interpreter = interpreter::of_model(&self.settings, source, config)?;
-        let model = PythonModel::new(self.opened()?, source, code, interpreter);
+        let model = PythonModel::new(self.opened()?, source, host, code, interpreter);
         if may_complete {
             model.complete(config)?;
         }

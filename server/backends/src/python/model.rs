@@ -1,10 +1,13 @@
 //! One opened Python model: where its code lies, and how its workers are started.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Device, Health, Instance, Model, ModelSource, Placement},
+    backend::{Device, Health, Host, Instance, Model, ModelSource, Placement},
     config::{self, ModelConfig},
     error::{Error, Result},
     input_memory::InputMemory,
@@ -25,6 +28,7 @@ use super::{
 pub(super) struct PythonModel {
     pub(super) backend: Arc<PythonBackend>,
     pub(super) source: ModelSource,
+    host: Weak<dyn Host>,
     pub(super) code: Code,
     pub(super) interpreter: Interpreter,
     /// Set by `configure`.
@@ -44,10 +48,17 @@ pub(super) struct Code {
 }
 
 impl PythonModel {
-    pub(super) fn new(backend: Arc<PythonBackend>, source: &ModelSource, code: Code, interpreter: Interpreter) -> Self {
+    pub(super) fn new(
+        backend: Arc<PythonBackend>,
+        source: &ModelSource,
+        host: &Weak<dyn Host>,
+        code: Code,
+        interpreter: Interpreter,
+    ) -> Self {
         Self {
             backend,
             source: source.clone(),
+            host: host.clone(),
             code,
             interpreter,
             config: Arc::default(),
@@ -87,7 +98,8 @@ impl PythonModel {
         let mut worker = Worker::start(&Start {
             interpreter: &self.interpreter,
             stub: &stub,
-            model_name: &self.source.name,
+            source: &self.source,
+            host: &self.host,
             memory: &self.backend.memory,
             pool: &self.backend.pool,
         })?;
@@ -114,12 +126,13 @@ impl PythonModel {
     /// A worker whose model is initialized for that instance.
     ///
     /// Errors: the model cannot be imported, or `initialize` fails.
-    pub(super) fn ready_worker(&self, placement: &Placement) -> Result<Worker> {
+    pub(super) fn ready_worker(&self, placement: &Placement, health: &Health) -> Result<Worker> {
         let first = self.first.lock().take();
         let mut worker = first.map_or_else(|| self.loaded_worker(), Ok)?;
         worker.shared.set_instance(OfInstance {
             name: placement.instance_name.clone(),
             output_names: self.output_names.clone(),
+            health: health.clone(),
         });
         if self.repeats_requests() {
             worker.shared.lent.copy_always();
@@ -150,6 +163,8 @@ impl PythonModel {
         message.str("outputs");
         message.tuple(self.output_names.len());
         self.output_names.iter().for_each(|name| message.str(name));
+        message.str("calls");
+        message.uint(self.backend.calls);
         message.str("decoupled");
         message.bool(self.config.model_transaction_policy.is_some_and(|policy| policy.decoupled));
         message.end_dict();
@@ -186,8 +201,8 @@ impl Model for PythonModel {
         Some(self.backend.pool.clone())
     }
 
-    fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
-        let worker = self.ready_worker(placement)?;
+    fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
+        let worker = self.ready_worker(placement, health)?;
         Ok(Box::new(PythonInstance::new(worker)))
     }
 }

@@ -17,11 +17,15 @@ use super::{
     worker::{Failure, Shared},
 };
 
-/// The message that gives the requests to the worker, written into that memory.
+/// The message that gives the requests to the worker, written into that memory. `in_call` is the number of an execution in the
+/// middle of a call.
 ///
 /// Errors: there is no memory to show their inputs in.
-pub(super) fn message(memory: Vec<u8>, pending: &[Pending], shared: &Shared) -> Result<Message> {
-    let mut message = Message::execute(memory, pending.len());
+pub(super) fn message(memory: Vec<u8>, pending: &[Pending], in_call: Option<u64>, shared: &Shared) -> Result<Message> {
+    let mut message = match in_call {
+        None => Message::execute(memory, pending.len()),
+        Some(execution) => Message::execute_in_call(execution, pending.len()),
+    };
     for (slot, pending) in (0..).zip(pending) {
         if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
             shared.lent.release(message.handles); // the worker never hears of them

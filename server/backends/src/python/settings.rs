@@ -48,6 +48,19 @@ pub(super) fn memory(settings: &Settings) -> Result<Memory> {
     })
 }
 
+/// `thread-pool-size`: how many calls to other models an instance may have under way.
+///
+/// Errors: it is no number from 1 to 256.
+/// Source: Triton Python backend, "Python Backend Settings"; its default.
+pub(super) fn calls(settings: &Settings) -> Result<u64> {
+    let Some(value) = settings.get("thread-pool-size") else { return Ok(32) };
+    value.trim().parse().ok().filter(|calls| (1..=256).contains(calls)).ok_or_else(|| {
+        Error::invalid_argument(format!(
+            "--backend-config=python,thread-pool-size must be a number from 1 to 256, not '{value}'"
+        ))
+    })
+}
+
 /// The parameter `FORCE_CPU_ONLY_INPUT_TENSORS` of a model. Inputs lie in host memory in any case, so it is only checked.
 ///
 /// Errors: `Unsupported` for a value that Triton refuses, in its words.

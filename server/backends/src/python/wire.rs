@@ -19,6 +19,27 @@
 //! data of an output               bytes | (IN_INPUT, handle, offset, length) | (IN_SEGMENT, segment, offset, length)
 //! released                        handles of inputs that nobody looks at any more; absent if there are none
 //!
+//! worker -> server, a call channel                               answer; before it, any number of EXECUTE, with their answers
+//! (EXEC, execution or None, wants all, called) released          (OK, (is last, result))   also of NEXT
+//! (NEXT,)                         the next response              result NOTHING: the end, without a response
+//! (CANCEL,)                       no more responses              (OK, None)
+//! (LOAD_MODEL, name, config, files) (UNLOAD_MODEL, name, with dependents)                  (OK, None)
+//! (IS_READY, name, version)                                      (OK, bool)
+//! (METRIC, FAMILY, number, name, description, kind)              (OK, None)
+//! (METRIC, SERIES, number, family, labels, buckets or None)      (OK, None)
+//! (METRIC, INCREMENT SET OBSERVE, number, value, wants answer)   (OK, None)   or none
+//! (METRIC, VALUE, number)                                        (OK, float)
+//! (METRIC, DROP_FAMILY DROP_SERIES, number)                      none
+//!
+//! called                          (model, version, id, inputs, outputs, correlation id, flags, timeout, parameters or None)
+//! (EXECUTE, execution, requests)  server -> worker: run a batch in the middle of the call; answer as on the execute channel
+//!
+//! worker -> server, events channel: no answer
+//! (LOG, level, file, line, text)  a line of the log
+//! (RELEASED, handles)             inputs that nobody looks at any more
+//! (OPEN_CALL_CHANNEL, number)     the next message carries its descriptor
+//! (CANCEL_CALL, number)           the call on that channel is given up
+//!
 //! both ways, before a message that needs it
 //! (SEGMENT, id, length)           memory to map; the next message carries its descriptor
 //! (FORGET, id)                    it is not used any more
@@ -52,7 +73,33 @@ pub(super) mod answer {
 
 /// Kinds of messages on the events channel.
 pub(super) mod event {
+    pub(in super::super) const LOG: u64 = 20;
     pub(in super::super) const RELEASED: u64 = 21;
+    pub(in super::super) const OPEN_CALL_CHANNEL: u64 = 22;
+    pub(in super::super) const CANCEL_CALL: u64 = 30;
+}
+
+/// Kinds of calls.
+pub(super) mod call {
+    pub(in super::super) const EXEC: u64 = 40;
+    pub(in super::super) const NEXT: u64 = 41;
+    pub(in super::super) const CANCEL: u64 = 42;
+    pub(in super::super) const LOAD_MODEL: u64 = 43;
+    pub(in super::super) const UNLOAD_MODEL: u64 = 44;
+    pub(in super::super) const IS_READY: u64 = 45;
+    pub(in super::super) const METRIC: u64 = 46;
+}
+
+/// Kinds of calls for metrics.
+pub(super) mod metric {
+    pub(in super::super) const FAMILY: u64 = 0;
+    pub(in super::super) const SERIES: u64 = 1;
+    pub(in super::super) const INCREMENT: u64 = 2;
+    pub(in super::super) const SET: u64 = 3;
+    pub(in super::super) const OBSERVE: u64 = 4;
+    pub(in super::super) const VALUE: u64 = 5;
+    pub(in super::super) const DROP_FAMILY: u64 = 6;
+    pub(in super::super) const DROP_SERIES: u64 = 7;
 }
 
 /// Kinds of results of one request.

@@ -2,12 +2,13 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use server_core::{
+    backend::{Health, Host, ModelSource},
     error::{Error, Result},
     tensor::Name,
 };
@@ -15,11 +16,12 @@ use server_shm::{Segment, SegmentPool};
 
 use super::{
     attendant::{Attendant, Pipes},
+    calls::Calls,
     channel::{self, Broken, Channel, not_understood},
     decode::released,
     interpreter::{self, Interpreter},
     last_words::LastWords,
-    marshal::{Value, Writer},
+    marshal::{self, Value, Writer},
     memory::{Lent, Outputs},
     process::Process,
     settings::Memory,
@@ -35,7 +37,8 @@ pub(super) struct Start<'a> {
     pub(super) interpreter: &'a Interpreter,
     /// Folder with the worker's program.
     pub(super) stub: &'a std::path::Path,
-    pub(super) model_name: &'a str,
+    pub(super) source: &'a ModelSource,
+    pub(super) host: &'a Weak<dyn Host>,
     pub(super) memory: &'a Memory,
     pub(super) pool: &'a Arc<SegmentPool>,
 }
@@ -49,12 +52,14 @@ pub(super) struct Shared {
     pub(super) outputs: Outputs,
     /// What it wrote to its standard error.
     pub(super) last_words: LastWords,
+    pub(super) calls: Calls,
 }
 
 /// What threads know of the instance that a worker is of.
 pub(super) struct OfInstance {
     pub(super) name: String,
     pub(super) output_names: Arc<[Name]>,
+    pub(super) health: Health,
 }
 
 /// A running worker. Dropping it kills the process.
@@ -131,14 +136,15 @@ impl Worker {
         }
         let memory = start.memory;
         spawn.argument(&memory.prefix).argument(memory.smallest.to_string()).argument(memory.step.to_string());
-        spawn.argument(start.model_name);
+        spawn.argument(&start.source.name);
         let spawned = spawn.run().map_err(failed)?;
         let shared = Arc::new(Shared {
-            model_name: start.model_name.to_owned(),
+            model_name: start.source.name.clone(),
             instance: OnceLock::new(),
             lent: Lent::new(start.pool.clone(), start.memory.total),
             outputs: Outputs::default(),
             last_words: LastWords::default(),
+            calls: Calls::new(start.host.clone(), start.source),
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let attendant = Attendant::start(shared.clone(), events, pipes)?;
@@ -200,18 +206,40 @@ impl Shared {
         self.instance.get().map_or(&[], |instance| &instance.output_names)
     }
 
+    /// The instance's word on itself, once it is one.
+    pub(super) fn health(&self) -> Option<&Health> {
+        self.instance.get().map(|instance| &instance.health)
+    }
+
     /// Which instance it is.
     pub(super) fn set_instance(&self, instance: OfInstance) {
         let _ = self.instance.set(instance); // said once
     }
 
-    /// Takes an event.
+    /// Takes an event. Returns the number of a call channel whose descriptor comes next.
     ///
     /// Errors: it cannot be understood.
-    pub(super) fn event(&self, message: &Value<'_>) -> Result<()> {
+    pub(super) fn event(&self, message: &Value<'_>) -> Result<Option<u64>> {
         match message.items() {
             [kind, handles] if kind.number() == Some(event::RELEASED) => self.release(handles),
+            [kind, number] if kind.number() == Some(event::OPEN_CALL_CHANNEL) => return Ok(number.number()),
+            [kind, number] if kind.number() == Some(event::CANCEL_CALL) => {
+                self.calls.cancel(number.number().unwrap_or_default());
+            }
+            [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
+                log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());
+            }
             _ => return Err(not_understood("no such event")),
+        }
+        Ok(None)
+    }
+
+    /// Takes what is appended to a message: inputs that nobody looks at any more.
+    ///
+    /// Errors: it cannot be understood.
+    pub(super) fn release_appended(&self, appended: &[u8]) -> Result<()> {
+        if !appended.is_empty() {
+            self.release(&marshal::read(appended).map_err(not_understood)?.0);
         }
         Ok(())
     }
@@ -219,5 +247,15 @@ impl Shared {
     /// Nobody looks at these inputs any more.
     pub(super) fn release(&self, handles: &Value<'_>) {
         self.lent.release(handles.items().iter().filter_map(Value::number));
+    }
+}
+
+/// A line of the model in the log, with its place in the model's code.
+fn log(level: Option<u64>, file: &str, line: u64, text: &str) {
+    match level {
+        Some(1) => tracing::warn!(log.file = file, log.line = line, "{text}"),
+        Some(2) => tracing::error!(log.file = file, log.line = line, "{text}"),
+        Some(3) => tracing::debug!(log.file = file, log.line = line, "{text}"),
+        _ => tracing::info!(log.file = file, log.line = line, "{text}"),
     }
 }

@@ -1,6 +1,6 @@
 //! An event of `tracing`, taken apart for a log line: its message, its fields, where it comes from.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use tracing::{
     Event, Level,
@@ -12,7 +12,7 @@ use tracing::{
 pub(super) struct Record {
     pub(super) level: Level,
     /// File name without folders.
-    pub(super) file: &'static str,
+    pub(super) file: Cow<'static, str>,
     pub(super) line: u32,
     pub(super) message: String,
     /// Lines under the message, shown as they are: the field `table`.
@@ -34,7 +34,7 @@ impl Record {
         let path = metadata.file().unwrap_or("unknown");
         let mut record = Self {
             level: *metadata.level(),
-            file: path.rsplit('/').next().unwrap_or(path),
+            file: path.rsplit('/').next().unwrap_or(path).into(),
             line: metadata.line().unwrap_or(0),
             message: String::new(),
             table: None,
@@ -48,6 +48,11 @@ impl Record {
         match (field.name(), value) {
             ("message", FieldValue::Text(text)) => self.message = text,
             ("table", FieldValue::Text(text)) => self.table = Some(text),
+            // the place of a line that another program wrote: a model
+            ("log.file", FieldValue::Text(path)) => {
+                self.file = path.rsplit('/').next().unwrap_or(&path).to_owned().into();
+            }
+            ("log.line", FieldValue::Plain(line)) => self.line = line.parse().unwrap_or(0),
             (name, value) => self.fields.push((name, value)),
         }
     }

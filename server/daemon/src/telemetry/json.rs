@@ -17,8 +17,10 @@ pub(super) fn render(record: &Record, now: Stamp, pid: u32) -> String {
     let Record { level, file, line, message, table, fields } = record;
     let mut text = format!(
         "{{\"time\":\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z\",\
-         \"level\":\"{level}\",\"pid\":{pid},\"file\":\"{file}\",\"line\":{line},\"message\":"
+         \"level\":\"{level}\",\"pid\":{pid},\"file\":"
     );
+    quote(file, &mut text);
+    let _ = write!(text, ",\"line\":{line},\"message\":");
     quote(message, &mut text);
     if let Some(table) = table {
         text.push_str(",\"table\":");
@@ -48,7 +50,7 @@ mod tests {
     fn an_event_is_one_object_with_its_fields() {
         let record = Record {
             level: Level::WARN,
-            file: "file.rs",
+            file: "file.rs".into(),
             line: 99,
             message: "a \"b\"\n".into(),
             table: None,

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn record(level: Level, message: &str) -> Record {
-        Record { level, file: "file.rs", line: 99, message: message.into(), table: None, fields: Vec::new() }
+        Record { level, file: "file.rs".into(), line: 99, message: message.into(), table: None, fields: Vec::new() }
     }
 
     #[track_caller]

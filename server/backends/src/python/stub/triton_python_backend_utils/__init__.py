@@ -24,7 +24,10 @@ from ._helpers import (
     get_output_tensor_by_name,
     using_decoupled_model_transaction_policy,
 )
+from ._log import Logger
+from ._metrics import MetricFamily
 from ._model_config import ModelConfig
+from ._models import is_model_ready, load_model, unload_model
 from ._request import InferenceRequest, InferenceTrace
 from ._response import InferenceResponse
 from ._tensor import Tensor

@@ -17,6 +17,7 @@ OK, FAILED = 0, 1
 
 # Kinds of events.
 LOG, RELEASED, OPEN_CALL_CHANNEL, RESPONSE = range(20, 24)
+CANCEL_CALL = 30
 
 MESSAGE_MAX = 64 << 10
 """Bytes of the largest message on a channel."""

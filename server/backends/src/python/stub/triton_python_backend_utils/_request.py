@@ -149,6 +149,25 @@ class InferenceRequest(object):
         """Where the responses of this request should lie."""
         return self._preferred_memory
 
+    def exec(self, decoupled=False):
+        """Asks the model, and returns its response; with ``decoupled`` an iterator over its responses. Blocks until the first
+        is there. What goes wrong is the response's error.
+
+        Raises: ``TritonModelException`` outside ``execute`` and what it started.
+        """
+        from ._bls import execute
+
+        return execute(self, decoupled)
+
+    def async_exec(self, decoupled=False):
+        """As :meth:`exec`, as a future to be awaited. The request is on its way when this returns.
+
+        Raises: as :meth:`exec`; ``RuntimeError`` where no event loop runs.
+        """
+        from ._bls import execute_async
+
+        return execute_async(self, decoupled)
+
     def trace(self):
         """The trace it belongs to."""
         return self._trace

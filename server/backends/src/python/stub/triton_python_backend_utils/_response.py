@@ -64,15 +64,20 @@ def result_of(response, large):
     error = response._error
     if error is not None:
         return (ERROR, error.message(), int(error.code()))
-    tensors = []
-    for tensor in response._tensors:
+    return (OUTPUTS, wires_of(response._tensors, large), response._parameters)
+
+
+def wires_of(tensors, large):
+    """Tensors as the server reads them."""
+    wires = []
+    for tensor in tensors:
         data = contiguous_data(tensor)
         if type(data) is Lease:
             data = large.of_lease(data, 0, data.length)
         elif (data.nbytes if type(data) is not bytes else len(data)) > INLINE_MAX:
             data = large.of_data(data)
-        tensors.append((tensor._name, tensor._type, tuple(tensor._extents()), data))
-    return (OUTPUTS, tensors, response._parameters)
+        wires.append((tensor._name, tensor._type, tuple(tensor._extents()), data))
+    return wires
 
 
 class Large(object):

@@ -110,7 +110,8 @@ class Segments(object):
     def map(self, number, fd, length):
         """Maps a segment of the server, and closes the file descriptor."""
         try:
-            self._of_server[number] = Mapped(number, fd, length)
+            if number not in self._of_server:  # another channel may have told of it
+                self._of_server[number] = Mapped(number, fd, length)
         finally:
             os.close(fd)
 

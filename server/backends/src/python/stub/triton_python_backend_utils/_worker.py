@@ -3,8 +3,9 @@
 import os
 import sys
 from _collections import deque
+from _thread import start_new_thread
 
-from . import _channel
+from . import _calls, _channel
 from ._channel import (
     COMPLETE,
     EXECUTE,
@@ -31,7 +32,9 @@ def run(execute_fd, events_fd, status_fd, prefix, smallest, growth):
     """Serves one model instance until the server ends it or is gone."""
     segments = Segments(prefix, smallest, growth)
     _channel.events = Events(Channel(events_fd, segments))
-    Worker(Channel(execute_fd, segments)).run()
+    worker = Worker(Channel(execute_fd, segments))
+    _calls.calls = _calls.Calls(worker.leases, worker.run_in_call)
+    worker.run()
 
 
 class Worker(object):
@@ -39,7 +42,7 @@ class Worker(object):
 
     def __init__(self, channel):
         self._channel = channel
-        self._leases = Leases(channel.segments)
+        self.leases = Leases(channel.segments)
         self._model = None
         self._handlers = {
             LOAD: self._load,
@@ -67,19 +70,41 @@ class Worker(object):
                     return
 
     def _execute(self, wires):
-        leases = self._leases
+        leases = self.leases
         leases.is_batch_running = True
-        data = self._results(wires)
+        data = self._results(wires, self._channel)
         # By now requests and responses are gone, and with them the inputs that nobody kept.
         leases.is_batch_running = False
         released = leases.take_released()
         self._channel.send_encoded(data, dumps(released, 2) if released else b"")
 
-    def _results(self, wires):
-        """The encoded answer for a batch."""
-        large = Large(self._channel)
+    def run_in_call(self, channel, message, loop=None, done=None):
+        """Runs a batch in the middle of the call on ``channel``, and answers it there. Where an event loop waits for the call,
+        the batch has a thread of its own, and ``done`` is called on the loop afterwards.
+        """
+        _calls.calls.make_room()
+        if loop is not None:
+            start_new_thread(self._run_beside, (channel, message, loop, done))
+            return
+        token = _calls.execution.set(message[1])
         try:
-            requests = [request_of_wire(wire, self._model, self._leases) for wire in wires]
+            data = self._results(message[2], channel)
+        finally:
+            _calls.execution.reset(token)
+        released = self.leases.take_released()
+        channel.send_encoded(data, dumps(released, 2) if released else b"")
+
+    def _run_beside(self, channel, message, loop, done):
+        try:
+            self.run_in_call(channel, message)
+        finally:
+            loop.call_soon_threadsafe(done)
+
+    def _results(self, wires, channel):
+        """The encoded answer for a batch, to be sent on ``channel``."""
+        large = Large(channel)
+        try:
+            requests = [request_of_wire(wire, self._model, self.leases) for wire in wires]
             results = results_of(self._model, requests, large)
             large.write()
             return dumps((OK, results), 2)
@@ -101,12 +126,15 @@ class Worker(object):
         return self._model.complete(config)
 
     def _initialize(self, args, settings):
+        _calls.calls.most = settings["calls"]
         self._model.initialize(args, settings)
+        _calls.calls.may_exec = True
 
     def _ready(self):
         return self._model.is_ready()
 
     def _finalize(self):
+        _calls.calls.may_exec = False
         self._model.finalize()
 
 

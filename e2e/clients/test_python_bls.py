@@ -1,0 +1,276 @@
+"""Python models that ask other models, and themselves, with the real clients."""
+
+import json
+
+import decoupled
+import numpy as np
+import pytest
+import python_model
+from serving import Server, until
+from talking import connect, statistics, tensor
+
+ONE = python_model.tensors(["IN FP32 -1"], ["OUT FP32 -1"], batch=64)
+TEXT = python_model.tensors(["IN STRING 1"], ["OUT STRING -1"])
+
+ASKS = """
+import asyncio, json, threading
+
+def ask(name, array, **rest):
+    inputs = [pb_utils.Tensor("IN", array)]
+    return pb_utils.InferenceRequest(model_name=name, inputs=inputs, requested_output_names=["OUT"], **rest)
+
+def count(numbers, milliseconds=0):
+    numbers = np.asarray(numbers, np.int32)
+    delays = np.full(len(numbers), milliseconds, np.uint32)
+    inputs = [pb_utils.Tensor("IN", numbers), pb_utils.Tensor("DELAY", delays), pb_utils.Tensor("WAIT", np.zeros(1, np.uint32))]
+    return pb_utils.InferenceRequest(model_name="repeat", inputs=inputs, requested_output_names=["OUT"])
+
+def told(response):
+    if response.has_error():
+        error = response.error()
+        return {"error": error.message(), "code": error.code().name}
+    return {"out": [tensor.as_numpy().tolist() for tensor in response.output_tensors()], "parameters": response.parameters()}
+"""
+
+# Answers what it is asked for in words: the case's name comes in, JSON goes out.
+CASES = ASKS + """
+def case_identity():
+    return told(ask("identity", np.ones((1, 3), np.float32)).exec())
+
+def case_large():
+    array = np.arange(300_000, dtype=np.float32).reshape(1, -1)
+    response = ask("identity", array).exec()
+    back = response.output_tensors()[0].as_numpy()
+    again = ask("identity", back[:, :200_000]).exec().output_tensors()[0].as_numpy()
+    return [bool((back == array).all()), bool((again == array[:, :200_000]).all()), back.flags.writeable]
+
+def case_unknown():
+    return told(ask("nobody", np.ones((1, 1), np.float32)).exec())
+
+def case_version():
+    return told(ask("identity", np.ones((1, 1), np.float32), model_version=7).exec())
+
+def case_wrong_input():
+    request = pb_utils.InferenceRequest(model_name="identity", inputs=[pb_utils.Tensor("XX", np.ones((1, 1), np.float32))], requested_output_names=["OUT"])
+    return told(request.exec())
+
+def case_wrong_output():
+    request = pb_utils.InferenceRequest(model_name="identity", inputs=[pb_utils.Tensor("IN", np.ones((1, 1), np.float32))], requested_output_names=["XX"])
+    return told(request.exec())
+
+def case_fails():
+    return told(ask("fails", np.ones((1, 1), np.float32)).exec())
+
+def case_attributes():
+    request = ask("attributes", np.ones((1, 1), np.float32), request_id="mine", correlation_id=0, timeout=5000, parameters={"a": 1, "b": "two", "c": True, "d": 1.5})
+    return json.loads(request.exec().output_tensors()[0].as_numpy().item())
+
+def case_decoupled_without_flag():
+    return told(count([5, 6, 7]).exec())
+
+def case_decoupled():
+    responses = count([5, 6, 7]).exec(decoupled=True)
+    first = [told(response) for response in responses]
+    return [first == [told(response) for response in responses], first]
+
+def case_iterator_of_one():
+    return [told(response) for response in ask("identity", np.ones((1, 1), np.float32)).exec(decoupled=True)]
+
+def case_iterator_of_none():
+    return [told(response) for response in ask("nobody", np.ones((1, 1), np.float32)).exec(decoupled=True)]
+
+def case_cancel():
+    responses = count(range(1000), 100).exec(decoupled=True)
+    next(responses)
+    responses.cancel()
+    return [told(response) for response in responses]
+
+def case_threads():
+    seen = []
+    def run(number):
+        response = ask("identity", np.full((1, 1), number, np.float32)).exec()
+        seen.append(response.output_tensors()[0].as_numpy().item())
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(80)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return sorted(seen) == list(range(80))
+
+def case_asyncio():
+    async def run():
+        requests = [ask("identity", np.full((1, 1), number, np.float32)) for number in range(300)]
+        responses = await asyncio.gather(*[request.async_exec() for request in requests])
+        return [response.output_tensors()[0].as_numpy().item() for response in responses] == list(range(300))
+    return asyncio.run(run())
+
+def case_asyncio_decoupled():
+    async def run():
+        responses = await count([5, 6, 7]).async_exec(decoupled=True)
+        return [told(response)["out"] async for response in responses]
+    return asyncio.run(run())
+
+def case_asyncio_given_up():
+    async def run():
+        future = ask("slow", np.ones((1, 1), np.float32)).async_exec()
+        try:
+            await asyncio.wait_for(future, 0.2)
+        except asyncio.TimeoutError:
+            pass
+        return told(await ask("identity", np.ones((1, 1), np.float32)).async_exec())
+    return asyncio.run(run())
+
+def case_no_loop():
+    try:
+        ask("identity", np.ones((1, 1), np.float32)).async_exec()
+    except RuntimeError as error:
+        return str(error)
+
+class TritonPythonModel:
+    def initialize(self, args):
+        try:
+            ask("identity", np.ones((1, 1), np.float32)).exec()
+        except pb_utils.TritonModelException as error:
+            self.early = str(error)
+
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            name = request.inputs()[0].as_numpy().item().decode()
+            answer = self.early if name == "early" else globals()["case_" + name]()
+            text = np.array([json.dumps(answer)], object)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", text)]))
+        return responses
+"""
+
+ATTRIBUTES = """
+import json
+
+class TritonPythonModel:
+    def execute(self, requests):
+        out = []
+        for r in requests:
+            seen = [r.request_id(), r.correlation_id(), r.flags(), r.timeout(), json.loads(r.parameters()), sorted(r.requested_output_names())]
+            out.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([json.dumps(seen)], object))]))
+        return out
+"""
+
+FAILS = """
+class TritonPythonModel:
+    def execute(self, requests):
+        error = pb_utils.TritonError("not today", pb_utils.TritonError.UNAVAILABLE)
+        return [pb_utils.InferenceResponse(error=error) for request in requests]
+"""
+
+SLOW = """
+import time
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(1)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", r.inputs()[0].as_numpy())]) for r in requests]
+"""
+
+# Asks another model, or itself, with one less, until nothing is left; answers how deep it was.
+COUNT_DOWN = ASKS + """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        number = request.inputs()[0].as_numpy()
+        if number.item() > 0:
+            response = ask("OTHER", number - 1).exec()
+            if response.has_error():
+                return pb_utils.InferenceResponse(error=response.error())
+            number = pb_utils.get_output_tensor_by_name(response, "OUT").as_numpy() + 1
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", number)])
+"""
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    python_model.write(folder, "identity", python_model.IDENTITY, ONE + "instance_group [{ count: 2 }]")
+    python_model.write(folder, "cases", CASES, TEXT)
+    python_model.write(folder, "fails", FAILS, ONE)
+    python_model.write(folder, "slow", SLOW, ONE)
+    python_model.write(folder, "attributes", ATTRIBUTES, python_model.tensors(["IN FP32 -1"], ["OUT STRING -1"], batch=8))
+    decoupled.repeat(folder)
+    for name, other in (("itself", "itself"), ("ping", "pong"), ("pong", "ping")):
+        python_model.write(folder, name, COUNT_DOWN.replace("OTHER", other), ONE)
+    with Server(folder) as running:
+        yield running
+
+
+def ask(server, case):
+    result = connect("http", server).infer("cases", [tensor("http", "IN", np.array([case], object), "BYTES")])
+    return json.loads(result.as_numpy("OUT").item())
+
+
+
+FAILED = "Model {} - Error when running inference: "
+NO_FLAG = (
+    "Model repeat is using the decoupled. The current BLS request call doesn't support models using the decoupled transaction policy. "
+    "Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled models.'"
+)
+UNKNOWN = {"error": FAILED.format("nobody") + "Request for unknown model: 'nobody' is not found", "code": "INTERNAL"}
+CANCELLED = {"error": "the request was cancelled by the model that made it", "code": "CANCELLED"}
+
+
+def out(*values):
+    return {"out": list(values), "parameters": "{}"}
+
+
+COUNTED = [out([5]), out([6]), out([7])]
+
+
+@pytest.mark.parametrize(
+    "case, expect",
+    [
+        ("identity", out([[1.0] * 3])),
+        ("large", [True, True, True]),
+        ("unknown", UNKNOWN),
+        ("fails", {"error": "not today", "code": "UNAVAILABLE"}),
+        ("attributes", ["mine", 0, 0, 5000, {"a": 1, "b": "two", "c": True, "d": 1.5}, ["OUT"]]),
+        ("decoupled_without_flag", {"error": FAILED.format("repeat") + NO_FLAG, "code": "INTERNAL"}),
+        ("iterator_of_one", [out([[1.0]])]),
+        ("iterator_of_none", [UNKNOWN]),
+        ("threads", True),
+        ("asyncio", True),
+        ("asyncio_given_up", out([[1.0]])),
+        ("no_loop", "no running event loop"),
+        ("early", "BLS is only supported during the 'execute' function."),
+    ],
+)
+def test_a_call_answers(server, case, expect):
+    assert ask(server, case) == expect
+
+
+@pytest.mark.parametrize("case, word", [("version", "7"), ("wrong_input", "XX"), ("wrong_output", "XX")])
+def test_a_call_that_no_model_takes_says_why(server, case, word):
+    answer = ask(server, case)
+    assert answer["error"].startswith(FAILED.format("identity")) and word in answer["error"], answer
+    assert answer["code"] == "INTERNAL"
+
+
+def test_responses_of_a_decoupled_model_come_one_by_one(server):
+    is_same_again, responses = ask(server, "decoupled")
+    assert is_same_again
+    assert responses[:3] == COUNTED
+    assert responses[3:] in ([], [{"out": [], "parameters": "{}"}])
+    assert ask(server, "asyncio_decoupled")[:3] == [[[5]], [[6]], [[7]]]
+
+
+def test_a_call_that_is_cancelled_says_so_and_ends(server):
+    def cancelled():
+        entry = statistics(connect("http", server), "repeat")[0]["response_stats"]
+        return sum(stat["cancel"]["count"] for stat in entry.values())
+
+    before = cancelled()
+    assert ask(server, "cancel") == [CANCELLED]
+    until(lambda: cancelled() > before, "the request of a model that gave it up to be cancelled")
+
+
+@pytest.mark.parametrize("model, depth", [("itself", 1), ("itself", 60), ("ping", 2), ("ping", 61)])
+def test_models_may_ask_each_other_and_themselves(server, model, depth):
+    data = np.full((1, 1), depth, np.float32)
+    result = connect("http", server).infer(model, [tensor("http", "IN", data, "FP32")])
+    assert result.as_numpy("OUT").item() == depth

@@ -1,0 +1,179 @@
+//! Calls from a worker that want an answer: requests to other models, loads, metrics. Each call that is under way has a call
+//! channel of its own, which the worker makes and passes on, and a thread here that serves it. The thread ends with the
+//! worker, and keeps neither it nor its end waiting.
+
+mod answer;
+mod call;
+mod exec;
+mod executions;
+mod metrics;
+mod models;
+mod thread;
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Wake,
+    thread::Thread,
+};
+
+use parking_lot::Mutex;
+use rustix::net::{Shutdown, shutdown};
+use server_core::{
+    backend::{Host, ModelSource},
+    batch::Batch,
+    error::{Error, Result},
+    tensor::Name,
+};
+
+pub(super) use self::executions::MAIN;
+use self::{executions::Executions, thread::CallThread};
+use super::worker::Shared;
+
+/// Most call channels of one worker. It opens as many as `thread-pool-size` by itself, and more only for calls in the middle
+/// of calls.
+const MOST_CHANNELS: usize = 512;
+
+/// The calls of one worker.
+pub(super) struct Calls {
+    host: Weak<dyn Host>,
+    model: Name,
+    version: u64,
+    lines: Mutex<Lines>,
+    executions: Mutex<Executions>,
+}
+
+#[derive(Default)]
+struct Lines {
+    open: HashMap<u64, Arc<Line>>,
+    is_closed: bool,
+}
+
+/// One call channel, as others than its thread see it.
+struct Line {
+    socket: OwnedFd,
+    thread: OnceLock<Thread>,
+    is_cancelled: AtomicBool,
+}
+
+impl Line {
+    fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// The next call on the channel has not been given up.
+    fn renew(&self) {
+        self.is_cancelled.store(false, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        Line::wake(&self);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        Line::wake(self);
+    }
+}
+
+impl Calls {
+    /// The calls of a worker of that model.
+    pub(super) fn new(host: Weak<dyn Host>, source: &ModelSource) -> Self {
+        Self {
+            host,
+            model: source.name.as_str().into(),
+            version: source.version,
+            lines: Mutex::default(),
+            executions: Mutex::default(),
+        }
+    }
+
+    /// The server, to be asked.
+    ///
+    /// Errors: it is on its way out.
+    fn host(&self) -> Result<Arc<dyn Host>> {
+        self.host.upgrade().ok_or_else(|| Error::unavailable("Server is stopping"))
+    }
+
+    /// Serves a call channel that the worker has made.
+    ///
+    /// Errors: there are too many, or the system has no thread.
+    pub(super) fn open(&self, number: u64, socket: OwnedFd, shared: &Arc<Shared>) -> Result<()> {
+        let failed = |error: std::io::Error| {
+            Error::unavailable(format!("cannot serve calls of the Python worker of '{}': {error}", shared.name()))
+        };
+        let second = socket.try_clone().map_err(failed)?;
+        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), is_cancelled: AtomicBool::new(false) });
+        {
+            let mut lines = self.lines.lock();
+            if lines.is_closed {
+                return Ok(());
+            }
+            if lines.open.len() >= MOST_CHANNELS {
+                return Err(Error::unavailable(format!("a Python worker may have {MOST_CHANNELS} calls under way")));
+            }
+            lines.open.insert(number, line.clone());
+        }
+        let started = CallThread::start(number, line, socket, shared.clone()).map_err(failed);
+        if started.is_err() {
+            self.lines.lock().open.remove(&number);
+        }
+        started
+    }
+
+    /// The call on that channel is given up.
+    pub(super) fn cancel(&self, number: u64) {
+        let line = self.lines.lock().open.get(&number).cloned();
+        if let Some(line) = line {
+            line.cancel();
+        }
+    }
+
+    /// The worker is gone or about to go: calls under way are given up, and there will be no others.
+    pub(super) fn close(&self) {
+        let lines: Vec<Arc<Line>> = {
+            let mut lines = self.lines.lock();
+            lines.is_closed = true;
+            lines.open.values().cloned().collect()
+        };
+        for line in lines {
+            let _ = shutdown(&line.socket, Shutdown::Both); // its thread may have closed it
+            line.cancel();
+        }
+    }
+
+    fn forget(&self, number: u64) {
+        self.lines.lock().open.remove(&number);
+    }
+
+    /// The worker is about to run that batch on the instance's own thread.
+    pub(super) fn begin_main(&self, batch: &Batch) {
+        self.executions.lock().begin_main(batch);
+    }
+
+    /// It has run it. What was to run in the middle of its calls, and did not, is left to be run now.
+    pub(super) fn end_main(&self) -> Vec<Batch> {
+        self.end(MAIN)
+    }
+
+    fn end(&self, execution: u64) -> Vec<Batch> {
+        let over = self.executions.lock().end(execution);
+        over.into_iter().flat_map(executions::Wait::end).collect()
+    }
+}

@@ -1,0 +1,131 @@
+//! The thread of one call channel: it reads a call, has the server do it, answers, and reads the next.
+
+use std::{io, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
+
+use server_core::{batch::Batch, error::Result};
+
+use super::super::{
+    channel::{Broken, Channel},
+    decode::Decoder,
+    encode::Message,
+    run,
+    worker::{self, Failure, Shared},
+};
+use super::{Line, answer, call::Call, exec::Stream, metrics::Metrics};
+
+/// The thread, with what belongs to its channel.
+pub(super) struct CallThread {
+    pub(super) number: u64,
+    pub(super) line: Arc<Line>,
+    pub(super) shared: Arc<Shared>,
+    channel: Channel,
+    /// The responses of the last request, while there are more.
+    pub(super) stream: Option<Stream>,
+    metrics: Metrics,
+}
+
+impl CallThread {
+    /// Starts it.
+    ///
+    /// Errors: the system has none.
+    pub(super) fn start(number: u64, line: Arc<Line>, socket: OwnedFd, shared: Arc<Shared>) -> io::Result<()> {
+        let name = format!("{} call", shared.name());
+        let channel = Channel::new(socket, shared.lent.pool().clone());
+        let of_thread = Self { number, line, shared, channel, stream: None, metrics: Metrics::default() };
+        thread::Builder::new().name(name).spawn(move || of_thread.run()).map(drop)
+    }
+
+    fn run(mut self) {
+        let _ = self.line.thread.set(thread::current()); // the only one that sets it
+        loop {
+            let call = match self.receive() {
+                Ok(Some(call)) => call,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "a call of the Python worker of '{}' is lost", self.shared.name());
+                    break;
+                }
+            };
+            let Some(message) = self.answer(call) else { continue };
+            if self.channel.send(&message.writer.into_bytes(), &message.segments).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// The next call; `None` if there will be none.
+    fn receive(&mut self) -> Result<Option<Call>> {
+        let shared = &self.shared;
+        let message = match self.channel.receive(&shared.outputs) {
+            Ok(message) => message,
+            Err(Broken::Closed) => return Ok(None),
+            Err(Broken::Failed(error)) => return Err(error),
+        };
+        let (value, appended) = message.read()?;
+        let call = Call::read(&value, &mut Decoder::new(&[], &shared.lent, &shared.outputs))?;
+        shared.release_appended(appended)?;
+        Ok(Some(call))
+    }
+
+    /// Does what a call asks for. Returns the answer, if the worker waits for one.
+    fn answer(&mut self, call: Call) -> Option<Message> {
+        let calls = &self.shared.calls;
+        let done = match call {
+            Call::Exec { execution, wants_all, request } => return Some(self.exec(execution, wants_all, *request)),
+            Call::Next => return Some(self.next()),
+            Call::Cancel => {
+                self.cancel();
+                Ok(())
+            }
+            Call::Metric(call) => return self.metrics.answer(call, calls),
+            Call::Load { name, config, files } => calls.load(&name, config, files),
+            Call::Unload { name, unload_dependents } => calls.unload(&name, unload_dependents),
+            Call::IsReady { name, version } => {
+                let is_ready = calls.is_ready(&name, &version);
+                return Some(is_ready.map_or_else(|error| answer::failed(&error), answer::yes));
+            }
+        };
+        Some(done.map_or_else(|error| answer::failed(&error), |()| answer::done()))
+    }
+
+    /// Runs a batch in the middle of the call that the worker waits for.
+    pub(super) fn run_in_call(&mut self, batch: Batch) {
+        let mut batches = vec![batch];
+        while let Some(batch) = batches.pop() {
+            let execution = self.shared.calls.executions.lock().begin(&batch);
+            self.run_batch(batch, execution);
+            batches.extend(self.shared.calls.end(execution));
+        }
+    }
+
+    fn run_batch(&mut self, batch: Batch, execution: u64) {
+        let shared = &self.shared;
+        let message = match run::message(Vec::new(), batch.pending(), Some(execution), shared) {
+            Ok(message) => message,
+            Err(error) => return batch.fail(&error, Instant::now()),
+        };
+        let sent_at = Instant::now();
+        let bytes = message.writer.into_bytes();
+        let outcomes = worker::ask(&mut self.channel, shared, &bytes, &message.segments, run::outcomes);
+        run::end(batch, outcomes, sent_at, shared);
+    }
+
+    /// The call does not wait any more.
+    pub(super) fn end_wait(&mut self) {
+        let wait = self.shared.calls.executions.lock().answered(self.number);
+        for batch in wait.into_iter().flat_map(super::executions::Wait::end) {
+            self.run_in_call(batch);
+        }
+    }
+}
+
+impl Drop for CallThread {
+    fn drop(&mut self) {
+        self.stream = None; // its request is cancelled
+        let wait = self.shared.calls.executions.lock().answered(self.number);
+        for batch in wait.into_iter().flat_map(super::executions::Wait::end) {
+            run::end(batch, Err(Failure::Gone), Instant::now(), &self.shared);
+        }
+        self.shared.calls.forget(self.number);
+    }
+}
