@@ -18,6 +18,9 @@ use server_core::{
 use crate::segment::{Segment, SoleUse};
 
 const PAGE: usize = 4096;
+/// Requests are received on the heap while so many segments are used: each takes a file descriptor, and whoever runs the
+/// requests needs some too.
+const MAX_FOR_REQUESTS: usize = 256;
 
 /// What a pool may hold.
 #[derive(Debug, Clone)]
@@ -71,6 +74,8 @@ struct State {
     idle_bytes: usize,
     /// How many segments were made.
     made: u64,
+    /// How many are used.
+    in_use: usize,
     /// Whether a thread waits to sweep.
     has_sweeper: bool,
 }
@@ -99,11 +104,11 @@ impl SegmentPool {
             let found = state.best_fit(need);
             let used = found.as_ref().map_or(0, |idle| idle.used);
             let more = need.saturating_sub(used);
-            let limit = self.limits.total;
-            while limit > 0 && state.bytes.saturating_add(more) > limit && !state.idle.is_empty() {
+            let limit = self.limit();
+            while state.bytes.saturating_add(more) > limit && !state.idle.is_empty() {
                 discarded.push(state.remove(0));
             }
-            if limit > 0 && state.bytes.saturating_add(more) > limit {
+            if state.bytes.saturating_add(more) > limit {
                 let in_use = state.bytes - used;
                 if let Some(found) = found {
                     state.bytes -= found.used;
@@ -114,6 +119,7 @@ impl SegmentPool {
                 return Err(self.refuse(len, in_use));
             }
             state.bytes += more;
+            state.in_use += 1;
             state.made += u64::from(found.is_none());
             (found, state.made)
         };
@@ -123,7 +129,9 @@ impl SegmentPool {
             None => match self.make(need, number) {
                 Ok(segment) => (segment, need),
                 Err(error) => {
-                    self.state.lock().bytes -= need;
+                    let mut state = self.state.lock();
+                    state.bytes -= need;
+                    state.in_use -= 1;
                     return Err(error);
                 }
             },
@@ -137,12 +145,17 @@ impl SegmentPool {
         Segment::create(&format!("{}{number}", self.limits.name_prefix), len)
     }
 
+    /// No process has more than half of the addresses.
+    fn limit(&self) -> usize {
+        if self.limits.total == 0 { usize::MAX >> 1 } else { self.limits.total }
+    }
+
     #[cold]
     fn refuse(&self, len: usize, in_use: usize) -> Error {
         Error::unavailable(format!(
             "no shared memory for {len} bytes: {in_use} bytes of the maximum of {} bytes are in use. Send it again later, \
              or use --backend-config=python,shm-max-byte-size=BYTES to increase the limit.",
-            self.limits.total
+            self.limit()
         ))
     }
 
@@ -197,6 +210,7 @@ impl SegmentPool {
         let mut discarded = Vec::new();
         let needs_sweeper = {
             let mut state = self.state.lock();
+            state.in_use -= 1;
             while state.idle_bytes.saturating_add(used) > self.limits.idle && !state.idle.is_empty() {
                 discarded.push(state.remove(0));
             }
@@ -338,6 +352,9 @@ impl Writable {
 /// Requests are received in the segments that workers map.
 impl InputMemory for SegmentPool {
     fn take(&self, len: usize) -> Option<Box<dyn InputBuffer>> {
+        if self.state.lock().in_use >= MAX_FOR_REQUESTS {
+            return None;
+        }
         match Self::take(self, len) {
             Ok(writable) => Some(Box::new(writable)),
             Err(error) => {

@@ -135,6 +135,21 @@ fn a_pool_sweeps_by_itself() {
 }
 
 #[test]
+fn requests_leave_descriptors_for_those_who_run_them() {
+    let pool = pool(0, MIB);
+    let take = || InputMemory::take(&*pool, 10);
+    let mut taken: Vec<_> = (0..MAX_FOR_REQUESTS).map(|_| take().unwrap()).collect();
+    assert!(take().is_none());
+    let more = pool.take(10).unwrap();
+    taken.pop();
+    assert!(take().is_none());
+    drop(more);
+    assert_eq!(take().unwrap().size(), 10);
+    pool.take(usize::MAX - PAGE).unwrap_err(); // the system has not so much, and none of it is in use
+    assert!(take().is_some());
+}
+
+#[test]
 fn threads_never_share_a_segment() {
     let pool = pool(0, MIB);
     thread::scope(|scope| {
