@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteCount, schema};
 
-/// Shared memory of the server's container (`/dev/shm`), used by Python models and by clients in the same pod.
+/// Shared memory of the server's container (`/dev/shm`), for clients in the same pod and for libraries that Python models use. What
+/// passes between the server and its Python models lies in memory of their own and needs none of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SharedMemory {
