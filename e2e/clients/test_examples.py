@@ -1,6 +1,7 @@
 """The client programs people write after reading about Triton, run as they are against models of those names and shapes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from conftest import gpu_is_here
 from serving import Server, scaled, until
+from talking import PROTOCOLS, connect, tensor
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -54,6 +56,57 @@ def test_a_picture_over_both_protocols(server, tmp_path):
     Image.effect_noise((800, 600), 64).convert("RGB").save(tmp_path / "test.jpg")
     said = run("pcb_detector_http.py", server.url, server.grpc_url, tmp_path / "test.jpg")
     assert said == "(1, 25200, 85)\nthe same over gRPC: True\nthe picture came through: True\n"
+
+
+PREPROCESS = """
+backend: "python"
+max_batch_size: 0
+input [ { name: "raw_text" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "input_ids" data_type: TYPE_INT64 dims: [ 1, 128 ] } ]
+"""
+
+PIPELINE = """
+platform: "ensemble"
+max_batch_size: 0
+input [ { name: "raw_text" data_type: TYPE_STRING dims: [ 1 ] }, { name: "attention_mask" data_type: TYPE_INT64 dims: [ 1, 128 ] } ]
+output [ { name: "logits" data_type: TYPE_FP32 dims: [ 1, 2 ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "preprocess"
+      model_version: -1
+      input_map { key: "raw_text" value: "raw_text" }
+      output_map { key: "input_ids" value: "preprocessed_ids" }
+    },
+    {
+      model_name: "text_classifier"
+      model_version: -1
+      input_map { key: "input_ids" value: "preprocessed_ids" }
+      input_map { key: "attention_mask" value: "attention_mask" }
+      output_map { key: "logits" value: "logits" }
+    }
+  ]
+}
+"""
+
+
+def test_a_pipeline_with_a_python_step(tmp_path):
+    make.examples(tmp_path)
+    for name in ("text_encoder", "alpha_model", "pcb_detector"):
+        shutil.rmtree(tmp_path / name)
+    make.write(tmp_path, "preprocess", PREPROCESS, {1: (PROGRAMS / "preprocess_model.py").read_bytes()}, filename="model.py")
+    make.write(tmp_path, "ensemble_pipeline", PIPELINE, {1: None})
+    text = "Triton läuft überall"
+    ids = np.array([[ord(char) for char in text] + [0] * (128 - len(text))], np.int64)
+    mask = np.ones((1, 128), np.int64)
+    expected = onnxruntime.InferenceSession(tmp_path / "text_classifier/1/model.onnx").run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    with Server(tmp_path) as server:
+        for protocol in PROTOCOLS:
+            client = connect(protocol, server)
+            raw_text = tensor(protocol, "raw_text", np.array([text.encode()], np.object_), "BYTES")
+            np.testing.assert_array_equal(client.infer("preprocess", [raw_text]).as_numpy("input_ids"), ids)
+            logits = client.infer("ensemble_pipeline", [raw_text, tensor(protocol, "attention_mask", mask, "INT64")]).as_numpy("logits")
+            np.testing.assert_allclose(logits, expected, rtol=1e-5)
 
 
 def test_a_gpu_group_without_a_gpu_says_what_is_wrong(tmp_path):

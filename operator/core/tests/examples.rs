@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use operator_core::{
     Observed, compile,
@@ -50,6 +54,60 @@ fn every_example_compiles_without_a_problem() {
     let problems: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
     assert!(problems.is_empty(), "{problems:#?}");
     assert_eq!(compiled.manifest.models.len(), models.len());
+}
+
+/// What a sample is made of: the YAML files of its folder, or its one file.
+fn samples() -> Vec<(PathBuf, Vec<Document>)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/samples");
+    let entries = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "yaml");
+    let files = |path: &Path| if path.is_dir() { entries(path) } else { vec![path.to_owned()] };
+    let read = |path: &PathBuf| documents::read(&fs::read_to_string(path).unwrap());
+    entries(&folder)
+        .into_iter()
+        .map(|sample| {
+            let read: Vec<_> = files(&sample).iter().filter(|path| is_yaml(path)).map(read).collect();
+            let mistakes: Vec<String> = read.iter().flat_map(|one| &one.mistakes).map(ToString::to_string).collect();
+            assert!(mistakes.is_empty(), "{}: {mistakes:#?}", sample.display());
+            (sample, read.into_iter().flat_map(|one| one.documents).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_sample_compiles_without_a_problem_all_of_its_models_on_its_server() {
+    let samples = samples();
+    assert!(samples.len() >= 4, "{samples:?}");
+    for (sample, documents) in samples {
+        let models: Vec<_> = documents
+            .iter()
+            .filter_map(|document| match &document.resource {
+                Resource::Model(model) => Some(model.as_ref()),
+                _ => None,
+            })
+            .collect();
+        let servers: Vec<_> = documents
+            .iter()
+            .filter_map(|document| match &document.resource {
+                Resource::Server(server) => Some(server.as_ref()),
+                _ => None,
+            })
+            .collect();
+        let [server] = servers.as_slice() else { panic!("{} has {} servers", sample.display(), servers.len()) };
+        let compiled = compile(server, models.iter().copied(), &Observed::default());
+        let problems: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
+        assert!(problems.is_empty(), "{}: {problems:#?}", sample.display());
+        assert_eq!(compiled.manifest.models.len(), models.len(), "{}", sample.display());
+        assert!(!models.is_empty(), "{}", sample.display());
+        for model in models {
+            assert_eq!(
+                Some(model.spec.server_ref.name.as_str()),
+                server.metadata.name.as_deref(),
+                "{}",
+                sample.display()
+            );
+        }
+    }
 }
 
 #[test]
