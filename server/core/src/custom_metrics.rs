@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use self::series::Series;
 use crate::{
     error::{Error, Result},
-    metrics,
+    metrics::{self, OWN_PREFIX},
 };
 
 /// What a family counts.
@@ -78,8 +78,10 @@ pub struct Metric {
 impl CustomMetrics {
     /// The family of that name, which comes to be if nobody holds it; its description is that of whoever came first.
     ///
-    /// Errors: `InvalidArgument` if Prometheus has no such names, if the name is one of the server's own, or if there is a
-    /// family of that name and another kind.
+    /// It may be a family that Triton itself has: its series stand with the server's then.
+    ///
+    /// Errors: `InvalidArgument` if Prometheus has no such names, if only this server has a family of that name, or if there is
+    /// one of another kind.
     pub fn family(&self, kind: MetricKind, name: &str, description: &str) -> Result<MetricFamily> {
         if !is_name(name, true) {
             return Err(Error::invalid_argument(format!(
@@ -87,10 +89,13 @@ impl CustomMetrics {
                  digit nor '__'"
             )));
         }
-        if metrics::is_own_family(name) {
+        if name.starts_with(OWN_PREFIX) {
             return Err(Error::invalid_argument(format!(
-                "Invalid metric name '{name}': the server has a family of that name itself"
+                "Invalid metric name '{name}': names that begin with '{OWN_PREFIX}' are the server's own"
             )));
+        }
+        if metrics::own_kind(name).is_some_and(|own| own != kind) {
+            return Err(other_kind());
         }
         let name: Arc<str> = name.into();
         let mut families = self.0.lock();
@@ -101,19 +106,15 @@ impl CustomMetrics {
             series: BTreeMap::new(),
         });
         if family.kind != kind {
-            return Err(Error::invalid_argument(format!(
-                "Family name already exists with different type: '{name}' is a {}, not a {}",
-                family.kind.text(),
-                kind.text()
-            )));
+            return Err(other_kind());
         }
         family.holders += 1;
         Ok(MetricFamily { metrics: self.clone(), name, kind })
     }
 
-    /// All of them, Prometheus text format 0.0.4; empty if there are none. A family without series is not shown.
-    pub fn page(&self) -> String {
-        page::page(&self.0.lock())
+    /// Adds all of them to a page with the server's own, Prometheus text format 0.0.4. A family without series is not shown.
+    pub fn add_to(&self, page: &mut String) {
+        page::add_to(page, &self.0.lock());
     }
 }
 
@@ -215,6 +216,10 @@ impl fmt::Debug for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {:?}", self.family, self.labels)
     }
+}
+
+fn other_kind() -> Error {
+    Error::invalid_argument("Family name already exists with different type")
 }
 
 /// Whether Prometheus has such names; colons are for names of families alone.

@@ -12,17 +12,22 @@ use prometheus::{
 
 use crate::{
     byte_budget::ByteBudget,
+    custom_metrics::MetricKind,
     stats::{CustomCounter, ModelSnapshot},
 };
 
-/// Beginnings of names of families that are the server's alone.
-const OWN_PREFIXES: [&str; 7] =
-    ["nv_inference_", "nv_model_", "nv_cache_", "nv_cpu_", "nv_gpu_", "nv_pinned_memory_", "tritonserver_"];
+/// Beginning of the names of families that only this server has.
+pub(crate) const OWN_PREFIX: &str = "tritonserver_";
 
-/// Whether a family of that name is the server's own, on any machine and with any flags. Backends of others have families that
-/// begin with `nv_` too.
-pub(crate) fn is_own_family(name: &str) -> bool {
-    OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "nv_energy_consumption"
+/// The kind of a family of the server's own that Triton has too.
+pub(crate) fn own_kind(name: &str) -> Option<MetricKind> {
+    let is_gauge = match PER_MODEL.iter().find(|family| family.name == name) {
+        Some(family) => family.is_gauge,
+        None if name == SUCCESS.0 || name == FAILURE.0 => false,
+        None if OF_MACHINE.iter().any(|(of_machine, ..)| *of_machine == name) => true,
+        None => return None,
+    };
+    Some(if is_gauge { MetricKind::Gauge } else { MetricKind::Counter })
 }
 
 /// What is measured of the machine. Utilisation is a fraction from 0 to 1, the rest bytes.
@@ -98,6 +103,15 @@ const PER_MODEL: [Family; 9] = [
     gauge("nv_model_load_duration_secs", "Model load time in seconds", |model| model.load_ns as f64 / 1e9),
 ];
 
+type OfMachine = (&'static str, &'static str, fn(&MachineSnapshot) -> f64);
+
+/// Gauges of the machine, in the order of the page.
+const OF_MACHINE: [OfMachine; 3] = [
+    ("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", |machine| machine.cpu_utilization),
+    ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", |machine| machine.memory_total as f64),
+    ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", |machine| machine.memory_used as f64),
+];
+
 /// The page, Prometheus text format 0.0.4. A family stands there even while no model does.
 pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> String {
     let labels: Vec<Labels> = models.iter().map(Labels::of).collect();
@@ -118,13 +132,8 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
     }
     custom_counters(&mut page, models);
     if let Some(machine) = machine {
-        let gauges = [
-            ("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", machine.cpu_utilization),
-            ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", machine.memory_total as f64),
-            ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", machine.memory_used as f64),
-        ];
-        for (name, help, value) in gauges {
-            single(&mut page, name, help, true, value);
+        for (name, help, value) in &OF_MACHINE {
+            single(&mut page, name, help, true, value(machine));
         }
     }
     page
@@ -293,6 +302,11 @@ pub(crate) fn write_value(page: &mut String, value: f64) {
         page.push_str(itoa::Buffer::new().format(value as u64));
     } else if value.is_infinite() {
         page.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
+    } else if value != 0.0 && value.is_finite() && !(SMALL..LARGE).contains(&value.abs()) {
+        let text = format!("{value:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, exponent) = exponent.strip_prefix('-').map_or(("+", exponent), |exponent| ("-", exponent));
+        page.extend([digits, "e", sign, if exponent.len() < 2 { "0" } else { "" }, exponent]);
     } else {
         page.push_str(&value.to_string());
     }
@@ -300,6 +314,10 @@ pub(crate) fn write_value(page: &mut String, value: f64) {
 
 /// Below this every whole number is a double.
 const WHOLE: f64 = (1u64 << 53) as f64;
+
+/// Values that are smaller than the one, or not below the other, are written with an exponent.
+const SMALL: f64 = 1e-4;
+const LARGE: f64 = 1e17;
 
 fn per_model<'a>(
     page: &mut String,

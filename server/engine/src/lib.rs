@@ -308,7 +308,9 @@ impl Engine {
         let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
-        metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows) + &self.custom_metrics.page()
+        let mut page = metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows);
+        self.custom_metrics.add_to(&mut page);
+        page
     }
 
     /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.

@@ -6,17 +6,32 @@ use super::{
 };
 use crate::metrics::{escape, write_value};
 
-pub(super) fn page(families: &Families) -> String {
-    let mut page = String::new();
+pub(super) fn add_to(page: &mut String, families: &Families) {
     for (name, family) in families.iter().filter(|(_, family)| !family.series.is_empty()) {
-        write_family(&mut page, name, family);
+        if let Some(end) = end_of(page, name) {
+            // what the server counts itself under the same labels stands alone
+            let mut more = String::new();
+            write_series(&mut more, name, family);
+            let is_there =
+                |line: &str| line.rsplit_once(' ').is_some_and(|(series, _)| page.contains(&format!("\n{series} ")));
+            let more: String = more.split_inclusive('\n').filter(|line| !is_there(line)).collect();
+            page.insert_str(end, &more);
+            continue;
+        }
+        let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
+        page.extend(["# HELP ", name, " ", &help, "\n# TYPE ", name, " ", family.kind.text(), "\n"]);
+        write_series(page, name, family);
     }
-    page
 }
 
-fn write_family(page: &mut String, name: &str, family: &FamilyState) {
-    let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
-    page.extend(["# HELP ", name, " ", &help, "\n# TYPE ", name, " ", family.kind.text(), "\n"]);
+/// Where the series of a family end that is on the page already.
+fn end_of(page: &str, name: &str) -> Option<usize> {
+    let heading = format!("# TYPE {name} ");
+    let begin = page.find(&heading)?;
+    Some(page[begin + 1..].find("\n#").map_or(page.len(), |end| begin + 1 + end + 1))
+}
+
+fn write_series(page: &mut String, name: &str, family: &FamilyState) {
     for (labels, state) in &family.series {
         match state.series.read() {
             Reading::Number(value) => write_line(page, &[name], labels, None, value),

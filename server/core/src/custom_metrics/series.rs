@@ -109,9 +109,7 @@ impl Histogram {
         };
         let is_ascending = limits.windows(2).all(|pair| pair[0] < pair[1]);
         if !is_ascending || limits.iter().any(|limit| !limit.is_finite()) {
-            return Err(Error::invalid_argument(format!(
-                "Bucket Boundaries must be strictly sorted: they are {buckets:?}"
-            )));
+            return Err(Error::invalid_argument("Bucket Boundaries must be strictly sorted"));
         }
         Ok(Self { limits: limits.to_vec(), counts: vec![0; limits.len() + 1], sum: 0.0 })
     }
