@@ -115,6 +115,9 @@ def test_mistakes_are_found(mypy):
 # Written otherwise on purpose.
 OTHERWISE = r"""
 triton_python_backend_utils\.TRITONSERVER_MEMORY_[CG]PU  # a member of an enumeration in both
+triton_python_backend_utils\.Logger\.(INFO|WARNING|ERROR|VERBOSE|log)
+triton_python_backend_utils\.MetricFamily\.(COUNTER|GAUGE|HISTOGRAM)
+triton_python_backend_utils\.Logger\.__init__  # has none for models
 triton_python_backend_utils\.Tensor\.__init__  # by position only, as in Triton; ours takes names as well
 triton_python_backend_utils\.Tensor\.from_dlpack
 triton_python_backend_utils\.InferenceRequest\.__init__  # what has to be given has defaults here
@@ -124,9 +127,9 @@ triton_python_backend_utils\.ResponseIterator\.__init__  # not for models
 triton_python_backend_utils\.Metric\.__init__  # not for models
 """
 NOT_YET = r"""
-triton_python_backend_utils\.InferenceRequest\.(async_exec|exec|get_response_sender|is_cancelled|set_release_flags)
-triton_python_backend_utils\.(InferenceResponseSender|Logger|Metric|MetricFamily|MetricKind|ResponseIterator)
-triton_python_backend_utils\.(get_model_dir|is_model_ready|load_model|unload_model)
+triton_python_backend_utils\.InferenceRequest\.(get_response_sender|is_cancelled|set_release_flags)
+triton_python_backend_utils\.(InferenceResponseSender|ResponseIterator)
+triton_python_backend_utils\.get_model_dir
 """
 INTERNAL = "[mypy]\nignore_missing_imports = True\n[mypy-triton_python_backend_utils.*]\nignore_errors = True\n"
 

@@ -25,7 +25,7 @@ from ._helpers import (
     using_decoupled_model_transaction_policy,
 )
 from ._log import Logger
-from ._metrics import MetricFamily
+from ._metrics import Metric, MetricFamily, MetricKind
 from ._model_config import ModelConfig
 from ._models import is_model_ready, load_model, unload_model
 from ._request import InferenceRequest, InferenceTrace
