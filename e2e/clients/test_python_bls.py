@@ -1,6 +1,7 @@
 """Python models that ask other models, and themselves, with the real clients."""
 
 import json
+from pathlib import Path
 
 import decoupled
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import python_model
 from serving import Server, until
 from talking import connect, statistics, tensor
+from tritonclient.utils import InferenceServerException
 
 ONE = python_model.tensors(["IN FP32 -1"], ["OUT FP32 -1"], batch=64)
 TEXT = python_model.tensors(["IN STRING 1"], ["OUT STRING -1"])
 
 ASKS = """
-import asyncio, json, threading
+import asyncio, json, os, threading
 
 def ask(name, array, **rest):
     inputs = [pb_utils.Tensor("IN", array)]
@@ -124,6 +126,21 @@ def case_no_loop():
     except RuntimeError as error:
         return str(error)
 
+def case_left_early():
+    for round in range(100):
+        next(count(range(100), 10).exec(decoupled=True))
+        family = pb_utils.MetricFamily("again", "Again.", pb_utils.MetricFamily.COUNTER)
+        family.Metric(labels={"round": str(round)}).increment(1)
+
+def case_many():
+    array = np.zeros((1, 50_000), np.float32)
+    for round in range(500):
+        assert not ask("identity", array).exec().has_error()
+
+def case_dies():
+    threading.Timer(0.3, os._exit, (3,)).start()
+    [told(response) for response in count(range(1000), 1000).exec(decoupled=True)]
+
 class TritonPythonModel:
     def initialize(self, args):
         try:
@@ -196,12 +213,13 @@ def server(folder):
     decoupled.repeat(folder)
     for name, other in (("itself", "itself"), ("ping", "pong"), ("pong", "ping")):
         python_model.write(folder, name, COUNT_DOWN.replace("OTHER", other), ONE)
+    python_model.write(folder, "dying", CASES, TEXT)
     with Server(folder) as running:
         yield running
 
 
-def ask(server, case):
-    result = connect("http", server).infer("cases", [tensor("http", "IN", np.array([case], object), "BYTES")])
+def ask(server, case, model="cases"):
+    result = connect("http", server).infer(model, [tensor("http", "IN", np.array([case], object), "BYTES")])
     return json.loads(result.as_numpy("OUT").item())
 
 
@@ -244,7 +262,7 @@ def test_a_call_answers(server, case, expect):
     assert ask(server, case) == expect
 
 
-@pytest.mark.parametrize("case, word", [("version", "7"), ("wrong_input", "XX"), ("wrong_output", "XX")])
+@pytest.mark.parametrize("case, word", [("version", "is not ready"), ("wrong_input", "XX"), ("wrong_output", "XX")])
 def test_a_call_that_no_model_takes_says_why(server, case, word):
     answer = ask(server, case)
     assert answer["error"].startswith(FAILED.format("identity")) and word in answer["error"], answer
@@ -267,6 +285,36 @@ def test_a_call_that_is_cancelled_says_so_and_ends(server):
     before = cancelled()
     assert ask(server, "cancel") == [CANCELLED]
     until(lambda: cancelled() > before, "the request of a model that gave it up to be cancelled")
+
+
+def test_a_circle_without_an_end_is_an_error(server):
+    data = np.full((1, 1), 150, np.float32)
+    with pytest.raises(InferenceServerException, match="101 models wait for each other already"):
+        connect("http", server).infer("itself", [tensor("http", "IN", data, "FP32")])
+
+
+def test_calls_leave_nothing_behind(server):
+    def held():
+        place = Path("/proc", str(server.process.pid))
+        return len(list((place / "fd").iterdir())), len(list((place / "task").iterdir()))
+
+    [ask(server, case) for case in ("identity", "threads", "left_early", "many")]
+    before = held()
+    for _ in range(3):
+        [ask(server, case) for case in ("threads", "left_early", "many")]
+    until(lambda: max(np.subtract(held(), before)) <= 4, f"no more descriptors and threads than {before}")
+
+
+def test_the_calls_of_a_worker_that_dies_are_cancelled(server):
+    def running():
+        entry = statistics(connect("http", server), "repeat")[0]["response_stats"]
+        return sum(stat["cancel"]["count"] for stat in entry.values())
+
+    before = running()
+    with pytest.raises(InferenceServerException, match="not healthy"):
+        ask(server, "dies", "dying")
+    until(lambda: running() > before, "the call of a worker that died to be cancelled")
+    assert ask(server, "identity") == out([[1.0] * 3])
 
 
 @pytest.mark.parametrize("model, depth", [("itself", 1), ("itself", 60), ("ping", 2), ("ping", 61)])

@@ -25,6 +25,7 @@ def refused(function, *arguments, **named):
 
 def case_counts():
     family = pb_utils.MetricFamily(name="seen", description="What was seen.", kind=pb_utils.MetricFamily.COUNTER)
+    kept["colors"] = family
     red, blue = family.Metric(labels={"color": "red", "model": "m"}), family.Metric(labels={"color": "blue"})
     red.increment(2)
     red.increment(1.5)
@@ -32,14 +33,16 @@ def case_counts():
     return [red.value(), blue.value(), refused(red.increment, -1), refused(red.set, 3), refused(red.observe, 3), red.value()]
 
 def case_gauge():
-    gauge = kept["gauge"] = pb_utils.MetricFamily("depth", "How deep it is.", pb_utils.MetricFamily.GAUGE).Metric()
+    family = kept["depths"] = pb_utils.MetricFamily("depth", "How deep it is.", pb_utils.MetricFamily.GAUGE)
+    gauge = family.Metric()
     gauge.set(5)
     gauge.increment(-7.25)
     return gauge.value()
 
 def case_histogram():
     family = pb_utils.MetricFamily("took", "How long it took.", pb_utils.MetricFamily.HISTOGRAM)
-    metric = kept["histogram"] = family.Metric(labels={"a": "b"}, buckets=[0.1, 1, 10])
+    kept["histogram"] = family
+    metric = family.Metric(labels={"a": "b"}, buckets=[0.1, 1, 10])
     for value in (0.05, 0.5, 5, 50):
         metric.observe(value)
     return [refused(metric.value), refused(metric.increment, 1), refused(family.Metric, labels={"a": "c"})]
@@ -48,14 +51,16 @@ def case_same_name_other_kind():
     kept["counter"] = pb_utils.MetricFamily("twice", "One.", pb_utils.MetricFamily.COUNTER)
     same = pb_utils.MetricFamily("twice", "One.", pb_utils.MetricFamily.COUNTER)
     one, other = kept["counter"].Metric(labels={"a": "1"}), same.Metric(labels={"a": "1"})
-    kept["series"] = one, other
+    kept["same"] = same
     one.increment(1)
     other.increment(2)
     return [one.value(), refused(pb_utils.MetricFamily, "twice", "One.", pb_utils.MetricFamily.GAUGE)]
 
 def case_dropped():
+    metric = kept.pop("counts")[0]
     kept.clear()
     gc.collect()
+    return refused(metric.increment, 1)
 
 def case_logs():
     pb_utils.Logger.log_info("told to everybody")
@@ -75,6 +80,7 @@ def case_models():
     seen += [pb_utils.is_model_ready("other"), pb_utils.is_model_ready("made", "1"), pb_utils.is_model_ready("made", "2"), refused(pb_utils.is_model_ready, "made", "x")]
     request = pb_utils.InferenceRequest(model_name="made", inputs=[pb_utils.Tensor("IN", np.ones(1, np.float32))], requested_output_names=["IN"])
     seen.append(request.exec().output_tensors()[0].as_numpy().tolist())
+    pb_utils.unload_model("nobody")
     pb_utils.unload_model("other")
     pb_utils.unload_model("made", unload_dependents=True)
     return seen
@@ -96,6 +102,9 @@ class TritonPythonModel:
     def finalize(self):
         pb_utils.Logger.log_info("it ends")
 """
+
+
+PROCESS = "Failed to process the request for model 'cases_0', message: "
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +131,9 @@ def test_counters_and_gauges_are_shown_as_they_stand(server):
     assert ask(server, "counts") == [
         3.5,
         0,
-        f"TritonModelException: Failed to increment metric value: {monotonic}",
-        "TritonModelException: Failed to set metric value: TRITONSERVER_METRIC_KIND_COUNTER does not support Set",
-        "TritonModelException: Failed to observe metric value: TRITONSERVER_METRIC_KIND_COUNTER does not support Observe",
+        f"TritonModelException: Failed to increment metric value: {PROCESS}{monotonic}",
+        f"TritonModelException: Failed to set metric value: {PROCESS}TRITONSERVER_METRIC_KIND_COUNTER does not support Set",
+        f"TritonModelException: Failed to observe metric value: {PROCESS}TRITONSERVER_METRIC_KIND_COUNTER does not support Observe",
         3.5,
     ]
     assert ask(server, "gauge") == -2.25
@@ -144,9 +153,9 @@ def test_counters_and_gauges_are_shown_as_they_stand(server):
 
 def test_histograms_are_shown_by_bucket(server):
     assert ask(server, "histogram") == [
-        "TritonModelException: Failed to get metric value: TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Value",
-        "TritonModelException: Failed to increment metric value: TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Increment",
-        "TritonModelException: Error when creating Metric: Bucket boundaries not found in Metric args.",
+        f"TritonModelException: Failed to get metric value: {PROCESS}TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Value",
+        f"TritonModelException: Failed to increment metric value: {PROCESS}TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Increment",
+        "TritonModelException: Failed to create metric. Missing required buckets.",
     ]
 
     def shown():
@@ -167,9 +176,11 @@ def test_histograms_are_shown_by_bucket(server):
 def test_families_of_one_name_are_one_and_go_with_their_last_holder(server):
     value, refusal = ask(server, "same_name_other_kind")
     assert value == 3
-    assert refusal.startswith("TritonModelException: Error when creating MetricFamily: Family name already exists with different type")
+    assert refusal.startswith(f"TritonModelException: Error when creating MetricFamily: {PROCESS}Family name already exists with different type")
     until(lambda: page(server, "twice"), "a family of metrics on the page")
-    ask(server, "dropped")
+    assert ask(server, "dropped").startswith(
+        "TritonModelException: Failed to increment metric value: Invalid metric operation as the corresponding 'MetricFamily' has been deleted."
+    )
     until(lambda: not page(server, "twice", "seen", "depth", "took"), "the metrics of dropped objects to be gone")
     assert page(server, "made_early")
 
@@ -192,9 +203,9 @@ def test_a_model_writes_into_the_log_with_its_place(server):
 def test_a_model_loads_and_unloads_others(server):
     seen = ask(server, "models")
     assert seen[:2] == [False, False]
-    assert seen[2].startswith("TritonModelException: failed to load 'nobody'"), seen[2]
+    assert seen[2].startswith(f"TritonModelException: Failed to load model: {PROCESS}failed to load 'nobody'"), seen[2]
     assert seen[3:6] == [True, True, False]
-    assert seen[6].startswith("TritonModelException: failed to get model version"), seen[6]
+    assert seen[6].startswith(f"TritonModelException: Failed to check model readiness: {PROCESS}failed to get model version"), seen[6]
     assert seen[7] == [1.0]
     until(lambda: not connect("http", server).is_model_ready("other"), "an unload by a model to end")
 

@@ -28,13 +28,16 @@ use crate::{
 };
 
 impl Host for Engine {
-    fn infer(&self, request: InferRequest) -> Result<Box<dyn Responses>> {
+    fn infer(&self, mut request: InferRequest) -> Result<Box<dyn Responses>> {
         let runtime = self.runtime_of_models()?;
         let _guard = runtime.enter();
         if let Some(caller) = &request.callers {
             caller.check_depth(&request.model_name)?;
         }
         let model = ModelHandle(self.registry.find(&request.model_name, request.model_version)?);
+        let outputs = &model.0.interface.outputs;
+        let place = |name: &str| outputs.iter().position(|output| *output.name == *name).unwrap_or(usize::MAX);
+        request.outputs.sort_by_key(|output| place(&output.name)); // a model is answered in the order of the other
         // before it is looked where the request may run
         let in_call = request.callers.as_deref().and_then(Caller::begin_call);
         let inference = infer::infer(&self.registry, &model, request)?;

@@ -29,7 +29,7 @@
 //! (METRIC, SERIES, number, family, labels, buckets or None)      (OK, None)
 //! (METRIC, INCREMENT SET OBSERVE, number, value, wants answer)   (OK, None)   or none
 //! (METRIC, VALUE, number)                                        (OK, float)
-//! (METRIC, DROP_FAMILY DROP_SERIES, number)                      none
+//! (METRIC, DROP_FAMILY, number)                                  none
 //!
 //! called                          (model, version, id, inputs, outputs, correlation id, flags, timeout, parameters or None)
 //! (EXECUTE, execution, requests)  server -> worker: run a batch in the middle of the call; answer as on the execute channel
@@ -99,7 +99,6 @@ pub(super) mod metric {
     pub(in super::super) const OBSERVE: u64 = 4;
     pub(in super::super) const VALUE: u64 = 5;
     pub(in super::super) const DROP_FAMILY: u64 = 6;
-    pub(in super::super) const DROP_SERIES: u64 = 7;
 }
 
 /// Kinds of results of one request.

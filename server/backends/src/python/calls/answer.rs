@@ -33,12 +33,12 @@ pub(super) fn number(value: f64) -> Message {
     message
 }
 
-/// It failed.
-pub(super) fn failed(error: &Error) -> Message {
+/// It failed; the text begins with `prefix`.
+pub(super) fn failed(error: &Error, prefix: &str) -> Message {
     let mut message = Message::default();
     message.writer.tuple(3);
     message.writer.uint(answer::FAILED);
-    message.writer.str(&error.message);
+    message.writer.str(&format!("{prefix}{}", error.message));
     message.writer.int(error.code as i64);
     message
 }

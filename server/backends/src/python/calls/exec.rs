@@ -76,10 +76,14 @@ impl CallThread {
         let calls = &self.shared.calls;
         let host = calls.host()?;
         let model = &request.model_name;
-        let found = host.find_model(model, request.model_version)?;
+        let not_ready =
+            || Error::internal(format!("Failed for execute the inference request. Model '{model}' is not ready."));
+        let found = host.find_model(model, request.model_version).map_err(|error| match error.message.as_ref() {
+            unknown if unknown == format!("Request for unknown model: '{model}' is not found") => error,
+            _ => not_ready(), // it is known, and that version is not there or not ready
+        })?;
         if !found.is_ready {
-            let text = format!("Failed for execute the inference request. Model '{model}' is not ready.");
-            return Err(Error::internal(text));
+            return Err(not_ready());
         }
         if found.is_decoupled && !wants_all {
             return Err(Error::internal(format!(

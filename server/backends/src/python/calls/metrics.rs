@@ -16,7 +16,12 @@ use super::{
 #[derive(Default)]
 pub(super) struct Metrics {
     families: HashMap<u64, MetricFamily>,
-    series: HashMap<u64, Metric>,
+    series: HashMap<u64, Series>,
+}
+
+struct Series {
+    family: u64,
+    metric: Metric,
 }
 
 /// What a worker wants of metrics.
@@ -29,10 +34,8 @@ pub(super) enum MetricCall {
     Change { what: Change, number: u64, value: f64, wants_answer: bool },
     /// The value of a series.
     Value { number: u64 },
-    /// A family is not held any more. No answer.
+    /// A family is not held any more, nor are its series. No answer.
     DropFamily { number: u64 },
-    /// A series is not held any more. No answer.
-    DropSeries { number: u64 },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +86,6 @@ impl MetricCall {
             (metric::OBSERVE, _) => change(Change::Observe),
             (metric::VALUE, [series]) => Ok(Self::Value { number: number(series) }),
             (metric::DROP_FAMILY, [family]) => Ok(Self::DropFamily { number: number(family) }),
-            (metric::DROP_SERIES, [series]) => Ok(Self::DropSeries { number: number(series) }),
             _ => Err(not_understood("no such call for metrics")),
         }
     }
@@ -98,18 +100,18 @@ fn float(value: &Value<'_>) -> Result<f64> {
 
 impl Metrics {
     /// Does what the worker wants. Returns the answer, if it waits for one.
-    pub(super) fn answer(&mut self, call: MetricCall, calls: &Calls) -> Option<Message> {
-        let done = match call {
-            MetricCall::Family { number, name, description, kind } => calls.host().and_then(|host| {
-                let family = host.custom_metrics().family(kind, &name, &description)?;
+    ///
+    /// Errors: it waits for an answer, and that is the error.
+    pub(super) fn answer(&mut self, call: MetricCall, calls: &Calls) -> Result<Option<Message>> {
+        match call {
+            MetricCall::Family { number, name, description, kind } => {
+                let family = calls.host()?.custom_metrics().family(kind, &name, &description)?;
                 self.families.insert(number, family);
-                Ok(())
-            }),
+            }
             MetricCall::Series { number, family, labels, buckets } => {
-                let family = self.families.get(&family).ok_or_else(|| Error::internal("the metric family is gone"));
-                family.and_then(|family| family.metric(labels, buckets.as_deref())).map(|series| {
-                    self.series.insert(number, series);
-                })
+                let holder = self.families.get(&family).ok_or_else(|| Error::internal("the metric family is gone"))?;
+                let metric = holder.metric(labels, buckets.as_deref())?;
+                self.series.insert(number, Series { family, metric });
             }
             MetricCall::Change { what, number, value, wants_answer } => {
                 let changed = self.series(number).and_then(|series| match what {
@@ -118,28 +120,22 @@ impl Metrics {
                     Change::Observe => series.observe(value),
                 });
                 if !wants_answer {
-                    return None;
+                    return Ok(None);
                 }
-                changed
+                changed?;
             }
-            MetricCall::Value { number } => {
-                let value = self.series(number).and_then(Metric::value);
-                return Some(value.map_or_else(|error| answer::failed(&error), answer::number));
-            }
+            MetricCall::Value { number } => return Ok(Some(answer::number(self.series(number)?.value()?))),
             MetricCall::DropFamily { number } => {
+                self.series.retain(|_, series| series.family != number);
                 self.families.remove(&number);
-                return None;
+                return Ok(None);
             }
-            MetricCall::DropSeries { number } => {
-                self.series.remove(&number);
-                return None;
-            }
-        };
-        Some(done.map_or_else(|error| answer::failed(&error), |()| answer::done()))
+        }
+        Ok(Some(answer::done()))
     }
 
     fn series(&self, number: u64) -> Result<&Metric> {
-        self.series.get(&number).ok_or_else(|| Error::internal("the metric is gone"))
+        self.series.get(&number).map(|series| &series.metric).ok_or_else(|| Error::internal("the metric is gone"))
     }
 }
 

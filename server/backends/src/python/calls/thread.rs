@@ -2,7 +2,10 @@
 
 use std::{io, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
 
-use server_core::{batch::Batch, error::Result};
+use server_core::{
+    batch::Batch,
+    error::{Error, Result},
+};
 
 use super::super::{
     channel::{Broken, Channel},
@@ -69,7 +72,12 @@ impl CallThread {
 
     /// Does what a call asks for. Returns the answer, if the worker waits for one.
     fn answer(&mut self, call: Call) -> Option<Message> {
-        let calls = &self.shared.calls;
+        let shared = self.shared.clone();
+        let calls = &shared.calls;
+        let failed = |error: Error| {
+            let instance = shared.name();
+            answer::failed(&error, &format!("Failed to process the request for model '{instance}', message: "))
+        };
         let done = match call {
             Call::Exec { execution, wants_all, request } => return Some(self.exec(execution, wants_all, *request)),
             Call::Next => return Some(self.next()),
@@ -77,15 +85,17 @@ impl CallThread {
                 self.cancel();
                 Ok(())
             }
-            Call::Metric(call) => return self.metrics.answer(call, calls),
+            Call::Metric(call) => match self.metrics.answer(call, calls) {
+                Ok(answer) => return answer,
+                Err(error) => Err(error),
+            },
             Call::Load { name, config, files } => calls.load(&name, config, files),
             Call::Unload { name, unload_dependents } => calls.unload(&name, unload_dependents),
             Call::IsReady { name, version } => {
-                let is_ready = calls.is_ready(&name, &version);
-                return Some(is_ready.map_or_else(|error| answer::failed(&error), answer::yes));
+                return Some(calls.is_ready(&name, &version).map_or_else(failed, answer::yes));
             }
         };
-        Some(done.map_or_else(|error| answer::failed(&error), |()| answer::done()))
+        Some(done.map_or_else(failed, |()| answer::done()))
     }
 
     /// Runs a batch in the middle of the call that the worker waits for.

@@ -10,6 +10,15 @@ def incompatible_arguments(signature, *arguments):
     )
 
 
+def incompatible_function(name, signature, *arguments):
+    """The ``TypeError`` for arguments that a function does not take; ``signature`` shows what it does."""
+    given = ", ".join(_shown(argument) for argument in arguments)
+    return TypeError(
+        "%s(): incompatible function arguments. The following argument types are supported:\n    1. %s\n\nInvoked with: %s"
+        % (name, signature, given)
+    )
+
+
 def _shown(argument):
     try:
         text = repr(argument)

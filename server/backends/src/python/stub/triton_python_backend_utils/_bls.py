@@ -3,11 +3,11 @@
 Source: Triton Python backend, "Business Logic Scripting".
 """
 
-import os
 from _thread import allocate_lock
 from json import loads as loads_json
 
 from . import _calls, _channel
+from ._arguments import incompatible_function
 from ._calls import CANCEL, EXEC, NEXT, AsyncCall, answer_on, connected, value_of
 from ._channel import CANCEL_CALL
 from ._errors import ErrorCode, TritonError, TritonModelException
@@ -17,7 +17,7 @@ from ._tensor import tensor_of_wire
 
 def execute(request, decoupled):
     """Runs a request, and returns its response, or an iterator over its responses. Blocks until the first of them is there."""
-    calls = ready_calls()
+    calls = ready_calls("exec", request, decoupled)
     decoupled = bool(decoupled)
     channel = calls.take_now()
     try:
@@ -33,7 +33,7 @@ def execute_async(request, decoupled):
     """As :func:`execute`, as a future of the event loop that runs here. The request is on its way when this returns."""
     from asyncio import get_running_loop
 
-    calls = ready_calls()
+    calls = ready_calls("async_exec", request, decoupled)
     loop = get_running_loop()
     decoupled = bool(decoupled)
     execution = _calls.execution.get(None)
@@ -49,11 +49,14 @@ def execute_async(request, decoupled):
     return AsyncCall(loop, write, read).start()
 
 
-def ready_calls():
+def ready_calls(function, request, decoupled):
     """The calls of the worker.
 
-    Raises: ``TritonModelException`` if the model may not ask others now.
+    Raises: ``TritonModelException`` if the model may not ask others now; ``TypeError`` if ``decoupled`` says neither yes nor no.
     """
+    if decoupled is not None and not hasattr(decoupled, "__bool__"):
+        signature = "(self: c_python_backend_utils.InferenceRequest, decoupled: bool = False)"
+        raise incompatible_function(function, signature, request, decoupled)
     calls = connected()
     if not calls.may_exec:
         raise TritonModelException("BLS is only supported during the 'execute' function.")

@@ -9,13 +9,18 @@ import os
 from _thread import RLock
 
 from . import _calls
+from ._arguments import incompatible_arguments, incompatible_function, text_of
 from ._calls import METRIC, answer_on, connected, value_of
 from ._constants import Choice
 from ._errors import TritonModelException
-from ._models import texts
 
 # Kinds of calls for metrics; `wire.rs` names the same.
-FAMILY, SERIES, INCREMENT, SET, OBSERVE, VALUE, DROP_FAMILY, DROP_SERIES = range(8)
+FAMILY, SERIES, INCREMENT, SET, OBSERVE, VALUE, DROP_FAMILY = range(7)
+
+FAMILY_GONE = (
+    "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' object should be "
+    "deleted AFTER its corresponding 'Metric' objects have been deleted."
+)
 
 
 class MetricKind(Choice):
@@ -74,9 +79,9 @@ line = Line()
 
 
 class Metric(object):
-    """One series of a family, known by its labels. It goes from the metrics page with the last object that has it."""
+    """One series of a family, known by its labels. It stays on the metrics page as long as the family is there."""
 
-    __slots__ = ("_family", "_number", "__weakref__")
+    __slots__ = ("_state", "_number", "__weakref__")
 
     def __init__(self, *arguments):
         raise TypeError("c_python_backend_utils.%s: No constructor defined!" % type(self).__name__)
@@ -86,8 +91,8 @@ class Metric(object):
 
         Raises: ``TritonModelException`` for a histogram, or a counter and a negative value.
         """
-        value = number_of(value)
-        kind = self._family._kind
+        value = float_of(value, "increment", self)
+        kind = self._state.kind
         is_sure = kind == MetricKind.GAUGE or (kind == MetricKind.COUNTER and value >= 0)
         self._change(INCREMENT, value, is_sure, "Failed to increment metric value: ")
 
@@ -96,61 +101,73 @@ class Metric(object):
 
         Raises: ``TritonModelException`` for any other kind.
         """
-        self._change(SET, number_of(value), self._family._kind == MetricKind.GAUGE, "Failed to set metric value: ")
+        value = float_of(value, "set", self)
+        self._change(SET, value, self._state.kind == MetricKind.GAUGE, "Failed to set metric value: ")
 
     def observe(self, value):
         """Adds an observation to a histogram.
 
         Raises: ``TritonModelException`` for any other kind.
         """
-        is_sure = self._family._kind == MetricKind.HISTOGRAM
-        self._change(OBSERVE, number_of(value), is_sure, "Failed to observe metric value: ")
+        value = float_of(value, "observe", self)
+        self._change(OBSERVE, value, self._state.kind == MetricKind.HISTOGRAM, "Failed to observe metric value: ")
 
     def value(self):
         """The value of a counter or gauge.
 
         Raises: ``TritonModelException`` for a histogram.
         """
-        try:
-            return line.ask(VALUE, self._number)
-        except TritonModelException as error:
-            raise TritonModelException("Failed to get metric value: %s" % error) from None
+        return self._ask("Failed to get metric value: ", VALUE, self._number)
 
     def _change(self, what, value, is_sure, failed):
-        if is_sure:
+        if is_sure and not self._state.is_gone:
             line.tell(what, self._number, value, False)
-            return
+        else:
+            self._ask(failed, what, self._number, value, True)
+
+    def _ask(self, failed, *message):
+        if self._state.is_gone:
+            raise TritonModelException(failed + FAMILY_GONE)
         try:
-            line.ask(what, self._number, value, True)
+            return line.ask(*message)
         except TritonModelException as error:
             raise TritonModelException("%s%s" % (failed, error)) from None
 
-    def __del__(self):
-        forget(DROP_SERIES, self)
+
+class FamilyState(object):
+    """What a family and its metrics have in common. Metrics do not keep their family."""
+
+    __slots__ = ("kind", "is_gone")
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.is_gone = False
 
 
 class MetricFamily(object):
-    """Metrics of one name and kind.
+    """Metrics of one name and kind. They go from the metrics page with the family.
 
     Families of the same name and kind are one, whoever made them; so are metrics of the same labels.
 
     Raises: ``TritonModelException`` if there is a family of that name and another kind, or Prometheus has no such names.
     """
 
-    __slots__ = ("_kind", "_number", "__weakref__")
+    __slots__ = ("_state", "_number", "_series", "__weakref__")
 
     MetricKind = MetricKind
     COUNTER = MetricKind.COUNTER
     GAUGE = MetricKind.GAUGE
     HISTOGRAM = MetricKind.HISTOGRAM
 
-    def __init__(self, name, description, kind):
-        texts(name=name, description=description)
-        if not isinstance(kind, MetricKind):
-            raise TypeError("kind: expected a MetricKind, found '%s'" % type(kind).__name__)
-        self._kind = kind
+    def __init__(self, name=None, description=None, kind=None):
+        name, text = text_of(name), text_of(description)
+        if name is None or text is None or not isinstance(kind, MetricKind):
+            signature = "MetricFamily(name: str, description: str, kind: c_python_backend_utils.MetricFamily.MetricKind)"
+            raise incompatible_arguments(signature, name, description, kind)
+        self._state = FamilyState(kind)
+        self._series = {}
         try:
-            self._number = line.define(FAMILY, name, description, int(kind))
+            self._number = line.define(FAMILY, name, text, int(kind))
         except TritonModelException as error:
             raise TritonModelException("Error when creating MetricFamily: %s" % error) from None
 
@@ -160,40 +177,51 @@ class MetricFamily(object):
 
         Raises: ``TritonModelException`` if Prometheus has no such labels, or the buckets do not fit.
         """
-        labels = {} if labels is None else dict(labels)
-        for name, value in labels.items():
-            texts(name=name)
-            if not isinstance(value, str):
-                raise TritonModelException(
-                    "Error when creating Metric: label '%s' must be a str, found '%s'" % (name, type(value).__name__)
-                )
-        buckets = tuple(map(float, buckets)) if buckets else None
+        if labels is not None and not isinstance(labels, dict):
+            raise TritonModelException("Failed to create metric. Labels must be a dictionary.")
+        labels = {label_of(name): label_of(value) for name, value in (labels or {}).items()}
+        if self._state.kind == MetricKind.HISTOGRAM:
+            if buckets is None:
+                raise TritonModelException("Failed to create metric. Missing required buckets.")
+            buckets = tuple(map(float, buckets))
+        elif buckets is not None:
+            raise TritonModelException("Failed to create metric. Unexpected buckets found.")
+        key = (tuple(sorted(labels.items())), buckets)
         metric = Metric.__new__(Metric)
-        metric._family = self
-        try:
-            metric._number = line.define(SERIES, self._number, labels, buckets)
-        except TritonModelException as error:
-            raise TritonModelException("Error when creating Metric: %s" % error) from None
+        metric._state = self._state
+        number = self._series.get(key)
+        if number is None:
+            try:
+                number = self._series[key] = line.define(SERIES, self._number, labels, buckets)
+            except TritonModelException as error:
+                raise TritonModelException("Error when creating Metric: %s" % error) from None
+        metric._number = number
         return metric
 
     def __del__(self):
-        forget(DROP_FAMILY, self)
+        """Nobody holds it any more: the server need not know it, nor its metrics."""
+        number = getattr(self, "_number", None)
+        if number is None or _calls.calls is None:
+            return
+        self._state.is_gone = True
+        try:
+            line.tell(DROP_FAMILY, number)
+        except OSError:
+            pass  # the server is gone
 
 
-def number_of(value):
-    if isinstance(value, float):
-        return float(value)
-    if hasattr(value, "__float__") or hasattr(value, "__index__"):
-        return float(value)
-    raise TypeError("value: expected a number, found '%s'" % type(value).__name__)
+def float_of(value, function, metric):
+    """Raises: ``TypeError`` if it is no number."""
+    if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise incompatible_function(function, "(self: c_python_backend_utils.Metric, value: float) -> None", metric, value)
+    return float(value)
 
 
-def forget(kind, holder):
-    """The object is gone: the server need not know it any more."""
-    number = getattr(holder, "_number", None)
-    if number is None or _calls.calls is None:
-        return
-    try:
-        line.tell(kind, number)
-    except OSError:
-        pass  # the server is gone
+def label_of(value):
+    """Raises: ``TritonModelException`` if it is no text."""
+    text = text_of(value)
+    if text is None:
+        raise TritonModelException(
+            "Error when creating Metric: names and values of labels must be str, found '%s'" % type(value).__name__
+        )
+    return text
