@@ -1,4 +1,4 @@
-"""Starts a real Triton for each scene, asks it everything in cases.py, and writes the answers to e2e/fixtures/golden."""
+"""Starts a real Triton for each scene, asks it everything in scenes.py, and writes the answers to e2e/fixtures/golden."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "comm
 
 import ask  # noqa: E402
 import batches  # noqa: E402
-import cases  # noqa: E402
 import repository  # noqa: E402
+import scenes  # noqa: E402
 import sequence_batches  # noqa: E402
 from serving import Server, until  # noqa: E402
 
@@ -32,7 +32,7 @@ def main(triton_home, wanted):
     for name, module in (("batches", batches), ("sequence_batches", sequence_batches)):
         if not wanted or name in wanted:
             record_batches(name, module, argv, env, folder)
-    for name, scene in cases.SCENES.items():
+    for name, scene in scenes.SCENES.items():
         if wanted and name not in wanted:
             continue
         with tempfile.TemporaryDirectory() as models:
@@ -74,6 +74,9 @@ def record(server, left, answers):
         answers[case["name"]] = {"asked": ask.describe(case), "answer": answer}
         if "died" in answer:
             print(f"died of: {case['name']}")
+            return left[place:]
+        if "is not healthy" in json.dumps(answer):
+            print(f"a worker died of: {case['name']}")  # the model answers nothing more
             return left[place:]
     return []
 

@@ -162,6 +162,14 @@ def write_stateful(root, models, code, backend):
         write_model(root, name, config, "python" if backend == "python" else test_backend, code=code)
 
 
+def write_files(folder, files):
+    """A model folder of files given as {path: text}; a path that ends with a slash is an empty folder."""
+    for path, text in files.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir() if path.endswith("/") else place.write_text(text)
+
+
 def write_scene(root, scene, backend):
     """The repository of one scene of cases.py."""
     if scene.get("good"):
@@ -183,6 +191,8 @@ def write_scene(root, scene, backend):
     if scene.get("repeats"):
         write_stateful(root, stateful.REPEATS, stateful.REPEAT_PY, backend)
         write_ensembles(root, stateful.OVER_REPEATS)
+    for name, files in scene.get("files", {}).items():
+        write_files(Path(root) / name, files)
     if scene.get("broken_ensembles"):
         write_ensembles(root, pipelines.BROKEN)
 
