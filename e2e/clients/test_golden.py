@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import ask
-import cases
 import differences
 import pytest
 import repository
+import scenes
 
 from serving import Server, until
 
@@ -25,19 +25,19 @@ def answers(tmp_path_factory):
 
     def of(scene_name):
         if scene_name not in known:
-            scene = cases.SCENES[scene_name]
+            scene = scenes.SCENES[scene_name]
             folder = tmp_path_factory.mktemp(scene_name)
             repository.write_scene(folder, scene, "identity")
             with Server(folder, *scene["flags"], wait="live") as server:
                 until(lambda: "Started HTTPService" in server.log(), "the start-up set to be loaded or refused")
                 asked = repository.for_backend(scene["cases"], "identity")
-                known[scene_name] = {case["name"]: ask.ask(case, server.http, server.grpc) for case in asked}
+                known[scene_name] = {case["name"]: ask.ask(case, server.http, server.grpc, server.metrics) for case in asked}
         return known[scene_name]
 
     return of
 
 
-@pytest.mark.parametrize(("scene", "case"), [(scene, case["name"]) for scene, all_of in cases.SCENES.items() for case in all_of["cases"]])
+@pytest.mark.parametrize(("scene", "case"), [(scene, case["name"]) for scene, all_of in scenes.SCENES.items() for case in all_of["cases"]])
 def test_we_answer_as_triton_does(answers, scene, case):
     if (scene, case) in differences.SILENT:
         pytest.skip(f"skipped: {differences.SILENT[scene, case]}")
@@ -53,10 +53,10 @@ def readable(answer):
 
 
 def test_every_difference_is_about_a_case_that_exists():
-    known = {(scene, case["name"]) for scene, all_of in cases.SCENES.items() for case in all_of["cases"]}
+    known = {(scene, case["name"]) for scene, all_of in scenes.SCENES.items() for case in all_of["cases"]}
     assert set(differences.DIFFERENCES) | set(differences.SILENT) <= known
 
 
 def test_every_case_is_recorded():
-    for scene, all_of in cases.SCENES.items():
+    for scene, all_of in scenes.SCENES.items():
         assert list(recorded(scene)) == [case["name"] for case in all_of["cases"]], f"record {scene} again"

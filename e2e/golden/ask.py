@@ -13,10 +13,13 @@ from tritonclient.grpc import service_pb2
 
 KEPT_HEADERS = ("content-type", "inference-header-content-length", "content-encoding", "accept-encoding", "allow")
 VOLATILE = [(re.compile(rf'"{key}":\s*"?\d+"?'), f'"{key}":0') for key in ("ns", "last_inference")]
+ADDRESS = re.compile("0x[0-9a-f]{9,}")  # of an object in an error's text
 
 
-def ask(case, http_port, grpc_port, deadline=20):
-    """The answer to one case: HTTP status, headers that matter and body; or gRPC code and message, or reply."""
+def ask(case, http_port, grpc_port, metrics_port=None, deadline=20):
+    """The answer to one case: HTTP status, headers that matter and body; or gRPC code and message, or reply; or lines of the metrics page."""
+    if "metrics" in case:
+        return ask_metrics(case, metrics_port, deadline)
     if "rpc" in case:
         return ask_grpc(case, grpc_port, deadline)
     if "stream" in case:
@@ -52,7 +55,15 @@ def ask_http(case, port, deadline):
         answer["binary"] = base64.b64encode(data[split:]).decode()
     for pattern, calm in VOLATILE:
         answer["body"] = pattern.sub(calm, answer["body"])
+    answer["body"] = ADDRESS.sub("0x", answer["body"])
     return answer
+
+
+def ask_metrics(case, port, deadline):
+    """The sorted lines of the metrics page that tell of families with the case's prefix."""
+    page = ask_http({"http": ("GET", "/metrics")}, port, deadline)["body"]
+    about = re.compile(rf"(# (HELP|TYPE) )?{case['metrics']}")
+    return {"lines": sorted(line for line in page.splitlines() if about.match(line))}
 
 
 def ask_grpc(case, port, deadline):
@@ -62,7 +73,7 @@ def ask_grpc(case, port, deadline):
         try:
             message = call(request, timeout=deadline, metadata=case.get("metadata"))
         except grpc.RpcError as error:
-            return {"code": error.code().name, "message": error.details()}
+            return {"code": error.code().name, "message": ADDRESS.sub("0x", error.details())}
     text = json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
     for pattern, calm in VOLATILE:
         text = pattern.sub(calm, text)
@@ -124,6 +135,8 @@ class RawRequest:
 
 def describe(case):
     """One line a reader of the recording can understand."""
+    if "metrics" in case:
+        return f"metrics of {case['metrics']}"
     if "rpc" in case:
         method, request = case["rpc"]
         text = request.hex() if isinstance(request, bytes) else " ".join(str(request).split())

@@ -44,7 +44,9 @@ def main(triton_home, wanted):
                     wait_for_start(server)
                     left = record(server, left, answers)
         text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "cases": answers}, indent=1, ensure_ascii=False)
-        (folder / f"{name}.json").write_text(text.replace(models, "MODELS") + "\n")
+        for place, word in ((models, "MODELS"), (triton_home, "TRITON"), (os.path.dirname(json.__path__[0]), "PYTHON")):
+            text = text.replace(place, word)
+        (folder / f"{name}.json").write_text(text + "\n")
         print(f"{name}: {len(answers)} answers")
 
 
@@ -66,7 +68,7 @@ def record(server, left, answers):
     """Asks until the list is empty or Triton has died of a case; returns the cases still to be asked."""
     for place, case in enumerate(left, 1):
         assert case["name"] not in answers, f"two cases are called '{case['name']}'"
-        answer = ask.ask(case, server.http, server.grpc)
+        answer = ask.ask(case, server.http, server.grpc, server.metrics, deadline=8)
         if "closed" in answer or answer.get("code") == "UNAVAILABLE":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.process.wait(3)
@@ -75,7 +77,7 @@ def record(server, left, answers):
         if "died" in answer:
             print(f"died of: {case['name']}")
             return left[place:]
-        if "is not healthy" in json.dumps(answer):
+        if "is not healthy" in json.dumps(answer) and "state" not in json.dumps(answer):
             print(f"a worker died of: {case['name']}")  # the model answers nothing more
             return left[place:]
     return []
