@@ -1,8 +1,7 @@
 """Metrics of a model's own: families, kinds, values, what is refused, and the page they are shown on."""
 
-from python_models.snippets import SNIPPETS, snippet
+from python_models.snippets import SNIPPETS, dedent, snippet
 
-F = "pb_utils.MetricFamily"
 # A family lives as long as something holds it: the model's memory.
 KEEP = """
 def family(name, description="a description", kind=None):
@@ -18,7 +17,7 @@ def metric(of, **more):
 
 
 def asks(name, code):
-    return snippet(name, f"{KEEP}\n{code}")
+    return snippet(name, f"{KEEP}\n{dedent(code)}")
 
 
 def page(name, prefix):
@@ -35,9 +34,6 @@ CASES = [
         say(one.value(), type(one.value()).__name__)
         one.increment(0.5)
         say(one.value())
-        attempt(lambda: one.increment(-1))
-        attempt(lambda: one.set(3))
-        attempt(lambda: one.observe(3))
         attempt(lambda: one.increment(0))
         attempt(lambda: one.increment("1"))
         attempt(lambda: one.increment())
@@ -54,21 +50,18 @@ CASES = [
         say(one.value())
         one.set(-7.25)
         say(one.value())
-        attempt(lambda: one.observe(1))
         attempt(lambda: one.set(float("nan")))
         say(one.value())
         one.set(1e300)
         say(one.value())
     """),
     page("page of a gauge", "own_gauge"),
+    asks("a counter made less", "one = metric(family('own_less'))\nattempt(lambda: one.increment(-1))\nsay(one.value())"),
     asks("a histogram", """
         of = family("own_histogram", "sizes", pb_utils.MetricFamily.HISTOGRAM)
         one = metric(of, labels={"k": "v"}, buckets=[0.5, 1, 10])
         for value in (0.1, 0.5, 0.7, 3, 100):
             one.observe(value)
-        attempt(lambda: one.value())
-        attempt(lambda: one.increment(1))
-        attempt(lambda: one.set(1))
         attempt(lambda: one.observe("x"))
     """),
     page("page of a histogram", "own_histogram"),
@@ -76,11 +69,10 @@ CASES = [
         of = family("own_histogram_two", "sizes", pb_utils.MetricFamily.HISTOGRAM)
         attempt(lambda: metric(of, labels={"k": "none"}) and None)
         attempt(lambda: metric(of, labels={"k": "empty"}, buckets=[]) and None)
-        attempt(lambda: metric(of, labels={"k": "order"}, buckets=[3, 1]) and None)
-        attempt(lambda: metric(of, labels={"k": "same"}, buckets=[1, 1]) and None)
         attempt(lambda: metric(of, labels={"k": "text"}, buckets=["a"]) and None)
         attempt(lambda: metric(family("own_counter_buckets"), labels={}, buckets=[1, 2]) and None)
     """),
+    asks("a histogram of buckets out of order", "of = family('own_order', kind=pb_utils.MetricFamily.HISTOGRAM)\nattempt(lambda: metric(of, labels={}, buckets=[3, 1]) and None)"),
     asks("a metric without labels", "one = metric(family('own_bare'))\none.increment(1)\nsay(one.value())"),
     page("page of a metric without labels", "own_bare"),
     asks("labels", """
@@ -89,17 +81,9 @@ CASES = [
         metric(of, labels={"b": "2", "a": "1"}).increment(2)
         metric(of, labels={"a": "é \\\\ \\" \\n x"}).increment(3)
         metric(of, labels={"other": ""}).increment(4)
-        attempt(lambda: metric(of, labels={"a": 1}) and None)
-        attempt(lambda: metric(of, labels={1: "a"}) and None)
-        attempt(lambda: metric(of, labels="a") and None)
-        attempt(lambda: metric(of, labels=[("a", "b")]) and None)
     """),
     page("page of labels", "own_labels"),
-    asks("labels with wrong names", """
-        of = family("own_wrong_labels")
-        for name in ("1a", "a-b", "a b", "", "__a", "a:b", "le"):
-            attempt(lambda: metric(of, labels={name: "x"}) and None)
-    """),
+    asks("labels that are no dictionary", "of = family('own_no_labels')\nattempt(lambda: metric(of, labels='a') and None)\nattempt(lambda: metric(of, labels=[('a', 'b')]) and None)"),
     asks("the same labels twice", """
         of = family("own_twice")
         first, second = metric(of, labels={"a": "x"}), metric(of, labels={"a": "x"})
@@ -116,12 +100,7 @@ CASES = [
     page("page of the same family twice", "own_family_twice"),
     asks("the same family with another description", "family('own_described', 'one')\nattempt(lambda: family('own_described', 'two') and None)"),
     asks("the same family of another kind", "family('own_kind')\nattempt(lambda: family('own_kind', kind=pb_utils.MetricFamily.GAUGE) and None)"),
-    asks("families with wrong names", """
-        for name in ("1a", "a-b", "a b", "", "a:b", "é"):
-            attempt(lambda: family(name) and None)
-        attempt(lambda: family("nv_inference_count") and None)
-        attempt(lambda: family("own_long" + "x" * 300) and None)
-    """),
+    asks("the name of a family of Triton's", "attempt(lambda: family('nv_inference_count') and None)"),
     asks("families made wrongly", """
         F = pb_utils.MetricFamily
         attempt(lambda: F())
