@@ -1,7 +1,7 @@
 """What a model sees of a request, of its arguments, and of the process it runs in; and the names and forms of pb_utils."""
 
 import cases
-from python_models.snippets import ASYNC_SNIPPETS, SNIPPETS, message, rpc, snippet
+from python_models.snippets import ASYNC_SNIPPETS, SNIPPETS, dedent, message, rpc, snippet
 
 ATTRIBUTES = """
     say("id", request.request_id())
@@ -23,7 +23,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 SEEN = {"file": __file__, "name": __name__, "package": __package__, "cwd": os.getcwd() == os.path.realpath(os.environ.get("PWD", "")), "argv0": os.path.basename(sys.argv[0])}
-for how in ("from . import beside", "from .beside import WHO", "from .deeper import inner", "import beside", "import above", "from deeper import inner", "import triton_python_backend_utils.nothing"):
+for how in ("from . import beside", "from .beside import WHO", "from .deeper import inner", "import beside", "import above", "from deeper import inner"):
     try:
         exec(how)
         SEEN[how] = "works"
@@ -93,18 +93,29 @@ class TritonPythonModel:
 '''
 
 NAMES = """
-    for name in ("Tensor", "InferenceRequest", "InferenceResponse", "TritonError", "TritonModelException", "InferenceResponseSender", "ResponseIterator",
-                 "InferenceTrace", "Logger", "MetricFamily", "Metric", "PreferredMemory", "MemoryType", "ModelConfig", "LogLevel", "StubRequest",
-                 "load_model", "unload_model", "is_model_ready", "get_model_dir", "get_input_tensor_by_name", "get_output_tensor_by_name",
+    for name in ("Tensor", "InferenceRequest", "InferenceResponse", "TritonError", "TritonModelException", "Logger", "MetricFamily", "PreferredMemory",
+                 "ModelConfig", "load_model", "unload_model", "is_model_ready", "get_model_dir", "get_input_tensor_by_name", "get_output_tensor_by_name",
                  "get_input_config_by_name", "get_output_config_by_name", "using_decoupled_model_transaction_policy", "triton_to_numpy_type",
                  "numpy_to_triton_type", "triton_string_to_numpy", "serialize_byte_tensor", "deserialize_bytes_tensor", "TRITON_STRING_TO_NUMPY",
                  "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START", "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END", "TRITONSERVER_RESPONSE_COMPLETE_FINAL",
-                 "TRITONSERVER_REQUEST_RELEASE_ALL", "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE", "TRITONSERVER_MEMORY_GPU", "TRITONSERVER_MEMORY_CPU",
-                 "np", "json", "struct"):
-        value = getattr(pb_utils, name, "absent")
-        kind = value.__module__ + "." + value.__name__ if isinstance(value, type) else type(value).__name__
-        say(name, kind, value if isinstance(value, int) else "")
+                 "TRITONSERVER_REQUEST_RELEASE_ALL", "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE", "TRITONSERVER_MEMORY_GPU", "TRITONSERVER_MEMORY_CPU"):
+        value = getattr(pb_utils, name, None)
+        say(name, "absent" if value is None else "a class" if isinstance(value, type) else "a function" if callable(value) else type(value).__name__)
+    say(*[getattr(pb_utils, name) for name in sorted(dir(pb_utils)) if name.startswith("TRITONSERVER_RE")])
 """
+
+MEMBERS = {
+    "Tensor": ["as_numpy", "from_dlpack", "is_cpu", "name", "shape", "to_dlpack", "triton_dtype", "__dlpack__", "__dlpack_device__"],
+    "InferenceRequest": [
+        "async_exec", "correlation_id", "exec", "flags", "get_response_sender", "inputs", "is_cancelled", "parameters", "request_id",
+        "requested_output_names", "set_flags", "set_release_flags", "timeout", "trace",
+    ],
+    "InferenceResponse": ["error", "has_error", "output_tensors"],
+    "TritonError": ["ALREADY_EXISTS", "CANCELLED", "INTERNAL", "INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "UNKNOWN", "UNSUPPORTED", "code", "message"],
+    "MetricFamily": ["COUNTER", "GAUGE", "HISTOGRAM", "Metric"],
+    "Logger": ["ERROR", "INFO", "LogLevel", "VERBOSE", "WARNING", "log", "log_error", "log_info", "log_verbose", "log_warn"],
+    "ModelConfig": ["add_input", "add_output", "as_dict", "set_dynamic_batching", "set_max_batch_size", "set_model_transaction_policy"],
+}
 
 WRONG_REQUESTS = """
     tensor = pb_utils.Tensor("IN", np.zeros(1, np.float32))
@@ -159,7 +170,6 @@ OWN_ATTRIBUTES = """
     own = pb_utils.InferenceRequest(inputs=[tensor], requested_output_names=["B", "A"], model_name="m")
     say(own.request_id(), own.correlation_id(), own.flags(), own.timeout(), own.parameters(), sorted(own.requested_output_names()))
     attempt(lambda: own.trace() is not None)
-    attempt(lambda: own.preferred_memory())
     attempt(lambda: own.set_flags(3))
     say(own.flags())
     attempt(lambda: own.set_flags("x"))
@@ -181,21 +191,19 @@ TRACES = """
 MEMORY = """
     attempt(lambda: pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU))
     attempt(lambda: pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_GPU, 1))
-    attempt(lambda: pb_utils.PreferredMemory(preferred_memory_type=pb_utils.TRITONSERVER_MEMORY_GPU, preferred_device_id=2).preferred_device_id())
+    attempt(lambda: pb_utils.PreferredMemory(preferred_memory_type=pb_utils.TRITONSERVER_MEMORY_GPU, preferred_device_id=2))
     attempt(lambda: pb_utils.PreferredMemory())
     attempt(lambda: pb_utils.PreferredMemory(0))
-    say([name for name in dir(pb_utils.PreferredMemory) if not name.startswith("_")])
     attempt(lambda: pb_utils.TRITONSERVER_MEMORY_CPU)
     attempt(lambda: int(pb_utils.TRITONSERVER_MEMORY_CPU))
     attempt(lambda: int(pb_utils.TRITONSERVER_MEMORY_GPU))
-    attempt(lambda: pb_utils.MemoryType)
 """
 
 HELPERS = """
     config = json.loads(model.args["model_config"])
-    say(pb_utils.get_input_config_by_name(config, "IN_FP32"))
+    say(json.dumps(pb_utils.get_input_config_by_name(config, "IN_FP32"), sort_keys=True))
     say(pb_utils.get_input_config_by_name(config, "nothing"))
-    say(pb_utils.get_output_config_by_name(config, "SAID"))
+    say(json.dumps(pb_utils.get_output_config_by_name(config, "SAID"), sort_keys=True))
     say(pb_utils.get_output_config_by_name({}, "SAID"))
     say(pb_utils.using_decoupled_model_transaction_policy(config))
     say(pb_utils.using_decoupled_model_transaction_policy({"model_transaction_policy": {"decoupled": True}}))
@@ -235,7 +243,6 @@ BYTES = """
 
 LOGGER = """
     L = pb_utils.Logger
-    say([name for name in dir(L) if not name.startswith("_")])
     say(L.INFO, int(L.INFO), L.WARNING, int(L.WARNING), L.ERROR, int(L.ERROR), L.VERBOSE, int(L.VERBOSE))
     attempt(lambda: L.LogLevel)
     attempt(lambda: L.log("plain"))
@@ -295,17 +302,16 @@ CASES = [
     cases.infer("args: the configuration", "configured", cases.ask(cases.tensor("IN", [1, 2, 1], "FP32", [1, 2]))),
     cases.infer("a model without initialize and finalize", "bare", ONE),
     snippet("names of pb_utils", NAMES),
-    snippet("public members of the classes", """
-        for name in ("Tensor", "InferenceRequest", "InferenceResponse", "TritonError", "InferenceResponseSender", "ResponseIterator", "MetricFamily", "Metric", "ModelConfig"):
-            say(name, [member for member in dir(getattr(pb_utils, name, None)) if not member.startswith("_")])
+    snippet("public members of the classes", f"MEMBERS = {MEMBERS}\n" + dedent("""
+        for name, members in MEMBERS.items():
+            say(name, "lacks", [member for member in members if not hasattr(getattr(pb_utils, name), member)])
         say(pb_utils.TritonModelException.__mro__)
         say(request)
         say(response("a"))
-        say(pb_utils.TritonError("x"))
         say(str(pb_utils.TritonModelException("x")), repr(pb_utils.TritonModelException("x")))
         say(pb_utils.Tensor("A", np.zeros(1)))
         say(sys.modules["triton_python_backend_utils"] is pb_utils, "c_python_backend_utils" in sys.modules)
-    """),
+    """)),
     snippet("sender of a request of one's own", own("attempt(lambda: own.get_response_sender())")),
     snippet("release flags that are none", "attempt(lambda: request.set_release_flags(8))"),
     snippet("requests made wrongly", WRONG_REQUESTS),
@@ -338,10 +344,7 @@ CASES = [
         raise ValueError("after a wait")
     """, model="async_snippets"),
     snippet("the process", """
-        import signal
         say("main thread", threading.current_thread() is threading.main_thread())
-        say("SIGINT", signal.getsignal(signal.SIGINT) is signal.SIG_IGN or str(signal.getsignal(signal.SIGINT)))
-        say("SIGTERM", str(signal.getsignal(signal.SIGTERM)))
         say("stdin at end", os.fstat(0) is not None)
         say("main", sys.modules["__main__"].__name__)
         say("default encoding", sys.getdefaultencoding(), sys.flags.utf8_mode)

@@ -17,7 +17,6 @@ ERRORS = """
     E = pb_utils.TritonError
     error = E("text")
     say(type(error).__name__, error.message(), error.code(), str(error.code()), repr(error.code()), type(error.code()).__name__)
-    say(str(error), repr(error))
     say([(name, getattr(E, name)) for name in dir(E) if name.isupper()])
     attempt(lambda: E("text", E.NOT_FOUND).code() == E.NOT_FOUND)
     attempt(lambda: E(message="by name", code=E.CANCELLED).message())

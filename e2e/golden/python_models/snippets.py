@@ -26,8 +26,17 @@ import triton_python_backend_utils as pb_utils
 
 
 def text(value):
-    """A value as a line without addresses."""
-    return re.sub("0x[0-9a-f]+", "0x", value if isinstance(value, str) else repr(value))
+    """A value as a line without addresses, and without what numpy 2 calls otherwise."""
+    line = re.sub("0x[0-9a-f]+", "0x", value if isinstance(value, str) else repr(value))
+    return line.replace("numpy.bool_'", "numpy.bool'")
+
+
+def failure(error):
+    """An exception as a line. How wrong arguments are called is up to who checks them, and so is the module of a class."""
+    lines = str(error).replace("c_python_backend_utils.", "").splitlines() or [""]
+    if isinstance(error, TypeError) and re.search("incompatible|argument", lines[0]):
+        return "TypeError: of the arguments"
+    return type(error).__name__ + ": " + "\\n".join(lines)
 
 
 class Lines:
@@ -46,9 +55,7 @@ class Lines:
         try:
             self.say(function())
         except BaseException as error:
-            lines = str(error).splitlines() or [""]
-            more = " ..." if len(lines) > 1 and isinstance(error, TypeError) else "".join("\\n" + line for line in lines[1:])
-            self.say(type(error).__name__ + ": " + lines[0] + more)
+            self.say(failure(error))
 
     def response(self, *values):
         """A response of lines of its own, or of those said so far."""

@@ -19,16 +19,16 @@ ALL_TYPES = [
 ]
 
 SEEN = """
-    for tensor in request.inputs()[1:]:
+    for tensor in sorted(request.inputs()[1:], key=lambda tensor: tensor.name()):
         array = tensor.as_numpy()
         flags = array.flags
         say(tensor.name(), type(tensor.shape()).__name__, tensor.shape(), tensor.is_cpu(), str(array.dtype), array.shape, array.tolist())
         say("writeable", flags.writeable, "owns", flags.owndata, "contiguous", flags.c_contiguous, "aligned", flags.aligned, "same again", tensor.as_numpy() is array)
-        say("element", type(array.reshape(-1)[0]).__name__)
+        say("element", type(array.reshape(-1)[0]).__name__.rstrip("_"))
 """
 
 ECHO = """
-    outputs = [pb_utils.Tensor(tensor.name().replace("IN_", "OUT_"), tensor.as_numpy()) for tensor in request.inputs()[1:]]
+    outputs = [pb_utils.Tensor(tensor.name().replace("IN_", "OUT_"), tensor.as_numpy()) for tensor in sorted(request.inputs()[1:], key=lambda tensor: tensor.name())]
     answer = [pb_utils.InferenceResponse(outputs)]
 """
 
@@ -139,7 +139,7 @@ FOREIGN = {
 }
 
 INPUTS_DLPACK = """
-    for tensor in request.inputs()[1:]:
+    for tensor in sorted(request.inputs()[1:], key=lambda tensor: tensor.name()):
         attempt(lambda: np.from_dlpack(tensor).tolist())
         attempt(lambda: pb_utils.Tensor.from_dlpack("X", tensor.to_dlpack()).as_numpy().tolist())
 """
