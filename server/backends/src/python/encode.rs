@@ -94,7 +94,10 @@ impl Message {
         writer.none();
     }
 
-    /// A tensor, in the message if it is small.
+    /// A tensor, in the message if it is small. On an error the message is not to be sent, and all that was lent for it is
+    /// taken back: the worker never hears of it.
+    ///
+    /// Errors: there is no memory to show it in.
     pub(super) fn tensor(&mut self, tensor: &Tensor, lent: &Lent) -> Result<()> {
         self.writer.tuple(4);
         self.writer.str(&tensor.name);
@@ -109,7 +112,7 @@ impl Message {
             self.writer.bytes(bytes);
             return Ok(());
         }
-        let loan = lent.lend(data)?;
+        let loan = lent.lend(data).inspect_err(|_| lent.release(self.handles.drain(..)))?;
         self.writer.tuple(4);
         let place = [loan.handle, loan.segment.id(), loan.offset as u64, loan.length as u64];
         place.into_iter().for_each(|number| self.writer.uint(number));
@@ -150,7 +153,29 @@ fn parameters(request: &InferRequest) -> String {
 
 #[cfg(test)]
 mod tests {
+    use server_shm::{Limits, SegmentPool};
+
     use super::*;
+
+    #[test]
+    fn what_was_lent_for_a_message_that_cannot_be_made_is_taken_back() {
+        let pool = SegmentPool::new(Limits { total: 250_000, idle: 0, ..Limits::default() });
+        let lent = Lent::new(pool.clone(), 0);
+        let tensor = |length: usize| Tensor {
+            name: "IN".into(),
+            data_type: DataType::Uint8,
+            shape: [length as i64].as_slice().into(),
+            data: vec![7; length].into(),
+        };
+        let mut message = Message::default();
+        message.tensor(&tensor(100_000), &lent).unwrap();
+        message.tensor(&tensor(100), &lent).unwrap();
+        message.tensor(&tensor(100_000), &lent).unwrap();
+        assert_eq!(message.handles, [1, 2]);
+        message.tensor(&tensor(100_000), &lent).unwrap_err();
+        drop(message);
+        assert_eq!(pool.bytes(), 0);
+    }
 
     #[test]
     fn types_have_the_numbers_of_triton() {

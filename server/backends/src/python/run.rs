@@ -27,10 +27,7 @@ pub(super) fn message(memory: Vec<u8>, pending: &[Pending], in_call: Option<u64>
         Some(execution) => Message::execute_in_call(execution, pending.len()),
     };
     for (slot, pending) in (0..).zip(pending) {
-        if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
-            shared.lent.release(message.handles); // the worker never hears of them
-            return Err(error);
-        }
+        message.request(slot, &pending.request, &shared.lent)?;
     }
     Ok(message)
 }

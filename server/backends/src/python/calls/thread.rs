@@ -51,6 +51,7 @@ impl CallThread {
             };
             let Some(message) = self.answer(call) else { continue };
             if self.channel.send(&message.writer.into_bytes(), &message.segments).is_err() {
+                self.shared.lent.release(message.handles); // the worker has not heard of them
                 break;
             }
         }
