@@ -146,15 +146,12 @@ pub trait Instance: Send {
     /// Runs one batch. Every request must get its end, through the batch or through its own completion.
     fn execute(&mut self, batch: Batch);
 
-    /// How many batches it takes at once, if so many can be formed now: one that pays for every hand-over, and whose
-    /// executions are short, pays once for all of them. None waits for another to come.
-    fn most_batches(&self) -> usize {
-        1
-    }
-
-    /// Runs several batches, in their order, each as an execution of its own.
-    fn execute_several(&mut self, batches: Vec<Batch>) {
-        batches.into_iter().for_each(|batch| self.execute(batch));
+    /// Runs a batch, and may ask for further ones while it does: an instance that pays for every hand-over keeps several
+    /// under way, so that it need not wait between them. `more` gives one that can be formed at once and that no other
+    /// instance would run sooner. Each is an execution of its own.
+    fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
+        let _ = more;
+        self.execute(batch);
     }
 
     /// Whether `execute` may run on a thread other than the one that made the instance, one at a time. Only then may a

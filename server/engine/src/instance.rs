@@ -14,12 +14,12 @@ use server_core::{
     batch::{Batch, Pending},
     error::{Error, Result},
 };
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::{
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
-    scheduler::{Next, Scheduler},
+    scheduler::{Next, Removed, Scheduler},
     stats::end_removed,
 };
 
@@ -46,19 +46,23 @@ impl InstanceSlot {
         self.inline_policy.record(size, now.elapsed());
     }
 
-    /// Runs batches that were formed one after the other.
-    fn run_several(&self, batches: Vec<(Vec<Pending>, Instant)>) {
-        let began = Instant::now();
-        let sizes: SmallVec<[Size; 16]> = batches.iter().map(|(batch, _)| size_of(batch)).collect();
-        let batches = batches.into_iter().map(|(batch, now)| Batch::new(batch, now)).collect();
-        self.call(|instance| instance.execute_several(batches));
-        let each = began.elapsed() / u32::try_from(sizes.len().max(1)).unwrap_or(u32::MAX);
+    /// Runs a batch that was formed at `now`, and those that its instance asks for meanwhile.
+    fn run_with_more(
+        &self,
+        batch: Vec<Pending>,
+        now: Instant,
+        more: &mut dyn FnMut() -> Option<(Vec<Pending>, Instant)>,
+    ) {
+        let mut sizes: SmallVec<[Size; 16]> = smallvec![size_of(&batch)];
+        let batch = Batch::new(batch, now);
+        let mut more = || {
+            let (batch, now) = more()?;
+            sizes.push(size_of(&batch));
+            Some(Batch::new(batch, now))
+        };
+        self.call(|instance| instance.execute_with_more(batch, &mut more));
+        let each = now.elapsed() / u32::try_from(sizes.len()).unwrap_or(u32::MAX);
         sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
-    }
-
-    /// How many batches its instance takes at once.
-    fn most_batches(&self) -> usize {
-        self.instance.lock().as_ref().map_or(1, |instance| instance.most_batches())
     }
 
     fn call(&self, run: impl FnOnce(&mut dyn Instance)) {
@@ -109,28 +113,26 @@ impl Worker {
 
     fn work(&self) {
         sharpen_timer();
-        let (mut batch, mut more, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut batch, mut removed) = (Vec::new(), Vec::new());
         loop {
             let next = self.scheduler.next(self.slot.number, &mut batch, &mut removed);
-            if matches!(next, Next::Run { .. }) {
-                let most = self.slot.most_batches();
-                self.scheduler.take_more(self.slot.number, most.saturating_sub(1), &mut more, &mut removed);
-            }
             // Before the batch: who waited too long should not wait for this execution as well.
-            for (pending, removal) in removed.drain(..) {
-                end_removed(pending, removal);
-            }
+            end_all(&mut removed);
             match next {
                 Next::Closed => return,
                 Next::Answer => {}
-                Next::Run { now } if more.is_empty() => self.slot.run(std::mem::take(&mut batch), now),
-                Next::Run { now } => {
-                    let first = (std::mem::take(&mut batch), now);
-                    self.slot.run_several(std::iter::once(first).chain(more.drain(..)).collect());
-                }
+                Next::Run { now } => self.slot.run_with_more(std::mem::take(&mut batch), now, &mut || {
+                    let more = self.scheduler.take_more(self.slot.number, &mut removed);
+                    end_all(&mut removed);
+                    more
+                }),
             }
         }
     }
+}
+
+fn end_all(removed: &mut Removed) {
+    removed.drain(..).for_each(|(pending, removal)| end_removed(pending, removal));
 }
 
 fn size_of(batch: &[Pending]) -> Size {

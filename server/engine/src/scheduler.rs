@@ -349,39 +349,29 @@ impl Scheduler {
         }
     }
 
-    /// Takes so many further batches for an instance that has just got one, as far as they can be formed at once and no other
-    /// instance would run them sooner.
-    pub(crate) fn take_more(
-        &self,
-        instance: usize,
-        most: usize,
-        batches: &mut Vec<(Vec<Pending>, Instant)>,
-        removed: &mut Removed,
-    ) {
-        if most == 0 {
-            return;
-        }
+    /// Takes a further batch for an instance that runs one, if it can be formed at once and no other instance would run it
+    /// sooner.
+    pub(crate) fn take_more(&self, instance: usize, removed: &mut Removed) -> Option<(Vec<Pending>, Instant)> {
         let mut state = self.state.lock();
-        let mut all = Wake::Nobody;
-        for _ in 0..most {
-            // Every instance is busy, and what waits is more than they take when they come back.
-            let is_others = !state.idle.is_empty() || state.timed.is_some() || state.waking.is_some();
-            let slot = &state.slots[instance];
-            if is_others || slot.is_retiring || slot.limited.is_some() || state.policy.len() < state.slots.len() {
-                break;
-            }
-            let (now, mut batch) = (Instant::now(), Vec::new());
-            match self.decide(&mut state, instance, now, &mut batch, removed) {
-                Decision::Run(wake) => {
-                    state.count_turn(instance);
-                    batches.push((batch, now));
-                    all = all.and(wake);
-                }
-                Decision::AskAgain(wake) => all = all.and(wake),
-                Decision::Idle | Decision::WaitUntil(_) | Decision::WaitHereUntil(_) => break,
-            }
+        // Every instance is busy, and what waits is more than they take when they come back.
+        let is_others = !state.idle.is_empty() || state.timed.is_some() || state.waking.is_some();
+        let slot = &state.slots[instance];
+        if is_others || slot.is_retiring || slot.limited.is_some() || state.policy.len() < state.slots.len() {
+            return None;
         }
-        self.wake(state, all);
+        let (now, mut batch) = (Instant::now(), Vec::new());
+        match self.decide(&mut state, instance, now, &mut batch, removed) {
+            Decision::Run(wake) => {
+                state.count_turn(instance);
+                self.wake(state, wake);
+                Some((batch, now))
+            }
+            Decision::AskAgain(wake) => {
+                self.wake(state, wake);
+                None
+            }
+            Decision::Idle | Decision::WaitUntil(_) | Decision::WaitHereUntil(_) => None,
+        }
     }
 
     /// Takes out what has waited too long. Instances do so too, but only when they look.

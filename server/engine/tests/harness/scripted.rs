@@ -52,7 +52,7 @@ pub(crate) struct Probe {
     /// Executions of the script `crowd` at this moment, and the most there have been.
     running: AtomicUsize,
     pub(crate) most_running: AtomicUsize,
-    /// How many batches the script `several` got at once, in order.
+    /// How many batches the script `several` ran in one go, in order.
     pub(crate) at_once: Mutex<Vec<usize>>,
     /// Who stands at the gate.
     pub(crate) waiting: AtomicUsize,
@@ -265,13 +265,17 @@ impl Instance for ScriptedInstance {
         batch.complete(replies, &marks);
     }
 
-    fn most_batches(&self) -> usize {
-        if self.script == "several" { 4 } else { 1 }
-    }
-
-    fn execute_several(&mut self, batches: Vec<Batch>) {
-        self.probe.at_once.lock().push(batches.len());
-        batches.into_iter().for_each(|batch| self.execute(batch));
+    fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
+        self.execute(batch);
+        let mut count = 1;
+        while self.script == "several"
+            && count < 4
+            && let Some(batch) = more()
+        {
+            self.execute(batch);
+            count += 1;
+        }
+        self.probe.at_once.lock().push(count);
     }
 
     fn runs_on_any_thread(&self) -> bool {
