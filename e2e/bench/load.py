@@ -1,5 +1,6 @@
 """Load tools as functions: run one for a while, return how many requests, how long they took, and what they cost the server."""
 
+import contextlib
 import json
 import os
 import statistics
@@ -32,9 +33,33 @@ class Round:
 
 
 def cpu_time(pid):
-    """Microseconds a process has computed, in its own code and in the kernel for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    """Microseconds that a process and all below it have computed, in their own code and in the kernel for it."""
+    return sum(own_cpu_time(one) for one in (pid, *descendants(pid)))
+
+
+def own_cpu_time(pid):
+    """The same of the process alone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0  # it has ended
     return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def descendants(pid):
+    """The processes a process has started, and those that these have."""
+    children = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found
 
 
 def memory(pid):

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models"))]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models", "golden"))]
 
-from sections import allocations, ensembles, identity, images, instances, json_numbers, many, sequences, small, start, streams  # noqa: E402
+from sections import allocations, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -24,6 +24,7 @@ SECTIONS = {
     "instances": instances,
     "ensembles": ensembles,
     "streams": streams,
+    "python": python,
 }
 
 

@@ -13,20 +13,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "comm
 
 import ask  # noqa: E402
 import batches  # noqa: E402
+import real  # noqa: E402
 import repository  # noqa: E402
 import scenes  # noqa: E402
 import sequence_batches  # noqa: E402
 from serving import Server, until  # noqa: E402
 
 
-def main(triton_home, wanted):
-    packages = next(Path(triton_home, "venv", "lib").glob("python3.*/site-packages"))
-    argv = [str(packages / "pytriton/tritonserver/bin/tritonserver"), f"--backend-directory={triton_home}/backends"]
-    env = {
-        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
-        "PATH": f"{triton_home}/venv/bin:{os.environ['PATH']}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+def main(wanted):
+    argv, env = real.command()
     folder = HERE.parent / "fixtures" / "golden"
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in (("batches", batches), ("sequence_batches", sequence_batches)):
@@ -44,7 +39,7 @@ def main(triton_home, wanted):
                     wait_for_start(server)
                     left = record(server, left, answers, deaths)
         text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "cases": answers}, indent=1, ensure_ascii=False)
-        for place, word in ((models, "MODELS"), (triton_home, "TRITON"), (os.path.dirname(json.__path__[0]), "PYTHON")):
+        for place, word in ((models, "MODELS"), (str(real.HOME), "TRITON"), (os.path.dirname(json.__path__[0]), "PYTHON")):
             text = text.replace(place, word)
         (folder / f"{name}.json").write_text(text + "\n")
         print(f"{name}: {len(answers)} answers")
@@ -100,4 +95,4 @@ def answers(server, port):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1:])
