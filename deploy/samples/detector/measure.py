@@ -2,7 +2,7 @@
 
 A part counts as found where a box of its label shares at least half of what both cover with it; each box finds one part at most.
 
-Usage: measure.py [HOST:PORT]      (default: 127.0.0.1:8000)
+Usage: measure.py [HOST:PORT] [BOARDS]      (default: 127.0.0.1:8000, all that are held back)
 """
 
 import sys
@@ -16,9 +16,8 @@ HELD_BACK = range(5000, 5040)  # seeds of boards no training sees
 SIZES = ((640, 640), (800, 600), (500, 620))
 
 
-def main(url="127.0.0.1:8000"):
-    tally = measure(httpclient.InferenceServerClient(url=url, network_timeout=60))
-    print(tally)
+def main(url="127.0.0.1:8000", boards_asked=len(HELD_BACK)):
+    print(measure(httpclient.InferenceServerClient(url=url, network_timeout=60), HELD_BACK[: int(boards_asked)]))
 
 
 def measure(client, seeds=HELD_BACK, at_once=4):

@@ -1,6 +1,8 @@
-"""Python models in the image with Python: the sample written in one resource, and the sample that understands sentences."""
+"""Python models in the image with Python: the sample written in one resource, the one that understands sentences, and the one that finds
+parts on pictures and needs a package of its own."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -33,3 +35,15 @@ def test_the_text_sample_finds_the_sentence_that_is_meant(namespace, folder):
     namespace.wait("tmod/embedding", deadline=180)
     said = inside(sys.executable, SAMPLES / "text/ask.py", namespace.address("text"))
     assert said.splitlines()[1].endswith("To reset your password, follow the link on the sign-in page."), said
+
+
+def test_the_detector_sample_finds_parts(namespace, folder):
+    folder, volume = folder
+    run(sys.executable, SAMPLES / "detector/train.py", folder / "detector", deadline=600)
+    kubectl("apply", "-f", "-", stdin=volume)
+    namespace.apply(CLAIM)
+    namespace.kubectl("apply", "-f", SAMPLES / "detector")
+    namespace.wait("tmod/inspect", deadline=180)
+    said = inside(sys.executable, SAMPLES / "detector/measure.py", namespace.address("detector"), "8")
+    precision, recall = (float(word) for word in re.search(r"precision ([0-9.]+), recall ([0-9.]+)", said).groups())
+    assert precision > 0.85 and recall > 0.85, said
