@@ -61,6 +61,20 @@ class TritonPythonModel:
 """
 
 
+ASKING = """
+class TritonPythonModel:
+    def execute(self, requests):
+        array = requests[0].inputs()[0].as_numpy()
+        before = array.copy()
+        question = pb_utils.InferenceRequest(model_name="in_place", requested_output_names=["OUT", "PLACE"], inputs=[pb_utils.Tensor("IN", array)])
+        answer = question.exec()
+        if answer.has_error():
+            raise answer.error()
+        if not (array == before).all():
+            raise ValueError("the input was changed")
+        return [pb_utils.InferenceResponse(answer.output_tensors())]
+"""
+
 FAILING = """
 class TritonPythonModel:
     def execute(self, requests):
@@ -101,6 +115,7 @@ def server(folder):
     for name, code in (("view", VIEW), ("in_place", IN_PLACE), ("fresh", FRESH)):
         python_model.write(folder, name, code, PLACED)
     python_model.write(folder, "keeping", KEEPING, ONE)
+    python_model.write(folder, "asking", ASKING, PLACED)
     kinds = {"FIRST": "INT64", "SECOND": "INT64", "OUT": "FP32"}
     for first in ("view", "in_place", "fresh"):
         steps = [(first, "IN", {"OUT": "between", "PLACE": "FIRST"}), ("view", "between", {"OUT": "OUT", "PLACE": "SECOND"})]
@@ -179,6 +194,15 @@ def test_a_model_that_writes_into_its_input_changes_it_for_nobody_else(server, p
     np.testing.assert_array_equal(result.as_numpy("OUT"), data + 1)
     np.testing.assert_array_equal(result.as_numpy("OTHER"), data + 1)
     assert result.as_numpy("FIRST")[0] != result.as_numpy("SECOND")[0]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_input_that_is_passed_on_to_another_model_stays_as_it_is(server, protocol):
+    data = np.random.default_rng(4).random(LARGE, np.float32)
+    result = ask(server, protocol, "asking", data)
+    np.testing.assert_array_equal(result.as_numpy("OUT"), data + 1)
+    _inode, offset, start, end = result.as_numpy("PLACE")
+    assert offset == 0 and end > start, "it was copied once, into a segment of its own"
 
 
 def test_a_model_may_keep_its_inputs(server):

@@ -119,7 +119,7 @@ impl<'a> Decoder<'a> {
             place::IN_INPUT => {
                 let part = self.lent.part(*number, offset..offset.saturating_add(length))?;
                 Ok(match self.released.get(number) {
-                    None => Buffer::from(part.to_vec()),
+                    None => self.lent.copy(&part),
                     Some(1) => Buffer::unique(part),
                     Some(_) => part.into(),
                 })

@@ -20,6 +20,8 @@ use server_core::{
 };
 use server_shm::{Segment, SegmentPool};
 
+use super::wire::INLINE_MAX;
+
 // === inputs ===
 
 /// Memory of inputs begins at a multiple of this, bytes: no element of any type needs more.
@@ -140,6 +142,17 @@ impl Lent {
         let bytes =
             bytes.ok_or_else(|| Error::internal("a Python worker answered with an input that it was not given"))?;
         Ok(bytes.slice(range))
+    }
+
+    /// A copy of bytes that the worker may still write: where another worker can be shown it without one more, if there is
+    /// room.
+    pub(super) fn copy(&self, bytes: &[u8]) -> Buffer {
+        let is_large = bytes.len() > INLINE_MAX;
+        let Some(mut writable) = is_large.then(|| self.pool.take(bytes.len()).ok()).flatten() else {
+            return Buffer::from(bytes.to_vec());
+        };
+        writable.copy_from_slice(bytes);
+        Buffer::unique(writable.freeze(bytes.len()))
     }
 
     /// The worker does not look at these any more.
