@@ -66,7 +66,7 @@ def test_an_exception_comes_with_its_place(server, protocol):
         connect(protocol, server).infer("failing", [tensor(protocol, "IN", np.zeros((1, 1), np.float32), "FP32")], request_id="no")
     file = Path(server.argv[3].split("=", 1)[1], "failing", "1", "model.py")
     assert raised.value.message() == (
-        f"Failed to process the request(s) for model instance 'failing_0', message: ValueError: the word is no\n\n"
+        f"Failed to process the request(s) for model 'failing_0', message: ValueError: the word is no\n\n"
         f"At:\n  {file}(6): inner\n  {file}(10): execute\n"
     )
 

@@ -6,11 +6,12 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    fs::{OFlags, Timespec, fcntl_getfl, fcntl_setfl},
     io::{Errno, read, write},
 };
 use server_core::error::{Error, Result};
@@ -20,6 +21,9 @@ use super::{
     lines::{Lines, Record},
     worker::Shared,
 };
+
+/// Most events taken before outputs and readers have their turn.
+const BURST: usize = 256;
 
 /// The attendant, as its worker holds it. Dropping it ends the thread.
 pub(super) struct Attendant {
@@ -83,61 +87,90 @@ struct Pipe {
 impl Of {
     fn run(mut self) {
         loop {
-            let (is_over, has_event) = self.wait();
-            for pipe in &mut self.pipes {
-                pipe.read(&self.shared, is_over);
+            let due = self.wait();
+            if due.has_output || due.is_over {
+                for pipe in &mut self.pipes {
+                    pipe.read(&self.shared, due.is_over);
+                }
             }
-            if has_event {
-                self.event();
+            if due.has_event {
+                self.events();
             }
-            if is_over {
+            self.shared.requests.attend(Instant::now());
+            if due.is_over {
                 self.shared.calls.close();
                 return;
             }
         }
     }
 
-    /// Waits until there is something to do. Returns whether all is over, and whether an event has come.
-    fn wait(&self) -> (bool, bool) {
-        let mut descriptors = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+    /// Waits until there is something to do.
+    fn wait(&self) -> Due {
+        let requests = &self.shared.requests;
+        let mut descriptors =
+            vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(requests.woken(), PollFlags::IN)];
         descriptors.extend(self.events.iter().map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
         descriptors.extend(self.pipes.iter().filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN))));
-        match poll(&mut descriptors, None) {
+        let patience = requests.patience(Instant::now()).and_then(|patience| Timespec::try_from(patience).ok());
+        match poll(&mut descriptors, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot attend to the Python worker of '{}'", self.shared.name());
-                return (true, false);
+                return Due { is_over: true, has_event: false, has_output: false };
             }
         }
-        let is_ready = |index: usize| descriptors.get(index).is_some_and(|descriptor| !descriptor.revents().is_empty());
-        (is_ready(0), self.events.is_some() && is_ready(1))
+        let is_ready = |descriptor: &PollFd<'_>| !descriptor.revents().is_empty();
+        let outputs = if self.events.is_some() { 3 } else { 2 };
+        Due {
+            is_over: is_ready(&descriptors[0]),
+            has_event: self.events.is_some() && is_ready(&descriptors[2]),
+            has_output: descriptors[outputs..].iter().any(is_ready),
+        }
     }
 
-    /// Takes one event.
-    fn event(&mut self) {
+    /// Takes the events that are there.
+    fn events(&mut self) {
         let Some(events) = &mut self.events else { return };
         let shared = &self.shared;
-        let done = match events.receive(&shared.outputs) {
-            Ok(message) => message.read().and_then(|(message, _)| shared.event(&message)),
-            Err(Broken::Closed) => {
-                self.events = None;
-                shared.calls.close();
-                return;
+        for _ in 0..BURST {
+            let done = match events.try_receive(&shared.outputs) {
+                Ok(Some(message)) => message.read().and_then(|(message, _)| shared.event(&message)),
+                Ok(None) => return,
+                Err(Broken::Closed) => {
+                    self.events = None;
+                    shared.calls.close();
+                    shared.requests.lost(&not_healthy(shared.name()));
+                    return;
+                }
+                Err(Broken::Failed(error)) => Err(error),
+            };
+            let done = done.and_then(|call_channel| {
+                let Some(number) = call_channel else { return Ok(()) };
+                let socket = events.receive_descriptor().map_err(|broken| match broken {
+                    Broken::Closed => Error::internal("a Python worker announced a call and ended"),
+                    Broken::Failed(error) => error,
+                })?;
+                shared.calls.open(number, socket, shared)
+            });
+            if let Err(error) = done {
+                tracing::error!(%error, "an event of the Python worker of '{}' is lost", shared.name());
             }
-            Err(Broken::Failed(error)) => Err(error),
-        };
-        let done = done.and_then(|call_channel| {
-            let Some(number) = call_channel else { return Ok(()) };
-            let socket = events.receive_descriptor().map_err(|broken| match broken {
-                Broken::Closed => Error::internal("a Python worker announced a call and ended"),
-                Broken::Failed(error) => error,
-            })?;
-            shared.calls.open(number, socket, shared)
-        });
-        if let Err(error) = done {
-            tracing::error!(%error, "an event of the Python worker of '{}' is lost", shared.name());
         }
     }
+}
+
+/// What the attendant has to do.
+struct Due {
+    is_over: bool,
+    has_event: bool,
+    has_output: bool,
+}
+
+/// The error of requests whose worker is gone.
+///
+/// Source: Triton Python backend, its words for a stub process that is gone.
+pub(super) fn not_healthy(name: &str) -> Error {
+    Error::internal(format!("Stub process '{name}' is not healthy."))
 }
 
 impl Pipe {

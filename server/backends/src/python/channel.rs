@@ -82,14 +82,24 @@ impl Channel {
 
     /// The next message. Blocks until it is there.
     pub(super) fn receive<'a>(&'a mut self, outputs: &Outputs) -> Result<Message<'a>, Broken> {
+        let message = self.receive_with(RecvFlags::empty(), outputs)?;
+        message.ok_or_else(|| Broken::Failed(not_understood("no message")))
+    }
+
+    /// The next message, if it is there already.
+    pub(super) fn try_receive<'a>(&'a mut self, outputs: &Outputs) -> Result<Option<Message<'a>>, Broken> {
+        self.receive_with(RecvFlags::DONTWAIT, outputs)
+    }
+
+    fn receive_with<'a>(&'a mut self, flags: RecvFlags, outputs: &Outputs) -> Result<Option<Message<'a>>, Broken> {
         loop {
-            let length = self.receive_plain()?;
+            let Some(length) = self.receive_plain(flags)? else { return Ok(None) };
             if length == 0 {
                 return Err(Broken::Closed);
             }
             let Some(head) = Head::of(&self.buffer[..length])? else {
                 self.spilled = None;
-                return Ok(Message::Plain(&self.buffer[..length]));
+                return Ok(Some(Message::Plain(&self.buffer[..length])));
             };
             match head {
                 Head::Segment { id, length } => {
@@ -102,7 +112,7 @@ impl Channel {
                     let bytes = outputs.message(id).and_then(|in_use| in_use.view(offset, size));
                     let bytes = bytes.map_err(Broken::Failed)?;
                     // It is read as a message, and the worker could change it meanwhile: so it is copied first.
-                    return Ok(Message::Spilled(bytes.to_vec(), &self.buffer[end..length]));
+                    return Ok(Some(Message::Spilled(bytes.to_vec(), &self.buffer[end..length])));
                 }
             }
         }
@@ -139,11 +149,12 @@ impl Channel {
         }
     }
 
-    fn receive_plain(&mut self) -> Result<usize, Broken> {
+    fn receive_plain(&mut self, flags: RecvFlags) -> Result<Option<usize>, Broken> {
         loop {
-            match rustix::net::recv(&self.socket, &mut *self.buffer, RecvFlags::empty()) {
-                Ok((_, length)) => return Ok(length),
+            match rustix::net::recv(&self.socket, &mut *self.buffer, flags) {
+                Ok((_, length)) => return Ok(Some(length)),
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
                 Err(error) => return Err(broken(error)),
             }
         }

@@ -19,19 +19,40 @@ use super::{
     wire::{place, result},
 };
 
-/// What came of one request.
+/// What came of one request when its batch ended.
 #[expect(clippy::large_enum_variant, reason = "there is one per request, and it is moved once")]
 pub(super) enum Outcome {
     /// Its response, or an error in its place.
     Response(Result<Response>),
-    /// None yet: it is answered through its response sender.
+    /// None yet, or it was answered already: its response sender does that.
     Nothing,
     /// It is to have another turn.
     Rescheduled,
 }
 
+/// What a worker says of a request at any time.
+#[expect(clippy::large_enum_variant, reason = "there is one per response, and it is moved once or twice")]
+pub(super) enum Word {
+    /// A response, or an error in its place; and whether it is the last.
+    Response(Result<Response>, bool),
+    /// Nothing more comes.
+    Ended,
+    /// It is to have another turn.
+    Rescheduled,
+    /// The model has forgotten it.
+    Dropped,
+}
+
+impl Word {
+    /// Whether the worker says nothing more of the request.
+    pub(super) fn is_last(&self) -> bool {
+        !matches!(self, Self::Response(_, false))
+    }
+}
+
 /// Reads what a worker answers. Tensors that lie in the same segment share it.
 pub(super) struct Decoder<'a> {
+    instance: &'a str,
     pub(super) names: &'a [Name],
     pub(super) lent: &'a Lent,
     pub(super) outputs: &'a Outputs,
@@ -41,9 +62,9 @@ pub(super) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// `names` are those of the model's outputs.
-    pub(super) fn new(names: &'a [Name], lent: &'a Lent, outputs: &'a Outputs) -> Self {
-        Self { names, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
+    /// `instance` is what errors call the worker; `names` are those of the model's outputs.
+    pub(super) fn new(instance: &'a str, names: &'a [Name], lent: &'a Lent, outputs: &'a Outputs) -> Self {
+        Self { instance, names, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
     }
 
     /// Nobody looks at these inputs any more, says the answer with these results. Outputs that are parts of other inputs are
@@ -69,8 +90,21 @@ impl<'a> Decoder<'a> {
             (Some(result::NOTHING), _) => Outcome::Nothing,
             (Some(result::RESCHEDULED), _) => Outcome::Rescheduled,
             (Some(result::ERROR), [_, text, code]) => Outcome::Response(Err(error(text, code))),
+            (Some(result::RAISED), [_, text]) => Outcome::Response(Err(raised(self.instance, text.text()))),
             (Some(result::OUTPUTS), [_, tensors, parameters]) => Outcome::Response(self.response(tensors, parameters)),
             _ => Outcome::Response(Err(not_understood("no such result"))),
+        }
+    }
+
+    /// What the worker says of one request.
+    pub(super) fn word(&mut self, value: &Value<'_>, is_last: bool) -> Word {
+        if value.items().first().and_then(Value::number) == Some(result::DROPPED) {
+            return Word::Dropped;
+        }
+        match self.outcome(value) {
+            Outcome::Response(reply) => Word::Response(reply, is_last),
+            Outcome::Nothing => Word::Ended,
+            Outcome::Rescheduled => Word::Rescheduled,
         }
     }
 
@@ -158,6 +192,13 @@ pub(super) fn released(appended: &[u8]) -> Result<Vec<u64>> {
     Ok(handles.items().iter().filter_map(Value::number).collect())
 }
 
+/// The error of requests whose `execute` has raised an exception, described in `text`.
+///
+/// Source: recorded answers, `python_raises`.
+pub(super) fn raised(instance: &str, text: &str) -> Error {
+    Error::internal(format!("Failed to process the request(s) for model '{instance}', message: {text}"))
+}
+
 /// An error as the model words it.
 fn error(text: &Value<'_>, code: &Value<'_>) -> Error {
     let code = match code.number() {
@@ -233,7 +274,7 @@ mod tests {
         let (value, _) = marshal::read(&bytes).unwrap();
         let outputs = Outputs::default();
         let names: Arc<[Name]> = Arc::new([]);
-        let mut decoder = Decoder::new(&names, &lent, &outputs).with_released(released, &value);
+        let mut decoder = Decoder::new("m_0", &names, &lent, &outputs).with_released(released, &value);
         let Outcome::Response(response) = decoder.outcome(&value.items()[0]) else { panic!("it is a response") };
         let tensors = response.unwrap().tensors;
         let found: Vec<_> =

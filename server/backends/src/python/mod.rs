@@ -18,6 +18,7 @@ mod lines;
 mod marshal;
 mod memory;
 mod model;
+mod open_requests;
 #[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod process;
 mod requirements;

@@ -92,6 +92,10 @@ impl PythonModel {
         Ok(())
     }
 
+    fn is_decoupled(&self) -> bool {
+        self.config.model_transaction_policy.is_some_and(|policy| policy.decoupled)
+    }
+
     /// A worker that has imported the model.
     fn loaded_worker(&self) -> Result<Worker> {
         let stub = self.backend.stub_folder()?;
@@ -133,6 +137,7 @@ impl PythonModel {
             name: placement.instance_name.clone(),
             output_names: self.output_names.clone(),
             health: health.clone(),
+            is_decoupled: self.is_decoupled(),
         });
         if self.repeats_requests() {
             worker.shared.lent.copy_always();
@@ -166,7 +171,7 @@ impl PythonModel {
         message.str("calls");
         message.uint(self.backend.calls);
         message.str("decoupled");
-        message.bool(self.config.model_transaction_policy.is_some_and(|policy| policy.decoupled));
+        message.bool(self.is_decoupled());
         message.end_dict();
         worker.ask(&message.into_bytes(), &[], |_, _, _| Ok(())).map_err(load_error)?;
         Ok(worker)

@@ -1,78 +1,126 @@
 //! A batch as a worker is given it and answers it, whatever channel it goes through.
 
-use std::time::Instant;
+use std::{mem, sync::Arc, time::Instant};
 
 use server_core::{
-    batch::{Batch, Pending},
+    batch::{Batch, Execution, Pending},
     completion::Marks,
     error::{Error, Result},
-    responder::Reply,
 };
+use server_shm::Segment;
 
 use super::{
+    attendant::not_healthy,
     channel::not_understood,
-    decode::{Decoder, Outcome, released},
+    decode::{Outcome, raised, released},
     encode::Message,
     marshal::Value,
+    open_requests::Placed,
     worker::{Failure, Shared},
 };
 
-/// The message that gives the requests to the worker, written into that memory. `in_call` is the number of an execution in the
-/// middle of a call.
-///
-/// Errors: there is no memory to show their inputs in.
-pub(super) fn message(memory: Vec<u8>, pending: &[Pending], in_call: Option<u64>, shared: &Shared) -> Result<Message> {
-    let mut message = match in_call {
-        None => Message::execute(memory, pending.len()),
-        Some(execution) => Message::execute_in_call(execution, pending.len()),
+/// A batch whose requests are in the worker's slots, until the worker answers for it.
+pub(super) struct Running {
+    placed: Placed,
+    execution: Execution,
+    sent_at: Instant,
+    /// Segments that its message speaks of.
+    pub(super) segments: Vec<Arc<Segment>>,
+}
+
+/// Puts a batch of [`super::open_requests::SLOTS`] requests at most into slots, and writes the message that gives it to the
+/// worker into `memory`; `in_call` is the number of an execution in the middle of a call. Waits while there are too few slots.
+/// `None` if the batch has failed.
+pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, shared: &Shared) -> Option<Running> {
+    let placed = match shared.requests.reserve(batch.pending().len()) {
+        Ok(placed) => placed,
+        Err(error) => {
+            batch.fail(&error, Instant::now());
+            return None;
+        }
     };
-    for (slot, pending) in (0..).zip(pending) {
-        message.request(slot, &pending.request, &shared.lent)?;
+    let count = batch.pending().len();
+    let mut message = match in_call {
+        None => Message::execute(mem::take(memory), count),
+        Some(execution) => Message::execute_in_call(execution, count),
+    };
+    for (&slot, pending) in placed.slots.iter().zip(batch.pending()) {
+        if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
+            shared.requests.give_back(&placed);
+            batch.fail(&error, Instant::now());
+            return None;
+        }
     }
-    Ok(message)
+    let Message { writer, segments, .. } = message;
+    *memory = writer.into_bytes();
+    let (pending, execution) = batch.into_pending();
+    let sent_at = Instant::now();
+    shared.requests.put(&placed, pending, shared.is_decoupled(), execution.start(), sent_at);
+    Some(Running { placed, execution, sent_at, segments })
 }
 
 /// What came of each request, as the worker answers it.
 pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) -> Result<Vec<Outcome>> {
     let released = released(appended)?;
-    let decoder = Decoder::new(shared.output_names(), &shared.lent, &shared.outputs);
-    let mut decoder = decoder.with_released(&released, results);
+    let mut decoder = shared.decoder().with_released(&released, results);
     let outcomes: Vec<Outcome> = results.items().iter().map(|result| decoder.outcome(result)).collect();
     shared.lent.release(released);
     Ok(outcomes)
 }
 
-/// Ends the requests of a batch that the worker got at `sent_at`.
-pub(super) fn end(batch: Batch, outcomes: Result<Vec<Outcome>, Failure>, sent_at: Instant, shared: &Shared) {
+/// Ends the requests of a batch that are over; those of which nothing came yet go on. If the worker is lost, all its requests
+/// end.
+pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, shared: &Shared) {
+    let Running { placed, execution, sent_at, .. } = running;
+    let count = placed.slots.len();
+    let (outcomes, lost) = match outcomes {
+        Ok(outcomes) if outcomes.len() == count => (outcomes, None),
+        Ok(_) => lost_with(not_understood("as many results as requests were expected"), count),
+        Err(Failure::Refused(text)) => (all_failed(&raised(shared.name(), &text), count), None),
+        Err(Failure::Gone) => lost_with(not_healthy(shared.name()), count),
+        Err(Failure::Lost(error)) => lost_with(error, count),
+    };
     let end = Instant::now();
-    let outcomes = outcomes.map_err(|failure| error(failure, shared)).and_then(|outcomes| {
-        let fits = outcomes.len() == batch.pending().len();
-        fits.then_some(outcomes).ok_or_else(|| not_understood("as many results as requests were expected"))
-    });
-    match outcomes {
-        Ok(outcomes) => {
-            let replies: Vec<Reply> = outcomes.into_iter().map(reply).collect();
-            let marks = Marks { start: batch.start(), input_end: sent_at, output_start: end, end };
-            batch.complete(replies, &marks);
+    let marks = Marks { start: execution.start(), input_end: sent_at, output_start: end, end };
+    end_requests(&placed, outcomes, execution, &marks, shared);
+    if let Some(error) = lost {
+        shared.requests.lost(&error);
+    }
+}
+
+fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, marks: &Marks, shared: &Shared) {
+    let taken = shared.requests.take(placed, |index| !matches!(outcomes.get(index), Some(Outcome::Nothing)));
+    let over = outcomes.into_iter().filter(|outcome| !matches!(outcome, Outcome::Nothing));
+    let mut ended = Vec::with_capacity(taken.len());
+    let mut replies = Vec::with_capacity(taken.len());
+    let mut again = Vec::new();
+    for taken in taken.into_iter().zip(over) {
+        match taken {
+            (Some(pending), Outcome::Response(reply)) => {
+                ended.push(pending);
+                replies.push(reply);
+            }
+            (Some(pending), Outcome::Rescheduled) => again.push(pending),
+            _ => {} // it has ended by itself
         }
-        Err(error) => batch.fail(&error, end),
     }
+    if ended.len() == placed.slots.len() && !shared.is_decoupled() {
+        return Batch::new(ended, marks.start).complete(replies, marks);
+    }
+    execution.ended(marks);
+    ended.into_iter().zip(replies).for_each(|(pending, reply)| pending.finish(Some(reply), marks));
+    again.into_iter().for_each(Pending::reschedule);
 }
 
-fn error(failure: Failure, shared: &Shared) -> Error {
-    let instance = shared.name();
-    match failure {
-        Failure::Refused(text) => Error::internal(format!(
-            "Failed to process the request(s) for model instance '{instance}', message: {text}"
-        )),
-        Failure::Gone => Error::internal(format!("Stub process '{instance}' is not healthy.")),
-        Failure::Lost(error) => error,
-    }
+/// Ends the requests of a batch that was not given to the worker, for that is gone.
+pub(super) fn gone(batch: Batch, shared: &Shared) {
+    batch.fail(&not_healthy(shared.name()), Instant::now());
 }
 
-fn reply(outcome: Outcome) -> Reply {
-    match outcome {
-        Outcome::Response(reply) => reply,
-        Outcome::Nothing | Outcome::Rescheduled => Err(Error::unsupported("response senders are not supported")),
-    }
+fn lost_with(error: Error, count: usize) -> (Vec<Outcome>, Option<Error>) {
+    (all_failed(&error, count), Some(error))
+}
+
+fn all_failed(error: &Error, count: usize) -> Vec<Outcome> {
+    (0..count).map(|_| Outcome::Response(Err(error.clone()))).collect()
 }

@@ -13,7 +13,7 @@
 //! any answer                      (FAILED, text, code)
 //! request                         (slot, id, inputs, names of outputs or None, rest or None)
 //! rest                            (correlation id, flags, timeout in microseconds, parameters as JSON text, trace)
-//! result                          (OUTPUTS, tensors, parameters) (ERROR, text, code) (NOTHING,) (RESCHEDULED,)
+//! result                          (OUTPUTS, tensors, parameters) (ERROR, text, code) (RAISED, text) (NOTHING,) (RESCHEDULED,)
 //! tensor                          (name, type, shape, data)
 //! data of an input                bytes | (handle, segment, offset, length)
 //! data of an output               bytes | (IN_INPUT, handle, offset, length) | (IN_SEGMENT, segment, offset, length)
@@ -39,6 +39,10 @@
 //! (RELEASED, handles)             inputs that nobody looks at any more
 //! (OPEN_CALL_CHANNEL, number)     the next message carries its descriptor
 //! (CANCEL_CALL, number)           the call on that channel is given up
+//! (RESPONSE, slot, result, is last)   of a request that is answered by its response sender: NOTHING is an end without a further
+//!                                 response, (DROPPED,) one that the model forgot; the slot is free after the last
+//!
+//! status page                     a byte for each slot: bit 0 the caller has left, bit 1 its reader is behind
 //!
 //! both ways, before a message that needs it
 //! (SEGMENT, id, length)           memory to map; the next message carries its descriptor
@@ -75,6 +79,7 @@ pub(super) mod answer {
 pub(super) mod event {
     pub(in super::super) const LOG: u64 = 20;
     pub(in super::super) const RELEASED: u64 = 21;
+    pub(in super::super) const RESPONSE: u64 = 23;
     pub(in super::super) const OPEN_CALL_CHANNEL: u64 = 22;
     pub(in super::super) const CANCEL_CALL: u64 = 30;
 }
@@ -107,6 +112,8 @@ pub(super) mod result {
     pub(in super::super) const ERROR: u64 = 1;
     pub(in super::super) const NOTHING: u64 = 2;
     pub(in super::super) const RESCHEDULED: u64 = 3;
+    pub(in super::super) const RAISED: u64 = 4;
+    pub(in super::super) const DROPPED: u64 = 5;
 }
 
 /// Where the data of an output lies.

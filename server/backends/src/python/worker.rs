@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -18,11 +18,12 @@ use super::{
     attendant::{Attendant, Pipes},
     calls::Calls,
     channel::{self, Broken, Channel, not_understood},
-    decode::released,
+    decode::{Decoder, released},
     interpreter::{self, Interpreter},
     last_words::LastWords,
     marshal::{self, Value, Writer},
     memory::{Lent, Outputs},
+    open_requests::OpenRequests,
     process::Process,
     settings::Memory,
     stub_files,
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     /// What it wrote to its standard error.
     pub(super) last_words: LastWords,
     pub(super) calls: Calls,
+    pub(super) requests: OpenRequests,
 }
 
 /// What threads know of the instance that a worker is of.
@@ -60,6 +62,7 @@ pub(super) struct OfInstance {
     pub(super) name: String,
     pub(super) output_names: Arc<[Name]>,
     pub(super) health: Health,
+    pub(super) is_decoupled: bool,
 }
 
 /// A running worker. Dropping it kills the process.
@@ -72,9 +75,6 @@ pub(super) struct Worker {
     program: PathBuf,
     has_answered: bool,
 }
-
-/// Slots of the status page: requests that a worker has at the same time.
-pub(super) const SLOTS: usize = 4096;
 
 /// Why the worker did not do what it was told.
 #[derive(Debug)]
@@ -122,7 +122,8 @@ impl Worker {
         let (events, events_theirs) = channel::pair(start.pool)?;
         set_socket_timeout(&execute_theirs, Timeout::Recv, Some(start.memory.idle_for))
             .map_err(|errno| Error::internal(format!("cannot set up a channel to a Python worker: {errno}")))?;
-        let status = Segment::create("triton_python_backend_status", SLOTS)?;
+        let requests = OpenRequests::new()?;
+        let status = requests.status_page();
         let mut spawn = start.interpreter.spawn();
         let failed = |error: std::io::Error| {
             let program = start.interpreter.program.display();
@@ -145,6 +146,7 @@ impl Worker {
             outputs: Outputs::default(),
             last_words: LastWords::default(),
             calls: Calls::new(start.host.clone(), start.source),
+            requests,
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let attendant = Attendant::start(shared.clone(), events, pipes)?;
@@ -201,9 +203,15 @@ impl Shared {
         self.instance.get().map_or(&self.model_name, |instance| &instance.name)
     }
 
-    /// Names of the model's outputs.
-    pub(super) fn output_names(&self) -> &[Name] {
-        self.instance.get().map_or(&[], |instance| &instance.output_names)
+    /// Whether its model may answer a request any number of times.
+    pub(super) fn is_decoupled(&self) -> bool {
+        self.instance.get().is_some_and(|instance| instance.is_decoupled)
+    }
+
+    /// Reads results of requests.
+    pub(super) fn decoder(&self) -> Decoder<'_> {
+        let names = self.instance.get().map_or(&[] as &[Name], |instance| &instance.output_names);
+        Decoder::new(self.name(), names, &self.lent, &self.outputs)
     }
 
     /// The instance's word on itself, once it is one.
@@ -228,6 +236,12 @@ impl Shared {
             }
             [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
                 log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());
+            }
+            [kind, slot, result, is_last] if kind.number() == Some(event::RESPONSE) => {
+                let slot = slot.number().and_then(|slot| u32::try_from(slot).ok());
+                let slot = slot.ok_or_else(|| not_understood("no such slot"))?;
+                let word = self.decoder().word(result, *is_last == Value::Bool(true));
+                self.requests.said(slot, word, Instant::now());
             }
             _ => return Err(not_understood("no such event")),
         }

@@ -1,6 +1,6 @@
 //! The thread of one call channel: it reads a call, has the server do it, answers, and reads the next.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
+use std::{io, os::fd::OwnedFd, sync::Arc, thread};
 
 use server_core::{
     batch::Batch,
@@ -9,10 +9,9 @@ use server_core::{
 
 use super::super::{
     channel::{Broken, Channel},
-    decode::Decoder,
     encode::Message,
     run,
-    worker::{self, Failure, Shared},
+    worker::{self, Shared},
 };
 use super::{Line, answer, call::Call, exec::Stream, metrics::Metrics};
 
@@ -66,7 +65,7 @@ impl CallThread {
             Err(Broken::Failed(error)) => return Err(error),
         };
         let (value, appended) = message.read()?;
-        let call = Call::read(&value, &mut Decoder::new(&[], &shared.lent, &shared.outputs))?;
+        let call = Call::read(&value, &mut shared.decoder())?;
         shared.release_appended(appended)?;
         Ok(Some(call))
     }
@@ -111,14 +110,10 @@ impl CallThread {
 
     fn run_batch(&mut self, batch: Batch, execution: u64) {
         let shared = &self.shared;
-        let message = match run::message(Vec::new(), batch.pending(), Some(execution), shared) {
-            Ok(message) => message,
-            Err(error) => return batch.fail(&error, Instant::now()),
-        };
-        let sent_at = Instant::now();
-        let bytes = message.writer.into_bytes();
-        let outcomes = worker::ask(&mut self.channel, shared, &bytes, &message.segments, run::outcomes);
-        run::end(batch, outcomes, sent_at, shared);
+        let mut memory = Vec::new();
+        let Some(running) = run::begin(batch, Some(execution), &mut memory, shared) else { return };
+        let outcomes = worker::ask(&mut self.channel, shared, &memory, &running.segments, run::outcomes);
+        run::end(running, outcomes, shared);
     }
 
     /// The call does not wait any more.
@@ -135,7 +130,7 @@ impl Drop for CallThread {
         self.stream = None; // its request is cancelled
         let wait = self.shared.calls.executions.lock().answered(self.number);
         for batch in wait.into_iter().flat_map(super::executions::Wait::end) {
-            run::end(batch, Err(Failure::Gone), Instant::now(), &self.shared);
+            run::gone(batch, &self.shared);
         }
         self.shared.calls.forget(self.number);
     }

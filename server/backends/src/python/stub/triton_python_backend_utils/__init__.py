@@ -26,6 +26,7 @@ from ._helpers import (
 )
 from ._log import Logger
 from ._metrics import Metric, MetricFamily, MetricKind
+from ._model import get_model_dir
 from ._model_config import ModelConfig
 from ._models import is_model_ready, load_model, unload_model
 from ._request import InferenceRequest, InferenceTrace

@@ -106,7 +106,7 @@ class Calls(object):
 
     def discard(self, channel):
         """The call is given up in its middle: what comes of it is of no use any more."""
-        _channel.events.send_if_free(lambda: (CANCEL_CALL, channel.number))
+        _channel.events.send_soon((CANCEL_CALL, channel.number))
         os.close(channel.fd)
         receiver = None
         with self._lock:

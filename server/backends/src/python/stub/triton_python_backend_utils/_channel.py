@@ -6,6 +6,7 @@ A message is a tuple in the format of ``marshal``, version 2; its first item is 
 """
 
 import os
+from _collections import deque
 from _thread import allocate_lock
 from marshal import dumps, loads
 
@@ -95,7 +96,10 @@ class Events(object):
 
     def __init__(self, channel):
         self._channel = channel
-        self._lock = allocate_lock()
+        self._soon = deque()
+        self.lock = allocate_lock()
+        self.send_encoded = channel.send_encoded
+        """Sends an encoded message; for who holds ``lock``, and calls :meth:`flush` after."""
 
     @property
     def segments(self):
@@ -103,21 +107,32 @@ class Events(object):
 
     def send(self, message):
         """Sends one message."""
-        with self._lock:
+        with self.lock:
             self._channel.send(message)
+        self.flush()
 
-    def send_if_free(self, make):
-        """Sends the message that ``make()`` returns, unless another thread is sending just now. Never waits for one."""
-        if self._lock.acquire(False):
+    def send_soon(self, message):
+        """Sends one message, or leaves that to the thread that is sending just now: this waits for no other, so that it may be
+        called in the middle of anything, such as when an object is dropped.
+        """
+        self._soon.append(message)
+        self.flush()
+
+    def flush(self):
+        """Sends what was left to this thread meanwhile. To be called after ``lock`` is released."""
+        while self._soon and self.lock.acquire(False):
             try:
-                self._channel.send(make())
+                self._channel.send(self._soon.popleft())
+            except IndexError:
+                pass  # another thread was quicker
             finally:
-                self._lock.release()
+                self.lock.release()
 
     def send_with_descriptor(self, message, fd):
         """Sends one message and a file descriptor that belongs to it."""
-        with self._lock:
+        with self.lock:
             self._channel.send_with_descriptor(message, fd)
+        self.flush()
 
 
 events = None

@@ -63,5 +63,9 @@ class TritonModelException(Exception):
         return str(self)
 
 
+class ReturnError(TritonModelException):
+    """``execute`` returned what it may not; callers read the text alone."""
+
+
 # Tracebacks and pickles name the module that has it in Triton; that name leads to this package.
 TritonModelException.__module__ = "c_python_backend_utils"

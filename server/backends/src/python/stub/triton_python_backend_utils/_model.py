@@ -2,7 +2,16 @@
 
 import sys
 
-from ._errors import TritonModelException
+from ._errors import ReturnError, TritonModelException
+
+
+directory = ""
+"""The folder of the version of the model that this worker runs."""
+
+
+def get_model_dir():
+    """The folder of the version of this model: where its ``model.py`` lies, unless its backend brings one."""
+    return directory
 
 
 class Model(object):
@@ -16,6 +25,8 @@ class Model(object):
         self.name = settings["name"]
         self.version = settings["version"]
         self.folder = settings["folder"]
+        global directory
+        directory = "%s/%s" % (self.folder, self.version)
         self.is_decoupled = False
         self.output_names = ()
         self._instance = None
@@ -65,8 +76,17 @@ class Model(object):
             raise TritonModelException("is_ready() must return a boolean value")
         return answer
 
+    def decoupled_return(self):
+        """The error of a decoupled model that returned anything from ``execute``."""
+        return ReturnError(
+            "Python model '%s' is using the decoupled mode and the execute function must return None." % self.name
+        )
+
     def finalize(self):
-        """Ends the instance."""
+        """Ends the instance. What it left on the event loop ends before."""
+        asynchronous = sys.modules.get(__package__ + "._async")
+        if asynchronous is not None:
+            asynchronous.stop()
         instance, self._instance = self._instance, None
         if instance is not None and hasattr(instance, "finalize"):
             instance.finalize()

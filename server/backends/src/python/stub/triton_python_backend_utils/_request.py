@@ -1,9 +1,11 @@
 """``InferenceRequest``: one that came from a caller, or one that the model makes to ask another model."""
 
+from . import _sender
 from ._arguments import incompatible_arguments, is_integer, items_of, text_of
 from ._constants import NO_PREFERRED_MEMORY, PreferredMemory
 from ._errors import TritonModelException
 from ._parameters import NO_PARAMETERS, checked_parameters, json_of
+from ._sender import CANCELLED, sender_of
 from ._tensor import Tensor, tensor_of_wire
 
 
@@ -21,6 +23,8 @@ class InferenceTrace(object):
 
 
 NO_TRACE = InferenceTrace()
+
+RELEASE_RESCHEDULE = 2
 
 
 class InferenceRequest(object):
@@ -41,7 +45,9 @@ class InferenceRequest(object):
         "_parameters",
         "_preferred_memory",
         "_trace",
-        "_incoming",
+        "_slot",
+        "_is_decoupled",
+        "_sender",
         "_release_flags",
         "__weakref__",
     )
@@ -110,7 +116,7 @@ class InferenceRequest(object):
         self._preferred_memory = preferred_memory
         self._trace = trace
         self._parameters = json_of(checked)
-        self._incoming = None
+        self._slot = self._is_decoupled = self._sender = None
         self._release_flags = 0
 
     def inputs(self):
@@ -172,16 +178,45 @@ class InferenceRequest(object):
         """The trace it belongs to."""
         return self._trace
 
+    # === of requests that came from a caller ===
 
-class Incoming(object):
-    """What only a request from a caller has: its slot in the server, until it is over."""
+    def get_response_sender(self):
+        """What sends its responses, at any time and from any thread."""
+        sender = self._sender
+        if sender is None:
+            sender = self._sender = sender_of(self._slot, self._is_decoupled)
+        return sender
 
-    __slots__ = ("slot", "is_over", "sender")
+    def is_cancelled(self):
+        """Whether its caller has left, so that nobody reads a response."""
+        if self._sender is not None:
+            return self._sender.is_cancelled()
+        return self._slot is not None and _sender.status_of(self._slot) & CANCELLED != 0
 
-    def __init__(self, slot):
-        self.slot = slot
-        self.is_over = False
-        self.sender = None
+    def set_release_flags(self, flags):
+        """What becomes of it when ``execute`` returns: with ``TRITONSERVER_REQUEST_RELEASE_RESCHEDULE`` it gets another turn,
+        if its model is configured for iterative sequences.
+        """
+        if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
+            raise TypeError("set_release_flags(flags): expected a number of flags, got %r" % (flags,))
+        self._release_flags = flags
+
+    def _is_rescheduled(self):
+        return self._release_flags & RELEASE_RESCHEDULE != 0
+
+    def _is_answered(self):
+        """Whether responses were sent, so that its end has to follow them on the same way."""
+        return self._sender is not None and self._sender._is_used
+
+    def _leave_open(self):
+        """``execute`` is over for it, not the request: whoever lets go of it last without a response is noticed."""
+        self.get_response_sender()
+
+    def _close(self):
+        """The request ends with ``execute``."""
+        self._slot = None
+        if self._sender is not None:
+            self._sender._close()
 
 
 def request_of_wire(wire, model, leases):
@@ -205,7 +240,9 @@ def request_of_wire(wire, model, leases):
         request._parameters = NO_PARAMETERS if parameters is None else parameters
         request._trace = InferenceTrace(context)
     request._preferred_memory = NO_PREFERRED_MEMORY
-    request._incoming = Incoming(slot)
+    request._slot = slot
+    request._is_decoupled = model.is_decoupled
+    request._sender = None
     request._release_flags = 0
     return request
 

@@ -7,10 +7,13 @@ from ._segments import Lease, aligned
 from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
 
 # Kinds of results of one request; `wire.rs` names the same.
-OUTPUTS, ERROR, NOTHING, RESCHEDULED = range(4)
+OUTPUTS, ERROR, NOTHING, RESCHEDULED, RAISED, DROPPED = range(6)
 
 # Where a tensor lies that does not travel inside its message.
 IN_INPUT, IN_SEGMENT = 0, 1
+
+# Ways of messages that nobody answers.
+EVENT, ANSWER = "event", "answer"
 
 
 class InferenceResponse(object):
@@ -81,18 +84,30 @@ def wires_of(tensors, large):
 
 
 class Large(object):
-    """Tensors of one message that are too large to travel inside it: what of them must be written is written together."""
+    """Tensors of one message that are too large to travel inside it: what of them must be written is written together.
 
-    __slots__ = ("_channel", "_unplaced", "_bytes", "_writer")
+    ``channel`` is the one that the message goes through. ``way`` is ``EVENT`` or ``ANSWER`` if the message is one that nobody
+    answers: then the inputs of which it speaks may be let go of before the server has read it.
+    """
 
-    def __init__(self, channel):
+    __slots__ = ("_channel", "_way", "_unplaced", "_bytes", "_writer")
+
+    def __init__(self, channel, way=None):
         self._channel = channel
+        self._way = way
         self._unplaced = ()
         self._bytes = 0
         self._writer = None
 
     def of_lease(self, lease, offset, length):
-        """A part of an input, by reference."""
+        """A part of an input, by reference; by copy if a message on the other way has spoken of it: only on one is it certain
+        that the server reads that before it reads that nobody looks at the input any more.
+        """
+        if self._way is not None:
+            if lease.way is None:
+                lease.way = self._way
+            elif lease.way != self._way:
+                return self._to_write(lease.bytes()[offset : offset + length], length)
         return (IN_INPUT, lease.handle, offset, length)
 
     def of_data(self, data):
@@ -101,11 +116,15 @@ class Large(object):
             leased = lease_of(data)
             if leased is not None:
                 return self.of_lease(leased[0], leased[1], data.nbytes)
+            return self._to_write(data, data.nbytes)
+        return self._to_write(data, len(data))
+
+    def _to_write(self, data, length):
         place = [IN_SEGMENT]
         if not self._unplaced:
             self._unplaced = []
         self._unplaced.append((place, data))
-        self._bytes += aligned(len(data) if type(data) is bytes else data.nbytes)
+        self._bytes += aligned(length)
         return place
 
     def write(self):

@@ -22,13 +22,14 @@ ALIGNMENT = 64
 class Lease(object):
     """The memory of one input. The server leaves it alone until this is gone; arrays that look at it hold it."""
 
-    __slots__ = ("handle", "segment", "offset", "length", "_released", "__array_interface__")
+    __slots__ = ("handle", "segment", "offset", "length", "way", "_released", "__array_interface__")
 
     def __init__(self, handle, segment, offset, length, released):
         self.handle = handle
         self.segment = segment
         self.offset = offset
         self.length = length
+        self.way = None  # that of the messages that speak of it, if nobody answers those
         self._released = released
 
     @property
@@ -46,7 +47,7 @@ class Lease(object):
         return memoryview(self.segment.memory)[self.offset : self.offset + self.length]
 
     def __del__(self):
-        self._released(self.handle)
+        self._released(self)
 
 
 class Mapped(object):
@@ -124,7 +125,7 @@ class Segments(object):
         return memoryview(self._of_server[number].memory)[offset : offset + length]
 
     def lease(self, handle, number, offset, length, released):
-        """The memory of an input; ``released(handle)`` is called when nobody looks at it any more."""
+        """The memory of an input; ``released(lease)`` is called when nobody looks at it any more."""
         return Lease(handle, self._of_server[number], offset, length, released)
 
     # === made here ===

@@ -5,7 +5,7 @@ import sys
 from _collections import deque
 from _thread import start_new_thread
 
-from . import _calls, _channel
+from . import _calls, _channel, _sender
 from ._channel import (
     COMPLETE,
     EXECUTE,
@@ -20,10 +20,10 @@ from ._channel import (
     Events,
     dumps,
 )
-from ._execute import results_of
+from ._execute import answer_of
 from ._model import Model
 from ._request import request_of_wire
-from ._response import Large
+from ._response import ANSWER, EVENT, Large
 from ._segments import Segments
 from ._traceback import describe
 
@@ -31,6 +31,7 @@ from ._traceback import describe
 def run(execute_fd, events_fd, status_fd, prefix, smallest, growth):
     """Serves one model instance until the server ends it or is gone."""
     segments = Segments(prefix, smallest, growth)
+    _sender.read_status_from(status_fd)
     _channel.events = Events(Channel(events_fd, segments))
     worker = Worker(Channel(execute_fd, segments))
     _calls.calls = _calls.Calls(worker.leases, worker.run_in_call)
@@ -74,9 +75,10 @@ class Worker(object):
         leases.is_batch_running = True
         data = self._results(wires, self._channel)
         # By now requests and responses are gone, and with them the inputs that nobody kept.
-        leases.is_batch_running = False
         released = leases.take_released()
         self._channel.send_encoded(data, dumps(released, 2) if released else b"")
+        leases.is_batch_running = False
+        leases.flush()
 
     def run_in_call(self, channel, message, loop=None, done=None):
         """Runs a batch in the middle of the call on ``channel``, and answers it there. Where an event loop waits for the call,
@@ -102,15 +104,11 @@ class Worker(object):
 
     def _results(self, wires, channel):
         """The encoded answer for a batch, to be sent on ``channel``."""
-        large = Large(channel)
         try:
             requests = [request_of_wire(wire, self._model, self.leases) for wire in wires]
-            results = results_of(self._model, requests, large)
-            large.write()
-            return dumps((OK, results), 2)
         except BaseException as error:
-            large.discard()
             return dumps((FAILED,) + describe(error), 2)
+        return answer_of(self._model, requests, Large(channel, ANSWER))
 
     def _answer(self, handler, message):
         try:
@@ -152,11 +150,20 @@ class Leases(object):
         """The memory of an input as it stands in a message: handle, segment, offset, length."""
         return self._segments.lease(*data, released=self.released)
 
-    def released(self, handle):
+    def released(self, lease):
         """Nobody looks at that input any more. Called from any thread, in the middle of anything: it never waits."""
-        self._released.append(handle)
+        if lease.way == EVENT:
+            _channel.events.send_soon((RELEASED, (lease.handle,)))  # after the message that speaks of it
+            return
+        self._released.append(lease.handle)
         if not self.is_batch_running:
-            _channel.events.send_if_free(self._event)
+            self.flush()
+
+    def flush(self):
+        """Tells the server at once."""
+        released = self.take_released()
+        if released:
+            _channel.events.send_soon((RELEASED, released))
 
     def take_released(self):
         """What was released since the last time; ``None`` for nothing."""
@@ -168,6 +175,3 @@ class Leases(object):
                 handles.append(self._released.popleft())
         except IndexError:
             return tuple(handles)
-
-    def _event(self):
-        return (RELEASED, self.take_released() or ())

@@ -1,0 +1,165 @@
+"""``InferenceResponseSender``: responses of one request at any time, from any thread; and what is read of a request's state
+without asking the server: its status page.
+"""
+
+from marshal import dumps
+from time import sleep
+
+from . import _channel
+from ._channel import RESPONSE
+from ._errors import TritonModelException
+from ._response import DROPPED, EVENT, NOTHING, RAISED, RESCHEDULED, InferenceResponse, Large, result_of
+
+COMPLETE_FINAL = 1
+
+# Bits of a slot's byte on the status page; `open_requests/status.rs` names the same.
+CANCELLED, FULL = 1, 2
+
+FIRST_PAUSE, LONGEST_PAUSE = 50e-6, 5e-3
+"""Seconds between looks at the status page while the reader of a request is behind; each pause is twice the one before."""
+
+status_of = b"\0".__getitem__
+"""The byte of a slot on the status page. Set when the worker starts."""
+
+
+def read_status_from(fd, length=4096):
+    """Maps the status page, and closes its file descriptor."""
+    global status_of
+    import mmap
+    import os
+
+    status_of = mmap.mmap(fd, length, prot=mmap.PROT_READ).__getitem__
+    os.close(fd)
+
+
+class InferenceResponseSender(object):
+    """Sends the responses of one request, in the order of the calls.
+
+    Source: Triton Python backend, "Decoupled mode" and "Response Sender".
+    """
+
+    __slots__ = ("_slot", "_is_decoupled", "_count", "_is_closed", "_is_used", "_was_cancelled", "__weakref__")
+
+    def __init__(self, *arguments):
+        raise TypeError("%s: No constructor defined!" % type(self).__name__)
+
+    def send(self, response=None, flags=0):
+        """Sends a response. With ``flags=TRITONSERVER_RESPONSE_COMPLETE_FINAL`` nothing follows, and the response may be left
+        out. Waits while the reader of the request is behind: the server ends its request if it stays behind for too long.
+
+        Raises: ``TritonModelException`` if nothing may be sent (any more), or if the flags are none.
+        """
+        is_final = bool(flags == COMPLETE_FINAL)
+        if not is_final and flags != 0:
+            if not isinstance(flags, int):
+                raise TypeError("send(response, flags): expected a number of flags, got '%s'" % type(flags).__name__)
+            raise TritonModelException("Unable to send response. Unsupported flag provided.")
+        if response is None:
+            if not is_final:
+                raise TritonModelException(
+                    "Inference Response object must be provided when the response flags is set to zero."
+                )
+            self._send((NOTHING,), False, is_final)
+            return
+        if not isinstance(response, InferenceResponse):
+            raise TypeError(
+                "send(response, flags): expected an InferenceResponse or None, got '%s'" % type(response).__name__
+            )
+        if not self._is_closed and status_of(self._slot) & FULL:
+            self._wait_for_room()
+        large = Large(_channel.events, EVENT)
+        try:
+            result = result_of(response, large)
+            large.write()
+            self._send(result, True, is_final)
+        except BaseException:
+            large.discard()
+            raise
+
+    def is_cancelled(self):
+        """Whether the caller has left, so that nobody reads further responses."""
+        if self._is_closed:
+            return self._was_cancelled
+        return status_of(self._slot) & CANCELLED != 0
+
+    def _send(self, result, has_response, is_final):
+        data = dumps((RESPONSE, self._slot, result, is_final), 2)
+        events = _channel.events
+        with events.lock:  # so that responses go out in the order in which they are counted
+            self._check(has_response)
+            self._count += 1
+            self._is_used = True
+            if is_final:
+                self._close()
+            events.send_encoded(data)
+        events.flush()
+
+    def _check(self, has_response):
+        """Raises: ``TritonModelException`` if such a response, or an end without one, may not be sent (any more)."""
+        if self._is_decoupled is None:
+            raise TritonModelException(
+                "Unable to send response. Response sender has no reference to the decoupled state of the model."
+            )
+        if not self._is_decoupled:
+            if has_response and self._count > 0:
+                raise TritonModelException(
+                    "Unable to send response. Non-decoupled model cannot send more than one response."
+                )
+            if not has_response and self._count == 0:
+                raise TritonModelException(
+                    "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
+                )
+        if self._is_closed:
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+
+    def _close(self):
+        """Nothing follows: from now on the slot may be another request's."""
+        self._was_cancelled = status_of(self._slot) & CANCELLED != 0
+        self._is_closed = True
+
+    def _wait_for_room(self):
+        pause = FIRST_PAUSE
+        while not self._is_closed and status_of(self._slot) & FULL:
+            sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    # === ends that the worker says, not the model ===
+
+    def _end(self, result):
+        """The end of a request whose sender was used: it comes after its responses. Nothing if it was sent before."""
+        events = _channel.events
+        data = dumps((RESPONSE, self._slot, result, True), 2)
+        with events.lock:
+            if self._is_closed:
+                return
+            self._close()
+            events.send_encoded(data)
+        events.flush()
+
+    def _raised(self, text):
+        self._end((RAISED, text))
+
+    def _rescheduled(self):
+        self._end((RESCHEDULED,))
+
+    def __del__(self):
+        # The last that could answer the request is gone. Called in the middle of anything: it waits for no lock.
+        if not self._is_closed:
+            try:
+                _channel.events.send_soon((RESPONSE, self._slot, (DROPPED,), True))
+            except OSError:
+                pass  # so is the server
+
+
+InferenceResponseSender.__module__ = "c_python_backend_utils"  # as it shows itself in Triton
+
+
+def sender_of(slot, is_decoupled):
+    """A sender of the request in that slot; a request that is over, or the model's own, has none, and its sender is closed."""
+    sender = InferenceResponseSender.__new__(InferenceResponseSender)
+    sender._slot = 0 if slot is None else slot
+    sender._is_decoupled = is_decoupled
+    sender._count = 0
+    sender._is_closed = slot is None
+    sender._is_used = sender._was_cancelled = False
+    return sender
