@@ -28,7 +28,8 @@ pub trait SequenceItem: Item + Sized {
     /// The caller's own id of the request.
     fn request_id(&self) -> &str;
 
-    /// It is about to run in that slot: it gets the control inputs of that position and the states of its sequence.
+    /// It is about to run in that slot: it gets the control inputs of that position and the states of its sequence, and says
+    /// itself where in its sequence it stands.
     fn enter(&mut self, slot: SlotRef, at: Position<'_>, states: Option<&Arc<States>>, extra: &ExtraInputs);
 
     /// The slot it is in, from [`SequenceItem::enter`] on.
@@ -118,6 +119,11 @@ impl SequenceItem for Pending {
         let own_inputs = self.request.inputs.len();
         self.request.inputs.extend(extra.controls.tensors(Some(at)));
         self.request.inputs.extend(ExtraInputs::state_inputs(states.map(|states| &**states)));
+        match &mut self.request.sequence {
+            Some(sequence) if !is_none(&sequence.id) => sequence.is_start = at.is_start,
+            // The model is iterative: the request is a sequence of its own, of which its backend knows its turns.
+            sequence => *sequence = Some(Sequence { id: at.id.clone(), is_start: at.is_start, is_end: at.is_end }),
+        }
         self.completion.set_slot(Some(InSlot { slot, own_inputs, states: states.cloned() }));
     }
 
