@@ -159,15 +159,15 @@ class MetricFamily(object):
     GAUGE = MetricKind.GAUGE
     HISTOGRAM = MetricKind.HISTOGRAM
 
-    def __init__(self, name=None, description=None, kind=None):
-        name, text = text_of(name), text_of(description)
-        if name is None or text is None or not isinstance(kind, MetricKind):
+    def __init__(self, name=None, description=None, kind=None, **others):
+        called, text = text_of(name), text_of(description)
+        if called is None or text is None or not isinstance(kind, MetricKind) or others:
             signature = "MetricFamily(name: str, description: str, kind: c_python_backend_utils.MetricFamily.MetricKind)"
-            raise incompatible_arguments(signature, name, description, kind)
+            raise incompatible_arguments(signature, name, description, kind, *others.values())
         self._state = FamilyState(kind)
         self._series = {}
         try:
-            self._number = line.define(FAMILY, name, text, int(kind))
+            self._number = line.define(FAMILY, called, text, int(kind))
         except TritonModelException as error:
             raise TritonModelException("Error when creating MetricFamily: %s" % error) from None
 
@@ -183,7 +183,7 @@ class MetricFamily(object):
         if self._state.kind == MetricKind.HISTOGRAM:
             if buckets is None:
                 raise TritonModelException("Failed to create metric. Missing required buckets.")
-            buckets = tuple(map(float, buckets))
+            buckets = bounds_of(buckets)
         elif buckets is not None:
             raise TritonModelException("Failed to create metric. Unexpected buckets found.")
         key = (tuple(sorted(labels.items())), buckets)
@@ -215,6 +215,16 @@ def float_of(value, function, metric):
     if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise incompatible_function(function, "(self: c_python_backend_utils.Metric, value: float) -> None", metric, value)
     return float(value)
+
+
+def bounds_of(buckets):
+    """Raises: ``RuntimeError`` if one of them is no number."""
+    bounds = []
+    for bound in buckets:
+        if isinstance(bound, (str, bytes)) or not (hasattr(bound, "__float__") or hasattr(bound, "__index__")):
+            raise RuntimeError("Unable to cast Python instance to C++ type: a bound of a bucket is %r, and no number" % (bound,))
+        bounds.append(float(bound))
+    return tuple(bounds)
 
 
 def label_of(value):
