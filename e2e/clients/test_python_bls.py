@@ -1,15 +1,18 @@
 """Python models that ask other models, and themselves, with the real clients."""
 
 import json
+import queue
 from pathlib import Path
 
 import decoupled
 import numpy as np
 import pytest
 import python_model
+import tritonclient.grpc as grpcclient
 from serving import Server, until
 from talking import connect, statistics, tensor
 from tritonclient.utils import InferenceServerException
+from waiting import scaled
 
 ONE = python_model.tensors(["IN FP32 -1"], ["OUT FP32 -1"], batch=64)
 TEXT = python_model.tensors(["IN STRING 1"], ["OUT STRING -1"])
@@ -202,9 +205,59 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", number)])
 """
 
+# The same as a coroutine; asks twice at once, so that the answer is how many were asked.
+COUNT_ASYNC = ASKS + """
+class TritonPythonModel:
+    async def execute(self, requests):
+        return await asyncio.gather(*[self.answer(request) for request in requests])
+
+    async def answer(self, request):
+        number = request.inputs()[0].as_numpy()
+        count = np.ones_like(number)
+        if number.item() > 0:
+            for response in await asyncio.gather(*[ask("OTHER", number - 1).async_exec() for _ in range(WIDTH)]):
+                if response.has_error():
+                    return pb_utils.InferenceResponse(error=response.error())
+                count = count + response.output_tensors()[0].as_numpy()
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", count)])
+"""
+
+# A coroutine that asks itself and blocks its loop.
+COUNT_BLOCKING = COUNT_DOWN.replace("def execute", "async def execute")
+
+# The same, which does so every other time.
+COUNT_BOTH_WAYS = COUNT_ASYNC.replace("            for", "            asks = [ask('OTHER', number - 1).exec()] if number.item() % 2 else None\n            for").replace(
+    "in await asyncio", "in asks or await asyncio"
+)
+
+# Answers from a thread of its own, after execute has returned, with what another model says.
+LATER = ASKS + """
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request.inputs()[0].as_numpy(), request.get_response_sender())).start()
+
+    def answer(self, array, sender):
+        for number in range(3):
+            response = ask("OTHER", array + number).exec(OTHER_IS_DECOUPLED)
+            for one in response if OTHER_IS_DECOUPLED else [response]:
+                if one.output_tensors():
+                    sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", one.output_tensors()[0].as_numpy())]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
 
 @pytest.fixture(scope="module")
 def server(folder):
+    for name, width in (("coroutine", 1), ("tree", 2)):
+        code = COUNT_ASYNC.replace("OTHER", name).replace("WIDTH", str(width))
+        python_model.write(folder, name, code, ONE)
+    python_model.write(folder, "both_ways", COUNT_BOTH_WAYS.replace("OTHER", "both_ways").replace("WIDTH", "2"), ONE)
+    python_model.write(folder, "blocking", COUNT_BLOCKING.replace("OTHER", "blocking"), ONE)
+    decoupled_one = python_model.tensors(["IN FP32 -1,-1"], ["OUT FP32 -1,-1"]) + "model_transaction_policy { decoupled: true }\n"
+    for name, other, is_decoupled in (("later", "identity", False), ("still_later", "later", True)):
+        code = LATER.replace("OTHER_IS_DECOUPLED", str(is_decoupled)).replace("OTHER", other)
+        python_model.write(folder, name, code, decoupled_one)
     python_model.write(folder, "identity", python_model.IDENTITY, ONE + "instance_group [{ count: 2 }]")
     python_model.write(folder, "cases", CASES, TEXT)
     python_model.write(folder, "fails", FAILS, ONE)
@@ -287,6 +340,36 @@ def test_a_call_that_is_cancelled_says_so_and_ends(server):
     until(lambda: cancelled() > before, "the request of a model that gave it up to be cancelled")
 
 
+def all_responses(server, model, inputs):
+    """The responses of a decoupled model to one request."""
+    answers = queue.Queue()
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(callback=lambda result, error: answers.put(error or result))
+        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        results = []
+        while True:
+            answer = answers.get(timeout=scaled(30))
+            if isinstance(answer, Exception):
+                raise answer
+            if answer.get_response().outputs:
+                results.append(answer)
+            if answer.get_response().parameters["triton_final_response"].bool_param:
+                return results
+
+
+@pytest.mark.parametrize("model, depth, count", [("coroutine", 40, 41), ("tree", 6, 127), ("both_ways", 5, 14)])
+def test_coroutines_may_ask_themselves(server, model, depth, count):
+    data = np.full((1, 1), depth, np.float32)
+    result = connect("http", server).infer(model, [tensor("http", "IN", data, "FP32")])
+    assert result.as_numpy("OUT").item() == count
+
+
+@pytest.mark.parametrize("model, expect", [("later", [5, 6, 7]), ("still_later", [5, 6, 7, 6, 7, 8, 7, 8, 9])])
+def test_threads_of_a_model_may_ask_after_execute(server, model, expect):
+    data = np.full((1, 1), 5, np.float32)
+    assert [result.as_numpy("OUT").item() for result in all_responses(server, model, [tensor("grpc", "IN", data, "FP32")])] == expect
+
+
 def test_a_circle_without_an_end_is_an_error(server):
     data = np.full((1, 1), 150, np.float32)
     with pytest.raises(InferenceServerException, match="101 models wait for each other already"):
@@ -317,7 +400,7 @@ def test_the_calls_of_a_worker_that_dies_are_cancelled(server):
     assert ask(server, "identity") == out([[1.0] * 3])
 
 
-@pytest.mark.parametrize("model, depth", [("itself", 1), ("itself", 60), ("ping", 2), ("ping", 61)])
+@pytest.mark.parametrize("model, depth", [("itself", 1), ("itself", 60), ("ping", 2), ("ping", 61), ("blocking", 3)])
 def test_models_may_ask_each_other_and_themselves(server, model, depth):
     data = np.full((1, 1), depth, np.float32)
     result = connect("http", server).infer(model, [tensor("http", "IN", data, "FP32")])

@@ -13,6 +13,11 @@ MOST_BATCHES = 4096
 STOP_SECONDS = 5
 """How long the loop may take to end what is left on it."""
 
+here = threading.local()
+"""Of each thread: whether an event loop ``is_blocked`` while the thread waits, for it runs there; and the ``loop`` that
+coroutines started here are to run on, if it is not the worker's.
+"""
+
 _loop = None
 _making = threading.Lock()
 
@@ -47,16 +52,19 @@ class Loop(object):
 
         In the middle of a call that blocks the loop, it runs on a loop of its own.
         """
-        if threading.get_ident() == self._thread.ident:
+        if getattr(here, "is_blocked", False):
             beside = Loop()
             try:
-                return beside.wait_for(coroutine)
+                return beside._wait_for(coroutine, beside._loop)
             finally:
                 beside.stop()
+        return self._wait_for(coroutine, getattr(here, "loop", self._loop))
+
+    def _wait_for(self, coroutine, loop):
         outcome = []
         is_done = threading.Lock()
         is_done.acquire()
-        self._loop.call_soon_threadsafe(self._start, _outcome_of(coroutine, outcome, is_done))
+        loop.call_soon_threadsafe(self._start, _outcome_of(coroutine, outcome, is_done))
         is_done.acquire()
         error, value = outcome
         if error is None:
@@ -80,11 +88,12 @@ class Loop(object):
         self._thread.join(STOP_SECONDS)
 
     def _run(self):
+        here.is_blocked = True
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
     def _start(self, coroutine):
-        task = self._loop.create_task(coroutine)
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -35,7 +35,8 @@ class Calls(object):
     """The call channels of this worker.
 
     ``run_batch(channel, message)`` runs a batch in the middle of a call and answers it. ``leases`` makes inputs of what the
-    server shows, and knows whether a batch is running. At most ``most`` calls are under way, and more only in the middle of others; further ones wait.
+    server shows, and knows whether a batch is running. At most ``most`` calls are under way, and more only in the middle of
+    others; further ones wait.
     """
 
     def __init__(self, leases, run_batch, most=32):
@@ -119,7 +120,7 @@ class Calls(object):
 
     def send(self, channel, message):
         """Sends a call, and with it what was let go of the server's memory since the last."""
-        released = self.leases.take_released()
+        released = self.leases.take_released(with_answer=False)
         channel.send_encoded(dumps(message, 2), dumps(released, 2) if released else b"")
 
     def current_execution(self):

@@ -97,6 +97,9 @@ class Worker(object):
         channel.send_encoded(data, dumps(released, 2) if released else b"")
 
     def _run_beside(self, channel, message, loop, done):
+        from . import _async
+
+        _async.here.loop = loop
         try:
             self.run_in_call(channel, message)
         finally:
@@ -144,6 +147,7 @@ class Leases(object):
     def __init__(self, segments):
         self._segments = segments
         self._released = deque()
+        self._answered = deque()  # those that an answer speaks of: only an answer, or who comes after it, may tell of them
         self.is_batch_running = False
 
     def lease(self, data):
@@ -155,7 +159,7 @@ class Leases(object):
         if lease.way == EVENT:
             _channel.events.send_soon((RELEASED, (lease.handle,)))  # after the message that speaks of it
             return
-        self._released.append(lease.handle)
+        (self._released if lease.way is None else self._answered).append(lease.handle)
         if not self.is_batch_running:
             self.flush()
 
@@ -165,13 +169,13 @@ class Leases(object):
         if released:
             _channel.events.send_soon((RELEASED, released))
 
-    def take_released(self):
-        """What was released since the last time; ``None`` for nothing."""
-        if not self._released:
-            return None
+    def take_released(self, with_answer=True):
+        """What was released since the last time; ``None`` for nothing. Of what answers speak of only ``with_answer``."""
         handles = []
-        try:
-            while True:
-                handles.append(self._released.popleft())
-        except IndexError:
-            return tuple(handles)
+        for released in (self._released, self._answered) if with_answer else (self._released,):
+            try:
+                while released:
+                    handles.append(released.popleft())
+            except IndexError:
+                pass  # another thread was quicker
+        return tuple(handles) if handles else None
