@@ -56,7 +56,9 @@ def everything_in(file):
 
 
 class Server:
-    """A running server. Use as a context manager; leaving it sends SIGTERM and expects exit code 0."""
+    """A running server. Use as a context manager; leaving it sends SIGTERM and expects exit code 0.
+
+    Its Python models run in the interpreter of the tests, or in the one that E2E_PYTHON names."""
 
     def __init__(self, repositories, *flags, argv=None, env=None, wait="ready", expect_exit=0, deadline=60.0):
         self.http, self.grpc, self.metrics = free_ports()
@@ -66,7 +68,7 @@ class Server:
         repositories = [repositories] if isinstance(repositories, (str, Path)) else repositories
         if argv is None:
             argv = [program("tritonserver"), f"--backend-config=onnxruntime,library={runtime_library()}"]
-            argv += [f"--backend-config=python,executable={sys.executable}"]
+            argv += [f"--backend-config=python,executable={os.environ.get('E2E_PYTHON', sys.executable)}"]
         self.argv = [*argv, *(f"--model-repository={path}" for path in repositories), *ports, *flags]
         self.env = {**os.environ, **(env or {})}
         self.output = tempfile.TemporaryFile(mode="w+b")
