@@ -82,8 +82,9 @@ impl PythonBackend {
             smallest: memory.smallest,
             step: memory.step,
             total: memory.total,
+            // a small container has no 256 MiB to lie idle
+            idle: Limits::default().idle.min(memory.total / 4),
             idle_for: memory.idle_for,
-            ..Limits::default()
         };
         let backend_directory = settings.get("backend-directory").map(Path::new);
         Ok(Self {
