@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -362,6 +363,14 @@ def gone(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
     except FileNotFoundError:
         return True
+
+
+def test_a_worker_leaves_ctrl_c_to_the_server(repository):
+    write_model(repository)
+    with serve(repository) as server:
+        pid = facts(server)["pid"]
+        os.kill(pid, signal.SIGINT)
+        assert facts(server)["pid"] == pid
 
 
 def test_a_worker_dies_with_a_server_that_is_killed(repository):

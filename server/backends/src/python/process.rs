@@ -5,14 +5,13 @@ use std::{
     ffi::OsString,
     fmt,
     fs::File,
-    io,
+    io::{self, PipeReader},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -21,10 +20,7 @@ use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, FdFlags, fcntl_setfd},
-    process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group, pidfd_open,
-        set_parent_process_death_signal, waitid,
-    },
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid},
 };
 
 /// How long a child that was killed may take to be gone before its remains are left to a thread of their own: a process
@@ -58,6 +54,8 @@ pub(crate) struct Process {
     pid: Pid,
     /// Readable once the process has ended; absent on kernels before 5.3.
     pidfd: Option<OwnedFd>,
+    /// Held so that the process lives, see [`kill_when_closed`].
+    _lifeline: OwnedFd,
     state: Mutex<State>,
 }
 
@@ -150,26 +148,24 @@ impl Spawn {
         self.passed[self.passed.len() - 1].as_raw_fd()
     }
 
-    /// Starts it: leader of its own process group, standard input empty, SIGINT ignored (so do Triton's workers: Ctrl-C
-    /// is the server's business), killed when the server ends.
+    /// Starts it: leader of its own process group (Ctrl-C in a terminal is the server's business), standard input empty,
+    /// killed when the server ends.
     ///
     /// Errors: the system's, if the program cannot be executed or there is no room for a process.
     pub(crate) fn run(self) -> io::Result<Spawned> {
-        let mut child = self.start(Stdio::piped(), Stdio::piped())?;
-        let stdout = child.stdout.take().expect("asked for above").into();
-        let stderr = child.stderr.take().expect("asked for above").into();
-        Ok(Spawned { process: Process::new(child), stdout, stderr })
+        let ((stdout, stdout_of_child), (stderr, stderr_of_child)) = (io::pipe()?, io::pipe()?);
+        let process = self.start(stdout_of_child.into(), stderr_of_child.into())?;
+        Ok(Spawned { process, stdout: stdout.into(), stderr: stderr.into() })
     }
 
     /// Starts it as [`Self::run`] does, with its output and errors going to a file.
     ///
     /// Errors: the system's.
     pub(crate) fn run_into(self, log: &File) -> io::Result<Process> {
-        self.start(log.try_clone()?.into(), log.try_clone()?.into()).map(Process::new)
+        self.start(log.try_clone()?.into(), log.try_clone()?.into())
     }
 
-    #[allow(unsafe_code)]
-    fn start(self, stdout: Stdio, stderr: Stdio) -> io::Result<Child> {
+    fn start(self, stdout: Stdio, stderr: Stdio) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).process_group(0);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
@@ -182,72 +178,62 @@ impl Spawn {
                 None => command.env_remove(name),
             };
         }
-        let (server, passed) = (getpid(), self.passed);
-        let prepare = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            if getppid() != Some(server) {
-                return Err(Errno::SRCH.into()); // the server ended before the line above
-            }
-            // SAFETY: `signal` is async-signal-safe, and SIG_IGN needs no handler.
-            unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-            // What the server itself inherited, or a library of a backend opened, is not the child's. Fails on kernels
-            // before 5.11, where such descriptors stay.
-            // SAFETY: close_range(2) with this flag only marks descriptors; it takes plain numbers.
-            unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-            for descriptor in &passed {
-                fcntl_setfd(descriptor, FdFlags::empty())?; // it stays open in the new program
-            }
-            Ok(())
-        };
-        // SAFETY: runs in the forked child, and makes nothing but async-signal-safe system calls; no memory is allocated
-        // or freed, and no lock is taken.
-        unsafe { command.pre_exec(prepare) };
-        spawn_on_lasting_thread(command)
+        let (lifeline_of_child, lifeline) = io::pipe()?;
+        let child = spawn(&mut command, self.passed, &lifeline_of_child)?;
+        let process = Process::new(child, lifeline.into()); // dropping it kills the child
+        kill_when_closed(&lifeline_of_child, process.pid)?;
+        Ok(process)
     }
 }
 
-/// A command to run, and where the child goes.
-type Job = (Command, mpsc::SyncSender<io::Result<Child>>);
+/// Starts the command, with these descriptors open in it and no others but standard input, output and errors.
+///
+/// Nothing is done between fork and exec, or the kernel would have to copy the page tables of the server: with some
+/// gigabytes of models that takes 30 ms for each, in which no thread of the server gets a page.
+fn spawn(command: &mut Command, passed: Vec<OwnedFd>, lifeline: &PipeReader) -> io::Result<Child> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock(); // or one child would get what is passed to another
+    keep_descriptors();
+    let passed = passed; // closed before the turn ends, also after an error
+    passed.iter().map(AsFd::as_fd).chain([lifeline.as_fd()]).try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()))?;
+    command.spawn()
+}
 
-/// Forks on a thread that lives as long as the server does: "killed when the parent ends" means the thread that forked,
-/// and the threads of instances end with their models (prctl(2), `PR_SET_PDEATHSIG`).
-fn spawn_on_lasting_thread(command: Command) -> io::Result<Child> {
-    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
-    let start = || {
-        let (sender, jobs) = mpsc::channel::<Job>();
-        let run = move || {
-            for (mut command, reply) in jobs {
-                // Who asked waits for the answer; should it be gone, the child is not wanted either.
-                if let Err(mpsc::SendError(Ok(mut child))) = reply.send(command.spawn()) {
-                    let _ = child.kill().and_then(|()| child.wait());
-                }
-            }
-        };
-        thread::Builder::new().name("spawner".into()).spawn(run).map(|_| Mutex::new(sender))
-    };
-    let spawner = match SPAWNER.get() {
-        Some(spawner) => spawner,
-        None => {
-            let started = start()?; // should two do so at a time, the channel of the second ends, and its thread
-            SPAWNER.get_or_init(|| started)
+/// Marks every descriptor of the server as its own: what it inherited, or a library of a backend opened, is not a child's.
+/// Fails on kernels before 5.11, where such descriptors are passed on.
+#[allow(unsafe_code)]
+fn keep_descriptors() {
+    // SAFETY: close_range(2) with this flag marks descriptors and closes none; it takes plain numbers.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Has the kernel kill the process once no write end of the pipe is open any more: when the server has ended, however that
+/// came about. Unlike the signal at the death of a parent (prctl(2), `PR_SET_PDEATHSIG`), it does not depend on the thread that
+/// started the process, and is set from outside.
+///
+/// Source: fcntl(2), "Managing signals": `F_SETSIG` says which signal comes in place of `SIGIO`.
+#[allow(unsafe_code)]
+fn kill_when_closed(lifeline: &PipeReader, pid: Pid) -> io::Result<()> {
+    const F_SETSIG: i32 = 10; // of the kernel's fcntl.h; the crate `libc` lacks it for glibc
+    let fd = lifeline.as_raw_fd();
+    for (operation, argument) in
+        [(libc::F_SETOWN, pid.as_raw_nonzero().get()), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)]
+    {
+        // SAFETY: these operations of fcntl(2) take a number, on a descriptor that is open here.
+        if unsafe { libc::fcntl(fd, operation, argument) } == -1 {
+            return Err(io::Error::last_os_error());
         }
-    };
-    let (reply, child) = mpsc::sync_channel(1);
-    let gone = |_| io::Error::other("the thread that starts processes has ended");
-    spawner
-        .lock()
-        .send((command, reply))
-        .map_err(|_| io::Error::other("the thread that starts processes has ended"))?;
-    child.recv().map_err(gone)?
+    }
+    Ok(())
 }
 
 // === impl Process ===
 
 impl Process {
-    fn new(child: Child) -> Self {
+    fn new(child: Child, lifeline: OwnedFd) -> Self {
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
-        Self { pid, pidfd, state: Mutex::new(State::Running(child)) }
+        Self { pid, pidfd, _lifeline: lifeline, state: Mutex::new(State::Running(child)) }
     }
 
     /// Its process id, which is its group's too.
@@ -424,7 +410,10 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         let mut spawn = Spawn::new("/bin/sh");
         let number = spawn.pass(writer.into());
-        spawn.argument("-c").argument("(echo hello >&$0); exec ls -l /proc/self/fd").argument(number.to_string());
+        spawn
+            .argument("-c")
+            .argument("(echo hello >/proc/self/fd/$0); exec ls -l /proc/self/fd")
+            .argument(number.to_string());
         let stray = rustix::io::dup(io::stderr()).unwrap(); // open in the server, and not marked
         let spawned = spawn.run().unwrap();
         drop(stray);
@@ -435,17 +424,14 @@ mod tests {
         let mut open: Vec<i32> =
             open.map(|(line, _)| line.rsplit(' ').next().and_then(|fd| fd.parse().ok()).expect("a number")).collect();
         open.sort_unstable();
-        assert_eq!(open, [0, 1, 2, number]);
+        let lifeline = open.iter().position(|fd| ![0, 1, 2, number].contains(fd)).map(|at| open.remove(at));
+        assert!(open == [0, 1, 2, number] && lifeline.is_some(), "{open:?}\n{listing}");
     }
 
     #[test]
-    fn it_ignores_ctrl_c_and_leads_its_own_group() {
-        let spawned =
-            shell("kill -INT $$; echo alive; ps -o pgid= -p $$ 2>/dev/null || cut -d' ' -f5 /proc/$$/stat").run();
-        let spawned = spawned.unwrap();
-        let text = all_of(spawned.stdout);
-        let words: Vec<&str> = text.split_whitespace().collect();
-        assert_eq!(words, ["alive", &spawned.process.pid().to_string()]);
+    fn it_leads_its_own_group() {
+        let spawned = shell("cut -d' ' -f5 /proc/$$/stat").run().unwrap();
+        assert_eq!(all_of(spawned.stdout).trim(), spawned.process.pid().to_string());
     }
 
     /// A shell with a child of its own; gives the child's pid once both are there.

@@ -13,12 +13,15 @@ def main():
     execute_fd, events_fd, status_fd = map(int, sys.argv[1:4])
     if sys.version_info < (3, 8):
         return refuse(execute_fd, "is older than Python 3.8", "install a newer one")
+    import _signal  # absent from Python 2
+
     prefix, smallest, growth = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write("triton_python_backend_stub")
     except OSError:
         pass  # only a name
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a matter of the server, as with Triton
     sys.stdout.reconfigure(line_buffering=True)
     sys.path.append(sys.path.pop(0))  # nothing of ours hides what a model imports
     try:
