@@ -64,7 +64,7 @@ class TritonModelException(Exception):
 
 
 class ReturnError(TritonModelException):
-    """``execute`` returned what it may not; callers read the text alone."""
+    """A function of the model returned what it may not; callers read the text alone."""
 
 
 # Tracebacks and pickles name the module that has it in Triton; that name leads to this package.

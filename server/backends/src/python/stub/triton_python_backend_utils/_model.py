@@ -2,7 +2,7 @@
 
 import sys
 
-from ._errors import ReturnError, TritonModelException
+from ._errors import ReturnError
 
 
 directory = ""
@@ -33,11 +33,12 @@ class Model(object):
         sys.path.extend(folder for folder in settings["path"] if folder not in sys.path)
         module = __import__(settings["module"], fromlist=["TritonPythonModel"])
         self._class = module.TritonPythonModel
+        self._file = module.__file__
 
     def complete(self, config):
         """The configuration as the model completes it, both as JSON; ``None`` if it has nothing to say.
 
-        Raises: what ``auto_complete_config`` raises; ``TritonModelException`` if it returns anything else.
+        Raises: what ``auto_complete_config`` raises; ``ReturnError`` if it returns anything else.
         """
         import json
 
@@ -48,32 +49,37 @@ class Model(object):
             return None
         completed = function(ModelConfig(config))
         if not isinstance(completed, ModelConfig):
-            raise TritonModelException(
+            raise ReturnError(
                 "auto_complete_config function in model '%s' must return a valid pb.ModelConfig object." % self.name
             )
         return json.dumps(completed._model_config)
 
     def initialize(self, args, settings):
-        """Makes the instance. ``settings``: names of all outputs, whether the model is decoupled."""
+        """Makes the instance. ``settings``: names of all outputs, whether the model is decoupled.
+
+        Raises: whatever the model raises; ``ReturnError`` if it has no ``execute``.
+        """
         self.output_names = settings["outputs"]
         self.is_decoupled = settings["decoupled"]
         self._instance = self._class()
         initialize = getattr(self._instance, "initialize", None)
         if initialize is not None:
             initialize(args)
-        self.execute = self._instance.execute
+        self.execute = getattr(self._instance, "execute", None)
+        if self.execute is None:
+            raise ReturnError("Python model %s does not implement `execute` method." % self._file)
 
     def is_ready(self):
         """Whether the model says that it can serve; one that says nothing can.
 
-        Raises: ``TritonModelException`` if it answers anything but a ``bool``.
+        Raises: ``ReturnError`` if it answers anything but a ``bool``.
         """
         function = getattr(self._instance, "is_ready", None)
         if function is None:
             return True
         answer = function()
         if not isinstance(answer, bool):
-            raise TritonModelException("is_ready() must return a boolean value")
+            raise ReturnError("is_ready() must return a boolean value")
         return answer
 
     def decoupled_return(self):

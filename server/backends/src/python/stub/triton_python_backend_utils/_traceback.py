@@ -1,39 +1,51 @@
-"""How an exception of the model is told to the server."""
+"""How an exception of the model is told to the server: in the form that Triton's worker gives it."""
 
-from ._errors import ReturnError, TritonError, TritonModelException
-
-OWN_FOLDER = __file__.rpartition("/")[0] + "/"
+from ._errors import ReturnError, TritonError
 
 COROUTINE = 0x80
 """The flag of a code object that is a coroutine's."""
 
+OWN_FOLDER = __file__.rpartition("/")[0].rpartition("/")[0] + "/"
+
 
 def describe(error):
-    """Type, text and place of an exception, innermost frame first; and the code of Triton's error."""
-    kind = type(error)
-    if kind is ReturnError:
-        return str(error), int(TritonError.INTERNAL)
-    name = kind.__name__
-    if issubclass(kind, TritonModelException) and kind.__module__ == TritonModelException.__module__:
-        name = "%s.%s" % (kind.__module__, name)
-    text = "%s: %s" % (name, error)
+    """Type, text and place of an exception, innermost frame first; and the code of Triton's error.
+
+    Frames of this package are left out: in Triton they are compiled code. Causes and contexts are not shown.
+    """
+    code = int(TritonError.INTERNAL)
+    if type(error) is ReturnError:
+        return str(error), code
+    more = ""
+    try:
+        text = str(error) or "<EMPTY MESSAGE>"
+    except Exception as failure:
+        text = "<MESSAGE UNAVAILABLE DUE TO ANOTHER EXCEPTION>"
+        more = "\n\nMESSAGE UNAVAILABLE DUE TO EXCEPTION: " + describe(failure)[0]
+    text = "%s: %s" % (type(error).__name__, text)
     frames = _frames(error.__traceback__)
     if frames:
         text += "\n\nAt:\n" + "".join("  %s(%d): %s\n" % frame for frame in frames)
-    return text, int(TritonError.INTERNAL)
+    # Half of a pair of surrogates is no text that the server could read.
+    return (text + more).encode("utf-8", "backslashreplace").decode("utf-8"), code
 
 
 def _frames(traceback):
-    """File, line and function of each frame of the model, from where the exception was raised out to its outermost one."""
+    """File, line and function of each frame of the model: from where the exception was raised, out to what we called.
+
+    A coroutine ends the list, as in Triton: when it has ended, most versions of Python no longer know who awaited it.
+    """
     frames = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if not code.co_filename.startswith((OWN_FOLDER, "<frozen importlib")):
-            frames.append((code.co_filename, traceback.tb_lineno, code.co_name, code.co_flags))
+    while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    frames.reverse()
-    for index, (_, _, _, flags) in enumerate(frames):
-        if flags & COROUTINE:
-            del frames[index + 1 :]  # as Triton shows it: a coroutine that has ended knows nobody who awaited it
-            break
-    return [frame[:3] for frame in frames]
+    frame = None if traceback is None else traceback.tb_frame
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(OWN_FOLDER):
+            frames.append((code.co_filename, frame.f_lineno, code.co_name))
+            if code.co_flags & COROUTINE:
+                break
+        elif frames:
+            break  # below this is what called us: our own code, and perhaps another call of the model
+        frame = frame.f_back
+    return frames
