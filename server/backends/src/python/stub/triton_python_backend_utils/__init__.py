@@ -31,6 +31,7 @@ from ._model_config import ModelConfig
 from ._models import is_model_ready, load_model, unload_model
 from ._request import InferenceRequest, InferenceTrace
 from ._response import InferenceResponse
+from ._sender import InferenceResponseSender
 from ._tensor import Tensor
 from ._types import (
     TRITON_STRING_TO_NUMPY,
@@ -51,3 +52,12 @@ for _value in list(globals().values()):
         _value.__module__ = "c_python_backend_utils"
 ModelConfig.__module__ = __name__
 del _value
+
+
+def __getattr__(name):
+    """What only few models name: found when they do."""
+    if name == "ResponseIterator":
+        from ._bls import ResponseIterator
+
+        return ResponseIterator
+    raise AttributeError("module '%s' has no attribute '%s'" % (__name__, name))

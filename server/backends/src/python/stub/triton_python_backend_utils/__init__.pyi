@@ -5,7 +5,7 @@ Usually as ``import triton_python_backend_utils as pb_utils``; it can be importe
 
 from asyncio import Future
 from enum import IntEnum
-from typing import Any, Dict, Final, Iterable, Iterator, List, Literal, Mapping, Optional, Sequence, Set, Tuple, Type, Union, overload
+from typing import Any, AsyncIterator, Dict, Final, Iterable, Iterator, List, Literal, Mapping, Optional, Sequence, Set, Tuple, Type, Union, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -153,11 +153,13 @@ class InferenceResponseSender:
     def is_cancelled(self) -> bool:
         """Whether the caller has given up."""
 
-class ResponseIterator(Iterator[InferenceResponse]):
-    """The responses of a decoupled model that was called, as they come."""
+class ResponseIterator(Iterator[InferenceResponse], AsyncIterator[InferenceResponse]):
+    """The responses of a decoupled model that was called, as they come; in a coroutine with ``async for``."""
 
     def __iter__(self) -> ResponseIterator: ...
     def __next__(self) -> InferenceResponse: ...
+    def __aiter__(self) -> ResponseIterator: ...
+    async def __anext__(self) -> InferenceResponse: ...
     def cancel(self) -> None:
         """Tells the model that no more responses are wanted."""
 
