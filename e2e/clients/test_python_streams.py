@@ -218,8 +218,11 @@ def test_what_a_sender_refuses(server):
             unable + "Unsupported flag provided.",
             "TritonModelException: Inference Response object must be provided when the response flags is set to zero.",
             "TritonModelException: Inference Response object must be provided when the response flags is set to zero.",
-            "TypeError: send(response, flags): expected an InferenceResponse or None, got 'str'",
-            "TypeError: InferenceResponseSender: No constructor defined!",
+            "TypeError: send(): incompatible function arguments. The following argument types are supported:",
+            "    1. (self: c_python_backend_utils.InferenceResponseSender, response: c_python_backend_utils.InferenceResponse = None, flags: int = 0) -> None",
+            "",
+            "Invoked with: 'text', 0",
+            "TypeError: c_python_backend_utils.InferenceResponseSender: No constructor defined!",
         ]
     assert refused("once", "sender.send(flags=FINAL)") == [unable + "Non-decoupled model cannot send complete final before sending a response."]
     late = """

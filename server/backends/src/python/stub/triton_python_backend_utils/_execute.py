@@ -65,14 +65,17 @@ def _check(request, response):
             "Expected an 'InferenceResponse' object in the execute function return list, found type '%s'."
             % type(response)
         )
-    if request._sender is not None:
+    sender = request._sender
+    if sender is not None and not sender._is_closed:
         try:
-            request._sender._check(True)
+            sender._check(True)
         except TritonModelException as error:
             raise ReturnError(str(error)) from None
 
 
 def _with_response(request, response, large):
+    if request._sender is not None and request._sender._is_closed:
+        return (NOTHING,)  # what was sent is the answer
     result = result_of(response, large)
     request._close()
     return result

@@ -1,7 +1,7 @@
 """``InferenceRequest``: one that came from a caller, or one that the model makes to ask another model."""
 
 from . import _sender
-from ._arguments import incompatible_arguments, is_integer, items_of, text_of
+from ._arguments import incompatible_arguments, incompatible_function, is_integer, items_of, text_of
 from ._constants import NO_PREFERRED_MEMORY, PreferredMemory
 from ._errors import TritonModelException
 from ._parameters import NO_PARAMETERS, checked_parameters, json_of
@@ -197,8 +197,10 @@ class InferenceRequest(object):
         """What becomes of it when ``execute`` returns: with ``TRITONSERVER_REQUEST_RELEASE_RESCHEDULE`` it gets another turn,
         if its model is configured for iterative sequences.
         """
-        if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
-            raise TypeError("set_release_flags(flags): expected a number of flags, got %r" % (flags,))
+        if not is_integer(flags, 0, (1 << 32) - 1):
+            raise incompatible_function(
+                "set_release_flags", "(self: c_python_backend_utils.InferenceRequest, flags: int) -> None", flags
+            )
         self._release_flags = flags
 
     def _is_rescheduled(self):

@@ -6,6 +6,7 @@ from marshal import dumps
 from time import sleep
 
 from . import _channel
+from ._arguments import incompatible_function, is_integer
 from ._channel import RESPONSE
 from ._errors import TritonModelException
 from ._response import DROPPED, EVENT, NOTHING, RAISED, RESCHEDULED, InferenceResponse, Large, result_of
@@ -41,7 +42,7 @@ class InferenceResponseSender(object):
     __slots__ = ("_slot", "_is_decoupled", "_count", "_is_closed", "_is_used", "_was_cancelled", "__weakref__")
 
     def __init__(self, *arguments):
-        raise TypeError("%s: No constructor defined!" % type(self).__name__)
+        raise TypeError("c_python_backend_utils.%s: No constructor defined!" % type(self).__name__)
 
     def send(self, response=None, flags=0):
         """Sends a response. With ``flags=TRITONSERVER_RESPONSE_COMPLETE_FINAL`` nothing follows, and the response may be left
@@ -49,10 +50,16 @@ class InferenceResponseSender(object):
 
         Raises: ``TritonModelException`` if nothing may be sent (any more), or if the flags are none.
         """
+        is_known = response is None or isinstance(response, InferenceResponse)
+        if not is_known or not is_integer(flags, 0, (1 << 32) - 1):
+            raise incompatible_function(
+                "send",
+                "(self: c_python_backend_utils.InferenceResponseSender, response: c_python_backend_utils.InferenceResponse = "
+                "None, flags: int = 0) -> None",
+                *(response, flags)
+            )
         is_final = bool(flags == COMPLETE_FINAL)
         if not is_final and flags != 0:
-            if not isinstance(flags, int):
-                raise TypeError("send(response, flags): expected a number of flags, got '%s'" % type(flags).__name__)
             raise TritonModelException("Unable to send response. Unsupported flag provided.")
         if response is None:
             if not is_final:
@@ -61,10 +68,6 @@ class InferenceResponseSender(object):
                 )
             self._send((NOTHING,), False, is_final)
             return
-        if not isinstance(response, InferenceResponse):
-            raise TypeError(
-                "send(response, flags): expected an InferenceResponse or None, got '%s'" % type(response).__name__
-            )
         if not self._is_closed and status_of(self._slot) & FULL:
             self._wait_for_room()
         large = Large(_channel.events, EVENT)
