@@ -46,7 +46,11 @@ def test_a_request_keeps_what_it_is_given():
     assert (made.request_id(), made.correlation_id(), made.flags(), made.timeout()) == ("id", "seven", 3, 5_000_000)
     assert made.inputs() == [A, B] and made.requested_output_names() == {"X", "Y"}
     assert made.parameters() == json.dumps({"a": 1, "b": "é", "c": True, "d": 0.5})
-    made.set_flags(1)
+    made.set_flags(np.uint8(1))
+    assert made.flags() == 1 and type(made.flags()) is int
+    for wrong in ("1", None, 1.0, -1, 1 << 32):
+        with pytest.raises(TypeError, match="^set_flags"):
+            made.set_flags(wrong)
     assert made.flags() == 1
 
 

@@ -224,6 +224,9 @@ class ResponseIterator(object):
         self._give_up()
 
 
+ResponseIterator.__module__ = "c_python_backend_utils"  # as it shows itself in Triton
+
+
 def iterator_of(channel, response):
     """An iterator that has had its first response; without a channel that was the only one."""
     iterator = ResponseIterator.__new__(ResponseIterator)

@@ -38,7 +38,7 @@ def _results(model, requests, responses, large):
         return [_without_response(request) for request in requests]
     if model.is_decoupled:
         raise model.decoupled_return()
-    if type(responses) is not list:
+    if not isinstance(responses, list):
         raise ReturnError("Expected a list in the execute return, found type '%s'." % type(responses))
     if len(responses) != len(requests):
         raise ReturnError(

@@ -14,6 +14,10 @@ def get_model_dir():
     return directory
 
 
+COMPLETED = ("max_batch_size", "input", "output", "dynamic_batching", "model_transaction_policy")
+"""What ``auto_complete_config`` may change of a configuration."""
+
+
 class Model(object):
     """One model of this worker."""
 
@@ -52,7 +56,11 @@ class Model(object):
             raise ReturnError(
                 "auto_complete_config function in model '%s' must return a valid pb.ModelConfig object." % self.name
             )
-        return json.dumps(completed._model_config)
+        # As in Triton, nothing else counts of what a model writes into the dictionary.
+        said = json.loads(json.dumps(completed._model_config))
+        configuration = json.loads(config)
+        configuration.update((name, said[name]) for name in COMPLETED if name in said)
+        return json.dumps(configuration)
 
     def initialize(self, args, settings):
         """Makes the instance. ``settings``: names of all outputs, whether the model is decoupled.

@@ -136,8 +136,13 @@ class InferenceRequest(object):
         return self._flags
 
     def set_flags(self, flags):
-        """Says where in its sequence it stands."""
-        self._flags = flags
+        """Says where in its sequence it stands.
+
+        Raises: ``TypeError`` if it is no number of 32 bits.
+        """
+        if not is_integer(flags, 0, (1 << 32) - 1):
+            raise TypeError("set_flags(): incompatible function arguments. The flags have to be an int, found %r" % (flags,))
+        self._flags = int(flags)
 
     def timeout(self):
         """How long it may wait in the queue, in microseconds; 0 for no limit of its own."""
