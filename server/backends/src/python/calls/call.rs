@@ -111,3 +111,76 @@ fn read_request(value: &Value<'_>, decoder: &mut Decoder<'_>) -> Result<InferReq
 pub(super) fn version(text: &str) -> Result<VersionChoice, Error> {
     if text == "-1" { Ok(VersionChoice::Latest) } else { VersionChoice::parse(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use server_core::request::Parameter;
+    use server_shm::{Limits, SegmentPool};
+
+    use super::*;
+    use crate::python::memory::{Lent, Outputs};
+
+    fn read(items: Vec<Value<'static>>) -> Result<Call> {
+        let (lent, outputs) = (Lent::new(SegmentPool::new(Limits::default()), 0), Outputs::default());
+        Call::read(&Value::List(items), &mut Decoder::new("m_0", &[], &lent, &outputs))
+    }
+
+    fn called(version: i64, correlation_id: Value<'static>, flags: i64, timeout: i64) -> Value<'static> {
+        let float = [Value::Str("IN"), Value::Int(11), Value::List(vec![Value::Int(1)]), Value::Bytes(&[0; 4])];
+        Value::List(vec![
+            Value::Str("other"),
+            if version < 0 { Value::None } else { Value::Int(version) },
+            Value::Str("id"),
+            Value::List(vec![Value::List(float.into())]),
+            Value::List(vec![Value::Str("OUT")]),
+            correlation_id,
+            Value::Int(flags),
+            Value::Int(timeout),
+            Value::Dict(vec![(Value::Str("a"), Value::Bool(true))]),
+        ])
+    }
+
+    fn exec(called: Value<'static>) -> InferRequest {
+        match read(vec![Value::Int(40), Value::None, Value::Bool(false), called]) {
+            Ok(Call::Exec { execution: None, wants_all: false, request }) => *request,
+            _ => panic!("no request"),
+        }
+    }
+
+    #[test]
+    fn a_request_comes_with_all_that_the_model_gave_it() {
+        let request = exec(called(3, Value::Str("seven"), 1, 5000));
+        assert_eq!((&*request.model_name, request.model_version), ("other", VersionChoice::Exact(3)));
+        assert_eq!((request.id.as_str(), &*request.outputs[0].name), ("id", "OUT"));
+        assert_eq!(request.inputs[0].data.as_host(), Some(&[0u8; 4][..]));
+        assert_eq!(request.parameters, [("a".to_owned(), Parameter::Bool(true))]);
+        assert_eq!(request.timeout, Some(Duration::from_millis(5)));
+        let sequence = Sequence { id: CorrelationId::Text("seven".into()), is_start: true, is_end: false };
+        assert_eq!(request.sequence, Some(sequence));
+    }
+
+    #[test]
+    fn what_a_model_leaves_out_is_not_there() {
+        let request = exec(called(-1, Value::Int(0), 0, 0));
+        assert_eq!(request.model_version, VersionChoice::Latest);
+        assert_eq!((request.sequence, request.timeout), (None, None));
+        assert_eq!(exec(called(-1, Value::Str(""), 0, 0)).sequence, None);
+    }
+
+    #[test]
+    fn what_is_no_call_is_refused() {
+        assert!(read(vec![]).is_err());
+        assert!(read(vec![Value::Int(41), Value::Int(1)]).is_err());
+        assert!(read(vec![Value::Int(40), Value::None, Value::Bool(false), Value::List(vec![])]).is_err());
+        assert!(read(vec![Value::Int(43), Value::Str("m"), Value::Str(""), Value::None]).is_err());
+        assert!(matches!(read(vec![Value::Int(41)]), Ok(Call::Next)));
+    }
+
+    #[test]
+    fn files_are_named_by_their_path_in_the_model() {
+        let files = Value::Dict(vec![(Value::Str("file:1/model.py"), Value::Bytes(b"x"))]);
+        let call = read(vec![Value::Int(43), Value::Str("m"), Value::Str(""), files]);
+        let Ok(Call::Load { name, config: None, files }) = call else { panic!("no load") };
+        assert_eq!((name.as_str(), files), ("m", vec![("1/model.py".to_owned(), Bytes::from_static(b"x"))]));
+    }
+}

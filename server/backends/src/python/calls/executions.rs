@@ -114,3 +114,80 @@ impl Executions {
 fn callers(batch: &Batch) -> Option<Arc<Caller>> {
     Caller::longest_of(batch.pending().iter().map(|pending| &pending.request))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Weak, time::Instant};
+
+    use server_core::{
+        batch::Pending,
+        completion::{Completion, RequestRecord},
+        request::InferRequest,
+        responder::DEFAULT_SLOT_BYTES,
+    };
+
+    use super::*;
+    use crate::{testing, testing_over_time::Ledger};
+
+    fn batch_of(callers: Option<Arc<Caller>>) -> Batch {
+        let request = InferRequest { callers, ..testing::request([]) };
+        let now = Instant::now();
+        let record = RequestRecord { received_at: now, queued_at: now, batch_size: 1 };
+        let (completion, _) = Completion::new(record, Arc::new(Ledger::default()), DEFAULT_SLOT_BYTES);
+        Batch::new(vec![Pending { request, completion }], now)
+    }
+
+    fn caller() -> Arc<Caller> {
+        struct Nothing;
+        impl Reentry for Nothing {
+            fn execute(&self, _batch: Batch) {}
+        }
+        Caller::new("m".into(), 1, Health::default(), Weak::<Nothing>::new(), None)
+    }
+
+    #[test]
+    fn a_call_belongs_to_the_execution_it_names_or_the_latest() {
+        let mut executions = Executions::default();
+        assert!(executions.of_call(Some(MAIN)).is_none() && executions.of_call(None).is_none());
+        executions.begin_main(&batch_of(None));
+        let inner = executions.begin(&batch_of(Some(caller())));
+        let found = |executions: &Executions, asked| {
+            executions.of_call(asked).map(|(number, parent)| (number, parent.is_some()))
+        };
+        assert_eq!(found(&executions, Some(MAIN)), Some((MAIN, false)));
+        assert_eq!(found(&executions, None), Some((inner, true)));
+        assert!(executions.end(inner).is_empty());
+        assert_eq!(found(&executions, None), Some((MAIN, false)));
+        assert_eq!(found(&executions, Some(inner)), None, "it is over");
+    }
+
+    #[test]
+    fn what_comes_in_the_middle_of_a_call_is_run_or_left_over() {
+        let (mut executions, health) = (Executions::default(), Health::default());
+        executions.begin_main(&batch_of(None));
+        executions.wait(7, MAIN, &health);
+        let way = health.reentry().expect("it waits");
+        way.execute(batch_of(None));
+        way.execute(batch_of(None));
+        drop(way);
+        assert!(executions.interrupt(7).is_some() && executions.interrupt(8).is_none());
+        let left = executions.answered(7).expect("it waits").end();
+        assert_eq!(left.len(), 1);
+        assert!(!health.is_in_call() && executions.answered(7).is_none());
+    }
+
+    #[test]
+    fn the_end_of_an_execution_ends_what_still_waits_in_it() {
+        let (mut executions, health) = (Executions::default(), Health::default());
+        executions.begin_main(&batch_of(None));
+        let inner = executions.begin(&batch_of(None));
+        executions.wait(1, MAIN, &health);
+        executions.wait(2, inner, &health);
+        let ended = executions.end(inner);
+        assert_eq!(ended.len(), 1);
+        ended.into_iter().for_each(|wait| assert!(wait.end().is_empty()));
+        assert!(health.is_in_call(), "the other goes on");
+        assert_eq!(executions.end(MAIN).len(), 1);
+        assert!(!health.is_in_call());
+    }
+}
