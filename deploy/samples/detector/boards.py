@@ -51,9 +51,10 @@ def photograph(rng, image):
     height, width = pixels.shape[:2]
     angle = rng.uniform(0, 2 * math.pi)
     across = np.linspace(-1, 1, width)[None] * math.cos(angle) + np.linspace(-1, 1, height)[:, None] * math.sin(angle)
-    light = rng.uniform(0.8, 1.15) + rng.uniform(0, 0.16) * across
-    pixels = pixels * (light[..., None] * rng.uniform(0.94, 1.06, 3)) + rng.normal(0, rng.uniform(2, 7), (height, width, 1))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    light = (rng.uniform(0.8, 1.15) + rng.uniform(0, 0.16) * across).astype(np.float32)
+    pixels = pixels * light[..., None] * rng.uniform(0.94, 1.06, 3).astype(np.float32)
+    pixels += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(2, 7))
+    return Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
 
 
 class Draw:

@@ -2,7 +2,7 @@
 
 A picture of 640x640 gives 25200 rows of 85 numbers, as YOLO has them: three anchors in each cell of three grids (80x80, 40x40, 20x20); a row
 is the middle and the size of a box in pixels, how sure it is that a part is there, and a probability for each of 80 classes, of which the
-boards use six. Training takes about a minute on two cores and needs numpy alone; what it made is kept in the user's cache.
+boards use six. Training takes a minute or two on two cores and needs numpy alone; what it made is kept in the user's cache.
 
 Usage: train.py [FOLDER]      (default: target/samples/detector in the project root); with e2e/env done, in .venv/bin/python
 """
@@ -30,7 +30,7 @@ ANCHORS = np.array(
 LIKE = 1.8  # an anchor is responsible for boxes at most so many times as wide and as high as it is, or as narrow and as low
 PER_ANCHOR = 5 + len(boards.LABELS)
 
-TRAINED_ON, CROP, BATCH, STEPS = 240, 320, 8, 1000
+TRAINED_ON, CROP, BATCH, STEPS = 200, 320, 8, 800
 FIRST_SEED = 1000  # of the boards trained on: FIRST_SEED to FIRST_SEED + TRAINED_ON
 
 
