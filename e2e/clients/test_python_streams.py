@@ -494,6 +494,14 @@ def found_type(server):
     return ask(server, "raise ValueError(str(pb_utils.InferenceResponse))").split("ValueError: ", 1)[1].split("\n")[0]
 
 
+def test_a_request_that_its_caller_left_and_its_model_kept_keeps_no_server_running(folder):
+    with Server(folder, "--model-control-mode=explicit", "--load-model=many") as running:
+        with Stream(running) as stream:
+            stream.send("many", code("self.kept = sender; sender.send(out(3))"))
+            assert stream.next()[1] == 3
+            stream.client.stop_stream(cancel_requests=True)
+
+
 def test_the_server_ends_while_requests_are_open(folder):
     with Server(folder, "--model-control-mode=explicit", "--load-model=many", "--exit-timeout-secs=2", expect_exit=None) as running:
         with Stream(running) as stream:

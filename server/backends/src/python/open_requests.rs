@@ -28,6 +28,10 @@ pub(super) use self::status::{SLOTS, Woken};
 use super::decode::Word;
 use crate::timed::{Next, Sent, Unsent};
 
+/// How long a model may hold on to a request whose caller has left, after `execute`: then it is over for the server, so that
+/// a forgotten response sender keeps no model from being unloaded.
+const AFTER_CALLER: Duration = Duration::from_secs(5);
+
 /// Requests that a worker has, by slot.
 pub(super) struct OpenRequests {
     table: Mutex<Table>,
@@ -39,8 +43,9 @@ pub(super) struct OpenRequests {
 struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Slots with responses that their readers have no room for.
-    behind: Vec<u32>,
+    /// Slots with something that is due at a certain time: responses that their readers have no room for, or callers that
+    /// have left.
+    timed: Vec<u32>,
     status: Status,
     batches: u64,
     /// Why the worker takes no more requests.
@@ -65,6 +70,10 @@ struct Open {
     /// When the response before was made.
     sent_at: Instant,
     responses: u32,
+    /// Its batch runs.
+    is_running: bool,
+    /// When its caller was found to have left.
+    left_at: Option<Instant>,
     /// The one response of a model that is not decoupled, until the worker says that it was the last.
     held: Option<Reply>,
     /// A response that its reader has no room for, until when it waits, and what the worker said after it.
@@ -102,7 +111,7 @@ impl OpenRequests {
     pub(super) fn new() -> Result<Self> {
         let status = Status::new()?;
         let woken = Woken::new()?;
-        let table = Table { slots: Vec::new(), free: Vec::new(), behind: Vec::new(), status, batches: 0, lost: None };
+        let table = Table { slots: Vec::new(), free: Vec::new(), timed: Vec::new(), status, batches: 0, lost: None };
         Ok(Self { table: Mutex::new(table), changed: Condvar::new(), woken: Arc::new(woken) })
     }
 
@@ -164,6 +173,8 @@ impl OpenRequests {
                 input_end: sent_at,
                 sent_at,
                 responses: 0,
+                is_running: true,
+                left_at: None,
                 held: None,
                 behind: None,
             });
@@ -174,6 +185,15 @@ impl OpenRequests {
     /// for one that has ended by itself.
     pub(super) fn take(&self, placed: &Placed, is_over: impl Fn(usize) -> bool) -> Vec<Option<Pending>> {
         let mut table = self.table.lock();
+        for (index, &number) in placed.slots.iter().enumerate() {
+            let open = table.slots[number as usize].open.as_mut().filter(|open| open.batch == placed.batch);
+            if let Some(open) = open.filter(|_| !is_over(index)) {
+                open.is_running = false;
+                if open.left_at.is_some() {
+                    self.woken.add(number); // from now on it is a matter of time
+                }
+            }
+        }
         let taken = placed.slots.iter().enumerate().filter(|(index, _)| is_over(*index)).map(|(_, &number)| {
             let is_of_batch = |open: &Open| open.batch == placed.batch;
             let is_there = table.slots[number as usize].open.as_ref().is_some_and(is_of_batch);
@@ -202,7 +222,7 @@ impl OpenRequests {
     pub(super) fn attend(&self, now: Instant) {
         let mut numbers = self.woken.take();
         let mut table = self.table.lock();
-        numbers.extend(table.behind.iter().filter(|number| table.until(**number).is_some_and(|until| until <= now)));
+        numbers.extend(table.timed.iter().filter(|number| table.until(**number).is_some_and(|until| until <= now)));
         let mut endings = Vec::new();
         for number in numbers {
             endings.extend(table.woken(number, now));
@@ -217,7 +237,7 @@ impl OpenRequests {
     /// How long [`OpenRequests::attend`] may wait to be called, if nothing else happens.
     pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
         let table = self.table.lock();
-        let until = table.behind.iter().filter_map(|number| table.until(*number)).min();
+        let until = table.timed.iter().filter_map(|number| table.until(*number)).min();
         until.map(|until| until.saturating_duration_since(now))
     }
 
@@ -225,7 +245,7 @@ impl OpenRequests {
     pub(super) fn lost(&self, error: &Error) {
         let mut table = self.table.lock();
         table.lost.get_or_insert_with(|| error.clone());
-        table.behind.clear();
+        table.timed.clear();
         let open: Vec<Open> = table.slots.iter_mut().filter_map(|slot| slot.open.take()).collect();
         drop(table);
         self.changed.notify_all();
@@ -253,14 +273,30 @@ impl Table {
 
     fn until(&self, number: u32) -> Option<Instant> {
         let open = self.slots.get(number as usize)?.open.as_ref()?;
-        open.behind.as_ref().map(|behind| behind.until)
+        let left_at = open.left_at.filter(|_| !open.is_running);
+        open.behind.as_ref().map(|behind| behind.until).or(left_at.map(|left_at| left_at + AFTER_CALLER))
+    }
+
+    /// The request has ended for its caller: the worker need not go on with it, and its slot waits for its last word.
+    fn ended(&mut self, number: u32) {
+        self.status.set_cancelled(number);
+        self.timed.retain(|other| *other != number);
+        if let Some(open) = self.slots.get_mut(number as usize).and_then(|slot| slot.open.as_mut()) {
+            open.left_at = None;
+        }
+    }
+
+    fn add_timed(&mut self, number: u32) {
+        if !self.timed.contains(&number) {
+            self.timed.push(number);
+        }
     }
 
     /// The slot is free again.
     fn remove(&mut self, number: u32) -> Option<Open> {
         let open = self.slots.get_mut(number as usize)?.open.take()?;
-        if open.behind.is_some() {
-            self.behind.retain(|other| *other != number);
+        if open.behind.is_some() || open.left_at.is_some() {
+            self.timed.retain(|other| *other != number);
         }
         self.free.push(number);
         Some(open)
@@ -309,20 +345,18 @@ impl Table {
                 };
                 open.behind = Some(Behind { unsent, until, words });
                 self.status.set_full(number, true);
-                if !self.behind.contains(&number) {
-                    self.behind.push(number);
-                }
+                self.add_timed(number);
                 return None;
             }
             Sent::Abandoned => {
                 if let Some(mut pending) = open.pending.take() {
                     pending.completion.cancel(&ResponseMarks { start: now, output_start: now, end: now });
                 }
-                self.status.set_cancelled(number);
+                self.ended(number);
             }
             Sent::GivenUp => {
                 open.pending = None;
-                self.status.set_cancelled(number);
+                self.ended(number);
             }
         }
         while let Some(word) = words.pop_front() {
@@ -344,6 +378,16 @@ impl Table {
         let pending = open.pending.as_mut()?;
         if pending.completion.is_cancelled() {
             self.status.set_cancelled(number);
+            let left_at = *open.left_at.get_or_insert(now);
+            if !open.is_running && left_at + AFTER_CALLER <= now {
+                pending.completion.cancel(&ResponseMarks { start: left_at, output_start: now, end: now });
+                open.pending = None;
+                self.ended(number);
+                return None;
+            }
+            if !self.timed.contains(&number) {
+                self.timed.push(number);
+            }
         }
         let mut context = Context::from_waker(slot.waker.as_ref().unwrap_or(Waker::noop()));
         let Some(behind) = open.behind.take() else {
@@ -363,7 +407,9 @@ impl Table {
         if open.as_ref().is_some_and(|open| open.behind.is_some()) {
             return;
         }
-        self.behind.retain(|other| *other != number);
+        if open.as_ref().is_none_or(|open| open.left_at.is_none()) {
+            self.timed.retain(|other| *other != number);
+        }
         self.status.set_full(number, false);
         let Some(pending) = open.and_then(|open| open.pending.as_mut()) else { return };
         let waker = slot.waker.as_ref().unwrap_or(Waker::noop());

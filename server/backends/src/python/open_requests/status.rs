@@ -82,6 +82,15 @@ impl Woken {
         std::mem::take(&mut slots)
     }
 
+    /// Adds that slot to the list.
+    pub(super) fn add(&self, slot: u32) {
+        let mut slots = self.slots.lock();
+        slots.push(slot);
+        if slots.len() == 1 {
+            let _ = write(&self.event, &1u64.to_ne_bytes()); // it can only be full, which says the same
+        }
+    }
+
     /// Adds that slot to the list when it is woken.
     pub(super) fn waker(self: &Arc<Self>, slot: u32) -> Waker {
         Waker::from(Arc::new(SlotWaker { slot, woken: self.clone() }))
@@ -95,10 +104,6 @@ struct SlotWaker {
 
 impl Wake for SlotWaker {
     fn wake(self: Arc<Self>) {
-        let mut slots = self.woken.slots.lock();
-        slots.push(self.slot);
-        if slots.len() == 1 {
-            let _ = write(&self.woken.event, &1u64.to_ne_bytes()); // it can only be full, which says the same
-        }
+        self.woken.add(self.slot);
     }
 }

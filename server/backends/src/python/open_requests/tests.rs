@@ -48,7 +48,7 @@ impl Case {
 
     fn free_slots(&self) -> usize {
         let table = self.requests.table.lock();
-        assert!(table.behind.is_empty());
+        assert!(table.timed.is_empty());
         table.free.len() + SLOTS - table.slots.len()
     }
 }
@@ -139,6 +139,28 @@ fn a_caller_that_leaves_is_noticed_and_counted() {
         }
         assert_eq!(case.free_slots(), SLOTS);
     }
+}
+
+#[test]
+fn a_request_without_caller_is_over_in_time_though_its_model_keeps_it() {
+    let case = Case::new();
+    let (placed, caller) = case.open(true, DEFAULT_SLOT_BYTES);
+    case.say(&placed, [response(1.0)]);
+    drop(caller);
+    case.attend();
+    case.requests.attend(Instant::now() + 2 * AFTER_CALLER);
+    assert_eq!(case.ledger.released(), 0, "its batch runs yet");
+    assert_eq!(case.requests.patience(Instant::now()), None);
+    assert!(case.requests.take(&placed, |_| false).is_empty());
+    case.attend();
+    let patience = case.requests.patience(Instant::now()).expect("it is a matter of time");
+    case.requests.attend(Instant::now() + patience / 2);
+    assert_eq!(case.ledger.released(), 0);
+    case.requests.attend(Instant::now() + AFTER_CALLER);
+    assert_eq!(case.ledger.after(1).ends, [Err(FailureReason::Canceled)]);
+    assert_eq!(case.free_slots(), SLOTS - 1);
+    case.say(&placed, [response(2.0), Word::Ended]);
+    assert_eq!(case.free_slots(), SLOTS);
 }
 
 #[test]
