@@ -139,7 +139,7 @@ impl Of {
                 Err(Broken::Closed) => {
                     self.events = None;
                     shared.calls.close();
-                    shared.requests.lost(&not_healthy(shared.name()));
+                    shared.gone();
                     return;
                 }
                 Err(Broken::Failed(error)) => Err(error),

@@ -2,42 +2,55 @@
 
 use std::{mem, time::Instant};
 
-use server_core::{backend::Instance, batch::Batch, error::Error};
+use server_core::{backend::Instance, batch::Batch};
 
-use super::{open_requests::SLOTS, run, worker::Worker};
+use super::{open_requests::SLOTS, run, supervise::Supervisor};
 
 /// Runs batches on one worker.
 pub(super) struct PythonInstance {
-    /// Taken at the end.
-    worker: Option<Worker>,
+    supervisor: Supervisor,
     /// Memory of the last message, for the next.
     memory: Vec<u8>,
 }
 
 impl PythonInstance {
-    pub(super) fn new(worker: Worker) -> Self {
-        Self { worker: Some(worker), memory: Vec::new() }
+    pub(super) fn new(supervisor: Supervisor) -> Self {
+        Self { supervisor, memory: Vec::new() }
     }
 
     /// Runs a batch of [`SLOTS`] requests at most, and after it what was to run in the middle of its calls and did not.
     fn run_all(&mut self, batch: Batch) {
         let mut batches = vec![batch];
         while let Some(batch) = batches.pop() {
-            let shared = self.worker.as_ref().map(|worker| worker.shared.clone());
-            shared.iter().for_each(|shared| shared.calls.begin_main(&batch));
-            self.run(batch);
-            batches.extend(shared.iter().flat_map(|shared| shared.calls.end_main()));
+            batches.extend(self.run(batch));
         }
     }
 
-    fn run(&mut self, batch: Batch) {
-        let Some(worker) = &mut self.worker else {
-            return batch.fail(&Error::internal("the worker has ended"), Instant::now());
+    /// Runs a batch; gives what was to run in the middle of its calls and did not.
+    fn run(&mut self, batch: Batch) -> Vec<Batch> {
+        let mut worker = match self.supervisor.take() {
+            Ok(worker) => worker,
+            Err(error) => {
+                batch.fail(&error, Instant::now());
+                self.supervisor.leave_to_others();
+                return Vec::new();
+            }
         };
         let shared = worker.shared.clone();
-        let Some(running) = run::begin(batch, None, &mut self.memory, &shared) else { return };
-        let outcomes = worker.ask(&self.memory, &running.segments, run::outcomes);
-        run::end(running, outcomes, &shared);
+        shared.calls.begin_main(&batch);
+        let lost = run::begin(batch, None, &mut self.memory, &shared).and_then(|running| {
+            let outcomes = worker.ask(&self.memory, &running.segments, run::outcomes);
+            run::end(running, outcomes, &shared)
+        });
+        let left = shared.calls.end_main();
+        match lost {
+            None => self.supervisor.give_back(worker),
+            Some(reason) => {
+                self.supervisor.lost(worker, reason);
+                self.supervisor.leave_to_others();
+            }
+        }
+        left
     }
 }
 
@@ -51,14 +64,6 @@ impl Instance for PythonInstance {
         while !pending.is_empty() {
             let rest = pending.split_off(pending.len().min(SLOTS));
             self.run_all(Batch::new(mem::replace(&mut pending, rest), start));
-        }
-    }
-}
-
-impl Drop for PythonInstance {
-    fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            worker.end();
         }
     }
 }

@@ -24,7 +24,9 @@ mod process;
 mod requirements;
 mod run;
 mod settings;
+mod start;
 mod stub_files;
+mod supervise;
 mod tool;
 #[allow(dead_code, reason = "not every message is sent yet")]
 mod wire;
@@ -43,8 +45,9 @@ use server_core::{
 use server_shm::{Limits, SegmentPool};
 
 use self::{
-    model::{Code, PythonModel},
+    model::PythonModel,
     settings::Memory,
+    start::{Code, Starter},
 };
 
 /// The file with the model's class, unless the configuration names another.
@@ -164,10 +167,10 @@ impl Backend for Python {
         }
         settings::check_input_placement(config)?;
         let interpreter = interpreter::of_model(&self.settings, source, config)?;
-        let model = PythonModel::new(self.opened()?, source, host, code, interpreter);
+        let starter = Starter::new(self.opened()?, source, host, code, interpreter);
         if may_complete {
-            model.complete(config)?;
+            starter.complete(config)?;
         }
-        Ok(Box::new(model))
+        Ok(Box::new(PythonModel { starter: Arc::new(starter) }))
     }
 }

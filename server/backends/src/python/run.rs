@@ -69,8 +69,8 @@ pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) ->
 }
 
 /// Ends the requests of a batch that are over; those of which nothing came yet go on. If the worker is lost, all its requests
-/// end.
-pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, shared: &Shared) {
+/// end, and the reason is returned.
+pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, shared: &Shared) -> Option<Error> {
     let Running { placed, execution, sent_at, .. } = running;
     let count = placed.slots.len();
     let (outcomes, lost) = match outcomes {
@@ -83,9 +83,10 @@ pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, sha
     let end = Instant::now();
     let marks = Marks { start: execution.start(), input_end: sent_at, output_start: end, end };
     end_requests(&placed, outcomes, execution, &marks, shared);
-    if let Some(error) = lost {
-        shared.requests.lost(&error);
+    if let Some(error) = &lost {
+        shared.requests.lost(error);
     }
+    lost
 }
 
 fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, marks: &Marks, shared: &Shared) {

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -55,6 +58,9 @@ pub(super) struct Shared {
     pub(super) last_words: LastWords,
     pub(super) calls: Calls,
     pub(super) requests: OpenRequests,
+    is_gone: AtomicBool,
+    /// Called when the worker has closed its events channel.
+    on_gone: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What threads know of the instance that a worker is of.
@@ -147,6 +153,8 @@ impl Worker {
             last_words: LastWords::default(),
             calls: Calls::new(start.host.clone(), start.source),
             requests,
+            is_gone: AtomicBool::new(false),
+            on_gone: OnceLock::new(),
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let attendant = Attendant::start(shared.clone(), events, pipes)?;
@@ -170,7 +178,7 @@ impl Worker {
     }
 
     /// Why nothing comes any more.
-    fn lost(&mut self) -> Error {
+    pub(super) fn lost(&mut self) -> Error {
         let exit = self.process.wait_timeout(Duration::from_secs(1));
         let how = exit.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
         if self.has_answered {
@@ -222,6 +230,24 @@ impl Shared {
     /// Which instance it is.
     pub(super) fn set_instance(&self, instance: OfInstance) {
         let _ = self.instance.set(instance); // said once
+    }
+
+    /// Has that called when the worker is gone; whoever says so looks by itself whether it is already.
+    pub(super) fn on_gone(&self, call: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_gone.set(call); // said once
+    }
+
+    /// Whether the worker has closed its events channel: it has ended, or is about to.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::SeqCst)
+    }
+
+    /// The worker has closed its events channel.
+    pub(super) fn gone(&self) {
+        self.is_gone.store(true, Ordering::SeqCst);
+        if let Some(call) = self.on_gone.get() {
+            call();
+        }
     }
 
     /// Takes an event. Returns the number of a call channel whose descriptor comes next.

@@ -1,0 +1,156 @@
+"""Workers of Python models that die: their requests are answered, others go on, and new workers take their place."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import python_model
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
+
+from serving import Server, until
+from talking import PROTOCOLS, connect, is_ready, tensor
+
+NUMBERS = python_model.tensors(["IN INT64 -1"], ["OUT INT64 -1"])
+
+ON_DEMAND = """
+import os, time
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            order = request.request_id()
+            if order.startswith("exit "):
+                os._exit(int(order[5:]))
+            if order == "abort":
+                os.abort()
+            if order == "wait":
+                time.sleep(60)
+            pid = np.array([os.getpid()], np.int64)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", pid)]))
+        return responses
+"""
+
+DIES_AT_ONCE = """
+import os
+
+class TritonPythonModel:
+    def initialize(self, args):
+        marker = os.path.join(args["model_repository"], "serves")
+        if os.path.exists(marker):
+            os._exit(7)
+        open(marker, "w").close()
+
+    def execute(self, requests):
+        os._exit(8)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    python_model.write(folder, "alone", ON_DEMAND, NUMBERS)
+    python_model.write(folder, "two", ON_DEMAND, NUMBERS + "instance_group [{ count: 2 }]")
+    python_model.write(folder, "loop", DIES_AT_ONCE, NUMBERS)
+    with Server(folder) as running:
+        yield running
+
+
+def ask(client, model, order="", protocol="http"):
+    """The id of the worker's process."""
+    return int(client.infer(model, [tensor(protocol, "IN", np.zeros(1, np.int64), "INT64")], request_id=order).as_numpy("OUT")[0])
+
+
+def restarts(server, model):
+    for line in server.request("GET", "/metrics", port=server.metrics)[2].decode().splitlines():
+        if line.startswith("tritonserver_python_worker_restarts{") and f'model="{model}"' in line:
+            return int(line.rsplit(" ", 1)[1])
+    raise AssertionError("no such metric")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("order, how", [("exit 3", "exit code 3"), ("abort", "killed by signal 6 (SIGABRT)")])
+def test_a_worker_that_dies_answers_its_request_and_is_replaced(server, protocol, order, how):
+    client = connect(protocol, server)
+    before = ask(client, "alone", protocol=protocol)
+    count = restarts(server, "alone")
+    with pytest.raises(InferenceServerException) as raised:
+        ask(client, "alone", order, protocol)
+    assert raised.value.message() == f"Stub process 'alone_0' is not healthy. ({how})"
+    assert ask(client, "alone", protocol=protocol) != before  # it waits for the next one
+    assert restarts(server, "alone") == count + 1
+    assert is_ready(client, "alone")
+    assert not Path("/proc", str(before)).exists()
+
+
+def test_a_worker_that_is_killed_while_idle_is_replaced_unasked(server):
+    client = connect("http", server)
+    before = ask(client, "alone")
+    count = restarts(server, "alone")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: restarts(server, "alone") == count + 1, "a new worker")
+    assert ask(client, "alone") != before
+
+
+def test_a_busy_worker_that_is_killed_is_noticed_at_once_and_the_other_goes_on(server):
+    client = connect("http", server, concurrency=4)
+    waiting = client.async_infer("two", [tensor("http", "IN", np.zeros(1, np.int64), "INT64")], request_id="wait")
+    idle = ask(client, "two")  # the other is taken
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    children = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    busy = [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0two\0") and pid != idle]
+    assert len(busy) == 1
+    os.kill(busy[0], signal.SIGKILL)
+    with pytest.raises(InferenceServerException, match=r"Stub process 'two_0(_\d)?' is not healthy. \(killed by signal 9 \(SIGKILL\)\)"):
+        waiting.get_result(timeout=30)
+    assert ask(client, "two") > 0
+
+
+def test_a_worker_that_dies_again_and_again_is_told_and_asks_nobody_to_wait(server):
+    client = connect("http", server)
+    with pytest.raises(InferenceServerException, match=r"exit code 8"):
+        ask(client, "loop")
+    until(lambda: "exit code 7" in str(client.get_model_repository_index()), "the reason in the index")
+    assert not is_ready(client, "loop")
+    began = time.monotonic()
+    with pytest.raises(InferenceServerException, match=r"exit code 7"):
+        ask(client, "loop")
+    assert time.monotonic() - began < 30
+    assert ask(client, "alone") > 0
+
+
+def test_no_request_is_lost_while_workers_are_killed(server):
+    answers, stop = [], threading.Event()
+
+    def call():
+        client = httpclient.InferenceServerClient(server.url)
+        while not stop.is_set():
+            try:
+                answers.append(ask(client, "two"))
+            except InferenceServerException as error:
+                assert "is not healthy" in error.message(), error
+                answers.append(None)
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    client = connect("http", server)
+    killed = set()
+    for _ in range(6):
+        victim = ask(client, "two")
+        os.kill(victim, signal.SIGKILL)
+        killed.add(victim)
+        seen = len(answers)
+        until(lambda: len(answers) > seen + 50, "more answers")  # noqa: B023 - polled here
+    stop.set()
+    for caller in callers:
+        caller.join(60)
+        assert not caller.is_alive()
+    until(lambda: is_ready(client, "two"), "a ready model")
+    assert ask(client, "two") not in killed
+    assert sum(answer is None for answer in answers) < len(answers) / 2
+    assert not [pid for pid in killed if Path("/proc", str(pid)).exists()]

@@ -1,0 +1,326 @@
+//! Keeps one instance's worker running: one that has died is replaced, at once the first time, then after longer and longer
+//! pauses for as long as it goes on dying. What is decided is in [`Backoff`]; the rest waits and starts.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use server_core::{
+    backend::{Health, Placement},
+    error::{Error, Result},
+};
+
+use super::{start::Starter, worker::Worker};
+
+/// How long a batch waits for a worker that is being replaced, counted from when the one before was lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often an instance that has no worker looks whether another of its model still serves.
+const LOOK: Duration = Duration::from_millis(100);
+
+// === decisions ===
+
+/// When the next worker is started.
+#[derive(Debug, Default)]
+struct Backoff {
+    losses: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(30);
+    /// A worker that has served for so long has proven that it can.
+    const PROVEN: Duration = Duration::from_secs(10);
+
+    /// A worker is lost that had served for so long, or was not ready at all: the pause before the next start.
+    fn lost(&mut self, served: Duration) -> Duration {
+        if served >= Self::PROVEN {
+            self.losses = 0;
+        }
+        let doublings = self.losses.checked_sub(1);
+        self.losses = self.losses.saturating_add(1);
+        doublings.map_or(Duration::ZERO, |doublings| {
+            Self::FIRST.saturating_mul(2u32.saturating_pow(doublings)).min(Self::LONGEST)
+        })
+    }
+}
+
+// === the instances of a model together ===
+
+/// What the instances of one model share.
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    /// Instances that have a worker.
+    serving: AtomicUsize,
+    /// Workers that took the place of another, since the model was loaded.
+    restarts: AtomicU64,
+}
+
+impl Workers {
+    /// Workers that took the place of another.
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+}
+
+// === one instance ===
+
+/// The worker of one instance, as the instance's thread takes it for each batch. Dropping it ends the worker.
+pub(super) struct Supervisor(Arc<Watch>);
+
+struct Watch {
+    starter: Arc<Starter>,
+    placement: Placement,
+    health: Health,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    worker: Place,
+    backoff: Backoff,
+    /// When the last worker was ready.
+    ready_at: Instant,
+}
+
+enum Place {
+    /// It waits for a batch.
+    Here(Worker),
+    /// The instance's thread has it.
+    Taken,
+    /// It is lost and is being replaced.
+    Lost { since: Instant, reason: Error },
+    /// The instance goes.
+    Ended,
+}
+
+impl Supervisor {
+    /// Starts the worker of an instance.
+    ///
+    /// Errors: the model cannot be imported, or `initialize` fails.
+    pub(super) fn start(starter: Arc<Starter>, placement: &Placement, health: &Health) -> Result<Self> {
+        let worker = starter.ready_worker(placement, health)?;
+        let state = State { worker: Place::Taken, backoff: Backoff::default(), ready_at: Instant::now() };
+        let watch = Arc::new(Watch {
+            starter,
+            placement: placement.clone(),
+            health: health.clone(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        watch.serve(worker);
+        Ok(Self(watch))
+    }
+
+    /// Takes the worker. Waits for a while if it is being replaced.
+    ///
+    /// Errors: why there is none.
+    pub(super) fn take(&self) -> Result<Worker> {
+        let mut state = self.0.state.lock();
+        loop {
+            match mem::replace(&mut state.worker, Place::Taken) {
+                Place::Here(worker) => return Ok(worker),
+                Place::Lost { since, reason } => {
+                    let is_too_late = since.elapsed() >= PATIENCE;
+                    let error = is_too_late.then(|| reason.clone());
+                    state.worker = Place::Lost { since, reason };
+                    if let Some(error) = error {
+                        return Err(error);
+                    }
+                    self.0.changed.wait_until(&mut state, since + PATIENCE);
+                }
+                Place::Taken | Place::Ended => return Err(Error::internal("the worker has ended")),
+            }
+        }
+    }
+
+    /// Gives it back, ready for the next batch.
+    pub(super) fn give_back(&self, worker: Worker) {
+        self.0.state.lock().worker = Place::Here(worker);
+        if self.0.has_gone() {
+            self.0.replace_if_gone(); // nobody was told while it was away
+        }
+    }
+
+    /// It is lost, for that reason: another is started.
+    pub(super) fn lost(&self, worker: Worker, reason: Error) {
+        self.0.mark_lost(&mut self.0.state.lock(), reason.clone());
+        drop(worker); // the process is killed, if it still runs
+        self.0.replace(reason);
+    }
+
+    /// Blocks while there is no worker and another instance has one: it takes what waits.
+    pub(super) fn leave_to_others(&self) {
+        let mut state = self.0.state.lock();
+        while matches!(state.worker, Place::Lost { .. }) && self.0.starter.workers.serving.load(Ordering::SeqCst) > 0 {
+            self.0.changed.wait_for(&mut state, LOOK);
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let before = mem::replace(&mut self.0.state.lock().worker, Place::Ended);
+        self.0.changed.notify_all();
+        match before {
+            Place::Here(worker) => {
+                self.0.starter.workers.serving.fetch_sub(1, Ordering::SeqCst);
+                worker.end();
+            }
+            Place::Taken => {
+                self.0.starter.workers.serving.fetch_sub(1, Ordering::SeqCst);
+            }
+            Place::Lost { .. } | Place::Ended => {}
+        }
+    }
+}
+
+impl Watch {
+    /// A worker is ready. It is ended if the instance has gone meanwhile.
+    fn serve(self: &Arc<Self>, worker: Worker) {
+        let (watch, shared) = (Arc::downgrade(self), Arc::downgrade(&worker.shared));
+        worker.shared.on_gone(Box::new(move || {
+            if let (Some(watch), Some(_)) = (Weak::upgrade(&watch), Weak::upgrade(&shared)) {
+                watch.look_after();
+            }
+        }));
+        let mut state = self.state.lock();
+        if matches!(state.worker, Place::Ended) {
+            drop(state);
+            return worker.end();
+        }
+        state.worker = Place::Here(worker);
+        state.ready_at = Instant::now();
+        self.starter.workers.serving.fetch_add(1, Ordering::SeqCst);
+        self.health.set_reason(None);
+        self.health.set(true);
+        drop(state);
+        self.changed.notify_all();
+        if self.has_gone() {
+            self.look_after(); // nobody was told
+        }
+    }
+
+    /// The worker of the instance has closed its channels. Called by the thread that attends to it, which cannot wait for
+    /// its own end: so another looks.
+    fn look_after(self: &Arc<Self>) {
+        let watch = self.clone();
+        let look = move || watch.replace_if_gone();
+        if let Err(error) = thread::Builder::new().name(format!("{} watch", self.name())).spawn(look) {
+            tracing::error!(%error, "no thread to replace the worker of '{}'; its next batch does", self.name());
+        }
+    }
+
+    fn has_gone(&self) -> bool {
+        matches!(&self.state.lock().worker, Place::Here(worker) if worker.shared.is_gone())
+    }
+
+    /// Replaces the worker if it waits for a batch that it will never run. If it is taken, who has it sees it by itself.
+    fn replace_if_gone(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let mut worker = match mem::replace(&mut state.worker, Place::Taken) {
+            Place::Here(worker) if worker.shared.is_gone() => worker,
+            other => return state.worker = other,
+        };
+        self.mark_lost(&mut state, Error::internal("the worker is gone"));
+        drop(state);
+        let reason = worker.lost();
+        worker.shared.requests.lost(&reason); // those that were still to be answered
+        drop(worker);
+        self.replace(reason);
+    }
+
+    fn mark_lost(&self, state: &mut State, reason: Error) {
+        state.worker = Place::Lost { since: Instant::now(), reason };
+        self.starter.workers.serving.fetch_sub(1, Ordering::SeqCst);
+        self.health.set(false);
+    }
+
+    /// Has another worker started for one that was marked as lost; this is why it was.
+    fn replace(self: &Arc<Self>, why: Error) {
+        let mut state = self.state.lock();
+        let served = state.ready_at.elapsed();
+        let pause = state.backoff.lost(served);
+        let Place::Lost { reason, .. } = &mut state.worker else { return }; // the instance has gone
+        *reason = why.clone();
+        self.say(&why, pause);
+        drop(state);
+        let watch = self.clone();
+        let restart = move || watch.restart(pause);
+        if let Err(error) = thread::Builder::new().name(format!("{} restart", self.name())).spawn(restart) {
+            tracing::error!(%error, "no thread to start another worker of '{}'", self.name());
+        }
+    }
+
+    /// Starts workers until one is ready or the instance goes.
+    fn restart(self: &Arc<Self>, mut pause: Duration) {
+        loop {
+            if !self.pause(pause) {
+                return;
+            }
+            match self.starter.ready_worker(&self.placement, &self.health) {
+                Ok(worker) => {
+                    self.starter.workers.restarts.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!(model = self.starter.source.name, "the worker of '{}' was restarted", self.name());
+                    return self.serve(worker);
+                }
+                Err(error) => {
+                    let mut state = self.state.lock();
+                    pause = state.backoff.lost(Duration::ZERO);
+                    if let Place::Lost { reason, .. } = &mut state.worker {
+                        *reason = error.clone();
+                    }
+                    drop(state);
+                    self.say(&error, pause);
+                }
+            }
+        }
+    }
+
+    /// Waits for so long. Returns whether the instance is still there.
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut state = self.state.lock();
+        while !matches!(state.worker, Place::Ended) {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What is wrong, in the log and in the index.
+    fn say(&self, reason: &Error, pause: Duration) {
+        let next = match pause.as_millis() {
+            0 => "another is started now".to_owned(),
+            pause => format!("another is started in {pause} ms"),
+        };
+        tracing::error!(model = self.starter.source.name, "{reason}; {next}");
+        self.health.set_reason(Some(format!("{reason}; {next}")));
+    }
+
+    fn name(&self) -> &str {
+        &self.placement.instance_name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_loss_is_made_good_at_once_and_the_next_ones_later_and_later() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..11).map(|_| backoff.lost(Duration::ZERO).as_millis()).collect();
+        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000]);
+        assert_eq!(backoff.lost(Backoff::PROVEN), Duration::ZERO, "one that has served long was good");
+        assert_eq!(backoff.lost(Duration::from_secs(1)), Backoff::FIRST);
+    }
+}
