@@ -2,20 +2,28 @@
 
 use std::{mem, time::Instant};
 
-use server_core::{backend::Instance, batch::Batch};
+use server_core::{backend::Instance, batch::Batch, error::Error};
 
-use super::{open_requests::SLOTS, run, supervise::Supervisor};
+use super::{
+    open_requests::SLOTS,
+    pace::Pace,
+    run,
+    several::{Several, is_small},
+    supervise::Supervisor,
+    worker::Worker,
+};
 
 /// Runs batches on one worker.
 pub(super) struct PythonInstance {
     supervisor: Supervisor,
     /// Memory of the last message, for the next.
     memory: Vec<u8>,
+    pace: Pace,
 }
 
 impl PythonInstance {
     pub(super) fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, memory: Vec::new() }
+        Self { supervisor, memory: Vec::new(), pace: Pace::new() }
     }
 
     /// Runs a batch of [`SLOTS`] requests at most, and after it what was to run in the middle of its calls and did not.
@@ -39,10 +47,17 @@ impl PythonInstance {
         let shared = worker.shared.clone();
         shared.calls.begin_main(&batch);
         let lost = run::begin(batch, None, &mut self.memory, &shared).and_then(|running| {
+            let sent_at = Instant::now();
             let outcomes = worker.ask(&self.memory, &running.segments, run::outcomes);
+            self.pace.record(1, sent_at.elapsed());
             run::end(running, outcomes, &shared)
         });
         let left = shared.calls.end_main();
+        self.put_back(worker, lost);
+        left
+    }
+
+    fn put_back(&self, worker: Worker, lost: Option<Error>) {
         match lost {
             None => self.supervisor.give_back(worker),
             Some(reason) => {
@@ -50,11 +65,42 @@ impl PythonInstance {
                 self.supervisor.leave_to_others();
             }
         }
+    }
+
+    /// Runs small batches of a quick worker, beginning with `next`, several under way at a time. Gives back a batch that came
+    /// and is not small, and what was to run in the middle of the model's calls and did not.
+    fn run_several(&mut self, next: Batch, more: &mut dyn FnMut() -> Option<Batch>) -> Vec<Batch> {
+        let mut worker = match self.supervisor.take() {
+            Ok(worker) => worker,
+            Err(error) => {
+                next.fail(&error, Instant::now());
+                self.supervisor.leave_to_others();
+                return Vec::new();
+            }
+        };
+        let shared = worker.shared.clone();
+        shared.calls.begin_main(&next);
+        let mut several = Several::new(&mut worker, &mut self.memory, &mut self.pace);
+        let other = several.run(next, more);
+        let lost = several.lost;
+        let left = shared.calls.end_main().into_iter().chain(other).collect();
+        self.put_back(worker, lost);
         left
     }
 }
 
 impl Instance for PythonInstance {
+    fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
+        let mut batches = vec![batch];
+        while let Some(batch) = batches.pop() {
+            if self.pace.is_quick() && is_small(&batch) {
+                batches.extend(self.run_several(batch, more));
+            } else {
+                self.execute(batch);
+            }
+        }
+    }
+
     fn execute(&mut self, batch: Batch) {
         if batch.pending().len() <= SLOTS {
             return self.run_all(batch);

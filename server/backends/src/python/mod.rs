@@ -19,11 +19,13 @@ mod marshal;
 mod memory;
 mod model;
 mod open_requests;
+mod pace;
 #[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod process;
 mod requirements;
 mod run;
 mod settings;
+mod several;
 mod start;
 mod stub_files;
 mod supervise;

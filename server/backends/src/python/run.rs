@@ -77,8 +77,7 @@ pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, sha
         Ok(outcomes) if outcomes.len() == count => (outcomes, None),
         Ok(_) => lost_with(not_understood("as many results as requests were expected"), count),
         Err(Failure::Refused(text)) => (all_failed(&raised(shared.name(), &text), count), None),
-        Err(Failure::Gone) => lost_with(not_healthy(shared.name()), count),
-        Err(Failure::Lost(error)) => lost_with(error, count),
+        Err(failure) => lost_with(reason(failure, shared), count),
     };
     let end = Instant::now();
     let marks = Marks { start: execution.start(), input_end: sent_at, output_start: end, end };
@@ -87,6 +86,15 @@ pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, sha
         shared.requests.lost(error);
     }
     lost
+}
+
+/// Why a worker did not do what it was told.
+pub(super) fn reason(failure: Failure, shared: &Shared) -> Error {
+    match failure {
+        Failure::Refused(text) => raised(shared.name(), &text),
+        Failure::Gone => not_healthy(shared.name()),
+        Failure::Lost(error) => error,
+    }
 }
 
 fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, marks: &Marks, shared: &Shared) {

@@ -20,7 +20,7 @@ use server_shm::{Segment, SegmentPool};
 use super::{
     attendant::{Attendant, Pipes},
     calls::Calls,
-    channel::{self, Broken, Channel, not_understood},
+    channel::{self, Broken, Channel, Message, not_understood},
     decode::{Decoder, released},
     interpreter::{self, Interpreter},
     last_words::LastWords,
@@ -102,10 +102,21 @@ pub(super) fn ask<R>(
     read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
 ) -> Result<R, Failure> {
     let answer = channel.send(message, segments).and_then(|()| channel.receive(&shared.outputs));
-    let answer = answer.map_err(|broken| match broken {
+    read_answer(&answer.map_err(failure)?, shared, read)
+}
+
+fn failure(broken: Broken) -> Failure {
+    match broken {
         Broken::Failed(error) => Failure::Lost(error),
         Broken::Closed => Failure::Gone,
-    })?;
+    }
+}
+
+fn read_answer<R>(
+    answer: &Message<'_>,
+    shared: &Shared,
+    read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
+) -> Result<R, Failure> {
     let (value, appended) = answer.read().map_err(Failure::Lost)?;
     match value.items() {
         [Value::Int(kind), value] if kind.unsigned_abs() == answer::OK => {
@@ -170,11 +181,38 @@ impl Worker {
         read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
     ) -> Result<R, Failure> {
         let answer = ask(&mut self.execute, &self.shared, message, segments, read);
-        if let Err(Failure::Gone) = answer {
-            return Err(Failure::Lost(self.lost()));
-        }
+        let answer = self.explain(answer)?;
         self.has_answered = true;
-        answer
+        Ok(answer)
+    }
+
+    /// Gives it something to do, whose answer is fetched later: answers come in the order of what was sent.
+    pub(super) fn send(&mut self, message: &[u8], segments: &[Arc<Segment>]) -> Result<(), Failure> {
+        let sent = self.execute.send(message, segments).map_err(failure);
+        self.explain(sent)
+    }
+
+    /// The next answer, if it is there already or `waits`.
+    pub(super) fn next_answer<R>(
+        &mut self,
+        waits: bool,
+        read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
+    ) -> Result<Option<R>, Failure> {
+        let outputs = &self.shared.outputs;
+        let answer = if waits { self.execute.receive(outputs).map(Some) } else { self.execute.try_receive(outputs) };
+        let answer = answer.map_err(failure).and_then(|answer| {
+            let read = |answer| read_answer(&answer, &self.shared, read);
+            answer.map(read).transpose()
+        });
+        self.explain(answer)
+    }
+
+    /// A worker that is gone has ended in some way.
+    fn explain<R>(&mut self, result: Result<R, Failure>) -> Result<R, Failure> {
+        match result {
+            Err(Failure::Gone) => Err(Failure::Lost(self.lost())),
+            other => other,
+        }
     }
 
     /// Why nothing comes any more.
