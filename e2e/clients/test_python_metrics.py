@@ -100,7 +100,8 @@ class TritonPythonModel:
         return responses
 
     def finalize(self):
-        pb_utils.Logger.log_info("it ends")
+        for number in range(500):
+            pb_utils.Logger.log_info("it ends %d" % number)
 """
 
 
@@ -213,4 +214,5 @@ def test_a_model_loads_and_unloads_others(server):
 def test_what_finalize_logs_is_in_the_log(folder):
     with Server(folder, "--model-control-mode=explicit", "--load-model=cases") as running:
         pass
-    assert re.search(r'model\.py:\d+\] "it ends"', running.log()), running.log()[-2000:]
+    ends = re.findall(r'model\.py:\d+\] "it ends (\d+)"', running.log())
+    assert [int(number) for number in ends] == list(range(500)), running.log()[-2000:]

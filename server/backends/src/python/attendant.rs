@@ -94,7 +94,7 @@ impl Of {
                 }
             }
             if due.has_event {
-                self.events();
+                self.events(if due.is_over { usize::MAX } else { BURST }); // at the end all that is left
             }
             self.shared.requests.attend(Instant::now());
             if due.is_over {
@@ -128,11 +128,11 @@ impl Of {
         }
     }
 
-    /// Takes the events that are there.
-    fn events(&mut self) {
+    /// Takes the events that are there, so many at most.
+    fn events(&mut self, most: usize) {
         let Some(events) = &mut self.events else { return };
         let shared = &self.shared;
-        for _ in 0..BURST {
+        for _ in 0..most {
             let done = match events.try_receive(&shared.outputs) {
                 Ok(Some(message)) => message.read().and_then(|(message, _)| shared.event(&message)),
                 Ok(None) => return,
