@@ -15,7 +15,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::Wake,
     thread::Thread,
@@ -57,22 +57,32 @@ struct Lines {
 struct Line {
     socket: OwnedFd,
     thread: OnceLock<Thread>,
-    is_cancelled: AtomicBool,
+    /// Requests made through it so far.
+    requests: AtomicU64,
+    /// Which of them is given up; the greatest number for all.
+    cancelled: AtomicU64,
 }
 
 impl Line {
-    fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::Release);
+    /// Gives up that request, which may be over, or yet to come. What was given up stays so.
+    fn cancel(&self, request: u64) {
+        self.cancelled.fetch_max(request, Ordering::AcqRel);
         self.wake();
     }
 
     fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire)
+        let cancelled = self.cancelled.load(Ordering::Acquire);
+        cancelled == u64::MAX || cancelled == self.current()
     }
 
-    /// The next call on the channel has not been given up.
-    fn renew(&self) {
-        self.is_cancelled.store(false, Ordering::Release);
+    /// Number of the latest request, from 1.
+    fn current(&self) -> u64 {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// Another request begins.
+    fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::AcqRel);
     }
 
     fn wake(&self) {
@@ -119,7 +129,8 @@ impl Calls {
             Error::unavailable(format!("cannot serve calls of the Python worker of '{}': {error}", shared.name()))
         };
         let second = socket.try_clone().map_err(failed)?;
-        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), is_cancelled: AtomicBool::new(false) });
+        let (requests, cancelled) = (AtomicU64::new(0), AtomicU64::new(0));
+        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), requests, cancelled });
         {
             let mut lines = self.lines.lock();
             if lines.is_closed {
@@ -137,11 +148,11 @@ impl Calls {
         started
     }
 
-    /// The call on that channel is given up.
-    pub(super) fn cancel(&self, number: u64) {
+    /// A request on that channel is given up: its number among those of the channel, from 1.
+    pub(super) fn cancel(&self, number: u64, request: u64) {
         let line = self.lines.lock().open.get(&number).cloned();
         if let Some(line) = line {
-            line.cancel();
+            line.cancel(request);
         }
     }
 
@@ -154,7 +165,7 @@ impl Calls {
         };
         for line in lines {
             let _ = shutdown(&line.socket, Shutdown::Both); // its thread may have closed it
-            line.cancel();
+            line.cancel(u64::MAX);
         }
     }
 

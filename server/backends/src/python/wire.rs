@@ -38,7 +38,7 @@
 //! (LOG, level, file, line, text)  a line of the log
 //! (RELEASED, handles)             inputs that nobody looks at any more
 //! (OPEN_CALL_CHANNEL, number)     the next message carries its descriptor
-//! (CANCEL_CALL, number)           the call on that channel is given up
+//! (CANCEL_CALL, number, request)  that request on that channel is given up: its number among those of the channel, from 1
 //! (RESPONSE, slot, result, is last)   of a request that is answered by its response sender: NOTHING is an end without a further
 //!                                 response, (DROPPED,) one that the model forgot; the slot is free after the last
 //!

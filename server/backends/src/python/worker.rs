@@ -295,8 +295,8 @@ impl Shared {
         match message.items() {
             [kind, handles] if kind.number() == Some(event::RELEASED) => self.release(handles),
             [kind, number] if kind.number() == Some(event::OPEN_CALL_CHANNEL) => return Ok(number.number()),
-            [kind, number] if kind.number() == Some(event::CANCEL_CALL) => {
-                self.calls.cancel(number.number().unwrap_or_default());
+            [kind, number, request] if kind.number() == Some(event::CANCEL_CALL) => {
+                self.calls.cancel(number.number().unwrap_or_default(), request.number().unwrap_or_default());
             }
             [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
                 log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());

@@ -25,7 +25,7 @@ impl CallThread {
     /// Runs a request; answers its response, or the first of several.
     pub(super) fn exec(&mut self, execution: Option<u64>, wants_all: bool, request: InferRequest) -> Message {
         self.stream = None;
-        self.line.renew();
+        self.line.begin();
         let model = request.model_name.clone();
         match self.begin(execution, wants_all, request) {
             Ok(responses) => self.stream = Some(Stream(responses)),
@@ -53,7 +53,7 @@ impl CallThread {
 
     /// The model has enough of the responses; it may still ask for the next, which says so.
     pub(super) fn cancel(&mut self) {
-        self.line.cancel();
+        self.line.cancel(self.line.current());
         self.stream = None;
         self.end_wait();
     }

@@ -84,6 +84,7 @@ def message_of(request, decoupled, channel, execution):
         request._timeout,
         None if parameters == "{}" else loads_json(parameters),
     )
+    channel.requests += 1
     return (EXEC, execution, decoupled, called)
 
 
@@ -196,7 +197,7 @@ class ResponseIterator(object):
             return
         channel = self._channel
         if channel is not None:
-            _channel.events.send((CANCEL_CALL, channel.number))  # somebody waits for the next response just now
+            _channel.events.send((CANCEL_CALL, channel.number, channel.requests))  # somebody waits for the next response just now
 
     def _ask(self):
         channel = self._channel

@@ -107,7 +107,7 @@ class Calls(object):
 
     def discard(self, channel):
         """The call is given up in its middle: what comes of it is of no use any more."""
-        _channel.events.send_soon((CANCEL_CALL, channel.number))
+        _channel.events.send_soon((CANCEL_CALL, channel.number, channel.requests))
         os.close(channel.fd)
         receiver = None
         with self._lock:
@@ -149,6 +149,7 @@ class Calls(object):
             number = self._made
         channel = Channel(ours.detach(), _channel.events.segments)
         channel.number = number
+        channel.requests = 0
         try:
             _channel.events.send_with_descriptor((OPEN_CALL_CHANNEL, number), theirs.fileno())
         except BaseException:
