@@ -337,7 +337,7 @@ def test_statistics_of_streams(server):
     responses(server, "sender.send(out(1)); sender.send(out(2)); sender.send(flags=FINAL)")
     after = stat(server, "many")
     assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
-    assert after["execution_count"] == before["execution_count"] + 1
+    until(lambda: stat(server, "many")["execution_count"] == before["execution_count"] + 1, "execute to be over", 20)
     done = lambda one, index: one["response_stats"][index]["success"]["count"]  # noqa: E731
     assert all(done(after, index) == done(before, index) + 1 for index in ("0", "1"))
     before = stat(server, "once")
@@ -345,7 +345,7 @@ def test_statistics_of_streams(server):
     after = stat(server, "once")
     for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
         assert after["inference_stats"][part]["count"] == before["inference_stats"][part]["count"] + 1
-    assert after["execution_count"] == before["execution_count"] + 1
+    until(lambda: stat(server, "once")["execution_count"] == before["execution_count"] + 1, "execute to be over", 20)
 
 
 # === cancelling ===
@@ -500,6 +500,16 @@ def test_a_request_that_its_caller_left_and_its_model_kept_keeps_no_server_runni
             stream.send("many", code("self.kept = sender; sender.send(out(3))"))
             assert stream.next()[1] == 3
             stream.client.stop_stream(cancel_requests=True)
+
+
+def test_requests_that_are_open_end_at_once_with_their_worker(folder):
+    with Server(folder, "--model-control-mode=explicit", "--load-model=many", expect_exit=None) as running:
+        with Stream(running) as stream:
+            stream.send("many", code("self.kept = sender; sender.send(out(3))"))
+            assert stream.next()[1] == 3
+            stream.send("many", code("import os; in_thread(lambda: (time.sleep(0.1), os._exit(3))); self.other = sender"))
+            texts = [stream.next()[1] for _ in range(2)]
+            assert all(text.startswith("Stub process 'many_0' is not healthy.") for text in texts), texts
 
 
 def test_the_server_ends_while_requests_are_open(folder):
