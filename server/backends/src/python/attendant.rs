@@ -19,6 +19,7 @@ use server_core::error::{Error, Result};
 use super::{
     channel::{Broken, Channel},
     lines::{Lines, Record},
+    process::Process,
     worker::Shared,
 };
 
@@ -41,12 +42,19 @@ impl Attendant {
     /// Starts the thread.
     ///
     /// Errors: the system has none.
-    pub(super) fn start(shared: Arc<Shared>, events: Channel, pipes: Pipes) -> Result<Self> {
+    pub(super) fn start(shared: Arc<Shared>, process: Arc<Process>, events: Channel, pipes: Pipes) -> Result<Self> {
         let prepare = || {
             let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
             let pipes = [Pipe::new(pipes.stdout, false)?, Pipe::new(pipes.stderr, true)?];
             let name = format!("{} attendant", shared.name());
-            let of_thread = Of { shared: shared.clone(), events: Some(events), stop: stop.clone(), pipes };
+            let of_thread = Of {
+                shared: shared.clone(),
+                process,
+                has_ended: false,
+                events: Some(events),
+                stop: stop.clone(),
+                pipes,
+            };
             let thread = thread::Builder::new().name(name).spawn(move || of_thread.run())?;
             Ok(Self { stop, thread: Some(thread) })
         };
@@ -67,6 +75,8 @@ impl Drop for Attendant {
 
 struct Of {
     shared: Arc<Shared>,
+    process: Arc<Process>,
+    has_ended: bool,
     /// Until the worker has closed it.
     events: Option<Channel>,
     stop: Arc<OwnedFd>,
@@ -88,6 +98,10 @@ impl Of {
     fn run(mut self) {
         loop {
             let due = self.wait();
+            if due.may_have_ended {
+                // The processes that it had started hold its ends of the channels open: they are killed with this.
+                self.has_ended = self.process.exit().is_some();
+            }
             if due.has_output || due.is_over {
                 for pipe in &mut self.pipes {
                     pipe.read(&self.shared, due.is_over);
@@ -111,12 +125,14 @@ impl Of {
             vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(requests.woken(), PollFlags::IN)];
         descriptors.extend(self.events.iter().map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
         descriptors.extend(self.pipes.iter().filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN))));
+        let end = if self.has_ended { None } else { self.process.ended_fd() };
+        descriptors.extend(end.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
         let patience = requests.patience(Instant::now()).and_then(|patience| Timespec::try_from(patience).ok());
         match poll(&mut descriptors, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot attend to the Python worker of '{}'", self.shared.name());
-                return Due { is_over: true, has_event: false, has_output: false };
+                return Due { is_over: true, has_event: false, has_output: false, may_have_ended: false };
             }
         }
         let is_ready = |descriptor: &PollFd<'_>| !descriptor.revents().is_empty();
@@ -125,6 +141,7 @@ impl Of {
             is_over: is_ready(&descriptors[0]),
             has_event: self.events.is_some() && is_ready(&descriptors[2]),
             has_output: descriptors[outputs..].iter().any(is_ready),
+            may_have_ended: end.is_some() && descriptors.last().is_some_and(is_ready),
         }
     }
 
@@ -162,6 +179,7 @@ impl Of {
 /// What the attendant has to do.
 struct Due {
     is_over: bool,
+    may_have_ended: bool,
     has_event: bool,
     has_output: bool,
 }

@@ -6,6 +6,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use rustix::{
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
     },
 };
 use server_core::error::{Error, Result};
@@ -43,6 +45,8 @@ pub(super) struct Channel {
     buffer: Box<[u8]>,
     /// A message that was too large, until the worker has answered.
     spilled: Option<Bytes>,
+    /// How long the worker may take to answer, and what is wrong if it takes longer.
+    limit: Option<(Duration, Error)>,
 }
 
 /// A connected pair: the server's end, and the worker's.
@@ -58,7 +62,24 @@ impl Channel {
     /// A channel over that socket.
     pub(super) fn new(socket: OwnedFd, pool: Arc<SegmentPool>) -> Self {
         let buffer = vec![0; MESSAGE_MAX].into_boxed_slice();
-        Self { socket, pool, shown: HashMap::new(), buffer, spilled: None }
+        Self { socket, pool, shown: HashMap::new(), buffer, spilled: None, limit: None }
+    }
+
+    /// Sets how long a message may take to come or to go from here on, and what is wrong if it takes longer.
+    ///
+    /// Errors: the system's.
+    pub(super) fn set_limit(&mut self, limit: Option<(Duration, Error)>) -> Result<()> {
+        let is_other = limit.as_ref().map(|limit| limit.0) != self.limit.as_ref().map(|limit| limit.0);
+        if is_other {
+            let duration = limit.as_ref().map(|limit| limit.0);
+            for direction in [Timeout::Recv, Timeout::Send] {
+                set_socket_timeout(&self.socket, direction, duration).map_err(|errno| {
+                    Error::internal(format!("cannot set a time limit on a channel to a Python worker: {errno}"))
+                })?;
+            }
+        }
+        self.limit = limit;
+        Ok(())
     }
 
     /// Sends one message; the worker hears before of segments that it speaks of.
@@ -144,9 +165,15 @@ impl Channel {
             match rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()), // such a socket takes a message whole or not at all
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Err(self.too_late()),
                 Err(error) => return Err(broken(error)),
             }
         }
+    }
+
+    fn too_late(&self) -> Broken {
+        let error = self.limit.as_ref().map(|(_, error)| error.clone());
+        Broken::Failed(error.unwrap_or_else(|| not_understood("it did not come in time")))
     }
 
     fn receive_plain(&mut self, flags: RecvFlags) -> Result<Option<usize>, Broken> {
@@ -154,7 +181,8 @@ impl Channel {
             match rustix::net::recv(&self.socket, &mut *self.buffer, flags) {
                 Ok((_, length)) => return Ok(Some(length)),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::AGAIN) if flags.contains(RecvFlags::DONTWAIT) => return Ok(None),
+                Err(Errno::AGAIN) => return Err(self.too_late()),
                 Err(error) => return Err(broken(error)),
             }
         }

@@ -29,6 +29,7 @@ mod several;
 mod start;
 mod stub_files;
 mod supervise;
+mod time_limits;
 mod tool;
 #[allow(dead_code, reason = "not every message is sent yet")]
 mod wire;
@@ -50,6 +51,7 @@ use self::{
     model::PythonModel,
     settings::Memory,
     start::{Code, Starter},
+    time_limits::TimeLimits,
 };
 
 /// The file with the model's class, unless the configuration names another.
@@ -73,6 +75,7 @@ struct PythonBackend {
     memory: Memory,
     /// Calls that an instance may have under way.
     calls: u64,
+    time_limits: TimeLimits,
     pool: Arc<SegmentPool>,
     cache: Option<String>,
     /// Where the worker's program may lie.
@@ -95,6 +98,7 @@ impl PythonBackend {
         Ok(Self {
             memory,
             calls: settings::calls(settings)?,
+            time_limits: TimeLimits::new(settings)?,
             pool: SegmentPool::new(limits),
             cache: settings.get(interpreter::CACHE_SETTING).cloned(),
             stub_places: stub_files::places(std::env::current_exe().ok().as_deref(), backend_directory),

@@ -18,7 +18,9 @@ use super::{
     PythonBackend,
     interpreter::Interpreter,
     marshal::{Value, Writer},
+    process::Process,
     supervise::Workers,
+    time_limits::Stage,
     wire::kind,
     worker::{Failure, OfInstance, Start, Worker},
 };
@@ -77,12 +79,12 @@ impl Starter {
     ///
     /// Errors: the model cannot be imported, or the function fails.
     pub(super) fn complete(&self, config: &mut ModelConfig) -> Result<()> {
-        let mut worker = self.loaded_worker()?;
+        let mut worker = self.loaded_worker(&Abort::default())?;
         let mut message = Writer::default();
         message.tuple(2);
         message.int(kind::COMPLETE);
         message.str(&config::to_json(config).to_string());
-        let completed = worker.ask(&message.into_bytes(), &[], |value, _, _| match value {
+        let completed = worker.tell(Stage::AutoComplete, message, |value| match value {
             Value::Str(text) => config::from_json(text).map(Some).map_err(|error| {
                 Error::internal(format!(
                     "auto_complete_config of '{}' made no valid configuration: {error}",
@@ -103,7 +105,7 @@ impl Starter {
     }
 
     /// A worker that has imported the model.
-    fn loaded_worker(&self) -> Result<Worker> {
+    fn loaded_worker(&self, abort: &Abort) -> Result<Worker> {
         let stub = self.backend.stub_folder()?;
         let mut worker = Worker::start(&Start {
             interpreter: &self.interpreter,
@@ -112,7 +114,13 @@ impl Starter {
             host: &self.host,
             memory: &self.backend.memory,
             pool: &self.backend.pool,
+            time_limits: self.backend.time_limits,
         })?;
+        abort.watch(worker.process());
+        let mut message = Writer::default();
+        message.tuple(1);
+        message.int(kind::START);
+        worker.tell(Stage::Start, message, |_| Ok(())).map_err(load_error)?;
         let mut message = Writer::default();
         message.tuple(2);
         message.int(kind::LOAD);
@@ -129,16 +137,17 @@ impl Starter {
         message.tuple(self.code.path.len());
         self.code.path.iter().for_each(|folder| message.str(&folder.to_string_lossy()));
         message.end_dict();
-        worker.ask(&message.into_bytes(), &[], |_, _, _| Ok(())).map_err(load_error)?;
+        worker.tell(Stage::Import, message, |_| Ok(())).map_err(load_error)?;
         Ok(worker)
     }
 
     /// A worker whose model is initialized for that instance.
     ///
-    /// Errors: the model cannot be imported, or `initialize` fails.
-    pub(super) fn ready_worker(&self, placement: &Placement, health: &Health) -> Result<Worker> {
+    /// Errors: the model cannot be imported, or `initialize` fails; or the start was aborted meanwhile.
+    pub(super) fn ready_worker(&self, placement: &Placement, health: &Health, abort: &Abort) -> Result<Worker> {
         let first = self.first.lock().take();
-        let mut worker = first.map_or_else(|| self.loaded_worker(), Ok)?;
+        let mut worker = first.map_or_else(|| self.loaded_worker(abort), Ok)?;
+        abort.watch(worker.process());
         worker.shared.set_instance(OfInstance {
             name: placement.instance_name.clone(),
             output_names: self.output_names.clone(),
@@ -179,7 +188,8 @@ impl Starter {
         message.str("decoupled");
         message.bool(self.is_decoupled());
         message.end_dict();
-        worker.ask(&message.into_bytes(), &[], |_, _, _| Ok(())).map_err(load_error)?;
+        worker.tell(Stage::Initialize, message, |_| Ok(())).map_err(load_error)?;
+        worker.enter(Stage::Execute)?;
         Ok(worker)
     }
 }
@@ -189,6 +199,36 @@ impl Starter {
     fn repeats_requests(&self) -> bool {
         matches!(&self.config.scheduling_choice,
             Some(SchedulingChoice::SequenceBatching(batching)) if batching.iterative_sequence)
+    }
+}
+
+/// Ends a start that is under way when nobody wants its worker any more.
+#[derive(Debug, Default)]
+pub(super) struct Abort(Mutex<Aborted>);
+
+#[derive(Debug, Default)]
+struct Aborted {
+    is_aborted: bool,
+    process: Weak<Process>,
+}
+
+impl Abort {
+    /// This is the process that the start is about.
+    fn watch(&self, process: &Arc<Process>) {
+        let mut aborted = self.0.lock();
+        aborted.process = Arc::downgrade(process);
+        if aborted.is_aborted {
+            process.kill_group();
+        }
+    }
+
+    /// Kills the process of the start, also if it is yet to come: the start fails.
+    pub(super) fn abort(&self) {
+        let mut aborted = self.0.lock();
+        aborted.is_aborted = true;
+        if let Some(process) = aborted.process.upgrade() {
+            process.kill_group();
+        }
     }
 }
 

@@ -17,7 +17,10 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::{start::Starter, worker::Worker};
+use super::{
+    start::{Abort, Starter},
+    worker::Worker,
+};
 
 /// How long a batch waits for a worker that is being replaced, counted from when the one before was lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,6 +84,8 @@ struct Watch {
     health: Health,
     state: Mutex<State>,
     changed: Condvar,
+    /// Ends the start of the next worker.
+    abort: Abort,
 }
 
 struct State {
@@ -106,7 +111,7 @@ impl Supervisor {
     ///
     /// Errors: the model cannot be imported, or `initialize` fails.
     pub(super) fn start(starter: Arc<Starter>, placement: &Placement, health: &Health) -> Result<Self> {
-        let worker = starter.ready_worker(placement, health)?;
+        let worker = starter.ready_worker(placement, health, &Abort::default())?;
         let state = State { worker: Place::Taken, backoff: Backoff::default(), ready_at: Instant::now() };
         let watch = Arc::new(Watch {
             starter,
@@ -114,6 +119,7 @@ impl Supervisor {
             health: health.clone(),
             state: Mutex::new(state),
             changed: Condvar::new(),
+            abort: Abort::default(),
         });
         watch.serve(worker);
         Ok(Self(watch))
@@ -177,7 +183,8 @@ impl Drop for Supervisor {
             Place::Taken => {
                 self.0.starter.workers.serving.fetch_sub(1, Ordering::SeqCst);
             }
-            Place::Lost { .. } | Place::Ended => {}
+            Place::Lost { .. } => self.0.abort.abort(),
+            Place::Ended => {}
         }
     }
 }
@@ -265,7 +272,7 @@ impl Watch {
             if !self.pause(pause) {
                 return;
             }
-            match self.starter.ready_worker(&self.placement, &self.health) {
+            match self.starter.ready_worker(&self.placement, &self.health, &self.abort) {
                 Ok(worker) => {
                     self.starter.workers.restarts.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(model = self.starter.source.name, "the worker of '{}' was restarted", self.name());
@@ -274,9 +281,8 @@ impl Watch {
                 Err(error) => {
                     let mut state = self.state.lock();
                     pause = state.backoff.lost(Duration::ZERO);
-                    if let Place::Lost { reason, .. } = &mut state.worker {
-                        *reason = error.clone();
-                    }
+                    let Place::Lost { reason, .. } = &mut state.worker else { return }; // the instance has gone
+                    *reason = error.clone();
                     drop(state);
                     self.say(&error, pause);
                 }

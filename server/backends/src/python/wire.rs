@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! server -> worker, execute channel                              answer
+//! (START,)                        nothing: it has started       (OK, None)
 //! (LOAD, settings)                import the model               (OK, None)
 //! (COMPLETE, config)              auto_complete_config           (OK, config or None)      config: JSON text
 //! (INITIALIZE, args, settings)    make the instance              (OK, None)
@@ -58,6 +59,7 @@ pub(super) const INLINE_MAX: usize = 16 << 10;
 
 /// Kinds of messages.
 pub(super) mod kind {
+    pub(in super::super) const START: i64 = 0;
     pub(in super::super) const LOAD: i64 = 1;
     pub(in super::super) const COMPLETE: i64 = 2;
     pub(in super::super) const INITIALIZE: i64 = 3;

@@ -30,6 +30,7 @@ use super::{
     process::Process,
     settings::Memory,
     stub_files,
+    time_limits::{Stage, TimeLimits},
     wire::{answer, event, kind},
 };
 
@@ -45,6 +46,7 @@ pub(super) struct Start<'a> {
     pub(super) host: &'a Weak<dyn Host>,
     pub(super) memory: &'a Memory,
     pub(super) pool: &'a Arc<SegmentPool>,
+    pub(super) time_limits: TimeLimits,
 }
 
 /// What all threads that deal with a worker share.
@@ -75,7 +77,9 @@ pub(super) struct OfInstance {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     execute: Channel,
-    process: Process,
+    process: Arc<Process>,
+    time_limits: TimeLimits,
+    stage: Stage,
     /// Until the process is found to have ended.
     attendant: Option<Attendant>,
     program: PathBuf,
@@ -168,9 +172,40 @@ impl Worker {
             on_gone: OnceLock::new(),
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
-        let attendant = Attendant::start(shared.clone(), events, pipes)?;
+        let process = Arc::new(spawned.process);
+        let attendant = Attendant::start(shared.clone(), process.clone(), events, pipes)?;
         let program = start.interpreter.program.clone();
-        Ok(Self { shared, execute, process: spawned.process, attendant: Some(attendant), program, has_answered: false })
+        Ok(Self {
+            shared,
+            execute,
+            process,
+            attendant: Some(attendant),
+            program,
+            time_limits: start.time_limits,
+            stage: Stage::Start,
+            has_answered: false,
+        })
+    }
+
+    /// Has it do what belongs to that stage, in that stage's time.
+    pub(super) fn tell<R>(
+        &mut self,
+        stage: Stage,
+        message: Writer,
+        read: impl FnOnce(&Value<'_>) -> Result<R>,
+    ) -> Result<R, Failure> {
+        self.enter(stage).map_err(Failure::Lost)?;
+        self.ask(&message.into_bytes(), &[], |value, _, _| read(value))
+    }
+
+    /// What it is told from here on belongs to that stage, with its limit.
+    ///
+    /// Errors: the system's.
+    pub(super) fn enter(&mut self, stage: Stage) -> Result<()> {
+        self.stage = stage;
+        let limit = self.time_limits.of(stage);
+        let limit = limit.map(|limit| (limit, self.time_limits.exceeded(self.shared.name(), stage, limit)));
+        self.execute.set_limit(limit)
     }
 
     /// Has it do something, and reads what it answers. Blocks until it has.
@@ -182,7 +217,7 @@ impl Worker {
     ) -> Result<R, Failure> {
         let answer = ask(&mut self.execute, &self.shared, message, segments, read);
         let answer = self.explain(answer)?;
-        self.has_answered = true;
+        self.has_answered |= self.stage != Stage::Start;
         Ok(answer)
     }
 
@@ -226,20 +261,34 @@ impl Worker {
         Error::internal(interpreter::start_failure(&self.program, &how, &self.shared.last_words.text()))
     }
 
+    /// Its process.
+    pub(super) fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
     /// Has it finalize the model and end; kills it if it takes too long.
     pub(super) fn end(mut self) {
         let mut message = Writer::default();
         message.tuple(1);
         message.int(kind::FINALIZE);
-        match self.ask(&message.into_bytes(), &[], |_, _, _| Ok(())) {
+        match self.tell(Stage::Finalize, message, |_| Ok(())) {
             Ok(()) => {}
             Err(Failure::Refused(text)) => {
                 tracing::error!(model = self.shared.model_name, "failed to finalize '{}': {text}", self.shared.name());
             }
             Err(Failure::Gone) => tracing::error!(model = self.shared.model_name, "{}", self.lost()),
-            Err(Failure::Lost(error)) => tracing::error!(model = self.shared.model_name, "{error}"),
+            Err(Failure::Lost(error)) => {
+                tracing::error!(model = self.shared.model_name, "{error}");
+                return; // it is killed
+            }
         }
         self.process.wait_timeout(GRACE);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.process.end(Duration::ZERO); // before the attendant ends, which reads all that is left to read
     }
 }
 

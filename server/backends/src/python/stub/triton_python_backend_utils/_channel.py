@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from marshal import dumps, loads
 
 # Kinds of messages from the server; `wire.rs` names the same.
-LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT = range(1, 10)
+START, LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT = range(10)
 
 # Kinds of answers.
 OK, FAILED = 0, 1

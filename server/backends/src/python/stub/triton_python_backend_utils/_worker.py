@@ -16,6 +16,7 @@ from ._channel import (
     OK,
     READY,
     RELEASED,
+    START,
     Channel,
     Events,
     dumps,
@@ -46,6 +47,7 @@ class Worker(object):
         self.leases = Leases(channel.segments)
         self._model = None
         self._handlers = {
+            START: self._start,
             LOAD: self._load,
             COMPLETE: self._complete,
             INITIALIZE: self._initialize,
@@ -119,6 +121,9 @@ class Worker(object):
         except BaseException as error:
             answer = (FAILED,) + describe(error)
         self._channel.send_encoded(dumps(answer, 2))
+
+    def _start(self):
+        pass  # the server hears that the interpreter is there
 
     def _load(self, settings):
         self._model = Model(settings)
