@@ -93,7 +93,7 @@ impl Instance for PythonInstance {
     fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
         let mut batches = vec![batch];
         while let Some(batch) = batches.pop() {
-            if self.pace.is_quick() && is_small(&batch) {
+            if self.pace.is_quick() && is_small(&batch) && !self.supervisor.reloads() {
                 batches.extend(self.run_several(batch, more));
             } else {
                 self.execute(batch);

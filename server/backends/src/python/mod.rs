@@ -22,6 +22,7 @@ mod open_requests;
 mod pace;
 #[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod process;
+mod reload;
 mod requirements;
 mod run;
 mod settings;
@@ -76,6 +77,8 @@ struct PythonBackend {
     /// Calls that an instance may have under way.
     calls: u64,
     time_limits: TimeLimits,
+    /// Whether models are imported anew when their files change.
+    reloads: bool,
     pool: Arc<SegmentPool>,
     cache: Option<String>,
     /// Where the worker's program may lie.
@@ -99,6 +102,7 @@ impl PythonBackend {
             memory,
             calls: settings::calls(settings)?,
             time_limits: TimeLimits::new(settings)?,
+            reloads: reload::is_wanted(settings)?,
             pool: SegmentPool::new(limits),
             cache: settings.get(interpreter::CACHE_SETTING).cloned(),
             stub_places: stub_files::places(std::env::current_exe().ok().as_deref(), backend_directory),

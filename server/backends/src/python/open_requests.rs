@@ -141,6 +141,13 @@ impl OpenRequests {
         Ok(Placed { slots, batch: table.batches })
     }
 
+    /// Waits until there is no request, so long at most. Returns whether there is none.
+    pub(super) fn wait_until_empty(&self, timeout: Duration) -> bool {
+        let mut table = self.table.lock();
+        let has_some = |table: &mut Table| table.free.len() < table.slots.len();
+        !self.changed.wait_while_for(&mut table, has_some, timeout).timed_out() || !has_some(&mut table)
+    }
+
     /// Gives back slots that no request was put into.
     pub(super) fn give_back(&self, placed: &Placed) {
         self.table.lock().free.extend(&placed.slots);

@@ -19,6 +19,7 @@ use super::{
     interpreter::Interpreter,
     marshal::{Value, Writer},
     process::Process,
+    reload::Sources,
     supervise::Workers,
     time_limits::Stage,
     wire::kind,
@@ -195,6 +196,11 @@ impl Starter {
 }
 
 impl Starter {
+    /// The files of the model, if workers are replaced when those change.
+    pub(super) fn sources(&self) -> Option<Sources> {
+        self.backend.reloads.then(|| Sources::new(&self.code.path))
+    }
+
     /// Whether a request may come to a worker again: its inputs must be as they were then.
     fn repeats_requests(&self) -> bool {
         matches!(&self.config.scheduling_choice,

@@ -18,6 +18,7 @@ use server_core::{
 };
 
 use super::{
+    reload::Sources,
     start::{Abort, Starter},
     worker::Worker,
 };
@@ -86,6 +87,8 @@ struct Watch {
     changed: Condvar,
     /// Ends the start of the next worker.
     abort: Abort,
+    /// The files of the model, if workers are replaced when those change.
+    sources: Option<Sources>,
 }
 
 struct State {
@@ -111,6 +114,7 @@ impl Supervisor {
     ///
     /// Errors: the model cannot be imported, or `initialize` fails.
     pub(super) fn start(starter: Arc<Starter>, placement: &Placement, health: &Health) -> Result<Self> {
+        let sources = starter.sources();
         let worker = starter.ready_worker(placement, health, &Abort::default())?;
         let state = State { worker: Place::Taken, backoff: Backoff::default(), ready_at: Instant::now() };
         let watch = Arc::new(Watch {
@@ -120,6 +124,7 @@ impl Supervisor {
             state: Mutex::new(state),
             changed: Condvar::new(),
             abort: Abort::default(),
+            sources,
         });
         watch.serve(worker);
         Ok(Self(watch))
@@ -132,7 +137,10 @@ impl Supervisor {
         let mut state = self.0.state.lock();
         loop {
             match mem::replace(&mut state.worker, Place::Taken) {
-                Place::Here(worker) => return Ok(worker),
+                Place::Here(worker) => {
+                    drop(state);
+                    return Ok(self.0.up_to_date(worker));
+                }
                 Place::Lost { since, reason } => {
                     let is_too_late = since.elapsed() >= PATIENCE;
                     let error = is_too_late.then(|| reason.clone());
@@ -145,6 +153,11 @@ impl Supervisor {
                 Place::Taken | Place::Ended => return Err(Error::internal("the worker has ended")),
             }
         }
+    }
+
+    /// Whether [`Supervisor::take`] may give another worker than before, because the model has changed.
+    pub(super) fn reloads(&self) -> bool {
+        self.0.sources.is_some()
     }
 
     /// Gives it back, ready for the next batch.
@@ -192,12 +205,7 @@ impl Drop for Supervisor {
 impl Watch {
     /// A worker is ready. It is ended if the instance has gone meanwhile.
     fn serve(self: &Arc<Self>, worker: Worker) {
-        let (watch, shared) = (Arc::downgrade(self), Arc::downgrade(&worker.shared));
-        worker.shared.on_gone(Box::new(move || {
-            if let (Some(watch), Some(_)) = (Weak::upgrade(&watch), Weak::upgrade(&shared)) {
-                watch.look_after();
-            }
-        }));
+        self.listen_to(&worker);
         let mut state = self.state.lock();
         if matches!(state.worker, Place::Ended) {
             drop(state);
@@ -213,6 +221,47 @@ impl Watch {
         if self.has_gone() {
             self.look_after(); // nobody was told
         }
+    }
+
+    fn listen_to(self: &Arc<Self>, worker: &Worker) {
+        let (watch, shared) = (Arc::downgrade(self), Arc::downgrade(&worker.shared));
+        worker.shared.on_gone(Box::new(move || {
+            if let (Some(watch), Some(_)) = (Weak::upgrade(&watch), Weak::upgrade(&shared)) {
+                watch.look_after();
+            }
+        }));
+    }
+
+    /// That worker, or a new one if the files of the model have changed. A worker that cannot be made of them is no reason to
+    /// end the one there is.
+    fn up_to_date(self: &Arc<Self>, worker: Worker) -> Worker {
+        if !self.has_new_sources() {
+            return worker;
+        }
+        let name = self.name();
+        match self.starter.ready_worker(&self.placement, &self.health, &Abort::default()) {
+            Ok(new) => {
+                tracing::info!(
+                    model = self.starter.source.name,
+                    "the files of '{name}' have changed: it runs the new ones"
+                );
+                self.health.set_reason(None);
+                self.listen_to(&new);
+                worker.end_after_its_requests();
+                new
+            }
+            Err(error) => {
+                let problem = format!("the files of '{name}' have changed, and it goes on with the old ones: {error}");
+                tracing::error!(model = self.starter.source.name, "{problem}");
+                self.health.set_reason(Some(problem));
+                worker
+            }
+        }
+    }
+
+    /// Whether the files of the model have changed since a worker was made of them.
+    fn has_new_sources(&self) -> bool {
+        self.sources.as_ref().is_some_and(|sources| sources.have_changed(Instant::now()))
     }
 
     /// The worker of the instance has closed its channels. Called by the thread that attends to it, which cannot wait for
@@ -295,7 +344,8 @@ impl Watch {
         let until = Instant::now() + pause;
         let mut state = self.state.lock();
         while !matches!(state.worker, Place::Ended) {
-            if self.changed.wait_until(&mut state, until).timed_out() {
+            let look = if self.sources.is_some() { until.min(Instant::now() + LOOK) } else { until };
+            if self.changed.wait_until(&mut state, look).timed_out() && (look == until || self.has_new_sources()) {
                 return true;
             }
         }

@@ -6,6 +6,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,9 @@ use super::{
 
 /// How long a worker may take to end by itself after it was told to, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a worker that still has requests is there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is needed to start a worker.
 pub(super) struct Start<'a> {
@@ -264,6 +268,23 @@ impl Worker {
     /// Its process.
     pub(super) fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// Has it end once all of its requests are over; another takes what comes.
+    pub(super) fn end_after_its_requests(mut self) {
+        let model = self.shared.model_name.clone();
+        let end = move || {
+            while !self.shared.requests.wait_until_empty(LOOK) {
+                if self.shared.is_gone() {
+                    let reason = self.lost();
+                    return self.shared.requests.lost(&reason);
+                }
+            }
+            self.end();
+        };
+        if let Err(error) = thread::Builder::new().name(format!("{model} replaced")).spawn(end) {
+            tracing::error!(%error, "no thread to end a worker of '{model}'; it was killed");
+        }
     }
 
     /// Has it finalize the model and end; kills it if it takes too long.
