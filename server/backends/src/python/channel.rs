@@ -65,6 +65,19 @@ impl Channel {
         Self { socket, pool, shown: HashMap::new(), buffer, spilled: None, limit: None }
     }
 
+    /// A further channel of the same worker, as [`pair`] makes it.
+    ///
+    /// Errors: the system has no more descriptors.
+    pub(super) fn pair(&self) -> Result<(Self, OwnedFd)> {
+        pair(&self.pool)
+    }
+
+    /// Sends one message, and a descriptor that belongs to it as the next.
+    pub(super) fn send_with_descriptor(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Broken> {
+        self.send_plain(message)?;
+        self.send_descriptor(descriptor)
+    }
+
     /// Sets how long a message may take to come or to go from here on, and what is wrong if it takes longer.
     ///
     /// Errors: the system's.

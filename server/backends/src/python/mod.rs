@@ -21,6 +21,7 @@ mod model;
 mod open_requests;
 mod pace;
 #[allow(dead_code, reason = "supervision of workers uses the rest")]
+mod probe;
 mod process;
 mod reload;
 mod requirements;

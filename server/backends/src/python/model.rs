@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use server_core::{
-    backend::{Health, Instance, Model, Placement},
+    backend::{Health, Instance, Model, Placement, Readiness},
     config::ModelConfig,
     error::{Error, Result},
     input_memory::InputMemory,
@@ -35,6 +35,10 @@ impl Model for PythonModel {
             help: "Number of workers of the Python model that took the place of one that was lost",
             value: self.starter.workers.restarts(),
         }]
+    }
+
+    fn readiness(&self) -> Option<Readiness> {
+        self.starter.workers.probes.readiness()
     }
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {

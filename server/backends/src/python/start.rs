@@ -189,7 +189,10 @@ impl Starter {
         message.str("decoupled");
         message.bool(self.is_decoupled());
         message.end_dict();
-        worker.tell(Stage::Initialize, message, |_| Ok(())).map_err(load_error)?;
+        let says_whether_ready = worker.tell(Stage::Initialize, message, |value| Ok(*value == Value::Bool(true)));
+        if says_whether_ready.map_err(load_error)? {
+            worker.open_probe(&self.workers.probes).map_err(load_error)?;
+        }
         worker.enter(Stage::Execute)?;
         Ok(worker)
     }

@@ -18,6 +18,7 @@ use server_core::{
 };
 
 use super::{
+    probe::Probes,
     reload::Sources,
     start::{Abort, Starter},
     worker::Worker,
@@ -59,12 +60,14 @@ impl Backoff {
 // === the instances of a model together ===
 
 /// What the instances of one model share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Workers {
     /// Instances that have a worker.
     serving: AtomicUsize,
     /// Workers that took the place of another, since the model was loaded.
     restarts: AtomicU64,
+    /// Through which they are asked whether they are ready.
+    pub(super) probes: Probes,
 }
 
 impl Workers {
@@ -98,6 +101,7 @@ struct State {
     ready_at: Instant,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one for each instance, and it nearly always has a worker")]
 enum Place {
     /// It waits for a batch.
     Here(Worker),

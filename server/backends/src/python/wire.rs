@@ -6,10 +6,13 @@
 //! (START,)                        nothing: it has started       (OK, None)
 //! (LOAD, settings)                import the model               (OK, None)
 //! (COMPLETE, config)              auto_complete_config           (OK, config or None)      config: JSON text
-//! (INITIALIZE, args, settings)    make the instance              (OK, None)
+//! (INITIALIZE, args, settings)    make the instance              (OK, whether it has is_ready)
 //! (EXECUTE, requests)             run a batch                    (OK, results) released    or FAILED for all
-//! (READY,)                        is_ready                       (OK, bool)
+//! (READY,)                        answer READY on the channel whose descriptor the next message carries   (OK, None)
 //! (FINALIZE,)                     finalize, then exit            (OK, None)
+//!
+//! server -> worker, a channel for that alone, at any time
+//! (READY,)                        is_ready                       (OK, bool)
 //!
 //! any answer                      (FAILED, text, code)
 //! request                         (slot, id, inputs, names of outputs or None, rest or None)

@@ -1,6 +1,7 @@
 //! One running worker: a process with its channels, from start to end.
 
 use std::{
+    os::fd::AsFd,
     path::PathBuf,
     sync::{
         Arc, OnceLock, Weak,
@@ -28,6 +29,7 @@ use super::{
     marshal::{self, Value, Writer},
     memory::{Lent, Outputs},
     open_requests::OpenRequests,
+    probe::{Probe, Probes},
     process::Process,
     settings::Memory,
     stub_files,
@@ -88,6 +90,8 @@ pub(super) struct Worker {
     attendant: Option<Attendant>,
     program: PathBuf,
     has_answered: bool,
+    /// Through which the model is asked whether it is ready, if it has a word of its own.
+    probe: Option<Arc<Probe>>,
 }
 
 /// Why the worker did not do what it was told.
@@ -113,14 +117,16 @@ pub(super) fn ask<R>(
     read_answer(&answer.map_err(failure)?, shared, read)
 }
 
-fn failure(broken: Broken) -> Failure {
+/// Why nothing came through a channel.
+pub(super) fn failure(broken: Broken) -> Failure {
     match broken {
         Broken::Failed(error) => Failure::Lost(error),
         Broken::Closed => Failure::Gone,
     }
 }
 
-fn read_answer<R>(
+/// Reads what a worker has answered.
+pub(super) fn read_answer<R>(
     answer: &Message<'_>,
     shared: &Shared,
     read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
@@ -188,6 +194,7 @@ impl Worker {
             time_limits: start.time_limits,
             stage: Stage::Start,
             has_answered: false,
+            probe: None,
         })
     }
 
@@ -263,6 +270,25 @@ impl Worker {
         }
         self.attendant = None; // it reads all that is left to read before it ends
         Error::internal(interpreter::start_failure(&self.program, &how, &self.shared.last_words.text()))
+    }
+
+    /// Gives it a channel through which its model is asked whether it is ready, which it answers at any time from here on.
+    ///
+    /// Errors: the system's, or the worker is gone.
+    pub(super) fn open_probe(&mut self, probes: &Probes) -> Result<(), Failure> {
+        let (ours, theirs) = self.execute.pair().map_err(Failure::Lost)?;
+        let mut message = Writer::default();
+        message.tuple(1);
+        message.int(kind::READY);
+        let sent = self.execute.send_with_descriptor(&message.into_bytes(), theirs.as_fd()).map_err(failure);
+        self.explain(sent)?;
+        let answer = self.execute.receive(&self.shared.outputs).map_err(failure);
+        let answer = answer.and_then(|answer| read_answer(&answer, &self.shared, |_, _, _| Ok(())));
+        self.explain(answer)?;
+        let probe = Arc::new(Probe::new(ours, &self.shared).map_err(Failure::Lost)?);
+        probes.add(&probe);
+        self.probe = Some(probe);
+        Ok(())
     }
 
     /// Its process.

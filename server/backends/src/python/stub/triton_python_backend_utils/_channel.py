@@ -44,7 +44,7 @@ class Channel(object):
             message = loads(data)
             kind = message[0]
             if kind == SEGMENT:
-                self.segments.map(message[1], self._receive_descriptor(), message[2])
+                self.segments.map(message[1], self.receive_descriptor(), message[2])
             elif kind == FORGET:
                 self.segments.forget(message[1])
             elif kind == IN_SEGMENT:
@@ -75,7 +75,8 @@ class Channel(object):
         finally:
             socket.detach()
 
-    def _receive_descriptor(self):
+    def receive_descriptor(self):
+        """The file descriptor that comes as the next message."""
         import _socket
         from array import array
 

@@ -63,7 +63,8 @@ class Model(object):
         return json.dumps(configuration)
 
     def initialize(self, args, settings):
-        """Makes the instance. ``settings``: names of all outputs, whether the model is decoupled.
+        """Makes the instance; returns whether it has ``is_ready``. ``settings``: names of all outputs, whether the model is
+        decoupled.
 
         Raises: whatever the model raises; ``ReturnError`` if it has no ``execute``.
         """
@@ -76,6 +77,7 @@ class Model(object):
         self.execute = getattr(self._instance, "execute", None)
         if self.execute is None:
             raise ReturnError("Python model %s does not implement `execute` method." % self._file)
+        return hasattr(self._instance, "is_ready")
 
     def is_ready(self):
         """Whether the model says that it can serve; one that says nothing can.

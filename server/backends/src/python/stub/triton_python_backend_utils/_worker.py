@@ -66,7 +66,7 @@ class Worker(object):
             if kind == EXECUTE:
                 self._execute(message[1])
             else:
-                self._answer(self._handlers[kind], message)
+                self._answer(self._handlers[kind], message, self._channel)
                 if kind == FINALIZE:
                     sys.stdout.flush()
                     sys.stderr.flush()
@@ -115,12 +115,12 @@ class Worker(object):
             return dumps((FAILED,) + describe(error), 2)
         return answer_of(self._model, requests, Large(channel, ANSWER))
 
-    def _answer(self, handler, message):
+    def _answer(self, handler, message, channel):
         try:
             answer = (OK, handler(*message[1:]))
         except BaseException as error:
             answer = (FAILED,) + describe(error)
-        self._channel.send_encoded(dumps(answer, 2))
+        channel.send_encoded(dumps(answer, 2))
 
     def _start(self):
         pass  # the server hears that the interpreter is there
@@ -133,11 +133,21 @@ class Worker(object):
 
     def _initialize(self, args, settings):
         _calls.calls.most = settings["calls"]
-        self._model.initialize(args, settings)
+        is_probed = self._model.initialize(args, settings)
         _calls.calls.may_exec = True
+        return is_probed
 
     def _ready(self):
-        return self._model.is_ready()
+        """From here on ``is_ready`` is asked for on a channel of its own, also while a batch runs."""
+        channel = Channel(self._channel.receive_descriptor(), self._channel.segments)
+        start_new_thread(self._answer_readiness, (channel,))
+
+    def _answer_readiness(self, channel):
+        while True:
+            message = channel.receive()
+            if message is None:
+                return
+            self._answer(self._model.is_ready, message, channel)
 
     def _finalize(self):
         _calls.calls.may_exec = False
