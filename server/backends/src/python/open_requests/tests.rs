@@ -7,7 +7,7 @@ use server_core::{
     stats::FailureReason,
 };
 
-use super::*;
+use super::{table::AFTER_CALLER, *};
 use crate::{
     testing::{floats, request},
     testing_over_time::{Caller, Ledger, queued},
