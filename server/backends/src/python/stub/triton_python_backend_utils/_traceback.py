@@ -21,7 +21,7 @@ def describe(error):
         text = str(error) or "<EMPTY MESSAGE>"
     except Exception as failure:
         text = "<MESSAGE UNAVAILABLE DUE TO ANOTHER EXCEPTION>"
-        more = "\n\nMESSAGE UNAVAILABLE DUE TO EXCEPTION: " + describe(failure)[0]
+        more = "\nMESSAGE UNAVAILABLE DUE TO EXCEPTION: " + describe(failure)[0]
     text = "%s: %s" % (type(error).__name__, text)
     frames = _frames(error.__traceback__)
     if frames:
