@@ -22,7 +22,7 @@ import sys
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-SEEN = {"file": __file__, "name": __name__, "package": __package__, "cwd": os.getcwd() == os.path.realpath(os.environ.get("PWD", "")), "argv0": os.path.basename(sys.argv[0])}
+SEEN = {"file": __file__, "name": __name__, "package": __package__, "argv0": os.path.basename(sys.argv[0])}
 for how in ("from . import beside", "from .beside import WHO", "from .deeper import inner", "import beside", "import above", "from deeper import inner"):
     try:
         exec(how)
@@ -65,7 +65,7 @@ SMALL = 'input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]\noutput [ { 
 ONE = cases.ask(cases.tensor("IN", [1], "INT32", [1]))
 
 PLACES = {
-    "config.pbtxt": f'backend: "python"\n{SMALL}instance_group [ {{ count: 2 kind: KIND_CPU }} ]\n',
+    "config.pbtxt": f'backend: "python"\n{SMALL}instance_group [ {{ kind: KIND_CPU }} ]\n',
     "1/model.py": PLACES_PY,
     "1/beside.py": 'WHO = "beside"\n',
     "1/deeper/__init__.py": "",

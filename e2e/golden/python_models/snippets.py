@@ -34,7 +34,7 @@ def text(value):
 def failure(error):
     """An exception as a line. How wrong arguments are called is up to who checks them, and so is the module of a class."""
     lines = str(error).replace("c_python_backend_utils.", "").splitlines() or [""]
-    if isinstance(error, TypeError) and re.search("incompatible|argument", lines[0]):
+    if isinstance(error, TypeError) and re.search("incompatible|argument|expected|found type", lines[0]):
         return "TypeError: of the arguments"
     return type(error).__name__ + ": " + "\\n".join(lines)
 
