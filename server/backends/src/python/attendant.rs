@@ -19,6 +19,7 @@ use server_core::error::{Error, Result};
 use super::{
     channel::{Broken, Channel},
     lines::{Lines, Record},
+    memory_limit::MemoryLimit,
     process::Process,
     worker::Shared,
 };
@@ -42,7 +43,13 @@ impl Attendant {
     /// Starts the thread.
     ///
     /// Errors: the system has none.
-    pub(super) fn start(shared: Arc<Shared>, process: Arc<Process>, events: Channel, pipes: Pipes) -> Result<Self> {
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        process: Arc<Process>,
+        events: Channel,
+        pipes: Pipes,
+        memory_limit: Option<u64>,
+    ) -> Result<Self> {
         let prepare = || {
             let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
             let pipes = [Pipe::new(pipes.stdout, false)?, Pipe::new(pipes.stderr, true)?];
@@ -51,6 +58,7 @@ impl Attendant {
                 shared: shared.clone(),
                 process,
                 has_ended: false,
+                memory_limit: memory_limit.map(MemoryLimit::new),
                 events: Some(events),
                 stop: stop.clone(),
                 pipes,
@@ -77,6 +85,8 @@ struct Of {
     shared: Arc<Shared>,
     process: Arc<Process>,
     has_ended: bool,
+    /// Until it was exceeded.
+    memory_limit: Option<MemoryLimit>,
     /// Until the worker has closed it.
     events: Option<Channel>,
     stop: Arc<OwnedFd>,
@@ -111,10 +121,21 @@ impl Of {
                 self.events(if due.is_over { usize::MAX } else { BURST }); // at the end all that is left
             }
             self.shared.requests.attend(Instant::now());
+            self.check_memory(Instant::now());
             if due.is_over {
                 self.shared.calls.close();
                 return;
             }
+        }
+    }
+
+    /// Kills a worker that uses too much memory.
+    fn check_memory(&mut self, now: Instant) {
+        let Some(limit) = &mut self.memory_limit else { return };
+        if let Some(problem) = limit.exceeded(self.process.pid(), now) {
+            let _ = self.shared.killed_because.set(problem); // said once
+            self.memory_limit = None;
+            self.process.kill_group();
         }
     }
 
@@ -127,7 +148,10 @@ impl Of {
         descriptors.extend(self.pipes.iter().filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN))));
         let end = if self.has_ended { None } else { self.process.ended_fd() };
         descriptors.extend(end.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
-        let patience = requests.patience(Instant::now()).and_then(|patience| Timespec::try_from(patience).ok());
+        let now = Instant::now();
+        let memory = self.memory_limit.as_ref().map(|limit| limit.patience(now));
+        let patience = [requests.patience(now), memory].into_iter().flatten().min();
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         match poll(&mut descriptors, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {

@@ -17,6 +17,7 @@ mod last_words;
 mod lines;
 mod marshal;
 mod memory;
+mod memory_limit;
 mod model;
 mod open_requests;
 mod pace;
@@ -78,6 +79,8 @@ struct PythonBackend {
     /// Calls that an instance may have under way.
     calls: u64,
     time_limits: TimeLimits,
+    /// Bytes that a worker may use.
+    memory_limit: Option<u64>,
     /// Whether models are imported anew when their files change.
     reloads: bool,
     pool: Arc<SegmentPool>,
@@ -103,6 +106,7 @@ impl PythonBackend {
             memory,
             calls: settings::calls(settings)?,
             time_limits: TimeLimits::new(settings)?,
+            memory_limit: memory_limit::bytes(settings)?,
             reloads: reload::is_wanted(settings)?,
             pool: SegmentPool::new(limits),
             cache: settings.get(interpreter::CACHE_SETTING).cloned(),

@@ -116,6 +116,7 @@ impl Starter {
             memory: &self.backend.memory,
             pool: &self.backend.pool,
             time_limits: self.backend.time_limits,
+            memory_limit: self.backend.memory_limit,
         })?;
         abort.watch(worker.process());
         let mut message = Writer::default();

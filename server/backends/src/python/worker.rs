@@ -53,6 +53,8 @@ pub(super) struct Start<'a> {
     pub(super) memory: &'a Memory,
     pub(super) pool: &'a Arc<SegmentPool>,
     pub(super) time_limits: TimeLimits,
+    /// Bytes that it may use.
+    pub(super) memory_limit: Option<u64>,
 }
 
 /// What all threads that deal with a worker share.
@@ -67,6 +69,8 @@ pub(super) struct Shared {
     pub(super) calls: Calls,
     pub(super) requests: OpenRequests,
     is_gone: AtomicBool,
+    /// Why it was killed, if the server did that.
+    pub(super) killed_because: OnceLock<String>,
     /// Called when the worker has closed its events channel.
     on_gone: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -179,11 +183,12 @@ impl Worker {
             calls: Calls::new(start.host.clone(), start.source),
             requests,
             is_gone: AtomicBool::new(false),
+            killed_because: OnceLock::new(),
             on_gone: OnceLock::new(),
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let process = Arc::new(spawned.process);
-        let attendant = Attendant::start(shared.clone(), process.clone(), events, pipes)?;
+        let attendant = Attendant::start(shared.clone(), process.clone(), events, pipes, start.memory_limit)?;
         let program = start.interpreter.program.clone();
         Ok(Self {
             shared,
@@ -265,6 +270,7 @@ impl Worker {
     pub(super) fn lost(&mut self) -> Error {
         let exit = self.process.wait_timeout(Duration::from_secs(1));
         let how = exit.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
+        let how = self.shared.killed_because.get().cloned().unwrap_or(how);
         if self.has_answered {
             return Error::internal(format!("Stub process '{}' is not healthy. ({how})", self.shared.name()));
         }
