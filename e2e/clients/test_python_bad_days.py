@@ -36,6 +36,23 @@ class TritonPythonModel:
         return responses
 """
 
+FORKS = """
+import os, sys
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            value = request.inputs()[0].as_numpy()
+            if request.request_id() == "return":
+                os.fork()
+            elif request.request_id() == "exit":
+                if os.fork() == 0:
+                    sys.exit()
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]))
+        return responses
+"""
+
 DIES_AT_ONCE = """
 import os
 
@@ -56,6 +73,7 @@ def server(folder):
     python_model.write(folder, "alone", ON_DEMAND, NUMBERS)
     python_model.write(folder, "two", ON_DEMAND, NUMBERS + "instance_group [{ count: 2 }]")
     python_model.write(folder, "loop", DIES_AT_ONCE, NUMBERS)
+    python_model.write(folder, "forks", FORKS, NUMBERS)
     with Server(folder) as running:
         yield running
 
@@ -85,6 +103,15 @@ def test_a_worker_that_dies_answers_its_request_and_is_replaced(server, protocol
     assert restarts(server, "alone") == count + 1
     assert is_ready(client, "alone")
     assert not Path("/proc", str(before)).exists()
+
+
+@pytest.mark.parametrize("order", ["return", "exit"])
+def test_a_forked_process_does_not_answer_for_the_worker(server, order):
+    client = connect("http", server)
+    for number in range(20):
+        sent = np.array([number], np.int64)
+        result = client.infer("forks", [tensor("http", "IN", sent, "INT64")], request_id=order if number % 5 == 0 else "")
+        assert result.as_numpy("OUT") == sent
 
 
 def test_a_worker_that_is_killed_while_idle_is_replaced_unasked(server):

@@ -140,6 +140,9 @@ pub enum Device {
     Model,
 }
 
+/// What is left of an execution.
+pub type Rest = Box<dyn FnOnce() + Send>;
+
 /// One execution context. `execute` blocks its thread until it may be given the next batch, which may be before the
 /// requests of this one have ended.
 pub trait Instance: Send {
@@ -158,6 +161,13 @@ pub trait Instance: Send {
     /// quick model be run by the thread that brings the request.
     fn runs_on_any_thread(&self) -> bool {
         false
+    }
+
+    /// Runs a batch on a thread that brings requests, and is to be back with them soon. What is left of it when it takes too
+    /// long is returned, to be done on a thread that has nothing else to do; the instance gets nothing before it has been.
+    fn execute_inline(&mut self, batch: Batch) -> Option<Rest> {
+        self.execute(batch);
+        None
     }
 }
 

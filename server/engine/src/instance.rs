@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Health, Instance, Model},
+    backend::{Health, Instance, Model, Rest},
     batch::{Batch, Pending},
     error::{Error, Result},
 };
@@ -38,12 +38,13 @@ impl InstanceSlot {
         Self { number, plan, health: Health::default(), instance: Mutex::new(None), inline_policy }
     }
 
-    /// Runs a batch that was formed at `now`.
-    pub(crate) fn run(&self, batch: Vec<Pending>, now: Instant) {
+    /// Runs a batch that was formed at `now`, on a thread that brings requests. Returns what is left of it, if it takes long.
+    pub(crate) fn run_inline(&self, batch: Vec<Pending>, now: Instant) -> Option<Rest> {
         let size = size_of(&batch);
         let batch = Batch::new(batch, now);
-        self.call(|instance| instance.execute(batch));
+        let rest = self.call(|instance| instance.execute_inline(batch)).flatten();
         self.inline_policy.record(size, now.elapsed());
+        rest
     }
 
     /// Runs a batch that was formed at `now`, and those that its instance asks for meanwhile.
@@ -60,18 +61,15 @@ impl InstanceSlot {
             sizes.push(size_of(&batch));
             Some(Batch::new(batch, now))
         };
-        self.call(|instance| instance.execute_with_more(batch, &mut more));
+        let _ = self.call(|instance| instance.execute_with_more(batch, &mut more));
         let each = now.elapsed() / u32::try_from(sizes.len()).unwrap_or(u32::MAX);
         sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
     }
 
-    fn call(&self, run: impl FnOnce(&mut dyn Instance)) {
+    fn call<R>(&self, run: impl FnOnce(&mut dyn Instance) -> R) -> Option<R> {
         let mut instance = self.instance.lock();
-        let Some(instance) = instance.as_mut() else { return }; // gone: the requests say so as they are dropped
-        // A panic drops the batches, and every request in them is counted and answers with an internal error.
-        if catch_unwind(AssertUnwindSafe(|| run(&mut **instance))).is_err() {
-            tracing::error!("the backend panicked; the requests it was given were answered");
-        }
+        let instance = instance.as_mut()?; // gone: the requests say so as they are dropped
+        unless_it_panics(|| run(&mut **instance))
     }
 }
 
@@ -129,6 +127,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// A panic drops the batches, and every request in them is counted and answers with an internal error.
+pub(crate) fn unless_it_panics<R>(run: impl FnOnce() -> R) -> Option<R> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        tracing::error!("the backend panicked; the requests it was given were answered");
+    }
+    result.ok()
 }
 
 fn end_all(removed: &mut Removed) {

@@ -3,13 +3,13 @@
 
 use std::{
     sync::{Arc, mpsc},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Model, Readiness},
+    backend::{Model, Readiness, Rest},
     batch::{Batch, Pending},
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     inline_policy::{InlinePolicy, Size},
-    instance::{InstanceSlot, Worker},
+    instance::{InstanceSlot, Worker, unless_it_panics},
     instance_plan::InstancePlan,
     rate_limiter::RateLimiter,
     readiness::ReadinessProbe,
@@ -167,8 +167,11 @@ impl InstancePool {
         match submitted {
             Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
             Ok(Submitted::Inline(run)) => {
-                self.slots.load()[run.instance].run(run.batch, run.now);
-                self.scheduler.return_instance(run.instance);
+                let slot = self.slots.load()[run.instance].clone();
+                match slot.run_inline(run.batch, run.now) {
+                    None => self.scheduler.return_instance(run.instance),
+                    Some(rest) => self.finish_later(&slot, rest),
+                }
                 Ok((replies, None))
             }
             Err(refused) => {
@@ -176,6 +179,20 @@ impl InstancePool {
                 completion.withdraw();
                 Err(Box::new(Refused { request, refusal }))
             }
+        }
+    }
+
+    /// Finishes on a thread of its own what took too long for the thread that began it.
+    fn finish_later(&self, slot: &InstanceSlot, rest: Rest) {
+        let (scheduler, number) = (self.scheduler.clone(), slot.number);
+        let finish = move || {
+            let _ = unless_it_panics(rest);
+            scheduler.return_instance(number);
+        };
+        let name = format!("{} goes on", slot.plan.placement.instance_name);
+        if let Err(error) = thread::Builder::new().name(name).spawn(finish) {
+            tracing::error!(%error, "no thread to finish an execution: its requests fail");
+            self.scheduler.return_instance(number);
         }
     }
 

@@ -352,6 +352,34 @@ async fn an_instance_that_asks_for_more_batches_gets_what_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_inline_run_that_takes_long_is_finished_elsewhere_and_its_instance_gets_nothing_meanwhile() {
+    let harness = Harness::new();
+    harness.scripted("m", "slow_at_times", "max_batch_size: 1 instance_group { count: 1 kind: KIND_CPU }", &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    while probe.inline_runs() == 0 {
+        assert!(send(&engine, ask("m", &[0.0])).unwrap().response().await.is_ok()); // it learns that the model is quick
+    }
+    probe.close_gate();
+    let runs = probe.inline_runs();
+    let (mut others, mut executed) = (Vec::new(), probe.threads.lock().len());
+    while probe.inline_runs() == runs {
+        others.push(send(&engine, ask("m", &[1.0])).unwrap()); // does not block
+        harness::until(|| probe.threads.lock().len() > executed).await;
+        executed += 1;
+    }
+    harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await;
+    others.extend((0..3).map(|_| send(&engine, ask("m", &[2.0])).unwrap()));
+    assert_eq!((probe.threads.lock().len(), engine.statistics(None).unwrap()[0].pending), (executed, 3));
+    probe.open_gate();
+    for other in others {
+        assert!(other.response().await.is_ok());
+    }
+    engine.unload("m", false).await.unwrap();
+    harness::until(|| probe.instances.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_left_makes_room_in_a_full_queue() {
     let harness = Harness::new();
     let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -118,6 +119,13 @@ impl Channel {
     pub(super) fn receive<'a>(&'a mut self, outputs: &Outputs) -> Result<Message<'a>, Broken> {
         let message = self.receive_with(RecvFlags::empty(), outputs)?;
         message.ok_or_else(|| Broken::Failed(not_understood("no message")))
+    }
+
+    /// Whether a message, or the end, is there within that time.
+    pub(super) fn is_readable_within(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).ok();
+        let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut descriptors, time.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
     /// The next message, if it is there already.

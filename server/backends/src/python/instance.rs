@@ -2,9 +2,14 @@
 
 use std::{mem, time::Instant};
 
-use server_core::{backend::Instance, batch::Batch, error::Error};
+use server_core::{
+    backend::{Instance, Rest},
+    batch::Batch,
+    error::Error,
+};
 
 use super::{
+    inline,
     open_requests::SLOTS,
     pace::Pace,
     run,
@@ -19,11 +24,14 @@ pub(super) struct PythonInstance {
     /// Memory of the last message, for the next.
     memory: Vec<u8>,
     pace: Pace,
+    runs_inline: bool,
 }
 
 impl PythonInstance {
-    pub(super) fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, memory: Vec::new(), pace: Pace::new() }
+    /// With `runs_inline`, callers' threads may run its batches, if it is quick.
+    pub(super) fn new(supervisor: Supervisor, runs_inline: bool) -> Self {
+        let runs_inline = runs_inline && !supervisor.watch().reloads();
+        Self { supervisor, memory: Vec::new(), pace: Pace::new(), runs_inline }
     }
 
     /// Runs a batch of [`SLOTS`] requests at most, and after it what was to run in the middle of its calls and did not.
@@ -36,11 +44,11 @@ impl PythonInstance {
 
     /// Runs a batch; gives what was to run in the middle of its calls and did not.
     fn run(&mut self, batch: Batch) -> Vec<Batch> {
-        let mut worker = match self.supervisor.take() {
+        let mut worker = match self.supervisor.watch().take() {
             Ok(worker) => worker,
             Err(error) => {
                 batch.fail(&error, Instant::now());
-                self.supervisor.leave_to_others();
+                self.supervisor.watch().leave_to_others();
                 return Vec::new();
             }
         };
@@ -58,23 +66,21 @@ impl PythonInstance {
     }
 
     fn put_back(&self, worker: Worker, lost: Option<Error>) {
-        match lost {
-            None => self.supervisor.give_back(worker),
-            Some(reason) => {
-                self.supervisor.lost(worker, reason);
-                self.supervisor.leave_to_others();
-            }
+        let is_lost = lost.is_some();
+        self.supervisor.watch().put_back(worker, lost);
+        if is_lost {
+            self.supervisor.watch().leave_to_others();
         }
     }
 
     /// Runs small batches of a quick worker, beginning with `next`, several under way at a time. Gives back a batch that came
     /// and is not small, and what was to run in the middle of the model's calls and did not.
     fn run_several(&mut self, next: Batch, more: &mut dyn FnMut() -> Option<Batch>) -> Vec<Batch> {
-        let mut worker = match self.supervisor.take() {
+        let mut worker = match self.supervisor.watch().take() {
             Ok(worker) => worker,
             Err(error) => {
                 next.fail(&error, Instant::now());
-                self.supervisor.leave_to_others();
+                self.supervisor.watch().leave_to_others();
                 return Vec::new();
             }
         };
@@ -93,7 +99,7 @@ impl Instance for PythonInstance {
     fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
         let mut batches = vec![batch];
         while let Some(batch) = batches.pop() {
-            if self.pace.is_quick() && is_small(&batch) && !self.supervisor.reloads() {
+            if self.pace.is_quick() && is_small(&batch) && !self.supervisor.watch().reloads() {
                 batches.extend(self.run_several(batch, more));
             } else {
                 self.execute(batch);
@@ -111,5 +117,13 @@ impl Instance for PythonInstance {
             let rest = pending.split_off(pending.len().min(SLOTS));
             self.run_all(Batch::new(mem::replace(&mut pending, rest), start));
         }
+    }
+
+    fn runs_on_any_thread(&self) -> bool {
+        self.runs_inline
+    }
+
+    fn execute_inline(&mut self, batch: Batch) -> Option<Rest> {
+        inline::run(self.supervisor.watch(), &mut self.memory, batch)
     }
 }

@@ -10,6 +10,7 @@ mod channel;
 mod decode;
 mod encode;
 mod environment;
+mod inline;
 mod instance;
 mod interpreter;
 mod last_words;

@@ -43,6 +43,6 @@ impl Model for PythonModel {
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
         let supervisor = Supervisor::start(self.starter.clone(), placement, health)?;
-        Ok(Box::new(PythonInstance::new(supervisor)))
+        Ok(Box::new(PythonInstance::new(supervisor, !self.starter.is_decoupled())))
     }
 }

@@ -101,7 +101,8 @@ impl Starter {
         Ok(())
     }
 
-    fn is_decoupled(&self) -> bool {
+    /// Whether the model may answer a request any number of times.
+    pub(super) fn is_decoupled(&self) -> bool {
         self.config.model_transaction_policy.is_some_and(|policy| policy.decoupled)
     }
 

@@ -82,7 +82,7 @@ impl Workers {
 /// The worker of one instance, as the instance's thread takes it for each batch. Dropping it ends the worker.
 pub(super) struct Supervisor(Arc<Watch>);
 
-struct Watch {
+pub(super) struct Watch {
     starter: Arc<Starter>,
     placement: Placement,
     health: Health,
@@ -134,57 +134,9 @@ impl Supervisor {
         Ok(Self(watch))
     }
 
-    /// Takes the worker. Waits for a while if it is being replaced.
-    ///
-    /// Errors: why there is none.
-    pub(super) fn take(&self) -> Result<Worker> {
-        let mut state = self.0.state.lock();
-        loop {
-            match mem::replace(&mut state.worker, Place::Taken) {
-                Place::Here(worker) => {
-                    drop(state);
-                    return Ok(self.0.up_to_date(worker));
-                }
-                Place::Lost { since, reason } => {
-                    let is_too_late = since.elapsed() >= PATIENCE;
-                    let error = is_too_late.then(|| reason.clone());
-                    state.worker = Place::Lost { since, reason };
-                    if let Some(error) = error {
-                        return Err(error);
-                    }
-                    self.0.changed.wait_until(&mut state, since + PATIENCE);
-                }
-                Place::Taken | Place::Ended => return Err(Error::internal("the worker has ended")),
-            }
-        }
-    }
-
-    /// Whether [`Supervisor::take`] may give another worker than before, because the model has changed.
-    pub(super) fn reloads(&self) -> bool {
-        self.0.sources.is_some()
-    }
-
-    /// Gives it back, ready for the next batch.
-    pub(super) fn give_back(&self, worker: Worker) {
-        self.0.state.lock().worker = Place::Here(worker);
-        if self.0.has_gone() {
-            self.0.replace_if_gone(); // nobody was told while it was away
-        }
-    }
-
-    /// It is lost, for that reason: another is started.
-    pub(super) fn lost(&self, worker: Worker, reason: Error) {
-        self.0.mark_lost(&mut self.0.state.lock(), reason.clone());
-        drop(worker); // the process is killed, if it still runs
-        self.0.replace(reason);
-    }
-
-    /// Blocks while there is no worker and another instance has one: it takes what waits.
-    pub(super) fn leave_to_others(&self) {
-        let mut state = self.0.state.lock();
-        while matches!(state.worker, Place::Lost { .. }) && self.0.starter.workers.serving.load(Ordering::SeqCst) > 0 {
-            self.0.changed.wait_for(&mut state, LOOK);
-        }
+    /// The worker's place, for whoever finishes a batch of the instance on another thread.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.0
     }
 }
 
@@ -207,6 +159,70 @@ impl Drop for Supervisor {
 }
 
 impl Watch {
+    /// Takes the worker. Waits for a while if it is being replaced.
+    ///
+    /// Errors: why there is none.
+    pub(super) fn take(self: &Arc<Self>) -> Result<Worker> {
+        let mut state = self.state.lock();
+        loop {
+            match mem::replace(&mut state.worker, Place::Taken) {
+                Place::Here(worker) => {
+                    drop(state);
+                    return Ok(self.up_to_date(worker));
+                }
+                Place::Lost { since, reason } => {
+                    let is_too_late = since.elapsed() >= PATIENCE;
+                    let error = is_too_late.then(|| reason.clone());
+                    state.worker = Place::Lost { since, reason };
+                    if let Some(error) = error {
+                        return Err(error);
+                    }
+                    self.changed.wait_until(&mut state, since + PATIENCE);
+                }
+                Place::Taken | Place::Ended => return Err(Error::internal("the worker has ended")),
+            }
+        }
+    }
+
+    /// Takes the worker, if it is there.
+    pub(super) fn try_take(&self) -> Option<Worker> {
+        let mut state = self.state.lock();
+        match mem::replace(&mut state.worker, Place::Taken) {
+            Place::Here(worker) => Some(worker),
+            other => {
+                state.worker = other;
+                None
+            }
+        }
+    }
+
+    /// Whether [`Watch::take`] may give another worker than before, because the model has changed.
+    pub(super) fn reloads(&self) -> bool {
+        self.sources.is_some()
+    }
+
+    /// Gives it back, ready for the next batch; or it is lost for that reason, and another is started.
+    pub(super) fn put_back(self: &Arc<Self>, worker: Worker, lost: Option<Error>) {
+        let Some(reason) = lost else {
+            self.state.lock().worker = Place::Here(worker);
+            if self.has_gone() {
+                self.replace_if_gone(); // nobody was told while it was away
+            }
+            return;
+        };
+        self.mark_lost(&mut self.state.lock(), reason.clone());
+        drop(worker); // the process is killed, if it still runs
+        self.replace(reason);
+    }
+
+    /// Blocks while there is no worker and another instance has one: it takes what waits.
+    pub(super) fn leave_to_others(&self) {
+        let mut state = self.state.lock();
+        while matches!(state.worker, Place::Lost { .. }) && self.starter.workers.serving.load(Ordering::SeqCst) > 0 {
+            self.changed.wait_for(&mut state, LOOK);
+        }
+    }
+
     /// A worker is ready. It is ended if the instance has gone meanwhile.
     fn serve(self: &Arc<Self>, worker: Worker) {
         self.listen_to(&worker);

@@ -243,6 +243,11 @@ impl Worker {
         self.explain(sent)
     }
 
+    /// Whether the next answer is there within that time.
+    pub(super) fn answers_within(&self, time: Duration) -> bool {
+        self.execute.is_readable_within(time)
+    }
+
     /// The next answer, if it is there already or `waits`.
     pub(super) fn next_answer<R>(
         &mut self,

@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use server_core::{
-    backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement, Readiness, Responses},
+    backend::{Backend, Backends, Health, Host, Instance, Model, ModelSource, Placement, Readiness, Responses, Rest},
     batch::{Batch, Pending},
     completion::{Marks, ResponseMarks},
     config::ModelConfig,
@@ -279,7 +279,22 @@ impl Instance for ScriptedInstance {
     }
 
     fn runs_on_any_thread(&self) -> bool {
-        self.script == "any_thread"
+        self.script == "any_thread" || self.script == "slow_at_times"
+    }
+
+    fn execute_inline(&mut self, batch: Batch) -> Option<Rest> {
+        if self.script != "slow_at_times" {
+            self.execute(batch);
+            return None;
+        }
+        self.probe.threads.lock().push(thread::current().id());
+        let probe = self.probe.clone();
+        Some(Box::new(move || {
+            probe.pass();
+            let replies = batch.pending().iter().map(|pending| Ok(echo(&pending.request))).collect();
+            let marks = Marks::at(batch.start(), Instant::now());
+            batch.complete(replies, &marks);
+        }))
     }
 }
 

@@ -53,6 +53,10 @@ class Calls(object):
         self._lock = RLock()
         self._has_room = False
 
+    def idle_descriptors(self):
+        """Descriptors of the channels that no call uses."""
+        return [channel.fd for channel in self._idle]
+
     def take(self, receiver):
         """A channel, or ``None``: then ``receiver(channel)`` is called with one later, from any thread."""
         is_nested = execution.get(None) is not None

@@ -36,7 +36,18 @@ def run(execute_fd, events_fd, status_fd, prefix, smallest, growth):
     _channel.events = Events(Channel(events_fd, segments))
     worker = Worker(Channel(execute_fd, segments))
     _calls.calls = _calls.Calls(worker.leases, worker.run_in_call)
+    os.register_at_fork(after_in_child=lambda: cut_off([execute_fd, events_fd] + _calls.calls.idle_descriptors()))
     worker.run()
+
+
+def cut_off(descriptors):
+    """Nothing that a process forked by the model says reaches the server, which would take it for the worker's; and such a
+    process ends when it comes back to the worker's loop. The channels end with the worker, whoever still has them.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 class Worker(object):
