@@ -237,8 +237,11 @@ OWN_NAMES = [
     (re.compile(r'"default_model_filename": ?"(model.py)?"'), '"default_model_filename":"FILE"'),
     (re.compile(r'("name": ?"triton", ?"version": ?)"\d+\.\d+\.\d+"'), r'\1"VERSION"'),
 ]
-# Frames of Python's own import system and of pb_utils itself: what they are called, and how many there are, is each implementation's own.
-FOREIGN_FRAMES = re.compile(r"  (?:<frozen importlib\.[\w.]+>|\S*triton_python_backend_utils\S*?|PYTHON\S*?)\(\d+\): [^\s\\]+(?:\n|\\+n)")
+# Frames of Python's own import system and of pb_utils itself: what they are called, and how many there are, is each implementation's own;
+# and list comprehensions have a frame in some versions of Python only.
+FOREIGN_FRAMES = re.compile(
+    r"  (?:(?:<frozen importlib\.[\w.]+>|\S*triton_python_backend_utils\S*?|PYTHON\S*?)\(\d+\): [^\s\\]+|[^\s()]+\(\d+\): <listcomp>)(?:\n|\\+n)"
+)
 PARAMETERS = re.compile(r'"parameters":\{"param0":[^}]*\},')
 
 

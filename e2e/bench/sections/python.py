@@ -86,7 +86,10 @@ MODELS = {
 
 
 def measure(table, options):
-    subprocess.run([ROOT / "e2e" / "golden" / "install"], check=True)
+    if subprocess.run([ROOT / "e2e" / "golden" / "install"]).returncode:
+        table.section("Python models")
+        table.row("skipped: the real Triton they are measured beside cannot be installed here", widths=(80,))
+        return
     with tempfile.TemporaryDirectory() as models:
         for name, (code, config) in MODELS.items():
             write(Path(models, name), code, config)
