@@ -23,6 +23,7 @@ REASONS = {
     "exits": (INITIALIZE + "os._exit(3)\n", r"Stub process 'exits_0(_0)?' is not healthy\. \(exit code 3\)"),
     "killed": (INITIALIZE + "os.kill(os.getpid(), signal.SIGKILL)\n", r"Stub process 'killed_0(_0)?' is not healthy\. \(killed by signal 9 \(SIGKILL\)\)"),
     "segfaults": (INITIALIZE + "os.kill(os.getpid(), signal.SIGSEGV)\n", r"\(killed by signal 11 \(SIGSEGV\)\)"),
+    "says_why": (INITIALIZE + "os.write(2, b'no device')\n        os._exit(6)\n", r"Stub process 'says_why_0(_0)?' is not healthy\. \(exit code 6\) It said last:\nno device"),
     "exits_in_complete": (COMPLETE + "os._exit(4)\n", r"Stub process 'exits_in_complete(_0)?' is not healthy\. \(exit code 4\)"),
     "exits_on_import": ("import os, sys\nprint('no licence', file=sys.stderr)\nos._exit(5)\n", r"ended before it had imported the model \(exit code 5\); it said:\nno licence"),
 }

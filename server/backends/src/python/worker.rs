@@ -276,11 +276,18 @@ impl Worker {
         let exit = self.process.wait_timeout(Duration::from_secs(1));
         let how = exit.map_or_else(|| "it closed its channel".to_owned(), |exit| exit.to_string());
         let how = self.shared.killed_because.get().cloned().unwrap_or(how);
-        if self.has_answered {
-            return Error::internal(format!("Stub process '{}' is not healthy. ({how})", self.shared.name()));
+        let not_healthy = || format!("Stub process '{}' is not healthy. ({how})", self.shared.name());
+        if matches!(self.stage, Stage::Execute | Stage::Finalize) {
+            return Error::internal(not_healthy()); // what it said is in the log, and none of the caller's business
         }
+        let not_healthy = self.has_answered.then(not_healthy);
         self.attendant = None; // it reads all that is left to read before it ends
-        Error::internal(interpreter::start_failure(&self.program, &how, &self.shared.last_words.text()))
+        let said = self.shared.last_words.text();
+        Error::internal(match not_healthy {
+            None => interpreter::start_failure(&self.program, &how, &said),
+            Some(problem) if said.is_empty() => problem,
+            Some(problem) => format!("{problem} It said last:\n{said}"),
+        })
     }
 
     /// Gives it a channel through which its model is asked whether it is ready, which it answers at any time from here on.
