@@ -155,9 +155,5 @@ SILENT = {
     ("python_decoupled", "after the end: what was said"): SAFE,
     ("python_decoupled", "async: raises"): SAFE,
     ("python_decoupled", "two requests in a stream"): "which of two requests of a stream answers first is left to chance",
-    **{
-        ("python_auto_complete", f"load {name}"): "auto_complete_config sees the configuration before defaults are filled in"
-        for name in ("what_it_sees", "what_it_sees_of_a_file")
-    },
     ("python_rescheduling", "statistics"): "2.51 counts each turn of a request, and each but the last as failed as well",
 }

@@ -82,9 +82,12 @@ impl Starter {
     pub(super) fn complete(&self, config: &mut ModelConfig) -> Result<()> {
         let mut worker = self.loaded_worker(&Abort::default())?;
         let mut message = Writer::default();
-        message.tuple(2);
+        message.tuple(3);
         message.int(kind::COMPLETE);
         message.str(&config::to_json(config).to_string());
+        let mut normal = config.clone();
+        config::normalize(&mut normal, &config::Machine::default());
+        message.str(&config::to_json(&normal).to_string());
         let completed = worker.tell(Stage::AutoComplete, message, |value| match value {
             Value::Str(text) => config::from_json(text).map(Some).map_err(|error| {
                 Error::internal(format!(

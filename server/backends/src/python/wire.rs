@@ -5,7 +5,7 @@
 //! server -> worker, execute channel                              answer
 //! (START,)                        nothing: it has started       (OK, None)
 //! (LOAD, settings)                import the model               (OK, None)
-//! (COMPLETE, config)              auto_complete_config           (OK, config or None)      config: JSON text
+//! (COMPLETE, config, normalised)  auto_complete_config           (OK, config or None)      config: JSON text
 //! (INITIALIZE, args, settings)    make the instance              (OK, whether it has is_ready)
 //! (EXECUTE, requests)             run a batch                    (OK, results) released    or FAILED for all
 //! (READY,)                        answer READY on the channel whose descriptor the next message carries   (OK, None)

@@ -39,8 +39,9 @@ class Model(object):
         self._class = module.TritonPythonModel
         self._file = module.__file__
 
-    def complete(self, config):
-        """The configuration as the model completes it, both as JSON; ``None`` if it has nothing to say.
+    def complete(self, config, normalised):
+        """The configuration as the model completes it; ``None`` if it has nothing to say. All are JSON. The model sees the
+        configuration with defaults filled in; what it leaves as it is stays unsaid.
 
         Raises: what ``auto_complete_config`` raises; ``ReturnError`` if it returns anything else.
         """
@@ -51,15 +52,16 @@ class Model(object):
         function = getattr(self._class, "auto_complete_config", None)
         if function is None:
             return None
-        completed = function(ModelConfig(config))
+        completed = function(ModelConfig(normalised))
         if not isinstance(completed, ModelConfig):
             raise ReturnError(
                 "auto_complete_config function in model '%s' must return a valid pb.ModelConfig object." % self.name
             )
         # As in Triton, nothing else counts of what a model writes into the dictionary.
         said = json.loads(json.dumps(completed._model_config))
+        seen = json.loads(normalised)
         configuration = json.loads(config)
-        configuration.update((name, said[name]) for name in COMPLETED if name in said)
+        configuration.update((name, said[name]) for name in COMPLETED if name in said and said[name] != seen.get(name))
         return json.dumps(configuration)
 
     def initialize(self, args, settings):

@@ -139,8 +139,8 @@ class Worker(object):
     def _load(self, settings):
         self._model = Model(settings)
 
-    def _complete(self, config):
-        return self._model.complete(config)
+    def _complete(self, config, normalised):
+        return self._model.complete(config, normalised)
 
     def _initialize(self, args, settings):
         _calls.calls.most = settings["calls"]
