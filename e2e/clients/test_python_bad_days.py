@@ -1,5 +1,6 @@
 """Workers of Python models that die: their requests are answered, others go on, and new workers take their place."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -29,7 +30,9 @@ class TritonPythonModel:
                 os._exit(int(order[5:]))
             if order == "abort":
                 os.abort()
-            if order == "wait":
+            if order.startswith("wait"):
+                if order[5:]:
+                    open(order[5:], "w").close()
                 time.sleep(60)
             pid = np.array([os.getpid()], np.int64)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", pid)]))
@@ -68,8 +71,29 @@ class TritonPythonModel:
 """
 
 
+CALLS = """
+import os
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            call = pb_utils.InferenceRequest(
+                model_name="called", request_id=request.request_id(), requested_output_names=["OUT"], inputs=request.inputs()
+            )
+            response = call.exec()
+            if response.has_error():
+                responses.append(pb_utils.InferenceResponse(error=response.error()))
+                continue
+            pids = [os.getpid(), response.output_tensors()[0].as_numpy()[0]]
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array(pids, np.int64))]))
+        return responses
+"""
+
 @pytest.fixture(scope="module")
 def server(folder):
+    python_model.write(folder, "calls", CALLS, NUMBERS)
+    python_model.write(folder, "called", ON_DEMAND, NUMBERS)
     python_model.write(folder, "alone", ON_DEMAND, NUMBERS)
     python_model.write(folder, "two", ON_DEMAND, NUMBERS + "instance_group [{ count: 2 }]")
     python_model.write(folder, "loop", DIES_AT_ONCE, NUMBERS)
@@ -127,9 +151,7 @@ def test_a_busy_worker_that_is_killed_is_noticed_at_once_and_the_other_goes_on(s
     client = connect("http", server, concurrency=4)
     waiting = client.async_infer("two", [tensor("http", "IN", np.zeros(1, np.int64), "INT64")], request_id="wait")
     idle = ask(client, "two")  # the other is taken
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    children = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
-    busy = [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0two\0") and pid != idle]
+    busy = [pid for pid in workers_of(server, "two") if pid != idle]
     assert len(busy) == 1
     os.kill(busy[0], signal.SIGKILL)
     with pytest.raises(InferenceServerException, match=r"Stub process 'two_0(_\d)?' is not healthy. \(killed by signal 9 \(SIGKILL\)\)"):
@@ -150,6 +172,38 @@ def test_a_worker_that_dies_again_and_again_is_told_and_asks_nobody_to_wait(serv
     assert ask(client, "alone") > 0
 
 
+def workers_of(server, model):
+    found = []
+    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended just now
+            found += map(int, (task / "children").read_text().split())
+    return [pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{model}\0".encode())]
+
+
+def test_the_death_of_a_called_model_is_an_error_of_the_call_alone(server):
+    client = connect("http", server)
+    [caller] = workers_of(server, "calls")
+    with pytest.raises(InferenceServerException, match=r"Stub process 'called_0(_0)?' is not healthy. \(exit code 9\)"):
+        ask(client, "calls", "exit 9")
+    assert ask(client, "calls") == caller
+
+
+def test_a_model_that_dies_in_the_middle_of_a_call_is_replaced_while_the_called_one_goes_on(server, tmp_path):
+    client = connect("http", server, concurrency=2)
+    until(lambda: is_ready(client, "called"), "the called model")
+    caller = ask(client, "calls")
+    [called] = workers_of(server, "called")
+    waiting = client.async_infer("calls", [tensor("http", "IN", np.zeros(1, np.int64), "INT64")], request_id=f"wait {tmp_path / 'waits'}")
+    until((tmp_path / "waits").exists, "the call")
+    os.kill(caller, signal.SIGKILL)
+    with pytest.raises(InferenceServerException, match=r"Stub process 'calls_0(_0)?' is not healthy. \(killed by signal 9 \(SIGKILL\)\)"):
+        waiting.get_result(timeout=30)
+    until(lambda: is_ready(client, "calls"), "another worker")
+    os.kill(called, signal.SIGKILL)  # it still sleeps
+    until(lambda: is_ready(client, "called") and workers_of(server, "called") != [called], "another worker of the called model")
+    assert ask(client, "calls") != caller
+
+
 def test_no_request_is_lost_while_workers_are_killed(server):
     answers, stop = [], threading.Event()
 
@@ -162,7 +216,7 @@ def test_no_request_is_lost_while_workers_are_killed(server):
                 assert "is not healthy" in error.message(), error
                 answers.append(None)
 
-    callers = [threading.Thread(target=call) for _ in range(8)]
+    callers = [threading.Thread(target=call) for _ in range(64)]
     for caller in callers:
         caller.start()
     client = connect("http", server)

@@ -215,8 +215,6 @@ pub trait Host: Send + Sync {
 /// A model as [`Host::find_model`] finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundModel {
-    /// It can serve.
-    pub is_ready: bool,
     /// It answers a request any number of times.
     pub is_decoupled: bool,
 }

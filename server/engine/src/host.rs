@@ -76,7 +76,7 @@ impl Host for Engine {
 
     fn find_model(&self, name: &str, version: VersionChoice) -> Result<FoundModel> {
         let model = self.registry.find(name, version)?;
-        Ok(FoundModel { is_ready: model.is_healthy(), is_decoupled: model.interface.is_decoupled })
+        Ok(FoundModel { is_decoupled: model.interface.is_decoupled })
     }
 
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool> {

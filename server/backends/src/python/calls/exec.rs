@@ -76,15 +76,12 @@ impl CallThread {
         let calls = &self.shared.calls;
         let host = calls.host()?;
         let model = &request.model_name;
-        let not_ready =
-            || Error::internal(format!("Failed for execute the inference request. Model '{model}' is not ready."));
         let found = host.find_model(model, request.model_version).map_err(|error| match error.message.as_ref() {
             unknown if unknown == format!("Request for unknown model: '{model}' is not found") => error,
-            _ => not_ready(), // it is known, and that version is not there or not ready
+            // It is known, and that version is not there. One that is there is asked as by any caller, also while its workers
+            // are being replaced.
+            _ => Error::internal(format!("Failed for execute the inference request. Model '{model}' is not ready.")),
         })?;
-        if !found.is_ready {
-            return Err(not_ready());
-        }
         if found.is_decoupled && !wants_all {
             return Err(Error::internal(format!(
                 "Model {model} is using the decoupled. The current BLS request call doesn't support models using the \
