@@ -135,6 +135,31 @@ def case_left_early():
         family = pb_utils.MetricFamily("again", "Again.", pb_utils.MetricFamily.COUNTER)
         family.Metric(labels={"round": str(round)}).increment(1)
 
+def case_many_iterators():
+    opened = [count([number, number + 1]).exec(decoupled=True) for number in range(100)]
+    single = ask("identity", np.ones((1, 1), np.float32)).exec()
+    outs = [[t["out"][0] for t in map(told, responses) if t["out"]] for responses in opened]
+    return [told(single)["out"], outs == [[[number], [number + 1]] for number in range(100)]]
+
+def case_many_async_iterators():
+    async def run():
+        opened = await asyncio.gather(*[count([number, number + 1]).async_exec(decoupled=True) for number in range(100)])
+        return [[t["out"][0] async for t in map_async(responses) if t["out"]] for responses in opened]
+    async def map_async(responses):
+        async for response in responses:
+            yield told(response)
+    return asyncio.run(run()) == [[[number], [number + 1]] for number in range(100)]
+
+def case_too_many_iterators():
+    opened = []
+    try:
+        for number in range(2000):
+            opened.append(count([1, 2], 0).exec(decoupled=True))
+    except pb_utils.TritonModelException as error:
+        count_of, text = len(opened), str(error)
+    opened.clear()
+    return [count_of, text, told(ask("identity", np.ones((1, 1), np.float32)).exec())["out"]]
+
 def case_many():
     array = np.zeros((1, 50_000), np.float32)
     for round in range(500):
@@ -305,6 +330,8 @@ COUNTED = [out([5]), out([6]), out([7])]
         ("iterator_of_one", [out([[1.0]])]),
         ("iterator_of_none", [UNKNOWN]),
         ("threads", True),
+        ("many_iterators", [[[[1.0]]], True]),
+        ("many_async_iterators", True),
         ("asyncio", True),
         ("asyncio_given_up", out([[1.0]])),
         ("no_loop", "no running event loop"),
@@ -328,6 +355,13 @@ def test_responses_of_a_decoupled_model_come_one_by_one(server):
     assert responses[:3] == COUNTED
     assert responses[3:] in ([], [{"out": [], "parameters": "{}"}])
     assert ask(server, "asyncio_decoupled")[:3] == [[[5]], [[6]], [[7]]]
+
+
+def test_iterators_that_are_too_many_are_an_error_until_they_are_dropped(server):
+    for _ in range(3):
+        opened, text, out = ask(server, "too_many_iterators")
+        assert 400 <= opened <= 512 and text.startswith("too many requests to other models: 512 are under way"), (opened, text)
+        assert out == [[[1.0]]]
 
 
 def test_a_call_that_is_cancelled_says_so_and_ends(server):

@@ -34,9 +34,9 @@ pub(super) use self::executions::MAIN;
 use self::{executions::Executions, thread::CallThread};
 use super::worker::Shared;
 
-/// Most call channels of one worker. It opens as many as `thread-pool-size` by itself, and more only for calls in the middle
-/// of calls.
-const MOST_CHANNELS: usize = 512;
+/// Most call channels of one worker. It opens as many as `thread-pool-size` by itself, and more for calls in the middle of
+/// calls and for iterators over responses, half of this at most.
+const MOST_CHANNELS: usize = 1024;
 
 /// The calls of one worker.
 pub(super) struct Calls {

@@ -103,6 +103,8 @@ def result_on(channel, answer, decoupled):
     if is_last:
         calls.give_back(channel)
         channel = None
+    else:
+        calls.keep(channel)
     return iterator_of(channel, response)
 
 

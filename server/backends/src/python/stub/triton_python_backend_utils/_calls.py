@@ -27,6 +27,11 @@ LEVELS = 100
 FRAMES = 24
 """Frames of Python that each of them may need beyond the model's own."""
 
+MOST_CHANNELS = 512
+"""Call channels that a worker may have open. Each is a thread of the server, which refuses more than twice as many: it may learn
+late that some are closed.
+"""
+
 calls = None
 """The worker's :class:`Calls`; ``None`` where the package is used without a server."""
 
@@ -36,7 +41,7 @@ class Calls(object):
 
     ``run_batch(channel, message)`` runs a batch in the middle of a call and answers it. ``leases`` makes inputs of what the
     server shows, and knows whether a batch is running. At most ``most`` calls are under way, and more only in the middle of
-    others; further ones wait.
+    others; further ones wait. Iterators over responses keep their channels beside these, and never wait for one.
     """
 
     def __init__(self, leases, run_batch, most=32):
@@ -47,6 +52,7 @@ class Calls(object):
         self.main_thread = get_ident()
         self._idle = []
         self._open = 0
+        self._kept = 0
         self._made = 0
         self._waiting = deque()
         # Channels are given back when objects are collected, in the middle of anything, also in the middle of this.
@@ -58,7 +64,11 @@ class Calls(object):
         return [channel.fd for channel in self._idle]
 
     def take(self, receiver):
-        """A channel, or ``None``: then ``receiver(channel)`` is called with one later, from any thread."""
+        """A channel, or ``None``: then ``receiver(channel)`` is called later, from any thread. It is given a channel, or ``None``,
+        and then calls :meth:`make` for one.
+
+        Raises: ``TritonModelException`` if the worker has too many.
+        """
         is_nested = execution.get(None) is not None
         with self._lock:
             if self._idle:
@@ -67,11 +77,7 @@ class Calls(object):
                 self._waiting.append(receiver)
                 return None
             self._open += 1
-        try:
-            return self._make()
-        except BaseException:
-            self._open -= 1
-            raise
+        return self.make()
 
     def take_now(self):
         """A channel. Waits for one if need be."""
@@ -86,23 +92,51 @@ class Calls(object):
         channel = self.take(receive)
         if channel is None:
             is_there.acquire()
-            channel = got[0]
+            channel = got[0] or self.make()
         return channel
+
+    def make(self):
+        """A new channel for a call that has its place among those under way; without one the place is free again.
+
+        Raises: ``TritonModelException`` if the worker has too many.
+        """
+        try:
+            if self._open + self._kept > MOST_CHANNELS:
+                raise TritonModelException(
+                    "too many requests to other models: %d are under way, %d of which have iterators over their responses that were "
+                    "neither read to the end nor dropped; the limit is %d"
+                    % (self._open + self._kept - 1, self._kept, MOST_CHANNELS)
+                )
+            return self._make()
+        except BaseException:
+            self.free_place()
+            raise
 
     def extra(self):
         """A channel that is counted nowhere, and stays with who asks for it."""
         return self._make()
 
-    def give_back(self, channel):
-        """The call has had its answer."""
+    def keep(self, channel):
+        """The call has had its answer, and its channel is kept for more of them: it takes no place from other calls."""
+        channel.is_kept = True
         with self._lock:
+            self._kept += 1
+        self.free_place()
+
+    def give_back(self, channel):
+        """The call has had its answer, the last of them if its channel was kept."""
+        with self._lock:
+            if channel.is_kept:
+                channel.is_kept = False
+                self._kept -= 1
+                self._open += 1
+            receiver = None
             if self._open <= self.most:
                 receiver = self._waiting.popleft() if self._waiting else None
                 if receiver is None:
                     self._idle.append(channel)
                     return
             else:
-                receiver = None
                 self._open -= 1
         if receiver is None:
             os.close(channel.fd)
@@ -113,6 +147,14 @@ class Calls(object):
         """The call is given up in its middle: what comes of it is of no use any more."""
         _channel.events.send_soon((CANCEL_CALL, channel.number, channel.requests))
         os.close(channel.fd)
+        if channel.is_kept:
+            with self._lock:
+                self._kept -= 1
+        else:
+            self.free_place()
+
+    def free_place(self):
+        """A call is over whose channel is of no use to others: the next one that waits gets its place."""
         receiver = None
         with self._lock:
             self._open -= 1
@@ -120,7 +162,7 @@ class Calls(object):
                 receiver = self._waiting.popleft()
                 self._open += 1
         if receiver is not None:
-            receiver(self._make())
+            receiver(None)
 
     def send(self, channel, message):
         """Sends a call, and with it what was let go of the server's memory since the last."""
@@ -154,6 +196,7 @@ class Calls(object):
         channel = Channel(ours.detach(), _channel.events.segments)
         channel.number = number
         channel.requests = 0
+        channel.is_kept = False
         try:
             _channel.events.send_with_descriptor((OPEN_CALL_CHANNEL, number), theirs.fileno())
         except BaseException:
@@ -240,14 +283,20 @@ class AsyncCall(object):
         try:
             self._loop.call_soon_threadsafe(self._begin, channel)
         except RuntimeError:  # the loop is closed: nobody waits any more
+            self._not_needed(channel)
+
+    def _not_needed(self, channel):
+        if channel is None:
+            calls.free_place()
+        else:
             calls.give_back(channel)
 
     def _begin(self, channel):
         if self._future.done():
-            calls.give_back(channel)
+            self._not_needed(channel)
             return
-        self._channel = channel
         try:
+            self._channel = channel = channel or calls.make()
             calls.send(channel, self._write(channel))
             self._loop.add_reader(channel.fd, self._readable)
         except BaseException as error:
