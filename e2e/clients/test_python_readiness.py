@@ -35,9 +35,15 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture
-def model(tmp_path):
-    python_model.write(tmp_path, "says", SAYS, NUMBERS + "instance_group [{ count: 2 }]")
+# The same as a coroutine, of a model that blocks while it runs a batch.
+SAYS_ASYNC = SAYS.replace("import os", "import asyncio, os").replace("def is_ready", "async def is_ready").replace(
+    "== \"hang\":\n            time.sleep", "== \"hang\":\n            await asyncio.sleep"
+)
+
+
+@pytest.fixture(params=[SAYS, SAYS_ASYNC], ids=["function", "coroutine"])
+def model(tmp_path, request):
+    python_model.write(tmp_path, "says", request.param, NUMBERS + "instance_group [{ count: 2 }]")
     return tmp_path / "says"
 
 

@@ -163,6 +163,10 @@ impl Backend for Python {
         &self.name
     }
 
+    fn supported_fields(&self) -> &[&str] {
+        if self.folder.is_some() { &["runtime"] } else { &[] } // `open` sets it
+    }
+
     fn with_code(&self, name: &str, folder: &Path) -> Option<Arc<dyn Backend>> {
         folder.join(MODEL_FILE).is_file().then(|| {
             let (settings, opened) = (self.settings.clone(), self.opened.clone());

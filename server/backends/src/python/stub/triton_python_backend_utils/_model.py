@@ -1,6 +1,7 @@
 """The user's class ``TritonPythonModel``: found, made and called."""
 
 import sys
+from types import CoroutineType
 
 from ._errors import ReturnError
 
@@ -82,7 +83,7 @@ class Model(object):
         return hasattr(self._instance, "is_ready")
 
     def is_ready(self):
-        """Whether the model says that it can serve; one that says nothing can.
+        """Whether the model says that it can serve; one that says nothing can. A coroutine runs on the worker's event loop.
 
         Raises: ``ReturnError`` if it answers anything but a ``bool``.
         """
@@ -90,6 +91,10 @@ class Model(object):
         if function is None:
             return True
         answer = function()
+        if type(answer) is CoroutineType:
+            from . import _async
+
+            answer = _async.loop().wait_for(answer)
         if not isinstance(answer, bool):
             raise ReturnError("is_ready() must return a boolean value")
         return answer
