@@ -41,11 +41,6 @@ impl Lines {
         self.end_traceback(records);
     }
 
-    /// Whether a record has begun that is not complete.
-    pub(crate) fn is_amid_record(&self) -> bool {
-        !self.partial.is_empty() || !self.traceback.is_empty()
-    }
-
     fn extend(&mut self, mut bytes: &[u8], records: &mut Vec<Record>) {
         while self.partial.len() + bytes.len() > LONGEST_LINE {
             let (head, rest) = bytes.split_at(LONGEST_LINE - self.partial.len());
@@ -108,7 +103,7 @@ mod tests {
                 lines.push(piece, &mut records);
             }
             lines.flush(&mut records);
-            assert!(!lines.is_amid_record());
+            assert!(lines.partial.is_empty() && lines.traceback.is_empty());
             let records: Vec<&str> = records
                 .iter()
                 .map(|record| match record {

@@ -14,7 +14,6 @@ mod inline;
 mod instance;
 mod interpreter;
 mod last_words;
-#[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod lines;
 mod marshal;
 mod memory;
@@ -22,7 +21,6 @@ mod memory_limit;
 mod model;
 mod open_requests;
 mod pace;
-#[allow(dead_code, reason = "supervision of workers uses the rest")]
 mod probe;
 mod process;
 mod reload;
@@ -35,7 +33,6 @@ mod stub_files;
 mod supervise;
 mod time_limits;
 mod tool;
-#[allow(dead_code, reason = "not every message is sent yet")]
 mod wire;
 mod worker;
 
