@@ -21,6 +21,7 @@ HANGS = """
 import os, time
 
 def hang(where):
+    print("hangs in", where)
     while os.environ.get("HANG_NOWHERE") is None:
         time.sleep(0.01)
 
@@ -200,6 +201,18 @@ def test_processes_of_a_model_end_with_its_worker(models):
         assert not set(before) & set(after) and all(map(runs, after))
         client.unload_model("children")
         until(lambda: not any(map(runs, after)), "the end of all of them")
+
+
+def test_processes_of_models_end_when_the_exit_timeout_passes(models):
+    flags = ("--load-model=hang_execute", "--load-model=children", "--exit-timeout-secs=1")
+    with explicit(models, *flags, expect_exit=1) as server:
+        client = connect("http", server, concurrency=2)
+        pids = pids_of(client, "children")
+        hanging = client.async_infer("hang_execute", [tensor("http", "IN", np.zeros(1, np.int64), "INT64")], request_id="hang")
+        until(lambda: "hangs in execute" in server.log(), "the request that hangs")
+    with pytest.raises(Exception):  # noqa: B017 - the connection is gone, in one way or another
+        hanging.get_result(timeout=10)
+    until(lambda: not any(map(runs, pids)), "the end of every process")
 
 
 def test_nothing_of_a_server_that_is_killed_stays(models):

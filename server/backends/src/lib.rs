@@ -44,6 +44,12 @@ macro_rules! backends {
     };
 }
 
+/// Kills what backends have started outside this process, with all that it has started: for a server that ends without
+/// waiting for anything.
+pub fn kill_processes() {
+    python::kill_processes();
+}
+
 /// The backends of this crate, and those that are written for them and lie in the backend directory.
 pub struct BuiltIn {
     backends: Vec<Arc<dyn Backend>>,

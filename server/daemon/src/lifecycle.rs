@@ -138,6 +138,9 @@ pub(crate) async fn live(
         fatal = front_ends.ended() => Err(fatal),
     };
     let is_complete = leave(&engine, front_ends, exit.timeout).await;
+    if !is_complete {
+        server_backends::kill_processes(); // nobody is left who would end them
+    }
     reason.and(if is_complete { Ok(()) } else { Err(Fatal::ExitTimeout) })
 }
 

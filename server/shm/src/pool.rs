@@ -152,6 +152,13 @@ impl SegmentPool {
 
     #[cold]
     fn refuse(&self, len: usize, in_use: usize) -> Error {
+        if len > self.limit() {
+            return Error::invalid_argument(format!(
+                "{len} bytes of shared memory are more than the maximum of {} bytes for all requests together. Use \
+                 --backend-config=python,shm-max-byte-size=BYTES to increase the limit.",
+                self.limit()
+            ));
+        }
         Error::unavailable(format!(
             "no shared memory for {len} bytes: {in_use} bytes of the maximum of {} bytes are in use. Send it again later, \
              or use --backend-config=python,shm-max-byte-size=BYTES to increase the limit.",

@@ -63,6 +63,11 @@ pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {
     Arc::new(Python { name: "python".into(), folder: None, settings: Arc::new(settings), opened: Arc::default() })
 }
 
+/// Kills all workers, each with the processes that its model has started.
+pub(crate) fn kill_processes() {
+    process::kill_all();
+}
+
 struct Python {
     name: String,
     /// Where the class lies that all models of this backend share; in the models themselves without it.
@@ -147,7 +152,9 @@ impl Python {
                 source.version_dir.join(file).display()
             )));
         }
-        let stem = file.strip_suffix(".py").unwrap_or(file);
+        let stem = file
+            .strip_suffix(".py")
+            .ok_or_else(|| Error::internal(format!("Model name must end with '.py'. Model name is \"{file}\".")))?;
         Ok(Code {
             module: format!("{}.{stem}", source.version),
             path: vec![source.version_dir.clone(), source.model_dir.clone()],

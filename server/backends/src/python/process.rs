@@ -2,6 +2,7 @@
 //! A child never outlives the server, however that ends, and never stays a zombie. Knows nothing of Python.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fmt,
     fs::File,
@@ -232,9 +233,21 @@ fn kill_when_closed(lifeline: &PipeReader, pid: Pid) -> io::Result<()> {
 
 // === impl Process ===
 
+/// Processes that have not been reaped: their groups may be killed by their ids.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Kills all processes of this server, each with its group: for a server that ends without waiting for anything.
+pub(crate) fn kill_all() {
+    let running = RUNNING.lock();
+    for pid in running.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        let _ = kill_process_group(pid, Signal::KILL); // fails only if it is gone
+    }
+}
+
 impl Process {
     fn new(child: Child, lifeline: OwnedFd) -> Self {
         let pid = Pid::from_child(&child);
+        RUNNING.lock().insert(child.id());
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
         Self { pid, pidfd, _lifeline: lifeline, state: Mutex::new(State::Running(child)) }
     }
@@ -263,6 +276,7 @@ impl Process {
             Ok(Some(_)) | Err(_) => {}
         }
         let _ = kill_process_group(self.pid, Signal::KILL);
+        RUNNING.lock().remove(&child.id());
         let exit = child.wait().map_or(Exit::Code(-1), Exit::from); // at once, and an error only if it is gone already
         *state = State::Ended(exit);
         Some(exit)
@@ -324,6 +338,7 @@ impl Drop for Process {
         }
         let state = std::mem::replace(self.state.get_mut(), State::Ended(Exit::Signal(Signal::KILL.as_raw())));
         if let State::Running(mut child) = state {
+            RUNNING.lock().remove(&child.id());
             // Without a thread it stays a zombie until the server ends; there is nothing better to do then.
             let _ = thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
         }

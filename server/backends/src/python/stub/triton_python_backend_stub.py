@@ -23,7 +23,8 @@ def main():
         pass  # only a name
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a matter of the server, as with Triton
     sys.stdout.reconfigure(line_buffering=True)
-    sys.path.append(sys.path.pop(0))  # nothing of ours hides what a model imports
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [place for place in sys.path if place != folder] + [folder]  # nothing of ours hides what a model imports
     try:
         import numpy  # noqa: F401
     except ImportError as error:
