@@ -271,6 +271,34 @@ class TritonPythonModel:
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
 
+# Has two requests to a model open that asks this one between its responses; reads them in the order that the input says.
+HOLDS_TWO = ASKS + """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.answer(r.inputs()[0].as_numpy()))]) for r in requests]
+
+    def answer(self, number):
+        if number.item() == 0:
+            return number + 100
+        opened = [ask("asks_back", np.zeros((1, 1), np.float32)).exec(decoupled=True) for _ in range(2)]
+        total = np.zeros_like(number)
+        for responses in opened[:: int(number.item())]:
+            for response in responses:
+                for tensor in response.output_tensors():
+                    total += tensor.as_numpy()
+        return total
+"""
+
+ASKS_BACK = ASKS + """
+class TritonPythonModel:
+    def execute(self, requests):
+        sender = requests[0].get_response_sender()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.ones((1, 1), np.float32))]))
+        answer = ask("holds_two", np.zeros((1, 1), np.float32)).exec()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", answer.output_tensors()[0].as_numpy())]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
 
 @pytest.fixture(scope="module")
 def server(folder):
@@ -283,6 +311,8 @@ def server(folder):
     for name, other, is_decoupled in (("later", "identity", False), ("still_later", "later", True)):
         code = LATER.replace("OTHER_IS_DECOUPLED", str(is_decoupled)).replace("OTHER", other)
         python_model.write(folder, name, code, decoupled_one)
+    python_model.write(folder, "holds_two", HOLDS_TWO, ONE)
+    python_model.write(folder, "asks_back", ASKS_BACK, decoupled_one + "instance_group [{ count: 2 }]")
     python_model.write(folder, "identity", python_model.IDENTITY, ONE + "instance_group [{ count: 2 }]")
     python_model.write(folder, "cases", CASES, TEXT)
     python_model.write(folder, "fails", FAILS, ONE)
@@ -402,6 +432,13 @@ def test_coroutines_may_ask_themselves(server, model, depth, count):
 def test_threads_of_a_model_may_ask_after_execute(server, model, expect):
     data = np.full((1, 1), 5, np.float32)
     assert [result.as_numpy("OUT").item() for result in all_responses(server, model, [tensor("grpc", "IN", data, "FP32")])] == expect
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_model_may_be_asked_by_those_whose_responses_it_reads(server, order):
+    data = np.full((1, 1), order, np.float32)
+    result = connect("http", server).infer("holds_two", [tensor("http", "IN", data, "FP32")])
+    assert result.as_numpy("OUT").item() == 202
 
 
 def test_a_circle_without_an_end_is_an_error(server):

@@ -115,7 +115,10 @@ impl CallThread {
             let interrupt = self.shared.calls.executions.lock().interrupt(self.number);
             match interrupt {
                 Some(batch) => self.run_in_call(batch),
-                None => thread::park(),
+                None => {
+                    thread::park();
+                    self.shared.calls.executions.lock().awake(self.number);
+                }
             }
         }
     }

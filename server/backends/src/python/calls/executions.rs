@@ -24,8 +24,21 @@ pub(super) struct Executions {
     /// Those who wait for each.
     running: BTreeMap<u64, Option<Arc<Caller>>>,
     last: u64,
-    /// Calls that wait for an answer, by their channel.
+    /// Calls whose requests are not over, by their channel.
     waits: HashMap<u64, Wait>,
+    parked: Arc<Parked>,
+}
+
+/// Threads that have nothing to do until an answer comes, by their channel. Any of them runs what was to run in the middle of a
+/// call whose thread is not among them: the model holds an iterator and does not ask for the next response, or a batch runs
+/// in the middle of the call already.
+#[derive(Default)]
+struct Parked(Mutex<HashMap<u64, Thread>>);
+
+impl Parked {
+    fn wake_all(&self) {
+        self.0.lock().values().for_each(Thread::unpark);
+    }
 }
 
 /// A call that waits for an answer.
@@ -35,16 +48,21 @@ pub(super) struct Wait {
     interrupts: Arc<Interrupts>,
 }
 
-/// Batches that are to run in the middle of a call.
+/// Batches that are to run in the middle of the call on a channel.
 struct Interrupts {
-    thread: Thread,
+    channel: u64,
     batches: Mutex<VecDeque<Batch>>,
+    parked: Arc<Parked>,
 }
 
 impl Reentry for Interrupts {
     fn execute(&self, batch: Batch) {
         self.batches.lock().push_back(batch);
-        self.thread.unpark();
+        let parked = self.parked.0.lock();
+        match parked.get(&self.channel) {
+            Some(thread) => thread.unpark(),
+            None => parked.values().for_each(Thread::unpark),
+        }
     }
 }
 
@@ -92,17 +110,36 @@ impl Executions {
         found.map(|(number, callers)| (*number, callers.clone()))
     }
 
-    /// The call on that channel waits from now on, on this thread.
+    /// The request of the call on that channel begins, and the worker may be asked to run batches in its middle.
     pub(super) fn wait(&mut self, channel: u64, execution: u64, health: &Health) {
-        let interrupts = Arc::new(Interrupts { thread: thread::current(), batches: Mutex::default() });
+        let interrupts = Arc::new(Interrupts { channel, batches: Mutex::default(), parked: self.parked.clone() });
         let reentry: Arc<dyn Reentry> = interrupts.clone();
         let in_call = health.begin_call(Arc::downgrade(&reentry));
         self.waits.insert(channel, Wait { execution, in_call, interrupts });
     }
 
-    /// A batch that is to run in the middle of the call on that channel.
+    /// A batch that this thread, which serves that channel and waits, is to run in the middle of the call. Without one the
+    /// thread parks, and then says that it is [`Executions::awake`].
     pub(super) fn interrupt(&self, channel: u64) -> Option<Batch> {
-        self.waits.get(&channel)?.interrupts.batches.lock().pop_front()
+        self.parked.0.lock().insert(channel, thread::current()); // who comes from now on wakes it
+        let first_of = |wait: &Wait| wait.interrupts.batches.lock().pop_front();
+        let own = self.waits.get(&channel).and_then(first_of);
+        let found = own.or_else(|| {
+            let parked = self.parked.0.lock();
+            self.waits.iter().filter(|(other, _)| !parked.contains_key(other)).find_map(|(_, wait)| first_of(wait))
+        });
+        if found.is_some() {
+            self.awake(channel);
+        }
+        found
+    }
+
+    /// The thread of that channel has other things to do: another one runs what is left to be run in the middle of its call.
+    pub(super) fn awake(&self, channel: u64) {
+        self.parked.0.lock().remove(&channel);
+        if self.waits.get(&channel).is_some_and(|wait| !wait.interrupts.batches.lock().is_empty()) {
+            self.parked.wake_all();
+        }
     }
 
     /// The call on that channel has its answer.
@@ -117,7 +154,10 @@ fn callers(batch: &Batch) -> Option<Arc<Caller>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Weak, time::Instant};
+    use std::{
+        sync::Weak,
+        time::{Duration, Instant},
+    };
 
     use server_core::{
         batch::Pending,
@@ -170,10 +210,38 @@ mod tests {
         way.execute(batch_of(None));
         way.execute(batch_of(None));
         drop(way);
-        assert!(executions.interrupt(7).is_some() && executions.interrupt(8).is_none());
+        assert!(executions.interrupt(7).is_some());
         let left = executions.answered(7).expect("it waits").end();
         assert_eq!(left.len(), 1);
         assert!(!health.is_in_call() && executions.answered(7).is_none());
+    }
+
+    #[test]
+    fn a_batch_for_a_call_that_nobody_looks_at_runs_in_another_that_waits() {
+        let (mut executions, health) = (Executions::default(), Health::default());
+        executions.begin_main(&batch_of(None));
+        for channel in [1, 2] {
+            executions.wait(channel, MAIN, &health);
+        }
+        assert!(executions.interrupt(1).is_none());
+        let latest = health.reentry().expect("both wait");
+        let began = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(move || latest.execute(batch_of(None)));
+            thread::park_timeout(Duration::from_secs(60));
+        });
+        assert!(began.elapsed() < Duration::from_secs(60), "it was not woken");
+        executions.awake(1);
+        assert!(executions.interrupt(1).is_some(), "the thread of the other is not there");
+        let latest = health.reentry().expect("both wait");
+        assert!(executions.interrupt(2).is_none());
+        latest.execute(batch_of(None));
+        assert!(executions.interrupt(1).is_none(), "it is there now, and runs its own");
+        assert!(executions.interrupt(2).is_some());
+        drop(latest);
+        for channel in [1, 2] {
+            assert!(executions.answered(channel).expect("it waits").end().is_empty());
+        }
     }
 
     #[test]
