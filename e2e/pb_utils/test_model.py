@@ -7,7 +7,8 @@ import pytest
 from triton_python_backend_utils import _model
 from triton_python_backend_utils._errors import ReturnError
 
-CONFIG = {"name": "m", "max_batch_size": 0, "input": [], "output": [], "instance_group": [{"kind": "KIND_CPU"}]}
+CONFIG = {"name": "m", "max_batch_size": 0, "input": [], "output": []}
+NORMALISED = dict(CONFIG, instance_group=[{"kind": "KIND_CPU"}], version_policy={"latest": {"num_versions": 1}})
 HEAD = "class TritonPythonModel:\n"
 COMPLETE = HEAD + "    @staticmethod\n    def auto_complete_config(config):\n"
 
@@ -27,11 +28,19 @@ def load(tmp_path, monkeypatch):
 
 
 def completed(load, body):
-    return json.loads(load(COMPLETE + body).complete(json.dumps(CONFIG)))
+    return json.loads(load(COMPLETE + body).complete(json.dumps(CONFIG), json.dumps(NORMALISED)))
 
 
 def test_a_model_without_the_function_completes_nothing(load):
-    assert load(HEAD + "    pass\n").complete(json.dumps(CONFIG)) is None
+    assert load(HEAD + "    pass\n").complete(json.dumps(CONFIG), json.dumps(NORMALISED)) is None
+
+
+def test_a_model_sees_the_configuration_with_its_defaults(load):
+    body = """
+        assert config.as_dict()["instance_group"] == [{"kind": "KIND_CPU"}]
+        return config
+"""
+    assert completed(load, body) == CONFIG
 
 
 def test_what_a_model_adds_is_part_of_the_configuration(load):

@@ -94,6 +94,10 @@ struct PythonBackend {
 
 impl PythonBackend {
     fn new(settings: &Settings) -> Result<Self> {
+        let unknown = settings::unknown(settings);
+        if !unknown.is_empty() {
+            tracing::warn!("--backend-config=python has settings that nobody knows: {}", unknown.join(", "));
+        }
         let memory = settings::memory(settings)?;
         let limits = Limits {
             name_prefix: memory.prefix.clone(),

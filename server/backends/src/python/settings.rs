@@ -71,6 +71,38 @@ pub(super) fn check_input_placement(config: &ModelConfig) -> Result<()> {
     }
 }
 
+/// Settings that the backend knows.
+const KNOWN: &[&str] = &[
+    "executable",
+    "cache-directory",
+    "requirements",
+    "requirements-timeout-seconds",
+    "thread-pool-size",
+    "stub-timeout-seconds",
+    "memory-limit-mb",
+    "reload",
+    "shm-region-prefix-name",
+    "shm-default-byte-size",
+    "shm-growth-byte-size",
+    "shm-max-byte-size",
+    "shm-idle-seconds",
+];
+
+/// Settings that are Triton's and have no meaning here, or are for all backends.
+const WITHOUT_EFFECT: &[&str] = &[
+    "shm_message_queue_size",
+    "backend-directory",
+    "default-max-batch-size",
+    "min-compute-capability",
+    "cmdline-version",
+];
+
+/// Settings that nobody knows: their effect would be missed.
+pub(super) fn unknown(settings: &Settings) -> Vec<&str> {
+    let is_known = |key: &&str| KNOWN.contains(key) || WITHOUT_EFFECT.contains(key);
+    settings.keys().map(String::as_str).filter(|key| !is_known(key)).collect()
+}
+
 fn bytes(settings: &Settings, key: &str, default: impl FnOnce() -> usize) -> Result<usize> {
     number(settings, key, "bytes", default)
 }
@@ -80,4 +112,16 @@ fn number(settings: &Settings, key: &str, unit: &str, default: impl FnOnce() -> 
     value.trim().parse().ok().filter(|bytes| *bytes > 0).ok_or_else(|| {
         Error::invalid_argument(format!("--backend-config=python,{key} must be a number of {unit}, not '{value}'"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_misspelt_is_noticed() {
+        let settings = ["stub-timeout-seconds", "stub-timeout-second", "shm_message_queue_size", "reload"];
+        let settings: Settings = settings.into_iter().map(|key| (key.into(), "1".into())).collect();
+        assert_eq!(unknown(&settings), ["stub-timeout-second"]);
+    }
 }
