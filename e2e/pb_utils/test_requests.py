@@ -173,3 +173,21 @@ def test_what_is_refused_is_shown():
     with pytest.raises(TypeError) as caught:
         Tensor("A", [1, 2])
     assert str(caught.value).splitlines()[1:] == ["    1. c_python_backend_utils.Tensor(arg0: str, arg1: numpy.ndarray)", "", "Invoked with: 'A', [1, 2]"]
+
+
+@pytest.mark.parametrize(
+    "make, given",
+    [
+        (lambda: InferenceResponse(error="text"), "kwargs: error='text'"),
+        (lambda: InferenceResponse([1]), "[1]"),
+        (lambda: InferenceResponse([1], parameters={"a": 1}), "[1]; kwargs: parameters={'a': 1}"),
+        (lambda: TritonError(3), "3"),
+        (lambda: TritonError("no", 3), "'no', 3"),
+        (lambda: InferenceRequest(model_name="m", inputs=[], timeout=9), "kwargs: inputs=[], model_name='m', timeout=9"),
+        (lambda: InferenceRequest(), ""),
+    ],
+)
+def test_what_is_refused_is_shown_as_it_was_given(make, given):
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert str(caught.value).splitlines()[-1] == "Invoked with: " + given

@@ -1,9 +1,24 @@
 """What models pass to the classes of this package: looked at, and refused with Triton's words."""
 
 
-def incompatible_arguments(signature, *arguments):
-    """The ``TypeError`` for arguments that a class does not take; ``signature`` shows what it does."""
-    given = ", ".join(_shown(argument) for argument in arguments)
+def incompatible_arguments(signature, positional, *arguments):
+    """The ``TypeError`` for arguments that a class does not take; ``signature`` shows what it does.
+
+    Each argument is its name, its value and, if it has one, its default; what has its default was not given. The first
+    ``positional`` of them are shown without their names, as callers write them, up to one that was not given.
+    """
+    values, named = [], []
+    for index, (name, value, *default) in enumerate(arguments):
+        if default and value is default[0]:
+            positional = 0
+        elif index < positional:
+            values.append(_shown(value))
+        else:
+            named.append("%s=%s" % (name, _shown(value)))
+    groups = [", ".join(values)] if values else []
+    if named:
+        groups.append("kwargs: " + ", ".join(named))
+    given = "; ".join(groups)
     return TypeError(
         "__init__(): incompatible constructor arguments. The following argument types are supported:\n"
         "    1. c_python_backend_utils.%s\n\nInvoked with: %s" % (signature, given)

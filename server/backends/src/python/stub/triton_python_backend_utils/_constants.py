@@ -47,8 +47,9 @@ class PreferredMemory(object):
         if not isinstance(preferred_memory_type, MemoryType) or not isinstance(preferred_device_id, int):
             raise incompatible_arguments(
                 "PreferredMemory(preferred_memory_type: MemoryType, preferred_device_id: int = 0)",
-                preferred_memory_type,
-                preferred_device_id,
+                2,
+                ("preferred_memory_type", preferred_memory_type),
+                ("preferred_device_id", preferred_device_id, 0),
             )
         self.preferred_memory_type = preferred_memory_type
         self.preferred_device_id = preferred_device_id

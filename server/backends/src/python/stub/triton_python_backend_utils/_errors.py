@@ -31,7 +31,12 @@ class TritonError(object):
     def __init__(self, message, code=ErrorCode.INTERNAL):
         text = text_of(message)
         if text is None or not isinstance(code, ErrorCode):
-            raise incompatible_arguments("TritonError(message: str, code: ErrorCode = ErrorCode.INTERNAL)", message, code)
+            raise incompatible_arguments(
+                "TritonError(message: str, code: ErrorCode = ErrorCode.INTERNAL)",
+                2,
+                ("message", message),
+                ("code", code, ErrorCode.INTERNAL),
+            )
         self._message = text
         self._code = code
 

@@ -163,7 +163,8 @@ class MetricFamily(object):
         called, text = text_of(name), text_of(description)
         if called is None or text is None or not isinstance(kind, MetricKind) or others:
             signature = "MetricFamily(name: str, description: str, kind: c_python_backend_utils.MetricFamily.MetricKind)"
-            raise incompatible_arguments(signature, name, description, kind, *others.values())
+            given = (("name", name, None), ("description", description, None), ("kind", kind, None))
+            raise incompatible_arguments(signature, 0, *given, *others.items())
         self._state = FamilyState(kind)
         self._series = {}
         try:

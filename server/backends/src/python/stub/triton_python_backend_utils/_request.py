@@ -93,8 +93,18 @@ class InferenceRequest(object):
                 "inputs: List[c_python_backend_utils.Tensor], requested_output_names: List[str], model_name: str, "
                 "model_version: int = -1, flags: int = 0, timeout: int = 0, preferred_memory: PreferredMemory, "
                 "trace: InferenceTrace, parameters: object = None)",
-                *(request_id, correlation_id, inputs, requested_output_names, model_name),
-                *(model_version, flags, timeout, preferred_memory, trace, parameters)
+                0,
+                ("request_id", request_id, ""),
+                ("correlation_id", correlation_id, 0),
+                ("inputs", inputs, None),
+                ("requested_output_names", requested_output_names, None),
+                ("model_name", model_name, None),
+                ("model_version", model_version, -1),
+                ("flags", flags, 0),
+                ("timeout", timeout, 0),
+                ("preferred_memory", preferred_memory, NO_PREFERRED_MEMORY),
+                ("trace", trace, NO_TRACE),
+                ("parameters", parameters, None)
             )
         checked = checked_parameters(parameters)
         if not isinstance(correlation_id, str) and not is_integer(correlation_id, 0, (1 << 64) - 1):

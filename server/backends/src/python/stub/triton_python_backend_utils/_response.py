@@ -35,9 +35,10 @@ class InferenceResponse(object):
             raise incompatible_arguments(
                 "InferenceResponse(output_tensors: List[c_python_backend_utils.Tensor] = [], "
                 "error: c_python_backend_utils.TritonError = None, parameters: object = None)",
-                output_tensors,
-                error,
-                parameters,
+                1,
+                ("output_tensors", output_tensors, ()),
+                ("error", error, None),
+                ("parameters", parameters, None),
             )
         if None in tensors:
             raise TritonModelException("Output tensor for inference response should not be empty.")

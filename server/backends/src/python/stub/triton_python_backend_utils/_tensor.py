@@ -141,7 +141,7 @@ def _name_of(name, data, is_data=True):
     """The name of a tensor that a model makes of some data, and whether it can be made of it."""
     text = text_of(name)
     if text is None or not is_data:
-        raise incompatible_arguments("Tensor(arg0: str, arg1: numpy.ndarray)", name, data)
+        raise incompatible_arguments("Tensor(arg0: str, arg1: numpy.ndarray)", 2, ("arg0", name), ("arg1", data))
     if not text:
         raise TritonModelException("Tensor name cannot be an empty string.")
     return text
