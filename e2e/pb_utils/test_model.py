@@ -85,8 +85,9 @@ def test_a_model_without_execute_is_refused(load, text):
 
 
 @pytest.mark.parametrize("answer, ready", (("True", True), ("False", False), ("1", None), ("None", None)))
-def test_a_model_says_whether_it_is_ready(load, answer, ready):
-    model = load(HEAD + "    def execute(self, requests):\n        pass\n    def is_ready(self):\n        return {}\n".format(answer))
+@pytest.mark.parametrize("kind", ("def", "async def"))
+def test_a_model_says_whether_it_is_ready(load, kind, answer, ready):
+    model = load(HEAD + "    def execute(self, requests):\n        pass\n    {} is_ready(self):\n        return {}\n".format(kind, answer))
     model.initialize({}, {"outputs": (), "decoupled": False})
     if ready is not None:
         assert model.is_ready() is ready
