@@ -110,6 +110,18 @@ fn tensors_go_from_step_to_step_without_a_copy() {
 }
 
 #[test]
+fn a_response_without_outputs_says_nothing_of_sequences() {
+    let played = pipeline("", "", "");
+    let mut progress = played.begin(&[byte("IN", &[1], 3)], &["SIDE".into()], 0);
+    let (run, _) = played.start(&mut progress).unwrap();
+    progress.responded(&run, answer(&[byte("o", &[1], 0)]));
+    progress.finished(&run);
+    let response = progress.next_response().unwrap();
+    assert_eq!((response.tensors.len(), response.parameters.len()), (0, 0));
+    assert_eq!(progress.end(), Some(Ok(())));
+}
+
+#[test]
 fn only_what_the_outputs_asked_for_need_is_run() {
     let played = pipeline("", "", "");
     let mut progress = played.begin(&[byte("IN", &[1], 3)], &["SIDE".into()], 0);

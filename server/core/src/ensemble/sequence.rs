@@ -45,7 +45,7 @@ pub(super) fn named(parameters: &ResponseParameters, current: Option<&Sequence>)
 }
 
 /// The parameters of an ensemble's response whose last step belonged to that sequence. Triton sets them on every response
-/// that a step had a part in, with zeros where there is no sequence.
+/// with a tensor that a step has made, with zeros where there is no sequence.
 pub(super) fn parameters(sequence: Option<&Sequence>) -> Parameters {
     let id = match sequence.map(|sequence| &sequence.id) {
         None => Parameter::Int(0),

@@ -189,10 +189,10 @@ impl State {
             let Some(iteration) = self.iterations.get(number) else { return };
             let slot = &mut iteration.slots[graph.tensors[output.tensor].place];
             let Some(value) = slot.take() else { continue };
+            let Some(mut tensor) = value.tensor else { continue };
             if value.is_of_step {
                 sequence = Some(value.sequence);
             }
-            let Some(mut tensor) = value.tensor else { continue };
             let shape = adapt(&output.dims, graph.is_batching, value.rows, tensor.shape);
             tensor.shape = undo_reshape(&output.spec, graph.is_batching, shape);
             tensor.name = output.name.clone();
