@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import python_model
 from tritonclient.utils import InferenceServerException
@@ -81,9 +82,8 @@ def test_a_model_may_complete_its_configuration(server, protocol):
 def test_what_a_model_prints_is_in_the_log_and_workers_end_with_the_server(folder):
     with Server(folder, "--model-control-mode=explicit", "--load-model=completed", "--load-model=identity") as running:
         until(lambda: "initialized as completed_0" in running.log(), "what the model prints")
-        children = Path(f"/proc/{running.process.pid}/task")
-        workers = {pid for task in children.iterdir() for pid in (task / "children").read_text().split()}
+        workers = processes.children(running.process.pid)
         assert len(workers) == 3, workers
-        assert all(os.getpgid(int(pid)) == int(pid) for pid in workers)
+        assert all(os.getpgid(pid) == pid for pid in workers)
     assert "finalized" in running.log()
-    assert not [pid for pid in workers if Path("/proc", pid).exists()]
+    assert not [pid for pid in workers if Path("/proc", str(pid)).exists()]

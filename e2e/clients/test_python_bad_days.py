@@ -1,6 +1,5 @@
 """Workers of Python models that die: their requests are answered, others go on, and new workers take their place."""
 
-import contextlib
 import os
 import signal
 import threading
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import python_model
 import tritonclient.http as httpclient
@@ -173,11 +173,7 @@ def test_a_worker_that_dies_again_and_again_is_told_and_asks_nobody_to_wait(serv
 
 
 def workers_of(server, model):
-    found = []
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that ended just now
-            found += map(int, (task / "children").read_text().split())
-    return [pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{model}\0".encode())]
+    return processes.workers(server.process.pid, model)
 
 
 def test_the_death_of_a_called_model_is_an_error_of_the_call_alone(server):

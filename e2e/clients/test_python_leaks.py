@@ -1,6 +1,5 @@
 """Python models leak nothing: descriptors, threads, processes and memory are as before after many requests, errors, calls, and deaths."""
 
-import contextlib
 import os
 import re
 import signal
@@ -8,6 +7,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import python_model
 import tritonclient.http as httpclient
@@ -53,11 +53,7 @@ def server(folder):
 
 
 def children(server):
-    found = []
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that ended just now
-            found += map(int, (task / "children").read_text().split())
-    return sorted(found)
+    return processes.children(server.process.pid)
 
 
 def memory(pid, kind):

@@ -1,7 +1,7 @@
 """Python models that do not load: the reason says what is wrong, in the answer to the load and in the index, and no process is left."""
 
-from pathlib import Path
 
+import processes
 import pytest
 import python_model
 from tritonclient.utils import InferenceServerException
@@ -38,9 +38,8 @@ def server(folder):
         yield running
 
 
-def processes(server):
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    return [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+def children(server):
+    return processes.children(server.process.pid)
 
 
 @pytest.mark.parametrize("model", REASONS)
@@ -52,7 +51,7 @@ def test_the_reason_of_a_failed_load_says_what_is_wrong(server, model):
     [entry] = [entry for entry in client.get_model_repository_index() if entry["name"] == model]
     assert entry["state"] == "UNAVAILABLE"
     assert_matches(REASONS[model][1], entry["reason"])
-    until(lambda: processes(server) == [], "no process")
+    until(lambda: children(server) == [], "no process")
 
 
 def test_a_missing_environment_is_the_reason(server):

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import python_model
 from tritonclient.utils import InferenceServerException
@@ -133,8 +134,7 @@ def ask(server, protocol, model, data):
 
 def workers(server):
     """Process ids of the workers."""
-    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
-    return sorted({int(pid) for thread in threads for pid in (thread / "children").read_text().split()})
+    return processes.children(server.process.pid)
 
 
 def mapped(pid, name="ours_"):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import python_model
 from tritonclient.utils import InferenceServerException
@@ -99,9 +100,7 @@ def runs(pid):
 
 
 def workers_of(server, model):
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    children = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
-    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{model}\0".encode())]
+    return processes.workers(server.process.pid, model)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -113,6 +114,12 @@ pub trait Model: Send + Sync {
     /// seconds: the model is not ready then.
     fn readiness(&self) -> Option<Readiness> {
         None
+    }
+
+    /// How long an execution may take that the thread of a caller runs, if instances allow that
+    /// ([`Instance::runs_on_any_thread`]).
+    fn longest_inline_run(&self) -> Duration {
+        Duration::from_micros(50)
     }
 
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when

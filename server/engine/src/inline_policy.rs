@@ -16,6 +16,8 @@ pub(crate) struct Size {
 
 /// What was learned from the executions so far. Hints only: a lost update is a lost hint.
 pub(crate) struct InlinePolicy {
+    /// Longer than this, a front end's thread has better things to do.
+    short: Duration,
     /// Grows with every short execution, falls far with a long one: one in sixteen may be long, because a thread that
     /// is interrupted looks slow.
     trust: AtomicU32,
@@ -25,15 +27,14 @@ pub(crate) struct InlinePolicy {
 }
 
 impl InlinePolicy {
-    /// Longer than this, a front end's thread has better things to do.
-    const SHORT: Duration = Duration::from_micros(50);
     /// After a long execution so many short ones must follow; a new model has shown what it is after two.
     const ENOUGH_TRUST: u32 = 16;
     const FIRST_TRUST: u32 = Self::ENOUGH_TRUST - 2;
     const MOST_TRUST: u32 = 64;
 
-    pub(crate) fn new() -> Self {
-        Self { trust: AtomicU32::new(Self::FIRST_TRUST), rows: AtomicU32::new(0), bytes: AtomicUsize::new(0) }
+    /// Executions of that length at most are short.
+    pub(crate) fn new(short: Duration) -> Self {
+        Self { short, trust: AtomicU32::new(Self::FIRST_TRUST), rows: AtomicU32::new(0), bytes: AtomicUsize::new(0) }
     }
 
     /// Whether a request of that size is expected to be done quickly: none that was larger was seen to be slow.
@@ -46,7 +47,7 @@ impl InlinePolicy {
     /// An execution of that size took so long.
     pub(crate) fn record(&self, size: Size, took: Duration) {
         let trust = self.trust.load(Ordering::Relaxed);
-        if took > Self::SHORT {
+        if took > self.short {
             self.trust.store(trust.saturating_sub(Self::ENOUGH_TRUST), Ordering::Relaxed);
             // Either may be why: the next sizes that prove short bring them up again.
             self.rows.fetch_min(size.rows.saturating_sub(1).max(1), Ordering::Relaxed);
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn two_short_executions_show_a_quick_model_and_only_up_to_their_size() {
-        let policy = InlinePolicy::new();
+        let policy = InlinePolicy::new(10 * SHORT);
         assert!(!policy.is_quick(size(1, 4)), "nothing is known of a new model");
         policy.record(size(1, 64), SHORT);
         assert!(!policy.is_quick(size(1, 64)));
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_long_execution_costs_a_new_models_trust_and_keeps_its_size_out() {
-        let policy = InlinePolicy::new();
+        let policy = InlinePolicy::new(10 * SHORT);
         policy.record(size(1, 1000), LONG);
         for _ in 0..InlinePolicy::ENOUGH_TRUST {
             assert!(!policy.is_quick(size(1, 4)));
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn one_interruption_does_not_undo_a_long_record() {
-        let policy = InlinePolicy::new();
+        let policy = InlinePolicy::new(10 * SHORT);
         for _ in 0..InlinePolicy::MOST_TRUST {
             policy.record(size(2, 128), SHORT);
         }

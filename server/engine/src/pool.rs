@@ -88,11 +88,12 @@ impl InstancePool {
         let scheduler = Arc::new(Scheduler::new(policy, limit));
         let order = order.map(|(order, _)| order);
         let stats = Arc::new(ModelStats::new(counters, is_decoupled, order, scheduler.clone()));
+        let inline_policy = Arc::new(InlinePolicy::new(model.longest_inline_run()));
         Self {
             model,
             scheduler,
             stats,
-            inline_policy: Arc::new(InlinePolicy::new()),
+            inline_policy,
             readiness_probe: ReadinessProbe::default(),
             rate_limiter,
             slots: arc_swap::ArcSwap::default(),

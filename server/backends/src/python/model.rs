@@ -1,6 +1,6 @@
 //! One opened Python model.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use server_core::{
     backend::{Health, Instance, Model, Placement, Readiness},
@@ -10,7 +10,7 @@ use server_core::{
     stats::CustomCounter,
 };
 
-use super::{instance::PythonInstance, start::Starter, supervise::Supervisor};
+use super::{instance::PythonInstance, pace::Pace, start::Starter, supervise::Supervisor};
 
 /// One opened Python model: nothing but the way to start its workers.
 pub(super) struct PythonModel {
@@ -39,6 +39,11 @@ impl Model for PythonModel {
 
     fn readiness(&self) -> Option<Readiness> {
         self.starter.workers.probes.readiness()
+    }
+
+    /// Most of it the worker's: the caller's thread sleeps meanwhile, as it would anyway, and goes on after 2 ms in any case.
+    fn longest_inline_run(&self) -> Duration {
+        Pace::QUICK
     }
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {

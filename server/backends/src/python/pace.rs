@@ -11,7 +11,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A worker that takes less than this per batch waits longer for the next batch than it works.
-    const QUICK: Duration = Duration::from_micros(150);
+    pub(super) const QUICK: Duration = Duration::from_micros(150);
 
     /// Nothing is known yet: taken for slow.
     pub(super) fn new() -> Self {
