@@ -121,11 +121,11 @@ impl Channel {
         message.ok_or_else(|| Broken::Failed(not_understood("no message")))
     }
 
-    /// Whether a message, or the end, is there within that time.
+    /// Whether a message is there within that time, and the other end too.
     pub(super) fn is_readable_within(&self, time: Duration) -> bool {
         let time = Timespec::try_from(time).ok();
         let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
-        poll(&mut descriptors, time.as_ref()).is_ok_and(|ready| ready > 0)
+        poll(&mut descriptors, time.as_ref()).is_ok() && descriptors[0].revents() == PollFlags::IN
     }
 
     /// The next message, if it is there already.

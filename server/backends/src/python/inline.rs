@@ -1,11 +1,12 @@
 //! A batch that the thread of its caller runs: for a quick model the way to the instance's own thread and back costs more than
 //! the work. The caller's thread does not wait long; what takes longer is finished by another.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 use server_core::{backend::Rest, batch::Batch};
 
 use super::{
+    alone,
     run::{self, Running},
     supervise::Watch,
     worker::Worker,
@@ -27,8 +28,8 @@ pub(super) fn run(watch: &Arc<Watch>, memory: &mut Vec<u8>, batch: Batch) -> Opt
         watch.put_back(worker, None);
         return rest_of(watch, left);
     };
-    let sent = worker.send(memory, &running.segments);
-    if sent.is_err() || worker.answers_within(PATIENCE) {
+    // What is to be done about a worker that is gone takes long as well.
+    if worker.send(memory, &running.segments).is_ok() && worker.answers_within(PATIENCE) {
         let left = finish(watch, worker, running);
         return rest_of(watch, left);
     }
@@ -62,20 +63,6 @@ fn rest_of(watch: &Arc<Watch>, batches: Vec<Batch>) -> Option<Rest> {
 fn run_to_the_end(watch: &Arc<Watch>, mut batches: Vec<Batch>) {
     let mut memory = Vec::new();
     while let Some(batch) = batches.pop() {
-        let mut worker = match watch.take() {
-            Ok(worker) => worker,
-            Err(error) => {
-                batch.fail(&error, Instant::now());
-                continue;
-            }
-        };
-        let shared = worker.shared.clone();
-        shared.calls.begin_main(&batch);
-        let lost = run::begin(batch, None, &mut memory, &shared).and_then(|running| {
-            let outcomes = worker.ask(&memory, &running.segments, run::outcomes);
-            run::end(running, outcomes, &shared)
-        });
-        batches.extend(shared.calls.end_main());
-        watch.put_back(worker, lost);
+        batches.extend(alone::run(watch, &mut memory, batch).left);
     }
 }

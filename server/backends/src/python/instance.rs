@@ -5,17 +5,14 @@ use std::{mem, time::Instant};
 use server_core::{
     backend::{Instance, Rest},
     batch::Batch,
-    error::Error,
 };
 
 use super::{
-    inline,
+    alone, inline,
     open_requests::SLOTS,
     pace::Pace,
-    run,
     several::{Several, is_small},
     supervise::Supervisor,
-    worker::Worker,
 };
 
 /// Runs batches on one worker.
@@ -38,38 +35,14 @@ impl PythonInstance {
     fn run_all(&mut self, batch: Batch) {
         let mut batches = vec![batch];
         while let Some(batch) = batches.pop() {
-            batches.extend(self.run(batch));
-        }
-    }
-
-    /// Runs a batch; gives what was to run in the middle of its calls and did not.
-    fn run(&mut self, batch: Batch) -> Vec<Batch> {
-        let mut worker = match self.supervisor.watch().take() {
-            Ok(worker) => worker,
-            Err(error) => {
-                batch.fail(&error, Instant::now());
-                self.supervisor.watch().leave_to_others();
-                return Vec::new();
+            let ran = alone::run(self.supervisor.watch(), &mut self.memory, batch);
+            if let Some(took) = ran.took {
+                self.pace.record(1, took);
             }
-        };
-        let shared = worker.shared.clone();
-        shared.calls.begin_main(&batch);
-        let lost = run::begin(batch, None, &mut self.memory, &shared).and_then(|running| {
-            let sent_at = Instant::now();
-            let outcomes = worker.ask(&self.memory, &running.segments, run::outcomes);
-            self.pace.record(1, sent_at.elapsed());
-            run::end(running, outcomes, &shared)
-        });
-        let left = shared.calls.end_main();
-        self.put_back(worker, lost);
-        left
-    }
-
-    fn put_back(&self, worker: Worker, lost: Option<Error>) {
-        let is_lost = lost.is_some();
-        self.supervisor.watch().put_back(worker, lost);
-        if is_lost {
-            self.supervisor.watch().leave_to_others();
+            if ran.is_lost {
+                self.supervisor.watch().leave_to_others();
+            }
+            batches.extend(ran.left);
         }
     }
 
@@ -90,7 +63,11 @@ impl PythonInstance {
         let other = several.run(next, more);
         let lost = several.lost;
         let left = shared.calls.end_main().into_iter().chain(other).collect();
-        self.put_back(worker, lost);
+        let is_lost = lost.is_some();
+        self.supervisor.watch().put_back(worker, lost);
+        if is_lost {
+            self.supervisor.watch().leave_to_others();
+        }
         left
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Source: Triton Python backend.
 
+mod alone;
 mod attendant;
 mod cache;
 mod calls;
@@ -96,7 +97,7 @@ impl PythonBackend {
     fn new(settings: &Settings) -> Result<Self> {
         let unknown = settings::unknown(settings);
         if !unknown.is_empty() {
-            tracing::warn!("--backend-config=python has settings that nobody knows: {}", unknown.join(", "));
+            tracing::warn!("unknown settings of --backend-config=python are ignored: {}", unknown.join(", "));
         }
         let memory = settings::memory(settings)?;
         let limits = Limits {

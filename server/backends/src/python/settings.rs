@@ -97,7 +97,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cmdline-version",
 ];
 
-/// Settings that nobody knows: their effect would be missed.
+/// Settings that the backend does not know, such as misspelt ones.
 pub(super) fn unknown(settings: &Settings) -> Vec<&str> {
     let is_known = |key: &&str| KNOWN.contains(key) || WITHOUT_EFFECT.contains(key);
     settings.keys().map(String::as_str).filter(|key| !is_known(key)).collect()

@@ -243,7 +243,7 @@ impl Worker {
         self.explain(sent)
     }
 
-    /// Whether the next answer is there within that time.
+    /// Whether the next answer is there within that time, and the worker too.
     pub(super) fn answers_within(&self, time: Duration) -> bool {
         self.execute.is_readable_within(time)
     }
