@@ -10,7 +10,7 @@ use server_core::{
     repository::{layout, plan::Change},
 };
 
-use crate::repository::Stamp;
+use crate::repository::{ModelFolder, Stamp};
 
 /// What one version was made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub(crate) struct Fingerprint {
 /// Files that one version was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Files {
+    /// What the place of the model is called.
+    origin: String,
     version: Stamp,
     labels: Stamp,
     /// Beside the version folders: initial states, warm-up data, libraries.
@@ -34,7 +36,8 @@ impl Fingerprint {
     /// compare with nothing: they are always new.
     pub(crate) fn change_to(&self, now: &Self) -> Change {
         let (Some(files), Some(files_now)) = (&self.files, &now.files) else { return Change::Model };
-        if files.version != files_now.version
+        if files.origin != files_now.origin
+            || files.version != files_now.version
             || files.shared != files_now.shared
             || config::without_settings(&self.written) != config::without_settings(&now.written)
         {
@@ -47,6 +50,7 @@ impl Fingerprint {
 /// The files of a model's folder, sorted by whom they concern.
 #[derive(Debug, Default)]
 pub(crate) struct FolderFiles {
+    origin: String,
     versions: BTreeMap<u64, Stamp>,
     labels: Stamp,
     shared: Stamp,
@@ -54,10 +58,11 @@ pub(crate) struct FolderFiles {
 
 impl FolderFiles {
     /// Looks at every file of the folder. The configuration's own files are left out: their content is compared.
-    pub(crate) fn of(model_dir: &Path, config: &ModelConfig) -> Self {
+    pub(crate) fn of(folder: &ModelFolder, config: &ModelConfig) -> Self {
+        let model_dir = folder.path();
         let labels: BTreeSet<PathBuf> =
             config.output.iter().map(|output| output.label_filename.clone().into()).collect();
-        let mut files = Self::default();
+        let mut files = Self { origin: folder.origin().to_owned(), ..Self::default() };
         for (path, entry) in Stamp::of(model_dir).into_entries() {
             let Ok(inside) = path.strip_prefix(model_dir) else { continue };
             let top = inside.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
@@ -69,7 +74,7 @@ impl FolderFiles {
                 None if labels.contains(inside) => &mut files.labels,
                 None => &mut files.shared,
             };
-            part.insert(path, entry);
+            part.insert(inside.to_owned(), entry);
         }
         files
     }
@@ -79,6 +84,7 @@ impl FolderFiles {
         Fingerprint {
             written: written.clone(),
             files: Some(Files {
+                origin: self.origin.clone(),
                 version: self.versions.get(&version).cloned().unwrap_or_default(),
                 labels: self.labels.clone(),
                 shared: self.shared.clone(),

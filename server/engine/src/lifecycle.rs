@@ -33,7 +33,7 @@ use crate::{
     model::LoadedModel,
     options::{LoadParameters, Options},
     registry::{Registry, UNLOADED, Version, VersionState},
-    repository::{self, Repositories},
+    repository::{self, ModelFolder, Repositories},
 };
 
 /// How often the drain of the whole server looks whether the last request has ended.
@@ -176,7 +176,9 @@ impl Lifecycle {
             Err(Unreadable { answer, reason }) => {
                 tracing::error!("Poll failed for model directory '{name}': {reason}");
                 // Anybody may ask for any name: what is in no repository is not remembered.
-                if self.repositories.find(name).is_some() || self.registry.entry(name).is_some() {
+                if self.repositories.find(name).is_ok_and(|found| found.is_some())
+                    || self.registry.entry(name).is_some()
+                {
                     self.registry.update(name, |entry| entry.failure = Some(reason));
                 }
                 return Err(answer);
@@ -297,13 +299,14 @@ impl Lifecycle {
             [] => None,
             files => Some(Arc::new(loader::write_files(files)?)),
         };
-        let model_dir = match &files {
-            Some(files) => files.path().to_owned(),
-            None => match self.repositories.find(name) {
-                Some(found) => found.only(name)?,
+        let source = match &files {
+            Some(files) => ModelFolder::temporary(files),
+            None => match self.repositories.find(name)? {
+                Some(found) => found.only(name)?.open()?,
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };
+        let model_dir = source.path().to_owned();
         let mut to_keep = None;
         let config = match parameters.config {
             Some(json) => {
@@ -328,9 +331,9 @@ impl Lifecycle {
             ))
             .into());
         }
-        let names = repository::names(&model_dir)
+        let folders = source
+            .folder_names()
             .map_err(|error| poll_failed(format!("unable to read '{}': {error}", model_dir.display())))?;
-        let folders: Vec<String> = names.into_iter().filter(|name| model_dir.join(name).is_dir()).collect();
         let layout = rules::layout::classify(folders.iter().map(String::as_str));
         for warning in &layout.warnings {
             tracing::warn!("{warning}");
@@ -339,8 +342,8 @@ impl Lifecycle {
         if versions.is_empty() && config::is_ensemble(&config) {
             versions.push(1); // it has no files, and folders without files get lost
         }
-        let newest = versions.last().copied();
-        self.loader.check(name, &model_dir, newest, &config).map_err(|error| poll_failed(error.to_string()))?;
+        let newest = versions.last().map(|&version| source.version_files(version)).unwrap_or_default();
+        self.loader.check(name, &newest, &config).map_err(|error| poll_failed(error.to_string()))?;
         let wanted = rules::version_policy::select(&config, &versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
@@ -355,7 +358,7 @@ impl Lifecycle {
                 return Err(poll_failed(config::problems_error(name, &problems).to_string()));
             }
         }
-        let folder = files.is_none().then(|| FolderFiles::of(&model_dir, &config));
+        let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
         Ok(Draft { model_dir, config, wanted, folder, files, to_keep })
     }
 

@@ -56,13 +56,12 @@ pub(crate) struct VersionToLoad<'a> {
 
 impl Loader {
     /// Checks what a configuration says by itself, before any version is looked at: what only its model knows may be
-    /// missing.
+    /// missing. `newest` are the names of the files of the newest version.
     ///
     /// Errors: all problems at once.
-    pub(crate) fn check(&self, name: &str, model_dir: &Path, newest: Option<u64>, written: &ModelConfig) -> Result<()> {
-        let files = newest.map(|version| file_names(&model_dir.join(version.to_string()))).unwrap_or_default();
+    pub(crate) fn check(&self, name: &str, newest: &[String], written: &ModelConfig) -> Result<()> {
         let mut config = written.clone();
-        config::complete(&mut config, name, &files)?;
+        config::complete(&mut config, name, newest)?;
         let machine = self.machine.for_config();
         config::normalize(&mut config, &machine);
         if config::verify_before_opening(&config, name).is_empty() {

@@ -1,8 +1,8 @@
-//! Model folders on local disk: what is there, and whether it changed. Reads only; decisions are in `core::repository`.
+//! The model repositories: what is there, and whether it changed. Reads only; decisions are in `core::repository`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -12,17 +12,37 @@ use server_core::{
     interface::Label,
 };
 
-/// The repositories of the command line.
+/// The repositories of the command line, each once.
 pub(crate) struct Repositories {
-    folders: BTreeSet<PathBuf>,
+    repositories: Vec<Repository>,
 }
 
-/// Where the folder of a name lies.
+/// Where models lie, side by side.
+pub(crate) enum Repository {
+    /// A folder on this machine.
+    Folder(PathBuf),
+}
+
+/// Where the files of a name lie.
 pub(crate) enum Found {
     /// In one repository.
-    At(PathBuf),
+    At(Place),
     /// In several: none may be served.
-    Ambiguous(Vec<PathBuf>),
+    Ambiguous(Vec<Place>),
+}
+
+/// Where the files of one model lie, as found in one repository.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A folder on this machine.
+    Folder(PathBuf),
+}
+
+/// The files of one model, for one load.
+pub(crate) struct ModelFolder {
+    path: PathBuf,
+    /// What the model's place is called.
+    origin: String,
 }
 
 /// What files looked like: it differs when a file was added, removed, resized or written again.
@@ -32,62 +52,131 @@ pub(crate) struct Stamp(BTreeMap<PathBuf, FileStamp>);
 /// Size and time of one file.
 pub(crate) type FileStamp = (u64, Option<SystemTime>);
 
+// === impl Repositories ===
+
 impl Repositories {
-    pub(crate) fn new(folders: &[PathBuf]) -> Self {
-        Self { folders: folders.iter().cloned().collect() }
+    pub(crate) fn new(repositories: &[PathBuf]) -> Self {
+        let repositories: BTreeSet<&PathBuf> = repositories.iter().collect();
+        Self { repositories: repositories.into_iter().cloned().map(Repository::Folder).collect() }
     }
 
-    /// Every model folder by name. Errors: a repository cannot be read.
+    /// Every model by name. Errors: a repository cannot be read.
     pub(crate) fn list(&self) -> Result<BTreeMap<String, Found>> {
-        let mut models: BTreeMap<String, Found> = BTreeMap::new();
-        for folder in &self.folders {
-            for name in names(folder).map_err(|error| unreadable(folder, &error))? {
-                let path = folder.join(&name);
-                if name.starts_with('.') || !path.is_dir() {
-                    continue;
-                }
-                match models.entry(name) {
-                    std::collections::btree_map::Entry::Vacant(vacant) => {
-                        vacant.insert(Found::At(path));
-                    }
-                    std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                        let paths = match occupied.get_mut() {
-                            Found::At(first) => vec![first.clone(), path],
-                            Found::Ambiguous(paths) => [std::mem::take(paths), vec![path]].concat(),
-                        };
-                        occupied.insert(Found::Ambiguous(paths));
-                    }
-                }
+        let mut models: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for repository in &self.repositories {
+            for (name, place) in repository.list()? {
+                models.entry(name).or_default().push(place);
             }
         }
-        Ok(models)
+        Ok(models.into_iter().filter_map(|(name, places)| Some((name, Found::of(places)?))).collect())
     }
 
-    /// The folder of one model.
-    pub(crate) fn find(&self, name: &str) -> Option<Found> {
-        let mut paths: Vec<_> =
-            self.folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_dir()).collect();
-        match paths.len() {
-            0 => None,
-            1 => paths.pop().map(Found::At),
-            _ => Some(Found::Ambiguous(paths)),
+    /// Where one model lies; `None` if it is nowhere. Blocks. Errors: it was not found, and a repository cannot be read.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Found>> {
+        let (mut places, mut failure) = (Vec::new(), None);
+        for repository in &self.repositories {
+            match repository.find(name) {
+                Ok(place) => places.extend(place),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (Found::of(places), failure) {
+            (None, Some(error)) => Err(error),
+            (found, _) => Ok(found),
         }
     }
 }
 
+// === impl Repository ===
+
+impl Repository {
+    /// Its models by name. Errors: it cannot be read.
+    fn list(&self) -> Result<Vec<(String, Place)>> {
+        let Self::Folder(folder) = self;
+        let names = names(folder).map_err(|error| unreadable(folder, &error))?;
+        let visible = names.into_iter().filter(|name| !name.starts_with('.'));
+        let places = visible.map(|name| (folder.join(&name), name));
+        Ok(places.filter(|(path, _)| path.is_dir()).map(|(path, name)| (name, Place::Folder(path))).collect())
+    }
+
+    /// One of its models, if it has it. Blocks. Errors: it cannot be read.
+    fn find(&self, name: &str) -> Result<Option<Place>> {
+        let Self::Folder(folder) = self;
+        let path = folder.join(name);
+        Ok(path.is_dir().then_some(Place::Folder(path)))
+    }
+}
+
+// === impl Found ===
+
 impl Found {
-    /// The folder, if there is just one. Errors: names all of them otherwise.
-    pub(crate) fn only(self, name: &str) -> Result<PathBuf> {
+    fn of(mut places: Vec<Place>) -> Option<Self> {
+        match places.len() {
+            0 => None,
+            1 => places.pop().map(Self::At),
+            _ => Some(Self::Ambiguous(places)),
+        }
+    }
+
+    /// The place, if there is just one. Errors: names all of them otherwise.
+    pub(crate) fn only(self, name: &str) -> Result<Place> {
         match self {
-            Self::At(path) => Ok(path),
-            Self::Ambiguous(paths) => {
-                let list: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            Self::At(place) => Ok(place),
+            Self::Ambiguous(places) => {
+                let list: Vec<_> = places.iter().map(Place::to_string).collect();
                 Err(Error::invalid_argument(format!(
                     "model '{name}' is in more than one repository: {}; remove or rename all but one",
                     list.join(", ")
                 )))
             }
         }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Makes its files readable on this machine, except those of versions ([`ModelFolder::fetch_versions`]). Blocks.
+    pub(crate) fn open(&self) -> Result<ModelFolder> {
+        let Self::Folder(path) = self;
+        Ok(ModelFolder { path: path.clone(), origin: self.to_string() })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Folder(path) = self;
+        path.display().fmt(f)
+    }
+}
+
+// === impl ModelFolder ===
+
+impl ModelFolder {
+    /// A folder that was made for one load.
+    pub(crate) fn temporary(folder: &tempfile::TempDir) -> Self {
+        Self { path: folder.path().to_owned(), origin: folder.path().display().to_string() }
+    }
+
+    /// Where its files lie on this machine.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the model's place is called: the path or the URL that its author knows.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Names of the folders in it, sorted: versions, and others beside them. Errors: it cannot be read.
+    pub(crate) fn folder_names(&self) -> io::Result<Vec<String>> {
+        Ok(names(&self.path)?.into_iter().filter(|name| self.path.join(name).is_dir()).collect())
+    }
+
+    /// Names of a version's files, also of those that were not fetched. A version without a folder has none: the backend
+    /// says what it misses.
+    pub(crate) fn version_files(&self, version: u64) -> Vec<String> {
+        names(&self.path.join(version.to_string())).unwrap_or_default()
     }
 }
 

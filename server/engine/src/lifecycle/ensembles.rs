@@ -30,8 +30,8 @@ impl Lifecycle {
     /// The folder's configuration, or the one given before with a load request, if it speaks of an ensemble at all: most
     /// do not, and are not parsed here.
     fn kept_or_own_ensemble(&self, name: &str) -> Option<config::ModelConfig> {
-        let folder = self.repositories.find(name)?.only(name).ok()?;
-        let text = self.own_config(&folder).ok()?;
+        let folder = self.repositories.find(name).ok()??.only(name).ok()?.open().ok()?;
+        let text = self.own_config(folder.path()).ok()?;
         if let Some(kept) = self.overrides.lock().get(name).filter(|kept| kept.instead_of == text) {
             return Some(kept.config.clone());
         }
