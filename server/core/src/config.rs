@@ -15,7 +15,9 @@ mod text;
 mod unsupported_fields;
 mod verify;
 
-pub use server_proto::inference::{ModelConfig, model_instance_group::Kind as InstanceKind};
+pub use server_proto::inference::{
+    ModelConfig, model_config::SchedulingChoice, model_instance_group::Kind as InstanceKind,
+};
 
 pub use self::{
     complete::{complete, is_ensemble},

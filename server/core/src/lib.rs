@@ -31,3 +31,4 @@ pub mod stats;
 pub mod tensor;
 pub mod unsupported;
 pub mod version_routing;
+pub mod warm_up;

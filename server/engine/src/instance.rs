@@ -20,7 +20,8 @@ use crate::{
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
     scheduler::{Next, Removed, Scheduler},
-    stats::end_removed,
+    stats::{ModelStats, end_removed},
+    warm_up::{Samples, WarmUpRun},
 };
 
 /// One instance, where its own thread and an inline run find it. Whoever holds the lock runs it.
@@ -77,6 +78,9 @@ impl InstanceSlot {
 pub(crate) struct Worker {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) slot: Arc<InstanceSlot>,
+    /// What the instance runs before it serves, and who counts it.
+    pub(crate) warm_up: Option<Arc<Samples>>,
+    pub(crate) stats: Arc<ModelStats>,
 }
 
 impl Worker {
@@ -88,6 +92,7 @@ impl Worker {
             .spawn(move || {
                 let slot = &self.slot;
                 let instance = model.instance(&slot.plan.placement, &slot.health);
+                let instance = instance.and_then(|instance| self.warmed_up(instance));
                 drop(model); // the thread must not be the last to hold it: what it frees is nobody's wait
                 match instance {
                     Ok(instance) => {
@@ -107,6 +112,16 @@ impl Worker {
             })
             .map_err(|error| Error::internal(format!("cannot start a thread for an instance: {error}")))?;
         Ok((thread, arrival))
+    }
+
+    /// The instance, once it has run the samples of its model.
+    fn warmed_up(&self, mut instance: Box<dyn Instance>) -> Result<Box<dyn Instance>> {
+        if let Some(samples) = &self.warm_up {
+            let instance_name = &self.slot.plan.placement.instance_name;
+            let run = WarmUpRun { instance_name, samples, scheduler: &self.scheduler, stats: &self.stats };
+            run.run(&mut *instance)?;
+        }
+        Ok(instance)
     }
 
     fn work(&self) {

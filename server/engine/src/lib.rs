@@ -31,6 +31,7 @@ mod shadow;
 mod stats;
 mod sync;
 mod version_router;
+mod warm_up;
 
 use std::{
     sync::{

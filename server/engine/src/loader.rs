@@ -27,6 +27,7 @@ use crate::{
     repository,
     runner::Runner,
     scheduling::Scheduling,
+    warm_up::WarmUp,
 };
 
 /// What a load works with.
@@ -90,7 +91,7 @@ impl Loader {
         self.finish(target.name, &mut config)?;
         warn_of_unsupported(&config, backend.supported_fields());
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
-        let interface = interface.with_any_shape(model.inputs_of_any_shape());
+        let interface = Arc::new(interface.with_any_shape(model.inputs_of_any_shape()));
         let config = Arc::new(config);
         model.configure(&config)?;
         let gpu_uuid = instance_plans(&config).iter().find_map(|plan| match plan.placement.device {
@@ -98,6 +99,7 @@ impl Loader {
             Device::Cpu | Device::Model => None,
         });
         let parts = Parts {
+            warm_up: WarmUp::of(&config, &interface, target.model_dir),
             interface,
             fingerprint: target.fingerprint.clone(),
             model: model.into(),

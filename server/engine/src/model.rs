@@ -17,7 +17,7 @@ use server_core::{
 
 use crate::{
     fingerprint::Fingerprint, infer::ModelHandle, instance_plan::instance_plans, pool::InstancePool,
-    rate_limiter::RateLimiter, runner::Runner, scheduling::Scheduling,
+    rate_limiter::RateLimiter, runner::Runner, scheduling::Scheduling, warm_up::WarmUp,
 };
 
 /// A model version that serves.
@@ -37,13 +37,14 @@ pub(crate) struct LoadedModel {
 
 /// What a version is made of.
 pub(crate) struct Parts {
-    pub(crate) interface: Interface,
+    pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduling: Scheduling,
     pub(crate) gpu_uuid: Option<String>,
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
+    pub(crate) warm_up: Option<WarmUp>,
     pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -52,15 +53,14 @@ impl LoadedModel {
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
-        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, rate_limiter, files } = parts;
+        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, rate_limiter, warm_up, files } = parts;
         let counters = counters(&interface, &config, gpu_uuid);
-        let pool = InstancePool::new(model, scheduling, rate_limiter, interface.is_decoupled, counters);
+        let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
         pool.resize(&instance_plans(&config))?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
-        let (interface, holds) = (Arc::new(interface), Arc::default());
-        Ok(Self { interface, config, fingerprint, routing, runner, holds, files })
+        Ok(Self { interface, config, fingerprint, routing, runner, holds: Arc::default(), files })
     }
 
     /// An ensemble, whose runner is there.

@@ -33,6 +33,7 @@ use crate::{
     scheduling::{Scheduling, log_hold},
     series::{Replaced, Series},
     stats::{ModelStats, end_removed},
+    warm_up::WarmUp,
 };
 
 /// How long requests whose callers left may wait to be looked for, so that a look finds many of them.
@@ -59,6 +60,8 @@ pub(crate) struct InstancePool {
     has_sequences: bool,
     /// Each instance is held until so many requests of sequences wait: a switch for tests of schedulers.
     held_until: usize,
+    /// What instances run before they serve.
+    warm_up: Option<WarmUp>,
 }
 
 /// A serving instance and its thread.
@@ -79,6 +82,7 @@ impl InstancePool {
         model: Arc<dyn Model>,
         scheduling: Scheduling,
         rate_limiter: Option<Arc<RateLimiter>>,
+        warm_up: Option<WarmUp>,
         is_decoupled: bool,
         counters: ModelSnapshot,
     ) -> Self {
@@ -102,6 +106,7 @@ impl InstancePool {
             has_queue_policy,
             has_sequences,
             held_until,
+            warm_up,
         }
     }
 
@@ -376,6 +381,8 @@ impl InstancePool {
 
     /// Starts one instance per plan. With one that fails, the others are taken down again.
     fn start_all(&self, plans: Vec<InstancePlan>) -> Result<Vec<Member>> {
+        let warm_up = self.warm_up.as_ref().filter(|_| !plans.is_empty()).map(WarmUp::samples).transpose()?;
+        let warm_up = warm_up.map(Arc::new);
         let mut started: Vec<(Member, mpsc::Receiver<Result<()>>)> = Vec::with_capacity(plans.len());
         let mut failure = None;
         for plan in plans {
@@ -396,7 +403,8 @@ impl InstancePool {
                 limited.call(&self.scheduler, slot.number);
                 self.scheduler.limit(slot.number, limited);
             }
-            let worker = Worker { scheduler: self.scheduler.clone(), slot: slot.clone() };
+            let (scheduler, stats) = (self.scheduler.clone(), self.stats.clone());
+            let worker = Worker { scheduler, slot: slot.clone(), warm_up: warm_up.clone(), stats };
             match worker.spawn(self.model.clone()) {
                 Ok((thread, arrival)) => {
                     if self.held_until > 0 {

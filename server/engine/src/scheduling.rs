@@ -83,7 +83,7 @@ fn hold() -> Hold {
 }
 
 /// The content of a file in the model's folder `initial_state`.
-fn initial_state(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
+pub(crate) fn initial_state(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = model_dir.join("initial_state").join(name);
     fs::read(&path).map_err(|error| {
         let reason = match error.kind() {
