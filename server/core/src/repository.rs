@@ -4,6 +4,7 @@
 pub mod layout;
 pub mod plan;
 pub mod version_policy;
+pub mod watch;
 
 use crate::error::{Error, Result};
 

@@ -78,6 +78,8 @@ pub(crate) struct Args {
 pub(crate) struct ModelArgs {
     pub(crate) repositories: BTreeSet<PathBuf>,
     pub(crate) control_mode: ControlMode,
+    /// Between two looks in poll mode; `None` for none after the first.
+    pub(crate) poll_interval: Option<Duration>,
     pub(crate) startup_models: BTreeSet<String>,
     pub(crate) strict_readiness: bool,
     /// `--disable-auto-complete-config`.
@@ -201,10 +203,6 @@ pub(crate) enum ArgsError {
     NoRepository,
     #[error("--model-repository '{0}' is not a folder on this machine: copy the models to one, or mount their storage")]
     RemoteRepository(String),
-    #[error(
-        "--model-control-mode=poll is not offered: use explicit and the load and unload calls, or none and a restart"
-    )]
-    Poll,
     #[error("--load-model needs --model-control-mode=explicit: the other modes load every model")]
     StartupModels,
     #[error("Wildcard model name '*' must be the ONLY startup model if specified at all.")]
@@ -292,9 +290,6 @@ impl Args {
         if let Some(remote) = texts.into_iter().find(|text| text.contains("://")) {
             return Err(ArgsError::RemoteRepository(remote.into_owned()));
         }
-        if models.control_mode == ControlMode::Poll {
-            return Err(ArgsError::Poll);
-        }
         if models.control_mode != ControlMode::Explicit && !models.startup_models.is_empty() {
             return Err(ArgsError::StartupModels);
         }
@@ -369,6 +364,7 @@ impl Default for Args {
             models: ModelArgs {
                 repositories: BTreeSet::new(),
                 control_mode: ControlMode::None,
+                poll_interval: Some(Duration::from_secs(15)),
                 startup_models: BTreeSet::new(),
                 strict_readiness: true,
                 disable_auto_complete: false,

@@ -153,7 +153,8 @@ async fn drain(engine: &Engine, delay: Duration) {
     }
 }
 
-/// Loads the start-up models and logs the result. Returns only if that ends the server.
+/// Loads the start-up models and logs the result; then follows the repositories, if they are polled. Returns only if the
+/// start ends the server.
 async fn start(
     engine: &Arc<Engine>,
     addresses: &[(Service, SocketAddr)],
@@ -182,6 +183,7 @@ async fn start(
     for (service, address) in addresses {
         info!("Started {service} at {address}");
     }
+    engine.follow_repositories().await;
     std::future::pending().await
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let ModelArgs {
         repositories,
         control_mode,
+        poll_interval,
         startup_models,
         strict_readiness,
         disable_auto_complete,
@@ -121,9 +122,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         repositories: repositories.into_iter().collect(),
         control_mode: match control_mode {
             ControlMode::Explicit => server_engine::ControlMode::Explicit,
-            // Polling was refused with the command line.
-            ControlMode::None | ControlMode::Poll => server_engine::ControlMode::None,
+            ControlMode::Poll => server_engine::ControlMode::Poll,
+            ControlMode::None => server_engine::ControlMode::None,
         },
+        poll_interval,
         startup_models: startup_models.into_iter().collect(),
         strict_readiness,
         auto_complete: !(disable_auto_complete || strict_config),

@@ -95,7 +95,7 @@ impl FolderFiles {
 
 /// Whether a file concerns no version: hidden ones, copies that editors keep, what Python compiles for itself when it runs,
 /// and folders that look like a version and are none, such as one that is being uploaded under another name.
-fn is_ignored(inside: &Path) -> bool {
+pub(crate) fn is_ignored(inside: &Path) -> bool {
     let mut names = inside.iter().filter_map(|name| name.to_str());
     let has_version_like_folder = inside.iter().count() > 1
         && names.clone().next().is_some_and(|top| {

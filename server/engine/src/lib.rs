@@ -17,6 +17,7 @@ mod loader;
 mod machine;
 mod model;
 mod options;
+mod polling;
 mod pool;
 mod rate_limiter;
 mod readiness;
@@ -61,8 +62,14 @@ pub use self::{
     registry::{IndexEntry, VersionState},
 };
 use self::{
-    lifecycle::Lifecycle, load_session::LoadSession, loader::Loader, machine::Machine, rate_limiter::RateLimiter,
-    registry::Registry,
+    lifecycle::Lifecycle,
+    load_session::LoadSession,
+    loader::Loader,
+    machine::Machine,
+    polling::Poller,
+    rate_limiter::RateLimiter,
+    registry::{Entry, Registry},
+    repository::Found,
 };
 
 const STARTING: u8 = 0;
@@ -84,6 +91,8 @@ pub struct Engine {
     is_leaving: watch::Sender<bool>,
     /// Models that readiness waits for, besides the phase.
     required: Mutex<Vec<String>>,
+    /// In poll mode, who follows the repositories. Set by the start.
+    poller: Mutex<Option<Poller>>,
     /// For models that ask other models from threads of their own. Set by the first load.
     runtime: OnceLock<Handle>,
 }
@@ -116,6 +125,7 @@ impl Engine {
                 phase,
                 is_leaving,
                 required: Mutex::default(),
+                poller: Mutex::default(),
                 runtime: OnceLock::new(),
             }
         })
@@ -127,7 +137,7 @@ impl Engine {
     /// are in the report instead.
     pub async fn start(self: &Arc<Self>) -> Result<Startup> {
         self.runtime.get_or_init(Handle::current);
-        let names = self.startup_names().inspect_err(|_| {
+        let (mut poller, names) = self.startup_models().await.inspect_err(|_| {
             let _ = self.phase.compare_exchange(STARTING, FAILED, Ordering::SeqCst, Ordering::SeqCst);
         })?;
         *self.required.lock() = names.clone();
@@ -138,15 +148,19 @@ impl Engine {
             loads.spawn(async move {
                 let result = session.load(name.clone(), LoadParameters::default()).await;
                 lifecycle.note_requested(&name);
-                result
+                (name, result.is_ok())
             });
         }
         let mut startup = Startup::AllReady;
-        while let Some(result) = loads.join_next().await {
-            if !matches!(result, Ok(Ok(()))) {
+        while let Some(ended) = loads.join_next().await {
+            if !matches!(ended, Ok((_, true))) {
                 startup = Startup::SomeFailed;
             }
+            if let (Ok((name, is_good)), Some(poller)) = (ended, &mut poller) {
+                poller.ended(&name, is_good);
+            }
         }
+        *self.poller.lock() = poller;
         // Exiting may have begun meanwhile; it stays.
         let _ = self.phase.compare_exchange(STARTING, RUNNING, Ordering::SeqCst, Ordering::SeqCst);
         Ok(startup)
@@ -254,23 +268,15 @@ impl Engine {
     pub fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
         self.not_exiting("Server not ready")?;
         let known = self.registry.entries();
-        let mut names: std::collections::BTreeSet<String> = known.keys().map(|name| name.to_string()).collect();
-        names.extend(self.lifecycle.folders()?);
+        let found = self.lifecycle.repositories().list()?;
+        let mut names: std::collections::BTreeSet<&str> = known.keys().map(|name| &**name).collect();
+        names.extend(found.keys().map(String::as_str));
         let mut index = Vec::new();
         for name in names {
-            let entry = known.get(name.as_str());
-            let mut lines: Vec<IndexEntry> = Vec::new();
-            for (number, version) in entry.iter().flat_map(|entry| &entry.versions) {
-                let (state, reason) = version.for_index();
-                lines.push(IndexEntry { name: name.clone(), version: Some(*number), state: Some(state), reason });
-            }
-            let failure = entry.and_then(|entry| entry.failure.clone().or_else(|| entry.lacking.clone()));
-            if lines.is_empty() {
-                let state = failure.as_ref().map(|_| VersionState::Unavailable);
-                lines.push(IndexEntry { name, version: None, state, reason: failure.unwrap_or_default() });
-            } else if let (Some(failure), Some(last)) = (failure, lines.last_mut()) {
-                last.reason = failure;
-            }
+            let entry = known.get(name);
+            let is_ambiguous = matches!(found.get(name), Some(Found::Ambiguous(_)));
+            let lines =
+                entry.map_or_else(|| Entry::default().index(name, is_ambiguous), |it| it.index(name, is_ambiguous));
             index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
         }
         Ok(index)
@@ -347,10 +353,19 @@ impl Engine {
         self.lifecycle.drain(limit).await
     }
 
+    /// The models to load at start, and who follows them from there.
+    async fn startup_models(&self) -> Result<(Option<Poller>, Vec<String>)> {
+        if self.options.control_mode == ControlMode::Poll {
+            let (poller, names) = Poller::start(&self.lifecycle).await?;
+            return Ok((Some(poller), names));
+        }
+        Ok((None, self.startup_names()?))
+    }
+
     fn startup_names(&self) -> Result<Vec<String>> {
         let startup = &self.options.startup_models;
         match self.options.control_mode {
-            ControlMode::None => self.lifecycle.folders(),
+            ControlMode::None | ControlMode::Poll => self.lifecycle.folders(),
             ControlMode::Explicit if startup.iter().any(|name| name == "*") => {
                 if startup.len() > 1 {
                     return Err(Error::invalid_argument(

@@ -32,7 +32,7 @@ use crate::{
     loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
     options::{LoadParameters, Options},
-    registry::{Registry, UNLOADED, Version, VersionState},
+    registry::{Entry, Registry, UNLOADED, Version, VersionState},
     repository::{self, ModelFolder, Repositories},
 };
 
@@ -148,6 +148,24 @@ impl Lifecycle {
         Ok(self.repositories.list()?.into_keys().collect())
     }
 
+    /// Where models lie.
+    pub(crate) fn repositories(&self) -> &Repositories {
+        &self.repositories
+    }
+
+    /// Forgets a model that was unloaded and has no folder any more. `false` while its last requests run.
+    pub(crate) fn forget_unloaded(&self, name: &str) -> bool {
+        let Some(entry) = self.registry.entry(name) else { return true };
+        let mut states = entry.versions.values().map(|version| version.state);
+        if states.clone().any(|state| state == VersionState::Unloading) {
+            return false;
+        }
+        if states.all(|state| state == VersionState::Unavailable) {
+            self.registry.update(name, |entry| *entry = Entry::default());
+        }
+        true
+    }
+
     /// Takes the lock that makes loads and unloads of one model follow each other, for a model that asked for it or for a
     /// client.
     ///
@@ -200,12 +218,23 @@ impl Lifecycle {
         });
         let made = self.make(name, &draft, &steps, &serving)?;
         self.ensembles.lock().remove(name); // if it was one
+        self.forget_failures(name);
         self.publish(name, made);
         self.keep_override(name, &draft);
         for &version in &steps.unload {
             self.unload_version(name, version);
         }
         Ok(())
+    }
+
+    /// A load has succeeded: what was said of those before it, beside what served, is over.
+    fn forget_failures(&self, name: &str) {
+        self.registry.update(name, |entry| {
+            (entry.failure, entry.lacking) = (None, None);
+            for version in entry.versions.values_mut().filter(|version| version.model.is_some()) {
+                version.reason.clear();
+            }
+        });
     }
 
     /// Somebody has asked for the model, which was loaded or could not be. A name that nothing is known of is not kept.

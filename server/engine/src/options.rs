@@ -1,6 +1,6 @@
 //! How to run: what the command line decides, and what a load request carries.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use server_core::rate_limit::Amounts;
@@ -11,6 +11,8 @@ pub enum ControlMode {
     /// Everything in the repositories, once, at start.
     #[default]
     None,
+    /// Everything in the repositories, and whatever changes there.
+    Poll,
     /// The start-up list, then whoever calls load and unload.
     Explicit,
 }
@@ -24,6 +26,8 @@ pub struct Options {
     pub repositories: Vec<PathBuf>,
     /// Who decides which models are loaded.
     pub control_mode: ControlMode,
+    /// Between two looks at the repositories in poll mode; `None` looks at the start only.
+    pub poll_interval: Option<Duration>,
     /// `--load-model`; a single `*` means all.
     pub startup_models: Vec<String>,
     /// `--strict-readiness`.
@@ -51,6 +55,7 @@ impl Default for Options {
             id: "triton".into(),
             repositories: Vec::new(),
             control_mode: ControlMode::None,
+            poll_interval: None,
             startup_models: Vec::new(),
             strict_readiness: true,
             auto_complete: true,

@@ -57,6 +57,9 @@ pub struct IndexEntry {
     pub reason: String,
 }
 
+/// Why a model is not served whose name is that of several folders.
+const AMBIGUOUS: &str = "model appears in two or more repositories";
+
 /// The reason of a version that was taken out of service on request.
 pub(crate) const UNLOADED: &str = "unloaded";
 
@@ -107,6 +110,30 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn latest_ready(&self) -> Option<&Arc<LoadedModel>> {
         self.versions.values().rev().find_map(|version| version.model.as_ref())
+    }
+
+    /// Its lines of the index: one for each version, or one for the model. `is_ambiguous`: its name is that of several
+    /// folders, which is all there is to say if it does not serve.
+    pub(crate) fn index(&self, name: &str, is_ambiguous: bool) -> Vec<IndexEntry> {
+        let line = |version, state, reason| IndexEntry { name: name.to_owned(), version, state, reason };
+        if is_ambiguous && self.latest_ready().is_none() {
+            return vec![line(None, Some(VersionState::Unavailable), AMBIGUOUS.into())];
+        }
+        let of_version = |(&number, version): (&u64, &Version)| {
+            let (state, reason) = version.for_index();
+            line(Some(number), Some(state), reason)
+        };
+        let mut lines: Vec<IndexEntry> = self.versions.iter().map(of_version).collect();
+        let failure = self.failure.clone().or_else(|| self.lacking.clone());
+        match (failure, lines.last_mut()) {
+            (failure, None) => {
+                let state = failure.as_ref().map(|_| VersionState::Unavailable);
+                lines.push(line(None, state, failure.unwrap_or_default()));
+            }
+            (Some(failure), Some(last)) => last.reason = failure,
+            (None, Some(_)) => {}
+        }
+        lines
     }
 
     /// Whether it can serve, or nobody expects it to. Neither a configuration nor a version that came while it served

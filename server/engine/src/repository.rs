@@ -3,14 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use rustix::io::Errno;
 use server_core::{
     error::{Error, Result},
     interface::Label,
+    repository::watch::Sight,
 };
+
+use crate::polling;
 
 /// The repositories of the command line, each once.
 pub(crate) struct Repositories {
@@ -71,6 +76,11 @@ impl Repositories {
         Ok(models.into_iter().filter_map(|(name, places)| Some((name, Found::of(places)?))).collect())
     }
 
+    /// Each repository for itself: one that cannot be read says nothing of the others.
+    pub(crate) fn each(&self) -> &[Repository] {
+        &self.repositories
+    }
+
     /// Where one model lies; `None` if it is nowhere. Blocks. Errors: it was not found, and a repository cannot be read.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Found>> {
         let (mut places, mut failure) = (Vec::new(), None);
@@ -90,13 +100,25 @@ impl Repositories {
 // === impl Repository ===
 
 impl Repository {
-    /// Its models by name. Errors: it cannot be read.
-    fn list(&self) -> Result<Vec<(String, Place)>> {
+    /// Its models by name. Blocks. Errors: it cannot be read, or not be known of something in it whether it is a folder.
+    pub(crate) fn list(&self) -> Result<Vec<(String, Place)>> {
         let Self::Folder(folder) = self;
-        let names = names(folder).map_err(|error| unreadable(folder, &error))?;
-        let visible = names.into_iter().filter(|name| !name.starts_with('.'));
-        let places = visible.map(|name| (folder.join(&name), name));
-        Ok(places.filter(|(path, _)| path.is_dir()).map(|(path, name)| (name, Place::Folder(path))).collect())
+        let mut models = Vec::new();
+        for name in names(folder).map_err(|error| unreadable(folder, &error))? {
+            let path = folder.join(&name);
+            if !name.starts_with('.') && is_folder(&path).map_err(|error| unreadable(&path, &error))? {
+                models.push((name, Place::Folder(path)));
+            }
+        }
+        Ok(models)
+    }
+
+    /// What tells a folder from another that lies in its place later: device and number. `None` if it has no such thing.
+    /// Errors: it cannot be read.
+    pub(crate) fn identity(&self) -> Result<Option<(u64, u64)>> {
+        let Self::Folder(folder) = self;
+        let metadata = fs::metadata(folder).map_err(|error| unreadable(folder, &error))?;
+        Ok(Some((metadata.dev(), metadata.ino())))
     }
 
     /// One of its models, if it has it. Blocks. Errors: it cannot be read.
@@ -107,10 +129,17 @@ impl Repository {
     }
 }
 
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Folder(folder) = self;
+        folder.display().fmt(f)
+    }
+}
+
 // === impl Found ===
 
 impl Found {
-    fn of(mut places: Vec<Place>) -> Option<Self> {
+    pub(crate) fn of(mut places: Vec<Place>) -> Option<Self> {
         match places.len() {
             0 => None,
             1 => places.pop().map(Self::At),
@@ -136,6 +165,12 @@ impl Found {
 // === impl Place ===
 
 impl Place {
+    /// What a look at it shows, without its content. Blocks.
+    pub(crate) fn look(&self) -> Sight {
+        let Self::Folder(path) = self;
+        polling::sight(path)
+    }
+
     /// Makes its files readable on this machine, except those of versions ([`ModelFolder::fetch_versions`]). Blocks.
     pub(crate) fn open(&self) -> Result<ModelFolder> {
         let Self::Folder(path) = self;
@@ -218,6 +253,22 @@ impl Stamp {
         }
         above.pop();
     }
+}
+
+/// Whether there is a folder, or a link to one. Errors: that cannot be known now, for its storage does not answer.
+fn is_folder(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if is_of_the_entry(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error is about a file or a link as it is, and not about storage that does not answer now.
+pub(crate) fn is_of_the_entry(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidFilename)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Names in a folder, sorted; those that are not text are left out.

@@ -116,9 +116,11 @@ const MODEL_REPOSITORY: &[Flag] = &[
         |args, on| args.models.strict_readiness = on),
     set!("model-control-mode": ControlMode = "none",
         "Who decides which models are loaded: none loads every model once, at start; explicit loads those of \
-         --load-model and takes load and unload calls. poll is known and not offered.",
+         --load-model and takes load and unload calls; poll loads every model and then whatever changes in the repositories.",
         |args, mode| args.models.control_mode = mode),
-    unused!("repository-poll-secs": i32 = "15", "Seconds between two looks at the repositories, in poll mode."),
+    set!("repository-poll-secs": i32 = "15",
+        "Seconds between two looks at the repositories, in poll mode; 0 looks at the start only.",
+        |args, seconds| args.models.poll_interval = interval(seconds)),
     set!("load-model": String = "",
         "Model to load at start, in explicit mode. May be given several times; '*' alone means all.",
         |args, name| { args.models.startup_models.insert(name); }),
@@ -284,6 +286,11 @@ fn set_strict_config(args: &mut Args, on: bool) {
     args.deprecations.push(
         "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead.",
     );
+}
+
+/// None for 0 and less.
+fn interval(seconds: i32) -> Option<Duration> {
+    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 fn milliseconds(number: u32) -> Duration {

@@ -232,10 +232,20 @@ fn contradicting_flags_are_refused() {
         "--allow-http=0 --allow-grpc=0",
         "no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true",
     );
-    let poll = parsed("--model-repository=/m --model-control-mode=poll").unwrap_err();
-    assert!(poll.contains("use explicit"), "{poll}");
     let remote = parsed("--model-repository=s3://bucket/models").unwrap_err();
     assert!(remote.contains("'s3://bucket/models'"), "{remote}");
+}
+
+#[test]
+fn repositories_are_polled_every_so_many_seconds_or_not_at_all() {
+    let interval = |line: &str| args(&format!("--model-control-mode=POLL {line}")).models.poll_interval;
+    assert_eq!(interval(""), Some(Duration::from_secs(15)));
+    assert_eq!(interval("--repository-poll-secs=1"), Some(Duration::from_secs(1)));
+    assert_eq!(interval("--repository-poll-secs 0"), None);
+    assert_eq!(interval("--repository-poll-secs=-1"), None);
+    let text =
+        "Bad option: \"--repository-poll-secs\": got '1.5', expected a whole number from -2147483648 to 2147483647";
+    refuses("--repository-poll-secs=1.5", text);
 }
 
 #[test]

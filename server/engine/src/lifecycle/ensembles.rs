@@ -62,7 +62,7 @@ impl Lifecycle {
         match self.compile(name, &draft, &serving) {
             Ok(made) => {
                 self.ensembles.lock().insert(name.to_owned(), draft.clone());
-                self.registry.update(name, |entry| entry.lacking = None);
+                self.forget_failures(name);
                 self.publish(name, made);
                 self.keep_override(name, &draft);
                 for (version, _) in serving.iter().filter(|(version, _)| !draft.wanted.contains(version)) {

@@ -5,7 +5,7 @@
 pub(crate) mod nested;
 pub(crate) mod scripted;
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use server_core::{
     error::Result,
@@ -86,17 +86,17 @@ impl Harness {
 
     /// The same with other options.
     pub(crate) fn with_script_and(&self, options: Options) -> (Arc<Engine>, Arc<Probe>) {
-        let probe = Arc::new(Probe::default());
-        let options = Options {
-            repositories: vec![self.folder.path().to_owned()],
-            control_mode: ControlMode::Explicit,
-            ..options
-        };
-        (Engine::new(options, Arc::new(Scripted { probe: probe.clone() })), probe)
+        let repositories = vec![self.folder.path().to_owned()];
+        scripted_engine(Options { repositories, control_mode: ControlMode::Explicit, ..options })
+    }
+
+    /// The repository, or what lies in it.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.folder.path().join(inside)
     }
 
     pub(crate) fn write(&self, path: &str, text: &str) {
-        let path = self.folder.path().join(path);
+        let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
@@ -109,6 +109,12 @@ impl Harness {
     pub(crate) fn explicit(&self) -> Arc<Engine> {
         self.engine(Options { control_mode: ControlMode::Explicit, ..Options::default() })
     }
+}
+
+/// An engine that has the scripted backend, with what the test sees of that.
+pub(crate) fn scripted_engine(options: Options) -> (Arc<Engine>, Arc<Probe>) {
+    let probe = Arc::new(Probe::default());
+    (Engine::new(options, Arc::new(Scripted { probe: probe.clone() })), probe)
 }
 
 pub(crate) fn id(name: &str) -> ModelId<'_> {
