@@ -46,8 +46,13 @@ pub trait Backend: Send + Sync {
     /// The name used in configurations, e.g. `onnxruntime`.
     fn name(&self) -> &str;
 
+    /// The file that Triton would open for it: what `runtime` of a configuration names.
+    fn library(&self) -> String {
+        format!("libtriton_{}.so", self.name())
+    }
+
     /// Fields of a configuration that this backend acts on and the server itself does not, as paths of the schema, e.g.
-    /// `input.allow_ragged_batch`. Others of that kind are named in a warning when a model sets them.
+    /// `batch_input`. Others of that kind are named in a warning when a model sets them.
     fn supported_fields(&self) -> &[&str] {
         &[]
     }

@@ -45,7 +45,12 @@ fn load(name: &str, text: &str) -> String {
         let list: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
         return format!("problems:\n{list}");
     }
-    let unsupported: String = unsupported_fields(&config, &[]).iter().map(|path| format!("  {path}\n")).collect();
+    let by_backend: &[&str] = match config.backend.as_str() {
+        "onnxruntime" => &["batch_input", "batch_output", "model_operations", "sequence_batching.state"],
+        _ => &[],
+    };
+    let unsupported: String =
+        unsupported_fields(&config, by_backend).iter().map(|path| format!("  {path}\n")).collect();
     let unsupported = if unsupported.is_empty() { unsupported } else { format!("\nunsupported:\n{unsupported}") };
     to_text(&config) + &unsupported
 }

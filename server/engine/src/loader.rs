@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use server_core::{
-    backend::{Backends, Device, Host, ModelSource},
+    backend::{Backend, Backends, Device, Host, ModelSource},
     config::{self, ModelConfig},
     ensemble::Graph,
     error::{Error, Result},
@@ -87,6 +87,7 @@ impl Loader {
         let mut config = target.config.clone();
         config::complete(&mut config, target.name, &file_names(&version_dir))?;
         let backend = self.backends.find(config::backend_name(&config), &source)?;
+        check_runtime(&config, &*backend, &source)?;
         let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
         self.finish(target.name, &mut config)?;
         warn_of_unsupported(&config, backend.supported_fields());
@@ -182,11 +183,27 @@ impl Loader {
     }
 }
 
+/// Whether the model can have the library that it asks for: backends are part of the server.
+fn check_runtime(config: &ModelConfig, backend: &dyn Backend, source: &ModelSource) -> Result<()> {
+    let (runtime, library) = (&config.runtime, backend.library());
+    if runtime.is_empty() || *runtime == library {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(format!(
+        "unable to find backend library '{runtime}' for model '{}', searched: '{}' '{}' . The backend '{}' of this server is \
+         '{library}': set 'runtime' to that, or leave it out.",
+        source.name,
+        source.version_dir.display(),
+        source.model_dir.display(),
+        backend.name()
+    )))
+}
+
 fn warn_of_unsupported(config: &ModelConfig, by_backend: &[&str]) {
     let unsupported = config::unsupported_fields(config, by_backend);
     if !unsupported.is_empty() {
         let fields = unsupported.join(", ");
-        tracing::warn!("model '{}' sets fields that this server does not support: {fields}", config.name);
+        tracing::warn!("model '{}' sets fields that have no effect: {fields}", config.name);
     }
 }
 

@@ -64,6 +64,22 @@ async fn a_broken_model_does_not_disturb_its_neighbour() {
 }
 
 #[tokio::test]
+async fn the_runtime_of_a_model_is_that_of_its_backend() {
+    let harness = Harness::new();
+    harness.model("m", "runtime: \"libtriton_identity.so\"", &[1]);
+    harness.model("other", "runtime: \"libtriton_other.so\"", &[1]);
+    let engine = harness.explicit();
+    engine.start().await.unwrap();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    let error = engine.load("other", LoadParameters::default()).await.unwrap_err().message;
+    let text = "Invalid argument: unable to find backend library 'libtriton_other.so' for model 'other', searched: '";
+    assert!(error.contains(text), "{error}");
+    let cure =
+        "The backend 'identity' of this server is 'libtriton_identity.so': set 'runtime' to that, or leave it out.";
+    assert!(error.contains(cure), "{error}");
+}
+
+#[tokio::test]
 async fn lookups_fail_in_four_ways() {
     let harness = Harness::new();
     harness.model("m", "", &[1]);

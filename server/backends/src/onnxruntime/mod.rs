@@ -54,7 +54,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["input.allow_ragged_batch", "batch_input", "batch_output", "model_operations", "sequence_batching.state"]
+        &["batch_input", "batch_output", "model_operations", "sequence_batching.state"]
     }
 
     fn open(

@@ -172,8 +172,8 @@ impl Backend for Python {
         &self.name
     }
 
-    fn supported_fields(&self) -> &[&str] {
-        if self.folder.is_some() { &["runtime"] } else { &[] } // `open` sets it
+    fn library(&self) -> String {
+        if self.folder.is_some() { MODEL_FILE.into() } else { "libtriton_python.so".into() }
     }
 
     fn with_code(&self, name: &str, folder: &Path) -> Option<Arc<dyn Backend>> {

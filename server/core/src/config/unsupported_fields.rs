@@ -1,51 +1,60 @@
-//! Fields that the schema has and the server does not support yet. They are named in one warning at load, never silently
-//! ignored; the list shrinks as features arrive.
+//! Fields that the schema has and that change nothing: they are named in one warning at load, never silently ignored.
+//!
+//! Not among them: `optimization.eager_batching`, `gather_kernel_buffer_threshold` and the pinned memories, which only say
+//! how copies to a GPU are made, and fields that verification lets nobody but TensorRT set.
 
 use prost_reflect::{DynamicMessage, MapKey, Value};
 
-use super::{ModelConfig, reflect};
+use super::{ModelConfig, frameworks, reflect};
+
+/// Why a field changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Some backends act on it; this one does not.
+    Backend,
+    /// Only TensorRT acts on it, which this server does not run.
+    TensorRt,
+    /// The server does not support it.
+    Server,
+}
 
 /// Schema paths: a field named here stands for everything below it.
-const UNSUPPORTED: &[&str] = &[
-    "runtime",
-    "input.is_shape_tensor",
-    "input.allow_ragged_batch",
-    "input.is_non_linear_format_io",
-    "output.is_shape_tensor",
-    "output.is_non_linear_format_io",
-    "batch_input",
-    "batch_output",
-    "optimization.priority",
-    "optimization.cuda",
-    "optimization.gather_kernel_buffer_threshold",
-    "optimization.eager_batching",
-    "sequence_batching.state",
-    "instance_group.secondary_devices",
-    "instance_group.profile",
-    "instance_group.passive",
-    "instance_group.host_policy",
-    "cc_model_filenames",
-    "model_operations",
-    "model_repository_agents",
-    "response_cache.enable",
-    "model_metrics",
+const UNSUPPORTED: &[(&str, Why)] = &[
+    ("batch_input", Why::Backend),
+    ("batch_output", Why::Backend),
+    ("model_operations", Why::Backend),
+    ("sequence_batching.state", Why::Backend),
+    ("cc_model_filenames", Why::TensorRt),
+    ("instance_group.secondary_devices", Why::TensorRt),
+    ("optimization.cuda", Why::TensorRt),
+    ("instance_group.host_policy", Why::Server),
+    ("instance_group.passive", Why::Server),
+    ("model_metrics", Why::Server),
+    ("model_repository_agents", Why::Server),
+    ("optimization.priority", Why::Server),
+    ("response_cache.enable", Why::Server),
 ];
 
-/// The paths of fields that are set and have no effect yet, e.g. `instance_group[1].passive`, in schema order. `by_backend`
-/// are schema paths that the model's backend acts on.
+/// The fields that are set and change nothing, in schema order: path and reason, e.g.
+/// `optimization.cuda (only for TensorRT)`. `by_backend` are schema paths that the model's backend acts on.
 pub fn unsupported_fields(config: &ModelConfig, by_backend: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     visit(&reflect::to_dynamic(config), "", "", by_backend, &mut found);
-    found
+    let described = found.into_iter().map(|(path, why)| match why {
+        Why::Backend => format!("{path} (not used by backend '{}')", frameworks::backend_name(config)),
+        Why::TensorRt => format!("{path} (only for TensorRT)"),
+        Why::Server => format!("{path} (not supported)"),
+    });
+    described.collect()
 }
 
 /// `schema_path` names the field in the list above, `path` names it in this configuration.
-fn visit(message: &DynamicMessage, schema_path: &str, path: &str, by_backend: &[&str], found: &mut Vec<String>) {
+fn visit(message: &DynamicMessage, schema_path: &str, path: &str, by_backend: &[&str], found: &mut Vec<(String, Why)>) {
     for field in reflect::declared_fields(message).into_iter().filter(|field| message.has_field(field)) {
         let (schema_path, path) = (join(schema_path, field.name()), join(path, field.name()));
-        if UNSUPPORTED.contains(&schema_path.as_str()) {
+        if let Some((_, why)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == schema_path) {
             if !by_backend.contains(&schema_path.as_str()) {
-                found.push(path);
+                found.push((path, *why));
             }
             continue;
         }
@@ -83,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_listed_path_is_a_field_of_the_schema() {
-        for path in UNSUPPORTED {
+        for (path, _) in UNSUPPORTED {
             let mut message = Some(reflect::schema());
             for name in path.split('.') {
                 let field = message.and_then(|message| message.get_field_by_name(name));
@@ -94,34 +103,31 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_fields_are_named_with_their_paths() {
+    fn unsupported_fields_are_named_with_their_paths_and_reasons() {
         let config = from_text(
-            "input { name: 'x' } input { name: 'y' allow_ragged_batch: true }\n\
-             instance_group [ { kind: KIND_CPU }, { passive: true rate_limiter { priority: 2 } } ]\n\
-             optimization { graph { level: 1 } cuda { graphs: true } }\n\
-             response_cache { enable: true } model_transaction_policy { }\n\
-             sequence_batching { direct { } state { } }",
+            "backend: 'identity' input { name: 'x' } input { name: 'y' allow_ragged_batch: true }\n\
+             instance_group [ { kind: KIND_CPU }, { secondary_devices { } rate_limiter { priority: 2 } } ]\n\
+             optimization { graph { level: 1 } cuda { graphs: true } eager_batching: true }\n\
+             response_cache { enable: true } model_transaction_policy { } batch_output { }\n\
+             sequence_batching { direct { } state { } } model_metrics { }",
         );
         assert_eq!(
             unsupported_fields(&config.unwrap(), &[]),
             [
-                "input[1].allow_ragged_batch",
-                "optimization.cuda",
-                "sequence_batching.state",
-                "instance_group[1].passive",
-                "response_cache.enable",
+                "batch_output (not used by backend 'identity')",
+                "optimization.cuda (only for TensorRT)",
+                "sequence_batching.state (not used by backend 'identity')",
+                "instance_group[1].secondary_devices (only for TensorRT)",
+                "response_cache.enable (not supported)",
+                "model_metrics (not supported)",
             ]
         );
     }
 
     #[test]
     fn what_the_backend_acts_on_is_not_named() {
-        let config =
-            from_text("input { allow_ragged_batch: true is_shape_tensor: true } model_operations { }").unwrap();
-        assert_eq!(
-            unsupported_fields(&config, &["input.allow_ragged_batch", "model_operations"]),
-            ["input[0].is_shape_tensor"]
-        );
+        let config = from_text("backend: 'b' batch_input { } model_operations { }").unwrap();
+        assert_eq!(unsupported_fields(&config, &["batch_input"]), ["model_operations (not used by backend 'b')"]);
     }
 
     #[test]

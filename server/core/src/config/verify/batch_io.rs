@@ -19,13 +19,18 @@ pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
                 findings.add_for_model(format!("{path}.kind"), format!("unknown batch input kind '{}'", item.kind))
             }
         }
-        if !matches!(item.data_type(), DataType::TypeInt32 | DataType::TypeFp32) {
-            let message = "batch input data type must be TYPE_INT32 or TYPE_FP32";
-            findings.add_for_model(format!("{path}.data_type"), message);
+        match item.data_type() {
+            DataType::TypeInt32 | DataType::TypeFp32 => {}
+            DataType::TypeInvalid => {
+                findings.add(format!("{path}.data_type"), "unexpected batch input data type 'TYPE_INVALID'");
+            }
+            _ => {
+                let message = "batch input data type must be TYPE_INT32 or TYPE_FP32";
+                findings.add_for_model(format!("{path}.data_type"), message);
+            }
         }
     }
 
-    let mut targets = BTreeSet::new();
     for (index, item) in config.batch_output.iter().enumerate() {
         let path = format!("batch_output[{index}]");
         match batch_output::Kind::try_from(item.kind) {
@@ -34,6 +39,7 @@ pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {
                 findings.add_for_model(format!("{path}.kind"), format!("unknown batch output kind '{}'", item.kind));
             }
         }
+        let mut targets = BTreeSet::new(); // of several entries for one output the first counts, as in Triton
         for (index, target) in item.target_name.iter().enumerate() {
             let path = format!("{path}.target_name[{index}]");
             if !outputs.contains(target.as_str()) {
