@@ -89,7 +89,7 @@ pub(crate) fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest 
 
 /// The same request for some outputs.
 pub(crate) fn asking_for(names: &[&str], request: InferRequest) -> InferRequest {
-    let wanted = |name: &&str| RequestedOutput { name: (*name).into(), classification: 0 };
+    let wanted = |name: &&str| RequestedOutput::values(*name);
     InferRequest { outputs: names.iter().map(wanted).collect(), ..request }
 }
 

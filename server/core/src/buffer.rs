@@ -22,20 +22,33 @@ pub struct Buffer {
     bytes: Bytes,
     /// Nobody else has the bytes.
     is_unique: AtomicBool,
+    /// A client has them mapped.
+    is_of_client: bool,
 }
 
 /// A clone is for somebody else to read: neither is unique from then on.
 impl Clone for Buffer {
     fn clone(&self) -> Self {
         self.is_unique.store(false, Relaxed);
-        Self { bytes: self.bytes.clone(), is_unique: AtomicBool::new(false) }
+        Self { bytes: self.bytes.clone(), is_unique: AtomicBool::new(false), is_of_client: self.is_of_client }
     }
 }
 
 impl Buffer {
     /// Bytes that nobody else looks at, now or later: whoever gets the buffer may let them be written.
     pub fn unique(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), is_unique: AtomicBool::new(true) }
+        Self { bytes: bytes.into(), is_unique: AtomicBool::new(true), is_of_client: false }
+    }
+
+    /// Bytes in a shared-memory region of a client, which may change them at any time. Whoever parses them copies them first,
+    /// and whoever keeps them longer than the request does.
+    pub fn of_client(bytes: Bytes) -> Self {
+        Self { bytes, is_unique: AtomicBool::new(false), is_of_client: true }
+    }
+
+    /// Whether the bytes are those of [`Buffer::of_client`].
+    pub fn is_of_client(&self) -> bool {
+        self.is_of_client
     }
 
     /// Whether nobody else looks at the bytes, so that they may be written by whoever has them mapped. Says so once: who heard
@@ -72,7 +85,7 @@ impl Buffer {
 
 impl From<Bytes> for Buffer {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, is_unique: AtomicBool::new(false) }
+        Self { bytes, is_unique: AtomicBool::new(false), is_of_client: false }
     }
 }
 
@@ -98,5 +111,12 @@ mod tests {
         // who made them may have kept some
         assert!(!Buffer::from(Bytes::from_static(b"x")).take_unique());
         assert!(!Buffer::default().take_unique());
+    }
+
+    #[test]
+    fn the_memory_of_a_client_is_known_as_such_wherever_it_goes() {
+        let buffer = Buffer::of_client(Bytes::from_static(b"x"));
+        assert!(buffer.is_of_client() && buffer.clone().is_of_client() && !buffer.take_unique());
+        assert!(!Buffer::from(vec![1]).is_of_client() && !Buffer::unique(vec![1]).is_of_client());
     }
 }

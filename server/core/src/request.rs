@@ -1,6 +1,7 @@
 //! One inference request in the server's own words: no protocol, no transport.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -94,6 +95,29 @@ impl Sequence {
     }
 }
 
+/// Memory of a client that an output is written to: a part of a shared-memory region.
+pub trait OutputMemory: Send + Sync + fmt::Debug {
+    /// Length in bytes.
+    fn byte_size(&self) -> usize;
+
+    /// Writes the bytes from its start; what lies behind them stays as it is.
+    ///
+    /// Errors: there are more bytes than it has; or the region cannot be written any more.
+    fn write(&self, bytes: &[u8]) -> Result<()>;
+}
+
+/// Where the caller wants an output instead of in the response.
+#[derive(Debug, Clone)]
+pub struct OutputWindow(pub Arc<dyn OutputMemory>);
+
+impl PartialEq for OutputWindow {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for OutputWindow {}
+
 /// An output the caller wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedOutput {
@@ -101,6 +125,15 @@ pub struct RequestedOutput {
     pub name: Name,
     /// Answer with the `n` top classes as text instead of the values; 0 answers with the values.
     pub classification: u32,
+    /// Write the values there, and send only type and shape; `None` sends the values.
+    pub window: Option<OutputWindow>,
+}
+
+impl RequestedOutput {
+    /// The values of an output, in the response.
+    pub fn values(name: impl Into<Name>) -> Self {
+        Self { name: name.into(), classification: 0, window: None }
+    }
 }
 
 /// One inference request. Made by a front end, checked by [`crate::check`], run by a scheduler.

@@ -49,6 +49,7 @@ pub(crate) struct Args {
     pub(crate) drain_delay: Duration,
     /// Most bytes of requests in flight, 0 for no limit; `None` leaves it to the machine.
     pub(crate) max_inflight_request_bytes: Option<u64>,
+    pub(crate) allow_client_shm: bool,
     /// Whether a start-up model that fails ends the program.
     pub(crate) exit_on_error: bool,
     /// What to serve.
@@ -360,6 +361,7 @@ impl Default for Args {
             exit_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             max_inflight_request_bytes: None,
+            allow_client_shm: false,
             exit_on_error: true,
             models: ModelArgs {
                 repositories: BTreeSet::new(),

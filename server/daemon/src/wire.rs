@@ -42,6 +42,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         exit_timeout,
         drain_delay,
         max_inflight_request_bytes,
+        allow_client_shm,
         exit_on_error,
         models,
         http,
@@ -112,7 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         max_unread_responses: max_unread_responses.unwrap_or(usize::MAX),
         restrictions: restrictions.into_iter().map(restricted).collect(),
         byte_budget: byte_budget.clone(),
-        blocking_pool,
+        blocking_pool: blocking_pool.clone(),
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());
@@ -138,6 +139,11 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             RateLimit::ExecutionCount => Some(amounts(&resources)),
         },
         machine_metrics: cpu_metrics,
+        shared_memory: server_engine::SharedMemoryOptions {
+            is_allowed: allow_client_shm,
+            byte_budget: byte_budget.clone(),
+            blocking_pool: blocking_pool.clone(),
+        },
     };
 
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;

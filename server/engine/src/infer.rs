@@ -25,7 +25,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner, scheduler::Refusal,
-    version_router::VersionRouter,
+    shared_memory::Delivery, version_router::VersionRouter,
 };
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
@@ -102,7 +102,7 @@ fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: 
         request = refused.request;
     };
     // 7  the reply slot's other end
-    Ok(Inference { model, id, wanted, run, is_over: false })
+    Ok(Inference { model, id, wanted, run, delivery: None, is_over: false })
 }
 
 /// Counts a refused request, and says why it was. One that no queue would take is the caller's mistake and counted nowhere,
@@ -141,6 +141,8 @@ pub struct Inference {
     id: String,
     wanted: SmallVec<[RequestedOutput; 2]>,
     run: RunState,
+    /// Brings responses to shared memory of the caller.
+    delivery: Option<Box<Delivery>>,
     /// It has had its last response.
     is_over: bool,
 }
@@ -195,6 +197,11 @@ fn is_too_late(deadline: &mut Option<Instant>, alarm: &mut Option<Pin<Box<Sleep>
 }
 
 impl Inference {
+    /// Has its responses brought to shared memory, if there is any.
+    pub(crate) fn deliver_by(&mut self, delivery: Option<Box<Delivery>>) {
+        self.delivery = delivery;
+    }
+
     /// What the model that runs it takes and gives.
     pub fn interface(&self) -> &Arc<Interface> {
         &self.model.interface
@@ -202,8 +209,16 @@ impl Inference {
 
     /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
-        let reply = ready!(self.poll_outputs(context));
-        Poll::Ready(reply.map(|reply| reply.map(|outputs| self.respond(outputs))))
+        if let Some(delivered) = self.delivery.as_mut().and_then(|delivery| delivery.poll(context)) {
+            return delivered.map(Some);
+        }
+        let Some(reply) = ready!(self.poll_outputs(context)) else { return Poll::Ready(None) };
+        let reply = reply.map(|outputs| self.respond(outputs));
+        // 3  shared memory: outputs are written where the caller wants them
+        match (reply, &mut self.delivery) {
+            (Ok(response), Some(delivery)) => delivery.begin(response, context).map(Some),
+            (reply, _) => Poll::Ready(Some(reply)),
+        }
     }
 
     /// As [`Inference::poll_next`], with the tensors as the model gave them.

@@ -29,6 +29,7 @@ mod scheduler;
 mod scheduling;
 mod series;
 mod shadow;
+mod shared_memory;
 mod stats;
 mod sync;
 mod version_router;
@@ -60,6 +61,7 @@ pub use self::{
     infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
+    shared_memory::{MemoryKind, RegionPart, RegionStatus, SharedMemory, SharedMemoryOptions},
 };
 use self::{
     lifecycle::Lifecycle,
@@ -87,6 +89,7 @@ pub struct Engine {
     lifecycle: Arc<Lifecycle>,
     machine: Arc<Machine>,
     custom_metrics: CustomMetrics,
+    shared_memory: SharedMemory,
     phase: AtomicU8,
     is_leaving: watch::Sender<bool>,
     /// Models that readiness waits for, besides the phase.
@@ -113,6 +116,7 @@ impl Engine {
                 gpu_fallback: options.gpu_fallback,
                 rate_limiter: options.rate_limit.clone().map(RateLimiter::new),
             };
+            let shared_memory = SharedMemory::new(options.shared_memory.clone());
             let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);
             let is_leaving = watch::Sender::new(false);
@@ -122,6 +126,7 @@ impl Engine {
                 lifecycle,
                 machine,
                 custom_metrics: CustomMetrics::default(),
+                shared_memory,
                 phase,
                 is_leaving,
                 required: Mutex::default(),
@@ -304,7 +309,15 @@ impl Engine {
     /// Errors: those found before it was queued; later ones come through the [`Inference`].
     pub fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<Inference> {
         self.not_exiting("Server not ready")?;
-        infer::infer(&self.registry, model, request)
+        let delivery = self.shared_memory.delivery_of(&request);
+        let mut inference = infer::infer(&self.registry, model, request)?;
+        inference.deliver_by(delivery);
+        Ok(inference)
+    }
+
+    /// Memory that clients share with the server.
+    pub fn shared_memory(&self) -> &SharedMemory {
+        &self.shared_memory
     }
 
     /// The metrics page, Prometheus text format 0.0.4.

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use bytes::Bytes;
 use server_core::rate_limit::Amounts;
 
+use crate::shared_memory::SharedMemoryOptions;
+
 /// Who decides which models are loaded: `--model-control-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ControlMode {
@@ -47,6 +49,8 @@ pub struct Options {
     pub rate_limit: Option<Amounts>,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
+    /// What clients may share with the server.
+    pub shared_memory: SharedMemoryOptions,
 }
 
 impl Default for Options {
@@ -65,6 +69,7 @@ impl Default for Options {
             gpu_fallback: false,
             rate_limit: None,
             machine_metrics: true,
+            shared_memory: SharedMemoryOptions::default(),
         }
     }
 }

@@ -114,7 +114,7 @@ async fn only_what_the_outputs_asked_for_need_runs() {
     let engine = harness.explicit();
     ready(&engine, "e").await;
     let mut request = ask_ensemble("e", &[1.0]);
-    request.outputs.push(RequestedOutput { name: "C".into(), classification: 0 });
+    request.outputs.push(RequestedOutput::values("C"));
     let response = send(&engine, request).unwrap().response().await.unwrap();
     assert_eq!(text(&response), "e 1: C FP32 [1,1]");
     let ran: Vec<u64> = ["a", "b", "c"].iter().map(|model| counts(&engine, model).success.count).collect();

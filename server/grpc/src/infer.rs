@@ -60,7 +60,7 @@ fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Result<(ModelH
         let error = Error::unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy");
         return Err(status(error));
     }
-    let prepared = request::prepare(interface, message, received_at).map_err(status)?;
+    let prepared = request::prepare(interface, engine.shared_memory(), message, received_at).map_err(status)?;
     Ok((model, prepared))
 }
 

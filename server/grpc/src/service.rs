@@ -156,15 +156,33 @@ impl Service {
                 answer!(|request: RepositoryModelUnloadRequest| admin::repository::unload(engine, request).await)
             }
             "SystemSharedMemoryStatus" => {
-                answer!(|request: SystemSharedMemoryStatusRequest| admin::shared_memory::system_status(&request))
+                answer!(|request: SystemSharedMemoryStatusRequest| admin::shared_memory::system_status(
+                    engine, &request
+                ))
             }
             "CudaSharedMemoryStatus" => {
-                answer!(|request: CudaSharedMemoryStatusRequest| admin::shared_memory::cuda_status(&request))
+                answer!(|request: CudaSharedMemoryStatusRequest| admin::shared_memory::cuda_status(engine, &request))
             }
-            "SystemSharedMemoryRegister"
-            | "SystemSharedMemoryUnregister"
-            | "CudaSharedMemoryRegister"
-            | "CudaSharedMemoryUnregister" => return Err(status(unsupported::client_shared_memory())),
+            "SystemSharedMemoryRegister" => {
+                answer!(|request: SystemSharedMemoryRegisterRequest| {
+                    admin::shared_memory::register_system(engine, &request)
+                })
+            }
+            "SystemSharedMemoryUnregister" => {
+                answer!(|request: SystemSharedMemoryUnregisterRequest| {
+                    admin::shared_memory::unregister_system(engine, &request)
+                })
+            }
+            "CudaSharedMemoryRegister" => {
+                answer!(|request: CudaSharedMemoryRegisterRequest| {
+                    admin::shared_memory::register_cuda(engine, &request)
+                })
+            }
+            "CudaSharedMemoryUnregister" => {
+                answer!(|request: CudaSharedMemoryUnregisterRequest| {
+                    admin::shared_memory::unregister_cuda(engine, &request)
+                })
+            }
             "TraceSetting" => return Err(status(unsupported::trace_settings())),
             "LogSettings" => return Err(status(unsupported::log_settings())),
             _ => return Err(no_such_method(head.uri.path())),

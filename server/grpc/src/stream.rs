@@ -119,7 +119,7 @@ fn read(engine: &Engine, message: Bytes, received_at: Instant) -> Read {
     let message = request::decode(message)?;
     let (id, asked_version) = (message.id.clone(), message.model_version.clone());
     let request = request::model(engine, &message).and_then(|model| {
-        let prepared = request::prepare(model.interface(), message, received_at)?;
+        let prepared = request::prepare(model.interface(), engine.shared_memory(), message, received_at)?;
         Ok(Request { model, asked_version, prepared })
     });
     Ok(request.map_err(|error| Failure::of_request(id, error)))

@@ -79,6 +79,9 @@ async fn call_handler(
         Route::RepositoryUnload { has_repository, name } => {
             Box::pin(repository::unload(server, activity, has_repository, &name, body)).await?
         }
-        Route::SharedMemory { memory, region, action } => shared_memory::answer(memory, region.as_deref(), action)?,
+        Route::SharedMemory { memory, region, action } => {
+            let region = region.as_deref().unwrap_or_default();
+            Box::pin(shared_memory::answer(server, activity, memory, region, action, body)).await?
+        }
     })
 }

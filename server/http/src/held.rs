@@ -29,9 +29,9 @@ impl AsRef<[u8]> for Held {
 }
 
 /// Lets the tensors hold the reservation until the last of them is dropped. If all are small, gives it back: the
-/// caller keeps it until the response.
+/// caller keeps it until the response. Tensors in shared memory of a client take nothing of it.
 pub(crate) fn hold(tensors: &mut [Tensor], reservation: Reservation) -> Option<Reservation> {
-    let is_large = |tensor: &&mut Tensor| tensor.data.len() > SMALL;
+    let is_large = |tensor: &&mut Tensor| tensor.data.len() > SMALL && !tensor.data.is_of_client();
     if !tensors.iter_mut().any(|tensor| is_large(&tensor)) {
         return Some(reservation);
     }

@@ -60,8 +60,9 @@ pub(crate) async fn infer(
     source.interface = found.interface().clone();
     let mut options = OutputOptions::default();
     let (inference, held) = if source.is_long(body.bytes.len()) {
+        let shared_memory = server.engine.shared_memory().clone();
         let work = move || {
-            let decoded = source.decode(body, &mut options);
+            let decoded = source.decode(body, &shared_memory, &mut options);
             (source, options, decoded)
         };
         let decoded;
@@ -106,7 +107,7 @@ fn submit(
     body: Received,
     options: &mut OutputOptions,
 ) -> Result<(Inference, Option<Reservation>)> {
-    let (mut request, held) = source.decode(body, options)?;
+    let (mut request, held) = source.decode(body, server.engine.shared_memory(), options)?;
     found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
     Ok((server.engine.infer(found, request)?, held))
 }

@@ -138,7 +138,7 @@ fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
 }
 
 /// Decodes base64 as RFC 2045 writes it: with line breaks and other blanks anywhere, padded or not.
-fn decode_base64(text: &[u8]) -> Result<Vec<u8>, base64::DecodeError> {
+pub(crate) fn decode_base64(text: &[u8]) -> Result<Vec<u8>, base64::DecodeError> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
         GeneralPurposeConfig::new()

@@ -1,17 +1,20 @@
 //! Memory that other processes can map: a [`Segment`] is one piece of it, a [`SegmentPool`] keeps pieces for reuse. Nothing
-//! of it has a name in the file system: the kernel takes it back with the last process that has it.
+//! of it has a name in the file system: the kernel takes it back with the last process that has it. [`Regions`] are the
+//! opposite: memory that clients have made and named, and that the server maps.
 //!
 //! What lies in a segment is handed out as [`bytes::Bytes`], so that it goes wherever the bytes of a request or a response go;
 //! [`Segment::of`] finds the segment again, for whoever can pass it on by reference.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// Unsafe code is allowed in `segment`, and where `pool` promises that a segment has one user.
+// Unsafe code is allowed in `segment`, in `client` (mapping, faults, cuda), and where `pool` promises that a segment has one user.
 
 mod available;
+mod client;
 mod pool;
 mod registry;
 mod segment;
 
 pub use available::available as available_memory;
+pub use client::{Kind, MAX_REGIONS, Part, Region, RegionStatus, Regions};
 pub use pool::{Limits, SegmentPool, Writable};
 pub use segment::Segment;

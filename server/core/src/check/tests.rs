@@ -90,7 +90,7 @@ fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest {
 
 fn asking(outputs: &[&str]) -> InferRequest {
     let mut request = request([fp32("a", &[1, 16]), fp32("b", &[1, 16])]);
-    request.outputs = outputs.iter().map(|&name| RequestedOutput { name: name.into(), classification: 0 }).collect();
+    request.outputs = outputs.iter().map(|&name| RequestedOutput::values(name)).collect();
     request
 }
 

@@ -255,8 +255,7 @@ impl Step {
         let mapped = |spec: &crate::interface::OutputSpec| step.output_map.get(&*spec.name);
         let outputs: Vec<(Name, usize)> =
             model.outputs.iter().filter_map(|spec| Some((spec.name.clone(), numbers.of(mapped(spec)?)))).collect();
-        let wanted =
-            outputs.iter().map(|(name, _)| RequestedOutput { name: name.clone(), classification: 0 }).collect();
+        let wanted = outputs.iter().map(|(name, _)| RequestedOutput::values(name.clone())).collect();
         Self {
             model_name: step.model_name.as_str().into(),
             version,

@@ -52,7 +52,7 @@ pub(super) fn byte(name: &str, shape: &[i64], value: u8) -> Tensor {
 }
 
 pub(super) fn wanted(names: &[String]) -> Vec<RequestedOutput> {
-    names.iter().map(|name| RequestedOutput { name: name.as_str().into(), classification: 0 }).collect()
+    names.iter().map(|name| RequestedOutput::values(name.as_str())).collect()
 }
 
 #[test]

@@ -259,7 +259,9 @@ const DEVICES: &[Flag] = &[
         "Where instance groups of KIND_GPU run on a machine without a GPU: none refuses them, cpu runs them on the CPU and \
          logs a warning, to try a model made for GPUs.",
         |args, device| args.models.gpu_fallback = device),
-    unused!("allow-client-shm": bool = "false", "Whether clients may register shared memory."),
+    set!("allow-client-shm": bool = "false",
+        "Whether clients may register shared memory of this machine, system or CUDA, for the tensors of their requests.",
+        |args, on| args.allow_client_shm = on),
     unused!("pinned-memory-pool-byte-size": i64 = "268435456", "Bytes of pinned host memory for copies to devices."),
     unused!("cuda-memory-pool-byte-size": DeviceBytes = "", "Bytes of memory kept on one GPU for tensors."),
     unused!("cuda-virtual-address-size": DeviceBytes = "", "Address space of one GPU for a state that grows."),

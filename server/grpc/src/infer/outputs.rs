@@ -1,18 +1,18 @@
-//! The requested outputs of a message, and which of them are classified.
+//! The requested outputs of a message: where they are wanted, and which of them are classified.
 
 use server_core::{
     classification::classify,
     error::{Error, Result},
     interface::Interface,
-    request::RequestedOutput,
+    request::{OutputWindow, RequestedOutput},
     response::InferResponse,
     tensor::Name,
-    unsupported::shared_memory_region,
 };
+use server_engine::SharedMemory;
 use server_proto::inference::{infer_parameter::ParameterChoice, model_infer_request::InferRequestedOutputTensor};
 use smallvec::SmallVec;
 
-use super::region::{Region, region};
+use super::region::region;
 
 /// Classified outputs, and the number of classes of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,9 +45,11 @@ impl Classes {
 
 /// Reads the requested outputs.
 ///
-/// Errors: `InvalidArgument` for parameters of the wrong type or that exclude each other, `NotFound` for shared memory.
+/// Errors: `InvalidArgument` for parameters of the wrong type or that exclude each other; those of
+/// [`SharedMemory::output`].
 pub(super) fn read(
     interface: &Interface,
+    shared_memory: &SharedMemory,
     outputs: Vec<InferRequestedOutputTensor>,
 ) -> Result<(SmallVec<[RequestedOutput; 2]>, Classes)> {
     let mut requested = SmallVec::with_capacity(outputs.len());
@@ -57,17 +59,23 @@ pub(super) fn read(
             Some(spec) => spec.name.clone(),
             None => Name::from(output.name.as_str()),
         };
-        let classification = if output.parameters.is_empty() { 0 } else { read_parameters(&output)? };
+        let (classification, window) = match output.parameters.is_empty() {
+            true => (0, None),
+            false => read_parameters(&output, shared_memory)?,
+        };
         if classification > 0 {
             classes.0.push((name.clone(), classification));
         }
-        requested.push(RequestedOutput { name, classification });
+        requested.push(RequestedOutput { name, classification, window });
     }
     Ok((requested, classes))
 }
 
-/// The number of classes requested of one output; 0 for its values.
-fn read_parameters(output: &InferRequestedOutputTensor) -> Result<u32> {
+/// The number of classes requested of one output, 0 for its values; and where it is wanted instead of in the message.
+fn read_parameters(
+    output: &InferRequestedOutputTensor,
+    shared_memory: &SharedMemory,
+) -> Result<(u32, Option<OutputWindow>)> {
     let region = region(&output.name, &output.parameters)?;
     let classification = match output.parameters.get("classification").map(|given| &given.parameter_choice) {
         None => 0,
@@ -82,11 +90,11 @@ fn read_parameters(output: &InferRequestedOutputTensor) -> Result<u32> {
         }
     };
     match region {
-        None => Ok(classification),
+        None => Ok((classification, None)),
         Some(_) if classification > 0 => {
             Err(Error::invalid_argument("output can't set both 'shared_memory_region' and 'classification'"))
         }
-        Some(Region { name }) => Err(shared_memory_region(name)),
+        Some(part) => Ok((0, Some(shared_memory.output(&part)?))),
     }
 }
 
@@ -125,8 +133,8 @@ mod tests {
     #[test]
     fn classes_take_the_place_of_values() {
         let asked = asking(vec![("classification", ParameterChoice::Int64Param(1))]);
-        let (requested, classes) = read(&model(), asked).unwrap();
-        assert_eq!(requested[..], [RequestedOutput { name: "x".into(), classification: 1 }]);
+        let (requested, classes) = read(&model(), &SharedMemory::default(), asked).unwrap();
+        assert_eq!(requested[..], [RequestedOutput { classification: 1, ..RequestedOutput::values("x") }]);
         let values: Vec<u8> = [0.25f32, 0.75, 2.0, 1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         let tensor = |name: &str| Tensor {
             name: name.into(),
@@ -167,7 +175,7 @@ mod tests {
             ),
             (vec![region, size], Error::not_found("Unable to find shared memory region: 'r'")),
         ] {
-            assert_eq!(read(&model(), asking(parameters)).unwrap_err(), error);
+            assert_eq!(read(&model(), &SharedMemory::default(), asking(parameters)).unwrap_err(), error);
         }
     }
 }

@@ -3,19 +3,16 @@
 use std::collections::BTreeMap;
 
 use server_core::error::{Error, Result};
+use server_engine::RegionPart;
 use server_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
 
-/// The region a tensor lies in.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Region<'a> {
-    /// Name it was registered under.
-    pub(super) name: &'a str,
-}
-
-/// Reads the region of a tensor; `None` if its data is in the message.
+/// Reads where in shared memory a tensor lies; `None` if its data is in the message.
 ///
 /// Errors: a parameter of the wrong type, or one without the others.
-pub(super) fn region<'a>(tensor: &str, parameters: &'a BTreeMap<String, InferParameter>) -> Result<Option<Region<'a>>> {
+pub(super) fn region<'a>(
+    tensor: &str,
+    parameters: &'a BTreeMap<String, InferParameter>,
+) -> Result<Option<RegionPart<'a>>> {
     if parameters.is_empty() {
         return Ok(None);
     }
@@ -24,24 +21,31 @@ pub(super) fn region<'a>(tensor: &str, parameters: &'a BTreeMap<String, InferPar
         Some(Some(ParameterChoice::StringParam(name))) => Some(name.as_str()),
         Some(_) => return Err(wrong_type("shared_memory_region", tensor, "string_param")),
     };
-    number("shared_memory_offset", tensor, parameters, name.is_some())?;
-    let has_size = number("shared_memory_byte_size", tensor, parameters, name.is_some())?;
-    match name {
-        Some(_) if !has_size => Err(Error::invalid_argument(format!(
+    let offset = number("shared_memory_offset", tensor, parameters, name.is_some())?.unwrap_or(0);
+    let byte_size = number("shared_memory_byte_size", tensor, parameters, name.is_some())?;
+    match (name, byte_size) {
+        (None, _) => Ok(None),
+        (Some(region), Some(byte_size)) => Ok(Some(RegionPart { region, offset, byte_size })),
+        (Some(_), None) => Err(Error::invalid_argument(format!(
             "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor '{tensor}'"
         ))),
-        name => Ok(name.map(|name| Region { name })),
     }
 }
 
-/// Whether that number is given; it needs a region and the right type.
-fn number(key: &str, tensor: &str, parameters: &BTreeMap<String, InferParameter>, has_region: bool) -> Result<bool> {
+/// The number of that name, if it is given; it needs a region and the right type. A negative one is a large one, as in Triton:
+/// beyond every region.
+fn number(
+    key: &str,
+    tensor: &str,
+    parameters: &BTreeMap<String, InferParameter>,
+    has_region: bool,
+) -> Result<Option<u64>> {
     match choice(parameters, key) {
-        None => Ok(false),
+        None => Ok(None),
         Some(_) if !has_region => Err(Error::invalid_argument(format!(
             "'{key}' can not be specified without 'shared_memory_region' parameter for tensor '{tensor}'"
         ))),
-        Some(Some(ParameterChoice::Int64Param(_))) => Ok(true),
+        Some(Some(ParameterChoice::Int64Param(number))) => Ok(Some(number.cast_unsigned())),
         Some(_) => Err(wrong_type(key, tensor, "int64_param")),
     }
 }
@@ -60,12 +64,13 @@ fn wrong_type(key: &str, tensor: &str, expected: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn read(given: &[(&str, ParameterChoice)]) -> Result<Option<String>> {
+    fn read(given: &[(&str, ParameterChoice)]) -> Result<Option<(String, u64, u64)>> {
         let named = |(key, choice): &(&str, ParameterChoice)| {
             ((*key).to_owned(), InferParameter { parameter_choice: Some(choice.clone()) })
         };
         let parameters = given.iter().map(named).collect();
-        region("t", &parameters).map(|region| region.map(|region| region.name.to_owned()))
+        let part = |part: RegionPart<'_>| (part.region.to_owned(), part.offset, part.byte_size);
+        region("t", &parameters).map(|found| found.map(part))
     }
 
     #[test]
@@ -75,8 +80,10 @@ mod tests {
         let size = ("shared_memory_byte_size", ParameterChoice::Int64Param(64));
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("other", ParameterChoice::BoolParam(true))]), Ok(None));
-        assert_eq!(read(&[name.clone(), size.clone()]), Ok(Some("r".into())));
-        assert_eq!(read(&[name.clone(), offset.clone(), size.clone()]), Ok(Some("r".into())));
+        assert_eq!(read(&[name.clone(), size.clone()]), Ok(Some(("r".into(), 0, 64))));
+        assert_eq!(read(&[name.clone(), offset.clone(), size.clone()]), Ok(Some(("r".into(), 8, 64))));
+        let negative = ("shared_memory_offset", ParameterChoice::Int64Param(-1));
+        assert_eq!(read(&[name.clone(), negative, size.clone()]), Ok(Some(("r".into(), u64::MAX, 64))));
         for (given, message) in [
             (
                 vec![name.clone(), offset.clone()],

@@ -16,9 +16,8 @@ use server_core::{
     interface::{Interface, ModelId},
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Name, Shape, Tensor},
-    unsupported::shared_memory_region,
 };
-use server_engine::{Engine, ModelHandle};
+use server_engine::{Engine, ModelHandle, SharedMemory};
 use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use smallvec::SmallVec;
 use tonic::Status;
@@ -27,7 +26,7 @@ use super::{
     contents,
     outputs::{self, Classes},
     parameters::{self, RequestParameters},
-    region::{Region, region},
+    region::region,
 };
 
 /// The parts of a message.
@@ -136,14 +135,19 @@ pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<Mode
 
 /// Makes a request of a message.
 ///
-/// Errors: `InvalidArgument` for parameters and contents that contradict each other, `NotFound` for a shared-memory
-/// region.
+/// Errors: `InvalidArgument` for parameters and contents that contradict each other; those of [`SharedMemory::input`] and
+/// [`SharedMemory::output`].
 /// Source: Triton's order: parameters, inputs, outputs.
-pub(crate) fn prepare(interface: &Interface, message: ModelInferRequest, received_at: Instant) -> Result<Prepared> {
+pub(crate) fn prepare(
+    interface: &Interface,
+    shared_memory: &SharedMemory,
+    message: ModelInferRequest,
+    received_at: Instant,
+) -> Result<Prepared> {
     let RequestParameters { sequence, priority, timeout, wants_empty_final, others } =
         parameters::read(message.parameters)?;
-    let inputs = inputs(interface, &message.id, message.inputs, message.raw_input_contents)?;
-    let (outputs, classes) = outputs::read(interface, message.outputs)?;
+    let inputs = inputs(interface, shared_memory, &message.id, message.inputs, message.raw_input_contents)?;
+    let (outputs, classes) = outputs::read(interface, shared_memory, message.outputs)?;
     let request = InferRequest {
         model_name: interface.model_name.clone(),
         model_version: VersionChoice::parse(&message.model_version)?,
@@ -162,6 +166,7 @@ pub(crate) fn prepare(interface: &Interface, message: ModelInferRequest, receive
 
 fn inputs(
     interface: &Interface,
+    shared_memory: &SharedMemory,
     id: &str,
     inputs: Vec<InferInputTensor>,
     raw: Vec<Bytes>,
@@ -175,21 +180,19 @@ fn inputs(
             Some(spec) if spec.data_type.wire_name() == input.datatype => Some(spec.data_type),
             _ => DataType::from_wire_name(&input.datatype),
         };
-        if let Some(Region { name }) = region(&input.name, &input.parameters)? {
-            return Err(match input.contents {
-                Some(_) => contents_with_region(interface, &input.name),
-                None => shared_memory_region(name),
-            });
-        }
-        let data = match input.contents {
-            Some(_) if is_raw => return Err(contents_with_raw(interface, &input.name)),
-            Some(contents) => contents::bytes(contents, data_type, &input.name, &interface.model_name)?.into(),
-            None => raw.next().ok_or_else(|| no_data(interface, &input.name))?,
+        let data = match (region(&input.name, &input.parameters)?, input.contents) {
+            (Some(_), Some(_)) => return Err(contents_with_region(interface, &input.name)),
+            (Some(part), None) => shared_memory.input(&part, data_type)?,
+            (None, Some(_)) if is_raw => return Err(contents_with_raw(interface, &input.name)),
+            (None, Some(contents)) => {
+                Buffer::unique(contents::bytes(contents, data_type, &input.name, &interface.model_name)?)
+            }
+            (None, None) => Buffer::unique(raw.next().ok_or_else(|| no_data(interface, &input.name))?),
         };
         let data_type = data_type.ok_or_else(|| unknown_type(interface, id, &input.name))?;
         // The model's own name saves an allocation; it is the same text.
         let name = spec.map_or_else(|| Name::from(input.name.as_str()), |spec| spec.name.clone());
-        tensors.push(Tensor { name, data_type, shape: Shape::from_slice(&input.shape), data: Buffer::unique(data) });
+        tensors.push(Tensor { name, data_type, shape: Shape::from_slice(&input.shape), data });
     }
     Ok(tensors)
 }
@@ -337,7 +340,7 @@ mod tests {
 
     #[track_caller]
     fn fails(message: ModelInferRequest, code: Code, expected: &str) {
-        let error = prepare(&model(), message, Instant::now()).unwrap_err();
+        let error = prepare(&model(), &SharedMemory::default(), message, Instant::now()).unwrap_err();
         assert_eq!((error.code, &*error.message), (code, expected));
     }
 
@@ -358,14 +361,15 @@ mod tests {
         }
         let wire = message.raw_input_contents[0].as_ptr();
         let received_at = Instant::now();
-        let Prepared { request, wants_empty_final, .. } = prepare(&model(), message, received_at).unwrap();
+        let Prepared { request, wants_empty_final, .. } =
+            prepare(&model(), &SharedMemory::default(), message, received_at).unwrap();
         assert_eq!((&*request.model_name, request.model_version, &*request.id), ("m", VersionChoice::Exact(2), "7"));
         let names: Vec<_> = request.inputs.iter().map(|input| &*input.name).collect();
         assert_eq!(names, ["b", "a"]);
         assert_eq!((request.inputs[0].data_type, &request.inputs[0].shape[..]), (DataType::Fp32, &[1][..]));
         assert_eq!(request.inputs[0].data.as_host().map(<[u8]>::as_ptr), Some(wire), "copied on the way");
         assert_eq!(request.inputs[1].data.as_host(), Some(b"\x02\0\0\0".as_slice()));
-        assert_eq!(request.outputs[..], [RequestedOutput { name: "x".into(), classification: 0 }]);
+        assert_eq!(request.outputs[..], [RequestedOutput::values("x")]);
         let sequence = Sequence { id: CorrelationId::Number(42), is_start: false, is_end: true };
         assert_eq!((request.sequence, request.priority), (Some(sequence), 3));
         assert_eq!(request.timeout, Some(std::time::Duration::from_micros(1500)));

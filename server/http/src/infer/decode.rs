@@ -15,8 +15,8 @@ use server_core::{
     interface::Interface,
     request::{CorrelationId, InferRequest, RequestedOutput, Sequence, VersionChoice},
     tensor::{Name, Tensor},
-    unsupported::shared_memory_region,
 };
+use server_engine::{RegionPart, SharedMemory};
 use smallvec::SmallVec;
 
 use super::output_options::{OutputOption, OutputOptions};
@@ -24,7 +24,10 @@ use crate::{
     binary::{BinaryInputs, Layout, layout},
     compression::{Encoding, decompress},
     held::{Received, hold},
-    json::request::{Content, Controls, Input, Output, SequenceId, parse},
+    json::{
+        request::{Content, Controls, Input, Output, Region, SequenceId, parse},
+        response::Form,
+    },
     limits::BodyLimit,
 };
 
@@ -93,47 +96,64 @@ impl Source {
     /// Decodes the body, and fills `options` with how its outputs are wanted.
     ///
     /// Errors: Triton's texts for what is wrong with the message itself; the engine checks it against the model.
-    pub(super) fn decode(&self, body: Received, options: &mut OutputOptions) -> Result<Decoded> {
+    pub(super) fn decode(
+        &self,
+        body: Received,
+        shared_memory: &SharedMemory,
+        options: &mut OutputOptions,
+    ) -> Result<Decoded> {
         let Received { bytes, mut reservation } = decompress(body, self.encoding, self.max_input_size)?;
         let mut request = match layout(self.json_length, bytes.len())? {
             Layout::Json => {
-                let request = self.decode_json(&bytes, bytes.len(), false, options)?;
+                let (request, size) = self.decode_json(&bytes, bytes.len(), false, shared_memory, options)?;
                 // the text ends here, its tensors stay
-                let size = request.inputs.iter().map(|input| input.data.len()).sum();
                 reservation.grow_to(size)?;
                 reservation.shrink_to(size);
                 request
             }
-            Layout::JsonThenBinary(length) => self.decode_json(&bytes, length, true, options)?,
+            Layout::JsonThenBinary(length) => self.decode_json(&bytes, length, true, shared_memory, options)?.0,
             Layout::Raw => self.decode_raw(bytes, options)?,
         };
         let kept = hold(&mut request.inputs, reservation);
         Ok((request, kept))
     }
 
+    /// The request, and the bytes of those of its tensors that stood in the JSON.
     fn decode_json(
         &self,
         body: &Bytes,
         json_length: usize,
         has_header: bool,
+        shared_memory: &SharedMemory,
         options: &mut OutputOptions,
-    ) -> Result<InferRequest> {
+    ) -> Result<(InferRequest, usize)> {
         let max = self.max_input_size;
         BodyLimit::Json(max).check(json_length)?;
         let message = parse(&body[..json_length], max)?;
         let mut request = self.request(message.id, message.controls, options);
         let mut binary_inputs = BinaryInputs::new(body.slice(json_length..), has_header, &self.interface.model_name);
+        let mut from_text = 0;
         for input in message.inputs {
-            request.inputs.push(self.tensor(input, &mut binary_inputs)?);
+            if let Content::Data(bytes) = &input.content {
+                from_text += bytes.len();
+            }
+            request.inputs.push(self.tensor(input, &mut binary_inputs, shared_memory)?);
         }
         binary_inputs.finish()?;
         for output in message.outputs {
-            let option = self.output_option(&output)?;
-            let wanted = RequestedOutput { name: option.name.clone(), classification: option.classification };
-            request.outputs.push(wanted);
-            options.named.push(option);
+            let spec = self.interface.output(&output.name);
+            let name = spec.map_or_else(|| Name::from(&*output.name), |spec| spec.name.clone());
+            let Output { is_binary, classification, region, .. } = output;
+            let window = region.map(|region| shared_memory.output(&region.part())).transpose()?;
+            let form = match &window {
+                Some(_) => Form::InRegion,
+                None if is_binary => Form::Binary,
+                None => Form::Json,
+            };
+            options.named.push(OutputOption { name: name.clone(), form, classification });
+            request.outputs.push(RequestedOutput { name, classification, window });
         }
-        Ok(request)
+        Ok((request, from_text))
     }
 
     fn decode_raw(&self, body: Bytes, options: &mut OutputOptions) -> Result<InferRequest> {
@@ -168,24 +188,26 @@ impl Source {
         }
     }
 
-    fn tensor(&self, input: Input<'_>, binary_inputs: &mut BinaryInputs<'_>) -> Result<Tensor> {
+    fn tensor(
+        &self,
+        input: Input<'_>,
+        binary_inputs: &mut BinaryInputs<'_>,
+        shared_memory: &SharedMemory,
+    ) -> Result<Tensor> {
         let Input { name, data_type, shape, content } = input;
         let data = match content {
             Content::Data(bytes) => Buffer::unique(bytes),
             Content::Binary(size) => Buffer::unique(binary_inputs.take(&name, size)?),
-            Content::SharedMemory(region) => return Err(shared_memory_region(&region)),
+            Content::SharedMemory(region) => shared_memory.input(&region.part(), Some(data_type))?,
         };
         let name = self.interface.input(&name).map_or_else(|| Name::from(&*name), |spec| spec.name.clone());
         Ok(Tensor { name, data_type, shape, data })
     }
+}
 
-    fn output_option(&self, output: &Output<'_>) -> Result<OutputOption> {
-        if let Some(region) = &output.shared_memory_region {
-            return Err(shared_memory_region(region));
-        }
-        let spec = self.interface.output(&output.name);
-        let name = spec.map_or_else(|| Name::from(&*output.name), |spec| spec.name.clone());
-        Ok(OutputOption { name, is_binary: output.is_binary, classification: output.classification })
+impl Region {
+    fn part(&self) -> RegionPart<'_> {
+        RegionPart { region: &self.name, offset: self.offset, byte_size: self.byte_size }
     }
 }
 
@@ -241,7 +263,8 @@ mod tests {
     ) -> Result<(InferRequest, OutputOptions, Option<Reservation>)> {
         let mut options = OutputOptions::default();
         let reservation = budget.reserve(body.len()).unwrap();
-        let (request, kept) = source.decode(Received { bytes: body, reservation }, &mut options)?;
+        let (request, kept) =
+            source.decode(Received { bytes: body, reservation }, &SharedMemory::default(), &mut options)?;
         Ok((request, options, kept))
     }
 
@@ -274,7 +297,7 @@ mod tests {
         assert_eq!(request.timeout, Some(Duration::from_micros(7)));
         let sequence = Sequence { id: CorrelationId::Text("s".into()), is_start: false, is_end: true };
         assert_eq!(request.sequence, Some(sequence));
-        assert!(!options.named[0].is_binary, "naming outputs overrides the default");
+        assert_eq!(options.named[0].form, Form::Json, "naming outputs overrides the default");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     binary::HEADER_LENGTH,
     body::Body,
     compression::{Encoding, compress},
-    json::response::{Rendered, render},
+    json::response::{Form, Rendered, render},
 };
 use http::{
     HeaderMap, HeaderValue, Response,
@@ -22,8 +22,8 @@ const LONG_OUTPUT: usize = 128 << 10;
 pub(super) fn is_long(response: &InferResponse, options: &OutputOptions, encoding: Encoding) -> bool {
     let costly = |(position, output): (usize, &Tensor)| {
         let is_classified = options.of(position, &output.name).is_some_and(|option| option.classification > 0);
-        let is_binary = options.is_binary(position, &output.name);
-        let is_cheap = encoding == Encoding::Identity && is_binary && !is_classified;
+        let is_json = options.form(position, &output.name) == Form::Json;
+        let is_cheap = encoding == Encoding::Identity && !is_json && !is_classified;
         if is_cheap { 0 } else { output.data.len() }
     };
     response.outputs.iter().enumerate().map(costly).sum::<usize>() > LONG_OUTPUT
@@ -42,7 +42,7 @@ pub(super) fn write(
         classify_outputs(&mut response.outputs, options, interface)?;
     }
     let outputs = &response.outputs;
-    let mut rendered = render(response, |position| options.is_binary(position, &outputs[position].name))?;
+    let mut rendered = render(response, |position| options.form(position, &outputs[position].name))?;
     if encoding != Encoding::Identity {
         rendered.pieces = smallvec::smallvec![compress(&rendered.pieces, encoding).into()];
     }
@@ -137,9 +137,8 @@ mod tests {
 
     #[test]
     fn each_output_has_the_form_asked_for() {
-        let option =
-            |name: &str, is_binary, classification| OutputOption { name: name.into(), is_binary, classification };
-        let named = smallvec::smallvec![option("B", true, 0), option("A", false, 1)];
+        let option = |name: &str, form, classification| OutputOption { name: name.into(), form, classification };
+        let named = smallvec::smallvec![option("B", Form::Binary, 0), option("A", Form::Json, 1)];
         let reply = reply(named, Encoding::Identity);
         assert_eq!(
             text(&reply),

@@ -1,16 +1,17 @@
-//! How the caller wants the outputs of an inference: as JSON, as binary data, or as classes.
+//! How the caller wants the outputs of an inference: as JSON, as binary data, in shared memory, or as classes.
 
 use std::sync::Arc;
 
 use server_core::tensor::Name;
 use smallvec::SmallVec;
 
+use crate::json::response::Form;
+
 /// How the caller wants one output.
 #[derive(Debug, Clone)]
 pub(super) struct OutputOption {
     pub(super) name: Name,
-    /// As binary data behind the JSON.
-    pub(super) is_binary: bool,
+    pub(super) form: Form,
     /// So many top classes instead of the values; 0 for the values.
     pub(super) classification: u32,
 }
@@ -31,7 +32,8 @@ impl OutputOptions {
         self.named.get(position).filter(same).or_else(|| self.named.iter().find(same))
     }
 
-    pub(super) fn is_binary(&self, position: usize, name: &Name) -> bool {
-        self.of(position, name).map_or(self.is_binary_by_default, |option| option.is_binary)
+    pub(super) fn form(&self, position: usize, name: &Name) -> Form {
+        let default = if self.is_binary_by_default { Form::Binary } else { Form::Json };
+        self.of(position, name).map_or(default, |option| option.form)
     }
 }

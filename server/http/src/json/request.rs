@@ -7,6 +7,7 @@
 mod input;
 mod members;
 mod output;
+mod region;
 
 use std::borrow::Cow;
 
@@ -29,6 +30,7 @@ use self::{
 pub(crate) use self::{
     input::{Content, Input},
     output::Output,
+    region::Region,
 };
 
 /// What the message says.

@@ -15,6 +15,18 @@ use crate::body::Chunk;
 /// Binary data up to this length, all outputs together, is copied behind the JSON: one write is cheaper than a copy.
 const INLINE_LIMIT: usize = 16 * 1024;
 
+/// How an output goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Form {
+    /// Its elements as JSON.
+    #[default]
+    Json,
+    /// As binary data behind the JSON.
+    Binary,
+    /// Not at all: it was written to shared memory. Only its type and shape are told, as Triton does.
+    InRegion,
+}
+
 /// A written answer.
 #[derive(Debug)]
 pub(crate) struct Rendered {
@@ -24,11 +36,12 @@ pub(crate) struct Rendered {
     pub(crate) json_length: Option<usize>,
 }
 
-/// Writes an answer. `is_binary` tells, by position, which outputs go out as binary data.
+/// Writes an answer. `form` tells, by position, how outputs go out.
 ///
 /// Errors: an output has no JSON form, or does not lie in host memory.
-pub(crate) fn render(response: &InferResponse, is_binary: impl Fn(usize) -> bool) -> Result<Rendered> {
+pub(crate) fn render(response: &InferResponse, form: impl Fn(usize) -> Form) -> Result<Rendered> {
     let InferResponse { model_name, model_version, id, parameters, outputs } = response;
+    let is_binary = |index: usize| form(index) == Form::Binary;
     let binaries = || outputs.iter().enumerate().filter(|&(index, _)| is_binary(index)).map(|(_, output)| &output.data);
     let binary_length: usize = binaries().map(Buffer::len).sum();
     let is_inline = binary_length <= INLINE_LIMIT;
@@ -54,7 +67,7 @@ pub(crate) fn render(response: &InferResponse, is_binary: impl Fn(usize) -> bool
         if index > 0 {
             out.push(b',');
         }
-        push_output(&mut out, output, is_binary(index))?;
+        push_output(&mut out, output, form(index))?;
     }
     out.extend_from_slice(b"]}");
 
@@ -74,7 +87,7 @@ pub(crate) fn render(response: &InferResponse, is_binary: impl Fn(usize) -> bool
     Ok(Rendered { pieces, json_length: (binary_length > 0).then_some(json_length) })
 }
 
-fn push_output(out: &mut Vec<u8>, output: &Tensor, is_binary: bool) -> Result<()> {
+fn push_output(out: &mut Vec<u8>, output: &Tensor, form: Form) -> Result<()> {
     out.extend_from_slice(b"{\"name\":");
     push_string(out, output.name.as_bytes());
     out.extend_from_slice(b",\"datatype\":\"");
@@ -86,14 +99,18 @@ fn push_output(out: &mut Vec<u8>, output: &Tensor, is_binary: bool) -> Result<()
         }
         push_whole(out, extent);
     }
-    if is_binary {
-        out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
-        push_whole(out, output.data.len());
-        out.extend_from_slice(b"}}");
-    } else {
-        out.extend_from_slice(b"],\"data\":[");
-        push_elements(out, output)?;
-        out.extend_from_slice(b"]}");
+    match form {
+        Form::Binary => {
+            out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
+            push_whole(out, output.data.len());
+            out.extend_from_slice(b"}}");
+        }
+        Form::Json => {
+            out.extend_from_slice(b"],\"data\":[");
+            push_elements(out, output)?;
+            out.extend_from_slice(b"]}");
+        }
+        Form::InRegion => out.extend_from_slice(b"]}"),
     }
     Ok(())
 }
@@ -151,7 +168,7 @@ mod tests {
         let mut response = response(vec![bytes("A", vec![1, 2]), bytes("B", vec![])]);
         response.id = "i\"d".into();
         response.parameters = vec![("n".into(), Parameter::Int(1)), ("t".into(), Parameter::String("x".into()))].into();
-        let rendered = render(&response, |_| false).unwrap();
+        let rendered = render(&response, |_| Form::Json).unwrap();
         assert_eq!(rendered.json_length, None);
         assert_eq!(
             text(&rendered),
@@ -164,7 +181,8 @@ mod tests {
     #[test]
     fn small_binary_outputs_follow_in_one_piece() {
         let outputs = vec![bytes("A", b"xy".to_vec()), bytes("B", vec![7]), bytes("C", b"z".to_vec())];
-        let rendered = render(&response(outputs), |index| index != 1).unwrap();
+        let form = |index| if index == 1 { Form::Json } else { Form::Binary };
+        let rendered = render(&response(outputs), form).unwrap();
         let text = text(&rendered);
         assert_eq!(rendered.pieces.len(), 1);
         let (json, binary) = text.split_at(rendered.json_length.unwrap());
@@ -183,14 +201,27 @@ mod tests {
         let data = Bytes::from(vec![b'x'; INLINE_LIMIT + 1]);
         let mut output = bytes("A", vec![]);
         output.data = data.clone().into();
-        let rendered = render(&response(vec![output]), |_| true).unwrap();
+        let rendered = render(&response(vec![output]), |_| Form::Binary).unwrap();
         assert_eq!(rendered.pieces.len(), 2);
         assert_eq!(rendered.pieces[1].as_ref().as_ptr(), data.as_ptr());
     }
 
     #[test]
+    fn outputs_in_shared_memory_have_no_data() {
+        let form = |index| [Form::InRegion, Form::Binary, Form::Json][index];
+        let outputs = vec![bytes("A", vec![]), bytes("B", vec![7]), bytes("C", vec![1])];
+        let rendered = render(&response(outputs), form).unwrap();
+        assert!(text(&rendered).contains(
+            "\"outputs\":[{\"name\":\"A\",\"datatype\":\"UINT8\",\"shape\":[0]},\
+             {\"name\":\"B\",\"datatype\":\"UINT8\",\"shape\":[1],\"parameters\":{\"binary_data_size\":1}},\
+             {\"name\":\"C\",\"datatype\":\"UINT8\",\"shape\":[1],\"data\":[1]}]}"
+        ));
+        assert!(render(&response(vec![bytes("A", vec![])]), |_| Form::InRegion).unwrap().json_length.is_none());
+    }
+
+    #[test]
     fn empty_binary_outputs_need_no_header() {
-        let rendered = render(&response(vec![bytes("A", vec![])]), |_| true).unwrap();
+        let rendered = render(&response(vec![bytes("A", vec![])]), |_| Form::Binary).unwrap();
         assert_eq!(rendered.json_length, None);
         assert!(text(&rendered).ends_with("\"parameters\":{\"binary_data_size\":0}}]}"));
     }

@@ -74,6 +74,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The number, if this is a whole one that is not negative.
+    pub(crate) fn as_u64(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.as_u64(),
+            _ => None,
+        }
+    }
+
     /// As a parameter of a request; `None` if parameters have no such type.
     pub(crate) fn to_parameter(&self) -> Option<Parameter> {
         Some(match self {

@@ -89,7 +89,7 @@ fn read_request(value: &Value<'_>, decoder: &mut Decoder<'_>) -> Result<InferReq
         number => number.number().filter(|number| *number != 0).map(CorrelationId::Number),
     };
     let timeout = timeout.number().filter(|timeout| *timeout > 0);
-    let output = |name: &Value<'_>| RequestedOutput { name: name.text().into(), classification: 0 };
+    let output = |name: &Value<'_>| RequestedOutput::values(name.text());
     Ok(InferRequest {
         model_name: model.text().into(),
         model_version: version.number().map_or(VersionChoice::Latest, VersionChoice::Exact),

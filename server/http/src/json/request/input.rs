@@ -11,12 +11,13 @@ use smallvec::SmallVec;
 use super::{
     array, lossy,
     members::{Member, Members},
-    missing, string, unsigned,
+    missing,
+    region::{Region, RegionParameters},
+    string, unsigned,
 };
 use crate::json::{
     elements,
     reader::{Kind, Parsed, Reader},
-    value::text,
 };
 
 /// One input.
@@ -35,8 +36,8 @@ pub(crate) enum Content {
     Data(Vec<u8>),
     /// That many follow the JSON.
     Binary(u64),
-    /// In the shared memory region of that name.
-    SharedMemory(String),
+    /// In a shared memory region.
+    SharedMemory(Region),
 }
 
 /// Reads the list of inputs.
@@ -78,7 +79,7 @@ impl Default for Data<'_> {
 #[derive(Default)]
 struct InputParameters {
     binary_data_size: Option<u64>,
-    shared_memory_region: Option<String>,
+    region: RegionParameters,
 }
 
 fn read_input<'a>(reader: &mut Reader<'a>, max_input_size: usize) -> Parsed<Input<'a>> {
@@ -142,9 +143,7 @@ impl<'a> Draft<'a> {
         let content = match self.parameters {
             _ if has_data => Content::Data(take_data(self.data, &name, data_type, count, max_input_size)?),
             InputParameters { binary_data_size: Some(size), .. } => Content::Binary(size),
-            InputParameters { shared_memory_region, .. } => {
-                Content::SharedMemory(shared_memory_region.unwrap_or_default())
-            }
+            InputParameters { region, .. } => Content::SharedMemory(region.named().unwrap_or_default()),
         };
         Ok(Input { name, data_type, shape: self.shape, content })
     }
@@ -201,7 +200,7 @@ fn check_only_one_content(has_data: bool, parameters: &InputParameters) -> Resul
     let set = [
         (has_data, " 'data'"),
         (parameters.binary_data_size.is_some(), " 'binary_data_size'"),
-        (parameters.shared_memory_region.is_some(), " 'shared_memory_region'"),
+        (parameters.region.is_named(), " 'shared_memory_region'"),
     ];
     if set.iter().filter(|(is_set, _)| *is_set).count() == 1 {
         return Ok(());
@@ -256,11 +255,7 @@ fn read_input_parameters(reader: &mut Reader<'_>, parameters: &mut InputParamete
     reader.object(|reader, name| {
         match name {
             b"binary_data_size" => parameters.binary_data_size = Some(unsigned(reader, "binary_data_size")?),
-            b"shared_memory_region" => {
-                parameters.shared_memory_region = Some(text(&string(reader, "shared_memory_region")?));
-            }
-            b"shared_memory_offset" => _ = unsigned(reader, "shared_memory_offset")?,
-            b"shared_memory_byte_size" => _ = unsigned(reader, "shared_memory_byte_size")?,
+            name if parameters.region.read(name, reader)? => {}
             _ => reader.skip()?,
         }
         Ok(())

@@ -8,12 +8,11 @@ use smallvec::SmallVec;
 use super::{
     NOT_UNSIGNED, array, boolean, lossy,
     members::{Member, Members},
-    missing, string, unsigned, wrong_type,
+    missing,
+    region::{Region, RegionParameters},
+    string, wrong_type,
 };
-use crate::json::{
-    reader::{Kind, Parsed, Reader},
-    value::text,
-};
+use crate::json::reader::{Kind, Parsed, Reader};
 
 /// One requested output.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub(crate) struct Output<'a> {
     pub(crate) is_binary: bool,
     pub(crate) classification: u32,
     /// Where the caller wants it, instead of in the response.
-    pub(crate) shared_memory_region: Option<String>,
+    pub(crate) region: Option<Region>,
 }
 
 /// Reads the list of outputs.
@@ -37,7 +36,7 @@ pub(super) fn read_outputs<'a>(reader: &mut Reader<'a>, outputs: &mut SmallVec<[
 struct OutputParameters {
     binary_data: Option<bool>,
     classification: Option<u64>,
-    shared_memory_region: Option<String>,
+    region: RegionParameters,
 }
 
 fn read_output<'a>(reader: &mut Reader<'a>) -> Parsed<Output<'a>> {
@@ -59,8 +58,8 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Parsed<Output<'a>> {
         reader.skip()?;
     }
     members.check(Member::Parameters)?;
-    let OutputParameters { binary_data, classification, shared_memory_region } = parameters;
-    if shared_memory_region.is_some() {
+    let OutputParameters { binary_data, classification, region } = parameters;
+    if region.is_named() {
         let conflict = match (classification, binary_data) {
             (Some(_), _) => Some("classification"),
             (None, Some(true)) => Some("binary_data"),
@@ -80,7 +79,7 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Parsed<Output<'a>> {
         name: lossy(name),
         is_binary: binary_data.unwrap_or(false),
         classification: u32::try_from(classification.unwrap_or(0)).unwrap_or(u32::MAX),
-        shared_memory_region,
+        region: region.named(),
     })
 }
 
@@ -100,11 +99,7 @@ fn read_output_parameters(reader: &mut Reader<'_>, parameters: &mut OutputParame
                 let count = count.ok_or_else(|| wrong_type("Unable to set 'classification'", NOT_UNSIGNED))?;
                 parameters.classification = Some(count);
             }
-            b"shared_memory_region" => {
-                parameters.shared_memory_region = Some(text(&string(reader, "shared_memory_region")?));
-            }
-            b"shared_memory_offset" => _ = unsigned(reader, "shared_memory_offset")?,
-            b"shared_memory_byte_size" => _ = unsigned(reader, "shared_memory_byte_size")?,
+            name if parameters.region.read(name, reader)? => {}
             _ => reader.skip()?,
         }
         Ok(())

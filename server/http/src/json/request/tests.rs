@@ -59,8 +59,8 @@ fn a_full_request_is_understood() {
             },
         ],
         outputs: smallvec::smallvec![
-            Output { name: "C".into(), is_binary: true, classification: 0, shared_memory_region: None },
-            Output { name: "D".into(), is_binary: false, classification: 3, shared_memory_region: None },
+            Output { name: "C".into(), is_binary: true, classification: 0, region: None },
+            Output { name: "D".into(), is_binary: false, classification: 3, region: None },
         ],
     };
     assert_eq!(message, expect);
