@@ -15,6 +15,7 @@ pub mod config;
 pub mod custom_metrics;
 pub mod ensemble;
 pub mod error;
+pub mod header_forwarding;
 pub mod health;
 pub mod input_memory;
 pub mod interface;

@@ -12,7 +12,7 @@ mod value;
 
 use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
-use server_core::restriction::ApiGroup;
+use server_core::{header_forwarding::HeaderPattern, restriction::ApiGroup};
 
 use self::{
     flag::{Effect, Flag},
@@ -62,6 +62,8 @@ pub(crate) struct Args {
     pub(crate) metrics: Endpoint,
     /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
+    /// How long a reading of them counts.
+    pub(crate) metrics_interval: Duration,
     /// Where backends lie.
     pub(crate) backend_directory: String,
     /// `--backend-config`, in the order given.
@@ -127,6 +129,8 @@ pub(crate) struct HttpArgs {
     pub(crate) max_input_size: u64,
     /// Which calls must bring which header.
     pub(crate) restrictions: Vec<Restriction>,
+    /// Headers that become parameters of requests.
+    pub(crate) forwarded_headers: Option<HeaderPattern>,
 }
 
 /// The gRPC front end.
@@ -142,6 +146,8 @@ pub(crate) struct GrpcArgs {
     pub(crate) max_unread_responses: Option<usize>,
     /// Which calls must bring which header.
     pub(crate) restrictions: Vec<Restriction>,
+    /// Metadata that becomes parameters of requests.
+    pub(crate) forwarded_headers: Option<HeaderPattern>,
 }
 
 /// Whether gRPC responses are compressed.
@@ -382,6 +388,7 @@ impl Default for Args {
                 endpoint: Endpoint::at(everywhere(), 8000),
                 max_input_size: 64 << 20,
                 restrictions: Vec::new(),
+                forwarded_headers: None,
             },
             grpc: GrpcArgs {
                 endpoint: Endpoint::at(everywhere(), 8001),
@@ -392,9 +399,11 @@ impl Default for Args {
                 compression: Compression::None,
                 max_unread_responses: None,
                 restrictions: Vec::new(),
+                forwarded_headers: None,
             },
             metrics: Endpoint::at(String::new(), 8002),
             cpu_metrics: true,
+            metrics_interval: Duration::from_secs(2),
             backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },

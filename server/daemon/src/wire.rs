@@ -49,6 +49,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         grpc,
         metrics,
         cpu_metrics,
+        metrics_interval,
         backend_directory,
         backend_settings,
         log,
@@ -84,10 +85,11 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         None => saturating(server_shm::available_memory().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
     }));
     let blocking_pool = BlockingPool::default();
-    let HttpArgs { endpoint: http, max_input_size, restrictions } = http;
+    let HttpArgs { endpoint: http, max_input_size, restrictions, forwarded_headers } = http;
     let http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted).collect(),
+        forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
     };
@@ -100,6 +102,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         compression,
         max_unread_responses,
         restrictions,
+        forwarded_headers,
     } = grpc;
     let grpc_options = server_grpc::Options {
         keepalive_time,
@@ -112,6 +115,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         },
         max_unread_responses: max_unread_responses.unwrap_or(usize::MAX),
         restrictions: restrictions.into_iter().map(restricted).collect(),
+        forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
         ..server_grpc::Options::default()
@@ -144,6 +148,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             byte_budget: byte_budget.clone(),
             blocking_pool: blocking_pool.clone(),
         },
+        machine_metrics_interval: metrics_interval,
     };
 
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;

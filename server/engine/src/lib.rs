@@ -40,7 +40,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -322,7 +322,8 @@ impl Engine {
 
     /// The metrics page, Prometheus text format 0.0.4.
     pub fn metrics(&self) -> String {
-        let machine = self.options.machine_metrics.then(|| self.machine.snapshot());
+        let interval = self.options.machine_metrics_interval;
+        let machine = self.options.machine_metrics.then(|| self.machine.snapshot(Instant::now(), interval));
         let entries = self.registry.entries();
         let versions = entries.values().flat_map(|entry| entry.versions.values());
         let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();

@@ -1,14 +1,26 @@
 //! What the machine has: GPUs by number, and how busy its processors and memory are. Reads `/proc`, keeps one sample.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use server_core::{config, metrics::MachineSnapshot};
 
-/// The machine, looked at once for its GPUs and at each page for its load.
+/// The machine, looked at once for its GPUs and at most so often for its load.
 pub(crate) struct Machine {
     gpu_uuids: BTreeMap<u32, String>,
-    last: Mutex<CpuTimes>,
+    last: Mutex<Reading>,
+}
+
+/// What a look has shown.
+struct Reading {
+    times: CpuTimes,
+    /// When, and what it came to; `None` before the first page.
+    shown: Option<(Instant, MachineSnapshot)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -20,7 +32,10 @@ struct CpuTimes {
 impl Machine {
     /// Finds the GPUs the driver shows; none without a driver.
     pub(crate) fn detect() -> Self {
-        Self { gpu_uuids: gpu_uuids(Path::new("/proc/driver/nvidia/gpus")), last: Mutex::new(cpu_times()) }
+        Self {
+            gpu_uuids: gpu_uuids(Path::new("/proc/driver/nvidia/gpus")),
+            last: Mutex::new(Reading { times: cpu_times(), shown: None }),
+        }
     }
 
     /// What configurations are checked against.
@@ -33,17 +48,30 @@ impl Machine {
         self.gpu_uuids.get(&gpu).map(String::as_str)
     }
 
-    /// Load since the last look, and memory now.
-    pub(crate) fn snapshot(&self) -> MachineSnapshot {
-        let now = cpu_times();
-        let last = std::mem::replace(&mut *self.last.lock(), now);
-        let (busy, total) = (now.busy.saturating_sub(last.busy), now.total.saturating_sub(last.total));
-        let cpu_utilization = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
-        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let memory_total = memory_bytes(&memory, "MemTotal:");
-        let memory_used = memory_total.saturating_sub(memory_bytes(&memory, "MemAvailable:"));
-        MachineSnapshot { cpu_utilization, memory_total, memory_used }
+    /// Load between the last two looks, and memory at the last. A look that is younger than `interval` counts as one now.
+    pub(crate) fn snapshot(&self, now: Instant, interval: Duration) -> MachineSnapshot {
+        let mut last = self.last.lock();
+        if let Some((read_at, shown)) = last.shown
+            && now.saturating_duration_since(read_at) < interval
+        {
+            return shown;
+        }
+        let shown = look(&mut last.times);
+        last.shown = Some((now, shown));
+        shown
     }
+}
+
+/// Load since the look that gave `times`, which become those of this one, and memory now.
+fn look(times: &mut CpuTimes) -> MachineSnapshot {
+    let now = cpu_times();
+    let last = std::mem::replace(times, now);
+    let (busy, total) = (now.busy.saturating_sub(last.busy), now.total.saturating_sub(last.total));
+    let cpu_utilization = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_total = memory_bytes(&memory, "MemTotal:");
+    let memory_used = memory_total.saturating_sub(memory_bytes(&memory, "MemAvailable:"));
+    MachineSnapshot { cpu_utilization, memory_total, memory_used }
 }
 
 fn gpu_uuids(folder: &Path) -> BTreeMap<u32, String> {
@@ -71,4 +99,26 @@ fn memory_bytes(meminfo: &str, key: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
     let kibibytes: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     kibibytes * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_counts_for_as_long_as_the_interval() {
+        let machine = Machine::detect();
+        let (start, interval) = (Instant::now(), Duration::from_secs(2));
+        let read_at = |now| {
+            machine.snapshot(now, interval);
+            machine.last.lock().shown.map(|(read_at, _)| read_at)
+        };
+        assert_eq!(read_at(start), Some(start));
+        assert_eq!(read_at(start + Duration::from_millis(1999)), Some(start));
+        let later = start + interval;
+        assert_eq!(read_at(later), Some(later));
+        let always = later + Duration::from_nanos(1);
+        machine.snapshot(always, Duration::ZERO);
+        assert_eq!(machine.last.lock().shown.map(|(read_at, _)| read_at), Some(always));
+    }
 }

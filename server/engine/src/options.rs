@@ -51,6 +51,8 @@ pub struct Options {
     pub machine_metrics: bool,
     /// What clients may share with the server.
     pub shared_memory: SharedMemoryOptions,
+    /// `--metrics-interval-ms`: a reading of them counts for so long.
+    pub machine_metrics_interval: Duration,
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
             rate_limit: None,
             machine_metrics: true,
             shared_memory: SharedMemoryOptions::default(),
+            machine_metrics_interval: Duration::from_secs(2),
         }
     }
 }

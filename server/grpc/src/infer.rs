@@ -11,9 +11,10 @@ pub(crate) mod request;
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use server_core::{
     error::{Error, Result},
+    header_forwarding::HeaderPattern,
     interface::Interface,
     response::InferResponse,
 };
@@ -22,7 +23,10 @@ use server_proto::inference::ModelInferResponse;
 use tonic::Status;
 
 use self::{outputs::Classes, request::Prepared};
-use crate::error::status;
+use crate::{
+    error::status,
+    forwarding::{forwarded, take_metadata},
+};
 
 /// Runs one request and waits for its only response.
 ///
@@ -31,10 +35,12 @@ pub(crate) async fn model_infer(
     engine: &Arc<Engine>,
     pool: &BlockingPool,
     headers: &HeaderMap,
+    pattern: Option<&HeaderPattern>,
     message: Bytes,
     max_send_bytes: usize,
 ) -> Result<ModelInferResponse, Status> {
     let received_at = Instant::now();
+    let forwarded = forwarded(pattern, headers).map_err(status)?;
     let (model, Prepared { mut request, classes, .. }) = if request::is_long(&message) {
         let engine = engine.clone();
         // boxed: the future of short calls stays small
@@ -42,7 +48,7 @@ pub(crate) async fn model_infer(
     } else {
         read(engine, message, received_at)?
     };
-    model.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
+    take_metadata(forwarded, &model, headers, &mut request);
     let inference = engine.infer(&model, request).map_err(status)?;
     // routed to another version, which may have other labels
     let routed = (inference.interface().version != model.interface().version).then(|| inference.interface().clone());

@@ -11,6 +11,7 @@ mod admission;
 mod connection;
 mod dispatch;
 mod error;
+mod forwarding;
 mod framing;
 mod health;
 mod infer;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use server_core::{byte_budget::ByteBudget, restriction::Restriction};
+use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
 use server_engine::BlockingPool;
 
 /// How to serve gRPC.
@@ -31,6 +31,8 @@ pub struct Options {
     pub max_unread_responses: usize,
     /// Groups of methods that need a header: `--grpc-restricted-protocol`.
     pub restrictions: Vec<Restriction>,
+    /// Metadata that becomes parameters of requests: `--grpc-header-forward-pattern`.
+    pub forwarded_headers: Option<HeaderPattern>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
     pub byte_budget: Arc<ByteBudget>,
     /// Threads for what takes long, shared by all front ends: typed contents, compression, classification.
@@ -51,6 +53,7 @@ impl Default for Options {
             max_stream_requests: 8192,
             max_unread_responses: usize::MAX,
             restrictions: Vec::new(),
+            forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),
         }

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use prost::Message;
-use server_core::{restriction::Restriction, unsupported};
+use server_core::{header_forwarding::HeaderPattern, restriction::Restriction, unsupported};
 use server_engine::{BlockingPool, Engine};
 use server_proto::{health::HealthCheckRequest, inference::*};
 use tonic::Status;
@@ -33,6 +33,7 @@ pub(crate) struct Service {
     admission: Arc<Admission>,
     pool: BlockingPool,
     restrictions: Vec<Restriction>,
+    forwarded_headers: Option<HeaderPattern>,
     receive: Limits,
     find_placement: FindPlacement,
     send: stream::Limits,
@@ -49,6 +50,7 @@ impl Service {
             admission,
             pool: options.blocking_pool.clone(),
             restrictions: options.restrictions.clone(),
+            forwarded_headers: options.forwarded_headers.clone(),
             receive: Limits { max_bytes: options.max_receive_bytes, budget: options.byte_budget.clone() },
             send: stream::Limits {
                 requests: options.max_stream_requests,
@@ -98,8 +100,15 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
         let message = messages.only().await?;
-        let response =
-            infer::model_infer(&self.engine, &self.pool, &head.headers, message, self.send.send_bytes).await?;
+        let response = infer::model_infer(
+            &self.engine,
+            &self.pool,
+            &head.headers,
+            self.forwarded_headers.as_ref(),
+            message,
+            self.send.send_bytes,
+        )
+        .await?;
         self.respond(head, encode::infer_response(response)).await
     }
 
@@ -110,7 +119,8 @@ impl Service {
             pool: self.pool.clone(),
             limits: self.send,
         };
-        let responses = stream::model_stream_infer(context, &head.headers, messages).map_err(status)?;
+        let pattern = self.forwarded_headers.as_ref();
+        let responses = stream::model_stream_infer(context, &head.headers, pattern, messages).map_err(status)?;
         let responses = responses.map(|response| response.map(encode::stream_response));
         let compressor = self.compresses_for(head).then(|| Compressor::new(self.pool.clone()));
         Ok(ResponseBody::stream(Box::pin(responses), compressor))

@@ -17,9 +17,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream::SelectAll};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use http_body::Body;
-use server_core::error::Result;
+use server_core::{error::Result, header_forwarding::HeaderPattern, request::Parameters};
 use server_engine::{BlockingPool, Engine, ModelHandle};
 use server_proto::inference::ModelStreamInferResponse;
 use tonic::Status;
@@ -28,12 +28,13 @@ use self::run::{Failure, Run};
 use crate::{
     admission::{self, Admission, Permit},
     error::status,
+    forwarding,
     framing::receive::Messages,
     infer::request::{self, Prepared},
 };
 
 /// Metadata of a call that its first error ends.
-const STRICT: &str = "triton_grpc_error";
+pub(crate) const STRICT: &str = "triton_grpc_error";
 
 /// Limits of one stream.
 #[derive(Debug, Clone, Copy)]
@@ -61,9 +62,11 @@ pub(crate) struct Context {
 pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
     context: Context,
     headers: &HeaderMap,
+    pattern: Option<&HeaderPattern>,
     requests: Messages<B>,
 ) -> Result<InferStream<B>> {
     Ok(InferStream {
+        forwarded: forwarding::forwarded(pattern, headers),
         metadata: headers.clone(),
         is_strict: headers.get(STRICT).is_some_and(|value| value.as_bytes() == b"true"),
         requests: Some(requests),
@@ -84,6 +87,8 @@ pub(crate) struct InferStream<B> {
     context: Context,
     /// Of the call: it marks requests for canary versions.
     metadata: HeaderMap,
+    /// The parameters that it becomes, of every request; or why it cannot.
+    forwarded: Result<Parameters>,
     is_strict: bool,
     /// `None` once the client has half-closed.
     requests: Option<Messages<B>>,
@@ -194,8 +199,13 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
 
     fn run(&self, request: Request) -> Result<Run, Failure> {
         let Request { model, asked_version, mut prepared } = request;
-        model.mark_canary(&mut prepared.request, |key| self.metadata.get(key).map(HeaderValue::as_bytes));
         let id = prepared.request.id.clone();
+        match &self.forwarded {
+            Ok(forwarded) => {
+                forwarding::take_metadata(forwarded.iter().cloned(), &model, &self.metadata, &mut prepared.request);
+            }
+            Err(error) => return Err(Failure::of_request(id, error.clone())),
+        }
         let run = if self.context.admission.is_closed() {
             Err(admission::shutting_down())
         } else {

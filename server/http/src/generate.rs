@@ -20,6 +20,7 @@ use crate::{
     compression::Encoding,
     connection::Activity,
     error::{Failure, status},
+    forwarding::take_headers,
     held::{Received, hold},
     limits::BodyLimit,
     reply::json,
@@ -126,6 +127,6 @@ async fn start(
     };
     let (mut request, held) = server.options.blocking_pool.run_if(is_long, decode).await??;
     request.model_version = model.version;
-    found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
+    take_headers(&server.options, &found, headers, &mut request)?;
     Ok(Running { inference: server.engine.infer(&found, request)?, held })
 }

@@ -9,7 +9,7 @@ mod output_options;
 
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, Response};
 use server_core::{
     byte_budget::Reservation,
     error::{Error, Result},
@@ -24,6 +24,7 @@ use crate::{
     compression::Encoding,
     connection::Activity,
     error::Failure,
+    forwarding::take_headers,
     held::Received,
     server::Server,
 };
@@ -68,7 +69,7 @@ pub(crate) async fn infer(
         let decoded;
         (source, options, decoded) = server.options.blocking_pool.run(work).await?;
         let (mut request, held) = decoded?;
-        found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
+        take_headers(&server.options, &found, &headers, &mut request)?;
         (server.engine.infer(&found, request)?, held)
     } else {
         submit(server, &found, &source, &headers, body, &mut options)?
@@ -108,6 +109,6 @@ fn submit(
     options: &mut OutputOptions,
 ) -> Result<(Inference, Option<Reservation>)> {
     let (mut request, held) = source.decode(body, server.engine.shared_memory(), options)?;
-    found.mark_canary(&mut request, |key| headers.get(key).map(HeaderValue::as_bytes));
+    take_headers(&server.options, found, headers, &mut request)?;
     Ok((server.engine.infer(found, request)?, held))
 }

@@ -13,6 +13,7 @@ mod connection;
 mod dispatch;
 mod drive;
 mod error;
+mod forwarding;
 mod generate;
 mod health;
 mod held;
@@ -34,7 +35,7 @@ mod to_json;
 
 use std::sync::Arc;
 
-use server_core::{byte_budget::ByteBudget, restriction::Restriction};
+use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
 use server_engine::BlockingPool;
 
 pub use serve::{serve, serve_metrics};
@@ -46,6 +47,8 @@ pub struct Options {
     pub max_input_size: usize,
     /// `--http-restricted-api`, one entry per flag.
     pub restrictions: Vec<Restriction>,
+    /// `--http-header-forward-pattern`: headers that become parameters of the request.
+    pub forwarded_headers: Option<HeaderPattern>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
     pub byte_budget: Arc<ByteBudget>,
     /// Threads for what takes long, shared by all front ends: large JSON, compression, classification.
@@ -57,6 +60,7 @@ impl Default for Options {
         Self {
             max_input_size: 64 << 20,
             restrictions: Vec::new(),
+            forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),
         }

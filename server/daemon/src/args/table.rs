@@ -15,7 +15,7 @@ use super::{
     setting::{
         DeviceBytes, DeviceFraction, GlobalSetting, LimitedResource, NamedSetting, PortRange, Restriction, Setting,
     },
-    value::{Named, Port, Switch, Value, Verbosity, Word},
+    value::{GrpcThreads, Milliseconds, Named, Pattern, Port, Switch, Value, Verbosity, Word},
 };
 
 /// All rows, in order.
@@ -142,8 +142,10 @@ const HTTP: &[Flag] = &[
         |args, port| args.http.endpoint.set_port(port)),
     set!("reuse-http-port": bool = "false", "Let several servers listen on the same HTTP port.",
         |args, on| args.http.endpoint.reuse_port = on),
-    unused!("http-header-forward-pattern": String = "",
-        "Regular expression; headers that match become parameters of the inference request."),
+    set!("http-header-forward-pattern": Pattern = "",
+        "Regular expression in the syntax of RE2. Headers whose name it matches, in any part and any case, become parameters \
+         of the inference request.",
+        |args, pattern| args.http.forwarded_headers = pattern.0),
     unused!("http-thread-count": u32 = "8", "Threads for HTTP. This server shares one small pool."),
     set!("http-max-input-size": NonZeroU64 = "67108864", "Largest request body in bytes, before and after decompression.",
         |args, size| args.http.max_input_size = size.get()),
@@ -160,9 +162,11 @@ const GRPC: &[Flag] = &[
         |args, port| args.grpc.endpoint.set_port(port)),
     set!("reuse-grpc-port": bool = "false", "Let several servers listen on the same gRPC port.",
         |args, on| args.grpc.endpoint.reuse_port = on),
-    unused!("grpc-header-forward-pattern": String = "",
-        "Regular expression; metadata that matches becomes parameters of the inference request."),
-    unused!("grpc-infer-thread-count": u32 = "2", "Threads for gRPC inference. This server shares one small pool."),
+    set!("grpc-header-forward-pattern": Pattern = "",
+        "Regular expression in the syntax of RE2. Metadata whose name it matches, in any part and any case, becomes \
+         parameters of the inference request.",
+        |args, pattern| args.grpc.forwarded_headers = pattern.0),
+    unused!("grpc-infer-thread-count": GrpcThreads = "2", "Threads for gRPC inference. This server shares one small pool."),
     unused!("grpc-infer-allocation-pool-size": u32 = "8", "Request objects kept for reuse."),
     set!("grpc-max-response-pool-size": u32 = "2147483647",
         "Responses of one decoupled request kept for a slow reader, besides the limit of 256 KiB.",
@@ -218,7 +222,9 @@ const METRICS: &[Flag] = &[
         |args, address| args.metrics.address = address),
     set!("metrics-port": Port = "8002", "Port of the metrics endpoint; 0 takes a free one.",
         |args, port| args.metrics.set_port(port)),
-    unused!("metrics-interval-ms": f64 = "2000", "Milliseconds between two readings of the hardware."),
+    set!("metrics-interval-ms": Milliseconds = "2000",
+        "Milliseconds for which a reading of processors and memory counts: pages in between show the same.",
+        |args, interval| args.metrics_interval = interval.0),
     unused!("metrics-config": GlobalSetting = "", "A setting of the metrics. May be given several times."),
 ];
 

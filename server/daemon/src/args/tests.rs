@@ -78,6 +78,7 @@ fn flags_act_on_what_they_name() {
             },
             max_input_size: 1000,
             restrictions: Vec::new(),
+            forwarded_headers: None,
         },
         grpc: GrpcArgs {
             endpoint: Endpoint {
@@ -192,6 +193,50 @@ fn a_bad_value_is_named_with_its_flag_and_what_is_accepted() {
             "expected a whole number from 1 to 18446744073709551615"
         ),
     );
+}
+
+#[test]
+fn headers_to_forward_are_given_as_regular_expressions() {
+    let pattern = |text: &str| Some(HeaderPattern::new(text).unwrap());
+    let forwarded = |line: &str| {
+        let args = args(line);
+        (args.http.forwarded_headers, args.grpc.forwarded_headers)
+    };
+    assert_eq!(forwarded(""), (None, None));
+    let line = "--http-header-forward-pattern=x-.* --grpc-header-forward-pattern ^(a|b)$";
+    assert_eq!(forwarded(line), (pattern("x-.*"), pattern("^(a|b)$")));
+    assert_eq!(forwarded("--http-header-forward-pattern=a --http-header-forward-pattern="), (None, None));
+    for flag in ["http-header-forward-pattern", "grpc-header-forward-pattern"] {
+        let text = format!(r#"Bad option: "--{flag}": got '(', expected a regular expression in the syntax of RE2: "#);
+        let refused = parsed(&format!("--model-repository=/m --{flag}=(")).unwrap_err();
+        assert!(refused.starts_with(&text) && refused.len() > text.len(), "{refused}");
+    }
+}
+
+#[test]
+fn readings_of_the_machine_count_for_parts_of_milliseconds() {
+    assert_eq!(args("").metrics_interval, Duration::from_secs(2));
+    assert_eq!(args("--metrics-interval-ms=0.5").metrics_interval, Duration::from_micros(500));
+    assert_eq!(args("--metrics-interval-ms=0").metrics_interval, Duration::ZERO);
+    for text in ["-5", "x", "1e300"] {
+        refuses(
+            &format!("--metrics-interval-ms={text}"),
+            &format!(
+                r#"Bad option: "--metrics-interval-ms": got '{text}', expected a number of milliseconds of 0 or more"#
+            ),
+        );
+    }
+}
+
+#[test]
+fn numbers_of_threads_have_the_range_of_triton() {
+    for text in ["1", "129", "-2", "x"] {
+        refuses(
+            &format!("--grpc-infer-thread-count={text}"),
+            &format!(r#"Bad option: "--grpc-infer-thread-count": got '{text}', expected a whole number from 2 to 128"#),
+        );
+    }
+    assert_eq!(args("--grpc-infer-thread-count=128").unsupported_flags, ["grpc-infer-thread-count"]);
 }
 
 #[test]

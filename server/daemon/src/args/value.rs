@@ -5,7 +5,10 @@
 use std::{
     num::{NonZeroU32, NonZeroU64},
     path::PathBuf,
+    time::Duration,
 };
+
+use server_core::header_forwarding::HeaderPattern;
 
 /// A type that can be read from the text after a flag.
 pub(crate) trait Value: Sized {
@@ -113,6 +116,48 @@ impl Value for Named {
 
     fn read(text: &str) -> Result<Self, String> {
         if text.is_empty() { Err("a name".into()) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+/// A time in milliseconds, of which parts may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Milliseconds(pub(crate) Duration);
+
+impl Value for Milliseconds {
+    const FORM: &'static str = "<float>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let time = f64::read(text).ok().and_then(|number| Duration::try_from_secs_f64(number / 1000.0).ok());
+        time.map(Self).ok_or_else(|| "a number of milliseconds of 0 or more".into())
+    }
+}
+
+/// A number of threads that Triton accepts for gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GrpcThreads;
+
+impl Value for GrpcThreads {
+    const FORM: &'static str = "<integer>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let number = u32::read(text).ok().filter(|number| (2..=128).contains(number));
+        number.map(|_| Self).ok_or_else(|| "a whole number from 2 to 128".into())
+    }
+}
+
+/// A regular expression for the names of headers; an empty text is none.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pattern(pub(crate) Option<HeaderPattern>);
+
+impl Value for Pattern {
+    const FORM: &'static str = "<pattern>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let pattern = HeaderPattern::new(text).map(|pattern| Self(Some(pattern)));
+        pattern.map_err(|reason| format!("a regular expression in the syntax of RE2: {reason}"))
     }
 }
 
