@@ -278,8 +278,11 @@ impl Engine {
         names.extend(found.keys().map(String::as_str));
         let mut index = Vec::new();
         for name in names {
-            let entry = known.get(name);
-            let is_ambiguous = matches!(found.get(name), Some(Found::Ambiguous(_)));
+            let (entry, found) = (known.get(name), found.get(name));
+            if found.is_none() && entry.is_none_or(|entry| entry.is_unloaded()) {
+                continue; // it was loaded once, and lies nowhere
+            }
+            let is_ambiguous = matches!(found, Some(Found::Ambiguous(_)));
             let lines =
                 entry.map_or_else(|| Entry::default().index(name, is_ambiguous), |it| it.index(name, is_ambiguous));
             index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
@@ -405,9 +408,10 @@ impl Engine {
         server_core::repository::check_model_name(name)
     }
 
-    /// Somebody wants the model gone: readiness does not wait for it any more.
+    /// Somebody wants the model gone: readiness does not wait for it any more, nor for what cannot serve without it.
     fn no_longer_required(&self, name: &str) {
-        self.required.lock().retain(|required| required != name);
+        let gone = self.lifecycle.with_dependents(name);
+        self.required.lock().retain(|required| !gone.contains(required));
     }
 
     fn not_exiting(&self, message: &'static str) -> Result<()> {

@@ -32,7 +32,7 @@ use crate::{
     loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
     options::{LoadParameters, Options},
-    registry::{Entry, Registry, UNLOADED, Version, VersionState},
+    registry::{Registry, UNLOADED, Version, VersionState},
     repository::{self, ModelFolder, Repositories},
 };
 
@@ -151,19 +151,6 @@ impl Lifecycle {
     /// Where models lie.
     pub(crate) fn repositories(&self) -> &Repositories {
         &self.repositories
-    }
-
-    /// Forgets a model that was unloaded and has no folder any more. `false` while its last requests run.
-    pub(crate) fn forget_unloaded(&self, name: &str) -> bool {
-        let Some(entry) = self.registry.entry(name) else { return true };
-        let mut states = entry.versions.values().map(|version| version.state);
-        if states.clone().any(|state| state == VersionState::Unloading) {
-            return false;
-        }
-        if states.all(|state| state == VersionState::Unavailable) {
-            self.registry.update(name, |entry| *entry = Entry::default());
-        }
-        true
     }
 
     /// Takes the lock that makes loads and unloads of one model follow each other, for a model that asked for it or for a

@@ -6,11 +6,7 @@
 mod digest;
 mod look;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use server_core::{
     error::Result,
@@ -35,8 +31,6 @@ use crate::{
 pub(crate) struct Poller {
     memory: Memory,
     watches: BTreeMap<String, Watch>,
-    /// Models that were unloaded because their folders are gone: nothing is known of them when their last request has ended.
-    leaving: BTreeSet<String>,
     /// Loads and unloads under way, those of one look together. They end with the server.
     changes: JoinSet<()>,
     /// What came of them. One for each model at most.
@@ -65,8 +59,8 @@ impl Poller {
     pub(crate) async fn start(lifecycle: &Arc<Lifecycle>) -> Result<(Self, Vec<String>)> {
         let names = lifecycle.folders()?;
         let (ends, ended) = unbounded_channel();
-        let (memory, watches, leaving) = (Memory::default(), BTreeMap::new(), BTreeSet::new());
-        let mut poller = Self { memory, watches, leaving, changes: JoinSet::new(), ended, ends };
+        let (memory, watches) = (Memory::default(), BTreeMap::new());
+        let mut poller = Self { memory, watches, changes: JoinSet::new(), ended, ends };
         let sights = poller.look(lifecycle, None).await;
         poller.watches = names.iter().map(|name| (name.clone(), Watch::loading(sight_of(&sights, name)))).collect();
         Ok((poller, names))
@@ -97,7 +91,6 @@ impl Poller {
             let only = if now >= next_look {
                 next_look = now + interval;
                 again.clear();
-                self.forget_those_that_left(&engine.lifecycle);
                 None
             } else {
                 let due: Vec<_> = again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
@@ -112,7 +105,6 @@ impl Poller {
                     Step::Nothing if watch.is_over() => {
                         self.watches.remove(&name);
                         self.memory.forget(&name);
-                        self.leaving.insert(name);
                     }
                     Step::Nothing => {}
                     Step::LookAgain(at) => drop(again.insert(name, Instant::from_std(at))),
@@ -149,10 +141,6 @@ impl Poller {
             }
             Err(_) => BTreeMap::new(), // the server exits
         }
-    }
-
-    fn forget_those_that_left(&mut self, lifecycle: &Lifecycle) {
-        self.leaving.retain(|name| !lifecycle.forget_unloaded(name));
     }
 }
 

@@ -136,6 +136,12 @@ impl Entry {
         lines
     }
 
+    /// Whether it was unloaded, and nothing has happened since.
+    pub(crate) fn is_unloaded(&self) -> bool {
+        let has_failed = self.failure.is_some() || self.lacking.is_some();
+        !has_failed && self.versions.values().all(|version| version.model.is_none() && version.reason == UNLOADED)
+    }
+
     /// Whether it can serve, or nobody expects it to. Neither a configuration nor a version that came while it served
     /// changes that, nor one that leaves.
     pub(crate) fn is_settled(&self) -> bool {

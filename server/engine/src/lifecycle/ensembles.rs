@@ -46,6 +46,15 @@ impl Lifecycle {
         ensembles.iter().filter(|(_, draft)| uses(draft)).map(|(ensemble, _)| ensemble.clone()).collect()
     }
 
+    /// The model, and all ensembles that it is a part of, directly or through others.
+    pub(crate) fn with_dependents(&self, name: &str) -> BTreeSet<String> {
+        let (mut open, mut seen) = (vec![name.to_owned()], BTreeSet::from([name.to_owned()]));
+        while let Some(name) = open.pop() {
+            open.extend(self.dependents(&name).into_iter().filter(|ensemble| seen.insert(ensemble.clone())));
+        }
+        seen
+    }
+
     /// Brings an ensemble to what its folder says, with the models it is made of as they serve now.
     ///
     /// Errors: what it lacks, in Triton's words. What served before still does, as long as its own parts do.
