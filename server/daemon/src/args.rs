@@ -60,6 +60,8 @@ pub(crate) struct Args {
     pub(crate) grpc: GrpcArgs,
     /// The metrics page.
     pub(crate) metrics: Endpoint,
+    /// TLS of that page.
+    pub(crate) metrics_tls: TlsArgs,
     /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
     /// How long a reading of them counts.
@@ -126,6 +128,7 @@ pub(crate) enum RateLimit {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HttpArgs {
     pub(crate) endpoint: Endpoint,
+    pub(crate) tls: TlsArgs,
     pub(crate) max_input_size: u64,
     /// Which calls must bring which header.
     pub(crate) restrictions: Vec<Restriction>,
@@ -137,6 +140,7 @@ pub(crate) struct HttpArgs {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GrpcArgs {
     pub(crate) endpoint: Endpoint,
+    pub(crate) tls: TlsArgs,
     pub(crate) keepalive_time: Duration,
     pub(crate) keepalive_timeout: Duration,
     pub(crate) max_connection_age: Option<Duration>,
@@ -148,6 +152,19 @@ pub(crate) struct GrpcArgs {
     pub(crate) restrictions: Vec<Restriction>,
     /// Metadata that becomes parameters of requests.
     pub(crate) forwarded_headers: Option<HeaderPattern>,
+}
+
+/// Whether a front end encrypts, and where its certificates are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TlsArgs {
+    pub(crate) use_ssl: bool,
+    /// The same, and clients must bring certificates.
+    pub(crate) use_ssl_mutual: bool,
+    /// Paths; empty if not given.
+    pub(crate) server_cert: String,
+    pub(crate) server_key: String,
+    /// Used with `use_ssl_mutual` only.
+    pub(crate) root_cert: String,
 }
 
 /// Whether gRPC responses are compressed.
@@ -204,8 +221,6 @@ pub(crate) enum ArgsError {
     Split(#[from] SplitError),
     #[error("Bad option: \"--{name}\": got '{text}', expected {expected}")]
     Value { name: &'static str, text: String, expected: String },
-    #[error("Bad option: \"--{name}\": '{text}' is not offered: {cure}")]
-    NotOffered { name: &'static str, text: String, cure: &'static str },
     #[error("--model-repository must be specified")]
     NoRepository,
     #[error("--model-repository '{0}' is not a folder on this machine: copy the models to one, or mount their storage")]
@@ -216,6 +231,10 @@ pub(crate) enum ArgsError {
     Wildcard,
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
+    #[error("--{0}-use-ssl needs the server's certificate and key: give --{0}-server-cert and --{0}-server-key")]
+    NoCertificate(&'static str),
+    #[error("--{0}-use-ssl-mutual needs the roots of the certificates that clients bring: give --{0}-root-cert")]
+    NoRootCertificate(&'static str),
     #[error("unknown restricted {kind} '{category}', expected one of {}", ApiGroup::ALL.iter().map(|group| group.name()).collect::<Vec<_>>().join(", "))]
     UnknownCategory { kind: &'static str, category: String },
     #[error("restricted {kind} '{category}' can not be specified in multiple config groups")]
@@ -253,12 +272,6 @@ fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Comm
             check(text).map_err(refused)?;
             if !flag.is_default(text) && !args.unsupported_flags.contains(&flag.name) {
                 args.unsupported_flags.push(flag.name);
-            }
-        }
-        Effect::Refused(check, cure) => {
-            check(text).map_err(refused)?;
-            if !flag.is_default(text) {
-                return Err(ArgsError::NotOffered { name: flag.name, text: text.to_owned(), cure });
             }
         }
         Effect::Help => return Ok(Some(Command::Help)),
@@ -308,6 +321,14 @@ impl Args {
         }
         check_restrictions("api", &self.http.restrictions)?;
         check_restrictions("protocol", &self.grpc.restrictions)?;
+        let front_ends = [
+            (Service::Http, &self.http.endpoint, &self.http.tls),
+            (Service::Grpc, &self.grpc.endpoint, &self.grpc.tls),
+            (Service::Metrics, &self.metrics, &self.metrics_tls),
+        ];
+        for (service, _, tls) in front_ends.into_iter().filter(|(_, endpoint, _)| endpoint.is_allowed) {
+            tls.check(service.name())?;
+        }
         self.check_ports()
     }
 
@@ -331,6 +352,23 @@ impl Args {
                     return Err(ArgsError::PortClash(one, other, a.address.clone(), a.port));
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl TlsArgs {
+    /// Whether connections are encrypted.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.use_ssl || self.use_ssl_mutual
+    }
+
+    fn check(&self, service: &'static str) -> Result<(), ArgsError> {
+        if self.is_on() && (self.server_cert.is_empty() || self.server_key.is_empty()) {
+            return Err(ArgsError::NoCertificate(service));
+        }
+        if self.use_ssl_mutual && self.root_cert.is_empty() {
+            return Err(ArgsError::NoRootCertificate(service));
         }
         Ok(())
     }
@@ -386,12 +424,14 @@ impl Default for Args {
             },
             http: HttpArgs {
                 endpoint: Endpoint::at(everywhere(), 8000),
+                tls: TlsArgs::default(),
                 max_input_size: 64 << 20,
                 restrictions: Vec::new(),
                 forwarded_headers: None,
             },
             grpc: GrpcArgs {
                 endpoint: Endpoint::at(everywhere(), 8001),
+                tls: TlsArgs::default(),
                 keepalive_time: Duration::from_secs(7200),
                 keepalive_timeout: Duration::from_secs(20),
                 max_connection_age: None,
@@ -402,6 +442,7 @@ impl Default for Args {
                 forwarded_headers: None,
             },
             metrics: Endpoint::at(String::new(), 8002),
+            metrics_tls: TlsArgs::default(),
             cpu_metrics: true,
             metrics_interval: Duration::from_secs(2),
             backend_directory: "/opt/tritonserver/backends".into(),

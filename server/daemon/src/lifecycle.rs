@@ -10,6 +10,7 @@ use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::D
 
 use server_core::error::Error;
 use server_engine::{Engine, IndexEntry, Startup};
+use server_tls::LoadError;
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -37,6 +38,8 @@ pub(crate) enum Fatal {
     Runtime(io::Error),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("failed to start {} service: Invalid argument - {error}", service.title())]
+    Certificates { service: Service, error: LoadError },
     #[error("creating server: {} - {error}", error.code.text())]
     Start { error: Error },
     #[error("{service} ended: {reason}")]

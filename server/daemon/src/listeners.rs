@@ -28,8 +28,8 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// As a socket of it is called that is handed over.
-    const fn name(self) -> &'static str {
+    /// As a socket of it is called that is handed over, and as its flags begin.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Grpc => "grpc",
@@ -46,8 +46,17 @@ impl Service {
         }
     }
 
+    /// The flags with its certificate, its key, and the roots of the certificates of clients.
+    pub(crate) const fn tls_flags(self) -> [&'static str; 3] {
+        match self {
+            Self::Http => ["http-server-cert", "http-server-key", "http-root-cert"],
+            Self::Grpc => ["grpc-server-cert", "grpc-server-key", "grpc-root-cert"],
+            Self::Metrics => ["metrics-server-cert", "metrics-server-key", "metrics-root-cert"],
+        }
+    }
+
     /// As in "failed to start ... service".
-    const fn title(self) -> &'static str {
+    pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
             Self::Grpc => "GRPC",

@@ -8,18 +8,20 @@ use std::{
     num::NonZeroUsize,
     sync::Arc,
     thread::available_parallelism,
+    time::Duration,
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_core::{backend::Settings, byte_budget::ByteBudget, rate_limit::Amounts, restriction::ApiGroup};
 use server_engine::{BlockingPool, Engine};
+use server_tls::{Acceptor, Files, PemFile, Protocol};
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
 use crate::{
     args::{
         Args, Compression, ControlMode, GpuFallback, GrpcArgs, HttpArgs, LimitedResource, ModelArgs, RateLimit,
-        Restriction, Setting,
+        Restriction, Setting, TlsArgs,
     },
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
@@ -29,6 +31,9 @@ use crate::{
 
 /// Threads beyond those that load: unloading, reading folders, waiting for the last request of a model.
 const OTHER_BLOCKING_THREADS: usize = 16;
+
+/// How often the files of certificates are looked at.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Which part of its memory the server gives to requests in flight, if the command line does not say.
 const REQUEST_SHARE_OF_MEMORY: u64 = 4;
@@ -48,6 +53,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         http,
         grpc,
         metrics,
+        metrics_tls,
         cpu_metrics,
         metrics_interval,
         backend_directory,
@@ -64,6 +70,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         warn!("flags that this server does not support are ignored: --{}", unsupported_flags.join(", --"));
     }
     raise_file_limit();
+    server_tls::install_provider();
 
     let ModelArgs {
         repositories,
@@ -85,16 +92,18 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         None => saturating(server_shm::available_memory().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
     }));
     let blocking_pool = BlockingPool::default();
-    let HttpArgs { endpoint: http, max_input_size, restrictions, forwarded_headers } = http;
-    let http_options = server_http::Options {
+    let HttpArgs { endpoint: http, tls: http_tls, max_input_size, restrictions, forwarded_headers } = http;
+    let mut http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted).collect(),
         forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
+        tls: None,
     };
     let GrpcArgs {
         endpoint: grpc,
+        tls: grpc_tls,
         keepalive_time,
         keepalive_timeout,
         max_connection_age,
@@ -104,7 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         restrictions,
         forwarded_headers,
     } = grpc;
-    let grpc_options = server_grpc::Options {
+    let mut grpc_options = server_grpc::Options {
         keepalive_time,
         keepalive_timeout,
         max_connection_age,
@@ -153,7 +162,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
 
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
     let served = runtime.block_on(async {
-        // Sockets before all else: a probe is answered while models load.
+        http_options.tls = acceptor(Service::Http, http.is_allowed, &http_tls)?;
+        grpc_options.tls = acceptor(Service::Grpc, grpc.is_allowed, &grpc_tls)?;
+        let metrics_tls = acceptor(Service::Metrics, metrics.is_allowed, &metrics_tls)?;
+        // Sockets before models: a probe is answered while they load.
         let http = Listener::open(Service::Http, &http, &mut handed_over)?;
         let grpc = Listener::open(Service::Grpc, &grpc, &mut handed_over)?;
         let metrics = Listener::open(Service::Metrics, &metrics, &mut handed_over)?;
@@ -176,7 +188,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         if let Some(listener) = metrics {
             let (engine, stopped) = (engine.clone(), front_ends.stopped());
             front_ends.add(listener, |socket| async {
-                server_http::serve_metrics(socket, engine, byte_budget, stopped).await;
+                server_http::serve_metrics(socket, engine, byte_budget, metrics_tls, stopped).await;
                 Ok(())
             });
         }
@@ -196,6 +208,28 @@ fn runtime(load_threads: usize) -> io::Result<Runtime> {
         .thread_name("server")
         .enable_all()
         .build()
+}
+
+/// What encrypts the connections of a front end, if anything does. Its certificates are followed from now on.
+fn acceptor(service: Service, is_allowed: bool, tls: &TlsArgs) -> Result<Option<Acceptor>, Fatal> {
+    if !is_allowed || !tls.is_on() {
+        return Ok(None);
+    }
+    let [certificate, key, client_roots] = service.tls_flags();
+    let file = |flag, path: &String| PemFile { flag, path: path.into() };
+    let files = Files {
+        certificate: file(certificate, &tls.server_cert),
+        key: file(key, &tls.server_key),
+        client_roots: tls.use_ssl_mutual.then(|| file(client_roots, &tls.root_cert)),
+    };
+    let protocol = match service {
+        Service::Http | Service::Metrics => Protocol::Http1,
+        Service::Grpc => Protocol::Http2,
+    };
+    let (acceptor, reloader) =
+        Acceptor::load(files, protocol).map_err(|error| Fatal::Certificates { service, error })?;
+    tokio::spawn(acceptor.clone().follow(reloader, CERTIFICATE_INTERVAL));
+    Ok(Some(acceptor))
 }
 
 /// Connections are files: a low limit that came with the shell must not turn callers away.

@@ -11,11 +11,12 @@ use std::{
 
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use server_tls::{Acceptor, Stream};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -68,15 +69,17 @@ pub(crate) async fn serve(
         if let Err(error) = set_options(&stream) {
             debug!("connection without the options of TCP: {error}");
         }
-        let connection = serve_connection(
-            stream,
-            dispatch.for_connection(),
-            builder(options),
-            ages(options),
-            options.handshake_timeout,
-            close_requested.subscribe(),
-        );
-        connections.spawn(connection);
+        let server = Server {
+            dispatch: dispatch.for_connection(),
+            builder: builder(options),
+            ages: ages(options),
+            handshake_end: Instant::now() + options.handshake_timeout,
+            close_requested: close_requested.subscribe(),
+        };
+        match &options.tls {
+            None => connections.spawn(server.serve(stream.into())),
+            Some(tls) => connections.spawn(server.serve_encrypted(tls.clone(), stream)),
+        };
     };
     let mut shutdown = pin!(shutdown);
     let leaves_first = async {
@@ -182,42 +185,61 @@ fn ages(options: &Options) -> Ages {
     Ages { soft: options.max_connection_age, grace: options.max_connection_age_grace }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
+/// What serves one connection.
+struct Server {
     dispatch: Dispatch,
     builder: http2::Builder<TokioExecutor>,
     ages: Ages,
-    handshake_timeout: Duration,
-    mut close_requested: watch::Receiver<()>,
-) {
-    let (socket, write_buffer) = Socket::new(stream);
-    let calls = dispatch.calls();
-    let answer = service_fn(move |request| dispatch.answer(request));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), answer));
-    let leave = async {
+    handshake_end: Instant,
+    close_requested: watch::Receiver<()>,
+}
+
+impl Server {
+    async fn serve(self, stream: Stream) {
+        let Self { dispatch, builder, ages, handshake_end, mut close_requested } = self;
+        let (socket, write_buffer) = Socket::new(stream);
+        let calls = dispatch.calls();
+        let answer = service_fn(move |request| dispatch.answer(request));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), answer));
+        let leave = async {
+            tokio::select! {
+                _ = close_requested.changed() => false,
+                () = sleep_or_never(ages.soft) => true,
+            }
+        };
+        let mut stalled = pin!(stalled(&write_buffer, handshake_end));
+        let is_old = tokio::select! {
+            () = drive(connection.as_mut(), &calls, &write_buffer) => return,
+            reason = &mut stalled => return debug!("connection closed: {reason}"),
+            is_old = leave => is_old,
+        };
+        connection.as_mut().graceful_shutdown();
+        let grace = if is_old { ages.grace } else { None };
         tokio::select! {
-            _ = close_requested.changed() => false,
-            () = sleep_or_never(ages.soft) => true,
+            () = drive(connection, &calls, &write_buffer) => {}
+            reason = stalled => debug!("connection closed: {reason}"),
+            () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
         }
-    };
-    let mut stalled = pin!(stalled(&write_buffer, handshake_timeout));
-    let is_old = tokio::select! {
-        () = drive(connection.as_mut(), &calls, &write_buffer) => return,
-        reason = &mut stalled => return debug!("connection closed: {reason}"),
-        is_old = leave => is_old,
-    };
-    connection.as_mut().graceful_shutdown();
-    let grace = if is_old { ages.grace } else { None };
-    tokio::select! {
-        () = drive(connection, &calls, &write_buffer) => {}
-        reason = stalled => debug!("connection closed: {reason}"),
-        () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
+    }
+
+    /// The same after the handshake of TLS. A connection that has none when connections are asked to end is dropped:
+    /// its client has asked for nothing.
+    async fn serve_encrypted(mut self, tls: Acceptor, socket: TcpStream) {
+        let accepted = tokio::select! {
+            accepted = timeout_at(self.handshake_end, tls.accept(socket)) => accepted,
+            _ = self.close_requested.changed() => return,
+        };
+        match accepted {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => debug!("TLS handshake failed: {error}"),
+            Err(_) => debug!("connection closed: no TLS handshake came in time"),
+        }
     }
 }
 
 /// Completes when the client keeps the connection waiting for too long, with the reason.
-async fn stalled(write_buffer: &WriteBuffer, handshake_timeout: Duration) -> &'static str {
-    sleep(handshake_timeout).await;
+async fn stalled(write_buffer: &WriteBuffer, handshake_end: Instant) -> &'static str {
+    sleep_until(handshake_end).await;
     if !write_buffer.is_handshake_received() {
         return "no HTTP/2 handshake came in time";
     }
@@ -284,20 +306,23 @@ mod tests {
     async fn pair() -> (TcpStream, Socket, WriteBuffer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0);
+        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
         (client, socket, write_buffer)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_no_handshake_or_reads_nothing_is_noticed() {
         let (mut client, mut socket, write_buffer) = pair().await;
-        assert_eq!(stalled(&write_buffer, HANDSHAKE_TIMEOUT).await, "no HTTP/2 handshake came in time");
+        assert_eq!(
+            stalled(&write_buffer, Instant::now() + HANDSHAKE_TIMEOUT).await,
+            "no HTTP/2 handshake came in time"
+        );
         client.write_all(&[0; 33]).await.unwrap();
         socket.read_exact(&mut [0; 33]).await.unwrap();
         // Writes until the socket takes no more, which the client never reads.
         let unread = async { while socket.write_all(&[0; 64 << 10]).await.is_ok() {} };
         tokio::select! {
-            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => assert_eq!(reason, "the client does not read"),
+            reason = stalled(&write_buffer, Instant::now() + HANDSHAKE_TIMEOUT) => assert_eq!(reason, "the client does not read"),
             () = unread => panic!("the connection broke"),
         }
     }
@@ -328,7 +353,7 @@ mod tests {
             }
         };
         tokio::select! {
-            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => panic!("{reason}"),
+            reason = stalled(&write_buffer, Instant::now() + HANDSHAKE_TIMEOUT) => panic!("{reason}"),
             () = async { while socket.write_all(&[0; 64 << 10]).await.is_ok() {} } => panic!("the connection broke"),
             () = reads_slowly => {}
         }
@@ -336,7 +361,7 @@ mod tests {
         client.write_all(&[0; 33]).await.unwrap();
         socket.read_exact(&mut [0; 33]).await.unwrap();
         tokio::select! {
-            reason = stalled(&write_buffer, HANDSHAKE_TIMEOUT) => panic!("{reason}"),
+            reason = stalled(&write_buffer, Instant::now() + HANDSHAKE_TIMEOUT) => panic!("{reason}"),
             () = sleep(UNREAD_TIMEOUT * 10) => {}
         }
     }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
 use server_engine::BlockingPool;
+use server_tls::Acceptor;
 
 /// How to serve gRPC.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub struct Options {
     pub keepalive_time: Duration,
     /// How long the acknowledgement of the ping may take: `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// Encrypts all connections: `--grpc-use-ssl`.
+    pub tls: Option<Acceptor>,
     /// How long a new connection may take until its client has sent the preface of HTTP/2 and the first frame.
     pub handshake_timeout: Duration,
     /// Age at which a connection is asked to end: `--grpc-max-connection-age`.
@@ -44,6 +47,7 @@ impl Default for Options {
         Self {
             keepalive_time: Duration::from_secs(7200),
             keepalive_timeout: Duration::from_secs(20),
+            tls: None,
             handshake_timeout: Duration::from_secs(20),
             max_connection_age: None,
             max_connection_age_grace: None,

@@ -5,9 +5,8 @@
 //! was asked for is followed by large ones. Very large writes are not copied; what is buffered is bounded.
 
 use std::{
-    future::Future,
     io::{self, IoSlice},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,21 +14,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
+use server_tls::{ReadAhead, ReadHalf, Stream, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most bytes buffered between two sends: seven frames of the usual 16 KiB.
 const MAX_BUFFERED: usize = 112 << 10;
 /// A write of so many bytes is sent directly: copying it would cost more than a system call.
 const LARGE: usize = 64 << 10;
-/// Bytes read at once while data streams in.
-const READ_AHEAD: usize = 64 << 10;
-
 /// Capacity an idle connection keeps, in bytes.
 const IDLE_CAPACITY: usize = 8 << 10;
 
@@ -38,13 +29,8 @@ const HANDSHAKE: usize = 24 + 9;
 
 /// What HTTP/2 reads and writes.
 pub(crate) struct Socket {
-    read: OwnedReadHalf,
-    /// Bytes read ahead; capacity only while data streams in.
-    ahead: Vec<u8>,
-    /// Bytes of `ahead` that HTTP/2 has.
-    taken: usize,
-    /// Whether the last read found at least as much as was asked for.
-    is_streaming: bool,
+    read: ReadHalf,
+    ahead: ReadAhead,
     /// Bytes of the handshake that have not come yet.
     handshake_left: usize,
     write_buffer: WriteBuffer,
@@ -60,7 +46,7 @@ struct Shared {
 }
 
 struct Writer {
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     buffered: Vec<u8>,
     /// Bytes of `buffered` that are sent already.
     sent: usize,
@@ -72,19 +58,13 @@ struct Writer {
 
 impl Socket {
     /// Splits a connection into what HTTP/2 uses and the buffer its driver sends.
-    pub(crate) fn new(stream: TcpStream) -> (Self, WriteBuffer) {
+    pub(crate) fn new(stream: Stream) -> (Self, WriteBuffer) {
         let (read, write) = stream.into_split();
         let writer = Writer { write, buffered: Vec::new(), sent: 0, total_sent: 0, is_blocked: false };
         let shared = Shared { writer: Mutex::new(writer), is_handshake_received: AtomicBool::new(false) };
         let write_buffer = WriteBuffer(Arc::new(shared));
-        let socket = Self {
-            read,
-            ahead: Vec::new(),
-            taken: 0,
-            is_streaming: false,
-            handshake_left: HANDSHAKE,
-            write_buffer: write_buffer.clone(),
-        };
+        let socket =
+            Self { read, ahead: ReadAhead::default(), handshake_left: HANDSHAKE, write_buffer: write_buffer.clone() };
         (socket, write_buffer)
     }
 }
@@ -102,8 +82,7 @@ impl WriteBuffer {
 
     /// How many bytes were sent so far, if more wait for space in the socket.
     pub(crate) fn blocked_at(&self) -> Option<u64> {
-        let writer = self.lock();
-        writer.is_blocked.then_some(writer.total_sent)
+        self.lock().blocked_at()
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -123,7 +102,15 @@ impl Writer {
         self.buffered.clear();
         self.buffered.shrink_to(IDLE_CAPACITY);
         self.sent = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.write).poll_flush(context)
+    }
+
+    /// What was sent, if more waits: what TLS has taken but the socket has not waits too.
+    fn blocked_at(&self) -> Option<u64> {
+        match self.write.progress() {
+            None => self.is_blocked.then_some(self.total_sent),
+            Some(progress) => progress.is_blocked.then_some(progress.sent),
+        }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -151,35 +138,6 @@ impl Writer {
     }
 }
 
-impl Socket {
-    /// Reads what there is, up to what `buffer` takes and ahead of it while data streams in.
-    fn poll_read_ahead(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.taken == self.ahead.len() {
-            if !self.is_streaming {
-                let outcome = Pin::new(&mut self.read).poll_read(context, buffer);
-                self.is_streaming = buffer.remaining() == 0;
-                return outcome;
-            }
-            self.ahead.clear();
-            self.taken = 0;
-            self.ahead.reserve_exact(READ_AHEAD);
-            let read = pin!(self.read.read_buf(&mut self.ahead)).poll(context);
-            self.is_streaming = self.ahead.len() >= buffer.remaining();
-            if !self.is_streaming {
-                // The stream pauses: what is there fits, so nothing stays ahead.
-                buffer.put_slice(&self.ahead);
-                self.ahead = Vec::new();
-                return read.map_ok(|_| ());
-            }
-            ready!(read)?;
-        }
-        let count = buffer.remaining().min(self.ahead.len() - self.taken);
-        buffer.put_slice(&self.ahead[self.taken..self.taken + count]);
-        self.taken += count;
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -187,7 +145,11 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let outcome = self.poll_read_ahead(context, buffer);
+        let Self { read, ahead, .. } = &mut *self;
+        let outcome = match read.is_unbuffered() {
+            true => ahead.poll_read(read, context, buffer),
+            false => Pin::new(read).poll_read(context, buffer),
+        };
         if self.handshake_left > 0 {
             self.handshake_left = self.handshake_left.saturating_sub(buffer.filled().len() - before);
             let is_received = self.handshake_left == 0;
@@ -230,14 +192,17 @@ impl AsyncWrite for Socket {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
     async fn pair() -> (TcpStream, Socket, WriteBuffer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0);
+        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
         (client, socket, write_buffer)
     }
 
@@ -281,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn reads_of_every_size_give_the_bytes_in_order() {
         let sent: Vec<u8> = (0..3_000_000u32).map(|index| (index % 251) as u8).collect();
-        for size in [1, 9, 64, 8 << 10, 16_393, READ_AHEAD, 1 << 20] {
+        for size in [1, 9, 64, 8 << 10, 16_393, 64 << 10, 1 << 20] {
             let (mut client, mut socket, _write_buffer) = pair().await;
             let bytes = sent[..sent.len().min(size * 10_000)].to_vec();
             let expected = bytes.clone();

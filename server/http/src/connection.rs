@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{StatusCode, Version};
+use server_tls::{Progress, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -169,7 +170,20 @@ impl Activity {
         }
     }
 
-    fn count_write(&self, outcome: &Poll<io::Result<usize>>) {
+    /// Counts a write. `stream` knows better than its outcome what has left, if it has a buffer of its own.
+    fn count_write(&self, outcome: &Poll<io::Result<usize>>, stream: &Stream) {
+        match stream.progress() {
+            None => self.count_written(outcome),
+            Some(progress) => self.note_progress(progress),
+        }
+    }
+
+    fn note_progress(&self, progress: Progress) {
+        self.bytes_out.store(progress.sent, Relaxed);
+        self.is_write_blocked.store(progress.is_blocked, Relaxed);
+    }
+
+    fn count_written(&self, outcome: &Poll<io::Result<usize>>) {
         match outcome {
             Poll::Ready(Ok(count)) => {
                 self.bytes_out.fetch_add(*count as u64, Relaxed);
@@ -227,9 +241,9 @@ impl StallDetector {
     }
 }
 
-/// A socket that keeps its [`Activity`].
+/// A stream that keeps its [`Activity`].
 pub(crate) struct MonitoredStream {
-    stream: TcpStream,
+    stream: Stream,
     /// What was read from it before, to be read again.
     unread: Bytes,
     activity: Arc<Activity>,
@@ -239,13 +253,20 @@ pub(crate) struct MonitoredStream {
 
 impl MonitoredStream {
     /// `unread` is read before what comes from the socket.
-    pub(crate) fn new(stream: TcpStream, unread: Bytes, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> Self {
         Self { stream, unread, activity, error: None }
     }
 
-    /// The socket.
-    pub(crate) fn into_inner(self) -> TcpStream {
+    /// The stream.
+    pub(crate) fn into_inner(self) -> Stream {
         self.stream
+    }
+
+    /// Notes what has left a stream with a buffer of its own: the last of a response leaves when it is flushed.
+    fn note_flushed(&self) {
+        if let Some(progress) = self.stream.progress() {
+            self.activity.note_progress(progress);
+        }
     }
 
     /// Looks for the end of the client's side while a request runs, when hyper does not read.
@@ -253,16 +274,14 @@ impl MonitoredStream {
     /// Errors: the connection is reset.
     fn watch(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.activity.is_half_closed() {
-            let mut byte = [0];
-            let Poll::Ready(count) = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte)) else {
-                return Ok(());
-            };
-            if count? > 0 {
-                return Ok(());
+            match self.stream.poll_is_at_end(context) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending | Poll::Ready(Ok(false)) => return Ok(()),
             }
             self.activity.is_half_closed.store(true, Relaxed);
             // without a descriptor to spare, the next probe finds the error
-            self.error = socket_error(&self.stream).ok();
+            self.error = socket_error(self.stream.socket()).ok();
         }
         self.check_half_closed(context)
     }
@@ -270,18 +289,17 @@ impl MonitoredStream {
     /// Whether a half-closed connection has ended for good. Probes it first if that is due.
     fn check_half_closed(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.activity.wants_probe.swap(false, Relaxed) {
-            match self.stream.try_write(PROBE) {
-                Ok(PROBE_LENGTH) => {}
-                Ok(_) => return Err(io::ErrorKind::WriteZero.into()), // half a probe would spoil the response
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            match Pin::new(&mut self.stream).poll_write(context, PROBE) {
+                Poll::Ready(Ok(PROBE_LENGTH)) | Poll::Pending => {}
+                Poll::Ready(Ok(_)) => return Err(io::ErrorKind::WriteZero.into()), // half a probe would spoil the response
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
         if self.error.as_mut().is_some_and(|error| error.as_mut().poll(context).is_ready()) {
             self.error = None;
         }
         // reading would only give the end again
-        self.stream.take_error()?.map_or(Ok(()), Err)
+        self.stream.socket().take_error()?.map_or(Ok(()), Err)
     }
 }
 
@@ -318,7 +336,7 @@ impl AsyncWrite for MonitoredStream {
             return Poll::Ready(Ok(bytes.len()));
         }
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.activity.count_write(&outcome);
+        self.activity.count_write(&outcome, &self.stream);
         outcome
     }
 
@@ -331,7 +349,7 @@ impl AsyncWrite for MonitoredStream {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.activity.count_write(&outcome);
+        self.activity.count_write(&outcome, &self.stream);
         outcome
     }
 
@@ -344,14 +362,18 @@ impl AsyncWrite for MonitoredStream {
         if self.activity.is_running() {
             self.watch(context)?;
         }
-        Pin::new(&mut self.stream).poll_flush(context)
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.note_flushed();
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.suppressed_status().is_some() {
             return Poll::Ready(Ok(())); // the response is still to come
         }
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.note_flushed();
+        outcome
     }
 }
 
@@ -387,9 +409,9 @@ mod tests {
             assert!(!activity.request_probe());
             activity.request_read();
             assert_eq!(activity.request_probe(), expected);
-            activity.count_write(&Poll::Pending);
+            activity.count_written(&Poll::Pending);
             assert!(!activity.request_probe());
-            activity.count_write(&Poll::Ready(Ok(1)));
+            activity.count_written(&Poll::Ready(Ok(1)));
             assert_eq!(activity.request_probe(), expected);
             activity.answered();
             assert!(!activity.request_probe());
@@ -441,14 +463,14 @@ mod tests {
     #[test]
     fn a_response_that_is_not_read_is_a_stall() {
         let (activity, mut stalls) = (Activity::default(), StallDetector::default());
-        activity.count_write(&Poll::Ready(Ok(10)));
-        activity.count_write(&Poll::Pending);
+        activity.count_written(&Poll::Ready(Ok(10)));
+        activity.count_written(&Poll::Pending);
         assert!(!stalls.is_stalled(&activity));
-        activity.count_write(&Poll::Ready(Ok(16 << 10)));
-        activity.count_write(&Poll::Pending);
+        activity.count_written(&Poll::Ready(Ok(16 << 10)));
+        activity.count_written(&Poll::Pending);
         assert!(!stalls.is_stalled(&activity));
-        activity.count_write(&Poll::Ready(Ok(10)));
-        activity.count_write(&Poll::Pending);
+        activity.count_written(&Poll::Ready(Ok(10)));
+        activity.count_written(&Poll::Pending);
         assert!(stalls.is_stalled(&activity), "a byte now and then is not enough");
     }
 }

@@ -17,9 +17,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use server_tls::Stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
@@ -55,7 +55,7 @@ struct Shared<A> {
 }
 
 /// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
-pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>, stop: watch::Receiver<()>) {
+pub(crate) async fn drive(stream: Stream, application: Arc<impl Application>, stop: watch::Receiver<()>) {
     let activity = Arc::new(Activity::default());
     let shared = Arc::new(Shared { application, activity: activity.clone() });
     let service = service_fn(move |request: http::Request<_>| {
@@ -148,7 +148,7 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
         let Parts { io, read_buf, service, .. } = connection.into_parts();
         let stream = io.into_inner().into_inner();
         if takes_many_fields || status != StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
-            _ = timeout(LAST_RESPONSE_TIME, refuse(stream, status, &error)).await;
+            _ = timeout(LAST_RESPONSE_TIME, refuse(stream, &refusal(status, &error.to_string()))).await;
             return;
         }
         // room for many header fields costs each request two allocations: only connections that need it have it
@@ -163,9 +163,15 @@ pub(crate) async fn drive(stream: TcpStream, application: Arc<impl Application>,
     }
 }
 
+/// Tells a client that did not begin with TLS that this port wants it.
+pub(crate) async fn refuse_plain(stream: Stream) {
+    let message = "this port is for HTTPS only: send the request to https:// instead of http://";
+    _ = timeout(LAST_RESPONSE_TIME, refuse(stream, &last_response(StatusCode::BAD_REQUEST, message))).await;
+}
+
 /// Answers what is no request to hyper, whose own responses have no body, and ends the connection.
-async fn refuse(mut stream: TcpStream, status: StatusCode, error: &hyper::Error) -> std::io::Result<()> {
-    stream.write_all(&refusal(status, &error.to_string())).await?;
+async fn refuse(mut stream: Stream, response: &[u8]) -> std::io::Result<()> {
+    stream.write_all(response).await?;
     stream.shutdown().await?;
     // closing a socket with unread bytes would reset the connection, and with it the response on its way
     let mut rest = [0; 4096];
@@ -182,7 +188,11 @@ fn refusal(status: StatusCode, error: &str) -> Vec<u8> {
         StatusCode::URI_TOO_LONG => "the request target exceeds the maximum of 65534 bytes. Send a shorter one.".into(),
         _ => format!("the request is not HTTP/1.1: {error}. Send it as RFC 9112 defines it."),
     };
-    let body = error_json(&message);
+    last_response(status, &message)
+}
+
+fn last_response(status: StatusCode, message: &str) -> Vec<u8> {
+    let body = error_json(message);
     let mut response = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()

@@ -37,6 +37,7 @@ use std::sync::Arc;
 
 use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
 use server_engine::BlockingPool;
+use server_tls::Acceptor;
 
 pub use serve::{serve, serve_metrics};
 
@@ -53,6 +54,8 @@ pub struct Options {
     pub byte_budget: Arc<ByteBudget>,
     /// Threads for what takes long, shared by all front ends: large JSON, compression, classification.
     pub blocking_pool: BlockingPool,
+    /// Encrypts all connections: `--http-use-ssl`.
+    pub tls: Option<Acceptor>,
 }
 
 impl Default for Options {
@@ -63,6 +66,7 @@ impl Default for Options {
             forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),
+            tls: None,
         }
     }
 }

@@ -4,19 +4,28 @@ use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use server_core::byte_budget::ByteBudget;
 use server_engine::Engine;
+use server_tls::{AcceptError, Acceptor, Stream};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{debug, warn};
 
-use crate::{Options, application::Application, drive::drive, metrics::Metrics, server::Server};
+use crate::{
+    Options,
+    application::Application,
+    drive::{drive, refuse_plain},
+    metrics::Metrics,
+    server::Server,
+};
 
 /// Pause after an `accept` that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Silence after which TCP probes a peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long a client may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves the inference protocol until `shutdown` is ready, and returns when the last answer is sent.
 ///
@@ -24,21 +33,28 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// `Connection: close`. How long to wait for that is for the caller to decide: dropping the future leaves the
 /// connections to themselves.
 pub async fn serve(listener: TcpListener, engine: Arc<Engine>, options: Options, shutdown: impl Future<Output = ()>) {
-    accept(listener, Arc::new(Server { engine, options }), shutdown).await;
+    let tls = options.tls.clone();
+    accept(listener, tls, Arc::new(Server { engine, options }), shutdown).await;
 }
 
-/// Serves the metrics page until `shutdown` is ready: `GET /metrics` in Prometheus' text format. `byte_budget` is that
-/// of the front ends.
+/// Serves the metrics page until `shutdown` is ready: `GET /metrics` in Prometheus' text format, encrypted
+/// with `tls`. `byte_budget` is that of the front ends.
 pub async fn serve_metrics(
     listener: TcpListener,
     engine: Arc<Engine>,
     byte_budget: Arc<ByteBudget>,
+    tls: Option<Acceptor>,
     shutdown: impl Future<Output = ()>,
 ) {
-    accept(listener, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
+    accept(listener, tls, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
 }
 
-async fn accept(listener: TcpListener, application: Arc<impl Application>, shutdown: impl Future<Output = ()>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    application: Arc<impl Application>,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopping) = watch::channel(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -50,7 +66,11 @@ async fn accept(listener: TcpListener, application: Arc<impl Application>, shutd
                     if let Err(error) = set_options(&stream) {
                         debug!(%error, "a socket option could not be set");
                     }
-                    tokio::spawn(drive(stream, application.clone(), stopping.clone()));
+                    let (application, stopping) = (application.clone(), stopping.clone());
+                    match &tls {
+                        None => tokio::spawn(drive(stream.into(), application, stopping)),
+                        Some(tls) => tokio::spawn(drive_encrypted(tls.clone(), stream, application, stopping)),
+                    };
                 }
                 Err(error) if is_about_one_connection(&error) => debug!(%error, "a connection ended before it began"),
                 Err(error) => {
@@ -64,6 +84,25 @@ async fn accept(listener: TcpListener, application: Arc<impl Application>, shutd
     drop(stopping);
     let _ = stop.send(()); // fails only if there are no connections
     stop.closed().await; // each connection holds a receiver
+}
+
+/// Drives a connection after its handshake. One that has none when the server stops has asked for nothing, and is dropped.
+async fn drive_encrypted(
+    tls: Acceptor,
+    socket: TcpStream,
+    application: Arc<impl Application>,
+    mut stop: watch::Receiver<()>,
+) {
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
+        _ = stop.changed() => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => drive(stream, application, stop).await,
+        Ok(Err(AcceptError::NotTls(socket))) => refuse_plain(Stream::Plain(socket)).await,
+        Ok(Err(error)) => debug!(%error, "a handshake failed"),
+        Err(_) => debug!("a connection is closed because its handshake took too long"),
+    }
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -154,7 +154,7 @@ async fn the_metrics_page_has_a_port_of_its_own() {
     let budget = Arc::new(ByteBudget::new(1000));
     let _held = budget.reserve(10).unwrap();
     let engine = server.engine.clone();
-    let served = tokio::spawn(server_http::serve_metrics(listener, engine, budget, async { _ = stopped.await }));
+    let served = tokio::spawn(server_http::serve_metrics(listener, engine, budget, None, async { _ = stopped.await }));
     let mut server = server;
     server.address = address;
     let page = server.get("/metrics").await;

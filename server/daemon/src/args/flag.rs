@@ -30,8 +30,6 @@ pub(crate) enum Effect {
     Set(fn(&mut Args, &str) -> Result<(), String>),
     /// Known, checked in form, and ignored: named in a warning unless it repeats the default.
     Unused(fn(&str) -> Result<(), String>),
-    /// Known, and only its default is supported: ignoring another value would weaken the server.
-    Refused(fn(&str) -> Result<(), String>, &'static str),
     /// Shows the usage text and ends.
     Help,
     /// Shows the version and ends.
@@ -85,17 +83,4 @@ macro_rules! unused {
     };
 }
 
-/// `refused!("name": Type = "default", "help", "cure")`: a flag of which only the default is supported.
-macro_rules! refused {
-    ($name:literal : $type:ty = $default:literal, $help:literal, $cure:literal) => {
-        Flag {
-            name: $name,
-            form: <$type as Value>::FORM,
-            default: $default,
-            help: $help,
-            effect: Effect::Refused(|text| <$type as Value>::read(text).map(drop), $cure),
-        }
-    };
-}
-
-pub(crate) use {refused, set, unused};
+pub(crate) use {set, unused};

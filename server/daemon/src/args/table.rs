@@ -1,7 +1,8 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
 //! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs`,
-//! `--max-inflight-request-bytes`, `--gpu-fallback` and `--version` are additions.
+//! `--max-inflight-request-bytes`, `--gpu-fallback`, `--version` and the flags for TLS of HTTP and of the metrics page are
+//! additions.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -11,7 +12,7 @@ use std::{
 
 use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
-    flag::{Effect, Flag, Group, refused, set, unused},
+    flag::{Effect, Flag, Group, set, unused},
     setting::{
         DeviceBytes, DeviceFraction, GlobalSetting, LimitedResource, NamedSetting, PortRange, Restriction, Setting,
     },
@@ -152,6 +153,18 @@ const HTTP: &[Flag] = &[
     set!("http-restricted-api": Restriction = "",
         "Calls of these categories must bring this header with this value. May be given several times.",
         |args, restriction| args.http.restrictions.push(restriction)),
+    set!("http-use-ssl": bool = "false", "Whether to encrypt HTTP with TLS.",
+        |args, on| args.http.tls.use_ssl = on),
+    set!("http-use-ssl-mutual": bool = "false",
+        "The same, and clients must bring a certificate that leads to --http-root-cert.",
+        |args, on| args.http.tls.use_ssl_mutual = on),
+    set!("http-server-cert": String = "",
+        "File with the server's certificate, and those that lead to its root, PEM. Read again when it changes, like the others.",
+        |args, path| args.http.tls.server_cert = path),
+    set!("http-server-key": String = "", "File with the key of that certificate, PEM.",
+        |args, path| args.http.tls.server_key = path),
+    set!("http-root-cert": String = "", "File with the roots of the certificates of clients, PEM.",
+        |args, path| args.http.tls.root_cert = path),
 ];
 
 const GRPC: &[Flag] = &[
@@ -171,11 +184,18 @@ const GRPC: &[Flag] = &[
     set!("grpc-max-response-pool-size": u32 = "2147483647",
         "Responses of one decoupled request kept for a slow reader, besides the limit of 256 KiB.",
         |args, most| args.grpc.max_unread_responses = (most < i32::MAX as u32).then_some(most as usize)),
-    refused!("grpc-use-ssl": bool = "false", "Serve gRPC over TLS.", "end TLS in the proxy in front"),
-    refused!("grpc-use-ssl-mutual": bool = "false", "Ask gRPC clients for certificates.", "end TLS in the proxy in front"),
-    unused!("grpc-server-cert": String = "", "File with the server's certificate, PEM."),
-    unused!("grpc-server-key": String = "", "File with the server's key, PEM."),
-    unused!("grpc-root-cert": String = "", "File with the root certificate, PEM."),
+    set!("grpc-use-ssl": bool = "false", "Whether to encrypt gRPC with TLS.",
+        |args, on| args.grpc.tls.use_ssl = on),
+    set!("grpc-use-ssl-mutual": bool = "false",
+        "The same, and clients must bring a certificate that leads to --grpc-root-cert.",
+        |args, on| args.grpc.tls.use_ssl_mutual = on),
+    set!("grpc-server-cert": String = "",
+        "File with the server's certificate, and those that lead to its root, PEM. Read again when it changes, like the others.",
+        |args, path| args.grpc.tls.server_cert = path),
+    set!("grpc-server-key": String = "", "File with the key of that certificate, PEM.",
+        |args, path| args.grpc.tls.server_key = path),
+    set!("grpc-root-cert": String = "", "File with the roots of the certificates of clients, PEM.",
+        |args, path| args.grpc.tls.root_cert = path),
     set!("grpc-infer-response-compression-level": Compression = "none",
         "Whether to compress inference responses: none, or low, medium and high, which are the same here.",
         |args, level| args.grpc.compression = level),
@@ -222,6 +242,18 @@ const METRICS: &[Flag] = &[
         |args, address| args.metrics.address = address),
     set!("metrics-port": Port = "8002", "Port of the metrics endpoint; 0 takes a free one.",
         |args, port| args.metrics.set_port(port)),
+    set!("metrics-use-ssl": bool = "false", "Whether to encrypt the metrics page with TLS.",
+        |args, on| args.metrics_tls.use_ssl = on),
+    set!("metrics-use-ssl-mutual": bool = "false",
+        "The same, and clients must bring a certificate that leads to --metrics-root-cert.",
+        |args, on| args.metrics_tls.use_ssl_mutual = on),
+    set!("metrics-server-cert": String = "",
+        "File with the server's certificate, and those that lead to its root, PEM. Read again when it changes, like the others.",
+        |args, path| args.metrics_tls.server_cert = path),
+    set!("metrics-server-key": String = "", "File with the key of that certificate, PEM.",
+        |args, path| args.metrics_tls.server_key = path),
+    set!("metrics-root-cert": String = "", "File with the roots of the certificates of clients, PEM.",
+        |args, path| args.metrics_tls.root_cert = path),
     set!("metrics-interval-ms": Milliseconds = "2000",
         "Milliseconds for which a reading of processors and memory counts: pages in between show the same.",
         |args, interval| args.metrics_interval = interval.0),

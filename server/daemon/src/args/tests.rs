@@ -77,8 +77,7 @@ fn flags_act_on_what_they_name() {
                 reuse_port: true,
             },
             max_input_size: 1000,
-            restrictions: Vec::new(),
-            forwarded_headers: None,
+            ..Args::default().http
         },
         grpc: GrpcArgs {
             endpoint: Endpoint {
@@ -258,12 +257,50 @@ fn values_that_name_nothing_are_refused() {
 }
 
 #[test]
-fn what_would_weaken_the_server_if_ignored_is_refused() {
-    assert_eq!(args("--grpc-use-ssl=false"), args(""));
-    refuses(
-        "--grpc-use-ssl=true",
-        concat!(r#"Bad option: "--grpc-use-ssl": 'true' is not offered: "#, "end TLS in the proxy in front"),
-    );
+fn each_front_end_has_certificates_of_its_own() {
+    let all = |service: &str| {
+        format!(
+            "--{service}-use-ssl=true --{service}-use-ssl-mutual=on --{service}-server-cert={service}.crt \
+             --{service}-server-key={service}.key --{service}-root-cert={service}.ca "
+        )
+    };
+    let expect = |service: &str| TlsArgs {
+        use_ssl: true,
+        use_ssl_mutual: true,
+        server_cert: format!("{service}.crt"),
+        server_key: format!("{service}.key"),
+        root_cert: format!("{service}.ca"),
+    };
+    let args = args(&(all("http") + &all("grpc") + &all("metrics")));
+    assert_eq!(args.http.tls, expect("http"));
+    assert_eq!(args.grpc.tls, expect("grpc"));
+    assert_eq!(args.metrics_tls, expect("metrics"));
+    assert!(args.unsupported_flags.is_empty());
+}
+
+#[test]
+fn encryption_needs_certificates_and_only_encryption_does() {
+    for service in ["http", "grpc", "metrics"] {
+        let key = format!("--{service}-server-key=k");
+        let pair = format!("--{service}-server-cert=c {key}");
+        for given in ["", &key] {
+            for flag in ["use-ssl", "use-ssl-mutual"] {
+                let expect = format!(
+                    "--{service}-use-ssl needs the server's certificate and key: give --{service}-server-cert and \
+                     --{service}-server-key"
+                );
+                refuses(&format!("--{service}-{flag}=true {given}"), &expect);
+            }
+        }
+        let expect = format!(
+            "--{service}-use-ssl-mutual needs the roots of the certificates that clients bring: give --{service}-root-cert"
+        );
+        refuses(&format!("--{service}-use-ssl-mutual=true {pair}"), &expect);
+        args(&format!("--{service}-use-ssl=true {pair}"));
+        args(&pair);
+        args(&format!("--{service}-use-ssl=false --{service}-root-cert=r"));
+    }
+    args("--allow-metrics=false --metrics-use-ssl=true");
 }
 
 #[test]

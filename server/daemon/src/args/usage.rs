@@ -34,9 +34,6 @@ fn describe(flag: &Flag, text: &mut String) {
     }
     match flag.effect {
         Effect::Unused(_) => help.push_str(" (Accepted and ignored.)"),
-        Effect::Refused(_, cure) => {
-            let _ = write!(help, " (Only the default is offered: {cure}.)");
-        }
         Effect::Set(_) | Effect::Help | Effect::Version => {}
     }
     wrap(&help, text);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hyper_util::rt::TokioIo;
 use server_core::{
     backend::Backends, interface::ModelId, request::VersionChoice, stats::ModelSnapshot, tensor::DataType,
 };
@@ -17,8 +18,15 @@ use server_proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
     infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
 };
+use server_tls::Protocol;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;
+use tower::service_fn;
+
+use crate::encrypting::Encrypting;
+
+/// Whether connections are encrypted: in the test program `over_tls`, which is made of the tests of the other.
+pub(crate) const OVER_TLS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"over_tls");
 
 /// Longest a test waits for a state.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<std::io::Result<()>>,
+    encrypting: Option<Encrypting>,
     _folder: tempfile::TempDir,
 }
 
@@ -45,7 +54,7 @@ impl Server {
     }
 
     /// The same with more models, and with these backends.
-    pub(crate) async fn of_backends(options: Options, more: &[(&str, &str)], backends: Arc<dyn Backends>) -> Self {
+    pub(crate) async fn of_backends(mut options: Options, more: &[(&str, &str)], backends: Arc<dyn Backends>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
@@ -76,17 +85,36 @@ impl Server {
         assert_eq!(engine.start().await, Ok(server_engine::Startup::AllReady));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let encrypting = OVER_TLS.then(|| Encrypting::new(Protocol::Http2));
+        options.tls = encrypting.as_ref().map(|encrypting| encrypting.acceptor.clone());
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             let _ = stopped.await;
         };
         let served = tokio::spawn(server_grpc::serve(listener, engine.clone(), options, stopped));
-        Self { engine, address, stop: Some(stop), served, _folder: folder }
+        Self { engine, address, stop: Some(stop), served, encrypting, _folder: folder }
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        let channel = match self.encrypting.clone() {
+            None => endpoint.connect().await.unwrap(),
+            Some(encrypting) => {
+                let address = self.address;
+                let connect = move |_| {
+                    let encrypting = encrypting.clone();
+                    async move { Ok::<_, std::io::Error>(TokioIo::new(encrypting.connect(address).await)) }
+                };
+                endpoint.connect_with_connector(service_fn(connect)).await.unwrap()
+            }
+        };
         GrpcInferenceServiceClient::new(channel).max_decoding_message_size(usize::MAX)
+    }
+
+    /// A connection with nothing but the handshake of TLS.
+    #[allow(dead_code)] // used where connections are encrypted
+    pub(crate) async fn connect_encrypted(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        self.encrypting.as_ref().expect("connections are encrypted").connect(self.address).await
     }
 
     /// Asks the front end to end.

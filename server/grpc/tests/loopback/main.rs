@@ -5,6 +5,8 @@
 mod admin;
 mod connection;
 mod decoupled;
+#[path = "../../../tls/tests/harness/encrypting.rs"]
+mod encrypting;
 mod harness;
 mod infer;
 mod placement;

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each test program uses its own part of it; a test may panic
 
+#[path = "../../../tls/tests/harness/encrypting.rs"]
+mod encrypting;
+mod wire;
+
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use server_core::{
@@ -12,12 +16,18 @@ use server_core::{
 };
 use server_engine::{ControlMode, Engine, Inference, Options as EngineOptions};
 use server_http::Options;
+use server_tls::Protocol;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
 };
+
+use self::{encrypting::Encrypting, wire::Wire};
+
+/// Whether connections are encrypted: in the test program `over_tls`, which is made of the tests of others.
+pub(crate) const OVER_TLS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"over_tls");
 
 /// Generous: only a server that hangs takes so long.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -28,6 +38,7 @@ pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     pub(crate) served: JoinHandle<()>,
+    encrypting: Option<Encrypting>,
     folder: tempfile::TempDir,
 }
 
@@ -44,9 +55,11 @@ impl TestServer {
     pub(crate) async fn of_backends(
         models: &[(&str, &str)],
         control_mode: ControlMode,
-        options: Options,
+        mut options: Options,
         backends: Arc<dyn Backends>,
     ) -> Self {
+        let encrypting = OVER_TLS.then(|| Encrypting::new(Protocol::Http1));
+        options.tls = encrypting.as_ref().map(|encrypting| encrypting.acceptor.clone());
         let folder = tempfile::tempdir().unwrap();
         for (name, config) in models {
             add_model(folder.path(), name, config);
@@ -60,7 +73,7 @@ impl TestServer {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
         let served = tokio::spawn(server_http::serve(listener, engine.clone(), options, shutdown));
-        Self { engine, address, stop: Some(stop), served, folder }
+        Self { engine, address, stop: Some(stop), served, encrypting, folder }
     }
 
     pub(crate) fn add_model(&self, name: &str, config: &str) {
@@ -72,7 +85,11 @@ impl TestServer {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
+        let stream = match &self.encrypting {
+            None => Wire::Plain(TcpStream::connect(self.address).await.unwrap()),
+            Some(encrypting) => Wire::Tls(Box::new(encrypting.connect(self.address).await)),
+        };
+        Client { stream: BufReader::new(stream) }
     }
 
     /// One request on a connection of its own.
@@ -102,7 +119,7 @@ pub(crate) fn one_tensor(data_type: &str, dims: &str, extra: &str) -> String {
 
 /// A connection.
 pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Wire>,
 }
 
 /// What came back.
@@ -137,6 +154,7 @@ impl Answer {
 impl Client {
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -217,7 +235,7 @@ impl Client {
 
     /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
-        self.stream.into_inner().set_zero_linger().unwrap();
+        self.stream.into_inner().socket().set_zero_linger().unwrap();
     }
 
     /// The final response, behind any number of interim ones.

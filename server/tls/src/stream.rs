@@ -1,0 +1,154 @@
+//! What a front end reads and writes: a socket, or an encrypted stream over one.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    halves::{ReadHalf, WriteHalf},
+    transport::{Progress, Transport},
+};
+
+/// An accepted connection.
+///
+/// The end of the client's side is read as such also if TLS does not announce it: many clients close the socket without a
+/// word, and both protocols of this server say in their own messages where those end, so that nothing cut short passes for
+/// whole. What TLS has taken to be sent leaves with `poll_flush`.
+#[derive(Debug)]
+pub enum Stream {
+    /// Not encrypted.
+    Plain(TcpStream),
+    /// Encrypted.
+    Tls(Box<Encrypted>),
+}
+
+/// An encrypted connection.
+#[derive(Debug)]
+pub struct Encrypted(pub(crate) TlsStream<Transport>);
+
+impl Stream {
+    /// The socket, for its options and errors: what it carries may be encrypted.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.0.get_ref().0.socket(),
+        }
+    }
+
+    /// How far sending is; `None` without TLS, where a write that is ready has reached the socket.
+    pub fn progress(&self) -> Option<Progress> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.progress()),
+        }
+    }
+
+    /// Whether the client has ended its side. Takes nothing out of the stream; pending while there is nothing to read.
+    ///
+    /// Errors: the connection is broken.
+    pub fn poll_is_at_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        match self {
+            Self::Plain(socket) => socket.poll_peek(context, &mut ReadBuf::new(&mut [0])).map_ok(|count| count == 0),
+            Self::Tls(stream) => match Pin::new(&mut stream.0).poll_fill_buf(context) {
+                Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(bytes.is_empty())),
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(true)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    /// One half to read and one to write, for users that do both at a time.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Plain(socket) => {
+                let (read, write) = socket.into_split();
+                (ReadHalf::Plain(read), WriteHalf::Plain(write))
+            }
+            Self::Tls(stream) => {
+                let stream = Arc::new(Mutex::new(*stream));
+                (ReadHalf::Tls(stream.clone()), WriteHalf::Tls(stream))
+            }
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Self::Tls(stream) => stream.poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(&mut stream.0).poll_write(context, bytes),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(&mut stream.0).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Self::Tls(stream) => Pin::new(&mut stream.0).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(&mut stream.0).poll_shutdown(context),
+        }
+    }
+}
+
+impl Encrypted {
+    pub(crate) fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(context, buffer) {
+            Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            outcome => outcome,
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.0.get_ref().0.progress()
+    }
+}
