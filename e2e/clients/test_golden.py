@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import ask
+import client_memory
 import differences
 import pytest
 import python_differences
@@ -33,7 +34,8 @@ def answers(tmp_path_factory):
             scene = scenes.SCENES[scene_name]
             folder = tmp_path_factory.mktemp(scene_name)
             repository.write_scene(folder, scene, "identity")
-            with Server(folder, *scene["flags"], env={"PATH": PATH}, wait="live") as server:
+            flags = [*scene["flags"], *scene.get("our_flags", [])]
+            with client_memory.segments(scene), Server(repository.folders(folder, scene), *flags, env={"PATH": PATH}, wait="live") as server:
                 until(lambda: "Started HTTPService" in server.log(), "the start-up set to be loaded or refused")
                 asked = repository.for_backend(scene["cases"], "identity")
                 known[scene_name] = {case["name"]: without_paths(ask.ask(case, server.http, server.grpc, server.metrics), folder) for case in asked}
@@ -45,7 +47,7 @@ def answers(tmp_path_factory):
 def without_paths(answer, folder):
     """The answer with the repository and Python's own files called as in the recordings."""
     text = json.dumps(answer)
-    for place, word in ((folder, "MODELS"), (Path(json.__file__).parents[1], "PYTHON")):
+    for place, word in ((folder, "MODELS"), (Path(json.__file__).parents[1], "PYTHON"), (client_memory.PREFIX, "SEGMENT_")):
         text = text.replace(json.dumps(str(place))[1:-1], word)
     return json.loads(text)
 

@@ -33,10 +33,10 @@ def ask_http(case, port, deadline):
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
         body = case.get("body", b"")
-        headers = dict(case.get("headers", {}))
-        if body or method == "POST":
-            headers.setdefault("Content-Length", str(len(body)))
-        for name, value in headers.items():
+        headers = header_pairs(case)
+        if (body or method == "POST") and not any(name == "Content-Length" for name, _ in headers):
+            headers.append(("Content-Length", str(len(body))))
+        for name, value in headers:
             connection.putheader(name, value)
         connection.endheaders(body or None)
         response = connection.getresponse()
@@ -57,6 +57,12 @@ def ask_http(case, port, deadline):
         answer["body"] = pattern.sub(calm, answer["body"])
     answer["body"] = ADDRESS.sub("0x", answer["body"])
     return answer
+
+
+def header_pairs(case):
+    """The headers of a case, which are a dictionary, or pairs where a name may come twice."""
+    headers = case.get("headers", {})
+    return list(headers.items() if isinstance(headers, dict) else headers)
 
 
 def ask_metrics(case, port, deadline):
@@ -90,7 +96,7 @@ def ask_stream(case, port, deadline):
         )
         replies = []
         try:
-            for message in call(iter(case["stream"]), timeout=deadline):
+            for message in call(iter(case["stream"]), timeout=deadline, metadata=case.get("metadata")):
                 replies.append(json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)))
         except grpc.RpcError as error:
             return {"code": error.code().name, "message": error.details(), "replies": replies}
@@ -140,11 +146,15 @@ def describe(case):
     if "rpc" in case:
         method, request = case["rpc"]
         text = request.hex() if isinstance(request, bytes) else " ".join(str(request).split())
-        return f"{method} {shorten(text)}"
+        return f"{method}{metadata_of(case)} {shorten(text)}"
     if "stream" in case:
-        return f"ModelStreamInfer {shorten(' | '.join(' '.join(str(request).split()) for request in case['stream']))}"
-    headers = "".join(f" [{k}: {v}]" for k, v in case.get("headers", {}).items())
+        return f"ModelStreamInfer{metadata_of(case)} {shorten(' | '.join(' '.join(str(request).split()) for request in case['stream']))}"
+    headers = "".join(f" [{k}: {v}]" for k, v in header_pairs(case))
     return f"{' '.join(case['http'])}{headers} {shorten(repr(case.get('body', b''))[2:-1])}".rstrip()
+
+
+def metadata_of(case):
+    return "".join(f" [{key}: {value}]" for key, value in case.get("metadata", ()))
 
 
 def shorten(text, limit=300):

@@ -8,6 +8,7 @@ import re
 
 import python_differences
 import stateful
+import surface_differences
 
 NEWER = "Triton 2.73 answers so, 2.51 did not yet"
 CONFIG_ERRORS_KNOWN = "a model whose configuration is wrong is known, and every request for it is answered with what is wrong"
@@ -228,6 +229,16 @@ SILENT.update(python_differences.SILENT)
 for (scene, case), (status, text, why) in python_differences.ERRORS.items():
     http(scene, case, status, Begins(text.removesuffix("...")) if text.endswith("...") else text, why)
 
+# === shared memory, headers, settings, namespaces, overrides ===
+
+SILENT.update(surface_differences.SILENT)
+for (scene, case), (status, text, why) in surface_differences.HTTP.items():
+    http(scene, case, status, Begins(text.removesuffix("...")) if text.endswith("...") else text, why)
+for (scene, case), (code, text, why) in surface_differences.RPC.items():
+    rpc(scene, case, code, Begins(text.removesuffix("...")) if text.endswith("...") else text, why)
+for (scene, case), (body, why) in surface_differences.BODIES.items():
+    DIFFERENCES[scene, case] = ({"body": body}, why)
+
 
 # === comparing ===
 
@@ -297,7 +308,7 @@ def comparable_form(answer):
         headers.pop("content-type", None)  # 2.51 says text/plain of many a JSON error and of nothing at all
     for pattern, calm in OWN_NAMES:
         body = pattern.sub(calm, body)
-    if '"sequence_start":' in body or body.startswith(("data: ", '{"model_name":', '{"IDX":', '{"OUT":')):
+    if '"sequence_start":' in body or body.startswith(("data: ", '{"model_name":', '{"SEEN":', '{"IDX":', '{"OUT":')):
         body = in_any_order(body)
     if '"instance_group":' in body:
         config = json.loads(body)  # a configuration: members in any order

@@ -13,6 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "comm
 
 import ask  # noqa: E402
 import batches  # noqa: E402
+import client_memory  # noqa: E402
 import real  # noqa: E402
 import repository  # noqa: E402
 import scenes  # noqa: E402
@@ -30,16 +31,16 @@ def main(wanted):
     for name, scene in scenes.SCENES.items():
         if wanted and name not in wanted:
             continue
-        with tempfile.TemporaryDirectory() as models:
+        with tempfile.TemporaryDirectory() as models, client_memory.segments(scene):
             repository.write_scene(models, scene, "python")
             answers, deaths = {}, []
             left = repository.for_backend(scene["cases"], "python")
             while left:
-                with Server(models, *scene["flags"], argv=argv, env=env, wait=None, expect_exit=None, deadline=120) as server:
+                with Server(repository.folders(models, scene), *scene["flags"], argv=argv, env=env, wait=None, expect_exit=None, deadline=120) as server:
                     wait_for_start(server)
                     left = record(server, left, answers, deaths)
         text = json.dumps({"server": "Triton 2.51 (24.10), Python backend", "cases": answers}, indent=1, ensure_ascii=False)
-        for place, word in ((models, "MODELS"), (str(real.HOME), "TRITON"), (os.path.dirname(json.__path__[0]), "PYTHON")):
+        for place, word in ((models, "MODELS"), (str(real.HOME), "TRITON"), (os.path.dirname(json.__path__[0]), "PYTHON"), (client_memory.PREFIX, "SEGMENT_")):
             text = text.replace(place, word)
         (folder / f"{name}.json").write_text(text + "\n")
         print(f"{name}: {len(answers)} answers")

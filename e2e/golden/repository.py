@@ -163,11 +163,11 @@ def write_stateful(root, models, code, backend):
 
 
 def write_files(folder, files):
-    """A model folder of files given as {path: text}; a path that ends with a slash is an empty folder."""
+    """A model folder of files given as {path: text or bytes}; a path that ends with a slash is an empty folder."""
     for path, text in files.items():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.mkdir() if path.endswith("/") else place.write_text(text)
+        place.mkdir() if path.endswith("/") else place.write_bytes(text.encode() if isinstance(text, str) else text)
 
 
 def write_scene(root, scene, backend):
@@ -193,8 +193,16 @@ def write_scene(root, scene, backend):
         write_ensembles(root, stateful.OVER_REPEATS)
     for name, files in scene.get("files", {}).items():
         write_files(Path(root) / name, files)
+    for place, (_, models) in zip(folders(root, scene), scene.get("repositories", {}).items(), strict=False):
+        for name, files in models.items():
+            write_files(place / name, files)
     if scene.get("broken_ensembles"):
         write_ensembles(root, pipelines.BROKEN)
+
+
+def folders(root, scene):
+    """The repositories of a scene: `root`, or folders in it that the scene names."""
+    return [Path(root) / name for name in scene["repositories"]] if "repositories" in scene else [Path(root)]
 
 
 def for_backend(cases, backend):
