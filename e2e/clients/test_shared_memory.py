@@ -386,6 +386,8 @@ def test_ensembles_sequences_and_batches(server, protocol):
         result = client.infer("chain", inputs, outputs=[outs.output(protocol, "OUTPUT0", 100)])
         assert output_of(result, protocol) == [2, 4] and outs.get(np.float32, [2, 4]).tolist() == data.tolist()
         assert client.infer("chain", inputs).as_numpy("OUTPUT0").tolist() == data.tolist()
+        said = "in ensemble 'chain', shared memory size specified with the request for output 'OUTPUT0' (31 bytes) should be at least 32 bytes to hold the results"
+        assert refusal(client.infer, "chain", inputs, outputs=[outs.output(protocol, "OUTPUT0", 31)])[1] == said
         total = 0
         for number, flags in ((5, {"sequence_start": True}), (6, {}), (7, {"sequence_end": True})):
             ins.put(np.array([[number]], np.int32))

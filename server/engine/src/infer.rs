@@ -210,15 +210,26 @@ impl Inference {
     /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
         if let Some(delivered) = self.delivery.as_mut().and_then(|delivery| delivery.poll(context)) {
-            return delivered.map(Some);
+            return delivered.map(|delivered| Some(delivered.map_err(|error| self.of_ensemble(error))));
         }
         let Some(reply) = ready!(self.poll_outputs(context)) else { return Poll::Ready(None) };
         let reply = reply.map(|outputs| self.respond(outputs));
         // 3  shared memory: outputs are written where the caller wants them
         match (reply, &mut self.delivery) {
-            (Ok(response), Some(delivery)) => delivery.begin(response, context).map(Some),
+            (Ok(response), Some(delivery)) => {
+                let delivered = ready!(delivery.begin(response, context));
+                Poll::Ready(Some(delivered.map_err(|error| self.of_ensemble(error))))
+            }
             (reply, _) => Poll::Ready(Some(reply)),
         }
+    }
+
+    /// An error of the last step, where it is one of an ensemble.
+    fn of_ensemble(&self, mut error: Error) -> Error {
+        if let RunState::Ensemble(_) = self.run {
+            error.message = format!("in ensemble '{}', {}", self.model.interface.model_name, error.message).into();
+        }
+        error
     }
 
     /// As [`Inference::poll_next`], with the tensors as the model gave them.

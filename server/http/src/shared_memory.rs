@@ -119,9 +119,8 @@ impl CudaRegion {
     fn read(body: &[u8]) -> Result<Self> {
         let body = Value::parse(body)?;
         let handle = string(member(required(&body, "raw_handle")?, "b64")?)?;
-        let byte_size = body.member("byte_size");
+        let byte_size = unsigned(member(&body, "byte_size")?)?;
         let device_id = unsigned(member(&body, "device_id")?)?;
-        let byte_size = unsigned(byte_size.map_or_else(|| member(&body, "byte_size"), Ok)?)?;
         Ok(Self { handle, device_id, byte_size })
     }
 }
@@ -196,6 +195,7 @@ mod tests {
         for (body, text) in [
             ("{\"raw_handle\":{},\"device_id\":0,\"byte_size\":1}", absent("b64")),
             ("{\"raw_handle\":\"x\",\"device_id\":0,\"byte_size\":1}", absent("b64")),
+            ("{\"raw_handle\":{\"b64\":\"\"}}", absent("byte_size")),
             ("{\"raw_handle\":{\"b64\":\"\"},\"byte_size\":1}", absent("device_id")),
             ("{\"raw_handle\":{\"b64\":\"\"},\"device_id\":0}", absent("byte_size")),
         ] {

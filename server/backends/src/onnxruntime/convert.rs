@@ -76,7 +76,8 @@ impl From<Failure> for InputError {
 impl Input {
     /// The requests' tensors of this name as one; `None` if it is optional and absent.
     ///
-    /// A batch of one lies where the request left it, if that is aligned. Else the bytes are gathered in `scratch`.
+    /// A batch of one lies where the request left it, if that is aligned, and nobody changes there what the model relies on.
+    /// Else the bytes are gathered in `scratch`.
     pub(super) fn feed<'a>(
         &self,
         requests: &'a [Pending],
@@ -113,8 +114,7 @@ impl Input {
         let scalar_size = self.data_type.byte_size().filter(|_| self.is_scalar);
         let own = |data: &'a [u8]| scalar_size.and_then(|size| data.get(..size)).unwrap_or(data);
         if (requests.len() == 1 || self.is_scalar)
-            && let Some(data) = first.data.as_host().map(own)
-            && is_aligned(data, self.data_type)
+            && let Some(data) = self.in_place(&first.data).map(own)
         {
             return Ok(Some(Value::over(data, &shape, self.data_type)?));
         }
@@ -124,6 +124,14 @@ impl Input {
         let gathered = scratch.bytes(length);
         self.length(pack::gather(bytes(), gathered))?;
         Ok(Some(Value::over(gathered, &shape, self.data_type)?))
+    }
+
+    /// The bytes, if ONNX Runtime may read them where they lie: they are aligned, and nobody changes meanwhile what models use as
+    /// places, lengths and conditions, for those are checked once, and read again when they are used.
+    fn in_place<'a>(&self, data: &'a Buffer) -> Option<&'a [u8]> {
+        let is_trusted = matches!(self.data_type, DataType::Int32 | DataType::Int64 | DataType::Bool);
+        let may_change = data.is_of_client();
+        data.as_host().filter(|bytes| is_aligned(bytes, self.data_type) && !(is_trusted && may_change))
     }
 
     /// The tensor of this name. Clients mostly keep the order of the configuration, so that place is tried first.
@@ -401,6 +409,23 @@ impl Parts {
                 bytes.repeat(pending.batch_size() as usize).into()
             }
             _ => data,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_a_client_could_change_meanwhile_are_read_in_place_only_if_nothing_depends_on_them() {
+        let bytes = Bytes::from(vec![0; 64]);
+        let aligned = bytes.slice(bytes.as_ptr().align_offset(8)..);
+        for data_type in DataType::ALL {
+            let input = Input { name: "I".into(), data_type, is_scalar: false, is_optional: false, is_ragged: false };
+            let is_trusted = matches!(data_type, DataType::Int32 | DataType::Int64 | DataType::Bool);
+            assert!(input.in_place(&Buffer::from(aligned.clone())).is_some(), "{data_type}");
+            assert_eq!(input.in_place(&Buffer::of_client(aligned.clone())).is_none(), is_trusted, "{data_type}");
         }
     }
 }
