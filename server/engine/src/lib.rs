@@ -16,6 +16,7 @@ mod load_waits;
 mod loader;
 mod machine;
 mod model;
+mod model_files;
 mod options;
 mod polling;
 mod pool;

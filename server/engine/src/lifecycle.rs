@@ -390,7 +390,10 @@ impl Lifecycle {
             overrides.remove(name);
         }
         match text {
-            Some(text) => config::from_text(&text).map_err(|error| format!("config.pbtxt: {error}")),
+            Some(text) => config::from_text(&text).map_err(|error| {
+                let path = repository::config_path(model_dir, self.config_name.as_deref());
+                format!("failed to read text proto from {}: {error}", path.display())
+            }),
             None if self.is_strict => {
                 let path = model_dir.join("config.pbtxt");
                 Err(format!("failed to open text file for read {}: No such file or directory", path.display()))

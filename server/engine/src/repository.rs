@@ -15,7 +15,7 @@ use server_core::{
     repository::watch::Sight,
 };
 
-use crate::polling;
+use crate::{model_files, polling};
 
 /// The repositories of the command line, each once.
 pub(crate) struct Repositories {
@@ -283,8 +283,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
 
 /// The text of `config.pbtxt`, or of `configs/NAME.pbtxt` where that is asked for and there; `None` without either.
 pub(crate) fn config_text(model_dir: &Path, config_name: Option<&str>) -> Result<Option<String>> {
-    let custom = config_name.map(|name| model_dir.join("configs").join(format!("{name}.pbtxt")));
-    let path = custom.filter(|path| path.is_file()).unwrap_or_else(|| model_dir.join("config.pbtxt"));
+    let path = config_path(model_dir, config_name);
     match fs::read(&path) {
         Ok(bytes) => Ok(Some(text(bytes))),
         // A link whose end is missing is no missing file: somebody meant to give a configuration.
@@ -293,10 +292,15 @@ pub(crate) fn config_text(model_dir: &Path, config_name: Option<&str>) -> Result
     }
 }
 
+/// The file that a model's configuration is read from.
+pub(crate) fn config_path(model_dir: &Path, config_name: Option<&str>) -> PathBuf {
+    let custom = config_name.map(|name| model_dir.join("configs").join(format!("{name}.pbtxt")));
+    custom.filter(|path| path.is_file()).unwrap_or_else(|| model_dir.join("config.pbtxt"))
+}
+
 /// Class names of a label file, one per line, in whatever encoding they are. Errors: it cannot be read.
 pub(crate) fn labels(model_dir: &Path, file: &str) -> Result<Vec<Label>> {
-    let path = model_dir.join(file);
-    let bytes = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+    let bytes = model_files::read(&model_dir.join(file))?;
     let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
     Ok(if bytes.is_empty() { Vec::new() } else { lines.collect() })

@@ -1,6 +1,6 @@
 //! Which policy schedules a model, as its configuration says.
 
-use std::{env, fs, io, path::Path};
+use std::{env, path::Path};
 
 use server_core::{
     batch::Pending,
@@ -9,13 +9,15 @@ use server_core::{
         policy::{BatchPolicy, Batcher, Policy, Settings},
     },
     config::ModelConfig,
-    error::{Error, Result},
+    error::Result,
     sequence::{
         direct::Direct,
         oldest::Oldest,
         settings::{self as sequences, Hold, Strategy},
     },
 };
+
+use crate::model_files;
 
 /// What a pool needs to know of its model's scheduling.
 pub(crate) struct Scheduling {
@@ -84,12 +86,5 @@ fn hold() -> Hold {
 
 /// The content of a file in the model's folder `initial_state`.
 pub(crate) fn initial_state(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
-    let path = model_dir.join("initial_state").join(name);
-    fs::read(&path).map_err(|error| {
-        let reason = match error.kind() {
-            io::ErrorKind::NotFound => "No such file or directory".to_owned(),
-            _ => error.to_string(),
-        };
-        Error::internal(format!("failed to open text file for read {}: {reason}", path.display()))
-    })
+    model_files::read(&model_dir.join("initial_state").join(name))
 }

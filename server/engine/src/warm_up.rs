@@ -2,7 +2,6 @@
 //! queue, and are counted as requests are: so does Triton.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -24,7 +23,9 @@ use server_core::{
     warm_up::{self, Sample},
 };
 
-use crate::{instance::unless_it_panics, scheduler::Scheduler, scheduling::initial_state, stats::ModelStats};
+use crate::{
+    instance::unless_it_panics, model_files, scheduler::Scheduler, scheduling::initial_state, stats::ModelStats,
+};
 
 /// How long responses may come after the execution of a sample is over.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,8 +51,11 @@ impl WarmUp {
     /// Errors: a sample does not fit the model, or its file cannot be read.
     pub(crate) fn samples(&self) -> Result<Samples> {
         let Self { config, interface, model_dir } = self;
+        for sample in config.model_warmup.iter().filter(|sample| sample.batch_size > 0) {
+            tracing::debug!("Generating warmup sample data for '{}'", sample.name);
+        }
         let extra = sequences::extra_inputs(config, |name| initial_state(model_dir, name))?;
-        let read = |name: &str| warm_up_file(model_dir, name);
+        let read = |name: &str| model_files::read(&model_dir.join("warmup").join(name));
         let samples = warm_up::samples(config, interface, &extra, Instant::now(), read)?;
         for sample in samples.iter().filter(|sample| !sample.unknown.is_empty()) {
             let known: Vec<&str> = interface.inputs.iter().map(|input| &*input.name).collect();
@@ -77,25 +81,6 @@ pub(crate) struct Samples {
     max_batch_size: u32,
     /// Requests may ask for another turn.
     is_iterative: bool,
-}
-
-/// The content of a file in the model's folder `warmup`; a verified configuration names none outside of the model's.
-fn warm_up_file(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
-    let path = model_dir.join("warmup").join(name);
-    let read = || -> io::Result<Vec<u8>> {
-        // Nothing but a file ends: a pipe would keep the load waiting, and a device would fill the memory.
-        if !fs::metadata(&path)?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        fs::read(&path)
-    };
-    read().map_err(|error| {
-        let reason = match error.kind() {
-            io::ErrorKind::NotFound => "No such file or directory".to_owned(),
-            _ => error.to_string(),
-        };
-        Error::internal(format!("failed to open text file for read {}: {reason}", path.display()))
-    })
 }
 
 /// Where samples run, and who counts their requests.

@@ -107,7 +107,10 @@ async fn what_does_not_load_leaves_what_serves_and_says_why() {
     let good = fs::read_to_string(harness.path("m/config.pbtxt")).unwrap();
 
     fs::write(harness.path("m/config.pbtxt"), &good[..good.find("INPUT0").unwrap()]).unwrap();
-    until("an unreadable configuration", || index(&engine)[0].starts_with("m 1 READY: config.pbtxt")).await;
+    until("an unreadable configuration", || {
+        index(&engine)[0].starts_with("m 1 READY: failed to read text proto from ")
+    })
+    .await;
     assert!(answers(&engine, "m").await && engine.is_ready().await.unwrap());
     fs::write(harness.path("m/config.pbtxt"), &good).unwrap();
     until("the good one", || index(&engine) == ["m 1 READY"]).await;

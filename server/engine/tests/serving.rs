@@ -80,6 +80,26 @@ async fn the_runtime_of_a_model_is_that_of_its_backend() {
 }
 
 #[tokio::test]
+async fn files_that_cannot_be_read_are_named() {
+    let harness = Harness::new();
+    harness.write("m/config.pbtxt", "max_batch_size: 1\nno_such_field: 2");
+    harness.write("m/1/.keep", "");
+    let labelled = "backend: 'identity' output { name: 'OUTPUT0' data_type: TYPE_FP32 dims: 1 label_filename: 'none' }
+        input { name: 'INPUT0' data_type: TYPE_FP32 dims: 1 }";
+    harness.write("labelled/config.pbtxt", labelled);
+    harness.write("labelled/1/.keep", "");
+    let engine = harness.explicit();
+    engine.start().await.unwrap();
+    engine.load("m", LoadParameters::default()).await.unwrap_err();
+    let reason = engine.index(false).unwrap().into_iter().find(|line| line.name == "m").unwrap().reason;
+    assert!(reason.starts_with("failed to read text proto from "), "{reason}");
+    assert!(reason.contains("m/config.pbtxt: line 2, column 1: field 'no_such_field' not found"), "{reason}");
+    let error = engine.load("labelled", LoadParameters::default()).await.unwrap_err().message;
+    assert!(error.contains("Internal: failed to open text file for read "), "{error}");
+    assert!(error.contains("labelled/none: No such file or directory;"), "{error}");
+}
+
+#[tokio::test]
 async fn lookups_fail_in_four_ways() {
     let harness = Harness::new();
     harness.model("m", "", &[1]);

@@ -12,6 +12,8 @@ use super::{ModelConfig, frameworks, reflect};
 enum Why {
     /// Some backends act on it; this one does not.
     Backend,
+    /// A model of this backend reads states as they are at first; only some backends renew them.
+    State,
     /// Only TensorRT acts on it, which this server does not run.
     TensorRt,
     /// The server does not support it.
@@ -23,7 +25,7 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("batch_input", Why::Backend),
     ("batch_output", Why::Backend),
     ("model_operations", Why::Backend),
-    ("sequence_batching.state", Why::Backend),
+    ("sequence_batching.state", Why::State),
     ("cc_model_filenames", Why::TensorRt),
     ("instance_group.secondary_devices", Why::TensorRt),
     ("optimization.cuda", Why::TensorRt),
@@ -42,6 +44,7 @@ pub fn unsupported_fields(config: &ModelConfig, by_backend: &[&str]) -> Vec<Stri
     visit(&reflect::to_dynamic(config), "", "", by_backend, &mut found);
     let described = found.into_iter().map(|(path, why)| match why {
         Why::Backend => format!("{path} (not used by backend '{}')", frameworks::backend_name(config)),
+        Why::State => format!("{path} (not renewed by backend '{}')", frameworks::backend_name(config)),
         Why::TensorRt => format!("{path} (only for TensorRT)"),
         Why::Server => format!("{path} (not supported)"),
     });
@@ -116,7 +119,7 @@ mod tests {
             [
                 "batch_output (not used by backend 'identity')",
                 "optimization.cuda (only for TensorRT)",
-                "sequence_batching.state (not used by backend 'identity')",
+                "sequence_batching.state (not renewed by backend 'identity')",
                 "instance_group[1].secondary_devices (only for TensorRT)",
                 "response_cache.enable (not supported)",
                 "model_metrics (not supported)",
