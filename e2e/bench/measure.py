@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models", "golden"))]
 
-from sections import allocations, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams  # noqa: E402
+from sections import allocations, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams, tensors  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -18,6 +18,7 @@ SECTIONS = {
     "identity": identity,
     "json": json_numbers,
     "images": images,
+    "tensors": tensors,
     "allocations": allocations,
     "many": many,
     "sequences": sequences,
