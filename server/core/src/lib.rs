@@ -15,6 +15,8 @@ pub mod config;
 pub mod custom_metrics;
 pub mod ensemble;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod header_forwarding;
 pub mod health;
 pub mod input_memory;

@@ -108,7 +108,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// The deadline the client has set. A value that cannot be read is no deadline.
 ///
 /// Source: gRPC over HTTP/2, "Timeout": up to eight digits and a unit.
-fn deadline(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

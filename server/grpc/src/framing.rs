@@ -7,6 +7,8 @@
 pub(crate) mod body;
 pub(crate) mod compression;
 pub(crate) mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod receive;
 
 /// Bytes before each message: one says whether it is compressed, four are its length, most significant first.

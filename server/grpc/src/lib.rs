@@ -13,6 +13,8 @@ mod dispatch;
 mod error;
 mod forwarding;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 mod infer;
 mod options;

@@ -2,7 +2,7 @@
 
 mod events;
 mod flat;
-mod request;
+pub(crate) mod request;
 
 use std::future::poll_fn;
 

@@ -5,6 +5,8 @@
 
 mod decode;
 mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod output_options;
 
 use std::time::Instant;

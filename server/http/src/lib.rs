@@ -14,6 +14,8 @@ mod dispatch;
 mod drive;
 mod error;
 mod forwarding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod generate;
 mod health;
 mod held;

@@ -60,7 +60,7 @@ async fn read(server: &Server, activity: &Activity, body: &mut RequestBody) -> R
     body.read(limit, &server.options.byte_budget, activity, None).await
 }
 
-fn ready_only(body: &[u8]) -> Result<bool> {
+pub(crate) fn ready_only(body: &[u8]) -> Result<bool> {
     if body.is_empty() {
         return Ok(false);
     }
@@ -111,7 +111,7 @@ fn no_repository(has_repository: bool) -> Result<()> {
     Ok(())
 }
 
-fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
+pub(crate) fn load_parameters(body: &[u8]) -> Result<LoadParameters> {
     let mut parameters = LoadParameters::default();
     if body.is_empty() {
         return Ok(parameters);
@@ -152,7 +152,7 @@ pub(crate) fn decode_base64(text: &[u8]) -> Result<Vec<u8>, base64::DecodeError>
     LENIENT.decode(text)
 }
 
-fn unload_dependents(body: &[u8]) -> Result<bool> {
+pub(crate) fn unload_dependents(body: &[u8]) -> Result<bool> {
     if body.is_empty() {
         return Ok(false);
     }

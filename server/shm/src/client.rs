@@ -8,6 +8,8 @@
 
 mod cuda;
 mod faults;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod key;
 mod mapping;
 mod part;

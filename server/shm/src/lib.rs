@@ -10,6 +10,8 @@
 
 mod available;
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod pool;
 mod registry;
 mod segment;

@@ -233,6 +233,19 @@ fn unknown_type(interface: &Interface, id: &str, input: &str) -> Error {
     }
 }
 
+/// What is read of a message before it is decoded.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    /// Looks at the message as those do who place it and decide where it is decoded.
+    pub(crate) fn peek(message: &[u8]) {
+        assert!(super::raw_len(message) <= message.len());
+        let _ = super::is_long(message);
+        if let Some(beginning) = super::Beginning::read(message) {
+            assert!(beginning.tensors_at <= message.len());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use server_core::{

@@ -27,7 +27,7 @@ const NESTED: &str = "parameters";
 /// Units: `max_input_size` in bytes, of the body and of each tensor with it.
 /// Errors: it is no JSON, elements are of the wrong kind, or do not fill the shape.
 /// Source: Triton generate extension.
-pub(super) fn parse(
+pub(crate) fn parse(
     interface: &Interface,
     body: &[u8],
     max_input_size: usize,

@@ -62,7 +62,7 @@ fn classify_outputs(outputs: &mut [Tensor], options: &OutputOptions, interface: 
 
 /// An encoded response.
 pub(super) struct Reply {
-    rendered: Rendered,
+    pub(super) rendered: Rendered,
     encoding: Encoding,
 }
 
