@@ -7,10 +7,11 @@ import make
 import numpy as np
 import python_model
 import pytest
+import sequences
 from tritonclient.utils import InferenceServerException
 
 from serving import Server, until
-from talking import add_one, connect, is_ready, statistics
+from talking import add_one, connect, is_ready, statistics, tensor
 
 RECORDING = """
 import json, os, threading, time
@@ -167,3 +168,18 @@ def test_models_with_sequences_get_their_controls(tmp_path):
         assert is_ready(connect("http", server), "words")
         asked = seen(tmp_path, "words")["words_0"]
     assert asked == [[{"IN": [[1, 1], "[b'hello']"], "START": [[1, 1], "[1]"], "ID": [[1, 1], "[1]"]}] * 2]
+
+
+def test_models_with_implicit_state_are_warmed_up_with_their_initial_states(tmp_path):
+    sequences.stateful(tmp_path, "sums", "direct { }")
+    config = tmp_path / "sums/config.pbtxt"
+    sample = 'inputs { key: "INPUT" value { data_type: TYPE_INT32 dims: 1 input_data_file: "five" } }'
+    config.write_text(config.read_text() + f'model_warmup {{ name: "s" batch_size: 3 count: 2 {sample} }}\n')
+    (tmp_path / "sums/warmup").mkdir()
+    (tmp_path / "sums/warmup/five").write_bytes(np.array([5], np.int32).tobytes())
+    with Server(tmp_path) as server:
+        client = connect("http", server)
+        assert successes(server, "sums") == (6, 2)
+        # a sequence starts as if nothing had run before
+        answer = client.infer("sums", [tensor("http", "INPUT", np.array([[1]], np.int32), "INT32")], sequence_id=7, sequence_start=True)
+        assert answer.as_numpy("OUTPUT").tolist() == [[1]]

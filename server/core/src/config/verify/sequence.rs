@@ -35,6 +35,15 @@ pub(super) fn check(batching: &ModelSequenceBatching, max_batch_size: i32, findi
             }
         }
     }
+    for (index, state) in batching.state.iter().enumerate() {
+        if state.use_growable_memory && !state.use_same_buffer_for_input_output {
+            let message = format!(
+                "In order to 'use_growable_memory', you must also enable 'use_single_buffer' for state input name '{}'.",
+                state.input_name
+            );
+            findings.add(format!("sequence_batching.state[{index}].use_growable_memory"), message);
+        }
+    }
     check_strategy(batching, max_batch_size, findings);
 }
 
