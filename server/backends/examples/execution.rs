@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.max_batch_size = 64;
     let (input, output) = (config.input[0].clone(), config.output[0].clone());
     model.configure(&Arc::new(config))?;
-    let placement = Placement { instance_name: "m_0_0".into(), device: Device::Cpu };
+    let placement = Placement { instance_name: "m_0_0".into(), device: Device::Cpu, cores: None };
     let mut instance = model.instance(&placement, &Health::default())?;
     let width = input.dims.iter().product::<i64>() as usize;
     let mut raw = Raw::new(path, &input.name, &output.name)?;

@@ -57,7 +57,7 @@ pub(crate) fn source(name: &str) -> ModelSource {
 
 /// The first instance of a group, on the CPU.
 pub(crate) fn on_cpu() -> Placement {
-    Placement { instance_name: "m_0_0".into(), device: Device::Cpu }
+    Placement { instance_name: "m_0_0".into(), device: Device::Cpu, cores: None }
 }
 
 /// A tensor of that content.

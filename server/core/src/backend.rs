@@ -139,6 +139,9 @@ pub struct Placement {
     pub instance_name: String,
     /// Which device.
     pub device: Device,
+    /// Processors by number that its host policy binds it to. The thread that makes it is bound already, and so are threads
+    /// and processes that begin there; a process that is there already is the backend's to bind.
+    pub cores: Option<Arc<[usize]>>,
 }
 
 /// A kind of device, and which.

@@ -16,7 +16,7 @@ mod unsupported_fields;
 mod verify;
 
 pub use server_proto::inference::{
-    ModelConfig, model_config::SchedulingChoice, model_instance_group::Kind as InstanceKind,
+    ModelConfig, ModelInstanceGroup, model_config::SchedulingChoice, model_instance_group::Kind as InstanceKind,
 };
 
 pub use self::{

@@ -19,6 +19,7 @@ pub mod error;
 pub mod fuzzing;
 pub mod header_forwarding;
 pub mod health;
+pub mod host_policy;
 pub mod input_memory;
 pub mod interface;
 pub mod metrics;

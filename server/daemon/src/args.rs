@@ -20,7 +20,7 @@ use self::{
 };
 pub(crate) use self::{
     getopt::SplitError,
-    setting::{LimitedResource, Restriction, Setting},
+    setting::{HostPolicySetting, LimitedResource, Restriction, Setting},
     usage::usage,
 };
 use crate::listeners::Service;
@@ -95,6 +95,8 @@ pub(crate) struct ModelArgs {
     pub(crate) load_threads: u32,
     pub(crate) load_retries: u32,
     pub(crate) gpu_fallback: GpuFallback,
+    /// `--host-policy`, in the order given.
+    pub(crate) host_policies: Vec<HostPolicySetting>,
     pub(crate) rate_limit: RateLimit,
     /// `--rate-limit-resource`, in the order given.
     pub(crate) resources: Vec<LimitedResource>,
@@ -419,6 +421,7 @@ impl Default for Args {
                 load_threads: 4,
                 load_retries: 0,
                 gpu_fallback: GpuFallback::None,
+                host_policies: Vec::new(),
                 rate_limit: RateLimit::Off,
                 resources: Vec::new(),
             },

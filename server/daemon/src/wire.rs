@@ -12,7 +12,9 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use server_core::{backend::Settings, byte_budget::ByteBudget, rate_limit::Amounts, restriction::ApiGroup};
+use server_core::{
+    backend::Settings, byte_budget::ByteBudget, host_policy::HostPolicies, rate_limit::Amounts, restriction::ApiGroup,
+};
 use server_engine::{BlockingPool, Engine};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
 use tokio::runtime::{Builder, Runtime};
@@ -20,8 +22,8 @@ use tracing::warn;
 
 use crate::{
     args::{
-        Args, Compression, ControlMode, GpuFallback, GrpcArgs, HttpArgs, LimitedResource, ModelArgs, RateLimit,
-        Restriction, Setting, TlsArgs,
+        Args, Compression, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs, LimitedResource, ModelArgs,
+        RateLimit, Restriction, Setting, TlsArgs,
     },
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
@@ -84,6 +86,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         load_threads,
         load_retries,
         gpu_fallback,
+        host_policies,
         rate_limit,
         resources,
     } = models;
@@ -151,6 +154,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             RateLimit::Off => None,
             RateLimit::ExecutionCount => Some(amounts(&resources)),
         },
+        host_policies: host_policies_of(&host_policies),
         machine_metrics: cpu_metrics,
         shared_memory: server_engine::SharedMemoryOptions {
             is_allowed: allow_client_shm,
@@ -254,6 +258,15 @@ fn amounts(resources: &[LimitedResource]) -> Amounts {
         amounts.set(name, u64::from(*count), *device);
     }
     amounts
+}
+
+/// Where instances run, by policy.
+fn host_policies_of(settings: &[HostPolicySetting]) -> HostPolicies {
+    let mut policies = HostPolicies::default();
+    for HostPolicySetting { policy, key, value } in settings {
+        policies.set(policy, key, value);
+    }
+    policies
 }
 
 fn restricted(restriction: Restriction) -> server_core::restriction::Restriction {

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Health, Instance, Model, Rest},
+    backend::{Health, Instance, Model, Placement, Rest},
     batch::{Batch, Pending},
     error::{Error, Result},
 };
@@ -19,6 +19,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::{
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
+    processors,
     scheduler::{Next, Removed, Scheduler},
     stats::{ModelStats, end_removed},
     warm_up::{Samples, WarmUpRun},
@@ -91,12 +92,13 @@ impl Worker {
             .name(self.slot.plan.placement.instance_name.clone())
             .spawn(move || {
                 let slot = &self.slot;
-                let instance = model.instance(&slot.plan.placement, &slot.health);
+                let instance = make(&*model, &slot.plan.placement, &slot.health);
                 let instance = instance.and_then(|instance| self.warmed_up(instance));
                 drop(model); // the thread must not be the last to hold it: what it frees is nobody's wait
                 match instance {
                     Ok(instance) => {
-                        let on_any_thread = instance.runs_on_any_thread();
+                        let is_bound = slot.plan.placement.cores.is_some();
+                        let on_any_thread = instance.runs_on_any_thread() && !is_bound;
                         *slot.instance.lock() = Some(instance);
                         self.scheduler.serves(slot.number, on_any_thread);
                         let _ = arrived.send(Ok(())); // nobody waits any more: the load was given up
@@ -142,6 +144,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// Makes an instance on this thread, which is bound to the processors of its host policy before.
+pub(crate) fn make(model: &dyn Model, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
+    if let Some(cores) = &placement.cores {
+        processors::bind_this_thread(cores)?;
+    }
+    model.instance(placement, health)
 }
 
 /// A panic drops the batches, and every request in them is counted and answers with an internal error.

@@ -1,8 +1,11 @@
 //! Which instances a configuration asks for: where each runs, and what it needs to run.
 
+use std::sync::Arc;
+
 use server_core::{
     backend::{Device, Placement},
-    config::{self, ModelConfig},
+    config::{self, ModelConfig, ModelInstanceGroup},
+    error::Result,
     rate_limit::Needs,
 };
 
@@ -12,10 +15,18 @@ pub(crate) struct InstancePlan {
     pub(crate) placement: Placement,
     /// What it shares with others, where that is limited.
     pub(crate) needs: Needs,
+    /// It is made and never given requests.
+    pub(crate) is_passive: bool,
 }
 
-/// One plan per instance of the normalised configuration's groups, in the order of the configuration.
-pub(crate) fn instance_plans(model: &ModelConfig) -> Vec<InstancePlan> {
+/// One plan per instance of the normalised configuration's groups, in the order of the configuration. `cores` says which
+/// processors a group's instances on a device are bound to.
+///
+/// Errors: those of `cores`.
+pub(crate) fn instance_plans(
+    model: &ModelConfig,
+    cores: impl Fn(&ModelInstanceGroup, Device) -> Result<Option<Arc<[usize]>>>,
+) -> Result<Vec<InstancePlan>> {
     let mut plans = Vec::new();
     for group in &model.instance_group {
         let devices = match config::InstanceKind::try_from(group.kind) {
@@ -28,12 +39,14 @@ pub(crate) fn instance_plans(model: &ModelConfig) -> Vec<InstancePlan> {
         let needs = Needs::of(group);
         let mut number = 0;
         for device in devices {
+            let cores = cores(group, device)?;
             for _ in 0..group.count.max(1) {
-                let placement = Placement { instance_name: format!("{}_{number}", group.name), device };
-                plans.push(InstancePlan { placement, needs: needs.clone() });
+                let instance_name = format!("{}_{number}", group.name);
+                let placement = Placement { instance_name, device, cores: cores.clone() };
+                plans.push(InstancePlan { placement, needs: needs.clone(), is_passive: group.passive });
                 number += 1;
             }
         }
     }
-    plans
+    Ok(plans)
 }

@@ -18,8 +18,10 @@ mod machine;
 mod model;
 mod model_files;
 mod options;
+mod passive;
 mod polling;
 mod pool;
+mod processors;
 mod rate_limiter;
 mod readiness;
 mod registry;
@@ -116,6 +118,7 @@ impl Engine {
                 auto_complete: options.auto_complete,
                 gpu_fallback: options.gpu_fallback,
                 rate_limiter: options.rate_limit.clone().map(RateLimiter::new),
+                host_policies: options.host_policies.clone(),
             };
             let shared_memory = SharedMemory::new(options.shared_memory.clone());
             let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));

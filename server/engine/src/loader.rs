@@ -13,13 +13,14 @@ use server_core::{
     config::{self, ModelConfig},
     ensemble::Graph,
     error::{Error, Result},
+    host_policy::{self, HostPolicies},
     interface::{Interface, Labels},
 };
 
 use crate::{
     ensemble::{self, Ensemble},
     fingerprint::Fingerprint,
-    instance_plan::instance_plans,
+    instance_plan::{InstancePlan, instance_plans},
     machine::Machine,
     model::{LoadedModel, Parts},
     rate_limiter::RateLimiter,
@@ -41,6 +42,8 @@ pub(crate) struct Loader {
     pub(crate) gpu_fallback: bool,
     /// Shared by all models, if anything limits them.
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
+    /// Where instances run.
+    pub(crate) host_policies: HostPolicies,
 }
 
 /// One version to load.
@@ -95,7 +98,8 @@ impl Loader {
         let interface = Arc::new(interface.with_any_shape(model.inputs_of_any_shape()));
         let config = Arc::new(config);
         model.configure(&config)?;
-        let gpu_uuid = instance_plans(&config).iter().find_map(|plan| match plan.placement.device {
+        let plans = self.plans(&config)?;
+        let gpu_uuid = plans.iter().find_map(|plan| match plan.placement.device {
             Device::Gpu(gpu) => self.machine.gpu_uuid(gpu).map(str::to_owned),
             Device::Cpu | Device::Model => None,
         });
@@ -110,7 +114,7 @@ impl Loader {
             config,
             files: target.files.cloned(),
         };
-        LoadedModel::start(parts, began)
+        LoadedModel::start(parts, &plans, began)
     }
 
     /// Loads one version of an ensemble, whose models serve already. `serving` is the version that serves now: `None` comes
@@ -135,7 +139,7 @@ impl Loader {
         let runner = match before {
             Some(serving) if *serving.config == config && *serving.interface == interface => return Ok(None),
             Some(serving) if serving.config.metric_tags == config.metric_tags => {
-                return serving.refresh(interface, Arc::new(config), target.fingerprint.clone()).map(Some);
+                return serving.refresh(interface, Arc::new(config), &[], target.fingerprint.clone()).map(Some);
             }
             _ => {
                 warn_of_unsupported(&config, &[]);
@@ -160,7 +164,19 @@ impl Loader {
         let of_any_shape: Vec<String> = of_any_shape.map(|input| input.name.to_string()).collect();
         let interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let interface = interface.with_any_shape(&of_any_shape);
-        serving.refresh(interface, Arc::new(config), target.fingerprint.clone())
+        let plans = self.plans(&config)?;
+        serving.refresh(interface, Arc::new(config), &plans, target.fingerprint.clone())
+    }
+
+    /// The instances that a verified configuration asks for.
+    ///
+    /// Errors: one of their host policies says what it cannot say, or names a part that this machine does not have.
+    fn plans(&self, config: &ModelConfig) -> Result<Vec<InstancePlan>> {
+        instance_plans(config, |group, device| {
+            let policy = self.host_policies.policy(&host_policy::policy_name(group, device))?;
+            let of_node = policy.numa_node.map(Machine::node_processors).transpose()?;
+            Ok(policy.cpu_cores.or(of_node))
+        })
     }
 
     /// Normalises and verifies.

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use server_core::{config, metrics::MachineSnapshot};
+use server_core::{config, error::Result, host_policy, metrics::MachineSnapshot};
 
 /// The machine, looked at once for its GPUs and at most so often for its load.
 pub(crate) struct Machine {
@@ -46,6 +47,22 @@ impl Machine {
     /// The label of a GPU's metrics.
     pub(crate) fn gpu_uuid(&self, gpu: u32) -> Option<&str> {
         self.gpu_uuids.get(&gpu).map(String::as_str)
+    }
+
+    /// The processors of a part of the machine, which has memory of its own.
+    ///
+    /// Errors: `Internal`, there is no such part.
+    pub(crate) fn node_processors(node: u32) -> Result<Arc<[usize]>> {
+        let nodes = Path::new("/sys/devices/system/node");
+        let read = |path: &str| fs::read_to_string(nodes.join(path));
+        let processors = read(&format!("node{node}/cpulist")).map(|text| host_policy::kernel_list(&text));
+        processors.map_err(|_| {
+            let why = match read("online") {
+                Ok(online) => format!("the nodes of this machine are {}", online.trim()),
+                Err(error) => format!("the nodes of this machine cannot be told: '{}': {error}", nodes.display()),
+            };
+            host_policy::no_numa_node(&node.to_string(), &why)
+        })
     }
 
     /// Load between the last two looks, and memory at the last. A look that is younger than `interval` counts as one now.

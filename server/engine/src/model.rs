@@ -16,7 +16,7 @@ use server_core::{
 };
 
 use crate::{
-    fingerprint::Fingerprint, infer::ModelHandle, instance_plan::instance_plans, pool::InstancePool,
+    fingerprint::Fingerprint, infer::ModelHandle, instance_plan::InstancePlan, pool::InstancePool,
     rate_limiter::RateLimiter, runner::Runner, scheduling::Scheduling, warm_up::WarmUp,
 };
 
@@ -52,11 +52,11 @@ impl LoadedModel {
     /// Starts the instances, each on its own thread, all at once, and waits until every one is there.
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
-    pub(crate) fn start(parts: Parts, began: Instant) -> Result<Self> {
+    pub(crate) fn start(parts: Parts, plans: &[InstancePlan], began: Instant) -> Result<Self> {
         let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, rate_limiter, warm_up, files } = parts;
         let counters = counters(&interface, &config, gpu_uuid);
         let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
-        pool.resize(&instance_plans(&config))?;
+        pool.resize(plans)?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
@@ -83,10 +83,11 @@ impl LoadedModel {
         &self,
         interface: Interface,
         config: Arc<ModelConfig>,
+        plans: &[InstancePlan],
         fingerprint: Fingerprint,
     ) -> Result<Self> {
         if let Runner::Instances(pool) = &self.runner {
-            pool.resize(&instance_plans(&config))?;
+            pool.resize(plans)?;
         }
         let (runner, files) = (self.runner.clone(), self.files.clone());
         let routing = routing_of(&config);

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use server_core::rate_limit::Amounts;
+use server_core::{host_policy::HostPolicies, rate_limit::Amounts};
 
 use crate::shared_memory::SharedMemoryOptions;
 
@@ -47,6 +47,8 @@ pub struct Options {
     /// `--rate-limit=execution_count`, with the amounts of resources that were given: instances that share resources take
     /// turns. `None` lets each run when it can.
     pub rate_limit: Option<Amounts>,
+    /// `--host-policy`: where instances run.
+    pub host_policies: HostPolicies,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
     /// What clients may share with the server.
@@ -70,6 +72,7 @@ impl Default for Options {
             load_retries: 0,
             gpu_fallback: false,
             rate_limit: None,
+            host_policies: HostPolicies::default(),
             machine_metrics: true,
             shared_memory: SharedMemoryOptions::default(),
             machine_metrics_interval: Duration::from_secs(2),

@@ -26,6 +26,7 @@ use crate::{
     inline_policy::{InlinePolicy, Size},
     instance::{InstanceSlot, Worker, unless_it_panics},
     instance_plan::InstancePlan,
+    passive::PassiveInstance,
     rate_limiter::RateLimiter,
     readiness::ReadinessProbe,
     response_order::ResponseOrder,
@@ -52,6 +53,8 @@ pub(crate) struct InstancePool {
     slots: arc_swap::ArcSwap<Vec<Arc<InstanceSlot>>>,
     /// Those that serve.
     members: Mutex<Vec<Member>>,
+    /// Those that are never given requests.
+    passive: Mutex<Vec<PassiveInstance>>,
     /// Those that go when they have finished what they run, and the sequences they hold are over.
     leaving: Mutex<Vec<Member>>,
     /// Without dynamic batching there is no queue policy: priority and timeout say nothing there.
@@ -102,6 +105,7 @@ impl InstancePool {
             rate_limiter,
             slots: arc_swap::ArcSwap::default(),
             members: Mutex::default(),
+            passive: Mutex::default(),
             leaving: Mutex::default(),
             has_queue_policy,
             has_sequences,
@@ -126,7 +130,8 @@ impl InstancePool {
         let serving: Vec<_> = self.members.lock().iter().map(|member| member.slot.clone()).collect();
         let mut leaving: Vec<&InstanceSlot> = serving.iter().map(|slot| &**slot).collect();
         let mut missing = Vec::new();
-        for plan in plans {
+        let passive = self.missing_passive(plans)?;
+        for plan in plans.iter().filter(|plan| !plan.is_passive) {
             match leaving.iter().position(|slot| self.is_same(&slot.plan, plan)) {
                 Some(position) => drop(leaving.remove(position)),
                 None => missing.push(plan.clone()),
@@ -141,7 +146,22 @@ impl InstancePool {
         drop(members);
         self.retire(retired);
         self.join_ended();
+        self.replace_passive(plans, passive);
         Ok(())
+    }
+
+    /// Makes the passive instances that are not there yet. Errors: one of them cannot be made.
+    fn missing_passive(&self, plans: &[InstancePlan]) -> Result<Vec<PassiveInstance>> {
+        let there: Vec<_> = self.passive.lock().iter().map(|instance| instance.plan.clone()).collect();
+        let missing = plans.iter().filter(|plan| plan.is_passive && !there.contains(plan));
+        missing.map(|plan| PassiveInstance::start(self.model.clone(), plan.clone())).collect()
+    }
+
+    /// Lets passive instances go that are wanted no more, and keeps those that were made in their place.
+    fn replace_passive(&self, plans: &[InstancePlan], made: Vec<PassiveInstance>) {
+        let mut passive = self.passive.lock();
+        passive.retain(|instance| plans.contains(&instance.plan));
+        passive.extend(made);
     }
 
     /// What an instance needs is nobody's business where nothing limits it.
@@ -343,6 +363,7 @@ impl InstancePool {
             let members = std::mem::take(&mut *members.lock());
             self.join(members);
         }
+        self.passive.lock().clear();
     }
 
     /// Has instances take nothing more, and go once they need not stay for a sequence.

@@ -24,6 +24,7 @@ mod open_requests;
 mod pace;
 mod probe;
 mod process;
+mod processors;
 mod reload;
 mod requirements;
 mod run;

@@ -19,6 +19,7 @@ use super::{
     interpreter::Interpreter,
     marshal::{Value, Writer},
     process::Process,
+    processors,
     reload::Sources,
     supervise::Workers,
     time_limits::Stage,
@@ -154,6 +155,9 @@ impl Starter {
         let first = self.first.lock().take();
         let mut worker = first.map_or_else(|| self.loaded_worker(abort), Ok)?;
         abort.watch(worker.process());
+        if let Some(cores) = &placement.cores {
+            processors::bind(worker.process(), cores)?; // it was started, and has started threads, before it was known whose it is
+        }
         worker.shared.set_instance(OfInstance {
             name: placement.instance_name.clone(),
             output_names: self.output_names.clone(),

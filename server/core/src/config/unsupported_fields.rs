@@ -29,11 +29,9 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("cc_model_filenames", Why::TensorRt),
     ("instance_group.secondary_devices", Why::TensorRt),
     ("optimization.cuda", Why::TensorRt),
-    ("instance_group.host_policy", Why::Server),
-    ("instance_group.passive", Why::Server),
+    ("optimization.priority", Why::TensorRt),
     ("model_metrics", Why::Server),
     ("model_repository_agents", Why::Server),
-    ("optimization.priority", Why::Server),
     ("response_cache.enable", Why::Server),
 ];
 

@@ -67,6 +67,28 @@ impl Value for Setting {
     }
 }
 
+/// `NAME,KEY=VALUE` about one host policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPolicySetting {
+    /// Which policy.
+    pub(crate) policy: String,
+    /// Which setting.
+    pub(crate) key: String,
+    /// Its new value.
+    pub(crate) value: String,
+}
+
+impl Value for HostPolicySetting {
+    const FORM: &'static str = "<policy name>,<setting>=<value>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match Setting::read(text) {
+            Ok(Setting { name: Some(policy), key, value }) => Ok(Self { policy, key, value }),
+            _ => Err(Self::FORM.into()),
+        }
+    }
+}
+
 impl Value for Restriction {
     const FORM: &'static str = "<category>,...:<header>=<value>";
 

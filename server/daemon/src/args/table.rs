@@ -14,7 +14,8 @@ use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
     flag::{Effect, Flag, Group, set, unused},
     setting::{
-        DeviceBytes, DeviceFraction, GlobalSetting, LimitedResource, NamedSetting, PortRange, Restriction, Setting,
+        DeviceBytes, DeviceFraction, GlobalSetting, HostPolicySetting, LimitedResource, NamedSetting, PortRange,
+        Restriction, Setting,
     },
     value::{GrpcThreads, Milliseconds, Named, Pattern, Port, Switch, Value, Verbosity, Word},
 };
@@ -305,7 +306,10 @@ const DEVICES: &[Flag] = &[
     unused!("cuda-virtual-address-size": DeviceBytes = "", "Address space of one GPU for a state that grows."),
     unused!("min-supported-compute-capability": f64 = "6.0", "Least compute capability of a GPU to be used."),
     unused!("buffer-manager-thread-count": i32 = "0", "Threads that help to copy tensors."),
-    unused!("host-policy": NamedSetting = "", "A placement of a named host policy: numa-node or cpu-cores."),
+    set!("host-policy": HostPolicySetting = "",
+        "On which processors the instances of a host policy run: <name>,cpu-cores=<first>-<last>[,<first>-<last>...], or those \
+         of <name>,numa-node=<number>. A group that names no policy has cpu, gpu_<number> or model. May be given several times.",
+        |args, setting| args.models.host_policies.push(setting)),
     unused!("model-load-gpu-limit": DeviceFraction = "", "Part of a GPU's memory above which loads are refused."),
     unused!("enable-peer-access": bool = "true", "Whether GPUs reach each other's memory."),
 ];

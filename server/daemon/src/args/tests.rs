@@ -320,6 +320,18 @@ fn contradicting_flags_are_refused() {
 }
 
 #[test]
+fn a_host_policy_has_a_name_and_settings() {
+    let args = args("--host-policy=near,cpu-cores=0-1,4-5 --host-policy near,numa-node=1");
+    let setting =
+        |key: &str, value: &str| HostPolicySetting { policy: "near".into(), key: key.into(), value: value.into() };
+    assert_eq!(args.models.host_policies, [setting("cpu-cores", "0-1,4-5"), setting("numa-node", "1")]);
+    for text in ["near", "near,cpu-cores", "near,cpu-cores=", ",cpu-cores=0-1", "cpu-cores=0-1", "near,=0-1"] {
+        let expected = "expected <policy name>,<setting>=<value>";
+        refuses(&format!("--host-policy={text}"), &format!("Bad option: \"--host-policy\": got '{text}', {expected}"));
+    }
+}
+
+#[test]
 fn repositories_are_polled_every_so_many_seconds_or_not_at_all() {
     let interval = |line: &str| args(&format!("--model-control-mode=POLL {line}")).models.poll_interval;
     assert_eq!(interval(""), Some(Duration::from_secs(15)));

@@ -22,6 +22,7 @@ pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findi
         findings.add_for_model("instance_group", "must specify one or more 'instance group's");
     }
     check_count(config, findings);
+    check_passive(config, findings);
     for (index, group) in config.instance_group.iter().enumerate() {
         let path = format!("instance_group[{index}]");
         let subject = format!("instance group {} of model {}", group.name, config.name);
@@ -40,6 +41,15 @@ fn check_count(config: &ModelConfig, findings: &mut Findings<'_>) {
             "'instance_group' asks for {count} instances, at most {MOST_INSTANCES} are allowed: lower 'count' or list \
              fewer 'gpus'"
         );
+        findings.add_for_model("instance_group", message);
+    }
+}
+
+/// Passive instances are given no requests, so that somebody else must be there.
+fn check_passive(config: &ModelConfig, findings: &mut Findings<'_>) {
+    let mut groups = config.instance_group.iter().peekable();
+    if groups.peek().is_some() && groups.all(|group| group.passive) {
+        let message = "must have an instance group that is not passive: passive instances are given no requests";
         findings.add_for_model("instance_group", message);
     }
 }
