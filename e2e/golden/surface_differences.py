@@ -10,11 +10,6 @@ ALSO_GENERATE = "headers are forwarded to generate as to infer"
 # (scene, case) -> (status, text, why)
 HTTP = {
     ("client_memory", "register with the key ''"): (400, "cannot register shared memory region 'a' - invalid shm key ''", NAMES_THE_REGION),
-    ("client_memory", "through an ensemble, too small"): (
-        500,
-        "shared memory size specified with the request for output 'OUTPUT0' (8 bytes) should be at least 16 bytes to hold the results",
-        "an ensemble's response is written into the window when it is whole, behind the ensemble",
-    ),
     ("client_memory", "strings cut off"): (
         400,
         "[request id: <id_unknown>] incomplete string element for inference input 'INPUT0' for model 'type_string', expecting 3 bytes but only 2 bytes available.",
