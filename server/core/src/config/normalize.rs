@@ -87,7 +87,7 @@ fn instance_groups(config: &mut ModelConfig, machine: Machine) {
         if group.name.is_empty() {
             group.name = format!("{}_{number}", config.name);
         }
-        if group.kind() == Kind::Auto {
+        if group.kind == Kind::Auto as i32 {
             resolve_kind(group, machine);
         }
         if group.count < 1 {

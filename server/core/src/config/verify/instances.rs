@@ -26,6 +26,9 @@ pub(super) fn check(config: &ModelConfig, machine: Machine, findings: &mut Findi
     for (index, group) in config.instance_group.iter().enumerate() {
         let path = format!("instance_group[{index}]");
         let subject = format!("instance group {} of model {}", group.name, config.name);
+        if Kind::try_from(group.kind).is_err() {
+            findings.add(format!("{path}.kind"), format!("{subject} has unexpected kind {}", group.kind));
+        }
         check_gpus(group, machine, &path, &subject, findings);
         check_profiles(group, &config.platform, &path, &subject, findings);
     }
