@@ -183,3 +183,21 @@ def test_models_with_implicit_state_are_warmed_up_with_their_initial_states(tmp_
         # a sequence starts as if nothing had run before
         answer = client.infer("sums", [tensor("http", "INPUT", np.array([[1]], np.int32), "INT32")], sequence_id=7, sequence_start=True)
         assert answer.as_numpy("OUTPUT").tolist() == [[1]]
+
+
+def test_samples_and_their_files_may_come_with_a_load_request(tmp_path):
+    make.write(tmp_path, "mine", make.onnx_config(8, [("INPUT0", "FP32", [4])], [("OUTPUT0", "FP32", [4])]), {1: graphs.add(1)})
+    config = {"backend": "onnxruntime", "max_batch_size": 8, "instance_group": [{"count": 1, "kind": "KIND_CPU"}]}
+    for side in ("input", "output"):
+        config[side] = [{"name": f"{side.upper()}0", "data_type": "TYPE_FP32", "dims": [4]}]
+    data = {"data_type": "TYPE_FP32", "dims": [4], "input_data_file": "data"}
+    config["model_warmup"] = [{"name": "s", "batch_size": 2, "inputs": {"INPUT0": data}}]
+    with Server(tmp_path, "--model-control-mode=explicit") as server:
+        client = connect("http", server)
+        files = {"file:1/model.onnx": graphs.add(5).SerializeToString(), "file:warmup/data": bytes(16)}
+        client.load_model("mine", config=json.dumps(config), files=files)
+        assert successes(server, "mine") == (2, 1) and add_one("http", client, "mine") == 5
+        del files["file:warmup/data"]
+        with pytest.raises(InferenceServerException, match="failed to open text file for read .*/warmup/data: No such file or directory"):
+            client.load_model("mine", config=json.dumps(config), files=files)
+        assert add_one("http", client, "mine") == 5
