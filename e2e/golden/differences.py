@@ -13,6 +13,7 @@ import surface_differences
 NEWER = "Triton 2.73 answers so, 2.51 did not yet"
 CONFIG_ERRORS_KNOWN = "a model whose configuration is wrong is known, and every request for it is answered with what is wrong"
 STRICT = "what 2.51 let pass, or died of, is refused"
+SAYS_WHAT = "what Triton only says in its log stands in the answer as well"
 HASHED = "Triton takes inputs in the order of a hash table, we as they came"
 FLOATS = "the same number: we write its shortest form, which rapidjson sometimes misses in the last digit"
 
@@ -119,8 +120,8 @@ http("control", "load dots", 400, "invalid model name '..', model name must not 
 http("control", "load a name with an escaped slash", 400, "invalid model name 'a/b', model name must not contain path traversal characters", NEWER)
 http("control", "load with a config that is no text", 500, "Unable to parse 'config': attempt to access JSON non-string as string", NEWER)
 for case in ("load with a malformed config", "load with an unknown config field"):
-    http("control", case, 400, Begins("Invalid config override: "), NEWER)
-http("control", "load with a file and no config", 400, "Load parameter 'config' must be specified for model file override", NEWER)
+    http("control", case, 500, Begins("failed to load 'two', failed to poll from model repository: Invalid config override: "), SAYS_WHAT)
+http("control", "load with a file and no config", 500, "failed to load 'two', failed to poll from model repository: Load parameter 'config' must be specified for model file override", SAYS_WHAT)
 TYPE = "Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean"
 http("control", "unload with dependents of a wrong type", 500, TYPE, STRICT)
 DIFFERENCES["control", "ready after failed loads"] = ({"status": 200}, "a load that fails later does not take the server out of service")

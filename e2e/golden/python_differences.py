@@ -79,9 +79,9 @@ LINES = {
     ("python_bls_control", "load with files and no configuration"): (
         {
             0: "TritonModelException: Failed to load model: Failed to process the request for model 'snippets_0_0', message: "
-            "Load parameter 'config' must be specified for model file override"
+            "failed to load 'brought', failed to poll from model repository: Load parameter 'config' must be specified for model file override"
         },
-        NEWER,
+        "what Triton only says in its log stands in the answer as well",
     ),
 }
 

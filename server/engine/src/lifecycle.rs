@@ -307,13 +307,18 @@ impl Lifecycle {
     fn read(&self, name: &str, parameters: LoadParameters) -> Result<Draft, Unreadable> {
         // What is wrong with a folder's configuration is said in the log and in the index.
         let poll_failed = |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason };
+        // What is wrong with what a request brings is said nowhere but in its answer.
+        let override_failed = |reason: String| {
+            let answer = Error::internal(format!("{}: {reason}", poll_failed_text(name)));
+            Unreadable { answer, reason }
+        };
         if !parameters.files.is_empty() && parameters.config.is_none() {
             let text = "Load parameter 'config' must be specified for model file override";
-            return Err(Error::invalid_argument(text).into());
+            return Err(override_failed(text.to_owned()));
         }
         let files = match parameters.files.as_slice() {
             [] => None,
-            files => Some(Arc::new(loader::write_files(files)?)),
+            files => Some(Arc::new(loader::write_files(files).map_err(|error| override_failed(error.to_string()))?)),
         };
         let source = match &files {
             Some(files) => ModelFolder::temporary(files),
@@ -327,7 +332,7 @@ impl Lifecycle {
         let config = match parameters.config {
             Some(json) => {
                 let config = config::from_json(&json)
-                    .map_err(|error| Error::invalid_argument(format!("Invalid config override: {error}")))?;
+                    .map_err(|error| override_failed(format!("Invalid config override: {error}")))?;
                 let problems = config::verify_override(&config);
                 if !problems.is_empty() {
                     return Err(config::problems_error(name, &problems).into());

@@ -171,9 +171,27 @@ async fn a_load_may_bring_its_own_configuration_and_files() {
     assert_eq!(engine.config(harness::id("m")).unwrap().max_batch_size, 2);
     engine.load("m", LoadParameters::default()).await.unwrap();
     assert_eq!(engine.metadata(harness::id("m")).unwrap().versions, [1], "a plain load reads the folder again");
-    let escaping = LoadParameters { config: Some(config), files: vec![("../x".into(), Vec::new().into())] };
-    let error = engine.load("m", escaping).await.unwrap_err();
-    assert!(error.message.contains("must stay within model directory"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_override_is_in_the_answer_behind_the_words_of_triton() {
+    let harness = Harness::new();
+    harness.model("m", "", &[1]);
+    let engine = harness.explicit();
+    let config = || Some(harness::config_json("m", 2));
+    let file = |name: &str| vec![(name.to_owned(), Vec::new().into())];
+    let long = "A".repeat(256);
+    for (config, files, reason) in [
+        (config(), file("../x"), "must stay within model directory"),
+        (config(), file(&long), "File name too long"),
+        (None, file("1/x"), "'config' must be specified"),
+        (Some("{".to_owned()), Vec::new(), "Invalid config override"),
+    ] {
+        let error = engine.load("m", LoadParameters { config, files }).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal, "{error}");
+        assert!(error.message.starts_with("failed to load 'm', failed to poll from model repository: "), "{error}");
+        assert!(error.message.contains(reason), "{error}");
+    }
 }
 
 #[tokio::test]
