@@ -145,6 +145,12 @@ pub(crate) struct GrpcArgs {
     pub(crate) tls: TlsArgs,
     pub(crate) keepalive_time: Duration,
     pub(crate) keepalive_timeout: Duration,
+    /// Whether either side may ping while there is no call.
+    pub(crate) pings_without_calls: bool,
+    /// Least time between two pings of a client.
+    pub(crate) min_ping_interval: Duration,
+    /// Pings that may come sooner; 0 for any number.
+    pub(crate) max_ping_strikes: u32,
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) max_connection_age_grace: Option<Duration>,
     pub(crate) compression: Compression,
@@ -437,6 +443,9 @@ impl Default for Args {
                 tls: TlsArgs::default(),
                 keepalive_time: Duration::from_secs(7200),
                 keepalive_timeout: Duration::from_secs(20),
+                pings_without_calls: false,
+                min_ping_interval: Duration::from_secs(300),
+                max_ping_strikes: 2,
                 max_connection_age: None,
                 max_connection_age_grace: None,
                 compression: Compression::None,

@@ -109,6 +109,9 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         tls: grpc_tls,
         keepalive_time,
         keepalive_timeout,
+        pings_without_calls,
+        min_ping_interval,
+        max_ping_strikes,
         max_connection_age,
         max_connection_age_grace,
         compression,
@@ -119,6 +122,11 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let mut grpc_options = server_grpc::Options {
         keepalive_time,
         keepalive_timeout,
+        pings: server_grpc::PingPolicy {
+            min_interval: min_ping_interval,
+            max_strikes: max_ping_strikes,
+            permits_without_calls: pings_without_calls,
+        },
         max_connection_age,
         max_connection_age_grace,
         response_compression: match compression {

@@ -24,6 +24,8 @@ use crate::{
     Options,
     admission::Admission,
     dispatch::{Calls, Dispatch},
+    keepalive::{KeepAlive, unanswered},
+    pings::{PingPolicy, Pings},
     socket::{Socket, WriteBuffer},
 };
 
@@ -73,6 +75,8 @@ pub(crate) async fn serve(
             dispatch: dispatch.for_connection(),
             builder: builder(options),
             ages: ages(options),
+            keep_alive: keep_alive(options),
+            pings: options.pings,
             handshake_end: Instant::now() + options.handshake_timeout,
             close_requested: close_requested.subscribe(),
         };
@@ -163,8 +167,6 @@ fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
     let (stream_window, connection_window) = windows(options.byte_budget.limit());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(options.keepalive_time)
-        .keep_alive_timeout(options.keepalive_timeout)
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
         .max_frame_size(MAX_FRAME)
@@ -185,19 +187,44 @@ fn ages(options: &Options) -> Ages {
     Ages { soft: options.max_connection_age, grace: options.max_connection_age_grace }
 }
 
+fn keep_alive(options: &Options) -> KeepAlive {
+    KeepAlive {
+        time: options.keepalive_time,
+        timeout: options.keepalive_timeout,
+        pings_without_calls: options.pings.permits_without_calls,
+    }
+}
+
 /// What serves one connection.
 struct Server {
     dispatch: Dispatch,
     builder: http2::Builder<TokioExecutor>,
     ages: Ages,
+    keep_alive: KeepAlive,
+    pings: PingPolicy,
     handshake_end: Instant,
     close_requested: watch::Receiver<()>,
 }
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Over,
+    /// Its client was told to leave, and is to hear that.
+    SentAway,
+}
+
 impl Server {
     async fn serve(self, stream: Stream) {
-        let Self { dispatch, builder, ages, handshake_end, mut close_requested } = self;
         let (socket, write_buffer) = Socket::new(stream);
+        // when this is over, the calls of the connection are cancelled
+        if self.run(socket, &write_buffer).await == End::SentAway {
+            let _ = timeout(CLOSE_TIMEOUT, poll_fn(|context| write_buffer.poll_close(context))).await;
+        }
+    }
+
+    async fn run(self, socket: Socket, write_buffer: &WriteBuffer) -> End {
+        let Self { dispatch, builder, ages, keep_alive, pings, handshake_end, mut close_requested } = self;
         let calls = dispatch.calls();
         let answer = service_fn(move |request| dispatch.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), answer));
@@ -207,18 +234,28 @@ impl Server {
                 () = sleep_or_never(ages.soft) => true,
             }
         };
-        let mut stalled = pin!(stalled(&write_buffer, handshake_end));
+        let mut waits = pin!(async {
+            tokio::select! {
+                reason = stalled(write_buffer, handshake_end) => reason,
+                () = unanswered(write_buffer, &calls, keep_alive) => "the client does not answer a keepalive ping",
+            }
+        });
+        let mut pings = Pings::new(pings);
+        let closed = |reason: &str| {
+            debug!("connection closed: {reason}");
+            End::Over
+        };
         let is_old = tokio::select! {
-            () = drive(connection.as_mut(), &calls, &write_buffer) => return,
-            reason = &mut stalled => return debug!("connection closed: {reason}"),
+            end = drive(connection.as_mut(), &calls, write_buffer, &mut pings) => return end,
+            reason = &mut waits => return closed(reason),
             is_old = leave => is_old,
         };
         connection.as_mut().graceful_shutdown();
         let grace = if is_old { ages.grace } else { None };
         tokio::select! {
-            () = drive(connection, &calls, &write_buffer) => {}
-            reason = stalled => debug!("connection closed: {reason}"),
-            () = sleep_or_never(grace) => debug!("connection closed at its maximum age"),
+            end = drive(connection, &calls, write_buffer, &mut pings) => end,
+            reason = waits => closed(reason),
+            () = sleep_or_never(grace) => closed("it has reached its maximum age"),
         }
     }
 
@@ -264,7 +301,8 @@ async fn drive(
     mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
     calls: &Calls,
     write_buffer: &WriteBuffer,
-) {
+    pings: &mut Pings,
+) -> End {
     let mut has_yielded = false;
     poll_fn(|context| {
         has_yielded = !has_yielded && calls.are_in_flight();
@@ -273,6 +311,11 @@ async fn drive(
             return Poll::Pending;
         }
         let polled = connection.as_mut().poll(context);
+        if are_too_many(write_buffer, calls, pings) {
+            debug!("connection closed: the client pings too often");
+            write_buffer.tell_too_many_pings();
+            return Poll::Ready(End::SentAway);
+        }
         let sent = write_buffer.poll_send(context);
         // Broken connections are common: clients die, scanners send other protocols.
         if let Poll::Ready(Err(error)) = &polled {
@@ -280,11 +323,24 @@ async fn drive(
         }
         if let Poll::Ready(Err(error)) = &sent {
             debug!("gRPC connection broke: {error}");
-            return Poll::Ready(());
+            return Poll::Ready(End::Over);
         }
-        polled.map(|_| ())
+        polled.map(|_| End::Over)
     })
-    .await;
+    .await
+}
+
+/// Whether the client has pinged too often, with what came last.
+fn are_too_many(write_buffer: &WriteBuffer, calls: &Calls, pings: &mut Pings) -> bool {
+    let count = write_buffer.take_pings();
+    if count == 0 {
+        return false;
+    }
+    if write_buffer.take_has_sent_for_calls() {
+        pings.forget();
+    }
+    let (now, has_calls) = (Instant::now(), calls.are_open());
+    (0..count).any(|_| pings.is_too_many(now, has_calls))
 }
 
 async fn sleep_or_never(duration: Option<Duration>) {

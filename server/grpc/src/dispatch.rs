@@ -50,8 +50,8 @@ impl Dispatch {
         let in_flight = self.calls.count();
         let (head, body) = request.into_parts();
         async move {
-            let response = answer(&service, &head, body).await;
-            drop(in_flight);
+            let mut response = answer(&service, &head, body).await;
+            response.body_mut().hold(in_flight.answered());
             Ok(response)
         }
     }
@@ -76,28 +76,52 @@ async fn answer(service: &Service, head: &Parts, body: Incoming) -> Response<Res
     outcome.await.unwrap_or_else(Status::into_http)
 }
 
-/// The calls of one connection that have no response yet.
+/// The calls of one connection: how many have no response yet. Each that is not over, for its response is not sent to its
+/// end, holds a reference.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Calls(Arc<AtomicUsize>);
 
+/// References to the calls of a connection without a call: its dispatch and its driver have them.
+const IDLE_REFERENCES: usize = 2;
+
 impl Calls {
-    /// Whether there are any.
+    /// Whether there are any that have no response yet.
     pub(crate) fn are_in_flight(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether there are any that are not over.
+    pub(crate) fn are_open(&self) -> bool {
+        Arc::strong_count(&self.0) > IDLE_REFERENCES
+    }
+
     fn count(&self) -> Counted {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Counted(self.clone())
+        Counted(Some(self.clone()))
     }
 }
 
-/// One of them.
-struct Counted(Calls);
+/// One that has no response yet.
+struct Counted(Option<Calls>);
+
+impl Counted {
+    /// It has one. What is returned lives as long as that is being sent.
+    fn answered(mut self) -> Option<Calls> {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Option<Calls> {
+        let calls = self.0.take();
+        if let Some(calls) = &calls {
+            calls.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        calls
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
     }
 }
 

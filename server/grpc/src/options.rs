@@ -6,13 +6,17 @@ use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, res
 use server_engine::BlockingPool;
 use server_tls::Acceptor;
 
+use crate::PingPolicy;
+
 /// How to serve gRPC.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// A connection without traffic for so long is sent a keepalive ping: `--grpc-keepalive-time`.
+    /// A client that is silent for so long during a call is sent a keepalive ping: `--grpc-keepalive-time`.
     pub keepalive_time: Duration,
     /// How long the acknowledgement of the ping may take: `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// What clients may ping. Where it permits pings without calls, the server sends such too.
+    pub pings: PingPolicy,
     /// Encrypts all connections: `--grpc-use-ssl`.
     pub tls: Option<Acceptor>,
     /// How long a new connection may take until its client has sent the preface of HTTP/2 and the first frame.
@@ -47,6 +51,7 @@ impl Default for Options {
         Self {
             keepalive_time: Duration::from_secs(7200),
             keepalive_timeout: Duration::from_secs(20),
+            pings: PingPolicy::default(),
             tls: None,
             handshake_timeout: Duration::from_secs(20),
             max_connection_age: None,

@@ -6,16 +6,19 @@
 
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
 use server_tls::{ReadAhead, ReadHalf, Stream, WriteHalf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::frames::{ACK, DATA, Frames, GOAWAY, HEAD, HEADERS, Head, PING, PREFACE, UNKNOWN, WINDOW_UPDATE};
 
 /// Most bytes buffered between two sends: seven frames of the usual 16 KiB.
 const MAX_BUFFERED: usize = 112 << 10;
@@ -24,15 +27,16 @@ const LARGE: usize = 64 << 10;
 /// Capacity an idle connection keeps, in bytes.
 const IDLE_CAPACITY: usize = 8 << 10;
 
-/// Bytes of the preface of HTTP/2 and of the head of the first frame, which every client sends unasked.
-const HANDSHAKE: usize = 24 + 9;
+/// What pings of this server carry, by which their answers are known.
+const PING_PAYLOAD: [u8; 8] = *b"keepaliv";
+/// Code of an error: the client asks for more than it may. Source: RFC 9113, section 7.
+const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// What HTTP/2 reads and writes.
 pub(crate) struct Socket {
     read: ReadHalf,
     ahead: ReadAhead,
-    /// Bytes of the handshake that have not come yet.
-    handshake_left: usize,
+    frames: Frames,
     write_buffer: WriteBuffer,
 }
 
@@ -43,6 +47,12 @@ pub(crate) struct WriteBuffer(Arc<Shared>);
 struct Shared {
     writer: Mutex<Writer>,
     is_handshake_received: AtomicBool,
+    /// How often something was read.
+    reads: AtomicU64,
+    /// Pings that came since they were taken last.
+    pings: AtomicU32,
+    /// The last call of the client.
+    last_stream: AtomicU32,
 }
 
 struct Writer {
@@ -54,17 +64,38 @@ struct Writer {
     total_sent: u64,
     /// Whether the last write found no space in the socket.
     is_blocked: bool,
+    frames: Frames,
+    /// Whether something was sent for a call since that was asked last.
+    has_sent_for_calls: bool,
 }
 
 impl Socket {
     /// Splits a connection into what HTTP/2 uses and the buffer its driver sends.
     pub(crate) fn new(stream: Stream) -> (Self, WriteBuffer) {
         let (read, write) = stream.into_split();
-        let writer = Writer { write, buffered: Vec::new(), sent: 0, total_sent: 0, is_blocked: false };
-        let shared = Shared { writer: Mutex::new(writer), is_handshake_received: AtomicBool::new(false) };
+        let writer = Writer {
+            write,
+            buffered: Vec::new(),
+            sent: 0,
+            total_sent: 0,
+            is_blocked: false,
+            frames: Frames::default(),
+            has_sent_for_calls: false,
+        };
+        let shared = Shared {
+            writer: Mutex::new(writer),
+            is_handshake_received: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            pings: AtomicU32::new(0),
+            last_stream: AtomicU32::new(0),
+        };
         let write_buffer = WriteBuffer(Arc::new(shared));
-        let socket =
-            Self { read, ahead: ReadAhead::default(), handshake_left: HANDSHAKE, write_buffer: write_buffer.clone() };
+        let socket = Self {
+            read,
+            ahead: ReadAhead::default(),
+            frames: Frames::after(PREFACE),
+            write_buffer: write_buffer.clone(),
+        };
         (socket, write_buffer)
     }
 }
@@ -75,7 +106,47 @@ impl WriteBuffer {
         self.lock().poll_send(context)
     }
 
-    /// Whether the client has sent as many bytes as the start of every HTTP/2 connection has.
+    /// How often something was read.
+    pub(crate) fn reads(&self) -> u64 {
+        self.0.reads.load(Ordering::Relaxed)
+    }
+
+    /// The pings that have come since the last time.
+    pub(crate) fn take_pings(&self) -> u32 {
+        match self.0.pings.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.0.pings.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Whether something was sent for a call since the last time.
+    pub(crate) fn take_has_sent_for_calls(&self) -> bool {
+        mem::take(&mut self.lock().has_sent_for_calls)
+    }
+
+    /// Adds a ping to what is sent next, if it can be put there.
+    pub(crate) fn ping(&self) {
+        self.lock().insert(Head { length: 8, kind: PING, flags: 0, stream: 0 }, &PING_PAYLOAD);
+    }
+
+    /// Adds to what is sent next that the client has to leave for it pings too often, if that can be put there. It is read
+    /// by clients of gRPC, which ping half as often from then on.
+    pub(crate) fn tell_too_many_pings(&self) {
+        let last_stream = self.0.last_stream.load(Ordering::Relaxed);
+        let text = b"too_many_pings";
+        let payload = [&last_stream.to_be_bytes(), &ENHANCE_YOUR_CALM.to_be_bytes(), text.as_slice()].concat();
+        self.lock().insert(Head { length: payload.len() as u32, kind: GOAWAY, flags: 0, stream: 0 }, &payload);
+    }
+
+    /// Sends what is buffered, ends this side, and waits for the client to end its own. For when HTTP/2 is gone.
+    pub(crate) fn poll_close(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut writer = self.lock();
+        ready!(writer.poll_send(context))?;
+        ready!(Pin::new(&mut writer.write).poll_shutdown(context))?;
+        writer.write.poll_discard(context)
+    }
+
+    /// Whether the client has sent the preface of HTTP/2 and the head of the first frame, which every client sends unasked.
     pub(crate) fn is_handshake_received(&self) -> bool {
         self.0.is_handshake_received.load(Ordering::Relaxed)
     }
@@ -120,13 +191,36 @@ impl Writer {
         }
         if length >= LARGE {
             let outcome = Pin::new(&mut self.write).poll_write_vectored(context, pieces);
+            if let Poll::Ready(Ok(written)) = outcome {
+                self.follow(pieces, written);
+            }
             return self.count(outcome);
         }
         if length > self.buffered.capacity() - self.buffered.len() && self.buffered.len() + length > IDLE_CAPACITY {
             self.buffered.reserve_exact(MAX_BUFFERED - self.buffered.len());
         }
         pieces.iter().for_each(|piece| self.buffered.extend_from_slice(piece));
+        self.follow(pieces, length);
         Poll::Ready(Ok(length))
+    }
+
+    /// Follows the frames in the first `length` bytes of these.
+    fn follow(&mut self, pieces: &[IoSlice<'_>], mut length: usize) {
+        for piece in pieces {
+            let part = piece.len().min(length);
+            length -= part;
+            self.frames.follow(&piece[..part], |head, _| {
+                self.has_sent_for_calls |= matches!(head.kind, DATA | HEADERS | WINDOW_UPDATE);
+            });
+        }
+    }
+
+    /// Puts a frame between those of HTTP/2, unless one of them is half written: then the socket is full.
+    fn insert(&mut self, head: Head, payload: &[u8]) {
+        if self.frames.is_between() {
+            self.buffered.extend_from_slice(&head.to_bytes());
+            self.buffered.extend_from_slice(payload);
+        }
     }
 
     fn count(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -135,6 +229,29 @@ impl Writer {
             self.total_sent += sent as u64;
         }
         outcome
+    }
+}
+
+impl Socket {
+    /// Notes what was read. The answer to a ping of this file is made a frame of no kind: HTTP/2, which knows nothing of the
+    /// ping, would complain about it in the log. One that is cut in two stays as it is.
+    fn note_read(&mut self, bytes: &mut [u8]) {
+        let shared = &self.write_buffer.0;
+        // this task is the only one that writes these, so that no more than a store is needed
+        shared.reads.store(shared.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let mut answer = None;
+        self.frames.follow(bytes, |head, at| {
+            shared.is_handshake_received.store(true, Ordering::Relaxed);
+            match head.kind {
+                HEADERS => shared.last_stream.store(head.stream, Ordering::Relaxed),
+                PING if head.flags & ACK == 0 => _ = shared.pings.fetch_add(1, Ordering::Relaxed),
+                PING if at >= HEAD && bytes[at..].starts_with(&PING_PAYLOAD) => answer = Some(at),
+                _ => {}
+            }
+        });
+        if let Some(at) = answer {
+            bytes[at - HEAD + 3] = UNKNOWN;
+        }
     }
 }
 
@@ -150,10 +267,8 @@ impl AsyncRead for Socket {
             true => ahead.poll_read(read, context, buffer),
             false => Pin::new(read).poll_read(context, buffer),
         };
-        if self.handshake_left > 0 {
-            self.handshake_left = self.handshake_left.saturating_sub(buffer.filled().len() - before);
-            let is_received = self.handshake_left == 0;
-            self.write_buffer.0.is_handshake_received.store(is_received, Ordering::Relaxed);
+        if buffer.filled().len() > before {
+            self.note_read(&mut buffer.filled_mut()[before..]);
         }
         outcome
     }
@@ -286,5 +401,40 @@ mod tests {
         socket.write_all(&[7; 50_000]).await.unwrap();
         poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
         assert!(write_buffer.lock().buffered.capacity() <= IDLE_CAPACITY);
+    }
+
+    #[tokio::test]
+    async fn answers_to_own_pings_are_hidden_and_others_are_not() {
+        let (mut client, mut socket, _) = pair().await;
+        let frame = |flags: u8, payload: &[u8; 8]| [&[0, 0, 8, PING, flags, 0, 0, 0, 0], payload.as_slice()].concat();
+        let preface = [0; PREFACE as usize].as_slice();
+        let (own, others) = (frame(ACK, &PING_PAYLOAD), frame(ACK, b"shutdown"));
+        let asked = frame(0, &PING_PAYLOAD);
+        client.write_all(&[preface, &own, &others, &asked].concat()).await.unwrap();
+        let mut read = vec![0; preface.len() + 3 * own.len()];
+        socket.read_exact(&mut read).await.unwrap();
+        let mut hidden = own.clone();
+        hidden[3] = UNKNOWN;
+        assert_eq!(read, [preface, &hidden, &others, &asked].concat());
+    }
+
+    #[tokio::test]
+    async fn own_frames_stand_between_those_of_http_2() {
+        let (mut client, mut socket, write_buffer) = pair().await;
+        let head = Head { length: 4, kind: DATA, flags: 0, stream: 1 }.to_bytes();
+        socket.write_all(&head).await.unwrap();
+        write_buffer.ping(); // in the middle of a frame: left out
+        socket.write_all(b"data").await.unwrap();
+        write_buffer.ping();
+        socket.write_all(&head).await.unwrap();
+        socket.write_all(b"more").await.unwrap();
+        poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
+        let ping = [&Head { length: 8, kind: PING, flags: 0, stream: 0 }.to_bytes()[..], &PING_PAYLOAD].concat();
+        let expected = [&head[..], b"data", &ping, &head, b"more"].concat();
+        let mut read = vec![0; expected.len()];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, expected);
+        assert!(write_buffer.take_has_sent_for_calls());
+        assert!(!write_buffer.take_has_sent_for_calls());
     }
 }

@@ -4,13 +4,16 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 
 use crate::{stream::Encrypted, transport::Progress};
@@ -40,7 +43,19 @@ impl ReadHalf {
     }
 }
 
+/// Reads of what is thrown away in a row, before others have their turn.
+const DISCARDED_AT_ONCE: usize = 32;
+
 impl WriteHalf {
+    /// Throws away what the client still sends, until it has ended its side: a socket that is closed before loses what was
+    /// sent last. For when nobody reads any more.
+    pub fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(half) => discard(half.as_ref(), context),
+            Self::Tls(stream) => discard(stream.lock().0.get_ref().0.socket(), context),
+        }
+    }
+
     /// How far sending is; `None` without TLS, where a write that is ready has reached the socket.
     pub fn progress(&self) -> Option<Progress> {
         match self {
@@ -48,6 +63,20 @@ impl WriteHalf {
             Self::Tls(stream) => Some(stream.lock().progress()),
         }
     }
+}
+
+fn discard(socket: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    for _ in 0..DISCARDED_AT_ONCE {
+        ready!(socket.poll_read_ready(context))?;
+        match socket.try_read(&mut [0; 4096]) {
+            Ok(0) => return Poll::Ready(Ok(())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
 }
 
 impl AsyncRead for ReadHalf {

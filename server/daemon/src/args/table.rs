@@ -4,11 +4,7 @@
 //! `--max-inflight-request-bytes`, `--gpu-fallback`, `--version` and the flags for TLS of HTTP and of the metrics page are
 //! additions.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
@@ -200,15 +196,23 @@ const GRPC: &[Flag] = &[
     set!("grpc-infer-response-compression-level": Compression = "none",
         "Whether to compress inference responses: none, or low, medium and high, which are the same here.",
         |args, level| args.grpc.compression = level),
-    set!("grpc-keepalive-time": NonZeroU32 = "7200000", "Milliseconds of silence before a keep-alive ping is sent.",
-        |args, time| args.grpc.keepalive_time = milliseconds(time.get())),
-    set!("grpc-keepalive-timeout": NonZeroU32 = "20000", "Milliseconds to wait for the answer to a keep-alive ping.",
-        |args, time| args.grpc.keepalive_timeout = milliseconds(time.get())),
-    unused!("grpc-keepalive-permit-without-calls": bool = "false", "Send keep-alive pings without calls in flight too."),
+    set!("grpc-keepalive-time": i32 = "7200000",
+        "Milliseconds for which a client may be silent during a call before it is sent a keep-alive ping.",
+        |args, time| args.grpc.keepalive_time = milliseconds(time.max(1).unsigned_abs())),
+    set!("grpc-keepalive-timeout": i32 = "20000",
+        "Milliseconds to wait for the answer to a keep-alive ping. Without one the connection is closed.",
+        |args, time| args.grpc.keepalive_timeout = milliseconds(time.max(0).unsigned_abs())),
+    set!("grpc-keepalive-permit-without-calls": bool = "false",
+        "Whether to send keep-alive pings without a call in flight too, and to let clients do so: they may ping once in two \
+         hours then otherwise.",
+        |args, on| args.grpc.pings_without_calls = on),
     unused!("grpc-http2-max-pings-without-data": i32 = "2", "Pings that may be sent while there is no data to send."),
-    unused!("grpc-http2-min-recv-ping-interval-without-data": i32 = "300000",
-        "Milliseconds expected between a client's pings while it sends no data."),
-    unused!("grpc-http2-max-ping-strikes": i32 = "2", "Pings too many before a connection is closed."),
+    set!("grpc-http2-min-recv-ping-interval-without-data": i32 = "300000",
+        "Least milliseconds between two pings of a client while nothing is sent to it. One that comes sooner is a strike.",
+        |args, interval| args.grpc.min_ping_interval = milliseconds(interval.max(0).unsigned_abs())),
+    set!("grpc-http2-max-ping-strikes": i32 = "2",
+        "Strikes that a connection may have; one more closes it. 0 allows any number.",
+        |args, strikes| args.grpc.max_ping_strikes = strikes.max(0).unsigned_abs()),
     set!("grpc-max-connection-age": u32 = "", "Milliseconds a connection may live; for ever if not given.",
         |args, age| args.grpc.max_connection_age = Some(milliseconds(age)).filter(|age| !age.is_zero())),
     set!("grpc-max-connection-age-grace": u32 = "",

@@ -257,6 +257,26 @@ fn values_that_name_nothing_are_refused() {
 }
 
 #[test]
+fn rules_for_pings_are_read_and_negative_numbers_are_none() {
+    let grpc = args(
+        "--grpc-keepalive-time=1000 --grpc-keepalive-timeout=50 --grpc-keepalive-permit-without-calls=1 \
+         --grpc-http2-min-recv-ping-interval-without-data=10 --grpc-http2-max-ping-strikes=5 \
+         --grpc-http2-max-pings-without-data=0",
+    )
+    .grpc;
+    assert_eq!((grpc.keepalive_time, grpc.keepalive_timeout), (Duration::from_secs(1), Duration::from_millis(50)));
+    assert!(grpc.pings_without_calls);
+    assert_eq!((grpc.min_ping_interval, grpc.max_ping_strikes), (Duration::from_millis(10), 5));
+    let grpc = args(
+        "--grpc-keepalive-time=-1 --grpc-keepalive-timeout=-1 --grpc-http2-min-recv-ping-interval-without-data=-5 \
+         --grpc-http2-max-ping-strikes=-1",
+    )
+    .grpc;
+    assert_eq!((grpc.keepalive_time, grpc.keepalive_timeout), (Duration::from_millis(1), Duration::ZERO));
+    assert_eq!((grpc.min_ping_interval, grpc.max_ping_strikes), (Duration::ZERO, 0));
+}
+
+#[test]
 fn each_front_end_has_certificates_of_its_own() {
     let all = |service: &str| {
         format!(

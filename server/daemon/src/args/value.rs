@@ -2,11 +2,7 @@
 //!
 //! A form refuses with the words that follow "expected"; the flag's name and the text are added by the caller.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use server_core::header_forwarding::HeaderPattern;
 
@@ -179,7 +175,6 @@ numbers! {
     i32 as "<integer>",
     u64 as "<integer>",
     i64 as "<integer>",
-    NonZeroU32 as "<integer>",
     NonZeroU64 as "<integer>",
 }
 

@@ -19,7 +19,7 @@ use super::{
     compression::GZIP,
     encode::{self, Parts},
 };
-use crate::error::status;
+use crate::{dispatch::Calls, error::status};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A message is compressed on the event loop up to this size, about a millisecond of work, and beyond on the blocking pool.
@@ -33,7 +33,11 @@ type Responses = Pin<Box<dyn Stream<Item = Result<Parts, Status>> + Send>>;
 
 /// What is sent after the headers of a response.
 #[derive(Default)]
-pub(crate) struct ResponseBody(Kind);
+pub(crate) struct ResponseBody {
+    kind: Kind,
+    /// The calls of its connection, while this one is among them.
+    _call: Option<Calls>,
+}
 
 #[derive(Default)]
 enum Kind {
@@ -47,6 +51,11 @@ enum Kind {
 }
 
 impl ResponseBody {
+    /// Keeps what shows that the call goes on, until the body is sent or given up.
+    pub(crate) fn hold(&mut self, call: Option<Calls>) {
+        self._call = call;
+    }
+
     /// The response of a unary call.
     pub(crate) fn unary(message: Parts, is_compressed: bool) -> Response<Self> {
         response(Kind::Unary(message.into_iter()), is_compressed)
@@ -61,7 +70,7 @@ impl ResponseBody {
 }
 
 fn response(kind: Kind, is_compressed: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody(kind));
+    let mut response = Response::new(ResponseBody { kind, _call: None });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if is_compressed {
         response.headers_mut().insert("grpc-encoding", GZIP);
@@ -77,7 +86,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        let end = match &mut self.0 {
+        let end = match &mut self.kind {
             Kind::Empty => return Poll::Ready(None),
             Kind::Unary(parts) => match parts.next() {
                 Some(part) => return Poll::Ready(Some(Ok(Frame::data(part)))),
@@ -88,12 +97,12 @@ impl Body for ResponseBody {
                 Err(end) => end,
             },
         };
-        self.0 = Kind::Empty;
+        self.kind = Kind::Empty;
         Poll::Ready(Some(Ok(Frame::trailers(trailers(end)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Kind::Empty)
+        matches!(self.kind, Kind::Empty)
     }
 }
 

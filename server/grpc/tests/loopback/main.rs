@@ -9,6 +9,7 @@ mod decoupled;
 mod encrypting;
 mod harness;
 mod infer;
+mod pings;
 mod placement;
 #[path = "../../../shm/tests/harness/placing.rs"]
 mod placing;
