@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod blocking_pool;
 mod ensemble;
 mod fingerprint;
@@ -59,14 +60,8 @@ use server_core::{
 };
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
-pub use self::{
-    blocking_pool::BlockingPool,
-    infer::{Inference, ModelHandle},
-    options::{ControlMode, LoadParameters, Options, Startup},
-    registry::{IndexEntry, VersionState},
-    shared_memory::{MemoryKind, RegionPart, RegionStatus, SharedMemory, SharedMemoryOptions},
-};
 use self::{
+    aside::aside,
     lifecycle::Lifecycle,
     load_session::LoadSession,
     loader::Loader,
@@ -75,6 +70,13 @@ use self::{
     rate_limiter::RateLimiter,
     registry::{Entry, Registry},
     repository::Found,
+};
+pub use self::{
+    blocking_pool::BlockingPool,
+    infer::{Inference, ModelHandle},
+    options::{ControlMode, LoadParameters, Options, Startup},
+    registry::{IndexEntry, VersionState},
+    shared_memory::{MemoryKind, RegionPart, RegionStatus, SharedMemory, SharedMemoryOptions},
 };
 
 const STARTING: u8 = 0;
@@ -317,7 +319,7 @@ impl Engine {
     pub fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<Inference> {
         self.not_exiting("Server not ready")?;
         let delivery = self.shared_memory.delivery_of(&request);
-        let mut inference = infer::infer(&self.registry, model, request)?;
+        let mut inference = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request))?;
         inference.deliver_by(delivery);
         Ok(inference)
     }

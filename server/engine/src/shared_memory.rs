@@ -22,10 +22,16 @@ pub use server_shm::{Kind as MemoryKind, RegionStatus};
 use server_shm::{Region, Regions};
 use smallvec::SmallVec;
 
-use crate::BlockingPool;
+use crate::{BlockingPool, aside::aside};
 
 /// More bytes of a response are copied on the blocking pool: about half a millisecond of work.
 const LONG_COPY: usize = 4 << 20;
+
+/// Whether it takes long to check a request: its strings are counted, and in shared memory they may be many for a small
+/// message.
+pub(crate) fn is_long(request: &InferRequest) -> bool {
+    request.inputs.iter().any(|input| input.data_type == DataType::Bytes && input.data.len() > LONG_COPY)
+}
 
 /// Whether and how clients share memory with the server: what the command line decides.
 #[derive(Debug, Clone)]
@@ -117,7 +123,8 @@ impl SharedMemory {
             },
         };
         let reservation = self.options.byte_budget.reserve(part.len())?;
-        Ok(Buffer::unique(Bytes::from_owner(Copied { bytes: part.to_vec()?, _reservation: reservation })))
+        let bytes = aside(part.len() > LONG_COPY, || part.to_vec())?;
+        Ok(Buffer::unique(Bytes::from_owner(Copied { bytes, _reservation: reservation })))
     }
 
     /// Where an output is to be written.
