@@ -1,7 +1,8 @@
 """What the dynamic batcher makes of requests that wait together: put to a real Triton once, and to our server in every test run.
 
 All models wait, once, until QUEUED requests are there (TRITONSERVER_DELAY_SCHEDULER), and run for RUN_MS each time, so what is formed from them does not
-depend on time. A request is its rows, or (rows, parameters), or (rows, parameters, width) where the model takes any width.
+depend on time. A request is its rows, or (rows, parameters), or (rows, parameters, width) where the model takes any width, or (rows, parameters, width,
+width of INPUT1) where it has a second input, which is left out for None.
 """
 
 import http.client
@@ -30,9 +31,11 @@ class TritonPythonModel:
 '''
 
 
-def batching(fields="", batch=8, dims="[ 4 ]", instances=1, run_ms=RUN_MS):
+def batching(fields="", batch=8, dims="[ 4 ]", instances=1, run_ms=RUN_MS, first="", second=None):
+    """`first` is added to INPUT0; with `second`, the rest of it, there is an INPUT1."""
+    more = "" if second is None else f'input [ {{ name: "INPUT1" data_type: TYPE_FP32 {second} }} ]\n'
     return (
-        f'max_batch_size: {batch}\ninput [ {{ name: "INPUT0" data_type: TYPE_FP32 dims: {dims} }} ]\noutput [ {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: {dims} }} ]\n'
+        f'max_batch_size: {batch}\ninput [ {{ name: "INPUT0" data_type: TYPE_FP32 dims: {dims} {first} }} ]\n{more}output [ {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: {dims} }} ]\n'
         f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\ndynamic_batching {{ {fields} }}\n"
         f'parameters {{ key: "execute_delay_ms" value {{ string_value: "{run_ms}" }} }}\n'
     )
@@ -42,6 +45,8 @@ SLOW = "max_queue_delay_microseconds: 10000000"  # longer than any test: what le
 LONG_RUN_MS = 1500
 SHORT = "default_timeout_microseconds: 700000"  # all are sent by then; over before the first long execution ends
 SOON, LATE = {"timeout": 700_000}, {"timeout": 60_000_000}
+
+RAGGED = "allow_ragged_batch: true"
 
 # name -> configuration, requests
 SCENARIOS = {
@@ -61,6 +66,16 @@ SCENARIOS = {
     "b_delay_until_full": (batching(SLOW, batch=3), [1] * 6),
     "b_widths": (batching(dims="[ -1 ]"), [(1, {}, 4), (1, {}, 4), (1, {}, 5), (1, {}, 5), (1, {}, 4), (1, {}, 4)]),
     "b_widths_all_different": (batching(dims="[ -1 ]"), [(1, {}, width) for width in range(1, 7)]),
+    "b_ragged": (batching(dims="[ -1 ]", first=RAGGED), [(1, {}, width) for width in range(1, 7)]),
+    "b_ragged_rows": (batching(dims="[ -1 ]", first=RAGGED), [(rows, {}, width) for rows, width in zip((1, 2, 3, 4, 1, 1), range(1, 7))]),
+    "b_ragged_beside_widths": (
+        batching(dims="[ -1 ]", first=RAGGED, second="dims: [ -1 ]"),
+        [(1, {}, width, beside) for width, beside in zip(range(1, 7), (2, 2, 3, 3, 2, 2))],
+    ),
+    "b_ragged_beside_fixed": (batching(dims="[ -1 ]", first=RAGGED, second="dims: [ 2 ]"), [(1, {}, width, 2) for width in range(1, 7)]),
+    "b_optional": (batching(second="dims: [ 2 ] optional: true"), [(1, {}, 4, beside) for beside in (2, 2, None, None, 2, None)]),
+    "b_optional_widths": (batching(second="dims: [ -1 ] optional: true"), [(1, {}, 4, beside) for beside in (2, 3, 3, None, None, 2)]),
+    "b_optional_ragged": (batching(second=f"dims: [ -1 ] optional: true {RAGGED}"), [(1, {}, 4, beside) for beside in (2, 3, 3, None, None, 2)]),
     "b_priorities": (batching("priority_levels: 3 default_priority_level: 2", batch=1), [(1, {"priority": p}) for p in (3, 2, 1, 3, 2, 1)]),
     "b_priority_default": (batching("priority_levels: 2 default_priority_level: 1", batch=1), [(1, {"priority": p}) for p in (2, 0, 2, 9, 1, 2)]),
     "b_priorities_in_one_batch": (batching("priority_levels: 2 default_priority_level: 1", batch=4), [(1, {"priority": p}) for p in (2, 1, 2, 1, 2, 1)]),
@@ -97,9 +112,13 @@ def play(server, name):
     has_batches = "max_batch_size: 0" not in config
     answers, threads = {}, []
     for place, request in enumerate(requests):
-        rows, parameters, width = (*request, *({}, 4)[len(request) - 1 :]) if isinstance(request, tuple) else (request, {}, 4)
-        shape = [rows, width] if has_batches else [width]
-        body = {"id": str(place), "parameters": parameters, "inputs": [{"name": "INPUT0", "shape": shape, "datatype": "FP32", "data": [1.0] * (max(rows, 1) * width)}]}
+        rows, parameters, *widths = (*request, *({}, 4)[len(request) - 1 :]) if isinstance(request, tuple) else (request, {}, 4)
+        inputs = [
+            {"name": f"INPUT{k}", "shape": [rows, width] if has_batches else [width], "datatype": "FP32", "data": [1.0] * (max(rows, 1) * width)}
+            for k, width in enumerate(widths)
+            if width is not None
+        ]
+        body = {"id": str(place), "parameters": parameters, "inputs": inputs}
         threads.append(threading.Thread(target=send, args=(server, name, place, body, answers)))
         threads[-1].start()
         if place + 1 - len(answers) < QUEUED:
