@@ -1,13 +1,14 @@
 """Headers and metadata that the server forwards: what a Python model sees of them as parameters."""
 
 import json
+import socket
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from serving import Server, program
+from serving import Server, program, scaled
 from talking import PROTOCOLS, connect, tensor
 
 CONFIG = """backend: "python"
@@ -43,8 +44,8 @@ def server(folder):
 
 
 def seen(text):
-    """Names and values of the parameters in the order in which the model saw them, names in lower case."""
-    return [(name.lower(), value) for name, value in json.loads(text, object_pairs_hook=list)]
+    """Names and values of the parameters in the order in which the model saw them."""
+    return [(name, value) for name, value in json.loads(text, object_pairs_hook=list)]
 
 
 def ask(protocol, server, headers, **options):
@@ -80,15 +81,32 @@ def test_http_values_are_utf8_or_bytes(server):
     for value, expected in (("é中".encode(), "é中"), (b"\xe4\xff", "äÿ"), (b'a"b\\', 'a"b\\')):
         status, _, answer = server.request("POST", "/v2/models/shows/infer", body, {"X-Value": value})
         assert status == 200, answer
-        assert seen(json.loads(answer)["outputs"][0]["data"][0]) == [("x-value", expected)]
+        assert seen(json.loads(answer)["outputs"][0]["data"][0]) == [("X-Value", expected)]
+
+
+def test_http_names_are_written_as_the_client_wrote_them(server):
+    body = json.dumps({"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [1]}]}).encode()
+    head = "POST /v2/models/shows/infer HTTP/1.1\r\nHost: x\r\nX-One: 1\r\nx-two: 2\r\nX-ONE: 3\r\nContent-Length: {}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.http), scaled(30)) as caller:
+        for length in (len(body), 200_000, len(body)):
+            whole = head.format(length).encode() + body.ljust(length)
+            for piece in (whole[:40], whole[40:120], whole[120:]):
+                caller.sendall(piece)
+            said = b""
+            while not said.endswith(b"]}]}"):
+                piece = caller.recv(65536)
+                assert piece, said
+                said += piece
+            text = json.loads(said.split(b"\r\n\r\n")[1])["outputs"][0]["data"][0]
+            assert seen(text) == [("X-One", "1"), ("x-two", "2"), ("X-ONE", "3")]
 
 
 def test_generate_forwards_headers(server):
     headers = {"X-One": "1", "Other": "2"}
     status, _, answer = server.request("POST", "/v2/models/shows/generate", json.dumps({"IN": 1, "own": True}), headers)
-    assert (status, seen(json.loads(answer)["OUT"])) == (200, [("own", True), ("x-one", "1")])
+    assert (status, seen(json.loads(answer)["OUT"])) == (200, [("own", True), ("X-One", "1")])
     status, _, answer = server.request("POST", "/v2/models/streams/generate_stream", json.dumps({"IN": 1}), headers)
-    assert (status, seen(json.loads(answer.removeprefix(b"data: "))["OUT"])) == (200, [("x-one", "1")])
+    assert (status, seen(json.loads(answer.removeprefix(b"data: "))["OUT"])) == (200, [("X-One", "1")])
     status, _, answer = server.request("POST", "/v2/models/shows/generate", json.dumps({"IN": 1}), {"triton_my_header": "1"})
     assert (status, b"is reserved for Triton usage" in answer) == (400, True)
 

@@ -12,6 +12,11 @@ pub(crate) trait Application: Send + Sync + 'static {
     /// Answers one request. It cannot fail: an error is a response, too.
     fn answer(&self, activity: &Activity, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 
+    /// Whether it asks how the headers of a request were written: [`Activity::written`].
+    fn records_heads(&self) -> bool {
+        false
+    }
+
     /// Whether each connection should be closed after its next response.
     fn is_leaving(&self) -> bool;
 }

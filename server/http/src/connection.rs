@@ -16,12 +16,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use server_tls::{Progress, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
+
+use crate::head::HeadRecord;
 
 /// What a connection has done so far.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub(crate) struct Activity {
     may_probe: AtomicBool,
     /// Status of a response of hyper's own that was not sent; 0 for none.
     suppressed_status: AtomicU16,
+    /// How the headers of the request were written, if anybody asks.
+    head: Option<HeadRecord>,
 }
 
 /// No request is being worked on.
@@ -61,6 +65,23 @@ const STREAMING: u8 = 3;
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Activity {
+    /// Of a connection of which each head is kept if `records_heads`.
+    pub(crate) fn new(records_heads: bool) -> Self {
+        Self { head: records_heads.then(HeadRecord::default), ..Self::default() }
+    }
+
+    /// The headers of the request that runs as its client wrote them; `None` if that was not kept.
+    pub(crate) fn written<'a>(&self, headers: &'a HeaderMap) -> Option<Vec<(String, &'a HeaderValue)>> {
+        self.head.as_ref()?.written(headers)
+    }
+
+    /// The next bytes that come are a new request.
+    fn begin_head(&self) {
+        if let Some(head) = &self.head {
+            head.clear();
+        }
+    }
+
     /// A request's head was read.
     pub(crate) fn request_begun(&self, version: Version) {
         self.requests.fetch_add(1, Relaxed);
@@ -77,6 +98,7 @@ impl Activity {
     pub(crate) fn answered(&self) {
         self.bytes_in_at_answer.store(self.bytes_in.load(Relaxed), Relaxed);
         self.is_writing.store(true, Relaxed);
+        self.begin_head();
         self.phase.store(BETWEEN, Relaxed);
     }
 
@@ -88,6 +110,7 @@ impl Activity {
     /// The last event was handed over.
     pub(crate) fn stream_ended(&self) {
         self.bytes_in_at_answer.store(self.bytes_in.load(Relaxed), Relaxed);
+        self.begin_head();
         self.phase.store(BETWEEN, Relaxed);
     }
 
@@ -326,6 +349,11 @@ impl AsyncRead for MonitoredStream {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
         self.activity.bytes_in.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        if let Some(head) = &self.activity.head
+            && self.activity.phase.load(Relaxed) == BETWEEN
+        {
+            head.push(&buffer.filled()[before..]);
+        }
         outcome
     }
 }

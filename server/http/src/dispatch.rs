@@ -20,6 +20,10 @@ impl Application for Server {
         answer(self, activity, request)
     }
 
+    fn records_heads(&self) -> bool {
+        self.options.forwarded_headers.is_some()
+    }
+
     fn is_leaving(&self) -> bool {
         self.engine.is_leaving()
     }

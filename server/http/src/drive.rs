@@ -56,7 +56,7 @@ struct Shared<A> {
 
 /// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
 pub(crate) async fn drive(stream: Stream, application: Arc<impl Application>, stop: watch::Receiver<()>) {
-    let activity = Arc::new(Activity::default());
+    let activity = Arc::new(Activity::new(application.records_heads()));
     let shared = Arc::new(Shared { application, activity: activity.clone() });
     let service = service_fn(move |request: http::Request<_>| {
         let shared = shared.clone();

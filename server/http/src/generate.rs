@@ -127,6 +127,6 @@ async fn start(
     };
     let (mut request, held) = server.options.blocking_pool.run_if(is_long, decode).await??;
     request.model_version = model.version;
-    take_headers(&server.options, &found, headers, &mut request)?;
+    take_headers(&server.options, activity, &found, headers, &mut request)?;
     Ok(Running { inference: server.engine.infer(&found, request)?, held })
 }

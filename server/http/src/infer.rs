@@ -71,10 +71,10 @@ pub(crate) async fn infer(
         let decoded;
         (source, options, decoded) = server.options.blocking_pool.run(work).await?;
         let (mut request, held) = decoded?;
-        take_headers(&server.options, &found, &headers, &mut request)?;
+        take_headers(&server.options, activity, &found, &headers, &mut request)?;
         (server.engine.infer(&found, request)?, held)
     } else {
-        submit(server, &found, &source, &headers, body, &mut options)?
+        submit(server, activity, &found, &source, &headers, body, &mut options)?
     };
     if inference.interface().version != source.interface.version {
         source.interface = inference.interface().clone(); // routed to another version, which may have other labels
@@ -104,6 +104,7 @@ fn find(server: &Server, model: ModelId<'_>) -> Result<ModelHandle> {
 /// Decodes a body and queues the request at once: the request is never a field of the future, which saves moving it.
 fn submit(
     server: &Server,
+    activity: &Activity,
     found: &ModelHandle,
     source: &Source,
     headers: &HeaderMap,
@@ -111,6 +112,6 @@ fn submit(
     options: &mut OutputOptions,
 ) -> Result<(Inference, Option<Reservation>)> {
     let (mut request, held) = source.decode(body, server.engine.shared_memory(), options)?;
-    take_headers(&server.options, found, headers, &mut request)?;
+    take_headers(&server.options, activity, found, headers, &mut request)?;
     Ok((server.engine.infer(found, request)?, held))
 }

@@ -17,6 +17,7 @@ mod forwarding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod generate;
+mod head;
 mod health;
 mod held;
 mod infer;
