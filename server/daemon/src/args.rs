@@ -13,6 +13,7 @@ mod value;
 use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use server_core::{header_forwarding::HeaderPattern, restriction::ApiGroup};
+use server_engine::{Location, LocationError};
 
 use self::{
     flag::{Effect, Flag},
@@ -81,7 +82,10 @@ pub(crate) struct Args {
 /// Repositories and what is loaded from them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelArgs {
+    /// Folders on this machine.
     pub(crate) repositories: BTreeSet<PathBuf>,
+    /// Paths of object stores.
+    pub(crate) remote_repositories: BTreeSet<Location>,
     pub(crate) control_mode: ControlMode,
     /// Between two looks in poll mode; `None` for none after the first.
     pub(crate) poll_interval: Option<Duration>,
@@ -231,8 +235,8 @@ pub(crate) enum ArgsError {
     Value { name: &'static str, text: String, expected: String },
     #[error("--model-repository must be specified")]
     NoRepository,
-    #[error("--model-repository '{0}' is not a folder on this machine: copy the models to one, or mount their storage")]
-    RemoteRepository(String),
+    #[error("--model-repository {0}")]
+    Repository(#[from] LocationError),
     #[error("--load-model needs --model-control-mode=explicit: the other modes load every model")]
     StartupModels,
     #[error("Wildcard model name '*' must be the ONLY startup model if specified at all.")]
@@ -310,13 +314,13 @@ impl Args {
         if self.metrics.address.is_empty() {
             self.metrics.address.clone_from(&self.http.endpoint.address);
         }
-        let models = &self.models;
+        let models = &mut self.models;
         if models.repositories.is_empty() {
             return Err(ArgsError::NoRepository);
         }
-        let texts = models.repositories.iter().map(|path| path.to_string_lossy());
-        if let Some(remote) = texts.into_iter().find(|text| text.contains("://")) {
-            return Err(ArgsError::RemoteRepository(remote.into_owned()));
+        let is_url = |path: &PathBuf| Location::is_url(&path.to_string_lossy());
+        for url in models.repositories.extract_if(.., |path| is_url(path)) {
+            models.remote_repositories.insert(Location::parse(&url.to_string_lossy())?);
         }
         if models.control_mode != ControlMode::Explicit && !models.startup_models.is_empty() {
             return Err(ArgsError::StartupModels);
@@ -417,6 +421,7 @@ impl Default for Args {
             exit_on_error: true,
             models: ModelArgs {
                 repositories: BTreeSet::new(),
+                remote_repositories: BTreeSet::new(),
                 control_mode: ControlMode::None,
                 poll_interval: Some(Duration::from_secs(15)),
                 startup_models: BTreeSet::new(),

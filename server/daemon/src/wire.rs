@@ -76,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
 
     let ModelArgs {
         repositories,
+        remote_repositories,
         control_mode,
         poll_interval,
         startup_models,
@@ -145,6 +146,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let engine_options = server_engine::Options {
         id,
         repositories: repositories.into_iter().collect(),
+        remote_repositories: remote_repositories.into_iter().collect(),
         control_mode: match control_mode {
             ControlMode::Explicit => server_engine::ControlMode::Explicit,
             ControlMode::Poll => server_engine::ControlMode::Poll,

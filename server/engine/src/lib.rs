@@ -58,6 +58,7 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
 };
+pub use server_repositories::{Location, LocationError};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use self::{
@@ -148,6 +149,7 @@ impl Engine {
     /// are in the report instead.
     pub async fn start(self: &Arc<Self>) -> Result<Startup> {
         self.runtime.get_or_init(Handle::current);
+        self.lifecycle.look_at_remote().await;
         let (mut poller, names) = self.startup_models().await.inspect_err(|_| {
             let _ = self.phase.compare_exchange(STARTING, FAILED, Ordering::SeqCst, Ordering::SeqCst);
         })?;
@@ -275,7 +277,19 @@ impl Engine {
         }
     }
 
-    /// Every model of every repository with its versions' states; only ready ones on request.
+    /// The same as [`Engine::index`], after a look at the repositories on object stores.
+    ///
+    /// Errors: one of them cannot be read; that takes about ten seconds at most.
+    pub async fn current_index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
+        self.not_exiting("Server not ready")?;
+        self.lifecycle.look_at_remote().await;
+        self.index(ready_only)
+    }
+
+    /// Every model of every repository with its versions' states; only ready ones on request. Repositories on object stores
+    /// are as they were seen last.
+    ///
+    /// Errors: a repository cannot be read.
     pub fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
         self.not_exiting("Server not ready")?;
         let known = self.registry.entries();
@@ -373,7 +387,9 @@ impl Engine {
     /// Closes admission, lets what runs finish, unloads. `true` if all ended within the limit.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.close_admission();
-        self.lifecycle.drain(limit).await
+        let is_complete = self.lifecycle.drain(limit).await;
+        self.lifecycle.close_repositories();
+        is_complete
     }
 
     /// The models to load at start, and who follows them from there.

@@ -88,6 +88,7 @@ struct Draft {
     wanted: Vec<u64>,
     /// `None` where the files came with the load request.
     folder: Option<FolderFiles>,
+    /// Where the files lie, if that is a folder of ours: they came with the load request, or were fetched.
     files: Option<Arc<tempfile::TempDir>>,
     /// A configuration that came with the load request, kept for later loads once it serves.
     to_keep: Option<Override>,
@@ -129,7 +130,7 @@ impl Lifecycle {
     pub(crate) fn new(options: &Options, loader: Loader, registry: Arc<Registry>) -> Self {
         Self {
             registry,
-            repositories: Repositories::new(&options.repositories),
+            repositories: Repositories::new(&options.repositories).with_remote(&options.remote_repositories),
             loader,
             config_name: options.config_name.clone(),
             is_strict: !options.auto_complete,
@@ -141,6 +142,16 @@ impl Lifecycle {
             waits: LoadWaits::default(),
             permits: Arc::new(Semaphore::new(options.load_threads.max(1))),
         }
+    }
+
+    /// Asks object stores for the names of their models, which [`Lifecycle::folders`] tells then.
+    pub(crate) async fn look_at_remote(&self) {
+        self.repositories.look_at_remote().await;
+    }
+
+    /// Removes what was fetched from object stores: the server ends.
+    pub(crate) fn close_repositories(&self) {
+        self.repositories.close();
     }
 
     /// Names of all model folders. Errors: a repository cannot be read.
@@ -181,9 +192,7 @@ impl Lifecycle {
             Err(Unreadable { answer, reason }) => {
                 tracing::error!("Poll failed for model directory '{name}': {reason}");
                 // Anybody may ask for any name: what is in no repository is not remembered.
-                if self.repositories.find(name).is_ok_and(|found| found.is_some())
-                    || self.registry.entry(name).is_some()
-                {
+                if self.repositories.is_known(name) || self.registry.entry(name).is_some() {
                     self.registry.update(name, |entry| entry.failure = Some(reason));
                 }
                 return Err(answer);
@@ -242,7 +251,7 @@ impl Lifecycle {
     fn keep_override(&self, name: &str, draft: &Draft) {
         if let Some(given) = &draft.to_keep {
             self.overrides.lock().insert(name.to_owned(), given.clone());
-        } else if draft.files.is_some() {
+        } else if draft.folder.is_none() {
             self.overrides.lock().remove(name);
         }
     }
@@ -252,6 +261,7 @@ impl Lifecycle {
         self.overrides.lock().remove(name);
         self.ensembles.lock().remove(name);
         self.requested.lock().remove(name);
+        self.repositories.forget(name);
         let Some(entry) = self.registry.entry(name) else { return };
         let versions: Vec<u64> = entry.versions.keys().copied().collect();
         drop(entry); // it holds the models, and those wait until nobody does
@@ -312,6 +322,11 @@ impl Lifecycle {
             let answer = Error::internal(format!("{}: {reason}", poll_failed_text(name)));
             Unreadable { answer, reason }
         };
+        // What a store says is for whoever asked, too.
+        let not_fetched = |error: Error| Unreadable {
+            answer: Error { code: error.code, message: format!("{}: {error}", poll_failed_text(name)).into() },
+            reason: error.to_string(),
+        };
         if !parameters.files.is_empty() && parameters.config.is_none() {
             let text = "Load parameter 'config' must be specified for model file override";
             return Err(override_failed(text.to_owned()));
@@ -320,10 +335,10 @@ impl Lifecycle {
             [] => None,
             files => Some(Arc::new(loader::write_files(files).map_err(|error| override_failed(error.to_string()))?)),
         };
-        let source = match &files {
+        let mut source = match &files {
             Some(files) => ModelFolder::temporary(files),
-            None => match self.repositories.find(name)? {
-                Some(found) => found.only(name)?.open()?,
+            None => match self.repositories.find(name).map_err(not_fetched)? {
+                Some(found) => found.only(name)?.open().map_err(not_fetched)?,
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };
@@ -379,7 +394,10 @@ impl Lifecycle {
                 return Err(poll_failed(config::problems_error(name, &problems).to_string()));
             }
         }
+        source.fetch_versions(&wanted).map_err(not_fetched)?;
+        let model_dir = source.path().to_owned(); // where the versions lie now
         let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
+        let files = files.or_else(|| source.holder());
         Ok(Draft { model_dir, config, wanted, folder, files, to_keep })
     }
 

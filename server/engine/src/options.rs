@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use server_core::{host_policy::HostPolicies, rate_limit::Amounts};
+use server_repositories::Location;
 
 use crate::shared_memory::SharedMemoryOptions;
 
@@ -26,6 +27,8 @@ pub struct Options {
     pub id: String,
     /// Folders with models.
     pub repositories: Vec<PathBuf>,
+    /// Paths of object stores with models.
+    pub remote_repositories: Vec<Location>,
     /// Who decides which models are loaded.
     pub control_mode: ControlMode,
     /// Between two looks at the repositories in poll mode; `None` looks at the start only.
@@ -62,6 +65,7 @@ impl Default for Options {
         Self {
             id: "triton".into(),
             repositories: Vec::new(),
+            remote_repositories: Vec::new(),
             control_mode: ControlMode::None,
             poll_interval: None,
             startup_models: Vec::new(),

@@ -5,17 +5,21 @@ use std::{
     fmt, fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
+use futures_util::future::join_all;
 use rustix::io::Errno;
 use server_core::{
     error::{Error, Result},
     interface::Label,
     repository::watch::Sight,
 };
+use server_repositories::{Location, RemoteModel, RemoteRepository, RepositoryError, Snapshot};
+use tokio::runtime::Handle;
 
-use crate::{model_files, polling};
+use crate::{fingerprint, model_files, polling};
 
 /// The repositories of the command line, each once.
 pub(crate) struct Repositories {
@@ -26,6 +30,8 @@ pub(crate) struct Repositories {
 pub(crate) enum Repository {
     /// A folder on this machine.
     Folder(PathBuf),
+    /// A bucket of an object store, or a path in it.
+    Remote(Arc<RemoteRepository>),
 }
 
 /// Where the files of a name lie.
@@ -41,6 +47,8 @@ pub(crate) enum Found {
 pub(crate) enum Place {
     /// A folder on this machine.
     Folder(PathBuf),
+    /// In a bucket of an object store.
+    Remote(RemoteModel),
 }
 
 /// The files of one model, for one load.
@@ -48,6 +56,8 @@ pub(crate) struct ModelFolder {
     path: PathBuf,
     /// What the model's place is called.
     origin: String,
+    /// Where the files were fetched.
+    snapshot: Option<Snapshot>,
 }
 
 /// What files looked like: it differs when a file was added, removed, resized or written again.
@@ -60,16 +70,57 @@ pub(crate) type FileStamp = (u64, Option<SystemTime>);
 // === impl Repositories ===
 
 impl Repositories {
-    pub(crate) fn new(repositories: &[PathBuf]) -> Self {
-        let repositories: BTreeSet<&PathBuf> = repositories.iter().collect();
-        Self { repositories: repositories.into_iter().cloned().map(Repository::Folder).collect() }
+    pub(crate) fn new(folders: &[PathBuf]) -> Self {
+        let folders: BTreeSet<&PathBuf> = folders.iter().collect();
+        Self { repositories: folders.into_iter().cloned().map(Repository::Folder).collect() }
     }
 
-    /// Every model by name. Errors: a repository cannot be read.
+    /// With those on object stores. Nobody is asked for anything yet.
+    pub(crate) fn with_remote(mut self, locations: &[Location]) -> Self {
+        let locations: BTreeSet<&Location> = locations.iter().collect();
+        let remote = locations.into_iter().cloned().map(RemoteRepository::of_this_process);
+        self.repositories.extend(remote.map(|repository| Repository::Remote(Arc::new(repository))));
+        self
+    }
+
+    /// Asks object stores for the names of their models, in about ten seconds at most. What became of each is kept for
+    /// [`Repositories::list`]. Folders are not looked at.
+    pub(crate) async fn look_at_remote(&self) {
+        join_all(self.remote().map(|repository| repository.look())).await;
+    }
+
+    fn remote(&self) -> impl Iterator<Item = &Arc<RemoteRepository>> {
+        self.repositories.iter().filter_map(|repository| match repository {
+            Repository::Folder(_) => None,
+            Repository::Remote(remote) => Some(remote),
+        })
+    }
+
+    /// Nobody wants the files of a model any more but who has them open.
+    pub(crate) fn forget(&self, name: &str) {
+        self.remote().for_each(|repository| repository.forget(name));
+    }
+
+    /// Removes what was fetched: the server ends.
+    pub(crate) fn close(&self) {
+        self.remote().for_each(|repository| repository.close());
+    }
+
+    /// Whether a repository has a model of that name, as far as can be told without asking anybody.
+    pub(crate) fn is_known(&self, name: &str) -> bool {
+        self.repositories.iter().any(|repository| match repository {
+            Repository::Folder(folder) => folder.join(name).is_dir(),
+            Repository::Remote(remote) => remote.names().is_ok_and(|names| names.contains(name)),
+        })
+    }
+
+    /// Every model by name; those of object stores as [`Repositories::look_at_remote`] saw them last.
+    ///
+    /// Errors: a repository cannot be read.
     pub(crate) fn list(&self) -> Result<BTreeMap<String, Found>> {
         let mut models: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for repository in &self.repositories {
-            for (name, place) in repository.list()? {
+            for (name, place) in repository.list_as_seen()? {
                 models.entry(name).or_default().push(place);
             }
         }
@@ -100,39 +151,55 @@ impl Repositories {
 // === impl Repository ===
 
 impl Repository {
-    /// Its models by name. Blocks. Errors: it cannot be read, or not be known of something in it whether it is a folder.
+    /// Its models by name, asked for anew. Blocks. Errors: it cannot be read, or not be known of something in it whether it is
+    /// a folder.
     pub(crate) fn list(&self) -> Result<Vec<(String, Place)>> {
-        let Self::Folder(folder) = self;
-        let mut models = Vec::new();
-        for name in names(folder).map_err(|error| unreadable(folder, &error))? {
-            let path = folder.join(&name);
-            if !name.starts_with('.') && is_folder(&path).map_err(|error| unreadable(&path, &error))? {
-                models.push((name, Place::Folder(path)));
+        match self {
+            Self::Folder(folder) => model_folders(folder),
+            Self::Remote(remote) => {
+                let models = wait(remote.look_at_files()).map_err(remote_error)?;
+                Ok(models.into_iter().map(|model| (model.name().to_owned(), Place::Remote(model))).collect())
             }
         }
-        Ok(models)
+    }
+
+    /// Its models by name, without asking an object store. Errors: it could not be read.
+    fn list_as_seen(&self) -> Result<Vec<(String, Place)>> {
+        match self {
+            Self::Folder(folder) => model_folders(folder),
+            Self::Remote(remote) => {
+                let names = remote.names().map_err(remote_error)?;
+                Ok(names.into_iter().map(|name| (name.clone(), Place::Remote(remote.model(&name)))).collect())
+            }
+        }
     }
 
     /// What tells a folder from another that lies in its place later: device and number. `None` if it has no such thing.
     /// Errors: it cannot be read.
     pub(crate) fn identity(&self) -> Result<Option<(u64, u64)>> {
-        let Self::Folder(folder) = self;
+        let Self::Folder(folder) = self else { return Ok(None) };
         let metadata = fs::metadata(folder).map_err(|error| unreadable(folder, &error))?;
         Ok(Some((metadata.dev(), metadata.ino())))
     }
 
     /// One of its models, if it has it. Blocks. Errors: it cannot be read.
     fn find(&self, name: &str) -> Result<Option<Place>> {
-        let Self::Folder(folder) = self;
-        let path = folder.join(name);
-        Ok(path.is_dir().then_some(Place::Folder(path)))
+        match self {
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                Ok(path.is_dir().then_some(Place::Folder(path)))
+            }
+            Self::Remote(remote) => Ok(wait(remote.find(name)).map_err(remote_error)?.map(Place::Remote)),
+        }
     }
 }
 
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Folder(folder) = self;
-        folder.display().fmt(f)
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::Remote(remote) => remote.location().fmt(f),
+        }
     }
 }
 
@@ -167,21 +234,37 @@ impl Found {
 impl Place {
     /// What a look at it shows, without its content. Blocks.
     pub(crate) fn look(&self) -> Sight {
-        let Self::Folder(path) = self;
-        polling::sight(path)
+        match self {
+            Self::Folder(path) => polling::sight(path),
+            Self::Remote(model) => match wait(model.digest(fingerprint::is_ignored)) {
+                Ok(Some(digest)) => Sight::There(digest),
+                Ok(None) => Sight::Gone,
+                Err(_) => Sight::Unknown,
+            },
+        }
     }
 
     /// Makes its files readable on this machine, except those of versions ([`ModelFolder::fetch_versions`]). Blocks.
+    ///
+    /// Errors: they cannot be fetched.
     pub(crate) fn open(&self) -> Result<ModelFolder> {
-        let Self::Folder(path) = self;
-        Ok(ModelFolder { path: path.clone(), origin: self.to_string() })
+        let origin = self.to_string();
+        Ok(match self {
+            Self::Folder(path) => ModelFolder { path: path.clone(), origin, snapshot: None },
+            Self::Remote(model) => {
+                let snapshot = wait(model.open()).map_err(remote_error)?;
+                ModelFolder { path: snapshot.path().to_owned(), origin, snapshot: Some(snapshot) }
+            }
+        })
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Folder(path) = self;
-        path.display().fmt(f)
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Remote(model) => model.fmt(f),
+        }
     }
 }
 
@@ -190,7 +273,23 @@ impl fmt::Display for Place {
 impl ModelFolder {
     /// A folder that was made for one load.
     pub(crate) fn temporary(folder: &tempfile::TempDir) -> Self {
-        Self { path: folder.path().to_owned(), origin: folder.path().display().to_string() }
+        let path = folder.path().to_owned();
+        Self { origin: path.display().to_string(), path, snapshot: None }
+    }
+
+    /// Makes these versions readable on this machine; others may not be any more. Their files, and all others, lie under
+    /// another path then. Blocks. Errors: they cannot be fetched.
+    pub(crate) fn fetch_versions(&mut self, versions: &[u64]) -> Result<()> {
+        if let Some(snapshot) = &mut self.snapshot {
+            wait(snapshot.fetch_versions(versions)).map_err(remote_error)?;
+            snapshot.path().clone_into(&mut self.path);
+        }
+        Ok(())
+    }
+
+    /// What keeps the files on this machine, where they were fetched.
+    pub(crate) fn holder(&self) -> Option<Arc<tempfile::TempDir>> {
+        self.snapshot.as_ref().map(Snapshot::holder)
     }
 
     /// Where its files lie on this machine.
@@ -211,6 +310,9 @@ impl ModelFolder {
     /// Names of a version's files, also of those that were not fetched. A version without a folder has none: the backend
     /// says what it misses.
     pub(crate) fn version_files(&self, version: u64) -> Vec<String> {
+        if let Some(snapshot) = &self.snapshot {
+            return snapshot.version_files(version);
+        }
         names(&self.path.join(version.to_string())).unwrap_or_default()
     }
 }
@@ -309,6 +411,30 @@ pub(crate) fn labels(model_dir: &Path, file: &str) -> Result<Vec<Label>> {
 /// What is not UTF-8 is replaced: comments come in any encoding, and the wire has UTF-8 only.
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// The folders in a repository. Errors: it cannot be read, or not be known of something in it whether it is a folder.
+fn model_folders(repository: &Path) -> Result<Vec<(String, Place)>> {
+    let mut models = Vec::new();
+    for name in names(repository).map_err(|error| unreadable(repository, &error))? {
+        let path = repository.join(&name);
+        if !name.starts_with('.') && is_folder(&path).map_err(|error| unreadable(&path, &error))? {
+            models.push((name, Place::Folder(path)));
+        }
+    }
+    Ok(models)
+}
+
+/// Waits for an answer on a thread that may block.
+fn wait<T>(answer: impl Future<Output = T>) -> T {
+    Handle::current().block_on(answer)
+}
+
+fn remote_error(error: RepositoryError) -> Error {
+    match error {
+        RepositoryError::Closed => Error::unavailable(error.to_string()),
+        error => Error::internal(error.to_string()),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {

@@ -157,7 +157,7 @@ impl Service {
                 answer!(|request: ModelStatisticsRequest| admin::statistics::model_statistics(engine, &request))
             }
             "RepositoryIndex" => {
-                answer!(|request: RepositoryIndexRequest| admin::repository::index(engine, &request))
+                answer!(|request: RepositoryIndexRequest| admin::repository::index(engine, &request).await)
             }
             "RepositoryModelLoad" => {
                 answer!(|request: RepositoryModelLoadRequest| { admin::repository::load(engine, request).await })

@@ -50,7 +50,7 @@ impl From<IndexEntry> for Line {
 pub(crate) async fn index(server: &Server, activity: &Activity, body: &mut RequestBody) -> Result<Response<Body>> {
     let body = read(server, activity, body).await?;
     let ready_only = ready_only(&body.bytes)?;
-    let lines: Vec<Line> = server.engine.index(ready_only)?.into_iter().map(Line::from).collect();
+    let lines: Vec<Line> = server.engine.current_index(ready_only).await?.into_iter().map(Line::from).collect();
     to_json(&lines).map(json)
 }
 

@@ -102,7 +102,9 @@ const MODEL_REPOSITORY: &[Flag] = &[
     set!("model-store": PathBuf = "", "Same as --model-repository.",
         |args, path| { args.models.repositories.insert(path); }),
     set!("model-repository": PathBuf = "",
-        "Folder with models. May be given several times; a model that lies in two of them is not served.",
+        "Folder with models, or a path of an object store: s3://BUCKET/PATH, s3://[https://]HOST:PORT/BUCKET/PATH, \
+         gs://BUCKET/PATH, as://ACCOUNT/CONTAINER/PATH. May be given several times; a model that lies in two of them is not \
+         served.",
         |args, path| { args.models.repositories.insert(path); }),
     set!("exit-on-error": bool = "true", "Whether the server ends if a model fails to load at start.",
         |args, on| args.exit_on_error = on),

@@ -335,8 +335,23 @@ fn contradicting_flags_are_refused() {
         "--allow-http=0 --allow-grpc=0",
         "no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true",
     );
-    let remote = parsed("--model-repository=s3://bucket/models").unwrap_err();
-    assert!(remote.contains("'s3://bucket/models'"), "{remote}");
+}
+
+#[test]
+fn a_repository_is_a_folder_or_a_url() {
+    let args = args("--model-repository=s3://bucket/models --model-store=/m --model-repository=gs://b");
+    let urls: Vec<_> = args.models.remote_repositories.iter().map(ToString::to_string).collect();
+    assert_eq!(urls, ["gs://b", "s3://bucket/models"]);
+    assert_eq!(args.models.repositories, [PathBuf::from("/m")].into());
+    refuses(
+        "--model-repository=s3://",
+        "--model-repository 's3://' names no bucket: expected s3://BUCKET/PATH or s3://HOST:PORT/BUCKET/PATH",
+    );
+    refuses(
+        "--model-repository=ftp://host/models",
+        "--model-repository 'ftp://host/models' is no repository that this server reads: expected a folder, s3://, gs:// \
+         or as://",
+    );
 }
 
 #[test]

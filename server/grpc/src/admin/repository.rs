@@ -11,9 +11,9 @@ use server_proto::inference::{
 };
 
 /// Every model with the states of its versions.
-pub(crate) fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse> {
+pub(crate) async fn index(engine: &Engine, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse> {
     check_repository_unnamed(&request.repository_name)?;
-    let models = engine.index(request.ready)?.into_iter().map(model_index).collect();
+    let models = engine.current_index(request.ready).await?.into_iter().map(model_index).collect();
     Ok(RepositoryIndexResponse { models })
 }
 

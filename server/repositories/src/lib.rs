@@ -1,0 +1,26 @@
+//! Model repositories on object stores: S3, Google Cloud Storage, Azure Storage. A model is kept as a folder on this machine,
+//! brought up to date when it is asked for. Knows nothing of models but that folders of digits are versions, and nothing of
+//! the server.
+
+#![forbid(unsafe_code)]
+
+mod aws_profile;
+mod client;
+mod credentials;
+mod error;
+mod fetch;
+mod limits;
+mod listing;
+mod location;
+mod mirror;
+mod repository;
+mod snapshot;
+
+pub use self::{
+    credentials::Variables,
+    error::RepositoryError,
+    limits::Limits,
+    location::{Location, LocationError},
+    repository::{RemoteModel, RemoteRepository},
+    snapshot::Snapshot,
+};
