@@ -41,7 +41,10 @@ pub(crate) async fn connect(
     let credential = read_credential(location, variables).map_err(refused)?;
     let options = client_options(variables, limits, location).map_err(refused)?;
     let maker = Maker { location, limits, options };
-    let failed = |error: object_store::Error| refused(detail(&error));
+    let source = credential.source.clone();
+    let failed = |error: object_store::Error| {
+        refused(format!("the credentials from {source} cannot be used: {}", detail(&error)))
+    };
     match credential.of.clone() {
         Cloud::S3 { keys, region, endpoint } => maker.s3(keys, region, endpoint, credential).await.map_err(failed),
         Cloud::Gcs { file, endpoint } => maker.gcs(file, endpoint, credential).await.map_err(failed),

@@ -93,8 +93,19 @@ pub(crate) fn meaning(error: &StoreError) -> Meaning {
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Meaning::Denied,
         StoreError::Precondition { .. } | StoreError::NotModified { .. } => Meaning::Changed,
         StoreError::InvalidPath { .. } => Meaning::InvalidKey,
-        // what ended an answer that had begun
-        StoreError::Generic { source, .. } => source.downcast_ref().map_or(Meaning::Other, meaning),
+        StoreError::Generic { source, .. } => match source.downcast_ref() {
+            Some(inner) => meaning(inner), // what ended an answer that had begun
+            None => meaning_of_status(&error.to_string()),
+        },
+        _ => Meaning::Other,
+    }
+}
+
+/// Questions for lists have errors of their own, which tell the status in their text only.
+fn meaning_of_status(text: &str) -> Meaning {
+    match between(text, "status code: ", " ") {
+        Some("404") => Meaning::Missing,
+        Some("401" | "403") => Meaning::Denied,
         _ => Meaning::Other,
     }
 }
@@ -167,6 +178,10 @@ mod tests {
         let error = StoreError::PermissionDenied { path: "p".into(), source };
         assert_eq!(detail(&error), "InvalidAccessKeyId: The key is unknown.");
         assert_eq!(meaning(&error), Meaning::Denied);
+        for (status, expect) in [("404 Not", Meaning::Missing), ("403 F", Meaning::Denied), ("500 I", Meaning::Other)] {
+            let source = format!("Error performing GET http://h - Server returned non-2xx status code: {status}: <x/>");
+            assert_eq!(meaning(&StoreError::Generic { store: "S3", source: source.into() }), expect);
+        }
         let error = StoreError::Generic { store: "S3", source: "connection refused".into() };
         assert_eq!(detail(&error), "connection refused");
         let page: Box<dyn std::error::Error + Send + Sync> = "é".repeat(9000).into();

@@ -109,7 +109,7 @@ async fn attempt(
         target.rewind(file.size - 1)?;
     }
     let options = GetOptions {
-        if_match: file.identity.e_tag.clone(),
+        if_match: file.identity.condition(),
         range: (target.length > 0).then_some(GetRange::Offset(target.length)),
         ..GetOptions::default()
     };
@@ -118,8 +118,7 @@ async fn attempt(
         Ok(Err(error)) => return ended(&error),
         Ok(Ok(answer)) => answer,
     };
-    let tags = (&file.identity.e_tag, &answer.meta.e_tag);
-    let is_other = matches!(tags, (Some(listed), Some(now)) if listed != now);
+    let is_other = file.identity.is_denied_by(answer.meta.e_tag.as_deref());
     if is_other || answer.meta.size != file.size || answer.range.start != target.length {
         return Err(FetchError::Changed);
     }

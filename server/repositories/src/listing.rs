@@ -34,7 +34,8 @@ pub(crate) struct RemoteFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) size: u64,
-    pub(crate) e_tag: Option<String>,
+    /// Without quotes: some stores list it so and some do not.
+    e_tag: Option<String>,
     /// When it was written last: counts where the store gives no tag.
     modified: SystemTime,
 }
@@ -138,6 +139,7 @@ impl Listing {
 impl RemoteFile {
     fn of(object: ObjectMeta) -> Self {
         let ObjectMeta { location, last_modified, size, e_tag, .. } = object;
+        let e_tag = e_tag.map(|tag| bare(&tag).to_owned());
         Self { key: location, size, identity: Identity { size, e_tag, modified: last_modified.into() } }
     }
 }
@@ -149,6 +151,16 @@ impl Identity {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let is_tagged = self.e_tag.is_some() && other.e_tag.is_some();
         self.size == other.size && self.e_tag == other.e_tag && (is_tagged || self.modified == other.modified)
+    }
+
+    /// The condition under which an answer is about this content.
+    pub(crate) fn condition(&self) -> Option<String> {
+        self.e_tag.as_ref().map(|tag| format!("\"{tag}\""))
+    }
+
+    /// Whether the tag of an answer says that it is about other content.
+    pub(crate) fn is_denied_by(&self, e_tag: Option<&str>) -> bool {
+        self.e_tag.as_deref().zip(e_tag).is_some_and(|(listed, now)| listed != bare(now))
     }
 
     /// A time for the file that differs whenever the content does: the second of the last change, and within it a number
@@ -167,6 +179,10 @@ impl Identity {
         };
         SystemTime::UNIX_EPOCH + Duration::new(since.as_secs(), nanos)
     }
+}
+
+fn bare(e_tag: &str) -> &str {
+    e_tag.trim_start_matches("W/").trim_matches('"')
 }
 
 /// Whether a folder of this name may be a model version.
@@ -228,6 +244,9 @@ mod tests {
         let of = |size, tag, second| RemoteFile::of(object("k", size, tag, second)).identity;
         assert!(of(1, Some("a"), 1).is_same(&of(1, Some("a"), 2)), "uploaded again");
         assert!(!of(1, Some("a"), 1).is_same(&of(1, Some("b"), 1)));
+        assert!(of(1, Some("a"), 1).is_same(&of(1, Some("\"a\""), 1)));
+        assert_eq!(of(1, Some("a"), 1).condition().as_deref(), Some("\"a\""));
+        assert!(!of(1, Some("a"), 1).is_denied_by(Some("\"a\"")) && of(1, Some("a"), 1).is_denied_by(Some("\"b\"")));
         assert_ne!(of(1, Some("a"), 1).time(), of(1, Some("b"), 1).time(), "within one second");
         assert!(!of(1, None, 1).is_same(&of(1, None, 2)) && of(1, None, 1).is_same(&of(1, None, 1)));
     }

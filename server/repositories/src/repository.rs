@@ -272,8 +272,9 @@ impl RemoteRepository {
             Meaning::Missing => RepositoryError::NoBucket { url, bucket: self.location.bucket(), tried },
             Meaning::Denied => RepositoryError::Denied { url, detail, tried },
             Meaning::InvalidKey => {
-                let key = detail.split_once("Path \"").and_then(|(_, rest)| rest.split_once('"'));
-                let key = key.map_or_else(|| detail.clone(), |(key, _)| key.to_owned());
+                let text = error.to_string();
+                let key = text.split_once("Path \"").and_then(|(_, rest)| rest.split_once('"'));
+                let key = key.map_or(&*text, |(key, _)| key).to_owned();
                 return self.bad_key(key, "which is no path below its model".into());
             }
             Meaning::Changed | Meaning::Other => RepositoryError::Unreachable { url, detail, tried },

@@ -233,7 +233,7 @@ impl Into<'_> {
     }
 
     fn part(&self, file: &RemoteFile) -> PathBuf {
-        let identity = format!("{} {:?} {}", file.key, file.identity.e_tag, file.size);
+        let identity = format!("{} {:?}", file.key, file.identity);
         self.mirror.part(&self.model.name, &identity)
     }
 
