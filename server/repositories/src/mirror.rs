@@ -2,6 +2,7 @@
 //! was killed is removed by the next one that starts there.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs::{self, File, TryLockError},
     io,
@@ -64,10 +65,16 @@ impl Mirror {
 
     /// Removes what has come of a model's files.
     pub(crate) fn remove_parts(&self, model: &str) {
+        self.remove_parts_but(model, &BTreeSet::new());
+    }
+
+    /// The same, except for those that are still wanted.
+    pub(crate) fn remove_parts_but(&self, model: &str, wanted: &BTreeSet<PathBuf>) {
         let prefix = format!("{}-", short(model));
         let Ok(entries) = fs::read_dir(self.folder.join("parts")) else { return };
         for entry in entries.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            let is_of_model = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix));
+            if is_of_model && !wanted.contains(&entry.path()) {
                 _ = fs::remove_file(entry.path());
             }
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::{
@@ -162,14 +163,19 @@ async fn bring(
         Some(latest) => Arc::downgrade(&latest.folder),
         None => Weak::new(),
     };
+    let mut result = Ok(());
     if !plan.fetch.is_empty() {
         let before = before.upgrade();
-        let into = Into { model, mirror: &mirror, folder: folder.path(), before: before.as_deref().map(TempDir::path) };
-        into.fetch(listing, &plan.fetch).await?;
-        files.extend(plan.fetch.iter().map(|path| ((*path).clone(), listing.files[*path].identity.clone())));
-        mirror.remove_parts(&model.name); // also those of files that are no longer there
+        let before = before.as_deref().map(TempDir::path);
+        let into = Into { model, mirror: &mirror, folder: folder.path(), before, placed: Mutex::default() };
+        result = into.fetch(listing, &plan.fetch).await;
+        let placed = into.placed.into_inner().into_iter();
+        files.extend(placed.map(|path| (path.clone(), listing.files[&path].identity.clone())));
     }
+    // also after a failure: what is there need not be fetched again
     *latest = Some(Latest { folder: folder.clone(), files, folders: listing.folders.clone(), before });
+    result?;
+    mirror.remove_parts(&model.name); // nothing is half there
     Ok(folder)
 }
 
@@ -198,6 +204,8 @@ struct Into<'a> {
     folder: &'a Path,
     /// The folder before, if this is another one.
     before: Option<&'a Path>,
+    /// What lies in its place.
+    placed: Mutex<Vec<PathBuf>>,
 }
 
 impl Into<'_> {
@@ -206,6 +214,8 @@ impl Into<'_> {
         let began = Instant::now();
         let files: Vec<_> = paths.iter().map(|path| (*path, &listing.files[*path])).collect();
         let bytes: u64 = files.iter().map(|(_, file)| file.size).sum();
+        let parts: BTreeSet<_> = files.iter().map(|(_, file)| self.part(file)).collect();
+        self.mirror.remove_parts_but(&self.model.name, &parts); // of objects that are other ones now
         self.check_room(&files)?;
         let client = repository.client().await?;
         let fetches = files.iter().map(|(path, file)| self.fetch_one(&client, path, file));
@@ -245,7 +255,9 @@ impl Into<'_> {
         fetch::fetch(&*client.store, file, &part, &repository.limits, &is_closed)
             .await
             .map_err(|error| self.failed(client, path, file, error))?;
-        self.put_in_place(path, file, &part).map_err(|error| repository.local(error))
+        self.put_in_place(path, file, &part).map_err(|error| repository.local(error))?;
+        self.placed.lock().push(path.to_owned());
+        Ok(())
     }
 
     /// A file that was uploaded again with the same content stays the same file.

@@ -1,6 +1,6 @@
 use std::os::unix::fs::MetadataExt;
 
-use object_store::{ObjectStoreExt, memory::InMemory, path::Path as Key};
+use object_store::{ObjectMeta, ObjectStoreExt, memory::InMemory, path::Path as Key};
 
 use super::*;
 use crate::{error::Tried, limits::Limits, location::Location, repository::RemoteRepository};
@@ -191,6 +191,55 @@ async fn a_look_at_all_files_asks_once() {
     let digest = async || models[1].digest(|_| false).await.unwrap();
     let then = digest().await;
     assert_ne!(then, digest().await, "the second time it asks");
+}
+
+#[tokio::test]
+async fn what_came_before_a_failure_is_not_fetched_again() {
+    let bucket = two_versions().await;
+    let model = bucket.repository.find("m").await.unwrap().unwrap();
+    let mut snapshot = model.open().await.unwrap();
+    bucket.put("repo/m/2/model", "TWO").await;
+    assert!(matches!(snapshot.fetch_versions(&[1, 2]).await, Err(RepositoryError::Changed { .. })));
+    assert_eq!(files(snapshot.path()), ["1/model=one", "2/", "config.pbtxt=c", "labels.txt=l"]);
+    let inode_before = inode(&snapshot, "1/model");
+    let whole = bucket.open(&[1, 2]).await;
+    assert_eq!(files(whole.path()), ["1/model=one", "2/model=TWO", "config.pbtxt=c", "labels.txt=l"]);
+    assert_eq!(inode(&whole, "1/model"), inode_before);
+}
+
+#[tokio::test]
+async fn files_need_room_before_they_are_fetched() {
+    let bucket = two_versions().await;
+    let huge = ObjectMeta {
+        location: Key::parse("repo/m/1/model").unwrap(),
+        last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+        size: 1 << 60,
+        e_tag: None,
+        version: None,
+    };
+    let listing = Arc::new(Listing::of("repo/m", [huge]).unwrap());
+    let mut snapshot = Snapshot::open(bucket.repository.model("m"), listing).await.unwrap();
+    let error = snapshot.fetch_versions(&[1]).await.unwrap_err().to_string();
+    let folder = bucket.folder.path().display();
+    assert!(error.starts_with("model 's3://bucket/repo/m' needs 1152921504606846976 bytes, and "), "{error}");
+    assert!(
+        error.ends_with(&format!(" are free in {folder} (TRITON_AWS_MOUNT_DIRECTORY names another folder)")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_named() {
+    let bucket = two_versions().await;
+    let path = bucket.folder.path().to_owned();
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, "a file").unwrap();
+    let error = bucket.repository.find("m").await.unwrap().unwrap().open().await.unwrap_err().to_string();
+    let start = format!(
+        "unable to keep files of model repository 's3://bucket/repo' in {} (TRITON_AWS_MOUNT_DIRECTORY",
+        path.display()
+    );
+    assert!(error.starts_with(&start), "{error}");
 }
 
 #[tokio::test]
