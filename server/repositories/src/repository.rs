@@ -14,10 +14,14 @@ use std::{
 use futures_util::StreamExt;
 use object_store::{ObjectMeta, path::Path as Key};
 use parking_lot::Mutex;
+#[cfg(not(loom))]
+use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio::{sync::Semaphore, time::timeout};
 
+#[cfg(not(loom))]
+use crate::connect;
 use crate::{
-    client::{self, Client},
+    client::Client,
     credentials::Variables,
     error::{LocalError, Meaning, RepositoryError, detail, meaning, silence},
     limits::Limits,
@@ -30,7 +34,7 @@ use crate::{
 /// One repository on an object store.
 pub struct RemoteRepository {
     location: Location,
-    variables: Box<Variables>,
+    variables: Arc<Variables>,
     pub(crate) limits: Limits,
     /// Made at the first question, and again after an answer that its credentials or its endpoint may be the reason of.
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
@@ -57,7 +61,7 @@ pub struct RemoteModel {
 
 impl RemoteRepository {
     /// Asks nobody for anything yet.
-    pub fn new(location: Location, variables: Box<Variables>, limits: Limits) -> Self {
+    pub fn new(location: Location, variables: Arc<Variables>, limits: Limits) -> Self {
         let url = location.to_string();
         Self {
             location,
@@ -75,7 +79,7 @@ impl RemoteRepository {
     /// With the variables of this process.
     pub fn of_this_process(location: Location) -> Self {
         let variables = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self::new(location, Box::new(variables), Limits::default())
+        Self::new(location, Arc::new(variables), Limits::default())
     }
 
     #[cfg(test)]
@@ -203,9 +207,22 @@ impl RemoteRepository {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let made = Arc::new(client::connect(&self.location, &*self.variables, &self.limits).await?);
+        let made = Arc::new(self.connect().await?);
         tracing::info!("reading model repository '{}' ({})", self.location, made.tried);
         Ok(client.insert(made).clone())
+    }
+
+    /// Files of credentials and certificates are read: on a thread that may block.
+    #[cfg(not(loom))]
+    async fn connect(&self) -> Result<Client, RepositoryError> {
+        let (location, variables, limits) = (self.location.clone(), self.variables.clone(), self.limits.clone());
+        let connect = move || Handle::current().block_on(connect::connect(&location, &*variables, &limits));
+        spawn_blocking(connect).await.unwrap_or(Err(RepositoryError::Closed))
+    }
+
+    #[cfg(loom)]
+    async fn connect(&self) -> Result<Client, RepositoryError> {
+        Err(RepositoryError::Closed)
     }
 
     async fn ask_for_names(&self) -> Result<BTreeSet<String>, RepositoryError> {

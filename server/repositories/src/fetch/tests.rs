@@ -13,11 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    client::{Client, connect},
-    listing::Listing,
-    location::Location,
-};
+use crate::{client::Client, connect::connect, listing::Listing, location::Location};
 
 /// What the server does with one request for an object.
 #[derive(Clone, Copy)]

@@ -23,7 +23,7 @@ impl Bucket {
         let store = Arc::new(InMemory::new());
         let location = Location::parse("s3://bucket/repo").unwrap();
         let client = Client { store: store.clone(), tried: Tried::default() };
-        let repository = RemoteRepository::new(location, Box::new(variables), limits).with_client(client);
+        let repository = RemoteRepository::new(location, Arc::new(variables), limits).with_client(client);
         Self { store, repository: Arc::new(repository), folder }
     }
 
