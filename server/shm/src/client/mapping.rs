@@ -20,6 +20,9 @@ use super::{
     key,
 };
 
+/// Bytes written before somebody looks whether the client's memory is still there.
+const STEP: usize = 1 << 20;
+
 /// A part of a shared-memory object. It is unmapped when this is dropped, and never made, changed in size, or removed.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -99,14 +102,23 @@ impl Mapping {
         unsafe { slice::from_raw_parts(start, len) }
     }
 
-    /// Copies bytes there, which may be bytes of this mapping too.
+    /// Copies bytes there, which may be bytes of this mapping too. Ends early where the client's memory is gone: what takes its
+    /// place is memory of this process.
     pub(super) fn write(&self, offset: usize, bytes: &[u8]) {
         let target = self.start(offset, bytes.len());
-        if ptr::eq(target, bytes.as_ptr()) {
-            return; // they are there
+        let distance = target.addr().abs_diff(bytes.as_ptr().addr());
+        let step = match distance {
+            0 => return, // they are there
+            _ if distance < bytes.len() => bytes.len(),
+            _ => STEP,
+        };
+        for (number, step_bytes) in bytes.chunks(step).enumerate() {
+            // SAFETY: both are as long as the step, the target is inside the mapping, and `ptr::copy` allows that they overlap.
+            unsafe { ptr::copy(step_bytes.as_ptr(), target.add(number * step), step_bytes.len()) };
+            if self.is_broken() {
+                return;
+            }
         }
-        // SAFETY: both are as long as `bytes`, the target is inside the mapping, and `ptr::copy` allows that they overlap.
-        unsafe { ptr::copy(bytes.as_ptr(), target, bytes.len()) }
     }
 
     fn start(&self, offset: usize, len: usize) -> *mut u8 {

@@ -224,6 +224,27 @@ fn memory_that_is_taken_back_breaks_its_region_and_nothing_else() {
 }
 
 #[test]
+fn what_was_promised_and_is_not_there_takes_no_memory_of_ours() {
+    let (object, len) = (Object::new(1 << 30), 1 << 30);
+    let regions = registered(&object, 0, len);
+    let source = Object::new(len);
+    regions.register_system("s", &source.key, 0, len).unwrap();
+    let bytes = regions.part("s", 0, len).unwrap().in_place().unwrap();
+    ftruncate(&source.file, 0).unwrap();
+    ftruncate(&object.file, 0).unwrap();
+    let window = regions.part("r", 0, len).unwrap();
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    };
+    let before = resident();
+    assert!(window.write(bytes.as_host().unwrap()).is_err());
+    let taken = resident().saturating_sub(before);
+    assert!(taken < len / 8, "{taken} bytes");
+}
+
+#[test]
 fn regions_come_and_go_without_a_trace() {
     let object = Object::new(4096);
     let regions = Regions::default();
