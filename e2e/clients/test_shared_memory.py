@@ -14,6 +14,7 @@ import time
 
 import decoupled
 import ensembles
+import grpc
 import make
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import python_model
 import requests
 import sequences
 import tritonclient.utils.shared_memory as shm
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from serving import Server, until
@@ -212,12 +214,38 @@ JUNK = {
 @pytest.mark.parametrize("body", JUNK, ids=range(len(JUNK)))
 def test_junk_that_is_to_be_registered(server, body):
     status, said = JUNK[body]
-    for name in ("r", "a%2Fb", "..", "%00", "n" * 5000):
+    for name in ("r", "a%2Fb", "..", "%00", "n" * 4096):
         got, _, answer = server.request("POST", f"/v2/systemsharedmemory/region/{name}/register", body)
         assert got == status and said in (None, json.loads(answer)["error"]), answer
     got, _, answer = server.request("POST", "/v2/cudasharedmemory/region/r/register", body)
     assert got in (400, 500) and json.loads(answer)["error"], answer
     assert not regions(connect("http", server))
+
+
+METHODS = [f"{kind}SharedMemory{what}" for kind in ("System", "Cuda") for what in ("Register", "Unregister", "Status")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_junk_that_is_said_over_grpc(server, method):
+    names = ("a/b", "..", "\0", "\x7f", "n" * 5000, "n" * 3_000_000)
+    messages = [b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\xff" * 100, b"\x0a\x02\xff\xfe", b"\x0a\x01r\x12\x05ab"]  # cut off, lengths that lie, no UTF-8
+    for name in names:
+        kind = getattr(service_pb2, f"{method}Request")(name=name)
+        if method == "SystemSharedMemoryRegister":
+            kind.key, kind.offset, kind.byte_size = name[:300], 2**64 - 1, 2**64 - 1
+        elif method == "CudaSharedMemoryRegister":
+            kind.raw_handle, kind.device_id, kind.byte_size = name.encode()[:70], -1, 2**64 - 1
+        messages.append(kind.SerializeToString())
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+        for number, message in enumerate(messages):
+            try:
+                call(message, timeout=30)
+                assert method.endswith("Unregister"), number
+            except grpc.RpcError as error:
+                assert error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), (number, error)
+    assert not regions(connect("grpc", server))
+    alive(server)
 
 
 def test_a_region_without_a_name(server):

@@ -27,6 +27,9 @@ use crate::{BlockingPool, aside::aside};
 /// More bytes of a response are copied on the blocking pool: about half a millisecond of work.
 const LONG_COPY: usize = 4 << 20;
 
+/// Longest name of a region in bytes: it is kept as long as the region.
+const MAX_NAME: usize = 4096;
+
 /// Whether it takes long to check a request: its strings are counted, and in shared memory they may be many for a small
 /// message.
 pub(crate) fn is_long(request: &InferRequest) -> bool {
@@ -160,7 +163,7 @@ impl SharedMemory {
 
     /// Whether a region may be registered under that name, as far as it is known before anything else of it.
     ///
-    /// Errors: `Unsupported`, clients may not; `InvalidArgument`, there is no name.
+    /// Errors: `Unsupported`, clients may not; `InvalidArgument`, there is no name, or it is too long.
     pub fn check_name(&self, kind: MemoryKind, name: &str) -> Result<()> {
         self.check_allowed()?;
         if name.is_empty() {
@@ -170,6 +173,12 @@ impl SharedMemory {
             };
             return Err(Error::invalid_argument(format!(
                 "'region name' is necessary to register {kind} shared memory region"
+            )));
+        }
+        if name.len() > MAX_NAME {
+            return Err(Error::invalid_argument(format!(
+                "the name of a shared memory region has {} bytes, {MAX_NAME} are the maximum: choose a shorter one",
+                name.len()
             )));
         }
         Ok(())

@@ -117,6 +117,8 @@ fn clients_may_not_register_memory_unless_they_are_allowed_to() {
     let unnamed = |kind| format!("'region name' is necessary to register {kind} shared memory region");
     assert_eq!(allowed(0).register_system("", "/k", 0, 1), Err(Error::invalid_argument(unnamed("system"))));
     assert_eq!(allowed(0).register_cuda("", &[], 0, 1), Err(Error::invalid_argument(unnamed("cuda"))));
+    let long = allowed(0).register_system(&"n".repeat(MAX_NAME + 1), "/k", 0, 1).unwrap_err();
+    assert!(long.message.contains("has 4097 bytes, 4096 are the maximum"), "{long}");
     assert_eq!(allowed(0).unregister(MemoryKind::Cuda, "unknown"), Ok(()));
 }
 
