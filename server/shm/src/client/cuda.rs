@@ -136,11 +136,15 @@ impl Memory {
     ///
     /// Errors: `InvalidArgument` in Triton's words: there is no GPU, or what was said of the memory is not so.
     pub(super) fn open(region: &str, handle: &[u8], device_id: u64, byte_size: u64) -> Result<Self> {
-        let Some(driver) = driver() else {
-            return Err(Error::invalid_argument(format!(
+        match driver() {
+            Some(driver) => Self::open_by(driver, region, handle, device_id, byte_size),
+            None => Err(Error::invalid_argument(format!(
                 "failed to register CUDA shared memory region: '{region}', GPUs not supported"
-            )));
-        };
+            ))),
+        }
+    }
+
+    fn open_by(driver: &'static Driver, region: &str, handle: &[u8], device_id: u64, byte_size: u64) -> Result<Self> {
         let Ok(handle) = <[u8; HANDLE]>::try_from(handle) else {
             return Err(Error::invalid_argument("failed to register shared memory region: invalid args"));
         };
@@ -237,7 +241,121 @@ impl Drop for Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+
     use super::*;
+
+    /// Memory of one device, 16 bytes of which the handle of ones stands for, from the fourth on.
+    static MEMORY: [std::sync::atomic::AtomicU8; 20] = [const { std::sync::atomic::AtomicU8::new(0) }; 20];
+    const SKIP: u64 = 4;
+    /// Contexts and handles that are open.
+    static OPEN: AtomicI32 = AtomicI32::new(0);
+    static DRIVER: Driver = Driver {
+        device_get,
+        primary_context_retain,
+        primary_context_release,
+        set_current,
+        open,
+        close,
+        address_range,
+        to_host,
+        to_device,
+    };
+
+    fn base() -> DevicePointer {
+        MEMORY.as_ptr() as DevicePointer
+    }
+
+    unsafe extern "C" fn device_get(device: *mut c_int, number: c_int) -> c_int {
+        // SAFETY: the caller gives one int.
+        unsafe { *device = number + 40 };
+        c_int::from(number != 0)
+    }
+
+    unsafe extern "C" fn primary_context_retain(context: *mut Context, device: c_int) -> c_int {
+        assert_eq!(device, 40);
+        // SAFETY: the caller gives one context.
+        unsafe { *context = 7 as Context };
+        OPEN.fetch_add(1, SeqCst);
+        0
+    }
+
+    unsafe extern "C" fn primary_context_release(_: c_int) -> c_int {
+        OPEN.fetch_sub(1, SeqCst);
+        0
+    }
+
+    unsafe extern "C" fn set_current(context: Context) -> c_int {
+        c_int::from(context.addr() != 7)
+    }
+
+    unsafe extern "C" fn open(start: *mut DevicePointer, handle: Handle, flags: c_uint) -> c_int {
+        assert_eq!(flags, LAZY_PEER_ACCESS);
+        if handle.0 != [1; HANDLE] {
+            return 201;
+        }
+        // SAFETY: the caller gives one pointer.
+        unsafe { *start = base() + SKIP };
+        OPEN.fetch_add(1, SeqCst);
+        0
+    }
+
+    unsafe extern "C" fn close(start: DevicePointer) -> c_int {
+        assert_eq!(start, base() + SKIP);
+        OPEN.fetch_sub(1, SeqCst);
+        0
+    }
+
+    unsafe extern "C" fn address_range(start: *mut DevicePointer, size: *mut usize, _: DevicePointer) -> c_int {
+        // SAFETY: the caller gives one of each.
+        unsafe { (*start, *size) = (base(), MEMORY.len()) };
+        0
+    }
+
+    unsafe extern "C" fn to_host(target: *mut c_void, source: DevicePointer, len: usize) -> c_int {
+        for index in 0..len {
+            let byte = MEMORY[(source - base()) as usize + index].load(SeqCst);
+            // SAFETY: the caller gives `len` bytes.
+            unsafe { *target.cast::<u8>().add(index) = byte };
+        }
+        0
+    }
+
+    unsafe extern "C" fn to_device(target: DevicePointer, source: *const c_void, len: usize) -> c_int {
+        for index in 0..len {
+            // SAFETY: the caller gives `len` bytes.
+            let byte = unsafe { *source.cast::<u8>().add(index) };
+            MEMORY[(target - base()) as usize + index].store(byte, SeqCst);
+        }
+        0
+    }
+
+    /// With a driver that keeps its devices in memory of the host. One test, for it counts what is open.
+    #[test]
+    fn memory_of_a_device_is_opened_read_written_and_closed() {
+        let open = |handle: &[u8], device, size| Memory::open_by(&DRIVER, "r", handle, device, size);
+        let memory = open(&[1; HANDLE], 0, 12).unwrap();
+        assert_eq!((memory.len(), memory.device_id()), (12, 0));
+        memory.write(2, b"abc").unwrap();
+        assert_eq!(memory.read(1, 5).unwrap(), b"\0abc\0");
+        assert_eq!(MEMORY[6].load(SeqCst), b'a');
+        assert_eq!(memory.read(12, 0).unwrap(), b"");
+        assert_eq!(OPEN.load(SeqCst), 2);
+        drop(memory);
+        assert_eq!(OPEN.load(SeqCst), 0);
+
+        let invalid = "failed to register shared memory region: invalid args";
+        for (handle, device) in [([0; HANDLE], 0), ([1; HANDLE], 1), ([1; HANDLE], u64::MAX)] {
+            assert_eq!(open(&handle, device, 1).unwrap_err(), Error::invalid_argument(invalid));
+        }
+        assert_eq!(open(&[1; 3], 0, 1).unwrap_err(), Error::invalid_argument(invalid));
+        for size in [0, 17, u64::MAX] {
+            let text = "failed to register shared memory region 'r': invalid args";
+            assert_eq!(open(&[1; HANDLE], 0, size).unwrap_err(), Error::invalid_argument(text));
+        }
+        open(&[1; HANDLE], 0, 16).unwrap();
+        assert_eq!(OPEN.load(SeqCst), 0, "what was refused is closed as well");
+    }
 
     #[test]
     fn a_library_that_is_not_there_is_no_driver() {
