@@ -134,6 +134,19 @@ FIELDS = {
 }
 
 
+# === host policies ===
+
+POLICIES = {
+    "p_one": "cpu-cores=0-0",
+    "p_beyond": "cpu-cores=0-99999",
+    "p_no_range": "cpu-cores=0",
+    "p_letters": "cpu-cores=a",
+    "p_half": "cpu-cores=-1",
+    "p_numa_letters": "numa-node=a",
+}
+PLACED = {name: ONE + f'instance_group [ {{ kind: KIND_CPU host_policy: "{name}" }} ]\n' for name in (*POLICIES, "p_unknown")}
+
+
 def models(configs, more=None):
     """Model folders of these configurations."""
     code = {name: FAILING_PY if name == "w_fails" else MODEL_PY for name in configs}
@@ -160,5 +173,10 @@ SCENES = {
         "files": models(FIELDS),
         "flags": [EXPLICIT],
         "cases": [*[load(model) for model in FIELDS], *[configuration(model) for model in ("b_item_shape", "o_good", "eager", "cached", "passive_and_not", "operations")]],
+    },
+    "host_policies": {
+        "files": models(PLACED),
+        "flags": [EXPLICIT, *[f"--host-policy={name},{setting}" for name, setting in POLICIES.items()]],
+        "cases": [load(model) for model in PLACED],
     },
 }
