@@ -21,8 +21,8 @@ use crate::{
     instance_plan::InstancePlan,
     processors,
     scheduler::{Next, Removed, Scheduler},
-    stats::{ModelStats, end_removed},
-    warm_up::{Samples, WarmUpRun},
+    stats::end_removed,
+    warm_up::WarmUpRun,
 };
 
 /// One instance, where its own thread and an inline run find it. Whoever holds the lock runs it.
@@ -79,21 +79,23 @@ impl InstanceSlot {
 pub(crate) struct Worker {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) slot: Arc<InstanceSlot>,
-    /// What the instance runs before it serves, and who counts it.
-    pub(crate) warm_up: Option<Arc<Samples>>,
-    pub(crate) stats: Arc<ModelStats>,
 }
 
 impl Worker {
-    /// Starts the thread; the receiver hears when the instance is there, or why not.
-    pub(crate) fn spawn(self, model: Arc<dyn Model>) -> Result<(JoinHandle<()>, mpsc::Receiver<Result<()>>)> {
+    /// Starts the thread; the receiver hears when the instance is there and warm, or why not.
+    pub(crate) fn spawn(
+        self,
+        model: Arc<dyn Model>,
+        warm_up: Option<WarmUpRun>,
+    ) -> Result<(JoinHandle<()>, mpsc::Receiver<Result<()>>)> {
         let (arrived, arrival) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(self.slot.plan.placement.instance_name.clone())
             .spawn(move || {
                 let slot = &self.slot;
-                let instance = make(&*model, &slot.plan.placement, &slot.health);
-                let instance = instance.and_then(|instance| self.warmed_up(instance));
+                let instance = make(&*model, &slot.plan.placement, &slot.health).and_then(|mut instance| {
+                    warm_up.map_or(Ok(()), |warm_up| warm_up.run(&mut *instance)).map(|()| instance)
+                });
                 drop(model); // the thread must not be the last to hold it: what it frees is nobody's wait
                 match instance {
                     Ok(instance) => {
@@ -114,16 +116,6 @@ impl Worker {
             })
             .map_err(|error| Error::internal(format!("cannot start a thread for an instance: {error}")))?;
         Ok((thread, arrival))
-    }
-
-    /// The instance, once it has run the samples of its model.
-    fn warmed_up(&self, mut instance: Box<dyn Instance>) -> Result<Box<dyn Instance>> {
-        if let Some(samples) = &self.warm_up {
-            let instance_name = &self.slot.plan.placement.instance_name;
-            let run = WarmUpRun { instance_name, samples, scheduler: &self.scheduler, stats: &self.stats };
-            run.run(&mut *instance)?;
-        }
-        Ok(instance)
     }
 
     fn work(&self) {

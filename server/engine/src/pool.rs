@@ -34,7 +34,7 @@ use crate::{
     scheduling::{Scheduling, log_hold},
     series::{Replaced, Series},
     stats::{ModelStats, end_removed},
-    warm_up::WarmUp,
+    warm_up::{WarmUp, WarmUpRun},
 };
 
 /// How long requests whose callers left may wait to be looked for, so that a look finds many of them.
@@ -402,8 +402,8 @@ impl InstancePool {
 
     /// Starts one instance per plan. With one that fails, the others are taken down again.
     fn start_all(&self, plans: Vec<InstancePlan>) -> Result<Vec<Member>> {
-        let warm_up = self.warm_up.as_ref().filter(|_| !plans.is_empty()).map(WarmUp::samples).transpose()?;
-        let warm_up = warm_up.map(Arc::new);
+        let samples = self.warm_up.as_ref().filter(|_| !plans.is_empty()).map(WarmUp::samples).transpose()?;
+        let samples = samples.map(Arc::new);
         let mut started: Vec<(Member, mpsc::Receiver<Result<()>>)> = Vec::with_capacity(plans.len());
         let mut failure = None;
         for plan in plans {
@@ -424,9 +424,14 @@ impl InstancePool {
                 limited.call(&self.scheduler, slot.number);
                 self.scheduler.limit(slot.number, limited);
             }
-            let (scheduler, stats) = (self.scheduler.clone(), self.stats.clone());
-            let worker = Worker { scheduler, slot: slot.clone(), warm_up: warm_up.clone(), stats };
-            match worker.spawn(self.model.clone()) {
+            let warm_up = samples.clone().map(|samples| WarmUpRun {
+                instance_name: slot.plan.placement.instance_name.clone(),
+                samples,
+                scheduler: self.scheduler.clone(),
+                stats: self.stats.clone(),
+            });
+            let worker = Worker { scheduler: self.scheduler.clone(), slot: slot.clone() };
+            match worker.spawn(self.model.clone(), warm_up) {
                 Ok((thread, arrival)) => {
                     if self.held_until > 0 {
                         log_hold(&slot.plan.placement.instance_name, self.held_until);

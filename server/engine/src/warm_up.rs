@@ -83,19 +83,20 @@ pub(crate) struct Samples {
     is_iterative: bool,
 }
 
-/// Where samples run, and who counts their requests.
-pub(crate) struct WarmUpRun<'a> {
-    pub(crate) instance_name: &'a str,
-    pub(crate) samples: &'a Samples,
-    pub(crate) scheduler: &'a Scheduler,
-    pub(crate) stats: &'a Arc<ModelStats>,
+/// Samples that one instance is to run, and who counts their requests.
+pub(crate) struct WarmUpRun {
+    pub(crate) instance_name: String,
+    /// Shared by the instances that are made together, and let go of when the last one is warm.
+    pub(crate) samples: Arc<Samples>,
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) stats: Arc<ModelStats>,
 }
 
-impl WarmUpRun<'_> {
+impl WarmUpRun {
     /// Runs every sample as often as it says, one execution after the other.
     ///
     /// Errors: `InvalidArgument` with everything that the requests of the first execution that fails are answered.
-    pub(crate) fn run(&self, instance: &mut dyn Instance) -> Result<()> {
+    pub(crate) fn run(self, instance: &mut dyn Instance) -> Result<()> {
         for sample in &self.samples.samples {
             for iteration in 1..=sample.count {
                 tracing::debug!(

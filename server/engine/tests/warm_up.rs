@@ -52,6 +52,10 @@ async fn every_instance_runs_every_sample_on_its_own_thread_and_is_counted() {
         *shapes.entry(shape_text(&request.inputs[0].shape)).or_insert(0) += 1;
     }
     assert_eq!(shapes, BTreeMap::from([("[1,5]".into(), 2 * 2 * 3), ("[1,2]".into(), 2)]));
+    let last = probe.requests.lock().drain(..).next_back().unwrap();
+    let data = last.inputs[0].data.clone().into_host().unwrap();
+    drop(last);
+    assert!(data.is_unique(), "nobody keeps the samples");
     assert_eq!(probe.inline_runs(), 0, "the threads that made the instances ran them");
     let counted = engine.statistics(Some(harness::id("m"))).unwrap().remove(0);
     assert_eq!((counted.success.count, counted.execution_count, counted.pending), (14, 6, 0));
