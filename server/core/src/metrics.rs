@@ -249,6 +249,7 @@ impl Labels {
     fn of(model: &ModelSnapshot) -> Self {
         let version = model.version.to_string();
         let mut pairs = vec![("model".to_owned(), model.name.as_str()), ("version".to_owned(), &version)];
+        pairs.extend(model.namespace.as_deref().map(|namespace| ("namespace".to_owned(), namespace)));
         pairs.extend(model.gpu_uuid.as_deref().map(|uuid| ("gpu_uuid".to_owned(), uuid)));
         pairs.extend(model.metric_tags.iter().map(|(key, value)| (format!("_{key}"), value.as_str())));
         pairs.sort_unstable();

@@ -24,6 +24,14 @@ pub fn check_model_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a model is called where models of several repositories may have one name: its name behind that of its repository, or
+/// alone if that is empty.
+///
+/// Source: Triton's logs with `--model-namespacing`.
+pub fn model_key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}::{name}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::check_model_name;

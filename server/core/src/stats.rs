@@ -141,6 +141,8 @@ pub struct CustomCounter {
 pub struct ModelSnapshot {
     /// Name on the wire.
     pub name: String,
+    /// The repository it is of, where models of several may have one name.
+    pub namespace: Option<String>,
     /// Version number.
     pub version: u64,
     /// GPU uuid label, for instances on GPUs.

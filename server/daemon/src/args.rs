@@ -86,6 +86,8 @@ pub(crate) struct ModelArgs {
     pub(crate) repositories: BTreeSet<PathBuf>,
     /// Paths of object stores.
     pub(crate) remote_repositories: BTreeSet<Location>,
+    /// `--model-namespacing`.
+    pub(crate) namespaces: bool,
     pub(crate) control_mode: ControlMode,
     /// Between two looks in poll mode; `None` for none after the first.
     pub(crate) poll_interval: Option<Duration>,
@@ -422,6 +424,7 @@ impl Default for Args {
             models: ModelArgs {
                 repositories: BTreeSet::new(),
                 remote_repositories: BTreeSet::new(),
+                namespaces: false,
                 control_mode: ControlMode::None,
                 poll_interval: Some(Duration::from_secs(15)),
                 startup_models: BTreeSet::new(),

@@ -77,6 +77,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let ModelArgs {
         repositories,
         remote_repositories,
+        namespaces,
         control_mode,
         poll_interval,
         startup_models,
@@ -147,6 +148,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         id,
         repositories: repositories.into_iter().collect(),
         remote_repositories: remote_repositories.into_iter().collect(),
+        namespaces,
         control_mode: match control_mode {
             ControlMode::Explicit => server_engine::ControlMode::Explicit,
             ControlMode::Poll => server_engine::ControlMode::Poll,

@@ -73,7 +73,7 @@ impl Ensemble {
         let registry = self.registry.upgrade()?;
         self.graph.steps_of_inputs().find_map(|step| {
             let (name, version) = self.graph.step_model(step);
-            registry.find(name, version).ok()?.runner().input_memory()
+            registry.find_key(name, version).ok()?.runner().input_memory()
         })
     }
 

@@ -53,24 +53,26 @@ impl Host for Engine {
     ) -> Result<()> {
         self.may_control(name)?;
         let permit = self.lifecycle.waits.permit(asked_by, name)?;
-        let session = LoadSession::new(self.lifecycle.clone(), Some(asked_by.to_owned()));
+        let session = LoadSession::new(self.lifecycle.clone(), Some(self.key_of_caller(asked_by)));
         let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
         wait_for(self.runtime_of_models()?, async move {
             let _permit = permit;
-            let result = session.load(name.clone(), LoadParameters { config, files }).await;
-            lifecycle.note_requested(&name);
-            result
+            lifecycle.load_all(session, &name, LoadParameters { config, files }).await
         })
     }
 
     fn unload_model(&self, asked_by: &str, name: &str, unload_dependents: bool) -> Result<()> {
         self.may_control(name)?;
         let permit = self.lifecycle.waits.permit(asked_by, name)?;
-        self.no_longer_required(name);
-        let (lifecycle, asked_by, name) = (self.lifecycle.clone(), asked_by.to_owned(), name.to_owned());
+        let keys = self.registry.keys_of(name);
+        keys.iter().for_each(|key| self.no_longer_required(key));
+        let (lifecycle, asked_by) = (self.lifecycle.clone(), self.key_of_caller(asked_by));
         wait_for(self.runtime_of_models()?, async move {
             let _permit = permit;
-            lifecycle.unload_all(Some(&asked_by), &name, unload_dependents).await
+            for key in keys {
+                lifecycle.unload_all(Some(&asked_by), &key, unload_dependents).await?;
+            }
+            Ok(())
         })
     }
 
@@ -96,6 +98,11 @@ impl Host for Engine {
 }
 
 impl Engine {
+    /// What a model that asks is called in the registry, as far as its name says.
+    fn key_of_caller(&self, name: &str) -> String {
+        self.registry.key_of(name).map_or_else(|_| name.to_owned(), |key| key.to_string())
+    }
+
     /// The runtime for what models ask for. No model runs before one was loaded, and loads know the runtime.
     fn runtime_of_models(&self) -> Result<&Handle> {
         self.runtime.get().ok_or_else(|| Error::unavailable("Server not ready"))

@@ -76,7 +76,7 @@ fn router(registry: &Registry, found: &LoadedModel, request: &InferRequest) -> O
     if found.routing.is_none() || request.model_version != VersionChoice::Latest {
         return None;
     }
-    registry.entry(&found.interface.model_name)?.router.clone()
+    registry.entry(&found.key)?.router.clone()
 }
 
 fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
@@ -130,7 +130,7 @@ fn successor(registry: &Registry, model: &Arc<LoadedModel>, refused: &Refused) -
     let routed = router(registry, model, &refused.request).and_then(|router| router.route(&refused.request).cloned());
     let found = match routed {
         Some(routed) => routed,
-        None => registry.find(&model.interface.model_name, refused.request.model_version)?,
+        None => registry.find_key(&model.key, refused.request.model_version)?,
     };
     Ok((!found.shares_runner(model) && found.interface.is_like(&model.interface)).then_some(found))
 }

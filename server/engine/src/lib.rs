@@ -18,6 +18,7 @@ mod loader;
 mod machine;
 mod model;
 mod model_files;
+mod namespaces;
 mod options;
 mod passive;
 mod polling;
@@ -70,7 +71,7 @@ use self::{
     polling::Poller,
     rate_limiter::RateLimiter,
     registry::{Entry, Registry},
-    repository::Found,
+    repository::{Found, Repositories},
 };
 pub use self::{
     blocking_pool::BlockingPool,
@@ -110,7 +111,11 @@ impl Engine {
     /// An engine with nothing loaded: alive at once, ready after [`Engine::start`].
     pub fn new(options: Options, backends: Arc<dyn Backends>) -> Arc<Self> {
         Arc::new_cyclic(|engine: &Weak<Self>| {
-            let registry = Arc::new(Registry::default());
+            let mut repositories = Repositories::new(&options.repositories).with_remote(&options.remote_repositories);
+            if options.namespaces {
+                repositories = repositories.with_namespaces();
+            }
+            let registry = Arc::new(Registry::new(repositories.namespaces().clone()));
             let machine = Arc::new(Machine::detect());
             let host: Weak<dyn Host> = engine.clone();
             let loader = Loader {
@@ -124,7 +129,7 @@ impl Engine {
                 host_policies: options.host_policies.clone(),
             };
             let shared_memory = SharedMemory::new(options.shared_memory.clone());
-            let lifecycle = Arc::new(Lifecycle::new(&options, loader, registry.clone()));
+            let lifecycle = Arc::new(Lifecycle::new(&options, repositories, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);
             let is_leaving = watch::Sender::new(false);
             Self {
@@ -221,7 +226,7 @@ impl Engine {
         let question = match self.registry.find(model.name, model.version) {
             Ok(model) if model.is_healthy() => model.runner().readiness(),
             Ok(_) => return Ok(false),
-            Err(error) if error.code == Code::Unavailable => return Ok(false),
+            Err(error) if error.code == Code::Unavailable || self.options.namespaces => return Ok(false),
             Err(error) => return Err(self.while_starting(error)),
         };
         match question {
@@ -235,7 +240,7 @@ impl Engine {
         let loaded = self.find(model)?;
         let versions = match model.version {
             VersionChoice::Exact(version) => vec![version],
-            VersionChoice::Latest => self.ready_versions(model.name),
+            VersionChoice::Latest => self.ready_versions(&loaded.key),
         };
         let platform = match &loaded.config.platform {
             platform if platform.is_empty() => config::backend_name(&loaded.config).to_owned(),
@@ -260,7 +265,8 @@ impl Engine {
         let Some(model) = model else { return Ok(self.snapshots()) };
         let name = model.name;
         let unknown = || Error::invalid_argument(format!("requested model '{name}' is not available"));
-        let entry = self.registry.entry(name).ok_or_else(unknown)?;
+        let key = self.registry.key_of(name).map_err(|_| unknown())?;
+        let entry = self.registry.entry(&key).ok_or_else(unknown)?;
         let ready = entry.versions.iter().filter_map(|(number, version)| Some((*number, version.model.as_ref()?)));
         let snapshots: Vec<_> = match model.version {
             VersionChoice::Latest => ready.map(|(_, model)| model.snapshot()).collect(),
@@ -303,6 +309,7 @@ impl Engine {
                 continue; // it was loaded once, and lies nowhere
             }
             let is_ambiguous = matches!(found, Some(Found::Ambiguous(_)));
+            let (_, name) = self.lifecycle.repositories().namespaces().split(name);
             let lines =
                 entry.map_or_else(|| Entry::default().index(name, is_ambiguous), |it| it.index(name, is_ambiguous));
             index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
@@ -314,17 +321,19 @@ impl Engine {
     pub async fn load(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
         self.may_control(name)?;
         self.runtime.get_or_init(Handle::current);
-        let result = LoadSession::new(self.lifecycle.clone(), None).load(name.to_owned(), parameters).await;
-        self.lifecycle.note_requested(name);
-        result
+        let session = LoadSession::new(self.lifecycle.clone(), None);
+        self.lifecycle.load_all(session, name, parameters).await
     }
 
     /// Takes a model out of service; returns before its last request has ended. Ensembles that it is a part of leave with it.
     /// With `unload_dependents`, the models that it is made of go as well, unless they were asked for or others use them.
     pub async fn unload(self: &Arc<Self>, name: &str, unload_dependents: bool) -> Result<()> {
         self.may_control(name)?;
-        self.no_longer_required(name);
-        self.lifecycle.unload_all(None, name, unload_dependents).await
+        for key in self.registry.keys_of(name) {
+            self.no_longer_required(&key);
+            self.lifecycle.unload_all(None, &key, unload_dependents).await?;
+        }
+        Ok(())
     }
 
     /// Checks, queues and runs a request on a model that was found. Call it on a runtime thread: it does not block.

@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     fingerprint::{self, Fingerprint, FolderFiles},
+    load_session::LoadSession,
     load_waits::{LoadWaits, Locked},
     loader::{self, Loader, VersionToLoad},
     model::LoadedModel,
@@ -83,6 +84,9 @@ struct Override {
 
 /// A model folder as read for one load.
 struct Draft {
+    name: String,
+    /// Its repository, where models of several may have one name; else empty.
+    namespace: String,
     model_dir: std::path::PathBuf,
     config: ModelConfig,
     wanted: Vec<u64>,
@@ -102,9 +106,11 @@ impl Draft {
         }
     }
 
-    fn version<'a>(&'a self, name: &'a str, version: u64) -> VersionToLoad<'a> {
+    fn version<'a>(&'a self, key: &'a str, version: u64) -> VersionToLoad<'a> {
         VersionToLoad {
-            name,
+            key,
+            namespace: &self.namespace,
+            name: &self.name,
             version,
             model_dir: &self.model_dir,
             config: &self.config,
@@ -127,10 +133,10 @@ impl From<Error> for Unreadable {
 }
 
 impl Lifecycle {
-    pub(crate) fn new(options: &Options, loader: Loader, registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(options: &Options, repositories: Repositories, loader: Loader, registry: Arc<Registry>) -> Self {
         Self {
             registry,
-            repositories: Repositories::new(&options.repositories).with_remote(&options.remote_repositories),
+            repositories,
             loader,
             config_name: options.config_name.clone(),
             is_strict: !options.auto_complete,
@@ -162,6 +168,36 @@ impl Lifecycle {
     /// Where models lie.
     pub(crate) fn repositories(&self) -> &Repositories {
         &self.repositories
+    }
+
+    /// Loads all models of a name: one, unless repositories are namespaces. Files that come with the load are a model of no
+    /// repository.
+    ///
+    /// Errors: those of each model that failed.
+    pub(crate) async fn load_all(
+        self: &Arc<Self>,
+        session: Arc<LoadSession>,
+        name: &str,
+        parameters: LoadParameters,
+    ) -> Result<()> {
+        let mut keys = vec![name.to_owned()];
+        if self.repositories.namespaces().are_used() && parameters.files.is_empty() {
+            let (lifecycle, name) = (self.clone(), name.to_owned());
+            let found = blocking(move || lifecycle.repositories.keys_of(&name)).await?;
+            keys = if found.is_empty() { keys } else { found };
+        }
+        let mut failure: Option<Error> = None;
+        for key in keys {
+            let result = session.clone().load(key.clone(), parameters.clone()).await;
+            self.note_requested(&key);
+            if let Err(error) = result {
+                failure = Some(match failure {
+                    Some(first) => Error::new(first.code, format!("{first}{error}")),
+                    None => error,
+                });
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Takes the lock that makes loads and unloads of one model follow each other, for a model that asked for it or for a
@@ -314,7 +350,8 @@ impl Lifecycle {
         tokio::time::timeout_at(deadline, async { while drains.join_next().await.is_some() {} }).await.is_ok()
     }
 
-    fn read(&self, name: &str, parameters: LoadParameters) -> Result<Draft, Unreadable> {
+    fn read(&self, key: &str, parameters: LoadParameters) -> Result<Draft, Unreadable> {
+        let (namespace, name) = self.repositories.namespaces().split(key);
         // What is wrong with a folder's configuration is said in the log and in the index.
         let poll_failed = |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason };
         // What is wrong with what a request brings is said nowhere but in its answer.
@@ -337,14 +374,14 @@ impl Lifecycle {
         };
         let mut source = match &files {
             Some(files) => ModelFolder::temporary(files),
-            None => match self.repositories.find(name).map_err(not_fetched)? {
+            None => match self.repositories.find(key).map_err(not_fetched)? {
                 Some(found) => found.only(name)?.open().map_err(not_fetched)?,
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };
         let model_dir = source.path().to_owned();
         let mut to_keep = None;
-        let config = match parameters.config {
+        let mut config = match parameters.config {
             Some(json) => {
                 let config = config::from_json(&json)
                     .map_err(|error| override_failed(format!("Invalid config override: {error}")))?;
@@ -358,8 +395,9 @@ impl Lifecycle {
                 }
                 config
             }
-            None => self.folder_config(name, &model_dir).map_err(poll_failed)?,
+            None => self.folder_config(key, &model_dir).map_err(poll_failed)?,
         };
+        self.resolve_steps(key, &mut config);
         if !config.name.is_empty() && config.name != name {
             return Err(Error::invalid_argument(format!(
                 "unexpected directory name '{name}' for model '{}', directory name must equal model name",
@@ -383,7 +421,7 @@ impl Lifecycle {
         let wanted = rules::version_policy::select(&config, &versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
-                "load failed for model '{name}': at least one version must be available under the version policy of model '{name}'\n"
+                "load failed for model '{key}': at least one version must be available under the version policy of model '{name}'\n"
             ))
             .into());
         }
@@ -398,7 +436,8 @@ impl Lifecycle {
         let model_dir = source.path().to_owned(); // where the versions lie now
         let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
         let files = files.or_else(|| source.holder());
-        Ok(Draft { model_dir, config, wanted, folder, files, to_keep })
+        let (name, namespace) = (name.to_owned(), namespace.to_owned());
+        Ok(Draft { name, namespace, model_dir, config, wanted, folder, files, to_keep })
     }
 
     /// The configuration that the folder says, or the one given before with a load request if the folder still says
@@ -476,7 +515,7 @@ impl Lifecycle {
 
     /// `is_beside`: another version serves meanwhile.
     fn make_version(&self, target: &VersionToLoad<'_>, is_beside: bool) -> Result<LoadedModel> {
-        let (name, version) = (target.name, target.version);
+        let (name, version) = (target.key, target.version);
         tracing::info!("loading: {name}:{version}");
         self.registry.update(name, |entry| {
             // A version that serves stays READY while its successor is made.

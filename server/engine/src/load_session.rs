@@ -47,7 +47,7 @@ impl LoadSession {
         Arc::new(Self { lifecycle, asked_by, loads: Mutex::default(), parts: Mutex::default() })
     }
 
-    /// Loads a model, after those that it is made of. One that was loaded in this session before is not loaded again.
+    /// Loads the model of that key, after those that it is made of. One that was loaded in this session before is not loaded again.
     ///
     /// Errors: the model's own; those of its parts are in the index, and part of its own.
     pub(crate) fn load(

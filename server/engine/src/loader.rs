@@ -15,6 +15,7 @@ use server_core::{
     error::{Error, Result},
     host_policy::{self, HostPolicies},
     interface::{Interface, Labels},
+    stats::ModelSnapshot,
 };
 
 use crate::{
@@ -48,6 +49,10 @@ pub(crate) struct Loader {
 
 /// One version to load.
 pub(crate) struct VersionToLoad<'a> {
+    /// Its name in the registry.
+    pub(crate) key: &'a str,
+    /// Its repository, where models of several may have one name; else empty.
+    pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) version: u64,
     pub(crate) model_dir: &'a Path,
@@ -56,6 +61,12 @@ pub(crate) struct VersionToLoad<'a> {
     pub(crate) fingerprint: Fingerprint,
     /// Files given with the load request.
     pub(crate) files: Option<&'a Arc<tempfile::TempDir>>,
+}
+
+impl VersionToLoad<'_> {
+    fn namespace(&self) -> Option<String> {
+        (!self.namespace.is_empty()).then(|| self.namespace.to_owned())
+    }
 }
 
 impl Loader {
@@ -104,6 +115,8 @@ impl Loader {
             Device::Cpu | Device::Model => None,
         });
         let parts = Parts {
+            key: target.key.into(),
+            namespace: target.namespace(),
             warm_up: WarmUp::of(&config, &interface, target.model_dir),
             interface,
             fingerprint: target.fingerprint.clone(),
@@ -144,13 +157,14 @@ impl Loader {
             _ => {
                 warn_of_unsupported(&config, &[]);
                 let counters = crate::model::counters(&interface, &config, None);
+                let counters = ModelSnapshot { namespace: target.namespace(), ..counters };
                 let ensemble = Ensemble::new(graph, Arc::downgrade(&self.registry), counters);
                 Runner::Ensemble(Arc::new(ensemble))
             }
         };
         runner.loaded(began.elapsed());
         let fingerprint = target.fingerprint.clone();
-        Ok(Some(LoadedModel::of_ensemble(interface, Arc::new(config), fingerprint, runner, files)))
+        Ok(Some(LoadedModel::of_ensemble(target.key.into(), interface, Arc::new(config), fingerprint, runner, files)))
     }
 
     /// Brings a serving version up to date with a configuration that differs in nothing its model would have to be

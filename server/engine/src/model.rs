@@ -11,7 +11,7 @@ use std::{
 };
 
 use server_core::{
-    backend::Model, config::ModelConfig, error::Result, interface::Interface, stats::ModelSnapshot,
+    backend::Model, config::ModelConfig, error::Result, interface::Interface, stats::ModelSnapshot, tensor::Name,
     version_routing::VersionRouting,
 };
 
@@ -22,6 +22,8 @@ use crate::{
 
 /// A model version that serves.
 pub(crate) struct LoadedModel {
+    /// Its name in the registry.
+    pub(crate) key: Name,
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
     /// What it was made from.
@@ -37,6 +39,8 @@ pub(crate) struct LoadedModel {
 
 /// What a version is made of.
 pub(crate) struct Parts {
+    pub(crate) key: Name,
+    pub(crate) namespace: Option<String>,
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) fingerprint: Fingerprint,
@@ -53,18 +57,20 @@ impl LoadedModel {
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, plans: &[InstancePlan], began: Instant) -> Result<Self> {
-        let Parts { interface, config, fingerprint, model, scheduling, gpu_uuid, rate_limiter, warm_up, files } = parts;
-        let counters = counters(&interface, &config, gpu_uuid);
+        let Parts { key, namespace, interface, config, fingerprint, model, .. } = parts;
+        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, files, .. } = parts;
+        let counters = ModelSnapshot { namespace, ..counters(&interface, &config, gpu_uuid) };
         let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
         pool.resize(plans)?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
-        Ok(Self { interface, config, fingerprint, routing, runner, holds: Arc::default(), files })
+        Ok(Self { key, interface, config, fingerprint, routing, runner, holds: Arc::default(), files })
     }
 
     /// An ensemble, whose runner is there.
     pub(crate) fn of_ensemble(
+        key: Name,
         interface: Interface,
         config: Arc<ModelConfig>,
         fingerprint: Fingerprint,
@@ -72,7 +78,7 @@ impl LoadedModel {
         files: Option<Arc<tempfile::TempDir>>,
     ) -> Self {
         let (routing, holds) = (routing_of(&config), Arc::default());
-        Self { interface: Arc::new(interface), config, fingerprint, routing, runner, holds, files }
+        Self { key, interface: Arc::new(interface), config, fingerprint, routing, runner, holds, files }
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -92,7 +98,8 @@ impl LoadedModel {
         let (runner, files) = (self.runner.clone(), self.files.clone());
         let routing = routing_of(&config);
         let (interface, holds) = (Arc::new(interface), self.holds.clone());
-        Ok(Self { interface, config, fingerprint, routing, runner, holds, files })
+        let key = self.key.clone();
+        Ok(Self { key, interface, config, fingerprint, routing, runner, holds, files })
     }
 
     /// Whether it can serve.

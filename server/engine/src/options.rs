@@ -29,6 +29,8 @@ pub struct Options {
     pub repositories: Vec<PathBuf>,
     /// Paths of object stores with models.
     pub remote_repositories: Vec<Location>,
+    /// `--model-namespacing`: models of different repositories may have one name.
+    pub namespaces: bool,
     /// Who decides which models are loaded.
     pub control_mode: ControlMode,
     /// Between two looks at the repositories in poll mode; `None` looks at the start only.
@@ -66,6 +68,7 @@ impl Default for Options {
             id: "triton".into(),
             repositories: Vec::new(),
             remote_repositories: Vec::new(),
+            namespaces: false,
             control_mode: ControlMode::None,
             poll_interval: None,
             startup_models: Vec::new(),

@@ -2,7 +2,7 @@
 //! the table only when a name comes or goes, so that a change costs the same whatever else is loaded.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use server_core::{
     tensor::Name,
 };
 
-use crate::{model::LoadedModel, version_router::VersionRouter};
+use crate::{model::LoadedModel, namespaces::Namespaces, version_router::VersionRouter};
 
 /// State of a model version in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +136,12 @@ impl Entry {
         lines
     }
 
+    /// Whether a caller may mean it: it is loaded, was to be, or waits for its parts.
+    fn is_in_use(&self) -> bool {
+        let is_left = |version: &Version| version.state == VersionState::Unloading || version.reason == UNLOADED;
+        self.lacking.is_some() || self.versions.values().any(|version| version.model.is_some() || !is_left(version))
+    }
+
     /// Whether it was unloaded, and nothing has happened since.
     pub(crate) fn is_unloaded(&self) -> bool {
         let has_failed = self.failure.is_some() || self.lacking.is_some();
@@ -156,18 +162,67 @@ impl Entry {
 
 type Table = HashMap<Name, Arc<ArcSwap<Entry>>>;
 
-/// The table.
+/// Keys of the models of each name, where several may have one.
+type KeysOfName = HashMap<Name, BTreeSet<Name>>;
+
+/// The table, by key.
 #[derive(Default)]
 pub(crate) struct Registry {
     table: ArcSwap<Table>,
+    namespaces: Namespaces,
+    keys: ArcSwap<KeysOfName>,
     writer: Mutex<()>,
 }
 
 impl Registry {
+    pub(crate) fn new(namespaces: Namespaces) -> Self {
+        Self { namespaces, ..Self::default() }
+    }
+
     /// The loaded version that a request means.
     ///
-    /// Errors: Triton's four sentences, TRITON "Model lookup".
+    /// Errors: Triton's four sentences, TRITON "Model lookup"; with namespaces also that the name is that of several models.
     pub(crate) fn find(&self, name: &str, version: VersionChoice) -> Result<Arc<LoadedModel>> {
+        if self.namespaces.are_used() {
+            return self.find_key(&self.key_of(name)?, version);
+        }
+        self.find_key(name, version)
+    }
+
+    /// The key of the model that a caller means by a name.
+    ///
+    /// Errors: with namespaces, no model has that name, or several have: Triton's sentences.
+    pub(crate) fn key_of(&self, name: &str) -> Result<Name> {
+        if !self.namespaces.are_used() {
+            return Ok(name.into());
+        }
+        let keys = self.keys.load();
+        let keys = keys
+            .get(name)
+            .ok_or_else(|| Error::invalid_argument(format!("Request for unknown model: '{name}' is not found")))?;
+        match (keys.first(), keys.len()) {
+            (None, _) => Err(Error::not_found(format!("Identifier of model '{name}' is not found in global map"))),
+            (Some(key), 1) => Ok(key.clone()),
+            (Some(_), count) => Err(Error::invalid_argument(format!(
+                "There are {count} identifiers of model '{name}' in global map, model namespace must be provided to resolve \
+                 ambiguity."
+            ))),
+        }
+    }
+
+    /// Keys of all models of that name that are loaded, or were to be.
+    pub(crate) fn keys_of(&self, name: &str) -> Vec<String> {
+        if !self.namespaces.are_used() {
+            return vec![name.to_owned()];
+        }
+        let keys = self.keys.load();
+        keys.get(name).into_iter().flatten().map(|key| key.to_string()).collect()
+    }
+
+    /// The loaded version of the model of a key.
+    ///
+    /// Errors: Triton's four sentences, TRITON "Model lookup".
+    pub(crate) fn find_key(&self, name: &str, version: VersionChoice) -> Result<Arc<LoadedModel>> {
         let table = self.table.load();
         let Some(entry) = table.get(name) else {
             return Err(Error::not_found(format!("Request for unknown model: '{name}' is not found")));
@@ -194,7 +249,7 @@ impl Registry {
         self.table.load().get(name).map(|entry| entry.load_full())
     }
 
-    /// All models, by name.
+    /// All models, by key.
     pub(crate) fn entries(&self) -> BTreeMap<Name, Arc<Entry>> {
         self.table.load().iter().map(|(name, entry)| (name.clone(), entry.load_full())).collect()
     }
@@ -208,6 +263,9 @@ impl Registry {
         let result = change(&mut entry);
         let ready = entry.versions.values().filter_map(|version| version.model.clone()).collect();
         entry.router = VersionRouter::follow(entry.router.take(), ready);
+        if self.namespaces.are_used() {
+            self.note_key(name, entry.is_in_use());
+        }
         let is_known = !entry.versions.is_empty() || entry.failure.is_some() || entry.lacking.is_some();
         match known {
             Some(known) => {
@@ -226,5 +284,22 @@ impl Registry {
             None => {}
         }
         result
+    }
+
+    /// Keeps what callers may mean by a name. The writer's lock is held.
+    fn note_key(&self, key: &str, is_in_use: bool) {
+        let (_, name) = self.namespaces.split(key);
+        let keys = self.keys.load();
+        if keys.get(name).is_some_and(|keys| keys.contains(key)) == is_in_use {
+            return;
+        }
+        let mut keys = KeysOfName::clone(&keys);
+        let of_name = keys.entry(name.into()).or_default();
+        if is_in_use {
+            of_name.insert(key.into());
+        } else {
+            of_name.remove(key);
+        }
+        self.keys.store(Arc::new(keys));
     }
 }

@@ -19,11 +19,12 @@ use server_core::{
 use server_repositories::{Location, RemoteModel, RemoteRepository, RepositoryError, Snapshot};
 use tokio::runtime::Handle;
 
-use crate::{fingerprint, model_files, polling};
+use crate::{fingerprint, model_files, namespaces::Namespaces, polling};
 
 /// The repositories of the command line, each once.
 pub(crate) struct Repositories {
     repositories: Vec<Repository>,
+    namespaces: Namespaces,
 }
 
 /// Where models lie, side by side.
@@ -72,7 +73,8 @@ pub(crate) type FileStamp = (u64, Option<SystemTime>);
 impl Repositories {
     pub(crate) fn new(folders: &[PathBuf]) -> Self {
         let folders: BTreeSet<&PathBuf> = folders.iter().collect();
-        Self { repositories: folders.into_iter().cloned().map(Repository::Folder).collect() }
+        let repositories = folders.into_iter().cloned().map(Repository::Folder).collect();
+        Self { repositories, namespaces: Namespaces::default() }
     }
 
     /// With those on object stores. Nobody is asked for anything yet.
@@ -81,6 +83,17 @@ impl Repositories {
         let remote = locations.into_iter().cloned().map(RemoteRepository::of_this_process);
         self.repositories.extend(remote.map(|repository| Repository::Remote(Arc::new(repository))));
         self
+    }
+
+    /// Each of them is a namespace for its models.
+    pub(crate) fn with_namespaces(mut self) -> Self {
+        self.namespaces = Namespaces::of(self.repositories.iter().map(Repository::to_string));
+        self
+    }
+
+    /// How models of one name are told from each other.
+    pub(crate) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
     }
 
     /// Asks object stores for the names of their models, in about ten seconds at most. What became of each is kept for
@@ -97,8 +110,12 @@ impl Repositories {
     }
 
     /// Nobody wants the files of a model any more but who has them open.
-    pub(crate) fn forget(&self, name: &str) {
-        self.remote().for_each(|repository| repository.forget(name));
+    pub(crate) fn forget(&self, key: &str) {
+        for (repository, name) in self.of_key(key) {
+            if let Repository::Remote(remote) = repository {
+                remote.forget(name);
+            }
+        }
     }
 
     /// Removes what was fetched: the server ends.
@@ -106,22 +123,27 @@ impl Repositories {
         self.remote().for_each(|repository| repository.close());
     }
 
-    /// Whether a repository has a model of that name, as far as can be told without asking anybody.
-    pub(crate) fn is_known(&self, name: &str) -> bool {
-        self.repositories.iter().any(|repository| match repository {
-            Repository::Folder(folder) => folder.join(name).is_dir(),
-            Repository::Remote(remote) => remote.names().is_ok_and(|names| names.contains(name)),
-        })
+    /// Whether a repository has a model of that key, as far as can be told without asking anybody.
+    pub(crate) fn is_known(&self, key: &str) -> bool {
+        self.of_key(key).any(|(repository, name)| repository.is_known(name))
     }
 
-    /// Every model by name; those of object stores as [`Repositories::look_at_remote`] saw them last.
+    /// The repositories in which the model of a key may lie, each with its name there.
+    fn of_key<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (&'a Repository, &'a str)> {
+        let (namespace, name) = self.namespaces.split(key);
+        let may_have =
+            move |repository: &&Repository| !self.namespaces.are_used() || repository.to_string() == namespace;
+        self.repositories.iter().filter(may_have).map(move |repository| (repository, name))
+    }
+
+    /// Every model by key; those of object stores as [`Repositories::look_at_remote`] saw them last.
     ///
     /// Errors: a repository cannot be read.
     pub(crate) fn list(&self) -> Result<BTreeMap<String, Found>> {
         let mut models: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for repository in &self.repositories {
             for (name, place) in repository.list_as_seen()? {
-                models.entry(name).or_default().push(place);
+                models.entry(self.key(repository, &name)).or_default().push(place);
             }
         }
         Ok(models.into_iter().filter_map(|(name, places)| Some((name, Found::of(places)?))).collect())
@@ -132,10 +154,28 @@ impl Repositories {
         &self.repositories
     }
 
-    /// Where one model lies; `None` if it is nowhere. Blocks. Errors: it was not found, and a repository cannot be read.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<Found>> {
+    /// The key of a model in one of the repositories.
+    pub(crate) fn key(&self, repository: &Repository, name: &str) -> String {
+        if self.namespaces.are_used() { self.namespaces.key(&repository.to_string(), name) } else { name.to_owned() }
+    }
+
+    /// Keys of all models of a name, as far as repositories can be read. Blocks.
+    pub(crate) fn keys_of(&self, name: &str) -> Vec<String> {
+        let has = |repository: &&Repository| repository.find(name).is_ok_and(|place| place.is_some());
+        self.repositories.iter().filter(has).map(|repository| self.key(repository, name)).collect()
+    }
+
+    /// The same without asking an object store.
+    pub(crate) fn known_keys_of(&self, name: &str) -> Vec<String> {
+        let known = self.repositories.iter().filter(|repository| repository.is_known(name));
+        known.map(|repository| self.key(repository, name)).collect()
+    }
+
+    /// Where the model of a key lies; `None` if it is nowhere. Blocks. Errors: it was not found, and a repository cannot be
+    /// read.
+    pub(crate) fn find(&self, key: &str) -> Result<Option<Found>> {
         let (mut places, mut failure) = (Vec::new(), None);
-        for repository in &self.repositories {
+        for (repository, name) in self.of_key(key) {
             match repository.find(name) {
                 Ok(place) => places.extend(place),
                 Err(error) => failure = Some(error),
@@ -151,6 +191,14 @@ impl Repositories {
 // === impl Repository ===
 
 impl Repository {
+    /// Whether it has a model of that name, as far as can be told without asking anybody.
+    fn is_known(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(name).is_dir(),
+            Self::Remote(remote) => remote.names().is_ok_and(|names| names.contains(name)),
+        }
+    }
+
     /// Its models by name, asked for anew. Blocks. Errors: it cannot be read, or not be known of something in it whether it is
     /// a folder.
     pub(crate) fn list(&self) -> Result<Vec<(String, Place)>> {

@@ -15,6 +15,7 @@ use crate::{
     config::ModelConfig,
     error::{Error, Result},
     interface::Interface,
+    repository::model_key,
     request::{RequestedOutput, VersionChoice},
     response::ResponseParameters,
     tensor::{Name, Shape},
@@ -43,6 +44,7 @@ pub struct Graph {
 /// One use of another model.
 #[derive(Debug, PartialEq)]
 pub(super) struct Step {
+    /// Its key.
     pub(super) model_name: Name,
     pub(super) version: VersionChoice,
     /// In the order of the model's configuration.
@@ -115,9 +117,12 @@ impl Graph {
     ///
     /// Errors: `InvalidArgument` in Triton's words if a model is not there or does not fit.
     pub fn compile(config: &mut ModelConfig, own: &mut Interface, members: &Members) -> Result<Self> {
-        let Some(SchedulingChoice::EnsembleScheduling(scheduling)) = config.scheduling_choice.clone() else {
+        let Some(SchedulingChoice::EnsembleScheduling(mut scheduling)) = config.scheduling_choice.clone() else {
             return Err(Error::internal(format!("'{}' is not an ensemble", config.name)));
         };
+        for step in &mut scheduling.step {
+            step.model_name = model_key(&step.model_namespace, &step.model_name);
+        }
         members::check(&config.name, &scheduling, members)?;
         check::check(config, own, &scheduling, members)?;
 

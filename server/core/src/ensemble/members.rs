@@ -11,6 +11,7 @@ use crate::{
     config::ModelConfig,
     error::{Error, Result},
     interface::Interface,
+    repository::model_key,
     request::VersionChoice,
 };
 
@@ -33,15 +34,15 @@ pub enum Member {
     Ready(BTreeMap<u64, Arc<Interface>>),
 }
 
-/// The models that an ensemble is made of, by name.
+/// The models that an ensemble is made of, by key.
 pub type Members = BTreeMap<String, Member>;
 
-/// Names of the models that an ensemble's steps ask, each once; none for a model that is no ensemble.
+/// Keys of the models that an ensemble's steps ask, each once; none for a model that is no ensemble.
 pub fn step_models(config: &ModelConfig) -> BTreeSet<String> {
     match &config.scheduling_choice {
         Some(SchedulingChoice::EnsembleScheduling(graph)) => {
-            let names = graph.step.iter().map(|step| step.model_name.clone());
-            names.filter(|name| !name.is_empty()).collect()
+            let named = graph.step.iter().filter(|step| !step.model_name.is_empty());
+            named.map(|step| model_key(&step.model_namespace, &step.model_name)).collect()
         }
         _ => BTreeSet::new(),
     }

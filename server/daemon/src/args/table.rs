@@ -131,7 +131,10 @@ const MODEL_REPOSITORY: &[Flag] = &[
         |args, count| args.models.load_threads = count.max(1)),
     set!("model-load-retry-count": u32 = "0", "How often a failed load is tried again.",
         |args, count| args.models.load_retries = count),
-    unused!("model-namespacing": bool = "false", "Serve models of the same name from several repositories."),
+    set!("model-namespacing": bool = "false",
+        "Whether models of different repositories may have one name. A request for such a name is refused; ensembles use the model \
+         of their own repository.",
+        |args, on| args.models.namespaces = on),
 ];
 
 const HTTP: &[Flag] = &[

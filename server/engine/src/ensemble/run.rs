@@ -80,7 +80,7 @@ impl EnsembleRun {
         let mut models = SmallVec::new();
         for step in 0..graph.step_count() {
             let (name, version) = graph.step_model(step);
-            let found = progress.is_needed(step).then(|| registry.find(name, version)).transpose();
+            let found = progress.is_needed(step).then(|| registry.find_key(name, version)).transpose();
             models.push(found.map_or_else(
                 |error| {
                     progress.fail(error);
@@ -190,8 +190,9 @@ impl EnsembleRun {
             let Some((run, inputs)) = progress.start(may_start, model) else { return count };
             count += 1;
             let (name, version) = ensemble.graph.step_model(run.step);
+            let found = models[run.step].as_ref();
             let request = InferRequest {
-                model_name: name.clone(),
+                model_name: found.map_or(name, |found| &found.model().interface().model_name).clone(),
                 model_version: version,
                 id: progress.request_id().to_owned(),
                 inputs: inputs.inputs,

@@ -4,14 +4,14 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use server_core::{
-    config,
+    config::{self, SchedulingChoice},
     ensemble::step_models,
     error::{Error, Result},
 };
 use tokio::time::timeout;
 
 use super::{Draft, Lifecycle, blocking};
-use crate::{model::LoadedModel, options::LoadParameters};
+use crate::{loader::VersionToLoad, model::LoadedModel, options::LoadParameters};
 
 /// How long a model that had another loaded or unloaded waits for ensembles to be looked at again.
 const SOON: Duration = Duration::from_secs(1);
@@ -24,7 +24,9 @@ impl Lifecycle {
             Some(json) => config::from_json(json).ok(),
             None => self.kept_or_own_ensemble(name),
         };
-        config.map(|config| step_models(&config)).unwrap_or_default()
+        let Some(mut config) = config else { return BTreeSet::new() };
+        self.resolve_steps(name, &mut config);
+        step_models(&config)
     }
 
     /// The folder's configuration, or the one given before with a load request, if it speaks of an ensemble at all: most
@@ -39,10 +41,34 @@ impl Lifecycle {
         config::from_text(&text).ok()
     }
 
+    /// Says of each step which model of its name it asks: the one of the ensemble's own repository, else the only one there
+    /// is. Without namespaces there is nothing to say, whatever the configuration says.
+    pub(super) fn resolve_steps(&self, key: &str, config: &mut config::ModelConfig) {
+        let Some(SchedulingChoice::EnsembleScheduling(graph)) = &mut config.scheduling_choice else { return };
+        let namespaces = self.repositories.namespaces();
+        let own = namespaces.split(key).0;
+        for step in &mut graph.step {
+            step.model_namespace.clear();
+            if !namespaces.are_used() {
+                continue;
+            }
+            let mut keys: BTreeSet<String> = self.repositories.known_keys_of(&step.model_name).into_iter().collect();
+            keys.extend(self.registry.keys_of(&step.model_name));
+            let preferred = namespaces.key(own, &step.model_name);
+            let found = if keys.contains(&preferred) { Some(&preferred) } else { keys.first() };
+            if let Some(found) = found.filter(|found| **found == preferred || keys.len() == 1) {
+                namespaces.split(found).0.clone_into(&mut step.model_namespace);
+            }
+        }
+    }
+
     /// Ensembles that the model is a part of, whether they serve or wait for one of their parts.
     pub(crate) fn dependents(&self, name: &str) -> Vec<String> {
         let ensembles = self.ensembles.lock();
-        let uses = |draft: &Draft| step_models(&draft.config).contains(name);
+        let namespaces = self.repositories.namespaces();
+        let has_name = |part: &String| namespaces.split(part).1 == namespaces.split(name).1;
+        // one that asks for another model of that name may mean this one now
+        let uses = |draft: &Draft| step_models(&draft.config).iter().any(|part| part == name || has_name(part));
         ensembles.iter().filter(|(_, draft)| uses(draft)).map(|(ensemble, _)| ensemble.clone()).collect()
     }
 
@@ -133,9 +159,12 @@ impl Lifecycle {
         serving: &[(u64, Arc<LoadedModel>)],
     ) -> Result<Vec<(u64, LoadedModel)>> {
         let mut made = Vec::new();
+        let mut config = draft.config.clone();
+        self.resolve_steps(name, &mut config); // models may have come and gone since
         for &version in &draft.wanted {
             let before = serving.iter().find(|(other, _)| *other == version).map(|(_, model)| &**model);
-            if let Some(model) = self.loader.load_ensemble(&draft.version(name, version), before)? {
+            let target = VersionToLoad { config: &config, ..draft.version(name, version) };
+            if let Some(model) = self.loader.load_ensemble(&target, before)? {
                 made.push((version, model));
             }
         }

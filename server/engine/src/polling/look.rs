@@ -33,6 +33,7 @@ impl Memory {
             match self.list(repository, &called) {
                 Ok(models) => {
                     for (name, place) in models {
+                        let name = repositories.key(repository, &name);
                         found.entry(name).or_default().push((called.clone(), place));
                     }
                 }
