@@ -57,13 +57,20 @@ class Store:
 
 
 class S3(Store):
-    """moto."""
+    """moto; over TLS with a certificate and its key."""
 
     KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "secret-of-tests", "AWS_DEFAULT_REGION": "us-east-1"}
     MOUNT = "TRITON_AWS_MOUNT_DIRECTORY"
 
+    def __init__(self, certificate=None, authority=None):
+        super().__init__()
+        self.tls = ["-s", "-c", str(certificate[0]), "-k", str(certificate[1])] if certificate else []
+        self.authority = str(authority) if authority else None
+        if certificate:
+            self.endpoint = self.endpoint.replace("http:", "https:")
+
     def command(self):
-        return [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(self.port)]
+        return [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(self.port), *self.tls]
 
     def client(self, service="s3"):
         import boto3
@@ -74,6 +81,7 @@ class S3(Store):
             aws_access_key_id=self.KEYS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.KEYS["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
+            verify=self.authority,
         )
 
     def not_yet(self):
@@ -82,7 +90,7 @@ class S3(Store):
         return (BotoCoreError,)
 
     def make_bucket(self):
-        requests.get(self.endpoint, timeout=scaled(5))
+        requests.get(self.endpoint, timeout=scaled(5), verify=self.authority or True)
         self.client().create_bucket(Bucket=BUCKET)
         return True
 
@@ -93,7 +101,8 @@ class S3(Store):
         self.client().delete_object(Bucket=BUCKET, Key=key)
 
     def url(self, path, port=None):
-        return f"s3://127.0.0.1:{port or self.port}/{BUCKET}/{path}"
+        scheme = "https://" if self.tls else ""
+        return f"s3://{scheme}127.0.0.1:{port or self.port}/{BUCKET}/{path}"
 
     def env(self):
         return self.KEYS

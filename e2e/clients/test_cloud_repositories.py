@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import graphs
 import make
 import pytest
+from certificates import Authority
 from object_stores import BUCKET, S3, Azure, Google, Proxy
 from tritonclient.utils import InferenceServerException
 
@@ -229,6 +231,37 @@ def test_keys_that_are_no_files_stay_where_they_are(s3, repository, tmp_path):
             client.load_model(model)
         assert kept(tmp_path / "mount") == ["1/model.onnx", "3/model.onnx", "config.pbtxt", "config.pbtxt"]
     assert not list(tmp_path.rglob("escaped"))
+
+
+def test_a_server_that_is_fetching_ends_when_it_is_told(s3, repository, tmp_path):
+    is_asked = threading.Event()
+
+    def disturb(request):
+        if request.path.endswith("/model.onnx"):
+            is_asked.set()
+            time.sleep(60)
+
+    mount = tmp_path / "mount"
+    with Proxy(s3, disturb) as proxy, serve(s3, s3.url(repository, proxy.port), mount, wait="live") as server:
+        assert is_asked.wait(scaled(20))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(scaled(10)) == 0
+        assert "panic" not in server.log(), server.log()
+    assert os.listdir(mount) == []
+
+
+def test_models_come_over_tls(tmp_path):
+    authority = Authority(tmp_path / "authority")
+    mount = tmp_path / "mount"
+    make.versions(tmp_path / "made", name="add")
+    with S3(authority.issue(), authority.root) as store:
+        store.put_folder(tmp_path / "made", "repo")
+        with serve(store, store.url("repo"), mount, env={"AWS_CA_BUNDLE": str(authority.root)}) as server:
+            assert add_one("http", connect("http", server), "add") == 3
+        for bundle, text in [("", "invalid peer certificate: UnknownIssuer"), (str(tmp_path / "made"), "(AWS_CA_BUNDLE) cannot be used")]:
+            with serve(store, store.url("repo"), mount, env={"AWS_CA_BUNDLE": bundle}, wait=None, expect_exit=1) as server:
+                assert server.process.wait(scaled(20)) == 1
+                assert text in server.log(), server.log()
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next(s3, repository, tmp_path):

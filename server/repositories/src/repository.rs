@@ -5,10 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +13,10 @@ use object_store::{ObjectMeta, path::Path as Key};
 use parking_lot::Mutex;
 #[cfg(not(loom))]
 use tokio::{runtime::Handle, task::spawn_blocking};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 #[cfg(not(loom))]
 use crate::connect;
@@ -45,7 +45,7 @@ pub struct RemoteRepository {
     /// What lies on this machine, by model.
     models: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Latest>>>>>,
     pub(crate) downloads: Semaphore,
-    is_closed: AtomicBool,
+    is_closed: watch::Sender<bool>,
 }
 
 /// One model of a remote repository.
@@ -72,7 +72,7 @@ impl RemoteRepository {
             models: Mutex::default(),
             downloads: Semaphore::new(limits.parallel),
             limits,
-            is_closed: AtomicBool::new(false),
+            is_closed: watch::Sender::new(false),
         }
     }
 
@@ -97,7 +97,7 @@ impl RemoteRepository {
     ///
     /// Errors: it cannot be read; the reason is kept, too.
     pub async fn look(&self) -> Result<(), RepositoryError> {
-        let names = self.ask_for_names().await;
+        let names = self.unless_closed(self.ask_for_names()).await;
         let result = names.as_ref().map(|_| ()).map_err(Clone::clone);
         *self.names.lock() = names;
         result
@@ -121,7 +121,7 @@ impl RemoteRepository {
     ///
     /// Errors: it cannot be read.
     pub async fn look_at_files(self: &Arc<Self>) -> Result<Vec<RemoteModel>, RepositoryError> {
-        let objects = match self.list_objects("").await {
+        let objects = match self.unless_closed(self.list_objects("")).await {
             Ok(objects) => objects,
             // Each model for itself, then: one that cannot be listed says nothing of the others.
             Err(RepositoryError::Key { .. } | RepositoryError::TooMany { .. }) => {
@@ -165,7 +165,7 @@ impl RemoteRepository {
 
     /// Removes all files at once and fetches no more: the process ends.
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::SeqCst);
+        self.is_closed.send_replace(true);
         self.models.lock().clear();
         if let Some(mirror) = self.mirror.lock().take() {
             mirror.remove();
@@ -173,7 +173,20 @@ impl RemoteRepository {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Relaxed)
+        *self.is_closed.borrow()
+    }
+
+    /// Gives an answer up when the repository is closed: the runtime that would bring it is about to end.
+    pub(crate) async fn unless_closed<T>(
+        &self,
+        answer: impl Future<Output = Result<T, RepositoryError>>,
+    ) -> Result<T, RepositoryError> {
+        let mut is_closed = self.is_closed.subscribe();
+        tokio::select! {
+            biased;
+            _ = is_closed.wait_for(|is_closed| *is_closed) => Err(RepositoryError::Closed),
+            answer = answer => answer,
+        }
     }
 
     pub(crate) fn latest(&self, name: &str) -> Arc<tokio::sync::Mutex<Option<Latest>>> {
@@ -242,7 +255,7 @@ impl RemoteRepository {
     }
 
     async fn list(&self, name: &str) -> Result<Listing, RepositoryError> {
-        let objects = self.list_objects(name).await?;
+        let objects = self.unless_closed(self.list_objects(name)).await?;
         let listing = Listing::of(&self.location.key(name), objects);
         listing.map_err(|BadKey { key, reason }| self.bad_key(key, reason))
     }

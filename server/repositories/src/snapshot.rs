@@ -168,7 +168,7 @@ async fn bring(
         let before = before.upgrade();
         let before = before.as_deref().map(TempDir::path);
         let into = Into { model, mirror: &mirror, folder: folder.path(), before, placed: Mutex::default() };
-        result = into.fetch(listing, &plan.fetch).await;
+        result = repository.unless_closed(into.fetch(listing, &plan.fetch)).await;
         let placed = into.placed.into_inner().into_iter();
         files.extend(placed.map(|path| (path.clone(), listing.files[&path].identity.clone())));
     }
