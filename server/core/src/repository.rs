@@ -1,6 +1,7 @@
 //! Decisions about model repositories: what the names in a folder mean, which versions are served, which model names
 //! are allowed. Callers pass in what lies in a folder; nothing here reads it.
 
+pub mod agents;
 pub mod layout;
 pub mod plan;
 pub mod version_policy;

@@ -86,6 +86,8 @@ pub(crate) struct ModelArgs {
     pub(crate) repositories: BTreeSet<PathBuf>,
     /// Paths of object stores.
     pub(crate) remote_repositories: BTreeSet<Location>,
+    /// `--repoagent-directory`.
+    pub(crate) agent_directory: String,
     /// `--model-namespacing`.
     pub(crate) namespaces: bool,
     pub(crate) control_mode: ControlMode,
@@ -424,6 +426,7 @@ impl Default for Args {
             models: ModelArgs {
                 repositories: BTreeSet::new(),
                 remote_repositories: BTreeSet::new(),
+                agent_directory: "/opt/tritonserver/repoagents".into(),
                 namespaces: false,
                 control_mode: ControlMode::None,
                 poll_interval: Some(Duration::from_secs(15)),

@@ -77,6 +77,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let ModelArgs {
         repositories,
         remote_repositories,
+        agent_directory,
         namespaces,
         control_mode,
         poll_interval,
@@ -148,6 +149,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         id,
         repositories: repositories.into_iter().collect(),
         remote_repositories: remote_repositories.into_iter().collect(),
+        agent_directory,
         namespaces,
         control_mode: match control_mode {
             ControlMode::Explicit => server_engine::ControlMode::Explicit,

@@ -28,6 +28,7 @@ mod rate_limiter;
 mod readiness;
 mod registry;
 mod repository;
+mod repository_agents;
 mod response_order;
 mod runner;
 mod scheduler;

@@ -35,6 +35,7 @@ use crate::{
     options::{LoadParameters, Options},
     registry::{Registry, UNLOADED, Version, VersionState},
     repository::{self, ModelFolder, Repositories},
+    repository_agents,
 };
 
 /// How often the drain of the whole server looks whether the last request has ended.
@@ -57,6 +58,7 @@ pub(crate) struct Lifecycle {
     repositories: Repositories,
     loader: Loader,
     config_name: Option<String>,
+    agent_directory: String,
     /// Models need a configuration of their own: nothing is completed.
     is_strict: bool,
     retries: u32,
@@ -139,6 +141,7 @@ impl Lifecycle {
             repositories,
             loader,
             config_name: options.config_name.clone(),
+            agent_directory: options.agent_directory.clone(),
             is_strict: !options.auto_complete,
             retries: options.load_retries,
             overrides: Mutex::default(),
@@ -434,6 +437,8 @@ impl Lifecycle {
         }
         source.fetch_versions(&wanted).map_err(not_fetched)?;
         let model_dir = source.path().to_owned(); // where the versions lie now
+        repository_agents::run(&config, &model_dir, &self.agent_directory)
+            .map_err(|error| poll_failed(error.to_string()))?;
         let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
         let files = files.or_else(|| source.holder());
         let (name, namespace) = (name.to_owned(), namespace.to_owned());

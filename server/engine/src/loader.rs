@@ -2,6 +2,7 @@
 //! thread.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Instant,
@@ -258,19 +259,26 @@ pub(crate) fn write_files(files: &[(String, Bytes)]) -> Result<tempfile::TempDir
     for (name, content) in files {
         let path = folder.path().join(inside(name)?);
         if path.is_dir() {
-            return Err(Error::invalid_argument(format!(
-                "Invalid file parameter '{name}', directory has been created as a file"
-            )));
+            return Err(made_as_a_file(name));
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(internal)?;
+            std::fs::create_dir_all(parent).map_err(|error| match error.kind() {
+                // another file lies where this one needs a folder
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => made_as_a_file(name),
+                _ => internal(error),
+            })?;
         }
         std::fs::write(&path, content).map_err(internal)?;
     }
     Ok(folder)
 }
 
-fn inside(name: &str) -> Result<PathBuf> {
+fn made_as_a_file(name: &str) -> Error {
+    Error::invalid_argument(format!("Invalid file parameter '{name}', directory has been created as a file"))
+}
+
+/// A path inside a folder, without what leads elsewhere. Errors: it leads out of the folder.
+pub(crate) fn inside(name: &str) -> Result<PathBuf> {
     use std::path::Component;
     let mut normalized = PathBuf::new();
     let mut escapes = name.is_empty();
@@ -294,6 +302,16 @@ fn inside(name: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_parameter_cannot_be_a_folder_of_another() {
+        for names in [["1", "1/model.onnx"], ["1/model.onnx", "1"]] {
+            let files = names.map(|name| (name.to_owned(), Bytes::new()));
+            let error = write_files(&files).unwrap_err();
+            let expected = format!("Invalid file parameter '{}', directory has been created as a file", names[1]);
+            assert_eq!(error.message, expected);
+        }
+    }
 
     #[test]
     fn a_file_parameter_cannot_leave_its_folder() {

@@ -29,6 +29,8 @@ pub struct Options {
     pub repositories: Vec<PathBuf>,
     /// Paths of object stores with models.
     pub remote_repositories: Vec<Location>,
+    /// `--repoagent-directory`: where Triton would look for libraries of repository agents.
+    pub agent_directory: String,
     /// `--model-namespacing`: models of different repositories may have one name.
     pub namespaces: bool,
     /// Who decides which models are loaded.
@@ -68,6 +70,7 @@ impl Default for Options {
             id: "triton".into(),
             repositories: Vec::new(),
             remote_repositories: Vec::new(),
+            agent_directory: "/opt/tritonserver/repoagents".into(),
             namespaces: false,
             control_mode: ControlMode::None,
             poll_interval: None,

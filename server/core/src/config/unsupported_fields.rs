@@ -31,7 +31,6 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("optimization.cuda", Why::TensorRt),
     ("optimization.priority", Why::TensorRt),
     ("model_metrics", Why::Server),
-    ("model_repository_agents", Why::Server),
     ("response_cache.enable", Why::Server),
 ];
 

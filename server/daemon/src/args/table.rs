@@ -283,8 +283,9 @@ const BACKEND: &[Flag] = &[
         |args, setting| args.backend_settings.push(setting)),
 ];
 
-const REPOSITORY_AGENT: &[Flag] =
-    &[unused!("repoagent-directory": String = "/opt/tritonserver/repoagents", "Folder with repository agents.")];
+const REPOSITORY_AGENT: &[Flag] = &[set!("repoagent-directory": String = "/opt/tritonserver/repoagents",
+        "Folder with libraries of repository agents for Triton, named in errors. checksum is built in; no others are loaded.",
+        |args, path| args.models.agent_directory = path)];
 
 const RESPONSE_CACHE: &[Flag] = &[
     unused!("cache-config": NamedSetting = "", "A setting of a response cache, e.g. local,size=1048576."),
