@@ -12,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving import Server, until
 from talking import PROTOCOLS, add_one, connect, is_ready, statistics
+from under_way import under_load
 
 ALL = "version_policy { all { } }\n"
 
@@ -136,3 +137,20 @@ def test_an_override_is_kept_until_another_comes_or_the_folder_changes(tmp_path,
         os.utime(config)
         client.load_model("m")
         assert rows() == 6, "a changed folder replaces it"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_instances_come_and_go_under_load_and_nobody_notices(tmp_path, protocol):
+    config = make.versions(tmp_path, name="m", numbers=(1,)) / "config.pbtxt"
+    before = config.read_text()
+    with Server(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
+        client = connect(protocol, server)
+        with under_load(server, "m", {1}, protocol):
+            for count in (4, 1, 3, 2):
+                answered = counts(client, "m")[1]
+                config.write_text(before + f"instance_group {{ count: {count} kind: KIND_CPU }}\n")
+                client.load_model("m")
+                assert counts(client, "m")[1] >= answered, "the counts go on"
+                shown = client.get_model_config("m", **({"as_json": True} if protocol == "grpc" else {}))
+                assert shown.get("config", shown)["instance_group"][0]["count"] == count
+        assert "loading: m:1" not in server.log().split("successfully loaded 'm'", 1)[1], "the model was not opened again"

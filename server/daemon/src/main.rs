@@ -7,6 +7,7 @@ mod args;
 mod lifecycle;
 mod listeners;
 mod signals;
+mod start_tables;
 mod table;
 mod telemetry;
 mod wire;

@@ -18,7 +18,7 @@ use server_core::{
 use server_engine::{BlockingPool, Engine};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
 use tokio::runtime::{Builder, Runtime};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     args::{
@@ -28,7 +28,7 @@ use crate::{
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
     signals::Signals,
-    telemetry,
+    start_tables, telemetry,
 };
 
 /// Threads beyond those that load: unloading, reading folders, waiting for the last request of a model.
@@ -43,6 +43,7 @@ const REQUEST_SHARE_OF_MEMORY: u64 = 4;
 /// Serves until a signal, or until something makes it pointless.
 pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let mut handed_over = HandedOver::take();
+    let options = start_tables::options(&args);
     let Args {
         id,
         startup_hold,
@@ -72,6 +73,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         warn!("flags that this server does not support are ignored: --{}", unsupported_flags.join(", --"));
     }
     raise_file_limit();
+    info!(table = options, "Options");
     server_tls::install_provider();
 
     let ModelArgs {
@@ -145,6 +147,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     };
     let load_threads = saturating(load_threads.into());
     let backend_settings = merge(&backend_directory, &backend_settings);
+    info!(table = start_tables::agents(), "Repository agents");
+    info!(table = start_tables::backends(&backend_settings), "Backends");
     let engine_options = server_engine::Options {
         id,
         repositories: repositories.into_iter().collect(),
