@@ -128,6 +128,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_model_of_the_targets_is_a_good_one() {
+        let mut config = config::from_text(MODEL).unwrap();
+        config.backend = "identity".into();
+        config::normalize(&mut config, &Machine::default());
+        assert_eq!(config::verify(&config, "m", &Machine::default()), []);
+        assert_eq!(interface().inputs.len(), 8);
+    }
+
+    #[test]
     fn every_input_of_the_corpus_is_read() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
         replay(&corpus.join("config_text"), config_text);

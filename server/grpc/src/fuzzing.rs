@@ -83,6 +83,19 @@ mod tests {
 
     use super::*;
 
+    /// Seeds have to get past the decoder, or nothing behind it is reached.
+    #[test]
+    fn the_seeds_are_good_requests() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/grpc_infer");
+        for name in ["typed", "raw"] {
+            let seed = std::fs::read(seeds.join(name)).unwrap();
+            let message = request::decode(seed.into()).unwrap();
+            let prepared = request::prepare(&INTERFACE, &SharedMemory::default(), message, Instant::now());
+            let mut request = prepared.unwrap_or_else(|error| panic!("{name}: {error}")).request;
+            assert!(server_core::check::check(&INTERFACE, &mut request).is_ok(), "{name}");
+        }
+    }
+
     #[test]
     fn every_input_of_the_corpus_is_read() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");

@@ -120,3 +120,30 @@ fn same_numbers<const N: usize>(again: &[u8], first: &[u8], is_nan: impl Fn([u8;
     again.len() == first.len()
         && again.iter().zip(first).all(|(again, first)| again == first || (is_nan(*again) && is_nan(*first)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seeds have to get past the parsers, or nothing behind them is reached.
+    #[test]
+    fn the_seeds_are_good_requests() {
+        let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/http_infer");
+        for (name, encoding, has_length) in [
+            ("json", Encoding::Identity, false),
+            ("binary", Encoding::Identity, true),
+            ("gzip", Encoding::Gzip, false),
+            ("deflate", Encoding::Deflate, false),
+            ("gzip_binary", Encoding::Gzip, true),
+        ] {
+            let seed = std::fs::read(seeds.join(name)).unwrap();
+            let [flags, low, high, body @ ..] = seed.as_slice() else { panic!("{name} is too short") };
+            assert_eq!(flags & 4 == 4, has_length, "{name}");
+            let json_length = has_length.then(|| i16::from_le_bytes([*low, *high]).into());
+            let budget = Arc::new(ByteBudget::new(BUDGET));
+            let (mut request, _) = decode(encoding, json_length, Bytes::copy_from_slice(body), &budget)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(server_core::check::check(&INTERFACE, &mut request), Ok(1), "{name}");
+        }
+    }
+}
