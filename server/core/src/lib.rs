@@ -28,6 +28,7 @@ pub mod repository;
 pub mod request;
 pub mod responder;
 pub mod response;
+pub mod response_cache;
 pub mod restriction;
 pub mod secret;
 pub mod sequence;

@@ -25,6 +25,7 @@ pub(crate) fn own_kind(name: &str) -> Option<MetricKind> {
         Some(family) => family.is_gauge,
         None if name == SUCCESS.0 || name == FAILURE.0 => false,
         None if OF_MACHINE.iter().any(|(of_machine, ..)| *of_machine == name) => true,
+        None if OF_LOCAL_CACHE.iter().any(|(of_cache, ..)| *of_cache == name) => true,
         None => return None,
     };
     Some(if is_gauge { MetricKind::Gauge } else { MetricKind::Counter })
@@ -45,15 +46,21 @@ struct Family {
     name: &'static str,
     help: &'static str,
     is_gauge: bool,
+    /// Only models have it that ask for the response cache, and without any it is not there.
+    is_of_cache: bool,
     value: fn(&ModelSnapshot) -> f64,
 }
 
 const fn counter(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> Family {
-    Family { name, help, is_gauge: false, value }
+    Family { name, help, is_gauge: false, is_of_cache: false, value }
 }
 
 const fn gauge(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> Family {
-    Family { name, help, is_gauge: true, value }
+    Family { name, help, is_gauge: true, is_of_cache: false, value }
+}
+
+const fn of_cache(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> Family {
+    Family { name, help, is_gauge: false, is_of_cache: true, value }
 }
 
 const SUCCESS: (&str, &str) =
@@ -61,7 +68,7 @@ const SUCCESS: (&str, &str) =
 const FAILURE: (&str, &str) = ("nv_inference_request_failure", "Number of failed inference requests, all batch sizes");
 
 /// One series per model version, in the order of the page.
-const PER_MODEL: [Family; 9] = [
+const PER_MODEL: [Family; 13] = [
     counter("nv_inference_count", "Number of inferences performed (does not include cached requests)", |model| {
         model.inference_count as f64
     }),
@@ -95,6 +102,18 @@ const PER_MODEL: [Family; 9] = [
         "Cumulative inference compute output duration in microseconds (does not include cached requests)",
         |model| (model.compute_output.ns / 1000) as f64,
     ),
+    of_cache("nv_cache_num_hits_per_model", "Number of cache hits per model", |model| model.cache_hit.count as f64),
+    of_cache("nv_cache_hit_duration_per_model", "Total cache hit duration per model, in microseconds", |model| {
+        (model.cache_hit.ns / 1000) as f64
+    }),
+    of_cache("nv_cache_num_misses_per_model", "Number of cache misses per model", |model| {
+        model.cache_miss.count as f64
+    }),
+    of_cache(
+        "nv_cache_miss_duration_per_model",
+        "Total cache miss (insert+lookup) duration per model, in microseconds",
+        |model| (model.cache_miss.ns / 1000) as f64,
+    ),
     gauge(
         "nv_inference_pending_request_count",
         "Instantaneous number of pending requests awaiting execution per-model.",
@@ -112,6 +131,54 @@ const OF_MACHINE: [OfMachine; 3] = [
     ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", |machine| machine.memory_used as f64),
 ];
 
+/// What is counted of a response cache in the server's own memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheSnapshot {
+    /// Bytes in use.
+    pub used: u64,
+    /// Most bytes it may use.
+    pub limit: u64,
+    /// Responses that it holds.
+    pub entries: u64,
+    /// Look-ups that found one.
+    pub hits: u64,
+    /// Look-ups that found none.
+    pub misses: u64,
+    /// Responses that left to make room.
+    pub evictions: u64,
+    /// Time of all look-ups, nanoseconds.
+    pub lookup_ns: u64,
+    /// Time of all insertions, nanoseconds.
+    pub insertion_ns: u64,
+}
+
+type OfLocalCache = (&'static str, &'static str, fn(&CacheSnapshot) -> f64);
+
+/// Families of the local response cache, in the order of the page; all of them gauges, as Triton has them.
+const OF_LOCAL_CACHE: [OfLocalCache; 8] = [
+    ("nv_cache_util", "Cache utilization [0.0 - 1.0]", |cache| cache.used as f64 / cache.limit.max(1) as f64),
+    ("nv_cache_num_entries", "Number of responses stored in response cache", |cache| cache.entries as f64),
+    ("nv_cache_num_hits", "Number of cache hits in response cache", |cache| cache.hits as f64),
+    ("nv_cache_num_misses", "Number of cache misses in response cache", |cache| cache.misses as f64),
+    ("nv_cache_num_lookups", "Number of cache lookups in response cache", |cache| (cache.hits + cache.misses) as f64),
+    ("nv_cache_num_evictions", "Number of cache evictions in response cache", |cache| cache.evictions as f64),
+    ("nv_cache_lookup_duration", "Total cache lookup duration (hit and miss), in microseconds", |cache| {
+        (cache.lookup_ns / 1000) as f64
+    }),
+    ("nv_cache_insertion_duration", "Total cache insertion duration, in microseconds", |cache| {
+        (cache.insertion_ns / 1000) as f64
+    }),
+];
+
+/// The part of the page about a local response cache.
+pub fn local_cache(cache: &CacheSnapshot) -> String {
+    let mut page = String::new();
+    for (name, help, value) in &OF_LOCAL_CACHE {
+        single(&mut page, name, help, true, value(cache));
+    }
+    page
+}
+
 /// The page, Prometheus text format 0.0.4. A family stands there even while no model does.
 pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> String {
     let labels: Vec<Labels> = models.iter().map(Labels::of).collect();
@@ -127,8 +194,13 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
             line(&mut page, name, &[before, ",reason=\"", reason, "\"", after], count(model) as f64);
         }
     }
-    for Family { name, help, is_gauge, value } in &PER_MODEL {
-        per_model(&mut page, name, help, *is_gauge, models.iter().zip(&labels), value);
+    for Family { name, help, is_gauge, is_of_cache, value } in &PER_MODEL {
+        let all = models.iter().zip(&labels);
+        if !is_of_cache {
+            per_model(&mut page, name, help, *is_gauge, all, value);
+        } else if models.iter().any(|model| model.has_response_cache) {
+            per_model(&mut page, name, help, *is_gauge, all.filter(|(model, _)| model.has_response_cache), value);
+        }
     }
     custom_counters(&mut page, models);
     if let Some(machine) = machine {
@@ -359,6 +431,7 @@ fn single(page: &mut String, name: &str, help: &str, is_gauge: bool, value: f64)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Durations;
 
     #[test]
     fn a_page_without_models_still_names_every_family() {
@@ -377,6 +450,50 @@ mod tests {
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)));
+    }
+
+    #[test]
+    fn models_that_ask_for_the_response_cache_have_its_series() {
+        let model = |name: &str, has_response_cache| ModelSnapshot {
+            name: name.into(),
+            version: 1,
+            cache_hit: Durations { count: 3, ns: 4_999 },
+            cache_miss: Durations { count: 2, ns: 10_000 },
+            has_response_cache,
+            ..ModelSnapshot::default()
+        };
+        let of_cache = |models: &[ModelSnapshot]| {
+            let page = page(models, None);
+            let series: Vec<_> = page.lines().filter(|line| line.starts_with("nv_cache_")).map(str::to_owned).collect();
+            (series, page.matches("# TYPE nv_cache_").count())
+        };
+        let (series, families) = of_cache(&[model("a", false), model("b", true)]);
+        assert_eq!(
+            series,
+            [
+                "nv_cache_num_hits_per_model{model=\"b\",version=\"1\"} 3",
+                "nv_cache_hit_duration_per_model{model=\"b\",version=\"1\"} 4",
+                "nv_cache_num_misses_per_model{model=\"b\",version=\"1\"} 2",
+                "nv_cache_miss_duration_per_model{model=\"b\",version=\"1\"} 10",
+            ]
+        );
+        assert_eq!(families, 4);
+        assert_eq!(of_cache(&[model("a", false)]), (vec![], 0));
+    }
+
+    #[test]
+    fn a_local_cache_has_its_gauges() {
+        let cache = CacheSnapshot {
+            used: 144,
+            limit: 10_000,
+            entries: 16,
+            hits: 23,
+            misses: 16,
+            evictions: 1,
+            lookup_ns: 92_500,
+            insertion_ns: 159_000,
+        };
+        insta::assert_snapshot!(local_cache(&cache));
     }
 
     #[test]

@@ -169,8 +169,10 @@ pub struct ModelSnapshot {
     pub compute_output: Durations,
     /// Answers from the response cache.
     pub cache_hit: Durations,
-    /// Look-ups that found nothing.
+    /// Look-ups that found nothing, of requests that were answered then: with the time to keep the answer.
     pub cache_miss: Durations,
+    /// Whether the configuration asks for the response cache, so that the metrics page has its series.
+    pub has_response_cache: bool,
     /// Failures by reason, and with those rejected the requests that were not taken in.
     pub failures: FailureCounts,
     /// Requests waiting for an instance right now.
@@ -241,6 +243,24 @@ impl ModelSnapshot {
         self.compute_infer.add(1, times.infer);
         self.compute_output.add(1, times.output);
         self.record_batch_times(u64::from(record.batch_size), times);
+    }
+
+    /// Counts one request that the response cache answered: it came at `received_at` and was looked for from `looked_up_at`
+    /// on. No row was inferred for it. `now_ms` counts from 1970.
+    ///
+    /// Source: Triton, where such a request is a success that waited from its queue's door to the look-up.
+    pub fn record_cache_hit(&mut self, received_at: Instant, looked_up_at: Instant, now: Instant, now_ms: u64) {
+        self.last_inference_ms = now_ms;
+        self.success.add(1, now.saturating_duration_since(received_at));
+        self.queue.add(1, Duration::ZERO);
+        self.cache_hit.add(1, now.saturating_duration_since(looked_up_at));
+    }
+
+    /// Counts one request that the response cache did not answer, and that was answered well: to look for it and to keep its
+    /// answer took so long, which its own time, counted before, does not contain.
+    pub fn record_cache_miss(&mut self, took: Duration) {
+        self.cache_miss.add(1, took);
+        self.success.ns += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Counts one request that ended by itself. `now_ms` counts from 1970.

@@ -10,7 +10,13 @@ mod table;
 mod usage;
 mod value;
 
-use std::{collections::BTreeSet, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    net::IpAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use server_core::{header_forwarding::HeaderPattern, restriction::ApiGroup};
 use server_engine::{Location, LocationError};
@@ -21,7 +27,7 @@ use self::{
 };
 pub(crate) use self::{
     getopt::SplitError,
-    setting::{HostPolicySetting, LimitedResource, Restriction, Setting},
+    setting::{CacheSetting, HostPolicySetting, LimitedResource, Restriction, Setting},
     usage::usage,
 };
 use crate::listeners::Service;
@@ -71,6 +77,8 @@ pub(crate) struct Args {
     pub(crate) backend_directory: String,
     /// `--backend-config`, in the order given.
     pub(crate) backend_settings: Vec<Setting>,
+    /// The response cache.
+    pub(crate) cache: CacheArgs,
     /// What to log, how and where.
     pub(crate) log: LogArgs,
     /// Sentences about flags that have a successor.
@@ -108,6 +116,15 @@ pub(crate) struct ModelArgs {
     pub(crate) rate_limit: RateLimit,
     /// `--rate-limit-resource`, in the order given.
     pub(crate) resources: Vec<LimitedResource>,
+}
+
+/// The response cache.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct CacheArgs {
+    /// `--cache-config`, in the order given.
+    pub(crate) settings: Vec<CacheSetting>,
+    /// `--response-cache-byte-size`, its older name.
+    pub(crate) byte_size: Option<u64>,
 }
 
 /// Who decides which models are loaded.
@@ -245,6 +262,20 @@ pub(crate) enum ArgsError {
     StartupModels,
     #[error("Wildcard model name '*' must be the ONLY startup model if specified at all.")]
     Wildcard,
+    #[error(
+        "Bad option: \"--cache-config\".\nNo cache specified. --cache-config option format is <cache \
+         name>,<setting>=<value>. Got {0}"
+    )]
+    NoCacheNamed(String),
+    #[error(
+        "Bad option: \"--cache-config\".\n--cache-config option format is '<cache name>,<setting>=<value>'. Got {0}"
+    )]
+    CacheSetting(String),
+    #[error(
+        "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the \
+         other."
+    )]
+    TwoCacheFlags,
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
     #[error("--{0}-use-ssl needs the server's certificate and key: give --{0}-server-cert and --{0}-server-key")]
@@ -335,6 +366,7 @@ impl Args {
         if !self.http.endpoint.is_allowed && !self.grpc.endpoint.is_allowed {
             return Err(ArgsError::NoEndpoint);
         }
+        self.cache.configs()?;
         check_restrictions("api", &self.http.restrictions)?;
         check_restrictions("protocol", &self.grpc.restrictions)?;
         let front_ends = [
@@ -387,6 +419,31 @@ impl TlsArgs {
             return Err(ArgsError::NoRootCertificate(service));
         }
         Ok(())
+    }
+}
+
+// === impl CacheArgs ===
+
+impl CacheArgs {
+    /// The caches that are asked for, each with its settings, by name. Several are one too many, which is not the line's to
+    /// say.
+    pub(crate) fn configs(&self) -> Result<BTreeMap<String, Vec<(String, String)>>, ArgsError> {
+        let mut configs: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+        for CacheSetting(text) in &self.settings {
+            let named = text.split_once(',').filter(|(name, _)| !name.is_empty());
+            let (name, setting) = named.ok_or_else(|| ArgsError::NoCacheNamed(text.clone()))?;
+            let pair = setting.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty());
+            let (key, value) = pair.ok_or_else(|| ArgsError::CacheSetting(text.clone()))?;
+            configs.entry(name.to_owned()).or_default().push((key.to_owned(), value.to_owned()));
+        }
+        match self.byte_size {
+            Some(_) if !configs.is_empty() => return Err(ArgsError::TwoCacheFlags),
+            None | Some(0) => {}
+            Some(bytes) => {
+                configs.insert("local".into(), vec![("size".into(), bytes.to_string())]);
+            }
+        }
+        Ok(configs)
     }
 }
 
@@ -470,6 +527,7 @@ impl Default for Args {
             metrics_interval: Duration::from_secs(2),
             backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
+            cache: CacheArgs::default(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
             deprecations: Vec::new(),
             unsupported_flags: Vec::new(),

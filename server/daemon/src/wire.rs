@@ -13,17 +13,18 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_core::{
-    backend::Settings, byte_budget::ByteBudget, host_policy::HostPolicies, rate_limit::Amounts, restriction::ApiGroup,
+    backend::Settings, byte_budget::ByteBudget, error::Error, host_policy::HostPolicies, rate_limit::Amounts,
+    restriction::ApiGroup,
 };
-use server_engine::{BlockingPool, Engine};
+use server_engine::{BlockingPool, CacheConfig, Engine, ResponseCache};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{info, warn};
 
 use crate::{
     args::{
-        Args, Compression, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs, LimitedResource, ModelArgs,
-        RateLimit, Restriction, Setting, TlsArgs,
+        Args, CacheArgs, Compression, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs, LimitedResource,
+        ModelArgs, RateLimit, Restriction, Setting, TlsArgs,
     },
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
@@ -61,6 +62,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         metrics_interval,
         backend_directory,
         backend_settings,
+        cache,
         log,
         deprecations,
         unsupported_flags,
@@ -100,6 +102,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         None => saturating(server_shm::available_memory().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
     }));
     let blocking_pool = BlockingPool::default();
+    let engine_blocking_pool = blocking_pool.clone();
     let HttpArgs { endpoint: http, tls: http_tls, max_input_size, restrictions, forwarded_headers } = http;
     let mut http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
@@ -146,10 +149,11 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());
+    let cache_config = cache_config(&cache)?;
     let backend_settings = merge(&backend_directory, &backend_settings);
     info!(table = start_tables::agents(), "Repository agents");
     info!(table = start_tables::backends(&backend_settings), "Backends");
-    let engine_options = server_engine::Options {
+    let mut engine_options = server_engine::Options {
         id,
         repositories: repositories.into_iter().collect(),
         remote_repositories: remote_repositories.into_iter().collect(),
@@ -173,6 +177,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             RateLimit::ExecutionCount => Some(amounts(&resources)),
         },
         host_policies: host_policies_of(&host_policies),
+        response_cache: None, // opened below, where there is a runtime
         machine_metrics: cpu_metrics,
         shared_memory: server_engine::SharedMemoryOptions {
             is_allowed: allow_client_shm,
@@ -193,6 +198,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         let metrics = Listener::open(Service::Metrics, &metrics, &mut handed_over)?;
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
+        if let Some(config) = cache_config {
+            let opened = ResponseCache::open(&config, engine_blocking_pool, byte_budget.clone()).await;
+            engine_options.response_cache = Some(opened.map_err(|error| Fatal::Start { error })?);
+        }
         let backends = server_backends::all(&backend_settings);
         let engine = Engine::new(engine_options, backends);
         let mut front_ends = FrontEnds::new(startup_hold);
@@ -267,6 +276,26 @@ fn raise_file_limit() {
 
 fn saturating(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The response cache that the command line asks for, if any.
+///
+/// Errors: it asks for several.
+fn cache_config(args: &CacheArgs) -> Result<Option<CacheConfig>, Fatal> {
+    if let Some(bytes) = args.byte_size {
+        warn!(
+            "Warning: '--response-cache-byte-size' has been deprecated! This will default to the 'local' cache \
+             implementation with the provided byte size for its config. Please use '--cache-config' instead. The equivalent \
+             --cache-config CLI args would be: '--cache-config=local,size={bytes}'"
+        );
+    }
+    let mut configs = args.configs().expect("checked with the command line").into_iter();
+    let first = configs.next().map(|(name, settings)| CacheConfig { name, settings });
+    if configs.next().is_some() {
+        let text = "found multiple cache configurations, but only a single cache is currently supported";
+        return Err(Fatal::Start { error: Error::invalid_argument(text) });
+    }
+    Ok(first)
 }
 
 /// What there is of each resource. The last word about one counts.

@@ -101,6 +101,11 @@ impl Ensemble {
         Ok(run)
     }
 
+    /// Counts what none of its requests sees.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+        count(&mut self.state.lock().counters);
+    }
+
     /// Counts a request that was not taken in.
     pub(crate) fn refused(&self) {
         self.state.lock().counters.record_refusal();

@@ -1,5 +1,7 @@
 //! The request path, from a front end's request to the queue, and the reply's way back.
 
+mod cached;
+
 use std::{
     any::Any,
     future::{Future, poll_fn},
@@ -23,6 +25,7 @@ use server_core::{
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep_until};
 
+use self::cached::CachedRun;
 use crate::{
     ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner, scheduler::Refusal,
     shared_memory::Delivery, version_router::VersionRouter,
@@ -82,10 +85,30 @@ fn router(registry: &Registry, found: &LoadedModel, request: &InferRequest) -> O
 fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
-    // 5  scheduler: queued, and an instance called if it has something to do
     let id = request.id.clone();
     let wanted = request.outputs.clone();
-    let run = loop {
+    let run = match model.response_cache().cloned() {
+        None => queue(registry, &mut model, request, batch_size)?,
+        // 4  cache: answered at once, or queued and its response kept
+        Some(cache) => {
+            let run = CachedRun::begin(cache, registry, &mut model, request, batch_size)?;
+            RunState::Cached(Box::new(run))
+        }
+    };
+    // 7  the reply slot's other end
+    Ok(Inference { model, id, wanted, run, delivery: None, is_over: false })
+}
+
+/// 5  scheduler: queues a checked request, and calls an instance if it has something to do.
+///
+/// Errors: the queue does not take it.
+fn queue(
+    registry: &Registry,
+    model: &mut Arc<LoadedModel>,
+    mut request: InferRequest,
+    batch_size: u32,
+) -> Result<RunState> {
+    loop {
         let begun =
             match model.runner() {
                 Runner::Instances(pool) => pool
@@ -94,15 +117,13 @@ fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: 
                 Runner::Ensemble(ensemble) => ensemble.begin(request, batch_size).map(RunState::Ensemble),
             };
         let refused = match begun {
-            Ok(run) => break run,
+            Ok(run) => return Ok(run),
             Err(refused) => refused,
         };
         // A reload took the model away between the look and the queue: whoever replaced it takes the request.
-        model = successor(registry, &model, &refused)?.ok_or_else(|| reject(model.runner(), &refused))?;
+        *model = successor(registry, model, &refused)?.ok_or_else(|| reject(model.runner(), &refused))?;
         request = refused.request;
-    };
-    // 7  the reply slot's other end
-    Ok(Inference { model, id, wanted, run, delivery: None, is_over: false })
+    }
 }
 
 /// Counts a refused request, and says why it was. One that no queue would take is the caller's mistake and counted nowhere,
@@ -159,10 +180,13 @@ enum RunState {
     },
     /// In the steps of an ensemble.
     Ensemble(Box<EnsembleRun>),
+    /// On its way through the response cache.
+    Cached(Box<CachedRun>),
 }
 
 impl RunState {
-    fn poll_next(&mut self, model: &LoadedModel, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
+    /// `model` becomes another where the one that was found was replaced meanwhile.
+    fn poll_next(&mut self, model: &mut Arc<LoadedModel>, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
         match self {
             Self::Queued { replies, deadline, alarm } => {
                 let reply = replies.poll_next(context);
@@ -175,6 +199,13 @@ impl RunState {
                 reply
             }
             Self::Ensemble(run) => run.poll_next(context),
+            Self::Cached(run) => run.poll_next(model, context),
+        }
+    }
+
+    fn poll_ahead(&mut self, context: &mut Context<'_>) {
+        if let Self::Ensemble(run) = self {
+            run.poll_ahead(context);
         }
     }
 
@@ -182,6 +213,38 @@ impl RunState {
         match self {
             Self::Queued { replies, .. } => replies.is_finished(),
             Self::Ensemble(run) => run.is_finished(),
+            Self::Cached(run) => run.is_finished(),
+        }
+    }
+
+    fn limit_unread(&self, most: usize) {
+        match self {
+            Self::Queued { replies, .. } => replies.limit_unread(most),
+            Self::Ensemble(_) | Self::Cached(_) => {} // its responses wait with its steps; it has only one
+        }
+    }
+
+    fn rest(&mut self) {
+        match self {
+            Self::Queued { .. } => {}
+            Self::Ensemble(run) => run.rest(),
+            Self::Cached(run) => run.rest(),
+        }
+    }
+
+    fn keep(&mut self, kept: Box<dyn Any + Send>) {
+        match self {
+            Self::Queued { replies, .. } => replies.keep(kept),
+            Self::Ensemble(run) => run.keep(kept),
+            Self::Cached(run) => run.keep(kept),
+        }
+    }
+
+    fn times(&self) -> ComputeTimes {
+        match self {
+            Self::Queued { replies, .. } => replies.times(),
+            Self::Ensemble(run) => run.times(),
+            Self::Cached(run) => run.times(),
         }
     }
 }
@@ -226,7 +289,7 @@ impl Inference {
 
     /// An error of the last step, where it is one of an ensemble.
     fn of_ensemble(&self, mut error: Error) -> Error {
-        if let RunState::Ensemble(_) = self.run {
+        if let Runner::Ensemble(_) = self.model.runner() {
             error.message = format!("in ensemble '{}', {}", self.model.interface.model_name, error.message).into();
         }
         error
@@ -234,7 +297,7 @@ impl Inference {
 
     /// As [`Inference::poll_next`], with the tensors as the model gave them.
     pub(crate) fn poll_outputs(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
-        let reply = ready!(self.run.poll_next(&self.model, context));
+        let reply = ready!(self.run.poll_next(&mut self.model, context));
         self.is_over = self.run.is_finished();
         Poll::Ready(reply)
     }
@@ -245,47 +308,38 @@ impl Inference {
         self.is_over
     }
 
-    /// Whether it goes on only while it is polled: the request of an ensemble. Whoever has several in a row polls those that
+    /// Whether it goes on only while it is polled: the request of an ensemble, or of a model with a response cache. Whoever has several in a row polls those that
     /// wait for their turn with [`Inference::poll_ahead`].
     pub fn is_polled_on(&self) -> bool {
-        matches!(self.run, RunState::Ensemble(_))
+        matches!(self.run, RunState::Ensemble(_) | RunState::Cached(_))
     }
 
     /// Goes on without taking a response; it is there when it is polled for. The caller is woken when there is more to do.
     pub fn poll_ahead(&mut self, context: &mut Context<'_>) {
-        if let RunState::Ensemble(run) = &mut self.run {
-            run.poll_ahead(context);
+        match &mut self.run {
+            RunState::Cached(run) => run.poll_ahead(&mut self.model, context),
+            run => run.poll_ahead(context),
         }
     }
 
     /// Has no more than so many of its responses wait to be read; one always may. Those of an ensemble wait with its steps.
     pub fn limit_unread(&self, most: usize) {
-        if let RunState::Queued { replies, .. } = &self.run {
-            replies.limit_unread(most);
-        }
+        self.run.limit_unread(most);
     }
 
     /// Nobody polls it before a response is read of the request that it belongs to.
     pub(crate) fn rest(&mut self) {
-        if let RunState::Ensemble(run) = &mut self.run {
-            run.rest();
-        }
+        self.run.rest();
     }
 
     /// Keeps something until its last response is there, whether anybody reads it or not.
     pub(crate) fn keep(&mut self, kept: Box<dyn Any + Send>) {
-        match &mut self.run {
-            RunState::Queued { replies, .. } => replies.keep(kept),
-            RunState::Ensemble(run) => run.keep(kept),
-        }
+        self.run.keep(kept);
     }
 
     /// How long its execution took, once it has ended.
     pub(crate) fn times(&self) -> ComputeTimes {
-        match &self.run {
-            RunState::Queued { replies, .. } => replies.times(),
-            RunState::Ensemble(run) => run.times(),
-        }
+        self.run.times()
     }
 
     /// The only response.

@@ -4,6 +4,7 @@
 
 mod aside;
 mod blocking_pool;
+mod cache;
 mod ensemble;
 mod fingerprint;
 mod host;
@@ -76,6 +77,7 @@ use self::{
 };
 pub use self::{
     blocking_pool::BlockingPool,
+    cache::{CacheConfig, ResponseCache},
     infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
@@ -128,6 +130,7 @@ impl Engine {
                 gpu_fallback: options.gpu_fallback,
                 rate_limiter: options.rate_limit.clone().map(RateLimiter::new),
                 host_policies: options.host_policies.clone(),
+                response_cache: options.response_cache.clone(),
             };
             let shared_memory = SharedMemory::new(options.shared_memory.clone());
             let lifecycle = Arc::new(Lifecycle::new(&options, repositories, loader, registry.clone()));
@@ -363,6 +366,9 @@ impl Engine {
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
         let mut page = metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows);
+        if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
+            page += &metrics::local_cache(&cache);
+        }
         self.custom_metrics.add_to(&mut page);
         page
     }

@@ -20,6 +20,8 @@ use server_core::{
 };
 
 use crate::{
+    ResponseCache,
+    cache::{self, Caching},
     ensemble::{self, Ensemble},
     fingerprint::Fingerprint,
     instance_plan::{InstancePlan, instance_plans},
@@ -46,6 +48,8 @@ pub(crate) struct Loader {
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     /// Where instances run.
     pub(crate) host_policies: HostPolicies,
+    /// Shared by all models, if the server has one.
+    pub(crate) response_cache: Option<ResponseCache>,
 }
 
 /// One version to load.
@@ -119,6 +123,7 @@ impl Loader {
             key: target.key.into(),
             namespace: target.namespace(),
             warm_up: WarmUp::of(&config, &interface, target.model_dir),
+            caching: self.caching(&interface, &config),
             interface,
             fingerprint: target.fingerprint.clone(),
             model: model.into(),
@@ -147,12 +152,22 @@ impl Loader {
         let mut interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let members = ensemble::members(&self.registry, &config);
         let graph = Graph::compile(&mut config, &mut interface, &members)?;
+        if cache::is_enabled(&config) && interface.is_decoupled {
+            return Err(Error::invalid_argument(format!(
+                "Response Cache does not currently support model {} with 'decoupled' transaction policy. Please disable the \
+                 response cache.",
+                target.name
+            )));
+        }
         let files = target.files.cloned();
         let is_same = |serving: &&LoadedModel| matches!(serving.runner(), Runner::Ensemble(it) if *it.graph() == graph);
         let before = serving.filter(is_same);
         let runner = match before {
             Some(serving) if *serving.config == config && *serving.interface == interface => return Ok(None),
-            Some(serving) if serving.config.metric_tags == config.metric_tags => {
+            Some(serving)
+                if serving.config.metric_tags == config.metric_tags
+                    && serving.config.response_cache == config.response_cache =>
+            {
                 return serving.refresh(interface, Arc::new(config), &[], target.fingerprint.clone()).map(Some);
             }
             _ => {
@@ -165,7 +180,9 @@ impl Loader {
         };
         runner.loaded(began.elapsed());
         let fingerprint = target.fingerprint.clone();
-        Ok(Some(LoadedModel::of_ensemble(target.key.into(), interface, Arc::new(config), fingerprint, runner, files)))
+        let caching = self.caching(&interface, &config);
+        let config = Arc::new(config);
+        Ok(Some(LoadedModel::of_ensemble(target.key.into(), interface, config, fingerprint, runner, caching, files)))
     }
 
     /// Brings a serving version up to date with a configuration that differs in nothing its model would have to be
@@ -192,6 +209,18 @@ impl Loader {
             let of_node = policy.numa_node.map(Machine::node_processors).transpose()?;
             Ok(policy.cpu_cores.or(of_node))
         })
+    }
+
+    /// The share of a version in the response cache.
+    fn caching(&self, interface: &Interface, config: &ModelConfig) -> Option<Caching> {
+        let caching = self.response_cache.as_ref().map(|cache| Caching::new(cache, interface, config));
+        if caching.is_none() && cache::is_enabled(config) {
+            tracing::warn!(
+                "model '{}' asks for the response cache, and the server has none: give it one with --cache-config",
+                interface.model_name
+            );
+        }
+        caching
     }
 
     /// Normalises and verifies.

@@ -16,8 +16,15 @@ use server_core::{
 };
 
 use crate::{
-    fingerprint::Fingerprint, infer::ModelHandle, instance_plan::InstancePlan, pool::InstancePool,
-    rate_limiter::RateLimiter, runner::Runner, scheduling::Scheduling, warm_up::WarmUp,
+    cache::{self, Caching},
+    fingerprint::Fingerprint,
+    infer::ModelHandle,
+    instance_plan::InstancePlan,
+    pool::InstancePool,
+    rate_limiter::RateLimiter,
+    runner::Runner,
+    scheduling::Scheduling,
+    warm_up::WarmUp,
 };
 
 /// A model version that serves.
@@ -31,6 +38,8 @@ pub(crate) struct LoadedModel {
     /// How requests that name no version are routed; the same for all versions of a model.
     pub(crate) routing: Option<Arc<VersionRouting>>,
     runner: Runner,
+    /// Where the server has a response cache.
+    pub(crate) caching: Option<Caching>,
     /// Requests of ensembles that have steps here: it serves until they have ended.
     holds: Arc<AtomicUsize>,
     /// Files given with the load request, kept as long as any version of them.
@@ -49,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) gpu_uuid: Option<String>,
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     pub(crate) warm_up: Option<WarmUp>,
+    pub(crate) caching: Option<Caching>,
     pub(crate) files: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -58,14 +68,14 @@ impl LoadedModel {
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, plans: &[InstancePlan], began: Instant) -> Result<Self> {
         let Parts { key, namespace, interface, config, fingerprint, model, .. } = parts;
-        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, files, .. } = parts;
+        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, caching, files, .. } = parts;
         let counters = ModelSnapshot { namespace, ..counters(&interface, &config, gpu_uuid) };
         let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
         pool.resize(plans)?;
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
-        Ok(Self { key, interface, config, fingerprint, routing, runner, holds: Arc::default(), files })
+        Ok(Self { key, interface, config, fingerprint, routing, runner, caching, holds: Arc::default(), files })
     }
 
     /// An ensemble, whose runner is there.
@@ -75,10 +85,11 @@ impl LoadedModel {
         config: Arc<ModelConfig>,
         fingerprint: Fingerprint,
         runner: Runner,
+        caching: Option<Caching>,
         files: Option<Arc<tempfile::TempDir>>,
     ) -> Self {
         let (routing, holds) = (routing_of(&config), Arc::default());
-        Self { key, interface: Arc::new(interface), config, fingerprint, routing, runner, holds, files }
+        Self { key, interface: Arc::new(interface), config, fingerprint, routing, runner, caching, holds, files }
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -99,7 +110,8 @@ impl LoadedModel {
         let routing = routing_of(&config);
         let (interface, holds) = (Arc::new(interface), self.holds.clone());
         let key = self.key.clone();
-        Ok(Self { key, interface, config, fingerprint, routing, runner, holds, files })
+        let caching = self.caching.as_ref().map(|caching| caching.refresh(&config));
+        Ok(Self { key, interface, config, fingerprint, routing, runner, caching, holds, files })
     }
 
     /// Whether it can serve.
@@ -163,6 +175,7 @@ pub(crate) fn counters(interface: &Interface, config: &ModelConfig, gpu_uuid: Op
         version: interface.version,
         gpu_uuid,
         metric_tags: tags.collect(),
+        has_response_cache: cache::is_enabled(config),
         ..ModelSnapshot::default()
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use server_core::{host_policy::HostPolicies, rate_limit::Amounts};
 use server_repositories::Location;
 
-use crate::shared_memory::SharedMemoryOptions;
+use crate::{ResponseCache, shared_memory::SharedMemoryOptions};
 
 /// Who decides which models are loaded: `--model-control-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +56,8 @@ pub struct Options {
     pub rate_limit: Option<Amounts>,
     /// `--host-policy`: where instances run.
     pub host_policies: HostPolicies,
+    /// What answers requests in place of models whose configuration has `response_cache.enable`.
+    pub response_cache: Option<ResponseCache>,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
     /// What clients may share with the server.
@@ -83,6 +85,7 @@ impl Default for Options {
             gpu_fallback: false,
             rate_limit: None,
             host_policies: HostPolicies::default(),
+            response_cache: None,
             machine_metrics: true,
             shared_memory: SharedMemoryOptions::default(),
             machine_metrics_interval: Duration::from_secs(2),

@@ -260,6 +260,11 @@ impl InstancePool {
         Ok(replies)
     }
 
+    /// Counts what no instance sees.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+        self.stats.count(count);
+    }
+
     /// Counts a request that did not enter the queue.
     pub(crate) fn refused(&self) {
         self.stats.refused();

@@ -1,6 +1,9 @@
 //! What runs the requests of a model version: instances of its own, or the models that an ensemble is made of.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use server_core::backend::Readiness;
 use server_core::{input_memory::InputMemory, stats::ModelSnapshot};
@@ -9,6 +12,7 @@ use crate::{
     ensemble::Ensemble,
     pool::InstancePool,
     series::{Replaced, Series},
+    stats::now_ms,
 };
 
 /// What runs the requests of a model version. Clones share it.
@@ -94,6 +98,24 @@ impl Runner {
         match self {
             Self::Instances(pool) => pool.loaded(took),
             Self::Ensemble(ensemble) => ensemble.loaded(took),
+        }
+    }
+
+    /// Counts a request that the response cache answered; see [`ModelSnapshot::record_cache_hit`].
+    pub(crate) fn cache_hit(&self, received_at: Instant, looked_up_at: Instant, now: Instant) {
+        let now_ms = now_ms();
+        self.count(|counters| counters.record_cache_hit(received_at, looked_up_at, now, now_ms));
+    }
+
+    /// Counts a request that the response cache did not answer; see [`ModelSnapshot::record_cache_miss`].
+    pub(crate) fn cache_miss(&self, took: Duration) {
+        self.count(|counters| counters.record_cache_miss(took));
+    }
+
+    fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+        match self {
+            Self::Instances(pool) => pool.count(count),
+            Self::Ensemble(ensemble) => ensemble.count(count),
         }
     }
 

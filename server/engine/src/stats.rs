@@ -59,6 +59,11 @@ impl ModelStats {
         self.counters.lock().load_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     }
 
+    /// Counts what no instance sees.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+        count(&mut self.counters.lock());
+    }
+
     /// Counts a request that never entered the queue.
     pub(crate) fn refused(&self) {
         self.counters.lock().record_refusal();

@@ -31,7 +31,6 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("optimization.cuda", Why::TensorRt),
     ("optimization.priority", Why::TensorRt),
     ("model_metrics", Why::Server),
-    ("response_cache.enable", Why::Server),
 ];
 
 /// The fields that are set and change nothing, in schema order: path and reason, e.g.
@@ -108,7 +107,7 @@ mod tests {
             "backend: 'identity' input { name: 'x' } input { name: 'y' allow_ragged_batch: true }\n\
              instance_group [ { kind: KIND_CPU }, { secondary_devices { } rate_limiter { priority: 2 } } ]\n\
              optimization { graph { level: 1 } cuda { graphs: true } eager_batching: true }\n\
-             response_cache { enable: true } model_transaction_policy { } batch_output { }\n\
+             model_transaction_policy { } batch_output { }\n\
              sequence_batching { direct { } state { } } model_metrics { }",
         );
         assert_eq!(
@@ -118,7 +117,6 @@ mod tests {
                 "optimization.cuda (only for TensorRT)",
                 "sequence_batching.state (not renewed by backend 'identity')",
                 "instance_group[1].secondary_devices (only for TensorRT)",
-                "response_cache.enable (not supported)",
                 "model_metrics (not supported)",
             ]
         );
@@ -136,7 +134,7 @@ mod tests {
             "name: 'm' backend: 'onnxruntime' max_batch_size: 8 input { name: 'x' dims: 1 reshape { } optional: true }\n\
              dynamic_batching { preserve_ordering: true default_queue_policy { max_queue_size: 3 } }\n\
              parameters { key: 'a' value { string_value: 'b' } } metric_tags { key: 'a' value: 'b' }\n\
-             response_cache { enable: false }",
+             response_cache { enable: true }",
         )
         .unwrap();
         normalize(&mut config, &Machine { gpus: 1 });

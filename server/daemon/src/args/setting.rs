@@ -37,6 +37,18 @@ pub(crate) struct LimitedResource {
     pub(crate) device: Option<u32>,
 }
 
+/// `NAME,KEY=VALUE` about a response cache, as it was given: what is wrong with it has texts of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CacheSetting(pub(crate) String);
+
+impl Value for CacheSetting {
+    const FORM: &'static str = "<name>,<key>=<value>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
 impl Value for LimitedResource {
     const FORM: &'static str = "<name>:<count>[:<device>]";
 
@@ -126,8 +138,6 @@ macro_rules! checked {
 checked! {
     /// A setting about everything.
     GlobalSetting as "<key>=<value>" = |text| Setting::read(text).is_ok_and(|setting| setting.name.is_none());
-    /// A setting about one named thing.
-    NamedSetting as "<name>,<key>=<value>" = |text| Setting::read(text).is_ok_and(|setting| setting.name.is_some());
     /// Bytes on one device.
     DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
     /// A part of one device.
@@ -199,6 +209,5 @@ mod tests {
         assert!(DeviceFraction::read("-1:0.6").is_err() && DeviceFraction::read("0:1.5").is_err());
         assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
         assert!(GlobalSetting::read("a=b").is_ok() && GlobalSetting::read("c,a=b").is_err());
-        assert!(NamedSetting::read("local,size=4").is_ok() && NamedSetting::read("size=4").is_err());
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
     flag::{Effect, Flag, Group, set, unused},
     setting::{
-        DeviceBytes, DeviceFraction, GlobalSetting, HostPolicySetting, LimitedResource, NamedSetting, PortRange,
+        CacheSetting, DeviceBytes, DeviceFraction, GlobalSetting, HostPolicySetting, LimitedResource, PortRange,
         Restriction, Setting,
     },
     value::{GrpcThreads, Milliseconds, Named, Pattern, Port, Switch, Value, Verbosity, Word},
@@ -288,7 +288,10 @@ const REPOSITORY_AGENT: &[Flag] = &[set!("repoagent-directory": String = "/opt/t
         |args, path| args.models.agent_directory = path)];
 
 const RESPONSE_CACHE: &[Flag] = &[
-    unused!("cache-config": NamedSetting = "", "A setting of a response cache, e.g. local,size=1048576."),
+    set!("cache-config": CacheSetting = "",
+        "A setting of the response cache, which answers requests to models with response_cache.enable: local,size=N is one of \
+         N bytes in this server's memory. May be given several times, for one cache.",
+        |args, setting| args.cache.settings.push(setting)),
     unused!("cache-directory": String = "/opt/tritonserver/caches", "Folder with cache libraries."),
 ];
 
@@ -327,7 +330,8 @@ const DEVICES: &[Flag] = &[
 const DEPRECATED: &[Flag] = &[
     set!("strict-model-config": bool = "false", "Opposite of completing configurations: use --disable-auto-complete-config.",
         set_strict_config),
-    unused!("response-cache-byte-size": i64 = "0", "Use --cache-config local,size=<integer>."),
+    set!("response-cache-byte-size": u64 = "", "Use --cache-config local,size=<integer>. 0 is no cache.",
+        |args, bytes| args.cache.byte_size = Some(bytes)),
     unused!("trace-file": String = "", "Use --trace-config triton,file=<path>."),
     unused!("trace-level": TraceLevel = "OFF", "Use --trace-config level=<level>."),
     unused!("trace-rate": i32 = "1000", "Use --trace-config rate=<integer>."),

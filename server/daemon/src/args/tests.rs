@@ -130,6 +130,42 @@ fn backend_settings_keep_their_order() {
 }
 
 #[test]
+fn settings_of_a_response_cache_are_collected_by_its_name() {
+    let configs = |line: &str| args(line).cache.configs().unwrap();
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    assert_eq!(configs("").len(), 0);
+    assert_eq!(configs("--cache-config=local,size=1048576")["local"], pairs(&[("size", "1048576")]));
+    assert_eq!(
+        configs("--cache-config redis,host=a --cache-config redis,password=b=c,d")["redis"],
+        pairs(&[("host", "a"), ("password", "b=c,d")])
+    );
+    assert_eq!(configs("--cache-config=local,size=1 --cache-config=redis,host=a").len(), 2);
+    assert_eq!(configs("--response-cache-byte-size=4096")["local"], pairs(&[("size", "4096")]));
+    assert_eq!(configs("--response-cache-byte-size=0").len(), 0);
+    let form =
+        "Bad option: \"--cache-config\".\n--cache-config option format is '<cache name>,<setting>=<value>'. Got ";
+    for text in ["local,", "local,size", "local,size=", "local,=4"] {
+        refuses(&format!("--cache-config={text}"), &format!("{form}{text}"));
+    }
+    let unnamed = "Bad option: \"--cache-config\".\nNo cache specified. --cache-config option format is <cache \
+                   name>,<setting>=<value>. Got ";
+    for text in ["local", "size=5", ",size=1"] {
+        refuses(&format!("--cache-config={text}"), &format!("{unnamed}{text}"));
+    }
+    refuses(
+        "--cache-config=local,size=4096 --response-cache-byte-size=10000",
+        "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the \
+         other.",
+    );
+    refuses(
+        "--response-cache-byte-size=-5",
+        r#"Bad option: "--response-cache-byte-size": got '-5', expected a whole number from 0 to 18446744073709551615"#,
+    );
+}
+
+#[test]
 fn resources_are_limited_by_name_and_device() {
     let models = args(
         "--rate-limit=execution_count --rate-limit-resource=R1:10 --rate-limit-resource R1:4:0 --rate-limit-resource=R2:1",

@@ -90,6 +90,26 @@ fn a_repository_that_is_not_there_ends_a_strict_start_with_one() {
 }
 
 #[test]
+fn a_response_cache_that_cannot_be_made_ends_the_start_with_one() {
+    let repository = with_echo();
+    let check = |flags: &[&str], expect: &str| {
+        let mut server = Program::serve(repository.path(), flags);
+        server.stderr.expect(&format!("error: creating server: {expect}"));
+        assert_eq!(server.exit_code(), Some(1));
+    };
+    check(
+        &["--cache-config=local,foo=1"],
+        "Invalid argument - Failed to initialize LocalCache: config didn't contain a valid 'size' field.",
+    );
+    check(&["--cache-config=local,size=0"], "Internal - Failed to initialize LocalCache: ");
+    check(&["--cache-config=nope,a=b"], "Invalid argument - unable to find 'libtritoncache_nope.so' for cache");
+    check(
+        &["--cache-config=local,size=4096", "--cache-config=redis,host=a"],
+        "Invalid argument - found multiple cache configurations, but only a single cache is currently supported",
+    );
+}
+
+#[test]
 fn models_come_and_go_in_explicit_mode() {
     let repository = with_echo();
     add(repository.path(), "other", "");
