@@ -146,7 +146,7 @@ def test_a_store_that_goes_away_takes_nothing_along(s3, repository, tmp_path):
             client = connect("http", server, network_timeout=scaled(60), connection_timeout=scaled(60))
             is_down = True
             for ask in (client.get_model_repository_index, lambda: client.load_model("add")):
-                with pytest.raises(InferenceServerException, match=f"unable to read model repository 's3://127.0.0.1:{proxy.port}/{BUCKET}"):
+                with pytest.raises(InferenceServerException, match=f"Unable to read model repository 's3://127.0.0.1:{proxy.port}/{BUCKET}"):
                     ask()
             assert add_one("http", client, "add") == 3
             assert server.status("/v2/health/ready") == 200
@@ -180,6 +180,10 @@ def test_credentials_come_from_a_file_and_are_looked_up_again(repository, tmp_pa
             file.write_text(json.dumps({"s3": {"": entry("wrong"), longest: entry(secret)}}))
             client.load_model("add")
             assert add_one("http", client, "add") == 3
+        file.unlink()
+        with serve(store, store.url("repo"), mount, env=env, wait=None, expect_exit=1) as server:
+            assert server.process.wait(scaled(20)) == 1
+            assert f"failed to open text file for read {file}: No such file or directory" in server.log(), server.log()
         for content, text in [
             ("{", "is no JSON at line 1 column 1"),
             ('{"s3": {"": {"secret_key": 1}}}', "is not as the user guide describes it at line 1"),
@@ -203,7 +207,9 @@ def test_a_repository_that_cannot_be_read_ends_the_start_soon(s3, tmp_path):
             begin = time.monotonic()
             with serve(s3, url, tmp_path / "mount", wait=None, expect_exit=1) as server:
                 assert server.process.wait(scaled(30)) == 1
-                assert text in server.log() and f"unable to read model repository '{url}'" in server.log(), server.log()
+                assert text in server.log(), server.log()
+                sentence = "Unable to create S3 filesystem client. Check account credentials. Unable to read model repository"
+                assert f"creating server: Internal - {sentence} '{url}'" in server.log(), server.log()
             assert time.monotonic() - begin < scaled(12), url
     with serve(s3, s3.url("x") + "/../y", tmp_path / "mount", wait=None, expect_exit=1) as server:
         assert server.process.wait(scaled(20)) == 1

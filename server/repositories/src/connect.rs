@@ -27,7 +27,8 @@ pub(crate) async fn connect(
     variables: &Variables,
     limits: &Limits,
 ) -> Result<Client, RepositoryError> {
-    let refused = |reason| RepositoryError::Credentials { url: location.to_string(), reason };
+    let client = location.client_failed();
+    let refused = |reason| RepositoryError::Credentials { client, url: location.to_string(), reason };
     let credential = read_credential(location, variables).map_err(refused)?;
     let options = client_options(variables, limits, location).map_err(refused)?;
     let maker = Maker { location, limits, options };
@@ -47,8 +48,9 @@ fn read_credential(location: &Location, variables: &Variables) -> Result<Credent
         None => None,
         Some(path) => {
             let text = fs::read_to_string(&path);
-            let text =
-                text.map_err(|error| format!("the credentials file '{path}' ({}): {error}", credentials::FILE))?;
+            let text = text.map_err(|error| {
+                format!("failed to open text file for read {path}: {error} ({})", credentials::FILE)
+            })?;
             Some((credentials::parse_file(&path, &text)?, path))
         }
     };

@@ -4,30 +4,30 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 
 use object_store::Error as StoreError;
 
-/// Why a remote repository, or one of its models, cannot be read.
+/// Why a remote repository, or one of its models, cannot be read. `client` is Triton's sentence where a store cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)] // the sentences say what the fields are
 pub enum RepositoryError {
     /// Credentials are not there, or cannot be used.
-    #[error("unable to read model repository '{url}': {reason}")]
-    Credentials { url: String, reason: String },
+    #[error("{client} Unable to read model repository '{url}': {reason}")]
+    Credentials { client: &'static str, url: String, reason: String },
     /// The store says that it has no such bucket.
     #[error(
-        "unable to read model repository '{url}': {bucket} does not exist ({tried}); check the URL and the endpoint"
+        "{client} Unable to read model repository '{url}': {bucket} does not exist ({tried}); check the URL and the endpoint"
     )]
-    NoBucket { url: String, bucket: String, tried: String },
+    NoBucket { client: &'static str, url: String, bucket: String, tried: String },
     /// The store does not let us.
     #[error(
-        "unable to read model repository '{url}': access denied: {detail} ({tried}); check the credentials and what they \
-         may read"
+        "{client} Unable to read model repository '{url}': access denied: {detail} ({tried}); check the credentials and what \
+         they may read"
     )]
-    Denied { url: String, detail: String, tried: String },
+    Denied { client: &'static str, url: String, detail: String, tried: String },
     /// Nobody answers, or not in time.
     #[error(
-        "unable to read model repository '{url}': no usable answer: {detail} ({tried}); check the endpoint, the region and \
-         the network"
+        "{client} Unable to read model repository '{url}': no usable answer: {detail} ({tried}); check the endpoint, the \
+         region and the network"
     )]
-    Unreachable { url: String, detail: String, tried: String },
+    Unreachable { client: &'static str, url: String, detail: String, tried: String },
     /// Nobody has listed it yet.
     #[error("model repository '{url}' was not read yet")]
     NotRead { url: String },

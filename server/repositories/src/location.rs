@@ -37,8 +37,8 @@ pub enum LocationError {
     #[error("'{0}' is no repository that this server reads: expected a folder, s3://, gs:// or as://")]
     Scheme(String),
     /// A part is missing or empty.
-    #[error("'{url}' names no {what}: expected {form}")]
-    Missing { url: String, what: &'static str, form: &'static str },
+    #[error("'{url}' names no {what}: {triton}: expected {form}")]
+    Missing { url: String, what: &'static str, triton: String, form: &'static str },
     /// The path leaves the bucket, or means nothing there.
     #[error("'{url}' has the part '{part}' in its path, which no object store knows")]
     Part { url: String, part: String },
@@ -49,6 +49,8 @@ const GCS: &str = "gs://";
 const AZURE: &str = "as://";
 const AZURE_HOST: &str = ".blob.core.windows.net";
 const S3_FORM: &str = "s3://BUCKET/PATH or s3://HOST:PORT/BUCKET/PATH";
+const GCS_FORM: &str = "gs://BUCKET/PATH";
+const AZURE_FORM: &str = "as://ACCOUNT/CONTAINER/PATH";
 
 // === impl Location ===
 
@@ -63,7 +65,14 @@ impl Location {
     /// Errors: unknown scheme, no bucket, or a path that leaves it.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         let url = text.trim_end_matches('/').to_owned();
-        let missing = |what, form| LocationError::Missing { url: text.to_owned(), what, form };
+        let missing = |what, form| {
+            let triton = match form {
+                S3_FORM => "Invalid bucket name: ''".to_owned(),
+                GCS_FORM => format!("No bucket name found in path: {text}"),
+                _ => format!("Invalid azure storage path: {text}"),
+            };
+            LocationError::Missing { url: text.to_owned(), what, triton, form }
+        };
         let (store, path) = if let Some(rest) = text.strip_prefix(S3) {
             let (scheme, rest) = match rest.split_once("://") {
                 Some((scheme @ ("http" | "https"), rest)) => (Some(scheme), rest),
@@ -83,9 +92,9 @@ impl Location {
             }
         } else if let Some(rest) = text.strip_prefix(GCS) {
             let (bucket, path) = split(rest);
-            (Store::Gcs { bucket: named(bucket, || missing("bucket", "gs://BUCKET/PATH"))? }, path)
+            (Store::Gcs { bucket: named(bucket, || missing("bucket", GCS_FORM))? }, path)
         } else if let Some(rest) = text.strip_prefix(AZURE) {
-            let form = "as://ACCOUNT/CONTAINER/PATH";
+            let form = AZURE_FORM;
             let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
             let (host, rest) = split(rest);
             let account = host.strip_suffix(AZURE_HOST).unwrap_or(host);
@@ -107,6 +116,15 @@ impl Location {
         match &self.store {
             Store::S3 { bucket, .. } | Store::Gcs { bucket } => format!("bucket '{bucket}'"),
             Store::Azure { account, container } => format!("container '{container}' of account '{account}'"),
+        }
+    }
+
+    /// What Triton says where a store cannot be used.
+    pub(crate) fn client_failed(&self) -> &'static str {
+        match self.store {
+            Store::S3 { .. } => "Unable to create S3 filesystem client. Check account credentials.",
+            Store::Gcs { .. } => "Unable to create GCS client. Check account credentials.",
+            Store::Azure { .. } => "Unable to create Azure filesystem client. Check account credentials.",
         }
     }
 

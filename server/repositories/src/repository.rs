@@ -295,19 +295,18 @@ impl RemoteRepository {
 
     /// Credentials and endpoints are looked up again at the next question: they may have been mended.
     pub(crate) async fn refused(&self, client: &Client, error: &object_store::Error) -> RepositoryError {
-        let url = self.location.to_string();
         let tried = client.tried.to_string();
-        let detail = detail(error);
+        let (url, client, detail) = (self.location.to_string(), self.location.client_failed(), detail(error));
         let refused = match meaning(error) {
-            Meaning::Missing => RepositoryError::NoBucket { url, bucket: self.location.bucket(), tried },
-            Meaning::Denied => RepositoryError::Denied { url, detail, tried },
+            Meaning::Missing => RepositoryError::NoBucket { client, url, bucket: self.location.bucket(), tried },
+            Meaning::Denied => RepositoryError::Denied { client, url, detail, tried },
             Meaning::InvalidKey => {
                 let text = error.to_string();
                 let key = text.split_once("Path \"").and_then(|(_, rest)| rest.split_once('"'));
                 let key = key.map_or(&*text, |(key, _)| key).to_owned();
                 return self.bad_key(key, "which is no path below its model".into());
             }
-            Meaning::Changed | Meaning::Other => RepositoryError::Unreachable { url, detail, tried },
+            Meaning::Changed | Meaning::Other => RepositoryError::Unreachable { client, url, detail, tried },
         };
         self.client.lock().await.take();
         refused
@@ -316,6 +315,7 @@ impl RemoteRepository {
     async fn silent(&self, client: &Client) -> RepositoryError {
         self.client.lock().await.take();
         RepositoryError::Unreachable {
+            client: self.location.client_failed(),
             url: self.location.to_string(),
             detail: silence(self.limits.answer),
             tried: client.tried.to_string(),

@@ -278,7 +278,10 @@ impl Into<'_> {
         let url = format!("{}/{}", self.model, path.display());
         match error {
             FetchError::Changed => RepositoryError::Changed { url },
-            FetchError::Denied(detail) => RepositoryError::Denied { url, detail, tried: client.tried.to_string() },
+            FetchError::Denied(detail) => {
+                let (client, tried) = (self.model.repository.location().client_failed(), client.tried.to_string());
+                RepositoryError::Denied { client, url, detail, tried }
+            }
             FetchError::Damaged { attempts, detail } => RepositoryError::Damaged { url, attempts, detail },
             FetchError::Broken { detail, got } => RepositoryError::Broken { url, detail, got, size: file.size },
             FetchError::Local(error) => self.model.repository.local(error),

@@ -381,7 +381,8 @@ fn a_repository_is_a_folder_or_a_url() {
     assert_eq!(args.models.repositories, [PathBuf::from("/m")].into());
     refuses(
         "--model-repository=s3://",
-        "--model-repository 's3://' names no bucket: expected s3://BUCKET/PATH or s3://HOST:PORT/BUCKET/PATH",
+        "--model-repository 's3://' names no bucket: Invalid bucket name: '': expected s3://BUCKET/PATH or \
+         s3://HOST:PORT/BUCKET/PATH",
     );
     refuses(
         "--model-repository=ftp://host/models",
