@@ -4,6 +4,8 @@ import cases
 import client_memory
 import headers
 import model_settings
+import namespaces
+import overrides
 import python_models
 
 SCENES = {
@@ -12,4 +14,6 @@ SCENES = {
     **client_memory.SCENES,
     **headers.SCENES,
     **model_settings.SCENES,
+    **namespaces.SCENES,
+    **overrides.SCENES,
 }
