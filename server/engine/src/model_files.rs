@@ -1,20 +1,20 @@
-//! Files that a configuration names: labels, initial states, warm-up data.
+//! Files of a model that the server reads itself: its configuration, and what that names: labels, initial states, warm-up data.
 
 use std::{fs, io, path::Path};
 
 use server_core::error::{Error, Result};
 
-/// The content of a regular file.
-///
-/// Errors: `Internal` in Triton's words. Nothing else is opened: a pipe would keep the load waiting, and a device would fill
-/// the memory.
+/// The content of a regular file. Nothing else is opened: a pipe would keep the load waiting, and a device would fill the memory.
+pub(crate) fn content(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::metadata(path)? {
+        found if found.is_file() => fs::read(path),
+        _ => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+/// The content of a regular file. Errors: `Internal` in Triton's words.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let content = match fs::metadata(path) {
-        Ok(found) if !found.is_file() => Err(io::Error::other("it is not a regular file")),
-        Ok(_) => fs::read(path),
-        Err(error) => Err(error),
-    };
-    content.map_err(|error| {
+    content(path).map_err(|error| {
         let reason = match error.kind() {
             io::ErrorKind::NotFound => "No such file or directory".to_owned(),
             _ => error.to_string(),

@@ -434,7 +434,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
 /// The text of `config.pbtxt`, or of `configs/NAME.pbtxt` where that is asked for and there; `None` without either.
 pub(crate) fn config_text(model_dir: &Path, config_name: Option<&str>) -> Result<Option<String>> {
     let path = config_path(model_dir, config_name);
-    match fs::read(&path) {
+    match model_files::content(&path) {
         Ok(bytes) => Ok(Some(text(bytes))),
         // A link whose end is missing is no missing file: somebody meant to give a configuration.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
@@ -532,5 +532,13 @@ mod tests {
         assert_eq!(config_text(folder.path(), None).unwrap(), None);
         symlink("nowhere", folder.path().join("config.pbtxt")).unwrap();
         assert!(config_text(folder.path(), None).unwrap_err().message.starts_with("unable to read"));
+    }
+
+    #[test]
+    fn a_configuration_is_read_from_a_file_only() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("/dev/null", folder.path().join("config.pbtxt")).unwrap(); // a pipe or /dev/zero would never end
+        let error = config_text(folder.path(), None).unwrap_err();
+        assert!(error.message.ends_with("config.pbtxt': it is not a regular file"), "{error}");
     }
 }

@@ -34,15 +34,17 @@ const DEFAULT_FILE: &str = "model.onnx";
 /// The file to open: `default_model_filename` or `model.onnx` in the version's folder, or `model.onnx` in the folder of
 /// that name.
 ///
-/// Errors: `Unavailable` if it is not there.
+/// Errors: `Unavailable` if it is not there, or is no file: reading a pipe or a device would never end.
 pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf> {
     let name = Some(config.default_model_filename.as_str()).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_FILE);
     let path = source.version_dir.join(name);
     let path = if path.is_dir() { path.join(DEFAULT_FILE) } else { path };
-    if path.exists() {
-        Ok(path)
-    } else {
-        Err(Error::unavailable(format!("unable to find '{}' for model '{}'", path.display(), source.name)))
+    match path.metadata() {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => {
+            Err(Error::unavailable(format!("'{}' for model '{}' is not a regular file", path.display(), source.name)))
+        }
+        Err(_) => Err(Error::unavailable(format!("unable to find '{}' for model '{}'", path.display(), source.name))),
     }
 }
 
