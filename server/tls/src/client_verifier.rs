@@ -120,3 +120,42 @@ fn key_of_old(certificate: &CertificateDer<'_>) -> Result<Option<SubjectPublicKe
     }
     Ok(Some(certificate.public_key().map_err(|_| CertificateError::BadEncoding)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::{crypto::aws_lc_rs, pki_types::pem::PemObject};
+
+    use super::*;
+
+    const ROOT: &[u8] = include_bytes!("../tests/loopback/fixtures/ca.crt");
+    /// Of version 1, signed by the root.
+    const CLIENT: &[u8] = include_bytes!("../tests/loopback/fixtures/client.crt");
+    /// Within the time for which both hold.
+    const NOW: Duration = Duration::from_secs(1_900_000_000);
+
+    fn judge(verifier: &ClientVerifier, der: &[u8]) -> bool {
+        let now = UnixTime::since_unix_epoch(NOW);
+        verifier.verify_client_cert(&CertificateDer::from(der), &[], now).is_ok()
+    }
+
+    #[test]
+    fn an_old_certificate_that_was_changed_or_cut_anywhere_is_refused() {
+        let roots = vec![CertificateDer::from_pem_slice(ROOT).expect("the fixture")];
+        let verifier = ClientVerifier::new(roots, &Arc::new(aws_lc_rs::default_provider())).expect("a root");
+        let good = CertificateDer::from_pem_slice(CLIENT).expect("the fixture").to_vec();
+        assert!(judge(&verifier, &good));
+        for length in 0..good.len() {
+            assert!(!judge(&verifier, &good[..length]), "cut after {length} bytes");
+        }
+        for position in 0..good.len() {
+            for bit in 0..8 {
+                let mut changed = good.clone();
+                changed[position] ^= 1 << bit;
+                assert!(!judge(&verifier, &changed), "bit {bit} of byte {position}");
+            }
+        }
+        assert!(!judge(&verifier, &[good.as_slice(), b"x"].concat()));
+    }
+}

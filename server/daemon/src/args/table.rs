@@ -13,7 +13,7 @@ use super::{
         CacheSetting, DeviceBytes, DeviceFraction, GlobalSetting, HostPolicySetting, LimitedResource, PortRange,
         Restriction, Setting,
     },
-    value::{GrpcThreads, Milliseconds, Named, Pattern, Port, Switch, Value, Verbosity, Word},
+    value::{GrpcThreads, Milliseconds, Named, Pattern, Port, ResponsePoolSize, Switch, Value, Verbosity, Word},
 };
 
 /// All rows, in order.
@@ -182,10 +182,10 @@ const GRPC: &[Flag] = &[
          parameters of the inference request.",
         |args, pattern| args.grpc.forwarded_headers = pattern.0),
     unused!("grpc-infer-thread-count": GrpcThreads = "2", "Threads for gRPC inference. This server shares one small pool."),
-    unused!("grpc-infer-allocation-pool-size": u32 = "8", "Request objects kept for reuse."),
-    set!("grpc-max-response-pool-size": u32 = "2147483647",
+    unused!("grpc-infer-allocation-pool-size": i32 = "8", "Request objects kept for reuse."),
+    set!("grpc-max-response-pool-size": ResponsePoolSize = "2147483647",
         "Responses of one decoupled request kept for a slow reader, besides the limit of 256 KiB.",
-        |args, most| args.grpc.max_unread_responses = (most < i32::MAX as u32).then_some(most as usize)),
+        |args, most| args.grpc.max_unread_responses = most.0),
     set!("grpc-use-ssl": bool = "false", "Whether to encrypt gRPC with TLS.",
         |args, on| args.grpc.tls.use_ssl = on),
     set!("grpc-use-ssl-mutual": bool = "false",

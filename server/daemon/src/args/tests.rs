@@ -313,6 +313,20 @@ fn rules_for_pings_are_read_and_negative_numbers_are_none() {
 }
 
 #[test]
+fn the_bound_of_a_readers_backlog_has_the_range_and_the_words_of_triton() {
+    assert_eq!(args("--grpc-max-response-pool-size=2147483647").grpc.max_unread_responses, None);
+    assert_eq!(args("--grpc-max-response-pool-size=1").grpc.max_unread_responses, Some(1));
+    for text in ["0", "-3"] {
+        let words = "expected more. Error: --grpc-max-response-pool-size must be greater than 0.";
+        refuses(
+            &format!("--grpc-max-response-pool-size={text}"),
+            &format!(r#"Bad option: "--grpc-max-response-pool-size": got '{text}', {words}"#),
+        );
+    }
+    args("--grpc-infer-allocation-pool-size=-1");
+}
+
+#[test]
 fn each_front_end_has_certificates_of_its_own() {
     let all = |service: &str| {
         format!(

@@ -103,6 +103,22 @@ impl Value for Fraction {
     }
 }
 
+/// How many responses may wait for a slow reader; `None` for any number, which the largest says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ResponsePoolSize(pub(crate) Option<usize>);
+
+impl Value for ResponsePoolSize {
+    const FORM: &'static str = "<integer>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match i32::read(text)? {
+            i32::MIN..=0 => Err("more. Error: --grpc-max-response-pool-size must be greater than 0.".into()),
+            i32::MAX => Ok(Self(None)),
+            most => Ok(Self(usize::try_from(most).ok())),
+        }
+    }
+}
+
 /// A text that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Named(pub(crate) String);
