@@ -73,15 +73,14 @@ fn is_string(field: &FieldDescriptor) -> bool {
 const LARGEST_WHOLE: f64 = 9_007_199_254_740_992.0; // 2^53
 
 fn float(value: f64) -> Json {
-    if value.fract() == 0.0 && value.abs() <= LARGEST_WHOLE {
+    let is_negative_zero = value == 0.0 && value.is_sign_negative(); // which no whole number is
+    if value.fract() == 0.0 && value.abs() <= LARGEST_WHOLE && !is_negative_zero {
         return (value as i64).into();
     }
     let word = match value {
         _ if value.is_nan() => "NaN",
         f64::INFINITY => "Infinity",
         f64::NEG_INFINITY => "-Infinity",
-        // Protobuf's JSON writes a whole number without a fraction.
-        _ if value.fract() == 0.0 && value.abs() < 1e15 => return Json::from(value as i64),
         _ => return Number::from_f64(value).map_or(Json::Null, Json::Number),
     };
     word.into()
@@ -102,7 +101,7 @@ fn map_key(key: &MapKey) -> String {
 mod tests {
     use serde_json::json;
 
-    use crate::config::{from_text, to_json};
+    use crate::config::{from_json, from_text, to_json};
 
     #[test]
     fn floats_that_are_whole_have_no_point() {
@@ -111,6 +110,15 @@ mod tests {
             to_json(&from_text(&text).unwrap())["sequence_batching"]["direct"]["minimum_slot_utilization"].to_string()
         };
         assert_eq!(["0", "1", "0.5"].map(utilization), ["0", "1", "0.5"]);
+    }
+
+    #[test]
+    fn the_sign_of_zero_is_kept() {
+        let config =
+            from_text("model_metrics { metric_control { histogram_options { buckets: [ 0, -0.0 ] } } }").unwrap();
+        let json = to_json(&config).to_string();
+        assert!(json.contains("[0,-0.0]"), "{json}");
+        assert_eq!(to_json(&from_json(&json).unwrap()).to_string(), json);
     }
 
     #[test]
