@@ -276,6 +276,11 @@ pub(crate) enum ArgsError {
          other."
     )]
     TwoCacheFlags,
+    #[error(
+        "setting host policy: Unsupported - Unsupported host policy setting '{0}' is specified, supported settings are \
+         'numa-node', 'cpu-cores'"
+    )]
+    HostPolicySetting(String),
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
     #[error("--{0}-use-ssl needs the server's certificate and key: give --{0}-server-cert and --{0}-server-key")]
@@ -289,6 +294,9 @@ pub(crate) enum ArgsError {
     #[error("The server cannot listen to {0} requests and {1} requests at the same address and port {2}:{3}")]
     PortClash(&'static str, &'static str, String, u16),
 }
+
+/// What a host policy may say.
+const HOST_POLICY_SETTINGS: [&str; 2] = ["numa-node", "cpu-cores"];
 
 /// The words after the program's name. Errors: one is not text.
 pub(crate) fn words() -> Result<Vec<String>, ArgsError> {
@@ -362,6 +370,10 @@ impl Args {
         }
         if models.startup_models.len() > 1 && models.startup_models.contains("*") {
             return Err(ArgsError::Wildcard);
+        }
+        let settings = models.host_policies.iter().map(|setting| &setting.key);
+        if let Some(unknown) = settings.into_iter().find(|key| !HOST_POLICY_SETTINGS.contains(&key.as_str())) {
+            return Err(ArgsError::HostPolicySetting(unknown.clone()));
         }
         if !self.http.endpoint.is_allowed && !self.grpc.endpoint.is_allowed {
             return Err(ArgsError::NoEndpoint);

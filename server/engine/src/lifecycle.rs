@@ -378,7 +378,10 @@ impl Lifecycle {
         let mut source = match &files {
             Some(files) => ModelFolder::temporary(files),
             None => match self.repositories.find(key).map_err(not_fetched)? {
-                Some(found) => found.only(name)?.open().map_err(not_fetched)?,
+                Some(found) => {
+                    let place = found.only(name).map_err(|error| override_failed(error.to_string()))?;
+                    place.open().map_err(not_fetched)?
+                }
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
             },
         };

@@ -133,3 +133,16 @@ async fn without_namespaces_a_name_in_two_repositories_is_nobody_s() {
     assert_eq!((&*line.name, &*line.reason), ("dup", "model appears in two or more repositories"));
     assert_eq!(ready(&engine), ["ens_x", "only_a", "only_b"]);
 }
+
+#[tokio::test]
+async fn a_load_of_a_name_in_two_repositories_is_refused_and_says_where() {
+    let harness = repositories();
+    let repositories = vec![harness.path("a"), harness.path("b")];
+    let options = Options { repositories, control_mode: ControlMode::Explicit, ..Options::default() };
+    let engine = Engine::new(options, server_backends::all(&Default::default()));
+    let error = engine.load("dup", LoadParameters::default()).await.unwrap_err();
+    let text =
+        "failed to load 'dup', failed to poll from model repository: model 'dup' is in more than one repository: ";
+    assert_eq!(error.code, Code::Internal);
+    assert!(error.message.starts_with(text), "{error}");
+}

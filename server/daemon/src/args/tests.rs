@@ -418,6 +418,13 @@ fn a_host_policy_has_a_name_and_settings() {
 }
 
 #[test]
+fn a_host_policy_says_nothing_else() {
+    let expected = "setting host policy: Unsupported - Unsupported host policy setting 'nosuch' is specified, supported \
+                    settings are 'numa-node', 'cpu-cores'";
+    refuses("--host-policy=near,nosuch=1", expected);
+}
+
+#[test]
 fn repositories_are_polled_every_so_many_seconds_or_not_at_all() {
     let interval = |line: &str| args(&format!("--model-control-mode=POLL {line}")).models.poll_interval;
     assert_eq!(interval(""), Some(Duration::from_secs(15)));
