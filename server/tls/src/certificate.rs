@@ -54,7 +54,10 @@ impl Certificate {
         let key = other.subject_public_key_info();
         let encoded = (parameters(&key.algorithm), parameters(self.0.signature_algorithm()), this.to_der());
         let (Ok(key_type), Ok(signed_with), Ok(message)) = encoded else { return false };
-        let (key, signature) = (key.subject_public_key.raw_bytes(), self.0.signature().raw_bytes());
+        // whole bytes only, as all signatures and keys have: bits left over would be an encoding of the same that nobody made
+        let (Some(key), Some(signature)) = (key.subject_public_key.as_bytes(), self.0.signature().as_bytes()) else {
+            return false;
+        };
         let fitting = algorithms.iter().filter(|algorithm| {
             algorithm.public_key_alg_id().as_ref() == key_type && algorithm.signature_alg_id().as_ref() == signed_with
         });
