@@ -1,12 +1,14 @@
-//! The server's response cache: one for all models that ask for it, in the server's own memory. Which requests
+//! The server's response cache: one for all models that ask for it, in the server's own memory or in Redis. Which requests
 //! share an entry is [`server_core::response_cache`]'s to say; the way of a request through the cache is `infer/cached.rs`.
 
+mod content;
 mod local;
+mod redis;
 mod scope;
 mod settings;
 
 use std::{
-    fmt,
+    env, fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -23,12 +25,15 @@ use server_core::{
     metrics::CacheSnapshot,
     request::InferRequest,
     response::Outputs,
-    response_cache::{CacheKey, CachedResponse, Scope, cache_key},
+    response_cache::{CacheKey, CachedResponse, Scope, cache_key, encode},
 };
 
-pub(crate) use self::scope::{Caching, is_enabled};
 pub use self::settings::CacheConfig;
-use self::{local::LocalCache, settings::Settings};
+pub(crate) use self::{
+    content::Content,
+    scope::{Caching, is_enabled},
+};
+use self::{local::LocalCache, redis::RedisCache, settings::Settings};
 use crate::BlockingPool;
 
 /// Bytes that are hashed or copied on the caller's thread: a few hundred microseconds. More go to the blocking pool.
@@ -50,8 +55,10 @@ struct Shared {
 }
 
 /// Where entries lie.
+#[expect(clippy::large_enum_variant, reason = "there is one per server")]
 enum Store {
     Local(LocalCache),
+    Redis(RedisCache),
 }
 
 /// What comes at once, or later.
@@ -79,46 +86,75 @@ impl ResponseCache {
     ///
     /// Errors: the settings are wrong, or the cache cannot be made, in Triton's words where it has them.
     pub async fn open(config: &CacheConfig, blocking_pool: BlockingPool, byte_budget: Arc<ByteBudget>) -> Result<Self> {
-        let (store, secret) = match settings::read(config)? {
+        let (store, secret) = match settings::read(config, |name| env::var(name).ok())? {
             Settings::Local { size } => (Store::Local(LocalCache::new(size)), Some(random_secret()?)),
+            Settings::Redis(settings) => (Store::Redis(RedisCache::open(*settings).await?), None),
         };
         Ok(Self(Arc::new(Shared { store, secret, blocking_pool, byte_budget, loads: AtomicU64::new(0) })))
     }
 
-    /// The scope of a model version that is being loaded: each load has entries of its own, so that nothing is served of a
-    /// version that was replaced.
-    pub(crate) fn scope(&self, model: &str, version: u64) -> Scope {
-        let load = self.0.loads.fetch_add(1, Ordering::Relaxed);
-        Scope::new(model, version, &load.to_le_bytes())
+    /// Whether other processes see the entries: then a version is what its files are, and else each load is another, so that
+    /// nothing is served of a version that was replaced.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0.store, Store::Redis(_))
+    }
+
+    /// A number that no other load of a version has.
+    pub(crate) fn next_load(&self) -> u64 {
+        self.0.loads.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Looks for the response to a checked request.
     pub(crate) fn look_up(&self, scope: Scope, interface: &Arc<Interface>, request: InferRequest) -> Step<Found> {
-        if request.input_bytes() <= MAX_INLINE_BYTES {
-            return Step::Now(self.0.look_up_here(&scope, interface, request));
+        let is_long = request.input_bytes() > MAX_INLINE_BYTES;
+        if let (false, Store::Local(cache)) = (is_long, &self.0.store) {
+            let (request, key) = self.0.key(&scope, interface, request);
+            return Step::Now(Found { request, key, outputs: key.and_then(|key| cache.look_up(&key)) });
         }
-        // Moved, not cloned: a model may write into inputs that nobody else has.
+        // The request is moved, not cloned: a model may write into inputs that nobody else has.
         let (shared, interface) = (self.0.clone(), interface.clone());
         Step::Later(Box::pin(async move {
-            let pool = shared.blocking_pool.clone();
-            pool.run(move || shared.look_up_here(&scope, &interface, request)).await
+            let work = {
+                let (shared, interface) = (shared.clone(), interface.clone());
+                move || shared.key(&scope, &interface, request)
+            };
+            let (request, key) = shared.blocking_pool.run_if(is_long, work).await?;
+            let outputs = match (key, &shared.store) {
+                (None, _) => None,
+                (Some(key), Store::Local(cache)) => cache.look_up(&key),
+                (Some(key), Store::Redis(cache)) => cache.look_up(&key, &name(&interface, &key), request.timeout).await,
+            };
+            Ok(Found { request, key, outputs })
         }))
     }
 
-    /// Keeps a response, which comes back. One that cannot be kept is left out, and the log says why.
-    pub(crate) fn insert(&self, key: CacheKey, outputs: Outputs) -> Step<Outputs> {
-        if outputs.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>() <= MAX_INLINE_BYTES {
-            self.0.insert_here(key, &outputs);
+    /// Keeps a response, which comes back. One that cannot be kept is left out.
+    pub(crate) fn insert(&self, interface: &Arc<Interface>, key: CacheKey, outputs: Outputs) -> Step<Outputs> {
+        let is_long = outputs.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>() > MAX_INLINE_BYTES;
+        if let (false, Store::Local(cache)) = (is_long, &self.0.store) {
+            insert(cache, key, &outputs);
             return Step::Now(outputs);
         }
-        let shared = self.0.clone();
+        let (shared, interface) = (self.0.clone(), interface.clone());
         Step::Later(Box::pin(async move {
-            let pool = shared.blocking_pool.clone();
-            let insert = move || {
-                shared.insert_here(key, &outputs);
-                outputs
+            let work = {
+                let shared = shared.clone();
+                move || match &shared.store {
+                    Store::Local(cache) => {
+                        insert(cache, key, &outputs);
+                        (outputs, None)
+                    }
+                    Store::Redis(_) => {
+                        let entry = encode(&outputs);
+                        (outputs, entry)
+                    }
+                }
             };
-            pool.run(insert).await
+            let (outputs, entry) = shared.blocking_pool.run_if(is_long, work).await?;
+            if let (Some(entry), Store::Redis(cache)) = (entry, &shared.store) {
+                cache.insert(&key, &name(&interface, &key), &entry).await;
+            }
+            Ok(outputs)
         }))
     }
 
@@ -126,20 +162,17 @@ impl ResponseCache {
     pub(crate) fn snapshot(&self) -> Option<CacheSnapshot> {
         match &self.0.store {
             Store::Local(cache) => Some(cache.snapshot()),
+            Store::Redis(_) => None,
         }
     }
 }
 
 impl Shared {
-    fn look_up_here(&self, scope: &Scope, interface: &Interface, mut request: InferRequest) -> Found {
-        if !self.copy_out(&mut request) {
-            return Found { request, key: None, outputs: None };
-        }
-        let key = cache_key(self.secret.as_ref(), scope, interface, &request);
-        let outputs = key.and_then(|key| match &self.store {
-            Store::Local(cache) => cache.look_up(&key),
-        });
-        Found { request, key, outputs }
+    /// The key of a request, if it has one.
+    fn key(&self, scope: &Scope, interface: &Interface, mut request: InferRequest) -> (InferRequest, Option<CacheKey>) {
+        let key =
+            self.copy_out(&mut request).then(|| cache_key(self.secret.as_ref(), scope, interface, &request)).flatten();
+        (request, key)
     }
 
     /// What a client can change meanwhile is read once, so that the answer is kept under what the model saw. `false` if there
@@ -153,17 +186,18 @@ impl Shared {
         }
         true
     }
+}
 
-    fn insert_here(&self, key: CacheKey, outputs: &Outputs) {
-        let inserted = match &self.store {
-            Store::Local(cache) => {
-                cache.insert(key, CachedResponse::byte_size_of(outputs), || CachedResponse::of(outputs))
-            }
-        };
-        if let Err(error) = inserted {
-            tracing::debug!("Failed to insert key [{key}] into response cache: {error}");
-        }
+fn insert(cache: &LocalCache, key: CacheKey, outputs: &Outputs) {
+    let size = CachedResponse::byte_size_of(outputs);
+    if let Err(error) = cache.insert(key, size, || CachedResponse::of(outputs)) {
+        tracing::debug!("Failed to insert key [{key}] into response cache: {error}");
     }
+}
+
+/// What an entry is called where others see it.
+fn name(interface: &Interface, key: &CacheKey) -> Vec<u8> {
+    format!("tritonserver/{}/{}/{key}", interface.model_name, interface.version).into_bytes()
 }
 
 /// Bytes of a request beside its body, and their part of the budget.
@@ -182,6 +216,7 @@ impl fmt::Debug for ResponseCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.store {
             Store::Local(cache) => write!(f, "ResponseCache(local, {:?})", cache.snapshot()),
+            Store::Redis(_) => f.write_str("ResponseCache(redis)"),
         }
     }
 }

@@ -21,7 +21,7 @@ use server_core::{
 
 use crate::{
     ResponseCache,
-    cache::{self, Caching},
+    cache::{self, Caching, Content},
     ensemble::{self, Ensemble},
     fingerprint::Fingerprint,
     instance_plan::{InstancePlan, instance_plans},
@@ -105,6 +105,7 @@ impl Loader {
         };
         let mut config = target.config.clone();
         config::complete(&mut config, target.name, &file_names(&version_dir))?;
+        let content = self.content(target);
         let backend = self.backends.find(config::backend_name(&config), &source)?;
         check_runtime(&config, &*backend, &source)?;
         let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
@@ -123,7 +124,7 @@ impl Loader {
             key: target.key.into(),
             namespace: target.namespace(),
             warm_up: WarmUp::of(&config, &interface, target.model_dir),
-            caching: self.caching(&interface, &config),
+            caching: self.caching(target, content.as_ref(), &interface, &config),
             interface,
             fingerprint: target.fingerprint.clone(),
             model: model.into(),
@@ -180,7 +181,8 @@ impl Loader {
         };
         runner.loaded(began.elapsed());
         let fingerprint = target.fingerprint.clone();
-        let caching = self.caching(&interface, &config);
+        let content = self.content(target);
+        let caching = self.caching(target, content.as_ref(), &interface, &config);
         let config = Arc::new(config);
         Ok(Some(LoadedModel::of_ensemble(target.key.into(), interface, config, fingerprint, runner, caching, files)))
     }
@@ -211,16 +213,35 @@ impl Loader {
         })
     }
 
-    /// The share of a version in the response cache.
-    fn caching(&self, interface: &Interface, config: &ModelConfig) -> Option<Caching> {
-        let caching = self.response_cache.as_ref().map(|cache| Caching::new(cache, interface, config));
-        if caching.is_none() && cache::is_enabled(config) {
-            tracing::warn!(
-                "model '{}' asks for the response cache, and the server has none: give it one with --cache-config",
-                interface.model_name
-            );
+    /// What a version is made from, for the response cache.
+    fn content(&self, target: &VersionToLoad<'_>) -> Option<Content> {
+        Content::of(self.response_cache.as_ref()?, target)
+    }
+
+    /// The share in the response cache of a version that was loaded from `content`.
+    fn caching(
+        &self,
+        target: &VersionToLoad<'_>,
+        content: Option<&Content>,
+        interface: &Interface,
+        config: &ModelConfig,
+    ) -> Option<Caching> {
+        let Some(cache) = &self.response_cache else {
+            if cache::is_enabled(config) {
+                tracing::warn!(
+                    "model '{}' asks for the response cache, and the server has none: give it one with --cache-config",
+                    target.name
+                );
+            }
+            return None;
+        };
+        let content = content?;
+        if !content.is_as_it_was(target) {
+            let name = target.name;
+            tracing::warn!("responses of model '{name}' are not cached, for its files changed while it was loaded");
+            return None;
         }
-        caching
+        Some(Caching::new(cache, interface, config, content))
     }
 
     /// Normalises and verifies.

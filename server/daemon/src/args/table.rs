@@ -290,7 +290,8 @@ const REPOSITORY_AGENT: &[Flag] = &[set!("repoagent-directory": String = "/opt/t
 const RESPONSE_CACHE: &[Flag] = &[
     set!("cache-config": CacheSetting = "",
         "A setting of the response cache, which answers requests to models with response_cache.enable: local,size=N is one of \
-         N bytes in this server's memory. May be given several times, for one cache.",
+         N bytes in this server's memory; redis,host=NAME with redis,port=N is a Redis server. May be given several times, for \
+         one cache.",
         |args, setting| args.cache.settings.push(setting)),
     unused!("cache-directory": String = "/opt/tritonserver/caches", "Folder with cache libraries."),
 ];

@@ -7,7 +7,7 @@ use server_core::{
     response_cache::Scope,
 };
 
-use super::ResponseCache;
+use super::{Content, ResponseCache};
 use crate::{model::LoadedModel, registry::Registry, runner::Runner};
 
 /// Ensembles within ensembles: more are not looked through, and their responses are not kept.
@@ -25,9 +25,9 @@ pub(crate) struct Caching {
 }
 
 impl Caching {
-    /// The share of a version that is being loaded.
-    pub(crate) fn new(cache: &ResponseCache, interface: &Interface, config: &ModelConfig) -> Self {
-        let own = cache.scope(&interface.model_name, interface.version);
+    /// The share of a version that was loaded from `content`.
+    pub(crate) fn new(cache: &ResponseCache, interface: &Interface, config: &ModelConfig, content: &Content) -> Self {
+        let own = Scope::new(&interface.model_name, interface.version, &content.digest);
         Self { cache: cache.clone(), own, is_enabled: is_enabled(config) }
     }
 

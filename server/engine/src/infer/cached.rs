@@ -163,7 +163,7 @@ impl CachedRun {
             self.times = run.times();
         }
         let began = Instant::now();
-        self.state = match self.cache.insert(key, outputs) {
+        self.state = match self.cache.insert(&model.interface, key, outputs) {
             Step::Now(outputs) => {
                 model.runner().cache_miss(self.looked_up_for + began.elapsed());
                 State::Found(outputs)
