@@ -130,6 +130,7 @@ FIELDS = {
     "cached": ONE + "response_cache { enable: true }\n",
     "cached_decoupled": ONE + "response_cache { enable: true }\nmodel_transaction_policy { decoupled: true }\n",
     "cached_sequence": ONE + SEQUENCE + "response_cache { enable: true }\n",
+    "unknown_agent": ONE + 'model_repository_agents { agents [ { name: "nosuch" parameters { key: "a" value: "b" } } ] }\n',
     "passive_and_not": ONE + "instance_group [ { kind: KIND_CPU passive: true }, { kind: KIND_CPU } ]\n",
 }
 

@@ -67,7 +67,7 @@ for case, reason in (
     ("a file above the folder", "Invalid file parameter '../x' with normalized path 'x' must stay within model directory."),
     ("a file above the folder, by a detour", "Invalid file parameter '1/../../x' with normalized path 'x' must stay within model directory."),
     ("a file without a name", "Invalid file parameter '' with normalized path '' must stay within model directory."),
-    ("a file below a file", "cannot keep the files of the load request: ..."),
+    ("a file below a file", "Invalid file parameter '1/a/b', directory has been created as a file"),
 ):
     HTTP["overrides", case] = (500, POLL + reason, SAYS_WHAT)
 RPC["overrides", "files without a configuration"] = ("INTERNAL", f"{POLL}Load parameter 'config' must be specified for model file override", SAYS_WHAT)
