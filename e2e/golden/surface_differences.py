@@ -44,7 +44,7 @@ for scene in ("no_namespaces", "no_namespaces_control"):
         HTTP[scene, case] = (404, "Request for unknown model: 'both' has no available versions", AMBIGUOUS)
     RPC[scene, "metadata of an ambiguous name"] = ("NOT_FOUND", "Request for unknown model: 'both' has no available versions", AMBIGUOUS)
 for case in ("load both", "load the ambiguous name again"):
-    HTTP["no_namespaces_control", case] = (400, "model 'both' is in more than one repository: ...", "the repositories are named")
+    HTTP["no_namespaces_control", case] = (500, "failed to load 'both', failed to poll from model repository: model 'both' is in more than one repository: ...", "the repositories are named")
 for case in ("infer on an ensemble whose part has gone", "infer on an ensemble whose part has come back"):
     HTTP["no_namespaces_control", case] = (404, "Request for unknown model: 'over_both_too' has no available versions", AMBIGUOUS)
 
