@@ -1,6 +1,8 @@
 //! The response cache in the server's own memory, with real folders: who is answered from it, what is counted, and what is
 //! never served.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
 mod harness;
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
