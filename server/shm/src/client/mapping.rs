@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, fstat},
+    fs::{self, FileType, Mode, fstat},
     mm::{MapFlags, ProtFlags, mmap, munmap},
     shm::{self, OFlags},
 };
@@ -44,6 +44,12 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
+/// To be read and written; a link is not followed, for it may lead to any file of the machine, and what is no memory does not
+/// keep its caller waiting. `shm_open(3)` of the C library adds the same.
+fn open_flags() -> shm::OFlags {
+    OFlags::from_bits_retain((fs::OFlags::RDWR | fs::OFlags::NOFOLLOW | fs::OFlags::NONBLOCK).bits())
+}
+
 impl Mapping {
     /// Maps `byte_size` bytes from `offset` on of the object that is called `key`, which need not begin with a slash.
     ///
@@ -52,11 +58,15 @@ impl Mapping {
     pub(super) fn open(region: &str, key: &str, offset: u64, byte_size: u64) -> Result<Self> {
         key::check(region, key)?;
         let unable = || Error::internal(format!("Unable to open shared memory region: '{key}'"));
-        let file = shm::open(key, OFlags::RDWR, Mode::empty()).map_err(|errno| {
+        let file = shm::open(key, open_flags(), Mode::empty()).map_err(|errno| {
             tracing::debug!(region, key, %errno, "shared memory cannot be opened");
             unable()
         })?;
-        let size = fstat(&file).ok().and_then(|status| u64::try_from(status.st_size).ok());
+        let status = fstat(&file).ok();
+        if !status.is_some_and(|status| FileType::from_raw_mode(status.st_mode).is_file()) {
+            return Err(unable()); // a pipe, a device: no memory
+        }
+        let size = status.and_then(|status| u64::try_from(status.st_size).ok());
         let size = size.ok_or_else(|| Error::internal(format!("Invalid shared memory region: '{key}'")))?;
         let (offset, len) = key::part(region, size, offset, byte_size)?;
         let skip = offset % page_size(); // mappings begin at a page

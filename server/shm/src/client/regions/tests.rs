@@ -107,6 +107,30 @@ fn what_cannot_be_registered_is_refused_in_tritons_words() {
 }
 
 #[test]
+fn nothing_but_memory_is_opened_and_no_link_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("outside");
+    std::fs::write(&outside, [7; 4096]).unwrap();
+    let object = Object::new(4096);
+    let regions = Regions::default();
+    let name = |kind: &str| format!("{}-{kind}", object.key);
+    let path = |key: &str| std::path::PathBuf::from(format!("/dev/shm{key}"));
+    let (link, inner, pipe, dir) = (name("link"), name("inner"), name("pipe"), name("dir"));
+    std::os::unix::fs::symlink(&outside, path(&link)).unwrap();
+    std::os::unix::fs::symlink(path(&object.key), path(&inner)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, path(&pipe), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    std::fs::create_dir(path(&dir)).unwrap();
+    let results: Vec<_> = [&link, &inner, &pipe, &dir].map(|key| (key, regions.register_system("s", key, 0, 1))).into();
+    for key in [&link, &inner, &pipe] {
+        std::fs::remove_file(path(key)).unwrap();
+    }
+    std::fs::remove_dir(path(&dir)).unwrap();
+    for (key, result) in results {
+        refused(result, Code::Internal, &format!("Unable to open shared memory region: '{key}'"));
+    }
+}
+
+#[test]
 fn requests_get_only_what_is_inside() {
     let object = Object::new(4096);
     let regions = registered(&object, 96, 1000);
