@@ -6,7 +6,7 @@
 
 mod slot;
 mod sync;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(model_check)))]
 mod tests;
 
 use std::{

@@ -1,6 +1,6 @@
 //! Both ends of a reply slot on threads of their own, in every order in which they can meet: nothing is lost, nobody sleeps
-//! for ever, and nothing stays. Run by `e2e/loom`; without `cfg(loom)` there is nothing here.
-#![cfg(loom)]
+//! for ever, and nothing stays. Run by `e2e/loom`; without `cfg(model_check)` there is nothing here.
+#![cfg(model_check)]
 #![allow(clippy::unwrap_used)]
 
 use std::{

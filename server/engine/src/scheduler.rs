@@ -6,7 +6,7 @@
 //! still held somewhere.
 
 mod inline_run;
-#[cfg(all(test, loom))]
+#[cfg(all(test, model_check))]
 mod loom_tests;
 mod resources;
 mod waking;

@@ -1,26 +1,26 @@
-//! Locks and atomics of the hand-over of requests to instances: the real ones, or under `cfg(loom)` those of the model
+//! Locks and atomics of the hand-over of requests to instances: the real ones, or under `cfg(model_check)` those of the model
 //! checker, which tries every order in which threads can meet. There no wait ends by time: whoever is not woken sleeps for
 //! ever, and the checker says so.
 
-#[cfg(not(loom))]
+#[cfg(not(model_check))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
-#[cfg(not(loom))]
+#[cfg(not(model_check))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
 
-#[cfg(loom)]
+#[cfg(model_check)]
 pub(crate) use self::checked::{Condvar, Mutex, MutexGuard};
-#[cfg(loom)]
+#[cfg(model_check)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Stands between a write and a read of another atomic that both are `SeqCst`, where each of two threads must not miss
 /// what the other wrote. The model checker takes `SeqCst` accesses for weaker ones and needs it said.
 pub(crate) fn between_sequentially_consistent() {
-    #[cfg(loom)]
+    #[cfg(model_check)]
     loom::sync::atomic::fence(loom::sync::atomic::Ordering::SeqCst);
 }
 
 /// The model checker's locks, in the words of the real ones.
-#[cfg(loom)]
+#[cfg(model_check)]
 mod checked {
     use std::{
         ops::{Deref, DerefMut},

@@ -3,11 +3,9 @@
 //! the server.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(loom, allow(dead_code))]
 
 mod aws_profile;
 mod client;
-#[cfg(not(loom))] // tokio has no sockets under the model checker of threads
 mod connect;
 mod credentials;
 mod error;

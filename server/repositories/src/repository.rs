@@ -11,17 +11,16 @@ use std::{
 use futures_util::StreamExt;
 use object_store::{ObjectMeta, path::Path as Key};
 use parking_lot::Mutex;
-#[cfg(not(loom))]
-use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 
-#[cfg(not(loom))]
-use crate::connect;
 use crate::{
     client::Client,
+    connect,
     credentials::Variables,
     error::{LocalError, Meaning, RepositoryError, detail, meaning, silence},
     limits::Limits,
@@ -226,16 +225,10 @@ impl RemoteRepository {
     }
 
     /// Files of credentials and certificates are read: on a thread that may block.
-    #[cfg(not(loom))]
     async fn connect(&self) -> Result<Client, RepositoryError> {
         let (location, variables, limits) = (self.location.clone(), self.variables.clone(), self.limits.clone());
         let connect = move || Handle::current().block_on(connect::connect(&location, &*variables, &limits));
         spawn_blocking(connect).await.unwrap_or(Err(RepositoryError::Closed))
-    }
-
-    #[cfg(loom)]
-    async fn connect(&self) -> Result<Client, RepositoryError> {
-        Err(RepositoryError::Closed)
     }
 
     async fn ask_for_names(&self) -> Result<BTreeSet<String>, RepositoryError> {

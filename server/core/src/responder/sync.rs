@@ -1,20 +1,20 @@
-//! The lock and the reference count of a slot: the real ones, or under `cfg(loom)` those of the model checker, which
+//! The lock and the reference count of a slot: the real ones, or under `cfg(model_check)` those of the model checker, which
 //! tries every order in which the two ends can meet.
 
-#[cfg(not(loom))]
+#[cfg(not(model_check))]
 pub(super) use std::sync::Arc;
 
-#[cfg(not(loom))]
+#[cfg(not(model_check))]
 pub(super) use parking_lot::Mutex;
 
-#[cfg(loom)]
+#[cfg(model_check)]
 pub(super) use loom::sync::Arc;
 
 /// The model checker's lock, in the words of the real one.
-#[cfg(loom)]
+#[cfg(model_check)]
 pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
 
-#[cfg(loom)]
+#[cfg(model_check)]
 impl<T> Mutex<T> {
     pub(super) fn new(value: T) -> Self {
         Self(loom::sync::Mutex::new(value))
