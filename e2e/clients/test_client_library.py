@@ -204,16 +204,14 @@ def test_clients_of_asyncio(server):
     asyncio.run(both())
 
 
-def test_a_timeout_of_the_client_is_the_clients(server):
-    data = np.zeros((1, 16), np.int32)
-    with connect("grpc", server) as client:
-        inputs = [grpcclient.InferInput(f"INPUT{k}", [1, 16], "INT32") for k in range(2)]
-        for one in inputs:
-            one.set_data_from_numpy(data)
+def test_a_timeout_of_the_client_is_the_clients(tmp_path):
+    make.identity(tmp_path, "slow", execute_delay_ms=2000)
+    with Server(tmp_path) as server, connect("grpc", server) as client:
+        inputs = [tensor("grpc", "INPUT0", np.zeros((1, 4), np.float32), "FP32")]
         with pytest.raises(InferenceServerException) as caught:
-            client.infer("simple", inputs, client_timeout=1e-6)
+            client.infer("slow", inputs, client_timeout=0.1)
         assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-        assert client.infer("simple", inputs, client_timeout=60).as_numpy("OUTPUT0").shape == (1, 16)
+        assert client.infer("slow", inputs, client_timeout=60).as_numpy("OUTPUT0").shape == (1, 4)
 
 
 def test_models_are_controlled_as_the_examples_do(folder, weights, protocol):
