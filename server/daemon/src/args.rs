@@ -283,7 +283,10 @@ pub(crate) enum ArgsError {
     HostPolicySetting(String),
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
-    #[error("--{0}-use-ssl needs the server's certificate and key: give --{0}-server-cert and --{0}-server-key")]
+    #[error(
+        "--{0}-use-ssl and --{0}-use-ssl-mutual need the server's certificate and key: give --{0}-server-cert and \
+         --{0}-server-key"
+    )]
     NoCertificate(&'static str),
     #[error("--{0}-use-ssl-mutual needs the roots of the certificates that clients bring: give --{0}-root-cert")]
     NoRootCertificate(&'static str),

@@ -226,7 +226,7 @@ impl Repository {
     /// Errors: it cannot be read.
     pub(crate) fn identity(&self) -> Result<Option<(u64, u64)>> {
         let Self::Folder(folder) = self else { return Ok(None) };
-        let metadata = fs::metadata(folder).map_err(|error| unreadable(folder, &error))?;
+        let metadata = fs::metadata(folder).map_err(|error| no_repository(folder, &error))?;
         Ok(Some((metadata.dev(), metadata.ino())))
     }
 
@@ -464,7 +464,7 @@ fn text(bytes: Vec<u8>) -> String {
 /// The folders in a repository. Errors: it cannot be read, or not be known of something in it whether it is a folder.
 fn model_folders(repository: &Path) -> Result<Vec<(String, Place)>> {
     let mut models = Vec::new();
-    for name in names(repository).map_err(|error| unreadable(repository, &error))? {
+    for name in names(repository).map_err(|error| no_repository(repository, &error))? {
         let path = repository.join(&name);
         if !name.starts_with('.') && is_folder(&path).map_err(|error| unreadable(&path, &error))? {
             models.push((name, Place::Folder(path)));
@@ -485,6 +485,18 @@ fn remote_error(error: RepositoryError) -> Error {
     }
 }
 
+/// A repository that cannot be looked into, in Triton's words where it has some.
+fn no_repository(folder: &Path, error: &io::Error) -> Error {
+    let path = folder.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::internal(format!("failed to stat file {path}: there is no such folder")),
+        io::ErrorKind::NotADirectory => {
+            Error::invalid_argument(format!("repository path is not a valid directory: {path}"))
+        }
+        _ => Error::internal(format!("failed to open directory {path}: {error}")),
+    }
+}
+
 fn unreadable(path: &Path, error: &io::Error) -> Error {
     Error::internal(format!("unable to read '{}': {error}", path.display()))
 }
@@ -494,6 +506,18 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_is_no_repository_is_told_in_tritons_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let (none, file) = (folder.path().join("none"), folder.path().join("file"));
+        fs::write(&file, "x").unwrap();
+        let text = |path: &Path| model_folders(path).err().unwrap();
+        let missing = format!("failed to stat file {}: there is no such folder", none.display());
+        assert_eq!(text(&none), Error::internal(missing));
+        let other = format!("repository path is not a valid directory: {}", file.display());
+        assert_eq!(text(&file), Error::invalid_argument(other));
+    }
 
     #[test]
     fn links_that_lead_back_are_followed_once() {

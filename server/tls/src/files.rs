@@ -80,6 +80,26 @@ pub(crate) enum Problem {
     BadRoot(String),
 }
 
+impl Problem {
+    fn not_pem(error: PemError) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        Self::NotPem(match error {
+            PemError::MissingSectionEnd { end_marker } => {
+                format!("a section '{}' has no end: the file was cut", text(&end_marker))
+            }
+            PemError::IllegalSectionStart { line } => format!("'{}' begins no section", text(&line)),
+            other => other.to_string(),
+        })
+    }
+
+    pub(crate) fn bad_key(error: rustls::Error) -> Self {
+        Self::BadKey(match error {
+            rustls::Error::General(text) => text,
+            other => other.to_string(),
+        })
+    }
+}
+
 impl PemFile {
     pub(crate) fn fails(&self, problem: Problem) -> LoadError {
         LoadError { file: self.clone(), problem }
@@ -111,7 +131,7 @@ impl PemFile {
         match found {
             Ok(found) if found.is_empty() => Err(self.fails(Problem::NothingInside("certificate", "CERTIFICATE"))),
             Ok(found) => Ok(found),
-            Err(error) => Err(self.fails(Problem::NotPem(error.to_string()))),
+            Err(error) => Err(self.fails(Problem::not_pem(error))),
         }
     }
 
@@ -124,7 +144,7 @@ impl PemFile {
         PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
             self.fails(match error {
                 PemError::NoItemsFound => Problem::NothingInside("private key", "PRIVATE KEY"),
-                error => Problem::NotPem(error.to_string()),
+                error => Problem::not_pem(error),
             })
         })
     }

@@ -39,7 +39,7 @@ impl Identity {
         let certificate = certificates.swap_remove(0);
         let key = files.key.key(&contents.key)?;
         let key = provider.key_provider.load_private_key(key);
-        let key = key.map_err(|error| files.key.fails(Problem::BadKey(error.to_string())))?;
+        let key = key.map_err(|error| files.key.fails(Problem::bad_key(error)))?;
         // rustls compares them too, but reads only certificates of version 3
         let public_key = certificate.public_key().ok();
         if public_key.is_none() || key.public_key().is_some_and(|key| Some(key) != public_key) {

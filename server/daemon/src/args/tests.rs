@@ -356,8 +356,8 @@ fn encryption_needs_certificates_and_only_encryption_does() {
         for given in ["", &key] {
             for flag in ["use-ssl", "use-ssl-mutual"] {
                 let expect = format!(
-                    "--{service}-use-ssl needs the server's certificate and key: give --{service}-server-cert and \
-                     --{service}-server-key"
+                    "--{service}-use-ssl and --{service}-use-ssl-mutual need the server's certificate and key: give \
+                     --{service}-server-cert and --{service}-server-key"
                 );
                 refuses(&format!("--{service}-{flag}=true {given}"), &expect);
             }

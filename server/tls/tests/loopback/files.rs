@@ -34,7 +34,10 @@ fn what_is_not_pem_is_refused() {
     folder.write("server.crt", &pair.key);
     assert_eq!(folder.problem(), nothing("--server-cert 'server.crt'", "certificate", "CERTIFICATE"));
     folder.write("server.crt", &pair.certificate[..pair.certificate.len() / 2]);
-    assert!(folder.problem().starts_with("--server-cert 'server.crt' is not PEM: "), "{}", folder.problem());
+    let cut = "--server-cert 'server.crt' is not PEM: a section 'CERTIFICATE' has no end: the file was cut";
+    assert_eq!(folder.problem(), cut);
+    folder.write("server.crt", "-----BEGIN CERTIFICATE\nMAA=\n");
+    assert_eq!(folder.problem(), "--server-cert 'server.crt' is not PEM: '-----BEGIN CERTIFICATE' begins no section");
     folder.write("server.crt", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
     let bad = "--server-cert 'server.crt' holds a certificate that cannot be read: ";
     assert!(folder.problem().starts_with(bad), "{}", folder.problem());
