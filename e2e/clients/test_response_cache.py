@@ -97,12 +97,12 @@ def ask(protocol, client, values, model="cached", **options):
     return int(answer.as_numpy("OUT")[0])
 
 
-def told(client, model="cached"):
+def counts(client, model="cached"):
     """Hits, misses, executions, successes."""
-    (counts,) = statistics(client, model)
-    stats = counts["inference_stats"]
+    (entry,) = statistics(client, model)
+    stats = entry["inference_stats"]
     number = lambda event: int(stats.get(event, {}).get("count", 0))  # noqa: E731
-    return number("cache_hit"), number("cache_miss"), int(counts.get("execution_count", 0)), number("success")
+    return number("cache_hit"), number("cache_miss"), int(entry.get("execution_count", 0)), number("success")
 
 
 def test_the_servers_memory(models):
@@ -111,12 +111,12 @@ def test_the_servers_memory(models):
         first = ask("http", client, [1, 2])
         for protocol in PROTOCOLS:
             assert ask(protocol, connect(protocol, server), [1, 2], request_id="another", parameters={"a": "b"}) == first
-        assert told(client) == (2, 1, 1, 3)
+        assert counts(client) == (2, 1, 1, 3)
         assert ask("http", client, [2, 1]) != first
         for _ in range(2):
             with pytest.raises(Exception, match="below zero"):
                 ask("http", client, [-1.0])
-        assert told(client)[0] == 2, "errors are not kept"
+        assert counts(client)[0] == 2, "errors are not kept"
         assert ask("http", client, [1, 2], model="plain") != ask("http", client, [1, 2], model="plain")
         large = np.arange(300_000)
         assert ask("http", client, large) != ask("http", client, large), "larger than the cache"
@@ -148,23 +148,23 @@ def test_redis_is_shared_by_servers_of_the_same_model(models, tmp_path, redis):
     with Server(models, *address) as server:
         client = connect("http", server)
         first = ask("http", client, [1, 2])
-        assert ask("http", client, [1, 2]) == first and told(client) == (1, 1, 1, 2)
+        assert ask("http", client, [1, 2]) == first and counts(client) == (1, 1, 1, 2)
         large = np.arange(1 << 20)
         assert ask("http", client, large) == ask("http", client, large)
     with Server(models, *address) as server:
         client = connect("grpc", server)
-        assert ask("grpc", client, [1, 2]) == first and told(client) == (1, 0, 0, 1), "another process finds it"
+        assert ask("grpc", client, [1, 2]) == first and counts(client) == (1, 0, 0, 1), "another process finds it"
         assert "tritonserver/cached/1/" in one.ask("KEYS", "*")
         for key in one.ask("KEYS", "tritonserver/cached/1/*").split():
             one.ask("SET", key, "junk")
         ask("grpc", client, [1, 2])
-        assert told(client)[:2] == (1, 1), "what is no entry counts as none"
+        assert counts(client)[:2] == (1, 1), "what is no entry counts as none"
     shutil.copytree(models, tmp_path / "other")
     python_model.write(tmp_path / "other", "cached", COUNTING + "# changed\n", CACHED + TENSORS)
     with Server(tmp_path / "other", *address) as server:
         client = connect("http", server)
         ask("http", client, [1, 2])
-        assert told(client)[:2] == (0, 1), "another model of that name has entries of its own"
+        assert counts(client)[:2] == (0, 1), "another model of that name has entries of its own"
 
 
 def test_redis_goes_away_and_comes_back_under_load(models, redis):
@@ -186,18 +186,18 @@ def test_redis_goes_away_and_comes_back_under_load(models, redis):
 
         callers = [threading.Thread(target=load, args=(caller,)) for caller in range(4)]
         [caller.start() for caller in callers]
-        hits = lambda: told(client)[0]  # noqa: E731
+        hits = lambda: counts(client)[0]  # noqa: E731
         try:
             until(lambda: hits() > 50, "requests are answered from Redis")
             one.stop()
             until(lambda: "is lost" in server.log(), "the loss is in the log")
-            before, executions = hits(), told(client)[2]
-            until(lambda: told(client)[2] > executions + 50, "requests go on without Redis")
+            before, executions = hits(), counts(client)[2]
+            until(lambda: counts(client)[2] > executions + 50, "requests go on without Redis")
             one.start()
             until(lambda: hits() > before + 50, "Redis is asked again")
             one.process.send_signal(signal.SIGSTOP)
-            executions = told(client)[2]
-            until(lambda: told(client)[2] > executions + 50, "requests go on while Redis hangs")
+            executions = counts(client)[2]
+            until(lambda: counts(client)[2] > executions + 50, "requests go on while Redis hangs")
             one.process.send_signal(signal.SIGCONT)
             before = hits()
             until(lambda: hits() > before + 50, "Redis is asked again")
@@ -216,7 +216,7 @@ def test_redis_with_a_password(models, redis):
         client = connect("http", server)
         assert ask("http", client, [1]) == ask("http", client, [1])
     with Server(models, *flags("redis", **address), env={"TRITONCACHE_REDIS_PASSWORD": "secret"}) as server:
-        assert ask("http", connect("http", server), [1]) and told(connect("http", server))[0] == 1
+        assert ask("http", connect("http", server), [1]) and counts(connect("http", server))[0] == 1
     with Server(models, *flags("redis", **address, password="wrong"), wait=None, expect_exit=1) as server:
         server.process.wait(30)
     assert "error: creating server: Internal - Failed to initialize RedisCache: " in server.log()
@@ -233,7 +233,7 @@ def test_redis_over_tls(models, tmp_path, redis):
     address = {"host": "127.0.0.1", "port": port, "tls_enabled": "true", "cacert": authority.root}
     with Server(models, *flags("redis", **address, cert=certificate, key=key, sni="localhost")) as server:
         client = connect("http", server)
-        assert ask("http", client, [1]) == ask("http", client, [1]) and told(client)[0] == 1
+        assert ask("http", client, [1]) == ask("http", client, [1]) and counts(client)[0] == 1
     for wrong in ({"cacert": stranger.root}, {"sni": "elsewhere"}, {"tls_enabled": "false", "connect_timeout": 500}, {"cacert": models}):
         settings = {**address, "cert": certificate, "key": key, **wrong}
         with Server(models, *flags("redis", **settings), wait=None, expect_exit=1) as server:

@@ -355,16 +355,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::socket::tests::pair;
 
     const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-
-    /// A client's end and the server's end of one connection.
-    async fn pair() -> (TcpStream, Socket, WriteBuffer) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
-        (client, socket, write_buffer)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_no_handshake_or_reads_nothing_is_noticed() {

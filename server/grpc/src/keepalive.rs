@@ -57,24 +57,14 @@ pub(crate) async fn unanswered(write_buffer: &WriteBuffer, calls: &Calls, rules:
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::socket::Socket;
+    use crate::socket::tests::pair;
 
     const RULES: KeepAlive =
         KeepAlive { time: Duration::from_secs(60), timeout: Duration::from_secs(20), pings_without_calls: false };
     const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0keepaliv";
-
-    async fn pair() -> (TcpStream, Socket, WriteBuffer) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
-        (client, socket, write_buffer)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_without_a_call_is_not_pinged() {

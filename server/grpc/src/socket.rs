@@ -304,7 +304,7 @@ impl AsyncWrite for Socket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::future::poll_fn;
 
     use tokio::{
@@ -314,7 +314,8 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (TcpStream, Socket, WriteBuffer) {
+    /// A client's end and the server's end of one connection.
+    pub(crate) async fn pair() -> (TcpStream, Socket, WriteBuffer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
