@@ -4,6 +4,7 @@
 pub mod bytes;
 pub mod condition;
 pub mod config;
+pub mod control;
 pub mod duration;
 pub mod gpu;
 pub mod image;

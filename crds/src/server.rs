@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::parts::{
     ByteCount, Condition,
+    control::Control,
     gpu::Gpu,
     image::Image,
     monitoring::Monitoring,
@@ -122,6 +123,11 @@ pub struct TritonServerSpec {
     /// Settings of the inference server process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerOptions>,
+    /// Who may load and unload models, change log and trace settings and register shared memory: Private or Public. Private:
+    /// only the pod itself, over a socket in it; the ports of the Service refuse these calls, so that nobody but TritonModel
+    /// resources decides what is served. Public: whoever reaches these ports. Default: Private.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     /// How often the kubelet asks and how many silent answers it bears. What it asks is fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<Probes>,

@@ -41,6 +41,11 @@ pub const CLAIMS: &str = "/sources/volumes";
 /// Folder with one folder per Secret that opens a source.
 pub const SECRETS: &str = "/sources/secrets";
 
+/// Folder that server and agent share for sockets; in memory, and never seen from outside the pod.
+pub const CONTROL: &str = "/run/triton";
+/// Socket in it at which the server takes every call, those included that its ports refuse.
+pub const CONTROL_SOCKET: &str = "/run/triton/control.sock";
+
 /// Socket at which the agent keeps those of the server while its container is replaced. In scratch space, which both share.
 pub const FD_STORE: &str = "/tmp/fd-store.sock";
 
