@@ -1,7 +1,7 @@
 //! The state of the agent: one value, published whole through a watch channel and served as JSON to whoever
 //! asks. It holds facts and reasons, no decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use operator_core::Reason;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,10 @@ pub struct State {
     /// How often the server crashed and was started again in its container, as far as this agent has seen.
     #[serde(default)]
     pub server_crashes: u32,
+    /// The contents in rollout that the pod's annotation allows it to serve, as the agent read it last; absent where it serves
+    /// whatever the manifest has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<BTreeSet<String>>,
     /// By name: the models of the manifest, and those that are ending.
     pub models: BTreeMap<String, ModelState>,
 }
@@ -31,7 +35,13 @@ pub struct State {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelState {
-    /// What happens to the content the manifest wants.
+    /// The entry of the manifest that the agent follows, be it the one in rollout or the former one: its content hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Server processes that ended while they loaded that entry.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// What happens to the content of that entry.
     #[serde(flatten)]
     pub phase: Phase,
     /// What the manifest wants, once it was fetched.
@@ -45,6 +55,11 @@ pub struct ModelState {
     /// How long the last load took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The stages a model's content goes through.

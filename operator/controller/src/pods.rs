@@ -161,7 +161,7 @@ impl Poller {
                 metrics.polled("index");
                 // An agent that is silent may have a newer manifest in work than what its server serves.
                 let manifest_hash = has_agent.then(String::new);
-                answer.report = Some(Report { manifest_hash, crashes: None, models: of_index(&index, manifest) });
+                answer.report = Some(Report { manifest_hash, models: of_index(&index, manifest), ..Report::default() });
             }
             Ok(Err(CallError::TooLarge(limit))) => {
                 metrics.polled("too_large");
@@ -301,13 +301,20 @@ fn of_state(state: State) -> Report {
             },
         };
         let report = ModelReport {
+            entry: model.entry,
+            crashes: model.crashes,
             phase,
             versions: model.versions.into_iter().filter_map(|version| i64::try_from(version).ok()).collect(),
             serving: model.serving.map(|content| content.as_str().replacen('-', ":", 1)),
         };
         (name, report)
     });
-    Report { manifest_hash: Some(state.manifest_hash), crashes: Some(state.server_crashes), models: models.collect() }
+    Report {
+        manifest_hash: Some(state.manifest_hash),
+        crashes: Some(state.server_crashes),
+        adopts: state.adopts,
+        models: models.collect(),
+    }
 }
 
 /// What a server says of the models of `manifest`, in the words of decisions.
@@ -323,7 +330,7 @@ fn of_index(index: &Index, manifest: &Manifest) -> BTreeMap<String, ModelReport>
             None if versions.is_empty() => Phase::Pending,
             None => Phase::Ready,
         };
-        ModelReport { phase, versions, serving: None }
+        ModelReport { phase, versions, ..ModelReport::default() }
     };
     manifest.models.iter().map(|entry| (entry.name.clone(), model(&entry.name))).collect()
 }

@@ -12,7 +12,7 @@ use crds::{TritonModel, TritonServer, parts::ByteCount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults,
+    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults, labels,
     manifest::ManifestSource,
     names,
     observed::{FoundConfigMap, Observed},
@@ -235,6 +235,8 @@ fn entry(
         readiness: spec.readiness.unwrap_or_default(),
         load: defaults::load(spec),
         gpu_memory: spec.gpu_memory,
+        retry: model.metadata.annotations.as_ref().and_then(|all| all.get(labels::RETRY)).cloned(),
+        rollout: None,
     })
 }
 

@@ -12,6 +12,11 @@ pub const SERVER: &str = "tritonserver";
 pub const MANIFEST_HASH: &str = "triton-operator.dev/manifest-hash";
 /// Annotation of a pod: hash of the ConfigMaps its models come from, as they were last. Likewise for their files.
 pub const SOURCES_HASH: &str = "triton-operator.dev/sources-hash";
+/// Annotation of a pod: which contents in rollout it may serve, as [`crate::ManifestModel::adopt_word`]s, sorted, with commas
+/// between them. It reaches the agent as the file [`crate::pod::ADOPT`].
+pub const ADOPT: &str = "triton-operator.dev/adopt";
+/// Annotation of a TritonModel: any text. A new one has a content tried again that was given up.
+pub const RETRY: &str = "triton-operator.dev/retry";
 
 /// Labels by which the pods of `server` are selected. They must never change: selectors cannot be edited.
 pub fn selector(server: &str) -> BTreeMap<String, String> {

@@ -60,6 +60,68 @@ pub struct ManifestModel {
     /// GPU memory it claims on each replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_memory: Option<ByteCount>,
+    /// What the user wrote into the annotation [`crate::labels::RETRY`] of the TritonModel. Part of the content: a new text
+    /// makes a new content, which is tried although the same files have failed before: their attempts are counted anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
+    /// How far this content has come; absent once every replica may serve it: it is proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<ModelRollout>,
+}
+
+/// How far a content that is not proven has come. A pod whose annotation [`crate::labels::ADOPT`] names it serves it; another
+/// pod serves `former`, or nothing. This is the only memory of proven and quarantined contents and of crashes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelRollout {
+    /// Where it stands.
+    pub phase: RolloutPhase,
+    /// The entry as it was proven last, itself without a rollout; none if nothing was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Box<ManifestModel>>,
+    /// Server processes that ended while they loaded this content, by the pod in which they did.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub crashes: BTreeMap<String, u32>,
+    /// Why it does not go on, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RolloutFailure>,
+}
+
+/// Where a content that is not proven stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutPhase {
+    /// One pod tries it first.
+    Trial,
+    /// A pod serves it; the others adopt it. A pod that never served the former one adopts it without being named.
+    Spreading,
+    /// A pod failed with it: no further pod gets it until that pod succeeds.
+    Stopped,
+    /// It crashed servers: no pod may serve it until it changes.
+    Quarantined,
+}
+
+/// What stands against a content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutFailure {
+    /// One word, mostly a [`crate::Reason`]; text, so that older agents read manifests with newer words.
+    pub reason: String,
+    /// The words of the server or the agent, up to [`RolloutFailure::MESSAGE_MAX`] bytes.
+    pub message: String,
+    /// Name of the pod that failed.
+    pub pod: String,
+}
+
+impl RolloutFailure {
+    /// Most bytes of a message.
+    pub const MESSAGE_MAX: usize = 512;
+}
+
+impl ModelRollout {
+    /// Server processes that ended while they loaded this content, on any pod, ever.
+    pub fn crash_count(&self) -> u32 {
+        self.crashes.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
 }
 
 /// Where the files of a model come from.
@@ -263,8 +325,8 @@ impl Manifest {
 }
 
 impl ManifestModel {
-    /// SHA-256 of what makes the model what it is (source, checksum, layout, format, configuration), in hexadecimal. While
-    /// it stays the same, the model need not be fetched or loaded anew.
+    /// SHA-256 of what makes the model what it is (source, checksum, layout, format, configuration, attempt asked for), in
+    /// hexadecimal. While it stays the same, the model need not be fetched or loaded anew.
     pub fn content_hash(&self) -> String {
         #[derive(Serialize)]
         struct Content<'a> {
@@ -274,6 +336,8 @@ impl ManifestModel {
             layout: Layout,
             format: Option<ModelFormat>,
             config: &'a ManifestConfig,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retry: &'a Option<String>,
         }
         hash_of(&Content {
             name: &self.name,
@@ -282,7 +346,15 @@ impl ManifestModel {
             layout: self.layout,
             format: self.format,
             config: &self.config,
+            retry: &self.retry,
         })
+    }
+
+    /// The first 16 digits of [`ManifestModel::content_hash`]: how the annotation [`crate::labels::ADOPT`] names a content.
+    pub fn adopt_word(&self) -> String {
+        let mut hash = self.content_hash();
+        hash.truncate(16);
+        hash
     }
 
     /// SHA-256 of what its files come from and how they are laid out (source, checksum, layout, format), in hexadecimal.
@@ -293,4 +365,47 @@ impl ManifestModel {
 
 fn hash_of(content: &impl Serialize) -> String {
     hex::encode(Sha256::digest(canonical::to_string(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn model() -> ManifestModel {
+        serde_json::from_value(json!({
+            "name": "a", "resource": "a", "source": { "pvc": { "claim": "models", "path": "" } }, "layout": "Auto",
+            "config": { "text": "name: \"a\"", "precedence": "Fields" }, "readiness": "Required",
+            "load": { "timeout": "60s", "retries": 0, "backoff": "1s" },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn how_far_a_content_has_come_is_no_part_of_it() {
+        let proven = model();
+        let rollout = ModelRollout {
+            phase: RolloutPhase::Stopped,
+            former: Some(Box::new(proven.clone())),
+            crashes: BTreeMap::from([("vision-x".to_owned(), 1), ("vision-y".to_owned(), u32::MAX)]),
+            failure: None,
+        };
+        assert_eq!(rollout.crash_count(), u32::MAX);
+        let tried = ManifestModel { rollout: Some(rollout), ..model() };
+        assert_eq!(tried.content_hash(), proven.content_hash());
+        let manifest = |model| Manifest::new("ml", "vision", vec![model]);
+        assert_ne!(manifest(tried.clone()).hash, manifest(proven).hash);
+        let read = Manifest::from_json(&manifest(tried.clone()).to_json()).unwrap();
+        assert_eq!(read.models, [tried]);
+    }
+
+    #[test]
+    fn another_attempt_asked_for_makes_another_content() {
+        let again = ManifestModel { retry: Some("2".into()), ..model() };
+        assert_ne!(again.content_hash(), model().content_hash());
+        assert_eq!(again.files_hash(), model().files_hash());
+        assert_eq!(again.adopt_word().len(), 16);
+        assert!(again.content_hash().starts_with(&again.adopt_word()));
+    }
 }

@@ -40,6 +40,10 @@ pub const CONFIG_MAPS: &str = "/sources/configmaps";
 pub const CLAIMS: &str = "/sources/volumes";
 /// Folder with one folder per Secret that opens a source.
 pub const SECRETS: &str = "/sources/secrets";
+/// Folder of what a pod learns of itself.
+pub const POD_INFO: &str = "/podinfo";
+/// File with the pod's annotation [`crate::labels::ADOPT`].
+pub const ADOPT: &str = "/podinfo/adopt";
 
 /// Folder that server and agent share for sockets; in memory, and never seen from outside the pod.
 pub const CONTROL: &str = "/run/triton";

@@ -1,7 +1,7 @@
 //! One pod of a server, as it was seen: what the kubelet says of it, and what its agent (or, without one, the server's own
 //! index) says of the models. Facts only; what they mean for a status is decided in [`crate::status`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
@@ -48,6 +48,9 @@ pub struct Report {
     pub manifest_hash: Option<String>,
     /// Crashes of its server that its agent has seen; none if that did not answer.
     pub crashes: Option<u32>,
+    /// The contents in rollout that it has read it may serve ([`crate::ManifestModel::adopt_word`]); none: it serves whatever
+    /// the manifest has, as agents of older versions do.
+    pub adopts: Option<BTreeSet<String>>,
     /// By the name clients know.
     pub models: BTreeMap<String, ModelReport>,
 }
@@ -55,12 +58,17 @@ pub struct Report {
 /// What a pod says of one model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelReport {
-    /// How far it is with what the manifest wants.
+    /// The entry of the manifest that it follows, be it the one in rollout or the former one: its
+    /// [`crate::ManifestModel::content_hash`]. None: its agent does not say.
+    pub entry: Option<String>,
+    /// How far it is with that entry.
     pub phase: Phase,
     /// Versions that take requests, be they the wanted ones or not.
     pub versions: Vec<i64>,
     /// Hash of the content that serves.
     pub serving: Option<String>,
+    /// Server processes that ended while they loaded that entry, as far as this pod knows.
+    pub crashes: u32,
 }
 
 /// How far a pod is with what the manifest wants.

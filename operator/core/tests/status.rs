@@ -125,13 +125,14 @@ impl Case {
 }
 
 fn replica(at: usize, hash: Option<&str>, models: &[TritonModel], phase: &Phase, versions: &[i64]) -> Replica {
-    let report = ModelReport { phase: phase.clone(), versions: versions.to_vec(), serving: None };
+    let report = ModelReport { phase: phase.clone(), versions: versions.to_vec(), ..ModelReport::default() };
     Replica {
         name: format!("vision-{at}"),
         is_ready: true,
         report: Some(Report {
             manifest_hash: hash.map(str::to_owned),
             crashes: None,
+            adopts: None,
             models: models.iter().map(|model| (model.metadata.name.clone().unwrap(), report.clone())).collect(),
         }),
         ..Replica::default()

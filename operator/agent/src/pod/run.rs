@@ -175,6 +175,8 @@ mod tests {
                 backoff: Duration::from_secs(1).into(),
             },
             gpu_memory: None,
+            retry: None,
+            rollout: None,
         }
     }
 

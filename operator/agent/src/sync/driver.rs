@@ -425,6 +425,7 @@ impl Driver {
                 server_is_ready: self.is_ready,
                 is_settled: plan.is_settled,
                 server_crashes: state.server_crashes, // whoever runs the agent counts them
+                adopts: state.adopts.clone(),
                 models: report::describe_all(observed, models, state, index, now),
             };
             let is_new = *state != next;

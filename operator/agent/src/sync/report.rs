@@ -77,5 +77,6 @@ fn describe(
         serving: wanted.active.clone().filter(|_| is_serving),
         versions: index.map(|index| index.ready_versions(name)).unwrap_or_default(),
         load_ms: memory.load_ms,
+        ..ModelState::default()
     }
 }

@@ -200,6 +200,8 @@ fn model(name: &str, source: ManifestSource) -> ManifestModel {
             backoff: Duration::from_millis(20).into(),
         },
         gpu_memory: None,
+        retry: None,
+        rollout: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn view(models: &[(&str, Phase)]) -> View {
             server_is_ready: true,
             is_settled: false,
             server_crashes: 0,
+            adopts: None,
             models: models.iter().map(model).collect(),
         },
         manifest_hash: "h".into(),
