@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// All that is known at one moment.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct Inputs {
     /// The models of the manifest.
     pub wanted: BTreeMap<String, Wanted>,
     /// Models on disk, in the ledger or in the server's hands that the manifest no longer has; `true` while one is being unloaded.
@@ -147,7 +147,7 @@ impl RetryPolicy {
 }
 
 /// What to do at `now`.
-pub fn plan(observed: &Observed, now: Instant) -> Plan {
+pub fn plan(observed: &Inputs, now: Instant) -> Plan {
     let mut plan = Plan { is_settled: true, ..Plan::default() };
     for (name, model) in &observed.wanted {
         plan_model(name, model, observed.server_is_live, now, &mut plan);
@@ -210,7 +210,7 @@ impl Wanted {
     }
 }
 
-fn plan_unloads(observed: &Observed, plan: &mut Plan) {
+fn plan_unloads(observed: &Inputs, plan: &mut Plan) {
     if observed.unwanted.is_empty() {
         return;
     }
@@ -221,7 +221,7 @@ fn plan_unloads(observed: &Observed, plan: &mut Plan) {
     }
 }
 
-fn plan_deletions(observed: &Observed, now: Instant, plan: &mut Plan) {
+fn plan_deletions(observed: &Inputs, now: Instant, plan: &mut Plan) {
     // a fetch may be about to bring the very content that is being deleted
     if observed.wanted.values().any(|model| model.is_fetching) || plan.steps.iter().any(|s| matches!(s, Step::Fetch(_)))
     {

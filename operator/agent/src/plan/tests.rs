@@ -28,17 +28,17 @@ fn updating() -> Wanted {
     Wanted { staged: b(), ..serving() }
 }
 
-fn observe(models: impl IntoIterator<Item = (&'static str, Wanted)>) -> Observed {
-    Observed {
+fn observe(models: impl IntoIterator<Item = (&'static str, Wanted)>) -> Inputs {
+    Inputs {
         wanted: models.into_iter().map(|(name, model)| (name.to_owned(), model)).collect(),
         server_is_live: true,
         grace: Duration::from_secs(30),
-        ..Observed::default()
+        ..Inputs::default()
     }
 }
 
 #[track_caller]
-fn check(observed: &Observed, now: Instant, expect: &[Step]) -> Plan {
+fn check(observed: &Inputs, now: Instant, expect: &[Step]) -> Plan {
     let plan = plan(observed, now);
     assert_eq!(plan.steps, expect);
     plan

@@ -23,7 +23,7 @@ use crate::{
     attempts::{Attempts, CRASHES_MAX},
     fault::{Fault, Reason},
     load::{Index, Server},
-    plan::{Observed, Plan, RetryPolicy, Served, Step, Wanted, plan},
+    plan::{Inputs, Plan, RetryPolicy, Served, Step, Wanted, plan},
     source::{self, Progress},
     state::State,
     store::Store,
@@ -212,7 +212,7 @@ impl Driver {
         }
     }
 
-    fn observe(&mut self, manifest: &Manifest, now: Instant) -> Observed {
+    fn observe(&mut self, manifest: &Manifest, now: Instant) -> Inputs {
         self.give_up(now);
         let ledger = self.store.ledger();
         let in_repository = self.store.names();
@@ -248,7 +248,7 @@ impl Driver {
         for content in contents {
             self.unreferenced.entry(content).or_insert(now);
         }
-        Observed {
+        Inputs {
             wanted,
             unwanted,
             server_is_live: self.index.is_some(),
@@ -416,7 +416,7 @@ impl Driver {
         }
     }
 
-    fn publish(&self, manifest: &Manifest, observed: &Observed, plan: &Plan, now: Instant) {
+    fn publish(&self, manifest: &Manifest, observed: &Inputs, plan: &Plan, now: Instant) {
         let (index, models) = (self.index.as_ref(), &self.models);
         self.state.send_if_modified(|state| {
             let next = State {

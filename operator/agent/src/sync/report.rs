@@ -7,14 +7,14 @@ use tokio::sync::watch;
 use super::memory::Memory;
 use crate::{
     load::Index,
-    plan::{Observed, Served, Wanted},
+    plan::{Inputs, Served, Wanted},
     source::Stage,
     state::{ModelState, Phase, State},
 };
 
 /// Where every model stands. `before` is the state so far: how far a fetch is, only the fetch itself knows.
 pub(super) fn describe_all(
-    observed: &Observed,
+    observed: &Inputs,
     memories: &BTreeMap<String, Memory>,
     before: &State,
     index: Option<&Index>,
