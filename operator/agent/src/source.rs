@@ -1,12 +1,17 @@
 //! Where the files of a model come from: one file per kind of source, all with the same result. Here is what they share:
 //! the places where mounted sources lie, what a fetch may cost, and who gets its progress.
 
+pub mod client;
 pub mod configmap;
+pub mod download;
 pub mod folder;
+pub mod guard;
 pub mod http;
 pub mod inline;
 pub mod pvc;
 pub mod unpack;
+#[cfg(test)]
+pub(crate) mod web;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +25,8 @@ use std::{
 };
 
 use operator_core::manifest::{ManifestModel, ManifestSource};
+
+pub use self::guard::AddressRule;
 
 use crate::{
     fault::{Fault, Reason},
@@ -46,7 +53,7 @@ pub struct Mounts {
     pub below: Vec<PathBuf>,
 }
 
-/// Where mounted sources lie on this machine.
+/// Where sources are: folders of this machine, and addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// ConfigMaps: one file per key.
@@ -55,6 +62,8 @@ pub struct Places {
     pub volumes: Mounts,
     /// Secrets: one file per key.
     pub secrets: Mounts,
+    /// Which addresses they may have.
+    pub addresses: Arc<AddressRule>,
 }
 
 /// What a model may cost to fetch.
@@ -68,6 +77,10 @@ pub struct Limits {
     pub connect: Duration,
     /// How long a source may stay silent in the middle.
     pub silence: Duration,
+    /// Bytes a second that a source must bring...
+    pub least_rate: u64,
+    /// ... over each span of this length.
+    pub least_rate_over: Duration,
     /// How long a fetch may take in all.
     pub fetch: Duration,
 }
@@ -77,8 +90,11 @@ impl Default for Limits {
         Self {
             bytes: 1 << 40,
             files: 100_000,
-            connect: Duration::from_secs(10),
+            // with the failure told: ten seconds
+            connect: Duration::from_secs(8),
             silence: Duration::from_secs(30),
+            least_rate: 1024,
+            least_rate_over: Duration::from_secs(60),
             fetch: Duration::from_secs(6 * 3600),
         }
     }
@@ -105,7 +121,7 @@ pub struct Progress {
 
 /// Brings the files of a model into `into`, which exists and is empty; `beside` is a free path on the same disk.
 ///
-/// Errors: `SourceNotFound`, `CredentialsMissing`, `DownloadFailed`, `ChecksumMismatch`, `InvalidSource`, `StoreFailed`.
+/// Errors: `SourceNotFound`, `CredentialsMissing`, `AddressRefused`, `DownloadFailed`, `ChecksumMismatch`, `InvalidSource`, `StoreFailed`.
 pub async fn fetch(
     model: &ManifestModel,
     into: &Path,
@@ -119,8 +135,8 @@ pub async fn fetch(
         ManifestSource::Http { uri, secret } => {
             let credentials =
                 secret.as_deref().map(|name| http::Credentials::read(&places.secrets, name)).transpose()?;
-            let download = http::Download { uri, credentials, checksum, layout: model.layout };
-            return download.fetch(into, beside, progress).await;
+            let source = http::HttpSource { uri, credentials, checksum, layout: model.layout };
+            return source.fetch(&places.addresses, into, beside, progress).await;
         }
         ManifestSource::Inline { files } => {
             let (files, into, progress) = (files.clone(), into.to_owned(), Arc::clone(progress));
@@ -183,15 +199,15 @@ fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) 
     }
 }
 
-/// What the source is opened with, as a text that differs when it changes. Content that was fetched stays good without it;
-/// what could not be fetched may be had with other credentials.
+/// What the source is opened with, as a text that differs when it changes: credentials, and the addresses that it may have.
+/// Content that was fetched stays good without it; what could not be fetched may be had with other credentials.
 pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
     match &model.source {
-        ManifestSource::Http { secret: Some(name), .. } => places.secrets.revision(name),
-        ManifestSource::Http { secret: None, .. }
-        | ManifestSource::ConfigMap { .. }
-        | ManifestSource::Inline { .. }
-        | ManifestSource::Pvc { .. } => None,
+        ManifestSource::Http { secret, .. } => {
+            let secret = secret.as_deref().and_then(|name| places.secrets.revision(name));
+            Some(format!("{} {}", secret.unwrap_or_default(), places.addresses.revision()))
+        }
+        ManifestSource::ConfigMap { .. } | ManifestSource::Inline { .. } | ManifestSource::Pvc { .. } => None,
     }
 }
 
@@ -291,11 +307,12 @@ impl Progress {
         Ok(())
     }
 
-    /// A new attempt begins at zero.
-    pub fn restart(&self) {
-        self.done.store(0, Ordering::Relaxed);
-        self.reported.store(0, Ordering::Relaxed);
-        self.total.store(u64::MAX, Ordering::Relaxed);
+    /// That many bytes are gone again: an attempt begins at zero.
+    pub fn take_back(&self, bytes: u64) {
+        let take = |done: u64| Some(done.saturating_sub(bytes));
+        for count in [&self.done, &self.reported] {
+            let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take); // `take` always gives a number
+        }
     }
 
     /// All is here.

@@ -14,14 +14,14 @@ mod screen;
 mod server;
 mod servers;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
-use triton_agent::source::{Mounts, Places};
+use triton_agent::source::{AddressRule, Mounts, Places};
 
 use self::{
     desired::{Complaint, desire},
@@ -85,6 +85,8 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
             config_maps: Mounts { below: config_maps, ..Mounts::default() },
             volumes: named(volumes),
             secrets: named(secrets),
+            // what listens on the user's own machine is his
+            addresses: Arc::new(AddressRule::with_loopback()),
         },
         is_verbose: verbose,
         state_dir,

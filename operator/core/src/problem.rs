@@ -60,6 +60,7 @@ pub enum Reason {
     ChecksumMismatch,
     SourceNotFound,
     CredentialsMissing,
+    AddressRefused,
     DownloadFailed,
     StoreFailed,
     InvalidSource,

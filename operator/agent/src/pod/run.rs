@@ -134,8 +134,12 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
     settings.look_again = LOOK;
     // with the pod: another pod may have more memory than this one
     settings.attempts = args.root.join("attempts.json");
-    settings.places =
-        Places { config_maps: below(&args.config_maps), volumes: below(&args.volumes), secrets: below(&args.secrets) };
+    settings.places = Places {
+        config_maps: below(&args.config_maps),
+        volumes: below(&args.volumes),
+        secrets: below(&args.secrets),
+        ..Places::default()
+    };
     settings
 }
 

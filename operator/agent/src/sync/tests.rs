@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     fault::Reason,
+    source,
     state::{ModelState, Phase},
 };
 
@@ -145,6 +146,7 @@ impl Harness {
         settings.places.config_maps.below = vec![self.root.path().join("maps")];
         settings.places.volumes.below = vec![self.root.path().join("volumes")];
         settings.places.secrets.below = vec![self.root.path().join("secrets")];
+        settings.places.addresses = Arc::new(source::AddressRule::with_loopback());
         let agent = Agent::start(settings, self.manifests.subscribe()).unwrap();
         *self.server.repository.lock().unwrap() = agent.repository();
         self.agent = Some(agent);
