@@ -1,6 +1,7 @@
 //! Pieces of the two kinds, one idea per file. Every optional field is left out when absent (never `null`), so that an
 //! object read and written again is the object the user wrote.
 
+pub mod access;
 pub mod bytes;
 pub mod condition;
 pub mod config;

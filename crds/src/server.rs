@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::parts::{
     ByteCount, Condition,
+    access::{AgentOptions, ModelAccess, NetworkPolicyOptions},
     control::Control,
     gpu::Gpu,
     image::Image,
@@ -120,6 +121,10 @@ pub struct TritonServerSpec {
     /// Where fetched models are kept. Default: an emptyDir, fetched again by each new pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_store: Option<ModelStore>,
+    /// What the models of the server may use: Secrets, claims, hosts. A model that names another Secret or claim is not loaded
+    /// (AccessDenied).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_access: Option<ModelAccess>,
     /// Settings of the inference server process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerOptions>,
@@ -128,6 +133,9 @@ pub struct TritonServerSpec {
     /// resources decides what is served. Public: whoever reaches these ports. Default: Private.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
+    /// The agent: the container beside the server that fetches and loads models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentOptions>,
     /// How often the kubelet asks and how many silent answers it bears. What it asks is fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<Probes>,
@@ -137,6 +145,9 @@ pub struct TritonServerSpec {
     /// The Service in front of the pods: 8000 (HTTP), 8001 (gRPC), 8002 (metrics).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceOptions>,
+    /// The NetworkPolicy of the pods: who may reach which of their ports. Default: none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicyOptions>,
     /// Objects made for the monitoring of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,

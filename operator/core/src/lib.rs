@@ -23,6 +23,7 @@ pub mod pod;
 pub mod problem;
 pub mod render;
 pub mod replica;
+pub mod source_rules;
 pub mod status;
 pub mod validate;
 pub mod validated;

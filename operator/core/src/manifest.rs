@@ -12,7 +12,7 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::canonical;
+use crate::{canonical, source_rules::SourceRules};
 
 /// The form of manifests this version writes. A reader refuses higher numbers and ignores fields it does not know.
 pub const FORMAT: u32 = 1;
@@ -29,6 +29,9 @@ pub struct Manifest {
     pub server: String,
     /// The models, sorted by name, each name once.
     pub models: Vec<ManifestModel>,
+    /// What their sources may use. Left out where nothing is ruled.
+    #[serde(default, skip_serializing_if = "SourceRules::is_empty")]
+    pub sources: SourceRules,
     /// SHA-256 of the canonical JSON of all the above, in hexadecimal.
     pub hash: String,
 }
@@ -264,10 +267,18 @@ impl Manifest {
     /// The manifest of `models`: sorted by name and hashed.
     pub fn new(namespace: impl Into<String>, server: impl Into<String>, mut models: Vec<ManifestModel>) -> Self {
         models.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut manifest =
-            Self { format: FORMAT, namespace: namespace.into(), server: server.into(), models, hash: String::new() };
+        let (namespace, server, sources) = (namespace.into(), server.into(), SourceRules::default());
+        let mut manifest = Self { format: FORMAT, namespace, server, models, sources, hash: String::new() };
         manifest.hash = manifest.content_hash();
         manifest
+    }
+
+    /// The same manifest with these rules for sources, hashed anew.
+    #[must_use]
+    pub fn with_sources(mut self, sources: SourceRules) -> Self {
+        self.sources = sources;
+        self.hash = self.content_hash();
+        self
     }
 
     /// The manifest as canonical JSON, hash included.
@@ -314,12 +325,15 @@ impl Manifest {
             namespace: &'a str,
             server: &'a str,
             models: &'a [ManifestModel],
+            #[serde(skip_serializing_if = "SourceRules::is_empty")]
+            sources: &'a SourceRules,
         }
         hash_of(&Content {
             format: self.format,
             namespace: &self.namespace,
             server: &self.server,
             models: &self.models,
+            sources: &self.sources,
         })
     }
 }

@@ -15,8 +15,16 @@ use operator_core::{
 use serde_json::Value;
 
 /// Fields whose inside is Kubernetes' own and explained there.
-const THEIRS: [&str; 5] =
-    ["spec.affinity", "spec.resources", "spec.server.env", "spec.tolerations", "spec.topologySpreadConstraints"];
+const THEIRS: [&str; 8] = [
+    "spec.affinity",
+    "spec.agent.resources",
+    "spec.networkPolicy.clients",
+    "spec.networkPolicy.monitoring",
+    "spec.resources",
+    "spec.server.env",
+    "spec.tolerations",
+    "spec.topologySpreadConstraints",
+];
 
 /// Of a choice the example shows one way and names the others in a comment.
 const OTHER_CHOICES: [&str; 3] =

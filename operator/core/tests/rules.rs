@@ -23,6 +23,12 @@ fn servers() -> Vec<(Value, bool)> {
         (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 1 } }), true),
         (json!({ "rollout": { "maxUnavailable": 0 } }), true),
         (json!({ "rollout": { "maxUnavailable": 0, "maxSurge": 0 } }), false),
+        (
+            json!({ "modelAccess": { "hosts": ["*.hub.example", "10.0.0.1", "fd00::1", "10.0.0.0/8", "fd00::/8"] } }),
+            true,
+        ),
+        (json!({ "modelAccess": { "hosts": ["a.example", "10.0.0.0/33"] } }), false),
+        (json!({ "modelAccess": { "hosts": ["fd00:::/8"] } }), false),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! A `TritonServer`: stores, rollouts, flags, GPUs.
+//! A `TritonServer`: stores, rollouts, flags, GPUs, hosts.
 
 use crds::TritonServer;
 
@@ -7,6 +7,7 @@ use crate::{
     Problem,
     defaults::{GPU_RESOURCE, OWN_FLAGS},
     names,
+    source_rules::HostPattern,
 };
 
 /// Everything wrong with `server`.
@@ -17,6 +18,7 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     rollout(server, &mut findings);
     gpu(server, &mut findings);
     flags(server, &mut findings);
+    hosts(server, &mut findings);
     findings.problems
 }
 
@@ -32,6 +34,15 @@ fn rollout(server: &TritonServer, findings: &mut Findings) {
     if (rollout.max_surge, rollout.max_unavailable) == (Some(0), Some(0)) {
         let message = "maxSurge 0 and maxUnavailable 0 leave a rollout no way to move: raise one of them";
         findings.add(spec("rollout"), message);
+    }
+}
+
+fn hosts(server: &TritonServer, findings: &mut Findings) {
+    let hosts = server.spec.model_access.iter().filter_map(|access| access.hosts.as_ref()).flatten();
+    for (at, host) in hosts.enumerate() {
+        if let Err(error) = host.parse::<HostPattern>() {
+            findings.add(spec("modelAccess").field("hosts").index(at), error.to_string());
+        }
     }
 }
 
