@@ -141,7 +141,10 @@ async fn next<R>(
 where
     R: futures_util::Stream<Item = ScheduleRequest<ServerKey>>,
 {
-    scheduler.as_mut().hold_unless(|key| may_take && !busy.contains(key)).next().await
+    if !may_take {
+        return scheduler.as_mut().hold().next().await; // does not look through all that wait
+    }
+    scheduler.as_mut().hold_unless(|key| !busy.contains(key)).next().await
 }
 
 fn ended_reconcile(

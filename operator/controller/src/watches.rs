@@ -3,6 +3,7 @@
 //! is still empty would read as "no models".
 
 mod keys;
+mod store;
 mod stream;
 
 use std::{
@@ -17,17 +18,16 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Client, Resource, ResourceExt,
+    Client, ResourceExt,
     api::DynamicObject,
     core::{DeserializeGuard, PartialObjectMeta},
-    runtime::reflector::{ObjectRef, Store},
 };
 use operator_core::{build::Kind, labels};
 use tokio::task::AbortHandle;
 
 use self::{
-    keys::{Change, config_map_users, moved, own_key, owning_server, server_of},
-    stream::{Starter, api, everything, ours, watch_objects},
+    store::{Store, Term},
+    stream::{Starter, Ways, api, everything, ours, watch_objects},
 };
 use crate::{
     metrics::Metrics,
@@ -48,8 +48,6 @@ pub(crate) struct Watches {
     queue: Queue,
     metrics: Arc<Metrics>,
     scopes: Vec<Scope>,
-    /// The server each model named last, so that both servers of a model that moves are reconciled.
-    servers_of_models: Arc<Mutex<HashMap<String, ServerKey>>>,
 }
 
 /// The watches of one namespace, or of all.
@@ -68,31 +66,21 @@ struct Scope {
 impl Watches {
     /// Begins to watch; `namespaces` none: all of them.
     pub(crate) fn start(client: &Client, namespaces: &[String], queue: &Queue, metrics: &Arc<Metrics>) -> Arc<Self> {
-        let servers_of_models = Arc::default();
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-        let scopes = scopes
-            .into_iter()
-            .map(|namespace| Scope::start(client, namespace, queue, metrics, &servers_of_models))
-            .collect();
-        Arc::new(Self {
-            client: client.clone(),
-            queue: queue.clone(),
-            metrics: Arc::clone(metrics),
-            scopes,
-            servers_of_models,
-        })
+        let scopes = scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics)).collect();
+        Arc::new(Self { client: client.clone(), queue: queue.clone(), metrics: Arc::clone(metrics), scopes })
     }
 
     /// Waits until every store has been filled once.
     pub(crate) async fn filled(&self) {
         for scope in &self.scopes {
             // a writer is dropped only when the operator ends
-            let _ = scope.servers.wait_until_ready().await;
-            let _ = scope.models.wait_until_ready().await;
-            let _ = scope.pods.wait_until_ready().await;
-            let _ = scope.config_maps.wait_until_ready().await;
+            scope.servers.filled().await;
+            scope.models.filled().await;
+            scope.pods.filled().await;
+            scope.config_maps.filled().await;
             for store in scope.objects.values() {
-                let _ = store.wait_until_ready().await;
+                store.filled().await;
             }
         }
     }
@@ -138,8 +126,8 @@ impl Watches {
             if is_known {
                 let namespace = scope.namespace.as_deref();
                 let (store, task) = watch_objects(&self.client, namespace, kind, &self.queue, &self.metrics);
-                match tokio::time::timeout(FILL_OPTIONAL, store.wait_until_ready()).await {
-                    Ok(Ok(())) => drop(scope.optional().insert(kind, (store, task))),
+                match tokio::time::timeout(FILL_OPTIONAL, store.filled()).await {
+                    Ok(true) => drop(scope.optional().insert(kind, (store, task))),
                     _ => task.abort(), // forbidden, or gone again: asked anew in a while
                 }
             } else if let Some((_, task)) = scope.optional().remove(&kind) {
@@ -151,60 +139,52 @@ impl Watches {
 
     /// A server, if it exists.
     pub(crate) fn server(&self, key: &ServerKey) -> Option<Arc<Guarded<TritonServer>>> {
-        self.scope(&key.namespace)?.servers.get(&ObjectRef::new(&key.name).within(&key.namespace))
+        self.scope(&key.namespace)?.servers.get(&key.namespace, &key.name)
     }
 
     /// The models that name a server, those that can be read.
     pub(crate) fn models(&self, key: &ServerKey) -> Vec<TritonModel> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        let names_it = |model: &TritonModel| server_of(model).is_some_and(|server| server == *key);
-        let models = scope.models.state();
-        models.iter().filter_map(|model| model.0.as_ref().ok()).filter(|model| names_it(model)).cloned().collect()
+        let models = scope.models.find(&Term::Server(key.clone()));
+        models.iter().filter_map(|model| model.0.as_ref().ok()).cloned().collect()
     }
 
     /// The models of a namespace that cannot be read: their metadata, and why.
     pub(crate) fn unreadable_models(&self, namespace: &str) -> Vec<(ObjectMeta, String)> {
         let Some(scope) = self.scope(namespace) else { return vec![] };
-        let models = scope.models.state();
+        let models = scope.models.find(&Term::Unreadable(namespace.to_owned()));
         let unreadable = models.iter().filter_map(|model| model.0.as_ref().err());
-        let here = unreadable.filter(|invalid| invalid.metadata.namespace.as_deref() == Some(namespace));
-        here.map(|invalid| (invalid.metadata.clone(), invalid.error.clone())).collect()
+        unreadable.map(|invalid| (invalid.metadata.clone(), invalid.error.clone())).collect()
     }
 
     /// The pods of a server, sorted by name.
     pub(crate) fn pods(&self, key: &ServerKey) -> Vec<Arc<Pod>> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        let mut pods = scope.pods.state_filter(|pod| owning_server(&pod.metadata).as_ref() == Some(key));
-        pods.sort_by_key(|pod| pod.metadata.name.clone());
-        pods
+        scope.pods.find(&Term::Server(key.clone()))
     }
 
     /// The present version of a ConfigMap, if it exists.
     pub(crate) fn config_map_version(&self, namespace: &str, name: &str) -> Option<String> {
-        version(&self.scope(namespace)?.config_maps.get(&ObjectRef::new(name).within(namespace))?.metadata)
+        version(&self.scope(namespace)?.config_maps.get(namespace, name)?.metadata)
     }
 
     /// An object made for a server, as it was last seen.
     pub(crate) fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
-        let store = self.store(kind, namespace)?;
-        store.get(&ObjectRef::new_with(name, kind.api_resource()).within(namespace))
+        self.store(kind, namespace)?.get(namespace, name)
     }
 
     /// Objects of a kind that were made for the server with that uid.
     pub(crate) fn objects_of(&self, kind: Kind, namespace: &str, uid: &str) -> Vec<Arc<DynamicObject>> {
         let Some(store) = self.store(kind, namespace) else { return vec![] };
-        store.state_filter(|object| {
-            object.namespace().as_deref() == Some(namespace)
-                && object.owner_references().iter().any(|owner| owner.uid == uid)
-        })
+        let mut objects = store.find(&Term::Owner(uid.to_owned()));
+        objects.retain(|object| object.namespace().as_deref() == Some(namespace));
+        objects
     }
 
     /// Every server there is or that a model names.
     pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
-        let servers = self.scopes.iter().flat_map(|scope| scope.servers.state());
-        let mut keys: BTreeSet<ServerKey> = servers.filter_map(|server| own_key(server.meta())).collect();
-        keys.extend(self.servers_of_models.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
-        keys
+        let keys = self.scopes.iter().flat_map(|scope| [scope.servers.servers(), scope.models.servers()]);
+        keys.flatten().collect()
     }
 
     /// How many servers and models there are, and how many of them are ready.
@@ -215,12 +195,12 @@ impl Watches {
         };
         let mut counts = [("TritonServer", 0, 0), ("TritonModel", 0, 0)];
         for scope in &self.scopes {
-            for server in scope.servers.state() {
+            for server in scope.servers.all() {
                 let status = server.0.as_ref().ok().and_then(|server| server.status.as_ref());
                 counts[0].1 += 1;
                 counts[0].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
             }
-            for model in scope.models.state() {
+            for model in scope.models.all() {
                 let status = model.0.as_ref().ok().and_then(|model| model.status.as_ref());
                 counts[1].1 += 1;
                 counts[1].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
@@ -248,39 +228,28 @@ pub(crate) fn version(meta: &ObjectMeta) -> Option<String> {
 }
 
 impl Scope {
-    fn start(
-        client: &Client,
-        namespace: Option<String>,
-        queue: &Queue,
-        metrics: &Arc<Metrics>,
-        servers_of_models: &Arc<Mutex<HashMap<String, ServerKey>>>,
-    ) -> Self {
+    fn start(client: &Client, namespace: Option<String>, queue: &Queue, metrics: &Arc<Metrics>) -> Self {
         let within = namespace.as_deref();
-        let models = {
-            let servers_of_models = Arc::clone(servers_of_models);
-            move |event: &Change, model: &Guarded<TritonModel>| moved(&servers_of_models, event, model)
-        };
-        let servers = |_: &Change, server: &Guarded<TritonServer>| own_key(server.meta()).into_iter().collect();
-        let pods = |_: &Change, pod: &Pod| owning_server(&pod.metadata).into_iter().collect();
         let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
         let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
         let start = Starter { queue, metrics };
-        let models = start.watch(api(client, within), everything(), (), models).0;
-        let users = {
-            let models = models.clone();
-            move |_: &Change, config_map: &PartialObjectMeta<ConfigMap>| {
-                config_map_users(&models.state(), &config_map.metadata)
-            }
-        };
-        let trim = |config_map: &mut PartialObjectMeta<ConfigMap>| {
-            config_map.annotations_mut().clear(); // kubectl may have put a copy of the whole there
-            config_map.labels_mut().clear();
+        let models = start.watch(api(client, within), everything(), &(), Ways::found_by(keys::of_model)).0;
+        let config_maps = Ways {
+            trim: |config_map: &mut PartialObjectMeta<ConfigMap>| {
+                config_map.annotations_mut().clear(); // kubectl may have put a copy of the whole there
+                config_map.labels_mut().clear();
+            },
+            terms: |_, _| vec![],
+            users: {
+                let models = models.clone();
+                Box::new(move |config_map| keys::config_map_users(&models, &config_map.metadata))
+            },
         };
         Self {
-            servers: start.watch(api(client, within), everything(), (), servers).0,
+            servers: start.watch(api(client, within), everything(), &(), Ways::found_by(keys::of_server)).0,
             models,
-            config_maps: start.watch_trimmed(api(client, within), everything(), (), trim, users).0,
-            pods: start.watch(api(client, within), everything().labels(&labels), (), pods).0,
+            config_maps: start.watch(api(client, within), everything(), &(), config_maps).0,
+            pods: start.watch(api(client, within), everything().labels(&labels), &(), Ways::found_by(keys::of_pod)).0,
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),
             namespace,

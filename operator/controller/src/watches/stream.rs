@@ -9,7 +9,6 @@ use kube::{
     api::DynamicObject,
     runtime::{
         WatchStreamExt,
-        reflector::{Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
@@ -17,7 +16,10 @@ use operator_core::{build::Kind, labels};
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use super::keys::{Change, owning_server};
+use super::{
+    keys,
+    store::{Store, Term, store},
+};
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
@@ -29,75 +31,59 @@ pub(super) struct Starter<'a> {
     pub(super) metrics: &'a Arc<Metrics>,
 }
 
+/// What is particular to the watch of one kind.
+pub(super) struct Ways<K> {
+    /// Takes away what is not worth keeping.
+    pub(super) trim: fn(&mut K),
+    /// What an object is found by, given what it was found by before. It matters to each server among these.
+    pub(super) terms: fn(&K, &[Term]) -> Vec<Term>,
+    /// To which servers it matters besides.
+    pub(super) users: Users<K>,
+}
+
+/// Names the servers that use an object.
+pub(super) type Users<K> = Box<dyn Fn(&K) -> Vec<ServerKey> + Send>;
+
+impl<K> Ways<K> {
+    pub(super) fn found_by(terms: fn(&K, &[Term]) -> Vec<Term>) -> Self {
+        Self { trim: |_| {}, terms, users: Box::new(|_| vec![]) }
+    }
+}
+
 impl Starter<'_> {
     /// Watches one kind: into its store first, then to those it may matter to.
     pub(super) fn watch<K>(
         &self,
         api: Api<K>,
         config: watcher::Config,
-        dynamic_type: K::DynamicType,
-        keys: impl Fn(&Change, &K) -> Vec<ServerKey> + Send + 'static,
+        dynamic_type: &K::DynamicType,
+        ways: Ways<K>,
     ) -> (Store<K>, AbortHandle)
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         K::DynamicType: Eq + Hash + Clone + Send + Sync,
     {
-        self.watch_trimmed(api, config, dynamic_type, |_| {}, keys)
-    }
-
-    /// The same; `trim` takes away what is not worth keeping.
-    pub(super) fn watch_trimmed<K>(
-        &self,
-        api: Api<K>,
-        config: watcher::Config,
-        dynamic_type: K::DynamicType,
-        trim: impl Fn(&mut K) + Send + 'static,
-        keys: impl Fn(&Change, &K) -> Vec<ServerKey> + Send + 'static,
-    ) -> (Store<K>, AbortHandle)
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone + Send + Sync,
-    {
-        let kind = K::kind(&dynamic_type).into_owned();
-        let writer = Writer::new(dynamic_type);
-        let store = writer.as_reader();
-        let (reader, queue, metrics) = (store.clone(), self.queue.clone(), Arc::clone(self.metrics));
+        let kind = K::kind(dynamic_type).into_owned();
+        let Ways { trim, terms, users } = ways;
+        let (store, mut writer) = store(terms);
+        let (queue, metrics) = (self.queue.clone(), Arc::clone(self.metrics));
         let task = tokio::spawn(async move {
-            let events = watcher(api, config)
-                .default_backoff()
-                .modify(move |object| {
-                    object.managed_fields_mut().clear(); // half of what an object weighs, and never read
-                    trim(object);
-                })
-                .reflect(writer);
+            let events = watcher(api, config).default_backoff().modify(move |object| {
+                object.managed_fields_mut().clear(); // half of what an object weighs, and never read
+                trim(object);
+            });
             let mut events = std::pin::pin!(events);
-            // what was there before a list, for what the list does not have any more
-            let mut before = vec![];
             let mut is_well = true;
             while let Some(event) = events.next().await {
                 is_well = note_health(&kind, &event, is_well, &metrics);
-                let keys_to_queue: Vec<ServerKey> = match &event {
-                    Ok(Event::Apply(object)) => keys(&Change::Is, object),
-                    Ok(Event::Delete(object)) => keys(&Change::IsGone, object),
-                    Ok(Event::Init) => {
-                        before = reader.state();
-                        vec![]
-                    }
-                    Ok(Event::InitApply(_)) | Err(_) => vec![],
-                    Ok(Event::InitDone) => {
-                        let now = reader.state();
-                        let is_there = |object: &Arc<K>| {
-                            let uid = object.meta().uid.as_ref();
-                            now.iter().any(|other| other.meta().uid.as_ref() == uid)
-                        };
-                        let gone = before.drain(..).filter(|object| !is_there(object));
-                        let mut keys_to_queue: Vec<_> =
-                            gone.flat_map(|object| keys(&Change::IsGone, &object)).collect();
-                        keys_to_queue.extend(now.iter().flat_map(|object| keys(&Change::Is, object)));
-                        keys_to_queue
-                    }
-                };
-                keys_to_queue.into_iter().for_each(|key| queue.push(key));
+                let Ok(event) = event else { continue };
+                for touched in writer.take(event) {
+                    let servers = touched.terms.into_iter().filter_map(|term| match term {
+                        Term::Server(key) => Some(key),
+                        _ => None,
+                    });
+                    servers.chain(users(&touched.object)).for_each(|key| queue.push(key));
+                }
             }
         });
         (store, task.abort_handle())
@@ -138,8 +124,8 @@ pub(super) fn watch_objects(
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let keys = |_: &Change, object: &DynamicObject| owning_server(&object.metadata).into_iter().collect();
-    Starter { queue, metrics }.watch(api, everything().labels(&ours()), resource, keys)
+    let ways = Ways::found_by(keys::of_object);
+    Starter { queue, metrics }.watch(api, everything().labels(&ours()), &resource, ways)
 }
 
 /// Objects of one namespace, or of all.
