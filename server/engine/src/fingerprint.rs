@@ -17,7 +17,18 @@ use crate::repository::{ModelFolder, Stamp};
 pub(crate) struct Fingerprint {
     /// The configuration as its author wrote it.
     written: ModelConfig,
+    /// It came with a load request, and is not that of the folder.
+    is_config_given: bool,
     files: Option<Files>,
+}
+
+/// What of a model came with a load request and stands in for what its folder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Override {
+    /// The configuration.
+    Config,
+    /// The configuration and the files.
+    Files,
 }
 
 /// Files that one version was made from.
@@ -32,6 +43,15 @@ struct Files {
 }
 
 impl Fingerprint {
+    /// What of it came with a load request, if anything did.
+    pub(crate) const fn given(&self) -> Option<Override> {
+        match (&self.files, self.is_config_given) {
+            (None, _) => Some(Override::Files),
+            (Some(_), true) => Some(Override::Config),
+            (Some(_), false) => None,
+        }
+    }
+
     /// What has changed since, where `self` serves and `now` lies in the folder. Files that came with a load request
     /// compare with nothing: they are always new.
     pub(crate) fn change_to(&self, now: &Self) -> Change {
@@ -43,7 +63,8 @@ impl Fingerprint {
         {
             return Change::Model;
         }
-        if files.labels != files_now.labels || self.written != now.written { Change::Settings } else { Change::Nothing }
+        let is_same = files.labels == files_now.labels && self.written == now.written && self.given() == now.given();
+        if is_same { Change::Nothing } else { Change::Settings }
     }
 }
 
@@ -79,10 +100,11 @@ impl FolderFiles {
         files
     }
 
-    /// The fingerprint of one version.
-    pub(crate) fn fingerprint(&self, version: u64, written: &ModelConfig) -> Fingerprint {
+    /// The fingerprint of one version; `is_config_given`: its configuration came with a load request.
+    pub(crate) fn fingerprint(&self, version: u64, written: &ModelConfig, is_config_given: bool) -> Fingerprint {
         Fingerprint {
             written: written.clone(),
+            is_config_given,
             files: Some(Files {
                 origin: self.origin.clone(),
                 version: self.versions.get(&version).cloned().unwrap_or_default(),
@@ -107,5 +129,5 @@ pub(crate) fn is_ignored(inside: &Path) -> bool {
 
 /// The fingerprint of a version whose files came with the load request.
 pub(crate) fn of_given_files(written: &ModelConfig) -> Fingerprint {
-    Fingerprint { written: written.clone(), files: None }
+    Fingerprint { written: written.clone(), is_config_given: true, files: None }
 }

@@ -43,6 +43,7 @@ mod version_router;
 mod warm_up;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
@@ -60,6 +61,7 @@ use server_core::{
     metrics,
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
+    tensor::Name,
 };
 pub use server_repositories::{Location, LocationError};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
@@ -78,6 +80,7 @@ use self::{
 pub use self::{
     blocking_pool::BlockingPool,
     cache::{CacheConfig, ResponseCache},
+    fingerprint::Override,
     infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
@@ -319,6 +322,15 @@ impl Engine {
             index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
         }
         Ok(index)
+    }
+
+    /// The models, by their names, that do not serve what their folder says: what of them came with a load request instead.
+    pub fn overrides(&self) -> BTreeMap<String, Override> {
+        let given = |(key, entry): (Name, Arc<Entry>)| {
+            let (_, name) = self.lifecycle.repositories().namespaces().split(&key);
+            Some((name.to_owned(), entry.given()?))
+        };
+        self.registry.entries().into_iter().filter_map(given).collect()
     }
 
     /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.

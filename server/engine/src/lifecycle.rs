@@ -96,14 +96,26 @@ struct Draft {
     folder: Option<FolderFiles>,
     /// Where the files lie, if that is a folder of ours: they came with the load request, or were fetched.
     files: Option<Arc<tempfile::TempDir>>,
-    /// A configuration that came with the load request, kept for later loads once it serves.
-    to_keep: Option<Override>,
+    /// The configuration is one that came with a load request, this or a former one.
+    is_config_given: bool,
+    /// What becomes of the configuration kept for later loads once this one serves.
+    keeping: Keeping,
+}
+
+/// What a load does to the configuration that is kept for later loads.
+enum Keeping {
+    /// Nothing.
+    AsBefore,
+    /// It brought one.
+    Keep(Box<Override>),
+    /// It asked for the folder's own.
+    Drop,
 }
 
 impl Draft {
     fn fingerprint(&self, version: u64) -> Fingerprint {
         match &self.folder {
-            Some(folder) => folder.fingerprint(version, &self.config),
+            Some(folder) => folder.fingerprint(version, &self.config, self.is_config_given),
             None => fingerprint::of_given_files(&self.config),
         }
     }
@@ -288,10 +300,10 @@ impl Lifecycle {
 
     /// A configuration that came with a load and serves now is the one of later loads.
     fn keep_override(&self, name: &str, draft: &Draft) {
-        if let Some(given) = &draft.to_keep {
-            self.overrides.lock().insert(name.to_owned(), given.clone());
-        } else if draft.folder.is_none() {
-            self.overrides.lock().remove(name);
+        match &draft.keeping {
+            Keeping::Keep(given) => drop(self.overrides.lock().insert(name.to_owned(), Override::clone(given))),
+            Keeping::Drop => drop(self.overrides.lock().remove(name)),
+            Keeping::AsBefore => {}
         }
     }
 
@@ -386,7 +398,7 @@ impl Lifecycle {
             },
         };
         let model_dir = source.path().to_owned();
-        let mut to_keep = None;
+        let (mut keeping, mut is_config_given) = (Keeping::AsBefore, true);
         let mut config = match parameters.config {
             Some(json) => {
                 let config = config::from_json(&json)
@@ -395,13 +407,23 @@ impl Lifecycle {
                 if !problems.is_empty() {
                     return Err(config::problems_error(name, &problems).into());
                 }
+                keeping = Keeping::Drop; // of files that came with it, the folder says nothing
                 if files.is_none() {
                     let instead_of = self.own_config(&model_dir).unwrap_or_default();
-                    to_keep = Some(Override { config: config.clone(), instead_of });
+                    // one that says what the folder says stands in for nothing
+                    let own = instead_of.as_deref().and_then(|text| config::from_text(text).ok());
+                    is_config_given = own.as_ref() != Some(&config);
+                    if is_config_given {
+                        keeping = Keeping::Keep(Box::new(Override { config: config.clone(), instead_of }));
+                    }
                 }
                 config
             }
-            None => self.folder_config(key, &model_dir).map_err(poll_failed)?,
+            None => {
+                let (config, is_kept) = self.folder_config(key, &model_dir).map_err(poll_failed)?;
+                is_config_given = is_kept;
+                config
+            }
         };
         self.resolve_steps(key, &mut config);
         if !config.name.is_empty() && config.name != name {
@@ -445,21 +467,21 @@ impl Lifecycle {
         let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
         let files = files.or_else(|| source.holder());
         let (name, namespace) = (name.to_owned(), namespace.to_owned());
-        Ok(Draft { name, namespace, model_dir, config, wanted, folder, files, to_keep })
+        Ok(Draft { name, namespace, model_dir, config, wanted, folder, files, is_config_given, keeping })
     }
 
     /// The configuration that the folder says, or the one given before with a load request if the folder still says
-    /// what it said then.
-    fn folder_config(&self, name: &str, model_dir: &std::path::Path) -> Result<ModelConfig, String> {
+    /// what it said then, and whether it is that one.
+    fn folder_config(&self, name: &str, model_dir: &std::path::Path) -> Result<(ModelConfig, bool), String> {
         let text = self.own_config(model_dir).map_err(|error| error.to_string())?;
         let mut overrides = self.overrides.lock();
         if let Some(kept) = overrides.get(name) {
             if kept.instead_of == text {
-                return Ok(kept.config.clone());
+                return Ok((kept.config.clone(), true));
             }
             overrides.remove(name);
         }
-        match text {
+        let own = match text {
             Some(text) => config::from_text(&text).map_err(|error| {
                 let path = repository::config_path(model_dir, self.config_name.as_deref());
                 format!("failed to read text proto from {}: {error}", path.display())
@@ -469,7 +491,8 @@ impl Lifecycle {
                 Err(format!("failed to open text file for read {}: No such file or directory", path.display()))
             }
             None => Ok(ModelConfig::default()),
-        }
+        };
+        own.map(|config| (config, false))
     }
 
     fn own_config(&self, model_dir: &std::path::Path) -> Result<Option<String>> {

@@ -164,7 +164,13 @@ impl Loader {
         let is_same = |serving: &&LoadedModel| matches!(serving.runner(), Runner::Ensemble(it) if *it.graph() == graph);
         let before = serving.filter(is_same);
         let runner = match before {
-            Some(serving) if *serving.config == config && *serving.interface == interface => return Ok(None),
+            Some(serving)
+                if *serving.config == config
+                    && *serving.interface == interface
+                    && serving.fingerprint.given() == target.fingerprint.given() =>
+            {
+                return Ok(None);
+            }
             Some(serving)
                 if serving.config.metric_tags == config.metric_tags
                     && serving.config.response_cache == config.response_cache =>

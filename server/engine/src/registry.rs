@@ -14,7 +14,7 @@ use server_core::{
     tensor::Name,
 };
 
-use crate::{model::LoadedModel, namespaces::Namespaces, version_router::VersionRouter};
+use crate::{fingerprint::Override, model::LoadedModel, namespaces::Namespaces, version_router::VersionRouter};
 
 /// State of a model version in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,13 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What of the versions that serve came with a load request; the files, if any version has such.
+    pub(crate) fn given(&self) -> Option<Override> {
+        let models = self.versions.values().filter_map(|version| version.model.as_ref());
+        let given = models.filter_map(|model| model.fingerprint.given());
+        given.max_by_key(|given| *given == Override::Files)
+    }
+
     pub(crate) fn latest_ready(&self) -> Option<&Arc<LoadedModel>> {
         self.versions.values().rev().find_map(|version| version.model.as_ref())
     }

@@ -8,11 +8,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use harness::{Harness, ask, send};
 use server_core::{
+    config,
     error::Code,
     interface::ModelId,
     request::{InferRequest, VersionChoice},
 };
-use server_engine::{ControlMode, Engine, LoadParameters, Options, VersionState};
+use server_engine::{ControlMode, Engine, LoadParameters, Options, Override, VersionState};
 
 const ALL: &str = "version_policy { all { } }";
 
@@ -175,6 +176,39 @@ async fn an_override_holds_until_another_comes_or_the_folder_changes() {
     engine.unload("m", false).await.unwrap();
     load(&engine).await.unwrap();
     assert_eq!(size(), 5, "an unload ends it");
+}
+
+#[tokio::test]
+async fn what_stands_in_for_a_folder_is_known_until_a_load_goes_back_to_the_folder() {
+    let harness = Harness::new();
+    harness.model("m", "max_batch_size: 4 parameters { key: 'k' value { string_value: 'v' } }", &[1]);
+    let engine = harness.explicit();
+    let with = |config: &str, files: &[&str]| LoadParameters {
+        config: Some(config.to_owned()),
+        files: files.iter().map(|file| ((*file).to_owned(), b"x".to_vec().into())).collect(),
+    };
+    let given = || engine.overrides().get("m").copied();
+    let size = || engine.config(harness::id("m")).unwrap().max_batch_size;
+    load(&engine).await.unwrap();
+    assert_eq!(given(), None);
+    let text = std::fs::read_to_string(harness.path("m/config.pbtxt")).unwrap();
+    let own = config::to_json(&config::from_text(&text).unwrap()).to_string();
+    for files in [&[][..], &["3/weights"]] {
+        engine.load("m", with(&harness::config_json("m", 2), files)).await.unwrap();
+        let expected = if files.is_empty() { Override::Config } else { Override::Files };
+        assert_eq!((given(), size()), (Some(expected), 2));
+        engine.load("m", with(&own, &[])).await.unwrap();
+        assert_eq!((given(), size()), (None, 4), "a configuration that says what the folder says is none of its own");
+        load(&engine).await.unwrap();
+        assert_eq!((given(), size()), (None, 4), "nor is it kept");
+    }
+    engine.load("m", with(&harness::config_json("m", 2), &[])).await.unwrap();
+    let bad = with(&own.replace("\"max_batch_size\":4", "\"max_batch_size\":-4"), &[]);
+    assert!(engine.load("m", bad).await.is_err());
+    load(&engine).await.unwrap();
+    assert_eq!((given(), size()), (Some(Override::Config), 2), "what failed changes nothing");
+    engine.unload("m", false).await.unwrap();
+    assert_eq!(given(), None, "nothing serves");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::{
         number::{self, Number},
         value::Value,
     },
-    repository::{load_parameters, ready_only, unload_dependents},
+    repository::{index_query, load_parameters, unload_dependents},
     router::{Route, route},
 };
 
@@ -34,7 +34,7 @@ pub(crate) static INTERFACE: LazyLock<std::sync::Arc<Interface>> =
 pub fn json(data: &[u8]) {
     number(data);
     let ours = Value::parse(data);
-    let _ = (ready_only(data), unload_dependents(data));
+    let _ = (index_query(data), unload_dependents(data));
     if let Ok(parameters) = load_parameters(data) {
         let size: usize = parameters.files.iter().map(|(_, content)| content.len()).sum();
         assert!(size <= data.len(), "{size} bytes of files in {}", data.len());

@@ -1,5 +1,7 @@
 //! The model repository extension: index, load, unload.
 
+use std::collections::BTreeMap;
+
 use base64::{
     Engine as _,
     alphabet::STANDARD,
@@ -8,7 +10,7 @@ use base64::{
 use http::Response;
 use serde::Serialize;
 use server_core::error::{Error, Result};
-use server_engine::{IndexEntry, LoadParameters};
+use server_engine::{IndexEntry, LoadParameters, Override};
 
 use crate::{
     body::{Body, RequestBody},
@@ -33,11 +35,18 @@ struct Line {
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
+    /// What of the model came with a load request and stands in for what its folder says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#override: Option<&'static str>,
 }
 
-impl From<IndexEntry> for Line {
-    fn from(entry: IndexEntry) -> Self {
+impl Line {
+    fn new(entry: IndexEntry, overrides: &BTreeMap<String, Override>) -> Self {
         Self {
+            r#override: overrides.get(&entry.name).map(|given| match given {
+                Override::Config => "config",
+                Override::Files => "files",
+            }),
             name: entry.name,
             version: entry.version.map(|version| version.to_string()),
             state: entry.state.map(server_engine::VersionState::text),
@@ -46,11 +55,22 @@ impl From<IndexEntry> for Line {
     }
 }
 
+/// What a request asks the index for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct IndexQuery {
+    /// Versions that are ready, and no others.
+    ready_only: bool,
+    /// What came with load requests, beside each model that serves such. Ours; clients of Triton do not ask for it.
+    overrides: bool,
+}
+
 /// `POST /v2/repository/index`. Errors: the server is not ready, or the body is wrong.
 pub(crate) async fn index(server: &Server, activity: &Activity, body: &mut RequestBody) -> Result<Response<Body>> {
     let body = read(server, activity, body).await?;
-    let ready_only = ready_only(&body.bytes)?;
-    let lines: Vec<Line> = server.engine.current_index(ready_only).await?.into_iter().map(Line::from).collect();
+    let query = index_query(&body.bytes)?;
+    let entries = server.engine.current_index(query.ready_only).await?;
+    let overrides = if query.overrides { server.engine.overrides() } else { BTreeMap::new() };
+    let lines: Vec<Line> = entries.into_iter().map(|entry| Line::new(entry, &overrides)).collect();
     to_json(&lines).map(json)
 }
 
@@ -60,15 +80,17 @@ async fn read(server: &Server, activity: &Activity, body: &mut RequestBody) -> R
     body.read(limit, &server.options.byte_budget, activity, None).await
 }
 
-pub(crate) fn ready_only(body: &[u8]) -> Result<bool> {
+pub(crate) fn index_query(body: &[u8]) -> Result<IndexQuery> {
     if body.is_empty() {
-        return Ok(false);
+        return Ok(IndexQuery { ready_only: false, overrides: false });
     }
-    match Value::parse(body)?.member("ready") {
+    let body = Value::parse(body)?;
+    let is = |name: &str| match body.member(name) {
         None => Ok(false),
-        Some(Value::Bool(ready)) => Ok(*ready),
-        Some(_) => Err(Error::invalid_argument("Invalid value for 'ready': expected a boolean")),
-    }
+        Some(Value::Bool(is)) => Ok(*is),
+        Some(_) => Err(Error::invalid_argument(format!("Invalid value for '{name}': expected a boolean"))),
+    };
+    Ok(IndexQuery { ready_only: is("ready")?, overrides: is("overrides")? })
 }
 
 /// `POST /v2/repository/models/{m}/load`: answers when the model serves. Errors: it does not.
@@ -191,22 +213,30 @@ mod tests {
             entry(Some(1), Some(VersionState::Unavailable), "unloaded"),
         ]
         .into_iter()
-        .map(Line::from)
+        .map(|entry| Line::new(entry, &BTreeMap::new()))
         .collect();
         assert_eq!(
             String::from_utf8(to_json(&lines).unwrap()).unwrap(),
             "[{\"name\":\"m\"},{\"name\":\"m\",\"version\":\"2\",\"state\":\"READY\"},\
              {\"name\":\"m\",\"version\":\"1\",\"state\":\"UNAVAILABLE\",\"reason\":\"unloaded\"}]"
         );
+        let overrides = BTreeMap::from([("m".to_owned(), Override::Files)]);
+        let line = Line::new(entry(Some(2), Some(VersionState::Ready), ""), &overrides);
+        let text = String::from_utf8(to_json(&line).unwrap()).unwrap();
+        assert_eq!(text, r#"{"name":"m","version":"2","state":"READY","override":"files"}"#);
     }
 
     #[test]
-    fn the_index_can_be_asked_for_ready_models_only() {
-        assert_eq!(ready_only(b""), Ok(false));
-        assert_eq!(ready_only(b"{}"), Ok(false));
-        assert_eq!(ready_only(b"{\"ready\":true}"), Ok(true));
-        let error = ready_only(b"{\"ready\":1}").unwrap_err();
-        assert_eq!(error.message, "Invalid value for 'ready': expected a boolean");
+    fn the_index_can_be_asked_for_ready_models_only_and_for_what_stands_in_for_their_folders() {
+        let query = |ready_only, overrides| Ok(IndexQuery { ready_only, overrides });
+        assert_eq!(index_query(b""), query(false, false));
+        assert_eq!(index_query(b"{}"), query(false, false));
+        assert_eq!(index_query(b"{\"ready\":true}"), query(true, false));
+        assert_eq!(index_query(b"{\"overrides\":true}"), query(false, true));
+        for name in ["ready", "overrides"] {
+            let error = index_query(format!("{{\"{name}\":1}}").as_bytes()).unwrap_err();
+            assert_eq!(error.message, format!("Invalid value for '{name}': expected a boolean"));
+        }
     }
 
     #[test]
