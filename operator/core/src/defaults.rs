@@ -1,7 +1,7 @@
 //! What absent fields mean. The definitions carry no defaults, so that what users wrote stays what they wrote; every
 //! default the field docs promise is here.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     TritonModelSpec, TritonServerSpec,
@@ -18,6 +18,8 @@ use crate::{drift, manifest::ManifestLoad};
 
 /// Name of memory among resources.
 const MEMORY: &str = "memory";
+/// Name of processor time among resources.
+const CPU: &str = "cpu";
 
 /// The extended resource GPUs are asked for by.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
@@ -39,6 +41,12 @@ pub const MEMORY_LIMIT: ByteCount = ByteCount(4 << 30);
 pub const MEMORY_LIMIT_PER_GPU: ByteCount = ByteCount(16 << 30);
 /// Memory request of a server whose spec sets neither limit nor request.
 pub const MEMORY_REQUEST: ByteCount = ByteCount(256 << 20);
+/// Memory limit of the agent: it keeps nothing of what it fetches in memory.
+pub const AGENT_MEMORY_LIMIT: ByteCount = ByteCount(256 << 20);
+/// Memory request of the agent.
+pub const AGENT_MEMORY_REQUEST: ByteCount = ByteCount(32 << 20);
+/// CPU request of the agent.
+pub const AGENT_CPU_REQUEST: &str = "10m";
 /// How often gauges are read anew.
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long requests under way may take to finish.
@@ -142,22 +150,40 @@ pub fn surge_and_unavailable(spec: &TritonServerSpec) -> (i32, i32) {
 /// extended resource needs its limit only: the request follows it.
 pub fn resources(spec: &TritonServerSpec) -> ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
-    let limits = resources.limits.get_or_insert_default();
-    if !limits.contains_key(MEMORY) {
-        let gpus = spec.gpu.as_ref().map_or(0, |gpu| u64::try_from(gpu.count).unwrap_or(0));
-        let usual = if gpus == 0 { MEMORY_LIMIT } else { ByteCount(MEMORY_LIMIT_PER_GPU.0.saturating_mul(gpus)) };
-        let usual = Quantity(usual.to_string());
-        let requests = resources.requests.get_or_insert_default();
-        let requested = requests.entry(MEMORY.into()).or_insert_with(|| Quantity(MEMORY_REQUEST.to_string()));
-        // a limit below the request would be refused
-        let limit = if is_more(requested, &usual) { requested.clone() } else { usual };
-        limits.insert(MEMORY.into(), limit);
-    }
+    let gpus = spec.gpu.as_ref().map_or(0, |gpu| u64::try_from(gpu.count).unwrap_or(0));
+    let limit = if gpus == 0 { MEMORY_LIMIT } else { ByteCount(MEMORY_LIMIT_PER_GPU.0.saturating_mul(gpus)) };
+    limit_memory(&mut resources, limit, MEMORY_REQUEST);
     if let Some(gpu) = &spec.gpu {
         let name = gpu.resource_name.clone().unwrap_or_else(|| GPU_RESOURCE.to_owned());
-        limits.insert(name, Quantity(gpu.count.to_string()));
+        resources.limits.get_or_insert_default().insert(name, Quantity(gpu.count.to_string()));
     }
     resources
+}
+
+/// CPU and memory of the agent's container: what the spec asks for, a memory limit and small requests where it says nothing.
+/// A limit without a request is the request as well, so that limits alone are enough for the QoS class Guaranteed.
+pub fn agent_resources(spec: &TritonServerSpec) -> ResourceRequirements {
+    let mut resources = spec.agent.as_ref().and_then(|agent| agent.resources.clone()).unwrap_or_default();
+    limit_memory(&mut resources, AGENT_MEMORY_LIMIT, AGENT_MEMORY_REQUEST);
+    let has_cpu = |side: &Option<BTreeMap<String, Quantity>>| side.iter().any(|side| side.contains_key(CPU));
+    if !has_cpu(&resources.limits) && !has_cpu(&resources.requests) {
+        resources.requests.get_or_insert_default().insert(CPU.into(), Quantity(AGENT_CPU_REQUEST.into()));
+    }
+    resources
+}
+
+/// Sets a memory limit where there is none, of at least the request, and the request where there is none either.
+fn limit_memory(resources: &mut ResourceRequirements, limit: ByteCount, request: ByteCount) {
+    let limits = resources.limits.get_or_insert_default();
+    if limits.contains_key(MEMORY) {
+        return;
+    }
+    let usual = Quantity(limit.to_string());
+    let requests = resources.requests.get_or_insert_default();
+    let requested = requests.entry(MEMORY.into()).or_insert_with(|| Quantity(request.to_string()));
+    // a limit below the request would be refused
+    let limit = if is_more(requested, &usual) { requested.clone() } else { usual };
+    limits.insert(MEMORY.into(), limit);
 }
 
 fn is_more(one: &Quantity, other: &Quantity) -> bool {
@@ -244,6 +270,27 @@ mod tests {
         check_resources(
             json!({ "resources": { "requests": { "cpu": "1", "memory": "512Mi" } } }),
             json!({ "limits": { "memory": "4Gi" }, "requests": { "cpu": "1", "memory": "512Mi" } }),
+        );
+    }
+
+    #[track_caller]
+    fn check_agent(resources: serde_json::Value, expect: serde_json::Value) {
+        let spec = serde_json::json!({ "agent": { "resources": resources } });
+        let spec: TritonServerSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(serde_json::to_value(agent_resources(&spec)).unwrap(), expect);
+    }
+
+    #[test]
+    fn an_agent_has_a_memory_limit_and_can_be_guaranteed() {
+        use serde_json::json;
+        let usual = json!({ "limits": { "memory": "256Mi" }, "requests": { "cpu": "10m", "memory": "32Mi" } });
+        check_agent(json!({}), usual);
+        let equal = json!({ "cpu": "100m", "memory": "128Mi" });
+        check_agent(json!({ "limits": equal }), json!({ "limits": equal }));
+        check_agent(json!({ "limits": equal, "requests": equal }), json!({ "limits": equal, "requests": equal }));
+        check_agent(
+            json!({ "requests": { "cpu": "1", "memory": "1Gi" } }),
+            json!({ "limits": { "memory": "1Gi" }, "requests": { "cpu": "1", "memory": "1Gi" } }),
         );
     }
 

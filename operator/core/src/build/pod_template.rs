@@ -1,18 +1,13 @@
 //! The pod: the agent as a sidecar that starts first, and the server, which starts once the agent has brought its start-up
 //! set. Models are named nowhere in it; only the volumes they come from are. It satisfies Pod Security `restricted`.
 
-use std::collections::BTreeMap;
-
 use crds::parts::image::PullPolicy;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
-        ResourceRequirements, SeccompProfile, SecurityContext, TopologySpreadConstraint,
+        SeccompProfile, SecurityContext, TopologySpreadConstraint,
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
 use super::{filled, probes, seconds, some, volumes};
@@ -140,13 +135,7 @@ fn agent(server: &Validated<'_>) -> Container {
         // The server starts only once this has succeeded, so that its readiness speaks of the whole start-up set.
         startup_probe: Some(probes::staged()),
         liveness_probe: Some(probes::agent_lives()),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([
-                ("cpu".to_owned(), Quantity("10m".into())),
-                ("memory".to_owned(), Quantity("32Mi".into())),
-            ])),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(defaults::agent_resources(&server.server.spec)),
         volume_mounts: Some(volumes::of_agent(server)),
         security_context: Some(restricted()),
         ..Container::default()
