@@ -79,11 +79,11 @@ pub struct TritonModelSpec {
     /// The TritonServer that serves the model, in the same namespace. It need not exist yet. When it is changed the model
     /// is loaded there and then unloaded here.
     pub server_ref: NameRef,
-    /// Name by which clients know the model. It cannot be changed. Default: metadata.name.
+    /// Name by which clients know the model, of at most 240 characters. It cannot be changed. Default: metadata.name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = MODEL_NAME_PATTERN),
-        length(max = 255),
+        length(max = 240),
         extend("x-kubernetes-validations" = schema::rules(&[(
             "self == oldSelf",
             "modelName cannot be changed: clients know the model by it; make a new TritonModel",
@@ -132,6 +132,9 @@ pub struct TritonModelSpec {
 
 /// What the name of a model may be: it becomes a folder and a part of addresses.
 pub const MODEL_NAME_PATTERN: &str = "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$";
+
+/// Longest `spec.modelName`: it is the name of folders, with what is added to tell contents apart.
+pub const MODEL_NAME_MAX: usize = 240;
 
 /// Longest `metadata.name` of a TritonModel: it is used as a label value; the name clients use is `spec.modelName`.
 pub const NAME_MAX: usize = 63;

@@ -23,6 +23,9 @@ const KEYED: [(&str, &[&str]); 9] = [
 /// Fields that hold quantities.
 const QUANTITIES: [&str; 3] = ["limits", "requests", "sizeLimit"];
 
+/// Fields that the API server leaves out while they are `false`; elsewhere `false` is not the same as nothing.
+const ABSENT_WHILE_FALSE: [&str; 1] = ["spec.paused"];
+
 /// Paths of the fields of `ours` that are otherwise in `live`; empty if there is nothing to write.
 pub fn drifted(ours: &Value, live: &Value) -> Vec<String> {
     let mut paths = vec![];
@@ -96,6 +99,7 @@ fn compare(path: &str, ours: &Value, live: &Value, is_quantity: bool, paths: &mu
                         compare(&path, field, other, is_quantity, paths);
                     }
                     None if is_nothing(field) => {}
+                    None if *field == Value::Bool(false) && ABSENT_WHILE_FALSE.contains(&path.as_str()) => {}
                     None => paths.push(path),
                 }
             }
@@ -290,6 +294,18 @@ mod tests {
         check(limits("1"), limits("2"), &["limits.cpu"]);
         // elsewhere a text is a text
         check(json!({ "value": "1000m" }), json!({ "value": "1" }), &["value"]);
+    }
+
+    #[test]
+    fn a_deployment_that_somebody_paused_has_drifted() {
+        let ours = json!({ "spec": { "paused": false, "automountServiceAccountToken": false } });
+        check(ours.clone(), json!({ "spec": { "automountServiceAccountToken": false } }), &[]);
+        check(
+            ours.clone(),
+            json!({ "spec": { "paused": true, "automountServiceAccountToken": false } }),
+            &["spec.paused"],
+        );
+        check(ours, json!({ "spec": {} }), &["spec.automountServiceAccountToken"]);
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Draft {
             .filter(|problem| !(backend_is_open && matches!(paths::top_level(&problem.path), "backend" | "platform")))
             .map(|problem| match self.says(paths::top_level(&problem.path)) || self.says(&problem.path) {
                 true => self.problem(model, problem),
-                false => in_file(format!("{}: {}", problem.path, problem.message)),
+                false => in_file(format!("{}: {}", problem.path, paths::with_cure(problem))),
             })
             .collect()
     }
@@ -182,16 +182,15 @@ impl Draft {
 
     /// A problem of the configuration as one of the resource.
     fn problem(&self, model: &TritonModel, found: &config::Problem) -> Problem {
-        let cure = paths::cure(found);
         if let Some(at) = routing_field(model, &found.path) {
             let (path, message) = (at.into(), found.message.clone());
             return Problem { object: names::object(model), reason: Reason::InvalidConfig, path, message };
         }
         let (path, message) = match self.precedence {
             Precedence::Whole => {
-                (paths::spec("configPbtxt").into(), format!("{}: {}{cure}", found.path, found.message))
+                (paths::spec("configPbtxt").into(), format!("{}: {}", found.path, paths::with_cure(found)))
             }
-            Precedence::Fields => (paths::in_resource(&found.path), format!("{}{cure}", found.message)),
+            Precedence::Fields => (paths::in_resource(&found.path), paths::with_cure(found)),
         };
         Problem { object: names::object(model), reason: Reason::InvalidConfig, path, message }
     }

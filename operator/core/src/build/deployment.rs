@@ -44,6 +44,8 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
             min_ready_seconds: Some(MIN_READY_SECONDS),
             progress_deadline_seconds: Some(i32::try_from(seconds(deadline).max(1)).unwrap_or(i32::MAX)),
             template,
+            // a paused rollout of somebody else's would go on for ever, and look as if it were under way
+            paused: Some(false),
             ..DeploymentSpec::default()
         }),
         status: None,

@@ -13,6 +13,9 @@ const RENAMED: [(&str, &str); 5] = [
     ("name", "spec.modelName"),
 ];
 
+/// What the server says of a group for GPUs on a machine without any.
+const NO_GPUS: &str = "KIND_GPU but no GPUs are available";
+
 pub(super) fn spec(field: &str) -> FieldPath {
     FieldPath::default().field("spec").field(field)
 }
@@ -34,18 +37,24 @@ pub(super) fn in_resource(path: &str) -> String {
     }
 }
 
-/// What helps, for mistakes whose cure is not where they show.
-pub(super) fn cure(problem: &Problem) -> &'static str {
+/// What is wrong and what helps, where the cure is another one for a resource or is not where the mistake shows.
+pub(super) fn with_cure(problem: &Problem) -> String {
     let Problem { path, message } = problem;
-    if path.contains("preferred_batch_size") {
-        ": lower it or raise the maximum batch size"
-    } else if path.starts_with("instance_group[") && path.contains(".gpus") && message.contains("KIND_CPU") {
-        ": remove gpus, or use KIND_GPU"
-    } else if path.starts_with("instance_group[") && path.contains(".gpus") {
-        ": a replica has as many GPUs as spec.gpu.count of its TritonServer says"
+    let cure = if path.contains("preferred_batch_size") {
+        "lower it or raise the maximum batch size"
+    } else if !path.starts_with("instance_group[") || !path.contains(".gpus") {
+        return message.clone();
+    } else if let Some((what, _)) = message.split_once(NO_GPUS) {
+        // the server's own cure is for whoever starts it by hand
+        return format!(
+            "{what}{NO_GPUS}: its TritonServer has none; use KIND_CPU or KIND_AUTO, or set spec.gpu.count of the TritonServer"
+        );
+    } else if message.contains("KIND_CPU") {
+        "remove gpus, or use KIND_GPU"
     } else {
-        ""
-    }
+        "a replica has as many GPUs as spec.gpu.count of its TritonServer says"
+    };
+    format!("{message}: {cure}")
 }
 
 /// `max_queue_delay[1].a_b` as `maxQueueDelay[1].aB`; what is quoted stays.

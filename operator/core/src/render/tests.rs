@@ -92,6 +92,19 @@ fn a_name_that_is_not_the_models_is_told() {
 }
 
 #[test]
+fn a_model_for_gpus_on_a_server_without_any_is_told_what_helps() {
+    let cure = "no GPUs are available: its TritonServer has none; use KIND_CPU or KIND_AUTO, or set spec.gpu.count of the \
+                TritonServer";
+    let text = "backend: 'onnxruntime' max_batch_size: 1 input { name: 'x' data_type: TYPE_FP32 dims: 1 } \
+                output { name: 'y' data_type: TYPE_FP32 dims: 1 } instance_group { kind: KIND_GPU }";
+    let on_gpus = model(|spec| spec.config_pbtxt = Some(text.into()));
+    let problem =
+        format!("spec.configPbtxt: instance_group[0].gpus: instance group m_0 of model m has kind KIND_GPU but {cure}");
+    check_problems(&on_gpus, 0, &[&problem]);
+    check_problems(&on_gpus, 1, &[]);
+}
+
+#[test]
 fn a_mistake_in_raw_text_has_its_line() {
     let model = model(|spec| spec.config_pbtxt = Some("backend: 'python'\nmax_batch_sise: 4\n".into()));
     let problems = render(&model, 0).unwrap_err();

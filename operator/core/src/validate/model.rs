@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     TritonModel,
+    model::MODEL_NAME_MAX,
     parts::{
         source::ModelSource,
         versions::{VersionPolicy, Versions},
@@ -43,8 +44,9 @@ fn name(model: &TritonModel, findings: &mut Findings) {
             "'{name}' is not a model name: use letters, digits, '_', '-', '+' and '.', with a letter, digit or '_' first"
         );
         findings.add(spec("modelName"), message);
-    } else if name.len() > 255 {
-        findings.add(spec("modelName"), format!("has {} characters, the most is 255", name.len()));
+    } else if name.len() > MODEL_NAME_MAX {
+        let message = format!("has {} characters, the most is {MODEL_NAME_MAX}: choose a shorter one", name.len());
+        findings.add(spec("modelName"), message);
     }
 }
 
@@ -173,5 +175,29 @@ fn version_policy(policy: &VersionPolicy, versions: &Versions, at: &FieldPath, f
     }
     if specific.versions.is_empty() {
         findings.add(at, "names no version: name at least one, or use latest");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::{TritonModel, TritonModelSpec};
+
+    use super::{MODEL_NAME_MAX, name};
+    use crate::{names, validate::Findings};
+
+    #[test]
+    fn a_name_that_no_folder_can_have_is_refused_with_the_limit_and_the_definition_says_the_same() {
+        let problems = |length: usize| {
+            let spec = TritonModelSpec { model_name: Some("n".repeat(length)), ..Default::default() };
+            let mut model = TritonModel::new("m", spec);
+            model.spec.server_ref.name = "s".into();
+            let mut findings = Findings::new(names::object(&model));
+            name(&model, &mut findings);
+            findings.problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>()
+        };
+        assert!(problems(MODEL_NAME_MAX).is_empty());
+        assert_eq!(problems(MODEL_NAME_MAX + 1), ["has 241 characters, the most is 240: choose a shorter one"]);
+        let schema = crds::definition::schema_of("TritonModel").unwrap();
+        assert_eq!(schema["properties"]["spec"]["properties"]["modelName"]["maxLength"], MODEL_NAME_MAX);
     }
 }
