@@ -12,6 +12,7 @@ pub mod check;
 pub mod classification;
 pub mod completion;
 pub mod config;
+pub mod control;
 pub mod custom_metrics;
 pub mod ensemble;
 pub mod error;

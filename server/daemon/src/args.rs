@@ -65,6 +65,8 @@ pub(crate) struct Args {
     pub(crate) http: HttpArgs,
     /// gRPC.
     pub(crate) grpc: GrpcArgs,
+    /// Who may load and unload models.
+    pub(crate) control: ControlArgs,
     /// The metrics page.
     pub(crate) metrics: Endpoint,
     /// TLS of that page.
@@ -185,6 +187,15 @@ pub(crate) struct GrpcArgs {
     pub(crate) restrictions: Vec<Restriction>,
     /// Metadata that becomes parameters of requests.
     pub(crate) forwarded_headers: Option<HeaderPattern>,
+}
+
+/// Where control calls are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ControlArgs {
+    /// A Unix socket for them; `None` for the ports.
+    pub(crate) socket: Option<PathBuf>,
+    /// Whether the ports take them beside the socket.
+    pub(crate) is_public: bool,
 }
 
 /// Whether a front end encrypts, and where its certificates are.
@@ -536,6 +547,7 @@ impl Default for Args {
                 restrictions: Vec::new(),
                 forwarded_headers: None,
             },
+            control: ControlArgs::default(),
             metrics: Endpoint::at(String::new(), 8002),
             metrics_tls: TlsArgs::default(),
             cpu_metrics: true,

@@ -6,7 +6,13 @@
 //! Order of leaving: callers are sent elsewhere while all is served, the engine takes no new work and says so, what runs ends,
 //! models unload, front ends close.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use server_core::error::Error;
 use server_engine::{Engine, IndexEntry, Startup};
@@ -20,6 +26,7 @@ use tokio::{
 use tracing::{error, info};
 
 use crate::{
+    control_socket::ControlSocketError,
     listeners::{ListenError, Listener, Service},
     signals::Signals,
     table::table,
@@ -38,6 +45,8 @@ pub(crate) enum Fatal {
     Runtime(io::Error),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    ControlSocket(#[from] ControlSocketError),
     #[error("failed to start {} service: Invalid argument - {error}", service.title())]
     Certificates { service: Service, error: LoadError },
     #[error("creating server: {} - {error}", error.code.text())]
@@ -61,11 +70,12 @@ pub(crate) struct Exit {
 
 /// Front ends that serve, each in a task of its own.
 pub(crate) struct FrontEnds {
-    tasks: JoinSet<(Service, io::Result<()>)>,
+    tasks: JoinSet<(String, io::Result<()>)>,
     hold: Duration,
     open: watch::Sender<bool>,
     stop: watch::Sender<bool>,
-    addresses: Vec<(Service, SocketAddr)>,
+    /// Each by name, and where it is.
+    addresses: Vec<(String, String)>,
 }
 
 impl FrontEnds {
@@ -88,19 +98,31 @@ impl FrontEnds {
         let Listener { service, address, socket } = listener;
         let opened = timeout(self.hold, sent(&self.open));
         let serve = serve(socket);
-        info!("{service} listens at {address}");
-        self.addresses.push((service, address));
-        self.tasks.spawn(async move {
+        self.spawn(service.to_string(), address.to_string(), async move {
             let _ = opened.await; // sent or not: the time is over
-            (service, serve.await)
+            serve.await
         });
+    }
+
+    /// Starts the one at the control socket. Nobody waits there: who controls the server may see how it starts.
+    pub(crate) fn add_control(&mut self, path: &Path, serve: impl Future<Output = ()> + Send + 'static) {
+        self.spawn("ControlService".to_owned(), path.display().to_string(), async {
+            serve.await;
+            Ok(())
+        });
+    }
+
+    fn spawn(&mut self, name: String, address: String, serve: impl Future<Output = io::Result<()>> + Send + 'static) {
+        info!("{name} listens at {address}");
+        self.addresses.push((name.clone(), address));
+        self.tasks.spawn(async move { (name, serve.await) });
     }
 
     /// Waits for one to end, which none does before it is stopped.
     async fn ended(&mut self) -> Fatal {
         let (service, reason) = match self.tasks.join_next().await {
-            Some(Ok((service, Err(error)))) => (service.to_string(), error.to_string()),
-            Some(Ok((service, Ok(())))) => (service.to_string(), "it ended without being stopped".into()),
+            Some(Ok((service, Err(error)))) => (service, error.to_string()),
+            Some(Ok((service, Ok(())))) => (service, "it ended without being stopped".into()),
             Some(Err(error)) => ("a front end".into(), error.to_string()),
             None => return std::future::pending().await,
         };
@@ -160,7 +182,7 @@ async fn drain(engine: &Engine, delay: Duration) {
 /// start ends the server.
 async fn start(
     engine: &Arc<Engine>,
-    addresses: &[(Service, SocketAddr)],
+    addresses: &[(String, String)],
     open: &watch::Sender<bool>,
     exit_on_error: bool,
 ) -> Fatal {

@@ -13,8 +13,8 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_core::{
-    backend::Settings, byte_budget::ByteBudget, error::Error, host_policy::HostPolicies, rate_limit::Amounts,
-    restriction::ApiGroup,
+    backend::Settings, byte_budget::ByteBudget, control::PrivateControl, error::Error, host_policy::HostPolicies,
+    rate_limit::Amounts, restriction::ApiGroup,
 };
 use server_engine::{BlockingPool, CacheConfig, Engine, ResponseCache};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
@@ -23,9 +23,10 @@ use tracing::{info, warn};
 
 use crate::{
     args::{
-        Args, CacheArgs, Compression, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs, LimitedResource,
-        ModelArgs, RateLimit, Restriction, Setting, TlsArgs,
+        Args, CacheArgs, Compression, ControlArgs, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs,
+        LimitedResource, ModelArgs, RateLimit, Restriction, Setting, TlsArgs,
     },
+    control_socket::ControlSocket,
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
     signals::Signals,
@@ -56,6 +57,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         models,
         http,
         grpc,
+        control,
         metrics,
         metrics_tls,
         cpu_metrics,
@@ -104,13 +106,26 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let blocking_pool = BlockingPool::default();
     let engine_blocking_pool = blocking_pool.clone();
     let HttpArgs { endpoint: http, tls: http_tls, max_input_size, restrictions, forwarded_headers } = http;
+    let ControlArgs { socket: control_path, is_public } = control;
+    let private_control = control_path
+        .as_ref()
+        .filter(|_| !is_public)
+        .map(|path| PrivateControl { socket: path.to_string_lossy().into() });
     let mut http_options = server_http::Options {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted).collect(),
+        private_control: private_control.clone(),
         forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
         tls: None,
+    };
+    // The socket is for whoever runs the server: what is asked of callers of the ports is not asked of them.
+    let control_options = server_http::Options {
+        restrictions: Vec::new(),
+        private_control: None,
+        forwarded_headers: None,
+        ..http_options.clone()
     };
     let GrpcArgs {
         endpoint: grpc,
@@ -143,6 +158,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         },
         max_unread_responses: max_unread_responses.unwrap_or(usize::MAX),
         restrictions: restrictions.into_iter().map(restricted).collect(),
+        private_control,
         forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
@@ -196,6 +212,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         let http = Listener::open(Service::Http, &http, &mut handed_over)?;
         let grpc = Listener::open(Service::Grpc, &grpc, &mut handed_over)?;
         let metrics = Listener::open(Service::Metrics, &metrics, &mut handed_over)?;
+        let control = match &control_path {
+            None => None,
+            Some(path) => Some((path, ControlSocket::open(path).await?)),
+        };
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
         if let Some(config) = cache_config {
@@ -223,6 +243,12 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
                 Ok(())
             });
         }
+        // its file stays until all is over
+        let _control_socket = control.map(|(path, (socket, listener))| {
+            let serve = server_http::serve_local(listener, engine.clone(), control_options, front_ends.stopped());
+            front_ends.add_control(path, serve);
+            socket
+        });
         let exit = Exit { drain: drain_delay, timeout: exit_timeout, on_error: exit_on_error };
         lifecycle::live(engine, front_ends, signals, exit).await
     });

@@ -1,7 +1,7 @@
 //! The gRPC front end: Triton's inference service and the health service of gRPC over one engine.
 //!
 //! Modules in the order a call passes them: `connection` (sockets, ages, shutdown), `dispatch` (deadlines), `service`
-//! (restrictions, the methods), `framing` (messages on the wire), then one module per group of methods. No model logic lives here, and `error` alone maps the
+//! (restrictions, control calls, the methods), `framing` (messages on the wire), then one module per group of methods. No model logic lives here, and `error` alone maps the
 //! server's errors to gRPC statuses.
 
 #![forbid(unsafe_code)]
@@ -9,6 +9,7 @@
 mod admin;
 mod admission;
 mod connection;
+mod control;
 mod dispatch;
 mod error;
 mod forwarding;

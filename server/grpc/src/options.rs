@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
+use server_core::{
+    byte_budget::ByteBudget, control::PrivateControl, header_forwarding::HeaderPattern, restriction::Restriction,
+};
 use server_engine::BlockingPool;
 use server_tls::Acceptor;
 
@@ -38,6 +40,8 @@ pub struct Options {
     pub max_unread_responses: usize,
     /// Groups of methods that need a header: `--grpc-restricted-protocol`.
     pub restrictions: Vec<Restriction>,
+    /// Where control calls are taken; they are refused here then.
+    pub private_control: Option<PrivateControl>,
     /// Metadata that becomes parameters of requests: `--grpc-header-forward-pattern`.
     pub forwarded_headers: Option<HeaderPattern>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
@@ -62,6 +66,7 @@ impl Default for Options {
             max_stream_requests: 8192,
             max_unread_responses: usize::MAX,
             restrictions: Vec::new(),
+            private_control: None,
             forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),

@@ -1,12 +1,17 @@
 //! The methods of both services, each passed to the module that answers it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::StreamExt;
 use http::{Response, request::Parts};
 use hyper::body::Incoming;
 use prost::Message;
-use server_core::{header_forwarding::HeaderPattern, restriction::Restriction, unsupported};
+use server_core::{
+    control::{ControlCall, PrivateControl},
+    header_forwarding::HeaderPattern,
+    restriction::Restriction,
+    unsupported,
+};
 use server_engine::{BlockingPool, Engine};
 use server_proto::{health::HealthCheckRequest, inference::*};
 use tonic::Status;
@@ -14,6 +19,7 @@ use tonic::Status;
 use crate::{
     Compression, Options, admin,
     admission::Admission,
+    control,
     error::status,
     framing::{
         body::{Compressor, ResponseBody, compress},
@@ -33,6 +39,7 @@ pub(crate) struct Service {
     admission: Arc<Admission>,
     pool: BlockingPool,
     restrictions: Vec<Restriction>,
+    private_control: Option<PrivateControl>,
     forwarded_headers: Option<HeaderPattern>,
     receive: Limits,
     find_placement: FindPlacement,
@@ -50,6 +57,7 @@ impl Service {
             admission,
             pool: options.blocking_pool.clone(),
             restrictions: options.restrictions.clone(),
+            private_control: options.private_control.clone(),
             forwarded_headers: options.forwarded_headers.clone(),
             receive: Limits { max_bytes: options.max_receive_bytes, budget: options.byte_budget.clone() },
             send: stream::Limits {
@@ -70,6 +78,7 @@ impl Service {
             Some(method) => (true, method),
             None => (false, path.strip_prefix(HEALTH).unwrap_or_default()),
         };
+        control::check(self.private_control.as_ref(), method)?;
         if !self.restrictions.is_empty() {
             restrict::check(&self.restrictions, method, &head.headers).map_err(status)?;
         }
@@ -193,11 +202,24 @@ impl Service {
                     admin::shared_memory::unregister_cuda(engine, &request)
                 })
             }
-            "TraceSetting" => return Err(status(unsupported::trace_settings())),
-            "LogSettings" => return Err(status(unsupported::log_settings())),
+            "TraceSetting" => {
+                let request: TraceSettingRequest = decode(messages).await?;
+                self.check_settings(&request.settings, ControlCall::TraceSettings)?;
+                return Err(status(unsupported::trace_settings()));
+            }
+            "LogSettings" => {
+                let request: LogSettingsRequest = decode(messages).await?;
+                self.check_settings(&request.settings, ControlCall::LogSettings)?;
+                return Err(status(unsupported::log_settings()));
+            }
             _ => return Err(no_such_method(head.uri.path())),
         };
         self.respond(head, response).await
+    }
+
+    /// Checks that settings may be changed from the network, if any are given.
+    fn check_settings<T>(&self, given: &BTreeMap<String, T>, call: ControlCall) -> Result<(), Status> {
+        if given.is_empty() { Ok(()) } else { control::refuse(self.private_control.as_ref(), call) }
     }
 
     async fn respond(&self, head: &Parts, message: encode::Parts) -> Result<Response<ResponseBody>, Status> {

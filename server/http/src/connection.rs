@@ -6,7 +6,6 @@
 use std::{
     future::Future,
     io::{self, IoSlice},
-    os::fd::AsFd,
     pin::Pin,
     sync::{
         Arc,
@@ -17,13 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use server_tls::{Progress, Stream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
-};
+use server_tls::Progress;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::head::HeadRecord;
+use crate::{head::HeadRecord, transport::Transport};
 
 /// What a connection has done so far.
 #[derive(Debug, Default)]
@@ -194,7 +190,7 @@ impl Activity {
     }
 
     /// Counts a write. `stream` knows better than its outcome what has left, if it has a buffer of its own.
-    fn count_write(&self, outcome: &Poll<io::Result<usize>>, stream: &Stream) {
+    fn count_write(&self, outcome: &Poll<io::Result<usize>>, stream: &Transport) {
         match stream.progress() {
             None => self.count_written(outcome),
             Some(progress) => self.note_progress(progress),
@@ -266,7 +262,7 @@ impl StallDetector {
 
 /// A stream that keeps its [`Activity`].
 pub(crate) struct MonitoredStream {
-    stream: Stream,
+    stream: Transport,
     /// What was read from it before, to be read again.
     unread: Bytes,
     activity: Arc<Activity>,
@@ -276,12 +272,12 @@ pub(crate) struct MonitoredStream {
 
 impl MonitoredStream {
     /// `unread` is read before what comes from the socket.
-    pub(crate) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: Transport, unread: Bytes, activity: Arc<Activity>) -> Self {
         Self { stream, unread, activity, error: None }
     }
 
     /// The stream.
-    pub(crate) fn into_inner(self) -> Stream {
+    pub(crate) fn into_inner(self) -> Transport {
         self.stream
     }
 
@@ -304,7 +300,7 @@ impl MonitoredStream {
             }
             self.activity.is_half_closed.store(true, Relaxed);
             // without a descriptor to spare, the next probe finds the error
-            self.error = socket_error(self.stream.socket()).ok();
+            self.error = self.stream.error().ok();
         }
         self.check_half_closed(context)
     }
@@ -322,15 +318,8 @@ impl MonitoredStream {
             self.error = None;
         }
         // reading would only give the end again
-        self.stream.socket().take_error()?.map_or(Ok(()), Err)
+        self.stream.check()
     }
-}
-
-/// Completes once the socket has an error: the reset by a client that had ended its side before. Nobody reads from such
-/// a connection, and it is always ready to be written, so that neither shows it.
-fn socket_error(stream: &TcpStream) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let socket = TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
-    Ok(Box::pin(async move { _ = socket.ready(Interest::ERROR).await }))
 }
 
 const PROBE_LENGTH: usize = PROBE.len();

@@ -8,6 +8,7 @@ use crate::{
     application::Application,
     body::{Body, RequestBody},
     connection::Activity,
+    control,
     error::Failure,
     generate, health, infer, metadata, model_config, repository, restriction,
     router::{ModelAction, Route, route},
@@ -32,9 +33,11 @@ impl Application for Server {
 async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
     let (Parts { method, uri, headers, .. }, body) = request.into_parts();
     let mut body = RequestBody::new(body, &headers);
-    let route = route(&method, uri.path())
-        .map_err(Failure::Route)
-        .and_then(|route| restriction::check(&server.options.restrictions, &route, &headers).map(|()| route));
+    let route = route(&method, uri.path()).map_err(Failure::Route).and_then(|route| {
+        control::check(server.options.private_control.as_ref(), &route, &method)?;
+        restriction::check(&server.options.restrictions, &route, &headers)?;
+        Ok(route)
+    });
     let outcome = match route {
         Ok(route) => call_handler(server, activity, route, headers, &mut body).await,
         Err(failure) => Err(failure),

@@ -17,7 +17,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use server_tls::Stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
@@ -30,6 +29,7 @@ use crate::{
     body::Body,
     connection::{Activity, MonitoredStream, StallDetector},
     error::error_json,
+    transport::Transport,
 };
 
 /// How often a connection is checked for a stalled client; one is closed after one to two of these.
@@ -55,7 +55,7 @@ struct Shared<A> {
 }
 
 /// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
-pub(crate) async fn drive(stream: Stream, application: Arc<impl Application>, stop: watch::Receiver<()>) {
+pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>, stop: watch::Receiver<()>) {
     let activity = Arc::new(Activity::new(application.records_heads()));
     let shared = Arc::new(Shared { application, activity: activity.clone() });
     let service = service_fn(move |request: http::Request<_>| {
@@ -164,13 +164,13 @@ pub(crate) async fn drive(stream: Stream, application: Arc<impl Application>, st
 }
 
 /// Tells a client that did not begin with TLS that this port wants it.
-pub(crate) async fn refuse_plain(stream: Stream) {
+pub(crate) async fn refuse_plain(stream: Transport) {
     let message = "this port is for HTTPS only: send the request to https:// instead of http://";
     _ = timeout(LAST_RESPONSE_TIME, refuse(stream, &last_response(StatusCode::BAD_REQUEST, message))).await;
 }
 
 /// Answers what is no request to hyper, whose own responses have no body, and ends the connection.
-async fn refuse(mut stream: Stream, response: &[u8]) -> std::io::Result<()> {
+async fn refuse(mut stream: Transport, response: &[u8]) -> std::io::Result<()> {
     stream.write_all(response).await?;
     stream.shutdown().await?;
     // closing a socket with unread bytes would reset the connection, and with it the response on its way

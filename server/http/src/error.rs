@@ -20,6 +20,11 @@ pub(crate) enum Failure {
         /// Name of the header.
         header: String,
     },
+    /// The request controls the server, and such are taken at a socket of their own.
+    PrivateControl {
+        /// What is refused, where it is taken, and the cure.
+        message: String,
+    },
     /// The body is compressed in an unknown way.
     UnsupportedEncoding,
 }
@@ -40,6 +45,7 @@ impl Failure {
             Self::Restricted { header } => {
                 (StatusCode::FORBIDDEN, format!("This API is restricted, expecting header '{header}'"))
             }
+            Self::PrivateControl { message } => (StatusCode::FORBIDDEN, message.clone()),
             Self::UnsupportedEncoding => (status(Code::Unsupported), "Unsupported compression type".into()),
         }
     }

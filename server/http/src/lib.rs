@@ -1,4 +1,5 @@
-//! The HTTP front end: the inference protocol on one port, the metrics page on another.
+//! The HTTP front end: the inference protocol on one port, the metrics page on another, and the protocol again on a Unix
+//! socket for whoever controls the server.
 //!
 //! Decodes requests for the engine and encodes its responses; it decides nothing else. Calls go one way: `serve`
 //! (sockets) to `dispatch` (routes) to one module per resource, of which `infer` is the hot path.
@@ -10,6 +11,7 @@ mod binary;
 mod body;
 mod compression;
 mod connection;
+mod control;
 mod dispatch;
 mod drive;
 mod error;
@@ -35,14 +37,17 @@ mod server;
 mod shared_memory;
 mod statistics;
 mod to_json;
+mod transport;
 
 use std::sync::Arc;
 
-use server_core::{byte_budget::ByteBudget, header_forwarding::HeaderPattern, restriction::Restriction};
+use server_core::{
+    byte_budget::ByteBudget, control::PrivateControl, header_forwarding::HeaderPattern, restriction::Restriction,
+};
 use server_engine::BlockingPool;
 use server_tls::Acceptor;
 
-pub use serve::{serve, serve_metrics};
+pub use serve::{serve, serve_local, serve_metrics};
 
 /// How to serve. Filled by the command line; the defaults are Triton's.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub struct Options {
     pub max_input_size: usize,
     /// `--http-restricted-api`, one entry per flag.
     pub restrictions: Vec<Restriction>,
+    /// Where control calls are taken; they are refused here then.
+    pub private_control: Option<PrivateControl>,
     /// `--http-header-forward-pattern`: headers that become parameters of the request.
     pub forwarded_headers: Option<HeaderPattern>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
@@ -66,6 +73,7 @@ impl Default for Options {
         Self {
             max_input_size: 64 << 20,
             restrictions: Vec::new(),
+            private_control: None,
             forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),

@@ -4,9 +4,9 @@ use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use server_core::byte_budget::ByteBudget;
 use server_engine::Engine;
-use server_tls::{AcceptError, Acceptor, Stream};
+use server_tls::{AcceptError, Acceptor};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -18,6 +18,7 @@ use crate::{
     drive::{drive, refuse_plain},
     metrics::Metrics,
     server::Server,
+    transport::Transport,
 };
 
 /// Pause after an `accept` that failed for want of resources.
@@ -34,7 +35,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// connections to themselves.
 pub async fn serve(listener: TcpListener, engine: Arc<Engine>, options: Options, shutdown: impl Future<Output = ()>) {
     let tls = options.tls.clone();
-    accept(listener, tls, Arc::new(Server { engine, options }), shutdown).await;
+    accept_network(listener, tls, Arc::new(Server { engine, options }), shutdown).await;
 }
 
 /// Serves the metrics page until `shutdown` is ready: `GET /metrics` in Prometheus' text format, encrypted
@@ -46,14 +47,72 @@ pub async fn serve_metrics(
     tls: Option<Acceptor>,
     shutdown: impl Future<Output = ()>,
 ) {
-    accept(listener, tls, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
+    accept_network(listener, tls, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
 }
 
-async fn accept(
+/// Serves the inference protocol to this machine, as [`serve`] does to the network; never encrypted.
+pub async fn serve_local(
+    listener: UnixListener,
+    engine: Arc<Engine>,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
+    let application = Arc::new(Server { engine, options });
+    accept(listener, shutdown, |socket, stopping| {
+        tokio::spawn(drive(Transport::Local(socket), application.clone(), stopping));
+    })
+    .await;
+}
+
+/// Takes the connections to a port.
+async fn accept_network(
     listener: TcpListener,
     tls: Option<Acceptor>,
     application: Arc<impl Application>,
     shutdown: impl Future<Output = ()>,
+) {
+    accept(listener, shutdown, |socket: TcpStream, stopping| {
+        if let Err(error) = set_options(&socket) {
+            debug!(%error, "a socket option could not be set");
+        }
+        let application = application.clone();
+        match &tls {
+            None => tokio::spawn(drive(Transport::Network(socket.into()), application, stopping)),
+            Some(tls) => tokio::spawn(drive_encrypted(tls.clone(), socket, application, stopping)),
+        };
+    })
+    .await;
+}
+
+/// What takes connections.
+trait Listener {
+    type Socket;
+
+    /// The next connection. Dropping the future loses none.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Socket = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for UnixListener {
+    type Socket = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Begins each connection that comes, until the shutdown; waits then until the last one is over.
+async fn accept<L: Listener>(
+    listener: L,
+    shutdown: impl Future<Output = ()>,
+    begin: impl Fn(L::Socket, watch::Receiver<()>),
 ) {
     let (stop, stopping) = watch::channel(());
     let mut shutdown = pin!(shutdown);
@@ -61,17 +120,8 @@ async fn accept(
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    if let Err(error) = set_options(&stream) {
-                        debug!(%error, "a socket option could not be set");
-                    }
-                    let (application, stopping) = (application.clone(), stopping.clone());
-                    match &tls {
-                        None => tokio::spawn(drive(stream.into(), application, stopping)),
-                        Some(tls) => tokio::spawn(drive_encrypted(tls.clone(), stream, application, stopping)),
-                    };
-                }
+            accepted = listener.next() => match accepted {
+                Ok(socket) => begin(socket, stopping.clone()),
                 Err(error) if is_about_one_connection(&error) => debug!(%error, "a connection ended before it began"),
                 Err(error) => {
                     warn!(%error, "cannot accept connections");
@@ -98,8 +148,8 @@ async fn drive_encrypted(
         _ = stop.changed() => return,
     };
     match accepted {
-        Ok(Ok(stream)) => drive(stream, application, stop).await,
-        Ok(Err(AcceptError::NotTls(socket))) => refuse_plain(Stream::Plain(socket)).await,
+        Ok(Ok(stream)) => drive(Transport::Network(stream), application, stop).await,
+        Ok(Err(AcceptError::NotTls(socket))) => refuse_plain(Transport::Network(socket.into())).await,
         Ok(Err(error)) => debug!(%error, "a handshake failed"),
         Err(_) => debug!("a connection is closed because its handshake took too long"),
     }

@@ -1,7 +1,7 @@
 //! Every flag of Triton's command line, in the order and under the headings of its usage text. Data only.
 //!
 //! Source: Triton server options, read at 2.73; `--log-format=json`, `--startup-hold-secs`, `--drain-delay-secs`,
-//! `--max-inflight-request-bytes`, `--gpu-fallback`, `--version` and the flags for TLS of HTTP and of the metrics page are
+//! `--max-inflight-request-bytes`, `--gpu-fallback`, `--control-socket`, `--public-control`, `--version` and the flags for TLS of HTTP and of the metrics page are
 //! additions.
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
@@ -81,6 +81,12 @@ const SERVER: &[Flag] = &[
          unavailable. 0 is no limit. Default is a quarter of the memory that the server may use: the limit of its cgroup, or \
          the machine's memory.",
         |args, bytes| args.max_inflight_request_bytes = Some(bytes)),
+    set!("control-socket": PathBuf = "",
+        "Unix socket that takes every call of the HTTP endpoint, from this server's user only and without restrictions. The ports          refuse then to load and unload models, to change trace and log settings and to register and unregister shared memory.",
+        |args, path| args.control.socket = Some(path)),
+    set!("public-control": bool = "false",
+        "Whether the ports take these calls even so. Without --control-socket they always do.",
+        |args, on| args.control.is_public = on),
 ];
 
 const LOGGING: &[Flag] = &[

@@ -31,6 +31,20 @@ fn the_defaults_are_those_of_the_usage_text() {
 }
 
 #[test]
+fn control_is_public_unless_there_is_a_socket_for_it() {
+    let control = |line: &str| args(line).control;
+    assert_eq!(control(""), ControlArgs { socket: None, is_public: false });
+    let socket = Some("/run/c.sock".into());
+    assert_eq!(control("--control-socket=/run/c.sock"), ControlArgs { socket: socket.clone(), is_public: false });
+    assert_eq!(control("--control-socket /run/c.sock --public-control on"), ControlArgs { socket, is_public: true });
+    refuses("--control-socket=", "Bad option: \"--control-socket\": got '', expected a path");
+    refuses(
+        "--public-control=maybe",
+        "Bad option: \"--public-control\": got 'maybe', expected true, on, 1, false, off or 0",
+    );
+}
+
+#[test]
 fn every_flag_has_a_name_of_its_own() {
     let mut names: Vec<_> = table::flags().map(|flag| flag.name).collect();
     let count = names.len();

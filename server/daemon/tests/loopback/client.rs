@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     time::Instant,
 };
 
@@ -26,9 +28,13 @@ pub(crate) fn request(method: &str, path: &str, body: &str, connection: &str) ->
 
 /// Sends a request; `None` if no whole answer came back.
 pub(crate) fn try_call(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).ok()?;
+    let stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
-    stream.write_all(&request(method, path, body, "close")).ok()?;
+    exchange(stream, &request(method, path, body, "close"))
+}
+
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Option<Answer> {
+    stream.write_all(request).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -39,6 +45,15 @@ pub(crate) fn try_call(address: SocketAddr, method: &str, path: &str, body: &str
 #[track_caller]
 pub(crate) fn call(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
     try_call(address, method, path, body).unwrap_or_else(|| panic!("no answer to {method} {path}"))
+}
+
+/// Sends a request to a Unix socket that must be answered.
+#[track_caller]
+pub(crate) fn call_local(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let answer = exchange(stream, &request(method, path, body, "close"));
+    answer.unwrap_or_else(|| panic!("no answer to {method} {path}"))
 }
 
 /// Status of a GET.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod client;
+mod control;
 mod exit;
 mod flags;
 mod handed_over;

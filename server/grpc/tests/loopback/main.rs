@@ -4,6 +4,7 @@
 
 mod admin;
 mod connection;
+mod control;
 mod decoupled;
 #[path = "../../../tls/tests/harness/encrypting.rs"]
 mod encrypting;

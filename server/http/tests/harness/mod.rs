@@ -1,4 +1,4 @@
-//! A server with identity models on a port of its own, and a client that speaks HTTP by hand, to see what is on the wire.
+//! A server with identity models on a port of its own, or at a Unix socket, and a client that speaks HTTP by hand, to see what is on the wire.
 
 #![allow(dead_code, clippy::unwrap_used)] // each test program uses its own part of it; a test may panic
 
@@ -19,7 +19,7 @@ use server_http::Options;
 use server_tls::Protocol;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -29,8 +29,14 @@ use self::{encrypting::Encrypting, wire::Wire};
 /// Whether connections are encrypted: in the test program `over_tls`, which is made of the tests of others.
 pub(crate) const OVER_TLS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"over_tls");
 
+/// Whether connections are of this machine: in the test program `over_unix_sockets`.
+pub(crate) const OVER_UNIX_SOCKETS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"over_unix_sockets");
+
 /// Generous: only a server that hangs takes so long.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Name of the Unix socket in the server's folder.
+const SOCKET: &str = "control.sock";
 
 /// A running server. Its model folder is deleted when it is dropped.
 pub(crate) struct TestServer {
@@ -72,7 +78,12 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let served = tokio::spawn(server_http::serve(listener, engine.clone(), options, shutdown));
+        let served = if OVER_UNIX_SOCKETS {
+            let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+            tokio::spawn(server_http::serve_local(listener, engine.clone(), options, shutdown))
+        } else {
+            tokio::spawn(server_http::serve(listener, engine.clone(), options, shutdown))
+        };
         Self { engine, address, stop: Some(stop), served, encrypting, folder }
     }
 
@@ -85,11 +96,23 @@ impl TestServer {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let stream = match &self.encrypting {
-            None => Wire::Plain(TcpStream::connect(self.address).await.unwrap()),
+        Client { stream: BufReader::new(self.connect().await.unwrap()) }
+    }
+
+    async fn connect(&self) -> std::io::Result<Wire> {
+        Ok(match &self.encrypting {
+            None if OVER_UNIX_SOCKETS => Wire::Local(UnixStream::connect(self.folder.path().join(SOCKET)).await?),
+            None => Wire::Plain(TcpStream::connect(self.address).await?),
             Some(encrypting) => Wire::Tls(Box::new(encrypting.connect(self.address).await)),
-        };
-        Client { stream: BufReader::new(stream) }
+        })
+    }
+
+    /// Whether nobody listens any more.
+    pub(crate) async fn is_gone(&self) -> bool {
+        match self.encrypting {
+            Some(_) => TcpStream::connect(self.address).await.is_err(),
+            None => self.connect().await.is_err(),
+        }
     }
 
     /// One request on a connection of its own.
@@ -235,7 +258,7 @@ impl Client {
 
     /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
-        self.stream.into_inner().socket().set_zero_linger().unwrap();
+        self.stream.into_inner().reset();
     }
 
     /// The final response, behind any number of interim ones.

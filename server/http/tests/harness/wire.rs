@@ -1,4 +1,4 @@
-//! A client's end of a connection, encrypted or not.
+//! A client's end of a connection: of the network, encrypted or not, or of this machine.
 
 use std::{
     io,
@@ -8,20 +8,23 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::client::TlsStream;
 
 pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Local(UnixStream),
 }
 
 impl Wire {
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+    /// Closes the connection with a reset, where there is such a thing.
+    pub(crate) fn reset(self) {
+        match &self {
+            Self::Plain(socket) => socket.set_zero_linger().unwrap(),
+            Self::Tls(stream) => stream.get_ref().0.set_zero_linger().unwrap(),
+            Self::Local(_) => {}
         }
     }
 }
@@ -31,6 +34,7 @@ impl AsyncRead for Wire {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Local(socket) => Pin::new(socket).poll_read(context, buffer),
         }
     }
 }
@@ -40,6 +44,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Local(socket) => Pin::new(socket).poll_write(context, bytes),
         }
     }
 
@@ -47,6 +52,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Local(socket) => Pin::new(socket).poll_flush(context),
         }
     }
 
@@ -54,6 +60,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Local(socket) => Pin::new(socket).poll_shutdown(context),
         }
     }
 }
