@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{NameRef, schema};
 
-/// Where the files of a model come from: exactly one of inline, configMap, pvc, http.
+/// Where the files of a model come from: exactly one of inline, configMap, pvc, http, huggingFace, oci.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
-    "(has(self.inline) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.pvc) ? 1 : 0) + (has(self.http) ? 1 : 0) == 1",
-    "a source is exactly one of inline, configMap, pvc or http",
+    "[has(self.inline), has(self.configMap), has(self.pvc), has(self.http), has(self.huggingFace), has(self.oci)].filter(given, given).size() == 1",
+    "a source is exactly one of inline, configMap, pvc, http, huggingFace or oci",
 )])))]
 pub struct ModelSource {
     /// Files written in the resource itself: small text such as model.py, up to 256 KiB in all.
@@ -28,6 +28,13 @@ pub struct ModelSource {
     /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// A repository of the Hugging Face Hub, or of a server with the same interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugging_face: Option<HuggingFaceSource>,
+    /// A container image, or a model packed as an OCI artifact (ModelPack, ORAS), in a registry. It is pulled by the agent: any
+    /// cluster can use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
 }
 
 /// Files written in the resource itself.
@@ -93,6 +100,53 @@ pub struct HttpSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
 }
+
+/// A repository of the Hugging Face Hub.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HuggingFaceSource {
+    /// Name of the repository, such as organisation/model.
+    #[schemars(regex(pattern = HUB_REPO_PATTERN), length(max = 256))]
+    pub repo: String,
+    /// Commit, tag or branch. Default: main. A branch or a tag is resolved to a commit when a pod fetches: only a commit (40
+    /// hexadecimal digits) makes sure that pods which start later serve the same files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub revision: Option<String>,
+    /// Patterns of the files to take, such as onnx/* or *.onnx: * and ? also match a slash, [abc] is one of these characters, as
+    /// `hf download --include` has it. Absent: every file but README.md, .gitattributes and .gitignore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub include: Vec<String>,
+    /// Address of the hub. Default: https://huggingface.co.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
+    pub endpoint: Option<String>,
+    /// Secret of the namespace with `token` (or `HF_TOKEN`), for private and gated repositories. It is sent to the hub and to no
+    /// other host, and never read by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// An image or an artifact in a registry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OciSource {
+    /// Image or artifact, such as registry.example/models/resnet50:v1 or, so that every pod serves the same, with a digest:
+    /// registry.example/models/resnet50@sha256:DIGEST. Of an image the folder /models is taken if it has one, else all of it.
+    #[schemars(length(min = 1, max = 512))]
+    pub reference: String,
+    /// Secret of the namespace with `.dockerconfigjson` (type kubernetes.io/dockerconfigjson), or with `username` and `password`.
+    /// It is never read by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+    /// Asks the registry without encryption. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_http: Option<bool>,
+}
+
+/// What the name of a repository on the Hugging Face Hub must look like.
+pub const HUB_REPO_PATTERN: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$";
 
 /// What an address must look like.
 pub const URI_PATTERN: &str = r"^https?://[^/?#\s]+([/?][^\s]*)?$";

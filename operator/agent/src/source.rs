@@ -1,14 +1,19 @@
 //! Where the files of a model come from: one file per kind of source, all with the same result. Here is what they share:
 //! the places where mounted sources lie, what a fetch may cost, and who gets its progress.
 
+pub(crate) mod ask;
 pub mod client;
 pub mod configmap;
+pub mod digest;
 pub mod download;
 pub mod folder;
 pub mod guard;
 pub mod http;
+pub mod hugging_face;
 pub mod inline;
+pub mod oci;
 pub mod pvc;
+pub(crate) mod tar_stream;
 pub mod unpack;
 #[cfg(test)]
 pub(crate) mod web;
@@ -159,6 +164,14 @@ pub async fn fetch(
             let (into, progress) = (into.to_owned(), Arc::clone(progress));
             blocking(move || pvc::fetch(&mounts, &claim, &path, &into, &progress)).await?
         }
+        ManifestSource::HuggingFace { repo, revision, include, endpoint, secret } => {
+            let hub = hugging_face::HuggingFace { endpoint, repo, revision, include, secret: secret.as_deref() };
+            hub.fetch(&places.addresses, &places.secrets, into, progress).await?
+        }
+        ManifestSource::Oci { reference, secret, plain_http } => {
+            let oci = oci::Oci { reference, secret: secret.as_deref(), plain_http: *plain_http };
+            oci.fetch(&places.addresses, &places.secrets, into, beside, progress).await?
+        }
     };
     progress.verifying();
     if let Some(expected) = checksum {
@@ -195,7 +208,9 @@ fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) 
         ManifestSource::ConfigMap { .. }
         | ManifestSource::Inline { .. }
         | ManifestSource::Pvc { .. }
-        | ManifestSource::Http { .. } => entry,
+        | ManifestSource::Http { .. }
+        | ManifestSource::HuggingFace { .. }
+        | ManifestSource::Oci { .. } => entry,
     }
 }
 
@@ -203,8 +218,8 @@ fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) 
 /// Content that was fetched stays good without it; what could not be fetched may be had with other credentials.
 pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
     match &model.source {
-        ManifestSource::Http { secret, .. } => {
-            let secret = secret.as_deref().and_then(|name| places.secrets.revision(name));
+        ManifestSource::Http { .. } | ManifestSource::HuggingFace { .. } | ManifestSource::Oci { .. } => {
+            let secret = model.source.secret().and_then(|name| places.secrets.revision(name));
             Some(format!("{} {}", secret.unwrap_or_default(), places.addresses.revision()))
         }
         ManifestSource::ConfigMap { .. } | ManifestSource::Inline { .. } | ManifestSource::Pvc { .. } => None,

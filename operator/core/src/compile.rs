@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
 };
 
-use crds::{TritonModel, TritonServer, parts::ByteCount};
+use crds::{
+    TritonModel, TritonServer,
+    parts::{ByteCount, NameRef},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
@@ -258,9 +261,25 @@ fn source(model: &TritonModel, observed: &Observed) -> Option<ManifestSource> {
         let path = pvc.path.clone().unwrap_or_default();
         return Some(ManifestSource::Pvc { claim: pvc.claim_name.clone(), path });
     }
-    let http = source.http.as_ref()?;
-    let secret = http.secret_ref.as_ref().map(|secret| secret.name.clone());
-    Some(ManifestSource::Http { uri: http.uri.clone(), secret })
+    let secret = |secret: &Option<NameRef>| secret.as_ref().map(|secret| secret.name.clone());
+    if let Some(http) = &source.http {
+        return Some(ManifestSource::Http { uri: http.uri.clone(), secret: secret(&http.secret_ref) });
+    }
+    if let Some(hub) = &source.hugging_face {
+        return Some(ManifestSource::HuggingFace {
+            repo: hub.repo.clone(),
+            revision: hub.revision.clone().unwrap_or_else(|| defaults::HUB_REVISION.to_owned()),
+            include: hub.include.clone(),
+            endpoint: hub.endpoint.clone().unwrap_or_else(|| defaults::HUB_ENDPOINT.to_owned()),
+            secret: secret(&hub.secret_ref),
+        });
+    }
+    let oci = source.oci.as_ref()?;
+    Some(ManifestSource::Oci {
+        reference: oci.reference.clone(),
+        secret: secret(&oci.secret_ref),
+        plain_http: oci.plain_http.unwrap_or_default(),
+    })
 }
 
 /// A ConfigMap that is gone while the manifest still carries it: what it held goes on serving.

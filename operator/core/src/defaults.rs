@@ -33,6 +33,10 @@ pub const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 pub const LOAD_RETRIES: u32 = 5;
 /// Pause before the first new attempt.
 pub const LOAD_BACKOFF: Duration = Duration::from_secs(30);
+/// Hub of models that name none.
+pub const HUB_ENDPOINT: &str = "https://huggingface.co";
+/// Revision of a repository of the hub where none is named.
+pub const HUB_REVISION: &str = "main";
 /// The longest pause between attempts.
 pub const LOAD_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Memory limit of a server without GPUs whose spec sets none: one server must not take the memory of its whole node.

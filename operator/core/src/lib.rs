@@ -21,6 +21,7 @@ mod path;
 pub mod pinned;
 pub mod pod;
 pub mod problem;
+pub mod reference;
 pub mod render;
 pub mod replica;
 pub mod source_rules;

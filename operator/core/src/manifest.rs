@@ -163,6 +163,44 @@ pub enum ManifestSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secret: Option<String>,
     },
+    /// A repository of the Hugging Face Hub.
+    HuggingFace {
+        /// Its name, with or without an organisation before the slash.
+        repo: String,
+        /// Commit, tag or branch.
+        revision: String,
+        /// Patterns of the files taken; none: all that belong to the model.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        include: Vec<String>,
+        /// `http://` or `https://` address of the hub.
+        endpoint: String,
+        /// Name of the Secret with `token`; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+    },
+    /// An image or an artifact in a registry.
+    Oci {
+        /// What is pulled, as [`crate::reference::Reference`] reads it.
+        reference: String,
+        /// Name of the Secret with `.dockerconfigjson`, or `username` and `password`; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+        /// The registry is asked without encryption.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        plain_http: bool,
+    },
+}
+
+impl ManifestSource {
+    /// Name of the Secret that opens it.
+    pub fn secret(&self) -> Option<&str> {
+        match self {
+            Self::Http { secret, .. } | Self::HuggingFace { secret, .. } | Self::Oci { secret, .. } => {
+                secret.as_deref()
+            }
+            Self::Inline { .. } | Self::ConfigMap { .. } | Self::Pvc { .. } => None,
+        }
+    }
 }
 
 /// The configuration of a model as the resource has it. What is served is made of it and of a `config.pbtxt` in the

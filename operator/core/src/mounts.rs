@@ -32,14 +32,14 @@ impl Mounts {
                 ManifestSource::Pvc { claim, .. } if !is_absent_claim(claim) => {
                     mounts.claims.insert(claim.clone());
                 }
-                ManifestSource::Http { secret: Some(secret), .. } => {
-                    mounts.secrets.insert(secret.clone());
-                }
                 ManifestSource::ConfigMap { .. }
                 | ManifestSource::Pvc { .. }
-                | ManifestSource::Http { secret: None, .. }
+                | ManifestSource::Http { .. }
+                | ManifestSource::HuggingFace { .. }
+                | ManifestSource::Oci { .. }
                 | ManifestSource::Inline { .. } => {}
             }
+            mounts.secrets.extend(model.source.secret().map(str::to_owned));
         }
         mounts
     }

@@ -1,6 +1,7 @@
 //! What the fields of a resource mean together, beyond what its definition can say field by field. The rules the API server
 //! checks with CEL are here too, word for word in meaning: on one machine there is no API server to ask.
 
+mod hub;
 mod model;
 mod server;
 
@@ -74,6 +75,8 @@ fn alternatives(source: &ModelSource) -> Vec<&'static str> {
         ("configMap", source.config_map.is_some()),
         ("pvc", source.pvc.is_some()),
         ("http", source.http.is_some()),
+        ("huggingFace", source.hugging_face.is_some()),
+        ("oci", source.oci.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, given)| given.then_some(name))

@@ -123,16 +123,35 @@ impl HttpClient {
         }
     }
 
+    /// Sends a body; redirects are not followed.
+    ///
+    /// Errors: as those of [`Self::get`].
+    pub async fn post(&self, url: &str, headers: &HeaderMap, body: String) -> Result<Answer, HttpError> {
+        let url = parse(url)?;
+        let shown = shown(url.as_str());
+        self.may_ask(&url, &shown).await?;
+        let request = self.inner.post(url).headers(headers.clone()).body(body);
+        let response = request.send().await.map_err(|error| HttpError::of(&shown, &error))?;
+        Ok(Answer { response, least: LeastRate::new(&self.limits, Instant::now()), shown })
+    }
+
     /// Sends one request, redirects not followed.
     async fn one(&self, method: &Method, url: &Url, headers: &HeaderMap) -> Result<Response, HttpError> {
         let shown = shown(url.as_str());
-        self.permit(url).await?;
-        if let (Some(why), "https") = (&self.without_certificates, url.scheme()) {
-            let text = format!("{shown}: this machine has no certificates to know servers by: {why}");
-            return Err(HttpError::for_good(Reason::DownloadFailed, text));
-        }
+        self.may_ask(url, &shown).await?;
         let request = self.inner.request(method.clone(), url.clone()).headers(headers.clone());
         request.send().await.map_err(|error| HttpError::of(&shown, &error))
+    }
+
+    async fn may_ask(&self, url: &Url, shown: &str) -> Result<(), HttpError> {
+        self.permit(url).await?;
+        match (&self.without_certificates, url.scheme()) {
+            (Some(why), "https") => {
+                let text = format!("{shown}: this machine has no certificates to know servers by: {why}");
+                Err(HttpError::for_good(Reason::DownloadFailed, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Judges what no resolver is asked for: addresses written out, and names that a proxy will look up.

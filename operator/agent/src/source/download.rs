@@ -36,7 +36,6 @@ const LONG: Duration = Duration::from_secs(5);
 const WORTHWHILE: u64 = 64 << 10;
 
 /// A file to download.
-#[derive(Debug)]
 pub struct Download<'a> {
     /// Asks for it.
     pub client: &'a HttpClient,
@@ -46,6 +45,13 @@ pub struct Download<'a> {
     pub headers: HeaderMap,
     /// Part of a larger whole: its length is not what the progress is out of.
     pub is_part: bool,
+    /// Its length in bytes, where somebody else has said so: more is not taken.
+    pub length: Option<u64>,
+    /// The address never has another content, and what comes is checked: an attempt goes on where the last one ended, whatever the
+    /// server calls it.
+    pub is_fixed: bool,
+    /// What an answer without content means, for servers that say more than a status.
+    pub explain: Option<&'a (dyn Fn(&Answer) -> Fault + Sync)>,
 }
 
 /// What was downloaded.
@@ -65,15 +71,22 @@ struct Target {
     length: u64,
     /// What the server calls this content; without it, an attempt begins at zero.
     validator: Option<HeaderValue>,
+    /// Longest it may become.
+    most: Option<u64>,
 }
 
-impl Download<'_> {
+impl<'a> Download<'a> {
+    /// A file of which nothing is known, all by itself.
+    pub fn new(client: &'a HttpClient, url: &'a str, headers: HeaderMap) -> Self {
+        Self { client, url, headers, is_part: false, length: None, is_fixed: false, explain: None }
+    }
+
     /// Downloads to the free path `to`.
     ///
     /// Errors: `SourceNotFound`, `CredentialsMissing`, `AddressRefused`, `DownloadFailed`, `InvalidSource` if it is over a limit,
     /// `StoreFailed`.
     pub async fn fetch(&self, to: &Path, progress: &Arc<Progress>) -> Result<Downloaded, Fault> {
-        let mut target = Target::new(to.to_owned());
+        let mut target = Target::new(to.to_owned(), self.length);
         let mut least = LeastRate::new(progress.limits(), Instant::now());
         let (mut pauses, mut furthest) = (PAUSES.into_iter(), 0);
         loop {
@@ -86,7 +99,7 @@ impl Download<'_> {
                 Err(error) => error,
             };
             let brought = target.length.saturating_sub(furthest);
-            if brought >= WORTHWHILE && target.validator.is_some() {
+            if brought >= WORTHWHILE && (self.is_fixed || target.validator.is_some()) {
                 (pauses, furthest) = (PAUSES.into_iter(), target.length);
             }
             let is_hopeless = !error.is_for_now || (brought == 0 && began.elapsed() >= LONG);
@@ -103,18 +116,26 @@ impl Download<'_> {
         progress: &Arc<Progress>,
     ) -> (Target, Result<(), HttpError>) {
         let mut headers = self.headers.clone();
-        if let (Some(validator), true) = (&target.validator, target.length > 0) {
-            headers.insert(header::IF_RANGE, validator.clone());
+        if target.length > 0 && (self.is_fixed || target.validator.is_some()) {
             headers.insert(header::RANGE, range(target.length));
+            if let (Some(validator), false) = (&target.validator, self.is_fixed) {
+                headers.insert(header::IF_RANGE, validator.clone());
+            }
         }
         let mut answer = match self.client.get(self.url, &headers).await {
             Ok(answer) => answer,
             Err(error) => return (target, Err(error)),
         };
-        let total = match begin(&answer, &mut target, progress) {
-            Ok(total) => total,
+        let total = match begin(&answer, &mut target, progress, self.explain) {
+            Ok(total) => total.or(self.length),
             Err(error) => return (target, Err(error)),
         };
+        if let (Some(length), Some(total)) = (self.length, total)
+            && length != total
+        {
+            let text = format!("{} has {total} bytes; it should have {length}", answer.shown());
+            return (target, Err(HttpError { fault: Fault::new(Reason::DownloadFailed, text), is_for_now: false }));
+        }
         if let (Some(total), false) = (total, self.is_part)
             && let Err(fault) = progress.expect(total)
         {
@@ -144,10 +165,10 @@ impl Download<'_> {
         let for_good = |fault| HttpError { fault, is_for_now: false };
         let written = match writer.await {
             Ok(Ok(written)) => written,
-            Ok(Err(fault)) => return (Target::new(path), Err(for_good(fault))),
+            Ok(Err(fault)) => return (Target::new(path, self.length), Err(for_good(fault))),
             Err(error) => {
                 let fault = Fault::new(Reason::StoreFailed, format!("the download's writer broke off: {error}"));
-                return (Target::new(path), Err(for_good(fault)));
+                return (Target::new(path, self.length), Err(for_good(fault)));
             }
         };
         let (target, written) = written;
@@ -163,8 +184,8 @@ impl Download<'_> {
 }
 
 impl Target {
-    fn new(path: PathBuf) -> Self {
-        Self { path, file: None, hasher: Sha256::new(), length: 0, validator: None }
+    fn new(path: PathBuf, most: Option<u64>) -> Self {
+        Self { path, file: None, hasher: Sha256::new(), length: 0, validator: None, most }
     }
 
     /// Begins at zero.
@@ -185,6 +206,12 @@ impl Target {
         let Some(file) = &mut self.file else { return Ok(()) };
         while let Some(piece) = pieces.blocking_recv() {
             progress.add(piece.len() as u64)?;
+            if let Some(most) = self.most.filter(|most| self.length + piece.len() as u64 > *most) {
+                return Err(Fault::new(
+                    Reason::DownloadFailed,
+                    format!("more came than the {most} bytes it should have"),
+                ));
+            }
             file.write_all(&piece).map_err(fail)?;
             self.hasher.update(&piece);
             self.length += piece.len() as u64;
@@ -194,7 +221,12 @@ impl Target {
 }
 
 /// What an answer means for what is on disk: it goes on, or begins at zero. Returns the length of the whole, if it is told.
-fn begin(answer: &Answer, target: &mut Target, progress: &Progress) -> Result<Option<u64>, HttpError> {
+fn begin(
+    answer: &Answer,
+    target: &mut Target,
+    progress: &Progress,
+    explain: Option<&(dyn Fn(&Answer) -> Fault + Sync)>,
+) -> Result<Option<u64>, HttpError> {
     let (status, headers) = (answer.status(), answer.headers());
     let number = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()?.parse::<u64>().ok());
     if status == StatusCode::PARTIAL_CONTENT && target.length > 0 {
@@ -213,7 +245,10 @@ fn begin(answer: &Answer, target: &mut Target, progress: &Progress) -> Result<Op
         let text = format!("{} answered {status}: it is another file now", answer.shown());
         return Err(HttpError { fault: Fault::new(Reason::DownloadFailed, text), is_for_now: true });
     }
-    refuse(answer)?;
+    refuse(answer).map_err(|error| match explain {
+        Some(explain) => HttpError { fault: explain(answer), ..error },
+        None => error,
+    })?;
     target.clear(progress);
     target.validator = validator(headers);
     Ok(number(header::CONTENT_LENGTH))

@@ -81,7 +81,7 @@ impl HttpSource<'_> {
         if let Some(credentials) = &self.credentials {
             headers.insert(AUTHORIZATION, credentials.header()?);
         }
-        let download = Download { client: &client, url: self.uri, headers, is_part: false };
+        let download = Download::new(&client, self.uri, headers);
         let Downloaded { hash, .. } = download.fetch(beside, progress).await?;
         progress.verifying();
         if let Some(expected) = self.checksum {

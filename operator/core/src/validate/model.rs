@@ -12,7 +12,7 @@ use crds::{
 };
 use server_core::version_routing::PARAMETERS;
 
-use super::{Findings, alternatives, spec};
+use super::{Findings, alternatives, hub, spec};
 use crate::{Problem, Reason, names, path::FieldPath, versions};
 
 /// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
@@ -50,14 +50,16 @@ fn name(model: &TritonModel, findings: &mut Findings) {
     }
 }
 
+/// The kinds of sources, as a sentence names them.
+const SOURCES: &str = "inline, configMap, pvc, http, huggingFace or oci";
+
 fn source(source: &ModelSource, findings: &mut Findings) {
     let at = spec("source");
     match alternatives(source).as_slice() {
         [_] => {}
-        [] => findings.add(at.clone(), "names no source: give exactly one of inline, configMap, pvc or http"),
+        [] => findings.add(at.clone(), format!("names no source: give exactly one of {SOURCES}")),
         several => {
-            let message =
-                format!("names {}: a source is exactly one of inline, configMap, pvc or http", several.join(" and "));
+            let message = format!("names {}: a source is exactly one of {SOURCES}", several.join(" and "));
             findings.add(at.clone(), message);
         }
     }
@@ -89,6 +91,12 @@ fn source(source: &ModelSource, findings: &mut Findings) {
         );
         findings.add(at.field("http").field("uri"), message);
     }
+    if let Some(hub) = &source.hugging_face {
+        hub::hugging_face(hub, &at.field("huggingFace"), findings);
+    }
+    if let Some(oci) = &source.oci {
+        hub::oci(oci, &at.field("oci"), findings);
+    }
 }
 
 fn files(files: &BTreeMap<String, String>, at: &FieldPath, findings: &mut Findings) {
@@ -105,14 +113,14 @@ fn files(files: &BTreeMap<String, String>, at: &FieldPath, findings: &mut Findin
     let bytes: usize = files.iter().map(|(path, content)| path.len() + content.len()).sum();
     if bytes > INLINE_MAX {
         let message = format!(
-            "holds {bytes} bytes, the most is {INLINE_MAX}: use a configMap, pvc or http source for files of this size"
+            "holds {bytes} bytes, the most is {INLINE_MAX}: use a source such as configMap, pvc or http for files of this size"
         );
         findings.add_as(Reason::ManifestTooLarge, at.clone(), message);
     }
 }
 
 /// Whether `uri` is `http(s)://HOST[:PORT][/...]` without white space or a fragment.
-fn is_http_uri(uri: &str) -> bool {
+pub(super) fn is_http_uri(uri: &str) -> bool {
     let Some(rest) = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")) else { return false };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     !host.is_empty() && !rest[host.len()..].starts_with('#') && !uri.contains(char::is_whitespace)

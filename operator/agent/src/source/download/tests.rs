@@ -16,7 +16,7 @@ async fn download(url: &str, progress: &Arc<Progress>) -> Result<Vec<u8>, Fault>
 async fn by(rule: &AddressRule, url: &str, headers: HeaderMap, progress: &Arc<Progress>) -> Result<Vec<u8>, Fault> {
     let folder = tempfile::tempdir().unwrap();
     let client = HttpClient::new(&Arc::new(rule.clone()), progress.limits()).unwrap();
-    let download = Download { client: &client, url, headers, is_part: false };
+    let download = Download::new(&client, url, headers);
     let path = folder.path().join("download");
     let Downloaded { hash, length } = download.fetch(&path, progress).await?;
     let bytes = std::fs::read(path).unwrap();
