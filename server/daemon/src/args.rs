@@ -54,6 +54,7 @@ pub(crate) struct Args {
     pub(crate) exit_timeout: Duration,
     /// How long to go on serving before it.
     pub(crate) drain_delay: Duration,
+    pub(crate) drain_timeout: Duration,
     /// Most bytes of requests in flight, 0 for no limit; `None` leaves it to the machine.
     pub(crate) max_inflight_request_bytes: Option<u64>,
     pub(crate) allow_client_shm: bool,
@@ -503,6 +504,7 @@ impl Default for Args {
             startup_hold: Duration::ZERO,
             exit_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
             max_inflight_request_bytes: None,
             allow_client_shm: false,
             exit_on_error: true,

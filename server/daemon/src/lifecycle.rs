@@ -3,8 +3,8 @@
 //! With `--startup-hold-secs`, front ends do not answer until the start-up models are loaded or have failed, or the time is over:
 //! callers that connected while one process took over from another wait for models and get no refusal.
 //!
-//! Order of leaving: callers are sent elsewhere while all is served, the engine takes no new work and says so, what runs ends,
-//! models unload, front ends close.
+//! Order of leaving: callers are sent elsewhere while all is served (`drain.rs`), the engine takes no new work and says so, what
+//! runs ends, models unload, front ends close.
 
 use std::{
     future::Future,
@@ -15,18 +15,19 @@ use std::{
 };
 
 use server_core::error::Error;
-use server_engine::{Engine, IndexEntry, Startup};
+use server_engine::{Engine, IndexEntry, Leaving, Startup};
 use server_tls::LoadError;
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     control_socket::ControlSocketError,
+    drain::{Drain, Limits, Step},
     listeners::{ListenError, Listener, Service},
     signals::Signals,
     table::table,
@@ -35,6 +36,9 @@ use crate::{
 /// What connections get at least to take their answers and close, even if the work took all the time there was. Longer
 /// than the front ends wait for a request of which only a part arrived: that is no reason to call the exit a bad one.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether callers still come.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why the server ends without being asked to, or not as asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +65,7 @@ pub(crate) enum Fatal {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Exit {
     /// How long everything is served after a signal, while callers are asked to go elsewhere.
-    pub(crate) drain: Duration,
+    pub(crate) drain: Limits,
     /// How long work in flight may take.
     pub(crate) timeout: Duration,
     /// Whether a start-up model that fails ends the server.
@@ -170,11 +174,22 @@ pub(crate) async fn live(
 }
 
 /// Gives callers time to learn that this server goes.
-async fn drain(engine: &Engine, delay: Duration) {
-    if !delay.is_zero() {
-        info!("Serving on for {delay:?} while callers go elsewhere.");
-        engine.begin_leaving();
-        tokio::time::sleep(delay).await;
+async fn drain(engine: &Engine, limits: Limits) {
+    if limits.are_zero() {
+        return;
+    }
+    info!("Serving on while callers go elsewhere, {limits}.");
+    let began = Instant::now();
+    let mut drain = Drain::new(limits, began.into_std());
+    while let Step::Serve { is_ready } = drain.next(Instant::now().into_std(), engine.late_requests()) {
+        let is_change = engine.leaves() == Leaving::WhileReady && !is_ready;
+        if is_change {
+            warn!("Callers still come after {:?}: not ready from here on.", began.elapsed());
+        }
+        if is_change || engine.leaves() == Leaving::No {
+            engine.begin_leaving(is_ready);
+        }
+        sleep(DRAIN_INTERVAL).await;
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod args;
 mod control_socket;
+mod drain;
 mod lifecycle;
 mod listeners;
 mod signals;

@@ -27,6 +27,7 @@ use crate::{
         LimitedResource, ModelArgs, RateLimit, Restriction, Setting, TlsArgs,
     },
     control_socket::ControlSocket,
+    drain::Limits,
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
     signals::Signals,
@@ -51,6 +52,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         startup_hold,
         exit_timeout,
         drain_delay,
+        drain_timeout,
         max_inflight_request_bytes,
         allow_client_shm,
         exit_on_error,
@@ -249,7 +251,11 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             front_ends.add_control(path, serve);
             socket
         });
-        let exit = Exit { drain: drain_delay, timeout: exit_timeout, on_error: exit_on_error };
+        let exit = Exit {
+            drain: Limits { delay: drain_delay, timeout: drain_timeout },
+            timeout: exit_timeout,
+            on_error: exit_on_error,
+        };
         lifecycle::live(engine, front_ends, signals, exit).await
     });
     // What still runs here was given its time: a load that hangs must not keep the process.

@@ -46,7 +46,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -94,6 +94,19 @@ const EXITING: u8 = 2;
 const LEAVING: u8 = 3;
 /// A repository could not be read at start, or the start-up list was wrong: there is nothing to serve.
 const FAILED: u8 = 4;
+/// As [`LEAVING`], and ready for callers that have nowhere else to go.
+const LEAVING_READY: u8 = 5;
+
+/// How far the server is on its way to its exit, while it still serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It stays.
+    No,
+    /// Callers should go elsewhere, if they can: it is ready all the same.
+    WhileReady,
+    /// Callers should go elsewhere: it is not ready any more.
+    Unready,
+}
 
 /// Models loaded, requests run. Shared by all front ends.
 pub struct Engine {
@@ -105,6 +118,8 @@ pub struct Engine {
     shared_memory: SharedMemory,
     phase: AtomicU8,
     is_leaving: watch::Sender<bool>,
+    /// Inference requests that came since the server has been leaving.
+    late_requests: AtomicU64,
     /// Models that readiness waits for, besides the phase.
     required: Mutex<Vec<String>>,
     /// In poll mode, who follows the repositories. Set by the start.
@@ -148,6 +163,7 @@ impl Engine {
                 shared_memory,
                 phase,
                 is_leaving,
+                late_requests: AtomicU64::new(0),
                 required: Mutex::default(),
                 poller: Mutex::default(),
                 runtime: OnceLock::new(),
@@ -205,7 +221,7 @@ impl Engine {
     /// later, or fails to be, never changes this. Errors: `Unavailable` while it exits.
     pub async fn is_ready(&self) -> Result<bool> {
         self.not_exiting("Server exiting")?;
-        if self.phase.load(Ordering::SeqCst) != RUNNING {
+        if !matches!(self.phase.load(Ordering::SeqCst), RUNNING | LEAVING_READY) {
             return Ok(false);
         }
         if !self.options.strict_readiness {
@@ -356,7 +372,11 @@ impl Engine {
     ///
     /// Errors: those found before it was queued; later ones come through the [`Inference`].
     pub fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<Inference> {
-        self.not_exiting("Server not ready")?;
+        match self.phase.load(Ordering::Relaxed) {
+            EXITING => return Err(Error::unavailable("Server not ready")),
+            LEAVING | LEAVING_READY => drop(self.late_requests.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
+        }
         let delivery = self.shared_memory.delivery_of(&request);
         let mut inference = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request))?;
         inference.deliver_by(delivery);
@@ -385,16 +405,30 @@ impl Engine {
         page
     }
 
-    /// From here on the server is no longer ready and asks callers to go elsewhere; whatever comes all the same is served.
-    pub fn begin_leaving(&self) {
-        let may_leave = |phase| (phase != EXITING).then_some(LEAVING);
-        let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, may_leave); // who exits has left already
+    /// From here on the server asks callers to go elsewhere; whatever comes all the same is served. It is no longer ready, unless
+    /// it was and `stays_ready`: then it serves those that have nowhere else to go. May be called again without.
+    pub fn begin_leaving(&self, stays_ready: bool) {
+        let next = |phase| match phase {
+            EXITING => None, // who exits has left already
+            RUNNING | LEAVING_READY if stays_ready => Some(LEAVING_READY),
+            _ => Some(LEAVING),
+        };
+        let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
         self.is_leaving.send_replace(true);
     }
 
-    /// Whether callers should go elsewhere.
-    pub fn is_leaving(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == LEAVING
+    /// Whether callers should go elsewhere, and whether the server is ready all the same.
+    pub fn leaves(&self) -> Leaving {
+        match self.phase.load(Ordering::Relaxed) {
+            LEAVING => Leaving::Unready,
+            LEAVING_READY => Leaving::WhileReady,
+            _ => Leaving::No,
+        }
+    }
+
+    /// How many inference requests came since the server began to leave.
+    pub fn late_requests(&self) -> u64 {
+        self.late_requests.load(Ordering::Relaxed)
     }
 
     /// Becomes ready once callers should go elsewhere, though requests are still served.

@@ -51,11 +51,13 @@ const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long connections may take to close after their last call.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often connections are asked to end while the server leaves.
+const LEAVING_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause when the process has no file descriptor or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Serves connections until `shutdown`, then until no inference call is in flight, then until they are closed. When
-/// `leaving` completes, the connections of that moment are asked to end once their calls are answered.
+/// Serves connections until `shutdown`, then until no inference call is in flight, then until they are closed. From when
+/// `leaving` completes, the connections of each second are asked to end once their calls are answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     dispatch: Dispatch,
@@ -93,8 +95,14 @@ pub(crate) async fn serve(
         }
     };
     if accept_until(&listener, &mut connections, start, leaves_first).await? {
-        close_requested.send_replace(());
-        accept_until(&listener, &mut connections, start, shutdown).await?;
+        // clients that have nowhere else to go come back, and are asked again: somewhere else may have come
+        loop {
+            close_requested.send_replace(());
+            let stops = async { timeout(LEAVING_INTERVAL, &mut shutdown).await.is_ok() };
+            if accept_until(&listener, &mut connections, start, stops).await? {
+                break;
+            }
+        }
     }
     // New calls are refused with the reason until the last call in flight has its response.
     admission.close();

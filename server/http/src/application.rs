@@ -4,6 +4,7 @@ use std::future::Future;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use server_engine::Leaving;
 
 use crate::{body::Body, connection::Activity};
 
@@ -17,6 +18,6 @@ pub(crate) trait Application: Send + Sync + 'static {
         false
     }
 
-    /// Whether each connection should be closed after its next response.
-    fn is_leaving(&self) -> bool;
+    /// Whether connections should be closed after their next response.
+    fn leaves(&self) -> Leaving;
 }

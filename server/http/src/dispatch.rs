@@ -3,6 +3,7 @@
 use http::{HeaderMap, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use server_core::{error::Result, interface::ModelId, request::VersionChoice, unsupported};
+use server_engine::Leaving;
 
 use crate::{
     application::Application,
@@ -25,8 +26,8 @@ impl Application for Server {
         self.options.forwarded_headers.is_some()
     }
 
-    fn is_leaving(&self) -> bool {
-        self.engine.is_leaving()
+    fn leaves(&self) -> Leaving {
+        self.engine.leaves()
     }
 }
 

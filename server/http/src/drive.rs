@@ -17,6 +17,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use server_engine::Leaving;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
@@ -45,6 +46,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_HEAD: usize = 64 << 10;
 /// Most header fields of a request.
 const MAX_HEADER_FIELDS: usize = 1000;
+/// Age from which connections are ended by a server that leaves and is ready for those that have nowhere else to go.
+const LEAVING_AGE: Duration = Duration::from_secs(1);
 /// How long the last response of a connection may take to be written, and what the client still sends to be discarded.
 const LAST_RESPONSE_TIME: Duration = Duration::from_secs(2);
 
@@ -52,18 +55,31 @@ const LAST_RESPONSE_TIME: Duration = Duration::from_secs(2);
 struct Shared<A> {
     application: Arc<A>,
     activity: Arc<Activity>,
+    began: Instant,
+}
+
+impl<A: Application> Shared<A> {
+    /// Whether the connection ends with the response that is ready, so that its client goes where others serve. A client that has
+    /// nowhere else to go comes back at once: while the server is ready for it, it need not come back for each request.
+    fn is_over(&self) -> bool {
+        match self.application.leaves() {
+            Leaving::No => false,
+            Leaving::WhileReady => self.began.elapsed() >= LEAVING_AGE,
+            Leaving::Unready => true,
+        }
+    }
 }
 
 /// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
 pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>, stop: watch::Receiver<()>) {
     let activity = Arc::new(Activity::new(application.records_heads()));
-    let shared = Arc::new(Shared { application, activity: activity.clone() });
+    let shared = Arc::new(Shared { application, activity: activity.clone(), began: Instant::now() });
     let service = service_fn(move |request: http::Request<_>| {
         let shared = shared.clone();
         async move {
             shared.activity.request_begun(request.version());
             let mut response = shared.application.answer(&shared.activity, request).await;
-            if shared.application.is_leaving() {
+            if shared.is_over() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             shared.activity.answered();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use server_core::{byte_budget::ByteBudget, metrics::request_memory};
-use server_engine::Engine;
+use server_engine::{Engine, Leaving};
 
 use crate::{
     application::Application, body::Body, connection::Activity, error::Failure, reply::empty, router::RouteError,
@@ -40,7 +40,7 @@ impl Application for Metrics {
         response
     }
 
-    fn is_leaving(&self) -> bool {
-        self.engine.is_leaving()
+    fn leaves(&self) -> Leaving {
+        self.engine.leaves()
     }
 }

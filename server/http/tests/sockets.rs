@@ -192,13 +192,35 @@ async fn a_draining_server_answers_with_connection_close() {
     let server = floats().await;
     let mut idle = server.client().await;
     assert_eq!(idle.post("/v2/models/floats/infer", BODY).await.header("connection"), None);
-    server.engine.begin_leaving();
+    server.engine.begin_leaving(false);
     assert_eq!(server.get("/v2/health/live").await.status, 200);
     assert_eq!(server.get("/v2/health/ready").await.status, 400);
     let answer = idle.post("/v2/models/floats/infer", BODY).await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     assert_eq!(idle.rest().await, b"");
     assert_eq!(server.post("/v2/models/floats/infer", BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_draining_server_that_stays_ready_ends_connections_once_they_are_a_second_old() {
+    let server = floats().await;
+    let mut client = server.client().await;
+    server.engine.begin_leaving(true);
+    assert_eq!(server.get("/v2/health/ready").await.status, 200);
+    let mut connection = async || {
+        let answer = client.post("/v2/models/floats/infer", BODY).await;
+        assert_eq!(answer.status, 200);
+        answer.header("connection").map(str::to_owned)
+    };
+    assert_eq!(connection().await, None);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
+    assert_eq!(connection().await.as_deref(), Some("close"));
+    assert_eq!(client.rest().await, b"");
+    server.engine.begin_leaving(false);
+    assert_eq!(server.get("/v2/health/ready").await.status, 400);
+    assert_eq!(server.engine.late_requests(), 2);
 }
 
 #[tokio::test]

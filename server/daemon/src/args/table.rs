@@ -76,6 +76,11 @@ const SERVER: &[Flag] = &[
         "Seconds to go on serving after a signal, before the exit begins: not ready any more, and each connection ends with \
          its next answer, so that callers move to other servers without losing a request.",
         |args, seconds| args.drain_delay = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
+    set!("drain-timeout-secs": i32 = "0",
+        "Most seconds to go on serving after a signal for callers that have nowhere else to go: the server stays ready, and \
+         the exit begins once no inference request has come for --drain-delay-secs. If some still come when only that delay is \
+         left, the server is not ready for the rest. 0 waits for the delay alone.",
+        |args, seconds| args.drain_timeout = Duration::from_secs(seconds.max(0).unsigned_abs().into())),
     set!("max-inflight-request-bytes": u64 = "",
         "Most bytes that the requests of all callers, HTTP and gRPC, may hold in memory at once; requests beyond are refused as \
          unavailable. 0 is no limit. Default is a quarter of the memory that the server may use: the limit of its cgroup, or \

@@ -56,7 +56,7 @@ fn every_flag_has_a_name_of_its_own() {
 #[test]
 fn flags_act_on_what_they_name() {
     let args = args(
-        "--id=s1 --startup-hold-secs=4 --exit-timeout-secs=5 --drain-delay-secs=3 --max-inflight-request-bytes=70 --allow-client-shm=true --exit-on-error=false --strict-readiness off --model-control-mode=EXPLICIT \
+        "--id=s1 --startup-hold-secs=4 --exit-timeout-secs=5 --drain-delay-secs=3 --drain-timeout-secs=9 --max-inflight-request-bytes=70 --allow-client-shm=true --exit-on-error=false --strict-readiness off --model-control-mode=EXPLICIT \
          --load-model=b --load-model=a --load-model=b --model-config-name=fast --model-load-thread-count=9 \
          --model-load-retry-count=2 --gpu-fallback=cpu --http-address=::1 --http-port=0 --reuse-http-port=1 --http-max-input-size=1000 \
          --allow-grpc=false --grpc-port=9001 --grpc-keepalive-time=5000 \
@@ -68,6 +68,7 @@ fn flags_act_on_what_they_name() {
         startup_hold: Duration::from_secs(4),
         exit_timeout: Duration::from_secs(5),
         drain_delay: Duration::from_secs(3),
+        drain_timeout: Duration::from_secs(9),
         max_inflight_request_bytes: Some(70),
         allow_client_shm: true,
         exit_on_error: false,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
@@ -54,7 +54,7 @@ fn callers_are_sent_elsewhere_before_the_exit() {
     let mut server = Program::serve(repository.path(), &["--drain-delay-secs=2"]);
     server.stdout.expect("Started HTTPService");
     server.signal(Signal::TERM);
-    server.stdout.expect("Serving on for 2s");
+    server.stdout.expect("Serving on while callers go elsewhere, for 2s.");
     let http = server.http();
     until("not ready", || status(http, "/v2/health/ready") != 200);
     assert_eq!(status(http, "/v2/health/live"), 200);
@@ -64,6 +64,43 @@ fn callers_are_sent_elsewhere_before_the_exit() {
     stream.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
     assert!(text.to_lowercase().contains("\r\nconnection: close\r\n"), "{text}");
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+/// One request on a connection of its own.
+fn infers(http: SocketAddr) {
+    let answer = call(http, "POST", "/v2/models/echo/infer", &infer_body([1, 2]));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[test]
+fn callers_that_have_nowhere_else_to_go_are_served_until_they_have() {
+    let repository = with_echo();
+    let mut server = Program::serve(repository.path(), &["--drain-delay-secs=1", "--drain-timeout-secs=600"]);
+    server.stdout.expect("Started HTTPService");
+    let http = server.http();
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    server.stdout.expect("until none has come for 1s, for 600s at most");
+    while begun.elapsed() < Duration::from_secs(3) {
+        infers(http);
+        assert_eq!(status(http, "/v2/health/ready"), 200);
+    }
+    assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
+}
+
+#[test]
+fn callers_that_never_go_are_served_until_the_timeout() {
+    let repository = with_echo();
+    let mut server = Program::serve(repository.path(), &["--drain-delay-secs=1", "--drain-timeout-secs=2"]);
+    server.stdout.expect("Started HTTPService");
+    let http = server.http();
+    server.signal(Signal::TERM);
+    until("not ready", || {
+        infers(http);
+        status(http, "/v2/health/ready") != 200
+    });
+    server.stderr.expect("Callers still come after");
     assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
 }
 

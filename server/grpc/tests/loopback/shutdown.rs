@@ -1,7 +1,14 @@
 //! Shutdown: new calls are refused, calls in flight finish, connections are closed.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use futures_util::stream;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use server_proto::inference::ServerReadyRequest;
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::harness::{Server, until, values};
@@ -70,7 +77,7 @@ async fn a_leaving_server_closes_connections_without_losing_a_call() {
         tokio::spawn(async move { client.model_infer(values("slow", id, &[1.0])).await })
     });
     until(|| server.counted("slow").pending == 1).await; // one runs, one waits
-    server.engine.begin_leaving();
+    server.engine.begin_leaving(false);
     for (in_flight, id) in in_flight.into_iter().zip(["1", "2"]) {
         assert_eq!(in_flight.await.unwrap().unwrap().into_inner().id, id);
     }
@@ -80,4 +87,17 @@ async fn a_leaving_server_closes_connections_without_losing_a_call() {
         assert_eq!(answer.unwrap().into_inner().id, id.to_string());
     }
     assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_to_a_leaving_server_is_sent_away_again() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    server.engine.begin_leaving(true);
+    assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (sender, connection) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), socket).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), connection).await.expect("told to go").unwrap();
+    assert!(sender.is_closed());
+    client.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
 }
