@@ -19,9 +19,14 @@ pub struct ServerOptions {
     /// How long requests under way may take to finish once the server was told to end. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_timeout: Option<Duration>,
-    /// How long a server told to end still takes requests, so that clients can learn of its end first. Default: 5s.
+    /// A server told to end serves on until no inference request has come for so long, so that clients can learn of its end first.
+    /// Default: 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_delay: Option<Duration>,
+    /// How long it serves on at most while requests come that have nowhere else to go: the only replica serves until another one
+    /// does. A rollout that has to end an old pod first waits for that, too. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Duration>,
     /// Further flags of tritonserver, each as one item, such as --backend-config=onnxruntime,default-max-batch-size=8.
     /// Flags which the operator sets itself (model repository, ports, model control) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -47,7 +47,7 @@ spec:
   replicas: 1
   resources: {requests: {cpu: 10m, memory: 64Mi}}
   probes: {startup: {periodSeconds: 1}, readiness: {periodSeconds: 1, failureThreshold: 1}}
-  server: {drainDelay: 3s, exitTimeout: 10s}
+  server: {drainDelay: 3s, drainTimeout: 20s, exitTimeout: 10s}
 """
 
 CLAIM = """

@@ -96,6 +96,17 @@ def test_nobody_notices_a_deleted_pod(serving):
         recovered(serving, before)
 
 
+def test_nobody_notices_a_deleted_pod_that_is_the_only_one(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    before = namespace.lives()
+    with load(namespace):
+        namespace.kubectl("delete", "pod", *namespace.pods(), "--wait=false")
+        until(lambda: namespace.lives() and not namespace.lives() & before, "another pod")
+        namespace.wait("tsrv/vision")
+        until(lambda: len(namespace.items("pods")) == 1, "the old pod to end once nobody asks it any more", 15)
+
+
 def test_nobody_notices_a_drained_node(serving):
     before = serving.lives()
     try:

@@ -55,8 +55,10 @@ pub const AGENT_CPU_REQUEST: &str = "10m";
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long requests under way may take to finish.
 pub const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server that was asked to end still takes requests.
+/// How long no request may have come before a server that was asked to end does so.
 pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
+/// How long a server that was asked to end serves requests at most.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings of the server process, every one decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +69,10 @@ pub struct ServerSettings {
     pub metrics_interval: Duration,
     /// How long requests under way may take to finish.
     pub exit_timeout: Duration,
-    /// How long a server that was asked to end still takes requests.
+    /// How long no request may have come before a server that was asked to end does so.
     pub drain_delay: Duration,
+    /// How long it serves requests at most.
+    pub drain_timeout: Duration,
     /// Further flags, as the user wrote them.
     pub extra_args: Vec<String>,
 }
@@ -82,6 +86,7 @@ impl ServerSettings {
             metrics_interval: options.metrics_interval.map_or(METRICS_INTERVAL, Into::into),
             exit_timeout: options.exit_timeout.map_or(EXIT_TIMEOUT, Into::into),
             drain_delay: options.drain_delay.map_or(DRAIN_DELAY, Into::into),
+            drain_timeout: options.drain_timeout.map_or(DRAIN_TIMEOUT, Into::into),
             extra_args: options.extra_args,
         }
     }
@@ -107,11 +112,12 @@ impl ServerSettings {
 }
 
 /// Flags of `tritonserver` that the operator sets itself, without their dashes.
-pub const OWN_FLAGS: [&str; 21] = [
+pub const OWN_FLAGS: [&str; 22] = [
     "allow-grpc",
     "allow-http",
     "allow-metrics",
     "drain-delay-secs",
+    "drain-timeout-secs",
     "exit-timeout-secs",
     "grpc-address",
     "grpc-port",

@@ -13,6 +13,7 @@ pub mod election;
 pub mod events;
 pub mod image;
 pub mod labels;
+pub mod last_words;
 pub mod manifest;
 pub mod mounts;
 pub mod names;

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Pod},
+    api::core::v1::{ContainerState, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::SignedDuration,
 };
+
+use crate::last_words;
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -180,7 +182,38 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
         return Some(Trouble { reason: "Unschedulable".into(), message });
     }
     let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    containers.filter_map(container_trouble).next()
+    let trouble = |container| out_of_memory(pod, container).or_else(|| container_trouble(container));
+    containers.filter_map(trouble).next()
+}
+
+/// The kubelet's word for a container that was ended because it needed more than its memory limit.
+const OOM_KILLED: &str = "OOMKilled";
+
+/// A container that was ended for want of memory and is not ready again.
+fn out_of_memory(pod: &Pod, container: &ContainerStatus) -> Option<Trouble> {
+    let ended = |state: &Option<ContainerState>| {
+        let terminated = state.as_ref().and_then(|state| state.terminated.as_ref());
+        terminated.is_some_and(|terminated| terminated.reason.as_deref() == Some(OOM_KILLED))
+    };
+    if container.ready || !(ended(&container.state) || ended(&container.last_state)) {
+        return None;
+    }
+    let name = &container.name;
+    let limit = memory_limit(pod, name).map_or_else(String::new, |limit| format!(" of {limit}"));
+    let cure = if name == crate::pod::AGENT_CONTAINER {
+        "raise spec.agent.resources.limits.memory"
+    } else {
+        "raise spec.resources.limits.memory, or give it less to hold: fewer models or instances, smaller batches or caches"
+    };
+    let message = format!("container {name} needed more memory than its limit{limit} and was ended; {cure}");
+    Some(Trouble { reason: OOM_KILLED.into(), message })
+}
+
+fn memory_limit<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {
+    let spec = pod.spec.as_ref()?;
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let limits = containers.find(|it| it.name == container)?.resources.as_ref()?.limits.as_ref()?;
+    limits.get("memory").map(|limit| limit.0.as_str())
 }
 
 fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
@@ -193,11 +226,8 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
         ("CrashLoopBackOff", Some(last)) => {
             let how = last.reason.as_deref().unwrap_or("Error");
             message.push_str(&format!(" ended with {} ({how})", last.exit_code));
-            if how == "OOMKilled" && container.name == crate::pod::SERVER_CONTAINER {
-                message.push_str(": it needs more than its memory limit, so raise spec.resources.limits.memory");
-            }
-            if let Some(words) = last.message.as_deref().map(str::trim).filter(|words| !words.is_empty()) {
-                message.push_str(&format!(": {words}"));
+            if let Some(reason) = last.message.as_deref().and_then(last_words::reason) {
+                message.push_str(&format!(": {reason}"));
             }
         }
         ("CrashLoopBackOff", None) => message.push_str(" ends again and again"),
@@ -257,6 +287,32 @@ mod tests {
             "CrashLoopBackOff",
             "container server ended with 1 (Error): no such flag",
         );
+    }
+
+    #[test]
+    fn a_container_that_ran_out_of_memory_says_so_until_it_is_ready_again() {
+        let status = |ready: bool, state: Value, last: Value| {
+            let server = json!({ "name": "server", "image": "x", "imageID": "", "ready": ready, "restartCount": 1,
+                                 "state": state, "lastState": last });
+            let limits = json!({ "limits": { "memory": "64Mi" } });
+            let spec = json!({ "containers": [{ "name": "server", "resources": limits }] });
+            let pod = json!({ "metadata": { "name": "x" }, "spec": spec, "status": { "containerStatuses": [server] } });
+            Replica::of(&serde_json::from_value(pod).unwrap()).trouble
+        };
+        let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } });
+        for (state, last) in
+            [(killed.clone(), json!({})), (json!({ "running": {} }), killed.clone()), (waiting, killed.clone())]
+        {
+            let trouble = status(false, state, last).unwrap();
+            assert_eq!(trouble.reason, "OOMKilled");
+            assert!(
+                trouble.message.starts_with("container server needed more memory than its limit of 64Mi"),
+                "{trouble:?}"
+            );
+            assert!(trouble.message.contains("spec.resources.limits.memory"), "{trouble:?}");
+        }
+        assert_eq!(status(true, json!({ "running": {} }), killed), None);
     }
 
     #[test]

@@ -16,10 +16,14 @@ use crate::{defaults, labels, names, pod, validated::Validated};
 /// Time beyond draining and finishing that a pod gets to end.
 const SLACK_SECONDS: i64 = 10;
 
+/// What a container that failed said last is told with its end: the end of its log.
+const LAST_WORDS: &str = "FallbackToLogsOnError";
+
 /// The template of a server's pods.
 pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
     let spec = &server.server.spec;
-    let (drain, exit) = (seconds(server.settings.drain_delay), seconds(server.settings.exit_timeout));
+    let drain = seconds(server.settings.drain_timeout.max(server.settings.drain_delay));
+    let exit = seconds(server.settings.exit_timeout);
     let pull_secrets: Vec<_> = spec
         .image
         .iter()
@@ -35,7 +39,7 @@ pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
             enable_service_links: Some(false),
             image_pull_secrets: some(&pull_secrets),
             init_containers: Some(vec![agent(server)]),
-            containers: vec![server_container(server, drain)],
+            containers: vec![server_container(server)],
             volumes: Some(volumes::all(server)),
             termination_grace_period_seconds: Some(drain + exit + SLACK_SECONDS),
             security_context: Some(PodSecurityContext {
@@ -71,7 +75,7 @@ fn metadata(server: &Validated<'_>) -> ObjectMeta {
     ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-fn server_container(server: &Validated<'_>, drain: i64) -> Container {
+fn server_container(server: &Validated<'_>) -> Container {
     let spec = &server.server.spec;
     let env = spec.server.iter().flat_map(|options| &options.env).cloned().collect::<Vec<_>>();
     let mut args = vec![
@@ -79,8 +83,9 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
         "--model-control-mode=explicit".to_owned(),
         // one bad model keeps the pod unready if it is required, and never takes the others with it
         "--exit-on-error=false".to_owned(),
-        // The pod goes on serving while those who send to it learn that it leaves.
-        format!("--drain-delay-secs={drain}"),
+        // The pod goes on serving while those who send to it learn that it leaves, or have nobody else to send to.
+        format!("--drain-delay-secs={}", seconds(server.settings.drain_delay)),
+        format!("--drain-timeout-secs={}", seconds(server.settings.drain_timeout)),
     ];
     args.extend(server.settings.flags());
     Container {
@@ -107,6 +112,7 @@ fn server_container(server: &Validated<'_>, drain: i64) -> Container {
         startup_probe: Some(probes::startup(spec)),
         readiness_probe: Some(probes::readiness(spec)),
         liveness_probe: Some(probes::liveness(spec)),
+        termination_message_policy: Some(LAST_WORDS.into()),
         security_context: Some(restricted()),
         ..Container::default()
     }
@@ -135,6 +141,7 @@ fn agent(server: &Validated<'_>) -> Container {
         // The server starts only once this has succeeded, so that its readiness speaks of the whole start-up set.
         startup_probe: Some(probes::staged()),
         liveness_probe: Some(probes::agent_lives()),
+        termination_message_policy: Some(LAST_WORDS.into()),
         resources: Some(defaults::agent_resources(&server.server.spec)),
         volume_mounts: Some(volumes::of_agent(server)),
         security_context: Some(restricted()),
