@@ -12,7 +12,7 @@ use operator_core::{build::Kind, validated::Settings};
 use serde_json::Value;
 
 use crate::{
-    config_maps::ConfigMaps, events::Events, metrics::Metrics, pods::Poller, queue::ServerKey, watches::Watches,
+    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey, watches::Watches,
 };
 
 /// What every reconcile shares.
@@ -22,7 +22,7 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) poller: Poller,
+    pub(crate) observer: Observer,
     pub(crate) config_maps: ConfigMaps,
     pub(crate) written: Written,
 }

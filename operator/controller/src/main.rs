@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod leader;
 mod metrics;
+mod observer;
 mod pods;
 mod queue;
 mod reconcile;

@@ -7,7 +7,7 @@ use prometheus::{
     core::Collector,
 };
 
-/// Buckets of a reconcile: it is a few requests to the API server, and a poll of pods that may take its whole limit.
+/// Buckets of a reconcile: it is a few requests to the API server.
 const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The operator's own numbers.
@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     reconciles_active: IntGauge,
     writes: IntCounterVec,
     polls: IntCounterVec,
+    pods_followed: IntGauge,
     watch_failures: IntCounterVec,
     is_leader: IntGauge,
     resources: IntGaugeVec,
@@ -51,6 +52,7 @@ impl Metrics {
             reconciles_active: gauge("triton_operator_reconciles_active", "Reconciles under way"),
             writes: counters("triton_operator_writes_total", "Writes to the API server", &["kind", "verb"]),
             polls: counters("triton_operator_pod_polls_total", "Questions to pods, by what came of them", &["outcome"]),
+            pods_followed: gauge("triton_operator_pods_followed", "Pods whose state is followed"),
             watch_failures: counters("triton_operator_watch_failures_total", "Watches that broke off", &["kind"]),
             is_leader: gauge("triton_operator_leader", "1 while this one leads"),
             resources: register(
@@ -78,6 +80,11 @@ impl Metrics {
     /// A pod was asked.
     pub(crate) fn polled(&self, outcome: &str) {
         self.polls.with_label_values(&[outcome]).inc();
+    }
+
+    /// So many pods are followed now.
+    pub(crate) fn follows_pods(&self, count: usize) {
+        self.pods_followed.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A watch broke off.

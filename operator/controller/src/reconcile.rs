@@ -16,14 +16,15 @@ use crate::{
     apply::{ApplyError, apply},
     context::{Context, now},
     dereference::{Surroundings, dereference},
+    observer::FIRST_ANSWERS,
     pods,
     queue::{Reconciled, ServerKey},
     write_status::{before, write_status},
 };
 
-/// Until the next reconcile, if nothing happens: pods are at work on models.
-const BUSY: Duration = Duration::from_secs(2);
-/// The cluster is at work on pods.
+/// Until the next reconcile, if nothing happens: routes to pods are on their way to the nodes.
+const PROPAGATING: Duration = Duration::from_secs(2);
+/// Cluster or pods are at work. They send events; this is for what none comes of, such as a claim that was not there.
 const WAITING: Duration = Duration::from_secs(10);
 /// Nothing is under way.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -64,12 +65,20 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         Err(invalid) => return unreadable(context, key, &invalid.metadata, &invalid.error).await,
     };
     if server.metadata.deletion_timestamp.is_some() {
+        context.observer.forget(key);
         return Ok(None); // its objects go with it; models are reconciled by their own delete event
     }
 
     // 1. dereference: what the spec points at
     let around = dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
     let compiled = compile(server, &around.models, &around.observed);
+    let manifests = around.observed.manifest.iter().chain([&compiled.manifest]);
+    let names = manifests.flat_map(|manifest| &manifest.models).map(|model| model.name.as_str());
+    let Some(replicas) = context.observer.replicas(key, &around.pods, names) else {
+        return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
+    };
+    let crashes = events::of_replicas(&replicas);
+    context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
     // 2. validate: everything decided, or every problem
     let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
     let applied = match &validated {
@@ -98,9 +107,6 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     } else {
         around.observed.manifest.as_ref()
     };
-    let replicas = context.poller.ask(&around.pods, published.unwrap_or(&compiled.manifest), &context.metrics).await;
-    let crashes = events::of_replicas(&replicas);
-    context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
     if let Some(manifest) = published {
         let parts = (&context.client, context.watches.as_ref(), context.metrics.as_ref());
         pods::nudge_pods(parts, key, &around.pods, &replicas, manifest).await;
@@ -129,7 +135,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     write(context, key, &around, server, &server_before, &models, &statuses).await?;
     let is_refused = matches!(&applied, Some(Err(_)));
     Ok(Some(match statuses.activity {
-        Activity::Busy => BUSY,
+        Activity::Propagating => PROPAGATING,
         Activity::Waiting => WAITING,
         Activity::Settled if is_refused => WAITING, // whoever is in the way may leave
         Activity::Settled => SETTLED,
@@ -174,6 +180,7 @@ fn without_spec(metadata: &ObjectMeta) -> TritonModel {
 
 /// The status of models whose server does not exist.
 async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+    context.observer.forget(key);
     let models = context.watches.models(key);
     for model in &models {
         let before: TritonModelStatus = before(context, key, model, model.status.as_ref());

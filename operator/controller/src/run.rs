@@ -26,7 +26,7 @@ use crate::{
     health::{self, Health},
     leader::Leader,
     metrics::Metrics,
-    pods::Poller,
+    observer::Observer,
     queue::{Queue, work},
     reconcile::reconcile,
     telemetry::{self, LogFormat},
@@ -131,7 +131,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         watches,
         settings: Settings { image: args.image },
         metrics: Arc::clone(&metrics),
-        poller: Poller::new(),
+        observer: Observer::new(&queue, &metrics),
         config_maps: ConfigMaps::default(),
         written: Written::default(),
     });

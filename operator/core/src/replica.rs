@@ -30,6 +30,8 @@ pub struct Replica {
     pub report: Option<Report>,
     /// Why what it says was not read, if it said something that must not be.
     pub unread: Option<String>,
+    /// Why it cannot be reached from where the operator is, if neither it nor its kernel answers.
+    pub unreachable: Option<String>,
     /// Crashes of its server since the last reconcile after which its launcher restarted it: the kubelet does not report those.
     pub crashes: u32,
 }
@@ -113,6 +115,7 @@ impl Replica {
             trouble: trouble(pod),
             report: None,
             unread: None,
+            unreachable: None,
             crashes: 0,
         }
     }

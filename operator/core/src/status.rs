@@ -76,10 +76,10 @@ pub struct Statuses {
 pub enum Activity {
     /// Nothing is under way.
     Settled,
-    /// The cluster is at work on the pods, and sends events.
+    /// Cluster or pods are at work, and send events.
     Waiting,
-    /// Pods are at work on models, of which no event comes.
-    Busy,
+    /// Every node has to learn that a pod began or ceased to get requests, of which no event comes.
+    Propagating,
 }
 
 /// What the statuses of a server and of its models are made from.
@@ -138,10 +138,9 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
-    let is_busy = |replica: &Replica| is_busy(replica, &manifest.hash) || replica.is_recent(seen.now);
-    let activity = if seen.replicas.iter().any(is_busy) {
-        Activity::Busy
-    } else if is_settled {
+    let activity = if seen.replicas.iter().any(|replica| replica.is_recent(seen.now)) {
+        Activity::Propagating
+    } else if is_settled && !seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {
         Activity::Settled
     } else {
         Activity::Waiting

@@ -194,7 +194,7 @@ fn a_model_is_ready_once_the_nodes_know_where_to_send_requests() {
         case.before = Some(statuses.clone());
         (ready.status == ConditionStatus::True, statuses.activity)
     };
-    assert_eq!(ready(10, Some(9), None), (false, Activity::Busy));
+    assert_eq!(ready(10, Some(9), None), (false, Activity::Propagating));
     assert_eq!(ready(11, Some(9), None), (true, Activity::Settled));
     // what is ready stays so while pods come and go
     assert!(ready(20, Some(9), Some(19)).0);
@@ -280,7 +280,7 @@ fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
     let mut case = Case::new(2, models()).saying(2, &Phase::Downloading, &[]);
     case.deployment = deployment(json!({ "replicas": 2, "updatedReplicas": 2 }));
     let loading = case.take();
-    assert_eq!(loading.activity, Activity::Busy);
+    assert_eq!(loading.activity, Activity::Waiting);
     assert_eq!(
         line(&loading.models[0].1.conditions),
         "Ready=False/Downloading ServerResolved=True/Found FitsMemory=True/Admitted Servable=False/NoActiveVersion \
@@ -453,6 +453,33 @@ fn a_report_that_was_not_read_is_told_of_its_replica() {
     for conditions in [&statuses.server.conditions, &statuses.models[0].1.conditions] {
         assert!(of(conditions, "Ready").message.ends_with(&format!("vision-0: {why}")), "{conditions:?}");
     }
+}
+
+#[test]
+fn a_replica_that_cannot_be_reached_is_named_while_its_kubelet_still_calls_it_ready() {
+    let mut case = Case::new(2, vec![model("a", json!({}))]).saying(2, &Phase::Ready, &[1]);
+    case.deployment = all_ready(2);
+    case.second = 1;
+    case.before = Some(case.take());
+    assert_eq!(of(&case.before.as_ref().unwrap().server.conditions, "Ready").reason, "AllReplicasReady");
+    case.second = 5;
+    case.replicas[1].unreachable = Some("nothing comes from 10.0.2.5 on node n2".into());
+    let cut_off = case.take();
+    let ready = of(&cut_off.server.conditions, "Ready");
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ReplicaUnreachable"));
+    let words = "2 of 2 replicas are ready; vision-1 cannot be reached: nothing comes from 10.0.2.5 on node n2";
+    assert_eq!(ready.message, words);
+    assert_eq!(of(&cut_off.server.conditions, "Available").status, ConditionStatus::True);
+    let told = operator_core::events::of_server(&case.before.as_ref().unwrap().server, &cut_off.server);
+    assert_eq!(
+        told.iter().map(|event| (event.is_warning, event.reason.as_str())).collect::<Vec<_>>(),
+        [(true, "ReplicaUnreachable")]
+    );
+    // nothing in it moves while it lasts
+    (case.before, case.second) = (Some(cut_off.clone()), 9);
+    assert_eq!(case.take(), cut_off);
+    case.replicas[1].is_leaving = true;
+    assert_eq!(of(&case.take().server.conditions, "Ready").reason, "AllReplicasReady", "one that leaves is not missed");
 }
 
 #[test]

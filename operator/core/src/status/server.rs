@@ -65,6 +65,15 @@ pub(super) fn unread(replica: &Replica) -> Option<String> {
     replica.unread.as_ref().map(|why| format!("{}: {why}", replica.name))
 }
 
+/// Which replicas cannot be reached. The kubelet, or the node controller in its place, may call them ready for a while.
+fn unreachable(replicas: &[Replica]) -> Option<String> {
+    let unreachable = replicas.iter().filter(|replica| !replica.is_leaving).filter_map(|replica| {
+        replica.unreachable.as_ref().map(|why| format!("{} cannot be reached: {why}", replica.name))
+    });
+    let all: Vec<_> = unreachable.collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 /// The problems of a server in one text.
 fn sentences(problems: &[Problem]) -> String {
     let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -81,7 +90,8 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     if is_seen && wanted == 0 {
         return claim(ConditionStatus::True, "ScaledToZero", "the spec asks for no replicas, and none run".into());
     }
-    if is_seen && counts.available >= wanted {
+    let unreachable = unreachable(replicas);
+    if is_seen && counts.available >= wanted && unreachable.is_none() {
         let message = format!("{} of {wanted} replicas are ready", counts.ready);
         return claim(ConditionStatus::True, "AllReplicasReady", message);
     }
@@ -105,7 +115,8 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     let refused = condition("ReplicaFailure").filter(|it| it.status == "True").map(|it| {
         (it.reason.clone().unwrap_or_else(|| "ReplicaFailure".into()), it.message.clone().unwrap_or_default())
     });
-    let (mut reason, why) = match troubled.or(refused) {
+    let unreachable = unreachable.map(|why| ("ReplicaUnreachable".to_owned(), why));
+    let (mut reason, why) = match troubled.or(refused).or(unreachable) {
         Some((reason, why)) => (reason, Some(why)),
         None if wanted == 0 => ("ScalingDown".to_owned(), None),
         None if is_about_to_roll => ("RollingPods".to_owned(), None),
