@@ -208,7 +208,8 @@ mod tests {
             let partial = self.store.partial().unwrap();
             let path = partial.model().join("1/model.py");
             let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(())).unwrap();
-            let content = self.store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap();
+            let content =
+                self.store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap().content().clone();
             self.store.point(name, &content).unwrap();
             content
         }

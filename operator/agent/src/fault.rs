@@ -1,6 +1,6 @@
 //! A step that went wrong: one word for programs, one sentence for people. Every module of the agent that can fail returns it.
 
-use std::fmt;
+use std::{fmt, io::ErrorKind};
 
 pub use operator_core::Reason;
 
@@ -30,6 +30,10 @@ impl Fault {
 
     /// The local disk would not take it.
     pub(crate) fn store(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(Reason::StoreFailed, format!("{what}: {error}"))
+        let reason = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Reason::StoreFull,
+            _ => Reason::StoreFailed,
+        };
+        Self::new(reason, format!("{what}: {error}"))
     }
 }

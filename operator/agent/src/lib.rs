@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attempts;
+pub mod disk;
 pub mod fault;
 pub mod layout;
 pub mod load;

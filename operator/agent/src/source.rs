@@ -23,7 +23,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,6 +34,7 @@ use operator_core::manifest::{ManifestModel, ManifestSource};
 pub use self::guard::AddressRule;
 
 use crate::{
+    disk::Reservation,
     fault::{Fault, Reason},
     verify::{FileHash, Files},
 };
@@ -117,6 +118,8 @@ pub enum Stage {
 /// Counts what a fetch brings, holds it to its limits, ends it when nobody wants it any more, and reports its progress.
 pub struct Progress {
     limits: Limits,
+    /// Its share of the disk; none where nobody counts.
+    space: Option<Mutex<Reservation>>,
     done: AtomicU64,
     reported: AtomicU64,
     total: AtomicU64,
@@ -265,8 +268,22 @@ impl fmt::Debug for Progress {
 impl Progress {
     /// A fetch that has not begun; `observer` gets each stage, and bytes in steps.
     pub fn new(limits: Limits, observer: impl Fn(Stage) + Send + Sync + 'static) -> Arc<Self> {
+        Self::with_space(limits, None, observer)
+    }
+
+    /// The same, which writes no more than the disk has room for.
+    pub fn on_disk(limits: Limits, space: Reservation, observer: impl Fn(Stage) + Send + Sync + 'static) -> Arc<Self> {
+        Self::with_space(limits, Some(Mutex::new(space)), observer)
+    }
+
+    fn with_space(
+        limits: Limits,
+        space: Option<Mutex<Reservation>>,
+        observer: impl Fn(Stage) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            space,
             done: AtomicU64::new(0),
             reported: AtomicU64::new(0),
             total: AtomicU64::new(u64::MAX),
@@ -293,7 +310,9 @@ impl Progress {
         Ok(())
     }
 
-    /// The source says how much it will be. Errors: it is over the limit.
+    /// The source says how much it will be. Blocks: files may be counted and deleted to make room.
+    ///
+    /// Errors: it is over the limit; `StoreFull`.
     pub fn expect(&self, total: u64) -> Result<(), Fault> {
         if total > self.limits.bytes {
             let limit = self.limits.bytes;
@@ -302,12 +321,15 @@ impl Progress {
                 format!("the source is {total} bytes long, over the limit of {limit}"),
             ));
         }
+        self.on_space(|space| space.expect(total.saturating_sub(self.done.load(Ordering::Relaxed))))?;
         self.total.store(total, Ordering::Relaxed);
         self.report();
         Ok(())
     }
 
-    /// That many more bytes are here. Errors: over the limit, or no longer wanted.
+    /// That many more bytes came and are about to be written. Blocks, as [`Self::expect`] does.
+    ///
+    /// Errors: over the limit, or no longer wanted; `StoreFull`.
     pub fn add(&self, bytes: u64) -> Result<(), Fault> {
         self.check()?;
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -315,6 +337,7 @@ impl Progress {
             let limit = self.limits.bytes;
             return Err(Fault::new(Reason::InvalidSource, format!("the source is over the limit of {limit} bytes")));
         }
+        self.write(bytes)?;
         let step = (self.total.load(Ordering::Relaxed) / 100).clamp(64 << 10, 1 << 20);
         if done - self.reported.load(Ordering::Relaxed) >= step {
             self.report();
@@ -328,6 +351,19 @@ impl Progress {
         for count in [&self.done, &self.reported] {
             let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take); // `take` always gives a number
         }
+    }
+
+    /// That many bytes are about to be written which did not come from the source: unpacked, or made here. Blocks.
+    ///
+    /// Errors: no longer wanted; `StoreFull`.
+    pub fn write(&self, bytes: u64) -> Result<(), Fault> {
+        self.check()?;
+        self.on_space(|space| space.write(bytes))
+    }
+
+    fn on_space(&self, action: impl FnOnce(&mut Reservation) -> Result<(), Fault>) -> Result<(), Fault> {
+        let Some(space) = &self.space else { return Ok(()) };
+        action(&mut space.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All is here.

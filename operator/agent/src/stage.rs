@@ -12,8 +12,8 @@ use crate::{
     fault::{Fault, Reason},
     layout::{self, CONFIG},
     source::{self, Fetched, Places, Progress, blocking},
-    store::{Origin, Partial, Staged, Store},
-    verify::{self, ContentHash, Files},
+    store::{Origin, Partial, Pinned, Staged, Store},
+    verify::{self, Files},
 };
 
 /// Largest `config.pbtxt` read from a source.
@@ -24,7 +24,7 @@ const LONGEST_REMEMBERED_CONFIG: usize = 64 << 10;
 
 /// Brings what `model` wants into the store, for the entry and state of its source that `key` says.
 ///
-/// `last` is what was staged for the model before. If it was the same entry, and its source has not changed since, that is it. If
+/// The content is pinned until the caller has noted it. `last` is what was staged for the model before. If it was the same entry, and its source has not changed since, that is it. If
 /// only settings have changed that a serving model follows, the files are taken from there: nothing is fetched, and the server sees
 /// the files it has.
 pub(crate) async fn stage(
@@ -34,14 +34,17 @@ pub(crate) async fn stage(
     last: Option<Staged>,
     places: &Places,
     progress: &Arc<Progress>,
-) -> Result<Staged, Fault> {
+) -> Result<(Staged, Option<Pinned>), Fault> {
     let revision = source::revision(model, places).await;
     if let Some(last) = last.as_ref().filter(|last| last.key == key && revision.is_some() && last.revision == revision)
     {
-        return Ok(last.clone());
+        return Ok((last.clone(), None));
     }
     let files_key = source::files_key(model, places);
-    let staged = |content, origin| Staged { key: key.to_owned(), revision: revision.clone(), content, origin };
+    let staged = |pinned: Pinned, origin| {
+        let (key, content) = (key.to_owned(), pinned.content().clone());
+        (Staged { key, revision: revision.clone(), content, origin }, Some(pinned))
+    };
     let is_of_same_files = |last: &Staged| {
         last.key != key
             && last.revision == revision
@@ -73,7 +76,7 @@ pub(crate) async fn stage(
 
 /// The content that has the files of `last` and the configuration of `model`, if they differ only in settings that a serving model
 /// follows. `None` if they differ in more, or if the disk cannot share files between folders.
-fn with_other_settings(store: &Store, model: &ManifestModel, last: &Staged) -> Result<Option<ContentHash>, Fault> {
+fn with_other_settings(store: &Store, model: &ManifestModel, last: &Staged) -> Result<Option<Pinned>, Fault> {
     let before = store.content(&last.content);
     let in_source = last.origin.as_ref().and_then(|origin| origin.config.as_deref());
     let text = effective(model, in_source)?;
@@ -110,7 +113,7 @@ fn assemble(
     partial: &Partial,
     fetched: Fetched,
     config_in_source: Option<&str>,
-) -> Result<ContentHash, Fault> {
+) -> Result<Pinned, Fault> {
     let text = effective(model, config_in_source)?;
     let config = config::from_text(&text).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))?;
 
@@ -132,7 +135,7 @@ fn assemble(
 }
 
 /// Puts the configuration beside the files, and the whole into the store.
-fn finish(store: &Store, partial: &Partial, files: &mut Files, text: &str) -> Result<ContentHash, Fault> {
+fn finish(store: &Store, partial: &Partial, files: &mut Files, text: &str) -> Result<Pinned, Fault> {
     let path = partial.model().join(CONFIG);
     let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(()))?;
     files.insert(CONFIG.to_owned(), hash);

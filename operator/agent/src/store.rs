@@ -16,7 +16,7 @@ use std::{
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -35,7 +35,16 @@ pub struct Store {
     root: PathBuf,
     ledger: Mutex<BTreeMap<String, Record>>,
     partials: AtomicU64,
+    /// Contents that somebody works with who has yet to note them, and how many do.
+    pins: Arc<Mutex<BTreeMap<ContentHash, usize>>>,
     _lock: File,
+}
+
+/// A content that is not deleted for as long as this lives, whether anybody has noted it or not.
+#[derive(Debug)]
+pub struct Pinned {
+    content: ContentHash,
+    pins: Arc<Mutex<BTreeMap<ContentHash, usize>>>,
 }
 
 /// What the ledger knows of a model.
@@ -105,7 +114,8 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(fail(error)),
         };
-        let store = Self { root, ledger: Mutex::new(ledger), partials: AtomicU64::new(0), _lock: lock };
+        let (partials, pins) = (AtomicU64::new(0), Arc::default());
+        let store = Self { root, ledger: Mutex::new(ledger), partials, pins, _lock: lock };
         store.drop_lost_contents();
         Ok(store)
     }
@@ -125,22 +135,29 @@ impl Store {
     }
 
     /// Makes the model folder of `partial` part of the store, under the hash of its files. Durable when it returns.
-    pub fn commit(&self, partial: &Partial, files: &Files) -> Result<ContentHash, Fault> {
+    pub fn commit(&self, partial: &Partial, files: &Files) -> Result<Pinned, Fault> {
         let fail = |error: io::Error| Fault::store("cannot keep the model", &error);
         let content = ContentHash::from(verify::hash_of_folder(files));
+        let pinned = self.pin(&content);
         let place = self.content(&content);
         let listing = self.listing(&content);
         if place.is_dir() && listing.is_file() {
-            return Ok(content); // only complete folders are ever renamed to such a name
+            return Ok(pinned); // only complete folders are ever renamed to such a name
         }
         write_synced(&listing, verify::listing(files).as_bytes()).map_err(fail)?;
         if place.is_dir() {
-            return Ok(content); // of an agent that wrote no listings
+            return Ok(pinned); // of an agent that wrote no listings
         }
         sync_folders(&partial.model()).map_err(fail)?;
         fs::rename(partial.model(), &place).map_err(fail)?;
         sync(&self.root.join("store")).map_err(fail)?;
-        Ok(content)
+        Ok(pinned)
+    }
+
+    /// Keeps a content from being deleted.
+    pub fn pin(&self, content: &ContentHash) -> Pinned {
+        *lock(&self.pins).entry(content.clone()).or_default() += 1;
+        Pinned { content: content.clone(), pins: Arc::clone(&self.pins) }
     }
 
     /// Where a content lies.
@@ -222,7 +239,17 @@ impl Store {
         sync(&self.root).map_err(fail)
     }
 
-    /// Contents that neither the repository nor the ledger speaks of.
+    /// Deletes at once what nobody speaks of: there is no room for what somebody wants.
+    pub fn spare(&self) {
+        for content in self.unreferenced() {
+            match self.remove(&content) {
+                Ok(_) => tracing::info!(content = content.short(), "deleted to make room"),
+                Err(fault) => tracing::warn!(%content, error = %fault, "not deleted"),
+            }
+        }
+    }
+
+    /// Contents that neither the repository nor the ledger speaks of, nor anybody at work.
     pub fn unreferenced(&self) -> BTreeSet<ContentHash> {
         let entries = fs::read_dir(self.root.join("store")).into_iter().flatten().flatten();
         let mut contents: BTreeSet<_> =
@@ -237,6 +264,8 @@ impl Store {
                 contents.remove(&linked);
             }
         }
+        let pins = lock(&self.pins);
+        contents.retain(|content| !pins.contains_key(content));
         contents
     }
 
@@ -269,8 +298,31 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ledger)
     }
+}
+
+impl Pinned {
+    /// Which one it is.
+    pub fn content(&self) -> &ContentHash {
+        &self.content
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.pins);
+        if let Some(count) = pins.get_mut(&self.content) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.content);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Partial {
@@ -365,7 +417,7 @@ mod tests {
         let partial = store.partial().unwrap();
         let path = partial.model().join("1/model.py");
         let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(())).unwrap();
-        store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap()
+        store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap().content().clone()
     }
 
     fn staged(content: &ContentHash) -> Staged {
@@ -401,7 +453,7 @@ mod tests {
         let path = partial.model().join("2/model.py");
         let hash = verify::write_file(&path, &mut &b"b"[..], false, Reason::StoreFailed, |_| Ok(())).unwrap();
         files.insert("2/model.py".into(), hash);
-        let both = store.commit(&partial, &files).unwrap();
+        let both = store.commit(&partial, &files).unwrap().content().clone();
         File::open(store.content(&both).join("2/model.py")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         store.point("m", &both).unwrap();
         assert_eq!(time("1/model.py"), before);
@@ -470,9 +522,16 @@ mod tests {
         store.record("m", |record| record.active = Some(b.clone())).unwrap();
         store.record("n", |record| record.staged = Some(staged(&c))).unwrap();
         assert_eq!(store.unreferenced(), BTreeSet::from([d.clone()]));
-        for content in [&a, &b, &c, &d] {
-            store.remove(content).unwrap();
+        let pins = (store.pin(&d), store.pin(&d));
+        drop(pins.0);
+        assert!(store.unreferenced().is_empty(), "somebody works with it");
+        store.spare();
+        assert!(store.content(&d).is_dir());
+        drop(pins.1);
+        for content in [&a, &b, &c] {
+            assert!(store.remove(content).unwrap().is_none());
         }
+        store.spare();
         assert!(store.content(&a).is_dir() && store.content(&b).is_dir() && store.content(&c).is_dir());
         assert!(!store.content(&d).exists());
     }

@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     attempts::Attempts,
+    disk::{Disk, DiskLimits},
     fault::Fault,
     source::{Limits, Places},
     state::State,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub places: Places,
     /// What a fetch may cost.
     pub limits: Limits,
+    /// How much of the disk models may take.
+    pub disk: DiskLimits,
     /// Models fetched at the same time.
     pub fetches_at_once: usize,
     /// Models loaded at the same time.
@@ -71,6 +74,7 @@ impl Settings {
             server,
             places: Places::default(),
             limits: Limits::default(),
+            disk: DiskLimits::default(),
             fetches_at_once: 8,
             loads_at_once: 4,
             grace: Duration::from_secs(30),
@@ -85,11 +89,17 @@ impl Agent {
     /// Errors: the store is in use, or the disk would not take it.
     pub fn start(settings: Settings, manifests: watch::Receiver<Arc<Manifest>>) -> Result<Self, Fault> {
         let store = Arc::new(Store::open(&settings.root)?);
+        let spared = Arc::downgrade(&store);
+        let disk = Disk::new(settings.root.clone(), settings.disk, move || {
+            if let Some(store) = spared.upgrade() {
+                store.spare();
+            }
+        });
         let attempts = Arc::new(Attempts::open(settings.attempts.clone()));
         let (state, watched) = watch::channel(State::default());
         let (commands, inbox) = mpsc::unbounded_channel();
         let driver =
-            driver::Driver::new(settings, Arc::clone(&store), Arc::clone(&attempts), manifests, Arc::new(state));
+            driver::Driver::new(settings, disk, Arc::clone(&store), Arc::clone(&attempts), manifests, Arc::new(state));
         let task = tokio::spawn(driver.run(inbox));
         Ok(Self { store, attempts, state: watched, commands, task })
     }

@@ -63,6 +63,7 @@ pub enum Reason {
     AddressRefused,
     DownloadFailed,
     StoreFailed,
+    StoreFull,
     InvalidSource,
     InvalidConfig,
     InvalidSpec,

@@ -36,6 +36,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) store: Option<PathBuf>,
 
+    /// Bytes that models may take in the pod's folder: more would have the pod evicted
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) store_limit: Option<u64>,
+
     /// HTTP address of the server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     pub(crate) server: SocketAddr,

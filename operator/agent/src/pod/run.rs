@@ -17,6 +17,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 use triton_agent::{
     Agent, Settings,
+    disk::DiskLimits,
     manifest::{follow, read},
     source::{Mounts, Places},
 };
@@ -132,6 +133,8 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
     let mut settings = Settings::new(folder, args.server);
     settings.look_again = LOOK;
+    // without a claim, models are on the node's disk
+    settings.disk = DiskLimits { limit: args.store_limit, is_of_node: args.store.is_none() };
     // with the pod: another pod may have more memory than this one
     settings.attempts = args.root.join("attempts.json");
     settings.places = Places {
@@ -239,6 +242,7 @@ mod tests {
             manifest: manifest.join("manifest.json"),
             root: root.clone(),
             store: None,
+            store_limit: None,
             server: nobody,
             listen: address,
             config_maps: folder.path().to_owned(),

@@ -86,7 +86,7 @@ impl Sink<'_> {
             if *bytes > limits.bytes {
                 return Err(invalid(format!("unpacked, the archive is over the limit of {} bytes", limits.bytes)));
             }
-            progress.check()
+            progress.write(length)
         };
         let hash = verify::write_file(&self.into.join(&path), content, is_executable, Reason::InvalidSource, seen)?;
         self.files.insert(path, hash);

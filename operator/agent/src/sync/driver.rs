@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     attempts::{Attempts, CRASHES_MAX},
+    disk::Disk,
     fault::{Fault, Reason},
     load::{Index, Server},
     plan::{Inputs, Plan, RetryPolicy, Served, Step, Wanted, plan},
@@ -39,6 +40,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// The loop and all it holds.
 pub(super) struct Driver {
     settings: Settings,
+    disk: Arc<Disk>,
     store: Arc<Store>,
     attempts: Arc<Attempts>,
     server: Server,
@@ -67,6 +69,7 @@ enum Job {
 impl Driver {
     pub(super) fn new(
         settings: Settings,
+        disk: Arc<Disk>,
         store: Arc<Store>,
         attempts: Arc<Attempts>,
         manifests: watch::Receiver<Arc<Manifest>>,
@@ -77,6 +80,7 @@ impl Driver {
             fetches: Arc::new(Semaphore::new(settings.fetches_at_once.max(1))),
             loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
             settings,
+            disk,
             store,
             attempts,
             manifests,
@@ -294,6 +298,7 @@ impl Driver {
             Step::Delete(content) => match self.store.remove(content) {
                 Ok(removed) => {
                     self.attempts.forget(content);
+                    self.models.values_mut().for_each(Memory::room_was_made);
                     drop(tokio::task::spawn_blocking(move || drop(removed)));
                 }
                 Err(fault) => tracing::warn!(%content, error = %fault, "not deleted"),
@@ -307,7 +312,8 @@ impl Driver {
         let Some(memory) = self.models.get_mut(&model.name) else { return };
         let (state, name) = (Arc::clone(&self.state), model.name.clone());
         let key = memory.key.clone();
-        let progress = Progress::new(self.settings.limits, move |stage| report::progress(&state, &name, stage));
+        let (limits, space) = (self.settings.limits, self.disk.reservation());
+        let progress = Progress::on_disk(limits, space, move |stage| report::progress(&state, &name, stage));
         memory.fetching = Some(Arc::clone(&progress));
         memory.credentials = source::credentials(&model, &self.settings.places);
         let name = model.name.clone();

@@ -51,7 +51,7 @@ pub(super) async fn fetch(
     let limit = progress.limits().fetch;
     let work = async {
         let last = store.ledger().remove(&model.name).and_then(|record| record.staged);
-        let staged = stage::stage(&store, &model, &key, last, &places, &progress).await?;
+        let (staged, _pinned) = stage::stage(&store, &model, &key, last, &places, &progress).await?;
         let (name, content) = (model.name.clone(), staged.content.clone());
         progress.check()?;
         blocking(move || store.record(&name, |record| record.staged = Some(staged))).await?;

@@ -72,6 +72,11 @@ impl Memory {
         self.loads.retain(|_, failed| failed.tries.is_final || !lacks_a_model(&failed.fault));
     }
 
+    /// Something was deleted: a fetch for which there was no room has all its attempts again.
+    pub(super) fn room_was_made(&mut self) {
+        self.fetches.take_if(|failed| failed.fault.reason == Reason::StoreFull);
+    }
+
     /// Why the content the manifest wants does not serve, if an attempt has failed.
     pub(super) fn failure(
         &self,

@@ -129,6 +129,8 @@ fn agent(server: &Validated<'_>) -> Container {
         format!("--secrets={}", pod::SECRETS),
     ];
     args.extend(volumes::store(server).map(|_| format!("--store={}", pod::STORE)));
+    // above the volume's limit, the kubelet evicts the pod
+    args.extend(volumes::size_limit(server).map(|limit| format!("--store-limit={}", limit.get())));
     Container {
         name: pod::AGENT_CONTAINER.into(),
         image: Some(server.image.clone()),

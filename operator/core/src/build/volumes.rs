@@ -1,6 +1,7 @@
 //! What a pod mounts: manifest, model store, scratch space, and the ConfigMaps, claims and Secrets its models come from.
 //! Those change the template, and with it the pods, when the first model names them or the last one leaves.
 
+use crds::parts::ByteCount;
 use k8s_openapi::{
     api::core::v1::{
         ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
@@ -35,7 +36,10 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
         },
         Volume {
             name: MODELS.into(),
-            empty_dir: Some(EmptyDirVolumeSource { size_limit: size_limit(server), medium: None }),
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: size_limit(server).map(|limit| Quantity(limit.to_string())),
+                medium: None,
+            }),
             ..Volume::default()
         },
         Volume { name: SCRATCH.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
@@ -116,9 +120,10 @@ pub(super) fn store<'a>(server: &'a Validated<'_>) -> Option<&'a str> {
     Some(&store.persistent_volume_claim.as_ref()?.claim_name)
 }
 
-fn size_limit(server: &Validated<'_>) -> Option<Quantity> {
+/// What the volume for models may take before the kubelet evicts the pod.
+pub(super) fn size_limit(server: &Validated<'_>) -> Option<ByteCount> {
     let store = server.server.spec.model_store.as_ref()?;
-    store.empty_dir.as_ref()?.size_limit.map(|limit| Quantity(limit.to_string()))
+    store.empty_dir.as_ref()?.size_limit
 }
 
 fn mount(volume: &str, path: &str) -> VolumeMount {

@@ -3,9 +3,12 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::source::{
-    AddressRule, Limits, Stage,
-    web::{Answers, ok, serve, status, unwatched},
+use crate::{
+    disk::{Disk, DiskLimits},
+    source::{
+        AddressRule, Limits, Stage,
+        web::{Answers, ok, serve, status, unwatched},
+    },
 };
 
 /// Downloads with the limits and the rule of somebody's own machine; the bytes that came.
@@ -15,9 +18,24 @@ async fn download(url: &str, progress: &Arc<Progress>) -> Result<Vec<u8>, Fault>
 
 async fn by(rule: &AddressRule, url: &str, headers: HeaderMap, progress: &Arc<Progress>) -> Result<Vec<u8>, Fault> {
     let folder = tempfile::tempdir().unwrap();
+    into(folder.path(), rule, url, headers, progress).await
+}
+
+async fn into(
+    folder: &Path,
+    rule: &AddressRule,
+    url: &str,
+    headers: HeaderMap,
+    progress: &Arc<Progress>,
+) -> Result<Vec<u8>, Fault> {
     let client = HttpClient::new(&Arc::new(rule.clone()), progress.limits()).unwrap();
+<<<<<<< HEAD
     let download = Download::new(&client, url, headers);
     let path = folder.path().join("download");
+=======
+    let download = Download { client: &client, url, headers, is_part: false };
+    let path = folder.join("download");
+>>>>>>> 3d1c708 (agent: refuse what the disk has no room for, before or while it comes)
     let Downloaded { hash, length } = download.fetch(&path, progress).await?;
     let bytes = std::fs::read(path).unwrap();
     assert_eq!((FileHash::from(Sha256::digest(&bytes)), bytes.len() as u64), (hash, length));
@@ -243,4 +261,25 @@ async fn too_much_is_refused_whether_announced_or_not() {
         assert_eq!(fault.reason, Reason::InvalidSource, "{path}: {fault}");
         assert!(fault.message.contains("limit of 1000"), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn what_the_disk_has_no_room_for_is_refused_before_it_comes_or_while_it_does() {
+    let announced = b"HTTP/1.1 200 OK\r\ncontent-length: 400000000\r\n\r\n".to_vec();
+    let endless = [b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".as_slice(), &vec![7; 3 << 20]].concat();
+    let (server, seen) = serve(Answers::from([("/a", vec![announced]), ("/b", vec![endless])])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path().to_owned(), DiskLimits { limit: Some(3 << 20), is_of_node: true }, || {});
+    for (path, needed) in [("/a", "381.5Mi bytes more are needed"), ("/b", "bytes more are needed")] {
+        let progress = Progress::on_disk(Limits::default(), disk.reservation(), |_| {});
+        let (rule, url) = (AddressRule::with_loopback(), format!("{server}{path}"));
+        let Err(fault) = into(folder.path(), &rule, &url, HeaderMap::new(), &progress).await else {
+            panic!("there was no room for {path}")
+        };
+        assert_eq!(fault.reason, Reason::StoreFull, "{path}: {fault}");
+        assert!(fault.message.contains(needed) && fault.message.contains("of its limit of 3Mi"), "{fault}");
+    }
+    assert_eq!(seen.lock().unwrap().len(), 2, "neither is tried again at once");
+    std::fs::remove_file(folder.path().join("download")).unwrap();
+    assert!(disk.reservation().expect(1 << 20).is_ok(), "what was promised is given back");
 }
