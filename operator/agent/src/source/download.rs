@@ -130,24 +130,17 @@ impl<'a> Download<'a> {
             Ok(total) => total.or(self.length),
             Err(error) => return (target, Err(error)),
         };
-<<<<<<< HEAD
         if let (Some(length), Some(total)) = (self.length, total)
             && length != total
         {
             let text = format!("{} has {total} bytes; it should have {length}", answer.shown());
             return (target, Err(HttpError { fault: Fault::new(Reason::DownloadFailed, text), is_for_now: false }));
         }
-        if let (Some(total), false) = (total, self.is_part)
-            && let Err(fault) = progress.expect(total)
-        {
-            return (target, Err(HttpError { fault, is_for_now: false }));
-=======
         if let (Some(total), false) = (total, self.is_part) {
             let progress = Arc::clone(progress);
             if let Err(fault) = blocking(move || progress.expect(total)).await {
                 return (target, Err(HttpError { fault, is_for_now: false }));
             }
->>>>>>> 3d1c708 (agent: refuse what the disk has no room for, before or while it comes)
         }
         answer.count_from(least.clone());
 

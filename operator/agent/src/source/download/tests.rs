@@ -29,13 +29,8 @@ async fn into(
     progress: &Arc<Progress>,
 ) -> Result<Vec<u8>, Fault> {
     let client = HttpClient::new(&Arc::new(rule.clone()), progress.limits()).unwrap();
-<<<<<<< HEAD
     let download = Download::new(&client, url, headers);
-    let path = folder.path().join("download");
-=======
-    let download = Download { client: &client, url, headers, is_part: false };
     let path = folder.join("download");
->>>>>>> 3d1c708 (agent: refuse what the disk has no room for, before or while it comes)
     let Downloaded { hash, length } = download.fetch(&path, progress).await?;
     let bytes = std::fs::read(path).unwrap();
     assert_eq!((FileHash::from(Sha256::digest(&bytes)), bytes.len() as u64), (hash, length));
