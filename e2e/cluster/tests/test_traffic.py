@@ -1,5 +1,5 @@
 """What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at
-least 2,000, in a soak run 20,000, and none may fail; two replicas, on a node each."""
+least 2,000, in a soak run 20,000, and none may fail; two replicas, on a node each, or one."""
 
 import json
 import signal
@@ -81,9 +81,9 @@ def test_a_killed_server_process_loses_only_what_was_in_flight(serving):
 
 
 @pytest.mark.our_cluster
-def test_a_killed_server_container_loses_only_what_was_in_flight(serving):
+def test_a_killed_server_container_loses_only_what_was_in_flight_of_clients_that_retry_refused_connections(serving):
     before = serving.lives()
-    with load(serving, may_fail=True) as result:
+    with load(serving, may_fail=True, retry_refused=True) as result:
         kill(first_process(next(iter(serving.pods().values())), "server"))
         recovered(serving, before)
     lost_in_flight(result, of_replicas=1)

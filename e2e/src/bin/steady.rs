@@ -1,7 +1,7 @@
 //! Steady load, to count the requests that fail while something is done to the servers: sends the same request again and again
 //! at an even rate until standard input ends, and at least so many times. Half of the callers keep their connection for as
-//! long as the server does, half make a new one for each request. Nothing is retried: what is not answered with 200
-//! counts as failed. Prints one JSON object; ends with 0 only if nothing failed.
+//! long as the server does, half make a new one for each request. Nothing is retried, but connections that are refused if that is
+//! wanted: what is not answered with 200 counts as failed. Prints one JSON object; ends with 0 only if nothing failed.
 
 use std::{
     io::Write,
@@ -28,6 +28,8 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Failures described one by one.
 const DESCRIBED: usize = 20;
 
@@ -58,6 +60,9 @@ struct Cli {
     /// Requests sent after standard input has ended
     #[arg(long, default_value_t = 0)]
     after: u64,
+    /// Try connections that are refused again, for as long as an answer may take
+    #[arg(long)]
+    retry_refused: bool,
     /// Seconds an answer may take
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -74,6 +79,7 @@ struct Load {
     sent: AtomicU64,
     failed: AtomicU64,
     connections: AtomicU64,
+    refused: AtomicU64,
     slowest_us: AtomicU64,
     failures: Mutex<Vec<Failure>>,
 }
@@ -92,6 +98,7 @@ struct Summary<'a> {
     requests: u64,
     failed: u64,
     connections: u64,
+    refused: u64,
     seconds: f64,
     slowest_ms: f64,
     first_failures: &'a [Failure],
@@ -111,6 +118,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         sent: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         connections: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
         slowest_us: AtomicU64::new(0),
         failures: Mutex::default(),
     });
@@ -132,6 +140,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         requests: load.sent.load(Ordering::Relaxed),
         failed,
         connections: load.connections.load(Ordering::Relaxed),
+        refused: load.refused.load(Ordering::Relaxed),
         seconds: load.begun.elapsed().as_secs_f64(),
         slowest_ms: load.slowest_us.load(Ordering::Relaxed) as f64 / 1000.0,
         first_failures: &failures,
@@ -200,7 +209,15 @@ impl Load {
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(self.cli.address).await?;
+        let stream = loop {
+            match TcpStream::connect(self.cli.address).await {
+                Err(error) if self.cli.retry_refused && error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(AGAIN).await; // the timeout of the request ends this
+                }
+                other => break other?,
+            }
+        };
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

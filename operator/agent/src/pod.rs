@@ -2,9 +2,9 @@
 //! the server which models it shall start with. What is done about models is the library's.
 
 pub(crate) mod args;
-mod fd_store;
 mod http;
 pub(crate) mod launch;
+mod notices;
 mod replica_slot;
 pub(crate) mod run;
 mod startup;

@@ -34,7 +34,7 @@ fn launch(script: &str) -> Launched {
     let addresses = addresses();
     let mut command = Command::new(env!("CARGO_BIN_EXE_triton-agent"));
     command.arg("launch").arg(format!("--root={}", folder.path().display()));
-    command.arg(format!("--fd-store={}", folder.path().join("fd-store.sock").display()));
+    command.arg(format!("--launcher-socket={}", folder.path().join("launcher.sock").display()));
     for (name, address) in ["http", "grpc", "metrics"].into_iter().zip(&addresses) {
         command.arg(format!("--{name}={address}"));
     }

@@ -50,8 +50,8 @@ pub const CONTROL: &str = "/run/triton";
 /// Socket in it at which the server takes every call, those included that its ports refuse.
 pub const CONTROL_SOCKET: &str = "/run/triton/control.sock";
 
-/// Socket at which the agent keeps those of the server while its container is replaced. In scratch space, which both share.
-pub const FD_STORE: &str = "/tmp/fd-store.sock";
+/// Socket at which the launcher tells the agent of starts and ends of the server. In scratch space, which both share.
+pub const LAUNCHER_SOCKET: &str = "/tmp/launcher.sock";
 
 /// User and group of every process in the pod.
 pub const USER: i64 = 1000;

@@ -60,9 +60,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = "/sources/secrets")]
     pub(crate) secrets: PathBuf,
 
-    /// Where to keep the server's sockets while its container is replaced
-    #[arg(long, value_name = "SOCKET", default_value = "/tmp/fd-store.sock")]
-    pub(crate) fd_store: PathBuf,
+    /// Where to hear from the launcher of the server that it starts, crashed or ended
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/launcher.sock")]
+    pub(crate) launcher_socket: PathBuf,
 
     /// What to log: a level, or levels by module
     #[arg(long, value_name = "FILTER", default_value = "info", env = "TRITON_AGENT_LOG")]
@@ -76,9 +76,9 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "DIR", default_value = "/models")]
     pub(crate) root: PathBuf,
 
-    /// Where the agent keeps the server's sockets
-    #[arg(long, value_name = "SOCKET", default_value = "/tmp/fd-store.sock")]
-    pub(crate) fd_store: PathBuf,
+    /// Where the agent hears that the server starts, crashed or ended
+    #[arg(long, value_name = "SOCKET", default_value = "/tmp/launcher.sock")]
+    pub(crate) launcher_socket: PathBuf,
 
     /// Where to listen for the server's HTTP interface
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8000")]
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
         assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));
-        assert_eq!(args.fd_store, PathBuf::from(pod::FD_STORE));
+        assert_eq!(args.launcher_socket, PathBuf::from(pod::LAUNCHER_SOCKET));
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         let Command::Launch(args) = cli.command else { panic!("launch was asked for") };
         let ports = args.addresses().map(|(_, address)| address.port());
         assert_eq!(ports, [pod::HTTP_PORT, pod::GRPC_PORT, pod::METRICS_PORT]);
-        assert_eq!(args.fd_store, PathBuf::from(pod::FD_STORE));
+        assert_eq!(args.launcher_socket, PathBuf::from(pod::LAUNCHER_SOCKET));
         assert_eq!(args.command, ["tritonserver", "--id=a", "--root=b"]);
         assert!(Cli::try_parse_from(["triton-agent", "launch"]).is_err());
     }

@@ -1,10 +1,12 @@
 //! In front of the server, for as long as its container lives: opens its sockets, starts it with the models noted for it, and
-//! starts it again at once when it crashes. The sockets stay open meanwhile, so that connections wait in the listen queue for
-//! the next process and none is refused. A server that ends by itself ends the container, as does one that crashes again and
-//! again: then the kubelet pauses, restarts it and reports it.
+//! starts it again at once when it crashes. The sockets stay open meanwhile: until its readiness probe has failed a few times, a pod gets
+//! requests, and nobody takes those elsewhere that it refuses; so they wait in the listen queue for the next process. A server that ends
+//! by itself ends the container, as does one that crashes again and again, or that ran out of memory: then the kubelet
+//! pauses, restarts it and reports it, and callers are refused until it is ready.
 //!
 //! The pod's template names no model, so that no pod is replaced when models change; here is where their names come in.
 
+mod memory;
 mod sockets;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
+use operator_core::last_words::CONTAINER_ENDS;
 use rustix::process::Signal;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
@@ -27,7 +30,11 @@ use triton_agent::supervise::{
 };
 
 use self::sockets::Sockets;
-use super::{args::LaunchArgs, fd_store, startup};
+use super::{
+    args::LaunchArgs,
+    notices::{self, Word},
+    startup,
+};
 
 /// The name of the process among others, so that nobody takes it for the agent beside the server.
 const NAME: &CStr = c"triton-launch";
@@ -60,28 +67,23 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     rustix::thread::set_name(NAME).context("cannot take a name")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let (store, kept) =
-            fd_store::ask(&args.fd_store).await.map_or_else(Default::default, |(it, kept)| (Some(it), kept));
-        let is_replacement = !kept.is_empty();
-        let sockets = Sockets::new(kept, &args.addresses())?;
-        let (crashes, acknowledged) = (watch::Sender::new(0), watch::Sender::new(fd_store::NOBODY));
+        let crashes = watch::Sender::new(0);
         let server = Server {
             args,
-            sockets: &sockets,
+            sockets: &Sockets::open(&args.addresses())?,
             crashes: &crashes,
-            acknowledged: &acknowledged,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            has_waiting_connections: is_replacement,
-            crash_code: None,
+            crash: None,
+            oom_kills: None,
         };
         let ending = tokio::select! {
             ending = run(server) => ending?,
-            never = fd_store::hand_over(&args.fd_store, store, sockets.all(), crashes.subscribe(), &acknowledged) => match never {},
+            never = notices::tell_crashes(&args.launcher_socket, crashes.subscribe()) => match never {},
         };
         match ending {
             Ending::Intended(code) => {
-                fd_store::leave(&args.fd_store).await;
+                let _ = notices::tell(&args.launcher_socket, Word::Left).await; // or nobody is there to hear it
                 anyhow::Ok(code)
             }
             Ending::Failed(code) => Ok(code),
@@ -94,7 +96,10 @@ pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
 async fn run(mut server: Server<'_>) -> anyhow::Result<Ending> {
     match supervise(&mut server, POLICY).await {
         Outcome::Stopped(Stopped { exit, .. }) => Ok(Ending::Intended(code(exit.context(CANNOT_WAIT)?))),
-        Outcome::NotWanted => Ok(Ending::Intended(server.crash_code.unwrap_or_default())),
+        Outcome::NotWanted => Ok(match server.crash {
+            Some(Crash { code, is_out_of_memory: true }) => Ending::Failed(code),
+            crash => Ending::Intended(crash.map_or(0, |crash| crash.code)),
+        }),
         Outcome::GaveUp(End::NotStarted(error)) => Err(error),
         Outcome::GaveUp(End::Exited(exit)) => Ok(match exit.context(CANNOT_WAIT)? {
             exit if exit.success() => Ending::Intended(0),
@@ -113,31 +118,43 @@ fn code(exit: ExitStatus) -> i32 {
 struct Server<'a> {
     args: &'a LaunchArgs,
     sockets: &'a Sockets,
-    /// Crashes so far, for the fd store.
+    /// Crashes so far, for the agent.
     crashes: &'a watch::Sender<u32>,
-    /// Crashes after which the agent has prepared another start.
-    acknowledged: &'a watch::Sender<u32>,
     terminate: unix::Signal,
     interrupt: unix::Signal,
-    /// Connections may be waiting in the listen queue since the last process.
-    has_waiting_connections: bool,
-    /// The exit code of the process that crashed last.
-    crash_code: Option<i32>,
+    /// How the last process crashed: connections may be waiting in the listen queue since.
+    crash: Option<Crash>,
+    /// Processes of the container ended for want of memory, before the one that runs.
+    oom_kills: Option<u64>,
+}
+
+/// The end of a process by a signal.
+#[derive(Debug, Clone, Copy)]
+struct Crash {
+    /// What the container ends with, if it ends with it.
+    code: i32,
+    /// The container ends with it: the kubelet then reports why.
+    is_out_of_memory: bool,
 }
 
 impl Program for Server<'_> {
     type Error = anyhow::Error;
 
     async fn start(&mut self) -> anyhow::Result<Option<Process>> {
-        if self.crash_code.is_some() {
-            let crashes = *self.crashes.borrow();
-            tokio::select! {
-                () = fd_store::acknowledged(crashes, self.acknowledged) => {}
-                _ = self.terminate.recv() => return Ok(None),
-                _ = self.interrupt.recv() => return Ok(None),
-            }
+        if self.crash.is_some_and(|crash| crash.is_out_of_memory) {
+            return Ok(None);
         }
-        start(self.args, self.sockets, self.has_waiting_connections).map(Some)
+        tokio::select! {
+            told = notices::tell(&self.args.launcher_socket, Word::Starting) => {
+                if let Err(error) = told {
+                    tracing::warn!(%error, "the server starts without its agent");
+                }
+            }
+            _ = self.terminate.recv() => return Ok(None),
+            _ = self.interrupt.recv() => return Ok(None),
+        }
+        self.oom_kills = memory::oom_kills();
+        start(self.args, self.sockets, self.crash.is_some()).map(Some)
     }
 
     /// A signal is passed on. The time the server has then is the pod's, and the kubelet sees to it.
@@ -154,14 +171,25 @@ impl Program for Server<'_> {
         let (code, signal) = (code(*exit), exit.signal());
         match next {
             Next::GiveUp if code == 0 => {}
-            Next::GiveUp => tracing::error!(code, signal, "the server did not end well; its container ends with it"),
+            Next::GiveUp => tracing::error!(code, signal, "{CONTAINER_ENDS}"),
+            Next::Restart(_) if self.is_out_of_memory(signal) => {
+                tracing::error!("the server needed more memory than the limit of its container, which ends with it");
+                self.crash = Some(Crash { code, is_out_of_memory: true });
+            }
             Next::Restart(_) => {
                 tracing::error!(signal, "the server was ended by a signal and is started again");
                 self.crashes.send_modify(|count| *count += 1);
-                self.crash_code = Some(code);
-                self.has_waiting_connections = true;
+                self.crash = Some(Crash { code, is_out_of_memory: false });
             }
         }
+    }
+}
+
+impl Server<'_> {
+    /// Whether the process that was ended by `signal` was so for want of memory.
+    fn is_out_of_memory(&self, signal: Option<i32>) -> bool {
+        let rose = |(before, now)| now > before;
+        signal == Some(Signal::KILL.as_raw()) && self.oom_kills.zip(memory::oom_kills()).is_some_and(rose)
     }
 }
 

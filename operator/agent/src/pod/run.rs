@@ -24,8 +24,8 @@ use triton_agent::{
 
 use super::{
     args::RunArgs,
-    fd_store::{self, Notice},
     http::{self, Published},
+    notices::{self, Notice},
     replica_slot::ReplicaSlot,
     startup::Startup,
 };
@@ -47,11 +47,13 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let listener =
             TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         let (crashes, counted) = watch::channel(0);
-        let (notices, noticed) = mpsc::unbounded_channel();
-        match fd_store::listen(&args.fd_store) {
-            Ok(listener) => drop(tokio::spawn(fd_store::keep(listener, crashes.clone(), notices))),
-            // the server keeps its sockets itself; they are lost with its container
-            Err(error) => tracing::warn!(path = %args.fd_store.display(), %error, "cannot keep the server's sockets"),
+        let (inbox, noticed) = mpsc::unbounded_channel();
+        match notices::listen(&args.launcher_socket) {
+            Ok(listener) => drop(tokio::spawn(notices::hear(listener, crashes.clone(), inbox))),
+            // the server starts all the same; a model that crashes it is tried again each time
+            Err(error) => {
+                tracing::warn!(path = %args.launcher_socket.display(), %error, "cannot hear of the server's starts and ends");
+            }
         }
         tokio::select! {
             result = work(args, listener, counted, noticed) => result,
@@ -248,7 +250,7 @@ mod tests {
             config_maps: folder.path().to_owned(),
             volumes: folder.path().to_owned(),
             secrets: folder.path().to_owned(),
-            fd_store: folder.path().join("fd-store.sock"),
+            launcher_socket: folder.path().join("launcher.sock"),
             log: "off".into(),
         };
         let (crashes, counted) = watch::channel(0);

@@ -1,4 +1,4 @@
-//! The sockets a server takes over: opened once, or taken back from the fd store, and held while its process is replaced.
+//! The sockets a server takes over: opened once, and held while its process is replaced.
 //!
 //! Source: sd_listen_fds(3). `LISTEN_PID` is left out, for nobody knows it before the process is there, and the first
 //! descriptor is named (`LISTEN_FDS_FIRST_FD`), for it is another one than 3.
@@ -27,31 +27,18 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// One for each name: those that were kept, or new ones at these addresses.
-    pub(super) fn new(kept: Vec<OwnedFd>, wanted: &[(&'static str, SocketAddr)]) -> anyhow::Result<Self> {
-        let opened = if kept.len() == wanted.len() {
-            kept
-        } else {
-            drop(kept); // whatever they were for: their ports are needed
-            let open = |(name, address): &(_, SocketAddr)| {
-                listen(*address).with_context(|| format!("cannot listen at {address} for {name}"))
-            };
-            wanted.iter().map(open).collect::<anyhow::Result<_>>()?
-        };
+    /// One for each name.
+    pub(super) fn open(wanted: &[(&'static str, SocketAddr)]) -> anyhow::Result<Self> {
         // one after the other, and left open to children
-        let place = |(number, socket): (RawFd, OwnedFd)| {
+        let open = |(number, (name, address)): (RawFd, &(_, SocketAddr))| {
+            let socket = listen(*address).with_context(|| format!("cannot listen at {address} for {name}"))?;
             let placed = fcntl_dupfd_cloexec(&socket, number).context("cannot place a socket")?;
             ensure!(placed.as_raw_fd() == number, "descriptor {number} is taken");
             fcntl_setfd(&placed, FdFlags::empty()).context("cannot leave a socket to the server")?;
             Ok(placed)
         };
-        let sockets = (FIRST..).zip(opened).map(place).collect::<anyhow::Result<_>>()?;
+        let sockets = (FIRST..).zip(wanted).map(open).collect::<anyhow::Result<_>>()?;
         Ok(Self { names: wanted.iter().map(|(name, _)| *name).collect(), sockets })
-    }
-
-    /// The sockets themselves.
-    pub(super) fn all(&self) -> &[OwnedFd] {
-        &self.sockets
     }
 
     /// The environment that names them to a child.
@@ -85,17 +72,15 @@ mod tests {
     fn a_port_that_is_taken_is_told() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = Sockets::new(vec![], &[("http", address)]).unwrap_err();
+        let error = Sockets::open(&[("http", address)]).unwrap_err();
         assert!(format!("{error:#}").starts_with(&format!("cannot listen at {address} for http: ")), "{error:#}");
     }
 
     #[test]
-    fn what_was_kept_is_used_where_it_is() {
-        let kept = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = kept.local_addr().unwrap();
-        let elsewhere = ([127, 0, 0, 1], 0).into();
-        let sockets = Sockets::new(vec![kept.into()], &[("http", elsewhere)]).unwrap();
-        std::net::TcpStream::connect(address).unwrap();
+    fn they_take_connections_and_are_named_to_the_server() {
+        let sockets = Sockets::open(&[("http", ([127, 0, 0, 1], 0).into())]).unwrap();
+        let listener = TcpListener::from(sockets.sockets[0].try_clone().unwrap());
+        std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let environment = sockets.environment().map(|(name, value)| format!("{name}={value}"));
         assert_eq!(environment, ["LISTEN_FDS=1", "LISTEN_FDNAMES=http", "LISTEN_FDS_FIRST_FD=64"]);
     }

@@ -1,0 +1,49 @@
+"""How a server ends that nobody asked to, and what is said of it: its own last words, or that it ran out of memory."""
+
+import json
+
+import pytest
+
+from kube import ECHO, SERVER, inside, until
+
+LIMIT = "96Mi"
+
+
+def test_a_server_that_does_not_understand_its_flags_says_so_in_its_status(namespace):
+    server = SERVER.replace("server: {", 'server: {extraArgs: ["--no-such-flag"], ')
+    namespace.apply(server, ECHO)
+    condition = namespace.wait("tsrv/vision", status="False", reason="CrashLoopBackOff")
+    assert "unrecognized option '--no-such-flag'" in condition["message"], condition
+    assert len(condition["message"]) < 1000 and "\n" not in condition["message"], condition
+    namespace.patch("tsrv/vision", server={"extraArgs": None})
+    namespace.wait("tmod/echo")
+
+
+@pytest.mark.our_cluster
+def test_a_server_that_runs_out_of_memory_says_so_with_its_limit_and_serves_again(namespace, tmp_path):
+    # responses are kept in a cache that may grow beyond the memory of the container
+    cache = 'server: {extraArgs: ["--cache-config=local,size=1000000000"], '
+    server = SERVER.replace("memory: 64Mi}", f"memory: 64Mi}}, limits: {{memory: {LIMIT}}}").replace("server: {", cache)
+    namespace.apply(server, ECHO.replace("backend: identity", "backend: identity\n    responseCache: {enable: true}"))
+    namespace.wait("tmod/echo")
+    url = f"http://{namespace.address()}/v2/models/echo/infer"
+
+    def ended():
+        (pod,) = namespace.pods().values()
+        (status,) = pod["status"]["containerStatuses"]
+        return status["lastState"].get("terminated")
+
+    size = 100_000
+    for number in range(400):
+        body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [size], "data": [number] + [1] * (size - 1)}]}
+        (tmp_path / "body.json").write_text(json.dumps(body))
+        code, _ = inside("curl", "-sS", "-m", "10", "-o", tmp_path / "answer", url, "-d", f"@{tmp_path / 'body.json'}", check=False)
+        if code:
+            break
+    assert until(ended, "the end of the container")["reason"] == "OOMKilled"
+    told = lambda: [it for it in namespace.items("events.events.k8s.io") if it["reason"] == "OOMKilled"]
+    (event, *_) = until(told, "an event", 30)
+    assert f"container server needed more memory than its limit of {LIMIT}" in event["note"], event
+    assert "spec.resources.limits.memory" in event["note"], event
+    namespace.wait("tsrv/vision")
+    until(lambda: namespace.infer() == [1, 2], "an answer")
