@@ -1,65 +1,97 @@
 //! Annotates pods, so that the kubelet hands over at once what is new for them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
-use operator_core::{Manifest, labels, manifest::ManifestSource, replica::Replica};
-use serde_json::json;
+use operator_core::{
+    Manifest, labels,
+    manifest::ManifestSource,
+    replica::Replica,
+    rollout::{self, Adopt},
+};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{metrics::Metrics, queue::ServerKey, watches::Watches};
 
-/// Tells pods that have not seen the manifest, or the ConfigMaps that its models come from, of what is new: a changed
-/// annotation makes the kubelet hand all of it over at once, not at its next round. It only makes things quicker, so nothing is
-/// made of a failure.
-pub(crate) async fn nudge_pods(
+/// Annotates pods with what they may adopt, if `adopt` says so, and with hashes of the manifest and of the ConfigMaps that its
+/// models come from: any changed annotation makes the kubelet hand all of it over at once, not at its next round. One patch for
+/// each pod on which something differs.
+///
+/// Errors: a pod could not be patched; the others were.
+pub(crate) async fn annotate_pods(
     (client, watches, metrics): (&Client, &Watches, &Metrics),
     key: &ServerKey,
     pods: &[Arc<Pod>],
     replicas: &[Replica],
     manifest: &Manifest,
-) {
+    adopt: Option<&Adopt>,
+) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
     let sources = sources_hash(manifest, |name| watches.config_map_version(&key.namespace, name));
-    for (pod, replica) in pods.iter().zip(replicas) {
-        let Some(follows) = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref()) else {
-            continue;
-        };
-        if replica.is_leaving || follows.is_empty() {
-            continue;
-        }
-        let has_annotation =
-            |annotation, hash: &str| pod.annotations().get(annotation).is_some_and(|current| current == hash);
-        let mut annotations = serde_json::Map::new();
-        if follows != manifest.hash && !has_annotation(labels::MANIFEST_HASH, &manifest.hash) {
-            annotations.insert(labels::MANIFEST_HASH.into(), manifest.hash.clone().into());
-        }
-        if let Some(sources) = sources.as_ref().filter(|hash| !has_annotation(labels::SOURCES_HASH, hash)) {
-            annotations.insert(labels::SOURCES_HASH.into(), sources.clone().into());
-        }
+    let mut done = Ok(());
+    for (pod, replica) in pods.iter().zip(replicas).filter(|(_, replica)| !replica.is_leaving) {
+        let adopt = adopt.and_then(|adopt| adopt.get(&replica.name));
+        let annotations = annotations(pod.annotations(), replica, &manifest.hash, sources.as_deref(), adopt);
         if annotations.is_empty() {
             continue;
         }
         let patch = json!({ "metadata": { "annotations": annotations } });
         match api.patch_metadata(&replica.name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => metrics.wrote("Pod", "patch"),
-            Err(error) => {
-                tracing::debug!(server = %key, pod = replica.name, %error, "the pod was not annotated")
-            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => done = Err(error),
         }
     }
+    done
+}
+
+/// The annotations of a pod that are to change; `null` takes one away.
+fn annotations(
+    now: &BTreeMap<String, String>,
+    replica: &Replica,
+    manifest_hash: &str,
+    sources: Option<&str>,
+    adopt: Option<&BTreeSet<String>>,
+) -> Map<String, Value> {
+    let mut changes = Map::new();
+    let has = |annotation, value: &str| now.get(annotation).is_some_and(|current| current == value);
+    // an agent that has said nothing yet reads what there is when it begins
+    let follows = replica.report.as_ref().and_then(|report| report.manifest_hash.as_deref());
+    if let Some(follows) = follows.filter(|follows| !follows.is_empty()) {
+        if follows != manifest_hash && !has(labels::MANIFEST_HASH, manifest_hash) {
+            changes.insert(labels::MANIFEST_HASH.into(), manifest_hash.into());
+        }
+        if let Some(sources) = sources.filter(|sources| !has(labels::SOURCES_HASH, sources)) {
+            changes.insert(labels::SOURCES_HASH.into(), sources.into());
+        }
+    }
+    match adopt.map(rollout::to_text) {
+        Some(text) if text.is_empty() => {
+            if now.contains_key(labels::ADOPT) {
+                changes.insert(labels::ADOPT.into(), Value::Null);
+            }
+        }
+        Some(text) if !has(labels::ADOPT, &text) => {
+            changes.insert(labels::ADOPT.into(), text.into());
+        }
+        Some(_) | None => {}
+    }
+    changes
 }
 
 /// Which ConfigMaps the pods mount for their models, and in which version each is; nothing if they mount none.
 fn sources_hash(manifest: &Manifest, version: impl Fn(&str) -> Option<String>) -> Option<String> {
     let names: BTreeSet<&str> = manifest
-        .models
-        .iter()
-        .filter_map(|model| match &model.source {
+        .sources()
+        .filter_map(|source| match source {
             ManifestSource::ConfigMap { name, keys: None, .. } => Some(name.as_str()),
             _ => None,
         })
@@ -67,12 +99,43 @@ fn sources_hash(manifest: &Manifest, version: impl Fn(&str) -> Option<String>) -
     let all: Vec<_> = names.into_iter().map(|name| format!("{name}={}", version(name).unwrap_or_default())).collect();
     (!all.is_empty()).then(|| hex::encode(Sha256::digest(all.join(","))))
 }
-
 #[cfg(test)]
 mod tests {
-    use operator_core::{Observed, compile};
+    use operator_core::{Observed, compile, replica::Report};
 
     use super::*;
+
+    #[test]
+    fn a_pod_is_patched_only_where_its_annotations_differ() {
+        let follows = |hash: Option<&str>| Replica {
+            report: hash.map(|hash| Report { manifest_hash: Some(hash.into()), ..Report::default() }),
+            ..Replica::default()
+        };
+        let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
+        let check = |now: &[(&str, &str)], replica: &Replica, adopt: Option<&[&str]>, expect: Value| {
+            let now = now.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let adopt = adopt.map(words);
+            assert_eq!(Value::from(annotations(&now, replica, "h2", Some("s1"), adopt.as_ref())), expect);
+        };
+        let sources = (labels::SOURCES_HASH, "s1");
+        check(&[sources], &follows(Some("h2")), Some(&[]), json!({}));
+        check(
+            &[sources],
+            &follows(Some("h1")),
+            Some(&["b", "a"]),
+            json!({ labels::MANIFEST_HASH: "h2", labels::ADOPT: "a,b" }),
+        );
+        check(
+            &[sources, (labels::MANIFEST_HASH, "h2"), (labels::ADOPT, "a,b")],
+            &follows(Some("h1")),
+            Some(&["b", "a"]),
+            json!({}),
+        );
+        check(&[sources, (labels::ADOPT, "a")], &follows(Some("h2")), Some(&[]), json!({ labels::ADOPT: null }));
+        check(&[sources, (labels::ADOPT, "a")], &follows(Some("h2")), None, json!({}));
+        // one that starts learns what it may adopt before it says anything
+        check(&[], &follows(None), Some(&["a"]), json!({ labels::ADOPT: "a" }));
+    }
 
     fn manifest() -> Manifest {
         let server = serde_json::from_value(json!({

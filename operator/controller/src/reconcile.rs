@@ -7,7 +7,7 @@ use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, Triton
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
-    build, compile, events, names,
+    build, compile, events, names, rollout,
     status::{self, Activity, Outcome, Seen, Statuses},
     validated,
 };
@@ -79,6 +79,15 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     let crashes = events::of_replicas(&replicas);
     context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
+    // which pods may adopt what is new: pure, from what is published and what they report
+    let (compiled, adopt) = rollout::advance(
+        compiled,
+        &rollout::Around {
+            last: around.observed.manifest.as_ref(),
+            replicas: &replicas,
+            at_once: rollout::at_once(&server.spec),
+        },
+    );
     // 2. validate: everything decided, or every problem
     let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
     let applied = match &validated {
@@ -107,9 +116,11 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     } else {
         around.observed.manifest.as_ref()
     };
+    let mut annotated = Ok(());
     if let Some(manifest) = published {
         let parts = (&context.client, context.watches.as_ref(), context.metrics.as_ref());
-        pods::nudge_pods(parts, key, &around.pods, &replicas, manifest).await;
+        let adopt = matches!(outcome, Outcome::Applied(_)).then_some(&adopt);
+        annotated = pods::annotate_pods(parts, key, &around.pods, &replicas, manifest, adopt).await;
     }
     // 5. status: what was found, in the words of conditions
     let unreadable: Vec<TritonModel> = around.unreadable.iter().map(without_spec).collect();
@@ -133,6 +144,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     });
     // 6. write status: only if it says something new
     write(context, key, &around, server, &server_before, &models, &statuses).await?;
+    annotated.map_err(|error| api("annotating a pod", error))?;
     let is_refused = matches!(&applied, Some(Err(_)));
     Ok(Some(match statuses.activity {
         Activity::Propagating => PROPAGATING,

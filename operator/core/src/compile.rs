@@ -105,7 +105,7 @@ pub fn compile<'a>(
         owners.insert(&entry.name, object.clone());
         let message = format!("the TritonModel cannot be read: {error}");
         let placement = Placement::Kept { reason: Reason::InvalidSpec, message };
-        candidates.push(Candidate::unreadable(object.clone(), entry.clone()));
+        candidates.push(Candidate::unreadable(object.clone(), wanted(entry)));
         outcomes.insert(object.clone(), CompiledModel { object, name: entry.name.clone(), placement });
     }
     for model in mine {
@@ -131,7 +131,7 @@ pub fn compile<'a>(
                         problems.extend(found);
                         match previous {
                             Some(entry) => {
-                                candidates.push(Candidate::new(model, entry.clone(), true));
+                                candidates.push(Candidate::new(model, wanted(entry), true));
                                 Placement::Kept { reason, message }
                             }
                             None => Placement::LeftOut { reason, message },
@@ -203,6 +203,11 @@ fn unreadable<'a>(observed: &'a Observed, namespace: &str) -> impl Iterator<Item
 fn previous<'a>(observed: &'a Observed, object: &ObjectRef, name: &str) -> Option<&'a ManifestModel> {
     let manifest = observed.manifest.as_ref().filter(|manifest| manifest.namespace == object.namespace)?;
     manifest.model(name).filter(|entry| entry.resource == object.name)
+}
+
+/// An entry of the last manifest as something to ask for: how far it has come is decided anew.
+fn wanted(entry: &ManifestModel) -> ManifestModel {
+    ManifestModel { rollout: None, ..entry.clone() }
 }
 
 /// The entry of `model`, or everything wrong with it.

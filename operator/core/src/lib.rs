@@ -25,6 +25,7 @@ pub mod problem;
 pub mod reference;
 pub mod render;
 pub mod replica;
+pub mod rollout;
 pub mod source_rules;
 pub mod status;
 pub mod validate;

@@ -350,6 +350,14 @@ impl Manifest {
         self.models.binary_search_by(|model| model.name.as_str().cmp(name)).ok().map(|at| &self.models[at])
     }
 
+    /// Every source that a pod may take files from: those of the entries, and of the contents proven before them.
+    pub fn sources(&self) -> impl Iterator<Item = &ManifestSource> {
+        self.models.iter().flat_map(|model| {
+            let former = model.rollout.as_ref().and_then(|rollout| rollout.former.as_deref());
+            [Some(&model.source), former.map(|former| &former.source)].into_iter().flatten()
+        })
+    }
+
     /// Names of the models a replica that starts waits for.
     pub fn required(&self) -> BTreeSet<String> {
         let required = self.models.iter().filter(|model| model.readiness == Readiness::Required);
@@ -402,10 +410,13 @@ impl ManifestModel {
         })
     }
 
+    /// Length of [`ManifestModel::adopt_word`].
+    pub const ADOPT_WORD: usize = 16;
+
     /// The first 16 digits of [`ManifestModel::content_hash`]: how the annotation [`crate::labels::ADOPT`] names a content.
     pub fn adopt_word(&self) -> String {
         let mut hash = self.content_hash();
-        hash.truncate(16);
+        hash.truncate(Self::ADOPT_WORD);
         hash
     }
 

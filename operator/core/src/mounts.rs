@@ -24,8 +24,8 @@ impl Mounts {
         is_absent_claim: impl Fn(&str) -> bool,
     ) -> Self {
         let mut mounts = Self::default();
-        for model in &manifest.models {
-            match &model.source {
+        for source in manifest.sources() {
+            match source {
                 ManifestSource::ConfigMap { name, keys: None, .. } if !is_absent_config_map(name) => {
                     mounts.config_maps.insert(name.clone());
                 }
@@ -39,7 +39,7 @@ impl Mounts {
                 | ManifestSource::Oci { .. }
                 | ManifestSource::Inline { .. } => {}
             }
-            mounts.secrets.extend(model.source.secret().map(str::to_owned));
+            mounts.secrets.extend(source.secret().map(str::to_owned));
         }
         mounts
     }

@@ -9,13 +9,19 @@ use k8s_openapi::{
     jiff::SignedDuration,
 };
 
-use crate::last_words;
+use crate::{labels, last_words, rollout};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Replica {
     /// Name of the pod.
     pub name: String,
+    /// When it was made, in whole seconds.
+    pub created: Option<Time>,
+    /// A container of it has run.
+    pub has_started: bool,
+    /// The contents in rollout that its annotation [`crate::labels::ADOPT`] names.
+    pub may_adopt: BTreeSet<String>,
     /// It gets requests.
     pub is_ready: bool,
     /// Since when, in whole seconds.
@@ -106,8 +112,14 @@ impl Replica {
         let status = pod.status.clone().unwrap_or_default();
         let conditions = status.conditions.as_deref().unwrap_or_default();
         let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let containers =
+            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let adopt = pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::ADOPT));
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
+            created: pod.metadata.creation_timestamp.clone(),
+            has_started: containers.into_iter().any(has_run),
+            may_adopt: adopt.map(|text| rollout::from_text(text)).unwrap_or_default(),
             is_ready: ready.is_some(),
             ready_since: ready.and_then(|condition| condition.last_transition_time.clone()),
             is_leaving: is_leaving(pod),
@@ -127,6 +139,25 @@ impl Replica {
         let since = if self.is_leaving { &self.leaving_since } else { &self.ready_since };
         let is_young = |since: &Time| now.0.duration_since(since.0) < PROPAGATION;
         since.as_ref().is_some_and(is_young)
+    }
+}
+
+fn has_run(container: &ContainerStatus) -> bool {
+    let states = [&container.state, &container.last_state];
+    states.into_iter().flatten().any(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+impl ModelReport {
+    /// Whether it speaks of the content with that hash. An agent that does not name the entry it follows, follows the manifest
+    /// as a whole: `published` is the hash of the manifest that has that content, if one was published. `report` is what the
+    /// pod says besides.
+    pub fn is_about(&self, hash: &str, report: &Report, published: Option<&str>) -> bool {
+        match (&self.entry, &report.manifest_hash) {
+            (Some(entry), _) => entry == hash,
+            (None, _) if report.adopts.is_some() => false,
+            (None, Some(followed)) => published == Some(followed),
+            (None, None) => published.is_some(),
+        }
     }
 }
 

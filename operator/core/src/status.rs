@@ -10,6 +10,7 @@ use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
 use self::conditions::Claim;
+pub(crate) use self::conditions::cut;
 pub use self::model::without_server;
 use crate::{
     Compiled, Manifest, ObjectRef, Problem,

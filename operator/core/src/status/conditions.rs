@@ -63,7 +63,7 @@ impl<'a> Conditions<'a> {
 }
 
 /// The beginning of `text`, at most `max` bytes, whole characters only.
-pub(super) fn cut(text: &str, max: usize) -> String {
+pub(crate) fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }

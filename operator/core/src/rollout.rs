@@ -1,0 +1,154 @@
+//! How a new content of a model comes to the pods of its server: to one first (the canary), then to the others, and no further
+//! once it fails. Pure: from the entries wanted, the manifest published last and what the pods report to the manifest to publish
+//! and the contents each pod may adopt. Nothing is remembered elsewhere, so an operator that starts anew, or a pod that comes
+//! or goes at any moment, leads to the same next step. Each model is judged alone.
+//!
+//! | what is seen of a content that is not proven | its phase | pods that may serve it |
+//! |---|---|---|
+//! | no pod serves it | `Trial` | the canary |
+//! | a pod serves it | `Spreading` | those that have it, and a few others at a time |
+//! | a pod serves it, and so does every ready pod | none: it is proven | all |
+//! | a pod failed with it, or its server ended once while it loaded it | `Stopped` | those that have it |
+//! | that pod serves it, has gone back, or is gone | one of the first three | |
+//! | [`CRASHES_MAX`] server processes ended while they loaded it, on whichever pods | `Quarantined` | none |
+//! | the resource asks for another content | that one begins: `Trial`, or proven if it is the former one | |
+//!
+//! The former content is the one that was proven before. Pods that may not serve the new one serve it, and a pod is given the
+//! new one only when it has come to an end with the former, so that it has something to go back to. Quarantine ends only with
+//! the content. Pods whose agent is too old to be told adopt everything at once.
+
+mod adopt;
+mod judge;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use self::adopt::from_text;
+pub use self::adopt::to_text;
+use self::judge::{Content, Sighting};
+use crds::TritonServerSpec;
+
+use crate::{
+    Compiled, Manifest, ManifestModel, Reason,
+    compile::Placement,
+    defaults,
+    manifest::{ModelRollout, RolloutPhase},
+    replica::{Phase, Replica},
+};
+
+/// Server processes that a content may take down before no pod may serve it any more. The agents count as far.
+pub const CRASHES_MAX: u32 = 2;
+
+/// What the rollouts of a server depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// The manifest published last.
+    pub last: Option<&'a Manifest>,
+    /// The pods with what they report.
+    pub replicas: &'a [Replica],
+    /// Ready pods that may be at work on a content at the same time once a pod serves it; at least one is taken.
+    pub at_once: usize,
+}
+
+/// How many ready pods of a server may be at work on a content at the same time: as many as may be missing.
+pub fn at_once(server: &TritonServerSpec) -> usize {
+    let (_, unavailable) = defaults::surge_and_unavailable(server);
+    usize::try_from(unavailable).unwrap_or(0).max(1)
+}
+
+/// By pod: the contents in rollout it may serve, as [`ManifestModel::adopt_word`]s. Pods that leave are not in it.
+pub type Adopt = BTreeMap<String, BTreeSet<String>>;
+
+/// Takes the rollouts of all models one step further: `compiled` holds each model as it is asked for and comes back with the
+/// manifest to publish. A content that cannot begin yet is left as it was, which its placement says.
+pub fn advance(mut compiled: Compiled, around: &Around<'_>) -> (Compiled, Adopt) {
+    let Manifest { namespace, server, models, .. } = compiled.manifest;
+    let last = around.last.filter(|last| last.namespace == namespace && last.server == server);
+    let mut steps: Vec<Step> = models.into_iter().map(|entry| Step::of(entry, last, around)).collect();
+    let waiting = room::make_room(&mut steps, last, around);
+    let adopt = adopt::decide(&steps, around);
+    compiled.manifest = Manifest::new(namespace, server, steps.into_iter().map(|step| step.entry).collect());
+    for model in &mut compiled.models {
+        if model.placement == Placement::Placed && waiting.contains(&model.name) {
+            let message = "the manifest has no room for it beside the former content while other models are rolled out: it \
+                           begins when they are done";
+            model.placement = Placement::Kept { reason: Reason::Pending, message: message.into() };
+        }
+    }
+    let adopt = adopt::with_unread(adopt, &compiled.manifest, around.replicas);
+    (compiled, adopt)
+}
+
+/// One model's next step.
+struct Step {
+    /// The entry to publish.
+    entry: ManifestModel,
+    /// [`ManifestModel::adopt_word`] of the entry.
+    word: String,
+    /// Pods that may serve it, by name; all if it is proven.
+    pods: BTreeSet<String>,
+    /// The content was not in the last manifest.
+    is_new: bool,
+}
+
+impl Step {
+    fn of(mut entry: ManifestModel, last: Option<&Manifest>, around: &Around<'_>) -> Self {
+        let hash = entry.content_hash();
+        let word = hash[..ManifestModel::ADOPT_WORD].to_owned();
+        let last_entry = last.and_then(|last| last.model(&entry.name));
+        let last_hash = last_entry.map(ManifestModel::content_hash);
+        let is_new = last_hash.as_ref() != Some(&hash);
+        let before = match (last_entry, &last_hash) {
+            (Some(last), _) if !is_new => last.rollout.clone(),
+            (Some(last), Some(last_hash)) if last.resource == entry.resource => {
+                let former = proven(last, || is_served(around, &last.name, last_hash));
+                let is_former = former.as_ref().is_some_and(|former| former.content_hash() == hash);
+                (!is_former).then(|| begun(former))
+            }
+            // what another resource made under that name leaves with it
+            _ => Some(begun(None)),
+        };
+        let Some(before) = before else {
+            entry.rollout = None;
+            return Self { entry, word, pods: BTreeSet::new(), is_new };
+        };
+        // an agent that does not name the entry follows the manifest as a whole
+        let published = last.filter(|_| !is_new).map(|last| last.hash.as_str());
+        let former = before.former.as_ref().map(|former| former.content_hash());
+        let content = Content { hash: &hash, word: &word, former: former.as_deref() };
+        let sightings: Vec<Sighting<'_>> = around
+            .replicas
+            .iter()
+            .filter(|replica| !replica.is_leaving)
+            .map(|replica| Sighting::of(replica, &entry.name, &content, published))
+            .collect();
+        entry.rollout = judge::judge(before, &sightings);
+        let pods = entry.rollout.as_ref().map(|rollout| adopt::pods(rollout, &sightings, around.at_once));
+        Self { entry, word, pods: pods.unwrap_or_default(), is_new }
+    }
+}
+
+fn begun(former: Option<ManifestModel>) -> ModelRollout {
+    let former = former.map(Box::new);
+    ModelRollout { phase: RolloutPhase::Trial, former, crashes: BTreeMap::new(), failure: None }
+}
+
+/// What a pod goes on with while the content after `last` is not proven. Where nothing was, that is `last` itself if a pod
+/// serves it and it has crashed none: it must not end there for a content that nobody has tried.
+fn proven(last: &ManifestModel, is_served: impl FnOnce() -> bool) -> Option<ManifestModel> {
+    let itself = || ManifestModel { rollout: None, ..last.clone() };
+    match &last.rollout {
+        None => Some(itself()),
+        Some(ModelRollout { former: Some(former), .. }) => Some((**former).clone()),
+        Some(rollout) => (rollout.crashes.is_empty() && is_served()).then(itself),
+    }
+}
+
+fn is_served(around: &Around<'_>, name: &str, hash: &str) -> bool {
+    let reports = around.replicas.iter().filter_map(|replica| replica.report.as_ref()?.models.get(name));
+    let mut here = reports.filter(|report| report.entry.as_deref() == Some(hash));
+    here.any(|report| report.phase == Phase::Ready)
+}
+
+#[cfg(test)]
+mod tests;

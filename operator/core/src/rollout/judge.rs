@@ -1,0 +1,153 @@
+//! What the reports of the pods mean for a content that is not proven.
+
+use std::collections::BTreeMap;
+
+use super::CRASHES_MAX;
+use crate::{
+    Reason,
+    manifest::{ModelRollout, RolloutFailure, RolloutPhase},
+    replica::{ModelReport, Phase, Replica},
+    status::cut,
+};
+
+/// A content by its hashes.
+pub(super) struct Content<'a> {
+    pub(super) hash: &'a str,
+    pub(super) word: &'a str,
+    /// Hash of the content that was proven before.
+    pub(super) former: Option<&'a str>,
+}
+
+/// What is seen of a content on one pod that does not leave.
+pub(super) struct Sighting<'a> {
+    pub(super) replica: &'a Replica,
+    /// Its annotation names the content.
+    pub(super) may_adopt: bool,
+    /// What it says of the model, if that is about this content.
+    report: Option<&'a ModelReport>,
+    /// It serves the former content, has failed with it, or there is none.
+    is_through_with_former: bool,
+}
+
+impl<'a> Sighting<'a> {
+    /// What is seen of a content of model `name`. `published`: hash of the manifest of which it is part, if it was published.
+    pub(super) fn of(replica: &'a Replica, name: &str, content: &Content<'_>, published: Option<&str>) -> Self {
+        let report = replica.report.as_ref();
+        let model = report.and_then(|report| Some((report, report.models.get(name)?)));
+        let about = |hash: &str, published| model.filter(|(report, model)| model.is_about(hash, report, published));
+        let has_ended = |former: &str| {
+            about(former, None).is_some_and(|(_, model)| matches!(model.phase, Phase::Ready | Phase::Failed { .. }))
+        };
+        let is_older = report.is_some_and(|report| report.adopts.is_none());
+        Self {
+            replica,
+            may_adopt: replica.may_adopt.contains(content.word),
+            report: about(content.hash, published).map(|(_, model)| model),
+            is_through_with_former: is_older || content.former.is_none_or(has_ended),
+        }
+    }
+
+    /// It may be given the content.
+    pub(super) fn can_begin(&self) -> bool {
+        self.has_it() || self.is_through_with_former
+    }
+
+    /// It failed with the content, was not named by its annotation, and is back at the former one.
+    fn has_gone_back(&self) -> bool {
+        !self.has_it() && self.is_through_with_former
+    }
+
+    /// The pod may serve it, or does its work on it.
+    pub(super) fn has_it(&self) -> bool {
+        self.may_adopt || self.report.is_some()
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.report.is_some_and(|report| report.phase == Phase::Ready)
+    }
+
+    fn failure(&self) -> Option<RolloutFailure> {
+        let report = self.report?;
+        let (reason, message) = match &report.phase {
+            Phase::Failed { reason, message, .. } => (reason.clone(), cut(message, RolloutFailure::MESSAGE_MAX)),
+            phase if report.crashes > 0 && *phase != Phase::Ready => {
+                let message = "the server ended while it loaded this content; it is tried once more, by itself";
+                (Reason::ServerCrashed.to_string(), message.to_owned())
+            }
+            _ => return None,
+        };
+        Some(RolloutFailure { reason, message, pod: self.replica.name.clone() })
+    }
+}
+
+/// How far a content is, having been at `before`; nothing once it is proven.
+pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<ModelRollout> {
+    if before.phase == RolloutPhase::Quarantined {
+        return Some(before);
+    }
+    let failure = failure(before.failure.as_ref(), sightings);
+    let mut next = ModelRollout { crashes: all_crashes(before.crashes, sightings), failure, ..before };
+    if next.crash_count() >= CRASHES_MAX {
+        next.failure = Some(fatal(next.failure.take(), &next.crashes, sightings));
+        next.phase = RolloutPhase::Quarantined;
+        return Some(next);
+    }
+    if next.failure.is_some() {
+        next.phase = RolloutPhase::Stopped;
+        return Some(next);
+    }
+    let is_served = sightings.iter().any(Sighting::serves);
+    let is_everywhere = sightings.iter().filter(|it| it.replica.is_ready).all(Sighting::serves);
+    if is_served && is_everywhere {
+        return None;
+    }
+    next.phase = match next.phase {
+        RolloutPhase::Spreading => RolloutPhase::Spreading,
+        _ if is_served => RolloutPhase::Spreading,
+        _ => RolloutPhase::Trial,
+    };
+    Some(next)
+}
+
+/// What stands against a content. A pod that failed goes on by its own policy: until it serves the content or is gone, what it
+/// does meanwhile changes nothing.
+fn failure(before: Option<&RolloutFailure>, sightings: &[Sighting<'_>]) -> Option<RolloutFailure> {
+    let known = before.and_then(|before| {
+        let pod = sightings.iter().find(|it| it.replica.name == before.pod)?;
+        (!pod.serves() && !pod.has_gone_back()).then(|| pod.failure().unwrap_or_else(|| before.clone()))
+    });
+    known.or_else(|| sightings.iter().find_map(Sighting::failure))
+}
+
+/// Each pod counts its own and forgets with its end, so the highest count of each pod is kept: seeing a report twice, or not
+/// at all for a while, changes nothing.
+fn all_crashes(mut crashes: BTreeMap<String, u32>, sightings: &[Sighting<'_>]) -> BTreeMap<String, u32> {
+    for sighting in sightings {
+        let count = sighting.report.map_or(0, |report| report.crashes);
+        if count > 0 {
+            let known = crashes.entry(sighting.replica.name.clone()).or_default();
+            *known = count.max(*known);
+        }
+    }
+    crashes
+}
+
+/// What is said of a content in quarantine: the words of a pod that gave it up, or how often it was tried.
+fn fatal(
+    failure: Option<RolloutFailure>,
+    crashes: &BTreeMap<String, u32>,
+    sightings: &[Sighting<'_>],
+) -> RolloutFailure {
+    let reason = Reason::ServerCrashed.to_string();
+    let gave_up = sightings.iter().find_map(|it| {
+        let is_final = matches!(it.report?.phase, Phase::Failed { .. });
+        it.failure().filter(|failure| is_final && failure.reason == reason)
+    });
+    gave_up.unwrap_or_else(|| {
+        let pod = failure.map(|failure| failure.pod).filter(|pod| crashes.contains_key(pod));
+        let pod = pod.or_else(|| crashes.keys().next_back().cloned()).unwrap_or_default();
+        let count: u32 = crashes.values().fold(0, |sum, count| sum.saturating_add(*count));
+        let message = format!("{count} server processes ended while they loaded this content");
+        RolloutFailure { reason, message, pod }
+    })
+}
