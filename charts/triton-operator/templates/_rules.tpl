@@ -1,4 +1,5 @@
-{{/* What the operator may do in the namespaces it serves. No wildcard, and no Secret: the kubelet alone reads those. */}}
+{{/* What the operator may do in the namespaces it serves. No wildcard. Of Secrets, metadata alone is asked for, one by
+one: whether a label allows models to use it. The kubelet alone reads what they hold. */}}
 {{- define "triton-operator.rules" -}}
 - apiGroups: [triton-operator.dev]
   resources: [tritonservers, tritonmodels]
@@ -30,6 +31,11 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
+{{- if .Values.modelSecrets.enabled }}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -32,7 +32,8 @@ pub struct ServerOptions {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 4096)))]
     pub extra_args: Vec<String>,
-    /// Environment variables of the server process.
+    /// Environment variables of the server process. A Secret they are filled from carries the label
+    /// `triton-operator.dev/model-access: "true"`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,

@@ -18,11 +18,11 @@ pub struct ModelSource {
     /// Files written in the resource itself: small text such as model.py, up to 256 KiB in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inline: Option<InlineSource>,
-    /// A ConfigMap of the namespace: models below 1 MiB. Binary files go into its binaryData. The first use of one above 256 KiB
-    /// replaces the server's pods.
+    /// A ConfigMap of the namespace: models below 1 MiB. Binary files go into its binaryData. One above 256 KiB
+    /// is mounted into the pods, which are replaced for it only if the server allows it (spec.modelAccess.allowPodRestart).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
-    /// A folder or file on a PersistentVolumeClaim of the namespace. The first use of a claim replaces the server's pods.
+    /// A folder or file on a PersistentVolumeClaim of the namespace, which the server lists in spec.modelAccess.claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc: Option<PvcSource>,
     /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
@@ -94,9 +94,10 @@ pub struct HttpSource {
     /// Address beginning with http:// or https://.
     #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
     pub uri: String,
-    /// Secret of the namespace with either `token` (sent as a bearer token) or `username` and `password`. It is mounted
-    /// into the server's pods and never read by the operator; the first use of a Secret replaces the pods. One that comes or
-    /// changes later gives a model that was not fetched new attempts.
+    /// Secret of the namespace with either `token` (sent as a bearer token) or `username` and `password`. The
+    /// server lists it in spec.modelAccess.secrets, and it carries the label `triton-operator.dev/model-access: "true"`; others are
+    /// not used (AccessDenied, CredentialsMissing). It is mounted into the server's pods, and the operator never reads what it
+    /// holds. One that comes or changes later gives a model that was not fetched new attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
 }

@@ -61,6 +61,10 @@ spec:
 """
 
 
+# The label by which the owner of a Secret lets models use it.
+MARK = "triton-operator.dev/model-access=true"
+
+
 class Failed(AssertionError):
     """A command that did not end with 0."""
 

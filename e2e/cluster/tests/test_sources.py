@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import CLAIM, CLUSTER, ECHO, SERVER, kubectl, until
+from kube import CLAIM, CLUSTER, ECHO, MARK, SERVER, kubectl, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -85,12 +85,11 @@ def test_an_address_with_nothing_behind_it_is_told(namespace, web):
 
 
 def test_a_secret_opens_a_source_and_is_told_when_it_is_missing(namespace, web):
-    namespace.apply(SERVER, from_address(f"{web[0]}/private.tar.gz", ", secretRef: {name: token}"))
+    namespace.apply(SERVER + "  modelAccess: {secrets: [token]}\n", from_address(f"{web[0]}/private.tar.gz", ", secretRef: {name: token}"))
     condition = namespace.wait("tmod/echo", status="False", reason="CredentialsMissing")
     assert "token" in condition["message"]
-    # all attempts are used up: that it is there now is reason enough for another
-    namespace.wait("tmod/echo", "Stalled")
     namespace.kubectl("create", "secret", "generic", "token", f"--from-literal=token={TOKEN}")
+    namespace.kubectl("label", "secret", "token", MARK)
     namespace.wait("tmod/echo", deadline=180)
     assert TOKEN not in namespace.kubectl("get", "all,configmaps,tsrv,tmod", "-o", "yaml")
 
@@ -99,7 +98,8 @@ def test_a_claim_may_come_after_the_model_that_names_it(namespace, folder):
     folder, volume = folder
     (folder / "echo" / "1").mkdir(parents=True)
     (folder / "echo" / "1" / "about.txt").write_text("from a claim")
-    namespace.apply(SERVER, ECHO.replace("name: echo", "name: other"))
+    access = "  modelAccess: {claims: [models], allowPodRestart: true}\n"
+    namespace.apply(SERVER + access, ECHO.replace("name: echo", "name: other"))
     namespace.wait("tmod/other")
     namespace.apply(ECHO.replace(INLINE, "source: {pvc: {claimName: models, path: echo}}"))
     condition = namespace.wait("tmod/echo", status="False", reason="SourceNotFound")

@@ -29,7 +29,11 @@ use std::{
     time::Duration,
 };
 
-use operator_core::manifest::{ManifestModel, ManifestSource};
+use operator_core::{
+    access::LABEL,
+    manifest::{ManifestModel, ManifestSource},
+    source_rules::SourceRules,
+};
 
 pub use self::guard::AddressRule;
 
@@ -68,8 +72,47 @@ pub struct Places {
     pub volumes: Mounts,
     /// Secrets: one file per key.
     pub secrets: Mounts,
-    /// Which addresses they may have.
+    /// Which addresses they may have, as far as this machine goes.
     pub addresses: Arc<AddressRule>,
+    /// What the manifest rules besides; [`Self::follow`] fills it in.
+    pub ruled: Option<Ruled>,
+}
+
+/// What a manifest rules, together with what holds on this machine.
+#[derive(Debug, Clone)]
+pub struct Ruled {
+    rules: SourceRules,
+    addresses: Arc<AddressRule>,
+}
+
+impl Places {
+    /// From now on, sources are held to what a manifest rules.
+    pub fn follow(&mut self, rules: &SourceRules) {
+        if self.ruled.as_ref().is_none_or(|ruled| ruled.rules != *rules) {
+            self.ruled = Some(Ruled { rules: rules.clone(), addresses: Arc::new(self.addresses.with(rules)) });
+        }
+    }
+
+    /// Which addresses sources may have.
+    pub fn address_rule(&self) -> &Arc<AddressRule> {
+        self.ruled.as_ref().map_or(&self.addresses, |ruled| &ruled.addresses)
+    }
+
+    /// Errors: the model's source is opened with a Secret, or lies on a claim, that is not allowed any more.
+    fn check_access(&self, source: &ManifestSource) -> Result<(), Fault> {
+        let refused = |what, name| {
+            let message = format!(
+                "{what} '{name}' may not be used any more: the TritonServer does not list it, or it lacks the label {LABEL}"
+            );
+            Err(Fault::new(Reason::AccessDenied, message))
+        };
+        let Some(Ruled { rules, .. }) = &self.ruled else { return Ok(()) };
+        match (source.secret(), source.claim()) {
+            (Some(secret), _) if !rules.allows_secret(secret) => refused("Secret", secret),
+            (_, Some(claim)) if !rules.allows_claim(claim) => refused("claim", claim),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a model may cost to fetch.
@@ -129,7 +172,7 @@ pub struct Progress {
 
 /// Brings the files of a model into `into`, which exists and is empty; `beside` is a free path on the same disk.
 ///
-/// Errors: `SourceNotFound`, `CredentialsMissing`, `AddressRefused`, `DownloadFailed`, `ChecksumMismatch`, `InvalidSource`, `StoreFailed`.
+/// Errors: `AccessDenied`, `SourceNotFound`, `CredentialsMissing`, `AddressRefused`, `DownloadFailed`, `ChecksumMismatch`, `InvalidSource`, `StoreFailed`.
 pub async fn fetch(
     model: &ManifestModel,
     into: &Path,
@@ -137,6 +180,7 @@ pub async fn fetch(
     places: &Places,
     progress: &Arc<Progress>,
 ) -> Result<Fetched, Fault> {
+    places.check_access(&model.source)?;
     let checksum = model.checksum.as_deref();
     let fetched = match &model.source {
         // the checksum of a download is checked before anything is unpacked from it
@@ -144,7 +188,7 @@ pub async fn fetch(
             let credentials =
                 secret.as_deref().map(|name| http::Credentials::read(&places.secrets, name)).transpose()?;
             let source = http::HttpSource { uri, credentials, checksum, layout: model.layout };
-            return source.fetch(&places.addresses, into, beside, progress).await;
+            return source.fetch(places.address_rule(), into, beside, progress).await;
         }
         ManifestSource::Inline { files } => {
             let (files, into, progress) = (files.clone(), into.to_owned(), Arc::clone(progress));
@@ -169,11 +213,11 @@ pub async fn fetch(
         }
         ManifestSource::HuggingFace { repo, revision, include, endpoint, secret } => {
             let hub = hugging_face::HuggingFace { endpoint, repo, revision, include, secret: secret.as_deref() };
-            hub.fetch(&places.addresses, &places.secrets, into, progress).await?
+            hub.fetch(places.address_rule(), &places.secrets, into, progress).await?
         }
         ManifestSource::Oci { reference, secret, plain_http } => {
             let oci = oci::Oci { reference, secret: secret.as_deref(), plain_http: *plain_http };
-            oci.fetch(&places.addresses, &places.secrets, into, beside, progress).await?
+            oci.fetch(places.address_rule(), &places.secrets, into, beside, progress).await?
         }
     };
     progress.verifying();
@@ -220,10 +264,13 @@ fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) 
 /// What the source is opened with, as a text that differs when it changes: credentials, and the addresses that it may have.
 /// Content that was fetched stays good without it; what could not be fetched may be had with other credentials.
 pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
+    if places.check_access(&model.source).is_err() {
+        return Some("refused".to_owned());
+    }
     match &model.source {
         ManifestSource::Http { .. } | ManifestSource::HuggingFace { .. } | ManifestSource::Oci { .. } => {
             let secret = model.source.secret().and_then(|name| places.secrets.revision(name));
-            Some(format!("{} {}", secret.unwrap_or_default(), places.addresses.revision()))
+            Some(format!("{} {}", secret.unwrap_or_default(), places.address_rule().revision()))
         }
         ManifestSource::ConfigMap { .. } | ManifestSource::Inline { .. } | ManifestSource::Pvc { .. } => None,
     }
@@ -376,5 +423,37 @@ impl Progress {
         self.reported.store(done, Ordering::Relaxed);
         let total = self.total.load(Ordering::Relaxed);
         (self.observer)(Stage::Downloading(done, (total != u64::MAX).then_some(total)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(source: &str) -> ManifestModel {
+        let text = format!(
+            r#"{{"name":"m","resource":"m","source":{source},"layout":"Auto","config":{{"text":"","precedence":"Fields"}},
+                "readiness":"Required","load":{{"timeout":"1s","retries":0,"backoff":"1s"}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_not_allowed_any_more_opens_nothing_and_is_tried_again_when_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |name: &str| Mounts { named: [(name.to_owned(), folder.path().to_owned())].into(), below: vec![] };
+        let mut places = Places { secrets: named("token"), volumes: named("models"), ..Places::default() };
+        let rules = |text: &str| serde_json::from_str::<SourceRules>(text).unwrap();
+        for source in [r#"{"http":{"uri":"http://h/m","secret":"token"}}"#, r#"{"pvc":{"claim":"models","path":""}}"#] {
+            let model = model(source);
+            places.follow(&rules(r#"{"secrets":["token"],"claims":["models"]}"#));
+            let allowed = credentials(&model, &places);
+            places.follow(&rules(r#"{"secrets":["other"],"claims":[]}"#));
+            let progress = Progress::new(Limits::default(), |_| ());
+            let into = folder.path().join("into");
+            let fault = fetch(&model, &into, &folder.path().join("beside"), &places, &progress).await.unwrap_err();
+            assert_eq!(fault.reason, Reason::AccessDenied, "{fault}");
+            assert_ne!(credentials(&model, &places), allowed, "so that it is tried again once it is allowed");
+        }
     }
 }

@@ -8,11 +8,12 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::Client;
-use operator_core::{build::Kind, validated::Settings};
+use operator_core::{build::Kind, source_rules::AddressRange, validated::Settings};
 use serde_json::Value;
 
 use crate::{
-    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey, watches::Watches,
+    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey, secrets::Secrets,
+    watches::Watches,
 };
 
 /// What every reconcile shares.
@@ -24,6 +25,9 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observer: Observer,
     pub(crate) config_maps: ConfigMaps,
+    pub(crate) secrets: Secrets,
+    /// Addresses that sources may have although they are refused otherwise.
+    pub(crate) allowed_addresses: Vec<AddressRange>,
     pub(crate) written: Written,
 }
 

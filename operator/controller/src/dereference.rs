@@ -1,5 +1,5 @@
 //! Step 1 of a reconcile: what the spec points at. Objects of ours come from the stores, or from the API server where a store
-//! lags behind our own writes; ConfigMaps with models are fetched, claims asked for by name.
+//! lags behind our own writes; ConfigMaps with models are fetched, claims and labels of Secrets asked for by name.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource, ResourceExt, api::DynamicObject};
 use operator_core::{
-    Observed,
+    Observed, access,
     build::{self, Kind},
     names, pinned,
 };
@@ -52,7 +52,11 @@ pub(crate) async fn dereference(
         template: deployment.as_ref().and_then(pinned::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
         config_maps: context.config_maps.named_by(&context.client, &context.watches, &key.namespace, &models).await?,
-        absent_claims: absent_claims(context, key, &models).await?,
+        absent_claims: absent_claims(context, key, server, &models).await?,
+        secrets: Some(
+            context.secrets.find(&context.client, &key.namespace, access::secrets_to_look_for(server)).await?,
+        ),
+        allowed_addresses: context.allowed_addresses.clone(),
         unreadable: unreadable
             .iter()
             .filter_map(|(metadata, error)| Some((metadata.name.clone()?, error.clone())))
@@ -110,10 +114,11 @@ fn typed<K: Resource + serde::de::DeserializeOwned>(object: DynamicObject) -> Op
 async fn absent_claims(
     context: &Context,
     key: &ServerKey,
+    server: &TritonServer,
     models: &[TritonModel],
 ) -> Result<BTreeSet<String>, kube::Error> {
-    let named: BTreeSet<&str> =
-        models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str())).collect();
+    let of_models = models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str()));
+    let named: BTreeSet<&str> = of_models.chain(access::claims_to_look_for(server)).collect();
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     let mut absent = BTreeSet::new();
     for claim in named {

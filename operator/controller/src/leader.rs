@@ -12,9 +12,6 @@ use kube::{Api, Client, api::PostParams};
 use operator_core::election::{Decision, Election, Rhythm};
 use tokio::{sync::watch, time::Instant};
 
-/// Name of the Lease.
-pub(crate) const LEASE: &str = "triton-operator";
-
 /// Why this one must not go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
@@ -26,15 +23,22 @@ pub(crate) enum Lost {
 /// One candidate.
 pub(crate) struct Leader {
     api: Api<Lease>,
+    lease: String,
     me: String,
     rhythm: Rhythm,
     leads: watch::Sender<bool>,
 }
 
 impl Leader {
-    /// A candidate named `me`, which says through `leads` when it leads.
-    pub(crate) fn new(client: &Client, namespace: &str, me: String, leads: watch::Sender<bool>) -> Self {
-        Self { api: Api::namespaced(client.clone(), namespace), me, rhythm: Rhythm::default(), leads }
+    /// A candidate named `me` for the lease of that namespace and name, which says through `leads` when it leads.
+    pub(crate) fn new(
+        client: &Client,
+        (namespace, lease): (&str, &str),
+        me: String,
+        leads: watch::Sender<bool>,
+    ) -> Self {
+        let api = Api::namespaced(client.clone(), namespace);
+        Self { api, lease: lease.to_owned(), me, rhythm: Rhythm::default(), leads }
     }
 
     /// Tries to lead and to go on leading. Returns only when it led and does not any more.
@@ -70,11 +74,11 @@ impl Leader {
     /// Gives the Lease back, so that another can begin at once.
     pub(crate) async fn release(&self) {
         let release = async {
-            let Some(mut lease) = self.api.get_opt(LEASE).await? else { return Ok(()) };
+            let Some(mut lease) = self.api.get_opt(&self.lease).await? else { return Ok(()) };
             let spec = lease.spec.get_or_insert_default();
             if spec.holder_identity.as_deref() == Some(self.me.as_str()) {
                 spec.holder_identity = None;
-                self.api.replace(LEASE, &PostParams::default(), &lease).await?;
+                self.api.replace(&self.lease, &PostParams::default(), &lease).await?;
             }
             Ok::<(), kube::Error>(())
         };
@@ -85,7 +89,7 @@ impl Leader {
     }
 
     async fn attempt(&self, election: &mut Election, began: Instant) -> Result<Decision, kube::Error> {
-        let found = self.api.get_opt(LEASE).await?;
+        let found = self.api.get_opt(&self.lease).await?;
         let read = found.as_ref().map(|lease| operator_core::election::Lease {
             holder: lease
                 .spec
@@ -113,7 +117,7 @@ impl Leader {
         let now = MicroTime(Timestamp::now());
         let is_new = found.is_none();
         let mut lease = found.unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(LEASE.into()), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name: Some(self.lease.clone()), ..ObjectMeta::default() },
             spec: None,
         });
         let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
@@ -126,7 +130,7 @@ impl Leader {
         spec.renew_time = Some(now);
         match is_new {
             true => self.api.create(&PostParams::default(), &lease).await.map(drop),
-            false => self.api.replace(LEASE, &PostParams::default(), &lease).await.map(drop),
+            false => self.api.replace(&self.lease, &PostParams::default(), &lease).await.map(drop),
         }
     }
 }

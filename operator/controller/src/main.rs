@@ -16,6 +16,7 @@ mod pods;
 mod queue;
 mod reconcile;
 mod run;
+mod secrets;
 mod telemetry;
 mod up;
 mod watches;

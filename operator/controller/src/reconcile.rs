@@ -7,7 +7,7 @@ use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, Triton
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
-    build, compile, events, names, rollout,
+    Reason, build, compile, events, names, rollout,
     status::{self, Activity, Outcome, Seen, Statuses},
     validated,
 };
@@ -146,10 +146,12 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     write(context, key, &around, server, &server_before, &models, &statuses).await?;
     annotated.map_err(|error| api("annotating a pod", error))?;
     let is_refused = matches!(&applied, Some(Err(_)));
+    // labels of Secrets are not watched
+    let awaits_label = compiled.problems.iter().any(|problem| problem.reason == Reason::CredentialsMissing);
     Ok(Some(match statuses.activity {
         Activity::Propagating => PROPAGATING,
         Activity::Waiting => WAITING,
-        Activity::Settled if is_refused => WAITING, // whoever is in the way may leave
+        Activity::Settled if is_refused || awaits_label => WAITING, // whoever is in the way may leave
         Activity::Settled => SETTLED,
     }))
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
 use kube::{Client, Config};
-use operator_core::validated::Settings;
+use operator_core::{source_rules::AddressRange, validated::Settings};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -29,6 +29,7 @@ use crate::{
     observer::Observer,
     queue::{Queue, work},
     reconcile::reconcile,
+    secrets::Secrets,
     telemetry::{self, LogFormat},
     watches::Watches,
 };
@@ -54,6 +55,19 @@ pub(crate) struct RunArgs {
     /// Namespace of the lease; by default that of the operator's pod
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
+
+    /// Name of the lease: operators with the same one take turns
+    #[arg(long, value_name = "NAME", default_value = "triton-operator", env = "LEASE_NAME")]
+    lease_name: String,
+
+    /// Look for the label of Secrets that servers let their models use; without it, models can use none
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, env = "MODEL_SECRETS")]
+    model_secrets: bool,
+
+    /// Ranges of addresses that models may be fetched from although they are refused otherwise: loopback, link-local, metadata
+    /// and the like, such as 169.254.169.254/32
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', env = "ALLOW_SOURCE_ADDRESSES")]
+    allow_source_addresses: Vec<AddressRange>,
 
     /// Name of this operator among several; by default that of its machine and process
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
@@ -124,7 +138,9 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
 
     let identity = args.identity.unwrap_or_else(identity);
     let (leads, leading) = watch::channel(!args.leader_election);
-    let leader = args.leader_election.then(|| Leader::new(&client, &lease_namespace, identity.clone(), leads.clone()));
+    let leader = args
+        .leader_election
+        .then(|| Leader::new(&client, (&lease_namespace, &args.lease_name), identity.clone(), leads.clone()));
     let context = Arc::new(Context {
         events: Events::new(&client, identity),
         client,
@@ -133,6 +149,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         config_maps: ConfigMaps::default(),
+        secrets: Secrets::new(args.model_secrets),
+        allowed_addresses: args.allow_source_addresses,
         written: Written::default(),
     });
     metrics.leads(*leading.borrow());

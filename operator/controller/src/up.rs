@@ -87,6 +87,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
             secrets: named(secrets),
             // what listens on the user's own machine is his
             addresses: Arc::new(AddressRule::with_loopback()),
+            ..Places::default()
         },
         is_verbose: verbose,
         state_dir,

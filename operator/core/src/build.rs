@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 pub use self::config_map::manifest_of;
+pub(crate) use self::volumes::{CLAIM as CLAIM_VOLUME, CONFIG_MAP as CONFIG_MAP_VOLUME, SECRET as SECRET_VOLUME};
 use crate::{
     canonical, labels,
     validated::{UPGRADE, Validated},
@@ -139,7 +140,7 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
 
 /// What to say of pods that keep a template which would be built otherwise now.
 fn outdated_template(server: &Validated<'_>) -> Option<String> {
-    let kept = server.kept_template.as_ref()?;
+    let kept = &server.kept.as_ref()?.template;
     (*kept != pod_template::build(server)).then(|| {
         format!("its pods are as an earlier operator built them (annotation {UPGRADE}: \"true\" replaces them)")
     })

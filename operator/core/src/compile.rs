@@ -10,12 +10,12 @@ use std::{
 
 use crds::{
     TritonModel, TritonServer,
-    parts::{ByteCount, NameRef},
+    parts::{ByteCount, NameRef, load::Readiness},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    Manifest, ManifestModel, ObjectRef, Problem, Reason, defaults, labels,
+    Manifest, ManifestModel, ObjectRef, Problem, Reason, access, defaults, labels,
     manifest::ManifestSource,
     names,
     observed::{FoundConfigMap, Observed},
@@ -90,6 +90,7 @@ pub fn compile<'a>(
     let namespace = names::namespace(server);
     let server_name = server.metadata.name.as_deref().unwrap_or_default();
     let mut problems = validate::server(server);
+    problems.extend(access::of_server(server, observed));
 
     let mut mine: Vec<&TritonModel> = models
         .into_iter()
@@ -128,10 +129,15 @@ pub fn compile<'a>(
                     }
                     Err(found) => {
                         let (reason, message) = first(&found);
+                        let is_refused = found.iter().any(|problem| access::is_refusal(problem.reason));
                         problems.extend(found);
                         match previous {
                             Some(entry) => {
-                                candidates.push(Candidate::new(model, wanted(entry), true));
+                                let mut entry = wanted(entry);
+                                if is_refused {
+                                    entry.readiness = Readiness::Optional; // new pods cannot fetch it, and must not wait for it
+                                }
+                                candidates.push(Candidate::new(model, entry, true));
                                 Placement::Kept { reason, message }
                             }
                             None => Placement::LeftOut { reason, message },
@@ -144,7 +150,9 @@ pub fn compile<'a>(
     }
 
     candidates.sort_by(|a, b| a.rank.cmp(&b.rank));
-    let admitted = admit::admit(server, candidates);
+    let may_mount =
+        |config_map: &str| access::may_mount(server, observed, |mounts| mounts.config_maps.contains(config_map));
+    let admitted = admit::admit(server, candidates, may_mount);
     for problem in admitted.refused {
         if let Some(outcome) = outcomes.get_mut(&problem.object) {
             outcome.placement = Placement::LeftOut { reason: problem.reason, message: problem.message.clone() };
@@ -153,7 +161,7 @@ pub fn compile<'a>(
     }
     problems.sort_by(|a, b| (&a.object, &a.path, &a.message).cmp(&(&b.object, &b.path, &b.message)));
     Compiled {
-        manifest: Manifest::new(namespace, server_name, admitted.models),
+        manifest: Manifest::new(namespace, server_name, admitted.models).with_sources(access::rules(server, observed)),
         problems,
         models: outcomes.into_values().collect(),
         gpu_memory: admitted.gpu_memory,
@@ -230,6 +238,9 @@ fn entry(
     let spec = &model.spec;
     let Some(source) = source(model, observed) else { return Err(problems) };
     if let Some(problem) = lost_config_map(model, &source, observed, previous) {
+        return Err(vec![problem]);
+    }
+    if let Some(problem) = access::of_model(server, model, &source, observed) {
         return Err(vec![problem]);
     }
     Ok(ManifestModel {

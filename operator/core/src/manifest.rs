@@ -203,6 +203,43 @@ impl ManifestSource {
     }
 }
 
+impl ManifestSource {
+    /// Name of the claim its files lie on.
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Pvc { claim, .. } => Some(claim),
+            Self::Inline { .. }
+            | Self::ConfigMap { .. }
+            | Self::Http { .. }
+            | Self::HuggingFace { .. }
+            | Self::Oci { .. } => None,
+        }
+    }
+
+    /// Host its files are fetched from where its address says so.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Http { uri, .. } => Some(host_of(uri)),
+            Self::Inline { .. }
+            | Self::ConfigMap { .. }
+            | Self::Pvc { .. }
+            | Self::HuggingFace { .. }
+            | Self::Oci { .. } => None,
+        }
+    }
+}
+
+/// The host of `SCHEME://[USER@]HOST[:PORT][/…]`.
+fn host_of(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match host.find(']') {
+        Some(end) if host.starts_with('[') => &host[..=end],
+        _ => host.split(':').next().unwrap_or(host),
+    }
+}
+
 /// The configuration of a model as the resource has it. What is served is made of it and of a `config.pbtxt` in the
 /// source by [`crate::render::effective`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -470,5 +507,19 @@ mod tests {
         assert_eq!(again.files_hash(), model().files_hash());
         assert_eq!(again.adopt_word().len(), 16);
         assert!(again.content_hash().starts_with(&again.adopt_word()));
+    }
+
+    #[test]
+    fn the_host_of_an_address_is_what_is_connected_to() {
+        for (uri, host) in [
+            ("https://models.example/a.zip", "models.example"),
+            ("http://models.example:8080?x=@y", "models.example"),
+            ("http://allowed.example@evil.example/a", "evil.example"),
+            ("http://evil.example\\@allowed.example/a", "evil.example"),
+            ("http://u:p@[fd00::1]:80/a@b", "[fd00::1]"),
+            ("http://10.0.0.1#@x", "10.0.0.1"),
+        ] {
+            assert_eq!(host_of(uri), host, "{uri}");
+        }
     }
 }

@@ -1,8 +1,17 @@
-//! What the pods of a server mount for their models: decided by the manifest and by what exists.
+//! What the pods of a server mount for their models. It is part of the pod template, so that another mount means other pods: what
+//! the owner of the server allows is mounted from the start, and what pods have once stays until they are replaced anyhow.
 
 use std::collections::BTreeSet;
 
-use crate::{Manifest, manifest::ManifestSource};
+use crds::TritonServer;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+
+use crate::{
+    Manifest,
+    build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
+    manifest::ManifestSource,
+    observed::{FoundConfigMap, Observed},
+};
 
 /// What the pods of a server mount for their models, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,31 +25,55 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// What the pods of a server with that manifest mount. ConfigMaps and claims that do not exist are not mounted:
-    /// `is_absent_config_map` and `is_absent_claim` say so by name.
-    pub fn of(
-        manifest: &Manifest,
-        is_absent_config_map: impl Fn(&str) -> bool,
-        is_absent_claim: impl Fn(&str) -> bool,
-    ) -> Self {
+    /// What pods that are made now mount: the Secrets and claims that the server lets models use, and the ConfigMaps that are too
+    /// large for the manifest. A claim that does not exist is not mounted, since a pod would wait for it; a Secret is, since a
+    /// pod would not.
+    pub fn wanted(server: &TritonServer, manifest: &Manifest, observed: &Observed) -> Self {
+        let access = server.spec.model_access.iter();
+        let is_there = |claim: &&String| !observed.absent_claims.contains(*claim);
+        let large = manifest.sources().filter_map(|source| match source {
+            ManifestSource::ConfigMap { name, keys: None, .. } => Some(name),
+            _ => None,
+        });
+        let exists = |name: &&String| observed.config_maps.get(*name) != Some(&FoundConfigMap::Absent);
+        Self {
+            config_maps: large.filter(exists).cloned().collect(),
+            claims: access.clone().flat_map(|access| &access.claims).filter(is_there).cloned().collect(),
+            secrets: access.flat_map(|access| &access.secrets).cloned().collect(),
+        }
+    }
+
+    /// What the pods of a template mount.
+    pub fn of_template(template: &PodTemplateSpec) -> Self {
         let mut mounts = Self::default();
-        for source in manifest.sources() {
-            match source {
-                ManifestSource::ConfigMap { name, keys: None, .. } if !is_absent_config_map(name) => {
-                    mounts.config_maps.insert(name.clone());
-                }
-                ManifestSource::Pvc { claim, .. } if !is_absent_claim(claim) => {
-                    mounts.claims.insert(claim.clone());
-                }
-                ManifestSource::ConfigMap { .. }
-                | ManifestSource::Pvc { .. }
-                | ManifestSource::Http { .. }
-                | ManifestSource::HuggingFace { .. }
-                | ManifestSource::Oci { .. }
-                | ManifestSource::Inline { .. } => {}
+        for volume in template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            let is = |kind: &str| volume.name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-'));
+            if let Some(config_map) = volume.config_map.as_ref().filter(|_| is(CONFIG_MAP_VOLUME)) {
+                mounts.config_maps.insert(config_map.name.clone());
             }
-            mounts.secrets.extend(source.secret().map(str::to_owned));
+            if let Some(claim) = volume.persistent_volume_claim.as_ref().filter(|_| is(CLAIM_VOLUME)) {
+                mounts.claims.insert(claim.claim_name.clone());
+            }
+            if let Some(secret) = volume.secret.as_ref().filter(|_| is(SECRET_VOLUME)) {
+                mounts.secrets.extend(secret.secret_name.clone());
+            }
         }
         mounts
+    }
+
+    /// What of these is not among `others`.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        let less = |all: &BTreeSet<String>, others: &BTreeSet<String>| all.difference(others).cloned().collect();
+        Self {
+            config_maps: less(&self.config_maps, &others.config_maps),
+            claims: less(&self.claims, &others.claims),
+            secrets: less(&self.secrets, &others.secrets),
+        }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.config_maps.is_empty() && self.claims.is_empty() && self.secrets.is_empty()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use crate::{Manifest, manifest::Keys, pinned::Pinned};
+use crate::{Manifest, access::FoundSecret, manifest::Keys, pinned::Pinned, source_rules::AddressRange};
 
 /// Most bytes of a ConfigMap that a manifest carries, which several models share.
 pub const CARRIED_MAX: usize = 256 << 10;
@@ -21,8 +21,13 @@ pub struct Observed {
     pub replicas: Option<i32>,
     /// ConfigMaps that models name. One that is not here was not looked for: the agent finds it by itself.
     pub config_maps: BTreeMap<String, FoundConfigMap>,
-    /// Claims that models name and that do not exist. A pod that mounts one would wait for it for ever.
+    /// Claims that models or the server name and that do not exist. A pod that mounts one would wait for it for ever.
     pub absent_claims: BTreeSet<String>,
+    /// Secrets that the server names, by name. `None` where access is not ruled: on one machine, whoever brings the server up hands
+    /// Secrets and claims over himself.
+    pub secrets: Option<BTreeMap<String, FoundSecret>>,
+    /// Ranges of addresses that sources may be at though they are refused otherwise.
+    pub allowed_addresses: Vec<AddressRange>,
     /// TritonModels of the namespace that cannot be read, by name, and why. What the last manifest has of them stays.
     pub unreadable: BTreeMap<String, String>,
     /// Whether the cluster knows ServiceMonitors.

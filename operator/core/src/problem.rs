@@ -60,6 +60,8 @@ pub enum Reason {
     ChecksumMismatch,
     SourceNotFound,
     CredentialsMissing,
+    AccessDenied,
+    NotMounted,
     AddressRefused,
     DownloadFailed,
     StoreFailed,
@@ -85,6 +87,8 @@ impl Reason {
                 | Self::InvalidSpec
                 | Self::NameConflict
                 | Self::ManifestTooLarge
+                | Self::AccessDenied
+                | Self::NotMounted
                 | Self::UnsupportedBackend
         )
     }

@@ -41,11 +41,6 @@ impl SourceRules {
         *self == Self::default()
     }
 
-    /// Whether the operator's settings allow `address` though it is one that sources refuse otherwise.
-    pub fn allows_address(&self, address: IpAddr) -> bool {
-        self.allow.iter().any(|range| range.contains(address))
-    }
-
     /// What the list of hosts says of `host`: a name or an address, as it stands in a URL, without a port.
     pub fn of_host(&self, host: &str) -> Verdict {
         let Some(patterns) = &self.hosts else { return Verdict::Allowed };
@@ -58,15 +53,6 @@ impl SourceRules {
         }
         let has_ranges = patterns.iter().any(|pattern| matches!(pattern, HostPattern::Addresses(_)));
         if has_ranges { Verdict::ByAddress } else { Verdict::Refused }
-    }
-
-    /// Whether `address`, to which `host` was resolved, may be connected to by the list of hosts.
-    pub fn allows_host_at(&self, host: &str, address: IpAddr) -> bool {
-        match self.of_host(host) {
-            Verdict::Allowed => true,
-            Verdict::Refused => false,
-            Verdict::ByAddress => self.names_address(address),
-        }
     }
 
     /// Whether a Secret may be used.
@@ -261,8 +247,6 @@ mod tests {
             [Allowed, Allowed, Refused]
         );
         assert_eq!(ranges.of_host("models.example"), ByAddress);
-        assert!(ranges.allows_host_at("models.example", "10.2.3.4".parse().unwrap()));
-        assert!(!ranges.allows_host_at("models.example", "192.168.0.1".parse().unwrap()));
         assert_eq!(SourceRules::default().of_host("anything"), Allowed);
         assert_eq!(rules(&[]).of_host("anything"), Refused, "an empty list allows none");
     }

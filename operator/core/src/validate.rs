@@ -83,6 +83,11 @@ fn alternatives(source: &ModelSource) -> Vec<&'static str> {
     .collect()
 }
 
+/// The one alternative of a source that is given, by name.
+pub(crate) fn kind_of(source: &ModelSource) -> &'static str {
+    alternatives(source).first().copied().unwrap_or_default()
+}
+
 fn spec(field: &str) -> FieldPath {
     FieldPath::default().field("spec").field(field)
 }

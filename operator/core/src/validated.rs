@@ -2,7 +2,7 @@
 //! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
 
 use crds::{TritonServer, parts::monitoring::MonitorSwitch};
-use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube_core::Resource;
 
 use crate::{
@@ -11,8 +11,7 @@ use crate::{
     image,
     mounts::Mounts,
     names,
-    observed::FoundConfigMap,
-    pinned,
+    pinned::{self, Kept},
 };
 
 /// What the operator itself was configured with.
@@ -40,10 +39,8 @@ pub struct Validated<'a> {
     pub manifest: &'a Manifest,
     /// Image of the pods, if their template is built anew.
     pub image: String,
-    /// What the user says about the pods, as one text.
-    pub template_inputs: String,
     /// The template the server keeps: it was built for the same.
-    pub kept_template: Option<PodTemplateSpec>,
+    pub(crate) kept: Option<Kept>,
     /// Settings of the server process.
     pub settings: ServerSettings,
     /// Replicas written into the Deployment; `None` where somebody else sets the scale.
@@ -88,11 +85,8 @@ pub fn validate<'a>(
     let is_suspended = spec.suspend == Some(true);
     let replicas = if is_suspended { Some(0) } else { spec.replicas };
     let (has_service_monitor, remark) = service_monitor(server, observed);
-    let is_absent_config_map = |name: &str| observed.config_maps.get(name) == Some(&FoundConfigMap::Absent);
-    let mounts = Mounts::of(&compiled.manifest, is_absent_config_map, |claim| observed.absent_claims.contains(claim));
-    let template_inputs = pinned::inputs(server, &mounts);
-    let kept = observed.template.as_ref().filter(|_| !follows_the_operator(server));
-    let kept_template = kept.and_then(|kept| kept.built_for(&template_inputs));
+    let wanted = Mounts::wanted(server, &compiled.manifest, observed);
+    let kept = pinned::kept(server, observed).filter(|kept| kept.is_enough(server, &wanted));
     Ok(Validated {
         server,
         namespace: names::namespace(server),
@@ -100,12 +94,11 @@ pub fn validate<'a>(
         owner: owner(server),
         manifest: &compiled.manifest,
         image: image::resolve(spec.image.as_ref(), &settings.image),
-        template_inputs,
-        kept_template,
         settings: ServerSettings::of(spec),
         replicas,
         replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
-        mounts,
+        mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
+        kept,
         has_service_monitor,
         remarks: remark.into_iter().collect(),
     })
@@ -121,10 +114,6 @@ pub fn owner(server: &TritonServer) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
-}
-
-fn follows_the_operator(server: &TritonServer) -> bool {
-    server.metadata.annotations.as_ref().and_then(|all| all.get(UPGRADE)).is_some_and(|value| value == "true")
 }
 
 fn names_a_service(name: &str) -> bool {

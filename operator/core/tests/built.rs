@@ -9,13 +9,17 @@ use crds::{TritonModel, TritonServer};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodTemplateSpec};
 use operator_core::{
     Observed,
+    access::FoundSecret,
     build::{self, Kind, Object},
     compile,
     documents::{self, Resource},
-    drift, pinned,
+    drift,
+    observed::FoundConfigMap,
+    pinned,
     validated::{self, Settings},
 };
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/built")
@@ -126,6 +130,131 @@ fn a_claim_that_does_not_exist_is_not_mounted() {
     let observed = Observed { absent_claims: BTreeSet::from(["models.of.ours".into()]), ..everywhere() };
     let text = serde_json::to_string(&template(&built("everything.yaml", &observed))).unwrap();
     assert!(!text.contains("models.of.ours"), "{text}");
+}
+
+/// A server with one replica on a GPU, where each new pod is an outage; and what the cluster has of it.
+fn on_one_gpu(access: Value) -> TritonServer {
+    let metadata = json!({ "name": "vision", "namespace": "ml", "uid": "00000000-0000-0000-0000-000000000009" });
+    let spec = json!({ "replicas": 1, "gpu": { "count": 1 }, "modelAccess": access });
+    serde_json::from_value(json!({
+        "apiVersion": crds::API_VERSION, "kind": "TritonServer", "metadata": metadata, "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn model(name: &str, source: Value) -> TritonModel {
+    serde_json::from_value(json!({
+        "apiVersion": crds::API_VERSION, "kind": "TritonModel", "metadata": { "name": name, "namespace": "ml" },
+        "spec": { "serverRef": { "name": "vision" }, "format": "onnx", "source": source },
+    }))
+    .unwrap()
+}
+
+fn after(objects: &[Object]) -> Observed {
+    let deployment = objects.iter().find(|object| object.kind == Kind::Deployment).unwrap();
+    let live: Deployment = serde_json::from_value(deployment.value.clone()).unwrap();
+    Observed { template: pinned::pinned_of(&live), ..on_a_cluster() }
+}
+
+fn on_a_cluster() -> Observed {
+    let marked = |name: &str| (name.to_owned(), FoundSecret::ForModels);
+    Observed {
+        secrets: Some([marked("token"), marked("new")].into()),
+        config_maps: [("large".to_owned(), FoundConfigMap::Large)].into(),
+        ..Observed::default()
+    }
+}
+
+/// What the pods mount for models, by name of the volume.
+fn mounted(objects: &[Object]) -> Vec<String> {
+    let volumes = template(objects).spec.unwrap().volumes.unwrap();
+    let names = volumes.into_iter().map(|volume| volume.name);
+    names.filter(|name| ["claim-", "configmap-", "secret-"].iter().any(|kind| name.starts_with(kind))).collect()
+}
+
+#[test]
+fn no_model_replaces_a_pod() {
+    let access = json!({ "secrets": ["token"], "claims": ["models", "made-later"] });
+    let server = on_one_gpu(access.clone());
+    let no_claim = Observed { absent_claims: BTreeSet::from(["made-later".into()]), ..on_a_cluster() };
+    let first = objects(&server, &[], &no_claim, &settings());
+    assert_eq!(mounted(&first), ["claim-models", "secret-token"], "from the start, without a model");
+    let models = [
+        model("secret", json!({ "http": { "uri": "https://h/m.onnx", "secretRef": { "name": "token" } } })),
+        model("not-there", json!({ "http": { "uri": "https://h/m.onnx", "secretRef": { "name": "not-there" } } })),
+        model("claim", json!({ "pvc": { "claimName": "models" } })),
+        model("late-claim", json!({ "pvc": { "claimName": "made-later" } })),
+        model("large", json!({ "configMap": { "name": "large" } })),
+    ];
+    let second = objects(&server, &models, &after(&first), &settings());
+    assert_eq!(template(&second), template(&first));
+    let compiled = compile(&server, &models, &after(&first));
+    let placed: Vec<&str> = compiled.manifest.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(placed, ["claim", "secret"]);
+    let problems: Vec<String> =
+        compiled.problems.iter().map(|it| format!("{} {} {it}", it.object.name, it.reason)).collect();
+    let cure = "mounted, and are not replaced for it: set spec.modelAccess.allowPodRestart: true there";
+    assert_eq!(
+        problems,
+        [
+            format!(
+                "large NotMounted spec.source.configMap.name: the pods of TritonServer vision do not have ConfigMap 'large' {cure}"
+            ),
+            format!(
+                "late-claim NotMounted spec.source.pvc.claimName: the pods of TritonServer vision do not have claim \
+                 'made-later' {cure}"
+            ),
+            "not-there AccessDenied spec.source.http.secretRef.name: TritonServer vision does not let its models use Secret \
+             'not-there': its owner adds it to spec.modelAccess.secrets"
+                .to_owned(),
+        ]
+    );
+
+    let mut may = access;
+    may["allowPodRestart"] = json!(true);
+    let third = objects(&on_one_gpu(may), &models, &after(&first), &settings());
+    assert_eq!(mounted(&third), ["configmap-large", "claim-made-later", "claim-models", "secret-token"]);
+}
+
+#[test]
+fn what_the_owner_of_a_server_lists_is_mounted_and_what_he_strikes_out_stays_with_the_pods_there_are() {
+    let first = objects(&on_one_gpu(json!({ "secrets": ["token"] })), &[], &on_a_cluster(), &settings());
+    let struck = on_one_gpu(json!({}));
+    let second = objects(&struck, &[], &after(&first), &settings());
+    assert_eq!(template(&second), template(&first));
+    let again = objects(&on_one_gpu(json!({ "secrets": ["token"] })), &[], &after(&second), &settings());
+    assert_eq!(again, first, "and is there if he thinks better of it");
+    let more = objects(&on_one_gpu(json!({ "secrets": ["new", "token"] })), &[], &after(&second), &settings());
+    assert_eq!(mounted(&more), ["secret-new", "secret-token"]);
+    let mut replaced = struck;
+    replaced.spec.runtime_class_name = Some("nvidia".into());
+    assert_eq!(
+        mounted(&objects(&replaced, &[], &after(&second), &settings())),
+        [""; 0],
+        "until they are replaced anyhow"
+    );
+}
+
+#[test]
+fn pods_of_an_operator_that_mounted_what_models_named_are_left_alone() {
+    let server = on_one_gpu(json!({}));
+    let with_mounts = on_one_gpu(json!({ "secrets": ["token"], "claims": ["models"] }));
+    let text = serde_json::to_string(&template(&objects(&with_mounts, &[], &on_a_cluster(), &settings()))).unwrap();
+    let text = serde_json::to_string(&serde_json::from_str::<Value>(&text).unwrap()).unwrap();
+    let inputs =
+        json!({ "claims": ["models"], "configMaps": [], "secrets": ["token"], "spec": { "gpu": { "count": 1 } } });
+    let seal = Sha256::new().chain_update(inputs.to_string()).chain_update([0]).chain_update(&text).finalize();
+    let metadata = json!({ "annotations": { pinned::TEMPLATE: text, pinned::TEMPLATE_SEAL: hex::encode(seal) } });
+    let live: Deployment = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+    let observed = Observed { template: pinned::pinned_of(&live), ..on_a_cluster() };
+    assert_eq!(mounted(&objects(&server, &[], &observed, &settings())), ["claim-models", "secret-token"]);
+    assert_eq!(
+        mounted(&objects(&with_mounts, &[], &observed, &settings())),
+        ["claim-models", "secret-token"],
+        "now that its owner lists what is mounted"
+    );
+    let more = on_one_gpu(json!({ "secrets": ["new", "token"] }));
+    assert_eq!(mounted(&objects(&more, &[], &observed, &settings())), ["secret-new", "secret-token"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use operator_core::source_rules::SourceRules;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Addresses at which clouds serve metadata and credentials to their machines, besides the link-local ones.
@@ -87,6 +88,19 @@ impl AddressRule {
     /// The rule of somebody's own machine, whose servers are his: loopback addresses are allowed.
     pub fn with_loopback() -> Self {
         Self::new(["127.0.0.0/8", "::1/128"], None::<[&str; 0]>).expect("these are ranges")
+    }
+
+    /// This rule and what a manifest rules besides: what it allows is allowed as well, and only its hosts are.
+    pub fn with(&self, rules: &SourceRules) -> Self {
+        // both sides read the same words; one that only the other understands allows nothing
+        let allow = rules.allow.iter().filter_map(|range| self::range(&range.to_string()));
+        let hosts = rules.hosts.as_ref().map(|hosts| {
+            hosts.iter().filter_map(|host| HostPattern::parse(&host.to_string()).ok()).collect::<Vec<_>>()
+        });
+        Self {
+            allowed: self.allowed.iter().copied().chain(allow).collect(),
+            hosts: hosts.or_else(|| self.hosts.clone()),
+        }
     }
 
     /// Whether a source may have `address`, which its `host` has led to: a name, or the address itself.
@@ -270,6 +284,21 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_a_manifest_rules_comes_on_top() {
+        let rules = r#"{"allow":["169.254.169.254/32"],"hosts":["*.hub.test","169.254.0.0/16","127.0.0.1"]}"#;
+        let rule = AddressRule::with_loopback().with(&serde_json::from_str(rules).unwrap());
+        for (host, at, is_allowed) in [
+            ("a.hub.test", "8.8.8.8", true),
+            ("other.test", "8.8.8.8", false),
+            ("metadata", "169.254.169.254", true),
+            ("169.254.169.253", "169.254.169.253", false),
+            ("localhost", "127.0.0.1", true),
+        ] {
+            assert_eq!(rule.check(host, address(at)).is_ok(), is_allowed, "{host} at {at}");
+        }
     }
 
     #[test]

@@ -131,6 +131,7 @@ impl Driver {
 
     /// Makes memory follow the manifest: each model is about its present entry, in the present state of its source.
     fn follow(&mut self, manifest: &Manifest) {
+        self.settings.places.follow(&manifest.sources);
         for model in &manifest.models {
             let memory = self.models.entry(model.name.clone()).or_insert_with(|| Memory {
                 is_checked: !matches!(model.source, ManifestSource::Pvc { .. }),

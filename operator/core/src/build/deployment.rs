@@ -22,8 +22,15 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
     let (max_surge, max_unavailable) = defaults::surge_and_unavailable(&server.server.spec);
     let mut metadata = metadata(server, server.name);
-    let template = server.kept_template.clone().unwrap_or_else(|| pod_template::build(server));
-    metadata.annotations = Some(pinned::annotations(&server.template_inputs, &template));
+    let (template, annotations) = match &server.kept {
+        Some(kept) => (kept.template.clone(), kept.annotations()),
+        None => {
+            let template = pod_template::build(server);
+            let annotations = pinned::annotations(server.server, &template);
+            (template, annotations)
+        }
+    };
+    metadata.annotations = Some(annotations);
     let strategy = match rollout.strategy.unwrap_or_default() {
         RolloutStrategy::Recreate => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
         RolloutStrategy::RollingUpdate => DeploymentStrategy {

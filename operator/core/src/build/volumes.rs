@@ -1,5 +1,5 @@
 //! What a pod mounts: manifest, model store, scratch space, and the ConfigMaps, claims and Secrets its models come from.
-//! Those change the template, and with it the pods, when the first model names them or the last one leaves.
+//! Which those are is decided in `mounts`.
 
 use crds::parts::ByteCount;
 use k8s_openapi::{
@@ -18,6 +18,12 @@ const MODELS: &str = "models";
 const STORE: &str = "store";
 const SCRATCH: &str = "tmp";
 const SHARED_MEMORY: &str = "shm";
+/// What the names of volumes begin with that ConfigMaps of models are.
+pub(crate) const CONFIG_MAP: &str = "configmap";
+/// The same for claims.
+pub(crate) const CLAIM: &str = "claim";
+/// The same for Secrets.
+pub(crate) const SECRET: &str = "secret";
 /// What the kubelet takes as the name of a volume.
 const NAME_MAX: usize = 63;
 
@@ -64,7 +70,7 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
     // What does not exist yet must not hold up the pod and the other models: the agent reports it, and the kubelet
     // brings it when it appears.
     volumes.extend(mounts.config_maps.iter().map(|name| Volume {
-        name: volume_name("configmap", name),
+        name: volume_name(CONFIG_MAP, name),
         config_map: Some(ConfigMapVolumeSource {
             name: name.clone(),
             optional: Some(true),
@@ -73,7 +79,7 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
         ..Volume::default()
     }));
     volumes.extend(mounts.claims.iter().map(|name| Volume {
-        name: volume_name("claim", name),
+        name: volume_name(CLAIM, name),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
             claim_name: name.clone(),
             read_only: Some(true), // the files of the model's owner: nothing in the pod may change them
@@ -81,7 +87,7 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
         ..Volume::default()
     }));
     volumes.extend(mounts.secrets.iter().map(|name| Volume {
-        name: volume_name("secret", name),
+        name: volume_name(SECRET, name),
         secret: Some(SecretVolumeSource {
             secret_name: Some(name.clone()),
             optional: Some(true),
@@ -105,9 +111,9 @@ pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
     all.extend(store(server).map(|_| mount(STORE, pod::STORE)));
     let mounts = &server.mounts;
     for (kind, names, folder) in [
-        ("configmap", &mounts.config_maps, pod::CONFIG_MAPS),
-        ("claim", &mounts.claims, pod::CLAIMS),
-        ("secret", &mounts.secrets, pod::SECRETS),
+        (CONFIG_MAP, &mounts.config_maps, pod::CONFIG_MAPS),
+        (CLAIM, &mounts.claims, pod::CLAIMS),
+        (SECRET, &mounts.secrets, pod::SECRETS),
     ] {
         all.extend(names.iter().map(|name| read_only(&volume_name(kind, name), &format!("{folder}/{name}"))));
     }

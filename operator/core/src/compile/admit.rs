@@ -16,8 +16,8 @@ pub(super) struct Admitted {
     pub(super) gpu_memory: Option<GpuMemory>,
 }
 
-/// Admits `candidates`, best rank first.
-pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitted {
+/// Admits `candidates`, best rank first. A ConfigMap for which the manifest has no room is mounted where `may_mount` says so.
+pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>, may_mount: impl Fn(&str) -> bool) -> Admitted {
     let server_name = server.metadata.name.as_deref().unwrap_or_default();
     let gpu = server.spec.gpu.as_ref();
     let budget = gpu.and_then(defaults::gpu_memory_budget);
@@ -45,7 +45,7 @@ pub(super) fn admit(server: &TritonServer, candidates: Vec<Candidate>) -> Admitt
             continue;
         }
         let mut size = size_of(&entry);
-        if bytes + size > MANIFEST_MAX && put_down_keys(&mut entry) {
+        if bytes + size > MANIFEST_MAX && put_down_keys(&mut entry, &may_mount) {
             size = size_of(&entry); // pods mount the ConfigMap instead
         }
         if bytes + size > MANIFEST_MAX {
@@ -75,9 +75,9 @@ fn size_of(entry: &ManifestModel) -> usize {
 }
 
 /// Takes what a ConfigMap holds out of the entry. `false` if there was nothing to take.
-fn put_down_keys(entry: &mut ManifestModel) -> bool {
+fn put_down_keys(entry: &mut ManifestModel, may_mount: impl Fn(&str) -> bool) -> bool {
     match &mut entry.source {
-        ManifestSource::ConfigMap { keys, .. } => keys.take().is_some(),
+        ManifestSource::ConfigMap { name, keys, .. } if may_mount(name) => keys.take().is_some(),
         _ => false,
     }
 }

@@ -12,7 +12,7 @@ use super::{
     conditions::{Claim, Conditions},
     model,
 };
-use crate::{Problem, build::Applied, build::Resources, labels, pod, replica::Replica};
+use crate::{Problem, Reason, build::Applied, build::Resources, labels, pod, replica::Replica};
 
 /// Whether the server is what was asked for.
 #[derive(Clone, Debug)]
@@ -29,7 +29,11 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
         is_final,
     };
     match &seen.outcome {
-        Outcome::Refused(problems) => no("InvalidSpec", sentences(problems), true),
+        Outcome::Refused(problems) => {
+            let only = problems.first().filter(|first| problems.iter().all(|problem| problem.reason == first.reason));
+            let reason = only.map_or(Reason::InvalidSpec, |problem| problem.reason);
+            no(&reason.to_string(), sentences(problems), reason.is_final())
+        }
         Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
         Outcome::Applied(resources) => {
             let deployment = &resources.deployment;
