@@ -16,13 +16,31 @@ pub enum Readiness {
     Optional,
 }
 
-/// Patience with a model: how long a load may take and how often it is tried again.
+/// What comes first when a model gets new content: its load, or the unload of what serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::without_description)]
+pub enum LoadOrder {
+    /// The new content is loaded while the old one serves, which leaves once the new one serves: no request is lost, and memory
+    /// holds both for a while.
+    #[default]
+    LoadThenUnload,
+    /// The old content leaves before the new one is loaded: for models that do not fit into memory twice. A replica does not serve
+    /// the model meanwhile; if the load fails, the old content is loaded again.
+    UnloadFirst,
+}
+
+/// Patience with a model: how long a load may take and how often it is tried again, and in which order contents change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadPolicy {
-    /// How long one load may take before it counts as failed. Default: 10m.
+    /// How long one fetch and one load may take before they count as failed. Default: 10m for a load; a fetch without a limit of its
+    /// own goes on for as long as its source brings data at a fair rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// How new content takes the place of old: LoadThenUnload loads it while the old one serves, UnloadFirst has the old one leave
+    /// before, for a model that does not fit into memory twice. Default: LoadThenUnload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<LoadOrder>,
     /// What follows a failed fetch or load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,

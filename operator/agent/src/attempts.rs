@@ -28,6 +28,8 @@ struct Open {
     counts: BTreeMap<ContentHash, u32>,
     /// Contents that the present server process loads by itself when it starts, and has not said anything of yet.
     starting: BTreeSet<ContentHash>,
+    /// Contents that the present server process was asked to load, and has not answered yet.
+    asked: BTreeSet<ContentHash>,
 }
 
 /// An attempt under way.
@@ -49,12 +51,19 @@ impl Attempts {
             }),
             Err(_) => BTreeMap::new(),
         };
-        Self { path, open: Mutex::new(Open { counts, starting: BTreeSet::new() }) }
+        Self { path, open: Mutex::new(Open { counts, ..Open::default() }) }
     }
 
     /// Open attempts of a content: server processes that ended while they loaded it, and the one under way.
     pub fn count(&self, content: &ContentHash) -> u32 {
         self.lock().counts.get(content).copied().unwrap_or(0)
+    }
+
+    /// Server processes that ended while they loaded a content.
+    pub fn crashes(&self, content: &ContentHash) -> u32 {
+        let open = self.lock();
+        let is_under_way = open.starting.contains(content) || open.asked.contains(content);
+        open.counts.get(content).map_or(0, |count| count.saturating_sub(is_under_way.into()))
     }
 
     /// Whether the server's start has an attempt under way.
@@ -75,7 +84,13 @@ impl Attempts {
         }
         *open.counts.entry(content.clone()).or_default() += 1;
         self.write(&open)?;
+        open.asked.insert(content.clone());
         Ok(Attempt::Noted)
+    }
+
+    /// The server ended before it answered: the attempt stays open.
+    pub fn unanswered(&self, content: &ContentHash) {
+        self.lock().asked.remove(content);
     }
 
     /// The server has loaded them.
@@ -84,6 +99,7 @@ impl Attempts {
             for content in contents {
                 open.counts.remove(content);
                 open.starting.remove(content);
+                open.asked.remove(content);
             }
         });
     }
@@ -91,6 +107,7 @@ impl Attempts {
     /// The server has answered, be it that it did not load the content: it did not end.
     pub fn answered(&self, content: &ContentHash, attempt: Attempt) {
         self.change(|open| {
+            open.asked.remove(content);
             if open.starting.remove(content) || attempt == Attempt::Noted {
                 take_one(&mut open.counts, content);
             }
@@ -126,9 +143,11 @@ impl Attempts {
                 continue;
             }
             tracing::warn!(model = name, content = linked.short(), "the server ended while it loaded this model");
-            let former =
-                ledger.get(&name).and_then(|record| record.active.clone()).filter(|active| !is_suspect(active));
-            match former {
+            let mut served = ledger
+                .get(&name)
+                .into_iter()
+                .flat_map(|record| record.active.iter().chain(record.former.as_ref().map(|former| &former.content)));
+            match served.find(|content| !is_suspect(content)).cloned() {
                 Some(former) => {
                     store.point(&name, &former)?;
                     open.starting.insert(former);
@@ -225,8 +244,12 @@ mod tests {
         attempts.answered(&b, attempt);
         let attempts = harness.open();
         assert_eq!([attempts.count(&a), attempts.count(&b)], [1, 0]);
+        assert_eq!(attempts.crashes(&a), 1);
         attempts.begin(&a).unwrap();
+        assert_eq!(attempts.crashes(&a), 1, "that one is under way");
         assert_eq!(harness.open().count(&a), CRASHES_MAX);
+        attempts.unanswered(&a);
+        assert_eq!(attempts.crashes(&a), CRASHES_MAX);
         attempts.succeeded([&a]);
         assert_eq!(harness.open().count(&a), 0);
     }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod attempts;
 pub mod disk;
 pub mod fault;
@@ -13,6 +14,7 @@ pub mod manifest;
 pub mod plan;
 pub mod source;
 mod stage;
+pub mod startup;
 pub mod state;
 pub mod store;
 pub mod supervise;

@@ -76,6 +76,9 @@ struct Entry {
     state: String,
     #[serde(default)]
     reason: String,
+    /// What came with a load request and stands in for what the folder says.
+    #[serde(default)]
+    r#override: Option<String>,
 }
 
 impl Server {
@@ -97,17 +100,19 @@ impl Server {
 
     /// Whether it is up.
     pub async fn is_live(&self) -> bool {
-        self.call(Method::GET, "/v2/health/live", QUESTION).await.is_ok()
+        self.call(Method::GET, "/v2/health/live", Bytes::new(), QUESTION).await.is_ok()
     }
 
     /// Whether traffic may come.
     pub async fn is_ready(&self) -> bool {
-        self.call(Method::GET, "/v2/health/ready", QUESTION).await.is_ok()
+        self.call(Method::GET, "/v2/health/ready", Bytes::new(), QUESTION).await.is_ok()
     }
 
-    /// Every model with the states of its versions.
+    /// Every model with the states of its versions, and which of them serve what somebody gave with a load request: our server says
+    /// that when it is asked, others pass over the question.
     pub async fn index(&self) -> Result<Index, CallError> {
-        let body = self.call(Method::POST, "/v2/repository/index", QUESTION).await?;
+        let question = Bytes::from_static(br#"{"overrides":true}"#);
+        let body = self.call(Method::POST, "/v2/repository/index", question, QUESTION).await?;
         Index::parse(&body).map_err(|error| CallError::Refused(format!("the index cannot be read: {error}")))
     }
 
@@ -115,7 +120,18 @@ impl Server {
     ///
     /// Errors: `Refused` with the server's reason; what served before goes on.
     pub async fn load(&self, name: &str, limit: Duration) -> Result<(), CallError> {
-        match self.call(Method::POST, &format!("/v2/repository/models/{}/load", encode(name)), limit).await {
+        self.load_with(name, Bytes::new(), limit).await
+    }
+
+    /// The same with the configuration that the model's folder has, as JSON: a configuration that somebody gave with a load request
+    /// holds for later loads, too, until another one comes.
+    pub async fn load_with_own_config(&self, name: &str, config: &str, limit: Duration) -> Result<(), CallError> {
+        let body = serde_json::json!({ "parameters": { "config": config } });
+        self.load_with(name, body.to_string().into(), limit).await
+    }
+
+    async fn load_with(&self, name: &str, body: Bytes, limit: Duration) -> Result<(), CallError> {
+        match self.call(Method::POST, &format!("/v2/repository/models/{}/load", encode(name)), body, limit).await {
             Ok(_) => Ok(()),
             // What is wrong with a folder or its configuration is in the index.
             Err(CallError::Refused(message)) if message.ends_with(POLL_FAILED) => {
@@ -129,21 +145,22 @@ impl Server {
 
     /// Takes a model out of service; returns before its last request has ended.
     pub async fn unload(&self, name: &str, limit: Duration) -> Result<(), CallError> {
-        self.call(Method::POST, &format!("/v2/repository/models/{}/unload", encode(name)), limit).await.map(drop)
+        let path = format!("/v2/repository/models/{}/unload", encode(name));
+        self.call(Method::POST, &path, Bytes::new(), limit).await.map(drop)
     }
 
-    async fn call(&self, method: Method, path: &str, limit: Duration) -> Result<Bytes, CallError> {
-        tokio::time::timeout(limit, self.exchange(method, path)).await.unwrap_or(Err(CallError::TimedOut(limit)))
+    async fn call(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
+        tokio::time::timeout(limit, self.exchange(method, path, body)).await.unwrap_or(Err(CallError::TimedOut(limit)))
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
         let uri: Uri = format!("http://{}{path}", self.address)
             .parse()
             .map_err(|error| CallError::Refused(format!("'{path}' is no path: {error}")))?;
         let request = Request::builder()
             .method(method)
             .uri(uri)
-            .body(Full::new(Bytes::new()))
+            .body(Full::new(body))
             .map_err(|error| CallError::Refused(error.to_string()))?;
         let response = self.client.request(request).await.map_err(|error| {
             let text = deepest(&error);
@@ -201,6 +218,17 @@ impl Index {
         self.entries(name).map(|entry| entry.reason.as_str()).find(|reason| !matches!(*reason, "" | "unloaded"))
     }
 
+    /// Models with a version that takes requests.
+    pub fn serving(&self) -> impl Iterator<Item = &str> {
+        let serves = |entries: &&Vec<Entry>| entries.iter().any(|entry| entry.state == "READY");
+        self.models.iter().filter(move |(_, entries)| serves(entries)).map(|(name, _)| name.as_str())
+    }
+
+    /// What of it came with a load request, be it `config` or `files`, if it serves such.
+    pub fn overridden(&self, name: &str) -> Option<&str> {
+        self.entries(name).find_map(|entry| entry.r#override.as_deref())
+    }
+
     fn entries(&self, name: &str) -> impl Iterator<Item = &Entry> {
         self.models.get(name).into_iter().flatten()
     }
@@ -247,13 +275,16 @@ mod tests {
             br#"[{"name":"a","version":"2","state":"READY"},{"name":"a","version":"10","state":"READY"},
                  {"name":"a","version":"1","state":"UNAVAILABLE","reason":"unloaded"},
                  {"name":"b","version":"1","state":"UNAVAILABLE","reason":"Internal - no"},
-                 {"name":"c","version":"1","state":"LOADING"},{"name":"d"},{"name":"e","reason":"no folder"}]"#,
+                 {"name":"c","version":"1","state":"LOADING"},{"name":"d"},{"name":"e","reason":"no folder"},
+                 {"name":"f","version":"3","state":"READY","override":"files"}]"#,
         )
         .unwrap();
         assert_eq!(index.ready_versions("a"), [2, 10]);
         assert_eq!((index.reason("a"), index.reason("b")), (None, Some("Internal - no")));
         assert!(index.is_changing("c") && !index.is_changing("a") && !index.is_changing("unheard of"));
         assert_eq!((index.ready_versions("d").len(), index.reason("e")), (0, Some("no folder")));
+        assert_eq!(index.serving().collect::<Vec<_>>(), ["a", "f"]);
+        assert_eq!((index.overridden("f"), index.overridden("a")), (Some("files"), None));
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub struct Inputs {
     /// The models of the manifest.
     pub wanted: BTreeMap<String, Wanted>,
-    /// Models on disk, in the ledger or in the server's hands that the manifest no longer has; `true` while one is being unloaded.
+    /// Models on disk, in the ledger or in the server's hands that the manifest does not have; `true` while one is being unloaded.
     pub unwanted: BTreeMap<String, bool>,
     /// The server answers.
     pub server_is_live: bool,
@@ -42,8 +42,12 @@ pub struct Wanted {
     pub active: Option<ContentHash>,
     /// What the repository's folder is.
     pub linked: Option<ContentHash>,
+    /// `active` is of an entry that this pod is not to follow (any more): it is not loaded again.
+    pub is_withheld: bool,
     /// What the server says of it.
     pub served: Served,
+    /// What serves is not what its folder says: somebody else has loaded it.
+    pub is_overridden: bool,
     /// Failed fetches of what the manifest wants.
     pub fetches: Option<Tries>,
     /// Failed loads, by content.
@@ -105,6 +109,8 @@ pub enum Step {
     Load(String, ContentHash),
     /// Take the model out of the server, then out of the repository.
     Unload(String),
+    /// Take what somebody else has loaded out of the server: there is nothing to load in its place.
+    Evict(String),
     /// Delete a content.
     Delete(ContentHash),
 }
@@ -172,9 +178,16 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
         return;
     }
 
-    let Some(target) = model.target(now, plan) else { return };
-    let is_serving =
-        model.active.as_ref() == Some(target) && model.linked.as_ref() == Some(target) && model.served == Served::Yes;
+    let Some(target) = model.target(now, plan) else {
+        if model.is_overridden && model.served == Served::Yes && server_is_live {
+            plan.begin(Step::Evict(name.to_owned()));
+        }
+        return;
+    };
+    let is_serving = model.active.as_ref() == Some(target)
+        && model.linked.as_ref() == Some(target)
+        && model.served == Served::Yes
+        && !model.is_overridden;
     if is_serving && server_is_live {
         return;
     }
@@ -184,7 +197,7 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
         let is_good = !model.suspects.contains(target);
         if is_good
             && model.linked.as_ref() != Some(target)
-            && (model.active.is_none() || model.active.as_ref() == Some(target))
+            && (model.active.is_none() || model.active.as_ref() == Some(target) || model.is_withheld)
         {
             plan.begin(Step::Link(name.to_owned(), target.clone()));
         }
@@ -197,7 +210,7 @@ impl Wanted {
     /// The content that should serve now: what the manifest wants, or else what was confirmed before. While nothing
     /// serves, as after a restart of the server, what was confirmed comes first: it is known to work.
     fn target(&self, now: Instant, plan: &mut Plan) -> Option<&ContentHash> {
-        let (wanted, proven) = (self.staged.as_ref(), self.active.as_ref());
+        let (wanted, proven) = (self.staged.as_ref(), self.active.as_ref().filter(|_| !self.is_withheld));
         let order = if self.served == Served::No { [proven, wanted] } else { [wanted, proven] };
         for content in order.into_iter().flatten() {
             match self.retry_policy.retry(self.loads.get(content), now) {

@@ -1,6 +1,7 @@
 //! The agent as a program in a pod: it follows the manifest's file, says over HTTP where everything stands, and notes for
 //! the server which models it shall start with. What is done about models is the library's.
 
+mod adopts;
 pub(crate) mod args;
 mod http;
 pub(crate) mod launch;

@@ -246,7 +246,8 @@ pub fn files_key(model: &ManifestModel, places: &Places) -> String {
     with_mounted_revision(model, places, model.files_hash())
 }
 
-fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) -> String {
+/// `entry` with the state of the source behind it where that is seen as a folder that changes all at once.
+pub(crate) fn with_mounted_revision(model: &ManifestModel, places: &Places, entry: String) -> String {
     match &model.source {
         ManifestSource::ConfigMap { name, keys: None, .. } => {
             let revision = places.config_maps.revision(name);

@@ -19,6 +19,10 @@ use crate::{
 /// Largest `config.pbtxt` read from a source.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
+/// File in a model's folder with the user's word for an attempt of his asking. It makes a content of its own of files that have
+/// failed before, so that nothing of what is remembered of those stands against it; servers pass over files with such names.
+const RETRY: &str = ".retry";
+
 /// Longest `config.pbtxt` of a source that is remembered; a model with a longer one is fetched again for any change.
 const LONGEST_REMEMBERED_CONFIG: usize = 64 << 10;
 
@@ -88,6 +92,7 @@ fn with_other_settings(store: &Store, model: &ManifestModel, last: &Staged) -> R
         return Ok(None);
     }
     let partial = store.partial()?;
+    files.remove(RETRY);
     for path in files.keys().filter(|path| *path != CONFIG) {
         let target = partial.model().join(path);
         let shared =
@@ -97,7 +102,7 @@ fn with_other_settings(store: &Store, model: &ManifestModel, last: &Staged) -> R
             return Ok(None);
         }
     }
-    finish(store, &partial, &mut files, &text).map(Some)
+    finish(store, model, &partial, &mut files, &text).map(Some)
 }
 
 /// The configuration that the server gets.
@@ -123,7 +128,7 @@ fn assemble(
             .map_err(|what| Fault::new(Reason::InvalidSource, what))?;
     let mut files = BTreeMap::new();
     for (from, to) in moves {
-        if to == CONFIG {
+        if to == CONFIG || to == RETRY {
             continue;
         }
         let target = partial.model().join(&to);
@@ -131,14 +136,23 @@ fn assemble(
             .map_err(|error| Fault::store(format_args!("cannot move {to}"), &error))?;
         files.insert(to, fetched.files[&from]);
     }
-    finish(store, partial, &mut files, &text)
+    finish(store, model, partial, &mut files, &text)
 }
 
 /// Puts the configuration beside the files, and the whole into the store.
-fn finish(store: &Store, partial: &Partial, files: &mut Files, text: &str) -> Result<Pinned, Fault> {
-    let path = partial.model().join(CONFIG);
-    let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(()))?;
-    files.insert(CONFIG.to_owned(), hash);
+fn finish(
+    store: &Store,
+    model: &ManifestModel,
+    partial: &Partial,
+    files: &mut Files,
+    text: &str,
+) -> Result<Pinned, Fault> {
+    let own = [(CONFIG, Some(text)), (RETRY, model.retry.as_deref())];
+    for (name, text) in own.into_iter().filter_map(|(name, text)| Some((name, text?))) {
+        let path = partial.model().join(name);
+        let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(()))?;
+        files.insert(name.to_owned(), hash);
+    }
     if !files.keys().any(|path| path.split_once('/').is_some_and(|(top, _)| layout::is_version(top))) {
         // a model without files of its own, such as an ensemble, has a version all the same
         fs::create_dir_all(partial.model().join("1")).map_err(|error| Fault::store("cannot make version 1", &error))?;

@@ -27,8 +27,27 @@ pub struct State {
     /// whatever the manifest has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopts: Option<BTreeSet<String>>,
+    /// Loads that somebody else had the server do, and that were undone.
+    #[serde(default, skip_serializing_if = "ForeignLoads::is_empty")]
+    pub foreign_loads: ForeignLoads,
     /// By name: the models of the manifest, and those that are ending.
     pub models: BTreeMap<String, ModelState>,
+}
+
+/// Loads by others: of models that the manifest does not have, or of a configuration or files that their folders do not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignLoads {
+    /// How many this agent has seen.
+    pub count: u32,
+    /// What the last one was, in one sentence.
+    pub last: String,
+}
+
+impl ForeignLoads {
+    const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// Where one model stands.

@@ -56,6 +56,12 @@ pub struct Record {
     /// What the server was last seen to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<ContentHash>,
+    /// What `active` was fetched as; absent in ledgers of agents that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Staged>,
+    /// What was confirmed before that, kept while the model may have to go back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Staged>,
 }
 
 /// A fetched content and what it was fetched for.
@@ -87,6 +93,44 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Partial {
     folder: PathBuf,
+}
+
+impl Staged {
+    /// Content hash of the entry that it was fetched for.
+    pub fn entry(&self) -> &str {
+        self.key.split(':').next().unwrap_or_default()
+    }
+}
+
+impl Record {
+    /// What was fetched for that entry, in that state of its source, if it is still here.
+    pub fn staged_for(&self, key: &str) -> Option<&Staged> {
+        self.all_staged().find(|staged| staged.key == key)
+    }
+
+    /// What was fetched for that entry, in whatever state of its source.
+    pub fn staged_by(&self, entry: &str) -> Option<&Staged> {
+        self.all_staged().find(|staged| staged.entry() == entry)
+    }
+
+    /// The server serves `staged`. What it served before is kept if `keeps_former`.
+    pub fn confirm(&mut self, staged: Staged, keeps_former: bool) {
+        let before = self.confirmed.take().filter(|before| before.key != staged.key);
+        if keeps_former {
+            self.former = before.or(self.former.take()).filter(|former| former.key != staged.key);
+        }
+        self.active = Some(staged.content.clone());
+        self.confirmed = Some(staged);
+    }
+
+    /// Contents it speaks of.
+    pub fn contents(&self) -> impl Iterator<Item = &ContentHash> {
+        self.active.iter().chain(self.all_staged().map(|staged| &staged.content))
+    }
+
+    fn all_staged(&self) -> impl Iterator<Item = &Staged> {
+        [&self.staged, &self.confirmed, &self.former].into_iter().flatten()
+    }
 }
 
 impl Store {
@@ -218,6 +262,16 @@ impl Store {
         self.lock().clone()
     }
 
+    /// What the ledger knows of a model.
+    pub fn record_of(&self, name: &str) -> Record {
+        self.lock().get(name).cloned().unwrap_or_default()
+    }
+
+    /// Whether the repository or the ledger has something of a model.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.lock().contains_key(name) || self.repository().join(name).symlink_metadata().is_ok()
+    }
+
     /// Changes what is known of a model; a record that says nothing is dropped. Durable when it returns.
     pub fn record(&self, name: &str, change: impl FnOnce(&mut Record)) -> Result<(), Fault> {
         let mut ledger = self.lock();
@@ -254,10 +308,8 @@ impl Store {
         let entries = fs::read_dir(self.root.join("store")).into_iter().flatten().flatten();
         let mut contents: BTreeSet<_> =
             entries.filter_map(|entry| ContentHash::from_name(entry.file_name().to_str()?)).collect();
-        for record in self.lock().values() {
-            contents.retain(|content| {
-                record.active.as_ref() != Some(content) && record.staged.as_ref().map(|s| &s.content) != Some(content)
-            });
+        for content in self.lock().values().flat_map(Record::contents) {
+            contents.remove(content);
         }
         for name in self.names() {
             if let Some(linked) = self.linked(&name) {
@@ -291,7 +343,9 @@ impl Store {
         }
         let mut ledger = self.lock();
         for record in ledger.values_mut() {
-            record.staged = record.staged.take().filter(|staged| self.content(&staged.content).is_dir());
+            for staged in [&mut record.staged, &mut record.confirmed, &mut record.former] {
+                *staged = staged.take().filter(|staged| self.content(&staged.content).is_dir());
+            }
             record.active = record.active.take().filter(|active| self.content(active).is_dir());
         }
         ledger.retain(|_, record| *record != Record::default());

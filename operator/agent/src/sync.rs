@@ -2,25 +2,31 @@
 //! to happen. It decides nothing itself. Fetches and loads run beside each other, at most one of each per model.
 
 mod driver;
+mod fetch_slots;
+mod foreign;
 mod jobs;
 mod memory;
 mod report;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use operator_core::manifest::Manifest;
+use crds::parts::load::Readiness;
+use operator_core::manifest::{Manifest, ManifestModel};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
-    attempts::Attempts,
+    adopt::Following,
+    attempts::{Attempts, CRASHES_MAX},
     disk::{Disk, DiskLimits},
     fault::Fault,
     source::{Limits, Places},
+    startup::{Required, Standing},
     state::State,
-    store::Store,
+    store::{Staged, Store},
+    verify::ContentHash,
 };
 
 /// How an agent works.
@@ -38,7 +44,7 @@ pub struct Settings {
     pub limits: Limits,
     /// How much of the disk models may take.
     pub disk: DiskLimits,
-    /// Models fetched at the same time.
+    /// Models fetched at the same time from one place, such as a machine or a claim.
     pub fetches_at_once: usize,
     /// Models loaded at the same time.
     pub loads_at_once: usize,
@@ -46,6 +52,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How often server and sources are looked at while nothing happens.
     pub look_again: Duration,
+    /// The contents in rollout that may be served; see [`crate::adopt`]. None: all of them.
+    pub adopts: Option<watch::Receiver<BTreeSet<String>>>,
 }
 
 /// A running agent. Dropping it ends its work; what the server serves is left as it is.
@@ -53,6 +61,7 @@ pub struct Settings {
 pub struct Agent {
     store: Arc<Store>,
     attempts: Arc<Attempts>,
+    following: watch::Receiver<Arc<Following>>,
     state: watch::Receiver<State>,
     commands: mpsc::UnboundedSender<Command>,
     task: JoinHandle<()>,
@@ -79,6 +88,7 @@ impl Settings {
             loads_at_once: 4,
             grace: Duration::from_secs(30),
             look_again: Duration::from_secs(5),
+            adopts: None,
         }
     }
 }
@@ -98,15 +108,21 @@ impl Agent {
         let attempts = Arc::new(Attempts::open(settings.attempts.clone()));
         let (state, watched) = watch::channel(State::default());
         let (commands, inbox) = mpsc::unbounded_channel();
-        let driver =
-            driver::Driver::new(settings, disk, Arc::clone(&store), Arc::clone(&attempts), manifests, Arc::new(state));
+        let (shared, state) = ((Arc::clone(&store), Arc::clone(&attempts)), Arc::new(state));
+        let driver = driver::Driver::new(settings, disk, shared, manifests, state);
+        let following = driver.following();
         let task = tokio::spawn(driver.run(inbox));
-        Ok(Self { store, attempts, state: watched, commands, task })
+        Ok(Self { store, attempts, following, state: watched, commands, task })
     }
 
     /// Where everything stands, now and from now on.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// What of the manifest is followed, now and from now on.
+    pub fn following(&self) -> watch::Receiver<Arc<Following>> {
+        self.following.clone()
     }
 
     /// The repository to give to the server.
@@ -117,6 +133,33 @@ impl Agent {
     /// Models the server was once confirmed to serve.
     pub fn confirmed(&self) -> BTreeSet<String> {
         self.store.ledger().into_iter().filter_map(|(name, record)| record.active.map(|_| name)).collect()
+    }
+
+    /// The models that the manifest requires, as far as the start of a server in this pod is decided by them.
+    pub fn required(&self) -> Vec<Required> {
+        let (following, state) = (Arc::clone(&self.following.borrow()), self.state.borrow());
+        let required = |model: &ManifestModel| {
+            let (name, entry) = (&model.name, following.entries.get(&model.name));
+            let record = self.store.record_of(name);
+            let linked = self.store.linked(name);
+            let is_withheld = |content: &ContentHash| {
+                let withheld = entry.and_then(|entry| entry.withheld.as_deref());
+                let confirmed = record.confirmed.as_ref().filter(|confirmed| confirmed.content == *content);
+                withheld.is_some() && confirmed.map(Staged::entry) == withheld
+            };
+            let staged = entry.and_then(|entry| record.staged_by(&entry.hash));
+            let reported = state.models.get(name).filter(|said| said.entry.as_ref() == entry.map(|entry| &entry.hash));
+            Required {
+                name: name.clone(),
+                standing: Standing::of(model.rollout.as_ref().map(|rollout| rollout.phase), entry),
+                is_here: entry.is_some() && linked.is_some_and(|content| !is_withheld(&content)),
+                has_failed: reported.is_some_and(|said| said.failure().is_some()),
+                is_given_up: staged.is_some_and(|staged| self.attempts.crashes(&staged.content) >= CRASHES_MAX),
+                was_confirmed: record.active.is_some(),
+            }
+        };
+        let models = following.published.models.iter();
+        models.filter(|model| model.readiness == Readiness::Required).map(required).collect()
     }
 
     /// Takes out of the repository what `manifest` no longer has. Only while no server runs on it: one that runs is asked

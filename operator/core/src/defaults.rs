@@ -216,6 +216,8 @@ pub fn load(spec: &TritonModelSpec) -> ManifestLoad {
         timeout: policy.timeout.unwrap_or(LOAD_TIMEOUT.into()),
         retries: retry.limit.map_or(LOAD_RETRIES, |limit| u32::try_from(limit).unwrap_or(0)),
         backoff: retry.backoff.unwrap_or(LOAD_BACKOFF.into()),
+        fetch_timeout: policy.timeout,
+        order: policy.order.unwrap_or_default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::parts::{
     ByteCount, Duration,
-    load::Readiness,
+    load::{LoadOrder, Readiness},
     source::{KeyPath, Layout, ModelFormat},
 };
 use k8s_openapi::ByteString;
@@ -280,6 +280,17 @@ pub struct ManifestLoad {
     pub retries: u32,
     /// Pause before the first new attempt; it doubles each time, up to five minutes.
     pub backoff: Duration,
+    /// How long one fetch may take before it counts as failed, where the user has set a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch_timeout: Option<Duration>,
+    /// Whether new content is loaded before the old one leaves or after.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub order: LoadOrder,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+fn is_usual(order: &LoadOrder) -> bool {
+    *order == LoadOrder::default()
 }
 
 /// A text that is no manifest this version can follow.

@@ -152,6 +152,34 @@ fn a_crash_between_link_and_load_is_made_up_for() {
 }
 
 #[test]
+fn what_a_pod_is_not_to_serve_any_more_is_replaced_and_never_loaded_again() {
+    let now = Instant::now();
+    let back = Wanted { staged: a(), active: b(), linked: b(), is_withheld: true, ..serving() };
+    check(&observe([("m", back.clone())]), now, &[load("m", a())]);
+    check(&observe([("m", Wanted { served: Served::No, ..back.clone() })]), now, &[load("m", a())]);
+    let mut down = observe([("m", Wanted { served: Served::No, ..back.clone() })]);
+    down.server_is_live = false;
+    check(&down, now, &[Step::Link("m".into(), content('a'))]);
+    // it goes on while there is nothing in its place, but does not come back
+    let fetching = Wanted { staged: None, is_fetching: true, ..back };
+    check(&observe([("m", fetching.clone())]), now, &[]);
+    check(&observe([("m", Wanted { served: Served::No, ..fetching })]), now, &[]);
+}
+
+#[test]
+fn what_somebody_else_has_loaded_is_replaced_by_what_should_serve() {
+    let now = Instant::now();
+    let strange = Wanted { is_overridden: true, ..serving() };
+    assert!(!check(&observe([("m", strange.clone())]), now, &[load("m", a())]).is_settled);
+    check(&observe([("m", Wanted { served: Served::Changing, ..strange.clone() })]), now, &[]);
+    let loads = BTreeMap::from([(content('b'), failed(1, now))]);
+    let beside = Wanted { staged: b(), loads: loads.clone(), ..strange.clone() };
+    check(&observe([("m", beside)]), now, &[load("m", a())]);
+    let alone = Wanted { staged: b(), active: None, loads, ..strange };
+    check(&observe([("m", alone)]), now, &[Step::Evict("m".into())]);
+}
+
+#[test]
 fn one_models_failure_does_not_hold_up_another() {
     let now = Instant::now();
     let broken = Wanted { fetches: Some(Tries { is_final: true, ..failed(1, now) }), ..Wanted::default() };

@@ -28,6 +28,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", default_value = "/manifest/manifest.json")]
     pub(crate) manifest: PathBuf,
 
+    /// File with the contents in rollout that this pod may serve, with commas between them; followed while it changes. Without it, all
+    /// may be served
+    #[arg(long, value_name = "FILE")]
+    pub(crate) adopt: Option<PathBuf>,
+
     /// Folder of the pod for models; the server's repository is DIR/repository
     #[arg(long, value_name = "DIR", default_value = "/models")]
     pub(crate) root: PathBuf,
@@ -123,6 +128,7 @@ mod tests {
         };
         assert_eq!(args.manifest, PathBuf::from(pod::MANIFEST).join(names::MANIFEST_KEY));
         assert_eq!(args.root.join("repository"), PathBuf::from(pod::REPOSITORY));
+        assert_eq!(args.adopt, None);
         assert_eq!((args.root, args.store), (PathBuf::from(pod::MODELS), None));
         assert_eq!((args.server.port(), args.listen.port()), (pod::HTTP_PORT, pod::AGENT_PORT));
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));

@@ -13,6 +13,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    time::Instant,
 };
 use tracing_subscriber::EnvFilter;
 use triton_agent::{
@@ -23,6 +24,7 @@ use triton_agent::{
 };
 
 use super::{
+    adopts,
     args::RunArgs,
     http::{self, Published},
     notices::{self, Notice},
@@ -33,6 +35,8 @@ use super::{
 /// How often the manifest's file is looked at, and the server: it may have been started anew. A ConfigMap is replaced by
 /// swapping a link, which needs no watch to see.
 const LOOK: Duration = Duration::from_secs(1);
+
+const CANNOT_NOTE: &str = "cannot note the models to start with";
 
 /// Works until a signal ends it.
 ///
@@ -79,30 +83,39 @@ async fn work(
 
     let manifest = first(&args.manifest, &published).await;
     tracing::info!(server = manifest.server, models = manifest.models.len(), "following the manifest");
-    let (sender, mut manifests) = watch::channel(Arc::new(manifest));
+    let (sender, manifests) = watch::channel(Arc::new(manifest));
     tokio::spawn(follow(args.manifest.clone(), LOOK, sender));
+    let adopted = args.adopt.clone().map(|path| {
+        let (sender, adopted) = watch::channel(adopts::read(&path).unwrap_or_default()); // what is wrong is said by who follows it
+        tokio::spawn(adopts::follow(path, LOOK, sender));
+        adopted
+    });
 
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut startup = Startup::open(&args.root, &host);
     let slot = args.store.as_deref().map(|store| ReplicaSlot::take(store, &args.root)).transpose()?;
     let folder = slot.as_ref().map_or(args.root.as_path(), ReplicaSlot::folder);
     tracing::info!(folder = %folder.display(), "keeping models");
-    let agent = Agent::start(settings(&args, folder), manifests.clone())?;
-    let (mut states, repository) = (agent.state(), agent.repository());
+    let agent = Agent::start(Settings { adopts: adopted, ..settings(&args, folder) }, manifests)?;
+    let (mut states, mut following) = (agent.state(), agent.following());
+    let begun = Instant::now();
     loop {
         let mut state = states.borrow_and_update().clone();
         state.server_crashes = *crashes.borrow_and_update();
-        let required = manifests.borrow_and_update().required();
-        let missing = startup
-            .follow(&required, &agent.confirmed(), |name| repository.join(name).is_dir())
-            .context("cannot note the models to start with")?;
+        following.mark_unchanged();
+        let missing = startup.follow(&agent.required(), begun.elapsed()).context(CANNOT_NOTE)?;
         published.send_replace(Published { state: Ok(state), missing: Ok(missing) });
         tokio::select! {
             changed = states.changed() => changed.context("the agent's work broke off")?,
-            changed = manifests.changed() => changed.context("the manifest is no longer followed")?,
+            changed = following.changed() => changed.context("the manifest is no longer followed")?,
+            () = tokio::time::sleep(LOOK), if startup.is_waiting() => {}
             Some(notice) = notices.recv() => match notice {
                 Notice::Starting(done) => {
                     tokio::task::block_in_place(|| agent.server_starting());
+                    if !startup.is_waiting() {
+                        // what ended the last process is not in the set for the next
+                        startup.follow(&agent.required(), begun.elapsed()).context(CANNOT_NOTE)?;
+                    }
                     let _ = done.send(()); // it does not wait for ever
                 }
                 Notice::Left => agent.server_left(),
@@ -156,7 +169,10 @@ mod tests {
         net::SocketAddr,
     };
 
-    use crds::parts::{load::Readiness, source::Layout};
+    use crds::parts::{
+        load::{LoadOrder, Readiness},
+        source::Layout,
+    };
     use operator_core::manifest::{ManifestConfig, ManifestLoad, ManifestModel, ManifestSource, Precedence};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -182,6 +198,8 @@ mod tests {
                 timeout: Duration::from_secs(60).into(),
                 retries: 0,
                 backoff: Duration::from_secs(1).into(),
+                fetch_timeout: None,
+                order: LoadOrder::default(),
             },
             gpu_memory: None,
             retry: None,
@@ -242,6 +260,7 @@ mod tests {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let args = RunArgs {
             manifest: manifest.join("manifest.json"),
+            adopt: None,
             root: root.clone(),
             store: None,
             store_limit: None,

@@ -3,10 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use crds::parts::load::LoadOrder;
 use operator_core::manifest::{Manifest, ManifestModel, ManifestSource};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -15,19 +19,22 @@ use tokio::{
 
 use super::{
     Command, Settings,
-    jobs::{self, Ended, NotLoaded},
-    memory::{Failed, Memory, lacks_a_model},
-    report,
+    fetch_slots::FetchSlots,
+    foreign,
+    jobs::{self, Ended, Load, NotLoaded},
+    memory::{Failed, Memory, WaitingLoad, lacks_a_model},
+    report::{self, Known},
 };
 use crate::{
+    adopt::{Following, LastServed, PodFacts, follow},
     attempts::{Attempts, CRASHES_MAX},
     disk::Disk,
     fault::{Fault, Reason},
     load::{Index, Server},
     plan::{Inputs, Plan, RetryPolicy, Served, Step, Wanted, plan},
-    source::{self, Progress},
-    state::State,
-    store::Store,
+    source::{self, Limits, Progress},
+    state::{ForeignLoads, State},
+    store::{Record, Staged, Store},
     verify::ContentHash,
 };
 
@@ -45,6 +52,9 @@ pub(super) struct Driver {
     attempts: Arc<Attempts>,
     server: Server,
     manifests: watch::Receiver<Arc<Manifest>>,
+    /// What is followed of the manifest, and what that was decided by.
+    following: watch::Sender<Arc<Following>>,
+    facts: PodFacts,
     state: Arc<watch::Sender<State>>,
     models: BTreeMap<String, Memory>,
     unloading: BTreeSet<String>,
@@ -55,7 +65,10 @@ pub(super) struct Driver {
     names: HashMap<Id, Job>,
     /// Loads that succeeded.
     loads_done: u64,
-    fetches: Arc<Semaphore>,
+    /// What the server has loaded for others, by model, and how often it was seen.
+    foreign: BTreeMap<String, String>,
+    foreign_loads: ForeignLoads,
+    fetches: FetchSlots,
     loads: Arc<Semaphore>,
 }
 
@@ -70,20 +83,26 @@ impl Driver {
     pub(super) fn new(
         settings: Settings,
         disk: Arc<Disk>,
-        store: Arc<Store>,
-        attempts: Arc<Attempts>,
+        (store, attempts): (Arc<Store>, Arc<Attempts>),
         manifests: watch::Receiver<Arc<Manifest>>,
         state: Arc<watch::Sender<State>>,
     ) -> Self {
-        Self {
+        let published = Arc::clone(&manifests.borrow());
+        let nothing_adopted = PodFacts { adopts: Some(BTreeSet::new()), ..PodFacts::default() };
+        let following = watch::Sender::new(Arc::new(follow(&published, &nothing_adopted)));
+        let mut driver = Self {
             server: Server::new(settings.server),
-            fetches: Arc::new(Semaphore::new(settings.fetches_at_once.max(1))),
+            fetches: FetchSlots::new(settings.fetches_at_once),
             loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
             settings,
             disk,
             store,
             attempts,
             manifests,
+            following,
+            facts: nothing_adopted,
+            foreign: BTreeMap::new(),
+            foreign_loads: ForeignLoads::default(),
             state,
             models: BTreeMap::new(),
             unloading: BTreeSet::new(),
@@ -93,28 +112,37 @@ impl Driver {
             jobs: JoinSet::new(),
             names: HashMap::new(),
             loads_done: 0,
-        }
+        };
+        driver.decide_entries();
+        driver
+    }
+
+    /// What is followed, now and from now on.
+    pub(super) fn following(&self) -> watch::Receiver<Arc<Following>> {
+        self.following.subscribe()
     }
 
     /// Works until nobody sends manifests any more.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let manifest = Arc::clone(&self.manifests.borrow_and_update());
-            self.follow(&manifest);
             self.ask_server().await;
+            let following = self.decide_entries();
+            let manifest = Arc::clone(&following.manifest);
+            self.follow(&following);
             self.follow_start();
             let now = Instant::now();
-            let observed = self.observe(&manifest, now);
+            let observed = self.observe(&following, now);
+            self.note_confirmed(&following, &observed);
             let plan = plan(&observed, now);
             let mut is_done_at_once = false;
             for step in &plan.steps {
-                is_done_at_once |= self.begin(step, &manifest);
+                is_done_at_once |= self.begin(step, &following);
             }
             if is_done_at_once {
                 continue; // so that a content is in its place before its state is published
             }
             // what was planned for, not what a fetch has noted since
-            self.publish(&manifest, &observed, &plan, now);
+            self.publish(&following, &observed, &plan, now);
             let pause = self.pause(&plan, now);
             tokio::select! {
                 changed = self.manifests.changed() => {
@@ -122,6 +150,7 @@ impl Driver {
                         return;
                     }
                 }
+                () = changed(&mut self.settings.adopts) => {}
                 Some(ended) = self.jobs.join_next_with_id() => self.end(ended, &manifest),
                 Some(Command::ServerStarting) = commands.recv() => self.reset_attempts(),
                 () = tokio::time::sleep(pause) => {}
@@ -129,26 +158,87 @@ impl Driver {
         }
     }
 
+    /// Which entries of the manifest are followed, decided anew if anything has changed that it is decided by.
+    fn decide_entries(&mut self) -> Arc<Following> {
+        let published = Arc::clone(&self.manifests.borrow_and_update());
+        let in_rollout = published.models.iter().filter(|model| model.rollout.is_some());
+        let (mut last_served, mut failed_formers) = (BTreeMap::new(), BTreeSet::new());
+        for model in in_rollout {
+            let record = self.store.record_of(&model.name);
+            last_served.insert(model.name.clone(), last_served_of(&record));
+            let former = model.rollout.as_ref().and_then(|rollout| rollout.former.as_deref());
+            failed_formers.extend(former.and_then(|former| {
+                let hash = former.content_hash();
+                let following = self.following.borrow();
+                let is_followed = following.entries.get(&model.name).is_some_and(|entry| entry.hash == hash);
+                let has_failed =
+                    is_followed && self.models.get(&model.name).is_some_and(|memory| memory.has_failed(&record));
+                (has_failed || self.facts.failed_formers.contains(&hash)).then_some(hash)
+            }));
+        }
+        let adopts = self.settings.adopts.as_mut().map(|adopts| adopts.borrow_and_update().clone());
+        let facts = PodFacts { adopts, last_served, failed_formers };
+        let is_as_before = self.facts == facts && Arc::ptr_eq(&self.following.borrow().published, &published);
+        if !is_as_before {
+            self.following.send_replace(Arc::new(follow(&published, &facts)));
+            self.facts = facts;
+        }
+        Arc::clone(&self.following.borrow())
+    }
+
     /// Makes memory follow the manifest: each model is about its present entry, in the present state of its source.
-    fn follow(&mut self, manifest: &Manifest) {
-        self.settings.places.follow(&manifest.sources);
-        for model in &manifest.models {
+    fn follow(&mut self, following: &Following) {
+        self.settings.places.follow(&following.manifest.sources);
+        let places = &self.settings.places;
+        for model in &following.manifest.models {
             let memory = self.models.entry(model.name.clone()).or_insert_with(|| Memory {
                 is_checked: !matches!(model.source, ManifestSource::Pvc { .. }),
                 ..Memory::default()
             });
-            memory.set_key(source::key(model, &self.settings.places));
+            let entry = following.entries.get(&model.name).map(|entry| entry.hash.clone()).unwrap_or_default();
+            memory.set_key(source::with_mounted_revision(model, places, entry));
             if memory.fetches.is_some() {
-                memory.set_credentials(source::credentials(model, &self.settings.places).as_deref());
+                memory.set_credentials(source::credentials(model, places).as_deref());
             }
         }
         self.models.retain(|name, memory| {
-            let stays = manifest.model(name).is_some() || memory.loading.is_some();
-            if !stays && let Some(progress) = memory.fetching.take() {
-                progress.cancel();
+            let is_wanted = following.manifest.model(name).is_some();
+            if !is_wanted {
+                memory.cancel();
             }
-            stays
+            is_wanted || memory.loading.is_some()
         });
+    }
+
+    /// Notes of models that serve what they should which entry that is, if it was fetched for another one: the same content may come
+    /// of several entries. What was kept to go back to is dropped once nobody goes back.
+    fn note_confirmed(&self, following: &Following, observed: &Inputs) {
+        for (name, model) in &observed.wanted {
+            let (Some(memory), Some(entry)) = (self.models.get(name), following.entries.get(name)) else { continue };
+            let is_serving = model.served == Served::Yes
+                && model.staged.is_some()
+                && model.active == model.staged
+                && model.linked == model.staged
+                && !model.is_overridden;
+            let record = self.store.record_of(name);
+            let is_confirmed = record.confirmed.as_ref().is_some_and(|confirmed| confirmed.key == memory.key);
+            let is_other = is_serving && !is_confirmed;
+            let is_superfluous = record.former.is_some() && !entry.is_in_rollout;
+            if !is_other && !is_superfluous {
+                continue;
+            }
+            let noted = self.store.record(name, |record| {
+                if let Some(staged) = record.staged_for(&memory.key).cloned().filter(|_| is_other) {
+                    record.confirm(staged, entry.is_in_rollout);
+                }
+                if !entry.is_in_rollout {
+                    record.former = None;
+                }
+            });
+            if let Err(fault) = noted {
+                tracing::warn!(model = name, error = %fault, "what serves is not noted");
+            }
+        }
     }
 
     async fn ask_server(&mut self) {
@@ -189,8 +279,7 @@ impl Driver {
         let names: Vec<String> = self.models.keys().cloned().collect();
         for name in names {
             let Some(record) = ledger.get(&name) else { continue };
-            let contents = record.staged.iter().map(|staged| &staged.content).chain(&record.active);
-            for content in contents {
+            for content in record.contents() {
                 let memory = &self.models[&name];
                 let is_known = memory.loads.get(content).is_some_and(|failed| failed.tries.is_final);
                 if is_known || !self.is_given_up(content, memory) {
@@ -217,22 +306,25 @@ impl Driver {
         }
     }
 
-    fn observe(&mut self, manifest: &Manifest, now: Instant) -> Inputs {
+    fn observe(&mut self, following: &Following, now: Instant) -> Inputs {
         self.give_up(now);
         let ledger = self.store.ledger();
         let in_repository = self.store.names();
-        let wanted = manifest.models.iter().map(|model| {
+        let wanted = following.manifest.models.iter().map(|model| {
             let memory = &self.models[&model.name];
             let record = ledger.get(&model.name).cloned().unwrap_or_default();
-            let contents = record.staged.iter().map(|staged| &staged.content).chain(&record.active);
-            let suspects = contents.filter(|content| self.is_suspect(content)).cloned().collect();
+            let suspects = record.contents().filter(|content| self.is_suspect(content)).cloned().collect();
+            let withheld = following.entries.get(&model.name).and_then(|entry| entry.withheld.as_deref());
+            let confirmed = record.confirmed.as_ref();
             let wanted = Wanted {
                 suspects,
                 retry_policy: retry_policy(model),
-                staged: record.staged.filter(|s| s.key == memory.key && memory.is_checked).map(|s| s.content),
+                staged: record.staged_for(&memory.key).filter(|_| memory.is_checked).map(|s| s.content.clone()),
+                is_withheld: withheld.is_some() && confirmed.map(Staged::entry) == withheld,
                 active: record.active,
                 linked: self.store.linked(&model.name),
                 served: self.served(&model.name),
+                is_overridden: self.index.as_ref().is_some_and(|index| index.overridden(&model.name).is_some()),
                 fetches: memory.fetches.as_ref().map(|failed| failed.tries),
                 loads: memory.loads.iter().map(|(content, failed)| (content.clone(), failed.tries)).collect(),
                 is_fetching: memory.fetching.is_some(),
@@ -241,8 +333,14 @@ impl Driver {
             (model.name.clone(), wanted)
         });
         let wanted: BTreeMap<_, _> = wanted.collect();
-        let leaving = ledger.into_keys().chain(in_repository).filter(|name| !wanted.contains_key(name));
-        let unwanted = leaving
+        let ours: BTreeSet<String> = ledger.into_keys().chain(in_repository).collect();
+        // what is leaving may do so between the look at the server and that at the disk
+        let is_ours = |name: &str| ours.contains(name) || self.unloading.contains(name);
+        let seen = self.index.as_ref().map(|index| foreign::seen(index, |name| wanted.contains_key(name), is_ours));
+        self.note_foreign(seen.unwrap_or_default());
+        let foreign = self.foreign.keys().cloned();
+        let unwanted = ours.into_iter().chain(foreign).filter(|name| !wanted.contains_key(name));
+        let unwanted = unwanted
             .map(|name| {
                 let is_busy = self.unloading.contains(&name) || self.models.contains_key(&name);
                 (name, is_busy)
@@ -262,6 +360,18 @@ impl Driver {
         }
     }
 
+    /// Notes what the server has loaded for somebody else, and counts what it had not loaded before.
+    fn note_foreign(&mut self, seen: BTreeMap<String, String>) {
+        for (model, what) in &seen {
+            if self.foreign.get(model) != Some(what) {
+                tracing::warn!(model, "{what}: it is undone");
+                self.foreign_loads.count = self.foreign_loads.count.saturating_add(1);
+                self.foreign_loads.last.clone_from(what);
+            }
+        }
+        self.foreign = seen;
+    }
+
     /// Whether a server process ended while it loaded the content.
     fn is_suspect(&self, content: &ContentHash) -> bool {
         self.attempts.count(content) > 0 && !self.attempts.is_starting(content)
@@ -276,17 +386,15 @@ impl Driver {
     }
 
     /// Begins a step. `true` if it is done already, so that the plan should be asked again.
-    fn begin(&mut self, step: &Step, manifest: &Manifest) -> bool {
+    fn begin(&mut self, step: &Step, following: &Following) -> bool {
         match step {
-            Step::Fetch(name) => self.begin_fetch(manifest.model(name)),
-            Step::Load(name, content) => self.begin_load(manifest.model(name), content),
+            Step::Fetch(name) => self.begin_fetch(following.manifest.model(name)),
+            Step::Load(name, content) => self.begin_load(following, name, content),
             Step::Unload(name) => {
-                tracing::info!(model = name, "unloading");
-                self.unloading.insert(name.clone());
                 let job = jobs::unload(Arc::clone(&self.store), self.server.clone(), name.clone());
-                let id = self.jobs.spawn(job).id();
-                self.names.insert(id, Job::Unload { model: name.clone() });
+                self.begin_unload(name, job);
             }
+            Step::Evict(name) => self.begin_unload(name, jobs::evict(self.server.clone(), name.clone())),
             Step::Link(name, content) => {
                 return match self.store.point(name, content) {
                     Ok(()) => true,
@@ -308,46 +416,71 @@ impl Driver {
         false
     }
 
+    fn begin_unload(&mut self, name: &str, job: impl Future<Output = Ended> + Send + 'static) {
+        tracing::info!(model = name, "unloading");
+        self.unloading.insert(name.to_owned());
+        let id = self.jobs.spawn(job).id();
+        self.names.insert(id, Job::Unload { model: name.to_owned() });
+    }
+
     fn begin_fetch(&mut self, model: Option<&ManifestModel>) {
         let Some(model) = model.cloned() else { return };
         let Some(memory) = self.models.get_mut(&model.name) else { return };
         let (state, name) = (Arc::clone(&self.state), model.name.clone());
-        let key = memory.key.clone();
-        let (limits, space) = (self.settings.limits, self.disk.reservation());
+        let usual = self.settings.limits;
+        let limits = Limits { fetch: model.load.fetch_timeout.map_or(usual.fetch, |limit| limit.get()), ..usual };
+        let space = self.disk.reservation();
         let progress = Progress::on_disk(limits, space, move |stage| report::progress(&state, &name, stage));
-        memory.fetching = Some(Arc::clone(&progress));
         memory.credentials = source::credentials(&model, &self.settings.places);
         let name = model.name.clone();
-        let (permits, job) = (
-            Arc::clone(&self.fetches),
-            jobs::fetch(Arc::clone(&self.store), model, key, self.settings.places.clone(), Arc::clone(&progress)),
-        );
-        let id = self.jobs.spawn(async move {
-            let _permit = permits.acquire_owned().await; // never closed
+        let slot = self.fetches.of(&model.source);
+        let (key, places) = (memory.key.clone(), self.settings.places.clone());
+        let job = jobs::fetch(Arc::clone(&self.store), model, key, places, Arc::clone(&progress));
+        let task = self.jobs.spawn(async move {
+            let _slot = slot.taken().await;
             job.await
         });
-        self.names.insert(id.id(), Job::Fetch { model: name, progress });
+        self.names.insert(task.id(), Job::Fetch { model: name, progress: Arc::clone(&progress) });
+        memory.fetching = Some((progress, task));
     }
 
-    fn begin_load(&mut self, model: Option<&ManifestModel>, content: &ContentHash) {
-        let Some(model) = model else { return };
-        let Some(memory) = self.models.get_mut(&model.name) else { return };
+    fn begin_load(&mut self, following: &Following, name: &str, content: &ContentHash) {
+        let (Some(model), Some(entry)) = (following.manifest.model(name), following.entries.get(name)) else { return };
+        let record = self.store.record_of(name);
+        // one that may have ended a server is loaded by itself, so that it is known which one did
+        let slots = if self.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
+        let Some(memory) = self.models.get_mut(name) else { return };
+        tracing::info!(model = name, content = content.short(), "loading");
+        let is_withheld =
+            entry.withheld.is_some() && record.confirmed.as_ref().map(Staged::entry) == entry.withheld.as_deref();
+        let load = Load {
+            store: Arc::clone(&self.store),
+            server: self.server.clone(),
+            attempts: Arc::clone(&self.attempts),
+            name: name.to_owned(),
+            content: content.clone(),
+            key: record.staged_for(&memory.key).filter(|staged| staged.content == *content).map(|_| memory.key.clone()),
+            former: record.active.filter(|_| !is_withheld),
+            limit: model.load.timeout.get(),
+            unloads_first: model.load.order == LoadOrder::UnloadFirst,
+            ends_override: self.index.as_ref().is_some_and(|index| index.overridden(name).is_some()),
+            keeps_former: entry.is_in_rollout,
+            is_proven: entry.is_proven,
+        };
+        let (permits, slots) = (Arc::clone(&self.loads), u32::try_from(slots).unwrap_or(1));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let has_begun = Arc::clone(&is_over);
+        let task = self.jobs.spawn(async move {
+            let _permits = permits.acquire_many_owned(slots).await; // never closed
+            if has_begun.swap(true, Ordering::SeqCst) {
+                return Ended::Load(Err(NotLoaded::NotNow)); // nobody wants it any more
+            }
+            load.run().await
+        });
+        self.names.insert(task.id(), Job::Load { model: name.to_owned(), content: content.clone() });
         memory.loading = Some(content.clone());
         memory.loads_before = self.loads_done;
-        tracing::info!(model = model.name, content = content.short(), "loading");
-        let active = self.store.ledger().remove(&model.name).and_then(|record| record.active);
-        let (store, server, limit) = (Arc::clone(&self.store), self.server.clone(), model.load.timeout.get());
-        let attempts = Arc::clone(&self.attempts);
-        let job = jobs::load(store, server, attempts, model.name.clone(), content.clone(), active, limit);
-        let permits = Arc::clone(&self.loads);
-        // one that may have ended a server is loaded by itself, so that it is known which one did
-        let places = if self.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
-        let places = u32::try_from(places).unwrap_or(1);
-        let id = self.jobs.spawn(async move {
-            let _permits = permits.acquire_many_owned(places).await; // never closed
-            job.await
-        });
-        self.names.insert(id.id(), Job::Load { model: model.name.clone(), content: content.clone() });
+        memory.waiting = Some(WaitingLoad { is_over, task });
     }
 
     fn end(&mut self, ended: Result<(Id, Ended), JoinError>, manifest: &Manifest) {
@@ -356,6 +489,9 @@ impl Driver {
             Err(error) => error.id(),
         };
         let Some(job) = self.names.remove(&id) else { return };
+        if matches!(&ended, Err(error) if error.is_cancelled()) {
+            return; // whoever cancelled it has noted that
+        }
         let broke_off = |error: &JoinError| Fault::new(Reason::StoreFailed, format!("the work broke off: {error}"));
         match (job, ended) {
             (Job::Unload { model }, _) => {
@@ -369,7 +505,7 @@ impl Driver {
             (Job::Load { model, content }, Ok((_, Ended::Load(result)))) => {
                 let is_wanted = manifest.model(&model).is_some();
                 let Some(memory) = self.models.get_mut(&model) else { return };
-                memory.loading = None;
+                (memory.loading, memory.waiting) = (None, None);
                 match result {
                     Ok(took) => {
                         memory.load_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
@@ -389,7 +525,7 @@ impl Driver {
             }
             (Job::Load { model, content }, Err(error)) => {
                 if let Some(memory) = self.models.get_mut(&model) {
-                    memory.loading = None;
+                    (memory.loading, memory.waiting) = (None, None);
                 }
                 self.load_failed(&model, &content, broke_off(&error));
             }
@@ -399,7 +535,7 @@ impl Driver {
 
     fn fetched(&mut self, model: &str, progress: &Arc<Progress>, fault: Option<Fault>) {
         let Some(memory) = self.models.get_mut(model) else { return };
-        if !memory.fetching.as_ref().is_some_and(|current| Arc::ptr_eq(current, progress)) {
+        if !memory.fetching.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, progress)) {
             return; // it was ended, and another one may be under way
         }
         memory.fetching = None;
@@ -423,17 +559,19 @@ impl Driver {
         }
     }
 
-    fn publish(&self, manifest: &Manifest, observed: &Inputs, plan: &Plan, now: Instant) {
-        let (index, models) = (self.index.as_ref(), &self.models);
+    fn publish(&self, following: &Following, observed: &Inputs, plan: &Plan, now: Instant) {
+        let index = self.index.as_ref();
+        let known = Known { following, memories: &self.models, attempts: &self.attempts, index };
         self.state.send_if_modified(|state| {
             let next = State {
-                manifest_hash: manifest.hash.clone(),
+                manifest_hash: following.published.hash.clone(),
                 server_is_live: index.is_some(),
                 server_is_ready: self.is_ready,
                 is_settled: plan.is_settled,
                 server_crashes: state.server_crashes, // whoever runs the agent counts them
-                adopts: state.adopts.clone(),
-                models: report::describe_all(observed, models, state, index, now),
+                adopts: self.facts.adopts.clone(),
+                foreign_loads: self.foreign_loads.clone(),
+                models: report::describe_all(observed, &known, state, now),
             };
             let is_new = *state != next;
             *state = next;
@@ -451,10 +589,26 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // disk work runs on threads that only this ends
-        for progress in self.models.values().filter_map(|memory| memory.fetching.as_ref()) {
-            progress.cancel();
-        }
+        self.models.values_mut().for_each(Memory::cancel);
+    }
+}
+
+/// Waits until the contents that may be adopted are others; for ever if nobody says which.
+async fn changed(adopts: &mut Option<watch::Receiver<BTreeSet<String>>>) {
+    if let Some(adopts) = adopts
+        && adopts.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// What was served last, as the ledger has it.
+fn last_served_of(record: &Record) -> LastServed {
+    match (&record.confirmed, &record.active) {
+        (Some(confirmed), _) => LastServed::Entry(confirmed.entry().to_owned()),
+        (None, Some(_)) => LastServed::Unknown,
+        (None, None) => LastServed::Nothing,
     }
 }
 

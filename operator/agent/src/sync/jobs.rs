@@ -7,10 +7,12 @@ use std::{
 };
 
 use operator_core::manifest::ManifestModel;
+use server_core::config;
 
 use crate::{
     attempts::Attempts,
     fault::{Fault, Reason},
+    layout,
     load::{CallError, Server},
     source::{Places, Progress, blocking},
     stage,
@@ -50,7 +52,8 @@ pub(super) async fn fetch(
 ) -> Ended {
     let limit = progress.limits().fetch;
     let work = async {
-        let last = store.ledger().remove(&model.name).and_then(|record| record.staged);
+        let record = store.record_of(&model.name);
+        let last = record.staged_for(&key).cloned().or(record.staged);
         let (staged, _pinned) = stage::stage(&store, &model, &key, last, &places, &progress).await?;
         let (name, content) = (model.name.clone(), staged.content.clone());
         progress.check()?;
@@ -62,92 +65,181 @@ pub(super) async fn fetch(
     Ended::Fetch(result.unwrap_or_else(|_| Err(late())))
 }
 
-/// Puts a content into the repository, has the server load it, and confirms it through the index. If that fails, what was
-/// confirmed before is put back, so that a server which starts anew finds something good.
-pub(super) async fn load(
-    store: Arc<Store>,
-    server: Server,
-    attempts: Arc<Attempts>,
-    name: String,
-    content: ContentHash,
-    active: Option<ContentHash>,
-    limit: Duration,
-) -> Ended {
-    let begun = Instant::now();
-    let before = ready_versions(&server, &name).await;
-    let target = content.clone();
-    let attempt = {
-        let (attempts, content) = (Arc::clone(&attempts), content.clone());
-        match blocking(move || attempts.begin(&content)).await {
-            Ok(attempt) => attempt,
-            Err(fault) => return Ended::Load(Err(NotLoaded::Failed(fault))),
+/// A load to be done.
+pub(super) struct Load {
+    pub(super) store: Arc<Store>,
+    pub(super) server: Server,
+    pub(super) attempts: Arc<Attempts>,
+    pub(super) name: String,
+    pub(super) content: ContentHash,
+    /// The key under which the content was fetched.
+    pub(super) key: Option<String>,
+    /// What is put back if it fails.
+    pub(super) former: Option<ContentHash>,
+    pub(super) limit: Duration,
+    /// What serves leaves before it comes: both together would not fit.
+    pub(super) unloads_first: bool,
+    /// What serves is what somebody else has loaded.
+    pub(super) ends_override: bool,
+    /// What served before is kept on disk.
+    pub(super) keeps_former: bool,
+    /// The server is not ready without it, if it starts with it.
+    pub(super) is_proven: bool,
+}
+
+impl Load {
+    /// Puts the content into the repository, has the server load it, and confirms it through the index. If that fails, what was
+    /// confirmed before is put back, so that a server which starts anew finds something good.
+    pub(super) async fn run(self) -> Ended {
+        let begun = Instant::now();
+        let attempt = {
+            let (attempts, content) = (Arc::clone(&self.attempts), self.content.clone());
+            match blocking(move || attempts.begin(&content)).await {
+                Ok(attempt) => attempt,
+                Err(fault) => return Ended::Load(Err(NotLoaded::Failed(fault))),
+            }
+        };
+        let before = self.ready_versions().await;
+        let result = self.load().await;
+        match &result {
+            Ok(()) => self.attempts.succeeded([&self.content]),
+            Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => self.attempts.answered(&self.content, attempt),
+            Err(NotLoaded::ServerEnded(_)) => self.attempts.unanswered(&self.content),
         }
-    };
-    let result = async {
-        on_disk(&store, &name, move |store, name| store.point(name, &target)).await?;
-        server.load(&name, limit).await.map_err(NotLoaded::from)?;
-        confirm(&server, &name).await?;
-        let active = content.clone();
-        on_disk(&store, &name, move |store, name| store.record(name, |record| record.active = Some(active))).await
+        if let Err(error) = &result
+            && self.former.as_ref() != Some(&self.content)
+        {
+            self.put_back(error, &before).await;
+        }
+        Ended::Load(result.map(|()| begun.elapsed()))
     }
-    .await;
-    match &result {
-        Ok(()) => attempts.succeeded([&content]),
-        Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => attempts.answered(&content, attempt),
-        Err(NotLoaded::ServerEnded(_)) => {} // the attempt stays open
+
+    async fn load(&self) -> Result<(), NotLoaded> {
+        let target = self.content.clone();
+        on_disk(&self.store, &self.name, move |store, name| store.point(name, &target)).await?;
+        if self.unloads_first && !self.ready_versions().await.is_empty() {
+            self.unload().await?;
+        }
+        let own_config = if self.ends_override { own_config(&self.store, &self.content).await } else { None };
+        match own_config {
+            Some(config) => self.server.load_with_own_config(&self.name, &config, self.limit).await?,
+            None => self.server.load(&self.name, self.limit).await?,
+        }
+        if self.ends_override && self.server.index().await?.overridden(&self.name).is_some() {
+            // an unload ends it for sure
+            self.unload().await?;
+            self.server.load(&self.name, self.limit).await?;
+        }
+        confirm(&self.server, &self.name).await?;
+        let (content, key, keeps_former) = (self.content.clone(), self.key.clone(), self.keeps_former);
+        on_disk(&self.store, &self.name, move |store, name| {
+            store.record(name, |record| match key.and_then(|key| record.staged_for(&key).cloned()) {
+                Some(staged) => record.confirm(staged, keeps_former),
+                None => record.active = Some(content),
+            })
+        })
+        .await
     }
-    if result.is_err() && active.as_ref() != Some(&content) {
-        let has_former = active.is_some();
-        let put_back = on_disk(&store, &name, move |store, name| match &active {
-            Some(active) => store.point(name, active),
+
+    /// Puts what was confirmed before into the repository again, and has the server load it if it does not serve it any more.
+    async fn put_back(&self, error: &NotLoaded, before: &[u64]) {
+        let former = self.former.clone();
+        let put_back = on_disk(&self.store, &self.name, move |store, name| match &former {
+            Some(former) => store.point(name, former),
             None => store.unpoint(name),
         });
         if let Err(NotLoaded::Failed(fault)) = put_back.await {
-            tracing::error!(model = name, error = %fault, "cannot put the former content back");
+            tracing::error!(model = self.name, error = %fault, "cannot put the former content back");
         }
-        // of several versions, some of the new content may have come into service before one failed
-        if has_former
-            && ready_versions(&server, &name).await != before
-            && let Err(error) = server.load(&name, limit).await
-        {
-            tracing::warn!(model = name, %error, "the former versions are not all back");
+        let again = if self.former.is_some() {
+            // of several versions, some of the new content may have come into service before one failed
+            if self.ready_versions().await == *before {
+                return;
+            }
+            self.server.load(&self.name, self.limit).await
+        } else if !self.is_proven && matches!(error, NotLoaded::Failed(_)) {
+            // a server that has started with it waits for it no longer
+            self.server.unload(&self.name, UNLOAD_LIMIT).await
+        } else {
+            return;
+        };
+        if let Err(error) = again {
+            tracing::warn!(model = self.name, %error, "what served before is not back in full");
         }
     }
-    Ended::Load(result.map(|()| begun.elapsed()))
+
+    async fn unload(&self) -> Result<(), NotLoaded> {
+        let gone = tokio::time::timeout(self.limit, leave(&self.server, &self.name)).await;
+        let limit = self.limit;
+        let late = || {
+            let message = format!("what served before it did not finish its requests within {limit:?}");
+            NotLoaded::Failed(Fault::new(Reason::LoadTimedOut, message))
+        };
+        Ok(gone.map_err(|_| late())??)
+    }
+
+    async fn ready_versions(&self) -> Vec<u64> {
+        self.server.index().await.map(|index| index.ready_versions(&self.name)).unwrap_or_default()
+    }
 }
 
-async fn ready_versions(server: &Server, name: &str) -> Vec<u64> {
-    server.index().await.map(|index| index.ready_versions(name)).unwrap_or_default()
+/// The configuration in the content's folder, as JSON.
+async fn own_config(store: &Arc<Store>, content: &ContentHash) -> Option<String> {
+    let path = store.content(content).join(layout::CONFIG);
+    let text = blocking(move || Ok(std::fs::read_to_string(path).ok())).await.ok()??;
+    Some(config::to_json(&config::from_text(&text).ok()?).to_string())
 }
+
+/// How long a model may take to leave the server before that is asked again.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a model has left.
+const LEAVING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Has the server drop a model, waits until it has, and only then takes its files away.
 pub(super) async fn unload(store: Arc<Store>, server: Server, name: String) -> Ended {
-    const LIMIT: Duration = Duration::from_secs(60);
-    let gone = async {
-        server.unload(&name, LIMIT).await?;
-        while {
-            let index = server.index().await?;
-            index.is_changing(&name) || !index.ready_versions(&name).is_empty()
-        } {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok::<_, CallError>(())
-    };
-    let gone = tokio::time::timeout(LIMIT, gone).await.unwrap_or(Err(CallError::TimedOut(LIMIT)));
-    let done = match gone {
-        Ok(()) => on_disk(&store, &name, |store, name| {
+    let done = match evicted(&server, &name).await {
+        Ok(()) if store.is_known(&name) => on_disk(&store, &name, |store, name| {
             store.unpoint(name)?;
             store.record(name, |record| *record = Record::default())
         })
         .await
         .map_err(|error| format!("{error:?}")),
+        Ok(()) => Ok(()), // somebody else had it loaded
         Err(error) => Err(error.to_string()),
     };
+    retry_later(&name, done).await;
+    Ended::Unload
+}
+
+/// Has the server drop what somebody else had it load; the files stay.
+pub(super) async fn evict(server: Server, name: String) -> Ended {
+    retry_later(&name, evicted(&server, &name).await.map_err(|error| error.to_string())).await;
+    Ended::Unload
+}
+
+async fn evicted(server: &Server, name: &str) -> Result<(), CallError> {
+    let gone = tokio::time::timeout(UNLOAD_LIMIT, leave(server, name)).await;
+    gone.unwrap_or(Err(CallError::TimedOut(UNLOAD_LIMIT)))
+}
+
+/// Has the server drop a model and waits until it has.
+async fn leave(server: &Server, name: &str) -> Result<(), CallError> {
+    server.unload(name, UNLOAD_LIMIT).await?;
+    while {
+        let index = server.index().await?;
+        index.is_changing(name) || !index.ready_versions(name).is_empty()
+    } {
+        tokio::time::sleep(LEAVING_INTERVAL).await;
+    }
+    Ok(())
+}
+
+async fn retry_later(name: &str, done: Result<(), String>) {
     if let Err(error) = done {
         tracing::warn!(model = name, error, "not unloaded yet");
         tokio::time::sleep(Duration::from_secs(2)).await; // before the plan asks again
     }
-    Ended::Unload
 }
 
 /// The server said yes; the index has to say so too.

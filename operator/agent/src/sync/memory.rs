@@ -1,6 +1,15 @@
 //! What the agent remembers of each model while it runs. What must outlive the process is in the ledger instead.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::task::AbortHandle;
 
 use crate::{
     fault::{Fault, Reason},
@@ -8,6 +17,7 @@ use crate::{
     plan::{RetryDecision, RetryPolicy, Tries},
     source::Progress,
     state::Failure,
+    store::Record,
     verify::ContentHash,
 };
 
@@ -24,14 +34,34 @@ pub(super) struct Memory {
     pub(super) fetches: Option<Failed>,
     /// Failed loads by content.
     pub(super) loads: BTreeMap<ContentHash, Failed>,
-    /// The fetch under way.
-    pub(super) fetching: Option<Arc<Progress>>,
+    /// The fetch under way, and its task.
+    pub(super) fetching: Option<(Arc<Progress>, AbortHandle)>,
     /// The content being loaded.
     pub(super) loading: Option<ContentHash>,
+    /// That load, as long as it may still be waiting for its turn.
+    pub(super) waiting: Option<WaitingLoad>,
     /// How many loads of this server's models had succeeded when it began.
     pub(super) loads_before: u64,
     /// How long the last load took.
     pub(super) load_ms: Option<u64>,
+}
+
+/// A load that waits for its turn, until either it begins or somebody cancels it.
+#[derive(Debug, Clone)]
+pub(super) struct WaitingLoad {
+    pub(super) is_over: Arc<AtomicBool>,
+    pub(super) task: AbortHandle,
+}
+
+impl WaitingLoad {
+    /// It is no longer wanted. `false` if it has begun.
+    fn cancel(&self) -> bool {
+        let is_first = !self.is_over.swap(true, Ordering::SeqCst);
+        if is_first {
+            self.task.abort();
+        }
+        is_first
+    }
 }
 
 /// Attempts that failed, and why the last one did.
@@ -52,12 +82,21 @@ impl Memory {
         if self.key == key {
             return;
         }
-        if let Some(progress) = self.fetching.take() {
-            progress.cancel();
-        }
+        self.cancel();
         self.key = key;
         self.fetches = None;
         self.loads.clear();
+    }
+
+    /// Nobody wants what is under way any more: a fetch ends at once, a load if it has not begun.
+    pub(super) fn cancel(&mut self) {
+        if let Some((progress, task)) = self.fetching.take() {
+            progress.cancel(); // disk work runs on threads that only this ends
+            task.abort();
+        }
+        if self.waiting.take().is_some_and(|load| load.cancel()) {
+            self.loading = None;
+        }
     }
 
     /// Failures are those of the credentials at hand: what failed with others gets new chances with these.
@@ -75,6 +114,12 @@ impl Memory {
     /// Something was deleted: a fetch for which there was no room has all its attempts again.
     pub(super) fn room_was_made(&mut self) {
         self.fetches.take_if(|failed| failed.fault.reason == Reason::StoreFull);
+    }
+
+    /// Whether what is followed could not be brought into service. `record`: what the ledger has of the model.
+    pub(super) fn has_failed(&self, record: &Record) -> bool {
+        let staged = record.staged_for(&self.key);
+        self.fetches.is_some() || staged.is_some_and(|staged| self.loads.contains_key(&staged.content))
     }
 
     /// Why the content the manifest wants does not serve, if an attempt has failed.

@@ -6,27 +6,37 @@ use tokio::sync::watch;
 
 use super::memory::Memory;
 use crate::{
+    adopt::Following,
+    attempts::Attempts,
     load::Index,
     plan::{Inputs, Served, Wanted},
     source::Stage,
     state::{ModelState, Phase, State},
 };
 
+/// What is known beside what the plan is made of.
+pub(super) struct Known<'a> {
+    pub(super) following: &'a Following,
+    pub(super) memories: &'a BTreeMap<String, Memory>,
+    pub(super) attempts: &'a Attempts,
+    pub(super) index: Option<&'a Index>,
+}
+
 /// Where every model stands. `before` is the state so far: how far a fetch is, only the fetch itself knows.
 pub(super) fn describe_all(
     observed: &Inputs,
-    memories: &BTreeMap<String, Memory>,
+    known: &Known<'_>,
     before: &State,
-    index: Option<&Index>,
     now: Instant,
 ) -> BTreeMap<String, ModelState> {
+    let index = known.index;
     let leaving = observed.unwanted.keys().map(|name| {
         let versions = index.map(|index| index.ready_versions(name)).unwrap_or_default();
         (name.clone(), ModelState { phase: Phase::Unloading, versions, ..ModelState::default() })
     });
     let wanted = observed.wanted.iter().map(|(name, wanted)| {
         let before = before.models.get(name).map(|model| &model.phase);
-        (name.clone(), describe(wanted, &memories[name], before, index, name, now))
+        (name.clone(), describe(wanted, known, before, name, now))
     });
     leaving.chain(wanted).collect()
 }
@@ -45,15 +55,9 @@ pub(super) fn progress(state: &watch::Sender<State>, name: &str, stage: Stage) {
 }
 
 /// Where a model of the manifest stands, in the words of the state.
-fn describe(
-    wanted: &Wanted,
-    memory: &Memory,
-    before: Option<&Phase>,
-    index: Option<&Index>,
-    name: &str,
-    now: Instant,
-) -> ModelState {
-    let is_serving = wanted.served == Served::Yes && index.is_some();
+fn describe(wanted: &Wanted, known: &Known<'_>, before: Option<&Phase>, name: &str, now: Instant) -> ModelState {
+    let (memory, index) = (&known.memories[name], known.index);
+    let is_serving = wanted.served == Served::Yes && index.is_some() && !wanted.is_overridden;
     let is_done = is_serving && wanted.staged.is_some() && wanted.staged == wanted.active;
     let phase = if memory.fetching.is_some() {
         match before {
@@ -77,6 +81,7 @@ fn describe(
         serving: wanted.active.clone().filter(|_| is_serving),
         versions: index.map(|index| index.ready_versions(name)).unwrap_or_default(),
         load_ms: memory.load_ms,
-        ..ModelState::default()
+        entry: known.following.entries.get(name).map(|entry| entry.hash.clone()),
+        crashes: wanted.staged.as_ref().map_or(0, |content| known.attempts.crashes(content)),
     }
 }

@@ -1,6 +1,10 @@
 //! The whole agent on a real folder, before a stand-in that speaks the repository API: it reads the very repository the
 //! agent lays out, refuses content that says `bad`, and notes the order of the calls. The real server is in `e2e`.
 
+mod foreign;
+mod rollout;
+mod waiting;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -9,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use crds::parts::{load::Readiness, source::Layout};
+use crds::parts::{
+    load::{LoadOrder, Readiness},
+    source::Layout,
+};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -28,6 +35,8 @@ use crate::{
 struct StandIn {
     repository: Mutex<PathBuf>,
     loaded: Mutex<BTreeMap<String, String>>,
+    /// What of them came with a load request.
+    overrides: Mutex<BTreeMap<String, &'static str>>,
     calls: Mutex<Vec<String>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,7 +53,13 @@ impl StandIn {
                 let server = Arc::clone(&server);
                 let service = service_fn(move |request| {
                     let response = server.answer(&request);
-                    async move { response.ok_or("the process ended") }
+                    let hangs = server.hangs(&request);
+                    async move {
+                        if hangs {
+                            std::future::pending::<()>().await;
+                        }
+                        response.ok_or("the process ended")
+                    }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -67,15 +82,22 @@ impl StandIn {
         let (status, body) = match path.as_slice() {
             ["v2", "health", _] => (200, String::new()),
             ["v2", "repository", "index"] => {
-                let entries =
-                    loaded.keys().map(|name| serde_json::json!({"name": name, "version": "1", "state": "READY"}));
+                let overrides = self.overrides.lock().unwrap();
+                let entries = loaded.keys().map(|name| {
+                    let mut entry = serde_json::json!({"name": name, "version": "1", "state": "READY"});
+                    if let Some(given) = overrides.get(name) {
+                        entry["override"] = (*given).into();
+                    }
+                    entry
+                });
                 (200, serde_json::Value::from_iter(entries).to_string())
             }
             ["v2", "repository", "models", name, verb] => {
                 self.calls.lock().unwrap().push(format!("{verb} {name}"));
-                let file = self.repository.lock().unwrap().join(name).join("1/model.py");
-                match (*verb, fs::read_to_string(file)) {
-                    ("load", Ok(text)) if text.contains("crash") => {
+                let folder = self.repository.lock().unwrap().join(name);
+                let is_retry = folder.join(".retry").exists();
+                match (*verb, fs::read_to_string(folder.join("1/model.py"))) {
+                    ("load", Ok(text)) if text.contains("crash") && !is_retry => {
                         loaded.clear();
                         return None;
                     }
@@ -91,12 +113,14 @@ impl StandIn {
                         let error = format!("ensemble '{name}' depends on '{other}' which has no loaded version.");
                         (400, serde_json::json!({ "error": error }).to_string())
                     }
+                    ("load", Ok(_)) if text_stays(&self.overrides, name, request) => (200, String::new()),
                     ("load", Ok(text)) => {
                         loaded.insert((*name).to_owned(), text);
                         (200, String::new())
                     }
-                    ("unload", Ok(_)) => {
+                    ("unload", _) => {
                         loaded.remove(*name);
+                        self.overrides.lock().unwrap().remove(*name);
                         (200, String::new())
                     }
                     _ => (400, serde_json::json!({"error": format!("'{name}' has no folder")}).to_string()),
@@ -111,6 +135,20 @@ impl StandIn {
         Some(Response::builder().status(status).body(Full::from(body)).unwrap())
     }
 
+    /// Whether its answer does not come.
+    fn hangs(&self, request: &Request<Incoming>) -> bool {
+        let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+        let ["v2", "repository", "models", name, "load"] = path.as_slice() else { return false };
+        let file = self.repository.lock().unwrap().join(name).join("1/model.py");
+        fs::read_to_string(file).is_ok_and(|text| text.contains("hang"))
+    }
+
+    /// Loads something for somebody else.
+    fn load_for_somebody(&self, name: &str, given: Option<&'static str>) {
+        self.loaded.lock().unwrap().insert(name.to_owned(), "strange".to_owned());
+        self.overrides.lock().unwrap().extend(given.map(|given| (name.to_owned(), given)));
+    }
+
     fn loaded(&self, name: &str) -> Option<String> {
         self.loaded.lock().unwrap().get(name).cloned()
     }
@@ -120,29 +158,51 @@ impl StandIn {
     }
 }
 
+/// Whether a load leaves a configuration in place that came with one before: a load without one does.
+fn text_stays(overrides: &Mutex<BTreeMap<String, &'static str>>, name: &str, request: &Request<Incoming>) -> bool {
+    let mut overrides = overrides.lock().unwrap();
+    let brings_config = hyper::body::Body::size_hint(request.body()).lower() > 0;
+    let stays = overrides.get(name) == Some(&"config") && !brings_config;
+    if !stays {
+        overrides.remove(name);
+    }
+    stays
+}
+
 /// An agent with its stand-in.
 struct Harness {
     root: tempfile::TempDir,
     server: Arc<StandIn>,
     address: SocketAddr,
     manifests: watch::Sender<Arc<Manifest>>,
+    /// What the pod's annotation names, where it has one.
+    adopts: Option<watch::Sender<BTreeSet<String>>>,
+    /// Fetches from one place, and loads, at the same time.
+    at_once: usize,
     agent: Option<Agent>,
 }
 
 impl Harness {
     async fn new(models: Vec<ManifestModel>) -> Self {
+        let mut harness = Self::without_agent(models).await;
+        harness.start_agent();
+        harness
+    }
+
+    async fn without_agent(models: Vec<ManifestModel>) -> Self {
         let server = Arc::new(StandIn::default());
         let address = server.start(([127, 0, 0, 1], 0).into()).await;
         let (manifests, _) = watch::channel(Arc::new(manifest(models)));
-        let mut harness = Self { root: tempfile::tempdir().unwrap(), server, address, manifests, agent: None };
-        harness.start_agent();
-        harness
+        let root = tempfile::tempdir().unwrap();
+        Self { root, server, address, manifests, adopts: None, at_once: 4, agent: None }
     }
 
     fn start_agent(&mut self) {
         let mut settings = Settings::new(self.root.path().join("agent"), self.address);
         settings.look_again = Duration::from_millis(50);
         settings.grace = Duration::ZERO;
+        (settings.fetches_at_once, settings.loads_at_once) = (self.at_once, self.at_once);
+        settings.adopts = self.adopts.as_ref().map(watch::Sender::subscribe);
         settings.places.config_maps.below = vec![self.root.path().join("maps")];
         settings.places.volumes.below = vec![self.root.path().join("volumes")];
         settings.places.secrets.below = vec![self.root.path().join("secrets")];
@@ -200,6 +260,8 @@ fn model(name: &str, source: ManifestSource) -> ManifestModel {
             timeout: crds::parts::Duration::from_secs(5),
             retries: 1,
             backoff: Duration::from_millis(20).into(),
+            fetch_timeout: None,
+            order: LoadOrder::default(),
         },
         gpu_memory: None,
         retry: None,
@@ -309,6 +371,8 @@ async fn a_model_that_ends_the_server_is_given_up_after_two_processes_and_others
     assert_eq!((failure.reason, failure.attempts, failure.will_retry), (Reason::ServerCrashed, 2, false));
     assert!(failure.message.contains("change the model"), "{}", failure.message);
     assert_eq!(loads(&harness), 2);
+    assert_eq!(state.models["crashing"].crashes, 2);
+    assert_eq!(state.models["crashing"].entry, Some(crashing.content_hash()));
     for name in ["a", "b", "c"] {
         assert_eq!(state.models[name].phase, Phase::Ready, "{name}");
     }
@@ -323,7 +387,10 @@ async fn a_model_that_ends_the_server_is_given_up_after_two_processes_and_others
     assert_eq!((reason(&state.models["crashing"]), loads(&harness)), (Some(Reason::ServerCrashed), 2));
     assert_eq!(state.models["a"].phase, Phase::Ready);
 
-    // but another content of the model does
+    // but another content of the model does, and the same one if somebody asks for that
+    let again = ManifestModel { retry: Some("more memory".into()), ..inline("crashing", "crash") };
+    harness.want(vec![inline("a", "x"), inline("b", "y"), inline("c", "z"), again]);
+    assert!(harness.settled().await.is_ready());
     harness.want(vec![inline("a", "x"), inline("b", "y"), inline("c", "z"), inline("crashing", "mended")]);
     assert!(harness.settled().await.is_ready());
 }
@@ -481,14 +548,7 @@ async fn a_change_of_settings_fetches_nothing_and_keeps_the_files_as_they_are() 
 #[tokio::test]
 async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() {
     let source = ManifestSource::Pvc { claim: "models".into(), path: "net".into() };
-    let mut harness = Harness {
-        root: tempfile::tempdir().unwrap(),
-        server: Arc::new(StandIn::default()),
-        address: ([127, 0, 0, 1], 0).into(),
-        manifests: watch::channel(Arc::new(manifest(vec![model("a", source)]))).0,
-        agent: None,
-    };
-    harness.address = harness.server.start(harness.address).await;
+    let mut harness = Harness::without_agent(vec![model("a", source)]).await;
     let file = harness.root.path().join("volumes/models/net/1/model.py");
     write(&file, "one");
     harness.start_agent();

@@ -1,0 +1,163 @@
+//! Contents in rollout: what a pod serves of them, and what it goes back to.
+
+use operator_core::manifest::{ModelRollout, RolloutPhase};
+
+use super::*;
+
+fn in_rollout(phase: RolloutPhase, new: ManifestModel, former: Option<ManifestModel>) -> ManifestModel {
+    let rollout = ModelRollout { phase, former: former.map(Box::new), crashes: BTreeMap::new(), failure: None };
+    ManifestModel { rollout: Some(rollout), ..new }
+}
+
+async fn with_annotation(models: Vec<ManifestModel>, adopts: &[&ManifestModel]) -> Harness {
+    let mut harness = Harness::without_agent(models).await;
+    harness.adopts = Some(watch::Sender::new(words(adopts)));
+    harness.start_agent();
+    harness
+}
+
+fn words(models: &[&ManifestModel]) -> BTreeSet<String> {
+    models.iter().map(|model| model.adopt_word()).collect()
+}
+
+impl Harness {
+    fn adopt(&self, models: &[&ManifestModel]) {
+        self.adopts.as_ref().unwrap().send_replace(words(models));
+    }
+
+    /// Waits until `entry` of model a is ready, and nothing else is to be done.
+    async fn follows(&self, entry: &ManifestModel) -> State {
+        let hash = entry.content_hash();
+        let follows = |state: &State| {
+            state.is_settled
+                && state.is_ready()
+                && state.models.get("a").is_some_and(|a| a.entry.as_ref() == Some(&hash))
+        };
+        self.until("followed", follows).await
+    }
+}
+
+#[tokio::test]
+async fn a_content_on_trial_is_served_while_the_annotation_names_it_and_the_former_one_comes_back_without_a_fetch() {
+    let harness = with_annotation(Vec::new(), &[]).await;
+    let uri = format!("http://{}/files/private/model.py", harness.address);
+    let old = model("a", ManifestSource::Http { uri, secret: Some("token".into()) });
+    write(&harness.root.path().join("secrets/token/token"), "right");
+    harness.want(vec![old.clone()]);
+    let first = harness.follows(&old).await.models["a"].serving.clone();
+    fs::remove_dir_all(harness.root.path().join("secrets")).unwrap(); // it cannot be fetched again
+
+    let new = inline("a", "new");
+    let trial = || vec![in_rollout(RolloutPhase::Trial, new.clone(), Some(old.clone()))];
+    harness.want(trial());
+    assert_eq!(harness.follows(&old).await.models["a"].serving, first);
+    harness.adopt(&[&new]);
+    let state = harness.follows(&new).await;
+    assert_eq!((state.adopts, harness.server.loaded("a").as_deref()), (Some(words(&[&new])), Some("new")));
+    harness.adopt(&[]);
+    assert_eq!(harness.follows(&old).await.models["a"].serving, first);
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("print('private')"));
+
+    harness.adopt(&[&new]);
+    harness.follows(&new).await;
+    harness.want(vec![in_rollout(RolloutPhase::Quarantined, new.clone(), Some(old.clone()))]);
+    assert_eq!(harness.follows(&old).await.models["a"].serving, first);
+
+    // once it is proven, nothing is kept to go back to
+    let proven = inline("a", "mended");
+    harness.want(vec![proven.clone()]);
+    harness.follows(&proven).await;
+    let store = harness.root.path().join("agent/store");
+    let alone = async {
+        while fs::read_dir(&store).unwrap().count() != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), alone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_content_in_quarantine_is_unloaded_and_others_go_on() {
+    let (new, other) = (inline("a", "new"), inline("b", "other"));
+    let harness =
+        with_annotation(vec![in_rollout(RolloutPhase::Trial, new.clone(), None), other.clone()], &[&new]).await;
+    harness.follows(&new).await;
+    harness.want(vec![in_rollout(RolloutPhase::Quarantined, new, None), other]);
+    let state = harness.until("gone", |state| !state.models.contains_key("a")).await;
+    assert_eq!((harness.server.loaded("a"), &state.models["b"].phase), (None, &Phase::Ready));
+}
+
+#[tokio::test]
+async fn a_pod_that_starts_serves_what_was_proven_before_it_tries_what_it_may() {
+    let (old, new) = (inline("a", "old"), inline("a", "bad"));
+    let trial = in_rollout(RolloutPhase::Trial, new.clone(), Some(old.clone()));
+    let mut harness = with_annotation(vec![trial], &[&new]).await;
+    let failed = |state: &State| reason(&state.models["a"]) == Some(Reason::LoadFailed);
+    let state = harness.until("failed", failed).await;
+    assert_eq!(state.models["a"].entry, Some(new.content_hash()));
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("old"));
+
+    // a former one that cannot be had holds nothing up
+    harness.kill_agent().await;
+    harness.server.stop().await;
+    harness.root = tempfile::tempdir().unwrap();
+    harness.server.start(harness.address).await;
+    let lost = model("a", ManifestSource::Pvc { claim: "none".into(), path: String::new() });
+    let good = inline("a", "good");
+    harness.want(vec![in_rollout(RolloutPhase::Trial, good.clone(), Some(lost))]);
+    harness.adopt(&[&good]);
+    harness.start_agent();
+    harness.follows(&good).await;
+}
+
+#[tokio::test]
+async fn a_new_pod_takes_a_content_that_spreads_and_one_that_serves_waits_until_it_is_named() {
+    let (old, new) = (inline("a", "old"), inline("a", "new"));
+    let spreading = || vec![in_rollout(RolloutPhase::Spreading, new.clone(), Some(old.clone()))];
+    let fresh = with_annotation(spreading(), &[]).await;
+    fresh.follows(&new).await;
+    assert_eq!(fresh.server.calls(), ["load a"]);
+
+    let mut serving = with_annotation(vec![old.clone()], &[]).await;
+    serving.follows(&old).await;
+    serving.want(spreading());
+    serving.follows(&old).await;
+    serving.adopt(&[&new]);
+    serving.follows(&new).await;
+    // nor does it go back once it has it, whatever comes late
+    serving.adopt(&[]);
+    serving.kill_agent().await;
+    serving.start_agent();
+    serving.follows(&new).await;
+}
+
+#[tokio::test]
+async fn a_server_does_not_wait_for_a_first_content_that_failed() {
+    let (on_trial, proven) = (inline("a", "bad"), inline("b", "bad"));
+    let harness =
+        with_annotation(vec![in_rollout(RolloutPhase::Trial, on_trial.clone(), None), proven], &[&on_trial]).await;
+    harness.settled().await;
+    let unloads: Vec<_> = harness.server.calls().into_iter().filter(|call| call.starts_with("unload")).collect();
+    assert!(unloads.iter().all(|call| call == "unload a") && !unloads.is_empty(), "{unloads:?}");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_twice_is_unloaded_first_and_comes_back_if_its_successor_fails() {
+    let unloads_first = |text: &str| {
+        let mut model = inline("a", text);
+        (model.load.order, model.load.retries) = (LoadOrder::UnloadFirst, 0);
+        model
+    };
+    let harness = Harness::new(vec![unloads_first("one")]).await;
+    harness.settled().await;
+    assert_eq!(harness.server.calls(), ["load a"]);
+    harness.want(vec![unloads_first("two")]);
+    assert!(harness.settled().await.is_ready());
+    assert_eq!(harness.server.calls(), ["load a", "unload a", "load a"]);
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("two"));
+    harness.want(vec![unloads_first("bad")]);
+    let state = harness.settled().await;
+    assert_eq!(reason(&state.models["a"]), Some(Reason::LoadFailed));
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("two"));
+    assert_eq!(harness.server.calls()[3..], ["unload a", "load a", "load a"]);
+}
