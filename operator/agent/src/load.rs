@@ -1,23 +1,27 @@
-//! The server beside us, through its model repository API. Every call has a limit, and tells apart whether the server
-//! refused or was not there.
+//! The server beside us, through its model repository API, at its control socket or its HTTP port. Every call has a limit, and
+//! tells apart whether the server refused or was not there.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+mod address;
+
+use std::{collections::BTreeMap, io, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+pub use self::address::{Address, NoAddress, reachable};
 
 /// How long a question may take that the server answers from memory.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How long it may take until there is a connection.
+const CONNECT: Duration = Duration::from_secs(2);
 /// How the server's answer ends if a model could not even be read.
 const POLL_FAILED: &str = "failed to poll from model repository";
 
@@ -33,18 +37,17 @@ pub fn lacks_a_model(message: &str) -> bool {
 /// An index of ten thousand models is about two megabytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// The server's HTTP port.
+/// The server at its HTTP port or its control socket.
 #[derive(Debug, Clone)]
 pub struct Server {
-    address: SocketAddr,
-    client: Client<HttpConnector, Full<Bytes>>,
+    address: Address,
     largest_answer: usize,
 }
 
 /// A call that did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// Nobody answers at the port: the server is not up.
+    /// Nobody answers at its address: the server is not up.
     #[error("the server does not answer: {0}")]
     Absent(String),
     /// It was there and went away before it answered.
@@ -83,13 +86,8 @@ struct Entry {
 
 impl Server {
     /// The server at that address.
-    pub fn new(address: SocketAddr) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        connector.set_nodelay(true);
-        // no connection is kept: one left over from a server that has ended would look like a server that went away
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Self { address: reachable(address), client, largest_answer: LARGEST_ANSWER }
+    pub fn new(address: impl Into<Address>) -> Self {
+        Self { address: address.into(), largest_answer: LARGEST_ANSWER }
     }
 
     /// Reads no answer that is longer, in bytes.
@@ -150,44 +148,76 @@ impl Server {
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
-        tokio::time::timeout(limit, self.exchange(method, path, body)).await.unwrap_or(Err(CallError::TimedOut(limit)))
+        timeout(limit, self.exchange(method, path, body)).await.unwrap_or(Err(CallError::TimedOut(limit)))
     }
 
+    /// One call on a connection of its own: one left over from a server that has ended would look like a server that went away.
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
-        let uri: Uri = format!("http://{}{path}", self.address)
-            .parse()
-            .map_err(|error| CallError::Refused(format!("'{path}' is no path: {error}")))?;
+        let host = match &self.address {
+            Address::Port(address) => reachable(*address).to_string(),
+            Address::Socket(_) => "localhost".to_owned(),
+        };
         let request = Request::builder()
             .method(method)
-            .uri(uri)
+            .uri(path)
+            .header(HOST, host)
             .body(Full::new(body))
-            .map_err(|error| CallError::Refused(error.to_string()))?;
-        let response = self.client.request(request).await.map_err(|error| {
-            let text = deepest(&error);
-            if error.is_connect() { CallError::Absent(text) } else { CallError::Lost(text) }
-        })?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), self.largest_answer).collect().await;
-        let body = body.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                CallError::TooLarge(self.largest_answer)
-            } else {
-                CallError::Lost(error.to_string())
+            .map_err(|error| CallError::Refused(format!("'{path}' is no path: {error}")))?;
+        match &self.address {
+            Address::Port(address) => {
+                self.send(connected(TcpStream::connect(reachable(*address))).await?, request).await
             }
-        })?;
-        let body = body.to_bytes();
-        if status == StatusCode::OK {
-            return Ok(body);
+            Address::Socket(path) => self.send(connected(UnixStream::connect(path)).await?, request).await,
         }
-        #[derive(Deserialize)]
-        struct Refusal {
-            error: String,
-        }
-        Err(CallError::Refused(match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => refusal.error.trim_end().to_owned(),
-            Err(_) => format!("the server answered {status}"),
-        }))
     }
+
+    async fn send(
+        &self,
+        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, CallError> {
+        let lost = |error: hyper::Error| CallError::Lost(deepest(&error));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(lost)?;
+        let mut answer = pin!(async {
+            let response = sender.send_request(request).await.map_err(lost)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), self.largest_answer).collect().await;
+            let body = body.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    CallError::TooLarge(self.largest_answer)
+                } else {
+                    CallError::Lost(error.to_string())
+                }
+            })?;
+            answer_of(status, body.to_bytes())
+        });
+        // both end with this future: a call that is given up leaves no connection
+        tokio::select! {
+            answer = &mut answer => answer,
+            _ = connection => answer.await, // the server has closed; what it sent before is still to be read
+        }
+    }
+}
+
+async fn connected<S>(connecting: impl Future<Output = io::Result<S>>) -> Result<S, CallError> {
+    match timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(|error| CallError::Absent(error.to_string())),
+        Err(_) => Err(CallError::Absent(format!("no connection after {CONNECT:?}"))),
+    }
+}
+
+fn answer_of(status: StatusCode, body: Bytes) -> Result<Bytes, CallError> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    Err(CallError::Refused(match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) => refusal.error.trim_end().to_owned(),
+        Err(_) => format!("the server answered {status}"),
+    }))
 }
 
 impl Index {
@@ -234,15 +264,6 @@ impl Index {
     }
 }
 
-/// Where a server that listens at `address` is reached from the same machine.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        ip if !ip.is_unspecified() => address,
-        IpAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], address.port())),
-        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
-    }
-}
-
 /// A model name as part of a path.
 fn encode(name: &str) -> String {
     use std::fmt::Write;
@@ -267,6 +288,8 @@ fn deepest(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -298,8 +321,58 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let server = Server::new(address);
-        assert!(!server.is_live().await);
-        assert!(matches!(server.load("m", Duration::from_secs(1)).await, Err(CallError::Absent(_))));
+        let folder = tempfile::tempdir().unwrap();
+        let (nothing, left) = (folder.path().join("nothing.sock"), folder.path().join("left.sock"));
+        drop(std::os::unix::net::UnixListener::bind(&left).unwrap()); // its file stays
+        for address in [address.into(), Address::Socket(nothing), Address::Socket(left)] {
+            let server = Server::new(address.clone());
+            assert!(!server.is_live().await, "{address}");
+            let loaded = server.load("m", Duration::from_secs(1)).await;
+            assert!(matches!(loaded, Err(CallError::Absent(_))), "{address}: {loaded:?}");
+        }
+    }
+
+    /// The outcome of a load at a control socket, where that is answered and then closed, and the head of the request.
+    async fn loaded(answer: &'static str) -> (Result<(), CallError>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let server = Server::new(Address::Socket(path)).with_largest_answer(50);
+        let answering = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(socket.read_u8().await.unwrap());
+            }
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        tokio::join!(server.load("a b", Duration::from_secs(20)), answering)
+    }
+
+    #[tokio::test]
+    async fn a_control_socket_takes_calls_like_a_port() {
+        let (outcome, head) = loaded("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(outcome, Ok(()));
+        let expect = "POST /v2/repository/models/a%20b/load HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        assert_eq!(head, expect);
+        let refused = |text: &str| Err(CallError::Refused(text.to_owned()));
+        for (answer, expect) in [
+            ("HTTP/1.1 403 Forbidden\r\n\r\n{\"error\":\"it is private \"}", refused("it is private")),
+            (
+                "HTTP/1.1 500 No\r\ncontent-length: 2\r\n\r\n<>",
+                refused("the server answered 500 Internal Server Error"),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\n\r\n[more than fifty bytes of an index that nobody asked for]",
+                Err(CallError::TooLarge(50)),
+            ),
+        ] {
+            assert_eq!(loaded(answer).await.0, expect, "{answer}");
+        }
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "junk\r\n\r\n"] {
+            let outcome = loaded(answer).await.0;
+            assert!(matches!(outcome, Err(CallError::Lost(_))), "{answer}: {outcome:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ mod jobs;
 mod memory;
 mod report;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use crds::parts::load::Readiness;
 use operator_core::manifest::{Manifest, ManifestModel};
@@ -22,6 +22,7 @@ use crate::{
     attempts::{Attempts, CRASHES_MAX},
     disk::{Disk, DiskLimits},
     fault::Fault,
+    load::Address,
     source::{Limits, Places},
     startup::{Required, Standing},
     state::State,
@@ -36,8 +37,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// The file for open attempts to load; see [`crate::attempts`]. It should live as long as what the server has to live on.
     pub attempts: PathBuf,
-    /// The server's HTTP port.
-    pub server: SocketAddr,
+    /// Where the server takes calls.
+    pub server: Address,
     /// Where mounted sources lie.
     pub places: Places,
     /// What a fetch may cost.
@@ -75,12 +76,12 @@ enum Command {
 
 impl Settings {
     /// The usual settings.
-    pub fn new(root: impl Into<PathBuf>, server: SocketAddr) -> Self {
+    pub fn new(root: impl Into<PathBuf>, server: impl Into<Address>) -> Self {
         let root = root.into();
         Self {
             attempts: root.join("attempts.json"),
             root,
-            server,
+            server: server.into(),
             places: Places::default(),
             limits: Limits::default(),
             disk: DiskLimits::default(),

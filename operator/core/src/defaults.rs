@@ -112,10 +112,11 @@ impl ServerSettings {
 }
 
 /// Flags of `tritonserver` that the operator sets itself, without their dashes.
-pub const OWN_FLAGS: [&str; 22] = [
+pub const OWN_FLAGS: [&str; 24] = [
     "allow-grpc",
     "allow-http",
     "allow-metrics",
+    "control-socket",
     "drain-delay-secs",
     "drain-timeout-secs",
     "exit-timeout-secs",
@@ -134,6 +135,7 @@ pub const OWN_FLAGS: [&str; 22] = [
     "model-control-mode",
     "model-repository",
     "model-store",
+    "public-control",
     "startup-hold-secs",
 ];
 

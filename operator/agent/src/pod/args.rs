@@ -3,6 +3,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use triton_agent::load::Address;
 
 /// Keeps the models of one server as its manifest wants them.
 #[derive(Debug, Parser)]
@@ -45,9 +46,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "BYTES")]
     pub(crate) store_limit: Option<u64>,
 
-    /// HTTP address of the server
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
-    pub(crate) server: SocketAddr,
+    /// Control socket of the server, as unix:PATH, or its HTTP address
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/triton/control.sock")]
+    pub(crate) server: Address,
 
     /// Address at which to serve /state, /staged and /healthz
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8003")]
@@ -130,7 +131,8 @@ mod tests {
         assert_eq!(args.root.join("repository"), PathBuf::from(pod::REPOSITORY));
         assert_eq!(args.adopt, None);
         assert_eq!((args.root, args.store), (PathBuf::from(pod::MODELS), None));
-        assert_eq!((args.server.port(), args.listen.port()), (pod::HTTP_PORT, pod::AGENT_PORT));
+        assert_eq!(args.server, Address::Socket(pod::CONTROL_SOCKET.into()));
+        assert_eq!(args.listen.port(), pod::AGENT_PORT);
         assert_eq!(args.config_maps, PathBuf::from(pod::CONFIG_MAPS));
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
         assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));

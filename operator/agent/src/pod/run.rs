@@ -146,7 +146,7 @@ async fn first(path: &Path, published: &watch::Sender<Published>) -> Manifest {
 
 fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
-    let mut settings = Settings::new(folder, args.server);
+    let mut settings = Settings::new(folder, args.server.clone());
     settings.look_again = LOOK;
     // without a claim, models are on the node's disk
     settings.disk = DiskLimits { limit: args.store_limit, is_of_node: args.store.is_none() };
@@ -264,7 +264,7 @@ mod tests {
             root: root.clone(),
             store: None,
             store_limit: None,
-            server: nobody,
+            server: nobody.into(),
             listen: address,
             config_maps: folder.path().to_owned(),
             volumes: folder.path().to_owned(),

@@ -91,7 +91,7 @@ impl Driver {
         let nothing_adopted = PodFacts { adopts: Some(BTreeSet::new()), ..PodFacts::default() };
         let following = watch::Sender::new(Arc::new(follow(&published, &nothing_adopted)));
         let mut driver = Self {
-            server: Server::new(settings.server),
+            server: Server::new(settings.server.clone()),
             fetches: FetchSlots::new(settings.fetches_at_once),
             loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
             settings,

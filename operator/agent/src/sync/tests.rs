@@ -8,6 +8,7 @@ mod waiting;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Mutex,
 };

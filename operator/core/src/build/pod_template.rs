@@ -1,7 +1,7 @@
 //! The pod: the agent as a sidecar that starts first, and the server, which starts once the agent has brought its start-up
 //! set. Models are named nowhere in it; only the volumes they come from are. It satisfies Pod Security `restricted`.
 
-use crds::parts::image::PullPolicy;
+use crds::parts::{control::Control, image::PullPolicy};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
@@ -86,7 +86,12 @@ fn server_container(server: &Validated<'_>) -> Container {
         // The pod goes on serving while those who send to it learn that it leaves, or have nobody else to send to.
         format!("--drain-delay-secs={}", seconds(server.settings.drain_delay)),
         format!("--drain-timeout-secs={}", seconds(server.settings.drain_timeout)),
+        // The agent's calls come this way, whatever is asked of callers of the ports.
+        format!("--control-socket={}", pod::CONTROL_SOCKET),
     ];
+    if spec.control == Some(Control::Public) {
+        args.push("--public-control=true".to_owned());
+    }
     args.extend(server.settings.flags());
     Container {
         name: pod::SERVER_CONTAINER.into(),
@@ -122,7 +127,7 @@ fn agent(server: &Validated<'_>) -> Container {
     let mut args = vec![
         format!("--manifest={}/{}", pod::MANIFEST, names::MANIFEST_KEY),
         format!("--root={}", pod::MODELS),
-        format!("--server=127.0.0.1:{}", pod::HTTP_PORT),
+        format!("--server=unix:{}", pod::CONTROL_SOCKET),
         format!("--listen=0.0.0.0:{}", pod::AGENT_PORT),
         format!("--config-maps={}", pod::CONFIG_MAPS),
         format!("--volumes={}", pod::CLAIMS),

@@ -24,6 +24,9 @@ pub(crate) const CONFIG_MAP: &str = "configmap";
 pub(crate) const CLAIM: &str = "claim";
 /// The same for Secrets.
 pub(crate) const SECRET: &str = "secret";
+const CONTROL: &str = "control";
+/// Limit of the folder of the control socket, which takes no space of its own.
+const CONTROL_LIMIT: &str = "1Mi";
 /// What the kubelet takes as the name of a volume.
 const NAME_MAX: usize = 63;
 
@@ -54,6 +57,14 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource {
                 medium: Some("Memory".into()),
                 size_limit: Some(Quantity(shared_memory.to_string())),
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: CONTROL.into(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".into()),
+                size_limit: Some(Quantity(CONTROL_LIMIT.into())),
             }),
             ..Volume::default()
         },
@@ -100,14 +111,24 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
 
 /// What the server sees: the repository, which only the agent changes, and scratch space.
 pub(super) fn of_server(server: &Validated<'_>) -> Vec<VolumeMount> {
-    let mut all = vec![read_only(MODELS, pod::MODELS), mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")];
+    let mut all = vec![
+        read_only(MODELS, pod::MODELS),
+        mount(SHARED_MEMORY, "/dev/shm"),
+        mount(SCRATCH, "/tmp"),
+        mount(CONTROL, pod::CONTROL),
+    ];
     all.extend(store(server).map(|_| read_only(STORE, pod::STORE)));
     all
 }
 
 /// What the agent sees: the manifest, the sources, and the store it fills.
 pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
-    let mut all = vec![read_only(MANIFEST, pod::MANIFEST), mount(MODELS, pod::MODELS), mount(SCRATCH, "/tmp")];
+    let mut all = vec![
+        read_only(MANIFEST, pod::MANIFEST),
+        mount(MODELS, pod::MODELS),
+        mount(SCRATCH, "/tmp"),
+        read_only(CONTROL, pod::CONTROL),
+    ];
     all.extend(store(server).map(|_| mount(STORE, pod::STORE)));
     let mounts = &server.mounts;
     for (kind, names, folder) in [

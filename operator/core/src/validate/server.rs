@@ -69,10 +69,15 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
             continue;
         };
         let name = flag.split_once('=').map_or(flag, |(name, _)| name);
-        if OWN_FLAGS.contains(&name) {
-            let message =
-                format!("--{name} is set by the operator: remove it, and use the field for it if there is one");
-            findings.add(path, message);
-        }
+        // the server takes names that are cut short, like getopt
+        let Some(own) = OWN_FLAGS.iter().find(|own| own.starts_with(name)) else { continue };
+        let shown = if *own == name { format!("--{own}") } else { format!("--{name} begins --{own}, which") };
+        let cure = match *own {
+            "control-socket" | "public-control" => {
+                "remove it, and write spec.control: Public to open the ports for control"
+            }
+            _ => "remove it, and use the field for it if there is one",
+        };
+        findings.add(path, format!("{shown} is set by the operator: {cure}"));
     }
 }
