@@ -110,7 +110,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let mut config =
         Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
     config.connect_timeout = Some(CONNECT);
-    let lease_namespace = args.lease_namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let namespace = args.lease_namespace;
+    let lease_namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config)?;
 
     let metrics = Arc::new(Metrics::new());
@@ -145,7 +146,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         events: Events::new(&client, identity),
         client,
         watches,
-        settings: Settings { image: args.image },
+        settings: Settings { image: args.image, namespace },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         config_maps: ConfigMaps::default(),

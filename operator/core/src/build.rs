@@ -4,6 +4,7 @@
 mod config_map;
 mod deployment;
 mod disruption_budget;
+mod network_policy;
 mod pod_template;
 mod probes;
 mod service;
@@ -17,6 +18,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -50,18 +52,21 @@ pub enum Kind {
     Service,
     /// How many pods a drain may take.
     PodDisruptionBudget,
+    /// Who may reach the pods.
+    NetworkPolicy,
     /// How Prometheus finds the pods.
     ServiceMonitor,
 }
 
 impl Kind {
     /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::Deployment,
         Self::Service,
         Self::PodDisruptionBudget,
+        Self::NetworkPolicy,
         Self::ServiceMonitor,
     ];
 
@@ -73,6 +78,7 @@ impl Kind {
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
             Self::ServiceMonitor => service_monitor::api_resource(),
         }
     }
@@ -105,6 +111,8 @@ pub struct Resources<State> {
     pub headless_service: Option<Service>,
     /// How many pods a drain may take.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who may reach the pods.
+    pub network_policy: Option<NetworkPolicy>,
     /// How Prometheus finds the pods. A kind of its own API, so plain JSON.
     pub service_monitor: Option<Value>,
     /// What is not quite as asked for, in sentences.
@@ -132,6 +140,7 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         service: service::build(server),
         headless_service: service::build_headless(server),
         disruption_budget: disruption_budget::build(server),
+        network_policy: network_policy::build(server),
         service_monitor: service_monitor::build(server),
         remarks: server.remarks.iter().cloned().chain(outdated_template(server)).collect(),
         state: PhantomData,
@@ -156,6 +165,7 @@ impl Resources<Prepared> {
         objects.push(object(Kind::Service, &self.service));
         objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
         objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
+        objects.extend(self.network_policy.as_ref().map(|it| object(Kind::NetworkPolicy, it)));
         objects.extend(self.service_monitor.as_ref().map(|it| object(Kind::ServiceMonitor, it)));
         objects
     }
@@ -168,6 +178,7 @@ impl Resources<Prepared> {
             service,
             headless_service,
             disruption_budget,
+            network_policy,
             service_monitor,
             remarks,
             ..
@@ -179,6 +190,7 @@ impl Resources<Prepared> {
             service,
             headless_service,
             disruption_budget,
+            network_policy,
             service_monitor,
             remarks,
             state: PhantomData,

@@ -138,6 +138,9 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 fn keys_of(path: &str) -> Option<&'static [&'static str]> {
+    if path.contains("ingress[") {
+        return None; // rules of a NetworkPolicy: one more port or peer is another rule
+    }
     let name = path.rsplit('.').next().unwrap_or(path);
     KEYED.iter().find(|(list, _)| *list == name).map(|(_, keys)| *keys)
 }
@@ -278,6 +281,21 @@ mod tests {
         assert!(!is_ours(fields("others", "Apply", "")) && !is_ours(fields("us", "Update", "")));
         assert!(!is_ours(fields("us", "Apply", "status")));
         assert!(!is_applied_by("us", &["spec", "paused"], &[fields("us", "Apply", "")]));
+    }
+
+    #[test]
+    fn a_network_policy_that_opens_more_than_was_asked_for_has_drifted() {
+        let policy = |ports: Value, from: Value| json!({ "spec": { "ingress": [{ "ports": ports, "from": from }] } });
+        let (port, peer) = (json!({ "port": 1, "protocol": "TCP" }), json!({ "podSelector": {} }));
+        let ours = policy(json!([port]), json!([peer]));
+        check(ours.clone(), policy(json!([port]), json!([peer])), &[]);
+        check(ours.clone(), policy(json!([port, { "port": 2 }]), json!([peer])), &["spec.ingress[0].ports"]);
+        check(
+            ours.clone(),
+            policy(json!([port]), json!([peer, { "namespaceSelector": {} }])),
+            &["spec.ingress[0].from"],
+        );
+        check(ours, json!({ "spec": { "ingress": [{ "ports": [port] }] } }), &["spec.ingress[0].from"]);
     }
 
     #[test]

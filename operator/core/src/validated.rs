@@ -19,6 +19,8 @@ use crate::{
 pub struct Settings {
     /// Image of servers that name none.
     pub image: String,
+    /// Namespace its pods run in; none where it runs outside the cluster.
+    pub namespace: Option<String>,
 }
 
 /// Annotation of a TritonServer that lets its pods follow the operator: `triton-operator.dev/upgrade: "true"`.
@@ -49,6 +51,8 @@ pub struct Validated<'a> {
     pub replicas_expected: i32,
     /// What the pods mount for their models.
     pub mounts: Mounts,
+    /// Namespace from which the operator asks the pods, if it is one.
+    pub operator_namespace: Option<String>,
     /// Whether a ServiceMonitor is made.
     pub has_service_monitor: bool,
     /// What is not quite as asked for, in sentences.
@@ -99,6 +103,7 @@ pub fn validate<'a>(
         replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
+        operator_namespace: settings.namespace.clone(),
         has_service_monitor,
         remarks: remark.into_iter().collect(),
     })

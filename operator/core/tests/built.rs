@@ -26,7 +26,7 @@ fn folder() -> PathBuf {
 }
 
 fn settings() -> Settings {
-    Settings { image: "registry.example/triton-server:1.0".into() }
+    Settings { image: "registry.example/triton-server:1.0".into(), namespace: Some("operators".into()) }
 }
 
 fn resources(text: &str) -> (TritonServer, Vec<TritonModel>) {
@@ -264,7 +264,7 @@ fn an_update_of_the_operator_replaces_no_pods() {
     let deployment = before.iter().find(|object| object.kind == Kind::Deployment).unwrap();
     let live: Deployment = serde_json::from_value(deployment.value.clone()).unwrap();
     let pinned = Observed { template: pinned::pinned_of(&live), ..Observed::default() };
-    let newer = Settings { image: "registry.example/triton-server:2.0".into() };
+    let newer = Settings { image: "registry.example/triton-server:2.0".into(), namespace: Some("operators".into()) };
     assert_eq!(objects(&server, &models, &pinned, &newer), before);
 
     let image = |server: &TritonServer| {
@@ -299,7 +299,7 @@ fn pods_of_an_earlier_operator_are_told_of() {
         build::build(&validated::validate(&server, &compiled, &observed, settings).unwrap()).remarks
     };
     assert!(remarks(&settings()).is_empty());
-    let newer = Settings { image: "registry.example/triton-server:2.0".into() };
+    let newer = Settings { image: "registry.example/triton-server:2.0".into(), namespace: Some("operators".into()) };
     assert!(remarks(&newer)[0].contains("earlier operator"), "{:?}", remarks(&newer));
 }
 

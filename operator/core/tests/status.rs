@@ -82,7 +82,7 @@ impl Case {
     }
 
     fn applied(&self, compiled: &Compiled) -> Resources<Applied> {
-        let settings = Settings { image: "triton:1".into() };
+        let settings = Settings { image: "triton:1".into(), namespace: None };
         let validated = validated::validate(&self.server, compiled, &Observed::default(), &settings).unwrap();
         let prepared = build::build(&validated);
         let mut live: Deployment = prepared.deployment.clone();
