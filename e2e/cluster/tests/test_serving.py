@@ -132,9 +132,12 @@ def test_suspended_servers_run_nothing_and_come_back(namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
     namespace.patch("tsrv/vision", suspend=True)
-    namespace.wait("tsrv/vision", reason="ScaledToZero")
+    namespace.wait("tsrv/vision", status="False", reason="ScaledToZero")
     until(lambda: not namespace.pods(), "the pods to go")
-    assert namespace.wait("tmod/echo", status="False")
+    assert namespace.wait("tmod/echo", status="False", reason="ScaledToZero")
+    for what in ("tsrv/vision", "tmod/echo"):
+        conditions = {it["type"] for it in namespace.get(what)["status"]["conditions"]}
+        assert not {"Reconciling", "Stalled"} & conditions, f"{what} is at rest"
     namespace.patch("tsrv/vision", suspend=None)
     namespace.wait("tmod/echo")
     assert namespace.infer() == [1, 2]

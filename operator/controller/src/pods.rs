@@ -99,6 +99,7 @@ fn sources_hash(manifest: &Manifest, version: impl Fn(&str) -> Option<String>) -
     let all: Vec<_> = names.into_iter().map(|name| format!("{name}={}", version(name).unwrap_or_default())).collect();
     (!all.is_empty()).then(|| hex::encode(Sha256::digest(all.join(","))))
 }
+
 #[cfg(test)]
 mod tests {
     use operator_core::{Observed, compile, replica::Report};

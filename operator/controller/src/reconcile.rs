@@ -1,7 +1,7 @@
 //! One reconcile of one server: the cluster is brought to what the resources say, and statuses say what was found. Each
 //! begins from nothing; it may be broken off anywhere and begun again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -165,9 +165,10 @@ async fn write(
     models: &[(&TritonModel, TritonModelStatus)],
     statuses: &Statuses,
 ) -> Result<(), Error> {
+    let after: BTreeMap<_, _> = statuses.models.iter().map(|(object, status)| (object, status)).collect();
     for (model, before) in models {
         let object = names::object(*model);
-        let Some((_, after)) = statuses.models.iter().find(|(it, _)| *it == object) else { continue };
+        let Some(after) = after.get(&object).copied() else { continue };
         let events = events::of_model(before, after);
         let written = write_status(context, key, *model, before, after, &events).await;
         match written {

@@ -59,6 +59,9 @@ fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_n
     if is_true(after) {
         return (!was_ready).then(|| event(false));
     }
+    if after.reason == "ScaledToZero" {
+        return before.is_none_or(|before| before.reason != after.reason).then(|| event(false));
+    }
     if under_way.contains(&after.reason.as_str()) {
         return was_ready.then(|| event(false));
     }

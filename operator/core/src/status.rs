@@ -6,6 +6,8 @@ mod conditions;
 mod model;
 mod server;
 
+use std::collections::BTreeMap;
+
 use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
@@ -16,6 +18,7 @@ use crate::{
     Compiled, Manifest, ObjectRef, Problem,
     build::{Applied, Resources},
     compile::GpuMemory,
+    manifest::ModelRollout,
     names,
     replica::{Phase, Replica},
 };
@@ -89,6 +92,8 @@ struct View<'a> {
     host: String,
     desired: i32,
     manifest: &'a Manifest,
+    /// The contents of the manifest, by the name of their model.
+    contents: BTreeMap<&'a str, Content<'a>>,
     /// The manifest is in the cluster.
     published: bool,
     deployment: Option<&'a Deployment>,
@@ -98,6 +103,13 @@ struct View<'a> {
     /// Why the steps did not come to the pods.
     refusal: Option<String>,
     now: &'a Time,
+}
+
+/// A content of the manifest.
+struct Content<'a> {
+    hash: String,
+    /// How far it has come, until it is proven.
+    rollout: Option<&'a ModelRollout>,
 }
 
 /// The statuses of a server and its models.
@@ -116,6 +128,14 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
         host: format!("{name}.{}.svc", names::namespace(seen.server)),
         desired: deployment.map_or(0, server::wanted),
         manifest,
+        contents: manifest
+            .models
+            .iter()
+            .map(|entry| {
+                let content = Content { hash: entry.content_hash(), rollout: entry.rollout.as_ref() };
+                (entry.name.as_str(), content)
+            })
+            .collect(),
         published,
         deployment,
         replicas: seen.replicas,
@@ -137,7 +157,7 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
         })
         .collect();
     let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
-    let is_settled = (readiness.ready.is_true() || readiness.is_final)
+    let is_settled = (readiness.ready.is_true() || readiness.is_final || readiness.is_at_rest)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
     let activity = if seen.replicas.iter().any(|replica| replica.is_recent(seen.now)) {
         Activity::Propagating

@@ -10,7 +10,8 @@ use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::
 use operator_core::{
     Compiled, Observed,
     build::{self, Applied, Resources},
-    compile,
+    compile, events,
+    manifest::{ModelRollout, RolloutFailure, RolloutPhase},
     replica::{ModelReport, Phase, Replica, Report, Trouble},
     status::{self, Activity, Outcome, Seen, Statuses},
     validated::{self, Settings},
@@ -263,15 +264,25 @@ fn a_rollout_beyond_its_deadline_is_stalled() {
 }
 
 #[test]
-fn a_server_without_replicas_is_as_asked_for_and_its_models_are_not() {
+fn a_server_without_replicas_is_at_rest_and_so_are_its_models() {
     let mut case = Case::new(0, vec![model("a", json!({}))]);
     case.deployment = deployment(json!({}));
     let statuses = case.take();
     assert_eq!(of(&statuses.server.conditions, "Ready").reason, "ScaledToZero");
     assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::False);
     let ready = of(&statuses.models[0].1.conditions, "Ready");
-    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ServerNotReady"));
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ScaledToZero"));
     assert_eq!(statuses.models[0].1.loaded_replicas.as_deref(), Some("0/0"));
+    // nobody who waits for something to end waits for this
+    let all = statuses.server.conditions.iter().chain(&statuses.models[0].1.conditions);
+    assert!(
+        all.clone().all(|it| it.type_ != "Reconciling" && it.type_ != "Stalled"),
+        "{all:?}",
+        all = all.collect::<Vec<_>>()
+    );
+    assert_eq!(statuses.activity, Activity::Settled);
+    let told = events::of_server(&TritonServerStatus::default(), &statuses.server);
+    assert!(told.iter().all(|event| !event.is_warning), "{told:?}");
 }
 
 #[test]
@@ -518,4 +529,102 @@ fn statuses_are_bounded_however_much_goes_wrong() {
     let statuses = case.take_with(&case.compiled(), Outcome::Refused(&refused));
     assert!(statuses.server.conditions.iter().all(|it| it.message.len() <= 1024));
     assert!(of(&statuses.server.conditions, "Stalled").message.ends_with('…'), "what is cut is marked");
+}
+
+/// A case of three replicas with one model in rollout: what each pod serves of it (`new`, `old`, or a failure).
+fn in_rollout(phase: RolloutPhase, failure: Option<RolloutFailure>, pods: &[(&str, Phase)]) -> Statuses {
+    let mut case = Case::new(3, vec![model("echo", json!({}))]);
+    case.deployment = all_ready(3);
+    let mut compiled = case.compiled();
+    let entry = &mut compiled.manifest.models[0];
+    let former = Some(Box::new(entry.clone()));
+    entry.rollout = Some(ModelRollout { phase, former, crashes: std::collections::BTreeMap::new(), failure });
+    let hash = entry.content_hash();
+    let replica = |(at, (serves, phase)): (usize, &(&str, Phase))| {
+        let mut replica = replica(at, Some("another"), &case.models, phase, &[1]);
+        let report = replica.report.as_mut().unwrap();
+        report.adopts = Some(std::collections::BTreeSet::new());
+        let entry = if *serves == "new" { hash.clone() } else { "former".to_owned() };
+        report.models.get_mut("echo").unwrap().entry = Some(entry);
+        replica
+    };
+    case.replicas = pods.iter().enumerate().map(replica).collect();
+    let resources = case.applied(&compiled);
+    case.take_with(&compiled, Outcome::Applied(&resources))
+}
+
+#[track_caller]
+fn check_rollout(statuses: &Statuses, conditions: &str, message: &str) {
+    let status = &statuses.models[0].1;
+    assert_eq!(line(&status.conditions), conditions);
+    assert_eq!(of(&status.conditions, "Ready").message, message);
+}
+
+#[test]
+fn a_content_in_rollout_says_which_replica_tries_it() {
+    let old = || ("old", Phase::Ready);
+    check_rollout(
+        &in_rollout(RolloutPhase::Trial, None, &[("new", Phase::Loading), old(), old()]),
+        "Ready=False/Loading ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/Loading",
+        "0 of 3 replicas serve it; vision-0 tries it first",
+    );
+    check_rollout(
+        &in_rollout(RolloutPhase::Spreading, None, &[("new", Phase::Ready), old(), old()]),
+        "Ready=False/Pending ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/Pending",
+        "1 of 3 replicas serve it; vision-1, vision-2 will get it when others have tried it",
+    );
+}
+
+#[test]
+fn a_content_that_failed_or_is_in_quarantine_names_replica_reason_and_cure() {
+    let old = || ("old", Phase::Ready);
+    let failure = |reason: &str| {
+        Some(RolloutFailure { reason: reason.into(), message: "no such op".into(), pod: "vision-0".into() })
+    };
+    let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: true };
+    check_rollout(
+        &in_rollout(RolloutPhase::Stopped, failure("LoadFailed"), &[("new", failed), old(), old()]),
+        "Ready=False/LoadFailed ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/LoadFailed",
+        "vision-0: no such op; no further replica gets this content before that one serves it, the former one goes on",
+    );
+    let statuses = in_rollout(RolloutPhase::Quarantined, failure("ServerCrashed"), &[old(), old(), old()]);
+    check_rollout(
+        &statuses,
+        "Ready=False/ServerCrashed ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Stalled=True/ServerCrashed",
+        "vision-0: no such op; no replica loads this content any more, the former one goes on: change the model, or set its \
+         annotation triton-operator.dev/retry to a new text",
+    );
+    let failures = &statuses.models[0].1.failures;
+    assert_eq!((failures.len(), failures[0].pod.as_str(), failures[0].state.as_str()), (1, "vision-0", "Failed"));
+    assert_eq!(statuses.server.models.as_ref().unwrap().failed, 1);
+    assert_eq!(statuses.activity, Activity::Waiting, "pods have not read the manifest yet");
+}
+
+#[test]
+fn a_model_is_ready_when_its_content_is_served_whatever_else_has_changed() {
+    let mut case = Case::new(1, vec![model("echo", json!({}))]);
+    case.deployment = all_ready(1);
+    let hash = case.compiled().manifest.models[0].content_hash();
+    case.replicas = vec![replica(0, Some("an earlier manifest"), &case.models, &Phase::Ready, &[1])];
+    let report = case.replicas[0].report.as_mut().unwrap();
+    report.models.get_mut("echo").unwrap().entry = Some(hash);
+    assert_eq!(of(&case.take().models[0].1.conditions, "Ready").status, ConditionStatus::True);
+}
+
+#[test]
+fn a_replica_that_waits_for_a_model_names_it_on_the_server() {
+    let mut case = Case::new(1, vec![model("dead", json!({}))]);
+    case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
+    let phase = Phase::Failed { reason: "SourceNotFound".into(), message: "404".into(), will_retry: true };
+    case.replicas = vec![replica(0, Some(&case.compiled().manifest.hash), &case.models, &phase, &[])];
+    case.replicas[0].is_ready = false;
+    let ready = of(&case.take().server.conditions, "Ready").clone();
+    assert_eq!(
+        (ready.reason.as_str(), ready.message.as_str()),
+        ("StartingReplicas", "0 of 1 replicas are ready; vision-0 has not loaded model 'dead': SourceNotFound: 404")
+    );
 }

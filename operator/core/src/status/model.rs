@@ -9,10 +9,13 @@ use crds::{
 use super::{
     View,
     conditions::{Claim, Conditions, cut},
+    server::SCALED_TO_ZERO,
 };
 use crate::{
     Reason,
     compile::{CompiledModel, Placement},
+    labels,
+    manifest::{ModelRollout, RolloutFailure, RolloutPhase},
     names, pod,
     replica::{ModelReport, Phase, Replica},
     versions,
@@ -32,6 +35,8 @@ enum Standing<'a> {
     Downloading,
     Loading,
     Pending,
+    /// It serves what was proven before, or nothing, until others have tried the content.
+    Held,
     Failed {
         reason: &'a str,
         message: &'a str,
@@ -86,8 +91,8 @@ pub(super) fn of(
     let counts = count(&standings, view.desired);
     let versions = served_versions(reports.iter().filter_map(|(_, report)| *report));
     let ready = ready(compiled, &standings, &counts, was_loaded, view);
-    let is_final = is_final(compiled, &standings);
-    let failures = failures(&standings);
+    let is_final = is_final(compiled, &standings, view);
+    let failures = failures(&compiled.name, &standings, view);
     let does_serve = |report: &ModelReport| !report.versions.is_empty();
     let serves = reports.iter().filter(|(replica, report)| replica.is_ready && report.is_some_and(does_serve)).count();
 
@@ -99,7 +104,8 @@ pub(super) fn of(
     );
     conditions.set("FitsMemory", &fits_memory(compiled));
     conditions.set("Servable", &servable(serves, view));
-    let is_under_way = !ready.is_true() && !is_final && !is_refused_room(compiled);
+    let is_at_rest = ready.reason == SCALED_TO_ZERO || is_refused_room(compiled);
+    let is_under_way = !ready.is_true() && !is_final && !is_at_rest;
     conditions.set_while(is_under_way, "Reconciling", &ready.reason, &ready.message);
     conditions.set_while(!ready.is_true() && is_final, "Stalled", &ready.reason, &ready.message);
 
@@ -143,11 +149,17 @@ fn report<'a>(replica: &'a Replica, name: &str) -> Option<&'a ModelReport> {
 fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<'_>) -> Standing<'a> {
     let Some(report) = &replica.report else { return Standing::Silent };
     let Some(model) = report.models.get(name) else { return Standing::Pending };
-    let is_current = report.manifest_hash.as_ref().is_none_or(|hash| *hash == view.manifest.hash);
-    if !is_current {
-        // It speaks of the last manifest. What was loaded of this very generation still is.
-        let is_still_loaded = was_loaded && model.phase == Phase::Ready && replica.is_ready;
-        return if is_still_loaded { Standing::Loaded } else { Standing::Pending };
+    let content = view.contents.get(name);
+    if !content.is_some_and(|content| model.is_about(&content.hash, report, Some(&view.manifest.hash))) {
+        // An older agent speaks of the last manifest. What was loaded of this very generation still is.
+        let is_older = model.entry.is_none() && report.adopts.is_none();
+        let is_still_loaded = is_older && was_loaded && model.phase == Phase::Ready && replica.is_ready;
+        let is_held = content.is_some_and(|content| content.rollout.is_some());
+        return match (is_still_loaded, is_held) {
+            (true, _) => Standing::Loaded,
+            (false, true) => Standing::Held,
+            (false, false) => Standing::Pending,
+        };
     }
     match &model.phase {
         Phase::Ready if replica.is_ready => Standing::Loaded,
@@ -187,6 +199,9 @@ fn ready(
         }
         Placement::Placed => {}
     }
+    if let Some(why) = stopped(&compiled.name, view) {
+        return why;
+    }
     let failed = standings.iter().find_map(|(replica, standing)| match standing {
         Standing::Failed { reason, message, .. } => Some((replica, *reason, *message)),
         _ => None,
@@ -195,6 +210,10 @@ fn ready(
         return Claim::new(False, reason, format!("{}: {message}", replica.name));
     }
     let served = format!("{} of {} replicas serve it", counts.loaded, counts.desired);
+    if is_at_rest(view) {
+        let message = format!("TritonServer {} has no replicas, as it asks for none", view.name);
+        return Claim::new(False, SCALED_TO_ZERO, message);
+    }
     if counts.desired > 0 && counts.loaded >= counts.desired {
         // whoever sees that it is ready sends a request at once, through a Service that may lead nowhere yet
         let is_known = was_loaded || !view.replicas.iter().any(|replica| replica.is_recent(view.now));
@@ -218,8 +237,16 @@ fn ready(
         (Reason::Pending, |standing| matches!(standing, Standing::Pending)),
     ] {
         if let Some(names) = on(is) {
-            return Claim::new(False, reason.to_string(), format!("{served}; under way on {names}"));
+            let message = match view.contents.get(compiled.name.as_str()).and_then(|content| content.rollout) {
+                Some(ModelRollout { phase: RolloutPhase::Trial, .. }) => format!("{served}; {names} tries it first"),
+                _ => format!("{served}; under way on {names}"),
+            };
+            return Claim::new(False, reason.to_string(), message);
         }
+    }
+    if let Some(names) = on(|standing| matches!(standing, Standing::Held)) {
+        let message = format!("{served}; {names} will get it when others have tried it");
+        return Claim::new(False, Reason::Pending.to_string(), message);
     }
     if let Some(names) = on(|standing| matches!(standing, Standing::Unreached)) {
         let message = format!("{served}; {names} has loaded it and is not ready yet");
@@ -229,12 +256,39 @@ fn ready(
     if let Some(why) = unread.filter_map(|(replica, _)| super::server::unread(replica)).next() {
         return Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; {why}"));
     }
-    let why = if counts.desired == 0 { "it has no replicas".to_owned() } else { view.readiness.message.clone() };
-    Claim::new(False, Reason::ServerNotReady.to_string(), format!("{served}; TritonServer {}: {why}", view.name))
+    let message = format!("{served}; TritonServer {}: {}", view.name, view.readiness.message);
+    Claim::new(False, Reason::ServerNotReady.to_string(), message)
+}
+
+/// What stands against a content that a pod has failed with.
+fn stopped(name: &str, view: &View<'_>) -> Option<Claim> {
+    let rollout = view.contents.get(name)?.rollout?;
+    let RolloutFailure { reason, message, pod } = rollout.failure.as_ref()?;
+    let mut text = format!("{pod}: {message}; ");
+    text.push_str(match rollout.phase {
+        RolloutPhase::Quarantined => "no replica loads this content any more",
+        _ => "no further replica gets this content before that one serves it",
+    });
+    if rollout.former.is_some() {
+        text.push_str(", the former one goes on");
+    }
+    if rollout.phase == RolloutPhase::Quarantined {
+        text.push_str(&format!(": change the model, or set its annotation {} to a new text", labels::RETRY));
+    }
+    Some(Claim::new(ConditionStatus::False, reason.clone(), text))
+}
+
+/// Whether the server has no replicas and is to have none.
+fn is_at_rest(view: &View<'_>) -> bool {
+    view.readiness.reason == SCALED_TO_ZERO
 }
 
 /// Whether waiting cannot help.
-fn is_final(compiled: &CompiledModel, standings: &[(&Replica, Standing<'_>)]) -> bool {
+fn is_final(compiled: &CompiledModel, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> bool {
+    let rollout = view.contents.get(compiled.name.as_str()).and_then(|content| content.rollout);
+    if rollout.is_some_and(|rollout| rollout.phase == RolloutPhase::Quarantined) {
+        return true;
+    }
     match &compiled.placement {
         Placement::LeftOut { reason, .. } | Placement::Kept { reason, .. } => reason.is_final(),
         Placement::Placed => {
@@ -307,8 +361,8 @@ fn targets(model: &TritonModel, loaded: &[i64]) -> Vec<i64> {
     versions
 }
 
-fn failures(standings: &[(&Replica, Standing<'_>)]) -> Vec<ReplicaFailure> {
-    standings
+fn failures(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Vec<ReplicaFailure> {
+    let mut failures: Vec<_> = standings
         .iter()
         .filter_map(|(replica, standing)| match standing {
             Standing::Failed { reason, message, will_retry } => Some(ReplicaFailure {
@@ -320,7 +374,21 @@ fn failures(standings: &[(&Replica, Standing<'_>)]) -> Vec<ReplicaFailure> {
             _ => None,
         })
         .take(FAILURES_MAX)
-        .collect()
+        .collect();
+    // a pod that had to put a content down again does not speak of it any more
+    let rollout = view.contents.get(name).and_then(|content| content.rollout);
+    if let Some((rollout, failure)) = rollout.and_then(|rollout| Some((rollout, rollout.failure.as_ref()?)))
+        && failures.is_empty()
+    {
+        let is_final = rollout.phase == RolloutPhase::Quarantined;
+        failures.push(ReplicaFailure {
+            pod: failure.pod.clone(),
+            state: if is_final { "Failed" } else { "Retrying" }.into(),
+            reason: failure.reason.clone(),
+            message: failure.message.clone(),
+        });
+    }
+    failures
 }
 
 /// The newest failure; one that lasts keeps the time at which it was first seen.

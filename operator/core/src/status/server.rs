@@ -12,7 +12,18 @@ use super::{
     conditions::{Claim, Conditions},
     model,
 };
-use crate::{Problem, Reason, build::Applied, build::Resources, labels, pod, replica::Replica};
+use crate::{
+    Problem, Reason,
+    build::Applied,
+    build::Resources,
+    labels, pod,
+    replica::{Phase, Replica},
+};
+
+/// Reason of what has no replicas because none are asked for.
+pub(super) const SCALED_TO_ZERO: &str = "ScaledToZero";
+/// Most models that are named for holding up pods.
+const HELD_UP_MAX: usize = 3;
 
 /// Whether the server is what was asked for.
 #[derive(Clone, Debug)]
@@ -20,6 +31,8 @@ pub(super) struct Readiness {
     pub(super) ready: Claim,
     /// Waiting cannot help.
     pub(super) is_final: bool,
+    /// It is not ready because it is not to be: nothing is under way.
+    pub(super) is_at_rest: bool,
 }
 
 /// Whether the pods are those asked for and serve.
@@ -27,6 +40,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
     let no = |reason: &str, message: String, is_final| Readiness {
         ready: Claim::new(ConditionStatus::False, reason, message),
         is_final,
+        is_at_rest: false,
     };
     match &seen.outcome {
         Outcome::Refused(problems) => {
@@ -78,6 +92,22 @@ fn unreachable(replicas: &[Replica]) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
+/// Which models a pod that is not ready could not load, so far: it may wait for them.
+fn held_up(replicas: &[Replica]) -> Option<String> {
+    let starting = replicas.iter().filter(|replica| !replica.is_leaving && !replica.is_ready);
+    let failed = starting.flat_map(|replica| {
+        let models = replica.report.iter().flat_map(|report| &report.models);
+        models.filter_map(|(name, model)| match &model.phase {
+            Phase::Failed { reason, message, .. } => {
+                Some(format!("{} has not loaded model '{name}': {reason}: {message}", replica.name))
+            }
+            _ => None,
+        })
+    });
+    let all: Vec<_> = failed.take(HELD_UP_MAX).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 /// The problems of a server in one text.
 fn sentences(problems: &[Problem]) -> String {
     let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -89,10 +119,11 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     let claim = |status, reason: &str, message: String| Readiness {
         ready: Claim::new(status, reason, message),
         is_final: false,
+        is_at_rest: wanted == 0,
     };
     let is_seen = counts.is_current && counts.updated >= wanted && counts.all <= wanted;
     if is_seen && wanted == 0 {
-        return claim(ConditionStatus::True, "ScaledToZero", "the spec asks for no replicas, and none run".into());
+        return claim(ConditionStatus::False, SCALED_TO_ZERO, "the spec asks for no replicas, and none run".into());
     }
     let unreachable = unreachable(replicas);
     if is_seen && counts.available >= wanted && unreachable.is_none() {
@@ -122,10 +153,10 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     let unreachable = unreachable.map(|why| ("ReplicaUnreachable".to_owned(), why));
     let (mut reason, why) = match troubled.or(refused).or(unreachable) {
         Some((reason, why)) => (reason, Some(why)),
+        None if wanted > 0 && !is_about_to_roll && !is_rolling => ("StartingReplicas".to_owned(), held_up(replicas)),
         None if wanted == 0 => ("ScalingDown".to_owned(), None),
         None if is_about_to_roll => ("RollingPods".to_owned(), None),
-        None if is_rolling => ("RollingPods".to_owned(), None),
-        None => ("StartingReplicas".to_owned(), None),
+        None => ("RollingPods".to_owned(), held_up(replicas)),
     };
     if let Some(why) = why {
         message.push_str("; ");
@@ -134,7 +165,11 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     if overdue {
         reason = "ProgressDeadlineExceeded".to_owned();
     }
-    Readiness { ready: Claim::new(ConditionStatus::False, reason, message), is_final: overdue && counts.is_current }
+    Readiness {
+        ready: Claim::new(ConditionStatus::False, reason, message),
+        is_final: overdue && counts.is_current,
+        is_at_rest: false,
+    }
 }
 
 /// The status of the server in `view`.
@@ -157,7 +192,8 @@ pub(super) fn of(
     conditions.set("Available", &available(&counts, view));
     conditions.set("ModelsLoaded", &models_loaded(models));
     let Claim { reason, message, .. } = &readiness.ready;
-    conditions.set_while(!readiness.ready.is_true() && !readiness.is_final, "Reconciling", reason, message);
+    let is_under_way = !readiness.ready.is_true() && !readiness.is_final && !readiness.is_at_rest;
+    conditions.set_while(is_under_way, "Reconciling", reason, message);
     conditions.set_while(!readiness.ready.is_true() && readiness.is_final, "Stalled", reason, message);
 
     TritonServerStatus {
