@@ -1,10 +1,10 @@
-//! Short questions to servers, asked again when the answer fails to come for now.
+//! Before files come: short questions to servers, asked again when the answer fails to come for now, and room for what will come.
 
 use std::{sync::Arc, time::Duration};
 
 use reqwest::StatusCode;
 
-use super::{Progress, client::HttpError};
+use super::{Progress, blocking, client::HttpError};
 use crate::fault::Fault;
 
 /// Pauses before a question is asked again.
@@ -26,6 +26,12 @@ pub(super) async fn patiently<T, F: Future<Output = Result<T, HttpError>>>(
         tracing::warn!(error = %error.fault.message, ?pause, "no answer for now");
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Tells how much a fetch will be in all, which may count and delete files. Errors: it is over a limit, or the disk has no room.
+pub(super) async fn expect(progress: &Arc<Progress>, total: u64) -> Result<(), Fault> {
+    let progress = Arc::clone(progress);
+    blocking(move || progress.expect(total)).await
 }
 
 /// Whether a status that is no success may be another one soon.

@@ -66,7 +66,8 @@ impl HuggingFace<'_> {
         let hub = Hub { source: self, client: HttpClient::new(rule, progress.limits())?, headers, progress };
         let commit = hub.commit().await?;
         let wanted = hub.files(&commit).await?;
-        progress.expect(wanted.iter().map(|file| file.length).sum())?;
+        let total = wanted.iter().fold(0, |sum: u64, file| sum.saturating_add(file.length));
+        ask::expect(progress, total).await?;
         let mut files = Files::new();
         for file in wanted {
             let hash = hub.download(&commit, &file, into).await?;

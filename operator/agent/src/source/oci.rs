@@ -29,7 +29,7 @@ use self::{
     registry::Registry,
     tree::{Bounds, Place, Tree},
 };
-use super::{Fetched, Mounts, Progress, blocking, client::HttpClient, guard::AddressRule};
+use super::{Fetched, Mounts, Progress, ask::expect, blocking, client::HttpClient, guard::AddressRule};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
@@ -76,7 +76,8 @@ impl Oci<'_> {
 
         // 1 what it is made of
         let layers = layers(&registry, &reference).await?;
-        progress.expect(layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.length)))?;
+        let total = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.length));
+        expect(progress, total).await?;
 
         // 2 the archives, which say what is in them
         let mut archives = Vec::new();

@@ -67,7 +67,7 @@ pub(super) fn unpack(
                 let message = format!("unpacked, its layers are over the limit of {limit} bytes");
                 return Err(Fault::new(Reason::InvalidSource, message));
             }
-            progress.check()
+            progress.write(bytes)
         };
         let place = into.join(first);
         let hash = verify::write_file(&place, &mut stream, entry.is_executable, Reason::InvalidSource, seen)?;

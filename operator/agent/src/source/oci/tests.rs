@@ -7,10 +7,13 @@ use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use super::*;
-use crate::source::{
-    Limits,
-    unpack::tests::{gzip, tar_of},
-    web::{Answers, ok, serve, status, unwatched},
+use crate::{
+    disk::{Disk, DiskLimits},
+    source::{
+        Limits,
+        unpack::tests::{gzip, tar_of},
+        web::{Answers, ok, serve, status, unwatched},
+    },
 };
 
 const FILE: EntryType = EntryType::Regular;
@@ -325,4 +328,26 @@ async fn a_layer_goes_on_where_it_broke_off_though_the_registry_calls_it_nothing
     place.pull(&format!("{host}/m/net:v1"), None, Limits::default()).await.unwrap();
     assert!(place.read("1/model.onnx") == [7; 200_000]);
     assert!(asked.lock().unwrap().last().unwrap().contains(&format!("range: bytes={half}-\r\n")));
+}
+
+#[tokio::test]
+async fn what_the_disk_has_no_room_for_is_refused_before_it_comes_or_while_it_is_unpacked() {
+    let zeros = gzip(&tar_of(&[("models/a", FILE, &vec![0; 8 << 20])]));
+    let noise: Vec<u8> = (0..4_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let large = tar_of(&[("models/a", FILE, &noise)]);
+    for (layer, comes) in [(large, false), (zeros, true)] {
+        let manifest = manifest(IMAGE, &[(LAYER, "", &layer)]);
+        let (host, asked) = start(registry(&manifest, &[&layer])).await;
+        let place = Place::new();
+        let disk =
+            Disk::new(place.root.path().to_owned(), DiskLimits { limit: Some(3 << 20), is_of_node: false }, || {});
+        let progress = Progress::on_disk(Limits::default(), disk.reservation(), |_| {});
+        let reference = format!("{host}/m/net:v1");
+        let oci = Oci { reference: &reference, secret: None, plain_http: true };
+        let (into, beside) = (place.root.path().join("into"), place.root.path().join("download"));
+        let rule = Arc::new(AddressRule::with_loopback());
+        let fault = oci.fetch(&rule, &Mounts::default(), &into, &beside, &progress).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::StoreFull, "{fault}");
+        assert_eq!(asked.lock().unwrap().iter().any(|request| request.contains("/blobs/")), comes);
+    }
 }
