@@ -119,6 +119,31 @@ fn every_sample_compiles_without_a_problem_all_of_its_models_on_its_server() {
 }
 
 #[test]
+fn every_source_has_a_sample_of_its_own_and_what_it_uses_is_allowed() {
+    let schema = crds::definition::schema_of("TritonModel").unwrap();
+    let sources = schema["properties"]["spec"]["properties"]["source"]["properties"].as_object().unwrap();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/samples/sources");
+    let read = |file: &str| {
+        let text = fs::read_to_string(folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let mut read = documents::read(&text);
+        assert!(read.mistakes.is_empty() && read.documents.len() == 1, "{file}: {:#?}", read.mistakes);
+        read.documents.remove(0).resource
+    };
+    let Resource::Server(server) = read("server.yaml") else { panic!("no server") };
+    let access = server.spec.model_access.clone().unwrap();
+    for source in sources.keys() {
+        let Resource::Model(model) = read(&format!("{}.yaml", source.to_lowercase())) else { panic!("{source}") };
+        let written = serde_json::to_value(&model.spec.source).unwrap();
+        assert!(written[source].is_object(), "{source}: {written}");
+        let manifest = compile(&server, [model.as_ref()], &Observed::default()).manifest;
+        let secret = manifest.models[0].source.secret().map(str::to_owned);
+        assert!(secret.iter().all(|secret| access.secrets.contains(secret)), "{source}: {secret:?}");
+        let claim = model.spec.source.pvc.as_ref().map(|pvc| &pvc.claim_name);
+        assert!(claim.iter().all(|claim| access.claims.contains(*claim)), "{source}: {claim:?}");
+    }
+}
+
+#[test]
 fn every_field_has_an_example() {
     let mut shown = BTreeSet::new();
     for document in documents() {
