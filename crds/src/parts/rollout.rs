@@ -16,8 +16,8 @@ pub struct Rollout {
     /// RollingUpdate replaces pods a few at a time; Recreate removes all of them first. Default: RollingUpdate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RolloutStrategy>,
-    /// Pods above `replicas` during a rollout. Default: 1, so that each old pod serves until a new one does; 0 for servers with
-    /// GPUs or with a model store on a claim, so that no spare one is needed.
+    /// Pods above `replicas` during a rollout. Default: 1, so that each old pod serves until a new one does; 0 with a model store on
+    /// a claim, and with GPUs as soon as the scheduler finds no spare one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_surge: Option<i32>,

@@ -8,6 +8,20 @@ from kube import ECHO, SERVER, inside, until
 
 LIMIT = "96Mi"
 
+CACHED = """
+apiVersion: triton-operator.dev/v1alpha1
+kind: TritonModel
+metadata: {name: echo}
+spec:
+  serverRef: {name: vision}
+  configPbtxt: |
+    backend: "identity"
+    input [{ name: "INPUT0", data_type: TYPE_FP32, dims: [-1] }]
+    output [{ name: "OUTPUT0", data_type: TYPE_FP32, dims: [-1] }]
+    response_cache { enable: true }
+  source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}
+"""
+
 
 def test_a_server_that_does_not_understand_its_flags_says_so_in_its_status(namespace):
     server = SERVER.replace("server: {", 'server: {extraArgs: ["--no-such-flag"], ')
@@ -24,7 +38,7 @@ def test_a_server_that_runs_out_of_memory_says_so_with_its_limit_and_serves_agai
     # responses are kept in a cache that may grow beyond the memory of the container
     cache = 'server: {extraArgs: ["--cache-config=local,size=1000000000"], '
     server = SERVER.replace("memory: 64Mi}", f"memory: 64Mi}}, limits: {{memory: {LIMIT}}}").replace("server: {", cache)
-    namespace.apply(server, ECHO.replace("backend: identity", "backend: identity\n    responseCache: {enable: true}"))
+    namespace.apply(server, CACHED)
     namespace.wait("tmod/echo")
     url = f"http://{namespace.address()}/v2/models/echo/infer"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kube import ECHO, SERVER, environment
+from kube import ECHO, SERVER, environment, load, until
 
 WITH_GPU = SERVER.replace("replicas: 1", "replicas: 2") + "  gpu: {count: 1}\n"
 
@@ -47,3 +47,34 @@ def test_models_beyond_the_gpu_memory_are_left_out_and_say_so(namespace):
     assert namespace.condition("tmod/large", "FitsMemory")["status"] == "False"
     namespace.patch("tmod/large", gpuMemory="2Gi")
     namespace.wait("tmod/large")
+
+
+def test_a_new_template_that_cannot_run_ends_no_pod_that_serves(namespace):
+    namespace.apply(SERVER + "  gpu: {count: 1}\n", ECHO)
+    namespace.wait("tmod/echo")
+    before = namespace.lives()
+    with load(namespace):
+        namespace.patch("tsrv/vision", gpu={"count": 3})
+        namespace.wait("tsrv/vision", status="False", reason="Unschedulable")
+        image = {"repository": "localhost/tritonserver", "tag": "no-such-tag"}
+        namespace.patch("tsrv/vision", gpu={"count": 1}, image=image)
+        condition = namespace.wait("tsrv/vision", status="False", reason="ImagePullBackOff")
+        assert "no-such-tag" in condition["message"], condition
+        assert before <= namespace.lives(), "the old pod serves"
+        namespace.patch("tsrv/vision", image=None)
+        namespace.wait("tsrv/vision")
+    assert namespace.lives() == before
+
+
+def test_without_a_spare_gpu_new_pods_get_those_of_old_ones(namespace, next_image):
+    namespace.apply(SERVER.replace("replicas: 1", "replicas: 2") + "  gpu: {count: 2}\n", ECHO)
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+    before = set(namespace.pods())
+    surge = lambda: namespace.get("deployment/vision")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    assert surge() == 1
+    with load(namespace):
+        namespace.patch("tsrv/vision", image=next_image)
+        until(lambda: not before & set(namespace.pods()), "new pods", 120)
+        namespace.wait("tsrv/vision")
+    until(lambda: surge() == 1, "the pace of the next rollout")

@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt, api::DynamicObject};
 use operator_core::{
     Observed, access,
     build::{self, Kind},
-    names, pinned,
+    names, pinned, surge,
 };
 
 use crate::{context::Context, queue::ServerKey};
@@ -47,6 +47,7 @@ pub(crate) async fn dereference(
     let config_map: Option<ConfigMap> = config_map.and_then(typed);
     let deployment = ours(context, key, Kind::Deployment, &key.name, &uid).await?;
     let deployment: Option<Deployment> = deployment.and_then(typed);
+    let pods = context.watches.pods(key);
     let observed = Observed {
         manifest: config_map.as_ref().and_then(build::manifest_of),
         template: deployment.as_ref().and_then(pinned::pinned_of),
@@ -61,10 +62,11 @@ pub(crate) async fn dereference(
             .iter()
             .filter_map(|(metadata, error)| Some((metadata.name.clone()?, error.clone())))
             .collect(),
+        has_no_room: surge::has_no_room(deployment.as_ref(), pods.iter().map(|pod| &**pod)),
         has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
     };
     let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
-    Ok(Surroundings { observed, models, unreadable, pods: context.watches.pods(key), deployment })
+    Ok(Surroundings { observed, models, unreadable, pods, deployment })
 }
 
 /// An object as it is now: from the store, or from the API server if the store has none or lags behind our last write.

@@ -144,20 +144,6 @@ pub fn replicas(spec: &TritonServerSpec) -> i32 {
     if spec.suspend == Some(true) { 0 } else { spec.replicas.unwrap_or(1) }
 }
 
-/// Pods that a rollout may have above the replicas, and pods that may be missing meanwhile. An old pod serves until a new one
-/// does, unless each holds what there may be none to spare of: a GPU, or the claim with the model store.
-pub fn surge_and_unavailable(spec: &TritonServerSpec) -> (i32, i32) {
-    let rollout = spec.rollout.clone().unwrap_or_default();
-    let store = spec.model_store.as_ref().and_then(|store| store.persistent_volume_claim.as_ref());
-    let limits =
-        spec.resources.iter().filter_map(|resources| resources.limits.as_ref()).flat_map(|limits| limits.keys());
-    let has_device = spec.gpu.is_some() || limits.into_iter().any(|name| name.contains('/'));
-    let can_spare = !has_device && store.is_none();
-    let may_be_missing = rollout.max_unavailable != Some(0);
-    let surge = rollout.max_surge.unwrap_or(i32::from(can_spare || !may_be_missing));
-    (surge, rollout.max_unavailable.unwrap_or(i32::from(surge == 0)))
-}
-
 /// CPU, memory and GPUs of the server's container: what the spec asks for, a memory limit if it sets none, and the GPUs. An
 /// extended resource needs its limit only: the request follows it.
 pub fn resources(spec: &TritonServerSpec) -> ResourceRequirements {
@@ -243,20 +229,6 @@ mod tests {
         let flags =
             ["--exit-timeout-secs=2", "--metrics-interval-ms=2000", "--log-verbose=1", "--strict-readiness=false"];
         assert_eq!(loud.flags(), flags);
-    }
-
-    #[test]
-    fn an_old_pod_serves_until_a_new_one_does_where_there_is_room_for_both() {
-        use crds::parts::rollout::Rollout;
-        let settings_of = |has_gpu: bool, max_surge, max_unavailable| {
-            let gpu = has_gpu.then(|| Gpu { count: 1, ..Default::default() });
-            let rollout = Some(Rollout { max_surge, max_unavailable, ..Default::default() });
-            surge_and_unavailable(&TritonServerSpec { gpu, rollout, ..Default::default() })
-        };
-        assert_eq!([settings_of(false, None, None), settings_of(true, None, None)], [(1, 0), (0, 1)]);
-        assert_eq!([settings_of(false, Some(0), None), settings_of(true, Some(2), None)], [(0, 1), (2, 0)]);
-        assert_eq!([settings_of(false, None, Some(2)), settings_of(true, None, Some(2))], [(1, 2), (0, 2)]);
-        assert_eq!(settings_of(true, None, Some(0)), (1, 0));
     }
 
     #[track_caller]

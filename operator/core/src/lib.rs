@@ -29,6 +29,7 @@ pub mod replica;
 pub mod rollout;
 pub mod source_rules;
 pub mod status;
+pub mod surge;
 pub mod validate;
 pub mod validated;
 pub mod versions;

@@ -30,6 +30,8 @@ pub struct Observed {
     pub allowed_addresses: Vec<AddressRange>,
     /// TritonModels of the namespace that cannot be read, by name, and why. What the last manifest has of them stays.
     pub unreadable: BTreeMap<String, String>,
+    /// Whether new pods do not fit while old ones are there: [`crate::surge::has_no_room`].
+    pub has_no_room: bool,
     /// Whether the cluster knows ServiceMonitors.
     pub has_service_monitors: bool,
 }

@@ -12,6 +12,7 @@ use crate::{
     mounts::Mounts,
     names,
     pinned::{self, Kept},
+    surge::Pace,
 };
 
 /// What the operator itself was configured with.
@@ -49,6 +50,8 @@ pub struct Validated<'a> {
     pub replicas: Option<i32>,
     /// Replicas there will be, as far as can be said.
     pub replicas_expected: i32,
+    /// How its pods are replaced.
+    pub pace: Pace,
     /// What the pods mount for their models.
     pub mounts: Mounts,
     /// Namespace from which the operator asks the pods, if it is one.
@@ -91,6 +94,12 @@ pub fn validate<'a>(
     let (has_service_monitor, remark) = service_monitor(server, observed);
     let wanted = Mounts::wanted(server, &compiled.manifest, observed);
     let kept = pinned::kept(server, observed).filter(|kept| kept.is_enough(server, &wanted));
+    let pace = Pace::of(spec, observed.has_no_room);
+    let gives_way = pace.gives_way(spec).then(|| {
+        "an old pod ends before its successor starts, for the scheduler finds no room for both (spec.rollout.maxUnavailable: 0 \
+         waits until there is)"
+            .to_owned()
+    });
     Ok(Validated {
         server,
         namespace: names::namespace(server),
@@ -101,11 +110,12 @@ pub fn validate<'a>(
         settings: ServerSettings::of(spec),
         replicas,
         replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
+        pace,
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
         operator_namespace: settings.namespace.clone(),
         has_service_monitor,
-        remarks: remark.into_iter().collect(),
+        remarks: remark.into_iter().chain(gives_way).collect(),
     })
 }
 

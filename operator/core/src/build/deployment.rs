@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{metadata, pod_template, seconds};
-use crate::{defaults, labels, pinned, validated::Validated};
+use crate::{labels, pinned, validated::Validated};
 
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -20,7 +20,6 @@ const MIN_READY_SECONDS: i32 = 2;
 /// The pods of a server.
 pub(super) fn build(server: &Validated<'_>) -> Deployment {
     let rollout = server.server.spec.rollout.clone().unwrap_or_default();
-    let (max_surge, max_unavailable) = defaults::surge_and_unavailable(&server.server.spec);
     let mut metadata = metadata(server, server.name);
     let (template, annotations) = match &server.kept {
         Some(kept) => (kept.template.clone(), kept.annotations()),
@@ -36,8 +35,8 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
         RolloutStrategy::RollingUpdate => DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
             rolling_update: Some(RollingUpdateDeployment {
-                max_surge: Some(IntOrString::Int(max_surge)),
-                max_unavailable: Some(IntOrString::Int(max_unavailable)),
+                max_surge: Some(IntOrString::Int(server.pace.surge)),
+                max_unavailable: Some(IntOrString::Int(server.pace.unavailable)),
             }),
         },
     };
