@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, Namespace, helm, kubectl, run, until
+from kube import IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, STATE, Namespace, helm, kubectl, run, until
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 OUR_CLUSTER = pytest.mark.skipif(not IS_OURS, reason="only in a cluster of our own")
@@ -109,7 +109,7 @@ def next_image():
     """The server's image under another name, for rollouts."""
     if IS_OURS:
         for node in (1, 2):
-            ctr = ["ctr", "-a", ROOT / "target" / "cluster" / f"node{node}" / "containerd.sock", "-n", "k8s.io", "images"]
+            ctr = ["ctr", "-a", STATE / f"node{node}" / "containerd.sock", "-n", "k8s.io", "images"]
             run(*ctr, "tag", "--force", SERVER_IMAGE, NEXT_SERVER_IMAGE)
     repository, tag = NEXT_SERVER_IMAGE.rsplit(":", 1)
     return {"repository": repository, "tag": tag}

@@ -288,3 +288,25 @@ def load(namespace, model="echo", server="vision", rate=400, may_fail=False, ret
     print(f"load: {result['requests']} requests, {result['failed']} failed, {result['refused']} connections refused, slowest {result['slowest_ms']:.0f} ms")
     assert result["requests"] >= AT_LEAST
     assert may_fail or result["failed"] == 0, json.dumps(result, indent=1)
+
+
+@contextlib.contextmanager
+def load_over_grpc(namespace, model="echo", server="vision"):
+    """The same over gRPC, with the public client, for as long as the block runs."""
+    program = ROOT / "e2e" / "cluster" / "tests" / "steady_grpc.py"
+    command = [str(part) for part in [CLUSTER / "inside", sys.executable, program, namespace.address(server, "grpc"), model]]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        if process.stderr.readline() != "steady\n":
+            raise AssertionError(f"no load: {process.communicate(timeout=waiting.scaled(60))}")
+        yield
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    out, err = process.communicate(timeout=waiting.scaled(60))
+    if not out:
+        raise AssertionError(f"the clients said nothing: {err}")
+    result = json.loads(out)
+    print(f"over gRPC: {result['requests']} requests, {result['failed']} failed, {result['longest_gap']:.1f} s without one at most")
+    assert result["failed"] == 0, json.dumps(result, indent=1)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, until
+from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, load_over_grpc, until
 
 # the drain outlasts the time until every node has learned that a pod leaves
 TWO = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
@@ -89,22 +89,40 @@ def test_a_killed_server_container_loses_only_what_was_in_flight_of_clients_that
     lost_in_flight(result, of_replicas=1)
 
 
-def test_nobody_notices_a_deleted_pod(serving):
-    before = serving.lives()
-    with load(serving):
-        serving.kubectl("delete", "pod", next(iter(serving.pods())))
-        recovered(serving, before)
+def replaced(namespace, before):
+    """Other pods than before, and all of those gone: nobody asked them any more."""
+    until(lambda: namespace.pods() and not before & set(namespace.pods()), "another pod")
+    namespace.wait("tsrv/vision")
+    until(lambda: not before & {pod["metadata"]["name"] for pod in namespace.items("pods")}, "the old pod to end", 15)
 
 
-def test_nobody_notices_a_deleted_pod_that_is_the_only_one(namespace):
+def test_nobody_notices_that_the_only_pod_is_deleted_rolled_and_drained(namespace, next_image):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
-    before = namespace.lives()
-    with load(namespace):
-        namespace.kubectl("delete", "pod", *namespace.pods(), "--wait=false")
-        until(lambda: namespace.lives() and not namespace.lives() & before, "another pod")
-        namespace.wait("tsrv/vision")
-        until(lambda: len(namespace.items("pods")) == 1, "the old pod to end once nobody asks it any more", 15)
+    with load(namespace), load_over_grpc(namespace):
+        before = set(namespace.pods())
+        namespace.kubectl("delete", "pod", *before, "--wait=false")
+        replaced(namespace, before)
+        before = set(namespace.pods())
+        namespace.patch("tsrv/vision", image=next_image)
+        replaced(namespace, before)
+        ((name, pod),) = namespace.pods().items()
+        node = pod["spec"]["nodeName"]
+        try:
+            drain = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"]
+            kubectl(*drain, "--pod-selector=app.kubernetes.io/instance=vision")
+            replaced(namespace, {name})
+        finally:
+            kubectl("uncordon", node)
+
+
+def test_nobody_notices_that_one_of_two_pods_is_deleted_and_then_not_wanted(serving):
+    with load(serving), load_over_grpc(serving):
+        before = serving.lives()
+        serving.kubectl("delete", "pod", next(iter(serving.pods())), "--wait=false")
+        recovered(serving, before)
+        serving.patch("tsrv/vision", replicas=1)
+        until(lambda: len(serving.items("pods")) == 1, "one pod")
 
 
 def test_nobody_notices_a_drained_node(serving):

@@ -211,7 +211,7 @@ impl Load {
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let stream = loop {
             match TcpStream::connect(self.cli.address).await {
-                Err(error) if self.cli.retry_refused && error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Err(error) if self.cli.retry_refused && is_refusal(&error) => {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(AGAIN).await; // the timeout of the request ends this
                 }
@@ -232,6 +232,11 @@ impl Load {
             failures.push(Failure { at_ms: self.begun.elapsed().as_millis(), is_connection_kept, what });
         }
     }
+}
+
+/// Nobody is there, or whoever was is gone before the connection was: nothing was sent.
+fn is_refusal(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset)
 }
 
 async fn still_open(kept: Option<SendRequest<Full<Bytes>>>) -> Option<SendRequest<Full<Bytes>>> {
