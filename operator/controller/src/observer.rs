@@ -71,6 +71,8 @@ struct FollowedPod {
     heard: Arc<Mutex<Heard>>,
     /// Crashes of its server that a reconcile knows of.
     known_crashes: u32,
+    /// Loads by others that a reconcile knows of; those before the first report are nobody's news.
+    known_foreign_loads: Option<u32>,
     _task: Task,
 }
 
@@ -158,7 +160,7 @@ impl Observer {
             }
         };
         let task = tokio::spawn(follower.run(publish)).abort_handle();
-        FollowedPod { address, heard, known_crashes: 0, _task: Task(task) }
+        FollowedPod { address, heard, known_crashes: 0, known_foreign_loads: None, _task: Task(task) }
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<ServerKey, Followed>> {
@@ -184,6 +186,10 @@ impl Followed {
             replica.crashes = heard.crashes.saturating_sub(followed.known_crashes);
             followed.known_crashes = heard.crashes;
             replica.report = heard.counts(replica.is_ready).map(|report| (**report).clone());
+            if let Some((count, last)) = replica.report.as_ref().and_then(|report| report.foreign_loads.as_ref()) {
+                let known = followed.known_foreign_loads.replace(*count);
+                replica.foreign_load = known.is_some_and(|known| *count > known).then(|| last.clone());
+            }
             replica.unread = heard.unread;
             replica.unreachable = heard.unreachable;
         }
@@ -204,6 +210,7 @@ fn has_agent(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use operator_core::replica::Report;
     use serde_json::json;
 
     use super::*;
@@ -281,11 +288,48 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let task = runtime.spawn(std::future::ready(())).abort_handle();
         let mut followed = Followed::new();
-        let it = FollowedPod { address: [127, 0, 0, 1].into(), heard: heard(2), known_crashes: 0, _task: Task(task) };
+        let it = FollowedPod {
+            address: [127, 0, 0, 1].into(),
+            heard: heard(2),
+            known_crashes: 0,
+            known_foreign_loads: None,
+            _task: Task(task),
+        };
         followed.pods.insert("a".into(), it);
         let pod = pod("a", "127.0.0.1");
         assert_eq!([followed.replica(&pod).crashes, followed.replica(&pod).crashes], [2, 0]);
         followed.pods.get_mut("a").unwrap().heard = heard(3);
         assert_eq!([followed.replica(&pod).crashes, followed.replica(&pod).crashes], [1, 0]);
+    }
+
+    #[test]
+    fn each_load_by_others_is_handed_out_once_and_none_of_before() {
+        let mut memory = memory::Memory::default();
+        let mut heard = |count| {
+            let report = Report { foreign_loads: Some((count, format!("load {count}"))), ..Report::default() };
+            let answer = memory::Answer { said: memory::Said::ByAgent(Arc::new(report)), ..memory::Answer::default() };
+            Arc::new(Mutex::new(memory.note(answer, Instant::now())))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let task = runtime.spawn(std::future::ready(())).abort_handle();
+        let it = FollowedPod {
+            address: [127, 0, 0, 1].into(),
+            heard: heard(2),
+            known_crashes: 0,
+            known_foreign_loads: None,
+            _task: Task(task),
+        };
+        let mut followed = Followed::new();
+        followed.pods.insert("a".into(), it);
+        let pod = pod("a", "127.0.0.1");
+        let mut seen = |heard| {
+            if let Some(heard) = heard {
+                followed.pods.get_mut("a").unwrap().heard = heard;
+            }
+            followed.replica(&pod).foreign_load
+        };
+        assert_eq!([seen(None), seen(Some(heard(3))), seen(None)], [None, Some("load 3".to_owned()), None]);
+        // an agent that starts anew counts anew
+        assert_eq!([seen(Some(heard(0))), seen(Some(heard(1)))], [None, Some("load 1".to_owned())]);
     }
 }

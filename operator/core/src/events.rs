@@ -42,13 +42,20 @@ pub fn of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> Vec<Ev
 
 /// What happened to the pods of a server since the last reconcile, beyond what the kubelet reports.
 pub fn of_replicas(replicas: &[Replica]) -> Vec<Event> {
-    let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
-    let event = |replica: &Replica| Event {
+    let event = |replica: &Replica, reason: &str, what: &str| Event {
         is_warning: true,
-        reason: "ServerCrashed".into(),
-        note: format!("{}: the server crashed and was started again at once; its log names the signal", replica.name),
+        reason: reason.into(),
+        note: format!("{}: {what}", replica.name),
     };
-    crashed.map(event).collect()
+    let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
+    let crashes = crashed.map(|replica| {
+        event(replica, "ServerCrashed", "the server crashed and was started again at once; its log names the signal")
+    });
+    let foreign = replicas.iter().filter_map(|replica| {
+        let what = format!("{}; it is undone", replica.foreign_load.as_ref()?);
+        Some(event(replica, "ForeignLoad", &what))
+    });
+    crashes.chain(foreign).collect()
 }
 
 fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_notes: bool) -> Option<Event> {
@@ -121,6 +128,19 @@ mod tests {
         let told = of_replicas(&[replica("a", 0), replica("b", 2)]);
         assert_eq!(told.len(), 1);
         assert!(told[0].is_warning && told[0].note.starts_with("b: the server crashed"), "{told:?}");
+    }
+
+    #[test]
+    fn what_somebody_else_has_loaded_is_told_of_the_pod_that_undid_it() {
+        let what = Some("somebody else has loaded model 'x', which no TritonModel asks for".to_owned());
+        let replicas = [
+            Replica { name: "vision-a".into(), foreign_load: what, ..Replica::default() },
+            Replica { name: "vision-b".into(), ..Replica::default() },
+        ];
+        let events = of_replicas(&replicas);
+        let note = "vision-a: somebody else has loaded model 'x', which no TritonModel asks for; it is undone";
+        let expected = Event { is_warning: true, reason: "ForeignLoad".into(), note: note.into() };
+        assert_eq!(events, [expected]);
     }
 
     #[test]

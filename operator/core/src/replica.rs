@@ -40,6 +40,8 @@ pub struct Replica {
     pub unreachable: Option<String>,
     /// Crashes of its server since the last reconcile after which its launcher restarted it: the kubelet does not report those.
     pub crashes: u32,
+    /// What somebody other than its agent had its server load since the last reconcile, in one sentence; the agent has undone it.
+    pub foreign_load: Option<String>,
 }
 
 /// What keeps a pod from running.
@@ -58,6 +60,8 @@ pub struct Report {
     pub manifest_hash: Option<String>,
     /// Crashes of its server that its agent has seen; none if that did not answer.
     pub crashes: Option<u32>,
+    /// Loads that others had its server do, as its agent has counted them, and what the last one was; none if that did not say.
+    pub foreign_loads: Option<(u32, String)>,
     /// The contents in rollout that it has read it may serve ([`crate::ManifestModel::adopt_word`]); none: it serves whatever
     /// the manifest has, as agents of older versions do.
     pub adopts: Option<BTreeSet<String>>,
@@ -129,6 +133,7 @@ impl Replica {
             unread: None,
             unreachable: None,
             crashes: 0,
+            foreign_load: None,
         }
     }
 }

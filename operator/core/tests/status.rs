@@ -132,9 +132,8 @@ fn replica(at: usize, hash: Option<&str>, models: &[TritonModel], phase: &Phase,
         is_ready: true,
         report: Some(Report {
             manifest_hash: hash.map(str::to_owned),
-            crashes: None,
-            adopts: None,
             models: models.iter().map(|model| (model.metadata.name.clone().unwrap(), report.clone())).collect(),
+            ..Report::default()
         }),
         ..Replica::default()
     }

@@ -30,8 +30,17 @@ struct Wire {
     #[serde(default)]
     server_crashes: u32,
     #[serde(default)]
+    foreign_loads: WireForeignLoads,
+    #[serde(default)]
     adopts: Option<BTreeSet<String>>,
     models: BTreeMap<String, WireModel>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireForeignLoads {
+    count: u32,
+    last: String,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +74,7 @@ pub(super) fn of_state(json: &[u8], names: &BTreeSet<String>) -> Result<Report, 
     Ok(Report {
         manifest_hash: Some(cut(wire.manifest_hash, WORD)),
         crashes: Some(wire.server_crashes),
+        foreign_loads: Some((wire.foreign_loads.count, cut(wire.foreign_loads.last, MESSAGE))),
         adopts,
         models: models.collect(),
     })
@@ -177,7 +187,8 @@ mod tests {
 
     fn state(models: Value) -> Vec<u8> {
         let state = json!({ "manifestHash": "h", "serverIsLive": true, "serverIsReady": true, "isSettled": false,
-                            "serverCrashes": 2, "adopts": ["ab"], "models": models });
+                            "serverCrashes": 2, "foreignLoads": { "count": 3, "last": "who" },
+                            "adopts": ["ab"], "models": models });
         serde_json::to_vec(&state).unwrap()
     }
 
@@ -190,6 +201,7 @@ mod tests {
         let report = of_state(&state(models), &names(&["a"])).unwrap();
         assert_eq!((report.manifest_hash.as_deref(), report.crashes), (Some("h"), Some(2)));
         assert_eq!(report.adopts, Some(names(&["ab"])));
+        assert_eq!(report.foreign_loads, Some((3, "who".to_owned())));
         let phase =
             Phase::Failed { reason: "ChecksumMismatch".into(), message: "other files".into(), will_retry: true };
         let expected = ModelReport {

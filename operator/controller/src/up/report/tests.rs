@@ -20,9 +20,8 @@ fn view(models: &[(&str, Phase)]) -> View {
             server_is_live: true,
             server_is_ready: true,
             is_settled: false,
-            server_crashes: 0,
-            adopts: None,
             models: models.iter().map(model).collect(),
+            ..State::default()
         },
         manifest_hash: "h".into(),
     }
