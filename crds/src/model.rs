@@ -90,7 +90,7 @@ pub struct TritonModelSpec {
         )]))
     )]
     pub model_name: Option<String>,
-    /// Where the files of the model come from: exactly one of inline, configMap, pvc, http, huggingFace, oci.
+    /// Where the files of the model come from: exactly one of inline, configMap, pvc, http, s3, gcs, azure, huggingFace, oci.
     pub source: ModelSource,
     /// What the fetched files must be; others are not loaded (ChecksumMismatch).
     #[serde(default, skip_serializing_if = "Option::is_none")]

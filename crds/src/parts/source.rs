@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{NameRef, schema};
 
-/// Where the files of a model come from: exactly one of inline, configMap, pvc, http, huggingFace, oci.
+/// Where the files of a model come from: exactly one of inline, configMap, pvc, http, s3, gcs, azure, huggingFace, oci.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
-    "[has(self.inline), has(self.configMap), has(self.pvc), has(self.http), has(self.huggingFace), has(self.oci)].filter(given, given).size() == 1",
-    "a source is exactly one of inline, configMap, pvc, http, huggingFace or oci",
+    "[has(self.inline), has(self.configMap), has(self.pvc), has(self.http), has(self.s3), has(self.gcs), has(self.azure), has(self.huggingFace), has(self.oci)].filter(given, given).size() == 1",
+    "a source is exactly one of inline, configMap, pvc, http, s3, gcs, azure, huggingFace or oci",
 )])))]
 pub struct ModelSource {
     /// Files written in the resource itself: small text such as model.py, up to 256 KiB in all.
@@ -28,6 +28,15 @@ pub struct ModelSource {
     /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// A folder or an object of a bucket of S3, or of a server with the same interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Source>,
+    /// A folder or an object of a bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsSource>,
+    /// A folder or a blob of a container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<AzureSource>,
     /// A repository of the Hugging Face Hub, or of a server with the same interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hugging_face: Option<HuggingFaceSource>,
@@ -101,6 +110,74 @@ pub struct HttpSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
 }
+
+/// Objects of S3. Each is checked against the checksum that the store tells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Source {
+    /// s3://BUCKET/PATH: a folder, or one object: a file or an archive (.tar, .tar.gz, .tgz, .zip).
+    #[schemars(regex(pattern = S3_URI_PATTERN), length(max = 2048))]
+    pub uri: String,
+    /// Address of a server with the interface of S3, such as https://minio.example:9000. Default: that of AWS in the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
+    pub endpoint: Option<String>,
+    /// Region of the bucket. Default: that of the Secret or of the pod's environment, else us-east-1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: Option<String>,
+    /// Whether the bucket stands in the path of addresses, rather than in the name of their host. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+    /// Secret of the namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where it is needed AWS_SESSION_TOKEN, AWS_REGION,
+    /// ca.crt (certificates of the endpoint). It is never read by the operator. Absent: the identity of the pod, else nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// Objects of Google Cloud Storage. Each is checked against the checksum that the store tells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GcsSource {
+    /// gs://BUCKET/PATH: a folder, or one object: a file or an archive (.tar, .tar.gz, .tgz, .zip).
+    #[schemars(regex(pattern = GCS_URI_PATTERN), length(max = 2048))]
+    pub uri: String,
+    /// Address of a server with the same interface. Requests to it are signed with a Secret's key or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
+    pub endpoint: Option<String>,
+    /// Secret of the namespace with the key of a service account as service-account.json. It is never read by the operator.
+    /// Absent: the identity of the pod, else nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// Blobs of Azure Blob Storage. Each is checked against the checksum that the store tells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureSource {
+    /// as://ACCOUNT/CONTAINER/PATH: a folder, or one blob: a file or an archive (.tar, .tar.gz, .tgz, .zip).
+    #[schemars(regex(pattern = AZURE_URI_PATTERN), length(max = 2048))]
+    pub uri: String,
+    /// Address of a server with the same interface. Requests to it are signed with a Secret's key or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
+    pub endpoint: Option<String>,
+    /// Secret of the namespace with AZURE_STORAGE_KEY. It is never read by the operator. Absent: nobody's identity, or that of the
+    /// pod where its environment says AZURE_STORAGE_AUTH_TYPE=default or managed_identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// What the address of objects on S3 must look like.
+pub const S3_URI_PATTERN: &str = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9](/[^?#]*)?$";
+
+/// What the address of objects on Google Cloud Storage must look like.
+pub const GCS_URI_PATTERN: &str = r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^?#]*)?$";
+
+/// What the address of blobs on Azure must look like.
+pub const AZURE_URI_PATTERN: &str =
+    r"^as://[a-z0-9]{3,24}(\.blob\.core\.windows\.net)?/[a-z0-9$][a-z0-9-]{0,62}(/[^?#]*)?$";
 
 /// A repository of the Hugging Face Hub.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -11,6 +11,7 @@ pub mod guard;
 pub mod http;
 pub mod hugging_face;
 pub mod inline;
+pub(crate) mod objects;
 pub mod oci;
 pub mod pvc;
 pub(crate) mod tar_stream;
@@ -211,6 +212,11 @@ pub async fn fetch(
             let (into, progress) = (into.to_owned(), Arc::clone(progress));
             blocking(move || pvc::fetch(&mounts, &claim, &path, &into, &progress)).await?
         }
+        ManifestSource::S3 { .. } | ManifestSource::Gcs { .. } | ManifestSource::Azure { .. } => {
+            let Some(source) = objects::ObjectSource::of(&model.source) else { unreachable!("one of these") };
+            let form = (checksum, model.layout);
+            source.fetch(places.address_rule(), &places.secrets, form, into, beside, progress).await?
+        }
         ManifestSource::HuggingFace { repo, revision, include, endpoint, secret } => {
             let hub = hugging_face::HuggingFace { endpoint, repo, revision, include, secret: secret.as_deref() };
             hub.fetch(places.address_rule(), &places.secrets, into, progress).await?
@@ -257,6 +263,9 @@ pub(crate) fn with_mounted_revision(model: &ManifestModel, places: &Places, entr
         | ManifestSource::Inline { .. }
         | ManifestSource::Pvc { .. }
         | ManifestSource::Http { .. }
+        | ManifestSource::S3 { .. }
+        | ManifestSource::Gcs { .. }
+        | ManifestSource::Azure { .. }
         | ManifestSource::HuggingFace { .. }
         | ManifestSource::Oci { .. } => entry,
     }
@@ -269,7 +278,12 @@ pub fn credentials(model: &ManifestModel, places: &Places) -> Option<String> {
         return Some("refused".to_owned());
     }
     match &model.source {
-        ManifestSource::Http { .. } | ManifestSource::HuggingFace { .. } | ManifestSource::Oci { .. } => {
+        ManifestSource::Http { .. }
+        | ManifestSource::S3 { .. }
+        | ManifestSource::Gcs { .. }
+        | ManifestSource::Azure { .. }
+        | ManifestSource::HuggingFace { .. }
+        | ManifestSource::Oci { .. } => {
             let secret = model.source.secret().and_then(|name| places.secrets.revision(name));
             Some(format!("{} {}", secret.unwrap_or_default(), places.address_rule().revision()))
         }

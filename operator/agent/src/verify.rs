@@ -150,6 +150,22 @@ pub fn write_file(
     Ok(hasher.finalize().into())
 }
 
+/// The hash of a file that lies there.
+pub(crate) fn hash_of_file(path: &Path) -> Result<FileHash, Fault> {
+    let fail = |error: io::Error| Fault::store(format_args!("cannot read {}", path.display()), &error);
+    let mut file = File::open(path).map_err(fail)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(length) => hasher.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+}
+
 /// Opens a new file for writing, with its folders.
 pub(crate) fn create(path: &Path, is_executable: bool) -> io::Result<File> {
     if let Some(folder) = path.parent() {

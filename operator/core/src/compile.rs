@@ -281,6 +281,23 @@ fn source(model: &TritonModel, observed: &Observed) -> Option<ManifestSource> {
     if let Some(http) = &source.http {
         return Some(ManifestSource::Http { uri: http.uri.clone(), secret: secret(&http.secret_ref) });
     }
+    if let Some(s3) = &source.s3 {
+        return Some(ManifestSource::S3 {
+            uri: s3.uri.clone(),
+            endpoint: s3.endpoint.clone(),
+            region: s3.region.clone(),
+            bucket_in_host: s3.path_style == Some(false),
+            secret: secret(&s3.secret_ref),
+        });
+    }
+    if let Some(gcs) = &source.gcs {
+        let (uri, endpoint) = (gcs.uri.clone(), gcs.endpoint.clone());
+        return Some(ManifestSource::Gcs { uri, endpoint, secret: secret(&gcs.secret_ref) });
+    }
+    if let Some(azure) = &source.azure {
+        let (uri, endpoint) = (azure.uri.clone(), azure.endpoint.clone());
+        return Some(ManifestSource::Azure { uri, endpoint, secret: secret(&azure.secret_ref) });
+    }
     if let Some(hub) = &source.hugging_face {
         return Some(ManifestSource::HuggingFace {
             repo: hub.repo.clone(),

@@ -163,6 +163,45 @@ pub enum ManifestSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secret: Option<String>,
     },
+    /// Objects of S3, or of a server with its interface.
+    S3 {
+        /// `s3://BUCKET/PATH`.
+        uri: String,
+        /// `http://` or `https://` address of the server; absent: AWS.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// Region of the bucket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<String>,
+        /// The bucket is part of the host's name, not of the path.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        bucket_in_host: bool,
+        /// Name of the Secret with keys named like the variables of AWS; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+    },
+    /// Objects of Google Cloud Storage.
+    Gcs {
+        /// `gs://BUCKET/PATH`.
+        uri: String,
+        /// `http://` or `https://` address of a stand-in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// Name of the Secret with `service-account.json`; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+    },
+    /// Blobs of Azure.
+    Azure {
+        /// `as://ACCOUNT/CONTAINER/PATH`.
+        uri: String,
+        /// `http://` or `https://` address of a stand-in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// Name of the Secret with `AZURE_STORAGE_KEY`; seen by the agent as a folder of that name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<String>,
+    },
     /// A repository of the Hugging Face Hub.
     HuggingFace {
         /// Its name, with or without an organisation before the slash.
@@ -195,9 +234,12 @@ impl ManifestSource {
     /// Name of the Secret that opens it.
     pub fn secret(&self) -> Option<&str> {
         match self {
-            Self::Http { secret, .. } | Self::HuggingFace { secret, .. } | Self::Oci { secret, .. } => {
-                secret.as_deref()
-            }
+            Self::Http { secret, .. }
+            | Self::S3 { secret, .. }
+            | Self::Gcs { secret, .. }
+            | Self::Azure { secret, .. }
+            | Self::HuggingFace { secret, .. }
+            | Self::Oci { secret, .. } => secret.as_deref(),
             Self::Inline { .. } | Self::ConfigMap { .. } | Self::Pvc { .. } => None,
         }
     }
@@ -211,6 +253,9 @@ impl ManifestSource {
             Self::Inline { .. }
             | Self::ConfigMap { .. }
             | Self::Http { .. }
+            | Self::S3 { .. }
+            | Self::Gcs { .. }
+            | Self::Azure { .. }
             | Self::HuggingFace { .. }
             | Self::Oci { .. } => None,
         }
@@ -220,9 +265,13 @@ impl ManifestSource {
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Http { uri, .. } => Some(host_of(uri)),
+            Self::S3 { endpoint, bucket_in_host: false, .. }
+            | Self::Gcs { endpoint, .. }
+            | Self::Azure { endpoint, .. } => endpoint.as_deref().map(host_of),
             Self::Inline { .. }
             | Self::ConfigMap { .. }
             | Self::Pvc { .. }
+            | Self::S3 { .. }
             | Self::HuggingFace { .. }
             | Self::Oci { .. } => None,
         }

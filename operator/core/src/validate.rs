@@ -3,6 +3,7 @@
 
 mod hub;
 mod model;
+mod objects;
 mod server;
 
 use crds::parts::source::ModelSource;
@@ -75,6 +76,9 @@ fn alternatives(source: &ModelSource) -> Vec<&'static str> {
         ("configMap", source.config_map.is_some()),
         ("pvc", source.pvc.is_some()),
         ("http", source.http.is_some()),
+        ("s3", source.s3.is_some()),
+        ("gcs", source.gcs.is_some()),
+        ("azure", source.azure.is_some()),
         ("huggingFace", source.hugging_face.is_some()),
         ("oci", source.oci.is_some()),
     ]

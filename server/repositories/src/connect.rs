@@ -26,12 +26,13 @@ pub(crate) async fn connect(
     location: &Location,
     variables: &Variables,
     limits: &Limits,
+    transport: &Transport,
 ) -> Result<Client, RepositoryError> {
     let client = location.client_failed();
     let refused = |reason| RepositoryError::Credentials { client, url: location.to_string(), reason };
     let credential = read_credential(location, variables).map_err(refused)?;
     let options = client_options(variables, limits, location).map_err(refused)?;
-    let maker = Maker { location, limits, options };
+    let maker = Maker { location, limits, options, transport };
     let source = credential.source.clone();
     let failed = |error: object_store::Error| {
         refused(format!("the credentials from {source} cannot be used: {}", detail(&error)))
@@ -85,6 +86,22 @@ struct Maker<'a> {
     location: &'a Location,
     limits: &'a Limits,
     options: ClientOptions,
+    transport: &'a Transport,
+}
+
+/// How stores are reached.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// Makes what sends requests.
+    pub connector: Arc<dyn HttpConnector>,
+    /// Buckets of S3 are part of the host's name, not of the path.
+    pub bucket_in_host: bool,
+}
+
+impl Default for Transport {
+    fn default() -> Self {
+        Self { connector: Arc::new(ReqwestConnector::default()), bucket_in_host: false }
+    }
 }
 
 impl Maker<'_> {
@@ -103,9 +120,15 @@ impl Maker<'_> {
             .with_region(&region)
             .with_retry(self.retry())
             .with_client_options(self.options.clone())
-            .with_http_connector(Connector);
+            .with_http_connector(self.connector());
+        if self.transport.bucket_in_host {
+            builder = builder.with_virtual_hosted_style_request(true);
+        }
         if let Some(endpoint) = &endpoint {
-            builder = builder.with_endpoint(endpoint);
+            builder = builder.with_endpoint(match (self.transport.bucket_in_host, endpoint.split_once("://")) {
+                (true, Some((scheme, host))) => format!("{scheme}://{bucket}.{host}"),
+                _ => endpoint.clone(),
+            });
         }
         builder = match keys.clone() {
             S3Keys::Given { key_id, secret, token } => {
@@ -153,7 +176,7 @@ impl Maker<'_> {
             .with_bucket_name(bucket)
             .with_retry(self.retry())
             .with_client_options(self.options.clone())
-            .with_http_connector(Connector);
+            .with_http_connector(self.connector());
         if let Some(endpoint) = &endpoint {
             let endpoint = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
             builder = builder.with_base_url(&endpoint);
@@ -196,7 +219,7 @@ impl Maker<'_> {
             .with_container_name(container)
             .with_retry(self.retry())
             .with_client_options(self.options.clone())
-            .with_http_connector(Connector);
+            .with_http_connector(self.connector());
         if let Some(endpoint) = &endpoint {
             builder = builder.with_endpoint(endpoint.clone());
         }
@@ -216,6 +239,10 @@ impl Maker<'_> {
     /// Whether the machine gives credentials, which none does that is in no cloud.
     async fn answers<T>(&self, question: impl Future<Output = object_store::Result<T>>) -> bool {
         tokio::time::timeout(self.limits.machine, question).await.is_ok_and(|answer| answer.is_ok())
+    }
+
+    fn connector(&self) -> Connector {
+        Connector(Arc::clone(&self.transport.connector))
     }
 
     fn retry(&self) -> RetryConfig {
@@ -247,13 +274,13 @@ fn configured<const N: usize>(
 
 /// Makes clients that keep the headers of answers.
 #[derive(Debug)]
-struct Connector;
+struct Connector(Arc<dyn HttpConnector>);
 
 struct KeepsHeaders(HttpClient);
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(KeepsHeaders(ReqwestConnector::default().connect(options)?)))
+        Ok(HttpClient::new(KeepsHeaders(self.0.connect(options)?)))
     }
 }
 

@@ -50,19 +50,20 @@ impl From<LocalError> for FetchError {
 
 /// Fetches the object into `part`, going on behind what is there already.
 ///
-/// Blocks while it writes: it belongs on a thread of its own. `is_closed` ends it between two pieces.
+/// Blocks while it writes: it belongs on a thread of its own. `came` is told the length of each piece before it is written, and 0
+/// before an attempt; it ends the work by `false`.
 pub(crate) async fn fetch(
     store: &dyn ObjectStore,
     file: &RemoteFile,
     part: &Path,
     limits: &Limits,
-    is_closed: &(dyn Fn() -> bool + Sync),
+    came: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<(), FetchError> {
     let mut target = Target::open(part, file.size)?;
     let (mut failed, mut damaged) = (0, 0);
     loop {
         let before = target.length;
-        let detail = match attempt(store, file, &mut target, limits, is_closed).await? {
+        let detail = match attempt(store, file, &mut target, limits, came).await? {
             Attempt::Complete(checksums) => match target.mismatch(&checksums) {
                 None => {
                     target.file.sync_data().at(part)?;
@@ -99,9 +100,9 @@ async fn attempt(
     file: &RemoteFile,
     target: &mut Target<'_>,
     limits: &Limits,
-    is_closed: &(dyn Fn() -> bool + Sync),
+    came: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Attempt, FetchError> {
-    if is_closed() {
+    if !came(0) {
         return Err(FetchError::Closed);
     }
     if target.length > 0 && target.length == file.size {
@@ -128,15 +129,13 @@ async fn attempt(
         match timeout(limits.silence, pieces.next()).await {
             Err(_) => return Ok(Attempt::Broken(silence(limits.silence))),
             Ok(Some(Err(error))) => return ended(&error),
-            Ok(Some(Ok(piece))) => target.append(&piece)?,
+            Ok(Some(Ok(piece))) if came(piece.len() as u64) => target.append(&piece)?,
+            Ok(Some(Ok(_))) => return Err(FetchError::Closed),
             Ok(None) if target.length == file.size => return Ok(Attempt::Complete(checksums)),
             Ok(None) => return Ok(Attempt::Broken("the connection ended early".into())),
         }
         if target.length > file.size {
             return Ok(Attempt::Complete(Checksums { too_long: true, ..Checksums::default() }));
-        }
-        if is_closed() {
-            return Err(FetchError::Closed);
         }
     }
 }

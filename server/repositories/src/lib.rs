@@ -14,14 +14,17 @@ mod limits;
 mod listing;
 mod location;
 mod mirror;
+mod objects;
 mod repository;
 mod snapshot;
 
 pub use self::{
+    connect::Transport,
     credentials::Variables,
     error::RepositoryError,
     limits::Limits,
     location::{Location, LocationError},
+    objects::Objects,
     repository::{RemoteModel, RemoteRepository},
     snapshot::Snapshot,
 };

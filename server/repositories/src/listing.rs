@@ -58,7 +58,11 @@ impl Listing {
         let mut empty = Vec::new();
         for object in objects {
             let key = object.location.as_ref();
-            let Some(below) = key.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')) else { continue };
+            let below = match folder {
+                "" => Some(key),
+                folder => key.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')),
+            };
+            let Some(below) = below else { continue };
             let refused = |reason: String| BadKey { key: key.to_owned(), reason };
             if let Some(name) = below.split('/').find(|name| name.len() > LONGEST_NAME) {
                 return Err(refused(format!(
@@ -137,7 +141,7 @@ impl Listing {
 // === impl RemoteFile ===
 
 impl RemoteFile {
-    fn of(object: ObjectMeta) -> Self {
+    pub(crate) fn of(object: ObjectMeta) -> Self {
         let ObjectMeta { location, last_modified, size, e_tag, .. } = object;
         let e_tag = e_tag.map(|tag| bare(&tag).to_owned());
         Self { key: location, size, identity: Identity { size, e_tag, modified: last_modified.into() } }

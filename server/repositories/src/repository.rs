@@ -20,9 +20,10 @@ use tokio::{
 
 use crate::{
     client::Client,
-    connect,
+    connect::{self, Transport},
     credentials::Variables,
     error::{LocalError, Meaning, RepositoryError, detail, meaning, silence},
+    fetch::FetchError,
     limits::Limits,
     listing::{BadKey, Listing},
     location::Location,
@@ -34,6 +35,7 @@ use crate::{
 pub struct RemoteRepository {
     location: Location,
     variables: Arc<Variables>,
+    transport: Transport,
     pub(crate) limits: Limits,
     /// Made at the first question, and again after an answer that its credentials or its endpoint may be the reason of.
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
@@ -65,6 +67,7 @@ impl RemoteRepository {
         Self {
             location,
             variables,
+            transport: Transport::default(),
             client: tokio::sync::Mutex::default(),
             names: Mutex::new(Err(RepositoryError::NotRead { url })),
             mirror: Mutex::default(),
@@ -79,6 +82,12 @@ impl RemoteRepository {
     pub fn of_this_process(location: Location) -> Self {
         let variables = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self::new(location, Arc::new(variables), Limits::default())
+    }
+
+    /// The same, reached in another way.
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
     }
 
     #[cfg(test)]
@@ -227,7 +236,8 @@ impl RemoteRepository {
     /// Files of credentials and certificates are read: on a thread that may block.
     async fn connect(&self) -> Result<Client, RepositoryError> {
         let (location, variables, limits) = (self.location.clone(), self.variables.clone(), self.limits.clone());
-        let connect = move || Handle::current().block_on(connect::connect(&location, &*variables, &limits));
+        let transport = self.transport.clone();
+        let connect = move || Handle::current().block_on(connect::connect(&location, &*variables, &limits, &transport));
         spawn_blocking(connect).await.unwrap_or(Err(RepositoryError::Closed))
     }
 
@@ -254,7 +264,7 @@ impl RemoteRepository {
     }
 
     /// The objects of a model, or of all, if the name is empty.
-    async fn list_objects(&self, name: &str) -> Result<Vec<ObjectMeta>, RepositoryError> {
+    pub(crate) async fn list_objects(&self, name: &str) -> Result<Vec<ObjectMeta>, RepositoryError> {
         let client = self.client().await?;
         let prefix = self.prefix(name)?;
         let mut pages = client.store.list(prefix.as_ref());
@@ -282,7 +292,7 @@ impl RemoteRepository {
         Key::parse(&text).map(Some).map_err(|_| self.bad_key(text, "which no store can have".into()))
     }
 
-    fn bad_key(&self, key: String, reason: String) -> RepositoryError {
+    pub(crate) fn bad_key(&self, key: String, reason: String) -> RepositoryError {
         RepositoryError::Key { url: self.location.to_string(), key: key.escape_debug().to_string(), reason }
     }
 
@@ -307,11 +317,30 @@ impl RemoteRepository {
 
     async fn silent(&self, client: &Client) -> RepositoryError {
         self.client.lock().await.take();
+        self.unreachable(client, silence(self.limits.answer))
+    }
+
+    pub(crate) fn unreachable(&self, client: &Client, detail: String) -> RepositoryError {
         RepositoryError::Unreachable {
             client: self.location.client_failed(),
             url: self.location.to_string(),
-            detail: silence(self.limits.answer),
+            detail,
             tried: client.tried.to_string(),
+        }
+    }
+
+    /// Why an object of that URL and size did not become a file.
+    pub(crate) fn not_fetched(&self, client: &Client, url: String, size: u64, error: FetchError) -> RepositoryError {
+        match error {
+            FetchError::Changed => RepositoryError::Changed { url },
+            FetchError::Denied(detail) => {
+                let (client, tried) = (self.location.client_failed(), client.tried.to_string());
+                RepositoryError::Denied { client, url, detail, tried }
+            }
+            FetchError::Damaged { attempts, detail } => RepositoryError::Damaged { url, attempts, detail },
+            FetchError::Broken { detail, got } => RepositoryError::Broken { url, detail, got, size },
+            FetchError::Local(error) => self.local(error),
+            FetchError::Closed => RepositoryError::Closed,
         }
     }
 }

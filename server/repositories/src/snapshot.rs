@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     client::Client,
     error::{AtPath, LocalError, RepositoryError},
-    fetch::{self, FetchError},
+    fetch,
     listing::{Identity, Listing, RemoteFile, is_version},
     mirror::Mirror,
     repository::RemoteModel,
@@ -251,10 +251,11 @@ impl Into<'_> {
         let repository = &self.model.repository;
         let _permit = repository.downloads.acquire().await.map_err(|_| RepositoryError::Closed)?;
         let part = self.part(file);
-        let is_closed = || repository.is_closed();
-        fetch::fetch(&*client.store, file, &part, &repository.limits, &is_closed)
-            .await
-            .map_err(|error| self.failed(client, path, file, error))?;
+        let is_open = |_| !repository.is_closed();
+        fetch::fetch(&*client.store, file, &part, &repository.limits, &is_open).await.map_err(|error| {
+            let url = format!("{}/{}", self.model, path.display());
+            repository.not_fetched(client, url, file.size, error)
+        })?;
         self.put_in_place(path, file, &part).map_err(|error| repository.local(error))?;
         self.placed.lock().push(path.to_owned());
         Ok(())
@@ -272,21 +273,6 @@ impl Into<'_> {
         }
         set_time(part, file.identity.time())?;
         fs::rename(part, &to).at(to)
-    }
-
-    fn failed(&self, client: &Client, path: &Path, file: &RemoteFile, error: FetchError) -> RepositoryError {
-        let url = format!("{}/{}", self.model, path.display());
-        match error {
-            FetchError::Changed => RepositoryError::Changed { url },
-            FetchError::Denied(detail) => {
-                let (client, tried) = (self.model.repository.location().client_failed(), client.tried.to_string());
-                RepositoryError::Denied { client, url, detail, tried }
-            }
-            FetchError::Damaged { attempts, detail } => RepositoryError::Damaged { url, attempts, detail },
-            FetchError::Broken { detail, got } => RepositoryError::Broken { url, detail, got, size: file.size },
-            FetchError::Local(error) => self.model.repository.local(error),
-            FetchError::Closed => RepositoryError::Closed,
-        }
     }
 }
 

@@ -64,18 +64,36 @@ impl HttpClient {
     ///
     /// Errors: none can be made on this machine.
     pub fn new(rule: &Arc<AddressRule>, limits: &Limits) -> Result<Self, Fault> {
+        Self::trusting(rule, limits, None)
+    }
+
+    /// The same, which also knows servers by these certificates (PEM).
+    pub(super) fn trusting(
+        rule: &Arc<AddressRule>,
+        limits: &Limits,
+        certificates: Option<&[u8]>,
+    ) -> Result<Self, Fault> {
+        let unusable = |error: reqwest::Error| {
+            Fault::new(
+                Reason::CredentialsMissing,
+                format!("ca.crt of the Secret holds no certificates: {}", chain(&error)),
+            )
+        };
+        let certificates = certificates.map(reqwest::Certificate::from_pem_bundle).transpose().map_err(unusable)?;
+        let certificates = certificates.unwrap_or_default();
         let resolver = Resolver { rule: Arc::clone(rule), exempt: Arc::new(proxies(|name| std::env::var(name).ok())) };
         let builder = || {
             Client::builder()
                 .user_agent(concat!("triton-agent/", env!("CARGO_PKG_VERSION")))
                 .redirect(redirect::Policy::none()) // followed here, where each address is looked at
                 .dns_resolver(Arc::new(resolver.clone()))
+                .tls_certs_merge(certificates.clone())
                 .connect_timeout(limits.connect)
                 .read_timeout(limits.silence)
         };
         let (made, without_certificates) = match builder().build() {
             // a machine without certificates can still reach what needs none
-            Err(error) => (builder().tls_certs_only([]).build(), Some(chain(&error))),
+            Err(error) => (builder().tls_certs_only(certificates.clone()).build(), Some(chain(&error))),
             made => (made, None),
         };
         let inner = made.map_err(|error| {
@@ -152,6 +170,16 @@ impl HttpClient {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The client itself, for those that send requests of their own: [`Self::permit_uri`] comes before each.
+    pub(super) fn inner(&self) -> &Client {
+        &self.inner
+    }
+
+    /// Whether a request to this address may be sent.
+    pub(super) async fn permit_uri(&self, uri: &http::Uri) -> Result<(), HttpError> {
+        self.permit(&parse(&uri.to_string())?).await
     }
 
     /// Judges what no resolver is asked for: addresses written out, and names that a proxy will look up.
@@ -275,17 +303,29 @@ impl HttpError {
     }
 
     fn of(shown: &str, error: &reqwest::Error) -> Self {
-        let mut next = error.source();
-        while let Some(inner) = next {
-            if let Some(refused) = inner.downcast_ref::<Refused>() {
-                return Self::refused(shown, refused);
-            }
-            next = inner.source();
+        if let Some(refused) = refused_inside(error) {
+            return Self::refused(shown, refused);
         }
         // who did not answer within the limit will not within another one
         let is_for_now = !error.is_builder() && !error.is_timeout();
         Self { fault: Fault::new(Reason::DownloadFailed, format!("{shown}: {}", chain(error))), is_for_now }
     }
+}
+
+/// The fault of an error that a refused address is at the bottom of.
+pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<Fault> {
+    refused_inside(error).map(|refused| Fault::new(Reason::AddressRefused, refused.to_string()))
+}
+
+fn refused_inside<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refused> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        next = error.source();
+    }
+    None
 }
 
 fn parse(url: &str) -> Result<Url, HttpError> {

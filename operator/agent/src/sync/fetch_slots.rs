@@ -55,6 +55,9 @@ fn place(source: &ManifestSource) -> Option<String> {
         ManifestSource::Http { uri: address, .. }
         | ManifestSource::HuggingFace { endpoint: address, .. }
         | ManifestSource::Oci { reference: address, .. } => Some(authority(address).to_owned()),
+        ManifestSource::S3 { uri, endpoint, .. }
+        | ManifestSource::Gcs { uri, endpoint, .. }
+        | ManifestSource::Azure { uri, endpoint, .. } => Some(authority(endpoint.as_ref().unwrap_or(uri)).to_owned()),
     }
 }
 

@@ -12,7 +12,7 @@ use crds::{
 };
 use server_core::version_routing::PARAMETERS;
 
-use super::{Findings, alternatives, hub, spec};
+use super::{Findings, alternatives, hub, objects, spec};
 use crate::{Problem, Reason, names, path::FieldPath, versions};
 
 /// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
@@ -51,7 +51,7 @@ fn name(model: &TritonModel, findings: &mut Findings) {
 }
 
 /// The kinds of sources, as a sentence names them.
-const SOURCES: &str = "inline, configMap, pvc, http, huggingFace or oci";
+const SOURCES: &str = "inline, configMap, pvc, http, s3, gcs, azure, huggingFace or oci";
 
 fn source(source: &ModelSource, findings: &mut Findings) {
     let at = spec("source");
@@ -82,6 +82,7 @@ fn source(source: &ModelSource, findings: &mut Findings) {
         let path = path.strip_suffix('/').unwrap_or(path);
         findings.check_path_inside(at.field("pvc").field("path"), path, "the root of the claim");
     }
+    objects::check(source, &at, findings);
     if let Some(http) = &source.http
         && !is_http_uri(&http.uri)
     {

@@ -13,7 +13,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::{client::Client, connect::connect, listing::Listing, location::Location};
+use crate::{
+    client::Client,
+    connect::{Transport, connect},
+    listing::Listing,
+    location::Location,
+};
 
 /// What the server does with one request for an object.
 #[derive(Clone, Copy)]
@@ -66,7 +71,7 @@ impl Store {
             "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("x".to_owned()),
             _ => None,
         };
-        let client = connect(&location, &variables, &limits()).await.unwrap();
+        let client = connect(&location, &variables, &limits(), &Transport::default()).await.unwrap();
         let object = ObjectMeta {
             location: Key::parse("m/file").unwrap(),
             last_modified: SystemTime::UNIX_EPOCH.into(),
@@ -79,7 +84,7 @@ impl Store {
     }
 
     async fn fetch(&self, part: &Path) -> Result<(), FetchError> {
-        fetch(&*self.client.store, &self.file, part, &limits(), &|| false).await
+        fetch(&*self.client.store, &self.file, part, &limits(), &|_| true).await
     }
 
     fn requests(&self) -> Vec<String> {
@@ -245,7 +250,7 @@ async fn refusals_are_told_at_once() {
         other => panic!("{other:?}"),
     }
     assert_eq!(store.requests().len(), 1);
-    let closed = fetch(&*store.client.store, &store.file, &part, &limits(), &|| true).await;
+    let closed = fetch(&*store.client.store, &store.file, &part, &limits(), &|_| false).await;
     assert!(matches!(closed, Err(FetchError::Closed)));
 }
 
