@@ -4,6 +4,7 @@
 
 mod apply;
 mod args;
+mod client;
 mod config_maps;
 mod context;
 mod dereference;

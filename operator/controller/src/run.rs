@@ -7,12 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
-use kube::{Client, Config};
+use kube::Config;
 use operator_core::{source_rules::AddressRange, validated::Settings};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -20,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    client::client,
     config_maps::ConfigMaps,
     context::{Context, Written},
     events::Events,
@@ -33,9 +33,6 @@ use crate::{
     telemetry::{self, LogFormat},
     watches::Watches,
 };
-
-/// How long the API server may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Arguments of `run`. Every flag can be given by environment as well.
 #[derive(Debug, Clone, Args)]
@@ -107,12 +104,10 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let listener = health::listen(args.metrics_address)
         .await
         .with_context(|| format!("cannot listen at {}", args.metrics_address))?;
-    let mut config =
-        Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
-    config.connect_timeout = Some(CONNECT);
+    let config = Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
     let namespace = args.lease_namespace;
     let lease_namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config)?;
+    let client = client(config)?;
 
     let metrics = Arc::new(Metrics::new());
     let (queue, requests) = Queue::new();
