@@ -5,7 +5,7 @@ of the control plane; it is told what to do by lines of JSON on its input and sa
     {"fault": NAME}     from now on, the first request of each verb and path fails in this way (see FAULTS); watches are disturbed by
                         `gone` and `lose`
     {"fault": null}     nothing is disturbed
-    {"count": true}     says how many writes were carried out so far
+    {"count": true}     says how many writes were carried out so far, and which were the newest
 """
 
 import base64
@@ -49,6 +49,7 @@ class Plan:
         self.fault = None
         self.seen = set()
         self.writes = 0
+        self.recent = []  # the newest of them
 
     def take(self, order):
         with self.lock:
@@ -57,7 +58,7 @@ class Plan:
                 self.stop_after = order.get("stop_after")
                 self.fault = order.get("fault")
                 self.seen = set()
-            say({"writes": self.writes})
+            say({"writes": self.writes, "recent": self.recent})
 
     def begin(self, method, path):
         """The fault of a request, and the round it belongs to."""
@@ -77,12 +78,13 @@ class Plan:
                     self.seen.add("silent")
             return (self.fault if is_hit else None), self.round
 
-    def carried_out(self, method):
+    def carried_out(self, method, path, body):
         """A request was carried out. Whether its answer is to be withheld."""
         if method == "GET":
             return False
         with self.lock:
             self.writes += 1
+            self.recent = [*self.recent[-9:], f"{method} {path} {body.decode(errors='replace')[:2000]}"]
             if not self.stop_after:
                 return self.stop_after == 0
             self.stop_after -= 1
@@ -164,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.stream(response)
                 return
             data = response.read()
-        if self.plan.carried_out(self.command):
+        if self.plan.carried_out(self.command, path, body):
             self.plan.withhold(round)
             self.close_connection = True
             return

@@ -10,10 +10,11 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::Client;
 use operator_core::{build::Kind, source_rules::AddressRange, validated::Settings};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
-    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey, secrets::Secrets,
-    watches::Watches,
+    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey,
+    rewrites::Rewrites, secrets::Secrets, watches::Watches,
 };
 
 /// What every reconcile shares.
@@ -44,6 +45,7 @@ struct Notes {
     dropped_fields: HashMap<(Kind, String), (Value, BTreeSet<String>)>,
     /// Status of each resource after our last write, by uid, with its version.
     statuses: HashMap<String, (u64, Value)>,
+    rewrites: Rewrites,
 }
 
 impl Written {
@@ -82,10 +84,18 @@ impl Written {
         written == hash && paths.iter().all(|path| dropped_fields.contains(path))
     }
 
+    /// Whether a status may be written: somebody else may write it as well.
+    pub(crate) fn may_write_status(&self, key: &ServerKey, uid: &str, status: &Value) -> bool {
+        self.notes().get(key).is_none_or(|notes| notes.rewrites.allow(uid, status, Instant::now()))
+    }
+
     /// The status of a resource was written.
     pub(crate) fn status(&self, key: &ServerKey, uid: &str, version: Option<&str>, status: Value) {
         let version = version.and_then(number).unwrap_or(0);
-        self.notes().entry(key.clone()).or_default().statuses.insert(uid.to_owned(), (version, status));
+        let mut notes = self.notes();
+        let notes = notes.entry(key.clone()).or_default();
+        notes.rewrites.note(uid, &status, Instant::now());
+        notes.statuses.insert(uid.to_owned(), (version, status));
     }
 
     /// The status we wrote, if the store has an older version of the resource.

@@ -16,6 +16,7 @@ mod observer;
 mod pods;
 mod queue;
 mod reconcile;
+mod rewrites;
 mod run;
 mod secrets;
 mod telemetry;

@@ -44,6 +44,10 @@ where
         return Ok(());
     }
     let status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
+    if !context.written.may_write_status(key, resource.meta().uid.as_deref().unwrap_or_default(), &status) {
+        tracing::warn!(server = %key, name = resource.name_any(), "somebody else writes this status as well: it is put back later");
+        return Ok(());
+    }
     if apply(context, key, resource, status).await? {
         context.events.write_all(&resource.object_ref(&()), "Observe", events, &context.metrics).await;
     }
