@@ -371,7 +371,7 @@ fn pods_satisfy_the_restricted_standard() {
         }
         for volume in spec.volumes.unwrap() {
             let value = serde_json::to_value(&volume).unwrap();
-            let allowed = ["configMap", "emptyDir", "secret", "persistentVolumeClaim"];
+            let allowed = ["configMap", "downwardAPI", "emptyDir", "secret", "persistentVolumeClaim"];
             assert!(allowed.iter().any(|kind| value.get(kind).is_some()), "{value}");
         }
     }

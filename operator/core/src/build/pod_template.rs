@@ -126,6 +126,7 @@ fn server_container(server: &Validated<'_>) -> Container {
 fn agent(server: &Validated<'_>) -> Container {
     let mut args = vec![
         format!("--manifest={}/{}", pod::MANIFEST, names::MANIFEST_KEY),
+        format!("--adopt={}", pod::ADOPT),
         format!("--root={}", pod::MODELS),
         format!("--server=unix:{}", pod::CONTROL_SOCKET),
         format!("--listen=0.0.0.0:{}", pod::AGENT_PORT),

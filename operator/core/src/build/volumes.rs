@@ -4,15 +4,16 @@
 use crds::parts::ByteCount;
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
-        VolumeMount,
+        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+        ObjectFieldSelector, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{defaults, names, pod, validated::Validated};
+use crate::{defaults, labels, names, pod, validated::Validated};
 
+const POD_INFO: &str = "podinfo";
 const MANIFEST: &str = "manifest";
 const MODELS: &str = "models";
 const STORE: &str = "store";
@@ -35,6 +36,21 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
     let shared_memory =
         server.server.spec.shm.as_ref().and_then(|shm| shm.size_limit).unwrap_or(defaults::SHARED_MEMORY);
     let mut volumes = vec![
+        Volume {
+            name: POD_INFO.into(),
+            downward_api: Some(DownwardAPIVolumeSource {
+                items: Some(vec![DownwardAPIVolumeFile {
+                    path: pod::ADOPT.rsplit('/').next().unwrap_or(pod::ADOPT).to_owned(),
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: format!("metadata.annotations['{}']", labels::ADOPT),
+                        api_version: Some("v1".into()),
+                    }),
+                    ..DownwardAPIVolumeFile::default()
+                }]),
+                ..DownwardAPIVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
         Volume {
             name: MANIFEST.into(),
             config_map: Some(ConfigMapVolumeSource {
@@ -124,6 +140,7 @@ pub(super) fn of_server(server: &Validated<'_>) -> Vec<VolumeMount> {
 /// What the agent sees: the manifest, the sources, and the store it fills.
 pub(super) fn of_agent(server: &Validated<'_>) -> Vec<VolumeMount> {
     let mut all = vec![
+        read_only(POD_INFO, pod::POD_INFO),
         read_only(MANIFEST, pod::MANIFEST),
         mount(MODELS, pod::MODELS),
         mount(SCRATCH, "/tmp"),
