@@ -3,7 +3,7 @@ one: whether a label allows models to use it. The kubelet alone reads what they 
 {{- define "triton-operator.rules" -}}
 - apiGroups: [triton-operator.dev]
   resources: [tritonservers, tritonmodels]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [triton-operator.dev]
   resources: [tritonservers/status, tritonmodels/status]
   verbs: [patch]
@@ -13,11 +13,15 @@ one: whether a label allows models to use it. The kubelet alone reads what they 
   verbs: [update]
 # Made for each server. Applying needs patch, and create for what is not there yet.
 - apiGroups: [""]
-  resources: [configmaps, serviceaccounts, services]
+  resources: [serviceaccounts, services]
   verbs: [get, list, watch, create, patch, delete]
+# Every server has these: they go with it.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
@@ -30,7 +34,7 @@ one: whether a label allows models to use it. The kubelet alone reads what they 
 # Looked at; pods are also told by an annotation that their models changed.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]

@@ -212,6 +212,27 @@ class Audit:
         return before
 
 
+def requests_of(user):
+    """Every request of a user that the record has: (group, resource, verb), and those that his rights did not cover."""
+    done, refused = set(), []
+    with (STATE / "logs" / "audit.jsonl").open("rb") as log:
+        for line in log:
+            if user.encode() not in line or not line.endswith(b"\n"):
+                continue
+            event = json.loads(line)
+            of = event.get("objectRef", {})
+            if event["user"]["username"] != user or "resource" not in of:
+                continue
+            what = of.get("apiGroup", ""), "/".join(filter(None, [of["resource"], of.get("subresource")]))
+            if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid":
+                refused.append((*what, event["verb"], of.get("namespace"), of.get("name")))
+                continue
+            done.add((*what, event["verb"]))
+            if event["verb"] == "patch" and event["responseStatus"]["code"] == 201:
+                done.add((*what, "create"))  # an apply of what was not there yet needs both
+    return done, refused
+
+
 # --- processes of containers (only in a cluster of our own) --------------------------------------------------------------------------------
 
 

@@ -51,6 +51,8 @@ def test_changes_by_hand_are_healed(namespace):
     settled(namespace, TWO, ECHO)
     changed(namespace, "deployment/vision", {"spec": {"replicas": 1}})
     until(lambda: namespace.get("deployment/vision")["spec"]["replicas"] == 2, "the replicas to be put back")
+    changed(namespace, "deployment/vision", {"spec": {"paused": True}})
+    until(lambda: not namespace.get("deployment/vision")["spec"].get("paused"), "the rollout to go on")
     changed(namespace, "service/vision", {"spec": {"selector": {"app.kubernetes.io/instance": "other"}}})
     until(lambda: namespace.get("service/vision")["spec"]["selector"]["app.kubernetes.io/instance"] == "vision", "the selector")
     changed(namespace, "configmap/vision-models", {"data": {"manifest.json": "{}"}})

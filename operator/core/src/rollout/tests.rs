@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::replica::{ModelReport, Report};
+use crate::{
+    replica::{ModelReport, Report},
+    source_rules::SourceRules,
+};
 
 /// A content: what its name begins with is what becomes of a load.
 fn content(uri: &str) -> ManifestModel {
@@ -230,6 +233,16 @@ fn a_good_content_is_proven_and_leaves_no_trace() {
     let before = cluster.writes;
     cluster.settle();
     assert_eq!(cluster.writes, before, "nothing is written when nothing happens");
+}
+
+#[test]
+fn what_sources_may_use_is_published_with_the_contents() {
+    let mut all = compiled(vec![content("good-1")]);
+    let rules = SourceRules { secrets: Some(vec![]), ..SourceRules::default() };
+    all.manifest = all.manifest.with_sources(rules.clone());
+    let next = advance(all, &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
+    assert_eq!(next.sources, rules);
+    assert!(Manifest::from_json(&next.to_json()).is_ok(), "and hashed with them");
 }
 
 #[test]
