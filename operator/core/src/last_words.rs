@@ -7,6 +7,9 @@ use serde_json::Value;
 /// What the launcher logs when its server has failed: the reason is in the lines before.
 pub const CONTAINER_ENDS: &str = "the server did not end well; its container ends with it";
 
+/// How lines begin that follow the reason of the agent's command line.
+const ADVICE: [&str; 3] = ["For more information, try ", "Usage: ", "tip: "];
+
 /// Most bytes of it: a status is no log.
 const LONGEST: usize = 512;
 
@@ -30,8 +33,11 @@ enum Level {
 
 /// The reason in the end of a log: its last error, else its last line. `None` if nothing was said.
 pub fn reason(log: &str) -> Option<String> {
-    let lines: Vec<_> =
-        log.lines().map(parse).filter(|line| !line.text.is_empty() && line.text != CONTAINER_ENDS).collect();
+    let says_more = |line: &Line<'_>| {
+        let text = &line.text;
+        !text.is_empty() && text != CONTAINER_ENDS && !ADVICE.iter().any(|advice| text.starts_with(advice))
+    };
+    let lines: Vec<_> = log.lines().map(parse).filter(says_more).collect();
     let last = lines.iter().rev().find(|line| line.level != Level::Course).or(lines.last())?;
     Some(shortened(&last.text))
 }
@@ -117,6 +123,11 @@ mod tests {
              E1129 05:20:51.490539 522 telemetry.rs:55] \"error: no \\\"folder\\\"\"\n\
              I1129 05:20:51.490545 522 lifecycle.rs:91] \"closing\"\n",
             "error: no \"folder\"",
+        );
+        check(
+            "error: unexpected argument '--adopt' found\n\n  tip: use '-- --adopt'\n\nUsage: triton-agent run [OPTIONS]\n\n\
+             For more information, try '--help'.\n",
+            "error: unexpected argument '--adopt' found",
         );
         check("2026-11-29T05:20:51Z E 522 telemetry.rs:55] \"error: taken\"", "error: taken");
         check("{\"severity\":\"E\",\"msg\":\"worse\"}\n{\"severity\":\"I\",\"msg\":\"bye\"}", "worse");
