@@ -25,7 +25,11 @@ struct Launched {
 
 /// Launches `script`; in it, `$starts` says how often it was started.
 fn launch(script: &str) -> Launched {
-    let folder = tempfile::tempdir().unwrap();
+    launch_in(tempfile::tempdir().unwrap(), script)
+}
+
+/// The same in a pod that may have had containers before.
+fn launch_in(folder: tempfile::TempDir, script: &str) -> Launched {
     fs::write(folder.path().join("startup.json"), r#"{"host":"here","models":["a","b"]}"#).unwrap();
     let script = format!(
         "cd {}; echo \"$0 $* $LISTEN_FDS $LISTEN_FDNAMES\" >>starts; starts=$(wc -l <starts); {script}",
@@ -65,7 +69,13 @@ impl Launched {
     }
 
     /// How it ended, and what it said.
-    fn end(mut self) -> (ExitStatus, String) {
+    fn end(self) -> (ExitStatus, String) {
+        let (_, status, said) = self.end_of_container();
+        (status, said)
+    }
+
+    /// The same, and the folder of the pod, which outlives the container.
+    fn end_of_container(mut self) -> (tempfile::TempDir, ExitStatus, String) {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -76,7 +86,7 @@ impl Launched {
         };
         let mut said = String::new();
         self.process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-        (status, said)
+        (self.folder, status, said)
     }
 }
 
@@ -98,6 +108,17 @@ fn a_server_that_crashes_is_started_again_with_the_same_sockets() {
     let (status, said) = launched.end();
     assert_eq!(status.code(), Some(7), "{said}");
     assert_eq!(said.matches("started again").count(), 2, "{said}");
+}
+
+#[test]
+fn the_server_of_another_container_of_the_pod_has_callers_from_its_start() {
+    let (folder, status, said) = launch("exit 3").end_of_container();
+    assert_eq!(status.code(), Some(3), "{said}");
+    let launched = launch_in(folder, "exit 0");
+    until("the second start", || launched.starts().len() == 2);
+    let hold = launched.starts().iter().map(|line| line.contains("--startup-hold-secs=5")).collect::<Vec<_>>();
+    assert_eq!(hold, [false, true]);
+    launched.end();
 }
 
 #[test]

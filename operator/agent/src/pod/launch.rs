@@ -122,7 +122,7 @@ struct Server<'a> {
     crashes: &'a watch::Sender<u32>,
     terminate: unix::Signal,
     interrupt: unix::Signal,
-    /// How the last process crashed: connections may be waiting in the listen queue since.
+    /// How the last process crashed.
     crash: Option<Crash>,
     /// Processes of the container ended for want of memory, before the one that runs.
     oom_kills: Option<u64>,
@@ -154,7 +154,8 @@ impl Program for Server<'_> {
             _ = self.interrupt.recv() => return Ok(None),
         }
         self.oom_kills = memory::oom_kills();
-        start(self.args, self.sockets, self.crash.is_some()).map(Some)
+        let is_first = is_first_of_pod(&self.args.launcher_socket.with_extension("started"));
+        start(self.args, self.sockets, !is_first).map(Some)
     }
 
     /// A signal is passed on. The time the server has then is the pod's, and the kubelet sees to it.
@@ -193,13 +194,19 @@ impl Server<'_> {
     }
 }
 
+/// Whether the server has never been started in this pod, which `mark` shows from now on. If it has, the pod was ready, and still gets
+/// requests: also in a new container, for as long as not every node has learned of the end of the last one.
+fn is_first_of_pod(mark: &Path) -> bool {
+    std::fs::File::create_new(mark).is_ok()
+}
+
 /// Starts the server with the models that are noted now.
-fn start(args: &LaunchArgs, sockets: &Sockets, has_waiting_connections: bool) -> anyhow::Result<Process> {
+fn start(args: &LaunchArgs, sockets: &Sockets, may_have_callers: bool) -> anyhow::Result<Process> {
     let models = noted(&args.root)?;
     let (program, flags) = args.command.split_first().context("no server given")?;
     let mut command = Command::new(program);
     command.args(with_models(flags, &models)).envs(sockets.environment()).env_remove("LISTEN_PID");
-    if has_waiting_connections {
+    if may_have_callers {
         command.arg(format!("--startup-hold-secs={HOLD_SECONDS}"));
     }
     // this is the first process of its container: orphans come to it
