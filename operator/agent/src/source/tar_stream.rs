@@ -318,4 +318,30 @@ pub(super) mod tests {
             assert!(error.contains(saying), "{error}");
         }
     }
+
+    #[test]
+    fn no_damage_whatever_is_more_than_an_error() {
+        let records = [pax("path=long"), pax("size=3")].concat();
+        let file = raw(EntryType::Regular, "a", b"abc");
+        let whole = [raw(EntryType::XHeader, "x", &records), raw(EntryType::GNULongLink, "l", b"link"), file].concat();
+        for length in 0..whole.len() {
+            let _ = all(&whole[..length]);
+        }
+        let reseal = |bytes: &mut [u8]| {
+            for start in (0..bytes.len()).step_by(2 * BLOCK) {
+                let mut header = Header::from_byte_slice(&bytes[start..start + BLOCK]).clone();
+                header.set_cksum();
+                bytes[start..start + BLOCK].copy_from_slice(header.as_bytes());
+            }
+        };
+        for at in 0..whole.len() {
+            for value in [0, b'0', b'9', b' ', 0x7f, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                let _ = all(&bytes);
+                reseal(&mut bytes); // what is wrong with the sum alone is found early
+                let _ = all(&bytes);
+            }
+        }
+    }
 }

@@ -280,4 +280,21 @@ mod tests {
         let fault = unpack(&path, &wanted, &folder.path().join("into"), &mut unpacked, &unwatched(limits)).unwrap_err();
         assert!(fault.message.contains("limit of 4096 bytes"), "{fault}");
     }
+
+    #[test]
+    fn no_damage_to_a_compressed_layer_is_more_than_a_fault() {
+        let noise: Vec<u8> = (0..2000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let tar = tar_of(&[("models/a", FILE, &[7; 3000]), ("models/b", FILE, &noise)]);
+        for whole in [gzip(&tar), zstd(&tar)] {
+            let (_folder, path) = layer(&[]);
+            let mut damaged = 0;
+            for at in 0..whole.len() {
+                let mut bytes = whole.clone();
+                bytes[at] = bytes[at].wrapping_add(1 + (at % 254) as u8);
+                fs::write(&path, &bytes).unwrap();
+                damaged += usize::from(list(&path, &Bounds::default(), &unwatched(Limits::default())).is_err());
+            }
+            assert!(damaged > 0, "nothing was found");
+        }
+    }
 }
