@@ -22,9 +22,9 @@ from serving import ROOT, everything_in, free_ports, scaled, until
 
 
 class Web:
-    """A web server on the loopback; `answer(request)` answers GET and HEAD. Use as a context manager."""
+    """A web server; `answer(request)` answers whatever is asked. Use as a context manager."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, host="127.0.0.1"):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -36,9 +36,9 @@ class Web:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((host, 0), Handler)
         self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.address = f"{host}:{self.server.server_address[1]}"
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -68,11 +68,11 @@ class Hub:
     TOKEN = "hf_of_the_tests"
     PAGE = 2  # files on one page of a listing
 
-    def __init__(self):
+    def __init__(self, host="127.0.0.1"):
         self.repos, self.stored = {}, {}
         self.asked, self.storage_asked = [], []  # method, path and Authorization of each request
         self.cut = None  # so many bytes of the next answer of the storage
-        self.web, self.storage = Web(self.answer), Web(self.answer_from_storage)
+        self.web, self.storage = Web(self.answer, host), Web(self.answer_from_storage, host)
 
     def __enter__(self):
         self.web.__enter__()
@@ -206,9 +206,9 @@ def crane(*arguments, env=None):
 class Registry:
     """crane's registry, which everybody may read and write. Use as a context manager."""
 
-    def __init__(self):
+    def __init__(self, host="127.0.0.1"):
         (port,) = free_ports(1)
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{host}:{port}"
         self.output = tempfile.TemporaryFile(mode="w+b")
 
     def __enter__(self):
