@@ -1,6 +1,7 @@
 //! A `TritonServer`: stores, rollouts, flags, GPUs, hosts.
 
 use crds::TritonServer;
+use server_core::restriction::ApiGroup;
 
 use super::{Findings, spec};
 use crate::{
@@ -68,7 +69,13 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
             );
             continue;
         };
-        let name = flag.split_once('=').map_or(flag, |(name, _)| name);
+        let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+        if restricts_health(name, value) {
+            let message = "restricts health, which the kubelet asks without a header to know whether the pod is ready: leave \
+                           health out";
+            findings.add(path, message);
+            continue;
+        }
         // the server takes names that are cut short, like getopt
         let Some(own) = OWN_FLAGS.iter().find(|own| own.starts_with(name)) else { continue };
         let shown = if *own == name { format!("--{own}") } else { format!("--{name} begins --{own}, which") };
@@ -80,4 +87,11 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
         };
         findings.add(path, format!("{shown} is set by the operator: {cure}"));
     }
+}
+
+/// Whether a flag asks callers of the health routes for a header; its name may be cut short.
+fn restricts_health(name: &str, value: &str) -> bool {
+    let is_restriction = name.starts_with("http-re") && "http-restricted-api".starts_with(name);
+    let groups = value.split(':').next().unwrap_or_default();
+    is_restriction && groups.split(',').any(|group| group.trim() == ApiGroup::Health.name())
 }
