@@ -28,8 +28,8 @@ pub struct ModelStore {
     /// Kept with the pod, fetched again by each new pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_dir: Option<EmptyDirStore>,
-    /// Kept on a claim of the namespace, with a folder for each replica, and found again by the pods that come after. More than
-    /// one replica needs a claim that many can mount.
+    /// Kept on a claim of the namespace: once for all replicas, and found again by the pods that come after. More than one replica
+    /// needs a claim that many can mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<ClaimStore>,
 }

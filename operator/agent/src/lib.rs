@@ -9,6 +9,7 @@ pub mod attempts;
 pub mod disk;
 pub mod fault;
 pub mod layout;
+pub mod lease;
 pub mod load;
 pub mod manifest;
 pub mod plan;

@@ -61,11 +61,22 @@ pub(crate) async fn stage(
             return Ok(staged(content, origin));
         }
     }
+    let by_another = || {
+        let (store, key, revision) = (Arc::clone(store), key.to_owned(), revision.clone());
+        blocking(move || Ok(store.staged_by_another(&key, revision.as_deref())))
+    };
+    // of the replicas that share a store, one fetches
+    let _turn = store.turn(key, progress).await?;
+    if let Some((staged, pinned)) = by_another().await? {
+        tracing::info!(model = model.name, content = staged.content.short(), "another replica has fetched it");
+        return Ok((staged, Some(pinned)));
+    }
     let partial = {
         let store = Arc::clone(store);
         blocking(move || store.partial()).await?
     };
     let fetched = source::fetch(model, &partial.fetched(), &partial.download(), places, progress).await?;
+    let of_all = Arc::clone(store);
     let (store, model, progress) = (Arc::clone(store), model.clone(), Arc::clone(progress));
     let (content, config) = blocking(move || {
         let config = config_in_source(&fetched, &partial.fetched())?;
@@ -75,7 +86,14 @@ pub(crate) async fn stage(
     })
     .await?;
     let is_short = config.as_ref().is_none_or(|config| config.len() <= LONGEST_REMEMBERED_CONFIG);
-    Ok(staged(content, is_short.then_some(Origin { key: files_key, config })))
+    let (staged, pinned) = staged(content, is_short.then_some(Origin { key: files_key, config }));
+    let (told, kept) = (staged.clone(), Arc::clone(&of_all));
+    blocking(move || {
+        kept.tell_others(&told);
+        Ok(())
+    })
+    .await?;
+    Ok((staged, pinned))
 }
 
 /// The content that has the files of `last` and the configuration of `model`, if they differ only in settings that a serving model

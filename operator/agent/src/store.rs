@@ -8,6 +8,10 @@
 //! partial/N/               being fetched; cleared at start
 //! ledger.json              what was staged and what was confirmed, by model name
 //! ```
+//!
+//! On a claim that replicas share, contents and listings are those of all, see [`shared`].
+
+pub mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,20 +23,33 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
+use self::shared::{Shared, Turn};
 use crate::{
     fault::{Fault, Reason},
+    source::{Progress, blocking},
     verify::{self, ContentHash, Files},
 };
+
+/// How often another replica is looked for that fetches the same.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// How often contents that replicas share are looked through for those that none of them uses.
+const LOOK_AT_SHARED: Duration = Duration::from_secs(30);
 
 /// The agent's folder. One process at a time has it open.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Where contents and listings lie: the same folder, or the one that replicas share.
+    contents: PathBuf,
+    shared: Option<Shared>,
+    /// When those to delete were last looked for among contents that are shared, and which they were.
+    looked: Mutex<Option<(Instant, BTreeSet<ContentHash>)>>,
     ledger: Mutex<BTreeMap<String, Record>>,
     partials: AtomicU64,
     /// Contents that somebody works with who has yet to note them, and how many do.
@@ -138,15 +155,30 @@ impl Store {
     ///
     /// Errors: another process has it open; the disk would not take it.
     pub fn open(root: &Path) -> Result<Self, Fault> {
+        Self::open_in(root, None)
+    }
+
+    /// The same for a replica whose contents lie in the folder `shared`, which its own folder `root` lies in.
+    pub fn open_shared(root: &Path, shared: &Path) -> Result<Self, Fault> {
+        Self::open_in(root, Some(shared))
+    }
+
+    fn open_in(root: &Path, shared: Option<&Path>) -> Result<Self, Fault> {
         let fail = |error: io::Error| Fault::store(format_args!("cannot use {}", root.display()), &error);
         fs::create_dir_all(root).map_err(fail)?;
         let root = fs::canonicalize(root).map_err(fail)?;
         let lock = File::create(root.join("lock")).map_err(fail)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Fault::new(Reason::StoreFailed, format!("{} is in use by another process", root.display())))?;
-        for folder in ["store", "listings", "repository", "partial"] {
+        for folder in ["repository", "partial"] {
             fs::create_dir_all(root.join(folder)).map_err(fail)?;
         }
+        let shared = shared.map(fs::canonicalize).transpose().map_err(fail)?;
+        let contents = shared.clone().unwrap_or_else(|| root.clone());
+        for folder in ["store", "listings"] {
+            fs::create_dir_all(contents.join(folder)).map_err(fail)?;
+        }
+        let shared = shared.map(|shared| Shared::open(&shared, &root)).transpose().map_err(fail)?;
         for entry in fs::read_dir(root.join("partial")).map_err(fail)? {
             fs::remove_dir_all(entry.map_err(fail)?.path()).map_err(fail)?;
         }
@@ -159,7 +191,8 @@ impl Store {
             Err(error) => return Err(fail(error)),
         };
         let (partials, pins) = (AtomicU64::new(0), Arc::default());
-        let store = Self { root, ledger: Mutex::new(ledger), partials, pins, _lock: lock };
+        let (ledger, looked) = (Mutex::new(ledger), Mutex::default());
+        let store = Self { root, contents, shared, looked, ledger, partials, pins, _lock: lock };
         store.drop_lost_contents();
         Ok(store)
     }
@@ -188,25 +221,72 @@ impl Store {
         if place.is_dir() && listing.is_file() {
             return Ok(pinned); // only complete folders are ever renamed to such a name
         }
-        write_synced(&listing, verify::listing(files).as_bytes()).map_err(fail)?;
+        let whole = partial.folder.join("listing");
+        write_synced(&whole, verify::listing(files).as_bytes()).map_err(fail)?;
+        fs::rename(whole, &listing).map_err(fail)?;
         if place.is_dir() {
             return Ok(pinned); // of an agent that wrote no listings
         }
         sync_folders(&partial.model()).map_err(fail)?;
-        fs::rename(partial.model(), &place).map_err(fail)?;
-        sync(&self.root.join("store")).map_err(fail)?;
+        match fs::rename(partial.model(), &place) {
+            Err(_) if place.is_dir() => {} // another replica was faster
+            renamed => renamed.map_err(fail)?,
+        }
+        sync(&self.contents.join("store")).map_err(fail)?;
         Ok(pinned)
+    }
+
+    /// What another replica has fetched for an entry in this state of its source, pinned.
+    pub fn staged_by_another(&self, key: &str, revision: Option<&str>) -> Option<(Staged, Pinned)> {
+        let staged = self.shared.as_ref()?.staged(key).filter(|staged| staged.revision.as_deref() == revision)?;
+        let pinned = self.pin(&staged.content);
+        self.content(&staged.content).is_dir().then_some((staged, pinned))
+    }
+
+    /// Tells the other replicas what an entry came to be.
+    pub fn tell_others(&self, staged: &Staged) {
+        if let Some(shared) = &self.shared
+            && let Err(error) = shared.note(staged)
+        {
+            tracing::warn!(%error, "other replicas do not learn of this content: they fetch it themselves");
+        }
+    }
+
+    /// Waits until no other replica is fetching an entry, or has fetched it. `None` where nobody else could be, or has.
+    pub async fn turn(self: &Arc<Self>, key: &str, progress: &Progress) -> Result<Option<Turn>, Fault> {
+        let key = key.to_owned();
+        while let Some(shared) = &self.shared {
+            progress.check()?;
+            if shared.staged(&key).is_some_and(|staged| self.content(&staged.content).is_dir()) {
+                break;
+            }
+            let (store, key) = (Arc::clone(self), key.clone());
+            let lease = blocking(move || match &store.shared {
+                Some(shared) => shared.take_turn(&key).map_err(|error| Fault::store("cannot share the fetch", &error)),
+                None => Ok(None),
+            });
+            if let Some(lease) = lease.await? {
+                return Ok(Some(Turn::new(lease)));
+            }
+            tokio::time::sleep(WAIT).await;
+        }
+        Ok(None)
     }
 
     /// Keeps a content from being deleted.
     pub fn pin(&self, content: &ContentHash) -> Pinned {
+        if let Some(shared) = &self.shared
+            && let Err(error) = shared.touch(content)
+        {
+            tracing::warn!(%error, content = content.short(), "other replicas do not learn that it is used");
+        }
         *lock(&self.pins).entry(content.clone()).or_default() += 1;
         Pinned { content: content.clone(), pins: Arc::clone(&self.pins) }
     }
 
     /// Where a content lies.
     pub fn content(&self, content: &ContentHash) -> PathBuf {
-        self.root.join("store").join(content.as_str())
+        self.contents.join("store").join(content.as_str())
     }
 
     /// The files of a content with their hashes; `None` if that is not known.
@@ -216,7 +296,7 @@ impl Store {
     }
 
     fn listing(&self, content: &ContentHash) -> PathBuf {
-        self.root.join("listings").join(content.as_str())
+        self.contents.join("listings").join(content.as_str())
     }
 
     /// What the repository's folder of that name is.
@@ -242,10 +322,16 @@ impl Store {
         let fail = |error: io::Error| Fault::store(format_args!("cannot put '{name}' into the repository"), &error);
         let repository = self.repository();
         let link = repository.join(plain(name)?);
-        freshen(&self.content(content), &link).map_err(fail)?;
+        let (place, now) = (self.content(content), SystemTime::now());
+        // other replicas see the same files: they get a new time only where the server would take them for older ones
+        let is_newer = || Ok::<_, io::Error>(newest(&place, Some(&link))? > newest(&link, None)?);
+        if self.shared.is_none() || !is_newer().map_err(fail)? {
+            freshen(&place, &link, now).map_err(fail)?;
+        }
         let temporary = repository.join(format!(".{name}.new"));
         remove_if_there(&temporary).map_err(fail)?;
-        symlink(Path::new("../store").join(content.as_str()), &temporary).map_err(fail)?;
+        let contents = if self.shared.is_some() { "../../store" } else { "../store" };
+        symlink(Path::new(contents).join(content.as_str()), &temporary).map_err(fail)?;
         fs::rename(&temporary, &link).map_err(fail)?;
         sync(&repository).map_err(fail)
     }
@@ -295,8 +381,8 @@ impl Store {
 
     /// Deletes at once what nobody speaks of: there is no room for what somebody wants.
     pub fn spare(&self) {
-        for content in self.unreferenced() {
-            match self.remove(&content) {
+        for content in self.deletable(true) {
+            match self.remove_unless_used(&content, true) {
                 Ok(_) => tracing::info!(content = content.short(), "deleted to make room"),
                 Err(fault) => tracing::warn!(%content, error = %fault, "not deleted"),
             }
@@ -304,8 +390,36 @@ impl Store {
     }
 
     /// Contents that neither the repository nor the ledger speaks of, nor anybody at work.
+    ///
+    /// Of contents that are shared, no other replica does either; they are looked for now and then only.
     pub fn unreferenced(&self) -> BTreeSet<ContentHash> {
-        let entries = fs::read_dir(self.root.join("store")).into_iter().flatten().flatten();
+        if self.shared.is_none() {
+            return self.deletable(false);
+        }
+        let mut looked = lock(&self.looked);
+        match &*looked {
+            Some((at, contents)) if at.elapsed() < LOOK_AT_SHARED => contents.clone(),
+            _ => looked.insert((Instant::now(), self.deletable(false))).1.clone(),
+        }
+    }
+
+    fn deletable(&self, is_short: bool) -> BTreeSet<ContentHash> {
+        let mut contents = self.of_nobody_here();
+        let Some(shared) = &self.shared else { return contents };
+        let is_fresh = |content: &ContentHash| shared.is_fresh(content, is_short);
+        match shared.used_by_others() {
+            Ok(used) => contents.retain(|content| !used.contains(content) && !is_fresh(content).unwrap_or(true)),
+            Err(error) => {
+                tracing::warn!(%error, "nothing is deleted: it cannot be told what other replicas use");
+                contents.clear();
+            }
+        }
+        contents
+    }
+
+    /// Contents that this agent has no use for.
+    fn of_nobody_here(&self) -> BTreeSet<ContentHash> {
+        let entries = fs::read_dir(self.contents.join("store")).into_iter().flatten().flatten();
         let mut contents: BTreeSet<_> =
             entries.filter_map(|entry| ContentHash::from_name(entry.file_name().to_str()?)).collect();
         for content in self.lock().values().flat_map(Record::contents) {
@@ -323,21 +437,39 @@ impl Store {
 
     /// Takes a content out of the store, unless somebody speaks of it again; it is gone from disk once the result is dropped.
     pub fn remove(&self, content: &ContentHash) -> Result<Option<Partial>, Fault> {
-        if !self.unreferenced().contains(content) {
+        self.remove_unless_used(content, false)
+    }
+
+    fn remove_unless_used(&self, content: &ContentHash, is_short: bool) -> Result<Option<Partial>, Fault> {
+        if let Some((_, contents)) = &mut *lock(&self.looked) {
+            contents.remove(content);
+        }
+        if !self.deletable(is_short).contains(content) {
             return Ok(None);
         }
         let fail = |error: io::Error| Fault::store(format_args!("cannot delete {content}"), &error);
         // by one rename: half a folder must never bear a content's name
         let partial = self.partial()?;
-        fs::rename(self.content(content), partial.folder.join("removed")).map_err(fail)?;
+        let removed = partial.folder.join("removed");
+        fs::rename(self.content(content), &removed).map_err(fail)?;
+        if let Some(shared) = &self.shared
+            && shared.is_fresh(content, is_short).unwrap_or(true)
+        {
+            // somebody began to use it meanwhile
+            return match fs::rename(&removed, self.content(content)) {
+                Err(_) if self.content(content).is_dir() => Ok(None),
+                back => back.map(|()| None).map_err(fail),
+            };
+        }
         remove_if_there(&self.listing(content)).map_err(fail)?;
         Ok(Some(partial))
     }
 
     /// Records and listings may outlive their content when somebody cleans up by hand, or the process ends between two steps.
     fn drop_lost_contents(&self) {
-        for entry in fs::read_dir(self.root.join("listings")).into_iter().flatten().flatten() {
-            if !self.root.join("store").join(entry.file_name()).is_dir() {
+        for entry in fs::read_dir(self.contents.join("listings")).into_iter().flatten().flatten() {
+            // another replica may be about to put its content there
+            if self.shared.is_none() && !self.contents.join("store").join(entry.file_name()).is_dir() {
                 let _ = fs::remove_file(entry.path()); // a listing of nothing does no harm
             }
         }
@@ -415,18 +547,37 @@ fn plain(name: &str) -> Result<&str, Fault> {
 }
 
 /// Gives the files of `folder` a new time, but for those that `before` has under the same path.
-fn freshen(folder: &Path, before: &Path) -> io::Result<()> {
-    let now = SystemTime::now();
+fn freshen(folder: &Path, before: &Path, now: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (path, before) = (entry.path(), before.join(entry.file_name()));
         if path.is_dir() {
-            freshen(&path, &before)?;
+            freshen(&path, &before, now)?;
         } else if !is_same_file(&path, &before)? {
             File::open(path)?.set_modified(now)?;
         }
     }
     Ok(())
+}
+
+/// The newest time of the files in a folder, but for those that `before` has under the same path; `None` if there are none.
+fn newest(folder: &Path, before: Option<&Path>) -> io::Result<Option<SystemTime>> {
+    let mut newest = None;
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (path, before) = (entry.path(), before.map(|before| before.join(entry.file_name())));
+        let time = match &before {
+            before if path.is_dir() => self::newest(&path, before.as_deref())?,
+            Some(before) if is_same_file(&path, before)? => None,
+            _ => Some(fs::metadata(&path)?.modified()?),
+        };
+        newest = newest.max(time);
+    }
+    Ok(newest)
 }
 
 /// Whether both are one file, by two names.

@@ -35,6 +35,8 @@ use crate::{
 pub struct Settings {
     /// The agent's folder; see [`crate::store`].
     pub root: PathBuf,
+    /// The folder with contents that several agents share, if `root` is one of theirs in it.
+    pub shared: Option<PathBuf>,
     /// The file for open attempts to load; see [`crate::attempts`]. It should live as long as what the server has to live on.
     pub attempts: PathBuf,
     /// Where the server takes calls.
@@ -81,6 +83,7 @@ impl Settings {
         Self {
             attempts: root.join("attempts.json"),
             root,
+            shared: None,
             server: server.into(),
             places: Places::default(),
             limits: Limits::default(),
@@ -99,7 +102,11 @@ impl Agent {
     ///
     /// Errors: the store is in use, or the disk would not take it.
     pub fn start(settings: Settings, manifests: watch::Receiver<Arc<Manifest>>) -> Result<Self, Fault> {
-        let store = Arc::new(Store::open(&settings.root)?);
+        let store = match &settings.shared {
+            Some(shared) => Store::open_shared(&settings.root, shared)?,
+            None => Store::open(&settings.root)?,
+        };
+        let store = Arc::new(store);
         let spared = Arc::downgrade(&store);
         let disk = Disk::new(settings.root.clone(), settings.disk, move || {
             if let Some(store) = spared.upgrade() {

@@ -93,9 +93,16 @@ async fn work(
 
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut startup = Startup::open(&args.root, &host);
-    let slot = args.store.as_deref().map(|store| ReplicaSlot::take(store, &args.root)).transpose()?;
+    let slot = args.store.as_deref().map(|store| ReplicaSlot::take(store, &args.root, &host)).transpose()?;
     let folder = slot.as_ref().map_or(args.root.as_path(), ReplicaSlot::folder);
     tracing::info!(folder = %folder.display(), "keeping models");
+    let held = slot.as_ref().map(ReplicaSlot::held);
+    let mut lost = tokio::spawn(async move {
+        match held {
+            Some(held) => held.await,
+            None => std::future::pending().await,
+        }
+    });
     let agent = Agent::start(Settings { adopts: adopted, ..settings(&args, folder) }, manifests)?;
     let (mut states, mut following) = (agent.state(), agent.following());
     let begun = Instant::now();
@@ -121,6 +128,7 @@ async fn work(
                 Notice::Left => agent.server_left(),
             },
             changed = crashes.changed() => changed.context("crashes are no longer counted")?,
+            _ = &mut lost => anyhow::bail!("another pod has taken the place of this one in the store"),
         }
     }
 }
@@ -148,6 +156,7 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
     let mut settings = Settings::new(folder, args.server.clone());
     settings.look_again = LOOK;
+    settings.shared.clone_from(&args.store);
     // without a claim, models are on the node's disk
     settings.disk = DiskLimits { limit: args.store_limit, is_of_node: args.store.is_none() };
     // with the pod: another pod may have more memory than this one
