@@ -200,8 +200,8 @@ pub struct HuggingFaceSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = URI_PATTERN), length(max = 2048))]
     pub endpoint: Option<String>,
-    /// Secret of the namespace with `token` (or `HF_TOKEN`), for private and gated repositories. It is sent to the hub and to no
-    /// other host, and never read by the operator.
+    /// Secret of the namespace with `token` (or `HF_TOKEN`), for private and gated repositories; listed by the server and labelled
+    /// as one of http is. It is sent to the hub and to no other host, and never read by the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
 }
@@ -214,8 +214,8 @@ pub struct OciSource {
     /// registry.example/models/resnet50@sha256:DIGEST. Of an image the folder /models is taken if it has one, else all of it.
     #[schemars(length(min = 1, max = 512))]
     pub reference: String,
-    /// Secret of the namespace with `.dockerconfigjson` (type kubernetes.io/dockerconfigjson), or with `username` and `password`.
-    /// It is never read by the operator.
+    /// Secret of the namespace with `.dockerconfigjson` (type kubernetes.io/dockerconfigjson), or with `username` and `password`;
+    /// listed by the server and labelled as one of http is. It is never read by the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<NameRef>,
     /// Asks the registry without encryption. Default: false.
