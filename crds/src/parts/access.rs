@@ -10,8 +10,8 @@ use super::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelAccess {
-    /// Secrets that sources of models may name. They are mounted into the pods from the start, whether they exist yet or not. Each must
-    /// carry the label `triton-operator.dev/model-access: "true"`. Default: none.
+    /// Secrets that sources of models may name. Each must carry the label `triton-operator.dev/model-access: "true"`; those that do are
+    /// mounted into the pods from the start. One that is made or labelled later replaces the pods once. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     pub secrets: Vec<String>,

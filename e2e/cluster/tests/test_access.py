@@ -97,6 +97,8 @@ def test_a_tenant_gets_no_secret_of_others(namespace, listener):
     as_tenant(his + "  modelAccess: {secrets: [another]}\n", opened_with("second", address, "another", "his"))
     condition = namespace.wait("tmod/second", status="False", reason="CredentialsMissing")
     assert "triton-operator.dev/model-access" in condition["message"], condition
+    volumes = [volume for pod in namespace.pods("his").values() for volume in pod["spec"]["volumes"]]
+    assert volumes and not [volume for volume in volumes if "secret" in volume], "he chooses what runs in the pod, so it is not even mounted"
     # and one whose environment would have it
     env = "env: [{name: STOLEN, valueFrom: {secretKeyRef: {name: another, key: token}}}]"
     as_tenant(his.replace("name: his", "name: reader").replace("drainDelay: 3s", f"drainDelay: 3s, {env}"))

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use crate::{
     Manifest,
+    access::FoundSecret,
     build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
     manifest::ManifestSource,
     observed::{FoundConfigMap, Observed},
@@ -26,11 +27,14 @@ pub struct Mounts {
 
 impl Mounts {
     /// What pods that are made now mount: the Secrets and claims that the server lets models use, and the ConfigMaps that are too
-    /// large for the manifest. A claim that does not exist is not mounted, since a pod would wait for it; a Secret is, since a
-    /// pod would not.
+    /// large for the manifest. A claim that does not exist is not mounted, since a pod would wait for it. Nor is a Secret that its
+    /// owner has not marked: what runs in the pod is chosen by whoever writes the server, down to the image.
     pub fn wanted(server: &TritonServer, manifest: &Manifest, observed: &Observed) -> Self {
         let access = server.spec.model_access.iter();
         let is_there = |claim: &&String| !observed.absent_claims.contains(*claim);
+        let is_for_models = |secret: &&String| {
+            observed.secrets.as_ref().is_none_or(|found| found.get(*secret) == Some(&FoundSecret::ForModels))
+        };
         let large = manifest.sources().filter_map(|source| match source {
             ManifestSource::ConfigMap { name, keys: None, .. } => Some(name),
             _ => None,
@@ -39,7 +43,7 @@ impl Mounts {
         Self {
             config_maps: large.filter(exists).cloned().collect(),
             claims: access.clone().flat_map(|access| &access.claims).filter(is_there).cloned().collect(),
-            secrets: access.flat_map(|access| &access.secrets).cloned().collect(),
+            secrets: access.flat_map(|access| &access.secrets).filter(is_for_models).cloned().collect(),
         }
     }
 

@@ -57,17 +57,16 @@ pub(crate) struct Kept {
     pinned: Pinned,
 }
 
-/// Secrets and claims that a server lets its models use.
+/// Claims that a server lets its models use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Access {
     claims: BTreeSet<String>,
-    secrets: BTreeSet<String>,
 }
 
 impl Access {
     fn of(server: &TritonServer) -> Self {
         let access = server.spec.model_access.clone().unwrap_or_default();
-        Self { claims: access.claims.into_iter().collect(), secrets: access.secrets.into_iter().collect() }
+        Self { claims: access.claims.into_iter().collect() }
     }
 }
 
@@ -81,7 +80,7 @@ pub(crate) fn kept(server: &TritonServer, observed: &Observed) -> Option<Kept> {
         Some(text) => (seal(&[&inputs(server), text, &pinned.text]), serde_json::from_str(text).ok()?),
         None => {
             // of an operator that mounted what models named
-            let access = Access { claims: mounts.claims.clone(), secrets: mounts.secrets.clone() };
+            let access = Access { claims: mounts.claims.clone() };
             (seal(&[&inputs_with_mounts(server, &mounts), &pinned.text]), access)
         }
     };
@@ -90,13 +89,14 @@ pub(crate) fn kept(server: &TritonServer, observed: &Observed) -> Option<Kept> {
 
 impl Kept {
     /// Whether it can be kept although the pods of `server` would now mount `wanted`: they have all of it, or may not be replaced for
-    /// what they lack. What the owner of the server has listed since is mounted, as every other change of his.
+    /// what they lack. What the owner of the server has listed since is mounted, as every other change of his; so is a listed Secret
+    /// that its owner has made or marked since.
     pub(crate) fn is_enough(&self, server: &TritonServer, wanted: &Mounts) -> bool {
         let missing = wanted.without(&self.mounts);
         let may_restart = server.spec.model_access.as_ref().and_then(|access| access.allow_pod_restart) == Some(true);
-        let is_newly_listed = missing.claims.difference(&self.access.claims).next().is_some()
-            || missing.secrets.difference(&self.access.secrets).next().is_some();
-        missing.is_empty() || !(may_restart || is_newly_listed)
+        let is_newly_allowed =
+            missing.claims.difference(&self.access.claims).next().is_some() || !missing.secrets.is_empty();
+        missing.is_empty() || !(may_restart || is_newly_allowed)
     }
 
     /// The annotations that pin it: those it was given.

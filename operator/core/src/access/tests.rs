@@ -143,3 +143,13 @@ fn a_secret_is_marked_by_the_value_true() {
     assert_eq!(FoundSecret::of(Some(&labels("false"))), FoundSecret::NotForModels);
     assert_eq!(FoundSecret::of(None), FoundSecret::NotForModels);
 }
+
+#[test]
+fn a_secret_is_mounted_only_once_its_owner_has_marked_it() {
+    let server = server(json!({ "modelAccess": { "secrets": ["marked", "plain", "absent"] } }));
+    let compiled = crate::compile(&server, [], &Observed::default());
+    let secrets = |observed: &Observed| crate::mounts::Mounts::wanted(&server, &compiled.manifest, observed).secrets;
+    let observed = found(&[("marked", FoundSecret::ForModels), ("plain", FoundSecret::NotForModels)]);
+    assert_eq!(secrets(&observed), BTreeSet::from(["marked".to_owned()]));
+    assert!(secrets(&found(&[("marked", FoundSecret::Unseen)])).is_empty());
+}
