@@ -212,8 +212,8 @@ class Audit:
         return before
 
 
-def requests_of(user):
-    """Every request of a user that the record has: (group, resource, verb), and those that his rights did not cover."""
+def requests_of(user, since):
+    """Every request of a user that the record has: (group, resource, verb), and those that his rights did not cover since that time."""
     done, refused = set(), []
     with (STATE / "logs" / "audit.jsonl").open("rb") as log:
         for line in log:
@@ -225,7 +225,8 @@ def requests_of(user):
                 continue
             what = of.get("apiGroup", ""), "/".join(filter(None, [of["resource"], of.get("subresource")]))
             if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid":
-                refused.append((*what, event["verb"], of.get("namespace"), of.get("name")))
+                if event["requestReceivedTimestamp"][: len("2026-01-01T00:00:00")] >= since.rstrip("Z"):
+                    refused.append((*what, event["verb"], of.get("namespace"), of.get("name")))
                 continue
             done.add((*what, event["verb"]))
             if event["verb"] == "patch" and event["responseStatus"]["code"] == 201:
