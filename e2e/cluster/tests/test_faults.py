@@ -244,3 +244,16 @@ def test_invariant_15_a_pod_that_restarts_while_no_operator_is_there_loads_its_m
     until(lambda: set(namespace.pods()) - before, "another pod", 60)
     for model in ("echo", "second"):
         until(lambda: namespace.infer(model) == [1, 2], f"answers of {model}", 60)
+
+
+def test_invariant_19_nothing_hangs_when_all_is_deleted_while_no_operator_is_there(namespaces, apis):
+    kept, whole = namespaces(), namespaces()
+    with contextlib.ExitStack() as stack:
+        for namespace in (kept, whole):
+            namespace.apply(SERVER, ECHO)
+            stack.enter_context(apis().operator(namespace))
+        for namespace in (kept, whole):
+            until(lambda: is_ready(namespace, "tmod/echo"), "the model", 90)
+    kept.kubectl("delete", "tsrv/vision", "tmod/echo", "--timeout=30s")
+    until(lambda: not objects(kept), "everything to be gone", 60)
+    whole.kubectl("delete", "namespace", whole.name, "--timeout=60s")
