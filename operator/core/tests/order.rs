@@ -13,9 +13,11 @@ use crds::{
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use operator_core::{
-    Compiled, Manifest, Observed, Reason, compile,
+    Compiled, Manifest, ManifestModel, Observed, Reason, compile,
     compile::{MANIFEST_MAX, Placement},
     manifest::ManifestError,
+    replica::{ModelReport, Phase, Replica, Report},
+    rollout,
 };
 use proptest::prelude::*;
 
@@ -115,6 +117,113 @@ proptest! {
     fn compiling_again_changes_nothing((models, _) in any_models()) {
         let first = run(&models, None).manifest;
         prop_assert_eq!(run(&models, Some(&first)).manifest, first);
+    }
+}
+
+/// What happens to one model: it is there from then on with that text in its configuration, or it is gone.
+type Event = (usize, Option<u8>);
+
+/// Events of a few models, as they happen to each, in any order between them; with how many pods look at the manifest after each.
+fn any_history() -> impl Strategy<Value = Vec<(Event, u8)>> {
+    let of_one = |model: usize| {
+        let events = prop::collection::vec(prop::option::weighted(0.8, 0..3_u8), 1..4);
+        events.prop_map(move |events| events.into_iter().map(|event| (model, event)).collect::<Vec<Event>>())
+    };
+    let all: Vec<_> = (0..5).map(of_one).collect();
+    all.prop_flat_map(|all| {
+        let owners: Vec<usize> = all.iter().enumerate().flat_map(|(at, events)| vec![at; events.len()]).collect();
+        let looks = prop::collection::vec(0..8_u8, owners.len());
+        (Just(all), Just(owners).prop_shuffle(), looks)
+    })
+    .prop_map(|(mut all, owners, looks)| {
+        all.iter_mut().for_each(|events| events.reverse());
+        let next = |owner: usize, all: &mut Vec<Vec<Event>>| all[owner].pop().unwrap();
+        owners.into_iter().zip(looks).map(|(owner, looks)| (next(owner, &mut all), looks)).collect()
+    })
+}
+
+/// A server in the making: the models there are, the manifest published last, and pods that follow it when they look.
+#[derive(Default)]
+struct World {
+    models: std::collections::BTreeMap<usize, u8>,
+    last: Option<Manifest>,
+    adopt: rollout::Adopt,
+    pods: Vec<Replica>,
+}
+
+impl World {
+    fn models(&self) -> Vec<TritonModel> {
+        let made = self.models.iter().map(|(number, text)| {
+            let mut model = model(&format!("m{number}"));
+            model.spec.config_pbtxt = Some(format!("max_batch_size: {text}"));
+            model
+        });
+        made.collect()
+    }
+
+    /// What an operator does, be it one that was just started: it knows what is in the cluster and nothing else.
+    fn reconcile(&mut self) {
+        let compiled = run(&self.models(), self.last.as_ref());
+        let around = rollout::Around { last: self.last.as_ref(), replicas: &self.pods, at_once: 1 };
+        let (compiled, adopt) = rollout::advance(compiled, &around);
+        (self.last, self.adopt) = (Some(compiled.manifest), adopt);
+    }
+
+    /// A pod takes in the manifest and what it may adopt, and serves it.
+    fn look(&mut self, pod: usize) {
+        let (Some(manifest), pod) = (&self.last, &mut self.pods[pod]) else { return };
+        let adopts = self.adopt.get(&pod.name).cloned().unwrap_or_default();
+        let served = manifest.models.iter().filter_map(|entry| {
+            let may_adopt =
+                entry.rollout.is_none() || adopts.contains(&entry.content_hash()[..ManifestModel::ADOPT_WORD]);
+            let former = || entry.rollout.as_ref()?.former.as_deref();
+            Some((entry.name.clone(), (if may_adopt { Some(entry) } else { former() })?.content_hash()))
+        });
+        let report =
+            |hash| ModelReport { entry: Some(hash), phase: Phase::Ready, versions: vec![1], ..ModelReport::default() };
+        pod.report = Some(Report {
+            manifest_hash: Some(manifest.hash.clone()),
+            models: served.map(|(name, hash)| (name, report(hash))).collect(),
+            adopts: Some(adopts),
+            ..Report::default()
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Invariant 18: whatever order models come, change and go in, and whichever pods keep up, they end the same.
+    #[test]
+    fn invariant_18_any_order_of_events_ends_with_the_same_manifest_everywhere(history in any_history()) {
+        let pod = |number| Replica { name: format!("p{number}"), is_ready: true, ..Replica::default() };
+        let mut world = World { pods: (0..3).map(pod).collect(), ..World::default() };
+        for ((number, text), looks) in history {
+            match text {
+                Some(text) => drop(world.models.insert(number, text)),
+                None => drop(world.models.remove(&number)),
+            }
+            world.reconcile();
+            (0..3).filter(|pod| looks & (1 << pod) != 0).for_each(|pod| world.look(pod));
+        }
+        let wanted = run(&world.models(), None).manifest;
+        let mut rounds = 0;
+        while world.last.as_ref() != Some(&wanted) {
+            rounds += 1;
+            prop_assert!(rounds < 50, "it never ends: {}", world.last.unwrap().to_json());
+            (0..3).for_each(|pod| world.look(pod));
+            world.reconcile();
+        }
+        (0..3).for_each(|pod| world.look(pod));
+        let hashes: std::collections::BTreeMap<String, String> =
+            wanted.models.iter().map(|entry| (entry.name.clone(), entry.content_hash())).collect();
+        for pod in &world.pods {
+            let report = pod.report.as_ref().unwrap();
+            let served = report.models.iter().map(|(name, model)| (name.clone(), model.entry.clone().unwrap())).collect();
+            prop_assert_eq!(&hashes, &served);
+        }
+        world.reconcile();
+        prop_assert_eq!(world.last.as_ref(), Some(&wanted), "nothing is left to do");
     }
 }
 
