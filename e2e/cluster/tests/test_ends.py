@@ -1,6 +1,7 @@
 """How a server ends that nobody asked to, and what is said of it: its own last words, or that it ran out of memory."""
 
 import json
+import struct
 
 import pytest
 
@@ -47,11 +48,15 @@ def test_a_server_that_runs_out_of_memory_says_so_with_its_limit_and_serves_agai
         (status,) = pod["status"]["containerStatuses"]
         return status["lastState"].get("terminated")
 
-    size = 100_000
-    for number in range(400):
-        body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [size], "data": [number] + [1] * (size - 1)}]}
-        (tmp_path / "body.json").write_text(json.dumps(body))
-        code, _ = inside("curl", "-sS", "-m", "10", "-o", tmp_path / "answer", url, "-d", f"@{tmp_path / 'body.json'}", check=False)
+    size = 1 << 20
+    binary = {"parameters": {"binary_data_size": 4 * size}}
+    head = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [size], **binary}]}
+    head = json.dumps({**head, "outputs": [{"name": "OUTPUT0", "parameters": {"binary_data": True}}]}).encode()
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    for number in range(100):
+        (tmp_path / "body").write_bytes(head + struct.pack("<I", number) * size)
+        body = ["--data-binary", f"@{tmp_path / 'body'}"]
+        code, _ = inside("curl", "-sS", "-f", "-m", "10", "-o", tmp_path / "answer", "-H", length, *body, url, check=False)
         if code:
             break
     assert until(ended, "the end of the container")["reason"] == "OOMKilled"
