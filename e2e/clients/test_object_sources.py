@@ -94,7 +94,7 @@ def test_a_transfer_that_breaks_off_and_one_that_is_damaged_are_mended(tmp_path)
                 up.wait_for("Ready: ")
                 assert add_one("http", connect("http", up), "mended") == 1
             ranges = [asked for method, path, asked in proxy.seen if "model.onnx" in path]
-            assert f"bytes={len(content) // 2}-" in ranges, ranges
+            assert any((asked or "").startswith(f"bytes={len(content) // 2}-") for asked in ranges), ranges
             assert not disturbances
 
 
