@@ -1,8 +1,96 @@
-"""A new content of a model comes to one replica first. What fails there goes no further."""
+"""A new content of a model comes to one replica first. What fails there, or takes its server down, goes no further, and is undone by the next
+content."""
+
+import json
+import textwrap
+
+import pytest
 
 from kube import ECHO, SERVER, load, until
 
 THREE = SERVER.replace("replicas: 1", "replicas: 3")
+
+MODEL = """
+apiVersion: triton-operator.dev/v1alpha1
+kind: TritonModel
+metadata: {name: worded}
+spec:
+  serverRef: {name: vision}
+  config:
+    backend: python
+    inputs: [{name: INPUT0, dataType: TYPE_FP32, dims: [-1]}]
+    outputs: [{name: OUTPUT0, dataType: TYPE_FP32, dims: [-1]}]
+  source: {inline: {files: {}}}
+  loadPolicy: {retry: {limit: 2, backoff: 1s}}
+"""
+
+
+def code(factor, at_load="pass"):
+    """A Python model that multiplies, and does something when it is loaded."""
+    text = f"""
+        import os, pathlib, signal
+        import triton_python_backend_utils as pb_utils
+
+        def end_the_server():
+            for process in pathlib.Path("/proc").iterdir():
+                if process.name.isdigit() and (process / "comm").read_text().strip() == "tritonserver":
+                    os.kill(int(process.name), signal.SIGKILL)
+
+        class TritonPythonModel:
+            def initialize(self, args):
+                {at_load}
+
+            def execute(self, requests):
+                tensors = [pb_utils.get_input_tensor_by_name(it, "INPUT0").as_numpy() for it in requests]
+                return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", it * {factor})]) for it in tensors]
+        """
+    return {"inline": {"files": {"1/model.py": textwrap.dedent(text)}}}
+
+
+def events(namespace, name, reason):
+    found = namespace.items("events.events.k8s.io")
+    return [it for it in found if it["regarding"]["name"] == name and it["reason"] == reason]
+
+
+@pytest.mark.our_cluster
+def test_a_content_that_takes_its_server_down_is_tried_by_one_replica_and_never_again(namespace):
+    image = "  image: {repository: localhost/tritonserver-python}\n"
+    namespace.apply(THREE + image, ECHO, MODEL.replace("source: {inline: {files: {}}}", f"source: {json.dumps(code(2))}"))
+    for what in ("tsrv/vision", "tmod/echo", "tmod/worded"):
+        namespace.wait(what, deadline=150)
+    pods = namespace.pods()
+
+    with load(namespace, may_fail=True) as result:
+        namespace.patch("tmod/worded", source=code(3, "end_the_server()"))
+        condition = namespace.wait("tmod/worded", status="False", reason="ServerCrashed")
+        condition = until(
+            lambda: (it := namespace.condition("tmod/worded"))["reason"] == "ServerCrashed" and "no replica loads" in it["message"] and it,
+            "it to be in quarantine",
+        )
+    (failure,) = namespace.get("tmod/worded")["status"]["failures"]
+    assert failure["pod"] in pods and failure["pod"] in condition["message"], condition
+    assert namespace.condition("tmod/worded", "Stalled")["status"] == "True"
+    assert events(namespace, "worded", "ServerCrashed")
+    assert result["failed"] <= result["requests"] / 20, "two replicas went on"
+    namespace.wait("tsrv/vision")
+    until(lambda: namespace.infer("worded") == [2, 4], "the content before to serve")
+
+    # what is in quarantine stays there when its pod is replaced, and holds no new pod back
+    namespace.kubectl("delete", "pod", failure["pod"], "--wait=false")
+    namespace.patch("tsrv/vision", replicas=4)
+    until(lambda: len(namespace.pods()) == 4 and failure["pod"] not in namespace.pods(), "four pods")
+    namespace.wait("tsrv/vision", deadline=120)
+    assert namespace.condition("tmod/worded")["reason"] == "ServerCrashed"
+    assert namespace.infer("worded") == [2, 4]
+
+    namespace.patch("tmod/worded", source=code(5))
+    namespace.wait("tmod/worded", deadline=120)
+    assert namespace.get("tmod/worded")["status"]["loadedReplicas"] == "4/4"
+    assert namespace.infer("worded") == [5, 10]
+    until(
+        lambda: not any("triton-operator.dev/adopt" in it["metadata"].get("annotations", {}) for it in namespace.pods().values()),
+        "nothing in rollout to be left on a pod",
+    )
 
 
 def test_a_content_that_does_not_load_stops_at_the_first_replica(namespace):
