@@ -8,11 +8,13 @@ from kube import ECHO, ROOT, SERVER, inside, until
 CALLS = ROOT / "e2e" / "common" / "control_calls.py"
 REFUSED = {"http": "403", "grpc": "StatusCode.PERMISSION_DENIED"}
 # what a user may ask of callers of the ports: it must not be asked of the agent
-RESTRICTED = """    extraArgs:
-      - --http-restricted-api=model-repository,metadata,statistics:key=secret
-      - --grpc-restricted-protocol=model-repository:key=secret
-      - --http-header-forward-pattern=.*
-"""
+RESTRICTED = SERVER.replace(
+    "server: {",
+    "server: {extraArgs: ["
+    "'--http-restricted-api=model-repository,metadata,statistics:key=secret', "
+    "'--grpc-restricted-protocol=model-repository:key=secret', "
+    "'--http-header-forward-pattern=.*'], ",
+)
 
 
 def outcomes(namespace, protocol):
@@ -21,7 +23,7 @@ def outcomes(namespace, protocol):
 
 
 def test_no_client_of_the_service_controls_a_server_unless_it_says_so(namespace):
-    namespace.apply(SERVER + RESTRICTED, ECHO)
+    namespace.apply(RESTRICTED, ECHO)
     namespace.wait("tmod/echo")
     namespace.wait("tsrv/vision")
     lives = namespace.lives()
