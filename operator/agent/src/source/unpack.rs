@@ -10,7 +10,7 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::Progress;
+use super::{Progress, tar_stream::TarStream};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
@@ -41,7 +41,7 @@ impl Archive {
     /// it; `StoreFailed` if the disk would not take it.
     pub fn unpack(self, archive: &Path, into: &Path, progress: &Progress) -> Result<Files, Fault> {
         let file = File::open(archive).map_err(|error| Fault::store("cannot read the download", &error))?;
-        let mut sink = Sink { into, progress, files: Files::new(), bytes: 0 };
+        let mut sink = Sink { into, progress, files: Files::new(), folders: 0, bytes: 0 };
         match self {
             Self::Tar => untar(BufReader::new(file), &mut sink)?,
             Self::TarGz => untar(MultiGzDecoder::new(BufReader::new(file)), &mut sink)?,
@@ -56,14 +56,21 @@ struct Sink<'a> {
     into: &'a Path,
     progress: &'a Progress,
     files: Files,
+    folders: usize,
     bytes: u64,
 }
 
 impl Sink<'_> {
-    fn folder(&self, path: &str) -> Result<(), Fault> {
+    fn folder(&mut self, path: &str) -> Result<(), Fault> {
         if matches!(path, "" | "." | "./") || is_litter(path) {
             return Ok(());
         }
+        self.folders += 1;
+        let most = self.progress.limits().files;
+        if self.folders > most {
+            return Err(invalid(format!("the archive has more than {most} folders")));
+        }
+        self.progress.check()?;
         let path = self.into.join(verify::clean_path(path).map_err(invalid)?);
         fs::create_dir_all(&path).map_err(|error| Fault::store(format_args!("cannot make {}", path.display()), &error))
     }
@@ -95,21 +102,24 @@ impl Sink<'_> {
 }
 
 fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
-    let mut archive = tar::Archive::new(reader);
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let path = text(&entry.path_bytes())?;
-        let kind = entry.header().entry_type();
+    let mut archive = TarStream::new(reader);
+    while let Some(entry) = archive.next().map_err(broken)? {
+        let path = text(&entry.path)?;
+        let kind = entry.kind;
+        if entry.is_sparse {
+            return Err(invalid(format!(
+                "the archive holds a sparse file, '{path}': pack it whole (tar without --sparse)"
+            )));
+        }
         if kind.is_dir() {
             sink.folder(&path)?;
-        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
-            let is_executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
-            sink.file(&path, is_executable, &mut entry)?;
+        } else if kind.is_file() || kind.is_contiguous() {
+            sink.file(&path, entry.is_executable, &mut archive)?;
         } else if kind.is_symlink() || kind.is_hard_link() {
             return Err(invalid(format!(
                 "the archive holds a link, '{path}': pack the files themselves (tar --dereference)"
             )));
-        } else if !matches!(kind, tar::EntryType::XGlobalHeader | tar::EntryType::XHeader) {
+        } else {
             return Err(invalid(format!("the archive holds '{path}', which is neither a file nor a folder")));
         }
     }
@@ -251,6 +261,18 @@ pub(crate) mod tests {
         refused(Archive::TarGz, &whole[..whole.len() / 2], limits, "cannot");
         refused(Archive::Tar, b"<html>not found</html>", limits, "cannot be unpacked");
         refused(Archive::Zip, b"<html>not found</html>", limits, "cannot be unpacked");
+    }
+
+    #[test]
+    fn what_is_said_of_an_entry_is_bounded_too() {
+        let limits = Limits { files: 2, ..Limits::default() };
+        let long = |kind| tar_of(&[("././@LongLink", kind, &vec![b'a'; 4 << 20]), ("a", FILE, b"x")]);
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+            refused(Archive::TarGz, &gzip(&long(kind)), limits, "cannot be unpacked");
+        }
+        let folders = tar_of(&["a", "b", "c"].map(|name| (name, tar::EntryType::Directory, b"".as_slice())));
+        refused(Archive::Tar, &folders, limits, "more than 2 folders");
+        refused(Archive::Tar, &tar_of(&[("a", tar::EntryType::GNUSparse, b"x")]), limits, "a sparse file, 'a'");
     }
 
     #[test]
