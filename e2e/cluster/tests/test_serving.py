@@ -132,7 +132,7 @@ def test_suspended_servers_run_nothing_and_come_back(namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
     namespace.patch("tsrv/vision", suspend=True)
-    namespace.wait("tsrv/vision", status="False", reason="ScaledToZero")
+    namespace.wait("tsrv/vision", reason="ScaledToZero")
     until(lambda: not namespace.pods(), "the pods to go")
     assert namespace.wait("tmod/echo", status="False", reason="ScaledToZero")
     for what in ("tsrv/vision", "tmod/echo"):

@@ -63,11 +63,11 @@ fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_n
     let after = condition::find(new, "Ready")?;
     let event = |is_warning| Event { is_warning, reason: after.reason.clone(), note: after.message.clone() };
     let was_ready = before.is_some_and(is_true);
-    if is_true(after) {
-        return (!was_ready).then(|| event(false));
-    }
     if after.reason == "ScaledToZero" {
         return before.is_none_or(|before| before.reason != after.reason).then(|| event(false));
+    }
+    if is_true(after) {
+        return (!was_ready).then(|| event(false));
     }
     if under_way.contains(&after.reason.as_str()) {
         return was_ready.then(|| event(false));

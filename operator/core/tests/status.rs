@@ -267,7 +267,12 @@ fn a_server_without_replicas_is_at_rest_and_so_are_its_models() {
     let mut case = Case::new(0, vec![model("a", json!({}))]);
     case.deployment = deployment(json!({}));
     let statuses = case.take();
-    assert_eq!(of(&statuses.server.conditions, "Ready").reason, "ScaledToZero");
+    let ready = of(&statuses.server.conditions, "Ready");
+    assert_eq!(
+        (ready.status, ready.reason.as_str()),
+        (ConditionStatus::True, "ScaledToZero"),
+        "it is what was asked for"
+    );
     assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::False);
     let ready = of(&statuses.models[0].1.conditions, "Ready");
     assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ScaledToZero"));

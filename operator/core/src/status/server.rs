@@ -123,7 +123,7 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     };
     let is_seen = counts.is_current && counts.updated >= wanted && counts.all <= wanted;
     if is_seen && wanted == 0 {
-        return claim(ConditionStatus::False, SCALED_TO_ZERO, "the spec asks for no replicas, and none run".into());
+        return claim(ConditionStatus::True, SCALED_TO_ZERO, "the spec asks for no replicas, and none run".into());
     }
     let unreachable = unreachable(replicas);
     if is_seen && counts.available >= wanted && unreachable.is_none() {
