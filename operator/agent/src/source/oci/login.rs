@@ -170,7 +170,7 @@ mod tests {
         for (config, saying) in [
             (format!(r#"{{"auths":{{"r.example":{{"auth":"{secret}"}}}}}}"#), "without username and password"),
             (format!(r#"{{"auths":{{"r.example":{{"auth":7}}}},"x":"{secret}"}}"#), "not as docker writes it"),
-            (format!("{secret}"), "not as docker writes it"),
+            (secret.to_owned(), "not as docker writes it"),
             ("{}".to_owned(), "it has none at all"),
         ] {
             let Err(error) = Login::of_docker_config(config.as_bytes(), &reference("r.example/net")) else { panic!() };

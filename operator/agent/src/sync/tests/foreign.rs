@@ -6,10 +6,9 @@ use super::*;
 async fn what_somebody_else_has_loaded_is_undone_and_said() {
     let harness = Harness::new(vec![inline("a", "ours"), inline("bad", "bad")]).await;
     harness.settled().await;
-    let mut count = 0;
-    for (name, given) in [("a", Some("files")), ("a", Some("config")), ("strange", None), ("bad", Some("files"))] {
+    let loads = [("a", Some("files")), ("a", Some("config")), ("strange", None), ("bad", Some("files"))];
+    for (count, (name, given)) in (1..).zip(loads) {
         harness.server.load_for_somebody(name, given);
-        count += 1;
         let state = harness.until("seen", |state| state.foreign_loads.count == count).await;
         assert!(state.foreign_loads.last.contains(&format!("'{name}'")), "{}", state.foreign_loads.last);
         let is_undone = |_: &State| {

@@ -68,6 +68,13 @@ async fn a_load_that_waits_for_its_turn_goes_with_its_model() {
     harness.at_once = 1;
     harness.start_agent();
     harness.until("loading", |state| state.models["a"].phase == Phase::Loading).await;
+    // the state says so a moment before the server is asked
+    let asked = async {
+        while harness.server.calls().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asked).await.expect("the server is asked to load it");
     harness.want(vec![inline("a", "hang"), inline("b", "one")]);
     harness.until("waiting", |state| state.models.get("b").is_some_and(|b| b.phase == Phase::Loading)).await;
     harness.want(vec![inline("a", "hang")]);
