@@ -177,6 +177,9 @@ class Namespace:
 # --- the API's record of writes (only in a cluster of our own) --------------------------------------------------------------------------
 
 
+WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+
+
 class Audit:
     """Writes by the operator in a namespace, from now on."""
 
@@ -195,8 +198,9 @@ class Audit:
                 if user.encode() not in line or not line.endswith(b"\n"):
                     continue
                 event = json.loads(line)
-                of = event["objectRef"]
-                if event["user"]["username"] == user and of.get("namespace") == self.namespace:
+                of = event.get("objectRef", {})
+                is_write = event["verb"] in WRITES
+                if is_write and event["user"]["username"] == user and of.get("namespace") == self.namespace:
                     name = "/".join(filter(None, [of["resource"], of.get("subresource"), of.get("name")]))
                     found.append(f"{event['verb']} {name} {event['responseStatus']['code']}")
         return found

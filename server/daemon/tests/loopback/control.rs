@@ -78,7 +78,7 @@ fn the_socket_answers_while_models_load_at_the_start_and_while_the_server_drains
     until("the model is ready", || call_local(&path, "GET", "/v2/health/ready", "").status == 200);
     server.stdout.expect("Started HTTPService");
     server.signal(Signal::TERM);
-    server.stdout.expect("Serving on for 1s");
+    server.stdout.expect("Serving on while callers go elsewhere, for 1s");
     assert_eq!(call_local(&path, "GET", "/v2/models/slow/ready", "").status, 200);
     assert_eq!(server.exit_code(), Some(0), "{}", server.stderr.text());
 }

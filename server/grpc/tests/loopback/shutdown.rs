@@ -92,12 +92,12 @@ async fn a_leaving_server_closes_connections_without_losing_a_call() {
 #[tokio::test]
 async fn a_client_that_comes_back_to_a_leaving_server_is_sent_away_again() {
     let server = Server::start().await;
-    let mut client = server.client().await;
     server.engine.begin_leaving(true);
+    let mut client = server.client().await;
     assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
     let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (sender, connection) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), socket).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), connection).await.expect("told to go").unwrap();
     assert!(sender.is_closed());
-    client.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
+    server.client().await.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
 }
