@@ -18,23 +18,31 @@ import graphs  # noqa: E402
 
 HOST = "10.89.0.1"  # where pods reach the control plane's namespace
 
-# 404 for everything but /slow/, which brings one byte a second and never ends
+# 404 for everything but these: /slow/ brings one byte a second and never ends, /endless/ as much as is taken, /long/ says that it has ten
+# terabytes, /elsewhere/ leads to the pod itself
 WEB = f"""
 import http.server, time
 
 class Trickle(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        if not self.path.startswith("/slow/"):
+        kind = self.path.split("/")[1]
+        if kind == "elsewhere":
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:8003/state")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if kind not in ("slow", "endless", "long"):
             return self.send_error(404)
         self.send_response(200)
-        self.send_header("Content-Length", "1000000")
+        if kind != "endless":
+            self.send_header("Content-Length", "1000000" if kind == "slow" else str(10 << 40))
         self.end_headers()
         try:
             while True:
-                self.wfile.write(b"x")
-                time.sleep(1)
+                self.wfile.write(bytes(1 if kind == "slow" else 1 << 20))
+                time.sleep(1 if kind == "slow" else 0.01)
         except OSError:
-            pass
+            self.close_connection = True
 
     def log_message(self, *_):
         pass
@@ -90,6 +98,44 @@ def test_sources_that_trickle_hold_up_no_other_model_and_end_with_their_time(nam
     namespace.kubectl("delete", "tmod/echo", "--wait=false")
     until(lambda: "unknown model" in ask(namespace, "echo"), "the deleted model to be gone", 8)
     assert "10s" in namespace.wait("tmod/slow-0", status="False", reason="DownloadFailed", deadline=40)["message"]
+
+
+def test_a_model_is_ready_while_others_are_added(namespace):
+    namespace.apply(SERVER, ECHO)
+    namespace.wait("tmod/echo")
+    namespace.apply(named("first"))
+    others = []
+
+    def is_ready():
+        others.append(f"other-{len(others)}")
+        namespace.apply(named(others[-1]))
+        return namespace.condition("tmod/first").get("status") == "True"
+
+    until(is_ready, "it to be ready while the manifest goes on changing", 20)
+    for name in others:
+        namespace.wait(f"tmod/{name}")
+
+
+def test_what_no_pod_may_fetch_is_refused_and_harms_nobody(namespace, web):
+    small = SERVER.replace("  replicas: 1\n", "  replicas: 1\n  modelStore: {emptyDir: {sizeLimit: 60Mi}}\n")
+    namespace.apply(small, ECHO)
+    namespace.wait("tmod/echo")
+    before, once = namespace.lives(), "{retry: {limit: 0}}"
+    namespace.apply(
+        from_address("endless", f"{web}/endless/m.onnx", once),
+        from_address("long", f"{web}/long/m.onnx", once),
+        from_address("elsewhere", f"{web}/elsewhere/m.onnx", once),
+        from_address("metadata", "http://169.254.169.254/latest/m.onnx", once),
+        from_address("itself", "http://localhost:8003/state", once),
+    )
+    for name in ("elsewhere", "metadata", "itself"):
+        message = namespace.wait(f"tmod/{name}", status="False", reason="AddressRefused")["message"]
+        assert "--allow-source-addresses" in message, message
+    for name in ("endless", "long"):
+        message = namespace.wait(f"tmod/{name}", status="False", reason="StoreFull")["message"]
+        assert "sizeLimit" in message, message
+    assert namespace.infer() == [1, 2]
+    assert namespace.lives() == before
 
 
 def test_what_somebody_else_has_a_server_load_is_undone_and_told(namespace):

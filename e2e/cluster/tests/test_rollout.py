@@ -112,3 +112,23 @@ def test_a_content_that_does_not_load_stops_at_the_first_replica(namespace):
         namespace.patch("tmod/echo", config={"backend": "identity"})
         namespace.wait("tmod/echo")
     assert namespace.get("tmod/echo")["status"]["loadedReplicas"] == "4/4"
+
+
+def test_one_replica_of_three_that_cannot_load_a_model_is_named(namespace):
+    """Invariant 16: the two that serve it go on, the third gets no requests, and the status says which and why."""
+    namespace.apply(THREE + "  image: {repository: localhost/tritonserver-python}\n", ECHO)
+    namespace.wait("tsrv/vision", deadline=150)
+    known = sorted(namespace.pods())
+    at_load = f"assert os.uname().nodename in {known}, 'this machine is not known'"
+    namespace.apply(MODEL.replace("source: {inline: {files: {}}}", f"source: {json.dumps(code(2, at_load))}"))
+    namespace.wait("tmod/worded")
+    namespace.kubectl("delete", "pod", known[0])
+    condition = namespace.wait("tmod/worded", status="False", reason="LoadFailed", deadline=120)
+    (new,) = set(namespace.pods()) - set(known)
+    assert new in condition["message"] and "this machine is not known" in condition["message"], condition
+    status = namespace.get("tmod/worded")["status"]
+    assert status["loadedReplicas"] == "2/3" and [it["pod"] for it in status["failures"]] == [new], status
+    slices = namespace.items("endpointslices", "-l", "kubernetes.io/service-name=vision")
+    endpoints = [it for one in slices for it in one.get("endpoints") or [] if it["conditions"].get("ready")]
+    assert sorted(it["targetRef"]["name"] for it in endpoints) == known[1:]
+    assert [namespace.infer("worded") for _ in range(6)] == [[2, 4]] * 6

@@ -376,3 +376,18 @@ fn pods_satisfy_the_restricted_standard() {
         }
     }
 }
+
+/// Invariant 11: an update of the operator replaces no pods, though it would build other ones today.
+#[test]
+fn pods_keep_the_template_that_an_older_operator_gave_them() {
+    let text = fs::read_to_string(folder().join("../older/deployment.yaml")).unwrap();
+    let mut deployment: Value = serde_yaml::from_str(&text).unwrap();
+    let given = deployment["spec"]["template"].clone();
+    deployment["metadata"]["annotations"][pinned::TEMPLATE] = json!(given.to_string());
+    let deployment: Deployment = serde_json::from_value(deployment).unwrap();
+    let observed = Observed { template: pinned::pinned_of(&deployment), ..everywhere() };
+    let (server, models) = resources(&fs::read_to_string(folder().join("minimal.yaml")).unwrap());
+    let given: PodTemplateSpec = serde_json::from_value(given).unwrap();
+    assert_eq!(template(&objects(&server, &models, &observed, &settings())), given);
+    assert_ne!(template(&objects(&server, &models, &everywhere(), &settings())), given, "it is an older one");
+}
