@@ -18,8 +18,8 @@ import graphs  # noqa: E402
 
 HOST = "10.89.0.1"  # where pods reach the control plane's namespace
 
-# 404 for everything but these: /slow/ brings one byte a second and never ends, /endless/ as much as is taken, /long/ says that it has ten
-# terabytes, /elsewhere/ leads to the pod itself
+# 404 for everything but these: /slow/ brings one byte a second and never ends, /endless/ as much as is taken, /long/ says that it has a hundred
+# gigabytes, /elsewhere/ leads to the pod itself
 WEB = f"""
 import http.server, time
 
@@ -35,7 +35,7 @@ class Trickle(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)
         self.send_response(200)
         if kind != "endless":
-            self.send_header("Content-Length", "1000000" if kind == "slow" else str(10 << 40))
+            self.send_header("Content-Length", "1000000" if kind == "slow" else str(100 << 30))
         self.end_headers()
         try:
             while True:
