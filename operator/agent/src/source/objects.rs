@@ -14,7 +14,7 @@ use std::{
 use crds::parts::source::Layout;
 use operator_core::manifest::ManifestSource;
 use server_repositories::{Location, Objects, RemoteRepository, RepositoryError, Transport, Variables};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 
 use self::connector::Guarded;
 use super::{Fetched, Limits, Mounts, Progress, blocking, client::LeastRate, guard::AddressRule, unpack::Archive};
@@ -26,6 +26,13 @@ use crate::{
 /// Names under which people keep the key of a Google service account in a Secret.
 const GOOGLE_KEYS: [&str; 4] =
     ["service-account.json", "key.json", "credentials.json", "gcloud-application-credentials.json"];
+
+/// Where the stores' clients ask for the identity of a machine.
+const METADATA: [&str; 2] = ["169.254.169.254", "metadata.google.internal"];
+/// Folders listed at the same time: a listing is held in memory whole.
+static LISTINGS: Semaphore = Semaphore::const_new(3);
+/// How long a listing may take.
+const LISTING: Duration = Duration::from_secs(120);
 
 /// Objects to fetch.
 pub(super) struct ObjectSource<'a> {
@@ -97,8 +104,15 @@ impl<'a> ObjectSource<'a> {
         let transport = Transport { connector: Arc::clone(&guarded) as _, bucket_in_host: self.bucket_in_host };
         let repository =
             RemoteRepository::new(location, variables, limits(progress.limits())).with_transport(transport);
-        let failed = |error: RepositoryError| guarded.refusal().unwrap_or_else(|| fault(&error));
-        let objects = Objects::list(repository).await.map_err(failed)?;
+        let failed = |error: RepositoryError| self.explain(guarded.refusal().unwrap_or_else(|| fault(&error)));
+        if let Some(endpoint) = self.endpoint {
+            guarded.permit(endpoint).await?;
+        }
+        let objects = {
+            let _turn = LISTINGS.acquire().await; // never closed
+            let late = |_| Fault::new(Reason::DownloadFailed, format!("{}: not listed within {LISTING:?}", self.uri));
+            tokio::time::timeout(LISTING, Objects::list(repository)).await.map_err(late)?.map_err(failed)?
+        };
         let objects = objects.ok_or_else(|| {
             Fault::new(
                 Reason::SourceNotFound,
@@ -149,6 +163,16 @@ impl<'a> ObjectSource<'a> {
             Ok(Fetched { files, is_bare: false, hash })
         })
         .await
+    }
+
+    /// Without a Secret the identity of the machine is asked for, at an address that is refused: what is missing is the Secret.
+    fn explain(&self, fault: Fault) -> Fault {
+        let is_of_identity = METADATA.iter().any(|address| fault.message.contains(address));
+        if self.secret.is_some() || fault.reason != Reason::AddressRefused || !is_of_identity {
+            return fault;
+        }
+        let message = format!("{}: no Secret is named in secretRef, and the pod has no credentials of its own", self.uri);
+        Fault::new(Reason::CredentialsMissing, message)
     }
 
     /// What the client of the store is told instead of the process' environment, and certificates of the endpoint.

@@ -164,3 +164,15 @@ fn the_identity_of_the_pod_goes_to_no_server_that_the_source_names() {
     assert!(named(None).is_some(), "the environment is asked");
     assert_eq!(named(Some("http://stand-in:1")), None);
 }
+
+#[tokio::test]
+async fn a_listing_without_end_is_not_read_to_its_end() {
+    let place = Place::new();
+    let key = "a".repeat(1000);
+    let objects: Vec<(&str, usize)> = (0..20_000).map(|_| (key.as_str(), 1)).collect();
+    let answers = Answers::from([("/models", vec![list(&objects)])]);
+    let (address, _) = serve(answers).await;
+    let fault = place.fetch(&s3(&address, "s3://models/net/", "keys"), None).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::InvalidSource);
+    assert!(fault.message.contains("more than 16777216 bytes"), "{}", fault.message);
+}
