@@ -264,7 +264,7 @@ fn ready(
 fn stopped(name: &str, view: &View<'_>) -> Option<Claim> {
     let rollout = view.contents.get(name)?.rollout?;
     let RolloutFailure { reason, message, pod } = rollout.failure.as_ref()?;
-    let mut text = format!("{pod}: {message}; ");
+    let mut text = format!("{pod}: {}; ", message.trim_end_matches([';', '\n', ' ']));
     text.push_str(match rollout.phase {
         RolloutPhase::Quarantined => "no replica loads this content any more",
         _ => "no further replica gets this content before that one serves it",

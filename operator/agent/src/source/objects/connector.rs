@@ -88,11 +88,16 @@ impl Body for Bounded {
     type Data = Bytes;
     type Error = HttpError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         let length = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
         if self.of.read.fetch_add(length, Ordering::Relaxed) + length > LARGEST_ANSWERS {
-            let message = format!("the store answered with more than {LARGEST_ANSWERS} bytes that are no object: it lists too much");
+            let message = format!(
+                "the store answered with more than {LARGEST_ANSWERS} bytes that are no object: it lists too much"
+            );
             self.of.keep_first(&Fault::new(Reason::InvalidSource, message.clone()));
             return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, NotSent(message)))));
         }
