@@ -15,6 +15,8 @@ use std::{
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
+use crate::store::remove_if_there;
+
 /// A lease that this process has.
 #[derive(Debug)]
 pub struct Lease {
@@ -156,13 +158,6 @@ fn numbers(folder: &Path, name: &str) -> io::Result<Vec<u64>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
