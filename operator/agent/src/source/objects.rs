@@ -171,7 +171,8 @@ impl<'a> ObjectSource<'a> {
         if self.secret.is_some() || fault.reason != Reason::AddressRefused || !is_of_identity {
             return fault;
         }
-        let message = format!("{}: no Secret is named in secretRef, and the pod has no credentials of its own", self.uri);
+        let message =
+            format!("{}: no Secret is named in secretRef, and the pod has no credentials of its own", self.uri);
         Fault::new(Reason::CredentialsMissing, message)
     }
 
