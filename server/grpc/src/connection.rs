@@ -217,16 +217,18 @@ struct Server {
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    Over,
-    /// Its client was told to leave, and is to hear that.
-    SentAway,
+    /// Nobody reads what would be sent.
+    Broken,
+    /// What was sent last, answers or the word to leave, is on its way still: a socket that is closed while the client sends
+    /// loses it.
+    Complete,
 }
 
 impl Server {
     async fn serve(self, stream: Stream) {
         let (socket, write_buffer) = Socket::new(stream);
         // when this is over, the calls of the connection are cancelled
-        if self.run(socket, &write_buffer).await == End::SentAway {
+        if self.run(socket, &write_buffer).await == End::Complete {
             let _ = timeout(CLOSE_TIMEOUT, poll_fn(|context| write_buffer.poll_close(context))).await;
         }
     }
@@ -251,7 +253,7 @@ impl Server {
         let mut pings = Pings::new(pings);
         let closed = |reason: &str| {
             debug!("connection closed: {reason}");
-            End::Over
+            End::Broken
         };
         let is_old = tokio::select! {
             end = drive(connection.as_mut(), &calls, write_buffer, &mut pings) => return end,
@@ -322,7 +324,7 @@ async fn drive(
         if are_too_many(write_buffer, calls, pings) {
             debug!("connection closed: the client pings too often");
             write_buffer.tell_too_many_pings();
-            return Poll::Ready(End::SentAway);
+            return Poll::Ready(End::Complete);
         }
         let sent = write_buffer.poll_send(context);
         // Broken connections are common: clients die, scanners send other protocols.
@@ -331,9 +333,9 @@ async fn drive(
         }
         if let Poll::Ready(Err(error)) = &sent {
             debug!("gRPC connection broke: {error}");
-            return Poll::Ready(End::Over);
+            return Poll::Ready(End::Broken);
         }
-        polled.map(|_| End::Over)
+        polled.map(|ended| if ended.is_ok() { End::Complete } else { End::Broken })
     })
     .await
 }

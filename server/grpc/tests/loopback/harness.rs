@@ -19,11 +19,21 @@ use server_proto::inference::{
     infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
 };
 use server_tls::Protocol;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
 use tonic::transport::Channel;
 use tower::service_fn;
 
 use crate::encrypting::Encrypting;
+
+/// A connection of a client.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 /// Whether connections are encrypted: in the test program `over_tls`, which is made of the tests of the other.
 pub(crate) const OVER_TLS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"over_tls");
@@ -109,6 +119,14 @@ impl Server {
             }
         };
         GrpcInferenceServiceClient::new(channel).max_decoding_message_size(usize::MAX)
+    }
+
+    /// A connection on which nothing was sent yet, encrypted where the tests' connections are.
+    pub(crate) async fn connect(&self) -> Box<dyn Connection> {
+        match &self.encrypting {
+            None => Box::new(TcpStream::connect(self.address).await.unwrap()),
+            Some(encrypting) => Box::new(encrypting.connect(self.address).await),
+        }
     }
 
     /// A connection with nothing but the handshake of TLS.

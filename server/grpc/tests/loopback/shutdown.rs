@@ -8,7 +8,6 @@ use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use server_proto::inference::ServerReadyRequest;
-use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::harness::{Server, until, values};
@@ -95,7 +94,7 @@ async fn a_client_that_comes_back_to_a_leaving_server_is_sent_away_again() {
     server.engine.begin_leaving(true);
     let mut client = server.client().await;
     assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
-    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let socket = TokioIo::new(server.connect().await);
     let (sender, connection) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), socket).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), connection).await.expect("told to go").unwrap();
     assert!(sender.is_closed());
