@@ -15,6 +15,7 @@ pub mod events;
 pub mod image;
 pub mod labels;
 pub mod last_words;
+pub mod load;
 pub mod manifest;
 pub mod mounts;
 pub mod names;
