@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey,
-    rewrites::Rewrites, secrets::Secrets, watches::Watches,
+    rewrites::Rewrites, scrape::Loads, secrets::Secrets, watches::Watches,
 };
 
 /// What every reconcile shares.
@@ -25,6 +25,9 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observer: Observer,
+    /// What the pods of autoscaled servers say of their load.
+    #[allow(dead_code, reason = "read by what decides about replicas")]
+    pub(crate) loads: Loads,
     pub(crate) config_maps: ConfigMaps,
     pub(crate) secrets: Secrets,
     /// Addresses that sources may have although they are refused otherwise.

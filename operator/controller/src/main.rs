@@ -18,6 +18,7 @@ mod queue;
 mod reconcile;
 mod rewrites;
 mod run;
+mod scrape;
 mod secrets;
 mod telemetry;
 mod up;

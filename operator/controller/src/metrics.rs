@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     writes: IntCounterVec,
     polls: IntCounterVec,
     pods_followed: IntGauge,
+    load_scrapes: IntCounterVec,
+    pods_scraped: IntGauge,
     watch_failures: IntCounterVec,
     is_leader: IntGauge,
     resources: IntGaugeVec,
@@ -53,6 +55,12 @@ impl Metrics {
             writes: counters("triton_operator_writes_total", "Writes to the API server", &["kind", "verb"]),
             polls: counters("triton_operator_pod_polls_total", "Questions to pods, by what came of them", &["outcome"]),
             pods_followed: gauge("triton_operator_pods_followed", "Pods whose state is followed"),
+            load_scrapes: counters(
+                "triton_operator_load_scrapes_total",
+                "Questions for the load of pods, by what came of them",
+                &["outcome"],
+            ),
+            pods_scraped: gauge("triton_operator_pods_scraped", "Pods whose load is asked for"),
             watch_failures: counters("triton_operator_watch_failures_total", "Watches that broke off", &["kind"]),
             is_leader: gauge("triton_operator_leader", "1 while this one leads"),
             resources: register(
@@ -85,6 +93,16 @@ impl Metrics {
     /// So many pods are followed now.
     pub(crate) fn follows_pods(&self, count: usize) {
         self.pods_followed.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A pod was asked for its load.
+    pub(crate) fn scraped(&self, outcome: &str) {
+        self.load_scrapes.with_label_values(&[outcome]).inc();
+    }
+
+    /// So many pods are asked for their load now.
+    pub(crate) fn scrapes_pods(&self, count: usize) {
+        self.pods_scraped.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A watch broke off.

@@ -2,7 +2,7 @@
 //! (`pod.rs`), what counts as said is decided in `memory.rs`, and a change queues the server. A reconcile only reads what is
 //! here. Everything that comes from a pod is bounded: a pod may run whatever its owner wants.
 
-mod connection;
+pub(crate) mod connection;
 mod memory;
 mod pod;
 mod report;
@@ -78,7 +78,7 @@ struct FollowedPod {
 
 /// A task that ends with whoever holds it.
 #[derive(Debug)]
-struct Task(AbortHandle);
+pub(crate) struct Task(pub(crate) AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {

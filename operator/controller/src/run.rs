@@ -29,6 +29,7 @@ use crate::{
     observer::Observer,
     queue::{Queue, work},
     reconcile::reconcile,
+    scrape::Loads,
     secrets::Secrets,
     telemetry::{self, LogFormat},
     watches::Watches,
@@ -131,6 +132,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     is_ready.store(true, Ordering::Relaxed);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), servers = watches.keys().len(), "every resource was read");
     tokio::spawn(Arc::clone(&watches).follow_optional_kinds());
+    let loads = Loads::new(&metrics);
+    tokio::spawn(loads.clone().follow(Arc::clone(&watches)));
 
     let identity = args.identity.unwrap_or_else(identity);
     let (leads, leading) = watch::channel(!args.leader_election);
@@ -144,6 +147,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         settings: Settings { image: args.image, namespace },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
+        loads: loads.clone(),
         config_maps: ConfigMaps::default(),
         secrets: Secrets::new(args.model_secrets),
         allowed_addresses: args.allow_source_addresses,

@@ -30,32 +30,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// Between probes of an idle connection.
 const PROBE: Duration = Duration::from_secs(1);
-/// Longest answer that is read. The manifest a pod follows is no longer.
-pub(super) const LONGEST_ANSWER: usize = 1 << 20;
 /// An answer up to this length may be read at any time; longer ones wait for their turn.
 const SHORT_ANSWER: u64 = 32 << 10;
 /// What is read ahead of an answer, and the longest head of one.
 const BUFFER: usize = 16 << 10;
 
+/// What an answer may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Within this time it has to begin.
+    pub(crate) begins_within: Duration,
+    /// Longest one that is read, in bytes.
+    pub(crate) longest: usize,
+}
+
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     driver: JoinHandle<()>,
 }
 
 /// An answer that was read.
 #[derive(Debug)]
-pub(super) struct Received {
-    pub(super) status: StatusCode,
+pub(crate) struct Received {
+    pub(crate) status: StatusCode,
     /// Names what was said, if the pod knows how to.
-    pub(super) tag: Option<HeaderValue>,
-    pub(super) body: Bytes,
+    pub(crate) tag: Option<HeaderValue>,
+    pub(crate) body: Bytes,
 }
 
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nothing comes from there, not even from its kernel.
     Unreachable,
     /// It is longer than is read.
@@ -66,7 +73,7 @@ pub(super) enum Failure {
 
 impl Connection {
     /// Opens one.
-    pub(super) async fn open(address: SocketAddr) -> Result<Self, Failure> {
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self, Failure> {
         let connect = async { socket(&address)?.connect(address).await };
         let stream = match tokio::time::timeout(PATIENCE, connect).await {
             Ok(connected) => connected.map_err(|error| of_io(&error))?,
@@ -83,23 +90,23 @@ impl Connection {
         Ok(Self { sender, driver })
     }
 
-    /// Sends a request. The answer may begin within `limit`; one that is long is read once there is room in `turns`.
-    pub(super) async fn ask(
+    /// Sends a request. An answer that is long is read once there is room in `turns`.
+    pub(crate) async fn ask(
         &mut self,
         request: Request<Empty<Bytes>>,
-        limit: Duration,
+        limits: Limits,
         turns: [&Semaphore; 2],
     ) -> Result<Received, Failure> {
         let asked = async {
             self.sender.ready().await?;
             self.sender.send_request(request).await
         };
-        let response = match tokio::time::timeout(limit + PATIENCE, asked).await {
+        let response = match tokio::time::timeout(limits.begins_within + PATIENCE, asked).await {
             Ok(response) => response.map_err(|error| of_http(&error))?,
             Err(_) => return Err(Failure::Silent),
         };
         let length = response.body().size_hint().exact();
-        if length.is_some_and(|length| length > LONGEST_ANSWER as u64) {
+        if length.is_some_and(|length| length > limits.longest as u64) {
             return Err(Failure::TooLong);
         }
         let _turns = match length {
@@ -107,7 +114,7 @@ impl Connection {
             // never closed
             _ => Some((turns[0].acquire().await, turns[1].acquire().await)),
         };
-        tokio::time::timeout(PATIENCE, read(response)).await.unwrap_or(Err(Failure::Silent))
+        tokio::time::timeout(PATIENCE, read(response, limits.longest)).await.unwrap_or(Err(Failure::Silent))
     }
 }
 
@@ -117,9 +124,9 @@ impl Drop for Connection {
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Received, Failure> {
+async fn read(response: Response<Incoming>, longest: usize) -> Result<Received, Failure> {
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error| {
+    let body = Limited::new(body, longest).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             Failure::TooLong
         } else {
@@ -187,7 +194,7 @@ mod tests {
             sent
         });
         let mut connection = Connection::open(address).await.unwrap();
-        let answer = connection.ask(get(), PATIENCE, turns).await;
+        let answer = connection.ask(get(), Limits { begins_within: PATIENCE, longest: 1 << 20 }, turns).await;
         drop(connection);
         (answer, tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap().unwrap())
     }

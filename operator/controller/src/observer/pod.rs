@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Names, Permits,
-    connection::{Connection, Failure, LONGEST_ANSWER, Received},
+    connection::{Connection, Failure, Limits, Received},
     memory::{Answer, Heard, Memory, Said},
     report,
 };
@@ -27,6 +27,8 @@ use crate::metrics::Metrics;
 
 /// The header of RFC 7240.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Longest answer that is read. The manifest a pod follows is no longer.
+const LONGEST_ANSWER: usize = 1 << 20;
 /// How long an agent may wait for something new to say.
 const WAIT: Duration = Duration::from_secs(10);
 /// How long a question may take that is answered from memory.
@@ -190,7 +192,13 @@ impl Follower {
         request: Request<Empty<Bytes>>,
         limit: Duration,
     ) -> Result<Received, Failure> {
-        connection.ask(request, limit, [&self.long_reports, &self.permits.long_reports]).await
+        connection
+            .ask(
+                request,
+                Limits { begins_within: limit, longest: LONGEST_ANSWER },
+                [&self.long_reports, &self.permits.long_reports],
+            )
+            .await
     }
 
     fn names(&self) -> Arc<BTreeSet<String>> {
