@@ -2,6 +2,7 @@
 //! object read and written again is the object the user wrote.
 
 pub mod access;
+pub mod autoscaling;
 pub mod bytes;
 pub mod condition;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod gpu;
 pub mod image;
 pub mod load;
 pub mod monitoring;
+pub mod opaque;
 pub mod pod;
 pub mod probes;
 pub mod reference;
@@ -24,5 +26,6 @@ pub mod versions;
 pub use bytes::ByteCount;
 pub use condition::{Condition, ConditionStatus};
 pub use duration::Duration;
+pub use opaque::Opaque;
 pub use reference::NameRef;
 pub use schema::QUANTITY as QUANTITY_PATTERN;

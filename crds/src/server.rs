@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::parts::{
     ByteCount, Condition,
     access::{AgentOptions, ModelAccess, NetworkPolicyOptions},
+    autoscaling::{Autoscaling, AutoscalingStatus},
     control::Control,
     gpu::Gpu,
     image::Image,
@@ -74,16 +75,23 @@ use crate::parts::{
     crates(kube_core = "kube_core")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+    "!has(self.replicas) || !has(self.autoscaling)",
+    "replicas beside autoscaling: the load decides how many run, so remove replicas (autoscaling.minReplicas and maxReplicas are the bounds), or remove autoscaling",
+)])))]
 pub struct TritonServerSpec {
     /// The server's container image. Default: the image the operator was installed with. It is noted in status.image, and
     /// an update of the operator alone does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
-    /// How many replicas run. Leave it out where something else sets the scale, such as an
-    /// autoscaler: when it is taken out, the present number stays. Default: 1.
+    /// How many replicas run. Leave it out where something else sets the scale: `autoscaling`, or an
+    /// autoscaler of your own. When it is taken out, the present number stays. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+    /// Lets the load decide how many replicas run, by how long requests wait and how busy the models are. Default: `replicas` run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// CPU and memory of each replica; GPUs are asked for in `gpu`. Without a memory limit here it is 4Gi, with GPUs 16Gi for
     /// each, and never less than the memory request; a server above its limit is ended and started again. Set
     /// `limits.memory` for models that need more.
@@ -185,6 +193,9 @@ pub struct TritonServerStatus {
     /// Replicas of the newest template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_replicas: Option<i32>,
+    /// What the autoscaler of the server last said; with spec.autoscaling only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingStatus>,
     /// Label selector of the pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -203,7 +214,7 @@ pub struct TritonServerStatus {
     /// Where the server is reached from inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
-    /// Ready, Available, ModelsLoaded; and, only while true, Reconciling and Stalled.
+    /// Ready, Available, ModelsLoaded; AutoscalingActive with spec.autoscaling; and, only while true, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::list_by_type::<Condition>")]
     pub conditions: Vec<Condition>,

@@ -64,7 +64,7 @@ fn each_schema(visit: &mut dyn FnMut(&str, &Value)) {
 
 #[test]
 fn every_schema_is_structural() {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
         "additionalProperties",
         "default",
         "description",
@@ -88,6 +88,7 @@ fn every_schema_is_structural() {
         "x-kubernetes-list-map-keys",
         "x-kubernetes-list-type",
         "x-kubernetes-map-type",
+        "x-kubernetes-preserve-unknown-fields",
         "x-kubernetes-validations",
     ];
     each_schema(&mut |path, schema| {
@@ -101,7 +102,9 @@ fn every_schema_is_structural() {
         }
         if schema["type"] == "object" && !path.ends_with(".metadata") && !path.ends_with(".all") {
             assert!(
-                schema["properties"].is_object() || schema["additionalProperties"].is_object(),
+                schema["properties"].is_object()
+                    || schema["additionalProperties"].is_object()
+                    || schema["x-kubernetes-preserve-unknown-fields"] == true,
                 "{path} takes any field"
             );
         }

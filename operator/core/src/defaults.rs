@@ -60,6 +60,18 @@ pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
 /// How long a server that was asked to end serves requests at most.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The fewest replicas of an autoscaled server.
+pub const MIN_REPLICAS: i32 = 1;
+/// Mean time in the queue that replicas are added above.
+pub const QUEUE_LATENCY_TARGET: Duration = Duration::from_millis(20);
+/// Waiting requests that replicas are added above, for each replica.
+pub const REQUESTS_TARGET: i32 = 4;
+/// Percent of the time instances execute that replicas are added above. It leaves room for the arrivals of the seconds until a new
+/// replica serves.
+pub const SATURATION_TARGET: i32 = 70;
+/// How long no request may have come before the last replica ends.
+pub const SCALE_TO_ZERO_AFTER: Duration = Duration::from_secs(300);
+
 /// Settings of the server process, every one decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {

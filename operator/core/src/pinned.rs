@@ -22,8 +22,17 @@ pub const TEMPLATE_SEAL: &str = "triton-operator.dev/template-seal";
 pub const TEMPLATE_ACCESS: &str = "triton-operator.dev/template-access";
 
 /// Fields of the spec that leave no trace in a pod, or, as `modelAccess`, none but mounts.
-const OUTSIDE: [&str; 8] =
-    ["disruption", "modelAccess", "monitoring", "networkPolicy", "replicas", "rollout", "service", "suspend"];
+const OUTSIDE: [&str; 9] = [
+    "autoscaling",
+    "disruption",
+    "modelAccess",
+    "monitoring",
+    "networkPolicy",
+    "replicas",
+    "rollout",
+    "service",
+    "suspend",
+];
 /// Fields of `spec.gpu` that leave no trace in a pod.
 const OUTSIDE_GPU: [&str; 2] = ["memoryPerReplica", "memoryReserve"];
 

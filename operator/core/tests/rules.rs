@@ -29,6 +29,31 @@ fn servers() -> Vec<(Value, bool)> {
         ),
         (json!({ "modelAccess": { "hosts": ["a.example", "10.0.0.0/33"] } }), false),
         (json!({ "modelAccess": { "hosts": ["fd00:::/8"] } }), false),
+        (json!({ "replicas": 2 }), true),
+        (json!({ "autoscaling": { "maxReplicas": 4 } }), true),
+        (json!({ "autoscaling": { "minReplicas": 4, "maxReplicas": 4 } }), true),
+        (json!({ "autoscaling": { "minReplicas": 5, "maxReplicas": 4 } }), false),
+        (json!({ "replicas": 2, "autoscaling": { "maxReplicas": 4 } }), false),
+        (json!({ "replicas": 0, "autoscaling": { "maxReplicas": 4 } }), false),
+        (json!({ "autoscaling": { "minReplicas": 0, "maxReplicas": 4, "scaleToZero": {} } }), true),
+        (json!({ "autoscaling": { "minReplicas": 1, "maxReplicas": 4, "scaleToZero": {} } }), false),
+        (json!({ "autoscaling": { "maxReplicas": 4, "scaleToZero": { "after": "1m" } } }), false),
+        (
+            json!({ "autoscaling": { "maxReplicas": 4, "engine": "KEDA", "prometheus": { "serverAddress": "http://p" } } }),
+            true,
+        ),
+        (json!({ "autoscaling": { "maxReplicas": 4, "prometheus": { "serverAddress": "http://p" } } }), false),
+        (
+            json!({ "autoscaling": {
+                "maxReplicas": 4, "engine": "PrometheusAdapter", "prometheus": { "serverAddress": "http://p" },
+            } }),
+            false,
+        ),
+        (json!({ "autoscaling": { "maxReplicas": 4, "metrics": { "raw": [{ "type": "Resource" }] } } }), true),
+        (
+            json!({ "autoscaling": { "maxReplicas": 4, "engine": "KEDA", "metrics": { "raw": [{ "type": "Resource" }] } } }),
+            false,
+        ),
     ]
 }
 

@@ -143,7 +143,9 @@ fn map(node: &Node, schema: &Map<String, Json>, path: &FieldPath, mistakes: &mut
     let Value::Map(entries) = &node.value else { return };
     let none = Map::new();
     let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&none);
-    let any_key = schema.get("additionalProperties");
+    // what another API defines is left to it
+    let opaque = schema.get("x-kubernetes-preserve-unknown-fields").map(|_| &Json::Null);
+    let any_key = schema.get("additionalProperties").or(opaque);
     for entry in entries {
         let path = path.field(&entry.key);
         let place = (entry.line, entry.column);

@@ -201,6 +201,7 @@ pub(super) fn of(
         replicas: Some(counts.all),
         ready_replicas: Some(counts.ready),
         updated_replicas: Some(counts.updated),
+        autoscaling: None,
         selector: Some(labels::to_selector_text(&labels::selector(view.name))),
         manifest_hash: view.published.then(|| view.manifest.hash.clone()),
         image: deployment.and_then(image),

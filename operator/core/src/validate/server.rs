@@ -1,6 +1,6 @@
 //! A `TritonServer`: stores, rollouts, flags, GPUs, hosts.
 
-use crds::TritonServer;
+use crds::{TritonServer, parts::autoscaling::AutoscalingEngine};
 use server_core::restriction::ApiGroup;
 
 use super::{Findings, spec};
@@ -20,6 +20,7 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     gpu(server, &mut findings);
     flags(server, &mut findings);
     hosts(server, &mut findings);
+    autoscaling(server, &mut findings);
     findings.problems
 }
 
@@ -35,6 +36,35 @@ fn rollout(server: &TritonServer, findings: &mut Findings) {
     if (rollout.max_surge, rollout.max_unavailable) == (Some(0), Some(0)) {
         let message = "maxSurge 0 and maxUnavailable 0 leave a rollout no way to move: raise one of them";
         findings.add(spec("rollout"), message);
+    }
+}
+
+fn autoscaling(server: &TritonServer, findings: &mut Findings) {
+    let Some(autoscaling) = &server.spec.autoscaling else { return };
+    if server.spec.replicas.is_some() {
+        let message = "stands beside autoscaling: the load decides how many run, so remove replicas (autoscaling.minReplicas and \
+                       maxReplicas are the bounds), or remove autoscaling";
+        findings.add(spec("replicas"), message);
+    }
+    let path = spec("autoscaling");
+    let is_keda = autoscaling.engine == Some(AutoscalingEngine::Keda);
+    let (min, max) = (autoscaling.min_replicas, autoscaling.max_replicas);
+    if let Some(min) = min.filter(|min| *min > max) {
+        let message = format!("is {min}, above maxReplicas, which is {max}: lower the one or raise the other");
+        findings.add(path.field("minReplicas"), message);
+    }
+    if autoscaling.scale_to_zero.is_some() && min != Some(0) {
+        let message = "has no effect while minReplicas is not 0: set minReplicas to 0, or remove scaleToZero";
+        findings.add(path.field("scaleToZero"), message);
+    }
+    if autoscaling.prometheus.is_some() && !is_keda {
+        let message = "is asked by KEDA only: set engine to KEDA, or remove prometheus";
+        findings.add(path.field("prometheus"), message);
+    }
+    if is_keda && autoscaling.metrics.as_ref().is_some_and(|metrics| !metrics.raw.is_empty()) {
+        let message = "are for a HorizontalPodAutoscaler, which KEDA makes itself: set engine to Operator or PrometheusAdapter, or \
+                       remove raw";
+        findings.add(path.field("metrics").field("raw"), message);
     }
 }
 
