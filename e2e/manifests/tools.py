@@ -1,5 +1,6 @@
 """What the tests of manifests share: the programs, what the chart renders, objects of a text."""
 
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def run(program, *arguments, stdin=None):
 def template(*arguments, kubernetes="1.33.0", values=None):
     """What the chart makes, as text. `values`: further ones, as a mapping."""
     more = ["-f", "-"] if values is not None else []
-    text = yaml.safe_dump(values) if values is not None else None
+    text = json.dumps(values) if values is not None else None
     return run("helm", "template", "triton-operator", CHART, "--namespace", NAMESPACE, "--kube-version", kubernetes, *more, *arguments, stdin=text)
 
 
