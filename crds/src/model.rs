@@ -165,6 +165,10 @@ pub struct TritonModelStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     pub failures: Vec<ReplicaFailure>,
+    /// The model on each replica, at most 20: first those where it is not served as asked for, then in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub pods: Vec<ModelOnPod>,
     /// The newest failure, kept after it was overcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
@@ -189,6 +193,24 @@ pub struct ReplicaCounts {
     pub loading: i32,
     /// Replicas on which the newest attempt failed.
     pub failed: i32,
+}
+
+/// A model on one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelOnPod {
+    /// Name of the pod.
+    pub name: String,
+    /// Loaded: it serves what is asked for; Unready: loaded, in a pod that gets no requests; Pending, Downloading, Loading; Held: it waits
+    /// until other replicas have tried it; Failed, or Retrying: its reason is among failures; Unknown: the pod cannot be asked.
+    pub state: String,
+    /// Versions that serve there, be they the wanted ones or former ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub versions: Vec<i64>,
+    /// Hash of the content that serves there, where it is not the one of the whole server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_hash: Option<String>,
 }
 
 /// One replica on which a model failed.

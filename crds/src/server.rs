@@ -202,9 +202,16 @@ pub struct TritonServerStatus {
     /// Hash of the manifest of models the replicas are told to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_hash: Option<String>,
-    /// Image the replicas run.
+    /// Image of the newest pod template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Digest of the image that the replicas run, as sha256:…; absent while they run different ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// The replicas one by one, at most 20: first those that are not ready or on which a model failed, then in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub pods: Vec<PodStatus>,
     /// How many models are wanted, loaded, failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<ModelCounts>,
@@ -218,6 +225,30 @@ pub struct TritonServerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::list_by_type::<Condition>")]
     pub conditions: Vec<Condition>,
+}
+
+/// One replica of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Name of the pod.
+    pub name: String,
+    /// Node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether it gets requests.
+    pub ready: bool,
+    /// Digest of the image its server runs, as sha256:….
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Models it serves as they are wanted.
+    pub models_loaded: i32,
+    /// Models it could not load.
+    pub models_failed: i32,
+    /// What keeps it from running or from being asked, at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
 }
 
 /// How many models are wanted, loaded, failed.

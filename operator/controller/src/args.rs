@@ -21,6 +21,9 @@ pub(crate) enum Command {
     Up(Box<UpArgs>),
     /// Print the custom resource definitions as YAML, for kubectl apply
     Crds,
+    /// Ask a model that gives back what it gets until it answers (used by helm test)
+    #[command(hide = true)]
+    Ask(crate::ask::AskArgs),
     /// Become a server that ends with its parent (used by up)
     #[command(hide = true)]
     Child(ChildArgs),

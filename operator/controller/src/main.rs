@@ -4,6 +4,7 @@
 
 mod apply;
 mod args;
+mod ask;
 mod client;
 mod config_maps;
 mod context;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
         Command::Crds => print(&crds::definition::yaml()),
+        Command::Ask(args) => ask::run(&args),
         Command::Child(args) => up::child::become_server(&args),
     };
     done.unwrap_or_else(|error| {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStatus, Pod},
+    api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::SignedDuration,
 };
@@ -16,6 +16,10 @@ use crate::{labels, last_words, rollout};
 pub struct Replica {
     /// Name of the pod.
     pub name: String,
+    /// Node it was given to.
+    pub node: Option<String>,
+    /// Digest of the image its server's container runs, as `sha256:…`.
+    pub image_digest: Option<String>,
     /// When it was made, in whole seconds.
     pub created: Option<Time>,
     /// A container of it has run.
@@ -121,6 +125,8 @@ impl Replica {
         let adopt = pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::ADOPT));
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            image_digest: image_digest(&status),
             created: pod.metadata.creation_timestamp.clone(),
             has_started: containers.into_iter().any(has_run),
             may_adopt: adopt.map(|text| rollout::from_text(text)).unwrap_or_default(),
@@ -145,6 +151,15 @@ impl Replica {
         let is_young = |since: &Time| now.0.duration_since(since.0) < PROPAGATION;
         since.as_ref().is_some_and(is_young)
     }
+}
+
+/// The digest in the image id of the server's container. Runtimes write `sha256:…` or `NAME@sha256:…`, with or without a scheme.
+fn image_digest(status: &PodStatus) -> Option<String> {
+    let server = status.container_statuses.iter().flatten().find(|it| it.name == crate::pod::SERVER_CONTAINER)?;
+    let at = server.image_id.rfind("sha256:")?;
+    let digest = &server.image_id[at..];
+    let hex = digest.strip_prefix("sha256:")?;
+    (hex.len() == 64 && hex.bytes().all(|it| it.is_ascii_hexdigit())).then(|| digest.to_owned())
 }
 
 fn has_run(container: &ContainerStatus) -> bool {
@@ -326,6 +341,30 @@ mod tests {
             "CrashLoopBackOff",
             "container server ended with 1 (Error): no such flag",
         );
+    }
+
+    #[test]
+    fn the_digest_that_runs_is_read_from_whatever_a_runtime_writes() {
+        let hex = "ab".repeat(32);
+        let digest = |image_id: &str| {
+            let server =
+                json!({ "name": "server", "image": "x:1", "imageID": image_id, "ready": true, "restartCount": 0 });
+            let agent = json!({ "name": "agent", "image": "y", "imageID": format!("sha256:{}", "0".repeat(64)), "ready": true,
+                                "restartCount": 0 });
+            Replica::of(&pod(json!({ "containerStatuses": [agent, server] }))).image_digest
+        };
+        let expected = Some(format!("sha256:{hex}"));
+        for image_id in [
+            format!("sha256:{hex}"),
+            format!("registry.example/ml/triton@sha256:{hex}"),
+            format!("docker-pullable://registry.example:5000/triton@sha256:{hex}"),
+        ] {
+            assert_eq!(digest(&image_id), expected, "{image_id}");
+        }
+        for junk in ["", "x", "sha256:", "sha256:ab", &format!("sha512:{hex}"), &format!("sha256:{hex}é")] {
+            assert_eq!(digest(junk), None, "{junk}");
+        }
+        assert_eq!(Replica::of(&pod(json!({}))).image_digest, None);
     }
 
     #[test]

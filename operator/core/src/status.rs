@@ -4,6 +4,7 @@
 
 mod conditions;
 mod model;
+mod pods;
 mod server;
 
 use std::collections::BTreeMap;

@@ -54,6 +54,19 @@ fn all_ready(number: i32) -> Value {
     }))
 }
 
+/// Writes the resources with their statuses to the file in `STATUSES`, a line each: `e2e/manifests` has delivery tools read them.
+fn record(server: &TritonServer, models: &[TritonModel], statuses: &Statuses) {
+    let Some(file) = std::env::var_os("STATUSES") else { return };
+    let server = TritonServer { status: Some(statuses.server.clone()), ..server.clone() };
+    let mut lines = serde_json::to_string(&server).unwrap() + "\n";
+    for (model, (_, status)) in models.iter().zip(&statuses.models) {
+        let model = TritonModel { status: Some(status.clone()), ..model.clone() };
+        lines += &(serde_json::to_string(&model).unwrap() + "\n");
+    }
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+    std::io::Write::write_all(&mut file, lines.as_bytes()).unwrap();
+}
+
 /// One case at one server with its models.
 struct Case {
     server: TritonServer,
@@ -104,7 +117,7 @@ impl Case {
             None => (TritonServerStatus::default(), vec![TritonModelStatus::default(); self.models.len()]),
         };
         let models: Vec<_> = self.models.iter().zip(models).collect();
-        status::statuses(&Seen {
+        let statuses = status::statuses(&Seen {
             server: &self.server,
             models: &models,
             before: &server,
@@ -114,7 +127,9 @@ impl Case {
             deployment_before: self.deployment_before.as_ref(),
             replicas: &self.replicas,
             now: &at(self.second),
-        })
+        });
+        record(&self.server, &self.models, &statuses);
+        statuses
     }
 
     /// Replicas that all say `phase` of each model, of the present manifest.
@@ -246,6 +261,67 @@ fn a_pod_that_cannot_run_explains_a_server_that_is_not_ready() {
     case.replicas = vec![Replica { name: "vision-0".into(), trouble: Some(trouble), ..Replica::default() }];
     let ready = of(&case.take().server.conditions, "Ready").clone();
     assert_eq!((ready.reason.as_str(), ready.message.contains(words)), ("Unschedulable", true), "{}", ready.message);
+}
+
+#[test]
+fn a_server_lists_its_replicas_and_what_runs_there_those_in_trouble_first() {
+    let models = || vec![model("a", json!({})), model("b", json!({}))];
+    let mut case = Case::new(30, models()).saying(30, &Phase::Ready, &[1]);
+    case.deployment = all_ready(30);
+    let digest = |of: char| Some(format!("sha256:{}", of.to_string().repeat(64)));
+    for replica in &mut case.replicas {
+        replica.node = Some("n1".into());
+        replica.image_digest = digest('a');
+    }
+    let failure = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: false };
+    case.replicas[27].report.as_mut().unwrap().models.get_mut("b").unwrap().phase = failure;
+    case.replicas[28].unreachable = Some("nothing comes from it".into());
+    case.replicas[28].is_ready = false;
+    let statuses = case.take();
+    let names: Vec<_> = statuses.server.pods.iter().map(|pod| pod.name.as_str()).collect();
+    assert_eq!((names.len(), &names[..3]), (20, &["vision-27", "vision-28", "vision-0"][..]));
+    let pod = &statuses.server.pods[0];
+    assert_eq!((pod.models_loaded, pod.models_failed, pod.ready, pod.node.as_deref()), (1, 1, true, Some("n1")));
+    assert_eq!((&pod.image_digest, &statuses.server.image_digest), (&digest('a'), &digest('a')));
+    assert_eq!(statuses.server.pods[1].message.as_deref(), Some("nothing comes from it"));
+    assert_eq!(statuses.server.pods[2].message, None);
+
+    // while two images run, neither is that of the server; a pod that leaves does not count
+    case.replicas[3].image_digest = digest('b');
+    assert_eq!(case.take().server.image_digest, None);
+    case.replicas[3].is_leaving = true;
+    let statuses = case.take();
+    assert_eq!(statuses.server.image_digest, digest('a'));
+    assert!(statuses.server.pods.iter().all(|pod| pod.name != "vision-3"));
+}
+
+#[test]
+fn a_model_lists_its_replicas_with_the_versions_that_serve_there() {
+    let models = || vec![model("a", json!({}))];
+    let mut case = Case::new(30, models()).saying(30, &Phase::Ready, &[1, 2]);
+    case.deployment = all_ready(30);
+    let of = |case: &mut Case, at: usize| case.replicas[at].report.as_mut().unwrap().models.remove("a").unwrap();
+    for at in 0..30 {
+        let report = ModelReport { serving: Some(format!("sha256:{}", "a".repeat(64))), ..of(&mut case, at) };
+        case.replicas[at].report.as_mut().unwrap().models.insert("a".into(), report);
+    }
+    let pods = case.take().models[0].1.pods.clone();
+    assert!(pods.iter().all(|pod| pod.state == "Loaded" && pod.content_hash.is_none()), "{pods:?}");
+
+    let failure = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: true };
+    let other = format!("sha256:{}", "b".repeat(64));
+    let report = ModelReport { phase: failure, versions: vec![1], serving: Some(other.clone()), ..of(&mut case, 29) };
+    case.replicas[29].report.as_mut().unwrap().models.insert("a".into(), report);
+    case.replicas[28].report = None;
+    let pods = case.take().models[0].1.pods.clone();
+    assert_eq!(pods.len(), 20);
+    let shown: Vec<_> =
+        pods[..3].iter().map(|pod| (pod.name.as_str(), pod.state.as_str(), &pod.versions[..])).collect();
+    assert_eq!(
+        shown,
+        [("vision-28", "Unknown", &[][..]), ("vision-29", "Retrying", &[1]), ("vision-0", "Loaded", &[1, 2])]
+    );
+    assert_eq!(pods[1].content_hash, Some(other), "where contents differ, each is named");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use crds::{
     TritonModel, TritonModelStatus,
-    model::{LastFailure, ModelUrls, ReplicaCounts, ReplicaFailure},
+    model::{LastFailure, ModelOnPod, ModelUrls, ReplicaCounts, ReplicaFailure},
     parts::{Condition, ConditionStatus, condition},
 };
 
 use super::{
     View,
     conditions::{Claim, Conditions, cut},
+    pods,
     server::SCALED_TO_ZERO,
 };
 use crate::{
@@ -44,6 +45,23 @@ enum Standing<'a> {
     },
     /// The replica cannot be asked.
     Silent,
+}
+
+impl Standing<'_> {
+    /// As the status has it.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Loaded => "Loaded",
+            Self::Unreached => "Unready",
+            Self::Downloading => "Downloading",
+            Self::Loading => "Loading",
+            Self::Pending => "Pending",
+            Self::Held => "Held",
+            Self::Failed { will_retry: true, .. } => "Retrying",
+            Self::Failed { will_retry: false, .. } => "Failed",
+            Self::Silent => "Unknown",
+        }
+    }
 }
 
 /// The status of a model whose server does not exist.
@@ -114,6 +132,7 @@ pub(super) fn of(
         loaded_replicas: Some(format!("{}/{}", counts.loaded, counts.desired)),
         target_versions: targets(model, if ready.is_true() { &versions } else { &[] }),
         active_versions: versions,
+        pods: on_pods(&standings, &reports),
         content_hash: served_content(reports.iter().filter_map(|(_, report)| *report)),
         replicas: Some(counts),
         last_failure: last_failure(&failures, &ready, is_final, before, view),
@@ -359,6 +378,17 @@ fn targets(model: &TritonModel, loaded: &[i64]) -> Vec<i64> {
     let mut versions = specific.map_or_else(|| loaded.to_vec(), |specific| specific.versions);
     versions.sort_unstable();
     versions
+}
+
+/// The model on each replica.
+fn on_pods(standings: &[(&Replica, Standing<'_>)], reports: &[(&Replica, Option<&ModelReport>)]) -> Vec<ModelOnPod> {
+    let all = standings.iter().zip(reports).map(|((replica, standing), (_, report))| ModelOnPod {
+        name: replica.name.clone(),
+        state: standing.word().to_owned(),
+        versions: report.map(|report| report.versions.clone()).unwrap_or_default(),
+        content_hash: report.and_then(|report| report.serving.clone()),
+    });
+    pods::of_model(all.collect(), served_content(reports.iter().filter_map(|(_, report)| *report)).as_deref())
 }
 
 fn failures(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Vec<ReplicaFailure> {

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use super::{
     Outcome, Seen, View,
     conditions::{Claim, Conditions},
-    model,
+    model, pods,
 };
 use crate::{
     Problem, Reason,
@@ -205,6 +205,8 @@ pub(super) fn of(
         selector: Some(labels::to_selector_text(&labels::selector(view.name))),
         manifest_hash: view.published.then(|| view.manifest.hash.clone()),
         image: deployment.and_then(image),
+        image_digest: pods::image_digest(view.replicas),
+        pods: pods::of_server(view),
         models: Some(ModelCounts { desired: whole(models.len()), loaded: whole(loaded), failed: whole(failed) }),
         gpu_memory: view.gpu_memory.map(|memory| GpuMemoryStatus {
             budget: Some(memory.budget),
