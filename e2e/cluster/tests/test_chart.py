@@ -84,6 +84,12 @@ def test_wrong_values_are_refused_before_anything_is_installed():
             helm("template", "other", CHART, "--set", wrong)
 
 
+def test_helm_test_serves_a_model_and_leaves_nothing(operator, chart_flags):
+    said = helm("test", OPERATOR, "--namespace", OPERATOR, "--timeout", "4m", deadline=300)
+    assert re.search(r"Phase:\s+Succeeded", said), said
+    until(lambda: not operator.items("tsrv,tmod"), "the server and model of helm test are gone")
+
+
 def test_24_plain_manifests_are_taken_by_the_api_server(operator):
     # the namespace is there already, and everything is as helm installed it
     deploy = ROOT / "deploy"

@@ -70,7 +70,11 @@ async fn ask(client: &Client<HttpConnector, Full<Bytes>>, url: &Uri) -> anyhow::
     let request = Request::post(url).header("content-type", "application/json").body(body)?;
     let answer = client.request(request).await?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    let body = Limited::new(answer.into_body(), ANSWER_MAX)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))?
+        .to_bytes();
     let text = String::from_utf8_lossy(&body);
     if !status.is_success() {
         bail!("{status}: {text}");
@@ -101,7 +105,8 @@ mod tests {
                 let (status, body) = &answers[answers.len().min(number + 1) - 1];
                 let mut head = [0; 4096];
                 let _ = stream.read(&mut head).await;
-                let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
                 let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
             }
         });
