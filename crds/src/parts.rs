@@ -21,6 +21,7 @@ pub(crate) mod schema;
 pub mod server;
 pub mod service;
 pub mod source;
+pub mod switch;
 pub mod versions;
 
 pub use bytes::ByteCount;
@@ -29,3 +30,4 @@ pub use duration::Duration;
 pub use opaque::Opaque;
 pub use reference::NameRef;
 pub use schema::QUANTITY as QUANTITY_PATTERN;
+pub use switch::Switch;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, schema};
+use super::{Duration, Switch};
 
 /// Objects made for the monitoring of the server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +22,7 @@ pub struct Monitoring {
 pub struct ServiceMonitor {
     /// Whether it is made: Auto (if the cluster knows the kind), Always or Never. Default: Auto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enabled: Option<MonitorSwitch>,
+    pub enabled: Option<Switch>,
     /// How often Prometheus asks for metrics. Default: 15s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
@@ -30,17 +30,4 @@ pub struct ServiceMonitor {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub labels: BTreeMap<String, String>,
-}
-
-/// Whether a monitor is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = schema::without_description)]
-pub enum MonitorSwitch {
-    /// If the cluster knows the kind.
-    #[default]
-    Auto,
-    /// Always; where the kind is missing, the server says so.
-    Always,
-    /// Never.
-    Never,
 }

@@ -102,17 +102,26 @@ async fn apply_all(
     }
     let mut deployment: Option<Deployment> = None;
     let mut wanted = BTreeSet::new();
+    let mut refused = None;
     for (object, live) in found {
-        let live = apply_one(context, key, &object, live, done).await?;
+        let applied = match apply_one(context, key, &object, live, done).await {
+            // what is refused holds nothing else up
+            Err(ApplyError::Refused(error)) => {
+                refused.get_or_insert(error);
+                None
+            }
+            applied => applied?,
+        };
         if object.kind == Kind::Deployment {
-            deployment = live.and_then(|live| live.try_parse().ok());
+            deployment = applied.and_then(|applied| applied.try_parse().ok());
         }
         wanted.insert((object.kind, object.name));
     }
     prune(context, key, &uid, &wanted, done).await?;
-    match deployment {
-        Some(deployment) => Ok(prepared.applied(deployment)),
-        None => {
+    match (refused, deployment) {
+        (Some(refused), _) => Err(refused.into()),
+        (None, Some(deployment)) => Ok(prepared.applied(deployment)),
+        (None, None) => {
             let message = "the API server answered with a Deployment that cannot be read".into();
             Err(Refused { reason: "ApplyRefused", message, is_final: false }.into())
         }
@@ -155,7 +164,8 @@ async fn apply_one(
     let patch = PatchParams::apply(labels::MANAGER).force();
     let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
         Ok(applied) => applied,
-        Err(kube::Error::Api(status)) if kind.is_optional() && status.code == 404 => {
+        // 405: its definition is being deleted
+        Err(kube::Error::Api(status)) if kind.is_optional() && matches!(status.code, 404 | 405) => {
             context.watches.set_known(*kind, false).await;
             return Ok(None);
         }

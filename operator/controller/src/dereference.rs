@@ -63,7 +63,7 @@ pub(crate) async fn dereference(
             .filter_map(|(metadata, error)| Some((metadata.name.clone()?, error.clone())))
             .collect(),
         has_no_room: surge::has_no_room(deployment.as_ref(), pods.iter().map(|pod| &**pod)),
-        has_service_monitors: context.watches.knows(Kind::ServiceMonitor),
+        kinds: context.watches.optional_kinds(&key.namespace),
     };
     let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
     Ok(Surroundings { observed, models, unreadable, pods, deployment })

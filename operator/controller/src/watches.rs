@@ -7,12 +7,13 @@ mod store;
 mod stream;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use crds::{TritonModel, TritonServer};
+use futures_util::future::join_all;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -22,12 +23,12 @@ use kube::{
     api::DynamicObject,
     core::{DeserializeGuard, PartialObjectMeta},
 };
-use operator_core::{build::Kind, labels};
+use operator_core::{build::Kind, labels, optional::Availability};
 use tokio::task::AbortHandle;
 
 use self::{
     store::{Store, Term},
-    stream::{Starter, Ways, api, everything, ours, watch_objects},
+    stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
     metrics::Metrics,
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// How often it is asked whether the optional kinds have come or gone.
-const LOOK_FOR_KINDS: Duration = Duration::from_secs(60);
+const LOOK_FOR_KINDS: Duration = Duration::from_secs(30);
 /// How long the first list of an optional kind may take.
 const FILL_OPTIONAL: Duration = Duration::from_secs(10);
 
@@ -60,7 +61,15 @@ struct Scope {
     /// Every ConfigMap there is: models may come from any. Only that it is there, and in which version.
     config_maps: Store<PartialObjectMeta<ConfigMap>>,
     objects: HashMap<Kind, Store<DynamicObject>>,
-    optional: Mutex<HashMap<Kind, (Store<DynamicObject>, AbortHandle)>>,
+    optional: Mutex<BTreeMap<Kind, Optional>>,
+}
+
+/// An optional kind that the cluster knows.
+#[derive(Debug)]
+enum Optional {
+    Watched(Store<DynamicObject>, AbortHandle),
+    /// The operator has no right to watch it.
+    Denied,
 }
 
 impl Watches {
@@ -93,48 +102,77 @@ impl Watches {
         }
     }
 
-    /// Asks which optional kinds the cluster knows.
+    /// Asks which optional kinds the cluster knows: one question for each of their APIs.
     pub(crate) async fn look_for_optional_kinds(&self) {
+        let mut apis: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
         for kind in Kind::ALL.into_iter().filter(|kind| kind.is_optional()) {
-            let resource = kind.api_resource();
-            let gvk = kube::core::GroupVersionKind::gvk(&resource.group, &resource.version, &resource.kind);
-            let is_known = match kube::discovery::pinned_kind(&self.client, &gvk).await {
-                Ok(_) => true,
-                Err(kube::Error::Api(status)) if status.code == 404 => false, // unknown groups answer without a reason
-                Err(kube::Error::Discovery(_)) => false,
-                Err(error) => {
-                    tracing::debug!(%error, kind = resource.kind, "cannot ask whether the cluster knows it");
-                    continue;
-                }
-            };
-            self.set_known(kind, is_known).await;
+            apis.entry(kind.api_resource().api_version).or_default().push(kind);
         }
+        join_all(apis.iter().map(|(api, kinds)| self.look_for_kinds_of(api, kinds))).await;
     }
 
-    /// Whether the cluster knows a kind.
-    pub(crate) fn knows(&self, kind: Kind) -> bool {
-        !kind.is_optional() || self.scopes.iter().any(|scope| scope.optional().contains_key(&kind))
+    async fn look_for_kinds_of(&self, api: &str, kinds: &[Kind]) {
+        let known = match self.client.list_api_group_resources(api).await {
+            Ok(list) => list.resources,
+            Err(kube::Error::Api(status)) if status.code == 404 => vec![],
+            Err(error) => {
+                tracing::debug!(%error, api, "cannot ask whether the cluster knows it");
+                return;
+            }
+        };
+        let is_known = |kind: Kind| known.iter().any(|resource| resource.name == kind.api_resource().plural);
+        join_all(kinds.iter().map(|kind| self.set_known(*kind, is_known(*kind)))).await;
+    }
+
+    /// What the cluster has of the optional kinds in a namespace.
+    pub(crate) fn optional_kinds(&self, namespace: &str) -> BTreeMap<Kind, Availability> {
+        let Some(scope) = self.scope(namespace) else { return BTreeMap::new() };
+        let availability = |optional: &Optional| match optional {
+            Optional::Watched(..) => Availability::Known,
+            Optional::Denied => Availability::Denied,
+        };
+        scope.optional().iter().map(|(kind, optional)| (*kind, availability(optional))).collect()
     }
 
     /// The cluster turned out to (not) know an optional kind.
     pub(crate) async fn set_known(&self, kind: Kind, is_known: bool) {
-        if !kind.is_optional() || self.knows(kind) == is_known {
+        if !kind.is_optional() {
             return;
         }
-        tracing::info!(kind = ?kind, is_known, "an optional kind has come or gone");
-        for scope in &self.scopes {
-            if is_known {
-                let namespace = scope.namespace.as_deref();
-                let (store, task) = watch_objects(&self.client, namespace, kind, &self.queue, &self.metrics);
-                match tokio::time::timeout(FILL_OPTIONAL, store.filled()).await {
-                    Ok(true) => drop(scope.optional().insert(kind, (store, task))),
-                    _ => task.abort(), // forbidden, or gone again: asked anew in a while
-                }
-            } else if let Some((_, task)) = scope.optional().remove(&kind) {
-                task.abort();
+        let changed = join_all(self.scopes.iter().map(|scope| async {
+            match is_known {
+                true => self.watch_optional(scope, kind).await,
+                false => scope.set_optional(kind, None),
+            }
+        }));
+        if changed.await.contains(&true) {
+            tracing::info!(kind = ?kind, is_known, "an optional kind has come or gone");
+            self.keys().into_iter().for_each(|key| self.queue.push(key));
+        }
+    }
+
+    /// Begins to watch an optional kind that is not watched yet, if that is allowed. Whether anything has changed.
+    async fn watch_optional(&self, scope: &Scope, kind: Kind) -> bool {
+        if matches!(scope.optional().get(&kind), Some(Optional::Watched(..))) {
+            return false;
+        }
+        let namespace = scope.namespace.as_deref();
+        match may_watch(&self.client, namespace, kind).await {
+            Ok(true) => {}
+            Ok(false) => return scope.set_optional(kind, Some(Optional::Denied)),
+            Err(error) => {
+                tracing::debug!(%error, kind = ?kind, "cannot ask for its objects");
+                return false;
             }
         }
-        self.keys().into_iter().for_each(|key| self.queue.push(key));
+        let (store, task) = watch_objects(&self.client, namespace, kind, &self.queue, &self.metrics);
+        match tokio::time::timeout(FILL_OPTIONAL, store.filled()).await {
+            Ok(true) => scope.set_optional(kind, Some(Optional::Watched(store, task))),
+            _ => {
+                task.abort(); // gone again, or slow: asked anew in a while
+                false
+            }
+        }
     }
 
     /// A server, if it exists.
@@ -212,7 +250,10 @@ impl Watches {
     fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
         let scope = self.scope(namespace)?;
         match kind.is_optional() {
-            true => scope.optional().get(&kind).map(|(store, _)| store.clone()),
+            true => match scope.optional().get(&kind) {
+                Some(Optional::Watched(store, _)) => Some(store.clone()),
+                Some(Optional::Denied) | None => None,
+            },
             false => scope.objects.get(&kind).cloned(),
         }
     }
@@ -256,7 +297,24 @@ impl Scope {
         }
     }
 
-    fn optional(&self) -> MutexGuard<'_, HashMap<Kind, (Store<DynamicObject>, AbortHandle)>> {
+    fn optional(&self) -> MutexGuard<'_, BTreeMap<Kind, Optional>> {
         self.optional.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what the cluster has of a kind, and ends the watch there was. Whether that is anything new.
+    fn set_optional(&self, kind: Kind, now: Option<Optional>) -> bool {
+        let mut optional = self.optional();
+        let is_new = match (&now, optional.get(&kind)) {
+            (None, None) | (Some(Optional::Denied), Some(Optional::Denied)) => false,
+            _ => true,
+        };
+        let before = match now {
+            Some(now) => optional.insert(kind, now),
+            None => optional.remove(&kind),
+        };
+        if let Some(Optional::Watched(_, task)) = before {
+            task.abort();
+        }
+        is_new
     }
 }

@@ -83,9 +83,17 @@ impl Kind {
         }
     }
 
+    /// Who brings it to a cluster, if not Kubernetes itself.
+    pub fn provider(self) -> Option<&'static str> {
+        match self {
+            Self::ServiceMonitor => Some("the Prometheus operator"),
+            _ => None,
+        }
+    }
+
     /// Whether clusters without it are to be expected.
     pub fn is_optional(self) -> bool {
-        self == Self::ServiceMonitor
+        self.provider().is_some()
     }
 }
 
@@ -113,8 +121,8 @@ pub struct Resources<State> {
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may reach the pods.
     pub network_policy: Option<NetworkPolicy>,
-    /// How Prometheus finds the pods. A kind of its own API, so plain JSON.
-    pub service_monitor: Option<Value>,
+    /// Objects of optional kinds: plain JSON, so that no crate follows the versions of other projects.
+    pub optional: Vec<(Kind, Value)>,
     /// What is not quite as asked for, in sentences.
     pub remarks: Vec<String>,
     state: PhantomData<State>,
@@ -141,10 +149,17 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         headless_service: service::build_headless(server),
         disruption_budget: disruption_budget::build(server),
         network_policy: network_policy::build(server),
-        service_monitor: service_monitor::build(server),
+        optional: optional(server),
         remarks: server.remarks.iter().cloned().chain(outdated_template(server)).collect(),
         state: PhantomData,
     }
+}
+
+/// The objects of optional kinds that are made: one line for each kind.
+fn optional(server: &Validated<'_>) -> Vec<(Kind, Value)> {
+    let build: [(Kind, fn(&Validated<'_>) -> Value); 1] = [(Kind::ServiceMonitor, service_monitor::build)];
+    let made = build.into_iter().filter(|(kind, _)| server.optional.makes(*kind));
+    made.map(|(kind, build)| (kind, build(server))).collect()
 }
 
 /// What to say of pods that keep a template which would be built otherwise now.
@@ -166,7 +181,7 @@ impl Resources<Prepared> {
         objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
         objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
         objects.extend(self.network_policy.as_ref().map(|it| object(Kind::NetworkPolicy, it)));
-        objects.extend(self.service_monitor.as_ref().map(|it| object(Kind::ServiceMonitor, it)));
+        objects.extend(self.optional.iter().map(|(kind, it)| object(*kind, it)));
         objects
     }
 
@@ -179,7 +194,7 @@ impl Resources<Prepared> {
             headless_service,
             disruption_budget,
             network_policy,
-            service_monitor,
+            optional,
             remarks,
             ..
         } = self;
@@ -191,7 +206,7 @@ impl Resources<Prepared> {
             headless_service,
             disruption_budget,
             network_policy,
-            service_monitor,
+            optional,
             remarks,
             state: PhantomData,
         }

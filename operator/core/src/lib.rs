@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod mounts;
 pub mod names;
 pub mod observed;
+pub mod optional;
 mod path;
 pub mod pinned;
 pub mod pod;

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use crate::{Manifest, access::FoundSecret, manifest::Keys, pinned::Pinned, source_rules::AddressRange};
+use crate::{
+    Manifest, access::FoundSecret, build::Kind, manifest::Keys, optional::Availability, pinned::Pinned,
+    source_rules::AddressRange,
+};
 
 /// Most bytes of a ConfigMap that a manifest carries, which several models share.
 pub const CARRIED_MAX: usize = 256 << 10;
@@ -32,8 +35,8 @@ pub struct Observed {
     pub unreadable: BTreeMap<String, String>,
     /// Whether new pods do not fit while old ones are there: [`crate::surge::has_no_room`].
     pub has_no_room: bool,
-    /// Whether the cluster knows ServiceMonitors.
-    pub has_service_monitors: bool,
+    /// What the cluster has of the kinds that it may not have; one that is not here is absent.
+    pub kinds: BTreeMap<Kind, Availability>,
 }
 
 /// A ConfigMap that was looked for.

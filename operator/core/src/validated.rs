@@ -1,16 +1,18 @@
 //! Step 2 of a reconcile: a server and what was fetched around it become what shall be built, everything decided, or the
 //! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
 
-use crds::{TritonServer, parts::monitoring::MonitorSwitch};
+use crds::TritonServer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube_core::Resource;
 
 use crate::{
     Compiled, Manifest, Observed, Problem, Reason,
+    build::Kind,
     defaults::{self, ServerSettings},
     image,
     mounts::Mounts,
     names,
+    optional::Choice,
     pinned::{self, Kept},
     surge::Pace,
 };
@@ -56,8 +58,8 @@ pub struct Validated<'a> {
     pub mounts: Mounts,
     /// Namespace from which the operator asks the pods, if it is one.
     pub operator_namespace: Option<String>,
-    /// Whether a ServiceMonitor is made.
-    pub has_service_monitor: bool,
+    /// Which objects are made of kinds that the cluster may not have.
+    pub optional: Choice,
     /// What is not quite as asked for, in sentences.
     pub remarks: Vec<String>,
 }
@@ -91,7 +93,7 @@ pub fn validate<'a>(
     let spec = &server.spec;
     let is_suspended = spec.suspend == Some(true);
     let replicas = if is_suspended { Some(0) } else { spec.replicas };
-    let (has_service_monitor, remark) = service_monitor(server, observed);
+    let optional = optional(server, observed);
     let wanted = Mounts::wanted(server, &compiled.manifest, observed);
     let kept = pinned::kept(server, observed).filter(|kept| kept.is_enough(server, &wanted));
     let pace = Pace::of(spec, observed.has_no_room);
@@ -114,8 +116,8 @@ pub fn validate<'a>(
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
         operator_namespace: settings.namespace.clone(),
-        has_service_monitor,
-        remarks: remark.into_iter().chain(gives_way).collect(),
+        remarks: optional.remarks.iter().cloned().chain(gives_way).collect(),
+        optional,
     })
 }
 
@@ -137,18 +139,14 @@ fn names_a_service(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-fn service_monitor(server: &TritonServer, observed: &Observed) -> (bool, Option<String>) {
-    let monitor = server.spec.monitoring.as_ref().and_then(|monitoring| monitoring.service_monitor.as_ref());
-    let switch = monitor.and_then(|monitor| monitor.enabled).unwrap_or_default();
-    match (switch, observed.has_service_monitors) {
-        (MonitorSwitch::Never, _) | (MonitorSwitch::Auto, false) => (false, None),
-        (MonitorSwitch::Auto | MonitorSwitch::Always, true) => (true, None),
-        (MonitorSwitch::Always, false) => {
-            let remark = "no ServiceMonitor is made: the cluster does not know monitoring.coreos.com/v1 (install the \
-                          Prometheus operator, or set spec.monitoring.serviceMonitor.enabled to Auto)";
-            (false, Some(remark.to_owned()))
-        }
-    }
+/// Which objects of optional kinds `server` gets: one line for each kind.
+fn optional(server: &TritonServer, observed: &Observed) -> Choice {
+    let mut choice = Choice::default();
+    let monitoring = server.spec.monitoring.clone().unwrap_or_default();
+    let monitor = monitoring.service_monitor.and_then(|monitor| monitor.enabled).unwrap_or_default();
+    let cure = "set spec.monitoring.serviceMonitor.enabled to Auto";
+    choice.add(Kind::ServiceMonitor, monitor, cure, &observed.kinds);
+    choice
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use operator_core::{
     documents::{self, Resource},
     drift,
     observed::FoundConfigMap,
+    optional::Availability,
     pinned,
     validated::{self, Settings},
 };
@@ -55,7 +56,8 @@ fn built(file: &str, observed: &Observed) -> Vec<Object> {
 }
 
 fn everywhere() -> Observed {
-    Observed { has_service_monitors: true, ..Observed::default() }
+    let optional = Kind::ALL.into_iter().filter(|kind| kind.is_optional());
+    Observed { kinds: optional.map(|kind| (kind, Availability::Known)).collect(), ..Observed::default() }
 }
 
 fn template(objects: &[Object]) -> PodTemplateSpec {

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::DynamicObject,
+    api::{DynamicObject, ListParams},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -119,13 +119,26 @@ pub(super) fn watch_objects(
     queue: &Queue,
     metrics: &Arc<Metrics>,
 ) -> (Store<DynamicObject>, AbortHandle) {
+    let ways = Ways::found_by(keys::of_object);
+    let api = objects(client, namespace, kind);
+    Starter { queue, metrics }.watch(api, everything().labels(&ours()), &kind.api_resource(), ways)
+}
+
+/// Whether the operator has the right to list a kind that the cluster knows.
+pub(super) async fn may_watch(client: &Client, namespace: Option<&str>, kind: Kind) -> Result<bool, kube::Error> {
+    match objects(client, namespace, kind).list_metadata(&ListParams::default().labels(&ours()).limit(1)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn objects(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<DynamicObject> {
     let resource = kind.api_resource();
-    let api = match namespace {
+    match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
-    };
-    let ways = Ways::found_by(keys::of_object);
-    Starter { queue, metrics }.watch(api, everything().labels(&ours()), &resource, ways)
+    }
 }
 
 /// Objects of one namespace, or of all.

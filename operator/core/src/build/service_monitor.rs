@@ -17,8 +17,8 @@ pub(super) fn api_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, "servicemonitors")
 }
 
-/// None where it is not wanted or the cluster does not know the kind.
-pub(super) fn build(server: &Validated<'_>) -> Option<Value> {
+/// The ServiceMonitor of a server.
+pub(super) fn build(server: &Validated<'_>) -> Value {
     let monitor =
         server.server.spec.monitoring.clone().and_then(|monitoring| monitoring.service_monitor).unwrap_or_default();
     let interval = monitor.interval.unwrap_or(INTERVAL.into());
@@ -27,20 +27,18 @@ pub(super) fn build(server: &Validated<'_>) -> Option<Value> {
     all.extend(metadata.labels.take().unwrap_or_default());
     metadata.labels = Some(all);
     let resource = api_resource();
-    server.has_service_monitor.then(|| {
-        json!({
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "metadata": metadata,
-            "spec": {
-                "endpoints": [{ "port": "metrics", "path": "/metrics", "interval": interval.to_string() }],
-                "selector": { "matchLabels": {
-                    "app.kubernetes.io/managed-by": labels::MANAGER,
-                    labels::SERVER: server.name,
-                } },
-                // the series say whose they are
-                "targetLabels": [labels::SERVER],
-            },
-        })
+    json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": metadata,
+        "spec": {
+            "endpoints": [{ "port": "metrics", "path": "/metrics", "interval": interval.to_string() }],
+            "selector": { "matchLabels": {
+                "app.kubernetes.io/managed-by": labels::MANAGER,
+                labels::SERVER: server.name,
+            } },
+            // the series say whose they are
+            "targetLabels": [labels::SERVER],
+        },
     })
 }
