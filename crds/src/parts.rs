@@ -17,6 +17,7 @@ pub mod pod;
 pub mod probes;
 pub mod reference;
 pub mod rollout;
+pub mod routes;
 pub(crate) mod schema;
 pub mod server;
 pub mod service;

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
-    ByteCount, Condition,
+    ByteCount, Condition, Opaque,
     access::{AgentOptions, ModelAccess, NetworkPolicyOptions},
     autoscaling::{Autoscaling, AutoscalingStatus},
     control::Control,
@@ -21,6 +21,7 @@ use crate::parts::{
     pod::{ModelStore, PodMetadata, SharedMemory},
     probes::Probes,
     rollout::{Disruption, Rollout},
+    routes::Routes,
     schema,
     server::ServerOptions,
     service::ServiceOptions,
@@ -153,6 +154,9 @@ pub struct TritonServerSpec {
     /// The Service in front of the pods: 8000 (HTTP), 8001 (gRPC), 8002 (metrics).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceOptions>,
+    /// Routes that lead from outside the cluster to the Service. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Routes>,
     /// The NetworkPolicy of the pods: who may reach which of their ports. Default: none is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicyOptions>,
@@ -169,6 +173,11 @@ pub struct TritonServerSpec {
     /// Labels and annotations added to the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_metadata: Option<PodMetadata>,
+    /// The last word about the pods: a strategic merge patch over their template, such as a sidecar, an init container (it runs once the
+    /// agent has brought the models), a volume, environment from a ConfigMap. What the operator relies on, and rights that the pods
+    /// do not have, are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<Opaque>,
     /// Runs no replica but keeps everything else. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

@@ -26,10 +26,14 @@ one: whether a label allows models to use it. The kubelet alone reads what they 
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
+  resources: [networkpolicies, ingresses]
   verbs: [get, list, watch, create, patch, delete]
+# Kinds of other projects, where the cluster has them.
 - apiGroups: [monitoring.coreos.com]
-  resources: [servicemonitors]
+  resources: [servicemonitors, podmonitors, prometheusrules]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes, grpcroutes]
   verbs: [get, list, watch, create, patch, delete]
 # Looked at; pods are also told by an annotation that their models changed.
 - apiGroups: [""]

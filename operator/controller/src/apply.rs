@@ -11,7 +11,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use operator_core::{
-    build::{APPLIED_HASH, Applied, Kind, Object, Prepared, Resources},
+    build::{APPLIED_HASH, Applied, Kind, Object, Prepared, Refusal, Resources},
     drift,
     events::Event,
     labels,
@@ -27,24 +27,12 @@ use crate::{
 /// Field manager of a number of replicas that the spec set once and does not any more. Whoever scales takes it over.
 const SCALE_MANAGER: &str = "triton-operator-scale";
 
-/// The API server would not take an object, or must not be asked to.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Refused {
-    /// One word.
-    pub(crate) reason: &'static str,
-    /// In the words of the API server.
-    pub(crate) message: String,
-    /// Only a change of the spec can help.
-    pub(crate) is_final: bool,
-}
-
 /// Why something is not in the cluster.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
     /// It was refused.
-    #[error(transparent)]
-    Refused(#[from] Refused),
+    #[error("{}", .0.message)]
+    Refused(Refusal),
     /// The API server could not be asked.
     #[error("{doing}: {error}")]
     Unreachable {
@@ -89,24 +77,25 @@ async fn apply_all(
     done: &mut Done,
 ) -> Result<Resources<Applied>, ApplyError> {
     let uid = server.uid().unwrap_or_default();
-    // Whatever is in the way is found before anything is written.
+    // Whatever is in the way of the pods is found before anything is written.
     let mut found = vec![];
+    let mut refused = None;
     for object in prepared.objects() {
         let title = title(object.kind, &object.name);
         let live =
             current(context, key, object.kind, &object.name).await.map_err(|error| failed("reading", &title, error))?;
-        if let Some(live) = &live {
-            is_ours(live, &uid, &title)?;
+        match live.as_ref().map_or(Ok(()), |live| is_ours(live, &uid, &title)) {
+            Ok(()) => found.push((object, live)),
+            Err(refusal) if object.kind.leads_from_outside() => drop(refused.get_or_insert(refusal)),
+            Err(refusal) => return Err(ApplyError::Refused(refusal)),
         }
-        found.push((object, live));
     }
     let mut deployment: Option<Deployment> = None;
     let mut wanted = BTreeSet::new();
-    let mut refused = None;
     for (object, live) in found {
         let applied = match apply_one(context, key, &object, live, done).await {
-            // what is refused holds nothing else up
-            Err(ApplyError::Refused(error)) => {
+            // what is refused beside manifest and pods holds nothing else up
+            Err(ApplyError::Refused(error)) if !matches!(object.kind, Kind::ConfigMap | Kind::Deployment) => {
                 refused.get_or_insert(error);
                 None
             }
@@ -118,12 +107,11 @@ async fn apply_all(
         wanted.insert((object.kind, object.name));
     }
     prune(context, key, &uid, &wanted, done).await?;
-    match (refused, deployment) {
-        (Some(refused), _) => Err(refused.into()),
-        (None, Some(deployment)) => Ok(prepared.applied(deployment)),
-        (None, None) => {
+    match deployment {
+        Some(deployment) => Ok(prepared.applied(deployment, refused)),
+        None => {
             let message = "the API server answered with a Deployment that cannot be read".into();
-            Err(Refused { reason: "ApplyRefused", message, is_final: false }.into())
+            Err(ApplyError::Refused(Refusal { reason: "ApplyRefused", message, is_final: false }))
         }
     }
 }
@@ -250,21 +238,21 @@ async fn remove_conflicting_items(
 }
 
 /// Refuses to touch what belongs to others.
-fn is_ours(live: &DynamicObject, uid: &str, title: &str) -> Result<(), Refused> {
+fn is_ours(live: &DynamicObject, uid: &str, title: &str) -> Result<(), Refusal> {
     let owners = live.owner_references();
     if owners.iter().any(|owner| owner.uid == uid) {
         return Ok(());
     }
     let managed_by = live.labels().get("app.kubernetes.io/managed-by").map(String::as_str);
     match owners.iter().find(|owner| owner.controller == Some(true)) {
-        Some(owner) if owner.kind == TritonServer::kind(&()) => Err(Refused {
+        Some(owner) if owner.kind == TritonServer::kind(&()) => Err(Refusal {
             reason: "WaitingForRemoval",
             message: format!("{title} belongs to an earlier TritonServer of this name and is being removed"),
             is_final: false,
         }),
         // somebody took our reference off, or restored the object from a copy
         None if managed_by == Some(labels::MANAGER) && live.annotations().contains_key(APPLIED_HASH) => Ok(()),
-        _ => Err(Refused {
+        _ => Err(Refusal {
             reason: "NameTaken",
             message: format!("{title} exists and is not of this server: rename the server, or remove that object"),
             is_final: true,
@@ -315,7 +303,7 @@ fn failed(doing: &str, title: &str, error: kube::Error) -> ApplyError {
                 403 => (false, "Forbidden"), // rights, a quota, a namespace being deleted
                 _ => (true, "ApplyRefused"),
             };
-            Refused { reason, message: format!("{doing}: {}", status.message), is_final }.into()
+            ApplyError::Refused(Refusal { reason, message: format!("{doing}: {}", status.message), is_final })
         }
         _ => ApplyError::Unreachable { doing, error: Box::new(error) },
     }

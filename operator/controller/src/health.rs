@@ -69,7 +69,7 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
         "/readyz" if health.is_ready.load(Ordering::Relaxed) => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "the resources have not been read yet\n"),
         "/metrics" => {
-            let mut page = plain(StatusCode::OK, health.metrics.page(&health.watches.resource_counts()));
+            let mut page = plain(StatusCode::OK, health.metrics.page(&health.watches.inventory()));
             let form = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             page.headers_mut().insert(CONTENT_TYPE, form);
             page

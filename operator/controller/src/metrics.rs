@@ -25,6 +25,27 @@ pub(crate) struct Metrics {
     watch_failures: IntCounterVec,
     is_leader: IntGauge,
     resources: IntGaugeVec,
+    replicas: IntGaugeVec,
+    models: IntGaugeVec,
+}
+
+/// What the page tells of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerCounts {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Replicas, by state.
+    pub(crate) replicas: [(&'static str, i32); 2],
+    /// Models, by state.
+    pub(crate) models: [(&'static str, i32); 3],
+}
+
+/// What the page tells of the resources there are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inventory {
+    /// Of each kind: how many there are, and how many of them are ready.
+    pub(crate) resources: Vec<(&'static str, usize, usize)>,
+    pub(crate) servers: Vec<ServerCounts>,
 }
 
 impl Metrics {
@@ -33,6 +54,9 @@ impl Metrics {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         Self {
@@ -63,12 +87,20 @@ impl Metrics {
             pods_scraped: gauge("triton_operator_pods_scraped", "Pods whose load is asked for"),
             watch_failures: counters("triton_operator_watch_failures_total", "Watches that broke off", &["kind"]),
             is_leader: gauge("triton_operator_leader", "1 while this one leads"),
-            resources: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new("triton_operator_resources", "Resources there are, by whether they are ready"),
-                    &["kind", "ready"],
-                ),
+            resources: gauges(
+                "triton_operator_resources",
+                "Resources there are, by whether they are ready",
+                &["kind", "ready"],
+            ),
+            replicas: gauges(
+                "triton_operator_server_replicas",
+                "Replicas of a TritonServer: wanted, ready",
+                &["server_namespace", "server", "state"],
+            ),
+            models: gauges(
+                "triton_operator_server_models",
+                "Models of a TritonServer: desired, loaded on every replica, left out or failed on one",
+                &["server_namespace", "server", "state"],
             ),
             registry,
         }
@@ -115,15 +147,24 @@ impl Metrics {
         self.is_leader.set(leads.into());
     }
 
-    /// The page, with how many resources of each kind there are and are ready.
-    pub(crate) fn page(&self, resource_counts: &[(&str, usize, usize)]) -> String {
-        for (kind, all, ready) in resource_counts {
+    /// The page, with what there is now.
+    pub(crate) fn page(&self, inventory: &Inventory) -> String {
+        for (kind, all, ready) in &inventory.resources {
             let set = |label: &str, count: usize| {
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 self.resources.with_label_values(&[*kind, label]).set(count);
             };
             set("true", *ready);
             set("false", all - ready);
+        }
+        self.replicas.reset(); // of servers that are gone
+        self.models.reset();
+        for ServerCounts { namespace, name, replicas, models } in &inventory.servers {
+            let set = |gauges: &IntGaugeVec, (state, count): (&str, i32)| {
+                gauges.with_label_values(&[namespace.as_str(), name, state]).set(count.into());
+            };
+            replicas.iter().for_each(|count| set(&self.replicas, *count));
+            models.iter().for_each(|count| set(&self.models, *count));
         }
         let mut page = vec![];
         // a page of numbers of ours cannot fail to be written into memory
@@ -170,17 +211,28 @@ mod tests {
     fn the_page_tells_what_was_counted() {
         let metrics = Metrics::new();
         let timer = metrics.reconcile();
-        assert!(metrics.page(&[]).contains("triton_operator_reconciles_active 1"));
+        assert!(metrics.page(&Inventory::default()).contains("triton_operator_reconciles_active 1"));
         timer.ended("done");
         metrics.wrote("Deployment", "apply");
-        let page = metrics.page(&[("TritonServer", 3, 2)]);
+        let server = ServerCounts {
+            namespace: "ml".into(),
+            name: "vision".into(),
+            replicas: [("wanted", 2), ("ready", 1)],
+            models: [("desired", 4), ("loaded", 3), ("failed", 1)],
+        };
+        let resources = vec![("TritonServer", 3, 2)];
+        let page = metrics.page(&Inventory { resources: resources.clone(), servers: vec![server] });
         for line in [
             "triton_operator_reconcile_total{outcome=\"done\"} 1",
             "triton_operator_reconciles_active 0",
             "triton_operator_writes_total{kind=\"Deployment\",verb=\"apply\"} 1",
             "triton_operator_resources{kind=\"TritonServer\",ready=\"false\"} 1",
+            "triton_operator_server_replicas{server=\"vision\",server_namespace=\"ml\",state=\"ready\"} 1",
+            "triton_operator_server_models{server=\"vision\",server_namespace=\"ml\",state=\"failed\"} 1",
         ] {
             assert!(page.contains(line), "{line} in\n{page}");
         }
+        let page = metrics.page(&Inventory { resources, servers: vec![] });
+        assert!(!page.contains("vision"), "a server that is gone is not told of:\n{page}");
     }
 }

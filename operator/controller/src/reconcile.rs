@@ -145,7 +145,11 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     // 6. write status: only if it says something new
     write(context, key, &around, server, &server_before, &models, &statuses).await?;
     annotated.map_err(|error| api("annotating a pod", error))?;
-    let is_refused = matches!(&applied, Some(Err(_)));
+    let is_refused = match &applied {
+        Some(Ok(resources)) => resources.refusal.is_some(),
+        Some(Err(_)) => true,
+        None => false,
+    };
     // labels of Secrets are not watched
     let awaits_label = compiled.problems.iter().any(|problem| problem.reason == Reason::CredentialsMissing);
     Ok(Some(match statuses.activity {

@@ -35,11 +35,12 @@ impl Secrets {
         &self,
         client: &Client,
         namespace: &str,
-        names: BTreeSet<&str>,
+        names: BTreeSet<String>,
     ) -> Result<BTreeMap<String, FoundSecret>, kube::Error> {
         let mut all = BTreeMap::new();
         for name in names {
-            all.insert(name.to_owned(), self.find_one(client, namespace, name).await?);
+            let found = self.find_one(client, namespace, &name).await?;
+            all.insert(name, found);
         }
         Ok(all)
     }

@@ -31,12 +31,12 @@ use self::{
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
-    metrics::Metrics,
+    metrics::{Inventory, Metrics, ServerCounts},
     queue::{Queue, ServerKey},
 };
 
 /// How often it is asked whether the optional kinds have come or gone.
-const LOOK_FOR_KINDS: Duration = Duration::from_secs(30);
+const LOOK_FOR_KINDS: Duration = Duration::from_secs(15);
 /// How long the first list of an optional kind may take.
 const FILL_OPTIONAL: Duration = Duration::from_secs(10);
 
@@ -225,18 +225,20 @@ impl Watches {
         keys.flatten().collect()
     }
 
-    /// How many servers and models there are, and how many of them are ready.
-    pub(crate) fn resource_counts(&self) -> [(&'static str, usize, usize); 2] {
+    /// What there is, for the operator's own page.
+    pub(crate) fn inventory(&self) -> Inventory {
         let is_ready = |conditions: &[crds::parts::Condition]| {
             crds::parts::condition::find(conditions, "Ready")
                 .is_some_and(|ready| ready.status == crds::parts::ConditionStatus::True)
         };
-        let mut counts = [("TritonServer", 0, 0), ("TritonModel", 0, 0)];
+        let mut counts = vec![("TritonServer", 0, 0), ("TritonModel", 0, 0)];
+        let mut servers = vec![];
         for scope in &self.scopes {
             for server in scope.servers.all() {
                 let status = server.0.as_ref().ok().and_then(|server| server.status.as_ref());
                 counts[0].1 += 1;
                 counts[0].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
+                servers.extend(server.0.as_ref().ok().and_then(|server| self.counts(server)));
             }
             for model in scope.models.all() {
                 let status = model.0.as_ref().ok().and_then(|model| model.status.as_ref());
@@ -244,7 +246,22 @@ impl Watches {
                 counts[1].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
             }
         }
-        counts
+        Inventory { resources: counts, servers }
+    }
+
+    fn counts(&self, server: &TritonServer) -> Option<ServerCounts> {
+        let (namespace, name) = (server.namespace()?, server.name_any());
+        let status = server.status.as_ref()?;
+        let deployment = self.object(Kind::Deployment, &namespace, &name);
+        let wanted = deployment.and_then(|it| it.data.pointer("/spec/replicas")?.as_i64());
+        let wanted = wanted.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(0);
+        let models = status.models.clone().unwrap_or_default();
+        Some(ServerCounts {
+            namespace,
+            name,
+            replicas: [("wanted", wanted), ("ready", status.ready_replicas.unwrap_or(0))],
+            models: [("desired", models.desired), ("loaded", models.loaded), ("failed", models.failed)],
+        })
     }
 
     fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
@@ -304,10 +321,8 @@ impl Scope {
     /// Notes what the cluster has of a kind, and ends the watch there was. Whether that is anything new.
     fn set_optional(&self, kind: Kind, now: Option<Optional>) -> bool {
         let mut optional = self.optional();
-        let is_new = match (&now, optional.get(&kind)) {
-            (None, None) | (Some(Optional::Denied), Some(Optional::Denied)) => false,
-            _ => true,
-        };
+        let is_same =
+            matches!((&now, optional.get(&kind)), (None, None) | (Some(Optional::Denied), Some(Optional::Denied)));
         let before = match now {
             Some(now) => optional.insert(kind, now),
             None => optional.remove(&kind),
@@ -315,6 +330,6 @@ impl Scope {
         if let Some(Optional::Watched(_, task)) = before {
             task.abort();
         }
-        is_new
+        !is_same
     }
 }

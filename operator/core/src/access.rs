@@ -12,7 +12,7 @@ use crate::{
     mounts::Mounts,
     names,
     observed::{FoundConfigMap, Observed},
-    pinned,
+    overrides, pinned,
     source_rules::{HostPattern, SourceRules, Verdict},
     validate,
 };
@@ -41,9 +41,9 @@ impl FoundSecret {
 
 /// The Secrets to look for before deciding about `server`: those that it lists and those that fill its environment. One that only a
 /// model names is nobody's business.
-pub fn secrets_to_look_for(server: &TritonServer) -> BTreeSet<&str> {
+pub fn secrets_to_look_for(server: &TritonServer) -> BTreeSet<String> {
     let listed = server.spec.model_access.iter().flat_map(|access| &access.secrets).map(String::as_str);
-    variables(server).map(|(_, name)| name).chain(listed).collect()
+    of_pods(server).into_iter().map(|(_, name)| name).chain(listed.map(str::to_owned)).collect()
 }
 
 /// The claims to look for: those that the server lists.
@@ -51,15 +51,14 @@ pub fn claims_to_look_for(server: &TritonServer) -> BTreeSet<&str> {
     server.spec.model_access.iter().flat_map(|access| &access.claims).map(String::as_str).collect()
 }
 
-/// Environment variables of a server that would be filled from Secrets which are not for it.
+/// Environment variables and changes of the pod template of a server that would use Secrets which are not for it.
 pub fn of_server(server: &TritonServer, observed: &Observed) -> Vec<Problem> {
     let Some(secrets) = &observed.secrets else { return vec![] };
-    let problem = |(at, name): (usize, &str)| {
-        let (reason, message) = refused_secret(secrets, name)?;
-        let path = format!("spec.server.env[{at}].valueFrom.secretKeyRef.name");
+    let problem = |(path, name): (String, String)| {
+        let (reason, message) = refused_secret(secrets, &name)?;
         Some(Problem { object: names::object(server), reason, path, message })
     };
-    variables(server).filter_map(problem).collect()
+    of_pods(server).into_iter().filter_map(problem).collect()
 }
 
 /// Why `model` may not use its source on `server`.
@@ -177,10 +176,15 @@ fn not_mounted(server: &str, what: &str) -> String {
     )
 }
 
-/// Environment variables filled from Secrets: their number and the name of the Secret.
-fn variables(server: &TritonServer) -> impl Iterator<Item = (usize, &str)> {
+/// Secrets that the pods of a server would use besides those of models: the place that names each, and its name.
+fn of_pods(server: &TritonServer) -> Vec<(String, String)> {
     let env = server.spec.server.iter().flat_map(|options| &options.env).enumerate();
-    env.filter_map(|(at, variable)| Some((at, variable.value_from.as_ref()?.secret_key_ref.as_ref()?.name.as_str())))
+    let variables = env.filter_map(|(at, variable)| {
+        let secret = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+        Some((format!("spec.server.env[{at}].valueFrom.secretKeyRef.name"), secret.name.clone()))
+    });
+    let changes = overrides::secrets(server).into_iter();
+    variables.chain(changes.map(|(path, name)| (format!("spec.podTemplate.{path}"), name))).collect()
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {

@@ -4,12 +4,16 @@
 mod config_map;
 mod deployment;
 mod disruption_budget;
+mod ingress;
+mod monitor;
 mod network_policy;
-mod pod_template;
+mod placement;
+pub(crate) mod pod_template;
 mod probes;
+mod prometheus_rule;
+mod route;
 mod service;
 mod service_account;
-mod service_monitor;
 mod volumes;
 
 use std::{collections::BTreeMap, marker::PhantomData};
@@ -18,7 +22,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
+        networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -54,20 +58,35 @@ pub enum Kind {
     PodDisruptionBudget,
     /// Who may reach the pods.
     NetworkPolicy,
-    /// How Prometheus finds the pods.
+    /// How an ingress controller leads to the pods.
+    Ingress,
+    /// How Prometheus finds the pods, through their Service.
     ServiceMonitor,
+    /// How Prometheus finds the pods, by their labels.
+    PodMonitor,
+    /// What Prometheus computes of them.
+    PrometheusRule,
+    /// How a Gateway leads to their HTTP port.
+    HttpRoute,
+    /// How a Gateway leads to their gRPC port.
+    GrpcRoute,
 }
 
 impl Kind {
     /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::Deployment,
         Self::Service,
         Self::PodDisruptionBudget,
         Self::NetworkPolicy,
+        Self::Ingress,
         Self::ServiceMonitor,
+        Self::PodMonitor,
+        Self::PrometheusRule,
+        Self::HttpRoute,
+        Self::GrpcRoute,
     ];
 
     /// How the API server names it.
@@ -79,16 +98,27 @@ impl Kind {
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
-            Self::ServiceMonitor => service_monitor::api_resource(),
+            Self::Ingress => ApiResource::erase::<Ingress>(&()),
+            Self::ServiceMonitor => monitor::api_resource("ServiceMonitor", "servicemonitors"),
+            Self::PodMonitor => monitor::api_resource("PodMonitor", "podmonitors"),
+            Self::PrometheusRule => monitor::api_resource("PrometheusRule", "prometheusrules"),
+            Self::HttpRoute => route::api_resource("HTTPRoute", "httproutes"),
+            Self::GrpcRoute => route::api_resource("GRPCRoute", "grpcroutes"),
         }
     }
 
     /// Who brings it to a cluster, if not Kubernetes itself.
     pub fn provider(self) -> Option<&'static str> {
         match self {
-            Self::ServiceMonitor => Some("the Prometheus operator"),
+            Self::ServiceMonitor | Self::PodMonitor | Self::PrometheusRule => Some("the Prometheus operator"),
+            Self::HttpRoute | Self::GrpcRoute => Some("the Gateway API"),
             _ => None,
         }
+    }
+
+    /// Whether it only leads others to what is served, so that pods and Service do without it.
+    pub fn leads_from_outside(self) -> bool {
+        self == Self::Ingress || self.is_optional()
     }
 
     /// Whether clusters without it are to be expected.
@@ -121,11 +151,26 @@ pub struct Resources<State> {
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may reach the pods.
     pub network_policy: Option<NetworkPolicy>,
+    /// How an ingress controller leads to the pods.
+    pub ingress: Option<Ingress>,
     /// Objects of optional kinds: plain JSON, so that no crate follows the versions of other projects.
     pub optional: Vec<(Kind, Value)>,
     /// What is not quite as asked for, in sentences.
     pub remarks: Vec<String>,
+    /// Once applied: an object beside manifest and pods that the API server would not take.
+    pub refusal: Option<Refusal>,
     state: PhantomData<State>,
+}
+
+/// Why the API server would not take an object, or must not be asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One word.
+    pub reason: &'static str,
+    /// In the words of the API server.
+    pub message: String,
+    /// Only a change of the spec can help.
+    pub is_final: bool,
 }
 
 /// One object as it is sent to the API server.
@@ -149,15 +194,24 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         headless_service: service::build_headless(server),
         disruption_budget: disruption_budget::build(server),
         network_policy: network_policy::build(server),
+        ingress: ingress::build(server),
         optional: optional(server),
         remarks: server.remarks.iter().cloned().chain(outdated_template(server)).collect(),
+        refusal: None,
         state: PhantomData,
     }
 }
 
 /// The objects of optional kinds that are made: one line for each kind.
 fn optional(server: &Validated<'_>) -> Vec<(Kind, Value)> {
-    let build: [(Kind, fn(&Validated<'_>) -> Value); 1] = [(Kind::ServiceMonitor, service_monitor::build)];
+    type Build = fn(&Validated<'_>) -> Value;
+    let build: [(Kind, Build); 5] = [
+        (Kind::ServiceMonitor, monitor::of_service),
+        (Kind::PodMonitor, monitor::of_pods),
+        (Kind::PrometheusRule, prometheus_rule::build),
+        (Kind::HttpRoute, route::http),
+        (Kind::GrpcRoute, route::grpc),
+    ];
     let made = build.into_iter().filter(|(kind, _)| server.optional.makes(*kind));
     made.map(|(kind, build)| (kind, build(server))).collect()
 }
@@ -181,12 +235,13 @@ impl Resources<Prepared> {
         objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
         objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
         objects.extend(self.network_policy.as_ref().map(|it| object(Kind::NetworkPolicy, it)));
+        objects.extend(self.ingress.as_ref().map(|it| object(Kind::Ingress, it)));
         objects.extend(self.optional.iter().map(|(kind, it)| object(*kind, it)));
         objects
     }
 
-    /// The same, now that all of it is in the cluster; `deployment` is what the cluster made of ours.
-    pub fn applied(self, deployment: Deployment) -> Resources<Applied> {
+    /// The same, now that all of it is in the cluster but what was refused; `deployment` is what the cluster made of ours.
+    pub fn applied(self, deployment: Deployment, refusal: Option<Refusal>) -> Resources<Applied> {
         let Self {
             service_account,
             config_map,
@@ -194,6 +249,7 @@ impl Resources<Prepared> {
             headless_service,
             disruption_budget,
             network_policy,
+            ingress,
             optional,
             remarks,
             ..
@@ -206,8 +262,10 @@ impl Resources<Prepared> {
             headless_service,
             disruption_budget,
             network_policy,
+            ingress,
             optional,
             remarks,
+            refusal,
             state: PhantomData,
         }
     }
@@ -230,6 +288,20 @@ fn metadata(server: &Validated<'_>, name: impl Into<String>) -> ObjectMeta {
         owner_references: Some(vec![server.owner.clone()]),
         ..ObjectMeta::default()
     }
+}
+
+/// Metadata with a user's labels; ours win.
+fn with_labels(mut metadata: ObjectMeta, labels: &BTreeMap<String, String>) -> ObjectMeta {
+    let mut all = labels.clone();
+    all.extend(metadata.labels.take().unwrap_or_default());
+    metadata.labels = Some(all);
+    metadata
+}
+
+/// Metadata with a user's annotations.
+fn with_annotations(mut metadata: ObjectMeta, annotations: &BTreeMap<String, String>) -> ObjectMeta {
+    metadata.annotations = filled(annotations);
+    metadata
 }
 
 /// `None` in place of an empty map, so that we own no field we do not fill.

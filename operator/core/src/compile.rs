@@ -226,7 +226,7 @@ fn entry(
     previous: Option<&ManifestModel>,
 ) -> Result<ManifestModel, Vec<Problem>> {
     let mut problems = validate::model(model);
-    let gpus = server.spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0));
+    let gpus = defaults::gpus(&server.spec);
     let config = match render::render(model, gpus) {
         Ok(config) if problems.is_empty() => config,
         Ok(_) => return Err(problems),

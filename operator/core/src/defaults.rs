@@ -7,12 +7,15 @@ use crds::{
     TritonModelSpec, TritonServerSpec,
     parts::{
         ByteCount,
-        gpu::{Gpu, Percent},
+        gpu::{Gpu, GpuClaim, Percent},
         server::LogLevel,
     },
 };
 
-use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{ResourceClaim, ResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity,
+};
 
 use crate::{drift, manifest::ManifestLoad};
 
@@ -23,6 +26,8 @@ const CPU: &str = "cpu";
 
 /// The extended resource GPUs are asked for by.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
+/// The most GPUs of one replica.
+const GPUS_MAX: u32 = 64;
 /// Share of GPU memory no model may claim.
 pub const GPU_MEMORY_RESERVE: Percent = Percent::new(10);
 /// Limit of `/dev/shm`.
@@ -160,14 +165,30 @@ pub fn replicas(spec: &TritonServerSpec) -> i32 {
 /// extended resource needs its limit only: the request follows it.
 pub fn resources(spec: &TritonServerSpec) -> ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
-    let gpus = spec.gpu.as_ref().map_or(0, |gpu| u64::try_from(gpu.count).unwrap_or(0));
+    let claims = spec.gpu.as_ref().map_or(0, |gpu| gpu.resource_claims.len() as u64);
+    let gpus = if claims > 0 { claims } else { gpus(spec).into() };
     let limit = if gpus == 0 { MEMORY_LIMIT } else { ByteCount(MEMORY_LIMIT_PER_GPU.0.saturating_mul(gpus)) };
     limit_memory(&mut resources, limit, MEMORY_REQUEST);
     if let Some(gpu) = &spec.gpu {
-        let name = gpu.resource_name.clone().unwrap_or_else(|| GPU_RESOURCE.to_owned());
-        resources.limits.get_or_insert_default().insert(name, Quantity(gpu.count.to_string()));
+        if let Some(count) = gpu.count {
+            let name = gpu.resource_name.clone().unwrap_or_else(|| GPU_RESOURCE.to_owned());
+            resources.limits.get_or_insert_default().insert(name, Quantity(count.to_string()));
+        }
+        if !gpu.resource_claims.is_empty() {
+            let claim = |claim: &GpuClaim| ResourceClaim { name: claim.name.clone(), request: claim.request.clone() };
+            resources.claims.get_or_insert_default().extend(gpu.resource_claims.iter().map(claim));
+        }
     }
     resources
+}
+
+/// How many GPUs each replica has, as far as models may count on. What is behind claims only their driver knows: as many as may be.
+pub fn gpus(spec: &TritonServerSpec) -> u32 {
+    match &spec.gpu {
+        Some(gpu) if !gpu.resource_claims.is_empty() => GPUS_MAX,
+        Some(gpu) => gpu.count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+        None => 0,
+    }
 }
 
 /// CPU and memory of the agent's container: what the spec asks for, a memory limit and small requests where it says nothing.
@@ -258,6 +279,13 @@ mod tests {
             json!({ "limits": { "memory": "32Gi", "nvidia.com/gpu": "2" }, "requests": { "memory": "256Mi" } }),
         );
         check_resources(
+            json!({ "gpu": { "resourceClaims": [{ "name": "a", "resourceClaimName": "x" }, { "name": "b", "resourceClaimTemplateName": "y", "request": "r" }] } }),
+            json!({
+                "claims": [{ "name": "a" }, { "name": "b", "request": "r" }],
+                "limits": { "memory": "32Gi" }, "requests": { "memory": "256Mi" },
+            }),
+        );
+        check_resources(
             json!({ "resources": { "limits": { "cpu": "2", "memory": "1Gi" } } }),
             json!({ "limits": { "cpu": "2", "memory": "1Gi" } }),
         );
@@ -294,9 +322,9 @@ mod tests {
 
     #[test]
     fn a_tenth_of_the_gpu_memory_is_kept_free_by_default() {
-        let gpu = Gpu { count: 1, memory_per_replica: Some(ByteCount(1000)), ..Default::default() };
+        let gpu = Gpu { count: Some(1), memory_per_replica: Some(ByteCount(1000)), ..Default::default() };
         assert_eq!(gpu_memory_budget(&gpu), Some(ByteCount(900)));
         assert_eq!(gpu_memory_budget(&Gpu { memory_reserve: Some(Percent::new(100)), ..gpu }), Some(ByteCount(0)));
-        assert_eq!(gpu_memory_budget(&Gpu { count: 1, ..Default::default() }), None);
+        assert_eq!(gpu_memory_budget(&Gpu { count: Some(1), ..Default::default() }), None);
     }
 }

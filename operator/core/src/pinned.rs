@@ -22,7 +22,7 @@ pub const TEMPLATE_SEAL: &str = "triton-operator.dev/template-seal";
 pub const TEMPLATE_ACCESS: &str = "triton-operator.dev/template-access";
 
 /// Fields of the spec that leave no trace in a pod, or, as `modelAccess`, none but mounts.
-const OUTSIDE: [&str; 9] = [
+const OUTSIDE: [&str; 10] = [
     "autoscaling",
     "disruption",
     "modelAccess",
@@ -30,6 +30,7 @@ const OUTSIDE: [&str; 9] = [
     "networkPolicy",
     "replicas",
     "rollout",
+    "routes",
     "service",
     "suspend",
 ];

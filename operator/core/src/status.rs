@@ -27,7 +27,7 @@ use crate::{
 /// What became of the steps before.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
-    /// All is in the cluster.
+    /// Manifest and pods are in the cluster, and all else but what was refused.
     Applied(&'a Resources<Applied>),
     /// The spec is wrong: nothing was built, what runs was left alone.
     Refused(&'a [Problem]),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::TritonServerSpec;
+use crds::{TritonServerSpec, parts::gpu::Gpu};
 use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Pod},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -49,7 +49,10 @@ fn holds_store(spec: &TritonServerSpec) -> bool {
 
 fn holds_devices(spec: &TritonServerSpec) -> bool {
     let limits = spec.resources.iter().filter_map(|resources| resources.limits.as_ref());
-    spec.gpu.is_some() || limits.flat_map(|limits| limits.keys()).any(|name| is_device(name))
+    // a claim that all replicas share is never missing
+    let has_own =
+        |gpu: &Gpu| gpu.count.is_some() || gpu.resource_claims.iter().any(|claim| claim.resource_claim_name.is_none());
+    spec.gpu.as_ref().is_some_and(has_own) || limits.flat_map(|limits| limits.keys()).any(|name| is_device(name))
 }
 
 /// Devices are extended resources, which have a domain.
@@ -91,6 +94,9 @@ fn is_placed(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
 }
 
+/// The scheduler's words for too few devices: extended resources, and those of claims.
+const SHORT: [&str; 2] = ["Insufficient ", "cannot allocate all claims"];
+
 /// The scheduler misses an amount of something. What else keeps a pod from a node, such as a label that none has, an old pod cannot
 /// give.
 fn is_short_of_something(pod: &Pod) -> bool {
@@ -99,31 +105,48 @@ fn is_short_of_something(pod: &Pod) -> bool {
         condition.type_ == "PodScheduled"
             && condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
-            && condition.message.as_deref().is_some_and(|message| message.contains("Insufficient "))
+            && condition.message.as_deref().is_some_and(|message| SHORT.iter().any(|words| message.contains(words)))
     })
 }
 
-/// The devices a pod holds or needs.
-fn devices(pod: &Pod) -> BTreeMap<&str, &str> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let limits = containers.filter_map(|container| container.resources.as_ref()?.limits.as_ref()).flatten();
-    limits.filter(|(name, _)| is_device(name)).map(|(name, count)| (name.as_str(), count.0.as_str())).collect()
+/// What devices are counted by.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Device<'a> {
+    Resource(&'a str),
+    /// Claims of one template: each pod has its own.
+    ClaimOf(&'a str),
 }
 
-fn covers(old: &BTreeMap<&str, &str>, new: &BTreeMap<&str, &str>) -> bool {
-    let number = |text: &str| drift::quantity(&text.into());
-    new.iter().all(|(name, count)| old.get(name).is_some_and(|held| number(held) >= number(count)))
+/// The devices a pod holds or needs.
+fn devices(pod: &Pod) -> BTreeMap<Device<'_>, i128> {
+    let mut devices = BTreeMap::new();
+    let Some(spec) = &pod.spec else { return devices };
+    let limits = spec.containers.iter().filter_map(|container| container.resources.as_ref()?.limits.as_ref()).flatten();
+    for (name, count) in limits.filter(|(name, _)| is_device(name)) {
+        let count = drift::quantity(&count.0.as_str().into()).unwrap_or(0);
+        *devices.entry(Device::Resource(name)).or_default() += count;
+    }
+    for claim in spec.resource_claims.iter().flatten() {
+        if let Some(template) = &claim.resource_claim_template_name {
+            *devices.entry(Device::ClaimOf(template)).or_default() += 1;
+        }
+    }
+    devices
+}
+
+fn covers(old: &BTreeMap<Device<'_>, i128>, new: &BTreeMap<Device<'_>, i128>) -> bool {
+    new.iter().all(|(device, count)| old.get(device).is_some_and(|held| held >= count))
 }
 
 #[cfg(test)]
 mod tests {
-    use crds::parts::{gpu::Gpu, rollout::Rollout};
-    use serde_json::json;
+    use crds::parts::rollout::Rollout;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn spec(has_gpu: bool, max_surge: Option<i32>, max_unavailable: Option<i32>) -> TritonServerSpec {
-        let gpu = has_gpu.then(|| Gpu { count: 1, ..Default::default() });
+        let gpu = has_gpu.then(|| Gpu { count: Some(1), ..Default::default() });
         let rollout = Some(Rollout { max_surge, max_unavailable, ..Default::default() });
         TritonServerSpec { gpu, rollout, ..Default::default() }
     }
@@ -155,7 +178,7 @@ mod tests {
         }
     }
 
-    const SHORT: &str = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
+    const TOO_FEW: &str = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
 
     fn pod(template: &str, gpus: u32, node: Option<&str>, unschedulable: Option<&str>) -> Pod {
         let condition = unschedulable.map(|message| {
@@ -180,7 +203,7 @@ mod tests {
     }
 
     fn waiting() -> Pod {
-        pod("new", 1, None, Some(SHORT))
+        pod("new", 1, None, Some(TOO_FEW))
     }
 
     fn deployment(surge: i32) -> Deployment {
@@ -204,11 +227,34 @@ mod tests {
     }
 
     #[test]
+    fn devices_of_claims_are_short_in_other_words() {
+        let words = "0/2 nodes are available: 2 cannot allocate all claims. preemption: 0/2 nodes are available.";
+        let pod = |template: &str, claims: Value, node: Option<&str>| {
+            let unschedulable = node.is_none().then_some(words);
+            let mut pod = pod(template, 0, node, unschedulable);
+            let spec = pod.spec.as_mut().unwrap();
+            spec.containers[0].resources = None;
+            spec.resource_claims = serde_json::from_value(claims).unwrap();
+            pod
+        };
+        let own = |name: &str| json!([{ "name": "gpu", "resourceClaimTemplateName": name }]);
+        let shared = json!([{ "name": "gpu", "resourceClaimName": "ours" }]);
+        check(1, &[pod("old", own("one"), Some("kn1")), pod("new", own("one"), None)], true);
+        check(1, &[pod("old", own("one"), Some("kn1")), pod("new", own("two"), None)], false);
+        check(1, &[pod("old", shared.clone(), Some("kn1")), pod("new", shared, None)], false);
+        let pace = |claim: Value| {
+            Pace::of(&serde_json::from_value(json!({ "gpu": { "resourceClaims": [claim] } })).unwrap(), true)
+        };
+        assert_eq!(pace(json!({ "name": "gpu", "resourceClaimTemplateName": "one" })).surge, 0);
+        assert_eq!(pace(json!({ "name": "gpu", "resourceClaimName": "ours" })).surge, 1);
+    }
+
+    #[test]
     fn an_old_pod_does_not_end_for_what_it_cannot_give() {
-        check(1, &[old(), pod("new", 2, None, Some(SHORT))], false);
+        check(1, &[old(), pod("new", 2, None, Some(TOO_FEW))], false);
         check(1, &[old(), pod("new", 1, None, Some("2 node(s) didn't match Pod's node affinity/selector."))], false);
         check(1, &[waiting()], false);
-        check(1, &[pod("old", 1, None, Some(SHORT)), waiting()], false);
+        check(1, &[pod("old", 1, None, Some(TOO_FEW)), waiting()], false);
         assert!(!has_no_room(None, &[]));
     }
 

@@ -1,19 +1,21 @@
 //! Step 2 of a reconcile: a server and what was fetched around it become what shall be built, everything decided, or the
 //! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
 
-use crds::TritonServer;
+use crds::{TritonServer, parts::Switch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube_core::Resource;
 
 use crate::{
-    Compiled, Manifest, Observed, Problem, Reason,
-    build::Kind,
+    Compiled, Manifest, ObjectRef, Observed, Problem, Reason,
+    build::{Kind, pod_template},
     defaults::{self, ServerSettings},
     image,
     mounts::Mounts,
     names,
     optional::Choice,
+    overrides,
     pinned::{self, Kept},
+    strategic::{self, Mistake},
     surge::Pace,
 };
 
@@ -79,7 +81,7 @@ pub fn validate<'a>(
     let name = server.metadata.name.as_deref().unwrap_or_default();
     if !names_a_service(name) {
         problems.push(Problem {
-            object,
+            object: object.clone(),
             reason: Reason::InvalidSpec,
             path: "metadata.name".into(),
             message: format!(
@@ -102,7 +104,7 @@ pub fn validate<'a>(
          waits until there is)"
             .to_owned()
     });
-    Ok(Validated {
+    let validated = Validated {
         server,
         namespace: names::namespace(server),
         name,
@@ -118,7 +120,18 @@ pub fn validate<'a>(
         operator_namespace: settings.namespace.clone(),
         remarks: optional.remarks.iter().cloned().chain(gives_way).collect(),
         optional,
-    })
+    };
+    if server.spec.pod_template.is_some()
+        && let Err(mistakes) = overrides::apply(pod_template::of_operator(&validated), server)
+    {
+        return Err(mistakes.into_iter().map(|mistake| of_template(&object, mistake)).collect());
+    }
+    Ok(validated)
+}
+
+fn of_template(object: &ObjectRef, mistake: Mistake) -> Problem {
+    let path = strategic::below("spec.podTemplate", &mistake.path);
+    Problem { object: object.clone(), reason: Reason::InvalidSpec, path, message: mistake.message }
 }
 
 /// The reference by which everything built for `server` is its own.
@@ -142,10 +155,22 @@ fn names_a_service(name: &str) -> bool {
 /// Which objects of optional kinds `server` gets: one line for each kind.
 fn optional(server: &TritonServer, observed: &Observed) -> Choice {
     let mut choice = Choice::default();
+    let mut add = |kind, switch, cure: &str| choice.add(kind, switch, cure, &observed.kinds);
     let monitoring = server.spec.monitoring.clone().unwrap_or_default();
-    let monitor = monitoring.service_monitor.and_then(|monitor| monitor.enabled).unwrap_or_default();
-    let cure = "set spec.monitoring.serviceMonitor.enabled to Auto";
-    choice.add(Kind::ServiceMonitor, monitor, cure, &observed.kinds);
+    let of_pods = monitoring.pod_monitor.map_or(Switch::Never, |monitor| monitor.enabled.unwrap_or_default());
+    let of_service = match (monitoring.service_monitor, of_pods) {
+        (Some(monitor), _) => monitor.enabled.unwrap_or_default(),
+        (None, Switch::Never) => Switch::Auto,
+        (None, _) => Switch::Never,
+    };
+    let rule = monitoring.prometheus_rule.map_or(Switch::Never, |rule| rule.enabled.unwrap_or_default());
+    let routes = server.spec.routes.clone().unwrap_or_default();
+    let asked_for = |is_given: bool| if is_given { Switch::Always } else { Switch::Never };
+    add(Kind::ServiceMonitor, of_service, "set spec.monitoring.serviceMonitor.enabled to Auto");
+    add(Kind::PodMonitor, of_pods, "set spec.monitoring.podMonitor.enabled to Auto");
+    add(Kind::PrometheusRule, rule, "set spec.monitoring.prometheusRule.enabled to Auto");
+    add(Kind::HttpRoute, asked_for(routes.http.is_some()), "remove spec.routes.http");
+    add(Kind::GrpcRoute, asked_for(routes.grpc.is_some()), "remove spec.routes.grpc");
     choice
 }
 

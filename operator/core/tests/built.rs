@@ -393,3 +393,47 @@ fn pods_keep_the_template_that_an_older_operator_gave_them() {
     assert_eq!(template(&objects(&server, &models, &observed, &settings())), given);
     assert_ne!(template(&objects(&server, &models, &everywhere(), &settings())), given, "it is an older one");
 }
+
+fn kinds(spec: Value, observed: &Observed) -> (BTreeSet<Kind>, Vec<String>) {
+    let mut server = on_one_gpu(json!({}));
+    server.spec = serde_json::from_value(spec).unwrap();
+    let compiled = compile(&server, &[], observed);
+    let validated = validated::validate(&server, &compiled, observed, &settings()).unwrap();
+    let built = build::build(&validated);
+    let optional = built.objects().into_iter().map(|object| object.kind).filter(|kind| kind.is_optional());
+    (optional.collect(), built.remarks)
+}
+
+#[test]
+fn one_monitor_is_made_and_the_service_has_it_unless_pods_are_asked_for() {
+    let kinds = |monitoring: Value| kinds(json!({ "monitoring": monitoring }), &everywhere()).0;
+    assert_eq!(kinds(json!({})), [Kind::ServiceMonitor].into());
+    assert_eq!(kinds(json!({ "podMonitor": {} })), [Kind::PodMonitor].into());
+    assert_eq!(kinds(json!({ "podMonitor": { "enabled": "Never" } })), [Kind::ServiceMonitor].into());
+    assert_eq!(
+        kinds(json!({ "serviceMonitor": { "enabled": "Never" }, "prometheusRule": {} })),
+        [Kind::PrometheusRule].into()
+    );
+}
+
+/// Invariant 4: what the cluster does not know is left out and named where it was asked for, and made as soon as it is known.
+#[test]
+fn objects_of_kinds_that_come_later_are_made_then_and_missed_until_then() {
+    let spec = json!({
+        "monitoring": { "podMonitor": { "enabled": "Always" }, "prometheusRule": { "enabled": "Always" } },
+        "routes": { "http": { "parentRefs": [{ "name": "g" }] }, "grpc": { "parentRefs": [{ "name": "g" }] } },
+    });
+    let all: BTreeSet<Kind> = [Kind::PodMonitor, Kind::PrometheusRule, Kind::HttpRoute, Kind::GrpcRoute].into();
+    let (made, remarks) = kinds(spec.clone(), &Observed::default());
+    assert!(made.is_empty());
+    assert_eq!(remarks.len(), all.len(), "{remarks:?}");
+    let mut observed = Observed::default();
+    for kind in &all {
+        let name = kind.api_resource().kind;
+        assert!(remarks.iter().any(|remark| remark.starts_with(&format!("no {name} is made"))), "{remarks:?}");
+        observed.kinds.insert(*kind, Availability::Known);
+        let (made, remarks) = kinds(spec.clone(), &observed);
+        assert!(made.contains(kind) && !remarks.iter().any(|remark| remark.contains(&name)), "{made:?} {remarks:?}");
+    }
+    assert_eq!(kinds(spec, &observed), (all, vec![]));
+}

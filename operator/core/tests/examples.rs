@@ -30,8 +30,12 @@ const THEIRS: [&str; 10] = [
 ];
 
 /// Of a choice the example shows one way and names the others in a comment.
-const OTHER_CHOICES: [&str; 3] =
-    ["spec.modelStore.persistentVolumeClaim", "spec.versions.policy.all", "spec.versions.policy.specific"];
+const OTHER_CHOICES: [&str; 4] = [
+    "spec.gpu.resourceClaims",
+    "spec.modelStore.persistentVolumeClaim",
+    "spec.versions.policy.all",
+    "spec.versions.policy.specific",
+];
 
 fn documents() -> Vec<Document> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../crds/examples");

@@ -23,7 +23,7 @@ use proptest::prelude::*;
 
 fn server(memory: Option<u64>) -> TritonServer {
     let gpu = Gpu {
-        count: 1,
+        count: Some(1),
         memory_per_replica: memory.map(ByteCount),
         memory_reserve: Some(Percent::new(0)),
         ..Default::default()

@@ -102,7 +102,7 @@ impl Case {
         let mut live: Deployment = prepared.deployment.clone();
         live.metadata.generation = Some(7);
         live.status = serde_json::from_value(self.deployment.clone()).unwrap();
-        prepared.applied(live)
+        prepared.applied(live, None)
     }
 
     fn take(&self) -> Statuses {
@@ -531,6 +531,25 @@ fn a_remark_is_told_of_the_server_and_not_of_its_models() {
     let statuses = case.take_with(&compiled, Outcome::Applied(&resources));
     let says = |conditions| of(conditions, "Ready").message.contains("no ServiceMonitor");
     assert!(says(&statuses.server.conditions) && !says(&statuses.models[0].1.conditions));
+}
+
+#[test]
+fn what_is_refused_beside_the_pods_is_told_of_the_server_and_holds_no_model_up() {
+    let mut case = Case::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
+    case.deployment = all_ready(1);
+    let compiled = case.compiled();
+    let mut resources = case.applied(&compiled);
+    let message = "applying HTTPRoute vision: spec.rules: wrong".to_owned();
+    resources.refusal = Some(build::Refusal { reason: "ApplyRefused", message: message.clone(), is_final: true });
+    let statuses = case.take_with(&compiled, Outcome::Applied(&resources));
+    let ready = of(&statuses.server.conditions, "Ready");
+    assert_eq!(
+        (ready.status, &ready.reason, &ready.message),
+        (ConditionStatus::False, &"ApplyRefused".to_owned(), &message)
+    );
+    assert_eq!(of(&statuses.server.conditions, "Stalled").message, message);
+    assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::True);
+    assert_eq!(of(&statuses.models[0].1.conditions, "Ready").status, ConditionStatus::True);
 }
 
 #[test]

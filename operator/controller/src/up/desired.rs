@@ -94,7 +94,10 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
                 .filter(|variable| variable.value_from.is_some())
                 .map(|variable| variable.name.clone())
                 .collect(),
-            gpus: server.spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0)),
+            gpus: server.spec.gpu.as_ref().map_or(0, |gpu| match gpu.count {
+                Some(count) => u32::try_from(count).unwrap_or(0),
+                None => u32::try_from(gpu.resource_claims.len()).unwrap_or(0),
+            }),
             is_suspended: defaults::replicas(&server.spec) == 0,
             manifest: compiled.manifest,
             config_maps: read.config_maps(&object.namespace),

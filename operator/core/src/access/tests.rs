@@ -75,7 +75,7 @@ fn a_secret_that_only_a_model_names_is_not_even_looked_for() {
             { "name": "C", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } },
         ] },
     }));
-    assert_eq!(secrets_to_look_for(&server), BTreeSet::from(["a", "b"]));
+    assert_eq!(secrets_to_look_for(&server), BTreeSet::from(["a".to_owned(), "b".to_owned()]));
 }
 
 #[test]

@@ -4,14 +4,14 @@
 use crds::parts::{control::Control, image::PullPolicy};
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
-        SeccompProfile, SecurityContext, TopologySpreadConstraint,
+        Capabilities, Container, ContainerPort, LocalObjectReference, PodResourceClaim, PodSecurityContext, PodSpec,
+        PodTemplateSpec, SeccompProfile, SecurityContext,
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{filled, probes, seconds, some, volumes};
-use crate::{defaults, labels, names, pod, validated::Validated};
+use super::{filled, placement, probes, seconds, some, volumes};
+use crate::{defaults, labels, names, overrides, pod, validated::Validated};
 
 /// Time beyond draining and finishing that a pod gets to end.
 const SLACK_SECONDS: i64 = 10;
@@ -19,11 +19,29 @@ const SLACK_SECONDS: i64 = 10;
 /// What a container that failed said last is told with its end: the end of its log.
 const LAST_WORDS: &str = "FallbackToLogsOnError";
 
-/// The template of a server's pods.
+/// The template of a server's pods, its owner's changes included.
+///
+/// Panics: never; validation has refused changes that cannot be made.
 pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
+    let own = of_operator(server);
+    overrides::apply(own.clone(), server.server).unwrap_or(own)
+}
+
+/// The template before its owner's changes.
+pub(crate) fn of_operator(server: &Validated<'_>) -> PodTemplateSpec {
     let spec = &server.server.spec;
     let drain = seconds(server.settings.drain_timeout.max(server.settings.drain_delay));
     let exit = seconds(server.settings.exit_timeout);
+    let claims: Vec<_> = spec
+        .gpu
+        .iter()
+        .flat_map(|gpu| &gpu.resource_claims)
+        .map(|claim| PodResourceClaim {
+            name: claim.name.clone(),
+            resource_claim_name: claim.resource_claim_name.clone(),
+            resource_claim_template_name: claim.resource_claim_template_name.clone(),
+        })
+        .collect();
     let pull_secrets: Vec<_> = spec
         .image
         .iter()
@@ -55,9 +73,10 @@ pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
             priority_class_name: spec.priority_class_name.clone(),
             node_selector: filled(&spec.node_selector),
             tolerations: some(&spec.tolerations),
-            affinity: spec.affinity.clone(),
+            affinity: placement::affinity(spec),
+            resource_claims: some(&claims),
             topology_spread_constraints: Some(if spec.topology_spread_constraints.is_empty() {
-                vec![over_nodes(server)]
+                vec![placement::over_nodes(server)]
             } else {
                 spec.topology_spread_constraints.clone()
             }),
@@ -181,18 +200,5 @@ fn restricted() -> SecurityContext {
         read_only_root_filesystem: Some(true),
         capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
         ..SecurityContext::default()
-    }
-}
-
-fn over_nodes(server: &Validated<'_>) -> TopologySpreadConstraint {
-    TopologySpreadConstraint {
-        max_skew: 1,
-        topology_key: "kubernetes.io/hostname".into(),
-        when_unsatisfiable: "ScheduleAnyway".into(),
-        label_selector: Some(LabelSelector {
-            match_labels: Some(labels::selector(server.name)),
-            ..LabelSelector::default()
-        }),
-        ..TopologySpreadConstraint::default()
     }
 }

@@ -49,6 +49,9 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
             no(&reason.to_string(), sentences(problems), reason.is_final())
         }
         Outcome::Failed { reason, message, is_final } => no(reason, (*message).to_owned(), *is_final),
+        Outcome::Applied(Resources { refusal: Some(refusal), .. }) => {
+            no(refusal.reason, refusal.message.clone(), refusal.is_final)
+        }
         Outcome::Applied(resources) => {
             let deployment = &resources.deployment;
             let mut counts = Counts::of(deployment);

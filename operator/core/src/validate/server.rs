@@ -1,13 +1,18 @@
 //! A `TritonServer`: stores, rollouts, flags, GPUs, hosts.
 
-use crds::{TritonServer, parts::autoscaling::AutoscalingEngine};
+use std::collections::BTreeSet;
+
+use crds::{
+    TritonServer,
+    parts::{Switch, autoscaling::AutoscalingEngine, gpu::Gpu, monitoring::Monitor},
+};
 use server_core::restriction::ApiGroup;
 
 use super::{Findings, spec};
 use crate::{
-    Problem,
+    Problem, canonical,
     defaults::{GPU_RESOURCE, OWN_FLAGS},
-    names,
+    names, overrides,
     source_rules::HostPattern,
 };
 
@@ -21,6 +26,8 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     flags(server, &mut findings);
     hosts(server, &mut findings);
     autoscaling(server, &mut findings);
+    monitors(server, &mut findings);
+    pod_template(server, &mut findings);
     findings.problems
 }
 
@@ -68,6 +75,38 @@ fn autoscaling(server: &TritonServer, findings: &mut Findings) {
     }
 }
 
+/// Most bytes of `spec.podTemplate`, as JSON: the template it becomes part of is noted in an annotation of the Deployment.
+const POD_TEMPLATE_MAX: usize = 32 << 10;
+/// Most Secrets it may name: each is looked for.
+const POD_TEMPLATE_SECRETS_MAX: usize = 64;
+
+fn pod_template(server: &TritonServer, findings: &mut Findings) {
+    let Some(patch) = &server.spec.pod_template else { return };
+    let bytes = canonical::to_string(patch).len();
+    if bytes > POD_TEMPLATE_MAX {
+        let message =
+            format!("has {bytes} bytes, the most is {POD_TEMPLATE_MAX}: keep files in a ConfigMap and mount it");
+        findings.add(spec("podTemplate"), message);
+    }
+    let secrets: BTreeSet<String> = overrides::secrets(server).into_iter().map(|(_, name)| name).collect();
+    if secrets.len() > POD_TEMPLATE_SECRETS_MAX {
+        let message = format!("names {} Secrets, the most is {POD_TEMPLATE_SECRETS_MAX}", secrets.len());
+        findings.add(spec("podTemplate"), message);
+    }
+}
+
+fn monitors(server: &TritonServer, findings: &mut Findings) {
+    let Some(monitoring) = &server.spec.monitoring else { return };
+    let is_wanted = |monitor: &Monitor| monitor.enabled != Some(Switch::Never);
+    if [&monitoring.service_monitor, &monitoring.pod_monitor].into_iter().flatten().filter(|it| is_wanted(it)).count()
+        > 1
+    {
+        let message = "has a ServiceMonitor and a PodMonitor, so that each pod would be counted twice: remove one, or set its \
+                       enabled to Never";
+        findings.add(spec("monitoring"), message);
+    }
+}
+
 fn hosts(server: &TritonServer, findings: &mut Findings) {
     let hosts = server.spec.model_access.iter().filter_map(|access| access.hosts.as_ref()).flatten();
     for (at, host) in hosts.enumerate() {
@@ -78,12 +117,35 @@ fn hosts(server: &TritonServer, findings: &mut Findings) {
 }
 
 fn gpu(server: &TritonServer, findings: &mut Findings) {
+    if let Some(gpu) = &server.spec.gpu {
+        gpu_claims(gpu, findings);
+    }
     let resource = server.spec.gpu.as_ref().and_then(|gpu| gpu.resource_name.as_deref()).unwrap_or(GPU_RESOURCE);
     let Some(resources) = &server.spec.resources else { return };
     for (side, quantities) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         if quantities.iter().flatten().any(|(name, _)| name == resource) {
             let path = spec("resources").field(side).field(resource);
             findings.add(path, "GPUs are asked for in spec.gpu.count, which writes this itself: remove it here");
+        }
+    }
+}
+
+fn gpu_claims(gpu: &Gpu, findings: &mut Findings) {
+    if gpu.count.is_some() != gpu.resource_claims.is_empty() {
+        findings.add(spec("gpu"), "asks for GPUs either by count or by resourceClaims: write one of them");
+    }
+    if gpu.resource_name.is_some() && !gpu.resource_claims.is_empty() {
+        let message = "belongs to count; resourceClaims name their devices themselves: remove it";
+        findings.add(spec("gpu").field("resourceName"), message);
+    }
+    for (at, claim) in gpu.resource_claims.iter().enumerate() {
+        let path = spec("gpu").field("resourceClaims").index(at);
+        if claim.resource_claim_name.is_some() == claim.resource_claim_template_name.is_some() {
+            let message =
+                "has devices either from resourceClaimName or from resourceClaimTemplateName: write one of them";
+            findings.add(path, message);
+        } else if gpu.resource_claims[..at].iter().any(|other| other.name == claim.name) {
+            findings.add(path.field("name"), format!("'{}' is the name of another one: names differ", claim.name));
         }
     }
 }

@@ -1,0 +1,348 @@
+//! `spec.podTemplate`: the owner of a server has the last word about its pods, where that breaks nothing the operator relies on and
+//! gives the pods no more rights than its own template has. Whoever may write a TritonServer need not be allowed to make pods, so
+//! what a pod could do to its node or with the Secrets of others is refused here.
+
+use std::collections::BTreeSet;
+
+use crds::TritonServer;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
+    labels, pod,
+    strategic::{self, Mistake, below, item},
+};
+
+/// What the names of volumes begin with that models use.
+const OWN_VOLUMES: [&str; 3] = [CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME];
+/// Prefix of annotations that are the operator's.
+const OWN_ANNOTATIONS: &str = "triton-operator.dev/";
+
+/// `base` with what the server says of its pod template merged into it.
+///
+/// Errors: every place that cannot be followed, is unknown, or is refused; paths are those of `spec.podTemplate`.
+pub(crate) fn apply(base: PodTemplateSpec, server: &TritonServer) -> Result<PodTemplateSpec, Vec<Mistake>> {
+    let Some(patch) = &server.spec.pod_template else { return Ok(base) };
+    let base = serde_json::to_value(base).expect("a template is plain data");
+    let none = Map::new();
+    let mut merged = Value::Object(strategic::merge(base.as_object().unwrap_or(&none), &patch.0)?);
+    restrict_added_containers(&base, &mut merged);
+    let template: PodTemplateSpec = match serde_json::from_value(merged.clone()) {
+        Ok(template) => template,
+        Err(error) => return Err(vec![wrong_type(&merged, &error)]),
+    };
+    let mut mistakes = vec![];
+    let known = serde_json::to_value(&template).expect("a template is plain data");
+    unknown_fields("", &merged, &known, &mut mistakes);
+    refuse_changes(&base, &known, &mut mistakes);
+    refuse_rights(&known, &mut mistakes);
+    if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
+}
+
+/// Secrets that the patch names, each with its place.
+pub(crate) fn secrets(server: &TritonServer) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (name, value) in server.spec.pod_template.iter().flat_map(|patch| &patch.0) {
+        secrets_below(name, value, &mut found);
+    }
+    found
+}
+
+/// Fields that hold the name of a Secret, by the field above them; of `imagePullSecrets` only the kubelet learns what they hold.
+const SECRET_NAMES: [(&str, &str); 5] = [
+    ("secretKeyRef", "name"),
+    ("secretRef", "name"),
+    ("secret", "name"),
+    ("secret", "secretName"),
+    ("nodePublishSecretRef", "name"),
+];
+
+fn secrets_below(path: &str, value: &Value, found: &mut BTreeSet<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path_of_field = below(path, name);
+                let parent = path.rsplit('.').next().unwrap_or(path);
+                let is_name = SECRET_NAMES.contains(&(parent, name.as_str())) || name == "secretName";
+                match value {
+                    Value::String(secret) if is_name => drop(found.insert((path_of_field, secret.clone()))),
+                    _ => secrets_below(&path_of_field, value, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, value)| secrets_below(&item(path, at, value), value, found));
+        }
+        _ => {}
+    }
+}
+
+/// Containers that the patch adds are as restricted as ours where it says nothing else, so that the pods go on satisfying Pod Security
+/// `restricted`.
+fn restrict_added_containers(base: &Value, merged: &mut Value) {
+    for list in ["containers", "initContainers"] {
+        let ours: Vec<Value> = items(base, list).iter().map(|container| container["name"].clone()).collect();
+        let Some(containers) = merged.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for container in containers.iter_mut().filter(|container| !ours.contains(&container["name"])) {
+            let Some(fields) = container.as_object_mut() else { continue };
+            let context = fields.entry("securityContext").or_insert_with(|| json!({}));
+            let Some(context) = context.as_object_mut() else { continue };
+            context.entry("allowPrivilegeEscalation").or_insert(json!(false));
+            let capabilities = context.entry("capabilities").or_insert_with(|| json!({}));
+            if let Some(capabilities) = capabilities.as_object_mut() {
+                capabilities.entry("drop").or_insert(json!(["ALL"]));
+            }
+        }
+    }
+}
+
+/// The first field that keeps a template from being read, and why.
+fn wrong_type(merged: &Value, error: &serde_json::Error) -> Mistake {
+    let found = first_wrong("", merged, &|value| value);
+    let (path, message) = found.unwrap_or_else(|| (String::new(), error.to_string()));
+    Mistake { path, message: format!("has the wrong type: {message}") }
+}
+
+/// Goes down as long as a part alone, within nothing but what it stands in, can be read.
+fn first_wrong(path: &str, value: &Value, within: &dyn Fn(Value) -> Value) -> Option<(String, String)> {
+    let shallow = match value {
+        Value::Object(_) => json!({}),
+        Value::Array(_) => json!([]),
+        scalar => scalar.clone(),
+    };
+    if let Err(error) = serde_json::from_value::<PodTemplateSpec>(within(shallow)) {
+        return Some((path.to_owned(), error.to_string()));
+    }
+    match value {
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
+            first_wrong(&below(path, name), field, &|value| {
+                within(Value::Object([(name.clone(), value)].into_iter().collect()))
+            })
+        }),
+        Value::Array(items) => items.iter().enumerate().find_map(|(at, value)| {
+            first_wrong(&item(path, at, value), value, &|value| within(Value::Array(vec![value])))
+        }),
+        _ => None,
+    }
+}
+
+/// Fields of `merged` that reading it has lost.
+fn unknown_fields(path: &str, merged: &Value, known: &Value, mistakes: &mut Vec<Mistake>) {
+    match (merged, known) {
+        (Value::Object(fields), Value::Object(known)) => {
+            for (name, field) in fields {
+                let path = below(path, name);
+                match known.get(name) {
+                    Some(known) => unknown_fields(&path, field, known, mistakes),
+                    None if is_nothing(field) => {}
+                    None => mistakes.push(Mistake { path, message: "is no field of a pod template".into() }),
+                }
+            }
+        }
+        (Value::Array(items), Value::Array(known)) => {
+            for (at, (value, known)) in items.iter().zip(known).enumerate() {
+                unknown_fields(&item(path, at, value), value, known, mistakes);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Fields of the pod that stay as they are built, and what says the same.
+const OF_POD: [(&str, &str); 6] = [
+    ("restartPolicy", "pods of a Deployment are always restarted"),
+    ("serviceAccountName", "use spec.serviceAccountName"),
+    ("serviceAccount", "use spec.serviceAccountName"),
+    ("automountServiceAccountToken", "the pods are given no token of the API server"),
+    ("terminationGracePeriodSeconds", "it follows from spec.server.drainTimeout and spec.server.exitTimeout"),
+    ("nodeName", "use spec.nodeSelector or spec.affinity"),
+];
+
+/// Fields of our containers that stay as they are built, and what says the same.
+const OF_CONTAINER: [(&str, &str); 9] = [
+    ("image", "use spec.image"),
+    ("imagePullPolicy", "use spec.image.pullPolicy"),
+    ("command", "the operator starts it"),
+    ("args", "use spec.server.extraArgs for flags of the server"),
+    ("resources", "use spec.resources, spec.gpu and spec.agent.resources"),
+    ("startupProbe", "use spec.probes"),
+    ("readinessProbe", "use spec.probes"),
+    ("livenessProbe", "use spec.probes"),
+    ("restartPolicy", "the operator relies on it"),
+];
+
+/// Refuses changes of what the operator relies on.
+fn refuse_changes(base: &Value, merged: &Value, mistakes: &mut Vec<Mistake>) {
+    let mut refuse =
+        |path: String, why: &str| mistakes.push(Mistake { path, message: format!("cannot be changed: {why}") });
+    let none = Map::new();
+    for name in merged["metadata"].as_object().unwrap_or(&none).keys() {
+        if !matches!(name.as_str(), "labels" | "annotations") {
+            refuse(format!("metadata.{name}"), "pods are given labels and annotations only");
+        }
+    }
+    let selected: BTreeSet<String> = labels::common("").into_keys().collect();
+    for name in selected.iter().filter(|name| base["metadata"]["labels"][*name] != merged["metadata"]["labels"][*name])
+    {
+        refuse(format!("metadata.labels[{name}]"), "the pods are found by it");
+    }
+    for name in merged["metadata"]["annotations"].as_object().unwrap_or(&none).keys() {
+        if name.starts_with(OWN_ANNOTATIONS) {
+            refuse(format!("metadata.annotations[{name}]"), "it is the operator's own");
+        }
+    }
+    for (field, why) in OF_POD.iter().filter(|(field, _)| base["spec"][field] != merged["spec"][field]) {
+        refuse(format!("spec.{field}"), why);
+    }
+    for list in ["containers", "initContainers"] {
+        for container in items(base, list) {
+            let name = container["name"].as_str().unwrap_or_default();
+            let path = format!("spec.{list}[{name}]");
+            let Some(now) = items(merged, list).iter().find(|it| it["name"] == container["name"]) else {
+                refuse(path, "it is what the pod is for");
+                continue;
+            };
+            for (field, why) in OF_CONTAINER.iter().filter(|(field, _)| container[field] != now[field]) {
+                refuse(format!("{path}.{field}"), why);
+            }
+            for (list, why) in [("ports", "it is what is asked"), ("volumeMounts", "the container lives on it")] {
+                let now = now[list].as_array().map_or(&[][..], Vec::as_slice);
+                for (at, ours) in container[list].as_array().into_iter().flatten().enumerate() {
+                    if !now.contains(ours) {
+                        refuse(item(&format!("{path}.{list}"), at, ours), why);
+                    }
+                }
+            }
+            let ours: Vec<&str> =
+                container["volumeMounts"].as_array().into_iter().flatten().filter_map(mount_path).collect();
+            for mount in now["volumeMounts"].as_array().into_iter().flatten().filter_map(mount_path) {
+                let hides = |own: &&&str| !ours.contains(&mount) && is_within(own, mount);
+                if let Some(own) = ours.iter().find(hides) {
+                    refuse(format!("{path}.volumeMounts[{mount}]"), &format!("it would hide {own}"));
+                }
+            }
+        }
+    }
+    for (at, volume) in items(base, "volumes").iter().enumerate() {
+        if !items(merged, "volumes").contains(volume) {
+            refuse(item("spec.volumes", at, volume), "the containers live on it");
+        }
+    }
+    for volume in items(merged, "volumes").iter().filter(|volume| !items(base, "volumes").contains(volume)) {
+        let name = volume["name"].as_str().unwrap_or_default();
+        let is_ours = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-'));
+        let is_known = items(base, "volumes").iter().any(|it| it["name"] == name);
+        if !is_known && OWN_VOLUMES.into_iter().any(is_ours) {
+            refuse(format!("spec.volumes[{name}]"), "what models use is named so: choose another name");
+        }
+    }
+    // the sidecar has to be ready for what comes after it
+    let first = |value: &Value| items(value, "initContainers").first().map(|it| it["name"].clone());
+    if first(base) != first(merged)
+        && items(merged, "initContainers").iter().any(|it| it["name"] == pod::AGENT_CONTAINER)
+    {
+        refuse("spec.initContainers".into(), "the agent is the first of them");
+    }
+}
+
+fn mount_path(mount: &Value) -> Option<&str> {
+    mount["mountPath"].as_str()
+}
+
+/// Whether `path` is `folder` or below it.
+fn is_within(path: &str, folder: &str) -> bool {
+    let folder = folder.trim_end_matches('/');
+    path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Rights that the pods are not given: more than Pod Security `baseline` allows, root, and tokens of the API server.
+fn refuse_rights(template: &Value, mistakes: &mut Vec<Mistake>) {
+    let mut refuse = |path: String, why: &str| mistakes.push(Mistake { path, message: format!("is refused: {why}") });
+    let spec = &template["spec"];
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        if spec[field] == true {
+            refuse(format!("spec.{field}"), "the pods share nothing with their node");
+        }
+    }
+    if spec["shareProcessNamespace"] == true {
+        refuse("spec.shareProcessNamespace".into(), "the launcher is the first process of its container");
+    }
+    if !is_nothing(&spec["ephemeralContainers"]) {
+        refuse("spec.ephemeralContainers".into(), "they are added to a running pod (kubectl debug)");
+    }
+    refuse_context(&spec["securityContext"], "spec.securityContext", &mut refuse);
+    for list in ["containers", "initContainers"] {
+        for (at, container) in items(template, list).iter().enumerate() {
+            let path = item(&format!("spec.{list}"), at, container);
+            refuse_context(&container["securityContext"], &format!("{path}.securityContext"), &mut refuse);
+            for (at, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
+                if port["hostPort"].as_i64().is_some_and(|port| port != 0) {
+                    refuse(
+                        format!("{}.hostPort", item(&format!("{path}.ports"), at, port)),
+                        "it is a port of the node: use spec.service",
+                    );
+                }
+            }
+        }
+    }
+    for (at, volume) in items(template, "volumes").iter().enumerate() {
+        let path = item("spec.volumes", at, volume);
+        if !volume["hostPath"].is_null() {
+            refuse(format!("{path}.hostPath"), "the pods see nothing of their node");
+        }
+        let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
+        if sources.into_iter().any(|source| !source["serviceAccountToken"].is_null()) {
+            refuse(format!("{path}.projected"), "the pods are given no token of the API server");
+        }
+    }
+}
+
+fn refuse_context(context: &Value, path: &str, refuse: &mut impl FnMut(String, &str)) {
+    let root = "nothing in the pod runs as root";
+    for (field, wrong, why) in [
+        ("privileged", json!(true), "it is all rights on the node"),
+        ("allowPrivilegeEscalation", json!(true), "nothing in the pod gains rights"),
+        ("runAsNonRoot", json!(false), root),
+        ("runAsUser", json!(0), root),
+    ] {
+        if context[field] == wrong {
+            refuse(format!("{path}.{field}"), why);
+        }
+    }
+    let added = context["capabilities"]["add"].as_array().into_iter().flatten();
+    if added.into_iter().any(|capability| capability != "NET_BIND_SERVICE") {
+        refuse(format!("{path}.capabilities.add"), "of capabilities, NET_BIND_SERVICE can be added");
+    }
+    if context["procMount"].as_str().is_some_and(|mount| mount != "Default") {
+        refuse(format!("{path}.procMount"), "it uncovers the node's kernel");
+    }
+    for profile in ["seccompProfile", "appArmorProfile"] {
+        if context[profile]["type"] == "Unconfined" {
+            refuse(format!("{path}.{profile}"), "Unconfined takes the guard off");
+        }
+    }
+    for field in ["seLinuxOptions", "sysctls"] {
+        if !is_nothing(&context[field]) {
+            refuse(format!("{path}.{field}"), "it is a setting of the node");
+        }
+    }
+    if context["windowsOptions"]["hostProcess"] == true {
+        refuse(format!("{path}.windowsOptions.hostProcess"), "the pods share nothing with their node");
+    }
+}
+
+fn items<'a>(template: &'a Value, list: &str) -> &'a [Value] {
+    template["spec"][list].as_array().map_or(&[], Vec::as_slice)
+}
