@@ -82,10 +82,30 @@ def test_22_helm_refuses_what_the_schema_does():
     assert "replcas" in refused("--set", "replcas=2")
 
 
-def test_labels_of_a_user_do_not_stand_beside_ours():
+def everything(values, schema, labels):
+    """Values with all that can be switched on, and `labels` wherever a user may add some."""
+    on = {name: True for name in values if name == "enabled"}
+    for name, value in values.items():
+        inner = SCHEMA.resolved(schema["properties"][name])
+        if isinstance(value, dict) and "properties" in inner:
+            on[name] = everything(value, inner, labels)
+        elif name.lower().endswith(("labels", "annotations")):
+            on[name] = labels
+    return on
+
+
+def test_labels_of_a_user_do_not_stand_beside_ours(conform):
     mine = {"app.kubernetes.io/name": "x", "kubectl.kubernetes.io/default-container": "y", "a": "b"}
-    values = {"podLabels": mine, "podAnnotations": mine, "metrics": {"serviceMonitor": {"enabled": True, "labels": mine}}}
-    items = by_name(objects(template(values=values)))  # a key that is there twice is no YAML to helm
+    values = {**everything(VALUES, SCHEMA.root, mine), "replicas": 2}
+    assert values["metrics"]["serviceMonitor"] == {"enabled": True, "labels": mine}
+    text = template(values=values)
+    items = by_name(objects(text))  # a key that is there twice is no YAML to helm
+    for version in KUBERNETES:
+        conform(text, version)
+    kinds = {kind for kind, _, _ in items}
+    assert {"ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget"} <= kinds
+    for it in items.values():
+        assert it["metadata"]["labels"].get("app.kubernetes.io/name", "triton-operator") == "triton-operator", it["metadata"]
     metadata = items["Deployment", NAMESPACE, "triton-operator"]["spec"]["template"]["metadata"]
     assert metadata["labels"]["app.kubernetes.io/name"] == "triton-operator" and metadata["labels"]["a"] == "b"
     assert metadata["annotations"]["kubectl.kubernetes.io/default-container"] == "operator"
@@ -93,7 +113,9 @@ def test_labels_of_a_user_do_not_stand_beside_ours():
 
 @pytest.mark.parametrize("name", ["1234", "0x10", "1e3"])
 def test_names_that_look_like_numbers_stay_texts(conform, name):
-    conform(run("helm", "template", "on", CHART, "--namespace", name, "--set-string", f"watchNamespaces={{{name}}}", "--kube-version", "1.33.0"), KUBERNETES[0])
+    values = {**everything(VALUES, SCHEMA.root, {}), "watchNamespaces": [name], "replicas": 2}
+    arguments = ["template", "on", CHART, "--namespace", name, "--kube-version", "1.33.0", "-f", "-"]
+    conform(run("helm", *arguments, stdin=json.dumps(values)), KUBERNETES[0])
 
 
 def paths(values, path=()):
