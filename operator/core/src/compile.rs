@@ -19,7 +19,7 @@ use crate::{
     manifest::ManifestSource,
     names,
     observed::{FoundConfigMap, Observed},
-    render, validate,
+    path, render, validate,
 };
 
 pub use self::admit::MANIFEST_MAX;
@@ -101,6 +101,13 @@ pub fn compile<'a>(
     let mut outcomes: BTreeMap<ObjectRef, CompiledModel> = BTreeMap::new();
     let mut owners: BTreeMap<&str, ObjectRef> = BTreeMap::new();
     let mut candidates = vec![];
+    // who serves under a name keeps it against whoever comes, however old
+    for model in &mine {
+        let (object, name) = (names::object(*model), names::wire_name(model));
+        if previous(observed, &object, name).is_some() {
+            owners.insert(name, object);
+        }
+    }
     for (entry, error) in unreadable(observed, namespace) {
         let object = ObjectRef { kind: MODEL.into(), namespace: namespace.into(), name: entry.resource.clone() };
         owners.insert(&entry.name, object.clone());
@@ -113,18 +120,18 @@ pub fn compile<'a>(
         let object = names::object(model);
         let name = names::wire_name(model);
         let outcome = match owners.entry(name) {
-            Entry::Occupied(owner) => {
+            Entry::Occupied(owner) if *owner.get() != object => {
                 let conflict = name_conflict(model, server_name, owner.get());
                 let left_out = Placement::LeftOut { reason: conflict.reason, message: conflict.message.clone() };
                 problems.push(conflict);
                 left_out
             }
-            Entry::Vacant(free) => {
-                free.insert(object.clone());
+            free => {
+                free.or_insert_with(|| object.clone());
                 let previous = previous(observed, &object, name);
                 match entry(server, model, observed, previous) {
                     Ok(entry) => {
-                        candidates.push(Candidate::new(model, entry, previous.is_some()));
+                        candidates.push(Candidate::new(model, entry, previous));
                         Placement::Placed
                     }
                     Err(found) => {
@@ -137,7 +144,7 @@ pub fn compile<'a>(
                                 if is_refused {
                                     entry.readiness = Readiness::Optional; // new pods cannot fetch it, and must not wait for it
                                 }
-                                candidates.push(Candidate::new(model, entry, true));
+                                candidates.push(Candidate::kept(model, entry));
                                 Placement::Kept { reason, message }
                             }
                             None => Placement::LeftOut { reason, message },
@@ -152,14 +159,20 @@ pub fn compile<'a>(
     candidates.sort_by(|a, b| a.rank.cmp(&b.rank));
     let may_mount =
         |config_map: &str| access::may_mount(server, observed, |mounts| mounts.config_maps.contains(config_map));
-    let admitted = admit::admit(server, candidates, may_mount);
+    let admitted = admit::admit(server, &candidates, may_mount);
     for problem in admitted.refused {
         if let Some(outcome) = outcomes.get_mut(&problem.object) {
             outcome.placement = Placement::LeftOut { reason: problem.reason, message: problem.message.clone() };
         }
         problems.push(problem);
     }
-    problems.sort_by(|a, b| (&a.object, &a.path, &a.message).cmp(&(&b.object, &b.path, &b.message)));
+    for problem in admitted.kept {
+        if let Some(outcome) = outcomes.get_mut(&problem.object) {
+            outcome.placement = Placement::Kept { reason: problem.reason, message: problem.message.clone() };
+        }
+        problems.push(problem);
+    }
+    problems.sort_by_cached_key(|it| (it.object.clone(), path::steps(&it.path), it.path.clone(), it.message.clone()));
     Compiled {
         manifest: Manifest::new(namespace, server_name, admitted.models).with_sources(access::rules(server, observed)),
         problems,
@@ -172,7 +185,16 @@ pub fn compile<'a>(
 struct Candidate {
     object: ObjectRef,
     entry: ManifestModel,
+    former: Former,
     rank: Rank,
+}
+
+/// What the last manifest has of a model, its rollout aside.
+enum Former {
+    None,
+    /// What is asked for now.
+    Same,
+    Other(Box<ManifestModel>),
 }
 
 /// Who is placed first where space is short: the higher priority, then who has a place already, then the older.
@@ -182,15 +204,34 @@ type Rank = (Reverse<i32>, Reverse<bool>, Age);
 type Age = (bool, Option<Time>, String, String);
 
 impl Candidate {
-    fn new(model: &TritonModel, entry: ManifestModel, was_placed: bool) -> Self {
-        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(was_placed), age(model));
-        Self { object: names::object(model), entry, rank }
+    fn new(model: &TritonModel, entry: ManifestModel, previous: Option<&ManifestModel>) -> Self {
+        let former = match previous {
+            None => Former::None,
+            Some(former) if *former == entry => Former::Same,
+            Some(former) => match wanted(former) {
+                former if former == entry => Former::Same,
+                former => Former::Other(Box::new(former)),
+            },
+        };
+        let has_place = !matches!(former, Former::None);
+        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(has_place), age(model));
+        Self { object: names::object(model), entry, former, rank }
+    }
+
+    /// One that goes on as the last manifest has it.
+    fn kept(model: &TritonModel, entry: ManifestModel) -> Self {
+        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(true), age(model));
+        Self { object: names::object(model), entry, former: Former::Same, rank }
     }
 
     /// One whose resource cannot be read: nobody can have lowered its priority, so nobody takes its place.
     fn unreadable(object: ObjectRef, entry: ManifestModel) -> Self {
         let age = (true, None, object.namespace.clone(), object.name.clone());
-        Self { object, entry, rank: (Reverse(i32::MAX), Reverse(true), age) }
+        Self { object, entry, former: Former::Same, rank: (Reverse(i32::MAX), Reverse(true), age) }
+    }
+
+    fn priority(&self) -> i32 {
+        self.rank.0.0
     }
 }
 

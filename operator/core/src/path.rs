@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct FieldPath(String);
 
 /// One step of the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
     /// A field, or a key of a map.
     Key(String),
@@ -101,5 +101,6 @@ mod tests {
         );
         let odd = FieldPath::default().field("a").field("x\"]y");
         assert_eq!(steps(&odd.to_string()), [key("a"), key("x\"]y")]);
+        assert!(steps("spec.args[2].name") < steps("spec.args[11]"), "by number");
     }
 }

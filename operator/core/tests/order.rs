@@ -279,15 +279,114 @@ fn a_newcomer_of_the_same_priority_does_not_push_out_who_has_a_place() {
 }
 
 #[test]
-fn a_manifest_never_outgrows_its_config_map() {
-    let big = |name: &str| {
+fn what_serves_keeps_its_name_against_an_older_model_that_comes_from_elsewhere() {
+    let named = |name: &str, second: i64| {
         let mut model = model(name);
-        let files = [("1/model.py".to_owned(), "x".repeat(250 * 1024))];
-        model.spec.source = ModelSource { inline: Some(InlineSource { files: files.into() }), ..Default::default() };
+        model.spec.model_name = Some("m".into());
+        model.metadata.creation_timestamp = Timestamp::from_second(second).ok().map(Time);
         model
     };
-    let compiled = run(&[big("a"), big("b"), big("c"), big("d"), model("e")], None);
-    assert_eq!(names(&compiled), ["a", "b", "c", "e"]);
+    let (here, mut moved) = (named("here", 2), named("moved", 1));
+    moved.spec.priority = Some(1000);
+    let last = run(std::slice::from_ref(&here), None).manifest;
+    let both = [here.clone(), moved.clone()];
+    let compiled = run(&both, Some(&last));
+    assert_eq!(compiled.manifest, last);
+    assert!(
+        matches!(&compiled.models[1].placement, Placement::LeftOut { reason: Reason::NameConflict, message } if message.contains("TritonModel here")),
+        "{:?}",
+        compiled.models
+    );
+    // a mistake does not cost it the name
+    let mut broken = here.clone();
+    broken.spec.config_pbtxt = Some("max_batch_size: many".into());
+    assert_eq!(run(&[broken, moved.clone()], Some(&last)).manifest, last);
+    // where nobody serves under the name yet, the older has it, whoever was seen first
+    assert_eq!(run(&both, None).manifest.models[0].resource, "moved");
+    // and once the holder is gone, the other has it at once
+    assert_eq!(run(std::slice::from_ref(&moved), Some(&last)).manifest.models[0].resource, "moved");
+    let mut gone = here;
+    gone.spec.server_ref.name = "another".into();
+    assert_eq!(run(&[gone, moved], Some(&last)).manifest.models[0].resource, "moved");
+}
+
+/// A model whose files take most of a quarter of a manifest.
+fn big(name: &str) -> TritonModel {
+    let mut model = model(name);
+    let files = [("1/model.py".to_owned(), "x".repeat(240_000))];
+    model.spec.source = ModelSource { inline: Some(InlineSource { files: files.into() }), ..Default::default() };
+    model
+}
+
+fn left_out<'a>(compiled: &'a Compiled, name: &str) -> Option<(Reason, &'a str)> {
+    let model = compiled.models.iter().find(|model| model.object.name == name)?;
+    match &model.placement {
+        Placement::LeftOut { reason, message } => Some((*reason, message)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_full_manifest_keeps_what_it_has_unless_a_higher_priority_comes() {
+    let at = |name: &str, second: i64, priority: Option<i32>| {
+        let mut model = big(name);
+        model.spec.priority = priority;
+        model.metadata.creation_timestamp = Timestamp::from_second(second).ok().map(Time);
+        model
+    };
+    let here = ["m", "n", "o", "p"].map(|name| at(name, 2, None));
+    let last = run(&here, None).manifest;
+    assert_eq!(last.models.len(), 4);
+    // newcomers that are older, and first by name
+    let mut all = here.to_vec();
+    all.extend(["a", "b"].map(|name| at(name, 1, None)));
+    let compiled = run(&all, Some(&last));
+    assert_eq!(compiled.manifest, last);
+    assert_eq!(left_out(&compiled, "a").unwrap().0, Reason::ManifestTooLarge);
+    // one of higher priority takes the place of one, which says who has it
+    all[4].spec.priority = Some(1);
+    let compiled = run(&all, Some(&last));
+    assert_eq!(names(&compiled), ["a", "m", "n", "o"]);
+    let (reason, message) = left_out(&compiled, "p").unwrap();
+    assert_eq!(reason, Reason::ManifestTooLarge);
+    assert!(message.contains("free, after TritonModels of a higher spec.priority: a: use"), "{message}");
+    // that stays so, and is said, when all is compiled again
+    let again = run(&all, Some(&compiled.manifest));
+    assert_eq!((&again.manifest, left_out(&again, "p").unwrap()), (&compiled.manifest, (reason, message)));
+}
+
+#[test]
+fn what_a_model_wants_beyond_what_it_has_is_no_reason_to_push_out_another() {
+    let sized = |name: &str, bytes: u64, priority: i32, second: i64| {
+        let mut model = model(name);
+        (model.spec.gpu_memory, model.spec.priority) = (Some(ByteCount(bytes)), Some(priority));
+        model.metadata.creation_timestamp = Timestamp::from_second(second).ok().map(Time);
+        model
+    };
+    let before = [sized("a", 40, 0, 1), sized("b", 50, 0, 2)];
+    let last = run(&before, None).manifest;
+    // the older grows, and another one comes that would fit beside what is there
+    let all = [sized("a", 60, 0, 1), sized("b", 50, 0, 2), sized("c", 10, 0, 3)];
+    let compiled = run(&all, Some(&last));
+    assert_eq!(names(&compiled), ["a", "b", "c"]);
+    assert_eq!(compiled.manifest.model("a"), last.model("a"), "it goes on as it was");
+    let kept = &compiled.models[0].placement;
+    assert!(matches!(kept, Placement::Kept { reason: Reason::InsufficientGPUMemory, .. }), "{kept:?}");
+    assert_eq!(compiled.gpu_memory.unwrap().requested, ByteCount(100));
+    assert_eq!(run(&all, Some(&compiled.manifest)).manifest, compiled.manifest);
+    // one that wants less never loses its place, and what it gives up is free at once
+    let all = [sized("a", 60, 0, 1), sized("b", 40, 0, 2)];
+    assert_eq!(names(&run(&all, Some(&last))), ["a", "b"]);
+    assert_eq!(run(&all, Some(&last)).gpu_memory.unwrap().requested, ByteCount(100));
+    // by a higher priority it may
+    let all = [sized("a", 60, 1, 1), sized("b", 50, 0, 2)];
+    assert_eq!(names(&run(&all, Some(&last))), ["a"]);
+}
+
+#[test]
+fn a_manifest_never_outgrows_its_config_map() {
+    let compiled = run(&[big("a"), big("b"), big("c"), big("d"), big("e"), model("f")], None);
+    assert_eq!(names(&compiled), ["a", "b", "c", "d", "f"]);
     assert!(compiled.manifest.to_json().len() < 1024 * 1024);
     assert!(compiled.manifest.to_json().len() <= MANIFEST_MAX + 1024);
     assert_eq!(compiled.problems[0].reason, Reason::ManifestTooLarge);

@@ -98,6 +98,11 @@ pub(super) fn of(
     view: &View<'_>,
 ) -> TritonModelStatus {
     let generation = model.metadata.generation;
+    let wire_name = compiled.name.as_str();
+    // what the pods say of a name is about whoever has it
+    let nameless = CompiledModel { name: String::new(), ..compiled.clone() };
+    let is_of_another = view.manifest.model(wire_name).is_some_and(|entry| entry.resource != compiled.object.name);
+    let compiled = if is_of_another { &nameless } else { compiled };
     let replicas: Vec<&Replica> = view.replicas.iter().filter(|replica| !replica.is_leaving).collect();
     let reports: Vec<(&Replica, Option<&ModelReport>)> =
         replicas.iter().map(|replica| (*replica, report(replica, &compiled.name))).collect();
@@ -138,7 +143,7 @@ pub(super) fn of(
         last_failure: last_failure(&failures, &ready, is_final, before, view),
         failures,
         urls: Some(ModelUrls {
-            http: Some(format!("http://{}:{}/v2/models/{}", view.host, pod::HTTP_PORT, compiled.name)),
+            http: Some(format!("http://{}:{}/v2/models/{wire_name}", view.host, pod::HTTP_PORT)),
             grpc: Some(format!("{}:{}", view.host, pod::GRPC_PORT)),
         }),
         conditions: conditions.into_vec(),
@@ -324,12 +329,16 @@ fn is_final(compiled: &CompiledModel, standings: &[(&Replica, Standing<'_>)], vi
 }
 
 fn is_refused_room(compiled: &CompiledModel) -> bool {
-    matches!(compiled.placement, Placement::LeftOut { reason: Reason::InsufficientGPUMemory, .. })
+    let (Placement::LeftOut { reason, .. } | Placement::Kept { reason, .. }) = &compiled.placement else {
+        return false;
+    };
+    *reason == Reason::InsufficientGPUMemory
 }
 
 fn fits_memory(compiled: &CompiledModel) -> Claim {
     match &compiled.placement {
-        Placement::LeftOut { reason: reason @ Reason::InsufficientGPUMemory, message } => {
+        Placement::LeftOut { reason: reason @ Reason::InsufficientGPUMemory, message }
+        | Placement::Kept { reason: reason @ Reason::InsufficientGPUMemory, message } => {
             Claim::new(ConditionStatus::False, reason.to_string(), message.clone())
         }
         Placement::Placed | Placement::Kept { .. } => Claim::new(ConditionStatus::True, "Admitted", "the model fits"),
