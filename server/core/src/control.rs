@@ -10,6 +10,8 @@ pub enum ControlCall {
     Load,
     /// Unloads a model.
     Unload,
+    /// Asks callers to go elsewhere for a while.
+    Drain,
     /// Changes trace settings, of the server or of a model.
     TraceSettings,
     /// Changes log settings.
@@ -25,6 +27,7 @@ impl ControlCall {
         match self {
             Self::Load => "loading models",
             Self::Unload => "unloading models",
+            Self::Drain => "draining the server",
             Self::TraceSettings => "changing trace settings",
             Self::LogSettings => "changing log settings",
             Self::RegisterSharedMemory => "registering shared memory",

@@ -117,6 +117,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         max_input_size: saturating(max_input_size),
         restrictions: restrictions.into_iter().map(restricted).collect(),
         private_control: private_control.clone(),
+        takes_drains: false,
         forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
@@ -126,6 +127,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let control_options = server_http::Options {
         restrictions: Vec::new(),
         private_control: None,
+        takes_drains: true,
         forwarded_headers: None,
         ..http_options.clone()
     };

@@ -5,6 +5,7 @@
 mod aside;
 mod blocking_pool;
 mod cache;
+mod drain;
 mod ensemble;
 mod fingerprint;
 mod host;
@@ -68,6 +69,7 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use self::{
     aside::aside,
+    drain::Drain,
     lifecycle::Lifecycle,
     load_session::LoadSession,
     loader::Loader,
@@ -80,6 +82,7 @@ use self::{
 pub use self::{
     blocking_pool::BlockingPool,
     cache::{CacheConfig, ResponseCache},
+    drain::{DRAIN_LEASE_MAX, DrainState},
     fingerprint::Override,
     infer::{Inference, ModelHandle},
     options::{ControlMode, LoadParameters, Options, Startup},
@@ -117,9 +120,11 @@ pub struct Engine {
     custom_metrics: CustomMetrics,
     shared_memory: SharedMemory,
     phase: AtomicU8,
-    is_leaving: watch::Sender<bool>,
+    /// Sent to when callers are asked to go elsewhere.
+    is_leaving: watch::Sender<()>,
     /// Inference requests that came since the server has been leaving.
     late_requests: AtomicU64,
+    drain: Drain,
     /// Models that readiness waits for, besides the phase.
     required: Mutex<Vec<String>>,
     /// In poll mode, who follows the repositories. Set by the start.
@@ -153,7 +158,7 @@ impl Engine {
             let shared_memory = SharedMemory::new(options.shared_memory.clone());
             let lifecycle = Arc::new(Lifecycle::new(&options, repositories, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);
-            let is_leaving = watch::Sender::new(false);
+            let is_leaving = watch::Sender::new(());
             Self {
                 options,
                 registry,
@@ -164,6 +169,7 @@ impl Engine {
                 phase,
                 is_leaving,
                 late_requests: AtomicU64::new(0),
+                drain: Drain::new(Instant::now()),
                 required: Mutex::default(),
                 poller: Mutex::default(),
                 runtime: OnceLock::new(),
@@ -221,7 +227,7 @@ impl Engine {
     /// later, or fails to be, never changes this. Errors: `Unavailable` while it exits.
     pub async fn is_ready(&self) -> Result<bool> {
         self.not_exiting("Server exiting")?;
-        if !matches!(self.phase.load(Ordering::SeqCst), RUNNING | LEAVING_READY) {
+        if !matches!(self.phase.load(Ordering::SeqCst), RUNNING | LEAVING_READY) || self.drain.lasts() {
             return Ok(false);
         }
         if !self.options.strict_readiness {
@@ -375,7 +381,7 @@ impl Engine {
         match self.phase.load(Ordering::Relaxed) {
             EXITING => return Err(Error::unavailable("Server not ready")),
             LEAVING | LEAVING_READY => drop(self.late_requests.fetch_add(1, Ordering::Relaxed)),
-            _ => {}
+            _ => self.drain.count(),
         }
         let delivery = self.shared_memory.delivery_of(&request);
         let mut inference = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request))?;
@@ -414,7 +420,7 @@ impl Engine {
             _ => Some(LEAVING),
         };
         let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
-        self.is_leaving.send_replace(true);
+        self.is_leaving.send_replace(());
     }
 
     /// Whether callers should go elsewhere, and whether the server is ready all the same.
@@ -422,6 +428,7 @@ impl Engine {
         match self.phase.load(Ordering::Relaxed) {
             LEAVING => Leaving::Unready,
             LEAVING_READY => Leaving::WhileReady,
+            _ if self.drain.lasts() => Leaving::Unready,
             _ => Leaving::No,
         }
     }
@@ -431,12 +438,28 @@ impl Engine {
         self.late_requests.load(Ordering::Relaxed)
     }
 
+    /// Asks callers to go elsewhere for as long as `lease`, of [`DRAIN_LEASE_MAX`] at most, or goes on with that: the server is not
+    /// ready meanwhile, and serves whatever comes all the same.
+    pub fn drain(&self, lease: Duration) -> DrainState {
+        let state = self.drain.renew(Instant::now(), lease);
+        self.is_leaving.send_replace(());
+        state
+    }
+
+    /// The server is ready again, if it is not leaving for good.
+    pub fn end_drain(&self) {
+        self.drain.end();
+    }
+
     /// Becomes ready once callers should go elsewhere, though requests are still served.
-    pub fn leaving(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let mut is_leaving = self.is_leaving.subscribe();
+    pub fn leaving(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let (mut is_leaving, engine) = (self.is_leaving.subscribe(), Arc::downgrade(self));
         async move {
-            if is_leaving.wait_for(|is_leaving| *is_leaving).await.is_err() {
-                std::future::pending().await // an engine that is gone asks nobody for anything
+            let leaves = || engine.upgrade().is_some_and(|engine| engine.leaves() != Leaving::No);
+            while !leaves() {
+                if is_leaving.changed().await.is_err() {
+                    std::future::pending().await // an engine that is gone asks nobody for anything
+                }
             }
         }
     }

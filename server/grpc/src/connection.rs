@@ -56,14 +56,14 @@ const LEAVING_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause when the process has no file descriptor or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Serves connections until `shutdown`, then until no inference call is in flight, then until they are closed. From when
-/// `leaving` completes, the connections of each second are asked to end once their calls are answered.
-pub(crate) async fn serve(
+/// Serves connections until `shutdown`, then until no inference call is in flight, then until they are closed. While what `leaving`
+/// makes completes at once, the connections of each second are asked to end once their calls are answered.
+pub(crate) async fn serve<L: Future<Output = ()>>(
     listener: TcpListener,
     dispatch: Dispatch,
     admission: &Arc<Admission>,
     options: &Options,
-    leaving: impl Future<Output = ()>,
+    leaving: impl Fn() -> L,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     // Received by the connections of that moment: one accepted later is served like any other.
@@ -88,20 +88,21 @@ pub(crate) async fn serve(
         };
     };
     let mut shutdown = pin!(shutdown);
-    let leaves_first = async {
-        tokio::select! {
-            () = leaving => true,
-            () = &mut shutdown => false,
-        }
-    };
-    if accept_until(&listener, &mut connections, start, leaves_first).await? {
-        // clients that have nowhere else to go come back, and are asked again: somewhere else may have come
-        loop {
-            close_requested.send_replace(());
-            let stops = async { timeout(LEAVING_INTERVAL, &mut shutdown).await.is_ok() };
-            if accept_until(&listener, &mut connections, start, stops).await? {
-                break;
+    loop {
+        let leaves_first = async {
+            tokio::select! {
+                () = leaving() => true,
+                () = &mut shutdown => false,
             }
+        };
+        if !accept_until(&listener, &mut connections, start, leaves_first).await? {
+            break;
+        }
+        // clients that have nowhere else to go come back, and are asked again: somewhere else may have come
+        close_requested.send_replace(());
+        let stops = async { timeout(LEAVING_INTERVAL, &mut shutdown).await.is_ok() };
+        if accept_until(&listener, &mut connections, start, stops).await? {
+            break;
         }
     }
     // New calls are refused with the reason until the last call in flight has its response.

@@ -50,7 +50,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let admission = Arc::new(Admission::default());
-    let leaving = engine.leaving();
+    let for_leaving = engine.clone();
     let dispatch = Dispatch::new(Arc::new(Service::new(engine, admission.clone(), &options)));
-    connection::serve(listener, dispatch, &admission, &options, leaving, shutdown).await
+    connection::serve(listener, dispatch, &admission, &options, move || for_leaving.leaving(), shutdown).await
 }

@@ -12,6 +12,7 @@ use crate::{
 fn call_of(route: &Route<'_>, method: &Method) -> Option<ControlCall> {
     let is_change = *method != Method::GET;
     match route {
+        Route::Drain => Some(ControlCall::Drain),
         Route::RepositoryLoad { .. } => Some(ControlCall::Load),
         Route::RepositoryUnload { .. } => Some(ControlCall::Unload),
         Route::TraceSettings | Route::Model { action: ModelAction::TraceSettings, .. } => {
@@ -55,6 +56,7 @@ mod tests {
             calls.push((&post, format!("{prefix}{models}/load"), Some(ControlCall::Load)));
             calls.push((&post, format!("{prefix}{models}/unload"), Some(ControlCall::Unload)));
         }
+        calls.push((&post, "/v2/health/drain".into(), Some(ControlCall::Drain)));
         for path in ["/v2/trace/setting", "/v2/models/m/trace/setting"] {
             calls.push((&get, path.into(), None));
             calls.push((&post, path.into(), Some(ControlCall::TraceSettings)));

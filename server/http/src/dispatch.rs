@@ -77,6 +77,7 @@ async fn call_handler(
         Route::ServerMetadata => metadata::server(engine)?,
         Route::ServerLive => health::live(engine)?,
         Route::ServerReady => Box::pin(health::ready(engine)).await?,
+        Route::Drain => Box::pin(health::drain(server, activity, body)).await?,
         Route::AllStatistics => statistics::get(engine, None)?,
         Route::TraceSettings => return Err(unsupported::trace_settings().into()),
         Route::Logging => return Err(unsupported::log_settings().into()),

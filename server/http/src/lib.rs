@@ -58,6 +58,8 @@ pub struct Options {
     pub restrictions: Vec<Restriction>,
     /// Where control calls are taken; they are refused here then.
     pub private_control: Option<PrivateControl>,
+    /// Whoever calls may drain the server: it is the one who runs it.
+    pub takes_drains: bool,
     /// `--http-header-forward-pattern`: headers that become parameters of the request.
     pub forwarded_headers: Option<HeaderPattern>,
     /// Memory for requests in flight, shared by all front ends: `--max-inflight-request-bytes`.
@@ -74,6 +76,7 @@ impl Default for Options {
             max_input_size: 64 << 20,
             restrictions: Vec::new(),
             private_control: None,
+            takes_drains: false,
             forwarded_headers: None,
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),

@@ -12,7 +12,7 @@ use crate::{
 fn group_of(route: &Route<'_>) -> ApiGroup {
     match route {
         Route::ServerMetadata => ApiGroup::Metadata,
-        Route::ServerLive | Route::ServerReady => ApiGroup::Health,
+        Route::ServerLive | Route::ServerReady | Route::Drain => ApiGroup::Health,
         Route::AllStatistics => ApiGroup::Statistics,
         Route::TraceSettings => ApiGroup::Trace,
         Route::Logging => ApiGroup::Logging,

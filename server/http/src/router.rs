@@ -10,6 +10,7 @@ pub(crate) enum Route<'a> {
     ServerMetadata,
     ServerLive,
     ServerReady,
+    Drain,
     Model { name: Cow<'a, str>, version: &'a str, action: ModelAction },
     AllStatistics,
     TraceSettings,
@@ -76,6 +77,7 @@ fn find(path: &str) -> Option<(Route<'_>, &'static [Method])> {
         "" => (Route::ServerMetadata, GET),
         "/health/live" => (Route::ServerLive, GET),
         "/health/ready" => (Route::ServerReady, GET),
+        "/health/drain" => (Route::Drain, POST),
         "/trace/setting" => (Route::TraceSettings, BOTH),
         "/logging" => (Route::Logging, BOTH),
         _ => {

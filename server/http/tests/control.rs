@@ -28,6 +28,7 @@ fn calls() -> Vec<(&'static str, ControlCall)> {
         ("/v2/repository/r/models/%66loats/load", ControlCall::Load),
         ("/v2/repository/models/floats/unload", ControlCall::Unload),
         ("/v2/repository/r/models/floats/unload", ControlCall::Unload),
+        ("/v2/health/drain", ControlCall::Drain),
         ("/v2/trace/setting", ControlCall::TraceSettings),
         ("/v2/models/floats/trace/setting", ControlCall::TraceSettings),
         ("/v2/logging", ControlCall::LogSettings),
@@ -88,4 +89,49 @@ async fn a_key_for_restricted_calls_opens_no_control_call() {
     let refused = client.send("POST", "/v2/repository/index", &[], b"").await;
     refused.is_error(403, "This API is restricted, expecting header 'admin-key'");
     assert_eq!(client.send("POST", "/v2/repository/index", &[("admin-key", "abc")], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn whoever_runs_the_server_may_drain_it_for_as_long_as_he_says_so() {
+    let options = Options { takes_drains: true, ..Options::default() };
+    let server = TestServer::open(&[("floats", &one_tensor("FP32", "[ -1 ]", ""))], ControlMode::None, options).await;
+    let body = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
+    let ready = async || server.get("/v2/health/ready").await.status;
+    let requests = async |lease: &str| {
+        let answer = server.post("/v2/health/drain", &format!(r#"{{"lease_ms":{lease}}}"#)).await;
+        assert_eq!(answer.status, 200);
+        answer.json()["requests"].as_u64()
+    };
+    assert_eq!(ready().await, 200);
+    assert_eq!(requests("60000").await, Some(0));
+    assert_eq!((ready().await, server.get("/v2/health/live").await.status), (400, 200));
+    // whatever comes all the same is served and sent elsewhere
+    let answer = server.post("/v2/models/floats/infer", body).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(requests("60000").await, Some(1));
+    assert_eq!(requests("0").await, None);
+    assert_eq!(ready().await, 200);
+    // a lease that nobody renews
+    requests("1").await;
+    while ready().await != 200 {
+        tokio::task::yield_now().await;
+    }
+    let wrong = "Invalid value for 'lease_ms': expected a whole number from 0 to 60000";
+    for junk in
+        [r#"{"lease_ms":60001}"#, r#"{"lease_ms":-1}"#, r#"{"lease_ms":"5"}"#, r#"{"lease_ms":1.5}"#, "{}", "[1]"]
+    {
+        server.post("/v2/health/drain", junk).await.is_error(400, wrong);
+    }
+    for junk in ["", "not json"] {
+        assert_eq!(server.post("/v2/health/drain", junk).await.status, 400, "{junk}");
+    }
+    server.get("/v2/health/drain").await.is_error(405, "Method Not Allowed");
+    assert_eq!(ready().await, 200);
+}
+
+#[tokio::test]
+async fn nobody_else_may_drain_a_server() {
+    let server = TestServer::with(&[("floats", &one_tensor("FP32", "[ -1 ]", ""))]).await;
+    server.post("/v2/health/drain", r#"{"lease_ms":60000}"#).await.is_error(404, "Not Found");
+    assert_eq!(server.get("/v2/health/ready").await.status, 200);
 }

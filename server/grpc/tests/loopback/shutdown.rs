@@ -100,3 +100,23 @@ async fn a_client_that_comes_back_to_a_leaving_server_is_sent_away_again() {
     assert!(sender.is_closed());
     server.client().await.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_drains_for_a_while_closes_connections_and_keeps_them_afterwards() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.model_infer(values("FP32", "0", &[1.0])).await.unwrap();
+    for round in 0..2 {
+        server.engine.drain(Duration::from_secs(60));
+        assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready, "{round}");
+        let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let (sender, connection) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), socket).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), connection).await.expect("told to go").unwrap();
+        assert!(sender.is_closed());
+        for id in 0..5 {
+            client.model_infer(values("FP32", &id.to_string(), &[1.0])).await.unwrap();
+        }
+        server.engine.end_drain();
+        assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready, "{round}");
+    }
+}
