@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod activator;
+mod activators;
 mod apply;
 mod args;
 mod ask;
@@ -12,6 +14,7 @@ mod dereference;
 mod events;
 mod health;
 mod leader;
+mod long_poll;
 mod metrics;
 mod observer;
 mod pods;
@@ -19,12 +22,14 @@ mod queue;
 mod reconcile;
 mod rewrites;
 mod run;
+mod scale;
 mod scrape;
 mod secrets;
 mod telemetry;
 mod up;
 mod watches;
 mod write_status;
+mod zero;
 
 use std::{io::Write, process::ExitCode};
 
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let done = match args::Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
+        Command::Activator(args) => activator::run(*args),
         Command::Crds => print(&crds::definition::yaml()),
         Command::Ask(args) => ask::run(&args),
         Command::Child(args) => up::child::become_server(&args),

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod activator;
 pub mod build;
 mod canonical;
 pub mod compile;
@@ -31,6 +32,7 @@ pub mod render;
 pub mod replica;
 pub mod rollout;
 pub mod rules;
+pub mod scale_to_zero;
 pub mod source_rules;
 pub mod status;
 mod strategic;
