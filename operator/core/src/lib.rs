@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
-pub mod activator;
 pub mod build;
 mod canonical;
 pub mod compile;
@@ -18,6 +17,7 @@ pub mod labels;
 pub mod last_words;
 pub mod load;
 pub mod manifest;
+pub mod metrics_api;
 pub mod mounts;
 pub mod names;
 pub mod observed;
@@ -32,7 +32,7 @@ pub mod render;
 pub mod replica;
 pub mod rollout;
 pub mod rules;
-pub mod scale_to_zero;
+pub mod selector;
 pub mod source_rules;
 pub mod status;
 mod strategic;

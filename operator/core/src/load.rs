@@ -4,15 +4,19 @@
 
 mod page;
 mod selection;
+mod trigger;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
+use crds::{TritonServerSpec, parts::autoscaling::AutoscalingEngine};
+
 pub use self::{
     page::{Page, PageError, Series},
     selection::{MODEL_LABEL, Models},
+    trigger::{Trigger, TriggerError},
 };
 
 /// Span over which counters are compared.
@@ -21,6 +25,17 @@ pub const WINDOW: Duration = Duration::from_secs(15);
 pub const INTERVAL: Duration = Duration::from_secs(5);
 /// After this time without a new look, nothing is said of a pod.
 pub const STALE: Duration = Duration::from_secs(20);
+
+/// Whether the operator has to know the load of such a server: to tell an autoscaler, or to see when nobody asks any more.
+pub fn is_wanted(server: &TritonServerSpec) -> bool {
+    let Some(autoscaling) = &server.autoscaling else { return false };
+    let is_told = match autoscaling.engine.unwrap_or_default() {
+        AutoscalingEngine::Operator => true,
+        AutoscalingEngine::PrometheusAdapter => false,
+        AutoscalingEngine::Keda => autoscaling.prometheus.is_none(),
+    };
+    is_told || autoscaling.min_replicas == Some(0)
+}
 
 /// A measure of load, of one pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,11 +140,20 @@ pub struct ServerLoad {
     pub pods: BTreeMap<String, PodLoad>,
     /// Why nothing is known of the other ready pods, by name.
     pub silent: BTreeMap<String, String>,
+    /// Further pods that are not ready, and so not asked for anything.
+    pub unready: usize,
     /// Since when no request has arrived and none was worked on; none while there are some, or while a ready pod says nothing.
     pub idle_since: Option<Duration>,
 }
 
 impl ServerLoad {
+    /// Mean time that requests of all pods waited, in microseconds; none if no pod has one of the models that are selected.
+    pub fn queue_latency(&self, models: &Models) -> Option<f64> {
+        let loads = || self.pods.values().flat_map(|pod| &pod.models).filter(|(name, _)| models.select(name));
+        let is_known = loads().next().is_some() || (models.are_all() && !self.pods.is_empty());
+        is_known.then(|| queue_latency(loads().map(|(_, load)| load)))
+    }
+
     /// One measure of each pod that says it.
     pub fn values(&self, metric: Metric, models: &Models) -> BTreeMap<&str, f64> {
         self.pods.iter().filter_map(|(name, pod)| Some((name.as_str(), pod.value(metric, models)?))).collect()

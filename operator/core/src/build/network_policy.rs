@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{metadata, some};
-use crate::{labels, pod, validated::Validated};
+use crate::{labels, load, pod, validated::Validated};
 
 /// Label that the API server gives every namespace: its name.
 const NAMESPACE: &str = "kubernetes.io/metadata.name";
@@ -25,6 +25,11 @@ pub(super) fn build(server: &Validated<'_>) -> Option<NetworkPolicy> {
             ..NetworkPolicyPeer::default()
         }]
     });
+    let monitoring = some(&options.monitoring).map(|mut peers| {
+        // whose load has to be known is asked for its metrics by the operator
+        peers.extend(of_operator.iter().flatten().filter(|_| load::is_wanted(&server.server.spec)).cloned());
+        peers
+    });
     Some(NetworkPolicy {
         metadata: metadata(server, server.name),
         spec: Some(NetworkPolicySpec {
@@ -35,7 +40,7 @@ pub(super) fn build(server: &Validated<'_>) -> Option<NetworkPolicy> {
             policy_types: Some(vec!["Ingress".into()]),
             ingress: Some(vec![
                 rule(&[pod::HTTP_PORT, pod::GRPC_PORT], some(&options.clients)),
-                rule(&[pod::METRICS_PORT], some(&options.monitoring)),
+                rule(&[pod::METRICS_PORT], monitoring),
                 rule(&[pod::AGENT_PORT], of_operator),
             ]),
             egress: None,

@@ -221,6 +221,20 @@ fn values_that_are_no_numbers_are_passed_over() {
 }
 
 #[test]
+fn the_load_of_those_that_scale_by_it_is_wanted() {
+    let is_wanted = |autoscaling: serde_json::Value| {
+        is_wanted(&serde_json::from_value(serde_json::json!({ "autoscaling": autoscaling })).unwrap())
+    };
+    let prometheus = serde_json::json!({ "serverAddress": "http://p:9090" });
+    assert!(!is_wanted(serde_json::Value::Null));
+    assert!(is_wanted(serde_json::json!({ "maxReplicas": 2 })));
+    assert!(is_wanted(serde_json::json!({ "maxReplicas": 2, "engine": "KEDA" })));
+    assert!(!is_wanted(serde_json::json!({ "maxReplicas": 2, "engine": "KEDA", "prometheus": prometheus })));
+    assert!(!is_wanted(serde_json::json!({ "maxReplicas": 2, "engine": "PrometheusAdapter" })));
+    assert!(is_wanted(serde_json::json!({ "maxReplicas": 2, "engine": "PrometheusAdapter", "minReplicas": 0 })));
+}
+
+#[test]
 fn metrics_are_found_by_their_names() {
     for metric in Metric::ALL {
         assert_eq!(Metric::named(metric.name()), Some(metric));
