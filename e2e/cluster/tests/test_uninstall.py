@@ -50,7 +50,7 @@ def test_operators_of_one_namespace_each_serve_no_other(namespaces, chart_flags)
     assert not other.items("deployments")
     # a second release beside the first, for the other namespace
     try:
-        helm("upgrade", "--install", "second", CHART, *chart_flags, "--set", f"watchNamespaces={{{other.name}}}", "--set", "crds.install=false", deadline=240)
+        helm("upgrade", "--install", "second", CHART, *chart_flags, "--set", f"watchNamespaces={{{other.name}}}", "--set", "crds.install=false", "--set", "metricsApi.enabled=false", deadline=240)
         other.wait("tmod/echo")
         assert other.infer() == [1, 2]
         leases = {it["metadata"]["name"]: it["spec"].get("holderIdentity") for it in Namespace(OPERATOR).items("leases")}

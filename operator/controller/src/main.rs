@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-mod activator;
-mod activators;
 mod apply;
 mod args;
 mod ask;
@@ -12,24 +10,25 @@ mod config_maps;
 mod context;
 mod dereference;
 mod events;
+mod external_scaler;
 mod health;
 mod leader;
-mod long_poll;
+mod listen;
+mod load_args;
 mod metrics;
+mod metrics_api;
 mod observer;
 mod pods;
 mod queue;
 mod reconcile;
 mod rewrites;
 mod run;
-mod scale;
 mod scrape;
 mod secrets;
 mod telemetry;
 mod up;
 mod watches;
 mod write_status;
-mod zero;
 
 use std::{io::Write, process::ExitCode};
 
@@ -40,7 +39,6 @@ fn main() -> ExitCode {
     let done = match args::Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
-        Command::Activator(args) => activator::run(*args),
         Command::Crds => print(&crds::definition::yaml()),
         Command::Ask(args) => ask::run(&args),
         Command::Child(args) => up::child::become_server(&args),

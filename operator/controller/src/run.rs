@@ -14,19 +14,18 @@ use clap::{ArgAction, Args};
 use kube::Config;
 use operator_core::{source_rules::AddressRange, validated::Settings};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
 use crate::{
-    activators::{ActivatorService, Activators, routes},
     client::client,
     config_maps::ConfigMaps,
     context::{Context, Written},
     events::Events,
     health::{self, Health},
     leader::Leader,
+    load_args::LoadArgs,
     metrics::Metrics,
     observer::Observer,
     queue::{Queue, work},
@@ -77,13 +76,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", env = "METRICS_ADDRESS")]
     metrics_address: SocketAddr,
 
-    /// Service of the activators, in the namespace of the lease; without it, servers do not scale to zero
-    #[arg(long, value_name = "NAME", env = "ACTIVATOR_SERVICE")]
-    activator_service: Option<String>,
-
-    /// Address at which to tell activators where servers are
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8084", env = "ROUTES_ADDRESS")]
-    routes_address: SocketAddr,
+    #[command(flatten)]
+    loads: LoadArgs,
 
     /// Servers reconciled at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
@@ -115,18 +109,11 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let listener = health::listen(args.metrics_address)
         .await
         .with_context(|| format!("cannot listen at {}", args.metrics_address))?;
-    let routes = match &args.activator_service {
-        Some(_) => Some(
-            TcpListener::bind(args.routes_address)
-                .await
-                .with_context(|| format!("cannot listen at {}", args.routes_address))?,
-        ),
-        None => None,
-    };
     let config = Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
     let namespace = args.lease_namespace;
     let lease_namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = client(config)?;
+    let load_ports = args.loads.open(namespace.as_deref()).await?;
 
     let metrics = Arc::new(Metrics::new());
     let (queue, requests) = Queue::new();
@@ -152,10 +139,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&watches).follow_optional_kinds());
     let loads = Loads::new(&metrics);
     tokio::spawn(loads.clone().follow(Arc::clone(&watches)));
-    if let Some(listener) = routes {
-        tokio::spawn(routes::serve(listener, Arc::clone(&watches), queue.clone()));
-    }
-    let service = args.activator_service.map(|name| ActivatorService { namespace: lease_namespace.clone(), name });
+    load_ports.serve(&client, &loads, &watches);
 
     let identity = args.identity.unwrap_or_else(identity);
     let (leads, leading) = watch::channel(!args.leader_election);
@@ -164,13 +148,12 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         .then(|| Leader::new(&client, (&lease_namespace, &args.lease_name), identity.clone(), leads.clone()));
     let context = Arc::new(Context {
         events: Events::new(&client, identity),
-        client: client.clone(),
+        client,
         watches,
         settings: Settings { image: args.image, namespace },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         loads: loads.clone(),
-        activators: Activators::start(&client, service.as_ref(), &queue),
         config_maps: ConfigMaps::default(),
         secrets: Secrets::new(args.model_secrets),
         allowed_addresses: args.allow_source_addresses,

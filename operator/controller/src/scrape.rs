@@ -5,7 +5,7 @@
 mod pod;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -62,6 +62,8 @@ struct Scraped {
     long_pages: Arc<Semaphore>,
     /// By uid.
     pods: HashMap<String, ScrapedPod>,
+    /// Pods that are there or come, and are not ready.
+    unready: usize,
 }
 
 struct ScrapedPod {
@@ -72,14 +74,13 @@ struct ScrapedPod {
     _task: Task,
 }
 
-#[allow(dead_code, reason = "read by each protocol that serves loads")]
 impl Loads {
     /// Asks nobody yet.
     pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
         Self::at_port(metrics, METRICS_PORT)
     }
 
-    fn at_port(metrics: &Arc<Metrics>, port: u16) -> Self {
+    pub(crate) fn at_port(metrics: &Arc<Metrics>, port: u16) -> Self {
         let permits = Permits { connects: Semaphore::new(CONNECTS), long_pages: Semaphore::new(LONG_PAGES) };
         Self(Arc::new(Shared {
             origin: (Instant::now(), Timestamp::now()),
@@ -96,7 +97,7 @@ impl Loads {
         let servers = self.servers();
         let server = servers.get(key)?;
         let now = self.now();
-        let mut load = ServerLoad::default();
+        let mut load = ServerLoad { unready: server.unready, ..ServerLoad::default() };
         for pod in server.pods.values().filter(|pod| pod.is_ready) {
             let seen = pod.seen.lock().unwrap_or_else(PoisonError::into_inner);
             match (seen.window.load(now), &seen.failure) {
@@ -135,17 +136,24 @@ impl Loads {
     /// Asks the pods of servers that are wanted, for as long as it is polled.
     pub(crate) async fn follow(self, watches: Arc<Watches>) {
         loop {
-            self.sweep(|key| watches.server(key).is_some().then(|| watches.pods(key)));
+            let always = watches.load_wanted();
+            self.sweep_all(always, |key| watches.server(key).is_some().then(|| watches.pods(key)));
             tokio::time::sleep(SWEEP).await;
         }
     }
 
-    /// From now on, exactly the pods of wanted servers are asked. `pods`: those of a server, nothing if there is no such server.
-    fn sweep(&self, pods: impl Fn(&ServerKey) -> Option<Vec<Arc<Pod>>>) {
-        let keys: Vec<ServerKey> = {
+    #[cfg(test)]
+    pub(crate) fn sweep(&self, pods: impl Fn(&ServerKey) -> Option<Vec<Arc<Pod>>>) {
+        self.sweep_all(vec![], pods);
+    }
+
+    /// From now on, exactly the pods of these servers are asked and of those that somebody wants to know of. `pods`: those of a server,
+    /// nothing if there is no such server.
+    fn sweep_all(&self, always: Vec<ServerKey>, pods: impl Fn(&ServerKey) -> Option<Vec<Arc<Pod>>>) {
+        let keys: BTreeSet<ServerKey> = {
             let mut wanted = self.wanted();
             wanted.retain(|_, at| at.elapsed() < WANTED);
-            wanted.keys().cloned().collect()
+            wanted.keys().cloned().chain(always).collect()
         };
         let found: BTreeMap<_, _> =
             keys.into_iter().filter_map(|key| Some((pods(&key)?, key))).map(|(pods, key)| (key, pods)).collect();
@@ -172,13 +180,16 @@ impl Shared {
     /// Asks those of `pods` that can be asked, and no others.
     fn follow(&self, server: &mut Scraped, pods: &[Arc<Pod>]) {
         let mut before = std::mem::take(&mut server.pods);
+        server.unready = 0;
         for pod in pods {
+            let replica = Replica::of(pod);
+            server.unready += usize::from(!replica.is_ready && !replica.is_leaving);
             let address = replica::address(pod).and_then(|address| address.parse::<IpAddr>().ok());
             let (Some(uid), Some(address)) = (pod.metadata.uid.clone(), address) else { continue };
             // a pod that was given another address is another one to ask
             let same = before.remove(&uid).filter(|it| it.address == address);
             let mut now = same.unwrap_or_else(|| self.begin(server, pod, &uid, address));
-            now.is_ready = Replica::of(pod).is_ready;
+            now.is_ready = replica.is_ready;
             server.pods.insert(uid, now);
         }
     }
@@ -206,9 +217,10 @@ impl Scraped {
             busy_at: Arc::new(AtomicU64::new(now_ms)),
             long_pages: Arc::new(Semaphore::new(LONG_PAGES_OF_ONE)),
             pods: HashMap::new(),
+            unready: 0,
         }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,11 +19,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Client, ResourceExt,
+    Client, Resource, ResourceExt,
     api::DynamicObject,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{DeserializeGuard, Expression, PartialObjectMeta, SelectorExt},
 };
-use operator_core::{build::Kind, labels, optional::Availability};
+use operator_core::{build::Kind, labels, metrics_api::Values, optional::Availability};
 use tokio::task::AbortHandle;
 
 use self::{
@@ -31,10 +31,14 @@ use self::{
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
+    external_scaler,
     metrics::{Inventory, Metrics, ServerCounts},
+    metrics_api,
     queue::{Queue, ServerKey},
 };
 
+/// Label of a pod that names its server.
+const INSTANCE: &str = "app.kubernetes.io/instance";
 /// How often it is asked whether the optional kinds have come or gone.
 const LOOK_FOR_KINDS: Duration = Duration::from_secs(15);
 /// How long the first list of an optional kind may take.
@@ -201,6 +205,25 @@ impl Watches {
         scope.pods.find(&Term::Server(key.clone()))
     }
 
+    /// The pods of the namespace that a question for metrics means, each with its server.
+    fn pods_asked_about(&self, asked: &Values) -> Vec<(ServerKey, String)> {
+        let Some(scope) = self.scope(&asked.namespace) else { return vec![] };
+        let instance = asked.labels.clone().into_iter().find_map(|expression| match expression {
+            Expression::Equal(name, value) if name == INSTANCE => Some(value),
+            _ => None,
+        });
+        let pods: Vec<Arc<Pod>> = match (&asked.pod, instance) {
+            (Some(name), _) => scope.pods.get(&asked.namespace, name).into_iter().collect(),
+            (None, Some(name)) => {
+                scope.pods.find(&Term::Server(ServerKey { namespace: asked.namespace.clone(), name }))
+            }
+            (None, None) => scope.pods.all(),
+        };
+        let pods = pods.iter().filter(|pod| pod.namespace().as_ref() == Some(&asked.namespace));
+        let pods = pods.filter(|pod| asked.labels.matches(pod.labels()));
+        pods.filter_map(|pod| Some((keys::owning_server(&pod.metadata)?, pod.name_any()))).collect()
+    }
+
     /// The present version of a ConfigMap, if it exists.
     pub(crate) fn config_map_version(&self, namespace: &str, name: &str) -> Option<String> {
         version(&self.scope(namespace)?.config_maps.get(namespace, name)?.metadata)
@@ -219,15 +242,18 @@ impl Watches {
         objects
     }
 
-    /// Every object of a kind that the operator has made.
-    pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<DynamicObject>> {
-        self.scopes.iter().filter_map(|scope| scope.store(kind)).flat_map(|store| store.all()).collect()
-    }
-
     /// Every server there is or that a model names.
     pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
         let keys = self.scopes.iter().flat_map(|scope| [scope.servers.servers(), scope.models.servers()]);
         keys.flatten().collect()
+    }
+
+    /// The servers whose load the operator has to know.
+    pub(crate) fn load_wanted(&self) -> Vec<ServerKey> {
+        let key = |server: Arc<Guarded<TritonServer>>| {
+            Some(ServerKey { namespace: server.namespace()?, name: server.meta().name.clone()? })
+        };
+        self.scopes.iter().flat_map(|scope| scope.servers.find(&Term::LoadWanted)).filter_map(key).collect()
     }
 
     /// What there is, for the operator's own page.
@@ -270,11 +296,30 @@ impl Watches {
     }
 
     fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
-        self.scope(namespace)?.store(kind)
+        let scope = self.scope(namespace)?;
+        match kind.is_optional() {
+            true => match scope.optional().get(&kind) {
+                Some(Optional::Watched(store, _)) => Some(store.clone()),
+                Some(Optional::Denied) | None => None,
+            },
+            false => scope.objects.get(&kind).cloned(),
+        }
     }
 
     fn scope(&self, namespace: &str) -> Option<&Scope> {
         self.scopes.iter().find(|scope| scope.namespace.as_deref().is_none_or(|own| own == namespace))
+    }
+}
+
+impl external_scaler::Servers for Watches {
+    fn exists(&self, key: &ServerKey) -> bool {
+        self.server(key).is_some()
+    }
+}
+
+impl metrics_api::Pods for Watches {
+    fn find(&self, asked: &Values) -> Vec<(ServerKey, String)> {
+        self.pods_asked_about(asked)
     }
 }
 
@@ -309,16 +354,6 @@ impl Scope {
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),
             namespace,
-        }
-    }
-
-    fn store(&self, kind: Kind) -> Option<Store<DynamicObject>> {
-        match kind.is_optional() {
-            true => match self.optional().get(&kind) {
-                Some(Optional::Watched(store, _)) => Some(store.clone()),
-                Some(Optional::Denied) | None => None,
-            },
-            false => self.objects.get(&kind).cloned(),
         }
     }
 

@@ -11,7 +11,8 @@ fn key() -> ServerKey {
     ServerKey { namespace: "ml".into(), name: "vision".into() }
 }
 
-fn pod(name: &str, address: &str, is_ready: bool) -> Arc<Pod> {
+/// A pod whose server runs.
+pub(crate) fn pod(name: &str, address: &str, is_ready: bool) -> Arc<Pod> {
     let running = json!([{ "name": "server", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
                            "state": { "running": {} } }]);
     let ready = json!([{ "type": "Ready", "status": if is_ready { "True" } else { "False" } }]);
@@ -46,6 +47,11 @@ async fn answers(answers: Vec<String>) -> u16 {
         }
     });
     port
+}
+
+/// A pod in which so many requests of model `a` wait. Its port.
+pub(crate) async fn pod_server(pending: u64) -> u16 {
+    answers(vec![page(0, pending)]).await
 }
 
 fn page(exits: u64, pending: u64) -> String {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crds::{TritonModel, TritonServer};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Resource, api::DynamicObject};
+use operator_core::load;
 
 use super::{
     Guarded,
@@ -12,11 +13,12 @@ use super::{
 };
 use crate::queue::ServerKey;
 
-/// A server is found by itself.
+/// A server is found by itself, and by whether its load has to be known.
 pub(super) fn of_server(server: &Guarded<TritonServer>, _: &[Term]) -> Vec<Term> {
     let meta = server.meta();
     let key = || Some(ServerKey { namespace: meta.namespace.clone()?, name: meta.name.clone()? });
-    key().map(Term::Server).into_iter().collect()
+    let is_load_wanted = server.0.as_ref().is_ok_and(|server| load::is_wanted(&server.spec));
+    key().map(Term::Server).into_iter().chain(is_load_wanted.then_some(Term::LoadWanted)).collect()
 }
 
 /// A model is found by the server it names and the ConfigMap its files come from. One that cannot be read is neither deleted nor
@@ -59,7 +61,7 @@ pub(super) fn config_map_users(models: &Store<Guarded<TritonModel>>, config_map:
 }
 
 /// The server an object was made for: by its owner, or by its label where the owner is another object or was removed.
-fn owning_server(meta: &ObjectMeta) -> Option<ServerKey> {
+pub(super) fn owning_server(meta: &ObjectMeta) -> Option<ServerKey> {
     let kind = TritonServer::kind(&());
     let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone());
     let label = || meta.labels.as_ref()?.get("app.kubernetes.io/instance").cloned();

@@ -21,6 +21,8 @@ pub(super) enum Term {
     Owner(String),
     /// Namespace and name of a ConfigMap that files come from.
     ConfigMap(String, String),
+    /// A server whose load the operator has to know.
+    LoadWanted,
     /// Namespace of an object that cannot be read.
     Unreadable(String),
 }
