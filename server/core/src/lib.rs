@@ -23,6 +23,7 @@ pub mod health;
 pub mod host_policy;
 pub mod input_memory;
 pub mod interface;
+pub mod load;
 pub mod metrics;
 pub mod rate_limit;
 pub mod repository;

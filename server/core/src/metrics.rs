@@ -13,6 +13,7 @@ use prometheus::{
 use crate::{
     byte_budget::ByteBudget,
     custom_metrics::MetricKind,
+    load::LoadSnapshot,
     stats::{CustomCounter, ModelSnapshot},
 };
 
@@ -122,6 +123,38 @@ const PER_MODEL: [Family; 13] = [
     gauge("nv_model_load_duration_secs", "Model load time in seconds", |model| model.load_ns as f64 / 1e9),
 ];
 
+type OfLoad = (&'static str, &'static str, bool, fn(&LoadSnapshot) -> u64);
+
+/// The load of models that have a queue, in the order of the page: what autoscalers go by. The totals include what waits or executes
+/// now, so that a model that stands still shows between any two pages.
+const OF_LOAD: [OfLoad; 5] = [
+    (
+        "tritonserver_queue_time_us",
+        "Time that requests have waited for execution in microseconds, those that wait now included",
+        false,
+        |load| load.queue_time_us,
+    ),
+    (
+        "tritonserver_queue_exits",
+        "Number of requests that have left the queue: to be executed, expired or cancelled",
+        false,
+        |load| load.queue_exits,
+    ),
+    (
+        "tritonserver_queue_oldest_age_us",
+        "How long the oldest of the requests that wait for execution has waited in microseconds, 0 if none waits",
+        true,
+        |load| load.queue_oldest_age_us,
+    ),
+    (
+        "tritonserver_busy_us",
+        "Time that instances have spent executing in microseconds, executions under way included",
+        false,
+        |load| load.busy_us,
+    ),
+    ("tritonserver_instances", "Number of instances that execute requests", true, |load| load.instances),
+];
+
 type OfMachine = (&'static str, &'static str, fn(&MachineSnapshot) -> f64);
 
 /// Gauges of the machine, in the order of the page.
@@ -182,7 +215,7 @@ pub fn local_cache(cache: &CacheSnapshot) -> String {
 /// The page, Prometheus text format 0.0.4. A family stands there even while no model does.
 pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> String {
     let labels: Vec<Labels> = models.iter().map(Labels::of).collect();
-    let families = 2 + PER_MODEL.len();
+    let families = 2 + PER_MODEL.len() + OF_LOAD.len();
     let mut page = String::with_capacity((families + REASONS.len()) * models.len() * TYPICAL_LINE + families * 160);
     let (name, help) = SUCCESS;
     per_model(&mut page, name, help, false, models.iter().zip(&labels), |model| model.success.count as f64);
@@ -201,6 +234,10 @@ pub fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Stri
         } else if models.iter().any(|model| model.has_response_cache) {
             per_model(&mut page, name, help, *is_gauge, all.filter(|(model, _)| model.has_response_cache), value);
         }
+    }
+    for (name, help, is_gauge, value) in &OF_LOAD {
+        let with_queue = models.iter().zip(&labels).filter(|(model, _)| model.load.is_some());
+        per_model(&mut page, name, help, *is_gauge, with_queue, |model| model.load.as_ref().map_or(0, value) as f64);
     }
     custom_counters(&mut page, models);
     if let Some(machine) = machine {
@@ -445,11 +482,28 @@ mod tests {
             version: 2,
             metric_tags: vec![("team".into(), "vi\"sion".into())],
             inference_count: 12,
+            load: Some(LoadSnapshot {
+                queue_time_us: 70,
+                queue_exits: 4,
+                queue_oldest_age_us: 5,
+                busy_us: 600,
+                instances: 2,
+            }),
             load_ns: 1_500_000_000,
             ..ModelSnapshot::default()
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)));
+    }
+
+    #[test]
+    fn models_without_a_queue_have_no_load() {
+        let model =
+            |name: &str, load| ModelSnapshot { name: name.into(), version: 1, load, ..ModelSnapshot::default() };
+        let page = page(&[model("ensemble", None), model("model", Some(LoadSnapshot::default()))], None);
+        let series: Vec<_> = page.lines().filter(|line| line.starts_with("tritonserver_")).collect();
+        assert_eq!(series.len(), OF_LOAD.len());
+        assert!(series.iter().all(|line| line.contains("model=\"model\"")), "{series:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     batch::Pending,
     completion::{Marks, RequestRecord, ResponseMarks, ResponseOutcome},
     error::{Code, Error},
+    load::LoadSnapshot,
     responder::Reply,
 };
 
@@ -177,6 +178,9 @@ pub struct ModelSnapshot {
     pub failures: FailureCounts,
     /// Requests waiting for an instance right now.
     pub pending: u64,
+    /// How long requests wait and how much instances execute; ensembles, which have neither, say nothing. Only in snapshots for
+    /// the metrics page.
+    pub load: Option<LoadSnapshot>,
     /// How long the load took, nanoseconds.
     pub load_ns: u64,
     /// One entry per batch size seen, ascending.
@@ -320,6 +324,9 @@ impl ModelSnapshot {
         self.failures.canceled += replaced.failures.canceled;
         self.failures.backend += replaced.failures.backend;
         self.failures.other += replaced.failures.other;
+        if let Some(replaced) = &replaced.load {
+            self.load.get_or_insert_default().add(replaced);
+        }
         for (own, replaced) in [
             (&mut self.success, replaced.success),
             (&mut self.fail, replaced.fail),

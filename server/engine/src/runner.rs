@@ -76,11 +76,12 @@ impl Runner {
 
     /// The counters now, with those of the runners that this one has replaced.
     pub(crate) fn metrics(&self) -> ModelSnapshot {
-        let custom = match self {
-            Self::Instances(pool) => pool.custom_counters(),
-            Self::Ensemble(_) => Vec::new(),
-        };
-        ModelSnapshot { custom, ..self.series().metrics() }
+        let metrics = self.series().metrics();
+        match self {
+            Self::Instances(pool) => ModelSnapshot { custom: pool.custom_counters(), ..metrics },
+            // what it replaced may have had a queue of its own
+            Self::Ensemble(_) => ModelSnapshot { load: None, ..metrics },
+        }
     }
 
     /// Counters go on from those of the runner whose place this one takes.

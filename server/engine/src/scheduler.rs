@@ -8,6 +8,7 @@
 mod inline_run;
 #[cfg(all(test, model_check))]
 mod loom_tests;
+mod metered;
 mod resources;
 mod waking;
 
@@ -26,11 +27,13 @@ use server_core::{
         queue::Removal,
     },
     error::Error,
+    load::LoadSnapshot,
     rate_limit::Shares,
     sequence::SlotRef,
 };
 
 pub(crate) use self::inline_run::InlineRun;
+use self::metered::MeteredPolicy;
 use crate::{
     rate_limiter::Limited,
     sync::{AtomicBool, AtomicU64, Condvar, Mutex, between_sequentially_consistent},
@@ -73,6 +76,10 @@ struct Slot {
     is_waiting: bool,
     /// Its own word: others than its thread may run it.
     runs_on_any_thread: bool,
+    /// Its instance is there.
+    is_serving: bool,
+    /// It runs what it was given.
+    is_executing: bool,
     /// It takes nothing more: its group became smaller.
     is_retiring: bool,
     /// It shares resources with others.
@@ -80,7 +87,7 @@ struct Slot {
 }
 
 struct State {
-    policy: Box<dyn Policy<Pending>>,
+    policy: MeteredPolicy,
     slots: Vec<Slot>,
     /// Instances that wait without a limit, last one first, unless they take turns: its caches are the warmest.
     idle: Vec<usize>,
@@ -96,6 +103,18 @@ struct State {
     next_ticket: u64,
     /// How late timed waits end, lately: they are begun that much shorter.
     lateness: Duration,
+}
+
+impl State {
+    fn begin_execution(&mut self, instance: usize, now: Instant) {
+        self.slots[instance].is_executing = true;
+        self.policy.execution_began(now);
+    }
+
+    fn end_execution(&mut self, instance: usize, now: Instant) {
+        self.slots[instance].is_executing = false;
+        self.policy.execution_ended(now);
+    }
 }
 
 /// The queue of one model version, shared by those who submit and the instances that pull.
@@ -128,7 +147,7 @@ impl Scheduler {
     /// A queue without instances, emptied by that policy. `order` is there where the model promises an order.
     pub(crate) fn new(policy: Box<dyn Policy<Pending>>, order: Option<OrderLimit>) -> Self {
         let state = State {
-            policy,
+            policy: MeteredPolicy::new(policy),
             slots: Vec::new(),
             idle: Vec::new(),
             shares: None,
@@ -159,6 +178,8 @@ impl Scheduler {
             is_inline: false,
             is_waiting: false,
             runs_on_any_thread: false,
+            is_serving: false,
+            is_executing: false,
             is_retiring: false,
             limited: None,
         });
@@ -169,6 +190,7 @@ impl Scheduler {
     pub(crate) fn serves(&self, instance: usize, on_any_thread: bool) {
         let mut state = self.state.lock();
         let slot = &mut state.slots[instance];
+        slot.is_serving = true;
         slot.runs_on_any_thread = on_any_thread && slot.limited.is_none(); // no caller waits for resources
         let wake = state.policy.add_instance(instance, Instant::now());
         self.wake(state, wake);
@@ -279,6 +301,9 @@ impl Scheduler {
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
     pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
+        if state.slots[instance].is_executing {
+            state.end_execution(instance, Instant::now());
+        }
         Self::end_turn(&mut state, instance);
         let mut may_ask = true;
         loop {
@@ -304,6 +329,7 @@ impl Scheduler {
             if let Decision::Run(wake) = decision {
                 Self::begin_turn(&mut state, instance);
                 state.count_turn(instance);
+                state.begin_execution(instance, now);
                 // Whoever waits for a moment looks by itself then.
                 let wake = if wake == Wake::Any && state.timed.is_some() { Wake::Nobody } else { wake };
                 self.wake(state, wake);
@@ -437,6 +463,13 @@ impl Scheduler {
     /// Requests that wait.
     pub(crate) fn pending(&self) -> usize {
         self.state.lock().policy.len()
+    }
+
+    /// How long requests wait, and how much the instances execute.
+    pub(crate) fn load(&self) -> LoadSnapshot {
+        let mut state = self.state.lock();
+        let instances = state.slots.iter().filter(|slot| slot.is_serving && !slot.is_retiring).count();
+        state.policy.load(Instant::now(), instances)
     }
 
     /// Requests that were let in and are not gone.

@@ -72,7 +72,7 @@ impl ModelStats {
 
 impl Series for ModelStats {
     fn metrics(&self) -> ModelSnapshot {
-        let mut snapshot = self.snapshot();
+        let mut snapshot = ModelSnapshot { load: Some(self.scheduler.load()), ..self.snapshot() };
         self.replaced.add_to(&mut snapshot);
         snapshot
     }

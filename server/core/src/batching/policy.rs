@@ -161,6 +161,9 @@ pub trait Policy<T>: Send {
         self.len() == 0
     }
 
+    /// When the request came that has waited longest of those that wait. It may look at every level, sequence and instance.
+    fn oldest(&self) -> Option<Instant>;
+
     /// Whether something waits that this instance may run.
     fn waits_for(&self, instance: usize) -> bool {
         let _ = instance;
@@ -260,10 +263,10 @@ impl<T: Item> Batcher<T> {
         &self.queue
     }
 
-    /// Adds a request past every limit: it was let in before.
-    pub fn admit(&mut self, item: T, now: Instant) -> Wake {
+    /// Adds a request past every limit: it was let in before, at `came_at`, and from `now` on it may run.
+    pub fn admit(&mut self, item: T, came_at: Instant, now: Instant) -> Wake {
         let closes_batch = self.closes_batch(&item);
-        self.queue.put_back(item, now);
+        self.queue.put_back(item, came_at, now);
         self.wake(closes_batch, None)
     }
 
@@ -289,6 +292,10 @@ impl<T: Item> Batcher<T> {
 impl<T: Item + Send> Policy<T> for Batcher<T> {
     fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.queue.oldest()
     }
 
     fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {

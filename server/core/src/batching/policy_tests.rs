@@ -370,7 +370,7 @@ fn a_request_that_was_let_in_before_has_no_limit_to_pass() {
     };
     let mut bench = Bench::new(&settings);
     bench.push_at(0, row(0));
-    assert_eq!(bench.batcher.admit(row(1), bench.start), Wake::Any);
+    assert_eq!(bench.batcher.admit(row(1), bench.start, bench.start), Wake::Any);
     assert!(bench.batcher.put_back(row(1), bench.start).is_err(), "only sequences are iterative");
     assert!(bench.batcher.push(row(2), 0, None, bench.start).is_err(), "others have");
     bench.check(0, &[2], Decision::Idle);

@@ -44,6 +44,8 @@ struct Entry<T> {
     /// Its place in the order of arrival.
     number: u64,
     item: T,
+    /// When it came; before `queued_at` if it had to wait for another before it might run.
+    came_at: Instant,
     queued_at: Instant,
     deadline: Option<Instant>,
 }
@@ -119,16 +121,23 @@ impl<T: Item> Queue<T> {
             return Err(Full(item));
         }
         let deadline = policy.wait(timeout).and_then(|wait| now.checked_add(wait));
-        self.add(item, level, deadline, now);
+        self.add(item, level, deadline, now, now);
         Ok(deadline)
     }
 
-    /// Adds a request of the default level that was let in before: past its limit, without a deadline.
-    pub fn put_back(&mut self, item: T, now: Instant) {
-        self.add(item, self.rules.level(0), None, now);
+    /// Adds a request of the default level that was let in before, at `came_at`: past its limit, without a deadline.
+    pub fn put_back(&mut self, item: T, came_at: Instant, now: Instant) {
+        self.add(item, self.rules.level(0), None, came_at, now);
     }
 
-    fn add(&mut self, item: T, level: u64, deadline: Option<Instant>, now: Instant) {
+    /// When the request came that has waited longest. Looks at every level, and at all that were delayed.
+    pub fn oldest(&self) -> Option<Instant> {
+        let firsts = self.levels.values().filter_map(|level| level.main.front());
+        let delayed = self.levels.values().flat_map(|level| &level.delayed);
+        firsts.chain(delayed).map(|entry| entry.came_at).min()
+    }
+
+    fn add(&mut self, item: T, level: u64, deadline: Option<Instant>, came_at: Instant, now: Instant) {
         let number = self.next_number;
         self.next_number += 1;
         self.len += 1;
@@ -136,7 +145,7 @@ impl<T: Item> Queue<T> {
         if let Some(deadline) = deadline {
             self.expiries.insert(Expiry { deadline, level, number });
         }
-        let entry = Entry { number, item, queued_at: now, deadline };
+        let entry = Entry { number, item, came_at, queued_at: now, deadline };
         self.levels.entry(level).or_default().main.push_back(entry);
     }
 

@@ -48,6 +48,12 @@ impl<T: SequenceItem> Backlog<T> {
         self.requests
     }
 
+    /// When the request came that has waited longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let firsts = self.sequences.values().filter_map(|sequence| sequence.queue.front());
+        firsts.map(|entry| entry.queued_at).min()
+    }
+
     /// The earliest moment at which a sequence has waited too long.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

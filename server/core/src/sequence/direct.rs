@@ -94,6 +94,10 @@ impl<T: SequenceItem + Send> Policy<T> for Direct<T> {
         self.slots.waiting()
     }
 
+    fn oldest(&self) -> Option<Instant> {
+        self.slots.oldest()
+    }
+
     fn waits_for(&self, instance: usize) -> bool {
         self.slots.waiting_for(instance) > 0
     }

@@ -43,10 +43,11 @@ impl<T: SequenceItem + Send> Oldest<T> {
             return wake;
         }
         for slot in self.slots.take_ready() {
+            let came_at = self.slots.next(slot).map_or(now, |(_, came_at)| came_at);
             let Some(item) = self.slots.take(slot) else { continue };
             let instance = slot.instance as usize;
             self.in_batchers += 1;
-            if self.batchers[instance].admit(item, now) != Wake::Nobody {
+            if self.batchers[instance].admit(item, came_at, now) != Wake::Nobody {
                 wake = wake.and(Wake::Instance(instance));
             }
         }
@@ -77,6 +78,10 @@ impl<T: SequenceItem + Send> Oldest<T> {
 impl<T: SequenceItem + Send> Policy<T> for Oldest<T> {
     fn len(&self) -> usize {
         self.slots.waiting() + self.in_batchers
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.batchers.iter().filter_map(Policy::oldest).chain(self.slots.oldest()).min()
     }
 
     fn waits_for(&self, instance: usize) -> bool {

@@ -141,6 +141,14 @@ impl<T: SequenceItem> Slots<T> {
         self.waiting
     }
 
+    /// When the request came that has waited longest, in slots and in the backlog. Looks at every sequence.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let slots = self.instances.iter().flat_map(|instance| &instance.slots);
+        let queues = slots.filter_map(|slot| slot.sequence.as_ref()).map(|sequence| &sequence.queue);
+        let firsts = queues.filter_map(VecDeque::front).map(|entry| entry.queued_at);
+        firsts.chain(self.backlog.oldest()).min()
+    }
+
     /// The slots of that instance that were ever used.
     pub(super) fn used(&self, instance: usize) -> impl Iterator<Item = SlotRef> + use<T> {
         let count = self.instances.get(instance).map_or(0, |instance| instance.slots.len()) as u32;

@@ -19,7 +19,9 @@ pub(crate) struct InlineRun {
 impl Scheduler {
     /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on.
     pub(crate) fn return_instance(&self, instance: usize) {
+        let now = Instant::now();
         let mut state = self.state.lock();
+        state.end_execution(instance, now);
         let slot = &mut state.slots[instance];
         slot.is_inline = false;
         let (waker, is_waiting, is_retiring) = (slot.waker.clone(), slot.is_waiting, slot.is_retiring);
@@ -65,6 +67,7 @@ impl Scheduler {
                 state.idle.remove(position);
                 state.slots[instance].is_inline = true;
                 state.count_turn(instance);
+                state.begin_execution(instance, now);
                 Some(InlineRun { instance, batch, now })
             }
             // It came this moment: it can neither have expired nor been left, and if it must wait a thread does that.
