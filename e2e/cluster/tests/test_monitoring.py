@@ -1,6 +1,8 @@
 """Objects of kinds that other projects bring: made where the cluster knows the kind, whenever it comes to know it, and again after it
 did not; by the definitions of the Prometheus operator and of the Gateway API themselves."""
 
+import json
+
 import pytest
 import yaml
 
@@ -72,6 +74,14 @@ def test_invariant_4_objects_of_kinds_that_come_later_are_made_then(namespace, n
     rule = namespace.get("httproute/speech")["spec"]["rules"][0]
     assert (rule["backendRefs"][0]["name"], rule["backendRefs"][0]["port"]) == ("speech", 8000)
     assert namespace.get("grpcroute/speech")["spec"]["rules"][0]["backendRefs"][0]["port"] == 8001
+
+    # what a Gateway says of it, as one that is there would write it
+    parent = {"parentRef": {"name": "public", "namespace": "gateways"}, "controllerName": "example.com/gateway"}
+    said = {"type": "Accepted", "status": "False", "reason": "NoMatchingListenerHostname", "message": "no listener takes it"}
+    said |= {"lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": namespace.get("httproute/speech")["metadata"]["generation"]}
+    status = json.dumps({"status": {"parents": [{**parent, "conditions": [said]}]}})
+    namespace.kubectl("patch", "httproute/speech", "--subresource=status", "--type=merge", "-p", status)
+    until(lambda: "Gateway public does not follow HTTPRoute speech: NoMatchingListenerHostname" in namespace.condition("tsrv/speech", "Ready")["message"], "the word of the Gateway")
 
     # changed by hand; switched off; refused by the rules of the definition itself
     namespace.kubectl("patch", "httproute/speech", "--type=merge", "-p", '{"spec": {"hostnames": ["other.example.com"]}}')

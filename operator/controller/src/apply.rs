@@ -14,7 +14,7 @@ use operator_core::{
     build::{APPLIED_HASH, Applied, Kind, Object, Prepared, Refusal, Resources},
     drift,
     events::Event,
-    labels,
+    labels, route_status,
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,7 @@ async fn apply_all(
         }
     }
     let mut deployment: Option<Deployment> = None;
+    let mut complaints = vec![];
     let mut wanted = BTreeSet::new();
     for (object, live) in found {
         let applied = match apply_one(context, key, &object, live, done).await {
@@ -101,6 +102,10 @@ async fn apply_all(
             }
             applied => applied?,
         };
+        if let Some(route) = applied.as_ref().filter(|_| matches!(object.kind, Kind::HttpRoute | Kind::GrpcRoute)) {
+            let route = serde_json::to_value(route).unwrap_or_default();
+            complaints.extend(route_status::complaints(&title(object.kind, &object.name), &route));
+        }
         if object.kind == Kind::Deployment {
             deployment = applied.and_then(|applied| applied.try_parse().ok());
         }
@@ -108,7 +113,11 @@ async fn apply_all(
     }
     prune(context, key, &uid, &wanted, done).await?;
     match deployment {
-        Some(deployment) => Ok(prepared.applied(deployment, refused)),
+        Some(deployment) => {
+            let mut applied = prepared.applied(deployment, refused);
+            applied.remarks.extend(complaints);
+            Ok(applied)
+        }
         None => {
             let message = "the API server answered with a Deployment that cannot be read".into();
             Err(ApplyError::Refused(Refusal { reason: "ApplyRefused", message, is_final: false }))

@@ -31,6 +31,7 @@ pub mod reference;
 pub mod render;
 pub mod replica;
 pub mod rollout;
+pub mod route_status;
 pub mod rules;
 pub mod selector;
 pub mod source_rules;
