@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from kube import ECHO, ROOT, SERVER, kubectl, run, until
+from kube import ECHO, IS_OURS, ROOT, SERVER, Audit, kubectl, run, until
 
 FILES = ROOT / "target" / "manifests" / "definitions"
 DEFINITIONS = {
@@ -63,6 +63,12 @@ def test_invariant_4_objects_of_kinds_that_come_later_are_made_then(namespace, n
         expected = ["vision"] if name.startswith("servicemonitors") else ["speech"]
         until(lambda name=name, expected=expected: names(name) == expected, f"{name}: {expected}", 60)
     until(lambda: "is made" not in namespace.condition("tsrv/speech", "Ready")["message"], "nothing to be missing")
+    if IS_OURS:
+        Audit(namespace).quiet(3)
+        audit = Audit(namespace)
+        namespace.kubectl("annotate", "httproute/speech", "prometheusrule/speech", "ingress/speech", "somebody=looked")
+        audit.quiet(5)
+        assert audit.writes() == [], "what the API server fills in is no drift"
     monitor = namespace.get("podmonitor/speech")
     assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "30s"}]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
@@ -99,8 +105,10 @@ def test_invariant_4_objects_of_kinds_that_come_later_are_made_then(namespace, n
     until(lambda: "no HTTPRoute is made" in namespace.condition("tsrv/speech", "Ready")["message"], "it to be missed", 60)
     define("httproutes.gateway.networking.k8s.io")
     until(lambda: names("httproutes.gateway.networking.k8s.io") == ["speech"], "the route to be there again", 60)
-    namespace.patch("tsrv/speech", monitoring=None)
-    until(lambda: names(ALL[0]) == ["speech", "vision"] and not names(ALL[1]) and not names(ALL[2]), "one monitor for the other")
+    namespace.patch("tsrv/speech", monitoring=None, routes=None)
+    until(lambda: names(ALL[0]) == ["speech", "vision"] and not any(map(names, ALL[1:])), "one monitor for the other")
+    namespace.patch("tsrv/vision", monitoring={"serviceMonitor": {"enabled": "Never"}})
+    until(lambda: names(ALL[0]) == ["speech"], "the disabled monitor to be removed")
 
 
 def test_definitions_are_those_that_objects_are_checked_against():

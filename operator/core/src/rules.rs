@@ -33,6 +33,8 @@ pub struct About<'a> {
     pub interval: Duration,
     /// Whether it is to have replicas.
     pub has_replicas: bool,
+    /// Whether it may have none for a while, since nobody asks.
+    pub may_rest: bool,
     /// GPU memory of one replica, as its owner says.
     pub gpu_memory: Option<ByteCount>,
     /// From where on alerts are raised.
@@ -140,6 +142,12 @@ pub fn alerts(about: &About<'_>) -> Vec<Value> {
     let oldest: Duration = thresholds.oldest_request.map_or(OLDEST_REQUEST, Into::into);
     let rejected = thresholds.rejected.unwrap_or(REJECTED);
     let replicas = |state: &str| format!(r#"max(triton_operator_server_replicas{{{of_operator},state="{state}"}})"#);
+    // what the operator says decides; where Prometheus does not ask it, whether any pod answers does
+    let wanted = replicas("wanted");
+    let mut no_ready_replicas = format!("({wanted} > 0 and {} == 0)", replicas("ready"));
+    if !about.may_rest {
+        no_ready_replicas.push_str(&format!(" or (absent(up{{{selector}}} == 1) unless {wanted})"));
+    }
     let mut alerts = vec![];
     let mut alert = |name, severity, lasting, expr, summary, description| {
         alerts.push(Alert { name, severity, lasting, expr, summary, description });
@@ -149,13 +157,7 @@ pub fn alerts(about: &About<'_>) -> Vec<Value> {
             "NoReadyReplicas",
             "critical",
             "5m",
-            // what the operator says decides; where Prometheus does not ask it, whether any pod answers does
-            format!(
-                "({} > 0 and {} == 0) or (absent(up{{{selector}}} == 1) unless {})",
-                replicas("wanted"),
-                replicas("ready"),
-                replicas("wanted")
-            ),
+            no_ready_replicas,
             format!("TritonServer {namespace}/{server} has no replica that serves"),
             format!(
                 "Nobody can be answered. `kubectl -n {namespace} describe tritonserver {server}` says what its pods wait for: nodes with \
@@ -250,4 +252,56 @@ fn share(percent: Percent) -> String {
     // of a million, so that a share of hundredths has no rounding
     let millionths = percent.of(ByteCount(1_000_000)).get();
     format!("{}", millionths as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about() -> About<'static> {
+        About {
+            namespace: "ml",
+            server: "vision",
+            interval: Duration::from_secs(15),
+            has_replicas: true,
+            may_rest: false,
+            gpu_memory: None,
+            thresholds: AlertThresholds::default(),
+        }
+    }
+
+    fn expression(about: &About<'_>, alert: &str) -> Option<String> {
+        let alerts = alerts(about);
+        let found = alerts.iter().find(|it| it["alert"] == alert)?;
+        Some(found["expr"].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn pods_that_do_not_answer_are_missed_unless_they_may_be_at_rest() {
+        let missed = |about: &About<'_>| expression(about, "TritonServerNoReadyReplicas");
+        assert!(missed(&about()).unwrap().contains("absent(up"));
+        assert!(!missed(&About { may_rest: true, ..about() }).unwrap().contains("absent(up"));
+        assert_eq!(missed(&About { has_replicas: false, ..about() }), None);
+    }
+
+    #[test]
+    fn rates_are_taken_over_four_samples_at_least() {
+        for (seconds, window) in [(1, "[60s]"), (15, "[60s]"), (20, "[80s]")] {
+            let about = About { interval: Duration::from_secs(seconds), ..about() };
+            let text = serde_json::to_string(&recording(&about)).unwrap();
+            assert!(text.contains(window), "{seconds} s: {text}");
+        }
+    }
+
+    #[test]
+    fn gpu_memory_is_compared_with_the_budget_where_there_is_one() {
+        let compared =
+            |gpu_memory| expression(&About { gpu_memory, ..about() }, "TritonServerGPUMemoryNearBudget").unwrap();
+        assert!(
+            compared(None).ends_with(
+                "/ sum by (pod) (nv_gpu_memory_total_bytes{namespace=\"ml\",tritonserver=\"vision\"}) > 0.9"
+            )
+        );
+        assert!(compared(Some(ByteCount(1024))).ends_with("/ 1024 > 0.9"));
+    }
 }
