@@ -109,7 +109,7 @@ async fn a_server_that_drains_for_a_while_closes_connections_and_keeps_them_afte
     for round in 0..2 {
         server.engine.drain(Duration::from_secs(60));
         assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready, "{round}");
-        let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let socket = TokioIo::new(server.connect().await);
         let (sender, connection) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), socket).await.unwrap();
         tokio::time::timeout(Duration::from_secs(20), connection).await.expect("told to go").unwrap();
         assert!(sender.is_closed());
