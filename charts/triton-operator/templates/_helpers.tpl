@@ -19,6 +19,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* The activators are pods of their own: no selector of the operator's finds them. */}}
+{{- define "triton-operator.activator.selector" -}}
+app.kubernetes.io/name: {{ printf "%s-activator" (default .Chart.Name .Values.nameOverride) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "triton-operator.activator.labels" -}}
+{{ include "triton-operator.activator.selector" . }}
+app.kubernetes.io/component: activator
+app.kubernetes.io/part-of: triton-operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
 {{- define "triton-operator.serviceAccount" -}}
 {{- $own := ternary (include "triton-operator.fullname" .) "default" .Values.serviceAccount.create -}}
 {{- default $own .Values.serviceAccount.name -}}

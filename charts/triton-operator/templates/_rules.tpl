@@ -35,6 +35,10 @@ one: whether a label allows models to use it. The kubelet alone reads what they 
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, grpcroutes]
   verbs: [get, list, watch, create, patch, delete]
+# Lead a Service to the activators. Those of pods are the cluster's, and never written.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch, create, patch, delete]
 # Looked at; pods are also told by an annotation that their models changed.
 - apiGroups: [""]
   resources: [pods]

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 def chart_flags():
     """The images of this checkout, and a mark that changes with them: the same tag may stand for new content. An adopted
     cluster may need more, such as E2E_CHART_FLAGS="--set registry=registry.example"."""
-    flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
+    flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", "--set", "activator.enabled=true", *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
     archive = ROOT / "target" / "images" / "triton-operator.oci.tar"
     flags += ["--set", "metricsApi.enabled=true", "--set", "externalScaler.enabled=true"]
     if IS_OURS:

@@ -21,6 +21,7 @@ STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / "cluster"))
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
 
 OPERATOR = "triton-operator"  # namespace, release and account of the operator under test
+OPERATORS = ("-l", "app.kubernetes.io/component=operator")  # the operator's own pods, beside which activators run
 VERSION = re.search(r"^appVersion: (.+)$", (ROOT / "charts/triton-operator/Chart.yaml").read_text(), re.MULTILINE).group(1)
 SERVER_IMAGE = os.environ.get("E2E_SERVER_IMAGE", f"localhost/tritonserver:{VERSION}")
 NEXT_SERVER_IMAGE = os.environ.get("E2E_NEXT_SERVER_IMAGE", f"{SERVER_IMAGE}-next")

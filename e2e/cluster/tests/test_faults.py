@@ -17,7 +17,7 @@ import pytest
 
 import waiting
 from faulty_api import FAULTS
-from kube import ECHO, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER, SERVER_IMAGE, STATE, until
+from kube import ECHO, NEXT_SERVER_IMAGE, OPERATOR, OPERATORS, ROOT, SERVER, SERVER_IMAGE, STATE, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -37,7 +37,7 @@ current-context: faulty
 @pytest.fixture(scope="module", autouse=True)
 def installed_operator_is_away(operator):
     operator.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
-    until(lambda: not operator.items("pods"), "the installed operator to be gone", 60)
+    until(lambda: not operator.items("pods", *OPERATORS), "the installed operator to be gone", 60)
     yield
     operator.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=1")
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kube import ECHO, OPERATOR, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, load_over_grpc, until
+from kube import ECHO, OPERATOR, OPERATORS, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, load_over_grpc, until
 
 # the drain outlasts the time until every node has learned that a pod leaves
 TWO = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
@@ -32,7 +32,7 @@ def recovered(namespace, before):
 @pytest.mark.our_cluster
 def test_nobody_notices_a_killed_operator(serving, operator):
     with load(serving):
-        (pod,) = operator.items("pods")
+        (pod,) = operator.items("pods", *OPERATORS)
         kill(first_process(pod, "operator"))
         serving.apply(ECHO.replace("name: echo", "name: second"))
         serving.wait("tmod/second", deadline=120)
@@ -183,7 +183,7 @@ def test_a_second_operator_takes_over_from_a_killed_one(serving, chart_flags):
     helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "replicas=2", deadline=240)
     try:
         lease = lambda: operator.get("lease/triton-operator")["spec"].get("holderIdentity")
-        pods = {pod["metadata"]["name"]: pod for pod in operator.items("pods") if "deletionTimestamp" not in pod["metadata"]}
+        pods = {pod["metadata"]["name"]: pod for pod in operator.items("pods", *OPERATORS) if "deletionTimestamp" not in pod["metadata"]}
         leader = until(lambda: next((name for name in pods if lease() == name), None), "a leader", 30)
         began = time.monotonic()
         operator.kubectl("delete", "pod", leader, "--force", "--grace-period=0")

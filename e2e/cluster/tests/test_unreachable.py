@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kube import ECHO, SERVER, run, until
+from kube import ECHO, OPERATORS, SERVER, run, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -28,7 +28,7 @@ def test_a_replica_that_cannot_be_reached_is_named_within_five_seconds(namespace
     namespace.apply(TWO, ECHO)
     namespace.wait("tsrv/vision")
     namespace.wait("tmod/echo")
-    (own,) = (pod["spec"]["nodeName"] for pod in operator.items("pods") if "deletionTimestamp" not in pod["metadata"])
+    (own,) = (pod["spec"]["nodeName"] for pod in operator.items("pods", *OPERATORS) if "deletionTimestamp" not in pod["metadata"])
     name, node = next((name, pod["spec"]["nodeName"]) for name, pod in namespace.pods().items() if pod["spec"]["nodeName"] != own)
 
     def is_named():

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Field manager of a number of replicas that the spec set once and does not any more. Whoever scales takes it over.
-const SCALE_MANAGER: &str = "triton-operator-scale";
+pub(crate) const SCALE_MANAGER: &str = "triton-operator-scale";
 
 /// Why something is not in the cluster.
 #[derive(Debug, thiserror::Error)]

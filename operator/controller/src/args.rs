@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Look after the TritonServers and TritonModels of a Kubernetes cluster
     Run(Box<crate::run::RunArgs>),
+    /// Stand in for the servers of a cluster that are at rest: hold their requests until they run
+    Activator(Box<crate::activator::ActivatorArgs>),
     /// Bring TritonServers and TritonModels up on this machine, and keep them as the files say until Ctrl-C
     Up(Box<UpArgs>),
     /// Print the custom resource definitions as YAML, for kubectl apply

@@ -13,8 +13,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer, queue::ServerKey,
-    rewrites::Rewrites, scrape::Loads, secrets::Secrets, watches::Watches,
+    activators::Activators, config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer,
+    queue::ServerKey, rewrites::Rewrites, scrape::Loads, secrets::Secrets, watches::Watches,
 };
 
 /// What every reconcile shares.
@@ -26,8 +26,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observer: Observer,
     /// What the pods of autoscaled servers say of their load.
-    #[allow(dead_code, reason = "read by what decides about replicas")]
     pub(crate) loads: Loads,
+    pub(crate) activators: Activators,
     pub(crate) config_maps: ConfigMaps,
     pub(crate) secrets: Secrets,
     /// Addresses that sources may have although they are refused otherwise.

@@ -64,6 +64,8 @@ pub(crate) async fn dereference(
             .collect(),
         has_no_room: surge::has_no_room(deployment.as_ref(), pods.iter().map(|pod| &**pod)),
         kinds: context.watches.optional_kinds(&key.namespace),
+        activators: None, // decided once more is known
+        rests_not: None,
     };
     let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
     Ok(Surroundings { observed, models, unreadable, pods, deployment })

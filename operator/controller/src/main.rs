@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod activator;
+mod activators;
 mod apply;
 mod args;
 mod ask;
@@ -15,6 +17,7 @@ mod health;
 mod leader;
 mod listen;
 mod load_args;
+mod long_poll;
 mod metrics;
 mod metrics_api;
 mod observer;
@@ -23,12 +26,14 @@ mod queue;
 mod reconcile;
 mod rewrites;
 mod run;
+mod scale;
 mod scrape;
 mod secrets;
 mod telemetry;
 mod up;
 mod watches;
 mod write_status;
+mod zero;
 
 use std::{io::Write, process::ExitCode};
 
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
     let done = match args::Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
+        Command::Activator(args) => activator::run(*args),
         Command::Crds => print(&crds::definition::yaml()),
         Command::Ask(args) => ask::run(&args),
         Command::Child(args) => up::child::become_server(&args),

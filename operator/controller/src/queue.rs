@@ -52,7 +52,10 @@ pub(crate) enum Reconciled {
 
 /// Where keys are put in.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue(mpsc::UnboundedSender<ScheduleRequest<ServerKey>>);
+pub(crate) struct Queue {
+    sender: mpsc::UnboundedSender<ScheduleRequest<ServerKey>>,
+    pushes: watch::Sender<u64>,
+}
 
 /// Where keys come out.
 #[derive(Debug)]
@@ -62,17 +65,31 @@ impl Queue {
     /// Both ends. The worker empties the channel at once and keeps each key once, so that it is as long as there are servers.
     pub(crate) fn new() -> (Self, Requests) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), Requests(receiver))
+        (Self { sender, pushes: watch::channel(0).0 }, Requests(receiver))
     }
 
     /// Something happened to a server or around it.
     pub(crate) fn push(&self, key: ServerKey) {
         self.push_after(key, FOLD);
+        self.pushes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Counts what happened to any server.
+    pub(crate) fn pushes(&self) -> watch::Receiver<u64> {
+        self.pushes.subscribe()
     }
 
     fn push_after(&self, key: ServerKey, pause: Duration) {
         // nobody receives only when the operator ends
-        let _ = self.0.send(ScheduleRequest { message: key, run_at: Instant::now() + pause });
+        let _ = self.sender.send(ScheduleRequest { message: key, run_at: Instant::now() + pause });
+    }
+}
+
+#[cfg(test)]
+impl Requests {
+    /// How many were put in since the last look.
+    pub(crate) fn count_waiting(&mut self) -> usize {
+        std::iter::from_fn(|| self.0.try_recv().ok()).count()
     }
 }
 

@@ -19,7 +19,9 @@ use crate::{
     observer::FIRST_ANSWERS,
     pods,
     queue::{Reconciled, ServerKey},
+    scale::set_replicas,
     write_status::{before, write_status},
+    zero,
 };
 
 /// Until the next reconcile, if nothing happens: routes to pods are on their way to the nodes.
@@ -66,11 +68,13 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     if server.metadata.deletion_timestamp.is_some() {
         context.observer.forget(key);
+        context.activators.forget(key);
         return Ok(None); // its objects go with it; models are reconciled by their own delete event
     }
 
     // 1. dereference: what the spec points at
-    let around = dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
+    let mut around =
+        dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
     let compiled = compile(server, &around.models, &around.observed);
     let manifests = around.observed.manifest.iter().chain([&compiled.manifest]);
     let names = manifests.flat_map(|manifest| &manifest.models).map(|model| model.name.as_str());
@@ -88,6 +92,15 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
             at_once: rollout::at_once(&server.spec),
         },
     );
+    // whether it rests: the number of replicas between zero and one, and where requests go meanwhile
+    let now_has = around.deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas);
+    let zero = zero::decide(context, key, server, now_has, &replicas)
+        .await
+        .map_err(|error| api("reading the way to activators", error))?;
+    if let (Some(from), Some(to)) = (now_has, zero.decision.replicas) {
+        set_replicas(context, key, from, to).await.map_err(|error| api("setting the replicas", error))?;
+    }
+    (around.observed.activators, around.observed.rests_not) = (zero.way, zero.rests_not);
     // 2. validate: everything decided, or every problem
     let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
     let applied = match &validated {
@@ -152,12 +165,13 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     // labels of Secrets are not watched
     let awaits_label = compiled.problems.iter().any(|problem| problem.reason == Reason::CredentialsMissing);
-    Ok(Some(match statuses.activity {
+    let next = match statuses.activity {
         Activity::Propagating => PROPAGATING,
         Activity::Waiting => WAITING,
         Activity::Settled if is_refused || awaits_label => WAITING, // whoever is in the way may leave
         Activity::Settled => SETTLED,
-    }))
+    };
+    Ok(Some(zero.decision.look_again.map_or(next, |time| time.min(next))))
 }
 
 async fn write(
@@ -200,6 +214,7 @@ fn without_spec(metadata: &ObjectMeta) -> TritonModel {
 /// The status of models whose server does not exist.
 async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
     context.observer.forget(key);
+    context.activators.forget(key);
     let models = context.watches.models(key);
     for model in &models {
         let before: TritonModelStatus = before(context, key, model, model.status.as_ref());

@@ -14,11 +14,13 @@ use clap::{ArgAction, Args};
 use kube::Config;
 use operator_core::{source_rules::AddressRange, validated::Settings};
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
 use crate::{
+    activators::{ActivatorService, Activators, routes},
     client::client,
     config_maps::ConfigMaps,
     context::{Context, Written},
@@ -79,6 +81,14 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     loads: LoadArgs,
 
+    /// Service of the activators, in the namespace of the lease; without it, servers do not scale to zero
+    #[arg(long, value_name = "NAME", env = "ACTIVATOR_SERVICE")]
+    activator_service: Option<String>,
+
+    /// Address at which to tell activators where servers are
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8084", env = "ROUTES_ADDRESS")]
+    routes_address: SocketAddr,
+
     /// Servers reconciled at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
     concurrency: u16,
@@ -109,6 +119,14 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let listener = health::listen(args.metrics_address)
         .await
         .with_context(|| format!("cannot listen at {}", args.metrics_address))?;
+    let routes = match &args.activator_service {
+        Some(_) => Some(
+            TcpListener::bind(args.routes_address)
+                .await
+                .with_context(|| format!("cannot listen at {}", args.routes_address))?,
+        ),
+        None => None,
+    };
     let config = Config::infer().await.context("no cluster: neither a service account nor a kubeconfig was found")?;
     let namespace = args.lease_namespace;
     let lease_namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -140,6 +158,10 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let loads = Loads::new(&metrics);
     tokio::spawn(loads.clone().follow(Arc::clone(&watches)));
     load_ports.serve(&client, &loads, &watches);
+    if let Some(listener) = routes {
+        tokio::spawn(routes::serve(listener, Arc::clone(&watches), queue.clone()));
+    }
+    let service = args.activator_service.map(|name| ActivatorService { namespace: lease_namespace.clone(), name });
 
     let identity = args.identity.unwrap_or_else(identity);
     let (leads, leading) = watch::channel(!args.leader_election);
@@ -148,12 +170,13 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         .then(|| Leader::new(&client, (&lease_namespace, &args.lease_name), identity.clone(), leads.clone()));
     let context = Arc::new(Context {
         events: Events::new(&client, identity),
-        client,
+        client: client.clone(),
         watches,
         settings: Settings { image: args.image, namespace },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         loads: loads.clone(),
+        activators: Activators::start(&client, service.as_ref(), &queue),
         config_maps: ConfigMaps::default(),
         secrets: Secrets::new(args.model_secrets),
         allowed_addresses: args.allow_source_addresses,

@@ -242,6 +242,11 @@ impl Watches {
         objects
     }
 
+    /// Every object of a kind that the operator has made.
+    pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<DynamicObject>> {
+        self.scopes.iter().filter_map(|scope| scope.store(kind)).flat_map(|store| store.all()).collect()
+    }
+
     /// Every server there is or that a model names.
     pub(crate) fn keys(&self) -> BTreeSet<ServerKey> {
         let keys = self.scopes.iter().flat_map(|scope| [scope.servers.servers(), scope.models.servers()]);
@@ -296,14 +301,7 @@ impl Watches {
     }
 
     fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
-        let scope = self.scope(namespace)?;
-        match kind.is_optional() {
-            true => match scope.optional().get(&kind) {
-                Some(Optional::Watched(store, _)) => Some(store.clone()),
-                Some(Optional::Denied) | None => None,
-            },
-            false => scope.objects.get(&kind).cloned(),
-        }
+        self.scope(namespace)?.store(kind)
     }
 
     fn scope(&self, namespace: &str) -> Option<&Scope> {
@@ -354,6 +352,16 @@ impl Scope {
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),
             namespace,
+        }
+    }
+
+    fn store(&self, kind: Kind) -> Option<Store<DynamicObject>> {
+        match kind.is_optional() {
+            true => match self.optional().get(&kind) {
+                Some(Optional::Watched(store, _)) => Some(store.clone()),
+                Some(Optional::Denied) | None => None,
+            },
+            false => self.objects.get(&kind).cloned(),
         }
     }
 

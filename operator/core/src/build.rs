@@ -4,6 +4,7 @@
 mod config_map;
 mod deployment;
 mod disruption_budget;
+mod endpoint_slice;
 mod ingress;
 mod monitor;
 mod network_policy;
@@ -22,6 +23,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
         networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
     },
@@ -54,6 +56,8 @@ pub enum Kind {
     Deployment,
     /// How the pods are reached.
     Service,
+    /// How the activators are reached while no pod is.
+    EndpointSlice,
     /// How many pods a drain may take.
     PodDisruptionBudget,
     /// Who may reach the pods.
@@ -74,11 +78,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::Deployment,
         Self::Service,
+        Self::EndpointSlice,
         Self::PodDisruptionBudget,
         Self::NetworkPolicy,
         Self::Ingress,
@@ -96,6 +101,7 @@ impl Kind {
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
+            Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
@@ -147,6 +153,8 @@ pub struct Resources<State> {
     pub service: Service,
     /// How each pod is reached.
     pub headless_service: Option<Service>,
+    /// How the activators are reached while no pod is.
+    pub endpoint_slice: Option<EndpointSlice>,
     /// How many pods a drain may take.
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may reach the pods.
@@ -192,6 +200,7 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         deployment: deployment::build(server),
         service: service::build(server),
         headless_service: service::build_headless(server),
+        endpoint_slice: endpoint_slice::build(server),
         disruption_budget: disruption_budget::build(server),
         network_policy: network_policy::build(server),
         ingress: ingress::build(server),
@@ -233,6 +242,7 @@ impl Resources<Prepared> {
         objects.push(object(Kind::Deployment, &self.deployment));
         objects.push(object(Kind::Service, &self.service));
         objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
+        objects.extend(self.endpoint_slice.as_ref().map(|it| object(Kind::EndpointSlice, it)));
         objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
         objects.extend(self.network_policy.as_ref().map(|it| object(Kind::NetworkPolicy, it)));
         objects.extend(self.ingress.as_ref().map(|it| object(Kind::Ingress, it)));
@@ -247,6 +257,7 @@ impl Resources<Prepared> {
             config_map,
             service,
             headless_service,
+            endpoint_slice,
             disruption_budget,
             network_policy,
             ingress,
@@ -260,6 +271,7 @@ impl Resources<Prepared> {
             deployment,
             service,
             headless_service,
+            endpoint_slice,
             disruption_budget,
             network_policy,
             ingress,

@@ -66,7 +66,7 @@ fn key_conflicts_below(pointer: &str, ours: &Value, live: &Value, items: &mut Ve
         }
         (Value::Array(ours), Value::Array(live)) => {
             let list = pointer.rsplit('/').next().unwrap_or(pointer);
-            let Some(keys) = keys_of(list) else { return };
+            let Some(keys) = keys_of(pointer.trim_start_matches('/').replace('/', ".").as_str()) else { return };
             for (at, other) in live.iter().enumerate().rev() {
                 match ours.iter().find(|item| is_same_item(item, other, keys)) {
                     Some(item) => key_conflicts_below(&format!("{pointer}/{at}"), item, other, items),
@@ -94,6 +94,8 @@ fn compare(path: &str, ours: &Value, live: &Value, is_quantity: bool, paths: &mu
             for (name, field) in ours {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 match live.get(name) {
+                    // an empty list, as some clusters write it
+                    Some(Value::Null) if is_nothing(field) => {}
                     Some(other) => {
                         let is_quantity = is_quantity || QUANTITIES.contains(&name.as_str());
                         compare(&path, field, other, is_quantity, paths);
@@ -140,6 +142,9 @@ fn is_nothing(value: &Value) -> bool {
 fn keys_of(path: &str) -> Option<&'static [&'static str]> {
     if path.contains("ingress[") {
         return None; // rules of a NetworkPolicy: one more port or peer is another rule
+    }
+    if path == "ports" {
+        return None; // those of an EndpointSlice: several names may have one number
     }
     let name = path.rsplit('.').next().unwrap_or(path);
     KEYED.iter().find(|(list, _)| *list == name).map(|(_, keys)| *keys)
@@ -250,13 +255,13 @@ mod tests {
 
     #[test]
     fn ports_of_both_kinds_are_told_apart() {
-        let service = |port: i32| json!({ "ports": [{ "port": port, "protocol": "TCP", "name": "http" }] });
+        let service = |port: i32| json!({ "spec": { "ports": [{ "port": port, "protocol": "TCP", "name": "http" }] } });
         check(
             service(8000),
-            json!({ "ports": [{ "port": 8000, "protocol": "TCP", "name": "http", "nodePort": 30000 }] }),
+            json!({ "spec": { "ports": [{ "port": 8000, "protocol": "TCP", "name": "http", "nodePort": 30000 }] } }),
             &[],
         );
-        check(service(8000), service(80), &["ports[8000/TCP]"]);
+        check(service(8000), service(80), &["spec.ports[8000/TCP]"]);
     }
 
     #[test]
@@ -324,6 +329,21 @@ mod tests {
             &["spec.paused"],
         );
         check(ours, json!({ "spec": {} }), &["spec.automountServiceAccountToken"]);
+    }
+
+    #[test]
+    fn a_slice_is_ours_as_a_whole() {
+        let slice = |endpoints: Value, ports: Value| json!({ "endpoints": endpoints, "ports": ports });
+        let (http, grpc) = (
+            json!({ "name": "http", "port": 9, "protocol": "TCP" }),
+            json!({ "name": "grpc", "port": 9, "protocol": "TCP" }),
+        );
+        let ours = slice(json!([]), json!([http, grpc]));
+        check(ours.clone(), slice(Value::Null, json!([http, grpc])), &[]);
+        check(ours.clone(), slice(json!([{ "addresses": ["10.0.0.9"] }]), json!([http, grpc])), &["endpoints"]);
+        let other = slice(json!([]), json!([http, { "name": "grpc", "port": 8, "protocol": "TCP" }]));
+        check(ours.clone(), other.clone(), &["ports[1].port"]);
+        assert!(key_conflicts(&ours, &other).is_empty(), "applying it replaces the list");
     }
 
     #[test]

@@ -8,6 +8,10 @@ pub const MANAGER: &str = "triton-operator";
 pub const NAME: &str = "triton-server";
 /// Names the server on its Service and its metrics.
 pub const SERVER: &str = "tritonserver";
+/// Label of an EndpointSlice: the Service it belongs to.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of an EndpointSlice: who looks after it. The cluster leaves alone those that others do.
+pub const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Annotation of a pod: hash of the manifest published last. Its change makes the kubelet hand over the manifest at once.
 pub const MANIFEST_HASH: &str = "triton-operator.dev/manifest-hash";
 /// Annotation of a pod: hash of the ConfigMaps its models come from, as they were last. Likewise for their files.

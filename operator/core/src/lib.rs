@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod activator;
 pub mod build;
 mod canonical;
 pub mod compile;
@@ -33,6 +34,7 @@ pub mod replica;
 pub mod rollout;
 pub mod route_status;
 pub mod rules;
+pub mod scale_to_zero;
 pub mod selector;
 pub mod source_rules;
 pub mod status;

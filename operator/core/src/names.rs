@@ -41,3 +41,8 @@ pub const MANIFEST_KEY: &str = "manifest.json";
 pub fn headless_service(server: &str) -> String {
     format!("{server}-headless")
 }
+
+/// The EndpointSlice that leads the Service of `server` to the activators.
+pub fn activator_slice(server: &str) -> String {
+    format!("{server}-activator")
+}

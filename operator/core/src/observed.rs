@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{
     Manifest, access::FoundSecret, build::Kind, manifest::Keys, optional::Availability, pinned::Pinned,
-    source_rules::AddressRange,
+    scale_to_zero::Way, source_rules::AddressRange,
 };
 
 /// Most bytes of a ConfigMap that a manifest carries, which several models share.
@@ -37,6 +37,10 @@ pub struct Observed {
     pub has_no_room: bool,
     /// What the cluster has of the kinds that it may not have; one that is not here is absent.
     pub kinds: BTreeMap<Kind, Availability>,
+    /// The way to the activators, for a server that may rest.
+    pub activators: Option<Way>,
+    /// Why a server does not rest that is to.
+    pub rests_not: Option<String>,
 }
 
 /// A ConfigMap that was looked for.

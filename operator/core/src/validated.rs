@@ -15,6 +15,7 @@ use crate::{
     optional::Choice,
     overrides,
     pinned::{self, Kept},
+    scale_to_zero::Way,
     strategic::{self, Mistake},
     surge::Pace,
 };
@@ -62,6 +63,8 @@ pub struct Validated<'a> {
     pub operator_namespace: Option<String>,
     /// Which objects are made of kinds that the cluster may not have.
     pub optional: Choice,
+    /// The way to the activators, for a server that may rest.
+    pub activators: Option<Way>,
     /// What is not quite as asked for, in sentences.
     pub remarks: Vec<String>,
 }
@@ -118,7 +121,8 @@ pub fn validate<'a>(
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
         operator_namespace: settings.namespace.clone(),
-        remarks: optional.remarks.iter().cloned().chain(gives_way).collect(),
+        activators: observed.activators.clone(),
+        remarks: optional.remarks.iter().cloned().chain(gives_way).chain(observed.rests_not.clone()).collect(),
         optional,
     };
     if server.spec.pod_template.is_some()

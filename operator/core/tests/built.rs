@@ -17,6 +17,7 @@ use operator_core::{
     observed::FoundConfigMap,
     optional::Availability,
     pinned,
+    scale_to_zero::Way,
     validated::{self, Settings},
 };
 use serde_json::{Value, json};
@@ -111,6 +112,28 @@ fn the_same_resources_give_the_same_bytes_in_any_order() {
     let one = objects(&server, &models, &everywhere(), &settings());
     models.reverse();
     assert_eq!(one, objects(&server, &models, &everywhere(), &settings()));
+}
+
+#[test]
+fn a_server_that_may_rest_has_a_slice_that_leads_to_activators_or_nowhere() {
+    let slice = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let observed = Observed { activators: Some(Way { port: 20007, is_ipv6: false, addresses }), ..everywhere() };
+        let objects = built("minimal.yaml", &observed);
+        objects.into_iter().find(|object| object.kind == Kind::EndpointSlice).unwrap()
+    };
+    let Object { name, value, .. } = slice(&["10.0.0.1", "10.0.0.2"]);
+    let server = value["metadata"]["ownerReferences"][0]["name"].as_str().unwrap();
+    assert_eq!(name, format!("{server}-activator"));
+    assert_eq!(value["metadata"]["labels"]["kubernetes.io/service-name"], server);
+    assert_eq!(value["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"], "triton-operator");
+    let addresses: Vec<_> = value["endpoints"].as_array().unwrap().iter().map(|it| &it["addresses"][0]).collect();
+    assert_eq!(addresses, ["10.0.0.1", "10.0.0.2"]);
+    // by the names that the ports of the Service have
+    let ports: Vec<_> = value["ports"].as_array().unwrap().iter().map(|it| (&it["name"], &it["port"])).collect();
+    assert_eq!(ports, [(&json!("http"), &json!(20007)), (&json!("grpc"), &json!(20007))]);
+    assert_eq!(slice(&[]).value["endpoints"], json!([]), "it keeps its port");
+    assert!(built("minimal.yaml", &everywhere()).iter().all(|object| object.kind != Kind::EndpointSlice));
 }
 
 #[test]

@@ -121,7 +121,7 @@ pub(super) fn watch_objects(
 ) -> (Store<DynamicObject>, AbortHandle) {
     let ways = Ways::found_by(keys::of_object);
     let api = objects(client, namespace, kind);
-    Starter { queue, metrics }.watch(api, everything().labels(&ours()), &kind.api_resource(), ways)
+    Starter { queue, metrics }.watch(api, everything().labels(&made(kind)), &kind.api_resource(), ways)
 }
 
 /// Whether the operator has the right to list a kind that the cluster knows.
@@ -138,6 +138,15 @@ fn objects(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<DynamicO
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+/// Selects the objects of a kind that the operator has made. The cluster copies labels of a Service to the EndpointSlices it makes,
+/// which are not ours.
+fn made(kind: Kind) -> String {
+    match kind {
+        Kind::EndpointSlice => format!("{},{}={}", ours(), labels::SLICE_MANAGED_BY, labels::MANAGER),
+        _ => ours(),
     }
 }
 

@@ -235,7 +235,7 @@ fn ready(
     }
     let served = format!("{} of {} replicas serve it", counts.loaded, counts.desired);
     if is_at_rest(view) {
-        let message = format!("TritonServer {} has no replicas, as it asks for none", view.name);
+        let message = format!("TritonServer {} is at rest: it has no replicas", view.name);
         return Claim::new(False, SCALED_TO_ZERO, message);
     }
     if counts.desired > 0 && counts.loaded >= counts.desired {

@@ -56,7 +56,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
             let deployment = &resources.deployment;
             let mut counts = Counts::of(deployment);
             counts.is_current |= is_no_change_of_ours(seen, deployment);
-            of_deployment(deployment, counts, seen.replicas)
+            of_deployment(deployment, counts, seen.replicas, resources.endpoint_slice.is_some())
         }
     }
 }
@@ -117,7 +117,8 @@ fn sentences(problems: &[Problem]) -> String {
     all.join("; ")
 }
 
-fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) -> Readiness {
+/// `is_woken`: a request starts a replica where there is none.
+fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], is_woken: bool) -> Readiness {
     let wanted = wanted(deployment);
     let claim = |status, reason: &str, message: String| Readiness {
         ready: Claim::new(status, reason, message),
@@ -126,7 +127,11 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica]) 
     };
     let is_seen = counts.is_current && counts.updated >= wanted && counts.all <= wanted;
     if is_seen && wanted == 0 {
-        return claim(ConditionStatus::True, SCALED_TO_ZERO, "the spec asks for no replicas, and none run".into());
+        let message = match is_woken {
+            true => "no replica runs while nobody asks: the next request starts one",
+            false => "the spec asks for no replicas, and none run",
+        };
+        return claim(ConditionStatus::True, SCALED_TO_ZERO, message.into());
     }
     let unreachable = unreachable(replicas);
     if is_seen && counts.available >= wanted && unreachable.is_none() {
@@ -270,7 +275,7 @@ fn available(counts: &Counts, view: &View<'_>) -> Claim {
     match counts.ready {
         0 => {
             let is_asleep = view.desired == 0 && view.deployment.is_some();
-            let why = if is_asleep { "the spec asks for no replicas" } else { "no replica is ready" };
+            let why = if is_asleep { "no replicas are asked for" } else { "no replica is ready" };
             Claim::new(ConditionStatus::False, "NoReplicaReady", why)
         }
         _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "at least one replica is ready"),

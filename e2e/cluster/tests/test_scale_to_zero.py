@@ -1,0 +1,74 @@
+"""A server of minReplicas 0: it rests, is woken by a request and loses none, whichever protocol they come by."""
+
+import json
+import sys
+import time
+
+from kube import CLUSTER, ECHO, OPERATOR, SERVER, inside, run, until
+
+AFTER = 10
+RESTING = SERVER.replace("  replicas: 1\n", f"  autoscaling: {{minReplicas: 0, maxReplicas: 2, scaleToZero: {{after: {AFTER}s}}}}\n")
+
+
+def burst(namespace, count):
+    """Requests at once, all of which are answered; the seconds that took."""
+    program = CLUSTER / "tests" / "burst.py"
+    addresses = [namespace.address(port=port) for port in ("http", "grpc")]
+    result = json.loads(run(CLUSTER / "inside", sys.executable, program, *addresses, "echo", count))
+    assert result["failures"] == [], result
+    return result["seconds"]
+
+
+def replicas(namespace):
+    return namespace.get("deployment/vision")["spec"]["replicas"]
+
+
+def rests(namespace, deadline=60):
+    until(lambda: replicas(namespace) == 0, "the server to rest", deadline)
+
+
+def led_to(namespace):
+    """Where its Service leads beside its pods."""
+    found = namespace.get("endpointslice/vision-activator")
+    return [address for endpoint in found["endpoints"] or [] for address in endpoint["addresses"]]
+
+
+def test_a_server_rests_and_no_request_is_lost_when_it_is_woken(namespace, operator):
+    namespace.apply(RESTING, ECHO)
+    namespace.wait("tmod/echo")
+    rests(namespace)
+    condition = namespace.wait("tsrv/vision", reason="ScaledToZero")
+    until(lambda: not namespace.items("pods"), "no pods", 30)
+    activators = operator.items("pods", "-l", "app.kubernetes.io/component=activator")
+    assert sorted(led_to(namespace)) == sorted(pod["status"]["podIP"] for pod in activators), condition
+
+    # a load balancer's probes do not wake it
+    health = f"http://{namespace.address()}/v2/health/ready"
+    for _ in range(10):
+        assert inside("curl", "-sS", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", health) == "200"
+        time.sleep(0.2)
+    assert replicas(namespace) == 0 and not namespace.items("pods")
+
+    print(f"50 requests at once, answered {burst(namespace, 50):.1f} s after they were sent to a server at rest")
+    until(lambda: led_to(namespace) == [], "requests to go to the pod alone", 30)
+    namespace.wait("tsrv/vision", reason="AllReplicasReady")
+    assert burst(namespace, 12) < 10
+
+    # at the very moment that it goes to rest
+    rests(namespace)
+    print(f"while its pod ended: {burst(namespace, 30):.1f} s")
+
+    # an activator is replaced, and the pod of a server whose slice was changed by hand is found all the same
+    rests(namespace)
+    until(lambda: not namespace.items("pods"), "no pods", 60)
+    namespace.kubectl("patch", "endpointslice/vision-activator", "--type=json", "-p", '[{"op": "replace", "path": "/endpoints", "value": []}]')
+    until(lambda: led_to(namespace), "the slice to be healed", 30)
+    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}-activator")
+    print(f"while activators were replaced: {burst(namespace, 30):.1f} s")
+    operator.kubectl("rollout", "status", f"deployment/{OPERATOR}-activator", "--timeout=60s")
+
+    # one replica for good
+    rests(namespace, 90)
+    namespace.patch("tsrv/vision", autoscaling={"minReplicas": 1, "scaleToZero": None})
+    until(lambda: replicas(namespace) == 1, "a replica", 30)
+    until(lambda: "vision-activator" not in namespace.kubectl("get", "endpointslices"), "the slice to go", 30)

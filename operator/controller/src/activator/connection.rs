@@ -1,0 +1,103 @@
+//! One connection of a client, HTTP/1.1 or HTTP/2, whichever its first bytes are. It is told to end once its server's Service leads
+//! elsewhere; what is under way on it ends first.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
+use tokio::{net::TcpStream, sync::watch};
+
+use super::{forward::Forward, hold::Gate};
+
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// How long a client may take with its first bytes, and with the head of a request; a connection without requests is closed then.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between looks at first bytes that have come in part.
+const LOOK: Duration = Duration::from_millis(10);
+/// Longest head of a request, and what is read ahead of its body.
+const HEAD: usize = 64 << 10;
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// Calls of one connection at the same time.
+const CALLS: u32 = 256;
+/// Between probes of a connection.
+const PROBE: Duration = Duration::from_secs(30);
+
+/// Serves a connection to its end; `closing` says that the activator ends.
+pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, mut closing: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(&stream, true).and_then(|()| sockopt::set_tcp_keepidle(&stream, PROBE));
+    let is_http2 = tokio::select! {
+        found = tokio::time::timeout(PATIENCE, is_http2(&stream)) => match found {
+            Ok(Ok(is_http2)) => is_http2,
+            _ => return, // nothing came
+        },
+        _ = closing.wait_for(|closing| *closing) => return,
+    };
+    let to_end = {
+        let gate = Arc::clone(&gate);
+        async move {
+            tokio::select! {
+                () = gate.led_elsewhere() => {}
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
+        }
+    };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (gate, forward) = (Arc::clone(&gate), forward.clone());
+        // boxed: a call waits for long, and its connection polls all of them
+        Box::pin(async move { Ok::<_, Infallible>(forward.answer(&gate, request).await) })
+    });
+    let mut to_end = pin!(to_end);
+    // clients come and go: how a connection ends is none of our business
+    if is_http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(CALLS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(STREAM_WINDOW)
+            .keep_alive_interval(PROBE)
+            .keep_alive_timeout(PROBE)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            _ = &mut connection => return,
+            () = &mut to_end => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            _ = &mut connection => return,
+            () = &mut to_end => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+/// Whether what comes is HTTP/2. Nothing is taken off.
+async fn is_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut begin = [0; PREFACE.len()];
+    loop {
+        let count = stream.peek(&mut begin).await?;
+        match &begin[..count] {
+            [] => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            found if found == PREFACE => return Ok(true),
+            found if PREFACE.starts_with(found) => tokio::time::sleep(LOOK).await,
+            _ => return Ok(false),
+        }
+    }
+}
