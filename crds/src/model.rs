@@ -118,7 +118,8 @@ pub struct TritonModelSpec {
     /// model without it counts as 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_memory: Option<ByteCount>,
-    /// Which models are placed first where memory is short: higher before lower. Default: 0.
+    /// Which models are placed first where GPU memory or the manifest is short: one of higher priority takes the place of one that
+    /// serves. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
     /// Required: a replica that starts is ready only once this model is loaded; Optional: it is ready without it. A model

@@ -38,8 +38,8 @@ pub struct LoadPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// How new content takes the place of old: LoadThenUnload loads it while the old one serves, UnloadFirst has the old one leave
-    /// before, for a model that does not fit into memory twice: the replica stays in the Service and answers requests for the model with
-    /// 404 meanwhile. Default: LoadThenUnload.
+    /// before, for a model that does not fit into memory twice. Where other replicas serve the model, one after the other leaves the
+    /// Service first; where none does, requests for the model are answered with 404 meanwhile. Default: LoadThenUnload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<LoadOrder>,
     /// What follows a failed fetch or load.

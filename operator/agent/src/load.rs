@@ -70,6 +70,24 @@ pub struct Index {
     models: BTreeMap<String, Vec<Entry>>,
 }
 
+/// How a drain stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DrainState {
+    /// How long it has lasted.
+    pub lasts: Duration,
+    /// Inference requests that have come since.
+    pub requests: u64,
+    /// How long none has come.
+    pub silence: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+struct DrainReport {
+    lasts_ms: u64,
+    requests: u64,
+    silence_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Entry {
     name: String,
@@ -145,6 +163,21 @@ impl Server {
     pub async fn unload(&self, name: &str, limit: Duration) -> Result<(), CallError> {
         let path = format!("/v2/repository/models/{}/unload", encode(name));
         self.call(Method::POST, &path, Bytes::new(), limit).await.map(drop)
+    }
+
+    /// Has the server ask callers to go elsewhere for as long as `lease`, or goes on with that; it is ready again after a lease of zero.
+    ///
+    /// Errors: `Refused` by a server that cannot.
+    pub async fn drain(&self, lease: Duration) -> Result<DrainState, CallError> {
+        let body = serde_json::json!({ "lease_ms": u64::try_from(lease.as_millis()).unwrap_or(u64::MAX) });
+        let answer = self.call(Method::POST, "/v2/health/drain", body.to_string().into(), QUESTION).await?;
+        if lease.is_zero() {
+            return Ok(DrainState::default());
+        }
+        let report: DrainReport = serde_json::from_slice(&answer)
+            .map_err(|error| CallError::Refused(format!("how the drain stands cannot be read: {error}")))?;
+        let (lasts, silence) = (Duration::from_millis(report.lasts_ms), Duration::from_millis(report.silence_ms));
+        Ok(DrainState { lasts, requests: report.requests, silence })
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {

@@ -1,6 +1,7 @@
 //! The loop that brings disk and server to what the manifest wants: look, ask [`plan`], begin the steps, wait for anything
 //! to happen. It decides nothing itself. Fetches and loads run beside each other, at most one of each per model.
 
+mod drain;
 mod driver;
 mod fetch_slots;
 mod foreign;

@@ -1,7 +1,10 @@
 //! One pod of a server, as it was seen: what the kubelet says of it, and what its agent (or, without one, the server's own
 //! index) says of the models. Facts only; what they mean for a status is decided in [`crate::status`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus},
@@ -9,7 +12,7 @@ use k8s_openapi::{
     jiff::SignedDuration,
 };
 
-use crate::{labels, last_words, rollout};
+use crate::{labels, last_words, pod, rollout};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +29,8 @@ pub struct Replica {
     pub has_started: bool,
     /// The contents in rollout that its annotation [`crate::labels::ADOPT`] names.
     pub may_adopt: BTreeSet<String>,
+    /// How long it takes, from when its server says that it is not ready, until nobody sends it new callers.
+    pub leaves_after: Duration,
     /// It gets requests.
     pub is_ready: bool,
     /// Since when, in whole seconds.
@@ -130,6 +135,7 @@ impl Replica {
             created: pod.metadata.creation_timestamp.clone(),
             has_started: containers.into_iter().any(has_run),
             may_adopt: adopt.map(|text| rollout::from_text(text)).unwrap_or_default(),
+            leaves_after: leaves_after(pod),
             is_ready: ready.is_some(),
             ready_since: ready.and_then(|condition| condition.last_transition_time.clone()),
             is_leaving: is_leaving(pod),
@@ -155,11 +161,23 @@ impl Replica {
 
 /// The digest in the image id of the server's container. Runtimes write `sha256:…` or `NAME@sha256:…`, with or without a scheme.
 fn image_digest(status: &PodStatus) -> Option<String> {
-    let server = status.container_statuses.iter().flatten().find(|it| it.name == crate::pod::SERVER_CONTAINER)?;
+    let server = status.container_statuses.iter().flatten().find(|it| it.name == pod::SERVER_CONTAINER)?;
     let at = server.image_id.rfind("sha256:")?;
     let digest = &server.image_id[at..];
     let hex = digest.strip_prefix("sha256:")?;
     (hex.len() == 64 && hex.bytes().all(|it| it.is_ascii_hexdigit())).then(|| digest.to_owned())
+}
+
+/// The kubelet's probes have to fail as often as the pod says, and every node has to learn of it.
+fn leaves_after(pod: &Pod) -> Duration {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let server = containers.into_iter().find(|container| container.name == pod::SERVER_CONTAINER);
+    let probe = server.and_then(|server| server.readiness_probe.as_ref());
+    let seconds = |given: Option<i32>, usual: u64| given.and_then(|given| u64::try_from(given).ok()).unwrap_or(usual);
+    // defaults of Kubernetes
+    let period = seconds(probe.and_then(|probe| probe.period_seconds), 10);
+    let failures = seconds(probe.and_then(|probe| probe.failure_threshold), 3);
+    Duration::from_secs(period * failures) + LEARNED
 }
 
 fn has_run(container: &ContainerStatus) -> bool {
@@ -180,6 +198,9 @@ impl ModelReport {
         }
     }
 }
+
+/// How long it takes from the last probe that fails until every node has learned of it, with time to spare.
+const LEARNED: Duration = Duration::from_secs(3);
 
 /// How long it takes until every node has learned where a Service leads; whole seconds, so up to one less.
 const PROPAGATION: SignedDuration = SignedDuration::from_secs(2);

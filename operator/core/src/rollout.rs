@@ -18,14 +18,15 @@
 //! the content. Pods whose agent is too old to be told adopt everything at once.
 
 mod adopt;
+pub(crate) mod drains;
 mod judge;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::adopt::from_text;
-pub use self::adopt::to_text;
 use self::judge::{Content, Sighting};
+pub use self::{adopt::to_text, drains::DrainOrder};
 use crds::TritonServerSpec;
 
 use crate::{
@@ -65,7 +66,8 @@ pub fn advance(mut compiled: Compiled, around: &Around<'_>) -> (Compiled, Adopt)
     let last = around.last.filter(|last| last.namespace == namespace && last.server == server);
     let mut steps: Vec<Step> = models.into_iter().map(|entry| Step::of(entry, last, around)).collect();
     let waiting = room::make_room(&mut steps, last, around);
-    let adopt = adopt::decide(&steps, around);
+    let mut adopt = adopt::decide(&steps, around);
+    drains::add(&mut adopt, &steps, around);
     let entries = steps.into_iter().map(|step| step.entry).collect();
     compiled.manifest = Manifest::new(namespace, server, entries).with_sources(sources);
     for model in &mut compiled.models {

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     Command, Settings,
+    drain::Drains,
     fetch_slots::FetchSlots,
     jobs::Ended,
     memory::Memory,
@@ -67,6 +68,7 @@ pub(super) struct Driver {
     foreign_loads: ForeignLoads,
     fetches: FetchSlots,
     loads: Arc<Semaphore>,
+    drains: Arc<Drains>,
 }
 
 /// What a task works on, to know it even if the task dies.
@@ -87,8 +89,10 @@ impl Driver {
         let published = Arc::clone(&manifests.borrow());
         let nothing_adopted = PodFacts { adopts: Some(BTreeSet::new()), ..PodFacts::default() };
         let following = watch::Sender::new(Arc::new(follow(&published, &nothing_adopted)));
+        let server = Server::new(settings.server.clone());
         let mut driver = Self {
-            server: Server::new(settings.server.clone()),
+            drains: Arc::new(Drains::new(server.clone())),
+            server,
             fetches: FetchSlots::new(settings.fetches_at_once),
             loads: Arc::new(Semaphore::new(settings.loads_at_once.max(1))),
             settings,
@@ -140,6 +144,10 @@ impl Driver {
             }
             // what was planned for, not what a fetch has noted since
             self.publish(&following, &observed, &plan, now);
+            // an ensemble leaves with its parts and comes back after them
+            if !self.is_any_changing() && self.models.values().all(|memory| memory.loading.is_none()) {
+                self.drains.release();
+            }
             let pause = self.pause(&plan, now);
             tokio::select! {
                 changed = self.manifests.changed() => {
@@ -219,10 +227,14 @@ impl Driver {
         });
     }
 
+    /// Whether a version of a model is being loaded or unloaded.
+    fn is_any_changing(&self) -> bool {
+        self.models.keys().any(|name| self.served(name) == Served::Changing)
+    }
+
     /// How long to wait if nothing happens.
     fn pause(&self, plan: &Plan, now: Instant) -> Duration {
-        let is_changing = self.models.keys().any(|name| self.served(name) == Served::Changing);
-        let look = if self.index.is_none() || is_changing { SOON } else { self.settings.look_again };
+        let look = if self.index.is_none() || self.is_any_changing() { SOON } else { self.settings.look_again };
         plan.wake.map_or(look, |wake| wake.saturating_duration_since(now).max(SHORTEST).min(look))
     }
 }

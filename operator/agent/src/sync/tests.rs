@@ -81,6 +81,16 @@ impl StandIn {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         let mut loaded = self.loaded.lock().unwrap();
         let (status, body) = match path.as_slice() {
+            ["v2", "health", "drain"] => {
+                let ends = request.headers().get("content-length").is_some_and(|length| length == "14");
+                let (call, state) =
+                    if ends { ("ready", "") } else { ("drain", r#"{"lasts_ms":9,"requests":0,"silence_ms":9000}"#) };
+                let mut calls = self.calls.lock().unwrap();
+                if calls.last().is_none_or(|last| last != call) {
+                    calls.push(call.to_owned());
+                }
+                (200, state.to_owned())
+            }
             ["v2", "health", _] => (200, String::new()),
             ["v2", "repository", "index"] => {
                 let overrides = self.overrides.lock().unwrap();
@@ -121,6 +131,7 @@ impl StandIn {
                     }
                     ("unload", _) => {
                         loaded.remove(*name);
+                        loaded.retain(|_, text| text.strip_prefix("needs ") != Some(*name));
                         self.overrides.lock().unwrap().remove(*name);
                         (200, String::new())
                     }

@@ -69,7 +69,8 @@ pub(super) fn with_unread(mut adopt: Adopt, manifest: &Manifest, replicas: &[Rep
     for replica in replicas {
         let has_read = replica.report.as_ref().and_then(|report| report.manifest_hash.as_ref()) == Some(&manifest.hash);
         if let Some(words) = adopt.get_mut(&replica.name).filter(|_| !has_read) {
-            words.extend(replica.may_adopt.difference(&in_rollout).cloned());
+            let contents = replica.may_adopt.difference(&in_rollout).filter(|word| !word.contains('/'));
+            words.extend(contents.cloned());
         }
     }
     adopt

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::CRASHES_MAX;
+use super::{CRASHES_MAX, drains};
 use crate::{
     Reason,
     manifest::{ModelRollout, RolloutFailure, RolloutPhase},
@@ -97,7 +97,9 @@ pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<
         return Some(next);
     }
     let is_served = sightings.iter().any(Sighting::serves);
-    let is_everywhere = sightings.iter().filter(|it| it.replica.is_ready).all(Sighting::serves);
+    // one that is out of the Service to load it counts, too
+    let counts = |it: &&Sighting<'_>| it.replica.is_ready || drains::is_out(it.replica);
+    let is_everywhere = sightings.iter().filter(counts).all(Sighting::serves);
     if is_served && is_everywhere {
         return None;
     }

@@ -9,14 +9,17 @@ use std::{
 };
 
 use crds::parts::load::LoadOrder;
-use operator_core::manifest::{Manifest, ManifestModel};
+use operator_core::{
+    manifest::{Manifest, ManifestModel},
+    rollout::DrainOrder,
+};
 use tokio::task::{Id, JoinError};
 
 use super::{Driver, Job};
 use crate::{
     adopt::Following,
     fault::{Fault, Reason},
-    plan::Step,
+    plan::{Served, Step},
     source::{self, Limits, Progress},
     store::Staged,
     sync::{
@@ -92,6 +95,14 @@ impl Driver {
         let record = self.store.record_of(name);
         // one that may have ended a server is loaded by itself, so that it is known which one did
         let slots = if self.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
+        let unloads_first = model.load.order == LoadOrder::UnloadFirst;
+        let drain = match self.facts.adopts.as_ref().filter(|_| unloads_first && self.served(name) != Served::No) {
+            Some(adopts) => DrainOrder::of(adopts, &model.adopt_word()),
+            None => DrainOrder::None,
+        };
+        if drain == DrainOrder::Hold {
+            return; // another pod is out of the Service
+        }
         let Some(memory) = self.models.get_mut(name) else { return };
         tracing::info!(model = name, content = content.short(), "loading");
         let is_withheld =
@@ -105,7 +116,7 @@ impl Driver {
             key: record.staged_for(&memory.key).filter(|staged| staged.content == *content).map(|_| memory.key.clone()),
             former: record.active.filter(|_| !is_withheld),
             limit: model.load.timeout.get(),
-            unloads_first: model.load.order == LoadOrder::UnloadFirst,
+            unloads_first,
             ends_override: self.index.as_ref().is_some_and(|index| index.overridden(name).is_some()),
             keeps_former: entry.is_in_rollout,
             is_proven: entry.is_proven,
@@ -113,7 +124,11 @@ impl Driver {
         let (permits, slots) = (Arc::clone(&self.loads), u32::try_from(slots).unwrap_or(1));
         let is_over = Arc::new(AtomicBool::new(false));
         let has_begun = Arc::clone(&is_over);
+        let (drains, name_of_drained) = (Arc::clone(&self.drains), name.to_owned());
         let task = self.jobs.spawn(async move {
+            if let DrainOrder::After(least) = drain {
+                drains.begin(&name_of_drained, least).await;
+            }
             let _permits = permits.acquire_many_owned(slots).await; // never closed
             if has_begun.swap(true, Ordering::SeqCst) {
                 return Ended::Load(Err(NotLoaded::NotNow)); // nobody wants it any more

@@ -161,3 +161,41 @@ async fn what_does_not_fit_twice_is_unloaded_first_and_comes_back_if_its_success
     assert_eq!(harness.server.loaded("a").as_deref(), Some("two"));
     assert_eq!(harness.server.calls()[3..], ["unload a", "load a", "load a"]);
 }
+
+#[tokio::test]
+async fn a_replica_leaves_the_service_before_it_unloads_and_waits_while_another_one_is_out() {
+    let unloads_first = |name: &str, text: &str| {
+        let mut model = inline(name, text);
+        (model.load.order, model.load.retries) = (LoadOrder::UnloadFirst, 0);
+        model
+    };
+    let (old, new) = (unloads_first("a", "old"), unloads_first("a", "new"));
+    // an ensemble leaves with its part, and comes back after it
+    let whole = inline("whole", "needs a");
+    let harness = with_annotation(vec![old.clone(), whole.clone()], &[]).await;
+    harness.follows(&old).await;
+    let before = harness.server.calls().len();
+    let trial = in_rollout(RolloutPhase::Trial, new.clone(), Some(old.clone()));
+    harness.want(vec![trial, whole]);
+    let say = |word: String| harness.adopts.as_ref().unwrap().send_replace([new.adopt_word(), word].into());
+    say(format!("hold/{}", new.adopt_word()));
+    harness.until("held", |state| state.adopts.as_ref().is_some_and(|adopts| adopts.len() == 2)).await;
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("old"));
+    assert_eq!(harness.server.calls().len(), before);
+    say(format!("drain/0/{}", new.adopt_word()));
+    harness.follows(&new).await;
+    let is_back = async {
+        while harness.server.calls().last().is_none_or(|call| call != "ready") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), is_back).await.unwrap();
+    let calls = harness.server.calls().split_off(before);
+    assert_eq!(
+        (calls[..3].join(", "), calls.last().unwrap().as_str()),
+        ("drain, unload a, load a".into(), "ready"),
+        "{calls:?}"
+    );
+    assert_eq!(calls.iter().filter(|call| *call == "ready").count(), 1, "{calls:?}");
+    assert!(calls.iter().any(|call| call == "load whole"), "{calls:?}");
+}

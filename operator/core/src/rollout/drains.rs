@@ -1,0 +1,191 @@
+//! Which pods leave the Service before they unload what serves, where a model says `UnloadFirst`: one after the other, and only while
+//! others serve the model. What a pod is told stands in its annotation beside the content it may adopt, as one more word for each:
+//!
+//! | word | the pod |
+//! |---|---|
+//! | `drain/SECONDS/CONTENT` | is not ready from then on, waits until nobody sends requests, for as many seconds at least, unloads and loads |
+//! | `hold/CONTENT` | serves on: another pod is out of the Service |
+//! | neither | unloads and loads at once: nobody else serves the model |
+//!
+//! A pod is out from the moment its annotation says so, and as long as the annotation or its own report does, or it loads: a word is
+//! taken back only when the pod is ready again, and the next pod gets its own only when that has been read. Agents that do not know
+//! these words pass them over.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crds::parts::load::LoadOrder;
+
+use super::{Adopt, Around, Step};
+use crate::{
+    manifest::RolloutPhase,
+    replica::{Phase, Replica},
+};
+
+const DRAIN: &str = "drain/";
+const HOLD: &str = "hold/";
+
+/// What a pod does before it unloads a content to load its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainOrder {
+    /// Nothing.
+    None,
+    /// It leaves the Service; it takes as long at least until no new callers are sent to it.
+    After(Duration),
+    /// It waits.
+    Hold,
+}
+
+impl DrainOrder {
+    /// What the words of an annotation say of the content that `content` names ([`crate::ManifestModel::adopt_word`]).
+    pub fn of(words: &BTreeSet<String>, content: &str) -> Self {
+        let mut orders = words.iter().filter_map(|word| {
+            if let Some(held) = word.strip_prefix(HOLD) {
+                return (held == content).then_some(Self::Hold);
+            }
+            let (seconds, drained) = word.strip_prefix(DRAIN)?.split_once('/')?;
+            let seconds = seconds.parse().ok().filter(|_| drained == content)?;
+            Some(Self::After(Duration::from_secs(seconds)))
+        });
+        orders.next_back().unwrap_or(Self::None)
+    }
+}
+
+/// Whether a pod is out of the Service to load something, or may leave it, as far as the words say: it may have begun before it read
+/// that it is to wait.
+pub(crate) fn is_out(replica: &Replica) -> bool {
+    has_word(replica, DRAIN) || (!replica.is_ready && has_word(replica, HOLD))
+}
+
+/// Whether the pod's annotation has such a word, or what it has read of that.
+fn has_word(replica: &Replica, prefix: &str) -> bool {
+    let reported = replica.report.iter().filter_map(|report| report.adopts.as_ref()).flatten();
+    replica.may_adopt.iter().chain(reported).any(|word| word.starts_with(prefix))
+}
+
+/// A content that a pod may load only after it has unloaded what it serves of the model.
+struct Reload<'a> {
+    word: &'a str,
+    model: &'a str,
+    /// The pod has tried, and will try again: others go first.
+    has_failed: bool,
+}
+
+/// Adds to what each pod may adopt whether it leaves the Service for it, and takes away what a pod may not begin yet.
+pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
+    let staying: Vec<&Replica> = around.replicas.iter().filter(|replica| !replica.is_leaving).collect();
+    if !steps.iter().any(unloads_first) && !staying.iter().any(|replica| is_out(replica)) {
+        return;
+    }
+    let mut turns: Vec<Turn<'_>> = staying.iter().map(|replica| Turn::of(replica, steps)).collect();
+    turns.sort_by_key(Turn::has_only_failed);
+    let mut out: BTreeSet<&str> = turns.iter().filter(|turn| turn.is_out()).map(Turn::name).collect();
+    let most = around.at_once.max(1);
+    let waits = |turn: &Turn<'_>, out: &BTreeSet<&str>| {
+        let others = || staying.iter().filter(|other| other.name != turn.name());
+        let is_first_try =
+            |reload: &Reload<'_>| !reload.has_failed && others().any(|other| serves(other, reload.model));
+        !out.contains(turn.name()) && turn.reloads.iter().any(is_first_try)
+    };
+    let is_awaited = out.len() >= most && turns.iter().any(|turn| waits(turn, &out));
+    for turn in &turns {
+        let Some(words) = adopt.get_mut(turn.name()) else { continue };
+        let has_turn = turn.replica.trouble.is_none() && has_word(turn.replica, DRAIN);
+        let is_at_work = !turn.replica.is_ready || turn.is_under_way;
+        // others count it as out until it has read that it is not
+        let gives_way =
+            has_turn && !is_at_work && (has_lost_its_word(turn.replica) || (is_awaited && turn.has_only_failed()));
+        for reload in &turn.reloads {
+            let is_served = is_served_elsewhere(&staying, turn, reload, &out);
+            let others_out = out.iter().filter(|name| **name != turn.name()).count();
+            let may_leave = if has_turn { !gives_way } else { others_out < most };
+            if is_served && may_leave {
+                out.insert(turn.name());
+                words.insert(format!("{DRAIN}{}/{}", turn.replica.leaves_after.as_secs(), reload.word));
+            } else if is_served || others_out > 0 {
+                if turn.replica.may_adopt.contains(reload.word) {
+                    words.insert(format!("{HOLD}{}", reload.word));
+                } else {
+                    words.remove(reload.word);
+                }
+            }
+        }
+        if turn.is_out() && is_at_work && !words.iter().any(|word| word.contains('/')) {
+            words.extend(turn.replica.may_adopt.iter().filter(|word| word.contains('/')).cloned());
+        }
+    }
+}
+
+/// A pod, and what it is to unload and load.
+struct Turn<'a> {
+    replica: &'a Replica,
+    reloads: Vec<Reload<'a>>,
+    /// It loads something of a model that is unloaded first, be it what is asked for now or not.
+    is_under_way: bool,
+}
+
+impl<'a> Turn<'a> {
+    fn of(replica: &'a Replica, steps: &'a [Step]) -> Self {
+        let is_loading = |step: &Step| {
+            let report = replica.report.as_ref().and_then(|report| report.models.get(&step.entry.name));
+            step.entry.load.order == LoadOrder::UnloadFirst
+                && report.is_some_and(|report| report.phase == Phase::Loading)
+        };
+        Self { replica, reloads: reloads(replica, steps), is_under_way: steps.iter().any(is_loading) }
+    }
+
+    fn name(&self) -> &'a str {
+        &self.replica.name
+    }
+
+    fn is_out(&self) -> bool {
+        self.replica.trouble.is_none() && (self.is_under_way || is_out(self.replica))
+    }
+
+    /// It has nothing to do but what it has failed with.
+    fn has_only_failed(&self) -> bool {
+        self.reloads.iter().all(|reload| reload.has_failed)
+    }
+}
+
+/// Whether callers who leave `turn`'s pod find the model on another one.
+fn is_served_elsewhere(staying: &[&Replica], turn: &Turn<'_>, reload: &Reload<'_>, out: &BTreeSet<&str>) -> bool {
+    let others = staying.iter().filter(|other| other.name != turn.name() && !out.contains(other.name.as_str()));
+    let mut ready = others.filter(|other| other.is_ready);
+    ready.any(|other| serves(other, reload.model))
+}
+
+/// Its annotation does not say any more that it may leave the Service, but it has not read that.
+fn has_lost_its_word(replica: &Replica) -> bool {
+    !replica.may_adopt.iter().any(|word| word.starts_with(DRAIN))
+}
+
+fn unloads_first(step: &Step) -> bool {
+    let is_open = step.entry.rollout.as_ref().is_some_and(|rollout| rollout.phase != RolloutPhase::Quarantined);
+    is_open && step.entry.load.order == LoadOrder::UnloadFirst
+}
+
+/// What `replica` is to unload and load.
+fn reloads<'a>(replica: &Replica, steps: &'a [Step]) -> Vec<Reload<'a>> {
+    let named = steps.iter().filter(|step| unloads_first(step) && step.pods.contains(&replica.name));
+    let reloads = named.filter_map(|step| {
+        let report = replica.report.as_ref()?.models.get(&step.entry.name)?;
+        let is_about = report.entry.as_deref().is_some_and(|entry| entry.starts_with(&step.word));
+        let has_failed = match &report.phase {
+            Phase::Ready if is_about => return None,
+            Phase::Failed { will_retry: false, .. } if is_about => return None,
+            phase => is_about && matches!(phase, Phase::Failed { .. }),
+        };
+        let is_under_way = is_about && report.phase == Phase::Loading;
+        let is_loaded = !report.versions.is_empty();
+        (is_loaded || is_under_way).then_some(Reload { word: &step.word, model: &step.entry.name, has_failed })
+    });
+    reloads.collect()
+}
+
+fn serves(replica: &Replica, model: &str) -> bool {
+    let report = replica.report.as_ref().filter(|_| replica.unreachable.is_none());
+    report.and_then(|report| report.models.get(model)).is_some_and(|model| !model.versions.is_empty())
+}
+
+#[cfg(test)]
+mod tests;
