@@ -5,7 +5,7 @@ use crds::{
     parts::{Condition, ConditionStatus, condition},
 };
 
-use crate::replica::Replica;
+use crate::{replica::Replica, text::one_line};
 
 /// Something that happened to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Event {
 }
 
 /// Reasons of a server that is on its way, nothing being wrong.
-const SERVER_UNDER_WAY: [&str; 3] = ["RollingPods", "ScalingDown", "StartingReplicas"];
+const SERVER_UNDER_WAY: [&str; 4] = ["ReloadingModels", "RollingPods", "ScalingDown", "StartingReplicas"];
 /// Reasons of a model that is on its way, nothing being wrong.
 const MODEL_UNDER_WAY: [&str; 5] = ["Downloading", "Loading", "Pending", "ServerNotFound", "ServerNotReady"];
 
@@ -45,7 +45,7 @@ pub fn of_replicas(replicas: &[Replica]) -> Vec<Event> {
     let event = |replica: &Replica, reason: &str, what: &str| Event {
         is_warning: true,
         reason: reason.into(),
-        note: format!("{}: {what}", replica.name),
+        note: one_line(&format!("{}: {what}", replica.name)).into_owned(),
     };
     let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
     let crashes = crashed.map(|replica| {

@@ -40,6 +40,7 @@ pub mod source_rules;
 pub mod status;
 mod strategic;
 pub mod surge;
+pub mod text;
 pub mod validate;
 pub mod validated;
 pub mod versions;

@@ -8,7 +8,7 @@ mod server;
 
 use crds::parts::source::ModelSource;
 
-use crate::{ObjectRef, Problem, Reason, path::FieldPath};
+use crate::{ObjectRef, Problem, Reason, path::FieldPath, text};
 
 pub use self::{
     model::{INLINE_MAX, model},
@@ -58,7 +58,7 @@ fn leaves_its_folder(path: &str) -> Option<&'static str> {
     if path.starts_with('/') {
         return Some("is absolute");
     }
-    if path.contains(['\\', '\0']) {
+    if path.contains(|c| c == '\\' || text::is_hidden(c)) {
         return Some("has a character that paths here cannot have");
     }
     path.split('/').find_map(|part| match part {
@@ -105,7 +105,21 @@ mod tests {
         for path in ["1/model.onnx", "a", "a..b/c", "..a", "1/.hidden"] {
             assert_eq!(leaves_its_folder(path), None, "{path}");
         }
-        for path in ["/etc/passwd", "../x", "a/../../x", "a/..", "", "a//b", "a/", "./a", "a\\b"] {
+        for path in [
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a/..",
+            "",
+            "a//b",
+            "a/",
+            "./a",
+            "a\\b",
+            "a\0",
+            "con\nfig",
+            "\u{1b}[31m",
+            "\u{202e}gpj.a",
+        ] {
             assert!(leaves_its_folder(path).is_some(), "{path}");
         }
     }

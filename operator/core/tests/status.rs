@@ -727,3 +727,141 @@ fn a_replica_that_waits_for_a_model_names_it_on_the_server() {
         ("StartingReplicas", "0 of 1 replicas are ready; vision-0 has not loaded model 'dead': SourceNotFound: 404")
     );
 }
+
+#[test]
+fn what_is_under_way_with_the_pods_is_told_as_what_it_is() {
+    let told = |wanted, status: Value, observed: i64| {
+        let mut case = Case::new(wanted, vec![]);
+        case.deployment = deployment(status);
+        case.deployment["observedGeneration"] = json!(observed);
+        let ready = of(&case.take().server.conditions, "Ready").clone();
+        format!("{:?} {}: {}", ready.status, ready.reason, ready.message)
+    };
+    let counts = |all: i32, ready: i32, updated: i32, available: i32| json!({ "replicas": all, "readyReplicas": ready, "updatedReplicas": updated, "availableReplicas": available });
+    let current = 7;
+    for (wanted, status, observed, expect) in [
+        // scaled down: before and after the Deployment's controller has come to it
+        (
+            1,
+            counts(3, 3, 3, 3),
+            6,
+            "ScalingDown: 1 of 1 replicas are ready, and 2 more than are asked for have not ended yet",
+        ),
+        (
+            1,
+            counts(3, 3, 3, 3),
+            current,
+            "ScalingDown: 1 of 1 replicas are ready, and 2 more than are asked for have not ended yet",
+        ),
+        // scaled up
+        (3, counts(1, 1, 1, 1), 6, "StartingReplicas: 1 of 3 replicas are ready"),
+        (3, counts(3, 1, 3, 1), current, "StartingReplicas: 1 of 3 replicas are ready"),
+        (
+            3,
+            counts(3, 3, 3, 2),
+            current,
+            "StartingReplicas: 3 of 3 replicas are ready, 1 of them not yet long enough to be counted",
+        ),
+        // another template
+        (3, counts(3, 3, 3, 3), 6, "RollingPods: 3 of 3 replicas are ready, and their replacement has not begun yet"),
+        (3, counts(4, 3, 1, 3), current, "RollingPods: 3 of 3 replicas are ready, 1 pods have the newest pod template"),
+        (
+            3,
+            counts(4, 4, 3, 4),
+            current,
+            "RollingPods: 3 of 3 replicas are ready, 1 with an older pod template have not ended yet",
+        ),
+        // none
+        (0, counts(2, 2, 2, 2), current, "ScalingDown: no replicas are asked for, and 2 have not ended yet"),
+    ] {
+        assert_eq!(told(wanted, status.clone(), observed), format!("False {expect}"), "{status}");
+    }
+}
+
+#[test]
+fn a_replica_that_reloads_a_model_out_of_the_service_is_named() {
+    let mut case = Case::new(2, vec![model("echo", json!({}))]);
+    case.deployment =
+        deployment(json!({ "replicas": 2, "readyReplicas": 1, "updatedReplicas": 2, "availableReplicas": 1 }));
+    let mut case = case.saying(2, &Phase::Ready, &[1]);
+    (case.replicas[1].is_ready, case.replicas[1].may_adopt) = (false, ["drain/18/0123456789abcdef".to_owned()].into());
+    let ready = of(&case.take().server.conditions, "Ready").clone();
+    assert_eq!(
+        (ready.reason.as_str(), ready.message.as_str()),
+        (
+            "ReloadingModels",
+            "1 of 2 replicas are ready; vision-1 gets no requests while it unloads a model and loads what follows it \
+             (loadPolicy.order: UnloadFirst)"
+        )
+    );
+}
+
+#[test]
+fn what_comes_from_elsewhere_is_one_line_that_shows_what_it_is() {
+    let mut case = Case::new(1, vec![model("echo", json!({}))]);
+    case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
+    let words = "Traceback:\n  in initialize\n\u{1b}[31m\u{202e};";
+    let phase = Phase::Failed { reason: "LoadFailed".into(), message: words.into(), will_retry: true };
+    case.replicas = vec![replica(0, Some(&case.compiled().manifest.hash), &case.models, &phase, &[])];
+    case.replicas[0].is_ready = false;
+    let statuses = case.take();
+    let (server, model) = (&statuses.server, &statuses.models[0].1);
+    let mut texts: Vec<&str> =
+        server.conditions.iter().chain(&model.conditions).map(|it| it.message.as_str()).collect();
+    texts.extend(model.failures.iter().map(|it| it.message.as_str()));
+    texts.extend(model.last_failure.iter().map(|it| it.message.as_str()));
+    assert!(texts.iter().filter(|text| text.contains(r"in initialize \u{1b}[31m\u{202e}")).count() >= 4, "{texts:#?}");
+    assert!(texts.iter().all(|text| !text.contains(|c: char| c.is_control() || c == '\u{202e}')), "{texts:#?}");
+    assert!(texts.iter().all(|text| !text.contains(";;") && !text.contains("; ;")), "{texts:#?}");
+}
+
+#[test]
+fn a_model_whose_name_another_one_has_does_not_say_what_that_one_serves() {
+    let twin = model("twin", json!({ "modelName": "echo" }));
+    let mut case = Case::new(2, vec![model("echo", json!({})), twin]);
+    case.deployment = all_ready(2);
+    let case = case.saying(2, &Phase::Ready, &[1]);
+    let statuses = case.take();
+    let of_model = |at: usize| (&statuses.models[at].0.name, &statuses.models[at].1);
+    let (name, echo) = of_model(0);
+    assert_eq!(
+        (name.as_str(), echo.loaded_replicas.as_deref(), &echo.active_versions[..]),
+        ("echo", Some("2/2"), &[1][..])
+    );
+    let (name, twin) = of_model(1);
+    assert_eq!(
+        (name.as_str(), twin.loaded_replicas.as_deref(), &twin.active_versions[..]),
+        ("twin", Some("0/2"), &[][..])
+    );
+    assert_eq!(
+        (of(&twin.conditions, "Ready").reason.as_str(), of(&twin.conditions, "Servable").status),
+        ("NameConflict", ConditionStatus::False)
+    );
+    assert!(twin.content_hash.is_none() && twin.target_versions.is_empty());
+    assert!(twin.urls.as_ref().unwrap().http.as_ref().unwrap().ends_with("/v2/models/echo"));
+}
+
+#[test]
+fn a_model_that_wants_more_memory_than_there_is_goes_on_and_is_not_under_way() {
+    let memory = |name: &str, bytes: &str| model(name, json!({ "gpuMemory": bytes }));
+    let mut case = Case::new(1, vec![memory("a", "4Gi"), memory("b", "4Gi")]);
+    case.server.spec.gpu =
+        serde_json::from_value(json!({ "count": 1, "memoryPerReplica": "10Gi", "memoryReserve": "0%" })).unwrap();
+    let last = case.compiled().manifest;
+    case.deployment = all_ready(1);
+    case.models[0] = memory("a", "8Gi");
+    let mut case = case.saying(1, &Phase::Ready, &[1]);
+    let compiled = compile(&case.server, &case.models, &Observed { manifest: Some(last), ..Observed::default() });
+    case.replicas[0].report.as_mut().unwrap().manifest_hash = Some(compiled.manifest.hash.clone());
+    let resources = case.applied(&compiled);
+    let statuses = case.take_with(&compiled, Outcome::Applied(&resources));
+    let conditions = &statuses.models[0].1.conditions;
+    let ready = of(conditions, "Ready");
+    assert!(ready.message.ends_with("; what was loaded before goes on"), "{}", ready.message);
+    assert_eq!(
+        (ready.reason.as_str(), of(conditions, "FitsMemory").status),
+        ("InsufficientGPUMemory", ConditionStatus::False)
+    );
+    assert!(condition::find(conditions, "Reconciling").is_none() && condition::find(conditions, "Stalled").is_none());
+    assert_eq!(statuses.models[1].1.loaded_replicas.as_deref(), Some("1/1"));
+}

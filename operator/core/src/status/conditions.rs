@@ -4,6 +4,8 @@
 use crds::parts::{Condition, ConditionStatus, condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::text::one_line;
+
 /// Longest message: enough for several problems, short enough for a list of objects.
 const MESSAGE_MAX: usize = 1024;
 
@@ -62,10 +64,11 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// The beginning of `text`, at most `max` bytes, whole characters only.
+/// The beginning of `text` in one line, at most `max` bytes, whole characters only.
 pub(crate) fn cut(text: &str, max: usize) -> String {
+    let text = one_line(text);
     if text.len() <= max {
-        return text.to_owned();
+        return text.into_owned();
     }
     const MORE: char = '…';
     let end = text.floor_char_boundary(max - MORE.len_utf8());
@@ -80,6 +83,7 @@ mod tests {
     fn long_texts_are_cut_between_characters() {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(cut("aäöü", 6), "aä…");
+        assert_eq!(cut("in\n\u{1b}x", 20), "in \\u{1b}x");
         assert!(cut(&"ä".repeat(5000), MESSAGE_MAX).len() <= MESSAGE_MAX);
     }
 }

@@ -18,6 +18,8 @@ use crate::{
     build::Resources,
     labels, pod,
     replica::{Phase, Replica},
+    rollout::drains,
+    text::joined,
 };
 
 /// Reason of what has no replicas because none are asked for.
@@ -76,9 +78,8 @@ fn is_no_change_of_ours(seen: &Seen<'_>, deployment: &Deployment) -> bool {
 fn with_remarks(ready: &Claim, outcome: &Outcome<'_>, replicas: &[Replica]) -> Claim {
     let Outcome::Applied(resources) = outcome else { return ready.clone() };
     let unread = replicas.iter().filter(|replica| !replica.is_leaving).filter_map(unread);
-    let sentences: Vec<String> =
-        [ready.message.clone()].into_iter().chain(resources.remarks.iter().cloned()).chain(unread).collect();
-    Claim { message: sentences.join("; "), ..ready.clone() }
+    let sentences = [ready.message.clone()].into_iter().chain(resources.remarks.iter().cloned()).chain(unread);
+    Claim { message: joined(sentences), ..ready.clone() }
 }
 
 /// What to say of a replica whose report was not read.
@@ -92,7 +93,7 @@ fn unreachable(replicas: &[Replica]) -> Option<String> {
         replica.unreachable.as_ref().map(|why| format!("{} cannot be reached: {why}", replica.name))
     });
     let all: Vec<_> = unreachable.collect();
-    (!all.is_empty()).then(|| all.join("; "))
+    (!all.is_empty()).then(|| joined(all))
 }
 
 /// Which models a pod that is not ready could not load, so far: it may wait for them.
@@ -108,13 +109,25 @@ fn held_up(replicas: &[Replica]) -> Option<String> {
         })
     });
     let all: Vec<_> = failed.take(HELD_UP_MAX).collect();
-    (!all.is_empty()).then(|| all.join("; "))
+    (!all.is_empty()).then(|| joined(all))
+}
+
+/// Which pods are out of the Service to reload models.
+fn reloading(replicas: &[Replica]) -> Option<String> {
+    let out = replicas.iter().filter(|replica| !replica.is_leaving && !replica.is_ready && drains::is_out(replica));
+    let names: Vec<&str> = out.map(|replica| replica.name.as_str()).collect();
+    let message = || {
+        let names = names.join(", ");
+        format!(
+            "{names} gets no requests while it unloads a model and loads what follows it (loadPolicy.order: UnloadFirst)"
+        )
+    };
+    (!names.is_empty()).then(message)
 }
 
 /// The problems of a server in one text.
 fn sentences(problems: &[Problem]) -> String {
-    let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    all.join("; ")
+    joined(problems.iter().map(ToString::to_string))
 }
 
 /// `is_woken`: a request starts a replica where there is none.
@@ -138,15 +151,8 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], 
         let message = format!("{} of {wanted} replicas are ready", counts.ready);
         return claim(ConditionStatus::True, "AllReplicasReady", message);
     }
-    let mut message = format!("{} of {wanted} replicas are ready", counts.ready);
-    let is_about_to_roll = !counts.is_current && counts.all > 0;
-    if is_about_to_roll {
-        message.push_str(", and their replacement has not begun yet");
-    }
-    let is_rolling = counts.is_current && counts.updated < wanted && counts.all > counts.updated;
-    if is_rolling {
-        message.push_str(&format!(", {} of them with the newest pod template", counts.updated));
-    }
+    let stage = Stage::of(&counts, wanted);
+    let message = stage.message(&counts, wanted);
     let condition = |type_: &str| {
         deployment.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(move |it| it.type_ == type_)
     };
@@ -161,15 +167,13 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], 
     let unreachable = unreachable.map(|why| ("ReplicaUnreachable".to_owned(), why));
     let (mut reason, why) = match troubled.or(refused).or(unreachable) {
         Some((reason, why)) => (reason, Some(why)),
-        None if wanted > 0 && !is_about_to_roll && !is_rolling => ("StartingReplicas".to_owned(), held_up(replicas)),
-        None if wanted == 0 => ("ScalingDown".to_owned(), None),
-        None if is_about_to_roll => ("RollingPods".to_owned(), None),
-        None => ("RollingPods".to_owned(), held_up(replicas)),
+        None => match (stage, reloading(replicas)) {
+            (Stage::Starting, Some(why)) => ("ReloadingModels".to_owned(), Some(why)),
+            (Stage::Starting | Stage::Rolling | Stage::Ending, _) => (stage.reason().to_owned(), held_up(replicas)),
+            (Stage::AboutToRoll | Stage::ScalingDown | Stage::Settling, _) => (stage.reason().to_owned(), None),
+        },
     };
-    if let Some(why) = why {
-        message.push_str("; ");
-        message.push_str(&why);
-    }
+    let message = joined([message].into_iter().chain(why));
     if overdue {
         reason = "ProgressDeadlineExceeded".to_owned();
     }
@@ -177,6 +181,68 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], 
         ready: Claim::new(ConditionStatus::False, reason, message),
         is_final: overdue && counts.is_current,
         is_at_rest: false,
+    }
+}
+
+/// What is under way with the pods of a Deployment that is not as it shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its controller has not seen the newest spec.
+    AboutToRoll,
+    /// Pods of an older template are replaced.
+    Rolling,
+    /// Pods of an older template are on their way out.
+    Ending,
+    /// There are more pods than shall be.
+    ScalingDown,
+    /// There are fewer that are ready.
+    Starting,
+    /// All are ready, some for a moment only.
+    Settling,
+}
+
+impl Stage {
+    fn of(counts: &Counts, wanted: i32) -> Self {
+        let is_current = counts.is_current;
+        match () {
+            () if wanted == 0 => Self::ScalingDown,
+            () if counts.updated < counts.all && !is_current => Self::AboutToRoll,
+            () if counts.updated < counts.all && counts.updated < wanted => Self::Rolling,
+            () if counts.updated < counts.all => Self::Ending,
+            () if counts.all > wanted => Self::ScalingDown,
+            () if counts.ready < wanted && (is_current || counts.all < wanted) => Self::Starting,
+            () if is_current || counts.all == 0 => Self::Settling,
+            () => Self::AboutToRoll,
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::AboutToRoll | Self::Rolling | Self::Ending => "RollingPods",
+            Self::ScalingDown => "ScalingDown",
+            Self::Starting | Self::Settling => "StartingReplicas",
+        }
+    }
+
+    fn message(self, counts: &Counts, wanted: i32) -> String {
+        let ready = format!("{} of {wanted} replicas are ready", counts.ready.min(wanted));
+        let surplus = counts.all - wanted;
+        match self {
+            Self::AboutToRoll => format!("{ready}, and their replacement has not begun yet"),
+            Self::Rolling => format!("{ready}, {} pods have the newest pod template", counts.updated),
+            Self::Ending => {
+                format!("{ready}, {} with an older pod template have not ended yet", counts.all - counts.updated)
+            }
+            Self::ScalingDown if wanted == 0 => {
+                format!("no replicas are asked for, and {} have not ended yet", counts.all)
+            }
+            Self::ScalingDown => format!("{ready}, and {surplus} more than are asked for have not ended yet"),
+            Self::Starting => ready,
+            Self::Settling if counts.available < wanted => {
+                format!("{ready}, {} of them not yet long enough to be counted", wanted - counts.available)
+            }
+            Self::Settling => ready,
+        }
     }
 }
 
