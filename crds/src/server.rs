@@ -120,7 +120,7 @@ pub struct TritonServerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// PriorityClass of the pods.
+    /// PriorityClass of the pods; none of system-*, which are for the pods of the cluster itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
@@ -170,7 +170,7 @@ pub struct TritonServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// Labels and annotations added to the pods.
+    /// Labels and annotations added to the pods; none of triton-operator.dev, and none that controllers of Kubernetes write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_metadata: Option<PodMetadata>,
     /// The last word about the pods: a strategic merge patch over their template, such as a sidecar, an init container (it runs once the

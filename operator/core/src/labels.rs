@@ -42,6 +42,20 @@ pub fn common(server: &str) -> BTreeMap<String, String> {
     labels
 }
 
+/// Domain of what the operator itself reads and writes.
+const DOMAIN: &str = "triton-operator.dev";
+
+/// Whether a label or annotation is of the operator's own domain.
+pub fn is_of_operator(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    domain == DOMAIN || domain.strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Whether a label of pods is set by the controllers of workloads, which select by it.
+pub fn is_of_workloads(key: &str) -> bool {
+    matches!(key, "pod-template-hash" | "controller-revision-hash" | "pod-template-generation")
+}
+
 /// Labels as the text of a label selector.
 pub fn to_selector_text(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")

@@ -217,7 +217,13 @@ fn refuse_changes(base: &Value, merged: &Value, mistakes: &mut Vec<Mistake>) {
             for (field, why) in OF_CONTAINER.iter().filter(|(field, _)| container[field] != now[field]) {
                 refuse(format!("{path}.{field}"), why);
             }
-            for (list, why) in [("ports", "it is what is asked"), ("volumeMounts", "the container lives on it")] {
+            let lists = [
+                ("ports", "it is what is asked"),
+                ("volumeMounts", "the container lives on it"),
+                ("env", "the agent goes by it"),
+            ];
+            let is_kept = |list: &str| list != "env" || name == pod::AGENT_CONTAINER;
+            for (list, why) in lists.into_iter().filter(|(list, _)| is_kept(list)) {
                 let now = now[list].as_array().map_or(&[][..], Vec::as_slice);
                 for (at, ours) in container[list].as_array().into_iter().flatten().enumerate() {
                     if !now.contains(ours) {
@@ -278,6 +284,9 @@ fn refuse_rights(template: &Value, mistakes: &mut Vec<Mistake>) {
     }
     if spec["shareProcessNamespace"] == true {
         refuse("spec.shareProcessNamespace".into(), "the launcher is the first process of its container");
+    }
+    if spec["priorityClassName"].as_str().is_some_and(|class| class.starts_with("system-")) {
+        refuse("spec.priorityClassName".into(), "the classes system-* are for the pods of the cluster itself");
     }
     if !is_nothing(&spec["ephemeralContainers"]) {
         refuse("spec.ephemeralContainers".into(), "they are added to a running pod (kubectl debug)");

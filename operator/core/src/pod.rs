@@ -45,6 +45,11 @@ pub const POD_INFO: &str = "/podinfo";
 /// File with the pod's annotation [`crate::labels::ADOPT`].
 pub const ADOPT: &str = "/podinfo/adopt";
 
+/// Environment variable of the agent: the pod's own addresses, with commas between them.
+pub const POD_IPS: &str = "POD_IPS";
+/// Environment variable of the agent: the addresses of its node, with commas between them.
+pub const HOST_IPS: &str = "HOST_IPS";
+
 /// Folder that server and agent share for sockets; in memory, and never seen from outside the pod.
 pub const CONTROL: &str = "/run/triton";
 /// Socket in it at which the server takes every call, those included that its ports refuse.

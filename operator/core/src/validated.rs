@@ -9,7 +9,7 @@ use crate::{
     Compiled, Manifest, ObjectRef, Observed, Problem, Reason,
     build::{Kind, pod_template},
     defaults::{self, ServerSettings},
-    image,
+    image, labels,
     mounts::Mounts,
     names,
     optional::Choice,
@@ -122,7 +122,14 @@ pub fn validate<'a>(
         kept,
         operator_namespace: settings.namespace.clone(),
         activators: observed.activators.clone(),
-        remarks: optional.remarks.iter().cloned().chain(gives_way).chain(observed.rests_not.clone()).collect(),
+        remarks: optional
+            .remarks
+            .iter()
+            .cloned()
+            .chain(gives_way)
+            .chain(observed.rests_not.clone())
+            .chain(overridden_labels(server))
+            .collect(),
         optional,
     };
     if server.spec.pod_template.is_some()
@@ -136,6 +143,16 @@ pub fn validate<'a>(
 fn of_template(object: &ObjectRef, mistake: Mistake) -> Problem {
     let path = strategic::below("spec.podTemplate", &mistake.path);
     Problem { object: object.clone(), reason: Reason::InvalidSpec, path, message: mistake.message }
+}
+
+/// Labels that the user gives pods and that have other values on all pods of the server.
+fn overridden_labels(server: &TritonServer) -> Option<String> {
+    let given = &server.spec.pod_metadata.as_ref()?.labels;
+    let ours = labels::common(server.metadata.name.as_deref().unwrap_or_default());
+    let lost = ours.iter().filter(|(key, own)| given.get(*key).is_some_and(|value| value != *own));
+    let lost: Vec<_> = lost.map(|(key, own)| format!("'{own}' for label {key}")).collect();
+    (!lost.is_empty())
+        .then(|| format!("pods of a server always have {} (remove it from spec.podMetadata)", lost.join(" and ")))
 }
 
 /// The reference by which everything built for `server` is its own.

@@ -201,6 +201,7 @@ fn pods_get_no_rights_that_their_template_does_not_have() {
     refused(
         json!({ "spec": {
         "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": true,
+        "priorityClassName": "system-node-critical", "initContainers": [{ "name": "agent", "env": [{ "name": "HOST_IPS", "value": "" }] }],
         "securityContext": { "runAsUser": 0, "runAsNonRoot": false, "seccompProfile": { "type": "Unconfined" }, "sysctls": [{ "name": "a", "value": "1" }] },
         "containers": [{ "name": "x", "image": "x", "ports": [{ "containerPort": 80, "hostPort": 80 }],
             "securityContext": { "privileged": true, "allowPrivilegeEscalation": true, "procMount": "Unmasked", "capabilities": { "add": ["SYS_ADMIN"] } } }],
@@ -208,10 +209,12 @@ fn pods_get_no_rights_that_their_template_does_not_have() {
                     { "name": "token", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }],
     } }),
         &[
+            "spec.initContainers[agent].env[HOST_IPS]: cannot be changed: the agent goes by it",
             "spec.hostNetwork: is refused: the pods share nothing with their node",
             "spec.hostPID: is refused: the pods share nothing with their node",
             "spec.hostIPC: is refused: the pods share nothing with their node",
             "spec.shareProcessNamespace: is refused: the launcher is the first process of its container",
+            "spec.priorityClassName: is refused: the classes system-* are for the pods of the cluster itself",
             "spec.securityContext.runAsNonRoot: is refused: nothing in the pod runs as root",
             "spec.securityContext.runAsUser: is refused: nothing in the pod runs as root",
             "spec.securityContext.seccompProfile: is refused: Unconfined takes the guard off",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use operator_core::manifest::Manifest;
+use operator_core::{manifest::Manifest, pod};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,7 +20,7 @@ use triton_agent::{
     Agent, Settings,
     disk::DiskLimits,
     manifest::{follow, read},
-    source::{Mounts, Places},
+    source::{AddressRule, Mounts, Places},
 };
 
 use super::{
@@ -153,6 +153,7 @@ async fn first(path: &Path, published: &watch::Sender<Published>) -> Manifest {
 }
 
 fn settings(args: &RunArgs, folder: &Path) -> Settings {
+    let variable = |name| std::env::var(name).unwrap_or_default();
     let below = |folder: &PathBuf| Mounts { below: vec![folder.clone()], ..Mounts::default() };
     let mut settings = Settings::new(folder, args.server.clone());
     settings.look_again = LOOK;
@@ -165,6 +166,7 @@ fn settings(args: &RunArgs, folder: &Path) -> Settings {
         config_maps: below(&args.config_maps),
         volumes: below(&args.volumes),
         secrets: below(&args.secrets),
+        addresses: Arc::new(AddressRule::of_pod(&variable(pod::POD_IPS), &variable(pod::HOST_IPS))),
         ..Places::default()
     };
     settings

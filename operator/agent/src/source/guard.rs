@@ -25,11 +25,15 @@ const METADATA: [IpAddr; 6] = [
 ];
 
 /// Which addresses sources may have. The default one refuses loopback, link-local, metadata, unspecified, multicast and
-/// reserved addresses.
+/// reserved addresses; that of a pod its own and its node's as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressRule {
     /// Taken out of what is refused otherwise.
     allowed: Vec<IpNet>,
+    /// Addresses of the pod.
+    own: Vec<IpAddr>,
+    /// Addresses of its node.
+    of_node: Vec<IpAddr>,
     /// What a source must be one of; absent: nothing more is asked.
     hosts: Option<Vec<HostPattern>>,
 }
@@ -55,6 +59,8 @@ pub struct Refused {
 enum Why {
     Loopback,
     LinkLocal,
+    Own,
+    OfNode,
     Metadata,
     Unspecified,
     Multicast,
@@ -82,12 +88,19 @@ impl AddressRule {
         };
         let allowed = allow.into_iter().map(range).collect::<Result<_, _>>()?;
         let hosts = hosts.map(|hosts| hosts.into_iter().map(|host| HostPattern::parse(host.as_ref().trim())));
-        Ok(Self { allowed, hosts: hosts.map(Iterator::collect).transpose()? })
+        Ok(Self { allowed, hosts: hosts.map(Iterator::collect).transpose()?, ..Self::default() })
     }
 
     /// The rule of somebody's own machine, whose servers are his: loopback addresses are allowed.
     pub fn with_loopback() -> Self {
         Self::new(["127.0.0.0/8", "::1/128"], None::<[&str; 0]>).expect("these are ranges")
+    }
+
+    /// The rule of a pod that has the addresses `own`, on a node that has those of `of_node`; each with commas between them. Words that are
+    /// no addresses are passed over.
+    pub fn of_pod(own: &str, of_node: &str) -> Self {
+        let addresses = |text: &str| text.split(',').filter_map(|word| word.trim().parse().ok()).collect();
+        Self { own: addresses(own), of_node: addresses(of_node), ..Self::default() }
     }
 
     /// This rule and what a manifest rules besides: what it allows is allowed as well, and only its hosts are.
@@ -100,6 +113,7 @@ impl AddressRule {
         Self {
             allowed: self.allowed.iter().copied().chain(allow).collect(),
             hosts: hosts.or_else(|| self.hosts.clone()),
+            ..self.clone()
         }
     }
 
@@ -108,7 +122,12 @@ impl AddressRule {
         let meant = meant(address);
         let is_in = |range: &IpNet| range.contains(&address) || range.contains(&meant);
         let refused = |why| Err(Refused { host: host.to_owned(), address, why });
-        if let Some(why) = refused_by_default(meant).or_else(|| refused_by_default(address))
+        let of_machine = || match meant {
+            _ if self.own.contains(&meant) => Some(Why::Own),
+            _ if self.of_node.contains(&meant) => Some(Why::OfNode),
+            _ => None,
+        };
+        if let Some(why) = refused_by_default(meant).or_else(|| refused_by_default(address)).or_else(of_machine)
             && !self.allowed.iter().any(is_in)
         {
             return refused(why);
@@ -182,6 +201,8 @@ impl fmt::Display for Refused {
         let kind = match why {
             Why::Loopback => "a loopback address",
             Why::LinkLocal => "a link-local address",
+            Why::Own => "an address of the pod itself",
+            Why::OfNode => "an address of the pod's node",
             Why::Metadata => "an address of a cloud's metadata service",
             Why::Unspecified => "no address of a machine",
             Why::Multicast => "a multicast address",
@@ -402,5 +423,34 @@ mod tests {
         assert!(error.is::<Refused>(), "{error}");
         let resolver = Resolver { rule: Arc::new(AddressRule::with_loopback()), exempt: Arc::default() };
         assert!(!resolver.look_up("localhost").await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_pod_does_not_fetch_from_itself_or_its_node_unless_that_is_allowed() {
+        let rule = AddressRule::of_pod("10.1.0.7,fd01::7", "192.168.0.4, junk,");
+        let check =
+            |rule: &AddressRule, text: &str| rule.check("h", text.parse().unwrap()).map_err(|refused| refused.why);
+        for own in ["10.1.0.7", "::ffff:10.1.0.7", "fd01::7"] {
+            assert_eq!(check(&rule, own), Err(Why::Own), "{own}");
+        }
+        assert_eq!(check(&rule, "192.168.0.4"), Err(Why::OfNode));
+        for other in ["10.1.0.8", "192.168.0.5", "fd01::8"] {
+            assert_eq!(check(&rule, other), Ok(()), "{other}");
+        }
+        let refused = rule.check("web.example", "10.1.0.7".parse().unwrap()).unwrap_err().to_string();
+        assert!(
+            refused
+                .starts_with("'web.example' leads to 10.1.0.7, which is refused: it is an address of the pod itself;"),
+            "{refused}"
+        );
+        let rules: SourceRules =
+            serde_json::from_str(r#"{"allow":["192.168.0.0/24"],"hosts":["192.168.0.0/24","10.1.0.7"]}"#).unwrap();
+        assert_eq!(check(&rule.with(&rules), "192.168.0.4"), Ok(()));
+        assert_eq!(
+            check(&rule.with(&rules), "10.1.0.7"),
+            Err(Why::Own),
+            "what a server lists allows nothing that is refused"
+        );
+        assert_eq!(AddressRule::of_pod("", ""), AddressRule::default());
     }
 }

@@ -4,8 +4,8 @@
 use crds::parts::{control::Control, image::PullPolicy};
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, LocalObjectReference, PodResourceClaim, PodSecurityContext, PodSpec,
-        PodTemplateSpec, SeccompProfile, SecurityContext,
+        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, LocalObjectReference, ObjectFieldSelector,
+        PodResourceClaim, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, SecurityContext,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -162,6 +162,8 @@ fn agent(server: &Validated<'_>) -> Container {
         image_pull_policy: Some(pull_policy(server)),
         command: Some(vec!["triton-agent".into(), "run".into()]),
         args: Some(args),
+        // which addresses no source may have; an older agent does not read them
+        env: Some(vec![of_pod(pod::POD_IPS, "status.podIPs"), of_pod(pod::HOST_IPS, "status.hostIPs")]),
         ports: Some(vec![port("agent", pod::AGENT_PORT)]),
         // A sidecar: starts before the server, lives beside it, ends after it.
         restart_policy: Some("Always".into()),
@@ -174,6 +176,13 @@ fn agent(server: &Validated<'_>) -> Container {
         security_context: Some(restricted()),
         ..Container::default()
     }
+}
+
+/// A variable with what the pod is told of itself.
+fn of_pod(name: &str, field: &str) -> EnvVar {
+    let field_ref = Some(ObjectFieldSelector { field_path: field.into(), ..ObjectFieldSelector::default() });
+    let value_from = Some(EnvVarSource { field_ref, ..EnvVarSource::default() });
+    EnvVar { name: name.into(), value_from, ..EnvVar::default() }
 }
 
 fn pull_policy(server: &Validated<'_>) -> String {

@@ -12,7 +12,7 @@ use super::{Findings, spec};
 use crate::{
     Problem, canonical,
     defaults::{GPU_RESOURCE, OWN_FLAGS},
-    names, overrides,
+    labels, names, overrides,
     source_rules::HostPattern,
 };
 
@@ -24,6 +24,7 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     rollout(server, &mut findings);
     gpu(server, &mut findings);
     flags(server, &mut findings);
+    pods(server, &mut findings);
     hosts(server, &mut findings);
     autoscaling(server, &mut findings);
     monitors(server, &mut findings);
@@ -162,6 +163,13 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
             continue;
         };
         let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+        if name.is_empty() {
+            findings.add(
+                path,
+                format!("'{arg}' names no flag: write one with its value as one item, such as --name=value"),
+            );
+            continue;
+        }
         if restricts_health(name, value) {
             let message = "restricts health, which the kubelet asks without a header to know whether the pod is ready: leave \
                            health out";
@@ -178,6 +186,29 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
             _ => "remove it, and use the field for it if there is one",
         };
         findings.add(path, format!("{shown} is set by the operator: {cure}"));
+    }
+}
+
+/// What whoever writes a server may not say of its pods: whose place they take on a full node, and what the operator tells them.
+fn pods(server: &TritonServer, findings: &mut Findings) {
+    if let Some(class) = server.spec.priority_class_name.as_deref().filter(|class| class.starts_with("system-")) {
+        let message = format!(
+            "'{class}' is for the pods of the cluster itself, which take the place of everybody else's: name another PriorityClass"
+        );
+        findings.add(spec("priorityClassName"), message);
+    }
+    let Some(metadata) = &server.spec.pod_metadata else { return };
+    for (field, keys) in [("labels", &metadata.labels), ("annotations", &metadata.annotations)] {
+        for key in keys.keys() {
+            let message = if labels::is_of_operator(key) {
+                format!("'{key}' is written by the operator alone: remove it")
+            } else if labels::is_of_workloads(key) {
+                format!("'{key}' is written by Kubernetes alone: remove it")
+            } else {
+                continue;
+            };
+            findings.add(spec("podMetadata").field(field).field(key), message);
+        }
     }
 }
 
