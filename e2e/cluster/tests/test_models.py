@@ -44,7 +44,7 @@ def is_unknown(namespace, model):
     return False
 
 
-def test_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
+def test_invariant_10_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
     namespace.patch("tmod/echo", config={"backend": "nowhere"})
@@ -60,6 +60,7 @@ def test_a_bad_new_version_leaves_the_old_one_serving_and_says_why(namespace):
 
     namespace.patch("tmod/echo", config={"backend": "identity"})
     namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision", "ModelsLoaded")
 
 
 def test_a_model_that_exhausts_the_servers_memory_is_given_up_and_the_others_go_on(namespace):

@@ -106,7 +106,7 @@ def test_replicas_that_the_spec_sets_no_more_stay_and_are_free_to_be_scaled(name
     until(lambda: namespace.get("deployment/vision")["spec"]["replicas"] == 2, "the replicas of the spec")
 
 
-def test_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(namespace):
+def test_invariant_8_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(namespace):
     namespace.kubectl("create", "service", "clusterip", "vision", "--tcp=80")
     namespace.apply(SERVER, ECHO)
     condition = namespace.wait("tsrv/vision", status="False")
@@ -119,7 +119,7 @@ def test_objects_of_the_same_name_that_are_not_ours_are_left_alone_and_told(name
     assert namespace.infer() == [1, 2]
 
 
-def test_what_is_no_longer_wanted_is_removed(namespace):
+def test_invariant_8_what_is_no_longer_wanted_is_removed(namespace):
     settled(namespace, TWO + "  service: {headless: true}\n", ECHO)
     namespace.get("service/vision-headless")
     namespace.get("poddisruptionbudget/vision")

@@ -114,8 +114,8 @@ def test_a_content_that_does_not_load_stops_at_the_first_replica(namespace):
     assert namespace.get("tmod/echo")["status"]["loadedReplicas"] == "4/4"
 
 
-def test_one_replica_of_three_that_cannot_load_a_model_is_named(namespace):
-    """Invariant 16: the two that serve it go on, the third gets no requests, and the status says which and why."""
+def test_invariant_16_one_replica_of_three_that_cannot_load_a_model_is_named(namespace):
+    """The two that serve it go on, the third gets no requests, and the status says which and why."""
     namespace.apply(THREE + "  image: {repository: localhost/tritonserver-python}\n", ECHO)
     namespace.wait("tsrv/vision", deadline=150)
     known = sorted(namespace.pods())

@@ -61,15 +61,25 @@ def test_a_wrong_model_is_told_and_its_last_good_form_serves(namespace):
     assert namespace.infer() == [1, 2]
 
 
-def test_of_two_models_with_one_name_the_older_serves(namespace):
-    namespace.apply(SERVER, ECHO)
+def test_of_two_models_with_one_name_that_which_serves_goes_on(namespace):
+    twin = ECHO.replace("metadata: {name: echo}", "metadata: {name: twin}") + "  modelName: echo\n"
+    parked = twin.replace("{name: twin}", "{name: parked}").replace("serverRef: {name: vision}", "serverRef: {name: none}")
+    namespace.apply(SERVER, parked)
+    namespace.wait("tmod/parked", status="False", reason="ServerNotFound")
+    namespace.apply(ECHO)
     namespace.wait("tmod/echo")
-    namespace.apply(ECHO.replace("metadata: {name: echo}", "metadata: {name: twin}") + "  modelName: echo\n")
-    condition = namespace.wait("tmod/twin", status="False", reason="NameConflict")
-    assert "echo" in condition["message"]
+    namespace.apply(twin)
+    namespace.patch("tmod/parked", serverRef={"name": "vision"})
+    for model in ("twin", "parked"):
+        condition = namespace.wait(f"tmod/{model}", status="False", reason="NameConflict")
+        assert "serves TritonModel echo" in condition["message"], condition
+        status = namespace.get(f"tmod/{model}")["status"]
+        assert (status["loadedReplicas"], status.get("activeVersions", [])) == ("0/1", []), status
     assert namespace.condition("tmod/echo")["status"] == "True"
+    # the older of the two that wait
     namespace.kubectl("delete", "tmod/echo")
-    namespace.wait("tmod/twin")
+    namespace.wait("tmod/parked")
+    assert namespace.condition("tmod/twin")["reason"] == "NameConflict"
 
 
 def test_what_the_cluster_refuses_is_told_in_its_words(namespace):
