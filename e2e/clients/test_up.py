@@ -60,7 +60,7 @@ def test_the_digits_sample_recognises_a_digit():
 
 def test_the_sample_holds_the_model_that_is_committed():
     text = (SAMPLE / "configmap.yaml").read_text()
-    assert base64.b64decode(text.split("model.onnx: |", 1)[1]) == (SAMPLE / "model.onnx").read_bytes()
+    assert base64.b64decode(text.split("model.onnx: ", 1)[1]) == (SAMPLE / "model.onnx").read_bytes()
 
 
 def test_a_folder_made_for_a_cluster_is_brought_up_as_it_is(tmp_path):

@@ -6,7 +6,6 @@ has never seen. Run by hand, with e2e/env done: .venv/bin/python deploy/samples/
 """
 
 import base64
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +71,11 @@ def to_onnx(network):
 
 
 def config_map(content):
-    """The model file as a resource: what `kubectl create configmap digits-model --from-file=model.onnx --dry-run=client -o yaml` makes."""
-    text = base64.encodebytes(content).decode()
+    """The model file as a resource: what `kubectl create configmap digits-model --from-file=model.onnx --dry-run=client -o yaml` makes.
+    In one line, as API servers keep it: with line breaks every apply would find a difference."""
     return (
         "# Written by train.py: model.onnx as a resource, small enough for a ConfigMap.\n"
-        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: digits-model\nbinaryData:\n  model.onnx: |\n" + textwrap.indent(text, "    ")
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: digits-model\nbinaryData:\n  model.onnx: {base64.b64encode(content).decode()}\n"
     )
 
 
