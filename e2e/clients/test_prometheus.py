@@ -230,7 +230,7 @@ def under_load(tmp_path_factory):
         targets = [f"127.0.0.1:{server.metrics}", f"127.0.0.1:{page.server_port}"]
 
         def ask(name, input_name):
-            with contextlib.closing(connect(server, "http")) as client:
+            with contextlib.closing(connect("http", server)) as client:
                 values = [tensor("http", input_name, np.array([[1]], np.int32), "INT32")]
                 while not stop.is_set():
                     with contextlib.suppress(Exception):  # some are rejected: the queue is short
