@@ -25,10 +25,10 @@ spec:
 """
 
 
-def code(factor, at_load="pass"):
-    """A Python model that multiplies, and does something when it is loaded."""
+def code(factor, at_load="pass", at_request="pass"):
+    """A Python model that multiplies, and does something when it is loaded and at each request."""
     text = f"""
-        import os, pathlib, signal
+        import os, pathlib, signal, threading
         import triton_python_backend_utils as pb_utils
 
         def end_the_server():
@@ -41,6 +41,7 @@ def code(factor, at_load="pass"):
                 {at_load}
 
             def execute(self, requests):
+                {at_request}
                 tensors = [pb_utils.get_input_tensor_by_name(it, "INPUT0").as_numpy() for it in requests]
                 return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", it * {factor})]) for it in tensors]
         """
@@ -91,6 +92,47 @@ def test_a_content_that_takes_its_server_down_is_tried_by_one_replica_and_never_
         lambda: not any("triton-operator.dev/adopt" in it["metadata"].get("annotations", {}) for it in namespace.pods().values()),
         "nothing in rollout to be left on a pod",
     )
+
+
+@pytest.mark.our_cluster
+def test_a_content_that_ends_its_server_after_its_load_or_at_a_request_goes_no_further(namespace):
+    """Proven models beside it are never accused, the former content serves on, and a repair is tried at once."""
+    image = "  image: {repository: localhost/tritonserver-python}\n"
+    models = {name: MODEL.replace("name: worded", f"name: {name}") for name in ("worded", "beside")}
+    first = {name: text.replace("source: {inline: {files: {}}}", f"source: {json.dumps(code(2))}") for name, text in models.items()}
+    namespace.apply(SERVER.replace("replicas: 1", "replicas: 2") + image, ECHO, *first.values())
+    for what in ("tsrv/vision", "tmod/echo", "tmod/worded", "tmod/beside"):
+        namespace.wait(what, deadline=150)
+
+    def contained(what, **patch):
+        """Patches the model with what ends its server, and waits until that is in quarantine."""
+        with load(namespace, model="worded", may_fail=True) as result:
+            namespace.patch("tmod/worded", source=code(3, **patch))
+            condition = until(
+                lambda: (it := namespace.condition("tmod/worded")).get("reason") == "ServerCrashed" and "no replica loads" in it["message"] and it,
+                f"what ends its server {what} to be in quarantine",
+                120,
+            )
+        assert "2 server processes" in condition["message"] and "the former one goes on" in condition["message"], condition
+        (failure,) = namespace.get("tmod/worded")["status"]["failures"]
+        assert failure["pod"] in condition["message"] and failure["state"] == "Failed", failure
+        assert result["failed"] <= result["requests"] / 10, (what, result)
+        until(lambda: [namespace.infer("worded") for _ in range(4)] == [[2, 4]] * 4, "the former content to serve")
+        return failure["pod"]
+
+    pod = contained("after its load", at_load="threading.Timer(2.0, end_the_server).start()")
+    crashed = {name for name in namespace.pods() for it in events(namespace, "vision", "ServerCrashed") if name in it["note"]}
+    assert crashed == {pod}, "one replica tried it"
+    # a repair that is good, and then one that is not
+    namespace.patch("tmod/worded", source=code(2, at_load="pass  # repaired"))
+    namespace.wait("tmod/worded", deadline=120)
+    contained("at its first request", at_request="end_the_server()")
+    namespace.patch("tmod/worded", source=code(5))
+    namespace.wait("tmod/worded", deadline=120)
+    assert namespace.infer("worded") == [5, 10]
+    for what in ("tsrv/vision", "tmod/echo", "tmod/beside"):
+        namespace.wait(what, deadline=120)
+    assert not events(namespace, "beside", "ServerCrashed") and not events(namespace, "echo", "ServerCrashed")
 
 
 def test_a_content_that_does_not_load_stops_at_the_first_replica(namespace):

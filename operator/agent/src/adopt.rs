@@ -60,6 +60,8 @@ pub struct Entry {
     pub hash: String,
     /// It has served on some pod: the server is not ready without it if it is required.
     pub is_proven: bool,
+    /// It is the one in rollout: the end of a server that has just loaded it is held against it.
+    pub is_in_trial: bool,
     /// Content hash of the entry in rollout that the pod does not follow: what it has served of that is not loaded again.
     pub withheld: Option<String>,
     /// The model is in rollout: the former content may be needed again.
@@ -78,6 +80,7 @@ pub fn follow(published: &Arc<Manifest>, facts: &PodFacts) -> Following {
         let entry = Entry {
             hash: followed.content_hash(),
             is_proven: !is_the_new_one || matches!(phase, None | Some(RolloutPhase::Spreading)),
+            is_in_trial: is_the_new_one && phase.is_some(),
             withheld: (!is_the_new_one).then(|| model.content_hash()),
             is_in_rollout: phase.is_some(),
         };

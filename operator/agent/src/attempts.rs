@@ -1,315 +1,454 @@
-//! How often a server process ended while it loaded a content. An attempt is noted on disk before it is made and taken back
-//! when the server answers, so that no crash, of the server or of the agent, erases it: a content that takes the server down
-//! is tried [`CRASHES_MAX`] times and never again. Models that were being loaded beside it are told apart by loading each
-//! one that has an open attempt by itself.
+//! Which contents server processes ended with. An attempt is noted on disk before a load is asked for and stays open until the content
+//! has settled: its server has lived on for [`SETTLE`] after the load. So no crash, of the server or of the agent, erases it. When a
+//! process ends, [`accuse`] says which open attempts that is held against; a content that took down [`CRASHES_MAX`] processes is not
+//! loaded again. Contents that are accused together are told apart by loading each by itself.
+//!
+//! A proven content settles with the server's answer. Ends for which nothing that was open can be held responsible are counted for
+//! all contents that were loaded: a content in whose company servers end again and again is no ground to go back to.
+
+mod accuse;
+mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write},
+    fmt,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
+use self::{accuse::accused, file::Noted};
 use crate::{fault::Fault, store::Store, verify::ContentHash};
 
 /// Server processes a content may take down before it is not loaded any more.
 pub const CRASHES_MAX: u32 = 2;
 
-/// Open attempts by content, kept in a file.
+/// How long a server has to live on with a content that is not proven.
+pub const SETTLE: Duration = Duration::from_secs(10);
+
+/// Unexplained ends in whose company a content is no longer what a server starts with, if there is a newer one.
+pub const UNEXPLAINED_MAX: u32 = 2;
+
+/// A process that lived this long has shown that what it serves ends no servers.
+const CALM: Duration = Duration::from_secs(600);
+
+/// What is noted of contents, kept in a file.
 #[derive(Debug)]
 pub struct Attempts {
     path: PathBuf,
-    open: Mutex<Open>,
+    settle: Duration,
+    state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct Open {
-    counts: BTreeMap<ContentHash, u32>,
-    /// Contents that the present server process loads by itself when it starts, and has not said anything of yet.
-    starting: BTreeSet<ContentHash>,
-    /// Contents that the present server process was asked to load, and has not answered yet.
+#[derive(Debug)]
+struct State {
+    noted: Noted,
+    /// Counts server processes, as far as this agent has seen them end.
+    process: u64,
+    /// Since when the present one is known.
+    began: Instant,
+    /// Contents that the present process was asked to load, and has not answered yet.
     asked: BTreeSet<ContentHash>,
+    /// When contents were loaded that have not settled.
+    loaded: BTreeMap<ContentHash, Instant>,
 }
 
-/// An attempt under way.
+/// What is noted of one content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Note {
+    /// Server processes whose ends are held against it.
+    #[serde(default)]
+    crashes: u32,
+    /// How the last of them ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Crash>,
+    /// The attempt that has not come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    open: Option<Open>,
+    /// Ends of server processes that had it loaded, for which nothing can be held responsible.
+    #[serde(default)]
+    unexplained: u32,
+    /// Contents with higher numbers were tried later for the first time.
+    #[serde(default)]
+    number: u64,
+}
+
+/// An attempt that has not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Open {
+    stage: Stage,
+    /// The content is in rollout.
+    is_unproven: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    Loading,
+    Settling,
+}
+
+/// When a server process ended, as seen from the content it is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Crash {
+    /// While it loaded the content.
+    WhileLoading,
+    /// So many milliseconds after it had loaded the content; none: while the agent did not see it.
+    AfterLoad(Option<u64>),
+}
+
+impl Crash {
+    /// The end of the server in one sentence.
+    pub fn sentence(self) -> String {
+        match self {
+            Self::WhileLoading => "the server ended while it loaded this content".to_owned(),
+            Self::AfterLoad(None) => "the server ended after it had loaded this content".to_owned(),
+            Self::AfterLoad(Some(ms)) => format!("the server ended {} after it had loaded this content", Seconds(ms)),
+        }
+    }
+}
+
+impl fmt::Display for Crash {
+    /// When that was: the end of a sentence about a content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WhileLoading => f.write_str("while it loaded it"),
+            Self::AfterLoad(None) => f.write_str("after it had loaded it"),
+            Self::AfterLoad(Some(ms)) => write!(f, "{} after it had loaded it", Seconds(*ms)),
+        }
+    }
+}
+
+/// Milliseconds, for people.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} s", self.0 / 1000, self.0 % 1000 / 100)
+    }
+}
+
+/// A load under way, in the process that was asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    /// It was noted for this load.
-    Noted,
-    /// The server's start had noted one already.
-    OfTheStart,
+pub struct Attempt {
+    process: u64,
+}
+
+/// What a start of the server has to know of the contents that the pod follows.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Contents that are not proven.
+    pub unproven: BTreeSet<ContentHash>,
+    /// By model, those of them that it should serve and that are here.
+    pub next: BTreeMap<String, ContentHash>,
 }
 
 impl Attempts {
     /// Those in the file at `path`; none if there is no such file, or none that can be read.
     pub fn open(path: PathBuf) -> Self {
-        let counts = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(%error, path = %path.display(), "attempts to load cannot be read: they are counted anew");
-                BTreeMap::new()
-            }),
-            Err(_) => BTreeMap::new(),
-        };
-        Self { path, open: Mutex::new(Open { counts, ..Open::default() }) }
+        let noted = file::read(&path);
+        let now = Instant::now();
+        let is_settling = |note: &Note| matches!(note.open, Some(Open { stage: Stage::Settling, .. }));
+        let settling = noted.contents.iter().filter(|(_, note)| is_settling(note));
+        let loaded = settling.map(|(content, _)| (content.clone(), now)).collect();
+        let state = State { noted, process: 0, began: now, asked: BTreeSet::new(), loaded };
+        Self { path, settle: SETTLE, state: Mutex::new(state) }
     }
 
-    /// Open attempts of a content: server processes that ended while they loaded it, and the one under way.
-    pub fn count(&self, content: &ContentHash) -> u32 {
-        self.lock().counts.get(content).copied().unwrap_or(0)
+    /// With another time in which a content settles.
+    pub fn with_settle_time(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
     }
 
-    /// Server processes that ended while they loaded a content.
+    /// Server processes whose ends are held against a content.
     pub fn crashes(&self, content: &ContentHash) -> u32 {
-        let open = self.lock();
-        let is_under_way = open.starting.contains(content) || open.asked.contains(content);
-        open.counts.get(content).map_or(0, |count| count.saturating_sub(is_under_way.into()))
+        self.of(content, |note| note.crashes)
     }
 
-    /// Whether the server's start has an attempt under way.
-    pub fn is_starting(&self, content: &ContentHash) -> bool {
-        self.lock().starting.contains(content)
+    /// How the last of them ended.
+    pub fn last_crash(&self, content: &ContentHash) -> Option<Crash> {
+        self.of(content, |note| note.last)
     }
 
-    /// Contents of which the server's start has an attempt under way.
+    /// Whether it is being loaded, or has not settled.
+    pub fn is_open(&self, content: &ContentHash) -> bool {
+        self.of(content, |note| note.open.is_some())
+    }
+
+    /// Whether it ended servers, and is neither being tried nor has it settled since.
+    pub fn is_suspect(&self, content: &ContentHash) -> bool {
+        self.of(content, |note| note.crashes > 0 && note.open.is_none())
+    }
+
+    /// Whether it may not be loaded any more.
+    pub fn is_given_up(&self, content: &ContentHash) -> bool {
+        self.of(content, |note| note.crashes >= CRASHES_MAX && note.open.is_none())
+    }
+
+    /// Whether servers end again and again that have it loaded, and nothing else can be held responsible.
+    pub fn has_unexplained_ends(&self, content: &ContentHash) -> bool {
+        self.of(content, |note| note.unexplained >= UNEXPLAINED_MAX)
+    }
+
+    /// Its place in the order in which contents were tried first.
+    pub fn number(&self, content: &ContentHash) -> u64 {
+        self.of(content, |note| note.number)
+    }
+
+    /// Contents that are not proven, being loaded or not settled; whether one of them ended servers before.
+    pub fn open_trials(&self) -> BTreeMap<ContentHash, bool> {
+        let state = self.lock();
+        let is_trial = |note: &Note| note.open.is_some_and(|open| open.is_unproven);
+        let trials = state.noted.contents.iter().filter(|(_, note)| is_trial(note));
+        trials.map(|(content, note)| (content.clone(), note.crashes > 0)).collect()
+    }
+
+    /// Contents that the server loads by itself as it starts, and has not said anything of yet.
     pub fn starting(&self) -> BTreeSet<ContentHash> {
-        self.lock().starting.clone()
+        let state = self.lock();
+        let is_starting = |(content, note): &(&ContentHash, &Note)| {
+            matches!(note.open, Some(Open { stage: Stage::Loading, .. })) && !state.asked.contains(*content)
+        };
+        state.noted.contents.iter().filter(is_starting).map(|(content, _)| content.clone()).collect()
     }
 
     /// A load is about to be asked for. Durable when it returns.
-    pub fn begin(&self, content: &ContentHash) -> Result<Attempt, Fault> {
-        let mut open = self.lock();
-        if open.starting.contains(content) {
-            return Ok(Attempt::OfTheStart);
-        }
-        *open.counts.entry(content.clone()).or_default() += 1;
-        self.write(&open)?;
-        open.asked.insert(content.clone());
-        Ok(Attempt::Noted)
+    pub fn begin(&self, content: &ContentHash, is_unproven: bool) -> Result<Attempt, Fault> {
+        let mut state = self.lock();
+        state.noted.begin(content, is_unproven);
+        file::write(&self.path, &state.noted)?;
+        state.asked.insert(content.clone());
+        state.loaded.remove(content);
+        Ok(Attempt { process: state.process })
     }
 
-    /// The server ended before it answered: the attempt stays open.
-    pub fn unanswered(&self, content: &ContentHash) {
-        self.lock().asked.remove(content);
-    }
-
-    /// The server has loaded them.
-    pub fn succeeded<'a>(&self, contents: impl IntoIterator<Item = &'a ContentHash>) {
-        self.change(|open| {
-            for content in contents {
-                open.counts.remove(content);
-                open.starting.remove(content);
-                open.asked.remove(content);
+    /// The server has loaded it, as it was asked to in `attempt`.
+    pub fn loaded(&self, content: &ContentHash, attempt: Attempt) {
+        self.change(|state| {
+            if attempt.process == state.process {
+                state.loaded(content);
             }
         });
     }
 
-    /// The server has answered, be it that it did not load the content: it did not end.
-    pub fn answered(&self, content: &ContentHash, attempt: Attempt) {
-        self.change(|open| {
-            open.asked.remove(content);
-            if open.starting.remove(content) || attempt == Attempt::Noted {
-                take_one(&mut open.counts, content);
+    /// The server has answered that it did not load it: it did not end.
+    pub fn refused(&self, content: &ContentHash, attempt: Attempt) {
+        self.change(|state| {
+            if attempt.process == state.process {
+                state.close(content);
             }
         });
     }
 
-    /// The server ended on purpose: what it was loading is no reason for that.
+    /// The server has ended instead of answering.
+    pub fn unanswered(&self, attempt: Attempt, store: &Store) {
+        self.change(|state| {
+            if attempt.process == state.process {
+                state.end(store);
+            }
+        });
+    }
+
+    /// The server's start has loaded `loaded` and has said why it did not load `refused`.
+    pub fn started(&self, loaded: &[ContentHash], refused: &[ContentHash]) {
+        self.change(|state| {
+            loaded.iter().for_each(|content| state.loaded(content));
+            refused.iter().for_each(|content| state.close(content));
+        });
+    }
+
+    /// It was taken out of the server, or another content in its place: what it does from now on is over.
+    pub fn left_the_server(&self, content: &ContentHash) {
+        self.change(|state| {
+            if state.loaded.contains_key(content) {
+                state.close(content);
+            }
+        });
+    }
+
+    /// Those that have settled by `now` are settled from then on. When the next one will be.
+    pub fn settle(&self, now: Instant) -> Option<Instant> {
+        self.change(|state| {
+            let is_due = |since: &&Instant| now.saturating_duration_since(**since) >= self.settle;
+            let due: Vec<_> =
+                state.loaded.iter().filter(|(_, since)| is_due(since)).map(|(content, _)| content.clone()).collect();
+            for content in &due {
+                state.loaded.remove(content);
+                state.noted.settle(content);
+            }
+            if now.saturating_duration_since(state.began) >= CALM {
+                state.noted.forget_unexplained();
+            }
+        });
+        self.lock().loaded.values().min().map(|since| *since + self.settle)
+    }
+
+    /// The server process, by the number it has here.
+    pub fn process(&self) -> u64 {
+        self.lock().process
+    }
+
+    /// That process is not there any more, and was not asked to end.
+    pub fn server_gone(&self, process: u64, store: &Store) {
+        self.change(|state| {
+            if state.process == process {
+                state.end(store);
+            }
+        });
+    }
+
+    /// The server ended on purpose: no content is a reason for that.
     pub fn server_left(&self) {
-        self.change(|open| {
-            for content in std::mem::take(&mut open.starting) {
-                take_one(&mut open.counts, &content);
-            }
+        self.change(|state| {
+            state.noted.close_all();
+            state.another_process();
         });
     }
 
     /// The content is not there any more.
     pub fn forget(&self, content: &ContentHash) {
-        self.succeeded([content]);
+        self.change(|state| {
+            state.noted.contents.remove(content);
+            state.asked.remove(content);
+            state.loaded.remove(content);
+        });
     }
 
-    /// A server process is about to start and will load what it finds in the repository. Contents with an open attempt are
-    /// taken out of it, or what served before is put in their place: each is loaded by itself once the server is up. Of
-    /// all others an attempt is noted.
-    pub fn server_starting(&self, store: &Store) -> Result<(), Fault> {
+    /// A server process is about to start and will load what it finds in the repository. What ended the one before is taken out of
+    /// it, or what served before is put in its place: each is loaded by itself once the server is up. Where servers ended with
+    /// what served before, and nothing says why, its successor comes at once. Of all others an attempt is noted.
+    pub fn server_starting(&self, store: &Store, followed: &Followed) -> Result<(), Fault> {
+        let mut state = self.lock();
+        state.end(store);
         let ledger = store.ledger();
-        let mut open = self.lock();
-        open.starting.clear();
+        let mut starting = Vec::new();
         for name in store.names() {
             let Some(linked) = store.linked(&name) else { continue };
-            let is_suspect = |content: &ContentHash| open.counts.contains_key(content);
-            if !is_suspect(&linked) {
-                open.starting.insert(linked);
-                continue;
-            }
-            tracing::warn!(model = name, content = linked.short(), "the server ended while it loaded this model");
-            let mut served = ledger
-                .get(&name)
-                .into_iter()
-                .flat_map(|record| record.active.iter().chain(record.former.as_ref().map(|former| &former.content)));
-            match served.find(|content| !is_suspect(content)).cloned() {
-                Some(former) => {
-                    store.point(&name, &former)?;
-                    open.starting.insert(former);
-                }
+            let record = ledger.get(&name).cloned().unwrap_or_default();
+            let noted = &state.noted;
+            let next = followed.next.get(&name).filter(|next| !noted.is_accused(next));
+            let begins_with = if noted.is_accused(&linked) {
+                tracing::warn!(
+                    model = name,
+                    content = linked.short(),
+                    "the server ended with this content of the model"
+                );
+                let former = record.former.as_ref().map(|former| &former.content);
+                record.active.iter().chain(former).find(|content| !noted.is_accused(content)).cloned()
+            } else {
+                Some(linked.clone())
+            };
+            let begins_with = match (begins_with, next) {
+                (Some(content), Some(next)) if noted.has_unexplained_ends(&content) => Some(next.clone()),
+                (content, _) => content,
+            };
+            match &begins_with {
+                Some(content) if *content == linked => {}
+                Some(content) => store.point(&name, content)?,
                 None => store.unpoint(&name)?,
             }
+            if let Some(content) = begins_with {
+                // what it stands in for is not what serves any more
+                if record.former.as_ref().is_some_and(|former| former.content == content) {
+                    store.record(&name, |record| {
+                        record.active = Some(content.clone());
+                        record.confirmed = record.former.take();
+                    })?;
+                }
+                starting.push(content);
+            }
         }
-        let starting = open.starting.clone();
         for content in starting {
-            *open.counts.entry(content).or_default() += 1;
+            let is_unproven = followed.unproven.contains(&content);
+            state.noted.begin(&content, is_unproven);
         }
-        self.write(&open)
+        state.noted.is_running = true;
+        state.began = Instant::now();
+        file::write(&self.path, &state.noted)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Open)) {
-        let mut open = self.lock();
-        let before = open.counts.clone();
-        change(&mut open);
-        if open.counts == before {
+    fn of<T: Default>(&self, content: &ContentHash, what: impl FnOnce(&Note) -> T) -> T {
+        self.lock().noted.contents.get(content).map(what).unwrap_or_default()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        let before = state.noted.clone();
+        change(&mut state);
+        if state.noted == before {
             return;
         }
-        if let Err(fault) = self.write(&open) {
+        if let Err(fault) = file::write(&self.path, &state.noted) {
             // one attempt too many is counted: the content is loaded by itself the next time
             tracing::warn!(error = %fault, "attempts to load are not noted");
         }
     }
 
-    fn write(&self, open: &Open) -> Result<(), Fault> {
-        let write = || -> io::Result<()> {
-            let temporary = self.path.with_extension("json.new");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(&open.counts)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)
-        };
-        write().map_err(|error| Fault::store("cannot note an attempt to load", &error))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn take_one(counts: &mut BTreeMap<ContentHash, u32>, content: &ContentHash) {
-    match counts.get_mut(content) {
-        Some(count) if *count > 1 => *count -= 1,
-        _ => drop(counts.remove(content)),
+impl State {
+    fn loaded(&mut self, content: &ContentHash) {
+        self.asked.remove(content);
+        match self.noted.contents.get_mut(content).map(|note| &mut note.open) {
+            Some(Some(open)) if open.is_unproven => {
+                open.stage = Stage::Settling;
+                self.loaded.insert(content.clone(), Instant::now());
+            }
+            _ => self.noted.settle(content),
+        }
+    }
+
+    fn close(&mut self, content: &ContentHash) {
+        self.asked.remove(content);
+        self.loaded.remove(content);
+        self.noted.close(content);
+    }
+
+    /// The process has ended, by nobody's order.
+    fn end(&mut self, store: &Store) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.began) >= CALM {
+            self.noted.forget_unexplained();
+        }
+        let accused = accused(&self.noted.contents);
+        for content in &accused {
+            let is_loading = !self.loaded.contains_key(content);
+            let lived = self.loaded.get(content).map(|since| now.saturating_duration_since(*since));
+            let lived = lived.map(|lived| u64::try_from(lived.as_millis()).unwrap_or(u64::MAX));
+            let crash = if is_loading { Crash::WhileLoading } else { Crash::AfterLoad(lived) };
+            tracing::error!(content = content.short(), ?crash, "the end of the server is held against this content");
+            self.noted.accuse(content, crash);
+        }
+        if accused.is_empty() && self.noted.is_running {
+            let ledger = store.ledger();
+            for name in store.names() {
+                let (linked, record) = (store.linked(&name), ledger.get(&name));
+                let served =
+                    record.and_then(|record| record.active.as_ref()).filter(|active| linked.as_ref() == Some(active));
+                if let Some(content) = served {
+                    self.noted.note(content).unexplained += 1;
+                }
+            }
+        }
+        self.noted.close_all();
+        self.another_process();
+    }
+
+    fn another_process(&mut self) {
+        self.noted.is_running = false;
+        self.process += 1;
+        self.asked.clear();
+        self.loaded.clear();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        fault::Reason,
-        verify::{self, Files},
-    };
-
-    struct Harness {
-        root: tempfile::TempDir,
-        store: Store,
-    }
-
-    impl Harness {
-        fn new() -> Self {
-            let root = tempfile::tempdir().unwrap();
-            let store = Store::open(root.path()).unwrap();
-            Self { root, store }
-        }
-
-        fn open(&self) -> Attempts {
-            Attempts::open(self.root.path().join("attempts.json"))
-        }
-
-        /// A content of its own in the repository.
-        fn link(&self, name: &str, text: &str) -> ContentHash {
-            let partial = self.store.partial().unwrap();
-            let path = partial.model().join("1/model.py");
-            let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(())).unwrap();
-            let content =
-                self.store.commit(&partial, &Files::from([("1/model.py".into(), hash)])).unwrap().content().clone();
-            self.store.point(name, &content).unwrap();
-            content
-        }
-    }
-
-    #[test]
-    fn open_attempts_outlive_the_process() {
-        let harness = Harness::new();
-        let (a, b) = (harness.link("a", "a"), harness.link("b", "b"));
-        let attempts = harness.open();
-        assert_eq!(attempts.begin(&a).unwrap(), Attempt::Noted);
-        let attempt = attempts.begin(&b).unwrap();
-        attempts.answered(&b, attempt);
-        let attempts = harness.open();
-        assert_eq!([attempts.count(&a), attempts.count(&b)], [1, 0]);
-        assert_eq!(attempts.crashes(&a), 1);
-        attempts.begin(&a).unwrap();
-        assert_eq!(attempts.crashes(&a), 1, "that one is under way");
-        assert_eq!(harness.open().count(&a), CRASHES_MAX);
-        attempts.unanswered(&a);
-        assert_eq!(attempts.crashes(&a), CRASHES_MAX);
-        attempts.succeeded([&a]);
-        assert_eq!(harness.open().count(&a), 0);
-    }
-
-    #[test]
-    fn what_a_server_was_loading_when_it_ended_is_out_of_the_way_of_the_next() {
-        let harness = Harness::new();
-        let (a, b) = (harness.link("a", "a"), harness.link("b", "b"));
-        let attempts = harness.open();
-        attempts.server_starting(&harness.store).unwrap();
-        attempts.succeeded([&a]);
-        assert_eq!(attempts.starting(), BTreeSet::from([b.clone()]));
-        // it ends, and the agent with it
-        let attempts = harness.open();
-        attempts.server_starting(&harness.store).unwrap();
-        assert_eq!((harness.store.linked("a"), harness.store.linked("b")), (Some(a), None));
-        assert_eq!(attempts.count(&b), 1);
-    }
-
-    #[test]
-    fn what_served_before_takes_the_place_of_what_ended_the_server() {
-        let harness = Harness::new();
-        let former = harness.link("a", "former");
-        harness.store.record("a", |record| record.active = Some(former.clone())).unwrap();
-        let new = harness.link("a", "new");
-        let attempts = harness.open();
-        attempts.begin(&new).unwrap();
-        attempts.server_starting(&harness.store).unwrap();
-        assert_eq!(harness.store.linked("a"), Some(former.clone()));
-        assert!(attempts.is_starting(&former));
-    }
-
-    #[test]
-    fn a_server_that_ends_on_purpose_blames_nobody() {
-        let harness = Harness::new();
-        let a = harness.link("a", "a");
-        let attempts = harness.open();
-        attempts.server_starting(&harness.store).unwrap();
-        assert_eq!(attempts.count(&a), 1);
-        attempts.server_left();
-        assert_eq!(attempts.count(&a), 0);
-        attempts.server_starting(&harness.store).unwrap();
-        assert_eq!(harness.store.linked("a"), Some(a));
-    }
-
-    #[test]
-    fn a_load_during_the_start_is_no_attempt_of_its_own() {
-        let harness = Harness::new();
-        let a = harness.link("a", "a");
-        let attempts = harness.open();
-        attempts.server_starting(&harness.store).unwrap();
-        let attempt = attempts.begin(&a).unwrap();
-        assert_eq!((attempt, attempts.count(&a)), (Attempt::OfTheStart, 1));
-        attempts.answered(&a, attempt);
-        assert_eq!(attempts.count(&a), 0);
-        // the same, with the server ending in between: that stays
-        attempts.server_starting(&harness.store).unwrap();
-        let attempt = attempts.begin(&a).unwrap();
-        attempts.server_starting(&harness.store).unwrap();
-        attempts.answered(&a, attempt);
-        assert_eq!((attempts.count(&a), harness.store.linked("a")), (1, None));
-    }
-}
+mod tests;

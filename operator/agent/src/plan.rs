@@ -3,14 +3,18 @@
 //!
 //! The rules, in order of weight:
 //! - what serves goes on serving: content that was once confirmed stays linked and loaded until newer content is confirmed;
-//! - each model by itself: nothing waits for another model, least of all the unloading of what left the manifest;
+//! - each model by itself: nothing waits for another model, least of all the unloading of what left the manifest; only contents
+//!   in rollout are tried one at a time once one of them has ended a server;
 //! - the index is the truth about the server, not memory: after a restart everything is loaded anew.
+
+mod trials;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+pub use self::trials::Trials;
 use crate::verify::ContentHash;
 
 /// Longest pause between two attempts.
@@ -29,6 +33,8 @@ pub struct Inputs {
     pub unreferenced: BTreeMap<ContentHash, Instant>,
     /// How long such contents are kept.
     pub grace: Duration,
+    /// What the server has of contents in rollout.
+    pub trials: Trials,
 }
 
 /// One model of the manifest.
@@ -44,6 +50,12 @@ pub struct Wanted {
     pub linked: Option<ContentHash>,
     /// `active` is of an entry that this pod is not to follow (any more): it is not loaded again.
     pub is_withheld: bool,
+    /// `staged` is in rollout.
+    pub is_in_trial: bool,
+    /// Of several such contents, those with lower numbers were tried earlier.
+    pub number: u64,
+    /// Servers end again and again that have `active` loaded, and nothing says why: what the manifest wants comes before it.
+    pub active_ends_servers: bool,
     /// What the server says of it.
     pub served: Served,
     /// What serves is not what its folder says: somebody else has loaded it.
@@ -52,7 +64,7 @@ pub struct Wanted {
     pub fetches: Option<Tries>,
     /// Failed loads, by content.
     pub loads: BTreeMap<ContentHash, Tries>,
-    /// Contents that may have ended a server process: they are not put before one that starts.
+    /// Contents that ended server processes, or were loaded beside one that did: they are not put before one that starts.
     pub suspects: BTreeSet<ContentHash>,
     /// A fetch is under way.
     pub is_fetching: bool,
@@ -158,6 +170,7 @@ pub fn plan(observed: &Inputs, now: Instant) -> Plan {
     for (name, model) in &observed.wanted {
         plan_model(name, model, observed.server_is_live, now, &mut plan);
     }
+    trials::hold_back(observed, &mut plan);
     plan_unloads(observed, &mut plan);
     plan_deletions(observed, now, &mut plan);
     plan
@@ -197,7 +210,10 @@ fn plan_model(name: &str, model: &Wanted, server_is_live: bool, now: Instant, pl
         let is_good = !model.suspects.contains(target);
         if is_good
             && model.linked.as_ref() != Some(target)
-            && (model.active.is_none() || model.active.as_ref() == Some(target) || model.is_withheld)
+            && (model.active.is_none()
+                || model.active.as_ref() == Some(target)
+                || model.is_withheld
+                || model.active_ends_servers)
         {
             plan.begin(Step::Link(name.to_owned(), target.clone()));
         }
@@ -211,7 +227,8 @@ impl Wanted {
     /// serves, as after a restart of the server, what was confirmed comes first: it is known to work.
     fn target(&self, now: Instant, plan: &mut Plan) -> Option<&ContentHash> {
         let (wanted, proven) = (self.staged.as_ref(), self.active.as_ref().filter(|_| !self.is_withheld));
-        let order = if self.served == Served::No { [proven, wanted] } else { [wanted, proven] };
+        let is_proven_first = self.served == Served::No && !self.active_ends_servers;
+        let order = if is_proven_first { [proven, wanted] } else { [wanted, proven] };
         for content in order.into_iter().flatten() {
             match self.retry_policy.retry(self.loads.get(content), now) {
                 RetryDecision::Now => return Some(content),

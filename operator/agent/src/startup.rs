@@ -175,7 +175,13 @@ mod tests {
 
     #[test]
     fn a_pod_that_follows_what_was_proven_before_waits_for_that() {
-        let entry = |is_proven| Entry { hash: String::new(), is_proven, withheld: None, is_in_rollout: true };
+        let entry = |is_proven| Entry {
+            hash: String::new(),
+            is_proven,
+            is_in_trial: !is_proven,
+            withheld: None,
+            is_in_rollout: true,
+        };
         let of = |phase, entry: Option<Entry>| Standing::of(phase, entry.as_ref());
         assert_eq!(of(None, Some(entry(true))), Proven);
         for phase in [RolloutPhase::Trial, RolloutPhase::Stopped, RolloutPhase::Quarantined] {

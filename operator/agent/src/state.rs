@@ -57,9 +57,18 @@ pub struct ModelState {
     /// The entry of the manifest that the agent follows, be it the one in rollout or the former one: its content hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
-    /// Server processes that ended while they loaded that entry.
+    /// Server processes whose ends are held against that entry.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
+    /// What is known of the last of these ends, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<String>,
+    /// `false`: the server has loaded it, and has yet to show that it lives on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<bool>,
+    /// Servers that have it loaded end again and again, and nothing else can be held responsible.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_servers: bool,
     /// What happens to the content of that entry.
     #[serde(flatten)]
     pub phase: Phase,

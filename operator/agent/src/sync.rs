@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     adopt::Following,
-    attempts::{Attempts, CRASHES_MAX},
+    attempts::{Attempts, Followed, SETTLE},
     disk::{Disk, DiskLimits},
     fault::Fault,
     load::Address,
@@ -56,6 +56,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How often server and sources are looked at while nothing happens.
     pub look_again: Duration,
+    /// How long a server has to live on with a content in rollout before that has settled.
+    pub settle: Duration,
     /// The contents in rollout that may be served; see [`crate::adopt`]. None: all of them.
     pub adopts: Option<watch::Receiver<BTreeSet<String>>>,
 }
@@ -93,6 +95,7 @@ impl Settings {
             loads_at_once: 4,
             grace: Duration::from_secs(30),
             look_again: Duration::from_secs(5),
+            settle: SETTLE,
             adopts: None,
         }
     }
@@ -114,7 +117,7 @@ impl Agent {
                 store.spare();
             }
         });
-        let attempts = Arc::new(Attempts::open(settings.attempts.clone()));
+        let attempts = Arc::new(Attempts::open(settings.attempts.clone()).with_settle_time(settings.settle));
         let (state, watched) = watch::channel(State::default());
         let (commands, inbox) = mpsc::unbounded_channel();
         let (shared, state) = ((Arc::clone(&store), Arc::clone(&attempts)), Arc::new(state));
@@ -163,7 +166,7 @@ impl Agent {
                 standing: Standing::of(model.rollout.as_ref().map(|rollout| rollout.phase), entry),
                 is_here: entry.is_some() && linked.is_some_and(|content| !is_withheld(&content)),
                 has_failed: reported.is_some_and(|said| said.failure().is_some()),
-                is_given_up: staged.is_some_and(|staged| self.attempts.crashes(&staged.content) >= CRASHES_MAX),
+                is_given_up: staged.is_some_and(|staged| self.attempts.is_given_up(&staged.content)),
                 was_confirmed: record.active.is_some(),
             }
         };
@@ -195,13 +198,29 @@ impl Agent {
         tokio::time::timeout(limit, all).await.is_ok()
     }
 
-    /// A server process is about to be started, for the first time or after another one ended: what that one was loading
-    /// when it ended is taken out of its way, and what failed to load in it gets new attempts.
+    /// A server process is about to be started, for the first time or after another one ended: what the end of that one is held
+    /// against is taken out of its way, and what failed to load in it gets new attempts.
     pub fn server_starting(&self) {
-        if let Err(fault) = self.attempts.server_starting(&self.store) {
+        if let Err(fault) = self.attempts.server_starting(&self.store, &self.followed()) {
             tracing::error!(error = %fault, "a model that ended the server may be loaded again");
         }
         let _ = self.commands.send(Command::ServerStarting); // an agent that has ended has nothing to do
+    }
+
+    /// What is followed of contents in rollout.
+    fn followed(&self) -> Followed {
+        let following = Arc::clone(&self.following.borrow());
+        let mut followed = Followed::default();
+        for (name, entry) in &following.entries {
+            let record = self.store.record_of(name);
+            let staged_by = |hash: &str| record.staged_by(hash).map(|staged| staged.content.clone());
+            followed.unproven.extend(entry.withheld.as_deref().and_then(staged_by));
+            if let Some(content) = staged_by(&entry.hash).filter(|_| entry.is_in_trial) {
+                followed.unproven.insert(content.clone());
+                followed.next.insert(name.clone(), content);
+            }
+        }
+        followed
     }
 
     /// The server process ended because it was asked to.

@@ -78,7 +78,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     let compiled = compile(server, &around.models, &around.observed);
     let manifests = around.observed.manifest.iter().chain([&compiled.manifest]);
     let names = manifests.flat_map(|manifest| &manifest.models).map(|model| model.name.as_str());
-    let Some(replicas) = context.observer.replicas(key, &around.pods, names) else {
+    let Some(mut replicas) = context.observer.replicas(key, &around.pods, names) else {
         return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
     };
     let crashes = events::of_replicas(&replicas);
@@ -134,6 +134,13 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         let parts = (&context.client, context.watches.as_ref(), context.metrics.as_ref());
         let adopt = matches!(outcome, Outcome::Applied(_)).then_some(&adopt);
         annotated = pods::annotate_pods(parts, key, &around.pods, &replicas, manifest, adopt).await;
+        // their status is to name those that were just chosen
+        for (name, words) in adopt.into_iter().flatten() {
+            replicas
+                .iter_mut()
+                .filter(|replica| replica.name == *name)
+                .for_each(|replica| replica.may_adopt.clone_from(words));
+        }
     }
     // 5. status: what was found, in the words of conditions
     let unreadable: Vec<TritonModel> = around.unreadable.iter().map(without_spec).collect();

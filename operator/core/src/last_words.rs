@@ -7,6 +7,12 @@ use serde_json::Value;
 /// What the launcher logs when its server has failed: the reason is in the lines before.
 pub const CONTAINER_ENDS: &str = "the server did not end well; its container ends with it";
 
+/// What the launcher logs when it starts its server again: which signal ended it is said in more fitting places.
+pub const SERVER_RESTARTS: &str = "the server was ended by a signal and is started again";
+
+/// What the server says of models that did not load, after having said why of each.
+const MODELS_FAILED: &str = "failed to load all models";
+
 /// How lines begin that follow the reason of the agent's command line.
 const ADVICE: [&str; 3] = ["For more information, try ", "Usage: ", "tip: "];
 
@@ -33,13 +39,30 @@ enum Level {
 
 /// The reason in the end of a log: its last error, else its last line. `None` if nothing was said.
 pub fn reason(log: &str) -> Option<String> {
-    let says_more = |line: &Line<'_>| {
-        let text = &line.text;
-        !text.is_empty() && text != CONTAINER_ENDS && !ADVICE.iter().any(|advice| text.starts_with(advice))
-    };
-    let lines: Vec<_> = log.lines().map(parse).filter(says_more).collect();
-    let last = lines.iter().rev().find(|line| line.level != Level::Course).or(lines.last())?;
+    let lines: Vec<_> = log.lines().map(parse).filter(says_something).collect();
+    let errors = || lines.iter().rev().filter(|line| line.level != Level::Course);
+    let last = errors().find(|line| !line.text.ends_with(MODELS_FAILED)).or(errors().next()).or(lines.last())?;
     Some(shortened(&last.text))
+}
+
+/// The last error in the end of a log, of a process that did not end by itself: models that did not load are no reason for that, and
+/// what went right even less.
+pub fn error(log: &str) -> Option<String> {
+    let mut lines = log.lines().rev().map(parse).filter(says_something);
+    let last = lines.find(|line| line.level != Level::Course && !line.text.ends_with(MODELS_FAILED))?;
+    Some(shortened(&last.text))
+}
+
+/// Whether a line may be a reason: it is a sentence, no rule or row of a table, and not of those that follow a reason.
+fn says_something(line: &Line<'_>) -> bool {
+    let text = &line.text;
+    let is_table = text.starts_with(['+', '|']);
+    let is_prose = text.chars().any(char::is_alphanumeric);
+    is_prose
+        && !is_table
+        && text != CONTAINER_ENDS
+        && text != SERVER_RESTARTS
+        && !ADVICE.iter().any(|advice| text.starts_with(advice))
 }
 
 fn parse(line: &str) -> Line<'_> {
@@ -142,8 +165,32 @@ mod tests {
     }
 
     #[test]
+    fn tables_and_what_only_repeats_are_no_reason() {
+        let table = "+---+\n| model | version | status |\n+---+\n";
+        check(&format!("ValueError: no\n{table}"), "ValueError: no");
+        check(table, "nothing");
+        let failed = "E1129 05:20:51.490539 522 lifecycle.rs:9] \"failed to load 'm' version 1: Internal: no\"\n";
+        let all = "E1129 05:20:51.490540 522 telemetry.rs:55] \"error: creating server: Internal - failed to load all models\"\n";
+        check(&format!("{failed}{all}"), "failed to load 'm' version 1: Internal: no");
+        check(all, "error: creating server: Internal - failed to load all models");
+    }
+
+    #[test]
+    fn of_a_process_that_was_ended_only_an_error_counts() {
+        let said = |log: &str| error(log).unwrap_or_else(|| "nothing".into());
+        assert_eq!(said("I1129 05:20:51.490084 522 lifecycle.rs:91] \"loading\"\n+---+\n"), "nothing");
+        assert_eq!(
+            said("E1129 05:20:51.490540 522 telemetry.rs:55] \"error: failed to load all models\"\n"),
+            "nothing"
+        );
+        let launcher = format!("{{\"level\":\"ERROR\",\"message\":\"{SERVER_RESTARTS}\",\"signal\":6}}");
+        assert_eq!(said(&format!("free(): invalid pointer\n{launcher}\n")), "free(): invalid pointer");
+    }
+
+    #[test]
     fn junk_is_cut_to_a_line_of_its_own() {
-        check("] [] {} \u{0}", "] [] {}");
+        check("] [] {} \u{0}", "nothing");
+        check("] [a] {} \u{0}", "] [a] {}");
         check("{\"message\":3}", "{\"message\":3}");
         check("É129 05:0] x", "É129 05:0] x");
         check("2026-11-29T05:20:5éZ E] x", "2026-11-29T05:20:5éZ E] x");

@@ -82,7 +82,7 @@ pub struct ModelRollout {
     /// The entry as it was proven last, itself without a rollout; none if nothing was proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<Box<ManifestModel>>,
-    /// Server processes that ended while they loaded this content, by the pod in which they did.
+    /// Server processes whose ends are held against this content, by the pod in which they ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub crashes: BTreeMap<String, u32>,
     /// Why it does not go on, if it does not.
@@ -95,7 +95,7 @@ pub struct ModelRollout {
 pub enum RolloutPhase {
     /// One pod tries it first.
     Trial,
-    /// A pod serves it; the others adopt it. A pod that never served the former one adopts it without being named.
+    /// It has settled on a pod; the others adopt it. A pod that never served the former one adopts it without being named.
     Spreading,
     /// A pod failed with it: no further pod gets it until that pod succeeds.
     Stopped,
@@ -121,7 +121,7 @@ impl RolloutFailure {
 }
 
 impl ModelRollout {
-    /// Server processes that ended while they loaded this content, on any pod, ever.
+    /// Server processes whose ends are held against this content, on any pod, ever.
     pub fn crash_count(&self) -> u32 {
         self.crashes.values().fold(0, |sum, count| sum.saturating_add(*count))
     }

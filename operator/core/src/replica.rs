@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus},
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::SignedDuration,
 };
@@ -90,8 +90,14 @@ pub struct ModelReport {
     pub versions: Vec<i64>,
     /// Hash of the content that serves.
     pub serving: Option<String>,
-    /// Server processes that ended while they loaded that entry, as far as this pod knows.
+    /// Server processes whose ends are held against that entry, as far as this pod knows: they were loading it, or had just loaded it.
     pub crashes: u32,
+    /// What is known of the last of them, in one sentence.
+    pub crash: Option<String>,
+    /// `false`: it is loaded, and its server has yet to show that it lives on with it. None: its agent does not say.
+    pub settled: Option<bool>,
+    /// Servers that have it loaded end again and again, and nothing else can be held responsible.
+    pub ends_servers: bool,
 }
 
 /// How far a pod is with what the manifest wants.
@@ -186,6 +192,11 @@ fn has_run(container: &ContainerStatus) -> bool {
 }
 
 impl ModelReport {
+    /// It is loaded, and its server has lived on with it.
+    pub fn has_settled(&self) -> bool {
+        self.phase == Phase::Ready && self.settled != Some(false)
+    }
+
     /// Whether it speaks of the content with that hash. An agent that does not name the entry it follows, follows the manifest
     /// as a whole: `published` is the hash of the manifest that has that content, if one was published. `report` is what the
     /// pod says besides.
@@ -299,16 +310,51 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
     match (reason, last) {
         // the kubelet's own sentence names the pause, which changes each time, and not the cause
         ("CrashLoopBackOff", Some(last)) => {
-            let how = last.reason.as_deref().unwrap_or("Error");
-            message.push_str(&format!(" ended with {} ({how})", last.exit_code));
-            if let Some(reason) = last.message.as_deref().and_then(last_words::reason) {
-                message.push_str(&format!(": {reason}"));
+            let log = last.message.as_deref().unwrap_or_default();
+            let why = match signal(last) {
+                Some(signal) => {
+                    message.push_str(&format!(" was ended by {signal}"));
+                    last_words::error(log)
+                }
+                None => {
+                    let how = last.reason.as_deref().unwrap_or("Error");
+                    message.push_str(&format!(" ended with {} ({how})", last.exit_code));
+                    last_words::reason(log)
+                }
+            };
+            if let Some(why) = why {
+                message.push_str(&format!(": {why}"));
             }
         }
         ("CrashLoopBackOff", None) => message.push_str(" ends again and again"),
         _ => message.push_str(&format!(": {}", waiting.message.as_deref().unwrap_or(reason))),
     }
     Some(Trouble { reason: stable(reason).into(), message })
+}
+
+/// The signal that ended a container's process: its exit code is 128 more than the signal's number, be it that a container runtime or
+/// the first process of the container says so of the one below it.
+fn signal(last: &ContainerStateTerminated) -> Option<String> {
+    let number = last.signal.filter(|number| *number > 0).unwrap_or(last.exit_code - 128);
+    let name = match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        31 => "SIGSYS",
+        number if (1..=64).contains(&number) => return Some(format!("signal {number}")),
+        _ => return None,
+    };
+    Some(name.to_owned())
 }
 
 /// One word for what the kubelet alternates between while it tries again.
@@ -362,6 +408,24 @@ mod tests {
             "CrashLoopBackOff",
             "container server ended with 1 (Error): no such flag",
         );
+        let ended = |exit_code: i32, log: &str| {
+            json!({ "phase": "Running", "containerStatuses": [
+                { "name": "server", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+                  "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
+                  "lastState": { "terminated": { "exitCode": exit_code, "reason": "Error", "message": log } } },
+            ] })
+        };
+        let table = "| model | version | status |\n+-------+---------+--------+\n";
+        check(ended(137, table), "CrashLoopBackOff", "container server was ended by SIGKILL");
+        check(
+            ended(139, "I1129 05:20:51.490084 522 lifecycle.rs:91] \"loading\"\n"),
+            "CrashLoopBackOff",
+            "container server was ended by SIGSEGV",
+        );
+        let abort = format!("free(): invalid pointer\n{table}");
+        check(ended(134, &abort), "CrashLoopBackOff", "container server was ended by SIGABRT: free(): invalid pointer");
+        check(ended(162, ""), "CrashLoopBackOff", "container server was ended by signal 34");
+        check(ended(255, table), "CrashLoopBackOff", "container server ended with 255 (Error)");
     }
 
     #[test]

@@ -5,16 +5,20 @@
 //!
 //! | what is seen of a content that is not proven | its phase | pods that may serve it |
 //! |---|---|---|
-//! | no pod serves it | `Trial` | the canary |
-//! | a pod serves it | `Spreading` | those that have it, and a few others at a time |
-//! | a pod serves it, and so does every ready pod | none: it is proven | all |
-//! | a pod failed with it, or its server ended once while it loaded it | `Stopped` | those that have it |
-//! | that pod serves it, has gone back, or is gone | one of the first three | |
-//! | [`CRASHES_MAX`] server processes ended while they loaded it, on whichever pods | `Quarantined` | none |
+//! | it has settled on no pod | `Trial` | the canary |
+//! | it has settled on a pod | `Spreading` | those that have it, and a few others at a time |
+//! | it has settled on every ready pod, and on one at least | none: it is proven | all |
+//! | a pod failed with it, or the end of a server is held against it once | `Stopped` | those that have it |
+//! | it has settled on that pod, the pod has gone back, or is gone | one of the first three | |
+//! | the ends of [`CRASHES_MAX`] server processes are held against it, on whichever pods | `Quarantined` | none |
 //! | the resource asks for another content | that one begins: `Trial`, or proven if it is the former one | |
 //!
+//! It settles on a pod whose server has lived on with it for a while, which the agent decides: what ends a server shortly after its load,
+//! or at its first requests, does so on the canary. An agent that says nothing of that is taken to mean that it serves it.
+//!
 //! The former content is the one that was proven before. Pods that may not serve the new one serve it, and a pod is given the
-//! new one only when it has come to an end with the former, so that it has something to go back to. Quarantine ends only with
+//! new one only when it has come to an end with the former, so that it has something to go back to; or when servers end again and again
+//! with the former, for then there is nothing to go back to. Quarantine ends only with
 //! the content. Pods whose agent is too old to be told adopt everything at once.
 
 mod adopt;

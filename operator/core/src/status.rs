@@ -19,7 +19,7 @@ use crate::{
     Compiled, Manifest, ObjectRef, Problem,
     build::{Applied, Resources},
     compile::GpuMemory,
-    manifest::ModelRollout,
+    manifest::{ManifestModel, ModelRollout},
     names,
     replica::{Phase, Replica},
 };
@@ -109,6 +109,8 @@ struct View<'a> {
 /// A content of the manifest.
 struct Content<'a> {
     hash: String,
+    /// [`ManifestModel::adopt_word`] of it.
+    word: String,
     /// How far it has come, until it is proven.
     rollout: Option<&'a ModelRollout>,
 }
@@ -133,7 +135,9 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
             .models
             .iter()
             .map(|entry| {
-                let content = Content { hash: entry.content_hash(), rollout: entry.rollout.as_ref() };
+                let hash = entry.content_hash();
+                let word = hash[..ManifestModel::ADOPT_WORD].to_owned();
+                let content = Content { hash, word, rollout: entry.rollout.as_ref() };
                 (entry.name.as_str(), content)
             })
             .collect(),

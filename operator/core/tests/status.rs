@@ -630,7 +630,8 @@ fn statuses_are_bounded_however_much_goes_wrong() {
     assert!(of(&statuses.server.conditions, "Stalled").message.ends_with('…'), "what is cut is marked");
 }
 
-/// A case of three replicas with one model in rollout: what each pod serves of it (`new`, `old`, or a failure).
+/// A case of three replicas with one model in rollout: what each pod serves of it (`new`, which is `settling`, or `old`, where it may be
+/// `chosen` for the new one).
 fn in_rollout(phase: RolloutPhase, failure: Option<RolloutFailure>, pods: &[(&str, Phase)]) -> Statuses {
     let mut case = Case::new(3, vec![model("echo", json!({}))]);
     case.deployment = all_ready(3);
@@ -638,13 +639,17 @@ fn in_rollout(phase: RolloutPhase, failure: Option<RolloutFailure>, pods: &[(&st
     let entry = &mut compiled.manifest.models[0];
     let former = Some(Box::new(entry.clone()));
     entry.rollout = Some(ModelRollout { phase, former, crashes: std::collections::BTreeMap::new(), failure });
-    let hash = entry.content_hash();
+    let (hash, word) = (entry.content_hash(), entry.adopt_word());
     let replica = |(at, (serves, phase)): (usize, &(&str, Phase))| {
         let mut replica = replica(at, Some("another"), &case.models, phase, &[1]);
         let report = replica.report.as_mut().unwrap();
         report.adopts = Some(std::collections::BTreeSet::new());
-        let entry = if *serves == "new" { hash.clone() } else { "former".to_owned() };
-        report.models.get_mut("echo").unwrap().entry = Some(entry);
+        let entry = if matches!(*serves, "new" | "settling") { hash.clone() } else { "former".to_owned() };
+        let model = report.models.get_mut("echo").unwrap();
+        (model.entry, model.settled) = (Some(entry), (*serves == "settling").then_some(false));
+        if *serves == "chosen" {
+            replica.may_adopt.insert(word.clone());
+        }
         replica
     };
     case.replicas = pods.iter().enumerate().map(replica).collect();
@@ -666,13 +671,38 @@ fn a_content_in_rollout_says_which_replica_tries_it() {
         &in_rollout(RolloutPhase::Trial, None, &[("new", Phase::Loading), old(), old()]),
         "Ready=False/Loading ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
          Reconciling=True/Loading",
-        "0 of 3 replicas serve it; vision-0 tries it first",
+        "0 of 3 replicas serve it; vision-0 tries it first; vision-1, vision-2 get it after that; the former content serves on",
+    );
+    check_rollout(
+        &in_rollout(RolloutPhase::Trial, None, &[old(), old(), old()]),
+        "Ready=False/Pending ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/Pending",
+        "0 of 3 replicas serve it; the first of vision-0, vision-1, vision-2 that serves the former content tries it; the former \
+         content serves on",
     );
     check_rollout(
         &in_rollout(RolloutPhase::Spreading, None, &[("new", Phase::Ready), old(), old()]),
         "Ready=False/Pending ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
          Reconciling=True/Pending",
-        "1 of 3 replicas serve it; vision-1, vision-2 will get it when others have tried it",
+        "1 of 3 replicas serve it; vision-1, vision-2 get it next",
+    );
+    check_rollout(
+        &in_rollout(RolloutPhase::Trial, None, &[("settling", Phase::Ready), ("chosen", Phase::Ready), old()]),
+        "Ready=False/Pending ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/Pending",
+        "1 of 3 replicas serve it; vision-1 tries it first; vision-2 gets it after that; the former content serves on",
+    );
+    check_rollout(
+        &in_rollout(RolloutPhase::Trial, None, &[("settling", Phase::Ready), old(), old()]),
+        "Ready=False/Pending ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded \
+         Reconciling=True/Pending",
+        "1 of 3 replicas serve it; vision-0 tries it first, and its server has yet to live on with it for a while; vision-1, vision-2 \
+         get it after that; the former content serves on",
+    );
+    check_rollout(
+        &in_rollout(RolloutPhase::Trial, None, &std::array::from_fn::<_, 3, _>(|_| ("settling", Phase::Ready))),
+        "Ready=True/Loaded ServerResolved=True/Found FitsMemory=True/Admitted Servable=True/ActiveVersionLoaded",
+        "3 of 3 replicas serve it",
     );
 }
 
@@ -689,6 +719,14 @@ fn a_content_that_failed_or_is_in_quarantine_names_replica_reason_and_cure() {
          Reconciling=True/LoadFailed",
         "vision-0: no such op; no further replica gets this content before that one serves it, the former one goes on",
     );
+    let failed = || Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: true };
+    let statuses = in_rollout(
+        RolloutPhase::Stopped,
+        failure("LoadFailed"),
+        &[("new", failed()), ("new", Phase::Ready), ("new", Phase::Ready)],
+    );
+    let message = "vision-0: no such op; vision-1, vision-2 serve it, the former one goes on";
+    assert_eq!(of(&statuses.models[0].1.conditions, "Ready").message, message);
     let statuses = in_rollout(RolloutPhase::Quarantined, failure("ServerCrashed"), &[old(), old(), old()]);
     check_rollout(
         &statuses,

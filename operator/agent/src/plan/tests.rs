@@ -236,3 +236,43 @@ fn a_restarted_server_is_not_held_to_models_that_came_later_and_never_worked() {
     let last = names(&["a", "gone"]);
     assert_eq!(startup_models(&names(&["a", "good", "bad"]), &names(&["good"]), Some(&last)), names(&["a", "good"]));
 }
+
+/// A model that serves `b` and is to serve `a`, which is in rollout.
+fn trial(number: u64, is_suspect: bool) -> Wanted {
+    let suspects = if is_suspect { b().into_iter().collect() } else { BTreeSet::new() };
+    Wanted { is_in_trial: true, number, suspects, ..updating() }
+}
+
+#[test]
+fn contents_in_rollout_are_loaded_together_until_one_of_them_ends_a_server() {
+    let staged = updating().staged;
+    let both = || observe([("m", trial(1, false)), ("n", trial(2, false))]);
+    check(&both(), Instant::now(), &[load("m", staged.clone()), load("n", staged.clone())]);
+    // first the one that was tried first, alone; and each waits until the one before has settled
+    let mut observed = observe([("m", trial(2, true)), ("n", trial(1, true)), ("o", trial(3, false))]);
+    check(&observed, Instant::now(), &[load("n", staged.clone())]);
+    observed.trials.open = BTreeMap::from([(content('c'), true)]);
+    let plan = check(&observed, Instant::now(), &[]);
+    assert!(!plan.is_settled);
+    // but for one that takes its very place
+    observed.wanted.get_mut("o").unwrap().linked = Some(content('c'));
+    check(&observed, Instant::now(), &[load("o", staged.clone())]);
+    // what is proven comes before what is tried again, and is not held up by it
+    observed = observe([("m", trial(1, true)), ("n", updating()), ("o", trial(3, false))]);
+    observed.trials.is_starting = true;
+    check(&observed, Instant::now(), &[load("n", staged.clone()), load("o", staged)]);
+}
+
+#[test]
+fn what_servers_end_with_comes_back_after_its_successor() {
+    let now = Instant::now();
+    let lost = Wanted { served: Served::No, ..updating() };
+    check(&observe([("m", lost.clone())]), now, &[load("m", lost.active.clone())]);
+    let ending = Wanted { active_ends_servers: true, ..lost };
+    check(&observe([("m", ending.clone())]), now, &[load("m", ending.staged.clone())]);
+    let mut down = observe([("m", ending.clone())]);
+    down.server_is_live = false;
+    check(&down, now, &[Step::Link("m".to_owned(), ending.staged.clone().unwrap())]);
+    let failed = Wanted { loads: BTreeMap::from([(ending.staged.clone().unwrap(), failed(9, now))]), ..ending.clone() };
+    check(&observe([("m", failed)]), now, &[load("m", ending.active)]);
+}

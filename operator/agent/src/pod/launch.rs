@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
-use operator_core::last_words::CONTAINER_ENDS;
+use operator_core::last_words::{CONTAINER_ENDS, SERVER_RESTARTS};
 use rustix::process::Signal;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
@@ -178,7 +178,7 @@ impl Program for Server<'_> {
                 self.crash = Some(Crash { code, is_out_of_memory: true });
             }
             Next::Restart(_) => {
-                tracing::error!(signal, "the server was ended by a signal and is started again");
+                tracing::error!(signal, "{SERVER_RESTARTS}");
                 self.crashes.send_modify(|count| *count += 1);
                 self.crash = Some(Crash { code, is_out_of_memory: false });
             }

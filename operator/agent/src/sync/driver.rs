@@ -28,7 +28,7 @@ use crate::{
     adopt::{Following, LastServed, PodFacts, follow},
     attempts::Attempts,
     disk::Disk,
-    load::{Index, Server},
+    load::{CallError, Index, Server},
     plan::{Inputs, Plan, RetryPolicy, Served, plan},
     source::Progress,
     state::{ForeignLoads, State},
@@ -41,6 +41,10 @@ const SOON: Duration = Duration::from_millis(100);
 
 /// Shortest pause before the plan is asked again by time alone.
 const SHORTEST: Duration = Duration::from_millis(10);
+
+/// How long nobody has to listen at the server's address before its process counts as ended. One that ends on purpose is told of
+/// at once.
+const ABSENCE: Duration = Duration::from_secs(3);
 
 /// The loop and all it holds.
 pub(super) struct Driver {
@@ -58,6 +62,9 @@ pub(super) struct Driver {
     unloading: BTreeSet<String>,
     unreferenced: BTreeMap<ContentHash, Instant>,
     index: Option<Index>,
+    /// The server process that was seen last, and since when nobody listens at its address, if that is so.
+    live_in: Option<u64>,
+    absent_since: Option<Instant>,
     is_ready: bool,
     jobs: JoinSet<Ended>,
     names: HashMap<Id, Job>,
@@ -109,6 +116,8 @@ impl Driver {
             unloading: BTreeSet::new(),
             unreferenced: BTreeMap::new(),
             index: None,
+            live_in: None,
+            absent_since: None,
             is_ready: false,
             jobs: JoinSet::new(),
             names: HashMap::new(),
@@ -132,6 +141,7 @@ impl Driver {
             self.follow(&following);
             self.follow_start();
             let now = Instant::now();
+            let settles = if self.index.is_some() { self.attempts.settle(now) } else { None };
             let observed = self.observe(&following, now);
             self.note_confirmed(&following, &observed);
             let plan = plan(&observed, now);
@@ -148,7 +158,7 @@ impl Driver {
             if !self.is_any_changing() && self.models.values().all(|memory| memory.loading.is_none()) {
                 self.drains.release();
             }
-            let pause = self.pause(&plan, now);
+            let pause = self.pause(&plan, settles, now);
             tokio::select! {
                 changed = self.manifests.changed() => {
                     if changed.is_err() {
@@ -192,11 +202,22 @@ impl Driver {
     }
 
     async fn ask_server(&mut self) {
-        let was_live = self.index.is_some();
-        self.index = self.server.index().await.ok();
+        let (was_live, process) = (self.index.is_some(), self.attempts.process());
+        let answer = self.server.index().await;
+        let is_absent = matches!(answer, Err(CallError::Absent(_)));
+        self.index = answer.ok();
         self.is_ready = self.index.is_some() && self.server.is_ready().await;
         if was_live && self.index.is_none() {
             self.reset_attempts(); // whoever answers next is another process
+        }
+        // who starts it says so, but not before the next start, which may be minutes away
+        if self.index.is_some() {
+            self.live_in = Some(process);
+        }
+        self.absent_since =
+            self.absent_since.or(Some(Instant::now())).filter(|_| is_absent && self.live_in == Some(process));
+        if self.absent_since.is_some_and(|since| since.elapsed() >= ABSENCE) {
+            self.attempts.server_gone(process, &self.store);
         }
     }
 
@@ -232,10 +253,11 @@ impl Driver {
         self.models.keys().any(|name| self.served(name) == Served::Changing)
     }
 
-    /// How long to wait if nothing happens.
-    fn pause(&self, plan: &Plan, now: Instant) -> Duration {
+    /// How long to wait if nothing happens. `settles`: when a content may have settled.
+    fn pause(&self, plan: &Plan, settles: Option<Instant>, now: Instant) -> Duration {
         let look = if self.index.is_none() || self.is_any_changing() { SOON } else { self.settings.look_again };
-        plan.wake.map_or(look, |wake| wake.saturating_duration_since(now).max(SHORTEST).min(look))
+        let wake = plan.wake.into_iter().chain(settles).min();
+        wake.map_or(look, |wake| wake.saturating_duration_since(now).max(SHORTEST).min(look))
     }
 }
 

@@ -36,8 +36,8 @@ pub(super) enum Ended {
 pub(super) enum NotLoaded {
     /// The content's fault, as far as we know: it counts.
     Failed(Fault),
-    /// The server ended before it answered: perhaps the content ended it.
-    ServerEnded(Fault),
+    /// The server ended before it answered, with what came of the connection: perhaps the content ended it.
+    ServerEnded(String),
     /// The server was not there, or not ready to load anything.
     NotNow,
 }
@@ -85,6 +85,8 @@ pub(super) struct Load {
     pub(super) keeps_former: bool,
     /// The server is not ready without it, if it starts with it.
     pub(super) is_proven: bool,
+    /// It is the content in rollout.
+    pub(super) is_in_trial: bool,
 }
 
 impl Load {
@@ -93,18 +95,24 @@ impl Load {
     pub(super) async fn run(self) -> Ended {
         let begun = Instant::now();
         let attempt = {
-            let (attempts, content) = (Arc::clone(&self.attempts), self.content.clone());
-            match blocking(move || attempts.begin(&content)).await {
+            let (attempts, content, is_in_trial) = (Arc::clone(&self.attempts), self.content.clone(), self.is_in_trial);
+            match blocking(move || attempts.begin(&content, is_in_trial)).await {
                 Ok(attempt) => attempt,
                 Err(fault) => return Ended::Load(Err(NotLoaded::Failed(fault))),
             }
         };
+        let linked = self.store.linked(&self.name);
         let before = self.ready_versions().await;
         let result = self.load().await;
         match &result {
-            Ok(()) => self.attempts.succeeded([&self.content]),
-            Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => self.attempts.answered(&self.content, attempt),
-            Err(NotLoaded::ServerEnded(_)) => self.attempts.unanswered(&self.content),
+            Ok(()) => {
+                self.attempts.loaded(&self.content, attempt);
+                if let Some(before) = linked.filter(|before| *before != self.content) {
+                    self.attempts.left_the_server(&before);
+                }
+            }
+            Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => self.attempts.refused(&self.content, attempt),
+            Err(NotLoaded::ServerEnded(_)) => self.attempts.unanswered(attempt, &self.store),
         }
         if let Err(error) = &result
             && self.former.as_ref() != Some(&self.content)
@@ -197,8 +205,12 @@ const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
 const LEAVING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Has the server drop a model, waits until it has, and only then takes its files away.
-pub(super) async fn unload(store: Arc<Store>, server: Server, name: String) -> Ended {
-    let done = match evicted(&server, &name).await {
+pub(super) async fn unload(store: Arc<Store>, attempts: Arc<Attempts>, server: Server, name: String) -> Ended {
+    let gone = evicted(&server, &name).await;
+    if let (Ok(()), Some(content)) = (&gone, store.linked(&name)) {
+        attempts.left_the_server(&content);
+    }
+    let done = match gone {
         Ok(()) if store.is_known(&name) => on_disk(&store, &name, |store, name| {
             store.unpoint(name)?;
             store.record(name, |record| *record = Record::default())
@@ -276,7 +288,7 @@ impl From<CallError> for NotLoaded {
             CallError::TimedOut(limit) => {
                 Self::Failed(Fault::new(Reason::LoadTimedOut, format!("the server did not load it within {limit:?}")))
             }
-            error @ CallError::Lost(_) => Self::ServerEnded(Fault::new(Reason::LoadFailed, error.to_string())),
+            error @ CallError::Lost(_) => Self::ServerEnded(error.to_string()),
             error @ CallError::TooLarge(_) => Self::Failed(Fault::new(Reason::LoadFailed, error.to_string())),
         }
     }

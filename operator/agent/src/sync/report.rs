@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use operator_core::manifest::{ManifestModel, ModelRollout, RolloutPhase};
 use tokio::sync::watch;
 
 use super::memory::Memory;
 use crate::{
     adopt::Following,
     attempts::Attempts,
-    load::Index,
+    fault::Reason,
+    load::{self, Index},
     plan::{Inputs, Served, Wanted},
     source::Stage,
     state::{ModelState, Phase, State},
@@ -36,7 +38,7 @@ pub(super) fn describe_all(
     });
     let wanted = observed.wanted.iter().map(|(name, wanted)| {
         let before = before.models.get(name).map(|model| &model.phase);
-        (name.clone(), describe(wanted, known, before, name, now))
+        (name.clone(), describe(wanted, observed, known, before, name, now))
     });
     leaving.chain(wanted).collect()
 }
@@ -55,10 +57,20 @@ pub(super) fn progress(state: &watch::Sender<State>, name: &str, stage: Stage) {
 }
 
 /// Where a model of the manifest stands, in the words of the state.
-fn describe(wanted: &Wanted, known: &Known<'_>, before: Option<&Phase>, name: &str, now: Instant) -> ModelState {
+fn describe(
+    wanted: &Wanted,
+    observed: &Inputs,
+    known: &Known<'_>,
+    before: Option<&Phase>,
+    name: &str,
+    now: Instant,
+) -> ModelState {
     let (memory, index) = (&known.memories[name], known.index);
     let is_serving = wanted.served == Served::Yes && index.is_some() && !wanted.is_overridden;
-    let is_done = is_serving && wanted.staged.is_some() && wanted.staged == wanted.active;
+    let is_done = is_serving
+        && wanted.staged.is_some()
+        && wanted.staged == wanted.active
+        && (wanted.linked == wanted.staged || wanted.linked.is_none());
     let phase = if memory.fetching.is_some() {
         match before {
             Some(phase @ (Phase::Downloading { .. } | Phase::Verifying)) => phase.clone(),
@@ -69,12 +81,15 @@ fn describe(wanted: &Wanted, known: &Known<'_>, before: Option<&Phase>, name: &s
     } else if is_done {
         Phase::Ready
     } else if let Some(failure) = memory.failure(wanted.staged.as_ref(), &wanted.retry_policy, now) {
-        Phase::Failed(failure)
+        // one that lacks another model, which is on its way, has not failed
+        let waits = failure.reason == Reason::LoadFailed && load::lacks_a_model(&failure.message);
+        if waits && is_another_coming(name, observed, known, now) { Phase::Pending } else { Phase::Failed(failure) }
     } else if wanted.served == Served::Changing && wanted.staged.is_some() && wanted.staged == wanted.linked {
         Phase::Loading
     } else {
         Phase::Pending
     };
+    let is_ready = phase == Phase::Ready;
     ModelState {
         phase,
         wanted: wanted.staged.clone(),
@@ -83,5 +98,29 @@ fn describe(wanted: &Wanted, known: &Known<'_>, before: Option<&Phase>, name: &s
         load_ms: memory.load_ms,
         entry: known.following.entries.get(name).map(|entry| entry.hash.clone()),
         crashes: wanted.staged.as_ref().map_or(0, |content| known.attempts.crashes(content)),
+        crash: wanted
+            .staged
+            .as_ref()
+            .and_then(|content| known.attempts.last_crash(content))
+            .map(|crash| crash.to_string()),
+        settled: (is_ready && wanted.staged.as_ref().is_some_and(|content| known.attempts.is_open(content)))
+            .then_some(false),
+        ends_servers: wanted.staged.as_ref().is_some_and(|content| known.attempts.has_unexplained_ends(content)),
     }
+}
+
+/// Whether a model other than that may come into service without anybody doing anything: this pod works on it, or is about to be given
+/// its content.
+fn is_another_coming(name: &str, observed: &Inputs, known: &Known<'_>, now: Instant) -> bool {
+    let is_coming = |(other, wanted): (&String, &Wanted)| {
+        let is_done = wanted.served == Served::Yes && wanted.staged.is_some() && wanted.staged == wanted.active;
+        let has_failed = known.memories[other].failure(wanted.staged.as_ref(), &wanted.retry_policy, now).is_some();
+        other != name && !is_done && (!has_failed || wanted.is_fetching || wanted.is_loading)
+    };
+    let is_given = |model: &ManifestModel| {
+        let is_coming = |rollout: &ModelRollout| matches!(rollout.phase, RolloutPhase::Trial | RolloutPhase::Spreading);
+        let withheld = known.following.entries.get(&model.name).is_none_or(|entry| entry.withheld.is_some());
+        model.name != name && withheld && model.rollout.as_ref().is_some_and(is_coming)
+    };
+    observed.wanted.iter().any(is_coming) || known.following.published.models.iter().any(is_given)
 }

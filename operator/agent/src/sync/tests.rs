@@ -191,6 +191,8 @@ struct Harness {
     adopts: Option<watch::Sender<BTreeSet<String>>>,
     /// Fetches from one place, and loads, at the same time.
     at_once: usize,
+    /// How long a server has to live on with a content in rollout.
+    settle: Duration,
     agent: Option<Agent>,
 }
 
@@ -206,13 +208,14 @@ impl Harness {
         let address = server.start(([127, 0, 0, 1], 0).into()).await;
         let (manifests, _) = watch::channel(Arc::new(manifest(models)));
         let root = tempfile::tempdir().unwrap();
-        Self { root, server, address, manifests, adopts: None, at_once: 4, agent: None }
+        Self { root, server, address, manifests, adopts: None, at_once: 4, settle: SETTLE, agent: None }
     }
 
     fn start_agent(&mut self) {
         let mut settings = Settings::new(self.root.path().join("agent"), self.address);
         settings.look_again = Duration::from_millis(50);
         settings.grace = Duration::ZERO;
+        settings.settle = self.settle;
         (settings.fetches_at_once, settings.loads_at_once) = (self.at_once, self.at_once);
         settings.adopts = self.adopts.as_ref().map(watch::Sender::subscribe);
         settings.places.config_maps.below = vec![self.root.path().join("maps")];
@@ -222,6 +225,13 @@ impl Harness {
         let agent = Agent::start(settings, self.manifests.subscribe()).unwrap();
         *self.server.repository.lock().unwrap() = agent.repository();
         self.agent = Some(agent);
+    }
+
+    /// Ends the server's process; another one takes its place, as the launcher says.
+    async fn replace_server(&self) {
+        self.server.stop().await;
+        self.agent.as_ref().unwrap().server_starting();
+        self.server.start(self.address).await;
     }
 
     /// Ends the agent as a kill would: nothing is told to anybody.
@@ -345,6 +355,22 @@ async fn an_ensemble_that_came_before_its_parts_is_loaded_as_soon_as_they_are() 
         .await;
     let loads_of = |wanted: &str| harness.server.calls().iter().filter(|call| *call == wanted).count();
     assert_eq!(loads_of("load bad"), 1, "what failed for another reason waits");
+}
+
+#[tokio::test]
+async fn an_ensemble_whose_parts_are_on_their_way_has_not_failed() {
+    let endless = TcpListener::bind("127.0.0.1:0").await.unwrap(); // takes connections and says nothing
+    let uri = format!("http://{}/m.zip", endless.local_addr().unwrap());
+    let slow = model("part", ManifestSource::Http { uri, secret: None });
+    let mut harness = Harness::new(vec![inline("chain", "needs part"), slow]).await;
+    let loads = |harness: &Harness| harness.server.calls().iter().filter(|call| *call == "load chain").count();
+    let tried = |state: &State| loads(&harness) > 1 && state.models["chain"].phase != Phase::Loading;
+    let state = harness.until("tried", tried).await;
+    assert_eq!(state.models["chain"].phase, Phase::Pending);
+    harness.kill_agent().await;
+    harness.want(vec![inline("chain", "needs part")]);
+    harness.start_agent();
+    harness.until("failed", |state| reason(&state.models["chain"]) == Some(Reason::LoadFailed)).await;
 }
 
 #[tokio::test]

@@ -51,6 +51,12 @@ struct WireModel {
     #[serde(default)]
     crashes: u32,
     #[serde(default)]
+    crash: Option<String>,
+    #[serde(default)]
+    settled: Option<bool>,
+    #[serde(default)]
+    ends_servers: bool,
+    #[serde(default)]
     phase: String,
     #[serde(default)]
     reason: Option<String>,
@@ -134,6 +140,9 @@ fn of_model(model: WireModel) -> ModelReport {
     ModelReport {
         entry: model.entry.filter(|entry| entry.len() <= WORD),
         crashes: model.crashes,
+        crash: model.crash.map(|crash| cut(crash, MESSAGE)),
+        settled: model.settled,
+        ends_servers: model.ends_servers,
         phase,
         versions: model.versions,
         serving: serving.map(|content| content.as_str().replacen('-', ":", 1)),
@@ -197,6 +206,7 @@ mod tests {
         let models = json!({ "a": {
             "phase": "Failed", "reason": "ChecksumMismatch", "message": "other files", "attempts": 1, "willRetry": true,
             "versions": [1], "serving": format!("sha256-{}", "0".repeat(64)), "entry": "sha256:ab", "crashes": 1,
+            "crash": "the server ended", "settled": false, "endsServers": true,
         } });
         let report = of_state(&state(models), &names(&["a"])).unwrap();
         assert_eq!((report.manifest_hash.as_deref(), report.crashes), (Some("h"), Some(2)));
@@ -207,6 +217,9 @@ mod tests {
         let expected = ModelReport {
             entry: Some("sha256:ab".into()),
             crashes: 1,
+            crash: Some("the server ended".into()),
+            settled: Some(false),
+            ends_servers: true,
             phase,
             versions: vec![1],
             serving: Some(format!("sha256:{}", "0".repeat(64))),

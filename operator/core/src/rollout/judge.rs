@@ -25,7 +25,7 @@ pub(super) struct Sighting<'a> {
     pub(super) may_adopt: bool,
     /// What it says of the model, if that is about this content.
     report: Option<&'a ModelReport>,
-    /// It serves the former content, has failed with it, or there is none.
+    /// It serves the former content, has failed with it, its servers end with it, or there is none.
     is_through_with_former: bool,
 }
 
@@ -36,7 +36,9 @@ impl<'a> Sighting<'a> {
         let model = report.and_then(|report| Some((report, report.models.get(name)?)));
         let about = |hash: &str, published| model.filter(|(report, model)| model.is_about(hash, report, published));
         let has_ended = |former: &str| {
-            about(former, None).is_some_and(|(_, model)| matches!(model.phase, Phase::Ready | Phase::Failed { .. }))
+            about(former, None).is_some_and(|(_, model)| {
+                matches!(model.phase, Phase::Ready | Phase::Failed { .. }) || model.ends_servers
+            })
         };
         let is_older = report.is_some_and(|report| report.adopts.is_none());
         Self {
@@ -66,13 +68,19 @@ impl<'a> Sighting<'a> {
         self.report.is_some_and(|report| report.phase == Phase::Ready)
     }
 
+    /// It serves it, and its server has lived on with it.
+    fn has_settled(&self) -> bool {
+        self.report.is_some_and(ModelReport::has_settled)
+    }
+
     fn failure(&self) -> Option<RolloutFailure> {
         let report = self.report?;
         let (reason, message) = match &report.phase {
             Phase::Failed { reason, message, .. } => (reason.clone(), cut(message, RolloutFailure::MESSAGE_MAX)),
-            phase if report.crashes > 0 && *phase != Phase::Ready => {
-                let message = "the server ended while it loaded this content; it is tried once more, by itself";
-                (Reason::ServerCrashed.to_string(), message.to_owned())
+            _ if report.crashes > 0 && !report.has_settled() => {
+                let how = report.crash.as_deref().unwrap_or("the server ended with this content");
+                let message = format!("{how}; it is tried once more, by itself");
+                (Reason::ServerCrashed.to_string(), cut(&message, RolloutFailure::MESSAGE_MAX))
             }
             _ => return None,
         };
@@ -96,27 +104,27 @@ pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<
         next.phase = RolloutPhase::Stopped;
         return Some(next);
     }
-    let is_served = sightings.iter().any(Sighting::serves);
+    let has_settled = sightings.iter().any(Sighting::has_settled);
     // one that is out of the Service to load it counts, too
     let counts = |it: &&Sighting<'_>| it.replica.is_ready || drains::is_out(it.replica);
-    let is_everywhere = sightings.iter().filter(counts).all(Sighting::serves);
-    if is_served && is_everywhere {
+    let is_everywhere = sightings.iter().filter(counts).all(Sighting::has_settled);
+    if has_settled && is_everywhere {
         return None;
     }
     next.phase = match next.phase {
         RolloutPhase::Spreading => RolloutPhase::Spreading,
-        _ if is_served => RolloutPhase::Spreading,
+        _ if has_settled => RolloutPhase::Spreading,
         _ => RolloutPhase::Trial,
     };
     Some(next)
 }
 
-/// What stands against a content. A pod that failed goes on by its own policy: until it serves the content or is gone, what it
+/// What stands against a content. A pod that failed goes on by its own policy: until the content settles or the pod is gone, what it
 /// does meanwhile changes nothing.
 fn failure(before: Option<&RolloutFailure>, sightings: &[Sighting<'_>]) -> Option<RolloutFailure> {
     let known = before.and_then(|before| {
         let pod = sightings.iter().find(|it| it.replica.name == before.pod)?;
-        (!pod.serves() && !pod.has_gone_back()).then(|| pod.failure().unwrap_or_else(|| before.clone()))
+        (!pod.has_settled() && !pod.has_gone_back()).then(|| pod.failure().unwrap_or_else(|| before.clone()))
     });
     known.or_else(|| sightings.iter().find_map(Sighting::failure))
 }
@@ -149,7 +157,7 @@ fn fatal(
         let pod = failure.map(|failure| failure.pod).filter(|pod| crashes.contains_key(pod));
         let pod = pod.or_else(|| crashes.keys().next_back().cloned()).unwrap_or_default();
         let count: u32 = crashes.values().fold(0, |sum, count| sum.saturating_add(*count));
-        let message = format!("{count} server processes ended while they loaded this content");
+        let message = format!("{count} server processes ended with this content");
         RolloutFailure { reason, message, pod }
     })
 }

@@ -39,6 +39,9 @@ struct Pod {
     phase: Phase,
     crashes: BTreeMap<String, u32>,
     serving: Option<ManifestModel>,
+    /// What it goes back to when its server ends, and whether that lives on with what it serves.
+    before: Option<ManifestModel>,
+    settled: bool,
 }
 
 impl Pod {
@@ -62,6 +65,7 @@ impl Pod {
             let serves = self.serving.as_ref().map(ManifestModel::content_hash);
             let is_served = serves.is_some() && serves == self.entry.as_ref().map(ManifestModel::content_hash);
             self.phase = if is_served { Phase::Ready } else { Phase::Pending };
+            self.settled |= !is_served;
             if self.entry.is_none() {
                 self.serving = None;
             }
@@ -75,9 +79,16 @@ impl Pod {
                     self.phase = Phase::Loading;
                     began = Some(hash);
                 }
-                Phase::Loading if uri(&entry).starts_with("good") => {
-                    self.phase = Phase::Ready;
-                    self.serving = Some(entry);
+                Phase::Loading if uri(&entry).starts_with("good") || uri(&entry).starts_with("late") => {
+                    (self.phase, self.settled) = (Phase::Ready, false);
+                    self.before = self.serving.replace(entry);
+                }
+                Phase::Ready if self.settled => {}
+                Phase::Ready if uri(&entry).starts_with("good") => self.settled = true,
+                Phase::Ready => {
+                    self.serving = self.before.take();
+                    self.crashes.insert(hash, crashes + 1);
+                    self.phase = if crashes + 1 >= CRASHES_MAX { failed("ServerCrashed") } else { Phase::Pending };
                 }
                 Phase::Loading if uri(&entry).starts_with("bad") => self.phase = failed("LoadFailed"),
                 Phase::Loading => {
@@ -98,7 +109,8 @@ impl Pod {
         let report = self.entry.as_ref().map(|entry| {
             let hash = entry.content_hash();
             let crashes = self.crashes.get(&hash).copied().unwrap_or(0);
-            ModelReport { phase: self.phase.clone(), crashes, entry: Some(hash), ..ModelReport::default() }
+            let settled = (self.phase == Phase::Ready && !self.settled).then_some(false);
+            ModelReport { phase: self.phase.clone(), crashes, settled, entry: Some(hash), ..ModelReport::default() }
         });
         Replica {
             name: self.name.clone(),
@@ -135,8 +147,8 @@ struct Cluster {
     pods: Vec<Pod>,
     made: u32,
     at_once: usize,
-    /// Contents that some pod has served, ever.
-    served: BTreeSet<String>,
+    /// Contents that have settled on some pod, ever.
+    settled: BTreeSet<String>,
     /// Writes of the operator.
     writes: u32,
 }
@@ -149,7 +161,7 @@ impl Cluster {
             pods: vec![],
             made: 0,
             at_once: 1,
-            served: BTreeSet::new(),
+            settled: BTreeSet::new(),
             writes: 0,
         };
         (0..pods).for_each(|_| cluster.add());
@@ -176,15 +188,15 @@ impl Cluster {
 
     fn work(&mut self, at: usize) {
         let began = self.pods[at].work();
-        if let Some(hash) = began.filter(|hash| !self.served.contains(hash)) {
+        if let Some(hash) = began.filter(|hash| !self.settled.contains(hash)) {
             let tries_it = |pod: &&Pod| {
                 pod.entry.as_ref().is_some_and(|entry| entry.content_hash() == hash) && pod.phase != Phase::Pending
             };
             let trying: Vec<_> = self.pods.iter().filter(tries_it).map(|pod| pod.name.as_str()).collect();
-            assert!(trying.len() < 2, "{trying:?} try a content that nobody has served");
+            assert!(trying.len() < 2, "{trying:?} try a content that has settled nowhere");
         }
-        let served = self.pods.iter().filter_map(|pod| pod.serving.as_ref());
-        self.served.extend(served.map(ManifestModel::content_hash));
+        let settled = self.pods.iter().filter(|pod| pod.settled).filter_map(|pod| pod.serving.as_ref());
+        self.settled.extend(settled.map(ManifestModel::content_hash));
     }
 
     /// Everybody does everything, often enough to come to rest.
@@ -247,7 +259,8 @@ fn what_sources_may_use_is_published_with_the_contents() {
 
 #[test]
 fn what_fails_on_the_canary_stops_there() {
-    for (uri, phase, crashes) in [("bad", RolloutPhase::Stopped, 0), ("crash", RolloutPhase::Quarantined, 2)] {
+    let quarantined = |uri| (uri, RolloutPhase::Quarantined, 2);
+    for (uri, phase, crashes) in [("bad", RolloutPhase::Stopped, 0), quarantined("crash"), quarantined("late")] {
         let mut cluster = Cluster::new("good-1", 3);
         cluster.settle();
         cluster.wanted = content(uri);
@@ -287,6 +300,65 @@ fn crashes_of_a_pod_that_is_gone_still_count() {
     assert_eq!(cluster.phase(), Some(RolloutPhase::Quarantined));
     let crashed: u32 = cluster.pods.iter().flat_map(|pod| pod.crashes.values()).sum();
     assert_eq!((crashed, cluster.serving()), (1, vec!["good-1"; 2]), "one more, on another pod");
+}
+
+#[test]
+fn a_content_spreads_once_it_has_settled_and_is_proven_once_it_has_everywhere() {
+    let mut cluster = Cluster::new("good-1", 2);
+    cluster.settle();
+    cluster.wanted = content("good-2");
+    let mut phases = vec![];
+    for _ in 0..40 {
+        cluster.reconcile(false);
+        for at in 0..2 {
+            cluster.pods[at].manifest = cluster.last.clone();
+            cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
+            cluster.work(at);
+        }
+        let state = |pod: &Pod| match pod.serving.as_ref().map(uri) {
+            Some("good-2") if pod.settled => 's',
+            Some("good-2") => 'n',
+            _ => 'o',
+        };
+        let seen = (cluster.phase(), cluster.pods.iter().map(state).collect::<String>());
+        if phases.last() != Some(&seen) {
+            phases.push(seen);
+        }
+    }
+    // what the operator says is what it saw before the pods went on
+    let expected = [
+        (Some(RolloutPhase::Trial), "oo"),
+        (Some(RolloutPhase::Trial), "no"),
+        (Some(RolloutPhase::Trial), "so"),
+        (Some(RolloutPhase::Spreading), "so"),
+        (Some(RolloutPhase::Spreading), "sn"),
+        (Some(RolloutPhase::Spreading), "ss"),
+        (None, "ss"),
+    ];
+    assert_eq!(phases, expected.map(|(phase, pods)| (phase, pods.to_owned())));
+}
+
+#[test]
+fn a_repair_is_tried_where_servers_end_with_the_former_content() {
+    let (old, new) = (content("good-1"), content("good-2"));
+    let last = advance(compiled(vec![old.clone()]), &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
+    let mut proven = last.clone();
+    proven.models[0].rollout = None;
+    let pod = |ends_servers| {
+        let report = ModelReport { entry: Some(old.content_hash()), ends_servers, ..ModelReport::default() };
+        let report = Report {
+            adopts: Some(BTreeSet::new()),
+            models: BTreeMap::from([("m".to_owned(), report)]),
+            ..Report::default()
+        };
+        Replica { name: "pod".into(), has_started: true, report: Some(report), ..Replica::default() }
+    };
+    let chosen = |ends_servers| {
+        let around = Around { last: Some(&proven), replicas: &[pod(ends_servers)], at_once: 1 };
+        advance(compiled(vec![new.clone()]), &around).1["pod"].clone()
+    };
+    assert_eq!(chosen(false), BTreeSet::new(), "it is on its way to the former one");
+    assert_eq!(chosen(true), BTreeSet::from([new.adopt_word()]));
 }
 
 #[test]
@@ -396,7 +468,7 @@ enum Event {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let uris = prop::sample::select(vec!["good-1", "good-2", "bad-1", "crash-1", "crash-2"]);
+    let uris = prop::sample::select(vec!["good-1", "good-2", "bad-1", "crash-1", "crash-2", "late-1", "late-2"]);
     prop_oneof![
         6 => Just(Event::Reconcile),
         1 => Just(Event::BrokenOff),
@@ -417,7 +489,7 @@ proptest! {
         pods in 1..4_u32,
         at_once in 1..3_usize,
         events in prop::collection::vec(any_event(), 0..120),
-        end in prop::sample::select(vec!["good-9", "bad-9", "crash-9"]),
+        end in prop::sample::select(vec!["good-9", "bad-9", "crash-9", "late-9"]),
     ) {
         let mut cluster = Cluster::new("good-0", pods);
         cluster.at_once = at_once;

@@ -1,5 +1,7 @@
 //! The status of a TritonModel: where its replicas stand, one by one, and what that means together.
 
+mod progress;
+
 use crds::{
     TritonModel, TritonModelStatus,
     model::{LastFailure, ModelOnPod, ModelUrls, ReplicaCounts, ReplicaFailure},
@@ -15,8 +17,7 @@ use super::{
 use crate::{
     Reason,
     compile::{CompiledModel, Placement},
-    labels,
-    manifest::{ModelRollout, RolloutFailure, RolloutPhase},
+    manifest::{RolloutFailure, RolloutPhase},
     names, pod,
     replica::{ModelReport, Phase, Replica},
     versions,
@@ -38,6 +39,8 @@ enum Standing<'a> {
     Pending,
     /// It serves what was proven before, or nothing, until others have tried the content.
     Held,
+    /// It serves what is asked for, and its server has yet to show that it lives on with it.
+    Settling,
     Failed {
         reason: &'a str,
         message: &'a str,
@@ -51,7 +54,7 @@ impl Standing<'_> {
     /// As the status has it.
     const fn word(&self) -> &'static str {
         match self {
-            Self::Loaded => "Loaded",
+            Self::Loaded | Self::Settling => "Loaded",
             Self::Unreached => "Unready",
             Self::Downloading => "Downloading",
             Self::Loading => "Loading",
@@ -179,13 +182,15 @@ fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<
         let is_older = model.entry.is_none() && report.adopts.is_none();
         let is_still_loaded = is_older && was_loaded && model.phase == Phase::Ready && replica.is_ready;
         let is_held = content.is_some_and(|content| content.rollout.is_some());
-        return match (is_still_loaded, is_held) {
+        let is_chosen = content.is_some_and(|content| replica.may_adopt.contains(&content.word));
+        return match (is_still_loaded, is_held && !is_chosen) {
             (true, _) => Standing::Loaded,
             (false, true) => Standing::Held,
             (false, false) => Standing::Pending,
         };
     }
     match &model.phase {
+        Phase::Ready if replica.is_ready && !model.has_settled() => Standing::Settling,
         Phase::Ready if replica.is_ready => Standing::Loaded,
         Phase::Ready => Standing::Unreached,
         Phase::Downloading => Standing::Downloading,
@@ -201,7 +206,7 @@ fn count(standings: &[(&Replica, Standing<'_>)], desired: i32) -> ReplicaCounts 
     };
     ReplicaCounts {
         desired,
-        loaded: number(|standing| matches!(standing, Standing::Loaded)).min(desired),
+        loaded: number(|standing| matches!(standing, Standing::Loaded | Standing::Settling)).min(desired),
         loading: number(|standing| matches!(standing, Standing::Downloading | Standing::Loading)),
         failed: number(|standing| matches!(standing, Standing::Failed { .. })),
     }
@@ -223,7 +228,7 @@ fn ready(
         }
         Placement::Placed => {}
     }
-    if let Some(why) = stopped(&compiled.name, view) {
+    if let Some(why) = stopped(&compiled.name, standings, view) {
         return why;
     }
     let failed = standings.iter().find_map(|(replica, standing)| match standing {
@@ -250,31 +255,9 @@ fn ready(
     if let Some(why) = &view.refusal {
         return Claim::new(False, Reason::ServerNotReady.to_string(), format!("TritonServer {}: {why}", view.name));
     }
-    let on = |is: fn(&Standing<'_>) -> bool| {
-        let names: Vec<_> =
-            standings.iter().filter(|(_, standing)| is(standing)).map(|(replica, _)| replica.name.as_str()).collect();
-        (!names.is_empty()).then(|| names.join(", "))
-    };
-    for (reason, is) in [
-        (Reason::Downloading, (|standing| matches!(standing, Standing::Downloading)) as fn(&Standing<'_>) -> bool),
-        (Reason::Loading, |standing| matches!(standing, Standing::Loading)),
-        (Reason::Pending, |standing| matches!(standing, Standing::Pending)),
-    ] {
-        if let Some(names) = on(is) {
-            let message = match view.contents.get(compiled.name.as_str()).and_then(|content| content.rollout) {
-                Some(ModelRollout { phase: RolloutPhase::Trial, .. }) => format!("{served}; {names} tries it first"),
-                _ => format!("{served}; under way on {names}"),
-            };
-            return Claim::new(False, reason.to_string(), message);
-        }
-    }
-    if let Some(names) = on(|standing| matches!(standing, Standing::Held)) {
-        let message = format!("{served}; {names} will get it when others have tried it");
-        return Claim::new(False, Reason::Pending.to_string(), message);
-    }
-    if let Some(names) = on(|standing| matches!(standing, Standing::Unreached)) {
-        let message = format!("{served}; {names} has loaded it and is not ready yet");
-        return Claim::new(False, Reason::ServerNotReady.to_string(), message);
+    let rollout = view.contents.get(compiled.name.as_str()).and_then(|content| content.rollout);
+    if let Some((reason, how)) = progress::under_way(standings, rollout) {
+        return Claim::new(False, reason.to_string(), format!("{served}; {how}"));
     }
     let unread = standings.iter().filter(|(_, standing)| matches!(standing, Standing::Silent));
     if let Some(why) = unread.filter_map(|(replica, _)| super::server::unread(replica)).next() {
@@ -285,20 +268,11 @@ fn ready(
 }
 
 /// What stands against a content that a pod has failed with.
-fn stopped(name: &str, view: &View<'_>) -> Option<Claim> {
+fn stopped(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Option<Claim> {
     let rollout = view.contents.get(name)?.rollout?;
     let RolloutFailure { reason, message, pod } = rollout.failure.as_ref()?;
-    let mut text = format!("{pod}: {}; ", message.trim_end_matches([';', '\n', ' ']));
-    text.push_str(match rollout.phase {
-        RolloutPhase::Quarantined => "no replica loads this content any more",
-        _ => "no further replica gets this content before that one serves it",
-    });
-    if rollout.former.is_some() {
-        text.push_str(", the former one goes on");
-    }
-    if rollout.phase == RolloutPhase::Quarantined {
-        text.push_str(&format!(": change the model, or set its annotation {} to a new text", labels::RETRY));
-    }
+    let message = message.trim_end_matches([';', '\n', ' ']);
+    let text = format!("{pod}: {message}{}", progress::containment(pod, standings, rollout));
     Some(Claim::new(ConditionStatus::False, reason.clone(), text))
 }
 

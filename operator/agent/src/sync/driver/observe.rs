@@ -10,16 +10,14 @@ use operator_core::manifest::ManifestSource;
 use super::{Driver, retry_policy};
 use crate::{
     adopt::Following,
-    attempts::CRASHES_MAX,
     fault::{Fault, Reason},
-    plan::{Inputs, Served, Wanted},
+    plan::{Inputs, Served, Trials, Wanted},
     source,
     store::Staged,
     sync::{
         foreign,
         memory::{Failed, Memory},
     },
-    verify::ContentHash,
 };
 
 impl Driver {
@@ -85,20 +83,19 @@ impl Driver {
         if starting.is_empty() {
             return;
         }
-        let is_answered = |name: &String| {
-            let says = !index.ready_versions(name).is_empty() || index.reason(name).is_some();
-            self.is_ready || (says && !index.is_changing(name))
-        };
-        let names = self.store.names();
-        let answered = names.iter().filter(|name| is_answered(name)).filter_map(|name| self.store.linked(name));
-        let answered: Vec<ContentHash> = answered.filter(|content| starting.contains(content)).collect();
-        self.attempts.succeeded(&answered);
-    }
-
-    /// Whether the content has ended as many server processes as it may.
-    pub(super) fn is_given_up(&self, content: &ContentHash, memory: &Memory) -> bool {
-        let is_under_way = memory.loading.as_ref() == Some(content) || self.attempts.is_starting(content);
-        !is_under_way && self.attempts.count(content) >= CRASHES_MAX
+        let (mut loaded, mut refused) = (Vec::new(), Vec::new());
+        for name in self.store.names() {
+            let Some(content) = self.store.linked(&name).filter(|content| starting.contains(content)) else { continue };
+            if index.is_changing(&name) && !self.is_ready {
+                continue;
+            }
+            if !index.ready_versions(&name).is_empty() {
+                loaded.push(content);
+            } else if index.reason(&name).is_some() || self.is_ready {
+                refused.push(content);
+            }
+        }
+        self.attempts.started(&loaded, &refused);
     }
 
     /// Notes contents that are not loaded any more, because server processes ended while they loaded them.
@@ -110,15 +107,19 @@ impl Driver {
             for content in record.contents() {
                 let memory = &self.models[&name];
                 let is_known = memory.loads.get(content).is_some_and(|failed| failed.tries.is_final);
-                if is_known || !self.is_given_up(content, memory) {
+                if is_known || !self.attempts.is_given_up(content) {
                     continue;
                 }
-                let count = self.attempts.count(content);
+                let count = self.attempts.crashes(content);
+                let last = self
+                    .attempts
+                    .last_crash(content)
+                    .map_or_else(String::new, |crash| format!(", the last one {crash}"));
                 let message = format!(
-                    "{count} server processes ended while they loaded this content, so it is not loaded again: find the cause \
-                     in the server's log, then change the model, or raise spec.resources.limits.memory of its server"
+                    "{count} server processes ended with this content{last}, so it is not loaded again: find the cause in the \
+                     server's log, then change the model, or raise spec.resources.limits.memory of its server"
                 );
-                tracing::error!(model = name, content = content.short(), "given up: the server ends when it loads it");
+                tracing::error!(model = name, content = content.short(), "given up: the server ends with it");
                 let failed = Failed::for_good(Fault::new(Reason::ServerCrashed, message), count, now);
                 if let Some(memory) = self.models.get_mut(&name) {
                     memory.loads.insert(content.clone(), failed);
@@ -134,13 +135,17 @@ impl Driver {
         let wanted = following.manifest.models.iter().map(|model| {
             let memory = &self.models[&model.name];
             let record = ledger.get(&model.name).cloned().unwrap_or_default();
-            let suspects = record.contents().filter(|content| self.is_suspect(content)).cloned().collect();
+            let suspects = record.contents().filter(|content| self.attempts.is_suspect(content)).cloned().collect();
+            let staged = record.staged_for(&memory.key).filter(|_| memory.is_checked).map(|s| s.content.clone());
             let withheld = following.entries.get(&model.name).and_then(|entry| entry.withheld.as_deref());
             let confirmed = record.confirmed.as_ref();
             let wanted = Wanted {
                 suspects,
                 retry_policy: retry_policy(model),
-                staged: record.staged_for(&memory.key).filter(|_| memory.is_checked).map(|s| s.content.clone()),
+                number: staged.as_ref().map_or(0, |content| self.attempts.number(content)),
+                staged,
+                is_in_trial: following.entries.get(&model.name).is_some_and(|entry| entry.is_in_trial),
+                active_ends_servers: record.active.as_ref().is_some_and(|it| self.attempts.has_unexplained_ends(it)),
                 is_withheld: withheld.is_some() && confirmed.map(Staged::entry) == withheld,
                 active: record.active,
                 linked: self.store.linked(&model.name),
@@ -178,6 +183,7 @@ impl Driver {
             server_is_live: self.index.is_some(),
             unreferenced: self.unreferenced.clone(),
             grace: self.settings.grace,
+            trials: self.trials(),
         }
     }
 
@@ -193,9 +199,12 @@ impl Driver {
         self.foreign = seen;
     }
 
-    /// Whether a server process ended while it loaded the content.
-    pub(super) fn is_suspect(&self, content: &ContentHash) -> bool {
-        self.attempts.count(content) > 0 && !self.attempts.is_starting(content)
+    /// What the server has of contents in rollout that have not settled.
+    fn trials(&self) -> Trials {
+        let starting = self.attempts.starting();
+        let is_starting = |name: &String| self.store.linked(name).is_some_and(|content| starting.contains(&content));
+        let is_starting = !starting.is_empty() && self.store.names().iter().any(is_starting);
+        Trials { open: self.attempts.open_trials(), is_starting }
     }
 
     pub(super) fn served(&self, name: &str) -> Served {

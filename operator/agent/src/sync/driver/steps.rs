@@ -37,7 +37,12 @@ impl Driver {
             Step::Fetch(name) => self.begin_fetch(following.manifest.model(name)),
             Step::Load(name, content) => self.begin_load(following, name, content),
             Step::Unload(name) => {
-                let job = jobs::unload(Arc::clone(&self.store), self.server.clone(), name.clone());
+                let job = jobs::unload(
+                    Arc::clone(&self.store),
+                    Arc::clone(&self.attempts),
+                    self.server.clone(),
+                    name.clone(),
+                );
                 self.begin_unload(name, job);
             }
             Step::Evict(name) => self.begin_unload(name, jobs::evict(self.server.clone(), name.clone())),
@@ -94,7 +99,7 @@ impl Driver {
         let (Some(model), Some(entry)) = (following.manifest.model(name), following.entries.get(name)) else { return };
         let record = self.store.record_of(name);
         // one that may have ended a server is loaded by itself, so that it is known which one did
-        let slots = if self.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
+        let slots = if self.attempts.is_suspect(content) { self.settings.loads_at_once.max(1) } else { 1 };
         let unloads_first = model.load.order == LoadOrder::UnloadFirst;
         let drain = match self.facts.adopts.as_ref().filter(|_| unloads_first && self.served(name) != Served::No) {
             Some(adopts) => DrainOrder::of(adopts, &model.adopt_word()),
@@ -114,12 +119,14 @@ impl Driver {
             name: name.to_owned(),
             content: content.clone(),
             key: record.staged_for(&memory.key).filter(|staged| staged.content == *content).map(|_| memory.key.clone()),
-            former: record.active.filter(|_| !is_withheld),
+            former: record.active.clone().filter(|_| !is_withheld),
             limit: model.load.timeout.get(),
             unloads_first,
             ends_override: self.index.as_ref().is_some_and(|index| index.overridden(name).is_some()),
             keeps_former: entry.is_in_rollout,
             is_proven: entry.is_proven,
+            is_in_trial: entry.is_in_trial
+                && record.staged_for(&memory.key).is_some_and(|staged| staged.content == *content),
         };
         let (permits, slots) = (Arc::clone(&self.loads), u32::try_from(slots).unwrap_or(1));
         let is_over = Arc::new(AtomicBool::new(false));
@@ -175,10 +182,17 @@ impl Driver {
                     // the model it lacked may have come while the server looked for it: asked again at once
                     Err(NotLoaded::Failed(fault))
                         if lacks_a_model(&fault) && memory.loads_before != self.loads_done => {}
-                    Err(NotLoaded::Failed(fault) | NotLoaded::ServerEnded(fault)) if is_wanted => {
-                        self.load_failed(&model, &content, fault)
+                    Err(NotLoaded::Failed(fault)) if is_wanted => self.load_failed(&model, &content, fault),
+                    // whose fault an end of the server is, the attempts say
+                    Err(NotLoaded::ServerEnded(error)) => {
+                        tracing::warn!(
+                            model,
+                            content = content.short(),
+                            error,
+                            "the server ended while it loaded this"
+                        );
                     }
-                    Err(NotLoaded::Failed(_) | NotLoaded::ServerEnded(_) | NotLoaded::NotNow) => {}
+                    Err(NotLoaded::Failed(_) | NotLoaded::NotNow) => {}
                 }
             }
             (Job::Load { model, content }, Err(error)) => {

@@ -199,3 +199,70 @@ async fn a_replica_leaves_the_service_before_it_unloads_and_waits_while_another_
     assert_eq!(calls.iter().filter(|call| *call == "ready").count(), 1, "{calls:?}");
     assert!(calls.iter().any(|call| call == "load whole"), "{calls:?}");
 }
+
+#[tokio::test]
+async fn a_content_whose_server_ends_before_it_has_settled_is_tried_once_more_and_then_given_up() {
+    let (old, new, beside) = (inline("a", "old"), inline("a", "new"), inline("b", "beside"));
+    let mut harness = with_annotation(vec![old.clone(), beside.clone()], &[]).await;
+    harness.follows(&old).await;
+    harness.adopt(&[&new]);
+    harness.want(vec![in_rollout(RolloutPhase::Trial, new.clone(), Some(old.clone())), beside]);
+    let state = harness.follows(&new).await;
+    assert_eq!((state.models["a"].settled, state.models["b"].settled), (Some(false), None));
+    for crashes in [1, 2] {
+        harness.until("tried", |state| state.models["a"].settled == Some(false)).await;
+        harness.replace_server().await;
+        let state = harness.until("accused", |state| state.models["a"].crashes == crashes).await;
+        assert_eq!(state.models["b"].crashes, 0, "what is proven is not accused");
+    }
+    // neither does another agent begin anew
+    harness.kill_agent().await;
+    harness.start_agent();
+    let given_up = |state: &State| reason(&state.models["a"]) == Some(Reason::ServerCrashed);
+    let state = harness.until("given up", |state| given_up(state) && state.is_settled).await;
+    let message = &state.models["a"].failure().unwrap().message;
+    assert!(message.contains("s after it had loaded it, so it is not loaded again"), "{message}");
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("old"));
+    assert_eq!(harness.server.loaded("b").as_deref(), Some("beside"));
+    // a repair begins at once, and with a count of its own
+    let repaired = inline("a", "repaired");
+    harness.adopt(&[&repaired]);
+    harness.want(vec![in_rollout(RolloutPhase::Trial, repaired.clone(), Some(old)), inline("b", "beside")]);
+    assert_eq!(harness.follows(&repaired).await.models["a"].crashes, 0);
+}
+
+#[tokio::test]
+async fn a_content_that_has_settled_is_not_accused() {
+    let (old, new) = (inline("a", "old"), inline("a", "new"));
+    let mut harness = Harness::without_agent(vec![in_rollout(RolloutPhase::Trial, new.clone(), Some(old))]).await;
+    harness.settle = Duration::from_millis(50);
+    harness.adopts = Some(watch::Sender::new(words(&[&new])));
+    harness.start_agent();
+    harness.until("settled", |state| state.is_ready() && state.models["a"].settled.is_none()).await;
+    harness.follows(&new).await;
+    harness.until("settled", |state| state.models["a"].settled.is_none()).await;
+    harness.replace_server().await;
+    let state = harness.follows(&new).await;
+    assert_eq!((state.models["a"].crashes, state.models["a"].ends_servers), (0, false));
+    // two ends that nothing explains
+    for _ in 0..2 {
+        harness.until("settled again", |state| state.is_ready() && state.models["a"].settled.is_none()).await;
+        harness.replace_server().await;
+    }
+    harness.until("seen", |state| state.models["a"].ends_servers).await;
+    assert_eq!(harness.follows(&new).await.models["a"].crashes, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_held_against_a_content_before_the_next_one_starts() {
+    let new = inline("a", "new");
+    let harness = with_annotation(vec![in_rollout(RolloutPhase::Trial, new.clone(), None)], &[&new]).await;
+    harness.follows(&new).await;
+    harness.server.stop().await;
+    let state = harness.until("accused", |state| state.models["a"].crashes == 1).await;
+    assert!(state.models["a"].crash.as_ref().unwrap().contains("after it had loaded this content"));
+    // its successor is told of, and that counts no second time
+    harness.agent.as_ref().unwrap().server_starting();
+    harness.server.start(harness.address).await;
+    assert_eq!(harness.follows(&new).await.models["a"].crashes, 1);
+}
