@@ -143,6 +143,12 @@ class Namespace:
         pods = self.items("pods", "-l", f"app.kubernetes.io/name=triton-server,app.kubernetes.io/instance={server}")
         return {pod["metadata"]["name"]: pod for pod in pods if "deletionTimestamp" not in pod["metadata"]}
 
+    def has_settled(self, server="vision"):
+        """Whether every content is proven, and no replica has anything to adopt: of that the operator writes nothing more."""
+        manifest = self.get(f"configmap/{server}-models")["data"]["manifest.json"]
+        is_at_work = any("triton-operator.dev/adopt" in pod["metadata"].get("annotations", {}) for pod in self.pods(server).values())
+        return '"rollout"' not in manifest and not is_at_work
+
     def lives(self, server="vision"):
         """What changes when a pod is replaced or one of its containers starts anew."""
         return {

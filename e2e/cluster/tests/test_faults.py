@@ -170,13 +170,13 @@ def test_invariant_13_an_operator_killed_after_any_of_its_writes_goes_on_where_i
         kills.append(count)
 
     namespace.apply(SERVER, ECHO)
-    converge(lambda: is_ready(namespace, "tsrv/vision") and is_ready(namespace, "tmod/echo"))
+    converge(lambda: is_ready(namespace, "tsrv/vision") and is_ready(namespace, "tmod/echo") and namespace.has_settled())
     assert objects(namespace) == sorted(EXPECTED)
     assert namespace.infer() == [1, 2]
     lives = namespace.lives()
     namespace.apply(SECOND)
     namespace.kubectl("delete", "tmod/echo")
-    converge(lambda: is_ready(namespace, "tmod/second") and is_ready(namespace, "tsrv/vision"))
+    converge(lambda: is_ready(namespace, "tmod/second") and is_ready(namespace, "tsrv/vision") and namespace.has_settled())
     assert namespace.infer("second") == [1, 2]
     assert namespace.lives() == lives
     assert objects(namespace) == sorted(EXPECTED)
@@ -226,6 +226,7 @@ def test_invariant_12_two_operators_of_different_versions_do_not_fight(namespace
         with newer.operator(namespace, NEXT_SERVER_IMAGE):
             namespace.apply(SECOND)
             until(lambda: is_ready(namespace, "tmod/second"), "the model that came later")
+            until(namespace.has_settled, "its content to be proven")
             before = quiet([older, newer], 4)
             namespace.kubectl("annotate", "tsrv/vision", "somebody=looks")
             time.sleep(4)

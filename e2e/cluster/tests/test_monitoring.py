@@ -64,6 +64,7 @@ def test_invariant_4_objects_of_kinds_that_come_later_are_made_then(namespace, n
         until(lambda name=name, expected=expected: names(name) == expected, f"{name}: {expected}", 60)
     until(lambda: "is made" not in namespace.condition("tsrv/speech", "Ready")["message"], "nothing to be missing")
     if IS_OURS:
+        until(lambda: namespace.has_settled("speech"), "its contents to be proven")
         Audit(namespace).quiet(3)
         audit = Audit(namespace)
         namespace.kubectl("annotate", "httproute/speech", "prometheusrule/speech", "ingress/speech", "somebody=looked")

@@ -14,6 +14,7 @@ def settled(namespace, *texts):
     namespace.apply(*texts)
     namespace.wait("tsrv/vision")
     namespace.wait("tmod/echo")
+    until(namespace.has_settled, "its content to be proven")
 
 
 @pytest.mark.our_cluster

@@ -98,7 +98,7 @@ impl Driver {
         self.attempts.started(&loaded, &refused);
     }
 
-    /// Notes contents that are not loaded any more, because server processes ended while they loaded them.
+    /// Notes contents that are not loaded any more, because the ends of server processes are held against them.
     pub(super) fn give_up(&mut self, now: Instant) {
         let ledger = self.store.ledger();
         let names: Vec<String> = self.models.keys().cloned().collect();
