@@ -278,9 +278,12 @@ async fn prune(
     done: &mut Done,
 ) -> Result<(), ApplyError> {
     for kind in Kind::ALL {
-        for object in context.watches.objects_of(kind, &key.namespace, uid) {
-            let name = object.name_any();
-            if wanted.contains(&(kind, name.clone())) || object.metadata.deletion_timestamp.is_some() {
+        for name in context.watches.names_of(kind, &key.namespace, uid) {
+            if wanted.contains(&(kind, name.clone())) {
+                continue;
+            }
+            let Some(object) = context.watches.object(kind, &key.namespace, &name) else { continue };
+            if object.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let title = title(kind, &name);

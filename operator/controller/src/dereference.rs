@@ -32,6 +32,8 @@ pub(crate) struct Surroundings {
     pub(crate) pods: Vec<Arc<Pod>>,
     /// Its Deployment as it is now.
     pub(crate) deployment: Option<Deployment>,
+    /// Something was asked for that is not watched: a claim, or the label of a Secret.
+    pub(crate) has_unwatched: bool,
 }
 
 /// Fetches what surrounds `server`.
@@ -48,15 +50,16 @@ pub(crate) async fn dereference(
     let deployment = ours(context, key, Kind::Deployment, &key.name, &uid).await?;
     let deployment: Option<Deployment> = deployment.and_then(typed);
     let pods = context.watches.pods(key);
+    let claims = claims(server, &models);
+    let secrets = access::secrets_to_look_for(server);
+    let has_unwatched = !claims.is_empty() || !secrets.is_empty();
     let observed = Observed {
         manifest: config_map.as_ref().and_then(build::manifest_of),
         template: deployment.as_ref().and_then(pinned::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
         config_maps: context.config_maps.named_by(&context.client, &context.watches, &key.namespace, &models).await?,
-        absent_claims: absent_claims(context, key, server, &models).await?,
-        secrets: Some(
-            context.secrets.find(&context.client, &key.namespace, access::secrets_to_look_for(server)).await?,
-        ),
+        absent_claims: absent_claims(context, key, &claims).await?,
+        secrets: Some(context.secrets.find(&context.client, &key.namespace, secrets).await?),
         allowed_addresses: context.allowed_addresses.clone(),
         unreadable: unreadable
             .iter()
@@ -68,7 +71,7 @@ pub(crate) async fn dereference(
         rests_not: None,
     };
     let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
-    Ok(Surroundings { observed, models, unreadable, pods, deployment })
+    Ok(Surroundings { observed, models, unreadable, pods, deployment, has_unwatched })
 }
 
 /// An object as it is now: from the store, or from the API server if the store has none or lags behind our last write.
@@ -82,7 +85,7 @@ pub(crate) async fn current(
     if let Some(object) = stored
         && context.written.is_fresh(key, kind, name, object.metadata.resource_version.as_deref())
     {
-        return Ok(Some((*object).clone()));
+        return Ok(Some(object));
     }
     match api(context, key, kind).get(name).await {
         Ok(mut object) => {
@@ -115,19 +118,22 @@ fn typed<K: Resource + serde::de::DeserializeOwned>(object: DynamicObject) -> Op
     object.try_parse().ok()
 }
 
+/// The claims that matter to a server.
+fn claims(server: &TritonServer, models: &[TritonModel]) -> BTreeSet<String> {
+    let of_models = models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str()));
+    of_models.chain(access::claims_to_look_for(server)).map(str::to_owned).collect()
+}
+
 async fn absent_claims(
     context: &Context,
     key: &ServerKey,
-    server: &TritonServer,
-    models: &[TritonModel],
+    named: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, kube::Error> {
-    let of_models = models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str()));
-    let named: BTreeSet<&str> = of_models.chain(access::claims_to_look_for(server)).collect();
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     let mut absent = BTreeSet::new();
     for claim in named {
         if api.get_metadata_opt(claim).await?.is_none() {
-            absent.insert(claim.to_owned());
+            absent.insert(claim.clone());
         }
     }
     Ok(absent)

@@ -2,9 +2,12 @@
 //! event turned into the servers it may matter to. Nothing is decided before every store has been filled once: a store that
 //! is still empty would read as "no models".
 
+mod kept;
 mod keys;
+mod notes;
 mod store;
 mod stream;
+mod trim;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,7 +22,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Client, Resource, ResourceExt,
+    Client, ResourceExt,
     api::DynamicObject,
     core::{DeserializeGuard, Expression, PartialObjectMeta, SelectorExt},
 };
@@ -27,7 +30,7 @@ use operator_core::{build::Kind, labels, metrics_api::Values, optional::Availabi
 use tokio::task::AbortHandle;
 
 use self::{
-    store::{Store, Term},
+    store::{Facts, Note, Store, Term},
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
@@ -181,28 +184,27 @@ impl Watches {
 
     /// A server, if it exists.
     pub(crate) fn server(&self, key: &ServerKey) -> Option<Arc<Guarded<TritonServer>>> {
-        self.scope(&key.namespace)?.servers.get(&key.namespace, &key.name)
+        self.scope(&key.namespace)?.servers.get(&key.namespace, &key.name).map(Arc::new)
     }
 
     /// The models that name a server, those that can be read.
     pub(crate) fn models(&self, key: &ServerKey) -> Vec<TritonModel> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        let models = scope.models.find(&Term::Server(key.clone()));
-        models.iter().filter_map(|model| model.0.as_ref().ok()).cloned().collect()
+        scope.models.find(&Term::Server(key.clone())).into_iter().filter_map(|model| model.0.ok()).collect()
     }
 
     /// The models of a namespace that cannot be read: their metadata, and why.
     pub(crate) fn unreadable_models(&self, namespace: &str) -> Vec<(ObjectMeta, String)> {
         let Some(scope) = self.scope(namespace) else { return vec![] };
         let models = scope.models.find(&Term::Unreadable(namespace.to_owned()));
-        let unreadable = models.iter().filter_map(|model| model.0.as_ref().err());
-        unreadable.map(|invalid| (invalid.metadata.clone(), invalid.error.clone())).collect()
+        let unreadable = models.into_iter().filter_map(|model| model.0.err());
+        unreadable.map(|invalid| (invalid.metadata, invalid.error)).collect()
     }
 
     /// The pods of a server, sorted by name.
     pub(crate) fn pods(&self, key: &ServerKey) -> Vec<Arc<Pod>> {
         let Some(scope) = self.scope(&key.namespace) else { return vec![] };
-        scope.pods.find(&Term::Server(key.clone()))
+        scope.pods.find(&Term::Server(key.clone())).into_iter().map(Arc::new).collect()
     }
 
     /// The pods of the namespace that a question for metrics means, each with its server.
@@ -212,7 +214,7 @@ impl Watches {
             Expression::Equal(name, value) if name == INSTANCE => Some(value),
             _ => None,
         });
-        let pods: Vec<Arc<Pod>> = match (&asked.pod, instance) {
+        let pods: Vec<Pod> = match (&asked.pod, instance) {
             (Some(name), _) => scope.pods.get(&asked.namespace, name).into_iter().collect(),
             (None, Some(name)) => {
                 scope.pods.find(&Term::Server(ServerKey { namespace: asked.namespace.clone(), name }))
@@ -230,20 +232,19 @@ impl Watches {
     }
 
     /// An object made for a server, as it was last seen.
-    pub(crate) fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
+    pub(crate) fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<DynamicObject> {
         self.store(kind, namespace)?.get(namespace, name)
     }
 
-    /// Objects of a kind that were made for the server with that uid.
-    pub(crate) fn objects_of(&self, kind: Kind, namespace: &str, uid: &str) -> Vec<Arc<DynamicObject>> {
+    /// Names of the objects of a kind that were made for the server with that uid.
+    pub(crate) fn names_of(&self, kind: Kind, namespace: &str, uid: &str) -> Vec<String> {
         let Some(store) = self.store(kind, namespace) else { return vec![] };
-        let mut objects = store.find(&Term::Owner(uid.to_owned()));
-        objects.retain(|object| object.namespace().as_deref() == Some(namespace));
-        objects
+        let ids = store.ids(&Term::Owner(uid.to_owned())).into_iter();
+        ids.filter_map(|(of, name)| (of == namespace).then_some(name)).collect()
     }
 
     /// Every object of a kind that the operator has made.
-    pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<DynamicObject>> {
+    pub(crate) fn all(&self, kind: Kind) -> Vec<DynamicObject> {
         self.scopes.iter().filter_map(|scope| scope.store(kind)).flat_map(|store| store.all()).collect()
     }
 
@@ -255,49 +256,34 @@ impl Watches {
 
     /// The servers whose load the operator has to know.
     pub(crate) fn load_wanted(&self) -> Vec<ServerKey> {
-        let key = |server: Arc<Guarded<TritonServer>>| {
-            Some(ServerKey { namespace: server.namespace()?, name: server.meta().name.clone()? })
-        };
-        self.scopes.iter().flat_map(|scope| scope.servers.find(&Term::LoadWanted)).filter_map(key).collect()
+        let ids = self.scopes.iter().flat_map(|scope| scope.servers.ids(&Term::LoadWanted));
+        ids.map(|(namespace, name)| ServerKey { namespace, name }).collect()
     }
 
     /// What there is, for the operator's own page.
     pub(crate) fn inventory(&self) -> Inventory {
-        let is_ready = |conditions: &[crds::parts::Condition]| {
-            crds::parts::condition::find(conditions, "Ready")
-                .is_some_and(|ready| ready.status == crds::parts::ConditionStatus::True)
-        };
         let mut counts = vec![("TritonServer", 0, 0), ("TritonModel", 0, 0)];
         let mut servers = vec![];
         for scope in &self.scopes {
-            for server in scope.servers.all() {
-                let status = server.0.as_ref().ok().and_then(|server| server.status.as_ref());
-                counts[0].1 += 1;
-                counts[0].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
-                servers.extend(server.0.as_ref().ok().and_then(|server| self.counts(server)));
+            let of_servers = scope.servers.notes();
+            let of_models = scope.models.notes();
+            for (count, notes) in counts.iter_mut().zip([&of_servers, &of_models]) {
+                count.1 += notes.len();
+                count.2 += notes.iter().filter(|(_, note)| note.is_ready).count();
             }
-            for model in scope.models.all() {
-                let status = model.0.as_ref().ok().and_then(|model| model.status.as_ref());
-                counts[1].1 += 1;
-                counts[1].2 += usize::from(status.is_some_and(|status| is_ready(&status.conditions)));
-            }
+            let deployments = scope.objects.get(&Kind::Deployment);
+            servers.extend(of_servers.into_iter().filter_map(|((namespace, name), note)| {
+                let [ready, desired, loaded, failed] = note.numbers?;
+                let wanted = deployments.and_then(|store| store.note(&namespace, &name)?.numbers).map_or(0, |it| it[0]);
+                Some(ServerCounts {
+                    namespace,
+                    name,
+                    replicas: [("wanted", wanted), ("ready", ready)],
+                    models: [("desired", desired), ("loaded", loaded), ("failed", failed)],
+                })
+            }));
         }
         Inventory { resources: counts, servers }
-    }
-
-    fn counts(&self, server: &TritonServer) -> Option<ServerCounts> {
-        let (namespace, name) = (server.namespace()?, server.name_any());
-        let status = server.status.as_ref()?;
-        let deployment = self.object(Kind::Deployment, &namespace, &name);
-        let wanted = deployment.and_then(|it| it.data.pointer("/spec/replicas")?.as_i64());
-        let wanted = wanted.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(0);
-        let models = status.models.clone().unwrap_or_default();
-        Some(ServerCounts {
-            namespace,
-            name,
-            replicas: [("wanted", wanted), ("ready", status.ready_replicas.unwrap_or(0))],
-            models: [("desired", models.desired), ("loaded", models.loaded), ("failed", models.failed)],
-        })
     }
 
     fn store(&self, kind: Kind, namespace: &str) -> Option<Store<DynamicObject>> {
@@ -332,23 +318,25 @@ impl Scope {
         let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
         let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
         let start = Starter { queue, metrics };
-        let models = start.watch(api(client, within), everything(), &(), Ways::found_by(keys::of_model)).0;
+        let facts = Facts { terms: keys::of_model, note: notes::of_model };
+        let ways = Ways { trim: trim::resource, facts, ..Ways::found_by(keys::of_model) };
+        let models = start.watch(api(client, within), everything(), &(), ways).0;
         let config_maps = Ways {
-            trim: |config_map: &mut PartialObjectMeta<ConfigMap>| {
-                config_map.annotations_mut().clear(); // kubectl may have put a copy of the whole there
-                config_map.labels_mut().clear();
-            },
-            terms: |_, _| vec![],
+            trim: trim::config_map,
+            facts: Facts { terms: |_, _| vec![], note: |_| Note::default() },
             users: {
                 let models = models.clone();
-                Box::new(move |config_map| keys::config_map_users(&models, &config_map.metadata))
+                Box::new(move |id| keys::config_map_users(&models, id))
             },
         };
+        let facts = Facts { terms: keys::of_server, note: notes::of_server };
+        let servers = Ways { trim: trim::resource, facts, ..Ways::found_by(keys::of_server) };
+        let pods = Ways { trim: trim::pod, ..Ways::found_by(keys::of_pod) };
         Self {
-            servers: start.watch(api(client, within), everything(), &(), Ways::found_by(keys::of_server)).0,
+            servers: start.watch(api(client, within), everything(), &(), servers).0,
             models,
             config_maps: start.watch(api(client, within), everything(), &(), config_maps).0,
-            pods: start.watch(api(client, within), everything().labels(&labels), &(), Ways::found_by(keys::of_pod)).0,
+            pods: start.watch(api(client, within), everything().labels(&labels), &(), pods).0,
             objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
             optional: Mutex::default(),
             namespace,

@@ -9,7 +9,7 @@ use operator_core::load;
 
 use super::{
     Guarded,
-    store::{Store, Term},
+    store::{Id, Store, Term},
 };
 use crate::queue::ServerKey;
 
@@ -52,9 +52,8 @@ pub(super) fn of_object(object: &DynamicObject, _: &[Term]) -> Vec<Term> {
 }
 
 /// The servers of models whose files come from a ConfigMap.
-pub(super) fn config_map_users(models: &Store<Guarded<TritonModel>>, config_map: &ObjectMeta) -> Vec<ServerKey> {
-    let (namespace, name) = (config_map.namespace.clone(), config_map.name.clone());
-    let models = models.find(&Term::ConfigMap(namespace.unwrap_or_default(), name.unwrap_or_default()));
+pub(super) fn config_map_users(models: &Store<Guarded<TritonModel>>, (namespace, name): &Id) -> Vec<ServerKey> {
+    let models = models.find(&Term::ConfigMap(namespace.clone(), name.clone()));
     let models = models.iter().filter_map(|model| model.0.as_ref().ok());
     let keys: BTreeSet<_> = models.filter_map(server_of).collect();
     keys.into_iter().collect()
@@ -80,12 +79,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::watches::store::{Writer, store};
+    use crate::watches::store::{Facts, Note, Writer, store};
 
-    type Terms = fn(&Guarded<TritonModel>, &[Term]) -> Vec<Term>;
-
-    fn models() -> (Store<Guarded<TritonModel>>, Writer<Guarded<TritonModel>, Terms>) {
-        store(of_model as Terms)
+    fn models() -> (Store<Guarded<TritonModel>>, Writer<Guarded<TritonModel>>) {
+        store(Facts { terms: of_model, note: |_| Note::default() })
     }
 
     fn model(name: &str, spec: Value) -> Guarded<TritonModel> {
@@ -101,7 +98,7 @@ mod tests {
     }
 
     /// The servers that an event matters to.
-    fn servers(writer: &mut Writer<Guarded<TritonModel>, Terms>, event: Event<Guarded<TritonModel>>) -> Vec<String> {
+    fn servers(writer: &mut Writer<Guarded<TritonModel>>, event: Event<Guarded<TritonModel>>) -> Vec<String> {
         let terms = writer.take(event).into_iter().flat_map(|touched| touched.terms);
         let name = |term| match term {
             Term::Server(key) => Some(key.name),
@@ -150,8 +147,8 @@ mod tests {
             writer.take(Event::Apply(model(name, spec)));
         }
         let users = |name: &str, namespace: &str| -> Vec<String> {
-            let meta = serde_json::from_value(json!({ "name": name, "namespace": namespace })).unwrap();
-            config_map_users(&store, &meta).into_iter().map(|key| key.to_string()).collect()
+            let id = (namespace.to_owned(), name.to_owned());
+            config_map_users(&store, &id).into_iter().map(|key| key.to_string()).collect()
         };
         assert_eq!(users("files", "ml"), ["ml/speech", "ml/vision"]);
         assert_eq!(users("files", "elsewhere"), [""; 0]);

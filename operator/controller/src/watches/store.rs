@@ -1,5 +1,6 @@
 //! What one watch has found, and an index over it. Both change in one step, so that whoever finds an object in the one finds it
-//! in the other; and nobody has to look through all objects of a cluster for those of one server.
+//! in the other; and nobody has to look through all objects of a cluster for those of one server. Objects are kept as text
+//! (`kept.rs`), those of a list that is under way too.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -7,9 +8,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use kube::{Resource, ResourceExt, runtime::watcher::Event};
+use kube::{ResourceExt, runtime::watcher::Event};
 use tokio::sync::watch;
 
+use super::kept::{Keep, Kept};
 use crate::queue::ServerKey;
 
 /// What objects are found by.
@@ -28,7 +30,31 @@ pub(super) enum Term {
 }
 
 /// Namespace and name.
-type Id = (String, String);
+pub(super) type Id = (String, String);
+
+/// What is known of an object besides what it says.
+pub(super) struct Facts<K> {
+    /// What it is found by, given what it was found by before.
+    pub(super) terms: fn(&K, &[Term]) -> Vec<Term>,
+    /// What is counted of it.
+    pub(super) note: fn(&K) -> Note,
+}
+
+/// What is counted of an object, so that a page of numbers needs not to read thousands of them anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) is_ready: bool,
+    /// Which numbers these are, its kind says.
+    pub(super) numbers: Option<[i32; 4]>,
+}
+
+impl<K> Clone for Facts<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Facts<K> {}
 
 /// The objects of one watch, for readers.
 pub(super) struct Store<K> {
@@ -37,33 +63,57 @@ pub(super) struct Store<K> {
 }
 
 /// The objects of one watch, for the watch.
-pub(super) struct Writer<K, F> {
+pub(super) struct Writer<K> {
     shared: Arc<RwLock<Contents<K>>>,
     is_filled: watch::Sender<bool>,
     /// What a list under way has named so far.
-    listed: Vec<K>,
-    /// What an object is found by, given what it was found by before.
-    terms: F,
+    listed: Vec<(Id, Entry<K>)>,
+    facts: Facts<K>,
 }
 
 /// An object that an event was about.
-pub(super) struct Touched<K> {
-    pub(super) object: Arc<K>,
+pub(super) struct Touched {
+    pub(super) id: Id,
     /// What it was found by before or is found by now.
     pub(super) terms: Vec<Term>,
 }
 
+struct Entry<K> {
+    kept: Kept<K>,
+    terms: Vec<Term>,
+    note: Note,
+}
+
 struct Contents<K> {
-    objects: HashMap<Id, (Arc<K>, Vec<Term>)>,
+    objects: HashMap<Id, Entry<K>>,
     index: HashMap<Term, BTreeSet<Id>>,
 }
 
-/// Both ends of an empty store; `terms` says what an object is found by, given what it was found by before.
-pub(super) fn store<K, F: Fn(&K, &[Term]) -> Vec<Term>>(terms: F) -> (Store<K>, Writer<K, F>) {
+/// Both ends of an empty store.
+pub(super) fn store<K>(facts: Facts<K>) -> (Store<K>, Writer<K>) {
     let shared = Arc::new(RwLock::new(Contents { objects: HashMap::new(), index: HashMap::new() }));
     let (sender, receiver) = watch::channel(false);
     let store = Store { shared: Arc::clone(&shared), is_filled: receiver };
-    (store, Writer { shared, is_filled: sender, listed: vec![], terms })
+    (store, Writer { shared, is_filled: sender, listed: vec![], facts })
+}
+
+impl<K: Keep> Store<K> {
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<K> {
+        let id = (namespace.to_owned(), name.to_owned());
+        self.read().objects.get(&id)?.kept.object()
+    }
+
+    /// What is found by `term`, sorted by name.
+    pub(super) fn find(&self, term: &Term) -> Vec<K> {
+        let contents = self.read();
+        let ids = contents.index.get(term).into_iter().flatten();
+        ids.filter_map(|id| contents.objects.get(id)?.kept.object()).collect()
+    }
+
+    /// All of it, in no order.
+    pub(super) fn all(&self) -> Vec<K> {
+        self.read().objects.values().filter_map(|entry| entry.kept.object()).collect()
+    }
 }
 
 impl<K> Store<K> {
@@ -72,16 +122,9 @@ impl<K> Store<K> {
         self.is_filled.clone().wait_for(|is_filled| *is_filled).await.is_ok()
     }
 
-    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        let id = (namespace.to_owned(), name.to_owned());
-        self.read().objects.get(&id).map(|(object, _)| Arc::clone(object))
-    }
-
-    /// What is found by `term`, sorted by name.
-    pub(super) fn find(&self, term: &Term) -> Vec<Arc<K>> {
-        let contents = self.read();
-        let ids = contents.index.get(term).into_iter().flatten();
-        ids.filter_map(|id| contents.objects.get(id)).map(|(object, _)| Arc::clone(object)).collect()
+    /// Namespace and name of what is found by `term`, sorted.
+    pub(super) fn ids(&self, term: &Term) -> Vec<Id> {
+        self.read().index.get(term).into_iter().flatten().cloned().collect()
     }
 
     /// Every server that objects are found by.
@@ -93,9 +136,15 @@ impl<K> Store<K> {
         self.read().index.keys().filter_map(servers).collect()
     }
 
-    /// All of it, in no order.
-    pub(super) fn all(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().map(|(object, _)| Arc::clone(object)).collect()
+    /// What is counted of each object, by namespace and name, in no order.
+    pub(super) fn notes(&self) -> Vec<(Id, Note)> {
+        self.read().objects.iter().map(|(id, entry)| (id.clone(), entry.note)).collect()
+    }
+
+    /// What is counted of one object.
+    pub(super) fn note(&self, namespace: &str, name: &str) -> Option<Note> {
+        let id = (namespace.to_owned(), name.to_owned());
+        self.read().objects.get(&id).map(|entry| entry.note)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents<K>> {
@@ -115,18 +164,22 @@ impl<K> fmt::Debug for Store<K> {
     }
 }
 
-impl<K: Resource, F: Fn(&K, &[Term]) -> Vec<Term>> Writer<K, F> {
+impl<K: Keep> Writer<K> {
     /// Takes an event in, and returns the objects that it changes or may have changed.
-    pub(super) fn take(&mut self, event: Event<K>) -> Vec<Touched<K>> {
+    pub(super) fn take(&mut self, event: Event<K>) -> Vec<Touched> {
         match event {
-            Event::Apply(object) => vec![self.contents().put(object, &self.terms)],
+            Event::Apply(object) => {
+                let (id, entry) = self.entry(object);
+                vec![self.contents().put(id, entry)]
+            }
             Event::Delete(object) => self.contents().remove(&id(&object)).into_iter().collect(),
             Event::Init => {
                 self.listed.clear();
                 vec![]
             }
             Event::InitApply(object) => {
-                self.listed.push(object);
+                let entry = self.entry(object);
+                self.listed.push(entry);
                 vec![]
             }
             Event::InitDone => {
@@ -137,14 +190,26 @@ impl<K: Resource, F: Fn(&K, &[Term]) -> Vec<Term>> Writer<K, F> {
         }
     }
 
+    /// An object as it is kept. No event of the watch comes between a list and its end, so what an object was found by before
+    /// is known as soon as it is named.
+    fn entry(&self, object: K) -> (Id, Entry<K>) {
+        let id = id(&object);
+        let contents = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        let before = contents.objects.get(&id).map(|entry| entry.terms.as_slice()).unwrap_or_default();
+        let terms = (self.facts.terms)(&object, before);
+        drop(contents);
+        let note = (self.facts.note)(&object);
+        (id, Entry { kept: Kept::of(object), terms, note })
+    }
+
     /// A list is complete: what it does not name is gone.
-    fn take_list(&mut self) -> Vec<Touched<K>> {
+    fn take_list(&mut self) -> Vec<Touched> {
         let listed = std::mem::take(&mut self.listed);
-        let ids: HashSet<Id> = listed.iter().map(id).collect();
+        let ids: HashSet<&Id> = listed.iter().map(|(id, _)| id).collect();
         let mut contents = self.contents();
         let gone: Vec<Id> = contents.objects.keys().filter(|id| !ids.contains(*id)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|id| contents.remove(id)).collect();
-        gone.into_iter().chain(listed.into_iter().map(|object| contents.put(object, &self.terms))).collect()
+        gone.into_iter().chain(listed.into_iter().map(|(id, entry)| contents.put(id, entry))).collect()
     }
 
     fn contents(&self) -> std::sync::RwLockWriteGuard<'_, Contents<K>> {
@@ -152,37 +217,34 @@ impl<K: Resource, F: Fn(&K, &[Term]) -> Vec<Term>> Writer<K, F> {
     }
 }
 
-impl<K: Resource> Contents<K> {
-    fn put(&mut self, object: K, terms: impl Fn(&K, &[Term]) -> Vec<Term>) -> Touched<K> {
-        let id = id(&object);
+impl<K> Contents<K> {
+    fn put(&mut self, id: Id, entry: Entry<K>) -> Touched {
         let mut touched = self.remove(&id).map(|touched| touched.terms).unwrap_or_default();
-        let terms = terms(&object, &touched);
-        for term in &terms {
+        for term in &entry.terms {
             self.index.entry(term.clone()).or_default().insert(id.clone());
             if !touched.contains(term) {
                 touched.push(term.clone());
             }
         }
-        let object = Arc::new(object);
-        self.objects.insert(id, (Arc::clone(&object), terms));
-        Touched { object, terms: touched }
+        self.objects.insert(id.clone(), entry);
+        Touched { id, terms: touched }
     }
 
-    fn remove(&mut self, id: &Id) -> Option<Touched<K>> {
-        let (object, terms) = self.objects.remove(id)?;
-        for term in &terms {
+    fn remove(&mut self, id: &Id) -> Option<Touched> {
+        let (id, entry) = self.objects.remove_entry(id)?;
+        for term in &entry.terms {
             if let Some(ids) = self.index.get_mut(term) {
-                ids.remove(id);
+                ids.remove(&id);
                 if ids.is_empty() {
                     self.index.remove(term);
                 }
             }
         }
-        Some(Touched { object, terms })
+        Some(Touched { id, terms: entry.terms })
     }
 }
 
-fn id<K: Resource>(object: &K) -> Id {
+fn id<K: Keep>(object: &K) -> Id {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -207,13 +269,23 @@ mod tests {
         object.data.iter().flatten().map(|(server, _)| term(server)).collect()
     }
 
+    fn facts() -> Facts<ConfigMap> {
+        Facts { terms, note: |object| Note { is_ready: object.name_any() == "a", numbers: None } }
+    }
+
+    /// How many there are, and how many are ready.
+    fn counts(store: &Store<ConfigMap>) -> (usize, usize) {
+        let notes = store.notes();
+        (notes.len(), notes.iter().filter(|(_, note)| note.is_ready).count())
+    }
+
     fn names(store: &Store<ConfigMap>, server: &str) -> Vec<String> {
         store.find(&term(server)).iter().map(|object| object.name_any()).collect()
     }
 
     #[test]
     fn an_object_is_found_by_what_it_is_of_now_and_its_change_touches_both_sides() {
-        let (store, mut writer) = store(terms);
+        let (store, mut writer) = store(facts());
         for name in ["b", "a"] {
             writer.take(Event::Apply(object(name, &["x"])));
         }
@@ -223,24 +295,25 @@ mod tests {
         assert_eq!((names(&store, "x"), names(&store, "y")), (vec!["b".to_owned()], vec!["a".to_owned()]));
         let touched = writer.take(Event::Delete(object("a", &[])));
         assert_eq!(touched[0].terms, [term("y")], "what is remembered counts, not what the event says");
-        assert_eq!((names(&store, "y").len(), store.servers().len(), store.all().len()), (0, 1, 1));
+        assert_eq!((names(&store, "y").len(), store.servers().len(), counts(&store)), (0, 1, (1, 0)));
     }
 
     #[tokio::test]
     async fn a_list_replaces_everything_once_it_is_complete() {
-        let (store, mut writer) = store(terms);
+        let (store, mut writer) = store(facts());
         writer.take(Event::Init);
         writer.take(Event::InitApply(object("a", &["x"])));
         assert!(store.get("ml", "a").is_none() && !*store.is_filled.borrow(), "the list is not complete");
         assert_eq!(writer.take(Event::InitDone).len(), 1);
         assert!(store.filled().await && store.get("ml", "a").is_some());
+        assert_eq!((store.ids(&term("x")), counts(&store)), (vec![("ml".to_owned(), "a".to_owned())], (1, 1)));
         // a list that broke off says nothing
         writer.take(Event::Init);
         writer.take(Event::InitApply(object("stray", &["x"])));
         writer.take(Event::Init);
         writer.take(Event::InitApply(object("b", &["x"])));
         let touched = writer.take(Event::InitDone);
-        assert_eq!(touched.iter().map(|it| it.object.name_any()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(touched.iter().map(|it| it.id.1.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(names(&store, "x"), ["b"]);
         drop(writer);
         assert!(store.filled().await, "it was filled before its watch ended");
@@ -248,20 +321,20 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_watch_that_has_ended_is_told() {
-        let (store, writer) = store(terms);
+        let (store, writer) = store(facts());
         drop(writer);
         assert!(!store.filled().await);
     }
 
     #[test]
     fn the_index_holds_nothing_that_is_gone() {
-        let (store, mut writer) = store(terms);
+        let (store, mut writer) = store(facts());
         for round in 0..50 {
             writer.take(Event::Apply(object("a", &[&format!("s{round}")])));
         }
         assert_eq!(store.servers().len(), 1);
         writer.take(Event::Init);
         writer.take(Event::InitDone);
-        assert_eq!((store.servers().len(), store.all().len()), (0, 0));
+        assert_eq!((store.servers().len(), counts(&store).0), (0, 0));
     }
 }

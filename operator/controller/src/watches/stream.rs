@@ -13,17 +13,20 @@ use kube::{
     },
 };
 use operator_core::{build::Kind, labels};
-use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
 use super::{
-    keys,
-    store::{Store, Term, store},
+    kept::Keep,
+    keys, notes,
+    store::{Facts, Id, Note, Store, Term, store},
 };
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
 };
+
+/// Objects of one answer to a list.
+const PAGE: u32 = 100;
 
 /// What every watch needs.
 pub(super) struct Starter<'a> {
@@ -35,18 +38,18 @@ pub(super) struct Starter<'a> {
 pub(super) struct Ways<K> {
     /// Takes away what is not worth keeping.
     pub(super) trim: fn(&mut K),
-    /// What an object is found by, given what it was found by before. It matters to each server among these.
-    pub(super) terms: fn(&K, &[Term]) -> Vec<Term>,
+    /// What an object is found by: it matters to each server among that.
+    pub(super) facts: Facts<K>,
     /// To which servers it matters besides.
-    pub(super) users: Users<K>,
+    pub(super) users: Users,
 }
 
-/// Names the servers that use an object.
-pub(super) type Users<K> = Box<dyn Fn(&K) -> Vec<ServerKey> + Send>;
+/// Names the servers that use an object of that namespace and name.
+pub(super) type Users = Box<dyn Fn(&Id) -> Vec<ServerKey> + Send>;
 
 impl<K> Ways<K> {
     pub(super) fn found_by(terms: fn(&K, &[Term]) -> Vec<Term>) -> Self {
-        Self { trim: |_| {}, terms, users: Box::new(|_| vec![]) }
+        Self { trim: |_| {}, facts: Facts { terms, note: |_| Note::default() }, users: Box::new(|_| vec![]) }
     }
 }
 
@@ -60,12 +63,12 @@ impl Starter<'_> {
         ways: Ways<K>,
     ) -> (Store<K>, AbortHandle)
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Keep + Debug + Send + Sync + 'static,
         K::DynamicType: Eq + Hash + Clone + Send + Sync,
     {
         let kind = K::kind(dynamic_type).into_owned();
-        let Ways { trim, terms, users } = ways;
-        let (store, mut writer) = store(terms);
+        let Ways { trim, facts, users } = ways;
+        let (store, mut writer) = store(facts);
         let (queue, metrics) = (self.queue.clone(), Arc::clone(self.metrics));
         let task = tokio::spawn(async move {
             let events = watcher(api, config).default_backoff().modify(move |object| {
@@ -82,7 +85,7 @@ impl Starter<'_> {
                         Term::Server(key) => Some(key),
                         _ => None,
                     });
-                    servers.chain(users(&touched.object)).for_each(|key| queue.push(key));
+                    servers.chain(users(&touched.id)).for_each(|key| queue.push(key));
                 }
             }
         });
@@ -119,7 +122,8 @@ pub(super) fn watch_objects(
     queue: &Queue,
     metrics: &Arc<Metrics>,
 ) -> (Store<DynamicObject>, AbortHandle) {
-    let ways = Ways::found_by(keys::of_object);
+    let facts = Facts { terms: keys::of_object, note: notes::of_object };
+    let ways = Ways { facts, ..Ways::found_by(keys::of_object) };
     let api = objects(client, namespace, kind);
     Starter { queue, metrics }.watch(api, everything().labels(&made(kind)), &kind.api_resource(), ways)
 }
@@ -162,8 +166,10 @@ where
     }
 }
 
+/// All objects, read a page at a time: each page is held in full, several kinds are read at once, and what was needed for that stays with
+/// the process.
 pub(super) fn everything() -> watcher::Config {
-    watcher::Config::default()
+    watcher::Config::default().page_size(PAGE)
 }
 
 /// Selects what the operator has made.
