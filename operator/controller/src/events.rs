@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,12 +21,15 @@ use kube::{
 };
 use operator_core::{events::Event, labels};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
 /// How long an event goes on counting.
 const SERIES: Duration = Duration::from_secs(6 * 60);
+/// How often those that count no more are looked for: thousands may be written within a minute.
+const LOOK_FOR_OLD: Duration = Duration::from_secs(60);
 /// Longest note the API server takes.
 const NOTE_MAX: usize = 1024;
 
@@ -34,15 +37,17 @@ const NOTE_MAX: usize = 1024;
 pub(crate) struct Events {
     client: Client,
     instance: String,
-    recent: Mutex<HashMap<Key, Recent>>,
+    recent: Mutex<Recents>,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    uid: String,
-    reason: String,
-    note: String,
+/// What was written a short while ago, by what it says.
+struct Recents {
+    events: HashMap<Key, Recent>,
+    looked: Instant,
 }
+
+/// Digest of the object's uid, the reason and the note.
+type Key = [u8; 32];
 
 struct Recent {
     name: String,
@@ -53,7 +58,7 @@ struct Recent {
 impl Events {
     /// Events of the operator called `instance`.
     pub(crate) fn new(client: &Client, instance: String) -> Self {
-        Self { client: client.clone(), instance, recent: Mutex::default() }
+        Self { client: client.clone(), instance, recent: Mutex::new(Recents::new(Instant::now())) }
     }
 
     /// Writes `events` about `object`; `action` is what was being done.
@@ -84,10 +89,10 @@ impl Events {
         metrics: &Metrics,
     ) -> Result<(), kube::Error> {
         let api: Api<Written> = Api::namespaced(self.client.clone(), object.namespace.as_deref().unwrap_or("default"));
-        let key =
-            Key { uid: object.uid.clone().unwrap_or_default(), reason: event.reason.clone(), note: event.note.clone() };
+        let key = key(object.uid.as_deref().unwrap_or_default(), event);
         let now = Timestamp::now();
-        if let Some((name, count)) = self.again(&key) {
+        let again = self.recent().again(&key, Instant::now());
+        if let Some((name, count)) = again {
             let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(now) } });
             api.patch(&name, &PatchParams::default(), &Patch::Merge(series)).await?;
             metrics.wrote("Event", "patch");
@@ -113,21 +118,68 @@ impl Events {
         api.create(&PostParams::default(), &written).await?;
         metrics.wrote("Event", "create");
         let recent = Recent { name, count: 1, last: Instant::now() };
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).insert(key, recent);
+        self.recent().events.insert(key, recent);
         Ok(())
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recents> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recents {
+    fn new(now: Instant) -> Self {
+        Self { events: HashMap::new(), looked: now }
+    }
+
     /// The event that said the same a short while ago, and how often it was said by now.
-    fn again(&self, key: &Key) -> Option<(String, i32)> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.retain(|_, event| event.last.elapsed() < SERIES);
-        let event = recent.get_mut(key)?;
+    fn again(&mut self, key: &Key, now: Instant) -> Option<(String, i32)> {
+        let counts = |event: &Recent| now.saturating_duration_since(event.last) < SERIES;
+        if now.saturating_duration_since(self.looked) >= LOOK_FOR_OLD {
+            self.looked = now;
+            self.events.retain(|_, event| counts(event));
+        }
+        let event = self.events.get_mut(key).filter(|event| counts(event))?;
         event.count = event.count.saturating_add(1);
-        event.last = Instant::now();
+        event.last = now;
         Some((event.name.clone(), event.count))
     }
 }
 
+fn key(uid: &str, event: &Event) -> Key {
+    let mut digest = Sha256::new();
+    for text in [uid, &event.reason, &event.note] {
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    }
+    digest.finalize().into()
+}
+
 fn cut(note: &str) -> String {
     note[..note.floor_char_boundary(NOTE_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(reason: &str, note: &str) -> Event {
+        Event { is_warning: false, reason: reason.into(), note: note.into() }
+    }
+
+    #[test]
+    fn the_same_words_about_the_same_object_are_one_event_for_a_while() {
+        let begun = Instant::now();
+        let mut recents = Recents::new(begun);
+        let said = key("1", &event("Loaded", "m"));
+        recents.events.insert(said, Recent { name: "e".into(), count: 1, last: begun });
+        for other in [key("2", &event("Loaded", "m")), key("1", &event("Loadedm", "")), key("1", &event("Loaded", "n"))]
+        {
+            assert_eq!(recents.again(&other, begun), None);
+        }
+        assert_eq!(recents.again(&said, begun + SERIES / 2), Some(("e".into(), 2)));
+        assert_eq!(recents.again(&said, begun + SERIES), Some(("e".into(), 3)));
+        assert_eq!(recents.again(&said, begun + SERIES * 2), None);
+        assert!(recents.events.is_empty(), "what does not count takes no room");
+    }
 }
