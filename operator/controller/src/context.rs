@@ -92,6 +92,11 @@ impl Written {
         self.notes().get(key).is_none_or(|notes| notes.rewrites.allow(uid, status, Instant::now()))
     }
 
+    /// Whether the status of a resource was written a moment ago.
+    pub(crate) fn is_recent_status(&self, key: &ServerKey, uid: &str) -> bool {
+        self.notes().get(key).is_some_and(|notes| notes.rewrites.is_recent(uid, Instant::now()))
+    }
+
     /// The status of a resource was written.
     pub(crate) fn status(&self, key: &ServerKey, uid: &str, version: Option<&str>, status: Value) {
         let version = version.and_then(number).unwrap_or(0);

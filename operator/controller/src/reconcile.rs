@@ -19,8 +19,9 @@ use crate::{
     observer::FIRST_ANSWERS,
     pods,
     queue::{Reconciled, ServerKey},
+    rewrites::PROGRESS,
     scale::set_replicas,
-    write_status::{before, write_status},
+    write_status::{Change, Written, before, write_models, write_status},
     zero,
 };
 
@@ -28,8 +29,10 @@ use crate::{
 const PROPAGATING: Duration = Duration::from_secs(2);
 /// Cluster or pods are at work. They send events; this is for what none comes of, such as a claim that was not there.
 const WAITING: Duration = Duration::from_secs(10);
-/// Nothing is under way.
+/// Nothing is under way, but something matters that is not watched.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Nothing is under way, and whatever matters is watched. Servers at rest must cost next to nothing: there may be thousands.
+const AT_REST: Duration = Duration::from_secs(600);
 
 /// Why a reconcile did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -75,12 +78,12 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     // 1. dereference: what the spec points at
     let mut around =
         dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
-    let compiled = compile(server, &around.models, &around.observed);
-    let manifests = around.observed.manifest.iter().chain([&compiled.manifest]);
-    let names = manifests.flat_map(|manifest| &manifest.models).map(|model| model.name.as_str());
+    let published = around.observed.manifest.iter().flat_map(|manifest| &manifest.models);
+    let names = around.models.iter().map(names::wire_name).chain(published.map(|model| model.name.as_str()));
     let Some(mut replicas) = context.observer.replicas(key, &around.pods, names) else {
         return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
     };
+    let compiled = compile(server, &around.models, &around.observed);
     let crashes = events::of_replicas(&replicas);
     context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
     // which pods may adopt what is new: pure, from what is published and what they report
@@ -163,7 +166,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         now: &now(),
     });
     // 6. write status: only if it says something new
-    write(context, key, &around, server, &server_before, &models, &statuses).await?;
+    let written = write(context, key, &around, server, &server_before, &models, &statuses).await?;
     annotated.map_err(|error| api("annotating a pod", error))?;
     let is_refused = match &applied {
         Some(Ok(resources)) => resources.refusal.is_some(),
@@ -172,11 +175,15 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     // labels of Secrets are not watched
     let awaits_label = compiled.problems.iter().any(|problem| problem.reason == Reason::CredentialsMissing);
+    // neither is the load
+    let has_unwatched = around.has_unwatched || server.spec.autoscaling.is_some();
     let next = match statuses.activity {
+        _ if written == Written::Soon => PROGRESS,
         Activity::Propagating => PROPAGATING,
         Activity::Waiting => WAITING,
         Activity::Settled if is_refused || awaits_label => WAITING, // whoever is in the way may leave
-        Activity::Settled => SETTLED,
+        Activity::Settled if has_unwatched || written == Written::Later => SETTLED,
+        Activity::Settled => AT_REST,
     };
     Ok(Some(zero.decision.look_again.map_or(next, |time| time.min(next))))
 }
@@ -189,26 +196,20 @@ async fn write(
     server_before: &TritonServerStatus,
     models: &[(&TritonModel, TritonModelStatus)],
     statuses: &Statuses,
-) -> Result<(), Error> {
+) -> Result<Written, Error> {
     let after: BTreeMap<_, _> = statuses.models.iter().map(|(object, status)| (object, status)).collect();
-    for (model, before) in models {
-        let object = names::object(*model);
-        let Some(after) = after.get(&object).copied() else { continue };
-        let events = events::of_model(before, after);
-        let written = write_status(context, key, *model, before, after, &events).await;
-        match written {
-            Ok(()) => {}
-            // the API server may refuse whatever is written to a resource that does not fit its definition
-            Err(error) if around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid) => {
-                tracing::warn!(server = %key, model = object.name, %error, "the status of an unreadable model is not written");
-            }
-            Err(error) => return Err(api("writing a status", error)),
-        }
-    }
+    let changes = models.iter().filter_map(|(model, before)| {
+        let after = after.get(&names::object(*model)).filter(|after| **after != before)?;
+        let is_unreadable = around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid);
+        Some(Change { model, before, after, is_unreadable })
+    });
+    let changes = changes.collect();
+    let of_models = write_models(context, key, changes).await.map_err(|error| api("writing a status", error))?;
     let events = events::of_server(server_before, &statuses.server);
-    write_status(context, key, server, server_before, &statuses.server, &events)
-        .await
-        .map_err(|error| api("writing the status", error))
+    let is_progress = status::is_progress_of_server(server_before, &statuses.server);
+    let server_statuses = (server_before, &statuses.server);
+    let of_server = write_status(context, key, server, server_statuses, is_progress, &events).await;
+    Ok(of_models.max(of_server.map_err(|error| api("writing the status", error))?))
 }
 
 /// A model that cannot be read, as far as its status needs it.
@@ -223,14 +224,15 @@ async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Dur
     context.observer.forget(key);
     context.activators.forget(key);
     let models = context.watches.models(key);
-    for model in &models {
+    let now = now();
+    let statuses = models.iter().map(|model| {
         let before: TritonModelStatus = before(context, key, model, model.status.as_ref());
-        let after = status::without_server(model, &before, &now());
-        let events = events::of_model(&before, &after);
-        write_status(context, key, model, &before, &after, &events)
-            .await
-            .map_err(|error| api("writing a status", error))?;
-    }
+        let after = status::without_server(model, &before, &now);
+        (model, before, after)
+    });
+    let statuses: Vec<_> = statuses.collect();
+    let changes = statuses.iter().map(|(model, before, after)| Change { model, before, after, is_unreadable: false });
+    write_models(context, key, changes.collect()).await.map_err(|error| api("writing a status", error))?;
     if models.is_empty() {
         context.written.forget(key);
     }
@@ -261,7 +263,7 @@ async fn unreadable(
     };
     after.conditions = vec![condition("Ready", ConditionStatus::False), condition("Stalled", ConditionStatus::True)];
     let events = events::of_server(&before, &after);
-    write_status(context, key, &server, &before, &after, &events)
+    write_status(context, key, &server, (&before, &after), false, &events)
         .await
         .map_err(|error| api("writing the status", error))?;
     Ok(None)

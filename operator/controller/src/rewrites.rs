@@ -13,6 +13,9 @@ const AT_ONCE: u32 = 2;
 /// When it may be put back as often again.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How long a status stands before one that tells of progress only takes its place.
+pub(crate) const PROGRESS: Duration = Duration::from_secs(2);
+
 /// From so many statuses on, those written long ago are forgotten.
 const MANY: usize = 1024;
 
@@ -35,6 +38,11 @@ impl Rewrites {
         self.0.get(uid).is_none_or(|own| {
             own.count < AT_ONCE || now.saturating_duration_since(own.since) >= AGAIN || own.words != words(status)
         })
+    }
+
+    /// Whether the status of a resource was written a moment ago.
+    pub(crate) fn is_recent(&self, uid: &str, now: Instant) -> bool {
+        self.0.get(uid).is_some_and(|own| now.saturating_duration_since(own.since) < PROGRESS)
     }
 
     /// A status was written.
@@ -94,6 +102,16 @@ mod tests {
         assert_eq!(in_a_minute, 1 + AT_ONCE as usize);
         let in_ten = (600..6000).filter(|tenth| written(&mut rewrites, tenth * 100)).count();
         assert!((9..=2 * 9).contains(&in_ten), "{in_ten}");
+    }
+
+    #[test]
+    fn a_status_is_recent_for_a_moment() {
+        let (mut rewrites, now) = (Rewrites::default(), Instant::now());
+        assert!(!rewrites.is_recent("1", now));
+        rewrites.note("1", &status("loading", 0), now);
+        assert!(
+            rewrites.is_recent("1", now) && !rewrites.is_recent("2", now) && !rewrites.is_recent("1", now + PROGRESS)
+        );
     }
 
     #[test]

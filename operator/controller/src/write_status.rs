@@ -1,12 +1,17 @@
 //! Step 6 of a reconcile: a status is written only if it says something else than before. It has a field manager of its own,
 //! so that what is no longer said is taken out, and what others say beside it stays.
 
+use crds::{TritonModel, TritonModelStatus};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
-use operator_core::events::Event;
+use operator_core::{
+    events::{self, Event},
+    status::is_progress_of_model,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -27,31 +32,93 @@ where
     newer.and_then(|status| serde_json::from_value(status).ok()).or_else(|| stored.cloned()).unwrap_or_default()
 }
 
-/// Writes `after` if it differs from `before`, and writes the events of the change.
+/// Statuses of the models of one server that are written at the same time: it may have a thousand.
+const AT_ONCE: usize = 8;
+
+/// Whether a status is in the cluster; the greatest comes soonest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Written {
+    /// As it should be.
+    Now,
+    /// Somebody else writes it as well: it is put back later.
+    Later,
+    /// It tells of progress only, and another was written a moment ago: it comes with the next one, or after [`crate::rewrites::PROGRESS`].
+    Soon,
+}
+
+/// The status of a model, as it was and as it is to be.
+pub(crate) struct Change<'a> {
+    pub(crate) model: &'a TritonModel,
+    pub(crate) before: &'a TritonModelStatus,
+    pub(crate) after: &'a TritonModelStatus,
+    /// The model does not fit its definition: the API server may refuse whatever is written to it.
+    pub(crate) is_unreadable: bool,
+}
+
+/// Writes the statuses of models that differ from what they were, with the events of each change.
+///
+/// Errors: one could not be written; others may have been.
+pub(crate) async fn write_models(
+    context: &Context,
+    key: &ServerKey,
+    changes: Vec<Change<'_>>,
+) -> Result<Written, kube::Error> {
+    let mut waiting = changes.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut all = Written::Now;
+    loop {
+        under_way
+            .extend(waiting.by_ref().take(AT_ONCE - under_way.len()).map(|change| write_model(context, key, change)));
+        match under_way.next().await {
+            Some(one) => all = all.max(one?),
+            None => return Ok(all),
+        }
+    }
+}
+
+async fn write_model(context: &Context, key: &ServerKey, change: Change<'_>) -> Result<Written, kube::Error> {
+    let Change { model, before, after, is_unreadable } = change;
+    let events = events::of_model(before, after);
+    let is_progress = is_progress_of_model(before, after);
+    match write_status(context, key, model, (before, after), is_progress, &events).await {
+        Err(error) if is_unreadable => {
+            tracing::warn!(server = %key, model = model.name_any(), %error, "the status of an unreadable model is not written");
+            Ok(Written::Now)
+        }
+        written => written,
+    }
+}
+
+/// Writes `after` if it differs from `before`, and writes the events of the change. `is_progress`: it differs in nothing that anybody
+/// waits for.
 pub(crate) async fn write_status<K, S>(
     context: &Context,
     key: &ServerKey,
     resource: &K,
-    before: &S,
-    after: &S,
+    (before, after): (&S, &S),
+    is_progress: bool,
     events: &[Event],
-) -> Result<(), kube::Error>
+) -> Result<Written, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     S: Serialize + PartialEq,
 {
     if before == after {
-        return Ok(());
+        return Ok(Written::Now);
+    }
+    let uid = resource.meta().uid.as_deref().unwrap_or_default();
+    if is_progress && events.is_empty() && context.written.is_recent_status(key, uid) {
+        return Ok(Written::Soon);
     }
     let status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
-    if !context.written.may_write_status(key, resource.meta().uid.as_deref().unwrap_or_default(), &status) {
+    if !context.written.may_write_status(key, uid, &status) {
         tracing::warn!(server = %key, name = resource.name_any(), "somebody else writes this status as well: it is put back later");
-        return Ok(());
+        return Ok(Written::Later);
     }
     if apply(context, key, resource, status).await? {
         context.events.write_all(&resource.object_ref(&()), "Observe", events, &context.metrics).await;
     }
-    Ok(())
+    Ok(Written::Now)
 }
 
 /// `false` if the resource is gone.

@@ -5,6 +5,7 @@
 mod conditions;
 mod model;
 mod pods;
+mod progress;
 mod server;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,10 @@ use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::
 
 use self::conditions::Claim;
 pub(crate) use self::conditions::cut;
-pub use self::model::without_server;
+pub use self::{
+    model::without_server,
+    progress::{is_progress_of_model, is_progress_of_server},
+};
 use crate::{
     Compiled, Manifest, ObjectRef, Problem,
     build::{Applied, Resources},
