@@ -17,7 +17,7 @@ import pytest
 
 import waiting
 from faulty_api import FAULTS
-from kube import ECHO, NEXT_SERVER_IMAGE, OPERATOR, OPERATORS, ROOT, SERVER, SERVER_IMAGE, STATE, until
+from kube import ECHO, NEXT_SERVER_IMAGE, OPERATOR, OPERATORS, ROOT, SERVER, SERVER_IMAGE, STATE, kubectl, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -258,3 +258,25 @@ def test_invariant_19_nothing_hangs_when_all_is_deleted_while_no_operator_is_the
     kept.kubectl("delete", "tsrv/vision", "tmod/echo", "--timeout=30s")
     until(lambda: not objects(kept), "everything to be gone", 60)
     whole.kubectl("delete", "namespace", whole.name, "--timeout=60s")
+
+
+def test_invariant_21_an_operator_outlives_its_definitions_and_goes_on_when_they_are_back(namespace, apis):
+    names = ["tritonservers.triton-operator.dev", "tritonmodels.triton-operator.dev"]
+    saved = [json.loads(kubectl("get", "crd", name, "-o", "json")) for name in names]
+    for definition in saved:
+        definition.pop("status")
+        definition["metadata"] = {field: definition["metadata"].get(field) for field in ("name", "labels", "annotations")}
+    namespace.apply(SERVER, ECHO)
+    with apis().operator(namespace) as process:
+        until(lambda: is_ready(namespace, "tmod/echo"), "the model", 90)
+        try:
+            kubectl("delete", "crd", *names, "--timeout=60s")
+            until(lambda: kubectl("get", "--raw", "/apis/triton-operator.dev/v1alpha1", check=False)[0] != 0, "the kinds to be unknown", 60)
+            assert process.poll() is None, "it ended by itself"
+        finally:
+            kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": saved}))
+            kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names), "--timeout=30s")
+        until(lambda: namespace.apply(SERVER, ECHO), "the resources to be taken", 30)
+        # watches begin again after pauses of up to half a minute
+        until(lambda: is_ready(namespace, "tmod/echo"), "the model in spite of it", 120)
+    assert objects(namespace) == sorted(EXPECTED)
