@@ -100,7 +100,7 @@ async fn whoever_runs_the_server_may_drain_it_for_as_long_as_he_says_so() {
     let requests = async |lease: &str| {
         let answer = server.post("/v2/health/drain", &format!(r#"{{"lease_ms":{lease}}}"#)).await;
         assert_eq!(answer.status, 200);
-        answer.json()["requests"].as_u64()
+        if answer.body.is_empty() { None } else { answer.json()["requests"].as_u64() }
     };
     assert_eq!(ready().await, 200);
     assert_eq!(requests("60000").await, Some(0));
