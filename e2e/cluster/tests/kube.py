@@ -292,8 +292,8 @@ AT_LEAST = 20_000 if os.environ.get("E2E_SOAK") else 2_000
 
 
 @contextlib.contextmanager
-def load(namespace, model="echo", server="vision", rate=400, may_fail=False, retry_refused=False):
-    """Steady requests through the Service: before, while and after the block runs, AT_LEAST of them. Fails if one of them did, unless that is
+def load(namespace, model="echo", server="vision", rate=400, may_fail=False, retry_refused=False, at_least=AT_LEAST):
+    """Steady requests through the Service: before, while and after the block runs, `at_least` of them. Fails if one of them did, unless that is
     the caller's to judge. With `retry_refused` its clients try refused connections again, as most do."""
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / os.environ.get("TRITON_PROFILE", "debug") / "steady"
     body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}]}
@@ -302,7 +302,7 @@ def load(namespace, model="echo", server="vision", rate=400, may_fail=False, ret
         json.dump(body, file)
         file.flush()
         flags = [f"--address={namespace.address(server)}", f"--path=/v2/models/{model}/infer", f"--body={file.name}"]
-        flags += [f"--at-least={AT_LEAST}", f"--before={rate}", f"--after={rate}", f"--rate={rate}"]
+        flags += [f"--at-least={at_least}", f"--before={rate}", f"--after={rate}", f"--rate={rate}"]
         flags += ["--retry-refused"] if retry_refused else []
         command = [str(part) for part in [CLUSTER / "inside", program, *flags]]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -319,7 +319,7 @@ def load(namespace, model="echo", server="vision", rate=400, may_fail=False, ret
         raise AssertionError(f"steady said nothing: {err}")
     result.update(json.loads(out))
     print(f"load: {result['requests']} requests, {result['failed']} failed, {result['refused']} connections refused, slowest {result['slowest_ms']:.0f} ms")
-    assert result["requests"] >= AT_LEAST
+    assert result["requests"] >= at_least
     assert may_fail or result["failed"] == 0, json.dumps(result, indent=1)
 
 

@@ -206,7 +206,10 @@ async fn keep_replicas(context: &Context, key: &ServerKey, name: &str) -> Result
         return Ok(());
     };
     let kept = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name }, "spec": { "replicas": replicas },
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        // not over a number that somebody has written since
+        "metadata": { "name": name, "resourceVersion": live.resource_version() },
+        "spec": { "replicas": replicas },
     });
     api.patch(name, &PatchParams::apply(SCALE_MANAGER).force(), &Patch::Apply(&kept)).await?;
     context.metrics.wrote("Deployment", "apply");

@@ -14,9 +14,12 @@ use k8s_openapi::{
 use kube::{Api, Resource, ResourceExt, api::DynamicObject};
 use operator_core::{
     Observed, access,
+    autoscaling::Autoscale,
     build::{self, Kind},
-    names, pinned, surge,
+    names, pinned, replicas, surge,
 };
+
+use serde_json::Value;
 
 use crate::{context::Context, queue::ServerKey};
 
@@ -34,6 +37,8 @@ pub(crate) struct Surroundings {
     pub(crate) deployment: Option<Deployment>,
     /// Something was asked for that is not watched: a claim, or the label of a Secret.
     pub(crate) has_unwatched: bool,
+    /// What scales it, as it is now.
+    pub(crate) autoscaler: Option<Value>,
 }
 
 /// Fetches what surrounds `server`.
@@ -57,6 +62,7 @@ pub(crate) async fn dereference(
         manifest: config_map.as_ref().and_then(build::manifest_of),
         template: deployment.as_ref().and_then(pinned::pinned_of),
         replicas: deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas),
+        replicas_before: deployment.as_ref().and_then(replicas::noted),
         config_maps: context.config_maps.named_by(&context.client, &context.watches, &key.namespace, &models).await?,
         absent_claims: absent_claims(context, key, &claims).await?,
         secrets: Some(context.secrets.find(&context.client, &key.namespace, secrets).await?),
@@ -71,7 +77,20 @@ pub(crate) async fn dereference(
         rests_not: None,
     };
     let unreadable = unreadable.into_iter().map(|(metadata, _)| metadata).collect();
-    Ok(Surroundings { observed, models, unreadable, pods, deployment, has_unwatched })
+    let autoscaler = autoscaler(context, key, server, &uid).await?;
+    Ok(Surroundings { observed, models, unreadable, pods, deployment, has_unwatched, autoscaler })
+}
+
+/// What scales a server, if it is there already.
+async fn autoscaler(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    uid: &str,
+) -> Result<Option<Value>, kube::Error> {
+    let Some(autoscale) = Autoscale::of(&server.spec) else { return Ok(None) };
+    let found = ours(context, key, autoscale.kind(), &key.name, uid).await?;
+    Ok(found.map(|object| object.data))
 }
 
 /// An object as it is now: from the store, or from the API server if the store has none or lags behind our last write.

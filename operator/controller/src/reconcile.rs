@@ -162,6 +162,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         outcome,
         manifest_before: around.observed.manifest.as_ref(),
         deployment_before: around.deployment.as_ref(),
+        autoscaler: around.autoscaler.as_ref(),
         replicas: &replicas,
         now: &now(),
     });

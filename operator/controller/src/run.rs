@@ -70,6 +70,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', env = "ALLOW_SOURCE_ADDRESSES")]
     allow_source_addresses: Vec<AddressRange>,
 
+    /// Host and port at which KEDA reaches the operator's external scaler; without it, KEDA scales only servers that name a Prometheus
+    #[arg(long, value_name = "HOST:PORT", env = "SCALER_ADDRESS")]
+    scaler_address: Option<String>,
+
     /// Name of this operator among several; by default that of its machine and process
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: Option<String>,
@@ -172,7 +176,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         events: Events::new(&client, identity),
         client: client.clone(),
         watches,
-        settings: Settings { image: args.image, namespace },
+        settings: Settings { image: args.image, namespace, scaler_address: args.scaler_address },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         loads: loads.clone(),

@@ -43,21 +43,17 @@ pub(crate) async fn decide(
         Rest::Possible { after, is_ours } => (after, is_ours),
         rest => {
             activators.forget(key);
-            let is_impossible = matches!(rest, Rest::Impossible(_));
             let rests_not = match rest {
                 Rest::Impossible(why) => Some(why),
                 Rest::NotAsked | Rest::Possible { .. } => None,
             };
-            // it may have been at rest until now, and no autoscaler takes it from zero
-            let must_wake = replicas == Some(0) && (is_impossible || scale_to_zero::is_woken_for_good(&server.spec));
-            let decision = Decision { replicas: must_wake.then_some(1), ..Decision::default() };
-            return Ok(Zero { way: None, rests_not, decision });
+            // if it was at rest until now, it gets its replicas back as every server that does not rest (`operator_core::replicas`)
+            return Ok(Zero { way: None, rests_not, decision: Decision::default() });
         }
     };
     let Some(port) = activators.port(key, &uid, || routes::ports(&context.watches)) else {
         let rests_not = "spec.autoscaling.minReplicas is 0 and one replica stays: the activators have no port left";
-        let decision = Decision { replicas: (is_ours && replicas == Some(0)).then_some(1), ..Decision::default() };
-        return Ok(Zero { way: None, rests_not: Some(rests_not.to_owned()), decision });
+        return Ok(Zero { way: None, rests_not: Some(rests_not.to_owned()), decision: Decision::default() });
     };
     let slice = current(context, key, Kind::EndpointSlice, &names::activator_slice(&key.name)).await?;
     let attendance = activators.attendance(key, &uid, slice.as_ref().is_some_and(routes::is_led));

@@ -5,6 +5,7 @@ mod config_map;
 mod deployment;
 mod disruption_budget;
 mod endpoint_slice;
+mod horizontal_pod_autoscaler;
 mod ingress;
 mod monitor;
 mod network_policy;
@@ -13,6 +14,7 @@ pub(crate) mod pod_template;
 mod probes;
 mod prometheus_rule;
 mod route;
+mod scaled_object;
 mod service;
 mod service_account;
 mod volumes;
@@ -22,6 +24,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, NetworkPolicy},
@@ -60,6 +63,8 @@ pub enum Kind {
     EndpointSlice,
     /// How many pods a drain may take.
     PodDisruptionBudget,
+    /// How many pods the load asks for.
+    HorizontalPodAutoscaler,
     /// Who may reach the pods.
     NetworkPolicy,
     /// How an ingress controller leads to the pods.
@@ -74,17 +79,20 @@ pub enum Kind {
     HttpRoute,
     /// How a Gateway leads to their gRPC port.
     GrpcRoute,
+    /// How KEDA scales the pods.
+    ScaledObject,
 }
 
 impl Kind {
     /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::Deployment,
         Self::Service,
         Self::EndpointSlice,
         Self::PodDisruptionBudget,
+        Self::HorizontalPodAutoscaler,
         Self::NetworkPolicy,
         Self::Ingress,
         Self::ServiceMonitor,
@@ -92,6 +100,7 @@ impl Kind {
         Self::PrometheusRule,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::ScaledObject,
     ];
 
     /// How the API server names it.
@@ -103,6 +112,7 @@ impl Kind {
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+            Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
             Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
             Self::ServiceMonitor => monitor::api_resource("ServiceMonitor", "servicemonitors"),
@@ -110,6 +120,7 @@ impl Kind {
             Self::PrometheusRule => monitor::api_resource("PrometheusRule", "prometheusrules"),
             Self::HttpRoute => route::api_resource("HTTPRoute", "httproutes"),
             Self::GrpcRoute => route::api_resource("GRPCRoute", "grpcroutes"),
+            Self::ScaledObject => scaled_object::api_resource(),
         }
     }
 
@@ -118,6 +129,7 @@ impl Kind {
         match self {
             Self::ServiceMonitor | Self::PodMonitor | Self::PrometheusRule => Some("the Prometheus operator"),
             Self::HttpRoute | Self::GrpcRoute => Some("the Gateway API"),
+            Self::ScaledObject => Some("KEDA"),
             _ => None,
         }
     }
@@ -157,6 +169,8 @@ pub struct Resources<State> {
     pub endpoint_slice: Option<EndpointSlice>,
     /// How many pods a drain may take.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// How many pods the load asks for. Plain JSON, for parts of it are passed on as users wrote them.
+    pub pod_autoscaler: Option<Value>,
     /// Who may reach the pods.
     pub network_policy: Option<NetworkPolicy>,
     /// How an ingress controller leads to the pods.
@@ -202,6 +216,7 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
         headless_service: service::build_headless(server),
         endpoint_slice: endpoint_slice::build(server),
         disruption_budget: disruption_budget::build(server),
+        pod_autoscaler: horizontal_pod_autoscaler::build(server),
         network_policy: network_policy::build(server),
         ingress: ingress::build(server),
         optional: optional(server),
@@ -214,12 +229,13 @@ pub fn build(server: &Validated<'_>) -> Resources<Prepared> {
 /// The objects of optional kinds that are made: one line for each kind.
 fn optional(server: &Validated<'_>) -> Vec<(Kind, Value)> {
     type Build = fn(&Validated<'_>) -> Value;
-    let build: [(Kind, Build); 5] = [
+    let build: [(Kind, Build); 6] = [
         (Kind::ServiceMonitor, monitor::of_service),
         (Kind::PodMonitor, monitor::of_pods),
         (Kind::PrometheusRule, prometheus_rule::build),
         (Kind::HttpRoute, route::http),
         (Kind::GrpcRoute, route::grpc),
+        (Kind::ScaledObject, scaled_object::build),
     ];
     let made = build.into_iter().filter(|(kind, _)| server.optional.makes(*kind));
     made.map(|(kind, build)| (kind, build(server))).collect()
@@ -244,6 +260,7 @@ impl Resources<Prepared> {
         objects.extend(self.headless_service.as_ref().map(|it| object(Kind::Service, it)));
         objects.extend(self.endpoint_slice.as_ref().map(|it| object(Kind::EndpointSlice, it)));
         objects.extend(self.disruption_budget.as_ref().map(|it| object(Kind::PodDisruptionBudget, it)));
+        objects.extend(self.pod_autoscaler.as_ref().map(|it| object(Kind::HorizontalPodAutoscaler, it)));
         objects.extend(self.network_policy.as_ref().map(|it| object(Kind::NetworkPolicy, it)));
         objects.extend(self.ingress.as_ref().map(|it| object(Kind::Ingress, it)));
         objects.extend(self.optional.iter().map(|(kind, it)| object(*kind, it)));
@@ -259,6 +276,7 @@ impl Resources<Prepared> {
             headless_service,
             endpoint_slice,
             disruption_budget,
+            pod_autoscaler,
             network_policy,
             ingress,
             optional,
@@ -273,6 +291,7 @@ impl Resources<Prepared> {
             headless_service,
             endpoint_slice,
             disruption_budget,
+            pod_autoscaler,
             network_policy,
             ingress,
             optional,

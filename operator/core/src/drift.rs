@@ -21,7 +21,7 @@ const KEYED: [(&str, &[&str]); 9] = [
 ];
 
 /// Fields that hold quantities.
-const QUANTITIES: [&str; 3] = ["limits", "requests", "sizeLimit"];
+const QUANTITIES: [&str; 4] = ["limits", "requests", "sizeLimit", "target"];
 
 /// Fields that the API server leaves out while they are `false`; elsewhere `false` is not the same as nothing.
 const ABSENT_WHILE_FALSE: [&str; 1] = ["spec.paused"];
@@ -315,6 +315,9 @@ mod tests {
             check(limits(one), limits(other), &[]);
         }
         check(limits("1"), limits("2"), &["limits.cpu"]);
+        let target = |value: &str| json!({ "target": { "type": "AverageValue", "averageValue": value } });
+        check(target("20000"), target("20k"), &[]);
+        check(target("20000"), target("21k"), &["target.averageValue"]);
         // elsewhere a text is a text
         check(json!({ "value": "1000m" }), json!({ "value": "1" }), &["value"]);
     }

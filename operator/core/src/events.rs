@@ -28,6 +28,8 @@ pub fn of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> Vec
     let (old, new) = (&before.conditions, &after.conditions);
     let mut events = turned(old, new, "Available", "Available", "Unavailable");
     events.extend(of_ready(old, new, &SERVER_UNDER_WAY, false));
+    events.extend(of_autoscaling(old, new));
+    events.extend(rescaled(before, after));
     events
 }
 
@@ -78,6 +80,33 @@ fn of_ready(old: &[Condition], new: &[Condition], under_way: &[&str], compares_n
             || (compares_notes && before.message != after.message)
     });
     is_new.then(|| event(true))
+}
+
+/// What keeps the load from deciding, once for each reason; and that it decides again.
+fn of_autoscaling(old: &[Condition], new: &[Condition]) -> Option<Event> {
+    let after = condition::find(new, "AutoscalingActive")?;
+    let before = condition::find(old, "AutoscalingActive");
+    let is_new = before.is_none_or(|before| before.status != after.status || before.reason != after.reason);
+    let event = |is_warning, reason: &str| Event { is_warning, reason: reason.into(), note: after.message.clone() };
+    match after.status {
+        _ if !is_new || after.reason == "ScaledToZero" => None, // Ready says that
+        ConditionStatus::True if before.is_some_and(is_true) && after.reason == "Active" => None,
+        ConditionStatus::True if after.reason == "Active" => Some(event(false, "AutoscalingActive")),
+        ConditionStatus::True => Some(event(false, &after.reason)),
+        ConditionStatus::False => Some(event(true, &after.reason)),
+        ConditionStatus::Unknown => None,
+    }
+}
+
+/// The autoscaler has changed the number of replicas.
+fn rescaled(before: &TritonServerStatus, after: &TritonServerStatus) -> Option<Event> {
+    let (old, new) = (before.autoscaling.as_ref()?, after.autoscaling.as_ref()?);
+    let (from, to) = (old.desired_replicas?, new.desired_replicas?);
+    (old.last_scale_time != new.last_scale_time && from != to).then(|| Event {
+        is_warning: false,
+        reason: "Rescaled".into(),
+        note: format!("from {from} to {to} replicas, as the load asked for"),
+    })
 }
 
 /// A condition that became true or stopped being so. An empty reason gives no event.

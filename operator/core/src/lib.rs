@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod activator;
+pub mod autoscaling;
 pub mod build;
 mod canonical;
 pub mod compile;
@@ -31,6 +32,7 @@ pub mod problem;
 pub mod reference;
 pub mod render;
 pub mod replica;
+pub mod replicas;
 pub mod rollout;
 pub mod route_status;
 pub mod rules;

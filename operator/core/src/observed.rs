@@ -20,8 +20,10 @@ pub struct Observed {
     pub manifest: Option<Manifest>,
     /// The pod template the server was given; it stays when only the operator is updated.
     pub template: Option<Pinned>,
-    /// Replicas the Deployment has, where nobody but an autoscaler says how many.
+    /// Replicas the Deployment is to have; none if there is no Deployment.
     pub replicas: Option<i32>,
+    /// Replicas it had before its server was suspended: [`crate::replicas::BEFORE`].
+    pub replicas_before: Option<i32>,
     /// ConfigMaps that models name. One that is not here was not looked for: the agent finds it by itself.
     pub config_maps: BTreeMap<String, FoundConfigMap>,
     /// Claims that models or the server name and that do not exist. A pod that mounts one would wait for it for ever.

@@ -80,13 +80,6 @@ pub fn rest(spec: &TritonServerSpec, has_activators: bool) -> Rest {
     Rest::Possible { after, is_ours }
 }
 
-/// Whether a server of that spec, which does not rest, is to have replicas though its Deployment has none: it rested before, and an
-/// autoscaler leaves alone what has none. KEDA does not.
-pub fn is_woken_for_good(spec: &TritonServerSpec) -> bool {
-    let autoscaling = spec.autoscaling.as_ref().filter(|_| spec.suspend != Some(true));
-    autoscaling.is_some_and(|it| it.engine.unwrap_or_default() != AutoscalingEngine::Keda)
-}
-
 /// What is known of a server that may rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {

@@ -2,6 +2,7 @@
 //! of kstatus: `Ready` speaks of this very generation; `Reconciling` and `Stalled` are there only while they hold; the time
 //! of a condition moves only with its status. Nothing in a status changes while nothing happens.
 
+mod autoscaling;
 mod conditions;
 mod model;
 mod pods;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 
 use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
+use serde_json::Value;
 
 use self::conditions::Claim;
 pub(crate) use self::conditions::cut;
@@ -63,6 +65,8 @@ pub struct Seen<'a> {
     pub manifest_before: Option<&'a Manifest>,
     /// The Deployment as it was before the steps: for where they did not come to it, and to know what they changed.
     pub deployment_before: Option<&'a Deployment>,
+    /// The HorizontalPodAutoscaler or ScaledObject of the server, as the cluster has it.
+    pub autoscaler: Option<&'a Value>,
     /// The pods, sorted by name.
     pub replicas: &'a [Replica],
     /// The time, in whole seconds.
@@ -165,7 +169,8 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
             Some((*resource, model::of(resource, compiled, before, &view)))
         })
         .collect();
-    let server = server::of(seen.server, seen.before, &readiness, &seen.outcome, &models, &view);
+    let autoscaling = autoscaling::of(seen);
+    let server = server::of(seen, &readiness, autoscaling, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final || readiness.is_at_rest)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
     let activity = if seen.replicas.iter().any(|replica| replica.is_recent(seen.now)) {

@@ -1,12 +1,16 @@
 //! Step 2 of a reconcile: a server and what was fetched around it become what shall be built, everything decided, or the
 //! problems that stand against it. Models with problems do not stand against it: the compile step has left them out.
 
-use crds::{TritonServer, parts::Switch};
+use crds::{
+    TritonServer,
+    parts::{Switch, autoscaling::AutoscalingEngine},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube_core::Resource;
 
 use crate::{
     Compiled, Manifest, ObjectRef, Observed, Problem, Reason,
+    autoscaling::Autoscale,
     build::{Kind, pod_template},
     defaults::{self, ServerSettings},
     image, labels,
@@ -15,18 +19,21 @@ use crate::{
     optional::Choice,
     overrides,
     pinned::{self, Kept},
+    replicas,
     scale_to_zero::Way,
     strategic::{self, Mistake},
     surge::Pace,
 };
 
 /// What the operator itself was configured with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Image of servers that name none.
     pub image: String,
     /// Namespace its pods run in; none where it runs outside the cluster.
     pub namespace: Option<String>,
+    /// Host and port at which KEDA asks it for the load of a server.
+    pub scaler_address: Option<String>,
 }
 
 /// Annotation of a TritonServer that lets its pods follow the operator: `triton-operator.dev/upgrade: "true"`.
@@ -51,8 +58,12 @@ pub struct Validated<'a> {
     pub(crate) kept: Option<Kept>,
     /// Settings of the server process.
     pub settings: ServerSettings,
-    /// Replicas written into the Deployment; `None` where somebody else sets the scale.
-    pub replicas: Option<i32>,
+    /// Replicas written into the Deployment, if any.
+    pub replicas: replicas::Decision,
+    /// How it is scaled; `None` where the load does not decide.
+    pub autoscale: Option<Autoscale>,
+    /// Host and port at which KEDA asks the operator for the load of a server.
+    pub scaler_address: Option<String>,
     /// Replicas there will be, as far as can be said.
     pub replicas_expected: i32,
     /// How its pods are replaced.
@@ -96,9 +107,18 @@ pub fn validate<'a>(
         return Err(problems);
     }
     let spec = &server.spec;
-    let is_suspended = spec.suspend == Some(true);
-    let replicas = if is_suspended { Some(0) } else { spec.replicas };
-    let optional = optional(server, observed);
+    let autoscale = Autoscale::of(spec);
+    let replicas = replicas::decide(&replicas::Facts {
+        is_suspended: spec.suspend == Some(true),
+        set: spec.replicas,
+        autoscale: autoscale.as_ref(),
+        present: observed.replicas,
+        before: observed.replicas_before,
+        rests: autoscale.as_ref().is_some_and(|it| {
+            it.min_replicas == 0 && (it.engine == AutoscalingEngine::Keda || observed.activators.is_some())
+        }),
+    });
+    let optional = optional(server, autoscale.as_ref(), observed, settings);
     let wanted = Mounts::wanted(server, &compiled.manifest, observed);
     let kept = pinned::kept(server, observed).filter(|kept| kept.is_enough(server, &wanted));
     let pace = Pace::of(spec, observed.has_no_room);
@@ -116,7 +136,9 @@ pub fn validate<'a>(
         image: image::resolve(spec.image.as_ref(), &settings.image),
         settings: ServerSettings::of(spec),
         replicas,
-        replicas_expected: replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
+        autoscale,
+        scaler_address: settings.scaler_address.clone(),
+        replicas_expected: replicas.replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
         pace,
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
@@ -174,7 +196,7 @@ fn names_a_service(name: &str) -> bool {
 }
 
 /// Which objects of optional kinds `server` gets: one line for each kind.
-fn optional(server: &TritonServer, observed: &Observed) -> Choice {
+fn optional(server: &TritonServer, autoscale: Option<&Autoscale>, observed: &Observed, settings: &Settings) -> Choice {
     let mut choice = Choice::default();
     let mut add = |kind, switch, cure: &str| choice.add(kind, switch, cure, &observed.kinds);
     let monitoring = server.spec.monitoring.clone().unwrap_or_default();
@@ -192,6 +214,17 @@ fn optional(server: &TritonServer, observed: &Observed) -> Choice {
     add(Kind::PrometheusRule, rule, "set spec.monitoring.prometheusRule.enabled to Auto");
     add(Kind::HttpRoute, asked_for(routes.http.is_some()), "remove spec.routes.http");
     add(Kind::GrpcRoute, asked_for(routes.grpc.is_some()), "remove spec.routes.grpc");
+    if let Some(autoscale) = autoscale.filter(|it| it.engine == AutoscalingEngine::Keda) {
+        if autoscale.prometheus.is_some() || settings.scaler_address.is_some() {
+            add(Kind::ScaledObject, Switch::Always, "set spec.autoscaling.engine to Operator");
+        } else {
+            choice.remarks.push(
+                "no ScaledObject is made: the operator does not answer KEDA (install it with its external scaler switched on, or \
+                 name a Prometheus in spec.autoscaling.prometheus)"
+                    .to_owned(),
+            );
+        }
+    }
     choice
 }
 

@@ -16,7 +16,7 @@ use operator_core::{
     drift,
     observed::FoundConfigMap,
     optional::Availability,
-    pinned,
+    pinned, replicas,
     scale_to_zero::Way,
     validated::{self, Settings},
 };
@@ -28,7 +28,11 @@ fn folder() -> PathBuf {
 }
 
 fn settings() -> Settings {
-    Settings { image: "registry.example/triton-server:1.0".into(), namespace: Some("operators".into()) }
+    Settings {
+        image: "registry.example/triton-server:1.0".into(),
+        namespace: Some("operators".into()),
+        scaler_address: Some("scaler.operators:9090".into()),
+    }
 }
 
 fn resources(text: &str) -> (TritonServer, Vec<TritonModel>) {
@@ -289,7 +293,7 @@ fn an_update_of_the_operator_replaces_no_pods() {
     let deployment = before.iter().find(|object| object.kind == Kind::Deployment).unwrap();
     let live: Deployment = serde_json::from_value(deployment.value.clone()).unwrap();
     let pinned = Observed { template: pinned::pinned_of(&live), ..Observed::default() };
-    let newer = Settings { image: "registry.example/triton-server:2.0".into(), namespace: Some("operators".into()) };
+    let newer = Settings { image: "registry.example/triton-server:2.0".into(), ..settings() };
     assert_eq!(objects(&server, &models, &pinned, &newer), before);
 
     let image = |server: &TritonServer| {
@@ -324,7 +328,7 @@ fn pods_of_an_earlier_operator_are_told_of() {
         build::build(&validated::validate(&server, &compiled, &observed, settings).unwrap()).remarks
     };
     assert!(remarks(&settings()).is_empty());
-    let newer = Settings { image: "registry.example/triton-server:2.0".into(), namespace: Some("operators".into()) };
+    let newer = Settings { image: "registry.example/triton-server:2.0".into(), ..settings() };
     assert!(remarks(&newer)[0].contains("earlier operator"), "{:?}", remarks(&newer));
 }
 
@@ -459,4 +463,69 @@ fn objects_of_kinds_that_come_later_are_made_then_and_missed_until_then() {
         assert!(made.contains(kind) && !remarks.iter().any(|remark| remark.contains(&name)), "{made:?} {remarks:?}");
     }
     assert_eq!(kinds(spec, &observed), (all, vec![]));
+}
+
+fn scaled(spec: Value, observed: &Observed) -> Vec<Object> {
+    let mut server = on_one_gpu(json!({}));
+    server.spec = serde_json::from_value(spec).unwrap();
+    objects(&server, &[], observed, &settings())
+}
+
+fn replicas_of(objects: &[Object]) -> (Option<i64>, Option<&str>) {
+    let deployment = objects.iter().find(|object| object.kind == Kind::Deployment).unwrap();
+    let before = &deployment.value["metadata"]["annotations"][replicas::BEFORE];
+    (deployment.value["spec"]["replicas"].as_i64(), before.as_str())
+}
+
+#[test]
+fn the_field_of_an_autoscaler_is_left_out_and_comes_back_after_a_suspension() {
+    let scaled_to = |present: Option<i32>, before: Option<i32>, suspend: bool| {
+        let observed = Observed { replicas: present, replicas_before: before, ..everywhere() };
+        scaled(json!({ "suspend": suspend, "autoscaling": { "minReplicas": 2, "maxReplicas": 8 } }), &observed)
+    };
+    assert_eq!(replicas_of(&scaled_to(None, None, false)), (Some(2), None));
+    assert_eq!(replicas_of(&scaled_to(Some(5), None, false)), (None, None));
+    let suspended = scaled_to(Some(5), None, true);
+    assert_eq!(replicas_of(&suspended), (Some(0), Some("5")));
+    assert!(!suspended.iter().any(|object| object.kind == Kind::HorizontalPodAutoscaler));
+    assert_eq!(replicas_of(&scaled_to(Some(0), Some(5), false)), (Some(5), None));
+}
+
+#[test]
+fn one_object_scales_a_server_and_it_is_that_of_its_engine() {
+    let scalers = |engine: &str, observed: &Observed| {
+        let made = scaled(json!({ "autoscaling": { "engine": engine, "maxReplicas": 2 } }), observed);
+        let scalers = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject];
+        made.into_iter().map(|object| object.kind).filter(|kind| scalers.contains(kind)).collect::<Vec<_>>()
+    };
+    assert_eq!(scalers("Operator", &everywhere()), [Kind::HorizontalPodAutoscaler]);
+    assert_eq!(scalers("PrometheusAdapter", &everywhere()), [Kind::HorizontalPodAutoscaler]);
+    assert_eq!(scalers("KEDA", &everywhere()), [Kind::ScaledObject]);
+    assert_eq!(scalers("KEDA", &Observed::default()), []);
+    let plain = scaled(json!({}), &everywhere());
+    assert!(!plain.iter().any(|object| object.kind == Kind::HorizontalPodAutoscaler));
+}
+
+#[test]
+fn keda_is_not_sent_to_an_operator_that_does_not_answer_it() {
+    let mut server = on_one_gpu(json!({}));
+    server.spec = serde_json::from_value(json!({ "autoscaling": { "engine": "KEDA", "maxReplicas": 2 } })).unwrap();
+    let compiled = compile(&server, &[], &everywhere());
+    let deaf = Settings { scaler_address: None, ..settings() };
+    let observed = everywhere();
+    let validated = validated::validate(&server, &compiled, &observed, &deaf).unwrap();
+    let built = build::build(&validated);
+    assert!(!built.objects().iter().any(|object| object.kind == Kind::ScaledObject));
+    assert!(built.remarks.iter().any(|remark| remark.starts_with("no ScaledObject is made: ")), "{:?}", built.remarks);
+}
+
+#[test]
+fn a_budget_does_not_come_and_go_with_the_replicas_of_an_autoscaler() {
+    let has_budget = |min: i32, max: i32, present: i32| {
+        let observed = Observed { replicas: Some(present), ..everywhere() };
+        let made = scaled(json!({ "autoscaling": { "minReplicas": min, "maxReplicas": max } }), &observed);
+        made.iter().any(|object| object.kind == Kind::PodDisruptionBudget)
+    };
+    assert!(has_budget(1, 4, 1) && has_budget(1, 4, 3) && has_budget(2, 4, 2));
+    assert!(!has_budget(1, 1, 1));
 }

@@ -45,7 +45,7 @@ fn observed<const N: usize>(found: [(&str, FoundConfigMap); N], last: Option<&Ma
 fn run(models: &[TritonModel], observed: &Observed) -> (Compiled, BTreeSet<String>) {
     let server = TritonServer::new("s", TritonServerSpec::default());
     let compiled = compile(&server, models, observed);
-    let settings = Settings { image: "image".into(), namespace: None };
+    let settings = Settings { image: "image".into(), ..Settings::default() };
     let mounts = validated::validate(&server, &compiled, observed, &settings).unwrap().mounts;
     (compiled, mounts.config_maps)
 }

@@ -22,7 +22,7 @@ fn server(patch: Value) -> TritonServer {
 }
 
 fn deployment(server: &TritonServer, observed: &Observed) -> Result<Deployment, Vec<String>> {
-    let settings = Settings { image: "registry.example/triton-server:1.0".into(), namespace: None };
+    let settings = Settings { image: "registry.example/triton-server:1.0".into(), ..Settings::default() };
     let compiled = compile(server, &[], observed);
     let validated = validated::validate(server, &compiled, observed, &settings)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;

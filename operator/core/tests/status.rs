@@ -75,6 +75,7 @@ struct Case {
     replicas: Vec<Replica>,
     before: Option<Statuses>,
     deployment_before: Option<Deployment>,
+    autoscaler: Option<Value>,
     second: u8,
 }
 
@@ -87,6 +88,7 @@ impl Case {
             replicas: vec![],
             before: None,
             deployment_before: None,
+            autoscaler: None,
             second: 1,
         }
     }
@@ -96,7 +98,7 @@ impl Case {
     }
 
     fn applied(&self, compiled: &Compiled) -> Resources<Applied> {
-        let settings = Settings { image: "triton:1".into(), namespace: None };
+        let settings = Settings { image: "triton:1".into(), ..Settings::default() };
         let validated = validated::validate(&self.server, compiled, &Observed::default(), &settings).unwrap();
         let prepared = build::build(&validated);
         let mut live: Deployment = prepared.deployment.clone();
@@ -125,6 +127,7 @@ impl Case {
             outcome,
             manifest_before: None,
             deployment_before: self.deployment_before.as_ref(),
+            autoscaler: self.autoscaler.as_ref(),
             replicas: &self.replicas,
             now: &at(self.second),
         });
@@ -902,4 +905,111 @@ fn a_model_that_wants_more_memory_than_there_is_goes_on_and_is_not_under_way() {
     );
     assert!(condition::find(conditions, "Reconciling").is_none() && condition::find(conditions, "Stalled").is_none());
     assert_eq!(statuses.models[1].1.loaded_replicas.as_deref(), Some("1/1"));
+}
+
+/// A server that the load scales, and the autoscaler that says so.
+fn autoscaled(engine: &str, autoscaler: Value) -> Case {
+    let mut case = Case::new(1, vec![]);
+    case.server.spec.replicas = None;
+    let autoscaling = json!({ "engine": engine, "minReplicas": 1, "maxReplicas": 4 });
+    case.server.spec.autoscaling = serde_json::from_value(autoscaling).unwrap();
+    case.deployment = all_ready(1);
+    case.autoscaler = Some(json!({ "status": autoscaler }));
+    case
+}
+
+fn conditions_of_autoscaler(conditions: &[(&str, &str, &str, &str)]) -> Value {
+    conditions
+        .iter()
+        .map(|(type_, status, reason, message)| {
+            json!({ "type": type_, "status": status, "reason": reason, "message": message })
+        })
+        .collect()
+}
+
+const WORKS: [(&str, &str, &str, &str); 3] = [
+    ("AbleToScale", "True", "ReadyForNewScale", "m"),
+    ("ScalingActive", "True", "ValidMetricFound", "m"),
+    ("ScalingLimited", "False", "DesiredWithinRange", "m"),
+];
+
+#[track_caller]
+fn check_autoscaling(engine: &str, conditions: &[(&str, &str, &str, &str)], expect: &str, message: &str) {
+    let case = autoscaled(engine, json!({ "conditions": conditions_of_autoscaler(conditions) }));
+    let statuses = case.take();
+    let active = of(&statuses.server.conditions, "AutoscalingActive");
+    assert_eq!(format!("{:?}/{}", active.status, active.reason), expect);
+    assert!(active.message.contains(message), "{}", active.message);
+    assert_eq!(of(&statuses.server.conditions, "Ready").status, ConditionStatus::True);
+}
+
+#[test]
+fn an_autoscaler_that_cannot_measure_says_why_and_what_helps() {
+    check_autoscaling("Operator", &[], "Unknown/NotLookedAt", "has not looked");
+    check_autoscaling("Operator", &WORKS, "True/Active", "1 to 4 replicas");
+    let broken = |at: usize, with| {
+        let mut all = WORKS;
+        all[at] = with;
+        all
+    };
+    let no_metric = ("ScalingActive", "False", "FailedGetPodsMetric", "no metrics returned from custom metrics API");
+    check_autoscaling("Operator", &broken(1, no_metric), "False/FailedGetPodsMetric", "metrics API switched on");
+    check_autoscaling("Operator", &broken(1, no_metric), "False/FailedGetPodsMetric", "no metrics returned");
+    check_autoscaling(
+        "PrometheusAdapter",
+        &broken(1, no_metric),
+        "False/FailedGetPodsMetric",
+        "prometheus-adapter.yaml",
+    );
+    let disabled = ("ScalingActive", "False", "ScalingDisabled", "scaling is disabled");
+    check_autoscaling("Operator", &broken(1, disabled), "False/ScaledToZero", "no replica runs");
+    let denied = ("AbleToScale", "False", "FailedGetScale", "deployments.apps is forbidden");
+    check_autoscaling("Operator", &broken(0, denied), "False/FailedGetScale", "is forbidden");
+    check_autoscaling("Operator", &[denied], "False/FailedGetScale", "is forbidden");
+    let limited = ("ScalingLimited", "True", "TooManyReplicas", "m");
+    check_autoscaling("Operator", &broken(2, limited), "True/MaximumReached", "maxReplicas, 4");
+    let fewest = ("ScalingLimited", "True", "TooFewReplicas", "m");
+    check_autoscaling("Operator", &broken(2, fewest), "True/Active", "1 to 4 replicas");
+}
+
+#[test]
+fn an_autoscaler_of_keda_says_what_keda_says() {
+    // the surroundings of these tests know no ScaledObject
+    check_autoscaling("KEDA", &[], "False/ScaledObjectMissing", "no ScaledObject is made");
+    let mut suspended = autoscaled("Operator", json!({}));
+    suspended.server.spec.suspend = Some(true);
+    let statuses = suspended.take();
+    assert!(condition::find(&statuses.server.conditions, "AutoscalingActive").is_none());
+    assert_eq!(statuses.server.autoscaling, None);
+}
+
+#[test]
+fn a_decision_of_the_autoscaler_is_told_once() {
+    let numbers = |desired: i32, time: &str| {
+        json!({
+            "conditions": conditions_of_autoscaler(&WORKS), "currentReplicas": 2, "desiredReplicas": desired,
+            "lastScaleTime": time,
+        })
+    };
+    let mut case = autoscaled("Operator", numbers(2, "2026-01-01T00:00:00Z"));
+    let mut step = |autoscaler: Value| {
+        case.autoscaler = Some(json!({ "status": autoscaler }));
+        let after = case.take();
+        let before =
+            case.before.replace(after.clone()).map_or_else(TritonServerStatus::default, |before| before.server);
+        let told = events::of_server(&before, &after.server);
+        (after.server.autoscaling.unwrap(), told.into_iter().map(|it| (it.reason, it.note)).collect::<Vec<_>>())
+    };
+    let (status, _) = step(numbers(2, "2026-01-01T00:00:00Z"));
+    assert_eq!((status.min_replicas, status.max_replicas, status.current_replicas), (1, 4, Some(2)));
+    let (status, told) = step(numbers(4, "2026-01-01T00:01:00Z"));
+    assert_eq!(status.last_scale_time.as_deref(), Some("2026-01-01T00:01:00Z"));
+    assert_eq!(told, [("Rescaled".to_owned(), "from 2 to 4 replicas, as the load asked for".to_owned())]);
+    assert_eq!(step(numbers(4, "2026-01-01T00:01:00Z")).1, []);
+    let broken = conditions_of_autoscaler(&[WORKS[0], ("ScalingActive", "False", "FailedGetPodsMetric", "no metrics")]);
+    let told = step(json!({ "conditions": broken })).1;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].0, "FailedGetPodsMetric");
+    assert_eq!(step(json!({ "conditions": broken })).1, []);
+    assert_eq!(step(numbers(4, "2026-01-01T00:01:00Z")).1.len(), 1);
 }

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{metadata, pod_template, seconds};
-use crate::{labels, pinned, validated::Validated};
+use crate::{labels, pinned, replicas, validated::Validated};
 
 /// How long a rollout may stand still.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -29,7 +29,8 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
             (template, annotations)
         }
     };
-    metadata.annotations = Some(annotations);
+    let before = server.replicas.before.map(|before| (replicas::BEFORE.to_owned(), before.to_string()));
+    metadata.annotations = Some(annotations.into_iter().chain(before).collect());
     let strategy = match rollout.strategy.unwrap_or_default() {
         RolloutStrategy::Recreate => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
         RolloutStrategy::RollingUpdate => DeploymentStrategy {
@@ -44,7 +45,7 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
     Deployment {
         metadata,
         spec: Some(DeploymentSpec {
-            replicas: server.replicas,
+            replicas: server.replicas.replicas,
             selector: LabelSelector { match_labels: Some(labels::selector(server.name)), ..LabelSelector::default() },
             strategy: Some(strategy),
             min_ready_seconds: Some(MIN_READY_SECONDS),

@@ -8,10 +8,12 @@ use k8s_openapi::{
 use super::metadata;
 use crate::{labels, validated::Validated};
 
-/// None for one replica: a budget over it would block the drain of its node for ever.
+/// None for one replica, which has nothing to be taken one after the other. One that the load scales has the budget as long as it may have more,
+/// so that the object does not come and go with them.
 pub(super) fn build(server: &Validated<'_>) -> Option<PodDisruptionBudget> {
     let options = server.server.spec.disruption.clone().unwrap_or_default();
-    let is_wanted = options.enabled != Some(false) && server.replicas_expected > 1;
+    let may_have = server.autoscale.as_ref().map_or(server.replicas_expected, |autoscale| autoscale.max_replicas);
+    let is_wanted = options.enabled != Some(false) && may_have > 1;
     is_wanted.then(|| PodDisruptionBudget {
         metadata: metadata(server, server.name),
         spec: Some(PodDisruptionBudgetSpec {

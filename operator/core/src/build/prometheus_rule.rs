@@ -17,7 +17,7 @@ pub(super) fn build(server: &Validated<'_>) -> Value {
         namespace: server.namespace,
         server: server.name,
         interval: interval.into(),
-        has_replicas: server.replicas != Some(0),
+        has_replicas: server.replicas.replicas != Some(0),
         may_rest: server.server.spec.autoscaling.as_ref().is_some_and(|it| it.min_replicas == Some(0)),
         gpu_memory: server.server.spec.gpu.as_ref().and_then(|gpu| gpu.memory_per_replica),
         thresholds: options.thresholds.clone().unwrap_or_default(),

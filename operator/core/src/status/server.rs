@@ -1,8 +1,8 @@
 //! The status of a TritonServer: whether its pods are those asked for and serve, and what its models came to.
 
 use crds::{
-    TritonServer, TritonServerStatus,
-    parts::{ConditionStatus, condition},
+    TritonServerStatus,
+    parts::{ConditionStatus, autoscaling::AutoscalingStatus, condition},
     server::{Endpoints, GpuMemoryStatus, ModelCounts},
 };
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
@@ -248,23 +248,25 @@ impl Stage {
 
 /// The status of the server in `view`.
 pub(super) fn of(
-    server: &TritonServer,
-    before: &TritonServerStatus,
+    seen: &Seen<'_>,
     readiness: &Readiness,
-    outcome: &Outcome<'_>,
+    autoscaling: Option<(Claim, AutoscalingStatus)>,
     models: &[(&crds::TritonModel, crds::TritonModelStatus)],
     view: &View<'_>,
 ) -> TritonServerStatus {
-    let generation = server.metadata.generation;
+    let generation = seen.server.metadata.generation;
     let deployment = view.deployment;
     let counts = deployment.map(Counts::of).unwrap_or_default();
     let loaded = models.iter().filter(|(_, status)| model::is_loaded(status)).count();
     let failed = models.iter().filter(|(_, status)| model::has_failed(status)).count();
 
-    let mut conditions = Conditions::new(&before.conditions, generation, view.now);
-    conditions.set("Ready", &with_remarks(&readiness.ready, outcome, view.replicas));
+    let mut conditions = Conditions::new(&seen.before.conditions, generation, view.now);
+    conditions.set("Ready", &with_remarks(&readiness.ready, &seen.outcome, view.replicas));
     conditions.set("Available", &available(&counts, view));
     conditions.set("ModelsLoaded", &models_loaded(models));
+    if let Some((active, _)) = &autoscaling {
+        conditions.set("AutoscalingActive", active);
+    }
     let Claim { reason, message, .. } = &readiness.ready;
     let is_under_way = !readiness.ready.is_true() && !readiness.is_final && !readiness.is_at_rest;
     conditions.set_while(is_under_way, "Reconciling", reason, message);
@@ -275,7 +277,7 @@ pub(super) fn of(
         replicas: Some(counts.all),
         ready_replicas: Some(counts.ready),
         updated_replicas: Some(counts.updated),
-        autoscaling: None,
+        autoscaling: autoscaling.map(|(_, numbers)| numbers),
         selector: Some(labels::to_selector_text(&labels::selector(view.name))),
         manifest_hash: view.published.then(|| view.manifest.hash.clone()),
         image: deployment.and_then(image),

@@ -1,0 +1,131 @@
+//! What is said of the autoscaler of a server: whether it works, in the autoscaler's own words with the cure beside them, and the
+//! numbers that users of autoscalers look for.
+
+use crds::{
+    TritonServer,
+    parts::{
+        ConditionStatus,
+        autoscaling::{AutoscalingEngine, AutoscalingStatus},
+    },
+};
+use serde_json::Value;
+
+use super::{Outcome, Seen, conditions::Claim};
+use crate::autoscaling::Autoscale;
+
+/// Begin of the remark about a ScaledObject that cannot be made.
+const NO_SCALED_OBJECT: &str = "no ScaledObject is made";
+
+/// The condition `AutoscalingActive` and what stands beside it; none for a server that is not autoscaled. `seen.autoscaler` is the
+/// HorizontalPodAutoscaler or ScaledObject as the cluster has it.
+pub(super) fn of(seen: &Seen<'_>) -> Option<(Claim, AutoscalingStatus)> {
+    let autoscale = autoscale_of(seen.server)?;
+    let status = seen.autoscaler.map_or(&Value::Null, |autoscaler| &autoscaler["status"]);
+    let claim = match autoscale.engine {
+        AutoscalingEngine::Keda => of_scaled_object(&seen.outcome, status, &autoscale),
+        AutoscalingEngine::Operator | AutoscalingEngine::PrometheusAdapter => of_pod_autoscaler(status, &autoscale),
+    };
+    let number = |name: &str| status[name].as_i64().and_then(|number| i32::try_from(number).ok());
+    let numbers = AutoscalingStatus {
+        min_replicas: autoscale.min_replicas,
+        max_replicas: autoscale.max_replicas,
+        current_replicas: number("currentReplicas"),
+        desired_replicas: number("desiredReplicas"),
+        last_scale_time: status["lastScaleTime"].as_str().map(str::to_owned),
+    };
+    Some((claim, numbers))
+}
+
+fn autoscale_of(server: &TritonServer) -> Option<Autoscale> {
+    Autoscale::of(&server.spec).filter(|_| server.spec.replicas.is_none())
+}
+
+fn active(autoscale: &Autoscale) -> Claim {
+    let (min, max) = (autoscale.min_replicas, autoscale.max_replicas);
+    Claim::new(ConditionStatus::True, "Active", format!("the load decides how many of {min} to {max} replicas run"))
+}
+
+/// Source: Kubernetes, HorizontalPodAutoscaler, "Appendix: Horizontal Pod Autoscaler Status Conditions".
+fn of_pod_autoscaler(status: &Value, autoscale: &Autoscale) -> Claim {
+    use ConditionStatus::{False, True, Unknown};
+    let condition = |type_: &str| find(status, type_);
+    let (Some(able), Some(scaling)) = (condition("AbleToScale"), condition("ScalingActive")) else {
+        // it could not even read the scale, which comes before all else
+        if let Some(able) = condition("AbleToScale").filter(|able| able.status == "False") {
+            return Claim::new(False, able.reason, able.message);
+        }
+        return Claim::new(Unknown, "NotLookedAt", "its HorizontalPodAutoscaler has not looked at it yet");
+    };
+    if able.status == "False" {
+        return Claim::new(False, able.reason, able.message);
+    }
+    if scaling.reason == "ScalingDisabled" {
+        return Claim::new(False, "ScaledToZero", "no replica runs, so there is no load to measure");
+    }
+    if scaling.status != "True" {
+        let cure = cure(scaling.reason, autoscale.engine);
+        let message =
+            if cure.is_empty() { scaling.message.to_owned() } else { format!("{} ({cure})", scaling.message) };
+        return Claim::new(False, scaling.reason, message);
+    }
+    let is_at_most =
+        condition("ScalingLimited").is_some_and(|it| it.status == "True" && it.reason == "TooManyReplicas");
+    if is_at_most {
+        let message =
+            format!("the load asks for more replicas than spec.autoscaling.maxReplicas, {}", autoscale.max_replicas);
+        return Claim::new(True, "MaximumReached", message);
+    }
+    active(autoscale)
+}
+
+/// What helps where a metric cannot be had.
+fn cure(reason: &str, engine: AutoscalingEngine) -> &'static str {
+    match (reason, engine) {
+        ("FailedGetPodsMetric", AutoscalingEngine::Operator) => {
+            "no pod has been measured twice yet; or custom.metrics.k8s.io is not served by the operator: install it with its \
+             metrics API switched on, or set spec.autoscaling.engine to PrometheusAdapter or KEDA"
+        }
+        ("FailedGetPodsMetric", AutoscalingEngine::PrometheusAdapter) => {
+            "no pod has been measured yet; or prometheus-adapter lacks the rules of deploy/observability/prometheus-adapter.yaml, or \
+             its Prometheus does not find the pods: see spec.monitoring"
+        }
+        _ => "",
+    }
+}
+
+/// Source: KEDA 2, status of a ScaledObject.
+fn of_scaled_object(outcome: &Outcome<'_>, status: &Value, autoscale: &Autoscale) -> Claim {
+    use ConditionStatus::{False, Unknown};
+    if let Outcome::Applied(resources) = outcome
+        && let Some(remark) = resources.remarks.iter().find(|remark| remark.starts_with(NO_SCALED_OBJECT))
+    {
+        return Claim::new(False, "ScaledObjectMissing", remark);
+    }
+    let condition = |type_: &str| find(status, type_);
+    match condition("Ready") {
+        Some(ready) if ready.status == "False" => Claim::new(False, ready.reason, ready.message),
+        Some(ready) if ready.status == "True" => match condition("Fallback") {
+            Some(fallback) if fallback.status == "True" => Claim::new(
+                False,
+                "Fallback",
+                "KEDA has no answer about its load and keeps the replicas of spec.fallback of its ScaledObject or the present ones, \
+                 whichever are more",
+            ),
+            _ => active(autoscale),
+        },
+        _ => Claim::new(Unknown, "NotLookedAt", "KEDA has not looked at its ScaledObject yet"),
+    }
+}
+
+struct Found<'a> {
+    status: &'a str,
+    reason: &'a str,
+    message: &'a str,
+}
+
+fn find<'a>(status: &'a Value, type_: &str) -> Option<Found<'a>> {
+    let condition = status["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)?;
+    let text = |name: &str| condition[name].as_str().unwrap_or_default();
+    let reason = Some(text("reason")).filter(|reason| !reason.is_empty()).unwrap_or("Unknown");
+    Some(Found { status: text("status"), reason, message: text("message") })
+}
