@@ -171,6 +171,10 @@ pub struct TritonModelStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub pods: Vec<ModelOnPod>,
+    /// Memory that the model was measured to take, where most; kept while no replica serves it. What it takes on GPUs is counted against the
+    /// server's gpu.memoryPerReplica when further models are placed, if it is more than its gpuMemory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MeasuredMemory>,
     /// The newest failure, kept after it was overcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
@@ -195,6 +199,18 @@ pub struct ReplicaCounts {
     pub loading: i32,
     /// Replicas on which the newest attempt failed.
     pub failed: i32,
+}
+
+/// Memory that a model was measured to take on one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeasuredMemory {
+    /// Memory of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<ByteCount>,
+    /// Memory of the replica's GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<ByteCount>,
 }
 
 /// A model on one replica.

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 pub use self::address::{Address, NoAddress, reachable};
+use crate::state::Memory;
 
 /// How long a question may take that the server answers from memory.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -100,6 +101,15 @@ struct Entry {
     /// What came with a load request and stands in for what the folder says.
     #[serde(default)]
     r#override: Option<String>,
+    /// What the version holds in memory, by device.
+    #[serde(default)]
+    memory: Vec<OnDevice>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct OnDevice {
+    r#type: String,
+    byte_size: u64,
 }
 
 impl Server {
@@ -124,10 +134,10 @@ impl Server {
         self.call(Method::GET, "/v2/health/ready", Bytes::new(), QUESTION).await.is_ok()
     }
 
-    /// Every model with the states of its versions, and which of them serve what somebody gave with a load request: our server says
-    /// that when it is asked, others pass over the question.
+    /// Every model with the states of its versions, which of them serve what somebody gave with a load request, and what they hold in
+    /// memory: our server says that when it is asked, others pass over the question.
     pub async fn index(&self) -> Result<Index, CallError> {
-        let question = Bytes::from_static(br#"{"overrides":true}"#);
+        let question = Bytes::from_static(br#"{"overrides":true,"memory":true}"#);
         let body = self.call(Method::POST, "/v2/repository/index", question, QUESTION).await?;
         Index::parse(&body).map_err(|error| CallError::Refused(format!("the index cannot be read: {error}")))
     }
@@ -281,6 +291,17 @@ impl Index {
         self.entries(name).map(|entry| entry.reason.as_str()).find(|reason| !matches!(*reason, "" | "unloaded"))
     }
 
+    /// Bytes that its versions hold on the host and on GPUs, if the server can tell.
+    pub fn memory(&self, name: &str) -> Option<Memory> {
+        let mut memory: Option<Memory> = None;
+        for OnDevice { r#type, byte_size } in self.entries(name).flat_map(|entry| &entry.memory) {
+            let memory = memory.get_or_insert_default();
+            let of_kind = if r#type == "GPU" { &mut memory.gpu } else { &mut memory.cpu };
+            *of_kind = of_kind.saturating_add(*byte_size);
+        }
+        memory
+    }
+
     /// Models with a version that takes requests.
     pub fn serving(&self) -> impl Iterator<Item = &str> {
         let serves = |entries: &&Vec<Entry>| entries.iter().any(|entry| entry.state == "READY");
@@ -324,6 +345,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[test]
+    fn memory_is_summed_over_versions_and_devices() {
+        let index = Index::parse(
+            br#"[{"name":"a","version":"1","memory":[{"type":"CPU","id":0,"byte_size":1},{"type":"GPU","id":0,"byte_size":10}]},
+                 {"name":"a","version":"2","memory":[{"type":"GPU","id":0,"byte_size":20},{"type":"GPU","id":1,"byte_size":40}]},
+                 {"name":"b","version":"1"}]"#,
+        )
+        .unwrap();
+        assert_eq!(index.memory("a"), Some(Memory { cpu: 1, gpu: 70 }));
+        assert_eq!((index.memory("b"), index.memory("c")), (None, None));
+        assert!(Index::parse(br#"[{"name":"a","memory":[{"type":"CPU","byte_size":-1}]}]"#).is_err());
+    }
 
     #[test]
     fn the_index_tells_what_serves_and_why_not() {

@@ -80,9 +80,39 @@ pub struct ModelState {
     pub serving: Option<ContentHash>,
     /// Version numbers that take requests.
     pub versions: Vec<u64>,
+    /// The most it was seen to hold in memory since this content serves, rounded up; absent if the server cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// How long the last load took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
+}
+
+/// Memory that a model holds. Units: bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// On the host.
+    #[serde(default)]
+    pub cpu: u64,
+    /// On GPUs, all of the pod's together.
+    #[serde(default)]
+    pub gpu: u64,
+}
+
+impl Memory {
+    /// The larger of each, in steps of about an eighth and not below 1 MiB: a state that changed with each page would be sent for ever.
+    pub fn most(self, before: Option<Self>) -> Self {
+        let Self { cpu, gpu } = before.unwrap_or_default();
+        Self { cpu: coarse(self.cpu).max(cpu), gpu: coarse(self.gpu).max(gpu) }
+    }
+}
+
+fn coarse(bytes: u64) -> u64 {
+    if bytes == 0 {
+        return 0;
+    }
+    let step = (1 << 20).max(1 << bytes.ilog2().saturating_sub(3));
+    bytes.div_ceil(step).saturating_mul(step)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
@@ -185,5 +215,25 @@ mod tests {
             })
         );
         assert_eq!(serde_json::from_value::<State>(json).unwrap(), state);
+    }
+
+    #[test]
+    fn memory_is_kept_at_its_most_and_in_steps() {
+        let memory = |cpu, gpu| Memory { cpu, gpu };
+        assert_eq!(memory(0, 1).most(None), memory(0, 1 << 20));
+        assert_eq!(memory((100 << 20) + 1, 0).most(None), memory(104 << 20, 0));
+        let before = memory(104 << 20, 9 << 30);
+        for cpu in [1, 97 << 20, 104 << 20] {
+            assert_eq!(
+                memory(cpu, 1 << 30).most(Some(before)),
+                before,
+                "less than before, or within a step, is no change"
+            );
+        }
+        assert_eq!(memory(105 << 20, 0).most(Some(before)).cpu, 112 << 20);
+        for bytes in (0..64).map(|bit| 1 << bit).chain([u64::MAX, 12_345_678_901]) {
+            let rounded = coarse(bytes);
+            assert!(rounded >= bytes && rounded <= bytes.saturating_add(bytes / 8).max(1 << 20), "{bytes} {rounded}");
+        }
     }
 }

@@ -187,6 +187,8 @@ struct Candidate {
     entry: ManifestModel,
     former: Former,
     rank: Rank,
+    /// GPU memory that it was measured to take. Units: bytes.
+    measured: u64,
 }
 
 /// What the last manifest has of a model, its rollout aside.
@@ -215,24 +217,29 @@ impl Candidate {
         };
         let has_place = !matches!(former, Former::None);
         let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(has_place), age(model));
-        Self { object: names::object(model), entry, former, rank }
+        Self { object: names::object(model), entry, former, rank, measured: measured(model) }
     }
 
     /// One that goes on as the last manifest has it.
     fn kept(model: &TritonModel, entry: ManifestModel) -> Self {
         let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(true), age(model));
-        Self { object: names::object(model), entry, former: Former::Same, rank }
+        Self { object: names::object(model), entry, former: Former::Same, rank, measured: measured(model) }
     }
 
     /// One whose resource cannot be read: nobody can have lowered its priority, so nobody takes its place.
     fn unreadable(object: ObjectRef, entry: ManifestModel) -> Self {
         let age = (true, None, object.namespace.clone(), object.name.clone());
-        Self { object, entry, former: Former::Same, rank: (Reverse(i32::MAX), Reverse(true), age) }
+        Self { object, entry, former: Former::Same, rank: (Reverse(i32::MAX), Reverse(true), age), measured: 0 }
     }
 
     fn priority(&self) -> i32 {
         self.rank.0.0
     }
+}
+
+fn measured(model: &TritonModel) -> u64 {
+    let memory = model.status.as_ref().and_then(|status| status.memory.as_ref());
+    memory.and_then(|memory| memory.gpu).unwrap_or_default().0
 }
 
 fn age(model: &TritonModel) -> Age {

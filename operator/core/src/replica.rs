@@ -98,6 +98,17 @@ pub struct ModelReport {
     pub settled: Option<bool>,
     /// Servers that have it loaded end again and again, and nothing else can be held responsible.
     pub ends_servers: bool,
+    /// The most that what serves was seen to hold in memory there; none if its server cannot tell.
+    pub memory: Option<Memory>,
+}
+
+/// Memory that a model holds on a replica. Units: bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// On the host.
+    pub cpu: u64,
+    /// On GPUs, all of the pod's together.
+    pub gpu: u64,
 }
 
 /// How far a pod is with what the manifest wants.

@@ -4,7 +4,7 @@
 
 use crds::{
     TritonModel, TritonModelStatus, TritonServer, TritonServerStatus,
-    parts::{Condition, ConditionStatus, condition},
+    parts::{ByteCount, Condition, ConditionStatus, condition},
 };
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 use operator_core::{
@@ -12,7 +12,7 @@ use operator_core::{
     build::{self, Applied, Resources},
     compile, events,
     manifest::{ModelRollout, RolloutFailure, RolloutPhase},
-    replica::{ModelReport, Phase, Replica, Report, Trouble},
+    replica::{Memory, ModelReport, Phase, Replica, Report, Trouble},
     status::{self, Activity, Outcome, Seen, Statuses},
     validated::{self, Settings},
 };
@@ -325,6 +325,62 @@ fn a_model_lists_its_replicas_with_the_versions_that_serve_there() {
         [("vision-28", "Unknown", &[][..]), ("vision-29", "Retrying", &[1]), ("vision-0", "Loaded", &[1, 2])]
     );
     assert_eq!(pods[1].content_hash, Some(other), "where contents differ, each is named");
+}
+
+#[test]
+fn measured_memory_is_shown_kept_and_found_by_whoever_comes_next() {
+    let gib = |number: u64| number << 30;
+    let created = |mut model: TritonModel, second: u8| {
+        model.metadata.creation_timestamp = Some(at(second));
+        model
+    };
+    let modest = || created(model("modest", json!({ "gpuMemory": "1Gi" })), 1);
+    let exact = || created(model("exact", json!({ "gpuMemory": "2Gi" })), 2);
+    let late = |memory: &str| created(model("late", json!({ "gpuMemory": memory })), 3);
+    let mut case = Case::new(2, vec![modest(), exact()]).saying(2, &Phase::Ready, &[1]);
+    case.server.spec.gpu =
+        serde_json::from_value(json!({ "count": 1, "memoryPerReplica": "10Gi", "memoryReserve": "0%" })).unwrap();
+    case.deployment = all_ready(2);
+    let hash = case.compiled().manifest.hash;
+    for (at, replica) in case.replicas.iter_mut().enumerate() {
+        let report = replica.report.as_mut().unwrap();
+        report.manifest_hash = Some(hash.clone());
+        let measured = |cpu, gpu| Some(Memory { cpu, gpu });
+        report.models.get_mut("modest").unwrap().memory = measured(gib(1), gib(5 + at as u64)); // more than it claims
+        report.models.get_mut("exact").unwrap().memory = measured(0, gib(1)); // less than it claims
+    }
+    let statuses = case.take();
+    let memory = statuses.models[0].1.memory.clone().unwrap();
+    assert_eq!((memory.cpu, memory.gpu), (Some(ByteCount(gib(1))), Some(ByteCount(gib(6)))), "where it is most");
+    assert_eq!(statuses.models[1].1.memory.as_ref().unwrap().cpu, None);
+    let of_server = statuses.server.gpu_memory.clone().unwrap();
+    assert_eq!((of_server.requested, of_server.measured_max), (Some(ByteCount(gib(3))), Some(ByteCount(gib(7)))));
+
+    // 6 (measured) + 2 (claimed) of 10 are taken
+    let placed = case.compiled().manifest;
+    for (model, (_, status)) in case.models.iter_mut().zip(&statuses.models) {
+        model.status = Some(status.clone());
+    }
+    let observed = Observed { manifest: Some(placed), ..Observed::default() };
+    let names = |models: &[TritonModel]| {
+        let compiled = compile(&case.server, models, &observed);
+        let problems: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
+        (compiled.manifest.models.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>(), problems)
+    };
+    let with = |memory: &str| [case.models.clone(), vec![late(memory)]].concat();
+    assert_eq!(names(&with("2Gi")).0, ["exact", "late", "modest"]);
+    let (placed, problems) = names(&with("3Gi"));
+    assert_eq!(placed, ["exact", "modest"]);
+    assert!(problems[0].contains("2Gi of 10Gi are free, as measured, on TritonServer vision"), "{problems:?}");
+    // nobody who serves is put out by what was measured, be it more than there is
+    let mut heavy = case.models.clone();
+    heavy[0].status.as_mut().unwrap().memory.as_mut().unwrap().gpu = Some(ByteCount(gib(40)));
+    assert_eq!(names(&heavy).0, ["exact", "modest"]);
+
+    // while nobody serves it, what was measured before stays
+    case.before = Some(statuses);
+    case.replicas.clear();
+    assert_eq!(case.take().models[0].1.memory, Some(memory));
 }
 
 #[test]

@@ -114,6 +114,12 @@ pub trait Model: Send + Sync {
         Vec::new()
     }
 
+    /// Memory that its instances hold now, as far as the backend can tell: their own, without what models share. Asked up to once a
+    /// second, from any thread.
+    fn memory(&self) -> Vec<MemoryUse> {
+        Vec::new()
+    }
+
     /// Whether it can serve in its own word, beside the health of its instances; `None`: nobody need ask it. Asked when
     /// somebody probes. Nothing happens before the answer is polled, which may be dropped at any time, and is after five
     /// seconds: the model is not ready then.
@@ -130,6 +136,15 @@ pub trait Model: Send + Sync {
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when
     /// an instance group grows. `health` is the instance's to change.
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>>;
+}
+
+/// Memory that is held on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Which device; one without a memory of its own counts as [`Device::Cpu`].
+    pub device: Device,
+    /// How much.
+    pub bytes: u64,
 }
 
 /// Where one instance runs.

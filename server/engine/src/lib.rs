@@ -54,7 +54,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Backends, Host},
+    backend::{Backends, Host, MemoryUse},
     config::{self, ModelConfig},
     custom_metrics::CustomMetrics,
     error::{Code, Error, Result},
@@ -353,6 +353,21 @@ impl Engine {
             Some((name.to_owned(), entry.given()?))
         };
         self.registry.entries().into_iter().filter_map(given).collect()
+    }
+
+    /// Memory that versions of models hold, as far as their backends know; by name and version.
+    pub fn memory(&self) -> BTreeMap<(String, u64), Vec<MemoryUse>> {
+        let mut memory = BTreeMap::new();
+        for (key, entry) in self.registry.entries() {
+            let (_, name) = self.lifecycle.repositories().namespaces().split(&key);
+            for (version, of_version) in &entry.versions {
+                let used = of_version.model.as_ref().map(|model| model.runner().memory()).unwrap_or_default();
+                if !used.is_empty() {
+                    memory.insert((name.to_owned(), *version), used);
+                }
+            }
+        }
+        memory
     }
 
     /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Model, Readiness, Rest},
+    backend::{MemoryUse, Model, Readiness, Rest},
     batch::{Batch, Pending},
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
@@ -324,6 +324,11 @@ impl InstancePool {
     /// What the model counts by itself.
     pub(crate) fn custom_counters(&self) -> Vec<CustomCounter> {
         self.model.counters()
+    }
+
+    /// Memory that the model holds, as far as it knows.
+    pub(crate) fn memory(&self) -> Vec<MemoryUse> {
+        self.model.memory()
     }
 
     /// The counters, for the metrics.

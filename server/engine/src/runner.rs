@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use server_core::backend::Readiness;
+use server_core::backend::{MemoryUse, Readiness};
 use server_core::{input_memory::InputMemory, stats::ModelSnapshot};
 
 use crate::{
@@ -63,6 +63,14 @@ impl Runner {
         match self {
             Self::Instances(pool) => pool.input_memory(),
             Self::Ensemble(ensemble) => ensemble.input_memory(),
+        }
+    }
+
+    /// Memory that it holds, as far as its backend knows.
+    pub(crate) fn memory(&self) -> Vec<MemoryUse> {
+        match self {
+            Self::Instances(pool) => pool.memory(),
+            Self::Ensemble(_) => Vec::new(),
         }
     }
 

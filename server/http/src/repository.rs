@@ -9,7 +9,10 @@ use base64::{
 };
 use http::Response;
 use serde::Serialize;
-use server_core::error::{Error, Result};
+use server_core::{
+    backend::{Device, MemoryUse},
+    error::{Error, Result},
+};
 use server_engine::{IndexEntry, LoadParameters, Override};
 
 use crate::{
@@ -38,6 +41,32 @@ struct Line {
     /// What of the model came with a load request and stands in for what its folder says.
     #[serde(skip_serializing_if = "Option::is_none")]
     r#override: Option<&'static str>,
+    /// What the version holds, by device, where that was asked for and is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    memory: Vec<Memory>,
+}
+
+/// Memory on one device, in the words of Triton's statistics.
+#[derive(Clone, Serialize)]
+struct Memory {
+    r#type: &'static str,
+    id: u32,
+    byte_size: u64,
+}
+
+impl Memory {
+    /// One for each device.
+    fn of(used: &[MemoryUse]) -> Vec<Self> {
+        let mut devices: BTreeMap<(&'static str, u32), u64> = BTreeMap::new();
+        for MemoryUse { device, bytes } in used {
+            let device = match device {
+                Device::Gpu(id) => ("GPU", *id),
+                Device::Cpu | Device::Model => ("CPU", 0),
+            };
+            *devices.entry(device).or_default() += bytes;
+        }
+        devices.into_iter().map(|((r#type, id), byte_size)| Self { r#type, id, byte_size }).collect()
+    }
 }
 
 impl Line {
@@ -47,6 +76,7 @@ impl Line {
                 Override::Config => "config",
                 Override::Files => "files",
             }),
+            memory: Vec::new(),
             name: entry.name,
             version: entry.version.map(|version| version.to_string()),
             state: entry.state.map(server_engine::VersionState::text),
@@ -62,6 +92,8 @@ pub(crate) struct IndexQuery {
     ready_only: bool,
     /// What came with load requests, beside each model that serves such. Ours; clients of Triton do not ask for it.
     overrides: bool,
+    /// What each version holds in memory. Ours as well.
+    memory: bool,
 }
 
 /// `POST /v2/repository/index`. Errors: the server is not ready, or the body is wrong.
@@ -70,7 +102,12 @@ pub(crate) async fn index(server: &Server, activity: &Activity, body: &mut Reque
     let query = index_query(&body.bytes)?;
     let entries = server.engine.current_index(query.ready_only).await?;
     let overrides = if query.overrides { server.engine.overrides() } else { BTreeMap::new() };
-    let lines: Vec<Line> = entries.into_iter().map(|entry| Line::new(entry, &overrides)).collect();
+    let memory = if query.memory { server.engine.memory() } else { BTreeMap::new() };
+    let line = |entry: IndexEntry| {
+        let used = entry.version.and_then(|version| memory.get(&(entry.name.clone(), version)));
+        Line { memory: used.map(|used| Memory::of(used)).unwrap_or_default(), ..Line::new(entry, &overrides) }
+    };
+    let lines: Vec<Line> = entries.into_iter().map(line).collect();
     to_json(&lines).map(json)
 }
 
@@ -82,7 +119,7 @@ async fn read(server: &Server, activity: &Activity, body: &mut RequestBody) -> R
 
 pub(crate) fn index_query(body: &[u8]) -> Result<IndexQuery> {
     if body.is_empty() {
-        return Ok(IndexQuery { ready_only: false, overrides: false });
+        return Ok(IndexQuery { ready_only: false, overrides: false, memory: false });
     }
     let body = Value::parse(body)?;
     let is = |name: &str| match body.member(name) {
@@ -90,7 +127,7 @@ pub(crate) fn index_query(body: &[u8]) -> Result<IndexQuery> {
         Some(Value::Bool(is)) => Ok(*is),
         Some(_) => Err(Error::invalid_argument(format!("Invalid value for '{name}': expected a boolean"))),
     };
-    Ok(IndexQuery { ready_only: is("ready")?, overrides: is("overrides")? })
+    Ok(IndexQuery { ready_only: is("ready")?, overrides: is("overrides")?, memory: is("memory")? })
 }
 
 /// `POST /v2/repository/models/{m}/load`: answers when the model serves. Errors: it does not.
@@ -227,13 +264,32 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_given_by_device() {
+        let used = |device, bytes| MemoryUse { device, bytes };
+        let all = [
+            used(Device::Gpu(1), 7),
+            used(Device::Cpu, 1),
+            used(Device::Gpu(0), 5),
+            used(Device::Gpu(1), 8),
+            used(Device::Model, 2),
+        ];
+        let text = String::from_utf8(to_json(&Memory::of(&all)).unwrap()).unwrap();
+        assert_eq!(
+            text,
+            "[{\"type\":\"CPU\",\"id\":0,\"byte_size\":3},{\"type\":\"GPU\",\"id\":0,\"byte_size\":5},\
+             {\"type\":\"GPU\",\"id\":1,\"byte_size\":15}]"
+        );
+    }
+
+    #[test]
     fn the_index_can_be_asked_for_ready_models_only_and_for_what_stands_in_for_their_folders() {
-        let query = |ready_only, overrides| Ok(IndexQuery { ready_only, overrides });
+        let query = |ready_only, overrides| Ok(IndexQuery { ready_only, overrides, memory: false });
         assert_eq!(index_query(b""), query(false, false));
         assert_eq!(index_query(b"{}"), query(false, false));
         assert_eq!(index_query(b"{\"ready\":true}"), query(true, false));
         assert_eq!(index_query(b"{\"overrides\":true}"), query(false, true));
-        for name in ["ready", "overrides"] {
+        assert!(index_query(b"{\"memory\":true}").unwrap().memory);
+        for name in ["ready", "overrides", "memory"] {
             let error = index_query(format!("{{\"{name}\":1}}").as_bytes()).unwrap_err();
             assert_eq!(error.message, format!("Invalid value for '{name}': expected a boolean"));
         }

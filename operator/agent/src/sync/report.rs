@@ -13,7 +13,7 @@ use crate::{
     load::{self, Index},
     plan::{Inputs, Served, Wanted},
     source::Stage,
-    state::{ModelState, Phase, State},
+    state::{Memory as MemoryHeld, ModelState, Phase, State},
 };
 
 /// What is known beside what the plan is made of.
@@ -37,10 +37,19 @@ pub(super) fn describe_all(
         (name.clone(), ModelState { phase: Phase::Unloading, versions, ..ModelState::default() })
     });
     let wanted = observed.wanted.iter().map(|(name, wanted)| {
-        let before = before.models.get(name).map(|model| &model.phase);
-        (name.clone(), describe(wanted, observed, known, before, name, now))
+        let before = before.models.get(name);
+        let mut model = describe(wanted, observed, known, before.map(|before| &before.phase), name, now);
+        model.memory = memory(&model, before, index.and_then(|index| index.memory(name)));
+        (name.clone(), model)
     });
     leaving.chain(wanted).collect()
+}
+
+/// The most that what serves was seen to hold. While the server does not say, what it said before stays.
+fn memory(model: &ModelState, before: Option<&ModelState>, now: Option<MemoryHeld>) -> Option<MemoryHeld> {
+    model.serving.as_ref()?;
+    let before = before.filter(|before| before.serving == model.serving).and_then(|before| before.memory);
+    now.map_or(before, |now| Some(now.most(before)))
 }
 
 /// How far a fetch is; the rest of the state stays.
@@ -95,6 +104,7 @@ fn describe(
         wanted: wanted.staged.clone(),
         serving: wanted.active.clone().filter(|_| is_serving),
         versions: index.map(|index| index.ready_versions(name)).unwrap_or_default(),
+        memory: None,
         load_ms: memory.load_ms,
         entry: known.following.entries.get(name).map(|entry| entry.hash.clone()),
         crashes: wanted.staged.as_ref().map_or(0, |content| known.attempts.crashes(content)),

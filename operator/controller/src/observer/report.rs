@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) use operator_core::replica::Report;
 use operator_core::{
     Reason,
-    replica::{ModelReport, Phase},
+    replica::{Memory, ModelReport, Phase},
 };
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use triton_agent::{load::Index, verify::ContentHash};
@@ -68,6 +68,8 @@ struct WireModel {
     serving: Option<String>,
     #[serde(default, deserialize_with = "first_versions")]
     versions: Vec<i64>,
+    #[serde(default)]
+    memory: Option<triton_agent::state::Memory>,
 }
 
 /// Reads the state of an agent; `names`: the models of its server.
@@ -146,6 +148,7 @@ fn of_model(model: WireModel) -> ModelReport {
         phase,
         versions: model.versions,
         serving: serving.map(|content| content.as_str().replacen('-', ":", 1)),
+        memory: model.memory.map(|memory| Memory { cpu: memory.cpu, gpu: memory.gpu }),
     }
 }
 
@@ -207,6 +210,7 @@ mod tests {
             "phase": "Failed", "reason": "ChecksumMismatch", "message": "other files", "attempts": 1, "willRetry": true,
             "versions": [1], "serving": format!("sha256-{}", "0".repeat(64)), "entry": "sha256:ab", "crashes": 1,
             "crash": "the server ended", "settled": false, "endsServers": true,
+            "memory": { "cpu": 5, "gpu": 7 },
         } });
         let report = of_state(&state(models), &names(&["a"])).unwrap();
         assert_eq!((report.manifest_hash.as_deref(), report.crashes), (Some("h"), Some(2)));
@@ -223,6 +227,7 @@ mod tests {
             phase,
             versions: vec![1],
             serving: Some(format!("sha256:{}", "0".repeat(64))),
+            memory: Some(Memory { cpu: 5, gpu: 7 }),
         };
         assert_eq!(report.models["a"], expected);
     }
@@ -296,6 +301,8 @@ mod tests {
             &state("{\"a\":{\"phase\":7}}"),
             &state("{\"a\":{\"versions\":{}}}"),
             &state("{\"a\":{\"crashes\":-1}}"),
+            &state("{\"a\":{\"memory\":{\"gpu\":-1}}}"),
+            &state("{\"a\":{\"memory\":7}}"),
         ];
         for text in junk {
             let error = of_state(text.as_bytes(), &names(&["a"])).unwrap_err();

@@ -1,6 +1,7 @@
 //! Which models fit: GPU memory of a replica, and the bytes a manifest may have. Higher priorities come first. Among models of
 //! one priority what the last manifest has comes before what is new, be that a newcomer or what a model wants beyond what it has:
-//! nothing gives way but to a higher priority. One that does not fit is passed over, the next may still.
+//! nothing gives way but to a higher priority. One that does not fit is passed over, the next may still. What has a place keeps it by
+//! what models claim; a newcomer also finds taken what others were measured to take beyond that.
 
 use crds::{TritonServer, parts::ByteCount};
 
@@ -25,7 +26,7 @@ pub(super) struct Admitted {
 /// Admits `candidates`, best rank first. A ConfigMap for which the manifest has no room is mounted where `may_mount` says so.
 pub(super) fn admit(server: &TritonServer, candidates: &[Candidate], may_mount: impl Fn(&str) -> bool) -> Admitted {
     let budget = server.spec.gpu.as_ref().and_then(defaults::gpu_memory_budget);
-    let mut room = Room { server, may_mount, budget, requested: 0, bytes: 0, taken: vec![] };
+    let mut room = Room { server, may_mount, budget, requested: 0, beyond: 0, bytes: 0, taken: vec![] };
     let (mut refused, mut kept) = (vec![], vec![]);
     for peers in candidates.chunk_by(|one, other| one.priority() == other.priority()) {
         let mut places: Vec<Option<Place>> =
@@ -78,6 +79,8 @@ struct Room<'a, F> {
     may_mount: F,
     budget: Option<ByteCount>,
     requested: u64,
+    /// What models were measured to take beyond what they claim.
+    beyond: u64,
     bytes: usize,
     /// Places of models of higher priority.
     taken: Vec<(&'a ObjectRef, Place)>,
@@ -87,6 +90,7 @@ struct Room<'a, F> {
 struct Place {
     entry: ManifestModel,
     bytes: usize,
+    beyond: u64,
     /// It is what the model asks for.
     is_final: bool,
 }
@@ -98,15 +102,17 @@ impl<F: Fn(&str) -> bool> Room<'_, F> {
         let is_final = std::ptr::eq(entry, &candidate.entry);
         let server = self.server.metadata.name.as_deref().unwrap_or_default();
         let wanted = gpu_memory(entry);
-        let free = self.budget.map(|budget| budget.0.saturating_sub(self.requested));
+        let beyond = if matches!(candidate.former, Former::None) { self.beyond } else { 0 };
+        let free = self.budget.map(|budget| budget.0.saturating_sub(self.requested).saturating_sub(beyond));
         if let (Some(budget), Some(free)) = (self.budget, free.filter(|free| wanted > *free)) {
             let total = self.server.spec.gpu.as_ref().and_then(|gpu| gpu.memory_per_replica).unwrap_or_default();
             let message = format!(
-                "needs {} of GPU memory, but {} of {} are free on TritonServer {server} ({} less the reserve{}): lower gpuMemory, \
+                "needs {} of GPU memory, but {} of {} are free{} on TritonServer {server} ({} less the reserve{}): lower gpuMemory, \
                  remove a model or raise spec.gpu.memoryPerReplica of the server",
                 ByteCount(wanted).rounded(),
                 ByteCount(free).rounded(),
                 budget.rounded(),
+                if beyond > 0 { ", as measured," } else { "" },
                 total.rounded(),
                 self.of_higher_priority(|place| gpu_memory(&place.entry) > 0),
             );
@@ -128,18 +134,21 @@ impl<F: Fn(&str) -> bool> Room<'_, F> {
             let (reason, path) = (Reason::ManifestTooLarge, "spec.source".into());
             return Err(Box::new(Problem { object, reason, path, message }));
         }
-        let place = Place { is_final, entry, bytes };
+        let beyond = candidate.measured.saturating_sub(wanted);
+        let place = Place { is_final, entry, bytes, beyond };
         self.put_back(&place);
         Ok(place)
     }
 
     fn put_back(&mut self, place: &Place) {
         self.requested = self.requested.saturating_add(gpu_memory(&place.entry));
+        self.beyond = self.beyond.saturating_add(place.beyond);
         self.bytes += place.bytes;
     }
 
     fn give_back(&mut self, place: &Place) {
         self.requested = self.requested.saturating_sub(gpu_memory(&place.entry));
+        self.beyond = self.beyond.saturating_sub(place.beyond);
         self.bytes -= place.bytes;
     }
 

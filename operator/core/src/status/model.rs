@@ -141,6 +141,8 @@ pub(super) fn of(
         target_versions: targets(model, if ready.is_true() { &versions } else { &[] }),
         active_versions: versions,
         pods: on_pods(&standings, &reports),
+        memory: pods::memory(reports.iter().filter_map(|(_, report)| report.as_ref()?.memory))
+            .or_else(|| before.memory.clone()),
         content_hash: served_content(reports.iter().filter_map(|(_, report)| *report)),
         replicas: Some(counts),
         last_failure: last_failure(&failures, &ready, is_final, before, view),

@@ -1,9 +1,13 @@
 //! Replicas one by one, of a server and of a model: bounded, and those in trouble first, so that what is cut is what is well.
 
-use crds::{model::ModelOnPod, server::PodStatus};
+use crds::{
+    model::{MeasuredMemory, ModelOnPod},
+    parts::ByteCount,
+    server::PodStatus,
+};
 
 use super::{View, conditions::cut, server::unread};
-use crate::replica::{Phase, Replica, Report};
+use crate::replica::{Memory, Phase, Replica, Report};
 
 /// Most replicas that a status lists.
 const PODS_MAX: usize = 20;
@@ -23,6 +27,24 @@ pub(super) fn of_model(mut pods: Vec<ModelOnPod>, content: Option<&str>) -> Vec<
         pod.content_hash.take_if(|hash| Some(hash.as_str()) == content);
     }
     troubled_first(pods, |pod| pod.state == "Loaded", |pod| &pod.name)
+}
+
+/// What a model holds where it holds most.
+pub(super) fn memory(measured: impl Iterator<Item = Memory>) -> Option<MeasuredMemory> {
+    let most = measured.reduce(|a, b| Memory { cpu: a.cpu.max(b.cpu), gpu: a.gpu.max(b.gpu) })?;
+    let counted = |bytes| (bytes > 0).then_some(ByteCount(bytes));
+    let measured = MeasuredMemory { cpu: counted(most.cpu), gpu: counted(most.gpu) };
+    (measured != MeasuredMemory::default()).then_some(measured)
+}
+
+/// The most GPU memory that all models of a replica hold together, if any was measured.
+pub(super) fn gpu_memory(replicas: &[Replica]) -> Option<ByteCount> {
+    let of_replica = |replica: &Replica| -> u64 {
+        let models = replica.report.iter().flat_map(|report| report.models.values());
+        models.filter_map(|model| model.memory).map(|memory| memory.gpu).sum()
+    };
+    let stay = replicas.iter().filter(|replica| !replica.is_leaving);
+    stay.map(of_replica).max().filter(|bytes| *bytes > 0).map(ByteCount)
 }
 
 /// The digest that every replica runs, of those whose container has been made.

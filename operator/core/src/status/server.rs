@@ -287,7 +287,7 @@ pub(super) fn of(
         gpu_memory: view.gpu_memory.map(|memory| GpuMemoryStatus {
             budget: Some(memory.budget),
             requested: Some(memory.requested),
-            measured_max: None,
+            measured_max: pods::gpu_memory(view.replicas),
         }),
         endpoints: Some(Endpoints {
             http: Some(format!("http://{}:{}", view.host, pod::HTTP_PORT)),

@@ -17,6 +17,7 @@ use server_core::{
 };
 
 use super::{
+    arena::Arenas,
     options::{MOST_THREADS, is_on, number, usable_threads},
     raw::{self, Failure},
 };
@@ -32,6 +33,8 @@ pub(super) struct Runtime {
     pub(super) path: PathBuf,
     /// Sessions share one pool of threads.
     pub(super) has_global_threads: bool,
+    /// How sessions are asked what they hold, if the library can tell.
+    pub(super) arenas: Option<Arenas>,
 }
 
 /// The library, opened at the first call. `settings` of later calls change nothing.
@@ -62,8 +65,9 @@ fn open(settings: &Settings) -> Result<Runtime> {
     let builder = builder.with_name("tritonserver").with_telemetry(false).with_logger(Arc::new(log));
     let environment = builder.build().map_err(Failure::from)?;
     environment.set_log_level(log_level());
-    tracing::info!(path = %path.display(), version, "opened ONNX Runtime");
-    Ok(Runtime { environment, path, has_global_threads })
+    tracing::info!(path = %path.display(), %version, "opened ONNX Runtime");
+    let arenas = Arenas::of(&library, &version);
+    Ok(Runtime { environment, path, has_global_threads, arenas })
 }
 
 fn library(setting: Option<&str>) -> Result<Library, LoadError> {

@@ -4,6 +4,7 @@
 //! compare them with a configuration, [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`]
 //! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
 
+mod arena;
 mod complete;
 mod computed;
 mod convert;

@@ -4,12 +4,13 @@
 use std::{
     ffi::CString,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
-use ort::session::{RunOptions, Session};
+use ort::session::{RunOptions, Session, SharedSessionInner};
+use parking_lot::Mutex;
 use server_core::{
-    backend::{Device, Health, Instance, Model, ModelSource, Placement, Settings},
+    backend::{Device, Health, Instance, MemoryUse, Model, ModelSource, Placement, Settings},
     config::ModelConfig,
     error::{Code, Error, Result},
     tensor::{DataType, Name, Shape},
@@ -62,6 +63,8 @@ pub(super) struct OnnxModel {
     source: ModelSource,
     of_any_shape: Vec<String>,
     configured: Option<Configured>,
+    /// The sessions of its instances, and where they run.
+    sessions: Mutex<Vec<(Weak<SharedSessionInner>, Device)>>,
 }
 
 /// What sessions are made from.
@@ -79,7 +82,7 @@ impl OnnxModel {
         source: &ModelSource,
         of_any_shape: Vec<String>,
     ) -> Self {
-        Self { runtime, settings: settings.clone(), source: source.clone(), of_any_shape, configured: None }
+        Self { runtime, settings: settings.clone(), source: source.clone(), of_any_shape, configured: None, sessions: Mutex::default() }
     }
 
     fn configured(&self) -> Result<&Configured> {
@@ -113,6 +116,23 @@ impl Model for OnnxModel {
         &self.of_any_shape
     }
 
+    fn memory(&self) -> Vec<MemoryUse> {
+        let Some(arenas) = &self.runtime.arenas else { return Vec::new() };
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|(session, _)| session.strong_count() > 0);
+        let running: Vec<_> = sessions.iter().filter_map(|(session, device)| Some((session.upgrade()?, *device))).collect();
+        drop(sessions);
+        let of_session = |(session, device): &(Arc<SharedSessionInner>, Device)| {
+            let on_gpu = match device {
+                Device::Gpu(id) => arenas.held(session, Some(*id)).map(|bytes| MemoryUse { device: *device, bytes }),
+                Device::Cpu | Device::Model => None,
+            };
+            let on_host = arenas.held(session, None).map(|bytes| MemoryUse { device: Device::Cpu, bytes });
+            [on_gpu, on_host].into_iter().flatten()
+        };
+        running.iter().flat_map(of_session).collect()
+    }
+
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let config = &self.configured()?.config;
         guarded(&config.name, || {
@@ -124,6 +144,7 @@ impl Model for OnnxModel {
             let input_names = inputs.iter().map(|input| &*input.name).chain(targets).map(terminated);
             let input_names = input_names.collect::<Result<_>>()?;
             let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
+            self.sessions.lock().push((Arc::downgrade(&session.inner()), placement.device));
             let runner = Runner::new(session.inner(), input_names, output_names, options);
             let has_rows = config.max_batch_size > 0;
             let name = placement.instance_name.clone();

@@ -1,6 +1,6 @@
 //! The calls into ONNX Runtime that every execution makes, straight through its C interface: tensors over memory that
-//! is already there, and `Run` with names prepared once. All of this backend's unsafe code is here, behind functions
-//! that are safe to call; sessions themselves are made by the `ort` crate.
+//! is already there, and `Run` with names prepared once. All of this backend's unsafe code is here and in [`super::arena`],
+//! behind functions that are safe to call; sessions themselves are made by the `ort` crate.
 
 #![allow(unsafe_code)]
 
@@ -66,15 +66,19 @@ pub(super) fn version(library: &Library) -> Result<String, LoadError> {
     let base = unsafe { base().as_ref() }.ok_or_else(|| library.unsuitable("OrtGetApiBase answers nothing"))?;
     // SAFETY: GetVersionString takes nothing and answers a static, terminated string.
     let version = unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if (major, minor) < (1, sys::ORT_API_VERSION) {
+    if minor(&version) < (1, sys::ORT_API_VERSION) {
         let oldest = sys::ORT_API_VERSION;
         return Err(
             library.unsuitable(format!("it is ONNX Runtime {version}, and 1.{oldest} is the oldest that works"))
         );
     }
     Ok(version)
+}
+
+/// The first two numbers of a version.
+pub(super) fn minor(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// One tensor as ONNX Runtime sees it. `'a` is how long the memory under it is borrowed.
@@ -409,7 +413,7 @@ fn cpu_memory() -> Result<*const sys::OrtMemoryInfo, Failure> {
 }
 
 /// Takes a status apart and gives it back.
-fn check(status: sys::OrtStatusPtr) -> Result<(), Failure> {
+pub(super) fn check(status: sys::OrtStatusPtr) -> Result<(), Failure> {
     if status.0.is_null() {
         return Ok(());
     }

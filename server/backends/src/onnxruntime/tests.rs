@@ -438,6 +438,28 @@ fn large_outputs_of_a_batch_are_shared_and_small_ones_are_not() {
 }
 
 #[test]
+fn what_sessions_hold_is_measured() {
+    let Some(loaded) = Loaded::new("transpose") else { return };
+    let model = loaded.model().unwrap();
+    assert_eq!(model.memory(), [], "it has no instance yet");
+    let mut instance = model.instance(&on_cpu(), &Health::default()).unwrap();
+    let held = || {
+        let used = model.memory();
+        assert!(used.iter().all(|used| used.device == Device::Cpu), "{used:?}");
+        used.iter().map(|used| used.bytes).sum::<u64>()
+    };
+    let before = held();
+    let side = 2048;
+    let large = vec![1; side * side * 4];
+    let asked = request([tensor("X", DataType::Int32, &[1, side as i64, side as i64], large)]);
+    run_one(&mut *instance, asked).unwrap();
+    let grown = held() - before;
+    assert!((16 << 20..256 << 20).contains(&grown), "an output of 16 MiB has made {grown} bytes of it");
+    drop(instance);
+    assert_eq!(model.memory(), [], "what is gone holds nothing");
+}
+
+#[test]
 fn a_folder_with_weights_beside_the_model_is_a_model() {
     let Some(loaded) = Loaded::new("external_data") else { return };
     let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, request([floats("X", &[1, 4], &[1.0; 4])]))]);

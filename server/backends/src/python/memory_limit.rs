@@ -64,7 +64,7 @@ impl MemoryLimit {
 }
 
 /// Bytes of a process and of all that it has started.
-fn used_by_all(pid: u32) -> u64 {
+pub(super) fn used_by_all(pid: u32) -> u64 {
     let (mut processes, mut looked_at, mut used) = (vec![pid], 0, 0);
     while let Some(pid) = processes.pop() {
         used += used_by(pid);

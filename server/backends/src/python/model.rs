@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use server_core::{
-    backend::{Health, Instance, Model, Placement, Readiness},
+    backend::{Device, Health, Instance, MemoryUse, Model, Placement, Readiness},
     config::ModelConfig,
     error::{Error, Result},
     input_memory::InputMemory,
@@ -35,6 +35,11 @@ impl Model for PythonModel {
             help: "Number of workers of the Python model that took the place of one that was lost",
             value: self.starter.workers.restarts(),
         }]
+    }
+
+    fn memory(&self) -> Vec<MemoryUse> {
+        // what a worker holds on GPUs, only its own libraries know
+        self.starter.workers.memory().map(|bytes| MemoryUse { device: Device::Cpu, bytes }).into_iter().collect()
     }
 
     fn readiness(&self) -> Option<Readiness> {

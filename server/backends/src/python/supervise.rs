@@ -18,7 +18,9 @@ use server_core::{
 };
 
 use super::{
+    memory_limit::used_by_all,
     probe::Probes,
+    process::Process,
     reload::Sources,
     start::{Abort, Starter},
     worker::Worker,
@@ -68,12 +70,23 @@ pub(super) struct Workers {
     restarts: AtomicU64,
     /// Through which they are asked whether they are ready.
     pub(super) probes: Probes,
+    /// The processes of workers that serve.
+    processes: Mutex<Vec<Weak<Process>>>,
 }
 
 impl Workers {
     /// Workers that took the place of another.
     pub(super) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the workers hold, with the processes they have started. None where there is no worker.
+    pub(super) fn memory(&self) -> Option<u64> {
+        let mut processes = self.processes.lock();
+        processes.retain(|process| process.strong_count() > 0);
+        let running: Vec<_> = processes.iter().filter_map(Weak::upgrade).collect();
+        drop(processes);
+        (!running.is_empty()).then(|| running.iter().map(|process| used_by_all(process.pid())).sum())
     }
 }
 
@@ -226,6 +239,7 @@ impl Watch {
     /// A worker is ready. It is ended if the instance has gone meanwhile.
     fn serve(self: &Arc<Self>, worker: Worker) {
         self.listen_to(&worker);
+        self.starter.workers.processes.lock().push(Arc::downgrade(worker.process()));
         let mut state = self.state.lock();
         if matches!(state.worker, Place::Ended) {
             drop(state);
