@@ -18,7 +18,11 @@ use operator_core::activator::{Demand, ServerDemand};
 use tokio::{task::AbortHandle, time::Instant};
 
 use self::ports::Ports;
-use crate::queue::{Queue, ServerKey};
+use crate::{
+    external_scaler,
+    queue::{Queue, ServerKey},
+    watches::Watches,
+};
 
 /// The Service of the activators.
 #[derive(Clone, Debug)]
@@ -125,7 +129,6 @@ impl Activators {
     }
 
     /// Whether an activator has requests for a server: for scalers other than this operator.
-    #[allow(dead_code, reason = "for the external scaler of KEDA")]
     pub(crate) fn is_wanted(&self, key: &ServerKey) -> bool {
         let wanted =
             |demand: &ServerDemand| demand.is_wanted && demand.name == key.name && demand.namespace == key.namespace;
@@ -211,6 +214,22 @@ impl Activators {
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
         self.0.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the external scaler of KEDA asks of servers.
+pub(crate) struct Servers {
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) activators: Activators,
+}
+
+impl external_scaler::Servers for Servers {
+    fn exists(&self, key: &ServerKey) -> bool {
+        self.watches.server(key).is_some()
+    }
+
+    fn is_wanted(&self, key: &ServerKey) -> bool {
+        self.activators.is_wanted(key)
     }
 }
 

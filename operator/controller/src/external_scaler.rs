@@ -47,6 +47,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(crate) trait Servers: Send + Sync + 'static {
     /// Whether there is a server of that name.
     fn exists(&self, key: &ServerKey) -> bool;
+    /// Whether requests for it wait until it has replicas.
+    fn is_wanted(&self, key: &ServerKey) -> bool;
 }
 
 /// The service.
@@ -82,6 +84,9 @@ impl Scaler {
 
     #[allow(clippy::result_large_err, reason = "tonic's own type of error")]
     fn is_active(&self, key: &ServerKey) -> Result<bool, Status> {
+        if self.servers.exists(key) && self.servers.is_wanted(key) {
+            return Ok(true); // be there replicas or none
+        }
         let load = self.load(key)?;
         if load.pods.is_empty() && !load.silent.is_empty() {
             return Err(unknown(key, &of_silent(&load)));

@@ -8,6 +8,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 
 use crate::{
+    activators::{Activators, Servers},
     external_scaler::Scaler,
     health,
     metrics_api::{self, Place},
@@ -69,10 +70,10 @@ impl LoadArgs {
 
 impl Ports {
     /// Answers at each from now on.
-    pub(crate) fn serve(self, client: &Client, loads: &Loads, watches: &Arc<Watches>) {
+    pub(crate) fn serve(self, client: &Client, loads: &Loads, watches: &Arc<Watches>, activators: &Activators) {
         if let Some(listener) = self.external_scaler {
-            let watches: Arc<Watches> = Arc::clone(watches);
-            tokio::spawn(Scaler::new(loads.clone(), watches).serve(listener));
+            let servers = Servers { watches: Arc::clone(watches), activators: activators.clone() };
+            tokio::spawn(Scaler::new(loads.clone(), Arc::new(servers)).serve(listener));
         }
         if let Some((listener, place)) = self.metrics_api {
             let watches: Arc<Watches> = Arc::clone(watches);

@@ -161,11 +161,12 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&watches).follow_optional_kinds());
     let loads = Loads::new(&metrics);
     tokio::spawn(loads.clone().follow(Arc::clone(&watches)));
-    load_ports.serve(&client, &loads, &watches);
     if let Some(listener) = routes {
         tokio::spawn(routes::serve(listener, Arc::clone(&watches), queue.clone()));
     }
     let service = args.activator_service.map(|name| ActivatorService { namespace: lease_namespace.clone(), name });
+    let activators = Activators::start(&client, service.as_ref(), &queue);
+    load_ports.serve(&client, &loads, &watches, &activators);
 
     let identity = args.identity.unwrap_or_else(identity);
     let (leads, leading) = watch::channel(!args.leader_election);
@@ -174,13 +175,13 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         .then(|| Leader::new(&client, (&lease_namespace, &args.lease_name), identity.clone(), leads.clone()));
     let context = Arc::new(Context {
         events: Events::new(&client, identity),
-        client: client.clone(),
+        client,
         watches,
         settings: Settings { image: args.image, namespace, scaler_address: args.scaler_address },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
         loads: loads.clone(),
-        activators: Activators::start(&client, service.as_ref(), &queue),
+        activators,
         config_maps: ConfigMaps::default(),
         secrets: Secrets::new(args.model_secrets),
         allowed_addresses: args.allow_source_addresses,

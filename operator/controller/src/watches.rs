@@ -34,7 +34,6 @@ use self::{
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
-    external_scaler,
     metrics::{Inventory, Metrics, ServerCounts},
     metrics_api,
     queue::{Queue, ServerKey},
@@ -292,12 +291,6 @@ impl Watches {
 
     fn scope(&self, namespace: &str) -> Option<&Scope> {
         self.scopes.iter().find(|scope| scope.namespace.as_deref().is_none_or(|own| own == namespace))
-    }
-}
-
-impl external_scaler::Servers for Watches {
-    fn exists(&self, key: &ServerKey) -> bool {
-        self.server(key).is_some()
     }
 }
 

@@ -11,6 +11,32 @@ impl Servers for Only {
     fn exists(&self, key: &ServerKey) -> bool {
         key.to_string() == self.0
     }
+
+    fn is_wanted(&self, _: &ServerKey) -> bool {
+        false
+    }
+}
+
+/// Servers that requests wait for.
+struct Wanted(&'static str);
+
+impl Servers for Wanted {
+    fn exists(&self, key: &ServerKey) -> bool {
+        key.to_string() == self.0
+    }
+
+    fn is_wanted(&self, _: &ServerKey) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_replicas_is_active_while_requests_wait_for_it() {
+    let scaler = |servers: Arc<dyn Servers>| Scaler::new(Loads::new(&Arc::new(Metrics::new())), servers);
+    let key = |name: &str| ServerKey { namespace: "ml".into(), name: name.into() };
+    assert!(scaler(Arc::new(Wanted("ml/vision"))).is_active(&key("vision")).unwrap());
+    assert!(scaler(Arc::new(Wanted("ml/vision"))).is_active(&key("other")).is_err(), "there is no such server");
+    assert!(scaler(Arc::new(Only("ml/vision"))).is_active(&key("vision")).is_err(), "nothing is known of it yet");
 }
 
 /// A client of tonic over a connection of hyper's.
