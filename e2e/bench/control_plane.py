@@ -62,7 +62,8 @@ class ControlPlane:
         waiting.until(lambda: self.kubectl("get", "--raw", "/readyz", stderr=subprocess.DEVNULL), "the API server", 120, pause=0.3, means_no=(subprocess.CalledProcessError,))
         self.kubectl("create", "clusterrolebinding", OPERATOR, "--clusterrole=cluster-admin", f"--user={OPERATOR}")
         self.kubectl("apply", "--server-side", "-k", ROOT / "crds" / "yaml")
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        established = lambda: self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s", stderr=subprocess.DEVNULL)
+        waiting.until(established, "the definitions", 60, pause=0.3, means_no=(subprocess.CalledProcessError,))
 
     def __exit__(self, *_):
         for process in reversed(self.processes):

@@ -265,7 +265,8 @@ def test_invariant_21_an_operator_outlives_its_definitions_and_goes_on_when_they
     saved = [json.loads(kubectl("get", "crd", name, "-o", "json")) for name in names]
     for definition in saved:
         definition.pop("status")
-        definition["metadata"] = {field: definition["metadata"].get(field) for field in ("name", "labels", "annotations")}
+        of = definition["metadata"]
+        definition["metadata"] = {field: of[field] for field in ("name", "labels", "annotations") if of.get(field)}
     namespace.apply(SERVER, ECHO)
     with apis().operator(namespace) as process:
         until(lambda: is_ready(namespace, "tmod/echo"), "the model", 90)
