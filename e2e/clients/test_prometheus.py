@@ -330,3 +330,16 @@ def test_prometheus_adapter_is_told_how_to_ask_for_every_metric(under_load):
             found = until(lambda query=query, least=least: [under_load.query(query)] if not least else under_load.query(query), query, 30)
             assert found == [[]] if not least else [labels for labels, _ in found] == [{"pod": "vision-0"}], (query, found)
             assert not least or found[0][1] > 0.5, (query, found)
+
+
+def test_what_keda_asks_has_one_number_for_an_answer(under_load):
+    until(lambda: under_load.query("triton:saturation_percent:pod > 50"), "the load to show", 60)
+    objects = [it for file in sorted(BUILT.glob("*.out")) for it in yaml.safe_load_all(file.read_text())]
+    triggers = [trigger for it in objects if it["kind"] == "ScaledObject" for trigger in it["spec"]["triggers"]]
+    queries = [trigger["metadata"]["query"] for trigger in triggers if trigger["type"] == "prometheus"]
+    assert len(queries) >= 4
+    for query in queries:
+        mine = re.sub(r'namespace="[^"]*",tritonserver="[^"]*"', 'namespace="ml",tritonserver="vision"', query)
+        mine = re.sub(r'model=~"[^"]*"', 'model=~"slow"', mine).replace("[1m]", "[5s]")
+        found = until(lambda mine=mine: under_load.query(mine), mine, 30)
+        assert len(found) == 1 and found[0][1] > 0.5, (mine, found)
