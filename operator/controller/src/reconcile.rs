@@ -9,6 +9,7 @@ use kube::Resource;
 use operator_core::{
     Reason, build, compile, events, names, rollout,
     status::{self, Activity, Outcome, Seen, Statuses},
+    text::one_line,
     validated,
 };
 
@@ -256,7 +257,7 @@ async fn unreadable(
         type_: type_.into(),
         status,
         reason: "InvalidSpec".into(),
-        message: format!("it cannot be read: {error}"),
+        message: one_line(&format!("it cannot be read: {error}")).into_owned(),
         observed_generation: metadata.generation,
         last_transition_time: crds::parts::condition::find(&before.conditions, type_)
             .filter(|before| before.status == status)
