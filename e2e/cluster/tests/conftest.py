@@ -34,9 +34,9 @@ def pytest_collection_modifyitems(items):
 def chart_flags():
     """The images of this checkout, and a mark that changes with them: the same tag may stand for new content. An adopted
     cluster may need more, such as E2E_CHART_FLAGS="--set registry=registry.example"."""
-    flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", "--set", "activator.enabled=true", *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
+    switched_on = ",".join(f"{part}.enabled=true" for part in ("activator", "metricsApi", "externalScaler"))
+    flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", "--set", switched_on, *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
     archive = ROOT / "target" / "images" / "triton-operator.oci.tar"
-    flags += ["--set", "metricsApi.enabled=true", "--set", "externalScaler.enabled=true"]
     if IS_OURS:
         flags += ["--set", f"podAnnotations.content={hashlib.sha256(archive.read_bytes()).hexdigest()[:16]}"]
     return flags

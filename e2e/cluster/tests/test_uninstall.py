@@ -66,6 +66,8 @@ def test_pods_and_resources_outlive_an_uninstall(namespace, chart_flags):
     namespace.wait("tmod/echo")
     before = namespace.lives()
     helm("uninstall", OPERATOR, "--namespace", OPERATOR, "--wait")
+    # one that leads nowhere would keep namespaces from being deleted
+    assert "NotFound" in kubectl("get", "apiservice", "v1beta2.custom.metrics.k8s.io", check=False)[1]
     assert namespace.infer() == [1, 2]
     assert namespace.lives() == before
     # and an install finds them again
