@@ -55,7 +55,7 @@ fn objects(compiled: &Compiled) -> Vec<(String, Value)> {
     let optional = Kind::ALL.into_iter().filter(|kind| kind.is_optional());
     let kinds = optional.map(|kind| (kind, Availability::Known)).collect();
     let (server, observed) = (server(), Observed { kinds, ..Observed::default() });
-    let settings = Settings { image: "registry.example/server:1".into(), namespace: None };
+    let settings = Settings { image: "registry.example/server:1".into(), ..Settings::default() };
     let validated = validated::validate(&server, compiled, &observed, &settings).unwrap();
     let objects = build::build(&validated).objects();
     objects.into_iter().map(|object| (object.name, object.value)).collect()
