@@ -80,7 +80,8 @@ fn lease(body: &[u8]) -> Result<Duration> {
     let most = DRAIN_LEASE_MAX.as_millis();
     let wrong =
         || Error::invalid_argument(format!("Invalid value for 'lease_ms': expected a whole number from 0 to {most}"));
-    let lease = Value::parse(body)?.member("lease_ms").and_then(Value::as_u64).map(Duration::from_millis);
+    let asked = Value::parse(body).ok().and_then(|body| body.member("lease_ms")?.as_u64());
+    let lease = asked.map(Duration::from_millis);
     lease.filter(|lease| *lease <= DRAIN_LEASE_MAX).ok_or_else(wrong)
 }
 

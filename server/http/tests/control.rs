@@ -117,13 +117,17 @@ async fn whoever_runs_the_server_may_drain_it_for_as_long_as_he_says_so() {
         tokio::task::yield_now().await;
     }
     let wrong = "Invalid value for 'lease_ms': expected a whole number from 0 to 60000";
-    for junk in
-        [r#"{"lease_ms":60001}"#, r#"{"lease_ms":-1}"#, r#"{"lease_ms":"5"}"#, r#"{"lease_ms":1.5}"#, "{}", "[1]"]
-    {
+    for junk in [
+        "",
+        "not json",
+        r#"{"lease_ms":60001}"#,
+        r#"{"lease_ms":-1}"#,
+        r#"{"lease_ms":"5"}"#,
+        r#"{"lease_ms":1.5}"#,
+        "{}",
+        "[1]",
+    ] {
         server.post("/v2/health/drain", junk).await.is_error(400, wrong);
-    }
-    for junk in ["", "not json"] {
-        assert_eq!(server.post("/v2/health/drain", junk).await.status, 400, "{junk}");
     }
     server.get("/v2/health/drain").await.is_error(405, "Method Not Allowed");
     assert_eq!(ready().await, 200);
