@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 def chart_flags():
     """The images of this checkout, and a mark that changes with them: the same tag may stand for new content. An adopted
     cluster may need more, such as E2E_CHART_FLAGS="--set registry=registry.example"."""
-    switched_on = ",".join(f"{part}.enabled=true" for part in ("activator", "metricsApi", "externalScaler"))
+    switched_on = ",".join(f"{part}.enabled=true" for part in ("metricsApi", "externalScaler"))
     flags = ["--namespace", OPERATOR, "--wait", "--timeout", "3m", "--set", switched_on, *shlex.split(os.environ.get("E2E_CHART_FLAGS", ""))]
     archive = ROOT / "target" / "images" / "triton-operator.oci.tar"
     if IS_OURS:

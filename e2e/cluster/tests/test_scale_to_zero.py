@@ -4,10 +4,20 @@ import json
 import sys
 import time
 
-from kube import CLUSTER, ECHO, OPERATOR, SERVER, inside, run, until
+import pytest
+
+from kube import CLUSTER, ECHO, OPERATOR, ROOT, SERVER, helm, inside, run, until
 
 AFTER = 10
 RESTING = SERVER.replace("  replicas: 1\n", f"  autoscaling: {{minReplicas: 0, maxReplicas: 2, scaleToZero: {{after: {AFTER}s}}}}\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def activators(operator, chart_flags):
+    chart = ROOT / "charts" / "triton-operator"
+    helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "activator.enabled=true", deadline=240)
+    yield
+    helm("upgrade", OPERATOR, chart, *chart_flags, deadline=240)
 
 
 def burst(namespace, count):
