@@ -365,3 +365,6 @@ impl Scope {
         !is_same
     }
 }
+
+#[cfg(test)]
+mod tests;
