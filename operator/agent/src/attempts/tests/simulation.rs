@@ -71,7 +71,7 @@ impl Machine {
         let kinds = self.kinds.clone();
         let ends = |(number, since): (&usize, &u32), is_loading: bool| match kinds[*number] {
             Kind::Good => false,
-            Kind::EndsWhileLoading => is_loading && round >= since + 1,
+            Kind::EndsWhileLoading => is_loading && round > *since,
             Kind::EndsAfter(rounds) => !is_loading && round >= since + rounds,
         };
         if self.loading.iter().any(|it| ends(it, true)) || self.loaded.iter().any(|it| ends(it, false)) {
