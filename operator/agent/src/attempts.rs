@@ -223,7 +223,6 @@ impl Attempts {
         state.noted.begin(content, is_unproven);
         file::write(&self.path, &state.noted)?;
         state.asked.insert(content.clone());
-        state.loaded.remove(content);
         Ok(Attempt { process: state.process })
     }
 
@@ -240,7 +239,7 @@ impl Attempts {
     pub fn refused(&self, content: &ContentHash, attempt: Attempt) {
         self.change(|state| {
             if attempt.process == state.process {
-                state.close(content);
+                state.refused(content);
             }
         });
     }
@@ -274,9 +273,10 @@ impl Attempts {
     /// Those that have settled by `now` are settled from then on. When the next one will be.
     pub fn settle(&self, now: Instant) -> Option<Instant> {
         self.change(|state| {
-            let is_due = |since: &&Instant| now.saturating_duration_since(**since) >= self.settle;
-            let due: Vec<_> =
-                state.loaded.iter().filter(|(_, since)| is_due(since)).map(|(content, _)| content.clone()).collect();
+            let is_due = |(content, since): &(&ContentHash, &Instant)| {
+                now.saturating_duration_since(**since) >= self.settle && !state.asked.contains(*content)
+            };
+            let due: Vec<_> = state.loaded.iter().filter(is_due).map(|(content, _)| content.clone()).collect();
             for content in &due {
                 state.loaded.remove(content);
                 state.noted.settle(content);
@@ -285,7 +285,9 @@ impl Attempts {
                 state.noted.forget_unexplained();
             }
         });
-        self.lock().loaded.values().min().map(|since| *since + self.settle)
+        let state = self.lock();
+        let waiting = state.loaded.iter().filter(|(content, _)| !state.asked.contains(*content));
+        waiting.map(|(_, since)| *since + self.settle).min()
     }
 
     /// The server process, by the number it has here.
@@ -403,6 +405,18 @@ impl State {
                 self.loaded.insert(content.clone(), Instant::now());
             }
             _ => self.noted.settle(content),
+        }
+    }
+
+    /// What was loaded before goes on, and settles as if it had not been asked for again.
+    fn refused(&mut self, content: &ContentHash) {
+        let note = self.noted.contents.get_mut(content).filter(|_| self.loaded.contains_key(content));
+        match note.and_then(|note| note.open.as_mut()) {
+            Some(open) => {
+                open.stage = Stage::Settling;
+                self.asked.remove(content);
+            }
+            None => self.close(content),
         }
     }
 
