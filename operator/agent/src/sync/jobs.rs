@@ -177,7 +177,7 @@ impl Load {
     }
 
     async fn unload(&self) -> Result<(), NotLoaded> {
-        let gone = tokio::time::timeout(self.limit, leave(&self.server, &self.name)).await;
+        let gone = tokio::time::timeout(self.limit, make_room(&self.server, &self.name)).await;
         let limit = self.limit;
         let late = || {
             let message = format!("what served before it did not finish its requests within {limit:?}");
@@ -233,6 +233,26 @@ pub(super) async fn evict(server: Server, name: String) -> Ended {
 async fn evicted(server: &Server, name: &str) -> Result<(), CallError> {
     let gone = tokio::time::timeout(UNLOAD_LIMIT, leave(server, name)).await;
     gone.unwrap_or(Err(CallError::TimedOut(UNLOAD_LIMIT)))
+}
+
+/// Looks in a row at which a model serves that was unloaded: then it is back.
+const BACK_LOOKS: u32 = 10;
+
+/// Has the server drop a model and waits until it has, or until it is back: the load of an ensemble brings its parts with it, from
+/// the repository as it is by then.
+async fn make_room(server: &Server, name: &str) -> Result<(), CallError> {
+    server.unload(name, UNLOAD_LIMIT).await?;
+    let mut serves = 0;
+    while serves < BACK_LOOKS {
+        let index = server.index().await?;
+        let is_changing = index.is_changing(name);
+        if !is_changing && index.ready_versions(name).is_empty() {
+            return Ok(());
+        }
+        serves = if is_changing { 0 } else { serves + 1 };
+        tokio::time::sleep(LEAVING_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Has the server drop a model and waits until it has.
