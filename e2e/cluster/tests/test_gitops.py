@@ -1,6 +1,7 @@
 """What is in Git is what is in the cluster: applying it again changes nothing, and what tools read in a live status is what it says."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -71,3 +72,10 @@ def test_delivery_tools_read_live_statuses_as_they_are_meant(namespace):
     assert running.endswith(server["imageDigest"]) and server["imageDigest"] == listed["imageDigest"]
     [on_pod] = namespace.get("tmod/echo")["status"]["pods"]
     assert (on_pod["name"], on_pod["state"], on_pod["versions"]) == (pod["metadata"]["name"], "Loaded", [1])
+
+
+def test_what_a_model_holds_in_memory_is_measured(namespace):
+    namespace.kubectl("apply", "-f", ROOT / "deploy" / "samples" / "digits")
+    namespace.wait("tmod/digits")
+    memory = until(lambda: namespace.get("tmod/digits")["status"]["memory"], "what the arenas of ONNX Runtime hold")
+    assert re.fullmatch(r"\d+Mi", memory["cpu"]) and "gpu" not in memory, memory
