@@ -148,7 +148,7 @@ mod tests {
         let now = |day_number: i64| Timestamp::from_second(day_number * day).unwrap();
         let (one, other, late) = (made(100 * day), made(101 * day), made(131 * day));
         let bundle = with(b"", &one, now(100)).unwrap();
-        assert_eq!(read(&bundle), [one.clone()]);
+        assert_eq!(read(&bundle), std::slice::from_ref(&one));
         assert_eq!(with(&bundle, &one, now(100)), None, "it is in there");
         let bundle = with(&bundle, &other, now(101)).unwrap();
         assert_eq!(read(&bundle), [one.clone(), other.clone()]);

@@ -56,6 +56,11 @@ pub(crate) fn is_out(replica: &Replica) -> bool {
     has_word(replica, DRAIN) || (!replica.is_ready && has_word(replica, HOLD))
 }
 
+/// Whether nobody else may leave for it: it has left, or may, or is not back before the kubelet has asked it again.
+fn is_missing(replica: &Replica) -> bool {
+    is_out(replica) || (replica.has_started && !replica.is_ready && replica.unreachable.is_none())
+}
+
 /// Whether the pod's annotation has such a word, or what it has read of that.
 fn has_word(replica: &Replica, prefix: &str) -> bool {
     let reported = replica.report.iter().filter_map(|report| report.adopts.as_ref()).flatten();
@@ -73,7 +78,7 @@ struct Reload<'a> {
 /// Adds to what each pod may adopt whether it leaves the Service for it, and takes away what a pod may not begin yet.
 pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
     let staying: Vec<&Replica> = around.replicas.iter().filter(|replica| !replica.is_leaving).collect();
-    if !steps.iter().any(unloads_first) && !staying.iter().any(|replica| is_out(replica)) {
+    if !steps.iter().any(unloads_first) && !staying.iter().any(|replica| is_missing(replica)) {
         return;
     }
     let mut turns: Vec<Turn<'_>> = staying.iter().map(|replica| Turn::of(replica, steps)).collect();
@@ -138,7 +143,7 @@ impl<'a> Turn<'a> {
     }
 
     fn is_out(&self) -> bool {
-        self.replica.trouble.is_none() && (self.is_under_way || is_out(self.replica))
+        self.replica.trouble.is_none() && (self.is_under_way || is_missing(self.replica))
     }
 
     /// It has nothing to do but what it has failed with.
