@@ -1,7 +1,13 @@
 //! One connection of a client, HTTP/1.1 or HTTP/2, whichever its first bytes are. It is told to end once its server's Service leads
 //! elsewhere; what is under way on it ends first.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{
     Request,
@@ -10,7 +16,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::sockopt,
+};
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{forward::Forward, hold::Gate};
@@ -27,6 +36,8 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Calls of one connection at the same time.
 const CALLS: u32 = 256;
+/// Between looks whether a client is still there.
+const STILL_THERE: Duration = Duration::from_secs(1);
 /// Between probes of a connection.
 const PROBE: Duration = Duration::from_secs(30);
 
@@ -74,6 +85,8 @@ pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, 
         }
         let _ = connection.await;
     } else {
+        let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
+        let mut gone = pin!(hung_up(socket));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
@@ -82,9 +95,26 @@ pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, 
         let mut connection = pin!(connection);
         tokio::select! {
             _ = &mut connection => return,
+            () = &mut gone => return,
             () = &mut to_end => connection.as_mut().graceful_shutdown(),
         }
-        let _ = connection.await;
+        tokio::select! {
+            _ = &mut connection => {}
+            () = &mut gone => {}
+        }
+    }
+}
+
+/// Waits until the client has ended its side. While a request with a body is held nobody reads, and so nobody else would see that.
+async fn hung_up(socket: OwnedFd) {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        tokio::time::sleep(STILL_THERE).await;
+        let mut watched = [PollFd::new(&socket, PollFlags::RDHUP)];
+        let is_known = poll(&mut watched, Some(&at_once)).is_ok();
+        if is_known && watched[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) {
+            return;
+        }
     }
 }
 

@@ -285,6 +285,22 @@ async fn more_than_is_held_is_refused_with_a_cure() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_makes_room() {
+    let activator = Activator::start(limits(), pod().await).await;
+    let mut stream = TcpStream::connect(activator.address).await.unwrap();
+    let head = "POST /v2/models/a/infer HTTP/1.1\r\nhost: vision\r\ncontent-length: 1000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&[b'x'; 1000]).await.unwrap();
+    let (mut grpc, _connection) = activator.grpc().await;
+    let call = tokio::spawn(async move { grpc.send_request(call("ModelInfer").body(body("a")).unwrap()).await });
+    until(|| activator.held() == 2).await;
+    drop(stream);
+    until(|| activator.held() == 1).await;
+    call.abort();
+    until(|| activator.held() == 0).await;
+}
+
+#[tokio::test]
 async fn whoever_waits_for_too_long_learns_why() {
     let activator = Activator::start(Limits { timeout: Duration::from_millis(300), ..limits() }, pod().await).await;
     activator.set(|route| route.why = "vision-x: ImagePullBackOff".into());
