@@ -23,6 +23,8 @@ pub(super) struct Sighting<'a> {
     pub(super) replica: &'a Replica,
     /// Its annotation names the content.
     pub(super) may_adopt: bool,
+    /// What it has read of its annotation does: it may not know yet that this was taken back.
+    has_read_so: bool,
     /// What it says of the model, if that is about this content.
     report: Option<&'a ModelReport>,
     /// It serves the former content, has failed with it, its servers end with it, or there is none.
@@ -44,6 +46,7 @@ impl<'a> Sighting<'a> {
         Self {
             replica,
             may_adopt: replica.may_adopt.contains(content.word),
+            has_read_so: report.and_then(|it| it.adopts.as_ref()).is_some_and(|words| words.contains(content.word)),
             report: about(content.hash, published).map(|(_, model)| model),
             is_through_with_former: is_older || content.former.is_none_or(has_ended),
         }
@@ -61,7 +64,7 @@ impl<'a> Sighting<'a> {
 
     /// The pod may serve it, or does its work on it.
     pub(super) fn has_it(&self) -> bool {
-        self.may_adopt || self.report.is_some()
+        self.may_adopt || self.has_read_so || self.report.is_some()
     }
 
     pub(super) fn serves(&self) -> bool {
