@@ -262,7 +262,8 @@ async fn a_server_that_is_gone_is_held_against_a_content_before_the_next_one_sta
     harness.follows(&new).await;
     harness.server.stop().await;
     let state = harness.until("accused", |state| state.models["a"].crashes == 1).await;
-    assert!(state.models["a"].crash.as_ref().unwrap().contains("after it had loaded this content"));
+    let crash = state.models["a"].crash.as_ref().unwrap();
+    assert!(crash.contains("after it had loaded it"), "{crash}");
     // its successor is told of, and that counts no second time
     harness.agent.as_ref().unwrap().server_starting();
     harness.server.start(harness.address).await;
