@@ -64,7 +64,7 @@ def test_replicas_follow_the_load_and_no_request_is_lost(namespace):
     audit = Audit(namespace) if IS_OURS else None
     with numbers_of(namespace) as seen:
         # more than one replica serves: its queue grows until there is another
-        with kube.load(namespace, rate=35):
+        with kube.load(namespace, rate=35, at_least=400):
             began = time.monotonic()
             until(lambda: seen[-1] > 1, "another replica", 60)
             took = time.monotonic() - began

@@ -1,4 +1,4 @@
-//! How a store keeps an object: as text. An object of types, most of whose fields are empty, takes five to ten times the room of what it
+//! How a store keeps an object: as text. An object of types, most of whose fields are empty, takes several times the room of what it
 //! says, and there may be ten thousand. Whoever asks for one gets it made anew, which costs less than the requests it is needed for.
 
 use std::sync::Arc;
