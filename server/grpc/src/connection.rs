@@ -409,7 +409,11 @@ mod tests {
         let reads_slowly = async {
             for _ in 0..60 {
                 sleep(UNREAD_TIMEOUT / 2).await;
+                let blocked_at = write_buffer.blocked_at();
                 read_without_idling(&client, 8 << 20).await;
+                while blocked_at.is_some() && write_buffer.blocked_at() == blocked_at {
+                    tokio::task::yield_now().await; // the same holds until the kernel says that there is space
+                }
             }
         };
         tokio::select! {

@@ -1,6 +1,6 @@
 //! Shutdown: new calls are refused, calls in flight finish, connections are closed.
 
-use std::time::Duration;
+use std::{error::Error, iter, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use server_proto::inference::ServerReadyRequest;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::harness::{Server, until, values};
 
@@ -66,6 +66,12 @@ async fn idle_connections_are_closed_at_shutdown() {
     drop(idle);
 }
 
+/// Whether the connection ended just before the client sent the call: other clients of gRPC send it again by themselves.
+fn is_unsent(status: &Status) -> bool {
+    let causes = iter::successors(status.source(), |&error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+}
+
 #[tokio::test]
 async fn a_leaving_server_closes_connections_without_losing_a_call() {
     let server = Server::start().await;
@@ -82,7 +88,10 @@ async fn a_leaving_server_closes_connections_without_losing_a_call() {
     }
     // The connection has ended with its last answer; the next one is served like any other.
     for id in 0..20 {
-        let answer = client.model_infer(values("FP32", &id.to_string(), &[1.0])).await;
+        let mut answer = client.model_infer(values("FP32", &id.to_string(), &[1.0])).await;
+        if answer.as_ref().is_err_and(is_unsent) {
+            answer = client.model_infer(values("FP32", &id.to_string(), &[1.0])).await;
+        }
         assert_eq!(answer.unwrap().into_inner().id, id.to_string());
     }
     assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
