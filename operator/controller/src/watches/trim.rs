@@ -36,6 +36,7 @@ fn container(container: &mut Container) {
         ports: container.ports.take(),
         resources: container.resources.take(),
         restart_policy: container.restart_policy.take(),
+        readiness_probe: container.readiness_probe.take(),
         ..Container::default()
     };
 }
@@ -58,7 +59,8 @@ mod tests {
             "spec": {
                 "nodeName": "n1", "volumes": [{ "name": "v", "emptyDir": {} }], "tolerations": [{ "key": "gpu" }],
                 "initContainers": [{ "name": "agent", "env": [{ "name": "A", "value": "b" }] }],
-                "containers": [{ "name": "server", "args": ["--x"], "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+                "containers": [{ "name": "server", "args": ["--x"],
+                                 "readinessProbe": { "periodSeconds": 1, "failureThreshold": 2 }, "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
                                  "resources": { "limits": { "memory": "64Mi" } } }],
             },
             "status": { "phase": "Running", "podIP": "10.0.0.1", "initContainerStatuses": running("agent", json!({ "exitCode": 0 })),
