@@ -3,6 +3,8 @@ the number of replicas when."""
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -28,7 +30,7 @@ def server(**autoscaling):
 def numbers_of(namespace):
     """Every number of replicas that the Deployment is to have, in order, from now until the end of the block."""
     command = [str(CLUSTER / "kubectl"), "-n", namespace.name, "get", "deployment", "vision", "--watch", "-o", "jsonpath={.spec.replicas}{'\\n'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     seen = []
 
     def read():
@@ -42,8 +44,9 @@ def numbers_of(namespace):
         until(lambda: seen, "the watch")
         yield seen
     finally:
-        process.kill()
-        reader.join()
+        os.killpg(process.pid, signal.SIGKILL)  # with the program that the script has started
+        process.wait(timeout=20)
+        reader.join(timeout=20)
 
 
 def replicas(namespace):
