@@ -27,8 +27,7 @@ def test_gpus_that_do_not_exist_are_told_in_the_schedulers_words(namespace, gpu)
     namespace.apply(SERVER + f"  gpu: {gpu}\n", ECHO)
     condition = namespace.wait("tsrv/vision", status="False", reason="Unschedulable")
     assert "Insufficient nvidia.com/" in condition["message"], condition
-    condition = namespace.wait("tmod/echo", status="False")
-    assert "nvidia.com/" in condition["message"], condition
+    until(lambda: "nvidia.com/" in namespace.condition("tmod/echo")["message"], "the model to say so")
     # a spec that fits gets its pods
     namespace.patch("tsrv/vision", gpu={"count": 1, "resourceName": "nvidia.com/gpu"})
     namespace.wait("tmod/echo")

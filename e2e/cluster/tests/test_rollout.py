@@ -164,6 +164,7 @@ def test_invariant_16_one_replica_of_three_that_cannot_load_a_model_is_named(nam
     at_load = f"assert os.uname().nodename in {known}, 'this machine is not known'"
     namespace.apply(MODEL.replace("source: {inline: {files: {}}}", f"source: {json.dumps(code(2, at_load))}"))
     namespace.wait("tmod/worded")
+    until(namespace.has_settled, "the content to be proven")
     namespace.kubectl("delete", "pod", known[0])
     condition = namespace.wait("tmod/worded", status="False", reason="LoadFailed", deadline=120)
     (new,) = set(namespace.pods()) - set(known)
