@@ -82,7 +82,14 @@ impl OnnxModel {
         source: &ModelSource,
         of_any_shape: Vec<String>,
     ) -> Self {
-        Self { runtime, settings: settings.clone(), source: source.clone(), of_any_shape, configured: None, sessions: Mutex::default() }
+        Self {
+            runtime,
+            settings: settings.clone(),
+            source: source.clone(),
+            of_any_shape,
+            configured: None,
+            sessions: Mutex::default(),
+        }
     }
 
     fn configured(&self) -> Result<&Configured> {
@@ -120,7 +127,8 @@ impl Model for OnnxModel {
         let Some(arenas) = &self.runtime.arenas else { return Vec::new() };
         let mut sessions = self.sessions.lock();
         sessions.retain(|(session, _)| session.strong_count() > 0);
-        let running: Vec<_> = sessions.iter().filter_map(|(session, device)| Some((session.upgrade()?, *device))).collect();
+        let running: Vec<_> =
+            sessions.iter().filter_map(|(session, device)| Some((session.upgrade()?, *device))).collect();
         drop(sessions);
         let of_session = |(session, device): &(Arc<SharedSessionInner>, Device)| {
             let on_gpu = match device {
