@@ -19,7 +19,7 @@ start_control_plane() {
         --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
         --proxy-client-cert-file="$pki/front-proxy.crt" --proxy-client-key-file="$pki/front-proxy.key" \
         --enable-aggregator-routing \
-        --audit-policy-file="$here/lib/audit.yaml" --audit-log-path="$state/logs/audit.jsonl"
+        --audit-policy-file="$here/lib/audit.yaml" --audit-log-path="$state/logs/audit.jsonl" --audit-log-maxsize=4096
     wait_for 120 "the API server" kubectl get --raw /readyz
     start kube-controller-manager kc "$programs/kube-controller-manager" --kubeconfig="$pki/kube-controller-manager.kubeconfig" \
         --authentication-kubeconfig="$pki/kube-controller-manager.kubeconfig" \

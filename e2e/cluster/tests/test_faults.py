@@ -34,11 +34,24 @@ current-context: faulty
 """
 
 
+METRICS_API = "apiservice/v1beta2.custom.metrics.k8s.io"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def installed_operator_is_away(operator):
+    """And with it its metrics API: no namespace can be deleted while an API that the cluster lists has nobody who answers."""
+    code, said = kubectl("get", METRICS_API, "-o", "json", check=False)
+    metrics_api = json.loads(said) if code == 0 else None
     operator.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
     until(lambda: not operator.items("pods", *OPERATORS), "the installed operator to be gone", 60)
+    if metrics_api:
+        kubectl("delete", METRICS_API)
     yield
+    if metrics_api:
+        of = metrics_api["metadata"]
+        metrics_api["metadata"] = {field: of[field] for field in ("name", "labels", "annotations") if field in of}
+        metrics_api.pop("status", None)
+        kubectl("create", "-f", "-", stdin=json.dumps(metrics_api))
     operator.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=1")
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
 
