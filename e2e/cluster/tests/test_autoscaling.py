@@ -60,8 +60,8 @@ def writers(namespace):
 
 
 def test_replicas_follow_the_load_and_no_request_is_lost(namespace):
-    # on a busy machine requests wait for a processor, too: only a queue that grows is to count
-    namespace.apply(server(metrics={"queueLatency": {"target": "300ms"}, "saturation": {}}), SLOW)
+    # requests of the load come several at a time and wait for each other, also where one replica can serve them all
+    namespace.apply(server(metrics={"queueLatency": {"target": "600ms"}, "saturation": {}}), SLOW)
     namespace.wait("tmod/echo")
     namespace.wait("tsrv/vision", "AutoscalingActive", deadline=120)
     assert replicas(namespace) == 1
