@@ -1,0 +1,18 @@
+//! Triton's C interfaces: libraries written for them run in this server. `abi` is what the headers define, `backend` runs
+//! backend libraries, `server` is what libraries may ask of the server.
+//!
+//! A library is trusted as far as the headers bind it: it runs in this process. What it does with handles is checked.
+
+#![allow(dead_code)] // what libraries ask of it is being added function by function
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+// Unsafe code is allowed where it says so: arguments are read and written in `abi`, libraries are called in `backend`.
+
+mod abi;
+mod backend;
+mod server;
+
+pub use abi::Export;
+
+/// Every function that libraries find in this server.
+pub const EXPORTS: &[&[Export]] =
+    &[backend::attributes::EXPORTS, backend::memory::EXPORTS, backend::object::EXPORTS, server::EXPORTS];
