@@ -1,5 +1,5 @@
 //! Triton's C interfaces: libraries written for them run in this server. `abi` is what the headers define, `backend` runs
-//! backend libraries, `server` is what libraries may ask of the server.
+//! backend libraries, `server` is what libraries may ask of the server, and `exports` how they find it.
 //!
 //! A library is trusted as far as the headers bind it: it runs in this process. What it does with handles is checked.
 
@@ -9,10 +9,17 @@
 
 mod abi;
 mod backend;
+pub mod exports;
 mod server;
 
 pub use abi::Export;
 
 /// Every function that libraries find in this server.
-pub const EXPORTS: &[&[Export]] =
-    &[backend::attributes::EXPORTS, backend::memory::EXPORTS, backend::object::EXPORTS, server::EXPORTS];
+pub const EXPORTS: &[&[Export]] = &[
+    backend::attributes::EXPORTS,
+    backend::memory::EXPORTS,
+    backend::object::EXPORTS,
+    server::EXPORTS,
+    #[cfg(test)]
+    exports::tests::EXPORTS,
+];
