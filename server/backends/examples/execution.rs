@@ -144,6 +144,7 @@ fn pending(name: &Name, dims: &[i64], data: &Bytes, events: &Arc<dyn RequestEven
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     };
     let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size: 1 };
     let (completion, replies) = Completion::new(record, events.clone(), DEFAULT_SLOT_BYTES);

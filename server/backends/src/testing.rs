@@ -84,6 +84,7 @@ pub(crate) fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest 
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     }
 }
 

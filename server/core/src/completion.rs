@@ -17,6 +17,7 @@ use crate::{
     responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
     sequence::{SlotRef, state::States},
     stats::{ComputeTimes, FailureReason},
+    trace::{Activity, Trace},
 };
 
 /// Moments of one execution, for the statistics.
@@ -140,6 +141,8 @@ pub struct Completion {
     /// The sequence slot it runs in, until its last word.
     in_slot: Option<InSlot>,
     responses: u32,
+    /// What is recorded of the request, if it is traced.
+    trace: Option<Arc<Trace>>,
     /// Nobody waits for it: it only fills a row of a batch.
     is_empty_row: bool,
 }
@@ -168,6 +171,7 @@ impl Completion {
                 ticket: None,
                 in_slot: None,
                 responses: 0,
+                trace: None,
                 is_empty_row: false,
             },
             replies,
@@ -177,7 +181,17 @@ impl Completion {
     /// A row of a batch that holds no request: it has no caller, and its end is counted nowhere.
     pub(crate) fn of_empty_row(record: RequestRecord) -> Self {
         let (events, responder) = (None, None);
-        Self { record, events, responder, ticket: None, in_slot: None, responses: 0, is_empty_row: true }
+        Self { record, events, responder, ticket: None, in_slot: None, responses: 0, trace: None, is_empty_row: true }
+    }
+
+    /// Has its execution and its end recorded.
+    pub fn set_trace(&mut self, trace: Option<Arc<Trace>>) {
+        self.trace = trace;
+    }
+
+    /// What is recorded of the request, if it is traced.
+    pub fn trace(&self) -> Option<&Arc<Trace>> {
+        self.trace.as_ref()
     }
 
     /// Whether it only fills a row of a batch, so that its outputs need not be made.
@@ -225,6 +239,9 @@ impl Completion {
         let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
         events.responded(self.responses, outcome, marks);
         self.responses = self.responses.saturating_add(1);
+        if let (Some(trace), Ok(outputs)) = (&self.trace, &reply) {
+            trace.outputs(outputs);
+        }
         responder.send(reply)
     }
 
@@ -245,6 +262,7 @@ impl Completion {
     pub fn finish(&mut self, reply: Option<Reply>, marks: &Marks) {
         let Some(mut responder) = self.responder.take() else { return };
         responder.took(ComputeTimes::of(marks));
+        self.record_execution(reply.as_ref(), marks);
         let Some(events) = &self.events else { return hand_over(responder, reply) };
         if let Some(reply) = &reply {
             let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
@@ -305,6 +323,21 @@ impl Completion {
     /// What is kept of its sequence, for the backend to renew before it says the last word.
     pub fn states(&self) -> Option<&States> {
         self.in_slot.as_ref()?.states.as_deref()
+    }
+
+    fn record_execution(&self, reply: Option<&Reply>, marks: &Marks) {
+        let Some(trace) = &self.trace else { return };
+        trace.executed(marks);
+        if let Some(Ok(outputs)) = reply {
+            trace.outputs(outputs);
+        }
+    }
+
+    /// The request is over: what is recorded of it ends here, and not with the caller's part of it.
+    fn end_trace(&mut self) {
+        if let (Some(trace), Some(events)) = (self.trace.take(), &self.events) {
+            trace.reached(Activity::RequestEnd, events.now());
+        }
     }
 
     fn count_response(&mut self, outcome: ResponseOutcome, marks: &ResponseMarks) {
@@ -376,6 +409,7 @@ impl Wake for Unpark {
 impl Drop for Completion {
     fn drop(&mut self) {
         self.end_unfinished();
+        self.end_trace();
         if let Some(events) = self.events.take() {
             if let Some(ticket) = self.ticket {
                 events.passed_over(ticket);
@@ -404,8 +438,10 @@ pub(crate) fn complete_all(requests: Vec<Pending>, replies: Vec<Reply>, marks: &
         if let Some(mut responder) = completion.responder.take() {
             responder.took(times);
             let reply = reply.unwrap_or_else(|| Err(unanswered()));
+            completion.record_execution(Some(&reply), marks);
             completion.say(responder, Some(reply));
         }
+        completion.end_trace();
         completion.events = None; // released together, below
     }
     events.released(count);

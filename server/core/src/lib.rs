@@ -36,6 +36,7 @@ pub mod secret;
 pub mod sequence;
 pub mod stats;
 pub mod tensor;
+pub mod trace;
 pub mod unsupported;
 pub mod version_routing;
 pub mod warm_up;

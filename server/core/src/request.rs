@@ -12,6 +12,7 @@ use crate::{
     caller::Caller,
     error::{Error, Result},
     tensor::{Name, Tensor},
+    trace::Trace,
 };
 
 /// A value of a custom parameter, on requests and on responses.
@@ -161,6 +162,8 @@ pub struct InferRequest {
     pub received_at: Instant,
     /// The model instances that wait for it; `None` for a request that no model asked for.
     pub callers: Option<Arc<Caller>>,
+    /// What is recorded of it; `None` for a request that is not traced.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl InferRequest {

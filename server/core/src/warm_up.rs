@@ -123,6 +123,7 @@ fn request(
         timeout: None,
         received_at: now,
         callers: None,
+        trace: None,
     };
     let has_rows = interface.max_batch_size > 0;
     let row = has_rows.then_some(1);

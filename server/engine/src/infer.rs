@@ -85,6 +85,10 @@ fn router(registry: &Registry, found: &LoadedModel, request: &InferRequest) -> O
 fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: InferRequest) -> Result<Inference> {
     // 2  check: against what the model takes
     let batch_size = check::check(&model.interface, &mut request)?;
+    if let Some(trace) = &request.trace {
+        trace.begin(&model.interface.model_name, model.interface.version, &request.id, Instant::now());
+        trace.inputs(&request.inputs);
+    }
     let id = request.id.clone();
     let wanted = request.outputs.clone();
     let run = match model.response_cache().cloned() {

@@ -18,6 +18,7 @@ use server_core::{
     request::InferRequest,
     responder::{DEFAULT_SLOT_BYTES, Replies},
     stats::{CustomCounter, ModelSnapshot},
+    trace::Activity,
 };
 
 use tokio::runtime::Handle;
@@ -185,7 +186,8 @@ impl InstancePool {
         let record = RequestRecord { received_at: request.received_at, queued_at: Instant::now(), batch_size };
         let is_quick = self.inline_policy.is_quick(Size { rows: batch_size, bytes: request.input_bytes() });
         let events: Arc<dyn RequestEvents> = self.stats.clone();
-        let (completion, replies) = Completion::new(record, events, DEFAULT_SLOT_BYTES);
+        let (mut completion, replies) = Completion::new(record, events, DEFAULT_SLOT_BYTES);
+        trace_queued(&request, &mut completion, record.queued_at);
         let mut removed = Removed::new();
         let pending = Pending { request, completion };
         let submitted = self.scheduler.submit(pending, priority, timeout, is_quick, &mut removed);
@@ -255,7 +257,8 @@ impl InstancePool {
         let record = RequestRecord { received_at: request.received_at, queued_at: now, batch_size };
         let events: Arc<dyn RequestEvents> = self.stats.clone();
         // The caller may come to read only after the last response, for its instance gives them all before it goes on.
-        let (completion, replies) = Completion::new(record, events, usize::MAX);
+        let (mut completion, replies) = Completion::new(record, events, usize::MAX);
+        trace_queued(&request, &mut completion, now);
         reentry.execute(Batch::new(vec![Pending { request, completion }], now));
         Ok(replies)
     }
@@ -475,6 +478,14 @@ impl InstancePool {
         slots.push(slot.clone());
         self.slots.store(Arc::new(slots));
         slot
+    }
+}
+
+/// Records that a traced request waits from now on.
+fn trace_queued(request: &InferRequest, completion: &mut Completion, now: Instant) {
+    if let Some(trace) = &request.trace {
+        trace.reached(Activity::QueueStart, now);
+        completion.set_trace(Some(trace.clone()));
     }
 }
 

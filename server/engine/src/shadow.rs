@@ -109,7 +109,8 @@ impl ShadowCounts {
         let (version, count) = (shadow.version, shadow.count.clone());
         drop(runtime.spawn(async move {
             // nobody waits for a copy
-            let request = InferRequest { model_version: VersionChoice::Exact(version), callers: None, ..request };
+            let request =
+                InferRequest { model_version: VersionChoice::Exact(version), callers: None, trace: None, ..request };
             match infer(ModelHandle(model), request) {
                 Ok(mut inference) => {
                     count.copies.fetch_add(1, Ordering::Relaxed);

@@ -85,6 +85,7 @@ fn request(inputs: impl IntoIterator<Item = Tensor>) -> InferRequest {
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     }
 }
 

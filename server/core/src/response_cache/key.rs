@@ -146,6 +146,7 @@ mod tests {
             timeout: None,
             received_at: Instant::now(),
             callers: None,
+            trace: None,
         }
     }
 

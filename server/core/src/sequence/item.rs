@@ -155,6 +155,7 @@ impl SequenceItem for Pending {
             timeout: None,
             received_at: self.request.received_at,
             callers: None,
+            trace: None,
         };
         Pending { request, completion: Completion::of_empty_row(*self.completion.record()) }
     }

@@ -137,6 +137,7 @@ fn a_mark_is_a_parameter_of_any_plain_type() {
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     };
     let plain = routing(&[(CANARY_VERSION, "2")]);
     assert!(plain.is_marked(&request("canary", Parameter::Bool(true))));

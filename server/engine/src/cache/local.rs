@@ -234,6 +234,7 @@ mod tests {
             timeout: None,
             received_at: Instant::now(),
             callers: None,
+            trace: None,
         };
         let config = from_text("name: 'm' output { name: 'X' data_type: TYPE_UINT8 dims: [ -1 ] }").unwrap();
         let interface = Interface::new(&config, 1, Default::default()).unwrap();

@@ -16,6 +16,7 @@ use server_core::{
     request::{InferRequest, Parameters},
     response::Outputs,
     stats::{ComputeTimes, FailureReason},
+    trace::{Activity, Trace},
 };
 use smallvec::SmallVec;
 
@@ -61,6 +62,7 @@ struct Common {
     priority: u64,
     timeout: Option<Duration>,
     callers: Option<Arc<Caller>>,
+    trace: Option<Arc<Trace>>,
 }
 
 /// What polling a step under way brought, and its place among them.
@@ -74,7 +76,7 @@ impl EnsembleRun {
         request: InferRequest,
         record: RequestRecord,
     ) -> Self {
-        let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, callers, .. } = request;
+        let InferRequest { id, inputs, outputs, parameters, sequence, priority, timeout, callers, trace, .. } = request;
         let graph = ensemble.graph.clone();
         let mut progress = Progress::new(graph.clone(), inputs, &outputs, record.batch_size, id, sequence);
         let mut models = SmallVec::new();
@@ -90,7 +92,10 @@ impl EnsembleRun {
             ));
         }
         let waits = ensemble.limits.as_ref().map(Waits::new);
-        let common = Common { parameters, priority, timeout, callers };
+        if let Some(trace) = &trace {
+            trace.reached(Activity::QueueStart, record.queued_at);
+        }
+        let common = Common { parameters, priority, timeout, callers, trace };
         Self {
             ensemble,
             registry,
@@ -203,6 +208,7 @@ impl EnsembleRun {
                 timeout: self.common.timeout,
                 received_at: Instant::now(),
                 callers: self.common.callers.clone(),
+                trace: self.common.trace.as_ref().map(|trace| trace.child()),
             };
             let begun = match &models[run.step] {
                 Some(found) => infer::infer(&self.registry, found.model(), request),
@@ -275,6 +281,9 @@ impl EnsembleRun {
         self.running.clear();
         (self.waits, self.kept) = (None, None);
         self.ensemble.ended(&self.record, self.started, outcome);
+        if let Some(trace) = self.common.trace.take() {
+            trace.reached(Activity::RequestEnd, Instant::now());
+        }
     }
 }
 

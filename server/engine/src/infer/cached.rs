@@ -15,6 +15,7 @@ use server_core::{
     response::Outputs,
     response_cache::CacheKey,
     stats::ComputeTimes,
+    trace::Activity,
 };
 
 use super::{RunState, queue};
@@ -90,6 +91,10 @@ impl CachedRun {
         self.looked_up_for = now.saturating_duration_since(self.looked_up_at);
         if let Some(outputs) = outputs {
             model.runner().cache_hit(self.received_at, self.looked_up_at, now);
+            if let Some(trace) = &request.trace {
+                trace.reached(Activity::QueueStart, self.looked_up_at);
+                trace.reached(Activity::RequestEnd, now);
+            }
             self.kept = None; // its last response is there
             self.state = State::Found(outputs);
             return Ok(());

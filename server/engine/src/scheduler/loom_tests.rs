@@ -66,6 +66,7 @@ impl Model {
             timeout: None,
             received_at: now,
             callers: None,
+            trace: None,
         };
         (Pending { request, completion }, replies)
     }

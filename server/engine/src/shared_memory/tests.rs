@@ -84,6 +84,7 @@ fn request(input: Buffer, window: Option<OutputWindow>) -> InferRequest {
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     }
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn ask(model: &str, row: &[f32]) -> InferRequest {
         timeout: None,
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     }
 }
 

@@ -160,6 +160,7 @@ pub(crate) fn prepare(
         timeout,
         received_at,
         callers: None,
+        trace: None,
     };
     Ok(Prepared { request, classes, wants_empty_final })
 }

@@ -46,6 +46,7 @@ pub(crate) fn parse(
         timeout: None,
         received_at,
         callers: None,
+        trace: None,
     };
     let body = if body.is_empty() { b"{}" } else { body };
     let mut target = Target { interface, request: &mut request, request_size: body.len(), max_input_size };

@@ -185,6 +185,7 @@ impl Source {
             timeout: (controls.timeout_us > 0).then(|| Duration::from_micros(controls.timeout_us)),
             received_at: self.received_at,
             callers: None,
+            trace: None,
         }
     }
 

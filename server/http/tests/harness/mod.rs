@@ -311,6 +311,7 @@ impl TestServer {
             timeout: None,
             received_at: std::time::Instant::now(),
             callers: None,
+            trace: None,
         };
         let id = ModelId { name: &request.model_name.clone(), version: request.model_version };
         self.engine.infer(&self.engine.model(id).unwrap(), request)

@@ -102,6 +102,7 @@ fn read_request(value: &Value<'_>, decoder: &mut Decoder<'_>) -> Result<InferReq
         timeout: timeout.map(Duration::from_micros),
         received_at: Instant::now(),
         callers: None,
+        trace: None,
     })
 }
 

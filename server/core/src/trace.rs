@@ -1,0 +1,362 @@
+//! What is recorded of a request that is traced: when it reached which point, and its tensors.
+//!
+//! A request carries an `Option<Arc<Trace>>`; where it is `None`, nothing is recorded and nothing is paid. A [`Trace`] is one
+//! model's part of it: an ensemble's steps and the requests of models to models are children. All parts of a request write to
+//! one record, which goes to the [`TraceSink`] when the last of them is dropped. Times are arguments: nothing here reads a
+//! clock.
+//!
+//! Source: Triton trace extension; the names of [`Activity`] are those of its trace files.
+
+pub mod context;
+mod ids;
+pub mod settings;
+mod tracer;
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+pub use self::{
+    context::{SpanId, TraceId},
+    ids::Ids,
+    tracer::{Mode, Stream, TraceSink, Tracer},
+};
+use crate::{
+    completion::Marks,
+    response::Outputs,
+    tensor::{DataType, Name, Shape, Tensor},
+};
+
+/// Events of one request that are kept; later ones are not. A stream of responses may have no end.
+pub const MAX_EVENTS: usize = 16_384;
+/// Bytes of tensors of one request that are kept; tensors beyond are not.
+pub const MAX_TENSOR_BYTES: usize = 16 << 20;
+
+/// A point that a request reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it: they are Triton's")]
+pub enum Activity {
+    RequestStart,
+    QueueStart,
+    ComputeStart,
+    ComputeInputEnd,
+    ComputeOutputStart,
+    ComputeEnd,
+    RequestEnd,
+    InferResponseComplete,
+    HttpRecvStart,
+    HttpRecvEnd,
+    HttpSendStart,
+    HttpSendEnd,
+    GrpcWaitReadStart,
+    GrpcWaitReadEnd,
+    GrpcSendStart,
+    GrpcSendEnd,
+    /// One that a backend has named.
+    Custom(Name),
+}
+
+impl Activity {
+    /// Its name in trace files and spans, e.g. `REQUEST_START`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::RequestStart => "REQUEST_START",
+            Self::QueueStart => "QUEUE_START",
+            Self::ComputeStart => "COMPUTE_START",
+            Self::ComputeInputEnd => "COMPUTE_INPUT_END",
+            Self::ComputeOutputStart => "COMPUTE_OUTPUT_START",
+            Self::ComputeEnd => "COMPUTE_END",
+            Self::RequestEnd => "REQUEST_END",
+            Self::InferResponseComplete => "INFER_RESPONSE_COMPLETE",
+            Self::HttpRecvStart => "HTTP_RECV_START",
+            Self::HttpRecvEnd => "HTTP_RECV_END",
+            Self::HttpSendStart => "HTTP_SEND_START",
+            Self::HttpSendEnd => "HTTP_SEND_END",
+            Self::GrpcWaitReadStart => "GRPC_WAITREAD_START",
+            Self::GrpcWaitReadEnd => "GRPC_WAITREAD_END",
+            Self::GrpcSendStart => "GRPC_SEND_START",
+            Self::GrpcSendEnd => "GRPC_SEND_END",
+            Self::Custom(name) => name,
+        }
+    }
+}
+
+/// A place where tensors are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorActivity {
+    /// An input, as it enters the queue.
+    QueueInput,
+    /// An output, as the backend has made it.
+    BackendOutput,
+}
+
+impl TensorActivity {
+    /// Its name in trace files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QueueInput => "TENSOR_QUEUE_INPUT",
+            Self::BackendOutput => "TENSOR_BACKEND_OUTPUT",
+        }
+    }
+}
+
+/// One thing that was recorded, of the part of that number.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Which model runs that part. Once for each, before its other events but those of the front end.
+    Model {
+        /// Number of the part.
+        id: u64,
+        /// Part that it is a child of; 0 for none.
+        parent_id: u64,
+        /// The span of the part.
+        span: SpanId,
+        /// The span around it: that of the whole request for the first part.
+        parent_span: SpanId,
+        /// The model.
+        model: Name,
+        /// Its version.
+        version: u64,
+        /// Id that the client gave; may be empty.
+        request_id: String,
+    },
+    /// A point was reached.
+    Time {
+        /// Number of the part.
+        id: u64,
+        /// Which point.
+        activity: Activity,
+        /// When.
+        at: Instant,
+    },
+    /// A tensor was there.
+    Tensor {
+        /// Number of the part.
+        id: u64,
+        /// Where.
+        activity: TensorActivity,
+        /// Its name.
+        name: Name,
+        /// Its type.
+        data_type: DataType,
+        /// Its shape.
+        shape: Shape,
+        /// A copy of its elements.
+        data: Bytes,
+    },
+}
+
+/// All that was recorded of one request.
+#[derive(Debug)]
+pub struct Finished {
+    /// Number of its first part.
+    pub id: u64,
+    /// The trace it belongs to.
+    pub trace_id: TraceId,
+    /// The span of the whole request.
+    pub span: SpanId,
+    /// The span of the caller, if it sent one.
+    pub remote_span: Option<SpanId>,
+    /// In the order in which they were recorded.
+    pub events: Vec<Event>,
+    /// Bytes of tensors in `events`.
+    pub tensor_bytes: usize,
+    /// The setting that it was sampled under.
+    pub stream: Arc<Stream>,
+}
+
+/// One part of a traced request: what one model does for it. Shared by whoever works on it.
+#[derive(Debug)]
+pub struct Trace {
+    id: u64,
+    parent_id: u64,
+    span: SpanId,
+    parent_span: SpanId,
+    record: Arc<Record>,
+}
+
+/// What all parts of a request share.
+struct Record {
+    /// Number of the first part.
+    id: u64,
+    trace_id: TraceId,
+    span: SpanId,
+    remote_span: Option<SpanId>,
+    has_times: bool,
+    has_tensors: bool,
+    kept: Mutex<Kept>,
+    ids: Arc<Ids>,
+    stream: Arc<Stream>,
+    sink: Arc<dyn TraceSink>,
+}
+
+#[derive(Default)]
+struct Kept {
+    events: Vec<Event>,
+    tensor_bytes: usize,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record").field("id", &self.id).field("trace_id", &self.trace_id).finish_non_exhaustive()
+    }
+}
+
+impl Record {
+    fn push(&self, event: Event) {
+        let mut kept = self.kept.lock();
+        if kept.events.len() < MAX_EVENTS {
+            kept.events.push(event);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Kept { events, tensor_bytes } = std::mem::take(self.kept.get_mut());
+        self.sink.finished(Finished {
+            id: self.id,
+            trace_id: self.trace_id,
+            span: self.span,
+            remote_span: self.remote_span,
+            events,
+            tensor_bytes,
+            stream: self.stream.clone(),
+        });
+    }
+}
+
+impl Trace {
+    /// The same request, in another model: a step of an ensemble, or what a model asks another for.
+    #[must_use]
+    pub fn child(&self) -> Arc<Self> {
+        let ids = &self.record.ids;
+        Arc::new(Self {
+            id: ids.next_number(),
+            parent_id: self.id,
+            span: ids.span(),
+            parent_span: self.span,
+            record: self.record.clone(),
+        })
+    }
+
+    /// Number of this part, from 1, unique in the process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Number of the part that this is a child of; 0 for none.
+    pub fn parent_id(&self) -> u64 {
+        self.parent_id
+    }
+
+    /// The trace that the whole request belongs to.
+    pub fn trace_id(&self) -> TraceId {
+        self.record.trace_id
+    }
+
+    /// This part as the parent of spans of others: the value of a W3C `traceparent`. `None` where no spans are made of it.
+    pub fn traceparent(&self) -> Option<String> {
+        (self.record.stream.mode() == Mode::OpenTelemetry)
+            .then(|| context::traceparent(self.record.trace_id, self.span))
+    }
+
+    /// A model runs this part from `now` on.
+    pub fn begin(&self, model: &Name, version: u64, request_id: &str, now: Instant) {
+        self.record.push(Event::Model {
+            id: self.id,
+            parent_id: self.parent_id,
+            span: self.span,
+            parent_span: self.parent_span,
+            model: model.clone(),
+            version,
+            request_id: request_id.to_owned(),
+        });
+        self.reached(Activity::RequestStart, now);
+    }
+
+    /// A point was reached.
+    pub fn reached(&self, activity: Activity, at: Instant) {
+        if self.record.has_times {
+            self.record.push(Event::Time { id: self.id, activity, at });
+        }
+    }
+
+    /// A point of the whole request was reached, whichever part it is told to: what a front end says.
+    pub fn request_reached(&self, activity: Activity, at: Instant) {
+        if self.record.has_times {
+            self.record.push(Event::Time { id: self.record.id, activity, at });
+        }
+    }
+
+    /// It was executed.
+    pub fn executed(&self, marks: &Marks) {
+        self.reached(Activity::ComputeStart, marks.start);
+        self.reached(Activity::ComputeInputEnd, marks.input_end);
+        self.reached(Activity::ComputeOutputStart, marks.output_start);
+        self.reached(Activity::ComputeEnd, marks.end);
+    }
+
+    /// Keeps copies of inputs, if the level asks for tensors.
+    pub fn inputs(&self, tensors: &[Tensor]) {
+        self.tensors(TensorActivity::QueueInput, tensors);
+    }
+
+    /// Keeps copies of outputs, if the level asks for tensors.
+    pub fn outputs(&self, outputs: &Outputs) {
+        self.tensors(TensorActivity::BackendOutput, &outputs.tensors);
+    }
+
+    fn tensors(&self, activity: TensorActivity, tensors: &[Tensor]) {
+        if !self.record.has_tensors {
+            return;
+        }
+        for tensor in tensors {
+            let Some(data) = tensor.data.as_host() else { continue };
+            let mut kept = self.record.kept.lock();
+            if kept.events.len() >= MAX_EVENTS || kept.tensor_bytes + data.len() > MAX_TENSOR_BYTES {
+                continue;
+            }
+            kept.tensor_bytes += data.len();
+            kept.events.push(Event::Tensor {
+                id: self.id,
+                activity,
+                name: tensor.name.clone(),
+                data_type: tensor.data_type,
+                shape: tensor.shape.clone(),
+                data: Bytes::copy_from_slice(data), // the request's own memory may be gone when it is written
+            });
+        }
+    }
+}
+
+/// Moments as numbers: nanoseconds of a clock that showed `reading` at `at`.
+#[derive(Debug, Clone, Copy)]
+pub struct Epoch {
+    /// A moment.
+    pub at: Instant,
+    /// What the clock showed then.
+    pub reading: Duration,
+}
+
+impl Epoch {
+    /// What the clock shows at that moment, in nanoseconds.
+    pub fn nanos(&self, moment: Instant) -> u64 {
+        let reading = match moment.checked_duration_since(self.at) {
+            Some(later) => self.reading.saturating_add(later),
+            None => self.reading.saturating_sub(self.at.duration_since(moment)),
+        };
+        u64::try_from(reading.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A text that is shared or owned; settings are shown as such.
+pub type Text = Cow<'static, str>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use super::{
+    settings::{Update, Values},
+    *,
+};
+use crate::{buffer::Buffer, tensor::DataType};
+
+#[derive(Default)]
+struct Seen {
+    finished: Mutex<Vec<Finished>>,
+    retired: Mutex<Vec<u64>>,
+}
+
+impl TraceSink for Seen {
+    fn finished(&self, trace: Finished) {
+        self.finished.lock().push(trace);
+    }
+
+    fn retired(&self, stream: u64) {
+        self.retired.lock().push(stream);
+    }
+}
+
+fn tracer(mode: Mode, values: Values) -> (Tracer, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let fixed = vec![("trace_mode".into(), "triton".to_owned())];
+    (Tracer::new(mode, values, fixed, Arc::new(Ids::new([7; 32])), seen.clone()), seen)
+}
+
+const ON: Values = Values { has_times: true, has_tensors: false, rate: 1, count: -1, log_frequency: 0 };
+const PARENT: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+fn sampled(tracer: &Tracer, model: &str, requests: usize) -> Vec<bool> {
+    (0..requests).map(|_| tracer.sample(model, || None).is_some()).collect()
+}
+
+#[test]
+fn one_of_so_many_requests_is_traced_until_the_count_is_used() {
+    let (tracer, _) = tracer(Mode::Triton, Values { rate: 2, count: 2, ..ON });
+    assert_eq!(sampled(&tracer, "m", 7), [false, true, false, true, false, false, false]);
+    let count = tracer.settings(None).into_iter().find(|(name, _)| name == "trace_count").unwrap();
+    assert_eq!(count.1, ["0"]);
+}
+
+#[test]
+fn nothing_is_traced_while_it_is_off() {
+    let (tracer, seen) = tracer(Mode::Triton, Values::default());
+    assert!(!tracer.is_on());
+    assert_eq!(sampled(&tracer, "m", 2), [false; 2]);
+    assert!(seen.finished.lock().is_empty());
+}
+
+#[test]
+fn a_model_has_its_own_setting_until_all_of_it_is_cleared() {
+    let (tracer, seen) = tracer(Mode::Triton, Values::default());
+    let on = Update { levels: Some(Some((true, false))), rate: Some(Some(1)), ..Update::default() };
+    tracer.update(Some("m"), &on);
+    assert!(tracer.is_on());
+    assert_eq!((sampled(&tracer, "m", 1), sampled(&tracer, "n", 1)), (vec![true], vec![false]));
+    // what it has no value of its own for is the server's
+    tracer.update(None, &Update { count: Some(Some(1)), ..Update::default() });
+    assert_eq!(sampled(&tracer, "m", 2), [true, false]);
+    tracer.update(Some("m"), &Update { levels: Some(None), rate: Some(None), ..Update::default() });
+    assert!(!tracer.is_on());
+    assert_eq!(sampled(&tracer, "m", 1), [false]);
+    seen.finished.lock().clear();
+    seen.retired.lock().sort_unstable();
+    assert_eq!(*seen.retired.lock(), [0, 1, 3], "each setting ends when it is changed and its last trace is over");
+}
+
+#[test]
+fn a_request_of_a_trace_is_traced_whatever_the_rate() {
+    let (tracer, seen) = tracer(Mode::OpenTelemetry, Values { rate: 0, ..ON });
+    assert_eq!(sampled(&tracer, "m", 1), [false]);
+    let trace = tracer.sample("m", || Some(PARENT)).unwrap();
+    assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+    let parent = trace.traceparent().unwrap();
+    assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && !parent.contains("b7ad6b7169203331"));
+    drop(trace);
+    let finished = seen.finished.lock().pop().unwrap();
+    assert_eq!(finished.remote_span.unwrap().to_string(), "b7ad6b7169203331");
+    assert!(tracer.sample("m", || Some(b"junk")).is_none());
+    // Triton's own files know no callers
+    assert!(super::tests::tracer(Mode::Triton, Values { rate: 0, ..ON }).0.sample("m", || Some(PARENT)).is_none());
+}
+
+#[test]
+fn parts_write_one_record_which_ends_with_the_last() {
+    let (tracer, seen) = tracer(Mode::Triton, ON);
+    let trace = tracer.sample("e", || None).unwrap();
+    let now = Instant::now();
+    trace.request_reached(Activity::HttpRecvStart, now);
+    trace.begin(&"e".into(), 1, "id", now);
+    let step = trace.child();
+    assert_eq!((trace.id(), trace.parent_id(), step.id(), step.parent_id()), (1, 0, 2, 1));
+    drop(trace);
+    step.request_reached(Activity::HttpSendEnd, now);
+    assert!(seen.finished.lock().is_empty());
+    drop(step);
+    let finished = seen.finished.lock().pop().unwrap();
+    let names = finished.events.iter().map(|event| match event {
+        Event::Model { id, model, .. } => format!("{id} {model}"),
+        Event::Time { id, activity, .. } => format!("{id} {}", activity.name()),
+        Event::Tensor { .. } => unreachable!("the level has no tensors"),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["1 HTTP_RECV_START", "1 e", "1 REQUEST_START", "1 HTTP_SEND_END"]);
+}
+
+#[test]
+fn what_is_kept_of_a_request_is_bounded() {
+    let (tracer, seen) = tracer(Mode::Triton, Values { has_tensors: true, ..ON });
+    let trace = tracer.sample("m", || None).unwrap();
+    let tensor = |length: usize| Tensor {
+        name: "IN".into(),
+        data_type: DataType::Uint8,
+        shape: [i64::try_from(length).unwrap()].into_iter().collect(),
+        data: Buffer::from(Bytes::from(vec![1; length])),
+    };
+    trace.inputs(&[tensor(MAX_TENSOR_BYTES), tensor(1)]);
+    for _ in 0..2 * MAX_EVENTS {
+        trace.reached(Activity::GrpcSendStart, Instant::now());
+    }
+    drop(trace);
+    let finished = seen.finished.lock().pop().unwrap();
+    assert_eq!((finished.events.len(), finished.tensor_bytes), (MAX_EVENTS, MAX_TENSOR_BYTES));
+}
+
+#[test]
+fn moments_are_numbers_of_another_clock() {
+    let epoch = Epoch { at: Instant::now(), reading: Duration::from_secs(10) };
+    assert_eq!(epoch.nanos(epoch.at + Duration::from_nanos(5)), 10_000_000_005);
+    assert_eq!(epoch.nanos(epoch.at - Duration::from_secs(1)), 9_000_000_000);
+}

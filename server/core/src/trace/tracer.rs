@@ -1,0 +1,283 @@
+//! Which requests are traced: the settings of the server and of models, and the counts behind them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    Finished, Ids, Record, Text, Trace,
+    context::Remote,
+    settings::{Update, Values},
+};
+
+/// What is made of traces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Files in Triton's own form.
+    Triton,
+    /// Spans, sent to a collector.
+    OpenTelemetry,
+}
+
+/// Takes what was recorded. Called by the threads of requests: it must not wait for anything.
+pub trait TraceSink: Send + Sync {
+    /// A request has ended.
+    fn finished(&self, trace: Finished);
+
+    /// No more traces come of the setting of that number.
+    fn retired(&self, stream: u64);
+}
+
+/// The requests that are traced under one setting, until it is changed.
+pub struct Stream {
+    number: u64,
+    mode: Mode,
+    values: Values,
+    /// Requests seen.
+    seen: AtomicU32,
+    /// Traces left; negative for any number.
+    left: AtomicI32,
+    sink: Arc<dyn TraceSink>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("number", &self.number).field("values", &self.values).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Its number in the process.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What is made of its traces.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// As they were set. [`Values::count`] is how many traces it has in all.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// As they are now.
+    fn current(&self) -> Values {
+        Values { count: self.left.load(Relaxed).max(-1), ..self.values }
+    }
+
+    /// Whether the next request is traced. One whose caller traces it always is.
+    fn samples(&self, is_of_trace: bool) -> bool {
+        let is_recorded = self.values.has_times || (self.values.has_tensors && self.mode == Mode::Triton);
+        if !is_recorded {
+            return false;
+        }
+        if is_of_trace {
+            return true;
+        }
+        if self.values.rate == 0 || self.left.load(Relaxed) == 0 {
+            return false;
+        }
+        let seen = self.seen.fetch_add(1, Relaxed).wrapping_add(1);
+        if !seen.is_multiple_of(self.values.rate) {
+            return false;
+        }
+        let next = |left: i32| (left != 0).then(|| if left > 0 { left - 1 } else { left });
+        self.left.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.sink.retired(self.number);
+    }
+}
+
+/// Decides which requests are traced. One for the server; shared by front ends.
+pub struct Tracer {
+    mode: Mode,
+    /// What the settings show besides, and nobody changes: names and values.
+    fixed: Vec<(Text, String)>,
+    defaults: Values,
+    ids: Arc<Ids>,
+    sink: Arc<dyn TraceSink>,
+    /// Some setting asks for traces.
+    is_on: AtomicBool,
+    next_stream: Mutex<u64>,
+    state: RwLock<State>,
+}
+
+struct State {
+    global: Arc<Stream>,
+    models: HashMap<String, ModelSetting>,
+}
+
+struct ModelSetting {
+    given: Given,
+    stream: Arc<Stream>,
+}
+
+/// The fields that a model has values of its own for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Given {
+    levels: Option<(bool, bool)>,
+    rate: Option<u32>,
+    count: Option<i32>,
+    log_frequency: Option<u32>,
+}
+
+impl Given {
+    fn change(&mut self, update: &Update) {
+        let Update { levels, rate, count, log_frequency } = *update;
+        self.levels = levels.unwrap_or(self.levels);
+        self.rate = rate.unwrap_or(self.rate);
+        self.count = count.unwrap_or(self.count);
+        self.log_frequency = log_frequency.unwrap_or(self.log_frequency);
+    }
+
+    fn over(self, global: Values) -> Values {
+        let (has_times, has_tensors) = self.levels.unwrap_or((global.has_times, global.has_tensors));
+        Values {
+            has_times,
+            has_tensors,
+            rate: self.rate.unwrap_or(global.rate),
+            count: self.count.unwrap_or(global.count),
+            log_frequency: self.log_frequency.unwrap_or(global.log_frequency),
+        }
+    }
+}
+
+impl Tracer {
+    /// A tracer with those values until they are changed. `fixed` is shown with the settings, behind the mode.
+    pub fn new(
+        mode: Mode,
+        defaults: Values,
+        fixed: Vec<(Text, String)>,
+        ids: Arc<Ids>,
+        sink: Arc<dyn TraceSink>,
+    ) -> Self {
+        let global = stream(0, mode, defaults, &sink);
+        Self {
+            mode,
+            fixed,
+            defaults,
+            ids,
+            sink,
+            is_on: AtomicBool::new(defaults.is_on()),
+            next_stream: Mutex::new(1),
+            state: RwLock::new(State { global, models: HashMap::new() }),
+        }
+    }
+
+    /// Whether any request may be traced: the one look that a request pays for while nothing is.
+    pub fn is_on(&self) -> bool {
+        self.is_on.load(Relaxed)
+    }
+
+    /// The trace of a request to that model, if it is to be traced. `traceparent` is what its caller sent under that name.
+    pub fn sample<'a>(&self, model: &str, traceparent: impl FnOnce() -> Option<&'a [u8]>) -> Option<Arc<Trace>> {
+        if !self.is_on() {
+            return None;
+        }
+        let stream = self.stream_of(model);
+        let remote = match self.mode {
+            Mode::Triton => None,
+            Mode::OpenTelemetry => traceparent().and_then(Remote::parse),
+        };
+        stream.samples(remote.is_some()).then(|| self.begin(stream, remote))
+    }
+
+    fn begin(&self, stream: Arc<Stream>, remote: Option<Remote>) -> Arc<Trace> {
+        let ids = &self.ids;
+        let (id, span) = (ids.next_number(), ids.span());
+        let record = Record {
+            id,
+            trace_id: remote.map_or_else(|| ids.trace(), |remote| remote.trace_id),
+            span,
+            remote_span: remote.map(|remote| remote.span),
+            has_times: stream.values.has_times,
+            has_tensors: stream.values.has_tensors && self.mode == Mode::Triton,
+            kept: Mutex::default(),
+            ids: ids.clone(),
+            stream,
+            sink: self.sink.clone(),
+        };
+        Arc::new(Trace { id, parent_id: 0, span: ids.span(), parent_span: span, record: Arc::new(record) })
+    }
+
+    fn stream_of(&self, model: &str) -> Arc<Stream> {
+        let state = self.state.read();
+        state.models.get(model).map_or(&state.global, |setting| &setting.stream).clone()
+    }
+
+    /// The settings of the server, or of a model: names and values, in Triton's order.
+    pub fn settings(&self, model: Option<&str>) -> Vec<(Text, Vec<Text>)> {
+        let values = match model {
+            None => self.state.read().global.current(),
+            Some(model) => self.stream_of(model).current(),
+        };
+        let mut shown: Vec<(Text, Vec<Text>)> = vec![
+            ("trace_level".into(), values.levels()),
+            ("trace_rate".into(), vec![values.rate.to_string().into()]),
+            ("trace_count".into(), vec![values.count.to_string().into()]),
+        ];
+        if self.mode == Mode::Triton {
+            shown.push(("log_frequency".into(), vec![values.log_frequency.to_string().into()]));
+        }
+        shown.extend(self.fixed.iter().map(|(name, value)| (name.clone(), vec![value.clone().into()])));
+        shown
+    }
+
+    /// Changes the settings of the server, or of a model. Those of models follow the server's where they have no values of
+    /// their own.
+    pub fn update(&self, model: Option<&str>, update: &Update) {
+        let mut state = self.state.write();
+        match model {
+            None => {
+                let values = update.apply(state.global.current(), self.defaults);
+                state.global = self.stream(values);
+                for setting in state.models.values_mut() {
+                    let values = setting.given.over(values);
+                    if values != setting.stream.values {
+                        setting.stream = self.stream(values);
+                    }
+                }
+            }
+            Some(model) => {
+                let mut given = state.models.get(model).map(|setting| setting.given).unwrap_or_default();
+                given.change(update);
+                if given == Given::default() {
+                    state.models.remove(model);
+                } else {
+                    let mut values = given.over(state.global.current());
+                    if let Some(before) = state.models.get(model).filter(|_| update.count.is_none()) {
+                        values.count = before.stream.current().count;
+                    }
+                    let setting = ModelSetting { given, stream: self.stream(values) };
+                    state.models.insert(model.to_owned(), setting);
+                }
+            }
+        }
+        let is_on = state.global.values.is_on() || state.models.values().any(|setting| setting.stream.values.is_on());
+        self.is_on.store(is_on, Relaxed);
+    }
+
+    fn stream(&self, values: Values) -> Arc<Stream> {
+        let mut next = self.next_stream.lock();
+        let number = *next;
+        *next += 1;
+        stream(number, self.mode, values, &self.sink)
+    }
+}
+
+fn stream(number: u64, mode: Mode, values: Values, sink: &Arc<dyn TraceSink>) -> Arc<Stream> {
+    let (seen, left) = (AtomicU32::new(0), AtomicI32::new(values.count));
+    Arc::new(Stream { number, mode, values, seen, left, sink: sink.clone() })
+}
