@@ -253,6 +253,25 @@ def main():
         ),
     )
 
+    # Three times its input, by an operator that ONNX Runtime does not have: examples/custom_operator.rs.
+    made = h.make_model(
+        h.make_graph(
+            [h.make_node("Triple", ["X"], ["Y"], domain="test.triple")],
+            "test",
+            [tensor("X", T.FLOAT, ["n", 2])],
+            [tensor("Y", T.FLOAT, ["n", 2])],
+        ),
+        opset_imports=[h.make_opsetid("", 17), h.make_opsetid("test.triple", 1)],
+        ir_version=8,
+        producer_name="",
+    )
+    write("custom_operator", made)
+
+    # Inputs of types that no request can carry.
+    for name, kind in [("float8", T.FLOAT8E4M3FN), ("four_bits", T.INT4)]:
+        graph = h.make_graph([h.make_node("Cast", ["X"], ["Y"], to=T.FLOAT)], "test", [tensor("X", kind, [2])], [tensor("Y", T.FLOAT, [2])])
+        write(f"foreign_{name}", h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10, producer_name=""))
+
     (HERE / "junk.onnx").write_bytes(b"this is not a model\n")
 
 

@@ -60,27 +60,29 @@ impl OnnxInstance {
         Self { name, runner, inputs, computed, outputs, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
     }
 
-    /// One reply per request, in order. Requests that cannot run together run one by one.
+    /// One reply per request, in order.
     fn run_all(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
         let has_scalar = self.outputs.iter().any(Output::is_scalar);
         let together = if self.has_rows && !has_scalar { requests.len() } else { 1 };
-        for group in requests.chunks(together.max(1)) {
-            match self.run(group, replies, moments) {
-                Ok(()) => {}
-                Err(InputError::Failed(error)) => fail(group, replies, error),
-                Err(InputError::CannotShareBatch) => {
-                    group.chunks(1).for_each(|one| self.run_alone(one, replies, moments))
-                }
-            }
-        }
+        requests.chunks(together.max(1)).for_each(|group| self.run_or_split(group, replies, moments));
     }
 
-    fn run_alone(&mut self, request: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
-        match self.run(request, replies, moments) {
+    /// Runs requests together. If they cannot, or if the model fails on them, each half is run by itself, down to the requests at
+    /// fault: those alone fail.
+    fn run_or_split(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
+        if requests.iter().all(|pending| pending.completion.is_empty_row()) {
+            return replies.extend(requests.iter().map(|_| Ok(Outputs::default())));
+        }
+        match self.run(requests, replies, moments) {
             Ok(()) => {}
-            Err(InputError::Failed(error)) => fail(request, replies, error),
+            Err(_) if requests.len() > 1 => {
+                let (first, second) = requests.split_at(requests.len() / 2);
+                self.run_or_split(first, replies, moments);
+                self.run_or_split(second, replies, moments);
+            }
+            Err(InputError::Failed(error)) => replies.push(Err(error)),
             Err(InputError::CannotShareBatch) => {
-                fail(request, replies, Error::internal("a request does not fit itself"))
+                replies.push(Err(Error::internal("a request does not fit itself")));
             }
         }
     }
@@ -120,10 +122,6 @@ impl OnnxInstance {
         }
         Ok(())
     }
-}
-
-fn fail(requests: &[Pending], replies: &mut Vec<Reply>, error: Error) {
-    replies.extend(requests.iter().map(|_| Err(error.clone())));
 }
 
 impl Instance for OnnxInstance {

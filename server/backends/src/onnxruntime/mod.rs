@@ -1,7 +1,7 @@
 //! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
 //!
 //! [`library`] opens it, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
-//! compare them with a configuration, [`options`] and [`providers`] set a session up, [`instance`] runs it, [`convert`]
+//! compare them with a configuration, [`options`], [`providers`] and [`provider_options`] set a session up, [`instance`] runs it, [`convert`]
 //! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
 
 mod arena;
@@ -13,6 +13,7 @@ mod instance;
 mod library;
 mod model;
 mod options;
+mod provider_options;
 mod providers;
 mod raw;
 mod sequence;
@@ -70,7 +71,7 @@ impl Backend for OnnxRuntime {
         if may_complete && !complete::is_complete(config) {
             let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
             let file = model::file(source, config)?;
-            let signature = guarded(&source.name, || model::inspect(runtime, &file))?;
+            let signature = guarded(&source.name, || model::inspect(runtime, &file, config, &source.model_dir))?;
             of_any_shape = complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }
         Ok(Box::new(OnnxModel::new(runtime, &self.settings, source, of_any_shape)))

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use ort::session::{RunOptions, Session, SharedSessionInner};
+use ort::session::{RunOptions, Session, SharedSessionInner, builder::SessionBuilder};
 use parking_lot::Mutex;
 use server_core::{
     backend::{Device, Health, Instance, MemoryUse, Model, ModelSource, Placement, Settings},
@@ -16,6 +16,8 @@ use server_core::{
     tensor::{DataType, Name, Shape},
 };
 
+use server_proto::inference::model_instance_group::Kind;
+
 use super::{
     computed::ComputedInput,
     convert::{Input, Output, Restore},
@@ -23,7 +25,7 @@ use super::{
     instance::OnnxInstance,
     library::Runtime,
     options::SessionOptions,
-    providers,
+    providers::{self, Provider},
     raw::{Failure, Runner},
     sequence,
     signature::{Offered, Signature},
@@ -45,15 +47,45 @@ pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf
         Ok(_) => {
             Err(Error::unavailable(format!("'{}' for model '{}' is not a regular file", path.display(), source.name)))
         }
-        Err(_) => Err(Error::unavailable(format!("unable to find '{}' for model '{}'", path.display(), source.name))),
+        Err(_) => {
+            let text = format!("unable to find '{}' for model instance '{}'", path.display(), source.name);
+            Err(Error::unavailable(text))
+        }
     }
 }
 
-/// What a model file takes and gives, without making it ready to run.
-pub(super) fn inspect(runtime: &Runtime, file: &Path) -> Result<Signature> {
-    let mut builder = super::options::inspection_builder(&runtime.environment)?;
-    let session = builder.commit_from_file(file).map_err(Failure::from)?;
+/// What a model file takes and gives, without making it ready to run. A file that only an execution provider understands is
+/// opened with those its first instance will have.
+pub(super) fn inspect(runtime: &Runtime, file: &Path, config: &ModelConfig, model_dir: &Path) -> Result<Signature> {
+    let builder = || super::options::inspection_builder(&runtime.environment, config, model_dir);
+    let session = match builder()?.commit_from_file(file) {
+        Ok(session) => session,
+        Err(error) => {
+            let failure = Failure::from(error);
+            let providers = providers::plan(config, first_device(config))?;
+            if providers.is_empty() || providers::check_available(&providers, runtime).is_err() {
+                return Err(failure.into());
+            }
+            open(providers::register(builder()?, &providers, runtime)?, file, &providers)?
+        }
+    };
     Ok(Signature::of(&session, file))
+}
+
+/// Where the first instance of a configuration runs.
+fn first_device(config: &ModelConfig) -> Device {
+    let on_gpu = config.instance_group.iter().find(|group| group.kind() == Kind::Gpu);
+    on_gpu.map_or(Device::Cpu, |group| {
+        Device::Gpu(group.gpus.first().and_then(|gpu| u32::try_from(*gpu).ok()).unwrap_or(0))
+    })
+}
+
+/// Makes the session.
+fn open(builder: SessionBuilder, file: &Path, providers: &[Provider]) -> Result<Session> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = providers.iter().any(Provider::makes_sessions_in_turn).then(|| TURN.lock());
+    let mut builder = builder;
+    Ok(builder.commit_from_file(file).map_err(Failure::from)?)
 }
 
 /// One opened model version.
@@ -102,8 +134,7 @@ impl OnnxModel {
         let Configured { file, config, options } = self.configured()?;
         let providers = providers::plan(config, placement.device)?;
         let builder = options.builder(self.runtime)?;
-        let mut builder = providers::register(builder, &providers, self.runtime)?;
-        let session = builder.commit_from_file(file).map_err(Failure::from)?;
+        let session = open(providers::register(builder, &providers, self.runtime)?, file, &providers)?;
         let signature = Signature::of(&session, file);
         verify::verify(config, &signature)?;
         Ok((session, signature, options.run_options()?))

@@ -4,7 +4,7 @@
 //! Source: ONNX Runtime backend of Triton, "Model Config Options" and "Command-line Options".
 
 use std::{
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     thread,
 };
 
@@ -42,7 +42,31 @@ pub(super) fn number(settings: &Settings, key: &str) -> Result<Option<usize>> {
 
 /// Whether a setting says yes.
 pub(super) fn is_on(value: &str) -> bool {
-    matches!(value, "1" | "true" | "True" | "TRUE" | "on")
+    switch(value).unwrap_or(false)
+}
+
+/// What a value that switches something says: Triton takes several words for it. `None` for any other text.
+pub(super) fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "on" => Some(true),
+        "0" | "false" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// The error for a text that is no switch, in Triton's words and with what would be right.
+pub(super) fn not_a_switch(key: &str, value: &str) -> Error {
+    Error::invalid_argument(format!("failed to convert '{value}' to boolean for '{key}', expected '0' or '1'"))
+}
+
+/// A whole number among a model's parameters, `None` if it is not given.
+///
+/// Errors: `InvalidArgument` in Triton's words, with the name of the parameter.
+pub(super) fn integer(config: &ModelConfig, key: &str) -> Result<Option<i64>> {
+    let Some(parameter) = config.parameters.get(key) else { return Ok(None) };
+    let value = parameter.string_value.trim();
+    let failed = |_| Error::invalid_argument(format!("failed to convert '{value}' to integral number for '{key}'"));
+    value.parse().map(Some).map_err(failed)
 }
 
 /// How to make sessions of one model.
@@ -66,9 +90,9 @@ impl SessionOptions {
     pub(super) fn read(config: &ModelConfig, settings: &Settings, model_dir: &Path) -> Result<Self> {
         let parameter = |key: &str| config.parameters.get(key).map(|value| value.string_value.trim());
         let threads = |key: &str| -> Result<usize> {
-            let own = parameter(key)
-                .map(|value| value.parse().map_err(|_| wrong(key, value, "a number that is not negative")));
-            let count = own.transpose()?.or(number(settings, key)?);
+            // A negative number means no number, as in Triton.
+            let own = integer(config, key)?.map(|count| usize::try_from(count).unwrap_or(0));
+            let count = own.or(number(settings, key)?);
             if let Some(count) = count.filter(|count| *count > MOST_THREADS) {
                 return Err(wrong(key, &count.to_string(), &format!("at most {MOST_THREADS} threads")));
             }
@@ -76,27 +100,37 @@ impl SessionOptions {
         };
         let switch = |key: &str| match parameter(key) {
             None => Ok(None),
-            Some("0") => Ok(Some(false)),
-            Some("1") => Ok(Some(true)),
-            Some(value) => Err(wrong(key, value, "'0' or '1'")),
+            Some(value) => switch(value).ok_or_else(|| not_a_switch(key, value)).map(Some),
         };
+        let execution_mode = integer(config, "execution_mode")?.unwrap_or(0);
+        if !matches!(execution_mode, 0 | 1) {
+            return Err(Error::invalid_argument(format!(
+                "Invalid configuration value provided. Expected values for  execution_mode are 0 or 1 but got {execution_mode} ."
+            )));
+        }
         let level = config.optimization.as_ref().and_then(|optimization| optimization.graph.as_ref());
-        let libraries = config.model_operations.iter().flat_map(|operations| &operations.op_library_filename);
         Ok(Self {
             intra_op_threads: threads("intra_op_thread_count")?,
             inter_op_threads: threads("inter_op_thread_count")?,
-            is_parallel: switch("execution_mode")?.unwrap_or(false),
+            is_parallel: execution_mode == 1,
             memory_arena: switch("enable_mem_arena")?,
             memory_pattern: switch("enable_mem_pattern")?,
             device_allocator_for_initializers: switch("session.use_device_allocator_for_initializers")?,
             arena_shrinkage: parameter("memory.enable_memory_arena_shrinkage").map(str::to_owned),
             graph_level: level.map_or(0, |graph| graph.level),
-            operator_libraries: libraries.map(|name| library_path(model_dir, name)).collect(),
+            operator_libraries: operator_libraries(config, model_dir).collect(),
         })
     }
 
     /// A session that is about to be made, without execution providers.
-    pub(super) fn builder(&self, runtime: &Runtime) -> std::result::Result<SessionBuilder, Failure> {
+    ///
+    /// Errors: a library of operators cannot be opened or has none; `Internal` in ONNX Runtime's words.
+    pub(super) fn builder(&self, runtime: &Runtime) -> Result<SessionBuilder> {
+        let builder = self.without_operators(runtime)?;
+        with_operators(builder, &self.operator_libraries)
+    }
+
+    fn without_operators(&self, runtime: &Runtime) -> std::result::Result<SessionBuilder, Failure> {
         let mut builder = Session::builder(&runtime.environment)?
             .with_optimization_level(self.optimization_level())?
             .with_parallel_execution(self.is_parallel)?;
@@ -119,9 +153,6 @@ impl SessionOptions {
             let key = "session.use_device_allocator_for_initializers";
             builder = builder.with_config_entry(key, if is_on { "1" } else { "0" })?;
         }
-        for library in &self.operator_libraries {
-            builder = builder.with_operator_library(library)?;
-        }
         Ok(builder)
     }
 
@@ -143,12 +174,39 @@ impl SessionOptions {
     }
 }
 
-/// A session that only serves to read the model's inputs and outputs: made fast, on one thread.
-pub(super) fn inspection_builder(environment: &Environment) -> std::result::Result<SessionBuilder, Failure> {
+/// A session that only serves to read the model's inputs and outputs: made fast, on one thread. It has the model's own
+/// operators, without which the file may say nothing about its outputs.
+pub(super) fn inspection_builder(
+    environment: &Environment,
+    config: &ModelConfig,
+    model_dir: &Path,
+) -> Result<SessionBuilder> {
+    // Not verified yet: what leads out of the folder is left to the check that refuses it.
+    let leaves = |path: &PathBuf| path.components().any(|component| component == Component::ParentDir);
+    let libraries: Vec<PathBuf> = operator_libraries(config, model_dir).filter(|path| !leaves(path)).collect();
+    with_operators(plain_builder(environment)?, &libraries)
+}
+
+fn plain_builder(environment: &Environment) -> std::result::Result<SessionBuilder, Failure> {
     Ok(Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::Disable)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?)
+}
+
+/// Registers the operators of these libraries.
+fn with_operators(builder: SessionBuilder, libraries: &[PathBuf]) -> Result<SessionBuilder> {
+    libraries.iter().try_fold(builder, |builder, library| {
+        builder.with_operator_library(library).map_err(|error| {
+            let reason = Failure::from(error);
+            Error::internal(format!("operator library '{}' cannot be used: {reason}", library.display()))
+        })
+    })
+}
+
+fn operator_libraries(config: &ModelConfig, model_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = config.model_operations.iter().flat_map(|operations| &operations.op_library_filename);
+    names.map(|name| library_path(model_dir, name))
 }
 
 /// Threads of one instance if all instances of the model run at once: more would only take turns.
@@ -205,6 +263,7 @@ mod tests {
     fn unset_and_zero_mean_a_share_of_the_usable_threads() {
         assert_eq!(read(&[], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[("intra_op_thread_count", "0")], &[]).intra_op_threads, usable_threads());
+        assert_eq!(read(&[("intra_op_thread_count", "-1")], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[], &[("inter_op_thread_count", "0")]).inter_op_threads, usable_threads());
 
         let group = |count| ModelInstanceGroup { count, ..ModelInstanceGroup::default() };
@@ -231,9 +290,17 @@ mod tests {
             (options.memory_arena, options.memory_pattern, options.is_parallel),
             (Some(false), Some(true), true)
         );
-        let error = SessionOptions::read(&config(&[("enable_mem_arena", "yes")]), &Settings::new(), Path::new("/m"));
-        let text = "unexpected value 'yes' of 'enable_mem_arena', expected '0' or '1'";
-        assert_eq!(error.unwrap_err(), Error::invalid_argument(text));
+        let options = read(&[("enable_mem_arena", "ON"), ("enable_mem_pattern", "False")], &[]);
+        assert_eq!((options.memory_arena, options.memory_pattern), (Some(true), Some(false)));
+        let refusal = |key: &str, value: &str| {
+            SessionOptions::read(&config(&[(key, value)]), &Settings::new(), Path::new("/m")).unwrap_err()
+        };
+        let text = "failed to convert 'yes' to boolean for 'enable_mem_arena', expected '0' or '1'";
+        assert_eq!(refusal("enable_mem_arena", "yes"), Error::invalid_argument(text));
+        let text = "Invalid configuration value provided. Expected values for  execution_mode are 0 or 1 but got 2 .";
+        assert_eq!(refusal("execution_mode", "2"), Error::invalid_argument(text));
+        let text = "failed to convert 'two' to integral number for 'intra_op_thread_count'";
+        assert_eq!(refusal("intra_op_thread_count", "two"), Error::invalid_argument(text));
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //!
 //! Source: ONNX Runtime backend of Triton, "ONNX Runtime with TensorRT/CUDA/OpenVINO optimization".
 
-use std::collections::BTreeMap;
-
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch},
     session::builder::SessionBuilder,
@@ -15,10 +13,11 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::{library::Runtime, raw::Failure};
-
-/// Options of a provider, by its own names.
-type Options = BTreeMap<String, String>;
+use super::{
+    library::Runtime,
+    provider_options::{Options, cuda_options, cuda_parameters, tensorrt_options},
+    raw::{self, Failure},
+};
 
 /// A provider and its options, in the order of preference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,24 +39,26 @@ pub(super) fn plan(config: &ModelConfig, device: Device) -> Result<Vec<Provider>
     let mut providers = Vec::new();
     if let Device::Gpu(id) = device {
         let device_id = || ("device_id".to_owned(), id.to_string());
-        let mut cuda = cuda_parameters(config)?;
+        let mut cuda = Options::new();
         for accelerator in accelerators.iter().flat_map(|all| &all.gpu_execution_accelerator) {
             match accelerator.name.as_str() {
                 "tensorrt" => {
-                    let options = tensorrt_options(accelerator.parameters.iter())?;
+                    let options = tensorrt_options(&accelerator.parameters)?;
                     providers.push(Provider::TensorRt(options.into_iter().chain([device_id()]).collect()));
                 }
-                "cuda" => cuda.extend(accelerator.parameters.iter().map(|(key, value)| (key.clone(), value.clone()))),
+                "cuda" => cuda.extend(cuda_options(&accelerator.parameters)?),
                 other => return Err(unknown(other)),
             }
         }
+        cuda.extend(cuda_parameters(config)?); // the older way to say it counts, as in Triton
         providers.push(Provider::Cuda(cuda.into_iter().chain([device_id()]).collect()));
     }
     for accelerator in accelerators.iter().flat_map(|all| &all.cpu_execution_accelerator) {
         match accelerator.name.as_str() {
             "openvino" => {
+                let on_cpu = ("device_type".to_owned(), "CPU".to_owned()); // unless the parameters say otherwise
                 let options = accelerator.parameters.iter().map(|(key, value)| (key.clone(), value.clone()));
-                providers.push(Provider::OpenVino(options.collect()));
+                providers.push(Provider::OpenVino([on_cpu].into_iter().chain(options).collect()));
             }
             other => return Err(unknown(other)),
         }
@@ -74,21 +75,33 @@ pub(super) fn plan(config: &ModelConfig, device: Device) -> Result<Vec<Provider>
 ///
 /// Errors: `Unavailable` if the library has no such provider; its own words if the provider cannot start.
 pub(super) fn register(builder: SessionBuilder, providers: &[Provider], runtime: &Runtime) -> Result<SessionBuilder> {
+    check_available(providers, runtime)?;
     let mut builder = builder;
     for provider in providers {
-        if !provider.is_available() {
-            return Err(Error::unavailable(format!(
-                "{} has no {} execution provider; name a library built with it by --backend-config=onnxruntime,library=PATH or ORT_DYLIB_PATH",
-                runtime.path.display(),
-                provider.name()
-            )));
-        }
         builder = builder.with_execution_providers([provider.dispatch()]).map_err(|error| {
             let reason = Failure::from(error);
             Error::internal(format!("{} execution provider cannot start: {reason}", provider.name()))
         })?;
     }
     Ok(builder)
+}
+
+/// Whether the library has all of them.
+///
+/// Errors: `Unavailable` with the name of one it has not, those it has, and the cure.
+pub(super) fn check_available(providers: &[Provider], runtime: &Runtime) -> Result<()> {
+    for provider in providers {
+        if !provider.is_available() {
+            return Err(Error::unavailable(format!(
+                "{} has no {} execution provider (it has: {}); name a library built with it by \
+                 --backend-config=onnxruntime,library=PATH or ORT_DYLIB_PATH",
+                runtime.path.display(),
+                provider.name(),
+                raw::available_providers().join(", ")
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Provider {
@@ -98,6 +111,11 @@ impl Provider {
             Self::Cuda(_) => "CUDA",
             Self::OpenVino(_) => "OpenVINO",
         }
+    }
+
+    /// Whether two sessions with it must not be made at the same time.
+    pub(super) fn makes_sessions_in_turn(&self) -> bool {
+        matches!(self, Self::OpenVino(_))
     }
 
     fn options(&self) -> &Options {
@@ -132,101 +150,6 @@ fn configured<P: ArbitrarilyConfigurableExecutionProvider>(provider: P, options:
 fn unknown(name: &str) -> Error {
     Error::invalid_argument(format!("unknown Execution Accelerator '{name}' is requested"))
 }
-
-/// CUDA options that may stand among a model's `parameters`.
-fn cuda_parameters(config: &ModelConfig) -> Result<Options> {
-    let mut options = Options::new();
-    for (key, words) in [
-        ("cudnn_conv_algo_search", ["EXHAUSTIVE", "HEURISTIC", "DEFAULT"].as_slice()),
-        ("arena_extend_strategy", &["kNextPowerOfTwo", "kSameAsRequested"]),
-        ("do_copy_in_default_stream", &["0", "1"]),
-        ("gpu_mem_limit", &[]),
-    ] {
-        let Some(parameter) = config.parameters.get(key) else { continue };
-        let value = parameter.string_value.trim();
-        let number = value.parse::<usize>().map_err(|_| {
-            Error::invalid_argument(format!("unexpected value '{value}' of '{key}', expected a number"))
-        })?;
-        let word = match words {
-            [] => value,
-            words => words.get(number).ok_or_else(|| {
-                let last = words.len() - 1;
-                Error::invalid_argument(format!("unexpected value '{value}' of '{key}', expected 0 to {last}"))
-            })?,
-        };
-        options.insert(key.to_owned(), word.to_owned());
-    }
-    Ok(options)
-}
-
-/// Triton's own names of TensorRT options, and those it hands on under ONNX Runtime's.
-fn tensorrt_options<'a>(parameters: impl Iterator<Item = (&'a String, &'a String)>) -> Result<Options> {
-    let mut options = Options::new();
-    for (key, value) in parameters {
-        let name = match key.as_str() {
-            "precision_mode" => {
-                let switch = match value.as_str() {
-                    "FP32" => continue,
-                    "FP16" => "trt_fp16_enable",
-                    "BF16" => "trt_bf16_enable",
-                    "INT8" => "trt_int8_enable",
-                    _ => {
-                        return Err(Error::invalid_argument(format!(
-                            "unsupported precision mode '{value}' is requested"
-                        )));
-                    }
-                };
-                options.insert(switch.to_owned(), "1".to_owned());
-                continue;
-            }
-            "max_workspace_size_bytes" => "max_workspace_size",
-            other => other.strip_prefix("trt_").unwrap_or(other),
-        };
-        if !TENSORRT_OPTIONS.contains(&name) {
-            return Err(Error::invalid_argument(format!(
-                "unknown parameter '{key}' is provided for TensorRT Execution Accelerator"
-            )));
-        }
-        options.insert(format!("trt_{name}"), value.clone());
-    }
-    Ok(options)
-}
-
-const TENSORRT_OPTIONS: [&str; 33] = [
-    "max_workspace_size",
-    "int8_calibration_table_name",
-    "int8_use_native_calibration_table",
-    "max_partition_iterations",
-    "min_subgraph_size",
-    "dla_enable",
-    "dla_core",
-    "engine_cache_enable",
-    "engine_cache_path",
-    "engine_cache_prefix",
-    "dump_subgraphs",
-    "force_sequential_engine_build",
-    "context_memory_sharing_enable",
-    "layer_norm_fp32_fallback",
-    "timing_cache_enable",
-    "timing_cache_path",
-    "force_timing_cache",
-    "detailed_build_log",
-    "build_heuristics_enable",
-    "sparsity_enable",
-    "builder_optimization_level",
-    "auxiliary_streams",
-    "tactic_sources",
-    "extra_plugin_lib_paths",
-    "profile_min_shapes",
-    "profile_max_shapes",
-    "profile_opt_shapes",
-    "cuda_graph_enable",
-    "dump_ep_context_model",
-    "ep_context_file_path",
-    "ep_context_embed_mode",
-    "fp16_enable",
-    "int8_enable",
-];
 
 #[cfg(test)]
 mod tests {
@@ -300,7 +223,13 @@ mod tests {
         config.parameters.insert("gpu_mem_limit".into(), parameter("4294967200"));
         let expect = [("cudnn_conv_algo_search", "HEURISTIC"), ("device_id", "0"), ("gpu_mem_limit", "4294967200")];
         assert_eq!(plan(&config, Device::Gpu(0)), Ok(vec![Provider::Cuda(options(&expect))]));
+        let parameters = [("cudnn_conv_algo_search", "DEFAULT"), ("use_tf32", "0")];
+        config.optimization = super::tests::config(vec![accelerator("cuda", &parameters)], vec![]).optimization;
+        let expect = [&expect[..], &[("use_tf32", "0")]].concat();
+        assert_eq!(plan(&config, Device::Gpu(0)), Ok(vec![Provider::Cuda(options(&expect))]), "they come first");
         config.parameters.insert("arena_extend_strategy".into(), parameter("2"));
-        assert!(plan(&config, Device::Gpu(0)).unwrap_err().message.contains("expected 0 to 1"));
+        let text = "unsupported arena_extend_strategy value '2' is requested";
+        assert_eq!(plan(&config, Device::Gpu(0)), Err(Error::invalid_argument(text)));
+        assert_eq!(plan(&config, Device::Cpu), Ok(vec![]));
     }
 }

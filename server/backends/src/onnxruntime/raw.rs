@@ -81,6 +81,23 @@ pub(super) fn minor(version: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Names of the execution providers that the opened library was built with, without the word they all end with.
+pub(super) fn available_providers() -> Vec<String> {
+    let (mut names, mut count) = (ptr::null_mut(), 0);
+    // SAFETY: writes the address of a new list and its length.
+    if check(unsafe { (ort::api().GetAvailableProviders)(&mut names, &mut count) }).is_err() || names.is_null() {
+        return Vec::new();
+    }
+    let length = usize::try_from(count).unwrap_or(0);
+    // SAFETY: the list holds that many terminated names until it is released.
+    let texts = unsafe { slice::from_raw_parts(names, length) }.iter().map(|&name| unsafe { CStr::from_ptr(name) });
+    let short = |name: &CStr| name.to_string_lossy().trim_end_matches("ExecutionProvider").to_owned();
+    let available = texts.map(short).collect();
+    // SAFETY: list and length are those of the call above, and released once; its status says nothing that matters here.
+    drop(check(unsafe { (ort::api().ReleaseAvailableProviders)(names, count) }));
+    available
+}
+
 /// One tensor as ONNX Runtime sees it. `'a` is how long the memory under it is borrowed.
 #[derive(Debug)]
 pub(super) struct Value<'a> {

@@ -134,12 +134,17 @@ fn controls_and_states_are_held_against_the_file() {
     );
     assert_eq!(
         error(&format!("{} {STATES}", CONTROLS.replace("int32", "fp32"))),
-        "unable to load model 'm', configuration expects datatype TYPE_FP32 for input 'START', model provides TYPE_INT32"
+        "unable to load model 'm', sequence control 'START', the model expects data-type INT32 but the model configuration \
+         specifies data-type TYPE_FP32"
     );
     assert_eq!(
         error(&format!("{} {STATES}", CONTROLS.replace("'READY'", "'READIED'"))),
-        "unable to load model 'm', unexpected inference input 'READIED', allowed inputs are: INPUT, READY, SEEN_IN, \
-         START, SUM_IN"
+        "configuration specified sequence control 'READIED', but model does not provide that input"
+    );
+    let of_state = CONTROLS.replace("'READY'", "'SEEN_IN'");
+    assert_eq!(
+        error(&format!("{of_state} {STATES}")),
+        "unable to load model 'm', configuration lacks input 'READY' of the model"
     );
     let wide = STATES.replacen("dims: 1", "dims: [ 1, 2 ]", 1);
     assert!(error(&format!("{CONTROLS} {wide}")).contains("tensor 'SUM_IN': the model expects 2 dimensions"));

@@ -11,7 +11,7 @@ use server_core::{
     tensor::{DataType, Tensor, strings},
 };
 use server_proto::inference::{
-    ModelOptimizationPolicy, ModelParameter, ModelTensorReshape,
+    ModelOperations, ModelOptimizationPolicy, ModelParameter, ModelTensorReshape,
     model_config::SchedulingChoice,
     model_optimization_policy::{ExecutionAccelerators, execution_accelerators::Accelerator},
 };
@@ -123,7 +123,7 @@ fn a_file_that_is_no_model_is_an_error_in_the_runtimes_words() {
     let gone = complete("gone.onnx");
     assert_eq!(gone.code, Code::Unavailable);
     assert!(
-        gone.message.starts_with("unable to find '") && gone.message.ends_with("gone.onnx' for model 'm'"),
+        gone.message.starts_with("unable to find '") && gone.message.ends_with("gone.onnx' for model instance 'm'"),
         "{gone}"
     );
     let sequence = complete("sequence_output.onnx");
@@ -339,7 +339,9 @@ fn requests_that_cannot_run_together_run_one_by_one() {
     };
     let requests = vec![(1, ask([1, 2, 3])), (1, ask([1, 4, 5])), (1, request([]))];
     let (replies, _) = run_batch(&mut *loaded.instance(), requests);
-    assert!(replies.iter().all(|reply| reply.as_ref().is_err_and(|error| error.message == "input 'X' is missing")));
+    assert_eq!(output(replies[0].as_ref().unwrap(), "TURNED").shape.as_slice(), [1, 3, 2]);
+    assert_eq!(output(replies[1].as_ref().unwrap(), "TURNED").shape.as_slice(), [1, 5, 4]);
+    assert_eq!(replies[2].as_ref().unwrap_err().message, "input 'X' is missing");
     let requests = vec![(1, ask([1, 2, 3])), (1, ask([1, 4, 5]))];
     let (replies, _) = run_batch(&mut *loaded.instance(), requests);
     assert_eq!(output(replies[0].as_ref().unwrap(), "TURNED").shape.as_slice(), [1, 3, 2]);
@@ -376,15 +378,21 @@ fn a_constant_of_the_model_may_be_replaced_by_a_request() {
 }
 
 #[test]
-fn an_error_while_running_ends_its_batch_and_not_the_instance() {
+fn what_a_model_fails_on_fails_alone_in_its_batch_and_the_instance_goes_on() {
     let Some(loaded) = Loaded::new("lookup") else { return };
     let mut instance = loaded.instance();
     let ask = |index: i64| request([tensor("INDEX", DataType::Int64, &[1, 1], index.to_le_bytes().to_vec())]);
-    let (replies, _) = run_batch(&mut *instance, vec![(1, ask(0)), (1, ask(7))]);
-    for reply in replies {
-        let error = reply.unwrap_err();
-        assert_eq!(error.code, Code::Internal);
-        assert!(error.message.starts_with("onnx runtime error 2: Non-zero status code returned"), "{error}");
+    let asked = [0, 7, 2, 1, 9];
+    let (replies, _) = run_batch(&mut *instance, asked.map(|index| (1, ask(index))).into());
+    for (index, reply) in asked.into_iter().zip(replies) {
+        match (index, reply) {
+            (0..=2, reply) => assert_eq!(values(output(&reply.unwrap(), "VALUE")), [(index as f32 + 1.0) * 10.0]),
+            (_, reply) => {
+                let error = reply.unwrap_err();
+                assert_eq!(error.code, Code::Internal);
+                assert!(error.message.starts_with("onnx runtime error 2: Non-zero status code returned"), "{error}");
+            }
+        }
     }
     let (replies, _) = run_batch(&mut *instance, vec![(1, ask(2))]);
     assert_eq!(values(output(replies[0].as_ref().unwrap(), "VALUE")), [30.0]);
@@ -487,7 +495,7 @@ fn session_options_are_taken() {
 
     let Some(loaded) = Loaded::new("add_fixed") else { return };
     let error = loaded.parameter("enable_mem_pattern", "2").refusal(Device::Cpu);
-    assert_eq!(error.message, "unexpected value '2' of 'enable_mem_pattern', expected '0' or '1'");
+    assert_eq!(error.message, "failed to convert '2' to boolean for 'enable_mem_pattern', expected '0' or '1'");
 }
 
 #[test]
@@ -515,9 +523,69 @@ fn an_instance_on_a_gpu_runs_there_or_says_what_is_missing() {
         Err(error) => {
             println!("skipped: this ONNX Runtime was built without CUDA");
             assert_eq!(error.code, Code::Unavailable);
-            let text = "has no CUDA execution provider; name a library built with it by --backend-config=onnxruntime";
-            assert!(error.message.contains(text), "{error}");
+            let text = "has no CUDA execution provider (it has: ";
+            assert!(error.message.contains(text) && error.message.contains("CPU); name a library built"), "{error}");
         }
+    }
+}
+
+/// A library of operators that is built with the tests of this crate; `None`, said so, where only a part of them was built.
+fn operator_library() -> Option<String> {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests.parent()?.parent()?.join("examples/libcustom_operator.so");
+    if built.exists() {
+        return Some(built.display().to_string());
+    }
+    assert!(std::env::var("CI").is_err(), "{} is missing", built.display());
+    println!("skipped: {} is missing: cargo build -p server-backends --examples makes it", built.display());
+    None
+}
+
+fn operators(library: &str) -> ModelConfig {
+    let op_library_filename = vec![library.to_owned()];
+    ModelConfig { model_operations: Some(ModelOperations { op_library_filename }), ..ModelConfig::default() }
+}
+
+#[test]
+fn a_model_with_operators_of_its_own_is_read_and_run_with_their_library() {
+    let Some(loaded) = operator_library().and_then(|library| Loaded::with("custom_operator", operators(&library)))
+    else {
+        return;
+    };
+    assert_eq!((loaded.config.max_batch_size, &*loaded.config.output[0].dims), (4, [2].as_slice()));
+    let mut instance = loaded.instance();
+    let requests =
+        vec![(1, request([floats("X", &[1, 2], &[1.0, 2.0])])), (1, request([floats("X", &[1, 2], &[3.0, 4.0])]))];
+    let (replies, _) = run_batch(&mut *instance, requests);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "Y")), [3.0, 6.0]);
+    assert_eq!(values(output(replies[1].as_ref().unwrap(), "Y")), [9.0, 12.0]);
+}
+
+#[test]
+fn a_library_that_has_no_operators_is_named() {
+    let Some(settings) = onnxruntime_settings() else { return };
+    let backend = super::backend(settings);
+    let refusal = |library: &str| {
+        let default_model_filename = "custom_operator.onnx".into();
+        let mut config = ModelConfig { name: "m".into(), default_model_filename, ..operators(library) };
+        backend.open(&source("m"), &mut config, true, &no_host()).err().unwrap().message
+    };
+    for library in ["/nowhere/libops.so", "libc.so.6", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/junk.onnx")] {
+        let message = refusal(library);
+        let start = format!("operator library '{library}' cannot be used: onnx runtime error 1: ");
+        assert!(message.starts_with(&start), "{message}");
+    }
+}
+
+#[test]
+fn types_that_no_request_can_carry_are_named() {
+    let Some(settings) = onnxruntime_settings() else { return };
+    let backend = super::backend(settings);
+    for (file, word) in [("foreign_float8", "f8_e4m3fn"), ("foreign_four_bits", "i4")] {
+        let default_model_filename = format!("{file}.onnx");
+        let mut config = ModelConfig { name: "m".into(), default_model_filename, ..ModelConfig::default() };
+        let error = backend.open(&source("m"), &mut config, true, &no_host()).err().unwrap();
+        assert_eq!(error, Error::unsupported(format!("unsupported datatype {word} for tensor 'X'")));
     }
 }
 

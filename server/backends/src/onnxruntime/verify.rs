@@ -10,7 +10,7 @@ use server_core::{
 };
 
 use super::{
-    sequence,
+    sequence::{self, ControlInput},
     signature::{Offered, Signature},
 };
 
@@ -20,14 +20,13 @@ use super::{
 pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
     let known: BTreeSet<&str> = model.inputs.iter().chain(&model.initializers).map(|input| &*input.name).collect();
     let outputs: BTreeSet<&str> = model.outputs.iter().map(|output| &*output.name).collect();
-    let by_server = fed_by_server(config);
-    let configured = config.input.len() + by_server;
-    if configured > known.len() || configured < model.inputs.len() {
-        return Err(Error::invalid_argument(format!(
-            "unable to load model '{}', configuration expects {configured} inputs, model provides {}",
-            config.name,
-            if configured > known.len() { known.len() } else { model.inputs.len() }
-        )));
+    sequence::controls(config).try_for_each(|control| check_control(config, model, &control))?;
+    let is_constant = |name: &str| model.initializers.iter().any(|constant| constant.name == name);
+    let by_caller = config.input.iter().filter(|input| !input.optional && !is_constant(&input.name)).count();
+    let (configured, provided) = (by_caller + fed_by_server(config), model.inputs.len());
+    if configured != provided {
+        let text = format!("configuration expects {configured} inputs, model provides {provided}");
+        return Err(unable(config, &text));
     }
     for input in &config.input {
         if input.optional && config.max_batch_size > 0 {
@@ -47,10 +46,6 @@ pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
     for (input, name) in computed {
         let offered = model.input(name).ok_or_else(|| unexpected(config, "input", name, &known))?;
         check_type(config, "input", offered, input.data_type)?;
-    }
-    for control in sequence::controls(config) {
-        let offered = model.input(control.name).ok_or_else(|| unexpected(config, "input", control.name, &known))?;
-        check_type(config, "input", offered, control.data_type.to_config() as i32)?;
     }
     for state in sequence::states(config) {
         let (input, output) = (&state.input_name, &state.output_name);
@@ -105,6 +100,44 @@ fn fed_by_server(config: &ModelConfig) -> usize {
 fn unexpected(config: &ModelConfig, side: &str, name: &str, allowed: &BTreeSet<&str>) -> Error {
     let allowed = allowed.iter().copied().collect::<Vec<_>>().join(", ");
     unable(config, &format!("unexpected inference {side} '{name}', allowed {side}s are: {allowed}"))
+}
+
+/// A control is an input of the model with one value per row.
+fn check_control(config: &ModelConfig, model: &Signature, control: &ControlInput<'_>) -> Result<()> {
+    let name = control.name;
+    let missing = || {
+        Error::invalid_argument(format!(
+            "configuration specified sequence control '{name}', but model does not provide that input"
+        ))
+    };
+    let (data_type, shape) = tensor(config, model.input(name).ok_or_else(missing)?)?;
+    let own = shape.map(|shape| shape.get(usize::from(config.max_batch_size > 0)..).unwrap_or_default());
+    let is_scalar = shape.is_some_and(<[i64]>::is_empty);
+    if let Some(own) = own.filter(|own| !is_scalar && !matches!(own, [1 | -1])) {
+        let text = format!("sequence control '{name}' in model has dims {} but dims [1] is expected", shape_text(own));
+        return Err(unable(config, &text));
+    }
+    if data_type != control.data_type {
+        let text = format!(
+            "sequence control '{name}', the model expects data-type {} but the model configuration specifies data-type {}",
+            onnx_name(data_type),
+            control.data_type.to_config().as_str_name()
+        );
+        return Err(unable(config, &text));
+    }
+    Ok(())
+}
+
+/// ONNX's word for a type.
+fn onnx_name(data_type: DataType) -> String {
+    match data_type {
+        DataType::Fp16 => "FLOAT16".into(),
+        DataType::Fp32 => "FLOAT".into(),
+        DataType::Fp64 => "DOUBLE".into(),
+        DataType::Bf16 => "BFLOAT16".into(),
+        DataType::Bytes => "STRING".into(),
+        other => other.to_string(),
+    }
 }
 
 fn check_type(config: &ModelConfig, side: &str, offered: &Offered, configured: i32) -> Result<()> {
@@ -290,7 +323,10 @@ mod tests {
         check(&wrong, &model, "unable to load model 'm', configuration expects 0 inputs, model provides 1");
         let mut wrong = config(0, &[2], &[2]);
         wrong.input.extend([wrong.input[0].clone(), wrong.input[0].clone()]);
-        check(&wrong, &model, "unable to load model 'm', configuration expects 3 inputs, model provides 2");
+        check(&wrong, &model, "unable to load model 'm', configuration expects 3 inputs, model provides 1");
+        let mut wrong = config(0, &[2], &[2]);
+        wrong.input[0].optional = true;
+        check(&wrong, &model, "unable to load model 'm', configuration expects 0 inputs, model provides 1");
     }
 
     #[test]
@@ -300,17 +336,49 @@ mod tests {
         both.input.push(ModelInput { name: "BIAS".into(), optional: true, ..both.input[0].clone() });
         check(&both, &model, "fits");
         both.input.remove(0);
-        check(&both, &model, "unable to load model 'm', configuration lacks input 'IN' of the model");
+        check(&both, &model, "unable to load model 'm', configuration expects 0 inputs, model provides 1");
+        both.input.push(ModelInput { name: "OTHER".into(), ..both.input[0].clone() });
+        both.input[1].optional = false;
+        check(
+            &both,
+            &model,
+            "unable to load model 'm', unexpected inference input 'OTHER', allowed inputs are: BIAS, IN",
+        );
+    }
+
+    #[test]
+    fn a_control_is_one_value_per_row() {
+        let batching = "sequence_batching { control_input {
+            name: 'START' control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } } }";
+        let sequences = server_core::config::from_text(batching).unwrap();
+        let check = |max_batch_size: i32, shape: &[i64], expect: &str| {
+            let rows: &[i64] = if max_batch_size > 0 { &[-1, 2] } else { &[2] };
+            let mut model = model(rows, rows);
+            model.inputs.push(offered("START", shape));
+            let scheduling_choice = sequences.scheduling_choice.clone();
+            check(&ModelConfig { scheduling_choice, ..config(max_batch_size, &[2], &[2]) }, &model, expect);
+        };
+        check(0, &[1], "fits");
+        check(0, &[], "fits");
+        check(4, &[-1, 1], "fits");
+        let wrong = |dims: &str| {
+            format!(
+                "unable to load model 'm', sequence control 'START' in model has dims {dims} but dims [1] is expected"
+            )
+        };
+        check(0, &[2], &wrong("[2]"));
+        check(4, &[-1], &wrong("[]"));
+        check(4, &[-1, 1, 1], &wrong("[1,1]"));
     }
 
     #[test]
     fn optional_inputs_and_batches_exclude_each_other() {
         let mut wrong = config(2, &[2], &[2]);
-        wrong.input[0].optional = true;
+        wrong.input.push(ModelInput { name: "BIAS".into(), optional: true, ..wrong.input[0].clone() });
         check(
             &wrong,
             &model(&[-1, 2], &[-1, 2]),
-            "unable to load model 'm', optional input 'IN' is not supported for models that support batching",
+            "unable to load model 'm', optional input 'BIAS' is not supported for models that support batching",
         );
     }
 
@@ -319,12 +387,13 @@ mod tests {
         let mut ragged = config(2, &[-1], &[2]);
         ragged.input[0].allow_ragged_batch = true;
         check(&ragged, &model(&[-1], &[-1, 2]), "fits");
-        let mut optional = ragged.clone();
-        (optional.max_batch_size, optional.input[0].optional) = (0, true);
+        let mut optional = config(0, &[-1], &[-1, 2]);
+        let bias = ModelInput { name: "BIAS".into(), optional: true, ..ragged.input[0].clone() };
+        optional.input.push(bias);
         check(
             &optional,
             &model(&[-1], &[-1, 2]),
-            "unable to load model 'm', configuration expects model provides input with shape [-1] for ragged input 'IN', which is not supported for optional input",
+            "unable to load model 'm', configuration expects model provides input with shape [-1] for ragged input 'BIAS', which is not supported for optional input",
         );
         check(
             &ragged,
