@@ -170,12 +170,13 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
         })
         .collect();
     let autoscaling = autoscaling::of(seen);
+    let is_measured_soon = autoscaling.as_ref().is_some_and(|(claim, _)| autoscaling::is_awaited(claim));
     let server = server::of(seen, &readiness, autoscaling, &models, &view);
     let is_settled = (readiness.ready.is_true() || readiness.is_final || readiness.is_at_rest)
         && models.iter().all(|(_, status)| model::is_loaded(status) || is_at_rest(status));
     let activity = if seen.replicas.iter().any(|replica| replica.is_recent(seen.now)) {
         Activity::Propagating
-    } else if is_settled && !seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {
+    } else if is_settled && !is_measured_soon && !seen.replicas.iter().any(|replica| is_busy(replica, &manifest.hash)) {
         Activity::Settled
     } else {
         Activity::Waiting

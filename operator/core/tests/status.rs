@@ -965,7 +965,7 @@ fn a_model_that_wants_more_memory_than_there_is_goes_on_and_is_not_under_way() {
 
 /// A server that the load scales, and the autoscaler that says so.
 fn autoscaled(engine: &str, autoscaler: Value) -> Case {
-    let mut case = Case::new(1, vec![]);
+    let mut case = Case::new(1, vec![]).saying(1, &Phase::Ready, &[]);
     case.server.spec.replicas = None;
     let autoscaling = json!({ "engine": engine, "minReplicas": 1, "maxReplicas": 4 });
     case.server.spec.autoscaling = serde_json::from_value(autoscaling).unwrap();
@@ -1026,6 +1026,37 @@ fn an_autoscaler_that_cannot_measure_says_why_and_what_helps() {
     check_autoscaling("Operator", &broken(2, limited), "True/MaximumReached", "maxReplicas, 4");
     let fewest = ("ScalingLimited", "True", "TooFewReplicas", "m");
     check_autoscaling("Operator", &broken(2, fewest), "True/Active", "1 to 4 replicas");
+}
+
+/// Until replicas were ready for as long as it takes to measure them, an autoscaler without a metric is no fault, and is looked at again.
+#[test]
+fn nobody_is_warned_of_a_metric_that_could_not_be_measured_yet() {
+    let no_metric = ("ScalingActive", "False", "FailedGetPodsMetric", "no metrics returned from custom metrics API");
+    let conditions = json!({ "conditions": conditions_of_autoscaler(&[WORKS[0], no_metric]) });
+    let check = |engine: &str, ready: &[Option<u8>], second: u8, expect: &str, message: &str| {
+        let mut case = autoscaled(engine, conditions.clone());
+        let one = case.replicas.pop().unwrap();
+        case.replicas = ready
+            .iter()
+            .map(|since| Replica { is_ready: since.is_some(), ready_since: since.map(at), ..one.clone() })
+            .collect();
+        case.second = second;
+        let after = case.take();
+        let active = of(&after.server.conditions, "AutoscalingActive");
+        assert_eq!(format!("{:?}/{}", active.status, active.reason), expect);
+        assert!(active.message.contains(message), "{}", active.message);
+        let told = events::of_server(&TritonServerStatus::default(), &after.server);
+        let is_warned = told.iter().any(|event| event.reason == "FailedGetPodsMetric");
+        assert_eq!(is_warned, expect.starts_with("False"), "{told:?}");
+        if !is_warned {
+            assert_ne!(after.activity, Activity::Settled, "no event announces when it is over");
+        }
+    };
+    check("Operator", &[None], 59, "Unknown/NotMeasuredYet", "no replica is ready");
+    check("Operator", &[Some(10)], 39, "Unknown/NotMeasuredYet", "within 30 s");
+    check("Operator", &[Some(10)], 40, "False/FailedGetPodsMetric", "metrics API switched on");
+    check("Operator", &[None, Some(10), Some(38)], 40, "False/FailedGetPodsMetric", "metrics API switched on");
+    check("PrometheusAdapter", &[Some(0)], 59, "Unknown/NotMeasuredYet", "within 120 s");
 }
 
 #[test]

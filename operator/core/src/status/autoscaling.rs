@@ -8,10 +8,21 @@ use crds::{
         autoscaling::{AutoscalingEngine, AutoscalingStatus},
     },
 };
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
 use serde_json::Value;
 
 use super::{Outcome, Seen, conditions::Claim};
 use crate::autoscaling::Autoscale;
+
+/// Reason while no replica has served long enough to be measured.
+const NOT_MEASURED: &str = "NotMeasuredYet";
+
+/// How long it takes at most from when a replica is ready until the autoscaler knows its load: the operator looks twice, 5 s apart, and the
+/// autoscaler asks every 15 s.
+const MEASURED_BY_OPERATOR: SignedDuration = SignedDuration::from_secs(30);
+
+/// The same where Prometheus scrapes and computes, every 30 s each as a rule, and prometheus-adapter has to find the series.
+const MEASURED_BY_PROMETHEUS: SignedDuration = SignedDuration::from_secs(120);
 
 /// Begin of the remark about a ScaledObject that cannot be made.
 const NO_SCALED_OBJECT: &str = "no ScaledObject is made";
@@ -23,7 +34,7 @@ pub(super) fn of(seen: &Seen<'_>) -> Option<(Claim, AutoscalingStatus)> {
     let status = seen.autoscaler.map_or(&Value::Null, |autoscaler| &autoscaler["status"]);
     let claim = match autoscale.engine {
         AutoscalingEngine::Keda => of_scaled_object(&seen.outcome, status, &autoscale),
-        AutoscalingEngine::Operator | AutoscalingEngine::PrometheusAdapter => of_pod_autoscaler(status, &autoscale),
+        AutoscalingEngine::Operator | AutoscalingEngine::PrometheusAdapter => of_pod_autoscaler(seen, status, &autoscale),
     };
     let number = |name: &str| status[name].as_i64().and_then(|number| i32::try_from(number).ok());
     let numbers = AutoscalingStatus {
@@ -46,7 +57,7 @@ fn active(autoscale: &Autoscale) -> Claim {
 }
 
 /// Source: Kubernetes, HorizontalPodAutoscaler, "Appendix: Horizontal Pod Autoscaler Status Conditions".
-fn of_pod_autoscaler(status: &Value, autoscale: &Autoscale) -> Claim {
+fn of_pod_autoscaler(seen: &Seen<'_>, status: &Value, autoscale: &Autoscale) -> Claim {
     use ConditionStatus::{False, True, Unknown};
     let condition = |type_: &str| find(status, type_);
     let (Some(able), Some(scaling)) = (condition("AbleToScale"), condition("ScalingActive")) else {
@@ -63,6 +74,11 @@ fn of_pod_autoscaler(status: &Value, autoscale: &Autoscale) -> Claim {
         return Claim::new(False, "ScaledToZero", "no replica runs, so there is no load to measure");
     }
     if scaling.status != "True" {
+        if is_about_a_metric(scaling.reason)
+            && let Some(why) = why_not_measured(seen, autoscale.engine)
+        {
+            return Claim::new(Unknown, NOT_MEASURED, why);
+        }
         let cure = cure(scaling.reason, autoscale.engine);
         let message =
             if cure.is_empty() { scaling.message.to_owned() } else { format!("{} ({cure})", scaling.message) };
@@ -76,6 +92,33 @@ fn of_pod_autoscaler(status: &Value, autoscale: &Autoscale) -> Claim {
         return Claim::new(True, "MaximumReached", message);
     }
     active(autoscale)
+}
+
+/// The autoscaler has no value of a metric: `FailedGetPodsMetric` and its like.
+fn is_about_a_metric(reason: &str) -> bool {
+    reason.starts_with("FailedGet") && reason.ends_with("Metric")
+}
+
+/// Why there is nothing to measure yet, and nobody's fault in it.
+fn why_not_measured(seen: &Seen<'_>, engine: AutoscalingEngine) -> Option<String> {
+    let within = match engine {
+        AutoscalingEngine::PrometheusAdapter => MEASURED_BY_PROMETHEUS,
+        AutoscalingEngine::Operator | AutoscalingEngine::Keda => MEASURED_BY_OPERATOR,
+    };
+    let ready = || seen.replicas.iter().filter(|replica| replica.is_ready && !replica.is_leaving);
+    let has_served = |since: &Time| seen.now.0.duration_since(since.0) >= within;
+    if ready().any(|replica| replica.ready_since.as_ref().is_none_or(has_served)) {
+        return None;
+    }
+    Some(match ready().next() {
+        None => "no replica is ready, so there is no load to measure".to_owned(),
+        Some(_) => format!("its first replica has just become ready, and is measured within {} s", within.as_secs()),
+    })
+}
+
+/// Whether the condition will say something else soon, although no event announces that.
+pub(super) fn is_awaited(claim: &Claim) -> bool {
+    claim.reason == NOT_MEASURED
 }
 
 /// What helps where a metric cannot be had.
