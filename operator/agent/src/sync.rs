@@ -58,6 +58,8 @@ pub struct Settings {
     pub look_again: Duration,
     /// How long a server has to live on with a content in rollout before that has settled.
     pub settle: Duration,
+    /// How long what serves is left alone before it is unloaded for its successor, if nothing says how that is to be done.
+    pub word_within: Duration,
     /// The contents in rollout that may be served; see [`crate::adopt`]. None: all of them.
     pub adopts: Option<watch::Receiver<BTreeSet<String>>>,
 }
@@ -96,6 +98,7 @@ impl Settings {
             grace: Duration::from_secs(30),
             look_again: Duration::from_secs(5),
             settle: SETTLE,
+            word_within: Duration::from_secs(5),
             adopts: None,
         }
     }

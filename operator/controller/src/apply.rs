@@ -183,7 +183,7 @@ async fn apply_one(
         (Some(_), true) => {
             let fields = paths.join(", ");
             tracing::info!(server = %key, object = title, fields, "healed: it was changed by somebody else");
-            done.healed.push(format!("{title} ({fields})"));
+            done.healed.push(healed(*kind, &title, &paths));
         }
         (Some(_), false) => {
             tracing::info!(server = %key, object = title, "updated");
@@ -328,6 +328,18 @@ fn title(kind: Kind, name: &str) -> String {
     format!("{} {name}", kind.api_resource().kind)
 }
 
+/// What is told of fields that were put back. A number of replicas is most likely written by something that will do so again.
+fn healed(kind: Kind, title: &str, paths: &[String]) -> String {
+    let fields = paths.join(", ");
+    if kind == Kind::Deployment && paths.iter().any(|path| path == "spec.replicas") {
+        return format!(
+            "{title} ({fields}: the TritonServer's own spec.replicas stands; where something else is to scale it, leave that out and \
+             aim at the TritonServer, or use spec.autoscaling)"
+        );
+    }
+    format!("{title} ({fields})")
+}
+
 impl Done {
     fn events(self) -> Vec<Event> {
         let Self { created, updated, healed, removed } = self;
@@ -349,6 +361,13 @@ mod tests {
             serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata })).unwrap();
         live.metadata.name = Some("vision".into());
         assert_eq!(is_ours(&live, "mine", "Service vision").map_err(|refused| refused.reason), expect);
+    }
+
+    #[test]
+    fn a_number_of_replicas_that_is_put_back_is_told_with_who_else_may_set_it() {
+        let told = |kind, path: &str| healed(kind, "Deployment vision", &[path.to_owned()]);
+        assert!(told(Kind::Deployment, "spec.replicas").contains("use spec.autoscaling"));
+        assert_eq!(told(Kind::Deployment, "spec.paused"), "Deployment vision (spec.paused)");
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! It settles on a pod whose server has lived on with it for a while, which the agent decides: what ends a server shortly after its load,
 //! or at its first requests, does so on the canary. An agent that says nothing of that is taken to mean that it serves it.
 //!
-//! The former content is the one that was proven before. Pods that may not serve the new one serve it, and a pod is given the
+//! The former content is the one that was proven before, or one that has settled on a pod and serves on all. Pods that may not serve the new one serve it, and a pod is given the
 //! new one only when it has come to an end with the former, so that it has something to go back to; or when servers end again and again
 //! with the former, for then there is nothing to go back to. Quarantine ends only with
 //! the content. Pods whose agent is too old to be told adopt everything at once.
@@ -109,7 +109,8 @@ impl Step {
             (Some(last), Some(last_hash)) if last.resource == entry.resource => {
                 let former = proven(last, || is_served(around, &last.name, last_hash));
                 let is_former = former.as_ref().is_some_and(|former| former.content_hash() == hash);
-                (!is_former).then(|| begun(former))
+                let has_arrived = || has_arrived(last, last_hash, around);
+                (!is_former).then(|| begun(former.map(|former| if has_arrived() { itself(last) } else { former })))
             }
             // what another resource made under that name leaves with it
             _ => Some(begun(None)),
@@ -142,12 +143,32 @@ fn begun(former: Option<ManifestModel>) -> ModelRollout {
 /// What a pod goes on with while the content after `last` is not proven. Where nothing was, that is `last` itself if a pod
 /// serves it and it has crashed none: it must not end there for a content that nobody has tried.
 fn proven(last: &ManifestModel, is_served: impl FnOnce() -> bool) -> Option<ManifestModel> {
-    let itself = || ManifestModel { rollout: None, ..last.clone() };
     match &last.rollout {
-        None => Some(itself()),
+        None => Some(itself(last)),
         Some(ModelRollout { former: Some(former), .. }) => Some((**former).clone()),
-        Some(rollout) => (rollout.crashes.is_empty() && is_served()).then(itself),
+        Some(rollout) => (rollout.crashes.is_empty() && is_served()).then(|| itself(last)),
     }
+}
+
+fn itself(last: &ManifestModel) -> ManifestModel {
+    ManifestModel { rollout: None, ..last.clone() }
+}
+
+/// Whether `last` has settled on a pod and serves on all, and nothing stands against it. Should another content come before it has settled
+/// everywhere, going back further than to it would have every pod load what none of them serves any more.
+fn has_arrived(last: &ManifestModel, hash: &str, around: &Around<'_>) -> bool {
+    let is_well = last.rollout.as_ref().is_some_and(|rollout| {
+        rollout.phase == RolloutPhase::Spreading && rollout.crashes.is_empty() && rollout.failure.is_none()
+    });
+    let serves = |replica: &Replica| {
+        let report = replica.report.as_ref().and_then(|report| report.models.get(&last.name));
+        report.is_some_and(|report| {
+            report.entry.as_deref() == Some(hash) && report.phase == Phase::Ready && report.crashes == 0
+        })
+    };
+    let mut staying =
+        around.replicas.iter().filter(|replica| !replica.is_leaving && (replica.is_ready || drains::is_out(replica)));
+    is_well && staying.all(serves)
 }
 
 fn is_served(around: &Around<'_>, name: &str, hash: &str) -> bool {

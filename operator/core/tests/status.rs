@@ -1017,6 +1017,9 @@ fn an_autoscaler_that_cannot_measure_says_why_and_what_helps() {
         "False/FailedGetPodsMetric",
         "prometheus-adapter.yaml",
     );
+    let ambiguous =
+        ("ScalingActive", "False", "AmbiguousSelector", "pods are controlled by multiple HPAs: [ml/a ml/b]");
+    check_autoscaling("Operator", &broken(1, ambiguous), "False/AmbiguousSelector", "remove the other");
     let disabled = ("ScalingActive", "False", "ScalingDisabled", "scaling is disabled");
     check_autoscaling("Operator", &broken(1, disabled), "False/ScaledToZero", "no replica runs");
     let denied = ("AbleToScale", "False", "FailedGetScale", "deployments.apps is forbidden");

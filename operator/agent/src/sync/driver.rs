@@ -256,7 +256,8 @@ impl Driver {
     /// How long to wait if nothing happens. `settles`: when a content may have settled.
     fn pause(&self, plan: &Plan, settles: Option<Instant>, now: Instant) -> Duration {
         let look = if self.index.is_none() || self.is_any_changing() { SOON } else { self.settings.look_again };
-        let wake = plan.wake.into_iter().chain(settles).min();
+        let words_due = self.models.values().filter_map(|memory| memory.word_due).filter(|due| *due > now);
+        let wake = plan.wake.into_iter().chain(settles).chain(words_due).min();
         wake.map_or(look, |wake| wake.saturating_duration_since(now).max(SHORTEST).min(look))
     }
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::task::AbortHandle;
@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct Memory {
     /// The entry of the manifest and the state of its source that all of this is about.
     pub(super) key: String,
+    /// Until when it is waited for a word on how what serves is to be unloaded.
+    pub(super) word_due: Option<Instant>,
     /// What the fetch begun last had to open the source with.
     pub(super) credentials: Option<String>,
     /// The source was looked at since the process began, so what is staged for the key is still what lies there.
@@ -84,6 +86,7 @@ impl Memory {
         }
         self.cancel();
         self.key = key;
+        self.word_due = None;
         self.fetches = None;
         self.loads.clear();
     }
@@ -97,6 +100,11 @@ impl Memory {
         if self.waiting.take().is_some_and(|load| load.cancel()) {
             self.loading = None;
         }
+    }
+
+    /// Whether it is still waited for a word on how what serves is to be unloaded, `limit` after that was asked first.
+    pub(super) fn awaits_word(&mut self, limit: Duration, now: Instant) -> bool {
+        now < *self.word_due.get_or_insert(now + limit)
     }
 
     /// Failures are those of the credentials at hand: what failed with others gets new chances with these.

@@ -112,7 +112,7 @@ fn describe(
             .staged
             .as_ref()
             .and_then(|content| known.attempts.last_crash(content))
-            .map(|crash| crash.to_string()),
+            .map(|crash| crash.sentence()),
         settled: (is_ready && wanted.staged.as_ref().is_some_and(|content| known.attempts.is_open(content)))
             .then_some(false),
         ends_servers: wanted.staged.as_ref().is_some_and(|content| known.attempts.has_unexplained_ends(content)),

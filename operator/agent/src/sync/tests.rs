@@ -193,6 +193,8 @@ struct Harness {
     at_once: usize,
     /// How long a server has to live on with a content in rollout.
     settle: Duration,
+    /// How long it is waited for a word on how what serves is to be unloaded.
+    word_within: Duration,
     agent: Option<Agent>,
 }
 
@@ -208,7 +210,8 @@ impl Harness {
         let address = server.start(([127, 0, 0, 1], 0).into()).await;
         let (manifests, _) = watch::channel(Arc::new(manifest(models)));
         let root = tempfile::tempdir().unwrap();
-        Self { root, server, address, manifests, adopts: None, at_once: 4, settle: SETTLE, agent: None }
+        let word_within = Duration::from_millis(100);
+        Self { root, server, address, manifests, adopts: None, at_once: 4, settle: SETTLE, word_within, agent: None }
     }
 
     fn start_agent(&mut self) {
@@ -216,6 +219,7 @@ impl Harness {
         settings.look_again = Duration::from_millis(50);
         settings.grace = Duration::ZERO;
         settings.settle = self.settle;
+        settings.word_within = self.word_within;
         (settings.fetches_at_once, settings.loads_at_once) = (self.at_once, self.at_once);
         settings.adopts = self.adopts.as_ref().map(watch::Sender::subscribe);
         settings.places.config_maps.below = vec![self.root.path().join("maps")];

@@ -5,18 +5,22 @@
 //! |---|---|
 //! | `drain/SECONDS/CONTENT` | is not ready from then on, waits until nobody sends requests, for as many seconds at least, unloads and loads |
 //! | `hold/CONTENT` | serves on: another pod is out of the Service |
-//! | neither | unloads and loads at once: nobody else serves the model |
+//! | `CONTENT` alone | unloads and loads at once: nobody else serves the model |
+//! | none of these | waits a few seconds for one of them: manifest and annotation reach it one after the other |
+//!
+//! A pod that goes back to the former content, or to one that is proven, unloads as well, and gets the same words for that.
 //!
 //! A pod is out from the moment its annotation says so, and as long as the annotation or its own report does, or it loads: a word is
 //! taken back only when the pod is ready again, and the next pod gets its own only when that has been read. Agents that do not know
 //! these words pass them over.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, time::Duration};
 
 use crds::parts::load::LoadOrder;
 
 use super::{Adopt, Around, Step};
 use crate::{
+    ManifestModel,
     manifest::RolloutPhase,
     replica::{Phase, Replica},
 };
@@ -27,8 +31,10 @@ const HOLD: &str = "hold/";
 /// What a pod does before it unloads a content to load its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainOrder {
-    /// Nothing.
+    /// Nothing: it begins at once.
     None,
+    /// Nothing is said of the content, so far.
+    Unsaid,
     /// It leaves the Service; it takes as long at least until no new callers are sent to it.
     After(Duration),
     /// It waits.
@@ -46,7 +52,7 @@ impl DrainOrder {
             let seconds = seconds.parse().ok().filter(|_| drained == content)?;
             Some(Self::After(Duration::from_secs(seconds)))
         });
-        orders.next_back().unwrap_or(Self::None)
+        orders.next_back().unwrap_or(if words.contains(content) { Self::None } else { Self::Unsaid })
     }
 }
 
@@ -69,8 +75,10 @@ fn has_word(replica: &Replica, prefix: &str) -> bool {
 
 /// A content that a pod may load only after it has unloaded what it serves of the model.
 struct Reload<'a> {
-    word: &'a str,
+    word: Cow<'a, str>,
     model: &'a str,
+    /// The pod goes back to it: it follows the content whatever its annotation says.
+    is_back: bool,
     /// The pod has tried, and will try again: others go first.
     has_failed: bool,
 }
@@ -78,7 +86,7 @@ struct Reload<'a> {
 /// Adds to what each pod may adopt whether it leaves the Service for it, and takes away what a pod may not begin yet.
 pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
     let staying: Vec<&Replica> = around.replicas.iter().filter(|replica| !replica.is_leaving).collect();
-    if !steps.iter().any(unloads_first) && !staying.iter().any(|replica| is_missing(replica)) {
+    if !steps.iter().any(may_unload_first) && !staying.iter().any(|replica| is_missing(replica)) {
         return;
     }
     let mut turns: Vec<Turn<'_>> = staying.iter().map(|replica| Turn::of(replica, steps)).collect();
@@ -107,11 +115,13 @@ pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
                 out.insert(turn.name());
                 words.insert(format!("{DRAIN}{}/{}", turn.replica.leaves_after.as_secs(), reload.word));
             } else if is_served || others_out > 0 {
-                if turn.replica.may_adopt.contains(reload.word) {
+                if reload.is_back || turn.replica.may_adopt.contains(&*reload.word) {
                     words.insert(format!("{HOLD}{}", reload.word));
                 } else {
-                    words.remove(reload.word);
+                    words.remove(&*reload.word);
                 }
+            } else {
+                words.insert(reload.word.to_string());
             }
         }
         if turn.is_out() && is_at_work && !words.iter().any(|word| word.contains('/')) {
@@ -164,25 +174,44 @@ fn has_lost_its_word(replica: &Replica) -> bool {
     !replica.may_adopt.iter().any(|word| word.starts_with(DRAIN))
 }
 
-fn unloads_first(step: &Step) -> bool {
-    let is_open = step.entry.rollout.as_ref().is_some_and(|rollout| rollout.phase != RolloutPhase::Quarantined);
-    is_open && step.entry.load.order == LoadOrder::UnloadFirst
+/// Whether a pod may have to unload something for the entry of `step`, or to go back from it.
+fn may_unload_first(step: &Step) -> bool {
+    let former = step.entry.rollout.as_ref().and_then(|rollout| rollout.former.as_deref());
+    [Some(&step.entry), former].into_iter().flatten().any(|entry| entry.load.order == LoadOrder::UnloadFirst)
+}
+
+/// What the pod of that name is to serve of the model of `step`, with the word for it; whether it goes back to it.
+fn followed<'a>(step: &'a Step, pod: &str) -> Option<(&'a ManifestModel, Cow<'a, str>, bool)> {
+    match &step.entry.rollout {
+        None => Some((&step.entry, Cow::Borrowed(&step.word), true)),
+        Some(rollout) if rollout.phase != RolloutPhase::Quarantined && step.pods.contains(pod) => {
+            Some((&step.entry, Cow::Borrowed(&step.word), false))
+        }
+        Some(rollout) => rollout.former.as_deref().map(|former| (former, Cow::Owned(former.adopt_word()), true)),
+    }
 }
 
 /// What `replica` is to unload and load.
 fn reloads<'a>(replica: &Replica, steps: &'a [Step]) -> Vec<Reload<'a>> {
-    let named = steps.iter().filter(|step| unloads_first(step) && step.pods.contains(&replica.name));
-    let reloads = named.filter_map(|step| {
-        let report = replica.report.as_ref()?.models.get(&step.entry.name)?;
-        let is_about = report.entry.as_deref().is_some_and(|entry| entry.starts_with(&step.word));
+    let Some(reports) = &replica.report else { return vec![] };
+    let reloads = steps.iter().filter(|step| may_unload_first(step)).filter_map(|step| {
+        let (entry, word, is_back) = followed(step, &replica.name)?;
+        let report = reports.models.get(&step.entry.name)?;
+        if is_back && (reports.adopts.is_none() || report.entry.is_none()) {
+            return None; // an agent that does not say what it follows goes back by itself
+        }
+        let is_about = report.entry.as_deref().is_some_and(|entry| entry.starts_with(&*word));
         let has_failed = match &report.phase {
             Phase::Ready if is_about => return None,
             Phase::Failed { will_retry: false, .. } if is_about => return None,
             phase => is_about && matches!(phase, Phase::Failed { .. }),
         };
-        let is_under_way = is_about && report.phase == Phase::Loading;
+        // one that goes back was told so; any other that loads what is proven has just been started
+        let was_told = |words: &BTreeSet<String>| words.iter().any(|it| it.starts_with(DRAIN) && it.ends_with(&*word));
+        let is_under_way = is_about && report.phase == Phase::Loading && (!is_back || was_told(&replica.may_adopt));
         let is_loaded = !report.versions.is_empty();
-        (is_loaded || is_under_way).then_some(Reload { word: &step.word, model: &step.entry.name, has_failed })
+        let is_reload = entry.load.order == LoadOrder::UnloadFirst && (is_loaded || is_under_way);
+        is_reload.then_some(Reload { word, model: &step.entry.name, is_back, has_failed })
     });
     reloads.collect()
 }

@@ -34,7 +34,9 @@ pub(super) fn of(seen: &Seen<'_>) -> Option<(Claim, AutoscalingStatus)> {
     let status = seen.autoscaler.map_or(&Value::Null, |autoscaler| &autoscaler["status"]);
     let claim = match autoscale.engine {
         AutoscalingEngine::Keda => of_scaled_object(&seen.outcome, status, &autoscale),
-        AutoscalingEngine::Operator | AutoscalingEngine::PrometheusAdapter => of_pod_autoscaler(seen, status, &autoscale),
+        AutoscalingEngine::Operator | AutoscalingEngine::PrometheusAdapter => {
+            of_pod_autoscaler(seen, status, &autoscale)
+        }
     };
     let number = |name: &str| status[name].as_i64().and_then(|number| i32::try_from(number).ok());
     let numbers = AutoscalingStatus {
@@ -131,6 +133,9 @@ fn cure(reason: &str, engine: AutoscalingEngine) -> &'static str {
         ("FailedGetPodsMetric", AutoscalingEngine::PrometheusAdapter) => {
             "no pod has been measured yet; or prometheus-adapter lacks the rules of deploy/observability/prometheus-adapter.yaml, or \
              its Prometheus does not find the pods: see spec.monitoring"
+        }
+        ("AmbiguousSelector", _) => {
+            "remove the other HorizontalPodAutoscaler, or spec.autoscaling and spec.replicas if that one is to scale the server"
         }
         _ => "",
     }

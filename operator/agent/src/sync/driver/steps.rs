@@ -105,10 +105,12 @@ impl Driver {
             Some(adopts) => DrainOrder::of(adopts, &model.adopt_word()),
             None => DrainOrder::None,
         };
-        if drain == DrainOrder::Hold {
-            return; // another pod is out of the Service
-        }
         let Some(memory) = self.models.get_mut(name) else { return };
+        match drain {
+            DrainOrder::Hold => return, // another pod is out of the Service
+            DrainOrder::Unsaid if memory.awaits_word(self.settings.word_within, Instant::now()) => return,
+            DrainOrder::Unsaid | DrainOrder::None | DrainOrder::After(_) => {}
+        }
         tracing::info!(model = name, content = content.short(), "loading");
         let is_withheld =
             entry.withheld.is_some() && record.confirmed.as_ref().map(Staged::entry) == entry.withheld.as_deref();

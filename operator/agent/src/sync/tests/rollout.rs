@@ -200,6 +200,47 @@ async fn a_replica_leaves_the_service_before_it_unloads_and_waits_while_another_
     assert!(calls.iter().any(|call| call == "load whole"), "{calls:?}");
 }
 
+/// The resource asks for the former content again.
+#[tokio::test]
+async fn a_replica_that_goes_back_is_told_how_and_begins_without_a_word_where_none_comes() {
+    let unloads_first = |text: &str| {
+        let mut model = inline("a", text);
+        (model.load.order, model.load.retries) = (LoadOrder::UnloadFirst, 0);
+        model
+    };
+    let (old, new) = (unloads_first("old"), unloads_first("new"));
+    let mut harness = with_annotation(vec![old.clone()], &[]).await;
+    harness.word_within = Duration::from_secs(600);
+    harness.kill_agent().await;
+    harness.start_agent();
+    harness.follows(&old).await;
+    let say = |harness: &Harness, words: &[String]| {
+        harness.adopts.as_ref().unwrap().send_replace(words.iter().cloned().collect());
+    };
+    say(&harness, &[new.adopt_word()]);
+    harness.want(vec![in_rollout(RolloutPhase::Trial, new.clone(), Some(old.clone()))]);
+    harness.follows(&new).await;
+    let before = harness.server.calls().len();
+    // back, but nothing is said of that yet, and then that another replica is out
+    harness.want(vec![old.clone()]);
+    say(&harness, &[new.adopt_word(), "another".into()]);
+    harness.until("read", |state| state.adopts.as_ref().is_some_and(|adopts| adopts.contains("another"))).await;
+    say(&harness, &[format!("hold/{}", old.adopt_word())]);
+    harness.until("held", |state| state.adopts.as_ref().is_some_and(|adopts| !adopts.contains("another"))).await;
+    assert_eq!(harness.server.calls().len(), before, "it serves on");
+    assert_eq!(harness.server.loaded("a").as_deref(), Some("new"));
+    say(&harness, &[format!("drain/0/{}", old.adopt_word())]);
+    harness.follows(&old).await;
+    assert_eq!(harness.server.calls()[before..][..3], ["drain", "unload a", "load a"]);
+    // where nobody says anything it does not wait for ever
+    harness.word_within = Duration::from_millis(100);
+    harness.kill_agent().await;
+    harness.start_agent();
+    say(&harness, &[]);
+    harness.want(vec![new.clone()]);
+    harness.follows(&new).await;
+}
+
 #[tokio::test]
 async fn a_content_whose_server_ends_before_it_has_settled_is_tried_once_more_and_then_given_up() {
     let (old, new, beside) = (inline("a", "old"), inline("a", "new"), inline("b", "beside"));
@@ -263,7 +304,7 @@ async fn a_server_that_is_gone_is_held_against_a_content_before_the_next_one_sta
     harness.server.stop().await;
     let state = harness.until("accused", |state| state.models["a"].crashes == 1).await;
     let crash = state.models["a"].crash.as_ref().unwrap();
-    assert!(crash.contains("after it had loaded it"), "{crash}");
+    assert!(crash.starts_with("the server ended ") && crash.ends_with("after it had loaded this content"), "{crash}");
     // its successor is told of, and that counts no second time
     harness.agent.as_ref().unwrap().server_starting();
     harness.server.start(harness.address).await;

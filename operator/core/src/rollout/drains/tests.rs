@@ -49,6 +49,8 @@ struct Pod {
     drains: bool,
     /// The kubelet's last word.
     is_ready: bool,
+    /// What it unloaded while it got requests.
+    unloaded_at_once: Vec<String>,
 }
 
 impl Pod {
@@ -61,6 +63,7 @@ impl Pod {
             models: BTreeMap::new(),
             drains: false,
             is_ready: true,
+            unloaded_at_once: Vec::new(),
         }
     }
 
@@ -89,9 +92,14 @@ impl Pod {
                     work.serves = Some(follows);
                 }
             } else if work.follows.is_some() && work.follows != work.serves {
+                let word = work.follows.as_ref().unwrap().adopt_word();
                 let order = if work.serves.is_some() { DrainOrder::of(&self.words, &word) } else { DrainOrder::None };
-                work.loads = order != DrainOrder::Hold;
+                // it is always said in the end
+                work.loads = !matches!(order, DrainOrder::Hold | DrainOrder::Unsaid);
                 self.drains |= matches!(order, DrainOrder::After(_));
+                if order == DrainOrder::None && work.serves.is_some() && self.is_ready && !self.drains {
+                    self.unloaded_at_once.push(entry.name.clone());
+                }
             }
         }
         if self.models.values().all(|work| !work.loads) {
@@ -204,9 +212,11 @@ fn words_are_read_back_for_their_content_only() {
     let of = |all: &[&str]| DrainOrder::of(&words(all), "ab");
     assert_eq!(of(&["ab", "drain/18/ab"]), DrainOrder::After(Duration::from_secs(18)));
     assert_eq!(of(&["ab", "drain/18/ab", "hold/ab"]), DrainOrder::Hold);
-    for none in [&["ab"][..], &["ab", "drain/18/abc", "hold/a"], &["drain/x/ab", "drain/ab", "drain/-1/ab", "ab/drain"]]
-    {
+    for none in [&["ab"][..], &["ab", "drain/18/abc", "hold/a"]] {
         assert_eq!(of(none), DrainOrder::None, "{none:?}");
+    }
+    for unsaid in [&[][..], &["a", "abc", "hold/a"], &["drain/x/ab", "drain/ab", "drain/-1/ab", "ab/drain"]] {
+        assert_eq!(of(unsaid), DrainOrder::Unsaid, "{unsaid:?}");
     }
 }
 
@@ -228,6 +238,77 @@ fn a_pod_leaves_only_where_others_serve_the_model() {
     two.last = Some(Manifest::new("ml", "vision", vec![content("a", "good-0"), content("b", "good-0")]));
     two.reconcile();
     assert!(!two.pods[0].annotation.iter().any(|word| word.contains('/')), "{:?}", two.pods[0]);
+}
+
+/// A content is changed again, or back, at every point of its rollout.
+#[test]
+fn pods_that_go_back_leave_the_service_one_after_the_other() {
+    for pods in [2, 3] {
+        for rounds in 0..12 {
+            for then in ["good-0", "good-2", "bad-1"] {
+                let mut cluster = Cluster::new(pods, 1);
+                cluster.wanted.insert("a".into(), content("a", "good-1"));
+                cluster.rounds(rounds);
+                cluster.wanted.insert("a".into(), content("a", then));
+                cluster.rounds(20);
+                for pod in &cluster.pods {
+                    assert!(pod.unloaded_at_once.is_empty(), "after {rounds} rounds, {then}: {pod:#?}");
+                }
+                cluster.wanted.insert("a".into(), content("a", "good-3"));
+                cluster.settle();
+                for pod in &cluster.pods {
+                    assert!(pod.unloaded_at_once.is_empty() && pod.annotation.is_empty(), "{rounds}, {then}: {pod:#?}");
+                    assert_eq!(pod.models["a"].serves, Some(content("a", "good-3")));
+                }
+            }
+        }
+    }
+    // the only one has nobody to leave its callers to
+    let mut one = Cluster::new(1, 1);
+    one.wanted.insert("a".into(), content("a", "good-1"));
+    one.rounds(2);
+    one.wanted.insert("a".into(), content("a", "good-0"));
+    one.settle();
+    assert_eq!(one.pods[0].models["a"].serves, Some(content("a", "good-0")));
+}
+
+/// What serves on all pods is not given up for what served before it.
+#[test]
+fn a_change_before_a_content_has_settled_everywhere_goes_back_no_further_than_to_that() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.wanted.insert("a".into(), content("a", "good-1"));
+    let now_serving =
+        |cluster: &Cluster| cluster.pods.iter().all(|pod| pod.models["a"].serves == Some(content("a", "good-1")));
+    for _ in 0..40 {
+        if now_serving(&cluster) {
+            break;
+        }
+        cluster.rounds(1);
+    }
+    assert!(now_serving(&cluster));
+    // one of them has not shown yet that its server lives on with it
+    let mut replicas: Vec<_> = cluster.pods.iter().map(Pod::replica).collect();
+    let settle = |replica: &mut Replica, is_settled| {
+        let report = replica.report.as_mut().unwrap().models.get_mut("a").unwrap();
+        report.settled = Some(is_settled);
+    };
+    settle(&mut replicas[0], true);
+    settle(&mut replicas[1], false);
+    let rollout = |phase| crate::manifest::ModelRollout {
+        phase,
+        former: Some(Box::new(content("a", "good-0"))),
+        crashes: BTreeMap::new(),
+        failure: None,
+    };
+    for (phase, expect) in [(RolloutPhase::Spreading, "good-1"), (RolloutPhase::Trial, "good-0")] {
+        let spreading = ManifestModel { rollout: Some(rollout(phase)), ..content("a", "good-1") };
+        let last = Manifest::new("ml", "vision", vec![spreading, content("b", "good-0")]);
+        let wanted = Manifest::new("ml", "vision", vec![content("a", "good-2"), content("b", "good-0")]);
+        let compiled = Compiled { manifest: wanted, problems: vec![], models: vec![], gpu_memory: None };
+        let (next, _) = advance(compiled, &Around { last: Some(&last), replicas: &replicas, at_once: 1 });
+        let former = next.manifest.model("a").unwrap().rollout.clone().unwrap().former.unwrap();
+        assert_eq!(*former, content("a", expect), "{phase:?}");
+    }
 }
 
 #[test]
