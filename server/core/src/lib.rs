@@ -18,6 +18,7 @@ pub mod ensemble;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod grpc_timeout;
 pub mod header_forwarding;
 pub mod health;
 pub mod host_policy;

@@ -22,6 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use operator_core::pod::{GRPC_PORT, HTTP_PORT};
+use server_core::grpc_timeout;
 
 use super::{
     answers::{self, Body, Refusal},
@@ -117,7 +118,7 @@ impl Forward {
             let mut request = to_pod(Request::from_parts(head.clone(), body.clone()), protocol, address);
             if deadline.is_clients() {
                 // what is left of it
-                let left = HeaderValue::try_from(protocol::timeout_text(deadline.left()));
+                let left = HeaderValue::try_from(grpc_timeout::format(deadline.left()));
                 left.into_iter().for_each(|left| drop(request.headers_mut().insert(GRPC_TIMEOUT, left)));
             }
             match self.client(protocol).request(request).await {
