@@ -38,11 +38,19 @@ pub struct GatewayRoute {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub rules: Vec<Opaque>,
-    /// Labels of the route.
+    /// Labels and annotations of its own.
+    #[serde(flatten)]
+    pub metadata: RouteMetadata,
+}
+
+/// Labels and annotations of an object that leads to the server from outside, fields of the route itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteMetadata {
+    /// Labels of the object that is made.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations of the route.
+    /// Annotations of the object that is made, such as those that the controller of a Gateway or Ingress reads.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
@@ -102,14 +110,9 @@ pub struct IngressRoute {
     /// TLS: answered with the certificate of a Secret of the namespace. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<IngressTls>,
-    /// Labels of the Ingress.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    pub labels: BTreeMap<String, String>,
-    /// Annotations of the Ingress, such as those its controller reads.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    pub annotations: BTreeMap<String, String>,
+    /// Labels and annotations of its own.
+    #[serde(flatten)]
+    pub metadata: RouteMetadata,
 }
 
 /// Which interface an Ingress leads to.

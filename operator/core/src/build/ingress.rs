@@ -34,7 +34,10 @@ pub(super) fn build(server: &Validated<'_>) -> Option<Ingress> {
         }]
     });
     Some(Ingress {
-        metadata: with_labels(with_annotations(metadata(server, server.name), &route.annotations), &route.labels),
+        metadata: with_labels(
+            with_annotations(metadata(server, server.name), &route.metadata.annotations),
+            &route.metadata.labels,
+        ),
         spec: Some(IngressSpec {
             ingress_class_name: route.class_name.clone(),
             rules: Some(vec![IngressRule {

@@ -47,11 +47,11 @@ fn route(server: &Validated<'_>, kind: Kind, route: &GatewayRoute, port: u16) ->
     if !route.hostnames.is_empty() {
         spec["hostnames"] = json!(route.hostnames);
     }
-    let metadata = with_annotations(metadata(server, server.name), &route.annotations);
+    let metadata = with_annotations(metadata(server, server.name), &route.metadata.annotations);
     json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
-        "metadata": with_labels(metadata, &route.labels),
+        "metadata": with_labels(metadata, &route.metadata.labels),
         "spec": spec,
     })
 }
