@@ -1,4 +1,4 @@
-"""Do two instances of a network get as much out of the processors as two threads that run it in a loop?"""
+"""Do instances of a network get as much out of the processors as threads that run it in a loop?"""
 
 import contextlib
 import os
@@ -12,8 +12,7 @@ import numpy as np
 from serving import Server, program, runtime_library
 from turns import Target, http_target, in_turns, each
 
-COUNT = 2
-CALLERS = 2 * COUNT  # so that no instance waits for a caller
+COUNTS = (1, 2)  # one leaves the load generator a processor of its own
 
 
 def measure(table, options):
@@ -24,14 +23,20 @@ def measure(table, options):
     }
     with contextlib.ExitStack() as stack:
         models = stack.enter_context(tempfile.TemporaryDirectory())
-        write(models)
+        for count in COUNTS:
+            write(models, count)
         server = stack.enter_context(Server(models, "--log-info=false"))
-        for name in inputs:
-            loop = Target("loop", CALLERS, lambda seconds, name=name: raw_loop(f"{models}/{name}/1/model.onnx", seconds))
-            rounds = in_turns([loop, http_target("server", server, name, inputs[name], CALLERS)], longer(options))
-            table.requests(f"{name}: {COUNT} instances over HTTP beside {COUNT} threads in a loop", rounds)
-            pairs = zip(each(rounds, "server", CALLERS, "rate"), each(rounds, "loop", CALLERS, "rate"))
-            table.limit(f"{name}: runs per second, {COUNT} instances over {COUNT} threads in a loop", load.spread(a / b for a, b in pairs), 0.98, "times", at_least=True)
+        for count in COUNTS:
+            callers = 2 * count  # so that no instance waits for a caller
+            for name in inputs:
+                model = f"{name}_{count}"
+                loop = Target("loop", callers, lambda seconds, model=model, count=count: raw_loop(f"{models}/{model}/1/model.onnx", seconds, count))
+                rounds = in_turns([loop, http_target("server", server, model, inputs[name], callers)], longer(options))
+                many = "1 instance" if count == 1 else f"{count} instances"
+                threads = "1 thread" if count == 1 else f"{count} threads"
+                table.requests(f"{name}: {many} over HTTP beside {threads} in a loop", rounds)
+                pairs = zip(each(rounds, "server", callers, "rate"), each(rounds, "loop", callers, "rate"))
+                table.limit(f"{name}: runs per second, {many} over {threads} in a loop", load.spread(a / b for a, b in pairs), 0.98, "times", at_least=True)
 
 
 def longer(options):
@@ -43,16 +48,16 @@ def longer(options):
     return options
 
 
-def write(models):
-    """Both networks, each with as many instances as the loop has threads, each on one thread."""
-    more = f'instance_group [ {{ kind: KIND_CPU count: {COUNT} }} ]\nparameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}\n'
-    make.write(models, "bert_mini", make.onnx_config(8, [("input_ids", "INT64", [128])], [("pooled", "FP32", [256])], more), {1: networks.bert_mini()})
-    make.write(models, "resnet18", make.onnx_config(8, [("images", "FP32", [3, 224, 224])], [("scores", "FP32", [1000])], more), {1: networks.resnet18()})
+def write(models, count):
+    """Both networks, each with so many instances, each on one thread."""
+    more = f'instance_group [ {{ kind: KIND_CPU count: {count} }} ]\nparameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}\n'
+    make.write(models, f"bert_mini_{count}", make.onnx_config(8, [("input_ids", "INT64", [128])], [("pooled", "FP32", [256])], more), {1: networks.bert_mini()})
+    make.write(models, f"resnet18_{count}", make.onnx_config(8, [("images", "FP32", [3, 224, 224])], [("scores", "FP32", [1000])], more), {1: networks.resnet18()})
 
 
-def raw_loop(model, seconds):
+def raw_loop(model, seconds, threads):
     """ONNX Runtime in as many threads, a session each."""
-    command = [program("ort_loop"), runtime_library(), model, "1", str(seconds), str(COUNT)]
+    command = [program("ort_loop"), runtime_library(), model, "1", str(seconds), str(threads)]
     before = os.times()
     median, _, rate = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     after = os.times()

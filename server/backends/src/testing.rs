@@ -49,6 +49,19 @@ fn in_virtual_environment() -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so")))
 }
 
+/// The library that an example of this crate is built into, with its tests. Where only some of them were built the test is skipped
+/// with a line that says so; where `CI` promises it, it fails.
+pub(crate) fn example(name: &str) -> Option<String> {
+    let tests = env::current_exe().expect("a test has a file");
+    let built = tests.parent()?.parent()?.join(format!("examples/lib{name}.so"));
+    if built.exists() {
+        return Some(built.display().to_string());
+    }
+    assert!(!env::var("CI").is_ok_and(|value| value == "true"), "{} is missing", built.display());
+    println!("skipped: {} is missing: cargo build -p server-backends --examples makes it", built.display());
+    None
+}
+
 /// The folder of the test models, as a model with all its versions in one.
 pub(crate) fn source(name: &str) -> ModelSource {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models");

@@ -3,65 +3,31 @@
 
 #![allow(unsafe_code)]
 
-use std::{
-    ffi::{CStr, c_char, c_void},
-    ptr,
-};
+use std::{ffi::c_char, ptr};
 
 use ort::{AsPointer, session::SharedSessionInner, sys};
 
-use super::raw::{check, minor};
-use crate::dylib::Library;
+use super::{
+    newer::{ALLOCATOR_GET_STATS, GET_KEY_VALUE, Newer, Pairs, RELEASE_KEY_VALUE_PAIRS, text},
+    raw::check,
+};
 
-/// A list of names and values of the library's own.
-#[repr(C)]
-struct Pairs {
-    _opaque: [u8; 0],
-}
-
-type GetKeyValue = unsafe extern "system" fn(*const Pairs, *const c_char) -> *const c_char;
-type ReleaseKeyValuePairs = unsafe extern "system" fn(*mut Pairs);
-type AllocatorGetStats = unsafe extern "system" fn(*const sys::OrtAllocator, *mut *mut Pairs) -> sys::OrtStatusPtr;
-
-/// The functions by which an arena is asked. The declarations that this program is built with end before them, so that older libraries
-/// can be used as well.
+/// The functions by which an arena is asked.
 #[derive(Clone, Copy)]
 pub(super) struct Arenas {
-    get_key_value: GetKeyValue,
-    release: ReleaseKeyValuePairs,
-    get_stats: AllocatorGetStats,
+    get_key_value: unsafe extern "system" fn(*const Pairs, *const c_char) -> *const c_char,
+    release: unsafe extern "system" fn(*mut Pairs),
+    get_stats: unsafe extern "system" fn(*const sys::OrtAllocator, *mut *mut Pairs) -> sys::OrtStatusPtr,
 }
 
-/// Where they stand in the table of functions, to which versions only ever append.
-const GET_KEY_VALUE: usize = 297;
-const RELEASE_KEY_VALUE_PAIRS: usize = 300;
-const ALLOCATOR_GET_STATS: usize = 319;
-/// The first version, 1.MINOR, that has all of them.
-const SINCE: u32 = 23;
-
 impl Arenas {
-    /// `None`: the library, of that version, is older.
-    pub(super) fn of(library: &Library, version: &str) -> Option<Self> {
-        if minor(version) < (1, SINCE) {
-            return None;
-        }
-        // SAFETY: onnxruntime_c_api.h declares `const OrtApiBase* OrtGetApiBase(void)`.
-        let base = unsafe { library.function::<unsafe extern "C" fn() -> *const sys::OrtApiBase>("OrtGetApiBase") };
-        // SAFETY: the function takes nothing and answers a pointer to a static structure, or null.
-        let base = unsafe { base.ok()?().as_ref() }?;
-        // SAFETY: a version that the library has; it answers the address of a static table.
-        let table = unsafe { (base.GetApi)(SINCE) }.cast::<*const c_void>();
-        if table.is_null() {
-            return None;
-        }
-        // SAFETY: the table of that version is longer than these places, whose functions have the types that the header declares.
-        unsafe {
-            Some(Self {
-                get_key_value: table.add(GET_KEY_VALUE).cast::<GetKeyValue>().read(),
-                release: table.add(RELEASE_KEY_VALUE_PAIRS).cast::<ReleaseKeyValuePairs>().read(),
-                get_stats: table.add(ALLOCATOR_GET_STATS).cast::<AllocatorGetStats>().read(),
-            })
-        }
+    /// `None`: the library is older.
+    pub(super) fn of(newer: Newer) -> Option<Self> {
+        Some(Self {
+            get_key_value: newer.get(&GET_KEY_VALUE)?,
+            release: newer.get(&RELEASE_KEY_VALUE_PAIRS)?,
+            get_stats: newer.get(&ALLOCATOR_GET_STATS)?,
+        })
     }
 
     /// Bytes that a session's arena has taken from the host, or from a GPU.
@@ -81,8 +47,8 @@ impl Arenas {
         }
         // SAFETY: list and name are valid; the text belongs to the list, which lives until it is released.
         let value = unsafe {
-            let value = (self.get_key_value)(pairs, c"TotalAllocated".as_ptr());
-            let bytes = (!value.is_null()).then(|| CStr::from_ptr(value).to_str().ok()?.parse().ok()).flatten();
+            let value = text((self.get_key_value)(pairs, c"TotalAllocated".as_ptr()));
+            let bytes = value.and_then(|value| value.parse().ok());
             (self.release)(pairs);
             bytes
         };

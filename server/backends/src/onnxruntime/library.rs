@@ -18,7 +18,9 @@ use server_core::{
 
 use super::{
     arena::Arenas,
+    newer::Newer,
     options::{MOST_THREADS, is_on, number, usable_threads},
+    plugins::Plugins,
     raw::{self, Failure},
 };
 use crate::dylib::{self, Library, LoadError, Wanted};
@@ -33,8 +35,12 @@ pub(super) struct Runtime {
     pub(super) path: PathBuf,
     /// Sessions share one pool of threads.
     pub(super) has_global_threads: bool,
+    /// Sessions share one arena of host memory.
+    pub(super) has_shared_arena: bool,
     /// How sessions are asked what they hold, if the library can tell.
     pub(super) arenas: Option<Arenas>,
+    /// Libraries with further execution providers.
+    pub(super) plugins: Plugins,
 }
 
 /// The library, opened at the first call. `settings` of later calls change nothing.
@@ -66,8 +72,14 @@ fn open(settings: &Settings) -> Result<Runtime> {
     let environment = builder.build().map_err(Failure::from)?;
     environment.set_log_level(log_level());
     tracing::info!(path = %path.display(), %version, "opened ONNX Runtime");
-    let arenas = Arenas::of(&library, &version);
-    Ok(Runtime { environment, path, has_global_threads, arenas })
+    let has_shared_arena = settings.get("enable-shared-arena").is_some_and(|value| is_on(value));
+    if has_shared_arena {
+        raw::share_arena(&environment).map_err(Error::from)?;
+    }
+    let newer = Newer::of(&library, &version);
+    let arenas = newer.and_then(Arenas::of);
+    let plugins = Plugins::of(settings, newer);
+    Ok(Runtime { environment, path, has_global_threads, has_shared_arena, arenas, plugins })
 }
 
 fn library(setting: Option<&str>) -> Result<Library, LoadError> {

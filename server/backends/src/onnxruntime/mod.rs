@@ -1,6 +1,6 @@
 //! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
 //!
-//! [`library`] opens it, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
+//! [`library`] opens it, and [`plugins`] libraries with further execution providers, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
 //! compare them with a configuration, [`options`], [`providers`] and [`provider_options`] set a session up, [`instance`] runs it, [`convert`]
 //! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
 
@@ -12,7 +12,9 @@ mod declared;
 mod instance;
 mod library;
 mod model;
+mod newer;
 mod options;
+mod plugins;
 mod provider_options;
 mod providers;
 mod raw;
@@ -41,7 +43,7 @@ use model::OnnxModel;
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
 
 /// The backend with its settings: `library`, `default-max-batch-size`, `enable-global-threadpool`,
-/// `intra_op_thread_count`, `inter_op_thread_count`.
+/// `intra_op_thread_count`, `inter_op_thread_count`, `enable-shared-arena`, `ep-library.NAME`.
 pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {
     Arc::new(OnnxRuntime { settings })
 }

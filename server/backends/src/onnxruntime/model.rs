@@ -62,7 +62,7 @@ pub(super) fn inspect(runtime: &Runtime, file: &Path, config: &ModelConfig, mode
         Ok(session) => session,
         Err(error) => {
             let failure = Failure::from(error);
-            let providers = providers::plan(config, first_device(config))?;
+            let providers = providers::plan(config, first_device(config), |name| runtime.plugins.has(name))?;
             if providers.is_empty() || providers::check_available(&providers, runtime).is_err() {
                 return Err(failure.into());
             }
@@ -132,7 +132,7 @@ impl OnnxModel {
 
     fn session(&self, placement: &Placement) -> Result<(Session, Signature, Option<RunOptions>)> {
         let Configured { file, config, options } = self.configured()?;
-        let providers = providers::plan(config, placement.device)?;
+        let providers = providers::plan(config, placement.device, |name| self.runtime.plugins.has(name))?;
         let builder = options.builder(self.runtime)?;
         let session = open(providers::register(builder, &providers, self.runtime)?, file, &providers)?;
         let signature = Signature::of(&session, file);
@@ -166,7 +166,9 @@ impl Model for OnnxModel {
                 Device::Gpu(id) => arenas.held(session, Some(*id)).map(|bytes| MemoryUse { device: *device, bytes }),
                 Device::Cpu | Device::Model => None,
             };
-            let on_host = arenas.held(session, None).map(|bytes| MemoryUse { device: Device::Cpu, bytes });
+            // What many have together is no single one's.
+            let own = (!self.runtime.has_shared_arena).then(|| arenas.held(session, None)).flatten();
+            let on_host = own.map(|bytes| MemoryUse { device: Device::Cpu, bytes });
             [on_gpu, on_host].into_iter().flatten()
         };
         running.iter().flat_map(of_session).collect()

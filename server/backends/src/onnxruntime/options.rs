@@ -142,6 +142,9 @@ impl SessionOptions {
                 .with_config_entry("session.intra_op.allow_spinning", "0")?
                 .with_config_entry("session.inter_op.allow_spinning", "0")?;
         }
+        if runtime.has_shared_arena {
+            builder = builder.with_env_allocators()?;
+        }
         if let Some(is_on) = self.memory_arena {
             let arena = ep::CPU::default().with_arena_allocator(is_on).build().error_on_failure();
             builder = builder.with_execution_providers([arena])?;

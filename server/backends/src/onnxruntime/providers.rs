@@ -28,33 +28,49 @@ pub(super) enum Provider {
     Cuda(Options),
     /// Intel OpenVINO.
     OpenVino(Options),
+    /// One of a library that the settings name.
+    Plugin(String, Options, Device),
 }
 
-/// The providers of an instance on that device. GPU accelerators mean nothing to instances elsewhere.
+/// The providers of an instance on that device. GPU accelerators mean nothing to instances elsewhere. `is_plugin`: whether the
+/// settings name a library with a provider so.
 ///
 /// Errors: `InvalidArgument` for an accelerator or an option nobody knows.
-pub(super) fn plan(config: &ModelConfig, device: Device) -> Result<Vec<Provider>> {
+pub(super) fn plan(config: &ModelConfig, device: Device, is_plugin: impl Fn(&str) -> bool) -> Result<Vec<Provider>> {
     let accelerators =
         config.optimization.as_ref().and_then(|optimization| optimization.execution_accelerators.as_ref());
     let mut providers = Vec::new();
     if let Device::Gpu(id) = device {
         let device_id = || ("device_id".to_owned(), id.to_string());
-        let mut cuda = Options::new();
+        let (mut cuda, mut asks_for_cuda) = (Options::new(), false);
         for accelerator in accelerators.iter().flat_map(|all| &all.gpu_execution_accelerator) {
             match accelerator.name.as_str() {
+                name if is_plugin(name) => {
+                    providers.push(Provider::Plugin(name.to_owned(), accelerator.parameters.clone(), device));
+                }
                 "tensorrt" => {
                     let options = tensorrt_options(&accelerator.parameters)?;
                     providers.push(Provider::TensorRt(options.into_iter().chain([device_id()]).collect()));
                 }
-                "cuda" => cuda.extend(cuda_options(&accelerator.parameters)?),
+                "cuda" => {
+                    asks_for_cuda = true;
+                    cuda.extend(cuda_options(&accelerator.parameters)?);
+                }
                 other => return Err(unknown(other)),
             }
         }
         cuda.extend(cuda_parameters(config)?); // the older way to say it counts, as in Triton
-        providers.push(Provider::Cuda(cuda.into_iter().chain([device_id()]).collect()));
+        // Beside the provider of a library, ONNX Runtime's own is there only if it is asked for.
+        let has_plugin = providers.iter().any(|provider| matches!(provider, Provider::Plugin(..)));
+        if asks_for_cuda || !has_plugin {
+            providers.push(Provider::Cuda(cuda.into_iter().chain([device_id()]).collect()));
+        }
     }
     for accelerator in accelerators.iter().flat_map(|all| &all.cpu_execution_accelerator) {
         match accelerator.name.as_str() {
+            name if is_plugin(name) => {
+                providers.push(Provider::Plugin(name.to_owned(), accelerator.parameters.clone(), Device::Cpu));
+            }
             "openvino" => {
                 let on_cpu = ("device_type".to_owned(), "CPU".to_owned()); // unless the parameters say otherwise
                 let options = accelerator.parameters.iter().map(|(key, value)| (key.clone(), value.clone()));
@@ -78,10 +94,18 @@ pub(super) fn register(builder: SessionBuilder, providers: &[Provider], runtime:
     check_available(providers, runtime)?;
     let mut builder = builder;
     for provider in providers {
-        builder = builder.with_execution_providers([provider.dispatch()]).map_err(|error| {
-            let reason = Failure::from(error);
-            Error::internal(format!("{} execution provider cannot start: {reason}", provider.name()))
-        })?;
+        builder = match provider {
+            Provider::TensorRt(options) => {
+                start(builder, provider, configured(ep::TensorRT::default(), options).build())
+            }
+            Provider::Cuda(options) => start(builder, provider, configured(ep::CUDA::default(), options).build()),
+            Provider::OpenVino(options) => {
+                start(builder, provider, configured(ep::OpenVINO::default(), options).build())
+            }
+            Provider::Plugin(name, options, device) => {
+                runtime.plugins.append(&builder, &runtime.environment, name, options, *device).map(|()| builder)
+            }
+        }?;
     }
     Ok(builder)
 }
@@ -105,11 +129,30 @@ pub(super) fn check_available(providers: &[Provider], runtime: &Runtime) -> Resu
 }
 
 impl Provider {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Self::TensorRt(_) => "TensorRT",
             Self::Cuda(_) => "CUDA",
             Self::OpenVino(_) => "OpenVINO",
+            Self::Plugin(name, ..) => name,
+        }
+    }
+
+    /// What to do when a library below it is missing; the end of a sentence.
+    fn needs(&self) -> &'static str {
+        match self {
+            Self::Cuda(_) => {
+                "; install the CUDA and cuDNN libraries of the versions that this ONNX Runtime was built for where the loader finds \
+                 them, for example in a folder of LD_LIBRARY_PATH"
+            }
+            Self::TensorRt(_) => {
+                "; install the TensorRT, CUDA and cuDNN libraries of the versions that this ONNX Runtime was built for where the \
+                 loader finds them, for example in a folder of LD_LIBRARY_PATH"
+            }
+            Self::OpenVino(_) => {
+                "; install the OpenVINO libraries beside it, as the package onnxruntime-openvino has them"
+            }
+            Self::Plugin(..) => "",
         }
     }
 
@@ -121,6 +164,7 @@ impl Provider {
     fn options(&self) -> &Options {
         match self {
             Self::TensorRt(options) | Self::Cuda(options) | Self::OpenVino(options) => options,
+            Self::Plugin(_, options, _) => options,
         }
     }
 
@@ -129,18 +173,19 @@ impl Provider {
             Self::TensorRt(_) => ep::TensorRT::is_available(),
             Self::Cuda(_) => ep::CUDA::is_available(),
             Self::OpenVino(_) => ep::OpenVINO::is_available(),
+            Self::Plugin(..) => Ok(true), // its library says what is wrong
         };
         is_available.unwrap_or(false)
     }
+}
 
-    fn dispatch(&self) -> ExecutionProviderDispatch {
-        let dispatch = match self {
-            Self::TensorRt(options) => configured(ep::TensorRT::default(), options).build(),
-            Self::Cuda(options) => configured(ep::CUDA::default(), options).build(),
-            Self::OpenVino(options) => configured(ep::OpenVINO::default(), options).build(),
-        };
-        dispatch.error_on_failure()
-    }
+fn start(builder: SessionBuilder, provider: &Provider, dispatch: ExecutionProviderDispatch) -> Result<SessionBuilder> {
+    builder.with_execution_providers([dispatch.error_on_failure()]).map_err(|error| {
+        let reason = Failure::from(error);
+        let is_missing_library = reason.message.contains("cannot open shared object file");
+        let cure = if is_missing_library { provider.needs() } else { "" };
+        Error::internal(format!("{} execution provider cannot start: {reason}{cure}", provider.name()))
+    })
 }
 
 fn configured<P: ArbitrarilyConfigurableExecutionProvider>(provider: P, options: &Options) -> P {
@@ -159,6 +204,11 @@ mod tests {
     };
 
     use super::*;
+
+    /// Without libraries of further providers.
+    fn plan(config: &ModelConfig, device: Device) -> Result<Vec<Provider>> {
+        super::plan(config, device, |_| false)
+    }
 
     fn accelerator(name: &str, parameters: &[(&str, &str)]) -> Accelerator {
         let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -213,6 +263,17 @@ mod tests {
         let config = config(vec![accelerator("tensorrt", &[("speed", "9")])], vec![]);
         let text = "unknown parameter 'speed' is provided for TensorRT Execution Accelerator";
         assert_eq!(plan(&config, Device::Gpu(0)).unwrap_err(), Error::invalid_argument(text));
+    }
+
+    #[test]
+    fn a_library_of_the_settings_is_an_accelerator_by_its_name() {
+        let parameters = [("speed", "9")];
+        let config = config(vec![accelerator("quick", &parameters)], vec![accelerator("quick", &[])]);
+        let plan = |device| super::plan(&config, device, |name| name == "quick").unwrap();
+        let on = |device, pairs: &[(&str, &str)]| Provider::Plugin("quick".into(), options(pairs), device);
+        assert_eq!(plan(Device::Cpu), [on(Device::Cpu, &[])]);
+        let gpu = Device::Gpu(1);
+        assert_eq!(plan(gpu), [on(gpu, &parameters), on(Device::Cpu, &[])]);
     }
 
     #[test]

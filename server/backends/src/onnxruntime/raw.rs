@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ort::{AsPointer, session::RunOptions, session::SharedSessionInner, sys};
+use ort::{AsPointer, environment::Environment, session::RunOptions, session::SharedSessionInner, sys};
 use server_core::{
     error::Error,
     tensor::{DataType, Shape, byte_count, element_count, shape_text},
@@ -46,7 +46,7 @@ impl Failure {
 
 impl<R> From<ort::Error<R>> for Failure {
     fn from(error: ort::Error<R>) -> Self {
-        Self { code: sys::OrtErrorCode::from(error.code()) as i32, message: error.message().to_owned() }
+        Self { code: sys::OrtErrorCode::from(error.code()) as i32, message: error.message().trim_end().to_owned() }
     }
 }
 
@@ -79,6 +79,22 @@ pub(super) fn version(library: &Library) -> Result<String, LoadError> {
 pub(super) fn minor(version: &str) -> (u32, u32) {
     let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Gives an environment one arena of host memory for all sessions that take theirs from it. What one has done with is there for
+/// the next.
+pub(super) fn share_arena(environment: &Environment) -> Result<(), Failure> {
+    let mut memory = ptr::null_mut();
+    let (kind, place) = (sys::OrtAllocatorType::OrtArenaAllocator, sys::OrtMemType::OrtMemTypeDefault);
+    // SAFETY: writes the address of a new description.
+    check(unsafe { (ort::api().CreateCpuMemoryInfo)(kind, place, &mut memory) })?;
+    // SAFETY: environment and description are valid; without a third argument the arena grows as those of sessions do. The call
+    // copies the description, which is released once.
+    unsafe {
+        let status = (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory, ptr::null());
+        (ort::api().ReleaseMemoryInfo)(memory);
+        check(status)
+    }
 }
 
 /// Names of the execution providers that the opened library was built with, without the word they all end with.

@@ -17,8 +17,8 @@ use server_proto::inference::{
 };
 
 use crate::testing::{
-    asking_for, bytes, floats, no_host, on_cpu, onnxruntime_settings, output, request, run_batch, run_one, source,
-    tensor, values,
+    asking_for, bytes, example, floats, no_host, on_cpu, onnxruntime_settings, output, request, run_batch, run_one,
+    source, tensor, values,
 };
 
 /// A model of the test folder, its configuration completed from the file.
@@ -519,6 +519,9 @@ fn an_instance_on_a_gpu_runs_there_or_says_what_is_missing() {
         Err(error) if CUDA::is_available().unwrap() => {
             println!("skipped: no GPU, or no CUDA for it: {error}");
             assert!(error.message.starts_with("unable to use GPU 0 for instance 'm_0_0': "), "{error}");
+            if error.message.contains("cannot open shared object file") {
+                assert!(error.message.ends_with("for example in a folder of LD_LIBRARY_PATH"), "{error}");
+            }
         }
         Err(error) => {
             println!("skipped: this ONNX Runtime was built without CUDA");
@@ -529,18 +532,6 @@ fn an_instance_on_a_gpu_runs_there_or_says_what_is_missing() {
     }
 }
 
-/// A library of operators that is built with the tests of this crate; `None`, said so, where only a part of them was built.
-fn operator_library() -> Option<String> {
-    let tests = std::env::current_exe().unwrap();
-    let built = tests.parent()?.parent()?.join("examples/libcustom_operator.so");
-    if built.exists() {
-        return Some(built.display().to_string());
-    }
-    assert!(std::env::var("CI").is_err(), "{} is missing", built.display());
-    println!("skipped: {} is missing: cargo build -p server-backends --examples makes it", built.display());
-    None
-}
-
 fn operators(library: &str) -> ModelConfig {
     let op_library_filename = vec![library.to_owned()];
     ModelConfig { model_operations: Some(ModelOperations { op_library_filename }), ..ModelConfig::default() }
@@ -548,7 +539,8 @@ fn operators(library: &str) -> ModelConfig {
 
 #[test]
 fn a_model_with_operators_of_its_own_is_read_and_run_with_their_library() {
-    let Some(loaded) = operator_library().and_then(|library| Loaded::with("custom_operator", operators(&library)))
+    let Some(loaded) =
+        example("custom_operator").and_then(|library| Loaded::with("custom_operator", operators(&library)))
     else {
         return;
     };
@@ -589,16 +581,43 @@ fn types_that_no_request_can_carry_are_named() {
     }
 }
 
-#[test]
-fn an_accelerator_nobody_knows_is_refused() {
-    let Some(mut loaded) = Loaded::new("add_fixed") else { return };
-    let accelerator = Accelerator { name: "quick".into(), ..Accelerator::default() };
+fn on_cpu_with(accelerator: &str) -> Option<ModelOptimizationPolicy> {
+    let accelerator = Accelerator { name: accelerator.into(), ..Accelerator::default() };
     let execution_accelerators = Some(ExecutionAccelerators {
         cpu_execution_accelerator: vec![accelerator],
         ..ExecutionAccelerators::default()
     });
-    loaded.config.optimization =
-        Some(ModelOptimizationPolicy { execution_accelerators, ..ModelOptimizationPolicy::default() });
+    Some(ModelOptimizationPolicy { execution_accelerators, ..ModelOptimizationPolicy::default() })
+}
+
+#[test]
+fn openvino_runs_a_model_or_is_said_to_be_missing() {
+    use ort::ep::{ExecutionProvider, OpenVINO};
+    let Some(mut loaded) = Loaded::new("add_sub") else { return };
+    loaded.config.optimization = on_cpu_with("openvino");
+    if OpenVINO::is_available().unwrap() {
+        let model = loaded.model().unwrap();
+        // Two at once: they are made in turn.
+        let instance = || model.instance(&on_cpu(), &Health::default()).unwrap();
+        let mut both =
+            std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(instance)).map(|made| made.join().unwrap()));
+        for instance in &mut both {
+            let ask = request(["A", "B"].map(|name| floats(name, &[1, 4], &[1.0, 2.0, 3.0, 4.0])));
+            let (replies, _) = run_batch(&mut **instance, vec![(1, ask)]);
+            assert_eq!(values(output(replies[0].as_ref().unwrap(), "SUM")), [2.0, 4.0, 6.0, 8.0]);
+        }
+    } else {
+        println!("skipped: this ONNX Runtime was built without OpenVINO");
+        let error = loaded.refusal(Device::Cpu);
+        assert_eq!(error.code, Code::Unavailable);
+        assert!(error.message.contains("has no OpenVINO execution provider (it has: "), "{error}");
+    }
+}
+
+#[test]
+fn an_accelerator_nobody_knows_is_refused() {
+    let Some(mut loaded) = Loaded::new("add_fixed") else { return };
+    loaded.config.optimization = on_cpu_with("quick");
     let error = loaded.refusal(Device::Cpu);
     assert_eq!(error, Error::invalid_argument("unknown Execution Accelerator 'quick' is requested"));
 }
