@@ -13,6 +13,7 @@ pub mod exports;
 mod server;
 
 pub use abi::Export;
+pub use server::custom_metrics;
 
 /// Every function that libraries find in this server.
 pub const EXPORTS: &[&[Export]] = &[
@@ -20,6 +21,19 @@ pub const EXPORTS: &[&[Export]] = &[
     backend::memory::EXPORTS,
     backend::object::EXPORTS,
     server::EXPORTS,
+    server::allocator::EXPORTS,
+    server::buffer_attributes::EXPORTS,
+    server::errors::EXPORTS,
+    server::infer::EXPORTS,
+    server::log::EXPORTS,
+    server::messages::EXPORTS,
+    server::metrics::EXPORTS,
+    server::models::EXPORTS,
+    server::names::EXPORTS,
+    server::parameters::EXPORTS,
+    server::request::EXPORTS,
+    server::response::EXPORTS,
+    server::trace::EXPORTS,
     #[cfg(test)]
     exports::tests::EXPORTS,
 ];

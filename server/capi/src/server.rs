@@ -1,18 +1,52 @@
-//! What libraries may ask of the server: the functions `TRITONSERVER_*`.
+//! What libraries may ask of the server: the functions `TRITONSERVER_*`. Those by which a program starts a server in its own process
+//! are not among them.
 
-use std::sync::Weak;
+pub(crate) mod allocator;
+pub(crate) mod buffer_attributes;
+mod callback_threads;
+pub(crate) mod errors;
+pub(crate) mod infer;
+pub(crate) mod log;
+pub(crate) mod messages;
+pub(crate) mod metrics;
+pub(crate) mod models;
+pub(crate) mod names;
+pub(crate) mod parameters;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod trace;
 
-use server_core::backend::Host;
+use std::sync::{Arc, Weak};
 
+use server_core::{
+    backend::Host,
+    error::{Error, Result},
+};
+
+pub use self::metrics::custom_metrics;
+#[allow(unused_imports)] // for those who have a request
+pub(crate) use self::trace::InferenceTrace;
 use crate::abi::{Out, export::exports, handle::objects};
 
 objects! { 20: Server => "TRITONSERVER_Server" }
 
-/// `TRITONSERVER_Server`: this server, as its libraries see it.
+/// `TRITONSERVER_Server`: this server, as one model's library sees it.
 pub(crate) struct Server {
-    /// The way in.
-    #[allow(dead_code)]
-    pub(crate) host: Weak<dyn Host>,
+    host: Weak<dyn Host>,
+    /// The model whose library asks.
+    asked_by: String,
+}
+
+impl Server {
+    /// The server, for the library of that model.
+    pub(crate) fn new(host: Weak<dyn Host>, asked_by: &str) -> Self {
+        Self { host, asked_by: asked_by.to_owned() }
+    }
+
+    /// The way in. Errors: the server is ending.
+    pub(crate) fn host(&self) -> Result<Arc<dyn Host>> {
+        self.host.upgrade().ok_or_else(|| Error::unavailable("Server not ready"))
+    }
 }
 
 /// Version of `tritonserver.h` that is followed.

@@ -206,6 +206,12 @@ impl Drop for Metric {
     }
 }
 
+impl fmt::Debug for CustomMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.lock().keys()).finish()
+    }
+}
+
 impl fmt::Debug for MetricFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.text(), self.name)
