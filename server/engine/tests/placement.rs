@@ -4,23 +4,23 @@
 
 mod harness;
 
-use std::{fs, sync::atomic::Ordering};
+use std::{fs, path::PathBuf, sync::atomic::Ordering};
 
 use harness::{Harness, ask, scripted::Probe, send};
 use server_core::host_policy::HostPolicies;
 use server_engine::{Engine, LoadParameters, Options};
 
-/// The processors that the thread of that name may run on, as the kernel lists them.
+/// The processors that the thread of that name may run on, as the kernel lists them; empty if there is none, for threads
+/// may end while they are looked at.
 fn processors_of(thread: &str) -> String {
-    for task in fs::read_dir("/proc/self/task").unwrap() {
-        let task = task.unwrap().path();
-        if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread) {
-            let status = fs::read_to_string(task.join("status")).unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-            return line.unwrap().trim().to_owned();
-        }
-    }
-    panic!("no thread '{thread}'");
+    let of_task = |task: PathBuf| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        (name.trim() == thread).then(|| line.trim().to_owned())
+    };
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter_map(|task| of_task(task.ok()?.path())).next().unwrap_or_default()
 }
 
 /// The first processor that this process may use.
