@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let source = ModelSource { model_dir: folder.clone(), version_dir: folder, name: "m".into(), version: 1 };
     let file = path.file_name().ok_or("no file")?.to_string_lossy().into_owned();
     let mut config = ModelConfig { name: "m".into(), default_model_filename: file, ..ModelConfig::default() };
-    let backend = server_backends::all(&Default::default()).find("onnxruntime", &source)?;
+    let backend = server_backends::all(&Default::default()).find("onnxruntime", "", &source)?;
     let host: Weak<dyn Host> = Weak::<Nobody>::new();
     let mut model = backend.open(&source, &mut config, true, &host)?;
     config.max_batch_size = 64;

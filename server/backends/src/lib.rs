@@ -57,7 +57,7 @@ pub struct BuiltIn {
 }
 
 impl Backends for BuiltIn {
-    fn find(&self, name: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
+    fn find(&self, name: &str, _runtime: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
         if let Some(found) = self.backends.iter().find(|backend| backend.name() == name) {
             return Ok(found.clone());
         }

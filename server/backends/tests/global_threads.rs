@@ -25,7 +25,7 @@ fn sessions_bring_no_threads_of_their_own() {
     settings.insert("intra_op_thread_count".into(), "3".into());
     settings.insert("inter_op_thread_count".into(), "1".into());
     let backends = server_backends::all(&BTreeMap::from([("onnxruntime".to_owned(), settings)]));
-    let backend = backends.find("onnxruntime", &source("m")).unwrap();
+    let backend = backends.find("onnxruntime", "", &source("m")).unwrap();
     let mut config = ModelConfig { default_model_filename: "add_fixed.onnx".into(), ..ModelConfig::default() };
     let before = threads();
     let mut model = backend.open(&source("m"), &mut config, true, &no_host()).unwrap();

@@ -20,7 +20,7 @@ use server_core::{
 fn backend(name: &str, library: &Path) -> Arc<dyn Backend> {
     let settings = Settings::from([("library".to_owned(), library.display().to_string())]);
     let settings = BTreeMap::from([("onnxruntime".to_owned(), settings)]);
-    all(&settings).find(name, &testing::source("m")).unwrap()
+    all(&settings).find(name, "", &testing::source("m")).unwrap()
 }
 
 #[track_caller]

@@ -18,7 +18,9 @@ use server_proto::inference::ModelConfig;
 
 pub use crate::health::Health;
 use crate::{
-    batch::Batch,
+    batch::{Batch, Pending},
+    batching::strategy::BatchStrategy,
+    config::Machine,
     custom_metrics::CustomMetrics,
     error::Result,
     input_memory::InputMemory,
@@ -35,10 +37,11 @@ pub type Readiness = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Where backends are found: those built in, and libraries that lie somewhere on disk.
 pub trait Backends: Send + Sync {
-    /// The backend of that name, for a model that lies there: a model may bring its own.
+    /// The backend of that name, for a model that lies there: a model may bring its own. `runtime` is the file that its
+    /// configuration asks for, or empty.
     ///
     /// Errors: `InvalidArgument` naming what there is, if there is none of that name.
-    fn find(&self, name: &str, source: &ModelSource) -> Result<Arc<dyn Backend>>;
+    fn find(&self, name: &str, runtime: &str, source: &ModelSource) -> Result<Arc<dyn Backend>>;
 }
 
 /// A kind of runtime: ONNX Runtime, Python, ...
@@ -56,6 +59,10 @@ pub trait Backend: Send + Sync {
     fn supported_fields(&self) -> &[&str] {
         &[]
     }
+
+    /// Writes into a configuration what the backend would like where it is left open, and the defaults of the server if the
+    /// backend wants to see them, before [`Backend::open`] completes it.
+    fn prepare(&self, _config: &mut ModelConfig, _machine: &Machine) {}
 
     /// The same backend with the code that lies in that folder, under that name: a backend that is written for this one.
     /// `None` if the folder has no code for it.
@@ -124,6 +131,11 @@ pub trait Model: Send + Sync {
     /// somebody probes. Nothing happens before the answer is polled, which may be dropped at any time, and is after five
     /// seconds: the model is not ready then.
     fn readiness(&self) -> Option<Readiness> {
+        None
+    }
+
+    /// Its own say in which requests run together, beside the rules of the dynamic batcher. Asked once, when it is configured.
+    fn batch_strategy(&self) -> Option<Arc<dyn BatchStrategy<Pending>>> {
         None
     }
 

@@ -2,6 +2,8 @@
 //! once. Dropping it unfinished is an end too, and is answered and counted as one. What hangs on the end of requests
 //! (statistics, response order, draining) learns of it through [`RequestEvents`].
 
+mod reported;
+
 use std::{
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -19,6 +21,8 @@ use crate::{
     stats::{ComputeTimes, FailureReason},
     trace::{Activity, Trace},
 };
+
+pub use reported::Reporter;
 
 /// Moments of one execution, for the statistics.
 #[derive(Debug, Clone, Copy)]

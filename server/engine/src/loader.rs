@@ -106,8 +106,9 @@ impl Loader {
         let mut config = target.config.clone();
         config::complete(&mut config, target.name, &file_names(&version_dir))?;
         let content = self.content(target);
-        let backend = self.backends.find(config::backend_name(&config), &source)?;
+        let backend = self.backends.find(config::backend_name(&config), &config.runtime, &source)?;
         check_runtime(&config, &*backend, &source)?;
+        backend.prepare(&mut config, &self.machine.for_config());
         let mut model = backend.open(&source, &mut config, self.auto_complete, &self.host)?;
         self.finish(target.name, &mut config)?;
         warn_of_unsupported(&config, backend.supported_fields());
@@ -127,8 +128,8 @@ impl Loader {
             caching: self.caching(target, content.as_ref(), &interface, &config),
             interface,
             fingerprint: target.fingerprint.clone(),
+            scheduling: Scheduling::of(&config, target.model_dir, model.batch_strategy())?,
             model: model.into(),
-            scheduling: Scheduling::of(&config, target.model_dir)?,
             gpu_uuid,
             rate_limiter: self.rate_limiter.clone(),
             config,

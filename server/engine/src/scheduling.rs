@@ -1,12 +1,13 @@
 //! Which policy schedules a model, as its configuration says.
 
-use std::{env, path::Path};
+use std::{env, path::Path, sync::Arc};
 
 use server_core::{
     batch::Pending,
     batching::{
         levels::DEFAULT_LIMIT,
         policy::{BatchPolicy, Batcher, Policy, Settings},
+        strategy::BatchStrategy,
     },
     config::ModelConfig,
     error::Result,
@@ -37,7 +38,11 @@ impl Scheduling {
     /// Reads a normalised configuration, and the initial states it names from the model's folder.
     ///
     /// Errors: an initial state does not fit, or its file cannot be read.
-    pub(crate) fn of(config: &ModelConfig, model_dir: &Path) -> Result<Self> {
+    pub(crate) fn of(
+        config: &ModelConfig,
+        model_dir: &Path,
+        strategy: Option<Arc<dyn BatchStrategy<Pending>>>,
+    ) -> Result<Self> {
         let has_queue_policy = config.scheduling_choice.is_some();
         if let Some(settings) = sequences::Settings::of(config, hold()) {
             let extra = sequences::extra_inputs(config, |name| initial_state(model_dir, name))?;
@@ -56,7 +61,7 @@ impl Scheduling {
         }
         let settings = Settings::of(config);
         Ok(Self {
-            policy: Box::new(batcher(config, &settings)),
+            policy: Box::new(batcher(config, &settings).with_strategy(strategy)),
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
             has_queue_policy,
             has_sequences: false,

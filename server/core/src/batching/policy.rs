@@ -3,7 +3,10 @@
 //! Source: Triton model configuration, "Dynamic Batcher": preferred sizes leave at once, other sizes wait until the
 //! oldest request has waited `max_queue_delay`, and what is late leaves as it is, up to the model's maximum.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use server_proto::inference::{ModelConfig, model_config::SchedulingChoice};
 
@@ -11,6 +14,7 @@ use super::{
     levels::Levels,
     queue::{Full, Item, Queue, Removal},
     shapes::SharedShapes,
+    strategy::BatchStrategy,
 };
 use crate::{error::Error, sequence::SlotRef};
 
@@ -238,13 +242,15 @@ pub struct Batcher<T> {
     watch: Option<Watch>,
     /// Nothing runs until so many requests wait, once.
     held_until: usize,
+    /// What the model says of its batches, if it says anything.
+    strategy: Option<Arc<dyn BatchStrategy<T>>>,
 }
 
 impl<T: Item> Batcher<T> {
     /// An empty queue with these settings.
     pub fn new(settings: &Settings) -> Self {
         let (queue, policy) = (Queue::new(settings.levels.clone()), settings.batching.clone());
-        Self { queue, policy, watch: None, held_until: 0 }
+        Self { queue, policy, watch: None, held_until: 0, strategy: None }
     }
 
     /// Runs nothing until so many requests wait; after that it never holds again. Only where requests are batched.
@@ -255,6 +261,13 @@ impl<T: Item> Batcher<T> {
         if matches!(self.policy, BatchPolicy::Dynamic { .. }) {
             self.held_until = requests;
         }
+        self
+    }
+
+    /// Forms batches as the model says. Only where requests are batched.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Option<Arc<dyn BatchStrategy<T>>>) -> Self {
+        self.strategy = strategy;
         self
     }
 
@@ -270,11 +283,12 @@ impl<T: Item> Batcher<T> {
         self.wake(closes_batch, None)
     }
 
-    /// Whether a request of that shape cannot join those that wait. While somebody waits for more of them they are all
+    /// Whether a request of that shape cannot join those that wait, or may not: the model is asked again then. While somebody waits for more of them they are all
     /// of one shape, so the first speaks for all.
     fn closes_batch(&self, item: &T) -> bool {
         let BatchPolicy::Dynamic { shapes, .. } = &self.policy else { return false };
-        self.watch.is_some() && self.queue.get(0).is_some_and(|(first, _)| !shapes.allow(item, first))
+        self.watch.is_some()
+            && (self.strategy.is_some() || self.queue.get(0).is_some_and(|(first, _)| !shapes.allow(item, first)))
     }
 
     /// Whether whoever waits has something to do after a request came.
@@ -344,6 +358,7 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
                     max_batch_size: u64::from(*max_batch_size),
                     max_queue_delay: *max_queue_delay,
                     shapes,
+                    strategy: self.strategy.as_deref(),
                 };
                 form.at(&self.queue, now)
             }
@@ -362,19 +377,21 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
 }
 
 /// The batch-forming rule, apart from the queue it reads.
-struct Form<'a> {
+struct Form<'a, T> {
     preferred: &'a [u32],
     max_batch_size: u64,
     max_queue_delay: Duration,
     shapes: &'a SharedShapes,
+    strategy: Option<&'a dyn BatchStrategy<T>>,
 }
 
-impl Form<'_> {
+impl<T: Item> Form<'_, T> {
     /// How many requests run now; or, with 0, what to wait for.
-    fn at<T: Item>(&self, queue: &Queue<T>, now: Instant) -> (usize, Option<Watch>) {
+    fn at(&self, queue: &Queue<T>, now: Instant) -> (usize, Option<Watch>) {
         let Some((first, mut oldest)) = queue.get(0) else { return (0, None) };
         let largest = u64::from(self.preferred.last().copied().unwrap_or(u32::MAX));
         let (mut rows, mut count, mut best, mut is_closed) = (0, 0, 0, false);
+        let mut open = self.strategy.and_then(BatchStrategy::begin);
         while let Some((item, queued_at)) = queue.get(count) {
             let with_item = rows + u64::from(item.rows());
             if count > 0 {
@@ -386,6 +403,11 @@ impl Form<'_> {
                     is_closed = true;
                     break;
                 }
+            }
+            let is_included = open.as_mut().is_none_or(|batch| batch.includes(item));
+            if count > 0 && !is_included {
+                is_closed = true;
+                break;
             }
             oldest = oldest.min(queued_at);
             rows = with_item;

@@ -6,7 +6,7 @@ use super::{
     super::levels::{DEFAULT_TOTAL_LIMIT, LevelPolicy, TimeoutAction},
     *,
 };
-use crate::batching::shapes::Exceptions;
+use crate::batching::{shapes::Exceptions, strategy::OpenBatch};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
@@ -296,6 +296,40 @@ fn a_held_batcher_wakes_nobody_and_lets_go_when_none_will_come() {
     let mut batcher = Batcher::new(&dynamic(&[8], 8, 0)).held_until(2);
     assert_eq!(batcher.push(row(0), 0, None, now).unwrap().wake, Wake::Nobody);
     assert_eq!(batcher.push(row(1), 0, None, now).unwrap().wake, Wake::Any);
+}
+
+/// The names of the requests of a batch are no more than so many together.
+struct Names(u32);
+
+impl BatchStrategy<Row> for Names {
+    fn begin(&self) -> Option<Box<dyn OpenBatch<Row> + '_>> {
+        Some(Box::new(NamesLeft(i64::from(self.0))))
+    }
+}
+
+struct NamesLeft(i64);
+
+impl OpenBatch<Row> for NamesLeft {
+    fn includes(&mut self, row: &Row) -> bool {
+        self.0 -= i64::from(row.name);
+        self.0 >= 0
+    }
+}
+
+#[test]
+fn a_strategy_closes_a_batch_and_the_first_request_always_runs() {
+    let settings = dynamic(&[8], 8, 100);
+    let mut bench = Bench::new(&settings);
+    bench.batcher = Batcher::new(&settings).with_strategy(Some(Arc::new(Names(6))));
+    for name in [3, 2, 1, 1, 9, 9] {
+        bench.push_at(0, row(name));
+    }
+    // what is closed leaves at once, the rest waits for more: 9 is more than 6, and runs alone
+    bench.check(1, &[3, 1, 1], bench.wait_until(100));
+    let wakes = bench.push_at(2, row(1));
+    assert!(wakes, "the strategy is asked again");
+    bench.check(3, &[1], bench.wait_until(102));
+    bench.check(102, &[1], Decision::Idle);
 }
 
 #[test]

@@ -106,10 +106,10 @@ pub(crate) struct Scripted {
 }
 
 impl Backends for Scripted {
-    fn find(&self, name: &str, source: &ModelSource) -> Result<Arc<dyn Backend>> {
+    fn find(&self, name: &str, runtime: &str, source: &ModelSource) -> Result<Arc<dyn Backend>> {
         match name {
             "scripted" => Ok(Arc::new(Scripted { probe: self.probe.clone() })),
-            _ => server_backends::all(&BTreeMap::new()).find(name, source),
+            _ => server_backends::all(&BTreeMap::new()).find(name, runtime, source),
         }
     }
 }

@@ -41,10 +41,10 @@ impl Placing {
 }
 
 impl Backends for Placing {
-    fn find(&self, name: &str, source: &ModelSource) -> Result<Arc<dyn Backend>> {
+    fn find(&self, name: &str, runtime: &str, source: &ModelSource) -> Result<Arc<dyn Backend>> {
         match name {
             "placing" => Ok(Arc::new(self.clone())),
-            _ => server_backends::all(&Default::default()).find(name, source),
+            _ => server_backends::all(&Default::default()).find(name, runtime, source),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Backend for Placing {
         may_complete: bool,
         host: &Weak<dyn Host>,
     ) -> Result<Box<dyn Model>> {
-        let identity = server_backends::all(&Default::default()).find("identity", source)?;
+        let identity = server_backends::all(&Default::default()).find("identity", "", source)?;
         let inner = identity.open(source, config, may_complete, host)?;
         Ok(Box::new(PlacingModel { inner, placing: self.clone() }))
     }

@@ -1,0 +1,76 @@
+//! Requests and executions whose times their backend reports by itself, before or after it has answered: so they are counted
+//! apart from the answers.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome};
+use crate::{
+    responder::{NotSent, Reply},
+    stats::{ComputeTimes, FailureReason},
+};
+
+/// Counts a request that is answered with [`Completion::send_unreported`] and [`Completion::finish_unreported`]. It may outlive
+/// the request.
+#[derive(Clone)]
+pub struct Reporter {
+    record: RequestRecord,
+    events: Option<Arc<dyn RequestEvents>>,
+}
+
+impl Reporter {
+    /// What is counted of the request.
+    pub fn record(&self) -> &RequestRecord {
+        &self.record
+    }
+
+    /// Counts its response number `index`, from 0.
+    pub fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        if let Some(events) = &self.events {
+            events.responded(index, outcome, marks);
+        }
+    }
+
+    /// Counts its end. Call it once.
+    pub fn ended(&self, outcome: Result<(), FailureReason>, marks: &Marks) {
+        if let Some(events) = &self.events {
+            events.ended(&self.record, outcome, Some(marks), marks.end);
+        }
+    }
+
+    /// Counts an execution of so many rows that the request was part of.
+    pub fn executed(&self, rows: u64, marks: &Marks) {
+        if let Some(events) = &self.events {
+            events.executed(rows, marks);
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.events.as_ref().map_or_else(|| self.record.queued_at, |events| events.now())
+    }
+}
+
+impl Completion {
+    /// What counts the request apart from its answers.
+    pub fn reporter(&self) -> Reporter {
+        Reporter { record: self.record, events: self.events.clone() }
+    }
+
+    /// Sends one response of several, which is not counted.
+    ///
+    /// Errors: the slot is full, and the reply comes back; or the caller has left.
+    pub fn send_unreported(&mut self, reply: Reply) -> Result<(), NotSent> {
+        let Some(responder) = &mut self.responder else { return Err(NotSent::Abandoned) };
+        responder.send(reply)?;
+        self.responses = self.responses.saturating_add(1);
+        Ok(())
+    }
+
+    /// Says the last word as [`Completion::finish`] does, and counts nothing: the caller hears of `marks`.
+    pub fn finish_unreported(&mut self, reply: Option<Reply>, marks: &Marks) {
+        if let Some(mut responder) = self.responder.take() {
+            responder.took(ComputeTimes::of(marks));
+            self.say(responder, reply);
+        }
+    }
+}
