@@ -6,6 +6,7 @@
 pub(crate) mod argument;
 pub(crate) mod export;
 pub(crate) mod handle;
+pub(crate) mod misuse;
 pub(crate) mod numbers;
 pub(crate) mod objects;
 

@@ -10,16 +10,24 @@
 mod abi;
 mod backend;
 pub mod exports;
+mod find;
 mod server;
 
 pub use abi::Export;
+pub use find::Libraries;
 pub use server::custom_metrics;
 
 /// Every function that libraries find in this server.
 pub const EXPORTS: &[&[Export]] = &[
     backend::attributes::EXPORTS,
+    backend::instance::EXPORTS,
     backend::memory::EXPORTS,
+    backend::model::EXPORTS,
     backend::object::EXPORTS,
+    backend::request::EXPORTS,
+    backend::response::EXPORTS,
+    backend::state::EXPORTS,
+    backend::statistics::EXPORTS,
     server::EXPORTS,
     server::allocator::EXPORTS,
     server::buffer_attributes::EXPORTS,

@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use server_capi::Libraries;
 use server_core::{
     backend::Settings, byte_budget::ByteBudget, control::PrivateControl, error::Error, host_policy::HostPolicies,
     rate_limit::Amounts, restriction::ApiGroup,
@@ -227,7 +228,9 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             engine_options.response_cache = Some(opened.map_err(|error| Fatal::Start { error })?);
         }
         let backends = server_backends::all(&backend_settings);
-        let engine = Engine::new(engine_options, backends);
+        let auto_complete = engine_options.auto_complete;
+        let backends = Libraries::new(backends, backend_settings, backend_directory.into(), auto_complete);
+        let engine = Engine::new(engine_options, Arc::new(backends));
         let mut front_ends = FrontEnds::new(startup_hold);
         if let Some(listener) = http {
             let (engine, stopped) = (engine.clone(), front_ends.stopped());
@@ -360,6 +363,7 @@ fn restricted(restriction: Restriction) -> server_core::restriction::Restriction
 fn merge(backend_directory: &str, given: &[Setting]) -> BTreeMap<String, Settings> {
     let mut names: BTreeSet<&str> = given.iter().filter_map(|setting| setting.name.as_deref()).collect();
     names.extend(server_backends::NAMES);
+    names.insert(""); // a library that nothing is said of has those for all
     let of = |name: &str| {
         let for_all = given.iter().filter(|setting| setting.name.is_none());
         let for_one = given.iter().filter(|setting| setting.name.as_deref() == Some(name));

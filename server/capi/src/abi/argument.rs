@@ -22,6 +22,9 @@ impl<T> Clone for Out<T> {
 impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
+    /// Nobody wants it.
+    pub(crate) const NOWHERE: Self = Self(std::ptr::null_mut());
+
     /// Writes it.
     ///
     /// Errors: the address is null.

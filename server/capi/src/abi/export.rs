@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use server_core::error::{Error as CoreError, Result};
 
-use super::{Handle, objects::Error};
+use super::{Handle, misuse, objects::Error};
 
 /// A name and where in this process it leads.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +28,15 @@ pub(crate) type Status = Handle<Error>;
 
 /// Runs the body of a function. A panic becomes an error: it must not enter the library.
 pub(crate) fn status(name: &str, run: impl FnOnce() -> Result<()>) -> Status {
+    misuse::clear();
     let result = catch_unwind(AssertUnwindSafe(run));
-    let result =
-        result.unwrap_or_else(|_| Err(CoreError::internal(format!("{name} failed: this is an error of the server"))));
-    match result {
+    match result.unwrap_or_else(|_| Err(CoreError::internal(format!("{name} failed: this is an error of the server"))))
+    {
         Ok(()) => Handle::NULL,
-        Err(error) => Handle::new(Error::of(&error)),
+        Err(error) => {
+            misuse::log(name, &error);
+            Handle::new(Error::of(&error))
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use std::{
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
+use super::misuse;
+
 /// A kind of object that libraries hold handles of.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
     /// Its name in the headers.
@@ -166,6 +168,7 @@ impl<T: Object, P: Part> Handle<T, P> {
 }
 
 fn invalid<T, P>(handle: Handle<T, P>, name: &str) -> Error {
+    misuse::note();
     if handle.is_null() {
         return Error::invalid_argument(format!("{name} is null"));
     }

@@ -1,7 +1,14 @@
 //! `TRITONBACKEND_MemoryManager`: memory for backend libraries. There is memory of the host, and no other.
 
-use std::{collections::HashMap, ffi::c_void};
+use std::{
+    alloc::{self, Layout},
+    collections::HashMap,
+    ffi::c_void,
+    ptr::{self, NonNull},
+    slice,
+};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
@@ -15,33 +22,70 @@ impl Part for MemoryManager {
     const NAME: &'static str = "TRITONBACKEND_MemoryManager";
 }
 
-/// What memory is aligned to: a line of the cache, as vector instructions like it.
+/// What memory is aligned to, in bytes: a line of the cache, as vector instructions like it.
 const ALIGNMENT: usize = 64;
 
-/// Memory of the host that a library may write to, zeroed, by the address it begins at.
-pub(crate) struct Block(Vec<Line>);
+/// Memory of the host that a library may write to, zeroed at first.
+pub(crate) struct Block {
+    address: NonNull<u8>,
+    byte_size: usize,
+}
 
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; ALIGNMENT]);
+// SAFETY: it is the only owner of its memory; what a library writes there from its threads, it has to put in order itself.
+#[allow(unsafe_code)]
+unsafe impl Send for Block {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Block {}
 
 impl Block {
     /// So many bytes.
     ///
     /// Errors: `Unavailable` if there are not so many.
+    #[allow(unsafe_code)]
     pub(crate) fn new(byte_size: u64) -> Result<Self> {
-        let lines = usize::try_from(byte_size.div_ceil(ALIGNMENT as u64)).unwrap_or(usize::MAX);
-        let mut block = Vec::new();
-        block
-            .try_reserve_exact(lines)
-            .map_err(|_| Error::unavailable(format!("unable to allocate {byte_size} bytes of CPU memory")))?;
-        block.resize(lines, Line([0; ALIGNMENT]));
-        Ok(Self(block))
+        let error = || Error::unavailable(format!("unable to allocate {byte_size} bytes of CPU memory"));
+        let byte_size = usize::try_from(byte_size).map_err(|_| error())?;
+        if byte_size == 0 {
+            return Ok(Self { address: NonNull::dangling(), byte_size });
+        }
+        let layout = Layout::from_size_align(byte_size, ALIGNMENT).map_err(|_| error())?;
+        // SAFETY: the size is not 0.
+        let address = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(error)?;
+        Ok(Self { address, byte_size })
     }
 
-    /// Where it begins.
-    pub(crate) fn address(&mut self) -> *mut c_void {
-        self.0.as_mut_ptr().cast()
+    /// Where it begins; null if it is empty.
+    pub(crate) fn address(&self) -> *mut c_void {
+        if self.byte_size == 0 { ptr::null_mut() } else { self.address.as_ptr().cast() }
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.byte_size
+    }
+
+    /// Its bytes, to be read by others: the library has done with it.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    #[allow(unsafe_code)]
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: so many bytes were allocated there and zeroed; the headers bind the library not to write to them any more.
+        unsafe { slice::from_raw_parts(self.address.as_ptr(), self.byte_size) }
+    }
+}
+
+impl Drop for Block {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if let (1.., Ok(layout)) = (self.byte_size, Layout::from_size_align(self.byte_size, ALIGNMENT)) {
+            // SAFETY: it was allocated with this layout, and nobody has it any more.
+            unsafe { alloc::dealloc(self.address.as_ptr(), layout) };
+        }
     }
 }
 
@@ -72,7 +116,7 @@ exports! {
     ) {
         manager.part_of()?;
         check_kind(memory_type, memory_type_id)?;
-        let mut block = Block::new(byte_size.max(1))?;
+        let block = Block::new(byte_size.max(1))?;
         let address = block.address();
         buffer.set(address)?;
         BLOCKS.lock().get_or_insert_default().insert(address.addr(), block);

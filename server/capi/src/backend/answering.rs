@@ -1,0 +1,239 @@
+//! The way back to the caller of one request, shared by the request, its response factories and its responses. It is over when
+//! the library has said the last word and given the request back, or when all of them are gone; then the request no longer keeps
+//! its model from being unloaded.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use server_core::{
+    batch::Pending,
+    completion::{Completion, Marks, Reporter, ResponseMarks, ResponseOutcome},
+    error::{Error, Result},
+    request::InferRequest,
+    responder::{NotSent, Reply},
+    stats::FailureReason,
+};
+
+use super::model::Model;
+
+/// How long a response may wait for a reader that is behind, before its request ends with an error.
+const READER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The way back to one caller.
+pub(crate) struct Answering {
+    /// The model that was asked.
+    pub(crate) model: Arc<Model>,
+    reporter: Reporter,
+    /// When its execution began.
+    start: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Gone when the request goes back into the queue.
+    completion: Option<Completion>,
+    /// How the last word was, once it is said.
+    outcome: Option<Result<(), FailureReason>>,
+    /// The library has given the request back.
+    is_released: bool,
+    /// It is counted.
+    is_counted: bool,
+    /// Responses that the library has reported.
+    reported: u32,
+}
+
+impl Answering {
+    /// The way back of a request whose execution begins at `start`.
+    pub(crate) fn new(model: Arc<Model>, completion: Completion, start: Instant) -> Self {
+        let reporter = completion.reporter();
+        let state =
+            State { completion: Some(completion), outcome: None, is_released: false, is_counted: false, reported: 0 };
+        Self { model, reporter, start, state: Mutex::new(state) }
+    }
+
+    /// That of a request that waits, for a library to look at: it can be answered by nobody.
+    pub(crate) fn of_waiting(model: Arc<Model>, completion: &Completion, start: Instant) -> Self {
+        let state = State { completion: None, outcome: None, is_released: false, is_counted: true, reported: 0 };
+        Self { model, reporter: completion.reporter(), start, state: Mutex::new(state) }
+    }
+
+    /// What counts it.
+    pub(crate) fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Whether its caller has left. Once it is answered nobody can leave any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let state = self.state.lock();
+        state.outcome.is_none() && state.completion.as_ref().is_some_and(Completion::is_cancelled)
+    }
+
+    /// Sends a response. Where its reader is behind, waits for it.
+    ///
+    /// Errors: the last word is said already; or its reader did not come back for minutes, and the request is over.
+    pub(crate) fn send(&self, reply: Reply, is_last: bool) -> Result<()> {
+        if is_last {
+            return self.finish(Some(reply));
+        }
+        let deadline = Instant::now() + READER_TIMEOUT;
+        let mut reply = reply;
+        loop {
+            let left = {
+                let mut state = self.state.lock();
+                if state.outcome.is_some() {
+                    return Err(after_the_last("a response"));
+                }
+                let Some(completion) = &mut state.completion else { return Err(after_the_last("a response")) };
+                match completion.send_unreported(reply) {
+                    // nobody waits for it: as in Triton, that is the server's to know
+                    Ok(()) | Err(NotSent::Abandoned) => return Ok(()),
+                    Err(NotSent::Full(back)) => reply = *back,
+                }
+                let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                match completion.poll_room(&reply, &mut Context::from_waker(&waker)) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => deadline.saturating_duration_since(Instant::now()),
+                }
+            };
+            if left.is_zero() {
+                let seconds = READER_TIMEOUT.as_secs();
+                let text = format!("the responses before were not read for {seconds} s, so no further one is taken");
+                let error = Error::unavailable(text);
+                self.finish(Some(Err(error.clone())))?;
+                return Err(error);
+            }
+            thread::park_timeout(left);
+        }
+    }
+
+    /// Says the last word, with a response or none.
+    ///
+    /// Errors: it is said already.
+    pub(crate) fn finish(&self, reply: Option<Reply>) -> Result<()> {
+        let what = if reply.is_some() { "a response" } else { "the final flag" };
+        let mut state = self.state.lock();
+        if state.outcome.is_some() {
+            return Err(after_the_last(what));
+        }
+        let Some(completion) = &mut state.completion else { return Err(after_the_last(what)) };
+        let outcome = match &reply {
+            Some(Err(error)) => Err(FailureReason::of_backend(error)),
+            _ if completion.is_cancelled() => Err(FailureReason::Canceled),
+            _ => Ok(()),
+        };
+        completion.finish_unreported(reply, &Marks::at(self.start, self.reporter.now()));
+        state.outcome = Some(outcome);
+        self.end_if_over(&mut state);
+        Ok(())
+    }
+
+    /// The library has given the request back, and may go on answering it.
+    pub(crate) fn released(&self) {
+        let mut state = self.state.lock();
+        state.is_released = true;
+        self.end_if_over(&mut state);
+    }
+
+    /// Lets go of a request that is answered and given back, whatever else the library has of it.
+    fn end_if_over(&self, state: &mut State) {
+        if let Some(outcome) = state.outcome.filter(|_| state.is_released) {
+            if !std::mem::replace(&mut state.is_counted, true) {
+                self.reporter.ended(outcome, &Marks::at(self.start, self.reporter.now()));
+            }
+            state.completion = None;
+        }
+    }
+
+    /// Counts the request as its library reports it; the first report counts.
+    pub(crate) fn report(&self, is_success: bool, marks: &Marks) {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.is_counted, true) {
+            return;
+        }
+        let outcome = if is_success { Ok(()) } else { Err(FailureReason::Backend) };
+        let outcome = match state.outcome {
+            Some(Err(reason)) if !is_success => Err(reason),
+            _ => outcome,
+        };
+        drop(state);
+        self.reporter.ended(outcome, marks);
+    }
+
+    /// Counts a response as its library reports it.
+    pub(crate) fn report_response(&self, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        let index = {
+            let mut state = self.state.lock();
+            state.reported = state.reported.saturating_add(1);
+            state.reported - 1
+        };
+        self.reporter.responded(index, outcome, marks);
+    }
+
+    /// Renews a state of the request's sequence.
+    ///
+    /// Errors: the request has none, or the words of [`server_core::sequence::state::States::update`].
+    pub(crate) fn with_states(
+        &self,
+        update: impl FnOnce(&server_core::sequence::state::States) -> Result<()>,
+    ) -> Result<()> {
+        let state = self.state.lock();
+        match state.completion.as_ref().and_then(Completion::states) {
+            Some(states) => update(states),
+            None => {
+                Err(Error::invalid_argument("the request belongs to no sequence that is under way: it has no states"))
+            }
+        }
+    }
+
+    /// Puts the request back into the queue.
+    ///
+    /// Errors: it is over.
+    pub(crate) fn reschedule(&self, request: InferRequest) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.outcome.is_some() {
+            return Err(Error::invalid_argument("a request that has its final response cannot be rescheduled"));
+        }
+        let completion = state.completion.take();
+        drop(state);
+        let completion = completion.ok_or_else(|| Error::invalid_argument("the request was rescheduled before"))?;
+        Pending { request, completion }.reschedule();
+        Ok(())
+    }
+}
+
+impl Drop for Answering {
+    /// Counts what was answered and not reported. What was not answered is counted and answered as the completion is dropped.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let now = self.reporter.now();
+        match (state.outcome, state.is_counted) {
+            (Some(outcome), false) => self.reporter.ended(outcome, &Marks::at(self.start, now)),
+            (None, true) => {
+                if let Some(completion) = &mut state.completion {
+                    let error = Error::internal("the request was dropped without a response");
+                    completion.finish_unreported(Some(Err(error)), &Marks::at(self.start, now));
+                }
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+    }
+}
+
+fn after_the_last(what: &str) -> Error {
+    crate::abi::misuse::note();
+    Error::invalid_argument(format!("{what} was sent for a request that had its final response already"))
+}
+
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

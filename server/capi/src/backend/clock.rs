@@ -1,0 +1,45 @@
+//! Moments as libraries report them: nanoseconds of the clock that only goes forward, which is `std::chrono::steady_clock`.
+
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment on both clocks.
+static EPOCH: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), now_ns()));
+
+/// The time, as libraries read it.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// The moment that a library reports, which is neither before `earliest` nor in the future, whatever it says.
+pub(crate) fn moment(ns: u64, earliest: Instant) -> Instant {
+    let (instant, base) = *EPOCH;
+    let moment = match ns.checked_sub(base) {
+        Some(after) => instant.checked_add(Duration::from_nanos(after)),
+        None => instant.checked_sub(Duration::from_nanos(base - ns)),
+    };
+    let now = Instant::now();
+    moment.unwrap_or(now).clamp(earliest.min(now), now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_where_it_was_read_and_junk_is_bounded() {
+        let before = Instant::now();
+        let read = now_ns();
+        let found = moment(read, before);
+        let after = Instant::now();
+        assert!(before <= found && found <= after + Duration::from_millis(1));
+        assert_eq!(moment(0, before), before);
+        assert!(moment(u64::MAX, before) <= Instant::now());
+    }
+}

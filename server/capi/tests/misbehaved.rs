@@ -1,0 +1,84 @@
+//! Libraries that do what the headers forbid: told so by errors, and nobody else is harmed.
+
+mod harness;
+
+use harness::{Directory, Served, config, directory, request, source, until, values};
+use server_core::{
+    backend::Backends,
+    error::{Code, Error},
+};
+
+fn wrong(directory: &Directory, fault: &str) -> Result<Served, Error> {
+    let parameter = format!("parameters {{ key: 'fault' value {{ string_value: '{fault}' }} }}");
+    directory.load(&config("wrong", &parameter))
+}
+
+#[test]
+fn errors_of_each_function_are_those_of_the_load_or_of_the_requests() {
+    let directory = directory(&[("wrong", "wrong")]);
+    for function in ["model_initialize", "instance_initialize"] {
+        let error = wrong(&directory, function).err().expect("refused");
+        assert_eq!((error.code, &*error.message), (Code::Unavailable, function));
+    }
+    let mut served = wrong(&directory, "execute").unwrap();
+    for mut answers in served.run([request(&[1]), request(&[2])]) {
+        let error = answers.next().unwrap().unwrap_err();
+        assert_eq!((error.code, &*error.message), (Code::Unavailable, "execute"));
+    }
+    assert_eq!((served.events.counts().released, served.events.counts().failed), (2, 2));
+}
+
+#[test]
+fn what_is_deleted_released_or_sent_twice_is_refused() {
+    let directory = directory(&[("wrong", "wrong")]);
+    let mut served = wrong(&directory, "none").unwrap();
+    for round in 0..10 {
+        assert_eq!(values(&served.ask(request(&[round]))), [round]);
+    }
+    let counts = served.events.counts();
+    assert_eq!((counts.released, counts.succeeded, counts.failed), (10, 10, 0));
+}
+
+#[test]
+fn requests_without_an_answer_and_responses_left_behind_end_with_an_error() {
+    let directory = directory(&[("wrong", "wrong")]);
+    for (fault, expected) in [
+        ("no_answer", "the request was dropped without a response"),
+        ("execute_with_responses", "responses were made and are left behind"),
+        ("unknown_output", "unexpected inference output 'OUTPUT7' for model 'm'"),
+        ("no_bytes", "gave 0 bytes for output 'OUTPUT0' of type INT32 and shape [3], which has 12 bytes"),
+    ] {
+        let mut served = wrong(&directory, fault).unwrap();
+        let error = served.ask(request(&[1])).unwrap_err();
+        assert!(error.message.ends_with(expected), "{fault}: {error}");
+        until("it is released", || served.events.counts().released == 1);
+        assert_eq!(served.events.counts().failed, 1, "{fault}");
+    }
+}
+
+#[test]
+fn a_request_that_is_not_released_keeps_its_model() {
+    let directory = directory(&[("wrong", "wrong")]);
+    let mut served = wrong(&directory, "never_releases").unwrap();
+    assert_eq!(values(&served.ask(request(&[1]))), [1]);
+    assert_eq!(served.events.counts().released, 0, "an unload waits for it");
+    drop((served.instance, served.model));
+    assert_eq!(served.events.counts().released, 1, "the library gave it back when its model ended");
+}
+
+#[test]
+fn files_that_are_no_backends_are_refused_with_the_reason() {
+    let directory = directory(&[]);
+    let place = directory.folder.path().join("bad");
+    std::fs::create_dir(&place).unwrap();
+    let find = || directory.libraries.find("bad", "", &source()).err().expect("refused").message.into_owned();
+    assert_eq!(find(), "unable to find backend library for backend 'bad'");
+    let file = place.join("libtriton_bad.so");
+    std::fs::write(&file, "text").unwrap();
+    assert!(find().starts_with("unable to load shared library: library "), "{}", find());
+    let text = directory.libraries.find("../bad", "", &source()).err().expect("refused").message;
+    assert_eq!(text, "unable to find backend library for backend '../bad'");
+    let text = directory.libraries.find("bad", "libother.so", &source()).err().expect("refused").message;
+    let places = format!("'/nonexistent/m/1' '/nonexistent/m' '{}'", place.display());
+    assert_eq!(text, format!("unable to find backend library 'libother.so' for model 'm', searched: {places}"));
+}
