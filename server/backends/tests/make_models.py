@@ -178,6 +178,17 @@ def main():
         ),
     )
 
+    # The same for ragged requests.
+    write(
+        "ragged_lookup",
+        model(
+            [h.make_node("Gather", ["table", "INDEX"], ["VALUE"], axis=0)],
+            [tensor("INDEX", T.INT64, ["n"])],
+            [tensor("VALUE", T.FLOAT, ["n"])],
+            [same("table")(np.array([10, 20, 30], np.float32))],
+        ),
+    )
+
     # Adds a constant that a request may replace.
     write(
         "default_bias",

@@ -45,6 +45,11 @@ pub(super) fn data_type(element: Element) -> Option<DataType> {
     DataType::ALL.into_iter().find(|data_type| self::element(*data_type) == element)
 }
 
+/// Our type of a number that ONNX Runtime answers, which may be of a newer library than this program knows.
+pub(super) fn data_type_of(number: i32) -> Option<DataType> {
+    DataType::ALL.into_iter().find(|data_type| element(*data_type) as i32 == number)
+}
+
 /// One input as an instance feeds it.
 pub(super) struct Input {
     /// Name in the configuration.

@@ -19,7 +19,7 @@ use server_core::{
 use super::{
     arena::Arenas,
     newer::Newer,
-    options::{MOST_THREADS, is_on, number, usable_threads},
+    options::{MOST_THREADS, flag, number, usable_threads},
     plugins::Plugins,
     raw::{self, Failure},
 };
@@ -58,7 +58,7 @@ pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
 }
 
 fn open(settings: &Settings) -> Result<Runtime> {
-    let has_global_threads = settings.get("enable-global-threadpool").is_some_and(|value| is_on(value));
+    let has_global_threads = flag(settings, "enable-global-threadpool")?;
     let library = library(settings.get("library").map(String::as_str)).map_err(describe)?;
     let version = raw::version(&library).map_err(describe)?;
     let path = library.path().to_path_buf();
@@ -72,7 +72,7 @@ fn open(settings: &Settings) -> Result<Runtime> {
     let environment = builder.build().map_err(Failure::from)?;
     environment.set_log_level(log_level());
     tracing::info!(path = %path.display(), %version, "opened ONNX Runtime");
-    let has_shared_arena = settings.get("enable-shared-arena").is_some_and(|value| is_on(value));
+    let has_shared_arena = flag(settings, "enable-shared-arena")?;
     if has_shared_arena {
         raw::share_arena(&environment).map_err(Error::from)?;
     }

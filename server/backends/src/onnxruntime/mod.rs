@@ -5,10 +5,12 @@
 //! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
 
 mod arena;
+mod captured;
 mod complete;
 mod computed;
 mod convert;
 mod declared;
+mod device_copy;
 mod instance;
 mod library;
 mod model;

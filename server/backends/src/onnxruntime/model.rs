@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use ort::session::{RunOptions, Session, SharedSessionInner, builder::SessionBuilder};
+use ort::session::{Session, SharedSessionInner, builder::SessionBuilder};
 use parking_lot::Mutex;
 use server_core::{
     backend::{Device, Health, Instance, MemoryUse, Model, ModelSource, Placement, Settings},
@@ -19,9 +19,10 @@ use server_core::{
 use server_proto::inference::model_instance_group::Kind;
 
 use super::{
+    captured::Captured,
     computed::ComputedInput,
     convert::{Input, Output, Restore},
-    guarded,
+    device_copy, guarded,
     instance::OnnxInstance,
     library::Runtime,
     options::SessionOptions,
@@ -130,14 +131,21 @@ impl OnnxModel {
         self.configured.as_ref().ok_or_else(missing)
     }
 
-    fn session(&self, placement: &Placement) -> Result<(Session, Signature, Option<RunOptions>)> {
+    fn session(&self, placement: &Placement) -> Result<(Session, Signature, Option<Captured>)> {
         let Configured { file, config, options } = self.configured()?;
         let providers = providers::plan(config, placement.device, |name| self.runtime.plugins.has(name))?;
         let builder = options.builder(self.runtime)?;
         let session = open(providers::register(builder, &providers, self.runtime)?, file, &providers)?;
         let signature = Signature::of(&session, file);
         verify::verify(config, &signature)?;
-        Ok((session, signature, options.run_options()?))
+        let captured = match placement.device {
+            Device::Gpu(id) if providers.iter().any(Provider::captures_runs) => {
+                let options = options.clone();
+                Some(Captured::new(device_copy::Device::gpu(id)?, move || options.some_run_options())?)
+            }
+            _ => None,
+        };
+        Ok((session, signature, captured))
     }
 }
 
@@ -177,7 +185,8 @@ impl Model for OnnxModel {
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         let config = &self.configured()?.config;
         guarded(&config.name, || {
-            let (session, signature, options) = self.session(placement).map_err(|error| on_device(error, placement))?;
+            let (session, signature, captured) =
+                self.session(placement).map_err(|error| on_device(error, placement))?;
             let inputs = inputs(config, &signature)?;
             let outputs = outputs(config, &signature)?;
             let computed = ComputedInput::all(config)?;
@@ -186,7 +195,8 @@ impl Model for OnnxModel {
             let input_names = input_names.collect::<Result<_>>()?;
             let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
             self.sessions.lock().push((Arc::downgrade(&session.inner()), placement.device));
-            let runner = Runner::new(session.inner(), input_names, output_names, options);
+            let options = self.configured()?.options.run_options()?;
+            let runner = Runner::new(session.inner(), input_names, output_names, options, captured);
             let has_rows = config.max_batch_size > 0;
             let name = placement.instance_name.clone();
             Ok(Box::new(OnnxInstance::new(name, runner, inputs, computed, outputs, has_rows)) as Box<dyn Instance>)

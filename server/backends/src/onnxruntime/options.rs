@@ -32,12 +32,20 @@ pub(super) fn usable_threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A setting that is a number, `None` if it is not set.
+/// A setting that is a number, `None` if it is not set. One below zero is zero, as in Triton.
 ///
 /// Errors: `InvalidArgument` if it is not a number.
 pub(super) fn number(settings: &Settings, key: &str) -> Result<Option<usize>> {
-    let parse = |value: &String| value.trim().parse().map_err(|_| wrong(key, value, "a number that is not negative"));
-    settings.get(key).map(parse).transpose()
+    let Some(value) = settings.get(key) else { return Ok(None) };
+    let number: i64 = value.trim().parse().map_err(|_| not_a_number(key, value))?;
+    Ok(Some(usize::try_from(number).unwrap_or(0)))
+}
+
+/// A setting that switches something; off if it is not set.
+///
+/// Errors: `InvalidArgument` if it is no switch.
+pub(super) fn flag(settings: &Settings, key: &str) -> Result<bool> {
+    settings.get(key).map_or(Ok(false), |value| switch(value.trim()).ok_or_else(|| not_a_switch(key, value)))
 }
 
 /// Whether a setting says yes.
@@ -59,14 +67,17 @@ pub(super) fn not_a_switch(key: &str, value: &str) -> Error {
     Error::invalid_argument(format!("failed to convert '{value}' to boolean for '{key}', expected '0' or '1'"))
 }
 
+fn not_a_number(key: &str, value: &str) -> Error {
+    Error::invalid_argument(format!("failed to convert '{value}' to integral number for '{key}'"))
+}
+
 /// A whole number among a model's parameters, `None` if it is not given.
 ///
 /// Errors: `InvalidArgument` in Triton's words, with the name of the parameter.
 pub(super) fn integer(config: &ModelConfig, key: &str) -> Result<Option<i64>> {
     let Some(parameter) = config.parameters.get(key) else { return Ok(None) };
     let value = parameter.string_value.trim();
-    let failed = |_| Error::invalid_argument(format!("failed to convert '{value}' to integral number for '{key}'"));
-    value.parse().map(Some).map_err(failed)
+    value.parse().map(Some).map_err(|_| not_a_number(key, value))
 }
 
 /// How to make sessions of one model.
@@ -165,6 +176,14 @@ impl SessionOptions {
         let mut options = RunOptions::new()?;
         options.set("memory.enable_memory_arena_shrinkage", devices)?;
         Ok(Some(options))
+    }
+
+    /// The same, empty ones if there are none.
+    pub(super) fn some_run_options(&self) -> std::result::Result<RunOptions, Failure> {
+        match self.run_options()? {
+            Some(options) => Ok(options),
+            None => Ok(RunOptions::new()?),
+        }
     }
 
     fn optimization_level(&self) -> GraphOptimizationLevel {
@@ -268,6 +287,7 @@ mod tests {
         assert_eq!(read(&[("intra_op_thread_count", "0")], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[("intra_op_thread_count", "-1")], &[]).intra_op_threads, usable_threads());
         assert_eq!(read(&[], &[("inter_op_thread_count", "0")]).inter_op_threads, usable_threads());
+        assert_eq!(read(&[], &[("inter_op_thread_count", "-1")]).inter_op_threads, usable_threads());
 
         let group = |count| ModelInstanceGroup { count, ..ModelInstanceGroup::default() };
         let config = ModelConfig { instance_group: vec![group(2), group(1)], ..ModelConfig::default() };
@@ -304,6 +324,18 @@ mod tests {
         assert_eq!(refusal("execution_mode", "2"), Error::invalid_argument(text));
         let text = "failed to convert 'two' to integral number for 'intra_op_thread_count'";
         assert_eq!(refusal("intra_op_thread_count", "two"), Error::invalid_argument(text));
+    }
+
+    #[test]
+    fn settings_of_the_server_are_read_in_the_same_words() {
+        let flag = |value: &str| flag(&settings(&[("enable-global-threadpool", value)]), "enable-global-threadpool");
+        assert_eq!((flag("1"), flag("True"), flag("off")), (Ok(true), Ok(true), Ok(false)));
+        let text = "failed to convert 'yes' to boolean for 'enable-global-threadpool', expected '0' or '1'";
+        assert_eq!(flag("yes"), Err(Error::invalid_argument(text)));
+        assert_eq!(super::flag(&settings(&[]), "enable-global-threadpool"), Ok(false));
+        let text = "failed to convert 'four' to integral number for 'default-max-batch-size'";
+        let number = number(&settings(&[("default-max-batch-size", "four")]), "default-max-batch-size");
+        assert_eq!(number, Err(Error::invalid_argument(text)));
     }
 
     #[test]

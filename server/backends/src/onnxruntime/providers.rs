@@ -15,6 +15,7 @@ use server_core::{
 
 use super::{
     library::Runtime,
+    options::is_on,
     provider_options::{Options, cuda_options, cuda_parameters, tensorrt_options},
     raw::{self, Failure},
 };
@@ -135,6 +136,16 @@ impl Provider {
             Self::Cuda(_) => "CUDA",
             Self::OpenVino(_) => "OpenVINO",
             Self::Plugin(name, ..) => name,
+        }
+    }
+
+    /// Whether work on the GPU is captured, and replayed.
+    pub(super) fn captures_runs(&self) -> bool {
+        let is_on = |options: &Options, key: &str| options.get(key).is_some_and(|value| is_on(value));
+        match self {
+            Self::Cuda(options) => is_on(options, "enable_cuda_graph"),
+            Self::TensorRt(options) => is_on(options, "trt_cuda_graph_enable"),
+            Self::OpenVino(_) | Self::Plugin(..) => false,
         }
     }
 
@@ -263,6 +274,17 @@ mod tests {
         let config = config(vec![accelerator("tensorrt", &[("speed", "9")])], vec![]);
         let text = "unknown parameter 'speed' is provided for TensorRT Execution Accelerator";
         assert_eq!(plan(&config, Device::Gpu(0)).unwrap_err(), Error::invalid_argument(text));
+    }
+
+    #[test]
+    fn graphs_of_a_gpu_are_switched_on_by_the_options_of_its_providers() {
+        let captures = |name: &str, parameters: &[(&str, &str)]| {
+            let planned = plan(&config(vec![accelerator(name, parameters)], vec![]), Device::Gpu(0)).unwrap();
+            planned.iter().any(Provider::captures_runs)
+        };
+        assert!(captures("cuda", &[("enable_cuda_graph", "1")]) && captures("cuda", &[("enable_cuda_graph", "true")]));
+        assert!(captures("tensorrt", &[("trt_cuda_graph_enable", "1")]));
+        assert!(!captures("cuda", &[("enable_cuda_graph", "0")]) && !captures("cuda", &[]));
     }
 
     #[test]

@@ -22,7 +22,10 @@ use server_core::{
 };
 use smallvec::SmallVec;
 
-use super::convert::element;
+use super::{
+    captured::{Captured, Names},
+    convert::element,
+};
 use crate::dylib::{Library, LoadError};
 
 /// Tensors of one execution. More than eight on a side cost an allocation each time.
@@ -39,6 +42,11 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// One that no call has answered.
+    pub(super) fn without(message: impl Into<String>) -> Self {
+        Self { code: sys::OrtErrorCode::ORT_FAIL as i32, message: message.into() }
+    }
+
     fn invalid_argument(message: impl Into<String>) -> Self {
         Self { code: sys::OrtErrorCode::ORT_INVALID_ARGUMENT as i32, message: message.into() }
     }
@@ -168,21 +176,7 @@ impl<'a> Value<'a> {
     pub(super) fn strings<'s>(shape: &[i64], elements: impl Iterator<Item = &'s [u8]>) -> Result<Self, Failure> {
         let wrong = || Failure::invalid_argument(format!("the strings do not fill shape {}", shape_text(shape)));
         let count = element_count(shape).and_then(|count| usize::try_from(count).ok()).ok_or_else(wrong)?;
-        let mut allocator = ptr::null_mut();
-        // SAFETY: writes the address of the process-wide default allocator, which is never released.
-        check(unsafe { (ort::api().GetAllocatorWithDefaultOptions)(&mut allocator) })?;
-        let mut value = ptr::null_mut();
-        // SAFETY: allocator and shape are valid for the call, which keeps neither; the tensor owns its memory.
-        check(unsafe {
-            (ort::api().CreateTensorAsOrtValue)(
-                allocator,
-                shape.as_ptr(),
-                shape.len(),
-                element(DataType::Bytes),
-                &mut value,
-            )
-        })?;
-        let value = Self::owned(value)?;
+        let value = Self::on_host(DataType::Bytes, shape)?;
         let mut filled = 0;
         for text in elements {
             if filled == count {
@@ -207,8 +201,36 @@ impl<'a> Value<'a> {
         if filled == count { Ok(value) } else { Err(wrong()) }
     }
 
+    /// A tensor of that type, with memory from that allocator; what it holds is left over from earlier.
+    pub(super) fn allocated(
+        allocator: *mut sys::OrtAllocator,
+        data_type: DataType,
+        shape: &[i64],
+    ) -> Result<Self, Failure> {
+        let mut value = ptr::null_mut();
+        // SAFETY: allocator and shape are valid for the call; the tensor owns its memory.
+        check(unsafe {
+            let (start, rank) = (shape.as_ptr(), shape.len());
+            (ort::api().CreateTensorAsOrtValue)(allocator, start, rank, element(data_type), &mut value)
+        })?;
+        Self::owned(value)
+    }
+
+    /// The same in ordinary host memory.
+    pub(super) fn on_host(data_type: DataType, shape: &[i64]) -> Result<Self, Failure> {
+        let mut allocator = ptr::null_mut();
+        // SAFETY: writes the address of the process-wide default allocator, which is never released.
+        check(unsafe { (ort::api().GetAllocatorWithDefaultOptions)(&mut allocator) })?;
+        Self::allocated(allocator, data_type, shape)
+    }
+
+    /// The tensor as calls take it.
+    pub(super) fn as_ptr(&self) -> *const sys::OrtValue {
+        self.pointer.as_ptr()
+    }
+
     fn owned(value: *mut sys::OrtValue) -> Result<Self, Failure> {
-        let nothing = || Failure { code: sys::OrtErrorCode::ORT_FAIL as i32, message: "no tensor came back".into() };
+        let nothing = || Failure::without("no tensor came back");
         Ok(Self { pointer: NonNull::new(value).ok_or_else(nothing)?, borrowed: 0..0, memory: PhantomData })
     }
 
@@ -321,17 +343,25 @@ pub(super) struct Runner {
     inputs: Vec<CString>,
     outputs: Vec<CString>,
     options: Option<RunOptions>,
+    captured: Option<Captured>,
 }
 
 impl Runner {
-    /// Names come in the order in which `run` counts them.
+    /// Names come in the order in which `run` counts them. `captured`: runs are captured and replayed.
     pub(super) fn new(
         session: Arc<SharedSessionInner>,
         inputs: Vec<CString>,
         outputs: Vec<CString>,
         options: Option<RunOptions>,
+        captured: Option<Captured>,
     ) -> Self {
-        Self { session, inputs, outputs, options }
+        Self { session, inputs, outputs, options, captured }
+    }
+
+    /// How many runs are captured.
+    #[cfg(test)]
+    pub(super) fn captured(&self) -> usize {
+        self.captured.as_ref().map_or(0, Captured::count)
     }
 
     /// The session, kept alive by whoever keeps its outputs.
@@ -343,12 +373,19 @@ impl Runner {
     ///
     /// Errors: whatever the model finds wrong. The session is as good as before.
     pub(super) fn run<'a>(&mut self, inputs: &[(usize, Value<'a>)], outputs: &[usize]) -> Result<Values<'a>, Failure> {
+        if let Some(captured) = &mut self.captured {
+            let names = Names { inputs: &self.inputs, outputs: &self.outputs };
+            if let Some(answer) = captured.replay(&self.session, &names, inputs, outputs) {
+                return answer;
+            }
+        }
         let input_names: SmallVec<[*const c_char; 8]> = inputs.iter().map(|(i, _)| self.inputs[*i].as_ptr()).collect();
         let input_values: SmallVec<[*const sys::OrtValue; 8]> =
             inputs.iter().map(|(_, value)| value.pointer.as_ptr().cast_const()).collect();
         let output_names: SmallVec<[*const c_char; 8]> = outputs.iter().map(|&i| self.outputs[i].as_ptr()).collect();
         let mut output_values: SmallVec<[*mut sys::OrtValue; 8]> = SmallVec::from_elem(ptr::null_mut(), outputs.len());
-        let options = self.options.as_ref().map_or(ptr::null(), AsPointer::ptr);
+        let options = self.captured.as_ref().map(Captured::ordinary).or(self.options.as_ref());
+        let options = options.map_or(ptr::null(), AsPointer::ptr);
         // SAFETY: all four lists are as long as said and live through the call; names are terminated; `&mut self` keeps a
         // second run on this session out.
         let status = unsafe {
@@ -367,8 +404,13 @@ impl Runner {
             output_values.into_iter().filter(|value| !value.is_null()).map(Value::owned).collect();
         check(status)?;
         let made = made?;
-        let missing = || Failure { code: sys::OrtErrorCode::ORT_FAIL as i32, message: "an output is missing".into() };
-        if made.len() == outputs.len() { Ok(made) } else { Err(missing()) }
+        if made.len() != outputs.len() {
+            return Err(Failure::without("an output is missing"));
+        }
+        if let Some(captured) = &mut self.captured {
+            captured.prepare(&self.session, inputs, outputs, &made);
+        }
+        Ok(made)
     }
 }
 

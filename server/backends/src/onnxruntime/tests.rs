@@ -399,6 +399,27 @@ fn what_a_model_fails_on_fails_alone_in_its_batch_and_the_instance_goes_on() {
 }
 
 #[test]
+fn a_bad_request_of_a_ragged_batch_fails_alone() {
+    let Some(settings) = onnxruntime_settings() else { return };
+    let config = from_text(
+        "name: 'm' default_model_filename: 'ragged_lookup.onnx' max_batch_size: 8
+         input { name: 'INDEX' data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true }
+         output { name: 'VALUE' data_type: TYPE_FP32 dims: -1 }
+         batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'VALUE' source_input: 'INDEX' }",
+    );
+    let loaded = Loaded { backend: super::backend(settings), config: config.unwrap() };
+    let ask = |indices: &[i64]| {
+        let bytes: Vec<u8> = indices.iter().flat_map(|index| index.to_le_bytes()).collect();
+        (1, request([tensor("INDEX", DataType::Int64, &[1, indices.len() as i64], bytes)]))
+    };
+    let requests = vec![ask(&[0, 1, 2]), ask(&[1, 9]), ask(&[2]), ask(&[0, 0])];
+    let (replies, _) = run_batch(&mut *loaded.instance(), requests);
+    let of = |number: usize| values(output(replies[number].as_ref().unwrap(), "VALUE"));
+    assert_eq!((of(0), of(2), of(3)), (vec![10.0, 20.0, 30.0], vec![30.0], vec![10.0; 2]));
+    assert!(replies[1].as_ref().unwrap_err().message.contains("idx=9"), "{replies:?}");
+}
+
+#[test]
 fn an_output_that_does_not_come_apart_is_an_error() {
     let Some(loaded) = Loaded::new("flatten") else { return };
     let mut instance = loaded.instance();
