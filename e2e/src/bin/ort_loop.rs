@@ -1,6 +1,6 @@
 //! ONNX Runtime alone, in a loop: what the model itself costs, without a server around it.
-//! Usage: `ort_loop LIBRARY MODEL BATCH SECONDS [THREADS]`; each thread has a session of its own that computes on that thread. The model has one
-//! input, of FP32 or INT64. Prints the median and the mean of one run in microseconds, and the runs per second of all threads.
+//! Usage: `ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [GPU]]`; each thread has a session of its own that computes on that thread, or on the GPU of that
+//! number. The model has one input, of FP32 or INT64. Prints the median and the mean of one run in microseconds, and the runs per second of all threads.
 
 use std::{
     env,
@@ -13,23 +13,24 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use ort::{
     environment::Environment,
+    ep,
     session::{Session, SessionInputValue},
     value::{TensorElementType, TensorRef, ValueType},
 };
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let (library, model, batch, seconds, threads) = match arguments.as_slice() {
-        [library, model, batch, seconds] => (library, model, batch, seconds, "1"),
-        [library, model, batch, seconds, threads] => (library, model, batch, seconds, threads.as_str()),
-        _ => bail!("usage: ort_loop LIBRARY MODEL BATCH SECONDS [THREADS]"),
+    let [library, model, batch, seconds, rest @ ..] = arguments.as_slice() else {
+        bail!("usage: ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [GPU]]");
     };
+    let threads = rest.first().map_or("1", String::as_str);
+    let gpu: Option<i32> = rest.get(1).map(|gpu| gpu.parse()).transpose().context("GPU is a number")?;
     let batch: usize = batch.parse().context("BATCH is a number")?;
     let limit = Duration::from_secs_f64(seconds.parse().context("SECONDS is a number")?);
     let threads: usize = threads.parse().context("THREADS is a number")?;
 
     let environment = ort::init_from(library)?.with_name("loop").with_telemetry(false).build()?;
-    let sessions = (0..threads).map(|_| open(&environment, model)).collect::<Result<Vec<_>>>()?;
+    let sessions = (0..threads).map(|_| open(&environment, model, gpu)).collect::<Result<Vec<_>>>()?;
     let start = Arc::new(Barrier::new(threads));
     let running: Vec<_> = sessions
         .into_iter()
@@ -51,8 +52,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn open(environment: &Environment, model: &str) -> Result<Session> {
+fn open(environment: &Environment, model: &str, gpu: Option<i32>) -> Result<Session> {
     let mut builder = Session::builder(environment)?.with_intra_threads(1).map_err(|error| anyhow!("{error}"))?;
+    if let Some(gpu) = gpu {
+        let cuda = ep::CUDA::default().with_device_id(gpu).build().error_on_failure();
+        builder = builder.with_execution_providers([cuda]).map_err(|error| anyhow!("{error}"))?;
+    }
     Ok(builder.commit_from_file(model)?)
 }
 
