@@ -44,7 +44,7 @@ class ControlPlane:
         for words in (["link", "set", "lo", "up"], ["addr", "add", f"{ADDRESS}/32", "dev", "lo"]):
             subprocess.run(["ip", "-n", self.name, *words], check=True)
         pki = self.state / "pki"
-        self.start("etcd", [programs / "etcd", "--data-dir", self.state / "etcd", "--unsafe-no-fsync", "--quota-backend-bytes", str(4 << 30)])
+        self.etcd = self.start("etcd", [programs / "etcd", "--data-dir", self.state / "etcd", "--unsafe-no-fsync", "--quota-backend-bytes", str(4 << 30)])
         self.server = self.start("kube-apiserver", [
             programs / "kube-apiserver",
             "--etcd-servers=http://127.0.0.1:2379",

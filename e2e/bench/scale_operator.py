@@ -2,6 +2,7 @@
 
 Each shape is measured in a cluster of its own:
   first start   from the operator's exec until all resources, which were there before it, are ready: every object is made, every pod loads
+                and, with --during-start, from a change of a model each second meanwhile until its server's manifest has it
   idle          processor time and writes of all resources at rest
   changes       from the request that changes a model until its server's manifest has the change
   restart       from the operator's exec until each server was reconciled, nothing having changed; and what is written then
@@ -14,6 +15,7 @@ import re
 import resource
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +79,7 @@ class Operator:
 
     def cpu(self):
         """Seconds of processor time."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return processor_time(self.process)
 
     def memory(self, field="VmRSS"):
         """Megabytes."""
@@ -92,13 +93,18 @@ def measure(table, name, shape, options):
     pretend = ROOT / "target" / options.pretend_profile / "pretend_cluster"
     with ControlPlane() as plane:
         ask = lambda *command: json.loads(plane.run([pretend, *map(str, command)]))
-        plane.start("pods", [pretend, "pods"])
+        pods = plane.start("pods", [pretend, "pods"])
         say(f"{name}: making {shape.resources + shape.orphans} resources")
         made = ask("fill", *shape.flags())["seconds"]
         table.section(title(shape))
         say(f"{name}: first start")
         before = plane.writes()
+        others = {"API server": plane.server, "etcd": plane.etcd, "pretend pods": pods}
+        cpu_before = {name: processor_time(process) for name, process in others.items()}
         operator = Operator(plane, options.profile)
+        meanwhile = None
+        if options.during_start:
+            meanwhile = ThreadPoolExecutor(1).submit(ask, "changes", *shape.flags(), f"--seconds={options.during_start}", "--every=1000")
         try:
             seconds = first_start(plane, operator, ask, shape)
         except Exception:
@@ -108,7 +114,12 @@ def measure(table, name, shape, options):
         figure(table, "resources made beforehand in", made, "s")
         figure(table, "first start", seconds, "s")
         figure(table, "its processor time", operator.cpu(), "s")
+        if meanwhile:
+            changes(table, "changes meanwhile", meanwhile.result())
+        spent = {name: processor_time(process) - cpu_before[name] for name, process in others.items()}
+        table.row("processor time of others", ", ".join(f"{name} {spent[name]:.1f} s" for name in others), widths=(44, 40))
         figure(table, "its peak memory", operator.memory("VmHWM"), "MB")
+        table.row("reconciles", f"{operator.number('triton_operator_reconcile_total'):.0f}", widths=(44, 40))
         table.row("writes of all, pods' included", f"{sum(writes.values()):.0f}", widths=(44, 40))
         if options.verbose:
             say(json.dumps(writes, indent=1))
@@ -123,6 +134,12 @@ def measure(table, name, shape, options):
         say(f"{name}: restart")
         operator.stop()
         restart(table, plane, shape, options)
+
+
+def processor_time(process):
+    """Seconds."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def first_start(plane, operator, ask, shape):
@@ -207,6 +224,7 @@ def main():
     parser.add_argument("--profile", default="release", help="cargo profile of the operator that is measured (release)")
     parser.add_argument("--pretend-profile", default="debug", help="cargo profile of the program that pretends to be everybody else")
     parser.add_argument("--seconds", type=int, default=20, help="length of each series of changes")
+    parser.add_argument("--during-start", type=int, default=0, help="seconds of the first start in which a model is changed each second (0)")
     parser.add_argument("--idle", type=int, default=IDLE, help="seconds at rest that are looked at")
     parser.add_argument("--verbose", action="store_true", help="name what is written")
     options = parser.parse_args()

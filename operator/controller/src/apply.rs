@@ -64,7 +64,7 @@ pub(crate) async fn apply(
     let events = done.events();
     if !events.is_empty() {
         let object: ObjectReference = server.object_ref(&());
-        context.events.write_all(&object, "Apply", &events, &context.metrics).await;
+        context.events.record(&object, "Apply", &events);
     }
     applied
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -13,14 +14,23 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    activators::Activators, config_maps::ConfigMaps, events::Events, metrics::Metrics, observer::Observer,
-    queue::ServerKey, rewrites::Rewrites, scrape::Loads, secrets::Secrets, watches::Watches,
+    activators::Activators,
+    config_maps::ConfigMaps,
+    events::Events,
+    metrics::Metrics,
+    observer::Observer,
+    queue::{Queue, ServerKey},
+    rewrites::Rewrites,
+    scrape::Loads,
+    secrets::Secrets,
+    watches::Watches,
 };
 
 /// What every reconcile shares.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) watches: Arc<Watches>,
+    pub(crate) queue: Queue,
     pub(crate) settings: Settings,
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
@@ -32,7 +42,7 @@ pub(crate) struct Context {
     pub(crate) secrets: Secrets,
     /// Addresses that sources may have although they are refused otherwise.
     pub(crate) allowed_addresses: Vec<AddressRange>,
-    pub(crate) written: Written,
+    pub(crate) written: Arc<Written>,
 }
 
 /// What was written last. Stores lag behind what was written; these notes say by how much.
@@ -92,9 +102,9 @@ impl Written {
         self.notes().get(key).is_none_or(|notes| notes.rewrites.allow(uid, status, Instant::now()))
     }
 
-    /// Whether the status of a resource was written a moment ago.
-    pub(crate) fn is_recent_status(&self, key: &ServerKey, uid: &str) -> bool {
-        self.notes().get(key).is_some_and(|notes| notes.rewrites.is_recent(uid, Instant::now()))
+    /// How long a status of a resource that tells of progress only waits from now on, if it waits.
+    pub(crate) fn wait_for_progress(&self, key: &ServerKey, uid: &str, hold: Duration) -> Option<Duration> {
+        self.notes().entry(key.clone()).or_default().rewrites.wait(uid, hold, Instant::now())
     }
 
     /// The status of a resource was written.
@@ -116,6 +126,18 @@ impl Written {
             return None;
         }
         Some(status.clone())
+    }
+
+    /// A store has this version of a resource now. Whether it is the very status that we wrote: nothing new for whoever wrote it.
+    pub(crate) fn is_echo(&self, key: &ServerKey, uid: &str, version: &str) -> bool {
+        let mut notes = self.notes();
+        let Some(statuses) = notes.get_mut(key).map(|notes| &mut notes.statuses) else { return false };
+        let (Some(seen), Some((written, _))) = (number(version), statuses.get(uid)) else { return false };
+        let (is_echo, has_caught_up) = (seen == *written, seen >= *written);
+        if has_caught_up {
+            statuses.remove(uid);
+        }
+        is_echo
     }
 
     /// Nothing is left of a server.
@@ -167,6 +189,18 @@ mod tests {
         assert_eq!(written.newer_status(&key(), "uid", Some("8")), Some(json!({ "a": 1 })));
         assert_eq!(written.newer_status(&key(), "uid", Some("10")), None);
         assert_eq!(written.newer_status(&key(), "uid", Some("8")), None);
+    }
+
+    #[test]
+    fn our_own_status_is_known_when_it_comes_back_and_no_other() {
+        let written = Written::default();
+        written.status(&key(), "uid", Some("9"), json!({ "a": 1 }));
+        let is_echo = |uid, version| written.is_echo(&key(), uid, version);
+        assert!(!is_echo("other", "9") && !is_echo("uid", "8") && is_echo("uid", "9"));
+        assert!(!is_echo("uid", "9"), "a new list names it again");
+        written.status(&key(), "uid", Some("12"), json!({ "a": 1 }));
+        assert!(!is_echo("uid", "13"), "somebody has written since");
+        assert_eq!(written.newer_status(&key(), "uid", Some("8")), None, "the store has caught up");
     }
 
     #[test]

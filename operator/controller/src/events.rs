@@ -1,9 +1,12 @@
-//! Events on the user's resources. The same words about the same object within some minutes are one event that counts; other
-//! words are another event. One that cannot be written is logged and forgotten: it is no reason to fail.
+//! Events on the user's resources. They are written beside all else, a limited number in a time (`pending.rs`): no reconcile waits for one.
+//! The same words about the same object within some minutes are one event that counts; other words are another event. One that cannot
+//! be written is logged and forgotten: it is no reason to fail.
+
+mod pending;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use k8s_openapi::{
         events::v1::{Event as Written, EventSeries},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, Client,
@@ -22,8 +25,9 @@ use kube::{
 use operator_core::{events::Event, labels};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
+use self::pending::{Next, Pending, Waiting};
 use crate::metrics::Metrics;
 
 /// How long an event goes on counting.
@@ -33,11 +37,25 @@ const LOOK_FOR_OLD: Duration = Duration::from_secs(60);
 /// Longest note the API server takes.
 const NOTE_MAX: usize = 1024;
 
-/// Where events are written.
+/// How long the operator's end waits for events.
+const LAST_ONES: Duration = Duration::from_secs(2);
+/// How often it is said that events were dropped.
+const SAY_DROPPED: Duration = Duration::from_secs(60);
+
+/// Where events are put.
+#[derive(Debug)]
 pub(crate) struct Events {
+    pending: Arc<Mutex<Pending>>,
+    /// How many are not written yet.
+    unwritten: watch::Sender<usize>,
+}
+
+/// What writes them.
+struct Writer {
     client: Client,
     instance: String,
-    recent: Mutex<Recents>,
+    metrics: Arc<Metrics>,
+    recent: Recents,
 }
 
 /// What was written a short while ago, by what it says.
@@ -56,57 +74,102 @@ struct Recent {
 }
 
 impl Events {
-    /// Events of the operator called `instance`.
-    pub(crate) fn new(client: &Client, instance: String) -> Self {
-        Self { client: client.clone(), instance, recent: Mutex::new(Recents::new(Instant::now())) }
+    /// Events of the operator called `instance`. They are written for as long as the runtime lives.
+    pub(crate) fn start(client: &Client, instance: String, metrics: &Arc<Metrics>) -> Self {
+        let pending = Arc::new(Mutex::new(Pending::new(Instant::now())));
+        let unwritten = watch::channel(0).0;
+        let recent = Recents::new(Instant::now());
+        let writer = Writer { client: client.clone(), instance, metrics: Arc::clone(metrics), recent };
+        tokio::spawn(writer.write_all(Arc::clone(&pending), unwritten.clone()));
+        Self { pending, unwritten }
     }
 
-    /// Writes `events` about `object`; `action` is what was being done.
-    pub(crate) async fn write_all(&self, object: &ObjectReference, action: &str, events: &[Event], metrics: &Metrics) {
-        for event in events {
-            let name = object.name.as_deref().unwrap_or_default();
-            match self.write(object, action, event, metrics).await {
-                Ok(()) => {}
-                // most often a namespace being deleted: there will be nobody to read it
-                Err(kube::Error::Api(status)) if status.code == 403 => {
-                    tracing::debug!(
-                        error = status.message,
-                        object = name,
-                        reason = event.reason,
-                        "an event was refused"
-                    );
+    /// Has `events` about `object` written; `action` is what was being done.
+    pub(crate) fn record(&self, object: &ObjectReference, action: &'static str, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        let mut pending = lock(&self.pending);
+        let now = Timestamp::now();
+        for (event, number) in events.iter().zip(0..) {
+            // events of one object are named by their time
+            let time = now.checked_add(SignedDuration::from_nanos(number)).unwrap_or(now);
+            pending.push(Waiting { object: object.clone(), action, event: event.clone(), time });
+        }
+        self.unwritten.send_replace(pending.len());
+    }
+
+    /// Waits a moment for what is not written yet.
+    pub(crate) async fn flush(&self) {
+        let mut unwritten = self.unwritten.subscribe();
+        let _ = tokio::time::timeout(LAST_ONES, unwritten.wait_for(|count| *count == 0)).await;
+    }
+}
+
+impl Writer {
+    async fn write_all(mut self, pending: Arc<Mutex<Pending>>, unwritten: watch::Sender<usize>) {
+        let mut changed = unwritten.subscribe();
+        let mut said = None;
+        loop {
+            let (next, dropped) = {
+                let mut pending = lock(&pending);
+                changed.mark_unchanged();
+                (pending.next(Instant::now(), Timestamp::now()), pending.take_dropped())
+            };
+            if dropped > 0 {
+                self.metrics.dropped_events(dropped);
+                let now = Instant::now();
+                if said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_DROPPED) {
+                    said = Some(now);
+                    tracing::warn!("more happens than is written as events: the oldest are dropped, warnings last");
                 }
-                Err(error) => tracing::warn!(%error, object = name, reason = event.reason, "an event was not written"),
+            }
+            match next {
+                Next::Write(waiting) => {
+                    self.write(&waiting).await;
+                    unwritten.send_replace(lock(&pending).len());
+                }
+                Next::WaitUntil(time) => tokio::time::sleep_until(time).await,
+                Next::Idle => {
+                    if changed.changed().await.is_err() {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    async fn write(
-        &self,
-        object: &ObjectReference,
-        action: &str,
-        event: &Event,
-        metrics: &Metrics,
-    ) -> Result<(), kube::Error> {
+    async fn write(&mut self, waiting: &Waiting) {
+        let (object, reason) = (waiting.object.name.as_deref().unwrap_or_default(), &waiting.event.reason);
+        match self.send(waiting).await {
+            Ok(()) => {}
+            // most often a namespace being deleted: there will be nobody to read it
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                tracing::debug!(error = status.message, object, reason, "an event was refused");
+            }
+            Err(error) => tracing::warn!(%error, object, reason, "an event was not written"),
+        }
+    }
+
+    async fn send(&mut self, waiting: &Waiting) -> Result<(), kube::Error> {
+        let Waiting { object, action, event, time } = waiting;
         let api: Api<Written> = Api::namespaced(self.client.clone(), object.namespace.as_deref().unwrap_or("default"));
         let key = key(object.uid.as_deref().unwrap_or_default(), event);
-        let now = Timestamp::now();
-        let again = self.recent().again(&key, Instant::now());
-        if let Some((name, count)) = again {
-            let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(now) } });
+        if let Some((name, count)) = self.recent.again(&key, Instant::now()) {
+            let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(*time) } });
             api.patch(&name, &PatchParams::default(), &Patch::Merge(series)).await?;
-            metrics.wrote("Event", "patch");
+            self.metrics.wrote("Event", "patch");
             return Ok(());
         }
-        let name = format!("{}.{:x}", object.name.as_deref().unwrap_or(labels::MANAGER), now.as_nanosecond());
+        let name = format!("{}.{:x}", object.name.as_deref().unwrap_or(labels::MANAGER), time.as_nanosecond());
         let written = Written {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 namespace: object.namespace.clone(),
                 ..ObjectMeta::default()
             },
-            action: Some(action.to_owned()),
-            event_time: Some(MicroTime(now)),
+            action: Some((*action).to_owned()),
+            event_time: Some(MicroTime(*time)),
             note: Some(cut(&event.note)),
             reason: Some(event.reason.clone()),
             regarding: Some(object.clone()),
@@ -116,15 +179,14 @@ impl Events {
             ..Written::default()
         };
         api.create(&PostParams::default(), &written).await?;
-        metrics.wrote("Event", "create");
-        let recent = Recent { name, count: 1, last: Instant::now() };
-        self.recent().events.insert(key, recent);
+        self.metrics.wrote("Event", "create");
+        self.recent.events.insert(key, Recent { name, count: 1, last: Instant::now() });
         Ok(())
     }
+}
 
-    fn recent(&self) -> MutexGuard<'_, Recents> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Recents {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
 };
 
 /// Buckets of a reconcile: it is a few requests to the API server.
@@ -17,7 +17,10 @@ pub(crate) struct Metrics {
     reconciles: IntCounterVec,
     reconcile_seconds: Histogram,
     reconciles_active: IntGauge,
+    queue_length: IntGauge,
+    queue_wait: Gauge,
     writes: IntCounterVec,
+    dropped_events: IntCounter,
     polls: IntCounterVec,
     pods_followed: IntGauge,
     load_scrapes: IntCounterVec,
@@ -76,7 +79,22 @@ impl Metrics {
                 ),
             ),
             reconciles_active: gauge("triton_operator_reconciles_active", "Reconciles under way"),
+            queue_length: gauge("triton_operator_queue_length", "Servers that are to be reconciled, at once or later"),
+            queue_wait: register(
+                &registry,
+                Gauge::new(
+                    "triton_operator_queue_wait_seconds",
+                    "How long the server that was reconciled last had waited beyond its time",
+                ),
+            ),
             writes: counters("triton_operator_writes_total", "Writes to the API server", &["kind", "verb"]),
+            dropped_events: register(
+                &registry,
+                IntCounter::new(
+                    "triton_operator_events_dropped_total",
+                    "Events that were not written, since more happened than is written",
+                ),
+            ),
             polls: counters("triton_operator_pod_polls_total", "Questions to pods, by what came of them", &["outcome"]),
             pods_followed: gauge("triton_operator_pods_followed", "Pods whose state is followed"),
             load_scrapes: counters(
@@ -112,9 +130,20 @@ impl Metrics {
         ReconcileTimer { metrics: self, began: std::time::Instant::now(), outcome: "cancelled" }
     }
 
+    /// So many servers are to be reconciled, and so long the last one had waited.
+    pub(crate) fn queued(&self, (length, wait): (usize, Duration)) {
+        self.queue_length.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.queue_wait.set(wait.as_secs_f64());
+    }
+
     /// Something was written.
     pub(crate) fn wrote(&self, kind: &str, verb: &str) {
         self.writes.with_label_values(&[kind, verb]).inc();
+    }
+
+    /// So many events are not written.
+    pub(crate) fn dropped_events(&self, count: u64) {
+        self.dropped_events.inc_by(count);
     }
 
     /// A pod was asked.

@@ -1,22 +1,28 @@
 //! The controller queue: servers to reconcile, each once however often it was queued, one reconcile per server at a time. It is
-//! keyed by name and not by object, so that models whose server does not exist are reconciled as well.
+//! keyed by name and not by object, so that models whose server does not exist are reconciled as well. A change that a user has made
+//! goes before all that comes of changes, so that it takes effect at once even while a thousand servers start.
+
+mod waits;
 
 use std::{
     collections::{HashMap, HashSet},
     fmt,
     future::Future,
     hash::{BuildHasher, RandomState},
-    pin::pin,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
-use kube::runtime::scheduler::{ScheduleRequest, scheduler};
+use futures_util::{Stream, StreamExt, stream};
+use kube::runtime::scheduler::{ScheduleRequest, Scheduler, scheduler};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
+
+use self::waits::Waits;
 
 /// How long a key waits for more events about it: a file applied with fifty models is one reconcile.
 const FOLD: Duration = Duration::from_millis(100);
@@ -26,6 +32,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long reconciles under way may take to end when the operator ends.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of so many keys that are taken, one is no change of a user's if any waits that is none: who changes all the time does not keep out what
+/// pods report.
+const ONE_OTHER_OF: u32 = 4;
 
 /// A server by its name, whether it exists or not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,25 +63,39 @@ pub(crate) enum Reconciled {
 /// Where keys are put in.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
-    sender: mpsc::UnboundedSender<ScheduleRequest<ServerKey>>,
+    changes: mpsc::UnboundedSender<ScheduleRequest<ServerKey>>,
+    others: mpsc::UnboundedSender<ScheduleRequest<ServerKey>>,
+    waits: Arc<Mutex<Waits>>,
     pushes: watch::Sender<u64>,
 }
 
 /// Where keys come out.
 #[derive(Debug)]
-pub(crate) struct Requests(mpsc::UnboundedReceiver<ScheduleRequest<ServerKey>>);
+pub(crate) struct Requests {
+    changes: mpsc::UnboundedReceiver<ScheduleRequest<ServerKey>>,
+    others: mpsc::UnboundedReceiver<ScheduleRequest<ServerKey>>,
+}
 
 impl Queue {
-    /// Both ends. The worker empties the channel at once and keeps each key once, so that it is as long as there are servers.
+    /// Both ends. The worker empties the channels at once and keeps each key once, so that they are as long as there are servers.
     pub(crate) fn new() -> (Self, Requests) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { sender, pushes: watch::channel(0).0 }, Requests(receiver))
+        let (changes, of_changes) = mpsc::unbounded_channel();
+        let (others, of_others) = mpsc::unbounded_channel();
+        let queue = Self { changes, others, waits: Arc::default(), pushes: watch::channel(0).0 };
+        (queue, Requests { changes: of_changes, others: of_others })
     }
 
     /// Something happened to a server or around it.
     pub(crate) fn push(&self, key: ServerKey) {
         self.push_after(key, FOLD);
-        self.pushes.send_modify(|count| *count = count.wrapping_add(1));
+        self.count_push();
+    }
+
+    /// A user has changed a server or a model of it.
+    pub(crate) fn push_change(&self, key: ServerKey) {
+        // nobody receives only when the operator ends
+        let _ = self.changes.send(ScheduleRequest { message: key, run_at: Instant::now() + FOLD });
+        self.count_push();
     }
 
     /// Counts what happened to any server.
@@ -79,9 +103,25 @@ impl Queue {
         self.pushes.subscribe()
     }
 
+    /// How many keys wait, changes aside, and how long the one that was taken last had waited.
+    pub(crate) fn waiting(&self) -> (usize, Duration) {
+        let waits = self.waits();
+        (waits.len(), waits.last())
+    }
+
     fn push_after(&self, key: ServerKey, pause: Duration) {
-        // nobody receives only when the operator ends
-        let _ = self.sender.send(ScheduleRequest { message: key, run_at: Instant::now() + pause });
+        let run_at = Instant::now() + pause;
+        self.waits().put(&key, run_at);
+        let _ = self.others.send(ScheduleRequest { message: key, run_at });
+    }
+
+    /// Something happened that no reconcile is needed for.
+    pub(crate) fn count_push(&self) {
+        self.pushes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,14 +129,15 @@ impl Queue {
 impl Requests {
     /// How many were put in since the last look.
     pub(crate) fn count_waiting(&mut self) -> usize {
-        std::iter::from_fn(|| self.0.try_recv().ok()).count()
+        let Self { changes, others } = self;
+        [changes, others].into_iter().map(|lane| std::iter::from_fn(|| lane.try_recv().ok()).count()).sum()
     }
 }
 
 /// Takes keys and reconciles, at most `limit` at a time and only while `leads`, until `stop`; then lets those under way end.
 pub(crate) async fn work<F>(
     queue: Queue,
-    Requests(mut requests): Requests,
+    Requests { mut changes, mut others }: Requests,
     limit: usize,
     mut leads: watch::Receiver<bool>,
     reconcile: impl Fn(ServerKey) -> F,
@@ -104,8 +145,9 @@ pub(crate) async fn work<F>(
 ) where
     F: Future<Output = Reconciled> + Send + 'static,
 {
-    let requests = stream::poll_fn(move |context| requests.poll_recv(context));
-    let mut scheduler = pin!(scheduler(requests));
+    let mut changes = pin!(scheduler(stream::poll_fn(move |context| changes.poll_recv(context))));
+    let mut others = pin!(scheduler(stream::poll_fn(move |context| others.poll_recv(context))));
+    let mut taken: u32 = 0;
     let mut stop = pin!(stop);
     let mut running: JoinSet<Reconciled> = JoinSet::new();
     let mut keys: HashMap<Id, ServerKey> = HashMap::new();
@@ -139,7 +181,13 @@ pub(crate) async fn work<F>(
                     break; // nobody can make us lead any more
                 }
             }
-            Some(key) = next(&mut scheduler, may_take, &busy) => {
+            Some((key, is_change)) =
+                next(changes.as_mut(), others.as_mut(), taken.is_multiple_of(ONE_OTHER_OF), may_take.then_some(&busy)) =>
+            {
+                taken = taken.wrapping_add(1);
+                if !is_change {
+                    queue.waits().take(&key, Instant::now());
+                }
                 busy.insert(key.clone());
                 let id = running.spawn(reconcile(key.clone())).id();
                 keys.insert(id, key);
@@ -149,19 +197,34 @@ pub(crate) async fn work<F>(
     let _ = tokio::time::timeout(PATIENCE, async { while running.join_next().await.is_some() {} }).await;
 }
 
-/// The next key that is due and not being reconciled. Keys that may not be taken stay, each once.
-async fn next<R>(
-    scheduler: &mut std::pin::Pin<&mut kube::runtime::scheduler::Scheduler<ServerKey, R>>,
-    may_take: bool,
-    busy: &HashSet<ServerKey>,
-) -> Option<ServerKey>
+/// The next key that is due and not in `busy`, and whether it is a change. Keys that may not be taken stay, each once; without `busy` none may.
+async fn next<C, O>(
+    mut changes: Pin<&mut Scheduler<ServerKey, C>>,
+    mut others: Pin<&mut Scheduler<ServerKey, O>>,
+    others_first: bool,
+    busy: Option<&HashSet<ServerKey>>,
+) -> Option<(ServerKey, bool)>
 where
-    R: futures_util::Stream<Item = ScheduleRequest<ServerKey>>,
+    C: Stream<Item = ScheduleRequest<ServerKey>>,
+    O: Stream<Item = ScheduleRequest<ServerKey>>,
 {
-    if !may_take {
-        return scheduler.as_mut().hold().next().await; // does not look through all that wait
+    let Some(busy) = busy else {
+        // does not look through all that wait
+        let (mut changes, mut others) = (changes.as_mut().hold(), others.as_mut().hold());
+        return tokio::join!(changes.next(), others.next()).0.map(|key| (key, true));
+    };
+    let is_free = |key: &ServerKey| !busy.contains(key);
+    let (mut changes, mut others) = (changes.as_mut().hold_unless(is_free), others.as_mut().hold_unless(is_free));
+    let change = async { changes.next().await.map(|key| (key, true)) };
+    let other = async { others.next().await.map(|key| (key, false)) };
+    match others_first {
+        true => {
+            tokio::select! { biased; Some(key) = other => Some(key), Some(key) = change => Some(key), else => None }
+        }
+        false => {
+            tokio::select! { biased; Some(key) = change => Some(key), Some(key) = other => Some(key), else => None }
+        }
     }
-    scheduler.as_mut().hold_unless(|key| !busy.contains(key)).next().await
 }
 
 fn ended_reconcile(
@@ -190,8 +253,6 @@ fn spread(pause: Duration, jitter: &RandomState) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
     fn key(name: &str) -> ServerKey {
@@ -277,6 +338,38 @@ mod tests {
         });
         let seen = watched(leading, |queue| queue.push(key("a")), |_| Reconciled::Done, 60).await;
         assert_eq!(seen, [(30, "a".to_owned())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_goes_before_all_that_waits_and_does_not_keep_it_out() {
+        let (_leads, leading) = watch::channel(true);
+        let feed = |queue: Queue| {
+            (0..12).for_each(|number| queue.push(key(&format!("other{number}"))));
+            (0..8).for_each(|number| queue.push_change(key(&format!("change{number}"))));
+        };
+        let seen = watched(leading, feed, |_| Reconciled::Done, 60).await;
+        let changes = |until: u64| {
+            let taken: Vec<_> = seen.iter().filter(|(second, _)| *second < until).collect();
+            (taken.iter().filter(|(_, name)| name.starts_with("change")).count(), taken.len())
+        };
+        assert_eq!(changes(4), (6, 8), "two at a time, three changes to one other");
+        assert_eq!(changes(60), (8, 20), "nothing is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_how_long_keys_wait() {
+        let (_leads, leading) = watch::channel(true);
+        let (queue, requests) = Queue::new();
+        (0..9).for_each(|number| queue.push(key(&format!("{number}"))));
+        assert_eq!(queue.waiting(), (9, Duration::ZERO));
+        let reconcile = |_| async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Reconciled::Done
+        };
+        let stop = tokio::time::sleep(Duration::from_secs(60));
+        work(queue.clone(), requests, 1, leading, reconcile, stop).await;
+        let (length, wait) = queue.waiting();
+        assert_eq!((length, wait.as_secs()), (0, 24));
     }
 
     #[test]

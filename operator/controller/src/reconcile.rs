@@ -1,7 +1,7 @@
 //! One reconcile of one server: the cluster is brought to what the resources say, and statuses say what was found. Each
 //! begins from nothing; it may be broken off anywhere and begun again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,7 +20,6 @@ use crate::{
     observer::FIRST_ANSWERS,
     pods,
     queue::{Reconciled, ServerKey},
-    rewrites::PROGRESS,
     scale::set_replicas,
     write_status::{Change, Written, before, write_models, write_status},
     zero,
@@ -49,6 +48,7 @@ pub(crate) enum Error {
 /// Reconciles a server, and says when to queue it again.
 pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey) -> Reconciled {
     let timer = context.metrics.reconcile();
+    context.metrics.queued(context.queue.waiting());
     match Box::pin(run_steps(&context, &key)).await {
         Ok(next) => {
             let elapsed = timer.ended("done");
@@ -86,7 +86,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     };
     let compiled = compile(server, &around.models, &around.observed);
     let crashes = events::of_replicas(&replicas);
-    context.events.write_all(&server.object_ref(&()), "Observe", &crashes, &context.metrics).await;
+    context.events.record(&server.object_ref(&()), "Observe", &crashes);
     // which pods may adopt what is new: pure, from what is published and what they report
     let (compiled, adopt) = rollout::advance(
         compiled,
@@ -180,14 +180,17 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     // neither is the load
     let has_unwatched = around.has_unwatched || server.spec.autoscaling.is_some();
     let next = match statuses.activity {
-        _ if written == Written::Soon => PROGRESS,
         Activity::Propagating => PROPAGATING,
         Activity::Waiting => WAITING,
         Activity::Settled if is_refused || awaits_label => WAITING, // whoever is in the way may leave
         Activity::Settled if has_unwatched || written == Written::Later => SETTLED,
         Activity::Settled => AT_REST,
     };
-    Ok(Some(zero.decision.look_again.map_or(next, |time| time.min(next))))
+    let progress = match written {
+        Written::Soon(Reverse(left)) => Some(left),
+        Written::Now | Written::Later => None,
+    };
+    Ok([zero.decision.look_again, progress].into_iter().flatten().chain([next]).min())
 }
 
 async fn write(

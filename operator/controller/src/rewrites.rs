@@ -13,15 +13,29 @@ const AT_ONCE: u32 = 2;
 /// When it may be put back as often again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How long a status stands before one that tells of progress only takes its place.
-pub(crate) const PROGRESS: Duration = Duration::from_secs(2);
+/// How long a status that tells of progress only waits for the next one, counted from the one before, or from when there was something to
+/// tell of a resource that has none.
+const PROGRESS: Duration = Duration::from_secs(2);
+/// The longest that it waits, however much there is to do.
+const PROGRESS_MAX: Duration = Duration::from_secs(60);
+/// Turns that a server needs from its first reconcile until its models serve.
+const TURNS: u32 = 4;
 
 /// From so many statuses on, those written long ago are forgotten.
 const MANY: usize = 1024;
 
+/// How long progress waits where a server waits so long for its turn: what more turns would bring in several statuses comes in one.
+pub(crate) fn progress_hold(turn: Duration) -> Duration {
+    (PROGRESS + turn * TURNS).min(PROGRESS_MAX)
+}
+
 /// What was written, by uid of the resource.
 #[derive(Debug, Default)]
-pub(crate) struct Rewrites(HashMap<String, Own>);
+pub(crate) struct Rewrites {
+    own: HashMap<String, Own>,
+    /// Resources without a status of ours, since there is progress to tell of them.
+    first: HashMap<String, Instant>,
+}
 
 /// What was written last.
 #[derive(Debug)]
@@ -35,26 +49,34 @@ struct Own {
 impl Rewrites {
     /// Whether a status may be written now.
     pub(crate) fn allow(&self, uid: &str, status: &Value, now: Instant) -> bool {
-        self.0.get(uid).is_none_or(|own| {
+        self.own.get(uid).is_none_or(|own| {
             own.count < AT_ONCE || now.saturating_duration_since(own.since) >= AGAIN || own.words != words(status)
         })
     }
 
-    /// Whether the status of a resource was written a moment ago.
-    pub(crate) fn is_recent(&self, uid: &str, now: Instant) -> bool {
-        self.0.get(uid).is_some_and(|own| now.saturating_duration_since(own.since) < PROGRESS)
+    /// How long progress of a resource waits from now on, `hold` being how long it may wait in all.
+    pub(crate) fn wait(&mut self, uid: &str, hold: Duration, now: Instant) -> Option<Duration> {
+        if self.first.len() >= MANY && self.first.len().is_power_of_two() {
+            self.first.retain(|_, since| now.saturating_duration_since(*since) < PROGRESS_MAX); // the others are gone
+        }
+        let since = match self.own.get(uid) {
+            Some(own) => own.since,
+            None => *self.first.entry(uid.to_owned()).or_insert(now),
+        };
+        hold.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
     }
 
     /// A status was written.
     pub(crate) fn note(&mut self, uid: &str, status: &Value, now: Instant) {
         let words = words(status);
-        if self.0.len() >= MANY && self.0.len().is_power_of_two() {
-            self.0.retain(|_, own| now.saturating_duration_since(own.since) < AGAIN); // most are gone by now
+        self.first.remove(uid);
+        if self.own.len() >= MANY && self.own.len().is_power_of_two() {
+            self.own.retain(|_, own| now.saturating_duration_since(own.since) < AGAIN); // most are gone by now
         }
-        match self.0.get_mut(uid).filter(|own| own.words == words) {
+        match self.own.get_mut(uid).filter(|own| own.words == words) {
             Some(own) if now.saturating_duration_since(own.since) < AGAIN => own.count += 1,
             Some(own) => (own.since, own.count) = (now, 1),
-            None => drop(self.0.insert(uid.to_owned(), Own { words, since: now, count: 0 })),
+            None => drop(self.own.insert(uid.to_owned(), Own { words, since: now, count: 0 })),
         }
     }
 }
@@ -105,13 +127,32 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_recent_for_a_moment() {
-        let (mut rewrites, now) = (Rewrites::default(), Instant::now());
-        assert!(!rewrites.is_recent("1", now));
-        rewrites.note("1", &status("loading", 0), now);
-        assert!(
-            rewrites.is_recent("1", now) && !rewrites.is_recent("2", now) && !rewrites.is_recent("1", now + PROGRESS)
-        );
+    fn progress_waits_from_the_last_status_or_from_the_first_sight() {
+        let (mut rewrites, begun) = (Rewrites::default(), Instant::now());
+        let at = |second| begun + Duration::from_secs(second);
+        let seconds =
+            |rewrites: &mut Rewrites, second| rewrites.wait("1", PROGRESS, at(second)).map(|left| left.as_secs());
+        assert_eq!((seconds(&mut rewrites, 0), seconds(&mut rewrites, 1)), (Some(2), Some(1)));
+        assert_eq!((seconds(&mut rewrites, 2), seconds(&mut rewrites, 9)), (None, None), "until it is written");
+        rewrites.note("1", &status("loading", 0), at(9));
+        assert_eq!((seconds(&mut rewrites, 10), seconds(&mut rewrites, 11)), (Some(1), None));
+        assert!(rewrites.first.is_empty(), "what has a status is not noted twice");
+    }
+
+    #[test]
+    fn resources_that_went_before_they_had_a_status_are_forgotten() {
+        let (mut rewrites, begun) = (Rewrites::default(), Instant::now());
+        for number in 0..10 * MANY {
+            rewrites.wait(&number.to_string(), PROGRESS, begun + Duration::from_secs(number as u64));
+        }
+        assert!(rewrites.first.len() <= 2 * MANY, "{}", rewrites.first.len());
+    }
+
+    #[test]
+    fn the_more_there_is_to_do_the_longer_progress_waits() {
+        assert_eq!(progress_hold(Duration::ZERO), PROGRESS);
+        assert_eq!(progress_hold(Duration::from_secs(5)), Duration::from_secs(22));
+        assert_eq!(progress_hold(Duration::from_secs(600)), PROGRESS_MAX);
     }
 
     #[test]

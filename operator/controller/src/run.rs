@@ -139,7 +139,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new());
     let (queue, requests) = Queue::new();
-    let watches = Watches::start(&client, &args.watch_namespaces, &queue, &metrics);
+    let written = Arc::new(Written::default());
+    let watches = Watches::start(&client, &args.watch_namespaces, &queue, &metrics, &written);
     let is_ready = Arc::new(AtomicBool::new(false));
     let health =
         Health { metrics: Arc::clone(&metrics), watches: Arc::clone(&watches), is_ready: Arc::clone(&is_ready) };
@@ -174,9 +175,10 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         .leader_election
         .then(|| Leader::new(&client, (&lease_namespace, &args.lease_name), identity.clone(), leads.clone()));
     let context = Arc::new(Context {
-        events: Events::new(&client, identity),
+        events: Events::start(&client, identity, &metrics),
         client,
         watches,
+        queue: queue.clone(),
         settings: Settings { image: args.image, namespace, scaler_address: args.scaler_address },
         metrics: Arc::clone(&metrics),
         observer: Observer::new(&queue, &metrics),
@@ -185,7 +187,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         config_maps: ConfigMaps::default(),
         secrets: Secrets::new(args.model_secrets),
         allowed_addresses: args.allow_source_addresses,
-        written: Written::default(),
+        written,
     });
     metrics.leads(*leading.borrow());
     let mut shown = leading.clone();
@@ -196,6 +198,10 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     });
     let working =
         work(queue, requests, args.concurrency.into(), leading, |key| reconcile(Arc::clone(&context), key), stop);
+    let working = async {
+        working.await;
+        context.events.flush().await;
+    };
     match &leader {
         None => working.await,
         Some(leader) => tokio::select! {

@@ -34,6 +34,7 @@ use self::{
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
+    context::Written,
     metrics::{Inventory, Metrics, ServerCounts},
     metrics_api,
     queue::{Queue, ServerKey},
@@ -80,9 +81,16 @@ enum Optional {
 
 impl Watches {
     /// Begins to watch; `namespaces` none: all of them.
-    pub(crate) fn start(client: &Client, namespaces: &[String], queue: &Queue, metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn start(
+        client: &Client,
+        namespaces: &[String],
+        queue: &Queue,
+        metrics: &Arc<Metrics>,
+        written: &Arc<Written>,
+    ) -> Arc<Self> {
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-        let scopes = scopes.into_iter().map(|namespace| Scope::start(client, namespace, queue, metrics)).collect();
+        let scope = |namespace| Scope::start(client, namespace, &Starter { queue, metrics }, written);
+        let scopes = scopes.into_iter().map(scope).collect();
         Arc::new(Self { client: client.clone(), queue: queue.clone(), metrics: Arc::clone(metrics), scopes })
     }
 
@@ -306,13 +314,13 @@ pub(crate) fn version(meta: &ObjectMeta) -> Option<String> {
 }
 
 impl Scope {
-    fn start(client: &Client, namespace: Option<String>, queue: &Queue, metrics: &Arc<Metrics>) -> Self {
+    fn start(client: &Client, namespace: Option<String>, start: &Starter<'_>, written: &Arc<Written>) -> Self {
         let within = namespace.as_deref();
         let labels = format!("{},app.kubernetes.io/name={}", ours(), labels::NAME);
         let required = Kind::ALL.into_iter().filter(|kind| !kind.is_optional());
-        let start = Starter { queue, metrics };
+        let echoes = || Some(Arc::clone(written));
         let facts = Facts { terms: keys::of_model, note: notes::of_model };
-        let ways = Ways { trim: trim::resource, facts, ..Ways::found_by(keys::of_model) };
+        let ways = Ways { trim: trim::resource, facts, of_users: echoes(), ..Ways::found_by(keys::of_model) };
         let models = start.watch(api(client, within), everything(), &(), ways).0;
         let config_maps = Ways {
             trim: trim::config_map,
@@ -321,16 +329,19 @@ impl Scope {
                 let models = models.clone();
                 Box::new(move |id| keys::config_map_users(&models, id))
             },
+            of_users: None,
         };
         let facts = Facts { terms: keys::of_server, note: notes::of_server };
-        let servers = Ways { trim: trim::resource, facts, ..Ways::found_by(keys::of_server) };
+        let servers = Ways { trim: trim::resource, facts, of_users: echoes(), ..Ways::found_by(keys::of_server) };
         let pods = Ways { trim: trim::pod, ..Ways::found_by(keys::of_pod) };
         Self {
             servers: start.watch(api(client, within), everything(), &(), servers).0,
             models,
             config_maps: start.watch(api(client, within), everything(), &(), config_maps).0,
             pods: start.watch(api(client, within), everything().labels(&labels), &(), pods).0,
-            objects: required.map(|kind| (kind, watch_objects(client, within, kind, queue, metrics).0)).collect(),
+            objects: required
+                .map(|kind| (kind, watch_objects(client, within, kind, start.queue, start.metrics).0))
+                .collect(),
             optional: Mutex::default(),
             namespace,
         }

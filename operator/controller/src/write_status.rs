@@ -1,6 +1,8 @@
 //! Step 6 of a reconcile: a status is written only if it says something else than before. It has a field manager of its own,
 //! so that what is no longer said is taken out, and what others say beside it stays.
 
+use std::{cmp::Reverse, time::Duration};
+
 use crds::{TritonModel, TritonModelStatus};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::NamespaceResourceScope;
@@ -15,7 +17,7 @@ use operator_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::{context::Context, queue::ServerKey};
+use crate::{context::Context, queue::ServerKey, rewrites::progress_hold};
 
 /// Field manager of statuses.
 const MANAGER: &str = "triton-operator-status";
@@ -42,8 +44,8 @@ pub(crate) enum Written {
     Now,
     /// Somebody else writes it as well: it is put back later.
     Later,
-    /// It tells of progress only, and another was written a moment ago: it comes with the next one, or after [`crate::rewrites::PROGRESS`].
-    Soon,
+    /// It tells of progress only: it comes with the next one, or after this time.
+    Soon(Reverse<Duration>),
 }
 
 /// The status of a model, as it was and as it is to be.
@@ -107,8 +109,11 @@ where
         return Ok(Written::Now);
     }
     let uid = resource.meta().uid.as_deref().unwrap_or_default();
-    if is_progress && events.is_empty() && context.written.is_recent_status(key, uid) {
-        return Ok(Written::Soon);
+    if is_progress && events.is_empty() {
+        let hold = progress_hold(context.queue.waiting().1);
+        if let Some(left) = context.written.wait_for_progress(key, uid, hold) {
+            return Ok(Written::Soon(Reverse(left)));
+        }
     }
     let status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
     if !context.written.may_write_status(key, uid, &status) {
@@ -116,7 +121,7 @@ where
         return Ok(Written::Later);
     }
     if apply(context, key, resource, status).await? {
-        context.events.write_all(&resource.object_ref(&()), "Observe", events, &context.metrics).await;
+        context.events.record(&resource.object_ref(&()), "Observe", events);
     }
     Ok(Written::Now)
 }

@@ -76,12 +76,17 @@ pub(super) struct Touched {
     pub(super) id: Id,
     /// What it was found by before or is found by now.
     pub(super) terms: Vec<Term>,
+    /// Its spec is another one than before, or it came or went; a list does not tell.
+    pub(super) is_change: bool,
+    /// Uid and version of an object that an event of its own has brought.
+    pub(super) version: Option<(String, String)>,
 }
 
 struct Entry<K> {
     kept: Kept<K>,
     terms: Vec<Term>,
     note: Note,
+    generation: Option<i64>,
 }
 
 struct Contents<K> {
@@ -169,8 +174,9 @@ impl<K: Keep> Writer<K> {
     pub(super) fn take(&mut self, event: Event<K>) -> Vec<Touched> {
         match event {
             Event::Apply(object) => {
+                let version = object.uid().zip(object.resource_version());
                 let (id, entry) = self.entry(object);
-                vec![self.contents().put(id, entry)]
+                vec![Touched { version, ..self.contents().put(id, entry) }]
             }
             Event::Delete(object) => self.contents().remove(&id(&object)).into_iter().collect(),
             Event::Init => {
@@ -199,7 +205,8 @@ impl<K: Keep> Writer<K> {
         let terms = (self.facts.terms)(&object, before);
         drop(contents);
         let note = (self.facts.note)(&object);
-        (id, Entry { kept: Kept::of(object), terms, note })
+        let generation = object.meta().generation;
+        (id, Entry { kept: Kept::of(object), terms, note, generation })
     }
 
     /// A list is complete: what it does not name is gone.
@@ -209,7 +216,8 @@ impl<K: Keep> Writer<K> {
         let mut contents = self.contents();
         let gone: Vec<Id> = contents.objects.keys().filter(|id| !ids.contains(*id)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|id| contents.remove(id)).collect();
-        gone.into_iter().chain(listed.into_iter().map(|(id, entry)| contents.put(id, entry))).collect()
+        let listed = listed.into_iter().map(|(id, entry)| contents.put(id, entry));
+        gone.into_iter().chain(listed).map(|touched| Touched { is_change: false, ..touched }).collect()
     }
 
     fn contents(&self) -> std::sync::RwLockWriteGuard<'_, Contents<K>> {
@@ -219,6 +227,7 @@ impl<K: Keep> Writer<K> {
 
 impl<K> Contents<K> {
     fn put(&mut self, id: Id, entry: Entry<K>) -> Touched {
+        let is_change = self.objects.get(&id).is_none_or(|before| before.generation != entry.generation);
         let mut touched = self.remove(&id).map(|touched| touched.terms).unwrap_or_default();
         for term in &entry.terms {
             self.index.entry(term.clone()).or_default().insert(id.clone());
@@ -227,7 +236,7 @@ impl<K> Contents<K> {
             }
         }
         self.objects.insert(id.clone(), entry);
-        Touched { id, terms: touched }
+        Touched { id, terms: touched, is_change, version: None }
     }
 
     fn remove(&mut self, id: &Id) -> Option<Touched> {
@@ -240,7 +249,7 @@ impl<K> Contents<K> {
                 }
             }
         }
-        Some(Touched { id, terms: entry.terms })
+        Some(Touched { id, terms: entry.terms, is_change: true, version: None })
     }
 }
 

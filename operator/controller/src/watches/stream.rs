@@ -21,6 +21,7 @@ use super::{
     store::{Facts, Id, Note, Store, Term, store},
 };
 use crate::{
+    context::Written,
     metrics::Metrics,
     queue::{Queue, ServerKey},
 };
@@ -42,6 +43,8 @@ pub(super) struct Ways<K> {
     pub(super) facts: Facts<K>,
     /// To which servers it matters besides.
     pub(super) users: Users,
+    /// Its specs are written by users, who wait for what comes of a change, and its statuses by us: what we wrote is no news.
+    pub(super) of_users: Option<Arc<Written>>,
 }
 
 /// Names the servers that use an object of that namespace and name.
@@ -49,7 +52,12 @@ pub(super) type Users = Box<dyn Fn(&Id) -> Vec<ServerKey> + Send>;
 
 impl<K> Ways<K> {
     pub(super) fn found_by(terms: fn(&K, &[Term]) -> Vec<Term>) -> Self {
-        Self { trim: |_| {}, facts: Facts { terms, note: |_| Note::default() }, users: Box::new(|_| vec![]) }
+        Self {
+            trim: |_| {},
+            facts: Facts { terms, note: |_| Note::default() },
+            users: Box::new(|_| vec![]),
+            of_users: None,
+        }
     }
 }
 
@@ -67,7 +75,7 @@ impl Starter<'_> {
         K::DynamicType: Eq + Hash + Clone + Send + Sync,
     {
         let kind = K::kind(dynamic_type).into_owned();
-        let Ways { trim, facts, users } = ways;
+        let Ways { trim, facts, users, of_users } = ways;
         let (store, mut writer) = store(facts);
         let (queue, metrics) = (self.queue.clone(), Arc::clone(self.metrics));
         let task = tokio::spawn(async move {
@@ -81,11 +89,20 @@ impl Starter<'_> {
                 is_well = note_health(&kind, &event, is_well, &metrics);
                 let Ok(event) = event else { continue };
                 for touched in writer.take(event) {
+                    let is_change = of_users.is_some() && touched.is_change;
                     let servers = touched.terms.into_iter().filter_map(|term| match term {
                         Term::Server(key) => Some(key),
                         _ => None,
                     });
-                    servers.chain(users(&touched.id)).for_each(|key| queue.push(key));
+                    let is_echo = |key: &ServerKey| {
+                        let written = of_users.as_ref().zip(touched.version.as_ref());
+                        written.is_some_and(|(written, (uid, version))| written.is_echo(key, uid, version))
+                    };
+                    servers.chain(users(&touched.id)).for_each(|key| match is_change {
+                        true => queue.push_change(key),
+                        false if is_echo(&key) => queue.count_push(),
+                        false => queue.push(key),
+                    });
                 }
             }
         });

@@ -83,7 +83,7 @@ type Round = (&'static [&'static str], &'static [&'static str], &'static [(Kind,
 async fn kinds_are_watched_while_they_are_known_and_allowed_however_often_that_changes() {
     let api = ApiServer::default();
     let (queue, _requests) = Queue::new();
-    let watches = Watches::start(&api.client(), &[], &queue, &Arc::new(Metrics::new()));
+    let watches = Watches::start(&api.client(), &[], &queue, &Arc::new(Metrics::new()), &Arc::default());
     let rounds: [Round; 5] = [
         (&[], &[], &[]),
         (

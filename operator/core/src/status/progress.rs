@@ -1,5 +1,6 @@
 //! Which changes of a status are nothing but progress: one more step of what is under way, upon which nobody acts. Those may be written a
-//! little later, and with the next one; where thousands of models start at once, that is half of all writes.
+//! little later, and with the next one; where thousands of models start at once, that is most of all writes. The first status is progress
+//! too, while nothing has come of it: a resource without one says as much, by its `observedGeneration` of -1.
 
 use crds::{
     TritonModelStatus, TritonServerStatus,
@@ -8,27 +9,27 @@ use crds::{
 
 /// Whether a model's status goes from `before` to `after` with nothing but progress.
 pub fn is_progress_of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> bool {
-    before.observed_generation == after.observed_generation
-        && before.failures == after.failures
+    let goes_on_serving = before.active_versions.iter().all(|version| after.active_versions.contains(version));
+    before.failures == after.failures
         && before.last_failure == after.last_failure
-        && before.active_versions == after.active_versions
-        && before.content_hash == after.content_hash
-        && is_progress(&before.conditions, &after.conditions)
+        && goes_on_serving
+        && is_progress((before.observed_generation, &before.conditions), (after.observed_generation, &after.conditions))
 }
 
 /// The same for a server.
 pub fn is_progress_of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> bool {
-    before.observed_generation == after.observed_generation && is_progress(&before.conditions, &after.conditions)
+    is_progress((before.observed_generation, &before.conditions), (after.observed_generation, &after.conditions))
 }
 
-/// It was and is reconciling, and no condition has another status.
-fn is_progress(before: &[Condition], after: &[Condition]) -> bool {
-    let is_under_way = |conditions: &[Condition]| {
-        condition::find(conditions, "Reconciling").is_some_and(|it| it.status == ConditionStatus::True)
+/// It was and is reconciling the same generation, or nothing was said before; and no condition that was true is true no more.
+fn is_progress(before: (Option<i64>, &[Condition]), after: (Option<i64>, &[Condition])) -> bool {
+    let is_true = |conditions: &[Condition], type_: &str| {
+        condition::find(conditions, type_).is_some_and(|it| it.status == ConditionStatus::True)
     };
-    let is_the_same =
-        |after: &Condition| condition::find(before, &after.type_).is_some_and(|it| it.status == after.status);
-    is_under_way(before) && is_under_way(after) && before.len() == after.len() && after.iter().all(is_the_same)
+    let is_first = before.1.is_empty();
+    let goes_on = before.0 == after.0 && is_true(before.1, "Reconciling");
+    let keeps = |it: &Condition| it.status != ConditionStatus::True || is_true(after.1, &it.type_);
+    (is_first || goes_on) && is_true(after.1, "Reconciling") && before.1.iter().all(keeps)
 }
 
 #[cfg(test)]
@@ -50,19 +51,37 @@ mod tests {
     }
 
     #[test]
-    fn another_reason_while_it_goes_on_is_progress_and_nothing_else_is() {
+    fn a_step_forward_is_progress_and_neither_an_end_nor_a_step_back_is() {
         let loading = status("False", "Loading", true);
-        assert!(is_progress_of_model(&status("False", "Pending", true), &loading));
-        let others = [
-            TritonModelStatus::default(),
-            status("True", "Loaded", true),
-            status("False", "Pending", false),
-            TritonModelStatus { observed_generation: Some(1), ..loading.clone() },
-            TritonModelStatus { active_versions: vec![1], ..loading.clone() },
-            TritonModelStatus { content_hash: Some("sha256:1".into()), ..loading.clone() },
-        ];
-        for other in others {
-            assert!(!is_progress_of_model(&other, &loading) && !is_progress_of_model(&loading, &other), "{other:?}");
+        let serving = |versions: &[i64], servable: &str| {
+            let mut status = status("False", "Loading", true);
+            status.active_versions = versions.to_vec();
+            let condition = json!({ "type": "Servable", "status": servable, "reason": "R", "message": "m",
+                                    "lastTransitionTime": "2026-01-01T00:00:00Z" });
+            status.conditions.push(serde_json::from_value(condition).unwrap());
+            status
+        };
+        let none = TritonModelStatus { observed_generation: Some(-1), ..TritonModelStatus::default() };
+        for (before, after) in [
+            (status("False", "Pending", true), loading.clone()),
+            (none.clone(), loading.clone()),
+            (TritonModelStatus::default(), loading.clone()),
+            (serving(&[], "False"), serving(&[1], "True")),
+            (serving(&[1], "True"), serving(&[1, 2], "True")),
+            (loading.clone(), TritonModelStatus { content_hash: Some("sha256:1".into()), ..loading.clone() }),
+        ] {
+            assert!(is_progress_of_model(&before, &after), "{before:?} {after:?}");
+        }
+        for (before, after) in [
+            (none, status("False", "ServerNotFound", false)),
+            (loading.clone(), status("True", "Loaded", false)),
+            (status("True", "Loaded", false), loading.clone()),
+            (status("False", "Pending", false), loading.clone()),
+            (loading.clone(), TritonModelStatus { observed_generation: Some(3), ..loading.clone() }),
+            (serving(&[1], "True"), serving(&[1], "False")),
+            (serving(&[1], "True"), serving(&[2], "True")),
+        ] {
+            assert!(!is_progress_of_model(&before, &after), "{before:?} {after:?}");
         }
     }
 
