@@ -171,9 +171,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ways", default="queue,cpu")
     parser.add_argument("--trace", choices=["steps", "noise"], default="steps")
-    parser.add_argument("--full", action="store_true", help="30 minutes of noise in place of 4")
+    parser.add_argument("--seconds", type=int, default=240, help="length of the noise (240)")
+    parser.add_argument("--full", action="store_true", help="30 minutes of noise")
     options = parser.parse_args()
-    trace = steps() if options.trace == "steps" else noise(1800 if options.full else 240)
+    trace = steps() if options.trace == "steps" else noise(1800 if options.full else options.seconds)
     print(f"{options.trace}: {sum(trace)} requests in {len(trace)} s; one replica serves {1 / SECONDS:.0f} a second; cluster {STATE}")
     print(f"{'':8}{'sent':>8}{'lost':>6}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'pod s':>8}{'most':>6}{'changes':>9}{'turns':>7}")
     for way in options.ways.split(","):
