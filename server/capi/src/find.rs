@@ -81,14 +81,14 @@ impl Libraries {
     }
 
     fn open(&self, name: &str, path: &Path) -> Result<Arc<dyn Backend>> {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let file = fs::metadata(&path).map(|file| (file.dev(), file.ino(), file.mtime())).unwrap_or_default();
+        // as the command line says it, links included: libraries compare it with the backend directory that they are told
+        let file = fs::metadata(path).map(|file| (file.dev(), file.ino(), file.mtime())).unwrap_or_default();
         let mut open = self.open.lock();
-        let key = (name.to_owned(), path.clone(), file);
+        let key = (name.to_owned(), path.to_owned(), file);
         if let Some(backend) = open.get(&key) {
             return Ok(backend.clone());
         }
-        let backend = Arc::new(LibraryBackend::open(name, &path, &self.settings_of(name))?);
+        let backend = Arc::new(LibraryBackend::open(name, path, &self.settings_of(name))?);
         open.insert(key, backend.clone());
         Ok(backend)
     }

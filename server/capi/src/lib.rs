@@ -1,5 +1,6 @@
 //! Triton's C interfaces: libraries written for them run in this server. `abi` is what the headers define, `backend` runs
-//! backend libraries, `server` is what libraries may ask of the server, and `exports` how they find it.
+//! backend libraries, `cache` and `repoagent` those of their kinds, `server` is what libraries may ask of the server, and `exports` how
+//! they find it.
 //!
 //! A library is trusted as far as the headers bind it: it runs in this process. What it does with handles is checked.
 
@@ -9,12 +10,17 @@
 
 mod abi;
 mod backend;
+mod cache;
 pub mod exports;
 mod find;
+mod library;
+mod repoagent;
 mod server;
 
 pub use abi::Export;
+pub use cache::CacheLibrary;
 pub use find::Libraries;
+pub use repoagent::Agents;
 pub use server::custom_metrics;
 
 /// Every function that libraries find in this server.
@@ -28,9 +34,12 @@ pub const EXPORTS: &[&[Export]] = &[
     backend::response::EXPORTS,
     backend::state::EXPORTS,
     backend::statistics::EXPORTS,
+    cache::EXPORTS,
+    repoagent::EXPORTS,
     server::EXPORTS,
     server::allocator::EXPORTS,
     server::buffer_attributes::EXPORTS,
+    server::descriptions::EXPORTS,
     server::errors::EXPORTS,
     server::infer::EXPORTS,
     server::log::EXPORTS,

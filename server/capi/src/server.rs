@@ -4,6 +4,7 @@
 pub(crate) mod allocator;
 pub(crate) mod buffer_attributes;
 mod callback_threads;
+pub(crate) mod descriptions;
 pub(crate) mod errors;
 pub(crate) mod infer;
 pub(crate) mod log;
@@ -14,6 +15,8 @@ pub(crate) mod names;
 pub(crate) mod parameters;
 pub(crate) mod request;
 pub(crate) mod response;
+#[cfg(test)]
+mod tests;
 pub(crate) mod trace;
 
 use std::sync::{Arc, Weak};
@@ -26,7 +29,7 @@ use server_core::{
 pub use self::metrics::custom_metrics;
 #[allow(unused_imports)] // for those who have a request
 pub(crate) use self::trace::InferenceTrace;
-use crate::abi::{Out, export::exports, handle::objects};
+use crate::abi::{Handle, Object, Out, export::exports, handle::objects};
 
 objects! { 20: Server => "TRITONSERVER_Server" }
 
@@ -47,6 +50,13 @@ impl Server {
     pub(crate) fn host(&self) -> Result<Arc<dyn Host>> {
         self.host.upgrade().ok_or_else(|| Error::unavailable("Server not ready"))
     }
+}
+
+/// Deletes an object of a library. Null is nothing, as for `delete` of C++.
+///
+/// Errors: the handle is of no such object.
+fn delete<T: Object>(handle: Handle<T>) -> Result<()> {
+    if handle.is_null() { Ok(()) } else { handle.take().map(drop) }
 }
 
 /// Version of `tritonserver.h` that is followed.

@@ -22,8 +22,9 @@ use crate::{
     batching::strategy::BatchStrategy,
     config::Machine,
     custom_metrics::CustomMetrics,
-    error::Result,
+    error::{Error, Result},
     input_memory::InputMemory,
+    interface::ModelId,
     request::{InferRequest, VersionChoice},
     response::InferResponse,
     stats::CustomCounter,
@@ -252,6 +253,31 @@ pub trait Host: Send + Sync {
 
     /// The metrics that models define.
     fn custom_metrics(&self) -> &CustomMetrics;
+
+    /// What the server says of itself and its models, as clients read it: JSON, and for metrics the text of the page.
+    ///
+    /// Errors: there is no such model or version; or the server is exiting.
+    fn describe(&self, subject: Subject<'_>) -> Result<String> {
+        Err(Error::unsupported(format!("this server does not describe {subject:?}")))
+    }
+}
+
+/// What [`Host::describe`] may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    /// Name, version and extensions of the server.
+    Server,
+    /// The models of the repositories, or those that are ready.
+    Index {
+        /// Only those that are ready.
+        ready_only: bool,
+    },
+    /// Versions, inputs and outputs of a model.
+    Metadata(ModelId<'a>),
+    /// The completed configuration of a model.
+    Config(ModelId<'a>),
+    /// The metrics page.
+    Metrics,
 }
 
 /// A model as [`Host::find_model`] finds it.

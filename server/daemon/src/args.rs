@@ -122,12 +122,14 @@ pub(crate) struct ModelArgs {
 }
 
 /// The response cache.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CacheArgs {
     /// `--cache-config`, in the order given.
     pub(crate) settings: Vec<CacheSetting>,
     /// `--response-cache-byte-size`, its older name.
     pub(crate) byte_size: Option<u64>,
+    /// `--cache-directory`.
+    pub(crate) directory: String,
 }
 
 /// Who decides which models are loaded.
@@ -556,7 +558,7 @@ impl Default for Args {
             metrics_interval: Duration::from_secs(2),
             backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
-            cache: CacheArgs::default(),
+            cache: CacheArgs { settings: Vec::new(), byte_size: None, directory: "/opt/tritonserver/caches".into() },
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
             deprecations: Vec::new(),
             unsupported_flags: Vec::new(),

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io, iter,
     num::NonZeroUsize,
+    path::PathBuf,
     sync::Arc,
     thread::available_parallelism,
     time::Duration,
@@ -171,6 +172,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     };
     let load_threads = saturating(load_threads.into());
     let cache_config = cache_config(&cache)?;
+    let cache_directory = PathBuf::from(cache.directory);
     let backend_settings = merge(&backend_directory, &backend_settings);
     info!(table = start_tables::agents(), "Repository agents");
     info!(table = start_tables::backends(&backend_settings), "Backends");
@@ -178,6 +180,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         id,
         repositories: repositories.into_iter().collect(),
         remote_repositories: remote_repositories.into_iter().collect(),
+        agents: Some(server_engine::Agents(Arc::new(server_capi::Agents::new(agent_directory.clone().into())))),
         agent_directory,
         namespaces,
         control_mode: match control_mode {
@@ -199,6 +202,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         },
         host_policies: host_policies_of(&host_policies),
         response_cache: None, // opened below, where there is a runtime
+        custom_metrics: server_capi::custom_metrics(),
         machine_metrics: cpu_metrics,
         shared_memory: server_engine::SharedMemoryOptions {
             is_allowed: allow_client_shm,
@@ -224,7 +228,12 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         let signals = Signals::install().map_err(Fatal::Runtime)?;
 
         if let Some(config) = cache_config {
-            let opened = ResponseCache::open(&config, engine_blocking_pool, byte_budget.clone()).await;
+            let opened = match server_capi::CacheLibrary::chosen(&config.name, &config.settings, &cache_directory) {
+                Some(library) => library.map(|library| {
+                    ResponseCache::of_library(Arc::new(library), engine_blocking_pool, byte_budget.clone())
+                }),
+                None => ResponseCache::open(&config, engine_blocking_pool, byte_budget.clone()).await,
+            };
             engine_options.response_cache = Some(opened.map_err(|error| Fatal::Start { error })?);
         }
         let backends = server_backends::all(&backend_settings);

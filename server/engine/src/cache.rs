@@ -1,4 +1,4 @@
-//! The server's response cache: one for all models that ask for it, in the server's own memory or in Redis. Which requests
+//! The server's response cache: one for all models that ask for it, in the server's own memory, in Redis, or in a cache library. Which requests
 //! share an entry is [`server_core::response_cache`]'s to say; the way of a request through the cache is `infer/cached.rs`.
 
 mod content;
@@ -25,7 +25,7 @@ use server_core::{
     metrics::CacheSnapshot,
     request::InferRequest,
     response::Outputs,
-    response_cache::{CacheKey, CachedResponse, Scope, cache_key, encode},
+    response_cache::{CacheKey, CachedResponse, EntryStore, Scope, cache_key, decode, encode},
 };
 
 pub use self::settings::CacheConfig;
@@ -59,6 +59,7 @@ struct Shared {
 enum Store {
     Local(LocalCache),
     Redis(RedisCache),
+    Library(Arc<dyn EntryStore>),
 }
 
 /// What comes at once, or later.
@@ -90,13 +91,22 @@ impl ResponseCache {
             Settings::Local { size } => (Store::Local(LocalCache::new(size)), Some(random_secret()?)),
             Settings::Redis(settings) => (Store::Redis(RedisCache::open(*settings).await?), None),
         };
-        Ok(Self(Arc::new(Shared { store, secret, blocking_pool, byte_budget, loads: AtomicU64::new(0) })))
+        Ok(Self::new(store, secret, blocking_pool, byte_budget))
     }
 
-    /// Whether other processes see the entries: then a version is what its files are, and else each load is another, so that
+    /// The cache of a library. It is asked on `blocking_pool`, for it may block.
+    pub fn of_library(library: Arc<dyn EntryStore>, blocking_pool: BlockingPool, byte_budget: Arc<ByteBudget>) -> Self {
+        Self::new(Store::Library(library), None, blocking_pool, byte_budget)
+    }
+
+    fn new(store: Store, secret: Option<[u8; 32]>, blocking_pool: BlockingPool, byte_budget: Arc<ByteBudget>) -> Self {
+        Self(Arc::new(Shared { store, secret, blocking_pool, byte_budget, loads: AtomicU64::new(0) }))
+    }
+
+    /// Whether other processes may see the entries: then a version is what its files are, and else each load is another, so that
     /// nothing is served of a version that was replaced.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.0.store, Store::Redis(_))
+        matches!(self.0.store, Store::Redis(_) | Store::Library(_))
     }
 
     /// A number that no other load of a version has.
@@ -122,7 +132,13 @@ impl ResponseCache {
             let outputs = match (key, &shared.store) {
                 (None, _) => None,
                 (Some(key), Store::Local(cache)) => cache.look_up(&key),
-                (Some(key), Store::Redis(cache)) => cache.look_up(&key, &name(&interface, &key), request.timeout).await,
+                (Some(key), Store::Redis(cache)) => {
+                    cache.look_up(&key, name(&interface, &key).as_bytes(), request.timeout).await
+                }
+                (Some(key), Store::Library(library)) => {
+                    let (library, name) = (library.clone(), name(&interface, &key));
+                    shared.blocking_pool.run(move || look_up_in_library(&*library, &name)).await?
+                }
             };
             Ok(Found { request, key, outputs })
         }))
@@ -144,15 +160,22 @@ impl ResponseCache {
                         insert(cache, key, &outputs);
                         (outputs, None)
                     }
-                    Store::Redis(_) => {
+                    Store::Redis(_) | Store::Library(_) => {
                         let entry = encode(&outputs);
                         (outputs, entry)
                     }
                 }
             };
             let (outputs, entry) = shared.blocking_pool.run_if(is_long, work).await?;
-            if let (Some(entry), Store::Redis(cache)) = (entry, &shared.store) {
-                cache.insert(&key, &name(&interface, &key), &entry).await;
+            match (entry, &shared.store) {
+                (Some(entry), Store::Redis(cache)) => {
+                    cache.insert(&key, name(&interface, &key).as_bytes(), &entry).await;
+                }
+                (Some(entry), Store::Library(library)) => {
+                    let (library, name) = (library.clone(), name(&interface, &key));
+                    shared.blocking_pool.run(move || insert_in_library(&*library, &name, entry)).await?;
+                }
+                _ => {}
             }
             Ok(outputs)
         }))
@@ -162,7 +185,7 @@ impl ResponseCache {
     pub(crate) fn snapshot(&self) -> Option<CacheSnapshot> {
         match &self.0.store {
             Store::Local(cache) => Some(cache.snapshot()),
-            Store::Redis(_) => None,
+            Store::Redis(_) | Store::Library(_) => None, // a library has metrics of its own
         }
     }
 }
@@ -196,8 +219,24 @@ fn insert(cache: &LocalCache, key: CacheKey, outputs: &Outputs) {
 }
 
 /// What an entry is called where others see it.
-fn name(interface: &Interface, key: &CacheKey) -> Vec<u8> {
-    format!("tritonserver/{}/{}/{key}", interface.model_name, interface.version).into_bytes()
+fn name(interface: &Interface, key: &CacheKey) -> String {
+    format!("tritonserver/{}/{}/{key}", interface.model_name, interface.version)
+}
+
+/// The response under that name. What cannot be read is looked for in vain.
+fn look_up_in_library(library: &dyn EntryStore, name: &str) -> Option<Outputs> {
+    let found = library.look_up(name).inspect_err(|error| tracing::warn!("Failed to look up key [{name}]: {error}"));
+    decode(found.ok()??)
+        .inspect_err(|error| {
+            tracing::warn!("the response that the cache library has under '{name}' is ignored: {error}")
+        })
+        .ok()
+}
+
+fn insert_in_library(library: &dyn EntryStore, name: &str, entry: Vec<u8>) {
+    if let Err(error) = library.insert(name, entry.into()) {
+        tracing::debug!("Failed to insert key [{name}] into response cache: {error}");
+    }
 }
 
 /// Bytes of a request beside its body, and their part of the budget.
@@ -217,6 +256,7 @@ impl fmt::Debug for ResponseCache {
         match &self.0.store {
             Store::Local(cache) => write!(f, "ResponseCache(local, {:?})", cache.snapshot()),
             Store::Redis(_) => f.write_str("ResponseCache(redis)"),
+            Store::Library(_) => f.write_str("ResponseCache(library)"),
         }
     }
 }

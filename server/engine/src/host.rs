@@ -10,8 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use server_core::{
-    backend::{FoundModel, Host, Responses},
+    backend::{FoundModel, Host, Responses, Subject},
     caller::Caller,
+    config,
     custom_metrics::CustomMetrics,
     error::{Error, Result},
     health::InCall,
@@ -94,6 +95,16 @@ impl Host for Engine {
 
     fn custom_metrics(&self) -> &CustomMetrics {
         &self.custom_metrics
+    }
+
+    fn describe(&self, subject: Subject<'_>) -> Result<String> {
+        match subject {
+            Subject::Server => self.describe_server(),
+            Subject::Index { ready_only } => self.describe_index(ready_only),
+            Subject::Metadata(model) => self.describe_model(model),
+            Subject::Config(model) => Ok(config::to_json(&*self.config(model)?).to_string()),
+            Subject::Metrics => Ok(self.metrics()),
+        }
     }
 }
 

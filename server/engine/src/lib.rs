@@ -5,6 +5,7 @@
 mod aside;
 mod blocking_pool;
 mod cache;
+mod described;
 mod drain;
 mod ensemble;
 mod fingerprint;
@@ -85,7 +86,7 @@ pub use self::{
     drain::{DRAIN_LEASE_MAX, DrainState},
     fingerprint::Override,
     infer::{Inference, ModelHandle},
-    options::{ControlMode, LoadParameters, Options, Startup},
+    options::{Agents, ControlMode, LoadParameters, Options, Startup},
     registry::{IndexEntry, VersionState},
     shared_memory::{MemoryKind, RegionPart, RegionStatus, SharedMemory, SharedMemoryOptions},
 };
@@ -159,12 +160,13 @@ impl Engine {
             let lifecycle = Arc::new(Lifecycle::new(&options, repositories, loader, registry.clone()));
             let phase = AtomicU8::new(STARTING);
             let is_leaving = watch::Sender::new(());
+            let custom_metrics = options.custom_metrics.clone();
             Self {
                 options,
                 registry,
                 lifecycle,
                 machine,
-                custom_metrics: CustomMetrics::default(),
+                custom_metrics,
                 shared_memory,
                 phase,
                 is_leaving,

@@ -16,6 +16,7 @@ use server_core::{
     error::{Error, Result},
     repository::{
         self as rules,
+        agents::AgentLibraries,
         plan::{self, Plan},
     },
     tensor::Name,
@@ -35,7 +36,7 @@ use crate::{
     options::{LoadParameters, Options},
     registry::{Registry, UNLOADED, Version, VersionState},
     repository::{self, ModelFolder, Repositories},
-    repository_agents,
+    repository_agents::{self, Held, LoadAgents},
 };
 
 /// How often the drain of the whole server looks whether the last request has ended.
@@ -59,6 +60,7 @@ pub(crate) struct Lifecycle {
     loader: Loader,
     config_name: Option<String>,
     agent_directory: String,
+    agents: Option<Arc<dyn AgentLibraries>>,
     /// Models need a configuration of their own: nothing is completed.
     is_strict: bool,
     retries: u32,
@@ -94,8 +96,8 @@ struct Draft {
     wanted: Vec<u64>,
     /// `None` where the files came with the load request.
     folder: Option<FolderFiles>,
-    /// Where the files lie, if that is a folder of ours: they came with the load request, or were fetched.
-    files: Option<Arc<tempfile::TempDir>>,
+    /// What is kept for the model while it is loaded: files that came with the load request or were fetched, and agents.
+    files: Option<Arc<Held>>,
     /// The configuration is one that came with a load request, this or a former one.
     is_config_given: bool,
     /// What becomes of the configuration kept for later loads once this one serves.
@@ -154,6 +156,7 @@ impl Lifecycle {
             loader,
             config_name: options.config_name.clone(),
             agent_directory: options.agent_directory.clone(),
+            agents: options.agents.as_ref().map(|agents| agents.0.clone()),
             is_strict: !options.auto_complete,
             retries: options.load_retries,
             overrides: Mutex::default(),
@@ -250,7 +253,10 @@ impl Lifecycle {
             }
         };
         if config::is_ensemble(&draft.config) {
-            return self.load_ensemble(name, draft);
+            let held = draft.files.clone();
+            self.load_ensemble(name, draft)?;
+            held.iter().for_each(|held| held.loaded());
+            return Ok(());
         }
         let serving = self.serving(name);
         let changes: Vec<_> = serving
@@ -268,6 +274,9 @@ impl Lifecycle {
         self.forget_failures(name);
         self.publish(name, made);
         self.keep_override(name, &draft);
+        if let Some(held) = &draft.files {
+            held.loaded();
+        }
         for &version in &steps.unload {
             self.unload_version(name, version);
         }
@@ -425,6 +434,22 @@ impl Lifecycle {
                 config
             }
         };
+        let (mut agents, mut instead) = (LoadAgents::default(), None);
+        if repository_agents::has_libraries(&config) {
+            let folders = source.folder_names().unwrap_or_default();
+            let layout = rules::layout::classify(folders.iter().map(String::as_str));
+            source.fetch_versions(&layout.versions).map_err(not_fetched)?; // whatever the agents want to look at
+            let place;
+            (agents, place) = LoadAgents::load(&config, source.path(), self.agents.as_deref(), &self.agent_directory)
+                .map_err(|error| poll_failed(error.to_string()))?;
+            if place != source.path() {
+                instead = Some(std::mem::replace(&mut source, ModelFolder::local(place)));
+                let text = self.own_config(source.path()).map_err(|error| poll_failed(error.to_string()))?;
+                if let Some(text) = text.filter(|_| !is_config_given) {
+                    config = config::from_text(&text).map_err(|error| poll_failed(error.to_string()))?;
+                }
+            }
+        }
         self.resolve_steps(key, &mut config);
         if !config.name.is_empty() && config.name != name {
             return Err(Error::invalid_argument(format!(
@@ -462,10 +487,10 @@ impl Lifecycle {
         }
         source.fetch_versions(&wanted).map_err(not_fetched)?;
         let model_dir = source.path().to_owned(); // where the versions lie now
-        repository_agents::run(&config, &model_dir, &self.agent_directory)
-            .map_err(|error| poll_failed(error.to_string()))?;
+        repository_agents::run(&config, &model_dir).map_err(|error| poll_failed(error.to_string()))?;
+        let source = instead.unwrap_or(source); // what changes there is what counts
         let folder = files.is_none().then(|| FolderFiles::of(&source, &config));
-        let files = files.or_else(|| source.holder());
+        let files = Held::of(files.or_else(|| source.holder()), agents);
         let (name, namespace) = (name.to_owned(), namespace.to_owned());
         Ok(Draft { name, namespace, model_dir, config, wanted, folder, files, is_config_given, keeping })
     }

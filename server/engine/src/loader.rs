@@ -30,6 +30,7 @@ use crate::{
     rate_limiter::RateLimiter,
     registry::Registry,
     repository,
+    repository_agents::Held,
     runner::Runner,
     scheduling::Scheduling,
     warm_up::WarmUp,
@@ -65,7 +66,7 @@ pub(crate) struct VersionToLoad<'a> {
     pub(crate) config: &'a ModelConfig,
     pub(crate) fingerprint: Fingerprint,
     /// Files given with the load request.
-    pub(crate) files: Option<&'a Arc<tempfile::TempDir>>,
+    pub(crate) files: Option<&'a Arc<Held>>,
 }
 
 impl VersionToLoad<'_> {

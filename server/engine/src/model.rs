@@ -22,6 +22,7 @@ use crate::{
     instance_plan::InstancePlan,
     pool::InstancePool,
     rate_limiter::RateLimiter,
+    repository_agents::Held,
     runner::Runner,
     scheduling::Scheduling,
     warm_up::WarmUp,
@@ -43,7 +44,7 @@ pub(crate) struct LoadedModel {
     /// Requests of ensembles that have steps here: it serves until they have ended.
     holds: Arc<AtomicUsize>,
     /// Files given with the load request, kept as long as any version of them.
-    files: Option<Arc<tempfile::TempDir>>,
+    files: Option<Arc<Held>>,
 }
 
 /// What a version is made of.
@@ -59,7 +60,7 @@ pub(crate) struct Parts {
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     pub(crate) warm_up: Option<WarmUp>,
     pub(crate) caching: Option<Caching>,
-    pub(crate) files: Option<Arc<tempfile::TempDir>>,
+    pub(crate) files: Option<Arc<Held>>,
 }
 
 impl LoadedModel {
@@ -86,7 +87,7 @@ impl LoadedModel {
         fingerprint: Fingerprint,
         runner: Runner,
         caching: Option<Caching>,
-        files: Option<Arc<tempfile::TempDir>>,
+        files: Option<Arc<Held>>,
     ) -> Self {
         let (routing, holds) = (routing_of(&config), Arc::default());
         Self { key, interface: Arc::new(interface), config, fingerprint, routing, runner, caching, holds, files }

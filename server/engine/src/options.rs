@@ -1,9 +1,11 @@
 //! How to run: what the command line decides, and what a load request carries.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use server_core::{host_policy::HostPolicies, rate_limit::Amounts};
+use server_core::{
+    custom_metrics::CustomMetrics, host_policy::HostPolicies, rate_limit::Amounts, repository::agents::AgentLibraries,
+};
 use server_repositories::Location;
 
 use crate::{ResponseCache, shared_memory::SharedMemoryOptions};
@@ -29,8 +31,10 @@ pub struct Options {
     pub repositories: Vec<PathBuf>,
     /// Paths of object stores with models.
     pub remote_repositories: Vec<Location>,
-    /// `--repoagent-directory`: where Triton would look for libraries of repository agents.
+    /// `--repoagent-directory`: where libraries of repository agents are looked for, for errors.
     pub agent_directory: String,
+    /// Those that are there.
+    pub agents: Option<Agents>,
     /// `--model-namespacing`: models of different repositories may have one name.
     pub namespaces: bool,
     /// Who decides which models are loaded.
@@ -58,6 +62,8 @@ pub struct Options {
     pub host_policies: HostPolicies,
     /// What answers requests in place of models whose configuration has `response_cache.enable`.
     pub response_cache: Option<ResponseCache>,
+    /// Where metrics are kept that models, and libraries, define.
+    pub custom_metrics: CustomMetrics,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
     /// What clients may share with the server.
@@ -73,6 +79,7 @@ impl Default for Options {
             repositories: Vec::new(),
             remote_repositories: Vec::new(),
             agent_directory: "/opt/tritonserver/repoagents".into(),
+            agents: None,
             namespaces: false,
             control_mode: ControlMode::None,
             poll_interval: None,
@@ -86,10 +93,21 @@ impl Default for Options {
             rate_limit: None,
             host_policies: HostPolicies::default(),
             response_cache: None,
+            custom_metrics: CustomMetrics::default(),
             machine_metrics: true,
             shared_memory: SharedMemoryOptions::default(),
             machine_metrics_interval: Duration::from_secs(2),
         }
+    }
+}
+
+/// Libraries of repository agents.
+#[derive(Clone)]
+pub struct Agents(pub Arc<dyn AgentLibraries>);
+
+impl fmt::Debug for Agents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Agents")
     }
 }
 

@@ -319,6 +319,11 @@ impl fmt::Display for Place {
 // === impl ModelFolder ===
 
 impl ModelFolder {
+    /// A folder on this machine.
+    pub(crate) fn local(path: PathBuf) -> Self {
+        Self { origin: path.display().to_string(), path, snapshot: None }
+    }
+
     /// A folder that was made for one load.
     pub(crate) fn temporary(folder: &tempfile::TempDir) -> Self {
         let path = folder.path().to_owned();

@@ -2,13 +2,13 @@
 
 use std::{ffi::c_void, path::Path};
 
-use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
+use libloading::os::unix::Library as Opened;
 use server_core::error::{Error, Result};
 
 use super::{attributes::Attributes, instance::Instance, model::Model, object::Backend, request::Request};
 use crate::{
     abi::{Handle, Status, objects::result_of},
-    exports,
+    library::{function, open, required},
 };
 
 /// A function of a library that is given one object.
@@ -55,12 +55,7 @@ impl Library {
     /// Errors: it cannot be opened, in the loader's words; or it is no backend.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let opened = open(path)?;
-        let execute = function(opened, c"TRITONBACKEND_ModelInstanceExecute").ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "unable to find required entrypoint 'TRITONBACKEND_ModelInstanceExecute' in shared library '{}'",
-                path.display()
-            ))
-        })?;
+        let execute = required(opened, c"TRITONBACKEND_ModelInstanceExecute", path)?;
         Ok(Self {
             initialize: function(opened, c"TRITONBACKEND_Initialize"),
             finalize: function(opened, c"TRITONBACKEND_Finalize"),
@@ -203,26 +198,4 @@ impl StrategyFunctions {
 fn call<T>(function: Option<With<T>>, object: Handle<T>) -> Result<()> {
     // SAFETY: the type is that of the header, and the handle is good during the call.
     function.map_or(Ok(()), |function| result_of(unsafe { function(object) }))
-}
-
-/// Opens a library, which is never closed: its code outlives every handle of it.
-///
-/// Errors: what it needs is not there, or the loader refuses it.
-#[allow(unsafe_code)]
-fn open(path: &Path) -> Result<&'static Opened> {
-    exports::provide(path)
-        .map_err(|error| Error::invalid_argument(format!("unable to load shared library: {error}")))?;
-    // SAFETY: dlopen runs the library's initialisers; naming it as a backend is the user's statement that they may run.
-    let opened = unsafe { Opened::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-    let opened = opened.map_err(|error| {
-        let words = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        Error::invalid_argument(format!("unable to load shared library: {words}"))
-    })?;
-    Ok(Box::leak(Box::new(opened)))
-}
-
-#[allow(unsafe_code)]
-fn function<F: Copy + 'static>(library: &'static Opened, name: &std::ffi::CStr) -> Option<F> {
-    // SAFETY: the names are those of the header, and so are the types at each call; the library is never closed.
-    unsafe { library.get::<F>(name.to_bytes_with_nul()) }.ok().map(|symbol| *symbol)
 }

@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_void};
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
+use super::delete;
 use crate::abi::{
     Handle, Out,
     export::exports,
@@ -232,6 +233,6 @@ exports! {
 
     /// Deletes an allocator.
     fn TRITONSERVER_ResponseAllocatorDelete(allocator: Handle<ResponseAllocator>) {
-        allocator.take().map(drop)
+        delete(allocator)
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use parking_lot::Mutex;
 use server_core::error::Error;
 
+use super::delete;
 use crate::abi::{
     Handle, Out,
     export::exports,
@@ -20,7 +21,7 @@ exports! {
 
     /// Deletes them.
     fn TRITONSERVER_BufferAttributesDelete(attributes: Handle<BufferAttributes>) {
-        attributes.take().map(drop)
+        delete(attributes)
     }
 
     /// Of which device the memory is.

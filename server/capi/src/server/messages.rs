@@ -2,6 +2,7 @@
 
 use server_core::error::Error;
 
+use super::delete;
 use crate::abi::{Array, Handle, Out, Text, export::exports, objects::Message};
 
 exports! {
@@ -16,7 +17,7 @@ exports! {
 
     /// Deletes a message.
     fn TRITONSERVER_MessageDelete(message: Handle<Message>) {
-        message.take().map(drop)
+        delete(message)
     }
 
     /// Its text, for as long as the message is there.

@@ -10,7 +10,10 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::parameters::{Parameter, Value};
+use super::{
+    delete,
+    parameters::{Parameter, Value},
+};
 use crate::abi::{Array, Handle, Out, Text, export::exports, handle::objects, numbers::MetricKind};
 
 objects! {
@@ -56,7 +59,7 @@ exports! {
 
     /// Lets go of a family; its metrics are to be deleted before.
     fn TRITONSERVER_MetricFamilyDelete(family: Handle<MetricFamily>) {
-        family.take().map(drop)
+        delete(family)
     }
 
     /// What its metrics count.
@@ -77,7 +80,7 @@ exports! {
 
     /// Deletes settings.
     fn TRITONSERVER_MetricArgsDelete(arguments: Handle<MetricArgs>) {
-        arguments.take().map(drop)
+        delete(arguments)
     }
 
     /// The metric of that family with those labels.
@@ -105,7 +108,7 @@ exports! {
 
     /// Lets go of a metric.
     fn TRITONSERVER_MetricDelete(metric: Handle<Metric>) {
-        metric.take().map(drop)
+        delete(metric)
     }
 
     /// The value of a counter or gauge.

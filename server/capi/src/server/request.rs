@@ -19,6 +19,7 @@ use server_core::{
 use super::{
     Server,
     allocator::{Allocator, ResponseAllocator, UserPointer},
+    delete,
     infer::Flight,
     response::InferenceResponse,
 };
@@ -204,8 +205,10 @@ exports! {
 
     /// Deletes a request, which must not be under way.
     fn TRITONSERVER_InferenceRequestDelete(request: Handle<InferenceRequest>) {
-        request.get()?.change(|_| Ok(()))?;
-        request.take().map(drop)
+        if !request.is_null() {
+            request.get()?.change(|_| Ok(()))?;
+        }
+        delete(request)
     }
 
     /// Its id.

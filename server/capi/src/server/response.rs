@@ -8,7 +8,10 @@ use server_core::{
     response::InferResponse,
 };
 
-use super::allocator::{Allocated, Allocator};
+use super::{
+    allocator::{Allocated, Allocator},
+    delete,
+};
 use crate::abi::{
     Handle, Out, Text,
     export::exports,
@@ -118,7 +121,7 @@ impl Value {
 exports! {
     /// Deletes a response, and gives its memory back to its allocator.
     fn TRITONSERVER_InferenceResponseDelete(response: Handle<InferenceResponse>) {
-        response.take().map(drop)
+        delete(response)
     }
 
     /// The error that came in place of outputs, or null. It is the response's.

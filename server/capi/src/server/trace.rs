@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use server_core::trace::{Activity, Trace};
 
-use super::allocator::UserPointer;
+use super::{allocator::UserPointer, delete};
 use crate::abi::{
     Handle, Out, Text,
     export::exports,
@@ -177,7 +177,7 @@ exports! {
 
     /// Deletes a record.
     fn TRITONSERVER_InferenceTraceDelete(trace: Handle<InferenceTrace>) {
-        trace.take().map(drop)
+        delete(trace)
     }
 
     /// Its number, which no other record has.

@@ -295,7 +295,7 @@ const BACKEND: &[Flag] = &[
 ];
 
 const REPOSITORY_AGENT: &[Flag] = &[set!("repoagent-directory": String = "/opt/tritonserver/repoagents",
-        "Folder with libraries of repository agents for Triton, named in errors. checksum is built in; no others are loaded.",
+        "Folder with libraries of repository agents: NAME/libtritonrepoagent_NAME.so. checksum is built in.",
         |args, path| args.models.agent_directory = path)];
 
 const RESPONSE_CACHE: &[Flag] = &[
@@ -304,7 +304,10 @@ const RESPONSE_CACHE: &[Flag] = &[
          N bytes in this server's memory; redis,host=NAME with redis,port=N is a Redis server. May be given several times, for \
          one cache.",
         |args, setting| args.cache.settings.push(setting)),
-    unused!("cache-directory": String = "/opt/tritonserver/caches", "Folder with cache libraries."),
+    set!("cache-directory": String = "/opt/tritonserver/caches",
+        "Folder with cache libraries: NAME/libtritoncache_NAME.so is used where --cache-config=NAME,library=libtritoncache_NAME.so \
+         says so, or where NAME is no cache that is built in.",
+        |args, path| args.cache.directory = path),
 ];
 
 const RATE_LIMITER: &[Flag] = &[
