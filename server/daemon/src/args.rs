@@ -7,6 +7,7 @@ mod flag;
 mod getopt;
 mod setting;
 mod table;
+mod tracing;
 mod usage;
 mod value;
 
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use server_core::log_settings::LogFormat;
 use server_core::{header_forwarding::HeaderPattern, restriction::ApiGroup};
 use server_engine::{Location, LocationError};
 
@@ -28,6 +30,7 @@ use self::{
 pub(crate) use self::{
     getopt::SplitError,
     setting::{CacheSetting, HostPolicySetting, LimitedResource, Restriction, Setting},
+    tracing::TraceArgs,
     usage::usage,
 };
 use crate::listeners::Service;
@@ -82,6 +85,8 @@ pub(crate) struct Args {
     pub(crate) backend_settings: Vec<Setting>,
     /// The response cache.
     pub(crate) cache: CacheArgs,
+    /// Which requests are traced.
+    pub(crate) tracing: TraceArgs,
     /// What to log, how and where.
     pub(crate) log: LogArgs,
     /// Sentences about flags that have a successor.
@@ -248,17 +253,6 @@ pub(crate) struct LogArgs {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// `I0521 12:34:56.789012 1234 file.rs:99] "message"`
-    Default,
-    /// `2026-05-21T12:34:56Z I 1234 file.rs:99] "message"`
-    Iso8601,
-    /// One JSON object per line.
-    Json,
-}
-
 /// Why a command line is not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgsError {
@@ -295,6 +289,8 @@ pub(crate) enum ArgsError {
          'numa-node', 'cpu-cores'"
     )]
     HostPolicySetting(String),
+    #[error("--{0} cannot be given beside --trace-config, which says the same: leave it out")]
+    TwoTraceFlags(&'static str),
     #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
     NoEndpoint,
     #[error(
@@ -396,6 +392,9 @@ impl Args {
             return Err(ArgsError::NoEndpoint);
         }
         self.cache.configs()?;
+        if let Some(older) = self.tracing.clash() {
+            return Err(ArgsError::TwoTraceFlags(older));
+        }
         check_restrictions("api", &self.http.restrictions)?;
         check_restrictions("protocol", &self.grpc.restrictions)?;
         let front_ends = [
@@ -559,6 +558,7 @@ impl Default for Args {
             backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
             cache: CacheArgs { settings: Vec::new(), byte_size: None, directory: "/opt/tritonserver/caches".into() },
+            tracing: TraceArgs::default(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
             deprecations: Vec::new(),
             unsupported_flags: Vec::new(),

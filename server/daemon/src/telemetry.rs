@@ -12,10 +12,12 @@ use std::{
     fs::File,
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
+use server_core::log_settings::{LogFormat, LogSettings, LogValues};
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer,
@@ -25,28 +27,29 @@ use tracing_subscriber::{
 };
 
 use self::{event::Record, line::Style, stamp::Stamp};
-use crate::args::{LogArgs, LogFormat};
+use crate::args::LogArgs;
 
 /// Crates whose verbose messages are ours; those of libraries come with `--log-verbose=3`.
 const OUR_TARGETS: [&str; 2] = ["server_", "tritonserver"];
 
-/// Turns logging on for the whole process, panics included.
+/// Turns logging on for the whole process, panics included. What is logged follows the settings that are returned.
 ///
 /// Errors: the log file cannot be opened.
-pub(crate) fn install(log: &LogArgs) -> io::Result<()> {
-    let file = log.file.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
-    let look = match log.format {
-        LogFormat::Default => Look::Text(Style::Default),
-        LogFormat::Iso8601 => Look::Text(Style::Iso8601),
-        LogFormat::Json => Look::Json,
-    };
+pub(crate) fn install(log: &LogArgs) -> io::Result<Arc<LogSettings>> {
+    let LogArgs { error, warning, info, verbose, format, file: path } = log;
+    let file = path.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
+    let shown = path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let values = LogValues { error: *error, warning: *warning, info: *info, verbose: *verbose, format: *format };
+    let settings = Arc::new(LogSettings::new(shown, values));
+    // what is logged is remembered by every place that logs
+    settings.on_change(tracing::callsite::rebuild_interest_cache);
     let is_escaped = std::env::var_os("TRITON_SERVER_ESCAPE_LOG_MESSAGES").is_none_or(|value| value != "0");
     let layer =
-        LogLayer { choice: Choice::new(log), look, is_escaped, pid: std::process::id(), file: file.map(Mutex::new) };
+        LogLayer { settings: settings.clone(), is_escaped, pid: std::process::id(), file: file.map(Mutex::new) };
     // A second call, possible only in tests, leaves the first in place.
     let _ = tracing_subscriber::registry().with(layer).try_init();
     log_panics();
-    Ok(())
+    Ok(settings)
 }
 
 /// Tells why the program ends badly: in the log, or plainly where the log does not take it.
@@ -70,20 +73,12 @@ fn log_panics() {
 }
 
 /// Which events become lines.
-#[derive(Debug, Clone)]
-struct Choice {
-    error: bool,
-    warning: bool,
-    info: bool,
-    verbose: u32,
+trait Choice {
+    fn wants(&self, level: Level, target: &str) -> bool;
+    fn most(&self) -> LevelFilter;
 }
 
-impl Choice {
-    fn new(log: &LogArgs) -> Self {
-        let LogArgs { error, warning, info, verbose, format: _, file: _ } = log;
-        Self { error: *error, warning: *warning, info: *info, verbose: *verbose }
-    }
-
+impl Choice for LogValues {
     fn wants(&self, level: Level, target: &str) -> bool {
         let is_ours = OUR_TARGETS.iter().any(|ours| target.starts_with(ours));
         match level {
@@ -104,14 +99,8 @@ impl Choice {
     }
 }
 
-enum Look {
-    Text(Style),
-    Json,
-}
-
 struct LogLayer {
-    choice: Choice,
-    look: Look,
+    settings: Arc<LogSettings>,
     is_escaped: bool,
     pid: u32,
     file: Option<Mutex<File>>,
@@ -120,9 +109,11 @@ struct LogLayer {
 impl LogLayer {
     fn render(&self, record: &Record) -> String {
         let now = Stamp::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        match self.look {
-            Look::Text(style) => line::render(record, now, self.pid, style, self.is_escaped),
-            Look::Json => json::render(record, now, self.pid),
+        let text = |style| line::render(record, now, self.pid, style, self.is_escaped);
+        match self.settings.values().format {
+            LogFormat::Default => text(Style::Default),
+            LogFormat::Iso8601 => text(Style::Iso8601),
+            LogFormat::Json => json::render(record, now, self.pid),
         }
     }
 
@@ -141,11 +132,11 @@ impl LogLayer {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        metadata.is_span() || self.choice.wants(*metadata.level(), metadata.target())
+        metadata.is_span() || self.settings.values().wants(*metadata.level(), metadata.target())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.choice.most())
+        Some(self.settings.values().most())
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -158,8 +149,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
 mod tests {
     use super::*;
 
-    fn choice(verbose: u32) -> Choice {
-        Choice { error: true, warning: true, info: true, verbose }
+    fn choice(verbose: u32) -> LogValues {
+        LogValues { verbose, ..LogValues::default() }
     }
 
     #[test]
@@ -181,7 +172,7 @@ mod tests {
 
     #[test]
     fn each_level_has_its_own_switch() {
-        let quiet = Choice { error: true, warning: false, info: false, verbose: 0 };
+        let quiet = LogValues { warning: false, info: false, ..LogValues::default() };
         let levels = [Level::ERROR, Level::WARN, Level::INFO];
         assert_eq!(levels.map(|level| quiet.wants(level, "tritonserver")), [true, false, false]);
     }

@@ -15,18 +15,25 @@ use std::{
 use rustix::process::{Resource, getrlimit, setrlimit};
 use server_capi::Libraries;
 use server_core::{
-    backend::Settings, byte_budget::ByteBudget, control::PrivateControl, error::Error, host_policy::HostPolicies,
-    rate_limit::Amounts, restriction::ApiGroup,
+    backend::Settings,
+    byte_budget::ByteBudget,
+    control::PrivateControl,
+    error::Error,
+    host_policy::HostPolicies,
+    rate_limit::Amounts,
+    restriction::ApiGroup,
+    trace::{Ids, Mode, Tracer},
 };
 use server_engine::{BlockingPool, CacheConfig, Engine, ResponseCache};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
-use tokio::runtime::{Builder, Runtime};
+use server_traces::Traces;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::{info, warn};
 
 use crate::{
     args::{
         Args, CacheArgs, Compression, ControlArgs, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs,
-        LimitedResource, ModelArgs, RateLimit, Restriction, Setting, TlsArgs,
+        LimitedResource, ModelArgs, RateLimit, Restriction, Setting, TlsArgs, TraceArgs,
     },
     control_socket::ControlSocket,
     drain::Limits,
@@ -38,6 +45,9 @@ use crate::{
 
 /// Threads beyond those that load: unloading, reading folders, waiting for the last request of a model.
 const OTHER_BLOCKING_THREADS: usize = 16;
+
+/// How long traces that wait may take to be written or sent when the server ends.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the files of certificates are looked at.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
@@ -69,11 +79,13 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         backend_directory,
         backend_settings,
         cache,
+        tracing,
         log,
         deprecations,
         unsupported_flags,
     } = args;
-    telemetry::install(&log).map_err(|error| Fatal::LogFile { path: log.file.unwrap_or_default(), error })?;
+    let log_settings =
+        telemetry::install(&log).map_err(|error| Fatal::LogFile { path: log.file.unwrap_or_default(), error })?;
     for sentence in deprecations {
         warn!("{sentence}");
     }
@@ -209,10 +221,14 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             byte_budget: byte_budget.clone(),
             blocking_pool: blocking_pool.clone(),
         },
+        tracer: Arc::default(), // made below, where there is a runtime
+        log_settings,
         machine_metrics_interval: metrics_interval,
     };
 
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
+    let traces = traces(&tracing, runtime.handle())?;
+    engine_options.tracer = Arc::new(tracer(&tracing, &traces)?);
     let served = runtime.block_on(async {
         http_options.tls = acceptor(Service::Http, http.is_allowed, &http_tls)?;
         grpc_options.tls = acceptor(Service::Grpc, grpc.is_allowed, &grpc_tls)?;
@@ -272,9 +288,49 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         };
         lifecycle::live(engine, front_ends, signals, exit).await
     });
+    runtime.block_on(traces.close(TRACES_TIMEOUT));
     // What still runs here was given its time: a load that hangs must not keep the process.
     runtime.shutdown_background();
     served
+}
+
+/// Where traces go.
+///
+/// Errors: the address of the collector is none, or there is no thread to be had.
+fn traces(args: &TraceArgs, runtime: &Handle) -> Result<Arc<Traces>, Fatal> {
+    match args.mode {
+        Mode::Triton => Traces::files(args.file.clone().into()).map_err(Fatal::Runtime),
+        Mode::OpenTelemetry => {
+            let variable = |name: &str| std::env::var(name).ok();
+            let mut settings = otlp::Settings::new("triton-server");
+            if let Some(url) = args.url.clone().or_else(|| collector_of_environment(variable)) {
+                settings.url = url;
+            }
+            settings.resource = otlp::resource_of_environment("triton-inference-server", variable, &args.resource);
+            settings.max_queue_size = saturating(args.max_queue_size.into());
+            settings.schedule_delay = Duration::from_millis(args.schedule_delay.into());
+            settings.max_export_batch_size = saturating(args.max_export_batch_size.into());
+            let refused = |text: String| Fatal::Start {
+                error: Error::invalid_argument(format!("--trace-config opentelemetry,url: {text}")),
+            };
+            Traces::collector(settings, runtime).map_err(refused)
+        }
+    }
+}
+
+/// The collector that the environment names, in the words of OpenTelemetry.
+fn collector_of_environment(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+    given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .or_else(|| Some(format!("{}/v1/traces", given("OTEL_EXPORTER_OTLP_ENDPOINT")?.trim_end_matches('/'))))
+}
+
+/// Which requests are traced.
+///
+/// Errors: the system has no random bytes.
+fn tracer(args: &TraceArgs, traces: &Arc<Traces>) -> Result<Tracer, Fatal> {
+    let ids = Arc::new(Ids::new(server_traces::seed().map_err(Fatal::Runtime)?));
+    Ok(Tracer::new(args.mode, args.values, args.shown(), ids, traces.clone()))
 }
 
 /// Few threads: front ends and schedulers wait far more than they compute; models have threads of their own.

@@ -60,10 +60,12 @@ use server_core::{
     custom_metrics::CustomMetrics,
     error::{Code, Error, Result},
     interface::{ModelId, ModelMetadata},
+    log_settings::LogSettings,
     metrics,
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
     tensor::Name,
+    trace::Tracer,
 };
 pub use server_repositories::{Location, LocationError};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
@@ -218,6 +220,29 @@ impl Engine {
     /// Server name for metadata.
     pub fn id(&self) -> &str {
         &self.options.id
+    }
+
+    /// Which requests are traced.
+    pub fn tracer(&self) -> &Tracer {
+        &self.options.tracer
+    }
+
+    /// What is logged, and how.
+    pub fn log_settings(&self) -> &LogSettings {
+        &self.options.log_settings
+    }
+
+    /// The name of a model whose trace settings are asked for or changed.
+    ///
+    /// Errors: it is unknown, or not ready.
+    pub fn traced_model(&self, name: &str) -> Result<Name> {
+        match self.find(ModelId { name, version: VersionChoice::Latest }) {
+            Ok(model) => Ok(model.interface.model_name.clone()),
+            Err(error) if error.code == Code::Unavailable => {
+                Err(Error::invalid_argument(format!("Request for unknown model : {name}")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the process serves, or may come to. Errors: `Unavailable` while it exits.
@@ -424,6 +449,7 @@ impl Engine {
         if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
             page += &metrics::local_cache(&cache);
         }
+        page += &self.options.tracer.metrics();
         self.custom_metrics.add_to(&mut page);
         page
     }

@@ -4,7 +4,8 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use server_core::{
-    custom_metrics::CustomMetrics, host_policy::HostPolicies, rate_limit::Amounts, repository::agents::AgentLibraries,
+    custom_metrics::CustomMetrics, host_policy::HostPolicies, log_settings::LogSettings, rate_limit::Amounts,
+    repository::agents::AgentLibraries, trace::Tracer,
 };
 use server_repositories::Location;
 
@@ -68,6 +69,10 @@ pub struct Options {
     pub machine_metrics: bool,
     /// What clients may share with the server.
     pub shared_memory: SharedMemoryOptions,
+    /// Which requests are traced: `--trace-config`.
+    pub tracer: Arc<Tracer>,
+    /// What is logged, and how: `--log-verbose` and its like.
+    pub log_settings: Arc<LogSettings>,
     /// `--metrics-interval-ms`: a reading of them counts for so long.
     pub machine_metrics_interval: Duration,
 }
@@ -96,6 +101,8 @@ impl Default for Options {
             custom_metrics: CustomMetrics::default(),
             machine_metrics: true,
             shared_memory: SharedMemoryOptions::default(),
+            tracer: Arc::default(),
+            log_settings: Arc::default(),
             machine_metrics_interval: Duration::from_secs(2),
         }
     }

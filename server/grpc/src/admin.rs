@@ -1,6 +1,7 @@
 //! Metadata and configurations. Loading and unloading is in `repository`, statistics in `statistics`.
 
 pub(crate) mod repository;
+pub(crate) mod settings;
 pub(crate) mod shared_memory;
 pub(crate) mod statistics;
 

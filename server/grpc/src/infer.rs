@@ -26,6 +26,7 @@ use self::{outputs::Classes, request::Prepared};
 use crate::{
     error::status,
     forwarding::{forwarded, take_metadata},
+    tracing,
 };
 
 /// Runs one request and waits for its only response.
@@ -37,6 +38,7 @@ pub(crate) async fn model_infer(
     headers: &HeaderMap,
     pattern: Option<&HeaderPattern>,
     message: Bytes,
+    waited_since: Option<Instant>,
     max_send_bytes: usize,
 ) -> Result<ModelInferResponse, Status> {
     let received_at = Instant::now();
@@ -49,10 +51,15 @@ pub(crate) async fn model_infer(
         read(engine, message, received_at)?
     };
     take_metadata(forwarded, &model, headers, &mut request);
+    let trace = tracing::begin(engine, &model, headers, waited_since, received_at);
+    request.trace.clone_from(&trace);
     let inference = engine.infer(&model, request).map_err(status)?;
     // routed to another version, which may have other labels
     let routed = (inference.interface().version != model.interface().version).then(|| inference.interface().clone());
-    let response = inference.response().await.map_err(status)?;
+    let outcome = inference.response().await;
+    tracing::answered(trace.as_ref());
+    let _sending = tracing::sends(trace.as_ref());
+    let response = outcome.map_err(status)?;
     let interface = routed.as_ref().unwrap_or(model.interface());
     let response = classified(pool, interface, classes, response).await.map_err(status)?;
     answer::message(response, max_send_bytes).map_err(status)

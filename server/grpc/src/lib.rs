@@ -26,6 +26,7 @@ mod restrict;
 mod service;
 mod socket;
 mod stream;
+mod tracing;
 
 use std::{future::Future, io, sync::Arc};
 

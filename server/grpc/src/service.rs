@@ -10,7 +10,6 @@ use server_core::{
     control::{ControlCall, PrivateControl},
     header_forwarding::HeaderPattern,
     restriction::Restriction,
-    unsupported,
 };
 use server_engine::{BlockingPool, Engine};
 use server_proto::{health::HealthCheckRequest, inference::*};
@@ -27,7 +26,7 @@ use crate::{
         encode,
         receive::{FindPlacement, Limits, Messages},
     },
-    health, infer, restrict, stream,
+    health, infer, restrict, stream, tracing,
 };
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
@@ -108,6 +107,7 @@ impl Service {
         messages: &mut Messages<Incoming>,
     ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
+        let waited_since = tracing::waits(&self.engine);
         let message = messages.only().await?;
         let response = infer::model_infer(
             &self.engine,
@@ -115,6 +115,7 @@ impl Service {
             &head.headers,
             self.forwarded_headers.as_ref(),
             message,
+            waited_since,
             self.send.send_bytes,
         )
         .await?;
@@ -205,12 +206,14 @@ impl Service {
             "TraceSetting" => {
                 let request: TraceSettingRequest = decode(messages).await?;
                 self.check_settings(&request.settings, ControlCall::TraceSettings)?;
-                return Err(status(unsupported::trace_settings()));
+                let response = admin::settings::trace(engine, &request).map_err(status)?;
+                encode::message(&response)
             }
             "LogSettings" => {
                 let request: LogSettingsRequest = decode(messages).await?;
                 self.check_settings(&request.settings, ControlCall::LogSettings)?;
-                return Err(status(unsupported::log_settings()));
+                let response = admin::settings::log(engine, &request).map_err(status)?;
+                encode::message(&response)
             }
             _ => return Err(no_such_method(head.uri.path())),
         };

@@ -31,6 +31,7 @@ use crate::{
     forwarding,
     framing::receive::Messages,
     infer::request::{self, Prepared},
+    tracing,
 };
 
 /// Metadata of a call that its first error ends.
@@ -69,6 +70,7 @@ pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
         forwarded: forwarding::forwarded(pattern, headers),
         metadata: headers.clone(),
         is_strict: headers.get(STRICT).is_some_and(|value| value.as_bytes() == b"true"),
+        waited_since: tracing::waits(&context.engine),
         requests: Some(requests),
         reading: None,
         ordered: VecDeque::new(),
@@ -90,6 +92,8 @@ pub(crate) struct InferStream<B> {
     /// The parameters that it becomes, of every request; or why it cannot.
     forwarded: Result<Parameters>,
     is_strict: bool,
+    /// Since when the next message is waited for, where anything is traced.
+    waited_since: Option<Instant>,
     /// `None` once the client has half-closed.
     requests: Option<Messages<B>>,
     /// A long request that is decoded on the blocking pool; those behind it wait.
@@ -197,7 +201,7 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
         }
     }
 
-    fn run(&self, request: Request) -> Result<Run, Failure> {
+    fn run(&mut self, request: Request) -> Result<Run, Failure> {
         let Request { model, asked_version, mut prepared } = request;
         let id = prepared.request.id.clone();
         match &self.forwarded {
@@ -206,6 +210,10 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
             }
             Err(error) => return Err(Failure::of_request(id, error.clone())),
         }
+        let engine = &self.context.engine;
+        let received_at = prepared.request.received_at;
+        prepared.request.trace = tracing::begin(engine, &model, &self.metadata, self.waited_since, received_at);
+        self.waited_since = tracing::waits(engine);
         let run = if self.context.admission.is_closed() {
             Err(admission::shutting_down())
         } else {

@@ -1,8 +1,8 @@
 //! One request in, one response out: the route decides which handler answers.
 
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{HeaderMap, Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
-use server_core::{error::Result, interface::ModelId, request::VersionChoice, unsupported};
+use server_core::{error::Result, interface::ModelId, request::VersionChoice};
 use server_engine::Leaving;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     generate, health, infer, metadata, model_config, repository, restriction,
     router::{ModelAction, Route, route},
     server::Server,
-    shared_memory, statistics,
+    settings, shared_memory, statistics,
 };
 
 impl Application for Server {
@@ -40,7 +40,7 @@ async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>
         Ok(route)
     });
     let outcome = match route {
-        Ok(route) => call_handler(server, activity, route, headers, &mut body).await,
+        Ok(route) => call_handler(server, activity, &method, route, headers, &mut body).await,
         Err(failure) => Err(failure),
     };
     let mut response = outcome.unwrap_or_else(Failure::into_response);
@@ -53,6 +53,7 @@ async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>
 async fn call_handler(
     server: &Server,
     activity: &Activity,
+    method: &Method,
     route: Route<'_>,
     headers: HeaderMap,
     body: &mut RequestBody,
@@ -71,7 +72,9 @@ async fn call_handler(
                 ModelAction::Ready => Box::pin(health::model(engine, model)).await?,
                 ModelAction::Config => model_config::get(engine, model)?,
                 ModelAction::Statistics => statistics::get(engine, Some(model))?,
-                ModelAction::TraceSettings => return Err(unsupported::trace_settings().into()),
+                ModelAction::TraceSettings => {
+                    Box::pin(settings::trace(server, activity, method, Some(&name), body)).await?
+                }
             }
         }
         Route::ServerMetadata => metadata::server(engine)?,
@@ -79,8 +82,8 @@ async fn call_handler(
         Route::ServerReady => Box::pin(health::ready(engine)).await?,
         Route::Drain => Box::pin(health::drain(server, activity, body)).await?,
         Route::AllStatistics => statistics::get(engine, None)?,
-        Route::TraceSettings => return Err(unsupported::trace_settings().into()),
-        Route::Logging => return Err(unsupported::log_settings().into()),
+        Route::TraceSettings => Box::pin(settings::trace(server, activity, method, None, body)).await?,
+        Route::Logging => Box::pin(settings::log(server, activity, method, body)).await?,
         Route::RepositoryIndex => Box::pin(repository::index(server, activity, body)).await?,
         Route::RepositoryLoad { has_repository, name } => {
             Box::pin(repository::load(server, activity, has_repository, &name, body)).await?

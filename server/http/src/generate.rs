@@ -4,13 +4,14 @@ mod events;
 mod flat;
 pub(crate) mod request;
 
-use std::future::poll_fn;
+use std::{future::poll_fn, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use server_core::{
     byte_budget::Reservation,
     error::{Error, Result},
     interface::ModelId,
+    trace::Trace,
 };
 use server_engine::Inference;
 
@@ -25,6 +26,7 @@ use crate::{
     limits::BodyLimit,
     reply::json,
     server::Server,
+    tracing,
 };
 
 /// Longer JSON is decoded on the blocking pool: about a millisecond of work. Units: bytes.
@@ -38,13 +40,14 @@ pub(crate) async fn once(
     headers: HeaderMap,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
-    let Running { mut inference, held } = start(server, activity, model, &headers, body).await?;
+    let Running { mut inference, held, trace, .. } = start(server, activity, model, &headers, body).await?;
     let mut only = None;
     while let Some(response) = poll_fn(|context| inference.poll_next(context)).await {
         if only.replace(response?).is_some() {
             return Err(not_one_response()); // and the request is cancelled: no further one changes that
         }
     }
+    let _sending = tracing::answered(trace);
     drop(held);
     let only = only.ok_or_else(not_one_response)?;
     Ok(json(flat(&server.options.blocking_pool, only).await?))
@@ -74,6 +77,7 @@ pub(crate) async fn stream(
         Some(Ok(response)) => Some(flat(pool, response).await),
         Some(Err(error)) => Some(Err(error)),
     };
+    running.sending = Some(tracing::answered(running.trace.take()));
     let status = first.as_ref().and_then(|first| first.as_ref().err()).map(|error| status(error.code));
     let mut response = Response::new(match first {
         None => Body::empty(),
@@ -95,6 +99,10 @@ struct Running {
     inference: Inference,
     /// What its inputs take of the byte budget, if they do not hold it themselves.
     held: Option<Reservation>,
+    /// What is recorded of it, until it is answered.
+    trace: Option<Arc<Trace>>,
+    /// From there until its last response is sent.
+    sending: Option<tracing::Sending>,
 }
 
 async fn start(
@@ -114,6 +122,7 @@ async fn start(
     let body = body.read(BodyLimit::Json(max_input_size), &server.options.byte_budget, activity, None).await?;
     // the body may have taken long, and the model is another meanwhile
     let found = server.engine.model(model)?;
+    let trace = tracing::begin(server, &found, headers, received_at);
     let interface = found.interface().clone();
     let is_long = body.bytes.len() > LONG;
     let decode = move || {
@@ -127,6 +136,7 @@ async fn start(
     };
     let (mut request, held) = server.options.blocking_pool.run_if(is_long, decode).await??;
     request.model_version = model.version;
+    request.trace.clone_from(&trace);
     take_headers(&server.options, activity, &found, headers, &mut request)?;
-    Ok(Running { inference: server.engine.infer(&found, request)?, held })
+    Ok(Running { inference: server.engine.infer(&found, request)?, held, trace, sending: None })
 }

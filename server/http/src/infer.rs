@@ -9,7 +9,7 @@ mod encode;
 pub(crate) mod fuzzing;
 mod output_options;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, Response};
 use server_core::{
@@ -17,6 +17,7 @@ use server_core::{
     error::{Error, Result},
     input_memory::InputPlacement,
     interface::ModelId,
+    trace::Trace,
 };
 use server_engine::{Inference, ModelHandle};
 
@@ -29,6 +30,7 @@ use crate::{
     forwarding::take_headers,
     held::Received,
     server::Server,
+    tracing,
 };
 
 use self::{decode::Source, output_options::OutputOptions};
@@ -62,6 +64,7 @@ pub(crate) async fn infer(
     let found = find(server, model)?;
     source.interface = found.interface().clone();
     let mut options = OutputOptions::default();
+    let trace = tracing::begin(server, &found, &headers, received_at);
     let (inference, held) = if source.is_long(body.bytes.len()) {
         let shared_memory = server.engine.shared_memory().clone();
         let work = move || {
@@ -72,16 +75,19 @@ pub(crate) async fn infer(
         (source, options, decoded) = server.options.blocking_pool.run(work).await?;
         let (mut request, held) = decoded?;
         take_headers(&server.options, activity, &found, &headers, &mut request)?;
+        request.trace.clone_from(&trace);
         (server.engine.infer(&found, request)?, held)
     } else {
-        submit(server, activity, &found, &source, &headers, body, &mut options)?
+        submit(server, activity, &found, &source, &headers, body, &mut options, trace.as_ref())?
     };
     if inference.interface().version != source.interface.version {
         source.interface = inference.interface().clone(); // routed to another version, which may have other labels
     }
 
     // 3  run; dropping this future, as happens when the client disconnects, cancels the request
-    let mut response = inference.response().await?;
+    let outcome = inference.response().await;
+    let _sending = tracing::answered(trace);
+    let mut response = outcome?;
     drop(held);
 
     // 4  encode
@@ -102,6 +108,7 @@ fn find(server: &Server, model: ModelId<'_>) -> Result<ModelHandle> {
 }
 
 /// Decodes a body and queues the request at once: the request is never a field of the future, which saves moving it.
+#[expect(clippy::too_many_arguments, reason = "they would be fields of the future otherwise")]
 fn submit(
     server: &Server,
     activity: &Activity,
@@ -110,8 +117,10 @@ fn submit(
     headers: &HeaderMap,
     body: Received,
     options: &mut OutputOptions,
+    trace: Option<&Arc<Trace>>,
 ) -> Result<(Inference, Option<Reservation>)> {
     let (mut request, held) = source.decode(body, server.engine.shared_memory(), options)?;
     take_headers(&server.options, activity, found, headers, &mut request)?;
+    request.trace = trace.cloned();
     Ok((server.engine.infer(found, request)?, held))
 }

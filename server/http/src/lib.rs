@@ -34,9 +34,11 @@ mod restriction;
 mod router;
 mod serve;
 mod server;
+mod settings;
 mod shared_memory;
 mod statistics;
 mod to_json;
+mod tracing;
 mod transport;
 
 use std::sync::Arc;

@@ -122,10 +122,44 @@ async fn unsupported_endpoints_name_the_reason() {
         server.post(&format!("/v2/{kind}sharedmemory/region/r/register"), "{}").await.is_error(501, disabled);
         server.post(&format!("/v2/{kind}sharedmemory/unregister"), "").await.is_error(501, disabled);
     }
-    for path in ["/v2/logging", "/v2/trace/setting", "/v2/models/floats/trace/setting"] {
-        assert_eq!(server.get(path).await.status, 501);
-        assert_eq!(server.post(path, "{}").await.status, 501);
+}
+
+#[tokio::test]
+async fn trace_settings_are_those_of_the_server_until_a_model_has_its_own() {
+    let server = TestServer::with(&[("floats", &floats())]).await;
+    let (all, one) = ("/v2/trace/setting", "/v2/models/floats/trace/setting");
+    let shown = |level: &str, rate: u32| {
+        format!(r#"{{"trace_level":["{level}"],"trace_rate":"{rate}","trace_count":"-1","log_frequency":"0"}}"#)
+    };
+    for path in [all, one] {
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, answer.text()), (200, &*shown("OFF", 1000)));
     }
+    let change = r#"{"trace_level":["TIMESTAMPS"],"trace_rate":"5"}"#;
+    assert_eq!(server.post(one, change).await.text(), shown("TIMESTAMPS", 5));
+    assert_eq!(server.get(all).await.text(), shown("OFF", 1000));
+    assert_eq!(server.post(all, r#"{"trace_rate":"7"}"#).await.text(), shown("OFF", 7));
+    assert_eq!(server.post(one, r#"{"trace_rate":null}"#).await.text(), shown("TIMESTAMPS", 7));
+    server.post(all, "junk").await.is_error(500, "failed to parse the request JSON buffer: Invalid value. at 0");
+    let text = "Unable to parse 'trace_rate', got: x";
+    server.post(one, r#"{"trace_rate":"x"}"#).await.is_error(400, text);
+    assert_eq!(server.get("/v2/models/nothing/trace/setting").await.status, 404);
+}
+
+#[tokio::test]
+async fn log_settings_are_shown_and_changed() {
+    let server = TestServer::with(&[("floats", &floats())]).await;
+    let shown = |is_info: bool, format: &str| {
+        format!(
+            r#"{{"log_file":"","log_info":{is_info},"log_warning":true,"log_error":true,"log_verbose_level":0,"log_format":"{format}"}}"#
+        )
+    };
+    assert_eq!(server.get("/v2/logging").await.text(), shown(true, "default"));
+    let change = r#"{"log_info":false,"log_format":"ISO8601"}"#;
+    assert_eq!(server.post("/v2/logging", change).await.text(), shown(false, "ISO8601"));
+    let text = "invalid argument for --log_format, got: x";
+    server.post("/v2/logging", r#"{"log_info":true,"log_format":"x"}"#).await.is_error(503, text);
+    assert_eq!(server.get("/v2/logging").await.text(), shown(false, "ISO8601"), "a change is made as a whole or not");
 }
 
 #[tokio::test]

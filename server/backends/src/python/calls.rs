@@ -28,6 +28,7 @@ use server_core::{
     batch::Batch,
     error::{Error, Result},
     tensor::Name,
+    trace::Trace,
 };
 
 pub(super) use self::executions::MAIN;
@@ -38,6 +39,9 @@ use super::worker::Shared;
 /// calls and for iterators over responses, half of this at most.
 const MOST_CHANNELS: usize = 1024;
 
+/// Traces that are noted before those that are over are looked for.
+const FORGOTTEN_FROM: usize = 256;
+
 /// The calls of one worker.
 pub(super) struct Calls {
     host: Weak<dyn Host>,
@@ -45,6 +49,8 @@ pub(super) struct Calls {
     version: u64,
     lines: Mutex<Lines>,
     executions: Mutex<Executions>,
+    /// Traces of requests that the worker has, by number: a request that it makes may be a part of one.
+    traces: Mutex<HashMap<u64, Weak<Trace>>>,
 }
 
 #[derive(Default)]
@@ -111,6 +117,7 @@ impl Calls {
             version: source.version,
             lines: Mutex::default(),
             executions: Mutex::default(),
+            traces: Mutex::default(),
         }
     }
 
@@ -167,6 +174,20 @@ impl Calls {
             let _ = shutdown(&line.socket, Shutdown::Both); // its thread may have closed it
             line.cancel(u64::MAX);
         }
+    }
+
+    /// The worker is about to hear of a request that is traced.
+    pub(super) fn note_trace(&self, trace: &Arc<Trace>) {
+        let mut traces = self.traces.lock();
+        if traces.len() >= FORGOTTEN_FROM {
+            traces.retain(|_, trace| trace.strong_count() > 0);
+        }
+        traces.insert(trace.id(), Arc::downgrade(trace));
+    }
+
+    /// The part of that trace that a request of the model is, if the trace goes on.
+    fn child_of(&self, trace: Option<u64>) -> Option<Arc<Trace>> {
+        self.traces.lock().get(&trace?)?.upgrade().map(|trace| trace.child())
     }
 
     fn forget(&self, number: u64) {

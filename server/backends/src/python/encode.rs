@@ -70,7 +70,7 @@ impl Message {
     fn rest(&mut self, request: &InferRequest) {
         let writer = &mut self.writer;
         let timeout = request.timeout.map_or(0, |timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX));
-        if request.sequence.is_none() && timeout == 0 && request.parameters.is_empty() {
+        if request.sequence.is_none() && timeout == 0 && request.parameters.is_empty() && request.trace.is_none() {
             return writer.none();
         }
         writer.tuple(5);
@@ -91,7 +91,18 @@ impl Message {
         } else {
             writer.str(&parameters(request))
         }
-        writer.none();
+        match &request.trace {
+            None => writer.none(),
+            Some(trace) => {
+                writer.tuple(2);
+                writer.uint(trace.id());
+                match trace.traceparent() {
+                    None => writer.none(),
+                    // it has nothing that JSON would have to escape
+                    Some(parent) => writer.str(&format!("{{\"traceparent\":\"{parent}\"}}")),
+                }
+            }
+        }
     }
 
     /// A tensor, in the message if it is small. On an error the message is not to be sent, and all that was lent for it is

@@ -45,6 +45,9 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
         Some(execution) => Message::execute_in_call(execution, count),
     };
     for (&slot, pending) in placed.slots.iter().zip(batch.pending()) {
+        if let Some(trace) = &pending.request.trace {
+            shared.calls.note_trace(trace);
+        }
         if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
             shared.requests.give_back(&placed);
             batch.fail(&error, Instant::now());

@@ -16,7 +16,8 @@
 //!
 //! any answer                      (FAILED, text, code)
 //! request                         (slot, id, inputs, names of outputs or None, rest or None)
-//! rest                            (correlation id, flags, timeout in microseconds, parameters as JSON text, trace)
+//! rest                            (correlation id, flags, timeout in microseconds, parameters as JSON text, trace or None)
+//! trace                           (number, context as JSON text or None)
 //! result                          (OUTPUTS, tensors, parameters) (ERROR, text, code) (RAISED, text) (NOTHING,) (RESCHEDULED,)
 //! tensor                          (name, type, shape, data)
 //! data of an input                bytes | (handle, segment, offset, length)
@@ -35,7 +36,8 @@
 //! (METRIC, VALUE, number)                                        (OK, float)
 //! (METRIC, DROP_FAMILY, number)                                  none
 //!
-//! called                          (model, version, id, inputs, outputs, correlation id, flags, timeout, parameters or None)
+//! called                          (model, version, id, inputs, outputs, correlation id, flags, timeout, parameters or None,
+//!                                 number of the trace or None)
 //! (EXECUTE, execution, requests)  server -> worker: run a batch in the middle of the call; answer as on the execute channel
 //!
 //! worker -> server, events channel: no answer

@@ -32,6 +32,11 @@ pub trait TraceSink: Send + Sync {
 
     /// No more traces come of the setting of that number.
     fn retired(&self, stream: u64);
+
+    /// What became of traces, for the metrics page; empty while there is nothing to say.
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 /// The requests that are traced under one setting, until it is changed.
@@ -154,6 +159,28 @@ impl Given {
     }
 }
 
+impl std::fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracer").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Forgets what was recorded.
+struct Nowhere;
+
+impl TraceSink for Nowhere {
+    fn finished(&self, _trace: Finished) {}
+
+    fn retired(&self, _stream: u64) {}
+}
+
+/// A tracer whose traces go nowhere.
+impl Default for Tracer {
+    fn default() -> Self {
+        Self::new(Mode::Triton, Values::default(), Vec::new(), Arc::new(Ids::new([0; 32])), Arc::new(Nowhere))
+    }
+}
+
 impl Tracer {
     /// A tracer with those values until they are changed. `fixed` is shown with the settings, behind the mode.
     pub fn new(
@@ -215,6 +242,11 @@ impl Tracer {
     fn stream_of(&self, model: &str) -> Arc<Stream> {
         let state = self.state.read();
         state.models.get(model).map_or(&state.global, |setting| &setting.stream).clone()
+    }
+
+    /// What became of traces, for the metrics page.
+    pub fn metrics(&self) -> String {
+        self.sink.metrics()
     }
 
     /// The settings of the server, or of a model: names and values, in Triton's order.

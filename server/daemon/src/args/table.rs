@@ -23,20 +23,49 @@ pub(crate) fn flags() -> impl Iterator<Item = &'static Flag> {
 
 /// Answers to `--trace-level`.
 #[derive(Clone, Copy)]
-struct TraceLevel;
+struct TraceLevel(&'static str);
+
+impl std::fmt::Display for TraceLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
 
 impl Word for TraceLevel {
     const FORM: &'static str = "<level>";
     const WORDS: &'static [(&'static str, Self)] = &[
-        ("OFF", Self),
-        ("TIMESTAMPS", Self),
-        ("TENSORS", Self),
-        ("MIN", Self),
-        ("MAX", Self),
-        ("on", Self),
-        ("true", Self),
-        ("false", Self),
+        ("OFF", Self("OFF")),
+        ("TIMESTAMPS", Self("TIMESTAMPS")),
+        ("TENSORS", Self("TENSORS")),
+        ("MIN", Self("TIMESTAMPS")),
+        ("MAX", Self("TIMESTAMPS")),
+        ("on", Self("TIMESTAMPS")),
+        ("true", Self("TIMESTAMPS")),
+        ("false", Self("OFF")),
     ];
+}
+
+/// `older_trace!("name": Type = "default", "setting", "help")`: a flag that says what a setting of `--trace-config` says.
+macro_rules! older_trace {
+    ($name:literal : $type:ty = $default:literal, $setting:literal, $help:literal) => {
+        Flag {
+            name: $name,
+            form: <$type as Value>::FORM,
+            default: $default,
+            help: $help,
+            effect: Effect::Set(|args, text| {
+                let value = <$type as Value>::read(text)?;
+                args.deprecations.push(concat!(
+                    "Warning: '--",
+                    $name,
+                    "' has been deprecated and will be removed in future releases. Please use '--trace-config ",
+                    $setting,
+                    "=<value>' instead."
+                ));
+                args.tracing.take_older($name, &<Setting as Value>::read(&format!("{}={value}", $setting))?)
+            }),
+        }
+    };
 }
 
 pub(crate) static GROUPS: &[Group] = &[
@@ -281,9 +310,16 @@ const METRICS: &[Flag] = &[
     unused!("metrics-config": GlobalSetting = "", "A setting of the metrics. May be given several times."),
 ];
 
-const TRACING: &[Flag] = &[
-    unused!("trace-config": Setting = "", "A setting of tracing, of one mode or of all. May be given several times."),
-];
+const TRACING: &[Flag] = &[Flag {
+    name: "trace-config",
+    form: <Setting as Value>::FORM,
+    default: "",
+    help: "A setting of tracing, of one mode or of all: level=OFF, TIMESTAMPS or TENSORS; rate=N traces one of N requests; \
+               count=N ends after N traces, -1 never; mode=triton writes files (triton,file=PATH, triton,log-frequency=N), \
+               mode=opentelemetry sends spans to a collector (opentelemetry,url=URL, resource=KEY=VALUE, bsp_max_queue_size, \
+               bsp_schedule_delay, bsp_max_export_batch_size). May be given several times.",
+    effect: Effect::Set(|args, text| args.tracing.take(&<Setting as Value>::read(text)?)),
+}];
 
 const BACKEND: &[Flag] = &[
     set!("backend-directory": String = "/opt/tritonserver/backends",
@@ -347,11 +383,11 @@ const DEPRECATED: &[Flag] = &[
         set_strict_config),
     set!("response-cache-byte-size": u64 = "", "Use --cache-config local,size=<integer>. 0 is no cache.",
         |args, bytes| args.cache.byte_size = Some(bytes)),
-    unused!("trace-file": String = "", "Use --trace-config triton,file=<path>."),
-    unused!("trace-level": TraceLevel = "OFF", "Use --trace-config level=<level>."),
-    unused!("trace-rate": i32 = "1000", "Use --trace-config rate=<integer>."),
-    unused!("trace-count": i32 = "-1", "Use --trace-config count=<integer>."),
-    unused!("trace-log-frequency": i32 = "0", "Use --trace-config triton,log-frequency=<integer>."),
+    older_trace!("trace-file": String = "", "triton,file", "Use --trace-config triton,file=<path>."),
+    older_trace!("trace-level": TraceLevel = "OFF", "level", "Use --trace-config level=<level>."),
+    older_trace!("trace-rate": i32 = "1000", "rate", "Use --trace-config rate=<integer>."),
+    older_trace!("trace-count": i32 = "-1", "count", "Use --trace-config count=<integer>."),
+    older_trace!("trace-log-frequency": i32 = "0", "triton,log-frequency", "Use --trace-config triton,log-frequency=<integer>."),
 ];
 
 fn set_strict_config(args: &mut Args, on: bool) {

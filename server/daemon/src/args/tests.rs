@@ -208,10 +208,13 @@ fn completing_configurations_is_off_by_either_flag() {
 #[test]
 fn unsupported_flags_are_listed_once_and_only_if_they_differ_from_the_default() {
     let args = args(
-        "--trace-rate=5 --trace-rate=6 --allow-sagemaker=true --allow-vertex-ai=False --http-thread-count=8 \
+        "--buffer-manager-thread-count=5 --buffer-manager-thread-count=6 --allow-sagemaker=true --allow-vertex-ai=False --http-thread-count=8 \
          --pinned-memory-pool-byte-size=1 --rate-limit=OFF --enable-peer-access=1",
     );
-    assert_eq!(args.unsupported_flags, ["trace-rate", "allow-sagemaker", "pinned-memory-pool-byte-size"]);
+    assert_eq!(
+        args.unsupported_flags,
+        ["buffer-manager-thread-count", "allow-sagemaker", "pinned-memory-pool-byte-size"]
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn lines_look_as_tritons_other_ones_on_request() {
 #[test]
 fn lines_are_objects_on_request() {
     let repository = with_echo();
-    let mut server = Program::serve(repository.path(), &["--log-format=json", "--trace-rate=5"]);
+    let mut server = Program::serve(repository.path(), &["--log-format=json", "--buffer-manager-thread-count=5"]);
     server.stdout.expect("Started HTTPService");
     server.signal(Signal::TERM);
     assert_eq!(server.exit_code(), Some(0));
@@ -78,9 +78,9 @@ fn lines_are_objects_on_request() {
 #[test]
 fn unsupported_flags_are_named_in_one_warning() {
     let repository = with_echo();
-    let server = Program::serve(repository.path(), &["--trace-rate=5", "--http-thread-count=3"]);
+    let server = Program::serve(repository.path(), &["--buffer-manager-thread-count=5", "--http-thread-count=3"]);
     let line = server.stderr.expect("does not support");
-    let expect = r#"W9 9:9:9.9 9 wire.rs:9] "flags that this server does not support are ignored: --trace-rate, --http-thread-count""#;
+    let expect = r#"W9 9:9:9.9 9 wire.rs:9] "flags that this server does not support are ignored: --buffer-manager-thread-count, --http-thread-count""#;
     assert_eq!(shape(&line), expect);
 }
 
@@ -103,17 +103,17 @@ fn a_log_file_takes_everything() {
     let folder = repository::empty();
     let file = folder.path().join("log");
     let flag = format!("--log-file={}", file.display());
-    let (stdout, stderr) = said_quietly(&[&flag, "--trace-rate=5"]);
+    let (stdout, stderr) = said_quietly(&[&flag, "--buffer-manager-thread-count=5"]);
     assert_eq!((stdout.as_str(), stderr.as_str()), ("", ""));
     let log = fs::read_to_string(&file).unwrap();
-    for words in ["--trace-rate", "Started HTTPService", "Signal (15) received."] {
+    for words in ["--buffer-manager-thread-count", "Started HTTPService", "Signal (15) received."] {
         assert!(log.contains(words), "{words} in:\n{log}");
     }
 }
 
 #[test]
 fn levels_can_be_switched_off() {
-    let (stdout, stderr) = said_quietly(&["--log-info=false", "--log-warn=false", "--trace-rate=5"]);
+    let (stdout, stderr) = said_quietly(&["--log-info=false", "--log-warn=false", "--buffer-manager-thread-count=5"]);
     assert_eq!((stdout.as_str(), stderr.as_str()), ("", ""));
 }
 

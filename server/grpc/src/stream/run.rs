@@ -13,11 +13,15 @@ use server_core::{
     interface::Interface,
     request::Parameter,
     response::InferResponse,
+    trace::Trace,
 };
 use server_engine::{BlockingPool, Inference, ModelHandle};
 use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
-use crate::infer::{answer, outputs::Classes, request::Prepared};
+use crate::{
+    infer::{answer, outputs::Classes, request::Prepared},
+    tracing,
+};
 
 /// Parameter of every response: whether it is the request's last.
 const FINAL: &str = "triton_final_response";
@@ -55,6 +59,9 @@ pub(super) struct Run {
     max_send_bytes: usize,
     /// A response that is classified on the blocking pool.
     classifying: Option<Pin<Box<dyn Future<Output = Result<InferResponse>> + Send>>>,
+    /// What is recorded of it, until its last message is sent.
+    trace: Option<Arc<Trace>>,
+    has_answered: bool,
     is_over: bool,
 }
 
@@ -68,6 +75,7 @@ impl Run {
     ) -> Result<Self> {
         let Prepared { request, classes, wants_empty_final } = prepared;
         let id = request.id.clone();
+        let trace = request.trace.clone();
         let inference = context.engine.infer(model, request)?;
         if context.limits.unread < usize::MAX && inference.interface().is_decoupled {
             inference.limit_unread(context.limits.unread);
@@ -82,6 +90,8 @@ impl Run {
             wants_empty_final,
             max_send_bytes: context.limits.send_bytes,
             classifying: None,
+            trace,
+            has_answered: false,
             is_over: false,
         })
     }
@@ -119,6 +129,9 @@ impl Run {
         reply: Result<InferResponse>,
         is_final: bool,
     ) -> Option<Result<ModelStreamInferResponse, Failure>> {
+        if !std::mem::replace(&mut self.has_answered, true) {
+            tracing::answered(self.trace.as_ref());
+        }
         let reply = match reply {
             Ok(mut response) if self.classes.is_long(&response) => {
                 let (pool, interface) = (self.pool.clone(), self.interface.clone());
@@ -146,6 +159,7 @@ impl Run {
     }
 
     fn message(&self, reply: Result<InferResponse>, is_final: bool) -> Result<ModelStreamInferResponse, Failure> {
+        let _sending = tracing::sends(self.trace.as_ref());
         match reply.and_then(|response| answer::message(response, self.max_send_bytes)) {
             Ok(message) => Ok(message_of(marked(message, is_final))),
             Err(error) => Err(Failure { error, about: Box::new(marked(self.response_head(), is_final)) }),
@@ -186,6 +200,7 @@ impl Stream for Run {
         }
         let Some(reply) = ready!(this.inference.poll_next(context)) else {
             this.is_over = true;
+            let _sending = this.wants_empty_final.then(|| tracing::sends(this.trace.as_ref()));
             let empty = this.wants_empty_final.then(|| Ok(message_of(marked(this.response_head(), true))));
             return Poll::Ready(empty);
         };

@@ -241,11 +241,17 @@ async fn shared_memory_requests_say_that_it_is_disabled_and_how_to_enable_it() {
 }
 
 #[tokio::test]
-async fn trace_and_log_settings_are_unimplemented() {
+async fn trace_and_log_settings_are_shown() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let status = client.trace_setting(TraceSettingRequest::default()).await.unwrap_err();
-    assert_eq!((status.code(), status.message().is_empty()), (Code::Unimplemented, false));
-    let status = client.log_settings(LogSettingsRequest::default()).await.unwrap_err();
-    assert_eq!((status.code(), status.message().is_empty()), (Code::Unimplemented, false));
+    let settings = client.trace_setting(TraceSettingRequest::default()).await.unwrap().into_inner().settings;
+    let names: Vec<_> = settings.keys().map(String::as_str).collect();
+    assert_eq!(names, ["log_frequency", "trace_count", "trace_level", "trace_rate"]);
+    let unknown = TraceSettingRequest { model_name: "nothing".into(), ..Default::default() };
+    let status = client.trace_setting(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let settings = client.log_settings(LogSettingsRequest::default()).await.unwrap().into_inner().settings;
+    let names: Vec<_> = settings.keys().map(String::as_str).collect();
+    let expect = ["log_error", "log_file", "log_format", "log_info", "log_verbose_level", "log_warning"];
+    assert_eq!(names, expect);
 }

@@ -21,6 +21,8 @@ pub(super) enum Call {
     /// To run a request, which belongs to an execution, or to the latest.
     Exec {
         execution: Option<u64>,
+        /// The trace that it is to be a part of.
+        trace: Option<u64>,
         /// All responses are wanted, one by one.
         wants_all: bool,
         request: Box<InferRequest>,
@@ -49,6 +51,7 @@ impl Call {
         match (kind, &items[1.min(items.len())..]) {
             (call::EXEC, [execution, Value::Bool(wants_all), request]) => Ok(Self::Exec {
                 execution: execution.number(),
+                trace: request.items().last().and_then(Value::number),
                 wants_all: *wants_all,
                 request: Box::new(read_request(request, decoder)?),
             }),
@@ -80,7 +83,8 @@ fn read_file((name, content): &(Value<'_>, Value<'_>)) -> Result<(String, Bytes)
 }
 
 fn read_request(value: &Value<'_>, decoder: &mut Decoder<'_>) -> Result<InferRequest> {
-    let [model, version, id, inputs, outputs, correlation_id, flags, timeout, parameters] = value.items() else {
+    let [model, version, id, inputs, outputs, correlation_id, flags, timeout, parameters, _trace] = value.items()
+    else {
         return Err(not_understood("no such request"));
     };
     let flags = flags.number().unwrap_or_default();
@@ -138,12 +142,13 @@ mod tests {
             Value::Int(flags),
             Value::Int(timeout),
             Value::Dict(vec![(Value::Str("a"), Value::Bool(true))]),
+            Value::Int(7),
         ])
     }
 
     fn exec(called: Value<'static>) -> InferRequest {
         match read(vec![Value::Int(40), Value::None, Value::Bool(false), called]) {
-            Ok(Call::Exec { execution: None, wants_all: false, request }) => *request,
+            Ok(Call::Exec { execution: None, trace: Some(7), wants_all: false, request }) => *request,
             _ => panic!("no request"),
         }
     }

@@ -79,7 +79,10 @@ impl CallThread {
             answer::failed(&error, &format!("Failed to process the request for model '{instance}', message: "))
         };
         let done = match call {
-            Call::Exec { execution, wants_all, request } => return Some(self.exec(execution, wants_all, *request)),
+            Call::Exec { execution, trace, wants_all, mut request } => {
+                request.trace = self.shared.calls.child_of(trace);
+                return Some(self.exec(execution, wants_all, *request));
+            }
             Call::Next => return Some(self.next()),
             Call::Cancel => {
                 self.cancel();

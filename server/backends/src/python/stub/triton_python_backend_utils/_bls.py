@@ -83,6 +83,7 @@ def message_of(request, decoupled, channel, execution):
         request._flags,
         request._timeout,
         None if parameters == "{}" else loads_json(parameters),
+        request._trace._number,
     )
     channel.requests += 1
     return (EXEC, execution, decoupled, called)

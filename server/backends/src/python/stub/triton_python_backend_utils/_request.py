@@ -12,10 +12,10 @@ from ._tensor import Tensor, tensor_of_wire
 class InferenceTrace(object):
     """The trace that a request belongs to."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "_number")
 
-    def __init__(self, context=None):
-        self._context = context
+    def __init__(self):
+        self._context = self._number = None
 
     def get_context(self):
         """The context of the trace as JSON text, or ``None``."""
@@ -23,6 +23,15 @@ class InferenceTrace(object):
 
 
 NO_TRACE = InferenceTrace()
+
+
+def trace_of_wire(wire):
+    """The trace of a request from a caller."""
+    if wire is None:
+        return NO_TRACE
+    trace = InferenceTrace()
+    trace._number, trace._context = wire
+    return trace
 
 RELEASE_RESCHEDULE = 2
 
@@ -253,9 +262,9 @@ def request_of_wire(wire, model, leases):
         request._parameters = NO_PARAMETERS
         request._trace = NO_TRACE
     else:
-        request._correlation_id, request._flags, request._timeout, parameters, context = rest
+        request._correlation_id, request._flags, request._timeout, parameters, trace = rest
         request._parameters = NO_PARAMETERS if parameters is None else parameters
-        request._trace = InferenceTrace(context)
+        request._trace = trace_of_wire(trace)
     request._preferred_memory = NO_PREFERRED_MEMORY
     request._slot = slot
     request._is_decoupled = model.is_decoupled

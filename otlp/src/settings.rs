@@ -1,0 +1,82 @@
+//! Where spans go and how many wait: the settings of the batch span processor.
+
+use std::time::Duration;
+
+/// Where a collector listens that runs beside the program.
+pub const DEFAULT_URL: &str = "http://localhost:4318/v1/traces";
+
+/// Where spans go, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where they are posted to.
+    pub url: String,
+    /// What is known of the program: names and values.
+    pub resource: Vec<(String, String)>,
+    /// The part of the program that makes them.
+    pub scope: &'static str,
+    /// Most spans that wait; more are dropped.
+    pub max_queue_size: usize,
+    /// Between two exports, unless a batch is full before.
+    pub schedule_delay: Duration,
+    /// Most spans of one export.
+    pub max_export_batch_size: usize,
+}
+
+impl Settings {
+    /// The defaults of the specification, for that part of a program.
+    pub fn new(scope: &'static str) -> Self {
+        Self {
+            url: DEFAULT_URL.to_owned(),
+            resource: Vec::new(),
+            scope,
+            max_queue_size: 2048,
+            schedule_delay: Duration::from_secs(5),
+            max_export_batch_size: 512,
+        }
+    }
+}
+
+/// What the environment says of the program: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, over the name it has otherwise.
+/// What the program is told by itself goes over both.
+pub fn resource_of_environment(
+    service: &str,
+    variable: impl Fn(&str) -> Option<String>,
+    given: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut resource: Vec<(String, String)> = vec![("service.name".to_owned(), service.to_owned())];
+    let mut set = |key: &str, value: &str| match resource.iter_mut().find(|(other, _)| other == key) {
+        Some(attribute) => value.clone_into(&mut attribute.1),
+        None => resource.push((key.to_owned(), value.to_owned())),
+    };
+    for pair in variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().split(',') {
+        if let Some((key, value)) = pair.split_once('=') {
+            set(key.trim(), value.trim());
+        }
+    }
+    if let Some(name) = variable("OTEL_SERVICE_NAME").filter(|name| !name.is_empty()) {
+        set("service.name", &name);
+    }
+    for (key, value) in given {
+        set(key, value);
+    }
+    resource
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_goes_over_the_environment() {
+        let environment = |name: &str| match name {
+            "OTEL_RESOURCE_ATTRIBUTES" => Some("service.name=a, zone = z ,junk".to_owned()),
+            "OTEL_SERVICE_NAME" => Some("b".to_owned()),
+            _ => None,
+        };
+        let given = [("zone".to_owned(), "y".to_owned()), ("k".to_owned(), "v".to_owned())];
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let resource = resource_of_environment("own", environment, &given);
+        assert_eq!(resource, [pair("service.name", "b"), pair("zone", "y"), pair("k", "v")]);
+        assert_eq!(resource_of_environment("own", |_| None, &[]), [pair("service.name", "own")]);
+    }
+}

@@ -1,0 +1,216 @@
+//! `--trace-config`, and the older flags that say the same: which requests are traced, and what becomes of it.
+
+use server_core::trace::{
+    Mode, Text,
+    settings::{Update, Values},
+};
+
+use super::setting::Setting;
+
+/// Settings of tracing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TraceArgs {
+    pub(crate) mode: Mode,
+    pub(crate) values: Values,
+    /// The trace file; empty for none.
+    pub(crate) file: String,
+    /// The collector, where it is not the one beside the program.
+    pub(crate) url: Option<String>,
+    /// What spans say of the program.
+    pub(crate) resource: Vec<(String, String)>,
+    pub(crate) max_queue_size: u32,
+    /// Milliseconds.
+    pub(crate) schedule_delay: u32,
+    pub(crate) max_export_batch_size: u32,
+    /// `--trace-config` was given.
+    is_given: bool,
+    /// One of the older flags that was given.
+    older: Option<&'static str>,
+}
+
+impl Default for TraceArgs {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Triton,
+            values: Values::default(),
+            file: String::new(),
+            url: None,
+            resource: Vec::new(),
+            max_queue_size: 2048,
+            schedule_delay: 5000,
+            max_export_batch_size: 512,
+            is_given: false,
+            older: None,
+        }
+    }
+}
+
+/// Every setting, for whom there is none of.
+const KNOWN: &str = "one of level, rate, count, mode; triton,file and triton,log-frequency; opentelemetry,url, \
+                     opentelemetry,resource, opentelemetry,bsp_max_queue_size, opentelemetry,bsp_schedule_delay and \
+                     opentelemetry,bsp_max_export_batch_size";
+
+impl TraceArgs {
+    /// Takes a setting over.
+    ///
+    /// Errors: what would have been accepted.
+    pub(crate) fn take(&mut self, setting: &Setting) -> Result<(), String> {
+        self.is_given = true;
+        self.set(setting)
+    }
+
+    /// The same, of a flag that has a successor.
+    pub(crate) fn take_older(&mut self, flag: &'static str, setting: &Setting) -> Result<(), String> {
+        self.older = Some(flag);
+        self.set(setting)
+    }
+
+    /// The older flag, if the newer one was given as well.
+    pub(crate) fn clash(&self) -> Option<&'static str> {
+        self.older.filter(|_| self.is_given)
+    }
+
+    fn set(&mut self, setting: &Setting) -> Result<(), String> {
+        let Setting { name, key, value } = setting;
+        match (name.as_deref(), key.as_str()) {
+            (None, "level") => return self.level(value),
+            (None, "mode") => {
+                self.mode = match value.as_str() {
+                    "triton" => Mode::Triton,
+                    "opentelemetry" => Mode::OpenTelemetry,
+                    _ => return Err("mode=triton or mode=opentelemetry".into()),
+                };
+            }
+            (None, "rate") => self.number("trace_rate", value)?,
+            (None, "count") => self.number("trace_count", value)?,
+            (Some("triton"), "log-frequency") => self.number("log_frequency", value)?,
+            (Some("triton"), "file") => self.file.clone_from(value),
+            (Some("opentelemetry"), "url") => self.url = Some(value.clone()),
+            (Some("opentelemetry"), "resource") => {
+                let pair = value.split_once('=').filter(|(key, _)| !key.is_empty());
+                let (key, value) = pair.ok_or("opentelemetry,resource=<key>=<value>")?;
+                self.resource.push((key.to_owned(), value.to_owned()));
+            }
+            (Some("opentelemetry"), "bsp_max_queue_size") => self.max_queue_size = positive(value)?,
+            (Some("opentelemetry"), "bsp_schedule_delay") => self.schedule_delay = positive(value)?,
+            (Some("opentelemetry"), "bsp_max_export_batch_size") => self.max_export_batch_size = positive(value)?,
+            _ => return Err(KNOWN.into()),
+        }
+        Ok(())
+    }
+
+    fn level(&mut self, level: &str) -> Result<(), String> {
+        let Values { has_times, has_tensors, .. } = &mut self.values;
+        match level {
+            "OFF" => (*has_times, *has_tensors) = (false, false),
+            "TIMESTAMPS" | "MIN" | "MAX" => *has_times = true,
+            "TENSORS" => *has_tensors = true,
+            _ => return Err("a level: OFF, TIMESTAMPS or TENSORS".into()),
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let digits = value.strip_prefix('-').unwrap_or(value);
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let least = if name == "trace_count" { "-1" } else { "0" };
+        let refused = || format!("a whole number from {least} to 2147483647");
+        let mut update = Update::default();
+        if !is_number || (value.starts_with('-') && name != "trace_count") {
+            return Err(refused());
+        }
+        update.take(name, Some(value), "").map_err(|_| refused())?;
+        self.values = update.apply(self.values, self.values);
+        Ok(())
+    }
+
+    /// What settings show besides their values, in Triton's order.
+    pub(crate) fn shown(&self) -> Vec<(Text, String)> {
+        match self.mode {
+            Mode::Triton => {
+                vec![("trace_file".into(), self.file.clone()), ("trace_mode".into(), "triton".into())]
+            }
+            Mode::OpenTelemetry => {
+                let mut shown: Vec<(Text, String)> = vec![("trace_mode".into(), "opentelemetry".into())];
+                shown.extend(self.url.clone().map(|url| ("url".into(), url)));
+                let resource: Vec<String> = self.resource.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                if !resource.is_empty() {
+                    shown.push(("resource".into(), resource.join(",")));
+                }
+                shown.extend([
+                    ("bsp_schedule_delay".into(), self.schedule_delay.to_string()),
+                    ("bsp_max_export_batch_size".into(), self.max_export_batch_size.to_string()),
+                    ("bsp_max_queue_size".into(), self.max_queue_size.to_string()),
+                ]);
+                shown
+            }
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a whole number from 1 to 4294967295".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::value::Value, *};
+
+    fn read(texts: &[&str]) -> Result<TraceArgs, String> {
+        let mut args = TraceArgs::default();
+        for text in texts {
+            args.take(&Setting::read(text)?)?;
+        }
+        Ok(args)
+    }
+
+    #[test]
+    fn settings_add_up() {
+        let args = read(&[
+            "level=TIMESTAMPS",
+            "level=TENSORS",
+            "rate=5",
+            "count=-1",
+            "triton,file=/t",
+            "triton,log-frequency=3",
+        ]);
+        let values = Values { has_times: true, has_tensors: true, rate: 5, count: -1, log_frequency: 3 };
+        let args = args.unwrap();
+        assert_eq!((args.values, args.mode), (values, Mode::Triton));
+        assert_eq!(args.shown(), [("trace_file".into(), "/t".to_owned()), ("trace_mode".into(), "triton".to_owned())]);
+    }
+
+    #[test]
+    fn a_collector_has_settings_of_its_own() {
+        let args = read(&["mode=opentelemetry", "opentelemetry,resource=a=b=c", "opentelemetry,bsp_schedule_delay=7"])
+            .unwrap();
+        assert_eq!(args.resource, [("a".to_owned(), "b=c".to_owned())]);
+        let shown: Vec<String> = args.shown().iter().map(|(name, value)| format!("{name}:{value}")).collect();
+        let expect = [
+            "trace_mode:opentelemetry",
+            "resource:a=b=c",
+            "bsp_schedule_delay:7",
+            "bsp_max_export_batch_size:512",
+            "bsp_max_queue_size:2048",
+        ];
+        assert_eq!(shown, expect);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        for (text, expect) in [
+            ("level=x", "a level: OFF, TIMESTAMPS or TENSORS"),
+            ("mode=x", "mode=triton or mode=opentelemetry"),
+            ("rate=x", "a whole number from 0 to 2147483647"),
+            ("rate=-1", "a whole number from 0 to 2147483647"),
+            ("rate=7x", "a whole number from 0 to 2147483647"),
+            ("count=-2", "a whole number from -1 to 2147483647"),
+            ("opentelemetry,bsp_max_queue_size=0", "a whole number from 1 to 4294967295"),
+            ("opentelemetry,resource=a", "opentelemetry,resource=<key>=<value>"),
+            ("triton,url=x", KNOWN),
+            ("file=x", KNOWN),
+        ] {
+            assert_eq!(read(&[text]), Err(expect.to_owned()), "{text}");
+        }
+    }
+}
