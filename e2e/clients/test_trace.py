@@ -248,9 +248,10 @@ def test_what_is_wrong_changes_nothing_and_is_told_in_tritons_words(repository):
             for body, status, text in WRONG:
                 answer = server.request("POST", path, json.dumps(body))
                 assert (answer[0], json.loads(answer[2])) == (status, {"error": text}), body
-            for junk in ("", "junk", '{"trace_rate":', "\x00\xff", '{"trace_level":[' * 200):
+            for junk in ("", "junk", '{"trace_rate":', "\x00\xff"):
                 status, _, answer = server.request("POST", path, junk)
                 assert status == 500 and json.loads(answer)["error"].startswith("failed to parse the request JSON buffer"), junk
+            assert server.request("POST", path, '{"trace_level":[' * 200)[0] == 400
             for nothing in ("{}", "[]", "null", '{"unknown":1}', '{"trace_level":["MAX"]}'):
                 assert server.request("POST", path, nothing)[2] == before
         assert server.request("GET", "/v2/models/nothing/trace/setting")[0] in (400, 404)
@@ -286,7 +287,7 @@ def test_a_collector_gets_the_spans_of_requests_and_their_context_is_handed_on(r
             until(lambda: len(collector.spans) >= 3 + 6 + 5, "the spans of three requests", 30)
             shown = json.loads(server.request("GET", "/v2/trace/setting")[2])
             assert "log_frequency" not in shown and (shown["trace_mode"], shown["resource"]) == ("opentelemetry", "team=a")
-            log = server.log()
+            log = server.log().replace('\\"', '"')
         assert len(collector.spans) == 14
     assert collector.resources[0] == {"service.name": "triton-inference-server", "team": "a"}
     assert {span.trace_id.hex() for span in collector.spans} == {PARENT.split("-")[1]}
