@@ -24,6 +24,7 @@ class TritonPythonModel:
 def server(folder):
     ragged.segments(folder)
     ragged.described(folder)
+    ragged.lookup(folder)
     config = python_model.tensors(["X FP32 -1"], ["LENGTHS INT64 -1"], batch=3).replace("dims: [-1] }]\noutput", "dims: [-1] allow_ragged_batch: true }]\noutput")
     python_model.write(folder, "lengths", PYTHON, config + ragged.THREE)
     with Server(folder) as server:
@@ -62,6 +63,21 @@ def test_an_empty_request_is_one_of_them(server):
     answers = together(server, "http", "segments", requests)
     assert [answer.as_numpy("SUM").tolist() for answer in answers] == [[[3]], [[0]], [[7]]]
     assert [answer.as_numpy("DOUBLED").shape for answer in answers] == [(1, 2), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_request_that_the_model_fails_on_fails_alone(server, protocol):
+    def ask(row):
+        try:
+            return connect(protocol, server).infer("lookup", [tensor(protocol, "X", np.array([row], np.float32), "FP32")])
+        except InferenceServerException as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:  # a batch leaves at three
+        first, bad, last = pool.map(ask, ([0, 1, 2], [1, 9], [2]))
+    assert first.as_numpy("VALUE").tolist() == [[10, 20, 30]] and first.as_numpy("COUNT_OUT").tolist() == [[3]]
+    assert last.as_numpy("VALUE").tolist() == [[30]] and last.as_numpy("COUNT_OUT").tolist() == [[1]]
+    assert isinstance(bad, InferenceServerException) and "indices element out of data bounds, idx=9" in bad.message(), bad
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -49,6 +49,18 @@ def segments(folder):
     write(folder, "segments", config([-1], outputs, [borders], scatter), {1: graph})
 
 
+def lookup(folder):
+    """VALUE has 10, 20 or 30 for each 0, 1 or 2; the model fails on other numbers."""
+    nodes = [helper.make_node("Cast", ["X"], ["index"], to=7), helper.make_node("Gather", ["table", "index"], ["VALUE"])]
+    inputs = [graphs.value("X", "FP32", ["all"]), graphs.value("COUNT", "INT32", ["requests"])]
+    nodes.append(helper.make_node("Identity", ["COUNT"], ["COUNT_OUT"]))
+    outputs = [graphs.value("VALUE", "FP32", ["all"]), graphs.value("COUNT_OUT", "INT32", ["requests"])]
+    graph = graphs.model(nodes, inputs, outputs, table=np.array([10, 20, 30], np.float32))
+    scatter = 'batch_output [ { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: "VALUE" source_input: "X" } ]\n'
+    outputs = {"VALUE": ("FP32", [-1], ""), "COUNT_OUT": ("INT32", [1], NUMBER)}
+    write(folder, "lookup", config([-1], outputs, [batch_input("ELEMENT_COUNT", ["COUNT"])], scatter), {1: graph})
+
+
 def described(folder):
     """Gives back what the server says of the batch, one line per request: inputs of every kind but the one above."""
     same = {"COUNT": "ELEMENT_COUNT", "COUNT_AGAIN": "ELEMENT_COUNT", "END": "ACCUMULATED_ELEMENT_COUNT"}
