@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use self::series::Series;
 use crate::{
     error::{Error, Result},
-    metrics::{self, OWN_PREFIX},
+    metrics::{self, OWN_PREFIX, Page},
 };
 
 /// What a family counts.
@@ -94,7 +94,7 @@ impl CustomMetrics {
                 "Invalid metric name '{name}': names that begin with '{OWN_PREFIX}' are the server's own"
             )));
         }
-        if metrics::own_kind(name).is_some_and(|own| own != kind) {
+        if metrics::own_kind(name).is_some_and(|own| own != kind.into()) {
             return Err(other_kind());
         }
         let name: Arc<str> = name.into();
@@ -112,8 +112,8 @@ impl CustomMetrics {
         Ok(MetricFamily { metrics: self.clone(), name, kind })
     }
 
-    /// Adds all of them to a page with the server's own, Prometheus text format 0.0.4. A family without series is not shown.
-    pub fn add_to(&self, page: &mut String) {
+    /// Adds all of them to a page with the server's own. A family without series is not shown.
+    pub fn add_to(&self, page: &mut Page) {
         page::add_to(page, &self.0.lock());
     }
 }

@@ -61,7 +61,7 @@ use server_core::{
     error::{Code, Error, Result},
     interface::{ModelId, ModelMetadata},
     log_settings::LogSettings,
-    metrics,
+    metrics::Page,
     request::{InferRequest, VersionChoice},
     stats::ModelSnapshot,
     tensor::Name,
@@ -436,8 +436,8 @@ impl Engine {
         &self.shared_memory
     }
 
-    /// The metrics page, Prometheus text format 0.0.4.
-    pub fn metrics(&self) -> String {
+    /// The metrics page.
+    pub fn metrics(&self) -> Page {
         let interval = self.options.machine_metrics_interval;
         let machine = self.options.machine_metrics.then(|| self.machine.snapshot(Instant::now(), interval));
         let entries = self.registry.entries();
@@ -445,11 +445,14 @@ impl Engine {
         let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
-        let mut page = metrics::page(&models, machine.as_ref()) + &metrics::shadow_copies(&shadows);
+        let mut page = Page::default();
+        page.add_models(&models);
+        machine.iter().for_each(|machine| page.add_machine(machine));
+        page.add_shadow_copies(&shadows);
         if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
-            page += &metrics::local_cache(&cache);
+            page.add_local_cache(&cache);
         }
-        page += &self.options.tracer.metrics();
+        page.add_counters(&self.options.tracer.metrics());
         self.custom_metrics.add_to(&mut page);
         page
     }

@@ -77,7 +77,7 @@ async fn a_request_goes_through_every_step_and_is_counted_everywhere() {
     assert_eq!(counts(&engine, "e").compute_infer.ns, sum);
     let config = engine.config(id("e")).unwrap();
     assert!(config.model_transaction_policy.is_some_and(|policy| !policy.decoupled));
-    assert!(engine.metrics().contains("nv_inference_request_success{model=\"e\",version=\"1\"} 1"));
+    assert!(engine.metrics().text().contains("nv_inference_request_success{model=\"e\",version=\"1\"} 1"));
 }
 
 #[tokio::test]

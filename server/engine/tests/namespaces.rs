@@ -69,7 +69,7 @@ async fn a_name_that_several_models_have_must_not_be_asked_for_but_ensembles_kno
         let Some(SchedulingChoice::EnsembleScheduling(graph)) = &config.scheduling_choice else { panic!() };
         assert_eq!(graph.step[0].model_namespace, harness.path(repository).to_str().unwrap(), "{ensemble}");
     }
-    let page = engine.metrics();
+    let page = engine.metrics().text();
     for repository in ["a", "b"] {
         let namespace = harness.path(repository);
         let namespace = namespace.display();

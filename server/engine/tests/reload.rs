@@ -250,7 +250,7 @@ async fn metrics_go_on_where_statistics_start_anew() {
     let inside = send(&engine, ask("m", &[1.0])).unwrap();
     harness::until(|| probe.waiting.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
     let success = || {
-        let page = engine.metrics();
+        let page = engine.metrics().text();
         let line = page.lines().find(|line| line.starts_with("nv_inference_request_success{")).unwrap();
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };

@@ -85,7 +85,7 @@ async fn what_was_asked_before_is_answered_without_the_model_and_counted() {
         bytes(&engine, ask("plain", &[1.0, 2.0])).await;
     }
     assert_eq!(told(&engine, "plain"), (0, 0, 2, 2, 2), "it does not ask for the cache");
-    let page = engine.metrics();
+    let page = engine.metrics().text();
     for line in [
         "nv_cache_num_hits_per_model{model=\"m\",version=\"1\"} 1",
         "nv_cache_num_misses_per_model{model=\"m\",version=\"1\"} 2",
@@ -109,8 +109,8 @@ async fn a_server_without_a_cache_runs_models_that_ask_for_one() {
         bytes(&engine, ask("m", &[1.0])).await;
     }
     assert_eq!(told(&engine, "m"), (0, 0, 2, 2, 2));
-    assert!(engine.metrics().contains("nv_cache_num_hits_per_model{model=\"m\",version=\"1\"} 0"));
-    assert!(!engine.metrics().contains("nv_cache_num_entries"));
+    assert!(engine.metrics().text().contains("nv_cache_num_hits_per_model{model=\"m\",version=\"1\"} 0"));
+    assert!(!engine.metrics().text().contains("nv_cache_num_entries"));
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn responses_beyond_the_size_of_the_cache_push_out_the_oldest() {
     bytes(&engine, ask("m", &row(99))).await;
     bytes(&engine, ask("m", &row(0))).await;
     assert_eq!(told(&engine, "m"), (1, 101, 101, 101, 102));
-    let page = engine.metrics();
+    let page = engine.metrics().text();
     let value = |name: &str| -> f64 {
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()

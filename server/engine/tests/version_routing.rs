@@ -161,7 +161,7 @@ async fn a_shadow_version_gets_copies_whose_answers_nobody_sees() {
     load(&engine).await.unwrap();
     assert_eq!(run_many(&engine, 80).await, BTreeMap::from([(1, 80)]), "the shadows run no request themselves");
     until(|| counts(&engine) == BTreeMap::from([(1, 80), (2, 20), (3, 80)])).await;
-    let page = engine.metrics();
+    let page = engine.metrics().text();
     for line in [
         "nv_inference_request_success{model=\"m\",version=\"3\"} 80",
         "tritonserver_shadow_copies{model=\"m\",version=\"2\"} 20",
@@ -190,7 +190,7 @@ async fn a_shadow_that_is_slow_costs_its_copies_only() {
     assert_eq!(run_many(&engine, 200).await, BTreeMap::from([(1, 200)]), "nobody waits for the shadow");
     let value = |name: &str| -> u64 {
         let name = format!("tritonserver_shadow_copies{name}{{model=\"m\",version=\"2\"}} ");
-        engine.metrics().lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap()
+        engine.metrics().text().lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap()
     };
     until(|| (value(""), value("_refused")) == (128, 72)).await;
     probe.open_gate();

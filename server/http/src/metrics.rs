@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
-use server_core::{byte_budget::ByteBudget, metrics::request_memory};
+use server_core::byte_budget::ByteBudget;
 use server_engine::{Engine, Leaving};
 
 use crate::{
@@ -32,8 +32,9 @@ impl Application for Metrics {
         }
         let mut response = empty();
         if request.uri().path() == "/metrics" {
-            *response.body_mut() =
-                Body::from((self.engine.metrics() + &request_memory(&self.byte_budget)).into_bytes());
+            let mut page = self.engine.metrics();
+            page.add_request_memory(&self.byte_budget);
+            *response.body_mut() = Body::from(page.text().into_bytes());
         }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -3,29 +3,22 @@
 use parking_lot::Mutex;
 
 use super::MetricKind;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    metrics::HistogramReading,
+};
 
 /// The numbers of one series.
 pub(super) enum Series {
     Counter(Mutex<f64>),
     Gauge(Mutex<f64>),
-    Histogram(Mutex<Histogram>),
-}
-
-/// Observations, counted by bucket.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Histogram {
-    /// Upper limits, ascending and finite: one more bucket has none.
-    pub(super) limits: Vec<f64>,
-    /// Observations in each bucket alone; one more than there are limits.
-    pub(super) counts: Vec<u64>,
-    pub(super) sum: f64,
+    Histogram(Mutex<HistogramReading>),
 }
 
 /// What a series holds now, for the page.
 pub(super) enum Reading {
     Number(f64),
-    Histogram(Histogram),
+    Histogram(HistogramReading),
 }
 
 impl Series {
@@ -34,7 +27,7 @@ impl Series {
         match (kind, buckets) {
             (MetricKind::Counter, None) => Ok(Self::Counter(Mutex::new(0.0))),
             (MetricKind::Gauge, None) => Ok(Self::Gauge(Mutex::new(0.0))),
-            (MetricKind::Histogram, Some(buckets)) => Ok(Self::Histogram(Mutex::new(Histogram::new(buckets)?))),
+            (MetricKind::Histogram, Some(buckets)) => Ok(Self::Histogram(Mutex::new(HistogramReading::new(buckets)?))),
             (MetricKind::Histogram, None) => {
                 Err(Error::invalid_argument("Bucket boundaries not found in Metric args."))
             }
@@ -101,7 +94,7 @@ impl Series {
     }
 }
 
-impl Histogram {
+impl HistogramReading {
     fn new(buckets: &[f64]) -> Result<Self> {
         let limits = match buckets {
             [limits @ .., last] if *last == f64::INFINITY => limits, // that bucket is always there

@@ -1,14 +1,14 @@
 use super::*;
-use crate::error::Code;
+use crate::{error::Code, stats::ModelSnapshot};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 fn page(metrics: &CustomMetrics) -> String {
-    let mut page = String::new();
+    let mut page = Page::default();
     metrics.add_to(&mut page);
-    page
+    page.text()
 }
 
 #[test]
@@ -100,13 +100,20 @@ fn series_of_a_family_that_the_server_has_too_stand_with_its_own() {
     let [own, same] = [labels(&[("of", "me")]), labels(&[("model", "m"), ("version", "1")])];
     let _held = [own, same].map(|labels| count.metric(labels, None).unwrap());
     let _of_last = family("nv_model_loads").metric(labels(&[]), None).unwrap();
-    let server = "# HELP nv_inference_count Server\n# TYPE nv_inference_count counter\n\
-                  nv_inference_count{model=\"m\",version=\"1\"} 7\n# HELP nv_model_loads Server\n\
-                  # TYPE nv_model_loads counter\nnv_model_loads{model=\"m\"} 1\n";
-    let mut page = server.to_owned();
+    let model = |name: &str, count| ModelSnapshot {
+        name: name.into(),
+        version: 1,
+        inference_count: count,
+        ..ModelSnapshot::default()
+    };
+    let mut page = Page::default();
+    page.add_models(&[model("m", 7)]);
+    let server = page.text();
     metrics.add_to(&mut page);
-    let expect = server.replace("} 7\n", "} 7\nnv_inference_count{of=\"me\"} 0\n") + "nv_model_loads 0\n";
-    assert_eq!(page, expect);
+    let own = "nv_inference_count{model=\"m\",version=\"1\"} 7\n";
+    let expect = server.replace(own, &format!("{own}nv_inference_count{{of=\"me\"}} 0\n"))
+        + "# HELP nv_model_loads Of a model\n# TYPE nv_model_loads counter\nnv_model_loads 0\n";
+    assert_eq!(page.text(), expect);
 }
 
 #[test]
