@@ -43,7 +43,7 @@ impl RequestEvents for Nobody {
         assert!(replies.iter().all(Result::is_ok));
     }
     fn executed(&self, _: u64, _: &Marks) {}
-    fn responded(&self, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
+    fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
     fn ended(&self, _: &RequestRecord, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
     fn released(&self, _: usize) {}
     fn rescheduled(&self, _: Pending) {}

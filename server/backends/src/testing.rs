@@ -119,7 +119,7 @@ impl RequestEvents for Recorder {
 
     fn executed(&self, _rows: u64, _marks: &Marks) {}
 
-    fn responded(&self, _index: u32, _outcome: ResponseOutcome, _marks: &ResponseMarks) {}
+    fn responded(&self, _: &RequestRecord, _index: u32, _outcome: ResponseOutcome, _marks: &ResponseMarks) {}
 
     fn ended(&self, _: &RequestRecord, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
         assert!(outcome.is_ok(), "a request was dropped");

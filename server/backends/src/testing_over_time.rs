@@ -86,7 +86,7 @@ impl RequestEvents for Ledger {
         self.change(|counted| counted.executions += 1);
     }
 
-    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+    fn responded(&self, _: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
         self.change(|counted| counted.responses.push((index, outcome, *marks)));
     }
 

@@ -91,7 +91,7 @@ pub trait RequestEvents: Send + Sync {
     fn executed(&self, rows: u64, marks: &Marks);
 
     /// Response number `index`, from 0, of a request that ends by itself.
-    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks);
+    fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks);
 
     /// A request ended by itself: well, or with the reason it is counted under. Without `marks` it never ran.
     fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant);
@@ -241,7 +241,7 @@ impl Completion {
             return Err(NotSent::Abandoned);
         };
         let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
-        events.responded(self.responses, outcome, marks);
+        events.responded(&self.record, self.responses, outcome, marks);
         self.responses = self.responses.saturating_add(1);
         if let (Some(trace), Ok(outputs)) = (&self.trace, &reply) {
             trace.outputs(outputs);
@@ -271,7 +271,7 @@ impl Completion {
         if let Some(reply) = &reply {
             let outcome = if reply.is_ok() { ResponseOutcome::Success } else { ResponseOutcome::Fail };
             let last = ResponseMarks { start: marks.input_end, output_start: marks.output_start, end: marks.end };
-            events.responded(self.responses, outcome, &last);
+            events.responded(&self.record, self.responses, outcome, &last);
         }
         let outcome = match &reply {
             Some(Err(error)) => Err(FailureReason::of_backend(error)),
@@ -346,7 +346,7 @@ impl Completion {
 
     fn count_response(&mut self, outcome: ResponseOutcome, marks: &ResponseMarks) {
         if let (Some(events), Some(_)) = (&self.events, &self.responder) {
-            events.responded(self.responses, outcome, marks);
+            events.responded(&self.record, self.responses, outcome, marks);
             self.responses = self.responses.saturating_add(1);
         }
     }

@@ -6,6 +6,7 @@ mod complete;
 mod frameworks;
 mod gpu_fallback;
 mod json;
+mod model_metrics;
 mod normalize;
 mod parse_error;
 mod problem;
@@ -24,6 +25,7 @@ pub use self::{
     frameworks::backend_name,
     gpu_fallback::run_gpu_groups_on_cpu,
     json::{from_json, to_json},
+    model_metrics::{first_response_limits, fixed_families},
     normalize::{Machine, normalize},
     parse_error::ParseError,
     problem::{Problem, problems_error},

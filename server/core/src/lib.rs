@@ -24,6 +24,7 @@ pub mod health;
 pub mod host_policy;
 pub mod input_memory;
 pub mod interface;
+pub mod latency;
 pub mod load;
 pub mod log_settings;
 pub mod metrics;

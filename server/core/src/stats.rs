@@ -8,6 +8,7 @@ use crate::{
     batch::Pending,
     completion::{Marks, RequestRecord, ResponseMarks, ResponseOutcome},
     error::{Code, Error},
+    latency::{Latencies, LatencyReadings, RequestTimes},
     load::LoadSnapshot,
     responder::Reply,
 };
@@ -138,7 +139,7 @@ pub struct CustomCounter {
 }
 
 /// Everything counted of one model version, at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModelSnapshot {
     /// Name on the wire.
     pub name: String,
@@ -189,9 +190,44 @@ pub struct ModelSnapshot {
     pub responses: Vec<ResponseSnapshot>,
     /// What the model itself counts; only in snapshots for the metrics page.
     pub custom: Vec<CustomCounter>,
+    /// What its distributions of latencies say, where some are kept; only in snapshots for the metrics page.
+    pub latencies: Option<Box<LatencyReadings>>,
 }
 
-impl ModelSnapshot {
+/// Everything counted of one model version while it serves, with the distributions that are kept beside.
+#[derive(Debug, Clone, Default)]
+pub struct ModelCounters {
+    counts: ModelSnapshot,
+    latencies: Option<Box<Latencies>>,
+}
+
+impl ModelCounters {
+    /// Counters that carry the labels of a model's metrics.
+    pub fn new(counts: ModelSnapshot, latencies: Option<Latencies>) -> Self {
+        Self { counts, latencies: latencies.map(Box::new) }
+    }
+
+    /// What is counted so far, distributions left out.
+    pub fn snapshot(&self) -> ModelSnapshot {
+        self.counts.clone()
+    }
+
+    /// The same with what the distributions say, for the metrics page.
+    pub fn metrics(&mut self, now: Instant) -> ModelSnapshot {
+        let latencies = self.latencies.as_mut().map(|latencies| Box::new(latencies.read(now)));
+        ModelSnapshot { latencies, ..self.counts.clone() }
+    }
+
+    /// Whether distributions are kept.
+    pub fn has_latencies(&self) -> bool {
+        self.latencies.is_some()
+    }
+
+    /// The load took so long.
+    pub fn loaded(&mut self, took: Duration) {
+        self.counts.load_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    }
+
     /// Counts one execution: `replies` are the ends of `pending`, in the same order. `now_ms` counts from 1970.
     pub fn record_execution(&mut self, pending: &[Pending], replies: &[Reply], marks: &Marks, now_ms: u64) {
         let mut rows = 0;
@@ -202,14 +238,17 @@ impl ModelSnapshot {
             }
             let record = pending.completion.record();
             match reply {
-                Ok(_) => self.record_success(record, marks),
+                Ok(_) => {
+                    self.record_success(record, marks);
+                    self.record_first_response(record.received_at, marks.end);
+                }
                 Err(error) => {
                     self.record_failure(FailureReason::of_backend(error), record.received_at, marks.end);
                 }
             }
         }
         if replies.iter().any(Result::is_ok) {
-            self.last_inference_ms = now_ms;
+            self.counts.last_inference_ms = now_ms;
             self.record_batch(rows, marks);
         }
     }
@@ -220,8 +259,8 @@ impl ModelSnapshot {
     }
 
     fn record_batch_times(&mut self, rows: u64, times: ComputeTimes) {
-        self.execution_count += 1;
-        let batch = self.batch(rows);
+        self.counts.execution_count += 1;
+        let batch = self.counts.batch(rows);
         batch.compute_input.add(1, times.input);
         batch.compute_infer.add(1, times.infer);
         batch.compute_output.add(1, times.output);
@@ -239,14 +278,19 @@ impl ModelSnapshot {
         now: Instant,
         now_ms: u64,
     ) {
-        self.last_inference_ms = now_ms;
-        self.inference_count += u64::from(record.batch_size);
-        self.success.add(1, now.saturating_duration_since(record.received_at));
-        self.queue.add(1, started.saturating_duration_since(record.queued_at));
-        self.compute_input.add(1, times.input);
-        self.compute_infer.add(1, times.infer);
-        self.compute_output.add(1, times.output);
+        self.counts.last_inference_ms = now_ms;
+        self.counts.inference_count += u64::from(record.batch_size);
+        self.counts.success.add(1, now.saturating_duration_since(record.received_at));
+        self.counts.queue.add(1, started.saturating_duration_since(record.queued_at));
+        self.counts.compute_input.add(1, times.input);
+        self.counts.compute_infer.add(1, times.infer);
+        self.counts.compute_output.add(1, times.output);
         self.record_batch_times(u64::from(record.batch_size), times);
+        if let Some(latencies) = &mut self.latencies {
+            let request = now.saturating_duration_since(record.received_at);
+            let queue = started.saturating_duration_since(record.queued_at);
+            latencies.ended(&RequestTimes { request, queue, compute: Some(times) }, now, None);
+        }
     }
 
     /// Counts one request that the response cache answered: it came at `received_at` and was looked for from `looked_up_at`
@@ -254,32 +298,42 @@ impl ModelSnapshot {
     ///
     /// Source: Triton, where such a request is a success that waited from its queue's door to the look-up.
     pub fn record_cache_hit(&mut self, received_at: Instant, looked_up_at: Instant, now: Instant, now_ms: u64) {
-        self.last_inference_ms = now_ms;
-        self.success.add(1, now.saturating_duration_since(received_at));
-        self.queue.add(1, Duration::ZERO);
-        self.cache_hit.add(1, now.saturating_duration_since(looked_up_at));
+        self.counts.last_inference_ms = now_ms;
+        self.counts.success.add(1, now.saturating_duration_since(received_at));
+        self.counts.queue.add(1, Duration::ZERO);
+        self.counts.cache_hit.add(1, now.saturating_duration_since(looked_up_at));
+        if let Some(latencies) = &mut self.latencies {
+            let (request, took) =
+                (now.saturating_duration_since(received_at), now.saturating_duration_since(looked_up_at));
+            latencies.ended(&RequestTimes { request, queue: Duration::ZERO, compute: None }, now, None);
+            latencies.cache_hit(took, now);
+            latencies.responded_first(request);
+        }
     }
 
     /// Counts one request that the response cache did not answer, and that was answered well: to look for it and to keep its
     /// answer took so long, which its own time, counted before, does not contain.
-    pub fn record_cache_miss(&mut self, took: Duration) {
-        self.cache_miss.add(1, took);
-        self.success.ns += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    pub fn record_cache_miss(&mut self, took: Duration, now: Instant) {
+        self.counts.cache_miss.add(1, took);
+        if let Some(latencies) = &mut self.latencies {
+            latencies.cache_miss(took, now);
+        }
+        self.counts.success.ns += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Counts one request that ended by itself. `now_ms` counts from 1970.
     pub fn record_end(&mut self, record: &RequestRecord, marks: &Marks, now_ms: u64) {
-        self.last_inference_ms = now_ms;
+        self.counts.last_inference_ms = now_ms;
         self.record_success(record, marks);
     }
 
     /// Counts response number `index` of a request.
     pub fn record_response(&mut self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
         let index = usize::try_from(index).unwrap_or(usize::MAX).min(MAX_RESPONSE_NUMBERS - 1);
-        if self.responses.len() <= index {
-            self.responses.resize(index + 1, ResponseSnapshot::default());
+        if self.counts.responses.len() <= index {
+            self.counts.responses.resize(index + 1, ResponseSnapshot::default());
         }
-        let response = &mut self.responses[index];
+        let response = &mut self.counts.responses[index];
         let total = marks.end.saturating_duration_since(marks.start);
         let infer = marks.output_start.saturating_duration_since(marks.start);
         let output = marks.end.saturating_duration_since(marks.output_start);
@@ -304,16 +358,50 @@ impl ModelSnapshot {
         }
     }
 
-    /// Every request adds the whole batch's compute times, as Triton counts them.
-    fn record_success(&mut self, record: &RequestRecord, marks: &Marks) {
-        self.inference_count += u64::from(record.batch_size);
-        self.success.add(1, marks.end.saturating_duration_since(record.received_at));
-        self.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
-        self.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
-        self.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
-        self.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+    /// The first response of a request was there, where histograms of that are kept.
+    pub fn record_first_response(&mut self, received_at: Instant, at: Instant) {
+        if let Some(latencies) = &mut self.latencies {
+            latencies.responded_first(at.saturating_duration_since(received_at));
+        }
     }
 
+    /// Every request adds the whole batch's compute times, as Triton counts them.
+    fn record_success(&mut self, record: &RequestRecord, marks: &Marks) {
+        self.counts.inference_count += u64::from(record.batch_size);
+        self.counts.success.add(1, marks.end.saturating_duration_since(record.received_at));
+        self.counts.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
+        self.counts.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
+        self.counts.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
+        self.counts.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+        if let Some(latencies) = &mut self.latencies {
+            let times = RequestTimes {
+                request: marks.end.saturating_duration_since(record.received_at),
+                queue: marks.start.saturating_duration_since(record.queued_at),
+                compute: Some(ComputeTimes::of(marks)),
+            };
+            latencies.ended(&times, marks.end, None);
+        }
+    }
+
+    /// Counts one request that was not taken in: as rejected, and not as one that failed, for it was never served. Triton's
+    /// statistics do so too.
+    pub fn record_refusal(&mut self) {
+        self.counts.failures.rejected += 1;
+    }
+
+    /// Counts one request that was taken in and ended with an error.
+    pub fn record_failure(&mut self, reason: FailureReason, received_at: Instant, now: Instant) {
+        self.counts.fail.add(1, now.saturating_duration_since(received_at));
+        *match reason {
+            FailureReason::Rejected => &mut self.counts.failures.rejected,
+            FailureReason::Canceled => &mut self.counts.failures.canceled,
+            FailureReason::Backend => &mut self.counts.failures.backend,
+            FailureReason::Other => &mut self.counts.failures.other,
+        } += 1;
+    }
+}
+
+impl ModelSnapshot {
     /// Adds the counts of a version that this one has replaced, for series that go on from one to the other. Labels, load
     /// time and what is told per batch size and per response stay this one's.
     pub fn add_counts(&mut self, replaced: &Self) {
@@ -324,6 +412,11 @@ impl ModelSnapshot {
         self.failures.canceled += replaced.failures.canceled;
         self.failures.backend += replaced.failures.backend;
         self.failures.other += replaced.failures.other;
+        match (&mut self.latencies, &replaced.latencies) {
+            (Some(own), Some(replaced)) => own.add(replaced),
+            (own @ None, Some(replaced)) => *own = Some(replaced.clone()),
+            (_, None) => {}
+        }
         if let Some(replaced) = &replaced.load {
             self.load.get_or_insert_default().add(replaced);
         }
@@ -342,21 +435,23 @@ impl ModelSnapshot {
         }
     }
 
-    /// Counts one request that was not taken in: as rejected, and not as one that failed, for it was never served. Triton's
-    /// statistics do so too.
-    pub fn record_refusal(&mut self) {
-        self.failures.rejected += 1;
-    }
-
-    /// Counts one request that was taken in and ended with an error.
-    pub fn record_failure(&mut self, reason: FailureReason, received_at: Instant, now: Instant) {
-        self.fail.add(1, now.saturating_duration_since(received_at));
-        *match reason {
-            FailureReason::Rejected => &mut self.failures.rejected,
-            FailureReason::Canceled => &mut self.failures.canceled,
-            FailureReason::Backend => &mut self.failures.backend,
-            FailureReason::Other => &mut self.failures.other,
-        } += 1;
+    /// The same model with counters of the metrics page at nothing; gauges stay.
+    ///
+    /// Source: Triton with `--metrics-config counter_latencies=false`, which stops all counters of models.
+    pub fn without_counts(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            version: self.version,
+            gpu_uuid: self.gpu_uuid.clone(),
+            metric_tags: self.metric_tags.clone(),
+            has_response_cache: self.has_response_cache,
+            pending: self.pending,
+            load: self.load,
+            load_ns: self.load_ns,
+            custom: self.custom.clone(),
+            ..Self::default()
+        }
     }
 
     fn batch(&mut self, batch_size: u64) -> &mut BatchSnapshot {

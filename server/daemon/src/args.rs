@@ -20,7 +20,11 @@ use std::{
 };
 
 pub(crate) use server_core::log_settings::LogFormat;
-use server_core::{header_forwarding::HeaderPattern, restriction::ApiGroup};
+use server_core::{
+    header_forwarding::HeaderPattern,
+    latency::{LatencySettings, SettingError},
+    restriction::ApiGroup,
+};
 use server_engine::{Location, LocationError};
 
 use self::{
@@ -29,7 +33,7 @@ use self::{
 };
 pub(crate) use self::{
     getopt::SplitError,
-    setting::{CacheSetting, HostPolicySetting, LimitedResource, Restriction, Setting},
+    setting::{CacheSetting, HostPolicySetting, LimitedResource, MetricsSetting, Restriction, Setting},
     tracing::TraceArgs,
     usage::usage,
 };
@@ -79,6 +83,9 @@ pub(crate) struct Args {
     pub(crate) cpu_metrics: bool,
     /// How long a reading of them counts.
     pub(crate) metrics_interval: Duration,
+    /// `--metrics-config`, in the order given, and what it comes to.
+    pub(crate) metrics_settings: Vec<MetricsSetting>,
+    pub(crate) latency: LatencySettings,
     /// Where backends lie.
     pub(crate) backend_directory: String,
     /// `--backend-config`, in the order given.
@@ -279,6 +286,10 @@ pub(crate) enum ArgsError {
         "Bad option: \"--cache-config\".\n--cache-config option format is '<cache name>,<setting>=<value>'. Got {0}"
     )]
     CacheSetting(String),
+    #[error("Bad option: \"--metrics-config\".\n--metrics-config option format is <setting>=<value>. Got {0}\n")]
+    MetricsSetting(String),
+    #[error(transparent)]
+    Latency(#[from] SettingError),
     #[error(
         "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the \
          other."
@@ -395,6 +406,9 @@ impl Args {
         if let Some(older) = self.tracing.clash() {
             return Err(ArgsError::TwoTraceFlags(older));
         }
+        let settings = self.metrics_settings.iter();
+        let pairs: Vec<_> = settings.map(MetricsSetting::pair).collect::<Result<_, _>>()?;
+        self.latency = LatencySettings::parse(pairs)?;
         check_restrictions("api", &self.http.restrictions)?;
         check_restrictions("protocol", &self.grpc.restrictions)?;
         let front_ends = [
@@ -555,6 +569,8 @@ impl Default for Args {
             metrics_tls: TlsArgs::default(),
             cpu_metrics: true,
             metrics_interval: Duration::from_secs(2),
+            metrics_settings: Vec::new(),
+            latency: LatencySettings::default(),
             backend_directory: "/opt/tritonserver/backends".into(),
             backend_settings: Vec::new(),
             cache: CacheArgs { settings: Vec::new(), byte_size: None, directory: "/opt/tritonserver/caches".into() },

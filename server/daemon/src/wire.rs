@@ -76,6 +76,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         metrics_tls,
         cpu_metrics,
         metrics_interval,
+        metrics_settings: _,
+        latency,
         backend_directory,
         backend_settings,
         cache,
@@ -224,6 +226,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         tracer: Arc::default(), // made below, where there is a runtime
         log_settings,
         machine_metrics_interval: metrics_interval,
+        latency,
     };
 
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;

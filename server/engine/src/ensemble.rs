@@ -16,7 +16,7 @@ use server_core::{
     ensemble::Graph,
     input_memory::InputMemory,
     request::InferRequest,
-    stats::{ComputeTimes, FailureReason, ModelSnapshot},
+    stats::{ComputeTimes, FailureReason, ModelCounters, ModelSnapshot},
 };
 
 use crate::{
@@ -36,6 +36,8 @@ pub(crate) struct Ensemble {
     /// Held weakly, for the registry holds the ensemble.
     registry: Weak<Registry>,
     limits: Option<StepLimits>,
+    /// Whether distributions are kept beside the counters.
+    has_latencies: bool,
     state: Mutex<State>,
     /// The last request has ended.
     drained: Condvar,
@@ -43,7 +45,7 @@ pub(crate) struct Ensemble {
 }
 
 struct State {
-    counters: ModelSnapshot,
+    counters: ModelCounters,
     admitted: u64,
     in_flight: u64,
     is_closed: bool,
@@ -51,11 +53,12 @@ struct State {
 
 impl Ensemble {
     /// An ensemble without requests. `counters` carries the labels of its metrics.
-    pub(crate) fn new(graph: Graph, registry: Weak<Registry>, counters: ModelSnapshot) -> Self {
+    pub(crate) fn new(graph: Graph, registry: Weak<Registry>, counters: ModelCounters) -> Self {
         Self {
             limits: graph.max_inflight_requests().map(|limit| StepLimits::new(graph.step_count(), limit)),
             graph: Arc::new(graph),
             registry,
+            has_latencies: counters.has_latencies(),
             state: Mutex::new(State { counters, admitted: 0, in_flight: 0, is_closed: false }),
             drained: Condvar::new(),
             replaced: Replaced::default(),
@@ -102,13 +105,20 @@ impl Ensemble {
     }
 
     /// Counts what none of its requests sees.
-    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelCounters)) {
         count(&mut self.state.lock().counters);
     }
 
     /// Counts a request that was not taken in.
     pub(crate) fn refused(&self) {
         self.state.lock().counters.record_refusal();
+    }
+
+    /// The first response of a request is there.
+    fn responded_first(&self, record: &RequestRecord) {
+        if self.has_latencies {
+            self.state.lock().counters.record_first_response(record.received_at, Instant::now());
+        }
     }
 
     /// Counts the end of a request that was taken in; `started` is when its first step might start.
@@ -128,7 +138,7 @@ impl Ensemble {
 
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
-        self.state.lock().counters.clone()
+        self.state.lock().counters.snapshot()
     }
 
     /// The versions that this one has replaced.
@@ -138,7 +148,7 @@ impl Ensemble {
 
     /// The load took so long.
     pub(crate) fn loaded(&self, took: Duration) {
-        self.state.lock().counters.load_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.state.lock().counters.loaded(took);
     }
 
     /// Requests that were taken in and have not ended.
@@ -166,7 +176,7 @@ impl Ensemble {
 
 impl Series for Ensemble {
     fn metrics(&self) -> ModelSnapshot {
-        let mut snapshot = self.snapshot();
+        let mut snapshot = self.state.lock().counters.metrics(Instant::now());
         self.replaced.add_to(&mut snapshot);
         snapshot
     }

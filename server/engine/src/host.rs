@@ -103,7 +103,7 @@ impl Host for Engine {
             Subject::Index { ready_only } => self.describe_index(ready_only),
             Subject::Metadata(model) => self.describe_model(model),
             Subject::Config(model) => Ok(config::to_json(&*self.config(model)?).to_string()),
-            Subject::Metrics => Ok(self.metrics()),
+            Subject::Metrics => Ok(self.metrics().text()),
         }
     }
 }

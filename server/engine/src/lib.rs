@@ -157,6 +157,7 @@ impl Engine {
                 rate_limiter: options.rate_limit.clone().map(RateLimiter::new),
                 host_policies: options.host_policies.clone(),
                 response_cache: options.response_cache.clone(),
+                latency: options.latency.clone(),
             };
             let shared_memory = SharedMemory::new(options.shared_memory.clone());
             let lifecycle = Arc::new(Lifecycle::new(&options, repositories, loader, registry.clone()));
@@ -446,13 +447,22 @@ impl Engine {
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
         let mut page = Page::default();
-        page.add_models(&models);
+        let frozen: Vec<ModelSnapshot>;
+        let counted = if self.options.latency.counters {
+            &models
+        } else {
+            frozen = models.iter().map(ModelSnapshot::without_counts).collect();
+            &frozen
+        };
+        page.add_models(counted);
+        page.add_pinned_memory();
         machine.iter().for_each(|machine| page.add_machine(machine));
         page.add_shadow_copies(&shadows);
         if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
             page.add_local_cache(&cache);
         }
         page.add_counters(&self.options.tracer.metrics());
+        page.add_latencies(&models);
         self.custom_metrics.add_to(&mut page);
         page
     }

@@ -16,7 +16,6 @@ use server_core::{
     error::{Error, Result},
     host_policy::{self, HostPolicies},
     interface::{Interface, Labels},
-    stats::ModelSnapshot,
 };
 
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
     fingerprint::Fingerprint,
     instance_plan::{InstancePlan, instance_plans},
     machine::Machine,
-    model::{LoadedModel, Parts},
+    model::{LoadedModel, Parts, counters},
     rate_limiter::RateLimiter,
     registry::Registry,
     repository,
@@ -51,6 +50,7 @@ pub(crate) struct Loader {
     pub(crate) host_policies: HostPolicies,
     /// Shared by all models, if the server has one.
     pub(crate) response_cache: Option<ResponseCache>,
+    pub(crate) latency: LatencySettings,
 }
 
 /// One version to load.
@@ -135,6 +135,7 @@ impl Loader {
             rate_limiter: self.rate_limiter.clone(),
             config,
             files: target.files.cloned(),
+            latency: self.latency.clone(),
         };
         LoadedModel::start(parts, &plans, began)
     }
@@ -181,8 +182,7 @@ impl Loader {
             }
             _ => {
                 warn_of_unsupported(&config, &[]);
-                let counters = crate::model::counters(&interface, &config, None);
-                let counters = ModelSnapshot { namespace: target.namespace(), ..counters };
+                let counters = counters(&interface, &config, None, target.namespace(), &self.latency);
                 let ensemble = Ensemble::new(graph, Arc::downgrade(&self.registry), counters);
                 Runner::Ensemble(Arc::new(ensemble))
             }
@@ -293,6 +293,12 @@ fn warn_of_unsupported(config: &ModelConfig, by_backend: &[&str]) {
     if !unsupported.is_empty() {
         let fields = unsupported.join(", ");
         tracing::warn!("model '{}' sets fields that have no effect: {fields}", config.name);
+    }
+    for family in config::fixed_families(config) {
+        tracing::warn!(
+            "Metric family '{family}' in 'metric_identifier' is not a customizable metric in Triton core. Model '{}'",
+            config.name
+        );
     }
 }
 

@@ -11,7 +11,13 @@ use std::{
 };
 
 use server_core::{
-    backend::Model, config::ModelConfig, error::Result, interface::Interface, stats::ModelSnapshot, tensor::Name,
+    backend::Model,
+    config::{self, ModelConfig},
+    error::Result,
+    interface::Interface,
+    latency::{Latencies, LatencySettings},
+    stats::{ModelCounters, ModelSnapshot},
+    tensor::Name,
     version_routing::VersionRouting,
 };
 
@@ -61,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) warm_up: Option<WarmUp>,
     pub(crate) caching: Option<Caching>,
     pub(crate) files: Option<Arc<Held>>,
+    pub(crate) latency: LatencySettings,
 }
 
 impl LoadedModel {
@@ -69,8 +76,8 @@ impl LoadedModel {
     /// Errors: the first instance's that could not be made; the others are taken down again.
     pub(crate) fn start(parts: Parts, plans: &[InstancePlan], began: Instant) -> Result<Self> {
         let Parts { key, namespace, interface, config, fingerprint, model, .. } = parts;
-        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, caching, files, .. } = parts;
-        let counters = ModelSnapshot { namespace, ..counters(&interface, &config, gpu_uuid) };
+        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, caching, files, latency, .. } = parts;
+        let counters = counters(&interface, &config, gpu_uuid, namespace, &latency);
         let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
         pool.resize(plans)?;
         pool.loaded(began.elapsed());
@@ -168,17 +175,28 @@ impl Drop for Hold {
     }
 }
 
-/// Counters at nothing, with the labels of the model's metrics.
-pub(crate) fn counters(interface: &Interface, config: &ModelConfig, gpu_uuid: Option<String>) -> ModelSnapshot {
+/// Counters at nothing, with the labels of the model's metrics, and the distributions that are kept beside them.
+pub(crate) fn counters(
+    interface: &Interface,
+    config: &ModelConfig,
+    gpu_uuid: Option<String>,
+    namespace: Option<String>,
+    latency: &LatencySettings,
+) -> ModelCounters {
     let tags = config.metric_tags.iter().map(|(key, value)| (key.clone(), value.clone()));
-    ModelSnapshot {
+    let has_response_cache = cache::is_enabled(config);
+    let limits = config::first_response_limits(config);
+    let latencies = Latencies::new(latency, limits, has_response_cache);
+    let counts = ModelSnapshot {
         name: interface.model_name.to_string(),
+        namespace,
         version: interface.version,
         gpu_uuid,
         metric_tags: tags.collect(),
-        has_response_cache: cache::is_enabled(config),
+        has_response_cache,
         ..ModelSnapshot::default()
-    }
+    };
+    ModelCounters::new(counts, latencies)
 }
 
 /// How a verified configuration routes requests between versions.

@@ -4,8 +4,8 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use server_core::{
-    custom_metrics::CustomMetrics, host_policy::HostPolicies, log_settings::LogSettings, rate_limit::Amounts,
-    repository::agents::AgentLibraries, trace::Tracer,
+    custom_metrics::CustomMetrics, host_policy::HostPolicies, latency::LatencySettings, log_settings::LogSettings,
+    rate_limit::Amounts, repository::agents::AgentLibraries, trace::Tracer,
 };
 use server_repositories::Location;
 
@@ -73,6 +73,8 @@ pub struct Options {
     pub tracer: Arc<Tracer>,
     /// What is logged, and how: `--log-verbose` and its like.
     pub log_settings: Arc<LogSettings>,
+    /// `--metrics-config`: which distributions of latencies models keep, and whether the page shows their counters.
+    pub latency: LatencySettings,
     /// `--metrics-interval-ms`: a reading of them counts for so long.
     pub machine_metrics_interval: Duration,
 }
@@ -100,6 +102,7 @@ impl Default for Options {
             response_cache: None,
             custom_metrics: CustomMetrics::default(),
             machine_metrics: true,
+            latency: LatencySettings::default(),
             shared_memory: SharedMemoryOptions::default(),
             tracer: Arc::default(),
             log_settings: Arc::default(),

@@ -17,7 +17,7 @@ use server_core::{
     input_memory::InputMemory,
     request::InferRequest,
     responder::{DEFAULT_SLOT_BYTES, Replies},
-    stats::{CustomCounter, ModelSnapshot},
+    stats::{CustomCounter, ModelCounters, ModelSnapshot},
     trace::Activity,
 };
 
@@ -88,7 +88,7 @@ impl InstancePool {
         rate_limiter: Option<Arc<RateLimiter>>,
         warm_up: Option<WarmUp>,
         is_decoupled: bool,
-        counters: ModelSnapshot,
+        counters: ModelCounters,
     ) -> Self {
         let Scheduling { policy, preserved_order, has_queue_policy, has_sequences, held_until } = scheduling;
         let order = preserved_order.map(|limit| (ResponseOrder::default(), limit));
@@ -264,7 +264,7 @@ impl InstancePool {
     }
 
     /// Counts what no instance sees.
-    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelCounters)) {
         self.stats.count(count);
     }
 

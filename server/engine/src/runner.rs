@@ -6,7 +6,10 @@ use std::{
 };
 
 use server_core::backend::{MemoryUse, Readiness};
-use server_core::{input_memory::InputMemory, stats::ModelSnapshot};
+use server_core::{
+    input_memory::InputMemory,
+    stats::{ModelCounters, ModelSnapshot},
+};
 
 use crate::{
     ensemble::Ensemble,
@@ -110,18 +113,19 @@ impl Runner {
         }
     }
 
-    /// Counts a request that the response cache answered; see [`ModelSnapshot::record_cache_hit`].
+    /// Counts a request that the response cache answered; see [`ModelCounters::record_cache_hit`].
     pub(crate) fn cache_hit(&self, received_at: Instant, looked_up_at: Instant, now: Instant) {
         let now_ms = now_ms();
         self.count(|counters| counters.record_cache_hit(received_at, looked_up_at, now, now_ms));
     }
 
-    /// Counts a request that the response cache did not answer; see [`ModelSnapshot::record_cache_miss`].
+    /// Counts a request that the response cache did not answer; see [`ModelCounters::record_cache_miss`].
     pub(crate) fn cache_miss(&self, took: Duration) {
-        self.count(|counters| counters.record_cache_miss(took));
+        let now = Instant::now();
+        self.count(|counters| counters.record_cache_miss(took, now));
     }
 
-    fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+    fn count(&self, count: impl FnOnce(&mut ModelCounters)) {
         match self {
             Self::Instances(pool) => pool.count(count),
             Self::Ensemble(ensemble) => ensemble.count(count),

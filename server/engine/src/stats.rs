@@ -14,7 +14,7 @@ use server_core::{
     error::Error,
     responder::{Reply, Responder},
     sequence::SlotRef,
-    stats::{FailureReason, ModelSnapshot},
+    stats::{FailureReason, ModelCounters, ModelSnapshot},
 };
 
 use crate::{
@@ -25,7 +25,9 @@ use crate::{
 
 /// The counters of one model version, and whom else its requests concern when they end.
 pub(crate) struct ModelStats {
-    counters: Mutex<ModelSnapshot>,
+    counters: Mutex<ModelCounters>,
+    /// Whether distributions are kept beside.
+    has_latencies: bool,
     is_decoupled: bool,
     order: Option<ResponseOrder>,
     scheduler: Arc<Scheduler>,
@@ -35,18 +37,19 @@ pub(crate) struct ModelStats {
 impl ModelStats {
     /// `counters` carries the labels; `order` is there where the model promises one.
     pub(crate) fn new(
-        counters: ModelSnapshot,
+        counters: ModelCounters,
         is_decoupled: bool,
         order: Option<ResponseOrder>,
         scheduler: Arc<Scheduler>,
     ) -> Self {
-        Self { counters: Mutex::new(counters), is_decoupled, order, scheduler, replaced: Replaced::default() }
+        let (has_latencies, replaced) = (counters.has_latencies(), Replaced::default());
+        Self { counters: Mutex::new(counters), has_latencies, is_decoupled, order, scheduler, replaced }
     }
 
     /// The counters now.
     pub(crate) fn snapshot(&self) -> ModelSnapshot {
         let pending = self.scheduler.pending() as u64;
-        ModelSnapshot { pending, ..self.counters.lock().clone() }
+        ModelSnapshot { pending, ..self.counters.lock().snapshot() }
     }
 
     /// The versions that this one has replaced.
@@ -56,11 +59,11 @@ impl ModelStats {
 
     /// The load took so long.
     pub(crate) fn loaded(&self, took: Duration) {
-        self.counters.lock().load_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.counters.lock().loaded(took);
     }
 
     /// Counts what no instance sees.
-    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelSnapshot)) {
+    pub(crate) fn count(&self, count: impl FnOnce(&mut ModelCounters)) {
         count(&mut self.counters.lock());
     }
 
@@ -72,7 +75,9 @@ impl ModelStats {
 
 impl Series for ModelStats {
     fn metrics(&self) -> ModelSnapshot {
-        let mut snapshot = ModelSnapshot { load: Some(self.scheduler.load()), ..self.snapshot() };
+        let (load, pending) = (Some(self.scheduler.load()), self.scheduler.pending() as u64);
+        let counters = self.counters.lock().metrics(Instant::now());
+        let mut snapshot = ModelSnapshot { load, pending, ..counters };
         self.replaced.add_to(&mut snapshot);
         snapshot
     }
@@ -109,9 +114,17 @@ impl RequestEvents for ModelStats {
         self.counters.lock().record_batch(rows, marks);
     }
 
-    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+    fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        let is_first = self.has_latencies && index == 0 && outcome == ResponseOutcome::Success;
+        if !self.is_decoupled && !is_first {
+            return;
+        }
+        let mut counters = self.counters.lock();
         if self.is_decoupled {
-            self.counters.lock().record_response(index, outcome, marks);
+            counters.record_response(index, outcome, marks);
+        }
+        if is_first {
+            counters.record_first_response(record.received_at, marks.end);
         }
     }
 

@@ -220,8 +220,8 @@ impl RequestEvents for Events {
         self.stats.executed(rows, marks);
     }
 
-    fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
-        self.stats.responded(index, outcome, marks);
+    fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
+        self.stats.responded(record, index, outcome, marks);
     }
 
     fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant) {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Method, Request, Response,
+    header::{ACCEPT, CONTENT_TYPE, VARY},
+};
 use hyper::body::Incoming;
-use server_core::byte_budget::ByteBudget;
+use server_core::{byte_budget::ByteBudget, metrics::Format};
 use server_engine::{Engine, Leaving};
 
 use crate::{
@@ -24,20 +27,21 @@ impl Metrics {
 }
 
 impl Application for Metrics {
-    /// `/metrics` is the page; any other path is good and empty, as in Triton.
+    /// `/metrics` is the page, in the form that the client asks for; any other path is good and empty, as in Triton.
     async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
         activity.request_read(); // a body is ignored
         if request.method() != Method::GET {
             return Failure::Route(RouteError::MethodNotAllowed).into_response();
         }
-        let mut response = empty();
+        let (mut response, mut format) = (empty(), Format::Text);
         if request.uri().path() == "/metrics" {
             let mut page = self.engine.metrics();
             page.add_request_memory(&self.byte_budget);
-            *response.body_mut() = Body::from(page.text().into_bytes());
+            format = Format::accepted(request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+            *response.body_mut() = Body::from(format.write(&page));
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         }
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
         response
     }
 

@@ -16,7 +16,10 @@ use std::{
 };
 
 use otlp::Exporter;
-use server_core::trace::{Epoch, Finished, TraceSink};
+use server_core::{
+    stats::CustomCounter,
+    trace::{Epoch, Finished, TraceSink},
+};
 use tokio::runtime::Handle;
 
 pub use self::file::Files;
@@ -96,21 +99,33 @@ impl TraceSink for Traces {
             files.retire(stream);
         }
     }
-    fn metrics(&self) -> String {
-        let (unit, exported, dropped) = match self {
-            Self::Files(files) => ("traces", files.written(), files.dropped()),
-            Self::Collector(exporter) => ("spans", exporter.counts().exported(), exporter.counts().dropped()),
+
+    fn metrics(&self) -> Vec<CustomCounter> {
+        let [exported, dropped] = match self {
+            Self::Files(files) => [
+                ("tritonserver_trace_traces_exported", "Number of traces that were written or sent", files.written()),
+                (
+                    "tritonserver_trace_traces_dropped",
+                    "Number of traces that were lost: no room, no collector, or no disk",
+                    files.dropped(),
+                ),
+            ],
+            Self::Collector(exporter) => [
+                (
+                    "tritonserver_trace_spans_exported",
+                    "Number of spans that were written or sent",
+                    exporter.counts().exported(),
+                ),
+                (
+                    "tritonserver_trace_spans_dropped",
+                    "Number of spans that were lost: no room, no collector, or no disk",
+                    exporter.counts().dropped(),
+                ),
+            ],
         };
-        if exported == 0 && dropped == 0 {
-            return String::new();
+        if exported.2 == 0 && dropped.2 == 0 {
+            return Vec::new();
         }
-        format!(
-            "# HELP tritonserver_trace_{unit}_exported Number of {unit} that were written or sent\n\
-             # TYPE tritonserver_trace_{unit}_exported counter\n\
-             tritonserver_trace_{unit}_exported {exported}\n\
-             # HELP tritonserver_trace_{unit}_dropped Number of {unit} that were lost: no room, no collector, or no disk\n\
-             # TYPE tritonserver_trace_{unit}_dropped counter\n\
-             tritonserver_trace_{unit}_dropped {dropped}\n"
-        )
+        [exported, dropped].map(|(name, help, value)| CustomCounter { name, help, value }).to_vec()
     }
 }

@@ -16,8 +16,6 @@ enum Why {
     State,
     /// Only TensorRT acts on it, which this server does not run.
     TensorRt,
-    /// The server does not support it.
-    Server,
 }
 
 /// Schema paths: a field named here stands for everything below it.
@@ -30,7 +28,6 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("instance_group.secondary_devices", Why::TensorRt),
     ("optimization.cuda", Why::TensorRt),
     ("optimization.priority", Why::TensorRt),
-    ("model_metrics", Why::Server),
 ];
 
 /// The fields that are set and change nothing, in schema order: path and reason, e.g.
@@ -42,7 +39,6 @@ pub fn unsupported_fields(config: &ModelConfig, by_backend: &[&str]) -> Vec<Stri
         Why::Backend => format!("{path} (not used by backend '{}')", frameworks::backend_name(config)),
         Why::State => format!("{path} (not renewed by backend '{}')", frameworks::backend_name(config)),
         Why::TensorRt => format!("{path} (only for TensorRT)"),
-        Why::Server => format!("{path} (not supported)"),
     });
     described.collect()
 }
@@ -117,7 +113,6 @@ mod tests {
                 "optimization.cuda (only for TensorRT)",
                 "sequence_batching.state (not renewed by backend 'identity')",
                 "instance_group[1].secondary_devices (only for TensorRT)",
-                "model_metrics (not supported)",
             ]
         );
     }

@@ -5,14 +5,14 @@ use parking_lot::Mutex;
 use super::MetricKind;
 use crate::{
     error::{Error, Result},
-    metrics::HistogramReading,
+    latency::{Histogram, HistogramReading},
 };
 
 /// The numbers of one series.
 pub(super) enum Series {
     Counter(Mutex<f64>),
     Gauge(Mutex<f64>),
-    Histogram(Mutex<HistogramReading>),
+    Histogram(Mutex<Histogram>),
 }
 
 /// What a series holds now, for the page.
@@ -27,7 +27,7 @@ impl Series {
         match (kind, buckets) {
             (MetricKind::Counter, None) => Ok(Self::Counter(Mutex::new(0.0))),
             (MetricKind::Gauge, None) => Ok(Self::Gauge(Mutex::new(0.0))),
-            (MetricKind::Histogram, Some(buckets)) => Ok(Self::Histogram(Mutex::new(HistogramReading::new(buckets)?))),
+            (MetricKind::Histogram, Some(buckets)) => Ok(Self::Histogram(Mutex::new(histogram(buckets)?))),
             (MetricKind::Histogram, None) => {
                 Err(Error::invalid_argument("Bucket boundaries not found in Metric args."))
             }
@@ -80,7 +80,7 @@ impl Series {
     pub(super) fn read(&self) -> Reading {
         match self {
             Self::Counter(number) | Self::Gauge(number) => Reading::Number(*number.lock()),
-            Self::Histogram(histogram) => Reading::Histogram(histogram.lock().clone()),
+            Self::Histogram(histogram) => Reading::Histogram(histogram.lock().read()),
         }
     }
 
@@ -94,24 +94,11 @@ impl Series {
     }
 }
 
-impl HistogramReading {
-    fn new(buckets: &[f64]) -> Result<Self> {
-        let limits = match buckets {
-            [limits @ .., last] if *last == f64::INFINITY => limits, // that bucket is always there
-            limits => limits,
-        };
-        let is_ascending = limits.windows(2).all(|pair| pair[0] < pair[1]);
-        if !is_ascending || limits.iter().any(|limit| !limit.is_finite()) {
-            return Err(Error::invalid_argument("Bucket Boundaries must be strictly sorted"));
-        }
-        Ok(Self { limits: limits.to_vec(), counts: vec![0; limits.len() + 1], sum: 0.0 })
+/// Errors: `buckets` do not ascend.
+fn histogram(buckets: &[f64]) -> Result<Histogram> {
+    let is_ascending = buckets.windows(2).all(|pair| pair[0] < pair[1]);
+    if !is_ascending || buckets.iter().any(|limit| limit.is_nan() || *limit == f64::NEG_INFINITY) {
+        return Err(Error::invalid_argument("Bucket Boundaries must be strictly sorted"));
     }
-
-    fn observe(&mut self, value: f64) {
-        // what is no number lies in no bucket but the last
-        let bucket =
-            if value.is_nan() { self.limits.len() } else { self.limits.partition_point(|limit| *limit < value) };
-        self.counts[bucket] += 1;
-        self.sum += value;
-    }
+    Ok(Histogram::new(buckets))
 }

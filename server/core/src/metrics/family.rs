@@ -7,6 +7,10 @@ use std::{
 };
 
 use super::labels::LabelSet;
+use crate::{
+    latency::{HistogramReading, SummaryReading},
+    stats::CustomCounter,
+};
 
 /// What a family is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub enum Kind {
     Gauge,
     /// How many observations lie at or below each of some limits.
     Histogram,
+    /// Quantiles of observations.
+    Summary,
 }
 
 impl Kind {
@@ -26,6 +32,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Summary => "summary",
         }
     }
 }
@@ -59,17 +66,8 @@ pub enum Value {
     Number(f64),
     /// Of a histogram.
     Histogram(Box<HistogramReading>),
-}
-
-/// Observations, counted by bucket.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HistogramReading {
-    /// Upper limits, ascending and finite: one more bucket has none.
-    pub limits: Vec<f64>,
-    /// Observations in each bucket alone; one more than there are limits.
-    pub counts: Vec<u64>,
-    /// All observations together.
-    pub sum: f64,
+    /// Of a summary.
+    Summary(Box<SummaryReading>),
 }
 
 /// Everything that a page shows, in its order.
@@ -99,6 +97,12 @@ impl Family {
 }
 
 impl Page {
+    /// Adds counters of the server as a whole.
+    pub fn add_counters(&mut self, counters: &[CustomCounter]) {
+        let families = counters.iter().map(|it| Family::single(Kind::Counter, it.name, it.help, it.value as f64));
+        self.families.extend(families);
+    }
+
     /// Adds families whose names may be on the page already: the series stand with those then, but for labels that are there:
     /// what the server counts itself stands alone.
     pub(crate) fn merge(&mut self, families: impl Iterator<Item = Family>) {

@@ -2,7 +2,8 @@
 //!
 //! Source: Prometheus "Exposition formats"; order and forms of prometheus-cpp, which Triton uses.
 
-use super::family::{Family, HistogramReading, Page, Value};
+use super::family::{Family, Page, Value};
+use crate::latency::{HistogramReading, SummaryReading};
 
 /// Bytes of most lines, so that a page of many models is written without growing much.
 const TYPICAL_LINE: usize = 112;
@@ -28,19 +29,28 @@ fn write_family(text: &mut String, family: &Family) {
         match &series.value {
             Value::Number(value) => write_line(text, &[name], labels, None, *value),
             Value::Histogram(histogram) => write_histogram(text, name, labels, histogram),
+            Value::Summary(summary) => write_summary(text, name, labels, summary),
         }
     }
 }
 
 fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &HistogramReading) {
+    write_line(text, &[name, "_count"], labels, None, histogram.count() as f64);
+    write_line(text, &[name, "_sum"], labels, None, histogram.sum);
     let mut count = 0;
     let limits = histogram.limits.iter().copied().chain([f64::INFINITY]);
     for (limit, own) in limits.zip(&histogram.counts) {
         count += own;
         write_line(text, &[name, "_bucket"], labels, Some(("le", limit)), count as f64);
     }
-    write_line(text, &[name, "_sum"], labels, None, histogram.sum);
-    write_line(text, &[name, "_count"], labels, None, count as f64);
+}
+
+fn write_summary(text: &mut String, name: &str, labels: &str, summary: &SummaryReading) {
+    write_line(text, &[name, "_count"], labels, None, summary.count as f64);
+    write_line(text, &[name, "_sum"], labels, None, summary.sum);
+    for &(quantile, value) in &summary.quantiles {
+        write_line(text, &[name], labels, Some(("quantile", quantile)), value);
+    }
 }
 
 fn write_line(text: &mut String, name: &[&str], labels: &str, more: Option<(&str, f64)>, value: f64) {
@@ -76,6 +86,8 @@ pub(crate) fn write_value(page: &mut String, value: f64) {
     // Most values are whole, and those are printed the quicker way.
     if (0.0..WHOLE).contains(&value) && value.fract() == 0.0 {
         page.push_str(itoa::Buffer::new().format(value as u64));
+    } else if value.is_nan() {
+        page.push_str("Nan");
     } else if value.is_infinite() {
         page.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
     } else if value != 0.0 && value.is_finite() && !(SMALL..LARGE).contains(&value.abs()) {

@@ -15,6 +15,7 @@ use super::{
     context::Remote,
     settings::{Update, Values},
 };
+use crate::stats::CustomCounter;
 
 /// What is made of traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +35,8 @@ pub trait TraceSink: Send + Sync {
     fn retired(&self, stream: u64);
 
     /// What became of traces, for the metrics page; empty while there is nothing to say.
-    fn metrics(&self) -> String {
-        String::new()
+    fn metrics(&self) -> Vec<CustomCounter> {
+        Vec::new()
     }
 }
 
@@ -245,7 +246,7 @@ impl Tracer {
     }
 
     /// What became of traces, for the metrics page.
-    pub fn metrics(&self) -> String {
+    pub fn metrics(&self) -> Vec<CustomCounter> {
         self.sink.metrics()
     }
 

@@ -2,7 +2,10 @@
 //!
 //! Forms that only serve unsupported flags are checked and carry nothing.
 
-use super::value::{Fraction, Value};
+use super::{
+    ArgsError,
+    value::{Fraction, Value},
+};
 
 /// `NAME,KEY=VALUE` about one of several things (a backend, a trace mode), or `KEY=VALUE` about all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,27 @@ pub(crate) struct LimitedResource {
 /// `NAME,KEY=VALUE` about a response cache, as it was given: what is wrong with it has texts of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CacheSetting(pub(crate) String);
+
+/// `KEY=VALUE` about metrics, as it was given: what is wrong with it has texts of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MetricsSetting(pub(crate) String);
+
+impl MetricsSetting {
+    /// Its key and value. Errors: it has another form.
+    pub(crate) fn pair(&self) -> Result<(&str, &str), ArgsError> {
+        let pair =
+            self.0.split_once('=').filter(|(key, value)| !key.is_empty() && !key.contains(',') && !value.is_empty());
+        pair.ok_or_else(|| ArgsError::MetricsSetting(self.0.clone()))
+    }
+}
+
+impl Value for MetricsSetting {
+    const FORM: &'static str = "<key>=<value>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
 
 impl Value for CacheSetting {
     const FORM: &'static str = "<name>,<key>=<value>";
@@ -137,7 +161,6 @@ macro_rules! checked {
 
 checked! {
     /// A setting about everything.
-    GlobalSetting as "<key>=<value>" = |text| Setting::read(text).is_ok_and(|setting| setting.name.is_none());
     /// Bytes on one device.
     DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
     /// A part of one device.
@@ -208,6 +231,5 @@ mod tests {
         assert!(DeviceFraction::read("0:0.5").is_ok() && DeviceFraction::read("a:0.5").is_err());
         assert!(DeviceFraction::read("-1:0.6").is_err() && DeviceFraction::read("0:1.5").is_err());
         assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
-        assert!(GlobalSetting::read("a=b").is_ok() && GlobalSetting::read("c,a=b").is_err());
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
     flag::{Effect, Flag, Group, set, unused},
     setting::{
-        CacheSetting, DeviceBytes, DeviceFraction, GlobalSetting, HostPolicySetting, LimitedResource, PortRange,
+        CacheSetting, DeviceBytes, DeviceFraction, HostPolicySetting, LimitedResource, MetricsSetting, PortRange,
         Restriction, Setting,
     },
     value::{GrpcThreads, Milliseconds, Named, Pattern, Port, ResponsePoolSize, Switch, Value, Verbosity, Word},
@@ -307,7 +307,12 @@ const METRICS: &[Flag] = &[
     set!("metrics-interval-ms": Milliseconds = "2000",
         "Milliseconds for which a reading of processors and memory counts: pages in between show the same.",
         |args, interval| args.metrics_interval = interval.0),
-    unused!("metrics-config": GlobalSetting = "", "A setting of the metrics. May be given several times."),
+    set!("metrics-config": MetricsSetting = "",
+        "A setting of the metrics: summary_latencies, histogram_latencies and counter_latencies are true or false; \
+         summary_quantiles is a list of <quantile>:<error>, 0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001 if not given; \
+         latency_histograms, this server's own, adds histograms of the times of requests that can be aggregated. May be given \
+         several times.",
+        |args, setting| args.metrics_settings.push(setting)),
 ];
 
 const TRACING: &[Flag] = &[Flag {

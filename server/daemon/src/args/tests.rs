@@ -282,6 +282,24 @@ fn readings_of_the_machine_count_for_parts_of_milliseconds() {
 }
 
 #[test]
+fn settings_of_metrics_are_pairs() {
+    let args_of = |flags: &str| args(flags).latency;
+    assert!(!args_of("").has_distributions());
+    let given = args_of("--metrics-config summary_latencies=true --metrics-config=summary_quantiles=0.5:0.05,0.9:0.01");
+    assert_eq!(given.quantiles.map(|quantiles| quantiles.len()), Some(2));
+    for bad in ["x", "x=", "=y", "a,b=c", "summary_quantiles="] {
+        let error = format!(
+            "Bad option: \"--metrics-config\".\n--metrics-config option format is <setting>=<value>. Got {bad}\n"
+        );
+        refuses(&format!("--metrics-config={bad}"), &error);
+    }
+    refuses(
+        "--metrics-config=histogram_latencies=maybe",
+        "--metrics-config histogram_latencies: expected true or false, got 'maybe'",
+    );
+}
+
+#[test]
 fn numbers_of_threads_have_the_range_of_triton() {
     for text in ["1", "129", "-2", "x"] {
         refuses(

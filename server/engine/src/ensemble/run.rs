@@ -47,6 +47,7 @@ pub(crate) struct EnsembleRun {
     times: ComputeTimes,
     /// Let go of when its last response is there.
     kept: Option<Box<dyn Any + Send>>,
+    has_responded: bool,
     is_over: bool,
 }
 
@@ -108,6 +109,7 @@ impl EnsembleRun {
             started: record.queued_at,
             times: ComputeTimes::default(),
             kept: None,
+            has_responded: false,
             is_over: false,
         }
     }
@@ -124,6 +126,9 @@ impl EnsembleRun {
         }
         self.poll_ahead(context);
         if let Some(response) = self.progress.next_response() {
+            if !std::mem::replace(&mut self.has_responded, true) {
+                self.ensemble.responded_first(&self.record);
+            }
             if let Some(Ok(())) = self.progress.end() {
                 self.end(Ok(self.times)); // counted before the caller knows
             }

@@ -37,6 +37,14 @@ fn check_control(control: &MetricControl, path: &str, findings: &mut Findings<'_
         None => findings.add(format!("{path}.histogram_options"), "metric control must specify 'histogram_options'"),
         Some(MetricOptions::HistogramOptions(options)) if options.buckets.is_empty() => findings
             .add(format!("{path}.histogram_options.buckets"), "histogram options must specify non-empty 'buckets'"),
+        Some(MetricOptions::HistogramOptions(options)) if !are_ascending(&options.buckets) => {
+            findings.add(format!("{path}.histogram_options.buckets"), "Bucket Boundaries must be strictly sorted");
+        }
         Some(MetricOptions::HistogramOptions(_)) => {}
     }
+}
+
+/// Only the last may be infinite: that bucket is always there.
+fn are_ascending(buckets: &[f64]) -> bool {
+    buckets.windows(2).all(|pair| pair[0] < pair[1]) && buckets.iter().all(|limit| *limit > f64::NEG_INFINITY)
 }
