@@ -79,6 +79,10 @@ pub(crate) struct UpArgs {
     #[arg(long = "secret", value_name = "NAME=DIR", value_parser = named_folder)]
     pub(crate) secrets: Vec<(String, PathBuf)>,
 
+    /// Bytes after which a server's log goes on in the next file, with three kept beside it; 0 for one file of any size
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub(crate) log_size_limit: u64,
+
     /// Show the servers' own messages, and plain lines in place of the table
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,

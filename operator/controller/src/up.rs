@@ -64,6 +64,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         config_maps,
         volumes,
         secrets,
+        log_size_limit,
         verbose,
         server_flags,
     } = args;
@@ -90,6 +91,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
             ..Places::default()
         },
         is_verbose: verbose,
+        log_size_limit,
         state_dir,
     };
     let ports = Ports { address, http: http_port, grpc: grpc_port, metrics: metrics_port };

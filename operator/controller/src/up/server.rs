@@ -31,6 +31,8 @@ pub(crate) struct Common {
     pub(crate) places: Places,
     /// Show what servers write.
     pub(crate) is_verbose: bool,
+    /// Most bytes of a file of a server's messages, 0 for any number.
+    pub(crate) log_size_limit: u64,
     /// Where each server gets its folder.
     pub(crate) state_dir: PathBuf,
 }
@@ -93,7 +95,8 @@ impl Server {
         agent.clear_removed(&wanted.manifest).map_err(|fault| anyhow::anyhow!("{}", fault.message))?;
 
         let prefix = common.is_verbose.then(|| format!("{title} | "));
-        let log = Log::create(&folder.join("server.log"), prefix).context("cannot write the server's log")?;
+        let log = Log::create(&folder.join("server.log"), common.log_size_limit, prefix)
+            .context("cannot write the server's log")?;
         let (startup, watched_startup) = watch::channel(startup(wanted));
         let (launch, watched_launch) = watch::channel(launch(wanted, common, ports));
         let (stop, watched_stop) = watch::channel(Stop::No);
