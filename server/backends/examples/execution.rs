@@ -22,7 +22,7 @@ use ort::sys;
 use server_core::{
     backend::{Backends, Device, FoundModel, Health, Host, ModelSource, Placement, Responses},
     batch::{Batch, Pending},
-    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::ModelConfig,
     custom_metrics::CustomMetrics,
     request::{InferRequest, VersionChoice},
@@ -44,7 +44,7 @@ impl RequestEvents for Nobody {
     }
     fn executed(&self, _: u64, _: &Marks) {}
     fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
-    fn ended(&self, _: &RequestRecord, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
+    fn ended(&self, _: EndedRequest<'_>, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
     fn released(&self, _: usize) {}
     fn rescheduled(&self, _: Pending) {}
     fn now(&self) -> Instant {

@@ -2,12 +2,13 @@
 //! if it needs a library, how to find one; it does not know the other backends.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend calls into one, `heap` into
+// Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend and of `nvml` calls into one, `heap` into
 // the C library.
 
 mod dylib;
 mod expect;
 mod heap;
+mod nvml;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -19,6 +20,8 @@ use std::{
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
+
+pub use nvml::gpu_probe;
 
 use server_core::{
     backend::{Backend, Backends, ModelSource, Settings},

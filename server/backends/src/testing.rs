@@ -14,7 +14,7 @@ use server_core::{
     backend::{Device, FoundModel, Host, Instance, ModelSource, Placement, Responses, Settings},
     batch::{Batch, Pending},
     buffer::Buffer,
-    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     custom_metrics::CustomMetrics,
     error::Error,
     request::{InferRequest, RequestedOutput, VersionChoice},
@@ -121,7 +121,7 @@ impl RequestEvents for Recorder {
 
     fn responded(&self, _: &RequestRecord, _index: u32, _outcome: ResponseOutcome, _marks: &ResponseMarks) {}
 
-    fn ended(&self, _: &RequestRecord, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
+    fn ended(&self, _: EndedRequest<'_>, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
         assert!(outcome.is_ok(), "a request was dropped");
     }
 

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use server_core::{
     backend::{Backend, Health, Instance},
     batch::{Batch, Pending},
-    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::{ModelConfig, from_text},
     error::Error,
     request::InferRequest,
@@ -90,7 +90,7 @@ impl RequestEvents for Ledger {
         self.change(|counted| counted.responses.push((index, outcome, *marks)));
     }
 
-    fn ended(&self, _: &RequestRecord, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
+    fn ended(&self, _: EndedRequest<'_>, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
         self.change(|counted| counted.ends.push(outcome));
     }
 

@@ -21,7 +21,7 @@ fn a_model_runs_on_the_provider_of_a_library_that_the_settings_name() {
     settings.insert("ep-library.double".into(), library);
     settings.insert("ep-library.gone".into(), "/nowhere/libprovider.so".into());
     let backends = server_backends::all(&BTreeMap::from([("onnxruntime".to_owned(), settings)]));
-    let backend = backends.find("onnxruntime", &source("m")).unwrap();
+    let backend = backends.find("onnxruntime", "", &source("m")).unwrap();
     let instance = |accelerators: &str, device: Device| -> Result<Box<dyn Instance>, Error> {
         let mut config = from_text(&format!(
             "name: 'm' default_model_filename: 'scalar.onnx'

@@ -26,7 +26,7 @@ fn what_one_session_has_done_with_is_there_for_the_next() {
     let Some(mut settings) = onnxruntime_settings() else { return };
     settings.insert("enable-shared-arena".into(), "1".into());
     let backends = server_backends::all(&BTreeMap::from([("onnxruntime".to_owned(), settings)]));
-    let backend = backends.find("onnxruntime", &source("m")).unwrap();
+    let backend = backends.find("onnxruntime", "", &source("m")).unwrap();
     let mut config = ModelConfig { default_model_filename: "transpose.onnx".into(), ..ModelConfig::default() };
     let mut model = backend.open(&source("m"), &mut config, true, &no_host()).unwrap();
     model.configure(&Arc::new(config)).unwrap();

@@ -68,6 +68,15 @@ pub struct RequestRecord {
     pub batch_size: u32,
 }
 
+/// A request that has ended by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedRequest<'a> {
+    /// What is counted of it.
+    pub record: &'a RequestRecord,
+    /// What is recorded of it, if it is traced.
+    pub trace: Option<&'a Trace>,
+}
+
 /// How one response, or what came in place of one, is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseOutcome {
@@ -94,7 +103,7 @@ pub trait RequestEvents: Send + Sync {
     fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks);
 
     /// A request ended by itself: well, or with the reason it is counted under. Without `marks` it never ran.
-    fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant);
+    fn ended(&self, request: EndedRequest<'_>, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant);
 
     /// The last word of the request with that ticket, for its caller. Hands it over at once, unless the model promises
     /// an order.
@@ -277,7 +286,8 @@ impl Completion {
             Some(Err(error)) => Err(FailureReason::of_backend(error)),
             _ => Ok(()),
         };
-        events.ended(&self.record, outcome, Some(marks), marks.end);
+        let trace = self.trace.as_deref();
+        events.ended(EndedRequest { record: &self.record, trace }, outcome, Some(marks), marks.end);
         self.say(responder, reply);
     }
 
@@ -385,7 +395,8 @@ impl Completion {
     fn end(&mut self, reason: FailureReason, error: Error, now: Instant) {
         let Some(responder) = self.responder.take() else { return };
         if let Some(events) = &self.events {
-            events.ended(&self.record, Err(reason), None, now);
+            let trace = self.trace.as_deref();
+            events.ended(EndedRequest { record: &self.record, trace }, Err(reason), None, now);
         }
         self.say(responder, Some(Err(error)));
     }

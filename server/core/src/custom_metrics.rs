@@ -8,7 +8,14 @@
 mod page;
 mod series;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
@@ -43,9 +50,19 @@ impl MetricKind {
 /// Labels of a series, by name.
 pub type Labels = BTreeMap<String, String>;
 
+/// Families of all models that may be there at once.
+const MAX_FAMILIES: usize = 16_384;
+/// Series of all families that may be there at once: a page has a line for each, or several.
+const MAX_SERIES: usize = 65_536;
+/// Bytes of all labels of one series.
+const MAX_LABELS: usize = 16 << 10;
+
 /// Every family that a model has defined. Clones share them.
 #[derive(Clone, Default)]
-pub struct CustomMetrics(Arc<Mutex<Families>>);
+pub struct CustomMetrics(Arc<Mutex<Families>>, SeriesCount);
+
+/// Series of all families.
+type SeriesCount = Arc<AtomicUsize>;
 
 type Families = BTreeMap<Arc<str>, FamilyState>;
 
@@ -99,6 +116,12 @@ impl CustomMetrics {
         }
         let name: Arc<str> = name.into();
         let mut families = self.0.lock();
+        if families.len() >= MAX_FAMILIES && !families.contains_key(&name) {
+            return Err(Error::unavailable(format!(
+                "metric '{name}' cannot be added: models have {MAX_FAMILIES} metric families together, and no more are possible; drop \
+                 those that are not needed"
+            )));
+        }
         let family = families.entry(name.clone()).or_insert_with(|| FamilyState {
             kind,
             help: description.to_owned(),
@@ -137,10 +160,25 @@ impl MetricFamily {
                 self.name
             )));
         }
+        let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_LABELS {
+            return Err(Error::invalid_argument(format!(
+                "labels of metric '{}' have {bytes} bytes, and at most {MAX_LABELS} are possible",
+                self.name
+            )));
+        }
         let new = Series::new(self.kind, buckets)?;
         let mut families = self.metrics.0.lock();
         let family =
             families.get_mut(&self.name).ok_or_else(|| Error::internal("a metric family went before its holders"))?;
+        if !family.series.contains_key(&labels) && self.metrics.1.fetch_add(1, Ordering::Relaxed) >= MAX_SERIES {
+            self.metrics.1.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::unavailable(format!(
+                "metric '{}' cannot have one more series: metrics of models have {MAX_SERIES} together, and no more are possible; use \
+                 labels with fewer values",
+                self.name
+            )));
+        }
         let state =
             family.series.entry(labels.clone()).or_insert_with(|| SeriesState { holders: 0, series: Arc::new(new) });
         state.holders += 1;
@@ -202,6 +240,7 @@ impl Drop for Metric {
         state.holders -= 1;
         if state.holders == 0 {
             family.series.remove(&self.labels);
+            self.family.metrics.1.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -23,7 +23,7 @@ mod text;
 pub use cache::CacheSnapshot;
 pub use family::{Family, Kind, Page, Series, Value};
 pub use labels::LabelSet;
-pub use machine::MachineSnapshot;
+pub use machine::{GpuProbe, GpuSnapshot, MachineSnapshot};
 pub use negotiation::Format;
 pub use shadow::ShadowSnapshot;
 
@@ -32,7 +32,6 @@ pub(crate) const OWN_PREFIX: &str = "tritonserver_";
 
 /// The kind of a family of the server's own that Triton has too.
 pub(crate) fn own_kind(name: &str) -> Option<Kind> {
-    models::kind(name)
-        .or_else(|| latencies::kind(name))
-        .or_else(|| (machine::has(name) || cache::has(name)).then_some(Kind::Gauge))
+    let of_cache = || cache::has(name).then_some(Kind::Gauge);
+    models::kind(name).or_else(|| latencies::kind(name)).or_else(|| machine::kind(name)).or_else(of_cache)
 }

@@ -2,15 +2,16 @@
 //!
 //! Source: Triton statistics extension; field meanings in the metrics document.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
     batch::Pending,
-    completion::{Marks, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{EndedRequest, Marks, ResponseMarks, ResponseOutcome},
     error::{Code, Error},
-    latency::{Latencies, LatencyReadings, RequestTimes},
+    latency::{Exemplar, Latencies, LatencyReadings, RequestTimes},
     load::LoadSnapshot,
     responder::Reply,
+    trace::Trace,
 };
 
 /// How often, and how long in all.
@@ -239,7 +240,8 @@ impl ModelCounters {
             let record = pending.completion.record();
             match reply {
                 Ok(_) => {
-                    self.record_success(record, marks);
+                    let trace = pending.completion.trace().map(|trace| &**trace);
+                    self.record_success(EndedRequest { record, trace }, marks, now_ms);
                     self.record_first_response(record.received_at, marks.end);
                 }
                 Err(error) => {
@@ -272,12 +274,13 @@ impl ModelCounters {
     /// Source: Triton, where an ensemble's compute times are the sums of its composing models'.
     pub fn record_ensemble(
         &mut self,
-        record: &RequestRecord,
+        request: EndedRequest<'_>,
         started: Instant,
         times: ComputeTimes,
         now: Instant,
         now_ms: u64,
     ) {
+        let EndedRequest { record, trace } = request;
         self.counts.last_inference_ms = now_ms;
         self.counts.inference_count += u64::from(record.batch_size);
         self.counts.success.add(1, now.saturating_duration_since(record.received_at));
@@ -289,7 +292,7 @@ impl ModelCounters {
         if let Some(latencies) = &mut self.latencies {
             let request = now.saturating_duration_since(record.received_at);
             let queue = started.saturating_duration_since(record.queued_at);
-            latencies.ended(&RequestTimes { request, queue, compute: Some(times) }, now, None);
+            latencies.ended(&RequestTimes { request, queue, compute: Some(times) }, now, exemplar(trace, now_ms));
         }
     }
 
@@ -322,9 +325,9 @@ impl ModelCounters {
     }
 
     /// Counts one request that ended by itself. `now_ms` counts from 1970.
-    pub fn record_end(&mut self, record: &RequestRecord, marks: &Marks, now_ms: u64) {
+    pub fn record_end(&mut self, request: EndedRequest<'_>, marks: &Marks, now_ms: u64) {
         self.counts.last_inference_ms = now_ms;
-        self.record_success(record, marks);
+        self.record_success(request, marks, now_ms);
     }
 
     /// Counts response number `index` of a request.
@@ -366,7 +369,8 @@ impl ModelCounters {
     }
 
     /// Every request adds the whole batch's compute times, as Triton counts them.
-    fn record_success(&mut self, record: &RequestRecord, marks: &Marks) {
+    fn record_success(&mut self, request: EndedRequest<'_>, marks: &Marks, now_ms: u64) {
+        let EndedRequest { record, trace } = request;
         self.counts.inference_count += u64::from(record.batch_size);
         self.counts.success.add(1, marks.end.saturating_duration_since(record.received_at));
         self.counts.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
@@ -379,7 +383,7 @@ impl ModelCounters {
                 queue: marks.start.saturating_duration_since(record.queued_at),
                 compute: Some(ComputeTimes::of(marks)),
             };
-            latencies.ended(&times, marks.end, None);
+            latencies.ended(&times, marks.end, exemplar(trace, now_ms));
         }
     }
 
@@ -399,6 +403,12 @@ impl ModelCounters {
             FailureReason::Other => &mut self.counts.failures.other,
         } += 1;
     }
+}
+
+/// Where more is told of a request whose trace goes to a collector.
+fn exemplar(trace: Option<&Trace>, now_ms: u64) -> Option<Exemplar> {
+    let trace_id = trace.filter(|trace| trace.traceparent().is_some())?.trace_id();
+    Some(Exemplar { trace_id, value: 0.0, at: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms) })
 }
 
 impl ModelSnapshot {

@@ -10,6 +10,7 @@ mod table;
 mod tracing;
 mod usage;
 mod value;
+mod vertex_ai;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,12 +76,18 @@ pub(crate) struct Args {
     pub(crate) grpc: GrpcArgs,
     /// Who may load and unload models.
     pub(crate) control: ControlArgs,
+    /// SageMaker's protocol.
+    pub(crate) sagemaker: SageMakerArgs,
+    /// Vertex AI's protocol.
+    pub(crate) vertex_ai: VertexAiArgs,
     /// The metrics page.
     pub(crate) metrics: Endpoint,
     /// TLS of that page.
     pub(crate) metrics_tls: TlsArgs,
     /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
+    /// Whether that page shows GPUs.
+    pub(crate) gpu_metrics: bool,
     /// How long a reading of them counts.
     pub(crate) metrics_interval: Duration,
     /// `--metrics-config`, in the order given, and what it comes to.
@@ -96,6 +103,8 @@ pub(crate) struct Args {
     pub(crate) tracing: TraceArgs,
     /// What to log, how and where.
     pub(crate) log: LogArgs,
+    /// File of the access log.
+    pub(crate) access_log: Option<PathBuf>,
     /// Sentences about flags that have a successor.
     pub(crate) deprecations: Vec<&'static str>,
     /// Flags given that this server does not support and ignores.
@@ -213,6 +222,22 @@ pub(crate) struct ControlArgs {
     pub(crate) is_public: bool,
 }
 
+/// SageMaker's front end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SageMakerArgs {
+    pub(crate) endpoint: Endpoint,
+    /// Ports that the other front ends may have.
+    pub(crate) safe_ports: Option<(u16, u16)>,
+}
+
+/// Vertex AI's front end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VertexAiArgs {
+    pub(crate) endpoint: Endpoint,
+    /// The model that answers predictions; empty if not given.
+    pub(crate) default_model: String,
+}
+
 /// Whether a front end encrypts, and where its certificates are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TlsArgs {
@@ -302,7 +327,9 @@ pub(crate) enum ArgsError {
     HostPolicySetting(String),
     #[error("--{0} cannot be given beside --trace-config, which says the same: leave it out")]
     TwoTraceFlags(&'static str),
-    #[error("no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true")]
+    #[error(
+        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true"
+    )]
     NoEndpoint,
     #[error(
         "--{0}-use-ssl and --{0}-use-ssl-mutual need the server's certificate and key: give --{0}-server-cert and \
@@ -317,15 +344,19 @@ pub(crate) enum ArgsError {
     RepeatedCategory { kind: &'static str, category: String },
     #[error("The server cannot listen to {0} requests and {1} requests at the same address and port {2}:{3}")]
     PortClash(&'static str, &'static str, String, u16),
+    #[error("The server cannot listen to {0} requests at port {1}, allowed port range is [{2}, {3}]")]
+    UnsafePort(&'static str, u16, u16, u16),
 }
 
 /// What a host policy may say.
 const HOST_POLICY_SETTINGS: [&str; 2] = ["numa-node", "cpu-cores"];
 
-/// The words after the program's name. Errors: one is not text.
+/// The words after the program's name, behind those that the environment stands for. Errors: one is not text.
 pub(crate) fn words() -> Result<Vec<String>, ArgsError> {
     let words = std::env::args_os().skip(1).map(OsString::into_string);
-    words.collect::<Result<_, _>>().map_err(|word| ArgsError::NotText(word.to_string_lossy().into_owned()))
+    let given = words.collect::<Result<Vec<_>, _>>();
+    let given = given.map_err(|word| ArgsError::NotText(word.to_string_lossy().into_owned()))?;
+    Ok(vertex_ai::flags(|name| std::env::var(name).ok(), &given).into_iter().chain(given).collect())
 }
 
 /// Reads a command line, the program's name left out.
@@ -399,7 +430,8 @@ impl Args {
         if let Some(unknown) = settings.into_iter().find(|key| !HOST_POLICY_SETTINGS.contains(&key.as_str())) {
             return Err(ArgsError::HostPolicySetting(unknown.clone()));
         }
-        if !self.http.endpoint.is_allowed && !self.grpc.endpoint.is_allowed {
+        let endpoints = [&self.http.endpoint, &self.grpc.endpoint, &self.sagemaker.endpoint, &self.vertex_ai.endpoint];
+        if endpoints.iter().all(|endpoint| !endpoint.is_allowed) {
             return Err(ArgsError::NoEndpoint);
         }
         self.cache.configs()?;
@@ -427,12 +459,22 @@ impl Args {
             (Service::Http, &self.http.endpoint),
             (Service::Grpc, &self.grpc.endpoint),
             (Service::Metrics, &self.metrics),
+            (Service::SageMaker, &self.sagemaker.endpoint),
+            (Service::VertexAi, &self.vertex_ai.endpoint),
         ];
         let allowed: Vec<_> = endpoints.into_iter().filter(|(_, endpoint)| endpoint.is_allowed).collect();
         for (service, endpoint) in &allowed {
             if let Some(port) = endpoint.impossible_port {
                 let name = service.port_flag();
                 return Err(ArgsError::Value { name, text: port.to_string(), expected: PORTS.into() });
+            }
+        }
+        if let Some((first, last)) = self.sagemaker.safe_ports.filter(|_| self.sagemaker.endpoint.is_allowed) {
+            let outside = |(service, endpoint): &&(Service, &Endpoint)| {
+                *service != Service::SageMaker && !(first..=last).contains(&endpoint.port)
+            };
+            if let Some((service, endpoint)) = allowed.iter().find(outside) {
+                return Err(ArgsError::UnsafePort(service.requests(), endpoint.port, first, last));
             }
         }
         for (index, (one, a)) in allowed.iter().enumerate() {
@@ -492,6 +534,10 @@ impl CacheArgs {
 impl Endpoint {
     const fn at(address: String, port: u16) -> Self {
         Self { is_allowed: true, address, port, impossible_port: None, reuse_port: false }
+    }
+
+    fn off(address: String, port: u16) -> Self {
+        Self { is_allowed: false, ..Self::at(address, port) }
     }
 
     fn set_port(&mut self, Port(port): Port) {
@@ -565,9 +611,12 @@ impl Default for Args {
                 forwarded_headers: None,
             },
             control: ControlArgs::default(),
+            sagemaker: SageMakerArgs { endpoint: Endpoint::off(everywhere(), 8080), safe_ports: None },
+            vertex_ai: VertexAiArgs { endpoint: Endpoint::off(everywhere(), 8080), default_model: String::new() },
             metrics: Endpoint::at(String::new(), 8002),
             metrics_tls: TlsArgs::default(),
             cpu_metrics: true,
+            gpu_metrics: true,
             metrics_interval: Duration::from_secs(2),
             metrics_settings: Vec::new(),
             latency: LatencySettings::default(),
@@ -576,6 +625,7 @@ impl Default for Args {
             cache: CacheArgs { settings: Vec::new(), byte_size: None, directory: "/opt/tritonserver/caches".into() },
             tracing: TraceArgs::default(),
             log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
+            access_log: None,
             deprecations: Vec::new(),
             unsupported_flags: Vec::new(),
         }

@@ -45,6 +45,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) enum Fatal {
     #[error("cannot write the log to '{path}': {error}", path = path.display())]
     LogFile { path: PathBuf, error: io::Error },
+    #[error("cannot write the access log to '{path}': {error}", path = path.display())]
+    AccessLog { path: PathBuf, error: io::Error },
     #[error("cannot start: {0}")]
     Runtime(io::Error),
     #[error(transparent)]
@@ -53,6 +55,8 @@ pub(crate) enum Fatal {
     ControlSocket(#[from] ControlSocketError),
     #[error("failed to start {} service: Invalid argument - {error}", service.title())]
     Certificates { service: Service, error: LoadError },
+    #[error("failed to start {} service: Invalid argument - {reason}", service.title())]
+    FrontEndOptions { service: Service, reason: &'static str },
     #[error("creating server: {} - {error}", error.code.text())]
     Start { error: Error },
     #[error("{service} ended: {reason}")]

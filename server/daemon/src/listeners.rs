@@ -25,6 +25,10 @@ pub(crate) enum Service {
     Grpc,
     /// The metrics page.
     Metrics,
+    /// SageMaker's protocol.
+    SageMaker,
+    /// Vertex AI's protocol.
+    VertexAi,
 }
 
 impl Service {
@@ -34,6 +38,8 @@ impl Service {
             Self::Http => "http",
             Self::Grpc => "grpc",
             Self::Metrics => "metrics",
+            Self::SageMaker => "sagemaker",
+            Self::VertexAi => "vertex-ai",
         }
     }
 
@@ -43,12 +49,16 @@ impl Service {
             Self::Http => "http-port",
             Self::Grpc => "grpc-port",
             Self::Metrics => "metrics-port",
+            Self::SageMaker => "sagemaker-port",
+            Self::VertexAi => "vertex-ai-port",
         }
     }
 
-    /// The flags with its certificate, its key, and the roots of the certificates of clients.
+    /// The flags with its certificate, its key, and the roots of the certificates of clients. Those of clouds have none: a cloud
+    /// encrypts in front of them.
     pub(crate) const fn tls_flags(self) -> [&'static str; 3] {
         match self {
+            Self::SageMaker | Self::VertexAi => [""; 3],
             Self::Http => ["http-server-cert", "http-server-key", "http-root-cert"],
             Self::Grpc => ["grpc-server-cert", "grpc-server-key", "grpc-root-cert"],
             Self::Metrics => ["metrics-server-cert", "metrics-server-key", "metrics-root-cert"],
@@ -61,6 +71,8 @@ impl Service {
             Self::Http => "HTTP",
             Self::Grpc => "GRPC",
             Self::Metrics => "Metrics",
+            Self::SageMaker => "Sagemaker",
+            Self::VertexAi => "Vertex AI",
         }
     }
 
@@ -70,6 +82,8 @@ impl Service {
             Self::Http => "HTTP",
             Self::Grpc => "GRPC",
             Self::Metrics => "metrics",
+            Self::SageMaker => "SageMaker",
+            Self::VertexAi => "Vertex AI",
         }
     }
 }
@@ -81,6 +95,8 @@ impl fmt::Display for Service {
             Self::Http => "HTTPService",
             Self::Grpc => "GRPCInferenceService",
             Self::Metrics => "Metrics Service",
+            Self::SageMaker => "Sagemaker HTTPService",
+            Self::VertexAi => "Vertex AI HTTPService",
         })
     }
 }

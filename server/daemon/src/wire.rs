@@ -24,7 +24,7 @@ use server_core::{
     restriction::ApiGroup,
     trace::{Ids, Mode, Tracer},
 };
-use server_engine::{BlockingPool, CacheConfig, Engine, ResponseCache};
+use server_engine::{AccessLog, BlockingPool, CacheConfig, Engine, ResponseCache};
 use server_tls::{Acceptor, Files, PemFile, Protocol};
 use server_traces::Traces;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -35,6 +35,7 @@ use crate::{
         Args, CacheArgs, Compression, ControlArgs, ControlMode, GpuFallback, GrpcArgs, HostPolicySetting, HttpArgs,
         LimitedResource, ModelArgs, RateLimit, Restriction, Setting, TlsArgs, TraceArgs,
     },
+    clouds,
     control_socket::ControlSocket,
     drain::Limits,
     lifecycle::{self, Exit, Fatal, FrontEnds},
@@ -72,9 +73,12 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         http,
         grpc,
         control,
+        sagemaker,
+        vertex_ai,
         metrics,
         metrics_tls,
         cpu_metrics,
+        gpu_metrics,
         metrics_interval,
         metrics_settings: _,
         latency,
@@ -83,6 +87,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         cache,
         tracing,
         log,
+        access_log,
         deprecations,
         unsupported_flags,
     } = args;
@@ -94,6 +99,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     if !unsupported_flags.is_empty() {
         warn!("flags that this server does not support are ignored: --{}", unsupported_flags.join(", --"));
     }
+    let access_log =
+        access_log.map(|path| AccessLog::open(&path).map_err(|error| Fatal::AccessLog { path, error })).transpose()?;
     raise_file_limit();
     info!(table = options, "Options");
     server_tls::install_provider();
@@ -138,7 +145,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
         tls: None,
+        access_log: access_log.clone(),
     };
+    // SageMaker and Vertex AI authenticate in front of the server; what is restricted stays restricted through the other door.
+    let cloud_options = http_options.clone();
     // The socket is for whoever runs the server: what is asked of callers of the ports is not asked of them.
     let control_options = server_http::Options {
         restrictions: Vec::new(),
@@ -182,6 +192,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         forwarded_headers,
         byte_budget: byte_budget.clone(),
         blocking_pool: blocking_pool.clone(),
+        access_log: access_log.clone(),
         ..server_grpc::Options::default()
     };
     let load_threads = saturating(load_threads.into());
@@ -190,6 +201,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     let backend_settings = merge(&backend_directory, &backend_settings);
     info!(table = start_tables::agents(), "Repository agents");
     info!(table = start_tables::backends(&backend_settings), "Backends");
+    let gpus = (metrics.is_allowed && gpu_metrics).then(|| server_backends::gpu_probe(metrics_interval));
+    let gpus = gpus.and_then(|probe| probe.inspect_err(|error| info!("The metrics page shows no GPUs: {error}")).ok());
     let mut engine_options = server_engine::Options {
         id,
         repositories: repositories.into_iter().collect(),
@@ -218,6 +231,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         response_cache: None, // opened below, where there is a runtime
         custom_metrics: server_capi::custom_metrics(),
         machine_metrics: cpu_metrics,
+        access_log,
+        gpus,
         shared_memory: server_engine::SharedMemoryOptions {
             is_allowed: allow_client_shm,
             byte_budget: byte_budget.clone(),
@@ -229,6 +244,13 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         latency,
     };
 
+    // Models of a multi-model endpoint are linked into a repository of their own, which goes with the process.
+    let linked_models = (sagemaker.endpoint.is_allowed && control_mode == ControlMode::Explicit)
+        .then(|| tempfile::Builder::new().prefix("tritonserver-sagemaker-").tempdir())
+        .transpose()
+        .map_err(Fatal::Runtime)?;
+    engine_options.repositories.extend(linked_models.as_ref().map(|folder| folder.path().to_owned()));
+
     let runtime = runtime(load_threads).map_err(Fatal::Runtime)?;
     let traces = traces(&tracing, runtime.handle())?;
     engine_options.tracer = Arc::new(tracer(&tracing, &traces)?);
@@ -239,7 +261,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         // Sockets before models: a probe is answered while they load.
         let http = Listener::open(Service::Http, &http, &mut handed_over)?;
         let grpc = Listener::open(Service::Grpc, &grpc, &mut handed_over)?;
+        let has_metrics = metrics.is_allowed;
         let metrics = Listener::open(Service::Metrics, &metrics, &mut handed_over)?;
+        let sagemaker = Listener::open(Service::SageMaker, &sagemaker.endpoint, &mut handed_over)?;
+        let vertex = Listener::open(Service::VertexAi, &vertex_ai.endpoint, &mut handed_over)?;
         let control = match &control_path {
             None => None,
             Some(path) => Some((path, ControlSocket::open(path).await?)),
@@ -275,6 +300,23 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             let (engine, stopped) = (engine.clone(), front_ends.stopped());
             front_ends.add(listener, |socket| async {
                 server_http::serve_metrics(socket, engine, byte_budget, metrics_tls, stopped).await;
+                Ok(())
+            });
+        }
+        if let Some(listener) = sagemaker {
+            let (engine, stopped, options) = (engine.clone(), front_ends.stopped(), cloud_options.clone());
+            let repository = linked_models.as_ref().map(|folder| folder.path().to_owned());
+            let sagemaker = server_http::SageMakerOptions { model: clouds::sagemaker_model(), repository };
+            front_ends.add(listener, |socket| async {
+                server_http::serve_sagemaker(socket, engine, options, sagemaker, stopped).await;
+                Ok(())
+            });
+        }
+        if let Some(listener) = vertex {
+            let routes = clouds::vertex_ai_routes(vertex_ai, &engine, has_metrics)?;
+            let (engine, stopped) = (engine.clone(), front_ends.stopped());
+            front_ends.add(listener, |socket| async {
+                server_http::serve_vertex_ai(socket, engine, cloud_options, routes, stopped).await;
                 Ok(())
             });
         }
@@ -359,7 +401,7 @@ fn acceptor(service: Service, is_allowed: bool, tls: &TlsArgs) -> Result<Option<
         client_roots: tls.use_ssl_mutual.then(|| file(client_roots, &tls.root_cert)),
     };
     let protocol = match service {
-        Service::Http | Service::Metrics => Protocol::Http1,
+        Service::Http | Service::Metrics | Service::SageMaker | Service::VertexAi => Protocol::Http1,
         Service::Grpc => Protocol::Http2,
     };
     let (acceptor, reloader) =

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use server_core::{
-    completion::RequestRecord,
+    completion::{EndedRequest, RequestRecord},
     ensemble::Graph,
     input_memory::InputMemory,
     request::InferRequest,
@@ -122,12 +122,12 @@ impl Ensemble {
     }
 
     /// Counts the end of a request that was taken in; `started` is when its first step might start.
-    fn ended(&self, record: &RequestRecord, started: Instant, outcome: Result<ComputeTimes, FailureReason>) {
+    fn ended(&self, request: EndedRequest<'_>, started: Instant, outcome: Result<ComputeTimes, FailureReason>) {
         let (now, now_ms) = (Instant::now(), now_ms());
         let mut state = self.state.lock();
         match outcome {
-            Ok(times) => state.counters.record_ensemble(record, started, times, now, now_ms),
-            Err(reason) => state.counters.record_failure(reason, record.received_at, now),
+            Ok(times) => state.counters.record_ensemble(request, started, times, now, now_ms),
+            Err(reason) => state.counters.record_failure(reason, request.record.received_at, now),
         }
         state.in_flight -= 1;
         if state.is_closed && state.in_flight == 0 {

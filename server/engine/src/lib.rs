@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod aside;
 mod blocking_pool;
 mod cache;
@@ -53,6 +54,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use access_log::{Access, AccessLog};
 use parking_lot::Mutex;
 use server_core::{
     backend::{Backends, Host, MemoryUse},
@@ -456,8 +458,10 @@ impl Engine {
         };
         page.add_models(counted);
         page.add_pinned_memory();
+        self.options.gpus.iter().for_each(|gpus| page.add_gpus(&gpus.read()));
         machine.iter().for_each(|machine| page.add_machine(machine));
         page.add_shadow_copies(&shadows);
+        self.options.access_log.iter().for_each(|log| page.add_access_log(log.dropped()));
         if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
             page.add_local_cache(&cache);
         }

@@ -16,6 +16,7 @@ use server_core::{
     error::{Error, Result},
     host_policy::{self, HostPolicies},
     interface::{Interface, Labels},
+    latency::LatencySettings,
 };
 
 use crate::{

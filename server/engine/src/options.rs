@@ -5,11 +5,11 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use server_core::{
     custom_metrics::CustomMetrics, host_policy::HostPolicies, latency::LatencySettings, log_settings::LogSettings,
-    rate_limit::Amounts, repository::agents::AgentLibraries, trace::Tracer,
+    metrics::GpuProbe, rate_limit::Amounts, repository::agents::AgentLibraries, trace::Tracer,
 };
 use server_repositories::Location;
 
-use crate::{ResponseCache, shared_memory::SharedMemoryOptions};
+use crate::{AccessLog, ResponseCache, shared_memory::SharedMemoryOptions};
 
 /// Who decides which models are loaded: `--model-control-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +73,10 @@ pub struct Options {
     pub tracer: Arc<Tracer>,
     /// What is logged, and how: `--log-verbose` and its like.
     pub log_settings: Arc<LogSettings>,
+    /// Where requests are logged; the metrics page says how many were not.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// What the metrics page shows of GPUs, where there are any.
+    pub gpus: Option<Arc<dyn GpuProbe>>,
     /// `--metrics-config`: which distributions of latencies models keep, and whether the page shows their counters.
     pub latency: LatencySettings,
     /// `--metrics-interval-ms`: a reading of them counts for so long.
@@ -102,6 +106,8 @@ impl Default for Options {
             response_cache: None,
             custom_metrics: CustomMetrics::default(),
             machine_metrics: true,
+            access_log: None,
+            gpus: None,
             latency: LatencySettings::default(),
             shared_memory: SharedMemoryOptions::default(),
             tracer: Arc::default(),

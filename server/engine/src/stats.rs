@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use server_core::batching::queue::Removal;
 use server_core::{
     batch::Pending,
-    completion::{Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome, Ticket, hand_over},
+    completion::{
+        EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome, Ticket, hand_over,
+    },
     error::Error,
     responder::{Reply, Responder},
     sequence::SlotRef,
@@ -128,13 +130,19 @@ impl RequestEvents for ModelStats {
         }
     }
 
-    fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant) {
+    fn ended(
+        &self,
+        request: EndedRequest<'_>,
+        outcome: Result<(), FailureReason>,
+        marks: Option<&Marks>,
+        now: Instant,
+    ) {
         let now_ms = now_ms();
         let mut counters = self.counters.lock();
         match (outcome, marks) {
-            (Ok(()), Some(marks)) => counters.record_end(record, marks, now_ms),
-            (Ok(()), None) => counters.record_end(record, &Marks::at(now, now), now_ms),
-            (Err(reason), _) => counters.record_failure(reason, record.received_at, now),
+            (Ok(()), Some(marks)) => counters.record_end(request, marks, now_ms),
+            (Ok(()), None) => counters.record_end(request, &Marks::at(now, now), now_ms),
+            (Err(reason), _) => counters.record_failure(reason, request.record.received_at, now),
         }
     }
 

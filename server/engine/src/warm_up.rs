@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use server_core::{
     backend::Instance,
     batch::{Batch, Pending},
-    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::{ModelConfig, SchedulingChoice},
     error::{Error, Result},
     interface::Interface,
@@ -224,8 +224,14 @@ impl RequestEvents for Events {
         self.stats.responded(record, index, outcome, marks);
     }
 
-    fn ended(&self, record: &RequestRecord, outcome: Result<(), FailureReason>, marks: Option<&Marks>, now: Instant) {
-        self.stats.ended(record, outcome, marks, now);
+    fn ended(
+        &self,
+        request: EndedRequest<'_>,
+        outcome: Result<(), FailureReason>,
+        marks: Option<&Marks>,
+        now: Instant,
+    ) {
+        self.stats.ended(request, outcome, marks, now);
     }
 
     fn released(&self, count: usize) {

@@ -74,7 +74,7 @@ pub(crate) async fn serve<L: Future<Output = ()>>(
             debug!("connection without the options of TCP: {error}");
         }
         let server = Server {
-            dispatch: dispatch.for_connection(),
+            dispatch: dispatch.for_connection(&stream),
             builder: builder(options),
             ages: ages(options),
             keep_alive: keep_alive(options),

@@ -3,19 +3,21 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use server_core::grpc_timeout;
-use tokio::time::sleep;
+use server_engine::{Access, AccessLog};
+use tokio::{net::TcpStream, time::sleep};
 use tonic::Status;
 
 use crate::{framing::body::ResponseBody, service::Service};
@@ -23,18 +25,22 @@ use crate::{framing::body::ResponseBody, service::Service};
 /// Passes each call to the service. Every connection has its own.
 pub(crate) struct Dispatch {
     service: Arc<Service>,
+    access_log: Option<Arc<AccessLog>>,
+    /// Known only where calls are logged.
+    client: Option<SocketAddr>,
     calls: Calls,
 }
 
 impl Dispatch {
     /// Passes calls to that service.
-    pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { service, calls: Calls::default() }
+    pub(crate) fn new(service: Arc<Service>, access_log: Option<Arc<AccessLog>>) -> Self {
+        Self { service, access_log, client: None, calls: Calls::default() }
     }
 
     /// The same for one connection.
-    pub(crate) fn for_connection(&self) -> Self {
-        Self::new(self.service.clone())
+    pub(crate) fn for_connection(&self, stream: &TcpStream) -> Self {
+        let client = self.access_log.as_ref().and_then(|_| stream.peer_addr().ok());
+        Self { client, ..Self::new(self.service.clone(), self.access_log.clone()) }
     }
 
     /// The calls this connection has in flight.
@@ -50,11 +56,29 @@ impl Dispatch {
         let service = self.service.clone();
         let in_flight = self.calls.count();
         let (head, body) = request.into_parts();
+        let log = self.access_log.clone().map(|log| (log, self.client, Instant::now()));
         async move {
             let mut response = answer(&service, &head, body).await;
+            if let Some((log, client, began)) = log {
+                log.add(access(&head, client, &response, began.elapsed()));
+            }
             response.body_mut().hold(in_flight.answered());
             Ok(response)
         }
+    }
+}
+
+/// What the access log says of a call.
+fn access(head: &Parts, client: Option<SocketAddr>, response: &Response<ResponseBody>, took: Duration) -> Access {
+    // one that ended well says so behind its messages
+    let status = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    Access {
+        protocol: "grpc",
+        client,
+        method: head.method.as_str().to_owned(),
+        path: head.uri.path().to_owned(),
+        status: status.unwrap_or(0),
+        took,
     }
 }
 

@@ -52,6 +52,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let admission = Arc::new(Admission::default());
     let for_leaving = engine.clone();
-    let dispatch = Dispatch::new(Arc::new(Service::new(engine, admission.clone(), &options)));
+    let service = Arc::new(Service::new(engine, admission.clone(), &options));
+    let dispatch = Dispatch::new(service, options.access_log.clone());
     connection::serve(listener, dispatch, &admission, &options, move || for_leaving.leaving(), shutdown).await
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use server_core::{
     byte_budget::ByteBudget, control::PrivateControl, header_forwarding::HeaderPattern, restriction::Restriction,
 };
-use server_engine::BlockingPool;
+use server_engine::{AccessLog, BlockingPool};
 use server_tls::Acceptor;
 
 use crate::PingPolicy;
@@ -21,6 +21,8 @@ pub struct Options {
     pub pings: PingPolicy,
     /// Encrypts all connections: `--grpc-use-ssl`.
     pub tls: Option<Acceptor>,
+    /// Where calls are logged: `--access-log`.
+    pub access_log: Option<Arc<AccessLog>>,
     /// How long a new connection may take until its client has sent the preface of HTTP/2 and the first frame.
     pub handshake_timeout: Duration,
     /// Age at which a connection is asked to end: `--grpc-max-connection-age`.
@@ -57,6 +59,7 @@ impl Default for Options {
             keepalive_timeout: Duration::from_secs(20),
             pings: PingPolicy::default(),
             tls: None,
+            access_log: None,
             handshake_timeout: Duration::from_secs(20),
             max_connection_age: None,
             max_connection_age_grace: None,

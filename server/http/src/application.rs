@@ -4,7 +4,7 @@ use std::future::Future;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use server_engine::Leaving;
+use server_engine::{AccessLog, Leaving};
 
 use crate::{body::Body, connection::Activity};
 
@@ -16,6 +16,11 @@ pub(crate) trait Application: Send + Sync + 'static {
     /// Whether it asks how the headers of a request were written: [`Activity::written`].
     fn records_heads(&self) -> bool {
         false
+    }
+
+    /// Where its requests are logged, if they are.
+    fn access_log(&self) -> Option<&AccessLog> {
+        None
     }
 
     /// Whether connections should be closed after their next response.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use server_core::{error::Result, interface::ModelId, request::VersionChoice};
-use server_engine::Leaving;
+use server_engine::{AccessLog, Leaving};
 
 use crate::{
     application::Application,
@@ -26,6 +26,10 @@ impl Application for Server {
         self.options.forwarded_headers.is_some()
     }
 
+    fn access_log(&self) -> Option<&AccessLog> {
+        self.options.access_log.as_deref()
+    }
+
     fn leaves(&self) -> Leaving {
         self.engine.leaves()
     }
@@ -34,18 +38,27 @@ impl Application for Server {
 async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
     let (Parts { method, uri, headers, .. }, body) = request.into_parts();
     let mut body = RequestBody::new(body, &headers);
-    let route = route(&method, uri.path()).map_err(Failure::Route).and_then(|route| {
-        control::check(server.options.private_control.as_ref(), &route, &method)?;
-        restriction::check(&server.options.restrictions, &route, &headers)?;
-        Ok(route)
-    });
-    let outcome = match route {
-        Ok(route) => call_handler(server, activity, &method, route, headers, &mut body).await,
-        Err(failure) => Err(failure),
+    let outcome = match route(&method, uri.path()) {
+        Ok(route) => call(server, activity, route, &method, headers, &mut body).await,
+        Err(error) => Err(Failure::Route(error)),
     };
     let mut response = outcome.unwrap_or_else(Failure::into_response);
     body.finish(&mut response);
     response
+}
+
+/// Checks whether whoever sent those headers may make that call, and makes it.
+pub(crate) async fn call(
+    server: &Server,
+    activity: &Activity,
+    route: Route<'_>,
+    method: &Method,
+    headers: HeaderMap,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Failure> {
+    control::check(server.options.private_control.as_ref(), &route, method)?;
+    restriction::check(&server.options.restrictions, &route, &headers)?;
+    call_handler(server, activity, method, route, headers, body).await
 }
 
 /// Calls the handler of a route. Only the future of inference is part of the connection's own; the others are rare, and

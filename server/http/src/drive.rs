@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -13,11 +14,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{
+    body::Incoming,
     server::conn::http1::{self, Parts},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use server_engine::Leaving;
+use server_engine::{Access, Leaving};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
@@ -56,6 +58,8 @@ struct Shared<A> {
     application: Arc<A>,
     activity: Arc<Activity>,
     began: Instant,
+    /// Known only where requests are logged.
+    client: Option<SocketAddr>,
 }
 
 impl<A: Application> Shared<A> {
@@ -70,19 +74,46 @@ impl<A: Application> Shared<A> {
     }
 }
 
+impl<A: Application> Shared<A> {
+    /// What the access log says of a request, if there is one, and when that began.
+    fn access(&self, request: &http::Request<Incoming>) -> Option<(Box<Access>, Instant)> {
+        self.application.access_log()?;
+        let access = Access {
+            protocol: "http",
+            client: self.client,
+            method: request.method().as_str().to_owned(),
+            path: request.uri().path().to_owned(),
+            status: 0,
+            took: Duration::ZERO,
+        };
+        Some((Box::new(access), Instant::now()))
+    }
+
+    fn log(&self, (access, began): (Box<Access>, Instant), status: StatusCode) {
+        if let Some(log) = self.application.access_log() {
+            log.add(Access { status: status.as_u16().into(), took: began.elapsed(), ..*access });
+        }
+    }
+}
+
 /// Drives one connection to its end. Dropping `stop`'s sender or sending asks it to end after the running request.
 pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>, stop: watch::Receiver<()>) {
     let activity = Arc::new(Activity::new(application.records_heads()));
-    let shared = Arc::new(Shared { application, activity: activity.clone(), began: Instant::now() });
-    let service = service_fn(move |request: http::Request<_>| {
+    let client = application.access_log().and_then(|_| stream.peer());
+    let shared = Arc::new(Shared { application, activity: activity.clone(), began: Instant::now(), client });
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let shared = shared.clone();
         async move {
             shared.activity.request_begun(request.version());
+            let access = shared.access(&request);
             let mut response = shared.application.answer(&shared.activity, request).await;
             if shared.is_over() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             shared.activity.answered();
+            if let Some(access) = access {
+                shared.log(access, response.status());
+            }
             if let Body::Events(events) = response.body_mut() {
                 events.watch(shared.activity.clone());
             }

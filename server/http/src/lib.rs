@@ -1,5 +1,5 @@
 //! The HTTP front end: the inference protocol on one port, the metrics page on another, and the protocol again on a Unix
-//! socket for whoever controls the server.
+//! socket for whoever controls the server. Clouds have front ends of their own to it: SageMaker and Vertex AI.
 //!
 //! Decodes requests for the engine and encodes its responses; it decides nothing else. Calls go one way: `serve`
 //! (sockets) to `dispatch` (routes) to one module per resource, of which `infer` is the hot path.
@@ -9,6 +9,7 @@
 mod application;
 mod binary;
 mod body;
+mod cloud;
 mod compression;
 mod connection;
 mod control;
@@ -32,6 +33,7 @@ mod reply;
 mod repository;
 mod restriction;
 mod router;
+mod sagemaker;
 mod serve;
 mod server;
 mod settings;
@@ -40,16 +42,19 @@ mod statistics;
 mod to_json;
 mod tracing;
 mod transport;
+mod vertex_ai;
 
 use std::sync::Arc;
 
 use server_core::{
     byte_budget::ByteBudget, control::PrivateControl, header_forwarding::HeaderPattern, restriction::Restriction,
 };
-use server_engine::BlockingPool;
+use server_engine::{AccessLog, BlockingPool};
 use server_tls::Acceptor;
 
-pub use serve::{serve, serve_local, serve_metrics};
+pub use sagemaker::SageMakerOptions;
+pub use serve::{serve, serve_local, serve_metrics, serve_sagemaker, serve_vertex_ai};
+pub use vertex_ai::VertexAiRoutes;
 
 /// How to serve. Filled by the command line; the defaults are Triton's.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub struct Options {
     pub blocking_pool: BlockingPool,
     /// Encrypts all connections: `--http-use-ssl`.
     pub tls: Option<Acceptor>,
+    /// Where requests are logged: `--access-log`.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 impl Default for Options {
@@ -83,6 +90,7 @@ impl Default for Options {
             byte_budget: Arc::new(ByteBudget::new(0)),
             blocking_pool: BlockingPool::default(),
             tls: None,
+            access_log: None,
         }
     }
 }

@@ -68,7 +68,8 @@ const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
 const BOTH: &[Method] = &[Method::GET, Method::POST];
 
-fn find(path: &str) -> Option<(Route<'_>, &'static [Method])> {
+/// The route of a path, and the methods that it has.
+pub(crate) fn find(path: &str) -> Option<(Route<'_>, &'static [Method])> {
     let rest = path.strip_prefix("/v2")?;
     if let Some(rest) = rest.strip_prefix("/models/") {
         return if rest == "stats" { Some((Route::AllStatistics, GET)) } else { model(rest) };

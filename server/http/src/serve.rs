@@ -17,8 +17,10 @@ use crate::{
     application::Application,
     drive::{drive, refuse_plain},
     metrics::Metrics,
+    sagemaker::{SageMaker, SageMakerOptions},
     server::Server,
     transport::Transport,
+    vertex_ai::{VertexAi, VertexAiRoutes},
 };
 
 /// Pause after an `accept` that failed for want of resources.
@@ -48,6 +50,28 @@ pub async fn serve_metrics(
     shutdown: impl Future<Output = ()>,
 ) {
     accept_network(listener, tls, Arc::new(Metrics::new(engine, byte_budget)), shutdown).await;
+}
+
+/// Serves SageMaker's protocol until `shutdown` is ready.
+pub async fn serve_sagemaker(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    options: Options,
+    sagemaker: SageMakerOptions,
+    shutdown: impl Future<Output = ()>,
+) {
+    accept_network(listener, None, Arc::new(SageMaker::new(engine, options, sagemaker)), shutdown).await;
+}
+
+/// Serves Vertex AI's protocol until `shutdown` is ready.
+pub async fn serve_vertex_ai(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    options: Options,
+    routes: VertexAiRoutes,
+    shutdown: impl Future<Output = ()>,
+) {
+    accept_network(listener, None, Arc::new(VertexAi::new(engine, options, routes)), shutdown).await;
 }
 
 /// Serves the inference protocol to this machine, as [`serve`] does to the network; never encrypted.

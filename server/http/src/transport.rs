@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, IoSlice},
+    net::SocketAddr,
     os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -25,6 +26,14 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    /// The other end, if it has an address.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Network(stream) => stream.socket().peer_addr().ok(),
+            Self::Local(_) => None,
+        }
+    }
+
     /// How far sending is; `None` where a write that is ready has reached the socket.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {

@@ -241,7 +241,7 @@ mod tests {
     use std::sync::Arc;
 
     use server_core::{
-        completion::{Completion, RequestEvents, RequestRecord},
+        completion::{Completion, EndedRequest, RequestEvents, RequestRecord},
         responder::Reply,
         stats::FailureReason,
     };
@@ -257,8 +257,8 @@ mod tests {
         fn executed(&self, rows: u64, _: &Marks) {
             self.0.lock().push(rows);
         }
-        fn responded(&self, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
-        fn ended(&self, _: &RequestRecord, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
+        fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
+        fn ended(&self, _: EndedRequest<'_>, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
         fn released(&self, _: usize) {}
         fn rescheduled(&self, _: server_core::batch::Pending) {}
         fn now(&self) -> Instant {

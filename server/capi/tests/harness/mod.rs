@@ -19,7 +19,7 @@ use server_core::{
         Backend, Backends, Device, FoundModel, Health, Host, Instance, Model, ModelSource, Placement, Responses,
     },
     batch::{Batch, Pending},
-    completion::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::{self, Machine, ModelConfig, from_text},
     custom_metrics::CustomMetrics,
     error::{Error, Result},
@@ -200,13 +200,13 @@ impl RequestEvents for Recorder {
         self.0.lock().executed_rows.push(rows);
     }
 
-    fn responded(&self, index: u32, _: ResponseOutcome, _: &ResponseMarks) {
+    fn responded(&self, _: &RequestRecord, index: u32, _: ResponseOutcome, _: &ResponseMarks) {
         let mut counts = self.0.lock();
         assert_eq!(index, counts.responses);
         counts.responses += 1;
     }
 
-    fn ended(&self, _: &RequestRecord, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
+    fn ended(&self, _: EndedRequest<'_>, outcome: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {
         let mut counts = self.0.lock();
         match outcome {
             Ok(()) => counts.succeeded += 1,

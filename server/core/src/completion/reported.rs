@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Completion, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome};
+use super::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome};
 use crate::{
     responder::{NotSent, Reply},
     stats::{ComputeTimes, FailureReason},
@@ -26,14 +26,15 @@ impl Reporter {
     /// Counts its response number `index`, from 0.
     pub fn responded(&self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
         if let Some(events) = &self.events {
-            events.responded(index, outcome, marks);
+            events.responded(&self.record, index, outcome, marks);
         }
     }
 
     /// Counts its end. Call it once.
     pub fn ended(&self, outcome: Result<(), FailureReason>, marks: &Marks) {
         if let Some(events) = &self.events {
-            events.ended(&self.record, outcome, Some(marks), marks.end);
+            let request = EndedRequest { record: &self.record, trace: None };
+            events.ended(request, outcome, Some(marks), marks.end);
         }
     }
 

@@ -165,3 +165,28 @@ fn labels_have_names_that_prometheus_reads() {
     let counter = metrics.family(MetricKind::Counter, "c", "").unwrap();
     assert!(counter.metric(labels(&[("le", "x")]), None).is_ok());
 }
+
+#[test]
+fn a_model_cannot_fill_the_page_without_end() {
+    let metrics = CustomMetrics::default();
+    let family = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
+    let of = |number: usize| family.metric(labels(&[("caller", &number.to_string())]), None);
+    let mut held: Vec<Metric> = (0..MAX_SERIES).map(|number| of(number).unwrap()).collect();
+    let error = of(MAX_SERIES).unwrap_err();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.starts_with("metric 'requests' cannot have one more series: "), "{error:?}");
+    let again = of(7).expect("one that is there already");
+    drop((held.pop(), again));
+    held.push(of(MAX_SERIES).expect("there is room again"));
+    assert!(of(MAX_SERIES + 1).is_err());
+    let long = family.metric(labels(&[("caller", &"x".repeat(MAX_LABELS))]), None).unwrap_err();
+    assert_eq!(long.message, "labels of metric 'requests' have 16390 bytes, and at most 16384 are possible");
+    drop(held);
+    assert_eq!(metrics.1.load(Ordering::Relaxed), 0);
+    let names: Vec<_> =
+        (1..MAX_FAMILIES).map(|it| metrics.family(MetricKind::Gauge, &format!("f{it}"), "").unwrap()).collect();
+    assert!(metrics.family(MetricKind::Gauge, "more", "").is_err());
+    assert!(metrics.family(MetricKind::Gauge, "f1", "").is_ok());
+    drop(names);
+    assert!(metrics.family(MetricKind::Gauge, "more", "").is_ok());
+}

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::trace::TraceId;
+
 /// Upper limits of the classic buckets of latencies, seconds.
 const LIMITS: [f64; 18] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -20,7 +22,7 @@ const NATIVE_BUCKETS: usize = (HIGHEST - LOWEST + 1) as usize;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Exemplar {
     /// The trace in which it was observed.
-    pub trace_id: u128,
+    pub trace_id: TraceId,
     /// What was observed.
     pub value: f64,
     /// When.
@@ -223,13 +225,14 @@ mod tests {
     #[test]
     fn a_bucket_keeps_its_last_exemplar() {
         let mut histogram = LatencyHistogram::default();
-        let exemplar = |trace_id| Some(Exemplar { trace_id, value: 0.0, at: SystemTime::UNIX_EPOCH });
+        let trace = |byte| TraceId([byte; 16]);
+        let exemplar = |byte| Some(Exemplar { trace_id: trace(byte), value: 0.0, at: SystemTime::UNIX_EPOCH });
         histogram.observe(Duration::from_millis(3), exemplar(1));
         histogram.observe(Duration::from_millis(4), exemplar(2));
         histogram.observe(Duration::from_millis(4), None);
         histogram.observe(Duration::from_millis(700), exemplar(3));
         let reading = histogram.read();
         let kept: Vec<_> = reading.exemplars.iter().flatten().map(|it| (it.trace_id, it.value)).collect();
-        assert_eq!(kept, [(2, 0.004), (3, 0.7)]);
+        assert_eq!(kept, [(trace(2), 0.004), (trace(3), 0.7)]);
     }
 }

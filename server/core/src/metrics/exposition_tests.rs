@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::*;
-use crate::latency::{Exemplar, HistogramReading, NativeReading, SummaryReading};
+use crate::{
+    latency::{Exemplar, HistogramReading, NativeReading, SummaryReading},
+    trace::TraceId,
+};
 
 pub(super) fn page() -> Page {
     let labels = |model: &str| Arc::new(LabelSet::new(vec![("model".into(), model.to_owned())]));
@@ -16,7 +19,11 @@ pub(super) fn page() -> Page {
         kind,
         series: vec![Series { labels: labels("a \"b\"\n\\"), value }],
     };
-    let exemplar = Exemplar { trace_id: 0xabc, value: 0.02, at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_250) };
+    let exemplar = Exemplar {
+        trace_id: TraceId([0xab; 16]),
+        value: 0.02,
+        at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
+    };
     let histogram = HistogramReading {
         limits: vec![0.01, 1.0],
         counts: vec![2, 1, 0],

@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::{Marks, RequestRecord},
+        completion::{EndedRequest, Marks, RequestRecord},
         latency::{Latencies, LatencySettings},
         stats::ModelCounters,
     };
@@ -134,7 +134,7 @@ mod tests {
         for longer in [0, 300] {
             let record = RequestRecord { received_at: at(0), queued_at: at(1), batch_size: 1 };
             let marks = Marks { start: at(3), input_end: at(4), output_start: at(104 + longer), end: at(109 + longer) };
-            counters.record_end(&record, &marks, 0);
+            counters.record_end(EndedRequest { record: &record, trace: None }, &marks, 0);
             counters.record_first_response(record.received_at, marks.end);
         }
         if has_response_cache {

@@ -1,9 +1,19 @@
-//! The memory of requests: what is in use, the limit if there is one, and what was refused.
+//! The memory of requests: what is in use, the limit if there is one, and what was refused; and what the access log lacks.
 
 use super::family::{Family, Kind, Page};
 use crate::byte_budget::ByteBudget;
 
 impl Page {
+    /// Adds the requests that the access log lacks.
+    pub fn add_access_log(&mut self, dropped: u64) {
+        self.families.push(Family::single(
+            Kind::Counter,
+            "tritonserver_access_log_dropped",
+            "Number of requests that are not in the access log, because its file was too slow or full",
+            dropped as f64,
+        ));
+    }
+
     /// Adds the memory of requests in flight.
     pub fn add_request_memory(&mut self, budget: &ByteBudget) {
         let mut one = |kind, name, help, value: u64| self.families.push(Family::single(kind, name, help, value as f64));

@@ -88,7 +88,7 @@ fn write_line(
     text.push(' ');
     write_number(text, value);
     if let Some(Exemplar { trace_id, value, at }) = exemplar {
-        text.push_str(&format!(" # {{trace_id=\"{trace_id:032x}\"}} "));
+        text.push_str(&format!(" # {{trace_id=\"{trace_id}\"}} "));
         write_number(text, *value);
         let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         text.push_str(&format!(" {}.{:03}", at.as_secs(), at.subsec_millis()));

@@ -14,7 +14,7 @@ use super::{
 use crate::latency::{self, HistogramReading, NativeReading, SummaryReading};
 
 /// Below this a native histogram counts observations as nothing.
-const ZERO_THRESHOLD: f64 = 2.938_735_877_055_718_8e-39; // 2 to the power of -128, as Prometheus' own libraries have it
+const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39; // 2 to the power of -128, as Prometheus' own libraries have it
 
 impl Page {
     /// The page, length-delimited messages.
@@ -260,7 +260,7 @@ fn exemplar(exemplar: &latency::Exemplar) -> wire::Exemplar {
         nanos: at.subsec_nanos().cast_signed(),
     };
     wire::Exemplar {
-        label: vec![pair("trace_id", format!("{:032x}", exemplar.trace_id))],
+        label: vec![pair("trace_id", exemplar.trace_id.to_string())],
         value: Some(exemplar.value),
         timestamp: Some(timestamp),
     }

@@ -65,6 +65,21 @@ impl Value for MetricsSetting {
     }
 }
 
+/// `FIRST-LAST`: ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortRange(pub(crate) u16, pub(crate) u16);
+
+impl Value for PortRange {
+    const FORM: &'static str = "<port>-<port>";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let range = text.split_once('-').and_then(|(first, last)| {
+            Some(Self(first.trim().parse().ok()?, last.trim().parse().ok()?)).filter(|range| range.0 <= range.1)
+        });
+        range.ok_or_else(|| "<first>-<last>, two ports, the first not above the last".to_owned())
+    }
+}
+
 impl Value for CacheSetting {
     const FORM: &'static str = "<name>,<key>=<value>";
 
@@ -160,13 +175,10 @@ macro_rules! checked {
 }
 
 checked! {
-    /// A setting about everything.
     /// Bytes on one device.
     DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
     /// A part of one device.
     DeviceFraction as "<device>:<fraction>" = |text| pair::<u16, Fraction>(text, ':');
-    /// First and last port.
-    PortRange as "<port>-<port>" = |text| pair::<u16, u16>(text, '-');
 }
 
 fn pair<A: Value, B: Value>(text: &str, separator: char) -> bool {
@@ -230,6 +242,9 @@ mod tests {
         assert!(DeviceBytes::read("0:67108864").is_ok() && DeviceBytes::read("0").is_err());
         assert!(DeviceFraction::read("0:0.5").is_ok() && DeviceFraction::read("a:0.5").is_err());
         assert!(DeviceFraction::read("-1:0.6").is_err() && DeviceFraction::read("0:1.5").is_err());
-        assert!(PortRange::read("8080-8090").is_ok() && PortRange::read("8080").is_err());
+        assert_eq!(PortRange::read("8080-8090"), Ok(PortRange(8080, 8090)));
+        for bad in ["8080", "9-5", "a-b", "1-70000", ""] {
+            assert!(PortRange::read(bad).is_err(), "{bad}");
+        }
     }
 }

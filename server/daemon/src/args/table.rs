@@ -136,6 +136,10 @@ const LOGGING: &[Flag] = &[
         |args, format| args.log.format = format),
     set!("log-file": PathBuf = "", "File that takes the log instead of the console.",
         |args, path| args.log.file = Some(path)),
+    set!("access-log": PathBuf = "",
+        "File to which each request, over HTTP and gRPC, adds one line of JSON: when, who, what, status and duration. Without it \
+         none is kept.",
+        |args, path| args.access_log = Some(path)),
 ];
 
 const MODEL_REPOSITORY: &[Flag] = &[
@@ -270,22 +274,35 @@ const GRPC: &[Flag] = &[
 ];
 
 const SAGEMAKER: &[Flag] = &[
-    unused!("allow-sagemaker": bool = "false", "Whether to serve SageMaker's protocol."),
-    unused!("sagemaker-port": Port = "8080", "Port of the SageMaker endpoint."),
-    unused!("sagemaker-safe-port-range": PortRange = "", "Ports that the other endpoints may use beside SageMaker."),
-    unused!("sagemaker-thread-count": u32 = "8", "Threads for SageMaker."),
+    set!("allow-sagemaker": bool = "false",
+        "Whether to serve SageMaker's protocol: inference with the model SAGEMAKER_TRITON_DEFAULT_MODEL_NAME, and with \
+         --model-control-mode=explicit the calls of multi-model endpoints.",
+        |args, on| args.sagemaker.endpoint.is_allowed = on),
+    set!("sagemaker-port": Port = "8080", "Port of the SageMaker endpoint; 0 takes a free one.",
+        |args, port| args.sagemaker.endpoint.set_port(port)),
+    set!("sagemaker-safe-port-range": PortRange = "", "Ports that the other endpoints may use beside SageMaker.",
+        |args, range| args.sagemaker.safe_ports = Some((range.0, range.1))),
+    unused!("sagemaker-thread-count": u32 = "8", "Threads for SageMaker. This server shares one small pool."),
 ];
 
 const VERTEX: &[Flag] = &[
-    unused!("allow-vertex-ai": bool = "false", "Whether to serve Vertex AI's protocol."),
-    unused!("vertex-ai-port": Port = "8080", "Port of the Vertex AI endpoint."),
-    unused!("vertex-ai-thread-count": u32 = "8", "Threads for Vertex AI."),
-    unused!("vertex-ai-default-model": String = "", "Model that answers where the request names none."),
+    set!("allow-vertex-ai": bool = "false",
+        "Whether to serve Vertex AI's protocol, at the paths AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. Default is true if AIP_MODE is \
+         PREDICTION.",
+        |args, on| args.vertex_ai.endpoint.is_allowed = on),
+    set!("vertex-ai-port": Port = "8080",
+        "Port of the Vertex AI endpoint; 0 takes a free one. Default is AIP_HTTP_PORT if that is set.",
+        |args, port| args.vertex_ai.endpoint.set_port(port)),
+    unused!("vertex-ai-thread-count": u32 = "8", "Threads for Vertex AI. This server shares one small pool."),
+    set!("vertex-ai-default-model": String = "",
+        "Model that answers where the request names none. Not needed where there is only one.",
+        |args, name| args.vertex_ai.default_model = name),
 ];
 
 const METRICS: &[Flag] = &[
     set!("allow-metrics": bool = "true", "Whether to serve the metrics page.", |args, on| args.metrics.is_allowed = on),
-    unused!("allow-gpu-metrics": bool = "true", "Whether the metrics page shows the GPUs."),
+    set!("allow-gpu-metrics": bool = "true", "Whether the metrics page shows the GPUs, which NVIDIA's driver tells about.",
+        |args, on| args.gpu_metrics = on),
     set!("allow-cpu-metrics": bool = "true", "Whether the metrics page shows processors and memory.",
         |args, on| args.cpu_metrics = on),
     set!("metrics-address": String = "", "Address of the metrics endpoint. Default is that of --http-address.",
@@ -305,7 +322,7 @@ const METRICS: &[Flag] = &[
     set!("metrics-root-cert": String = "", "File with the roots of the certificates of clients, PEM.",
         |args, path| args.metrics_tls.root_cert = path),
     set!("metrics-interval-ms": Milliseconds = "2000",
-        "Milliseconds for which a reading of processors and memory counts: pages in between show the same.",
+        "Milliseconds for which a reading of processors, memory and GPUs counts: pages in between show the same.",
         |args, interval| args.metrics_interval = interval.0),
     set!("metrics-config": MetricsSetting = "",
         "A setting of the metrics: summary_latencies, histogram_latencies and counter_latencies are true or false; \

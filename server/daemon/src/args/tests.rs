@@ -208,12 +208,13 @@ fn completing_configurations_is_off_by_either_flag() {
 #[test]
 fn unsupported_flags_are_listed_once_and_only_if_they_differ_from_the_default() {
     let args = args(
-        "--buffer-manager-thread-count=5 --buffer-manager-thread-count=6 --allow-sagemaker=true --allow-vertex-ai=False --http-thread-count=8 \
+        "--buffer-manager-thread-count=5 --buffer-manager-thread-count=6 --sagemaker-thread-count=4 \
+         --vertex-ai-thread-count=8 --http-thread-count=8 \
          --pinned-memory-pool-byte-size=1 --rate-limit=OFF --enable-peer-access=1",
     );
     assert_eq!(
         args.unsupported_flags,
-        ["buffer-manager-thread-count", "allow-sagemaker", "pinned-memory-pool-byte-size"]
+        ["buffer-manager-thread-count", "sagemaker-thread-count", "pinned-memory-pool-byte-size"]
     );
 }
 
@@ -419,7 +420,7 @@ fn contradicting_flags_are_refused() {
     );
     refuses(
         "--allow-http=0 --allow-grpc=0",
-        "no endpoint is allowed: at least one of --allow-http and --allow-grpc must be true",
+        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true",
     );
 }
 

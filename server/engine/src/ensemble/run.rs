@@ -10,7 +10,7 @@ use std::{
 
 use server_core::{
     caller::Caller,
-    completion::RequestRecord,
+    completion::{EndedRequest, RequestRecord},
     ensemble::{Progress, Run},
     error::{Error, Result},
     request::{InferRequest, Parameters},
@@ -285,7 +285,8 @@ impl EnsembleRun {
         }
         self.running.clear();
         (self.waits, self.kept) = (None, None);
-        self.ensemble.ended(&self.record, self.started, outcome);
+        let trace = self.common.trace.as_deref();
+        self.ensemble.ended(EndedRequest { record: &self.record, trace }, self.started, outcome);
         if let Some(trace) = self.common.trace.take() {
             trace.reached(Activity::RequestEnd, Instant::now());
         }

@@ -1,0 +1,237 @@
+//! SageMaker's protocol: health, inference with one model, and the calls of multi-model endpoints, which load models from where
+//! SageMaker has put them.
+//!
+//! Source: Amazon SageMaker, "Custom inference code with hosting services" and "Build your own container for multi-model
+//! endpoints"; statuses and texts as Triton's front end has them.
+
+mod models;
+
+use std::{path::PathBuf, sync::Arc};
+
+use http::{HeaderName, Method, Request, Response, StatusCode, request::Parts};
+use hyper::body::Incoming;
+use server_core::{
+    error::{Code, Error, Result},
+    interface::ModelId,
+    request::VersionChoice,
+};
+use server_engine::{AccessLog, Engine, Leaving};
+
+pub(crate) use self::models::Models;
+use crate::{
+    Options,
+    application::Application,
+    body::{Body, RequestBody},
+    cloud::{give_content_type, is_get, no_such_path, other_method, take_content_type, text, with_status},
+    connection::Activity,
+    error::{Failure, error_json},
+    health, infer,
+    reply::json,
+    server::Server,
+};
+
+/// Names the model of an invocation in place of the path.
+static TARGET_MODEL: HeaderName = HeaderName::from_static("x-amzn-sagemaker-target-model");
+
+const CONTENT: &str = "application/vnd.sagemaker-triton.binary+json";
+
+/// What SageMaker is served with.
+#[derive(Debug, Clone)]
+pub struct SageMakerOptions {
+    /// The model of `/invocations`.
+    pub model: String,
+    /// An empty folder that is one of the server's repositories: models of multi-model endpoints are linked into it. `None` where
+    /// models cannot be loaded on request.
+    pub repository: Option<PathBuf>,
+}
+
+/// The front end.
+pub(crate) struct SageMaker {
+    server: Server,
+    model: String,
+    models: Arc<Models>,
+}
+
+/// What a path is for.
+enum Route<'a> {
+    Ping,
+    Invocations,
+    Models,
+    Model(&'a str),
+    Invoke(&'a str),
+}
+
+impl SageMaker {
+    pub(crate) fn new(engine: Arc<Engine>, options: Options, sagemaker: SageMakerOptions) -> Self {
+        let models = Models::new(engine.clone(), sagemaker.repository, options.blocking_pool.clone());
+        Self { server: Server { engine, options }, model: sagemaker.model, models: Arc::new(models) }
+    }
+
+    async fn route(
+        &self,
+        activity: &Activity,
+        head: Parts,
+        body: &mut RequestBody,
+    ) -> std::result::Result<Response<Body>, Failure> {
+        let Self { server, model, models } = self;
+        let Some(route) = find(head.uri.path()) else { return Ok(no_such_path()) };
+        Ok(match (route, &head.method) {
+            (Route::Ping, method) if is_get(method) => health::ready(&server.engine).await?,
+            (Route::Ping, _) => other_method("GET"),
+            (Route::Invocations, &Method::POST) => self.infer(activity, model, head, body).await?,
+            (Route::Invocations, _) => other_method("POST"),
+            (Route::Models, &Method::GET) => json(models.list()?),
+            (Route::Models, &Method::POST) => {
+                let outcome = match models::read(server, activity, body).await {
+                    Ok(wanted) => to_its_end(models.clone().load(wanted)).await,
+                    Err(error) => Err(error),
+                };
+                outcome.map_or_else(|error| of_models(&error), |()| with_status(StatusCode::OK))
+            }
+            (Route::Model(name) | Route::Invoke(name), &Method::GET) => match models.get(name)? {
+                Some(model) => json(model),
+                None => with_status(StatusCode::NOT_FOUND),
+            },
+            (Route::Model(name), &Method::DELETE) => match to_its_end(models.clone().unload(name.to_owned())).await {
+                Ok(true) => with_status(StatusCode::OK),
+                Ok(false) => with_status(StatusCode::NOT_FOUND),
+                Err(error) => of_models(&error),
+            },
+            (Route::Invoke(name), &Method::POST) => {
+                if models.get(name)?.is_none() {
+                    return Ok(with_status(StatusCode::NOT_FOUND));
+                }
+                let target = text(&head.headers, &TARGET_MODEL).unwrap_or(name).to_owned();
+                match self.infer(activity, &target, head, body).await {
+                    Err(Failure::Error(error)) => of_models(&error),
+                    outcome => outcome?,
+                }
+            }
+            _ => no_such_path(),
+        })
+    }
+
+    async fn infer(
+        &self,
+        activity: &Activity,
+        model: &str,
+        head: Parts,
+        body: &mut RequestBody,
+    ) -> std::result::Result<Response<Body>, Failure> {
+        let mut headers = head.headers;
+        take_content_type(&mut headers, CONTENT);
+        let model = ModelId { name: model, version: VersionChoice::Latest };
+        let mut response = infer::infer(&self.server, activity, model, headers, body).await?;
+        give_content_type(&mut response, CONTENT);
+        Ok(response)
+    }
+}
+
+impl Application for SageMaker {
+    async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let mut body = RequestBody::new(body, &head.headers);
+        let outcome = Box::pin(self.route(activity, head, &mut body)).await;
+        let mut response = outcome.unwrap_or_else(Failure::into_response);
+        body.finish(&mut response);
+        response
+    }
+
+    fn access_log(&self) -> Option<&AccessLog> {
+        self.server.options.access_log.as_deref()
+    }
+
+    fn leaves(&self) -> Leaving {
+        self.server.engine.leaves()
+    }
+}
+
+/// Goes on with a change also when its caller leaves: it would be half of one otherwise.
+async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(change).await.unwrap_or_else(|_| Err(Error::internal("the request could not be processed")))
+}
+
+fn find(path: &str) -> Option<Route<'_>> {
+    Some(match path {
+        "/ping" => Route::Ping,
+        "/invocations" => Route::Invocations,
+        "/models" | "/models/" => Route::Models,
+        _ => {
+            let name = path.strip_prefix("/models/")?;
+            match name.strip_suffix("/invoke") {
+                Some(name) if !name.is_empty() && !name.contains('/') => Route::Invoke(name),
+                None if !name.contains('/') => Route::Model(name),
+                _ => return None,
+            }
+        }
+    })
+}
+
+/// What runtimes say when a device or the machine has no memory left. SageMaker unloads another model then and asks again.
+const OUT_OF_MEMORY: [&str; 9] = [
+    "CUDA out of memory",
+    "CUDA_OUT_OF_MEMORY",
+    "Out of memory",
+    "Out Of Memory",
+    "Src tensor is not initialized",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory",
+    "failed to allocate memory",
+    "No space left on device",
+];
+
+/// The status of an error of a multi-model endpoint: one that is there already is 409, no memory 507, and all else 400.
+fn of_models(error: &Error) -> Response<Body> {
+    let status = if OUT_OF_MEMORY.iter().any(|text| error.message.contains(text)) {
+        StatusCode::INSUFFICIENT_STORAGE
+    } else if error.code == Code::AlreadyExists {
+        StatusCode::CONFLICT
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    let mut response = json(error_json(&error.message));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_sagemaker() {
+        let name = |path| match find(path) {
+            Some(Route::Ping) => "ping".to_owned(),
+            Some(Route::Invocations) => "invocations".to_owned(),
+            Some(Route::Models) => "models".to_owned(),
+            Some(Route::Model(name)) => format!("model {name}"),
+            Some(Route::Invoke(name)) => format!("invoke {name}"),
+            None => "none".to_owned(),
+        };
+        for (path, expect) in [
+            ("/ping", "ping"),
+            ("/invocations", "invocations"),
+            ("/models", "models"),
+            ("/models/", "models"),
+            ("/models/a", "model a"),
+            ("/models/a/invoke", "invoke a"),
+            ("/models/invoke", "model invoke"),
+            ("/models//invoke", "none"),
+            ("/models/a/b/invoke", "none"),
+            ("/models/a/", "none"),
+            ("/v2/health/ready", "none"),
+            ("/", "none"),
+            ("/ping/", "none"),
+        ] {
+            assert_eq!(name(path), expect, "{path}");
+        }
+    }
+
+    #[test]
+    fn errors_have_the_status_that_sagemaker_acts_on() {
+        let status = |error: Error| of_models(&error).status().as_u16();
+        assert_eq!(status(Error::internal("load failed: CUDA out of memory. Tried")), 507);
+        assert_eq!(status(Error::new(Code::AlreadyExists, "there")), 409);
+        assert_eq!(status(Error::internal("bad")), 400);
+    }
+}

@@ -1,0 +1,110 @@
+//! Vertex AI's protocol: a path to predict with one model, a path to ask for health, and any other call of the inference protocol
+//! through a header.
+//!
+//! Source: Vertex AI, "Custom container requirements"; Triton's `X-Vertex-Ai-Triton-Redirect`.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, Request, Response, header::CONTENT_TYPE, request::Parts};
+use hyper::body::Incoming;
+use server_core::{interface::ModelId, metrics::Format, request::VersionChoice};
+use server_engine::{AccessLog, Engine, Leaving};
+
+use crate::{
+    Options,
+    application::Application,
+    body::{Body, RequestBody},
+    cloud::{is_get, no_such_path, other_method, take_content_type, text},
+    connection::Activity,
+    dispatch::call,
+    error::Failure,
+    health, infer,
+    reply::empty,
+    router::find,
+    server::Server,
+};
+
+/// Names another call of the inference protocol, without the first slash, or `metrics`.
+static REDIRECT: HeaderName = HeaderName::from_static("x-vertex-ai-triton-redirect");
+
+const CONTENT: &str = "application/vnd.vertex-ai-triton.binary+json";
+
+/// Where Vertex AI asks, and for what.
+#[derive(Debug, Clone)]
+pub struct VertexAiRoutes {
+    /// `AIP_PREDICT_ROUTE`.
+    pub predict: String,
+    /// `AIP_HEALTH_ROUTE`.
+    pub health: String,
+    /// The model that answers predictions.
+    pub model: String,
+    /// Whether the metrics page may be asked for.
+    pub has_metrics: bool,
+}
+
+/// The front end.
+pub(crate) struct VertexAi {
+    server: Server,
+    routes: VertexAiRoutes,
+}
+
+impl VertexAi {
+    pub(crate) fn new(engine: Arc<Engine>, options: Options, routes: VertexAiRoutes) -> Self {
+        Self { server: Server { engine, options }, routes }
+    }
+
+    async fn route(&self, activity: &Activity, head: Parts, body: &mut RequestBody) -> Result<Response<Body>, Failure> {
+        let Parts { method, uri, mut headers, .. } = head;
+        let Self { server, routes } = self;
+        if uri.path() == routes.health {
+            return if is_get(&method) { Ok(health::ready(&server.engine).await?) } else { Ok(other_method("GET")) };
+        }
+        if uri.path() != routes.predict {
+            return Ok(no_such_path());
+        }
+        if method != Method::POST {
+            return Ok(other_method("POST"));
+        }
+        take_content_type(&mut headers, CONTENT);
+        let Some(redirect) = text(&headers, &REDIRECT).map(str::to_owned) else {
+            let model = ModelId { name: &routes.model, version: VersionChoice::Latest };
+            return infer::infer(server, activity, model, headers, body).await;
+        };
+        if redirect == "metrics" && routes.has_metrics {
+            return Ok(self.metrics());
+        }
+        // Vertex AI only posts: a call is what its path says
+        let path = format!("/{redirect}");
+        let Some((route, methods)) = find(&path) else { return Ok(no_such_path()) };
+        let method = if methods.contains(&Method::POST) { Method::POST } else { Method::GET };
+        call(server, activity, route, &method, headers, body).await
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let mut page = self.server.engine.metrics();
+        page.add_request_memory(&self.server.options.byte_budget);
+        let mut response = empty();
+        *response.body_mut() = Body::from(Format::Text.write(&page));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Format::Text.content_type()));
+        response
+    }
+}
+
+impl Application for VertexAi {
+    async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let mut body = RequestBody::new(body, &head.headers);
+        let outcome = Box::pin(self.route(activity, head, &mut body)).await;
+        let mut response = outcome.unwrap_or_else(Failure::into_response);
+        body.finish(&mut response);
+        response
+    }
+
+    fn access_log(&self) -> Option<&AccessLog> {
+        self.server.options.access_log.as_deref()
+    }
+
+    fn leaves(&self) -> Leaving {
+        self.server.engine.leaves()
+    }
+}
