@@ -2,18 +2,15 @@
 
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+import real
 from pages import read
 from serving import ROOT, Server, until
-
-sys.path.insert(0, str(ROOT / "e2e" / "golden"))
-import real  # noqa: E402
 
 CAPI = ROOT / "server" / "capi"
 CONFIG = "backend: 'identity'\nmax_batch_size: 8\ninput { name: 'INPUT0' data_type: TYPE_INT32 dims: [1] }\noutput { name: 'OUTPUT0' data_type: TYPE_INT32 dims: [1] }\n"

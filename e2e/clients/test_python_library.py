@@ -1,7 +1,7 @@
 """NVIDIA's own Python backend, an unmodified library with its own stub, in our server: `e2e/golden/install` fetches both."""
 
 import os
-import sys
+import subprocess
 import threading
 
 import numpy as np
@@ -10,14 +10,23 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+import real
 from pages import read
-from serving import ROOT, Server, program, until
-
-sys.path.insert(0, str(ROOT / "e2e" / "golden"))
-import real  # noqa: E402
+from serving import Server, program, until
 
 STUB = real.HOME / "backends" / "python" / "triton_python_backend_stub"
-pytestmark = pytest.mark.skipif(not STUB.exists(), reason="skipped: e2e/golden/install has not fetched NVIDIA's Python backend")
+CANNOT_BE_RUN = 127  # what the loader says where a library is missing
+
+
+def why_not():
+    if not STUB.exists():
+        return "skipped: e2e/golden/install has not fetched NVIDIA's Python backend"
+    ran = subprocess.run([STUB], env={**os.environ, **real.command()[1]}, capture_output=True, text=True)
+    return f"skipped: NVIDIA's stub cannot be run: {ran.stderr.strip()}" if ran.returncode == CANNOT_BE_RUN else ""
+
+
+REASON = why_not()
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 ADD = """
 import numpy as np

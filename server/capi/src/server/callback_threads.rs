@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU8, Ordering::SeqCst},
@@ -122,7 +123,8 @@ impl Threads {
             match state.queue.pop_front() {
                 Some(work) => {
                     drop(state);
-                    work();
+                    // a panic is the server's error, and said by its hook; the thread goes on for the others
+                    let _ = catch_unwind(AssertUnwindSafe(work));
                     state = self.state.lock();
                 }
                 None => {

@@ -73,6 +73,27 @@ fn call_release(function: ReleaseFn, request: Handle<InferenceRequest>, user: Us
     unsafe { function(request, release_flag::ALL, user.0) }
 }
 
+/// Keeps others from sending a request, or from changing it, while it is being sent. Its lock is not held meanwhile: tensors
+/// may be dropped at once, and the last of them takes it.
+struct Sending<'a>(&'a InferenceRequest);
+
+impl<'a> Sending<'a> {
+    /// Errors: it is under way already.
+    fn begin(request: &'a InferenceRequest) -> Result<Self> {
+        let flight = request.flight.lock();
+        if flight.is_some() || request.is_sending.swap(true, SeqCst) {
+            return Err(Error::invalid_argument("the request is under way already"));
+        }
+        Ok(Self(request))
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.is_sending.store(false, SeqCst);
+    }
+}
+
 impl Flight {
     /// Nobody waits for it any more.
     pub(super) fn cancel(self: &Arc<Self>) {
@@ -137,10 +158,7 @@ exports! {
         let host = server.get()?.host()?;
         let (handle, request) = (request, request.get()?);
         let trace = if trace.is_null() { None } else { Some((trace, trace.get()?)) };
-        let mut flight = request.flight.lock();
-        if flight.is_some() {
-            return Err(Error::invalid_argument("the request is under way already"));
-        }
+        let sending = Sending::begin(&request)?;
         let (mut to_send, run, until) = {
             let mut settings = request.settings.lock();
             let not_set = || Error::invalid_argument("the function for responses of the request is not set");
@@ -162,13 +180,12 @@ exports! {
             };
             (to_send, run, until)
         };
-        // the lock is not held: tensors may be dropped at once, and the last of them takes it
-        drop(flight);
         to_send.trace = trace.as_ref().and_then(|(_, trace)| trace.core().cloned());
         let responses = host.infer(to_send)?;
         until.is_sent.store(true, SeqCst);
-        flight = request.flight.lock();
         let trace = trace.map(|(handle, trace)| Running::begin(handle, trace, &run.model, &run.id));
+        let mut flight = request.flight.lock();
+        drop(sending);
         *run.rest.lock() = Some(Rest { responses, trace, _until: until });
         *flight = Some(callback_threads::begin(run));
         Ok(())

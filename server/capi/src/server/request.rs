@@ -3,7 +3,10 @@
 
 use std::{
     ffi::{CString, c_void},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -42,6 +45,8 @@ pub(crate) struct InferenceRequest {
     version: VersionChoice,
     pub(super) settings: Mutex<Settings>,
     pub(super) flight: Mutex<Option<Arc<Flight>>>,
+    /// It is being sent, and has no flight yet.
+    pub(super) is_sending: AtomicBool,
 }
 
 /// What a library says of a request.
@@ -143,7 +148,7 @@ impl InferenceRequest {
     /// Errors: it is under way.
     fn change<T>(&self, change: impl FnOnce(&mut Settings) -> Result<T>) -> Result<T> {
         let flight = self.flight.lock();
-        if flight.is_some() {
+        if flight.is_some() || self.is_sending.load(SeqCst) {
             return Err(Error::invalid_argument("the request is under way: it can be changed once it was released"));
         }
         change(&mut self.settings.lock())
@@ -200,7 +205,8 @@ exports! {
         let (name, version) = (model_name.get()?.into_owned(), super::models::version(model_version)?);
         server.get()?.host()?.find_model(&name, version)?;
         let (settings, flight) = (Mutex::default(), Mutex::default());
-        request.set(Handle::new(InferenceRequest { model: name, version, settings, flight }))
+        let is_sending = AtomicBool::new(false);
+        request.set(Handle::new(InferenceRequest { model: name, version, settings, flight, is_sending }))
     }
 
     /// Deletes a request, which must not be under way.
