@@ -2,6 +2,7 @@
 
 import json
 import struct
+import textwrap
 
 import pytest
 
@@ -32,6 +33,59 @@ def test_a_server_that_does_not_understand_its_flags_says_so_in_its_status(names
     assert len(condition["message"]) < 1000 and "\n" not in condition["message"], condition
     namespace.patch("tsrv/vision", server={"extraArgs": None})
     namespace.wait("tmod/echo")
+
+
+LATE = """
+apiVersion: triton-operator.dev/v1alpha1
+kind: TritonModel
+metadata: {name: late}
+spec:
+  serverRef: {name: vision}
+  config:
+    backend: python
+    inputs: [{name: INPUT0, dataType: TYPE_FP32, dims: [-1]}]
+    outputs: [{name: OUTPUT0, dataType: TYPE_FP32, dims: [-1]}]
+  source: {inline: {files: {1/model.py: SOURCE}}}
+"""
+
+# Ends the server as a fault in a backend would: on the thread that executes the model.
+SEGFAULT = """
+import ctypes, pathlib, signal
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for name in pathlib.Path("/proc").glob("[0-9]*/task/*/comm"):
+            process, thread = int(name.parts[2]), int(name.parts[4])
+            try:
+                is_it = name.read_text().strip() == "late_0"
+            except OSError:  # it has ended
+                continue
+            if is_it:
+                ctypes.CDLL(None).syscall(234, process, thread, int(signal.SIGSEGV))  # tgkill
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", pb_utils.get_input_tensor_by_name(it, "INPUT0").as_numpy())]) for it in requests]
+"""
+
+
+@pytest.mark.our_cluster
+def test_a_crash_of_a_content_that_is_proven_names_the_signal_and_the_model(namespace):
+    """Nothing is held against what is proven, so the event says what the server was doing."""
+    server = SERVER + "  image: {repository: localhost/tritonserver-python}\n"
+    namespace.apply(server, ECHO, LATE.replace("SOURCE", json.dumps(textwrap.dedent(SEGFAULT))))
+    for what in ("tsrv/vision", "tmod/echo", "tmod/late"):
+        namespace.wait(what)
+    is_proven = lambda: not any("triton-operator.dev/adopt" in it["metadata"].get("annotations", {}) for it in namespace.pods().values())
+    until(is_proven, "it to be proven")
+    url = f"http://{namespace.address()}/v2/models/late/infer"
+    body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1], "data": [1]}]}
+    code, _ = inside("curl", "-sS", "-m", "10", url, "-d", json.dumps(body), check=False)
+    assert code, "it answers"
+    told = lambda: [it for it in namespace.items("events.events.k8s.io") if it["reason"] == "ServerCrashed"]
+    (event,) = until(told, "an event", 30)
+    assert event["regarding"]["kind"] == "TritonServer", event
+    assert "SIGSEGV, executing instance 'late_0' of model 'late'" in event["note"], event
+    for what in ("tsrv/vision", "tmod/echo", "tmod/late"):
+        namespace.wait(what)
 
 
 @pytest.mark.our_cluster

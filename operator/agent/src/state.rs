@@ -23,6 +23,9 @@ pub struct State {
     /// How often the server crashed and was started again in its container, as far as this agent has seen.
     #[serde(default)]
     pub server_crashes: u32,
+    /// By which signal it did so last, and what it was executing, as far as it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_crash: Option<String>,
     /// The contents in rollout that the pod's annotation allows it to serve, as the agent read it last; absent where it serves
     /// whatever the manifest has.
     #[serde(default, skip_serializing_if = "Option::is_none")]

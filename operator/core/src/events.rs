@@ -26,7 +26,9 @@ const MODEL_UNDER_WAY: [&str; 5] = ["Downloading", "Loading", "Pending", "Server
 /// What happened to a server between two statuses.
 pub fn of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> Vec<Event> {
     let (old, new) = (&before.conditions, &after.conditions);
-    let mut events = turned(old, new, "Available", "Available", "Unavailable");
+    // one that goes to rest is not missed: Ready says so
+    let rests = condition::find(new, "Available").is_some_and(|available| available.reason == "ScaledToZero");
+    let mut events = turned(old, new, "Available", "Available", if rests { "" } else { "Unavailable" });
     events.extend(of_ready(old, new, &SERVER_UNDER_WAY, false));
     events.extend(of_autoscaling(old, new));
     events.extend(rescaled(before, after));
@@ -51,7 +53,10 @@ pub fn of_replicas(replicas: &[Replica]) -> Vec<Event> {
     };
     let crashed = replicas.iter().filter(|replica| replica.crashes > 0);
     let crashes = crashed.map(|replica| {
-        event(replica, "ServerCrashed", "the server crashed and was started again at once; its log names the signal")
+        let told = replica.report.as_ref().and_then(|report| report.last_crash.as_deref());
+        let how = told.map_or_else(String::new, |told| format!(" ({told})"));
+        let what = format!("the server crashed{how} and was started again at once; its log says more");
+        event(replica, "ServerCrashed", &what)
     });
     let foreign = replicas.iter().filter_map(|replica| {
         let what = format!("{}; it is undone", replica.foreign_load.as_ref()?);
@@ -133,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::replica::Report;
 
     fn ready(status: &str, reason: &str, message: &str) -> TritonModelStatus {
         serde_json::from_value(json!({ "conditions": [{
@@ -156,7 +162,13 @@ mod tests {
         let replica = |name: &str, crashes| Replica { name: name.into(), crashes, ..Replica::default() };
         let told = of_replicas(&[replica("a", 0), replica("b", 2)]);
         assert_eq!(told.len(), 1);
-        assert!(told[0].is_warning && told[0].note.starts_with("b: the server crashed"), "{told:?}");
+        assert!(told[0].is_warning && told[0].note.starts_with("b: the server crashed and was"), "{told:?}");
+        let last_crash = Some("SIGSEGV, executing instance 'm_0' of model 'm'".to_owned());
+        let report = Some(Report { last_crash, ..Report::default() });
+        let told = of_replicas(&[Replica { report, ..replica("c", 1) }]);
+        let note = "c: the server crashed (SIGSEGV, executing instance 'm_0' of model 'm') and was started again at once; \
+                    its log says more";
+        assert_eq!(told[0].note, note);
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub const CONTROL: &str = "/run/triton";
 /// Socket in it at which the server takes every call, those included that its ports refuse.
 pub const CONTROL_SOCKET: &str = "/run/triton/control.sock";
 
+/// Environment variable of the server: the file into which it writes by which signal it crashes, and what it was executing.
+pub const CRASH_NOTE: &str = "TRITONSERVER_CRASH_NOTE";
+
 /// Socket at which the launcher tells the agent of starts and ends of the server. In scratch space, which both share.
 pub const LAUNCHER_SOCKET: &str = "/tmp/launcher.sock";
 

@@ -69,6 +69,8 @@ pub struct Report {
     pub manifest_hash: Option<String>,
     /// Crashes of its server that its agent has seen; none if that did not answer.
     pub crashes: Option<u32>,
+    /// By which signal it crashed last, and what it was executing, as far as it said.
+    pub last_crash: Option<String>,
     /// Loads that others had its server do, as its agent has counted them, and what the last one was; none if that did not say.
     pub foreign_loads: Option<(u32, String)>,
     /// The contents in rollout that it has read it may serve ([`crate::ManifestModel::adopt_word`]); none: it serves whatever
@@ -346,7 +348,11 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
 /// The signal that ended a container's process: its exit code is 128 more than the signal's number, be it that a container runtime or
 /// the first process of the container says so of the one below it.
 fn signal(last: &ContainerStateTerminated) -> Option<String> {
-    let number = last.signal.filter(|number| *number > 0).unwrap_or(last.exit_code - 128);
+    signal_name(last.signal.filter(|number| *number > 0).unwrap_or(last.exit_code - 128))
+}
+
+/// The name of a signal; none if there is no such signal.
+pub fn signal_name(number: i32) -> Option<String> {
     let name = match number {
         1 => "SIGHUP",
         2 => "SIGINT",

@@ -6,6 +6,7 @@
 mod args;
 mod clouds;
 mod control_socket;
+mod crash;
 mod drain;
 mod lifecycle;
 mod listeners;

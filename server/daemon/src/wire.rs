@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io, iter,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::available_parallelism,
     time::Duration,
@@ -37,6 +37,7 @@ use crate::{
     },
     clouds,
     control_socket::ControlSocket,
+    crash,
     drain::Limits,
     lifecycle::{self, Exit, Fatal, FrontEnds},
     listeners::{HandedOver, Listener, Service},
@@ -93,6 +94,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
     } = args;
     let log_settings =
         telemetry::install(&log).map_err(|error| Fatal::LogFile { path: log.file.unwrap_or_default(), error })?;
+    let crash_note = std::env::var_os(crash::NOTE);
+    if let Err(error) = crash::install(crash_note.as_deref().map(Path::new)) {
+        warn!(path = ?crash_note, %error, "crashes are not noted for whoever starts the next process");
+    }
     for sentence in deprecations {
         warn!("{sentence}");
     }

@@ -17,6 +17,7 @@ use server_core::{
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
+    executing,
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
     processors,
@@ -71,6 +72,7 @@ impl InstanceSlot {
     fn call<R>(&self, run: impl FnOnce(&mut dyn Instance) -> R) -> Option<R> {
         let mut instance = self.instance.lock();
         let instance = instance.as_mut()?; // gone: the requests say so as they are dropped
+        let _executing = executing::begin(self.plan.label);
         unless_it_panics(|| run(&mut **instance))
     }
 }

@@ -9,10 +9,14 @@ use server_core::{
     rate_limit::Needs,
 };
 
+use crate::executing;
+
 /// One instance to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InstancePlan {
     pub(crate) placement: Placement,
+    /// What it is called where it ends the process.
+    pub(crate) label: &'static str,
     /// What it shares with others, where that is limited.
     pub(crate) needs: Needs,
     /// It is made and never given requests.
@@ -43,7 +47,8 @@ pub(crate) fn instance_plans(
             for _ in 0..group.count.max(1) {
                 let instance_name = format!("{}_{number}", group.name);
                 let placement = Placement { instance_name, device, cores: cores.clone() };
-                plans.push(InstancePlan { placement, needs: needs.clone(), is_passive: group.passive });
+                let label = executing::name(&placement.instance_name, &model.name);
+                plans.push(InstancePlan { placement, label, needs: needs.clone(), is_passive: group.passive });
                 number += 1;
             }
         }

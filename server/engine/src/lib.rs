@@ -9,6 +9,7 @@ mod cache;
 mod described;
 mod drain;
 mod ensemble;
+mod executing;
 mod fingerprint;
 mod host;
 mod infer;
@@ -88,6 +89,7 @@ pub use self::{
     blocking_pool::BlockingPool,
     cache::{CacheConfig, ResponseCache},
     drain::{DRAIN_LEASE_MAX, DrainState},
+    executing::executing,
     fingerprint::Override,
     infer::{Inference, ModelHandle},
     options::{Agents, ControlMode, LoadParameters, Options, Startup},

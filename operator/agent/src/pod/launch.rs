@@ -6,6 +6,7 @@
 //!
 //! The pod's template names no model, so that no pod is replaced when models change; here is where their names come in.
 
+mod crash;
 mod memory;
 mod sockets;
 
@@ -19,7 +20,10 @@ use std::{
 };
 
 use anyhow::Context;
-use operator_core::last_words::{CONTAINER_ENDS, SERVER_RESTARTS};
+use operator_core::{
+    last_words::{CONTAINER_ENDS, SERVER_RESTARTS},
+    pod::CRASH_NOTE,
+};
 use rustix::process::Signal;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
@@ -29,6 +33,7 @@ use triton_agent::supervise::{
     End, Limit, Next, Order, Outcome, Policy, Process, Program, Reaping, Restart, Stopped, Then, supervise,
 };
 
+pub(super) use self::crash::last as last_crash;
 use self::sockets::Sockets;
 use super::{
     args::LaunchArgs,
@@ -178,7 +183,8 @@ impl Program for Server<'_> {
                 self.crash = Some(Crash { code, is_out_of_memory: true });
             }
             Next::Restart(_) => {
-                tracing::error!(signal, "{SERVER_RESTARTS}");
+                let told = crash::tell(&self.args.launcher_socket, signal);
+                tracing::error!(signal, told, "{SERVER_RESTARTS}");
                 self.crashes.send_modify(|count| *count += 1);
                 self.crash = Some(Crash { code, is_out_of_memory: false });
             }
@@ -206,6 +212,7 @@ fn start(args: &LaunchArgs, sockets: &Sockets, may_have_callers: bool) -> anyhow
     let (program, flags) = args.command.split_first().context("no server given")?;
     let mut command = Command::new(program);
     command.args(with_models(flags, &models)).envs(sockets.environment()).env_remove("LISTEN_PID");
+    command.env(CRASH_NOTE, crash::note(&args.launcher_socket));
     if may_have_callers {
         command.arg(format!("--startup-hold-secs={HOLD_SECONDS}"));
     }

@@ -27,6 +27,7 @@ use super::{
     adopts,
     args::RunArgs,
     http::{self, Published},
+    launch,
     notices::{self, Notice},
     replica_slot::ReplicaSlot,
     startup::Startup,
@@ -109,6 +110,7 @@ async fn work(
     loop {
         let mut state = states.borrow_and_update().clone();
         state.server_crashes = *crashes.borrow_and_update();
+        state.last_crash = launch::last_crash(&args.launcher_socket).filter(|_| state.server_crashes > 0);
         following.mark_unchanged();
         let missing = startup.follow(&agent.required(), begun.elapsed()).context(CANNOT_NOTE)?;
         published.send_replace(Published { state: Ok(state), missing: Ok(missing) });

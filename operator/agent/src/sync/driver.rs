@@ -238,6 +238,7 @@ impl Driver {
                 server_is_ready: self.is_ready,
                 is_settled: plan.is_settled,
                 server_crashes: state.server_crashes, // whoever runs the agent counts them
+                last_crash: state.last_crash.clone(),
                 adopts: self.facts.adopts.clone(),
                 foreign_loads: self.foreign_loads.clone(),
                 models: report::describe_all(observed, &known, state, now),

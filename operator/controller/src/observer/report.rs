@@ -30,6 +30,8 @@ struct Wire {
     #[serde(default)]
     server_crashes: u32,
     #[serde(default)]
+    last_crash: Option<String>,
+    #[serde(default)]
     foreign_loads: WireForeignLoads,
     #[serde(default)]
     adopts: Option<BTreeSet<String>>,
@@ -82,6 +84,7 @@ pub(super) fn of_state(json: &[u8], names: &BTreeSet<String>) -> Result<Report, 
     Ok(Report {
         manifest_hash: Some(cut(wire.manifest_hash, WORD)),
         crashes: Some(wire.server_crashes),
+        last_crash: wire.last_crash.map(|crash| cut(crash, MESSAGE)),
         foreign_loads: Some((wire.foreign_loads.count, cut(wire.foreign_loads.last, MESSAGE))),
         adopts,
         models: models.collect(),
@@ -199,7 +202,7 @@ mod tests {
 
     fn state(models: Value) -> Vec<u8> {
         let state = json!({ "manifestHash": "h", "serverIsLive": true, "serverIsReady": true, "isSettled": false,
-                            "serverCrashes": 2, "foreignLoads": { "count": 3, "last": "who" },
+                            "serverCrashes": 2, "lastCrash": "SIGSEGV", "foreignLoads": { "count": 3, "last": "who" },
                             "adopts": ["ab"], "models": models });
         serde_json::to_vec(&state).unwrap()
     }
@@ -214,6 +217,7 @@ mod tests {
         } });
         let report = of_state(&state(models), &names(&["a"])).unwrap();
         assert_eq!((report.manifest_hash.as_deref(), report.crashes), (Some("h"), Some(2)));
+        assert_eq!(report.last_crash.as_deref(), Some("SIGSEGV"));
         assert_eq!(report.adopts, Some(names(&["ab"])));
         assert_eq!(report.foreign_loads, Some((3, "who".to_owned())));
         let phase =

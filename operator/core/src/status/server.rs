@@ -263,7 +263,7 @@ pub(super) fn of(
     let mut conditions = Conditions::new(&seen.before.conditions, generation, view.now);
     conditions.set("Ready", &with_remarks(&readiness.ready, &seen.outcome, view.replicas));
     conditions.set("Available", &available(&counts, view));
-    conditions.set("ModelsLoaded", &models_loaded(models));
+    conditions.set("ModelsLoaded", &models_loaded(models, readiness.is_at_rest));
     if let Some((active, _)) = &autoscaling {
         conditions.set("AutoscalingActive", active);
     }
@@ -342,15 +342,19 @@ impl Counts {
 fn available(counts: &Counts, view: &View<'_>) -> Claim {
     match counts.ready {
         0 => {
-            let is_asleep = view.desired == 0 && view.deployment.is_some();
-            let why = if is_asleep { "no replicas are asked for" } else { "no replica is ready" };
-            Claim::new(ConditionStatus::False, "NoReplicaReady", why)
+            let is_at_rest = view.desired == 0 && view.deployment.is_some();
+            let (reason, why) = if is_at_rest {
+                (SCALED_TO_ZERO, "no replicas are asked for")
+            } else {
+                ("NoReplicaReady", "no replica is ready")
+            };
+            Claim::new(ConditionStatus::False, reason, why)
         }
         _ => Claim::new(ConditionStatus::True, "MinimumReplicasAvailable", "at least one replica is ready"),
     }
 }
 
-fn models_loaded(models: &[(&crds::TritonModel, crds::TritonModelStatus)]) -> Claim {
+fn models_loaded(models: &[(&crds::TritonModel, crds::TritonModelStatus)], is_at_rest: bool) -> Claim {
     use ConditionStatus::{False, True};
     let names = |is: fn(&crds::TritonModelStatus) -> bool| {
         let names: Vec<_> = models
@@ -370,6 +374,8 @@ fn models_loaded(models: &[(&crds::TritonModel, crds::TritonModelStatus)]) -> Cl
     let missing = names(|status| !model::is_loaded(status));
     if missing.is_empty() {
         Claim::new(True, "AllModelsLoaded", "every model is loaded on every replica")
+    } else if is_at_rest {
+        Claim::new(False, SCALED_TO_ZERO, "no replica runs, so none has a model loaded")
     } else {
         Claim::new(False, "ModelsLoading", format!("not yet loaded everywhere: {missing}"))
     }

@@ -128,7 +128,14 @@ fn a_server_without_replicas_is_at_rest_and_so_are_its_models() {
         (ConditionStatus::True, "ScaledToZero"),
         "it is what was asked for"
     );
-    assert_eq!(of(&statuses.server.conditions, "Available").status, ConditionStatus::False);
+    for of_rest in ["Available", "ModelsLoaded"] {
+        let condition = of(&statuses.server.conditions, of_rest);
+        assert_eq!(
+            (condition.status, condition.reason.as_str()),
+            (ConditionStatus::False, "ScaledToZero"),
+            "{of_rest}"
+        );
+    }
     let ready = of(&statuses.models[0].1.conditions, "Ready");
     assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ScaledToZero"));
     assert_eq!(statuses.models[0].1.loaded_replicas.as_deref(), Some("0/0"));
@@ -142,6 +149,13 @@ fn a_server_without_replicas_is_at_rest_and_so_are_its_models() {
     assert_eq!(statuses.activity, Activity::Settled);
     let told = events::of_server(&TritonServerStatus::default(), &statuses.server);
     assert!(told.iter().all(|event| !event.is_warning), "{told:?}");
+    // nor is anybody warned who saw it serve
+    let served = Case { deployment: all_ready(1), ..Case::new(1, vec![]) }.take();
+    let told = events::of_server(&served.server, &statuses.server);
+    assert!(
+        told.iter().all(|event| !event.is_warning) && told.iter().any(|it| it.reason == "ScaledToZero"),
+        "{told:?}"
+    );
 }
 
 #[test]
