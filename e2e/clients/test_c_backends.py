@@ -22,9 +22,9 @@ SUMS = (
 BATCHES = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 300000 }\nparameters { key: 'MOST' value { string_value: '6' } }\n"
 
 
-def compile_library(source, path):
+def compile_library(source, path, *flags):
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", "-pthread", "-o", path, "-I", LIBRARIES.parents[1] / "include"]
+    command = [os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", "-pthread", *flags, "-o", path, "-I", LIBRARIES.parents[1] / "include"]
     subprocess.run([*command, LIBRARIES / f"{source}.c"], check=True)
 
 
@@ -38,10 +38,10 @@ def server(tmp_path_factory):
     backends, models = tmp_path_factory.mktemp("backends"), tmp_path_factory.mktemp("models")
     for source, name in [("identity", "of_c"), ("late", "late"), ("accumulate", "accumulate"), ("iterative", "iterative"), ("wrong", "wrong")]:
         compile_library(source, backends / name / f"libtriton_{name}.so")
-    compile_library("identity", backends / "other" / "libtriton_renamed.so")
+    compile_library("identity", backends / "other" / "libtriton_renamed.so", "-DONE_INSTANCE_AT_A_TIME")
     model(models, "plain", f"backend: 'of_c'\n{INPUTS}instance_group {{ count: 2 kind: KIND_CPU }}")
     model(models, "completed", "backend: 'of_c'")
-    model(models, "renamed", f"backend: 'other'\nruntime: 'libtriton_renamed.so'\n{INPUTS}")
+    model(models, "renamed", f"backend: 'other'\nruntime: 'libtriton_renamed.so'\n{INPUTS}instance_group {{ count: 3 kind: KIND_CPU }}")
     model(models, "own", f"backend: 'own'\n{INPUTS}")
     compile_library("identity", models / "own" / "1" / "libtriton_own.so")
     model(models, "limited", f"backend: 'of_c'\n{INPUTS}{BATCHES}")
@@ -56,7 +56,7 @@ def server(tmp_path_factory):
     model(models, "missing", "backend: 'nosuchbackend'")
     fail = {"missing", "wrong_model_initialize"}
     loads = [f"--load-model={path.name}" for path in models.iterdir() if path.name not in fail]
-    flags = [f"--backend-directory={backends}", "--model-control-mode=explicit", *loads]
+    flags = [f"--backend-directory={backends}", "--backend-config=own,run-inline=true", "--model-control-mode=explicit", *loads]
     with Server(models, *flags) as running:
         yield running
 
@@ -172,3 +172,47 @@ def test_an_unload_waits_for_what_the_library_keeps(server, client):
     until(lambda: not client.is_model_ready("late"), "it is gone")
     client.load_model("late")
     assert ask(client, "late", [2]) == [2]
+
+
+def test_instances_of_one_device_run_one_after_the_other(client):
+    answers = [client.async_infer("renamed", numbers([index])) for index in range(24)]
+    assert [answer.get_result().as_numpy("OUTPUT0").tolist() for answer in answers] == [[index] for index in range(24)]
+
+
+def test_a_setting_chooses_a_library_over_what_is_built_in(tmp_path):
+    backends, models = tmp_path / "backends", tmp_path / "models"
+    compile_library("identity", backends / "identity" / "libtriton_identity.so")
+    model(models, "echo", f"backend: 'identity'\n{INPUTS}")
+    for chosen, is_built_in in [([], True), (["--backend-config=identity,library=libtriton_identity.so"], False)]:
+        with Server(models, f"--backend-directory={backends}", *chosen) as server, httpclient.InferenceServerClient(server.url) as client:
+            response = client.infer("echo", numbers([1])).get_response()
+            assert ("param0" in response.get("parameters", {})) == is_built_in  # the one that is built in sets parameters
+        calls = backends / "identity" / "calls.txt"
+        assert calls.exists() != is_built_in
+    assert calls.read_text().splitlines()[-2:] == ["ModelFinalize echo", "Finalize identity"], "also when the server ends"
+
+
+def test_models_come_and_go_while_they_serve(server, client):
+    """Whoever asks meanwhile gets an answer or hears that the model is not there; nothing is left of the old one."""
+    stop, faults = threading.Event(), []
+
+    def ask_on():
+        with httpclient.InferenceServerClient(server.url) as own:
+            while not stop.is_set():
+                try:
+                    assert ask(own, "late", [3]) == [3]
+                except InferenceServerException as error:
+                    if "not ready" not in str(error) and "unknown model" not in str(error) and "not found" not in str(error):
+                        faults.append(error)
+
+    threads = [threading.Thread(target=ask_on) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        client.unload_model("late")
+        client.load_model("late")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults, faults[0]
+    assert ask(client, "late", [4]) == [4]

@@ -33,12 +33,15 @@ pub struct Libraries {
     directory: PathBuf,
     /// Whether backends complete configurations: libraries want to know before there is a model.
     auto_complete: bool,
-    /// Those that are open. A library is never closed.
-    open: Mutex<HashMap<Opened, Arc<LibraryBackend>>>,
+    /// Those that are open, or are being opened. A library is never closed.
+    open: Mutex<HashMap<Opened, Arc<OpenOnce>>>,
 }
 
 /// A backend by its name and its file, by what tells that from another of the same path.
 type Opened = (String, PathBuf, (u64, u64, i64));
+
+/// A library, once it is open. Whoever opens it holds the lock.
+type OpenOnce = Mutex<Option<Arc<LibraryBackend>>>;
 
 impl Libraries {
     /// What is built in, and libraries in that backend directory. `settings` are those of each backend, with those for all
@@ -83,13 +86,13 @@ impl Libraries {
     fn open(&self, name: &str, path: &Path) -> Result<Arc<dyn Backend>> {
         // as the command line says it, links included: libraries compare it with the backend directory that they are told
         let file = fs::metadata(path).map(|file| (file.dev(), file.ino(), file.mtime())).unwrap_or_default();
-        let mut open = self.open.lock();
-        let key = (name.to_owned(), path.to_owned(), file);
-        if let Some(backend) = open.get(&key) {
+        let of_file = self.open.lock().entry((name.to_owned(), path.to_owned(), file)).or_default().clone();
+        let mut open = of_file.lock(); // its other models wait, those of other libraries do not
+        if let Some(backend) = &*open {
             return Ok(backend.clone());
         }
         let backend = Arc::new(LibraryBackend::open(name, path, &self.settings_of(name))?);
-        open.insert(key, backend.clone());
+        *open = Some(backend.clone());
         Ok(backend)
     }
 }

@@ -82,3 +82,10 @@ fn files_that_are_no_backends_are_refused_with_the_reason() {
     let places = format!("'/nonexistent/m/1' '/nonexistent/m' '{}'", place.display());
     assert_eq!(text, format!("unable to find backend library 'libother.so' for model 'm', searched: {places}"));
 }
+
+#[test]
+fn every_function_refuses_to_be_called_with_nothing() {
+    let directory = directory(&[("nulls", "nulls")]);
+    let mut served = directory.load(&config("nulls", "")).unwrap();
+    assert_eq!(served.ask(request(&[1])).unwrap_err().message, "all refused");
+}

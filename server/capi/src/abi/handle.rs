@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
-use super::misuse;
+use super::{Out, misuse};
 
 /// A kind of object that libraries hold handles of.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
@@ -144,6 +144,16 @@ impl<T: Object> Handle<T> {
 
     fn part_number(self) -> u64 {
         self.bits() & ((1 << PART_BITS) - 1)
+    }
+}
+
+impl<T: Object> Out<Handle<T>> {
+    /// Writes the handle of an object that the library deletes.
+    ///
+    /// Errors: the address is null, and there is no handle.
+    pub(crate) fn give(self, object: T) -> Result<()> {
+        self.set(Handle::NULL)?;
+        self.set(Handle::new(object))
     }
 }
 

@@ -47,6 +47,8 @@ struct Shared {
     object: Handle<BackendObject>,
     said: Said,
     blocks_device: bool,
+    /// Threads that bring requests may run it, where the user says that it is quick and keeps nothing for a thread.
+    runs_inline: bool,
     /// Where the library lies.
     folder: PathBuf,
 }
@@ -56,6 +58,7 @@ impl LibraryBackend {
     ///
     /// Errors: it cannot be opened, or what it says of its own start.
     pub(crate) fn open(name: &str, path: &Path, settings: &Settings) -> Result<Self> {
+        let runs_inline = runs_inline(name, settings)?;
         let library = Library::open(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let object = Arc::new(BackendObject::new(name, folder, settings));
@@ -65,9 +68,20 @@ impl LibraryBackend {
         let started = library.initialize(handle).and_then(|()| library.attributes(handle, of_attributes));
         let _ = of_attributes.take(); // the library deleted it, which is not its to do
         let (said, blocks_device) = (attributes.said(), object.blocks_device());
-        let shared = Shared { library, object: handle, said, blocks_device, folder: folder.into() };
+        let shared = Shared { library, object: handle, said, blocks_device, runs_inline, folder: folder.into() };
         started?; // `shared` finalises it
         Ok(Self { shared: Arc::new(shared), name: name.into(), path: path.into() })
+    }
+}
+
+/// The setting by which threads that bring requests run a library's quick models.
+fn runs_inline(name: &str, settings: &Settings) -> Result<bool> {
+    match settings.get("run-inline").map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(Error::invalid_argument(format!(
+            "the setting 'run-inline' of backend '{name}' must be 'true' or 'false', and is '{other}'"
+        ))),
     }
 }
 
@@ -85,6 +99,20 @@ impl Backend for LibraryBackend {
 
     fn library(&self) -> String {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn supported_fields(&self) -> &[&str] {
+        // the library sees the whole configuration: what it does with it is its own matter
+        &[
+            "batch_input",
+            "batch_output",
+            "cc_model_filenames",
+            "instance_group.secondary_devices",
+            "model_operations",
+            "optimization.cuda",
+            "optimization.priority",
+            "sequence_batching.state",
+        ]
     }
 
     fn prepare(&self, config: &mut ModelConfig, machine: &Machine) {
@@ -233,6 +261,7 @@ impl Model for LibraryModel {
         let one_at_a_time = (!self.shared.said.loads_in_parallel).then(|| self.loading.lock());
         self.shared.library.instance_initialize(made.handle)?; // dropped, `made` is finalised
         drop(one_at_a_time);
+        let on_any_thread = self.shared.runs_inline && placement.device == Device::Cpu;
         let device = self.shared.blocks_device.then(|| {
             let mut devices = self.devices.lock();
             devices.entry(placement.device).or_default().clone()
@@ -241,7 +270,7 @@ impl Model for LibraryModel {
         let mut instances = self.instances.lock();
         instances.retain(|instance| instance.strong_count() > 0);
         instances.push(Arc::downgrade(&made));
-        Ok(Box::new(LibraryInstance { made, model: self.object.clone(), device }))
+        Ok(Box::new(LibraryInstance { made, model: self.object.clone(), device, on_any_thread }))
     }
 }
 
@@ -267,6 +296,7 @@ struct LibraryInstance {
     made: Arc<Made>,
     model: Arc<ModelObject>,
     device: Option<Arc<Mutex<()>>>,
+    on_any_thread: bool,
 }
 
 impl Drop for LibraryInstance {
@@ -300,6 +330,10 @@ impl Instance for LibraryInstance {
         if let Err(error) = result {
             fail(&handles, &error);
         }
+    }
+
+    fn runs_on_any_thread(&self) -> bool {
+        self.on_any_thread
     }
 }
 

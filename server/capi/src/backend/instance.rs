@@ -130,7 +130,7 @@ exports! {
 
     /// Its host policy, as JSON; the caller deletes the message.
     fn TRITONBACKEND_ModelInstanceHostPolicy(instance: Handle<Instance>, host_policy: Out<Handle<Message>>) {
-        host_policy.set(Handle::new(Message::of(&instance.get()?.host_policy)))
+        host_policy.give(Message::of(&instance.get()?.host_policy))
     }
 
     /// Whether it is never given requests.

@@ -196,7 +196,7 @@ exports! {
         let model = model.get()?;
         check_version(version)?;
         let json = model.config.lock().json.clone();
-        config.set(Handle::new(Message::of(&json)))
+        config.give(Message::of(&json))
     }
 
     /// Whether the library is to complete the configuration.

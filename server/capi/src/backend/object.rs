@@ -69,7 +69,7 @@ exports! {
 
     /// The settings of the command line, as JSON; the caller deletes the message.
     fn TRITONBACKEND_BackendConfig(backend: Handle<Backend>, config: Out<Handle<Message>>) {
-        config.set(Handle::new(Message::of(&backend.get()?.config)))
+        config.give(Message::of(&backend.get()?.config))
     }
 
     /// Which threads run instances.

@@ -185,7 +185,7 @@ exports! {
     /// Makes responses to a request, also when it is released.
     fn TRITONBACKEND_ResponseFactoryNew(factory: Out<Handle<Factory>>, request: Handle<Request>) {
         let answering = request.get()?.answering.clone();
-        factory.set(Handle::new(Factory { answering }))
+        factory.give(Factory { answering })
     }
 
     /// Deletes a factory.
@@ -210,13 +210,13 @@ exports! {
     /// A response to a request.
     fn TRITONBACKEND_ResponseNew(response: Out<Handle<Response>>, request: Handle<Request>) {
         let answering = request.get()?.answering.clone();
-        response.set(Handle::new(Response::new(answering)))
+        response.give(Response::new(answering))
     }
 
     /// A response to the request of a factory.
     fn TRITONBACKEND_ResponseNewFromFactory(response: Out<Handle<Response>>, factory: Handle<Factory>) {
         let answering = factory.get()?.answering.clone();
-        response.set(Handle::new(Response::new(answering)))
+        response.give(Response::new(answering))
     }
 
     /// Deletes a response that is not sent.

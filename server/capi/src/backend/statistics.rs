@@ -165,7 +165,7 @@ exports! {
 
     /// What is to be said of a response.
     fn TRITONBACKEND_ModelInstanceResponseStatisticsNew(statistics: Out<Handle<ResponseStatistics>>) {
-        statistics.set(Handle::new(ResponseStatistics::default()))
+        statistics.give(ResponseStatistics::default())
     }
 
     /// Deletes it, and nothing that was set.

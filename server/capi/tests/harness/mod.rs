@@ -38,7 +38,9 @@ pub(crate) fn compile(name: &str, as_name: &str, folder: &Path) -> PathBuf {
     let path = folder.join(format!("libtriton_{as_name}.so"));
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-o"]).arg(&path);
+    command
+        .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-DONE_INSTANCE_AT_A_TIME", "-o"])
+        .arg(&path);
     command.arg("-I").arg(here.join("include")).arg(here.join(format!("tests/libraries/{name}.c")));
     let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -46,7 +48,7 @@ pub(crate) fn compile(name: &str, as_name: &str, folder: &Path) -> PathBuf {
 }
 
 /// A server has no backend but libraries.
-struct NothingBuiltIn;
+pub(crate) struct NothingBuiltIn;
 
 impl Backends for NothingBuiltIn {
     fn find(&self, name: &str, _runtime: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {

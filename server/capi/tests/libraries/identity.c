@@ -47,7 +47,9 @@ TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
         !fails(TRITONBACKEND_MemoryManagerFree(manager, &major, TRITONSERVER_MEMORY_CPU, 0))) {
         return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, "memory that there is not was given");
     }
+#ifdef ONE_INSTANCE_AT_A_TIME
     TRY(TRITONBACKEND_BackendSetExecutionPolicy(backend, TRITONBACKEND_EXECUTION_DEVICE_BLOCKING));
+#endif
     return TRITONBACKEND_BackendSetState(backend, strdup(name));
 }
 
