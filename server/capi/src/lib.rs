@@ -4,7 +4,6 @@
 //!
 //! A library is trusted as far as the headers bind it: it runs in this process. What it does with handles is checked.
 
-#![allow(dead_code)] // what libraries ask of it is being added function by function
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 // Unsafe code is allowed where it says so: arguments are read and written in `abi`, libraries are called in `backend`.
 

@@ -44,38 +44,6 @@ impl<T> Out<T> {
     }
 }
 
-impl<T: Copy> Out<T> {
-    /// What is there: the library's wish.
-    ///
-    /// Errors: the address is null.
-    #[allow(unsafe_code)]
-    pub(crate) fn get(self) -> Result<T> {
-        if self.0.is_null() {
-            return Err(null("the address of a result"));
-        }
-        // SAFETY: as for `set`; the headers say of such an argument that the caller has set it.
-        Ok(unsafe { self.0.read() })
-    }
-}
-
-/// Where a value is read.
-#[repr(transparent)]
-pub(crate) struct In<T>(*const T);
-
-impl<T: Copy> In<T> {
-    /// The value.
-    ///
-    /// Errors: the address is null.
-    #[allow(unsafe_code)]
-    pub(crate) fn get(self) -> Result<T> {
-        if self.0.is_null() {
-            return Err(null("the address of a value"));
-        }
-        // SAFETY: the headers bind the library to pass the address of a value of that type.
-        Ok(unsafe { self.0.read_unaligned() })
-    }
-}
-
 /// Where values are read, as many as another argument says.
 #[repr(transparent)]
 pub(crate) struct Array<T>(*const T);
@@ -110,11 +78,6 @@ impl Text {
     /// The address of a text, for a library to read as long as it lives.
     pub(crate) fn of(text: &CStr) -> Self {
         Self(text.as_ptr())
-    }
-
-    /// Whether there is none.
-    pub(crate) fn is_null(self) -> bool {
-        self.0.is_null()
     }
 
     /// The text, with marks in place of what is not UTF-8.

@@ -90,11 +90,6 @@ impl<T, P> Handle<T, P> {
         self.0.is_null()
     }
 
-    /// What C sees.
-    pub(crate) fn as_ptr(self) -> *mut c_void {
-        self.0
-    }
-
     fn bits(self) -> u64 {
         self.0.addr() as u64
     }
