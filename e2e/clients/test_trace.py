@@ -254,7 +254,7 @@ def test_what_is_wrong_changes_nothing_and_is_told_in_tritons_words(repository):
             assert server.request("POST", path, '{"trace_level":[' * 200)[0] == 400
             for nothing in ("{}", "[]", "null", '{"unknown":1}', '{"trace_level":["MAX"]}'):
                 assert server.request("POST", path, nothing)[2] == before
-        assert server.request("GET", "/v2/models/nothing/trace/setting")[0] in (400, 404)
+        assert server.request("GET", "/v2/models/nothing/trace/setting")[0] == 404
         assert server.request("GET", "/v2/models/echo/versions/1/trace/setting")[0] == 404
         with grpcclient.InferenceServerClient(server.grpc_url) as client:
             for settings, text in [
@@ -265,6 +265,16 @@ def test_what_is_wrong_changes_nothing_and_is_told_in_tritons_words(repository):
                 with pytest.raises(InferenceServerException) as failed:
                     client.update_trace_settings(settings=settings)
                 assert failed.value.message() == text
+
+
+def test_a_model_that_was_unloaded_has_no_settings(repository):
+    with Server(repository, "--model-control-mode=explicit", "--load-model=echo") as server:
+        path = "/v2/models/echo/trace/setting"
+        assert server.request("GET", path)[0] == 200
+        assert server.request("POST", "/v2/repository/models/echo/unload", "{}")[0] == 200
+        until(lambda: server.request("GET", path)[0] == 400, "the model is gone", 30)
+        for method in ("GET", "POST"):
+            assert json.loads(server.request(method, path, "{}")[2]) == {"error": "Request for unknown model : echo"}
 
 
 def test_a_file_that_cannot_be_written_is_told_once_and_costs_no_request(repository):

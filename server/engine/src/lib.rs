@@ -239,14 +239,15 @@ impl Engine {
 
     /// The name of a model whose trace settings are asked for or changed.
     ///
-    /// Errors: it is unknown, or not ready.
+    /// Errors: it is unknown, or known and not ready.
     pub fn traced_model(&self, name: &str) -> Result<Name> {
         match self.find(ModelId { name, version: VersionChoice::Latest }) {
             Ok(model) => Ok(model.interface.model_name.clone()),
-            Err(error) if error.code == Code::Unavailable => {
-                Err(Error::invalid_argument(format!("Request for unknown model : {name}")))
+            Err(error) => {
+                let is_known = self.registry.key_of(name).is_ok_and(|key| self.registry.entry(&key).is_some());
+                let not_ready = || Error::invalid_argument(format!("Request for unknown model : {name}"));
+                Err(if is_known { not_ready() } else { error })
             }
-            Err(error) => Err(error),
         }
     }
 

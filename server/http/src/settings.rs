@@ -70,7 +70,9 @@ fn trace_update(body: &[u8]) -> Result<Update> {
             }
             _ if name == "trace_level" => return Err(Error::internal("attempt to access JSON non-array as array")),
             Value::Null => update.take(name, None, "")?,
-            Value::Number(Number::Int(number)) => update.take(name, Some(&number.to_string()), "")?,
+            Value::Number(Number::Int(number)) if *number >= 0 || name == "trace_count" => {
+                update.take(name, Some(&number.to_string()), "")?;
+            }
             Value::Number(Number::Uint(number)) => update.take(name, Some(&number.to_string()), "")?,
             _ if name == "trace_file" => update.take(name, None, "")?,
             value => update.take(name, Some(&string(value)?), "")?,
@@ -180,6 +182,8 @@ mod tests {
         refuses(trace(r#"{"trace_level":"OFF"}"#), "attempt to access JSON non-array as array");
         refuses(trace(r#"{"trace_level":[1]}"#), "attempt to access JSON non-string as string");
         refuses(trace(r#"{"trace_rate":1.5}"#), "attempt to access JSON non-string as string");
+        refuses(trace(r#"{"trace_rate":-1}"#), "attempt to access JSON non-string as string");
+        refuses(trace(r#"{"trace_count":-2}"#), "Unable to parse 'trace_count'. Expecting value >= -1, got:-2");
         for file in ["1", "null", "\"x\"", "{}"] {
             let expect = "trace file location can not be updated through network protocol";
             refuses(trace(&format!(r#"{{"trace_rate":"x","trace_file":{file}}}"#)), expect);
