@@ -23,6 +23,7 @@ use crate::{
     rewrites::Rewrites,
     scrape::Loads,
     secrets::Secrets,
+    traces::Traces,
     watches::Watches,
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     pub(crate) observer: Observer,
     /// What the pods of autoscaled servers say of their load.
     pub(crate) loads: Loads,

@@ -30,6 +30,7 @@ mod scale;
 mod scrape;
 mod secrets;
 mod telemetry;
+mod traces;
 mod up;
 mod watches;
 mod write_status;

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
 };
 
 /// Buckets of a reconcile: it is a few requests to the API server.
 const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Buckets of what may begin with a download: times are known in whole seconds.
+const TO_READY: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
 /// The operator's own numbers.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(crate) struct Metrics {
     resources: IntGaugeVec,
     replicas: IntGaugeVec,
     models: IntGaugeVec,
+    time_to_ready: HistogramVec,
 }
 
 /// What the page tells of one server.
@@ -120,8 +125,25 @@ impl Metrics {
                 "Models of a TritonServer: desired, loaded on every replica, left out or failed on one",
                 &["server_namespace", "server", "state"],
             ),
+            time_to_ready: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "triton_operator_time_to_ready_seconds",
+                        "From the moment a resource was applied until it was ready",
+                    )
+                    .buckets(TO_READY.to_vec()),
+                    &["kind"],
+                ),
+            ),
             registry,
         }
+    }
+
+    /// A resource that was applied at that time is ready.
+    pub(crate) fn became_ready(&self, kind: &str, applied: &Time, now: &Time) {
+        let seconds = now.0.as_second().saturating_sub(applied.0.as_second()).max(0);
+        self.time_to_ready.with_label_values(&[kind]).observe(f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)));
     }
 
     /// A reconcile begins. `ended` of what it returns says how it ended.
@@ -243,6 +265,8 @@ mod tests {
         assert!(metrics.page(&Inventory::default()).contains("triton_operator_reconciles_active 1"));
         timer.ended("done");
         metrics.wrote("Deployment", "apply");
+        let time = |seconds| Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap());
+        metrics.became_ready("TritonModel", &time(100), &time(103));
         let server = ServerCounts {
             namespace: "ml".into(),
             name: "vision".into(),
@@ -254,6 +278,8 @@ mod tests {
         for line in [
             "triton_operator_reconcile_total{outcome=\"done\"} 1",
             "triton_operator_reconciles_active 0",
+            "triton_operator_time_to_ready_seconds_bucket{kind=\"TritonModel\",le=\"2\"} 0",
+            "triton_operator_time_to_ready_seconds_bucket{kind=\"TritonModel\",le=\"5\"} 1",
             "triton_operator_writes_total{kind=\"Deployment\",verb=\"apply\"} 1",
             "triton_operator_resources{kind=\"TritonServer\",ready=\"false\"} 1",
             "triton_operator_server_replicas{server=\"vision\",server_namespace=\"ml\",state=\"ready\"} 1",

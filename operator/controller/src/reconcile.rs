@@ -3,7 +3,10 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
-use crds::{TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, TritonServerStatus, parts::ConditionStatus};
+use crds::{
+    TritonModel, TritonModelSpec, TritonModelStatus, TritonServer, TritonServerStatus,
+    parts::{Condition, ConditionStatus},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
@@ -21,7 +24,8 @@ use crate::{
     pods,
     queue::{Reconciled, ServerKey},
     scale::set_replicas,
-    write_status::{Change, Written, before, write_models, write_status},
+    traces::Steps,
+    write_status::{Change, Written, became_ready, before, write_models, write_status},
     zero,
 };
 
@@ -76,7 +80,23 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         return Ok(None); // its objects go with it; models are reconciled by their own delete event
     }
 
+    let mut steps = context.traces.reconcile(&server.metadata);
+    let ended = Box::pin(steps_of(context, key, server, &mut steps)).await;
+    if let Err(error) = &ended {
+        steps.failed(error);
+    }
+    ended
+}
+
+/// The steps, of a server that can be read and stays.
+async fn steps_of(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    steps: &mut Steps,
+) -> Result<Option<Duration>, Error> {
     // 1. dereference: what the spec points at
+    steps.step("dereference");
     let mut around =
         dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
     let published = around.observed.manifest.iter().flat_map(|manifest| &manifest.models);
@@ -105,12 +125,15 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         set_replicas(context, key, from, to).await.map_err(|error| api("setting the replicas", error))?;
     }
     (around.observed.activators, around.observed.rests_not) = (zero.way, zero.rests_not);
+    steps.step("validate");
     // 2. validate: everything decided, or every problem
     let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
     let applied = match &validated {
         Ok(validated) => {
+            steps.step("build");
             // 3. build: every object, in the same bytes each time
             let prepared = build::build(validated);
+            steps.step("apply");
             // 4. apply: only what is not there already
             match Box::pin(apply(context, key, server, prepared)).await {
                 Ok(applied) => Some(Ok(applied)),
@@ -146,6 +169,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
                 .for_each(|replica| replica.may_adopt.clone_from(words));
         }
     }
+    steps.step("status");
     // 5. status: what was found, in the words of conditions
     let unreadable: Vec<TritonModel> = around.unreadable.iter().map(without_spec).collect();
     let models: Vec<(&TritonModel, TritonModelStatus)> = around
@@ -167,6 +191,7 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
         replicas: &replicas,
         now: &now(),
     });
+    steps.step("write status");
     // 6. write status: only if it says something new
     let written = write(context, key, &around, server, &server_before, &models, &statuses).await?;
     annotated.map_err(|error| api("annotating a pod", error))?;
@@ -208,13 +233,31 @@ async fn write(
         let is_unreadable = around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid);
         Some(Change { model, before, after, is_unreadable })
     });
-    let changes = changes.collect();
+    let changes: Vec<Change<'_>> = changes.collect();
+    let ready = changes.iter().filter(|change| change.became_ready().is_some());
+    let ready: Vec<_> = ready.map(|change| (change.model, change.before)).collect();
     let of_models = write_models(context, key, changes).await.map_err(|error| api("writing a status", error))?;
     let events = events::of_server(server_before, &statuses.server);
     let is_progress = status::is_progress_of_server(server_before, &statuses.server);
     let server_statuses = (server_before, &statuses.server);
     let of_server = write_status(context, key, server, server_statuses, is_progress, &events).await;
-    Ok(of_models.max(of_server.map_err(|error| api("writing the status", error))?))
+    let written = of_models.max(of_server.map_err(|error| api("writing the status", error))?);
+    // what is not written is said again: it counts once
+    let told = |kind, metadata: &ObjectMeta, was: &[Condition], is: &[Condition]| {
+        if let Some(applied) = became_ready(metadata, (was, is)) {
+            context.metrics.became_ready(kind, &applied, &now());
+            context.traces.became_ready(&server.metadata, kind, metadata, &applied);
+        }
+    };
+    for (model, was) in ready {
+        let is: TritonModelStatus = before(context, key, model, model.status.as_ref());
+        told("TritonModel", &model.metadata, &was.conditions, &is.conditions);
+    }
+    if became_ready(&server.metadata, (&server_before.conditions, &statuses.server.conditions)).is_some() {
+        let is: TritonServerStatus = before(context, key, server, server.status.as_ref());
+        told("TritonServer", &server.metadata, &server_before.conditions, &is.conditions);
+    }
+    Ok(written)
 }
 
 /// A model that cannot be read, as far as its status needs it.

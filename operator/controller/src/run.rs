@@ -35,6 +35,7 @@ use crate::{
     scrape::Loads,
     secrets::Secrets,
     telemetry::{self, LogFormat},
+    traces::Traces,
     watches::Watches,
 };
 
@@ -97,6 +98,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
     concurrency: u16,
 
+    /// Collector that gets the operator's own traces (OTLP over HTTP), such as http://collector:4318/v1/traces; without it there
+    /// are none
+    #[arg(long, value_name = "URL", env = "TRACE_COLLECTOR")]
+    trace_collector: Option<String>,
+
     /// How log lines are written
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json, env = "LOG_FORMAT")]
     log_format: LogFormat,
@@ -137,6 +143,8 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
     let client = client(config)?;
     let load_ports = args.loads.open(namespace.as_deref()).await?;
 
+    let traces = Traces::start(args.trace_collector.as_deref())
+        .map_err(|error| anyhow::anyhow!("--trace-collector: {error}"))?;
     let metrics = Arc::new(Metrics::new());
     let (queue, requests) = Queue::new();
     let written = Arc::new(Written::default());
@@ -181,6 +189,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         queue: queue.clone(),
         settings: Settings { image: args.image, namespace, scaler_address: args.scaler_address },
         metrics: Arc::clone(&metrics),
+        traces: traces.clone(),
         observer: Observer::new(&queue, &metrics),
         loads: loads.clone(),
         activators,
@@ -211,6 +220,7 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
         },
     }
     drop(leads);
+    traces.close().await;
     tracing::info!("ended");
     Ok(())
 }

@@ -3,9 +3,15 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use crds::{TritonModel, TritonModelStatus};
+use crds::{
+    TritonModel, TritonModelStatus,
+    parts::{Condition, ConditionStatus, condition::find},
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -55,6 +61,25 @@ pub(crate) struct Change<'a> {
     pub(crate) after: &'a TritonModelStatus,
     /// The model does not fit its definition: the API server may refuse whatever is written to it.
     pub(crate) is_unreadable: bool,
+}
+
+impl Change<'_> {
+    /// When the model was applied, if the change says that it became ready.
+    pub(crate) fn became_ready(&self) -> Option<Time> {
+        became_ready(&self.model.metadata, (&self.before.conditions, &self.after.conditions))
+    }
+}
+
+/// When a resource was applied, or ceased to be ready otherwise, if these conditions say that it became ready now: the moment at
+/// which it was first seen as not ready, or at which it was made.
+pub(crate) fn became_ready(metadata: &ObjectMeta, (before, after): (&[Condition], &[Condition])) -> Option<Time> {
+    let ready = |conditions: &[Condition]| find(conditions, "Ready").cloned();
+    ready(after).filter(|ready| ready.status == ConditionStatus::True)?;
+    match ready(before) {
+        Some(before) if before.status == ConditionStatus::True => None,
+        Some(before) if metadata.generation != Some(1) => Some(before.last_transition_time),
+        _ => metadata.creation_timestamp.clone(),
+    }
 }
 
 /// Writes the statuses of models that differ from what they were, with the events of each change.
@@ -151,5 +176,38 @@ where
         // gone, or another one: nothing to write to
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(status: ConditionStatus, since: &str) -> Condition {
+        serde_json::from_value(json!({
+            "type": "Ready", "status": status, "reason": "R", "message": "", "lastTransitionTime": since,
+        }))
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn check(generation: i64, before: &[Condition], after: ConditionStatus, expect: Option<&str>) {
+        let metadata: ObjectMeta =
+            serde_json::from_value(json!({ "generation": generation, "creationTimestamp": "2026-01-01T00:00:00Z" }))
+                .unwrap();
+        let after = [condition(after, "2026-01-01T00:09:00Z")];
+        let expect = expect.map(|time| serde_json::from_value::<Time>(json!(time)).unwrap());
+        assert_eq!(became_ready(&metadata, (before, &after)), expect);
+    }
+
+    #[test]
+    fn the_time_to_ready_begins_when_a_resource_was_made_or_changed() {
+        let (yes, no) = (ConditionStatus::True, ConditionStatus::False);
+        let (made, changed) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
+        check(1, &[], yes, Some(made));
+        check(1, &[condition(no, changed)], yes, Some(made));
+        check(2, &[condition(no, changed)], yes, Some(changed));
+        check(2, &[condition(yes, changed)], yes, None);
+        check(2, &[condition(no, changed)], no, None);
     }
 }
