@@ -223,10 +223,71 @@ fn cut(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kube::client::Body;
+
     use super::*;
 
     fn event(reason: &str, note: &str) -> Event {
         Event { is_warning: false, reason: reason.into(), note: note.into() }
+    }
+
+    /// What an API server was asked, by method and reason; each event called `Refused` is refused.
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    fn api_server(asked: &Asked) -> Client {
+        let asked = Arc::clone(asked);
+        let service = tower::service_fn(move |request: hyper::Request<Body>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let method = request.method().to_string();
+                let body = request.into_body().collect_bytes().await.expect("a body in memory");
+                let sent: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                let reason = sent["reason"].as_str().unwrap_or("-").to_owned();
+                let count = sent.pointer("/series/count").map(ToString::to_string).unwrap_or_default();
+                asked.lock().unwrap().push(format!("{method} {reason}{count}"));
+                let (code, answer) = match reason.as_str() {
+                    "Refused" => (
+                        403,
+                        json!({ "kind": "Status", "code": 403, "message": "no", "reason": "Forbidden", "status": "Failure" }),
+                    ),
+                    _ => (200, json!({ "metadata": {}, "eventTime": null })),
+                };
+                let response =
+                    hyper::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, std::convert::Infallible>(response.expect("a status that there is"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_written_beside_all_else_whatever_became_of_those_before() {
+        let (asked, metrics) = (Asked::default(), Arc::new(Metrics::new()));
+        let events = Events::start(&api_server(&asked), "me".into(), &metrics);
+        let object =
+            ObjectReference { name: Some("vision".into()), uid: Some("1".into()), ..ObjectReference::default() };
+        events.record(&object, "Observe", &[]);
+        events.record(&object, "Observe", &["Loaded", "Refused", "Ready", "Loaded"].map(|reason| event(reason, "n")));
+        assert!(asked.lock().unwrap().is_empty(), "who records does not wait");
+        events.flush().await;
+        assert_eq!(*asked.lock().unwrap(), ["POST Loaded", "POST Refused", "POST Ready", "PATCH -2"]);
+        events.flush().await; // nothing is left: it returns at once
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_counted_where_it_is_dropped_and_the_end_does_not_wait_for_it() {
+        let (asked, metrics) = (Asked::default(), Arc::new(Metrics::new()));
+        let events = Events::start(&api_server(&asked), "me".into(), &metrics);
+        for number in 0..pending::ROOM + 500 {
+            let object = ObjectReference { uid: Some(number.to_string()), ..ObjectReference::default() };
+            events.record(&object, "Observe", &[event("Loaded", "n")]);
+        }
+        events.flush().await;
+        let written = asked.lock().unwrap().len();
+        let burst = pending::BURST as usize;
+        assert!((burst..burst + 30).contains(&written), "{written}");
+        let page = metrics.page(&crate::metrics::Inventory::default());
+        assert!(page.contains("triton_operator_events_dropped_total 500"), "{page}");
     }
 
     #[test]
