@@ -163,12 +163,12 @@ def test_histograms_are_shown_by_bucket(server):
         return page(server, "took") == [
             "# HELP took How long it took.",
             "# TYPE took histogram",
+            'took_count{a="b"} 4',
+            'took_sum{a="b"} 55.55',
             'took_bucket{a="b",le="0.1"} 1',
             'took_bucket{a="b",le="1"} 2',
             'took_bucket{a="b",le="10"} 3',
             'took_bucket{a="b",le="+Inf"} 4',
-            'took_sum{a="b"} 55.55',
-            'took_count{a="b"} 4',
         ]
 
     until(shown, "a histogram of four values")
