@@ -147,3 +147,20 @@ def test_buckets_that_do_not_ascend_are_refused(models, tmp_path):
     make.write(tmp_path, "bad", f'backend: "identity" {IO} {CONTROL.format(FIRST_RESPONSE, "2, 1")}', {1: None})
     with Server(tmp_path, "--exit-on-error=false", wait="live") as server:
         until(lambda: "Bucket Boundaries must be strictly sorted" in server.log(), "the refusal", 60)
+
+
+def test_an_exemplar_names_the_trace_of_a_request(models):
+    traced = [f"--trace-config={it}" for it in ("mode=opentelemetry", "rate=1", "level=TIMESTAMPS", "opentelemetry,url=http://127.0.0.1:9/v1/traces")]
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with Server(models, "--metrics-config=latency_histograms=true", *traced) as server:
+        client = connect("http", server)
+        headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+        client.infer("usual", [tensor("http", "INPUT0", np.array([1], np.int32), "INT32")], headers=headers)
+        client.close()
+        families = {family.name: family for family in read_openmetrics(page(server, OPENMETRICS)[1].decode())}
+        assert trace_id.encode() in page(server, PROTOBUF)[1]
+        assert trace_id.encode() not in page(server)[1], "the other text has no exemplars"
+    for what in ("request", "queue", "compute"):
+        samples = families[f"tritonserver_{what}_duration_seconds"].samples
+        (exemplar,) = [it.exemplar for it in samples if it.exemplar and it.labels["model"] == "usual"]
+        assert exemplar.labels == {"trace_id": trace_id} and exemplar.value > 0
