@@ -140,8 +140,8 @@ impl OnnxModel {
         verify::verify(config, &signature)?;
         let captured = match placement.device {
             Device::Gpu(id) if providers.iter().any(Provider::captures_runs) => {
-                let options = options.clone();
-                Some(Captured::new(device_copy::Device::gpu(id)?, move || options.some_run_options())?)
+                let (options, placement_device) = (options.clone(), placement.device);
+                Some(Captured::new(device_copy::Device::gpu(id)?, move || options.some_run_options(placement_device))?)
             }
             _ => None,
         };
@@ -195,7 +195,7 @@ impl Model for OnnxModel {
             let input_names = input_names.collect::<Result<_>>()?;
             let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
             self.sessions.lock().push((Arc::downgrade(&session.inner()), placement.device));
-            let options = self.configured()?.options.run_options()?;
+            let options = self.configured()?.options.run_options(placement.device)?;
             let runner = Runner::new(session.inner(), input_names, output_names, options, captured);
             let has_rows = config.max_batch_size > 0;
             let name = placement.instance_name.clone();

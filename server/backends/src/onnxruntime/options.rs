@@ -17,7 +17,7 @@ use ort::{
     },
 };
 use server_core::{
-    backend::Settings,
+    backend::{Device, Settings},
     config::ModelConfig,
     error::{Error, Result},
 };
@@ -80,6 +80,40 @@ pub(super) fn integer(config: &ModelConfig, key: &str) -> Result<Option<i64>> {
     value.parse().map(Some).map_err(|_| not_a_number(key, value))
 }
 
+/// The parameter, and option of a run, that says which arenas give back what they do not need, after each run.
+const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
+
+/// One arena, by the device whose memory it hands out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ArenaOf {
+    Cpu(u32),
+    Gpu(u32),
+}
+
+impl ArenaOf {
+    fn text(self) -> String {
+        match self {
+            Self::Cpu(id) => format!("cpu:{id}"),
+            Self::Gpu(id) => format!("gpu:{id}"),
+        }
+    }
+}
+
+/// Arenas as ONNX Runtime lists them: `cpu:0;gpu:0`.
+fn arenas(list: &str) -> Result<Vec<ArenaOf>> {
+    let one = |entry: &str| {
+        let (device, id) = entry.trim().split_once(':')?;
+        let id = id.parse().ok()?;
+        match device {
+            "cpu" => Some(ArenaOf::Cpu(id)),
+            "gpu" => Some(ArenaOf::Gpu(id)),
+            _ => None,
+        }
+    };
+    let entries = list.split(';').filter(|entry| !entry.trim().is_empty());
+    entries.map(|entry| one(entry).ok_or_else(|| wrong(SHRINKAGE, list, "devices such as 'cpu:0;gpu:0'"))).collect()
+}
+
 /// How to make sessions of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SessionOptions {
@@ -89,7 +123,7 @@ pub(super) struct SessionOptions {
     memory_arena: Option<bool>,
     memory_pattern: Option<bool>,
     device_allocator_for_initializers: Option<bool>,
-    arena_shrinkage: Option<String>,
+    arena_shrinkage: Vec<ArenaOf>,
     graph_level: i32,
     operator_libraries: Vec<PathBuf>,
 }
@@ -127,7 +161,7 @@ impl SessionOptions {
             memory_arena: switch("enable_mem_arena")?,
             memory_pattern: switch("enable_mem_pattern")?,
             device_allocator_for_initializers: switch("session.use_device_allocator_for_initializers")?,
-            arena_shrinkage: parameter("memory.enable_memory_arena_shrinkage").map(str::to_owned),
+            arena_shrinkage: parameter(SHRINKAGE).map_or_else(|| Ok(Vec::new()), arenas)?,
             graph_level: level.map_or(0, |graph| graph.level),
             operator_libraries: operator_libraries(config, model_dir).collect(),
         })
@@ -170,17 +204,29 @@ impl SessionOptions {
         Ok(builder)
     }
 
-    /// Options of every run, if there are any.
-    pub(super) fn run_options(&self) -> std::result::Result<Option<RunOptions>, Failure> {
-        let Some(devices) = &self.arena_shrinkage else { return Ok(None) };
+    /// Options of every run of an instance on that device, if there are any.
+    pub(super) fn run_options(&self, device: Device) -> std::result::Result<Option<RunOptions>, Failure> {
+        let arenas = self.shrinking(device);
+        if arenas.is_empty() {
+            return Ok(None);
+        }
         let mut options = RunOptions::new()?;
-        options.set("memory.enable_memory_arena_shrinkage", devices)?;
+        options.set(SHRINKAGE, arenas)?;
         Ok(Some(options))
     }
 
+    /// The arenas that a session on that device has: naming another one would fail every run.
+    fn shrinking(&self, device: Device) -> String {
+        let has = |arena: &&ArenaOf| match arena {
+            ArenaOf::Cpu(id) => *id == 0 && self.memory_arena != Some(false),
+            ArenaOf::Gpu(id) => device == Device::Gpu(*id),
+        };
+        self.arena_shrinkage.iter().filter(has).map(|arena| arena.text()).collect::<Vec<_>>().join(";")
+    }
+
     /// The same, empty ones if there are none.
-    pub(super) fn some_run_options(&self) -> std::result::Result<RunOptions, Failure> {
-        match self.run_options()? {
+    pub(super) fn some_run_options(&self, device: Device) -> std::result::Result<RunOptions, Failure> {
+        match self.run_options(device)? {
             Some(options) => Ok(options),
             None => Ok(RunOptions::new()?),
         }
@@ -188,10 +234,10 @@ impl SessionOptions {
 
     fn optimization_level(&self) -> GraphOptimizationLevel {
         match self.graph_level {
-            ..=-1 => GraphOptimizationLevel::Level1,
-            0 => GraphOptimizationLevel::All,
+            -1 => GraphOptimizationLevel::Level1,
             1 => GraphOptimizationLevel::Level2,
-            2.. => GraphOptimizationLevel::Disable,
+            2 => GraphOptimizationLevel::Disable,
+            _ => GraphOptimizationLevel::All,
         }
     }
 }
@@ -327,6 +373,21 @@ mod tests {
     }
 
     #[test]
+    fn arenas_that_an_instance_does_not_have_are_not_its_to_shrink() {
+        let shrinking = |list: &str, more: &[(&str, &str)], device| {
+            read(&[&[(SHRINKAGE, list)][..], more].concat(), &[]).shrinking(device)
+        };
+        assert_eq!(shrinking("cpu:0;gpu:0", &[], Device::Cpu), "cpu:0");
+        assert_eq!(shrinking("cpu:0; gpu:1;", &[], Device::Gpu(1)), "cpu:0;gpu:1");
+        assert_eq!(shrinking("cpu:0;gpu:1", &[("enable_mem_arena", "0")], Device::Gpu(0)), "");
+        for list in ["cpu", "gpu:x", "tpu:0", "cpu:0,gpu:0"] {
+            let refused = SessionOptions::read(&config(&[(SHRINKAGE, list)]), &Settings::new(), Path::new("/m"));
+            let text = format!("unexpected value '{list}' of '{SHRINKAGE}', expected devices such as 'cpu:0;gpu:0'");
+            assert_eq!(refused, Err(Error::invalid_argument(text)));
+        }
+    }
+
+    #[test]
     fn settings_of_the_server_are_read_in_the_same_words() {
         let flag = |value: &str| flag(&settings(&[("enable-global-threadpool", value)]), "enable-global-threadpool");
         assert_eq!((flag("1"), flag("True"), flag("off")), (Ok(true), Ok(true), Ok(false)));
@@ -350,5 +411,6 @@ mod tests {
         assert_eq!(level(0), GraphOptimizationLevel::All);
         assert_eq!(level(1), GraphOptimizationLevel::Level2);
         assert_eq!(level(2), GraphOptimizationLevel::Disable);
+        assert_eq!((level(3), level(-2)), (GraphOptimizationLevel::All, GraphOptimizationLevel::All));
     }
 }

@@ -149,9 +149,13 @@ impl Provider {
         }
     }
 
-    /// What to do when a library below it is missing; the end of a sentence.
-    fn needs(&self) -> &'static str {
+    /// What to do about a provider that does not start, for reasons that lie outside the model; the end of a sentence.
+    fn cure(&self, reason: &str) -> &'static str {
+        if reason.contains("CUDA failure") {
+            return "; the NVIDIA driver must be there and new enough for these CUDA libraries: nvidia-smi shows driver and GPUs";
+        }
         match self {
+            _ if !reason.contains("cannot open shared object file") => "",
             Self::Cuda(_) => {
                 "; install the CUDA and cuDNN libraries of the versions that this ONNX Runtime was built for where the loader finds \
                  them, for example in a folder of LD_LIBRARY_PATH"
@@ -193,8 +197,7 @@ impl Provider {
 fn start(builder: SessionBuilder, provider: &Provider, dispatch: ExecutionProviderDispatch) -> Result<SessionBuilder> {
     builder.with_execution_providers([dispatch.error_on_failure()]).map_err(|error| {
         let reason = Failure::from(error);
-        let is_missing_library = reason.message.contains("cannot open shared object file");
-        let cure = if is_missing_library { provider.needs() } else { "" };
+        let cure = provider.cure(&reason.message);
         Error::internal(format!("{} execution provider cannot start: {reason}{cure}", provider.name()))
     })
 }
@@ -274,6 +277,17 @@ mod tests {
         let config = config(vec![accelerator("tensorrt", &[("speed", "9")])], vec![]);
         let text = "unknown parameter 'speed' is provided for TensorRT Execution Accelerator";
         assert_eq!(plan(&config, Device::Gpu(0)).unwrap_err(), Error::invalid_argument(text));
+    }
+
+    #[test]
+    fn a_provider_that_does_not_start_says_what_is_missing_on_the_machine() {
+        let cuda = Provider::Cuda(Options::new());
+        let missing = "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.12: cannot open shared object file";
+        assert!(cuda.cure(missing).contains("LD_LIBRARY_PATH"));
+        assert!(Provider::TensorRt(Options::new()).cure(missing).contains("TensorRT, CUDA and cuDNN"));
+        let driver = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version";
+        assert!(cuda.cure(driver).contains("nvidia-smi"));
+        assert_eq!(cuda.cure("unknown provider option \"speed\""), "");
     }
 
     #[test]

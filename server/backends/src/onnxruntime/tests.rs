@@ -511,7 +511,7 @@ fn session_options_are_taken() {
     assert_eq!(values(output(&run_one(&mut *loaded.instance(), ask()).unwrap(), "SUM")), [2.0; 4]);
 
     let Some(loaded) = Loaded::new("add_fixed") else { return };
-    let loaded = loaded.parameter("memory.enable_memory_arena_shrinkage", "cpu:0");
+    let loaded = loaded.parameter("memory.enable_memory_arena_shrinkage", "cpu:0;gpu:0");
     assert_eq!(values(output(&run_one(&mut *loaded.instance(), ask()).unwrap(), "SUM")), [2.0; 4]);
 
     let Some(loaded) = Loaded::new("add_fixed") else { return };
