@@ -1,7 +1,7 @@
 //! The status of a model from its first sight to its last replica.
 
 use crds::{
-    TritonModel, TritonModelStatus, TritonServer,
+    TritonModel, TritonModelStatus,
     parts::{ByteCount, ConditionStatus},
 };
 use operator_core::{
