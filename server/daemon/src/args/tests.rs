@@ -26,6 +26,7 @@ fn the_defaults_are_those_of_the_usage_text() {
         let mut applied = untouched.clone();
         assert_eq!(apply(flag, flag.default, &mut applied), Ok(None), "{}", flag.name);
         applied.deprecations.clear();
+        applied.tracing.older = None; // that it was given says nothing of its value
         assert_eq!(applied, untouched, "{}", flag.name);
     }
 }

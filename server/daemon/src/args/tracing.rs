@@ -25,7 +25,7 @@ pub(crate) struct TraceArgs {
     /// `--trace-config` was given.
     is_given: bool,
     /// One of the older flags that was given.
-    older: Option<&'static str>,
+    pub(super) older: Option<&'static str>,
 }
 
 impl Default for TraceArgs {
