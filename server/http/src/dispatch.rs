@@ -47,6 +47,14 @@ async fn answer(server: &Server, activity: &Activity, request: Request<Incoming>
     response
 }
 
+/// Checks whether whoever sent those headers may make that call.
+///
+/// Errors: it controls the server and those are taken elsewhere; it is restricted, and the header for it is not among these.
+pub(crate) fn check(server: &Server, route: &Route<'_>, method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
+    control::check(server.options.private_control.as_ref(), route, method)?;
+    restriction::check(&server.options.restrictions, route, headers)
+}
+
 /// Checks whether whoever sent those headers may make that call, and makes it.
 pub(crate) async fn call(
     server: &Server,
@@ -56,8 +64,7 @@ pub(crate) async fn call(
     headers: HeaderMap,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
-    control::check(server.options.private_control.as_ref(), &route, method)?;
-    restriction::check(&server.options.restrictions, &route, &headers)?;
+    check(server, &route, method, &headers)?;
     call_handler(server, activity, method, route, headers, body).await
 }
 

@@ -24,9 +24,11 @@ use crate::{
     body::{Body, RequestBody},
     cloud::{give_content_type, is_get, no_such_path, other_method, take_content_type, text, with_status},
     connection::Activity,
+    dispatch,
     error::{Failure, error_json},
     health, infer,
     reply::json,
+    router::{ModelAction, Route as ApiRoute},
     server::Server,
 };
 
@@ -75,6 +77,9 @@ impl SageMaker {
     ) -> std::result::Result<Response<Body>, Failure> {
         let Self { server, model, models } = self;
         let Some(route) = find(head.uri.path()) else { return Ok(no_such_path()) };
+        if let Some(equivalent) = equivalent(&route, &head.method, model) {
+            dispatch::check(server, &equivalent, &head.method, &head.headers)?;
+        }
         Ok(match (route, &head.method) {
             (Route::Ping, method) if is_get(method) => health::ready(&server.engine).await?,
             (Route::Ping, _) => other_method("GET"),
@@ -149,6 +154,22 @@ impl Application for SageMaker {
 /// Goes on with a change also when its caller leaves: it would be half of one otherwise.
 async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(change).await.unwrap_or_else(|_| Err(Error::internal("the request could not be processed")))
+}
+
+/// The call of the inference protocol that a call of SageMaker amounts to: it is allowed to whoever may make that one. `None`
+/// for health, as SageMaker has no headers to send with it, and for what is not served.
+fn equivalent<'a>(route: &Route<'a>, method: &Method, model: &'a str) -> Option<ApiRoute<'a>> {
+    let infer = |name: &'a str| ApiRoute::Model { name: name.into(), version: "", action: ModelAction::Infer };
+    Some(match (route, method) {
+        (Route::Invocations, &Method::POST) => infer(model),
+        (Route::Invoke(name), &Method::POST) => infer(name),
+        (Route::Models, &Method::POST) => ApiRoute::RepositoryLoad { has_repository: false, name: "".into() },
+        (Route::Model(name), &Method::DELETE) => {
+            ApiRoute::RepositoryUnload { has_repository: false, name: (*name).into() }
+        }
+        (Route::Models | Route::Model(_) | Route::Invoke(_), &Method::GET) => ApiRoute::RepositoryIndex,
+        _ => return None,
+    })
 }
 
 fn find(path: &str) -> Option<Route<'_>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, header::CONTENT_TYPE, request::Parts};
 use hyper::body::Incoming;
-use server_core::{interface::ModelId, metrics::Format, request::VersionChoice};
+use server_core::metrics::Format;
 use server_engine::{AccessLog, Engine, Leaving};
 
 use crate::{
@@ -18,9 +18,9 @@ use crate::{
     connection::Activity,
     dispatch::call,
     error::Failure,
-    health, infer,
+    health,
     reply::empty,
-    router::find,
+    router::{ModelAction, Route, find},
     server::Server,
 };
 
@@ -67,8 +67,9 @@ impl VertexAi {
         }
         take_content_type(&mut headers, CONTENT);
         let Some(redirect) = text(&headers, &REDIRECT).map(str::to_owned) else {
-            let model = ModelId { name: &routes.model, version: VersionChoice::Latest };
-            return infer::infer(server, activity, model, headers, body).await;
+            let action = ModelAction::Infer;
+            let route = Route::Model { name: routes.model.as_str().into(), version: "", action };
+            return call(server, activity, route, &method, headers, body).await;
         };
         if redirect == "metrics" && routes.has_metrics {
             return Ok(self.metrics());

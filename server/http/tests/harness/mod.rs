@@ -175,6 +175,11 @@ impl Answer {
 }
 
 impl Client {
+    /// Connects to a server that is not the one of the inference protocol.
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self { stream: BufReader::new(Wire::Plain(TcpStream::connect(address).await.unwrap())) }
+    }
+
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();

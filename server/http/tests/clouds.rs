@@ -1,0 +1,117 @@
+//! Who may call what through the front ends of clouds, and what they are answered.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
+mod harness;
+
+use std::{future::pending, net::SocketAddr};
+
+use harness::{Answer, Client, TestServer, one_tensor};
+use server_core::{
+    control::{ControlCall, PrivateControl},
+    restriction::{ApiGroup, Restriction},
+};
+use server_engine::ControlMode;
+use server_http::{Options, SageMakerOptions, VertexAiRoutes};
+use tokio::net::TcpListener;
+
+const ASK: &str = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
+const MODEL: &str = "floats";
+
+/// Both front ends of a server of one model.
+struct Clouds {
+    _server: TestServer,
+    sagemaker: SocketAddr,
+    vertex: SocketAddr,
+}
+
+impl Clouds {
+    async fn open(options: Options) -> Self {
+        let server =
+            TestServer::open(&[(MODEL, &one_tensor("FP32", "[ -1 ]", ""))], ControlMode::None, Options::default())
+                .await;
+        let sagemaker = SageMakerOptions { model: MODEL.into(), repository: None };
+        let routes = VertexAiRoutes {
+            predict: "/predict".into(),
+            health: "/health".into(),
+            model: MODEL.into(),
+            has_metrics: false,
+        };
+        let sockets =
+            [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let [at_sagemaker, at_vertex] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        let [for_sagemaker, for_vertex] = sockets;
+        let engine = server.engine.clone();
+        tokio::spawn(server_http::serve_sagemaker(
+            for_sagemaker,
+            engine.clone(),
+            options.clone(),
+            sagemaker,
+            pending(),
+        ));
+        tokio::spawn(server_http::serve_vertex_ai(for_vertex, engine, options, routes, pending()));
+        Self { _server: server, sagemaker: at_sagemaker, vertex: at_vertex }
+    }
+
+    async fn sagemaker(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        Client::to(self.sagemaker).await.send(method, path, headers, body.as_bytes()).await
+    }
+
+    async fn vertex(&self, headers: &[(&str, &str)]) -> Answer {
+        Client::to(self.vertex).await.send("POST", "/predict", headers, ASK.as_bytes()).await
+    }
+}
+
+const LOAD: &str = r#"{"model_name":"a","url":"/nowhere"}"#;
+
+/// Calls of SageMaker, each with its body and its group.
+const CALLS: [(&str, &str, &str, ApiGroup); 7] = [
+    ("POST", "/invocations", ASK, ApiGroup::Inference),
+    ("POST", "/models/a/invoke", ASK, ApiGroup::Inference),
+    ("POST", "/models", LOAD, ApiGroup::ModelRepository),
+    ("DELETE", "/models/a", "", ApiGroup::ModelRepository),
+    ("GET", "/models", "", ApiGroup::ModelRepository),
+    ("GET", "/models/a", "", ApiGroup::ModelRepository),
+    ("GET", "/models/a/invoke", "", ApiGroup::ModelRepository),
+];
+
+#[tokio::test]
+async fn what_is_restricted_takes_its_header_through_clouds_too() {
+    for group in [ApiGroup::Inference, ApiGroup::ModelRepository] {
+        let restriction = Restriction { groups: vec![group], header: "admin-key".into(), value: "s3cret".into() };
+        let clouds = Clouds::open(Options { restrictions: vec![restriction], ..Options::default() }).await;
+        let refusal = "This API is restricted, expecting header 'admin-key'";
+        for (method, path, body, of) in CALLS {
+            for headers in [&[][..], &[("admin-key", "wrong!")]] {
+                let answer = clouds.sagemaker(method, path, headers, body).await;
+                assert_eq!(answer.status == 403, of == group, "{method} {path}");
+                if of == group {
+                    answer.is_error(403, refusal);
+                }
+            }
+            let answer = clouds.sagemaker(method, path, &[("admin-key", "s3cret")], body).await;
+            assert_ne!(answer.status, 403, "{method} {path}");
+        }
+        let is_of_inference = group == ApiGroup::Inference;
+        assert_eq!(clouds.vertex(&[]).await.status, if is_of_inference { 403 } else { 200 });
+        assert_eq!(clouds.vertex(&[("admin-key", "s3cret")]).await.status, 200);
+        assert_eq!(clouds.sagemaker("GET", "/ping", &[], "").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn control_calls_of_a_private_socket_are_refused_through_clouds_too() {
+    let private = PrivateControl { socket: "/run/control.sock".into() };
+    let clouds = Clouds::open(Options { private_control: Some(private.clone()), ..Options::default() }).await;
+    for (method, path, body, _) in CALLS {
+        let answer = clouds.sagemaker(method, path, &[], body).await;
+        match (method, path) {
+            ("POST", "/models") => answer.is_error(403, &private.refusal(ControlCall::Load)),
+            ("DELETE", _) => answer.is_error(403, &private.refusal(ControlCall::Unload)),
+            _ => assert_ne!(answer.status, 403, "{method} {path}"),
+        }
+    }
+    assert_eq!(clouds.vertex(&[]).await.status, 200);
+    let load = ("x-vertex-ai-triton-redirect", "v2/repository/models/floats/load");
+    clouds.vertex(&[load]).await.is_error(403, &private.refusal(ControlCall::Load));
+}
