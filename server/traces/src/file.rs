@@ -1,6 +1,7 @@
 //! Trace files, written by a thread of their own. What a setting collects goes into `PATH.N`, from 0, whenever it has as many
-//! traces as its log frequency says, when its count is used up, and when it ends with a log frequency; else into `PATH` itself,
-//! which is a whole JSON document after every write.
+//! traces as its log frequency says, when it traces every request and its count is used up, and when it ends with a log
+//! frequency; else into `PATH` itself, which is a whole JSON document after every write. Where a count is awaited, nothing goes
+//! into `PATH` before the setting ends without it.
 //!
 //! What waits and what is collected is bounded: a queue that is full drops traces, a setting that collects for long gets
 //! its next file early. A file that cannot be written is told once until one can be again.
@@ -36,6 +37,7 @@ pub struct Files {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -61,21 +63,8 @@ impl Files {
     ///
     /// Errors: there is no thread to be had.
     pub(crate) fn start(path: PathBuf, clock: Epoch) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            written: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-        });
-        let mut writer = Writer {
-            path,
-            clock,
-            shared: shared.clone(),
-            collected: HashMap::new(),
-            main: None,
-            next_index: 0,
-            is_failing: false,
-        };
+        let shared = Arc::new(Shared::default());
+        let mut writer = Writer::new(path, clock, shared.clone());
         let thread = thread::Builder::new().name("trace-files".into()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -156,9 +145,15 @@ struct Collected {
     /// Traces of the setting in all.
     total: u64,
     log_frequency: u32,
+    /// Every request is traced until the count is used up: all of them are to be in one file.
+    awaits_count: bool,
 }
 
 impl Writer {
+    fn new(path: PathBuf, clock: Epoch, shared: Arc<Shared>) -> Self {
+        Self { path, clock, shared, collected: HashMap::new(), main: None, next_index: 0, is_failing: false }
+    }
+
     fn run(&mut self) {
         loop {
             let mut queue = self.shared.queue.lock();
@@ -170,14 +165,7 @@ impl Writer {
             let is_last = items.is_empty();
             drop(queue);
             items.into_iter().for_each(|item| self.handle(item));
-            // what goes into `path` itself is written when nothing more waits
-            let waiting: Vec<u64> = self.collected.keys().copied().collect();
-            for stream in waiting {
-                let collected = &self.collected[&stream];
-                if is_last || collected.is_for_main_file() {
-                    self.flush(stream, is_last);
-                }
-            }
+            self.flush_all(is_last);
             if is_last {
                 self.shared.queue.lock().has_ended = true;
                 self.shared.changed.notify_all();
@@ -204,12 +192,25 @@ impl Writer {
         collected.traces += 1;
         collected.total += 1;
         collected.log_frequency = values.log_frequency;
-        let is_used_up = u64::try_from(values.count).is_ok_and(|count| collected.total >= count.max(1));
+        collected.awaits_count = values.rate == 1 && values.count > 0;
+        let is_used_up =
+            collected.awaits_count && u64::try_from(values.count).is_ok_and(|count| collected.total >= count);
         let is_due = values.log_frequency > 0 && collected.traces >= u64::from(values.log_frequency);
         if is_used_up || is_due || (collected.text.len() > MAX_COLLECTED && !collected.is_for_main_file()) {
             self.write_indexed(stream);
         } else if collected.text.len() > MAX_COLLECTED {
             self.flush(stream, false);
+        }
+    }
+
+    /// Writes what goes into `path` itself, as nothing more waits; at the end all.
+    fn flush_all(&mut self, is_end: bool) {
+        let waiting: Vec<u64> = self.collected.keys().copied().collect();
+        for stream in waiting {
+            let collected = &self.collected[&stream];
+            if is_end || (collected.is_for_main_file() && !collected.awaits_count) {
+                self.flush(stream, is_end);
+            }
         }
     }
 
