@@ -2,7 +2,7 @@
 //!
 //! Source: Triton trace files, recorded of 2.51: one object for each point, the numbers of tensors as a C++ stream prints them.
 
-use std::fmt::Write;
+use std::{cmp::Reverse, fmt::Write};
 
 use half::{bf16, f16};
 use server_core::{
@@ -12,17 +12,13 @@ use server_core::{
 
 /// Appends the objects of a trace, separated by commas: the later a part began, the earlier it stands, as in Triton's.
 pub(crate) fn write(trace: &Finished, clock: &Epoch, out: &mut String) {
-    let mut ids: Vec<u64> = trace.events.iter().map(id).collect();
-    ids.sort_unstable_by(|one, other| other.cmp(one));
-    ids.dedup();
-    let mut is_first = true;
-    for part in ids {
-        for event in trace.events.iter().filter(|event| id(event) == part) {
-            if !std::mem::replace(&mut is_first, false) {
-                out.push(',');
-            }
-            write_event(event, clock, out);
+    let mut events: Vec<&Event> = trace.events.iter().collect();
+    events.sort_by_key(|event| Reverse(id(event))); // those of a part stay in their order
+    for (place, event) in events.into_iter().enumerate() {
+        if place > 0 {
+            out.push(',');
         }
+        write_event(event, clock, out);
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: spans of Triton 2.51, recorded: `InferRequest` around the name of the model around `compute`, points as events.
 
+use std::collections::HashMap;
+
 use otlp::{
     Span, SpanKind,
     message::{KeyValue, SpanEvent},
@@ -23,8 +25,9 @@ pub(crate) fn spans(trace: &Finished, clock: &Epoch) -> Vec<Span> {
         kind: SpanKind::Server.into(),
         ..Span::default()
     };
-    let mut models: Vec<(u64, Span)> = Vec::new();
-    let mut computes: Vec<(u64, Span)> = Vec::new();
+    let mut models: Vec<Span> = Vec::new();
+    let mut computes: Vec<Span> = Vec::new();
+    let mut parts: HashMap<u64, Part> = HashMap::new();
     let remote = trace.remote_span.as_ref().map(|span| span.0.as_slice());
     let mut request = span(&trace.span.0, remote, "InferRequest");
     for event in &trace.events {
@@ -40,14 +43,22 @@ pub(crate) fn spans(trace: &Finished, clock: &Epoch) -> Vec<Span> {
                 if !request_id.is_empty() {
                     made.attributes.push(KeyValue::new("triton.request_id", request_id.as_str()));
                 }
-                models.push((*id, made));
+                // of a part that is described twice, the first description counts
+                parts.entry(*id).or_insert(Part { model: models.len(), compute: None });
+                models.push(made);
             }
             Event::Time { id, activity, at } => {
-                let model = models.iter_mut().find(|(number, _)| number == id).map(|(_, span)| span);
-                let place = match (place_of(activity), model) {
+                let place = match (place_of(activity), parts.get_mut(id)) {
                     (Place::Request, _) | (_, None) => &mut request,
-                    (Place::Model, Some(model)) => model,
-                    (Place::Compute, Some(model)) => compute(&mut computes, *id, model, span),
+                    (Place::Model, Some(part)) => &mut models[part.model],
+                    (Place::Compute, Some(part)) => {
+                        let place = *part.compute.get_or_insert_with(|| {
+                            let model = &models[part.model].span_id;
+                            computes.push(span(&compute_id(model), Some(model), "compute"));
+                            computes.len() - 1
+                        });
+                        &mut computes[place]
+                    }
                 };
                 add(place, activity.name(), clock.nanos(*at));
             }
@@ -55,14 +66,19 @@ pub(crate) fn spans(trace: &Finished, clock: &Epoch) -> Vec<Span> {
         }
     }
     // a span that has no point of its own, for its request was refused, is as long as what is known of it
-    for (_, model) in &mut models {
+    for model in &mut models {
         if model.events.is_empty() {
             (model.start_time_unix_nano, model.end_time_unix_nano) =
                 (request.start_time_unix_nano, request.end_time_unix_nano);
         }
     }
-    let inner = computes.into_iter().chain(models.into_iter().rev()).map(|(_, span)| span);
-    inner.chain([request]).collect()
+    computes.into_iter().chain(models.into_iter().rev()).chain([request]).collect()
+}
+
+/// Places of the spans of a part.
+struct Part {
+    model: usize,
+    compute: Option<usize>,
 }
 
 enum Place {
@@ -82,20 +98,9 @@ fn place_of(activity: &Activity) -> Place {
     }
 }
 
-/// The span of the execution of a part. Its identity is made of that of its model, which nobody else has.
-fn compute<'a>(
-    computes: &'a mut Vec<(u64, Span)>,
-    id: u64,
-    model: &Span,
-    span: impl Fn(&[u8], Option<&[u8]>, &str) -> Span,
-) -> &'a mut Span {
-    let place = computes.iter().position(|(number, _)| *number == id).unwrap_or_else(|| {
-        let mut own = model.span_id.clone();
-        own.iter_mut().for_each(|byte| *byte = !*byte);
-        computes.push((id, span(&own, Some(&model.span_id), "compute")));
-        computes.len() - 1
-    });
-    &mut computes[place].1
+/// The identity of the span of an execution: made of that of the span of its model, which nobody else has.
+fn compute_id(model: &[u8]) -> Vec<u8> {
+    model.iter().map(|byte| !byte).collect()
 }
 
 fn add(span: &mut Span, name: &str, nanos: u64) {
@@ -105,4 +110,65 @@ fn add(span: &mut Span, name: &str, nanos: u64) {
     span.start_time_unix_nano = span.start_time_unix_nano.min(nanos);
     span.end_time_unix_nano = span.end_time_unix_nano.max(nanos);
     span.events.push(SpanEvent { time_unix_nano: nanos, name: name.to_owned() });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use parking_lot::Mutex;
+    use server_core::trace::{Ids, Mode, TraceSink, Tracer, settings::Values};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<Finished>>);
+
+    impl TraceSink for Kept {
+        fn finished(&self, trace: Finished) {
+            self.0.lock().push(trace);
+        }
+
+        fn retired(&self, _stream: u64) {}
+    }
+
+    #[test]
+    fn each_part_has_its_points_whatever_the_order_in_which_parts_reach_them() {
+        let sink = Arc::new(Kept::default());
+        let values = Values { has_times: true, rate: 1, ..Values::default() };
+        let tracer = Tracer::new(Mode::OpenTelemetry, values, Vec::new(), Arc::new(Ids::new([1; 32])), sink.clone());
+        let now = Instant::now();
+        let whole = tracer.sample("e", || None).unwrap();
+        whole.request_reached(Activity::HttpRecvStart, now);
+        whole.begin(&"e".into(), 1, "", now);
+        let steps = [whole.child(), whole.child()];
+        steps.iter().for_each(|step| step.begin(&"s".into(), 1, "", now));
+        for step in steps.iter().rev() {
+            step.reached(Activity::ComputeStart, now);
+        }
+        for step in &steps {
+            step.reached(Activity::ComputeEnd, now);
+            step.reached(Activity::RequestEnd, now);
+        }
+        drop((whole, steps));
+        let trace = sink.0.lock().pop().unwrap();
+        let spans = spans(&trace, &Epoch { at: now, reading: std::time::Duration::ZERO });
+        let shown: Vec<String> = spans
+            .iter()
+            .map(|span| {
+                let parent = spans.iter().position(|other| other.span_id == span.parent_span_id);
+                let events: Vec<&str> = span.events.iter().map(|event| event.name.as_str()).collect();
+                format!("{} in {parent:?}: {}", span.name, events.join(" "))
+            })
+            .collect();
+        let expect = [
+            "compute in Some(2): COMPUTE_START COMPUTE_END",
+            "compute in Some(3): COMPUTE_START COMPUTE_END",
+            "s in Some(4): REQUEST_START REQUEST_END",
+            "s in Some(4): REQUEST_START REQUEST_END",
+            "e in Some(5): REQUEST_START",
+            "InferRequest in None: HTTP_RECV_START",
+        ];
+        assert_eq!(shown, expect);
+    }
 }
