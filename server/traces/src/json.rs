@@ -71,7 +71,7 @@ fn write_elements(data_type: DataType, data: &[u8], out: &mut String) {
         }};
     }
     match data_type {
-        DataType::Bool => numbers!(u8, |value| value != 0),
+        DataType::Bool => numbers!(u8, |value| u8::from(value != 0)),
         DataType::Uint8 => numbers!(u8, |value| value),
         DataType::Uint16 => numbers!(u16, |value| value),
         DataType::Uint32 => numbers!(u32, |value| value),
@@ -160,7 +160,7 @@ mod tests {
             text
         };
         assert_eq!(shown(DataType::Int32, &[1, 0, 0, 0, 255, 255, 255, 255]), "1,-1");
-        assert_eq!(shown(DataType::Bool, &[1, 0]), "true,false");
+        assert_eq!(shown(DataType::Bool, &[1, 0, 2]), "1,0,1");
         assert_eq!(shown(DataType::Bytes, b"\x02\0\0\0a\"\x01\0\0\0b"), r#"\"a\"\",\"b\""#);
         assert_eq!(shown(DataType::Fp16, &[0, 0x3c]), "1");
         assert_eq!(shown(DataType::Fp32, &[]), "");
