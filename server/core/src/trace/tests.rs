@@ -86,6 +86,16 @@ fn a_request_of_a_trace_is_traced_whatever_the_rate() {
 }
 
 #[test]
+fn a_request_of_a_trace_counts_as_every_other() {
+    let (tracer, _) = tracer(Mode::OpenTelemetry, Values { rate: 2, count: 1, ..ON });
+    let of_trace = || tracer.sample("m", || Some(PARENT)).is_some();
+    assert_eq!(sampled(&tracer, "m", 1), [false]);
+    assert!(of_trace(), "the second, and the one of the count");
+    assert_eq!(sampled(&tracer, "m", 2), [false; 2]);
+    assert!(of_trace(), "whatever is left");
+}
+
+#[test]
 fn parts_write_one_record_which_ends_with_the_last() {
     let (tracer, seen) = tracer(Mode::Triton, ON);
     let trace = tracer.sample("e", || None).unwrap();

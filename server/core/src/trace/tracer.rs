@@ -85,9 +85,11 @@ impl Stream {
         if !is_recorded {
             return false;
         }
-        if is_of_trace {
-            return true;
-        }
+        self.is_next_of_rate() || is_of_trace
+    }
+
+    /// Counts a request; whether the rate picks it and there is a trace left for it, which it takes.
+    fn is_next_of_rate(&self) -> bool {
         if self.values.rate == 0 || self.left.load(Relaxed) == 0 {
             return false;
         }
