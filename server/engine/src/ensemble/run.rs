@@ -129,6 +129,9 @@ impl EnsembleRun {
             if !std::mem::replace(&mut self.has_responded, true) {
                 self.ensemble.responded_first(&self.record);
             }
+            if let Some(trace) = &self.common.trace {
+                trace.outputs(&response);
+            }
             if let Some(Ok(())) = self.progress.end() {
                 self.end(Ok(self.times)); // counted before the caller knows
             }

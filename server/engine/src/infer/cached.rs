@@ -93,6 +93,7 @@ impl CachedRun {
             model.runner().cache_hit(self.received_at, self.looked_up_at, now);
             if let Some(trace) = &request.trace {
                 trace.reached(Activity::QueueStart, self.looked_up_at);
+                trace.outputs(&outputs);
                 trace.reached(Activity::RequestEnd, now);
             }
             self.kept = None; // its last response is there
