@@ -236,6 +236,8 @@ WRONG = [
     ({"trace_count": "-2"}, 400, "Unable to parse 'trace_count'. Expecting value >= -1, got:-2"),
     ({"trace_count": "2147483648"}, 400, "Unable to parse 'trace_count', value is out of range [ -1, 2147483647 ], got: 2147483648"),
     ({"log_frequency": "x"}, 400, "Unable to parse 'log_frequency', got: x"),
+    ({"trace_level": ["TIMESTAMPS"]}, 400, "Attempting to set invalid trace setting :trace file name is not given"),
+    ({"trace_level": ["TENSORS"], "trace_rate": "0"}, 400, "Attempting to set invalid trace setting :sample rate must be non-zero"),
     ({"trace_file": "x"}, 501, "trace file location can not be updated through network protocol"),
     ({"trace_file": None}, 501, "trace file location can not be updated through network protocol"),
 ]
@@ -260,6 +262,7 @@ def test_what_is_wrong_changes_nothing_and_is_told_in_tritons_words(repository):
             for settings, text in [
                 ({"trace_rate": ["5", "6"]}, "expect only 1 value for 'trace_rate'"),
                 ({"trace_count": "-2"}, "Unable to parse 'trace_count'. Expecting value >= -1, got: -2"),
+                ({"trace_level": ["TIMESTAMPS"]}, "Attempting to set invalid trace setting :trace file name is not given"),
                 ({"trace_file": "x"}, "trace file location can not be updated through network protocol"),
             ]:
                 with pytest.raises(InferenceServerException) as failed:

@@ -36,7 +36,7 @@ pub(crate) async fn trace(
     if *method == Method::POST {
         let body = read(server, activity, body).await?;
         let update = trace_update(&body.bytes)?;
-        engine.tracer().update(model.as_deref(), &update);
+        engine.tracer().update(model.as_deref(), &update)?;
     }
     let settings = engine.tracer().settings(model.as_deref());
     let shown: IndexMap<Text, Shown> = settings

@@ -143,6 +143,9 @@ async fn trace_settings_are_those_of_the_server_until_a_model_has_its_own() {
     server.post(all, "junk").await.is_error(500, "failed to parse the request JSON buffer: Invalid value. at 0");
     let text = "Unable to parse 'trace_rate', got: x";
     server.post(one, r#"{"trace_rate":"x"}"#).await.is_error(400, text);
+    let text = "Attempting to set invalid trace setting :sample rate must be non-zero";
+    server.post(one, r#"{"trace_rate":"0"}"#).await.is_error(400, text);
+    assert_eq!(server.get(one).await.text(), shown("TIMESTAMPS", 7));
     assert_eq!(server.get("/v2/models/nothing/trace/setting").await.status, 404);
 }
 

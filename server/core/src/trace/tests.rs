@@ -4,7 +4,7 @@ use super::{
     settings::{Update, Values},
     *,
 };
-use crate::{buffer::Buffer, tensor::DataType};
+use crate::{buffer::Buffer, error::Error, tensor::DataType};
 
 #[derive(Default)]
 struct Seen {
@@ -55,18 +55,66 @@ fn nothing_is_traced_while_it_is_off() {
 fn a_model_has_its_own_setting_until_all_of_it_is_cleared() {
     let (tracer, seen) = tracer(Mode::Triton, Values::default());
     let on = Update { levels: Some(Some((true, false))), rate: Some(Some(1)), ..Update::default() };
-    tracer.update(Some("m"), &on);
+    tracer.update(Some("m"), &on).unwrap();
     assert!(tracer.is_on());
     assert_eq!((sampled(&tracer, "m", 1), sampled(&tracer, "n", 1)), (vec![true], vec![false]));
     // what it has no value of its own for is the server's
-    tracer.update(None, &Update { count: Some(Some(1)), ..Update::default() });
+    tracer.update(None, &Update { count: Some(Some(1)), ..Update::default() }).unwrap();
     assert_eq!(sampled(&tracer, "m", 2), [true, false]);
-    tracer.update(Some("m"), &Update { levels: Some(None), rate: Some(None), ..Update::default() });
+    tracer.update(Some("m"), &Update { levels: Some(None), rate: Some(None), ..Update::default() }).unwrap();
     assert!(!tracer.is_on());
     assert_eq!(sampled(&tracer, "m", 1), [false]);
     seen.finished.lock().clear();
     seen.retired.lock().sort_unstable();
     assert_eq!(*seen.retired.lock(), [0, 1, 3], "each setting ends when it is changed and its last trace is over");
+}
+
+#[test]
+fn a_setting_that_would_trace_and_cannot_is_refused() {
+    let seen = Arc::new(Seen::default());
+    let of = |mode, file: &str| {
+        let fixed = vec![("trace_file".into(), file.to_owned())];
+        Tracer::new(mode, Values::default(), fixed, Arc::new(Ids::new([7; 32])), seen.clone())
+    };
+    let on = Update { levels: Some(Some((true, false))), ..Update::default() };
+    let no_rate = Update { rate: Some(Some(0)), ..Update::default() };
+    let no_count = Update { count: Some(Some(0)), ..Update::default() };
+    for model in [None, Some("m")] {
+        let (with_file, without) = (of(Mode::Triton, "/t"), of(Mode::Triton, ""));
+        let refuses = |tracer: &Tracer, update: Update, reason: &str| {
+            let before = tracer.settings(model);
+            let error = tracer.update(model, &update).unwrap_err();
+            assert_eq!(error, Error::invalid_argument(format!("Attempting to set invalid trace setting :{reason}")));
+            assert_eq!((tracer.settings(model), tracer.is_on()), (before, false));
+        };
+        refuses(&with_file, Update { levels: on.levels, ..no_rate }, "sample rate must be non-zero");
+        refuses(&with_file, Update { levels: on.levels, ..no_count }, "");
+        refuses(&without, on, "trace file name is not given");
+        // what is off may be anything
+        assert_eq!((without.update(model, &no_rate), without.update(model, &no_count)), (Ok(()), Ok(())));
+    }
+    assert_eq!(of(Mode::OpenTelemetry, "").update(None, &on), Ok(()));
+    let with_file = of(Mode::Triton, "/t");
+    // a model that traces, and takes its rate from the server
+    assert_eq!(with_file.update(Some("m"), &on), Ok(()));
+    assert!(with_file.update(None, &no_rate).is_err());
+    assert_eq!(with_file.update(Some("m"), &Update { levels: Some(None), ..Update::default() }), Ok(()));
+    assert_eq!(with_file.update(None, &no_rate), Ok(()));
+}
+
+#[test]
+fn a_count_that_no_change_has_set_begins_anew_with_every_change() {
+    let (tracer, _) = tracer(Mode::Triton, Values { count: 2, ..ON });
+    let change = |count| tracer.update(None, &Update { rate: Some(Some(1)), count, ..Update::default() }).unwrap();
+    assert_eq!(sampled(&tracer, "m", 3), [true, true, false]);
+    change(None);
+    assert_eq!(sampled(&tracer, "m", 3), [true, true, false]);
+    change(Some(Some(3)));
+    assert_eq!(sampled(&tracer, "m", 2), [true, true]);
+    change(None);
+    assert_eq!(sampled(&tracer, "m", 2), [true, false], "one is left of its own");
+    change(Some(None));
+    assert_eq!(sampled(&tracer, "m", 3), [true, true, false]);
 }
 
 #[test]

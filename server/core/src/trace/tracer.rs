@@ -15,7 +15,10 @@ use super::{
     context::Remote,
     settings::{Update, Values},
 };
-use crate::stats::CustomCounter;
+use crate::{
+    error::{Error, Result},
+    stats::CustomCounter,
+};
 
 /// What is made of traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +127,8 @@ pub struct Tracer {
 
 struct State {
     global: Arc<Stream>,
+    /// A change has set the server's count; it is the first one otherwise, after every change anew.
+    has_own_count: bool,
     models: HashMap<String, ModelSetting>,
 }
 
@@ -202,7 +207,7 @@ impl Tracer {
             sink,
             is_on: AtomicBool::new(defaults.is_on()),
             next_stream: Mutex::new(1),
-            state: RwLock::new(State { global, models: HashMap::new() }),
+            state: RwLock::new(State { global, has_own_count: false, models: HashMap::new() }),
         }
     }
 
@@ -272,11 +277,25 @@ impl Tracer {
 
     /// Changes the settings of the server, or of a model. Those of models follow the server's where they have no values of
     /// their own.
-    pub fn update(&self, model: Option<&str>, update: &Update) {
+    ///
+    /// Errors: `InvalidArgument` for one that would trace and cannot. Nothing is changed then.
+    pub fn update(&self, model: Option<&str>, update: &Update) -> Result<()> {
         let mut state = self.state.write();
         match model {
             None => {
-                let values = update.apply(state.global.current(), self.defaults);
+                let has_own_count = update.count.map_or(state.has_own_count, |count| count.is_some());
+                let mut values = update.apply(state.global.current(), self.defaults);
+                if !has_own_count {
+                    values.count = self.defaults.count;
+                }
+                self.check(values)?;
+                for setting in state.models.values() {
+                    let own = setting.given.over(values);
+                    if own != setting.stream.values {
+                        self.check(own)?;
+                    }
+                }
+                state.has_own_count = has_own_count;
                 state.global = self.stream(values);
                 for setting in state.models.values_mut() {
                     let values = setting.given.over(values);
@@ -295,6 +314,7 @@ impl Tracer {
                     if let Some(before) = state.models.get(model).filter(|_| update.count.is_none()) {
                         values.count = before.stream.current().count;
                     }
+                    self.check(values)?;
                     let setting = ModelSetting { given, stream: self.stream(values) };
                     state.models.insert(model.to_owned(), setting);
                 }
@@ -302,6 +322,25 @@ impl Tracer {
         }
         let is_on = state.global.values.is_on() || state.models.values().any(|setting| setting.stream.values.is_on());
         self.is_on.store(is_on, Relaxed);
+        Ok(())
+    }
+
+    /// Errors: the values ask for traces, and there will be none.
+    fn check(&self, values: Values) -> Result<()> {
+        let reason = match values {
+            _ if !values.is_on() => return Ok(()),
+            Values { rate: 0, .. } => "sample rate must be non-zero",
+            _ if self.lacks_file() => "trace file name is not given",
+            Values { count: 0, .. } => "", // Triton has no words for it
+            _ => return Ok(()),
+        };
+        Err(Error::invalid_argument(format!("Attempting to set invalid trace setting :{reason}")))
+    }
+
+    /// Whether traces go into files and no file was named.
+    fn lacks_file(&self) -> bool {
+        let file = self.fixed.iter().find(|(name, _)| name == "trace_file");
+        self.mode == Mode::Triton && file.is_some_and(|(_, file)| file.is_empty())
     }
 
     fn stream(&self, values: Values) -> Arc<Stream> {

@@ -21,7 +21,7 @@ pub(crate) fn trace(engine: &Engine, request: &TraceSettingRequest) -> Result<Tr
     };
     let update = trace_update(|name| request.settings.get(name))?;
     if update != Update::default() {
-        engine.tracer().update(model.as_deref(), &update);
+        engine.tracer().update(model.as_deref(), &update)?;
     }
     let settings = engine.tracer().settings(model.as_deref()).into_iter().map(|(name, values)| {
         let value = values.into_iter().map(std::borrow::Cow::into_owned).collect();
