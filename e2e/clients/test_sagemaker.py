@@ -109,6 +109,8 @@ def test_models_come_and_go(tmp_path):
             assert status == 200 and answered(answer) == {"model_name": name, "model_version": "1", **ANSWER}
         named = server.ask("POST", "/models/one/invoke", ASK, X_Amzn_SageMaker_Target_Model="two", X_Amzn_SageMaker_Custom_Attributes="a=b")
         assert json.loads(named[1])["model_name"] == "two"
+        named = server.ask("POST", "/models/one/invoke", ASK, X_Amzn_SageMaker_Target_Model="s3/two.tar.gz")
+        assert json.loads(named[1])["model_name"] == "one", "a name under which nothing was loaded"
         assert server.ask("POST", "/models/one/invoke", "junk")[0] == 400
         assert server.ask("DELETE", "/models/one") == (200, b"")
         assert server.ask("DELETE", "/models/one") == (404, b"")

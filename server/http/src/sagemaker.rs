@@ -32,7 +32,8 @@ use crate::{
     server::Server,
 };
 
-/// Names the model of an invocation in place of the path.
+/// Names the model of an invocation in place of the path, if one was loaded under that name: some of SageMaker's routers put the
+/// place of the archive there.
 static TARGET_MODEL: HeaderName = HeaderName::from_static("x-amzn-sagemaker-target-model");
 
 const CONTENT: &str = "application/vnd.sagemaker-triton.binary+json";
@@ -103,10 +104,11 @@ impl SageMaker {
                 Err(error) => of_models(&error),
             },
             (Route::Invoke(name), &Method::POST) => {
-                if models.get(name)?.is_none() {
+                if !models.has(name) {
                     return Ok(with_status(StatusCode::NOT_FOUND));
                 }
-                let target = text(&head.headers, &TARGET_MODEL).unwrap_or(name).to_owned();
+                let target = text(&head.headers, &TARGET_MODEL).filter(|target| models.has(target));
+                let target = target.unwrap_or(name).to_owned();
                 match self.infer(activity, &target, head, body).await {
                     Err(Failure::Error(error)) => of_models(&error),
                     outcome => outcome?,
@@ -189,13 +191,20 @@ fn find(path: &str) -> Option<Route<'_>> {
 }
 
 /// What runtimes say when a device or the machine has no memory left. SageMaker unloads another model then and asks again.
-const OUT_OF_MEMORY: [&str; 9] = [
-    "CUDA out of memory",
-    "CUDA_OUT_OF_MEMORY",
+const OUT_OF_MEMORY: [&str; 16] = [
+    "out of memory",
     "Out of memory",
     "Out Of Memory",
-    "Src tensor is not initialized",
+    "OutOfMemory",
+    "OOM",
+    "MemoryError",
+    "CUDA_OUT_OF_MEMORY",
+    "CNMEM_STATUS_OUT_OF_MEMORY",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "Src tensor is not initialized",
+    "Dst tensor is not initialized",
     "Failed to allocate memory",
     "failed to allocate memory",
     "No space left on device",
@@ -251,7 +260,18 @@ mod tests {
     #[test]
     fn errors_have_the_status_that_sagemaker_acts_on() {
         let status = |error: Error| of_models(&error).status().as_u16();
-        assert_eq!(status(Error::internal("load failed: CUDA out of memory. Tried")), 507);
+        for text in [
+            "load failed: CUDA out of memory. Tried",
+            "MemoryError: ",
+            "torch.OutOfMemoryError",
+            "OOM when allocating tensor",
+            "Dst tensor is not initialized.",
+            "CNMEM_STATUS_OUT_OF_MEMORY",
+            "CUDNN_STATUS_NOT_INITIALIZED",
+            "CUBLAS_STATUS_NOT_INITIALIZED",
+        ] {
+            assert_eq!(status(Error::internal(text)), 507, "{text}");
+        }
         assert_eq!(status(Error::new(Code::AlreadyExists, "there")), 409);
         assert_eq!(status(Error::internal("bad")), 400);
     }

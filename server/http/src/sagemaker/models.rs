@@ -92,6 +92,11 @@ impl Models {
         to_json(&List { models: loaded.iter().map(|(model_name, model_url)| Line { model_name, model_url }).collect() })
     }
 
+    /// Whether there is one of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.loaded.lock().contains_key(name)
+    }
+
     /// One of them, as JSON.
     pub(super) fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let loaded = self.loaded.lock();
