@@ -119,6 +119,21 @@ def test_models_come_and_go(tmp_path):
         assert server.ask("POST", "/models/one/invoke", ASK)[0] == 200
 
 
+def test_what_is_unpacked_may_be_the_model_itself(tmp_path):
+    make.write(tmp_path / "opt" / "one", "model", CONFIG, {1: None})
+    (tmp_path / "empty").mkdir()
+    with Endpoint(tmp_path / "empty", "--model-control-mode=explicit") as server:
+        assert server.ask("POST", "/models", {"model_name": "one", "url": f"{tmp_path}/opt/one/model"}) == (200, b"")
+        shown = {"modelName": "one", "modelUrl": f"{tmp_path}/opt/one"}
+        assert json.loads(server.ask("GET", "/models/one")[1]) == shown
+        assert json.loads(server.ask("GET", "/models")[1]) == {"models": [shown]}
+        assert server.ask("POST", "/models/one/invoke", ASK)[0] == 200
+        # one that is not ready is not listed
+        assert server.request("POST", "/v2/repository/models/one/unload", "{}")[0] == 200
+        until(lambda: server.ask("GET", "/models") == (200, b'{"models":[]}'), "the list without it")
+        assert server.ask("DELETE", "/models/one") == (200, b"")
+
+
 def test_what_cannot_be_loaded_leaves_nothing(tmp_path):
     make.write(tmp_path / "bad", "m", 'backend: "identity" max_batch_size: -1', {1: None})
     (tmp_path / "empty").mkdir()

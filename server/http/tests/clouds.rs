@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::{future::pending, net::SocketAddr};
+use std::{fs, future::pending, net::SocketAddr, path::PathBuf};
 
 use harness::{Answer, Client, TestServer, one_tensor};
 use server_core::{
@@ -20,17 +20,27 @@ const MODEL: &str = "floats";
 
 /// Both front ends of a server of one model.
 struct Clouds {
-    _server: TestServer,
+    server: TestServer,
     sagemaker: SocketAddr,
     vertex: SocketAddr,
 }
 
 impl Clouds {
     async fn open(options: Options) -> Self {
-        let server =
-            TestServer::open(&[(MODEL, &one_tensor("FP32", "[ -1 ]", ""))], ControlMode::None, Options::default())
-                .await;
-        let sagemaker = SageMakerOptions { model: MODEL.into(), repository: None };
+        let model = one_tensor("FP32", "[ -1 ]", "");
+        let server = TestServer::open(&[(MODEL, &model)], ControlMode::None, Options::default()).await;
+        Self::of(server, options, None).await
+    }
+
+    /// Models are loaded on request.
+    async fn multi_model() -> Self {
+        let server = TestServer::open(&[], ControlMode::Explicit, Options::default()).await;
+        let repository = server.folder().to_owned();
+        Self::of(server, Options::default(), Some(repository)).await
+    }
+
+    async fn of(server: TestServer, options: Options, repository: Option<PathBuf>) -> Self {
+        let sagemaker = SageMakerOptions { model: MODEL.into(), repository };
         let routes = VertexAiRoutes {
             predict: "/predict".into(),
             health: "/health".into(),
@@ -50,7 +60,7 @@ impl Clouds {
             pending(),
         ));
         tokio::spawn(server_http::serve_vertex_ai(for_vertex, engine, options, routes, pending()));
-        Self { _server: server, sagemaker: at_sagemaker, vertex: at_vertex }
+        Self { server, sagemaker: at_sagemaker, vertex: at_vertex }
     }
 
     async fn sagemaker(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -114,4 +124,33 @@ async fn control_calls_of_a_private_socket_are_refused_through_clouds_too() {
     assert_eq!(clouds.vertex(&[]).await.status, 200);
     let load = ("x-vertex-ai-triton-redirect", "v2/repository/models/floats/load");
     clouds.vertex(&[load]).await.is_error(403, &private.refusal(ControlCall::Load));
+}
+
+#[tokio::test]
+async fn what_sagemaker_has_unpacked_may_be_the_model_itself() {
+    let clouds = Clouds::multi_model().await;
+    let unpacked = tempfile::tempdir().unwrap();
+    let url = unpacked.path().join("model");
+    fs::create_dir_all(url.join("1")).unwrap();
+    let config = format!("name: \"other\" backend: \"identity\" {}", one_tensor("FP32", "[ -1 ]", ""));
+    fs::write(url.join("config.pbtxt"), config).unwrap();
+    let load = serde_json::json!({ "model_name": "one", "url": url }).to_string();
+    assert_eq!(clouds.sagemaker("POST", "/models", &[], &load).await.status, 200);
+    assert_eq!(clouds.sagemaker("POST", "/models", &[], &load).await.status, 409);
+    let shown = serde_json::json!({ "modelName": "one", "modelUrl": unpacked.path() });
+    assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.json(), shown);
+    assert_eq!(clouds.sagemaker("GET", "/models", &[], "").await.json(), serde_json::json!({ "models": [shown] }));
+    for target in ["one", "s3/other.tar.gz"] {
+        let target = ("x-amzn-sagemaker-target-model", target);
+        let answer = clouds.sagemaker("POST", "/models/one/invoke", &[target], ASK).await;
+        assert_eq!((answer.status, &answer.json()["model_name"]), (200, &"one".into()));
+    }
+    // one that is not ready is there and not listed
+    clouds.server.engine.unload("one", false).await.unwrap();
+    let is_ready = || clouds.server.engine.index(true).unwrap().iter().any(|entry| entry.name == "one");
+    harness::until(|| !is_ready()).await;
+    assert_eq!(clouds.sagemaker("GET", "/models", &[], "").await.text(), r#"{"models":[]}"#);
+    assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.json(), shown);
+    assert_eq!(clouds.sagemaker("DELETE", "/models/one", &[], "").await.status, 200);
+    assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.status, 404);
 }

@@ -2,7 +2,7 @@
 //! is linked under that name into a repository of the server, which loads it from there.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,6 +31,8 @@ use crate::{
 const UNLOAD_TIME: Duration = Duration::from_secs(350);
 /// How often it is looked whether a model is gone.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(50);
+/// What makes a folder that of a model.
+const CONFIG: &str = "config.pbtxt";
 /// Models that may be loaded at once.
 const MAX_MODELS: usize = 10_000;
 
@@ -41,12 +43,20 @@ pub(super) struct Wanted {
     url: String,
 }
 
-/// Models that SageMaker has loaded, by name: where each is from.
+/// Where a model is from.
+struct Origin {
+    /// The folder that SageMaker has named.
+    url: String,
+    /// The folder around the model's, which is what is shown.
+    shown_url: String,
+}
+
+/// Models that SageMaker has loaded, by name.
 pub(crate) struct Models {
     engine: Arc<Engine>,
     repository: Option<PathBuf>,
     blocking_pool: BlockingPool,
-    loaded: Mutex<BTreeMap<String, String>>,
+    loaded: Mutex<BTreeMap<String, Origin>>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +64,12 @@ pub(crate) struct Models {
 struct Line<'a> {
     model_name: &'a str,
     model_url: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn of(model_name: &'a str, origin: &'a Origin) -> Self {
+        Self { model_name, model_url: &origin.shown_url }
+    }
 }
 
 #[derive(Serialize)]
@@ -86,10 +102,13 @@ impl Models {
         Self { engine, repository, blocking_pool, loaded: Mutex::default() }
     }
 
-    /// All of them, as JSON.
+    /// Those that are ready, as JSON.
     pub(super) fn list(&self) -> Result<Vec<u8>> {
+        let ready: HashSet<String> = self.engine.index(true)?.into_iter().map(|entry| entry.name).collect();
         let loaded = self.loaded.lock();
-        to_json(&List { models: loaded.iter().map(|(model_name, model_url)| Line { model_name, model_url }).collect() })
+        let models =
+            loaded.iter().filter(|(name, _)| ready.contains(*name)).map(|(name, origin)| Line::of(name, origin));
+        to_json(&List { models: models.collect() })
     }
 
     /// Whether there is one of that name.
@@ -100,7 +119,7 @@ impl Models {
     /// One of them, as JSON.
     pub(super) fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let loaded = self.loaded.lock();
-        loaded.get_key_value(name).map(|(model_name, model_url)| to_json(&Line { model_name, model_url })).transpose()
+        loaded.get(name).map(|origin| to_json(&Line::of(name, origin))).transpose()
     }
 
     /// Loads a model; returns when it serves.
@@ -121,7 +140,12 @@ impl Models {
             move || prepare(&name, &source, &link)
         });
         let loaded = match prepared.await.and_then(|prepared| prepared) {
-            Ok(parameters) => self.engine.load(&name, parameters).await,
+            Ok(Prepared { parameters, shown_url }) => {
+                if let Some(origin) = self.loaded.lock().get_mut(&name) {
+                    origin.shown_url = shown_url;
+                }
+                self.engine.load(&name, parameters).await
+            }
             Err(error) => Err(error),
         };
         if loaded.is_err() {
@@ -155,7 +179,7 @@ impl Models {
     /// Takes the name and the folder, so that nobody else loads either meanwhile.
     fn reserve(&self, name: &str, url: &str) -> Result<()> {
         let mut loaded = self.loaded.lock();
-        if loaded.values().any(|other| other == url) {
+        if loaded.values().any(|other| other.url == url) {
             return Err(Error::new(
                 Code::AlreadyExists,
                 format!("model repository '{url}' has already been registered"),
@@ -170,7 +194,7 @@ impl Models {
                 "failed to register '{url}', {MAX_MODELS} models are loaded, and no more are possible: unload others before"
             )));
         }
-        loaded.insert(name.to_owned(), url.to_owned());
+        loaded.insert(name.to_owned(), Origin { url: url.to_owned(), shown_url: url.to_owned() });
         Ok(())
     }
 
@@ -188,9 +212,20 @@ fn is_there(state: Option<VersionState>) -> bool {
     state.is_some_and(|state| !matches!(state.text(), "UNAVAILABLE" | "UNKNOWN"))
 }
 
+/// A model whose folder is linked.
+#[derive(Debug)]
+struct Prepared {
+    parameters: LoadParameters,
+    /// The folder around it.
+    shown_url: String,
+}
+
 /// Links the model's folder, and gives its configuration the name that it is asked for by.
-fn prepare(name: &str, source: &Path, link: &Path) -> Result<LoadParameters> {
-    let folder = model_folder(source)?;
+fn prepare(name: &str, source: &Path, link: &Path) -> Result<Prepared> {
+    let is_model = source.join(CONFIG).is_file();
+    let folder = if is_model { canonical(source) } else { model_folder(source)? };
+    let around = source.parent().filter(|_| is_model).unwrap_or(source);
+    let shown_url = around.to_string_lossy().into_owned();
     let cannot = |error: io::Error| {
         Error::internal(format!(
             "failed to register '{}', '{}' cannot be made: {error}",
@@ -199,14 +234,23 @@ fn prepare(name: &str, source: &Path, link: &Path) -> Result<LoadParameters> {
         ))
     };
     std::os::unix::fs::symlink(&folder, link).map_err(cannot)?;
-    let Ok(text) = fs::read_to_string(folder.join("config.pbtxt")) else { return Ok(LoadParameters::default()) };
-    // one that cannot be read is refused where it is loaded, with its reason
-    let Ok(mut config) = config::from_text(&text) else { return Ok(LoadParameters::default()) };
+    let config = renamed(name, &folder.join(CONFIG));
+    Ok(Prepared { parameters: LoadParameters { config, ..LoadParameters::default() }, shown_url })
+}
+
+/// A configuration under another name than its own, as JSON. `None` if it has no other, or cannot be read: it is refused where it
+/// is loaded then, with its reason.
+fn renamed(name: &str, path: &Path) -> Option<String> {
+    let mut config = config::from_text(&fs::read_to_string(path).ok()?).ok()?;
     if config.name.is_empty() || config.name == name {
-        return Ok(LoadParameters::default());
+        return None;
     }
     name.clone_into(&mut config.name);
-    Ok(LoadParameters { config: Some(config::to_json(&config).to_string()), ..LoadParameters::default() })
+    Some(config::to_json(&config).to_string())
+}
+
+fn canonical(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
 /// The one folder in what SageMaker has unpacked.
@@ -216,7 +260,7 @@ fn model_folder(source: &Path) -> Result<PathBuf> {
         .map_err(|_| Error::invalid_argument(format!("failed to register '{shown}', repository not found")))?;
     let folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     match <[PathBuf; 1]>::try_from(folders) {
-        Ok([folder]) => Ok(fs::canonicalize(&folder).unwrap_or(folder)),
+        Ok([folder]) => Ok(canonical(&folder)),
         Err(folders) => Err(Error::invalid_argument(format!(
             "failed to register '{shown}', it has {} folders of models: one is expected, as ensembles are not served by \
              multi-model endpoints",
@@ -252,13 +296,29 @@ mod tests {
         let source = temp.path().join("unpacked");
         fs::create_dir_all(source.join("resnet/1")).unwrap();
         fs::write(source.join("resnet/config.pbtxt"), "name: \"resnet\" max_batch_size: 4").unwrap();
-        let parameters = prepare("1234", &source, &temp.path().join("1234")).unwrap();
+        let Prepared { parameters, shown_url } = prepare("1234", &source, &temp.path().join("1234")).unwrap();
+        assert_eq!(Path::new(&shown_url), source);
         assert!(temp.path().join("1234/1").is_dir());
         let config = config::from_json(&parameters.config.unwrap()).unwrap();
         assert_eq!((config.name.as_str(), config.max_batch_size), ("1234", 4));
         let same = prepare("resnet", &source, &temp.path().join("resnet")).unwrap();
-        assert_eq!(same.config, None);
-        assert!(prepare("1234", &source, &temp.path().join("1234")).unwrap_err().message.contains("cannot be made"));
+        assert_eq!(same.parameters.config, None);
+        let again = prepare("1234", &source, &temp.path().join("1234")).unwrap_err();
+        assert!(again.message.contains("cannot be made"), "{again}");
+    }
+
+    #[test]
+    fn what_is_unpacked_may_be_the_folder_of_the_model_itself() {
+        let temp = tempfile::tempdir().unwrap();
+        let source = temp.path().join("unpacked");
+        for version in ["1", "2"] {
+            fs::create_dir_all(source.join(version)).unwrap();
+        }
+        fs::write(source.join(CONFIG), "name: \"resnet\" max_batch_size: 4").unwrap();
+        let Prepared { parameters, shown_url } = prepare("1234", &source, &temp.path().join("1234")).unwrap();
+        assert!(temp.path().join("1234/2").is_dir());
+        assert_eq!(config::from_json(&parameters.config.unwrap()).unwrap().name, "1234");
+        assert_eq!(Path::new(&shown_url), temp.path());
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl TestServer {
         add_model(self.folder.path(), name, config);
     }
 
+    /// Its model folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
     }
