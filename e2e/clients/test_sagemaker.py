@@ -88,6 +88,29 @@ def test_without_a_model_of_that_name_invocations_are_not_found(tmp_path):
     assert status == 404 and b"unspecified_SAGEMAKER_TRITON_DEFAULT_MODEL_NAME" in answer
 
 
+def test_invocations_may_generate(tmp_path):
+    make.write(tmp_path, "m", CONFIG, {1: None})
+    env = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "m", "SAGEMAKER_TRITON_INFERENCE_TYPE": "generate", "SAGEMAKER_TRITON_PING_MODE": "live"}
+    with Endpoint(tmp_path, env=env) as server:
+        status, answer = server.ask("POST", "/invocations", {"INPUT0": 7})
+        assert (status, json.loads(answer)["OUTPUT0"]) == (200, 7)
+        assert server.ask("GET", "/ping") == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("SAGEMAKER_TRITON_INFERENCE_TYPE", "expected one of infer, generate, generate_stream"),
+        ("SAGEMAKER_TRITON_PING_MODE", "expected one of ready, live"),
+    ],
+)
+def test_what_the_environment_may_not_say_ends_the_start(tmp_path, variable, text):
+    make.write(tmp_path, "m", CONFIG, {1: None})
+    with Endpoint(tmp_path, env={variable: "x"}, wait=None, expect_exit=1) as server:
+        server.process.wait(60)
+    assert f"failed to start Sagemaker service: Invalid argument - {variable} is 'x', {text}" in server.log()
+
+
 def test_models_come_and_go(tmp_path):
     unpacked = tmp_path / "opt"
     for hash_ in ("one", "two"):

@@ -56,7 +56,7 @@ pub(crate) enum Fatal {
     #[error("failed to start {} service: Invalid argument - {error}", service.title())]
     Certificates { service: Service, error: LoadError },
     #[error("failed to start {} service: Invalid argument - {reason}", service.title())]
-    FrontEndOptions { service: Service, reason: &'static str },
+    FrontEndOptions { service: Service, reason: String },
     #[error("creating server: {} - {error}", error.code.text())]
     Start { error: Error },
     #[error("{service} ended: {reason}")]

@@ -309,9 +309,8 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             });
         }
         if let Some(listener) = sagemaker {
+            let sagemaker = clouds::sagemaker_options(linked_models.as_ref().map(|folder| folder.path().to_owned()))?;
             let (engine, stopped, options) = (engine.clone(), front_ends.stopped(), cloud_options.clone());
-            let repository = linked_models.as_ref().map(|folder| folder.path().to_owned());
-            let sagemaker = server_http::SageMakerOptions { model: clouds::sagemaker_model(), repository };
             front_ends.add(listener, |socket| async {
                 server_http::serve_sagemaker(socket, engine, options, sagemaker, stopped).await;
                 Ok(())

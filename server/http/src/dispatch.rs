@@ -68,9 +68,9 @@ pub(crate) async fn call(
     call_handler(server, activity, method, route, headers, body).await
 }
 
-/// Calls the handler of a route. Only the future of inference is part of the connection's own; the others are rare, and
-/// boxed so that they do not make it larger.
-async fn call_handler(
+/// Calls the handler of a route, which was checked. Only the future of inference is part of the connection's own; the others
+/// are rare, and boxed so that they do not make it larger.
+pub(crate) async fn call_handler(
     server: &Server,
     activity: &Activity,
     method: &Method,

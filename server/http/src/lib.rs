@@ -52,7 +52,7 @@ use server_core::{
 use server_engine::{AccessLog, BlockingPool};
 use server_tls::Acceptor;
 
-pub use sagemaker::SageMakerOptions;
+pub use sagemaker::{InferenceType, PingMode, SageMakerOptions};
 pub use serve::{serve, serve_local, serve_metrics, serve_sagemaker, serve_vertex_ai};
 pub use vertex_ai::VertexAiRoutes;
 

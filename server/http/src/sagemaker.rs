@@ -10,11 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use http::{HeaderName, Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use server_core::{
-    error::{Code, Error, Result},
-    interface::ModelId,
-    request::VersionChoice,
-};
+use server_core::error::{Code, Error, Result};
 use server_engine::{AccessLog, Engine, Leaving};
 
 pub(crate) use self::models::Models;
@@ -26,7 +22,7 @@ use crate::{
     connection::Activity,
     dispatch,
     error::{Failure, error_json},
-    health, infer,
+    health,
     reply::json,
     router::{ModelAction, Route as ApiRoute},
     server::Server,
@@ -43,15 +39,41 @@ const CONTENT: &str = "application/vnd.sagemaker-triton.binary+json";
 pub struct SageMakerOptions {
     /// The model of `/invocations`.
     pub model: String,
+    /// What `/invocations` asks of it.
+    pub inference: InferenceType,
+    /// What `/ping` asks of the server.
+    pub ping: PingMode,
     /// An empty folder that is one of the server's repositories: models of multi-model endpoints are linked into it. `None` where
     /// models cannot be loaded on request.
     pub repository: Option<PathBuf>,
+}
+
+/// Calls of the inference protocol that `/invocations` may stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InferenceType {
+    /// Tensors in, tensors out.
+    Infer,
+    /// JSON of names and values, in and out.
+    Generate,
+    /// The same with any number of responses, as events.
+    GenerateStream,
+}
+
+/// What a server that answers `/ping` with 200 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingMode {
+    /// Ready for inference.
+    Ready,
+    /// Alive: models may be loading.
+    Live,
 }
 
 /// The front end.
 pub(crate) struct SageMaker {
     server: Server,
     model: String,
+    inference: ModelAction,
+    ping: PingMode,
     models: Arc<Models>,
 }
 
@@ -66,8 +88,14 @@ enum Route<'a> {
 
 impl SageMaker {
     pub(crate) fn new(engine: Arc<Engine>, options: Options, sagemaker: SageMakerOptions) -> Self {
-        let models = Models::new(engine.clone(), sagemaker.repository, options.blocking_pool.clone());
-        Self { server: Server { engine, options }, model: sagemaker.model, models: Arc::new(models) }
+        let SageMakerOptions { model, inference, ping, repository } = sagemaker;
+        let inference = match inference {
+            InferenceType::Infer => ModelAction::Infer,
+            InferenceType::Generate => ModelAction::Generate,
+            InferenceType::GenerateStream => ModelAction::GenerateStream,
+        };
+        let models = Arc::new(Models::new(engine.clone(), repository, options.blocking_pool.clone()));
+        Self { server: Server { engine, options }, model, inference, ping, models }
     }
 
     async fn route(
@@ -76,15 +104,18 @@ impl SageMaker {
         head: Parts,
         body: &mut RequestBody,
     ) -> std::result::Result<Response<Body>, Failure> {
-        let Self { server, model, models } = self;
+        let Self { server, model, inference, ping, models } = self;
         let Some(route) = find(head.uri.path()) else { return Ok(no_such_path()) };
-        if let Some(equivalent) = equivalent(&route, &head.method, model) {
+        if let Some(equivalent) = equivalent(&route, &head.method, model, *inference) {
             dispatch::check(server, &equivalent, &head.method, &head.headers)?;
         }
         Ok(match (route, &head.method) {
-            (Route::Ping, method) if is_get(method) => health::ready(&server.engine).await?,
+            (Route::Ping, method) if is_get(method) => match ping {
+                PingMode::Ready => health::ready(&server.engine).await?,
+                PingMode::Live => health::live(&server.engine)?,
+            },
             (Route::Ping, _) => other_method("GET"),
-            (Route::Invocations, &Method::POST) => self.infer(activity, model, head, body).await?,
+            (Route::Invocations, &Method::POST) => self.infer(activity, model, *inference, head, body).await?,
             (Route::Invocations, _) => other_method("POST"),
             (Route::Models, &Method::GET) => json(models.list()?),
             (Route::Models, &Method::POST) => {
@@ -109,7 +140,7 @@ impl SageMaker {
                 }
                 let target = text(&head.headers, &TARGET_MODEL).filter(|target| models.has(target));
                 let target = target.unwrap_or(name).to_owned();
-                match self.infer(activity, &target, head, body).await {
+                match self.infer(activity, &target, ModelAction::Infer, head, body).await {
                     Err(Failure::Error(error)) => of_models(&error),
                     outcome => outcome?,
                 }
@@ -122,13 +153,14 @@ impl SageMaker {
         &self,
         activity: &Activity,
         model: &str,
+        action: ModelAction,
         head: Parts,
         body: &mut RequestBody,
     ) -> std::result::Result<Response<Body>, Failure> {
         let mut headers = head.headers;
         take_content_type(&mut headers, CONTENT);
-        let model = ModelId { name: model, version: VersionChoice::Latest };
-        let mut response = infer::infer(&self.server, activity, model, headers, body).await?;
+        let route = ApiRoute::Model { name: model.into(), version: "", action };
+        let mut response = dispatch::call_handler(&self.server, activity, &Method::POST, route, headers, body).await?;
         give_content_type(&mut response, CONTENT);
         Ok(response)
     }
@@ -160,11 +192,11 @@ async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T>> +
 
 /// The call of the inference protocol that a call of SageMaker amounts to: it is allowed to whoever may make that one. `None`
 /// for health, as SageMaker has no headers to send with it, and for what is not served.
-fn equivalent<'a>(route: &Route<'a>, method: &Method, model: &'a str) -> Option<ApiRoute<'a>> {
-    let infer = |name: &'a str| ApiRoute::Model { name: name.into(), version: "", action: ModelAction::Infer };
+fn equivalent<'a>(route: &Route<'a>, method: &Method, model: &'a str, inference: ModelAction) -> Option<ApiRoute<'a>> {
+    let infer = |name: &'a str, action| ApiRoute::Model { name: name.into(), version: "", action };
     Some(match (route, method) {
-        (Route::Invocations, &Method::POST) => infer(model),
-        (Route::Invoke(name), &Method::POST) => infer(name),
+        (Route::Invocations, &Method::POST) => infer(model, inference),
+        (Route::Invoke(name), &Method::POST) => infer(name, ModelAction::Infer),
         (Route::Models, &Method::POST) => ApiRoute::RepositoryLoad { has_repository: false, name: "".into() },
         (Route::Model(name), &Method::DELETE) => {
             ApiRoute::RepositoryUnload { has_repository: false, name: (*name).into() }

@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::{fs, future::pending, net::SocketAddr, path::PathBuf};
+use std::{fs, future::pending, net::SocketAddr};
 
 use harness::{Answer, Client, TestServer, one_tensor};
 use server_core::{
@@ -12,7 +12,7 @@ use server_core::{
     restriction::{ApiGroup, Restriction},
 };
 use server_engine::ControlMode;
-use server_http::{Options, SageMakerOptions, VertexAiRoutes};
+use server_http::{InferenceType, Options, PingMode, SageMakerOptions, VertexAiRoutes};
 use tokio::net::TcpListener;
 
 const ASK: &str = r#"{"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[6]}]}"#;
@@ -25,22 +25,26 @@ struct Clouds {
     vertex: SocketAddr,
 }
 
+fn sagemaker() -> SageMakerOptions {
+    SageMakerOptions { model: MODEL.into(), inference: InferenceType::Infer, ping: PingMode::Ready, repository: None }
+}
+
 impl Clouds {
     async fn open(options: Options) -> Self {
         let model = one_tensor("FP32", "[ -1 ]", "");
         let server = TestServer::open(&[(MODEL, &model)], ControlMode::None, Options::default()).await;
-        Self::of(server, options, None).await
+        Self::of(server, options, sagemaker()).await
     }
 
     /// Models are loaded on request.
     async fn multi_model() -> Self {
         let server = TestServer::open(&[], ControlMode::Explicit, Options::default()).await;
         let repository = server.folder().to_owned();
-        Self::of(server, Options::default(), Some(repository)).await
+        let sagemaker = SageMakerOptions { repository: Some(repository), ..sagemaker() };
+        Self::of(server, Options::default(), sagemaker).await
     }
 
-    async fn of(server: TestServer, options: Options, repository: Option<PathBuf>) -> Self {
-        let sagemaker = SageMakerOptions { model: MODEL.into(), repository };
+    async fn of(server: TestServer, options: Options, sagemaker: SageMakerOptions) -> Self {
         let routes = VertexAiRoutes {
             predict: "/predict".into(),
             health: "/health".into(),
@@ -153,4 +157,31 @@ async fn what_sagemaker_has_unpacked_may_be_the_model_itself() {
     assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.json(), shown);
     assert_eq!(clouds.sagemaker("DELETE", "/models/one", &[], "").await.status, 200);
     assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.status, 404);
+}
+
+#[tokio::test]
+async fn invocations_and_pings_are_what_the_options_say() {
+    for (inference, kind, answer) in [
+        (InferenceType::Generate, "application/json", r#""OUTPUT0":7.0"#),
+        (InferenceType::GenerateStream, "text/event-stream; charset=utf-8", r#""OUTPUT0":7.0"#),
+    ] {
+        let server = TestServer::with(&[(MODEL, &one_tensor("FP32", "[ 1 ]", ""))]).await;
+        let options = SageMakerOptions { inference, ping: PingMode::Live, ..sagemaker() };
+        let clouds = Clouds::of(server, Options::default(), options).await;
+        let answered = clouds.sagemaker("POST", "/invocations", &[], r#"{"INPUT0":7}"#).await;
+        assert_eq!((answered.status, answered.header("content-type")), (200, Some(kind)));
+        assert!(answered.text().contains(answer), "{}", answered.text());
+        assert_ne!(clouds.sagemaker("POST", "/invocations", &[], ASK).await.status, 200);
+        assert_eq!(clouds.sagemaker("GET", "/ping", &[], "").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_is_alive() {
+    for (ping, status) in [(PingMode::Ready, 400), (PingMode::Live, 200)] {
+        let broken = one_tensor("FP32", "[ -1 ]", "max_batch_size: -1");
+        let server = TestServer::open(&[(MODEL, &broken)], ControlMode::None, Options::default()).await;
+        let clouds = Clouds::of(server, Options::default(), SageMakerOptions { ping, ..sagemaker() }).await;
+        assert_eq!(clouds.sagemaker("GET", "/ping", &[], "").await.status, status);
+    }
 }
