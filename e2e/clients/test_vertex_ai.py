@@ -27,7 +27,8 @@ class Endpoint(Server):
     def __init__(self, repository, *flags, env=None, **options):
         (self.vertex,) = free_ports(1)
         env = {**ROUTES, "AIP_MODE": "PREDICTION", "AIP_HTTP_PORT": str(self.vertex)} if env is None else env
-        super().__init__(repository, *flags, env=env, **options)
+        # a server of Vertex AI has no other service by itself
+        super().__init__(repository, "--allow-http=true", "--allow-grpc=true", *flags, env=env, **options)
 
     def ask(self, method, path, body=None, redirect=None, headers=None):
         """Status and body."""
@@ -117,5 +118,5 @@ def test_what_the_environment_lacks_ends_the_start(models, env, text):
 
 def test_the_only_model_answers_where_none_is_named(tmp_path):
     make.write(tmp_path, "only", CONFIG, {1: None})
-    with Endpoint(tmp_path, "--allow-http=true") as server:
+    with Endpoint(tmp_path) as server:
         assert json.loads(server.ask("POST", PREDICT, ASK)[1])["model_name"] == "only"

@@ -148,7 +148,7 @@ const MODEL_REPOSITORY: &[Flag] = &[
     set!("model-repository": PathBuf = "",
         "Folder with models, or a path of an object store: s3://BUCKET/PATH, s3://[https://]HOST:PORT/BUCKET/PATH, \
          gs://BUCKET/PATH, as://ACCOUNT/CONTAINER/PATH. May be given several times; a model that lies in two of them is not \
-         served.",
+         served. Default is AIP_STORAGE_URI if that is set.",
         |args, path| { args.models.repositories.insert(path); }),
     set!("exit-on-error": bool = "true", "Whether the server ends if a model fails to load at start.",
         |args, on| args.exit_on_error = on),
@@ -182,7 +182,8 @@ const MODEL_REPOSITORY: &[Flag] = &[
 ];
 
 const HTTP: &[Flag] = &[
-    set!("allow-http": bool = "true", "Whether to serve HTTP.", |args, on| args.http.endpoint.is_allowed = on),
+    set!("allow-http": bool = "true", "Whether to serve HTTP. Default is false if AIP_MODE is PREDICTION.",
+        |args, on| args.http.endpoint.is_allowed = on),
     set!("http-address": String = "0.0.0.0", "Address of the HTTP endpoint.",
         |args, address| args.http.endpoint.address = address),
     set!("http-port": Port = "8000", "Port of the HTTP endpoint; 0 takes a free one.",
@@ -214,7 +215,8 @@ const HTTP: &[Flag] = &[
 ];
 
 const GRPC: &[Flag] = &[
-    set!("allow-grpc": bool = "true", "Whether to serve gRPC.", |args, on| args.grpc.endpoint.is_allowed = on),
+    set!("allow-grpc": bool = "true", "Whether to serve gRPC. Default is false if AIP_MODE is PREDICTION.",
+        |args, on| args.grpc.endpoint.is_allowed = on),
     set!("grpc-address": String = "0.0.0.0", "Address of the gRPC endpoint.",
         |args, address| args.grpc.endpoint.address = address),
     set!("grpc-port": Port = "8001", "Port of the gRPC endpoint; 0 takes a free one.",

@@ -8,14 +8,15 @@ pub(super) fn flags(variable: impl Fn(&str) -> Option<String>, words: &[String])
     let mut flags = Vec::new();
     let is_prediction = variable("AIP_MODE").is_some_and(|mode| mode == "PREDICTION");
     if is_prediction {
-        flags.push("--allow-vertex-ai=true".to_owned());
+        // the one port that Vertex AI knows, and no other that could be in its way
+        flags.extend(["--allow-vertex-ai=true", "--allow-http=false", "--allow-grpc=false"].map(str::to_owned));
     }
     // elsewhere a variable of that name may be anybody's
     if let Some(port) = variable("AIP_HTTP_PORT").filter(|port| is_prediction || port.parse::<u16>().is_ok()) {
         flags.push(format!("--vertex-ai-port={port}"));
     }
     let is_repository = |word: &String| word.starts_with("--model-repository") || word.starts_with("--model-store");
-    if let Some(uri) = variable("AIP_STORAGE_URI").filter(|_| is_prediction && !words.iter().any(is_repository)) {
+    if let Some(uri) = variable("AIP_STORAGE_URI").filter(|_| !words.iter().any(is_repository)) {
         flags.push(format!("--model-repository={uri}"));
     }
     flags
@@ -36,13 +37,19 @@ mod tests {
     fn vertex_ai_says_where_it_asks() {
         check(&[], &[], &[]);
         let all = [("AIP_MODE", "PREDICTION"), ("AIP_HTTP_PORT", "9000"), ("AIP_STORAGE_URI", "gs://b/models")];
-        let on = ["--allow-vertex-ai=true", "--vertex-ai-port=9000"];
-        check(&all, &["--model-repository", "/m"], &on);
-        check(&all, &["--model-store=/m"], &on);
-        check(&all, &[], &[on[0], on[1], "--model-repository=gs://b/models"]);
-        check(&[("AIP_MODE", "TRAINING"), ("AIP_HTTP_PORT", "9000")], &[], &[on[1]]);
-        check(&[("AIP_HTTP_PORT", "x"), ("AIP_STORAGE_URI", "gs://b")], &[], &[]);
-        check(&[("AIP_MODE", "PREDICTION"), ("AIP_HTTP_PORT", "x")], &[], &[on[0], "--vertex-ai-port=x"]);
+        let mode = ["--allow-vertex-ai=true", "--allow-http=false", "--allow-grpc=false"];
+        let port = "--vertex-ai-port=9000";
+        check(&all, &["--model-repository", "/m"], &[&mode[..], &[port]].concat());
+        check(&all, &["--model-store=/m"], &[&mode[..], &[port]].concat());
+        check(&all, &[], &[&mode[..], &[port, "--model-repository=gs://b/models"]].concat());
+        check(&[("AIP_MODE", "TRAINING"), ("AIP_HTTP_PORT", "9000")], &[], &[port]);
+        check(&[("AIP_HTTP_PORT", "x"), ("AIP_STORAGE_URI", "gs://b")], &[], &["--model-repository=gs://b"]);
+        check(&[("AIP_STORAGE_URI", "gs://b")], &["--model-repository=/m"], &[]);
+        check(
+            &[("AIP_MODE", "PREDICTION"), ("AIP_HTTP_PORT", "x")],
+            &[],
+            &[&mode[..], &["--vertex-ai-port=x"]].concat(),
+        );
         check(&[("AIP_MODE", "")], &[], &[]);
     }
 }
