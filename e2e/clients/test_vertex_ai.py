@@ -120,3 +120,16 @@ def test_the_only_model_answers_where_none_is_named(tmp_path):
     make.write(tmp_path, "only", CONFIG, {1: None})
     with Endpoint(tmp_path) as server:
         assert json.loads(server.ask("POST", PREDICT, ASK)[1])["model_name"] == "only"
+
+
+def test_the_only_model_is_the_one_that_is_loaded(models):
+    with Endpoint(models, "--model-control-mode=explicit", "--load-model=n") as server:
+        assert json.loads(server.ask("POST", PREDICT, ASK)[1])["model_name"] == "n"
+
+
+def test_a_default_model_that_is_not_loaded_ends_the_start(models):
+    for flags in (["--vertex-ai-default-model=x"], ["--model-control-mode=explicit", "--load-model=n", "--vertex-ai-default-model=m"]):
+        with Endpoint(models, *flags, wait=None, expect_exit=1) as server:
+            server.process.wait(60)
+        name = flags[-1].partition("=")[2]
+        assert f"failed to start Vertex AI service: Invalid argument - Expect the default model '{name}' is loaded" in server.log()

@@ -1,6 +1,6 @@
 //! What the front ends of clouds are told by the environment of a container.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use server_engine::Engine;
 use server_http::{InferenceType, PingMode, SageMakerOptions, VertexAiRoutes};
@@ -41,12 +41,13 @@ fn one_of<T: Copy>(name: &str, variable: impl Fn(&str) -> Option<String>, values
     })
 }
 
-/// Where Vertex AI asks, and which model answers.
+/// Where Vertex AI asks, and which model answers. `chosen` are the models that are to be loaded, where it is not all of them.
 ///
-/// Errors: a path is not said, or no model is and there are several.
+/// Errors: a path is not said; no model is and there are several, or one is that is not to be loaded.
 pub(crate) fn vertex_ai_routes(
     args: VertexAiArgs,
     engine: &Engine,
+    chosen: Option<BTreeSet<String>>,
     has_metrics: bool,
 ) -> Result<VertexAiRoutes, Fatal> {
     let wrong = |reason: &str| Fatal::FrontEndOptions { service: Service::VertexAi, reason: reason.to_owned() };
@@ -55,21 +56,30 @@ pub(crate) fn vertex_ai_routes(
     let predict = predict.ok_or_else(|| wrong("API_PREDICT_ROUTE is not defined for Vertex AI endpoint"))?;
     let health = variable("AIP_HEALTH_ROUTE");
     let health = health.ok_or_else(|| wrong("AIP_HEALTH_ROUTE is not defined for Vertex AI endpoint"))?;
-    let model = if args.default_model.is_empty() {
-        only_model(engine).ok_or_else(|| {
-            wrong("Expect the model repository contains only a single model if default model is not specified")
-        })?
-    } else {
-        args.default_model
+    let models = match chosen {
+        Some(models) => models,
+        None => {
+            let index = engine.index(false).map_err(|error| wrong(&error.message))?;
+            index.into_iter().map(|entry| entry.name).collect()
+        }
     };
+    let model = default_model(args.default_model, models).map_err(|reason| wrong(&reason))?;
     Ok(VertexAiRoutes { predict, health, model, has_metrics })
 }
 
-/// The model of the repositories, if there is one and no other.
-fn only_model(engine: &Engine) -> Option<String> {
-    let mut names: Vec<String> = engine.index(false).ok()?.into_iter().map(|entry| entry.name).collect();
-    names.dedup();
-    <[String; 1]>::try_from(names).ok().map(|[name]| name)
+/// The model that is named, or the only one. Errors: it is not among these, or there is no only one.
+fn default_model(named: String, models: BTreeSet<String>) -> Result<String, String> {
+    if models.contains(&named) {
+        return Ok(named);
+    }
+    if !named.is_empty() {
+        return Err(format!("Expect the default model '{named}' is loaded"));
+    }
+    let mut models = models.into_iter();
+    match (models.next(), models.next()) {
+        (Some(only), None) => Ok(only),
+        _ => Err("Expect the model repository contains only a single model if default model is not specified".into()),
+    }
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -79,6 +89,19 @@ fn variable(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_model_is_one_that_is_to_be_loaded() {
+        let of = |named: &str, models: &[&str]| {
+            default_model(named.to_owned(), models.iter().map(|&name| name.to_owned()).collect())
+        };
+        assert_eq!(of("", &["m"]), Ok("m".to_owned()));
+        assert_eq!(of("n", &["m", "n"]), Ok("n".to_owned()));
+        let several = "Expect the model repository contains only a single model if default model is not specified";
+        assert_eq!(of("", &["m", "n"]), Err(several.to_owned()));
+        assert_eq!(of("", &[]), Err(several.to_owned()));
+        assert_eq!(of("x", &["m"]), Err("Expect the default model 'x' is loaded".to_owned()));
+    }
 
     #[test]
     fn a_variable_names_a_value_or_ends_the_start() {

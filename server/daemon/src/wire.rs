@@ -129,6 +129,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         rate_limit,
         resources,
     } = models;
+    let chosen_models = match control_mode {
+        ControlMode::Explicit if !startup_models.contains("*") => Some(startup_models.clone()),
+        _ => None,
+    };
     let byte_budget = Arc::new(ByteBudget::new(match max_inflight_request_bytes {
         Some(bytes) => saturating(bytes),
         None => saturating(server_shm::available_memory().unwrap_or(0) / REQUEST_SHARE_OF_MEMORY),
@@ -317,7 +321,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
             });
         }
         if let Some(listener) = vertex {
-            let routes = clouds::vertex_ai_routes(vertex_ai, &engine, has_metrics)?;
+            let routes = clouds::vertex_ai_routes(vertex_ai, &engine, chosen_models, has_metrics)?;
             let (engine, stopped) = (engine.clone(), front_ends.stopped());
             front_ends.add(listener, |socket| async {
                 server_http::serve_vertex_ai(socket, engine, cloud_options, routes, stopped).await;
