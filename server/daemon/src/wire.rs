@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         backend_directory,
         backend_settings,
         cache,
-        tracing,
+        mut tracing,
         log,
         access_log,
         deprecations,
@@ -99,6 +99,9 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         warn!(path = ?crash_note, %error, "crashes are not noted for whoever starts the next process");
     }
     for sentence in deprecations {
+        warn!("{sentence}");
+    }
+    for sentence in tracing.batches.fill(|name| std::env::var(name).ok()) {
         warn!("{sentence}");
     }
     if !unsupported_flags.is_empty() {
@@ -360,9 +363,9 @@ fn traces(args: &TraceArgs, runtime: &Handle) -> Result<Arc<Traces>, Fatal> {
                 settings.url = url;
             }
             settings.resource = otlp::resource_of_environment("triton-inference-server", variable, &args.resource);
-            settings.max_queue_size = saturating(args.max_queue_size.into());
-            settings.schedule_delay = Duration::from_millis(args.schedule_delay.into());
-            settings.max_export_batch_size = saturating(args.max_export_batch_size.into());
+            settings.max_queue_size = saturating(args.batches.max_queue_size().into());
+            settings.schedule_delay = Duration::from_millis(args.batches.schedule_delay().into());
+            settings.max_export_batch_size = saturating(args.batches.max_export_batch_size().into());
             let refused = |text: String| Fatal::Start {
                 error: Error::invalid_argument(format!("--trace-config opentelemetry,url: {text}")),
             };

@@ -18,10 +18,7 @@ pub(crate) struct TraceArgs {
     pub(crate) url: Option<String>,
     /// What spans say of the program.
     pub(crate) resource: Vec<(String, String)>,
-    pub(crate) max_queue_size: u32,
-    /// Milliseconds.
-    pub(crate) schedule_delay: u32,
-    pub(crate) max_export_batch_size: u32,
+    pub(crate) batches: Batches,
     /// `--trace-config` was given.
     is_given: bool,
     /// One of the older flags that was given.
@@ -36,12 +33,53 @@ impl Default for TraceArgs {
             file: String::new(),
             url: None,
             resource: Vec::new(),
-            max_queue_size: 2048,
-            schedule_delay: 5000,
-            max_export_batch_size: 512,
+            batches: Batches::default(),
             is_given: false,
             older: None,
         }
+    }
+}
+
+/// How spans are gathered before they are sent, as far as anything says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Batches {
+    max_queue_size: Option<u32>,
+    /// Milliseconds.
+    schedule_delay: Option<u32>,
+    max_export_batch_size: Option<u32>,
+}
+
+impl Batches {
+    pub(crate) fn max_queue_size(&self) -> u32 {
+        self.max_queue_size.unwrap_or(2048)
+    }
+
+    /// Units: milliseconds.
+    pub(crate) fn schedule_delay(&self) -> u32 {
+        self.schedule_delay.unwrap_or(5000)
+    }
+
+    pub(crate) fn max_export_batch_size(&self) -> u32 {
+        self.max_export_batch_size.unwrap_or(512)
+    }
+
+    /// Takes from the environment what no flag has set. Returns what of it is no such number, and is left.
+    ///
+    /// Source: OpenTelemetry, "Environment variable specification", batch span processor.
+    pub(crate) fn fill(&mut self, variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let mut left = Vec::new();
+        for (name, value) in [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", &mut self.max_queue_size),
+            ("OTEL_BSP_SCHEDULE_DELAY", &mut self.schedule_delay),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &mut self.max_export_batch_size),
+        ] {
+            let Some(text) = variable(name).filter(|text| value.is_none() && !text.is_empty()) else { continue };
+            match positive(&text) {
+                Ok(number) => *value = Some(number),
+                Err(expected) => left.push(format!("{name} is '{text}' and ignored: expected {expected}")),
+            }
+        }
+        left
     }
 }
 
@@ -75,7 +113,7 @@ impl TraceArgs {
         match (name.as_deref(), key.as_str()) {
             (None, "level") => return self.level(value),
             (None, "mode") => {
-                self.mode = match value.as_str() {
+                self.mode = match value.to_ascii_lowercase().as_str() {
                     "triton" => Mode::Triton,
                     "opentelemetry" => Mode::OpenTelemetry,
                     _ => return Err("mode=triton or mode=opentelemetry".into()),
@@ -91,9 +129,11 @@ impl TraceArgs {
                 let (key, value) = pair.ok_or("opentelemetry,resource=<key>=<value>")?;
                 self.resource.push((key.to_owned(), value.to_owned()));
             }
-            (Some("opentelemetry"), "bsp_max_queue_size") => self.max_queue_size = positive(value)?,
-            (Some("opentelemetry"), "bsp_schedule_delay") => self.schedule_delay = positive(value)?,
-            (Some("opentelemetry"), "bsp_max_export_batch_size") => self.max_export_batch_size = positive(value)?,
+            (Some("opentelemetry"), "bsp_max_queue_size") => self.batches.max_queue_size = Some(positive(value)?),
+            (Some("opentelemetry"), "bsp_schedule_delay") => self.batches.schedule_delay = Some(positive(value)?),
+            (Some("opentelemetry"), "bsp_max_export_batch_size") => {
+                self.batches.max_export_batch_size = Some(positive(value)?)
+            }
             _ => return Err(KNOWN.into()),
         }
         Ok(())
@@ -101,10 +141,10 @@ impl TraceArgs {
 
     fn level(&mut self, level: &str) -> Result<(), String> {
         let Values { has_times, has_tensors, .. } = &mut self.values;
-        match level {
-            "OFF" => (*has_times, *has_tensors) = (false, false),
-            "TIMESTAMPS" | "MIN" | "MAX" => *has_times = true,
-            "TENSORS" => *has_tensors = true,
+        match level.to_ascii_lowercase().as_str() {
+            "off" | "false" => (*has_times, *has_tensors) = (false, false),
+            "timestamps" | "min" | "max" | "on" | "true" => *has_times = true,
+            "tensors" => *has_tensors = true,
             _ => return Err("a level: OFF, TIMESTAMPS or TENSORS".into()),
         }
         Ok(())
@@ -138,9 +178,9 @@ impl TraceArgs {
                     shown.push(("resource".into(), resource.join(",")));
                 }
                 shown.extend([
-                    ("bsp_schedule_delay".into(), self.schedule_delay.to_string()),
-                    ("bsp_max_export_batch_size".into(), self.max_export_batch_size.to_string()),
-                    ("bsp_max_queue_size".into(), self.max_queue_size.to_string()),
+                    ("bsp_schedule_delay".into(), self.batches.schedule_delay().to_string()),
+                    ("bsp_max_export_batch_size".into(), self.batches.max_export_batch_size().to_string()),
+                    ("bsp_max_queue_size".into(), self.batches.max_queue_size().to_string()),
                 ]);
                 shown
             }
@@ -194,6 +234,37 @@ mod tests {
             "bsp_max_queue_size:2048",
         ];
         assert_eq!(shown, expect);
+    }
+
+    #[test]
+    fn levels_and_modes_are_read_in_any_case() {
+        let levels = |texts: &[&str]| {
+            let values = read(texts).unwrap().values;
+            (values.has_times, values.has_tensors)
+        };
+        for on in ["level=timestamps", "level=Min", "level=MAX", "level=on", "level=TRUE"] {
+            assert_eq!(levels(&[on]), (true, false), "{on}");
+            for off in ["level=off", "level=False"] {
+                assert_eq!(levels(&[on, "level=Tensors", off]), (false, false), "{on} {off}");
+            }
+        }
+        assert_eq!(levels(&["level=tensors"]), (false, true));
+        assert_eq!(read(&["mode=OpenTelemetry"]).unwrap().mode, Mode::OpenTelemetry);
+        assert_eq!(read(&["mode=opentelemetry", "mode=TRITON"]).unwrap().mode, Mode::Triton);
+    }
+
+    #[test]
+    fn the_environment_says_what_no_flag_has_said() {
+        let mut batches = read(&["opentelemetry,bsp_schedule_delay=7"]).unwrap().batches;
+        let left = batches.fill(|name| match name {
+            "OTEL_BSP_MAX_QUEUE_SIZE" => Some("9".to_owned()),
+            "OTEL_BSP_SCHEDULE_DELAY" => Some("8".to_owned()),
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" => Some("0".to_owned()),
+            _ => None,
+        });
+        assert_eq!((batches.max_queue_size(), batches.schedule_delay(), batches.max_export_batch_size()), (9, 7, 512));
+        let text = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '0' and ignored: expected a whole number from 1 to 4294967295";
+        assert_eq!(left, [text]);
     }
 
     #[test]
