@@ -122,7 +122,7 @@ def test_the_number_stays_whoever_has_it(namespace):
 def test_what_keeps_the_load_from_deciding_is_told(namespace):
     foreign = {"type": "Pods", "pods": {"metric": {"name": "of-nobody"}, "target": {"type": "AverageValue", "averageValue": "1"}}}
     namespace.apply(server(metrics={"raw": [foreign]}), ECHO)
-    condition = namespace.wait("tsrv/vision", "AutoscalingActive", "False", "FailedGetPodsMetric")
+    condition = namespace.wait("tsrv/vision", "AutoscalingActive", "False", "FailedGetPodsMetric", deadline=150)  # given 30 s to come, and looked at seldom
     assert "of-nobody" in condition["message"] and "spec.autoscaling.engine" in condition["message"]
     namespace.wait("tsrv/vision")  # it serves
     assert replicas(namespace) == 1

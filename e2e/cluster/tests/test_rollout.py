@@ -71,7 +71,7 @@ def test_a_content_that_takes_its_server_down_is_tried_by_one_replica_and_never_
     (failure,) = namespace.get("tmod/worded")["status"]["failures"]
     assert failure["pod"] in pods and failure["pod"] in condition["message"], condition
     assert namespace.condition("tmod/worded", "Stalled")["status"] == "True"
-    assert events(namespace, "worded", "ServerCrashed")
+    until(lambda: events(namespace, "worded", "ServerCrashed"), "the event")  # written beside the statuses
     assert result["failed"] <= result["requests"] / 20, "two replicas went on"
     namespace.wait("tsrv/vision")
     until(lambda: namespace.infer("worded") == [2, 4], "the content before to serve")

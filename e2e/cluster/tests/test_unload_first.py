@@ -100,7 +100,9 @@ def test_nobody_notices_that_a_content_is_called_back_by_its_author(namespace):
 
 def follow(namespace, count):
     """Whether so many replicas serve what the resource asks for."""
-    return namespace.get("tmod/echo")["status"].get("loadedReplicas") == f"{count}/2"
+    found = namespace.get("tmod/echo")
+    is_of_this = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+    return is_of_this and found["status"].get("loadedReplicas") == f"{count}/2"
 
 
 def test_the_only_replica_does_not_leave_the_service(namespace):

@@ -180,6 +180,9 @@ pub(crate) async fn work<F>(
                 if changed.is_err() {
                     break; // nobody can make us lead any more
                 }
+                if *leads.borrow() {
+                    queue.waits().restart(Instant::now()); // another one led so far
+                }
             }
             Some((key, is_change)) =
                 next(changes.as_mut(), others.as_mut(), taken.is_multiple_of(ONE_OTHER_OF), may_take.then_some(&busy)) =>

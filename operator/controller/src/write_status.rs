@@ -11,6 +11,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::{
     NamespaceResourceScope,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::SignedDuration,
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -70,6 +71,9 @@ impl Change<'_> {
     }
 }
 
+/// How long after it was made a resource has its first status, as a rule. What ceased to be ready later was ready before.
+const FIRST_STATUS: SignedDuration = SignedDuration::from_secs(120);
+
 /// When a resource was applied, or ceased to be ready otherwise, if these conditions say that it became ready now: the moment at
 /// which it was first seen as not ready, or at which it was made.
 pub(crate) fn became_ready(metadata: &ObjectMeta, (before, after): (&[Condition], &[Condition])) -> Option<Time> {
@@ -77,8 +81,13 @@ pub(crate) fn became_ready(metadata: &ObjectMeta, (before, after): (&[Condition]
     ready(after).filter(|ready| ready.status == ConditionStatus::True)?;
     match ready(before) {
         Some(before) if before.status == ConditionStatus::True => None,
-        Some(before) if metadata.generation != Some(1) => Some(before.last_transition_time),
-        _ => metadata.creation_timestamp.clone(),
+        Some(before) => {
+            let is_first = |made: &Time| before.last_transition_time.0.duration_since(made.0) <= FIRST_STATUS;
+            let made =
+                metadata.creation_timestamp.clone().filter(|made| metadata.generation == Some(1) && is_first(made));
+            Some(made.unwrap_or(before.last_transition_time))
+        }
+        None => metadata.creation_timestamp.clone(),
     }
 }
 
@@ -205,7 +214,8 @@ mod tests {
         let (yes, no) = (ConditionStatus::True, ConditionStatus::False);
         let (made, changed) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
         check(1, &[], yes, Some(made));
-        check(1, &[condition(no, changed)], yes, Some(made));
+        check(1, &[condition(no, "2026-01-01T00:00:30Z")], yes, Some(made));
+        check(1, &[condition(no, changed)], yes, Some(changed)); // it was ready meanwhile
         check(2, &[condition(no, changed)], yes, Some(changed));
         check(2, &[condition(yes, changed)], yes, None);
         check(2, &[condition(no, changed)], no, None);

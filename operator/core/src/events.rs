@@ -39,8 +39,9 @@ pub fn of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> Vec
 pub fn of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> Vec<Event> {
     let (old, new) = (&before.conditions, &after.conditions);
     let mut events = Vec::from_iter(of_ready(old, new, &MODEL_UNDER_WAY, true));
-    // Ready says it of the first version
-    events.extend(turned(old, new, "Servable", "", "NotServable"));
+    // Ready says it of the first version; that its server rests is nothing to warn of
+    let rests = condition::find(new, "Ready").is_some_and(|ready| ready.reason == "ScaledToZero");
+    events.extend(turned(old, new, "Servable", "", if rests { "" } else { "NotServable" }));
     events
 }
 

@@ -166,9 +166,9 @@ fn has_arrived(last: &ManifestModel, hash: &str, around: &Around<'_>) -> bool {
             report.entry.as_deref() == Some(hash) && report.phase == Phase::Ready && report.crashes == 0
         })
     };
-    let mut staying =
-        around.replicas.iter().filter(|replica| !replica.is_leaving && (replica.is_ready || drains::is_out(replica)));
-    is_well && staying.all(serves)
+    let is_staying = |replica: &&Replica| !replica.is_leaving && (replica.is_ready || drains::is_out(replica));
+    let mut staying = around.replicas.iter().filter(is_staying).peekable();
+    is_well && staying.peek().is_some() && staying.all(serves)
 }
 
 fn is_served(around: &Around<'_>, name: &str, hash: &str) -> bool {

@@ -78,7 +78,8 @@ extern "C" fn on_crash(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
             line.push(executing);
         }
         line.end();
-        for file in [libc::STDERR_FILENO, FILE.load(SeqCst)] {
+        // the note first: nobody may be reading the other
+        for file in [FILE.load(SeqCst), libc::STDERR_FILENO] {
             // SAFETY: `line` has that many bytes; a file that is not open is an error and nothing else.
             unsafe { libc::write(file, line.bytes.as_ptr().cast(), line.len) };
         }

@@ -212,7 +212,9 @@ fn start(args: &LaunchArgs, sockets: &Sockets, may_have_callers: bool) -> anyhow
     let (program, flags) = args.command.split_first().context("no server given")?;
     let mut command = Command::new(program);
     command.args(with_models(flags, &models)).envs(sockets.environment()).env_remove("LISTEN_PID");
-    command.env(CRASH_NOTE, crash::note(&args.launcher_socket));
+    let crash_note = crash::note(&args.launcher_socket);
+    _ = std::fs::remove_file(&crash_note); // of the process before
+    command.env(CRASH_NOTE, crash_note);
     if may_have_callers {
         command.arg(format!("--startup-hold-secs={HOLD_SECONDS}"));
     }

@@ -30,6 +30,11 @@ impl Waits {
         }
     }
 
+    /// Nobody was there to take any of them before `now`.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.due.values_mut().for_each(|due| *due = now.max(*due));
+    }
+
     /// How many wait, those included that are not due yet.
     pub(super) fn len(&self) -> usize {
         self.due.len()
@@ -57,6 +62,13 @@ mod tests {
         assert_eq!((waits.len(), waits.last()), (2, Duration::ZERO));
         waits.take(&key("a"), at(9));
         assert_eq!((waits.len(), waits.last()), (1, Duration::from_secs(7)));
+        waits.put(&key("c"), at(10));
+        waits.put(&key("d"), at(90));
+        waits.restart(at(60));
+        waits.take(&key("c"), at(61));
+        assert_eq!(waits.last(), Duration::from_secs(1));
+        waits.take(&key("d"), at(93));
+        assert_eq!((waits.len(), waits.last()), (1, Duration::from_secs(3)));
         waits.take(&key("b"), at(7));
         waits.take(&key("never put in"), at(70));
         assert_eq!((waits.len(), waits.last()), (0, Duration::ZERO));
