@@ -52,6 +52,12 @@ const CHUNKS: usize = 1 << 12;
 /// Places are used again only when so many others were given up after them.
 const MOST_REST: usize = 64;
 
+/// The number of the kind that libraries leave behind: NVIDIA's Python backend does with the error of each execution that fails.
+const LEFT_BEHIND: u8 = 1;
+
+/// So many of them are kept; then the oldest goes for each that comes.
+const MOST_LEFT: usize = 1 << 16;
+
 /// Most parts of one object.
 pub(crate) const MOST_PARTS: usize = (1 << PART_BITS) - 1;
 
@@ -205,23 +211,32 @@ struct Places {
     free: VecDeque<u32>,
     /// The first that was never used.
     next: u32,
+    /// The place whose object goes next, of those that are left behind.
+    oldest: u32,
 }
 
 impl<T: Object> Table<T> {
     /// An empty table for the kind of that number, up to 63.
     pub(crate) const fn new(kind: u8) -> Self {
         assert!(kind > 0 && kind < 64, "six bits");
-        let places = Mutex::new(Places { free: VecDeque::new(), next: 0 });
+        let places = Mutex::new(Places { free: VecDeque::new(), next: 0, oldest: 0 });
         Self { kind, chunks: [const { OnceLock::new() }; CHUNKS], places }
     }
 
     fn insert(&self, object: Arc<T>) -> Handle<T> {
+        let mut _gone = None; // dropped without a lock
         let place = {
             let mut places = self.places.lock();
             let never_used = places.next;
-            let is_full = never_used as usize >= CHUNK * CHUNKS;
+            let most = if self.kind == LEFT_BEHIND { MOST_LEFT } else { CHUNK * CHUNKS };
+            let is_full = never_used as usize >= most;
             match places.free.pop_front() {
                 Some(place) if places.free.len() >= MOST_REST || is_full => place,
+                None if is_full && self.kind == LEFT_BEHIND => {
+                    let (place, object) = self.take_oldest(&mut places);
+                    _gone = Some(object);
+                    place
+                }
                 other => {
                     places.free.extend(other);
                     assert!(!is_full, "four million objects at a time: {} are not deleted", T::NAME);
@@ -236,6 +251,19 @@ impl<T: Object> Table<T> {
             | u64::from(state.uses) << (PLACE_BITS + PART_BITS)
             | u64::from(place) << PART_BITS;
         Handle::of_bits(bits)
+    }
+
+    /// Takes an object that nobody has deleted for as long as any; the place is free, and in no list.
+    fn take_oldest(&self, places: &mut Places) -> (u32, Arc<T>) {
+        loop {
+            let place = places.oldest;
+            places.oldest = (place + 1) % places.next;
+            let mut state = self.slot(place).state.lock();
+            if let Some(object) = state.object.take() {
+                state.uses = (state.uses + 1) % (1 << USE_BITS);
+                return (place, object);
+            } // else somebody is about to give it up, or to use it
+        }
     }
 
     fn get(&self, handle: Handle<T>) -> Result<Arc<T>> {
@@ -347,6 +375,21 @@ mod tests {
         thing.take().unwrap();
         let text = "is no TEST_Piece: it was released or deleted before, or is a handle of something else";
         refused(part.part_of().map(|_| ()), text);
+    }
+
+    #[test]
+    fn what_libraries_leave_behind_goes_when_there_is_too_much_of_it() {
+        static TABLE: Table<Thing> = Table::new(LEFT_BEHIND);
+        let first = TABLE.insert(Arc::new(Thing(0)));
+        let mut last = first;
+        for number in 1..3 * MOST_LEFT as u32 {
+            last = TABLE.insert(Arc::new(Thing(number)));
+        }
+        assert_eq!(TABLE.get(last).unwrap().0, 3 * MOST_LEFT as u32 - 1);
+        refused(TABLE.get(first), "or is a handle of something else");
+        refused(TABLE.remove(first), "or is a handle of something else");
+        assert_eq!(TABLE.remove(last).unwrap().0, 3 * MOST_LEFT as u32 - 1);
+        assert_eq!(TABLE.places.lock().next as usize, MOST_LEFT);
     }
 
     #[test]

@@ -322,9 +322,10 @@ impl Instance for LibraryInstance {
         }
         let executions = &self.made.object.executions;
         executions.begin(reporter, start);
+        let mut lent = handles.clone(); // helpers that come with Triton write null over those that they release
         let result = {
             let _runs_alone = self.device.as_ref().map(|device| device.lock());
-            self.made.shared.library.execute(self.made.handle, &handles)
+            self.made.shared.library.execute(self.made.handle, &mut lent)
         };
         executions.end(rows, &Marks::at(start, Instant::now()));
         if let Err(error) = result {

@@ -23,6 +23,8 @@ use super::model::Model;
 
 /// How long a response may wait for a reader that is behind, before its request ends with an error.
 const READER_TIMEOUT: Duration = Duration::from_secs(300);
+/// It looks again at least this often: of threads that send for one request the slot wakes the last alone, and none at its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The way back to one caller.
 pub(crate) struct Answering {
@@ -107,7 +109,7 @@ impl Answering {
                 self.finish(Some(Err(error.clone())))?;
                 return Err(error);
             }
-            thread::park_timeout(left);
+            thread::park_timeout(left.min(LOOK_AGAIN));
         }
     }
 
@@ -143,7 +145,11 @@ impl Answering {
     fn end_if_over(&self, state: &mut State) {
         if let Some(outcome) = state.outcome.filter(|_| state.is_released) {
             if !std::mem::replace(&mut state.is_counted, true) {
-                self.reporter.ended(outcome, &Marks::at(self.start, self.reporter.now()));
+                let marks = Marks::at(self.start, self.reporter.now());
+                if let Some(completion) = &state.completion {
+                    completion.record_reported(&marks);
+                }
+                self.reporter.ended(outcome, &marks);
             }
             state.completion = None;
         }
@@ -154,6 +160,9 @@ impl Answering {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.is_counted, true) {
             return;
+        }
+        if let Some(completion) = &state.completion {
+            completion.record_reported(marks);
         }
         let outcome = if is_success { Ok(()) } else { Err(FailureReason::Backend) };
         let outcome = match state.outcome {

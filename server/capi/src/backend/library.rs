@@ -13,7 +13,7 @@ use crate::{
 
 /// A function of a library that is given one object.
 type With<T> = unsafe extern "C" fn(Handle<T>) -> Status;
-type Execute = unsafe extern "C" fn(Handle<Instance>, *const Handle<Request>, u32) -> Status;
+type Execute = unsafe extern "C" fn(Handle<Instance>, *mut Handle<Request>, u32) -> Status;
 type GetAttribute = unsafe extern "C" fn(Handle<Backend>, Handle<Attributes>) -> Status;
 
 /// What a library calls its batcher: an address that means something to it alone.
@@ -119,10 +119,10 @@ impl Library {
 
     /// `ModelInstanceExecute`. One call at a time for each instance.
     #[allow(unsafe_code)]
-    pub(crate) fn execute(&self, instance: Handle<Instance>, requests: &[Handle<Request>]) -> Result<()> {
+    pub(crate) fn execute(&self, instance: Handle<Instance>, requests: &mut [Handle<Request>]) -> Result<()> {
         let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         // SAFETY: the type is that of the header, the handles are good, and the array lives during the call.
-        result_of(unsafe { (self.execute)(instance, requests.as_ptr(), count) })
+        result_of(unsafe { (self.execute)(instance, requests.as_mut_ptr(), count) })
     }
 }
 

@@ -72,7 +72,7 @@ impl Request {
             };
             let parameters = request.parameters.iter().map(|(name, value)| match value {
                 Parameter::String(value) => (text(name), Some(text(value)), None),
-                Parameter::Uint(value) => (text(name), None, i64::try_from(*value).ok()),
+                Parameter::Uint(value) => (text(name), None, Some(i64::try_from(*value).unwrap_or(i64::MAX))),
                 _ => (text(name), None, None),
             });
             Texts { id: text(&request.id), correlation_id, parameters: parameters.collect() }

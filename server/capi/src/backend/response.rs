@@ -5,6 +5,7 @@ use std::{ffi::c_void, ptr, sync::Arc};
 
 use parking_lot::Mutex;
 use server_core::{
+    batching::pack,
     buffer::Buffer,
     error::{Error, Result},
     request::{Parameter, Parameters},
@@ -91,6 +92,10 @@ impl Response {
         let shape: Box<[i64]> = if known.reshape.is_some() && known.dims.iter().all(|&dim| dim >= 0) {
             let rows = shape.first().copied().filter(|_| config.max_batch_size > 0);
             rows.into_iter().chain(known.dims.iter().copied()).collect()
+        } else if let Some(reshape) = &known.reshape {
+            let (rows, rest) = shape.split_at(usize::from(config.max_batch_size > 0).min(shape.len()));
+            let known = pack::restore_shape(rest, &reshape.shape, &known.dims);
+            rows.iter().chain(known.as_deref().unwrap_or(rest)).copied().collect()
         } else {
             shape.into()
         };

@@ -182,6 +182,9 @@ impl Allocated {
 impl Drop for Allocated {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
+        if self.base.0.is_null() {
+            return;
+        }
         let Ok(allocator) = self.allocator.get() else {
             tracing::error!("a response allocator was deleted before the responses that it gave memory to");
             return;

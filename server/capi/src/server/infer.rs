@@ -181,13 +181,21 @@ exports! {
             (to_send, run, until)
         };
         to_send.trace = trace.as_ref().and_then(|(_, trace)| trace.core().cloned());
-        let responses = host.infer(to_send)?;
+        let responses = host.infer(to_send).inspect_err(|_| {
+            if let Some((handle, trace)) = &trace {
+                trace.let_go(*handle);
+            }
+        })?;
         until.is_sent.store(true, SeqCst);
         let trace = trace.map(|(handle, trace)| Running::begin(handle, trace, &run.model, &run.id));
         let mut flight = request.flight.lock();
         drop(sending);
         *run.rest.lock() = Some(Rest { responses, trace, _until: until });
-        *flight = Some(callback_threads::begin(run));
+        let begun = callback_threads::begin(run);
+        if request.settings.lock().was_cancelled {
+            begun.cancel(); // between the call and here
+        }
+        *flight = Some(begun);
         Ok(())
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct InferenceTrace {
     id: u64,
     parent_id: u64,
     functions: Functions,
+    /// A child of the server's own record, which the library made: the server deletes it once it was sent with a request.
+    is_child: bool,
     /// The server's own record, if it is one.
     core: Option<Arc<Trace>>,
     about: Mutex<About>,
@@ -91,6 +93,8 @@ impl Running {
         if let Some(release) = self.trace.functions.release {
             // SAFETY: the function of the library that was given for this.
             unsafe { release(self.handle, self.trace.functions.user.0) }
+        } else {
+            self.trace.let_go(self.handle);
         }
     }
 }
@@ -105,6 +109,7 @@ impl InferenceTrace {
             id: trace.id(),
             parent_id: trace.parent_id(),
             functions: Functions::default(),
+            is_child: false,
             core: Some(trace.clone()),
             about: Mutex::new(about),
         }
@@ -115,10 +120,17 @@ impl InferenceTrace {
         self.core.as_ref()
     }
 
+    /// The request that it was sent with has ended, or was refused.
+    pub(super) fn let_go(&self, handle: Handle<Self>) {
+        if self.is_child {
+            _ = handle.take();
+        }
+    }
+
     fn new(level: TraceLevel, parent_id: u64, functions: Functions) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let (id, about) = (NEXT.fetch_add(1, Relaxed), Mutex::default());
-        Self { level, id, parent_id, functions, core: None, about }
+        Self { level, id, parent_id, functions, is_child: false, core: None, about }
     }
 
     #[allow(unsafe_code)]
@@ -210,7 +222,7 @@ exports! {
     fn TRITONSERVER_InferenceTraceSpawnChildTrace(trace: Handle<InferenceTrace>, child: Out<Handle<InferenceTrace>>) {
         let parent = trace.get()?;
         let new = match &parent.core {
-            Some(core) => InferenceTrace::of(&core.child()),
+            Some(core) => InferenceTrace { is_child: true, ..InferenceTrace::of(&core.child()) },
             None => InferenceTrace::new(parent.level, parent.id, parent.functions),
         };
         if new.core.is_none() {

@@ -67,10 +67,20 @@ impl Completion {
         Ok(())
     }
 
+    /// Records when the request was executed, as its backend reports it, if it is traced.
+    pub fn record_reported(&self, marks: &Marks) {
+        if let Some(trace) = &self.trace {
+            trace.executed(marks);
+        }
+    }
+
     /// Says the last word as [`Completion::finish`] does, and counts nothing: the caller hears of `marks`.
     pub fn finish_unreported(&mut self, reply: Option<Reply>, marks: &Marks) {
         if let Some(mut responder) = self.responder.take() {
             responder.took(ComputeTimes::of(marks));
+            if let (Some(trace), Some(Ok(outputs))) = (&self.trace, &reply) {
+                trace.outputs(outputs);
+            }
             self.say(responder, reply);
         }
     }
