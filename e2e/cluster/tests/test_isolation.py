@@ -83,8 +83,8 @@ def test_a_model_that_never_worked_keeps_no_pod_from_being_replaced(namespace, w
     namespace.wait("tsrv/vision", deadline=60)
     assert namespace.infer() == [1, 2]
     assert namespace.condition("tmod/dead")["status"] == "False"
-    loaded = namespace.condition("tsrv/vision", "ModelsLoaded")
-    assert loaded["status"] == "False" and "dead" in loaded["message"], loaded
+    loaded = namespace.wait("tsrv/vision", "ModelsLoaded", "False")
+    assert "dead" in loaded["message"], loaded
 
 
 def test_sources_that_trickle_hold_up_no_other_model_and_end_with_their_time(namespace, web):

@@ -55,7 +55,7 @@ def test_invariant_10_a_bad_new_version_leaves_the_old_one_serving_and_says_why(
     status = namespace.get("tmod/echo")["status"]
     assert status["failures"][0]["pod"] in namespace.pods()
     assert "nowhere" in status["lastFailure"]["message"]
-    assert namespace.condition("tsrv/vision", "ModelsLoaded")["status"] == "False"
+    namespace.wait("tsrv/vision", "ModelsLoaded", "False")
     assert namespace.condition("tsrv/vision")["status"] == "True", "the server itself is as it was asked for"
 
     namespace.patch("tmod/echo", config={"backend": "identity"})
@@ -171,8 +171,7 @@ def test_a_required_model_keeps_a_new_pod_unready_until_it_is_mended_or_gone(nam
         )
     namespace.apply(SERVER, ECHO, text)
     namespace.wait("tmod/broken", status="False", reason=reason)
-    condition = namespace.condition("tsrv/vision")
-    assert condition["status"] == "False", condition
+    namespace.wait("tsrv/vision", status="False")
     if cure == "remove":
         namespace.kubectl("delete", "tmod/broken")
     elif fault == "load":

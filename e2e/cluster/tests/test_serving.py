@@ -114,6 +114,7 @@ def test_several_servers_in_several_namespaces_do_not_meet(namespaces):
         for name in ("vision", "speech"):
             namespace.wait(f"tmod/echo-{name}", deadline=150)
             assert namespace.infer(f"echo-{name}", server=name) == [1, 2]
+            namespace.wait(f"tsrv/{name}")
             assert namespace.get(f"tsrv/{name}")["status"]["models"]["desired"] == 1
     with pytest.raises(AssertionError, match="unknown model"):
         made[0].infer("echo-speech", server="vision")
@@ -149,4 +150,4 @@ def test_the_scale_of_a_server_can_be_set_from_outside(namespace):
     namespace.kubectl("scale", "tsrv/vision", "--replicas=2")
     namespace.wait("tsrv/vision")
     until(lambda: namespace.get("tmod/echo")["status"]["loadedReplicas"] == "2/2", "both replicas")
-    assert namespace.get("tsrv/vision")["status"]["readyReplicas"] == 2
+    until(lambda: namespace.get("tsrv/vision")["status"]["readyReplicas"] == 2, "the server's count of them")
