@@ -25,8 +25,8 @@ def test_a_server_and_its_model_find_each_other(namespace, order):
     status = namespace.get("tmod/echo")["status"]
     assert (status["loadedReplicas"], status["activeVersions"]) == ("1/1", [1])
     assert status["urls"]["http"].endswith("/v2/models/echo")
-    status = namespace.get("tsrv/vision")["status"]
-    assert status["models"] == {"desired": 1, "loaded": 1, "failed": 0}
+    all_loaded = {"desired": 1, "loaded": 1, "failed": 0}
+    status = until(lambda: (it := namespace.get("tsrv/vision")["status"])["models"] == all_loaded and it, "the server to count its model")
     for condition in status["conditions"]:
         assert condition["reason"] and condition["observedGeneration"] == status["observedGeneration"], condition
 
