@@ -12,7 +12,7 @@ import threading
 import time
 
 QUEUED, RUN_MS = 6, 40
-SINGLE_RUN_MS = 150  # who ran alone has an order, told from when its caller was answered: a slow machine must not mix them up
+SINGLE_RUN_MS = 150  # for batches of one request: their order is read from the times of the answers, which lie far enough apart on a slow machine
 ENVIRONMENT = {"TRITONSERVER_DELAY_SCHEDULER": str(QUEUED)}
 
 MODEL_PY = '''
