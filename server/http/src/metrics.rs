@@ -26,6 +26,16 @@ impl Metrics {
     }
 }
 
+/// The page in that form.
+pub(crate) fn page(engine: &Engine, byte_budget: &ByteBudget, format: Format) -> Response<Body> {
+    let mut page = engine.metrics();
+    page.add_request_memory(byte_budget);
+    let mut response = empty();
+    *response.body_mut() = Body::from(format.write(&page));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response
+}
+
 impl Application for Metrics {
     /// `/metrics` is the page, in the form that the client asks for; any other path is good and empty, as in Triton.
     async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
@@ -33,15 +43,14 @@ impl Application for Metrics {
         if request.method() != Method::GET {
             return Failure::Route(RouteError::MethodNotAllowed).into_response();
         }
-        let (mut response, mut format) = (empty(), Format::Text);
-        if request.uri().path() == "/metrics" {
-            let mut page = self.engine.metrics();
-            page.add_request_memory(&self.byte_budget);
-            format = Format::accepted(request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
-            *response.body_mut() = Body::from(format.write(&page));
-            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        if request.uri().path() != "/metrics" {
+            let mut response = empty();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Format::Text.content_type()));
+            return response;
         }
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut response = page(&self.engine, &self.byte_budget, Format::accepted(accepted));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         response
     }
 

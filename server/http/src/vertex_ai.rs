@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderName, Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use server_core::metrics::Format;
 use server_engine::{AccessLog, Engine, Leaving};
@@ -18,8 +18,7 @@ use crate::{
     connection::Activity,
     dispatch::call,
     error::Failure,
-    health,
-    reply::empty,
+    health, metrics,
     router::{ModelAction, Route, find},
     server::Server,
 };
@@ -72,22 +71,13 @@ impl VertexAi {
             return call(server, activity, route, &method, headers, body).await;
         };
         if redirect == "metrics" && routes.has_metrics {
-            return Ok(self.metrics());
+            return Ok(metrics::page(&server.engine, &server.options.byte_budget, Format::Text));
         }
         // Vertex AI only posts: a call is what its path says
         let path = format!("/{redirect}");
         let Some((route, methods)) = find(&path) else { return Ok(no_such_path()) };
         let method = if methods.contains(&Method::POST) { Method::POST } else { Method::GET };
         call(server, activity, route, &method, headers, body).await
-    }
-
-    fn metrics(&self) -> Response<Body> {
-        let mut page = self.server.engine.metrics();
-        page.add_request_memory(&self.server.options.byte_budget);
-        let mut response = empty();
-        *response.body_mut() = Body::from(Format::Text.write(&page));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Format::Text.content_type()));
-        response
     }
 }
 
