@@ -23,8 +23,6 @@ use super::model::Model;
 
 /// How long a response may wait for a reader that is behind, before its request ends with an error.
 const READER_TIMEOUT: Duration = Duration::from_secs(300);
-/// It looks again at least this often: of threads that send for one request the slot wakes the last alone, and none at its end.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The way back to one caller.
 pub(crate) struct Answering {
@@ -34,6 +32,8 @@ pub(crate) struct Answering {
     /// When its execution began.
     start: Instant,
     state: Mutex<State>,
+    /// Threads that send for this request, until there is room for their responses.
+    waiting: Arc<Waiting>,
 }
 
 struct State {
@@ -55,13 +55,13 @@ impl Answering {
         let reporter = completion.reporter();
         let state =
             State { completion: Some(completion), outcome: None, is_released: false, is_counted: false, reported: 0 };
-        Self { model, reporter, start, state: Mutex::new(state) }
+        Self { model, reporter, start, state: Mutex::new(state), waiting: Arc::default() }
     }
 
     /// That of a request that waits, for a library to look at: it can be answered by nobody.
     pub(crate) fn of_waiting(model: Arc<Model>, completion: &Completion, start: Instant) -> Self {
         let state = State { completion: None, outcome: None, is_released: false, is_counted: true, reported: 0 };
-        Self { model, reporter: completion.reporter(), start, state: Mutex::new(state) }
+        Self { model, reporter: completion.reporter(), start, state: Mutex::new(state), waiting: Arc::default() }
     }
 
     /// What counts it.
@@ -96,7 +96,8 @@ impl Answering {
                     Ok(()) | Err(NotSent::Abandoned) => return Ok(()),
                     Err(NotSent::Full(back)) => reply = *back,
                 }
-                let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                self.waiting.join();
+                let waker = Waker::from(self.waiting.clone());
                 match completion.poll_room(&reply, &mut Context::from_waker(&waker)) {
                     Poll::Ready(()) => continue,
                     Poll::Pending => deadline.saturating_duration_since(Instant::now()),
@@ -109,7 +110,7 @@ impl Answering {
                 self.finish(Some(Err(error.clone())))?;
                 return Err(error);
             }
-            thread::park_timeout(left.min(LOOK_AGAIN));
+            thread::park_timeout(left);
         }
     }
 
@@ -131,6 +132,7 @@ impl Answering {
         completion.finish_unreported(reply, &Marks::at(self.start, self.reporter.now()));
         state.outcome = Some(outcome);
         self.end_if_over(&mut state);
+        self.waiting.wake_by_ref(); // whoever has another response hears that it comes too late
         Ok(())
     }
 
@@ -239,10 +241,26 @@ fn after_the_last(what: &str) -> Error {
 }
 
 /// Wakes a thread that is parked.
-struct Unpark(Thread);
+/// Several threads may send for one request, and a reply slot remembers one waker: it wakes all of them.
+#[derive(Default)]
+struct Waiting(Mutex<Vec<Thread>>);
 
-impl Wake for Unpark {
+impl Waiting {
+    /// The calling thread is woken from now on, once.
+    fn join(&self) {
+        let (mut threads, this) = (self.0.lock(), thread::current());
+        if threads.iter().all(|thread| thread.id() != this.id()) {
+            threads.push(this);
+        }
+    }
+}
+
+impl Wake for Waiting {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.lock().drain(..).for_each(|thread| thread.unpark());
     }
 }
