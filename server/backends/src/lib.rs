@@ -1,13 +1,15 @@
 //! What runs models: one folder per backend, each with the same files. A backend knows the contract in `server_core` and,
-//! if it needs a library, how to find one; it does not know the other backends.
+//! if it needs a library, how to find one; it does not know the other backends. What those over native graph runtimes have in
+//! common is in `native`.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 // Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend and of `nvml` calls into one, `heap` into
-// the C library.
+// the C library, and `native::scratch` aligns memory.
 
 mod dylib;
 mod expect;
 mod heap;
+mod native;
 mod nvml;
 #[cfg(test)]
 mod testing;

@@ -8,7 +8,9 @@
 //! | 3 | the folder of the executable, then `lib` in it | |
 //! | 4 | the known places of the library, e.g. `/opt/onnxruntime/lib`, `/usr/lib` | |
 //!
-//! In a folder: `libNAME.so`, then `libNAME.so.1`, then `libNAME.so.1.*` with the newest version first.
+//! In a folder: `libNAME.so`, then those with a version: the highest first number, and of these the one without further numbers,
+//! else the newest: `libNAME.so.2`, `libNAME.so.1`, `libNAME.so.1.23`, `libNAME.so.1.22`. Whether a version will do is for the
+//! backend to say.
 
 use std::{
     env,
@@ -63,19 +65,19 @@ fn find_in(place: &Path, file_name: &str) -> Option<PathBuf> {
     if !place.is_dir() {
         return place.exists().then(|| place.to_path_buf());
     }
-    let major = format!("{file_name}.1");
-    let plain = [place.join(file_name), place.join(&major)];
-    plain.into_iter().find(|path| path.exists()).or_else(|| newest(place, &format!("{major}.")))
+    let plain = place.join(file_name);
+    if plain.exists() { Some(plain) } else { best_version(place, &format!("{file_name}.")) }
 }
 
-/// The file with that beginning and the highest numbers after it.
-fn newest(folder: &Path, prefix: &str) -> Option<PathBuf> {
+/// The file with that beginning and the best numbers after it.
+fn best_version(folder: &Path, prefix: &str) -> Option<PathBuf> {
     let names = folder.read_dir().ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let versions = names.filter_map(|name| {
         let numbers = name.strip_prefix(prefix)?.split('.').map(|part| part.parse::<u32>().ok());
-        Some((numbers.collect::<Option<Vec<u32>>>()?, name))
+        let numbers = numbers.collect::<Option<Vec<u32>>>()?;
+        Some((numbers.first().copied(), numbers.len() == 1, numbers, name))
     });
-    versions.max().map(|(_, name)| folder.join(name))
+    versions.max().map(|(.., name)| folder.join(name))
 }
 
 #[cfg(test)]
@@ -119,11 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn in_a_folder_plain_names_come_before_the_newest_version() {
+    fn in_a_folder_plain_names_come_before_versions_and_the_highest_of_these_first() {
         check(&["libthing.so", "libthing.so.1", "libthing.so.1.2"], Some("libthing.so"));
         check(&["libthing.so.1", "libthing.so.1.2"], Some("libthing.so.1"));
         check(&["libthing.so.1.9.3", "libthing.so.1.23.2", "libthing.so.1.23.10"], Some("libthing.so.1.23.10"));
         check(&["libthing.so.1.bak", "libother.so"], None);
+        check(&["libthing.so.2530", "libthing.so.2640"], Some("libthing.so.2640"));
+        check(&["libthing.so.10", "libthing.so.10.15.1", "libthing.so.9"], Some("libthing.so.10"));
     }
 
     #[test]

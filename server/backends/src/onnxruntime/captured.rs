@@ -23,7 +23,7 @@ use ort::{
 use server_core::tensor::{DataType, Shape};
 
 use super::{
-    convert::data_type_of,
+    element::data_type_of,
     device_copy::Device,
     raw::{Failure, Value, Values, check},
 };
@@ -288,24 +288,24 @@ mod tests {
     use server_core::{backend::Settings, config::ModelConfig};
 
     use super::{
-        super::{library, options::SessionOptions, raw::Runner},
+        super::{library, options::SessionOptions, raw::NamedSession},
         *,
     };
     use crate::testing::{onnxruntime_settings, source};
 
     /// Sum and difference, in runs that are captured on the host.
-    fn runner() -> Option<Runner> {
+    fn runner() -> Option<NamedSession> {
         let runtime = library::runtime(&onnxruntime_settings()?).unwrap();
         let options = SessionOptions::read(&ModelConfig::default(), &Settings::new(), Path::new("/m")).unwrap();
         let file = source("m").version_dir.join("add_sub.onnx");
         let session: Session = options.builder(runtime).unwrap().commit_from_file(file).unwrap();
         let captured = Captured::new(Device::Host, || Ok(RunOptions::new()?)).unwrap();
         let names = |names: [&CStr; 2]| names.map(CString::from).into();
-        Some(Runner::new(session.inner(), names([c"A", c"B"]), names([c"SUM", c"DIFFERENCE"]), None, Some(captured)))
+        Some(NamedSession::new(session.inner(), names([c"A", c"B"]), names([c"SUM", c"DIFFERENCE"]), None, Some(captured)))
     }
 
     #[track_caller]
-    fn check(runner: &mut Runner, rows: usize, start: f32, outputs: &[usize]) {
+    fn check(runner: &mut NamedSession, rows: usize, start: f32, outputs: &[usize]) {
         let a: Vec<f32> = (0..4 * rows).map(|index| start + index as f32).collect();
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let (a_bytes, b_bytes) = (bytes(&a), bytes(&vec![2.0; a.len()]));
@@ -316,7 +316,7 @@ mod tests {
             let sign = [1.0, -1.0][*number];
             let expect: Vec<f32> = a.iter().map(|a| a + 2.0 * sign).collect();
             assert_eq!(
-                made.bytes(DataType::Fp32).unwrap(),
+                made.bytes().unwrap(),
                 bytes(&expect),
                 "{rows} rows from {start}, output {number}"
             );

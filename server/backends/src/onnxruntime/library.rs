@@ -19,11 +19,16 @@ use server_core::{
 use super::{
     arena::Arenas,
     newer::Newer,
-    options::{MOST_THREADS, flag, number, usable_threads},
     plugins::Plugins,
     raw::{self, Failure},
 };
-use crate::dylib::{self, Library, LoadError, Wanted};
+use crate::{
+    dylib::{self, Library, LoadError, Wanted},
+    native::{
+        loading,
+        settings::{MOST_THREADS, flag, number, usable_threads},
+    },
+};
 
 const TARGET: &str = "onnxruntime";
 
@@ -100,14 +105,7 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 fn describe(error: LoadError) -> Error {
-    match error {
-        LoadError::NotFound { .. } => {
-            Error::invalid_argument(format!("unable to find backend library for backend 'onnxruntime': {error}"))
-        }
-        LoadError::Refused { .. } | LoadError::Unsuitable { .. } => {
-            Error::internal(format!("unable to load backend library for backend 'onnxruntime': {error}"))
-        }
-    }
+    loading::without_library("onnxruntime", &error)
 }
 
 fn global_threads(settings: &Settings) -> std::result::Result<GlobalThreadPoolOptions, ort::Error> {

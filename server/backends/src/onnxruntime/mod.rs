@@ -1,17 +1,15 @@
 //! The `onnxruntime` backend: ONNX models, on the CPU or on GPUs. The library is opened when the first model needs it.
 //!
-//! [`library`] opens it, and [`plugins`] libraries with further execution providers, [`signature`] and [`declared`] read a model file's inputs and outputs, [`complete`] and [`verify`]
-//! compare them with a configuration, [`options`], [`providers`] and [`provider_options`] set a session up, [`instance`] runs it, [`convert`]
-//! moves tensors, [`computed`] makes those that describe a batch, [`sequence`] says which belong to sequences, and [`raw`] has the calls that are not safe by themselves.
+//! [`library`] opens it, and [`plugins`] libraries with further execution providers, [`describe`] and [`declared`] read a model file's
+//! inputs and outputs, [`options`], [`providers`] and [`provider_options`] set a session up, [`runner`] runs it, and [`raw`] has the
+//! calls that are not safe by themselves. What lies between a run and its requests is in [`crate::native`].
 
 mod arena;
 mod captured;
-mod complete;
-mod computed;
-mod convert;
 mod declared;
+mod describe;
 mod device_copy;
-mod instance;
+mod element;
 mod library;
 mod model;
 mod newer;
@@ -20,25 +18,21 @@ mod plugins;
 mod provider_options;
 mod providers;
 mod raw;
-mod sequence;
+mod runner;
 #[cfg(test)]
 mod sequence_tests;
-mod signature;
 #[cfg(test)]
 mod tests;
-mod verify;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use server_core::{
     backend::{Backend, Host, Model, ModelSource, Settings},
     config::ModelConfig,
-    error::{Error, Result},
+    error::Result,
 };
 
+use crate::native::{complete, loading, settings};
 use model::OnnxModel;
 
 /// `--backend-config=onnxruntime,default-max-batch-size=` if it is not given.
@@ -73,7 +67,7 @@ impl Backend for OnnxRuntime {
         let runtime = library::runtime(&self.settings)?;
         let mut of_any_shape = Vec::new();
         if may_complete && !complete::is_complete(config) {
-            let default = options::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
+            let default = settings::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
             let file = model::file(source, config)?;
             let signature = guarded(&source.name, || model::inspect(runtime, &file, config, &source.model_dir))?;
             of_any_shape = complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
@@ -84,6 +78,5 @@ impl Backend for OnnxRuntime {
 
 /// Runs a step of loading so that a mistake in it costs this model and nothing else.
 fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    let failed = || Error::internal(format!("backend 'onnxruntime' failed inside while it loaded model '{model}'"));
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| Err(failed()))
+    loading::guarded("onnxruntime", model, step)
 }

@@ -13,46 +13,28 @@ use server_core::{
     backend::{Device, Health, Instance, MemoryUse, Model, ModelSource, Placement, Settings},
     config::ModelConfig,
     error::{Code, Error, Result},
-    tensor::{DataType, Name, Shape},
 };
 
 use server_proto::inference::model_instance_group::Kind;
 
 use super::{
     captured::Captured,
-    computed::ComputedInput,
-    convert::{Input, Output, Restore},
-    device_copy, guarded,
-    instance::OnnxInstance,
+    describe, device_copy, element, guarded,
     library::Runtime,
     options::SessionOptions,
     providers::{self, Provider},
-    raw::{Failure, Runner},
-    sequence,
-    signature::{Offered, Signature},
-    verify,
+    raw::{Failure, NamedSession},
+    runner::Runner,
 };
+use crate::native::{BatchInstance, Signature, Tensors, loading, verify};
 
 const DEFAULT_FILE: &str = "model.onnx";
 
-/// The file to open: `default_model_filename` or `model.onnx` in the version's folder, or `model.onnx` in the folder of
-/// that name.
+/// The file to open.
 ///
-/// Errors: `Unavailable` if it is not there, or is no file: reading a pipe or a device would never end.
+/// Errors: it is not there.
 pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf> {
-    let name = Some(config.default_model_filename.as_str()).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_FILE);
-    let path = source.version_dir.join(name);
-    let path = if path.is_dir() { path.join(DEFAULT_FILE) } else { path };
-    match path.metadata() {
-        Ok(found) if found.is_file() => Ok(path),
-        Ok(_) => {
-            Err(Error::unavailable(format!("'{}' for model '{}' is not a regular file", path.display(), source.name)))
-        }
-        Err(_) => {
-            let text = format!("unable to find '{}' for model instance '{}'", path.display(), source.name);
-            Err(Error::unavailable(text))
-        }
-    }
+    loading::file(source, config, DEFAULT_FILE)
 }
 
 /// What a model file takes and gives, without making it ready to run. A file that only an execution provider understands is
@@ -70,7 +52,7 @@ pub(super) fn inspect(runtime: &Runtime, file: &Path, config: &ModelConfig, mode
             open(providers::register(builder()?, &providers, runtime)?, file, &providers)?
         }
     };
-    Ok(Signature::of(&session, file))
+    Ok(describe::signature(&session, file))
 }
 
 /// Where the first instance of a configuration runs.
@@ -136,8 +118,8 @@ impl OnnxModel {
         let providers = providers::plan(config, placement.device, |name| self.runtime.plugins.has(name))?;
         let builder = options.builder(self.runtime)?;
         let session = open(providers::register(builder, &providers, self.runtime)?, file, &providers)?;
-        let signature = Signature::of(&session, file);
-        verify::verify(config, &signature)?;
+        let signature = describe::signature(&session, file);
+        verify(config, &signature, element::name)?;
         let captured = match placement.device {
             Device::Gpu(id) if providers.iter().any(Provider::captures_runs) => {
                 let (options, placement_device) = (options.clone(), placement.device);
@@ -187,19 +169,14 @@ impl Model for OnnxModel {
         guarded(&config.name, || {
             let (session, signature, captured) =
                 self.session(placement).map_err(|error| on_device(error, placement))?;
-            let inputs = inputs(config, &signature)?;
-            let outputs = outputs(config, &signature)?;
-            let computed = ComputedInput::all(config)?;
-            let targets = computed.iter().flat_map(|input| &input.targets).map(String::as_str);
-            let input_names = inputs.iter().map(|input| &*input.name).chain(targets).map(terminated);
-            let input_names = input_names.collect::<Result<_>>()?;
-            let output_names = outputs.iter().map(|output| terminated(&output.name)).collect::<Result<_>>()?;
+            let tensors = Tensors::of(config, &signature)?;
+            let input_names = tensors.input_names().map(terminated).collect::<Result<_>>()?;
+            let output_names = tensors.output_names().map(terminated).collect::<Result<_>>()?;
             self.sessions.lock().push((Arc::downgrade(&session.inner()), placement.device));
             let options = self.configured()?.options.run_options(placement.device)?;
-            let runner = Runner::new(session.inner(), input_names, output_names, options, captured);
-            let has_rows = config.max_batch_size > 0;
-            let name = placement.instance_name.clone();
-            Ok(Box::new(OnnxInstance::new(name, runner, inputs, computed, outputs, has_rows)) as Box<dyn Instance>)
+            let session = NamedSession::new(session.inner(), input_names, output_names, options, captured);
+            let (name, has_rows) = (placement.instance_name.clone(), config.max_batch_size > 0);
+            Ok(Box::new(BatchInstance::new(name, Runner(session), tensors, has_rows)) as Box<dyn Instance>)
         })
     }
 }
@@ -213,73 +190,6 @@ fn on_device(error: Error, placement: &Placement) -> Error {
         }
         _ => error,
     }
-}
-
-fn inputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Input>> {
-    let batches = config.max_batch_size > 0;
-    let input = |input: &server_proto::inference::ModelInput| {
-        let rank = signature.input(&input.name).and_then(Offered::rank);
-        Ok(Input {
-            name: Name::from(input.name.as_str()),
-            data_type: data_type(&input.name, input.data_type)?,
-            is_scalar: rank == Some(0),
-            is_optional: input.optional,
-            is_ragged: batches && input.allow_ragged_batch,
-        })
-    };
-    let mut inputs: Vec<Input> = config.input.iter().map(input).collect::<Result<_>>()?;
-    let by_server = |name: &str, data_type| Input {
-        name: Name::from(name),
-        data_type,
-        is_scalar: signature.input(name).and_then(Offered::rank) == Some(0),
-        is_optional: false,
-        is_ragged: false,
-    };
-    inputs.extend(sequence::controls(config).map(|control| by_server(control.name, control.data_type)));
-    for state in sequence::states(config) {
-        if inputs.iter().all(|input| *input.name != *state.input_name) {
-            inputs.push(by_server(&state.input_name, sequence::data_type(state)?));
-        }
-    }
-    Ok(inputs)
-}
-
-fn outputs(config: &ModelConfig, signature: &Signature) -> Result<Vec<Output>> {
-    let output = |output: &server_proto::inference::ModelOutput| {
-        let rank = signature.output(&output.name).and_then(Offered::rank);
-        let by_input = config.batch_output.iter().find(|batch| batch.target_name.contains(&output.name));
-        if let Some(source) = by_input.and_then(|batch| batch.source_input.first()) {
-            let (name, dims) = (Name::from(output.name.as_str()), Shape::from_slice(&output.dims));
-            let restore = Restore::ByInput { source: source.as_str().into(), dims };
-            let data_type = data_type(&output.name, output.data_type)?;
-            return Ok(Output { name, data_type, restore, is_answered: true, renews_state: false });
-        }
-        let restore = match &output.reshape {
-            Some(reshape) if rank != Some(0) => {
-                Restore::Reshape { reshape: Shape::from_slice(&reshape.shape), dims: Shape::from_slice(&output.dims) }
-            }
-            _ if rank.is_some_and(|rank| rank > 0) => Restore::Same,
-            // What has any rank may turn out a scalar.
-            _ => Restore::Scalar { dims: Shape::from_slice(&output.dims), is_declared: rank == Some(0) },
-        };
-        let name = Name::from(output.name.as_str());
-        let renews_state = sequence::renews(config, &output.name);
-        let data_type = data_type(&output.name, output.data_type)?;
-        Ok(Output { name, data_type, restore, is_answered: true, renews_state })
-    };
-    let mut outputs: Vec<Output> = config.output.iter().map(output).collect::<Result<_>>()?;
-    for state in sequence::states(config) {
-        if outputs.iter().all(|output| *output.name != *state.output_name) {
-            let (name, data_type) = (Name::from(state.output_name.as_str()), sequence::data_type(state)?);
-            let restore = Restore::Same;
-            outputs.push(Output { name, data_type, restore, is_answered: false, renews_state: true });
-        }
-    }
-    Ok(outputs)
-}
-
-fn data_type(name: &str, number: i32) -> Result<DataType> {
-    DataType::from_config(number).ok_or_else(|| Error::invalid_argument(format!("'{name}' must specify 'data_type'")))
 }
 
 fn terminated(name: &str) -> Result<CString> {

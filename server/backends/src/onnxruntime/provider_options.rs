@@ -11,7 +11,7 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::options::{integer, switch};
+use crate::native::settings::{integer, switch};
 
 /// Options of a provider, by its own names.
 pub(super) type Options = BTreeMap<String, String>;

@@ -15,10 +15,10 @@ use server_core::{
 
 use super::{
     library::Runtime,
-    options::is_on,
     provider_options::{Options, cuda_options, cuda_parameters, tensorrt_options},
     raw::{self, Failure},
 };
+use crate::native::settings::is_on;
 
 /// A provider and its options, in the order of preference.
 #[derive(Debug, Clone, PartialEq, Eq)]

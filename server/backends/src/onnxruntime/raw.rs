@@ -8,7 +8,6 @@ use std::{
     ffi::{CStr, CString, c_char, c_void},
     marker::PhantomData,
     mem::ManuallyDrop,
-    ops::Range,
     ptr::{self, NonNull},
     slice,
     sync::{Arc, OnceLock},
@@ -24,7 +23,7 @@ use smallvec::SmallVec;
 
 use super::{
     captured::{Captured, Names},
-    convert::element,
+    element::{data_type_of, element},
 };
 use crate::dylib::{Library, LoadError};
 
@@ -126,8 +125,6 @@ pub(super) fn available_providers() -> Vec<String> {
 #[derive(Debug)]
 pub(super) struct Value<'a> {
     pointer: NonNull<sys::OrtValue>,
-    /// Addresses of the borrowed memory; empty if the tensor owns its own.
-    borrowed: Range<usize>,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -165,9 +162,7 @@ impl<'a> Value<'a> {
                 &mut value,
             )
         })?;
-        let mut value = Self::owned(value)?;
-        value.borrowed = start.addr()..start.addr() + data.len();
-        Ok(value)
+        Self::owned(value)
     }
 
     /// A tensor of byte strings. They are copied, for ONNX Runtime keeps them in objects of its own.
@@ -231,7 +226,7 @@ impl<'a> Value<'a> {
 
     fn owned(value: *mut sys::OrtValue) -> Result<Self, Failure> {
         let nothing = || Failure::without("no tensor came back");
-        Ok(Self { pointer: NonNull::new(value).ok_or_else(nothing)?, borrowed: 0..0, memory: PhantomData })
+        Ok(Self { pointer: NonNull::new(value).ok_or_else(nothing)?, memory: PhantomData })
     }
 
     /// ONNX Runtime's number of the element type, and the shape.
@@ -257,12 +252,11 @@ impl<'a> Value<'a> {
 
     /// The elements as bytes.
     ///
-    /// Errors: the tensor is not of that type and shape, or not on the host.
-    pub(super) fn bytes(&self, data_type: DataType) -> Result<&[u8], Failure> {
+    /// Errors: they have no fixed size, or are not on the host.
+    pub(super) fn bytes(&self) -> Result<&[u8], Failure> {
         let (number, shape) = self.describe()?;
-        let length = (number == element(data_type) as i32).then(|| byte_count(data_type, &shape)).flatten();
-        let length =
-            length.ok_or_else(|| Failure::invalid_argument(format!("the tensor is not of type {data_type}")))?;
+        let length = data_type_of(number).and_then(|data_type| byte_count(data_type, &shape));
+        let length = length.ok_or_else(|| Failure::invalid_argument("the elements of the tensor have no fixed size"))?;
         if length == 0 {
             return Ok(&[]);
         }
@@ -271,26 +265,25 @@ impl<'a> Value<'a> {
         check(unsafe { (ort::api().GetTensorMutableData)(self.pointer.as_ptr(), &mut data) })?;
         let data =
             NonNull::new(data.cast::<u8>()).ok_or_else(|| Failure::invalid_argument("the tensor has no data"))?;
-        // SAFETY: type and shape, checked above, give the length of the data; `Run` leaves outputs in host memory.
+        // SAFETY: type and shape give the length of the data; `Run` leaves outputs in host memory.
         Ok(unsafe { slice::from_raw_parts(data.as_ptr(), length) })
     }
 
     /// The elements as shared bytes, without a copy. The tensor lives until the last holder drops them.
     ///
-    /// A model may hand one of its `inputs` on as an output: such memory is only borrowed, and is copied.
+    /// `is_borrowed` says of an address whether it is memory that a run was given: a model may hand one of its inputs on as an
+    /// output. Such memory is copied.
     pub(super) fn into_bytes(
         self,
-        data_type: DataType,
-        inputs: &[(usize, Value<'a>)],
+        is_borrowed: impl FnOnce(usize) -> bool,
         session: &Arc<SharedSessionInner>,
     ) -> Result<Bytes, Failure> {
-        let data = self.bytes(data_type)?;
+        let data = self.bytes()?;
         let (start, length) = (data.as_ptr(), data.len());
-        let is_borrowed = inputs.iter().any(|(_, input)| input.borrowed.contains(&start.addr()));
-        if is_borrowed || length == 0 {
+        if length == 0 || is_borrowed(start.addr()) {
             return Ok(Bytes::copy_from_slice(data));
         }
-        let value = Value { pointer: ManuallyDrop::new(self).pointer, borrowed: 0..0, memory: PhantomData };
+        let value = Value { pointer: ManuallyDrop::new(self).pointer, memory: PhantomData };
         Ok(Bytes::from_owner(Kept { start, length, _value: value, _session: session.clone() }))
     }
 
@@ -333,12 +326,12 @@ impl Drop for Value<'_> {
 }
 
 /// Whether a tensor of that type may lie over the bytes as they are.
-pub(super) fn is_aligned(data: &[u8], data_type: DataType) -> bool {
+fn is_aligned(data: &[u8], data_type: DataType) -> bool {
     data.is_empty() || data.as_ptr().addr().is_multiple_of(data_type.byte_size().unwrap_or(1))
 }
 
 /// A session with the names of its tensors, ready to run.
-pub(super) struct Runner {
+pub(super) struct NamedSession {
     session: Arc<SharedSessionInner>,
     inputs: Vec<CString>,
     outputs: Vec<CString>,
@@ -346,7 +339,7 @@ pub(super) struct Runner {
     captured: Option<Captured>,
 }
 
-impl Runner {
+impl NamedSession {
     /// Names come in the order in which `run` counts them. `captured`: runs are captured and replayed.
     pub(super) fn new(
         session: Arc<SharedSessionInner>,
@@ -411,28 +404,6 @@ impl Runner {
             captured.prepare(&self.session, inputs, outputs, &made);
         }
         Ok(made)
-    }
-}
-
-/// Memory that inputs of a batch are gathered in: aligned for every type, grown when needed, used again and again.
-#[derive(Default)]
-pub(super) struct Scratch {
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Scratch {
-    /// The first `length` bytes. What they hold is left over from earlier.
-    pub(super) fn bytes(&mut self, length: usize) -> &mut [u8] {
-        let lines = length.div_ceil(size_of::<Line>());
-        if lines > self.lines.len() {
-            self.lines.resize(lines, Line([0; 64]));
-        }
-        // SAFETY: a line is 64 initialised bytes without padding, and there are at least enough of them for the length.
-        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
     }
 }
 

@@ -12,13 +12,13 @@ use server_proto::inference::{
 };
 
 /// One control input of a configuration.
-pub(super) struct ControlInput<'a> {
-    pub(super) name: &'a str,
-    pub(super) data_type: DataType,
+pub(crate) struct ControlInput<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) data_type: DataType,
 }
 
 /// The controls of a verified configuration.
-pub(super) fn controls(config: &ModelConfig) -> impl Iterator<Item = ControlInput<'_>> {
+pub(crate) fn controls(config: &ModelConfig) -> impl Iterator<Item = ControlInput<'_>> {
     let inputs = batching(config).map_or(&[][..], |batching| &batching.control_input);
     inputs.iter().filter_map(|input| {
         let control = input.control.first()?;
@@ -33,25 +33,25 @@ pub(super) fn controls(config: &ModelConfig) -> impl Iterator<Item = ControlInpu
 }
 
 /// The states of a configuration.
-pub(super) fn states(config: &ModelConfig) -> &[State] {
+pub(crate) fn states(config: &ModelConfig) -> &[State] {
     batching(config).map_or(&[], |batching| &batching.state)
 }
 
 /// Whether the server fills that input in.
-pub(super) fn feeds(config: &ModelConfig, input: &str) -> bool {
+pub(crate) fn feeds(config: &ModelConfig, input: &str) -> bool {
     let is_control = batching(config).is_some_and(|batching| batching.control_input.iter().any(|it| it.name == input));
     is_control || states(config).iter().any(|state| state.input_name == input)
 }
 
 /// Whether that output renews a state.
-pub(super) fn renews(config: &ModelConfig, output: &str) -> bool {
+pub(crate) fn renews(config: &ModelConfig, output: &str) -> bool {
     states(config).iter().any(|state| state.output_name == output)
 }
 
 /// Type of a state.
 ///
 /// Errors: the configuration has none.
-pub(super) fn data_type(state: &State) -> Result<DataType> {
+pub(crate) fn data_type(state: &State) -> Result<DataType> {
     DataType::from_config(state.data_type)
         .ok_or_else(|| Error::invalid_argument(format!("state input '{}' must specify 'data_type'", state.input_name)))
 }

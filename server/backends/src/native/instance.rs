@@ -1,4 +1,4 @@
-//! One execution context: takes a batch, feeds the session, gives every request its part. What it allocates per batch
+//! One execution context: takes a batch, feeds the runner, gives every request its part. What it allocates per batch
 //! are the responses; packed inputs and strings use memory that stays.
 
 use std::{
@@ -17,25 +17,25 @@ use server_core::{
 use smallvec::SmallVec;
 
 use super::{
-    computed::ComputedInput,
-    convert::{Input, InputError, Output, Run, Texts},
-    raw::{Runner, Scratch, Values},
+    input::InputError,
+    output::{Output, Run, Texts},
+    runner::{Fed, Runner},
+    scratch::Scratch,
+    tensors::Tensors,
 };
 use crate::heap::TrimAfter;
 
-/// A session and what it needs to serve requests.
-pub(super) struct OnnxInstance {
+/// A runner and what it needs to serve requests.
+pub(crate) struct BatchInstance<R> {
     name: String,
-    runner: Runner,
-    inputs: Vec<Input>,
-    computed: Vec<ComputedInput>,
-    outputs: Vec<Output>,
+    runner: R,
+    tensors: Tensors,
     /// The first dimension of every tensor is the batch.
     has_rows: bool,
     /// One per input.
     packed: Vec<Scratch>,
     texts: Texts,
-    /// After the session.
+    /// After the runner.
     _memory: TrimAfter,
 }
 
@@ -46,23 +46,16 @@ struct Moments {
     output_start: Option<Instant>,
 }
 
-impl OnnxInstance {
-    /// `runner` counts names in the order of `inputs`, then those of `computed`, and of `outputs`.
-    pub(super) fn new(
-        name: String,
-        runner: Runner,
-        inputs: Vec<Input>,
-        computed: Vec<ComputedInput>,
-        outputs: Vec<Output>,
-        has_rows: bool,
-    ) -> Self {
-        let packed = inputs.iter().map(|_| Scratch::default()).collect();
-        Self { name, runner, inputs, computed, outputs, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
+impl<R: Runner> BatchInstance<R> {
+    /// `runner` counts inputs and outputs in the order of `tensors`. `has_rows`: the first dimension of every tensor is the batch.
+    pub(crate) fn new(name: String, runner: R, tensors: Tensors, has_rows: bool) -> Self {
+        let packed = tensors.inputs.iter().map(|_| Scratch::default()).collect();
+        Self { name, runner, tensors, has_rows, packed, texts: Texts::default(), _memory: TrimAfter }
     }
 
     /// One reply per request, in order.
     fn run_all(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
-        let has_scalar = self.outputs.iter().any(Output::is_scalar);
+        let has_scalar = self.tensors.outputs.iter().any(Output::is_scalar);
         let together = if self.has_rows && !has_scalar { requests.len() } else { 1 };
         requests.chunks(together.max(1)).for_each(|group| self.run_or_split(group, replies, moments));
     }
@@ -89,8 +82,8 @@ impl OnnxInstance {
 
     /// Runs requests together and appends their answers; appends nothing if that fails.
     fn run(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) -> Result<(), InputError> {
-        let Self { runner, inputs, computed, outputs, packed, texts, has_rows, .. } = self;
-        let mut fed = SmallVec::<[_; 8]>::new();
+        let Self { runner, tensors: Tensors { inputs, computed, outputs }, packed, texts, has_rows, .. } = self;
+        let mut fed = SmallVec::<[(usize, Fed<'_>); 8]>::new();
         for ((number, input), scratch) in inputs.iter().enumerate().zip(packed) {
             if let Some(value) = input.feed(requests, number, scratch)? {
                 fed.push((number, value));
@@ -98,23 +91,26 @@ impl OnnxInstance {
         }
         let mut number = inputs.len();
         for input in computed {
-            for value in input.feed(requests)? {
-                fed.push((number, value));
-                number += 1;
-            }
+            let count = input.targets.len();
+            let value = input.feed(requests)?;
+            fed.extend((number..number + count).map(|number| (number, value.clone())));
+            number += count;
         }
         moments.input_end.get_or_insert_with(Instant::now);
 
         let is_wanted = |output: &Output| requests.iter().any(|pending| output.is_wanted(pending));
         let wanted: SmallVec<[usize; 8]> =
             outputs.iter().enumerate().filter(|(_, output)| is_wanted(output)).map(|(number, _)| number).collect();
-        let computed: Values<'_> = runner.run(&fed, &wanted)?;
+        let values = runner.run(&fed, &wanted)?;
         moments.output_start = Some(Instant::now());
+        if values.len() != wanted.len() {
+            return Err(InputError::Failed(Error::internal("an output is missing")));
+        }
 
         let first = replies.len();
         replies.resize_with(first + requests.len(), || Ok(Outputs::default()));
-        let run = Run { inputs: &fed, session: runner.session(), requests, has_rows: *has_rows };
-        for (&number, value) in wanted.iter().zip(computed) {
+        let run = Run { fed: &fed, requests, has_rows: *has_rows };
+        for (&number, value) in wanted.iter().zip(values) {
             if let Err(error) = outputs[number].distribute(value, &run, texts, &mut replies[first..]) {
                 replies.truncate(first);
                 return Err(InputError::Failed(error));
@@ -124,7 +120,7 @@ impl OnnxInstance {
     }
 }
 
-impl Instance for OnnxInstance {
+impl<R: Runner> Instance for BatchInstance<R> {
     fn execute(&mut self, batch: Batch) {
         let mut moments = Moments::default();
         let mut replies = Vec::with_capacity(batch.pending().len());
@@ -141,6 +137,6 @@ impl Instance for OnnxInstance {
     }
 
     fn runs_on_any_thread(&self) -> bool {
-        true // a session may be run by any thread; what it allocates per batch is the instance's own
+        self.runner.runs_on_any_thread() // what is kept between batches is the instance's own
     }
 }

@@ -14,13 +14,13 @@ use super::{
     signature::{Offered, Signature},
 };
 
-/// Checks number, names, types and shapes of the configured inputs and outputs.
+/// Checks number, names, types and shapes of the configured inputs and outputs. `type_name`: the runtime's word for a type.
 ///
 /// Errors: `InvalidArgument` at the first contradiction; `Unsupported` for what no request can carry.
-pub(super) fn verify(config: &ModelConfig, model: &Signature) -> Result<()> {
+pub(crate) fn verify(config: &ModelConfig, model: &Signature, type_name: fn(DataType) -> String) -> Result<()> {
     let known: BTreeSet<&str> = model.inputs.iter().chain(&model.initializers).map(|input| &*input.name).collect();
     let outputs: BTreeSet<&str> = model.outputs.iter().map(|output| &*output.name).collect();
-    sequence::controls(config).try_for_each(|control| check_control(config, model, &control))?;
+    sequence::controls(config).try_for_each(|control| check_control(config, model, &control, type_name))?;
     let is_constant = |name: &str| model.initializers.iter().any(|constant| constant.name == name);
     let by_caller = config.input.iter().filter(|input| !input.optional && !is_constant(&input.name)).count();
     let (configured, provided) = (by_caller + fed_by_server(config), model.inputs.len());
@@ -103,7 +103,12 @@ fn unexpected(config: &ModelConfig, side: &str, name: &str, allowed: &BTreeSet<&
 }
 
 /// A control is an input of the model with one value per row.
-fn check_control(config: &ModelConfig, model: &Signature, control: &ControlInput<'_>) -> Result<()> {
+fn check_control(
+    config: &ModelConfig,
+    model: &Signature,
+    control: &ControlInput<'_>,
+    type_name: fn(DataType) -> String,
+) -> Result<()> {
     let name = control.name;
     let missing = || {
         Error::invalid_argument(format!(
@@ -120,24 +125,12 @@ fn check_control(config: &ModelConfig, model: &Signature, control: &ControlInput
     if data_type != control.data_type {
         let text = format!(
             "sequence control '{name}', the model expects data-type {} but the model configuration specifies data-type {}",
-            onnx_name(data_type),
+            type_name(data_type),
             control.data_type.to_config().as_str_name()
         );
         return Err(unable(config, &text));
     }
     Ok(())
-}
-
-/// ONNX's word for a type.
-fn onnx_name(data_type: DataType) -> String {
-    match data_type {
-        DataType::Fp16 => "FLOAT16".into(),
-        DataType::Fp32 => "FLOAT".into(),
-        DataType::Fp64 => "DOUBLE".into(),
-        DataType::Bf16 => "BFLOAT16".into(),
-        DataType::Bytes => "STRING".into(),
-        other => other.to_string(),
-    }
 }
 
 fn check_type(config: &ModelConfig, side: &str, offered: &Offered, configured: i32) -> Result<()> {
@@ -237,7 +230,8 @@ mod tests {
 
     #[track_caller]
     fn check(config: &ModelConfig, model: &Signature, expect: &str) {
-        let text = verify(config, model).map_or_else(|error| error.message.to_string(), |()| "fits".into());
+        let text = verify(config, model, |data_type| data_type.to_string())
+            .map_or_else(|error| error.message.to_string(), |()| "fits".into());
         assert_eq!(text, expect);
     }
 
@@ -293,9 +287,8 @@ mod tests {
     #[test]
     fn what_no_request_can_carry_is_refused_with_model_and_tensor() {
         let mut foreign = model(&[2], &[2]);
-        foreign.outputs[0].kind = Kind::Other("ONNX_TYPE_MAP");
-        let text = "unable to load model 'm', Unsupported ONNX Type 'ONNX_TYPE_MAP' for I/O 'OUT', expected 'ONNX_TYPE_TENSOR'.";
-        check(&config(0, &[2], &[2]), &foreign, text);
+        foreign.outputs[0].kind = Kind::Other("output 'OUT' is a map".into());
+        check(&config(0, &[2], &[2]), &foreign, "unable to load model 'm', output 'OUT' is a map");
     }
 
     #[test]

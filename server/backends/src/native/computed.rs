@@ -9,10 +9,7 @@ use server_core::{
 };
 use server_proto::inference::batch_input::Kind;
 
-use super::{
-    convert::InputError,
-    raw::{Scratch, Value},
-};
+use super::{input::InputError, runner::Fed, scratch::Scratch};
 
 /// One `batch_input`.
 pub(super) struct ComputedInput {
@@ -40,8 +37,8 @@ impl ComputedInput {
         config.batch_input.iter().map(one).collect()
     }
 
-    /// Its value for these requests, once per target.
-    pub(super) fn feed<'a>(&'a mut self, requests: &[Pending]) -> std::result::Result<Vec<Value<'a>>, InputError> {
+    /// Its value for these requests, the same for each target.
+    pub(super) fn feed(&mut self, requests: &[Pending]) -> std::result::Result<Fed<'_>, InputError> {
         let missing = || {
             let text =
                 format!("input '{}' is missing, from which '{}' is computed", self.source, self.targets.join(", "));
@@ -56,8 +53,6 @@ impl ComputedInput {
             .map_err(|error| InputError::Failed(Error::internal(format!("input '{}': {error}", self.source))))?;
         let kept = self.bytes.bytes(bytes.len());
         kept.copy_from_slice(&bytes);
-        let kept: &'a [u8] = kept;
-        let values = self.targets.iter().map(|_| Value::over(kept, &shape, self.data_type));
-        Ok(values.collect::<std::result::Result<_, _>>()?)
+        Ok(Fed::Numbers { data_type: self.data_type, shape: shape.as_slice().into(), bytes: kept })
     }
 }
