@@ -43,7 +43,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "triton-operator.image" -}}
 {{- $image := index . 0 -}}
 {{- $root := index . 1 -}}
-{{- $name := printf "%s/%s" $root.Values.registry $image.repository -}}
+{{- $variant := default "onnx" $image.variant -}}
+{{- $suffix := ternary "" (printf "-%s" $variant) (eq $variant "onnx") -}}
+{{- $name := printf "%s/%s%s" $root.Values.registry $image.repository $suffix -}}
 {{- if $image.digest -}}
 {{ printf "%s@%s" $name $image.digest }}
 {{- else -}}

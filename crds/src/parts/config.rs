@@ -20,6 +20,10 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub platform: Option<String>,
+    /// What runs the backend, where it is not its library: model.py for PyTorch models that are written in Python.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub runtime: Option<String>,
     /// File name of the model within a version folder. Default: that of the backend, such as model.onnx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]

@@ -264,9 +264,9 @@ pub enum ModelFormat {
     Onnx,
     /// A TensorRT plan (model.plan).
     Tensorrt,
-    /// A TorchScript module (model.pt).
+    /// A PyTorch model: a TorchScript module (model.pt), an exported one (model.pt2), or a class in Python (model.py, with config.runtime).
     Pytorch,
-    /// A TensorFlow SavedModel (model.savedmodel).
+    /// A TensorFlow SavedModel (the folder model.savedmodel) or a graph (model.graphdef).
     Tensorflow,
     /// An OpenVINO network (model.xml and model.bin).
     Openvino,

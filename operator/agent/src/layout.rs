@@ -1,8 +1,13 @@
 //! From the files a source gave to the folder Triton reads: which file goes where. Pure: it sees names only.
 
+mod model_file;
+
 use std::collections::BTreeMap;
 
 use crds::parts::source::{Layout, ModelFormat};
+
+pub use self::model_file::format_of_backend;
+use self::model_file::renames;
 
 /// Where each fetched file goes: from its path in the source to its path in the model's folder.
 pub type Moves = BTreeMap<String, String>;
@@ -10,22 +15,29 @@ pub type Moves = BTreeMap<String, String>;
 /// Name of the configuration in a model's folder.
 pub const CONFIG: &str = "config.pbtxt";
 
+/// What resource and configuration say of the files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said<'a> {
+    /// How they are arranged.
+    pub layout: Layout,
+    /// What kind of model they are.
+    pub format: Option<ModelFormat>,
+    /// The name that the configuration gives the model's file; none if empty.
+    pub file_name: &'a str,
+    /// Whether the configuration names files besides, as for each kind of GPU: then version folders stay as they are.
+    pub names_more_files: bool,
+}
+
 /// Decides where the fetched files go.
 ///
-/// `is_bare`: the source is one plain file. `file_name`: the name its configuration gives the model's file, if any.
+/// `is_bare`: the source is one plain file.
 /// Errors: a sentence that says what is missing for the layout asked for.
-pub fn arrange<'a>(
-    paths: impl IntoIterator<Item = &'a str>,
-    is_bare: bool,
-    layout: Layout,
-    format: Option<ModelFormat>,
-    file_name: Option<&str>,
-) -> Result<Moves, String> {
+pub fn arrange<'a>(paths: impl IntoIterator<Item = &'a str>, is_bare: bool, said: &Said<'_>) -> Result<Moves, String> {
+    let Said { layout, format, .. } = *said;
     let paths: Vec<&str> = paths.into_iter().collect();
     let wrapper = if is_bare { "" } else { wrapper(&paths) };
     let below = |below: &'a str| paths.iter().filter_map(move |path| path.strip_prefix(below));
-    let has_version =
-        |root: &&'a str| below(root).any(|path| path.split_once('/').is_some_and(|(top, _)| is_version(top)));
+    let has_version = |root: &&'a str| below(root).any(|path| version_of(path).is_some());
     let has_config = |root: &&'a str| below(root).any(|path| path == CONFIG);
     let has_only_config =
         |root: &&'a str| has_config(root) && (format == Some(ModelFormat::Ensemble) || paths.len() == 1);
@@ -37,15 +49,12 @@ pub fn arrange<'a>(
         Layout::Repository => roots.into_iter().find(|root| has_version(root) || has_config(root)),
     };
     match (root, layout) {
-        (Some(below), _) => Ok(paths
-            .iter()
-            .filter_map(|path| path.strip_prefix(below).map(|rest| ((*path).to_owned(), rest.to_owned())))
-            .collect()),
+        (Some(root), _) => as_repository(&paths, root, has_config(&root), said),
         (None, Layout::Repository) => Err(
             "layout Repository needs config.pbtxt or a folder with a version number, such as 1; the source has neither"
                 .to_owned(),
         ),
-        (None, Layout::Auto | Layout::File) => as_one_version(&paths, wrapper, format, file_name),
+        (None, Layout::Auto | Layout::File) => as_one_version(&paths, wrapper, said),
     }
 }
 
@@ -58,19 +67,6 @@ pub fn config_path<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a s
         .find_map(|wanted| paths.iter().find(|path| *path == wanted).copied())
 }
 
-/// The name a model file has within its version folder unless the configuration says otherwise.
-pub const fn default_file_name(format: ModelFormat) -> Option<&'static str> {
-    match format {
-        ModelFormat::Onnx => Some("model.onnx"),
-        ModelFormat::Tensorrt => Some("model.plan"),
-        ModelFormat::Pytorch => Some("model.pt"),
-        ModelFormat::Tensorflow => Some("model.savedmodel"),
-        ModelFormat::Openvino => Some("model.xml"),
-        ModelFormat::Python => Some("model.py"),
-        ModelFormat::Ensemble => None,
-    }
-}
-
 /// Whether a folder of that name holds a model version: a positive number without leading zeros.
 pub fn is_version(name: &str) -> bool {
     !name.starts_with('0')
@@ -79,59 +75,46 @@ pub fn is_version(name: &str) -> bool {
         && name.parse::<i64>().is_ok()
 }
 
+/// Everything stays where it is. Of a folder of versions without a configuration, model files get the names that backends look for.
+fn as_repository(paths: &[&str], root: &str, has_config: bool, said: &Said<'_>) -> Result<Moves, String> {
+    let rest = |path: &'_ &str| path.strip_prefix(root).map(|rest| ((*path).to_owned(), rest.to_owned()));
+    let mut moves: Moves = paths.iter().filter_map(rest).collect();
+    if has_config || said.names_more_files {
+        return Ok(moves);
+    }
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (version, file) in paths.iter().filter_map(|path| version_of(path.strip_prefix(root)?)) {
+        versions.entry(version).or_default().push(file);
+    }
+    for (version, files) in versions {
+        // of a lone file that says nothing, the configuration may say all
+        for (file, name) in renames(&files, said.format, said.file_name).unwrap_or_default() {
+            moves.insert(format!("{root}{version}/{file}"), format!("{version}/{name}"));
+        }
+    }
+    Ok(moves)
+}
+
 /// Everything becomes version 1; a configuration stays beside it.
-fn as_one_version(
-    paths: &[&str],
-    wrapper: &str,
-    format: Option<ModelFormat>,
-    file_name: Option<&str>,
-) -> Result<Moves, String> {
-    let rest: Vec<(&str, &str)> =
-        paths.iter().filter_map(|path| path.strip_prefix(wrapper).map(|rest| (*path, rest))).collect();
-    let models: Vec<&str> = rest.iter().map(|(_, rest)| *rest).filter(|rest| *rest != CONFIG).collect();
-    // a lone file gets the name the backend looks for
-    let rename = match models.as_slice() {
-        [] if format == Some(ModelFormat::Ensemble) => None,
-        [] => return Err("the source has no model file".to_owned()),
-        [one] => Some((*one, wanted_name(one, format, file_name)?)),
-        _ => None,
+fn as_one_version(paths: &[&str], wrapper: &str, said: &Said<'_>) -> Result<Moves, String> {
+    let rest: Vec<&str> = paths.iter().filter_map(|path| path.strip_prefix(wrapper)).collect();
+    let files: Vec<&str> = rest.iter().copied().filter(|rest| *rest != CONFIG).collect();
+    if files.is_empty() && said.format != Some(ModelFormat::Ensemble) {
+        return Err("the source has no model file".to_owned());
+    }
+    let renamed = renames(&files, said.format, said.file_name)?;
+    let place = |file: &str| match renamed.get(file) {
+        _ if file == CONFIG => CONFIG.to_owned(),
+        Some(name) => format!("1/{name}"),
+        None => format!("1/{file}"),
     };
-    Ok(rest
-        .into_iter()
-        .map(|(path, rest)| {
-            let to = match &rename {
-                _ if rest == CONFIG => CONFIG.to_owned(),
-                Some((one, name)) if *one == rest => format!("1/{name}"),
-                _ => format!("1/{rest}"),
-            };
-            (path.to_owned(), to)
-        })
-        .collect())
+    Ok(rest.into_iter().map(|file| (format!("{wrapper}{file}"), place(file))).collect())
 }
 
-fn wanted_name(path: &str, format: Option<ModelFormat>, file_name: Option<&str>) -> Result<String, String> {
-    if let Some(name) = file_name.filter(|name| !name.is_empty()) {
-        return crate::verify::clean_path(name);
-    }
-    let own = path.rsplit('/').next().unwrap_or(path);
-    let by_ending = |(ending, format): (&str, ModelFormat)| own.ends_with(ending).then_some(format);
-    let format = format.or_else(|| ENDINGS.into_iter().find_map(by_ending));
-    match format.map(default_file_name) {
-        Some(Some(name)) => Ok(name.to_owned()),
-        Some(None) => Err("an ensemble has no model file of its own".to_owned()),
-        None => Err(format!(
-            "it cannot be told from the name '{own}' what kind of model it is: set format, or config.defaultModelFilename"
-        )),
-    }
+/// The version's folder that a file lies in, and its path there.
+pub fn version_of(path: &str) -> Option<(&str, &str)> {
+    path.split_once('/').filter(|(folder, _)| is_version(folder))
 }
-
-const ENDINGS: [(&str, ModelFormat); 5] = [
-    (".onnx", ModelFormat::Onnx),
-    (".plan", ModelFormat::Tensorrt),
-    (".pt", ModelFormat::Pytorch),
-    (".xml", ModelFormat::Openvino),
-    (".py", ModelFormat::Python),
-];
 
 /// The one folder which holds everything, with its slash; empty if there is none.
 fn wrapper<'a>(paths: &[&'a str]) -> &'a str {
@@ -148,7 +131,7 @@ mod tests {
 
     #[track_caller]
     fn check(paths: &[&str], is_bare: bool, layout: Layout, format: Option<ModelFormat>, expect: &[&str]) {
-        let moves = arrange(paths.iter().copied(), is_bare, layout, format, None).unwrap();
+        let moves = arrange(paths.iter().copied(), is_bare, &Said { layout, format, ..Said::default() }).unwrap();
         assert_eq!(moves.into_values().collect::<Vec<_>>(), expect);
     }
 
@@ -174,11 +157,11 @@ mod tests {
     fn a_bare_file_becomes_version_1_under_the_name_its_backend_looks_for() {
         check(&["resnet50.onnx"], true, Layout::Auto, None, &["1/model.onnx"]);
         check(&["weights.bin"], true, Layout::File, Some(ModelFormat::Tensorrt), &["1/model.plan"]);
-        let named = arrange(["net.onnx"], true, Layout::File, None, Some("net-v2.onnx")).unwrap();
-        assert_eq!(named["net.onnx"], "1/net-v2.onnx");
-        assert!(arrange(["weights.bin"], true, Layout::Auto, None, None).unwrap_err().contains("set format"));
+        let named = Said { file_name: "net-v2.onnx", layout: Layout::File, ..Said::default() };
+        assert_eq!(arrange(["net.onnx"], true, &named).unwrap()["net.onnx"], "1/net-v2.onnx");
+        assert!(arrange(["weights.bin"], true, &Said::default()).unwrap_err().contains("set format"));
         // a file that happens to be called config.pbtxt is no repository
-        assert!(arrange(["config.pbtxt"], true, Layout::Auto, None, None).is_err());
+        assert!(arrange(["config.pbtxt"], true, &Said::default()).is_err());
     }
 
     #[test]
@@ -192,10 +175,41 @@ mod tests {
     }
 
     #[test]
+    fn a_saved_model_is_known_wherever_it_lies() {
+        let model = ["1/model.savedmodel/saved_model.pb", "1/model.savedmodel/variables/variables.index"];
+        for paths in [
+            ["saved_model.pb", "variables/variables.index"],
+            ["net/saved_model.pb", "net/variables/variables.index"],
+            ["model.savedmodel/saved_model.pb", "model.savedmodel/variables/variables.index"],
+            ["1/saved_model.pb", "1/variables/variables.index"],
+            ["net/1/saved_model.pb", "net/1/variables/variables.index"],
+            ["net/1/net.savedmodel/saved_model.pb", "net/1/net.savedmodel/variables/variables.index"],
+        ] {
+            check(&paths, false, Layout::Auto, None, &model);
+            check(&paths, false, Layout::Auto, Some(ModelFormat::Tensorflow), &model);
+        }
+    }
+
+    #[test]
+    fn versions_without_a_configuration_get_the_names_that_backends_look_for() {
+        let versions = ["net/1/net.bin", "net/1/net.xml", "net/2/net.bin", "net/2/net.xml", "net/README.md"];
+        let named = ["1/model.bin", "1/model.xml", "2/model.bin", "2/model.xml", "README.md"];
+        check(&versions, false, Layout::Auto, None, &named);
+        check(&versions, false, Layout::Repository, Some(ModelFormat::Openvino), &named);
+        // a configuration names its files itself, be it in the source or in the resource
+        check(&["1/net.plan", "config.pbtxt"], false, Layout::Auto, None, &["1/net.plan", "config.pbtxt"]);
+        let said = Said { format: Some(ModelFormat::Tensorrt), names_more_files: true, ..Said::default() };
+        assert_eq!(arrange(["1/a100.plan"], false, &said).unwrap()["1/a100.plan"], "1/a100.plan");
+        // what it is, the configuration may say
+        check(&["1/weights.bin"], false, Layout::Auto, None, &["1/weights.bin"]);
+    }
+
+    #[test]
     fn what_is_missing_is_said() {
-        let error = arrange(["net.onnx"], false, Layout::Repository, None, None).unwrap_err();
+        let repository = Said { layout: Layout::Repository, ..Said::default() };
+        let error = arrange(["net.onnx"], false, &repository).unwrap_err();
         assert!(error.contains("layout Repository needs"), "{error}");
-        assert!(arrange([], false, Layout::Auto, None, None).is_err());
+        assert!(arrange([], false, &Said::default()).is_err());
     }
 
     #[test]

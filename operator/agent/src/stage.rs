@@ -10,7 +10,7 @@ use server_core::config;
 
 use crate::{
     fault::{Fault, Reason},
-    layout::{self, CONFIG},
+    layout::{self, CONFIG, Said},
     source::{self, Fetched, Places, Progress, blocking},
     store::{Origin, Partial, Pinned, Staged, Store},
     verify::{self, Files},
@@ -141,9 +141,14 @@ fn assemble(
     let config = config::from_text(&text).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))?;
 
     let paths = fetched.files.keys().map(String::as_str);
+    let said = Said {
+        layout: model.layout,
+        format: model.format.or_else(|| layout::format_of_backend(config::backend_name(&config))),
+        file_name: &config.default_model_filename,
+        names_more_files: !config.cc_model_filenames.is_empty(),
+    };
     let moves =
-        layout::arrange(paths, fetched.is_bare, model.layout, model.format, Some(&config.default_model_filename))
-            .map_err(|what| Fault::new(Reason::InvalidSource, what))?;
+        layout::arrange(paths, fetched.is_bare, &said).map_err(|what| Fault::new(Reason::InvalidSource, what))?;
     let mut files = BTreeMap::new();
     for (from, to) in moves {
         if to == CONFIG || to == RETRY {
@@ -171,7 +176,7 @@ fn finish(
         let hash = verify::write_file(&path, &mut text.as_bytes(), false, Reason::StoreFailed, |_| Ok(()))?;
         files.insert(name.to_owned(), hash);
     }
-    if !files.keys().any(|path| path.split_once('/').is_some_and(|(top, _)| layout::is_version(top))) {
+    if !files.keys().any(|path| layout::version_of(path).is_some()) {
         // a model without files of its own, such as an ensemble, has a version all the same
         fs::create_dir_all(partial.model().join("1")).map_err(|error| Fault::store("cannot make version 1", &error))?;
     }

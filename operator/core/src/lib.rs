@@ -20,6 +20,7 @@ pub mod last_words;
 pub mod load;
 pub mod manifest;
 pub mod metrics_api;
+pub mod missing_runtime;
 pub mod mounts;
 pub mod names;
 pub mod observed;

@@ -132,7 +132,7 @@ impl Draft {
     fn problems_alone(&self, model: &TritonModel, machine: Machine) -> Vec<Problem> {
         let mut config = self.config.clone();
         fall_back(&mut config, self.backend.as_deref(), self.platform.as_deref());
-        let backend_is_open = config.backend.is_empty() && config.platform.is_empty();
+        let open = fields_of_files(&config);
         if config.max_batch_size == 0 && !self.says("max_batch_size") {
             config.max_batch_size = i32::MAX; // the file or the backend will say it
         }
@@ -140,8 +140,8 @@ impl Draft {
         let held_against_it = |problem: &&config::Problem| {
             let field = paths::top_level(&problem.path);
             // only the files can tell what is missing here
-            let is_open = matches!(field, "backend" | "platform") && backend_is_open;
-            !is_open && (self.precedence == Precedence::Whole || self.says(field) || self.says(&problem.path))
+            !open.contains(&field)
+                && (self.precedence == Precedence::Whole || self.says(field) || self.says(&problem.path))
         };
         found.iter().filter(held_against_it).map(|problem| self.problem(model, problem)).collect()
     }
@@ -161,13 +161,13 @@ impl Draft {
         };
         let mut whole = merge(self.config.clone(), base, &self.fields);
         fall_back(&mut whole, self.backend.as_deref(), self.platform.as_deref());
-        let backend_is_open = whole.backend.is_empty() && whole.platform.is_empty();
+        let open = fields_of_files(&whole);
         if whole.max_batch_size == 0 && !self.says("max_batch_size") {
             whole.max_batch_size = i32::MAX; // the backend may say it
         }
         judge(whole, names::wire_name(model), machine)
             .iter()
-            .filter(|problem| !(backend_is_open && matches!(paths::top_level(&problem.path), "backend" | "platform")))
+            .filter(|problem| !open.contains(&paths::top_level(&problem.path)))
             .map(|problem| match self.says(paths::top_level(&problem.path)) || self.says(&problem.path) {
                 true => self.problem(model, problem),
                 false => in_file(format!("{}: {}", problem.path, paths::with_cure(problem))),
@@ -228,6 +228,9 @@ fn merge(ours: ModelConfig, base: ModelConfig, fields: &[String]) -> ModelConfig
     if says("backend") || says("platform") {
         (whole.backend, whole.platform) = (ours.backend, ours.platform);
     }
+    if says("runtime") {
+        whole.runtime = ours.runtime;
+    }
     if says("version_policy") {
         whole.version_policy = ours.version_policy;
     }
@@ -259,6 +262,15 @@ fn merge(ours: ModelConfig, base: ModelConfig, fields: &[String]) -> ModelConfig
         }
     }
     whole
+}
+
+/// What the files say where the configuration does not: backend and platform, or which platform of its backend.
+fn fields_of_files(config: &ModelConfig) -> &'static [&'static str] {
+    match (config.backend.as_str(), config.platform.as_str()) {
+        ("", "") => &["backend", "platform"],
+        (_, "") => &["platform"],
+        _ => &[],
+    }
 }
 
 /// Names the backend where the configuration names neither backend nor platform.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use operator_core::replica::Report;
 use operator_core::{
-    Reason,
+    Reason, missing_runtime,
     replica::{Memory, ModelReport, Phase},
 };
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
@@ -102,11 +102,7 @@ pub(super) fn of_index(json: &[u8], names: &BTreeSet<String>, has_agent: bool) -
             index.ready_versions(name).into_iter().filter_map(|version| i64::try_from(version).ok()).collect();
         let phase = match index.reason(name) {
             _ if index.is_changing(name) => Phase::Loading,
-            Some(reason) => Phase::Failed {
-                reason: Reason::LoadFailed.to_string(),
-                message: cut(reason.to_owned(), MESSAGE),
-                will_retry: false,
-            },
+            Some(reason) => failed(Reason::LoadFailed.to_string(), reason.to_owned(), false),
             None if versions.is_empty() => Phase::Pending,
             None => Phase::Ready,
         };
@@ -133,12 +129,11 @@ fn of_model(model: WireModel) -> ModelReport {
         "Loading" => Phase::Loading,
         "Ready" => Phase::Ready,
         "Unloading" => Phase::Unloading,
-        "Failed" => Phase::Failed {
+        "Failed" => {
             // a reason has to be a word, or the status that carries it is refused
-            reason: model.reason.filter(|it| is_word(it)).unwrap_or_else(|| Reason::LoadFailed.to_string()),
-            message: cut(model.message.unwrap_or_default(), MESSAGE),
-            will_retry: model.will_retry,
-        },
+            let reason = model.reason.filter(|it| is_word(it)).unwrap_or_else(|| Reason::LoadFailed.to_string());
+            failed(reason, model.message.unwrap_or_default(), model.will_retry)
+        }
         _ => Phase::Pending,
     };
     let serving = model.serving.as_deref().and_then(ContentHash::from_name);
@@ -153,6 +148,16 @@ fn of_model(model: WireModel) -> ModelReport {
         serving: serving.map(|content| content.as_str().replacen('-', ":", 1)),
         memory: model.memory.map(|memory| Memory { cpu: memory.cpu, gpu: memory.gpu }),
     }
+}
+
+/// A failed load; where the server lacks the model's runtime, with that as its reason.
+fn failed(reason: String, message: String, will_retry: bool) -> Phase {
+    let is_of_the_server = reason == Reason::LoadFailed.to_string();
+    let (reason, message) = match missing_runtime::explain(&message).filter(|_| is_of_the_server) {
+        Some((reason, message)) => (reason.to_string(), message),
+        None => (reason, message),
+    };
+    Phase::Failed { reason, message: cut(message, MESSAGE), will_retry }
 }
 
 /// Version numbers, as many as are kept; those that are none of ours are passed over.
@@ -285,6 +290,25 @@ mod tests {
         let Phase::Failed { reason, message, .. } = &mine.phase else { panic!("{mine:?}") };
         assert_eq!((reason.as_str(), message.len(), mine.versions.len()), ("LoadFailed", MESSAGE, VERSIONS));
         assert_eq!((&mine.entry, &mine.serving), (&None, &None));
+    }
+
+    #[test]
+    fn a_missing_runtime_is_a_reason_of_its_own() {
+        let words =
+            "unable to find backend library for backend 'openvino': library libopenvino_c.so not found, searched: /lib";
+        let model = |reason: &str| json!({ "phase": "Failed", "reason": reason, "message": words });
+        let report =
+            of_state(&state(json!({ "a": model("LoadFailed"), "b": model("InvalidSource") })), &names(&["a", "b"]));
+        let models = report.unwrap().models;
+        let Phase::Failed { reason, message, .. } = &models["a"].phase else { panic!("{:?}", models["a"]) };
+        assert_eq!(reason, "UnsupportedBackend");
+        assert!(
+            message.contains("no OpenVINO: set spec.image.variant of the TritonServer to openvino or full; "),
+            "{message}"
+        );
+        assert!(
+            matches!(&models["b"].phase, Phase::Failed { reason, message, .. } if reason == "InvalidSource" && message == words)
+        );
     }
 
     #[test]

@@ -45,6 +45,7 @@ fn structured(config: &ModelConfig, fields: &mut Map<String, Value>) {
     };
     set("backend", config.backend.as_ref().map(|backend| json!(backend)));
     set("platform", config.platform.as_ref().map(|platform| json!(platform)));
+    set("runtime", config.runtime.as_ref().map(|runtime| json!(runtime)));
     set("default_model_filename", config.default_model_filename.as_ref().map(|file| json!(file)));
     set("max_batch_size", config.max_batch_size.map(|size| json!(size)));
     set("input", list(&config.inputs, input));

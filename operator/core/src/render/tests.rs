@@ -74,6 +74,40 @@ fn the_format_names_the_backend_where_nothing_else_does() {
 }
 
 #[test]
+fn the_platform_of_a_backend_is_for_the_files_to_say() {
+    // a SavedModel or a graph: TensorFlow has a platform for each
+    let of_format = model(|spec| spec.format = Some(ModelFormat::Tensorflow));
+    check(&of_format, None, r#"name: "m" backend: "tensorflow""#);
+    check(&of_format, Some("max_batch_size: 8"), r#"name: "m" backend: "tensorflow" max_batch_size: 8"#);
+    let text = "backend: 'tensorflow' max_batch_size: 4";
+    check(
+        &model(|spec| spec.config_pbtxt = Some(text.into())),
+        None,
+        r#"name: "m" backend: "tensorflow" max_batch_size: 4"#,
+    );
+    let inline = InlineSource { files: [("config.pbtxt".into(), text.into())].into() };
+    let inline = model(|spec| spec.source = ModelSource { inline: Some(inline), ..Default::default() });
+    check_problems(&inline, 0, &[]);
+    let wrong = model(|spec| spec.config_pbtxt = Some("backend: 'tensorflow' platform: 'onnx'".into()));
+    check_problems(
+        &wrong,
+        0,
+        &["spec.configPbtxt: platform: unexpected 'platform' and 'backend' pair, got:onnx, tensorflow"],
+    );
+}
+
+#[test]
+fn a_model_may_name_what_runs_its_backend() {
+    let of_python = model(|spec| {
+        spec.format = Some(ModelFormat::Pytorch);
+        spec.config = Some(ModelConfig { runtime: Some("model.py".into()), ..Default::default() });
+    });
+    check(&of_python, None, r#"name: "m" backend: "pytorch" runtime: "model.py""#);
+    let in_source = "max_batch_size: 2 runtime: 'other.py'";
+    check(&of_python, Some(in_source), r#"name: "m" backend: "pytorch" runtime: "model.py" max_batch_size: 2"#);
+}
+
+#[test]
 fn a_backend_said_here_does_not_meet_a_platform_said_there() {
     let model = model(|spec| {
         spec.config = Some(ModelConfig { backend: Some("python".into()), ..Default::default() });
