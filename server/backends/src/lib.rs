@@ -62,14 +62,17 @@ pub struct BuiltIn {
 }
 
 impl Backends for BuiltIn {
-    fn find(&self, name: &str, _runtime: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
-        if let Some(found) = self.backends.iter().find(|backend| backend.name() == name) {
-            return Ok(found.clone());
-        }
+    fn find(&self, name: &str, runtime: &str, _source: &ModelSource) -> Result<Arc<dyn Backend>> {
         let is_one_component = Path::new(name).components().eq([Component::Normal(name.as_ref())]);
         let folder = self.directory.as_ref().filter(|_| is_one_component).map(|directory| directory.join(name));
-        let found =
-            folder.as_deref().and_then(|at| self.backends.iter().find_map(|backend| backend.with_code(name, at)));
+        let in_folder =
+            || folder.as_deref().and_then(|at| self.backends.iter().find_map(|backend| backend.with_code(name, at)));
+        let of_runtime = || self.backends.iter().find_map(|backend| backend.with_runtime(name, runtime));
+        let built_in = || self.backends.iter().find(|backend| backend.name() == name).cloned();
+        let found = match runtime {
+            python::MODEL_FILE => in_folder().or_else(of_runtime).or_else(built_in),
+            _ => built_in().or_else(in_folder),
+        };
         found.ok_or_else(|| {
             let searched = folder.map_or_else(String::new, |at| format!(", and none in {}", at.display()));
             Error::invalid_argument(format!(
@@ -86,6 +89,19 @@ backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runtime_chooses_between_a_backend_and_its_code_in_python() {
+        let backends = all(&BTreeMap::new());
+        let source = ModelSource { model_dir: "m".into(), version_dir: "m/1".into(), name: "m".into(), version: 1 };
+        let library = |name: &str, runtime: &str| {
+            backends.find(name, runtime, &source).map(|backend| (backend.name().to_owned(), backend.library()))
+        };
+        assert_eq!(library("pytorch", "model.py"), Ok(("pytorch".into(), "model.py".into())));
+        assert_eq!(library("python", ""), Ok(("python".into(), "libtriton_python.so".into())));
+        assert_eq!(library("python", "model.py"), library("python", ""));
+        assert!(library("nobody", "model.py").is_err());
+    }
 
     #[test]
     fn every_backend_goes_by_the_name_of_its_folder() {

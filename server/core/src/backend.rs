@@ -71,6 +71,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// This backend with code of its own for models of the backend `name` that ask for that `runtime`; `None` if it has none.
+    fn with_runtime(&self, _name: &str, _runtime: &str) -> Option<Arc<dyn Backend>> {
+        None
+    }
+
     /// Opens one version of a model, once. With `may_complete` it fills in what the configuration leaves open and the
     /// model knows: inputs, outputs, batching. The configuration is normalised and verified after that, and the model
     /// gets it back through [`Model::configure`]. `host` is held weakly, or engine and model would keep each other.

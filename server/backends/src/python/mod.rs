@@ -57,12 +57,16 @@ use self::{
     time_limits::TimeLimits,
 };
 
-/// The file with the model's class, unless the configuration names another.
-const MODEL_FILE: &str = "model.py";
+/// The file with the model's class, unless the configuration names another; as `runtime`, code in Python for models of a backend.
+pub(crate) const MODEL_FILE: &str = "model.py";
+
+/// The backend whose models may be written in Python, and the module of the stub that runs those.
+const PYTORCH: (&str, &str) = ("pytorch", "triton_pytorch_backend");
 
 /// The backend. Its settings are read when the first model is opened.
 pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {
-    Arc::new(Python { name: "python".into(), folder: None, settings: Arc::new(settings), opened: Arc::default() })
+    let (settings, opened) = (Arc::new(settings), Arc::default());
+    Arc::new(Python { name: "python".into(), class: Class::OfModel, settings, opened })
 }
 
 /// Kills all workers, each with the processes that its model has started.
@@ -72,10 +76,19 @@ pub(crate) fn kill_processes() {
 
 struct Python {
     name: String,
-    /// Where the class lies that all models of this backend share; in the models themselves without it.
-    folder: Option<PathBuf>,
+    class: Class,
     settings: Arc<Settings>,
     opened: Arc<parking_lot::Mutex<Option<Arc<PythonBackend>>>>,
+}
+
+/// Where the class `TritonPythonModel` lies.
+enum Class {
+    /// In each model.
+    OfModel,
+    /// In a folder: all models of the backend share it.
+    InFolder(PathBuf),
+    /// In that module of the stub, which has the model's own files run.
+    InStub(&'static str),
 }
 
 /// What all Python models share.
@@ -143,13 +156,26 @@ impl Python {
 }
 
 impl Python {
+    fn is_of_models(&self) -> bool {
+        matches!(self.class, Class::OfModel)
+    }
+
+    /// The same under another name, with the class in another place.
+    fn with_class(&self, name: &str, class: Class) -> Arc<dyn Backend> {
+        let (settings, opened) = (self.settings.clone(), self.opened.clone());
+        Arc::new(Self { name: name.into(), class, settings, opened })
+    }
+
     /// Where the class of a model lies.
     ///
     /// Errors: there is no such file.
     /// Source: Triton Python backend; "Python-based Backends" for one whose models share the class.
     fn code(&self, source: &ModelSource, config: &ModelConfig) -> Result<Code> {
-        if let Some(folder) = &self.folder {
-            return Ok(Code { module: "model".into(), path: vec![folder.clone()] });
+        let of_model = vec![source.version_dir.clone(), source.model_dir.clone()];
+        match &self.class {
+            Class::OfModel => {}
+            Class::InFolder(folder) => return Ok(Code { module: "model".into(), path: vec![folder.clone()] }),
+            Class::InStub(module) => return Ok(Code { module: (*module).into(), path: of_model }),
         }
         let file = if config.default_model_filename.is_empty() { MODEL_FILE } else { &config.default_model_filename };
         if !source.version_dir.join(file).is_file() {
@@ -161,10 +187,7 @@ impl Python {
         let stem = file
             .strip_suffix(".py")
             .ok_or_else(|| Error::internal(format!("Model name must end with '.py'. Model name is \"{file}\".")))?;
-        Ok(Code {
-            module: format!("{}.{stem}", source.version),
-            path: vec![source.version_dir.clone(), source.model_dir.clone()],
-        })
+        Ok(Code { module: format!("{}.{stem}", source.version), path: of_model })
     }
 }
 
@@ -174,14 +197,16 @@ impl Backend for Python {
     }
 
     fn library(&self) -> String {
-        if self.folder.is_some() { MODEL_FILE.into() } else { "libtriton_python.so".into() }
+        if self.is_of_models() { "libtriton_python.so".into() } else { MODEL_FILE.into() }
     }
 
     fn with_code(&self, name: &str, folder: &Path) -> Option<Arc<dyn Backend>> {
-        folder.join(MODEL_FILE).is_file().then(|| {
-            let (settings, opened) = (self.settings.clone(), self.opened.clone());
-            Arc::new(Self { name: name.into(), folder: Some(folder.into()), settings, opened }) as Arc<dyn Backend>
-        })
+        folder.join(MODEL_FILE).is_file().then(|| self.with_class(name, Class::InFolder(folder.into())))
+    }
+
+    fn with_runtime(&self, name: &str, runtime: &str) -> Option<Arc<dyn Backend>> {
+        let (of_pytorch, module) = PYTORCH;
+        (name == of_pytorch && runtime == MODEL_FILE).then(|| self.with_class(name, Class::InStub(module)))
     }
 
     fn open(
@@ -192,7 +217,7 @@ impl Backend for Python {
         host: &Weak<dyn Host>,
     ) -> Result<Box<dyn Model>> {
         let code = self.code(source, config)?;
-        if self.folder.is_some() {
+        if !self.is_of_models() {
             config.runtime = MODEL_FILE.into(); // as Triton says of such a backend
         }
         settings::check_input_placement(config)?;

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// The `runtime` of models that their backend runs by code in Python: which of their files it takes, that code decides.
+const CODE: &str = "model.py";
+
 /// Fills in name, backend, platform and model file where the configuration leaves them open.
 ///
 /// `version_files` are the names in one version folder. A model whose files say nothing may name its backend in its
@@ -32,7 +35,7 @@ pub fn complete(config: &mut ModelConfig, model_name: &str, version_files: &[Str
         if let (true, Some(usual)) = (config.platform.is_empty(), framework.platforms.first()) {
             config.platform = (*usual).to_owned();
         }
-        if config.default_model_filename.is_empty() {
+        if config.default_model_filename.is_empty() && config.runtime != CODE {
             config.default_model_filename = framework.file.to_owned();
         }
     }
@@ -145,6 +148,12 @@ mod tests {
             "backend: 'tensorflow'",
             r#"name: "m" platform: "tensorflow_graphdef" backend: "tensorflow" default_model_filename: "model.graphdef""#,
         );
+    }
+
+    #[test]
+    fn code_in_python_chooses_its_file_itself() {
+        let torch = r#"name: "m" platform: "pytorch_libtorch" backend: "pytorch" runtime: "model.py""#;
+        check("m", &["model.py", "model.pt"], "backend: 'pytorch' runtime: 'model.py'", torch);
     }
 
     #[test]
