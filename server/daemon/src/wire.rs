@@ -51,6 +51,9 @@ const OTHER_BLOCKING_THREADS: usize = 16;
 /// How long traces that wait may take to be written or sent when the server ends.
 const TRACES_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long lines of the access log that wait may take to be written when the server ends.
+const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How often the files of certificates are looked at.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -243,7 +246,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         response_cache: None, // opened below, where there is a runtime
         custom_metrics: server_capi::custom_metrics(),
         machine_metrics: cpu_metrics,
-        access_log,
+        access_log: access_log.clone(),
         gpus,
         shared_memory: server_engine::SharedMemoryOptions {
             is_allowed: allow_client_shm,
@@ -345,6 +348,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         lifecycle::live(engine, front_ends, signals, exit).await
     });
     runtime.block_on(traces.close(TRACES_TIMEOUT));
+    access_log.iter().for_each(|log| log.flush(ACCESS_LOG_TIMEOUT));
     // What still runs here was given its time: a load that hangs must not keep the process.
     runtime.shutdown_background();
     served

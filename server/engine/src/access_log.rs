@@ -9,10 +9,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
@@ -21,41 +21,39 @@ use serde::Serialize;
 const WAITING: usize = 16_384;
 /// Longer paths are cut. Units: bytes.
 const MAX_PATH: usize = 2048;
+/// How long [`AccessLog::flush`] waits before it looks again for room among the lines that wait.
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is said of one request.
-#[derive(Debug, Clone)]
-pub struct Access {
-    /// `http` or `grpc`.
-    pub protocol: &'static str,
-    /// Who asked, where the system says it.
-    pub client: Option<SocketAddr>,
-    /// Method of HTTP.
-    pub method: String,
-    /// Path without a query.
-    pub path: String,
-    /// Status of the protocol: 200, or of gRPC 0 for a call that ended well.
-    pub status: u32,
-    /// From the head of the request until the response was there, or for a stream its beginning.
-    pub took: Duration,
-}
-
-/// A line.
-#[derive(Serialize)]
-struct Line<'a> {
+#[derive(Debug, Serialize)]
+struct Line {
     time_unix_ms: u64,
-    protocol: &'a str,
+    protocol: &'static str,
+    /// Who asked, where the system says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
-    method: &'a str,
-    path: &'a str,
+    method: String,
+    /// Without a query.
+    path: String,
     status: u32,
     duration_us: u64,
+    response_bytes: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    aborted: bool,
+}
+
+/// What the thread gets.
+#[derive(Debug)]
+enum Item {
+    Line(Box<Line>),
+    /// What came before is to be in the file when this is answered.
+    Flush(SyncSender<()>),
 }
 
 /// Where lines go.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: SyncSender<(SystemTime, Access)>,
+    items: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -68,41 +66,145 @@ impl AccessLog {
     }
 
     fn to(file: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
-        let (lines, waiting) = sync_channel(WAITING);
+        let (items, waiting) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
-        let log = Arc::new(Self { lines, dropped: dropped.clone() });
+        let log = Arc::new(Self { items, dropped: dropped.clone() });
         thread::Builder::new()
             .name("access log".into())
             .spawn(move || write(&waiting, BufWriter::new(file), &dropped))?;
         Ok(log)
     }
 
-    /// Adds a line, or counts it as dropped. Never waits.
-    pub fn add(&self, mut access: Access) {
-        if access.path.len() > MAX_PATH {
-            let end = access.path.floor_char_boundary(MAX_PATH);
-            access.path.truncate(end);
+    /// A request begins: it becomes a line when what is returned is dropped. `path` is without a query.
+    pub fn begin(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        client: Option<SocketAddr>,
+        method: &str,
+        path: &str,
+    ) -> Box<Access> {
+        Box::new(Access {
+            log: self.clone(),
+            began: Instant::now(),
+            line: Some(Box::new(Line {
+                time_unix_ms: 0,
+                protocol: protocol.name(),
+                client: client.map(|client| client.ip().to_string()),
+                method: method.to_owned(),
+                path: path[..path.floor_char_boundary(MAX_PATH)].to_owned(),
+                status: protocol.unanswered(),
+                duration_us: 0,
+                response_bytes: 0,
+                aborted: true,
+            })),
+        })
+    }
+
+    /// Waits until the lines that were added are in the file, for as long as that at most.
+    pub fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let (done, is_done) = sync_channel(1);
+        let mut item = Item::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.items.try_send(item) {
+            if Instant::now() >= deadline {
+                return; // the disk hangs: the thread ends with the process
+            }
+            thread::sleep(FLUSH_PAUSE);
+            item = back;
         }
-        if self.lines.try_send((SystemTime::now(), access)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
     /// Lines that were not written: too many waited, or the file did not take them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
+
+    /// Adds a line, or counts it as dropped. Never waits.
+    fn add(&self, line: Box<Line>) {
+        if self.items.try_send(Item::Line(line)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Over what a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// The status of a request whose client left before there was one: that of proxies for HTTP, and `CANCELLED` of gRPC.
+    fn unanswered(self) -> u32 {
+        match self {
+            Self::Http => 499,
+            Self::Grpc => 1,
+        }
+    }
+}
+
+/// A request under way. It becomes a line when it is dropped.
+#[derive(Debug)]
+pub struct Access {
+    log: Arc<AccessLog>,
+    began: Instant,
+    /// Until it is added.
+    line: Option<Box<Line>>,
+}
+
+impl Access {
+    /// Its status is known. Without, it is that of a client that has left.
+    pub fn answered(&mut self, status: u32) {
+        self.line.iter_mut().for_each(|line| line.status = status);
+    }
+
+    /// So many bytes more of its response were handed to the connection.
+    pub fn sent(&mut self, bytes: usize) {
+        self.line.iter_mut().for_each(|line| line.response_bytes += bytes as u64);
+    }
+
+    /// All of its response was handed to the connection.
+    pub fn ended(&mut self) {
+        self.line.iter_mut().for_each(|line| line.aborted = false);
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        let Some(mut line) = self.line.take() else { return };
+        let whole = |time: u128| u64::try_from(time).unwrap_or(u64::MAX);
+        line.duration_us = whole(self.began.elapsed().as_micros());
+        line.time_unix_ms = whole(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis());
+        self.log.add(line);
+    }
 }
 
 /// Writes until nobody is left who adds lines. What was written is in the file whenever nothing waits.
-fn write(waiting: &Receiver<(SystemTime, Access)>, mut file: BufWriter<impl Write>, dropped: &AtomicU64) {
+fn write(waiting: &Receiver<Item>, mut file: BufWriter<impl Write>, dropped: &AtomicU64) {
     let mut is_told = false;
     while let Ok(first) = waiting.recv() {
         let mut outcome = Ok(());
         let mut count = 0;
-        for (at, access) in std::iter::once(first).chain(waiting.try_iter().take(WAITING)) {
-            count += 1;
-            outcome = outcome.and_then(|()| write_line(&mut file, at, &access));
+        let mut flushes = Vec::new();
+        for item in std::iter::once(first).chain(waiting.try_iter().take(WAITING)) {
+            match item {
+                Item::Line(line) => {
+                    count += 1;
+                    outcome = outcome.and_then(|()| write_line(&mut file, &line));
+                }
+                Item::Flush(done) => flushes.push(done),
+            }
         }
         match outcome.and_then(|()| file.flush()) {
             Ok(()) => is_told = false,
@@ -114,21 +216,12 @@ fn write(waiting: &Receiver<(SystemTime, Access)>, mut file: BufWriter<impl Writ
                 }
             }
         }
+        flushes.iter().for_each(|done| _ = done.try_send(()));
     }
 }
 
-fn write_line(file: &mut impl Write, at: SystemTime, access: &Access) -> io::Result<()> {
-    let whole = |time: u128| u64::try_from(time).unwrap_or(u64::MAX);
-    let line = Line {
-        time_unix_ms: whole(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()),
-        protocol: access.protocol,
-        client: access.client.map(|client| client.ip().to_string()),
-        method: &access.method,
-        path: &access.path,
-        status: access.status,
-        duration_us: whole(access.took.as_micros()),
-    };
-    serde_json::to_writer(&mut *file, &line)?;
+fn write_line(file: &mut impl Write, line: &Line) -> io::Result<()> {
+    serde_json::to_writer(&mut *file, line)?;
     file.write_all(b"\n")
 }
 
@@ -140,15 +233,8 @@ mod tests {
 
     use super::*;
 
-    fn access(path: &str) -> Access {
-        Access {
-            protocol: "http",
-            client: Some("127.0.0.1:9".parse().unwrap()),
-            method: "POST".into(),
-            path: path.into(),
-            status: 200,
-            took: Duration::from_micros(1500),
-        }
+    fn begin(log: &Arc<AccessLog>, path: &str) -> Box<Access> {
+        log.begin(Protocol::Http, Some("127.0.0.1:9".parse().unwrap()), "POST", path)
     }
 
     #[track_caller]
@@ -165,15 +251,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let log = AccessLog::open(&path).unwrap();
-        log.add(access("/v2/models/a\"b\n/infer"));
-        log.add(access(&"ä".repeat(MAX_PATH)));
-        until(|| std::fs::read_to_string(&path).unwrap().lines().count() == 2);
+        let mut whole = begin(&log, "/v2/models/a\"b\n/infer");
+        whole.answered(200);
+        [5, 6].iter().for_each(|bytes| whole.sent(*bytes));
+        whole.ended();
+        drop(whole);
+        drop(begin(&log, &"ä".repeat(MAX_PATH)));
+        drop(log.begin(Protocol::Grpc, None, "POST", "/"));
+        log.flush(Duration::from_secs(60));
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0]["path"], "/v2/models/a\"b\n/infer");
-        assert_eq!((&lines[0]["status"], &lines[0]["duration_us"]), (&200.into(), &1500.into()));
+        assert_eq!((&lines[0]["status"], &lines[0]["response_bytes"]), (&200.into(), &11.into()));
         assert_eq!((&lines[0]["protocol"], &lines[0]["client"]), (&"http".into(), &"127.0.0.1".into()));
+        assert!(lines[0].get("aborted").is_none() && lines[0]["duration_us"].is_u64());
         assert_eq!(lines[1]["path"].as_str().map(str::len), Some(MAX_PATH));
+        assert_eq!((&lines[1]["status"], &lines[1]["aborted"]), (&499.into(), &true.into()));
+        assert_eq!((&lines[2]["protocol"], &lines[2]["status"], lines.len()), (&"grpc".into(), &1.into(), 3));
         assert_eq!(log.dropped(), 0);
     }
 
@@ -197,12 +291,13 @@ mod tests {
         let (go_on, may_go_on) = mpsc::channel();
         let writes = Arc::new(Mutex::new(0));
         let log = AccessLog::to(Stuck(may_go_on, writes.clone())).unwrap();
-        log.add(access("/first"));
+        drop(begin(&log, "/first"));
         until(|| *writes.lock() > 0);
         for _ in 0..WAITING + 100 {
-            log.add(access("/"));
+            drop(begin(&log, "/"));
         }
         assert_eq!(log.dropped(), 100);
+        log.flush(Duration::from_millis(1)); // it does not wait for the file either
         drop(go_on);
         until(|| log.dropped() == WAITING as u64 + 101);
     }

@@ -55,7 +55,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use access_log::{Access, AccessLog};
+pub use access_log::{Access, AccessLog, Protocol};
 use parking_lot::Mutex;
 use server_core::{
     backend::{Backends, Host, MemoryUse},

@@ -10,15 +10,16 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use server_core::grpc_timeout;
-use server_engine::{Access, AccessLog};
+use server_engine::{AccessLog, Protocol};
 use tokio::{net::TcpStream, time::sleep};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{framing::body::ResponseBody, service::Service};
 
@@ -56,30 +57,26 @@ impl Dispatch {
         let service = self.service.clone();
         let in_flight = self.calls.count();
         let (head, body) = request.into_parts();
-        let log = self.access_log.clone().map(|log| (log, self.client, Instant::now()));
+        let log = self.access_log.as_ref();
+        let mut access = log.map(|log| log.begin(Protocol::Grpc, self.client, head.method.as_str(), head.uri.path()));
         async move {
             let mut response = answer(&service, &head, body).await;
-            if let Some((log, client, began)) = log {
-                log.add(access(&head, client, &response, began.elapsed()));
+            if response.body().is_end_stream()
+                && let Some(mut access) = access.take()
+            {
+                access.answered(status_of(&response));
+                access.ended();
             }
-            response.body_mut().hold(in_flight.answered());
+            response.body_mut().hold(in_flight.answered(), access);
             Ok(response)
         }
     }
 }
 
-/// What the access log says of a call.
-fn access(head: &Parts, client: Option<SocketAddr>, response: &Response<ResponseBody>, took: Duration) -> Access {
-    // one that ended well says so behind its messages
+/// The status of a call that ended without a message: its headers say it. What is no gRPC is unknown to it.
+fn status_of(response: &Response<ResponseBody>) -> u32 {
     let status = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-    Access {
-        protocol: "grpc",
-        client,
-        method: head.method.as_str().to_owned(),
-        path: head.uri.path().to_owned(),
-        status: status.unwrap_or(0),
-        took,
-    }
+    status.unwrap_or(Code::Unknown as u32)
 }
 
 async fn answer(service: &Service, head: &Parts, body: Incoming) -> Response<ResponseBody> {

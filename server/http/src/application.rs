@@ -1,6 +1,6 @@
 //! What a listener serves: the inference protocol or the metrics page.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ pub(crate) trait Application: Send + Sync + 'static {
     }
 
     /// Where its requests are logged, if they are.
-    fn access_log(&self) -> Option<&AccessLog> {
+    fn access_log(&self) -> Option<&Arc<AccessLog>> {
         None
     }
 

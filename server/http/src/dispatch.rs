@@ -1,5 +1,7 @@
 //! One request in, one response out: the route decides which handler answers.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use server_core::{error::Result, interface::ModelId, request::VersionChoice};
@@ -26,8 +28,8 @@ impl Application for Server {
         self.options.forwarded_headers.is_some()
     }
 
-    fn access_log(&self) -> Option<&AccessLog> {
-        self.options.access_log.as_deref()
+    fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.options.access_log.as_ref()
     }
 
     fn leaves(&self) -> Leaving {

@@ -19,7 +19,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use server_engine::{Access, Leaving};
+use server_engine::{Access, Leaving, Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
@@ -28,6 +28,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    access::Sent,
     application::Application,
     body::Body,
     connection::{Activity, MonitoredStream, StallDetector},
@@ -75,24 +76,10 @@ impl<A: Application> Shared<A> {
 }
 
 impl<A: Application> Shared<A> {
-    /// What the access log says of a request, if there is one, and when that began.
-    fn access(&self, request: &http::Request<Incoming>) -> Option<(Box<Access>, Instant)> {
-        self.application.access_log()?;
-        let access = Access {
-            protocol: "http",
-            client: self.client,
-            method: request.method().as_str().to_owned(),
-            path: request.uri().path().to_owned(),
-            status: 0,
-            took: Duration::ZERO,
-        };
-        Some((Box::new(access), Instant::now()))
-    }
-
-    fn log(&self, (access, began): (Box<Access>, Instant), status: StatusCode) {
-        if let Some(log) = self.application.access_log() {
-            log.add(Access { status: status.as_u16().into(), took: began.elapsed(), ..*access });
-        }
+    /// What the access log will say of a request, if there is one.
+    fn access(&self, request: &http::Request<Incoming>) -> Option<Box<Access>> {
+        let log = self.application.access_log()?;
+        Some(log.begin(Protocol::Http, self.client, request.method().as_str(), request.uri().path()))
     }
 }
 
@@ -106,18 +93,16 @@ pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>,
         async move {
             shared.activity.request_begun(request.version());
             let access = shared.access(&request);
+            let method = request.method().clone();
             let mut response = shared.application.answer(&shared.activity, request).await;
             if shared.is_over() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             shared.activity.answered();
-            if let Some(access) = access {
-                shared.log(access, response.status());
-            }
             if let Body::Events(events) = response.body_mut() {
                 events.watch(shared.activity.clone());
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(Sent::new(response, &method, access))
         }
     });
     let mut http = http1::Builder::new();

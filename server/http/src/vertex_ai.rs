@@ -91,8 +91,8 @@ impl Application for VertexAi {
         response
     }
 
-    fn access_log(&self) -> Option<&AccessLog> {
-        self.server.options.access_log.as_deref()
+    fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.server.options.access_log.as_ref()
     }
 
     fn leaves(&self) -> Leaving {

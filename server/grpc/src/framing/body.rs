@@ -12,7 +12,7 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use server_core::error::Result;
-use server_engine::BlockingPool;
+use server_engine::{Access, BlockingPool};
 use tonic::Status;
 
 use super::{
@@ -37,6 +37,8 @@ pub(crate) struct ResponseBody {
     kind: Kind,
     /// The calls of its connection, while this one is among them.
     _call: Option<Calls>,
+    /// What the access log will say of the call, if there is one.
+    access: Option<Box<Access>>,
 }
 
 #[derive(Default)]
@@ -51,9 +53,10 @@ enum Kind {
 }
 
 impl ResponseBody {
-    /// Keeps what shows that the call goes on, until the body is sent or given up.
-    pub(crate) fn hold(&mut self, call: Option<Calls>) {
+    /// Keeps what shows that the call goes on, and what is logged of it, until the body is sent or given up.
+    pub(crate) fn hold(&mut self, call: Option<Calls>, access: Option<Box<Access>>) {
         self._call = call;
+        self.access = access;
     }
 
     /// The response of a unary call.
@@ -70,7 +73,7 @@ impl ResponseBody {
 }
 
 fn response(kind: Kind, is_compressed: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { kind, _call: None });
+    let mut response = Response::new(ResponseBody { kind, _call: None, access: None });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if is_compressed {
         response.headers_mut().insert("grpc-encoding", GZIP);
@@ -86,18 +89,23 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        let end = match &mut self.kind {
+        let next = match &mut self.kind {
             Kind::Empty => return Poll::Ready(None),
-            Kind::Unary(parts) => match parts.next() {
-                Some(part) => return Poll::Ready(Some(Ok(Frame::data(part)))),
-                None => Ok(()),
-            },
-            Kind::Stream(messages) => match ready!(messages.poll_part(context)) {
-                Ok(part) => return Poll::Ready(Some(Ok(Frame::data(part)))),
-                Err(end) => end,
-            },
+            Kind::Unary(parts) => parts.next().ok_or(Ok(())),
+            Kind::Stream(messages) => ready!(messages.poll_part(context)),
+        };
+        let end = match next {
+            Ok(part) => {
+                self.access.iter_mut().for_each(|access| access.sent(part.len()));
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            Err(end) => end,
         };
         self.kind = Kind::Empty;
+        if let Some(mut access) = self.access.take() {
+            access.answered(end.as_ref().err().map_or(0, |status| status.code() as u32));
+            access.ended();
+        }
         Poll::Ready(Some(Ok(Frame::trailers(trailers(end)))))
     }
 
