@@ -293,9 +293,9 @@ def test_a_collector_gets_the_spans_of_requests_and_their_context_is_handed_on(r
         with Server(repository, *collector.flags(), *configured("level=TIMESTAMPS", "rate=0")) as server:
             infer(server, "echo", "untraced")
             infer(server, "echo", "junk", {"traceparent": "junk"})
-            infer(server, "echo", "traced", {"traceparent": PARENT})
+            infer(server, "echo", "traced", {"traceparent": PARENT, "tracestate": "a=1, b=2"})
             with grpcclient.InferenceServerClient(server.grpc_url) as client:
-                client.infer("steps", [grpc_tensor()], request_id="steps", headers={"traceparent": PARENT})
+                client.infer("steps", [grpc_tensor()], request_id="steps", headers={"traceparent": PARENT, "tracestate": "c=3"})
             infer(server, "asks", "asks", {"traceparent": PARENT})
             until(lambda: len(collector.spans) >= 3 + 6 + 5, "the spans of three requests", 30)
             shown = json.loads(server.request("GET", "/v2/trace/setting")[2])
@@ -306,10 +306,12 @@ def test_a_collector_gets_the_spans_of_requests_and_their_context_is_handed_on(r
     assert {span.trace_id.hex() for span in collector.spans} == {PARENT.split("-")[1]}
     roots = [span for span in collector.spans if span.parent_span_id.hex() == PARENT.split("-")[2]]
     assert [span.name for span in roots] == ["InferRequest"] * 3
+    assert sorted(span.trace_state for span in roots) == ["", "a=1,b=2", "c=3"]
 
     def tree(span):
         inner = sorted((other for other in collector.spans if other.parent_span_id == span.span_id), key=lambda other: other.start_time_unix_nano)
         assert all(span.start_time_unix_nano <= other.start_time_unix_nano <= other.end_time_unix_nano for other in inner)
+        assert all(other.trace_state == span.trace_state for other in inner)
         return span.name, [tree(other) for other in inner]
 
     run = ("echo", [("compute", [])])
@@ -322,7 +324,7 @@ def test_a_collector_gets_the_spans_of_requests_and_their_context_is_handed_on(r
             assert set(attributes) >= {"triton.model_name", "triton.model_version", "triton.trace_id", "triton.trace_parent_id"}
             own.setdefault(attributes.get("triton.request_id", ""), []).append(span)
     # what a model hears is the span of its own part
-    context = json.dumps({"traceparent": f"00-{PARENT.split('-')[1]}-{own['traced'][0].span_id.hex()}-01"}, separators=(",", ":"))
+    context = json.dumps({"traceparent": f"00-{PARENT.split('-')[1]}-{own['traced'][0].span_id.hex()}-01", "tracestate": "a=1,b=2"}, separators=(",", ":"))
     assert f"CONTEXT traced {context}" in log and "CONTEXT untraced None" in log
     events = {span.name: [event.name for event in span.events] for span in collector.spans}
     assert set(events["compute"]) == {"COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END"}
@@ -358,7 +360,6 @@ def test_a_collector_that_does_not_take_spans_costs_no_request(repository, kind)
         (configured("count=-2"), "a whole number from -1 to 2147483647"),
         (configured("unknown=1"), "one of level, rate, count, mode"),
         (configured("mode=opentelemetry", "opentelemetry,url=nowhere"), "'nowhere' is no address of a collector"),
-        (["--trace-rate=5", *configured("rate=5")], "--trace-rate cannot be given beside --trace-config"),
     ],
 )
 def test_settings_of_the_command_line_that_are_wrong_end_the_server(repository, flags, text):
@@ -368,8 +369,9 @@ def test_settings_of_the_command_line_that_are_wrong_end_the_server(repository, 
 
 
 def test_older_flags_say_the_same(repository, tmp_path):
-    flags = [f"--trace-file={tmp_path}/t", "--trace-level=TIMESTAMPS", "--trace-rate=1", "--trace-count=1", "--trace-log-frequency=1"]
-    with Server(repository, *flags) as server:
+    flags = [f"--trace-file={tmp_path}/t", "--trace-level=TIMESTAMPS", "--trace-rate=5", "--trace-count=1", "--trace-log-frequency=1"]
+    with Server(repository, *flags, *configured("rate=1")) as server:
+        assert "Overriding deprecated '--trace-rate' in favor of provided rate value in --trace-config!" in server.log()
         infer(server, "echo", "1")
         until(lambda: (tmp_path / "t.0").exists(), "the file", 30)
     assert set(by_request(tmp_path / "t.0")) == {"1"}

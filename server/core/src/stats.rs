@@ -407,7 +407,7 @@ impl ModelCounters {
 
 /// Where more is told of a request whose trace goes to a collector.
 fn exemplar(trace: Option<&Trace>, now_ms: u64) -> Option<Exemplar> {
-    let trace_id = trace.filter(|trace| trace.traceparent().is_some())?.trace_id();
+    let trace_id = trace.filter(|trace| trace.has_spans())?.trace_id();
     Some(Exemplar { trace_id, value: 0.0, at: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms) })
 }
 

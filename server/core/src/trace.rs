@@ -22,7 +22,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use self::{
-    context::{SpanId, TraceId},
+    context::{Remote, SpanId, TraceId},
     ids::Ids,
     tracer::{Mode, Stream, TraceSink, Tracer},
 };
@@ -161,7 +161,7 @@ pub struct Finished {
     /// The span of the whole request.
     pub span: SpanId,
     /// The span of the caller, if it sent one.
-    pub remote_span: Option<SpanId>,
+    pub remote: Option<Remote>,
     /// In the order in which they were recorded.
     pub events: Vec<Event>,
     /// Bytes of tensors in `events`.
@@ -186,7 +186,7 @@ struct Record {
     id: u64,
     trace_id: TraceId,
     span: SpanId,
-    remote_span: Option<SpanId>,
+    remote: Option<Remote>,
     has_times: bool,
     has_tensors: bool,
     kept: Mutex<Kept>,
@@ -223,7 +223,7 @@ impl Drop for Record {
             id: self.id,
             trace_id: self.trace_id,
             span: self.span,
-            remote_span: self.remote_span,
+            remote: self.remote.take(),
             events,
             tensor_bytes,
             stream: self.stream.clone(),
@@ -260,10 +260,21 @@ impl Trace {
         self.record.trace_id
     }
 
-    /// This part as the parent of spans of others: the value of a W3C `traceparent`. `None` where no spans are made of it.
-    pub fn traceparent(&self) -> Option<String> {
-        (self.record.stream.mode() == Mode::OpenTelemetry)
-            .then(|| context::traceparent(self.record.trace_id, self.span))
+    /// Whether it becomes spans of a collector, which others may know by its [`Trace::trace_id`].
+    pub fn has_spans(&self) -> bool {
+        self.record.stream.mode() == Mode::OpenTelemetry
+    }
+
+    /// This part as the parent of spans of others: a JSON object of the W3C headers `traceparent` and, if the caller sent one,
+    /// `tracestate`. `None` where no spans are made of it.
+    pub fn context(&self) -> Option<String> {
+        let parent = self.has_spans().then(|| context::traceparent(self.record.trace_id, self.span))?;
+        let state = self.record.remote.as_ref().and_then(|remote| remote.state.as_deref());
+        Some(match state {
+            // a parent has nothing that JSON would have to escape
+            None => format!(r#"{{"traceparent":"{parent}"}}"#),
+            Some(state) => format!(r#"{{"traceparent":"{parent}","tracestate":{}}}"#, serde_json::Value::from(state)),
+        })
     }
 
     /// A model runs this part from `now` on.

@@ -106,7 +106,7 @@ pub(crate) struct Args {
     /// File of the access log.
     pub(crate) access_log: Option<PathBuf>,
     /// Sentences about flags that have a successor.
-    pub(crate) deprecations: Vec<&'static str>,
+    pub(crate) deprecations: Vec<String>,
     /// Flags given that this server does not support and ignores.
     pub(crate) unsupported_flags: Vec<&'static str>,
 }
@@ -325,8 +325,6 @@ pub(crate) enum ArgsError {
          'numa-node', 'cpu-cores'"
     )]
     HostPolicySetting(String),
-    #[error("--{0} cannot be given beside --trace-config, which says the same: leave it out")]
-    TwoTraceFlags(&'static str),
     #[error(
         "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true"
     )]
@@ -435,9 +433,7 @@ impl Args {
             return Err(ArgsError::NoEndpoint);
         }
         self.cache.configs()?;
-        if let Some(older) = self.tracing.clash() {
-            return Err(ArgsError::TwoTraceFlags(older));
-        }
+        self.deprecations.extend(self.tracing.settle());
         let settings = self.metrics_settings.iter();
         let pairs: Vec<_> = settings.map(MetricsSetting::pair).collect::<Result<_, _>>()?;
         self.latency = LatencySettings::parse(pairs)?;

@@ -366,6 +366,7 @@ fn traces(args: &TraceArgs, runtime: &Handle) -> Result<Arc<Traces>, Fatal> {
             if let Some(url) = args.url.clone().or_else(|| collector_of_environment(variable)) {
                 settings.url = url;
             }
+            settings.headers = otlp::headers_of_environment(variable);
             settings.resource = otlp::resource_of_environment("triton-inference-server", variable, &args.resource);
             settings.max_queue_size = saturating(args.batches.max_queue_size().into());
             settings.schedule_delay = Duration::from_millis(args.batches.schedule_delay().into());

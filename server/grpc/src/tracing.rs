@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::HeaderMap;
-use server_core::trace::{Activity, Trace};
+use http::{HeaderMap, HeaderValue};
+use server_core::trace::{Activity, Remote, Trace};
 use server_engine::{Engine, ModelHandle};
 
 /// The moment from which the next message is waited for, where anything is traced.
@@ -19,8 +19,11 @@ pub(crate) fn begin(
     waited_since: Option<Instant>,
     received_at: Instant,
 ) -> Option<Arc<Trace>> {
-    let traceparent = || metadata.get("traceparent").map(http::HeaderValue::as_bytes);
-    let trace = engine.tracer().sample(&model.interface().model_name, traceparent)?;
+    let remote = || {
+        let states = metadata.get_all("tracestate").iter().map(HeaderValue::as_bytes);
+        Remote::parse(metadata.get("traceparent")?.as_bytes(), states)
+    };
+    let trace = engine.tracer().sample(&model.interface().model_name, remote)?;
     trace.request_reached(Activity::GrpcWaitReadStart, waited_since.unwrap_or(received_at));
     trace.request_reached(Activity::GrpcWaitReadEnd, received_at);
     Some(trace)

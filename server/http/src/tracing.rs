@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::HeaderMap;
-use server_core::trace::{Activity, Trace};
+use http::{HeaderMap, HeaderValue};
+use server_core::trace::{Activity, Remote, Trace};
 use server_engine::ModelHandle;
 
 use crate::server::Server;
@@ -15,8 +15,11 @@ pub(crate) fn begin(
     headers: &HeaderMap,
     received_at: Instant,
 ) -> Option<Arc<Trace>> {
-    let traceparent = || headers.get("traceparent").map(http::HeaderValue::as_bytes);
-    let trace = server.engine.tracer().sample(&model.interface().model_name, traceparent)?;
+    let remote = || {
+        let states = headers.get_all("tracestate").iter().map(HeaderValue::as_bytes);
+        Remote::parse(headers.get("traceparent")?.as_bytes(), states)
+    };
+    let trace = server.engine.tracer().sample(&model.interface().model_name, remote)?;
     trace.request_reached(Activity::HttpRecvStart, received_at);
     trace.request_reached(Activity::HttpRecvEnd, Instant::now());
     Some(trace)

@@ -9,8 +9,12 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
-use reqwest::{Client, Url, header::CONTENT_TYPE, redirect};
+use prost::{Message, bytes::Bytes};
+use reqwest::{
+    Client, Response, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -20,9 +24,14 @@ use tokio::{
 
 use crate::{
     Settings,
-    message::{ExportTraceServiceRequest, KeyValue, Resource, ResourceSpans, Scope, ScopeSpans, Span},
+    message::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, PartialSuccess, Resource, ResourceSpans,
+        Scope, ScopeSpans, Span,
+    },
 };
 
+/// Longest answer of a collector that is read. Units: bytes.
+const MAX_ANSWER: u64 = 64 << 10;
 /// How long one export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,6 +58,7 @@ impl Counts {
 pub struct Exporter<T> {
     sender: mpsc::UnboundedSender<(T, usize)>,
     queued: Arc<AtomicUsize>,
+    unsent: Arc<AtomicU64>,
     max_queue_size: usize,
     counts: Arc<Counts>,
     stop: Arc<Notify>,
@@ -58,7 +68,7 @@ pub struct Exporter<T> {
 impl<T: Send + 'static> Exporter<T> {
     /// Starts the task. `spans` makes the spans of one item.
     ///
-    /// Errors: the address is none, or no HTTP client can be made.
+    /// Errors: the address is none, a header is none, or no HTTP client can be made.
     pub fn start(
         settings: Settings,
         runtime: &Handle,
@@ -68,22 +78,27 @@ impl<T: Send + 'static> Exporter<T> {
         let url = url.ok_or_else(|| {
             format!("'{}' is no address of a collector: expected a URL such as {}", settings.url, crate::DEFAULT_URL)
         })?;
-        let builder = || Client::builder().timeout(EXPORT_TIMEOUT).redirect(redirect::Policy::none());
+        let headers = headers(&settings.headers)?;
+        let builder = || {
+            let builder = Client::builder().timeout(EXPORT_TIMEOUT).redirect(redirect::Policy::none());
+            builder.default_headers(headers.clone())
+        };
         // a machine without certificates can still reach what needs none
         let client = builder().build().or_else(|_| builder().tls_certs_only(Vec::new()).build());
         let client = client.map_err(|error| format!("no HTTP client can be made: {error}"))?;
         let (sender, receiver) = mpsc::unbounded_channel();
-        let (queued, counts, stop) =
-            (Arc::new(AtomicUsize::new(0)), Arc::new(Counts::default()), Arc::new(Notify::new()));
+        let (queued, unsent): (Arc<AtomicUsize>, Arc<AtomicU64>) = Default::default();
+        let (counts, stop) = (Arc::new(Counts::default()), Arc::new(Notify::new()));
         let max_queue_size = settings.max_queue_size;
         let task = Task {
             receiver,
             queued: queued.clone(),
+            unsent: unsent.clone(),
             spans,
             target: Target { client, url, settings, counts: counts.clone(), is_failing: false },
         };
         let task = runtime.spawn(task.run(stop.clone()));
-        Ok(Self { sender, queued, max_queue_size, counts, stop, task: std::sync::Mutex::new(Some(task)) })
+        Ok(Self { sender, queued, unsent, max_queue_size, counts, stop, task: std::sync::Mutex::new(Some(task)) })
     }
 
     /// Queues an item of so many spans, or drops it. Never waits.
@@ -101,7 +116,7 @@ impl<T: Send + 'static> Exporter<T> {
         &self.counts
     }
 
-    /// Sends what waits, for as long as that at most.
+    /// Sends what waits, for as long as that at most. What is left then is dropped, and counted.
     pub async fn close(&self, limit: Duration) {
         self.stop.notify_one();
         let task = self.task.lock().ok().and_then(|mut task| task.take());
@@ -109,6 +124,12 @@ impl<T: Send + 'static> Exporter<T> {
             && timeout(limit, &mut task).await.is_err()
         {
             task.abort();
+            let _ = task.await;
+            let lost = self.queued.swap(0, Relaxed) as u64 + self.unsent.swap(0, Relaxed);
+            self.counts.dropped.fetch_add(lost, Relaxed);
+            if lost > 0 {
+                tracing::warn!("{lost} spans are dropped: the trace collector did not take them in time");
+            }
         }
     }
 }
@@ -116,6 +137,8 @@ impl<T: Send + 'static> Exporter<T> {
 struct Task<T, F> {
     receiver: mpsc::UnboundedReceiver<(T, usize)>,
     queued: Arc<AtomicUsize>,
+    /// Spans that left the queue, and are neither exported nor dropped.
+    unsent: Arc<AtomicU64>,
     spans: F,
     target: Target,
 }
@@ -142,7 +165,10 @@ impl<T: Send + 'static, F: Fn(T) -> Vec<Span> + Send + 'static> Task<T, F> {
             }
             while !batch.is_empty() {
                 let rest = batch.split_off(batch.len().min(most));
-                self.target.export(std::mem::replace(&mut batch, rest)).await;
+                let spans = std::mem::replace(&mut batch, rest);
+                let count = spans.len() as u64;
+                self.target.export(spans).await;
+                self.unsent.fetch_sub(count, Relaxed);
                 if !is_stopping && batch.len() < most {
                     break;
                 }
@@ -151,8 +177,10 @@ impl<T: Send + 'static, F: Fn(T) -> Vec<Span> + Send + 'static> Task<T, F> {
     }
 
     fn add(&self, (item, count): (T, usize), batch: &mut Vec<Span>) {
-        self.queued.fetch_sub(count, Relaxed);
+        let before = batch.len();
         batch.extend((self.spans)(item));
+        self.unsent.fetch_add((batch.len() - before) as u64, Relaxed);
+        self.queued.fetch_sub(count, Relaxed);
     }
 }
 
@@ -171,21 +199,27 @@ impl Target {
         let body = self.request(spans).encode_to_vec();
         let sent =
             self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/x-protobuf").body(body).send().await;
-        let failure = match sent {
-            Ok(response) if response.status().is_success() => None,
-            Ok(response) => Some(format!("it answered with {}", response.status())),
-            Err(error) => Some(chain(&error)),
+        let (rejected, failure) = match sent {
+            Ok(response) if response.status().is_success() => match rejected(response).await {
+                PartialSuccess { rejected_spans: ..=0, .. } => (0, None),
+                PartialSuccess { rejected_spans, error_message } => {
+                    let rejected = rejected_spans.unsigned_abs().min(count);
+                    (rejected, Some(format!("it rejected {rejected} of {count}: {error_message}")))
+                }
+            },
+            Ok(response) => (count, Some(format!("it answered with {}", response.status()))),
+            Err(error) => (count, Some(chain(&error))),
         };
+        self.counts.exported.fetch_add(count - rejected, Relaxed);
+        self.counts.dropped.fetch_add(rejected, Relaxed);
         let url = self.settings.url.as_str();
         match failure {
             None => {
-                self.counts.exported.fetch_add(count, Relaxed);
                 if std::mem::replace(&mut self.is_failing, false) {
                     tracing::info!("the trace collector at '{url}' takes spans again");
                 }
             }
             Some(reason) => {
-                self.counts.dropped.fetch_add(count, Relaxed);
                 if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::warn!(
                         "cannot export spans to the trace collector at '{url}': {reason}. Spans are dropped until it takes them"
@@ -205,6 +239,24 @@ impl Target {
             }],
         }
     }
+}
+
+/// Errors: a name or a value that no header can have. The value is not shown, for it may be a secret.
+fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, String> {
+    let pairs = pairs.iter().map(|(name, text)| {
+        let pair = name.parse::<HeaderName>().ok().zip(text.parse::<HeaderValue>().ok());
+        let (header, mut value) = pair.ok_or_else(|| format!("'{name}' and its value are no header of HTTP"))?;
+        value.set_sensitive(true);
+        Ok((header, value))
+    });
+    pairs.collect()
+}
+
+/// What the collector did not take of what it took. An answer that is none says nothing of it.
+async fn rejected(response: Response) -> PartialSuccess {
+    let is_short = response.content_length().is_some_and(|length| length <= MAX_ANSWER);
+    let body = if is_short { response.bytes().await.unwrap_or_default() } else { Bytes::new() };
+    ExportTraceServiceResponse::decode(body).ok().and_then(|answer| answer.partial_success).unwrap_or_default()
 }
 
 /// An error with what led to it.
@@ -246,7 +298,11 @@ mod tests {
     }
 
     /// Takes requests until `most` have come, and returns their bodies.
-    async fn collect(listener: TcpListener, most: usize) -> Vec<ExportTraceServiceRequest> {
+    async fn collect(
+        listener: TcpListener,
+        most: usize,
+        answer: ExportTraceServiceResponse,
+    ) -> Vec<ExportTraceServiceRequest> {
         let mut bodies = Vec::new();
         while bodies.len() < most {
             let (mut socket, _) = listener.accept().await.unwrap();
@@ -265,7 +321,9 @@ mod tests {
                 assert!(socket.read_buf(&mut bytes).await.unwrap() > 0);
             }
             bodies.push(ExportTraceServiceRequest::decode(&bytes[head..]).unwrap());
-            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+            let answer = answer.encode_to_vec();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
+            socket.write_all(&[head.as_bytes(), &answer].concat()).await.unwrap();
         }
         bodies
     }
@@ -274,7 +332,7 @@ mod tests {
     async fn spans_are_sent_in_batches_and_the_rest_at_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let exporter = start(settings(listener.local_addr().unwrap().port()));
-        let collected = tokio::spawn(collect(listener, 2));
+        let collected = tokio::spawn(collect(listener, 2, ExportTraceServiceResponse::default()));
         for name in ["a", "b", "c"] {
             exporter.offer(span(name), 1);
         }
@@ -293,6 +351,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_collector_rejects_is_dropped_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let exporter = start(settings(listener.local_addr().unwrap().port()));
+        let rejects = PartialSuccess { rejected_spans: 1, error_message: "too old".into() };
+        let collected =
+            tokio::spawn(collect(listener, 1, ExportTraceServiceResponse { partial_success: Some(rejects) }));
+        ["a", "b"].iter().for_each(|name| exporter.offer(span(name), 1));
+        exporter.close(Duration::from_secs(20)).await;
+        assert_eq!(collected.await.unwrap().len(), 1);
+        assert_eq!((exporter.counts().exported(), exporter.counts().dropped()), (1, 1));
+    }
+
+    #[tokio::test]
     async fn what_finds_no_room_or_no_collector_is_dropped_and_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -305,6 +376,29 @@ mod tests {
         assert_eq!(exporter.counts().dropped(), 3, "four have room");
         exporter.close(Duration::from_secs(20)).await;
         assert_eq!((exporter.counts().exported(), exporter.counts().dropped()), (0, 7));
+    }
+
+    #[tokio::test]
+    async fn what_a_collector_does_not_take_before_the_end_is_dropped_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let exporter = start(settings(listener.local_addr().unwrap().port()));
+        for _ in 0..4 {
+            exporter.offer(span("a"), 1);
+        }
+        let silent = listener.accept(); // and never an answer
+        let (socket, ()) = tokio::join!(silent, exporter.close(Duration::from_millis(200)));
+        assert_eq!((exporter.counts().exported(), exporter.counts().dropped()), (0, 4));
+        drop(socket);
+    }
+
+    #[tokio::test]
+    async fn a_header_that_is_none_is_refused_without_its_value() {
+        for (name, value) in [("a b", "secret"), ("a", "sec\nret")] {
+            let headers = vec![(name.to_owned(), value.to_owned())];
+            let settings = Settings { headers, ..settings(1) };
+            let error = Exporter::<Span>::start(settings, &Handle::current(), |span| vec![span]).err().unwrap();
+            assert_eq!(error, format!("'{name}' and its value are no header of HTTP"));
+        }
     }
 
     #[tokio::test]

@@ -15,5 +15,5 @@ mod settings;
 pub use self::{
     exporter::{Counts, Exporter},
     message::{Span, SpanKind, Value},
-    settings::{DEFAULT_URL, Settings, resource_of_environment},
+    settings::{DEFAULT_URL, Settings, headers_of_environment, resource_of_environment},
 };

@@ -8,6 +8,25 @@ pub struct ExportTraceServiceRequest {
     pub resource_spans: Vec<ResourceSpans>,
 }
 
+/// What a collector answers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExportTraceServiceResponse {
+    /// There if it did not take everything.
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<PartialSuccess>,
+}
+
+/// What a collector did not take.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PartialSuccess {
+    /// How many spans.
+    #[prost(int64, tag = "1")]
+    pub rejected_spans: i64,
+    /// Why, or what it wants to tell besides.
+    #[prost(string, tag = "2")]
+    pub error_message: String,
+}
+
 /// Spans of one program.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ResourceSpans {
@@ -55,6 +74,9 @@ pub struct Span {
     /// 8 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub span_id: Vec<u8>,
+    /// The W3C `tracestate` of the trace; may be empty.
+    #[prost(string, tag = "3")]
+    pub trace_state: String,
     /// 8 bytes, or none for the first of a trace.
     #[prost(bytes = "vec", tag = "4")]
     pub parent_span_id: Vec<u8>,

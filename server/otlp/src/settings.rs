@@ -10,6 +10,8 @@ pub const DEFAULT_URL: &str = "http://localhost:4318/v1/traces";
 pub struct Settings {
     /// Where they are posted to.
     pub url: String,
+    /// Headers of each export: names and values.
+    pub headers: Vec<(String, String)>,
     /// What is known of the program: names and values.
     pub resource: Vec<(String, String)>,
     /// The part of the program that makes them.
@@ -27,6 +29,7 @@ impl Settings {
     pub fn new(scope: &'static str) -> Self {
         Self {
             url: DEFAULT_URL.to_owned(),
+            headers: Vec::new(),
             resource: Vec::new(),
             scope,
             max_queue_size: 2048,
@@ -34,6 +37,28 @@ impl Settings {
             max_export_batch_size: 512,
         }
     }
+}
+
+/// The headers that the environment wants exports to have, such as those by which a collector knows its callers:
+/// `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, or else `OTEL_EXPORTER_OTLP_HEADERS`. What is no pair is left out.
+pub fn headers_of_environment(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
+    let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let list = given("OTEL_EXPORTER_OTLP_TRACES_HEADERS").or_else(|| given("OTEL_EXPORTER_OTLP_HEADERS"));
+    let pairs = list.iter().flat_map(|list| list.split(',')).filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim().to_owned(), percent_decoded(value.trim()))).collect()
+}
+
+/// Values of such lists are percent-encoded.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What the environment says of the program: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, over the name it has otherwise.
@@ -65,6 +90,21 @@ pub fn resource_of_environment(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_are_those_for_traces_or_else_for_everything() {
+        let headers = |names: &[(&'static str, &'static str)]| {
+            let names = names.to_vec();
+            headers_of_environment(|name| {
+                names.iter().find(|(other, _)| *other == name).map(|(_, it)| (*it).to_owned())
+            })
+        };
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let all = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b%3D=, x = %zz%4 ,junk");
+        assert_eq!(headers(&[all]), [pair("api-key", "a b=="), pair("x", "%zz%4")]);
+        assert_eq!(headers(&[all, ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "t=1")]), [pair("t", "1")]);
+        assert_eq!(headers(&[]), []);
+    }
 
     #[test]
     fn what_is_given_goes_over_the_environment() {

@@ -17,9 +17,11 @@ pub(crate) fn count(trace: &Finished) -> usize {
 
 /// The spans, inner ones before those around them.
 pub(crate) fn spans(trace: &Finished, clock: &Epoch) -> Vec<Span> {
+    let state = trace.remote.as_ref().and_then(|remote| remote.state.as_deref()).unwrap_or_default();
     let span = |id: &[u8], parent: Option<&[u8]>, name: &str| Span {
         trace_id: trace.trace_id.0.to_vec(),
         span_id: id.to_vec(),
+        trace_state: state.to_owned(),
         parent_span_id: parent.unwrap_or_default().to_vec(),
         name: name.to_owned(),
         kind: SpanKind::Server.into(),
@@ -28,7 +30,7 @@ pub(crate) fn spans(trace: &Finished, clock: &Epoch) -> Vec<Span> {
     let mut models: Vec<Span> = Vec::new();
     let mut computes: Vec<Span> = Vec::new();
     let mut parts: HashMap<u64, Part> = HashMap::new();
-    let remote = trace.remote_span.as_ref().map(|span| span.0.as_slice());
+    let remote = trace.remote.as_ref().map(|remote| remote.span.0.as_slice());
     let mut request = span(&trace.span.0, remote, "InferRequest");
     for event in &trace.events {
         match event {

@@ -96,10 +96,9 @@ impl Message {
             Some(trace) => {
                 writer.tuple(2);
                 writer.uint(trace.id());
-                match trace.traceparent() {
+                match trace.context() {
                     None => writer.none(),
-                    // it has nothing that JSON would have to escape
-                    Some(parent) => writer.str(&format!("{{\"traceparent\":\"{parent}\"}}")),
+                    Some(context) => writer.str(&context),
                 }
             }
         }

@@ -102,8 +102,7 @@ impl Running {
 impl InferenceTrace {
     /// The server's record of a request.
     pub(crate) fn of(trace: &Arc<Trace>) -> Self {
-        let context = trace.traceparent().map(|parent| serde_json::json!({ "traceparent": parent }).to_string());
-        let about = About { context: text(&context.unwrap_or_default()), ..About::default() };
+        let about = About { context: text(&trace.context().unwrap_or_default()), ..About::default() };
         Self {
             level: TraceLevel::TIMESTAMPS,
             id: trace.id(),

@@ -29,7 +29,10 @@ fn tracer(mode: Mode, values: Values) -> (Tracer, Arc<Seen>) {
 }
 
 const ON: Values = Values { has_times: true, has_tensors: false, rate: 1, count: -1, log_frequency: 0 };
-const PARENT: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+fn caller() -> Option<Remote> {
+    Remote::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", [b"a=\"1\"".as_slice()])
+}
 
 fn sampled(tracer: &Tracer, model: &str, requests: usize) -> Vec<bool> {
     (0..requests).map(|_| tracer.sample(model, || None).is_some()).collect()
@@ -121,22 +124,24 @@ fn a_count_that_no_change_has_set_begins_anew_with_every_change() {
 fn a_request_of_a_trace_is_traced_whatever_the_rate() {
     let (tracer, seen) = tracer(Mode::OpenTelemetry, Values { rate: 0, ..ON });
     assert_eq!(sampled(&tracer, "m", 1), [false]);
-    let trace = tracer.sample("m", || Some(PARENT)).unwrap();
+    let trace = tracer.sample("m", caller).unwrap();
     assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
-    let parent = trace.traceparent().unwrap();
+    let context: serde_json::Value = serde_json::from_str(&trace.context().unwrap()).unwrap();
+    let parent = context["traceparent"].as_str().unwrap();
     assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && !parent.contains("b7ad6b7169203331"));
+    assert_eq!(context["tracestate"], "a=\"1\"");
     drop(trace);
     let finished = seen.finished.lock().pop().unwrap();
-    assert_eq!(finished.remote_span.unwrap().to_string(), "b7ad6b7169203331");
-    assert!(tracer.sample("m", || Some(b"junk")).is_none());
+    assert_eq!(finished.remote.unwrap().span.to_string(), "b7ad6b7169203331");
+    assert!(tracer.sample("m", || Remote::parse(b"junk", [])).is_none());
     // Triton's own files know no callers
-    assert!(super::tests::tracer(Mode::Triton, Values { rate: 0, ..ON }).0.sample("m", || Some(PARENT)).is_none());
+    assert!(super::tests::tracer(Mode::Triton, Values { rate: 0, ..ON }).0.sample("m", caller).is_none());
 }
 
 #[test]
 fn a_request_of_a_trace_counts_as_every_other() {
     let (tracer, _) = tracer(Mode::OpenTelemetry, Values { rate: 2, count: 1, ..ON });
-    let of_trace = || tracer.sample("m", || Some(PARENT)).is_some();
+    let of_trace = || tracer.sample("m", caller).is_some();
     assert_eq!(sampled(&tracer, "m", 1), [false]);
     assert!(of_trace(), "the second, and the one of the count");
     assert_eq!(sampled(&tracer, "m", 2), [false; 2]);

@@ -216,15 +216,16 @@ impl Tracer {
         self.is_on.load(Relaxed)
     }
 
-    /// The trace of a request to that model, if it is to be traced. `traceparent` is what its caller sent under that name.
-    pub fn sample<'a>(&self, model: &str, traceparent: impl FnOnce() -> Option<&'a [u8]>) -> Option<Arc<Trace>> {
+    /// The trace of a request to that model, if it is to be traced. `remote` looks for the span of its
+    /// caller, and is asked only where that counts.
+    pub fn sample(&self, model: &str, remote: impl FnOnce() -> Option<Remote>) -> Option<Arc<Trace>> {
         if !self.is_on() {
             return None;
         }
         let stream = self.stream_of(model);
         let remote = match self.mode {
             Mode::Triton => None,
-            Mode::OpenTelemetry => traceparent().and_then(Remote::parse),
+            Mode::OpenTelemetry => remote(),
         };
         stream.samples(remote.is_some()).then(|| self.begin(stream, remote))
     }
@@ -234,9 +235,9 @@ impl Tracer {
         let (id, span) = (ids.next_number(), ids.span());
         let record = Record {
             id,
-            trace_id: remote.map_or_else(|| ids.trace(), |remote| remote.trace_id),
+            trace_id: remote.as_ref().map_or_else(|| ids.trace(), |remote| remote.trace_id),
             span,
-            remote_span: remote.map(|remote| remote.span),
+            remote,
             has_times: stream.values.has_times,
             has_tensors: stream.values.has_tensors && self.mode == Mode::Triton,
             kept: Mutex::default(),

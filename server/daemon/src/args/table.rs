@@ -55,14 +55,12 @@ macro_rules! older_trace {
             help: $help,
             effect: Effect::Set(|args, text| {
                 let value = <$type as Value>::read(text)?;
-                args.deprecations.push(concat!(
-                    "Warning: '--",
-                    $name,
-                    "' has been deprecated and will be removed in future releases. Please use '--trace-config ",
-                    $setting,
-                    "=<value>' instead."
+                args.deprecations.push(format!(
+                    "Warning: '--{}' has been deprecated and will be removed in future releases. Please use '--trace-config \
+                     {}=<value>' instead.",
+                    $name, $setting
                 ));
-                args.tracing.take_older($name, &<Setting as Value>::read(&format!("{}={value}", $setting))?)
+                args.tracing.take_older($name, <Setting as Value>::read(&format!("{}={value}", $setting))?)
             }),
         }
     };
@@ -417,7 +415,8 @@ const DEPRECATED: &[Flag] = &[
 fn set_strict_config(args: &mut Args, on: bool) {
     args.models.strict_config = on;
     args.deprecations.push(
-        "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead.",
+        "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead."
+            .to_owned(),
     );
 }
 

@@ -19,10 +19,10 @@ pub(crate) struct TraceArgs {
     /// What spans say of the program.
     pub(crate) resource: Vec<(String, String)>,
     pub(crate) batches: Batches,
-    /// `--trace-config` was given.
-    is_given: bool,
-    /// One of the older flags that was given.
-    pub(super) older: Option<&'static str>,
+    /// What `--trace-config` says, by the older flags that say the same.
+    newer: Vec<&'static str>,
+    /// What older flags say, until all flags are known.
+    older: Vec<(&'static str, Setting)>,
 }
 
 impl Default for TraceArgs {
@@ -34,8 +34,8 @@ impl Default for TraceArgs {
             url: None,
             resource: Vec::new(),
             batches: Batches::default(),
-            is_given: false,
-            older: None,
+            newer: Vec::new(),
+            older: Vec::new(),
         }
     }
 }
@@ -93,19 +93,49 @@ impl TraceArgs {
     ///
     /// Errors: what would have been accepted.
     pub(crate) fn take(&mut self, setting: &Setting) -> Result<(), String> {
-        self.is_given = true;
+        self.newer.extend(older_flag(setting));
         self.set(setting)
     }
 
-    /// The same, of a flag that has a successor.
-    pub(crate) fn take_older(&mut self, flag: &'static str, setting: &Setting) -> Result<(), String> {
-        self.older = Some(flag);
-        self.set(setting)
+    /// The same, of a flag that has a successor. It counts once [`TraceArgs::settle`] knows all flags.
+    pub(crate) fn take_older(&mut self, flag: &'static str, setting: Setting) -> Result<(), String> {
+        self.clone().set(&setting)?;
+        self.older.push((flag, setting));
+        Ok(())
     }
 
-    /// The older flag, if the newer one was given as well.
-    pub(crate) fn clash(&self) -> Option<&'static str> {
-        self.older.filter(|_| self.is_given)
+    /// Takes over what older flags say and `--trace-config` does not: levels add up, but an older flag that says OFF wins over
+    /// all. Returns what is to be told of flags that do not count.
+    ///
+    /// Source: Triton, `PostProcessTraceArgs` of its command line.
+    pub(crate) fn settle(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut is_off = false;
+        for (flag, setting) in std::mem::take(&mut self.older) {
+            let is_of_file = setting.name.is_some();
+            if is_of_file && self.mode == Mode::OpenTelemetry {
+                told.push(format!(
+                    "Warning: '--{flag}' is deprecated and will be ignored with opentelemetry tracing mode."
+                ));
+                continue;
+            }
+            let is_overridden = self.newer.contains(&flag);
+            if is_overridden {
+                let what = if setting.key == "rate" { "rate value" } else { &setting.key };
+                told.push(format!(
+                    "Warning: Overriding deprecated '--{flag}' in favor of provided {what} in --trace-config!"
+                ));
+            }
+            let is_level = setting.key == "level";
+            is_off |= is_level && is_off_level(&setting.value);
+            if is_level || !is_overridden {
+                let _ = self.set(&setting); // checked when it was taken
+            }
+        }
+        if is_off {
+            (self.values.has_times, self.values.has_tensors) = (false, false);
+        }
+        told
     }
 
     fn set(&mut self, setting: &Setting) -> Result<(), String> {
@@ -142,7 +172,7 @@ impl TraceArgs {
     fn level(&mut self, level: &str) -> Result<(), String> {
         let Values { has_times, has_tensors, .. } = &mut self.values;
         match level.to_ascii_lowercase().as_str() {
-            "off" | "false" => (*has_times, *has_tensors) = (false, false),
+            _ if is_off_level(level) => {} // as in Triton, where it adds nothing to other levels
             "timestamps" | "min" | "max" | "on" | "true" => *has_times = true,
             "tensors" => *has_tensors = true,
             _ => return Err("a level: OFF, TIMESTAMPS or TENSORS".into()),
@@ -186,6 +216,22 @@ impl TraceArgs {
             }
         }
     }
+}
+
+/// The older flag that says what a setting says.
+fn older_flag(setting: &Setting) -> Option<&'static str> {
+    Some(match (setting.name.as_deref(), setting.key.as_str()) {
+        (None, "level") => "trace-level",
+        (None, "rate") => "trace-rate",
+        (None, "count") => "trace-count",
+        (Some("triton"), "file") => "trace-file",
+        (Some("triton"), "log-frequency") => "trace-log-frequency",
+        _ => return None,
+    })
+}
+
+fn is_off_level(level: &str) -> bool {
+    ["off", "false"].iter().any(|off| level.eq_ignore_ascii_case(off))
 }
 
 fn positive(text: &str) -> Result<u32, String> {
@@ -244,13 +290,43 @@ mod tests {
         };
         for on in ["level=timestamps", "level=Min", "level=MAX", "level=on", "level=TRUE"] {
             assert_eq!(levels(&[on]), (true, false), "{on}");
-            for off in ["level=off", "level=False"] {
-                assert_eq!(levels(&[on, "level=Tensors", off]), (false, false), "{on} {off}");
-            }
         }
-        assert_eq!(levels(&["level=tensors"]), (false, true));
+        for off in ["level=off", "level=False"] {
+            assert_eq!(levels(&[off]), (false, false), "{off}");
+            assert_eq!(levels(&[off, "level=tensors", off]), (false, true), "{off}");
+        }
         assert_eq!(read(&["mode=OpenTelemetry"]).unwrap().mode, Mode::OpenTelemetry);
         assert_eq!(read(&["mode=opentelemetry", "mode=TRITON"]).unwrap().mode, Mode::Triton);
+    }
+
+    #[test]
+    fn older_flags_count_where_newer_ones_say_nothing() {
+        let settled = |newer: &[&str], older: &[(&'static str, &str)]| {
+            let mut args = TraceArgs::default();
+            for (flag, text) in older {
+                args.take_older(flag, Setting::read(text).unwrap()).unwrap();
+            }
+            for text in newer {
+                args.take(&Setting::read(text).unwrap()).unwrap();
+            }
+            let told = args.settle();
+            (args.values, args.file, told)
+        };
+        let older = [("trace-rate", "rate=5"), ("trace-level", "level=TENSORS"), ("trace-file", "triton,file=/old")];
+        let (values, file, told) = settled(&["rate=7", "level=TIMESTAMPS", "triton,file=/new"], &older);
+        assert_eq!((values.rate, values.has_times, values.has_tensors, file.as_str()), (7, true, true, "/new"));
+        let overriding = |flag: &str, what: &str| {
+            format!("Warning: Overriding deprecated '--{flag}' in favor of provided {what} in --trace-config!")
+        };
+        let expect = [("trace-rate", "rate value"), ("trace-level", "level"), ("trace-file", "file")];
+        assert_eq!(told, expect.map(|(flag, what)| overriding(flag, what)));
+        let (values, file, told) = settled(&["count=3"], &older);
+        assert_eq!((values.rate, values.count, file.as_str(), told.len()), (5, 3, "/old", 0));
+        let (values, ..) = settled(&["level=TIMESTAMPS"], &[("trace-level", "level=OFF")]);
+        assert!(!values.is_on(), "an older flag that says OFF wins");
+        let (_, file, told) = settled(&["mode=opentelemetry"], &older[2..]);
+        assert_eq!((file.as_str(), told.len()), ("", 1));
+        assert!(TraceArgs::default().take_older("trace-rate", Setting::read("rate=x").unwrap()).is_err());
     }
 
     #[test]
