@@ -55,7 +55,7 @@ fn page(models: &mut [ModelCounters], format: Format) -> (Duration, usize) {
     page.add_models(&snapshots);
     page.add_pinned_memory();
     page.add_machine(&MachineSnapshot::default());
-    page.add_latencies(&snapshots);
+    page.add_latencies(snapshots);
     let bytes = format.write(&page).len();
     (began.elapsed(), bytes)
 }

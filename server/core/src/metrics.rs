@@ -8,6 +8,7 @@
 mod cache;
 #[cfg(test)]
 mod exposition_tests;
+mod extra_label;
 mod family;
 mod labels;
 mod latencies;

@@ -469,7 +469,7 @@ impl Engine {
             page.add_local_cache(&cache);
         }
         page.add_counters(&self.options.tracer.metrics());
-        page.add_latencies(&models);
+        page.add_latencies(models);
         self.custom_metrics.add_to(&mut page);
         page
     }

@@ -81,37 +81,34 @@ pub(super) fn kind(name: &str) -> Option<Kind> {
 
 impl Page {
     /// Adds the distributions that models keep. A family that no model keeps is not there.
-    pub fn add_latencies(&mut self, models: &[ModelSnapshot]) {
-        let kept: Vec<(Arc<LabelSet>, &LatencyReadings)> = models
-            .iter()
-            .filter_map(|model| Some((Arc::new(LabelSet::of_model(model)), model.latencies.as_deref()?)))
-            .collect();
-        if kept.is_empty() {
-            return;
-        }
-        let mut add = |kind, name, help, value: &dyn Fn(&LatencyReadings) -> Option<Value>| {
-            let series = kept
-                .iter()
-                .filter_map(|(labels, readings)| Some(Series { labels: labels.clone(), value: value(readings)? }));
-            let family = Family { series: series.collect(), ..Family::new(kind, name, help) };
-            self.families.extend((!family.series.is_empty()).then_some(family));
-        };
+    pub fn add_latencies(&mut self, models: Vec<ModelSnapshot>) {
         let help = "Duration from request to first response in milliseconds";
-        add(Kind::Histogram, FIRST_RESPONSE_FAMILY, help, &|readings| {
-            readings.first_response.clone().map(|histogram| Value::Histogram(Box::new(histogram)))
-        });
-        for (of, name, help) in SUMMARIES {
-            add(Kind::Summary, name, help, &|readings| {
-                let (_, summary) = readings.summaries.iter().find(|(kept, _)| *kept == of)?;
-                Some(Value::Summary(Box::new(summary.clone())))
-            });
+        let mut first_response = Family::new(Kind::Histogram, FIRST_RESPONSE_FAMILY, help);
+        let mut summaries = SUMMARIES.map(|(_, name, help)| Family::new(Kind::Summary, name, help));
+        let mut histograms = HISTOGRAMS.map(|(_, name, help)| Family::new(Kind::Histogram, name, help));
+        for mut model in models {
+            let Some(readings) = model.latencies.take() else { continue };
+            let labels = Arc::new(LabelSet::of_model(&model));
+            let add = |family: &mut Family, value| family.series.push(Series { labels: labels.clone(), value });
+            let LatencyReadings { first_response: first, summaries: kept, own } = *readings;
+            if let Some(histogram) = first {
+                add(&mut first_response, Value::Histogram(Box::new(histogram)));
+            }
+            for (of, summary) in kept {
+                let family = SUMMARIES.iter().zip(&mut summaries).find(|((other, ..), _)| *other == of);
+                if let Some((_, family)) = family {
+                    add(family, Value::Summary(Box::new(summary)));
+                }
+            }
+            for (of, histogram) in own {
+                let family = HISTOGRAMS.iter().zip(&mut histograms).find(|((other, ..), _)| *other == of);
+                if let Some((_, family)) = family {
+                    add(family, Value::Histogram(Box::new(histogram)));
+                }
+            }
         }
-        for (of, name, help) in HISTOGRAMS {
-            add(Kind::Histogram, name, help, &|readings| {
-                let (_, histogram) = readings.own.iter().find(|(kept, _)| *kept == of)?;
-                Some(Value::Histogram(Box::new(histogram.clone())))
-            });
-        }
+        let families = [first_response].into_iter().chain(summaries).chain(histograms);
+        self.families.extend(families.filter(|family| !family.series.is_empty()));
     }
 }
 
@@ -144,7 +141,7 @@ mod tests {
         counters.metrics(at(600))
     }
 
-    fn page(models: &[ModelSnapshot]) -> String {
+    fn page(models: Vec<ModelSnapshot>) -> String {
         let mut page = Page::default();
         page.add_latencies(models);
         page.text()
@@ -158,19 +155,19 @@ mod tests {
             ("summary_quantiles", "0.5:0.05,0.9:0.01"),
         ];
         let settings = LatencySettings::parse(pairs).unwrap();
-        insta::assert_snapshot!(page(&[model("cached", &settings, true), model("plain", &settings, false)]));
+        insta::assert_snapshot!(page(vec![model("cached", &settings, true), model("plain", &settings, false)]));
     }
 
     #[test]
     fn histograms_of_this_server_are_in_seconds() {
         let settings = LatencySettings::parse([("latency_histograms", "true")]).unwrap();
-        insta::assert_snapshot!(page(&[model("m", &settings, false)]));
+        insta::assert_snapshot!(page(vec![model("m", &settings, false)]));
     }
 
     #[test]
     fn nothing_is_kept_or_shown_unless_it_is_asked_for() {
         let model = model("m", &LatencySettings::default(), true);
         assert_eq!(model.latencies, None);
-        assert_eq!(page(&[model]), "");
+        assert_eq!(page(vec![model]), "");
     }
 }

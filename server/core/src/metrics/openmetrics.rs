@@ -8,6 +8,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::{
+    extra_label::ExtraLabel,
     family::{Family, Kind, Page, Value},
     text::{escape, write_value},
 };
@@ -17,15 +18,17 @@ impl Page {
     /// The page, OpenMetrics text 1.0.0.
     pub fn openmetrics(&self) -> String {
         let mut text = String::new();
+        let extra = |label| ExtraLabel::new(label, write_label_number);
+        let (mut limits, mut quantiles) = (extra("le"), extra("quantile"));
         for family in &self.families {
-            write_family(&mut text, family);
+            write_family(&mut text, family, &mut limits, &mut quantiles);
         }
         text.push_str("# EOF\n");
         text
     }
 }
 
-fn write_family(text: &mut String, family: &Family) {
+fn write_family(text: &mut String, family: &Family, limits: &mut ExtraLabel, quantiles: &mut ExtraLabel) {
     let (name, kind) = match (family.kind, family.name.strip_suffix("_total")) {
         (Kind::Counter, Some(name)) => (name, "counter"),
         (Kind::Counter, None) => (&*family.name, "unknown"),
@@ -37,63 +40,58 @@ fn write_family(text: &mut String, family: &Family) {
     for series in &family.series {
         let labels = series.labels.text();
         match &series.value {
-            Value::Number(value) => write_line(text, &[&family.name], labels, None, *value, None),
-            Value::Histogram(histogram) => write_histogram(text, name, labels, histogram),
-            Value::Summary(summary) => write_summary(text, name, labels, summary),
+            Value::Number(value) => write_line(text, &[&family.name], labels, *value),
+            Value::Histogram(histogram) => write_histogram(text, name, labels, histogram, limits),
+            Value::Summary(summary) => write_summary(text, name, labels, summary, quantiles),
         }
     }
 }
 
-fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &HistogramReading) {
+fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &HistogramReading, limits: &mut ExtraLabel) {
     let mut count = 0;
-    let limits = histogram.limits.iter().copied().chain([f64::INFINITY]);
-    for (index, (limit, own)) in limits.zip(&histogram.counts).enumerate() {
+    limits.next_series(&[name, "_bucket"], labels, histogram.limits.iter().copied().chain([f64::INFINITY]));
+    for (index, own) in histogram.counts.iter().enumerate() {
         count += own;
-        let exemplar = histogram.exemplars.get(index).and_then(Option::as_ref);
-        write_line(text, &[name, "_bucket"], labels, Some(("le", limit)), count as f64, exemplar);
+        limits.begin_line(text, index);
+        write_number(text, count as f64);
+        if let Some(exemplar) = histogram.exemplars.get(index).and_then(Option::as_ref) {
+            write_exemplar(text, exemplar);
+        }
+        text.push('\n');
     }
     // where buckets lie below zero, a sum could fall, and is not given then
     if histogram.limits.first().is_none_or(|lowest| *lowest >= 0.0) {
-        write_line(text, &[name, "_sum"], labels, None, histogram.sum, None);
-        write_line(text, &[name, "_count"], labels, None, count as f64, None);
+        write_line(text, &[name, "_sum"], labels, histogram.sum);
+        write_line(text, &[name, "_count"], labels, count as f64);
     }
 }
 
-fn write_summary(text: &mut String, name: &str, labels: &str, summary: &SummaryReading) {
-    for &(quantile, value) in &summary.quantiles {
-        write_line(text, &[name], labels, Some(("quantile", quantile)), value, None);
+fn write_summary(text: &mut String, name: &str, labels: &str, summary: &SummaryReading, quantiles: &mut ExtraLabel) {
+    quantiles.next_series(&[name], labels, summary.quantiles.iter().map(|(quantile, _)| *quantile));
+    for (index, (_, value)) in summary.quantiles.iter().enumerate() {
+        quantiles.begin_line(text, index);
+        write_number(text, *value);
+        text.push('\n');
     }
-    write_line(text, &[name, "_sum"], labels, None, summary.sum, None);
-    write_line(text, &[name, "_count"], labels, None, summary.count as f64, None);
+    write_line(text, &[name, "_sum"], labels, summary.sum);
+    write_line(text, &[name, "_count"], labels, summary.count as f64);
 }
 
-fn write_line(
-    text: &mut String,
-    name: &[&str],
-    labels: &str,
-    more: Option<(&str, f64)>,
-    value: f64,
-    exemplar: Option<&Exemplar>,
-) {
+fn write_line(text: &mut String, name: &[&str], labels: &str, value: f64) {
     text.extend(name.iter().copied());
-    if !labels.is_empty() || more.is_some() {
-        text.extend(["{", labels]);
-        if let Some((label, value)) = more {
-            text.extend([if labels.is_empty() { "" } else { "," }, label, "=\""]);
-            write_label_number(text, value);
-            text.push('"');
-        }
-        text.push('}');
+    if !labels.is_empty() {
+        text.extend(["{", labels, "}"]);
     }
     text.push(' ');
     write_number(text, value);
-    if let Some(Exemplar { trace_id, value, at }) = exemplar {
-        text.push_str(&format!(" # {{trace_id=\"{trace_id}\"}} "));
-        write_number(text, *value);
-        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        text.push_str(&format!(" {}.{:03}", at.as_secs(), at.subsec_millis()));
-    }
     text.push('\n');
+}
+
+fn write_exemplar(text: &mut String, Exemplar { trace_id, value, at }: &Exemplar) {
+    text.push_str(&format!(" # {{trace_id=\"{trace_id}\"}} "));
+    write_number(text, *value);
+    let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    text.push_str(&format!(" {}.{:03}", at.as_secs(), at.subsec_millis()));
 }
 
 fn write_number(text: &mut String, value: f64) {

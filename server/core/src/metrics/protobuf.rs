@@ -1,274 +1,323 @@
 //! Prometheus' protobuf format, which has native histograms besides all that the text formats have: each family is one message
-//! behind its length.
+//! behind its length. A page has tens of thousands of series, so they are written as bytes at once, and no message is built.
 //!
 //! Source: Prometheus client model, `io.prometheus.client` (metrics.proto): names and numbers of fields.
 
 use std::time::UNIX_EPOCH;
 
-use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::{
-    family::{Family, Kind, Page, Value},
+    family::{Family, Kind, Page, Series, Value},
     labels::LabelSet,
 };
-use crate::latency::{self, HistogramReading, NativeReading, SummaryReading};
+use crate::latency::{Exemplar, HistogramReading, NativeReading, SummaryReading};
 
 /// Below this a native histogram counts observations as nothing.
 const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39; // 2 to the power of -128, as Prometheus' own libraries have it
+/// Bytes of most series, so that a page of many models is written without growing much.
+const TYPICAL_SERIES: usize = 96;
 
 impl Page {
     /// The page, length-delimited messages.
     pub fn protobuf(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let series: usize = self.families.iter().map(|family| family.series.len() + 2).sum();
+        let mut bytes = Vec::with_capacity(series * TYPICAL_SERIES);
         for family in &self.families {
-            let message = wire::MetricFamily::of(family);
-            message.encode_length_delimited(&mut bytes).expect("a vector grows");
+            with_length(&mut bytes, |bytes| write_family(bytes, family));
         }
         bytes
     }
 }
 
-/// The messages.
-#[allow(unreachable_pub, reason = "the derive writes accessors as visible as their fields")]
-mod wire {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct MetricFamily {
-        #[prost(string, optional, tag = "1")]
-        pub name: Option<String>,
-        #[prost(string, optional, tag = "2")]
-        pub help: Option<String>,
-        #[prost(enumeration = "MetricType", optional, tag = "3")]
-        pub r#type: Option<i32>,
-        #[prost(message, repeated, tag = "4")]
-        pub metric: Vec<Metric>,
-    }
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
-    pub enum MetricType {
-        Counter = 0,
-        Gauge = 1,
-        Summary = 2,
-        Histogram = 4,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Metric {
-        #[prost(message, repeated, tag = "1")]
-        pub label: Vec<LabelPair>,
-        #[prost(message, optional, tag = "2")]
-        pub gauge: Option<Number>,
-        #[prost(message, optional, tag = "3")]
-        pub counter: Option<Number>,
-        #[prost(message, optional, tag = "4")]
-        pub summary: Option<Summary>,
-        #[prost(message, optional, tag = "7")]
-        pub histogram: Option<Histogram>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct LabelPair {
-        #[prost(string, optional, tag = "1")]
-        pub name: Option<String>,
-        #[prost(string, optional, tag = "2")]
-        pub value: Option<String>,
-    }
-
-    /// A gauge or a counter.
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Number {
-        #[prost(double, optional, tag = "1")]
-        pub value: Option<f64>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Summary {
-        #[prost(uint64, optional, tag = "1")]
-        pub sample_count: Option<u64>,
-        #[prost(double, optional, tag = "2")]
-        pub sample_sum: Option<f64>,
-        #[prost(message, repeated, tag = "3")]
-        pub quantile: Vec<Quantile>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Quantile {
-        #[prost(double, optional, tag = "1")]
-        pub quantile: Option<f64>,
-        #[prost(double, optional, tag = "2")]
-        pub value: Option<f64>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Histogram {
-        #[prost(uint64, optional, tag = "1")]
-        pub sample_count: Option<u64>,
-        #[prost(double, optional, tag = "2")]
-        pub sample_sum: Option<f64>,
-        #[prost(message, repeated, tag = "3")]
-        pub bucket: Vec<Bucket>,
-        #[prost(sint32, optional, tag = "5")]
-        pub schema: Option<i32>,
-        #[prost(double, optional, tag = "6")]
-        pub zero_threshold: Option<f64>,
-        #[prost(uint64, optional, tag = "7")]
-        pub zero_count: Option<u64>,
-        #[prost(message, repeated, tag = "12")]
-        pub positive_span: Vec<BucketSpan>,
-        #[prost(sint64, repeated, packed = "false", tag = "13")]
-        pub positive_delta: Vec<i64>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Bucket {
-        #[prost(uint64, optional, tag = "1")]
-        pub cumulative_count: Option<u64>,
-        #[prost(double, optional, tag = "2")]
-        pub upper_bound: Option<f64>,
-        #[prost(message, optional, tag = "3")]
-        pub exemplar: Option<Exemplar>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct BucketSpan {
-        #[prost(sint32, optional, tag = "1")]
-        pub offset: Option<i32>,
-        #[prost(uint32, optional, tag = "2")]
-        pub length: Option<u32>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Exemplar {
-        #[prost(message, repeated, tag = "1")]
-        pub label: Vec<LabelPair>,
-        #[prost(double, optional, tag = "2")]
-        pub value: Option<f64>,
-        #[prost(message, optional, tag = "3")]
-        pub timestamp: Option<Timestamp>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Timestamp {
-        #[prost(int64, tag = "1")]
-        pub seconds: i64,
-        #[prost(int32, tag = "2")]
-        pub nanos: i32,
+/// `MetricFamily`.
+fn write_family(bytes: &mut Vec<u8>, family: &Family) {
+    text(bytes, 1, &family.name);
+    text(bytes, 2, &family.help);
+    let (kind, number_field) = match family.kind {
+        Kind::Counter => (0, 3),
+        Kind::Gauge => (1, 2),
+        Kind::Summary => (2, 2),
+        Kind::Histogram => (4, 2),
+    };
+    unsigned(bytes, 3, kind);
+    for series in &family.series {
+        message(bytes, 4, |bytes| write_series(bytes, series, number_field));
     }
 }
 
-impl wire::MetricFamily {
-    fn of(family: &Family) -> Self {
-        let metric = family.series.iter().map(|series| {
-            let metric = wire::Metric { label: labels(&series.labels), ..wire::Metric::default() };
-            match &series.value {
-                Value::Number(value) => {
-                    let number = Some(wire::Number { value: Some(*value) });
-                    match family.kind {
-                        Kind::Counter => wire::Metric { counter: number, ..metric },
-                        _ => wire::Metric { gauge: number, ..metric },
-                    }
-                }
-                Value::Histogram(reading) => wire::Metric { histogram: Some(histogram(reading)), ..metric },
-                Value::Summary(reading) => wire::Metric { summary: Some(summary(reading)), ..metric },
-            }
+/// `Metric`.
+fn write_series(bytes: &mut Vec<u8>, series: &Series, number_field: u32) {
+    write_labels(bytes, &series.labels);
+    match &series.value {
+        Value::Number(value) => message(bytes, number_field, |bytes| double(bytes, 1, *value)),
+        Value::Summary(reading) => message(bytes, 4, |bytes| write_summary(bytes, reading)),
+        Value::Histogram(reading) => message(bytes, 7, |bytes| write_histogram(bytes, reading)),
+    }
+}
+
+fn write_labels(bytes: &mut Vec<u8>, labels: &LabelSet) {
+    labels.pairs().iter().for_each(|(name, value)| write_pair(bytes, name, value));
+}
+
+/// `LabelPair`.
+fn write_pair(bytes: &mut Vec<u8>, name: &str, value: &str) {
+    message(bytes, 1, |bytes| {
+        text(bytes, 1, name);
+        text(bytes, 2, value);
+    });
+}
+
+/// `Summary`.
+fn write_summary(bytes: &mut Vec<u8>, reading: &SummaryReading) {
+    unsigned(bytes, 1, reading.count);
+    double(bytes, 2, reading.sum);
+    for (quantile, value) in &reading.quantiles {
+        message(bytes, 3, |bytes| {
+            double(bytes, 1, *quantile);
+            double(bytes, 2, *value);
         });
-        let kind = match family.kind {
-            Kind::Counter => wire::MetricType::Counter,
-            Kind::Gauge => wire::MetricType::Gauge,
-            Kind::Histogram => wire::MetricType::Histogram,
-            Kind::Summary => wire::MetricType::Summary,
-        };
-        Self {
-            name: Some(family.name.to_string()),
-            help: Some(family.help.to_string()),
-            r#type: Some(kind.into()),
-            metric: metric.collect(),
-        }
     }
 }
 
-fn labels(labels: &LabelSet) -> Vec<wire::LabelPair> {
-    labels.pairs().iter().map(|(name, value)| pair(name, value.clone())).collect()
-}
-
-fn pair(name: &str, value: String) -> wire::LabelPair {
-    wire::LabelPair { name: Some(name.to_owned()), value: Some(value) }
-}
-
-fn summary(reading: &SummaryReading) -> wire::Summary {
-    let quantile = reading
-        .quantiles
-        .iter()
-        .map(|&(quantile, value)| wire::Quantile { quantile: Some(quantile), value: Some(value) });
-    wire::Summary { sample_count: Some(reading.count), sample_sum: Some(reading.sum), quantile: quantile.collect() }
-}
-
-fn histogram(reading: &HistogramReading) -> wire::Histogram {
+/// `Histogram`.
+fn write_histogram(bytes: &mut Vec<u8>, reading: &HistogramReading) {
+    unsigned(bytes, 1, reading.count());
+    double(bytes, 2, reading.sum);
     let mut count = 0;
     let limits = reading.limits.iter().copied().chain([f64::INFINITY]);
-    let bucket = limits.zip(&reading.counts).enumerate().map(|(index, (limit, own))| {
+    for (index, (limit, own)) in limits.zip(&reading.counts).enumerate() {
         count += own;
-        wire::Bucket {
-            cumulative_count: Some(count),
-            upper_bound: Some(limit),
-            exemplar: reading.exemplars.get(index).and_then(Option::as_ref).map(exemplar),
-        }
-    });
-    let classic = wire::Histogram {
-        bucket: bucket.collect(),
-        sample_count: Some(reading.count()),
-        sample_sum: Some(reading.sum),
-        ..wire::Histogram::default()
-    };
-    match &reading.native {
-        None => classic,
-        Some(native) => with_native(classic, native),
+        message(bytes, 3, |bytes| {
+            unsigned(bytes, 1, count);
+            double(bytes, 2, limit);
+            if let Some(exemplar) = reading.exemplars.get(index).and_then(Option::as_ref) {
+                message(bytes, 3, |bytes| write_exemplar(bytes, exemplar));
+            }
+        });
     }
+    reading.native.iter().for_each(|native| write_native(bytes, native));
 }
 
-/// Spans of buckets that follow each other, and the change of the count from each bucket to the next.
-fn with_native(classic: wire::Histogram, native: &NativeReading) -> wire::Histogram {
-    let mut spans: Vec<wire::BucketSpan> = Vec::new();
-    let mut deltas = Vec::with_capacity(native.buckets.len());
-    let (mut next, mut last) = (0, 0);
-    for &(index, count) in &native.buckets {
-        match spans.last_mut() {
-            Some(span) if index == next => span.length = span.length.map(|length| length + 1),
-            _ => spans.push(wire::BucketSpan { offset: Some(index - next), length: Some(1) }),
-        }
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        deltas.push(count - last);
-        (next, last) = (index + 1, count);
+/// The native part of a `Histogram`: spans of buckets that follow each other, and the change of the count from each bucket to the
+/// next.
+fn write_native(bytes: &mut Vec<u8>, native: &NativeReading) {
+    signed(bytes, 5, native.schema.into());
+    double(bytes, 6, ZERO_THRESHOLD);
+    unsigned(bytes, 7, native.zero_count);
+    let (mut next, mut rest) = (0, native.buckets.as_slice());
+    while let Some(&(first, _)) = rest.first() {
+        let length = (first..).zip(rest).take_while(|(index, bucket)| *index == bucket.0).count();
+        write_span(bytes, first - next, length as u64);
+        next = rest[length - 1].0 + 1;
+        rest = &rest[length..];
     }
-    if spans.is_empty() {
+    if native.buckets.is_empty() {
         // a span without buckets says that the histogram is a native one, which nothing else would
-        spans.push(wire::BucketSpan { offset: Some(0), length: Some(0) });
+        write_span(bytes, 0, 0);
     }
-    wire::Histogram {
-        schema: Some(native.schema),
-        zero_threshold: Some(ZERO_THRESHOLD),
-        zero_count: Some(native.zero_count),
-        positive_span: spans,
-        positive_delta: deltas,
-        ..classic
+    let mut last = 0;
+    for (_, count) in &native.buckets {
+        let count = i64::try_from(*count).unwrap_or(i64::MAX);
+        signed(bytes, 13, count - last);
+        last = count;
     }
 }
 
-fn exemplar(exemplar: &latency::Exemplar) -> wire::Exemplar {
+/// `BucketSpan`.
+fn write_span(bytes: &mut Vec<u8>, offset: i32, length: u64) {
+    message(bytes, 12, |bytes| {
+        signed(bytes, 1, offset.into());
+        unsigned(bytes, 2, length);
+    });
+}
+
+/// `Exemplar`.
+fn write_exemplar(bytes: &mut Vec<u8>, exemplar: &Exemplar) {
+    write_pair(bytes, "trace_id", &exemplar.trace_id.to_string());
+    double(bytes, 2, exemplar.value);
     let at = exemplar.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let timestamp = wire::Timestamp {
-        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
-        nanos: at.subsec_nanos().cast_signed(),
-    };
-    wire::Exemplar {
-        label: vec![pair("trace_id", exemplar.trace_id.to_string())],
-        value: Some(exemplar.value),
-        timestamp: Some(timestamp),
+    message(bytes, 3, |bytes| {
+        unsigned(bytes, 1, at.as_secs());
+        unsigned(bytes, 2, at.subsec_nanos().into());
+    });
+}
+
+// === fields ===
+
+fn text(bytes: &mut Vec<u8>, field: u32, value: &str) {
+    encode_key(field, WireType::LengthDelimited, bytes);
+    encode_varint(value.len() as u64, bytes);
+    bytes.extend_from_slice(value.as_bytes());
+}
+
+fn unsigned(bytes: &mut Vec<u8>, field: u32, value: u64) {
+    encode_key(field, WireType::Varint, bytes);
+    encode_varint(value, bytes);
+}
+
+/// One of the types `sint32` and `sint64`: small numbers of both signs are short.
+fn signed(bytes: &mut Vec<u8>, field: u32, value: i64) {
+    unsigned(bytes, field, ((value << 1) ^ (value >> 63)).cast_unsigned());
+}
+
+fn double(bytes: &mut Vec<u8>, field: u32, value: f64) {
+    encode_key(field, WireType::SixtyFourBit, bytes);
+    bytes.extend_from_slice(&value.to_le_bytes());
+}
+
+fn message(bytes: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    encode_key(field, WireType::LengthDelimited, bytes);
+    with_length(bytes, write);
+}
+
+/// What is written, behind its length. Most is short and has a length of one byte; what is longer moves to make room.
+fn with_length(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.push(0);
+    write(bytes);
+    let length = bytes.len() - start - 1;
+    if let Ok(length @ 0..0x80) = u8::try_from(length) {
+        bytes[start] = length;
+        return;
     }
+    let mut prefix = Vec::with_capacity(10);
+    encode_varint(length as u64, &mut prefix);
+    bytes.splice(start..=start, prefix);
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::{super::exposition_tests::page, *};
+
+    /// The messages as another writer would build them.
+    #[allow(unreachable_pub, reason = "the derive writes accessors as visible as their fields")]
+    mod wire {
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct MetricFamily {
+            #[prost(string, optional, tag = "1")]
+            pub name: Option<String>,
+            #[prost(string, optional, tag = "2")]
+            pub help: Option<String>,
+            #[prost(enumeration = "MetricType", optional, tag = "3")]
+            pub r#type: Option<i32>,
+            #[prost(message, repeated, tag = "4")]
+            pub metric: Vec<Metric>,
+        }
+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+        pub enum MetricType {
+            Counter = 0,
+            Gauge = 1,
+            Summary = 2,
+            Histogram = 4,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Metric {
+            #[prost(message, repeated, tag = "1")]
+            pub label: Vec<LabelPair>,
+            #[prost(message, optional, tag = "2")]
+            pub gauge: Option<Number>,
+            #[prost(message, optional, tag = "3")]
+            pub counter: Option<Number>,
+            #[prost(message, optional, tag = "4")]
+            pub summary: Option<Summary>,
+            #[prost(message, optional, tag = "7")]
+            pub histogram: Option<Histogram>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct LabelPair {
+            #[prost(string, optional, tag = "1")]
+            pub name: Option<String>,
+            #[prost(string, optional, tag = "2")]
+            pub value: Option<String>,
+        }
+
+        /// A gauge or a counter.
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Number {
+            #[prost(double, optional, tag = "1")]
+            pub value: Option<f64>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Summary {
+            #[prost(uint64, optional, tag = "1")]
+            pub sample_count: Option<u64>,
+            #[prost(double, optional, tag = "2")]
+            pub sample_sum: Option<f64>,
+            #[prost(message, repeated, tag = "3")]
+            pub quantile: Vec<Quantile>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Quantile {
+            #[prost(double, optional, tag = "1")]
+            pub quantile: Option<f64>,
+            #[prost(double, optional, tag = "2")]
+            pub value: Option<f64>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Histogram {
+            #[prost(uint64, optional, tag = "1")]
+            pub sample_count: Option<u64>,
+            #[prost(double, optional, tag = "2")]
+            pub sample_sum: Option<f64>,
+            #[prost(message, repeated, tag = "3")]
+            pub bucket: Vec<Bucket>,
+            #[prost(sint32, optional, tag = "5")]
+            pub schema: Option<i32>,
+            #[prost(double, optional, tag = "6")]
+            pub zero_threshold: Option<f64>,
+            #[prost(uint64, optional, tag = "7")]
+            pub zero_count: Option<u64>,
+            #[prost(message, repeated, tag = "12")]
+            pub positive_span: Vec<BucketSpan>,
+            #[prost(sint64, repeated, packed = "false", tag = "13")]
+            pub positive_delta: Vec<i64>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Bucket {
+            #[prost(uint64, optional, tag = "1")]
+            pub cumulative_count: Option<u64>,
+            #[prost(double, optional, tag = "2")]
+            pub upper_bound: Option<f64>,
+            #[prost(message, optional, tag = "3")]
+            pub exemplar: Option<Exemplar>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct BucketSpan {
+            #[prost(sint32, optional, tag = "1")]
+            pub offset: Option<i32>,
+            #[prost(uint32, optional, tag = "2")]
+            pub length: Option<u32>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Exemplar {
+            #[prost(message, repeated, tag = "1")]
+            pub label: Vec<LabelPair>,
+            #[prost(double, optional, tag = "2")]
+            pub value: Option<f64>,
+            #[prost(message, optional, tag = "3")]
+            pub timestamp: Option<Timestamp>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct Timestamp {
+            #[prost(int64, tag = "1")]
+            pub seconds: i64,
+            #[prost(int32, tag = "2")]
+            pub nanos: i32,
+        }
+    }
 
     fn decode(mut bytes: &[u8]) -> Vec<wire::MetricFamily> {
         std::iter::from_fn(|| {
@@ -280,7 +329,10 @@ mod tests {
     #[test]
     fn every_family_is_a_message_behind_its_length() {
         let page = page();
-        let families = decode(&page.protobuf());
+        let bytes = page.protobuf();
+        let families = decode(&bytes);
+        let again: Vec<u8> = families.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+        assert_eq!(again, bytes, "as another writer writes it");
         let names: Vec<_> = families.iter().map(|family| family.name()).collect();
         assert_eq!(names, page.families.iter().map(|family| &*family.name).collect::<Vec<_>>());
         for (sent, family) in families.iter().zip(&page.families) {
@@ -306,7 +358,10 @@ mod tests {
     fn native_buckets_are_spans_and_differences() {
         let native = |buckets: &[(i32, u64)]| {
             let native = NativeReading { schema: 3, zero_count: 2, buckets: buckets.to_vec() };
-            let sent = histogram(&HistogramReading { native: Some(native), ..HistogramReading::default() });
+            let mut bytes = Vec::new();
+            write_histogram(&mut bytes, &HistogramReading { native: Some(native), ..HistogramReading::default() });
+            let sent = wire::Histogram::decode(&*bytes).unwrap();
+            assert_eq!(sent.encode_to_vec(), bytes, "fields in the order of their numbers");
             let spans: Vec<_> = sent.positive_span.iter().map(|span| (span.offset(), span.length())).collect();
             (spans, sent.positive_delta)
         };

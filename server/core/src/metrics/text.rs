@@ -2,7 +2,12 @@
 //!
 //! Source: Prometheus "Exposition formats"; order and forms of prometheus-cpp, which Triton uses.
 
-use super::family::{Family, Page, Value};
+use std::fmt::Write;
+
+use super::{
+    extra_label::ExtraLabel,
+    family::{Family, Page, Value},
+};
 use crate::latency::{HistogramReading, SummaryReading};
 
 /// Bytes of most lines, so that a page of many models is written without growing much.
@@ -13,58 +18,61 @@ impl Page {
     pub fn text(&self) -> String {
         let lines = self.families.iter().map(|family| family.series.len() + 2).sum::<usize>();
         let mut text = String::with_capacity(lines * TYPICAL_LINE);
+        let (mut limits, mut quantiles) =
+            (ExtraLabel::new("le", write_value), ExtraLabel::new("quantile", write_value));
         for family in &self.families {
-            write_family(&mut text, family);
+            write_family(&mut text, family, &mut limits, &mut quantiles);
         }
         text
     }
 }
 
-fn write_family(text: &mut String, family: &Family) {
+fn write_family(text: &mut String, family: &Family, limits: &mut ExtraLabel, quantiles: &mut ExtraLabel) {
     let name = &*family.name;
     let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
     text.extend(["# HELP ", name, " ", &help, "\n# TYPE ", name, " ", family.kind.text(), "\n"]);
     for series in &family.series {
         let labels = series.labels.text();
         match &series.value {
-            Value::Number(value) => write_line(text, &[name], labels, None, *value),
-            Value::Histogram(histogram) => write_histogram(text, name, labels, histogram),
-            Value::Summary(summary) => write_summary(text, name, labels, summary),
+            Value::Number(value) => write_line(text, &[name], labels, *value),
+            Value::Histogram(histogram) => write_histogram(text, name, labels, histogram, limits),
+            Value::Summary(summary) => write_summary(text, name, labels, summary, quantiles),
         }
     }
 }
 
-fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &HistogramReading) {
-    write_line(text, &[name, "_count"], labels, None, histogram.count() as f64);
-    write_line(text, &[name, "_sum"], labels, None, histogram.sum);
+fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &HistogramReading, limits: &mut ExtraLabel) {
+    write_line(text, &[name, "_count"], labels, histogram.count() as f64);
+    write_line(text, &[name, "_sum"], labels, histogram.sum);
     let mut count = 0;
-    let limits = histogram.limits.iter().copied().chain([f64::INFINITY]);
-    for (limit, own) in limits.zip(&histogram.counts) {
+    limits.next_series(&[name, "_bucket"], labels, histogram.limits.iter().copied().chain([f64::INFINITY]));
+    for (index, own) in histogram.counts.iter().enumerate() {
         count += own;
-        write_line(text, &[name, "_bucket"], labels, Some(("le", limit)), count as f64);
+        limits.begin_line(text, index);
+        end_line(text, count as f64);
     }
 }
 
-fn write_summary(text: &mut String, name: &str, labels: &str, summary: &SummaryReading) {
-    write_line(text, &[name, "_count"], labels, None, summary.count as f64);
-    write_line(text, &[name, "_sum"], labels, None, summary.sum);
-    for &(quantile, value) in &summary.quantiles {
-        write_line(text, &[name], labels, Some(("quantile", quantile)), value);
+fn write_summary(text: &mut String, name: &str, labels: &str, summary: &SummaryReading, quantiles: &mut ExtraLabel) {
+    write_line(text, &[name, "_count"], labels, summary.count as f64);
+    write_line(text, &[name, "_sum"], labels, summary.sum);
+    quantiles.next_series(&[name], labels, summary.quantiles.iter().map(|(quantile, _)| *quantile));
+    for (index, (_, value)) in summary.quantiles.iter().enumerate() {
+        quantiles.begin_line(text, index);
+        end_line(text, *value);
     }
 }
 
-fn write_line(text: &mut String, name: &[&str], labels: &str, more: Option<(&str, f64)>, value: f64) {
+fn write_line(text: &mut String, name: &[&str], labels: &str, value: f64) {
     text.extend(name.iter().copied());
-    if !labels.is_empty() || more.is_some() {
-        text.extend(["{", labels]);
-        if let Some((label, value)) = more {
-            text.extend([if labels.is_empty() { "" } else { "," }, label, "=\""]);
-            write_value(text, value);
-            text.push('"');
-        }
-        text.push('}');
+    if !labels.is_empty() {
+        text.extend(["{", labels, "}"]);
     }
     text.push(' ');
+    end_line(text, value);
+}
+
+fn end_line(text: &mut String, value: f64) {
     write_value(text, value);
     text.push('\n');
 }
@@ -96,7 +104,7 @@ pub(crate) fn write_value(page: &mut String, value: f64) {
         let (sign, exponent) = exponent.strip_prefix('-').map_or(("+", exponent), |exponent| ("-", exponent));
         page.extend([digits, "e", sign, if exponent.len() < 2 { "0" } else { "" }, exponent]);
     } else {
-        page.push_str(&value.to_string());
+        let _ = write!(page, "{value}"); // a String takes everything
     }
 }
 
