@@ -3,6 +3,7 @@ the page is written in, read by Prometheus' own parsers and by a real Prometheus
 
 import re
 
+import decoupled
 import make
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ def models(tmp_path_factory):
     config = f'backend: "identity" max_batch_size: 0 {IO} {DELAY}'
     make.write(folder, "usual", config, {1: None})
     make.write(folder, "own", config + CONTROL.format(FIRST_RESPONSE, "-1, 0.0, 1, 2.5"), {1: None})
+    decoupled.square(folder, "fails", fail_count=1)
     make.write(folder, "fixed", config + CONTROL.format("nv_inference_count", "1"), {1: None})
     return folder
 
@@ -39,6 +41,7 @@ def server(models):
         for model in ("usual", "own", "usual"):
             client.infer(model, [tensor("http", "INPUT0", np.array([1], np.int32), "INT32")])
         client.close()
+        server.request("POST", "/v2/models/fails/generate_stream", '{"IN": 1}')
         yield server
 
 
@@ -70,6 +73,7 @@ def test_summaries_and_the_histogram_are_those_of_triton(server):
     assert limits("usual") == ["100", "500", "2000", "5000", "+Inf"]
     assert limits("own") == ["-1", "0", "1", "2.5", "+Inf"]
     assert of(f"{FIRST_RESPONSE}_bucket", "own", ("le", "2.5")) == 0
+    assert of(f"{FIRST_RESPONSE}_count", "fails") == 1, "an error is a response"
     assert "Metric family 'nv_inference_count' in 'metric_identifier' is not a customizable metric in Triton core." in server.log()
 
 

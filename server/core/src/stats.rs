@@ -238,11 +238,11 @@ impl ModelCounters {
                 continue;
             }
             let record = pending.completion.record();
+            self.record_first_response(record.received_at, marks.end);
             match reply {
                 Ok(_) => {
                     let trace = pending.completion.trace().map(|trace| &**trace);
                     self.record_success(EndedRequest { record, trace }, marks, now_ms);
-                    self.record_first_response(record.received_at, marks.end);
                 }
                 Err(error) => {
                     self.record_failure(FailureReason::of_backend(error), record.received_at, marks.end);
@@ -361,7 +361,9 @@ impl ModelCounters {
         }
     }
 
-    /// The first response of a request was there, where histograms of that are kept.
+    /// The first response of a request was there, an error or not, where histograms of that are kept.
+    ///
+    /// Source: Triton, which counts each first response that a request gets once it was taken in.
     pub fn record_first_response(&mut self, received_at: Instant, at: Instant) {
         if let Some(latencies) = &mut self.latencies {
             latencies.responded_first(at.saturating_duration_since(received_at));

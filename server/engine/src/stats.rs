@@ -117,7 +117,8 @@ impl RequestEvents for ModelStats {
     }
 
     fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
-        let is_first = self.has_latencies && index == 0 && outcome == ResponseOutcome::Success;
+        let is_response = matches!(outcome, ResponseOutcome::Success | ResponseOutcome::Fail);
+        let is_first = self.has_latencies && index == 0 && is_response;
         if !self.is_decoupled && !is_first {
             return;
         }
@@ -142,7 +143,12 @@ impl RequestEvents for ModelStats {
         match (outcome, marks) {
             (Ok(()), Some(marks)) => counters.record_end(request, marks, now_ms),
             (Ok(()), None) => counters.record_end(request, &Marks::at(now, now), now_ms),
-            (Err(reason), _) => counters.record_failure(reason, request.record.received_at, now),
+            (Err(reason), _) => {
+                counters.record_failure(reason, request.record.received_at, now);
+                if reason == FailureReason::Rejected {
+                    counters.record_first_response(request.record.received_at, now); // nothing came before
+                }
+            }
         }
     }
 

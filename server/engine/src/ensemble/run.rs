@@ -138,6 +138,9 @@ impl EnsembleRun {
             return Poll::Ready(Some(Ok(response)));
         }
         let Some(end) = self.progress.end() else { return Poll::Pending };
+        if end.is_err() && !std::mem::replace(&mut self.has_responded, true) {
+            self.ensemble.responded_first(&self.record);
+        }
         self.end(end.as_ref().map(|()| self.times).map_err(|_| FailureReason::Other));
         Poll::Ready(end.err().map(Err))
     }
