@@ -157,6 +157,31 @@ def test_what_is_unpacked_may_be_the_model_itself(tmp_path):
         assert server.ask("DELETE", "/models/one") == (200, b"")
 
 
+ENSEMBLE = """platform: "ensemble"
+ensemble_scheduling { step { model_name: "part" model_version: -1 input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT0" } } }
+"""
+
+
+def test_an_ensemble_is_served_with_its_parts(tmp_path):
+    for archive in ("one", "two"):
+        make.write(tmp_path / archive, "part", f'name: "part" {CONFIG}', {1: None})
+        make.write(tmp_path / archive, "whole", f'name: "whole" {ENSEMBLE} {IO}', {1: None})
+    (tmp_path / "empty").mkdir()
+    with Endpoint(tmp_path / "empty", "--model-control-mode=explicit") as server:
+        for archive in ("one", "two"):  # what is unloaded leaves the names of its parts to others
+            assert server.ask("POST", "/models", {"model_name": archive, "url": str(tmp_path / archive)}) == (200, b"")
+            listed = {"models": [{"modelName": archive, "modelUrl": str(tmp_path / archive)}]}
+            assert json.loads(server.ask("GET", "/models")[1]) == listed
+            status, answer = server.ask("POST", f"/models/{archive}/invoke", ASK)
+            answer = answered(answer)
+            assert status == 200 and (answer["model_name"], answer["outputs"]) == (archive, ANSWER["outputs"])
+            taken = server.ask("POST", "/models", {"model_name": "three", "url": str(tmp_path / ("two" if archive == "one" else "one"))})
+            assert taken[0] == 409 and b"conflicting mapping for 'part'" in taken[1]
+            assert server.ask("DELETE", f"/models/{archive}") == (200, b"")
+            states = {it["name"]: it.get("state") for it in json.loads(server.request("POST", "/v2/repository/index", "{}")[2])}
+            assert "READY" not in states.values(), states
+
+
 def test_what_cannot_be_loaded_leaves_nothing(tmp_path):
     make.write(tmp_path / "bad", "m", 'backend: "identity" max_batch_size: -1', {1: None})
     (tmp_path / "empty").mkdir()

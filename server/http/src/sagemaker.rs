@@ -4,6 +4,7 @@
 //! Source: Amazon SageMaker, "Custom inference code with hosting services" and "Build your own container for multi-model
 //! endpoints"; statuses and texts as Triton's front end has them.
 
+mod archive;
 mod models;
 
 use std::{path::PathBuf, sync::Arc};

@@ -3,21 +3,18 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs, io,
-    path::{Path, PathBuf},
+    path::{Component, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use server_core::{
-    config,
-    error::{Code, Error, Result},
-};
-use server_engine::{BlockingPool, Engine, LoadParameters, VersionState};
+use server_core::error::{Code, Error, Result};
+use server_engine::{BlockingPool, Engine, VersionState};
 use tokio::time::{Instant, sleep};
 
+use super::archive::{Links, Prepared, prepare};
 use crate::{
     body::RequestBody,
     connection::Activity,
@@ -31,8 +28,6 @@ use crate::{
 const UNLOAD_TIME: Duration = Duration::from_secs(350);
 /// How often it is looked whether a model is gone.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(50);
-/// What makes a folder that of a model.
-const CONFIG: &str = "config.pbtxt";
 /// Models that may be loaded at once.
 const MAX_MODELS: usize = 10_000;
 
@@ -49,6 +44,8 @@ struct Origin {
     url: String,
     /// The folder around the model's, which is what is shown.
     shown_url: String,
+    /// What is linked for it, once it is.
+    links: Links,
 }
 
 /// Models that SageMaker has loaded, by name.
@@ -94,7 +91,25 @@ fn wanted(body: &[u8]) -> Result<Wanted> {
             ))
         })
     };
-    Ok(Wanted { name: member("model_name")?, url: member("url")? })
+    let wanted = Wanted { name: member("model_name")?, url: member("url")? };
+    if is_of_system(&wanted.url) {
+        let text = format!("Invalid URL: {}: it cannot start with /dev/, /proc/, or /sys/", wanted.url);
+        return Err(Error::invalid_argument(text));
+    }
+    Ok(wanted)
+}
+
+/// Whether a path leads where no models are, whatever `..` is in it.
+fn is_of_system(path: &str) -> bool {
+    let mut names = Vec::new();
+    for component in std::path::absolute(path).unwrap_or_default().components() {
+        match component {
+            Component::ParentDir => _ = names.pop(),
+            Component::Normal(name) => names.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    names.len() > 1 && ["dev", "proc", "sys"].iter().any(|folder| names[0] == *folder)
 }
 
 impl Models {
@@ -134,37 +149,34 @@ impl Models {
         };
         server_core::repository::check_model_name(&name)?;
         self.reserve(&name, &url)?;
-        let (link, source) = (repository.join(&name), PathBuf::from(&url));
         let prepared = self.blocking_pool.run({
-            let (name, link) = (name.clone(), link.clone());
-            move || prepare(&name, &source, &link)
+            let (name, source, repository) = (name.clone(), PathBuf::from(&url), repository.clone());
+            move || prepare(&name, &source, &repository)
         });
         let loaded = match prepared.await.and_then(|prepared| prepared) {
-            Ok(Prepared { parameters, shown_url }) => {
+            Ok(Prepared { parameters, shown_url, links }) => {
                 if let Some(origin) = self.loaded.lock().get_mut(&name) {
-                    origin.shown_url = shown_url;
+                    (origin.shown_url, origin.links) = (shown_url, links);
                 }
                 self.engine.load(&name, parameters).await
             }
             Err(error) => Err(error),
         };
         if loaded.is_err() {
-            self.forget(&name, &link);
+            self.forget(&name);
         }
         loaded
     }
 
-    /// Unloads a model; returns when its last request has ended. `false` if there is no such model.
+    /// Unloads a model, an ensemble with its parts; returns when its last request has ended. `false` if there is no such model.
     ///
     /// Errors: it cannot be unloaded.
     pub(super) async fn unload(self: Arc<Self>, name: String) -> Result<bool> {
         let name = name.as_str();
-        let Some(repository) = self.repository.as_ref().filter(|_| self.loaded.lock().contains_key(name)) else {
-            return Ok(false);
-        };
+        let Some(models) = self.loaded.lock().get(name).map(|origin| origin.links.names()) else { return Ok(false) };
         self.engine.unload(name, true).await?;
         let deadline = Instant::now() + UNLOAD_TIME;
-        while self.engine.index(false)?.iter().any(|entry| entry.name == name && is_there(entry.state)) {
+        while self.engine.index(false)?.iter().any(|entry| models.contains(&entry.name) && is_there(entry.state)) {
             if Instant::now() > deadline {
                 return Err(Error::unavailable(format!(
                     "model '{name}' has not ended its last request after {UNLOAD_TIME:?}"
@@ -172,7 +184,7 @@ impl Models {
             }
             sleep(UNLOAD_INTERVAL).await;
         }
-        self.forget(name, &repository.join(name));
+        self.forget(name);
         Ok(true)
     }
 
@@ -194,79 +206,18 @@ impl Models {
                 "failed to register '{url}', {MAX_MODELS} models are loaded, and no more are possible: unload others before"
             )));
         }
-        loaded.insert(name.to_owned(), Origin { url: url.to_owned(), shown_url: url.to_owned() });
+        let origin = Origin { url: url.to_owned(), shown_url: url.to_owned(), links: Links::default() };
+        loaded.insert(name.to_owned(), origin);
         Ok(())
     }
 
-    fn forget(&self, name: &str, link: &Path) {
-        if let Err(error) = fs::remove_file(link)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("the link '{}' cannot be removed: {error}", link.display());
-        }
+    fn forget(&self, name: &str) {
         self.loaded.lock().remove(name);
     }
 }
 
 fn is_there(state: Option<VersionState>) -> bool {
     state.is_some_and(|state| !matches!(state.text(), "UNAVAILABLE" | "UNKNOWN"))
-}
-
-/// A model whose folder is linked.
-#[derive(Debug)]
-struct Prepared {
-    parameters: LoadParameters,
-    /// The folder around it.
-    shown_url: String,
-}
-
-/// Links the model's folder, and gives its configuration the name that it is asked for by.
-fn prepare(name: &str, source: &Path, link: &Path) -> Result<Prepared> {
-    let is_model = source.join(CONFIG).is_file();
-    let folder = if is_model { canonical(source) } else { model_folder(source)? };
-    let around = source.parent().filter(|_| is_model).unwrap_or(source);
-    let shown_url = around.to_string_lossy().into_owned();
-    let cannot = |error: io::Error| {
-        Error::internal(format!(
-            "failed to register '{}', '{}' cannot be made: {error}",
-            source.display(),
-            link.display()
-        ))
-    };
-    std::os::unix::fs::symlink(&folder, link).map_err(cannot)?;
-    let config = renamed(name, &folder.join(CONFIG));
-    Ok(Prepared { parameters: LoadParameters { config, ..LoadParameters::default() }, shown_url })
-}
-
-/// A configuration under another name than its own, as JSON. `None` if it has no other, or cannot be read: it is refused where it
-/// is loaded then, with its reason.
-fn renamed(name: &str, path: &Path) -> Option<String> {
-    let mut config = config::from_text(&fs::read_to_string(path).ok()?).ok()?;
-    if config.name.is_empty() || config.name == name {
-        return None;
-    }
-    name.clone_into(&mut config.name);
-    Some(config::to_json(&config).to_string())
-}
-
-fn canonical(folder: &Path) -> PathBuf {
-    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
-}
-
-/// The one folder in what SageMaker has unpacked.
-fn model_folder(source: &Path) -> Result<PathBuf> {
-    let shown = source.display();
-    let entries = fs::read_dir(source)
-        .map_err(|_| Error::invalid_argument(format!("failed to register '{shown}', repository not found")))?;
-    let folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    match <[PathBuf; 1]>::try_from(folders) {
-        Ok([folder]) => Ok(canonical(&folder)),
-        Err(folders) => Err(Error::invalid_argument(format!(
-            "failed to register '{shown}', it has {} folders of models: one is expected, as ensembles are not served by \
-             multi-model endpoints",
-            folders.len()
-        ))),
-    }
 }
 
 #[cfg(test)]
@@ -285,52 +236,10 @@ mod tests {
             r#"{"model_name":"m"}"#,
             r#"{"model_name":3,"url":[]}"#,
             r#"{"model_name":"","url":"u"}"#,
+            r#"{"model_name":"m","url":"/proc/self/root"}"#,
+            r#"{"model_name":"m","url":"/tmp/../sys/./kernel/"}"#,
         ] {
             assert!(wanted(bad.as_bytes()).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_folder_of_a_model_is_linked_and_its_configuration_renamed() {
-        let temp = tempfile::tempdir().unwrap();
-        let source = temp.path().join("unpacked");
-        fs::create_dir_all(source.join("resnet/1")).unwrap();
-        fs::write(source.join("resnet/config.pbtxt"), "name: \"resnet\" max_batch_size: 4").unwrap();
-        let Prepared { parameters, shown_url } = prepare("1234", &source, &temp.path().join("1234")).unwrap();
-        assert_eq!(Path::new(&shown_url), source);
-        assert!(temp.path().join("1234/1").is_dir());
-        let config = config::from_json(&parameters.config.unwrap()).unwrap();
-        assert_eq!((config.name.as_str(), config.max_batch_size), ("1234", 4));
-        let same = prepare("resnet", &source, &temp.path().join("resnet")).unwrap();
-        assert_eq!(same.parameters.config, None);
-        let again = prepare("1234", &source, &temp.path().join("1234")).unwrap_err();
-        assert!(again.message.contains("cannot be made"), "{again}");
-    }
-
-    #[test]
-    fn what_is_unpacked_may_be_the_folder_of_the_model_itself() {
-        let temp = tempfile::tempdir().unwrap();
-        let source = temp.path().join("unpacked");
-        for version in ["1", "2"] {
-            fs::create_dir_all(source.join(version)).unwrap();
-        }
-        fs::write(source.join(CONFIG), "name: \"resnet\" max_batch_size: 4").unwrap();
-        let Prepared { parameters, shown_url } = prepare("1234", &source, &temp.path().join("1234")).unwrap();
-        assert!(temp.path().join("1234/2").is_dir());
-        assert_eq!(config::from_json(&parameters.config.unwrap()).unwrap().name, "1234");
-        assert_eq!(Path::new(&shown_url), temp.path());
-    }
-
-    #[test]
-    fn what_is_no_folder_with_one_model_is_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        let missing = temp.path().join("missing");
-        let error = model_folder(&missing).unwrap_err().message;
-        assert_eq!(error, format!("failed to register '{}', repository not found", missing.display()));
-        assert!(model_folder(temp.path()).unwrap_err().message.contains("it has 0 folders"));
-        for name in ["a", "b"] {
-            fs::create_dir(temp.path().join(name)).unwrap();
-        }
-        assert!(model_folder(temp.path()).unwrap_err().message.contains("it has 2 folders"));
     }
 }
