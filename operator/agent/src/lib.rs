@@ -20,6 +20,7 @@ pub mod state;
 pub mod store;
 pub mod supervise;
 pub mod sync;
+pub mod traces;
 pub mod verify;
 
 pub use state::State;

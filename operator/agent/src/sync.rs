@@ -28,6 +28,7 @@ use crate::{
     startup::{Required, Standing},
     state::State,
     store::{Staged, Store},
+    traces::Traces,
     verify::ContentHash,
 };
 
@@ -62,6 +63,8 @@ pub struct Settings {
     pub word_within: Duration,
     /// The contents in rollout that may be served; see [`crate::adopt`]. None: all of them.
     pub adopts: Option<watch::Receiver<BTreeSet<String>>>,
+    /// Makes spans of fetches and loads; whoever runs the agent closes it.
+    pub traces: Arc<Traces>,
 }
 
 /// A running agent. Dropping it ends its work; what the server serves is left as it is.
@@ -100,6 +103,7 @@ impl Settings {
             settle: SETTLE,
             word_within: Duration::from_secs(5),
             adopts: None,
+            traces: Arc::default(),
         }
     }
 }

@@ -98,8 +98,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "CONCURRENCY")]
     concurrency: u16,
 
-    /// Collector that gets the operator's own traces (OTLP over HTTP), such as http://collector:4318/v1/traces; without it there
-    /// are none
+    /// Collector that gets the operator's own traces, and those of the agents in the pods of servers (OTLP over HTTP), such as
+    /// http://collector:4318/v1/traces; without it there are none
     #[arg(long, value_name = "URL", env = "TRACE_COLLECTOR")]
     trace_collector: Option<String>,
 

@@ -1,6 +1,7 @@
 //! The operator's own traces: a span for each reconcile, in it one for each of its steps, and one from the moment a resource was
 //! applied until it was ready. All that is done for one generation of a server is one trace: its identity is made of the
-//! server's, so that whoever knows the server knows the trace, and nothing has to be kept.
+//! server's, so that whoever knows the server knows the trace, and nothing has to be kept. The manifest names it to the agents,
+//! whose fetches and loads are in it as well.
 
 use std::{
     sync::Arc,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use operator_core::manifest::ManifestTrace;
 use otlp::{
     Exporter, Settings, Span, SpanKind,
     message::{KeyValue, Status},
@@ -17,7 +19,13 @@ use tokio::runtime::Handle;
 
 /// Makes and sends spans, if there is a collector. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Traces(Option<Arc<Exporter<Span>>>);
+pub(crate) struct Traces(Option<Arc<Collector>>);
+
+/// Where spans go.
+struct Collector {
+    address: String,
+    exporter: Exporter<Span>,
+}
 
 impl Traces {
     /// Spans go to that collector; without one there are none.
@@ -28,15 +36,22 @@ impl Traces {
         let mut settings = Settings::new("triton-operator");
         settings.url = collector.to_owned();
         let variable = |name: &str| std::env::var(name).ok();
+        settings.headers = otlp::headers_of_environment(variable);
         settings.resource = otlp::resource_of_environment("triton-operator", variable, &[]);
         let exporter = Exporter::start(settings, &Handle::current(), |span| vec![span])?;
-        Ok(Self(Some(Arc::new(exporter))))
+        Ok(Self(Some(Arc::new(Collector { address: collector.to_owned(), exporter }))))
+    }
+
+    /// The trace of a server, for the agents in its pods.
+    pub(crate) fn of(&self, server: &ObjectMeta) -> Option<ManifestTrace> {
+        let collector = self.0.as_ref()?.address.clone();
+        Some(ManifestTrace { collector, id: hex::encode(TraceOf::new(server).trace_id) })
     }
 
     /// A reconcile of a server begins.
     pub(crate) fn reconcile(&self, server: &ObjectMeta) -> Steps {
         Steps {
-            exporter: self.0.clone(),
+            collector: self.0.clone(),
             trace: TraceOf::new(server),
             began: SystemTime::now(),
             step: None,
@@ -47,7 +62,7 @@ impl Traces {
 
     /// A resource of a server became ready that was applied at that time. `server` is whose trace it belongs to.
     pub(crate) fn became_ready(&self, server: &ObjectMeta, kind: &str, resource: &ObjectMeta, applied: &Time) {
-        let Some(exporter) = &self.0 else { return };
+        let Some(Collector { exporter, .. }) = self.0.as_deref() else { return };
         let trace = TraceOf::new(server);
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(applied.0.as_second().max(0).unsigned_abs());
         let mut span = trace.span(&format!("{kind} ready"), started, SystemTime::now());
@@ -60,7 +75,7 @@ impl Traces {
 
     /// Sends what waits.
     pub(crate) async fn close(&self) {
-        if let Some(exporter) = &self.0 {
+        if let Some(Collector { exporter, .. }) = self.0.as_deref() {
             exporter.close(Duration::from_secs(5)).await;
         }
     }
@@ -113,7 +128,7 @@ fn nanos(time: SystemTime) -> u64 {
 
 /// The steps of a reconcile under way. It ends when this is dropped.
 pub(crate) struct Steps {
-    exporter: Option<Arc<Exporter<Span>>>,
+    collector: Option<Arc<Collector>>,
     trace: TraceOf,
     began: SystemTime,
     step: Option<(&'static str, SystemTime)>,
@@ -124,7 +139,7 @@ pub(crate) struct Steps {
 impl Steps {
     /// The step of that name begins, and the one before is over.
     pub(crate) fn step(&mut self, name: &'static str) {
-        if self.exporter.is_some() {
+        if self.collector.is_some() {
             self.end_step();
             self.step = Some((name, SystemTime::now()));
         }
@@ -132,7 +147,7 @@ impl Steps {
 
     /// It does not come to its end.
     pub(crate) fn failed(&mut self, error: &dyn std::error::Error) {
-        if self.exporter.is_some() {
+        if self.collector.is_some() {
             self.error = Some(error.to_string());
         }
     }
@@ -146,14 +161,14 @@ impl Steps {
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        let Some(exporter) = self.exporter.take() else { return };
+        let Some(collector) = self.collector.take() else { return };
         self.end_step();
         let mut root = self.trace.span("reconcile", self.began, SystemTime::now());
         root.attributes.clone_from(&self.trace.attributes);
         root.status = self.error.take().map(Status::error);
         let steps = self.ended.drain(..).map(|step| Span { parent_span_id: root.span_id.clone(), ..step });
         let steps: Vec<Span> = steps.collect();
-        steps.into_iter().chain([root]).for_each(|span| exporter.offer(span, 1));
+        steps.into_iter().chain([root]).for_each(|span| collector.exporter.offer(span, 1));
     }
 }
 
@@ -186,6 +201,15 @@ mod tests {
         assert_eq!(one.span_id.len(), 8);
         assert_ne!(one.span_id, other.span_id);
         assert!(one.end_time_unix_nano >= one.start_time_unix_nano);
+    }
+
+    #[tokio::test]
+    async fn agents_are_told_of_the_trace_and_of_the_collector() {
+        let traces = Traces::start(Some("http://collector:4318/v1/traces")).unwrap();
+        let told = traces.of(&server(1)).unwrap();
+        assert_eq!(told.collector, "http://collector:4318/v1/traces");
+        assert_eq!(hex::decode(told.id).unwrap(), TraceOf::new(&server(1)).trace_id);
+        assert_eq!(Traces::default().of(&server(1)), None);
     }
 
     #[test]

@@ -32,8 +32,21 @@ pub struct Manifest {
     /// What their sources may use. Left out where nothing is ruled.
     #[serde(default, skip_serializing_if = "SourceRules::is_empty")]
     pub sources: SourceRules,
+    /// Where spans of what is done for it go. Left out where nobody collects any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<ManifestTrace>,
     /// SHA-256 of the canonical JSON of all the above, in hexadecimal.
     pub hash: String,
+}
+
+/// The trace of the resources that a manifest was made of: agents add their fetches and loads to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestTrace {
+    /// Address of the collector, OTLP over HTTP.
+    pub collector: String,
+    /// Identity of the trace, 32 hexadecimal digits.
+    pub id: String,
 }
 
 /// One model to serve.
@@ -403,7 +416,8 @@ impl Manifest {
     pub fn new(namespace: impl Into<String>, server: impl Into<String>, mut models: Vec<ManifestModel>) -> Self {
         models.sort_by(|a, b| a.name.cmp(&b.name));
         let (namespace, server, sources) = (namespace.into(), server.into(), SourceRules::default());
-        let mut manifest = Self { format: FORMAT, namespace, server, models, sources, hash: String::new() };
+        let mut manifest =
+            Self { format: FORMAT, namespace, server, models, sources, trace: None, hash: String::new() };
         manifest.hash = manifest.content_hash();
         manifest
     }
@@ -412,6 +426,14 @@ impl Manifest {
     #[must_use]
     pub fn with_sources(mut self, sources: SourceRules) -> Self {
         self.sources = sources;
+        self.hash = self.content_hash();
+        self
+    }
+
+    /// The same manifest with this trace, hashed anew.
+    #[must_use]
+    pub fn with_trace(mut self, trace: ManifestTrace) -> Self {
+        self.trace = Some(trace);
         self.hash = self.content_hash();
         self
     }
@@ -470,6 +492,8 @@ impl Manifest {
             models: &'a [ManifestModel],
             #[serde(skip_serializing_if = "SourceRules::is_empty")]
             sources: &'a SourceRules,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            trace: &'a Option<ManifestTrace>,
         }
         hash_of(&Content {
             format: self.format,
@@ -477,6 +501,7 @@ impl Manifest {
             server: &self.server,
             models: &self.models,
             sources: &self.sources,
+            trace: &self.trace,
         })
     }
 }
@@ -558,6 +583,17 @@ mod tests {
         assert_ne!(manifest(tried.clone()).hash, manifest(proven).hash);
         let read = Manifest::from_json(&manifest(tried.clone()).to_json()).unwrap();
         assert_eq!(read.models, [tried]);
+    }
+
+    #[test]
+    fn a_trace_is_carried_and_makes_no_other_content() {
+        let plain = Manifest::new("ml", "vision", vec![model()]);
+        let trace = ManifestTrace { collector: "http://c:4318/v1/traces".into(), id: "0a".repeat(16) };
+        let traced = plain.clone().with_trace(trace.clone());
+        assert_ne!(traced.hash, plain.hash);
+        let read = Manifest::from_json(&traced.to_json()).unwrap();
+        assert_eq!((read.trace, &read.models), (Some(trace), &plain.models));
+        assert!(!plain.to_json().contains("trace"));
     }
 
     #[test]

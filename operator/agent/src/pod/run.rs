@@ -21,6 +21,7 @@ use triton_agent::{
     disk::DiskLimits,
     manifest::{follow, read},
     source::{AddressRule, Mounts, Places},
+    traces::Traces,
 };
 
 use super::{
@@ -36,6 +37,9 @@ use super::{
 /// How often the manifest's file is looked at, and the server: it may have been started anew. A ConfigMap is replaced by
 /// swapping a link, which needs no watch to see.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long spans that wait may take to be sent at the end.
+const TRACES_LIMIT: Duration = Duration::from_secs(2);
 
 const CANNOT_NOTE: &str = "cannot note the models to start with";
 
@@ -60,11 +64,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
                 tracing::warn!(path = %args.launcher_socket.display(), %error, "cannot hear of the server's starts and ends");
             }
         }
-        tokio::select! {
-            result = work(args, listener, counted, noticed) => result,
+        let traces = Arc::<Traces>::default();
+        let done = tokio::select! {
+            result = work(args, listener, counted, noticed, Arc::clone(&traces)) => result,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-        }
+        };
+        traces.close(TRACES_LIMIT).await;
+        done
     });
     // work on disk that hangs must not keep the process
     runtime.shutdown_background();
@@ -77,6 +84,7 @@ async fn work(
     listener: TcpListener,
     mut crashes: watch::Receiver<u32>,
     mut notices: mpsc::UnboundedReceiver<Notice>,
+    traces: Arc<Traces>,
 ) -> anyhow::Result<()> {
     let blind = || "no manifest has been read yet".to_owned();
     let (published, seen) = watch::channel(Published { state: Err(blind()), missing: Err(blind()) });
@@ -104,7 +112,7 @@ async fn work(
             None => std::future::pending().await,
         }
     });
-    let agent = Agent::start(Settings { adopts: adopted, ..settings(&args, folder) }, manifests)?;
+    let agent = Agent::start(Settings { adopts: adopted, traces, ..settings(&args, folder) }, manifests)?;
     let (mut states, mut following) = (agent.state(), agent.following());
     let begun = Instant::now();
     loop {
@@ -287,7 +295,7 @@ mod tests {
         };
         let (crashes, counted) = watch::channel(0);
         let (_notices, noticed) = mpsc::unbounded_channel();
-        let working = tokio::spawn(work(args, listener, counted, noticed));
+        let working = tokio::spawn(work(args, listener, counted, noticed, Arc::default()));
         until(address, "/staged", "cannot read").await;
 
         let lost = |readiness| model("lost", readiness, absent());

@@ -94,6 +94,7 @@ impl Driver {
         state: Arc<watch::Sender<State>>,
     ) -> Self {
         let published = Arc::clone(&manifests.borrow());
+        settings.traces.follow(&published);
         let nothing_adopted = PodFacts { adopts: Some(BTreeSet::new()), ..PodFacts::default() };
         let following = watch::Sender::new(Arc::new(follow(&published, &nothing_adopted)));
         let server = Server::new(settings.server.clone());
@@ -194,6 +195,9 @@ impl Driver {
         let adopts = self.settings.adopts.as_mut().map(|adopts| adopts.borrow_and_update().clone());
         let facts = PodFacts { adopts, last_served, failed_formers };
         let is_as_before = self.facts == facts && Arc::ptr_eq(&self.following.borrow().published, &published);
+        if !Arc::ptr_eq(&self.following.borrow().published, &published) {
+            self.settings.traces.follow(&published);
+        }
         if !is_as_before {
             self.following.send_replace(Arc::new(follow(&published, &facts)));
             self.facts = facts;

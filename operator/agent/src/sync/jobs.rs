@@ -17,6 +17,7 @@ use crate::{
     source::{Places, Progress, blocking},
     stage,
     store::{Record, Store},
+    traces,
     verify::ContentHash,
 };
 
@@ -63,6 +64,21 @@ pub(super) async fn fetch(
     let result = tokio::time::timeout(limit, work).await;
     let late = || Fault::new(Reason::DownloadFailed, format!("not fetched within {limit:?}"));
     Ended::Fetch(result.unwrap_or_else(|_| Err(late())))
+}
+
+/// Does a job, and says in its span how it ended.
+pub(super) async fn traced(mut span: Option<traces::Step>, job: impl Future<Output = Ended>) -> Ended {
+    span.iter_mut().for_each(traces::Step::begin);
+    let ended = job.await;
+    if let Some(span) = span {
+        span.ended(match &ended {
+            Ended::Fetch(Err(fault)) | Ended::Load(Err(NotLoaded::Failed(fault))) => Some(fault.to_string()),
+            Ended::Load(Err(NotLoaded::ServerEnded(error))) => Some(format!("the server ended: {error}")),
+            Ended::Load(Err(NotLoaded::NotNow)) => Some("the server was not ready for it".to_owned()),
+            Ended::Fetch(Ok(_)) | Ended::Load(Ok(_)) | Ended::Unload => None,
+        });
+    }
+    ended
 }
 
 /// A load to be done.

@@ -3,6 +3,7 @@
 
 mod foreign;
 mod rollout;
+mod traced;
 mod waiting;
 
 use std::{

@@ -86,10 +86,11 @@ impl Driver {
         let name = model.name.clone();
         let slot = self.fetches.of(&model.source);
         let (key, places) = (memory.key.clone(), self.settings.places.clone());
+        let span = self.settings.traces.step("fetch", &model);
         let job = jobs::fetch(Arc::clone(&self.store), model, key, places, Arc::clone(&progress));
         let task = self.jobs.spawn(async move {
             let _slot = slot.taken().await;
-            job.await
+            jobs::traced(span, job).await
         });
         self.names.insert(task.id(), Job::Fetch { model: name, progress: Arc::clone(&progress) });
         memory.fetching = Some((progress, task));
@@ -134,6 +135,7 @@ impl Driver {
         let is_over = Arc::new(AtomicBool::new(false));
         let has_begun = Arc::clone(&is_over);
         let (drains, name_of_drained) = (Arc::clone(&self.drains), name.to_owned());
+        let span = self.settings.traces.step("load", model);
         let task = self.jobs.spawn(async move {
             if let DrainOrder::After(least) = drain {
                 drains.begin(&name_of_drained, least).await;
@@ -142,7 +144,7 @@ impl Driver {
             if has_begun.swap(true, Ordering::SeqCst) {
                 return Ended::Load(Err(NotLoaded::NotNow)); // nobody wants it any more
             }
-            load.run().await
+            jobs::traced(span, load.run()).await
         });
         self.names.insert(task.id(), Job::Load { model: name.to_owned(), content: content.clone() });
         memory.loading = Some(content.clone());
