@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models", "golden"))]
 
-from sections import allocations, c_backends, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams, tensors  # noqa: E402
+from sections import allocations, c_backends, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams, tensors, traces  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -27,6 +27,7 @@ SECTIONS = {
     "streams": streams,
     "python": python,
     "c_backends": c_backends,
+    "traces": traces,
 }
 
 
