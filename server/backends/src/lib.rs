@@ -84,7 +84,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, pytorch, repeat, sequence, square }
+backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, pytorch, repeat, sequence, square, tensorflow }
 
 #[cfg(test)]
 mod tests {

@@ -49,6 +49,19 @@ fn in_virtual_environment() -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so")))
 }
 
+/// The setting `library` with a runtime for tests: the file or folder that `variable` names, or `installed` below target/runtimes, where
+/// e2e/runtimes/install puts it. Without one the test is skipped with a line that says so; where `CI` promises it, it fails.
+pub(crate) fn runtime_settings(variable: &str, installed: &str) -> Option<Settings> {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/runtimes").join(installed);
+    let found = env::var_os(variable).map(PathBuf::from).or_else(|| place.exists().then_some(place));
+    if let Some(path) = found {
+        return Some(Settings::from([("library".to_owned(), path.display().to_string())]));
+    }
+    assert!(!env::var("CI").is_ok_and(|value| value == "true"), "a runtime is missing: set {variable}");
+    println!("skipped: no target/runtimes/{installed}: set {variable}, or run e2e/runtimes/install");
+    None
+}
+
 /// The library that an example of this crate is built into, with its tests. Where only some of them were built the test is skipped
 /// with a line that says so; where `CI` promises it, it fails.
 pub(crate) fn example(name: &str) -> Option<String> {
