@@ -112,6 +112,12 @@ pub trait RequestEvents: Send + Sync {
         hand_over(responder, reply);
     }
 
+    /// The request with that ticket is about to send a response of several. A model that promises an order keeps its caller from
+    /// reading until its turn comes.
+    fn sends(&self, ticket: Ticket, responder: &mut Responder) {
+        let _ = (ticket, responder);
+    }
+
     /// The request with that ticket will say nothing more, and said nothing last.
     fn passed_over(&self, ticket: Ticket) {
         let _ = ticket;
@@ -243,6 +249,9 @@ impl Completion {
     /// Errors: the slot is still full then, and the reply comes back; or the caller has left, and the request is over but
     /// for its end. What was computed is counted even then.
     pub fn send(&mut self, reply: Reply, marks: &ResponseMarks, patience: Duration) -> Result<(), NotSent> {
+        if let (Some(events), Some(ticket), Some(responder)) = (&self.events, self.ticket, &mut self.responder) {
+            events.sends(ticket, responder);
+        }
         if !self.wait_for_room(&reply, patience) {
             return Err(NotSent::Full(Box::new(reply)));
         }

@@ -78,6 +78,13 @@ impl Responder {
         Ok(())
     }
 
+    /// Keeps the reader from what is sent until its turn comes, which whoever keeps the order says.
+    pub fn await_turn(&mut self) -> Option<Turn> {
+        let slot = self.slot.as_ref()?;
+        slot.lock().awaits_turn = true;
+        Some(Turn { slot: slot.clone() })
+    }
+
     /// Ready once a reply fits or its reader has left. Before, the waker is woken when one of the two comes.
     pub fn poll_room(&mut self, reply: &Reply, context: &mut Context<'_>) -> Poll<()> {
         let Some(slot) = &self.slot else { return Poll::Ready(()) };
@@ -144,6 +151,19 @@ pub(crate) fn unanswered() -> Error {
     Error::internal("the request was dropped without a response")
 }
 
+/// The turn of a request whose replies wait for those of requests ahead of it.
+pub struct Turn {
+    slot: Slot,
+}
+
+impl Turn {
+    /// The turn has come: the caller may read.
+    pub fn has_come(self) {
+        let reader = self.slot.lock().turn_has_come();
+        reader.into_iter().for_each(Waker::wake);
+    }
+}
+
 // === the caller's end ===
 
 /// The caller's end. Dropping it cancels the request.
@@ -177,7 +197,7 @@ impl Replies {
             sender.into_iter().for_each(Waker::wake);
             return Poll::Ready(Some(reply));
         }
-        if state.end != End::Open {
+        if state.end != End::Open && !state.awaits_turn {
             drop(state);
             self.is_finished = true;
             return Poll::Ready(None);

@@ -1,7 +1,8 @@
-//! `preserve_ordering`: responses leave in the order in which their requests left the queue, whatever instance is faster.
+//! `preserve_ordering`: responses leave in the order in which their requests left the queue, whatever instance is faster. Those of a
+//! request that sends several follow each other, with no other request's between them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use server_core::{
     completion::{Ticket, hand_over},
-    responder::{Reply, Responder},
+    responder::{Reply, Responder, Turn},
 };
 
 /// The last word of a request that is not next, or nothing if it has none.
@@ -22,6 +23,8 @@ struct State {
     next: Ticket,
     /// Requests that ended before one ahead of them. Bounded: the scheduler forms no batch while there are too many.
     held: BTreeMap<Ticket, Held>,
+    /// Requests that have sent responses and are not next. No more than are under way or held.
+    ahead: BTreeMap<Ticket, Turn>,
 }
 
 /// The order of one model version.
@@ -38,6 +41,17 @@ impl ResponseOrder {
         self.held.clone()
     }
 
+    /// The request with that ticket sends a response and goes on: its caller reads when it is next.
+    pub(crate) fn sends(&self, ticket: Ticket, responder: &mut Responder) {
+        let mut state = self.state.lock();
+        if ticket > state.next
+            && let Entry::Vacant(entry) = state.ahead.entry(ticket)
+            && let Some(turn) = responder.await_turn()
+        {
+            entry.insert(turn);
+        }
+    }
+
     /// The request with that ticket has ended. Hands over what has become next; `true` if anything had been held.
     pub(crate) fn ended(&self, ticket: Ticket, last: Held) -> bool {
         let mut state = self.state.lock();
@@ -45,6 +59,9 @@ impl ResponseOrder {
         let before = state.held.len();
         loop {
             let next = state.next;
+            if let Some(turn) = state.ahead.remove(&next) {
+                turn.has_come();
+            }
             let Some(held) = state.held.remove(&next) else { break };
             state.next += 1;
             if let Some((responder, reply)) = held {

@@ -159,6 +159,12 @@ impl RequestEvents for ModelStats {
         }
     }
 
+    fn sends(&self, ticket: Ticket, responder: &mut Responder) {
+        if let Some(order) = &self.order {
+            order.sends(ticket, responder);
+        }
+    }
+
     fn passed_over(&self, ticket: Ticket) {
         if let Some(order) = &self.order {
             self.advance(order.ended(ticket, None));

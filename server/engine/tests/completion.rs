@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -208,6 +209,38 @@ async fn one_slow_instance_lets_only_a_bounded_number_of_responses_wait_for_it()
     for (row, request) in inside.into_iter().enumerate() {
         let response = request.response().await.unwrap();
         assert_eq!(response.outputs[0].data.as_host().unwrap(), (row as f32).to_le_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_response_of_several_overtakes_those_of_a_request_ahead() {
+    let harness = Harness::new();
+    let config =
+        "max_batch_size: 1 model_transaction_policy { decoupled: true } dynamic_batching { preserve_ordering: true }
+        instance_group { count: 2 kind: KIND_CPU }";
+    harness.scripted("m", "many_gated_first 3", config, &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, "m").await;
+    probe.close_gate();
+    let mut inside = Vec::new();
+    while probe.waiting.load(Ordering::SeqCst) == 0 {
+        inside.push(send(&engine, ask("m", &[1.0])).unwrap());
+        tokio::task::yield_now().await;
+    }
+    inside.push(send(&engine, ask("m", &[1.0])).unwrap()); // behind the one at the gate
+    let all_but_one = inside.len() as u64 - 1;
+    until(|| engine.statistics(None).unwrap()[0].success.count == all_but_one).await;
+    let last = inside.last_mut().unwrap();
+    let early = poll_fn(|context| Poll::Ready(last.poll_next(context).is_ready())).await;
+    assert!(!early, "its three responses are there, and another request is ahead");
+    probe.open_gate();
+    for mut request in inside {
+        let mut count = 0;
+        while let Some(response) = poll_fn(|context| request.poll_next(context)).await {
+            response.unwrap();
+            count += 1;
+        }
+        assert_eq!(count, 3);
     }
 }
 

@@ -13,6 +13,10 @@ use crate::{response::Outputs, stats::ComputeTimes};
 /// tensors are bounded too.
 pub(super) const RESPONSE_OVERHEAD: usize = 512;
 
+/// Bytes that a slot holds at least while its reader may not read: a backend that answers several requests in turns must get to
+/// the one ahead.
+const BYTES_BEFORE_TURN: usize = 16 << 20;
+
 /// A slot, as both ends hold it.
 pub(super) type Slot = Arc<Mutex<State>>;
 
@@ -48,6 +52,8 @@ pub(super) struct State {
     /// How long the request's execution took, once it has ended.
     pub(super) times: ComputeTimes,
     pub(super) is_abandoned: bool,
+    /// Its turn has not come: the reader finds nothing, whatever is there.
+    pub(super) awaits_turn: bool,
     /// Let go of when the request has ended.
     kept: Option<Box<dyn Any + Send>>,
     watch: Option<Watch>,
@@ -65,6 +71,7 @@ impl State {
             end: End::Open,
             times: ComputeTimes::default(),
             is_abandoned: false,
+            awaits_turn: false,
             kept: None,
             watch: None,
             reader: None,
@@ -75,7 +82,9 @@ impl State {
 
     /// An empty slot has room for anything.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.bytes == 0 || (self.bytes.saturating_add(bytes) <= self.limit && self.len() < self.most)
+        let (limit, most) =
+            if self.awaits_turn { (self.limit.max(BYTES_BEFORE_TURN), usize::MAX) } else { (self.limit, self.most) };
+        self.bytes == 0 || (self.bytes.saturating_add(bytes) <= limit && self.len() < most)
     }
 
     fn len(&self) -> usize {
@@ -90,7 +99,7 @@ impl State {
         } else {
             self.more.push_back(reply);
         }
-        self.reader.take()
+        self.reader_to_wake()
     }
 
     /// Ends the request, with a last word or without one. Returns whom to wake.
@@ -102,8 +111,19 @@ impl State {
         self.end = if reply.is_some() { End::WithReply } else { End::Silent };
         match reply {
             Some(reply) => self.push(reply),
-            None => self.reader.take(),
+            None => self.reader_to_wake(),
         }
+    }
+
+    fn reader_to_wake(&mut self) -> Option<Waker> {
+        if self.awaits_turn { None } else { self.reader.take() }
+    }
+
+    /// Lets the reader read. Returns whom to wake.
+    pub(super) fn turn_has_come(&mut self) -> Option<Waker> {
+        self.awaits_turn = false;
+        let has_something = self.first.is_some() || self.end != End::Open;
+        has_something.then(|| self.reader.take()).flatten()
     }
 
     /// What was kept until now, to be dropped without the lock.
@@ -136,6 +156,9 @@ impl State {
 
     /// Takes the next reply, and whether it is the last word of the request.
     pub(super) fn pop(&mut self) -> Option<(Reply, bool)> {
+        if self.awaits_turn {
+            return None;
+        }
         let reply = self.first.take().or_else(|| self.more.pop_front())?;
         self.bytes -= reply_bytes(&reply);
         if self.more.is_empty() && self.more.capacity() > KEPT_CAPACITY {

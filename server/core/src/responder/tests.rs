@@ -44,6 +44,26 @@ fn one_reply_then_the_end() {
 }
 
 #[test]
+fn before_its_turn_a_reader_finds_nothing_and_the_turn_wakes_it() {
+    let (mut responder, mut replies) = reply_slot_of(1);
+    let turn = responder.await_turn().unwrap();
+    for _ in 0..2 {
+        responder.send(Ok(Outputs::default())).unwrap(); // more than the slot's own limit
+    }
+    let woken = StdArc::new(Count::default());
+    let waker = Waker::from(woken.clone());
+    assert!(replies.poll_next(&mut Context::from_waker(&waker)).is_pending());
+    responder.finish_empty();
+    assert!(poll(&mut replies).is_pending());
+    assert!(replies.poll_next(&mut Context::from_waker(&waker)).is_pending());
+    turn.has_come();
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
+    assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
+    assert!(matches!(poll(&mut replies), Poll::Ready(None)));
+}
+
+#[test]
 fn several_replies_keep_their_order() {
     let (mut responder, mut replies) = reply_slot();
     for index in 0..3 {

@@ -256,6 +256,12 @@ impl Instance for ScriptedInstance {
                 self.probe.requests.lock().extend(requests);
             }
             "late" => return self.answer_late(batch),
+            "many_gated_first" => {
+                if self.is_first {
+                    self.probe.pass();
+                }
+                return answer_often(batch, rest.parse().expect("a number"));
+            }
             "many" => return answer_often(batch, rest.parse().expect("a number")),
             "crowd" => self.probe.crowd(),
             "forget" => return drop(batch.into_pending()),
