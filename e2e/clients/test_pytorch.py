@@ -1,8 +1,10 @@
 """PyTorch models with the real clients: TorchScript files run by libtorch. Expected numbers are worked out by hand or by numpy."""
 
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,16 @@ def test_the_classifier_and_the_risk_model_of_the_guides(server, protocol):
     features = random.normal(size=(2, 50)).astype(np.float32)
     answer = ask(server, protocol, "risk_model", features=features).as_numpy("risk")
     assert answer.shape == (2, 1) and np.allclose(answer, 1 / (1 + np.exp(-features.mean(1, keepdims=True))), atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_ensemble_of_an_encoder_in_onnx_and_the_classifier(server, protocol):
+    ids = np.array([[101, 7, 300], [5, 5, 5]], np.int64)
+    client = connect(protocol, server)
+    vectors = client.infer("text_encoder", [tensor(protocol, "input_ids", ids, "INT64")]).as_numpy("embeddings")
+    answer = client.infer("ensemble", [tensor(protocol, "input_ids", ids, "INT64")]).as_numpy("probabilities")
+    powers = np.exp(vectors[:, :10])
+    assert answer.shape == (2, 10) and np.allclose(answer, powers / powers.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_what_a_configuration_says_is_what_metadata_show(server):
@@ -117,6 +129,16 @@ def test_a_model_that_writes_to_its_input_changes_nobody_elses(server, protocol)
         assert np.array_equal(ask(server, protocol, "writes", x=rows).as_numpy("y"), rows + 1)
 
 
+def test_models_that_cannot_be_loaded_say_why(server):
+    client = connect("http", server)
+    with pytest.raises(InferenceServerException, match="failed to load model 'broken': .*PytorchStreamReader"):
+        client.load_model("broken")
+    with pytest.raises(InferenceServerException, match="unable to load model .unnamed., configuration expects 0 inputs, model provides 1"):
+        client.load_model("unnamed")
+    assert "skipping model configuration auto-complete for 'unnamed': not supported for pytorch backend" in server.log()
+    assert is_ready(client, "classifier")
+
+
 def test_many_clients_at_once_get_their_own_answers(server):
     def run(number):
         for step in range(20):
@@ -128,6 +150,31 @@ def test_many_clients_at_once_get_their_own_answers(server):
         list(pool.map(run, range(8)))
     counted = statistics(connect("http", server), "linear")[0]
     assert counted["inference_count"] >= 160 and counted["inference_stats"].get("fail", {}).get("count", 0) == 0
+
+
+def resident(server):
+    """MiB of memory that the server holds."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())[1]) // 1024
+
+
+def test_the_memory_of_a_model_that_goes_is_given_back(server):
+    client = connect("http", server)
+    rows = np.ones((1, 1024), np.float32)
+
+    def again():
+        client.unload_model("linear")
+        until(lambda: not is_ready(client, "linear"), "the model is gone")
+        client.load_model("linear")
+        assert ask(server, "http", "linear", x=rows).as_numpy("y")[0, 0] == 4
+
+    for _ in range(3):
+        again()
+    before, threads_before = resident(server), len(os.listdir(f"/proc/{server.process.pid}/task"))
+    for _ in range(20):
+        again()
+    # Each copy has 4 MiB: 20 of them would be 80.
+    until(lambda: resident(server) < before + 30, lambda: f"{before} MiB have become {resident(server)}")
+    until(lambda: len(os.listdir(f"/proc/{server.process.pid}/task")) <= threads_before + 2, "threads of models that are gone end")
 
 
 def test_models_load_and_unload_while_others_serve(server):

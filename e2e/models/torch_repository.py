@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import ensembles
+import graphs
+import make
 from make import tensor, write
 
 HOME = Path(__file__).resolve().parents[2] / "target" / "runtimes" / "pytorch"
@@ -68,6 +71,12 @@ def written(root, name, file, config):
 
 
 def examples(root):
-    """classifier and risk_model, as people write them."""
+    """classifier and risk_model, as people write them, and the ensemble of a text_encoder in ONNX with the classifier."""
     written(root, "classifier", "classifier", CLASSIFIER)
     written(root, "risk_model", "risk_model", RISK_MODEL)
+    write(root, "text_encoder", make.TEXT_ENCODER + make.CPU_GROUP, {1: graphs.text_encoder()})
+    steps = [
+        ensembles.step("text_encoder", {"input_ids": "input_ids"}, {"embeddings": "vectors"}),
+        ensembles.step("classifier", {"embeddings": "vectors"}, {"probabilities": "probabilities"}),
+    ]
+    ensembles.ensemble(root, "ensemble", 64, [("input_ids", "INT64", [-1])], [("probabilities", "FP32", [10])], steps)

@@ -12,8 +12,11 @@
 #include <string>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -93,6 +96,74 @@ using WarningGuard = c10::WarningUtils::WarningHandlerGuard;
 #else
 using WarningGuard = c10::Warning::WarningHandlerGuard;
 #endif
+
+// === Memory of weights ===
+
+// While a thread loads a module, large blocks are mappings of their own, which go back to the system with the module. Those of the heap
+// would stay: it keeps the last free mebibytes of each of its arenas, and threads that load come and go in all of them.
+class LoadAllocator : public c10::Allocator {
+  public:
+    static thread_local bool is_loading;
+
+    // Once for the process; the allocator of libtorch has all the rest.
+    static void install()
+    {
+        static LoadAllocator *const installed = [] {
+            auto *const allocator = new LoadAllocator(c10::GetCPUAllocator());
+            c10::SetCPUAllocator(allocator);
+            return allocator;
+        }();
+        (void)installed;
+    }
+
+    // Versions of libtorch differ in whether this is const, and in whether there is a copy_data: so neither is marked as overriding.
+    c10::DataPtr allocate(size_t bytes) const { return made(bytes); }
+    c10::DataPtr allocate(size_t bytes) { return made(bytes); }
+    void copy_data(void *to, const void *from, size_t bytes) const { std::memcpy(to, from, bytes); }
+    auto raw_deleter() const -> void (*)(void *) override { return usual->raw_deleter(); }
+
+  private:
+    struct Mapping {
+        void *start;
+        size_t length;
+    };
+
+    c10::Allocator *const usual;
+
+    explicit LoadAllocator(c10::Allocator *usual) : usual(usual) {}
+
+    c10::DataPtr made(size_t bytes) const
+    {
+        constexpr size_t large = 64 * 1024;
+        if (is_loading && bytes >= large) {
+            void *const start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (start != MAP_FAILED) {
+                return {start, new Mapping{start, bytes}, unmap, at::Device(at::kCPU)};
+            }
+        }
+        return usual->allocate(bytes); // which has words for memory that there is not
+    }
+
+    static void unmap(void *context)
+    {
+        const std::unique_ptr<Mapping> mapping(static_cast<Mapping *>(context));
+        munmap(mapping->start, mapping->length);
+    }
+};
+
+thread_local bool LoadAllocator::is_loading = false;
+
+class Loading {
+  public:
+    Loading()
+    {
+        LoadAllocator::install();
+        LoadAllocator::is_loading = true;
+    }
+    ~Loading() { LoadAllocator::is_loading = false; }
+    Loading(const Loading &) = delete;
+    Loading &operator=(const Loading &) = delete;
+};
 
 // === What forward() does to its arguments ===
 
@@ -448,6 +519,7 @@ EXPORTED char *triton_torch_load_script(const char *path, int32_t device, const 
 {
     return guarded([&] {
         const WarningGuard heard(&warnings);
+        const Loading loading;
         const c10::InferenceMode inference(modes->inference_mode != 0);
         auto loaded = std::make_unique<triton_torch_module>();
         loaded->modes = *modes;
@@ -465,6 +537,7 @@ EXPORTED char *triton_torch_load_package(const char *path, int32_t device, const
 #if HAS_PACKAGES
     return guarded([&] {
         const WarningGuard heard(&warnings);
+        const Loading loading;
         const c10::InferenceMode inference(modes->inference_mode != 0);
         auto loaded = std::make_unique<triton_torch_module>();
         loaded->modes = *modes;

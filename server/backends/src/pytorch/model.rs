@@ -104,8 +104,7 @@ impl TorchModel {
             Format::Script => shim.load_script(file, placement.device, &options.modes),
             Format::Package => shim.load_package(file, placement.device, &options.modes),
         };
-        let failed =
-            |failure| Error::internal(format!("failed to load model '{}': {failure}", placement.instance_name));
+        let failed = |failure| Error::internal(format!("failed to load model '{}': {failure}", self.source.name));
         let module = Arc::new(loaded.map_err(failed)?);
         let mut modules = self.modules.lock();
         modules.retain(|(module, _)| module.strong_count() > 0);
