@@ -68,9 +68,12 @@ class Pieces:
 
 
 class Server:
-    """tritonserver with one repository, on ports of its own. Models are loaded when they are asked for."""
+    """tritonserver with one repository, on ports of its own. Models are loaded when they are asked for.
 
-    def __init__(self, folder, models, library, libraries):
+    `backends`: values of --backend-config. `libraries`: folders for the loader, separated by colons.
+    """
+
+    def __init__(self, folder, models, backends, libraries):
         self.port, metrics_port = free_ports(2)
         self.metrics_port = metrics_port
         flags = {
@@ -81,10 +84,10 @@ class Server:
             "allow-grpc": "false",
             "metrics-address": "127.0.0.1",
             "metrics-port": metrics_port,
-            "backend-config": f"onnxruntime,library={library}",
         }
         self.log = folder / "server.log"
         command = [str(folder / "bin/tritonserver"), *(f"--{key}={value}" for key, value in flags.items())]
+        command += [f"--backend-config={backend}" for backend in backends]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, env=dict(os.environ, LD_LIBRARY_PATH=libraries), stdout=log, stderr=log)
         deadline = time.monotonic() + 60

@@ -24,6 +24,7 @@ use std::{
 };
 
 pub use nvml::gpu_probe;
+pub use tensorrt::{PlanOptions, PlanProfile, build_plan, read_shapes, write_plan};
 
 use server_core::{
     backend::{Backend, Backends, ModelSource, Settings},
@@ -84,7 +85,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, pytorch, repeat, sequence, square, tensorflow }
+backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, pytorch, repeat, sequence, square, tensorflow, tensorrt }
 
 #[cfg(test)]
 mod tests {

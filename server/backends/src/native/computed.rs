@@ -5,7 +5,7 @@ use server_core::{
     batching::batch_input,
     config::ModelConfig,
     error::{Error, Result},
-    tensor::{DataType, Name},
+    tensor::{DataType, Name, Shape},
 };
 use server_proto::inference::batch_input::Kind;
 
@@ -39,6 +39,14 @@ impl ComputedInput {
 
     /// Its value for these requests, the same for each target.
     pub(super) fn feed(&mut self, requests: &[Pending]) -> std::result::Result<Fed<'_>, InputError> {
+        let (shape, bytes) = self.compute(requests)?;
+        let kept = self.bytes.bytes(bytes.len());
+        kept.copy_from_slice(&bytes);
+        Ok(Fed::Numbers { data_type: self.data_type, shape, bytes: kept })
+    }
+
+    /// Shape and elements of its value for these requests.
+    pub(super) fn compute(&self, requests: &[Pending]) -> std::result::Result<(Shape, Vec<u8>), InputError> {
         let missing = || {
             let text =
                 format!("input '{}' is missing, from which '{}' is computed", self.source, self.targets.join(", "));
@@ -49,10 +57,7 @@ impl ComputedInput {
             input.map(|input| input.shape.clone()).ok_or_else(missing)
         };
         let sources = requests.iter().map(source).collect::<std::result::Result<Vec<_>, _>>()?;
-        let (shape, bytes) = batch_input::compute(self.kind, self.data_type, sources.iter())
-            .map_err(|error| InputError::Failed(Error::internal(format!("input '{}': {error}", self.source))))?;
-        let kept = self.bytes.bytes(bytes.len());
-        kept.copy_from_slice(&bytes);
-        Ok(Fed::Numbers { data_type: self.data_type, shape: shape.as_slice().into(), bytes: kept })
+        batch_input::compute(self.kind, self.data_type, sources.iter())
+            .map_err(|error| InputError::Failed(Error::internal(format!("input '{}': {error}", self.source))))
     }
 }

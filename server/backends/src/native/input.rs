@@ -12,7 +12,7 @@ use server_core::{
 
 use super::{
     runner::{Fed, Strings},
-    scratch::Scratch,
+    scratch::Room,
 };
 
 /// One input as an instance feeds it.
@@ -47,12 +47,12 @@ impl Input {
     /// The requests' tensors of this name as one; `None` if it is optional and absent.
     ///
     /// A batch of one lies where the request left it, if that is aligned, and nobody changes there what the model relies on.
-    /// Else the bytes are gathered in `scratch`.
-    pub(super) fn feed<'a>(
+    /// Else the bytes are gathered in `room`.
+    pub(super) fn feed<'a, R: Room>(
         &'a self,
         requests: &'a [Pending],
         position: usize,
-        scratch: &'a mut Scratch,
+        room: &'a mut R,
     ) -> Result<Option<Fed<'a>>, InputError> {
         let parts = || requests.iter().filter_map(|pending| self.find(pending, position));
         let Some(first) = parts().next().filter(|_| parts().count() == requests.len()) else {
@@ -83,14 +83,15 @@ impl Input {
         }
         let scalar_size = self.data_type.byte_size().filter(|_| self.is_scalar);
         let own = |data: &'a [u8]| scalar_size.and_then(|size| data.get(..size)).unwrap_or(data);
-        if (requests.len() == 1 || self.is_scalar)
+        if !R::HOLDS_ALL
+            && (requests.len() == 1 || self.is_scalar)
             && let Some(data) = self.in_place(&first.data).map(own)
         {
             return self.numbers(shape, data).map(Some);
         }
         let bytes = || bytes().map(own).take(most);
         let length = self.length(pack::packed_len(bytes().map(<[u8]>::len)))?;
-        let gathered = scratch.bytes(length);
+        let gathered = room.bytes(length);
         self.length(pack::gather(bytes(), gathered))?;
         self.numbers(shape, gathered).map(Some)
     }

@@ -41,9 +41,20 @@ pub(crate) struct BatchInstance<R> {
 
 /// Moments within a batch, as far as it came.
 #[derive(Default)]
-struct Moments {
-    input_end: Option<Instant>,
-    output_start: Option<Instant>,
+pub(super) struct Moments {
+    pub(super) input_end: Option<Instant>,
+    pub(super) output_start: Option<Instant>,
+}
+
+impl Moments {
+    /// Answers a batch that ends now, after these moments.
+    pub(super) fn complete(self, batch: Batch, replies: Vec<Reply>) {
+        let end = Instant::now();
+        let input_end = self.input_end.unwrap_or(end);
+        let output_start = self.output_start.unwrap_or(end);
+        let marks = Marks { start: batch.start(), input_end, output_start, end };
+        batch.complete(replies, &marks);
+    }
 }
 
 impl<R: Runner> BatchInstance<R> {
@@ -129,11 +140,7 @@ impl<R: Runner> Instance for BatchInstance<R> {
             let error = Error::internal(format!("instance '{}' failed inside while it ran a batch", self.name));
             replies.resize_with(batch.pending().len(), || Err(error.clone()));
         }
-        let end = Instant::now();
-        let input_end = moments.input_end.unwrap_or(end);
-        let output_start = moments.output_start.unwrap_or(end);
-        let marks = Marks { start: batch.start(), input_end, output_start, end };
-        batch.complete(replies, &marks);
+        moments.complete(batch, replies);
     }
 
     fn runs_on_any_thread(&self) -> bool {

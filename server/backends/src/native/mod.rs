@@ -7,7 +7,8 @@
 //!                           -> one [`Value`] per output -> [`output`] -> replies
 //! ```
 //!
-//! A runtime implements [`Runner`] and [`Value`]. Nothing here is unsafe but [`scratch`], and nothing knows a runtime by name.
+//! A runtime implements [`Runner`] and [`Value`]; one that runs by itself once it was started implements [`Overlapping`] instead, and is given
+//! the next batch meanwhile by [`OverlappedInstance`]. Nothing here is unsafe but [`scratch`], and nothing knows a runtime by name.
 
 pub(crate) mod complete;
 mod computed;
@@ -15,6 +16,7 @@ mod input;
 mod instance;
 pub(crate) mod loading;
 mod output;
+mod overlap;
 pub(crate) mod runner;
 pub(crate) mod scratch;
 pub(crate) mod sequence;
@@ -24,7 +26,9 @@ mod tensors;
 mod verify;
 
 pub(crate) use instance::BatchInstance;
+pub(crate) use overlap::{LANES, OverlappedInstance, Overlapping, Staged};
 pub(crate) use runner::{Fed, Runner, Value, Values, lies_in};
+pub(crate) use scratch::Room;
 pub(crate) use signature::{Kind, Offered, Signature};
 pub(crate) use tensors::Tensors;
 pub(crate) use verify::verify;

@@ -78,6 +78,23 @@ pub(crate) enum Fed<'a> {
     },
 }
 
+impl Fed<'_> {
+    /// The shape of the whole batch.
+    pub(crate) fn shape(&self) -> &Shape {
+        match self {
+            Self::Numbers { shape, .. } | Self::Strings { shape, .. } => shape,
+        }
+    }
+
+    /// The bytes of its elements; none are counted for strings.
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Numbers { bytes, .. } => bytes.len(),
+            Self::Strings { .. } => 0,
+        }
+    }
+}
+
 /// Whether that address is in memory that a run was fed: an output there is borrowed.
 pub(crate) fn lies_in(fed: &[(usize, Fed<'_>)], address: usize) -> bool {
     fed.iter().any(|(_, fed)| match fed {

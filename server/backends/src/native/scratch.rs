@@ -4,6 +4,15 @@
 
 use std::slice;
 
+/// Memory that one input of a batch is gathered in.
+pub(crate) trait Room {
+    /// Whether everything is gathered there: the runtime reads nothing where a request left it.
+    const HOLDS_ALL: bool;
+
+    /// The first `length` bytes. What they hold is left over from earlier.
+    fn bytes(&mut self, length: usize) -> &mut [u8];
+}
+
 /// Bytes that are aligned for every type and for vector instructions, grown when needed, used again and again.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -23,5 +32,13 @@ impl Scratch {
         }
         // SAFETY: a line is 64 initialised bytes without padding, and there are at least enough of them for the length.
         unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
+    }
+}
+
+impl Room for Scratch {
+    const HOLDS_ALL: bool = false;
+
+    fn bytes(&mut self, length: usize) -> &mut [u8] {
+        Self::bytes(self, length)
     }
 }

@@ -14,7 +14,7 @@ enum Why {
     Backend,
     /// A model of this backend reads states as they are at first; only some backends renew them.
     State,
-    /// Only TensorRT acts on it, which this server does not run.
+    /// Only TensorRT acts on it.
     TensorRt,
 }
 
