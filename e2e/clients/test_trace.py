@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import decoupled
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
@@ -205,6 +206,21 @@ def test_rate_count_and_frequency_decide_what_lies_in_which_file(repository, tmp
     files = {path.name: sorted(by_request(path), key=int) for path in tmp_path.iterdir()}
     assert files.pop("t.0") == ["2", "4"] and files.pop("t.1") == ["6", "8"]
     assert sorted(files.values()) == [["10"], ["11"]]
+
+
+def test_events_are_responses_and_what_is_refused_is_no_trace(tmp_path):
+    decoupled.repeat(tmp_path / "models")
+    settings = [f"triton,file={tmp_path}/t", "level=TIMESTAMPS", "rate=1", "triton,log-frequency=1"]
+    with Server(tmp_path / "models", *configured(*settings)) as server:
+        assert server.request("POST", "/v2/models/repeat/generate_stream", json.dumps({"IN": "x"}))[0] == 500
+        body = json.dumps({"IN": [1, 2], "DELAY": [0, 0], "WAIT": 0})
+        assert server.request("POST", "/v2/models/repeat/generate_stream", body)[0] == 200
+        until((tmp_path / "t.0").exists, "the file", 30)
+    assert not (tmp_path / "t.1").exists()
+    points = [point["name"] for piece in json.loads((tmp_path / "t.0").read_text()) for point in piece.get("timestamps", [])]
+    for name in ("INFER_RESPONSE_COMPLETE", "HTTP_SEND_START", "HTTP_SEND_END"):
+        assert points.count(name) == 2, points
+    assert points.count("HTTP_RECV_START") == points.count("REQUEST_END") == 1
 
 
 def test_settings_are_changed_over_both_protocols_and_cleared(repository, tmp_path):

@@ -72,12 +72,14 @@ pub(crate) async fn stream(
 ) -> Result<Response<Body>, Failure> {
     let mut running = start(server, activity, model, &headers, body).await?;
     let pool = &server.options.blocking_pool;
-    let first = match poll_fn(|context| running.inference.poll_next(context)).await {
+    let first = poll_fn(|context| running.inference.poll_next(context)).await;
+    let sending = tracing::answered(running.trace.clone());
+    let first = match first {
         None => None,
         Some(Ok(response)) => Some(flat(pool, response).await),
         Some(Err(error)) => Some(Err(error)),
     };
-    running.sending = Some(tracing::answered(running.trace.take()));
+    drop(sending);
     let status = first.as_ref().and_then(|first| first.as_ref().err()).map(|error| status(error.code));
     let mut response = Response::new(match first {
         None => Body::empty(),
@@ -99,10 +101,8 @@ struct Running {
     inference: Inference,
     /// What its inputs take of the byte budget, if they do not hold it themselves.
     held: Option<Reservation>,
-    /// What is recorded of it, until it is answered.
+    /// What is recorded of it.
     trace: Option<Arc<Trace>>,
-    /// From there until its last response is sent.
-    sending: Option<tracing::Sending>,
 }
 
 async fn start(
@@ -138,5 +138,5 @@ async fn start(
     request.model_version = model.version;
     request.trace.clone_from(&trace);
     take_headers(&server.options, activity, &found, headers, &mut request)?;
-    Ok(Running { inference: server.engine.infer(&found, request)?, held, trace, sending: None })
+    Ok(Running { inference: server.engine.infer(&found, request)?, held, trace })
 }

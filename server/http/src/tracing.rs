@@ -28,7 +28,7 @@ pub(crate) fn begin(
 /// A response that is being made, of a request that is traced: it is sent when this is dropped.
 pub(crate) struct Sending(Option<Arc<Trace>>);
 
-/// The model has answered.
+/// The model has answered, once or once more.
 pub(crate) fn answered(trace: Option<Arc<Trace>>) -> Sending {
     if let Some(trace) = &trace {
         let now = Instant::now();

@@ -20,7 +20,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use server_core::trace::{Epoch, Finished};
+use server_core::trace::{Epoch, Event, Finished};
 
 use crate::json;
 
@@ -69,9 +69,10 @@ impl Files {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Queues a trace, or drops it. Never waits for the disk.
+    /// Queues a trace, or drops it. Never waits for the disk. One of a request that was refused before any model had it is none,
+    /// as in Triton.
     pub(crate) fn take(&self, trace: Finished) {
-        if trace.events.is_empty() {
+        if !trace.events.iter().any(|event| matches!(event, Event::Model { .. })) {
             return;
         }
         let bytes = trace.events.len() * EVENT_BYTES + trace.tensor_bytes;

@@ -13,7 +13,7 @@ use super::{
     Running,
     flat::{flat, is_long, push_flat},
 };
-use crate::error::error_json;
+use crate::{error::error_json, tracing};
 
 /// A chunk takes no further event once it is this long, bytes.
 const FULL: usize = 16 << 10;
@@ -61,6 +61,7 @@ impl EventStream {
             return Poll::Ready(());
         }
         let Poll::Ready(response) = self.running.inference.poll_next(context) else { return Poll::Pending };
+        let _sending = response.as_ref().map(|_| tracing::answered(self.running.trace.clone()));
         match response {
             None => self.is_over = true,
             Some(Err(error)) => self.push(Err(error)),
