@@ -46,6 +46,7 @@ fn requests_without_an_answer_and_responses_left_behind_end_with_an_error() {
         ("no_answer", "the request was dropped without a response"),
         ("execute_with_responses", "responses were made and are left behind"),
         ("unknown_output", "unexpected inference output 'OUTPUT7' for model 'm'"),
+        ("bad_error", "is no TRITONSERVER_Error: it was released or deleted before, or is a handle of something else"),
         ("no_bytes", "gave 0 bytes for output 'OUTPUT0' of type INT32 and shape [3], which has 12 bytes"),
     ] {
         let mut served = wrong(&directory, fault).unwrap();
@@ -88,4 +89,35 @@ fn every_function_refuses_to_be_called_with_nothing() {
     let directory = directory(&[("nulls", "nulls")]);
     let mut served = directory.load(&config("nulls", "")).unwrap();
     assert_eq!(served.ask(request(&[1])).unwrap_err().message, "all refused");
+}
+
+#[test]
+fn what_lies_at_the_edge_of_the_headers_is_given_or_refused_and_harms_nobody() {
+    let directory = directory(&[("edges", "edges")]);
+    let mut served = directory.load(&config("edges", "")).unwrap();
+    for numbers in [&[][..], &[1, 2, 3]] {
+        assert_eq!(values(&served.ask(request(numbers))), numbers);
+    }
+}
+
+#[test]
+fn many_threads_may_use_the_same_objects_and_each_of_them_ends_once() {
+    let directory = directory(&[("storm", "storm")]);
+    let mut served = directory.load(&config("storm", "model_transaction_policy { decoupled: true }")).unwrap();
+    for mut answers in served.run([request(&[1]), request(&[2]), request(&[3])]) {
+        let got = std::iter::from_fn(|| answers.next()).filter(|answer| answer.is_ok()).count();
+        assert!(got >= 200, "each of ten threads has sent twenty, and {got} came");
+    }
+    let counts = served.events.counts();
+    assert_eq!((counts.released, counts.succeeded, counts.failed), (3, 3, 0));
+}
+
+#[test]
+fn a_library_may_be_late_even_for_its_own_end() {
+    let directory = directory(&[("late", "late")]);
+    let mut served = directory.load(&config("late", "")).unwrap();
+    let mut answers = served.run([request(&[1, 2])]).remove(0);
+    drop((served.instance, served.model)); // a server waits for what is released; a library that stays is not harmed
+    assert_eq!(values(&answers.next().unwrap()), [1, 2]);
+    until("it is released", || served.events.counts().released == 1);
 }

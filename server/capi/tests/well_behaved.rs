@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::fs;
+use std::{fs, sync::mpsc, thread};
 
 use harness::{Counts, config, directory, request, until, values};
 use server_core::{
@@ -101,4 +101,37 @@ fn a_library_may_answer_many_times_after_it_has_released_the_request() {
     let leaving = served.run([request(&[i32::MAX])]).remove(0);
     drop(leaving);
     until("all are released", || served.events.counts().released == 3);
+}
+
+const DECOUPLED: &str = "model_transaction_policy { decoupled: true }";
+
+#[test]
+fn a_reader_that_is_behind_does_not_hold_the_thread_of_a_library() {
+    let directory = directory(&[("burst", "burst")]);
+    let mut served = directory.load(&config("burst", DECOUPLED)).unwrap();
+    let [mut behind, mut other] = <[_; 2]>::try_from(served.run([request(&[3000]), request(&[2])])).ok().unwrap();
+    assert_eq!([values(&other.next().unwrap()), values(&other.next().unwrap())], [[0], [1]], "it came to the second");
+    assert!(other.next().is_none());
+    for expected in 0..3000 {
+        assert_eq!(values(&behind.next().unwrap()), [expected]);
+    }
+    assert!(behind.next().is_none());
+    assert_eq!(served.events.counts().released, 2);
+}
+
+#[test]
+fn a_library_waits_for_a_reader_that_is_far_behind_until_it_reads_on_or_leaves() {
+    let directory = directory(&[("burst", "burst")]);
+    let mut served = directory.load(&config("burst", DECOUPLED)).unwrap();
+    let (answers, answered) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| served.run_with([request(&[20_000]), request(&[i32::MAX])], |way| answers.send(way).unwrap()));
+        let (mut slow, gone) = (answered.recv().unwrap(), answered.recv().unwrap());
+        for expected in 0..20_000 {
+            assert_eq!(values(&slow.next().unwrap()), [expected]);
+        }
+        assert!(slow.next().is_none());
+        drop(gone); // the thread ends
+    });
+    assert_eq!(served.events.counts().released, 2);
 }

@@ -85,6 +85,14 @@ impl Responder {
         Some(Turn { slot: slot.clone() })
     }
 
+    /// Lets more replies wait to be read: so many bytes, and so many replies, or fewer where the reader allows fewer. `permit` is
+    /// kept as long as there is the slot.
+    pub fn widen(&mut self, limit: usize, most: usize, permit: Box<dyn Any + Send>) {
+        if let Some(slot) = &self.slot {
+            slot.lock().widen(limit, most, permit);
+        }
+    }
+
     /// Ready once a reply fits or its reader has left. Before, the waker is woken when one of the two comes.
     pub fn poll_room(&mut self, reply: &Reply, context: &mut Context<'_>) -> Poll<()> {
         let Some(slot) = &self.slot else { return Poll::Ready(()) };

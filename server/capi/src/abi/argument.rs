@@ -66,6 +66,22 @@ impl<T: Copy> Array<T> {
     }
 }
 
+/// Most dimensions of a tensor: a library that says more has got its arguments wrong, and what lies there is not read.
+const MOST_DIMENSIONS: u64 = 1024;
+
+impl Array<i64> {
+    /// The extents of a shape.
+    ///
+    /// Errors: as those of [`Array::get`]; or there are more than any tensor has.
+    pub(crate) fn shape(&self, rank: u64) -> Result<&[i64]> {
+        if rank > MOST_DIMENSIONS {
+            let text = format!("a shape has {rank} dimensions, and {MOST_DIMENSIONS} are the most");
+            return Err(Error::invalid_argument(text));
+        }
+        self.get(rank)
+    }
+}
+
 /// A text that ends with a zero byte.
 #[repr(transparent)]
 #[derive(Clone, Copy)]

@@ -3,7 +3,10 @@
 //! its model from being unloaded.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -21,8 +24,15 @@ use server_core::{
 
 use super::model::Model;
 
-/// How long a response may wait for a reader that is behind, before its request ends with an error.
-const READER_TIMEOUT: Duration = Duration::from_secs(300);
+/// Responses of one request that wait for a reader that is behind, in bytes and in number, before their sender waits with them.
+/// The sender may be the one thread of a library, which others need as well.
+const MOST_UNREAD: (usize, usize) = (2 << 20, 4096);
+
+/// So many requests at a time may have so much unread; further ones have what any request has.
+const MOST_BEHIND: usize = 128;
+
+/// How long a sender waits then, before the request ends with an error.
+const READER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The way back to one caller.
 pub(crate) struct Answering {
@@ -45,23 +55,30 @@ struct State {
     is_released: bool,
     /// It is counted.
     is_counted: bool,
+    /// Its reader is behind, and more responses than usual may wait.
+    is_behind: bool,
     /// Responses that the library has reported.
     reported: u32,
+}
+
+impl State {
+    fn new(completion: Option<Completion>, is_counted: bool) -> Self {
+        Self { completion, outcome: None, is_released: false, is_counted, is_behind: false, reported: 0 }
+    }
 }
 
 impl Answering {
     /// The way back of a request whose execution begins at `start`.
     pub(crate) fn new(model: Arc<Model>, completion: Completion, start: Instant) -> Self {
         let reporter = completion.reporter();
-        let state =
-            State { completion: Some(completion), outcome: None, is_released: false, is_counted: false, reported: 0 };
-        Self { model, reporter, start, state: Mutex::new(state), waiting: Arc::default() }
+        let state = Mutex::new(State::new(Some(completion), /* is_counted */ false));
+        Self { model, reporter, start, state, waiting: Arc::default() }
     }
 
     /// That of a request that waits, for a library to look at: it can be answered by nobody.
     pub(crate) fn of_waiting(model: Arc<Model>, completion: &Completion, start: Instant) -> Self {
-        let state = State { completion: None, outcome: None, is_released: false, is_counted: true, reported: 0 };
-        Self { model, reporter: completion.reporter(), start, state: Mutex::new(state), waiting: Arc::default() }
+        let state = Mutex::new(State::new(None, /* is_counted */ true));
+        Self { model, reporter: completion.reporter(), start, state, waiting: Arc::default() }
     }
 
     /// What counts it.
@@ -75,9 +92,9 @@ impl Answering {
         state.outcome.is_none() && state.completion.as_ref().is_some_and(Completion::is_cancelled)
     }
 
-    /// Sends a response. Where its reader is behind, waits for it.
+    /// Sends a response. Where its reader is far behind, waits for it.
     ///
-    /// Errors: the last word is said already; or its reader did not come back for minutes, and the request is over.
+    /// Errors: the last word is said already; or its reader did not come back for a minute, and the request is over.
     pub(crate) fn send(&self, reply: Reply, is_last: bool) -> Result<()> {
         if is_last {
             return self.finish(Some(reply));
@@ -87,14 +104,18 @@ impl Answering {
         loop {
             let left = {
                 let mut state = self.state.lock();
-                if state.outcome.is_some() {
-                    return Err(after_the_last("a response"));
-                }
-                let Some(completion) = &mut state.completion else { return Err(after_the_last("a response")) };
+                let State { completion: Some(completion), outcome: None, is_behind, .. } = &mut *state else {
+                    return Err(too_late("a response", &state));
+                };
                 match completion.send_unreported(reply) {
                     // nobody waits for it: as in Triton, that is the server's to know
                     Ok(()) | Err(NotSent::Abandoned) => return Ok(()),
                     Err(NotSent::Full(back)) => reply = *back,
+                }
+                if !*is_behind && let Some(behind) = Behind::begin() {
+                    *is_behind = true;
+                    completion.widen(MOST_UNREAD.0, MOST_UNREAD.1, Box::new(behind));
+                    continue;
                 }
                 self.waiting.join();
                 let waker = Waker::from(self.waiting.clone());
@@ -120,10 +141,9 @@ impl Answering {
     pub(crate) fn finish(&self, reply: Option<Reply>) -> Result<()> {
         let what = if reply.is_some() { "a response" } else { "the final flag" };
         let mut state = self.state.lock();
-        if state.outcome.is_some() {
-            return Err(after_the_last(what));
-        }
-        let Some(completion) = &mut state.completion else { return Err(after_the_last(what)) };
+        let State { completion: Some(completion), outcome: None, .. } = &mut *state else {
+            return Err(too_late(what, &state));
+        };
         let outcome = match &reply {
             Some(Err(error)) => Err(FailureReason::of_backend(error)),
             _ if completion.is_cancelled() => Err(FailureReason::Canceled),
@@ -235,13 +255,35 @@ impl Drop for Answering {
     }
 }
 
-fn after_the_last(what: &str) -> Error {
+fn too_late(what: &str, state: &State) -> Error {
     crate::abi::misuse::note();
-    Error::invalid_argument(format!("{what} was sent for a request that had its final response already"))
+    Error::invalid_argument(if state.outcome.is_some() {
+        format!("{what} was sent for a request that had its final response already")
+    } else {
+        format!("{what} was sent for a request that was rescheduled: what its next execution makes can be sent")
+    })
 }
 
-/// Wakes a thread that is parked.
-/// Several threads may send for one request, and a reply slot remembers one waker: it wakes all of them.
+/// A request whose reader is behind, until the responses are read or nobody reads them any more.
+struct Behind;
+
+static BEHIND: AtomicUsize = AtomicUsize::new(0);
+
+impl Behind {
+    /// Nothing if there are too many.
+    fn begin() -> Option<Self> {
+        let one_more = |count| (count < MOST_BEHIND).then_some(count + 1);
+        BEHIND.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        BEHIND.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Wakes threads that are parked: several threads may send for one request, and a reply slot remembers one waker.
 #[derive(Default)]
 struct Waiting(Mutex<Vec<Thread>>);
 

@@ -99,7 +99,8 @@ pub(crate) fn check_kind(kind: MemoryType, device: i64) -> Result<()> {
     match kind {
         MemoryType::CPU | MemoryType::CPU_PINNED => Ok(()),
         MemoryType::GPU => Err(Error::unsupported(format!(
-            "no memory of GPU {device} can be allocated: this server gives its backend libraries memory of the host alone"
+            "no memory of GPU {device} can be allocated: tensors lie in memory of the host here, where every model and client \
+             reads them; ask for CPU memory, and copy with the runtime of the backend"
         ))),
         MemoryType(other) => Err(Error::invalid_argument(format!("there is no memory type {other}"))),
     }

@@ -152,7 +152,7 @@ fn properties(
     shape.set_if_wanted(tensor.shape.as_ptr());
     dims_count.set_if_wanted(tensor.shape.len() as u32);
     byte_size.set_if_wanted(tensor.data.len() as u64);
-    buffer_count.set_if_wanted(1);
+    buffer_count.set_if_wanted(u32::from(!tensor.data.is_empty()));
     Ok(())
 }
 
@@ -166,15 +166,8 @@ fn buffer_of(
 ) -> Result<()> {
     let (request, number) = input.part_of()?;
     let tensor = request.input(number as u32)?;
-    if index > 0 {
-        buffer.set_if_wanted(ptr::null());
-        byte_size.set_if_wanted(0);
-        return Err(Error::invalid_argument(format!(
-            "out of bounds index {index}: input '{}' has 1 buffer",
-            tensor.name
-        )));
-    }
-    let bytes = bytes_of(tensor);
+    // behind the only piece there is nothing, which is no error in Triton either
+    let bytes = if index == 0 { bytes_of(tensor) } else { &[] };
     buffer.set(address_of(bytes))?;
     byte_size.set_if_wanted(bytes.len() as u64);
     memory_type.set_if_wanted(MemoryType::CPU);
@@ -380,7 +373,7 @@ exports! {
         properties(input, name, data_type, shape, dims_count, byte_size, buffer_count)
     }
 
-    /// The bytes of an input, which lie in one piece.
+    /// The bytes of an input, which lie in one piece: none for any other index.
     fn TRITONBACKEND_InputBuffer(
         input: Handle<Request, Input>,
         index: u32,
@@ -413,7 +406,7 @@ exports! {
         attributes: Out<Handle<BufferAttributes>>,
     ) {
         let (request, number) = input.part_of()?;
-        let size = bytes_of(request.input(number as u32)?).len();
+        let size = if index == 0 { bytes_of(request.input(number as u32)?).len() } else { 0 };
         buffer_of(input, index, buffer, Out::NOWHERE, Out::NOWHERE, Out::NOWHERE)?;
         attributes.set(request.attributes_of(size))
     }

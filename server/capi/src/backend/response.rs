@@ -150,7 +150,7 @@ impl Response {
 
 /// Type and shape of a tensor as a library gives them.
 ///
-/// Errors: the type is none, or the shape is missing.
+/// Errors: the type is none, or the shape is missing or too long.
 pub(crate) fn type_and_shape(
     data_type: DataType,
     shape: &Array<i64>,
@@ -158,14 +158,21 @@ pub(crate) fn type_and_shape(
 ) -> Result<(CoreDataType, &[i64])> {
     let known = data_type.to_core();
     let known = known.ok_or_else(|| Error::invalid_argument(format!("{} is no type of a tensor", data_type.0)))?;
-    Ok((known, shape.get(dims_count.into())?))
+    Ok((known, shape.shape(dims_count.into())?))
 }
 
 fn send(response: Handle<Response>, flags: u32, error: Handle<objects::Error>) -> Result<()> {
-    let error = if error.is_null() { None } else { Some(error.get()?.to_core()) };
     let response = response.take()?;
-    let reply = error.map_or_else(|| response.take_outputs(), Err);
-    response.answering.send(reply, flags & response_flag::FINAL != 0)
+    let (reply, misuse) = if error.is_null() {
+        (response.take_outputs(), Ok(()))
+    } else {
+        match error.get() {
+            Ok(error) => (Err(error.to_core()), Ok(())),
+            Err(misuse) => (Err(misuse.clone()), Err(misuse)), // the caller hears that there is an error, if not which
+        }
+    };
+    response.answering.send(reply, flags & response_flag::FINAL != 0)?;
+    misuse
 }
 
 fn output_of(
@@ -265,7 +272,7 @@ exports! {
         output.set(handle.part(number)?)
     }
 
-    /// Sends a response, or the error in its place; the response is gone, the error is the caller's.
+    /// Sends a response, or the error in its place; the response is gone whatever comes of it, the error is the library's.
     fn TRITONBACKEND_ResponseSend(response: Handle<Response>, send_flags: u32, error: Handle<objects::Error>) {
         send(response, send_flags, error)
     }

@@ -150,8 +150,8 @@ impl Allocator {
         if !matches!(memory_type, MemoryType::CPU | MemoryType::CPU_PINNED) {
             let kind = memory_type.text().unwrap_or_default().to_string_lossy();
             return Err(Error::unsupported(format!(
-                "the allocator of the caller gave memory of type {kind} for output '{name}'; responses are written to memory of \
-                 the host alone"
+                "the allocator of the caller gave memory of type {kind} for output '{name}'; tensors lie in memory of the host \
+                 here, so it has to give CPU memory"
             )));
         }
         // SAFETY: the header binds the library to give memory of at least that size, which nobody else uses until it is released.

@@ -24,7 +24,7 @@ use server_core::{
     custom_metrics::CustomMetrics,
     error::{Error, Result},
     request::{InferRequest, VersionChoice},
-    responder::{Replies, Reply},
+    responder::{DEFAULT_SLOT_BYTES, Replies, Reply},
     stats::FailureReason,
     tensor::{DataType, Tensor},
 };
@@ -115,17 +115,22 @@ impl Directory {
 impl Served {
     /// Runs requests together; gives the way to their answers.
     pub(crate) fn run(&mut self, requests: impl IntoIterator<Item = InferRequest>) -> Vec<Answers> {
-        let now = Instant::now();
         let mut answers = Vec::new();
+        self.run_with(requests, |way| answers.push(way));
+        answers
+    }
+
+    /// The same, and gives the ways before they run.
+    pub(crate) fn run_with(&mut self, requests: impl IntoIterator<Item = InferRequest>, mut give: impl FnMut(Answers)) {
+        let now = Instant::now();
         let pending = requests.into_iter().map(|request| {
             let record = RequestRecord { received_at: now, queued_at: now, batch_size: 1 };
-            let (completion, replies) = Completion::new(record, self.events.clone(), 1 << 20);
-            answers.push(Answers(replies));
+            let (completion, replies) = Completion::new(record, self.events.clone(), DEFAULT_SLOT_BYTES);
+            give(Answers(replies));
             Pending { request, completion }
         });
         let batch = Batch::new(pending.collect(), now);
         self.instance.execute(batch);
-        answers
     }
 
     /// Runs one request; its only answer.

@@ -8,20 +8,6 @@ typedef struct {
     bool is_decoupled;
 } Job;
 
-static TRITONSERVER_Error* send_value(TRITONBACKEND_ResponseFactory* factory, int32_t value) {
-    TRITONBACKEND_Response* response;
-    TRY(TRITONBACKEND_ResponseNewFromFactory(&response, factory));
-    TRITONBACKEND_Output* output;
-    const int64_t shape[] = {1};
-    TRY(TRITONBACKEND_ResponseOutput(response, &output, "OUTPUT0", TRITONSERVER_TYPE_INT32, shape, 1));
-    void* to;
-    TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
-    int64_t device = 0;
-    TRY(TRITONBACKEND_OutputBuffer(output, &to, sizeof value, &memory, &device));
-    memcpy(to, &value, sizeof value);
-    return TRITONBACKEND_ResponseSend(response, 0, NULL);
-}
-
 static void report(Job* job, TRITONBACKEND_ResponseFactory* factory, uint64_t start) {
     TRITONBACKEND_ModelInstanceResponseStatistics* statistics;
     uint64_t now = now_ns();
@@ -37,15 +23,7 @@ static void report(Job* job, TRITONBACKEND_ResponseFactory* factory, uint64_t st
 
 static void answer_over_time(Job* job) {
     TRITONBACKEND_ResponseFactory* factory;
-    TRITONBACKEND_Input* input;
-    const void* from;
-    uint64_t size;
-    TRITONSERVER_MemoryType memory;
-    int64_t device;
-    int32_t count = 0;
-    fails(TRITONBACKEND_RequestInput(job->request, "INPUT0", &input));
-    fails(TRITONBACKEND_InputBuffer(input, 0, &from, &size, &memory, &device));
-    if (size >= sizeof count) memcpy(&count, from, sizeof count);
+    int32_t count = first_number(job->request);
     fails(TRITONBACKEND_ResponseFactoryNew(&factory, job->request));
     uint64_t start = now_ns();
     fails(TRITONBACKEND_ModelInstanceReportStatistics(job->instance, job->request, true, start, start, start, start));

@@ -94,7 +94,8 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
         } else {
             fails(repeat(request, "INPUT0", response, "OUTPUT0"));
         }
-        fails(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, NULL));
+        TRITONSERVER_Error* none = is(state, "bad_error") ? (TRITONSERVER_Error*)&count : NULL;
+        fails(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, none));
         fails(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, NULL)); /* gone */
         fails(TRITONBACKEND_ResponseSend(second, TRITONSERVER_RESPONSE_COMPLETE_FINAL, NULL)); /* after the last */
         if (is(state, "never_releases") && state->kept == NULL) {

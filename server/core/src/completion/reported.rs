@@ -1,7 +1,7 @@
 //! Requests and executions whose times their backend reports by itself, before or after it has answered: so they are counted
 //! apart from the answers.
 
-use std::{sync::Arc, time::Instant};
+use std::{any::Any, sync::Arc, time::Instant};
 
 use super::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome};
 use crate::{
@@ -65,6 +65,13 @@ impl Completion {
         responder.send(reply)?;
         self.responses = self.responses.saturating_add(1);
         Ok(())
+    }
+
+    /// Lets more responses wait to be read, see [`crate::responder::Responder::widen`].
+    pub fn widen(&mut self, bytes: usize, responses: usize, permit: Box<dyn Any + Send>) {
+        if let Some(responder) = &mut self.responder {
+            responder.widen(bytes, responses, permit);
+        }
     }
 
     /// Records when the request was executed, as its backend reports it, if it is traced.

@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) awaits_turn: bool,
     /// Let go of when the request has ended.
     kept: Option<Box<dyn Any + Send>>,
+    /// What allows the slot to be wider than it was made, let go of with the slot.
+    permit: Option<Box<dyn Any + Send>>,
     watch: Option<Watch>,
     reader: Option<Waker>,
 }
@@ -73,6 +75,7 @@ impl State {
             is_abandoned: false,
             awaits_turn: false,
             kept: None,
+            permit: None,
             watch: None,
             reader: None,
         }
@@ -100,6 +103,13 @@ impl State {
             self.more.push_back(reply);
         }
         self.reader_to_wake()
+    }
+
+    /// Has room for so many bytes and so many replies, but for no more replies than the reader allows.
+    pub(super) fn widen(&mut self, limit: usize, most: usize, permit: Box<dyn Any + Send>) {
+        self.limit = self.limit.max(limit);
+        self.most = self.most.min(most);
+        self.permit = Some(permit);
     }
 
     /// Ends the request, with a last word or without one. Returns whom to wake.

@@ -128,6 +128,23 @@ fn fits(responder: &mut Responder, count: usize, waker: &Waker) -> bool {
 }
 
 #[test]
+fn a_slot_may_be_widened_as_long_as_it_is_there() {
+    let permit = StdArc::new(());
+    let (mut responder, mut replies) = reply_slot_of(RESPONSE_OVERHEAD);
+    responder.send(Ok(Outputs::default())).unwrap();
+    assert!(responder.send(Ok(Outputs::default())).is_err(), "it is full");
+    responder.widen(4 * RESPONSE_OVERHEAD, 3, Box::new(permit.clone()));
+    let sent = (0..).take_while(|_| responder.send(Ok(Outputs::default())).is_ok()).count();
+    assert_eq!(sent, 2, "three replies, though four would fit");
+    assert!(matches!(poll(&mut replies), Poll::Ready(Some(Ok(_)))));
+    responder.send(Ok(Outputs::default())).expect("one was read");
+    responder.finish_empty();
+    assert_eq!(StdArc::strong_count(&permit), 2, "there is something to read");
+    drop(replies);
+    assert_eq!(StdArc::strong_count(&permit), 1);
+}
+
+#[test]
 fn a_full_slot_gives_the_response_back_until_its_reader_made_room() {
     let (mut responder, mut replies) = reply_slot_of(2000);
     responder.send(Ok(bytes(5000))).expect("one response always fits");
