@@ -14,12 +14,14 @@ pub fn all() -> [(&'static str, Value); 2] {
 
 /// The definition of `TritonServer` as JSON.
 pub fn server() -> Value {
-    finished(&TritonServer::crd(), crate::server::NAME_MAX)
+    // A Service is named after it; what other objects may be called is letters, digits, '-' and '.', and digits sort before letters.
+    let of_service = ("self.metadata.name >= 'a' && !self.metadata.name.contains('.')", crate::server::NOT_A_SERVICE);
+    finished(&TritonServer::crd(), crate::server::NAME_MAX, &[of_service])
 }
 
 /// The definition of `TritonModel` as JSON.
 pub fn model() -> Value {
-    finished(&TritonModel::crd(), crate::model::NAME_MAX)
+    finished(&TritonModel::crd(), crate::model::NAME_MAX, &[])
 }
 
 /// The schema of one kind (`TritonServer` or `TritonModel`), as the API server checks objects against it.
@@ -42,8 +44,8 @@ pub fn to_yaml(definition: &Value) -> String {
     serde_yaml::to_string(definition).expect("a definition holds only what YAML can say")
 }
 
-/// Completes what the derive made.
-fn finished(derived: &CustomResourceDefinition, name_max: usize) -> Value {
+/// Completes what the derive made. `about_names`: rules about metadata.name, beyond its length.
+fn finished(derived: &CustomResourceDefinition, name_max: usize, about_names: &[(&str, &str)]) -> Value {
     let mut definition = serde_json::to_value(derived).expect("a definition is plain data");
     let root = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     tidy(root);
@@ -52,7 +54,7 @@ fn finished(derived: &CustomResourceDefinition, name_max: usize) -> Value {
     // Rules about metadata can stand at the root only.
     let rule = format!("self.metadata.name.size() <= {name_max}");
     let message = format!("metadata.name has at most {name_max} characters: choose a shorter one");
-    root["x-kubernetes-validations"] = schema::rules(&[(&rule, &message)]);
+    root["x-kubernetes-validations"] = schema::rules(&[&[(rule.as_str(), message.as_str())], about_names].concat());
     definition
 }
 

@@ -186,6 +186,10 @@ pub struct TritonServerSpec {
 /// Longest `metadata.name` of a TritonServer: objects named after it add to its name.
 pub const NAME_MAX: usize = 52;
 
+/// What is wrong with a `metadata.name` that no Service can have.
+pub const NOT_A_SERVICE: &str =
+    "metadata.name names a Service as well: begin with a letter, and write - in place of dots";
+
 /// What was last observed of a TritonServer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -22,7 +22,8 @@ pub struct ModelSource {
     /// is mounted into the pods, which are replaced for it only if the server allows it (spec.modelAccess.allowPodRestart).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
-    /// A folder or file on a PersistentVolumeClaim of the namespace, which the server lists in spec.modelAccess.claims.
+    /// A folder, a file or an archive (.tar, .tar.gz, .tgz, .zip) on a PersistentVolumeClaim of the namespace, which the server lists in
+    /// spec.modelAccess.claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc: Option<PvcSource>,
     /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
@@ -87,7 +88,7 @@ pub struct PvcSource {
     /// Name of the claim, in the model's namespace.
     #[schemars(length(min = 1, max = 253))]
     pub claim_name: String,
-    /// Folder or file within the claim, relative to its root. Default: the root.
+    /// Folder, file or archive within the claim, relative to its root. Default: the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), extend("x-kubernetes-validations" = schema::rules(&[(
         "!self.startsWith('/') && !self.split('/').exists(part, part == '..')",

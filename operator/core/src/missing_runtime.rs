@@ -26,6 +26,8 @@ const RUNTIMES: [Runtime; 6] = [
 const NO_LIBRARY: &str = "unable to find backend library for backend '";
 /// What it says of a Python model where there is no Python.
 const NO_PYTHON: &str = "no Python interpreter: ";
+/// What it says of a PyTorch model in Python where its Python lacks PyTorch.
+const NO_TORCH: &str = " has no torch, which ";
 
 /// Why a load failed whose `message` is the server's: `UnsupportedBackend`, with the cure before the server's words, if the server
 /// lacks the runtime of the model; `None` if it has it.
@@ -33,6 +35,7 @@ pub fn explain(message: &str) -> Option<(Reason, String)> {
     let backend = match message.split_once(NO_LIBRARY) {
         Some((_, rest)) => rest.split_once('\'')?.0,
         None if message.contains(NO_PYTHON) => "python",
+        None if message.contains(NO_TORCH) => "pytorch",
         None => return None,
     };
     let explained = match RUNTIMES.iter().find(|runtime| runtime.backend == backend) {
@@ -72,6 +75,16 @@ mod tests {
             "no Python interpreter: 'python3' is in none of the folders of PATH ('/bin'); install Python 3.8 or later",
             Some(
                 "the server's image has no Python: set spec.image.variant of the TritonServer to python, pytorch or full",
+            ),
+        );
+    }
+
+    #[test]
+    fn a_python_without_torch_lacks_pytorch() {
+        check(
+            "the Python interpreter '/usr/bin/python3' (3.11.2) has no torch, which a PyTorch model in Python needs",
+            Some(
+                "the server's image has no PyTorch: set spec.image.variant of the TritonServer to pytorch, full or pytorch-cuda",
             ),
         );
     }

@@ -158,6 +158,10 @@ fn rules_and_validation_refuse_the_same() {
     let plain = json!({ "serverRef": { "name": "s" }, "source": { "pvc": { "claimName": "c" } } });
     check("TritonServer", &json!({}), &"s".repeat(52), true, &server_problems);
     check("TritonServer", &json!({}), &"s".repeat(53), false, &server_problems);
+    for (name, is_right) in [("v2-vision", true), ("with.dot", false), ("2nd", false)] {
+        check("TritonServer", &json!({}), name, is_right, &server_problems);
+        check("TritonModel", &plain, name, true, &model_problems);
+    }
     check("TritonModel", &plain, &"m".repeat(63), true, &model_problems);
     check("TritonModel", &plain, &"m".repeat(64), false, &model_problems);
     let silent: Vec<_> = all.iter().filter(|rule| !rule.contains(ABOUT_CHANGES) && !shown.contains(*rule)).collect();

@@ -15,7 +15,7 @@ struct Kind {
 ///
 /// Source: Triton model repository, "Model Files".
 #[rustfmt::skip] // a table
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind { format: ModelFormat::Onnx,       ending: ".onnx",        file: "model.onnx" },
     Kind { format: ModelFormat::Tensorrt,   ending: ".plan",        file: "model.plan" },
     Kind { format: ModelFormat::Tensorrt,   ending: ".engine",      file: "model.plan" },
@@ -29,6 +29,7 @@ const KINDS: [Kind; 13] = [
     Kind { format: ModelFormat::Tensorflow, ending: ".pb",          file: "model.graphdef" },
     Kind { format: ModelFormat::Openvino,   ending: ".xml",         file: "model.xml" },
     Kind { format: ModelFormat::Python,     ending: ".py",          file: "model.py" },
+    Kind { format: ModelFormat::Pytorch,    ending: ".py",          file: "model.py" },
 ];
 
 /// The folder of a TensorFlow SavedModel.
@@ -226,6 +227,7 @@ mod tests {
         check(&["net.onnx", "net.xml"], Some(ModelFormat::Openvino), "", &["net.xml>model.xml"]);
         check(&["model.onnx", "net.xml"], Some(ModelFormat::Openvino), "", &["net.xml>model.xml"]);
         check(&["model.pt", "model.py"], Some(ModelFormat::Pytorch), "", &[]);
+        check(&["net.py"], Some(ModelFormat::Pytorch), "", &["net.py>model.py"]);
         check(&["weights.bin"], Some(ModelFormat::Tensorrt), "", &["weights.bin>model.plan"]);
     }
 

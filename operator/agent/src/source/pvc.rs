@@ -1,17 +1,17 @@
 //! A folder or a file on a mounted volume. It is copied, not linked: what the server runs must not change under it, and
 //! must still be there when a newer version turns out to be bad.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use super::{Fetched, Mounts, Progress, folder};
+use super::{Fetched, Mounts, Progress, folder, unpack::Archive};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
 };
 
-/// Copies what lies at `path` in the claim.
+/// Copies what lies at `path` in the claim; an archive is unpacked.
 ///
-/// Errors: there is no such claim or path; it leads out of the claim; it changed while it was read.
+/// Errors: there is no such claim or path; it leads out of the claim; it changed while it was read; it is a broken archive.
 pub fn fetch(mounts: &Mounts, claim: &str, path: &str, into: &Path, progress: &Progress) -> Result<Fetched, Fault> {
     let root = mounts.find(claim).ok_or_else(|| {
         Fault::new(Reason::SourceNotFound, format!("claim '{claim}' is not mounted: {}", mounts.places(claim)))
@@ -28,12 +28,15 @@ pub fn fetch(mounts: &Mounts, claim: &str, path: &str, into: &Path, progress: &P
     let found = folder::list(&place, &root)?;
     progress.expect(found.iter().map(|file| file.length).sum())?;
     let is_bare = place.is_file();
+    let archive = Archive::of(path).filter(|_| is_bare);
+    // an archive is copied beside what comes out of it
+    let copies = if archive.is_some() { into.with_file_name("archive") } else { into.to_owned() };
     let mut files = Files::new();
     for file in &found {
         if files.len() >= progress.limits().files {
             return Err(Fault::new(Reason::InvalidSource, format!("'{shown}' has more than {} files", files.len())));
         }
-        let hash = folder::copy_file(&file.from, &into.join(&file.path), progress)?;
+        let hash = folder::copy_file(&file.from, &copies.join(&file.path), progress)?;
         files.insert(file.path.clone(), hash);
     }
     if files.is_empty() {
@@ -49,12 +52,17 @@ pub fn fetch(mounts: &Mounts, claim: &str, path: &str, into: &Path, progress: &P
         Some(hash) if is_bare => *hash,
         _ => verify::hash_of_folder(&files),
     };
-    Ok(Fetched { files, is_bare, hash })
+    let (Some(archive), Some(copied)) = (archive, files.keys().next()) else {
+        return Ok(Fetched { files, is_bare, hash });
+    };
+    let files = archive.unpack(&copies.join(copied), into, progress)?;
+    fs::remove_dir_all(&copies).map_err(|error| Fault::store("cannot remove the archive", &error))?;
+    Ok(Fetched { files, is_bare: false, hash })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, os::unix::fs::symlink};
+    use std::{collections::BTreeMap, os::unix::fs::symlink};
 
     use super::*;
     use crate::source::Limits;
@@ -65,6 +73,24 @@ mod tests {
         fs::write(root.join("models/resnet/config.pbtxt"), "").unwrap();
         fs::write(root.join("secret"), "not yours").unwrap();
         Mounts { named: BTreeMap::from([("models".into(), root.join("models"))]), below: Vec::new() }
+    }
+
+    #[test]
+    fn an_archive_of_the_claim_is_unpacked() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts = claim(root.path());
+        let mut tar = tar::Builder::new(fs::File::create(root.path().join("models/net.tar")).unwrap());
+        tar.append_path_with_name(root.path().join("models/resnet/1/model.onnx"), "net/1/model.onnx").unwrap();
+        tar.finish().unwrap();
+        let progress = Progress::new(Limits::default(), |_| {});
+        let into = root.path().join("partial/fetched");
+        let fetched = fetch(&mounts, "models", "net.tar", &into, &progress).unwrap();
+        assert_eq!(fetched.files.keys().collect::<Vec<_>>(), ["net/1/model.onnx"]);
+        assert!(!fetched.is_bare && fs::read(into.join("net/1/model.onnx")).unwrap() == b"weights");
+        assert_eq!(fs::read_dir(root.path().join("partial")).unwrap().count(), 1, "the copy of the archive is gone");
+        fs::write(root.path().join("models/broken.zip"), "no archive").unwrap();
+        let error = fetch(&mounts, "models", "broken.zip", &into, &progress).unwrap_err();
+        assert_eq!(error.reason, Reason::InvalidSource);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
 pub fn server(server: &TritonServer) -> Vec<Problem> {
     let mut findings = Findings::new(names::object(server));
     findings.check_name(crds::server::NAME_MAX);
+    service_name(server, &mut findings);
     store(server, &mut findings);
     rollout(server, &mut findings);
     gpu(server, &mut findings);
@@ -30,6 +31,14 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     monitors(server, &mut findings);
     pod_template(server, &mut findings);
     findings.problems
+}
+
+fn service_name(server: &TritonServer, findings: &mut Findings) {
+    let name = server.metadata.name.as_deref().unwrap_or_default();
+    if !name.is_empty() && (name < "a" || name.contains('.')) {
+        let message = crds::server::NOT_A_SERVICE.trim_start_matches("metadata.name ");
+        findings.add("metadata.name", message);
+    }
 }
 
 fn store(server: &TritonServer, findings: &mut Findings) {
