@@ -200,6 +200,24 @@ def test_models_come_and_go_under_traffic(server):
     test_sums_and_differences(server, "http", "add_sub")
 
 
+def test_memory_comes_back_when_models_go(server, folder):
+    def resident():
+        return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+
+    def load_and_unload(times):
+        for _ in range(times):
+            client.load_model("large")
+            client.unload_model("large")
+            until(lambda: not is_ready(client, "large"), "the model to go")
+
+    models.write(folder, "large")
+    client = connect("http", server)
+    load_and_unload(3)
+    before = resident()
+    load_and_unload(20)  # each has its weights twice, once per instance
+    until(lambda: resident() < before + (64 << 20), f"no more than {before} bytes and 64 MiB")
+
+
 def test_without_the_library_only_its_models_fail(tmp_path, library):
     models.write(tmp_path, "add_sub")
     flags = [f"--backend-config=tensorflow,library={tmp_path}/nothing", "--model-control-mode=explicit", "--load-model=*", "--exit-on-error=false"]

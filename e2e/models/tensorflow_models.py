@@ -12,6 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import tensorflow as tf  # noqa: E402
+from google.protobuf import text_format  # noqa: E402
+from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
 
 v1 = tf.compat.v1
 
@@ -141,6 +143,13 @@ def counter(folder):
     save(folder, module, module.run)
 
 
+def large(folder):
+    """Sixteen mebibytes of weights."""
+    module, signature = function(lambda X: {"Y": tf.matmul(X, weights)}, spec([None, 2048], "X"))
+    module.weights = weights = tf.Variable(tf.zeros([2048, 2048]))
+    save(folder, module, signature)
+
+
 def passing(folder):
     """Gives its inputs back without touching them."""
     save(folder, *function(lambda X: {"Y": tf.raw_ops.Identity(input=X)}, spec([None, None], "X")))
@@ -204,6 +213,15 @@ def prints(folder):
     save(folder, *function(body, spec([None, 1], "X")))
 
 
+def as_text(folder):
+    """add_sub, whose file is written as text."""
+    add_sub(folder)
+    binary = folder / "model.savedmodel" / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(binary.read_bytes())
+    binary.with_suffix(".pbtxt").write_text(text_format.MessageToString(model))
+    binary.unlink()
+
+
 # === GraphDefs ===
 
 
@@ -232,7 +250,7 @@ def graph_variable(folder):
     (folder / "init_ops.json").write_text('{ "init_ops": [ "init" ] }\n')
 
 
-MODELS = [add_sub, types, foreign, shapes, words, table, gather, counter, passing, signatures, tags, accumulate, segments, prints, graph_add_sub, graph_variable]
+MODELS = [add_sub, types, foreign, shapes, words, table, gather, counter, large, passing, signatures, tags, accumulate, segments, prints, as_text, graph_add_sub, graph_variable]
 
 
 def make(folder):

@@ -127,6 +127,15 @@ fn a_saved_model_completes_its_configuration() {
 }
 
 #[test]
+fn a_file_that_only_tensorflow_can_read_is_described_by_it() {
+    let Some(loaded) = Loaded::new("as_text", "") else { return };
+    assert_eq!((loaded.config.max_batch_size, loaded.config.input.len(), loaded.config.output.len()), (4, 2, 2));
+    let inputs = [floats("INPUT0", &[1, 16], &[2.0; 16]), floats("INPUT1", &[1, 16], &[1.0; 16])];
+    let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, request(inputs))]);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "OUTPUT0")), [3.0; 16]);
+}
+
+#[test]
 fn requests_of_a_batch_run_together_and_each_gets_its_rows() {
     let Some(loaded) = Loaded::new("add_sub", "") else { return };
     let mut instance = loaded.instance();
@@ -511,19 +520,4 @@ fn damaged_graphs_are_errors() {
     assert_eq!(refusal(), "model m has an empty network");
     fs::remove_file(&file).unwrap();
     assert!(refusal().starts_with("unable to find"), "{}", refusal());
-}
-
-#[test]
-fn memory_comes_back_when_models_go() {
-    let Some(loaded) = Loaded::new("add_sub", "") else { return };
-    let resident = || {
-        let pages = fs::read_to_string("/proc/self/statm").unwrap();
-        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-    };
-    let load = || drop(loaded.instance());
-    (0..5).for_each(|_| load());
-    let before = resident();
-    (0..20).for_each(|_| load());
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 20 << 20, "{grown} bytes more after 20 loads");
 }
