@@ -3,6 +3,7 @@
 //! successor does.
 
 mod ensembles;
+mod take_down;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -41,14 +42,6 @@ use crate::{
 
 /// How often the drain of the whole server looks whether the last request has ended.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
-
-/// How long a model that has left the registry takes requests of those who found it before: they may still be reading
-/// their bodies.
-const LATE_REQUESTS: Duration = Duration::from_secs(1);
-const LATE_REQUESTS_INTERVAL: Duration = Duration::from_millis(1);
-
-/// How often it is looked after that whether requests of ensembles still need the model.
-const HELD_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Threads that take models down when the server stops.
 const DRAIN_THREADS: usize = 8;
@@ -355,6 +348,7 @@ impl Lifecycle {
         }
         while !is_quiet(&models) {
             if Instant::now() >= deadline {
+                models.iter().for_each(|(_, model)| take_down::say_unreleased(model));
                 return false;
             }
             sleep(DRAIN_INTERVAL).await;
@@ -627,7 +621,7 @@ impl Lifecycle {
         if !replaced.is_empty() {
             in_background(name, move || {
                 for (before, successor) in &replaced {
-                    take_down(before);
+                    take_down::take_down(before);
                     successor.settle();
                 }
             });
@@ -672,21 +666,8 @@ fn failure(version: u64, error: &Error) -> String {
     format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text())
 }
 
-/// Serves those who have found the model already, for a while, then whatever waits, and takes the instances down.
-fn take_down(model: &Arc<LoadedModel>) {
-    model.runner().stop_waiting();
-    let deadline = std::time::Instant::now() + LATE_REQUESTS;
-    while Arc::strong_count(model) > 1 && std::time::Instant::now() < deadline {
-        std::thread::sleep(LATE_REQUESTS_INTERVAL);
-    }
-    while model.is_held() {
-        std::thread::sleep(HELD_INTERVAL);
-    }
-    model.runner().drain();
-}
-
 fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<LoadedModel>) {
-    take_down(model);
+    take_down::take_down(model);
     registry.update(name, |entry| {
         // A load may have brought the version back meanwhile: that state stands.
         if let Some(held) = entry.versions.get_mut(&version)
