@@ -19,6 +19,22 @@ SUMS = (
     "sequence_batching { state { input_name: 'SUM_IN' output_name: 'SUM_OUT' data_type: TYPE_INT32 dims: [1]"
     " initial_state { name: 'none' data_type: TYPE_INT32 dims: [1] zero_data: true } } }\n"
 )
+ONE_INSTANCE = "instance_group { count: 1 kind: KIND_CPU }\n"
+ASKS_IN_PYTHON = '''
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        numbers = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+        if numbers[0] == 1:
+            return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", numbers + 10)])
+        inputs = [pb_utils.Tensor("INPUT0", numbers * 0 + 1)]
+        return pb_utils.InferenceRequest(model_name="asks_python", requested_output_names=["OUTPUT0"], inputs=inputs).exec()
+'''
 BATCHES = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 300000 }\nparameters { key: 'MOST' value { string_value: '6' } }\n"
 
 
@@ -36,7 +52,8 @@ def model(folder, name, config):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     backends, models = tmp_path_factory.mktemp("backends"), tmp_path_factory.mktemp("models")
-    for source, name in [("identity", "of_c"), ("late", "late"), ("accumulate", "accumulate"), ("iterative", "iterative"), ("wrong", "wrong")]:
+    of_c = [("identity", "of_c"), *((name, name) for name in ("accumulate", "asks", "iterative", "late", "wrong"))]
+    for source, name in of_c:
         compile_library(source, backends / name / f"libtriton_{name}.so")
     compile_library("identity", backends / "other" / "libtriton_renamed.so", "-DONE_INSTANCE_AT_A_TIME")
     model(models, "plain", f"backend: 'of_c'\n{INPUTS}instance_group {{ count: 2 kind: KIND_CPU }}")
@@ -53,10 +70,15 @@ def server(tmp_path_factory):
     for fault in ["none", "execute", "no_answer", "model_initialize", "never_releases"]:
         fault_parameter = f"parameters {{ key: 'fault' value {{ string_value: '{fault}' }} }}"
         model(models, f"wrong_{fault}", f"backend: 'wrong'\n{INPUTS}{fault_parameter}")
+    for name, asked in [("asks_plain", "plain"), ("asks_nobody", "nobody"), ("asks_cached", "cached"), ("circle_a", "circle_b"), ("circle_b", "circle_a"), ("asks_python", "python")]:
+        model(models, name, f"backend: 'asks'\n{INPUTS}{ONE_INSTANCE}parameters {{ key: 'asked' value {{ string_value: '{asked}' }} }}")
+    model(models, "python", f"backend: 'python'\n{INPUTS}{ONE_INSTANCE}")
+    (models / "python" / "1" / "model.py").write_text(ASKS_IN_PYTHON)
+    model(models, "cached", f"backend: 'identity'\n{INPUTS}response_cache {{ enable: true }}")
     model(models, "missing", "backend: 'nosuchbackend'")
     fail = {"missing", "wrong_model_initialize"}
     loads = [f"--load-model={path.name}" for path in models.iterdir() if path.name not in fail]
-    flags = [f"--backend-directory={backends}", "--backend-config=own,run-inline=true", "--model-control-mode=explicit", *loads]
+    flags = [f"--backend-directory={backends}", "--backend-config=own,run-inline=true", "--cache-config=local,size=1048576", "--model-control-mode=explicit", *loads]
     with Server(models, *flags) as running:
         yield running
 
@@ -152,6 +174,35 @@ def test_errors_are_those_of_the_library(client):
         with pytest.raises(InferenceServerException, match=expected):
             ask(client, name, [1])
     assert ask(client, "wrong_none", [1]) == [1], "what it does twice harms nobody"
+
+
+def test_a_library_asks_other_models_and_the_server(client):
+    assert ask(client, "asks_plain", [4, 5]) == [4, 5]
+    assert [ask(client, "asks_cached", [6, 7]) for _ in range(2)] == [[6, 7], [6, 7]], "the cache keeps none of the library's memory"
+    assert ask(client, "asks_plain", [0, 1]) == [0, 1], "what the server says of itself is as the library expects"
+    with pytest.raises(InferenceServerException, match="unknown model: 'nobody'"):
+        ask(client, "asks_nobody", [1])
+
+
+def test_a_library_may_ask_a_python_model_that_waits_for_it(client):
+    assert ask(client, "python", [7]) == [11]
+
+
+def test_libraries_that_ask_each_other_in_a_circle_hear_so(client):
+    with pytest.raises(InferenceServerException, match=r"waited for the answer for 10 s \(circle_a -> circle_b -> circle_a\)"):
+        ask(client, "circle_a", [1])
+    assert ask(client, "circle_a", [0]) == [0], "both serve again"
+    assert ask(client, "circle_b", [0]) == [0]
+
+
+def test_requests_that_a_library_keeps_are_named_when_the_server_ends(tmp_path):
+    backends, models = tmp_path / "backends", tmp_path / "models"
+    compile_library("wrong", backends / "wrong" / "libtriton_wrong.so")
+    model(models, "keeps", f"backend: 'wrong'\n{INPUTS}parameters {{ key: 'fault' value {{ string_value: 'never_releases' }} }}")
+    running = Server(models, f"--backend-directory={backends}", "--exit-timeout-secs=1", expect_exit=None)
+    with running as server, httpclient.InferenceServerClient(server.url) as client:
+        assert ask(client, "keeps", [1]) == [1]
+    assert "model 'keeps' version 1 cannot be unloaded yet: requests not released by its backend 'wrong': 1" in running.log()
 
 
 def test_loads_that_fail_say_why(client):

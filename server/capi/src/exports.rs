@@ -43,7 +43,7 @@ pub enum ImportError {
     /// It asks for functions that there are not.
     #[error(
         "library {} needs functions of Triton's C interface that this server does not have: {}; it may be written for a newer \
-         Triton, or for a program that starts a server itself", path.display(), functions.join(", ")
+         Triton", path.display(), functions.join(", ")
     )]
     Missing {
         /// The file.

@@ -39,6 +39,7 @@ pub const EXPORTS: &[&[Export]] = &[
     server::allocator::EXPORTS,
     server::buffer_attributes::EXPORTS,
     server::descriptions::EXPORTS,
+    server::embedding::EXPORTS,
     server::errors::EXPORTS,
     server::infer::EXPORTS,
     server::log::EXPORTS,

@@ -1,10 +1,12 @@
-//! What libraries may ask of the server: the functions `TRITONSERVER_*`. Those by which a program starts a server in its own process
-//! are not among them.
+//! What libraries may ask of the server: the functions `TRITONSERVER_*`. Those by which a program starts a server in its own process, or
+//! ends it, refuse ([`embedding`]).
 
 pub(crate) mod allocator;
+pub(crate) mod asking;
 pub(crate) mod buffer_attributes;
 mod callback_threads;
 pub(crate) mod descriptions;
+pub(crate) mod embedding;
 pub(crate) mod errors;
 pub(crate) mod infer;
 pub(crate) mod log;

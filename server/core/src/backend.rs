@@ -256,6 +256,15 @@ pub trait Host: Send + Sync {
     /// Errors: the server is exiting.
     fn is_model_ready(&self, name: &str, version: VersionChoice) -> Result<bool>;
 
+    /// Whether traffic should come, as a client hears it: models are asked that have a word of their own.
+    ///
+    /// Blocks while they are asked: call it from a thread of the asking model's own.
+    ///
+    /// Errors: the server is exiting.
+    fn is_server_ready(&self) -> Result<bool> {
+        Err(Error::unsupported("this server does not say whether it is ready"))
+    }
+
     /// The metrics that models define.
     fn custom_metrics(&self) -> &CustomMetrics;
 
@@ -281,6 +290,8 @@ pub enum Subject<'a> {
     Metadata(ModelId<'a>),
     /// The completed configuration of a model.
     Config(ModelId<'a>),
+    /// The counters of a model's ready versions, of one version, or of all models.
+    Statistics(Option<ModelId<'a>>),
     /// The metrics page.
     Metrics,
 }

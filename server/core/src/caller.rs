@@ -5,7 +5,11 @@
 //! request of a model for a model of which every instance is marked does not enter the queue: one of those instances runs it
 //! in the middle of its own call. So of all requests that models have asked for, the latest can always run.
 
-use std::{fmt, sync::Arc, sync::Weak};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use crate::{
     batch::Batch,
@@ -21,6 +25,10 @@ pub const MOST_NESTED: usize = 100;
 /// Names shown at either end of a chain that is too long.
 const SHOWN: usize = 4;
 
+/// An execution of an instance that runs nothing else before it returns, as those of libraries: kept as long as it lasts.
+#[derive(Debug, Default)]
+pub struct Blocking(());
+
 /// Runs requests on an instance that waits for the answer of a request of its own.
 pub trait Reentry: Send + Sync {
     /// Runs a batch of one request before the instance goes on with its own call, or, where the instance does not come to
@@ -35,8 +43,19 @@ pub struct Caller {
     version: u64,
     health: Health,
     reentry: Weak<dyn Reentry>,
+    /// The execution that asks, if the instance runs nothing else before it returns.
+    execution: Weak<Blocking>,
     parent: Option<Arc<Caller>>,
     depth: usize,
+}
+
+/// An instance that never runs anything while it waits.
+enum Never {}
+
+impl Reentry for Never {
+    fn execute(&self, _batch: Batch) {
+        match *self {}
+    }
 }
 
 impl Caller {
@@ -51,8 +70,37 @@ impl Caller {
         reentry: Weak<dyn Reentry>,
         parent: Option<Arc<Caller>>,
     ) -> Arc<Self> {
+        Self::made(model, version, health, reentry, Weak::new(), parent)
+    }
+
+    /// The same for an instance that asks in the middle of `execution`: it may wait for the answer, and runs nothing meanwhile.
+    pub fn blocking(
+        model: Name,
+        version: u64,
+        health: Health,
+        execution: &Arc<Blocking>,
+        parent: Option<Arc<Caller>>,
+    ) -> Arc<Self> {
+        Self::made(model, version, health, Weak::<Never>::new(), Arc::downgrade(execution), parent)
+    }
+
+    fn made(
+        model: Name,
+        version: u64,
+        health: Health,
+        reentry: Weak<dyn Reentry>,
+        execution: Weak<Blocking>,
+        parent: Option<Arc<Caller>>,
+    ) -> Arc<Self> {
         let depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Arc::new(Self { model, version, health, reentry, parent, depth })
+        Arc::new(Self { model, version, health, reentry, execution, parent, depth })
+    }
+
+    /// Whether that instance runs nothing before one of this chain has returned: it is the one that asked, in an execution that lasts.
+    pub fn blocks(&self, instance: &Health) -> bool {
+        let is_blocked =
+            |caller: &Self| caller.execution.strong_count() > 0 && caller.health.is_of_same_instance(instance);
+        self.chain().any(is_blocked)
     }
 
     /// Those who wait for one of the requests: of several chains, the longest. For the parent of what a batch asks for.
@@ -85,15 +133,34 @@ impl Caller {
         if self.depth <= MOST_NESTED {
             return Ok(());
         }
+        Err(Error::internal(format!(
+            "model '{}' cannot ask model '{asked}': {} models wait for each other already ({}), and {MOST_NESTED} may; models that \
+             ask each other in a circle need a condition to end it",
+            self.model,
+            self.depth,
+            self.path_to(asked)
+        )))
+    }
+
+    /// What a request to that model ends with that has waited so long for instances which wait for it.
+    pub fn circle(&self, asked: &str, waited: Duration) -> Error {
+        Error::internal(format!(
+            "model '{}' asked model '{asked}', all instances of which have waited for the answer for {} s ({}): models whose backends \
+             ask each other in a circle need more instances, or must not wait for the answer",
+            self.model,
+            waited.as_secs(),
+            self.path_to(asked)
+        ))
+    }
+
+    fn path_to(&self, asked: &str) -> String {
         let mut names: Vec<&str> = self.chain().map(|caller| &*caller.model).collect();
         names.reverse();
         names.push(asked);
-        let (first, last) = (names[..SHOWN].join(" -> "), names[names.len() - SHOWN..].join(" -> "));
-        Err(Error::internal(format!(
-            "model '{}' cannot ask model '{asked}': {} models wait for each other already ({first} -> ... -> {last}), and \
-             {MOST_NESTED} may; models that ask each other in a circle need a condition to end it",
-            self.model, self.depth
-        )))
+        if names.len() <= 2 * SHOWN {
+            return names.join(" -> ");
+        }
+        format!("{} -> ... -> {}", names[..SHOWN].join(" -> "), names[names.len() - SHOWN..].join(" -> "))
     }
 }
 
@@ -134,6 +201,21 @@ mod tests {
             "model 'a' cannot ask model 'c': 101 models wait for each other already (a -> b -> a -> b -> ... -> a -> b -> \
              a -> c), and 100 may; models that ask each other in a circle need a condition to end it"
         );
+    }
+
+    #[test]
+    fn an_instance_is_blocked_as_long_as_its_execution_lasts() {
+        let (health, other, execution) = (Health::default(), Health::default(), Arc::default());
+        let first = Caller::blocking("a".into(), 1, health.clone(), &execution, None);
+        let caller = Caller::new("b".into(), 1, other.clone(), Weak::<Nothing>::new(), Some(first));
+        assert!(caller.blocks(&health) && !caller.blocks(&other));
+        assert_eq!(
+            caller.circle("a", Duration::from_secs(10)).message,
+            "model 'b' asked model 'a', all instances of which have waited for the answer for 10 s (a -> b -> a): models whose \
+             backends ask each other in a circle need more instances, or must not wait for the answer"
+        );
+        drop(execution);
+        assert!(!caller.blocks(&health));
     }
 
     #[test]

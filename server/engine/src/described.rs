@@ -1,5 +1,7 @@
 //! What models may read about the server and other models: the JSON that clients read.
 
+mod statistics;
+
 use serde_json::{Value, json};
 use server_core::{
     error::Result,
@@ -25,6 +27,13 @@ impl Engine {
             "outputs": tensors(&metadata.outputs),
         })
         .to_string())
+    }
+
+    /// Counters as JSON, in the members of Triton's statistics extension: of all ready versions, of one model's, or of one version.
+    ///
+    /// Errors: as those of [`Engine::statistics`].
+    pub fn statistics_text(&self, model: Option<ModelId<'_>>) -> Result<String> {
+        statistics::text(self.statistics(model)?)
     }
 
     /// Repositories on object stores are as they were seen last.

@@ -4,8 +4,10 @@
 //! A model asks from threads of its own, which know no runtime: what waits for a moment there uses the engine's.
 
 use std::{
-    sync::mpsc,
+    pin::Pin,
+    sync::{Arc, mpsc},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,14 +21,22 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     response::InferResponse,
 };
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    time::{Sleep, sleep},
+};
 
 use crate::{
-    Engine,
+    Engine, all_say_yes,
     infer::{self, Inference, ModelHandle},
     load_session::LoadSession,
     options::LoadParameters,
+    runner::Runner,
 };
+
+/// How long a request waits for instances that may wait for its answer themselves. They may also do without, which nobody can tell
+/// before.
+const CIRCLE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Host for Engine {
     fn infer(&self, mut request: InferRequest) -> Result<Box<dyn Responses>> {
@@ -41,8 +51,15 @@ impl Host for Engine {
         request.outputs.sort_by_key(|output| place(&output.name)); // a model is answered in the order of the other
         // before it is looked where the request may run
         let in_call = request.callers.as_deref().and_then(Caller::begin_call);
+        let runner = model.0.runner();
+        let circle = request.callers.as_ref().filter(|callers| runner.is_blocked_by(callers)).map(|callers| Circle {
+            asked: request.model_name.to_string(),
+            runner: runner.clone(),
+            callers: callers.clone(),
+            patience: Box::pin(sleep(CIRCLE_PATIENCE)),
+        });
         let inference = infer::infer(&self.registry, &model, request)?;
-        Ok(Box::new(Asked { inference, runtime: runtime.clone(), _in_call: in_call }))
+        Ok(Box::new(Asked { inference: Some(inference), runtime: runtime.clone(), circle, _in_call: in_call }))
     }
 
     fn load_model(
@@ -93,6 +110,18 @@ impl Host for Engine {
         }
     }
 
+    fn is_server_ready(&self) -> Result<bool> {
+        let runtime = self.runtime_of_models()?;
+        let questions = {
+            let _guard = runtime.enter();
+            self.readiness_questions()?
+        };
+        match questions {
+            Some(questions) => wait_for(runtime, async move { Ok(all_say_yes(questions).await) }),
+            None => Ok(false),
+        }
+    }
+
     fn custom_metrics(&self) -> &CustomMetrics {
         &self.custom_metrics
     }
@@ -103,6 +132,7 @@ impl Host for Engine {
             Subject::Index { ready_only } => self.describe_index(ready_only),
             Subject::Metadata(model) => self.describe_model(model),
             Subject::Config(model) => Ok(config::to_json(&*self.config(model)?).to_string()),
+            Subject::Statistics(model) => self.statistics_text(model),
             Subject::Metrics => Ok(self.metrics().text()),
         }
     }
@@ -132,19 +162,59 @@ fn wait_for<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = Resu
 
 /// A request of a model, polled on the model's threads.
 struct Asked {
-    inference: Inference,
+    /// Until it is given up.
+    inference: Option<Inference>,
     runtime: Handle,
+    /// What it may wait for that waits for it, until its first response.
+    circle: Option<Circle>,
     /// The instance that asked waits as long.
     _in_call: Option<InCall>,
+}
+
+/// Instances that were asked by a request which they may wait for.
+struct Circle {
+    asked: String,
+    runner: Runner,
+    callers: Arc<Caller>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Circle {
+    /// Ready when it has been looked for long enough; with an error if the same executions still block the same instances.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.patience.as_mut().poll(context).map(|()| {
+            let is_blocked = self.runner.is_blocked_by(&self.callers);
+            if is_blocked { Err(self.callers.circle(&self.asked, CIRCLE_PATIENCE)) } else { Ok(()) }
+        })
+    }
 }
 
 impl Responses for Asked {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
         let _guard = self.runtime.enter();
-        self.inference.poll_next(context)
+        let Some(inference) = &mut self.inference else { return Poll::Ready(None) };
+        let response = inference.poll_next(context);
+        if response.is_ready() {
+            self.circle = None;
+        } else if let Some(Poll::Ready(end)) = self.circle.as_mut().map(|circle| circle.poll(context)) {
+            self.circle = None;
+            if let Err(error) = end {
+                self.inference = None;
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        response
     }
 
     fn is_finished(&self) -> bool {
-        self.inference.is_finished()
+        self.inference.as_ref().is_none_or(Inference::is_finished)
+    }
+}
+
+impl Drop for Asked {
+    /// Leaves within the runtime: a request that is still in its queue is looked for there, a moment after its caller has left.
+    fn drop(&mut self) {
+        let _guard = self.runtime.enter();
+        self.inference = None;
     }
 }

@@ -259,27 +259,31 @@ impl Engine {
     /// Whether traffic should come: the start-up set is there, and its models say that they can serve. A model that is added
     /// later, or fails to be, never changes this. Errors: `Unavailable` while it exits.
     pub async fn is_ready(&self) -> Result<bool> {
+        match self.readiness_questions()? {
+            Some(questions) => Ok(all_say_yes(questions).await),
+            None => Ok(false),
+        }
+    }
+
+    /// Asks the models of the start-up set that have a word of their own; `None`: the server is not ready whatever they say. Runs on
+    /// the runtime.
+    fn readiness_questions(&self) -> Result<Option<JoinSet<bool>>> {
         self.not_exiting("Server exiting")?;
         if !matches!(self.phase.load(Ordering::SeqCst), RUNNING | LEAVING_READY) || self.drain.lasts() {
-            return Ok(false);
-        }
-        if !self.options.strict_readiness {
-            return Ok(true);
+            return Ok(None);
         }
         let mut questions = JoinSet::new();
+        if !self.options.strict_readiness {
+            return Ok(Some(questions));
+        }
         for name in self.required.lock().iter() {
-            let Some(entry) = self.registry.entry(name).filter(|entry| entry.is_settled()) else { return Ok(false) };
+            let Some(entry) = self.registry.entry(name).filter(|entry| entry.is_settled()) else { return Ok(None) };
             let models = entry.versions.values().filter_map(|version| version.model.as_ref());
             for question in models.filter_map(|model| model.runner().readiness()) {
                 questions.spawn(question);
             }
         }
-        while let Some(answer) = questions.join_next().await {
-            if !answer.unwrap_or(false) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(Some(questions))
     }
 
     /// Whether that model can serve, also in its own word. Errors: it is unknown.
@@ -609,4 +613,14 @@ impl Engine {
         let versions = entries.values().flat_map(|entry| entry.versions.values());
         versions.filter_map(|version| version.model.as_ref()).map(|model| model.snapshot()).collect()
     }
+}
+
+/// Whether all models that were asked can serve.
+async fn all_say_yes(mut questions: JoinSet<bool>) -> bool {
+    while let Some(answer) = questions.join_next().await {
+        if !answer.unwrap_or(false) {
+            return false;
+        }
+    }
+    true
 }

@@ -242,6 +242,12 @@ impl InstancePool {
         nearest.or_else(|| members.iter().find_map(|member| member.slot.health.reentry()))
     }
 
+    /// Whether every instance is in an execution that may wait for the answer to a request of those callers, and runs nothing before.
+    pub(crate) fn is_blocked_by(&self, callers: &Caller) -> bool {
+        let members = self.members.lock();
+        !members.is_empty() && members.iter().all(|member| callers.blocks(&member.slot.health))
+    }
+
     /// Runs a request on an instance that waits for the answer of a request of its own: it is counted as any, and enters no
     /// queue.
     fn run_in_call(

@@ -7,6 +7,7 @@ use std::{
 
 use server_core::backend::{MemoryUse, Readiness};
 use server_core::{
+    caller::Caller,
     input_memory::InputMemory,
     stats::{ModelCounters, ModelSnapshot},
 };
@@ -153,6 +154,14 @@ impl Runner {
         match self {
             Self::Instances(pool) => pool.stop_waiting(),
             Self::Ensemble(_) => {} // its requests wait where their steps run
+        }
+    }
+
+    /// Whether nothing of it runs before one of those callers has its answer or does without. Steps of an ensemble ask for themselves.
+    pub(crate) fn is_blocked_by(&self, callers: &Caller) -> bool {
+        match self {
+            Self::Instances(pool) => pool.is_blocked_by(callers),
+            Self::Ensemble(_) => false,
         }
     }
 

@@ -13,10 +13,12 @@ use crate::{
     connection::Activity,
     control,
     error::Failure,
-    generate, health, infer, metadata, model_config, repository, restriction,
+    generate, health, infer, metadata, model_config,
+    reply::json,
+    repository, restriction,
     router::{ModelAction, Route, route},
     server::Server,
-    settings, shared_memory, statistics,
+    settings, shared_memory,
 };
 
 impl Application for Server {
@@ -93,7 +95,7 @@ pub(crate) async fn call_handler(
                 ModelAction::Metadata => metadata::model(engine, model)?,
                 ModelAction::Ready => Box::pin(health::model(engine, model)).await?,
                 ModelAction::Config => model_config::get(engine, model)?,
-                ModelAction::Statistics => statistics::get(engine, Some(model))?,
+                ModelAction::Statistics => json(engine.statistics_text(Some(model))?.into_bytes()),
                 ModelAction::TraceSettings => {
                     Box::pin(settings::trace(server, activity, method, Some(&name), body)).await?
                 }
@@ -103,7 +105,7 @@ pub(crate) async fn call_handler(
         Route::ServerLive => health::live(engine)?,
         Route::ServerReady => Box::pin(health::ready(engine)).await?,
         Route::Drain => Box::pin(health::drain(server, activity, body)).await?,
-        Route::AllStatistics => statistics::get(engine, None)?,
+        Route::AllStatistics => json(engine.statistics_text(None)?.into_bytes()),
         Route::TraceSettings => Box::pin(settings::trace(server, activity, method, None, body)).await?,
         Route::Logging => Box::pin(settings::log(server, activity, method, body)).await?,
         Route::RepositoryIndex => Box::pin(repository::index(server, activity, body)).await?,

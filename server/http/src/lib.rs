@@ -39,7 +39,6 @@ mod serve;
 mod server;
 mod settings;
 mod shared_memory;
-mod statistics;
 mod to_json;
 mod tracing;
 mod transport;

@@ -12,6 +12,7 @@ use server_core::{
     backend::{Backend, Device, Health, Host, Instance, MemoryUse, Model, ModelSource, Placement, Readiness, Settings},
     batch::{Batch, Pending},
     batching::strategy::BatchStrategy,
+    caller::Caller,
     completion::Marks,
     config::{self, InstanceKind, Machine, ModelConfig, ModelInstanceGroup},
     error::{Error, Result},
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     abi::{Handle, numbers::InstanceGroupKind},
-    server::Server,
+    server::{Server, asking},
 };
 
 /// A backend library that is open and initialised.
@@ -249,7 +250,7 @@ impl Model for LibraryModel {
         })))
     }
 
-    fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
+    fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
         let config = self.object.config();
         let object = Arc::new(InstanceObject::new(self.handle, &config, placement));
         let made = Made {
@@ -270,7 +271,8 @@ impl Model for LibraryModel {
         let mut instances = self.instances.lock();
         instances.retain(|instance| instance.strong_count() > 0);
         instances.push(Arc::downgrade(&made));
-        Ok(Box::new(LibraryInstance { made, model: self.object.clone(), device, on_any_thread }))
+        let health = health.clone();
+        Ok(Box::new(LibraryInstance { made, model: self.object.clone(), health, device, on_any_thread }))
     }
 }
 
@@ -295,6 +297,7 @@ impl Drop for Made {
 struct LibraryInstance {
     made: Arc<Made>,
     model: Arc<ModelObject>,
+    health: Health,
     device: Option<Arc<Mutex<()>>>,
     on_any_thread: bool,
 }
@@ -312,6 +315,7 @@ impl Instance for LibraryInstance {
         let start = execution.start();
         let mut handles = SmallVec::<[Handle<Request>; 8]>::new();
         let mut reporter = None;
+        let parent = Caller::longest_of(pending.iter().map(|pending| &pending.request));
         for pending in pending {
             let is_counted = !pending.completion.is_empty_row();
             let answering = Answering::new(self.model.clone(), pending.completion, start);
@@ -325,6 +329,7 @@ impl Instance for LibraryInstance {
         let mut lent = handles.clone(); // helpers that come with Triton write null over those that they release
         let result = {
             let _runs_alone = self.device.as_ref().map(|device| device.lock());
+            let _asks = asking::begin(&self.model, &self.health, parent);
             self.made.shared.library.execute(self.made.handle, &mut lent)
         };
         executions.end(rows, &Marks::at(start, Instant::now()));

@@ -77,7 +77,7 @@ fn functions_that_there_are_not_are_named_all_at_once() {
         error.to_string(),
         format!(
             "library {} needs functions of Triton's C interface that this server does not have: TRITONCACHE_Alpha, \
-             TRITONSERVER_Zeta; it may be written for a newer Triton, or for a program that starts a server itself",
+             TRITONSERVER_Zeta; it may be written for a newer Triton",
             path.display()
         )
     );

@@ -56,6 +56,19 @@ exports! {
         config.set(Handle::new(Message::of(&json)))
     }
 
+    /// The counters of a model's versions; of all models, if the name is empty.
+    fn TRITONSERVER_ServerModelStatistics(
+        server: Handle<Server>,
+        model_name: Text,
+        model_version: i64,
+        statistics: Out<Handle<Message>>,
+    ) {
+        let host = server.get()?.host()?;
+        let (name, version) = (model_name.get()?, version(model_version)?);
+        let model = (!name.is_empty()).then_some(ModelId { name: &name, version });
+        statistics.set(Handle::new(Message::of(&host.describe(Subject::Statistics(model))?)))
+    }
+
     /// The models of the repositories, or those that are ready.
     fn TRITONSERVER_ServerModelIndex(server: Handle<Server>, flags: u32, index: Out<Handle<Message>>) {
         let ready_only = flags & model_flag::INDEX_READY != 0;

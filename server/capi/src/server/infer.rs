@@ -18,6 +18,7 @@ use server_core::{
 use super::{
     Server,
     allocator::UserPointer,
+    asking,
     callback_threads::{self, Scheduled, Task},
     request::{InferenceRequest, ReleaseFn, Responded},
     response::InferenceResponse,
@@ -181,6 +182,7 @@ exports! {
             (to_send, run, until)
         };
         to_send.trace = trace.as_ref().and_then(|(_, trace)| trace.core().cloned());
+        to_send.callers = asking::caller();
         let responses = host.infer(to_send).inspect_err(|_| {
             if let Some((handle, trace)) = &trace {
                 trace.let_go(*handle);

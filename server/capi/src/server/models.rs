@@ -33,6 +33,11 @@ exports! {
         is_live.set(true)
     }
 
+    /// Whether the server is ready, as clients hear it.
+    fn TRITONSERVER_ServerIsReady(server: Handle<Server>, is_ready: Out<bool>) {
+        is_ready.set(server.get()?.host()?.is_server_ready()?)
+    }
+
     /// Whether a model can serve; one that is unknown cannot.
     fn TRITONSERVER_ServerModelIsReady(
         server: Handle<Server>,

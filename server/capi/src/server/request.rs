@@ -16,7 +16,7 @@ use server_core::{
     buffer::Buffer,
     error::{Error, Result},
     request::{CorrelationId, InferRequest, Parameter, RequestedOutput, Sequence, VersionChoice},
-    tensor::{Shape, Tensor},
+    tensor::{DataType as CoreDataType, Shape, Tensor},
 };
 
 use super::{
@@ -76,7 +76,7 @@ pub(super) struct Responded {
 
 struct Input {
     name: String,
-    data_type: server_core::tensor::DataType,
+    data_type: CoreDataType,
     shape: Shape,
     data: Vec<Piece>,
 }
@@ -114,12 +114,15 @@ impl InferenceRequest {
     pub(super) fn to_core<T: Clone + Send + 'static>(&self, settings: &Settings, until: &T) -> InferRequest {
         let inputs = settings.inputs.iter().map(|input| {
             let data = match &input.data[..] {
-                [] => Bytes::new(),
-                [only] => only.lend(until.clone()),
-                several => several.iter().flat_map(|piece| piece.lend(until.clone())).collect(),
+                // whoever keeps it longer than the request lasts copies it, or the library would wait for its memory
+                [only] if input.data_type != CoreDataType::Bytes => Buffer::of_client(only.lend(until.clone())),
+                // strings are parsed, so they must stay what they are
+                pieces => {
+                    Buffer::unique(pieces.iter().map(|piece| piece.lend(until.clone())).collect::<Vec<_>>().concat())
+                }
             };
             let (name, shape) = (input.name.as_str().into(), input.shape.clone());
-            Tensor { name, data_type: input.data_type, shape, data: Buffer::from(data) }
+            Tensor { name, data_type: input.data_type, shape, data }
         });
         let correlation_id = match &settings.correlation_text {
             Some(id) => Some(CorrelationId::Text(id.to_string_lossy().into_owned())),
@@ -138,8 +141,8 @@ impl InferenceRequest {
             priority: settings.priority,
             timeout: Some(settings.timeout_us).filter(|us| *us > 0).map(Duration::from_micros),
             received_at: Instant::now(),
-            callers: None,
-            trace: None, // said when it is sent
+            callers: None, // both are said when it is sent
+            trace: None,
         }
     }
 
@@ -166,7 +169,7 @@ impl InferenceRequest {
         let name = name.get()?;
         if memory_type == MemoryType::GPU {
             return Err(Error::unsupported(format!(
-                "input '{name}' is in memory of a GPU; requests are read from the host alone"
+                "input '{name}' is in memory of a GPU; tensors lie in memory of the host here, so copy it there first"
             )));
         }
         if byte_size > isize::MAX as usize || (base.is_null() && byte_size > 0) {
@@ -330,7 +333,7 @@ exports! {
         dim_count: u64,
     ) {
         let name = name.get()?.into_owned();
-        let shape = Shape::from_slice(shape.get(dim_count)?);
+        let shape = Shape::from_slice(shape.shape(dim_count)?);
         let no_type = || Error::invalid_argument(format!("input '{name}' has no type of that number: {}", data_type.0));
         let data_type = data_type.to_core().ok_or_else(no_type)?;
         request.get()?.change(|settings| {

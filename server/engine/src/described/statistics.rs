@@ -1,15 +1,10 @@
 //! Counters of models as JSON, in the members of Triton's statistics extension.
 
-use indexmap::IndexMap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use server_core::{
-    error::Result,
-    interface::ModelId,
+    error::{Error, Result},
     stats::{BatchSnapshot, Durations, ModelSnapshot, ResponseSnapshot},
 };
-use server_engine::Engine;
-
-use crate::{body::Body, reply::json, to_json::to_json};
 
 #[derive(Serialize)]
 struct Statistics {
@@ -24,8 +19,9 @@ struct Model {
     inference_count: u64,
     execution_count: u64,
     inference_stats: Inference,
-    /// Of decoupled models, by position of the response.
-    response_stats: IndexMap<String, Response>,
+    /// Of decoupled models, by position of the response, from 0.
+    #[serde(serialize_with = "numbered")]
+    response_stats: Vec<Response>,
     batch_stats: Vec<Batch>,
     /// Of backends that report it.
     memory_usage: [(); 0],
@@ -67,10 +63,15 @@ struct Event {
     ns: u64,
 }
 
-/// `GET /v2/models/stats`, `GET /v2/models/{m}/stats`. Errors: the model is unknown.
-pub(crate) fn get(engine: &Engine, model: Option<ModelId<'_>>) -> Result<http::Response<Body>> {
-    let model_stats = engine.statistics(model)?.into_iter().map(Model::from).collect();
-    to_json(&Statistics { model_stats }).map(json)
+/// The counters of those versions.
+pub(super) fn text(snapshots: Vec<ModelSnapshot>) -> Result<String> {
+    let model_stats = snapshots.into_iter().map(Model::from).collect();
+    serde_json::to_string(&Statistics { model_stats })
+        .map_err(|error| Error::internal(format!("the statistics have no JSON form: {error}")))
+}
+
+fn numbered<S: Serializer>(responses: &[Response], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(responses.iter().enumerate())
 }
 
 impl From<ModelSnapshot> for Model {
@@ -91,24 +92,24 @@ impl From<ModelSnapshot> for Model {
                 cache_hit: snapshot.cache_hit.into(),
                 cache_miss: snapshot.cache_miss.into(),
             },
-            response_stats: (0..).zip(snapshot.responses).map(numbered).collect(),
+            response_stats: snapshot.responses.into_iter().map(Response::from).collect(),
             batch_stats: snapshot.batches.into_iter().map(Batch::from).collect(),
             memory_usage: [],
         }
     }
 }
 
-/// The member of one response: its position, from 0.
-fn numbered((number, snapshot): (u32, ResponseSnapshot)) -> (String, Response) {
-    let response = Response {
-        compute_infer: snapshot.compute_infer.into(),
-        compute_output: snapshot.compute_output.into(),
-        success: snapshot.success.into(),
-        fail: snapshot.fail.into(),
-        empty_response: snapshot.empty_response.into(),
-        cancel: snapshot.cancel.into(),
-    };
-    (number.to_string(), response)
+impl From<ResponseSnapshot> for Response {
+    fn from(snapshot: ResponseSnapshot) -> Self {
+        Self {
+            compute_infer: snapshot.compute_infer.into(),
+            compute_output: snapshot.compute_output.into(),
+            success: snapshot.success.into(),
+            fail: snapshot.fail.into(),
+            empty_response: snapshot.empty_response.into(),
+            cancel: snapshot.cancel.into(),
+        }
+    }
 }
 
 impl From<BatchSnapshot> for Batch {
@@ -150,7 +151,7 @@ mod tests {
             ],
             ..ModelSnapshot::default()
         };
-        let text = String::from_utf8(to_json(&Statistics { model_stats: vec![snapshot.into()] }).unwrap()).unwrap();
+        let text = text(vec![snapshot]).unwrap();
         let zero = "{\"count\":0,\"ns\":0}";
         assert_eq!(
             text,
