@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("clients", "common", "models", "golden"))]
 
-from sections import allocations, c_backends, ensembles, identity, images, instances, json_numbers, many, python, sequences, small, start, streams, tensors, traces  # noqa: E402
+from sections import allocations, c_backends, ensembles, identity, images, instances, json_numbers, many, native, python, sequences, small, start, streams, tensors, traces  # noqa: E402
 from serving import ROOT  # noqa: E402
 from table import Table, machine  # noqa: E402
 
@@ -23,6 +23,7 @@ SECTIONS = {
     "many": many,
     "sequences": sequences,
     "instances": instances,
+    "native": native,
     "ensembles": ensembles,
     "streams": streams,
     "python": python,

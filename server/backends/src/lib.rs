@@ -85,7 +85,7 @@ impl Backends for BuiltIn {
     }
 }
 
-backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, python, pytorch, repeat, sequence, square, tensorflow, tensorrt }
+backends! { distributed_addsub, dyna_sequence, identity, iterative_sequence, onnxruntime, openvino, python, pytorch, repeat, sequence, square, tensorflow, tensorrt }
 
 #[cfg(test)]
 mod tests {

@@ -23,8 +23,8 @@ use ort::{
 use server_core::tensor::{DataType, Shape};
 
 use super::{
-    element::data_type_of,
     device_copy::Device,
+    element::data_type_of,
     raw::{Failure, Value, Values, check},
 };
 
@@ -301,7 +301,13 @@ mod tests {
         let session: Session = options.builder(runtime).unwrap().commit_from_file(file).unwrap();
         let captured = Captured::new(Device::Host, || Ok(RunOptions::new()?)).unwrap();
         let names = |names: [&CStr; 2]| names.map(CString::from).into();
-        Some(NamedSession::new(session.inner(), names([c"A", c"B"]), names([c"SUM", c"DIFFERENCE"]), None, Some(captured)))
+        Some(NamedSession::new(
+            session.inner(),
+            names([c"A", c"B"]),
+            names([c"SUM", c"DIFFERENCE"]),
+            None,
+            Some(captured),
+        ))
     }
 
     #[track_caller]
@@ -315,11 +321,7 @@ mod tests {
         for (number, made) in outputs.iter().zip(&made) {
             let sign = [1.0, -1.0][*number];
             let expect: Vec<f32> = a.iter().map(|a| a + 2.0 * sign).collect();
-            assert_eq!(
-                made.bytes().unwrap(),
-                bytes(&expect),
-                "{rows} rows from {start}, output {number}"
-            );
+            assert_eq!(made.bytes().unwrap(), bytes(&expect), "{rows} rows from {start}, output {number}");
         }
     }
 

@@ -227,9 +227,7 @@ fn library_path(model_dir: &Path, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use server_proto::inference::{
-        ModelOptimizationPolicy, ModelParameter, model_optimization_policy::Graph,
-    };
+    use server_proto::inference::{ModelOptimizationPolicy, ModelParameter, model_optimization_policy::Graph};
 
     use super::*;
 

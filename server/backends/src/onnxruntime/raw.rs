@@ -256,7 +256,8 @@ impl<'a> Value<'a> {
     pub(super) fn bytes(&self) -> Result<&[u8], Failure> {
         let (number, shape) = self.describe()?;
         let length = data_type_of(number).and_then(|data_type| byte_count(data_type, &shape));
-        let length = length.ok_or_else(|| Failure::invalid_argument("the elements of the tensor have no fixed size"))?;
+        let length =
+            length.ok_or_else(|| Failure::invalid_argument("the elements of the tensor have no fixed size"))?;
         if length == 0 {
             return Ok(&[]);
         }

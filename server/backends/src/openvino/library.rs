@@ -1,0 +1,80 @@
+//! OpenVINO itself: found and opened when the first model needs it, once for the process. A library that is not there fails the
+//! models that need it and nothing else, and is looked for again at the next load.
+
+use std::path::Path;
+
+use parking_lot::Mutex;
+use server_core::{
+    backend::Settings,
+    error::{Error, Result},
+};
+
+use super::{
+    element::Elements,
+    raw::{Api, Core},
+};
+use crate::{
+    dylib::{self, Library, LoadError, Wanted},
+    native::loading,
+};
+
+/// The open library, and what models share of it.
+pub(super) struct Runtime {
+    /// Its functions.
+    pub(super) api: &'static Api,
+    /// Reads and compiles models without extensions of their own.
+    pub(super) core: Core,
+    /// Its types.
+    pub(super) elements: Elements,
+}
+
+/// The library, opened at the first call. `settings` of later calls change nothing.
+///
+/// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
+pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
+    static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+    let mut opened = OPENED.lock();
+    if let Some(runtime) = *opened {
+        return Ok(runtime);
+    }
+    let runtime = Box::leak(Box::new(open(settings)?)); // like the library: never closed
+    *opened = Some(runtime);
+    Ok(runtime)
+}
+
+pub(super) fn open(settings: &Settings) -> Result<Runtime> {
+    let library = library(settings.get("library").map(String::as_str)).map_err(describe)?;
+    let api: &'static Api = Box::leak(Box::new(Api::of(&library).map_err(describe)?));
+    let unusable = |failure: super::raw::Failure| describe(library.unsuitable(failure.to_string()));
+    let version = api.version().map_err(unusable)?;
+    let core = Core::new(api).map_err(unusable)?;
+    let elements = Elements::of(&core).map_err(unusable)?;
+    let devices = core.devices().map_err(unusable)?.join(", ");
+    api.send_logs();
+    tracing::info!(path = %library.path().display(), %version, %devices, "opened OpenVINO");
+    Ok(Runtime { api, core, elements })
+}
+
+fn library(setting: Option<&str>) -> Result<Library, LoadError> {
+    let path = dylib::find(&Wanted {
+        file_name: "libopenvino_c.so",
+        setting,
+        variable: "OPENVINO_DYLIB_PATH",
+        known: &[
+            "/opt/openvino/lib",
+            "/opt/openvino/libs",
+            "/opt/intel/openvino/runtime/lib/intel64",
+            "/usr/lib",
+            "/usr/local/lib",
+            "/usr/lib/x86_64-linux-gnu",
+        ],
+        cure: "install OpenVINO 2023.1 or newer into one of these places, or name its libopenvino_c.so with \
+               --backend-config=openvino,library=PATH or OPENVINO_DYLIB_PATH",
+    })?;
+    // The loader looks for names without a folder elsewhere.
+    Library::open(&std::path::absolute(&path).unwrap_or_else(|_| Path::new(&path).to_path_buf()))
+}
+
+fn describe(error: LoadError) -> Error {
+    loading::without_library("openvino", &error)
+}
