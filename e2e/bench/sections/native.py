@@ -17,6 +17,8 @@ from runtimes import RUNTIMES
 from serving import ROOT, Server, program, runtime_library
 from turns import Target, each, http_target, in_turns
 
+SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has Debian's PyTorch
+TENSORFLOW_PYTHON = RUNTIMES / "tensorflow/venv/bin/python"
 CALLERS = 2  # the instance never waits for one
 ROWS = (1, 8)  # of each request: so the batch of the loop is that of the server
 # network: its input (name, type, dims), its output, its graph
@@ -102,13 +104,32 @@ def onnx_model(backend, more):
     return write
 
 
+def torch_model(folder, name, network):
+    """Writes a network as a TorchScript file."""
+    given, made, _ = NETWORKS[network]
+    listed = [make.tensor(*one) for one in (given, made)]
+    more = "instance_group [ { kind: KIND_CPU count: 1 } ]\n" + one_thread("INTRA_OP_THREAD_COUNT")
+    config = f'platform: "pytorch_libtorch"\nmax_batch_size: 8\ninput [ {listed[0]} ]\noutput [ {listed[1]} ]\n{more}'
+    made = make.write(folder, name, config, {1: None})
+    subprocess.run([SYSTEM_PYTHON, ROOT / "e2e/models/torch_networks.py", network, made / "1" / "model.pt"], check=True)
+
+
+def tensorflow_model(folder, name, network):
+    """Writes a network as a SavedModel."""
+    given, made, _ = NETWORKS[network]
+    threads = one_thread("TF_NUM_INTRA_THREADS") + one_thread("TF_NUM_INTER_THREADS")
+    config = make.onnx_config(8, [given], [made], f"instance_group [ {{ kind: KIND_CPU count: 1 }} ]\n{threads}")
+    made_in = make.write(folder, name, config.replace('backend: "onnxruntime"', 'platform: "tensorflow_savedmodel"'), {1: None}) / "1"
+    subprocess.run([TENSORFLOW_PYTHON, ROOT / "e2e/models/tensorflow_networks.py", network, made_in], capture_output=True, check=True)
+
+
 def one_thread(key):
     return f'parameters {{ key: "{key}" value: {{ string_value: "1" }} }}\n'
 
 
-def loop_program(name, model):
+def loop_program(name, model, python=sys.executable):
     """A loop of e2e/bench/loops, for a model file."""
-    return lambda folder, rows, seconds: [sys.executable, ROOT / "e2e/bench/loops" / f"{name}.py", folder / model, str(rows), str(seconds)]
+    return lambda folder, rows, seconds: [python, ROOT / "e2e/bench/loops" / f"{name}.py", folder / model, str(rows), str(seconds)]
 
 
 # A further runtime is a further line.
@@ -124,5 +145,17 @@ LIST = [
         "openvino/openvino/libs/libopenvino_c.so.*",
         onnx_model("openvino", 'default_model_filename: "model.onnx"\n' + one_thread("INFERENCE_NUM_THREADS")),
         loop_program("openvino", "model.onnx"),
+    ),
+    Runtime(
+        "tensorflow",
+        "tensorflow/lib/libtensorflow_cc.so.2",
+        tensorflow_model,
+        loop_program("tensorflow", "model.savedmodel", TENSORFLOW_PYTHON),
+    ),
+    Runtime(
+        "pytorch",
+        "pytorch/libtriton_torch_shim.so",
+        torch_model,
+        loop_program("pytorch", "model.pt", SYSTEM_PYTHON),
     ),
 ]
