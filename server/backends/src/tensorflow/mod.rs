@@ -2,10 +2,11 @@
 //! needs it.
 //!
 //! [`library`] opens it, [`saved_model`] and [`graph_def`] say what a model takes and gives (an [`interface`]), [`complete`] fills a configuration in,
-//! [`options`] and [`messages`] set a session up, [`runner`] runs it, [`types`] names element types, and [`raw`] has the calls that
+//! [`options`] and [`messages`] set a session up, [`runner`] runs it, [`fetches`] bounds what TensorFlow keeps of that, [`types`] names element types, and [`raw`] has the calls that
 //! are not safe by themselves. What native runtimes have in common is in [`crate::native`].
 
 mod complete;
+mod fetches;
 mod graph_def;
 mod interface;
 mod library;

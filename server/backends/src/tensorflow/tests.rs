@@ -236,6 +236,30 @@ fn only_what_is_asked_for_is_computed() {
 }
 
 #[test]
+fn any_number_of_different_choices_among_outputs_is_answered() {
+    let Some(loaded) = Loaded::new("types", "") else { return };
+    let mut instance = loaded.instance();
+    let names: Vec<&str> = loaded.config.output.iter().map(|output| output.name.as_str()).collect();
+    let inputs = loaded.config.input.iter().map(|input| {
+        let data_type = DataType::from_config(input.data_type).unwrap();
+        match data_type.byte_size() {
+            None => texts(&input.name, &[1, 1], &[b"word"]),
+            Some(size) => tensor(&input.name, data_type, &[1, 1], vec![1; size]),
+        }
+    });
+    let inputs: Vec<Tensor> = inputs.collect();
+    for (first, last) in names.iter().flat_map(|first| names.iter().map(move |last| (*first, *last))) {
+        let ask = asking_for(&[first, last], request(inputs.clone()));
+        let (mut replies, _) = run_batch(&mut *instance, vec![(1, ask)]);
+        let outputs = replies.remove(0).unwrap();
+        for name in [first, last] {
+            let input = inputs.iter().find(|input| input.name.replace("IN", "OUT") == name).unwrap();
+            assert_eq!(bytes(output(&outputs, name)), bytes(input), "{name} of {first}, {last}");
+        }
+    }
+}
+
+#[test]
 fn words_are_strings_of_any_bytes() {
     let Some(loaded) = Loaded::new("words", "") else { return };
     let mut instance = loaded.instance();

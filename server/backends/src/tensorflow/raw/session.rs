@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::{
     Endpoint, Failure, Functions, Tensor, TfBuffer, TfGraph, TfOperation, TfSession, TfSessionOptions, TfTensor, text,
 };
-use crate::native::Values;
+use crate::{native::Values, tensorflow::fetches::Fetches};
 
 /// An operation of a graph.
 pub(in super::super) struct Operation {
@@ -28,6 +28,8 @@ pub(in super::super) struct Session {
     graph: NonNull<TfGraph>,
     /// Its variables are changed where they lie, so what it answers may change afterwards.
     changes_in_place: bool,
+    /// The outputs that were asked for together.
+    pub(in super::super) fetches: Fetches,
 }
 
 // SAFETY: sessions and graphs of TensorFlow may be used by any thread, and by several at once.
@@ -144,7 +146,8 @@ impl Session {
     fn new(graph: Graph, session: *mut TfSession) -> Result<Self, Failure> {
         let session = NonNull::new(session).ok_or_else(|| Failure::internal("no session came back"))?;
         let functions = graph.0;
-        let mut session = Self { functions, session, graph: graph.into_raw(), changes_in_place: false };
+        let (graph, fetches) = (graph.into_raw(), Fetches::default());
+        let mut session = Self { functions, session, graph, changes_in_place: false, fetches };
         let is_variable = |kind: &str| matches!(kind, "Variable" | "VariableV2" | "TemporaryVariable");
         let changes_in_place = session.operations().any(|operation| is_variable(&operation.kind));
         session.changes_in_place = changes_in_place;
