@@ -54,6 +54,19 @@ MODELS = {
             def forward(self, texts):
                 return [text.upper() for text in texts]
     """,
+    "rows": """
+        class Rows(torch.nn.Module):
+            def forward(self, x):
+                return x + len(x)
+    """,
+    # called as something that it imports
+    "colorsys": """
+        import colorsys
+
+        class Hue(torch.nn.Module):
+            def forward(self, x):
+                return torch.tensor([colorsys.rgb_to_hsv(*row) for row in x.tolist()])
+    """,
     "halves": """
         class Halves(torch.nn.Module):
             def forward(self, x):
@@ -70,13 +83,18 @@ MODELS = {
                 return x[:1]
     """,
 }
+MODELS["words_together"] = MODELS["words"]
+TOGETHER = "dynamic_batching { preferred_batch_size: [%d] max_queue_delay_microseconds: 60000000 }\n"
 CONFIGS = {
-    "scores": python_model.tensors(["X FP32 3"], ["Y FP32 2"], 8) + "dynamic_batching { max_queue_delay_microseconds: 100000 }\n",
+    "scores": python_model.tensors(["X FP32 3"], ["Y FP32 2"], 8),
+    "rows": python_model.tensors(["X FP32 3"], ["Y FP32 3"], 8) + TOGETHER % 7,
+    "colorsys": python_model.tensors(["X FP32 3"], ["Y FP32 3"], 8),
     "scripted": python_model.tensors(["X FP32 3"], ["Y FP32 2"], 8),
     "sums": python_model.tensors(["A INT64 -1", "B INT64 -1"], ["SUM INT64 -1", "TOTAL INT64 1"]),
     "named": python_model.tensors(["X FP32 -1"], ["BIASED FP32 -1", "TWICE FP32 -1"], 4)
     + 'input [{ name: "BIAS" data_type: TYPE_FP32 dims: [1] optional: true }]\n',
     "words": python_model.tensors(["IN STRING 1"], ["OUT STRING 1"], 4),
+    "words_together": python_model.tensors(["IN STRING 1"], ["OUT STRING 1"], 4) + TOGETHER % 3,
     "halves": python_model.tensors(["X BF16 -1"], ["Y BF16 -1"], 4),
     "threads": python_model.tensors(["X FP32 1"], ["N INT64 3"])
     + 'parameters { key: "NUM_THREADS" value { string_value: "2" } }\nparameters { key: "NUM_INTEROP_THREADS" value { string_value: "3" } }\n',
@@ -171,16 +189,35 @@ def test_a_module_runs_with_its_weights(server, ones, protocol, model):
     np.testing.assert_allclose(result.as_numpy("Y"), [ones, ones], rtol=1e-5)
 
 
-def test_requests_that_wait_run_as_one_batch_and_each_gets_its_rows(server, ones):
-    inputs = [np.full((rows, 3), rows, np.float32) for rows in (1, 2, 3, 1)]
+def test_requests_that_wait_run_as_one_batch_and_each_gets_its_rows(server):
+    def batches():
+        found = statistics(connect("http", server), "rows")[0].get("batch_stats", [])
+        return sum(one["compute_infer"]["count"] for one in found if one["batch_size"] == 7)
+
+    inputs = [np.full((rows, 3), 10 * rows, np.float32) for rows in (1, 2, 3, 1)]
+    before = batches()
     with ThreadPoolExecutor(len(inputs)) as pool:
-        results = list(pool.map(lambda x: numbers("grpc", server, "scores", {"X": ("FP32", x)}).as_numpy("Y"), inputs))
-    zero = numbers("grpc", server, "scores", {"X": ("FP32", np.zeros((1, 3), np.float32))}).as_numpy("Y")[0]
-    for x, y in zip(inputs, results):
-        assert y.shape == (len(x), 2)
-        np.testing.assert_allclose(y, [zero + x[0, 0] * (ones - zero)] * len(x), rtol=1e-4, atol=1e-5)
-    stats = statistics(connect("http", server), "scores")[0]
-    assert stats["execution_count"] < stats["inference_count"]
+        results = list(pool.map(lambda x: numbers("grpc", server, "rows", {"X": ("FP32", x)}).as_numpy("Y"), inputs))
+    assert [y.tolist() for y in results] == [(x + 7).tolist() for x in inputs]
+    assert batches() == before + 1
+
+
+def test_a_request_that_cannot_be_read_fails_alone(server):
+    def ask(text):
+        try:
+            return numbers("grpc", server, "words_together", {"IN": ("BYTES", np.array([[text]], np.object_))}).as_numpy("OUT").tolist()
+        except InferenceServerException as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, failed, last = pool.map(ask, (b"a", b"\xff", b"b"))
+    assert (first, last) == ([[b"A"]], [[b"B"]])
+    assert "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff" in failed
+
+
+def test_a_model_may_be_called_as_what_it_imports(server):
+    result = numbers("http", server, "colorsys", {"X": ("FP32", np.array([[0, 0, 4]], np.float32))})
+    np.testing.assert_allclose(result.as_numpy("Y"), [[2 / 3, 1, 4]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -210,6 +247,7 @@ def test_a_dictionary_names_outputs_and_an_input_may_be_left_out(server, protoco
 def test_strings_are_lists(server, protocol):
     texts = np.array([["ärger"], [""], ["a" * 40_000]], np.object_)
     result = numbers(protocol, server, "words", {"IN": ("BYTES", texts)})
+    assert result.as_numpy("OUT").shape == (3, 1)
     assert [text.decode() for text in result.as_numpy("OUT").reshape(-1)] == ["ÄRGER", "", "A" * 40_000]
 
 

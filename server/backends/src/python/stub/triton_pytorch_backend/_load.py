@@ -45,9 +45,10 @@ def _find(folder, configured):
 
 def _make(name, path):
     """An object of the class in that file: of several, the first by name that can be made without arguments."""
+    name = "triton_pytorch_model_" + name  # what a model imports may be called as it is
     spec = importlib.util.spec_from_file_location(name, path)
     source = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, source)  # what looks for the module of its class has to find it
+    sys.modules[name] = source  # what looks for the module of its class has to find it
     spec.loader.exec_module(source)
     classes = _classes(source)
     if not classes:

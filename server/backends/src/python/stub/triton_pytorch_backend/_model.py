@@ -34,19 +34,25 @@ class TritonPythonModel(object):
             self._module, self._device = load(self._name, pb_utils.get_model_dir(), config, device)
 
     def execute(self, requests):
-        """Answers requests: those that fit together by one call of the module. Where it fails, only those of that call fail."""
-        inputs = [self._read(request) for request in requests]
-        groups = _batch.groups([_batch.signature_of(values) if self._is_batched else None for values in inputs])
-        responses = [None] * len(requests)
-        for group in groups:
+        """Answers requests: those that fit together by one call of the module. Where it fails, only those of that call fail; a request
+        whose inputs cannot be read fails alone."""
+        inputs, responses = {}, [None] * len(requests)
+        for number, request in enumerate(requests):
             try:
-                answers = self._run([requests[number] for number in group], [inputs[number] for number in group])
+                inputs[number] = self._read(request)
             except Exception as error:
-                if len(groups) == 1:
+                responses[number] = _failed(error)
+        readable = list(inputs)
+        groups = _batch.groups([_batch.signature_of(inputs[number]) if self._is_batched else None for number in readable])
+        for group in groups:
+            numbers = [readable[place] for place in group]
+            try:
+                answers = self._run([requests[number] for number in numbers], [inputs[number] for number in numbers])
+            except Exception as error:
+                if len(numbers) == len(requests):
                     raise
-                text = "%s: %s" % (type(error).__name__, error)
-                answers = [pb_utils.InferenceResponse(error=pb_utils.TritonError(text)) for _ in group]
-            for number, answer in zip(group, answers):
+                answers = [_failed(error) for _ in numbers]
+            for number, answer in zip(numbers, answers):
                 responses[number] = answer
         return responses
 
@@ -66,7 +72,7 @@ class TritonPythonModel(object):
         rows = [_batch.rows_of(values) for values in inputs]
         wanted = [request.requested_output_names() for request in requests]
         written = {
-            port: self._checked(port, port.write(values[port.name]), sum(rows))
+            port: self._checked(port, port.write(values[port.name], sum(rows) if self._is_batched else None), sum(rows))
             for port in self._outputs
             if any(port.name in names for names in wanted)
         }
@@ -82,6 +88,10 @@ class TritonPythonModel(object):
         if self._is_batched and len(value) != rows:
             raise pb_utils.TritonModelException("%s has %d rows for a batch of %d" % (port.what, len(value), rows))
         return value
+
+
+def _failed(error):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError("%s: %s" % (type(error).__name__, error)))
 
 
 def _device(kind, number):

@@ -14,6 +14,8 @@ class Port(object):
         """Raises: ``TritonModelException`` for a type that this PyTorch does not have."""
         self.name = settings["name"]
         self.data_type = settings["data_type"]
+        reshape = settings.get("reshape")
+        self.dims = settings["dims"] if reshape is None else reshape.get("shape", [])
         self.what = "%s '%s'" % (what, self.name)
         self.dtype = None
         if self.data_type not in (STRINGS, BF16):
@@ -44,13 +46,14 @@ class Port(object):
             )
         return [text.decode("utf-8") for text in array.reshape(-1)]
 
-    def write(self, value):
-        """What ``forward`` returned, as something that can be cut into rows: an array, of BF16 a tensor.
+    def write(self, value, rows):
+        """What ``forward`` returned, as something that can be cut into rows: an array, of BF16 a tensor. ``rows``: how many a batch has;
+        ``None`` where there are no batches.
 
-        Raises: ``TritonModelException`` if it is of another type than the configuration says.
+        Raises: ``TritonModelException`` if it is of another type than the configuration says, or if there are more or fewer strings.
         """
         if self.data_type == STRINGS:
-            return np.array([str(text) for text in value], dtype=np.object_)
+            return self._write_strings([str(text) for text in value], [] if rows is None else [rows])
         value = torch.as_tensor(value).detach().cpu().contiguous()
         value = value.reshape(1) if value.dim() == 0 else value
         if self.data_type == BF16 and value.dtype == torch.bfloat16:
@@ -60,6 +63,15 @@ class Port(object):
                 "%s is %s, and the configuration says %s" % (self.what, value.dtype, self.data_type)
             )
         return value.numpy()
+
+    def _write_strings(self, texts, rows):
+        array = np.array(texts, dtype=np.object_)
+        try:
+            return array.reshape(rows + self.dims)
+        except ValueError:
+            raise pb_utils.TritonModelException(
+                "%s has %d strings, which are not of shape %s" % (self.what, len(texts), rows + self.dims)
+            ) from None
 
     def tensor(self, rows):
         """The tensor of a response, of what :meth:`write` made or some rows of it."""
