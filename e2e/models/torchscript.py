@@ -131,6 +131,18 @@ class Complex(nn.Module):
         return torch.complex(x, x)
 
 
+class Sparse(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to_sparse()
+
+
+class Nested(nn.Module):
+    """Rows of a length each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._nested_tensor_from_mask(torch.ones(2, 3, 4), torch.tensor([[True, True, False], [True, False, False]]))
+
+
 class ManyTensors(nn.Module):
     def forward(self, x: Tensor) -> List[Tensor]:
         return [x, x]
@@ -201,7 +213,7 @@ class RiskModel(nn.Module):
 
 SCRIPTED = (
     AddSub, Twice, Same, Dictionary, Words, Total, Transposed, WritesInput, WritesView, KeepsInput, Counts, Fails, Greedy, Segments, Sums, Complex,
-    ManyTensors, Number, Named, MaybeTensor, Linear, NoForward, Classifier, RiskModel,
+    Sparse, Nested, ManyTensors, Number, Named, MaybeTensor, Linear, NoForward, Classifier, RiskModel,
 )  # fmt: skip
 
 

@@ -27,7 +27,9 @@
 #include <torch/script.h>
 #include <torch/version.h>
 
-#if __has_include(<torch/csrc/inductor/aoti_package/model_package_loader.h>)
+// The header is older than what this asks of it: a package for a GPU of a number.
+#if __has_include(<torch/csrc/inductor/aoti_package/model_package_loader.h>) &&                                                                \
+    (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 8))
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #define HAS_PACKAGES 1
 #else
@@ -262,6 +264,18 @@ void clean_cache()
 #endif
 }
 
+// Refuses what this shim was not compiled for.
+void check(const triton_torch_modes &modes, int32_t device)
+{
+#ifdef TRITON_TORCH_CUDA
+    (void)modes, (void)device;
+#else
+    if (modes.cleans_cache == 1 && device != TRITON_TORCH_CPU && torch::cuda::is_available()) {
+        throw std::invalid_argument("ENABLE_CACHE_CLEANING needs a shim that was compiled with CUDA's headers: see deploy/shims/build");
+    }
+#endif
+}
+
 // === Inputs ===
 
 c10::IntArrayRef shape_of(const triton_torch_input &input) { return {input.shape, input.rank}; }
@@ -295,6 +309,9 @@ class Borrowed {
     // The tensor that the model gets.
     at::Tensor take(const triton_torch_input &input, bool is_written, const c10::optional<at::Device> &device)
     {
+        if (input.type < 0) {
+            throw std::invalid_argument("strings cannot be passed as a tensor");
+        }
         at::Tensor tensor = borrowed(input);
         if (device.has_value() && !device->is_cpu()) {
             return tensor.to(*device);
@@ -306,15 +323,27 @@ class Borrowed {
         return tensor;
     }
 
-    // Gives memory of their own to tensors that the model still holds.
-    ~Borrowed()
+    // Gives memory of their own to tensors that the model still holds. Throws where there is none.
+    void give_back()
     {
-        for (at::Tensor &tensor : tensors) {
-            const bool is_kept = tensor.use_count() > 1 || tensor.storage().use_count() > 1;
-            if (is_kept && tensor.nbytes() > 0) {
+        while (!tensors.empty()) {
+            const at::Tensor &tensor = tensors.back();
+            if (is_kept(tensor)) {
                 at::DataPtr own = at::getCPUAllocator()->allocate(tensor.nbytes());
                 std::memcpy(own.get(), tensor.data_ptr(), tensor.nbytes());
                 tensor.storage().set_data_ptr_noswap(std::move(own));
+            }
+            tensors.pop_back();
+        }
+    }
+
+    // What could not be given memory of its own, or was not asked to have it, holds nothing from now on: an error for who reads it.
+    ~Borrowed()
+    {
+        for (const at::Tensor &tensor : tensors) {
+            if (is_kept(tensor)) {
+                tensor.storage().set_data_ptr_noswap({});
+                tensor.storage().set_nbytes(size_t{0});
             }
         }
     }
@@ -325,6 +354,11 @@ class Borrowed {
 
   private:
     std::vector<at::Tensor> tensors;
+
+    static bool is_kept(const at::Tensor &tensor)
+    {
+        return tensor.nbytes() > 0 && (tensor.use_count() > 1 || tensor.storage().use_count() > 1);
+    }
 };
 
 // === Outputs ===
@@ -332,6 +366,9 @@ class Borrowed {
 // The tensor in host memory, row by row, and nobody else's.
 at::Tensor owned(at::Tensor tensor)
 {
+    if (tensor.layout() != at::kStrided || tensor.is_nested()) {
+        throw std::invalid_argument("output must be a dense tensor");
+    }
     if (!tensor.device().is_cpu()) {
         tensor = tensor.to(at::kCPU);
     }
@@ -429,8 +466,16 @@ std::vector<c10::IValue> run_package(const triton_torch_module &module, const tr
     for (size_t index = 0; index < count; index++) {
         tensors.push_back(lent.take(inputs[index], true, module.device)); // a package does not say what it writes to
     }
-    for (at::Tensor &tensor : module.package->run(tensors)) {
-        answered.emplace_back(std::move(tensor));
+    try {
+        for (at::Tensor &tensor : module.package->run(tensors)) {
+            answered.emplace_back(std::move(tensor));
+        }
+    } catch (const std::exception &error) {
+        if (std::strstr(error.what(), "run_func_(") == nullptr) {
+            throw;
+        }
+        // What comes through the C interface of a package is a number; the words for it have been printed.
+        throw std::runtime_error("the package refuses these inputs or fails; its reason is on standard error");
     }
 #else
     (void)module, (void)inputs, (void)count, (void)lent;
@@ -446,18 +491,24 @@ void run(const triton_torch_module &module, const triton_torch_input *inputs, si
     at::internal::lazy_init_num_threads();
     const c10::InferenceMode inference(module.modes.inference_mode != 0);
     const at::NoGradGuard no_gradients;
-    Borrowed lent; // goes after the answer
-    std::vector<c10::IValue> answer = module.forward.has_value() ? run_script(module, inputs, input_count, lent)
-                                                                 : run_package(module, inputs, input_count, lent);
-    *count = answer.size();
-    for (size_t index = 0; index < wanted_count; index++) {
-        const bool is_last = std::find(wanted + index + 1, wanted + wanted_count, wanted[index]) == wanted + wanted_count;
-        if (wanted[index] >= answer.size()) {
-            made.push_back(nullptr);
-        } else {
-            made.push_back(output(is_last ? std::move(answer[wanted[index]]) : answer[wanted[index]]));
+    Borrowed lent;
+    try {
+        std::vector<c10::IValue> answer = module.forward.has_value() ? run_script(module, inputs, input_count, lent)
+                                                                     : run_package(module, inputs, input_count, lent);
+        *count = answer.size();
+        for (size_t index = 0; index < wanted_count; index++) {
+            const bool is_last = std::find(wanted + index + 1, wanted + wanted_count, wanted[index]) == wanted + wanted_count;
+            if (wanted[index] >= answer.size()) {
+                made.push_back(nullptr);
+            } else {
+                made.push_back(output(is_last ? std::move(answer[wanted[index]]) : answer[wanted[index]]));
+            }
         }
+    } catch (...) {
+        lent.give_back();
+        throw;
     }
+    lent.give_back(); // after the answer, which may hold what the model does not
     if (module.modes.cleans_cache == 1 && torch::cuda::is_available()) {
         clean_cache();
     }
@@ -524,6 +575,7 @@ EXPORTED char *triton_torch_load_script(const char *path, int32_t device, const 
         auto loaded = std::make_unique<triton_torch_module>();
         loaded->modes = *modes;
         loaded->device = device_of(device);
+        check(*modes, device);
         loaded->script = torch::jit::load(std::string(path), loaded->device);
         loaded->forward = loaded->script->get_method("forward");
         loaded->arguments = arguments_of(*loaded->forward);
@@ -542,6 +594,7 @@ EXPORTED char *triton_torch_load_package(const char *path, int32_t device, const
         auto loaded = std::make_unique<triton_torch_module>();
         loaded->modes = *modes;
         loaded->device = device_of(device);
+        check(*modes, device);
         const bool is_on_gpu = loaded->device.has_value() && loaded->device->is_cuda();
         const c10::DeviceIndex index = is_on_gpu ? loaded->device->index() : static_cast<c10::DeviceIndex>(-1);
         loaded->package = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path, "model", false, 1, index);
@@ -617,13 +670,16 @@ EXPORTED char *triton_torch_run(const triton_torch_module *module, const triton_
 
 EXPORTED void triton_torch_describe(const triton_torch_output *output, triton_torch_description *description)
 {
-    const at::Tensor &tensor = output->tensor;
-    if (tensor.defined()) {
-        *description = {static_cast<int32_t>(tensor.scalar_type()), static_cast<size_t>(tensor.dim()), tensor.sizes().data(),
-                        tensor.data_ptr(), tensor.nbytes()};
-    } else {
-        *description = {TRITON_TORCH_STRINGS, output->shape.size(), output->shape.data(), nullptr, 0};
-    }
+    *description = {TRITON_TORCH_NO_TYPE, 0, nullptr, nullptr, 0};
+    std::free(guarded([&] {
+        const at::Tensor &tensor = output->tensor;
+        if (tensor.defined()) {
+            *description = {static_cast<int32_t>(tensor.scalar_type()), static_cast<size_t>(tensor.dim()), tensor.sizes().data(),
+                            tensor.data_ptr(), tensor.nbytes()};
+        } else {
+            *description = {TRITON_TORCH_STRINGS, output->shape.size(), output->shape.data(), nullptr, 0};
+        }
+    }));
 }
 
 EXPORTED triton_torch_text triton_torch_string(const triton_torch_output *output, size_t index)

@@ -22,6 +22,9 @@ extern "C" {
 /* In place of the number of a type: a List[str]. */
 #define TRITON_TORCH_STRINGS (-1)
 
+/* In place of the number of a type: an output that libtorch does not describe. */
+#define TRITON_TORCH_NO_TYPE (-2)
+
 /* In place of the number of a GPU. */
 #define TRITON_TORCH_CPU (-1)
 #define TRITON_TORCH_AS_SAVED (-2) /* each tensor of the model stays on the device that its file says */
@@ -61,7 +64,7 @@ typedef struct {
 
 /* What an output holds, as long as the output lives. */
 typedef struct {
-    int32_t type; /* c10::ScalarType, or TRITON_TORCH_STRINGS */
+    int32_t type; /* c10::ScalarType, TRITON_TORCH_STRINGS or TRITON_TORCH_NO_TYPE */
     size_t rank;
     const int64_t *shape;
     const void *data; /* elements of a tensor */

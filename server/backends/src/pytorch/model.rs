@@ -3,8 +3,9 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{Arc, Once, Weak},
 };
 
 use parking_lot::Mutex;
@@ -102,7 +103,10 @@ impl TorchModel {
         let shim = &self.runtime.shim;
         let loaded = match format {
             Format::Script => shim.load_script(file, placement.device, &options.modes),
-            Format::Package => shim.load_package(file, placement.device, &options.modes),
+            Format::Package => {
+                warn_of_unchecked_inputs();
+                shim.load_package(file, placement.device, &options.modes)
+            }
         };
         let failed = |failure| Error::internal(format!("failed to load model '{}': {failure}", self.source.name));
         let module = Arc::new(loaded.map_err(failed)?);
@@ -140,6 +144,20 @@ impl TorchModel {
     }
 }
 
+/// Packages look for this variable themselves. Said once.
+fn warn_of_unchecked_inputs() {
+    const VARIABLE: &str = "AOTI_RUNTIME_CHECK_INPUTS";
+    static SAID: Once = Once::new();
+    if env::var_os(VARIABLE).is_none_or(|value| value != "1") {
+        SAID.call_once(|| {
+            tracing::warn!(
+                "{VARIABLE} is not 1: packages of AOTInductor do not compare inputs with the shapes and types that they were compiled \
+                 for, and answer wrongly where these differ"
+            );
+        });
+    }
+}
+
 impl Model for TorchModel {
     /// Checks everything that can be checked without opening the file; that is done by each instance.
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
@@ -148,7 +166,7 @@ impl Model for TorchModel {
         let file = loading::file(&self.source, config, format.default_file())?;
         if format == Format::Package && !self.runtime.shim.has_packages() {
             return Err(Error::unsupported(format!(
-                "model '{}' has platform torch_aoti, which libtorch has since 2.6, and this is {}: install a newer one, and build \
+                "model '{}' has platform torch_aoti, which libtorch has since 2.8, and this is {}: install a newer one, and build \
                  its shim with deploy/shims/build torch",
                 config.name, self.runtime.version
             )));

@@ -36,6 +36,8 @@ pub(super) fn places(config: &ModelConfig, inputs: &str, outputs: &str, version:
         return Err(places::expects(config, expected, inputs.len()));
     }
     places::check_tensors(config, version)?;
+    places::check_input_strings(config)?;
+    places::check_output_strings(config)?;
     let computed = config.batch_input.iter().flat_map(|input| &input.target_name);
     let input_names = config.input.iter().map(|input| &input.name).chain(computed);
     let output_names = config.output.iter().map(|output| &output.name);
@@ -129,6 +131,7 @@ fn unreadable(config: &ModelConfig, side: &str, text: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use server_core::config::from_text;
+    use server_proto::inference::DataType;
 
     use super::*;
 
@@ -183,6 +186,15 @@ mod tests {
         assert_eq!(refused(&all, &["RESULT"]), text);
         let text = "unable to load model 'm', inputs 'ARGS[0]' and 'INPUT__0' are the same input of the model";
         assert_eq!(refused(&["ARGS[0]", "INPUT__0", "INPUT__1", "INPUT__2"], &["RESULT[AAA]"]), text);
+        let mut strings = config(&all, &["RESULT[AAA]"]);
+        let of_strings =
+            |config: &ModelConfig| places(config, INPUTS, OUTPUTS, (2, 12)).unwrap_err().message.to_string();
+        strings.output[0].data_type = DataType::TypeString as i32;
+        let text = "unable to load model 'm', configuration expects TYPE_STRING for output 'RESULT[AAA]', and the model gives tensors";
+        assert_eq!(of_strings(&strings), text);
+        strings.input[3].data_type = DataType::TypeString as i32;
+        let text = "unable to load model 'm', configuration expects TYPE_STRING for input 'KWARGS[mask]', and the model takes tensors";
+        assert_eq!(of_strings(&strings), text);
         let text = "unable to load model 'm', configuration expects 1 inputs, model provides 4";
         assert_eq!(refused(&["ARGS[0]"], &["RESULT[AAA]"]), text);
     }

@@ -66,6 +66,7 @@ impl Places {
         }
         check_tensors(config, version)?;
         let inputs = if has_dictionary {
+            check_input_strings(config)?;
             by_name(config)
         } else {
             by_argument(config, arguments).and_then(|inputs| {
@@ -137,6 +138,37 @@ pub(super) fn check_tensors(config: &ModelConfig, version: (u32, u32)) -> Result
         check("output", "output", &output.name, output.data_type, dims)?;
     }
     Ok(())
+}
+
+/// Checks that no input is of strings, for a model that takes tensors alone.
+///
+/// Errors: `InvalidArgument` at the first that is, states included.
+pub(super) fn check_input_strings(config: &ModelConfig) -> Result<()> {
+    let inputs = config.input.iter().map(|input| (input.name.as_str(), input.data_type));
+    let states = sequence::states(config).iter().map(|state| (state.input_name.as_str(), state.data_type));
+    match inputs.chain(states).find(|(_, data_type)| is_strings(*data_type)) {
+        Some((name, _)) => {
+            let text = format!("configuration expects TYPE_STRING for input '{name}', and the model takes tensors");
+            Err(unable(config, &text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The same of outputs, for a model that gives tensors alone.
+pub(super) fn check_output_strings(config: &ModelConfig) -> Result<()> {
+    match config.output.iter().find(|output| is_strings(output.data_type)) {
+        Some(output) => {
+            let name = &output.name;
+            let text = format!("configuration expects TYPE_STRING for output '{name}', and the model gives tensors");
+            Err(unable(config, &text))
+        }
+        None => Ok(()),
+    }
+}
+
+fn is_strings(data_type: i32) -> bool {
+    DataType::from_config(data_type) == Some(DataType::Bytes)
 }
 
 fn is_dictionary(argument: &Argument) -> bool {
@@ -233,7 +265,7 @@ fn fill(config: &ModelConfig, places: &BTreeMap<String, usize>, arguments: &[Arg
             return Err(unable(config, &text));
         }
         let configured = config.input.iter().find(|input| input.name == *name);
-        let is_list = configured.is_some_and(|input| DataType::from_config(input.data_type) == Some(DataType::Bytes));
+        let is_list = configured.is_some_and(|input| is_strings(input.data_type));
         if configured.is_some() && is_list != (argument.word == LIST_OF_STRINGS) {
             let (expected, word) = (if is_list { "TYPE_STRING" } else { "a tensor" }, &argument.word);
             let text = format!(
@@ -369,6 +401,17 @@ mod tests {
     #[test]
     fn a_dictionary_has_them_by_name() {
         fits(&["mask", "ids INT64"], &["y"], &["batch: Dict(str, Tensor)"], "{}ids=1 mask=0 -> y=0");
+    }
+
+    #[test]
+    fn a_dictionary_has_no_strings() {
+        let text =
+            "unable to load model 'm', configuration expects TYPE_STRING for input 'x', and the model takes tensors";
+        refused(&config(&["ids", "x STRING"], &["y"], ""), &["batch: Dict(str, Tensor)"], text);
+        let state =
+            "sequence_batching { state { input_name: 'x' output_name: 'S__1' data_type: TYPE_STRING dims: [ 1 ] } }";
+        refused(&config(&["ids"], &["y"], state), &["batch: Dict(str, Tensor)"], text);
+        fits(&["ids"], &["y STRING"], &["batch: Dict(str, Tensor)"], "{}ids=0 -> y=0");
     }
 
     #[test]

@@ -122,6 +122,12 @@ fn a_dictionary_gets_its_inputs_by_name() {
     let Some(script) = Script::new("dictionary", &inputs, &["y FP32 -1"], "") else { return };
     let ask = request([floats("subtrahend", &[2], &[1.0, 2.0]), floats("minuend", &[2], &[5.0, 7.0])]);
     assert_eq!(values(output(&run_one(&mut *script.instance(), ask).unwrap(), "y")), [4.0, 5.0]);
+    let inputs = ["subtrahend FP32 -1", "minuend STRING -1"];
+    let text = Script::new("dictionary", &inputs, &["y FP32 -1"], "").unwrap().refusal();
+    assert!(
+        text.ends_with("configuration expects TYPE_STRING for input 'minuend', and the model takes tensors"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -341,6 +347,10 @@ fn outputs_that_do_not_fit_the_configuration_are_named() {
     let text = "PyTorch execute failure: output must be of type Tensor, List[str] or Tuple containing one of these two types. It \
                 should not be a List / Dictionary of Tensors or a Scalar";
     assert_eq!(run("number", "y FP32 -1").unwrap(), Error::internal(text));
+    let text = "PyTorch execute failure: output must be a dense tensor";
+    for file in ["sparse", "nested"] {
+        assert_eq!(run(file, "y FP32 -1").unwrap(), Error::internal(text), "{file}");
+    }
     let text = "PyTorch execute failure: output at index 1 must be of type Tensor or List[str], received GenericDict";
     assert_eq!(run("named", "y FP32 -1").unwrap(), Error::internal(text));
 }
@@ -425,7 +435,7 @@ fn a_package_says_which_libtorch_it_needs() {
     let Some(error) = error else { return println!("skipped: this libtorch has packages") };
     assert_eq!(error.code, Code::Unsupported);
     assert!(
-        error.message.starts_with("model 'm' has platform torch_aoti, which libtorch has since 2.6, and this is 1.13"),
+        error.message.starts_with("model 'm' has platform torch_aoti, which libtorch has since 2.8, and this is 1.13"),
         "{error}"
     );
 }
