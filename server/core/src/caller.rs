@@ -38,13 +38,14 @@ pub trait Reentry: Send + Sync {
 }
 
 /// One model instance that waits for a request, and those that wait for it in turn.
+#[derive(Clone)]
 pub struct Caller {
     model: Name,
     version: u64,
     health: Health,
     reentry: Weak<dyn Reentry>,
     /// The execution that asks, if the instance runs nothing else before it returns.
-    execution: Weak<Blocking>,
+    execution: Option<Weak<Blocking>>,
     parent: Option<Arc<Caller>>,
     depth: usize,
 }
@@ -70,10 +71,11 @@ impl Caller {
         reentry: Weak<dyn Reentry>,
         parent: Option<Arc<Caller>>,
     ) -> Arc<Self> {
-        Self::made(model, version, health, reentry, Weak::new(), parent)
+        Self::made(model, version, health, reentry, None, parent)
     }
 
-    /// The same for an instance that asks in the middle of `execution`: it may wait for the answer, and runs nothing meanwhile.
+    /// The same for an instance that asks in the middle of `execution`: it may wait for the answer, and runs nothing meanwhile. When
+    /// the execution has returned it waits no more, and later chains are without it.
     pub fn blocking(
         model: Name,
         version: u64,
@@ -81,7 +83,7 @@ impl Caller {
         execution: &Arc<Blocking>,
         parent: Option<Arc<Caller>>,
     ) -> Arc<Self> {
-        Self::made(model, version, health, Weak::<Never>::new(), Arc::downgrade(execution), parent)
+        Self::made(model, version, health, Weak::<Never>::new(), Some(Arc::downgrade(execution)), parent)
     }
 
     fn made(
@@ -89,18 +91,40 @@ impl Caller {
         version: u64,
         health: Health,
         reentry: Weak<dyn Reentry>,
-        execution: Weak<Blocking>,
+        execution: Option<Weak<Blocking>>,
         parent: Option<Arc<Caller>>,
     ) -> Arc<Self> {
+        let caller = Self { model, version, health, reentry, execution, parent: None, depth: 1 };
+        caller.below(parent.and_then(Self::that_wait))
+    }
+
+    fn below(self, parent: Option<Arc<Self>>) -> Arc<Self> {
         let depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Arc::new(Self { model, version, health, reentry, execution, parent, depth })
+        Arc::new(Self { parent, depth, ..self })
+    }
+
+    /// The chain without those whose executions have returned: models that ask on and on without waiting make it no longer.
+    fn that_wait(self: Arc<Self>) -> Option<Arc<Self>> {
+        if !self.chain().any(Self::is_over) {
+            return Some(self);
+        }
+        let waiting: Vec<&Self> = self.chain().filter(|caller| !caller.is_over()).collect();
+        waiting.into_iter().rev().fold(None, |parent, caller| Some(caller.clone().below(parent)))
+    }
+
+    /// Whether it asked in an execution that has returned.
+    fn is_over(&self) -> bool {
+        self.execution.as_ref().is_some_and(|execution| execution.strong_count() == 0)
     }
 
     /// Whether that instance runs nothing before one of this chain has returned: it is the one that asked, in an execution that lasts.
     pub fn blocks(&self, instance: &Health) -> bool {
-        let is_blocked =
-            |caller: &Self| caller.execution.strong_count() > 0 && caller.health.is_of_same_instance(instance);
+        let is_blocked = |caller: &Self| caller.is_blocking() && caller.health.is_of_same_instance(instance);
         self.chain().any(is_blocked)
+    }
+
+    fn is_blocking(&self) -> bool {
+        self.execution.is_some() && !self.is_over()
     }
 
     /// Those who wait for one of the requests: of several chains, the longest. For the parent of what a batch asks for.
@@ -216,6 +240,22 @@ mod tests {
         );
         drop(execution);
         assert!(!caller.blocks(&health));
+    }
+
+    #[test]
+    fn who_asks_and_does_not_wait_makes_no_chain_longer() {
+        let (mut last, mut before) = (chain(&["first"]), None);
+        for _ in 0..3 * MOST_NESTED {
+            let execution = Arc::default();
+            let caller = Caller::blocking("m".into(), 1, Health::default(), &execution, last);
+            assert_eq!(caller.check_depth("m"), Ok(()));
+            assert!(caller.chain().count() <= 3, "{caller:?}");
+            last = Some(caller);
+            before = Some(execution); // the one before it returns now
+        }
+        drop(before);
+        let caller = Caller::blocking("last".into(), 1, Health::default(), &Arc::default(), last);
+        assert_eq!(format!("{caller:?}"), "[last:1, first:1]");
     }
 
     #[test]
