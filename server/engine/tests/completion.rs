@@ -214,11 +214,20 @@ async fn one_slow_instance_lets_only_a_bounded_number_of_responses_wait_for_it()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_response_of_several_overtakes_those_of_a_request_ahead() {
+    responses_keep_the_order_of_requests("many_gated_first 3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_that_are_counted_apart_overtake_none_either() {
+    responses_keep_the_order_of_requests("many_unreported_gated_first 3").await;
+}
+
+async fn responses_keep_the_order_of_requests(script: &str) {
     let harness = Harness::new();
     let config =
         "max_batch_size: 1 model_transaction_policy { decoupled: true } dynamic_batching { preserve_ordering: true }
         instance_group { count: 2 kind: KIND_CPU }";
-    harness.scripted("m", "many_gated_first 3", config, &[1]);
+    harness.scripted("m", script, config, &[1]);
     let (engine, probe) = harness.with_script();
     load(&engine, "m").await;
     probe.close_gate();

@@ -62,6 +62,9 @@ impl Completion {
     /// Errors: the slot is full, and the reply comes back; or the caller has left.
     pub fn send_unreported(&mut self, reply: Reply) -> Result<(), NotSent> {
         let Some(responder) = &mut self.responder else { return Err(NotSent::Abandoned) };
+        if let (Some(events), Some(ticket)) = (&self.events, self.ticket) {
+            events.sends(ticket, responder);
+        }
         responder.send(reply)?;
         self.responses = self.responses.saturating_add(1);
         Ok(())

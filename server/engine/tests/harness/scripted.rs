@@ -256,13 +256,13 @@ impl Instance for ScriptedInstance {
                 self.probe.requests.lock().extend(requests);
             }
             "late" => return self.answer_late(batch),
-            "many_gated_first" => {
+            "many_gated_first" | "many_unreported_gated_first" => {
                 if self.is_first {
                     self.probe.pass();
                 }
-                return answer_often(batch, rest.parse().expect("a number"));
+                return answer_often(batch, rest.parse().expect("a number"), word.contains("unreported"));
             }
-            "many" => return answer_often(batch, rest.parse().expect("a number")),
+            "many" => return answer_often(batch, rest.parse().expect("a number"), false),
             "crowd" => self.probe.crowd(),
             "forget" => return drop(batch.into_pending()),
             "turns" => return take_turns(batch, rest.parse().expect("a number")),
@@ -356,19 +356,30 @@ pub(super) fn echo(request: &InferRequest) -> Outputs {
     Outputs { tensors, parameters: Default::default() }
 }
 
-fn answer_often(batch: Batch, times: usize) {
+/// Unreported, the ends of the requests are counted apart from the answers.
+fn answer_often(batch: Batch, times: usize, is_unreported: bool) {
     let (pending, execution) = batch.into_pending();
     let marks = Marks::at(execution.start(), Instant::now());
     execution.ended(&marks);
     for mut pending in pending {
         let one = ResponseMarks { start: marks.start, output_start: marks.end, end: marks.end };
         for _ in 0..times {
-            let outputs = echo(&pending.request);
-            if pending.completion.send(Ok(outputs), &one, Duration::from_secs(10)).is_err() {
+            let outputs = Ok(echo(&pending.request));
+            let sent = if is_unreported {
+                pending.completion.send_unreported(outputs)
+            } else {
+                pending.completion.send(outputs, &one, Duration::from_secs(10))
+            };
+            if sent.is_err() {
                 break;
             }
         }
-        pending.finish(None, &marks);
+        if is_unreported {
+            pending.completion.reporter().ended(Ok(()), &marks);
+            pending.completion.finish_unreported(None, &marks);
+        } else {
+            pending.finish(None, &marks);
+        }
     }
 }
 
