@@ -26,6 +26,9 @@ use crate::{
     warm_up::WarmUpRun,
 };
 
+/// Batches of one execution whose sizes are remembered: an instance that always finds more to do may never come back.
+const MOST_SIZES: usize = 64;
+
 /// One instance, where its own thread and an inline run find it. Whoever holds the lock runs it.
 pub(crate) struct InstanceSlot {
     /// Its number in the scheduler.
@@ -58,14 +61,18 @@ impl InstanceSlot {
         more: &mut dyn FnMut() -> Option<(Vec<Pending>, Instant)>,
     ) {
         let mut sizes: SmallVec<[Size; 16]> = smallvec![size_of(&batch)];
+        let mut count = 1_u32;
         let batch = Batch::new(batch, now);
         let mut more = || {
             let (batch, now) = more()?;
-            sizes.push(size_of(&batch));
+            count = count.saturating_add(1);
+            if sizes.len() < MOST_SIZES {
+                sizes.push(size_of(&batch));
+            }
             Some(Batch::new(batch, now))
         };
         let _ = self.call(|instance| instance.execute_with_more(batch, &mut more));
-        let each = now.elapsed() / u32::try_from(sizes.len()).unwrap_or(u32::MAX);
+        let each = now.elapsed() / count;
         sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
     }
 
