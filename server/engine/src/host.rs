@@ -117,6 +117,7 @@ impl Host for Engine {
             self.readiness_questions()?
         };
         match questions {
+            Some(questions) if questions.is_empty() => Ok(true), // also from a thread of the runtime, which may not wait for it
             Some(questions) => wait_for(runtime, async move { Ok(all_say_yes(questions).await) }),
             None => Ok(false),
         }

@@ -9,8 +9,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     task::Poll,
+    thread,
     time::Duration,
 };
 
@@ -251,6 +253,18 @@ async fn responses_keep_the_order_of_requests(script: &str) {
         }
         assert_eq!(count, 3);
     }
+}
+
+#[tokio::test]
+async fn that_a_server_is_ready_needs_no_thread_of_the_runtime_where_no_model_is_asked() {
+    let harness = Harness::new();
+    harness.scripted("m", "", "", &[1]);
+    let (engine, _probe) = harness.with_script();
+    engine.start().await.unwrap();
+    let (sender, answer) = mpsc::channel();
+    thread::spawn(move || sender.send(Host::is_server_ready(&*engine)));
+    // the only thread of the runtime waits here
+    assert_eq!(answer.recv_timeout(Duration::from_secs(10)), Ok(Ok(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
