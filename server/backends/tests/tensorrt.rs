@@ -186,6 +186,15 @@ fn shape_tensors_have_the_batch_size_in_front() {
 }
 
 #[test]
+fn a_plan_whose_profiles_lay_a_tensor_out_differently_is_refused() {
+    let Some(stand_ins) = stand_ins(10) else { return };
+    let text = format!("{TWICE}range 1 x min 8,3\nrange 1 x opt 32,3\nrange 1 x max 64,3\nformat 1 x 3\n");
+    let error = Folder::plan(VERSION, &text).open(&*stand_ins.backend(), "").err().unwrap();
+    let text = "input 'x' has another memory format in profile 1 than in profile 0: build the plan again with one format for all profiles";
+    assert!(error.message.contains(text), "{error}");
+}
+
+#[test]
 fn outputs_whose_size_depends_on_data_get_their_memory_while_they_run() {
     let text = "io x in 0 0 0 -1\nio nonzero out 0 0 0 -1\nrange 0 x min 1\nrange 0 x opt 4\nrange 0 x max 4096\n";
     let Some(mut loaded) = with(text, "max_batch_size: 0 input { name: 'x' dims: -1 }") else { return };
@@ -203,6 +212,46 @@ fn inputs_larger_than_their_memory_never_reach_it() {
     // The server lets no such batch through; the backend does not rely on it.
     let error = run_batch(&mut *loaded.instance, vec![(8, request([rows(8, 1.0)]))]).0.remove(0).unwrap_err();
     assert_eq!(error.code, Code::Internal);
+}
+
+#[test]
+fn values_of_shape_tensors_bound_requests_whichever_width_they_were_built_with() {
+    let text = |values: &str| {
+        format!(
+            "{TWICE}io s in 3 1 1 2\nrange 0 s min 2\nrange 0 s opt 2\nrange 0 s max 2\n\
+             {values} 0 s min 1,1\n{values} 0 s opt 4,4\n{values} 0 s max 8,16\n"
+        )
+    };
+    for values in ["values", "narrow"] {
+        let Some(mut loaded) = with(&text(values), "") else { return };
+        let mut run = |value: i32| {
+            let value = tensor("s", DataType::Int32, &[1, 1], value.to_le_bytes().to_vec());
+            loaded.run(1, request([rows(1, 1.0), value]))
+        };
+        is_twice(&run(16).unwrap(), 1, 1.0);
+        let error = run(17).unwrap_err();
+        assert!(error.message.contains("expected to be in range from 1 to 16, Got: 17"), "{values}: {error}");
+    }
+    let Some(stand_ins) = stand_ins(10) else { return };
+    let without: String =
+        text("values").lines().filter(|line| !line.starts_with("values")).collect::<Vec<_>>().join("\n");
+    let error = Folder::plan(VERSION, &without).open(&*stand_ins.backend(), "").err().unwrap();
+    let text = "TensorRT does not tell the values of shape tensor 's' in profile 0: build the plan again";
+    assert!(error.message.contains(text), "{error}");
+}
+
+#[test]
+fn outputs_larger_than_their_memory_are_never_computed() {
+    let text = "io x in 0 0 0 -1\nio inverse out 0 0 0 -1\nrange 0 x min 1\nrange 0 x opt 4\nrange 0 x max 64\n";
+    let Some(mut loaded) = with(text, "max_batch_size: 0 input { name: 'x' dims: -1 }") else { return };
+    let runs = |loaded: &Loaded| loaded.stand_ins.ask("libnvinfer.so.10", "standin_runs");
+    let before = runs(&loaded);
+    run_one(&mut *loaded.instance, request([floats("x", &[64], &[1.0; 64])])).unwrap();
+    assert_eq!(runs(&loaded), before + 1);
+    let error = run_one(&mut *loaded.instance, request([floats("x", &[2], &[1.0; 2])])).unwrap_err();
+    let text = "unexpected size for output 'inverse', byte-size 4 is too little for shape [32]";
+    assert_eq!(error, Error::internal(text));
+    assert_eq!(runs(&loaded), before + 1);
 }
 
 #[test]

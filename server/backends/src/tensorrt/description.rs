@@ -1,6 +1,6 @@
 //! What an engine takes and gives, as plain data: everything that is decided about a plan is decided from this.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use server_core::{
     error::{Error, Result},
@@ -73,7 +73,8 @@ pub(super) struct Range {
 impl Description {
     /// Asks an engine.
     ///
-    /// Errors: it has batches that are no dimension, or does not know itself.
+    /// Errors: it has batches that are no dimension, or formats that differ between profiles, or does not know
+    /// itself or the values of its shape tensors.
     pub(super) fn of(engine: &Engine) -> Result<Self> {
         if engine.has_implicit_batch() {
             return Err(Error::unsupported(
@@ -86,8 +87,19 @@ impl Description {
             (0..engine.tensors()).map(|index| engine.tensor_name(index)).collect::<Option<_>>().ok_or_else(broken)?;
         let tensors =
             names.into_iter().map(|name| Io::of(engine, name)).collect::<Option<Vec<_>>>().ok_or_else(broken)?;
-        let profiles = (0..engine.profiles().max(1)).map(|number| Profile::of(engine, &tensors, number));
-        Ok(Self { profiles: profiles.collect(), tensors })
+        let count = engine.profiles().max(1);
+        for io in &tensors {
+            if let Some(other) = (1..count).find(|&number| Layout::of(engine, &io.name, number) != io.layout) {
+                return Err(Error::unsupported(format!(
+                    "{} '{}' has another memory format in profile {other} than in profile 0: build the plan again with one format for \
+                     all profiles",
+                    io.side(),
+                    io.text
+                )));
+            }
+        }
+        let profiles = (0..count).map(|number| Profile::of(engine, &tensors, number));
+        Ok(Self { profiles: profiles.collect::<Result<_>>()?, tensors })
     }
 
     /// The tensor of that name, and its number.
@@ -108,9 +120,6 @@ impl Description {
 
 impl Io {
     fn of(engine: &Engine, name: CString) -> Option<Self> {
-        let (dimension, components) = engine.vectorized(&name);
-        let vectorized =
-            usize::try_from(dimension).ok().zip(Some(i64::from(components)).filter(|&components| components > 1));
         Some(Self {
             text: name.to_str().ok()?.to_owned(),
             is_input: engine.is_input(&name),
@@ -118,7 +127,7 @@ impl Io {
             shape: engine.tensor_shape(&name)?,
             is_shape: engine.is_shape(&name),
             is_on_host: engine.is_on_host(&name),
-            layout: Layout { format: engine.tensor_format(&name), vectorized },
+            layout: Layout::of(engine, &name, 0),
             name,
         })
     }
@@ -147,6 +156,13 @@ impl Io {
 }
 
 impl Layout {
+    fn of(engine: &Engine, name: &CStr, profile: i32) -> Self {
+        let (dimension, components) = engine.vectorized(name, profile);
+        let components = Some(i64::from(components)).filter(|&components| components > 1);
+        let vectorized = usize::try_from(dimension).ok().zip(components);
+        Self { format: engine.tensor_format(name, profile), vectorized }
+    }
+
     /// Number of elements in memory of a tensor of that shape, padding included; `None` on overflow.
     pub(super) fn elements(&self, shape: &[i64]) -> Option<i64> {
         let mut padded = Shape::from_slice(shape);
@@ -159,13 +175,23 @@ impl Layout {
 }
 
 impl Profile {
-    fn of(engine: &Engine, tensors: &[Io], number: i32) -> Self {
+    /// Errors: values of a shape tensor are not told. Without them nobody knows how large outputs become.
+    fn of(engine: &Engine, tensors: &[Io], number: i32) -> Result<Self> {
         let range = |tensor: &Io| {
             let shape = |which| tensor.is_input.then(|| engine.profile_shape(&tensor.name, number, which)).flatten();
             let (min, opt, max) = (shape(Selector::Min)?, shape(Selector::Opt)?, shape(Selector::Max)?);
             Some(Range { min, opt, max, values: values(engine, tensor, number) })
         };
-        Self { ranges: tensors.iter().map(range).collect() }
+        let ranges: Vec<_> = tensors.iter().map(range).collect();
+        let has_values = |range: &Option<Range>| range.as_ref().is_some_and(|range| range.values.is_some());
+        let mut inputs = tensors.iter().zip(&ranges).filter(|(tensor, _)| tensor.is_input && tensor.is_shape);
+        match inputs.find(|(_, range)| !has_values(range)) {
+            None => Ok(Self { ranges }),
+            Some((tensor, _)) => Err(Error::internal(format!(
+                "TensorRT does not tell the values of shape tensor '{}' in profile {number}: build the plan again",
+                tensor.text
+            ))),
+        }
     }
 }
 

@@ -196,13 +196,7 @@ impl TensorRtRunner {
             if let (Some(rows), Some(first)) = (rows, shape.first_mut()) {
                 *first = (*first).min(rows);
             }
-            let length = buffers::bytes(io, &shape).filter(|&length| length <= memory.len()).ok_or_else(|| {
-                let (name, held) = (&io.text, memory.len());
-                let shape = shape_text(&shape);
-                Error::internal(format!(
-                    "unexpected size for output '{name}', byte-size {held} is too little for shape {shape}"
-                ))
-            })?;
+            let length = length_within(io, &shape, memory)?;
             let result = &mut results[output];
             if result.len() < length {
                 *result = HostMemory::new(&loaded.gpu, length, pins.1);
@@ -229,9 +223,22 @@ fn computed<'a>(
     }
 }
 
+/// Bytes of an output of that shape.
+///
+/// Errors: `Internal` if its memory is shorter, or the shape is open.
+fn length_within(io: &Io, shape: &[i64], memory: &DeviceMemory) -> Result<usize> {
+    let held = memory.len();
+    buffers::bytes(io, shape).filter(|&length| length <= held).ok_or_else(|| {
+        let (name, shape) = (&io.text, shape_text(shape));
+        let text = format!("unexpected size for output '{name}', byte-size {held} is too little for shape {shape}");
+        Error::internal(text)
+    })
+}
+
 /// Says to a context the shapes of its inputs and where all tensors lie.
 ///
-/// Errors: `Internal` in TensorRT's words if its profile does not allow them.
+/// Errors: `Internal` in TensorRT's words if its profile does not allow them, or if an output does not fit where it lies: smaller
+/// inputs may have larger outputs.
 pub(super) fn prepare<'a>(
     profiled: &mut Profiled,
     places: &[Place],
@@ -255,10 +262,18 @@ pub(super) fn prepare<'a>(
             return Err(in_its_words(&format!("unable to set memory for '{}' for {name}", io.text)));
         }
     }
-    if context.knows_shapes() {
-        return Ok(());
+    if !context.knows_shapes() {
+        let text = "failed to specify the dimensions of all input tensors or values of all input shape tensors";
+        return Err(in_its_words(text));
     }
-    Err(in_its_words("failed to specify the dimensions of all input tensors or values of all input shape tensors"))
+    for (io, place) in engine.tensors.iter().zip(places).filter(|(io, _)| !io.is_input) {
+        if let Place::Device(memory) = place {
+            let shape = context.tensor_shape(&io.name);
+            let shape = shape.ok_or_else(|| Error::internal(format!("output '{}' has no shape", io.text)))?;
+            length_within(io, &shape, memory)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives a run that was prepared to a stream.

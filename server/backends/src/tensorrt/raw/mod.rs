@@ -115,10 +115,10 @@ impl Api {
             _ => [number / 1000, number / 100 % 10, number % 100, 0],
         };
         let (major, slots) = match version {
-            [8, minor, ..] if minor >= 6 => (Major::Eight, v8::SLOTS),
+            [8, minor, patch, _] if (minor, patch) >= (6, 1) => (Major::Eight, v8::SLOTS),
             [10, ..] => (Major::Ten, v10::SLOTS),
             other => {
-                let reason = format!("it is TensorRT {}, this server runs plans with 8.6 and 10", Version(other));
+                let reason = format!("it is TensorRT {}, this server runs plans with 8.6.1 and 10", Version(other));
                 return Err(library.unsuitable(reason));
             }
         };
@@ -267,14 +267,22 @@ impl Engine {
         unsafe { call!(self.object, self.slots().is_shape, fn(*const c_char) -> bool, name.as_ptr()) }
     }
 
-    /// How its elements lie in memory, `nvinfer1::TensorFormat`.
-    pub(super) fn tensor_format(&self, name: &CStr) -> i32 {
-        self.number(self.slots().tensor_format, name)
+    fn number_in(&self, profile: i32, slot: usize, name: &CStr) -> i32 {
+        // SAFETY: callers pass slots of `int32_t method(char const*, int32_t profile) const`, or of an enum of that size.
+        unsafe { call!(self.object, slot, fn(*const c_char, i32) -> i32, name.as_ptr(), profile) }
     }
 
-    /// The dimension whose elements are kept together, and how many of them; -1 for none.
-    pub(super) fn vectorized(&self, name: &CStr) -> (i32, i32) {
-        (self.number(self.slots().tensor_vectorized_dim, name), self.number(self.slots().tensor_components, name))
+    /// How its elements lie in memory in a profile, `nvinfer1::TensorFormat`.
+    pub(super) fn tensor_format(&self, name: &CStr, profile: i32) -> i32 {
+        self.number_in(profile, self.slots().tensor_format, name)
+    }
+
+    /// The dimension whose elements are kept together in a profile, and how many of them; -1 for none.
+    pub(super) fn vectorized(&self, name: &CStr, profile: i32) -> (i32, i32) {
+        let slots = self.slots();
+        let [dimension, components] =
+            [slots.tensor_vectorized_dim, slots.tensor_components].map(|slot| self.number_in(profile, slot, name));
+        (dimension, components)
     }
 
     /// Number of optimization profiles.
@@ -325,11 +333,14 @@ impl Engine {
                     let narrow = call!(self.object, values, fn(i32, i32, i32) -> *const i32, profile, binding, which);
                     (narrow, std::ptr::null())
                 }
-                ProfileValues::ByName { wide, since, .. } if minor >= since => {
-                    (std::ptr::null(), self.values::<i64>(wide, name, profile, which))
-                }
-                ProfileValues::ByName { narrow, .. } => {
-                    (self.values::<i32>(narrow, name, profile, which), std::ptr::null())
+                ProfileValues::ByName { narrow, wide, since } => {
+                    let has_wide = minor >= since;
+                    let wide =
+                        if has_wide { self.values(wide, name, profile, which) } else { std::ptr::null::<i64>() };
+                    // A plan whose builder was told 32 bits each has none of 64.
+                    let narrow =
+                        if wide.is_null() { self.values(narrow, name, profile, which) } else { std::ptr::null::<i32>() };
+                    (narrow, wide)
                 }
             };
             if !wide.is_null() {

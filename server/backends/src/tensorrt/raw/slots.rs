@@ -51,11 +51,11 @@ pub(super) struct EngineSlots {
     pub(super) is_shape: usize,
     /// `getTensorIOMode(char const*)`.
     pub(super) tensor_mode: usize,
-    /// `getTensorFormat(char const*)`.
+    /// `getTensorFormatV2(char const*, int32_t)`.
     pub(super) tensor_format: usize,
-    /// `getTensorComponentsPerElement(char const*)`.
+    /// `getTensorComponentsPerElementV2(char const*, int32_t)`.
     pub(super) tensor_components: usize,
-    /// `getTensorVectorizedDim(char const*)`.
+    /// `getTensorVectorizedDimV2(char const*, int32_t)`.
     pub(super) tensor_vectorized_dim: usize,
     /// `getProfileShape(char const*, int32_t, OptProfileSelector)`.
     pub(super) profile_shape: usize,

@@ -1,8 +1,8 @@
-//! TensorRT 8.6.
+//! TensorRT 8.6.1.
 
 use super::slots::{ContextSlots, EngineSlots, ProfileValues, RuntimeSlots, Slots};
 
-/// Checked against the headers of 8.6.
+/// Checked against the headers of 8.6.1.
 pub(super) const SLOTS: Slots = Slots {
     runtime: RuntimeSlots { deserialize: 2, set_dla_core: 3, dla_cores: 5, allow_host_code: 20 },
     engine: EngineSlots {
@@ -15,12 +15,12 @@ pub(super) const SLOTS: Slots = Slots {
         tensor_location: 36,
         is_shape: 37,
         tensor_mode: 38,
-        tensor_components: 40,
-        tensor_format: 41,
-        tensor_vectorized_dim: 43,
         profile_shape: 44,
         tensors: 45,
         tensor_name: 46,
+        tensor_components: 51,
+        tensor_format: 52,
+        tensor_vectorized_dim: 54,
         profile_values: ProfileValues::ByBinding { binding: 3, values: 24 },
     },
     context: ContextSlots {
