@@ -151,6 +151,33 @@ fn a_gpu_that_has_failed_is_told_with_what_to_do_and_the_instance_is_not_healthy
 }
 
 #[test]
+fn a_gpu_that_fails_while_tensorrt_starts_a_run_makes_the_instance_unhealthy() {
+    let Some(stand_ins) = stand_ins(10) else { return };
+    let text = TWICE.replace("io y", "io broken");
+    let (model, config) = Folder::plan(VERSION, &text).open(&*stand_ins.backend(), "").unwrap();
+    let health = Health::default();
+    let instance = model.instance(&on_gpu(&config), &health).unwrap();
+    let mut loaded = Loaded { instance, stand_ins };
+    let error = loaded.run(1, request([rows(1, 1.0)])).unwrap_err();
+    loaded.stand_ins.fail(0);
+    assert!(error.message.contains("(CUDA_ERROR_ILLEGAL_ADDRESS); no model runs on this GPU"), "{error}");
+    assert!(!health.is_healthy() && health.reason().unwrap().contains("restart the server"));
+}
+
+#[test]
+fn runs_are_captured_on_inputs_that_name_places_of_any_table() {
+    let plan = TWICE.replace("in 0", "in 3").replace("out 0", "out 3");
+    let Some(mut loaded) = with(&plan, "optimization { cuda { graphs: true } }") else { return };
+    let before = loaded.stand_ins.ask("libcuda.so.1", "standin_launches");
+    let places: Vec<u8> = [5_i32, 6, 7].into_iter().flat_map(i32::to_le_bytes).collect();
+    let answered = loaded.run(1, request([tensor("x", DataType::Int32, &[1, 3], places)]));
+    loaded.stand_ins.fail(0);
+    let expect: Vec<u8> = [10_i32, 12, 14].into_iter().flat_map(i32::to_le_bytes).collect();
+    assert_eq!(bytes(output(&answered.unwrap(), "y")), expect);
+    assert_eq!(loaded.stand_ins.ask("libcuda.so.1", "standin_launches"), before + 1);
+}
+
+#[test]
 fn the_profile_that_fits_best_runs() {
     let text = format!("{TWICE}range 1 x min 8,3\nrange 1 x opt 32,3\nrange 1 x max 64,3\n");
     let Some(mut loaded) = with(&text, "instance_group { profile: [ '0', '1' ] }") else { return };

@@ -61,6 +61,9 @@ pub(crate) trait Overlapping: Send {
     ///
     /// Errors: whatever went wrong in it.
     fn finish(&mut self, lane: usize) -> Result<Values<Self::Value<'_>>>;
+
+    /// Blocks until nothing uses rooms and lanes any more, after a panic in one of the others.
+    fn settle(&mut self);
 }
 
 /// One input of a run: where it lies, and its shape.
@@ -209,7 +212,11 @@ impl<R: Overlapping> OverlappedInstance<R> {
         let started = catch_unwind(AssertUnwindSafe(|| self.start(lane, batch.pending(), &mut moments)));
         match started {
             Ok(Ok(wanted)) => Ok(UnderWay { batch, lane, wanted, moments }),
-            Ok(Err(_)) | Err(_) => Err(batch),
+            Ok(Err(_)) => Err(batch),
+            Err(_) => {
+                self.runner.settle();
+                Err(batch)
+            }
         }
     }
 
@@ -219,6 +226,9 @@ impl<R: Overlapping> OverlappedInstance<R> {
         let mut replies = Vec::with_capacity(batch.pending().len());
         let finished =
             catch_unwind(AssertUnwindSafe(|| self.finish(lane, &wanted, batch.pending(), &mut replies, &mut moments)));
+        if finished.is_err() {
+            self.runner.settle();
+        }
         match finished {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) if batch.pending().len() > 1 => return Err(batch),
@@ -235,6 +245,7 @@ impl<R: Overlapping> OverlappedInstance<R> {
         let mut replies = Vec::with_capacity(batch.pending().len());
         let run = || self.run_in_parts(batch.pending(), &mut replies, &mut moments);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.runner.settle();
             let error = self.failed_inside();
             replies.resize_with(batch.pending().len(), || Err(error.clone()));
         }
@@ -280,5 +291,90 @@ impl<R: Overlapping> Instance for OverlappedInstance<R> {
             let Some(batch) = alone.pop_front() else { return };
             self.run_alone(batch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem;
+
+    use bytes::Bytes;
+    use server_core::tensor::DataType;
+
+    use super::{super::runner::Fed, *};
+    use crate::testing::{request, run_one};
+
+    struct Memory;
+
+    impl Room for Memory {
+        const HOLDS_ALL: bool = true;
+
+        fn bytes(&mut self, _: usize) -> &mut [u8] {
+            &mut []
+        }
+    }
+
+    /// Of a model without outputs there is none.
+    enum Nothing {}
+
+    impl Value for Nothing {
+        fn describe(&self) -> Result<(Option<DataType>, Shape)> {
+            match *self {}
+        }
+
+        fn bytes(&self) -> Result<&[u8]> {
+            match *self {}
+        }
+
+        fn into_bytes(self, _: &[(usize, Fed<'_>)]) -> Result<Bytes> {
+            match self {}
+        }
+
+        fn read_strings(&self, _: &mut Vec<u8>, _: &mut Vec<usize>) -> Result<()> {
+            match *self {}
+        }
+    }
+
+    /// Its first start panics, when work is under way.
+    #[derive(Default)]
+    struct Panicking {
+        is_under_way: bool,
+        has_panicked: bool,
+    }
+
+    impl Overlapping for Panicking {
+        type Room = Memory;
+        type Value<'a> = Nothing;
+
+        fn room(&self) -> Memory {
+            Memory
+        }
+
+        fn start(&mut self, _: usize, _: &[Staged], _: &[Memory], _: &[usize], _: u32) -> Result<()> {
+            if self.is_under_way {
+                return Err(Error::internal("work of an earlier run is under way"));
+            }
+            self.is_under_way = true;
+            assert!(mem::replace(&mut self.has_panicked, true), "as the test wants it");
+            Ok(())
+        }
+
+        fn wait_until_begun(&mut self, _: usize) {}
+
+        fn finish(&mut self, _: usize) -> Result<Values<Nothing>> {
+            self.is_under_way = false;
+            Ok(Values::new())
+        }
+
+        fn settle(&mut self) {
+            self.is_under_way = false;
+        }
+    }
+
+    #[test]
+    fn after_a_panic_nothing_is_under_way_when_requests_run_alone() {
+        let tensors = Tensors { inputs: Vec::new(), computed: Vec::new(), outputs: Vec::new() };
+        let mut instance = OverlappedInstance::new("m_0".into(), Panicking::default(), tensors, false);
+        run_one(&mut instance, request([])).unwrap();
     }
 }

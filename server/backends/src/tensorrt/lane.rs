@@ -82,10 +82,11 @@ impl Streams {
     }
 
     /// Waits until nothing is under way, whatever went wrong.
-    pub(super) fn synchronize(&self) {
-        for stream in [&self.input, &self.compute, self.output()] {
-            let _ = stream.synchronize();
-        }
+    ///
+    /// Errors: the first thing that did.
+    pub(super) fn synchronize(&self) -> Result<(), CudaError> {
+        let ended = [&self.input, &self.compute, self.output()].map(Stream::synchronize); // all of them
+        ended.into_iter().collect()
     }
 }
 

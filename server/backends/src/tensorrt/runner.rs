@@ -316,7 +316,10 @@ impl Overlapping for TensorRtRunner {
         let _one_at_a_time = device.as_ref().map(|device| device.lock());
         let started = self.enqueue(&Start { lane, place, staged, rooms, given: &given, wanted, rows });
         started.map_err(|failure| {
-            self.streams.synchronize(); // what was started of it must not use memory any more
+            let ended = self.streams.synchronize(); // what was started of it must not use memory any more
+            if let Some(error) = ended.err().filter(CudaError::is_final) {
+                return self.failed("failed to run TRT inference", &error);
+            }
             match failure {
                 Failure::Cuda(what, error) => self.failed(what, &error),
                 Failure::Other(error) => error,
@@ -354,13 +357,17 @@ impl Overlapping for TensorRtRunner {
         };
         lane.answers.iter().map(value).collect()
     }
+
+    fn settle(&mut self) {
+        if self.loaded.gpu.enter().is_ok() {
+            let _ = self.streams.synchronize(); // what is wrong is told by the next run
+        }
+    }
 }
 
 impl Drop for TensorRtRunner {
     fn drop(&mut self) {
-        if self.loaded.gpu.enter().is_ok() {
-            self.streams.synchronize();
-        }
+        self.settle();
     }
 }
 

@@ -82,6 +82,9 @@ impl Setup<'_> {
         let scattered = self.tensors.output_names().enumerate().filter(|(_, name)| follows(name));
         let scattered = scattered.map(|(number, _)| number).collect();
         let mut lanes: [Lane; LANES] = [self.lane(&lengths, &outputs)?, self.lane(&lengths, &outputs)?];
+        clear_inputs(&lanes, engine, &streams.compute).map_err(|error| {
+            Error::internal(format!("unable to set memory of inputs to zero for {}: {error}", self.name))
+        })?;
         self.capture(&mut lanes, &mut contexts, &streams);
         let of_tensors = lengths.iter().flatten().sum::<usize>() * LANES;
         let of_contexts = self.loaded.engine.context_memory() * contexts.len();
@@ -259,6 +262,16 @@ impl Setup<'_> {
         }
         Ok(())
     }
+}
+
+/// Sets what inputs lie in to zero: the runs that are captured read it, and may take it for places in a table.
+fn clear_inputs(lanes: &[Lane], engine: &Description, stream: &Stream) -> std::result::Result<(), CudaError> {
+    for (io, place) in lanes.iter().flat_map(|lane| engine.tensors.iter().zip(&lane.places)) {
+        if let (true, Place::Device(memory)) = (io.is_input, place) {
+            memory.clear(stream)?;
+        }
+    }
+    stream.synchronize()
 }
 
 /// Places for shape tensors with their largest values; other tensors have none yet.

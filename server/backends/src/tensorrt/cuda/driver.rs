@@ -61,6 +61,7 @@ driver! {
     free = "cuMemFree_v2" (DevicePointer);
     allocate_pinned = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
     free_pinned = "cuMemFreeHost" (*mut c_void);
+    fill = "cuMemsetD8Async" (DevicePointer, u8, usize, Handle);
     copy_to_device = "cuMemcpyHtoDAsync_v2" (DevicePointer, *const c_void, usize, Handle);
     copy_to_host = "cuMemcpyDtoHAsync_v2" (*mut c_void, DevicePointer, usize, Handle);
     error_name = "cuGetErrorName" (c_int, *mut *const c_char);

@@ -45,6 +45,15 @@ impl DeviceMemory {
         self.length
     }
 
+    /// Has all of it set to zero, after what the stream does before.
+    ///
+    /// Errors: the driver refuses.
+    pub(crate) fn clear(&self, stream: &Stream) -> Result<(), CudaError> {
+        let driver = self.gpu.driver;
+        // SAFETY: it is so long. Whoever drops it has the driver wait for what still uses it.
+        driver.check(unsafe { (driver.fill)(self.start, 0, self.length, stream.handle()) })
+    }
+
     /// Has the first `length` bytes of `from` copied here, after what the stream does before.
     ///
     /// Errors: `length` is more than either holds (`CUDA_ERROR_INVALID_VALUE`), or the driver refuses.
