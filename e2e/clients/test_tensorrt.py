@@ -34,10 +34,15 @@ def repository(folder):
 
 
 @pytest.fixture(scope="module")
-def server(folder):
+def models(folder):
+    return repository(folder)
+
+
+@pytest.fixture(scope="module")
+def server(models):
     library = runtime("tensorrt", "libnvinfer.so.10")
     flags = ["--model-control-mode=explicit", "--load-model=neighbour", f"--backend-config=tensorrt,library={library}"]
-    with Server(repository(folder), *flags) as running:
+    with Server(models, *flags) as running:
         yield running
 
 
@@ -63,8 +68,8 @@ def test_without_a_gpu_the_reason_is_told(server):
     assert "TensorRT backend supports only GPU device: run the server where it can see an NVIDIA GPU" in refused
 
 
-def test_a_missing_library_is_named_and_costs_its_own_models_alone(folder):
+def test_a_missing_library_is_named_and_costs_its_own_models_alone(models):
     flags = ["--model-control-mode=explicit", "--load-model=neighbour", "--backend-config=tensorrt,library=/nowhere"]
-    with Server(folder, *flags) as running:
+    with Server(models, *flags) as running:
         refused = refusal(connect("http", running), "this_version")
     assert "unable to find backend library for backend 'tensorrt': library libnvinfer.so not found, searched: /nowhere; install NVIDIA TensorRT" in refused
