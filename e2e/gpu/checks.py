@@ -20,8 +20,8 @@ SECONDS = 5
 class Setup:
     """The files that were brought, and a server that runs with them."""
 
-    def __init__(self, folder, found):
-        self.folder, self.gpus = folder, found
+    def __init__(self, folder, found, deadline):
+        self.folder, self.gpus, self.deadline = folder, found, deadline
         packages = folder / "packages"
         libraries = sorted(packages.glob("onnxruntime/capi/libonnxruntime.so.*"))
         if not libraries:
@@ -173,7 +173,7 @@ def build_plan(setup):
     command = [setup.folder / "bin/build-plan", f"--onnx={network}", f"--save={save}", *shapes, "--level=2", f"--library={setup.tensorrt}"]
     environment = {"LD_LIBRARY_PATH": f"{setup.tensorrt}:{setup.libraries}"}
     started = time.monotonic()
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=setup.deadline - time.monotonic())
     if done.returncode:
         raise RuntimeError(done.stderr[-1000:])
     return save.read_bytes(), round(time.monotonic() - started, 1)
