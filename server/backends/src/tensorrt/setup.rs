@@ -216,11 +216,13 @@ impl Setup<'_> {
             for (place, profiled) in contexts.iter_mut().enumerate() {
                 for lane in &mut *lanes {
                     match self.captured(wanted, lane, profiled, &streams.compute) {
-                        Ok(captured) => lane.graphs[place].push(captured),
+                        Ok(captured) => {
+                            lane.graphs[place].push(captured);
+                            tracing::debug!("captured CUDA graph for {}, batch size {}", self.name, wanted.batch_size);
+                        }
                         Err(error) => tracing::warn!("unable to record CUDA graph for {}: {error}", self.name),
                     }
                 }
-                tracing::debug!("captured CUDA graph for {}, batch size {}", self.name, wanted.batch_size);
             }
         }
     }

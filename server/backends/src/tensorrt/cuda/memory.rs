@@ -1,6 +1,9 @@
 //! Memory of a GPU, and memory of the host that it copies from and to by itself.
 
-use std::{ptr, slice, sync::Arc};
+use std::{
+    ptr, slice,
+    sync::{Arc, Once},
+};
 
 use super::{CudaError, Gpu, Stream, driver::DevicePointer};
 
@@ -98,12 +101,18 @@ impl HostMemory {
         const FOR_ALL_CONTEXTS: u32 = 1; // CU_MEMHOSTALLOC_PORTABLE
         let (mut start, length) = (ptr::null_mut(), length.max(1));
         let may_pin = is_pinned && gpu.enter().is_ok();
-        // SAFETY: the driver writes one pointer; the context is current.
-        if may_pin && unsafe { (gpu.driver.allocate_pinned)(&raw mut start, length, FOR_ALL_CONTEXTS) } == 0 {
-            let start = start.cast::<u8>();
-            // SAFETY: so many bytes begin there, and nobody else has them.
-            unsafe { ptr::write_bytes(start, 0, length) };
-            return Self { gpu: gpu.clone(), start, length, is_pinned: true };
+        if may_pin {
+            // SAFETY: the driver writes one pointer; the context is current.
+            let pinned = unsafe { (gpu.driver.allocate_pinned)(&raw mut start, length, FOR_ALL_CONTEXTS) };
+            match gpu.driver.check(pinned) {
+                Ok(()) => {
+                    let start = start.cast::<u8>();
+                    // SAFETY: so many bytes begin there, and nobody else has them.
+                    unsafe { ptr::write_bytes(start, 0, length) };
+                    return Self { gpu: gpu.clone(), start, length, is_pinned: true };
+                }
+                Err(error) => warn_once(length, &error),
+            }
         }
         let start = Box::into_raw(vec![0; length].into_boxed_slice()).cast();
         Self { gpu: gpu.clone(), start, length, is_pinned: false }
@@ -125,6 +134,16 @@ impl HostMemory {
         // SAFETY: as above, and nobody else has it.
         unsafe { slice::from_raw_parts_mut(self.start, self.length) }
     }
+}
+
+/// Says that memory could not be pinned, once: that it goes on is seen by the speed.
+fn warn_once(length: usize, error: &CudaError) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "unable to pin {length} bytes of host memory: {error}; other memory is used, from and to which the GPU copies more slowly"
+        );
+    });
 }
 
 impl Drop for HostMemory {
