@@ -162,10 +162,23 @@ impl Wanted {
     }
 }
 
-/// The place of the graph for these shapes: the one that was captured for them, or else the smallest that takes them.
-pub(super) fn choose<'a>(keys: impl Iterator<Item = &'a Key> + Clone, shapes: &[Shape]) -> Option<usize> {
-    if let Some(exact) = keys.clone().position(|key| key.shapes == shapes) {
-        return Some(exact);
+/// Whether a batch may run in a graph that was captured for a larger one. Not where tensors have other lengths than the batch has rows:
+/// inputs that describe the batch would lack entries, and the parts of outputs would not be where the inputs say.
+pub(super) fn may_take_larger(config: &ModelConfig) -> bool {
+    let is_ragged = config.input.iter().any(|input| input.allow_ragged_batch);
+    !is_ragged && config.batch_input.is_empty() && config.batch_output.is_empty()
+}
+
+/// The place of the graph for these shapes: the one that was captured for them, or else the smallest that takes them, if that
+/// [may be](may_take_larger).
+pub(super) fn choose<'a>(
+    keys: impl Iterator<Item = &'a Key> + Clone,
+    shapes: &[Shape],
+    takes_larger: bool,
+) -> Option<usize> {
+    let exact = keys.clone().position(|key| key.shapes == shapes);
+    if exact.is_some() || !takes_larger {
+        return exact;
     }
     let elements = |key: &Key| -> i64 {
         let count = |shape: &Shape| shape.iter().fold(1_i64, |count, extent| count.saturating_mul(*extent));
@@ -234,12 +247,27 @@ mod tests {
     fn a_batch_takes_the_graph_of_its_shapes_or_the_smallest_that_allows_them() {
         let usual = keys(&format!("max_batch_size: 8 {ON}"));
         assert_eq!(usual[1].shapes, [Shape::from_slice(&[2, 3])]);
-        let choose = |keys: &[Key], rows| super::choose(keys.iter(), &[Shape::from_slice(&[rows, 3])]);
+        let choose = |keys: &[Key], rows| super::choose(keys.iter(), &[Shape::from_slice(&[rows, 3])], true);
         assert_eq!((choose(&usual, 3), choose(&usual, 5)), (Some(2), None));
         let bounded = keys(
             "max_batch_size: 8 optimization { cuda { graphs: true graph_spec { batch_size: 8 graph_lower_bound { batch_size: 1 } }\n\
              graph_spec { batch_size: 4 graph_lower_bound { batch_size: 2 } } } }",
         );
         assert_eq!([1, 3, 4, 5].map(|rows| choose(&bounded, rows)), [Some(0), Some(1), Some(1), Some(0)]);
+        let exact = |rows| super::choose(bounded.iter(), &[Shape::from_slice(&[rows, 3])], false);
+        assert_eq!([3, 4, 8].map(exact), [None, Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn models_whose_tensors_are_not_as_long_as_the_batch_take_no_larger_graph() {
+        let may_take_larger = |text: &str| super::may_take_larger(&from_text(text).unwrap());
+        assert!(may_take_larger("input { name: 'x' dims: 3 }"));
+        for text in [
+            "input { name: 'x' dims: -1 allow_ragged_batch: true }",
+            "batch_input { kind: BATCH_ELEMENT_COUNT target_name: 'n' data_type: TYPE_FP32 source_input: 'x' }",
+            "batch_output { target_name: 'y' kind: BATCH_SCATTER_WITH_INPUT_SHAPE source_input: 'x' }",
+        ] {
+            assert!(!may_take_larger(text), "{text}");
+        }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct TensorRtRunner {
     pub(super) scattered: Vec<usize>,
     /// The first dimension of every other tensor is the batch.
     pub(super) has_rows: bool,
+    /// A batch may run in a graph that was captured for a larger one.
+    pub(super) takes_larger_graphs: bool,
     /// Host memory of inputs and of outputs is pinned.
     pub(super) pins: (bool, bool),
     /// Held while a run is started, if the instances of a GPU do that one after the other.
@@ -155,14 +157,15 @@ impl TensorRtRunner {
 
     /// Launches the graph for these shapes, or has the context run. The shapes of the graph's outputs, if there is one.
     fn run(&mut self, start: &Start<'_>) -> std::result::Result<Option<Vec<Shape>>, Failure> {
-        let Self { lanes, contexts, streams, loaded, name, .. } = self;
+        let Self { lanes, contexts, streams, loaded, name, takes_larger_graphs, .. } = self;
         let (lane, engine) = (&lanes[start.lane], &loaded.description);
         let known = lane.graphs.get(start.place).map_or(&[][..], Vec::as_slice);
         if !known.is_empty() {
             let mut shapes: Vec<_> = start.given.iter().map(|given| (given.tensor, given.shape.clone())).collect();
             shapes.sort_by_key(|(tensor, _)| *tensor);
             let shapes: Vec<Shape> = shapes.into_iter().map(|(_, shape)| shape).collect();
-            if let Some(number) = graphs::choose(known.iter().map(|captured| &captured.key), &shapes) {
+            let keys = known.iter().map(|captured| &captured.key);
+            if let Some(number) = graphs::choose(keys, &shapes, *takes_larger_graphs) {
                 let launched = known[number].graph.launch(&streams.compute);
                 launched.map_err(cuda("unable to execute graph for inference"))?;
                 return Ok(Some(known[number].shapes.clone()));
