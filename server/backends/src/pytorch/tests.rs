@@ -482,8 +482,8 @@ fn packages_run_with_the_names_of_their_call() {
     assert_eq!(values(output(replies[1].as_ref().unwrap(), "RESULT")), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
     let wrong = request([floats("ARGS[0]", &[1, 5], &[1.0; 5])]);
     let (replies, _) = run_batch(&mut *instance, vec![(1, wrong)]);
-    let error = replies[0].as_ref().unwrap_err();
-    assert!(error.message.starts_with("PyTorch execute failure: "), "{error}");
+    let text = "PyTorch execute failure: the package refuses these inputs or fails; its reason is on standard error";
+    assert_eq!(replies[0].as_ref().unwrap_err(), &Error::internal(text));
 
     let inputs = ["ARGS[0] FP32 2", "INPUT__1 FP32 2", "ARGS[1][key2] FP32 2", "KWARGS[scale] FP32 2"];
     let outputs = ["RESULT[more][1][same] FP32 2", "OUTPUT__0 FP32 2", "RESULT[more][0] FP32 2"];
