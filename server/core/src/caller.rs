@@ -119,11 +119,16 @@ impl Caller {
 
     /// Whether that instance runs nothing before one of this chain has returned: it is the one that asked, in an execution that lasts.
     pub fn blocks(&self, instance: &Health) -> bool {
-        let is_blocked = |caller: &Self| caller.is_blocking() && caller.health.is_of_same_instance(instance);
-        self.chain().any(is_blocked)
+        self.chain().any(|caller| caller.blocks_itself(instance))
     }
 
-    fn is_blocking(&self) -> bool {
+    /// The same of the nearest one alone: it is that instance.
+    pub fn blocks_itself(&self, instance: &Health) -> bool {
+        self.is_blocking() && self.health.is_of_same_instance(instance)
+    }
+
+    /// Whether it asks in an execution that lasts, and runs nothing before that returns.
+    pub fn is_blocking(&self) -> bool {
         self.execution.is_some() && !self.is_over()
     }
 

@@ -14,8 +14,9 @@ use parking_lot::{Condvar, Mutex};
 use server_core::{
     completion::{EndedRequest, RequestRecord},
     ensemble::Graph,
+    health::Health,
     input_memory::InputMemory,
-    request::InferRequest,
+    request::{InferRequest, RequestedOutput},
     stats::{ComputeTimes, FailureReason, ModelCounters, ModelSnapshot},
 };
 
@@ -77,6 +78,19 @@ impl Ensemble {
         self.graph.steps_of_inputs().find_map(|step| {
             let (name, version) = self.graph.step_model(step);
             registry.find_key(name, version).ok()?.runner().input_memory()
+        })
+    }
+
+    /// Whether a model that it needs for those outputs cannot answer as long as instances are blocked, see [`Runner::waits_for`]. The
+    /// models are looked up anew, as each request does.
+    ///
+    /// [`Runner::waits_for`]: crate::runner::Runner::waits_for
+    pub(crate) fn waits_for(&self, outputs: &[RequestedOutput], is_blocked: &dyn Fn(&Health) -> bool) -> bool {
+        let Some(registry) = self.registry.upgrade() else { return false };
+        self.graph.steps_for(outputs).any(|step| {
+            let (name, version) = self.graph.step_model(step);
+            let found = registry.find_key(name, version);
+            found.is_ok_and(|model| model.runner().waits_for(self.graph.step_outputs(step), is_blocked))
         })
     }
 

@@ -28,10 +28,10 @@ use tokio::{
 
 use crate::{
     Engine, all_say_yes,
+    asks::{Ask, Asks, UnderWay},
     infer::{self, Inference, ModelHandle},
     load_session::LoadSession,
     options::LoadParameters,
-    runner::Runner,
 };
 
 /// How long a request waits for instances that may wait for its answer themselves. They may also do without, which nobody can tell
@@ -52,14 +52,16 @@ impl Host for Engine {
         // before it is looked where the request may run
         let in_call = request.callers.as_deref().and_then(Caller::begin_call);
         let runner = model.0.runner();
-        let circle = request.callers.as_ref().filter(|callers| runner.is_blocked_by(callers)).map(|callers| Circle {
+        let ask = Ask::of(&request, runner);
+        let under_way = ask.as_ref().and_then(|ask| self.asks.begin(ask));
+        let circle = ask.filter(|ask| self.asks.is_closed_by(ask)).map(|ask| Circle {
             asked: request.model_name.to_string(),
-            runner: runner.clone(),
-            callers: callers.clone(),
+            ask,
+            asks: self.asks.clone(),
             patience: Box::pin(sleep(CIRCLE_PATIENCE)),
         });
-        let inference = infer::infer(&self.registry, &model, request)?;
-        Ok(Box::new(Asked { inference: Some(inference), runtime: runtime.clone(), circle, _in_call: in_call }))
+        let inference = Some(infer::infer(&self.registry, &model, request)?);
+        Ok(Box::new(Asked { inference, runtime: runtime.clone(), circle, under_way, _in_call: in_call }))
     }
 
     fn load_model(
@@ -168,6 +170,8 @@ struct Asked {
     runtime: Handle,
     /// What it may wait for that waits for it, until its first response.
     circle: Option<Circle>,
+    /// What others may wait for, until its first response.
+    under_way: Option<UnderWay>,
     /// The instance that asked waits as long.
     _in_call: Option<InCall>,
 }
@@ -175,8 +179,8 @@ struct Asked {
 /// Instances that were asked by a request which they may wait for.
 struct Circle {
     asked: String,
-    runner: Runner,
-    callers: Arc<Caller>,
+    ask: Arc<Ask>,
+    asks: Arc<Asks>,
     patience: Pin<Box<Sleep>>,
 }
 
@@ -184,8 +188,8 @@ impl Circle {
     /// Ready when it has been looked for long enough; with an error if the same executions still block the same instances.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.patience.as_mut().poll(context).map(|()| {
-            let is_blocked = self.runner.is_blocked_by(&self.callers);
-            if is_blocked { Err(self.callers.circle(&self.asked, CIRCLE_PATIENCE)) } else { Ok(()) }
+            let lasts = self.asks.is_closed_by(&self.ask);
+            if lasts { Err(self.ask.callers().circle(&self.asked, CIRCLE_PATIENCE)) } else { Ok(()) }
         })
     }
 }
@@ -196,11 +200,11 @@ impl Responses for Asked {
         let Some(inference) = &mut self.inference else { return Poll::Ready(None) };
         let response = inference.poll_next(context);
         if response.is_ready() {
-            self.circle = None;
+            (self.circle, self.under_way) = (None, None);
         } else if let Some(Poll::Ready(end)) = self.circle.as_mut().map(|circle| circle.poll(context)) {
             self.circle = None;
             if let Err(error) = end {
-                self.inference = None;
+                (self.under_way, self.inference) = (None, None);
                 return Poll::Ready(Some(Err(error)));
             }
         }
@@ -216,6 +220,7 @@ impl Drop for Asked {
     /// Leaves within the runtime: a request that is still in its queue is looked for there, a moment after its caller has left.
     fn drop(&mut self) {
         let _guard = self.runtime.enter();
+        (self.circle, self.under_way) = (None, None); // before the last hold on what runs it
         self.inference = None;
     }
 }

@@ -4,6 +4,7 @@
 
 mod access_log;
 mod aside;
+mod asks;
 mod blocking_pool;
 mod cache;
 mod described;
@@ -75,6 +76,7 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use self::{
     aside::aside,
+    asks::Asks,
     drain::Drain,
     lifecycle::Lifecycle,
     load_session::LoadSession,
@@ -125,6 +127,8 @@ pub struct Engine {
     lifecycle: Arc<Lifecycle>,
     machine: Arc<Machine>,
     custom_metrics: CustomMetrics,
+    /// What models ask each other.
+    asks: Arc<Asks>,
     shared_memory: SharedMemory,
     phase: AtomicU8,
     /// Sent to when callers are asked to go elsewhere.
@@ -174,6 +178,7 @@ impl Engine {
                 lifecycle,
                 machine,
                 custom_metrics,
+                asks: Arc::default(),
                 shared_memory,
                 phase,
                 is_leaving,

@@ -14,6 +14,7 @@ use server_core::{
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
+    health::Health,
     input_memory::InputMemory,
     request::InferRequest,
     responder::{DEFAULT_SLOT_BYTES, Replies},
@@ -242,10 +243,10 @@ impl InstancePool {
         nearest.or_else(|| members.iter().find_map(|member| member.slot.health.reentry()))
     }
 
-    /// Whether every instance is in an execution that may wait for the answer to a request of those callers, and runs nothing before.
-    pub(crate) fn is_blocked_by(&self, callers: &Caller) -> bool {
+    /// Whether there are instances, and all of them are blocked.
+    pub(crate) fn waits_for(&self, is_blocked: &dyn Fn(&Health) -> bool) -> bool {
         let members = self.members.lock();
-        !members.is_empty() && members.iter().all(|member| callers.blocks(&member.slot.health))
+        !members.is_empty() && members.iter().all(|member| is_blocked(&member.slot.health))
     }
 
     /// Runs a request on an instance that waits for the answer of a request of its own: it is counted as any, and enters no

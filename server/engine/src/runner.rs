@@ -7,8 +7,9 @@ use std::{
 
 use server_core::backend::{MemoryUse, Readiness};
 use server_core::{
-    caller::Caller,
+    health::Health,
     input_memory::InputMemory,
+    request::RequestedOutput,
     stats::{ModelCounters, ModelSnapshot},
 };
 
@@ -157,11 +158,12 @@ impl Runner {
         }
     }
 
-    /// Whether nothing of it runs before one of those callers has its answer or does without. Steps of an ensemble ask for themselves.
-    pub(crate) fn is_blocked_by(&self, callers: &Caller) -> bool {
+    /// Whether it cannot answer with those outputs (none for all) as long as the instances of which `is_blocked` says so run nothing:
+    /// all its own, or all of a model that an ensemble needs.
+    pub(crate) fn waits_for(&self, outputs: &[RequestedOutput], is_blocked: &dyn Fn(&Health) -> bool) -> bool {
         match self {
-            Self::Instances(pool) => pool.is_blocked_by(callers),
-            Self::Ensemble(_) => false,
+            Self::Instances(pool) => pool.waits_for(is_blocked),
+            Self::Ensemble(ensemble) => ensemble.waits_for(outputs, is_blocked),
         }
     }
 

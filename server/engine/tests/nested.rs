@@ -4,9 +4,13 @@
 
 mod harness;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use harness::{Harness, ask, ask_ensemble, id, send};
+use harness::{Harness, ask, ask_ensemble, id, send, until};
 use server_core::error::Result;
 use server_engine::{Engine, LoadParameters};
 use tokio::time::timeout;
@@ -106,6 +110,51 @@ async fn a_chain_without_an_end_is_refused_with_its_models() {
          ... -> ping -> pong -> ping -> pong), and 100 may; models that ask each other in a circle need a condition to \
          end it"
     );
+}
+
+/// What ends the requests of an instance that runs nothing meanwhile.
+fn circle(asking: &str, asked: &str) -> String {
+    format!(
+        "model '{asking}' asked model '{asked}', all instances of which have waited for the answer for 10 s ({asking} -> {asked}): \
+         models whose backends ask each other in a circle need more instances, or must not wait for the answer"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_runs_nothing_meanwhile_hears_of_a_circle_through_an_ensemble() {
+    let harness = Harness::new();
+    harness.scripted("m", "count_down_blocking ensemble", "", &[1]);
+    harness.ensemble("ensemble", &[("m", "IN", "OUT")], &["OUT"], "");
+    let (engine, _) = harness.with_script();
+    load(&engine, &["m", "ensemble"]).await;
+    let error = count_down(&engine, "m", 1.0).await.unwrap_err();
+    assert_eq!(error.message, circle("m", "ensemble"));
+    assert_eq!(count_down(&engine, "m", 0.0).await, Ok(0.0), "it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn instances_that_run_nothing_meanwhile_hear_that_they_wait_for_each_other() {
+    let harness = Harness::new();
+    let two = "instance_group { count: 2 kind: KIND_CPU }";
+    harness.scripted("ping", "count_down_blocking pong", two, &[1]);
+    harness.scripted("pong", "count_down_blocking ping", "", &[1]);
+    let (engine, probe) = harness.with_script();
+    load(&engine, &["ping", "pong"]).await;
+    probe.close_gate();
+    let asked = ["ping", "ping", "pong"].map(|model| {
+        let engine = engine.clone();
+        (model, tokio::spawn(async move { count_down(&engine, model, 1.0).await }))
+    });
+    until(|| probe.waiting.load(Ordering::SeqCst) == 3).await; // all instances are about to ask
+    probe.open_gate();
+    let mut errors = 0;
+    for (model, asked) in asked {
+        if let Err(error) = asked.await.unwrap() {
+            assert_eq!(error.message, circle(model, if model == "ping" { "pong" } else { "ping" }));
+            errors += 1;
+        }
+    }
+    assert!(errors > 0, "at least one must do without");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,6 +229,14 @@ impl Graph {
         self.steps.iter().enumerate().filter(move |(_, step)| reads_input(step)).map(|(number, _)| number)
     }
 
+    /// Steps that run for those outputs, or for all of them if none are named, by number.
+    pub fn steps_for(&self, outputs: &[RequestedOutput]) -> impl Iterator<Item = usize> {
+        let is_asked = |name: &Name| outputs.iter().any(|output| output.name == *name);
+        let is_needed =
+            move |step: usize| self.outputs.iter().any(|output| output.needs[step] && is_asked(&output.name));
+        (0..self.steps.len()).filter(move |&step| outputs.is_empty() || is_needed(step))
+    }
+
     /// What a step's requests ask for; nothing for all that its model has.
     pub fn step_outputs(&self, step: usize) -> &SmallVec<[RequestedOutput; 2]> {
         &self.steps[step].wanted

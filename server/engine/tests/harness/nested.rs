@@ -1,4 +1,4 @@
-//! Instances that ask models and may be asked meanwhile: the script `count_down MODEL`.
+//! Instances that ask models and may be asked meanwhile: the script `count_down MODEL`. Instances of `count_down_blocking MODEL` may not.
 
 use std::{
     sync::{Arc, Weak},
@@ -9,7 +9,7 @@ use std::{
 use server_core::{
     backend::{Health, Host},
     batch::{Batch, Pending},
-    caller::{Caller, Reentry},
+    caller::{Blocking, Caller, Reentry},
     completion::Marks,
     error::{Error, Result},
     request::{InferRequest, VersionChoice},
@@ -30,17 +30,20 @@ pub(crate) struct CountDown {
     pub(crate) other: String,
     /// Whether others may run requests on it while it waits.
     pub(crate) may_reenter: bool,
+    /// It runs nothing at all while it waits, and waits at the gate before it asks.
+    pub(crate) is_blocking: bool,
     pub(crate) this: Weak<CountDown>,
 }
 
 impl CountDown {
     pub(crate) fn run(&self, batch: Batch) {
-        let replies = batch.pending().iter().map(|pending| self.answer(pending)).collect();
+        let execution = Arc::default();
+        let replies = batch.pending().iter().map(|pending| self.answer(pending, &execution)).collect();
         let marks = Marks::at(batch.start(), Instant::now());
         batch.complete(replies, &marks);
     }
 
-    fn answer(&self, pending: &Pending) -> Result<Outputs> {
+    fn answer(&self, pending: &Pending, execution: &Arc<Blocking>) -> Result<Outputs> {
         let request = &pending.request;
         let bytes = request.inputs[0].data.as_host().and_then(|bytes| bytes.try_into().ok()).expect("one number");
         let number = f32::from_le_bytes(bytes);
@@ -52,8 +55,14 @@ impl CountDown {
         if self.other.starts_with("ensemble") {
             inputs[0].name = "IN".into();
         }
-        let reentry: Weak<dyn Reentry> = if self.may_reenter { self.this.clone() } else { Weak::<Self>::new() };
-        let callers = Caller::new(self.model.clone(), 1, self.health.clone(), reentry, request.callers.clone());
+        let (model, health, parent) = (self.model.clone(), self.health.clone(), request.callers.clone());
+        let callers = if self.is_blocking {
+            self.probe.pass();
+            Caller::blocking(model, 1, health, execution, parent)
+        } else {
+            let reentry: Weak<dyn Reentry> = if self.may_reenter { self.this.clone() } else { Weak::<Self>::new() };
+            Caller::new(model, 1, health, reentry, parent)
+        };
         let host = self.host.upgrade().ok_or_else(|| Error::unavailable("the server is gone"))?;
         let mut responses = host.infer(InferRequest {
             model_name: self.other.as_str().into(),

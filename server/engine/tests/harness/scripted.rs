@@ -92,7 +92,7 @@ impl Probe {
         self.running.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn pass(&self) {
+    pub(super) fn pass(&self) {
         let mut is_closed = self.gate.is_closed.lock();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.gate.opened.wait_while_for(&mut is_closed, |is_closed| *is_closed, Duration::from_secs(60));
@@ -188,6 +188,7 @@ impl Model for ScriptedModel {
                     model: self.name.clone(),
                     other: other.to_owned(),
                     may_reenter: word != "count_down_alone",
+                    is_blocking: word == "count_down_blocking",
                     this: this.clone(),
                 })
             });
