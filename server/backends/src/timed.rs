@@ -73,8 +73,7 @@ impl Unsent {
         };
         let until = self.since + READER_TIMEOUT;
         if now >= until {
-            let seconds = READER_TIMEOUT.as_secs();
-            let text = format!("the responses before were not read for {seconds} s, so no further one is computed");
+            let text = format!("{}, so no further one is computed", completion.why_no_room(READER_TIMEOUT));
             completion.finish(Some(Err(Error::unavailable(text))), &Marks::at(self.since, now));
             return Sent::GivenUp;
         }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::{
     batch::Pending,
     error::Error,
-    responder::{NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
+    responder::{BYTES_BEFORE_TURN, NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
     sequence::{SlotRef, state::States},
     stats::{ComputeTimes, FailureReason},
     trace::{Activity, Trace},
@@ -241,6 +241,17 @@ impl Completion {
     /// Ready once that reply would be taken, or the caller has left; before, the waker is woken when one of the two comes.
     pub fn poll_room(&mut self, reply: &Reply, context: &mut Context<'_>) -> Poll<()> {
         self.responder.as_mut().map_or(Poll::Ready(()), |responder| responder.poll_room(reply, context))
+    }
+
+    /// Why no response was taken for so long, for the error that its request ends with.
+    pub fn why_no_room(&self, waited: Duration) -> String {
+        if self.responder.as_ref().is_some_and(Responder::awaits_turn) {
+            let most = BYTES_BEFORE_TURN >> 20;
+            return format!(
+                "the responses wait for those of a request ahead (preserve_ordering), and more than {most} MiB may not"
+            );
+        }
+        format!("the responses before were not read for {} s", waited.as_secs())
     }
 
     /// Sends one response of several, or an error in place of one; the request goes on. Where its reader is behind, blocks

@@ -14,6 +14,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+pub(crate) use self::slot::BYTES_BEFORE_TURN;
 use self::{
     slot::{End, Slot, State, reply_bytes},
     sync::{Arc, Mutex},
@@ -83,6 +84,11 @@ impl Responder {
         let slot = self.slot.as_ref()?;
         slot.lock().awaits_turn = true;
         Some(Turn { slot: slot.clone() })
+    }
+
+    /// Whether the reader is kept from what is sent, for its turn has not come.
+    pub fn awaits_turn(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.lock().awaits_turn)
     }
 
     /// Lets more replies wait to be read: so many bytes, and so many replies, or fewer where the reader allows fewer. `permit` is

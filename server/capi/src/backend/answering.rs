@@ -47,8 +47,10 @@ pub(crate) struct Answering {
 }
 
 struct State {
-    /// Gone when the request goes back into the queue.
+    /// Gone when the request goes back into the queue; not there while it waits for its first execution.
     completion: Option<Completion>,
+    /// It waits for its first execution.
+    is_waiting: bool,
     /// How the last word was, once it is said.
     outcome: Option<Result<(), FailureReason>>,
     /// The library has given the request back.
@@ -63,7 +65,8 @@ struct State {
 
 impl State {
     fn new(completion: Option<Completion>, is_counted: bool) -> Self {
-        Self { completion, outcome: None, is_released: false, is_counted, is_behind: false, reported: 0 }
+        let is_waiting = completion.is_none();
+        Self { completion, is_waiting, outcome: None, is_released: false, is_counted, is_behind: false, reported: 0 }
     }
 }
 
@@ -102,7 +105,7 @@ impl Answering {
         let deadline = Instant::now() + READER_TIMEOUT;
         let mut reply = reply;
         loop {
-            let left = {
+            let (left, why) = {
                 let mut state = self.state.lock();
                 let State { completion: Some(completion), outcome: None, is_behind, .. } = &mut *state else {
                     return Err(too_late("a response", &state));
@@ -121,13 +124,14 @@ impl Answering {
                 let waker = Waker::from(self.waiting.clone());
                 match completion.poll_room(&reply, &mut Context::from_waker(&waker)) {
                     Poll::Ready(()) => continue,
-                    Poll::Pending => deadline.saturating_duration_since(Instant::now()),
+                    Poll::Pending => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        (left, left.is_zero().then(|| completion.why_no_room(READER_TIMEOUT)))
+                    }
                 }
             };
-            if left.is_zero() {
-                let seconds = READER_TIMEOUT.as_secs();
-                let text = format!("the responses before were not read for {seconds} s, so no further one is taken");
-                let error = Error::unavailable(text);
+            if let Some(why) = why {
+                let error = Error::unavailable(format!("{why}, so no further one is taken"));
                 self.finish(Some(Err(error.clone())))?;
                 return Err(error);
             }
@@ -259,6 +263,8 @@ fn too_late(what: &str, state: &State) -> Error {
     crate::abi::misuse::note();
     Error::invalid_argument(if state.outcome.is_some() {
         format!("{what} was sent for a request that had its final response already")
+    } else if state.is_waiting {
+        format!("{what} was sent for a request that still waits in the queue, and can be answered by nobody")
     } else {
         format!("{what} was sent for a request that was rescheduled: what its next execution makes can be sent")
     })

@@ -15,7 +15,7 @@ pub(super) const RESPONSE_OVERHEAD: usize = 512;
 
 /// Bytes that a slot holds at least while its reader may not read: a backend that answers several requests in turns must get to
 /// the one ahead.
-const BYTES_BEFORE_TURN: usize = 16 << 20;
+pub(crate) const BYTES_BEFORE_TURN: usize = 16 << 20;
 
 /// A slot, as both ends hold it.
 pub(super) type Slot = Arc<Mutex<State>>;

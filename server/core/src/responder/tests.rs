@@ -46,7 +46,9 @@ fn one_reply_then_the_end() {
 #[test]
 fn before_its_turn_a_reader_finds_nothing_and_the_turn_wakes_it() {
     let (mut responder, mut replies) = reply_slot_of(1);
+    assert!(!responder.awaits_turn());
     let turn = responder.await_turn().unwrap();
+    assert!(responder.awaits_turn());
     for _ in 0..2 {
         responder.send(Ok(Outputs::default())).unwrap(); // more than the slot's own limit
     }
