@@ -45,8 +45,8 @@ def main():
     weights = op.constant(np.array([[1, 2], [3, 4], [5, 6]], np.float32))
     write("dense", [x], [named(op.matmul(x, weights, False, False), "Y", "Y:0")])
 
-    # Four rows, whose number is written into the model.
-    x = named(op.parameter([4, 2, 2], np.float32), "X")
+    # Four rows, whose number is written into the model. It fails on rows that do not have four numbers.
+    x = named(op.parameter([4, -1, 2], np.float32), "X")
     write("four_rows", [x], [named(op.reshape(x, np.array([4, 4], np.int64), False), "Y")])
 
     # One input and one output of every type of numbers, any number of rows.

@@ -72,21 +72,22 @@ impl<R: Runner> BatchInstance<R> {
     }
 
     /// Runs requests together. If they cannot, or if the model fails on them, each half is run by itself, down to the requests at
-    /// fault: those alone fail.
+    /// fault: those alone fail. All fail if the model runs no part of a batch.
     fn run_or_split(&mut self, requests: &[Pending], replies: &mut Vec<Reply>, moments: &mut Moments) {
         if requests.iter().all(|pending| pending.completion.is_empty_row()) {
             return replies.extend(requests.iter().map(|_| Ok(Outputs::default())));
         }
         match self.run(requests, replies, moments) {
             Ok(()) => {}
-            Err(_) if requests.len() > 1 => {
+            Err(_) if requests.len() > 1 && self.runner.runs_parts() => {
                 let (first, second) = requests.split_at(requests.len() / 2);
                 self.run_or_split(first, replies, moments);
                 self.run_or_split(second, replies, moments);
             }
-            Err(InputError::Failed(error)) => replies.push(Err(error)),
+            Err(InputError::Failed(error)) => replies.extend(requests.iter().map(|_| Err(error.clone()))),
             Err(InputError::CannotShareBatch) => {
-                replies.push(Err(Error::internal("a request does not fit itself")));
+                let error = Error::internal("the requests of a batch do not fit each other");
+                replies.extend(requests.iter().map(|_| Err(error.clone())));
             }
         }
     }

@@ -31,6 +31,11 @@ pub(crate) trait Runner: Send {
     fn runs_on_any_thread(&self) -> bool {
         true
     }
+
+    /// Whether a part of a batch can run by itself. If not, a batch that fails is not taken apart: all its requests get the error.
+    fn runs_parts(&self) -> bool {
+        true
+    }
 }
 
 /// One output of a run.

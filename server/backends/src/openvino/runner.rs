@@ -130,6 +130,10 @@ impl native::Runner for Runner {
         false // OpenVINO keeps a stream for each thread that calls it
     }
 }
+    fn runs_parts(&self) -> bool {
+        self.rows == Rows::Any || self.pads
+    }
+
 
 impl Slot {
     /// Sees to it that nobody else has the tensor that the next run writes.

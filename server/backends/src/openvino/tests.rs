@@ -391,6 +391,28 @@ fn a_batch_of_another_size_than_the_models_is_filled_up_or_refused() {
 #[test]
 fn inputs_are_reshaped_where_the_configuration_asks_for_it() {
     let config = "input { name: 'X' data_type: TYPE_FP32 dims: [ -1, 3 ] }
+#[test]
+fn a_batch_that_cannot_be_taken_apart_fails_with_the_words_of_openvino() {
+    let config = "max_batch_size: 4 input { name: 'X' data_type: TYPE_FP32 dims: [ -1, 2 ] }
+                  output { name: 'Y' data_type: TYPE_FP32 dims: 4 }";
+    let Some(loaded) = Loaded::with("four_rows.xml", config) else { return };
+    let mut instance = loaded.instance();
+    let ask = |rows: usize, wide: usize| {
+        (rows as u32, request([floats("X", &[rows as i64, wide as i64, 2], &vec![1.0; rows * wide * 2])]))
+    };
+    let (replies, _) = run_batch(&mut *instance, vec![ask(1, 3), ask(2, 3), ask(1, 3)]);
+    for reply in replies {
+        let error = reply.unwrap_err();
+        assert!(error.message.starts_with("openvino error in running inference : "), "{error}");
+    }
+    let (replies, _) = run_batch(&mut *instance, vec![ask(2, 2), ask(2, 3)]);
+    for reply in replies {
+        assert_eq!(reply.unwrap_err(), Error::internal("the requests of a batch do not fit each other"));
+    }
+    let (replies, _) = run_batch(&mut *instance, vec![ask(3, 2), ask(1, 2)]);
+    assert!(replies.iter().all(Result::is_ok));
+}
+
                   parameters { key: 'RESHAPE_IO_LAYERS' value { string_value: 'yes' } }";
     let Some(loaded) = Loaded::with("dense.xml", config) else { return };
     assert_eq!(&*loaded.config.output[0].dims, [-1, 2]);
