@@ -56,6 +56,12 @@ def main():
         made.append(named(op.reshape(given[-1], np.array([-1, 2], np.int64), False), f"OUT_{name}"))
     write("every_type", given, made)
 
+    # An output that lays all rows end to end, and one that is one number.
+    x = named(op.parameter([1, 3, 4], np.float32), "X")
+    write("end_to_end", [x], [named(op.reshape(x, np.array([1, -1], np.int64), False), "Y")])
+    x = named(op.parameter([-1, 3], np.float32), "X")
+    write("total", [x], [named(op.reduce_sum(x, np.array([0, 1], np.int64), False), "Y")])
+
 
 if __name__ == "__main__":
     main()

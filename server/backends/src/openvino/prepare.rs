@@ -80,15 +80,31 @@ fn kind(port: &Port, elements: &Elements) -> Kind {
 
 /// The signature of a model that will be made to batch: every first extent is open.
 pub(super) fn with_open_rows(signature: Signature) -> Signature {
-    let mut signature = signature;
+    opened(signature, |_| true)
+}
+
+/// The signature with first extents open where they are rows.
+fn opened(mut signature: Signature, is_rows: impl Fn(i64) -> bool) -> Signature {
     for offered in signature.inputs.iter_mut().chain(&mut signature.outputs) {
         if let Kind::Tensor(_, shape) = &mut offered.kind
-            && let Some(rows) = shape.first_mut()
+            && let Some(first) = shape.first_mut()
+            && is_rows(*first)
         {
-            *rows = -1;
+            *first = -1;
         }
     }
     signature
+}
+
+/// A scalar is one value of all rows, and would count the zeros that fill up a batch.
+fn refuse_scalars(config: &ModelConfig, signature: &Signature) -> Result<()> {
+    let is_scalar = |name: &str| signature.output(name).and_then(Offered::rank) == Some(0);
+    let Some(output) = config.output.iter().find(|output| is_scalar(&output.name)) else { return Ok(()) };
+    Err(Error::invalid_argument(format!(
+        "unable to load model '{}', output '{}' is a scalar, in which 'ENABLE_BATCH_PADDING' would count the zeros that fill up a \
+         batch; set it to 'NO'",
+        config.name, output.name
+    )))
 }
 
 /// Gives inputs the dims of the configuration: all with `RESHAPE_IO_LAYERS`, else those whose rank the model leaves open, for
@@ -137,8 +153,14 @@ pub(super) fn fit(model: Model, elements: &Elements, config: &ModelConfig, setti
     let is_same = inputs.is_empty() && outputs.is_empty();
     let model = if is_same { model } else { model.converting(&inputs, &outputs)? };
     let signature = signature(&model, elements, config)?;
-    let signature = if rows == Rows::Any { signature } else { with_open_rows(signature) };
+    let signature = match rows {
+        Rows::Any => signature,
+        Rows::Fixed(rows) => opened(signature, |first| first == rows),
+    };
     verify(config, &signature, |data_type| element::word(data_type).to_owned())?;
+    if rows != Rows::Any && settings.pads_batches {
+        refuse_scalars(config, &signature)?;
+    }
     Ok(Fitted { model, signature, rows })
 }
 

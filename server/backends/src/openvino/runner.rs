@@ -121,19 +121,23 @@ impl native::Runner for Runner {
         let output = |&number: &usize| {
             let tensor = self.outputs[number].bound.clone();
             let tensor = tensor.ok_or_else(|| Error::internal("an output has no place"))?;
+            let own_rows = match own_rows {
+                Some((_, all)) if tensor.describe()?.1.first() == Some(&all) => own_rows,
+                _ => None, // it has no rows
+            };
             Ok(Output { runtime: self.runtime, tensor, own_rows })
         };
         wanted.iter().map(output).collect()
+    }
+
+    fn runs_parts(&self) -> bool {
+        self.rows == Rows::Any || self.pads
     }
 
     fn runs_on_any_thread(&self) -> bool {
         false // OpenVINO keeps a stream for each thread that calls it
     }
 }
-    fn runs_parts(&self) -> bool {
-        self.rows == Rows::Any || self.pads
-    }
-
 
 impl Slot {
     /// Sees to it that nobody else has the tensor that the next run writes.
@@ -188,9 +192,7 @@ impl Output {
 impl native::Value for Output {
     fn describe(&self) -> Result<(Option<DataType>, Shape)> {
         let (number, mut shape) = self.tensor.describe()?;
-        if let (Some((own, all)), Some(first)) = (self.own_rows, shape.first_mut())
-            && *first == all
-        {
+        if let (Some((own, _)), Some(first)) = (self.own_rows, shape.first_mut()) {
             *first = own;
         }
         Ok((self.runtime.elements.data_type(number), shape))

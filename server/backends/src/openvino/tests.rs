@@ -463,6 +463,29 @@ fn parameters_and_devices_that_there_are_not_are_refused() {
 #[test]
 fn parameters_are_taken() {
     let Some(mut loaded) = Loaded::new("add_sub.onnx") else { return };
+#[test]
+fn an_output_that_does_not_follow_the_rows_is_refused() {
+    let config = "max_batch_size: 4 input { name: 'X' data_type: TYPE_FP32 dims: [ 3, 4 ] }
+                  output { name: 'Y' data_type: TYPE_FP32 dims: 48 }";
+    let Some(loaded) = Loaded::with("end_to_end.xml", config) else { return };
+    let text = "model 'm', tensor 'Y': for the model to support batching the shape should have at least 1 dimension and the first \
+                dimension must be -1; but shape expected by the model is [1,48]";
+    assert_eq!(loaded.refusal(), Error::invalid_argument(text));
+}
+
+#[test]
+fn one_number_of_all_rows_is_not_computed_of_a_batch_that_is_filled_up() {
+    let config = "max_batch_size: 4 input { name: 'X' data_type: TYPE_FP32 dims: 3 }
+                  output { name: 'Y' data_type: TYPE_FP32 dims: 1 }
+                  parameters { key: 'SKIP_OV_DYNAMIC_BATCHSIZE' value { string_value: 'YES' } }";
+    let Some(loaded) = Loaded::with("total.xml", config) else { return };
+    let (replies, _) = run_batch(&mut *loaded.instance(), vec![(4, request([floats("X", &[4, 3], &[1.0; 12])]))]);
+    assert_eq!(values(output(replies[0].as_ref().unwrap(), "Y")), [12.0; 4]);
+    let text = "unable to load model 'm', output 'Y' is a scalar, in which 'ENABLE_BATCH_PADDING' would count the zeros that fill up a \
+                batch; set it to 'NO'";
+    assert_eq!(loaded.parameter("ENABLE_BATCH_PADDING", "YES").refusal(), Error::invalid_argument(text));
+}
+
     let parameters = [
         ("INFERENCE_NUM_THREADS", "1"),
         ("COMPILATION_NUM_THREADS", "1"),
