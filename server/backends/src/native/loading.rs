@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use server_core::{
@@ -23,14 +23,17 @@ pub(crate) fn file(source: &ModelSource, config: &ModelConfig, default: &str) ->
     let path = if path.is_dir() { path.join(default) } else { path };
     match path.metadata() {
         Ok(found) if found.is_file() => Ok(path),
-        Ok(_) => {
-            Err(Error::unavailable(format!("'{}' for model '{}' is not a regular file", path.display(), source.name)))
-        }
+        Ok(_) => Err(not_regular(source, &path)),
         Err(_) => {
             let text = format!("unable to find '{}' for model instance '{}'", path.display(), source.name);
             Err(Error::unavailable(text))
         }
     }
+}
+
+/// The error of a model one of whose files is none: a folder, a pipe or a device.
+pub(crate) fn not_regular(source: &ModelSource, path: &Path) -> Error {
+    Error::unavailable(format!("'{}' for model '{}' is not a regular file", path.display(), source.name))
 }
 
 /// Runs a step of loading so that a mistake in it costs this model and nothing else.

@@ -82,12 +82,21 @@ impl OpenVinoModel {
         Ok(Read { model, core })
     }
 
-    /// The file to read. Some forms that OpenVINO reads are folders.
+    /// The file to read. Some forms that OpenVINO reads are folders; the weights of its own lie beside the file.
     fn file(&self, config: &ModelConfig) -> Result<PathBuf> {
         let folder = self.source.version_dir.join(&config.default_model_filename);
         let is_folder_model =
             folder != self.source.version_dir && folder.is_dir() && !folder.join(DEFAULT_FILE).exists();
-        if is_folder_model { Ok(folder) } else { loading::file(&self.source, config, DEFAULT_FILE) }
+        if is_folder_model {
+            return Ok(folder);
+        }
+        let file = loading::file(&self.source, config, DEFAULT_FILE)?;
+        let weights = file.with_extension("bin");
+        let has_weights = file.extension().is_some_and(|kind| kind == "xml");
+        if has_weights && weights.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(loading::not_regular(&self.source, &weights));
+        }
+        Ok(file)
     }
 
     fn check_device(&self, config: &ModelConfig, settings: &ModelSettings) -> Result<()> {

@@ -575,3 +575,9 @@ fn weights_that_are_written_over_do_not_matter_to_a_loaded_model() {
     let outputs = run_one(&mut *instance, request([floats("X", &[1, 3], &[1.0, 0.0, 2.0])])).unwrap();
     assert_eq!(values(output(&outputs, "Y")), [11.0, 14.0]);
 }
+    fs::write(folder.path().join("model.xml"), &text).unwrap();
+    let pipe = folder.path().join("model.bin");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let error = load(&*backend, folder.path()).err().unwrap();
+    assert_eq!(error, Error::unavailable(format!("'{}' for model 'm' is not a regular file", pipe.display())));
+    let folder = tempfile::tempdir().unwrap();
