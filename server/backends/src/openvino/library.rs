@@ -11,11 +11,12 @@ use server_core::{
 
 use super::{
     element::Elements,
-    raw::{Api, Core},
+    raw::{Api, Core, Failure},
+    settings::Threads,
 };
 use crate::{
     dylib::{self, Library, LoadError, Wanted},
-    native::loading,
+    native::{loading, settings::usable_threads},
 };
 
 /// The open library, and what models share of it.
@@ -45,14 +46,31 @@ pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
 pub(super) fn open(settings: &Settings) -> Result<Runtime> {
     let library = library(settings.get("library").map(String::as_str)).map_err(describe)?;
     let api: &'static Api = Box::leak(Box::new(Api::of(&library).map_err(describe)?));
-    let unusable = |failure: super::raw::Failure| describe(library.unsuitable(failure.to_string()));
+    let unusable = |failure: Failure| describe(library.unsuitable(failure.to_string()));
     let version = api.version().map_err(unusable)?;
-    let core = Core::new(api).map_err(unusable)?;
+    let core = core(api, threads()).map_err(unusable)?;
     let elements = Elements::of(&core).map_err(unusable)?;
     let devices = core.devices().map_err(unusable)?.join(", ");
     api.send_logs();
     tracing::info!(path = %library.path().display(), %version, %devices, "opened OpenVINO");
     Ok(Runtime { api, core, elements })
+}
+
+/// What reads and compiles models: on no more threads of the CPU than are granted, of which OpenVINO does not know, where a model
+/// does not say how many. This also holds for devices that stand for the CPU among others.
+pub(super) fn core(api: &'static Api, threads: Threads) -> Result<Core, Failure> {
+    let core = Core::new(api)?;
+    if threads.granted < threads.on_processors && core.devices()?.iter().any(|device| device == "CPU") {
+        core.set("CPU", "INFERENCE_NUM_THREADS", &threads.granted.to_string())?;
+    }
+    Ok(core)
+}
+
+/// Threads that this process may use.
+pub(super) fn threads() -> Threads {
+    let granted = usable_threads();
+    let on_processors = rustix::thread::sched_getaffinity(None).map_or(granted, |set| set.count() as usize);
+    Threads { on_processors, granted }
 }
 
 fn library(setting: Option<&str>) -> Result<Library, LoadError> {

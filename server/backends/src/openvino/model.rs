@@ -1,7 +1,7 @@
 //! One loaded model version: its file, its checked settings, the compiled model that its instances share, and the making of
 //! instances. Each has a request of OpenVINO of its own.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{path::PathBuf, sync::Arc};
 
 use server_core::{
     backend::{Device, Health, Instance, Model, ModelSource, Placement},
@@ -11,11 +11,11 @@ use server_core::{
 
 use super::{
     guarded,
-    library::Runtime,
+    library::{self, Runtime},
     prepare::{self, Fitted, Rows},
     raw::{self, Compiled, Core},
     runner::Runner,
-    settings::{ModelSettings, Threads},
+    settings::ModelSettings,
 };
 use crate::native::{BatchInstance, Signature, Tensors, loading};
 
@@ -58,7 +58,7 @@ impl OpenVinoModel {
     ///
     /// Errors: it is not there, or OpenVINO cannot read it.
     pub(super) fn read(&mut self, config: &ModelConfig) -> Result<Signature> {
-        let settings = ModelSettings::read(config, threads())?;
+        let settings = ModelSettings::read(config, library::threads())?;
         let read = self.read_file(config, &settings)?;
         let signature = prepare::signature(&read.model, &self.runtime.elements, config)?;
         self.read = Some(read);
@@ -69,7 +69,7 @@ impl OpenVinoModel {
         let core = match &settings.extension {
             None => None,
             Some(library) => {
-                let core = Core::new(self.runtime.api)?;
+                let core = library::core(self.runtime.api, library::threads())?;
                 core.add_extension(library)?;
                 Some(core)
             }
@@ -115,7 +115,7 @@ impl OpenVinoModel {
     }
 
     fn compile(&mut self, config: &Arc<ModelConfig>) -> Result<Configured> {
-        let settings = ModelSettings::read(config, threads())?;
+        let settings = ModelSettings::read(config, library::threads())?;
         self.check_device(config, &settings)?;
         let Read { model, core } = match self.read.take() {
             Some(read) => read,
@@ -136,23 +136,21 @@ impl OpenVinoModel {
     }
 }
 
-/// The properties that the device knows: which there are differs from version to version.
-fn known(core: &Core, config: &ModelConfig, settings: &ModelSettings) -> Result<Vec<(&'static str, String)>> {
-    let names = core.properties(&settings.device)?;
+/// The properties that the device knows: which there are differs from version to version. One that stands for others, such as
+/// `AUTO:CPU`, is asked by its own name alone.
+pub(super) fn known(
+    core: &Core,
+    config: &ModelConfig,
+    settings: &ModelSettings,
+) -> Result<Vec<(&'static str, String)>> {
+    let names = core.properties(settings.device.split([':', '(']).next().unwrap_or("CPU"))?;
     let is_known = |key: &str| names.iter().any(|name| name == key);
     let (known, unknown): (Vec<_>, Vec<_>) = settings.properties.iter().cloned().partition(|(key, _)| is_known(key));
     for (key, value) in unknown {
         let (model, device) = (&config.name, &settings.device);
-        tracing::warn!(%model, "'{key}' ({value}) is ignored: this version of OpenVINO does not know it for {device}");
+        tracing::warn!(%model, "'{key}' ({value}) is ignored: device {device} does not know it");
     }
     Ok(known)
-}
-
-/// Threads that this process may use.
-fn threads() -> Threads {
-    let granted = thread::available_parallelism().map_or(1, usize::from);
-    let on_processors = rustix::thread::sched_getaffinity(None).map_or(granted, |set| set.count() as usize);
-    Threads { on_processors, granted }
 }
 
 impl Model for OpenVinoModel {

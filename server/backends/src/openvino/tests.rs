@@ -13,7 +13,10 @@ use server_proto::inference::{
     ModelInstanceGroup, ModelParameter, model_config::SchedulingChoice, model_instance_group::Kind,
 };
 
-use super::library;
+use super::{
+    library, model,
+    settings::{ModelSettings, Threads},
+};
 use crate::testing::{
     asking_for, bytes, floats, no_host, on_cpu, output, request, run_batch, run_one, runtime_settings, source, tensor,
     values,
@@ -389,9 +392,6 @@ fn a_batch_of_another_size_than_the_models_is_filled_up_or_refused() {
 }
 
 #[test]
-fn inputs_are_reshaped_where_the_configuration_asks_for_it() {
-    let config = "input { name: 'X' data_type: TYPE_FP32 dims: [ -1, 3 ] }
-#[test]
 fn a_batch_that_cannot_be_taken_apart_fails_with_the_words_of_openvino() {
     let config = "max_batch_size: 4 input { name: 'X' data_type: TYPE_FP32 dims: [ -1, 2 ] }
                   output { name: 'Y' data_type: TYPE_FP32 dims: 4 }";
@@ -413,6 +413,9 @@ fn a_batch_that_cannot_be_taken_apart_fails_with_the_words_of_openvino() {
     assert!(replies.iter().all(Result::is_ok));
 }
 
+#[test]
+fn inputs_are_reshaped_where_the_configuration_asks_for_it() {
+    let config = "input { name: 'X' data_type: TYPE_FP32 dims: [ -1, 3 ] }
                   parameters { key: 'RESHAPE_IO_LAYERS' value { string_value: 'yes' } }";
     let Some(loaded) = Loaded::with("dense.xml", config) else { return };
     assert_eq!(&*loaded.config.output[0].dims, [-1, 2]);
@@ -461,9 +464,6 @@ fn parameters_and_devices_that_there_are_not_are_refused() {
 }
 
 #[test]
-fn parameters_are_taken() {
-    let Some(mut loaded) = Loaded::new("add_sub.onnx") else { return };
-#[test]
 fn an_output_that_does_not_follow_the_rows_is_refused() {
     let config = "max_batch_size: 4 input { name: 'X' data_type: TYPE_FP32 dims: [ 3, 4 ] }
                   output { name: 'Y' data_type: TYPE_FP32 dims: 48 }";
@@ -486,6 +486,32 @@ fn one_number_of_all_rows_is_not_computed_of_a_batch_that_is_filled_up() {
     assert_eq!(loaded.parameter("ENABLE_BATCH_PADDING", "YES").refusal(), Error::invalid_argument(text));
 }
 
+#[test]
+fn a_device_may_stand_for_others() {
+    for device in ["AUTO", "AUTO:CPU", "HETERO:CPU", "MULTI:CPU", "BATCH:CPU"] {
+        let Some(loaded) = Loaded::new("add_sub.onnx") else { return };
+        let loaded = loaded.parameter("TARGET_DEVICE", device).parameter("PERFORMANCE_HINT", "LATENCY");
+        let ask = request(["A", "B"].map(|name| floats(name, &[1, 4], &[1.0; 4])));
+        let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, ask)]);
+        assert_eq!(values(output(replies[0].as_ref().unwrap(), "SUM")), [2.0; 4], "{device}");
+    }
+}
+
+#[test]
+fn the_cpu_has_no_more_threads_than_granted() {
+    let Some(settings) = settings() else { return };
+    let api = library::runtime(&settings).unwrap().api;
+    let of_cpu = |on_processors, granted| {
+        let core = library::core(api, Threads { on_processors, granted }).unwrap();
+        core.property("CPU", "INFERENCE_NUM_THREADS").unwrap()
+    };
+    assert_eq!([of_cpu(8, 1), of_cpu(8, 8)], ["1", "0"], "0: OpenVINO chooses");
+}
+
+#[test]
+fn parameters_are_taken() {
+    let Some(settings) = settings() else { return };
+    let mut loaded = Loaded::new("add_sub.onnx").unwrap();
     let parameters = [
         ("INFERENCE_NUM_THREADS", "1"),
         ("COMPILATION_NUM_THREADS", "1"),
@@ -496,6 +522,10 @@ fn one_number_of_all_rows_is_not_computed_of_a_batch_that_is_filled_up() {
     for (key, value) in parameters {
         loaded = loaded.parameter(key, value);
     }
+    let read = ModelSettings::read(&loaded.config, library::threads()).unwrap();
+    let known = model::known(&library::runtime(&settings).unwrap().core, &loaded.config, &read).unwrap();
+    let expect = [("INFERENCE_NUM_THREADS", "1"), ("NUM_STREAMS", "2"), ("PERFORMANCE_HINT", "THROUGHPUT")];
+    assert_eq!(known, expect.map(|(key, value)| (key, value.to_owned())), "the CPU knows no COMPILATION_NUM_THREADS");
     let ask = || request(["A", "B"].map(|name| floats(name, &[1, 4], &[1.0; 4])));
     let (replies, _) = run_batch(&mut *loaded.instance(), vec![(1, ask())]);
     assert_eq!(values(output(replies[0].as_ref().unwrap(), "SUM")), [2.0; 4]);
@@ -545,6 +575,12 @@ fn files_that_are_damaged_or_missing_fail_their_model_alone() {
         assert!(!error.message.is_empty());
     }
     let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("model.xml"), &text).unwrap();
+    let pipe = folder.path().join("model.bin");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let error = load(&*backend, folder.path()).err().unwrap();
+    assert_eq!(error, Error::unavailable(format!("'{}' for model 'm' is not a regular file", pipe.display())));
+    let folder = tempfile::tempdir().unwrap();
     let error = load(&*backend, folder.path()).err().unwrap();
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.starts_with("unable to find '") && error.message.contains("model.xml"), "{error}");
@@ -575,9 +611,3 @@ fn weights_that_are_written_over_do_not_matter_to_a_loaded_model() {
     let outputs = run_one(&mut *instance, request([floats("X", &[1, 3], &[1.0, 0.0, 2.0])])).unwrap();
     assert_eq!(values(output(&outputs, "Y")), [11.0, 14.0]);
 }
-    fs::write(folder.path().join("model.xml"), &text).unwrap();
-    let pipe = folder.path().join("model.bin");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-    let error = load(&*backend, folder.path()).err().unwrap();
-    assert_eq!(error, Error::unavailable(format!("'{}' for model 'm' is not a regular file", pipe.display())));
-    let folder = tempfile::tempdir().unwrap();

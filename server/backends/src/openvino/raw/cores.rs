@@ -40,17 +40,34 @@ impl Core {
 
     /// The names of the properties that a device knows.
     pub(crate) fn properties(&self, device: &str) -> Result<Vec<String>> {
+        let names = self.property(device, "SUPPORTED_PROPERTIES")?;
+        Ok(names.split([' ', ',']).map(str::to_owned).collect())
+    }
+
+    /// A property of a device, in OpenVINO's words.
+    pub(crate) fn property(&self, device: &str, name: &str) -> Result<String> {
         const DOING: &str = "getting properties";
-        let device = terminated(DOING, device)?;
+        let (device, name) = (terminated(DOING, device)?, terminated(DOING, name)?);
         let api = self.0.api;
         let mut text = ptr::null_mut();
         // SAFETY: core and texts are valid; the call writes the address of a new text.
-        let names = unsafe {
-            let key = c"SUPPORTED_PROPERTIES".as_ptr();
-            api.check(DOING, (api.core_get_property)(self.0.get(), device.as_ptr(), key, &mut text))?;
+        let value = unsafe {
+            api.check(DOING, (api.core_get_property)(self.0.get(), device.as_ptr(), name.as_ptr(), &mut text))?;
             api.take(text)
         };
-        Ok(names.unwrap_or_default().split([' ', ',']).map(str::to_owned).collect())
+        Ok(value.unwrap_or_default())
+    }
+
+    /// Sets a property of a device, for models that are compiled without it.
+    pub(crate) fn set(&self, device: &str, name: &str, value: &str) -> Result<()> {
+        const DOING: &str = "configuring openvino core";
+        let [device, name, value] = [device, name, value].map(|text| terminated(DOING, text));
+        let (device, name, value) = (device?, name?, value?);
+        let api = self.0.api;
+        // SAFETY: core and texts are valid through the call.
+        api.check(DOING, unsafe {
+            (api.core_set_property)(self.0.get(), device.as_ptr(), name.as_ptr(), value.as_ptr())
+        })
     }
 
     /// Loads a library with operations.
