@@ -13,6 +13,7 @@ mod tensor;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
+    ops::RangeInclusive,
     ptr::{self, NonNull},
 };
 
@@ -180,14 +181,19 @@ functions! {
     fn util_set_log_callback(Option<unsafe extern "C" fn(*const c_char)>);
 }
 
+/// `NOT_IMPLEMENT_C_METHOD` to `INVALID_C_PARAM` of `ov_status_e`: the C interface itself refuses a call, and keeps no words for it.
+const REFUSED_BY_INTERFACE: RangeInclusive<Status> = -16..=-14;
+
 impl Api {
-    /// What a status says, in OpenVINO's own words where it has kept them.
+    /// What a status says, in OpenVINO's own words where it has kept them: those of the last failure of the process. So of two calls
+    /// that fail at the same moment on two threads, one may be told with the words of the other.
     fn check(&self, doing: &'static str, status: Status) -> Result<()> {
         if status == 0 {
             return Ok(());
         }
+        let last = self.get_last_err_msg.filter(|_| !REFUSED_BY_INTERFACE.contains(&status));
         // SAFETY: takes nothing and answers a new text or null.
-        let told = self.get_last_err_msg.map(|last| unsafe { last() }).and_then(|text| unsafe { self.take(text) });
+        let told = last.map(|last| unsafe { last() }).and_then(|text| unsafe { self.take(text) });
         let told =
             told.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|text| !text.is_empty());
         let short = || {
@@ -295,4 +301,21 @@ fn raw(shape: &[i64]) -> RawShape {
 
 fn terminated(doing: &'static str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Failure::without(doing, format!("{text:?} contains a zero byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::library, REFUSED_BY_INTERFACE};
+    use crate::testing::runtime_settings;
+
+    #[test]
+    fn words_that_are_kept_from_an_earlier_failure_are_not_those_of_a_refused_call() {
+        let Some(settings) = runtime_settings("OPENVINO_DYLIB_PATH", "openvino/openvino/libs") else { return };
+        let runtime = library::runtime(&settings).unwrap();
+        let earlier = runtime.core.read_text("this is not a model").err().unwrap().message;
+        for status in REFUSED_BY_INTERFACE {
+            let refused = runtime.api.check("running inference", status).unwrap_err().message;
+            assert!(!refused.is_empty() && refused.len() < 60 && refused != earlier, "{refused}");
+        }
+    }
 }

@@ -19,6 +19,16 @@ pub(crate) enum Side {
     Output,
 }
 
+impl Side {
+    /// What errors say of asking for them.
+    const fn asking(self) -> &'static str {
+        match self {
+            Self::Input => "getting input infos",
+            Self::Output => "getting output infos",
+        }
+    }
+}
+
 /// One input or output of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Port {
@@ -43,9 +53,9 @@ impl Model {
         };
         let mut count = 0;
         // SAFETY: the model is valid; the call writes a number.
-        api.check("getting input infos", unsafe { size(self.0.get(), &mut count) })?;
+        api.check(side.asking(), unsafe { size(self.0.get(), &mut count) })?;
         // SAFETY: the index is below the count.
-        (0..count).map(|index| self.port(|port| unsafe { by_index(self.0.get(), index, port) })).collect()
+        (0..count).map(|index| self.port(side, |port| unsafe { by_index(self.0.get(), index, port) })).collect()
     }
 
     /// The port that goes by that name, among others perhaps.
@@ -56,14 +66,13 @@ impl Model {
             Side::Output => self.0.api.model_const_output_by_name,
         };
         // SAFETY: model and name are valid.
-        self.port(|port| unsafe { by_name(self.0.get(), name.as_ptr(), port) }).ok()
+        self.port(side, |port| unsafe { by_name(self.0.get(), name.as_ptr(), port) }).ok()
     }
 
-    fn port(&self, find: impl FnOnce(*mut Object) -> Status) -> Result<Port> {
-        const DOING: &str = "getting input infos";
-        let api = self.0.api;
+    fn port(&self, side: Side, find: impl FnOnce(*mut Object) -> Status) -> Result<Port> {
+        let (doing, api) = (side.asking(), self.0.api);
         // SAFETY: the pair of functions for ports.
-        let port = unsafe { api.object(DOING, api.output_const_port_free, find) }?;
+        let port = unsafe { api.object(doing, api.output_const_port_free, find) }?;
         let mut name = ptr::null_mut();
         // SAFETY: the port is valid; the call writes the address of a new text, or fails for a port without a name.
         let is_named = unsafe { (api.port_get_any_name)(port.get(), &mut name) } == 0;
@@ -71,11 +80,11 @@ impl Model {
         let name = unsafe { api.take(name) }.filter(|_| is_named);
         let mut element = 0;
         // SAFETY: the enumeration is a C int without negative values.
-        api.check(DOING, unsafe { (api.port_get_element_type)(port.get(), &mut element) })?;
+        api.check(doing, unsafe { (api.port_get_element_type)(port.get(), &mut element) })?;
         let mut shape = PartialShape { rank: Dimension { min: 0, max: 0 }, dims: ptr::null_mut() };
         // SAFETY: fills the shape in, which holds as many extents as its rank says until it is released.
         let extents = unsafe {
-            api.check(DOING, (api.port_get_partial_shape)(port.get(), &mut shape))?;
+            api.check(doing, (api.port_get_partial_shape)(port.get(), &mut shape))?;
             let rank = (shape.rank.min == shape.rank.max).then_some(shape.rank.min);
             let rank = rank.and_then(|rank| usize::try_from(rank).ok());
             let extents = rank.map(|rank| match NonNull::new(shape.dims) {
