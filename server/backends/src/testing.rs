@@ -50,14 +50,15 @@ fn in_virtual_environment() -> Option<PathBuf> {
 }
 
 /// The setting `library` with a runtime for tests: the file or folder that `variable` names, or `installed` below target/runtimes, where
-/// e2e/runtimes/install puts it. Without one the test is skipped with a line that says so; where `CI` promises it, it fails.
+/// e2e/runtimes/install puts it. Without one the test is skipped with a line that says so; where `CI` promises it, on x86_64, it fails.
 pub(crate) fn runtime_settings(variable: &str, installed: &str) -> Option<Settings> {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/runtimes").join(installed);
     let found = env::var_os(variable).map(PathBuf::from).or_else(|| place.exists().then_some(place));
     if let Some(path) = found {
         return Some(Settings::from([("library".to_owned(), path.display().to_string())]));
     }
-    assert!(!env::var("CI").is_ok_and(|value| value == "true"), "a runtime is missing: set {variable}");
+    let is_promised = cfg!(target_arch = "x86_64") && env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!is_promised, "a runtime is missing: set {variable}");
     println!("skipped: no target/runtimes/{installed}: set {variable}, or run e2e/runtimes/install");
     None
 }
