@@ -1,6 +1,7 @@
 """Targets measured in turns, so that a change in what else the machine does meets all of them."""
 
 import contextlib
+import copy
 import socket
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def in_turns(targets, options):
                 rounds[target].append(one)
         print(f"round {turn} of {options.rounds} done", file=sys.stderr)
     return rounds
+
+
+def longer(options, seconds):
+    """The options with rounds of so many seconds at least: for runs that take milliseconds, enough of them for a rate."""
+    options = copy.copy(options)
+    options.seconds = max(options.seconds, seconds)
+    return options
 
 
 def each(rounds, name, callers, field):

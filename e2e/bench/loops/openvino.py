@@ -17,7 +17,7 @@ def main(path, rows, seconds):
     compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
     request, port = compiled.create_infer_request(), compiled.input(0)
     shape = [rows, *(part.get_length() for part in list(port.partial_shape)[1:])]
-    tensor = ov.Tensor(np.zeros(shape, port.element_type.to_dtype()), shared_memory=True)
+    tensor = ov.Tensor(np.ones(shape, port.element_type.to_dtype()), shared_memory=True)
     for _ in range(3):
         request.infer([tensor], share_inputs=True, share_outputs=True)
     times, start = [], time.perf_counter()

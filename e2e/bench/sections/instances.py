@@ -10,7 +10,7 @@ import make
 import networks
 import numpy as np
 from serving import Server, program, runtime_library
-from turns import Target, http_target, in_turns, each
+from turns import Target, each, http_target, in_turns, longer
 
 COUNTS = (1, 2)  # one leaves the load generator a processor of its own
 
@@ -31,21 +31,12 @@ def measure(table, options):
             for name in inputs:
                 model = f"{name}_{count}"
                 loop = Target("loop", callers, lambda seconds, model=model, count=count: raw_loop(f"{models}/{model}/1/model.onnx", seconds, count))
-                rounds = in_turns([loop, http_target("server", server, model, inputs[name], callers)], longer(options))
+                rounds = in_turns([loop, http_target("server", server, model, inputs[name], callers)], longer(options, 5))
                 many = "1 instance" if count == 1 else f"{count} instances"
                 threads = "1 thread" if count == 1 else f"{count} threads"
                 table.requests(f"{name}: {many} over HTTP beside {threads} in a loop", rounds)
                 pairs = zip(each(rounds, "server", callers, "rate"), each(rounds, "loop", callers, "rate"))
                 table.limit(f"{name}: runs per second, {many} over {threads} in a loop", load.spread(a / b for a, b in pairs), 0.98, "times", at_least=True)
-
-
-def longer(options):
-    """Runs take milliseconds here: enough of them for a rate."""
-    import copy
-
-    options = copy.copy(options)
-    options.seconds = max(options.seconds, 5)
-    return options
 
 
 def write(models, count):

@@ -15,12 +15,13 @@ import networks
 import numpy as np
 from runtimes import RUNTIMES
 from serving import ROOT, Server, program, runtime_library
-from turns import Target, each, http_target, in_turns
+from turns import Target, each, http_target, in_turns, longer
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has Debian's PyTorch
 TENSORFLOW_PYTHON = RUNTIMES / "tensorflow/venv/bin/python"
 CALLERS = 2  # the instance never waits for one
-ROWS = (1, 8)  # of each request: so the batch of the loop is that of the server
+ROWS = {1: 10, 8: 20}  # rows of each request, so the batch of the loop is that of the server: seconds of a round
+START = 120  # seconds in which a loop starts and makes its model ready
 # network: its input (name, type, dims), its output, its graph
 NETWORKS = {
     "bert_mini": (("input_ids", "INT64", [128]), ("pooled", "FP32", [256]), networks.bert_mini),
@@ -63,7 +64,7 @@ def compare(table, options, server, models, runtimes, network, rows, inputs):
         loop = Target(f"{runtime.name} loop", CALLERS, lambda seconds, runtime=runtime, model=model: raw_loop(runtime, Path(models, model, "1"), rows, seconds))
         served = http_target(runtime.name, server, model, inputs, CALLERS)
         targets += [loop, served]
-    rounds = in_turns(targets, options)
+    rounds = in_turns(targets, longer(options, ROWS[rows]))
     table.requests(f"{network}: requests of {rows} rows over HTTP beside the same library in a loop", rounds)
     for runtime in runtimes:
         for field, what, limit, at_least in (("rate", "runs per second", 0.98, True), ("cpu", "CPU per run", 1.05, False)):
@@ -77,7 +78,8 @@ def compare(table, options, server, models, runtimes, network, rows, inputs):
 
 def raw_loop(runtime, folder, rows, seconds):
     """The library alone, on one thread, which computes all the time: a run costs as much of the processor as it lasts."""
-    said = subprocess.run(runtime.loop(folder, rows, seconds), capture_output=True, text=True, check=True, env=environment(runtime)).stdout
+    command, limit = runtime.loop(folder, rows, seconds), START + 2 * seconds
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(runtime), timeout=limit).stdout
     median, mean, rate = map(float, said.split())
     return load.Round(int(rate * seconds), seconds, median, median, mean)
 
