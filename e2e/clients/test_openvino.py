@@ -132,20 +132,24 @@ def test_a_model_that_cannot_be_loaded_says_why(server, model, error):
 def test_memory_comes_back_when_models_are_unloaded(server):
     client = connect("http", server)
 
+    sent = np.arange(openvino_repository.WIDE, dtype=np.float32)[None]
+
     def once():
-        client.load_model("scale")
-        client.infer("scale", [tensor("http", "X", np.ones((1, 4), np.float32), "FP32")])
-        client.unload_model("scale")
-        until(lambda: not is_ready(client, "scale"), "the model to be gone")
+        client.load_model("heavy")
+        answer = client.infer("heavy", [tensor("http", "X", sent, "FP32")])
+        assert np.array_equal(answer.as_numpy("Y"), sent)
+        client.unload_model("heavy")
+        until(lambda: not is_ready(client, "heavy"), "the model to be gone")
 
     for _ in range(5):
         once()
     before, threads = resident(server), len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
     for _ in range(20):
         once()
+    # Weights that stay are 8 MB each time.
     until(lambda: resident(server) - before < 24 << 20, "the memory of twenty loads to come back")
     until(lambda: len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) <= threads + 4, "the threads of twenty loads to end")
-    client.load_model("scale")
+    client.load_model("heavy")
 
 
 def resident(server):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import graphs
 import make
+import numpy as np
 
+WIDE = 1448  # squared, 8 MB of weights
 TEST_MODELS = Path(__file__).resolve().parents[2] / "server/backends/tests/models"
 
 
@@ -37,6 +39,7 @@ def repository(root):
         onnx(root, f"same_{kind.lower()}", tensors, graphs.identity(kind, ["batch", 2]))
     onnx(root, "large", "", graphs.add(1, ["batch", "columns"]))
     accumulate(root)
+    write(root, "heavy", 'backend: "openvino"\n', product(WIDE), np.eye(WIDE, dtype=np.float32).tobytes())
     write(root, "on_npu", parameter("TARGET_DEVICE", "NPU"), scale(-1), struct.pack("<f", 3))
     write(root, "truncated", 'backend: "openvino"\n', scale(-1)[:300])
     write(root, "without_weights", 'backend: "openvino"\n', scale(-1))
@@ -56,6 +59,38 @@ def accumulate(root):
 
 def parameter(key, value):
     return f'backend: "openvino"\nparameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
+
+
+def product(wide):
+    """Y = X * w, with [rows, wide] numbers and [wide, wide] weights."""
+    dims, weights = f"<dim>-1</dim><dim>{wide}</dim>", f"<dim>{wide}</dim><dim>{wide}</dim>"
+    return f"""<?xml version="1.0"?>
+<net name="product" version="11">
+  <layers>
+    <layer id="0" name="X" type="Parameter" version="opset1">
+      <data shape="?,{wide}" element_type="f32"/>
+      <output><port id="0" precision="FP32" names="X">{dims}</port></output>
+    </layer>
+    <layer id="1" name="w" type="Const" version="opset1">
+      <data element_type="f32" shape="{wide},{wide}" offset="0" size="{4 * wide * wide}"/>
+      <output><port id="0" precision="FP32">{weights}</port></output>
+    </layer>
+    <layer id="2" name="times" type="MatMul" version="opset1">
+      <data transpose_a="false" transpose_b="false"/>
+      <input><port id="0" precision="FP32">{dims}</port><port id="1" precision="FP32">{weights}</port></input>
+      <output><port id="2" precision="FP32" names="Y">{dims}</port></output>
+    </layer>
+    <layer id="3" name="result" type="Result" version="opset1">
+      <input><port id="0" precision="FP32">{dims}</port></input>
+    </layer>
+  </layers>
+  <edges>
+    <edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
+    <edge from-layer="1" from-port="0" to-layer="2" to-port="1"/>
+    <edge from-layer="2" from-port="2" to-layer="3" to-port="0"/>
+  </edges>
+</net>
+"""
 
 
 def scale(rows):
