@@ -24,8 +24,9 @@ pub struct Said<'a> {
     pub format: Option<ModelFormat>,
     /// The name that the configuration gives the model's file; none if empty.
     pub file_name: &'a str,
-    /// Whether the configuration names files besides, as for each kind of GPU: then version folders stay as they are.
-    pub names_more_files: bool,
+    /// Whether all files keep the names they have: the configuration names several, as for each kind of GPU, or a backend that is
+    /// none of ours, which knows its files itself.
+    pub keeps_names: bool,
 }
 
 /// Decides where the fetched files go.
@@ -48,14 +49,29 @@ pub fn arrange<'a>(paths: impl IntoIterator<Item = &'a str>, is_bare: bool, said
         Layout::Auto => roots.into_iter().find(|root| has_version(root) || has_only_config(root)),
         Layout::Repository => roots.into_iter().find(|root| has_version(root) || has_config(root)),
     };
-    match (root, layout) {
+    let moves = match (root, layout) {
         (Some(root), _) => as_repository(&paths, root, has_config(&root), said),
         (None, Layout::Repository) => Err(
             "layout Repository needs config.pbtxt or a folder with a version number, such as 1; the source has neither"
                 .to_owned(),
         ),
         (None, Layout::Auto | Layout::File) => as_one_version(&paths, wrapper, said),
+    }?;
+    each_to_its_own_place(&moves)?;
+    Ok(moves)
+}
+
+/// Errors: two files would get the same name, and one of them be lost.
+fn each_to_its_own_place(moves: &Moves) -> Result<(), String> {
+    let mut taken = BTreeMap::new();
+    for (from, to) in moves {
+        if let Some(other) = taken.insert(to, from) {
+            return Err(format!(
+                "'{other}' and '{from}' would both be '{to}': remove one, or set config.defaultModelFilename"
+            ));
+        }
     }
+    Ok(())
 }
 
 /// Where among fetched files the model's configuration lies.
@@ -79,7 +95,7 @@ pub fn is_version(name: &str) -> bool {
 fn as_repository(paths: &[&str], root: &str, has_config: bool, said: &Said<'_>) -> Result<Moves, String> {
     let rest = |path: &'_ &str| path.strip_prefix(root).map(|rest| ((*path).to_owned(), rest.to_owned()));
     let mut moves: Moves = paths.iter().filter_map(rest).collect();
-    if has_config || said.names_more_files {
+    if has_config || said.keeps_names {
         return Ok(moves);
     }
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -95,14 +111,14 @@ fn as_repository(paths: &[&str], root: &str, has_config: bool, said: &Said<'_>) 
     Ok(moves)
 }
 
-/// Everything becomes version 1; a configuration stays beside it.
+/// Everything becomes version 1; a configuration stays beside it. Model files get the names that backends look for.
 fn as_one_version(paths: &[&str], wrapper: &str, said: &Said<'_>) -> Result<Moves, String> {
     let rest: Vec<&str> = paths.iter().filter_map(|path| path.strip_prefix(wrapper)).collect();
     let files: Vec<&str> = rest.iter().copied().filter(|rest| *rest != CONFIG).collect();
     if files.is_empty() && said.format != Some(ModelFormat::Ensemble) {
         return Err("the source has no model file".to_owned());
     }
-    let renamed = renames(&files, said.format, said.file_name)?;
+    let renamed = if said.keeps_names { BTreeMap::new() } else { renames(&files, said.format, said.file_name)? };
     let place = |file: &str| match renamed.get(file) {
         _ if file == CONFIG => CONFIG.to_owned(),
         Some(name) => format!("1/{name}"),
@@ -198,10 +214,43 @@ mod tests {
         check(&versions, false, Layout::Repository, Some(ModelFormat::Openvino), &named);
         // a configuration names its files itself, be it in the source or in the resource
         check(&["1/net.plan", "config.pbtxt"], false, Layout::Auto, None, &["1/net.plan", "config.pbtxt"]);
-        let said = Said { format: Some(ModelFormat::Tensorrt), names_more_files: true, ..Said::default() };
+        let said = Said { format: Some(ModelFormat::Tensorrt), keeps_names: true, ..Said::default() };
         assert_eq!(arrange(["1/a100.plan"], false, &said).unwrap()["1/a100.plan"], "1/a100.plan");
         // what it is, the configuration may say
         check(&["1/weights.bin"], false, Layout::Auto, None, &["1/weights.bin"]);
+    }
+
+    #[test]
+    fn files_of_a_backend_that_is_none_of_ours_keep_their_names() {
+        let said = Said { keeps_names: true, ..Said::default() };
+        for paths in [
+            ["1/config.json", "1/rank0.engine"],
+            ["config.json", "rank0.engine"],
+            ["1/dali.py", "README.md"],
+            ["libtriton_mine.so", "table.xml"],
+        ] {
+            for (from, to) in arrange(paths, false, &said).unwrap() {
+                assert_eq!(to.rsplit('/').next(), from.rsplit('/').next());
+            }
+        }
+        assert_eq!(arrange(["weights.bin"], true, &said).unwrap()["weights.bin"], "1/weights.bin");
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_refused() {
+        let arranged = |paths: [&str; 3], file_name| {
+            let said = Said { file_name, ..Said::default() };
+            arrange(paths, false, &said).map(|moves| moves.into_values().collect::<Vec<_>>())
+        };
+        let error = arranged(["a.bin", "a.xml", "model.bin"], "").unwrap_err();
+        assert_eq!(
+            error,
+            "'a.bin' and 'model.bin' would both be '1/model.bin': remove one, or set config.defaultModelFilename"
+        );
+        let error = arranged(["1/a.bin", "1/a.xml", "1/model.bin"], "").unwrap_err();
+        assert!(error.starts_with("'1/a.bin' and '1/model.bin' would both be '1/model.bin'"), "{error}");
+        let named = arranged(["a.bin", "a.xml", "model.bin"], "a.xml");
+        assert_eq!(named.unwrap(), ["1/a.bin", "1/a.xml", "1/model.bin"]);
     }
 
     #[test]

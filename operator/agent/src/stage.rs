@@ -6,7 +6,7 @@ use operator_core::{
     manifest::{ManifestModel, Precedence},
     render,
 };
-use server_core::config;
+use server_core::config::{self, ModelConfig};
 
 use crate::{
     fault::{Fault, Reason},
@@ -141,14 +141,8 @@ fn assemble(
     let config = config::from_text(&text).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))?;
 
     let paths = fetched.files.keys().map(String::as_str);
-    let said = Said {
-        layout: model.layout,
-        format: model.format.or_else(|| layout::format_of_backend(config::backend_name(&config))),
-        file_name: &config.default_model_filename,
-        names_more_files: !config.cc_model_filenames.is_empty(),
-    };
-    let moves =
-        layout::arrange(paths, fetched.is_bare, &said).map_err(|what| Fault::new(Reason::InvalidSource, what))?;
+    let moves = layout::arrange(paths, fetched.is_bare, &said(model, &config))
+        .map_err(|what| Fault::new(Reason::InvalidSource, what))?;
     let mut files = BTreeMap::new();
     for (from, to) in moves {
         if to == CONFIG || to == RETRY {
@@ -160,6 +154,15 @@ fn assemble(
         files.insert(to, fetched.files[&from]);
     }
     finish(store, model, partial, &mut files, &text)
+}
+
+/// What `model` and its whole configuration say of the files.
+fn said<'a>(model: &ManifestModel, config: &'a ModelConfig) -> Said<'a> {
+    let backend = config::backend_name(config);
+    let format = model.format.or_else(|| layout::format_of_backend(backend));
+    let file_name = config.default_model_filename.as_str();
+    let is_foreign = format.is_none() && !backend.is_empty() && file_name.is_empty();
+    Said { layout: model.layout, format, file_name, keeps_names: is_foreign || !config.cc_model_filenames.is_empty() }
 }
 
 /// Puts the configuration beside the files, and the whole into the store.
@@ -204,4 +207,33 @@ fn relocate(from: &Path, to: &Path) -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::rename(from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_keeps_names(format: Option<&str>, config: &str, expect: bool) {
+        let model: ManifestModel = serde_json::from_value(serde_json::json!({
+            "name": "m", "resource": "m", "source": { "http": { "uri": "https://models/m" } }, "layout": "Auto",
+            "format": format, "config": { "text": "", "precedence": "Fields" }, "readiness": "Required",
+            "load": { "timeout": "60s", "retries": 0, "backoff": "1s" },
+        }))
+        .unwrap();
+        assert_eq!(said(&model, &config::from_text(config).unwrap()).keeps_names, expect, "{format:?} {config}");
+    }
+
+    #[test]
+    fn only_files_of_our_backends_are_renamed() {
+        check_keeps_names(None, "", false);
+        check_keeps_names(None, "backend: 'tensorrt'", false);
+        check_keeps_names(None, "platform: 'tensorrt_plan'", false);
+        check_keeps_names(None, "backend: 'tensorrtllm'", true);
+        check_keeps_names(None, "backend: 'dali'", true);
+        // the user says what the file is, or what it is to be called
+        check_keeps_names(Some("onnx"), "backend: 'mine'", false);
+        check_keeps_names(None, "backend: 'mine' default_model_filename: 'table.bin'", false);
+        check_keeps_names(None, "backend: 'tensorrt' cc_model_filenames { key: '8.0' value: 'a100.plan' }", true);
+    }
 }
