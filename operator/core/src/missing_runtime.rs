@@ -15,7 +15,7 @@ struct Runtime {
 #[rustfmt::skip] // a table
 const RUNTIMES: [Runtime; 6] = [
     Runtime { backend: "onnxruntime", name: "ONNX Runtime", variants: "onnx" },
-    Runtime { backend: "python",      name: "Python",       variants: "python, pytorch or full" },
+    Runtime { backend: "python",      name: "Python",       variants: "python, pytorch, full or pytorch-cuda" },
     Runtime { backend: "pytorch",     name: "PyTorch",      variants: "pytorch, full or pytorch-cuda" },
     Runtime { backend: "tensorflow",  name: "TensorFlow",   variants: "tensorflow or full" },
     Runtime { backend: "openvino",    name: "OpenVINO",     variants: "openvino or full" },
@@ -74,7 +74,7 @@ mod tests {
         check(
             "no Python interpreter: 'python3' is in none of the folders of PATH ('/bin'); install Python 3.8 or later",
             Some(
-                "the server's image has no Python: set spec.image.variant of the TritonServer to python, pytorch or full",
+                "the server's image has no Python: set spec.image.variant of the TritonServer to python, pytorch, full or pytorch-cuda",
             ),
         );
     }
