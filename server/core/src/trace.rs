@@ -34,6 +34,8 @@ use crate::{
 
 /// Events of one request that are kept; later ones are not. A stream of responses may have no end.
 pub const MAX_EVENTS: usize = 16_384;
+/// Of those, what front ends leave for models: the many responses of a stream do not hide how it ended.
+const KEPT_FOR_MODELS: usize = 1024;
 /// Bytes of tensors of one request that are kept; tensors beyond are not.
 pub const MAX_TENSOR_BYTES: usize = 16 << 20;
 
@@ -208,9 +210,10 @@ impl std::fmt::Debug for Record {
 }
 
 impl Record {
-    fn push(&self, event: Event) {
+    /// Keeps it while there are fewer than `limit`.
+    fn push(&self, event: Event, limit: usize) {
         let mut kept = self.kept.lock();
-        if kept.events.len() < MAX_EVENTS {
+        if kept.events.len() < limit {
             kept.events.push(event);
         }
     }
@@ -279,7 +282,7 @@ impl Trace {
 
     /// A model runs this part from `now` on.
     pub fn begin(&self, model: &Name, version: u64, request_id: &str, now: Instant) {
-        self.record.push(Event::Model {
+        let event = Event::Model {
             id: self.id,
             parent_id: self.parent_id,
             span: self.span,
@@ -287,21 +290,23 @@ impl Trace {
             model: model.clone(),
             version,
             request_id: request_id.to_owned(),
-        });
+        };
+        self.record.push(event, MAX_EVENTS);
         self.reached(Activity::RequestStart, now);
     }
 
     /// A point was reached.
     pub fn reached(&self, activity: Activity, at: Instant) {
         if self.record.has_times {
-            self.record.push(Event::Time { id: self.id, activity, at });
+            self.record.push(Event::Time { id: self.id, activity, at }, MAX_EVENTS);
         }
     }
 
     /// A point of the whole request was reached, whichever part it is told to: what a front end says.
     pub fn request_reached(&self, activity: Activity, at: Instant) {
         if self.record.has_times {
-            self.record.push(Event::Time { id: self.record.id, activity, at });
+            let limit = MAX_EVENTS - KEPT_FOR_MODELS;
+            self.record.push(Event::Time { id: self.record.id, activity, at }, limit);
         }
     }
 

@@ -190,6 +190,19 @@ fn what_is_kept_of_a_request_is_bounded() {
 }
 
 #[test]
+fn many_responses_do_not_hide_how_a_request_ended() {
+    let (tracer, seen) = tracer(Mode::Triton, ON);
+    let trace = tracer.sample("m", || None).unwrap();
+    for _ in 0..MAX_EVENTS {
+        trace.request_reached(Activity::InferResponseComplete, Instant::now());
+    }
+    trace.reached(Activity::RequestEnd, Instant::now());
+    drop(trace);
+    let finished = seen.finished.lock().pop().unwrap();
+    assert!(matches!(finished.events.last(), Some(Event::Time { activity: Activity::RequestEnd, .. })));
+}
+
+#[test]
 fn moments_are_numbers_of_another_clock() {
     let epoch = Epoch { at: Instant::now(), reading: Duration::from_secs(10) };
     assert_eq!(epoch.nanos(epoch.at + Duration::from_nanos(5)), 10_000_000_005);
