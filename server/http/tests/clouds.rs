@@ -11,7 +11,7 @@ use server_core::{
     control::{ControlCall, PrivateControl},
     restriction::{ApiGroup, Restriction},
 };
-use server_engine::ControlMode;
+use server_engine::{ControlMode, LoadParameters};
 use server_http::{InferenceType, Options, PingMode, SageMakerOptions, VertexAiRoutes};
 use tokio::net::TcpListener;
 
@@ -156,6 +156,45 @@ async fn what_sagemaker_has_unpacked_may_be_the_model_itself() {
     assert_eq!(clouds.sagemaker("GET", "/models", &[], "").await.text(), r#"{"models":[]}"#);
     assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.json(), shown);
     assert_eq!(clouds.sagemaker("DELETE", "/models/one", &[], "").await.status, 200);
+    assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.status, 404);
+}
+
+/// An ensemble of one part, as SageMaker has unpacked it, with the body of its load. `output`: what it takes of its part.
+fn ensemble(output: &str) -> (tempfile::TempDir, String) {
+    let unpacked = tempfile::tempdir().unwrap();
+    let step = format!(
+        r#"step {{ model_name: "part" model_version: -1
+            input_map {{ key: "INPUT0" value: "INPUT0" }} output_map {{ key: "{output}" value: "OUTPUT0" }} }}"#
+    );
+    let tensors = one_tensor("FP32", "[ -1 ]", "");
+    for (name, config) in [
+        ("part", format!("backend: \"identity\" {tensors}")),
+        ("whole", format!("platform: \"ensemble\" {tensors} ensemble_scheduling {{ {step} }}")),
+    ] {
+        fs::create_dir_all(unpacked.path().join(name).join("1")).unwrap();
+        fs::write(unpacked.path().join(name).join("config.pbtxt"), config).unwrap();
+    }
+    let load = serde_json::json!({ "model_name": "one", "url": unpacked.path() }).to_string();
+    (unpacked, load)
+}
+
+#[tokio::test]
+async fn an_ensemble_leaves_with_parts_that_somebody_asked_for() {
+    let clouds = Clouds::multi_model().await;
+    let (_unpacked, load) = ensemble("OUTPUT0");
+    assert_eq!(clouds.sagemaker("POST", "/models", &[], &load).await.status, 200);
+    clouds.server.engine.load("part", LoadParameters::default()).await.unwrap();
+    assert_eq!(clouds.sagemaker("DELETE", "/models/one", &[], "").await.status, 200);
+    assert!(clouds.server.engine.index(true).unwrap().is_empty());
+    assert_eq!(clouds.sagemaker("POST", "/models", &[], &load).await.status, 200);
+}
+
+#[tokio::test]
+async fn parts_of_an_ensemble_that_cannot_be_loaded_leave() {
+    let clouds = Clouds::multi_model().await;
+    let (_unpacked, load) = ensemble("NONE");
+    assert_eq!(clouds.sagemaker("POST", "/models", &[], &load).await.status, 400);
+    harness::until(|| clouds.server.engine.index(true).unwrap().is_empty()).await;
     assert_eq!(clouds.sagemaker("GET", "/models/one", &[], "").await.status, 404);
 }
 

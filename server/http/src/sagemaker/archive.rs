@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use server_core::{
@@ -69,10 +69,14 @@ impl Drop for Links {
 
 /// Links what was unpacked into `source`, and gives the model's configuration the name that it is asked for by.
 ///
-/// Errors: it is no model; `AlreadyExists` for a name that is taken.
+/// Errors: it is no model, or leads where none are; `AlreadyExists` for a name that is taken.
 pub(super) fn prepare(name: &str, source: &Path, repository: &Path) -> Result<Prepared> {
+    check_place(source, &canonical(source))?;
     let is_model = source.join(CONFIG).is_file();
     let found = if is_model { Found::one(source) } else { find(source)? };
+    for folder in found.parts.iter().map(|(_, folder)| folder).chain([&found.model]) {
+        check_place(source, folder)?;
+    }
     let around = source.parent().filter(|_| is_model).unwrap_or(source);
     let shown_url = around.to_string_lossy().into_owned();
     let mut links = Links::default();
@@ -82,6 +86,29 @@ pub(super) fn prepare(name: &str, source: &Path, repository: &Path) -> Result<Pr
     }
     let config = renamed(name, &found.model);
     Ok(Prepared { parameters: LoadParameters { config, ..LoadParameters::default() }, shown_url, links })
+}
+
+/// Whether a path is one of the system's, where no models are, whatever `..` is in it.
+pub(super) fn is_of_system(path: &Path) -> bool {
+    let mut names = Vec::new();
+    for component in std::path::absolute(path).unwrap_or_default().components() {
+        match component {
+            Component::ParentDir => _ = names.pop(),
+            Component::Normal(name) => names.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    names.first().is_some_and(|first| ["dev", "proc", "sys"].iter().any(|folder| first == folder))
+}
+
+/// `place` is where a link in `source` leads, or `source` itself.
+fn check_place(source: &Path, place: &Path) -> Result<()> {
+    if is_of_system(place) {
+        let (source, place) = (source.display(), place.display());
+        let text = format!("Invalid URL: {source}: it leads to {place}, and cannot lead to /dev/, /proc/, or /sys/");
+        return Err(Error::invalid_argument(text));
+    }
+    Ok(())
 }
 
 /// Folders of models.
@@ -212,6 +239,22 @@ mod tests {
         assert!(!repository.join("5").exists(), "nothing is left of what failed");
         drop(prepared);
         assert_eq!(fs::read_dir(&repository).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_to_folders_of_the_system_are_refused() {
+        use std::os::unix::fs::symlink;
+
+        let temp = tempfile::tempdir().unwrap();
+        let (linked, around) = (temp.path().join("linked"), temp.path().join("around"));
+        symlink("/proc", &linked).unwrap();
+        fs::create_dir(&around).unwrap();
+        symlink("/sys/kernel", around.join("model")).unwrap();
+        for (source, place) in [(&linked, "/proc"), (&around, "/sys/kernel")] {
+            let error = prepare("1234", source, temp.path()).unwrap_err();
+            assert!(error.message.contains(&format!("it leads to {place}, and cannot lead to")), "{error}");
+            assert!(!temp.path().join("1234").exists());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::{Component, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use server_core::error::{Code, Error, Result};
 use server_engine::{BlockingPool, Engine, VersionState};
 use tokio::time::{Instant, sleep};
 
-use super::archive::{Links, Prepared, prepare};
+use super::archive::{Links, Prepared, is_of_system, prepare};
 use crate::{
     body::RequestBody,
     connection::Activity,
@@ -92,24 +92,11 @@ fn wanted(body: &[u8]) -> Result<Wanted> {
         })
     };
     let wanted = Wanted { name: member("model_name")?, url: member("url")? };
-    if is_of_system(&wanted.url) {
+    if is_of_system(wanted.url.as_ref()) {
         let text = format!("Invalid URL: {}: it cannot start with /dev/, /proc/, or /sys/", wanted.url);
         return Err(Error::invalid_argument(text));
     }
     Ok(wanted)
-}
-
-/// Whether a path leads where no models are, whatever `..` is in it.
-fn is_of_system(path: &str) -> bool {
-    let mut names = Vec::new();
-    for component in std::path::absolute(path).unwrap_or_default().components() {
-        match component {
-            Component::ParentDir => _ = names.pop(),
-            Component::Normal(name) => names.push(name.to_owned()),
-            _ => {}
-        }
-    }
-    names.len() > 1 && ["dev", "proc", "sys"].iter().any(|folder| names[0] == *folder)
 }
 
 impl Models {
@@ -155,10 +142,17 @@ impl Models {
         });
         let loaded = match prepared.await.and_then(|prepared| prepared) {
             Ok(Prepared { parameters, shown_url, links }) => {
+                let models = links.names();
                 if let Some(origin) = self.loaded.lock().get_mut(&name) {
                     (origin.shown_url, origin.links) = (shown_url, links);
                 }
-                self.engine.load(&name, parameters).await
+                let loaded = self.engine.load(&name, parameters).await;
+                if loaded.is_err() {
+                    for model in &models {
+                        _ = self.engine.unload(model, true).await; // why it cannot be loaded is what counts
+                    }
+                }
+                loaded
             }
             Err(error) => Err(error),
         };
@@ -175,6 +169,9 @@ impl Models {
         let name = name.as_str();
         let Some(models) = self.loaded.lock().get(name).map(|origin| origin.links.names()) else { return Ok(false) };
         self.engine.unload(name, true).await?;
+        for part in models.iter().filter(|model| *model != name) {
+            self.engine.unload(part, false).await?; // also one that somebody has asked for
+        }
         let deadline = Instant::now() + UNLOAD_TIME;
         while self.engine.index(false)?.iter().any(|entry| models.contains(&entry.name) && is_there(entry.state)) {
             if Instant::now() > deadline {
@@ -237,6 +234,8 @@ mod tests {
             r#"{"model_name":3,"url":[]}"#,
             r#"{"model_name":"","url":"u"}"#,
             r#"{"model_name":"m","url":"/proc/self/root"}"#,
+            r#"{"model_name":"m","url":"/proc/"}"#,
+            r#"{"model_name":"m","url":"/dev"}"#,
             r#"{"model_name":"m","url":"/tmp/../sys/./kernel/"}"#,
         ] {
             assert!(wanted(bad.as_bytes()).is_err(), "{bad}");
