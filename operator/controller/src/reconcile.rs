@@ -104,11 +104,14 @@ async fn steps_of(
     let Some(mut replicas) = context.observer.replicas(key, &around.pods, names) else {
         return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
     };
-    let compiled = compile(server, &around.models, &around.observed);
+    let mut compiled = compile(server, &around.models, &around.observed);
+    if let Some(trace) = context.traces.of(&server.metadata) {
+        compiled.manifest = compiled.manifest.with_trace(trace);
+    }
     let crashes = events::of_replicas(&replicas);
     context.events.record(&server.object_ref(&()), "Observe", &crashes);
     // which pods may adopt what is new: pure, from what is published and what they report
-    let (mut compiled, adopt) = rollout::advance(
+    let (compiled, adopt) = rollout::advance(
         compiled,
         &rollout::Around {
             last: around.observed.manifest.as_ref(),
@@ -116,9 +119,6 @@ async fn steps_of(
             at_once: rollout::at_once(&server.spec),
         },
     );
-    if let Some(trace) = context.traces.of(&server.metadata) {
-        compiled.manifest = compiled.manifest.with_trace(trace);
-    }
     // whether it rests: the number of replicas between zero and one, and where requests go meanwhile
     let now_has = around.deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas);
     let zero = zero::decide(context, key, server, now_has, &replicas)

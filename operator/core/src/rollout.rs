@@ -66,14 +66,19 @@ pub type Adopt = BTreeMap<String, BTreeSet<String>>;
 /// Takes the rollouts of all models one step further: `compiled` holds each model as it is asked for and comes back with the
 /// manifest to publish. A content that cannot begin yet is left as it was, which its placement says.
 pub fn advance(mut compiled: Compiled, around: &Around<'_>) -> (Compiled, Adopt) {
-    let Manifest { namespace, server, models, sources, .. } = compiled.manifest;
+    let Manifest { namespace, server, models, sources, trace, .. } = compiled.manifest;
     let last = around.last.filter(|last| last.namespace == namespace && last.server == server);
     let mut steps: Vec<Step> = models.into_iter().map(|entry| Step::of(entry, last, around)).collect();
     let waiting = room::make_room(&mut steps, last, around);
     let mut adopt = adopt::decide(&steps, around);
     drains::add(&mut adopt, &steps, around);
     let entries = steps.into_iter().map(|step| step.entry).collect();
-    compiled.manifest = Manifest::new(namespace, server, entries).with_sources(sources);
+    let manifest = Manifest::new(namespace, server, entries).with_sources(sources);
+    // the hash that pods report is that of all of it
+    compiled.manifest = match trace {
+        Some(trace) => manifest.with_trace(trace),
+        None => manifest,
+    };
     for model in &mut compiled.models {
         if model.placement == Placement::Placed && waiting.contains(&model.name) {
             let message = "the manifest has no room for it beside the former content while other models are rolled out: it \

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    manifest::ManifestTrace,
     replica::{ModelReport, Report},
     source_rules::SourceRules,
 };
@@ -255,6 +256,21 @@ fn what_sources_may_use_is_published_with_the_contents() {
     let next = advance(all, &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
     assert_eq!(next.sources, rules);
     assert!(Manifest::from_json(&next.to_json()).is_ok(), "and hashed with them");
+}
+
+#[test]
+fn a_pod_has_read_a_manifest_with_the_trace_in_it() {
+    let trace =
+        ManifestTrace { collector: "http://collector:4318".into(), id: "0af7651916cd43dd8448eb211c80319c".into() };
+    let mut all = compiled(vec![content("good-1")]);
+    all.manifest = all.manifest.with_trace(trace);
+    let last = all.manifest.clone();
+    let report = Report { manifest_hash: Some(last.hash.clone()), ..Report::default() };
+    let may_adopt = BTreeSet::from([last.models[0].adopt_word()]);
+    let pod = Replica { name: "pod-01".into(), may_adopt, report: Some(report), ..Replica::default() };
+    let (next, adopt) = advance(all, &Around { last: Some(&last), replicas: &[pod], at_once: 1 });
+    assert_eq!(next.manifest, last, "the trace is published");
+    assert_eq!(adopt["pod-01"], BTreeSet::new(), "what is proven needs no word any more");
 }
 
 #[test]
