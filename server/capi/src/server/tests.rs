@@ -126,9 +126,9 @@ enum Heard {
 
 struct Library {
     script: Arc<Mutex<Script>>,
-    host: Arc<dyn Host>,
+    /// It is there for as long as the library.
+    _host: Arc<dyn Host>,
     heard: mpsc::Receiver<Heard>,
-    say: Box<mpsc::Sender<Heard>>,
     request: Handle<InferenceRequest>,
     server: Handle<Server>,
 }
@@ -143,7 +143,8 @@ impl Library {
         let weak: Weak<dyn Host> = Arc::downgrade(&host);
         let server = Handle::new(Server::new(weak, "asking"));
         let (say, heard) = mpsc::channel();
-        let say = Box::new(say);
+        // A request may be released after its last response, also when the test has ended.
+        let say: &'static mpsc::Sender<Heard> = Box::leak(Box::new(say));
         let user: *mut c_void = (&raw const *say).cast_mut().cast();
         let (mut allocator, mut request) = (Handle::NULL, Handle::NULL);
         good(TRITONSERVER_ResponseAllocatorNew(out(&mut allocator), Some(alloc), Some(release), None));
@@ -156,7 +157,7 @@ impl Library {
         good(TRITONSERVER_InferenceRequestAppendInputData(request, input, base, INPUT.len(), MemoryType::CPU, 0));
         good(TRITONSERVER_InferenceRequestSetReleaseCallback(request, Some(released), user));
         good(TRITONSERVER_InferenceRequestSetResponseCallback(request, allocator, user, Some(responded), user));
-        Self { script, host, heard, say, request, server }
+        Self { script, _host: host, heard, request, server }
     }
 
     fn send(&self) -> Result<()> {
@@ -178,12 +179,6 @@ impl Library {
     }
 }
 
-impl Drop for Library {
-    fn drop(&mut self) {
-        let _ = (&self.say, &self.host); // they are there until now
-    }
-}
-
 #[track_caller]
 fn good(status: Handle<CError>) {
     result_of(status).unwrap();
@@ -191,7 +186,7 @@ fn good(status: Handle<CError>) {
 
 #[allow(unsafe_code)]
 fn say(user: *mut c_void, heard: Heard) {
-    // SAFETY: the address of the sender that `Library` holds.
+    // SAFETY: the address of a sender that is never freed.
     let sender = unsafe { &*user.cast::<mpsc::Sender<Heard>>() };
     let _ = sender.send(heard);
 }
