@@ -68,9 +68,9 @@ def test_what_is_no_picture_is_the_error_of_its_request(client, sample):
     with pytest.raises(InferenceServerException, match="picture 0 of the request cannot be read"):
         sample.ask.find(client, [b"no picture"])
     # Each machine trains a detector of its own, and none is never wrong.
-    empty = [sample.boards.board(seed, size=(640, 640), parts=0)[0] for seed in range(6002, 6012)]
+    empty = [sample.boards.board(seed, size=(640, 640), parts=0)[0] for seed in range(6002, 6010)]
     found = [labels for _, _, labels in sample.ask.find(client, [sample.ask.png(board) for board in empty])]
-    assert found.count([]) >= 5, "nothing is found on most boards without parts"
+    assert found.count([]) >= 4, "nothing is found on most boards without parts"
     assert len(sample.ask.find(client, [sample.ask.png(Image.new("RGB", (30, 20)))])) == 1, "a picture may be small"
 
 
