@@ -335,11 +335,13 @@ impl Engine {
                 }
                 ProfileValues::ByName { narrow, wide, since } => {
                     let has_wide = minor >= since;
-                    let wide =
-                        if has_wide { self.values(wide, name, profile, which) } else { std::ptr::null::<i64>() };
+                    let wide = if has_wide { self.values(wide, name, profile, which) } else { std::ptr::null::<i64>() };
                     // A plan whose builder was told 32 bits each has none of 64.
-                    let narrow =
-                        if wide.is_null() { self.values(narrow, name, profile, which) } else { std::ptr::null::<i32>() };
+                    let narrow = if wide.is_null() {
+                        self.values(narrow, name, profile, which)
+                    } else {
+                        std::ptr::null::<i32>()
+                    };
                     (narrow, wide)
                 }
             };
