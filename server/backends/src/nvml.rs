@@ -44,8 +44,7 @@ pub fn gpu_probe(interval: Duration) -> Result<Arc<dyn GpuProbe>, String> {
 }
 
 fn open(path: &Path) -> Result<Nvml, LoadError> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    Nvml::begin(Library::open(&path)?)
+    Nvml::begin(Library::open(path)?)
 }
 
 /// GPUs that are watched.

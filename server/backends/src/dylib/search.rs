@@ -35,14 +35,16 @@ pub(crate) struct Wanted<'a> {
     pub(crate) cure: &'static str,
 }
 
-/// The file to open.
+/// The file to open, by its absolute path: the loader looks for names without a folder elsewhere.
 ///
 /// Errors: [`LoadError::NotFound`] with every place searched.
 pub(crate) fn find(wanted: &Wanted<'_>) -> Result<PathBuf, LoadError> {
     let variable = env::var_os(wanted.variable).filter(|path| !path.is_empty());
     let executable = env::current_exe().ok();
     let places = places(wanted, variable, executable.as_deref().and_then(Path::parent));
-    places.iter().find_map(|place| find_in(place, wanted.file_name)).ok_or_else(|| LoadError::NotFound {
+    let found = places.iter().find_map(|place| find_in(place, wanted.file_name));
+    let found = found.map(|path| std::path::absolute(&path).unwrap_or(path));
+    found.ok_or_else(|| LoadError::NotFound {
         name: wanted.file_name,
         searched: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "),
         cure: wanted.cure,

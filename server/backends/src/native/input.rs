@@ -12,7 +12,7 @@ use server_core::{
 
 use super::{
     runner::{Fed, Strings},
-    scratch::Room,
+    scratch::GatherBuffer,
 };
 
 /// One input as an instance feeds it.
@@ -47,12 +47,12 @@ impl Input {
     /// The requests' tensors of this name as one; `None` if it is optional and absent.
     ///
     /// A batch of one lies where the request left it, if that is aligned, and nobody changes there what the model relies on.
-    /// Else the bytes are gathered in `room`.
-    pub(super) fn feed<'a, R: Room>(
+    /// Else the bytes are gathered in `buffer`.
+    pub(super) fn feed<'a, B: GatherBuffer>(
         &'a self,
         requests: &'a [Pending],
         position: usize,
-        room: &'a mut R,
+        buffer: &'a mut B,
     ) -> Result<Option<Fed<'a>>, InputError> {
         let parts = || requests.iter().filter_map(|pending| self.find(pending, position));
         let Some(first) = parts().next().filter(|_| parts().count() == requests.len()) else {
@@ -83,7 +83,7 @@ impl Input {
         }
         let scalar_size = self.data_type.byte_size().filter(|_| self.is_scalar);
         let own = |data: &'a [u8]| scalar_size.and_then(|size| data.get(..size)).unwrap_or(data);
-        if !R::HOLDS_ALL
+        if !B::HOLDS_ALL
             && (requests.len() == 1 || self.is_scalar)
             && let Some(data) = self.in_place(&first.data).map(own)
         {
@@ -91,7 +91,7 @@ impl Input {
         }
         let bytes = || bytes().map(own).take(most);
         let length = self.length(pack::packed_len(bytes().map(<[u8]>::len)))?;
-        let gathered = room.bytes(length);
+        let gathered = buffer.bytes(length);
         self.length(pack::gather(bytes(), gathered))?;
         self.numbers(shape, gathered).map(Some)
     }

@@ -28,7 +28,7 @@ mod verify;
 pub(crate) use instance::BatchInstance;
 pub(crate) use overlap::{LANES, OverlappedInstance, Overlapping, Staged};
 pub(crate) use runner::{Fed, Runner, Value, Values, lies_in};
-pub(crate) use scratch::Room;
+pub(crate) use scratch::GatherBuffer;
 pub(crate) use signature::{Kind, Offered, Signature};
 pub(crate) use tensors::Tensors;
 pub(crate) use verify::verify;

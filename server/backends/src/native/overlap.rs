@@ -22,7 +22,7 @@ use super::{
     instance::Moments,
     output::{Output, Run, Texts},
     runner::{Value, Values},
-    scratch::Room,
+    scratch::GatherBuffer,
     tensors::Tensors,
 };
 use crate::heap::TrimAfter;
@@ -33,23 +33,23 @@ pub(crate) const LANES: usize = 2;
 /// A runtime that runs by itself once it was started. Each lane has one run at a time.
 pub(crate) trait Overlapping: Send {
     /// Memory that the runtime reads inputs from.
-    type Room: Room + Send;
+    type Buffer: GatherBuffer + Send;
     /// What one run answers per output. It may borrow from the lane.
     type Value<'a>: Value
     where
         Self: 'a;
 
     /// Memory for one input of one lane.
-    fn room(&self) -> Self::Room;
+    fn gather_buffer(&self) -> Self::Buffer;
 
-    /// Starts a run of so many rows that computes the outputs `wanted`. `rooms` stay as they are until it has ended.
+    /// Starts a run of so many rows that computes the outputs `wanted`. `buffers` stay as they are until it has ended.
     ///
     /// Errors: whatever the runtime finds wrong; nothing runs then.
     fn start(
         &mut self,
         lane: usize,
         staged: &[Staged],
-        rooms: &[Self::Room],
+        buffers: &[Self::Buffer],
         wanted: &[usize],
         rows: u32,
     ) -> Result<()>;
@@ -62,7 +62,7 @@ pub(crate) trait Overlapping: Send {
     /// Errors: whatever went wrong in it.
     fn finish(&mut self, lane: usize) -> Result<Values<Self::Value<'_>>>;
 
-    /// Blocks until nothing uses rooms and lanes any more, after a panic in one of the others.
+    /// Blocks until nothing uses buffers and lanes any more, after a panic in one of the others.
     fn settle(&mut self);
 }
 
@@ -71,8 +71,8 @@ pub(crate) trait Overlapping: Send {
 pub(crate) struct Staged {
     /// Number of the input, in the order of [`Tensors`].
     pub(crate) number: usize,
-    /// Number of the room.
-    pub(crate) room: usize,
+    /// Number of the buffer.
+    pub(crate) buffer: usize,
     /// Its first bytes, so many.
     pub(crate) length: usize,
     /// Of the whole batch.
@@ -82,12 +82,12 @@ pub(crate) struct Staged {
 /// A runtime of that kind and what it needs to serve requests.
 pub(crate) struct OverlappedInstance<R: Overlapping> {
     name: String,
-    /// Ends its runs when it is dropped, before `rooms`.
+    /// Ends its runs when it is dropped, before `buffers`.
     runner: R,
     tensors: Tensors,
     has_rows: bool,
     /// Of each lane: one per input, and one per computed input.
-    rooms: [Vec<R::Room>; LANES],
+    buffers: [Vec<R::Buffer>; LANES],
     texts: Texts,
     /// After the runner.
     _memory: TrimAfter,
@@ -105,8 +105,8 @@ impl<R: Overlapping> OverlappedInstance<R> {
     /// As [`super::BatchInstance::new`].
     pub(crate) fn new(name: String, runner: R, tensors: Tensors, has_rows: bool) -> Self {
         let count = tensors.inputs.len() + tensors.computed.len();
-        let rooms = std::array::from_fn(|_| (0..count).map(|_| runner.room()).collect());
-        Self { name, runner, tensors, has_rows, rooms, texts: Texts::default(), _memory: TrimAfter }
+        let buffers = std::array::from_fn(|_| (0..count).map(|_| runner.gather_buffer()).collect());
+        Self { name, runner, tensors, has_rows, buffers, texts: Texts::default(), _memory: TrimAfter }
     }
 
     /// Whether all requests of a batch may run together.
@@ -121,21 +121,21 @@ impl<R: Overlapping> OverlappedInstance<R> {
         requests: &[Pending],
         moments: &mut Moments,
     ) -> Result<SmallVec<[usize; 8]>, InputError> {
-        let Self { runner, tensors: Tensors { inputs, computed, outputs }, rooms, .. } = self;
-        let rooms = &mut rooms[lane];
+        let Self { runner, tensors: Tensors { inputs, computed, outputs }, buffers, .. } = self;
+        let buffers = &mut buffers[lane];
         let mut staged = SmallVec::<[Staged; 8]>::new();
         for (number, input) in inputs.iter().enumerate() {
-            if let Some(fed) = input.feed(requests, number, &mut rooms[number])? {
-                staged.push(Staged { number, room: number, length: fed.length(), shape: fed.shape().clone() });
+            if let Some(fed) = input.feed(requests, number, &mut buffers[number])? {
+                staged.push(Staged { number, buffer: number, length: fed.length(), shape: fed.shape().clone() });
             }
         }
         let mut number = inputs.len();
         for (place, input) in computed.iter().enumerate() {
             let (shape, bytes) = input.compute(requests)?;
-            let room = inputs.len() + place;
-            rooms[room].bytes(bytes.len()).copy_from_slice(&bytes);
+            let buffer = inputs.len() + place;
+            buffers[buffer].bytes(bytes.len()).copy_from_slice(&bytes);
             for _ in &input.targets {
-                staged.push(Staged { number, room, length: bytes.len(), shape: shape.clone() });
+                staged.push(Staged { number, buffer, length: bytes.len(), shape: shape.clone() });
                 number += 1;
             }
         }
@@ -144,7 +144,7 @@ impl<R: Overlapping> OverlappedInstance<R> {
         let wanted: SmallVec<[usize; 8]> =
             outputs.iter().enumerate().filter(|(_, output)| is_wanted(output)).map(|(number, _)| number).collect();
         let rows = requests.iter().map(Pending::batch_size).sum();
-        runner.start(lane, &staged, rooms, &wanted, rows)?;
+        runner.start(lane, &staged, buffers, &wanted, rows)?;
         Ok(wanted)
     }
 
@@ -306,7 +306,7 @@ mod tests {
 
     struct Memory;
 
-    impl Room for Memory {
+    impl GatherBuffer for Memory {
         const HOLDS_ALL: bool = true;
 
         fn bytes(&mut self, _: usize) -> &mut [u8] {
@@ -343,10 +343,10 @@ mod tests {
     }
 
     impl Overlapping for Panicking {
-        type Room = Memory;
+        type Buffer = Memory;
         type Value<'a> = Nothing;
 
-        fn room(&self) -> Memory {
+        fn gather_buffer(&self) -> Memory {
             Memory
         }
 

@@ -5,7 +5,7 @@
 use std::slice;
 
 /// Memory that one input of a batch is gathered in.
-pub(crate) trait Room {
+pub(crate) trait GatherBuffer {
     /// Whether everything is gathered there: the runtime reads nothing where a request left it.
     const HOLDS_ALL: bool;
 
@@ -35,7 +35,7 @@ impl Scratch {
     }
 }
 
-impl Room for Scratch {
+impl GatherBuffer for Scratch {
     const HOLDS_ALL: bool = false;
 
     fn bytes(&mut self, length: usize) -> &mut [u8] {

@@ -1,16 +1,13 @@
 //! ONNX Runtime itself: found and opened when the first model needs it, once for the process. A library that is not
 //! there fails the models that need it and nothing else, and is looked for again at the next load.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
+use once_cell::sync::OnceCell;
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
     logging::LogLevel,
 };
-use parking_lot::Mutex;
 use server_core::{
     backend::Settings,
     error::{Error, Result},
@@ -52,14 +49,8 @@ pub(super) struct Runtime {
 ///
 /// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
 pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
-    static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
-    let mut opened = OPENED.lock();
-    if let Some(runtime) = *opened {
-        return Ok(runtime);
-    }
-    let runtime = Box::leak(Box::new(open(settings)?)); // like the library: never closed
-    *opened = Some(runtime);
-    Ok(runtime)
+    static OPENED: OnceCell<Runtime> = OnceCell::new();
+    OPENED.get_or_try_init(|| open(settings))
 }
 
 fn open(settings: &Settings) -> Result<Runtime> {
@@ -88,20 +79,14 @@ fn open(settings: &Settings) -> Result<Runtime> {
 }
 
 fn library(setting: Option<&str>) -> Result<Library, LoadError> {
-    let path = dylib::find(&Wanted {
+    Library::open(&dylib::find(&Wanted {
         file_name: "libonnxruntime.so",
         setting,
         variable: "ORT_DYLIB_PATH",
         known: &["/opt/onnxruntime/lib", "/usr/lib", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu"],
         cure: "install ONNX Runtime into one of these places, or name its file with \
                --backend-config=onnxruntime,library=PATH or ORT_DYLIB_PATH",
-    })?;
-    Library::open(&absolute(&path))
-}
-
-/// The loader looks for names without a folder elsewhere.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+    })?)
 }
 
 fn describe(error: LoadError) -> Error {

@@ -1,9 +1,7 @@
 //! OpenVINO itself: found and opened when the first model needs it, once for the process. A library that is not there fails the
 //! models that need it and nothing else, and is looked for again at the next load.
 
-use std::path::Path;
-
-use parking_lot::Mutex;
+use once_cell::sync::OnceCell;
 use server_core::{
     backend::Settings,
     error::{Error, Result},
@@ -33,14 +31,8 @@ pub(super) struct Runtime {
 ///
 /// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
 pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
-    static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
-    let mut opened = OPENED.lock();
-    if let Some(runtime) = *opened {
-        return Ok(runtime);
-    }
-    let runtime = Box::leak(Box::new(open(settings)?)); // like the library: never closed
-    *opened = Some(runtime);
-    Ok(runtime)
+    static OPENED: OnceCell<Runtime> = OnceCell::new();
+    OPENED.get_or_try_init(|| open(settings))
 }
 
 pub(super) fn open(settings: &Settings) -> Result<Runtime> {
@@ -74,7 +66,7 @@ pub(super) fn threads() -> Threads {
 }
 
 fn library(setting: Option<&str>) -> Result<Library, LoadError> {
-    let path = dylib::find(&Wanted {
+    Library::open(&dylib::find(&Wanted {
         file_name: "libopenvino_c.so",
         setting,
         variable: "OPENVINO_DYLIB_PATH",
@@ -88,9 +80,7 @@ fn library(setting: Option<&str>) -> Result<Library, LoadError> {
         ],
         cure: "install OpenVINO 2023.1 or newer into one of these places, or name its libopenvino_c.so with \
                --backend-config=openvino,library=PATH or OPENVINO_DYLIB_PATH",
-    })?;
-    // The loader looks for names without a folder elsewhere.
-    Library::open(&std::path::absolute(&path).unwrap_or_else(|_| Path::new(&path).to_path_buf()))
+    })?)
 }
 
 fn describe(error: LoadError) -> Error {

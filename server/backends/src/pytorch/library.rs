@@ -1,8 +1,7 @@
 //! The shim, and libtorch behind it: found and opened when the first model needs them, once for the process. A library that is
 //! not there fails the models that need it and nothing else, and is looked for again at the next load.
 
-use std::path::{Path, PathBuf};
-
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use server_core::{backend::Settings, error::Result};
 
@@ -42,15 +41,9 @@ struct Threads {
 ///
 /// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
 pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
-    static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
-    let mut opened = OPENED.lock();
-    if let Some(runtime) = *opened {
-        return Ok(runtime);
-    }
-    let made = open(settings.get("library").map(String::as_str)).map_err(|error| without_library(NAME, &error))?;
-    let runtime = Box::leak(Box::new(made)); // like the library: never closed
-    *opened = Some(runtime);
-    Ok(runtime)
+    static OPENED: OnceCell<Runtime> = OnceCell::new();
+    let open = || open(settings.get("library").map(String::as_str)).map_err(|error| without_library(NAME, &error));
+    OPENED.get_or_try_init(open)
 }
 
 fn open(setting: Option<&str>) -> std::result::Result<Runtime, LoadError> {
@@ -62,7 +55,7 @@ fn open(setting: Option<&str>) -> std::result::Result<Runtime, LoadError> {
         cure: "compile it for the libtorch of this machine with deploy/shims/build torch, or name its file with \
                --backend-config=pytorch,library=PATH or TORCH_SHIM_PATH",
     })?;
-    let library = Library::open(&absolute(&path)).map_err(with_cure)?;
+    let library = Library::open(&path).map_err(with_cure)?;
     let interface = raw::interface(&library)?;
     if interface != INTERFACE {
         let text = format!("its interface has version {interface}, and this server needs {INTERFACE}: {AGAIN}");
@@ -83,11 +76,6 @@ fn open(setting: Option<&str>) -> std::result::Result<Runtime, LoadError> {
     let gpus = shim.gpu_count();
     tracing::info!(path = %library.path().display(), version = %found, gpus, "opened libtorch");
     Ok(Runtime { shim, numbers: numbers(&found), version: found, gpus, threads: Mutex::default() })
-}
-
-/// The loader looks for names without a folder elsewhere.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// What helps where the loader refuses the shim: mostly libtorch itself is missing, or another version.

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use server_core::{
     backend::Settings,
@@ -35,27 +36,20 @@ pub(super) struct Runtime {
 ///
 /// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
 pub(super) fn runtime(settings: &Settings) -> Result<&'static Runtime> {
-    static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
     if let Some(version) = settings.get("version").filter(|version| version.trim() != "2") {
         let text = format!(
             "unexpected value '{version}' of 'version', expected 2: models of TensorFlow 1 run in TensorFlow 2"
         );
         return Err(Error::invalid_argument(text));
     }
-    let mut opened = OPENED.lock();
-    if let Some(runtime) = *opened {
-        return Ok(runtime);
-    }
-    let runtime =
-        open(settings.get("library").map(String::as_str)).map_err(|error| without_library("tensorflow", &error))?;
-    let runtime = Box::leak(Box::new(runtime)); // like the library: never closed
-    *opened = Some(runtime);
-    Ok(runtime)
+    static OPENED: OnceCell<Runtime> = OnceCell::new();
+    let open =
+        || open(settings.get("library").map(String::as_str)).map_err(|error| without_library("tensorflow", &error));
+    OPENED.get_or_try_init(open)
 }
 
 fn open(setting: Option<&str>) -> Result<Runtime, LoadError> {
-    let path = find(setting)?;
-    let library = Library::open(&std::path::absolute(&path).unwrap_or(path))?;
+    let library = Library::open(&find(setting)?)?;
     let functions = Functions::open(&library)?;
     functions.listen_to_prints(print);
     tracing::info!(path = %library.path().display(), version = %functions.version(), "opened TensorFlow");

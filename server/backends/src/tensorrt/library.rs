@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use parking_lot::Mutex;
+use once_cell::sync::OnceCell;
 use server_core::{backend::Settings, error::Result};
 
 use super::raw::{self, Api, Major};
@@ -15,14 +15,8 @@ use crate::{
 ///
 /// Errors: `InvalidArgument` if it is not found, `Internal` if it is found and of no use.
 pub(super) fn api(settings: &Settings) -> Result<&'static Api> {
-    static OPENED: Mutex<Option<&'static Api>> = Mutex::new(None);
-    let mut opened = OPENED.lock();
-    if let Some(api) = *opened {
-        return Ok(api);
-    }
-    let api: &'static Api = Box::leak(Box::new(open_for_builder(settings)?.0)); // like the library
-    *opened = Some(api);
-    Ok(api)
+    static OPENED: OnceCell<Api> = OnceCell::new();
+    OPENED.get_or_try_init(|| Ok(open_for_builder(settings)?.0))
 }
 
 /// The same with the library itself, which has the builder, too.
@@ -47,7 +41,7 @@ fn open(settings: &Settings) -> Result<(Api, Library), LoadError> {
         cure: "install NVIDIA TensorRT 10 (or 8.6) into one of these places, or name its file with \
                --backend-config=tensorrt,library=PATH or TENSORRT_DYLIB_PATH",
     })?;
-    let library = Library::open(&std::path::absolute(&path).unwrap_or(path))?;
+    let library = Library::open(&path)?;
     let api = Api::of(&library)?;
     tracing::info!(path = %library.path().display(), version = %api.version, "opened TensorRT");
     open_plugins(settings, &library, &api);

@@ -22,7 +22,7 @@ use super::{
     profiles::{self, Given},
     raw::take_last_error,
 };
-use crate::native::{Fed, LANES, Overlapping, Room, Staged, Value, Values};
+use crate::native::{Fed, GatherBuffer, LANES, Overlapping, Staged, Value, Values};
 
 /// An engine with the contexts, streams and memory of one instance.
 pub(super) struct TensorRtRunner {
@@ -63,7 +63,7 @@ struct Start<'a> {
     place: usize,
     /// Where inputs lie.
     staged: &'a [Staged],
-    rooms: &'a [HostRoom],
+    buffers: &'a [HostBuffer],
     /// The same inputs, as the engine sees them.
     given: &'a [Given],
     /// Numbers of outputs.
@@ -91,14 +91,14 @@ impl From<Error> for Failure {
 
 impl TensorRtRunner {
     /// The inputs as the engine sees them.
-    fn given(&self, staged: &[Staged], rooms: &[HostRoom], rows: Option<i64>) -> Result<Vec<Given>> {
+    fn given(&self, staged: &[Staged], buffers: &[HostBuffer], rows: Option<i64>) -> Result<Vec<Given>> {
         let given = |staged: &Staged| {
             let tensor = self.inputs[staged.number];
             let io = &self.loaded.description.tensors[tensor];
             if !io.is_shape {
                 return Ok(Given { tensor, shape: staged.shape.clone(), values: None });
             }
-            let bytes = &rooms[staged.room].memory.bytes()[..staged.length];
+            let bytes = &buffers[staged.buffer].memory.bytes()[..staged.length];
             let values = buffers::shape_values(io, &staged.shape, bytes, rows).ok_or_else(|| {
                 Error::invalid_argument(format!("missing shape values for the shape tensor '{}'", io.text))
             })?;
@@ -148,8 +148,8 @@ impl TensorRtRunner {
             let Place::Device(memory) = place else {
                 return Err(Error::internal(format!("input '{}' lies at an unexpected place", io.text)).into());
             };
-            let room = &start.rooms[staged.room].memory;
-            let copied = memory.copy_from(room, staged.length, &self.streams.input);
+            let buffer = &start.buffers[staged.buffer].memory;
+            let copied = memory.copy_from(buffer, staged.length, &self.streams.input);
             copied.map_err(cuda("failed to copy an input"))?;
         }
         Ok(())
@@ -297,14 +297,21 @@ fn in_its_words(what: &str) -> Error {
 }
 
 impl Overlapping for TensorRtRunner {
-    type Room = HostRoom;
+    type Buffer = HostBuffer;
     type Value<'a> = Computed<'a>;
 
-    fn room(&self) -> HostRoom {
-        HostRoom::new(&self.loaded.gpu, self.pins.0)
+    fn gather_buffer(&self) -> HostBuffer {
+        HostBuffer::new(&self.loaded.gpu, self.pins.0)
     }
 
-    fn start(&mut self, lane: usize, staged: &[Staged], rooms: &[HostRoom], wanted: &[usize], rows: u32) -> Result<()> {
+    fn start(
+        &mut self,
+        lane: usize,
+        staged: &[Staged],
+        buffers: &[HostBuffer],
+        wanted: &[usize],
+        rows: u32,
+    ) -> Result<()> {
         self.loaded.gpu.enter().map_err(|error| self.failed("unable to set device", &error))?;
         let needed = self.loaded.description.side(true).count();
         if staged.len() != needed {
@@ -312,12 +319,12 @@ impl Overlapping for TensorRtRunner {
             return Err(Error::invalid_argument(text));
         }
         let rows = self.has_rows.then(|| i64::from(rows));
-        let given = self.given(staged, rooms, rows)?;
+        let given = self.given(staged, buffers, rows)?;
         let usable: Vec<usize> = self.contexts.iter().map(|profiled| profiled.number).collect();
         let place = profiles::choose(&self.loaded.description, &usable, &given, &self.name)?;
         let device = self.device.clone();
         let _one_at_a_time = device.as_ref().map(|device| device.lock());
-        let started = self.enqueue(&Start { lane, place, staged, rooms, given: &given, wanted, rows });
+        let started = self.enqueue(&Start { lane, place, staged, buffers, given: &given, wanted, rows });
         started.map_err(|failure| {
             let ended = self.streams.synchronize(); // what was started of it must not use memory any more
             if let Some(error) = ended.err().filter(CudaError::is_final) {
@@ -375,19 +382,19 @@ impl Drop for TensorRtRunner {
 }
 
 /// Host memory for one input, which grows when needed.
-pub(super) struct HostRoom {
+pub(super) struct HostBuffer {
     gpu: Arc<Gpu>,
     is_pinned: bool,
     memory: HostMemory,
 }
 
-impl HostRoom {
+impl HostBuffer {
     fn new(gpu: &Arc<Gpu>, is_pinned: bool) -> Self {
         Self { gpu: gpu.clone(), is_pinned, memory: HostMemory::new(gpu, 0, false) }
     }
 }
 
-impl Room for HostRoom {
+impl GatherBuffer for HostBuffer {
     const HOLDS_ALL: bool = true;
 
     fn bytes(&mut self, length: usize) -> &mut [u8] {

@@ -8,7 +8,7 @@ use std::{
     ptr,
 };
 
-use parking_lot::Mutex;
+use once_cell::sync::OnceCell;
 use server_core::error::Error;
 
 use crate::dylib::{Library, LoadError};
@@ -101,14 +101,8 @@ impl Driver {
     ///
     /// Errors: there is no driver, it is too old, or it has no GPU; each with what to do.
     pub(super) fn get() -> Result<&'static Self, Error> {
-        static OPENED: Mutex<Option<&'static Driver>> = Mutex::new(None);
-        let mut opened = OPENED.lock();
-        if let Some(driver) = *opened {
-            return Ok(driver);
-        }
-        let driver: &'static Self = Box::leak(Box::new(Self::open()?)); // like the library
-        *opened = Some(driver);
-        Ok(driver)
+        static OPENED: OnceCell<Driver> = OnceCell::new();
+        OPENED.get_or_try_init(Self::open)
     }
 
     fn open() -> Result<Self, Error> {
