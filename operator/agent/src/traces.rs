@@ -36,7 +36,7 @@ impl std::fmt::Debug for Traces {
 }
 
 impl Traces {
-    /// Spans that begin from now on go where the manifest says. A collector whose address is none is told of and gets nothing.
+    /// Spans that begin from now on go where the manifest says. A collector whose address cannot be read is logged and gets nothing.
     pub(crate) fn follow(&self, manifest: &Manifest) {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |target: &Target, trace: &ManifestTrace| target.trace.collector == trace.collector;

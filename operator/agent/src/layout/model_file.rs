@@ -58,8 +58,8 @@ pub fn format_of_backend(backend: &str) -> Option<ModelFormat> {
 /// The new names of those files of one version that their backend would not find under the names they have.
 ///
 /// `files`: paths below the version's folder. `file_name`: the name that the configuration gives the model; none if empty.
-/// What cannot be told keeps its name: the server says what it misses.
-/// Errors: a lone file of which it cannot be told what it is.
+/// Of several files that could be the model, all keep their names: the server says what it misses.
+/// Errors: a lone file whose name does not say what kind of model it is.
 pub(super) fn renames<'a>(
     files: &[&'a str],
     format: Option<ModelFormat>,
@@ -138,7 +138,7 @@ fn lone_name(path: &str, format: Option<ModelFormat>, file_name: &str) -> Result
         (Some(usual), _) => Ok(usual.to_owned()),
         (None, Some(_)) => Err("an ensemble has no model file of its own".to_owned()),
         (None, None) => Err(format!(
-            "it cannot be told from the name '{own}' what kind of model it is: set format, or config.defaultModelFilename"
+            "the name '{own}' does not say what kind of model it is: set format, or config.defaultModelFilename"
         )),
     }
 }
@@ -253,11 +253,7 @@ mod tests {
 
     #[test]
     fn a_lone_file_that_says_nothing_is_refused() {
-        check_error(
-            "weights.bin",
-            None,
-            "it cannot be told from the name 'weights.bin' what kind of model it is: set format",
-        );
+        check_error("weights.bin", None, "the name 'weights.bin' does not say what kind of model it is: set format");
         check_error("weights.bin", Some(ModelFormat::Tensorflow), "a SavedModel is a folder with saved_model.pb");
         check_error("weights.bin", Some(ModelFormat::Ensemble), "an ensemble has no model file");
     }
