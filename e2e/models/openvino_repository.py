@@ -63,53 +63,31 @@ def parameter(key, value):
 
 def product(wide):
     """Y = X * w, with [rows, wide] numbers and [wide, wide] weights."""
-    dims, weights = f"<dim>-1</dim><dim>{wide}</dim>", f"<dim>{wide}</dim><dim>{wide}</dim>"
-    return f"""<?xml version="1.0"?>
-<net name="product" version="11">
-  <layers>
-    <layer id="0" name="X" type="Parameter" version="opset1">
-      <data shape="?,{wide}" element_type="f32"/>
-      <output><port id="0" precision="FP32" names="X">{dims}</port></output>
-    </layer>
-    <layer id="1" name="w" type="Const" version="opset1">
-      <data element_type="f32" shape="{wide},{wide}" offset="0" size="{4 * wide * wide}"/>
-      <output><port id="0" precision="FP32">{weights}</port></output>
-    </layer>
-    <layer id="2" name="times" type="MatMul" version="opset1">
-      <data transpose_a="false" transpose_b="false"/>
-      <input><port id="0" precision="FP32">{dims}</port><port id="1" precision="FP32">{weights}</port></input>
-      <output><port id="2" precision="FP32" names="Y">{dims}</port></output>
-    </layer>
-    <layer id="3" name="result" type="Result" version="opset1">
-      <input><port id="0" precision="FP32">{dims}</port></input>
-    </layer>
-  </layers>
-  <edges>
-    <edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
-    <edge from-layer="1" from-port="0" to-layer="2" to-port="1"/>
-    <edge from-layer="2" from-port="2" to-layer="3" to-port="0"/>
-  </edges>
-</net>
-"""
+    return network(-1, wide, (wide, wide), "MatMul", 'transpose_a="false" transpose_b="false"')
 
 
 def scale(rows):
     """Y = X * w, with [rows, 4] numbers and one weight."""
-    dims = f"<dim>{rows}</dim><dim>4</dim>"
+    return network(rows, 4, (1, 1), "Multiply", 'auto_broadcast="numpy"')
+
+
+def network(rows, columns, weights, operation, how):
+    """One operation on X of [rows, columns] and on weights."""
+    dims, of_weights = ("".join(f"<dim>{extent}</dim>" for extent in shape) for shape in ((rows, columns), weights))
     return f"""<?xml version="1.0"?>
-<net name="scale" version="11">
+<net name="{operation}" version="11">
   <layers>
     <layer id="0" name="X" type="Parameter" version="opset1">
-      <data shape="{'?' if rows < 0 else rows},4" element_type="f32"/>
+      <data shape="{'?' if rows < 0 else rows},{columns}" element_type="f32"/>
       <output><port id="0" precision="FP32" names="X">{dims}</port></output>
     </layer>
     <layer id="1" name="w" type="Const" version="opset1">
-      <data element_type="f32" shape="1,1" offset="0" size="4"/>
-      <output><port id="0" precision="FP32"><dim>1</dim><dim>1</dim></port></output>
+      <data element_type="f32" shape="{weights[0]},{weights[1]}" offset="0" size="{4 * weights[0] * weights[1]}"/>
+      <output><port id="0" precision="FP32">{of_weights}</port></output>
     </layer>
-    <layer id="2" name="times" type="Multiply" version="opset1">
-      <data auto_broadcast="numpy"/>
-      <input><port id="0" precision="FP32">{dims}</port><port id="1" precision="FP32"><dim>1</dim><dim>1</dim></port></input>
+    <layer id="2" name="times" type="{operation}" version="opset1">
+      <data {how}/>
+      <input><port id="0" precision="FP32">{dims}</port><port id="1" precision="FP32">{of_weights}</port></input>
       <output><port id="2" precision="FP32" names="Y">{dims}</port></output>
     </layer>
     <layer id="3" name="result" type="Result" version="opset1">
