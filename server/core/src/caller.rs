@@ -132,6 +132,11 @@ impl Caller {
         self.execution.is_some() && !self.is_over()
     }
 
+    /// Whether it or one of those that wait for it is blocking.
+    pub fn is_behind_blocking(&self) -> bool {
+        self.chain().any(Self::is_blocking)
+    }
+
     /// Those who wait for one of the requests: of several chains, the longest. For the parent of what a batch asks for.
     pub fn longest_of<'a>(requests: impl IntoIterator<Item = &'a InferRequest>) -> Option<Arc<Self>> {
         requests.into_iter().filter_map(|request| request.callers.as_ref()).max_by_key(|caller| caller.depth).cloned()

@@ -21,9 +21,10 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    /// The request of an instance to what runs it, if an instance asks.
+    /// The request of an instance to what runs it, if an instance asks and it or one that waits for it runs nothing meanwhile: without
+    /// one there is no ring.
     pub(crate) fn of(request: &InferRequest, runner: &Runner) -> Option<Arc<Self>> {
-        let callers = request.callers.clone()?;
+        let callers = request.callers.as_ref().filter(|callers| callers.is_behind_blocking())?.clone();
         Some(Arc::new(Self { callers, runner: runner.clone(), outputs: request.outputs.clone() }))
     }
 
