@@ -1,0 +1,133 @@
+//! The way out of service: of one version, of a model, and of all models when the server ends.
+
+use std::{sync::Arc, time::Duration};
+
+use server_core::tensor::Name;
+use tokio::time::{Instant, sleep};
+
+use super::{Lifecycle, take_down, unavailable};
+use crate::{
+    model::LoadedModel,
+    registry::{Registry, UNLOADED, VersionState},
+};
+
+/// How often the drain of the whole server looks whether the last request has ended.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Threads that take models down when the server stops.
+const DRAIN_THREADS: usize = 8;
+
+impl Lifecycle {
+    /// Takes every version of a model out of service. Returns at once; requests inside are finished first.
+    pub(super) fn unload(&self, name: &str) {
+        self.overrides.lock().remove(name);
+        self.ensembles.lock().remove(name);
+        self.requested.lock().remove(name);
+        self.repositories.forget(name);
+        let Some(entry) = self.registry.entry(name) else { return };
+        let versions: Vec<u64> = entry.versions.keys().copied().collect();
+        drop(entry); // it holds the models, and those wait until nobody does
+        self.registry.update(name, |entry| {
+            (entry.failure, entry.lacking) = (None, None);
+            for held in entry.versions.values_mut().filter(|held| held.model.is_none()) {
+                *held = unavailable(UNLOADED.into());
+            }
+        });
+        for version in versions {
+            self.unload_version(name, version);
+        }
+    }
+
+    /// Waits for the last request of all models, then takes every model down. While any request is inside, every model
+    /// serves on, for models ask other models; the engine lets no caller in meanwhile. `true` if all ended within the
+    /// limit.
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
+        let models: Vec<(Name, Arc<LoadedModel>)> = self
+            .registry
+            .entries()
+            .into_iter()
+            .flat_map(|(name, entry)| {
+                let models: Vec<_> = entry.versions.values().filter_map(|version| version.model.clone()).collect();
+                models.into_iter().map(move |model| (name.clone(), model))
+            })
+            .collect();
+        let deadline = Instant::now() + limit;
+        for (_, model) in &models {
+            model.runner().stop_waiting();
+        }
+        while !is_quiet(&models) {
+            if Instant::now() >= deadline {
+                models.iter().for_each(|(_, model)| take_down::say_unreleased(model));
+                return false;
+            }
+            sleep(DRAIN_INTERVAL).await;
+        }
+        for (_, model) in &models {
+            model.runner().close();
+        }
+        let mut drains = tokio::task::JoinSet::new();
+        for share in shares(models, DRAIN_THREADS) {
+            drains.spawn_blocking(move || {
+                for (name, model) in share {
+                    model.runner().drain();
+                    tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
+                }
+            });
+        }
+        tokio::time::timeout_at(deadline, async { while drains.join_next().await.is_some() {} }).await.is_ok()
+    }
+
+    pub(super) fn unload_version(&self, name: &str, version: u64) {
+        let model = self.registry.update(name, |entry| {
+            let held = entry.versions.get_mut(&version)?;
+            let model = held.model.take()?;
+            held.state = VersionState::Unloading;
+            held.reason.clear();
+            Some(model)
+        });
+        let Some(model) = model else { return }; // it does not serve
+        let registry = self.registry.clone();
+        let owned: Name = name.into();
+        in_background(name, move || {
+            finish_unload(&registry, &owned, version, &model);
+        });
+    }
+}
+
+/// Whether no request is inside any model. One that is inside may have just asked another model, so the admissions are
+/// counted before and after.
+fn is_quiet(models: &[(Name, Arc<LoadedModel>)]) -> bool {
+    let admitted = || models.iter().map(|(_, model)| model.runner().admitted()).sum::<u64>();
+    let before = admitted();
+    models.iter().all(|(_, model)| model.runner().in_flight() == 0) && admitted() == before
+}
+
+/// Deals the items out into at most `count` shares.
+fn shares<T>(items: Vec<T>, count: usize) -> Vec<Vec<T>> {
+    let mut shares: Vec<Vec<T>> = (0..count.min(items.len())).map(|_| Vec::new()).collect();
+    for (index, item) in items.into_iter().enumerate() {
+        shares[index % count].push(item);
+    }
+    shares
+}
+
+fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<LoadedModel>) {
+    take_down::take_down(model);
+    registry.update(name, |entry| {
+        // A load may have brought the version back meanwhile: that state stands.
+        if let Some(held) = entry.versions.get_mut(&version)
+            && held.state == VersionState::Unloading
+        {
+            *held = unavailable(UNLOADED.into());
+        }
+    });
+    tracing::info!("successfully unloaded '{name}' version {version}");
+}
+
+/// Runs something that blocks until a model is drained, on a thread of its own.
+pub(super) fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(format!("unload {name}"));
+    if let Err(error) = thread.spawn(work) {
+        tracing::error!(%error, "cannot start a thread to unload '{name}'; it goes when its last request does");
+    }
+}
