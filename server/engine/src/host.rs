@@ -27,11 +27,12 @@ use tokio::{
 };
 
 use crate::{
-    Engine, all_say_yes,
+    Engine,
     asks::{Ask, Asks, UnderWay},
     infer::{self, Inference, ModelHandle},
     load_session::LoadSession,
     options::LoadParameters,
+    phase::all_say_yes,
 };
 
 /// How long a request waits for instances that may wait for its answer themselves. They may also do without, which nobody can tell

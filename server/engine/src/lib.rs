@@ -27,12 +27,14 @@ mod model_files;
 mod namespaces;
 mod options;
 mod passive;
+mod phase;
 mod polling;
 mod pool;
 mod processors;
 mod rate_limiter;
 mod readiness;
 mod registry;
+mod report;
 mod repository;
 mod repository_agents;
 mod response_order;
@@ -48,26 +50,23 @@ mod version_router;
 mod warm_up;
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 pub use access_log::{Access, AccessLog, Protocol};
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Backends, Host, MemoryUse},
+    backend::{Backends, Host},
     config::{self, ModelConfig},
     custom_metrics::CustomMetrics,
-    error::{Code, Error, Result},
+    error::{Error, Result},
     interface::{ModelId, ModelMetadata},
     log_settings::LogSettings,
-    metrics::Page,
     request::{InferRequest, VersionChoice},
-    stats::ModelSnapshot,
     tensor::Name,
     trace::Tracer,
 };
@@ -82,10 +81,11 @@ use self::{
     load_session::LoadSession,
     loader::Loader,
     machine::Machine,
+    phase::{EXITING, FAILED, LEAVING, LEAVING_READY, RUNNING, STARTING},
     polling::Poller,
     rate_limiter::RateLimiter,
-    registry::{Entry, Registry},
-    repository::{Found, Repositories},
+    registry::Registry,
+    repository::Repositories,
 };
 pub use self::{
     blocking_pool::BlockingPool,
@@ -95,30 +95,10 @@ pub use self::{
     fingerprint::Override,
     infer::{Inference, ModelHandle},
     options::{Agents, ControlMode, LoadParameters, Options, Startup},
+    phase::Leaving,
     registry::{IndexEntry, VersionState},
     shared_memory::{MemoryKind, RegionPart, RegionStatus, SharedMemory, SharedMemoryOptions},
 };
-
-const STARTING: u8 = 0;
-const RUNNING: u8 = 1;
-const EXITING: u8 = 2;
-/// About to exit: everything is served, but nobody should send more.
-const LEAVING: u8 = 3;
-/// A repository could not be read at start, or the start-up list was wrong: there is nothing to serve.
-const FAILED: u8 = 4;
-/// As [`LEAVING`], and ready for callers that have nowhere else to go.
-const LEAVING_READY: u8 = 5;
-
-/// How far the server is on its way to its exit, while it still serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leaving {
-    /// It stays.
-    No,
-    /// Callers should go elsewhere, if they can: it is ready all the same.
-    WhileReady,
-    /// Callers should go elsewhere: it is not ready any more.
-    Unready,
-}
 
 /// Models loaded, requests run. Shared by all front ends.
 pub struct Engine {
@@ -256,56 +236,6 @@ impl Engine {
         }
     }
 
-    /// Whether the process serves, or may come to. Errors: `Unavailable` while it exits.
-    pub fn is_live(&self) -> Result<bool> {
-        self.not_exiting("Server exiting").map(|()| self.phase.load(Ordering::SeqCst) != FAILED)
-    }
-
-    /// Whether traffic should come: the start-up set is there, and its models say that they can serve. A model that is added
-    /// later, or fails to be, never changes this. Errors: `Unavailable` while it exits.
-    pub async fn is_ready(&self) -> Result<bool> {
-        match self.readiness_questions()? {
-            Some(questions) => Ok(all_say_yes(questions).await),
-            None => Ok(false),
-        }
-    }
-
-    /// Asks the models of the start-up set that have a word of their own; `None`: the server is not ready whatever they say. Runs on
-    /// the runtime.
-    fn readiness_questions(&self) -> Result<Option<JoinSet<bool>>> {
-        self.not_exiting("Server exiting")?;
-        if !matches!(self.phase.load(Ordering::SeqCst), RUNNING | LEAVING_READY) || self.drain.lasts() {
-            return Ok(None);
-        }
-        let mut questions = JoinSet::new();
-        if !self.options.strict_readiness {
-            return Ok(Some(questions));
-        }
-        for name in self.required.lock().iter() {
-            let Some(entry) = self.registry.entry(name).filter(|entry| entry.is_settled()) else { return Ok(None) };
-            let models = entry.versions.values().filter_map(|version| version.model.as_ref());
-            for question in models.filter_map(|model| model.runner().readiness()) {
-                questions.spawn(question);
-            }
-        }
-        Ok(Some(questions))
-    }
-
-    /// Whether that model can serve, also in its own word. Errors: it is unknown.
-    pub async fn is_model_ready(&self, model: ModelId<'_>) -> Result<bool> {
-        self.not_exiting("Server not ready")?;
-        let question = match self.registry.find(model.name, model.version) {
-            Ok(model) if model.is_healthy() => model.runner().readiness(),
-            Ok(_) => return Ok(false),
-            Err(error) if error.code == Code::Unavailable || self.options.namespaces => return Ok(false),
-            Err(error) => return Err(self.while_starting(error)),
-        };
-        match question {
-            Some(question) => Ok(question.await),
-            None => Ok(true),
-        }
-    }
-
     /// Names, versions, platform, tensors of a ready model.
     pub fn metadata(&self, model: ModelId<'_>) -> Result<ModelMetadata> {
         let loaded = self.find(model)?;
@@ -328,88 +258,6 @@ impl Engine {
     /// A ready model: what it takes and gives, and the way to ask it.
     pub fn model(&self, model: ModelId<'_>) -> Result<ModelHandle> {
         self.find(model).map(ModelHandle)
-    }
-
-    /// Counters of all ready versions, of one model's, or of one version. Errors: it is unknown.
-    pub fn statistics(&self, model: Option<ModelId<'_>>) -> Result<Vec<ModelSnapshot>> {
-        self.not_exiting("Server not ready")?;
-        let Some(model) = model else { return Ok(self.snapshots()) };
-        let name = model.name;
-        let unknown = || Error::invalid_argument(format!("requested model '{name}' is not available"));
-        let key = self.registry.key_of(name).map_err(|_| unknown())?;
-        let entry = self.registry.entry(&key).ok_or_else(unknown)?;
-        let ready = entry.versions.iter().filter_map(|(number, version)| Some((*number, version.model.as_ref()?)));
-        let snapshots: Vec<_> = match model.version {
-            VersionChoice::Latest => ready.map(|(_, model)| model.snapshot()).collect(),
-            VersionChoice::Exact(wanted) => {
-                ready.filter(|(number, _)| *number == wanted).map(|(_, model)| model.snapshot()).collect()
-            }
-        };
-        match (snapshots.is_empty(), model.version) {
-            (false, _) => Ok(snapshots),
-            (true, VersionChoice::Latest) => Err(unknown()),
-            (true, VersionChoice::Exact(_)) => {
-                Err(Error::invalid_argument(format!("requested model version is not available for model '{name}'")))
-            }
-        }
-    }
-
-    /// The same as [`Engine::index`], after a look at the repositories on object stores.
-    ///
-    /// Errors: one of them cannot be read; that takes about ten seconds at most.
-    pub async fn current_index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
-        self.not_exiting("Server not ready")?;
-        self.lifecycle.look_at_remote().await;
-        self.index(ready_only)
-    }
-
-    /// Every model of every repository with its versions' states; only ready ones on request. Repositories on object stores
-    /// are as they were seen last.
-    ///
-    /// Errors: a repository cannot be read.
-    pub fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>> {
-        self.not_exiting("Server not ready")?;
-        let known = self.registry.entries();
-        let found = self.lifecycle.repositories().list()?;
-        let mut names: std::collections::BTreeSet<&str> = known.keys().map(|name| &**name).collect();
-        names.extend(found.keys().map(String::as_str));
-        let mut index = Vec::new();
-        for name in names {
-            let (entry, found) = (known.get(name), found.get(name));
-            if found.is_none() && entry.is_none_or(|entry| entry.is_unloaded()) {
-                continue; // it was loaded once, and lies nowhere
-            }
-            let is_ambiguous = matches!(found, Some(Found::Ambiguous(_)));
-            let (_, name) = self.lifecycle.repositories().namespaces().split(name);
-            let lines =
-                entry.map_or_else(|| Entry::default().index(name, is_ambiguous), |it| it.index(name, is_ambiguous));
-            index.extend(lines.into_iter().filter(|line| !ready_only || line.state == Some(VersionState::Ready)));
-        }
-        Ok(index)
-    }
-
-    /// The models, by their names, that do not serve what their folder says: what of them came with a load request instead.
-    pub fn overrides(&self) -> BTreeMap<String, Override> {
-        let given = |(key, entry): (Name, Arc<Entry>)| {
-            let (_, name) = self.lifecycle.repositories().namespaces().split(&key);
-            Some((name.to_owned(), entry.given()?))
-        };
-        self.registry.entries().into_iter().filter_map(given).collect()
-    }
-
-    /// Memory that versions of models hold, as far as their backends know; by name and version.
-    pub fn memory(&self) -> BTreeMap<(String, u64), Vec<MemoryUse>> {
-        let mut memory = BTreeMap::new();
-        for (key, entry) in self.registry.entries() {
-            let (_, name) = self.lifecycle.repositories().namespaces().split(&key);
-            for (version, of_version) in &entry.versions {
-                let used = of_version.model.as_ref().map(|model| model.runner().memory()).unwrap_or_default();
-                if !used.is_empty() {
-                    memory.insert((name.to_owned(), *version), used);
-                }
-            }
-        }
-        memory
     }
 
     /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.
@@ -449,104 +297,6 @@ impl Engine {
     /// Memory that clients share with the server.
     pub fn shared_memory(&self) -> &SharedMemory {
         &self.shared_memory
-    }
-
-    /// The metrics page.
-    pub fn metrics(&self) -> Page {
-        let interval = self.options.machine_metrics_interval;
-        let machine = self.options.machine_metrics.then(|| self.machine.snapshot(Instant::now(), interval));
-        let entries = self.registry.entries();
-        let versions = entries.values().flat_map(|entry| entry.versions.values());
-        let models: Vec<_> = versions.filter_map(|version| Some(version.model.as_ref()?.metrics())).collect();
-        let routers = entries.values().filter_map(|entry| entry.router.as_ref());
-        let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
-        let mut page = Page::default();
-        let frozen: Vec<ModelSnapshot>;
-        let counted = if self.options.latency.counters {
-            &models
-        } else {
-            frozen = models.iter().map(ModelSnapshot::without_counts).collect();
-            &frozen
-        };
-        page.add_models(counted);
-        page.add_pinned_memory();
-        self.options.gpus.iter().for_each(|gpus| page.add_gpus(&gpus.read()));
-        machine.iter().for_each(|machine| page.add_machine(machine));
-        page.add_shadow_copies(&shadows);
-        self.options.access_log.iter().for_each(|log| page.add_access_log(log.dropped()));
-        if let Some(cache) = self.options.response_cache.as_ref().and_then(ResponseCache::snapshot) {
-            page.add_local_cache(&cache);
-        }
-        page.add_counters(&self.options.tracer.metrics());
-        page.add_latencies(models);
-        self.custom_metrics.add_to(&mut page);
-        page
-    }
-
-    /// From here on the server asks callers to go elsewhere; whatever comes all the same is served. It is no longer ready, unless
-    /// it was and `stays_ready`: then it serves those that have nowhere else to go. May be called again without.
-    pub fn begin_leaving(&self, stays_ready: bool) {
-        let next = |phase| match phase {
-            EXITING => None, // who exits has left already
-            RUNNING | LEAVING_READY if stays_ready => Some(LEAVING_READY),
-            _ => Some(LEAVING),
-        };
-        let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
-        self.is_leaving.send_replace(());
-    }
-
-    /// Whether callers should go elsewhere, and whether the server is ready all the same.
-    pub fn leaves(&self) -> Leaving {
-        match self.phase.load(Ordering::Relaxed) {
-            LEAVING => Leaving::Unready,
-            LEAVING_READY => Leaving::WhileReady,
-            _ if self.drain.lasts() => Leaving::Unready,
-            _ => Leaving::No,
-        }
-    }
-
-    /// How many inference requests came since the server began to leave.
-    pub fn late_requests(&self) -> u64 {
-        self.late_requests.load(Ordering::Relaxed)
-    }
-
-    /// Asks callers to go elsewhere for as long as `lease`, of [`DRAIN_LEASE_MAX`] at most, or goes on with that: the server is not
-    /// ready meanwhile, and serves whatever comes all the same.
-    pub fn drain(&self, lease: Duration) -> DrainState {
-        let state = self.drain.renew(Instant::now(), lease);
-        self.is_leaving.send_replace(());
-        state
-    }
-
-    /// The server is ready again, if it is not leaving for good.
-    pub fn end_drain(&self) {
-        self.drain.end();
-    }
-
-    /// Becomes ready once callers should go elsewhere, though requests are still served.
-    pub fn leaving(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let (mut is_leaving, engine) = (self.is_leaving.subscribe(), Arc::downgrade(self));
-        async move {
-            let leaves = || engine.upgrade().is_some_and(|engine| engine.leaves() != Leaving::No);
-            while !leaves() {
-                if is_leaving.changed().await.is_err() {
-                    std::future::pending().await // an engine that is gone asks nobody for anything
-                }
-            }
-        }
-    }
-
-    /// From here on the server says that it exits and takes no new work. Requests already inside go on.
-    pub fn close_admission(&self) {
-        self.phase.store(EXITING, Ordering::SeqCst);
-    }
-
-    /// Closes admission, lets what runs finish, unloads. `true` if all ended within the limit.
-    pub async fn shutdown(&self, limit: Duration) -> bool {
-        self.close_admission();
-        let is_complete = self.lifecycle.drain(limit).await;
-        self.lifecycle.close_repositories();
-        is_complete
     }
 
     /// The models to load at start, and who follows them from there.
@@ -593,39 +343,13 @@ impl Engine {
         self.required.lock().retain(|required| !gone.contains(required));
     }
 
-    fn not_exiting(&self, message: &'static str) -> Result<()> {
-        if self.phase.load(Ordering::Relaxed) == EXITING { Err(Error::unavailable(message)) } else { Ok(()) }
-    }
-
     fn find(&self, model: ModelId<'_>) -> Result<Arc<model::LoadedModel>> {
         self.not_exiting("Server not ready")?;
         self.registry.find(model.name, model.version).map_err(|error| self.while_starting(error))
-    }
-
-    /// What is not there while the start-up set is loaded may be about to come: not yet is not unknown.
-    fn while_starting(&self, error: Error) -> Error {
-        let is_starting = self.phase.load(Ordering::Relaxed) == STARTING;
-        if is_starting && error.code == Code::NotFound { Error::unavailable("Server not ready") } else { error }
     }
 
     fn ready_versions(&self, name: &str) -> Vec<u64> {
         let Some(entry) = self.registry.entry(name) else { return Vec::new() };
         entry.versions.iter().filter(|(_, version)| version.model.is_some()).map(|(&number, _)| number).collect()
     }
-
-    fn snapshots(&self) -> Vec<ModelSnapshot> {
-        let entries = self.registry.entries();
-        let versions = entries.values().flat_map(|entry| entry.versions.values());
-        versions.filter_map(|version| version.model.as_ref()).map(|model| model.snapshot()).collect()
-    }
-}
-
-/// Whether all models that were asked can serve.
-async fn all_say_yes(mut questions: JoinSet<bool>) -> bool {
-    while let Some(answer) = questions.join_next().await {
-        if !answer.unwrap_or(false) {
-            return false;
-        }
-    }
-    true
 }
