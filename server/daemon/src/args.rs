@@ -1,8 +1,12 @@
 //! The command line: Triton's flags, forms and defaults, read from words into [`Args`]. Pure: nothing is opened here.
 //!
-//! The table in `args/table.rs` knows every flag; `args/getopt.rs` takes the line apart; this file applies one to the
+//! The table in `args/table.rs` knows every flag; `args/getopt.rs` takes the line apart; `args/defaults.rs` says what holds without a flag; this file applies one to the
 //! other and checks what no single flag can.
 
+mod cache;
+mod defaults;
+mod endpoint;
+mod error;
 mod flag;
 mod getopt;
 mod setting;
@@ -12,31 +16,24 @@ mod usage;
 mod value;
 mod vertex_ai;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
-    net::IpAddr,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
 
 pub(crate) use server_core::log_settings::LogFormat;
-use server_core::{
-    header_forwarding::HeaderPattern,
-    latency::{LatencySettings, SettingError},
-    restriction::ApiGroup,
-};
-use server_engine::{Location, LocationError};
+use server_core::{header_forwarding::HeaderPattern, latency::LatencySettings, restriction::ApiGroup};
+use server_engine::Location;
 
-use self::{
-    flag::{Effect, Flag},
-    value::{PORTS, Port, Word},
-};
 pub(crate) use self::{
+    cache::CacheArgs,
+    endpoint::{Endpoint, TlsArgs},
+    error::ArgsError,
     getopt::SplitError,
     setting::{CacheSetting, HostPolicySetting, LimitedResource, MetricsSetting, Restriction, Setting},
     tracing::TraceArgs,
     usage::usage,
+};
+use self::{
+    flag::{Effect, Flag},
+    value::{PORTS, Word},
 };
 use crate::listeners::Service;
 
@@ -142,17 +139,6 @@ pub(crate) struct ModelArgs {
     pub(crate) resources: Vec<LimitedResource>,
 }
 
-/// The response cache.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CacheArgs {
-    /// `--cache-config`, in the order given.
-    pub(crate) settings: Vec<CacheSetting>,
-    /// `--response-cache-byte-size`, its older name.
-    pub(crate) byte_size: Option<u64>,
-    /// `--cache-directory`.
-    pub(crate) directory: String,
-}
-
 /// Who decides which models are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ControlMode {
@@ -238,40 +224,12 @@ pub(crate) struct VertexAiArgs {
     pub(crate) default_model: String,
 }
 
-/// Whether a front end encrypts, and where its certificates are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct TlsArgs {
-    pub(crate) use_ssl: bool,
-    /// The same, and clients must bring certificates.
-    pub(crate) use_ssl_mutual: bool,
-    /// Paths; empty if not given.
-    pub(crate) server_cert: String,
-    pub(crate) server_key: String,
-    /// Used with `use_ssl_mutual` only.
-    pub(crate) root_cert: String,
-}
-
 /// Whether gRPC responses are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
     /// At any level.
     Some,
-}
-
-/// Where a front end listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// Whether it is there at all.
-    pub(crate) is_allowed: bool,
-    /// Name or number of the interface.
-    pub(crate) address: String,
-    /// 0 takes any free port.
-    pub(crate) port: u16,
-    /// A port given that no socket can have: refused if the front end is there.
-    pub(crate) impossible_port: Option<i32>,
-    /// Whether other processes may listen there too.
-    pub(crate) reuse_port: bool,
 }
 
 /// What is logged, how and where.
@@ -283,67 +241,6 @@ pub(crate) struct LogArgs {
     pub(crate) verbose: u32,
     pub(crate) format: LogFormat,
     pub(crate) file: Option<PathBuf>,
-}
-
-/// Why a command line is not accepted.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ArgsError {
-    #[error("'{0}' is not valid UTF-8")]
-    NotText(String),
-    #[error(transparent)]
-    Split(#[from] SplitError),
-    #[error("Bad option: \"--{name}\": got '{text}', expected {expected}")]
-    Value { name: &'static str, text: String, expected: String },
-    #[error("--model-repository must be specified")]
-    NoRepository,
-    #[error("--model-repository {0}")]
-    Repository(#[from] LocationError),
-    #[error("--load-model needs --model-control-mode=explicit: the other modes load every model")]
-    StartupModels,
-    #[error("Wildcard model name '*' must be the ONLY startup model if specified at all.")]
-    Wildcard,
-    #[error(
-        "Bad option: \"--cache-config\".\nNo cache specified. --cache-config option format is <cache \
-         name>,<setting>=<value>. Got {0}"
-    )]
-    NoCacheNamed(String),
-    #[error(
-        "Bad option: \"--cache-config\".\n--cache-config option format is '<cache name>,<setting>=<value>'. Got {0}"
-    )]
-    CacheSetting(String),
-    #[error("Bad option: \"--metrics-config\".\n--metrics-config option format is <setting>=<value>. Got {0}\n")]
-    MetricsSetting(String),
-    #[error(transparent)]
-    Latency(#[from] SettingError),
-    #[error(
-        "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the \
-         other."
-    )]
-    TwoCacheFlags,
-    #[error(
-        "setting host policy: Unsupported - Unsupported host policy setting '{0}' is specified, supported settings are \
-         'numa-node', 'cpu-cores'"
-    )]
-    HostPolicySetting(String),
-    #[error(
-        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true"
-    )]
-    NoEndpoint,
-    #[error(
-        "--{0}-use-ssl and --{0}-use-ssl-mutual need the server's certificate and key: give --{0}-server-cert and \
-         --{0}-server-key"
-    )]
-    NoCertificate(&'static str),
-    #[error("--{0}-use-ssl-mutual needs the roots of the certificates that clients bring: give --{0}-root-cert")]
-    NoRootCertificate(&'static str),
-    #[error("unknown restricted {kind} '{category}', expected one of {}", ApiGroup::ALL.iter().map(|group| group.name()).collect::<Vec<_>>().join(", "))]
-    UnknownCategory { kind: &'static str, category: String },
-    #[error("restricted {kind} '{category}' can not be specified in multiple config groups")]
-    RepeatedCategory { kind: &'static str, category: String },
-    #[error("The server cannot listen to {0} requests and {1} requests at the same address and port {2}:{3}")]
-    PortClash(&'static str, &'static str, String, u16),
-    #[error("The server cannot listen to {0} requests at port {1}, allowed port range is [{2}, {3}]")]
-    UnsafePort(&'static str, u16, u16, u16),
 }
 
 /// What a host policy may say.
@@ -482,149 +379,6 @@ impl Args {
             }
         }
         Ok(())
-    }
-}
-
-impl TlsArgs {
-    /// Whether connections are encrypted.
-    pub(crate) const fn is_on(&self) -> bool {
-        self.use_ssl || self.use_ssl_mutual
-    }
-
-    fn check(&self, service: &'static str) -> Result<(), ArgsError> {
-        if self.is_on() && (self.server_cert.is_empty() || self.server_key.is_empty()) {
-            return Err(ArgsError::NoCertificate(service));
-        }
-        if self.use_ssl_mutual && self.root_cert.is_empty() {
-            return Err(ArgsError::NoRootCertificate(service));
-        }
-        Ok(())
-    }
-}
-
-// === impl CacheArgs ===
-
-impl CacheArgs {
-    /// The caches that are asked for, each with its settings, by name. Several are one too many, which is not the line's to
-    /// say.
-    pub(crate) fn configs(&self) -> Result<BTreeMap<String, Vec<(String, String)>>, ArgsError> {
-        let mut configs: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-        for CacheSetting(text) in &self.settings {
-            let named = text.split_once(',').filter(|(name, _)| !name.is_empty());
-            let (name, setting) = named.ok_or_else(|| ArgsError::NoCacheNamed(text.clone()))?;
-            let pair = setting.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty());
-            let (key, value) = pair.ok_or_else(|| ArgsError::CacheSetting(text.clone()))?;
-            configs.entry(name.to_owned()).or_default().push((key.to_owned(), value.to_owned()));
-        }
-        match self.byte_size {
-            Some(_) if !configs.is_empty() => return Err(ArgsError::TwoCacheFlags),
-            None | Some(0) => {}
-            Some(bytes) => {
-                configs.insert("local".into(), vec![("size".into(), bytes.to_string())]);
-            }
-        }
-        Ok(configs)
-    }
-}
-
-impl Endpoint {
-    const fn at(address: String, port: u16) -> Self {
-        Self { is_allowed: true, address, port, impossible_port: None, reuse_port: false }
-    }
-
-    fn off(address: String, port: u16) -> Self {
-        Self { is_allowed: false, ..Self::at(address, port) }
-    }
-
-    fn set_port(&mut self, Port(port): Port) {
-        match u16::try_from(port) {
-            Ok(port) => (self.port, self.impossible_port) = (port, None),
-            Err(_) => self.impossible_port = Some(port),
-        }
-    }
-
-    fn clashes_with(&self, other: &Self) -> bool {
-        let everywhere = |endpoint: &Self| {
-            let address: Result<IpAddr, _> = endpoint.address.trim_matches(['[', ']']).parse();
-            address.is_ok_and(|address| address.is_unspecified())
-        };
-        let same_address = self.address == other.address || everywhere(self) || everywhere(other);
-        self.port != 0 && self.port == other.port && same_address
-    }
-}
-
-impl Default for Args {
-    fn default() -> Self {
-        let everywhere = || "0.0.0.0".to_owned();
-        Self {
-            id: "triton".into(),
-            startup_hold: Duration::ZERO,
-            exit_timeout: Duration::from_secs(30),
-            drain_delay: Duration::ZERO,
-            drain_timeout: Duration::ZERO,
-            max_inflight_request_bytes: None,
-            allow_client_shm: false,
-            exit_on_error: true,
-            models: ModelArgs {
-                repositories: BTreeSet::new(),
-                remote_repositories: BTreeSet::new(),
-                agent_directory: "/opt/tritonserver/repoagents".into(),
-                namespaces: false,
-                control_mode: ControlMode::None,
-                poll_interval: Some(Duration::from_secs(15)),
-                startup_models: BTreeSet::new(),
-                strict_readiness: true,
-                disable_auto_complete: false,
-                strict_config: false,
-                config_name: None,
-                load_threads: 4,
-                load_retries: 0,
-                gpu_fallback: GpuFallback::None,
-                host_policies: Vec::new(),
-                rate_limit: RateLimit::Off,
-                resources: Vec::new(),
-            },
-            http: HttpArgs {
-                endpoint: Endpoint::at(everywhere(), 8000),
-                tls: TlsArgs::default(),
-                max_input_size: 64 << 20,
-                restrictions: Vec::new(),
-                forwarded_headers: None,
-            },
-            grpc: GrpcArgs {
-                endpoint: Endpoint::at(everywhere(), 8001),
-                tls: TlsArgs::default(),
-                keepalive_time: Duration::from_secs(7200),
-                keepalive_timeout: Duration::from_secs(20),
-                pings_without_calls: false,
-                min_ping_interval: Duration::from_secs(300),
-                max_ping_strikes: 2,
-                max_connection_age: None,
-                max_connection_age_grace: None,
-                compression: Compression::None,
-                max_unread_responses: None,
-                restrictions: Vec::new(),
-                forwarded_headers: None,
-            },
-            control: ControlArgs::default(),
-            sagemaker: SageMakerArgs { endpoint: Endpoint::off(everywhere(), 8080), safe_ports: None },
-            vertex_ai: VertexAiArgs { endpoint: Endpoint::off(everywhere(), 8080), default_model: String::new() },
-            metrics: Endpoint::at(String::new(), 8002),
-            metrics_tls: TlsArgs::default(),
-            cpu_metrics: true,
-            gpu_metrics: true,
-            metrics_interval: Duration::from_secs(2),
-            metrics_settings: Vec::new(),
-            latency: LatencySettings::default(),
-            backend_directory: "/opt/tritonserver/backends".into(),
-            backend_settings: Vec::new(),
-            cache: CacheArgs { settings: Vec::new(), byte_size: None, directory: "/opt/tritonserver/caches".into() },
-            tracing: TraceArgs::default(),
-            log: LogArgs { error: true, warning: true, info: true, verbose: 0, format: LogFormat::Default, file: None },
-            access_log: None,
-            deprecations: Vec::new(),
-            unsupported_flags: Vec::new(),
-        }
     }
 }
 
