@@ -95,8 +95,7 @@ impl<T: SequenceItem> Backlog<T> {
         Some((key, self.remove(key)?))
     }
 
-    /// Takes requests whose callers left out of the front of every sequence. Returns the sequences that are over, gone from
-    /// here.
+    /// Takes requests whose callers left out of every sequence. Returns the sequences that are over, gone from here.
     pub(super) fn sweep_abandoned(&mut self, removed: &mut Vec<(T, Removal)>) -> Vec<(u64, CorrelationId)> {
         let mut over = Vec::new();
         for (&key, sequence) in &mut self.sequences {
@@ -104,6 +103,7 @@ impl<T: SequenceItem> Backlog<T> {
             if skip_abandoned(&mut sequence.queue, removed) {
                 over.push(key);
             }
+            take_abandoned_behind(&mut sequence.queue, 1, removed);
             self.requests -= removed.len() - before;
         }
         over.into_iter().filter_map(|key| Some((key, self.remove(key)?.id))).collect()
@@ -130,6 +130,24 @@ pub(super) fn skip_abandoned<T: SequenceItem>(queue: &mut VecDeque<Entry<T>>, re
         is_over = is_end || is_start && skip_to_start(queue, removed);
     }
     is_over
+}
+
+/// Takes requests whose callers left out of a sequence behind its first `front` ones, so that their tensors are kept no longer.
+/// Those that start or end a sequence stay until they are in front: what is said of the others depends on them.
+pub(super) fn take_abandoned_behind<T: SequenceItem>(
+    queue: &mut VecDeque<Entry<T>>,
+    front: usize,
+    removed: &mut Vec<(T, Removal)>,
+) {
+    let is_gone = |entry: &Entry<T>| !entry.is_start && !entry.is_end && entry.item.is_abandoned();
+    let Some(first) = (front..queue.len()).find(|&index| is_gone(&queue[index])) else { return };
+    for entry in queue.split_off(first) {
+        if is_gone(&entry) {
+            removed.push((entry.item, Removal::Abandoned));
+        } else {
+            queue.push_back(entry);
+        }
+    }
 }
 
 /// Takes out what came for a sequence that did not begin. Returns whether nothing is left.

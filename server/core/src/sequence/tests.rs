@@ -284,6 +284,36 @@ fn places_of_those_who_left_are_given_up_before_anybody_is_refused() {
 }
 
 #[test]
+fn requests_whose_callers_left_are_kept_no_longer_wherever_they_wait() {
+    both(|bench| {
+        let gone = |name, id, flags: &str| Asked { is_abandoned: true, ..asked(name, id, flags) };
+        let sequence = |bench: &mut dyn Ask, first: u32, id| {
+            for item in [asked(first, id, "S"), asked(first + 1, id, ""), gone(first + 2, id, "")] {
+                bench.push(0, item, None).unwrap();
+            }
+            for item in [asked(first + 3, id, ""), gone(first + 4, id, ""), gone(first + 5, id, "E")] {
+                bench.push(0, item, None).unwrap();
+            }
+        };
+        for id in 1..=5 {
+            sequence(bench, 10 * id as u32, id); // the fifth has no slot
+        }
+        bench.look(0);
+        let mut removed = bench.sweep(0);
+        removed.sort_unstable_by_key(|(name, _)| *name);
+        let expect: Vec<_> = (1..=5).flat_map(|id| [10 * id + 2, 10 * id + 4]).collect();
+        assert_eq!(removed, expect.iter().map(|&name| (name, Removal::Abandoned)).collect::<Vec<_>>());
+        for id in 1..=4 {
+            bench.end(0, 10 * id);
+        }
+        let mut ran = bench.run_all(0);
+        ran.retain(|name| *name >= 50);
+        assert_eq!(ran, [50, 51, 53], "each sequence ends with the request that ends it, and its slot is free");
+        assert_eq!(bench.len(), 0);
+    });
+}
+
+#[test]
 fn after_the_last_request_what_waits_runs_and_silent_sequences_make_room() {
     both(|bench| {
         for id in 1..=4 {

@@ -4,7 +4,11 @@
 use std::{cmp::Reverse, time::Instant};
 
 use super::{
-    super::{SlotRef, backlog::skip_abandoned, item::SequenceItem},
+    super::{
+        SlotRef,
+        backlog::{skip_abandoned, take_abandoned_behind},
+        item::SequenceItem,
+    },
     Slots,
 };
 use crate::batching::{policy::Wake, queue::Removal};
@@ -38,7 +42,16 @@ impl<T: SequenceItem> Slots<T> {
         }
     }
 
-    /// Takes requests whose callers left out of the front of every sequence that waits.
+    /// Takes requests whose callers left out of a slot, behind the one that is next or runs.
+    fn take_abandoned_behind(&mut self, slot: SlotRef, removed: &mut Vec<(T, Removal)>) {
+        let before = removed.len();
+        let Some(sequence) = self.occupant(slot) else { return };
+        let front = usize::from(!sequence.is_running);
+        take_abandoned_behind(&mut sequence.queue, front, removed);
+        self.taken(slot, removed.len() - before);
+    }
+
+    /// Takes requests whose callers left out of every sequence.
     pub(in super::super) fn sweep_abandoned(&mut self, now: Instant, removed: &mut Vec<(T, Removal)>) {
         let before = removed.len();
         for (key, id) in self.backlog.sweep_abandoned(removed) {
@@ -48,6 +61,7 @@ impl<T: SequenceItem> Slots<T> {
         for instance in 0..self.instances.len() {
             for slot in self.used(instance) {
                 self.skip_abandoned(slot, now, removed);
+                self.take_abandoned_behind(slot, removed);
             }
         }
         removed.append(&mut self.gone);

@@ -12,6 +12,7 @@ enum Step {
     Push { id: u64, flags: &'static str, is_abandoned: bool, timeout: Option<u64> },
     Look(usize),
     End(usize),
+    Sweep,
     Wait(u64),
 }
 
@@ -23,6 +24,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
         4 => push,
         3 => (0usize..2).prop_map(Step::Look),
         3 => (0usize..8).prop_map(Step::End),
+        1 => Just(Step::Sweep),
         1 => (1u64..700).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 1..120)
@@ -63,6 +65,7 @@ fn check_history<P: Policy<Asked>>(mut bench: Bench<P>, steps: Vec<Step>) {
                 ran.push(name);
             }
             Step::End(_) => {}
+            Step::Sweep => removed.extend(Ask::sweep(&mut bench, now)),
             Step::Wait(time) => now += time,
         }
     }
