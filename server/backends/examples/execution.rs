@@ -46,7 +46,7 @@ impl RequestEvents for Nobody {
     fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
     fn ended(&self, _: EndedRequest<'_>, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
     fn released(&self, _: usize) {}
-    fn rescheduled(&self, _: Pending) {}
+    fn rescheduled(&self, _: Pending, _: Option<&Marks>) {}
     fn now(&self) -> Instant {
         Instant::now()
     }

@@ -141,7 +141,7 @@ impl RequestEvents for Recorder {
 
     fn released(&self, _count: usize) {}
 
-    fn rescheduled(&self, _request: Pending) {}
+    fn rescheduled(&self, _request: Pending, _: Option<&Marks>) {}
 
     fn now(&self) -> Instant {
         Instant::now()

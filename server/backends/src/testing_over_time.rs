@@ -98,7 +98,7 @@ impl RequestEvents for Ledger {
         self.change(|counted| counted.released += count);
     }
 
-    fn rescheduled(&self, request: Pending) {
+    fn rescheduled(&self, request: Pending, _: Option<&Marks>) {
         self.rescheduled.lock().push(request);
         self.turn.notify_all();
     }

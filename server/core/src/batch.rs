@@ -40,10 +40,11 @@ impl Pending {
     }
 
     /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
-    /// was let in before. Where the model's configuration does not say that it is iterative, the request fails.
-    pub fn reschedule(self) {
+    /// was let in before. The turn that has ended is counted by `marks`; without them its backend reports it by itself. Where the
+    /// model's configuration does not say that it is iterative, the request fails.
+    pub fn reschedule(self, marks: Option<&Marks>) {
         if let Some(events) = self.completion.events().cloned() {
-            events.rescheduled(self);
+            events.rescheduled(self, marks);
         }
     }
 }

@@ -132,8 +132,9 @@ pub trait RequestEvents: Send + Sync {
         let _ = slots;
     }
 
-    /// The request goes back into the queue: an iterative model asked for another turn.
-    fn rescheduled(&self, request: Pending);
+    /// The request goes back into the queue: an iterative model asked for another turn. The one that has ended is counted by
+    /// `marks`, if there are any.
+    fn rescheduled(&self, request: Pending, marks: Option<&Marks>);
 
     /// The time, for ends that no backend timed.
     fn now(&self) -> Instant;
@@ -319,6 +320,11 @@ impl Completion {
             self.count_response(ResponseOutcome::Cancelled, &ResponseMarks { start: now, output_start: now, end: now });
         }
         self.end(reason, error, now);
+    }
+
+    /// The request enters the queue again at `now`, for another turn.
+    pub fn requeue(&mut self, now: Instant) {
+        self.record.queued_at = now;
     }
 
     /// Takes the request out of all accounts: it was not queued after all, and somebody else answers its caller.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
     batch::Pending,
-    completion::{EndedRequest, Marks, ResponseMarks, ResponseOutcome},
+    completion::{EndedRequest, Marks, RequestRecord, ResponseMarks, ResponseOutcome},
     error::{Code, Error},
     latency::{Exemplar, Latencies, LatencyReadings, RequestTimes},
     load::LoadSnapshot,
@@ -330,6 +330,16 @@ impl ModelCounters {
         self.record_success(request, marks, now_ms);
     }
 
+    /// Counts a turn of an iterative model's request that is not its last: as one more inference, whose time is told when the
+    /// request ends. `now_ms` counts from 1970.
+    ///
+    /// Source: Triton, where each iteration is an inference.
+    pub fn record_turn(&mut self, record: &RequestRecord, marks: &Marks, now_ms: u64) {
+        self.counts.last_inference_ms = now_ms;
+        self.counts.success.add(1, Duration::ZERO);
+        self.record_inference(record, marks);
+    }
+
     /// Counts response number `index` of a request.
     pub fn record_response(&mut self, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {
         let index = usize::try_from(index).unwrap_or(usize::MAX).min(MAX_RESPONSE_NUMBERS - 1);
@@ -373,12 +383,8 @@ impl ModelCounters {
     /// Every request adds the whole batch's compute times, as Triton counts them.
     fn record_success(&mut self, request: EndedRequest<'_>, marks: &Marks, now_ms: u64) {
         let EndedRequest { record, trace } = request;
-        self.counts.inference_count += u64::from(record.batch_size);
         self.counts.success.add(1, marks.end.saturating_duration_since(record.received_at));
-        self.counts.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
-        self.counts.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
-        self.counts.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
-        self.counts.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
+        self.record_inference(record, marks);
         if let Some(latencies) = &mut self.latencies {
             let times = RequestTimes {
                 request: marks.end.saturating_duration_since(record.received_at),
@@ -387,6 +393,14 @@ impl ModelCounters {
             };
             latencies.ended(&times, marks.end, exemplar(trace, now_ms));
         }
+    }
+
+    fn record_inference(&mut self, record: &RequestRecord, marks: &Marks) {
+        self.counts.inference_count += u64::from(record.batch_size);
+        self.counts.queue.add(1, marks.start.saturating_duration_since(record.queued_at));
+        self.counts.compute_input.add(1, marks.input_end.saturating_duration_since(marks.start));
+        self.counts.compute_infer.add(1, marks.output_start.saturating_duration_since(marks.input_end));
+        self.counts.compute_output.add(1, marks.end.saturating_duration_since(marks.output_start));
     }
 
     /// Counts one request that was not taken in: as rejected, and not as one that failed, for it was never served. Triton's

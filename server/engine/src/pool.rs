@@ -91,12 +91,13 @@ impl InstancePool {
         is_decoupled: bool,
         counters: ModelCounters,
     ) -> Self {
-        let Scheduling { policy, preserved_order, has_queue_policy, has_sequences, held_until } = scheduling;
+        let Scheduling { policy, preserved_order, has_queue_policy, has_sequences, is_iterative, held_until } =
+            scheduling;
         let order = preserved_order.map(|limit| (ResponseOrder::default(), limit));
         let limit = order.as_ref().map(|(order, limit)| OrderLimit { held: order.held(), limit: *limit });
         let scheduler = Arc::new(Scheduler::new(policy, limit));
         let order = order.map(|(order, _)| order);
-        let stats = Arc::new(ModelStats::new(counters, is_decoupled, order, scheduler.clone()));
+        let stats = Arc::new(ModelStats::new(counters, is_decoupled, is_iterative, order, scheduler.clone()));
         let inline_policy = Arc::new(InlinePolicy::new(model.longest_inline_run()));
         Self {
             model,

@@ -30,6 +30,8 @@ pub(crate) struct Scheduling {
     pub(crate) has_queue_policy: bool,
     /// Requests are bound to sequence slots: none runs but where its sequence is.
     pub(crate) has_sequences: bool,
+    /// Its model may want another turn for a request.
+    pub(crate) is_iterative: bool,
     /// Each instance is held until so many requests of sequences wait.
     pub(crate) held_until: usize,
 }
@@ -46,6 +48,7 @@ impl Scheduling {
         let has_queue_policy = config.scheduling_choice.is_some();
         if let Some(settings) = sequences::Settings::of(config, hold()) {
             let extra = sequences::extra_inputs(config, |name| initial_state(model_dir, name))?;
+            let is_iterative = settings.is_iterative;
             let preserved_order = settings.preserves_ordering().then_some(DEFAULT_LIMIT);
             let policy: Box<dyn Policy<Pending>> = match settings.strategy.clone() {
                 Strategy::Direct { .. } => Box::new(Direct::new(settings, extra)),
@@ -56,6 +59,7 @@ impl Scheduling {
                 preserved_order,
                 has_queue_policy,
                 has_sequences: true,
+                is_iterative,
                 held_until: hold().queued,
             });
         }
@@ -65,6 +69,7 @@ impl Scheduling {
             preserved_order: settings.preserve_ordering.then(|| settings.max_queued()),
             has_queue_policy,
             has_sequences: false,
+            is_iterative: false,
             held_until: 0,
         })
     }

@@ -31,6 +31,8 @@ pub(crate) struct ModelStats {
     /// Whether distributions are kept beside.
     has_latencies: bool,
     is_decoupled: bool,
+    /// Requests may have several turns.
+    is_iterative: bool,
     order: Option<ResponseOrder>,
     scheduler: Arc<Scheduler>,
     replaced: Replaced,
@@ -41,11 +43,12 @@ impl ModelStats {
     pub(crate) fn new(
         counters: ModelCounters,
         is_decoupled: bool,
+        is_iterative: bool,
         order: Option<ResponseOrder>,
         scheduler: Arc<Scheduler>,
     ) -> Self {
         let (has_latencies, replaced) = (counters.has_latencies(), Replaced::default());
-        Self { counters: Mutex::new(counters), has_latencies, is_decoupled, order, scheduler, replaced }
+        Self { counters: Mutex::new(counters), has_latencies, is_decoupled, is_iterative, order, scheduler, replaced }
     }
 
     /// The counters now.
@@ -179,8 +182,13 @@ impl RequestEvents for ModelStats {
         self.scheduler.slots_released(slots);
     }
 
-    fn rescheduled(&self, request: Pending) {
-        if let Err(request) = self.scheduler.put_back(request, Instant::now()) {
+    fn rescheduled(&self, mut request: Pending, marks: Option<&Marks>) {
+        if let Some(marks) = marks.filter(|_| self.is_iterative) {
+            self.counters.lock().record_turn(request.completion.record(), marks, now_ms());
+        }
+        let now = Instant::now();
+        request.completion.requeue(now);
+        if let Err(request) = self.scheduler.put_back(request, now) {
             let text = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not \
                         configured to handle such a flag.";
             request.completion.reject(FailureReason::Backend, Error::internal(text));

@@ -24,7 +24,11 @@ use server_core::{
 };
 
 use crate::{
-    instance::unless_it_panics, model_files, scheduler::Scheduler, scheduling::initial_state, stats::ModelStats,
+    instance::unless_it_panics,
+    model_files,
+    scheduler::Scheduler,
+    scheduling::initial_state,
+    stats::{ModelStats, now_ms},
 };
 
 /// How long responses may come after the execution of a sample is over.
@@ -238,10 +242,14 @@ impl RequestEvents for Events {
         self.stats.released(count);
     }
 
-    fn rescheduled(&self, request: Pending) {
+    fn rescheduled(&self, mut request: Pending, marks: Option<&Marks>) {
         if !self.is_iterative {
-            return self.stats.rescheduled(request); // an error
+            return self.stats.rescheduled(request, marks); // an error
         }
+        if let Some(marks) = marks {
+            self.stats.count(|counters| counters.record_turn(request.completion.record(), marks, now_ms()));
+        }
+        request.completion.requeue(Instant::now());
         self.again.lock().push(request);
         self.thread.unpark();
     }

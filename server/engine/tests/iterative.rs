@@ -60,6 +60,20 @@ async fn readers_that_are_behind_hold_up_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_turn_is_counted_as_an_inference_and_the_request_once_in_time() {
+    for strategy in STRATEGIES {
+        let harness = Harness::new();
+        let engine = load(&harness, strategy).await;
+        assert_eq!(count(&mut ask(&engine, 3)).await, 3);
+        assert_eq!(count(&mut ask(&engine, 2)).await, 2);
+        let counted = engine.statistics(None).unwrap().remove(0);
+        let counts = [counted.inference_count, counted.execution_count, counted.success.count, counted.fail.count];
+        assert_eq!(counts, [5, 5, 5, 0], "{strategy}");
+        assert_eq!([counted.queue.count, counted.compute_infer.count], [5, 5], "{strategy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_has_begun_takes_its_turns_to_the_end_when_the_model_is_unloaded() {
     for strategy in STRATEGIES {
         let harness = Harness::new();

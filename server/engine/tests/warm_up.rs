@@ -144,7 +144,7 @@ async fn an_iterative_model_has_its_turns() {
         let engine = harness.explicit();
         load(&engine, "m").await.unwrap();
         let counted = engine.statistics(Some(harness::id("m"))).unwrap().remove(0);
-        assert_eq!((counted.success.count, counted.execution_count), (2, 5), "{strategy}");
+        assert_eq!((counted.success.count, counted.execution_count), (2 * 5, 5), "{strategy}: each turn counts");
     }
 }
 

@@ -85,7 +85,7 @@ impl Job for Turn {
         let Some((mut pending, unsent)) = self.unsent.take() else { return Next::Over };
         match unsent.send(&mut pending.completion, now, context) {
             Sent::Yes if self.is_last => pending.finish(None, &Marks::at(self.start, now)),
-            Sent::Yes => pending.reschedule(),
+            Sent::Yes => pending.reschedule(Some(&Marks::at(self.start, now))),
             Sent::Abandoned => {
                 pending.completion.cancel(&ResponseMarks { start: now, output_start: now, end: now });
             }

@@ -3,7 +3,7 @@
 use std::{mem, sync::Arc, time::Instant};
 
 use server_core::{
-    batch::{Batch, Execution, Pending},
+    batch::{Batch, Execution},
     completion::Marks,
     error::{Error, Result},
 };
@@ -121,7 +121,7 @@ fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, m
     }
     execution.ended(marks);
     ended.into_iter().zip(replies).for_each(|(pending, reply)| pending.finish(Some(reply), marks));
-    again.into_iter().for_each(Pending::reschedule);
+    again.into_iter().for_each(|pending| pending.reschedule(Some(marks)));
 }
 
 /// Ends the requests of a batch that was not given to the worker, for that is gone.

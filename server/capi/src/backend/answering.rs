@@ -234,9 +234,11 @@ impl Answering {
             return Err(Error::invalid_argument("a request that has its final response cannot be rescheduled"));
         }
         let completion = state.completion.take();
+        let is_counted = std::mem::replace(&mut state.is_counted, true);
         drop(state);
         let completion = completion.ok_or_else(|| Error::invalid_argument("the request was rescheduled before"))?;
-        Pending { request, completion }.reschedule();
+        let marks = Marks::at(self.start, self.reporter.now());
+        Pending { request, completion }.reschedule((!is_counted).then_some(&marks));
         Ok(())
     }
 }

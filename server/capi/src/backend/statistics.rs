@@ -260,7 +260,7 @@ mod tests {
         fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
         fn ended(&self, _: EndedRequest<'_>, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
         fn released(&self, _: usize) {}
-        fn rescheduled(&self, _: server_core::batch::Pending) {}
+        fn rescheduled(&self, _: server_core::batch::Pending, _: Option<&Marks>) {}
         fn now(&self) -> Instant {
             Instant::now()
         }

@@ -225,7 +225,7 @@ impl RequestEvents for Recorder {
         self.0.lock().released += count;
     }
 
-    fn rescheduled(&self, request: Pending) {
+    fn rescheduled(&self, request: Pending, _: Option<&Marks>) {
         self.0.lock().rescheduled += 1;
         request.completion.reject(FailureReason::Other, Error::internal("again"));
     }

@@ -45,7 +45,7 @@ impl Model {
     fn new(settings: &Settings) -> Self {
         let policy = Batcher::new(settings);
         let scheduler = Arc::new(Scheduler::new(Box::new(policy), None));
-        let stats = ModelStats::new(ModelCounters::default(), false, None, scheduler.clone());
+        let stats = ModelStats::new(ModelCounters::default(), false, false, None, scheduler.clone());
         Self { scheduler, stats: Arc::new(stats) }
     }
 

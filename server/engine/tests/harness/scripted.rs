@@ -392,7 +392,7 @@ fn take_turns(batch: Batch, turns: usize) {
         if pending.request.parameters.len() < turns {
             let turn = server_core::request::Parameter::Bool(true);
             pending.request.parameters.push(("turn".into(), turn));
-            pending.reschedule();
+            pending.reschedule(Some(&marks));
         } else {
             let outputs = echo(&pending.request);
             pending.respond(outputs, &marks);

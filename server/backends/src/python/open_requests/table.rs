@@ -291,7 +291,7 @@ impl Ending {
             End::Cancelled => {
                 self.pending.completion.cancel(&ResponseMarks { start: end, output_start: end, end });
             }
-            End::Rescheduled => self.pending.reschedule(),
+            End::Rescheduled => self.pending.reschedule(Some(&self.marks)),
         }
     }
 }
