@@ -241,13 +241,17 @@ async fn versions_that_are_not_loaded_cannot_have_weights() {
     let harness = Harness::new();
     harness.model("m", "parameters { key: 'version_weights' value { string_value: '1:9,2:1' } }", &[1, 2]);
     let engine = harness.explicit();
-    load(&engine).await.unwrap_err();
+    let error = load(&engine).await.unwrap_err();
+    let reason = "parameter 'version_weights' of model 'm' names version 1, which the version policy does not load: set version_policy \
+                  { specific { versions: [ 1, 2 ] } }";
+    assert_eq!(engine.index(false).unwrap()[0].reason, reason);
+    let answer = "failed to load 'm', failed to poll from model repository: ";
+    assert_eq!(error, format!("{answer}{reason}"), "Triton has no such parameter, and no sentence");
+    harness.model("m", &parameters(&[("version_weights", "1:ninety")]), &[]);
+    let error = load(&engine).await.unwrap_err();
     let reason = engine.index(false).unwrap()[0].reason.clone();
-    assert_eq!(
-        reason,
-        "parameter 'version_weights' of model 'm' names version 1, which the version policy does not load: set version_policy { \
-         specific { versions: [ 1, 2 ] } }"
-    );
+    assert!(reason.contains("write VERSION:NUMBER pairs"), "{reason}");
+    assert_eq!(error, format!("{answer}{reason}"));
     harness.model("m", &parameters(&[("version_weights", "1:9,2:1")]), &[]);
     load(&engine).await.unwrap();
     harness.model("m", &parameters(&[("version_weights", "1:9,7:1")]), &[]);

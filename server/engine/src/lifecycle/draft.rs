@@ -96,8 +96,9 @@ impl Lifecycle {
         let (namespace, name) = self.repositories.namespaces().split(key);
         // What is wrong with a folder's configuration is said in the log and in the index.
         let poll_failed = |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason };
-        // What is wrong with what a request brings is said nowhere but in its answer.
-        let override_failed = |reason: String| {
+        // What is wrong with what a request brings is said nowhere but in its answer, and of parameters that are this server's own
+        // Triton has no sentence.
+        let explained = |reason: String| {
             let answer = Error::internal(format!("{}: {reason}", poll_failed_text(name)));
             Unreadable { answer, reason }
         };
@@ -108,17 +109,17 @@ impl Lifecycle {
         };
         if !parameters.files.is_empty() && parameters.config.is_none() {
             let text = "Load parameter 'config' must be specified for model file override";
-            return Err(override_failed(text.to_owned()));
+            return Err(explained(text.to_owned()));
         }
         let files = match parameters.files.as_slice() {
             [] => None,
-            files => Some(Arc::new(loader::write_files(files).map_err(|error| override_failed(error.to_string()))?)),
+            files => Some(Arc::new(loader::write_files(files).map_err(|error| explained(error.to_string()))?)),
         };
         let mut source = match &files {
             Some(files) => ModelFolder::temporary(files),
             None => match self.repositories.find(key).map_err(not_fetched)? {
                 Some(found) => {
-                    let place = found.only(name).map_err(|error| override_failed(error.to_string()))?;
+                    let place = found.only(name).map_err(|error| explained(error.to_string()))?;
                     place.open().map_err(not_fetched)?
                 }
                 None => return Err(Error::internal(poll_failed_text(name)).into()),
@@ -128,8 +129,8 @@ impl Lifecycle {
         let (mut keeping, mut is_config_given) = (Keeping::AsBefore, true);
         let mut config = match parameters.config {
             Some(json) => {
-                let config = config::from_json(&json)
-                    .map_err(|error| override_failed(format!("Invalid config override: {error}")))?;
+                let config =
+                    config::from_json(&json).map_err(|error| explained(format!("Invalid config override: {error}")))?;
                 let problems = config::verify_override(&config);
                 if !problems.is_empty() {
                     return Err(config::problems_error(name, &problems).into());
@@ -188,7 +189,9 @@ impl Lifecycle {
             versions.push(1); // it has no files, and folders without files get lost
         }
         let newest = versions.last().map(|&version| source.version_files(version)).unwrap_or_default();
-        self.loader.check(name, &newest, &config).map_err(|error| poll_failed(error.to_string()))?;
+        let routing = VersionRouting::of(&config);
+        let refused = |text: String| if routing.is_err() { explained(text) } else { poll_failed(text) };
+        self.loader.check(name, &newest, &config).map_err(|error| refused(error.to_string()))?;
         let wanted = rules::version_policy::select(&config, &versions);
         if wanted.is_empty() {
             return Err(Error::invalid_argument(format!(
@@ -197,10 +200,10 @@ impl Lifecycle {
             .into());
         }
         // a mistake in these parameters was found above
-        if let Ok(Some(routing)) = VersionRouting::of(&config) {
+        if let Ok(Some(routing)) = routing {
             let problems = routing.problems_with(name, &wanted, &layout.versions);
             if !problems.is_empty() {
-                return Err(poll_failed(config::problems_error(name, &problems).to_string()));
+                return Err(explained(config::problems_error(name, &problems).to_string()));
             }
         }
         source.fetch_versions(&wanted).map_err(not_fetched)?;
