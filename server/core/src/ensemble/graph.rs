@@ -186,12 +186,13 @@ impl Graph {
         for (step, feeds) in steps.iter_mut().zip(feeds) {
             step.feeds = feeds;
         }
+        let writers = writers(&steps, numbers.count());
         let outputs = own.outputs.iter().zip(&output_tensors).map(|(spec, &tensor)| GraphOutput {
             name: spec.name.clone(),
             tensor,
             dims: spec.reshape.clone().unwrap_or_else(|| spec.dims.clone()),
             spec: spec.clone(),
-            needs: needed_for(tensor, &steps),
+            needs: needed_for(tensor, &steps, &writers),
         });
         Ok(Self {
             ensemble,
@@ -326,16 +327,26 @@ fn fed_by(step: usize, steps: &[Step], tensors: &[TensorPlan]) -> Vec<bool> {
     fed
 }
 
+/// The step that writes each tensor, if one does.
+fn writers(steps: &[Step], tensor_count: usize) -> Vec<Option<usize>> {
+    let mut writers = vec![None; tensor_count];
+    for (index, step) in steps.iter().enumerate() {
+        for &(_, tensor) in &step.outputs {
+            writers[tensor] = Some(index);
+        }
+    }
+    writers
+}
+
 /// Steps that must run before `tensor` has a value.
-fn needed_for(tensor: usize, steps: &[Step]) -> Vec<bool> {
+fn needed_for(tensor: usize, steps: &[Step], writers: &[Option<usize>]) -> Vec<bool> {
     let mut needed = vec![false; steps.len()];
     let mut open = vec![tensor];
     while let Some(tensor) = open.pop() {
-        for (index, step) in steps.iter().enumerate() {
-            if step.outputs.iter().any(|&(_, output)| output == tensor) && !std::mem::replace(&mut needed[index], true)
-            {
-                open.extend(step.inputs.iter().map(|input| input.tensor));
-            }
+        if let Some(index) = writers[tensor]
+            && !std::mem::replace(&mut needed[index], true)
+        {
+            open.extend(steps[index].inputs.iter().map(|input| input.tensor));
         }
     }
     needed

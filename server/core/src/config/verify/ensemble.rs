@@ -85,21 +85,29 @@ impl<'a> Flow<'a> {
 
     /// The tensors that get a value once `inputs` have one.
     fn reached<'b>(&'b self, inputs: impl Iterator<Item = &'b str>) -> BTreeSet<&'b str> {
-        let mut reached: BTreeSet<&str> = inputs.filter(|input| self.sources.contains_key(input)).collect();
-        loop {
-            let more: Vec<&str> = self
-                .sources
-                .iter()
-                .filter(|(tensor, from)| {
-                    !reached.contains(*tensor) && !from.is_empty() && from.iter().all(|one| reached.contains(one))
-                })
-                .map(|(tensor, _)| *tensor)
-                .collect();
-            if more.is_empty() {
-                return reached;
+        let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, from) in &self.sources {
+            missing.insert(tensor, from.len());
+            for source in from {
+                needed_by.entry(source).or_default().push(tensor);
             }
-            reached.extend(more);
         }
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<&str> = inputs.filter(|input| self.sources.contains_key(input)).collect();
+        while let Some(tensor) = open.pop() {
+            if !reached.insert(tensor) {
+                continue;
+            }
+            for next in needed_by.get(tensor).into_iter().flatten() {
+                let Some(missing) = missing.get_mut(next) else { continue };
+                *missing -= 1;
+                if *missing == 0 {
+                    open.push(next);
+                }
+            }
+        }
+        reached
     }
 
     /// The tensor furthest back that keeps `tensor` from getting a value; itself if it has no source at all.
