@@ -46,8 +46,12 @@ pub(crate) use objects;
 const PLACE_BITS: u32 = 22;
 const USE_BITS: u32 = 22;
 const PART_BITS: u32 = 14;
+
+/// Places of the first chunk; each further one has twice as many, so that a table of few objects is small.
 const CHUNK: usize = 1 << 10;
-const CHUNKS: usize = 1 << 12;
+const CHUNKS: usize = 12;
+/// Places of all chunks.
+const PLACES: usize = CHUNK * ((1 << CHUNKS) - 1);
 
 /// Places are used again only when so many others were given up after them.
 const MOST_REST: usize = 64;
@@ -228,7 +232,7 @@ impl<T: Object> Table<T> {
         let place = {
             let mut places = self.places.lock();
             let never_used = places.next;
-            let most = if self.kind == LEFT_BEHIND { MOST_LEFT } else { CHUNK * CHUNKS };
+            let most = if self.kind == LEFT_BEHIND { MOST_LEFT } else { PLACES };
             let is_full = never_used as usize >= most;
             match places.free.pop_front() {
                 Some(place) if places.free.len() >= MOST_REST || is_full => place,
@@ -289,18 +293,25 @@ impl<T: Object> Table<T> {
     }
 
     fn slot(&self, place: u32) -> &Slot<T> {
-        let (chunk, within) = (place as usize / CHUNK, place as usize % CHUNK);
+        let (chunk, within) = chunk_of(place);
         let empty = || Slot { state: Mutex::new(State { uses: 0, object: None }) };
-        &self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| empty()).collect())[within]
+        &self.chunks[chunk].get_or_init(|| (0..CHUNK << chunk).map(|_| empty()).collect())[within]
     }
 
     /// The place that a handle names, if it can be one of this table.
     fn slot_of(&self, handle: Handle<T>) -> Option<&Slot<T>> {
         let kind = handle.bits() >> (PLACE_BITS + USE_BITS + PART_BITS);
-        let (chunk, within) = (place(handle) as usize / CHUNK, place(handle) as usize % CHUNK);
-        let chunk = self.chunks[chunk].get().filter(|_| kind == u64::from(self.kind))?;
+        let (chunk, within) = chunk_of(place(handle));
+        let chunk = self.chunks.get(chunk)?.get().filter(|_| kind == u64::from(self.kind))?;
         chunk.get(within)
     }
+}
+
+/// The chunk of a place, and where it lies in that.
+fn chunk_of(place: u32) -> (usize, usize) {
+    let place = place as usize;
+    let chunk = (place / CHUNK + 1).ilog2() as usize;
+    (chunk, place - CHUNK * ((1 << chunk) - 1))
 }
 
 fn place<T>(handle: Handle<T>) -> u32 {
@@ -347,6 +358,19 @@ mod tests {
         refused(handle.take(), text);
         assert!(again.iter().enumerate().all(|(number, handle)| handle.get().unwrap().0 == number as u32));
         again.into_iter().for_each(|handle| drop(handle.take().unwrap()));
+    }
+
+    #[test]
+    fn every_place_has_one_of_its_own() {
+        let mut expect = (0, 0);
+        for place in 0..PLACES as u32 {
+            assert_eq!(chunk_of(place), expect, "{place}");
+            expect.1 += 1;
+            if expect.1 == CHUNK << expect.0 {
+                expect = (expect.0 + 1, 0);
+            }
+        }
+        assert_eq!(expect, (CHUNKS, 0), "and what lies behind the last is in no chunk");
     }
 
     #[test]
