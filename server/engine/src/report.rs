@@ -38,10 +38,10 @@ impl Engine {
         };
         match (snapshots.is_empty(), model.version) {
             (false, _) => Ok(snapshots),
-            (true, VersionChoice::Latest) => Err(unknown()),
-            (true, VersionChoice::Exact(_)) => {
+            (true, VersionChoice::Exact(_)) if entry.latest_ready().is_some() => {
                 Err(Error::invalid_argument(format!("requested model version is not available for model '{name}'")))
             }
+            (true, _) => Err(unknown()), // none of its versions serves
         }
     }
 

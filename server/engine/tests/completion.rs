@@ -437,3 +437,20 @@ async fn whoever_found_a_model_before_its_unload_is_answered_whatever_runs_inlin
         until(|| probe.instances.load(Ordering::SeqCst) == 0).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_was_unloaded_has_no_statistics_whatever_version_is_asked_for() {
+    let harness = Harness::new();
+    harness.scripted("m", "echo", "", &[1]);
+    let (engine, _probe) = harness.with_script();
+    load(&engine, "m").await;
+    let count = |version| {
+        let asked = server_core::interface::ModelId { name: "m", version };
+        engine.statistics(Some(asked)).map_err(|error| error.message.into_owned()).map(|counted| counted.len())
+    };
+    let versions = [VersionChoice::Latest, VersionChoice::Exact(1), VersionChoice::Exact(2)];
+    let other_version = Err("requested model version is not available for model 'm'".to_owned());
+    assert_eq!(versions.map(count), [Ok(1), Ok(1), other_version]);
+    engine.unload("m", false).await.unwrap();
+    assert_eq!(versions.map(count), [(); 3].map(|()| Err("requested model 'm' is not available".to_owned())));
+}
