@@ -26,7 +26,6 @@ pub(crate) use self::{
     cache::CacheArgs,
     endpoint::{Endpoint, TlsArgs},
     error::ArgsError,
-    getopt::SplitError,
     setting::{CacheSetting, HostPolicySetting, LimitedResource, MetricsSetting, Restriction, Setting},
     tracing::TraceArgs,
     usage::usage,

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use proptest::{prelude::*, strategy::Strategy as _};
+use proptest::prelude::*;
 
-use super::*;
+use super::{Ask, Asked, Bench, DIRECT, Policy, asked, direct, ms, oldest};
 
 /// A step of a random history.
 #[derive(Debug, Clone)]
