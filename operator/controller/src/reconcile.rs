@@ -105,9 +105,7 @@ async fn steps_of(
         return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
     };
     let mut compiled = compile(server, &around.models, &around.observed);
-    if let Some(trace) = context.traces.of(&server.metadata) {
-        compiled.manifest = compiled.manifest.with_trace(trace);
-    }
+    compiled.manifest = compiled.manifest.with_trace(context.traces.of(&server.metadata));
     let crashes = events::of_replicas(&replicas);
     context.events.record(&server.object_ref(&()), "Observe", &crashes);
     // which pods may adopt what is new: pure, from what is published and what they report

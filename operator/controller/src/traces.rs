@@ -1,7 +1,7 @@
 //! The operator's own traces: a span for each reconcile, in it one for each of its steps, and one from the moment a resource was
 //! applied until it was ready. All that is done for one generation of a server is one trace: its identity is made of the
 //! server's, so that whoever knows the server knows the trace, and nothing has to be kept. The manifest names it to the agents,
-//! whose fetches and loads are in it as well.
+//! whose fetches and loads are in it as well; a generation that changes nothing else of the manifest leaves the former one in it.
 
 use std::{
     sync::Arc,

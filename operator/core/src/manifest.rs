@@ -430,12 +430,24 @@ impl Manifest {
         self
     }
 
-    /// The same manifest with this trace, hashed anew.
+    /// The same manifest with this trace or none, hashed anew.
     #[must_use]
-    pub fn with_trace(mut self, trace: ManifestTrace) -> Self {
-        self.trace = Some(trace);
+    pub fn with_trace(mut self, trace: Option<ManifestTrace>) -> Self {
+        self.trace = trace;
         self.hash = self.content_hash();
         self
+    }
+
+    /// `last`, if this one tells nothing but another trace: agents would read it for nothing, and nothing is done for it that
+    /// belonged into that trace.
+    #[must_use]
+    pub fn or_unchanged(self, last: Option<&Self>) -> Self {
+        let has_other_id = |last: &&Self| match (&self.trace, &last.trace) {
+            (Some(own), Some(former)) => own.collector == former.collector && own.id != former.id,
+            _ => false,
+        };
+        let unchanged = last.filter(has_other_id).filter(|last| **last == self.clone().with_trace(last.trace.clone()));
+        unchanged.cloned().unwrap_or(self)
     }
 
     /// The manifest as canonical JSON, hash included.
@@ -589,11 +601,30 @@ mod tests {
     fn a_trace_is_carried_and_makes_no_other_content() {
         let plain = Manifest::new("ml", "vision", vec![model()]);
         let trace = ManifestTrace { collector: "http://c:4318/v1/traces".into(), id: "0a".repeat(16) };
-        let traced = plain.clone().with_trace(trace.clone());
+        let traced = plain.clone().with_trace(Some(trace.clone()));
         assert_ne!(traced.hash, plain.hash);
         let read = Manifest::from_json(&traced.to_json()).unwrap();
         assert_eq!((read.trace, &read.models), (Some(trace), &plain.models));
         assert!(!plain.to_json().contains("trace"));
+    }
+
+    #[test]
+    fn another_trace_alone_is_no_other_manifest() {
+        let traced = |collector: &str, id: &str, models| {
+            let trace = ManifestTrace { collector: collector.into(), id: id.repeat(16) };
+            Manifest::new("ml", "vision", models).with_trace(Some(trace))
+        };
+        let last = traced("http://c:4318", "0a", vec![model()]);
+        let next = |manifest: Manifest| manifest.or_unchanged(Some(&last));
+        assert_eq!(next(traced("http://c:4318", "0b", vec![model()])), last);
+        for other in [
+            traced("http://d:4318", "0b", vec![model()]),
+            traced("http://c:4318", "0b", vec![]),
+            Manifest::new("ml", "vision", vec![model()]),
+        ] {
+            assert_eq!(next(other.clone()), other);
+        }
+        assert_eq!(last.clone().or_unchanged(None), last);
     }
 
     #[test]

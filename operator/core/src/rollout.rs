@@ -75,10 +75,7 @@ pub fn advance(mut compiled: Compiled, around: &Around<'_>) -> (Compiled, Adopt)
     let entries = steps.into_iter().map(|step| step.entry).collect();
     let manifest = Manifest::new(namespace, server, entries).with_sources(sources);
     // the hash that pods report is that of all of it
-    compiled.manifest = match trace {
-        Some(trace) => manifest.with_trace(trace),
-        None => manifest,
-    };
+    compiled.manifest = manifest.with_trace(trace).or_unchanged(last);
     for model in &mut compiled.models {
         if model.placement == Placement::Placed && waiting.contains(&model.name) {
             let message = "the manifest has no room for it beside the former content while other models are rolled out: it \

@@ -263,7 +263,7 @@ fn a_pod_has_read_a_manifest_with_the_trace_in_it() {
     let trace =
         ManifestTrace { collector: "http://collector:4318".into(), id: "0af7651916cd43dd8448eb211c80319c".into() };
     let mut all = compiled(vec![content("good-1")]);
-    all.manifest = all.manifest.with_trace(trace);
+    all.manifest = all.manifest.with_trace(Some(trace));
     let last = all.manifest.clone();
     let report = Report { manifest_hash: Some(last.hash.clone()), ..Report::default() };
     let may_adopt = BTreeSet::from([last.models[0].adopt_word()]);

@@ -38,7 +38,7 @@ async fn fetches_and_loads_are_in_the_trace_that_the_manifest_names() {
     let mut harness = Harness::without_agent(Vec::new()).await;
     let models = vec![inline("a", "good"), inline("b", "bad")];
     let trace = ManifestTrace { collector, id: "0af7651916cd43dd8448eb211c80319c".into() };
-    harness.manifests.send_replace(Arc::new(manifest(models).with_trace(trace)));
+    harness.manifests.send_replace(Arc::new(manifest(models).with_trace(Some(trace))));
     harness.start_agent();
     harness.settled().await;
     // without a trace nothing is made any more, and what was made before is sent at once
