@@ -146,6 +146,19 @@ def parts(document):
     return found
 
 
+# Recorded of Triton 2.51. Tensors are told of where they are asked for.
+HEAD = ["model", "REQUEST_START", "QUEUE_START", "TENSOR_QUEUE_INPUT", "TENSOR_BACKEND_OUTPUT"]
+TAIL = ["COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END", "REQUEST_END"]
+HTTP_ORDER = ["HTTP_RECV_START", "HTTP_RECV_END", *HEAD, "INFER_RESPONSE_COMPLETE", *TAIL, "HTTP_SEND_START", "HTTP_SEND_END"]
+GRPC_ORDER = [*HEAD, *TAIL, *GRPC]
+
+
+def order(document, number):
+    """What a trace file tells of a part, as it stands there."""
+    pieces = [piece for piece in document if piece["id"] == number]
+    return ["model" if "model_name" in it else it.get("activity") or " ".join(point["name"] for point in it["timestamps"]) for it in pieces]
+
+
 def by_request(path):
     return {part["request_id"]: part for part in parts(json.loads(Path(path).read_text())).values() if "parent_id" not in part}
 
@@ -181,13 +194,23 @@ def test_a_file_tells_when_requests_reached_which_point(repository, tmp_path):
     assert [(part["model_name"], part["points"]) for part in children["a"]] == [("echo", RUN)]
 
 
-def test_a_file_has_tensors_where_the_level_asks_for_them(repository, tmp_path):
+def test_a_file_has_the_order_of_triton(repository, tmp_path):
+    file = tmp_path / "trace.json"
+    with Server(repository, *configured(f"triton,file={file}", "level=TIMESTAMPS", "level=TENSORS", "rate=1")) as server:
+        infer(server, "echo", "h")
+        with grpcclient.InferenceServerClient(server.grpc_url) as client:
+            client.infer("echo", [grpc_tensor()], request_id="g")
+    document = json.loads(file.read_text())
+    assert [order(document, number) for number in (1, 2)] == [HTTP_ORDER, GRPC_ORDER]
+
+
+def test_a_file_has_only_tensors_where_the_level_asks_for_no_more(repository, tmp_path):
     file = tmp_path / "trace.json"
     with Server(repository, *configured(f"triton,file={file}", "level=TENSORS", "rate=1")) as server:
         infer(server, "echo", "h")
-    part = by_request(file)["h"]
+    part = parts(json.loads(file.read_text()))[1]
     tensor = {"data": "1,2.5", "shape": "2", "dtype": "FP32"}
-    assert part["points"] == []
+    assert set(part) == {"id", "points", "tensors"} and part["points"] == []
     assert part["tensors"] == [("TENSOR_QUEUE_INPUT", {"name": "IN", **tensor}), ("TENSOR_BACKEND_OUTPUT", {"name": "OUT", **tensor})]
 
 
@@ -387,6 +410,7 @@ def test_settings_of_the_command_line_that_are_wrong_end_the_server(repository, 
 def test_older_flags_say_the_same(repository, tmp_path):
     flags = [f"--trace-file={tmp_path}/t", "--trace-level=TIMESTAMPS", "--trace-rate=5", "--trace-count=1", "--trace-log-frequency=1"]
     with Server(repository, *flags, *configured("rate=1")) as server:
+        assert "Please use '--trace-config level=<OFF|TIMESTAMPS|TENSORS>' instead." in server.log()
         assert "Overriding deprecated '--trace-rate' in favor of provided rate value in --trace-config!" in server.log()
         infer(server, "echo", "1")
         until(lambda: (tmp_path / "t.0").exists(), "the file", 30)

@@ -186,9 +186,6 @@ impl Writer {
         };
         let (stream, values) = (trace.stream.number(), *trace.stream.values());
         let collected = self.collected.entry(stream).or_default();
-        if !collected.text.is_empty() {
-            collected.text.push(',');
-        }
         json::write(&trace, &self.clock, &mut collected.text);
         collected.traces += 1;
         collected.total += 1;
@@ -225,7 +222,8 @@ impl Writer {
             return;
         }
         let (text, traces) = collected.take();
-        let result = append(&mut self.main, &self.path, &text);
+        // of tensors there may be none to tell of
+        let result = if text.is_empty() { Ok(()) } else { append(&mut self.main, &self.path, &text) };
         self.note(traces, result, &self.path.clone());
     }
 

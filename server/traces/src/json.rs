@@ -7,15 +7,20 @@ use std::{cmp::Reverse, fmt::Write};
 use half::{bf16, f16};
 use server_core::{
     tensor::{DataType, strings},
-    trace::{Epoch, Event, Finished},
+    trace::{Activity, Epoch, Event, Finished, TensorActivity},
 };
 
-/// Appends the objects of a trace, separated by commas: the later a part began, the earlier it stands, as in Triton's.
+/// Appends the objects of a trace, separated by commas, also from those that are there: the later a part began, the earlier it
+/// stands, and what is told of a part has an order of its own, both as in Triton's. Which model runs a part is told with its
+/// times only.
 pub(crate) fn write(trace: &Finished, clock: &Epoch, out: &mut String) {
-    let mut events: Vec<&Event> = trace.events.iter().collect();
-    events.sort_by_key(|event| Reverse(id(event))); // those of a part stay in their order
-    for (place, event) in events.into_iter().enumerate() {
-        if place > 0 {
+    let has_times = trace.stream.values().has_times;
+    let is_shown = |event: &&Event| has_times || !matches!(event, Event::Model { .. });
+    let mut events: Vec<&Event> = trace.events.iter().filter(is_shown).collect();
+    let is_grpc = events.iter().any(|event| matches!(event, Event::Time { activity: Activity::GrpcWaitReadStart, .. }));
+    events.sort_by_key(|event| (Reverse(id(event)), place(event, is_grpc))); // others stay in the order in which they came
+    for event in events {
+        if !out.is_empty() {
             out.push(',');
         }
         write_event(event, clock, out);
@@ -25,6 +30,37 @@ pub(crate) fn write(trace: &Finished, clock: &Epoch, out: &mut String) {
 fn id(event: &Event) -> u64 {
     match event {
         Event::Model { id, .. } | Event::Time { id, .. } | Event::Tensor { id, .. } => *id,
+    }
+}
+
+/// Where an event stands among those of its part: Triton's server tells of the end of an execution when its responses have been
+/// handed over, and of what gRPC has read when it writes.
+///
+/// Source: Triton trace files, recorded of 2.51.
+fn place(event: &Event, is_grpc: bool) -> u8 {
+    let activity = match event {
+        Event::Model { .. } => return 1,
+        Event::Tensor { activity: TensorActivity::QueueInput, .. } => return 3,
+        Event::Tensor { activity: TensorActivity::BackendOutput, .. } => return 4,
+        Event::Time { activity, .. } => activity,
+    };
+    match activity {
+        Activity::HttpRecvStart | Activity::HttpRecvEnd => 0,
+        Activity::RequestStart | Activity::QueueStart => 2,
+        Activity::InferResponseComplete if !is_grpc => 5,
+        Activity::Custom(_)
+        | Activity::ComputeStart
+        | Activity::ComputeInputEnd
+        | Activity::ComputeOutputStart
+        | Activity::ComputeEnd => 6,
+        Activity::RequestEnd => 7,
+        Activity::GrpcWaitReadStart
+        | Activity::GrpcWaitReadEnd
+        | Activity::InferResponseComplete
+        | Activity::GrpcSendStart
+        | Activity::GrpcSendEnd
+        | Activity::HttpSendStart
+        | Activity::HttpSendEnd => 8,
     }
 }
 

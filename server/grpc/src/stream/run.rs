@@ -200,6 +200,9 @@ impl Stream for Run {
         }
         let Some(reply) = ready!(this.inference.poll_next(context)) else {
             this.is_over = true;
+            if this.wants_empty_final && !this.has_answered {
+                tracing::answered(this.trace.as_ref());
+            }
             let _sending = this.wants_empty_final.then(|| tracing::sends(this.trace.as_ref()));
             let empty = this.wants_empty_final.then(|| Ok(message_of(marked(this.response_head(), true))));
             return Poll::Ready(empty);

@@ -139,3 +139,10 @@ fn traces_that_no_file_can_take_are_counted() {
         assert_eq!((files.written(), files.dropped()), (0, 2));
     }
 }
+
+#[test]
+fn a_trace_that_tells_nothing_leaves_a_whole_document() {
+    let tensors = Values { has_times: false, has_tensors: true, ..EVERY };
+    check(tensors, 3, &[]);
+    check(Values { log_frequency: 2, ..tensors }, 2, &[("t.0", &[])]);
+}
