@@ -249,10 +249,9 @@ impl ModelCounters {
                 }
             }
         }
-        if replies.iter().any(Result::is_ok) {
-            self.counts.last_inference_ms = now_ms;
-            self.record_batch(rows, marks);
-        }
+        // one that fails is an execution as well, as in Triton
+        self.counts.last_inference_ms = now_ms;
+        self.record_batch(rows, marks);
     }
 
     /// Counts one execution of so many rows.

@@ -33,9 +33,9 @@ pub(super) fn run(watch: &Arc<Watch>, memory: &mut Vec<u8>, batch: Batch) -> Ran
     let mut took = None;
     let lost = run::begin(batch, None, memory, &shared).and_then(|running| {
         let sent_at = Instant::now();
-        let outcomes = worker.ask(memory, &running.segments, run::outcomes);
+        let answer = worker.ask(memory, &running.segments, run::outcomes);
         took = Some(sent_at.elapsed());
-        run::end(running, outcomes, &shared)
+        run::end(running, answer, &shared)
     });
     let left = shared.calls.end_main();
     let is_lost = lost.is_some();

@@ -43,9 +43,9 @@ pub(super) fn run(watch: &Arc<Watch>, memory: &mut Vec<u8>, batch: Batch) -> Opt
 /// Waits for the answer and ends the requests. Gives what was to run in the middle of the model's calls and did not.
 fn finish(watch: &Arc<Watch>, mut worker: Worker, running: Running) -> Vec<Batch> {
     let shared = worker.shared.clone();
-    let outcomes = worker.next_answer(true, run::outcomes);
-    let outcomes = outcomes.map(Option::unwrap_or_default); // there is one, or the worker is lost
-    let lost = run::end(running, outcomes, &shared);
+    let answer = worker.next_answer(true, run::outcomes);
+    let answer = answer.map(Option::unwrap_or_default); // there is one, or the worker is lost
+    let lost = run::end(running, answer, &shared);
     let left = shared.calls.end_main();
     watch.put_back(worker, lost);
     left

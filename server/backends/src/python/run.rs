@@ -63,27 +63,43 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
 }
 
 /// What came of each request, as the worker answers it.
-pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) -> Result<Vec<Outcome>> {
+pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) -> Result<Answer> {
+    let received_at = Some(Instant::now());
     let released = released(appended)?;
     let mut decoder = shared.decoder().with_released(&released, results);
     let outcomes: Vec<Outcome> = results.items().iter().map(|result| decoder.outcome(result)).collect();
     shared.lent.release(released);
-    Ok(outcomes)
+    Ok(Answer { received_at, outcomes })
+}
+
+/// What a worker has answered to a batch.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// When it came; its tensors were taken apart from then on.
+    received_at: Option<Instant>,
+    /// Of each request.
+    outcomes: Vec<Outcome>,
 }
 
 /// Ends the requests of a batch that are over; those of which nothing came yet go on. If the worker is lost, all its requests
 /// end, and the reason is returned.
-pub(super) fn end(running: Running, outcomes: Result<Vec<Outcome>, Failure>, shared: &Shared) -> Option<Error> {
+pub(super) fn end(running: Running, answer: Result<Answer, Failure>, shared: &Shared) -> Option<Error> {
     let Running { placed, execution, sent_at, .. } = running;
     let count = placed.slots.len();
-    let (outcomes, lost) = match outcomes {
-        Ok(outcomes) if outcomes.len() == count => (outcomes, None),
+    let received_at = answer.as_ref().ok().and_then(|answer| answer.received_at);
+    let (outcomes, lost) = match answer {
+        Ok(Answer { outcomes, .. }) if outcomes.len() == count => (outcomes, None),
         Ok(_) => lost_with(not_understood("as many results as requests were expected"), count),
-        Err(Failure::Refused(text)) => (all_failed(&raised(shared.name(), &text), count), None),
+        Err(Failure::Refused(text)) => {
+            let error = raised(shared.name(), &text);
+            tracing::error!("{error}");
+            (all_failed(&error, count), None)
+        }
         Err(failure) => lost_with(reason(failure, shared), count),
     };
     let end = Instant::now();
-    let marks = Marks { start: execution.start(), input_end: sent_at, output_start: end, end };
+    let output_start = received_at.unwrap_or(end);
+    let marks = Marks { start: execution.start(), input_end: sent_at, output_start, end };
     end_requests(&placed, outcomes, execution, &marks, shared);
     if let Some(error) = &lost {
         shared.requests.lost(error);

@@ -87,10 +87,10 @@ impl<'a> Several<'a> {
         let shared = self.worker.shared.clone();
         let mut answered = 0;
         while let Some(running) = self.under_way.pop_front() {
-            let outcomes = match &self.lost {
+            let answer = match &self.lost {
                 Some(error) => Err(Failure::Lost(error.clone())),
                 None => match self.worker.next_answer(answered == 0, run::outcomes).transpose() {
-                    Some(outcomes) => outcomes,
+                    Some(answer) => answer,
                     None => {
                         self.under_way.push_front(running);
                         break;
@@ -98,7 +98,7 @@ impl<'a> Several<'a> {
                 },
             };
             answered += 1;
-            if let Some(error) = run::end(running, outcomes, &shared) {
+            if let Some(error) = run::end(running, answer, &shared) {
                 self.lost.get_or_insert(error);
             }
         }

@@ -115,8 +115,8 @@ impl CallThread {
         let shared = &self.shared;
         let mut memory = Vec::new();
         let Some(running) = run::begin(batch, Some(execution), &mut memory, shared) else { return };
-        let outcomes = worker::ask(&mut self.channel, shared, &memory, &running.segments, run::outcomes);
-        run::end(running, outcomes, shared);
+        let answer = worker::ask(&mut self.channel, shared, &memory, &running.segments, run::outcomes);
+        run::end(running, answer, shared);
     }
 
     /// The call does not wait any more.
