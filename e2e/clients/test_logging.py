@@ -58,6 +58,18 @@ def test_a_change_counts_from_the_next_line_on(folder):
         assert change(log_verbose_level=0) == 200
 
 
+def test_requests_are_told_of_where_the_level_is_verbose(folder):
+    with explicit(folder, "--log-file=") as server:
+        assert server.request("GET", "/v2")[0] == 200
+        assert "HTTP request" not in server.log()
+        assert server.request("POST", "/v2/logging", '{"log_verbose_level":1}')[0] == 200
+        assert server.request("GET", "/v2/models/nothing")[0] >= 400
+        with grpcclient.InferenceServerClient(server.grpc_url) as client:
+            assert client.is_server_live()
+        until(lambda: "HTTP request: GET /v2/models/nothing" in server.log(), "the line of HTTP", 30)
+        until(lambda: "gRPC request: /inference.GRPCInferenceService/ServerLive" in server.log(), "the line of gRPC", 30)
+
+
 def test_a_log_file_is_shown_and_stays(folder, tmp_path):
     with explicit(folder, f"--log-file={tmp_path}/log") as server:
         with httpclient.InferenceServerClient(server.url) as client:

@@ -289,7 +289,13 @@ impl Engine {
             _ => self.drain.count(),
         }
         let delivery = self.shared_memory.delivery_of(&request);
-        let mut inference = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request))?;
+        let logged_id = tracing::enabled!(tracing::Level::DEBUG).then(|| request.id.clone());
+        let outcome = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request));
+        if let (Err(error), Some(id)) = (&outcome, logged_id) {
+            let id = if id.is_empty() { "<id_unknown>" } else { &id };
+            tracing::debug!("[request id: {id}] Infer failed: {error}");
+        }
+        let mut inference = outcome?;
         inference.deliver_by(delivery);
         Ok(inference)
     }

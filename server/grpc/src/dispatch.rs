@@ -57,6 +57,7 @@ impl Dispatch {
         let service = self.service.clone();
         let in_flight = self.calls.count();
         let (head, body) = request.into_parts();
+        tracing::debug!("gRPC request: {}", head.uri.path());
         let log = self.access_log.as_ref();
         let mut access = log.map(|log| log.begin(Protocol::Grpc, self.client, head.method.as_str(), head.uri.path()));
         async move {

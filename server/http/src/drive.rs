@@ -93,6 +93,7 @@ pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>,
         async move {
             shared.activity.request_begun(request.version());
             let access = shared.access(&request);
+            debug!("HTTP request: {} {}", request.method(), request.uri().path());
             let method = request.method().clone();
             let mut response = shared.application.answer(&shared.activity, request).await;
             if shared.is_over() {
