@@ -45,9 +45,9 @@ impl Word for TraceLevel {
     ];
 }
 
-/// `older_trace!("name": Type = "default", "setting", "help")`: a flag that says what a setting of `--trace-config` says.
+/// `older_trace!("name": Type = "default", "setting", "value", "help")`: a flag that says what a setting of `--trace-config` says.
 macro_rules! older_trace {
-    ($name:literal : $type:ty = $default:literal, $setting:literal, $help:literal) => {
+    ($name:literal : $type:ty = $default:literal, $setting:literal, $shown:literal, $help:literal) => {
         Flag {
             name: $name,
             form: <$type as Value>::FORM,
@@ -57,8 +57,8 @@ macro_rules! older_trace {
                 let value = <$type as Value>::read(text)?;
                 args.deprecations.push(format!(
                     "Warning: '--{}' has been deprecated and will be removed in future releases. Please use '--trace-config \
-                     {}=<value>' instead.",
-                    $name, $setting
+                     {}={}' instead.",
+                    $name, $setting, $shown
                 ));
                 args.tracing.take_older($name, <Setting as Value>::read(&format!("{}={value}", $setting))?)
             }),
@@ -132,8 +132,8 @@ const LOGGING: &[Flag] = &[
         "Look of a log line: default is 'LMMDD hh:mm:ss.ssssss', ISO8601 is 'YYYY-MM-DDThh:mm:ssZ L', \
          json is one object per line.",
         |args, format| args.log.format = format),
-    set!("log-file": PathBuf = "", "File that takes the log instead of the console.",
-        |args, path| args.log.file = Some(path)),
+    set!("log-file": String = "", "File that takes the log instead of the console; the console if it is empty.",
+        |args, path| args.log.file = Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty())),
     set!("access-log": PathBuf = "",
         "File to which each request, over HTTP and gRPC, adds one line of JSON: when, who, what, status and duration. Without it \
          none is kept.",
@@ -405,11 +405,12 @@ const DEPRECATED: &[Flag] = &[
         set_strict_config),
     set!("response-cache-byte-size": u64 = "", "Use --cache-config local,size=<integer>. 0 is no cache.",
         |args, bytes| args.cache.byte_size = Some(bytes)),
-    older_trace!("trace-file": String = "", "triton,file", "Use --trace-config triton,file=<path>."),
-    older_trace!("trace-level": TraceLevel = "OFF", "level", "Use --trace-config level=<level>."),
-    older_trace!("trace-rate": i32 = "1000", "rate", "Use --trace-config rate=<integer>."),
-    older_trace!("trace-count": i32 = "-1", "count", "Use --trace-config count=<integer>."),
-    older_trace!("trace-log-frequency": i32 = "0", "triton,log-frequency", "Use --trace-config triton,log-frequency=<integer>."),
+    older_trace!("trace-file": String = "", "triton,file", "<filepath>", "Use --trace-config triton,file=<path>."),
+    older_trace!("trace-level": TraceLevel = "OFF", "level", "<OFF|TIMESTAMPS|TENSORS>", "Use --trace-config level=<level>."),
+    older_trace!("trace-rate": i32 = "1000", "rate", "<rate value>", "Use --trace-config rate=<integer>."),
+    older_trace!("trace-count": i32 = "-1", "count", "<count value>", "Use --trace-config count=<integer>."),
+    older_trace!("trace-log-frequency": i32 = "0", "triton,log-frequency", "<log frequency value>",
+        "Use --trace-config triton,log-frequency=<integer>."),
 ];
 
 fn set_strict_config(args: &mut Args, on: bool) {
