@@ -134,6 +134,7 @@ def test_counters_can_be_stopped(models):
     labels = (("model", "usual"), ("version", "1"))
     assert found[("nv_inference_count_total", *labels)] == 0 and found[("nv_inference_request_success_total", *labels)] == 0
     assert ("nv_inference_pending_request_count", *labels) in found
+    assert not [name for name, *_ in found if "duration_us" in name]
 
 
 def test_a_setting_that_is_none_ends_the_start_with_its_text(models):

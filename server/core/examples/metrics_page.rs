@@ -52,8 +52,8 @@ fn page(models: &mut [ModelCounters], format: Format) -> (Duration, usize) {
     let snapshots: Vec<_> =
         models.iter_mut().map(|model| ModelSnapshot { load, ..model.metrics(Instant::now()) }).collect();
     let mut page = Page::default();
-    page.add_models(&snapshots);
-    page.add_pinned_memory();
+    page.add_models(&snapshots, true);
+    page.add_pinned_memory(1 << 28);
     page.add_machine(&MachineSnapshot::default());
     page.add_latencies(snapshots);
     let bytes = format.write(&page).len();

@@ -8,7 +8,10 @@ mod histogram;
 mod quantiles;
 mod settings;
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 pub use histogram::{Exemplar, HistogramReading, NativeReading};
 pub use quantiles::{Quantile, SummaryReading};
@@ -104,8 +107,9 @@ impl Latencies {
         if !settings.has_distributions() {
             return None;
         }
-        let first_response =
-            settings.first_response.then(|| Histogram::new(first_response_limits.unwrap_or(&FIRST_RESPONSE_LIMITS)));
+        let first_response = settings
+            .first_response
+            .then(|| first_response_limits.map_or_else(first_response_histogram, Histogram::new));
         let summaries = settings.quantiles.as_ref().map(|quantiles| {
             let new = || Summary::new(quantiles.clone());
             Box::new(Summaries {
@@ -191,6 +195,10 @@ impl Latencies {
         }
         readings
     }
+}
+
+fn first_response_histogram() -> Histogram {
+    Histogram::of(Cow::Borrowed(&FIRST_RESPONSE_LIMITS))
 }
 
 impl LatencyReadings {

@@ -23,7 +23,7 @@ mod text;
 
 pub use cache::CacheSnapshot;
 pub use family::{Family, Kind, Page, Series, Value};
-pub use labels::LabelSet;
+pub use labels::{Label, LabelSet};
 pub use machine::{GpuProbe, GpuSnapshot, MachineSnapshot};
 pub use negotiation::Format;
 pub use shadow::ShadowSnapshot;

@@ -82,6 +82,8 @@ pub(crate) struct Args {
     pub(crate) metrics_tls: TlsArgs,
     /// Whether that page shows processors and memory.
     pub(crate) cpu_metrics: bool,
+    /// Bytes.
+    pub(crate) pinned_memory_pool_size: u64,
     /// Whether that page shows GPUs.
     pub(crate) gpu_metrics: bool,
     /// How long a reading of them counts.

@@ -82,6 +82,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         metrics,
         metrics_tls,
         cpu_metrics,
+        pinned_memory_pool_size,
         gpu_metrics,
         metrics_interval,
         metrics_settings: _,
@@ -246,6 +247,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         response_cache: None, // opened below, where there is a runtime
         custom_metrics: server_capi::custom_metrics(),
         machine_metrics: cpu_metrics,
+        pinned_memory_pool_size,
         access_log: access_log.clone(),
         gpus,
         shared_memory: server_engine::SharedMemoryOptions {

@@ -67,6 +67,8 @@ pub struct Options {
     pub custom_metrics: CustomMetrics,
     /// Whether the metrics page tells of the machine's processors and memory.
     pub machine_metrics: bool,
+    /// Bytes of the pool of pinned memory that the metrics page shows.
+    pub pinned_memory_pool_size: u64,
     /// What clients may share with the server.
     pub shared_memory: SharedMemoryOptions,
     /// Which requests are traced: `--trace-config`.
@@ -106,6 +108,7 @@ impl Default for Options {
             response_cache: None,
             custom_metrics: CustomMetrics::default(),
             machine_metrics: true,
+            pinned_memory_pool_size: 1 << 28,
             access_log: None,
             gpus: None,
             latency: LatencySettings::default(),

@@ -113,15 +113,8 @@ impl Engine {
         let routers = entries.values().filter_map(|entry| entry.router.as_ref());
         let shadows: Vec<_> = routers.flat_map(|router| router.shadow_snapshots()).collect();
         let mut page = Page::default();
-        let frozen: Vec<ModelSnapshot>;
-        let counted = if self.options.latency.counters {
-            &models
-        } else {
-            frozen = models.iter().map(ModelSnapshot::without_counts).collect();
-            &frozen
-        };
-        page.add_models(counted);
-        page.add_pinned_memory();
+        page.add_models(&models, self.options.latency.counters);
+        page.add_pinned_memory(self.options.pinned_memory_pool_size);
         self.options.gpus.iter().for_each(|gpus| page.add_gpus(&gpus.read()));
         machine.iter().for_each(|machine| page.add_machine(machine));
         page.add_shadow_copies(&shadows);

@@ -37,13 +37,14 @@ pub(crate) fn page(engine: &Engine, byte_budget: &ByteBudget, format: Format) ->
 }
 
 impl Application for Metrics {
-    /// `/metrics` is the page, in the form that the client asks for; any other path is good and empty, as in Triton.
+    /// `/metrics` is the page, in the form that the client asks for, with a slash behind it or not; any other path is good and
+    /// empty, as in Triton.
     async fn answer(&self, activity: &Activity, request: Request<Incoming>) -> Response<Body> {
         activity.request_read(); // a body is ignored
         if request.method() != Method::GET {
             return Failure::Route(RouteError::MethodNotAllowed).into_response();
         }
-        if request.uri().path() != "/metrics" {
+        if !matches!(request.uri().path(), "/metrics" | "/metrics/") {
             let mut response = empty();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Format::Text.content_type()));
             return response;

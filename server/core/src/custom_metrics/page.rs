@@ -17,7 +17,7 @@ pub(super) fn add_to(page: &mut Page, families: &Families) {
                 .iter()
                 .map(|(labels, state)| Series {
                     labels: Arc::new(LabelSet::new(
-                        labels.iter().map(|(name, value)| (name.clone().into(), value.clone())).collect(),
+                        labels.iter().map(|(name, value)| (name.clone().into(), value.as_str().into())).collect(),
                     )),
                     value: match state.series.read() {
                         Reading::Number(value) => Value::Number(value),

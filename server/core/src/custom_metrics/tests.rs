@@ -107,7 +107,7 @@ fn series_of_a_family_that_the_server_has_too_stand_with_its_own() {
         ..ModelSnapshot::default()
     };
     let mut page = Page::default();
-    page.add_models(&[model("m", 7)]);
+    page.add_models(&[model("m", 7)], true);
     let server = page.text();
     metrics.add_to(&mut page);
     let own = "nv_inference_count{model=\"m\",version=\"1\"} 7\n";

@@ -2,7 +2,10 @@
 //!
 //! Source: Prometheus, "Native histograms" (standard exponential schemas).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use crate::trace::TraceId;
 
@@ -33,7 +36,7 @@ pub struct Exemplar {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HistogramReading {
     /// Upper limits, ascending and finite: one more bucket has none.
-    pub limits: Vec<f64>,
+    pub limits: Cow<'static, [f64]>,
     /// Observations in each bucket alone; one more than there are limits.
     pub counts: Vec<u64>,
     /// All observations together.
@@ -83,7 +86,7 @@ impl HistogramReading {
 /// A classic histogram.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
-    limits: Vec<f64>,
+    limits: Cow<'static, [f64]>,
     counts: Vec<u64>,
     sum: f64,
 }
@@ -92,6 +95,11 @@ impl Histogram {
     /// Limits ascend; the last may be infinite, and is there anyway.
     pub(crate) fn new(limits: &[f64]) -> Self {
         let limits: Vec<f64> = limits.iter().copied().filter(|limit| limit.is_finite()).collect();
+        Self::of(limits.into())
+    }
+
+    /// Limits ascend and are finite.
+    pub(super) fn of(limits: Cow<'static, [f64]>) -> Self {
         Self { counts: vec![0; limits.len() + 1], limits, sum: 0.0 }
     }
 
@@ -152,7 +160,7 @@ impl LatencyHistogram {
         let buckets = (LOWEST..).zip(self.native.iter()).filter(|(_, count)| **count > 0);
         let has_exemplars = self.exemplars.iter().any(Option::is_some);
         HistogramReading {
-            limits: LIMITS.to_vec(),
+            limits: Cow::Borrowed(&LIMITS),
             counts: self.counts.to_vec(),
             sum: self.sum,
             exemplars: if has_exemplars { self.exemplars.to_vec() } else { Vec::new() },
@@ -176,7 +184,7 @@ mod tests {
             histogram.observe(value);
         }
         let reading = histogram.read();
-        assert_eq!(reading.limits, [-1.0, 0.0, 1.0, 2.5]);
+        assert_eq!(*reading.limits, [-1.0, 0.0, 1.0, 2.5]);
         assert_eq!(reading.counts, [0, 1, 1, 1, 2]);
         assert_eq!((reading.count(), reading.sum), (5, 1e9 + 6.0));
     }
@@ -216,7 +224,7 @@ mod tests {
         assert!((sum.sum - total).abs() < 1e-9);
         sum.sum = total;
         assert_eq!(sum, of(&[0, 100, 5_000, 0, 7, 5_000, 90_000_000]));
-        let other = HistogramReading { limits: vec![1.0], counts: vec![1, 1], ..HistogramReading::default() };
+        let other = HistogramReading { limits: vec![1.0].into(), counts: vec![1, 1], ..HistogramReading::default() };
         let before = sum.clone();
         sum.add(&other);
         assert_eq!(sum, before);

@@ -68,9 +68,7 @@ impl Summary {
         self.turn_to(now);
         let sketch = &mut self.ages[self.oldest];
         sketch.settle(&self.quantiles);
-        let quantiles =
-            self.quantiles.iter().map(|it| (it.quantile, sketch.value_at(it.quantile, &self.quantiles))).collect();
-        SummaryReading { quantiles, count: self.count, sum: self.sum }
+        SummaryReading { quantiles: sketch.values(&self.quantiles), count: self.count, sum: self.sum }
     }
 
     fn turn_to(&mut self, now: Instant) {
@@ -143,18 +141,26 @@ impl Sketch {
         self.samples = compressed(merged, self.count, quantiles);
     }
 
-    /// The value whose rank is within the error of the quantile.
-    fn value_at(&self, quantile: f64, quantiles: &[Quantile]) -> f64 {
-        let wanted = (quantile * self.count as f64).ceil();
-        let bound = wanted + allowed(wanted as u64, self.count, quantiles) / 2.0;
-        let mut rank = 0;
-        for pair in self.samples.windows(2) {
-            rank += pair[0].width;
-            if (rank + pair[1].width + pair[1].slack) as f64 > bound {
-                return pair[0].value;
+    /// Each quantile, and the value whose rank is within its error.
+    fn values(&self, quantiles: &[Quantile]) -> Vec<(f64, f64)> {
+        // each search goes on where the one before has ended: quantiles ascend
+        let (mut place, mut below, mut last_bound) = (0, 0, 0.0);
+        let value = |Quantile { quantile, .. }: &Quantile| {
+            let wanted = (quantile * self.count as f64).ceil();
+            let bound = wanted + allowed(wanted as u64, self.count, quantiles) / 2.0;
+            if bound < last_bound {
+                (place, below) = (0, 0);
             }
-        }
-        self.samples.last().map_or(f64::NAN, |sample| sample.value)
+            last_bound = bound;
+            while let [sample, next, ..] = &self.samples[place..]
+                && (below + sample.width + next.width + next.slack) as f64 <= bound
+            {
+                below += sample.width;
+                place += 1;
+            }
+            (*quantile, self.samples.get(place).map_or(f64::NAN, |sample| sample.value))
+        };
+        quantiles.iter().map(value).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(super) fn page() -> Page {
-    let labels = |model: &str| Arc::new(LabelSet::new(vec![("model".into(), model.to_owned())]));
+    let labels = |model: &str| Arc::new(LabelSet::new(vec![("model".into(), model.into())]));
     let one = |kind, name: &'static str, value| Family {
         name: name.into(),
         help: "Says \"it\",\n\\ and more".into(),
@@ -25,7 +25,7 @@ pub(super) fn page() -> Page {
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
     };
     let histogram = HistogramReading {
-        limits: vec![0.01, 1.0],
+        limits: vec![0.01, 1.0].into(),
         counts: vec![2, 1, 0],
         sum: 0.035,
         exemplars: vec![None, Some(exemplar), None],

@@ -91,12 +91,30 @@ impl Family {
 
     /// With one series for each of those numbers.
     pub(super) fn with(mut self, numbers: impl Iterator<Item = (Arc<LabelSet>, f64)>) -> Self {
+        self.series.reserve(numbers.size_hint().1.unwrap_or(0));
         self.series.extend(numbers.map(|(labels, value)| Series { labels, value: Value::Number(value) }));
         self
     }
 }
 
+impl Value {
+    /// Lines of a text that say it.
+    fn lines(&self) -> usize {
+        match self {
+            Self::Number(_) => 1,
+            Self::Histogram(reading) => reading.counts.len() + 2,
+            Self::Summary(reading) => reading.quantiles.len() + 2,
+        }
+    }
+}
+
 impl Page {
+    /// Lines of a text that is the page.
+    pub(super) fn lines(&self) -> usize {
+        let of_family = |family: &Family| 2 + family.series.iter().map(|series| series.value.lines()).sum::<usize>();
+        self.families.iter().map(of_family).sum()
+    }
+
     /// Adds counters of the server as a whole.
     pub fn add_counters(&mut self, counters: &[CustomCounter]) {
         let families = counters.iter().map(|it| Family::single(Kind::Counter, it.name, it.help, it.value as f64));
@@ -113,8 +131,8 @@ impl Page {
                 self.families.push(family);
                 continue;
             };
-            let counted: HashSet<Arc<LabelSet>> = own.series.iter().map(|series| series.labels.clone()).collect();
-            own.series.extend(family.series.into_iter().filter(|series| !counted.contains(&series.labels)));
+            let counted: HashSet<String> = own.series.iter().map(|series| series.labels.text().to_owned()).collect();
+            own.series.extend(family.series.into_iter().filter(|series| !counted.contains(series.labels.text())));
         }
     }
 }

@@ -1,20 +1,27 @@
-//! Labels of a series: written once, for however many families have a series with them.
+//! Labels of a series: written once in each form, for however many families have a series with them.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
-use super::text::escape;
+use super::{protobuf, text::escape};
 use crate::stats::ModelSnapshot;
 
+/// A name and its value.
+pub type Label = (Cow<'static, str>, Arc<str>);
+
 /// Labels in alphabetical order, as Triton prints them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default)]
 pub struct LabelSet {
-    pairs: Vec<(Cow<'static, str>, String)>,
+    pairs: Vec<Label>,
     text: String,
+    messages: OnceLock<Vec<u8>>,
 }
 
 impl LabelSet {
     /// Of names, which Prometheus must have, and values in any characters.
-    pub fn new(mut pairs: Vec<(Cow<'static, str>, String)>) -> Self {
+    pub fn new(mut pairs: Vec<Label>) -> Self {
         pairs.sort_unstable();
         let mut text = String::with_capacity(pairs.iter().map(|(name, value)| name.len() + value.len() + 4).sum());
         for (name, value) in &pairs {
@@ -25,32 +32,33 @@ impl LabelSet {
             escape(&mut text, value);
             text.push('"');
         }
-        Self { pairs, text }
+        Self { pairs, text, messages: OnceLock::new() }
     }
 
     /// Name and version of a model alone.
     pub(super) fn of_version(name: &str, version: u64) -> Arc<Self> {
-        Arc::new(Self::new(vec![("model".into(), name.to_owned()), ("version".into(), version.to_string())]))
+        Arc::new(Self::new(vec![("model".into(), name.into()), version_label(version)]))
     }
 
     /// All that the series of a model have.
     pub(super) fn of_model(model: &ModelSnapshot) -> Self {
-        let mut pairs = vec![("model".into(), model.name.clone()), ("version".into(), model.version.to_string())];
-        pairs.extend(model.namespace.clone().map(|namespace| ("namespace".into(), namespace)));
-        pairs.extend(model.gpu_uuid.clone().map(|uuid| ("gpu_uuid".into(), uuid)));
-        pairs.extend(model.metric_tags.iter().map(|(key, value)| (format!("_{key}").into(), value.clone())));
+        let mut pairs = vec![("model".into(), model.name.as_str().into()), version_label(model.version)];
+        pairs.extend(model.namespace.as_deref().map(|namespace| ("namespace".into(), namespace.into())));
+        pairs.extend(model.gpu_uuid.as_deref().map(|uuid| ("gpu_uuid".into(), uuid.into())));
+        pairs.extend(model.metric_tags.iter().map(|(key, value)| (format!("_{key}").into(), value.as_str().into())));
         Self::new(pairs)
     }
 
     /// The same and one more.
-    pub(super) fn and(&self, name: &'static str, value: &str) -> Self {
-        let mut pairs = self.pairs.clone();
-        pairs.push((name.into(), value.to_owned()));
+    pub(super) fn and(&self, label: Label) -> Self {
+        let mut pairs = Vec::with_capacity(self.pairs.len() + 1);
+        pairs.extend(self.pairs.iter().cloned());
+        pairs.push(label);
         Self::new(pairs)
     }
 
     /// Names and values.
-    pub fn pairs(&self) -> &[(Cow<'static, str>, String)] {
+    pub fn pairs(&self) -> &[Label] {
         &self.pairs
     }
 
@@ -58,4 +66,21 @@ impl LabelSet {
     pub(super) fn text(&self) -> &str {
         &self.text
     }
+
+    /// As the protobuf format has them: all fields of the series that are labels.
+    pub(super) fn messages(&self) -> &[u8] {
+        self.messages.get_or_init(|| protobuf::label_messages(&self.pairs))
+    }
 }
+
+fn version_label(version: u64) -> Label {
+    ("version".into(), itoa::Buffer::new().format(version).into())
+}
+
+impl PartialEq for LabelSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs == other.pairs
+    }
+}
+
+impl Eq for LabelSet {}

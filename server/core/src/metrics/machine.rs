@@ -69,7 +69,8 @@ const OF_GPU: [OfGpu; 6] = [
     ),
 ];
 
-/// The pool of pinned memory for copies to devices. This server has none, as Triton has none on a machine without a GPU.
+/// The pool of pinned memory for copies to devices: the size that its flag gives, which Triton shows as well where it can have
+/// none. This server uses nothing of it.
 const OF_PINNED_MEMORY: [(&str, &str); 2] = [
     ("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes"),
     ("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes"),
@@ -84,14 +85,15 @@ pub(super) fn kind(name: &str) -> Option<Kind> {
 }
 
 impl Page {
-    /// Adds the pool of pinned memory.
-    pub fn add_pinned_memory(&mut self) {
-        self.families.extend(OF_PINNED_MEMORY.map(|(name, help)| Family::single(Kind::Gauge, name, help, 0.0)));
+    /// Adds the pool of pinned memory, of so many bytes.
+    pub fn add_pinned_memory(&mut self, size: u64) {
+        let values = OF_PINNED_MEMORY.into_iter().zip([size as f64, 0.0]);
+        self.families.extend(values.map(|((name, help), value)| Family::single(Kind::Gauge, name, help, value)));
     }
 
     /// Adds GPUs, if there are any.
     pub fn add_gpus(&mut self, gpus: &[GpuSnapshot]) {
-        let label = |gpu: &GpuSnapshot| Arc::new(LabelSet::new(vec![("gpu_uuid".into(), gpu.uuid.clone())]));
+        let label = |gpu: &GpuSnapshot| Arc::new(LabelSet::new(vec![("gpu_uuid".into(), gpu.uuid.as_str().into())]));
         let labels: Vec<_> = gpus.iter().map(label).collect();
         for (kind, name, help, value) in OF_GPU {
             let numbers = gpus.iter().zip(&labels).filter_map(|(gpu, labels)| Some((labels.clone(), value(gpu)?)));

@@ -16,21 +16,27 @@ struct PerModel {
     name: &'static str,
     help: &'static str,
     kind: Kind,
+    /// Without `counter_latencies` it is not there.
+    is_latency: bool,
     /// Only models have it that ask for the response cache, and without any it is not there.
     is_of_cache: bool,
     value: fn(&ModelSnapshot) -> f64,
 }
 
 const fn counter(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> PerModel {
-    PerModel { name, help, kind: Kind::Counter, is_of_cache: false, value }
+    PerModel { name, help, kind: Kind::Counter, is_latency: false, is_of_cache: false, value }
+}
+
+const fn latency(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> PerModel {
+    PerModel { is_latency: true, ..counter(name, help, value) }
 }
 
 const fn gauge(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> PerModel {
-    PerModel { name, help, kind: Kind::Gauge, is_of_cache: false, value }
+    PerModel { kind: Kind::Gauge, ..counter(name, help, value) }
 }
 
 const fn of_cache(name: &'static str, help: &'static str, value: fn(&ModelSnapshot) -> f64) -> PerModel {
-    PerModel { name, help, kind: Kind::Counter, is_of_cache: true, value }
+    PerModel { is_of_cache: true, ..latency(name, help, value) }
 }
 
 const SUCCESS: (&str, &str) =
@@ -47,27 +53,27 @@ const PER_MODEL: [PerModel; 13] = [
         "Number of model executions performed (does not include cached requests)",
         |model| model.execution_count as f64,
     ),
-    counter(
+    latency(
         "nv_inference_request_duration_us",
         "Cumulative inference request duration in microseconds (includes cached requests)",
         |model| (model.success.ns / 1000) as f64,
     ),
-    counter(
+    latency(
         "nv_inference_queue_duration_us",
         "Cumulative inference queuing duration in microseconds (includes cached requests)",
         |model| (model.queue.ns / 1000) as f64,
     ),
-    counter(
+    latency(
         "nv_inference_compute_input_duration_us",
         "Cumulative compute input duration in microseconds (does not include cached requests)",
         |model| (model.compute_input.ns / 1000) as f64,
     ),
-    counter(
+    latency(
         "nv_inference_compute_infer_duration_us",
         "Cumulative compute inference duration in microseconds (does not include cached requests)",
         |model| (model.compute_infer.ns / 1000) as f64,
     ),
-    counter(
+    latency(
         "nv_inference_compute_output_duration_us",
         "Cumulative inference compute output duration in microseconds (does not include cached requests)",
         |model| (model.compute_output.ns / 1000) as f64,
@@ -143,8 +149,18 @@ pub(super) fn kind(name: &str) -> Option<Kind> {
 }
 
 impl Page {
-    /// Adds what is counted of models. A family stands there even while no model does.
-    pub fn add_models(&mut self, models: &[ModelSnapshot]) {
+    /// Adds what is counted of models. A family stands there even while no model does. Without `counters` those of latencies are
+    /// not there, and the others count nothing.
+    ///
+    /// Source: Triton, recorded with `--metrics-config counter_latencies=false`.
+    pub fn add_models(&mut self, models: &[ModelSnapshot], counters: bool) {
+        let frozen: Vec<ModelSnapshot>;
+        let models = if counters {
+            models
+        } else {
+            frozen = models.iter().map(ModelSnapshot::without_counts).collect();
+            &frozen
+        };
         let labels: Vec<_> = models.iter().map(|model| Arc::new(LabelSet::of_model(model))).collect();
         let all = || models.iter().zip(&labels);
         let family = |kind, name, help, value: &dyn Fn(&ModelSnapshot) -> Option<f64>| {
@@ -154,12 +170,15 @@ impl Page {
         let (name, help) = SUCCESS;
         self.families.push(family(Kind::Counter, name, help, &|model| Some(model.success.count as f64)));
         let (name, help) = FAILURE;
+        let reasons = REASONS.map(|(reason, count)| (Arc::<str>::from(reason), count));
         let failures = all().flat_map(|(model, labels)| {
-            REASONS.iter().map(|(reason, count)| (Arc::new(labels.and("reason", reason)), count(model) as f64))
+            let labels = |reason: &Arc<str>| Arc::new(labels.and(("reason".into(), reason.clone())));
+            reasons.iter().map(move |(reason, count)| (labels(reason), count(model) as f64))
         });
         self.families.push(Family::new(Kind::Counter, name, help).with(failures));
         let has_cache = models.iter().any(|model| model.has_response_cache);
-        for PerModel { name, help, kind, is_of_cache, value } in &PER_MODEL {
+        let is_shown = |family: &&PerModel| counters || !family.is_latency;
+        for PerModel { name, help, kind, is_of_cache, value, .. } in PER_MODEL.iter().filter(is_shown) {
             if !is_of_cache {
                 self.families.push(family(*kind, name, help, &|model| Some(value(model))));
             } else if has_cache {
@@ -197,7 +216,7 @@ mod tests {
 
     fn page(models: &[ModelSnapshot], machine: Option<&MachineSnapshot>) -> Page {
         let mut page = Page::default();
-        page.add_models(models);
+        page.add_models(models, true);
         machine.iter().for_each(|machine| page.add_machine(machine));
         page
     }
@@ -226,6 +245,25 @@ mod tests {
         };
         let machine = MachineSnapshot { cpu_utilization: 0.25, memory_total: 25_000_000_000, memory_used: 1 };
         insta::assert_snapshot!(page(&[model], Some(&machine)).text());
+    }
+
+    #[test]
+    fn without_counters_latencies_are_not_there_and_nothing_is_counted() {
+        let model = ModelSnapshot {
+            name: "m".into(),
+            version: 1,
+            inference_count: 12,
+            success: Durations { count: 3, ns: 4_999 },
+            has_response_cache: true,
+            pending: 2,
+            ..ModelSnapshot::default()
+        };
+        let mut page = Page::default();
+        page.add_models(&[model], false);
+        let text = page.text();
+        assert!(text.contains("nv_inference_count{model=\"m\",version=\"1\"} 0\n"), "{text}");
+        assert!(text.contains("nv_inference_pending_request_count{model=\"m\",version=\"1\"} 2\n"), "{text}");
+        assert!(!text.contains("duration_us") && !text.contains("nv_cache"), "{text}");
     }
 
     #[test]

@@ -10,14 +10,14 @@ use std::time::UNIX_EPOCH;
 use super::{
     extra_label::ExtraLabel,
     family::{Family, Kind, Page, Value},
-    text::{escape, write_value},
+    text::{TYPICAL_LINE, escape, write_value},
 };
 use crate::latency::{Exemplar, HistogramReading, SummaryReading};
 
 impl Page {
     /// The page, OpenMetrics text 1.0.0.
     pub fn openmetrics(&self) -> String {
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.lines() * TYPICAL_LINE);
         let extra = |label| ExtraLabel::new(label, write_label_number);
         let (mut limits, mut quantiles) = (extra("le"), extra("quantile"));
         for family in &self.families {

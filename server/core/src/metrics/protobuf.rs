@@ -5,24 +5,24 @@
 
 use std::time::UNIX_EPOCH;
 
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_varint};
 
 use super::{
     family::{Family, Kind, Page, Series, Value},
-    labels::LabelSet,
+    labels::Label,
 };
 use crate::latency::{Exemplar, HistogramReading, NativeReading, SummaryReading};
 
 /// Below this a native histogram counts observations as nothing.
 const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39; // 2 to the power of -128, as Prometheus' own libraries have it
-/// Bytes of most series, so that a page of many models is written without growing much.
-const TYPICAL_SERIES: usize = 96;
+/// Bytes of most series of a number, or of what one line of a text says of the others, so that a page of many models is written
+/// without growing much.
+const TYPICAL_LINE: usize = 80;
 
 impl Page {
     /// The page, length-delimited messages.
     pub fn protobuf(&self) -> Vec<u8> {
-        let series: usize = self.families.iter().map(|family| family.series.len() + 2).sum();
-        let mut bytes = Vec::with_capacity(series * TYPICAL_SERIES);
+        let mut bytes = Vec::with_capacity(self.lines() * TYPICAL_LINE);
         for family in &self.families {
             with_length(&mut bytes, |bytes| write_family(bytes, family));
         }
@@ -48,7 +48,7 @@ fn write_family(bytes: &mut Vec<u8>, family: &Family) {
 
 /// `Metric`.
 fn write_series(bytes: &mut Vec<u8>, series: &Series, number_field: u32) {
-    write_labels(bytes, &series.labels);
+    bytes.extend_from_slice(series.labels.messages());
     match &series.value {
         Value::Number(value) => message(bytes, number_field, |bytes| double(bytes, 1, *value)),
         Value::Summary(reading) => message(bytes, 4, |bytes| write_summary(bytes, reading)),
@@ -56,8 +56,11 @@ fn write_series(bytes: &mut Vec<u8>, series: &Series, number_field: u32) {
     }
 }
 
-fn write_labels(bytes: &mut Vec<u8>, labels: &LabelSet) {
-    labels.pairs().iter().for_each(|(name, value)| write_pair(bytes, name, value));
+/// The labels of a `Metric`.
+pub(super) fn label_messages(labels: &[Label]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum());
+    labels.iter().for_each(|(name, value)| write_pair(&mut bytes, name, value));
+    bytes
 }
 
 /// `LabelPair`.
@@ -145,15 +148,28 @@ fn write_exemplar(bytes: &mut Vec<u8>, exemplar: &Exemplar) {
 
 // === fields ===
 
+/// The key of a field. All numbers of fields here are below 16, so that it is one byte.
+fn key(bytes: &mut Vec<u8>, field: u32, wire_type: WireType) {
+    bytes.push((field << 3) as u8 | wire_type as u8);
+}
+
+/// Most are below 128, which is one byte.
+fn varint(bytes: &mut Vec<u8>, value: u64) {
+    match u8::try_from(value) {
+        Ok(value @ 0..0x80) => bytes.push(value),
+        _ => encode_varint(value, bytes),
+    }
+}
+
 fn text(bytes: &mut Vec<u8>, field: u32, value: &str) {
-    encode_key(field, WireType::LengthDelimited, bytes);
-    encode_varint(value.len() as u64, bytes);
+    key(bytes, field, WireType::LengthDelimited);
+    varint(bytes, value.len() as u64);
     bytes.extend_from_slice(value.as_bytes());
 }
 
 fn unsigned(bytes: &mut Vec<u8>, field: u32, value: u64) {
-    encode_key(field, WireType::Varint, bytes);
-    encode_varint(value, bytes);
+    key(bytes, field, WireType::Varint);
+    varint(bytes, value);
 }
 
 /// One of the types `sint32` and `sint64`: small numbers of both signs are short.
@@ -162,12 +178,12 @@ fn signed(bytes: &mut Vec<u8>, field: u32, value: i64) {
 }
 
 fn double(bytes: &mut Vec<u8>, field: u32, value: f64) {
-    encode_key(field, WireType::SixtyFourBit, bytes);
+    key(bytes, field, WireType::SixtyFourBit);
     bytes.extend_from_slice(&value.to_le_bytes());
 }
 
 fn message(bytes: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, bytes);
+    key(bytes, field, WireType::LengthDelimited);
     with_length(bytes, write);
 }
 

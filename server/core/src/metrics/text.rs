@@ -11,13 +11,12 @@ use super::{
 use crate::latency::{HistogramReading, SummaryReading};
 
 /// Bytes of most lines, so that a page of many models is written without growing much.
-const TYPICAL_LINE: usize = 112;
+pub(super) const TYPICAL_LINE: usize = 112;
 
 impl Page {
     /// The page, Prometheus text format 0.0.4.
     pub fn text(&self) -> String {
-        let lines = self.families.iter().map(|family| family.series.len() + 2).sum::<usize>();
-        let mut text = String::with_capacity(lines * TYPICAL_LINE);
+        let mut text = String::with_capacity(self.lines() * TYPICAL_LINE);
         let (mut limits, mut quantiles) =
             (ExtraLabel::new("le", write_value), ExtraLabel::new("quantile", write_value));
         for family in &self.families {
@@ -79,6 +78,9 @@ fn end_line(text: &mut String, value: f64) {
 
 /// A label's value in the text format: backslash, quote and line feed are escaped.
 pub(crate) fn escape(text: &mut String, value: &str) {
+    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
+        return text.push_str(value);
+    }
     for character in value.chars() {
         match character {
             '\\' => text.push_str("\\\\"),
@@ -92,8 +94,9 @@ pub(crate) fn escape(text: &mut String, value: &str) {
 /// A value in the text format, in its shortest form.
 pub(crate) fn write_value(page: &mut String, value: f64) {
     // Most values are whole, and those are printed the quicker way.
-    if (0.0..WHOLE).contains(&value) && value.fract() == 0.0 {
-        page.push_str(itoa::Buffer::new().format(value as u64));
+    let whole = value as u64;
+    if whole < WHOLE && whole as f64 == value {
+        page.push_str(itoa::Buffer::new().format(whole));
     } else if value.is_nan() {
         page.push_str("Nan");
     } else if value.is_infinite() {
@@ -109,7 +112,7 @@ pub(crate) fn write_value(page: &mut String, value: f64) {
 }
 
 /// Below this every whole number is a double.
-const WHOLE: f64 = (1u64 << 53) as f64;
+const WHOLE: u64 = 1 << 53;
 
 /// Values that are smaller than the one, or not below the other, are written with an exponent.
 const SMALL: f64 = 1e-4;

@@ -68,6 +68,7 @@ impl Default for Args {
             metrics: Endpoint::at(String::new(), 8002),
             metrics_tls: TlsArgs::default(),
             cpu_metrics: true,
+            pinned_memory_pool_size: 1 << 28,
             gpu_metrics: true,
             metrics_interval: Duration::from_secs(2),
             metrics_settings: Vec::new(),

@@ -213,10 +213,8 @@ fn unsupported_flags_are_listed_once_and_only_if_they_differ_from_the_default() 
          --vertex-ai-thread-count=8 --http-thread-count=8 \
          --pinned-memory-pool-byte-size=1 --rate-limit=OFF --enable-peer-access=1",
     );
-    assert_eq!(
-        args.unsupported_flags,
-        ["buffer-manager-thread-count", "sagemaker-thread-count", "pinned-memory-pool-byte-size"]
-    );
+    assert_eq!(args.unsupported_flags, ["buffer-manager-thread-count", "sagemaker-thread-count"]);
+    assert_eq!(args.pinned_memory_pool_size, 1);
 }
 
 #[test]
