@@ -398,7 +398,7 @@ def test_a_collector_that_does_not_take_spans_costs_no_request(repository, kind)
         (configured("rate=x"), "a whole number from 0 to 2147483647"),
         (configured("count=-2"), "a whole number from -1 to 2147483647"),
         (configured("unknown=1"), "one of level, rate, count, mode"),
-        (configured("mode=opentelemetry", "opentelemetry,url=nowhere"), "'nowhere' is no address of a collector"),
+        (configured("mode=opentelemetry", "opentelemetry,url=:::junk"), "':::junk' is no address of a collector"),
     ],
 )
 def test_settings_of_the_command_line_that_are_wrong_end_the_server(repository, flags, text):

@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_is_refused() {
-        let error = Traces::start(Some("nowhere")).err().unwrap();
-        assert!(error.starts_with("'nowhere' is no address of a collector"), "{error}");
+        let error = Traces::start(Some("grpc://nowhere")).err().unwrap();
+        assert!(error.starts_with("'grpc://nowhere' is no address of a collector"), "{error}");
     }
 }

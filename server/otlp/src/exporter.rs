@@ -65,6 +65,12 @@ pub struct Exporter<T> {
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
+/// The address of a collector; HTTP where no scheme is given, as programs around curl have it.
+fn address(text: &str) -> Option<Url> {
+    let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    Url::parse(&whole).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+}
+
 impl<T: Send + 'static> Exporter<T> {
     /// Starts the task. `spans` makes the spans of one item.
     ///
@@ -74,8 +80,7 @@ impl<T: Send + 'static> Exporter<T> {
         runtime: &Handle,
         spans: impl Fn(T) -> Vec<Span> + Send + 'static,
     ) -> Result<Self, String> {
-        let url = Url::parse(&settings.url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or_else(|| {
+        let url = address(&settings.url).ok_or_else(|| {
             format!("'{}' is no address of a collector: expected a URL such as {}", settings.url, crate::DEFAULT_URL)
         })?;
         let headers = headers(&settings.headers)?;
@@ -403,7 +408,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_is_refused() {
-        for url in ["", "localhost:4318", "grpc://h:1", "http://"] {
+        assert_eq!(address("localhost:4318/v1/traces").unwrap().as_str(), "http://localhost:4318/v1/traces");
+        for url in ["", ":::junk", "grpc://h:1", "http://"] {
             let settings = Settings { url: url.to_owned(), ..Settings::new("scope") };
             let error = Exporter::<Span>::start(settings, &Handle::current(), |span| vec![span]).err().unwrap();
             assert!(error.starts_with(&format!("'{url}' is no address of a collector")), "{error}");
