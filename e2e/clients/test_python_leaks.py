@@ -1,18 +1,16 @@
 """Python models leak nothing: descriptors, threads, processes and memory are as before after many requests, errors, calls, and deaths."""
 
 import os
-import re
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 import python_model
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+from holdings import check_nothing_grows, children, memory
 from serving import Server, until
 from talking import connect, is_ready, tensor
 
@@ -52,25 +50,6 @@ def server(folder):
         yield running
 
 
-def children(server):
-    return processes.children(server.process.pid)
-
-
-def memory(pid, kind):
-    """Mebibytes."""
-    return int(re.search(rf"^{kind}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]) >> 10
-
-
-def holdings(server):
-    """What the server and its workers hold, by name: counts of things, which must be as before."""
-    held = {"shm": sum("triton" in name for name in os.listdir("/dev/shm")), "workers": len(children(server))}
-    for number, pid in enumerate([server.process.pid, *children(server)]):
-        held[f"descriptors of {number}"] = len(os.listdir(f"/proc/{pid}/fd"))
-        held[f"threads of {number}"] = len(os.listdir(f"/proc/{pid}/task"))
-        held[f"segments of {number}"] = Path(f"/proc/{pid}/maps").read_text().count("memfd:triton")
-    return held
-
-
 def work(server, requests):
     failures = []
 
@@ -93,21 +72,6 @@ def work(server, requests):
     for caller in callers:
         caller.join()
     assert not failures, failures[:3]
-
-
-def check_nothing_grows(server, work, rounds):
-    """Idle memory and connections are given back at times of their own: so counts may differ by a few, however many rounds there are."""
-    work()  # what is made once is there
-    before = holdings(server)
-    private = memory(server.process.pid, "RssAnon")
-    for _ in range(rounds):
-        work()
-
-    def grown():
-        return {name: (before[name], count) for name, count in holdings(server).items() if count > before[name] + 8}
-
-    until(lambda: not grown(), f"no more of anything than {before}")
-    assert memory(server.process.pid, "RssAnon") < private + 24
 
 
 def test_ten_thousand_requests_leave_nothing_behind(server):
