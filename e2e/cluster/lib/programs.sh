@@ -3,8 +3,10 @@
 build_programs() {
     mkdir -p "$programs"
     local stamp
+    exec 8>"$programs/lock" # one at a time, whichever checkout it is of
+    flock 8
     stamp=$(cat "$here"/programs/*/go.sum "$here/pause/pause.c" - <<<"$KUBERNETES_VERSION $HELM_VERSION $ETCD_VERSION" | sha256sum)
-    [ "$(cat "$programs/stamp" 2>/dev/null)" = "$stamp" ] && return
+    if [ "$(cat "$programs/stamp" 2>/dev/null)" = "$stamp" ]; then exec 8>&- && return; fi
     type -P go >/dev/null || die "no go: the cluster's programs are built from their modules with it"
     local prefix=k8s.io/component-base/version program
     local flags="-s -w -X $prefix.gitVersion=v$KUBERNETES_VERSION -X $prefix.gitMajor=1 -X $prefix.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES_VERSION")"
@@ -18,6 +20,7 @@ build_programs() {
     go_build etcd "-s -w" etcd go.etcd.io/etcd/server/v3
     cc -O2 -static -o "$programs/pause" "$here/pause/pause.c"
     echo "$stamp" >"$programs/stamp"
+    exec 8>&- # what is started later must not hold it
 }
 
 go_build() { # MODULE LDFLAGS NAME PACKAGE
