@@ -3,9 +3,10 @@
 //! common is in `native`.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend and of `nvml` calls into one, `heap` into
-// the C library, and `native::scratch` aligns memory.
+// Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend and of `nvml` calls into one, `cuda` into
+// the driver, `heap` into the C library, and `native::scratch` aligns memory.
 
+mod cuda;
 mod dylib;
 mod expect;
 mod heap;

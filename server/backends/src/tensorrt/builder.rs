@@ -13,11 +13,13 @@ use server_core::{
 };
 
 use super::{
-    cuda::Gpu,
     library,
     raw::{Build, Flag, Major, take_last_error},
 };
-use crate::dylib::{Library, LoadError};
+use crate::{
+    cuda::Gpu,
+    dylib::{Library, LoadError},
+};
 
 /// Shapes of inputs by name.
 pub(crate) type Shapes = Vec<(String, Vec<i64>)>;

@@ -2,12 +2,8 @@
 
 use server_core::tensor::{DataType, Shape};
 
-use super::{
-    cuda::{CudaError, Event, Graph, HostMemory, Stream},
-    graphs::Key,
-    place::Place,
-    raw::Context,
-};
+use super::{graphs::Key, place::Place, raw::Context};
+use crate::cuda::{CudaError, Event, Graph, HostMemory, Stream};
 
 /// A context for one profile.
 pub(super) struct Profiled {

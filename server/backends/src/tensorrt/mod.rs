@@ -7,12 +7,11 @@
 //! batch  [`runner`]: [`profiles`] chooses a context, [`graphs`] a captured run, [`buffers`] says sizes; [`lane`]s keep two batches under way
 //! ```
 //!
-//! [`raw`] calls TensorRT, [`cuda`] the driver; decisions are made in the other modules, from data. [`builder`] makes plans.
+//! [`raw`] calls TensorRT, [`crate::cuda`] the driver; decisions are made in the other modules, from data. [`builder`] makes plans.
 
 mod buffers;
 mod builder;
 mod complete;
-mod cuda;
 mod description;
 mod graphs;
 mod header;

@@ -19,7 +19,6 @@ use server_proto::inference::model_instance_group::Kind;
 
 use super::{
     complete,
-    cuda::Gpu,
     plan::{self, Loaded},
     profiles,
     raw::{Api, Major},
@@ -27,7 +26,10 @@ use super::{
     setup::Setup,
     verify,
 };
-use crate::native::{OverlappedInstance, Tensors, loading::guarded};
+use crate::{
+    cuda::Gpu,
+    native::{OverlappedInstance, Tensors, loading::guarded},
+};
 
 /// One opened model version.
 pub(super) struct TensorRtModel {

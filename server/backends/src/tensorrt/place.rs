@@ -4,7 +4,8 @@
 
 use server_core::error::{Error, Result};
 
-use super::{buffers, cuda::DeviceMemory, description::Io, raw::Context};
+use super::{buffers, description::Io, raw::Context};
+use crate::cuda::DeviceMemory;
 
 /// Memory of one tensor, long enough for its largest shape. It stays where it is.
 pub(super) enum Place {

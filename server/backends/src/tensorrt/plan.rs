@@ -17,12 +17,12 @@ use server_core::{
 };
 
 use super::{
-    cuda::Gpu,
     description::Description,
     header,
     raw::{Api, Engine, take_last_error},
     settings::Policy,
 };
+use crate::cuda::Gpu;
 
 /// An engine with what it says of itself.
 pub(super) struct Loaded {

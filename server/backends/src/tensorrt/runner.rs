@@ -13,7 +13,6 @@ use server_core::{
 
 use super::{
     buffers,
-    cuda::{CudaError, DeviceMemory, Gpu, HostMemory, Stream},
     description::{Description, Io},
     graphs,
     lane::{Answer, Content, Lane, Profiled, Streams},
@@ -22,7 +21,10 @@ use super::{
     profiles::{self, Given},
     raw::take_last_error,
 };
-use crate::native::{Fed, GatherBuffer, LANES, Overlapping, Staged, Value, Values};
+use crate::{
+    cuda::{CudaError, DeviceMemory, Gpu, HostMemory, Stream},
+    native::{Fed, GatherBuffer, LANES, Overlapping, Staged, Value, Values},
+};
 
 /// An engine with the contexts, streams and memory of one instance.
 pub(super) struct TensorRtRunner {

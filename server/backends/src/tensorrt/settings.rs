@@ -11,10 +11,10 @@ use server_proto::inference::{
 };
 
 use super::{
-    cuda::Priority,
     graphs::{self, Wanted},
     raw::Strategy,
 };
+use crate::cuda::Priority;
 
 const STRATEGY: &str = "execution_context_allocation_strategy";
 

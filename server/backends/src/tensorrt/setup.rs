@@ -12,7 +12,6 @@ use server_core::{
 
 use super::{
     buffers,
-    cuda::{CudaError, DeviceMemory, Event, Graph, HostMemory, Stream},
     description::{Description, Io, Range},
     graphs::{self, Key, Wanted},
     lane::{Captured, Lane, Profiled, Streams},
@@ -22,7 +21,10 @@ use super::{
     runner::{self, TensorRtRunner},
     settings::Execution,
 };
-use crate::native::{LANES, Tensors};
+use crate::{
+    cuda::{CudaError, DeviceMemory, Event, Graph, HostMemory, Stream},
+    native::{LANES, Tensors},
+};
 
 /// What an instance is made of.
 pub(super) struct Setup<'a> {

@@ -10,11 +10,11 @@ use std::{
 use server_core::tensor::Shape;
 
 use super::{
-    super::cuda::{DeviceMemory, Gpu},
     Major,
     dims::{Dims32, Dims64},
     object::Method,
 };
+use crate::cuda::{DeviceMemory, Gpu};
 
 /// Gives an output as much memory of a GPU as it asks for, keeps it, and remembers the output's shape.
 pub(super) struct Allocator {

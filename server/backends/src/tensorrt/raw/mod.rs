@@ -33,8 +33,10 @@ pub(super) use logger::take_last_error;
 use object::{Object, call};
 use slots::{ProfileValues, Slots};
 
-use super::cuda::{DeviceMemory, Gpu, Stream};
-use crate::dylib::{Library, LoadError};
+use crate::{
+    cuda::{DeviceMemory, Gpu, Stream},
+    dylib::{Library, LoadError},
+};
 
 /// A version of TensorRT: major, minor, patch and build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
