@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,6 +201,55 @@ def test_models_load_and_unload_while_others_serve(server):
         stop.set()
         thread.join()
     assert not failed and set(answered) == {0.5}
+
+
+def test_operations_come_from_libraries_that_models_bring(tmp_path):
+    def model(name, library=True):
+        named = 'model_operations { op_library_filename: "libe2e_operations.so" }\n' if library else ""
+        folder = torch_repository.script(tmp_path, name, "scaled", [("x", "FP32", [2])], [("y", "FP32", [2])], 4, named)
+        if library:
+            shutil.copy(torch_repository.OPERATIONS, folder)
+
+    def ask_both(*models):
+        for name in models:
+            assert ask(server, "http", name, x=np.array([[1, 2]], np.float32)).as_numpy("y").tolist() == [[3, 6]]
+
+    model("alone", library=False)
+    model("first")
+    model("second")
+    with Server(tmp_path, "--model-control-mode=explicit", env=WITH_SHIM) as server:
+        client = connect("http", server)
+        with pytest.raises(InferenceServerException, match="Unknown builtin op: e2e::scaled"):
+            client.load_model("alone")
+        client.load_model("first")
+        client.load_model("second")
+        ask_both("first", "second")
+    # Or the loader has it before the server begins.
+    with Server(tmp_path, "--model-control-mode=explicit", "--load-model=alone", env={**WITH_SHIM, "LD_PRELOAD": str(torch_repository.OPERATIONS)}) as server:
+        ask_both("alone")
+
+
+def test_the_first_model_that_names_a_number_of_threads_decides(tmp_path):
+    def threads(intra, inter):
+        return "".join(f'parameters {{ key: "{key}_OP_THREAD_COUNT" value {{ string_value: "{count}" }} }}\n' for key, count in (("INTRA", intra), ("INTER", inter)))
+
+    def running():
+        return len(os.listdir(f"/proc/{server.process.pid}/task"))
+
+    for name, intra, inter in (("first", 3, 2), ("second", 5, 2)):
+        torch_repository.script(tmp_path, name, "linear", [("x", "FP32", [1024])], [("y", "FP32", [1024])], 64, threads(intra, inter))
+    with Server(tmp_path, "--model-control-mode=explicit", "--load-model=first", env=WITH_SHIM) as server:
+        client = connect("http", server)
+        assert "Intra op thread count is set to 3 for model instance 'first'" in server.log()
+        assert "Inter op thread count is set to 2 for model instance 'first'" in server.log()
+        before = running()
+        rows = np.ones((64, 1024), np.float32)
+        assert ask(server, "http", "first", x=rows).as_numpy("y").tolist() == [[4] * 1024] * 64
+        assert running() >= before + 2  # the team of the instance
+        client.load_model("second")
+        until(lambda: "Intra op thread count is 3 for all models, because a model before said so; model 'second' asks for 5" in server.log(), "the warning")
+        assert "Inter op thread count is set to 2 for model instance 'second'" in server.log()
+        assert ask(server, "http", "second", x=rows).as_numpy("y").tolist() == [[4] * 1024] * 64
 
 
 def test_without_the_shim_only_its_models_fail(tmp_path):

@@ -108,6 +108,11 @@ def test_what_a_model_prints_is_in_the_log(server):
     until(lambda: "asked for [[37]]" in server.log(), "the print of the model")
 
 
+@pytest.mark.parametrize("model", ("scaled", "scaled_too"))
+def test_operations_come_from_libraries_that_models_bring(server, model):
+    assert infer("http", server, model, {"X": np.array([[1, 2]], np.float32)}).as_numpy("Y").tolist() == [[3, 6]]
+
+
 # === batches and sequences ===
 
 

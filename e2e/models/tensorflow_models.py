@@ -1,6 +1,7 @@
 """Makes the TensorFlow models of the tests: a folder per model, with what belongs into a version folder.
 
-As a program, in an environment with TensorFlow: python e2e/models/tensorflow_models.py FOLDER
+As a program, in an environment with TensorFlow: python e2e/models/tensorflow_models.py FOLDER LIBRARY. LIBRARY has the operation of
+tensorflow_operations.cc.
 """
 
 import os
@@ -213,6 +214,12 @@ def prints(folder):
     save(folder, *function(body, spec([None, 1], "X")))
 
 
+def scaled(folder):
+    """Calls an operation of a library that is no part of TensorFlow, which lies beside the version folders of a model."""
+    operation = tf.load_op_library(LIBRARY).e2e_scaled
+    save(folder, *function(lambda X: {"Y": operation(x=X, factor=3.0)}, spec([None, 2], "X")))
+
+
 def as_text(folder):
     """add_sub, whose file is written as text."""
     add_sub(folder)
@@ -250,15 +257,63 @@ def graph_variable(folder):
     (folder / "init_ops.json").write_text('{ "init_ops": [ "init" ] }\n')
 
 
-MODELS = [add_sub, types, foreign, shapes, words, table, gather, counter, large, passing, signatures, tags, accumulate, segments, prints, as_text, graph_add_sub, graph_variable]
+# === both: the same as a SavedModel and as a GraphDef, side by side ===
 
 
-def make(folder):
-    folder = Path(folder)
+def both(folder, body, **inputs):
+    """`inputs`: shape and type by name. `body` takes tensors in that order, and answers outputs by name."""
+
+    def by_name(**tensors):
+        return body(*tensors.values())
+
+    module = tf.Module()
+    module.body = tf.function(by_name)
+    save(folder, module, module.body.get_concrete_function(**{name: spec(shape, name, dtype) for name, (shape, dtype) in inputs.items()}))
+    with tf.Graph().as_default() as graph:
+        outputs = body(*(v1.placeholder(dtype, shape, name=name) for name, (shape, dtype) in inputs.items()))
+        for name, output in outputs.items():
+            tf.identity(output, name=name)
+    write_graph(folder, graph)
+
+
+def sums(folder):
+    """add_sub of every type that can be added up, rows of any length, each in a folder of its own."""
+    for word, dtype in TYPES.items():
+        if word not in ("BOOL", "STRING"):
+            inputs = {name: ([None, None], dtype) for name in ("INPUT0", "INPUT1")}
+            both(folder / word.lower(), lambda one, other: {"OUTPUT0": one + other, "OUTPUT1": one - other}, **inputs)
+
+
+def plus(folder):
+    """Adds a number: a different one per version makes versions distinguishable."""
+    for number in (1, 2, 3):
+        both(folder / str(number), lambda one: {"OUTPUT0": one + float(number)}, INPUT0=([None, 4], tf.float32))
+
+
+def controls(folder):
+    """What the server says of a sequence besides its number."""
+
+    def body(*tensors):
+        return {"SEEN": tf.concat([tf.cast(one, tf.int64) for one in tensors], 1)}
+
+    signals = {name: ([None, 1], tf.int32) for name in ("START", "READY", "END")}
+    both(folder, body, INPUT=([None, 1], tf.float32), **signals, CORRID=([None, 1], tf.int64))
+
+
+MODELS = [
+    add_sub, types, foreign, shapes, words, table, gather, counter, large, passing, signatures, tags, accumulate, segments, prints, scaled, as_text,
+    graph_add_sub, graph_variable, sums, plus, controls,
+]  # fmt: skip
+LIBRARY = None
+
+
+def make(folder, library):
+    global LIBRARY
+    folder, LIBRARY = Path(folder), library
     shutil.rmtree(folder, ignore_errors=True)
     for model in MODELS:
         model(folder / model.__name__)
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    make(*sys.argv[1:3])

@@ -48,6 +48,7 @@ batch_input [ { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: "ENDS" data_t
 dynamic_batching { preferred_batch_size: [3] max_queue_delay_microseconds: 60000000 }
 """
 XLA = "optimization { graph { level: 1 } }\n" + parameter("TF_NUM_INTRA_THREADS", "1") + parameter("MAX_SESSION_SHARE_COUNT", "2")
+OPERATIONS = 'model_operations { op_library_filename: "libe2e_operations.so" }\n'
 WARM = 'model_warmup [ { name: "zeros" batch_size: 1 inputs { key: "WORDS" value { data_type: TYPE_STRING dims: [2] zero_data: true } } } ]\n'
 
 
@@ -56,6 +57,8 @@ def repository(root):
     for name in ("add_sub", "types", "shapes", "table", "gather", "signatures", "prints"):
         write(root, name)
     write(root, "words", WARM)
+    for name in ("scaled", "scaled_too"):
+        shutil.copy(MADE.parent / "libe2e_operations.so", write(root, name, OPERATIONS, made="scaled"))
     write(root, "xla", XLA, made="add_sub")
     write(root, "square", parameter("TF_SIGNATURE_DEF", "square"), made="signatures")
     write(root, "other_tag", parameter("TF_GRAPH_TAG", "other"), made="tags")

@@ -9,6 +9,7 @@ from make import tensor, write
 
 HOME = Path(__file__).resolve().parents[2] / "target" / "runtimes" / "pytorch"
 SHIM = HOME / "libtriton_torch_shim.so"
+OPERATIONS = HOME / "libe2e_operations.so"  # which the model `scaled` calls
 
 CLASSIFIER = """
 name: "classifier"

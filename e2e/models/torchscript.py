@@ -1,5 +1,6 @@
 """TorchScript files for the tests of the pytorch backend, one class each. Needs PyTorch, so the interpreter of the system makes them:
-/usr/bin/python3 e2e/models/torchscript.py FOLDER. The server learns nothing of them but the files."""
+/usr/bin/python3 e2e/models/torchscript.py FOLDER LIBRARY. LIBRARY has the operation of torch_operations.cpp. The server learns nothing of them but
+the files."""
 
 import sys
 from pathlib import Path
@@ -126,6 +127,31 @@ class Sums(nn.Module):
         return total, total
 
 
+class Controls(nn.Module):
+    """What the server says of a sequence besides its number."""
+
+    def forward(self, number: Tensor, start: Tensor, ready: Tensor, end: Tensor, identity: Tensor) -> Tensor:
+        return torch.cat([number.to(torch.int64), start.to(torch.int64), ready.to(torch.int64), end.to(torch.int64), identity], 1)
+
+
+class Plus(nn.Module):
+    """Adds a number: a different one per version makes versions distinguishable."""
+
+    def __init__(self, number: float):
+        super().__init__()
+        self.number = number
+
+    def forward(self, INPUT0: Tensor) -> Tensor:
+        return INPUT0 + self.number
+
+
+class Scaled(nn.Module):
+    """Calls an operation of a library that is no part of PyTorch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.e2e.scaled(x, 3.0)
+
+
 class Complex(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.complex(x, x)
@@ -212,7 +238,7 @@ class RiskModel(nn.Module):
 
 
 SCRIPTED = (
-    AddSub, Twice, Same, Dictionary, Words, Total, Transposed, WritesInput, WritesView, KeepsInput, Counts, Fails, Greedy, Segments, Sums, Complex,
+    AddSub, Controls, Twice, Same, Dictionary, Words, Total, Transposed, WritesInput, WritesView, KeepsInput, Counts, Fails, Greedy, Segments, Sums, Complex,
     Sparse, Nested, ManyTensors, Number, Named, MaybeTensor, Linear, NoForward, Classifier, RiskModel,
 )  # fmt: skip
 
@@ -221,13 +247,17 @@ def snake(name):
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-def make(folder):
+def make(folder, library):
     folder.mkdir(parents=True, exist_ok=True)
     for kind in SCRIPTED:
         torch.jit.script(kind().eval()).save(str(folder / f"{snake(kind.__name__)}.pt"))
+    for number in (1, 2, 3):
+        torch.jit.script(Plus(number).eval()).save(str(folder / f"plus_{number}.pt"))
+    torch.ops.load_library(library)
+    torch.jit.script(Scaled().eval()).save(str(folder / "scaled.pt"))
     # traced models have arguments as well, and no types in their source
     torch.jit.trace(Classifier().eval(), torch.zeros(2, 768)).save(str(folder / "traced.pt"))
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), sys.argv[2])

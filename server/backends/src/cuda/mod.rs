@@ -1,5 +1,5 @@
-//! GPUs through the CUDA driver: memory, streams, events and graphs as values that give back what they hold. No library but the driver's
-//! is needed.
+//! GPUs through the CUDA driver: what they are; memory, streams, events and graphs as values that give back what they hold. No library but
+//! the driver's is needed.
 //!
 //! Source: cuda.h of CUDA 12, the driver's interface.
 
@@ -59,15 +59,28 @@ impl Gpu {
     ///
     /// Errors: the driver does not say.
     pub(super) fn compute_capability(&self) -> Result<String, CudaError> {
-        const MAJOR: c_int = 75; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        let attribute = |number| {
-            let mut value = 0;
-            // SAFETY: the driver writes one int, for a device that it has named.
-            self.driver.check(unsafe { (self.driver.device_attribute)(&raw mut value, number, self.device) })?;
-            Ok::<_, CudaError>(value)
-        };
-        Ok(format!("{}.{}", attribute(MAJOR)?, attribute(MAJOR + 1)?))
+        capability(self.driver, self.device)
     }
+}
+
+/// The compute capability of a GPU, e.g. `8.6`, without a context on it; `None` if there is no such GPU.
+pub(crate) fn compute_capability(number: u32) -> Option<String> {
+    let driver = Driver::get().ok()?;
+    let mut device = 0;
+    // SAFETY: the driver writes one int.
+    driver.check(unsafe { (driver.device)(&raw mut device, number as c_int) }).ok()?;
+    capability(driver, device).ok()
+}
+
+fn capability(driver: &Driver, device: c_int) -> Result<String, CudaError> {
+    const MAJOR: c_int = 75; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    let attribute = |number| {
+        let mut value = 0;
+        // SAFETY: the driver writes one int, for a device that it has named.
+        driver.check(unsafe { (driver.device_attribute)(&raw mut value, number, device) })?;
+        Ok::<_, CudaError>(value)
+    };
+    Ok(format!("{}.{}", attribute(MAJOR)?, attribute(MAJOR + 1)?))
 }
 
 impl Drop for Gpu {

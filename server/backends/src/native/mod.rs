@@ -15,6 +15,7 @@ mod computed;
 mod input;
 mod instance;
 pub(crate) mod loading;
+pub(crate) mod operations;
 mod output;
 mod overlap;
 pub(crate) mod runner;

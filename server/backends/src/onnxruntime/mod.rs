@@ -54,7 +54,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["batch_input", "batch_output", "model_operations", "sequence_batching.state"]
+        &["batch_input", "batch_output", "cc_model_filenames", "model_operations", "sequence_batching.state"]
     }
 
     fn open(
@@ -68,7 +68,7 @@ impl Backend for OnnxRuntime {
         let mut of_any_shape = Vec::new();
         if may_complete && !complete::is_complete(config) {
             let default = settings::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
-            let file = model::file(source, config)?;
+            let file = model::file(source, config, loading::first_device(config))?;
             let signature = guarded(&source.name, || model::inspect(runtime, &file, config, &source.model_dir))?;
             of_any_shape = complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }

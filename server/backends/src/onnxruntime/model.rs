@@ -15,8 +15,6 @@ use server_core::{
     error::{Code, Error, Result},
 };
 
-use server_proto::inference::model_instance_group::Kind;
-
 use super::{
     captured::Captured,
     describe, device_copy, element, guarded,
@@ -30,11 +28,11 @@ use crate::native::{BatchInstance, Signature, Tensors, loading, verify};
 
 const DEFAULT_FILE: &str = "model.onnx";
 
-/// The file to open.
+/// The file to open for an instance on that device.
 ///
 /// Errors: it is not there.
-pub(super) fn file(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf> {
-    loading::file(source, config, DEFAULT_FILE)
+pub(super) fn file(source: &ModelSource, config: &ModelConfig, device: Device) -> Result<PathBuf> {
+    loading::file(source, config, DEFAULT_FILE, device)
 }
 
 /// What a model file takes and gives, without making it ready to run. A file that only an execution provider understands is
@@ -45,7 +43,7 @@ pub(super) fn inspect(runtime: &Runtime, file: &Path, config: &ModelConfig, mode
         Ok(session) => session,
         Err(error) => {
             let failure = Failure::from(error);
-            let providers = providers::plan(config, first_device(config), |name| runtime.plugins.has(name))?;
+            let providers = providers::plan(config, loading::first_device(config), |name| runtime.plugins.has(name))?;
             if providers.is_empty() || providers::check_available(&providers, runtime).is_err() {
                 return Err(failure.into());
             }
@@ -53,14 +51,6 @@ pub(super) fn inspect(runtime: &Runtime, file: &Path, config: &ModelConfig, mode
         }
     };
     Ok(describe::signature(&session, file))
-}
-
-/// Where the first instance of a configuration runs.
-fn first_device(config: &ModelConfig) -> Device {
-    let on_gpu = config.instance_group.iter().find(|group| group.kind() == Kind::Gpu);
-    on_gpu.map_or(Device::Cpu, |group| {
-        Device::Gpu(group.gpus.first().and_then(|gpu| u32::try_from(*gpu).ok()).unwrap_or(0))
-    })
 }
 
 /// Makes the session.
@@ -84,7 +74,6 @@ pub(super) struct OnnxModel {
 
 /// What sessions are made from.
 struct Configured {
-    file: PathBuf,
     config: Arc<ModelConfig>,
     options: SessionOptions,
 }
@@ -114,7 +103,8 @@ impl OnnxModel {
     }
 
     fn session(&self, placement: &Placement) -> Result<(Session, Signature, Option<Captured>)> {
-        let Configured { file, config, options } = self.configured()?;
+        let Configured { config, options } = self.configured()?;
+        let file = &file(&self.source, config, placement.device)?;
         let providers = providers::plan(config, placement.device, |name| self.runtime.plugins.has(name))?;
         let builder = options.builder(self.runtime)?;
         let session = open(providers::register(builder, &providers, self.runtime)?, file, &providers)?;
@@ -135,8 +125,8 @@ impl Model for OnnxModel {
     /// Checks everything that can be checked without opening the file; that is done by each instance.
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
         let options = SessionOptions::read(config, &self.settings, &self.source.model_dir)?;
-        let file = file(&self.source, config)?;
-        self.configured = Some(Configured { file, config: config.clone(), options });
+        file(&self.source, config, loading::first_device(config))?;
+        self.configured = Some(Configured { config: config.clone(), options });
         Ok(())
     }
 

@@ -20,7 +20,10 @@ use server_core::{
 };
 
 use super::{library::Runtime, raw::Failure};
-use crate::native::settings::{MOST_THREADS, integer, not_a_switch, number, share, switch, usable_threads, wrong};
+use crate::native::{
+    operations,
+    settings::{MOST_THREADS, integer, not_a_switch, number, share, switch, usable_threads, wrong},
+};
 
 /// The parameter, and option of a run, that says which arenas give back what they do not need, after each run.
 const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
@@ -105,7 +108,7 @@ impl SessionOptions {
             device_allocator_for_initializers: switch("session.use_device_allocator_for_initializers")?,
             arena_shrinkage: parameter(SHRINKAGE).map_or_else(|| Ok(Vec::new()), arenas)?,
             graph_level: level.map_or(0, |graph| graph.level),
-            operator_libraries: operator_libraries(config, model_dir).collect(),
+            operator_libraries: operations::libraries(config, model_dir),
         })
     }
 
@@ -193,7 +196,8 @@ pub(super) fn inspection_builder(
 ) -> Result<SessionBuilder> {
     // Not verified yet: what leads out of the folder is left to the check that refuses it.
     let leaves = |path: &PathBuf| path.components().any(|component| component == Component::ParentDir);
-    let libraries: Vec<PathBuf> = operator_libraries(config, model_dir).filter(|path| !leaves(path)).collect();
+    let mut libraries = operations::libraries(config, model_dir);
+    libraries.retain(|path| !leaves(path));
     with_operators(plain_builder(environment)?, &libraries)
 }
 
@@ -212,17 +216,6 @@ fn with_operators(builder: SessionBuilder, libraries: &[PathBuf]) -> Result<Sess
             Error::internal(format!("operator library '{}' cannot be used: {reason}", library.display()))
         })
     })
-}
-
-fn operator_libraries(config: &ModelConfig, model_dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let names = config.model_operations.iter().flat_map(|operations| &operations.op_library_filename);
-    names.map(|name| library_path(model_dir, name))
-}
-
-/// A file of the model's folder, or any file if it is not there.
-fn library_path(model_dir: &Path, name: &str) -> PathBuf {
-    let own = model_dir.join(name);
-    if own.exists() { own } else { name.into() }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ impl OpenVinoModel {
         if is_folder_model {
             return Ok(folder);
         }
-        let file = loading::file(&self.source, config, DEFAULT_FILE)?;
+        let file = loading::file(&self.source, config, DEFAULT_FILE, Device::Cpu)?;
         let weights = file.with_extension("bin");
         let has_weights = file.extension().is_some_and(|kind| kind == "xml");
         if has_weights && weights.metadata().is_ok_and(|found| !found.is_file()) {

@@ -1,6 +1,8 @@
 //! The shim, and libtorch behind it: found and opened when the first model needs them, once for the process. A library that is
 //! not there fails the models that need it and nothing else, and is looked for again at the next load.
 
+use std::path::PathBuf;
+
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use server_core::{backend::Settings, error::Result};
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     dylib::{self, Library, LoadError, Wanted},
-    native::{loading::without_library, settings::usable_threads},
+    native::{loading::without_library, operations::Operations, settings::usable_threads},
 };
 
 const AGAIN: &str = "build it again with deploy/shims/build torch";
@@ -27,6 +29,8 @@ pub(super) struct Runtime {
     pub(super) numbers: (u32, u32),
     /// How many GPUs libtorch can use.
     pub(super) gpus: u32,
+    /// What models have opened besides.
+    operations: Operations,
     threads: Mutex<Threads>,
 }
 
@@ -75,7 +79,7 @@ fn open(setting: Option<&str>) -> std::result::Result<Runtime, LoadError> {
     }
     let gpus = shim.gpu_count();
     tracing::info!(path = %library.path().display(), version = %found, gpus, "opened libtorch");
-    Ok(Runtime { shim, numbers: numbers(&found), version: found, gpus, threads: Mutex::default() })
+    Ok(Runtime { shim, numbers: numbers(&found), version: found, gpus, operations: Operations::default(), threads: Mutex::default() })
 }
 
 /// What helps where the loader refuses the shim: mostly libtorch itself is missing, or another version.
@@ -96,6 +100,13 @@ fn numbers(version: &str) -> (u32, u32) {
 }
 
 impl Runtime {
+    /// Opens libraries with further operations.
+    ///
+    /// Errors: one cannot be opened, or should not.
+    pub(super) fn load_operations(&self, files: &[PathBuf]) -> Result<()> {
+        self.operations.open_all(files, |file| Library::open(file).map(drop))
+    }
+
     /// Sets numbers of threads, which all models have together: the first model that names one decides, as in Triton.
     pub(super) fn decide_threads(&self, model: &str, options: &Options) {
         let mut threads = self.threads.lock();

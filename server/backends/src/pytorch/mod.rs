@@ -43,7 +43,7 @@ impl Backend for PyTorch {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["batch_input", "batch_output", "sequence_batching.state"]
+        &["batch_input", "batch_output", "cc_model_filenames", "model_operations", "sequence_batching.state"]
     }
 
     /// Completes nothing: neither a script nor a package says types and shapes.

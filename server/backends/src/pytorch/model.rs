@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    path::PathBuf,
     sync::{Arc, Once, Weak},
 };
 
@@ -24,7 +23,7 @@ use super::{
     raw::Module,
     runner::TorchRunner,
 };
-use crate::native::{BatchInstance, Signature, Tensors, loading};
+use crate::native::{BatchInstance, Signature, Tensors, loading, operations};
 
 /// What kind of file a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +58,6 @@ pub(super) struct TorchModel {
 
 /// What modules are made from.
 struct Configured {
-    file: PathBuf,
     format: Format,
     config: Arc<ModelConfig>,
     options: Options,
@@ -99,8 +97,9 @@ impl TorchModel {
     }
 
     fn load(&self, placement: &Placement) -> Result<Arc<Module>> {
-        let Configured { file, format, options, .. } = self.configured()?;
+        let Configured { format, config, options } = self.configured()?;
         let shim = &self.runtime.shim;
+        let file = &loading::file(&self.source, config, format.default_file(), placement.device)?;
         let loaded = match format {
             Format::Script => shim.load_script(file, placement.device, &options.modes),
             Format::Package => {
@@ -163,7 +162,7 @@ impl Model for TorchModel {
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
         let format = Format::of(config);
         let options = Options::read(config)?;
-        let file = loading::file(&self.source, config, format.default_file())?;
+        loading::file(&self.source, config, format.default_file(), loading::first_device(config))?;
         if format == Format::Package && !self.runtime.shim.has_packages() {
             return Err(Error::unsupported(format!(
                 "model '{}' has platform torch_aoti, which libtorch has since 2.8, and this is {}: install a newer one, and build \
@@ -171,8 +170,9 @@ impl Model for TorchModel {
                 config.name, self.runtime.version
             )));
         }
+        self.runtime.load_operations(&operations::libraries(config, &self.source.model_dir))?;
         self.runtime.decide_threads(&config.name, &options);
-        self.configured = Some(Configured { file, format, config: config.clone(), options });
+        self.configured = Some(Configured { format, config: config.clone(), options });
         Ok(())
     }
 

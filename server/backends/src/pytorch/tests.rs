@@ -459,6 +459,33 @@ fn instances_run_on_several_threads() {
     });
 }
 
+#[test]
+fn operations_come_from_libraries_each_of_which_is_opened_once() {
+    let library = Path::new(MADE).join("libe2e_operations.so");
+    let with = |library: &Path| {
+        let more = format!("model_operations {{ op_library_filename: '{}' }}", library.display());
+        Script::new("scaled", &["x FP32 -1"], &["y FP32 -1"], &more)
+    };
+    let Some(without) = Script::new("scaled", &["x FP32 -1"], &["y FP32 -1"], "") else { return };
+    let text = without.refusal();
+    assert!(text.contains("Unknown builtin op: e2e::scaled"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let missing = with(&folder.path().join("libops.so")).unwrap().refusal();
+    assert!(missing.starts_with("operator library '") && missing.contains("libops.so' cannot be read: "), "{missing}");
+
+    let copy = folder.path().join("a_copy.so");
+    fs::copy(&library, &copy).unwrap();
+    for library in [&library, &copy] {
+        let ask = request([floats("x", &[2], &[1.0, 2.0])]);
+        let reply = run_one(&mut *with(library).unwrap().instance(), ask).unwrap();
+        assert_eq!(values(output(&reply, "y")), [3.0, 6.0]);
+    }
+    let other = folder.path().join("libe2e_operations.so");
+    fs::write(&other, [fs::read(&library).unwrap(), b"changed".to_vec()].concat()).unwrap();
+    let text = with(&other).unwrap().refusal();
+    assert!(text.contains("another one of this name was opened before"), "{text}");
+}
+
 /// Packages are made by hand (`e2e/models/torch_packages.py`), for Debian's libtorch has none.
 #[test]
 fn packages_run_with_the_names_of_their_call() {

@@ -2,14 +2,12 @@
 //! models that need it and nothing else, and is looked for again at the next load.
 
 use std::{
-    collections::BTreeSet,
     ffi::{CString, c_char},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use once_cell::sync::OnceCell;
-use parking_lot::Mutex;
 use server_core::{
     backend::Settings,
     error::{Error, Result},
@@ -18,7 +16,7 @@ use server_core::{
 use super::raw::{Functions, printed};
 use crate::{
     dylib::{self, Library, LoadError, Wanted},
-    native::loading::without_library,
+    native::{loading::without_library, operations::Operations},
 };
 
 /// Those of TensorFlow's Python package, and of its C package. Both have the C interface.
@@ -28,8 +26,8 @@ const FILE_NAMES: [&str; 2] = ["libtensorflow_cc.so", "libtensorflow.so"];
 pub(super) struct Runtime {
     /// Its functions.
     pub(super) functions: &'static Functions,
-    /// Libraries with further operations that were opened.
-    operations: Mutex<BTreeSet<PathBuf>>,
+    /// What models have opened besides.
+    operations: Operations,
 }
 
 /// The library, opened at the first call. `settings` of later calls change nothing.
@@ -53,7 +51,7 @@ fn open(setting: Option<&str>) -> Result<Runtime, LoadError> {
     let functions = Functions::open(&library)?;
     functions.listen_to_prints(print);
     tracing::info!(path = %library.path().display(), version = %functions.version(), "opened TensorFlow");
-    Ok(Runtime { functions, operations: Mutex::default() })
+    Ok(Runtime { functions, operations: Operations::default() })
 }
 
 /// The file of either name.
@@ -72,18 +70,15 @@ fn find(setting: Option<&str>) -> Result<PathBuf, LoadError> {
 }
 
 impl Runtime {
-    /// Opens libraries with further operations, each once.
+    /// Opens libraries with further operations.
     ///
-    /// Errors: `Internal` with the file, in TensorFlow's words.
+    /// Errors: one cannot be opened, or should not; in TensorFlow's words.
     pub(super) fn load_operations(&self, files: &[PathBuf]) -> Result<()> {
-        let mut opened = self.operations.lock();
-        for file in files.iter().filter(|file| !opened.contains(*file)).collect::<Vec<_>>() {
-            self.functions.load_operations(&terminated(file)?).map_err(|failure| {
-                Error::internal(format!("operator library '{}' cannot be used: {failure}", file.display()))
-            })?;
-            opened.insert(file.clone());
-        }
-        Ok(())
+        let open = |file: &Path| match terminated(file) {
+            Ok(path) => self.functions.load_operations(&path).map_err(|failure| failure.to_string()),
+            Err(error) => Err(error.message.into_owned()),
+        };
+        self.operations.open_all(files, open)
     }
 }
 

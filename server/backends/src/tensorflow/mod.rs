@@ -46,7 +46,7 @@ impl Backend for TensorFlow {
     }
 
     fn supported_fields(&self) -> &[&str] {
-        &["batch_input", "batch_output", "model_operations", "sequence_batching.state"]
+        &["batch_input", "batch_output", "cc_model_filenames", "model_operations", "sequence_batching.state"]
     }
 
     fn open(

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    path::PathBuf,
     sync::{Arc, Weak},
 };
 
@@ -44,7 +43,7 @@ pub(super) fn inspect(
     settings: &Settings,
     source: &ModelSource,
 ) -> Result<Interface> {
-    let folder = saved_model::folder(source, config)?;
+    let folder = saved_model::folder(source, config, loading::first_device(config))?;
     let chosen = Chosen::read(config);
     let model = match saved_model::read(&folder)? {
         Some(model) => model,
@@ -79,13 +78,13 @@ pub(super) struct TensorFlowModel {
 struct Configured {
     config: Arc<ModelConfig>,
     options: SessionOptions,
-    file: File,
+    kind: Kind,
 }
 
 /// The two kinds of model.
-enum File {
-    SavedModel { folder: PathBuf, tag: CString, interface: Interface },
-    GraphDef(PathBuf),
+enum Kind {
+    SavedModel { tag: CString, interface: Interface },
+    GraphDef,
 }
 
 impl TensorFlowModel {
@@ -126,10 +125,10 @@ impl TensorFlowModel {
     }
 
     fn load(&self, configured: &Configured, placement: &Placement) -> Result<Session> {
-        let Configured { options, file, .. } = configured;
+        let Configured { config, options, kind } = configured;
         let (functions, session_config) = (self.runtime.functions, options.session_config(placement.device));
-        let session = match file {
-            File::SavedModel { folder, tag, .. } => {
+        let session = match kind {
+            Kind::SavedModel { tag, .. } => {
                 if let Device::Gpu(id) = placement.device
                     && id > 0
                 {
@@ -138,14 +137,16 @@ impl TensorFlowModel {
                         "TensorFlow runs SavedModels on the first GPU that CUDA_VISIBLE_DEVICES shows it",
                     ));
                 }
-                Session::of_saved_model(functions, &session_config, &terminated(folder)?, tag)?.0
+                let folder = terminated(&saved_model::folder(&self.source, config, placement.device)?)?;
+                Session::of_saved_model(functions, &session_config, &folder, tag)?.0
             }
-            File::GraphDef(path) => {
+            Kind::GraphDef => {
+                let path = loading::file(&self.source, config, GRAPH_FILE, placement.device)?;
                 let device = match placement.device {
                     Device::Gpu(id) => CString::new(format!("/gpu:{id}")).ok(),
                     Device::Cpu | Device::Model => None,
                 };
-                Session::of_graph(functions, &session_config, &graph_def::read(path)?, device.as_deref())?
+                Session::of_graph(functions, &session_config, &graph_def::read(&path)?, device.as_deref())?
             }
         };
         if matches!(placement.device, Device::Gpu(_)) && !session.has_gpu() {
@@ -166,15 +167,15 @@ impl Model for TensorFlowModel {
     fn configure(&mut self, config: &Arc<ModelConfig>) -> Result<()> {
         let options = SessionOptions::read(config, &self.settings, &self.source)?;
         self.runtime.load_operations(&options.operation_libraries)?;
-        let file = if is_graph(config) {
-            File::GraphDef(loading::file(&self.source, config, GRAPH_FILE)?)
+        let kind = if is_graph(config) {
+            loading::file(&self.source, config, GRAPH_FILE, loading::first_device(config))?;
+            Kind::GraphDef
         } else {
             let interface = inspect(self.runtime, config, &self.settings, &self.source)?;
             verify(config, &interface.signature, types::config_name)?;
-            let folder = saved_model::folder(&self.source, config)?;
-            File::SavedModel { folder, tag: tag(&Chosen::read(config))?, interface }
+            Kind::SavedModel { tag: tag(&Chosen::read(config))?, interface }
         };
-        self.configured = Some(Configured { config: config.clone(), options, file });
+        self.configured = Some(Configured { config: config.clone(), options, kind });
         Ok(())
     }
 
@@ -183,13 +184,13 @@ impl Model for TensorFlowModel {
     }
 
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
-        let Configured { config, file, .. } = self.configured()?;
+        let Configured { config, kind, .. } = self.configured()?;
         loading::guarded("tensorflow", &config.name, || {
             let session = self.session(placement).map_err(|error| unable(config, error))?;
             let of_graph;
-            let interface = match file {
-                File::SavedModel { interface, .. } => interface,
-                File::GraphDef(_) => {
+            let interface = match kind {
+                Kind::SavedModel { interface, .. } => interface,
+                Kind::GraphDef => {
                     of_graph = graph_def::interface(config, &session)?;
                     verify(config, &of_graph.signature, types::config_name)?;
                     &of_graph

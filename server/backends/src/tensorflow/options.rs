@@ -20,7 +20,10 @@ use super::{
     messages::{GpuOptions, GraphOptions, OptimizerOptions, RewriterConfig, SessionConfig},
     saved_model::SERVE,
 };
-use crate::native::settings::{MOST_THREADS, integer, not_a_switch, number, switch, usable_threads};
+use crate::native::{
+    operations,
+    settings::{MOST_THREADS, integer, not_a_switch, number, switch, usable_threads},
+};
 
 /// `--backend-config=tensorflow,default-max-batch-size=` if it is not given.
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
@@ -92,7 +95,7 @@ impl SessionOptions {
             auto_mixed_precision: accelerators(config)?,
             most_sharing,
             initial_operations: initial_operations(config, source)?,
-            operation_libraries: operation_libraries(config, &source.model_dir),
+            operation_libraries: operations::libraries(config, &source.model_dir),
         })
     }
 
@@ -202,13 +205,6 @@ fn initial_operations(config: &ModelConfig, source: &ModelSource) -> Result<Vec<
     let names = content.get("init_ops").and_then(Value::as_array);
     let names = names.and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
     names.ok_or_else(|| wrong(&format!("'{shown}' has no list 'init_ops' of names of operations")))
-}
-
-/// Files of the model's folder, or any where such are not there.
-fn operation_libraries(config: &ModelConfig, model_dir: &Path) -> Vec<PathBuf> {
-    let names = config.model_operations.iter().flat_map(|operations| &operations.op_library_filename);
-    let path = |name: &String| Some(model_dir.join(name)).filter(|own| own.exists()).unwrap_or_else(|| name.into());
-    names.map(path).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 
 use prost::Message;
 use server_core::{
-    backend::ModelSource,
+    backend::{Device, ModelSource},
     config::ModelConfig,
     error::{Error, Result},
     tensor::Shape,
@@ -21,7 +21,7 @@ use super::{
     options::Chosen,
     types,
 };
-use crate::native::{Kind, Offered, Signature};
+use crate::native::{Kind, Offered, Signature, loading};
 
 /// Tag of graphs that serve, if the configuration names none.
 pub(super) const SERVE: &str = "serve";
@@ -32,12 +32,11 @@ const DEFAULT_FOLDER: &str = "model.savedmodel";
 /// What the file with the graphs may be called: binary, text, in pieces.
 const GRAPH_FILES: [&str; 3] = ["saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"];
 
-/// The folder to open: `default_model_filename` or `model.savedmodel` in the version's folder.
+/// The folder to open for an instance on that device: the one that the configuration names or `model.savedmodel` in the version's folder.
 ///
 /// Errors: `Unavailable` if it is not there, or is no SavedModel.
-pub(super) fn folder(source: &ModelSource, config: &ModelConfig) -> Result<PathBuf> {
-    let name = Some(&*config.default_model_filename).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_FOLDER);
-    let path = source.version_dir.join(name);
+pub(super) fn folder(source: &ModelSource, config: &ModelConfig, device: Device) -> Result<PathBuf> {
+    let path = source.version_dir.join(loading::named_file(config, device).unwrap_or(DEFAULT_FOLDER));
     if GRAPH_FILES.iter().any(|file| path.join(file).is_file()) {
         return Ok(path);
     }

@@ -545,3 +545,25 @@ fn damaged_graphs_are_errors() {
     fs::remove_file(&file).unwrap();
     assert!(refusal().starts_with("unable to find"), "{}", refusal());
 }
+
+#[test]
+fn operations_come_from_libraries_each_of_which_is_opened_once() {
+    let Some(folder) = copy("scaled") else { return };
+    let library = made("../libe2e_operations.so");
+    let config = |library: &Path| format!("model_operations {{ op_library_filename: '{}' }}", library.display());
+    let load = |config: &str| Loaded::at(folder.path().into(), config).map(|loaded| loaded.instance());
+    let without = Loaded::at(folder.path().into(), "").unwrap().refusal();
+    assert!(without.message.contains("E2eScaled"), "{without:?}");
+
+    let own = folder.path().join("a_copy.so");
+    fs::copy(&library, &own).unwrap();
+    for library in [&library, &own] {
+        let mut instance = load(&config(library)).unwrap();
+        let (replies, _) = run_batch(&mut *instance, vec![(1, request([floats("X", &[1, 2], &[1.0, 2.0])]))]);
+        assert_eq!(values(output(replies[0].as_ref().unwrap(), "Y")), [3.0, 6.0]);
+    }
+    let other = folder.path().join("libe2e_operations.so");
+    fs::write(&other, [fs::read(&library).unwrap(), b"changed".to_vec()].concat()).unwrap();
+    let refused = Loaded::at(folder.path().into(), &config(&other)).unwrap().refusal();
+    assert!(refused.message.contains("another one of this name was opened before"), "{refused:?}");
+}

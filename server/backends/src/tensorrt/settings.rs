@@ -14,7 +14,7 @@ use super::{
     graphs::{self, Wanted},
     raw::Strategy,
 };
-use crate::cuda::Priority;
+use crate::{cuda::Priority, native::loading};
 
 const STRATEGY: &str = "execution_context_allocation_strategy";
 
@@ -101,9 +101,7 @@ pub(super) fn dla_core(group: Option<&ModelInstanceGroup>) -> Option<i32> {
 
 /// The file of the plan, below the folder of the version: the one for this compute capability, or the default.
 pub(super) fn file_name<'a>(config: &'a ModelConfig, compute_capability: Option<&str>) -> &'a str {
-    let by_capability = compute_capability.and_then(|capability| config.cc_model_filenames.get(capability));
-    let named = by_capability.unwrap_or(&config.default_model_filename);
-    if named.is_empty() { "model.plan" } else { named }
+    loading::file_by_capability(config, compute_capability).unwrap_or("model.plan")
 }
 
 fn strategy(config: &ModelConfig) -> Result<Strategy> {

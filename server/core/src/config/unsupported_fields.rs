@@ -24,7 +24,7 @@ const UNSUPPORTED: &[(&str, Why)] = &[
     ("batch_output", Why::Backend),
     ("model_operations", Why::Backend),
     ("sequence_batching.state", Why::State),
-    ("cc_model_filenames", Why::TensorRt),
+    ("cc_model_filenames", Why::Backend),
     ("instance_group.secondary_devices", Why::TensorRt),
     ("optimization.cuda", Why::TensorRt),
     ("optimization.priority", Why::TensorRt),
