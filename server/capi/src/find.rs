@@ -26,6 +26,9 @@ use server_core::{
 
 use crate::backend::adapter::LibraryBackend;
 
+/// No backend, for all its name: what the PyTorch backend that is built in calls LibTorch through. The same setting says where it lies.
+const TORCH_SHIM: &str = "libtriton_torch_shim.so";
+
 /// Backends that are built in, and libraries that lie somewhere on disk.
 pub struct Libraries {
     built_in: Arc<dyn Backends>,
@@ -73,7 +76,7 @@ impl Libraries {
     fn chosen(&self, name: &str) -> Option<&str> {
         let library = self.settings.get(name)?.get("library")?;
         let file = Path::new(library).file_name()?.to_str()?;
-        file.starts_with("libtriton_").then_some(library)
+        (file.starts_with("libtriton_") && file != TORCH_SHIM).then_some(library)
     }
 
     /// Where a file of that name may lie, in order.
@@ -115,6 +118,13 @@ impl Backends for Libraries {
         {
             return built_in;
         }
+        if leaves(runtime) {
+            return Err(Error::invalid_argument(format!(
+                "backend library name '{runtime}' escapes backend directory '{}', for model '{}', check model config runtime field",
+                self.directory.join(name).display(),
+                source.name
+            )));
+        }
         let usual = format!("libtriton_{name}.so");
         let file = if runtime.is_empty() { &usual } else { runtime };
         match in_places(file).filter(|_| file.ends_with(".so")) {
@@ -132,6 +142,19 @@ fn not_found(file: &str, source: &ModelSource, places: &[PathBuf]) -> Error {
         source.name,
         searched.join(" ")
     ))
+}
+
+/// Whether a path leads out of the folder that it starts from.
+fn leaves(path: &str) -> bool {
+    let mut depth = 0_i32;
+    Path::new(path).components().any(|component| {
+        depth += match component {
+            Component::Normal(_) => 1,
+            Component::ParentDir => -1,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => 0,
+        };
+        depth < 0
+    })
 }
 
 fn is_one_component(name: &str) -> bool {

@@ -63,13 +63,20 @@ fn a_configuration_may_name_another_file_and_no_other_folder() {
     let places = places();
     places.put("backends/b", "other");
     assert_eq!(places.find(&[], "libtriton_other.so").unwrap(), "libtriton_other.so");
-    for runtime in ["../b/libtriton_other.so", "/etc/passwd", "libnone.so"] {
+    for runtime in ["/etc/passwd", "libnone.so"] {
         let error = places.find(&[], runtime).unwrap_err();
         assert!(
             error.starts_with(&format!("unable to find backend library '{runtime}' for model 'm', searched: '")),
             "{error}"
         );
     }
+    let error = places.find(&[], "../b/libtriton_other.so").unwrap_err();
+    let directory = places.folder.path().join("backends/b");
+    let text = format!(
+        "backend library name '../b/libtriton_other.so' escapes backend directory '{}', for model 'm', check model config runtime field",
+        directory.display()
+    );
+    assert_eq!(error, text);
 }
 
 #[test]
@@ -87,6 +94,8 @@ fn a_setting_names_a_file_by_its_name_or_its_path() {
     let error = places.find(&[("library", "libtriton_mine.so"), ("run-inline", "yes")], "").unwrap_err();
     assert_eq!(error, "the setting 'run-inline' of backend 'b' must be 'true' or 'false', and is 'yes'");
     // a library that is no backend of Triton's is the setting of a backend that is built in
-    let error = places.find(&[("library", "/opt/libonnxruntime.so")], "").unwrap_err();
-    assert_eq!(error, "unable to find backend library for backend 'b'");
+    for other in ["/opt/libonnxruntime.so", "/opt/libtriton_torch_shim.so"] {
+        let error = places.find(&[("library", other)], "").unwrap_err();
+        assert_eq!(error, "unable to find backend library for backend 'b'");
+    }
 }
