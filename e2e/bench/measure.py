@@ -57,6 +57,7 @@ def arguments():
     parser.add_argument("--profile", default="release", help="cargo profile whose programs are measured (release)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="length of each single run")
+    parser.add_argument("--runtime", action="append", help="in section native: only this one, and those of further --runtime")
     parser.add_argument("--strict", action="store_true", help="end with 1 when a limit is missed")
     return parser.parse_args()
 

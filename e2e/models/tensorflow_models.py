@@ -264,7 +264,7 @@ def both(folder, body, **inputs):
     """`inputs`: shape and type by name. `body` takes tensors in that order, and answers outputs by name."""
 
     def by_name(**tensors):
-        return body(*tensors.values())
+        return body(*(tensors[name] for name in inputs))
 
     module = tf.Module()
     module.body = tf.function(by_name)

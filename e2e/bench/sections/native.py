@@ -20,7 +20,7 @@ from turns import Target, each, http_target, in_turns, longer
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has Debian's PyTorch
 TENSORFLOW_PYTHON = RUNTIMES / "tensorflow/venv/bin/python"
 CALLERS = 2  # the instance never waits for one
-ROWS = {1: 10, 8: 20}  # rows of each request, so the batch of the loop is that of the server: seconds of a round
+ROWS = {1: 6, 8: 12}  # rows of each request, so the batch of the loop is that of the server: seconds of a round
 START = 120  # seconds in which a loop starts and makes its model ready
 # network: its input (name, type, dims), its output, its graph
 NETWORKS = {
@@ -40,8 +40,9 @@ class Runtime:
 
 
 def measure(table, options):
-    found = [runtime for runtime in LIST if library(runtime)]
-    for runtime in [runtime for runtime in LIST if runtime not in found]:
+    chosen = [runtime for runtime in LIST if not options.runtime or runtime.name in options.runtime]
+    found = [runtime for runtime in chosen if library(runtime)]
+    for runtime in [runtime for runtime in chosen if runtime not in found]:
         print(f"no {runtime.name}: e2e/runtimes/install puts it into target/runtimes", file=sys.stderr)
     with contextlib.ExitStack() as stack:
         models = stack.enter_context(tempfile.TemporaryDirectory())
@@ -71,7 +72,7 @@ def compare(table, options, server, models, runtimes, network, rows, inputs):
             pairs = zip(each(rounds, runtime.name, CALLERS, field), each(rounds, f"{runtime.name} loop", CALLERS, field))
             share = load.spread(one / other for one, other in pairs)
             table.limit(f"{network}, {rows} rows: {what} of {runtime.name} over its library in a loop", share, limit, "times", at_least=at_least)
-        if runtime.name != "onnxruntime":
+        if runtime.name != "onnxruntime" and any(other.name == "onnxruntime" for other in runtimes):
             pairs = zip(each(rounds, runtime.name, CALLERS, "rate"), each(rounds, "onnxruntime", CALLERS, "rate"))
             table.figure(f"{runtime.name} over onnxruntime", load.spread(one / other for one, other in pairs).middle, "times", 2)
 

@@ -494,6 +494,8 @@ fn graphs_refuse_names_and_types_that_they_have_not() {
         text,
         "unable to load model 'm', unexpected inference input 'INPUT', allowed inputs are: INPUT0, INPUT1"
     );
+    let nothing = "unable to load model 'm', configuration must name at least one output: a GraphDef does not say what callers may ask";
+    assert_eq!(refusal("platform: 'tensorflow_graphdef'").unwrap(), nothing);
     let text = refusal(&graph_tensors(&["OUTPUT1"], &["OUTPUT0"])).unwrap();
     assert!(text.starts_with("unable to load model 'm', unexpected inference input 'OUTPUT1'"), "{text}");
     let text = refusal(&graph_tensors(&["INPUT0"], &["OUTPUT9"])).unwrap();
