@@ -18,7 +18,9 @@ pub(crate) fn open(path: &Path) -> Result<&'static Library> {
     let opened = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
     let opened = opened.map_err(|error| {
         let words = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        Error::invalid_argument(format!("unable to load shared library {}: {words}", path.display()))
+        let shown = path.display().to_string();
+        let words = if words.contains(&shown) { words } else { format!("{shown}: {words}") };
+        Error::not_found(format!("unable to load shared library: {words}"))
     })?;
     Ok(Box::leak(Box::new(opened)))
 }

@@ -227,7 +227,7 @@ fn by_argument(config: &ModelConfig, arguments: &[Argument]) -> Result<BTreeMap<
             config.name
         );
     }
-    check_states(config, naming)?;
+    check_states(config, numbered(names()))?;
     let unexpected = |name: &str| {
         let allowed = arguments.iter().map(|argument| argument.name.as_str()).collect::<Vec<_>>().join(", ");
         unable(config, &format!("unexpected inference input '{name}', allowed inputs are: {allowed}"))
@@ -487,7 +487,9 @@ mod tests {
         };
         let numbered = config(&["INPUT__0"], &["OUTPUT__0"], &state("STATE__1"));
         let expect = "INPUT__0=0 STATE__1=1 -> OUTPUT__0=0 STATE__1=1";
-        assert_eq!(places(&numbered, &["a: Tensor", "b: Tensor"]), Ok(expect.into()));
+        for arguments in [["a: Tensor", "b: Tensor"], ["INPUT__0: Tensor", "STATE__1: Tensor"]] {
+            assert_eq!(places(&numbered, &arguments), Ok(expect.into()));
+        }
         let text = "PyTorch model 'm' is using sequence batching with state but state 'STATE' does not follow the <name>__<index> naming convention. ";
         refused(&config(&["INPUT__0"], &["OUTPUT__0"], &state("STATE")), &["a: Tensor", "b: Tensor"], text);
         let text = "PyTorch model 'm' is using sequence batching with state but not all inputs and outputs follow the <name>__<index> naming convention. ";

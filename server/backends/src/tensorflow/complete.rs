@@ -20,7 +20,7 @@ use crate::native::{Kind, Offered, Signature, sequence};
 ///
 /// Returns the inputs that take any shape, for neither side says one.
 /// Errors: `Internal`, in Triton's words, if the configuration batches and the model cannot, or if it contradicts itself;
-/// `Unsupported` for an input that no request can carry.
+/// `Unsupported` for an input that no request can carry, or if there is no output that a response can.
 pub(super) fn complete(
     config: &mut ModelConfig,
     model: &Signature,
@@ -56,6 +56,9 @@ pub(super) fn complete(
         let outputs = model.outputs.iter().filter(is_answered);
         config.output =
             outputs.map(|offered| ModelOutput { name: offered.name.clone(), ..Default::default() }).collect();
+        if config.output.is_empty() {
+            model.outputs.iter().try_for_each(|output| output.tensor().map(drop))?;
+        }
     }
     let mut of_any_shape = Vec::new();
     for input in &mut config.input {
@@ -197,6 +200,17 @@ mod tests {
         assert_eq!(complete(&mut config, &model, 4).unwrap(), ["b"]);
         let text = "unable to autofill for 'm', configuration specified max-batch 8 but model signature does not support batching";
         check(&model, "max_batch_size: 8", text);
+    }
+
+    #[test]
+    fn outputs_that_no_response_can_carry_are_left_out_if_there_are_others() {
+        let mut model = rows();
+        model.outputs[0].kind = Kind::Other("unable to process output 'y', it consists of several tensors".into());
+        let mut config = from_text("name: 'm'").unwrap();
+        complete(&mut config, &model, 4).unwrap();
+        assert_eq!(config.output.iter().map(|output| &*output.name).collect::<Vec<_>>(), ["z"]);
+        model.outputs.truncate(1);
+        check(&model, "", "unable to process output 'y', it consists of several tensors");
     }
 
     #[test]
