@@ -20,7 +20,7 @@ from turns import Target, each, http_target, in_turns, longer
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has Debian's PyTorch
 TENSORFLOW_PYTHON = RUNTIMES / "tensorflow/venv/bin/python"
 CALLERS = 2  # the instance never waits for one
-ROWS = {1: 6, 8: 12}  # rows of each request, so the batch of the loop is that of the server: seconds of a round
+ROWS = {1: 4, 8: 6}  # rows of each request, so the batch of the loop is that of the server: seconds of a round
 START = 120  # seconds in which a loop starts and makes its model ready
 # network: its input (name, type, dims), its output, its graph
 NETWORKS = {
