@@ -43,7 +43,8 @@ pub(crate) fn named_file(config: &ModelConfig, device: Device) -> Option<&str> {
 /// The same on a GPU of that compute capability: the file of `cc_model_filenames`, else `default_model_filename`.
 pub(crate) fn file_by_capability<'a>(config: &'a ModelConfig, compute_capability: Option<&str>) -> Option<&'a str> {
     let by_capability = compute_capability.and_then(|capability| config.cc_model_filenames.get(capability));
-    Some(by_capability.unwrap_or(&config.default_model_filename)).map(String::as_str).filter(|name| !name.is_empty())
+    let name = by_capability.unwrap_or(&config.default_model_filename);
+    (!name.is_empty()).then_some(name.as_str())
 }
 
 /// Where the first instance of a configuration runs: on its first GPU, if it has any.
