@@ -23,6 +23,7 @@ pub mod server;
 pub mod service;
 pub mod source;
 pub mod switch;
+pub mod tls;
 pub mod versions;
 
 pub use bytes::ByteCount;

@@ -25,6 +25,7 @@ use crate::parts::{
     schema,
     server::ServerOptions,
     service::ServiceOptions,
+    tls::Tls,
 };
 
 /// A TritonServer runs replicas of the inference server. Models are TritonModel resources that name it; adding, changing
@@ -154,6 +155,11 @@ pub struct TritonServerSpec {
     /// The Service in front of the pods: 8000 (HTTP), 8001 (gRPC), 8002 (metrics).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceOptions>,
+    /// TLS at the ports of the pods: HTTP, gRPC and metrics. Clients, and whatever leads from outside to the Service, have to speak it
+    /// as well. A server that rests (autoscaling.minReplicas: 0) is woken by every connection then, also by those that only ask for its
+    /// health. Default: none is spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Routes that lead from outside the cluster to the Service. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Routes>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Switch, gpu::Percent, schema};
+use super::{Duration, Opaque, Switch, gpu::Percent, schema};
 
 /// Objects made for the monitoring of the server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,10 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub labels: BTreeMap<String, String>,
+    /// How Prometheus looks at the certificate of a server with `spec.tls`, as the Prometheus operator takes it: ca, serverName and so
+    /// on. Default: `insecureSkipVerify: true`, for what the Secret holds only its owner knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_config: Option<Opaque>,
 }
 
 /// The PrometheusRule made for the server.

@@ -3,6 +3,7 @@
 
 mod adopts;
 pub(crate) mod args;
+pub(crate) mod health;
 mod http;
 pub(crate) mod launch;
 mod notices;

@@ -1,6 +1,6 @@
 //! The command `activator`: stands in for servers that are at rest. Their Services lead here; a request is held until a pod of its
 //! server is ready, then passed on. It asks the operator where the pods are (`routes.rs`), listens at a port for each server
-//! (`listeners.rs`, `connection.rs`), holds (`hold.rs`), passes on (`forward.rs`) and says which servers are wanted (`status.rs`). It
+//! (`listeners.rs`, `connection.rs`), holds (`hold.rs`), passes on (`forward.rs`, with TLS `tunnel.rs`) and says which servers are wanted (`status.rs`). It
 //! has no rights in the cluster, and sends nothing but where the operator says a server's pods are.
 
 mod answers;
@@ -14,6 +14,7 @@ mod routes;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::{
     net::{IpAddr, SocketAddr},

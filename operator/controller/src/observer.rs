@@ -6,6 +6,7 @@ pub(crate) mod connection;
 mod memory;
 mod pod;
 mod report;
+mod tls;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,7 +23,7 @@ use operator_core::{
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
-use self::{memory::Heard, pod::Follower};
+use self::{connection::End, memory::Heard, pod::Follower};
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
@@ -144,7 +145,7 @@ impl Observer {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let follower = Follower {
             agent: has_agent(pod).then_some(SocketAddr::new(address, AGENT_PORT)),
-            server: SocketAddr::new(address, HTTP_PORT),
+            server: End { address: SocketAddr::new(address, HTTP_PORT), speaks_tls: replica::speaks_tls(pod) },
             place: node.map_or_else(|| address.to_string(), |node| format!("{address} on node {node}")),
             names: Arc::clone(&followed.names),
             permits: Arc::clone(&self.permits),

@@ -115,6 +115,7 @@ async fn steps_of(
             last: around.observed.manifest.as_ref(),
             replicas: &replicas,
             at_once: rollout::at_once(&server.spec),
+            now: &now(),
         },
     );
     // whether it rests: the number of replicas between zero and one, and where requests go meanwhile

@@ -19,7 +19,12 @@ use operator_core::{load::ServerLoad, pod::METRICS_PORT, replica, replica::Repli
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::pod::{Scraper, Seen};
-use crate::{metrics::Metrics, observer::Task, queue::ServerKey, watches::Watches};
+use crate::{
+    metrics::Metrics,
+    observer::{Task, connection::End},
+    queue::ServerKey,
+    watches::Watches,
+};
 
 /// How often it is looked which pods there are.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -197,7 +202,7 @@ impl Shared {
     fn begin(&self, server: &Scraped, pod: &Pod, uid: &str, address: IpAddr) -> ScrapedPod {
         let seen = Arc::<Mutex<Seen>>::default();
         let scraper = Scraper {
-            address: SocketAddr::new(address, self.port),
+            end: End { address: SocketAddr::new(address, self.port), speaks_tls: replica::speaks_tls(pod) },
             origin: self.origin.0,
             seen: Arc::clone(&seen),
             busy_at: Arc::clone(&server.busy_at),

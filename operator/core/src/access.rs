@@ -39,7 +39,7 @@ impl FoundSecret {
     }
 }
 
-/// The Secrets to look for before deciding about `server`: those that it lists and those that fill its environment. One that only a
+/// The Secrets to look for before deciding about `server`: those that it lists, and those that its pods use. One that only a
 /// model names is nobody's business.
 pub fn secrets_to_look_for(server: &TritonServer) -> BTreeSet<String> {
     let listed = server.spec.model_access.iter().flat_map(|access| &access.secrets).map(String::as_str);
@@ -51,7 +51,7 @@ pub fn claims_to_look_for(server: &TritonServer) -> BTreeSet<&str> {
     server.spec.model_access.iter().flat_map(|access| &access.claims).map(String::as_str).collect()
 }
 
-/// Environment variables and changes of the pod template of a server that would use Secrets which are not for it.
+/// Environment variables, certificate and changes of the pod template of a server that would use Secrets which are not for it.
 pub fn of_server(server: &TritonServer, observed: &Observed) -> Vec<Problem> {
     let Some(secrets) = &observed.secrets else { return vec![] };
     let problem = |(path, name): (String, String)| {
@@ -183,8 +183,9 @@ fn of_pods(server: &TritonServer) -> Vec<(String, String)> {
         let secret = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
         Some((format!("spec.server.env[{at}].valueFrom.secretKeyRef.name"), secret.name.clone()))
     });
+    let certificate = server.spec.tls.iter().map(|tls| ("spec.tls.secretName".to_owned(), tls.secret_name.clone()));
     let changes = overrides::secrets(server).into_iter();
-    variables.chain(changes.map(|(path, name)| (format!("spec.podTemplate.{path}"), name))).collect()
+    variables.chain(certificate).chain(changes.map(|(path, name)| (format!("spec.podTemplate.{path}"), name))).collect()
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {

@@ -19,6 +19,8 @@ pub const SOURCES_HASH: &str = "triton-operator.dev/sources-hash";
 /// Annotation of a pod: which contents in rollout it may serve, as [`crate::ManifestModel::adopt_word`]s, sorted, with commas
 /// between them. It reaches the agent as the file [`crate::pod::ADOPT`].
 pub const ADOPT: &str = "triton-operator.dev/adopt";
+/// Annotation of a pod: `true` where its server speaks TLS at its ports.
+pub const TLS: &str = "triton-operator.dev/tls";
 /// Annotation of a TritonModel: any text. A new one has a content tried again that was given up.
 pub const RETRY: &str = "triton-operator.dev/retry";
 

@@ -44,6 +44,7 @@ pub mod status;
 mod strategic;
 pub mod surge;
 pub mod text;
+mod tls;
 pub mod validate;
 pub mod validated;
 pub mod versions;

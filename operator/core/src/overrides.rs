@@ -198,10 +198,12 @@ fn refuse_changes(base: &Value, merged: &Value, mistakes: &mut Vec<Mistake>) {
     {
         refuse(format!("metadata.labels[{name}]"), "the pods are found by it");
     }
-    for name in merged["metadata"]["annotations"].as_object().unwrap_or(&none).keys() {
-        if name.starts_with(OWN_ANNOTATIONS) {
-            refuse(format!("metadata.annotations[{name}]"), "it is the operator's own");
-        }
+    let annotations = |template: &Value| template["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    let (ours, now) = (annotations(base), annotations(merged));
+    let names: BTreeSet<&String> = ours.keys().chain(now.keys()).collect();
+    for name in names.into_iter().filter(|name| name.starts_with(OWN_ANNOTATIONS) && ours.get(*name) != now.get(*name))
+    {
+        refuse(format!("metadata.annotations[{name}]"), "it is the operator's own");
     }
     for (field, why) in OF_POD.iter().filter(|(field, _)| base["spec"][field] != merged["spec"][field]) {
         refuse(format!("spec.{field}"), why);

@@ -40,6 +40,8 @@ pub const CONFIG_MAPS: &str = "/sources/configmaps";
 pub const CLAIMS: &str = "/sources/volumes";
 /// Folder with one folder per Secret that opens a source.
 pub const SECRETS: &str = "/sources/secrets";
+/// Folder of the server with its certificate, the key, and the roots of its clients' certificates.
+pub const TLS: &str = "/tls";
 /// Folder of what a pod learns of itself.
 pub const POD_INFO: &str = "/podinfo";
 /// File with the pod's annotation [`crate::labels::ADOPT`].

@@ -35,6 +35,8 @@ pub struct Replica {
     pub is_ready: bool,
     /// Since when, in whole seconds.
     pub ready_since: Option<Time>,
+    /// Since when it has got none, in whole seconds.
+    pub unready_since: Option<Time>,
     /// It is terminating.
     pub is_leaving: bool,
     /// Since when, in whole seconds.
@@ -143,7 +145,11 @@ impl Replica {
     pub fn of(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let conditions = status.conditions.as_deref().unwrap_or_default();
-        let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let readiness = conditions.iter().find(|condition| condition.type_ == "Ready");
+        let (ready, unready) = match readiness {
+            Some(condition) if condition.status == "True" => (readiness, None),
+            _ => (None, readiness),
+        };
         let containers =
             status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
         let adopt = pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::ADOPT));
@@ -157,6 +163,7 @@ impl Replica {
             leaves_after: leaves_after(pod),
             is_ready: ready.is_some(),
             ready_since: ready.and_then(|condition| condition.last_transition_time.clone()),
+            unready_since: unready.and_then(|condition| condition.last_transition_time.clone()),
             is_leaving: is_leaving(pod),
             leaving_since: leaving_since(pod),
             trouble: trouble(pod),
@@ -240,6 +247,11 @@ fn leaving_since(pod: &Pod) -> Option<Time> {
 pub fn is_leaving(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether the server of `pod` speaks TLS at its ports.
+pub fn speaks_tls(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(labels::TLS))
 }
 
 /// The address of a pod whose agent or server has been started.

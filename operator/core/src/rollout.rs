@@ -32,6 +32,7 @@ pub(crate) use self::adopt::from_text;
 use self::judge::{Content, Sighting};
 pub use self::{adopt::to_text, drains::DrainOrder};
 use crds::TritonServerSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     Compiled, Manifest, ManifestModel, Reason,
@@ -53,6 +54,8 @@ pub struct Around<'a> {
     pub replicas: &'a [Replica],
     /// Ready pods that may be at work on a content at the same time once a pod serves it; at least one is taken.
     pub at_once: usize,
+    /// The time now.
+    pub now: &'a Time,
 }
 
 /// How many ready pods of a server may be at work on a content at the same time: as many as may be missing.

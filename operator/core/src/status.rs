@@ -28,6 +28,7 @@ use crate::{
     manifest::{ManifestModel, ModelRollout},
     names,
     replica::{Phase, Replica},
+    tls,
 };
 
 /// What became of the steps before.
@@ -99,6 +100,8 @@ pub enum Activity {
 struct View<'a> {
     name: &'a str,
     host: String,
+    /// How addresses of its HTTP ports begin.
+    scheme: &'static str,
     desired: i32,
     manifest: &'a Manifest,
     /// The contents of the manifest, by the name of their model.
@@ -137,6 +140,7 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
     let view = View {
         name,
         host: format!("{name}.{}.svc", names::namespace(seen.server)),
+        scheme: tls::scheme(&seen.server.spec),
         desired: deployment.map_or(0, server::wanted),
         manifest,
         contents: manifest

@@ -21,6 +21,9 @@ use operator_core::{
 };
 use proptest::prelude::*;
 
+/// No pod here says since when it is not ready.
+const NOW: Time = Time(Timestamp::UNIX_EPOCH);
+
 fn server(memory: Option<u64>) -> TritonServer {
     let gpu = Gpu {
         count: Some(1),
@@ -164,7 +167,7 @@ impl World {
     /// What an operator does, be it one that was just started: it knows what is in the cluster and nothing else.
     fn reconcile(&mut self) {
         let compiled = run(&self.models(), self.last.as_ref());
-        let around = rollout::Around { last: self.last.as_ref(), replicas: &self.pods, at_once: 1 };
+        let around = rollout::Around { last: self.last.as_ref(), replicas: &self.pods, at_once: 1, now: &NOW };
         let (compiled, adopt) = rollout::advance(compiled, &around);
         (self.last, self.adopt) = (Some(compiled.manifest), adopt);
     }

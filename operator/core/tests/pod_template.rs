@@ -149,6 +149,14 @@ fn what_the_operator_relies_on_stays() {
             "metadata.annotations[triton-operator.dev/adopt]: cannot be changed: it is the operator's own",
         ],
     );
+    let mut encrypted = server(json!({ "metadata": { "annotations": { "triton-operator.dev/tls": null } },
+                                       "spec": { "volumes": [{ "name": "tls", "$patch": "delete" }] } }));
+    encrypted.spec.tls = Some(serde_json::from_value(json!({ "secretName": "vision-serving" })).unwrap());
+    let expect = [
+        "spec.podTemplate.metadata.annotations[triton-operator.dev/tls]: cannot be changed: it is the operator's own",
+        "spec.podTemplate.spec.volumes[tls]: cannot be changed: the containers live on it",
+    ];
+    assert_eq!(deployment(&encrypted, &Observed::default()).unwrap_err(), expect);
     refused(
         json!({ "spec": { "restartPolicy": "Never", "serviceAccountName": "x", "automountServiceAccountToken": true, "nodeName": "n",
                               "terminationGracePeriodSeconds": 1 } }),

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use triton_agent::load::Address;
 
 /// Keeps the models of one server as its manifest wants them.
@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run a server with the models noted for it, and start it again when it crashes
     Launch(LaunchArgs),
+    /// Ask a server for its health, for a probe that cannot ask at its ports; ends with 0 if it is well
+    Health(HealthArgs),
 }
 
 /// Where things are.
@@ -110,6 +112,27 @@ impl LaunchArgs {
     }
 }
 
+/// What to ask.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HealthArgs {
+    /// Whether it takes requests, or only whether it lives
+    #[arg(value_enum)]
+    pub(crate) health: Health,
+
+    /// Control socket of the server, as unix:PATH, or its HTTP address
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/triton/control.sock")]
+    pub(crate) server: Address,
+}
+
+/// How well a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Health {
+    /// It takes requests.
+    Ready,
+    /// Its process serves.
+    Live,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -137,6 +160,16 @@ mod tests {
         assert_eq!(args.volumes, PathBuf::from(pod::CLAIMS));
         assert_eq!(args.secrets, PathBuf::from(pod::SECRETS));
         assert_eq!(args.launcher_socket, PathBuf::from(pod::LAUNCHER_SOCKET));
+    }
+
+    #[test]
+    fn health_is_asked_for_at_the_control_socket() {
+        for (word, health) in [("ready", Health::Ready), ("live", Health::Live)] {
+            let Command::Health(args) = Cli::try_parse_from(["triton-agent", "health", word]).unwrap().command else {
+                panic!("health was asked for")
+            };
+            assert_eq!((args.health, args.server), (health, Address::Socket(pod::CONTROL_SOCKET.into())));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One connection of a client, HTTP/1.1 or HTTP/2, whichever its first bytes are. It is told to end once its server's Service leads
+//! One connection of a client, HTTP/1.1, HTTP/2 or TLS, whichever its first bytes are. It is told to end once its server's Service leads
 //! elsewhere; what is under way on it ends first.
 
 use std::{
@@ -22,14 +22,14 @@ use rustix::{
 };
 use tokio::{net::TcpStream, sync::watch};
 
-use super::{forward::Forward, hold::Gate};
+use super::{forward::Forward, hold::Gate, tunnel};
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// How long a client may take with its first bytes, and with the head of a request; a connection without requests is closed then.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between looks at first bytes that have come in part.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// Longest head of a request, and what is read ahead of its body.
 const HEAD: usize = 64 << 10;
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -45,9 +45,9 @@ const PROBE: Duration = Duration::from_secs(30);
 pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, mut closing: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true).and_then(|()| sockopt::set_tcp_keepidle(&stream, PROBE));
-    let is_http2 = tokio::select! {
-        found = tokio::time::timeout(PATIENCE, is_http2(&stream)) => match found {
-            Ok(Ok(is_http2)) => is_http2,
+    let spoken = tokio::select! {
+        found = tokio::time::timeout(PATIENCE, spoken(&stream)) => match found {
+            Ok(Ok(spoken)) => spoken,
             _ => return, // nothing came
         },
         _ = closing.wait_for(|closing| *closing) => return,
@@ -61,6 +61,9 @@ pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, 
             }
         }
     };
+    if spoken == Spoken::Tls {
+        return tunnel::serve(stream, &gate, forward.ports(), to_end).await;
+    }
     let service = service_fn(move |request: Request<Incoming>| {
         let (gate, forward) = (Arc::clone(&gate), forward.clone());
         // boxed: a call waits for long, and its connection polls all of them
@@ -68,7 +71,7 @@ pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, 
     });
     let mut to_end = pin!(to_end);
     // clients come and go: how a connection ends is none of our business
-    if is_http2 {
+    if spoken == Spoken::Http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(CALLS)
@@ -106,7 +109,7 @@ pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, 
 }
 
 /// Waits until the client has ended its side. While a request with a body is held nobody reads, and so nobody else would see that.
-async fn hung_up(socket: OwnedFd) {
+pub(super) async fn hung_up(socket: OwnedFd) {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
         tokio::time::sleep(STILL_THERE).await;
@@ -118,16 +121,25 @@ async fn hung_up(socket: OwnedFd) {
     }
 }
 
-/// Whether what comes is HTTP/2. Nothing is taken off.
-async fn is_http2(stream: &TcpStream) -> std::io::Result<bool> {
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    Tls,
+}
+
+/// What the client speaks. Nothing is taken off.
+async fn spoken(stream: &TcpStream) -> std::io::Result<Spoken> {
     let mut begin = [0; PREFACE.len()];
     loop {
         let count = stream.peek(&mut begin).await?;
         match &begin[..count] {
             [] => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            found if found == PREFACE => return Ok(true),
+            [tunnel::HANDSHAKE, ..] => return Ok(Spoken::Tls),
+            found if found == PREFACE => return Ok(Spoken::Http2),
             found if PREFACE.starts_with(found) => tokio::time::sleep(LOOK).await,
-            _ => return Ok(false),
+            _ => return Ok(Spoken::Http1),
         }
     }
 }

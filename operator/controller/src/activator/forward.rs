@@ -32,7 +32,7 @@ use super::{
 use crate::long_poll::cause;
 
 /// How long a pod may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
 /// How long a connection without requests is kept, and how many of a pod.
 const IDLE: Duration = Duration::from_secs(20);
 const IDLE_PER_POD: usize = 32;
@@ -73,6 +73,11 @@ impl Forward {
         builder.http2_keep_alive_interval(PROBE * 4).http2_keep_alive_timeout(PROBE * 2);
         let grpc = builder.build(connector);
         Self { http, grpc, ports }
+    }
+
+    /// Ports of pods: HTTP, gRPC.
+    pub(super) const fn ports(&self) -> [u16; 2] {
+        self.ports
     }
 
     /// The answer to a request for the server of `gate`.

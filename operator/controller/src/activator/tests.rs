@@ -441,3 +441,46 @@ async fn only_ports_for_servers_are_opened_and_each_for_one_server() {
     assert_eq!(activator.listeners.demand().servers.into_keys().collect::<Vec<_>>(), [UID]);
     assert!(activator.listeners.is_ready());
 }
+
+#[tokio::test]
+async fn a_connection_with_tls_is_held_as_a_whole_and_led_to_the_port_that_its_greeting_speaks_of() {
+    let pods = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let ports = [0, 1].map(|at: usize| pods[at].local_addr().unwrap().port());
+    for (pod, protocols) in pods.iter().zip([&[][..], &[b"h2".as_slice()]]) {
+        let activator = Activator::start(limits(), ports).await;
+        let greeting = super::tunnel::tests::greets(protocols);
+        let mut client = TcpStream::connect(activator.address).await.unwrap();
+        client.write_all(&greeting[..9]).await.unwrap();
+        tokio::task::yield_now().await;
+        client.write_all(&greeting[9..]).await.unwrap();
+        until(|| activator.held() == 1).await;
+        assert!(activator.is_wanted());
+        activator.set(|route| route.pods = vec![LOOPBACK]);
+        let (mut stream, _) = tokio::time::timeout(Duration::from_secs(30), pod.accept()).await.unwrap().unwrap();
+        let mut came = vec![0; greeting.len()];
+        stream.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, greeting);
+        stream.write_all(b"an answer").await.unwrap();
+        let mut answer = [0; 9];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"an answer");
+        assert_eq!(activator.held(), 0);
+        // the end of one side is that of the other
+        drop(client);
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_tls_that_goes_away_is_not_held() {
+    let activator = Activator::start(limits(), pod().await).await;
+    let mut client = TcpStream::connect(activator.address).await.unwrap();
+    client.write_all(&super::tunnel::tests::greets(&[])).await.unwrap();
+    until(|| activator.held() == 1).await;
+    drop(client);
+    until(|| activator.held() == 0).await;
+    // what only looks like TLS is closed
+    let mut junk = TcpStream::connect(activator.address).await.unwrap();
+    junk.write_all(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).await.unwrap();
+    assert!(matches!(junk.read(&mut [0; 9]).await, Ok(0) | Err(_)));
+}

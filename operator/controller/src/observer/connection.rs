@@ -19,10 +19,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpSocket,
     sync::Semaphore,
     task::JoinHandle,
 };
+
+use super::tls;
 
 /// How long a pod may take to accept a connection, and to send what it has begun to send.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +45,22 @@ pub(crate) struct Limits {
     pub(crate) begins_within: Duration,
     /// Longest one that is read, in bytes.
     pub(crate) longest: usize,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub(crate) speaks_tls: bool,
+}
+
+impl End {
+    /// One that does not speak TLS.
+    pub(crate) const fn plain(address: SocketAddr) -> Self {
+        Self { address, speaks_tls: false }
+    }
 }
 
 /// An open connection.
@@ -72,17 +91,23 @@ pub(crate) enum Failure {
 }
 
 impl Connection {
-    /// Opens one.
-    pub(crate) async fn open(address: SocketAddr) -> Result<Self, Failure> {
-        let connect = async { socket(&address)?.connect(address).await };
+    /// Opens one to an end, with TLS if that speaks it.
+    pub(crate) async fn open(end: End) -> Result<Self, Failure> {
+        let connect = async { socket(&end.address)?.connect(end.address).await };
         let stream = match tokio::time::timeout(PATIENCE, connect).await {
             Ok(connected) => connected.map_err(|error| of_io(&error))?,
             Err(_) => return Err(Failure::Unreachable),
         };
-        Self::over(stream).await
+        if !end.speaks_tls {
+            return Self::over(stream).await;
+        }
+        match tokio::time::timeout(PATIENCE, tls::connect(stream, end.address)).await {
+            Ok(shaken) => Self::over(shaken.map_err(|error| of_io(&error))?).await,
+            Err(_) => Err(Failure::Silent),
+        }
     }
 
-    async fn over(stream: TcpStream) -> Result<Self, Failure> {
+    async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Self, Failure> {
         let shake_hands = http1::Builder::new().max_buf_size(BUFFER).max_headers(64).handshake(TokioIo::new(stream));
         let (sender, connection) = shake_hands.await.map_err(|error| of_http(&error))?;
         // what goes wrong is told to whoever waits for an answer
@@ -193,7 +218,7 @@ mod tests {
             }
             sent
         });
-        let mut connection = Connection::open(address).await.unwrap();
+        let mut connection = Connection::open(End::plain(address)).await.unwrap();
         let answer = connection.ask(get(), Limits { begins_within: PATIENCE, longest: 1 << 20 }, turns).await;
         drop(connection);
         (answer, tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap().unwrap())
@@ -222,7 +247,7 @@ mod tests {
         let long_head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(BUFFER));
         assert_eq!(ask(&long_head, turns).await.0.unwrap_err(), Failure::Silent);
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(Connection::open(nobody).await.unwrap_err(), Failure::Silent);
+        assert_eq!(Connection::open(End::plain(nobody)).await.unwrap_err(), Failure::Silent);
     }
 
     #[tokio::test]

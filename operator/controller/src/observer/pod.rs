@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Names, Permits,
-    connection::{Connection, Failure, Limits, Received},
+    connection::{Connection, End, Failure, Limits, Received},
     memory::{Answer, Heard, Memory, Said},
     report,
 };
@@ -46,7 +46,7 @@ const AFTER_JUNK: Duration = Duration::from_secs(10);
 pub(super) struct Follower {
     /// Of its agent, if it has one.
     pub(super) agent: Option<SocketAddr>,
-    pub(super) server: SocketAddr,
+    pub(super) server: End,
     /// Where that is, in words.
     pub(super) place: String,
     pub(super) names: Names,
@@ -143,7 +143,7 @@ impl Follower {
             }
         }
         // without a tag: an agent that was started anew may have anything to say
-        let mut connection = self.open(address).await?;
+        let mut connection = self.open(End::plain(address)).await?;
         let received = self.exchange(&mut connection, state_after(address, None), QUESTION).await?;
         agent.connection = Some(connection);
         Ok(received)
@@ -153,7 +153,7 @@ impl Follower {
     async fn ask_server(&self, answer: Answer, said: fn(Arc<report::Report>) -> Said) -> (Answer, Duration) {
         let asked = async {
             let mut connection = self.open(self.server).await?;
-            self.exchange(&mut connection, index(self.server), QUESTION).await
+            self.exchange(&mut connection, index(self.server.address), QUESTION).await
         };
         let unread = |why: String| Answer { unread: answer.unread.clone().or(Some(why)), ..Answer::default() };
         let answer = match asked.await {
@@ -181,9 +181,9 @@ impl Follower {
         (answer, AFTER_SILENCE)
     }
 
-    async fn open(&self, address: SocketAddr) -> Result<Connection, Failure> {
+    async fn open(&self, end: End) -> Result<Connection, Failure> {
         let _permit = self.permits.connects.acquire().await; // never closed
-        Connection::open(address).await
+        Connection::open(end).await
     }
 
     async fn exchange(

@@ -2,7 +2,6 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +21,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::Permits;
 use crate::{
     metrics::Metrics,
-    observer::connection::{Connection, Failure, Limits, Received},
+    observer::connection::{Connection, End, Failure, Limits, Received},
 };
 
 /// Longest page that is read: that of a server with a thousand models is shorter.
@@ -34,7 +33,7 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 
 /// One pod that is asked, and with which means.
 pub(super) struct Scraper {
-    pub(super) address: SocketAddr,
+    pub(super) end: End,
     /// What times are counted from.
     pub(super) origin: Instant,
     pub(super) seen: Arc<Mutex<Seen>>,
@@ -65,7 +64,7 @@ impl Scraper {
         loop {
             let page = match tokio::time::timeout(PATIENCE, self.look(&mut connection)).await {
                 Ok(page) => page,
-                Err(_) => Err(("slow", format!("{} did not send its metrics within 3 s", self.address))),
+                Err(_) => Err(("slow", format!("{} did not send its metrics within 3 s", self.end.address))),
             };
             self.note(page, &mut connection);
             tokio::time::sleep_until(next).await;
@@ -88,7 +87,7 @@ impl Scraper {
                 *connection = None; // an answer that was not read to its end is still in it
                 self.metrics.scraped(outcome);
                 if seen.failure.is_none() {
-                    tracing::debug!(address = %self.address, why, "the load of a pod is not known");
+                    tracing::debug!(address = %self.end.address, why, "the load of a pod is not known");
                 }
                 seen.failure = Some(why);
             }
@@ -114,21 +113,21 @@ impl Scraper {
         let received = answer.map_err(|failure| self.unread(&failure))?;
         *kept = Some(connection);
         if received.status != StatusCode::OK {
-            let why = format!("{} answers GET /metrics with status {}", self.address, received.status.as_u16());
+            let why = format!("{} answers GET /metrics with status {}", self.end.address, received.status.as_u16());
             return Err(("refused", why));
         }
-        Page::read(&received.body).map_err(|error| ("unreadable", format!("{}: {error}", self.address)))
+        Page::read(&received.body).map_err(|error| ("unreadable", format!("{}: {error}", self.end.address)))
     }
 
     async fn open(&self) -> Result<Connection, Failure> {
         let _permit = self.permits.connects.acquire().await; // never closed
-        Connection::open(self.address).await
+        Connection::open(self.end).await
     }
 
     async fn ask(&self, connection: &mut Connection) -> Result<Received, Failure> {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = Uri::from_static("/metrics");
-        if let Ok(host) = HeaderValue::try_from(self.address.to_string()) {
+        if let Ok(host) = HeaderValue::try_from(self.end.address.to_string()) {
             request.headers_mut().insert(HOST, host);
         }
         let limits = Limits { begins_within: BEGINS_WITHIN, longest: LONGEST_PAGE };
@@ -136,7 +135,7 @@ impl Scraper {
     }
 
     fn unread(&self, failure: &Failure) -> Unread {
-        let address = self.address;
+        let address = self.end.address;
         match failure {
             Failure::Unreachable => {
                 ("unreachable", format!("nothing comes from {address}; does a NetworkPolicy keep the operator out?"))

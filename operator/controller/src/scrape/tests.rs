@@ -1,4 +1,7 @@
-use operator_core::load::{Metric, Models};
+use operator_core::{
+    labels,
+    load::{Metric, Models},
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -101,6 +104,48 @@ async fn only_what_is_wanted_is_asked_and_only_ready_pods_count() {
     assert!(load.pods["a"].value(Metric::QueueLatency, &Models::All).is_some());
     loads.sweep(|_| None);
     assert!(loads.of(&key()).is_none(), "the server is gone");
+}
+
+/// The same as `answers`, with TLS and a certificate that names nobody who is asked.
+async fn answers_over_tls(page: String) -> u16 {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["vision.example.com".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 4096];
+            while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                if stream.write_all(page.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_pod_that_speaks_tls_is_asked_with_it_whatever_its_certificate_names() {
+    let loads = loads(answers_over_tls(page(10, 0)).await);
+    let mut encrypted = Pod::clone(&pod("a", "127.0.0.1", true));
+    encrypted.metadata.annotations = Some([(labels::TLS.to_owned(), "true".to_owned())].into());
+    let pods = [Arc::new(encrypted), pod("b", "127.0.0.1", true)];
+    loads.want(&key());
+    loads.sweep(|_| Some(pods.to_vec()));
+    let load = until(|| loads.of(&key()).filter(|load| !load.pods.is_empty() && !load.silent.is_empty())).await;
+    assert_eq!(load.pods.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(load.silent.keys().collect::<Vec<_>>(), ["b"], "it is asked without");
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub(crate) struct WantedServer {
     pub(crate) unset_env: Vec<String>,
     /// GPUs it asks for.
     pub(crate) gpus: u32,
+    /// It asks for TLS at its ports.
+    pub(crate) is_encrypted: bool,
     /// It shall exist but not run.
     pub(crate) is_suspended: bool,
     /// What it serves.
@@ -98,6 +100,7 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
                 Some(count) => u32::try_from(count).unwrap_or(0),
                 None => u32::try_from(gpu.resource_claims.len()).unwrap_or(0),
             }),
+            is_encrypted: server.spec.tls.is_some(),
             is_suspended: defaults::replicas(&server.spec) == 0,
             manifest: compiled.manifest,
             config_maps: read.config_maps(&object.namespace),

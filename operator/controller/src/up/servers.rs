@@ -184,6 +184,9 @@ fn remarks(object: &ObjectRef, wanted: &WantedServer, before: Option<&WantedServ
             "{title}: {names} would get a value from the cluster and is not set here; set it in the shell"
         ));
     }
+    if wanted.is_encrypted && before.is_none_or(|before| !before.is_encrypted) {
+        lines.push(format!("{title}: spec.tls is for clusters: its ports are not encrypted here"));
+    }
     if wanted.gpus > 0 && before.is_none_or(|before| before.gpus != wanted.gpus) && !has_gpu() {
         lines.push(format!(
             "{title}: asks for {} GPU, and this machine shows none: models made for one run on the CPU",

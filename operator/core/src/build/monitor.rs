@@ -35,7 +35,7 @@ pub(super) fn of_service(server: &Validated<'_>) -> Value {
         labels::SERVER: server.name,
     } });
     let spec = json!({
-        "endpoints": [endpoint(server)],
+        "endpoints": [endpoint(server, &monitoring.service_monitor)],
         "selector": selector,
         // the series say whose they are
         "targetLabels": [labels::SERVER],
@@ -47,15 +47,21 @@ pub(super) fn of_service(server: &Validated<'_>) -> Value {
 pub(super) fn of_pods(server: &Validated<'_>) -> Value {
     let monitoring = server.server.spec.monitoring.clone().unwrap_or_default();
     let spec = json!({
-        "podMetricsEndpoints": [endpoint(server)],
+        "podMetricsEndpoints": [endpoint(server, &monitoring.pod_monitor)],
         "selector": { "matchLabels": labels::selector(server.name) },
         "podTargetLabels": [labels::SERVER],
     });
     monitor(server, Kind::PodMonitor, monitoring.pod_monitor, spec)
 }
 
-fn endpoint(server: &Validated<'_>) -> Value {
-    json!({ "port": "metrics", "path": "/metrics", "interval": interval(server).to_string() })
+fn endpoint(server: &Validated<'_>, options: &Option<Monitor>) -> Value {
+    let mut endpoint = json!({ "port": "metrics", "path": "/metrics", "interval": interval(server).to_string() });
+    if server.server.spec.tls.is_some() {
+        let own = options.as_ref().and_then(|options| options.tls_config.as_ref());
+        endpoint["scheme"] = json!("https");
+        endpoint["tlsConfig"] = own.map_or_else(|| json!({ "insecureSkipVerify": true }), |own| json!(own));
+    }
+    endpoint
 }
 
 fn monitor(server: &Validated<'_>, kind: Kind, options: Option<Monitor>, spec: Value) -> Value {

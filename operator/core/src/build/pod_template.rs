@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 
 use super::{filled, placement, probes, seconds, some, volumes};
-use crate::{defaults, labels, names, overrides, pod, validated::Validated};
+use crate::{defaults, labels, names, overrides, pod, tls, validated::Validated};
 
 /// Time beyond draining and finishing that a pod gets to end.
 const SLACK_SECONDS: i64 = 10;
@@ -91,6 +91,7 @@ fn metadata(server: &Validated<'_>) -> ObjectMeta {
     all.extend(labels::common(server.name)); // ours last: the selector lives on them
     let mut annotations = own.annotations;
     annotations.extend([("kubectl.kubernetes.io/default-container".to_owned(), pod::SERVER_CONTAINER.to_owned())]);
+    annotations.extend(server.server.spec.tls.as_ref().map(|_| (labels::TLS.to_owned(), "true".to_owned())));
     ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
@@ -111,6 +112,7 @@ fn server_container(server: &Validated<'_>) -> Container {
     if spec.control == Some(Control::Public) {
         args.push("--public-control=true".to_owned());
     }
+    args.extend(spec.tls.iter().flat_map(tls::flags));
     args.extend(server.settings.flags());
     Container {
         name: pod::SERVER_CONTAINER.into(),

@@ -24,7 +24,7 @@ pub(super) fn build(server: &Validated<'_>) -> Service {
         spec: Some(ServiceSpec {
             type_: Some(type_.into()),
             selector: Some(labels::selector(server.name)),
-            ports: Some(ports()),
+            ports: Some(ports(server)),
             ..ServiceSpec::default()
         }),
         status: None,
@@ -44,7 +44,7 @@ pub(super) fn build_headless(server: &Validated<'_>) -> Option<Service> {
                 type_: Some("ClusterIP".into()),
                 cluster_ip: Some("None".into()),
                 selector: Some(labels::selector(server.name)),
-                ports: Some(ports()),
+                ports: Some(ports(server)),
                 ..ServiceSpec::default()
             }),
             status: None,
@@ -52,18 +52,19 @@ pub(super) fn build_headless(server: &Validated<'_>) -> Option<Service> {
     })
 }
 
-fn ports() -> Vec<ServicePort> {
-    let port = |name: &str, number: u16, protocol: Option<&str>| ServicePort {
+fn ports(server: &Validated<'_>) -> Vec<ServicePort> {
+    let is_encrypted = server.server.spec.tls.is_some();
+    let port = |name: &str, number: u16, protocol: &str| ServicePort {
         name: Some(name.into()),
         port: number.into(),
         target_port: Some(IntOrString::String(name.into())),
         protocol: Some("TCP".into()),
-        app_protocol: protocol.map(str::to_owned),
+        app_protocol: Some(if is_encrypted { "https" } else { protocol }.to_owned()),
         ..ServicePort::default()
     };
     vec![
-        port("http", pod::HTTP_PORT, Some("http")),
-        port("grpc", pod::GRPC_PORT, Some("kubernetes.io/h2c")),
-        port("metrics", pod::METRICS_PORT, Some("http")),
+        port("http", pod::HTTP_PORT, "http"),
+        port("grpc", pod::GRPC_PORT, "kubernetes.io/h2c"),
+        port("metrics", pod::METRICS_PORT, "http"),
     ]
 }

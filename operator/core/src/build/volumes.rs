@@ -4,14 +4,14 @@
 use crds::parts::ByteCount;
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath,
         ObjectFieldSelector, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{defaults, labels, names, pod, validated::Validated};
+use crate::{defaults, labels, names, pod, tls, validated::Validated};
 
 const POD_INFO: &str = "podinfo";
 const MANIFEST: &str = "manifest";
@@ -19,6 +19,7 @@ const MODELS: &str = "models";
 const STORE: &str = "store";
 const SCRATCH: &str = "tmp";
 const SHARED_MEMORY: &str = "shm";
+const CERTIFICATE: &str = "tls";
 /// What the names of volumes begin with that ConfigMaps of models are.
 pub(crate) const CONFIG_MAP: &str = "configmap";
 /// The same for claims.
@@ -93,6 +94,18 @@ pub(super) fn all(server: &Validated<'_>) -> Vec<Volume> {
         }),
         ..Volume::default()
     }));
+    // A pod without its certificate could not serve: it waits for the Secret, and the kubelet says what it lacks.
+    volumes.extend(server.server.spec.tls.as_ref().map(|tls| Volume {
+        name: CERTIFICATE.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(tls.secret_name.clone()),
+            items: Some(
+                tls::keys(tls).map(|key| KeyToPath { key: key.into(), path: key.into(), mode: None }).collect(),
+            ),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
     let mounts = &server.mounts;
     // What does not exist yet must not hold up the pod and the other models: the agent reports it, and the kubelet
     // brings it when it appears.
@@ -134,6 +147,7 @@ pub(super) fn of_server(server: &Validated<'_>) -> Vec<VolumeMount> {
         mount(CONTROL, pod::CONTROL),
     ];
     all.extend(store(server).map(|_| read_only(STORE, pod::STORE)));
+    all.extend(server.server.spec.tls.as_ref().map(|_| read_only(CERTIFICATE, pod::TLS)));
     all
 }
 

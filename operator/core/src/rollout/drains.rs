@@ -10,6 +10,8 @@
 //!
 //! A pod that goes back to the former content, or to one that is proven, unloads as well, and gets the same words for that.
 //!
+//! A pod that is not ready for another reason is waited for as well, so that no more are missing than may be, but only for [`WAITED`].
+//!
 //! A pod is out from the moment its annotation says so, and as long as the annotation or its own report does, or it loads: a word is
 //! taken back only when the pod is ready again, and the next pod gets its own only when that has been read. Agents that do not know
 //! these words pass them over.
@@ -17,6 +19,7 @@
 use std::{borrow::Cow, collections::BTreeSet, time::Duration};
 
 use crds::parts::load::LoadOrder;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
 
 use super::{Adopt, Around, Step};
 use crate::{
@@ -24,6 +27,11 @@ use crate::{
     manifest::RolloutPhase,
     replica::{Phase, Replica},
 };
+
+/// How long a pod is waited for that is not ready and has nothing to unload or to load.
+const WAITED: SignedDuration = SignedDuration::from_mins(5);
+/// How long it is not ready before that is said.
+const NOTICED: SignedDuration = SignedDuration::from_mins(1);
 
 const DRAIN: &str = "drain/";
 const HOLD: &str = "hold/";
@@ -67,6 +75,43 @@ fn is_missing(replica: &Replica) -> bool {
     is_out(replica) || (replica.has_started && !replica.is_ready && replica.unreachable.is_none())
 }
 
+/// Whether it is not waited for any more: what keeps it from being ready is not what others wait for.
+fn is_given_up(replica: &Replica, now: &Time) -> bool {
+    unready_for(replica, now).is_some_and(|time| time >= WAITED)
+}
+
+fn unready_for(replica: &Replica, now: &Time) -> Option<SignedDuration> {
+    let since = replica.unready_since.as_ref().filter(|_| !replica.is_ready)?;
+    Some(now.0.duration_since(since.0))
+}
+
+/// What is said of pods that keep others from leaving the Service for `model`, which is unloaded before it is loaded, if there are any:
+/// until when they are waited for, or that they are not any more. The same at any moment between.
+pub(crate) fn said_of_waiting(replicas: &[Replica], model: &str, now: &Time) -> Option<String> {
+    let loads = |replica: &Replica| {
+        let report = replica.report.as_ref().and_then(|report| report.models.get(model));
+        report.is_some_and(|report| report.phase == Phase::Loading)
+    };
+    let is_noticed = |replica: &&Replica| {
+        let is_missing = !replica.is_leaving && replica.trouble.is_none() && is_missing(replica) && !loads(replica);
+        is_missing && unready_for(replica, now).is_some_and(|time| time >= NOTICED)
+    };
+    let said: Vec<String> = replicas
+        .iter()
+        .filter(is_noticed)
+        .filter_map(|replica| {
+            let (name, since) = (&replica.name, replica.unready_since.as_ref()?.0);
+            Some(match is_given_up(replica, now) {
+                true => format!("{name}, not ready since {since}, is not waited for any more"),
+                false => {
+                    format!("{name}, not ready since {since}, is waited for until {}", since.checked_add(WAITED).ok()?)
+                }
+            })
+        })
+        .collect();
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
 /// Whether the pod's annotation has such a word, or what it has read of that.
 fn has_word(replica: &Replica, prefix: &str) -> bool {
     let reported = replica.report.iter().filter_map(|report| report.adopts.as_ref()).flatten();
@@ -89,7 +134,7 @@ pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
     if !steps.iter().any(may_unload_first) && !staying.iter().any(|replica| is_missing(replica)) {
         return;
     }
-    let mut turns: Vec<Turn<'_>> = staying.iter().map(|replica| Turn::of(replica, steps)).collect();
+    let mut turns: Vec<Turn<'_>> = staying.iter().map(|replica| Turn::of(replica, steps, around.now)).collect();
     turns.sort_by_key(Turn::has_only_failed);
     let mut out: BTreeSet<&str> = turns.iter().filter(|turn| turn.is_out()).map(Turn::name).collect();
     let most = around.at_once.max(1);
@@ -136,16 +181,19 @@ struct Turn<'a> {
     reloads: Vec<Reload<'a>>,
     /// It loads something of a model that is unloaded first, be it what is asked for now or not.
     is_under_way: bool,
+    /// Nobody waits for it any more.
+    is_given_up: bool,
 }
 
 impl<'a> Turn<'a> {
-    fn of(replica: &'a Replica, steps: &'a [Step]) -> Self {
+    fn of(replica: &'a Replica, steps: &'a [Step], now: &Time) -> Self {
         let is_loading = |step: &Step| {
             let report = replica.report.as_ref().and_then(|report| report.models.get(&step.entry.name));
             step.entry.load.order == LoadOrder::UnloadFirst
                 && report.is_some_and(|report| report.phase == Phase::Loading)
         };
-        Self { replica, reloads: reloads(replica, steps), is_under_way: steps.iter().any(is_loading) }
+        let is_under_way = steps.iter().any(is_loading);
+        Self { replica, reloads: reloads(replica, steps), is_under_way, is_given_up: is_given_up(replica, now) }
     }
 
     fn name(&self) -> &'a str {
@@ -153,7 +201,7 @@ impl<'a> Turn<'a> {
     }
 
     fn is_out(&self) -> bool {
-        self.replica.trouble.is_none() && (self.is_under_way || is_missing(self.replica))
+        self.replica.trouble.is_none() && (self.is_under_way || (is_missing(self.replica) && !self.is_given_up))
     }
 
     /// It has nothing to do but what it has failed with.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -14,6 +15,9 @@ use crate::{
     replica::{ModelReport, Report},
     source_rules::SourceRules,
 };
+
+/// No pod here says since when it is not ready.
+const NOW: Time = Time(Timestamp::UNIX_EPOCH);
 
 /// A content: what its name begins with is what becomes of a load.
 fn content(uri: &str) -> ManifestModel {
@@ -177,7 +181,7 @@ impl Cluster {
     /// A reconcile; one that is broken off publishes the manifest and annotates no pod.
     fn reconcile(&mut self, is_broken_off: bool) {
         let replicas: Vec<_> = self.pods.iter().map(Pod::replica).collect();
-        let around = Around { last: self.last.as_ref(), replicas: &replicas, at_once: self.at_once };
+        let around = Around { last: self.last.as_ref(), replicas: &replicas, at_once: self.at_once, now: &NOW };
         let (compiled, adopt) = advance(compiled(vec![self.wanted.clone()]), &around);
         self.writes += u32::from(self.last.as_ref() != Some(&compiled.manifest));
         self.last = Some(compiled.manifest);
@@ -253,7 +257,7 @@ fn what_sources_may_use_is_published_with_the_contents() {
     let mut all = compiled(vec![content("good-1")]);
     let rules = SourceRules { secrets: Some(vec![]), ..SourceRules::default() };
     all.manifest = all.manifest.with_sources(rules.clone());
-    let next = advance(all, &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
+    let next = advance(all, &Around { last: None, replicas: &[], at_once: 1, now: &NOW }).0.manifest;
     assert_eq!(next.sources, rules);
     assert!(Manifest::from_json(&next.to_json()).is_ok(), "and hashed with them");
 }
@@ -268,7 +272,7 @@ fn a_pod_has_read_a_manifest_with_the_trace_in_it() {
     let report = Report { manifest_hash: Some(last.hash.clone()), ..Report::default() };
     let may_adopt = BTreeSet::from([last.models[0].adopt_word()]);
     let pod = Replica { name: "pod-01".into(), may_adopt, report: Some(report), ..Replica::default() };
-    let (next, adopt) = advance(all, &Around { last: Some(&last), replicas: &[pod], at_once: 1 });
+    let (next, adopt) = advance(all, &Around { last: Some(&last), replicas: &[pod], at_once: 1, now: &NOW });
     assert_eq!(next.manifest, last, "the trace is published");
     assert_eq!(adopt["pod-01"], BTreeSet::new(), "what is proven needs no word any more");
 }
@@ -357,7 +361,8 @@ fn a_content_spreads_once_it_has_settled_and_is_proven_once_it_has_everywhere() 
 #[test]
 fn a_repair_is_tried_where_servers_end_with_the_former_content() {
     let (old, new) = (content("good-1"), content("good-2"));
-    let last = advance(compiled(vec![old.clone()]), &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
+    let last =
+        advance(compiled(vec![old.clone()]), &Around { last: None, replicas: &[], at_once: 1, now: &NOW }).0.manifest;
     let mut proven = last.clone();
     proven.models[0].rollout = None;
     let pod = |ends_servers| {
@@ -370,7 +375,7 @@ fn a_repair_is_tried_where_servers_end_with_the_former_content() {
         Replica { name: "pod".into(), has_started: true, report: Some(report), ..Replica::default() }
     };
     let chosen = |ends_servers| {
-        let around = Around { last: Some(&proven), replicas: &[pod(ends_servers)], at_once: 1 };
+        let around = Around { last: Some(&proven), replicas: &[pod(ends_servers)], at_once: 1, now: &NOW };
         advance(compiled(vec![new.clone()]), &around).1["pod"].clone()
     };
     assert_eq!(chosen(false), BTreeSet::new(), "it is on its way to the former one");
@@ -384,7 +389,7 @@ fn a_first_content_that_fails_holds_nothing_and_is_forgotten_with_the_resource()
     assert_eq!(cluster.phase(), Some(RolloutPhase::Stopped));
     assert!(cluster.pods.iter().all(|pod| pod.is_ready));
     assert_eq!(cluster.pods.iter().filter(|pod| pod.phase == failed("LoadFailed")).count(), 1);
-    let none = Around { last: cluster.last.as_ref(), replicas: &[], at_once: 1 };
+    let none = Around { last: cluster.last.as_ref(), replicas: &[], at_once: 1, now: &NOW };
     assert!(advance(compiled(vec![]), &none).0.manifest.models.is_empty());
 }
 
@@ -423,7 +428,9 @@ fn the_former_content_needs_no_trial() {
 #[test]
 fn an_older_agent_is_judged_by_the_manifest_it_follows() {
     let manifest =
-        advance(compiled(vec![content("good-1")]), &Around { last: None, replicas: &[], at_once: 1 }).0.manifest;
+        advance(compiled(vec![content("good-1")]), &Around { last: None, replicas: &[], at_once: 1, now: &NOW })
+            .0
+            .manifest;
     let older = |follows: &str| {
         let report = ModelReport { phase: Phase::Ready, ..ModelReport::default() };
         let report = Report {
@@ -434,7 +441,7 @@ fn an_older_agent_is_judged_by_the_manifest_it_follows() {
         Replica { name: "old".into(), is_ready: true, report: Some(report), ..Replica::default() }
     };
     let phase = |follows: &str| {
-        let around = Around { last: Some(&manifest), replicas: &[older(follows)], at_once: 1 };
+        let around = Around { last: Some(&manifest), replicas: &[older(follows)], at_once: 1, now: &NOW };
         let after = advance(compiled(vec![content("good-1")]), &around).0.manifest;
         after.models[0].rollout.as_ref().map(|rollout| rollout.phase)
     };
@@ -454,7 +461,8 @@ fn contents_that_do_not_fit_beside_their_former_ones_wait_for_room() {
     };
     let all = |text| ["a", "b", "c"].map(|name| model(name, text)).to_vec();
     let last = Manifest::new("ml", "vision", all('1'));
-    let next = advance(compiled(all('2')), &Around { last: Some(&last), replicas: &[], at_once: 1 }).0.manifest;
+    let next =
+        advance(compiled(all('2')), &Around { last: Some(&last), replicas: &[], at_once: 1, now: &NOW }).0.manifest;
     let begun: Vec<_> = next.models.iter().filter(|model| model.rollout.is_some()).map(|model| &model.name).collect();
     assert!(begun.is_empty() || next.to_json().len() < 1_048_576);
     assert!(next.to_json().len() < 1_048_576, "{}", next.to_json().len());
@@ -466,7 +474,9 @@ fn contents_that_do_not_fit_beside_their_former_ones_wait_for_room() {
         ..content("x")
     };
     let last = Manifest::new("ml", "vision", vec![big('1')]);
-    let next = advance(compiled(vec![big('2')]), &Around { last: Some(&last), replicas: &[], at_once: 1 }).0.manifest;
+    let next = advance(compiled(vec![big('2')]), &Around { last: Some(&last), replicas: &[], at_once: 1, now: &NOW })
+        .0
+        .manifest;
     assert_eq!(next, Manifest::new("ml", "vision", vec![big('2')]));
 }
 

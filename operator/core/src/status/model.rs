@@ -5,7 +5,7 @@ mod progress;
 use crds::{
     TritonModel, TritonModelStatus,
     model::{LastFailure, ModelOnPod, ModelUrls, ReplicaCounts, ReplicaFailure},
-    parts::{Condition, ConditionStatus, condition},
+    parts::{Condition, ConditionStatus, condition, load::LoadOrder},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     manifest::{RolloutFailure, RolloutPhase},
     names, pod,
     replica::{ModelReport, Phase, Replica},
+    rollout::drains,
     versions,
 };
 
@@ -148,7 +149,7 @@ pub(super) fn of(
         last_failure: last_failure(&failures, &ready, is_final, before, view),
         failures,
         urls: Some(ModelUrls {
-            http: Some(format!("http://{}:{}/v2/models/{wire_name}", view.host, pod::HTTP_PORT)),
+            http: Some(format!("{}://{}:{}/v2/models/{wire_name}", view.scheme, view.host, pod::HTTP_PORT)),
             grpc: Some(format!("{}:{}", view.host, pod::GRPC_PORT)),
         }),
         conditions: conditions.into_vec(),
@@ -259,7 +260,9 @@ fn ready(
     }
     let rollout = view.contents.get(compiled.name.as_str()).and_then(|content| content.rollout);
     if let Some((reason, how)) = progress::under_way(standings, rollout) {
-        return Claim::new(False, reason.to_string(), format!("{served}; {how}"));
+        let waiting =
+            waiting(&compiled.name, standings, view).map_or_else(String::new, |waiting| format!("; {waiting}"));
+        return Claim::new(False, reason.to_string(), format!("{served}; {how}{waiting}"));
     }
     let unread = standings.iter().filter(|(_, standing)| matches!(standing, Standing::Silent));
     if let Some(why) = unread.filter_map(|(replica, _)| super::server::unread(replica)).next() {
@@ -267,6 +270,13 @@ fn ready(
     }
     let message = format!("{served}; TritonServer {}: {}", view.name, view.readiness.message);
     Claim::new(False, Reason::ServerNotReady.to_string(), message)
+}
+
+/// Which replicas hold others up that have to leave the Service first.
+fn waiting(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Option<String> {
+    let entry = view.manifest.model(name).filter(|entry| entry.load.order == LoadOrder::UnloadFirst)?;
+    let waits = standings.iter().any(|(_, standing)| matches!(standing, Standing::Held | Standing::Pending));
+    drains::said_of_waiting(view.replicas, &entry.name, view.now).filter(|_| waits)
 }
 
 /// What stands against a content that a pod has failed with.

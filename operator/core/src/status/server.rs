@@ -290,9 +290,9 @@ pub(super) fn of(
             measured_max: pods::gpu_memory(view.replicas),
         }),
         endpoints: Some(Endpoints {
-            http: Some(format!("http://{}:{}", view.host, pod::HTTP_PORT)),
+            http: Some(format!("{}://{}:{}", view.scheme, view.host, pod::HTTP_PORT)),
             grpc: Some(format!("{}:{}", view.host, pod::GRPC_PORT)),
-            metrics: Some(format!("http://{}:{}/metrics", view.host, pod::METRICS_PORT)),
+            metrics: Some(format!("{}://{}:{}/metrics", view.scheme, view.host, pod::METRICS_PORT)),
         }),
         conditions: conditions.into_vec(),
     }

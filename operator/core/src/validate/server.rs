@@ -14,6 +14,7 @@ use crate::{
     defaults::{GPU_RESOURCE, OWN_FLAGS},
     labels, names, overrides,
     source_rules::HostPattern,
+    tls,
 };
 
 /// Everything wrong with `server`.
@@ -182,6 +183,13 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
         if restricts_health(name, value) {
             let message = "restricts health, which the kubelet asks without a header to know whether the pod is ready: leave \
                            health out";
+            findings.add(path, message);
+            continue;
+        }
+        if let Some(own) = tls::own_flag(&server.spec, name) {
+            let shown = if own == name { format!("--{own}") } else { format!("--{name} begins --{own}, which") };
+            let message =
+                format!("{shown} is set by the operator: remove it, and name the Secret in spec.tls.secretName");
             findings.add(path, message);
             continue;
         }

@@ -64,7 +64,7 @@ fn follow(
     let names: BTreeSet<String> = ["a".to_owned()].into();
     let follower = Follower {
         agent,
-        server,
+        server: End::plain(server),
         place: "10.0.0.1 on node n1".into(),
         names: Arc::new(Mutex::new(Arc::new(names))),
         permits: Arc::new(Permits { connects: Semaphore::new(2), long_reports: Semaphore::new(2) }),

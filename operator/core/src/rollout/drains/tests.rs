@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -13,6 +14,8 @@ use crate::{
     replica::{ModelReport, Report},
     rollout::advance,
 };
+
+const NOW: Time = Time(Timestamp::UNIX_EPOCH);
 
 /// A content of a model; one whose text begins with "bad" does not load.
 fn content(name: &str, text: &str) -> ManifestModel {
@@ -158,7 +161,7 @@ impl Cluster {
         let replicas: Vec<_> = self.pods.iter().map(Pod::replica).collect();
         let manifest = Manifest::new("ml", "vision", self.wanted.values().cloned().collect());
         let compiled = Compiled { manifest, problems: vec![], models: vec![], gpu_memory: None };
-        let around = Around { last: self.last.as_ref(), replicas: &replicas, at_once: self.at_once };
+        let around = Around { last: self.last.as_ref(), replicas: &replicas, at_once: self.at_once, now: &NOW };
         let (compiled, adopt) = advance(compiled, &around);
         self.last = Some(compiled.manifest);
         for pod in &mut self.pods {
@@ -305,7 +308,7 @@ fn a_change_before_a_content_has_settled_everywhere_goes_back_no_further_than_to
         let last = Manifest::new("ml", "vision", vec![spreading, content("b", "good-0")]);
         let wanted = Manifest::new("ml", "vision", vec![content("a", "good-2"), content("b", "good-0")]);
         let compiled = Compiled { manifest: wanted, problems: vec![], models: vec![], gpu_memory: None };
-        let (next, _) = advance(compiled, &Around { last: Some(&last), replicas: &replicas, at_once: 1 });
+        let (next, _) = advance(compiled, &Around { last: Some(&last), replicas: &replicas, at_once: 1, now: &NOW });
         let former = next.manifest.model("a").unwrap().rollout.clone().unwrap().former.unwrap();
         assert_eq!(*former, content("a", expect), "{phase:?}");
     }
@@ -323,6 +326,44 @@ fn a_content_that_fails_again_and_again_lets_another_model_pass() {
     for pod in &cluster.pods {
         assert_eq!(pod.models["b"].serves, Some(content("b", "good-1")), "{pod:#?}");
         assert_eq!(pod.models["a"].serves, Some(content("a", "good-0")));
+    }
+}
+
+/// A pod that is not ready for a reason of its own holds the others up for a while, and no longer.
+#[test]
+fn a_pod_that_does_not_become_ready_is_not_waited_for_without_end() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.wanted.insert("a".into(), content("a", "good-1"));
+    let word = content("a", "good-1").adopt_word();
+    let mut unready_for = |minutes: i64, words: &[String]| {
+        let mut replicas: Vec<_> = cluster.pods.iter().map(Pod::replica).collect();
+        replicas[2].is_ready = false;
+        replicas[2].unready_since = Some(Time(NOW.0 - SignedDuration::from_mins(minutes)));
+        replicas[2].may_adopt = words.iter().cloned().collect();
+        // it has what is asked for
+        let report = replicas[2].report.as_mut().unwrap().models.get_mut("a").unwrap();
+        report.entry = Some(content("a", "good-1").content_hash());
+        let manifest = Manifest::new("ml", "vision", cluster.wanted.values().cloned().collect());
+        let compiled = Compiled { manifest, problems: vec![], models: vec![], gpu_memory: None };
+        let (compiled, adopt) =
+            advance(compiled, &Around { last: cluster.last.as_ref(), replicas: &replicas, at_once: 1, now: &NOW });
+        cluster.last = Some(compiled.manifest);
+        let leaves = adopt.values().take(2).flatten().any(|it| it.starts_with(DRAIN));
+        (leaves, adopt["pod-2"].clone(), said_of_waiting(&replicas, "a", &NOW))
+    };
+    let drains = [word.clone(), format!("drain/18/{word}")];
+    for words in [&[word.clone()][..], &drains] {
+        assert_eq!(unready_for(0, words).2, None, "it is not worth a word yet");
+        let (leaves, _, said) = unready_for(4, words);
+        assert!(!leaves);
+        assert_eq!(
+            said.unwrap(),
+            "pod-2, not ready since 1969-12-31T23:56:00Z, is waited for until 1970-01-01T00:01:00Z"
+        );
+        let (leaves, adopts, said) = unready_for(5, words);
+        assert!(leaves, "{words:?}");
+        assert!(!adopts.iter().any(|it| it.starts_with(DRAIN)), "its turn is over: {adopts:?}");
+        assert_eq!(said.unwrap(), "pod-2, not ready since 1969-12-31T23:55:00Z, is not waited for any more");
     }
 }
 
