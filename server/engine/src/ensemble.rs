@@ -19,11 +19,11 @@ use server_core::{
     request::{InferRequest, RequestedOutput},
     stats::{ComputeTimes, FailureReason, ModelCounters, ModelSnapshot},
 };
+use server_scheduler::Refusal;
 
 use crate::{
     pool::Refused,
     registry::Registry,
-    scheduler::Refusal,
     series::{Replaced, Series},
     stats::now_ms,
 };

@@ -27,9 +27,10 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::cached::CachedRun;
 use crate::{
-    ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner, scheduler::Refusal,
+    ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner,
     shared_memory::Delivery, version_router::VersionRouter,
 };
+use server_scheduler::Refusal;
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
 #[derive(Clone)]

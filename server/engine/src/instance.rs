@@ -14,6 +14,7 @@ use server_core::{
     batch::{Batch, Pending},
     error::{Error, Result},
 };
+use server_scheduler::{Next, Removed, Scheduler};
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
     processors,
-    scheduler::{Next, Removed, Scheduler},
     stats::end_removed,
     warm_up::WarmUpRun,
 };

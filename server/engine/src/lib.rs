@@ -31,7 +31,6 @@ mod phase;
 mod polling;
 mod pool;
 mod processors;
-mod rate_limiter;
 mod readiness;
 mod registry;
 mod report;
@@ -39,13 +38,11 @@ mod repository;
 mod repository_agents;
 mod response_order;
 mod runner;
-mod scheduler;
 mod scheduling;
 mod series;
 mod shadow;
 mod shared_memory;
 mod stats;
-mod sync;
 mod version_router;
 mod warm_up;
 
@@ -71,6 +68,7 @@ use server_core::{
     trace::Tracer,
 };
 pub use server_repositories::{Location, LocationError};
+use server_scheduler::RateLimiter;
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use self::{
@@ -83,7 +81,6 @@ use self::{
     machine::Machine,
     phase::{EXITING, FAILED, LEAVING, LEAVING_READY, RUNNING, STARTING},
     polling::Poller,
-    rate_limiter::RateLimiter,
     registry::Registry,
     repository::Repositories,
 };

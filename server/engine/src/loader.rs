@@ -18,6 +18,7 @@ use server_core::{
     interface::{Interface, Labels},
     latency::LatencySettings,
 };
+use server_scheduler::RateLimiter;
 
 use crate::{
     ResponseCache,
@@ -27,7 +28,6 @@ use crate::{
     instance_plan::{InstancePlan, instance_plans},
     machine::Machine,
     model::{LoadedModel, Parts, counters},
-    rate_limiter::RateLimiter,
     registry::Registry,
     repository,
     repository_agents::Held,

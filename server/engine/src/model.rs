@@ -20,6 +20,7 @@ use server_core::{
     tensor::Name,
     version_routing::VersionRouting,
 };
+use server_scheduler::RateLimiter;
 
 use crate::{
     cache::{self, Caching},
@@ -27,7 +28,6 @@ use crate::{
     infer::ModelHandle,
     instance_plan::InstancePlan,
     pool::InstancePool,
-    rate_limiter::RateLimiter,
     repository_agents::Held,
     runner::Runner,
     scheduling::Scheduling,

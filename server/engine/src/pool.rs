@@ -21,7 +21,7 @@ use server_core::{
     stats::{CustomCounter, ModelCounters, ModelSnapshot},
     trace::Activity,
 };
-
+use server_scheduler::{OrderLimit, RateLimiter, Refusal, Removed, Scheduler, Submitted};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -29,10 +29,8 @@ use crate::{
     instance::{InstanceSlot, Worker, unless_it_panics},
     instance_plan::InstancePlan,
     passive::PassiveInstance,
-    rate_limiter::RateLimiter,
     readiness::ReadinessProbe,
     response_order::ResponseOrder,
-    scheduler::{OrderLimit, Refusal, Removed, Scheduler, Submitted},
     scheduling::{Scheduling, log_hold},
     series::{Replaced, Series},
     stats::{ModelStats, end_removed},

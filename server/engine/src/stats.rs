@@ -18,10 +18,10 @@ use server_core::{
     sequence::SlotRef,
     stats::{FailureReason, ModelCounters, ModelSnapshot},
 };
+use server_scheduler::Scheduler;
 
 use crate::{
     response_order::ResponseOrder,
-    scheduler::Scheduler,
     series::{Replaced, Series},
 };
 

@@ -22,11 +22,11 @@ use server_core::{
     stats::FailureReason,
     warm_up::{self, Sample},
 };
+use server_scheduler::Scheduler;
 
 use crate::{
     instance::unless_it_panics,
     model_files,
-    scheduler::Scheduler,
     scheduling::initial_state,
     stats::{ModelStats, now_ms},
 };

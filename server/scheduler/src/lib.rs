@@ -6,10 +6,10 @@
 //! still held somewhere.
 
 mod inline_run;
-#[cfg(all(test, model_check))]
-mod loom_tests;
 mod metered;
+mod rate_limiter;
 mod resources;
+mod sync;
 mod waking;
 
 use std::{
@@ -32,15 +32,17 @@ use server_core::{
     sequence::SlotRef,
 };
 
-pub(crate) use self::inline_run::InlineRun;
-use self::metered::MeteredPolicy;
-use crate::{
-    rate_limiter::Limited,
+pub use self::{
+    inline_run::InlineRun,
+    rate_limiter::{Limited, RateLimiter},
+};
+use self::{
+    metered::MeteredPolicy,
     sync::{AtomicBool, AtomicU64, Condvar, Mutex, between_sequentially_consistent},
 };
 
 /// Why a request did not enter the queue.
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// What it would wait in holds as many as it may.
     Full,
     /// The policy's own reason.
@@ -50,17 +52,23 @@ pub(crate) enum Refusal {
 }
 
 /// What became of a request that entered the queue.
-pub(crate) enum Submitted {
+pub enum Submitted {
     /// It waits for an instance, until then at most.
-    Queued { deadline: Option<Instant> },
+    Queued {
+        /// `None`: for as long as it takes.
+        deadline: Option<Instant>,
+    },
     /// It is alone and an idle instance is the caller's, who runs it and then calls [`Scheduler::return_instance`].
     Inline(InlineRun),
 }
 
 /// What an instance got.
-pub(crate) enum Next {
+pub enum Next {
     /// A batch, formed at that moment.
-    Run { now: Instant },
+    Run {
+        /// The moment.
+        now: Instant,
+    },
     /// Nothing to run, but requests to answer that ended in the queue.
     Answer,
     /// Nothing will come any more.
@@ -118,7 +126,7 @@ impl State {
 }
 
 /// The queue of one model version, shared by those who submit and the instances that pull.
-pub(crate) struct Scheduler {
+pub struct Scheduler {
     state: Mutex<State>,
     /// Ends the spin of the instance that waits for a moment.
     is_poked: AtomicBool,
@@ -133,19 +141,19 @@ pub(crate) struct Scheduler {
 
 /// Responses that leave in the order of their requests are held until it is their turn: with too many held, no batch is
 /// formed, and what waits is bounded by the queue's own limit.
-pub(crate) struct OrderLimit {
+pub struct OrderLimit {
     /// Finished requests whose responses wait for their turn.
-    pub(crate) held: Arc<AtomicUsize>,
+    pub held: Arc<AtomicUsize>,
     /// Most of them.
-    pub(crate) limit: usize,
+    pub limit: usize,
 }
 
 /// Requests that ended in the queue.
-pub(crate) type Removed = Vec<(Pending, Removal)>;
+pub type Removed = Vec<(Pending, Removal)>;
 
 impl Scheduler {
     /// A queue without instances, emptied by that policy. `order` is there where the model promises an order.
-    pub(crate) fn new(policy: Box<dyn Policy<Pending>>, order: Option<OrderLimit>) -> Self {
+    pub fn new(policy: Box<dyn Policy<Pending>>, order: Option<OrderLimit>) -> Self {
         let state = State {
             policy: MeteredPolicy::new(policy),
             slots: Vec::new(),
@@ -169,7 +177,7 @@ impl Scheduler {
     }
 
     /// Makes a place for one more instance and returns its number.
-    pub(crate) fn add_instance(&self) -> usize {
+    pub fn add_instance(&self) -> usize {
         let mut state = self.state.lock();
         let waker = Arc::new(Condvar::new());
         let number = state.slots.len();
@@ -187,7 +195,7 @@ impl Scheduler {
     }
 
     /// The instance of that number is there; callers may run it if `on_any_thread`.
-    pub(crate) fn serves(&self, instance: usize, on_any_thread: bool) {
+    pub fn serves(&self, instance: usize, on_any_thread: bool) {
         let mut state = self.state.lock();
         let slot = &mut state.slots[instance];
         slot.is_serving = true;
@@ -197,7 +205,7 @@ impl Scheduler {
     }
 
     /// Lets an instance finish what it runs and take nothing more. Others go on with what waits.
-    pub(crate) fn retire(&self, instance: usize) {
+    pub fn retire(&self, instance: usize) {
         let mut state = self.state.lock();
         state.slots[instance].is_retiring = true;
         state.idle.retain(|&other| other != instance);
@@ -211,14 +219,14 @@ impl Scheduler {
     }
 
     /// Whether an instance that retires still holds sequences.
-    pub(crate) fn is_needed(&self, instance: usize) -> bool {
+    pub fn is_needed(&self, instance: usize) -> bool {
         self.state.lock().policy.is_needed(instance)
     }
 
     /// Queues a request and wakes an instance if one has something to do now. With `may_run_inline`, an idle instance
     /// may be given to the caller instead. Those who left give their places up before anybody is refused; they are
     /// `removed`.
-    pub(crate) fn submit(
+    pub fn submit(
         &self,
         pending: Pending,
         priority: u64,
@@ -274,7 +282,7 @@ impl Scheduler {
 
     /// Lets in a request that does not enter the queue. Returns whether anybody is let in any more.
     #[must_use]
-    pub(crate) fn admit(&self) -> bool {
+    pub fn admit(&self) -> bool {
         let mut state = self.state.lock();
         if !state.is_closed {
             state.admitted += 1;
@@ -283,7 +291,7 @@ impl Scheduler {
     }
 
     /// Queues a request that was let in before. Errors: the policy takes none back; it comes back.
-    pub(crate) fn put_back(&self, pending: Pending, now: Instant) -> Result<(), Box<Pending>> {
+    pub fn put_back(&self, pending: Pending, now: Instant) -> Result<(), Box<Pending>> {
         let mut state = self.state.lock();
         let wake = state.policy.put_back(pending, now).map_err(Box::new)?;
         self.wake(state, wake);
@@ -291,7 +299,7 @@ impl Scheduler {
     }
 
     /// What ran in these sequence slots has ended.
-    pub(crate) fn slots_released(&self, slots: &[SlotRef]) {
+    pub fn slots_released(&self, slots: &[SlotRef]) {
         let now = Instant::now();
         let mut state = self.state.lock();
         let wake = slots.iter().fold(Wake::Nobody, |wake, &slot| wake.and(state.policy.released(slot, now)));
@@ -299,7 +307,7 @@ impl Scheduler {
     }
 
     /// Blocks the instance's thread until there is something for it. `batch` and `removed` come empty.
-    pub(crate) fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
+    pub fn next(&self, instance: usize, batch: &mut Vec<Pending>, removed: &mut Removed) -> Next {
         let mut state = self.state.lock();
         if state.slots[instance].is_executing {
             state.end_execution(instance, Instant::now());
@@ -377,7 +385,7 @@ impl Scheduler {
 
     /// Takes a further batch for an instance that runs one, if it can be formed at once and no other instance would run it
     /// sooner.
-    pub(crate) fn take_more(&self, instance: usize, removed: &mut Removed) -> Option<(Vec<Pending>, Instant)> {
+    pub fn take_more(&self, instance: usize, removed: &mut Removed) -> Option<(Vec<Pending>, Instant)> {
         let mut state = self.state.lock();
         // Every instance is busy, and what waits is more than they take when they come back.
         let is_others = !state.idle.is_empty() || state.timed.is_some() || state.waking.is_some();
@@ -401,7 +409,7 @@ impl Scheduler {
     }
 
     /// Takes out what has waited too long. Instances do so too, but only when they look.
-    pub(crate) fn expire(&self, removed: &mut Removed) {
+    pub fn expire(&self, removed: &mut Removed) {
         let mut state = self.state.lock();
         let wake = state.policy.sweep(Instant::now(), 0, removed);
         self.wake(state, wake);
@@ -410,12 +418,12 @@ impl Scheduler {
     /// A caller left whose request may still wait. Returns whether nobody is about to look for such requests: then the
     /// caller of this sees to it that [`Scheduler::sweep_cancelled`] is called soon.
     #[must_use]
-    pub(crate) fn note_cancelled(&self) -> bool {
+    pub fn note_cancelled(&self) -> bool {
         !self.has_cancelled.swap(true, Ordering::AcqRel)
     }
 
     /// Takes out the requests whose callers left, wherever they wait: their tensors are memory.
-    pub(crate) fn sweep_cancelled(&self, removed: &mut Removed) {
+    pub fn sweep_cancelled(&self, removed: &mut Removed) {
         if self.has_cancelled.swap(false, Ordering::AcqRel) {
             let mut state = self.state.lock();
             let wake = state.policy.sweep(Instant::now(), usize::MAX, removed);
@@ -424,7 +432,7 @@ impl Scheduler {
     }
 
     /// What waits is run at once, and so is what still comes: no more company is expected.
-    pub(crate) fn stop_waiting(&self) {
+    pub fn stop_waiting(&self) {
         let mut state = self.state.lock();
         state.policy.stop_waiting();
         if !state.policy.is_empty() {
@@ -433,7 +441,7 @@ impl Scheduler {
     }
 
     /// Lets in nobody more. What waits is still run, at once.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
         self.is_closed.store(true, Ordering::SeqCst);
@@ -442,7 +450,7 @@ impl Scheduler {
     }
 
     /// So many requests are gone: nobody holds anything of them.
-    pub(crate) fn released(&self, count: usize) {
+    pub fn released(&self, count: usize) {
         self.released.fetch_add(count as u64, Ordering::SeqCst);
         between_sequentially_consistent();
         if self.is_closed.load(Ordering::SeqCst) {
@@ -454,37 +462,37 @@ impl Scheduler {
     }
 
     /// Responses that were held have gone to their callers: batches may be formed again.
-    pub(crate) fn order_advanced(&self) {
+    pub fn order_advanced(&self) {
         let state = self.state.lock();
         let wake = if state.policy.is_empty() { Wake::Nobody } else { Wake::Any };
         self.wake(state, wake);
     }
 
     /// Requests that wait.
-    pub(crate) fn pending(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.state.lock().policy.len()
     }
 
     /// How long requests wait, and how much the instances execute.
-    pub(crate) fn load(&self) -> LoadSnapshot {
+    pub fn load(&self) -> LoadSnapshot {
         let mut state = self.state.lock();
         let instances = state.slots.iter().filter(|slot| slot.is_serving && !slot.is_retiring).count();
         state.policy.load(Instant::now(), instances)
     }
 
     /// Requests that were let in and are not gone.
-    pub(crate) fn in_flight(&self) -> u64 {
+    pub fn in_flight(&self) -> u64 {
         self.in_flight_of(&self.state.lock())
     }
 
     /// Whether the last request is gone and none will come.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let state = self.state.lock();
         state.is_closed && self.in_flight_of(&state) == 0
     }
 
     /// Requests let in so far.
-    pub(crate) fn admitted(&self) -> u64 {
+    pub fn admitted(&self) -> u64 {
         self.state.lock().admitted
     }
 

@@ -13,10 +13,10 @@ use server_core::{
     rate_limit::{self, Amounts, InstanceId, Needs},
 };
 
-use crate::{scheduler::Scheduler, sync::Mutex};
+use crate::{Scheduler, sync::Mutex};
 
 /// Shared by all models. It is there only with `--rate-limit=execution_count`.
-pub(crate) struct RateLimiter {
+pub struct RateLimiter {
     state: Mutex<State>,
 }
 
@@ -27,7 +27,8 @@ struct State {
 }
 
 impl RateLimiter {
-    pub(crate) fn new(declared: Amounts) -> Arc<Self> {
+    /// One for all models, with that many of each resource.
+    pub fn new(declared: Amounts) -> Arc<Self> {
         let state = State { rules: rate_limit::RateLimiter::new(declared), instances: HashMap::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -35,7 +36,7 @@ impl RateLimiter {
     /// Lets one more instance share resources; `None` if it needs none.
     ///
     /// Errors: it could never run, or a resource is both of a device and of all.
-    pub(crate) fn admit(self: &Arc<Self>, device: Device, needs: &Needs) -> Result<Option<Limited>> {
+    pub fn admit(self: &Arc<Self>, device: Device, needs: &Needs) -> Result<Option<Limited>> {
         if needs.is_empty() {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ enum Stage {
 }
 
 /// One instance that shares resources, as its scheduler sees it. Dropped, it gives back what it holds.
-pub(crate) struct Limited {
+pub struct Limited {
     limiter: Arc<RateLimiter>,
     id: InstanceId,
     stage: Stage,
@@ -82,7 +83,7 @@ pub(crate) struct Limited {
 
 impl Limited {
     /// Says who is to be called when resources are there.
-    pub(crate) fn call(&self, scheduler: &Arc<Scheduler>, instance: usize) {
+    pub fn call(&self, scheduler: &Arc<Scheduler>, instance: usize) {
         let call = (Arc::downgrade(scheduler), instance);
         self.limiter.state.lock().instances.insert(self.id, call);
     }

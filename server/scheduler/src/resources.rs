@@ -32,17 +32,17 @@ impl State {
 
 impl Scheduler {
     /// The instance takes turns with the others of its model, by its priority.
-    pub(crate) fn take_turns(&self, instance: usize, priority: u64) {
+    pub fn take_turns(&self, instance: usize, priority: u64) {
         self.state.lock().shares.get_or_insert_default().add(instance, priority);
     }
 
     /// The instance shares resources from now on. It is not run inline: no caller waits for resources.
-    pub(crate) fn limit(&self, instance: usize, limited: Limited) {
+    pub fn limit(&self, instance: usize, limited: Limited) {
         self.state.lock().slots[instance].limited = Some(limited);
     }
 
     /// The instance is gone: what it holds is free.
-    pub(crate) fn unlimit(&self, instance: usize) {
+    pub fn unlimit(&self, instance: usize) {
         let limited = self.state.lock().slots[instance].limited.take();
         drop(limited); // with no lock held: it calls others
     }

@@ -10,15 +10,18 @@ use server_core::{
 use super::{Removed, Scheduler, State};
 
 /// An instance that the caller of [`Scheduler::submit`] runs, and what to run on it.
-pub(crate) struct InlineRun {
-    pub(crate) instance: usize,
-    pub(crate) batch: Vec<Pending>,
-    pub(crate) now: Instant,
+pub struct InlineRun {
+    /// The instance's number.
+    pub instance: usize,
+    /// One request.
+    pub batch: Vec<Pending>,
+    /// When the batch was formed.
+    pub now: Instant,
 }
 
 impl Scheduler {
     /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on.
-    pub(crate) fn return_instance(&self, instance: usize) {
+    pub fn return_instance(&self, instance: usize) {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.end_execution(instance, now);

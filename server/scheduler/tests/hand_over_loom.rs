@@ -1,5 +1,8 @@
 //! Those who bring requests and the instances that take them, on threads of their own, in every order in which they can
-//! meet: every request gets its answer, every instance ends, and nobody needs a wait that ends by time. Run by `e2e/loom`.
+//! meet: every request gets its answer, every instance ends, and nobody needs a wait that ends by time. Run by `e2e/loom`;
+//! without `cfg(model_check)` there is nothing here.
+#![cfg(model_check)]
+#![allow(clippy::unwrap_used)]
 
 use std::{future::poll_fn, sync::Arc, time::Instant};
 
@@ -8,18 +11,16 @@ use server_core::{
     backend::Device,
     batch::{Batch, Pending},
     batching::policy::{Batcher, Settings},
-    completion::{Completion, Marks, RequestEvents, RequestRecord},
+    completion::{Completion, EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome},
     config::{ModelConfig, from_text},
     error::Code,
     rate_limit::{Amounts, Needs},
     request::{InferRequest, VersionChoice},
-    responder::Replies,
+    responder::{Replies, Reply},
     response::Outputs,
-    stats::ModelCounters,
+    stats::FailureReason,
 };
-
-use super::{Next, Refusal, Removed, Scheduler, Submitted};
-use crate::{rate_limiter::RateLimiter, stats::ModelStats};
+use server_scheduler::{Next, RateLimiter, Refusal, Removed, Scheduler, Submitted};
 
 /// Every order with at most so many changes of thread that nobody's waiting asked for. `text` says how the model is
 /// scheduled; it is read here, for a thread of the checker has a small stack.
@@ -30,11 +31,35 @@ fn check(preemptions: usize, text: &str, model: impl Fn(Model) + Send + Sync + '
     builder.check(move || model(Model::new(&settings)));
 }
 
-/// A scheduler without instances, and what hears of the ends of its requests.
+/// A scheduler without instances.
 #[derive(Clone)]
 struct Model {
     scheduler: Arc<Scheduler>,
-    stats: Arc<ModelStats>,
+}
+
+/// Tells the scheduler which requests are gone, as the engine does. It counts nothing.
+struct Ends(Arc<Scheduler>);
+
+impl RequestEvents for Ends {
+    fn batch_ended(&self, _: &[Pending], _: &[Reply], _: &Marks) {}
+
+    fn executed(&self, _: u64, _: &Marks) {}
+
+    fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
+
+    fn ended(&self, _: EndedRequest<'_>, _: Result<(), FailureReason>, _: Option<&Marks>, _: Instant) {}
+
+    fn released(&self, count: usize) {
+        self.0.released(count);
+    }
+
+    fn rescheduled(&self, _: Pending) {
+        unreachable!("no model here is iterative");
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 fn config(text: &str) -> ModelConfig {
@@ -44,15 +69,13 @@ fn config(text: &str) -> ModelConfig {
 impl Model {
     fn new(settings: &Settings) -> Self {
         let policy = Batcher::new(settings);
-        let scheduler = Arc::new(Scheduler::new(Box::new(policy), None));
-        let stats = ModelStats::new(ModelCounters::default(), false, false, None, scheduler.clone());
-        Self { scheduler, stats: Arc::new(stats) }
+        Self { scheduler: Arc::new(Scheduler::new(Box::new(policy), None)) }
     }
 
     fn pending(&self) -> (Pending, Replies) {
         let now = Instant::now();
         let record = RequestRecord { received_at: now, queued_at: now, batch_size: 1 };
-        let events: Arc<dyn RequestEvents> = self.stats.clone();
+        let events = Arc::new(Ends(self.scheduler.clone()));
         let (completion, replies) = Completion::new(record, events, 1 << 20);
         let request = InferRequest {
             model_name: "m".into(),
