@@ -258,6 +258,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fatal> {
         tracer: Arc::default(), // made below, where there is a runtime
         log_settings,
         machine_metrics_interval: metrics_interval,
+        circle_patience: server_engine::Options::CIRCLE_PATIENCE,
         latency,
     };
 

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::runner::Runner;
 
-/// A request of an instance.
+/// A request of an instance, or of a step of an ensemble that it has asked.
 pub(crate) struct Ask {
     callers: Arc<Caller>,
     runner: Runner,
@@ -26,6 +26,11 @@ impl Ask {
     pub(crate) fn of(request: &InferRequest, runner: &Runner) -> Option<Arc<Self>> {
         let callers = request.callers.as_ref().filter(|callers| callers.is_behind_blocking())?.clone();
         Some(Arc::new(Self { callers, runner: runner.clone(), outputs: request.outputs.clone() }))
+    }
+
+    /// Whether it is answered by steps that begin one after the other: whom it waits for may change.
+    pub(crate) fn has_steps(&self) -> bool {
+        matches!(self.runner, Runner::Ensemble(_))
     }
 
     /// Who asks, and who waits for that.
@@ -56,22 +61,31 @@ impl Drop for UnderWay {
 }
 
 impl Asks {
-    /// Adds a request of an instance that runs nothing meanwhile, unless it is to an ensemble: that may have come past the step that
-    /// another would wait for. To be called before [`Asks::is_closed_by`]: of those that close a ring together, the last sees the others.
-    pub(crate) fn begin(self: &Arc<Self>, ask: &Arc<Ask>) -> Option<UnderWay> {
-        if !ask.callers.is_blocking() || matches!(ask.runner, Runner::Ensemble(_)) {
-            return None;
-        }
+    /// Adds a request of an instance that runs nothing meanwhile, which is about to enter a queue. One to an ensemble enters none: the
+    /// steps under way stand for it, for it may have come past the one that another would wait for. To be called before
+    /// [`Asks::is_closed_by`]: of those that close a ring together, the last sees the others.
+    pub(crate) fn begin(self: &Arc<Self>, request: &InferRequest, runner: &Runner) -> Option<UnderWay> {
+        request.callers.as_ref().filter(|callers| callers.is_blocking())?;
+        let ask = Ask::of(request, runner).filter(|ask| !ask.has_steps())?;
         self.0.lock().push(ask.clone());
-        Some(UnderWay { asks: self.clone(), ask: ask.clone() })
+        Some(UnderWay { asks: self.clone(), ask })
     }
 
     /// Whether the instances that could answer the request are blocked, and would not be without those that wait for it. The executions
     /// may also do without an answer, which nobody can tell before.
     pub(crate) fn is_closed_by(&self, ask: &Ask) -> bool {
-        let asks = self.0.lock();
-        is_blocked(&asks, ask, /* are_callers */ true) && !is_blocked(&asks, ask, /* are_callers */ false)
+        is_closed_by(&self.0.lock(), ask)
     }
+
+    /// The same of one of its steps under way.
+    pub(crate) fn is_closed_by_step_of(&self, ask: &Ask) -> bool {
+        let asks = self.0.lock();
+        asks.iter().any(|step| Arc::ptr_eq(&step.callers, &ask.callers) && is_closed_by(&asks, step))
+    }
+}
+
+fn is_closed_by(asks: &[Arc<Ask>], ask: &Ask) -> bool {
+    is_blocked(asks, ask, /* are_callers */ true) && !is_blocked(asks, ask, /* are_callers */ false)
 }
 
 /// Whether no instance is free for the request, where each is blocked that asks for what is blocked itself, in a ring as well; `are_callers`

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, mpsc},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use server_core::{
     health::InCall,
     request::{InferRequest, VersionChoice},
     response::InferResponse,
+    tensor::Name,
 };
 use tokio::{
     runtime::Handle,
@@ -28,16 +29,12 @@ use tokio::{
 
 use crate::{
     Engine,
-    asks::{Ask, Asks, UnderWay},
+    asks::{Ask, Asks},
     infer::{self, Inference, ModelHandle},
     load_session::LoadSession,
     options::LoadParameters,
     phase::all_say_yes,
 };
-
-/// How long a request waits for instances that may wait for its answer themselves. They may also do without, which nobody can tell
-/// before.
-const CIRCLE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Host for Engine {
     fn infer(&self, mut request: InferRequest) -> Result<Box<dyn Responses>> {
@@ -52,17 +49,10 @@ impl Host for Engine {
         request.outputs.sort_by_key(|output| place(&output.name)); // a model is answered in the order of the other
         // before it is looked where the request may run
         let in_call = request.callers.as_deref().and_then(Caller::begin_call);
-        let runner = model.0.runner();
-        let ask = Ask::of(&request, runner);
-        let under_way = ask.as_ref().and_then(|ask| self.asks.begin(ask));
-        let circle = ask.filter(|ask| self.asks.is_closed_by(ask)).map(|ask| Circle {
-            asked: request.model_name.to_string(),
-            ask,
-            asks: self.asks.clone(),
-            patience: Box::pin(sleep(CIRCLE_PATIENCE)),
-        });
-        let inference = Some(infer::infer(&self.registry, &model, request)?);
-        Ok(Box::new(Asked { inference, runtime: runtime.clone(), circle, under_way, _in_call: in_call }))
+        let (ask, asked) = (Ask::of(&request, model.0.runner()), request.model_name.clone());
+        let inference = infer::infer(&self.registry, &model, request)?;
+        let circle = ask.and_then(|ask| Circle::of(ask, asked, self.registry.asks(), self.options.circle_patience));
+        Ok(Box::new(Asked { inference: Some(inference), runtime: runtime.clone(), circle, _in_call: in_call }))
     }
 
     fn load_model(
@@ -171,27 +161,58 @@ struct Asked {
     runtime: Handle,
     /// What it may wait for that waits for it, until its first response.
     circle: Option<Circle>,
-    /// What others may wait for, until its first response.
-    under_way: Option<UnderWay>,
     /// The instance that asked waits as long.
     _in_call: Option<InCall>,
 }
 
 /// Instances that were asked by a request which they may wait for.
 struct Circle {
-    asked: String,
+    asked: Name,
     ask: Arc<Ask>,
     asks: Arc<Asks>,
-    patience: Pin<Box<Sleep>>,
+    patience: Duration,
+    /// The next look.
+    next: Pin<Box<Sleep>>,
+    /// It was there when the request began.
+    is_first: bool,
+    /// It was there at the last look.
+    was_closed: bool,
 }
 
 impl Circle {
-    /// Ready when it has been looked for long enough; with an error if the same executions still block the same instances.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.patience.as_mut().poll(context).map(|()| {
-            let lasts = self.asks.is_closed_by(&self.ask);
-            if lasts { Err(self.ask.callers().circle(&self.asked, CIRCLE_PATIENCE)) } else { Ok(()) }
+    /// If there is one, or there may be when further steps begin.
+    fn of(ask: Arc<Ask>, asked: Name, asks: &Arc<Asks>, patience: Duration) -> Option<Self> {
+        let is_closed = asks.is_closed_by(&ask);
+        (is_closed || ask.has_steps()).then(|| Self {
+            asked,
+            ask,
+            asks: asks.clone(),
+            patience,
+            next: Box::pin(sleep(patience)),
+            is_first: is_closed,
+            was_closed: is_closed,
         })
+    }
+
+    /// Ready when it has been looked for long enough; with an error if executions block the same instances at two looks in a row.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            ready!(self.next.as_mut().poll(context));
+            // later an ensemble may have come past the steps that are blocked
+            let is_first = std::mem::take(&mut self.is_first);
+            let is_closed = match is_first {
+                true => self.asks.is_closed_by(&self.ask),
+                false => self.asks.is_closed_by_step_of(&self.ask),
+            };
+            if is_closed && self.was_closed {
+                return Poll::Ready(Err(self.ask.callers().circle(&self.asked, self.patience)));
+            }
+            if !self.ask.has_steps() {
+                return Poll::Ready(Ok(()));
+            }
+            self.was_closed = is_closed;
+            self.next.set(sleep(self.patience));
+        }
     }
 }
 
@@ -201,11 +222,11 @@ impl Responses for Asked {
         let Some(inference) = &mut self.inference else { return Poll::Ready(None) };
         let response = inference.poll_next(context);
         if response.is_ready() {
-            (self.circle, self.under_way) = (None, None);
+            self.circle = None;
         } else if let Some(Poll::Ready(end)) = self.circle.as_mut().map(|circle| circle.poll(context)) {
             self.circle = None;
             if let Err(error) = end {
-                (self.under_way, self.inference) = (None, None);
+                self.inference = None;
                 return Poll::Ready(Some(Err(error)));
             }
         }
@@ -221,7 +242,7 @@ impl Drop for Asked {
     /// Leaves within the runtime: a request that is still in its queue is looked for there, a moment after its caller has left.
     fn drop(&mut self) {
         let _guard = self.runtime.enter();
-        (self.circle, self.under_way) = (None, None); // before the last hold on what runs it
+        self.circle = None; // before the last hold on what runs it
         self.inference = None;
     }
 }

@@ -22,15 +22,15 @@ use server_core::{
     stats::ComputeTimes,
     tensor::Tensor,
 };
+use server_scheduler::Refusal;
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep_until};
 
 use self::cached::CachedRun;
 use crate::{
-    ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner,
+    asks::UnderWay, ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner,
     shared_memory::Delivery, version_router::VersionRouter,
 };
-use server_scheduler::Refusal;
 
 /// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
 #[derive(Clone)]
@@ -92,6 +92,7 @@ fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: 
     }
     let id = request.id.clone();
     let wanted = request.outputs.clone();
+    let under_way = registry.asks().begin(&request, model.runner());
     let run = match model.response_cache().cloned() {
         None => queue(registry, &mut model, request, batch_size)?,
         // 4  cache: answered at once, or queued and its response kept
@@ -101,7 +102,7 @@ fn infer_on(registry: &Arc<Registry>, mut model: Arc<LoadedModel>, mut request: 
         }
     };
     // 7  the reply slot's other end
-    Ok(Inference { model, id, wanted, run, delivery: None, is_over: false })
+    Ok(Inference { model, id, wanted, run, under_way, delivery: None, is_over: false })
 }
 
 /// 5  scheduler: queues a checked request, and calls an instance if it has something to do.
@@ -167,6 +168,8 @@ pub struct Inference {
     id: String,
     wanted: SmallVec<[RequestedOutput; 2]>,
     run: RunState,
+    /// Until its first response, if an instance asked that runs nothing meanwhile.
+    under_way: Option<UnderWay>,
     /// Brings responses to shared memory of the caller.
     delivery: Option<Box<Delivery>>,
     /// It has had its last response.
@@ -303,6 +306,7 @@ impl Inference {
     /// As [`Inference::poll_next`], with the tensors as the model gave them.
     pub(crate) fn poll_outputs(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outputs>>> {
         let reply = ready!(self.run.poll_next(&mut self.model, context));
+        self.under_way = None;
         self.is_over = self.run.is_finished();
         Poll::Ready(reply)
     }
@@ -404,6 +408,7 @@ impl Inference {
 
 impl Drop for Inference {
     fn drop(&mut self) {
+        self.under_way = None; // before the last hold on what runs it
         if let (false, Runner::Instances(pool)) = (self.is_over, self.model.runner()) {
             pool.note_cancelled();
         }

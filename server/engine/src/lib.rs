@@ -73,7 +73,6 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use self::{
     aside::aside,
-    asks::Asks,
     drain::Drain,
     lifecycle::Lifecycle,
     load_session::LoadSession,
@@ -104,8 +103,6 @@ pub struct Engine {
     lifecycle: Arc<Lifecycle>,
     machine: Arc<Machine>,
     custom_metrics: CustomMetrics,
-    /// What models ask each other.
-    asks: Arc<Asks>,
     shared_memory: SharedMemory,
     phase: AtomicU8,
     /// Sent to when callers are asked to go elsewhere.
@@ -155,7 +152,6 @@ impl Engine {
                 lifecycle,
                 machine,
                 custom_metrics,
-                asks: Arc::default(),
                 shared_memory,
                 phase,
                 is_leaving,

@@ -83,6 +83,14 @@ pub struct Options {
     pub latency: LatencySettings,
     /// `--metrics-interval-ms`: a reading of them counts for so long.
     pub machine_metrics_interval: Duration,
+    /// Between two looks at what a request waits for that an instance of a C library asked: where both find it waiting for that instance
+    /// itself, the request ends with an error. The instance may also do without an answer, which nobody can tell before.
+    pub circle_patience: Duration,
+}
+
+impl Options {
+    /// The usual [`Options::circle_patience`].
+    pub const CIRCLE_PATIENCE: Duration = Duration::from_secs(10);
 }
 
 impl Default for Options {
@@ -116,6 +124,7 @@ impl Default for Options {
             tracer: Arc::default(),
             log_settings: Arc::default(),
             machine_metrics_interval: Duration::from_secs(2),
+            circle_patience: Self::CIRCLE_PATIENCE,
         }
     }
 }

@@ -14,7 +14,9 @@ use server_core::{
     tensor::Name,
 };
 
-use crate::{fingerprint::Override, model::LoadedModel, namespaces::Namespaces, version_router::VersionRouter};
+use crate::{
+    asks::Asks, fingerprint::Override, model::LoadedModel, namespaces::Namespaces, version_router::VersionRouter,
+};
 
 /// State of a model version in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,11 +181,18 @@ pub(crate) struct Registry {
     namespaces: Namespaces,
     keys: ArcSwap<KeysOfName>,
     writer: Mutex<()>,
+    /// What models ask each other.
+    asks: Arc<Asks>,
 }
 
 impl Registry {
     pub(crate) fn new(namespaces: Namespaces) -> Self {
         Self { namespaces, ..Self::default() }
+    }
+
+    /// What models ask each other at this moment.
+    pub(crate) fn asks(&self) -> &Arc<Asks> {
+        &self.asks
     }
 
     /// The loaded version that a request means.

@@ -12,7 +12,7 @@ use std::{
 
 use harness::{Harness, ask, ask_ensemble, id, send, until};
 use server_core::error::Result;
-use server_engine::{Engine, LoadParameters};
+use server_engine::{Engine, LoadParameters, Options};
 use tokio::time::timeout;
 
 /// Longer than any of these takes, shorter than a test run that hangs.
@@ -112,10 +112,14 @@ async fn a_chain_without_an_end_is_refused_with_its_models() {
     );
 }
 
+fn looks_every_second() -> Options {
+    Options { circle_patience: Duration::from_secs(1), ..Options::default() }
+}
+
 /// What ends the requests of an instance that runs nothing meanwhile.
 fn circle(asking: &str, asked: &str) -> String {
     format!(
-        "model '{asking}' asked model '{asked}', all instances of which have waited for the answer for 10 s ({asking} -> {asked}): \
+        "model '{asking}' asked model '{asked}', all instances of which have waited for the answer for 1 s ({asking} -> {asked}): \
          models whose backends ask each other in a circle need more instances, or must not wait for the answer"
     )
 }
@@ -125,7 +129,7 @@ async fn an_instance_that_runs_nothing_meanwhile_hears_of_a_circle_through_an_en
     let harness = Harness::new();
     harness.scripted("m", "count_down_blocking ensemble", "", &[1]);
     harness.ensemble("ensemble", &[("m", "IN", "OUT")], &["OUT"], "");
-    let (engine, _) = harness.with_script();
+    let (engine, _) = harness.with_script_and(looks_every_second());
     load(&engine, &["m", "ensemble"]).await;
     let error = count_down(&engine, "m", 1.0).await.unwrap_err();
     assert_eq!(error.message, circle("m", "ensemble"));
@@ -138,7 +142,7 @@ async fn instances_that_run_nothing_meanwhile_hear_that_they_wait_for_each_other
     let two = "instance_group { count: 2 kind: KIND_CPU }";
     harness.scripted("ping", "count_down_blocking pong", two, &[1]);
     harness.scripted("pong", "count_down_blocking ping", "", &[1]);
-    let (engine, probe) = harness.with_script();
+    let (engine, probe) = harness.with_script_and(looks_every_second());
     load(&engine, &["ping", "pong"]).await;
     probe.close_gate();
     let asked = ["ping", "ping", "pong"].map(|model| {
@@ -155,6 +159,47 @@ async fn instances_that_run_nothing_meanwhile_hear_that_they_wait_for_each_other
         }
     }
     assert!(errors > 0, "at least one must do without");
+}
+
+async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&str, &str, &str)]) {
+    let harness = Harness::new();
+    let from = steps_before.last().map_or("IN", |(_, _, to)| to);
+    harness.scripted("before", "count_down_alone nobody", "", &[1]);
+    for (model, other) in [("ping", "pong"), ("pong", "ping")] {
+        harness.scripted(model, &format!("count_down_blocking ensemble_{other}"), "", &[1]);
+        let steps = [steps_before, &[(model, from, "OUT")]].concat();
+        harness.ensemble(&format!("ensemble_{model}"), &steps, &["OUT"], "");
+    }
+    let (engine, probe) = harness.with_script_and(looks_every_second());
+    load(&engine, &["before", "ping", "pong", "ensemble_ping", "ensemble_pong"]).await;
+    probe.close_gate();
+    let asked = ["ping", "pong"].map(|model| {
+        let engine = engine.clone();
+        (model, tokio::spawn(async move { count_down(&engine, model, 1.0).await }))
+    });
+    until(|| probe.waiting.load(Ordering::SeqCst) == 2).await; // both instances are about to ask
+    probe.open_gate();
+    let mut errors = 0;
+    for (model, asked) in asked {
+        if let Err(error) = asked.await.unwrap() {
+            assert_eq!(error.message, circle(model, if model == "ping" { "ensemble_pong" } else { "ensemble_ping" }));
+            errors += 1;
+        }
+    }
+    assert!(errors > 0, "at least one must do without");
+    for model in ["ping", "pong"] {
+        assert_eq!(count_down(&engine, model, 1.0).await, Ok(0.0), "it goes on, and one alone closes no ring");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn instances_that_wait_for_each_other_through_ensembles_hear_of_it() {
+    hear_that_they_wait_for_each_other_through_ensembles(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn instances_that_wait_for_each_other_since_a_later_step_began_hear_of_it() {
+    hear_that_they_wait_for_each_other_through_ensembles(&[("before", "IN", "BETWEEN")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
