@@ -67,6 +67,14 @@ def test_the_type_of_the_content_says_where_the_json_ends(server):
         assert answer[int(headers["Inference-Header-Content-Length"]):] == b"\x07\0\0\0"
 
 
+def test_the_header_leads_to_no_settings_of_logs_and_traces(server):
+    for path in ("v2/logging", "v2/trace/setting", "v2/models/m/trace/setting", ""):
+        for body in ("", {"log_info": False}, {"trace_rate": "1"}):
+            assert server.ask("POST", PREDICT, body, path) == (400, b""), (path, body)
+    status, _, answer = server.request("GET", "/v2/logging")
+    assert status == 200 and json.loads(answer)["log_info"] is True
+
+
 def test_a_header_leads_to_every_other_call(server):
     assert json.loads(server.ask("POST", PREDICT, ASK, "v2/models/n/infer")[1])["model_name"] == "n"
     assert json.loads(server.ask("POST", PREDICT, "", "v2/models/n")[1])["name"] == "n"

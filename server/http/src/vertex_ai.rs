@@ -65,20 +65,28 @@ impl VertexAi {
             return Ok(other_method("POST"));
         }
         take_content_type(&mut headers, CONTENT);
-        let Some(redirect) = text(&headers, &REDIRECT).map(str::to_owned) else {
+        if !headers.contains_key(&REDIRECT) {
             let action = ModelAction::Infer;
             let route = Route::Model { name: routes.model.as_str().into(), version: "", action };
             return call(server, activity, route, &method, headers, body).await;
-        };
+        }
+        let redirect = text(&headers, &REDIRECT).unwrap_or_default().to_owned();
         if redirect == "metrics" && routes.has_metrics {
             return Ok(metrics::page(&server.engine, &server.options.byte_budget, Format::Text));
         }
         // Vertex AI only posts: a call is what its path says
         let path = format!("/{redirect}");
-        let Some((route, methods)) = find(&path) else { return Ok(no_such_path()) };
+        let Some((route, methods)) = find(&path).filter(|(route, _)| !is_setting(route)) else {
+            return Ok(no_such_path());
+        };
         let method = if methods.contains(&Method::POST) { Method::POST } else { Method::GET };
         call(server, activity, route, &method, headers, body).await
     }
+}
+
+/// Whether it shows or changes what is logged or traced, as Triton has nobody do who may predict.
+fn is_setting(route: &Route<'_>) -> bool {
+    matches!(route, Route::Logging | Route::TraceSettings | Route::Model { action: ModelAction::TraceSettings, .. })
 }
 
 impl Application for VertexAi {
