@@ -1,9 +1,16 @@
 //! The way out of service: of one version, of a model, and of all models when the server ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use server_core::tensor::Name;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::{Lifecycle, take_down, unavailable};
 use crate::{
@@ -13,6 +20,9 @@ use crate::{
 
 /// How often the drain of the whole server looks whether the last request has ended.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often the log says what the drain waits for.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Threads that take models down when the server stops.
 const DRAIN_THREADS: usize = 8;
@@ -51,7 +61,36 @@ impl Lifecycle {
                 models.into_iter().map(move |model| (name.clone(), model))
             })
             .collect();
-        let deadline = Instant::now() + limit;
+        let begun = Instant::now();
+        let live = Arc::new(AtomicUsize::new(models.len()));
+        let is_complete = tokio::select! {
+            biased; // the first report comes before all else
+            never = self.report(begun, limit, &live) => match never {},
+            is_complete = Self::take_all_down(models, begun + limit, &live) => is_complete,
+        };
+        if is_complete {
+            self.say_what_is_left(begun, limit, &live);
+        }
+        is_complete
+    }
+
+    async fn report(&self, begun: Instant, limit: Duration, live: &AtomicUsize) -> Infallible {
+        let mut due = interval(REPORT_INTERVAL);
+        loop {
+            due.tick().await;
+            self.say_what_is_left(begun, limit, live);
+        }
+    }
+
+    /// Source: Triton, the line that scripts wait for at its end.
+    fn say_what_is_left(&self, begun: Instant, limit: Duration, live: &AtomicUsize) {
+        let seconds = limit.saturating_sub(begun.elapsed()).as_secs_f64().ceil();
+        let live = live.load(Ordering::SeqCst);
+        let changes = self.load_locks.lock().values().filter(|lock| Arc::strong_count(lock) > 1).count();
+        tracing::info!("Timeout {seconds}: Found {live} live models and {changes} in-flight non-inference requests");
+    }
+
+    async fn take_all_down(models: Vec<(Name, Arc<LoadedModel>)>, deadline: Instant, live: &Arc<AtomicUsize>) -> bool {
         for (_, model) in &models {
             model.runner().stop_waiting();
         }
@@ -67,9 +106,11 @@ impl Lifecycle {
         }
         let mut drains = tokio::task::JoinSet::new();
         for share in shares(models, DRAIN_THREADS) {
+            let live = live.clone();
             drains.spawn_blocking(move || {
                 for (name, model) in share {
                     model.runner().drain();
+                    live.fetch_sub(1, Ordering::SeqCst);
                     tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
                 }
             });
