@@ -157,8 +157,12 @@ impl Lifecycle {
     pub(crate) fn load(&self, name: &str, parameters: LoadParameters) -> Result<()> {
         let draft = match self.read(name, parameters) {
             Ok(draft) => draft,
-            Err(Unreadable { answer, reason }) => {
-                tracing::error!("Poll failed for model directory '{name}': {reason}");
+            Err(Unreadable { answer, reason, is_absent }) => {
+                if is_absent {
+                    tracing::error!("failed to poll model '{name}': model not found in any model repository.");
+                } else {
+                    tracing::error!("Poll failed for model directory '{name}': {reason}");
+                }
                 // Anybody may ask for any name: what is in no repository is not remembered.
                 if self.repositories.is_known(name) || self.registry.entry(name).is_some() {
                     self.registry.update(name, |entry| entry.failure = Some(reason));

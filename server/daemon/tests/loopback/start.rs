@@ -132,6 +132,7 @@ fn models_come_and_go_in_explicit_mode() {
     let missing = call(http, "POST", "/v2/repository/models/nobody/load", "");
     let reason = "failed to load 'nobody', failed to poll from model repository";
     assert_eq!((missing.status, missing.body.as_str()), (500, format!(r#"{{"error":"{reason}"}}"#).as_str()));
+    server.stderr.expect("failed to poll model 'nobody': model not found in any model repository.");
 }
 
 #[test]

@@ -83,11 +83,13 @@ impl Draft {
 pub(super) struct Unreadable {
     pub(super) answer: Error,
     pub(super) reason: String,
+    /// It is in no repository.
+    pub(super) is_absent: bool,
 }
 
 impl From<Error> for Unreadable {
     fn from(error: Error) -> Self {
-        Self { reason: error.to_string(), answer: error }
+        Self { reason: error.to_string(), answer: error, is_absent: false }
     }
 }
 
@@ -95,17 +97,19 @@ impl Lifecycle {
     pub(super) fn read(&self, key: &str, parameters: LoadParameters) -> Result<Draft, Unreadable> {
         let (namespace, name) = self.repositories.namespaces().split(key);
         // What is wrong with a folder's configuration is said in the log and in the index.
-        let poll_failed = |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason };
+        let poll_failed =
+            |reason: String| Unreadable { answer: Error::internal(poll_failed_text(name)), reason, is_absent: false };
         // What is wrong with what a request brings is said nowhere but in its answer, and of parameters that are this server's own
         // Triton has no sentence.
         let explained = |reason: String| {
             let answer = Error::internal(format!("{}: {reason}", poll_failed_text(name)));
-            Unreadable { answer, reason }
+            Unreadable { answer, reason, is_absent: false }
         };
         // What a store says is for whoever asked, too.
         let not_fetched = |error: Error| Unreadable {
             answer: Error { code: error.code, message: format!("{}: {error}", poll_failed_text(name)).into() },
             reason: error.to_string(),
+            is_absent: false,
         };
         if !parameters.files.is_empty() && parameters.config.is_none() {
             let text = "Load parameter 'config' must be specified for model file override";
@@ -122,7 +126,10 @@ impl Lifecycle {
                     let place = found.only(name).map_err(|error| explained(error.to_string()))?;
                     place.open().map_err(not_fetched)?
                 }
-                None => return Err(Error::internal(poll_failed_text(name)).into()),
+                None => {
+                    let answer = Error::internal(poll_failed_text(name));
+                    return Err(Unreadable { is_absent: true, ..answer.into() });
+                }
             },
         };
         let model_dir = source.path().to_owned();
