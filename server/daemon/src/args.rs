@@ -326,7 +326,8 @@ impl Args {
         if let Some(unknown) = settings.into_iter().find(|key| !HOST_POLICY_SETTINGS.contains(&key.as_str())) {
             return Err(ArgsError::HostPolicySetting(unknown.clone()));
         }
-        let endpoints = [&self.http.endpoint, &self.grpc.endpoint, &self.sagemaker.endpoint, &self.vertex_ai.endpoint];
+        let (http, grpc, metrics) = (&self.http.endpoint, &self.grpc.endpoint, &self.metrics);
+        let endpoints = [http, grpc, metrics, &self.sagemaker.endpoint, &self.vertex_ai.endpoint];
         if endpoints.iter().all(|endpoint| !endpoint.is_allowed) {
             return Err(ArgsError::NoEndpoint);
         }

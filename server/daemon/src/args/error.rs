@@ -46,7 +46,8 @@ pub(crate) enum ArgsError {
     )]
     HostPolicySetting(String),
     #[error(
-        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true"
+        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-metrics, --allow-sagemaker and \
+         --allow-vertex-ai must be true"
     )]
     NoEndpoint,
     #[error(

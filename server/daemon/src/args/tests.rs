@@ -418,9 +418,11 @@ fn contradicting_flags_are_refused() {
         "Wildcard model name '*' must be the ONLY startup model if specified at all.",
     );
     refuses(
-        "--allow-http=0 --allow-grpc=0",
-        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-sagemaker and --allow-vertex-ai must be true",
+        "--allow-http=0 --allow-grpc=0 --allow-metrics=0",
+        "no endpoint is allowed: at least one of --allow-http, --allow-grpc, --allow-metrics, --allow-sagemaker and \
+         --allow-vertex-ai must be true",
     );
+    args("--allow-http=0 --allow-grpc=0"); // the metrics page is one
 }
 
 #[test]
