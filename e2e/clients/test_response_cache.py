@@ -3,6 +3,7 @@ away, comes back, wants a password and TLS."""
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -217,6 +218,9 @@ def test_redis_with_a_password(models, redis):
         assert ask("http", client, [1]) == ask("http", client, [1])
     with Server(models, *flags("redis", **address), env={"TRITONCACHE_REDIS_PASSWORD": "secret"}) as server:
         assert ask("http", connect("http", server), [1]) and counts(connect("http", server))[0] == 1
+    with Server(models, *flags("redis", **address), wait=None, expect_exit=1) as server:
+        server.process.wait(30)
+    assert re.search("Failed to initialize RedisCache: .*NOAUTH.*give a 'password'", server.log())
     with Server(models, *flags("redis", **address, password="wrong"), wait=None, expect_exit=1) as server:
         server.process.wait(30)
     assert "error: creating server: Internal - Failed to initialize RedisCache: " in server.log()

@@ -127,7 +127,8 @@ impl Shared {
         let within = |most: Duration| limit.map_or(most, |limit| limit.min(most));
         let Used { mut connection, generation } = place.connection()?;
         let _permit = timeout(within(self.wait_timeout), place.in_flight.acquire()).await.ok()?.ok()?;
-        match timeout(within(self.socket_timeout), connection.send_packed_command(command)).await {
+        let answer = async { connection.send_packed_command(command).await?.extract_error() };
+        match timeout(within(self.socket_timeout), answer).await {
             Ok(Ok(value)) => {
                 self.is_refusing.store(false, Ordering::Relaxed);
                 Some(value)

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, RedisConnectionInfo,
+    AsyncConnectionConfig, RedisConnectionInfo, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cmd,
 };
@@ -90,8 +90,13 @@ impl Connector {
                 self.begin(stream).await?
             }
         };
-        connection.req_packed_command(&cmd("PING")).await.map_err(|error| error.to_string())?;
-        Ok(connection)
+        let answer = connection.req_packed_command(&cmd("PING")).await.and_then(Value::extract_error);
+        match answer {
+            // other refusals pass: it may be reading its files
+            Err(error) if error.code() == Some("NOAUTH") => Err(format!("{error} (give a 'password')")),
+            Err(error) if error.is_io_error() || error.is_unrecoverable_error() => Err(error.to_string()),
+            _ => Ok(connection),
+        }
     }
 
     async fn begin<S>(&self, stream: S) -> Result<MultiplexedConnection, String>
