@@ -1,5 +1,6 @@
-"""What Python models print: it reaches the server's log whatever it is, and holds nobody up."""
+"""What Python models print: it reaches the server's outputs whatever it is, and holds nobody up."""
 
+import json
 import re
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class TritonPythonModel:
             print("last words to stdout")
             print("last words to stderr", file=sys.stderr)
             os.abort()
+        elif order == "raise":
+            raise ValueError("not this one")
+        elif order == "say":
+            print('a "word" to stdout')
+            print("\tand one to stderr", file=sys.stderr)
         elif order == "c":
             library = ctypes.CDLL(None)
             library.puts(b"from the C library")
@@ -77,7 +83,7 @@ def test_what_was_written_before_a_worker_died_is_logged(server, order, words):
     with pytest.raises(InferenceServerException, match="is not healthy"):
         ask(server, order)
     for word in words:
-        until(lambda: f'{word}" model=prints' in server.log() or f"{word} model=prints" in server.log(), word)  # noqa: B023 - polled here
+        until(lambda: word in server.log().splitlines(), word)  # noqa: B023 - polled here
 
 
 def test_the_c_library_writes_to_the_log_too(server):
@@ -90,3 +96,25 @@ def test_what_finalize_prints_is_logged(folder):
         client = connect("http", server)
         client.unload_model("prints")
         until(lambda: "words at the end" in server.log(), "the line in the log")
+
+
+def test_a_line_is_the_models_own_whatever_the_server_logs(folder):
+    with Server(folder, "--log-info=false", "--log-warning=false", "--log-error=false") as server:
+        ask(server, "say")
+        for line in ['a "word" to stdout', "\tand one to stderr"]:
+            until(lambda: line in server.log().splitlines(), line)  # noqa: B023 - polled here
+
+
+def test_a_json_log_stays_json_and_names_the_model(folder):
+    with Server(folder, "--log-format=json", "--log-info=false") as server:
+        ask(server, "say")
+        until(lambda: "stdout" in server.log() and "stderr" in server.log(), "both lines")
+        said = [(line["level"], line["message"], line["model"]) for line in map(json.loads, server.log().splitlines()) if "model" in line]
+        assert sorted(said) == [("INFO", 'a "word" to stdout', "prints"), ("WARN", "\tand one to stderr", "prints")]
+
+
+def test_what_execute_raises_is_logged_with_its_place(server):
+    with pytest.raises(InferenceServerException, match="not this one"):
+        ask(server, "raise")
+    failed = r"""E\d{4} .*\] "Failed to process the request\(s\) for model 'prints_0_0', message: ValueError: not this one\\n\\nAt:\\n  .*model\.py\(\d+\): execute"""
+    until(lambda: re.search(failed, server.log()), "the line in the log")

@@ -9,6 +9,10 @@ use std::sync::{
 
 use crate::error::{Error, Result};
 
+/// Target of the events that are what a model printed, and no message of the server's: whatever the settings, they are written as
+/// they are, at level `INFO` to standard output and at `WARN` to standard error.
+pub const PRINTED: &str = "printed";
+
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

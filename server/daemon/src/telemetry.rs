@@ -1,6 +1,9 @@
 //! Log lines: events of `tracing` in Triton's words and places. Errors and warnings go to stderr, the rest to stdout,
 //! or all of it to one file.
 //!
+//! What models print goes to stdout and stderr as it is, whatever the settings, so that a line is the model's own; in JSON it is
+//! an object as well, with the model's name.
+//!
 //! A line looks as `--log-format` says (`line.rs`, `json.rs`); which events become lines is decided here.
 
 mod event;
@@ -17,7 +20,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use server_core::log_settings::{LogFormat, LogSettings, LogValues};
+use server_core::log_settings::{LogFormat, LogSettings, LogValues, PRINTED};
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer,
@@ -121,18 +124,34 @@ impl LogLayer {
     fn write(&self, level: Level, line: &str) {
         let _ = match &self.file {
             Some(file) => file.lock().write_all(line.as_bytes()),
-            None if level <= Level::WARN => io::stderr().lock().write_all(line.as_bytes()),
-            None => {
-                let mut out = io::stdout().lock();
-                out.write_all(line.as_bytes()).and_then(|()| out.flush())
-            }
+            None => write_console(level, line),
         };
     }
+
+    fn print(&self, record: Record) {
+        let line = match self.settings.values().format {
+            LogFormat::Json => self.render(&record),
+            LogFormat::Default | LogFormat::Iso8601 => record.message + "\n",
+        };
+        let _ = write_console(record.level, &line); // as with the log
+    }
+}
+
+/// Warnings and errors to stderr, the rest to stdout.
+fn write_console(level: Level, line: &str) -> io::Result<()> {
+    if level <= Level::WARN {
+        return io::stderr().lock().write_all(line.as_bytes());
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes())?;
+    out.flush()
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        metadata.is_span() || self.settings.values().wants(*metadata.level(), metadata.target())
+        metadata.is_span()
+            || metadata.target() == PRINTED
+            || self.settings.values().wants(*metadata.level(), metadata.target())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -141,6 +160,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let record = Record::of(event);
+        if event.metadata().target() == PRINTED {
+            return self.print(record);
+        }
         self.write(record.level, &self.render(&record));
     }
 }

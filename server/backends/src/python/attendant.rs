@@ -14,7 +14,10 @@ use rustix::{
     fs::{OFlags, Timespec, fcntl_getfl, fcntl_setfl},
     io::{Errno, read, write},
 };
-use server_core::error::{Error, Result};
+use server_core::{
+    error::{Error, Result},
+    log_settings::PRINTED,
+};
 
 use super::{
     channel::{Broken, Channel},
@@ -221,7 +224,7 @@ impl Pipe {
         Ok(Self { fd: Some(fd), is_stderr, lines: Lines::default() })
     }
 
-    /// Reads what is there, and puts into the log what is complete, or all at the end.
+    /// Reads what is there, and hands on what is complete, or all at the end.
     fn read(&mut self, shared: &Shared, is_over: bool) {
         let mut records = Vec::new();
         let mut bytes = [0; 16 << 10];
@@ -244,9 +247,11 @@ impl Pipe {
                 let (Record::Line(text) | Record::Traceback(text)) = &record;
                 shared.last_words.add(text);
             }
-            match record {
-                Record::Line(text) => tracing::info!(model, "{text}"),
-                Record::Traceback(text) => tracing::warn!(model, "{text}"),
+            let (Record::Line(text) | Record::Traceback(text)) = record;
+            if self.is_stderr {
+                tracing::warn!(target: PRINTED, model, "{text}");
+            } else {
+                tracing::info!(target: PRINTED, model, "{text}");
             }
         }
     }

@@ -45,6 +45,7 @@
 //! (RELEASED, handles)             inputs that nobody looks at any more
 //! (OPEN_CALL_CHANNEL, number)     the next message carries its descriptor
 //! (CANCEL_CALL, number, request)  that request on that channel is given up: its number among those of the channel, from 1
+//! (BATCH_FAILED, text)           what a batch raised, for the log
 //! (RESPONSE, slot, result, is last)   of a request that is answered by its response sender: NOTHING is an end without a further
 //!                                 response, (DROPPED,) one that the model forgot; the slot is free after the last
 //!
@@ -89,6 +90,7 @@ pub(super) mod event {
     pub(in super::super) const RESPONSE: u64 = 23;
     pub(in super::super) const OPEN_CALL_CHANNEL: u64 = 22;
     pub(in super::super) const CANCEL_CALL: u64 = 30;
+    pub(in super::super) const BATCH_FAILED: u64 = 31;
 }
 
 /// Kinds of calls.

@@ -415,6 +415,12 @@ impl Shared {
             [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
                 log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());
             }
+            // Source: Triton Python backend, the line of its stub process.
+            [kind, text] if kind.number() == Some(event::BATCH_FAILED) => tracing::error!(
+                "Failed to process the request(s) for model '{}', message: {}",
+                self.name(),
+                text.text()
+            ),
             [kind, slot, result, is_last] if kind.number() == Some(event::RESPONSE) => {
                 let slot = slot.number().and_then(|slot| u32::try_from(slot).ok());
                 let slot = slot.ok_or_else(|| not_understood("no such slot"))?;

@@ -5,6 +5,7 @@ behind go on between batches.
 import asyncio
 import threading
 
+from ._log import batch_failed
 from ._traceback import describe
 
 MOST_BATCHES = 4096
@@ -107,6 +108,7 @@ class Loop(object):
                     request.get_response_sender()._rescheduled()
         except BaseException as error:
             text, _ = describe(error)
+            batch_failed(text)
             for request in requests:
                 request.get_response_sender()._raised(text)
         finally:

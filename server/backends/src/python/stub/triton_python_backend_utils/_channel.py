@@ -19,6 +19,7 @@ OK, FAILED = 0, 1
 # Kinds of events.
 LOG, RELEASED, OPEN_CALL_CHANNEL, RESPONSE = range(20, 24)
 CANCEL_CALL = 30
+BATCH_FAILED = 31
 
 MESSAGE_MAX = 64 << 10
 """Bytes of the largest message on a channel."""

@@ -4,6 +4,7 @@ from types import CoroutineType
 
 from ._channel import OK, dumps
 from ._errors import ReturnError, TritonModelException
+from ._log import batch_failed
 from ._response import NOTHING, RAISED, RESCHEDULED, InferenceResponse, result_of
 from ._traceback import describe
 
@@ -30,6 +31,7 @@ def answer_of(model, requests, large):
     except BaseException as error:
         large.discard()
         text, _ = describe(error)
+        batch_failed(text)
         return dumps((OK, [_raised(request, text) for request in requests]), 2)
 
 

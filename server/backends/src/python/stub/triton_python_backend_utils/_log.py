@@ -3,7 +3,7 @@
 import sys
 
 from . import _channel
-from ._channel import LOG
+from ._channel import BATCH_FAILED, LOG
 from ._constants import Choice
 
 
@@ -57,6 +57,11 @@ class Logger(object):
     def log_verbose(message):
         """Writes a line that is shown with ``--log-verbose=1``."""
         _write(LogLevel.VERBOSE, message)
+
+
+def batch_failed(text):
+    """Has the server log what came of a batch: ``text`` tells type, text and place of an exception."""
+    _channel.events.send((BATCH_FAILED, text))
 
 
 def _write(level, message):
