@@ -116,5 +116,5 @@ def test_a_json_log_stays_json_and_names_the_model(folder):
 def test_what_execute_raises_is_logged_with_its_place(server):
     with pytest.raises(InferenceServerException, match="not this one"):
         ask(server, "raise")
-    failed = r"""E\d{4} .*\] "Failed to process the request\(s\) for model 'prints_0_0', message: ValueError: not this one\\n\\nAt:\\n  .*model\.py\(\d+\): execute"""
+    failed = r"""E\d{4} .*\] "Failed to process the request\(s\) for model 'prints_0', message: ValueError: not this one\\n\\nAt:\\n  .*model\.py\(\d+\): execute"""
     until(lambda: re.search(failed, server.log()), "the line in the log")
