@@ -79,7 +79,14 @@ fn open(setting: Option<&str>) -> std::result::Result<Runtime, LoadError> {
     }
     let gpus = shim.gpu_count();
     tracing::info!(path = %library.path().display(), version = %found, gpus, "opened libtorch");
-    Ok(Runtime { shim, numbers: numbers(&found), version: found, gpus, operations: Operations::default(), threads: Mutex::default() })
+    Ok(Runtime {
+        shim,
+        numbers: numbers(&found),
+        version: found,
+        gpus,
+        operations: Operations::default(),
+        threads: Mutex::default(),
+    })
 }
 
 /// What helps where the loader refuses the shim: mostly libtorch itself is missing, or another version.

@@ -34,7 +34,10 @@ pub(super) fn interface(config: &ModelConfig, session: &Session) -> Result<Inter
         return Err(Error::internal(format!("model {} has an empty network", config.name)));
     }
     if config.output.is_empty() {
-        return Err(unable(config, "configuration must name at least one output: a GraphDef does not say what callers may ask"));
+        return Err(unable(
+            config,
+            "configuration must name at least one output: a GraphDef does not say what callers may ask",
+        ));
     }
     if inputs.len() < config.input.len() {
         let (configured, provided) = (config.input.len(), inputs.len());
