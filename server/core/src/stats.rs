@@ -250,12 +250,14 @@ impl ModelCounters {
             }
         }
         // one that fails is an execution as well, as in Triton
-        self.counts.last_inference_ms = now_ms;
-        self.record_batch(rows, marks);
+        self.record_batch(rows, marks, now_ms);
     }
 
-    /// Counts one execution of so many rows.
-    pub fn record_batch(&mut self, rows: u64, marks: &Marks) {
+    /// Counts one execution of so many rows, however its requests end. `now_ms` counts from 1970.
+    ///
+    /// Source: Triton, where executions say when the last inference was.
+    pub fn record_batch(&mut self, rows: u64, marks: &Marks, now_ms: u64) {
+        self.counts.last_inference_ms = now_ms;
         self.record_batch_times(rows, ComputeTimes::of(marks));
     }
 

@@ -116,7 +116,8 @@ impl RequestEvents for ModelStats {
     }
 
     fn executed(&self, rows: u64, marks: &Marks) {
-        self.counters.lock().record_batch(rows, marks);
+        let now_ms = now_ms();
+        self.counters.lock().record_batch(rows, marks, now_ms);
     }
 
     fn responded(&self, record: &RequestRecord, index: u32, outcome: ResponseOutcome, marks: &ResponseMarks) {

@@ -53,7 +53,7 @@ impl RequestEvents for Ends {
         self.0.released(count);
     }
 
-    fn rescheduled(&self, _: Pending) {
+    fn rescheduled(&self, _: Pending, _: Option<&Marks>) {
         unreachable!("no model here is iterative");
     }
 
