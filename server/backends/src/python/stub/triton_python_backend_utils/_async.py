@@ -108,9 +108,10 @@ class Loop(object):
                     request.get_response_sender()._rescheduled()
         except BaseException as error:
             text, _ = describe(error)
-            batch_failed(text)
             for request in requests:
                 request.get_response_sender()._raised(text)
+            if not isinstance(error, asyncio.CancelledError):  # which is how the model's end reaches it
+                batch_failed(text)
         finally:
             self._room.release()
 
