@@ -157,7 +157,7 @@ LIST = [
     ),
     Runtime(
         "pytorch",
-        "pytorch/torch_shim.so",
+        "pytorch/libtriton_torch_shim.so",
         torch_model,
         loop_program("pytorch", "model.pt", SYSTEM_PYTHON),
     ),
