@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{TritonModel, TritonServer, parts::access::ModelAccess};
+use crds::{
+    TritonModel, TritonServer,
+    parts::{Opaque, access::ModelAccess},
+};
 
 use crate::{
     Problem, Reason,
@@ -176,7 +179,7 @@ fn not_mounted(server: &str, what: &str) -> String {
     )
 }
 
-/// Secrets that the pods of a server would use besides those of models: the place that names each, and its name.
+/// Secrets that the pods of a server, or who reads their metrics, would use besides those of models: the place that names each, and its name.
 fn of_pods(server: &TritonServer) -> Vec<(String, String)> {
     let env = server.spec.server.iter().flat_map(|options| &options.env).enumerate();
     let variables = env.filter_map(|(at, variable)| {
@@ -184,8 +187,20 @@ fn of_pods(server: &TritonServer) -> Vec<(String, String)> {
         Some((format!("spec.server.env[{at}].valueFrom.secretKeyRef.name"), secret.name.clone()))
     });
     let certificate = server.spec.tls.iter().map(|tls| ("spec.tls.secretName".to_owned(), tls.secret_name.clone()));
-    let changes = overrides::secrets(server).into_iter();
-    variables.chain(certificate).chain(changes.map(|(path, name)| (format!("spec.podTemplate.{path}"), name))).collect()
+    let below = |place: &'static str, given: &Opaque| {
+        overrides::secrets_in(given).into_iter().map(move |(path, name)| (format!("{place}.{path}"), name))
+    };
+    let changes = server.spec.pod_template.iter().flat_map(|patch| below("spec.podTemplate", patch));
+    let monitors = server.spec.monitoring.iter().flat_map(|monitoring| {
+        [
+            ("spec.monitoring.serviceMonitor.tlsConfig", &monitoring.service_monitor),
+            ("spec.monitoring.podMonitor.tlsConfig", &monitoring.pod_monitor),
+        ]
+    });
+    let monitors = monitors
+        .filter_map(|(place, monitor)| Some((place, monitor.as_ref()?.tls_config.as_ref()?)))
+        .flat_map(|(place, given)| below(place, given));
+    variables.chain(certificate).chain(changes).chain(monitors).collect()
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crds::TritonServer;
+use crds::{TritonServer, parts::Opaque};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value, json};
 
@@ -42,20 +42,26 @@ pub(crate) fn apply(base: PodTemplateSpec, server: &TritonServer) -> Result<PodT
 
 /// Secrets that the patch names, each with its place.
 pub(crate) fn secrets(server: &TritonServer) -> BTreeSet<(String, String)> {
+    server.spec.pod_template.iter().flat_map(secrets_in).collect()
+}
+
+/// Secrets that what is passed on as it is names, each with its place.
+pub(crate) fn secrets_in(given: &Opaque) -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
-    for (name, value) in server.spec.pod_template.iter().flat_map(|patch| &patch.0) {
+    for (name, value) in &given.0 {
         secrets_below(name, value, &mut found);
     }
     found
 }
 
 /// Fields that hold the name of a Secret, by the field above them; of `imagePullSecrets` only the kubelet learns what they hold.
-const SECRET_NAMES: [(&str, &str); 5] = [
+const SECRET_NAMES: [(&str, &str); 6] = [
     ("secretKeyRef", "name"),
     ("secretRef", "name"),
     ("secret", "name"),
     ("secret", "secretName"),
     ("nodePublishSecretRef", "name"),
+    ("keySecret", "name"),
 ];
 
 fn secrets_below(path: &str, value: &Value, found: &mut BTreeSet<(String, String)>) {

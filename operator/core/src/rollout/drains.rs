@@ -10,7 +10,8 @@
 //!
 //! A pod that goes back to the former content, or to one that is proven, unloads as well, and gets the same words for that.
 //!
-//! A pod that is not ready for another reason is waited for as well, so that no more are missing than may be, but only for [`WAITED`].
+//! A pod that is not ready for another reason is waited for as well, so that no more are missing than may be; if its agent says that it
+//! has nothing left to fetch or to load, only for [`WAITED`].
 //!
 //! A pod is out from the moment its annotation says so, and as long as the annotation or its own report does, or it loads: a word is
 //! taken back only when the pod is ready again, and the next pod gets its own only when that has been read. Agents that do not know
@@ -28,7 +29,7 @@ use crate::{
     replica::{Phase, Replica},
 };
 
-/// How long a pod is waited for that is not ready and has nothing to unload or to load.
+/// How long a pod is waited for that is not ready though its agent says that everything is done.
 const WAITED: SignedDuration = SignedDuration::from_mins(5);
 /// How long it is not ready before that is said.
 const NOTICED: SignedDuration = SignedDuration::from_mins(1);
@@ -77,7 +78,13 @@ fn is_missing(replica: &Replica) -> bool {
 
 /// Whether it is not waited for any more: what keeps it from being ready is not what others wait for.
 fn is_given_up(replica: &Replica, now: &Time) -> bool {
-    unready_for(replica, now).is_some_and(|time| time >= WAITED)
+    is_settled(replica) && unready_for(replica, now).is_some_and(|time| time >= WAITED)
+}
+
+/// Whether its agent says that nothing is on its way: a new pod fetches and loads for as long as it takes.
+fn is_settled(replica: &Replica) -> bool {
+    let is_done = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Failed { .. });
+    replica.report.as_ref().is_some_and(|report| report.models.values().all(|model| is_done(&model.phase)))
 }
 
 fn unready_for(replica: &Replica, now: &Time) -> Option<SignedDuration> {
@@ -85,16 +92,12 @@ fn unready_for(replica: &Replica, now: &Time) -> Option<SignedDuration> {
     Some(now.0.duration_since(since.0))
 }
 
-/// What is said of pods that keep others from leaving the Service for `model`, which is unloaded before it is loaded, if there are any:
-/// until when they are waited for, or that they are not any more. The same at any moment between.
-pub(crate) fn said_of_waiting(replicas: &[Replica], model: &str, now: &Time) -> Option<String> {
-    let loads = |replica: &Replica| {
-        let report = replica.report.as_ref().and_then(|report| report.models.get(model));
-        report.is_some_and(|report| report.phase == Phase::Loading)
-    };
+/// What is said of settled pods that keep others from leaving the Service for a model that is unloaded before it is loaded, if there
+/// are any: until when they are waited for, or that they are not any more. The same at any moment between.
+pub(crate) fn said_of_waiting(replicas: &[Replica], now: &Time) -> Option<String> {
     let is_noticed = |replica: &&Replica| {
-        let is_missing = !replica.is_leaving && replica.trouble.is_none() && is_missing(replica) && !loads(replica);
-        is_missing && unready_for(replica, now).is_some_and(|time| time >= NOTICED)
+        let is_missing = !replica.is_leaving && replica.trouble.is_none() && is_missing(replica);
+        is_missing && is_settled(replica) && unready_for(replica, now).is_some_and(|time| time >= NOTICED)
     };
     let said: Vec<String> = replicas
         .iter()

@@ -276,7 +276,7 @@ fn ready(
 fn waiting(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Option<String> {
     let entry = view.manifest.model(name).filter(|entry| entry.load.order == LoadOrder::UnloadFirst)?;
     let waits = standings.iter().any(|(_, standing)| matches!(standing, Standing::Held | Standing::Pending));
-    drains::said_of_waiting(view.replicas, &entry.name, view.now).filter(|_| waits)
+    drains::said_of_waiting(view.replicas, view.now).filter(|_| waits)
 }
 
 /// What stands against a content that a pod has failed with.

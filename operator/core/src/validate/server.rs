@@ -116,7 +116,17 @@ fn monitors(server: &TritonServer, findings: &mut Findings) {
                        enabled to Never";
         findings.add(spec("monitoring"), message);
     }
+    for (name, monitor) in [("serviceMonitor", &monitoring.service_monitor), ("podMonitor", &monitoring.pod_monitor)] {
+        let given = monitor.iter().filter_map(|monitor| monitor.tls_config.as_ref()).flat_map(|given| &given.0);
+        for (field, _) in given.filter(|(field, _)| FILES_OF_PROMETHEUS.contains(&field.as_str())) {
+            let message = "names a file of Prometheus, which is not this server's to use: give ca, cert and keySecret";
+            findings.add(spec("monitoring").field(name).field("tlsConfig").field(field), message);
+        }
+    }
 }
+
+/// Fields of a monitor's TLS configuration that name files where Prometheus runs.
+const FILES_OF_PROMETHEUS: [&str; 3] = ["caFile", "certFile", "keyFile"];
 
 fn hosts(server: &TritonServer, findings: &mut Findings) {
     let hosts = server.spec.model_access.iter().filter_map(|access| access.hosts.as_ref()).flatten();

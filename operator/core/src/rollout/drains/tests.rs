@@ -335,7 +335,7 @@ fn a_pod_that_does_not_become_ready_is_not_waited_for_without_end() {
     let mut cluster = Cluster::new(3, 1);
     cluster.wanted.insert("a".into(), content("a", "good-1"));
     let word = content("a", "good-1").adopt_word();
-    let mut unready_for = |minutes: i64, words: &[String]| {
+    let mut unready_for = |minutes: i64, words: &[String], phase: Phase| {
         let mut replicas: Vec<_> = cluster.pods.iter().map(Pod::replica).collect();
         replicas[2].is_ready = false;
         replicas[2].unready_since = Some(Time(NOW.0 - SignedDuration::from_mins(minutes)));
@@ -343,27 +343,33 @@ fn a_pod_that_does_not_become_ready_is_not_waited_for_without_end() {
         // it has what is asked for
         let report = replicas[2].report.as_mut().unwrap().models.get_mut("a").unwrap();
         report.entry = Some(content("a", "good-1").content_hash());
+        report.phase = phase;
         let manifest = Manifest::new("ml", "vision", cluster.wanted.values().cloned().collect());
         let compiled = Compiled { manifest, problems: vec![], models: vec![], gpu_memory: None };
         let (compiled, adopt) =
             advance(compiled, &Around { last: cluster.last.as_ref(), replicas: &replicas, at_once: 1, now: &NOW });
         cluster.last = Some(compiled.manifest);
         let leaves = adopt.values().take(2).flatten().any(|it| it.starts_with(DRAIN));
-        (leaves, adopt["pod-2"].clone(), said_of_waiting(&replicas, "a", &NOW))
+        (leaves, adopt["pod-2"].clone(), said_of_waiting(&replicas, &NOW))
     };
     let drains = [word.clone(), format!("drain/18/{word}")];
     for words in [&[word.clone()][..], &drains] {
-        assert_eq!(unready_for(0, words).2, None, "it is not worth a word yet");
-        let (leaves, _, said) = unready_for(4, words);
+        assert_eq!(unready_for(0, words, Phase::Ready).2, None, "it is not worth a word yet");
+        let (leaves, _, said) = unready_for(4, words, Phase::Ready);
         assert!(!leaves);
         assert_eq!(
             said.unwrap(),
             "pod-2, not ready since 1969-12-31T23:56:00Z, is waited for until 1970-01-01T00:01:00Z"
         );
-        let (leaves, adopts, said) = unready_for(5, words);
+        let (leaves, adopts, said) = unready_for(5, words, Phase::Ready);
         assert!(leaves, "{words:?}");
         assert!(!adopts.iter().any(|it| it.starts_with(DRAIN)), "its turn is over: {adopts:?}");
         assert_eq!(said.unwrap(), "pod-2, not ready since 1969-12-31T23:55:00Z, is not waited for any more");
+        for phase in [Phase::Downloading, Phase::Loading] {
+            let (leaves, _, said) = unready_for(60, words, phase);
+            assert!(!leaves, "one that starts is waited for");
+            assert_eq!(said, None);
+        }
     }
 }
 
