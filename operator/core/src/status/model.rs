@@ -274,8 +274,9 @@ fn ready(
 
 /// Which replicas hold others up that have to leave the Service first.
 fn waiting(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Option<String> {
-    let entry = view.manifest.model(name).filter(|entry| entry.load.order == LoadOrder::UnloadFirst)?;
-    let waits = standings.iter().any(|(_, standing)| matches!(standing, Standing::Held | Standing::Pending));
+    let is_unloaded_first = view.manifest.model(name).is_some_and(|entry| entry.load.order == LoadOrder::UnloadFirst);
+    let waits = is_unloaded_first
+        && standings.iter().any(|(_, standing)| matches!(standing, Standing::Held | Standing::Pending));
     drains::said_of_waiting(view.replicas, view.now).filter(|_| waits)
 }
 
