@@ -39,7 +39,7 @@ def repository(root):
         onnx(root, f"same_{kind.lower()}", tensors, graphs.identity(kind, ["batch", 2]))
     onnx(root, "large", "", graphs.add(1, ["batch", "columns"]))
     accumulate(root)
-    write(root, "heavy", 'backend: "openvino"\n', product(WIDE), np.eye(WIDE, dtype=np.float32).tobytes())
+    write(root, "heavy", parameter("INFERENCE_PRECISION_HINT", "F32"), product(WIDE), np.eye(WIDE, dtype=np.float32).tobytes())
     write(root, "on_npu", parameter("TARGET_DEVICE", "NPU"), scale(-1), struct.pack("<f", 3))
     write(root, "truncated", 'backend: "openvino"\n', scale(-1)[:300])
     write(root, "without_weights", 'backend: "openvino"\n', scale(-1))

@@ -1,6 +1,6 @@
 //! The parameters of a model. Pure: read and checked when the model is loaded.
 //!
-//! Source: OpenVINO backend of Triton, "Parameters".
+//! Source: OpenVINO backend of Triton, "Parameters"; `INFERENCE_PRECISION_HINT` is ours, and OpenVINO's name for it.
 
 use std::path::PathBuf;
 
@@ -59,12 +59,21 @@ impl ModelSettings {
                     .push((key, count(value).ok_or_else(|| wrong(key, "a non-negative number", value))?));
             }
         }
+        let mut precision = None;
         if let Some(value) = text("HINT_BF16") {
             if !value.eq_ignore_ascii_case("yes") {
                 return Err(wrong("HINT_BF16", "YES", value));
             }
-            settings.properties.push(("INFERENCE_PRECISION_HINT", "bf16".into()));
+            precision = Some("bf16".to_owned());
         }
+        if let Some(value) = text("INFERENCE_PRECISION_HINT") {
+            let word = value.to_ascii_lowercase();
+            if !["f32", "f16", "bf16"].contains(&word.as_str()) {
+                return Err(wrong("INFERENCE_PRECISION_HINT", "F32/F16/BF16", value));
+            }
+            precision = Some(word);
+        }
+        settings.properties.extend(precision.map(|precision| ("INFERENCE_PRECISION_HINT", precision)));
         if let Some(value) = text("NUM_STREAMS") {
             let word = value.to_ascii_uppercase();
             let streams = Some(word).filter(|word| word == "AUTO" || word == "NUMA").or_else(|| count(value));
@@ -163,6 +172,14 @@ mod tests {
     }
 
     #[test]
+    fn the_precision_that_is_named_stands_before_the_hint() {
+        let read = |parameters: &[(&str, &str)]| ModelSettings::read(&config(parameters), ALL).unwrap().properties;
+        let expect = [("INFERENCE_PRECISION_HINT", "f32".to_owned())];
+        assert_eq!(read(&[("INFERENCE_PRECISION_HINT", "F32")]), expect);
+        assert_eq!(read(&[("INFERENCE_PRECISION_HINT", "f32"), ("HINT_BF16", "YES")]), expect);
+    }
+
+    #[test]
     fn what_is_no_value_of_a_parameter_is_refused_with_what_would_be() {
         for (key, value, expected) in [
             ("INFERENCE_NUM_THREADS", "-1", "a non-negative number, got -1"),
@@ -170,6 +187,7 @@ mod tests {
             ("HINT_BF16", "NO", "YES, got no"),
             ("NUM_STREAMS", "many", "either AUTO/NUMA/<int_value>, got many"),
             ("PERFORMANCE_HINT", "fast", "LATENCY/THROUGHPUT/CUMULATIVE_THROUGHPUT, got fast"),
+            ("INFERENCE_PRECISION_HINT", "int8", "F32/F16/BF16, got int8"),
         ] {
             let text = format!("expected the parameter '{key}' to be {expected}");
             assert_eq!(ModelSettings::read(&config(&[(key, value)]), ALL), Err(Error::invalid_argument(text)));
