@@ -273,12 +273,28 @@ fn fields_of_files(config: &ModelConfig) -> &'static [&'static str] {
     }
 }
 
-/// Names the backend where the configuration names neither backend nor platform.
+/// Names the backend where the configuration names neither backend nor platform: that of the format, else that of the named file.
 fn fall_back(config: &mut ModelConfig, backend: Option<&str>, platform: Option<&str>) {
     if config.backend.is_empty() && config.platform.is_empty() {
-        config.backend = backend.unwrap_or_default().to_owned();
+        let of_file = || backend_of_file(&config.default_model_filename).filter(|_| platform.is_none());
+        config.backend = backend.or_else(of_file).unwrap_or_default().to_owned();
         config.platform = platform.unwrap_or_default().to_owned();
     }
+}
+
+/// What the ending of a model file says.
+fn backend_of_file(name: &str) -> Option<&'static str> {
+    let (_, ending) = name.rsplit_once('.')?;
+    let format = match ending {
+        "onnx" => ModelFormat::Onnx,
+        "plan" | "engine" | "trt" => ModelFormat::Tensorrt,
+        "pt" | "pt2" => ModelFormat::Pytorch,
+        "savedmodel" | "graphdef" | "pb" => ModelFormat::Tensorflow,
+        "xml" => ModelFormat::Openvino,
+        "py" => ModelFormat::Python,
+        _ => return None,
+    };
+    Some(backend_of(format))
 }
 
 fn backend_of(format: ModelFormat) -> &'static str {

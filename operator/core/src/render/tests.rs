@@ -74,6 +74,18 @@ fn the_format_names_the_backend_where_nothing_else_does() {
 }
 
 #[test]
+fn the_named_file_says_the_backend_where_its_ending_does() {
+    let names = |file: &'static str| {
+        model(move |spec| {
+            spec.config = Some(ModelConfig { default_model_filename: Some(file.into()), ..Default::default() });
+        })
+    };
+    check(&names("two.pt"), None, r#"name: "m" backend: "pytorch" default_model_filename: "two.pt""#);
+    check(&names("a.xml"), Some("backend: 'mine'"), r#"name: "m" backend: "mine" default_model_filename: "a.xml""#);
+    check(&names("table.bin"), None, r#"name: "m" default_model_filename: "table.bin""#);
+}
+
+#[test]
 fn the_platform_of_a_backend_is_for_the_files_to_say() {
     // a SavedModel or a graph: TensorFlow has a platform for each
     let of_format = model(|spec| spec.format = Some(ModelFormat::Tensorflow));
