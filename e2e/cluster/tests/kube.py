@@ -106,6 +106,10 @@ class Namespace:
     def kubectl(self, *arguments, **options):
         return kubectl("-n", self.name, *arguments, **options)
 
+    def restart(self, deployment):
+        """Begins to replace the pods of a deployment; kubectl refuses that where another test did so within the same second."""
+        until(lambda: self.kubectl("rollout", "restart", f"deployment/{deployment}", check=False)[0] == 0, f"a restart of {deployment}")
+
     def apply(self, *texts):
         return self.kubectl("apply", "-f", "-", stdin="\n---\n".join(texts))
 

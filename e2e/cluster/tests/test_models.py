@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_read_goes_on_serving_and_says_so(namespace, oper
     condition = namespace.wait("tmod/echo", status="False", reason="InvalidSpec")
     assert "cannot be read" in condition["message"] and "goes on" in condition["message"], condition
     # neither a change beside it nor another operator takes it for deleted
-    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}")
+    operator.restart(OPERATOR)
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
     namespace.kubectl("delete", "tmod/second")
     until(lambda: is_unknown(namespace, "second"), "the other model to go")

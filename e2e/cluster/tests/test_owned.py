@@ -38,7 +38,7 @@ def test_a_restarted_operator_writes_nothing(namespace, operator):
     settled(namespace, SERVER, ECHO)
     assert first.quiet(10), "what the operator writes is in the record"
     audit = Audit(namespace)
-    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}")
+    operator.restart(OPERATOR)
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s")
     audit.quiet(25)
     assert audit.writes() == []

@@ -73,7 +73,7 @@ def test_a_server_rests_and_no_request_is_lost_when_it_is_woken(namespace, opera
     until(lambda: not namespace.items("pods"), "no pods", 60)
     namespace.kubectl("patch", "endpointslice/vision-activator", "--type=json", "-p", '[{"op": "replace", "path": "/endpoints", "value": []}]')
     until(lambda: led_to(namespace), "the slice to be healed", 30)
-    operator.kubectl("rollout", "restart", f"deployment/{OPERATOR}-activator")
+    operator.restart(f"{OPERATOR}-activator")
     print(f"while activators were replaced: {burst(namespace, 30):.1f} s")
     operator.kubectl("rollout", "status", f"deployment/{OPERATOR}-activator", "--timeout=60s")
 
