@@ -288,7 +288,7 @@ fn backend_of_file(name: &str) -> Option<&'static str> {
     let format = match ending {
         "onnx" => ModelFormat::Onnx,
         "plan" | "engine" | "trt" => ModelFormat::Tensorrt,
-        "pt" | "pt2" => ModelFormat::Pytorch,
+        "pt" | "pth" | "torchscript" | "pt2" => ModelFormat::Pytorch,
         "savedmodel" | "graphdef" | "pb" => ModelFormat::Tensorflow,
         "xml" => ModelFormat::Openvino,
         "py" => ModelFormat::Python,
