@@ -17,12 +17,13 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use operator_core::{
-    pod::{AGENT_CONTAINER, AGENT_PORT, HTTP_PORT},
+    pod::{AGENT_CONTAINER, AGENT_PORT, HTTP_PORT, METRICS_PORT},
     replica,
     replica::Replica,
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
+pub(crate) use self::pod::LONGEST_PAGE;
 use self::{connection::End, memory::Heard, pod::Follower};
 use crate::{
     metrics::Metrics,
@@ -143,9 +144,11 @@ impl Observer {
     fn begin(&self, key: &ServerKey, followed: &Followed, pod: &Pod, address: IpAddr) -> FollowedPod {
         let heard = Arc::<Mutex<Heard>>::default();
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let end = |port| End { address: SocketAddr::new(address, port), speaks_tls: replica::speaks_tls(pod) };
         let follower = Follower {
             agent: has_agent(pod).then_some(SocketAddr::new(address, AGENT_PORT)),
-            server: End { address: SocketAddr::new(address, HTTP_PORT), speaks_tls: replica::speaks_tls(pod) },
+            server: end(HTTP_PORT),
+            page: end(METRICS_PORT),
             place: node.map_or_else(|| address.to_string(), |node| format!("{address} on node {node}")),
             names: Arc::clone(&followed.names),
             permits: Arc::clone(&self.permits),

@@ -14,7 +14,7 @@ use std::{
 use crds::{TritonServerSpec, parts::autoscaling::AutoscalingEngine};
 
 pub use self::{
-    page::{Page, PageError, Series},
+    page::{Page, PageError, Series, loaded_versions},
     selection::{MODEL_LABEL, Models},
     trigger::{Trigger, TriggerError},
 };

@@ -30,9 +30,9 @@ pub(super) enum Said {
     /// The agent has nothing to add to what it said last.
     Unchanged,
     ByAgent(Arc<Report>),
-    /// Its agent answered, and what it said is not read; the server's own index.
+    /// Its agent answered, and what it said is not read; the server's own word.
     ByServer(Arc<Report>),
-    /// The server's own index, in place of an agent that is silent.
+    /// The server's own word, in place of an agent that is silent.
     InsteadOfAgent(Arc<Report>),
 }
 

@@ -1,5 +1,6 @@
 //! Follows one pod: its agent is asked for a state that differs from the one known, and answers when there is one; where no agent
-//! answers, the server's index is asked now and then. Ends with its task.
+//! answers, the server is asked now and then: for its index, or, where it wants a certificate for that, for its metrics page. Ends with
+//! its task.
 
 use std::{
     collections::BTreeSet,
@@ -29,6 +30,8 @@ use crate::metrics::Metrics;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Longest answer that is read. The manifest a pod follows is no longer.
 const LONGEST_ANSWER: usize = 1 << 20;
+/// Longest metrics page that is read: that of a server with a thousand models is shorter.
+pub(crate) const LONGEST_PAGE: usize = 2 << 20;
 /// How long an agent may wait for something new to say.
 const WAIT: Duration = Duration::from_secs(10);
 /// How long a question may take that is answered from memory.
@@ -47,6 +50,8 @@ pub(super) struct Follower {
     /// Of its agent, if it has one.
     pub(super) agent: Option<SocketAddr>,
     pub(super) server: End,
+    /// Of its metrics page.
+    pub(super) page: End,
     /// Where that is, in words.
     pub(super) place: String,
     pub(super) names: Names,
@@ -62,6 +67,17 @@ struct Agent {
     connection: Option<Connection>,
     /// Names the state that is known.
     tag: Option<HeaderValue>,
+}
+
+/// Why a server says nothing of its models.
+#[derive(Debug)]
+enum Unheard {
+    /// What it said must not be read, for that reason.
+    Unread(String),
+    /// Nothing comes from there, not even from its kernel.
+    Unreachable,
+    /// It gives no answer, or refuses one.
+    Silent,
 }
 
 impl Follower {
@@ -132,8 +148,8 @@ impl Follower {
     async fn ask_agent(&self, address: SocketAddr, agent: &mut Agent) -> Result<Received, Failure> {
         let tag = agent.tag.take();
         if let Some(mut connection) = agent.connection.take() {
-            let limit = if tag.is_some() { WAIT + QUESTION } else { QUESTION };
-            match self.exchange(&mut connection, state_after(address, tag.as_ref()), limit).await {
+            let limits = state_within(if tag.is_some() { WAIT + QUESTION } else { QUESTION });
+            match self.exchange(&mut connection, state_after(address, tag.as_ref()), limits).await {
                 Ok(received) => {
                     (agent.connection, agent.tag) = (Some(connection), tag);
                     return Ok(received);
@@ -144,41 +160,66 @@ impl Follower {
         }
         // without a tag: an agent that was started anew may have anything to say
         let mut connection = self.open(End::plain(address)).await?;
-        let received = self.exchange(&mut connection, state_after(address, None), QUESTION).await?;
+        let received = self.exchange(&mut connection, state_after(address, None), state_within(QUESTION)).await?;
         agent.connection = Some(connection);
         Ok(received)
     }
 
     /// What the server has to say, as `said`; `answer` is what is known besides.
     async fn ask_server(&self, answer: Answer, said: fn(Arc<report::Report>) -> Said) -> (Answer, Duration) {
-        let asked = async {
-            let mut connection = self.open(self.server).await?;
-            self.exchange(&mut connection, index(self.server.address), QUESTION).await
-        };
-        let unread = |why: String| Answer { unread: answer.unread.clone().or(Some(why)), ..Answer::default() };
-        let answer = match asked.await {
-            Ok(received) if received.status == StatusCode::OK => {
-                match report::of_index(&received.body, &self.names(), self.agent.is_some()) {
-                    Ok(report) => {
-                        self.metrics.polled("index");
-                        Answer { said: said(Arc::new(report)), ..answer }
-                    }
-                    Err(error) => unread(format!("its server's index cannot be read: {error}")),
-                }
-            }
-            Err(Failure::TooLong) => {
-                unread(format!("its server's index has more than {LONGEST_ANSWER} bytes and is not read"))
-            }
-            Err(Failure::Unreachable) => {
+        let mut heard = self.ask_for_index().await;
+        if self.server.speaks_tls && matches!(heard, Err(Unheard::Silent | Unheard::Unreachable)) {
+            heard = self.ask_for_page().await;
+        }
+        let answer = match heard {
+            Ok(report) => Answer { said: said(Arc::new(report)), ..answer },
+            Err(Unheard::Unread(why)) => Answer { unread: answer.unread.or(Some(why)), ..Answer::default() },
+            Err(Unheard::Unreachable) if self.agent.is_none() => {
                 let why = format!("nothing comes from {}", self.place);
                 Answer { unreachable: Some(why), ..answer }
             }
-            Ok(_) | Err(Failure::Silent) => {
+            // something has come from the agent's port just now: a NetworkPolicy may close the others to the operator
+            Err(Unheard::Unreachable | Unheard::Silent) => {
                 self.metrics.polled("silent");
                 answer
             }
         };
         (answer, AFTER_SILENCE)
+    }
+
+    async fn ask_for_index(&self) -> Result<report::Report, Unheard> {
+        let index = self.ask_once(self.server, Method::POST, "/v2/repository/index", LONGEST_ANSWER).await?;
+        let report = report::of_index(&index, &self.names(), self.agent.is_some())
+            .map_err(|error| Unheard::Unread(format!("its server's index cannot be read: {error}")))?;
+        self.metrics.polled("index");
+        Ok(report)
+    }
+
+    /// The operator has no certificate to show; whoever asks for metrics needs none.
+    async fn ask_for_page(&self) -> Result<report::Report, Unheard> {
+        let page = self.ask_once(self.page, Method::GET, "/metrics", LONGEST_PAGE).await?;
+        let report = report::of_page(&page, &self.names(), self.agent.is_some())
+            .map_err(|error| Unheard::Unread(format!("its server's metrics cannot be read: {error}")))?;
+        self.metrics.polled("page");
+        Ok(report)
+    }
+
+    /// What is answered at a port of the server, over a connection of its own.
+    async fn ask_once(&self, end: End, method: Method, path: &'static str, longest: usize) -> Result<Bytes, Unheard> {
+        let asked = async {
+            let mut connection = self.open(end).await?;
+            let limits = Limits { begins_within: QUESTION, longest };
+            self.exchange(&mut connection, request(method, end.address, path), limits).await
+        };
+        match asked.await {
+            Ok(received) if received.status == StatusCode::OK => Ok(received.body),
+            Err(Failure::TooLong) => {
+                let why = format!("its server's answer to {path} has more than {longest} bytes and is not read");
+                Err(Unheard::Unread(why))
+            }
+            Err(Failure::Unreachable) => Err(Unheard::Unreachable),
+            Ok(_) | Err(Failure::Silent) => Err(Unheard::Silent),
+        }
     }
 
     async fn open(&self, end: End) -> Result<Connection, Failure> {
@@ -190,15 +231,9 @@ impl Follower {
         &self,
         connection: &mut Connection,
         request: Request<Empty<Bytes>>,
-        limit: Duration,
+        limits: Limits,
     ) -> Result<Received, Failure> {
-        connection
-            .ask(
-                request,
-                Limits { begins_within: limit, longest: LONGEST_ANSWER },
-                [&self.long_reports, &self.permits.long_reports],
-            )
-            .await
+        connection.ask(request, limits, [&self.long_reports, &self.permits.long_reports]).await
     }
 
     fn names(&self) -> Arc<BTreeSet<String>> {
@@ -218,9 +253,9 @@ fn state_after(address: SocketAddr, tag: Option<&HeaderValue>) -> Request<Empty<
     request
 }
 
-/// Asks a server for its models.
-fn index(address: SocketAddr) -> Request<Empty<Bytes>> {
-    request(Method::POST, address, "/v2/repository/index")
+/// What an agent's state may cost that is to begin within this time.
+fn state_within(begins_within: Duration) -> Limits {
+    Limits { begins_within, longest: LONGEST_ANSWER }
 }
 
 fn request(method: Method, address: SocketAddr, path: &'static str) -> Request<Empty<Bytes>> {

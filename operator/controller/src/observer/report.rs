@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use operator_core::replica::Report;
 use operator_core::{
-    Reason, missing_runtime,
+    Reason,
+    load::loaded_versions,
+    missing_runtime,
     replica::{Memory, ModelReport, Phase},
 };
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
@@ -91,8 +93,8 @@ pub(super) fn of_state(json: &[u8], names: &BTreeSet<String>) -> Result<Report, 
     })
 }
 
-/// What a server says of its models; `names`: those it should have. `has_agent`: the agent is silent, and may have a newer manifest
-/// in work than what its server serves.
+/// What a server's index says of its models; `names`: those it should have. `has_agent`: the agent is silent, and may have a newer
+/// manifest in work than what its server serves.
 ///
 /// Errors: it is no index. The text says why, and where.
 pub(super) fn of_index(json: &[u8], names: &BTreeSet<String>, has_agent: bool) -> Result<Report, String> {
@@ -106,10 +108,30 @@ pub(super) fn of_index(json: &[u8], names: &BTreeSet<String>, has_agent: bool) -
             None if versions.is_empty() => Phase::Pending,
             None => Phase::Ready,
         };
-        ModelReport { phase, versions: versions.into_iter().take(VERSIONS).collect(), ..ModelReport::default() }
+        by_server(phase, versions)
     };
+    Ok(of_server(names, has_agent, model))
+}
+
+/// The same of its metrics page, which knows of what is loaded and nothing of what is on its way or has failed.
+///
+/// Errors: it is no metrics page of a server. The text says why, and where.
+pub(super) fn of_page(page: &[u8], names: &BTreeSet<String>, has_agent: bool) -> Result<Report, String> {
+    let loaded = loaded_versions(page).map_err(|error| error.to_string())?;
+    let model = |name: &str| match loaded.get(name) {
+        Some(versions) => by_server(Phase::Ready, versions.iter().copied()),
+        None => by_server(Phase::Pending, []),
+    };
+    Ok(of_server(names, has_agent, model))
+}
+
+fn of_server(names: &BTreeSet<String>, has_agent: bool, model: impl Fn(&str) -> ModelReport) -> Report {
     let models = names.iter().map(|name| (name.clone(), model(name))).collect();
-    Ok(Report { manifest_hash: has_agent.then(String::new), models, ..Report::default() })
+    Report { manifest_hash: has_agent.then(String::new), models, ..Report::default() }
+}
+
+fn by_server(phase: Phase, versions: impl IntoIterator<Item = i64>) -> ModelReport {
+    ModelReport { phase, versions: versions.into_iter().take(VERSIONS).collect(), ..ModelReport::default() }
 }
 
 /// The models of the server, and a few that it should not have.

@@ -21,11 +21,12 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::Permits;
 use crate::{
     metrics::Metrics,
-    observer::connection::{Connection, End, Failure, Limits, Received},
+    observer::{
+        LONGEST_PAGE,
+        connection::{Connection, End, Failure, Limits, Received},
+    },
 };
 
-/// Longest page that is read: that of a server with a thousand models is shorter.
-const LONGEST_PAGE: usize = 2 << 20;
 /// How long a look may take, from connecting to the last byte.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Within this time a page has to begin.

@@ -106,17 +106,24 @@ async fn only_what_is_wanted_is_asked_and_only_ready_pods_count() {
     assert!(loads.of(&key()).is_none(), "the server is gone");
 }
 
-/// The same as `answers`, with TLS and a certificate that names nobody who is asked.
-async fn answers_over_tls(page: String) -> u16 {
+/// The same as `answers`, with TLS and a certificate that names nobody who is asked; `is_mutual`: it wants one of its clients, too.
+pub(crate) async fn answers_over_tls(page: String, is_mutual: bool) -> u16 {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["vision.example.com".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = match is_mutual {
+        true => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(cert.der().clone()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            config.with_client_cert_verifier(verifier.build().unwrap())
+        }
+        false => config.with_no_client_auth(),
+    };
+    let config = config.with_single_cert(vec![cert.der().clone()], key).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -137,7 +144,7 @@ async fn answers_over_tls(page: String) -> u16 {
 
 #[tokio::test]
 async fn a_pod_that_speaks_tls_is_asked_with_it_whatever_its_certificate_names() {
-    let loads = loads(answers_over_tls(page(10, 0)).await);
+    let loads = loads(answers_over_tls(page(10, 0), false).await);
     let mut encrypted = Pod::clone(&pod("a", "127.0.0.1", true));
     encrypted.metadata.annotations = Some([(labels::TLS.to_owned(), "true".to_owned())].into());
     let pods = [Arc::new(encrypted), pod("b", "127.0.0.1", true)];

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{metadata, some};
-use crate::{labels, load, pod, validated::Validated};
+use crate::{labels, load, pod, tls, validated::Validated};
 
 /// Label that the API server gives every namespace: its name.
 const NAMESPACE: &str = "kubernetes.io/metadata.name";
@@ -26,8 +26,10 @@ pub(super) fn build(server: &Validated<'_>) -> Option<NetworkPolicy> {
         }]
     });
     let monitoring = some(&options.monitoring).map(|mut peers| {
-        // whose load has to be known is asked for its metrics by the operator
-        peers.extend(of_operator.iter().flatten().filter(|_| load::is_wanted(&server.server.spec)).cloned());
+        let spec = &server.server.spec;
+        // for its load, or for what is loaded where it would want a certificate to tell
+        let is_asked = load::is_wanted(spec) || spec.tls.as_ref().is_some_and(tls::is_mutual);
+        peers.extend(of_operator.iter().flatten().filter(|_| is_asked).cloned());
         peers
     });
     Some(NetworkPolicy {

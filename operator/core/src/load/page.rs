@@ -1,7 +1,10 @@
 //! What a metrics page says of load: the text format of Prometheus, of which only the families that matter are kept. Pages of
 //! NVIDIA's server, which has fewer of them, are read as well. Knows no time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The family that every loaded version has a series of, whatever it is and whatever of its counters are switched off.
+const OF_EVERY_VERSION: &str = "nv_inference_request_success";
 
 /// Longest name of a model or version that is kept. Longer ones are no model of ours.
 const LONGEST_NAME: usize = 1024;
@@ -147,6 +150,26 @@ impl Page {
         let place = self.series.binary_search_by(|it| (&*it.model, &*it.version).cmp(&(model, version)));
         self.series.get(place.ok()?)
     }
+}
+
+/// The versions that are loaded, by model: those that a page has counters of, ensembles included.
+///
+/// Errors: as for [`Page::read`].
+pub fn loaded_versions(page: &[u8]) -> Result<BTreeMap<String, BTreeSet<i64>>, PageError> {
+    let text = std::str::from_utf8(page).map_err(|_| PageError::NotText)?;
+    let mut loaded = BTreeMap::<_, BTreeSet<_>>::new();
+    let mut is_servers = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_ascii();
+        is_servers |= is_of_server(line.strip_prefix("# TYPE ").unwrap_or(line));
+        let series = line.strip_prefix(OF_EVERY_VERSION).filter(|rest| rest.starts_with(['{', ' ', '\t']));
+        let Some(series) = series else { continue };
+        let (model, version, _) = sample(series).ok_or(PageError::Malformed(index + 1))?;
+        if let Some(version) = version.parse().ok().filter(|_| model.len() <= LONGEST_NAME) {
+            loaded.entry(model).or_default().insert(version);
+        }
+    }
+    if is_servers { Ok(loaded) } else { Err(PageError::NoMetrics) }
 }
 
 fn is_of_server(name: &str) -> bool {

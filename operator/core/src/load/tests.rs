@@ -287,3 +287,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_loaded_has_counters() {
+    let page = "# HELP x y\n# TYPE nv_inference_request_success counter\n\
+                nv_inference_request_success{model=\"a\",version=\"1\"} 0\n\
+                nv_inference_request_success{model=\"a\",namespace=\"n\",version=\"12\"} 7\n\
+                nv_inference_request_success_total{model=\"b\",version=\"1\"} 7\n\
+                nv_inference_request_success{model=\"c\",version=\"latest\"} 7\n\
+                nv_inference_count{model=\"d\",version=\"1\"} 7\n";
+    assert_eq!(loaded_versions(page.as_bytes()), Ok([("a".to_owned(), [1, 12].into())].into()));
+    assert_eq!(loaded_versions(b"# TYPE nv_inference_request_success counter\n"), Ok([].into()), "none is loaded");
+    assert_eq!(loaded_versions(b"<html>"), Err(PageError::NoMetrics));
+    assert_eq!(loaded_versions(b"nv_x 1\nnv_inference_request_success{model=\"a"), Err(PageError::Malformed(2)));
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use operator_core::replica::Report as Said;
+use operator_core::replica::{Phase, Report as Said};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::scrape::tests::answers_over_tls;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -61,10 +62,19 @@ fn follow(
     agent: Option<SocketAddr>,
     server: SocketAddr,
 ) -> (mpsc::UnboundedReceiver<Heard>, tokio::task::JoinHandle<()>) {
-    let names: BTreeSet<String> = ["a".to_owned()].into();
+    follow_ends(agent, [End::plain(server); 2])
+}
+
+/// The same; the ends are those of the server and of its metrics page.
+fn follow_ends(
+    agent: Option<SocketAddr>,
+    [server, page]: [End; 2],
+) -> (mpsc::UnboundedReceiver<Heard>, tokio::task::JoinHandle<()>) {
+    let names: BTreeSet<String> = ["a".to_owned(), "b".to_owned()].into();
     let follower = Follower {
         agent,
-        server: End::plain(server),
+        server,
+        page,
         place: "10.0.0.1 on node n1".into(),
         names: Arc::new(Mutex::new(Arc::new(names))),
         permits: Arc::new(Permits { connects: Semaphore::new(2), long_reports: Semaphore::new(2) }),
@@ -180,4 +190,45 @@ async fn a_pod_without_an_agent_is_asked_for_its_index() {
     let now = next(&mut heard).await;
     assert_eq!(says(&now).unwrap().manifest_hash, None, "it follows none");
     task.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_is_asked_for_its_metrics_in_place_of_a_silent_agent() {
+    let page = "nv_inference_request_success{model=\"a\",version=\"3\"} 0\n";
+    let page = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+    let silent = Port::open().await;
+    let nobody = silent.address;
+    drop(silent);
+    let end = |port| End { address: SocketAddr::from(([127, 0, 0, 1], port)), speaks_tls: true };
+    let ends = [answers_over_tls(page.clone(), true).await, answers_over_tls(page, false).await].map(end);
+    let (mut heard, task) = follow_ends(Some(nobody), ends);
+    let now = next(&mut heard).await;
+    let report = says(&now).expect("the server says what is loaded");
+    assert_eq!(report.manifest_hash.as_deref(), Some(""), "which manifest that follows, only the agent knows");
+    let of = |name: &str| (report.models[name].phase.clone(), report.models[name].versions.clone());
+    assert_eq!([of("a"), of("b")], [(Phase::Ready, vec![3]), (Phase::Pending, vec![])]);
+    assert_eq!((now.unread, now.unreachable), (None, None));
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_pod_is_within_reach_as_long_as_the_port_of_its_agent_is() {
+    // a port that takes no more connections, as behind a NetworkPolicy
+    let closed = tokio::net::TcpSocket::new_v4().unwrap();
+    closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let closed = closed.listen(1).unwrap();
+    let address = closed.local_addr().unwrap();
+    let mut taken = vec![];
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        taken.push(stream);
+    }
+    let silent = Port::open().await;
+    let agent = silent.address;
+    drop(silent);
+    for (agent, is_named) in [(Some(agent), false), (None, true)] {
+        let (mut heard, task) = follow(agent, address);
+        let now = next(&mut heard).await;
+        assert_eq!((now.was_asked, now.unreachable.is_some()), (true, is_named), "{now:?}");
+        task.abort();
+    }
 }
