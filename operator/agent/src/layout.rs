@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use crds::parts::source::{Layout, ModelFormat};
 
-pub use self::model_file::format_of_backend;
-use self::model_file::renames;
+use self::model_file::{renames, weights_of};
 
 /// Where each fetched file goes: from its path in the source to its path in the model's folder.
 pub type Moves = BTreeMap<String, String>;
@@ -36,6 +35,9 @@ pub struct Said<'a> {
 pub fn arrange<'a>(paths: impl IntoIterator<Item = &'a str>, is_bare: bool, said: &Said<'_>) -> Result<Moves, String> {
     let Said { layout, format, .. } = *said;
     let paths: Vec<&str> = paths.into_iter().collect();
+    if is_bare && !said.keeps_names && format.is_none_or(|format| format == ModelFormat::Openvino) {
+        paths.iter().try_for_each(|file| has_weights(file))?;
+    }
     let wrapper = if is_bare { "" } else { wrapper(&paths) };
     let below = |below: &'a str| paths.iter().filter_map(move |path| path.strip_prefix(below));
     let has_version = |root: &&'a str| below(root).any(|path| version_of(path).is_some());
@@ -59,6 +61,17 @@ pub fn arrange<'a>(paths: impl IntoIterator<Item = &'a str>, is_bare: bool, said
     }?;
     each_to_its_own_place(&moves)?;
     Ok(moves)
+}
+
+/// Errors: the one file of a source is a network whose weights lie in another file.
+fn has_weights(file: &str) -> Result<(), String> {
+    match weights_of(file) {
+        None => Ok(()),
+        Some(weights) => Err(format!(
+            "'{file}' is an OpenVINO network, whose weights are in '{weights}' beside it: name the folder of both as the source, or an \
+             archive of it"
+        )),
+    }
 }
 
 /// Errors: two files would get the same name, and one of them be lost.
@@ -178,6 +191,20 @@ mod tests {
         assert!(arrange(["weights.bin"], true, &Said::default()).unwrap_err().contains("set format"));
         // a file that happens to be called config.pbtxt is no repository
         assert!(arrange(["config.pbtxt"], true, &Said::default()).is_err());
+    }
+
+    #[test]
+    fn a_network_comes_with_its_weights() {
+        for format in [None, Some(ModelFormat::Openvino)] {
+            let said = Said { format, ..Said::default() };
+            let error = arrange(["net.xml"], true, &said).unwrap_err();
+            assert!(error.contains("weights are in 'net.bin' beside it: name the folder"), "{error}");
+            // one without weights may lie in a folder alone
+            check(&["net.xml"], false, Layout::Auto, format, &["1/model.xml"]);
+            check(&["net.bin", "net.xml"], false, Layout::Auto, format, &["1/model.bin", "1/model.xml"]);
+        }
+        // what another backend makes of a file of that name is its own affair
+        assert!(arrange(["rules.xml"], true, &Said { keeps_names: true, ..Said::default() }).is_ok());
     }
 
     #[test]

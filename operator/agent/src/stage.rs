@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use operator_core::{
     manifest::{ManifestModel, Precedence},
-    render,
+    model_file, render,
 };
 use server_core::config::{self, ModelConfig};
 
@@ -159,7 +159,7 @@ fn assemble(
 /// What `model` and its whole configuration say of the files.
 fn said<'a>(model: &ManifestModel, config: &'a ModelConfig) -> Said<'a> {
     let backend = config::backend_name(config);
-    let format = model.format.or_else(|| layout::format_of_backend(backend));
+    let format = model.format.or_else(|| model_file::format_of_backend(backend));
     let file_name = config.default_model_filename.as_str();
     let is_foreign = format.is_none() && !backend.is_empty() && file_name.is_empty();
     Said { layout: model.layout, format, file_name, keeps_names: is_foreign || !config.cc_model_filenames.is_empty() }

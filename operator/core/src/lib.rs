@@ -21,6 +21,7 @@ pub mod load;
 pub mod manifest;
 pub mod metrics_api;
 pub mod missing_runtime;
+pub mod model_file;
 pub mod mounts;
 pub mod names;
 pub mod observed;

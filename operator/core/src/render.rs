@@ -14,6 +14,7 @@ use server_core::{
 use crate::{
     Problem, Reason,
     manifest::{ManifestConfig, Precedence},
+    model_file::{backend_of, kind_of},
     names,
     path::FieldPath,
     versions,
@@ -81,7 +82,7 @@ impl Draft {
         };
         let (backend, platform) = match model.spec.format {
             Some(ModelFormat::Ensemble) => (None, Some("ensemble".to_owned())),
-            Some(format) => (Some(backend_of(format).to_owned()), None),
+            Some(format) => (backend_of(format).map(str::to_owned), None),
             None => (None, None),
         };
         let (json, mut fields) = structured::to_json(model);
@@ -276,36 +277,10 @@ fn fields_of_files(config: &ModelConfig) -> &'static [&'static str] {
 /// Names the backend where the configuration names neither backend nor platform: that of the format, else that of the named file.
 fn fall_back(config: &mut ModelConfig, backend: Option<&str>, platform: Option<&str>) {
     if config.backend.is_empty() && config.platform.is_empty() {
-        let of_file = || backend_of_file(&config.default_model_filename).filter(|_| platform.is_none());
-        config.backend = backend.or_else(of_file).unwrap_or_default().to_owned();
+        let of_file = || backend_of(kind_of(&config.default_model_filename, None)?.format);
+        let backend = backend.or_else(|| of_file().filter(|_| platform.is_none()));
+        config.backend = backend.unwrap_or_default().to_owned();
         config.platform = platform.unwrap_or_default().to_owned();
-    }
-}
-
-/// What the ending of a model file says.
-fn backend_of_file(name: &str) -> Option<&'static str> {
-    let (_, ending) = name.rsplit_once('.')?;
-    let format = match ending {
-        "onnx" => ModelFormat::Onnx,
-        "plan" | "engine" | "trt" => ModelFormat::Tensorrt,
-        "pt" | "pth" | "torchscript" | "pt2" => ModelFormat::Pytorch,
-        "savedmodel" | "graphdef" | "pb" => ModelFormat::Tensorflow,
-        "xml" => ModelFormat::Openvino,
-        "py" => ModelFormat::Python,
-        _ => return None,
-    };
-    Some(backend_of(format))
-}
-
-fn backend_of(format: ModelFormat) -> &'static str {
-    match format {
-        ModelFormat::Onnx => "onnxruntime",
-        ModelFormat::Tensorrt => "tensorrt",
-        ModelFormat::Pytorch => "pytorch",
-        ModelFormat::Tensorflow => "tensorflow",
-        ModelFormat::Openvino => "openvino",
-        ModelFormat::Python => "python",
-        ModelFormat::Ensemble => "",
     }
 }
 

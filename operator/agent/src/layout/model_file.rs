@@ -3,56 +3,14 @@
 use std::collections::BTreeMap;
 
 use crds::parts::source::ModelFormat;
+use operator_core::model_file::{Kind, SAVED_MODEL, kinds};
 
-/// What a model file may be called elsewhere, and what its backend looks for in a version folder.
-struct Kind {
-    format: ModelFormat,
-    ending: &'static str,
-    file: &'static str,
-}
-
-/// Of two that are there, the first of a format decides.
-///
-/// Source: Triton model repository, "Model Files".
-#[rustfmt::skip] // a table
-const KINDS: [Kind; 14] = [
-    Kind { format: ModelFormat::Onnx,       ending: ".onnx",        file: "model.onnx" },
-    Kind { format: ModelFormat::Tensorrt,   ending: ".plan",        file: "model.plan" },
-    Kind { format: ModelFormat::Tensorrt,   ending: ".engine",      file: "model.plan" },
-    Kind { format: ModelFormat::Tensorrt,   ending: ".trt",         file: "model.plan" },
-    Kind { format: ModelFormat::Pytorch,    ending: ".pt",          file: "model.pt" },
-    Kind { format: ModelFormat::Pytorch,    ending: ".pth",         file: "model.pt" },
-    Kind { format: ModelFormat::Pytorch,    ending: ".torchscript", file: "model.pt" },
-    Kind { format: ModelFormat::Pytorch,    ending: ".pt2",         file: "model.pt2" },
-    Kind { format: ModelFormat::Tensorflow, ending: ".savedmodel",  file: SAVED_MODEL },
-    Kind { format: ModelFormat::Tensorflow, ending: ".graphdef",    file: "model.graphdef" },
-    Kind { format: ModelFormat::Tensorflow, ending: ".pb",          file: "model.graphdef" },
-    Kind { format: ModelFormat::Openvino,   ending: ".xml",         file: "model.xml" },
-    Kind { format: ModelFormat::Python,     ending: ".py",          file: "model.py" },
-    Kind { format: ModelFormat::Pytorch,    ending: ".py",          file: "model.py" },
-];
-
-/// The folder of a TensorFlow SavedModel.
-const SAVED_MODEL: &str = "model.savedmodel";
-/// What lies in such a folder, whatever that is called.
+/// What lies in the folder of a SavedModel, whatever that is called.
 const SAVED_MODEL_FILES: [&str; 2] = ["saved_model.pb", "saved_model.pbtxt"];
 
 /// The name a model file has within its version folder unless the configuration or its own ending says otherwise.
 fn default_file_name(format: ModelFormat) -> Option<&'static str> {
-    KINDS.iter().find(|kind| kind.format == format).map(|kind| kind.file)
-}
-
-/// The format of the models that a backend runs.
-pub fn format_of_backend(backend: &str) -> Option<ModelFormat> {
-    Some(match backend {
-        "onnxruntime" => ModelFormat::Onnx,
-        "tensorrt" => ModelFormat::Tensorrt,
-        "pytorch" => ModelFormat::Pytorch,
-        "tensorflow" => ModelFormat::Tensorflow,
-        "openvino" => ModelFormat::Openvino,
-        "python" => ModelFormat::Python,
-        _ => return None,
-    })
+    kinds(Some(format)).next().map(|kind| kind.file)
 }
 
 /// The new names of those files of one version that their backend would not find under the names they have.
@@ -94,12 +52,14 @@ pub(super) fn renames<'a>(
     }
 }
 
-fn kinds(format: Option<ModelFormat>) -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(move |kind| format.is_none_or(|format| format == kind.format))
+/// What a file is; that of a SavedModel is a folder.
+fn kind_of(file: &str, format: Option<ModelFormat>) -> Option<&'static Kind> {
+    operator_core::model_file::kind_of(file, format).filter(|kind| kind.file != SAVED_MODEL)
 }
 
-fn kind_of(file: &str, format: Option<ModelFormat>) -> Option<&'static Kind> {
-    kinds(format).find(|kind| file.ends_with(kind.ending) && kind.file != SAVED_MODEL) // that is a folder
+/// The file in which the weights of an OpenVINO network lie.
+pub(super) fn weights_of(network: &str) -> Option<String> {
+    Some(format!("{}.bin", network.strip_suffix(".xml")?))
 }
 
 /// The folder, with its slash, that is a SavedModel: all of the files, or a folder among them.
@@ -114,10 +74,9 @@ fn saved_model<'a>(files: &[&'a str]) -> Option<&'a str> {
 
 /// The model file under its new name and, of an OpenVINO network, its weights, which it looks for under its own name.
 fn with_weights<'a>(files: &[&'a str], file: &'a str, name: String) -> BTreeMap<&'a str, String> {
-    let weights = file.strip_suffix(".xml").map(|stem| format!("{stem}.bin"));
+    let weights = weights_of(file);
     let weights = files.iter().find(|other| weights.as_deref() == Some(**other));
-    let of_name = name.strip_suffix(".xml").map(|stem| format!("{stem}.bin"));
-    weights.copied().zip(of_name).into_iter().chain([(file, name)]).collect()
+    weights.copied().zip(weights_of(&name)).into_iter().chain([(file, name)]).collect()
 }
 
 /// Whether it is a backend of the model's own, which is found by its name.
@@ -256,20 +215,5 @@ mod tests {
         check_error("weights.bin", None, "the name 'weights.bin' does not say what kind of model it is: set format");
         check_error("weights.bin", Some(ModelFormat::Tensorflow), "a SavedModel is a folder with saved_model.pb");
         check_error("weights.bin", Some(ModelFormat::Ensemble), "an ensemble has no model file");
-    }
-
-    #[test]
-    fn every_backend_of_a_format_is_known() {
-        for (backend, file) in [
-            ("onnxruntime", "model.onnx"),
-            ("tensorrt", "model.plan"),
-            ("pytorch", "model.pt"),
-            ("tensorflow", SAVED_MODEL),
-            ("openvino", "model.xml"),
-            ("python", "model.py"),
-        ] {
-            assert_eq!(format_of_backend(backend).and_then(default_file_name), Some(file));
-        }
-        assert_eq!(format_of_backend("mine"), None);
     }
 }
