@@ -7,6 +7,7 @@ import time
 import pytest
 
 from kube import CLUSTER, ECHO, OPERATOR, ROOT, SERVER, helm, inside, run, until
+from test_tls import SERVED, TLS, address_of, ask, authority  # noqa: F401 - a fixture
 
 AFTER = 10
 RESTING = SERVER.replace("  replicas: 1\n", f"  autoscaling: {{minReplicas: 0, maxReplicas: 2, scaleToZero: {{after: {AFTER}s}}}}\n")
@@ -82,3 +83,18 @@ def test_a_server_rests_and_no_request_is_lost_when_it_is_woken(namespace, opera
     namespace.patch("tsrv/vision", autoscaling={"minReplicas": 1, "scaleToZero": None})
     until(lambda: replicas(namespace) == 1, "a replica", 30)
     until(lambda: "vision-activator" not in namespace.kubectl("get", "endpointslices"), "the slice to go", 30)
+
+
+def test_a_server_that_speaks_tls_rests_and_is_woken_by_connections_that_nobody_on_the_way_can_read(namespace, authority):  # noqa: F811
+    namespace.apply(authority.secret(*authority.certificate("first", "DNS:vision.example.com")), RESTING + TLS, ECHO)
+    namespace.wait("tmod/echo")
+    # the address of the Service stands in the next one, which pods that start later have from the start
+    namespace.apply(authority.secret(*authority.certificate("second", f"IP:{address_of(namespace)}")))
+    rests(namespace)
+    until(lambda: not namespace.items("pods"), "no pods", 60)
+    began = time.monotonic()
+    assert ask(namespace, authority) == SERVED
+    print(f"over HTTPS and gRPC with TLS, answered {time.monotonic() - began:.1f} s after the first was sent to a server at rest")
+    until(lambda: led_to(namespace) == [], "connections to go to the pod alone", 30)
+    namespace.wait("tsrv/vision", reason="AllReplicasReady")
+    assert ask(namespace, authority) == SERVED

@@ -14,6 +14,7 @@ mod dereference;
 mod events;
 mod external_scaler;
 mod health;
+mod keep_alive;
 mod leader;
 mod listen;
 mod load_args;

@@ -16,13 +16,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::sockopt,
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{forward::Forward, hold::Gate, tunnel};
+use crate::keep_alive;
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -38,13 +36,14 @@ const CONNECTION_WINDOW: u32 = 512 << 10;
 const CALLS: u32 = 256;
 /// Between looks whether a client is still there.
 const STILL_THERE: Duration = Duration::from_secs(1);
-/// Between probes of a connection.
+/// Between probes of a connection, and how long a client may give no sign of life.
 const PROBE: Duration = Duration::from_secs(30);
+const GONE: Duration = Duration::from_secs(120);
 
 /// Serves a connection to its end; `closing` says that the activator ends.
 pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, forward: Forward, mut closing: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(&stream, true).and_then(|()| sockopt::set_tcp_keepidle(&stream, PROBE));
+    let _ = keep_alive::watch(&stream, PROBE, GONE);
     let spoken = tokio::select! {
         found = tokio::time::timeout(PATIENCE, spoken(&stream)) => match found {
             Ok(Ok(spoken)) => spoken,

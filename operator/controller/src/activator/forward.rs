@@ -36,8 +36,10 @@ pub(super) const CONNECT: Duration = Duration::from_secs(1);
 /// How long a connection without requests is kept, and how many of a pod.
 const IDLE: Duration = Duration::from_secs(20);
 const IDLE_PER_POD: usize = 32;
-/// Between probes of a connection.
-const PROBE: Duration = Duration::from_secs(5);
+/// Between probes of a connection to a pod, and how long that may give no sign of life, or take nothing of what it is sent: it went away
+/// with its node.
+pub(super) const PROBE: Duration = Duration::from_secs(5);
+pub(super) const GONE: Duration = Duration::from_secs(30);
 /// What is read ahead of an answer that its client does not take.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
@@ -63,6 +65,7 @@ impl Forward {
         connector.set_keepalive(Some(PROBE));
         connector.set_keepalive_interval(Some(PROBE));
         connector.set_keepalive_retries(Some(3));
+        connector.set_tcp_user_timeout(Some(GONE));
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
         builder.pool_idle_timeout(IDLE).pool_max_idle_per_host(IDLE_PER_POD);

@@ -21,9 +21,10 @@ use tokio::{
 use super::{
     answers::Refusal,
     connection::{LOOK, PATIENCE, hung_up},
-    forward::CONNECT,
+    forward::{CONNECT, GONE, PROBE},
     hold::Gate,
 };
+use crate::keep_alive;
 
 /// First byte of a TLS record with a greeting.
 pub(super) const HANDSHAKE: u8 = 22;
@@ -79,12 +80,20 @@ async fn reach(gate: &Gate, port: u16) -> Result<TcpStream, Refusal> {
     let (mut held, mut lost): (_, Option<IpAddr>) = (None, None);
     loop {
         let pod = gate.wait_for_pod(deadline, &mut held, lost).await?;
-        match timeout(CONNECT, TcpStream::connect(SocketAddr::new(pod, port))).await {
+        match timeout(CONNECT, connect(SocketAddr::new(pod, port))).await {
             Ok(Ok(stream)) => return Ok(stream),
             _ if deadline.left().is_zero() => return Err(gate.time_over(deadline)),
             _ => lost = Some(pod),
         }
     }
+}
+
+/// A connection that ends when its pod goes away without a word: nobody here can ask on it.
+async fn connect(pod: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(pod).await?;
+    stream.set_nodelay(true)?;
+    keep_alive::watch(&stream, PROBE, GONE)?;
+    Ok(stream)
 }
 
 /// Whether the client is one of gRPC, by its greeting. Nothing is taken off.
@@ -118,13 +127,12 @@ fn greeting(bytes: &[u8]) -> io::Result<Greeting> {
     Ok(Greeting::Part)
 }
 
-/// Passes everything on, both ways.
+/// Passes everything on, both ways. What breaks one way ends both.
 async fn lead(client: TcpStream, pod: TcpStream, to_end: impl Future<Output = ()>) {
-    let _ = pod.set_nodelay(true);
     let (begun, last) = (Instant::now(), AtomicU64::new(0));
     let note = || last.store(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     let ((from_client, to_client), (from_pod, to_pod)) = (client.into_split(), pod.into_split());
-    let both = async { tokio::join!(pass(from_client, to_pod, note), pass(from_pod, to_client, note)) };
+    let both = async { tokio::try_join!(pass(from_client, to_pod, note), pass(from_pod, to_client, note)) };
     let silent = async {
         to_end.await;
         loop {
@@ -171,6 +179,29 @@ pub(super) mod tests {
         let mut bytes = vec![];
         client.write_tls(&mut bytes).unwrap();
         bytes
+    }
+
+    #[tokio::test]
+    async fn the_kernel_looks_after_a_connection_to_a_pod() {
+        let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect(pod.local_addr().unwrap()).await.unwrap();
+        assert_eq!(keep_alive::tests::patience(&stream), Some(GONE));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_on_one_side_ends_on_the_other() {
+        let end = || async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (far, near) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+            (far.unwrap(), near.unwrap().0)
+        };
+        let ((mut client, from_client), (pod, to_pod)) = (end().await, end().await);
+        let led = tokio::spawn(lead(from_client, to_pod, std::future::pending()));
+        // as if it had gone: no end that could be passed on, an error
+        rustix::net::sockopt::set_socket_linger(&pod, Some(Duration::ZERO)).unwrap();
+        drop(pod);
+        timeout(Duration::from_secs(60), led).await.expect("both sides end").unwrap();
+        assert!(matches!(client.read(&mut [0; 9]).await, Ok(0) | Err(_)));
     }
 
     #[test]

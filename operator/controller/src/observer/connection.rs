@@ -17,7 +17,6 @@ use hyper::{
     header::{ETAG, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpSocket,
@@ -26,6 +25,7 @@ use tokio::{
 };
 
 use super::tls;
+use crate::keep_alive;
 
 /// How long a pod may take to accept a connection, and to send what it has begun to send.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -164,12 +164,7 @@ async fn read(response: Response<Incoming>, longest: usize) -> Result<Received, 
 fn socket(address: &SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, PROBE)?;
-    sockopt::set_tcp_keepintvl(&socket, PROBE)?;
-    sockopt::set_tcp_keepcnt(&socket, 3)?;
-    // holds for what was sent and not acknowledged as well
-    sockopt::set_tcp_user_timeout(&socket, u32::try_from(CUT_OFF.as_millis()).unwrap_or(u32::MAX))?;
+    keep_alive::watch(&socket, PROBE, CUT_OFF)?;
     Ok(socket)
 }
 
@@ -264,10 +259,7 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_looks_after_each_connection() {
         let socket = socket(&"127.0.0.1:1".parse().unwrap()).unwrap();
-        assert!(sockopt::socket_keepalive(&socket).unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 3000);
-        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), PROBE);
-        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), PROBE);
+        assert_eq!(keep_alive::tests::patience(&socket), Some(CUT_OFF));
         let of = |kind: ErrorKind| of_io(&kind.into());
         assert_eq!(
             [of(ErrorKind::TimedOut), of(ErrorKind::HostUnreachable)],
