@@ -1,7 +1,8 @@
-//! How a store keeps an object: as text. An object of types, most of whose fields are empty, takes several times the room of what it
-//! says, and there may be ten thousand. Whoever asks for one gets it made anew, which costs less than the requests it is needed for.
+//! How a store keeps an object: as text, and of that only what differs from the first one of its store. An object of types, most of
+//! whose fields are empty, takes several times the room of what it says, objects of one kind say much the same, and there may be ten
+//! thousand. Whoever asks for one gets it made anew, which costs less than the requests it is needed for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
@@ -9,12 +10,17 @@ use kube::{
     api::DynamicObject,
     core::{DeserializeGuard, PartialObjectMeta},
 };
+use lz4_flex::block::{compress_with_dict, decompress_with_dict};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// An object as text that its own type reads, or as it is where it has none.
+/// The text of the first object of a store: what the others are told apart from.
+#[derive(Debug, Default)]
+pub(super) struct First(OnceLock<Box<[u8]>>);
+
+/// An object as text that its own type reads, packed; or as it is where it has none.
 #[derive(Debug)]
 pub(super) enum Kept<K> {
-    Text(Box<[u8]>),
+    Text { packed: Box<[u8]>, length: usize },
     Whole(Arc<K>),
 }
 
@@ -24,19 +30,22 @@ pub(super) trait Keep: Resource + Clone + DeserializeOwned {
     fn text(&self) -> Option<Vec<u8>>;
 }
 
-impl<K: Keep> Kept<K> {
-    pub(super) fn of(object: K) -> Self {
-        match object.text() {
-            Some(text) => Self::Text(text.into_boxed_slice()),
-            None => Self::Whole(Arc::new(object)),
-        }
+impl First {
+    /// The object as it is kept.
+    pub(super) fn keep<K: Keep>(&self, object: K) -> Kept<K> {
+        let Some(text) = object.text() else { return Kept::Whole(Arc::new(object)) };
+        let first = self.0.get_or_init(|| text.clone().into_boxed_slice());
+        Kept::Text { packed: compress_with_dict(&text, first).into_boxed_slice(), length: text.len() }
     }
 
     /// The object; nothing would be left of one only if its type did not read what it wrote.
-    pub(super) fn object(&self) -> Option<K> {
-        match self {
-            Self::Text(text) => serde_json::from_slice(text).ok(),
-            Self::Whole(object) => Some(K::clone(object)),
+    pub(super) fn object<K: Keep>(&self, kept: &Kept<K>) -> Option<K> {
+        match kept {
+            Kept::Text { packed, length } => {
+                let text = decompress_with_dict(packed, *length, self.0.get()?).ok()?;
+                serde_json::from_slice(&text).ok()
+            }
+            Kept::Whole(object) => Some(K::clone(object)),
         }
     }
 }
@@ -85,8 +94,11 @@ mod tests {
 
     fn check<K: Keep + std::fmt::Debug>(object: &Value) {
         let read: K = serde_json::from_value(object.clone()).unwrap();
-        let kept = Kept::of(read.clone()).object().unwrap();
-        assert_eq!(format!("{kept:?}"), format!("{read:?}"));
+        let first = First::default();
+        for _ in 0..2 {
+            let kept = first.object(&first.keep(read.clone())).unwrap();
+            assert_eq!(format!("{kept:?}"), format!("{read:?}"));
+        }
     }
 
     #[test]
@@ -139,10 +151,34 @@ mod tests {
     fn what_cannot_be_read_stays_what_it_is() {
         let unreadable = json!({ "metadata": { "name": "m", "namespace": "ml" }, "spec": { "serverRef": 7 } });
         let guard: DeserializeGuard<TritonModel> = serde_json::from_value(unreadable).unwrap();
-        let kept = Kept::of(guard);
+        let first = First::default();
+        let kept = first.keep(guard);
         assert!(matches!(kept, Kept::Whole(_)));
-        let invalid = kept.object().unwrap().0.unwrap_err();
+        let invalid = first.object(&kept).unwrap().0.unwrap_err();
         assert_eq!(invalid.metadata.name.as_deref(), Some("m"));
         assert!(!invalid.error.is_empty());
+    }
+
+    #[test]
+    fn objects_that_say_much_the_same_take_little_and_come_back_each_as_it_was() {
+        let config_map = |number: usize, note: &str| -> ConfigMap {
+            let data =
+                json!({ "manifest.json": format!("{{\"models\":[{note}]}}"), "for": "the agents of one server" });
+            let meta = json!({ "name": format!("s{number:04}-models"), "namespace": "ml", "uid": format!("{number:036}"),
+                               "labels": { "app.kubernetes.io/managed-by": "triton-operator" } });
+            serde_json::from_value(json!({ "metadata": meta, "data": data })).unwrap()
+        };
+        let first = First::default();
+        let long = (0..20_000).map(|number| format!("\"{number}\",")).collect::<String>();
+        let all: Vec<_> = (0..50)
+            .map(|number| config_map(number, ""))
+            .chain([config_map(50, &long), config_map(51, "another"), config_map(52, &long)])
+            .collect();
+        let kept: Vec<_> = all.iter().map(|object| first.keep(object.clone())).collect();
+        for (object, kept) in all.iter().zip(&kept) {
+            assert_eq!(first.object(kept).as_ref(), Some(object));
+        }
+        let Kept::Text { packed, length } = &kept[49] else { panic!("it has a text") };
+        assert!(packed.len() * 3 < *length, "{} of {length}", packed.len());
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use kube::{ResourceExt, runtime::watcher::Event};
 use tokio::sync::watch;
 
-use super::kept::{Keep, Kept};
+use super::kept::{First, Keep, Kept};
 use crate::queue::ServerKey;
 
 /// What objects are found by.
@@ -59,12 +59,14 @@ impl<K> Copy for Facts<K> {}
 /// The objects of one watch, for readers.
 pub(super) struct Store<K> {
     shared: Arc<RwLock<Contents<K>>>,
+    first: Arc<First>,
     is_filled: watch::Receiver<bool>,
 }
 
 /// The objects of one watch, for the watch.
 pub(super) struct Writer<K> {
     shared: Arc<RwLock<Contents<K>>>,
+    first: Arc<First>,
     is_filled: watch::Sender<bool>,
     /// What a list under way has named so far.
     listed: Vec<(Id, Entry<K>)>,
@@ -98,26 +100,27 @@ struct Contents<K> {
 pub(super) fn store<K>(facts: Facts<K>) -> (Store<K>, Writer<K>) {
     let shared = Arc::new(RwLock::new(Contents { objects: HashMap::new(), index: HashMap::new() }));
     let (sender, receiver) = watch::channel(false);
-    let store = Store { shared: Arc::clone(&shared), is_filled: receiver };
-    (store, Writer { shared, is_filled: sender, listed: vec![], facts })
+    let first = Arc::<First>::default();
+    let store = Store { shared: Arc::clone(&shared), first: Arc::clone(&first), is_filled: receiver };
+    (store, Writer { shared, first, is_filled: sender, listed: vec![], facts })
 }
 
 impl<K: Keep> Store<K> {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<K> {
         let id = (namespace.to_owned(), name.to_owned());
-        self.read().objects.get(&id)?.kept.object()
+        self.first.object(&self.read().objects.get(&id)?.kept)
     }
 
     /// What is found by `term`, sorted by name.
     pub(super) fn find(&self, term: &Term) -> Vec<K> {
         let contents = self.read();
         let ids = contents.index.get(term).into_iter().flatten();
-        ids.filter_map(|id| contents.objects.get(id)?.kept.object()).collect()
+        ids.filter_map(|id| self.first.object(&contents.objects.get(id)?.kept)).collect()
     }
 
     /// All of it, in no order.
     pub(super) fn all(&self) -> Vec<K> {
-        self.read().objects.values().filter_map(|entry| entry.kept.object()).collect()
+        self.read().objects.values().filter_map(|entry| self.first.object(&entry.kept)).collect()
     }
 }
 
@@ -159,7 +162,7 @@ impl<K> Store<K> {
 
 impl<K> Clone for Store<K> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), is_filled: self.is_filled.clone() }
+        Self { shared: Arc::clone(&self.shared), first: Arc::clone(&self.first), is_filled: self.is_filled.clone() }
     }
 }
 
@@ -206,7 +209,7 @@ impl<K: Keep> Writer<K> {
         drop(contents);
         let note = (self.facts.note)(&object);
         let generation = object.meta().generation;
-        (id, Entry { kept: Kept::of(object), terms, note, generation })
+        (id, Entry { kept: self.first.keep(object), terms, note, generation })
     }
 
     /// A list is complete: what it does not name is gone.
