@@ -58,9 +58,38 @@ struct Notes {
     versions: HashMap<(Kind, String), u64>,
     /// Fields of an object, as we applied it, that the API server does not keep.
     dropped_fields: HashMap<(Kind, String), (Value, BTreeSet<String>)>,
-    /// Status of each resource after our last write, by uid, with its version.
-    statuses: HashMap<String, (u64, String)>,
+    /// Status of each resource after our last write, by uid.
+    statuses: HashMap<String, OwnStatus>,
+    /// A reconcile is under way.
+    is_at_work: bool,
     rewrites: Rewrites,
+}
+
+/// A status that was written.
+#[derive(Debug)]
+struct OwnStatus {
+    /// Of the resource with it.
+    version: u64,
+    text: String,
+    /// The store has had that version.
+    has_come_back: bool,
+}
+
+/// A reconcile of one server, which ends with this.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a> {
+    written: &'a Written,
+    key: &'a ServerKey,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if let Some(notes) = self.written.notes().get_mut(self.key) {
+            notes.is_at_work = false;
+            notes.statuses.retain(|_, status| !status.has_come_back);
+            notes.statuses.shrink_to_fit();
+        }
+    }
 }
 
 impl Written {
@@ -115,27 +144,40 @@ impl Written {
         let mut notes = self.notes();
         let notes = notes.entry(key.clone()).or_default();
         notes.rewrites.note(uid, &status, Instant::now());
-        notes.statuses.insert(uid.to_owned(), (version, status.to_string()));
+        notes.statuses.insert(uid.to_owned(), OwnStatus { version, text: status.to_string(), has_come_back: false });
     }
 
     /// The status we wrote, if the store has an older version of the resource.
     pub(crate) fn newer_status(&self, key: &ServerKey, uid: &str, version: Option<&str>) -> Option<Value> {
         let mut notes = self.notes();
         let statuses = &mut notes.get_mut(key)?.statuses;
-        let (written, status) = statuses.get(uid)?;
-        if version.and_then(number).is_none_or(|version| version >= *written) {
+        let status = statuses.get(uid)?;
+        if version.and_then(number).is_none_or(|version| version >= status.version) {
             statuses.remove(uid);
             return None;
         }
-        serde_json::from_str(status).ok()
+        serde_json::from_str(&status.text).ok()
+    }
+
+    /// A reconcile begins: until it ends, a status that was written is kept, though the store may have it by then. It may have found the
+    /// resource as it was before.
+    pub(crate) fn at_work<'a>(&'a self, key: &'a ServerKey) -> AtWork<'a> {
+        self.notes().entry(key.clone()).or_default().is_at_work = true;
+        AtWork { written: self, key }
     }
 
     /// A store has this version of a resource now. Whether it is the very status that we wrote: nothing new for whoever wrote it.
     pub(crate) fn is_echo(&self, key: &ServerKey, uid: &str, version: &str) -> bool {
-        // the note stays: a reconcile under way may have found the resource as it was before
-        let notes = self.notes();
-        let written = notes.get(key).and_then(|notes| notes.statuses.get(uid));
-        written.is_some_and(|(written, _)| number(version) == Some(*written))
+        let mut notes = self.notes();
+        let Some(notes) = notes.get_mut(key) else { return false };
+        let Some(status) = notes.statuses.get_mut(uid).filter(|status| number(version) == Some(status.version)) else {
+            return false;
+        };
+        status.has_come_back = true;
+        if !notes.is_at_work {
+            notes.statuses.remove(uid);
+        }
+        true
     }
 
     /// Nothing is left of a server.
@@ -191,17 +233,28 @@ mod tests {
 
     #[test]
     fn our_own_status_is_known_when_it_comes_back_and_no_other() {
-        let written = Written::default();
-        written.status(&key(), "uid", Some("9"), json!({ "a": 1 }));
-        let is_echo = |uid, version| written.is_echo(&key(), uid, version);
+        let (written, key) = (Written::default(), key());
+        let is_echo = |uid, version| written.is_echo(&key, uid, version);
+        let at_work = written.at_work(&key);
+        written.status(&key, "uid", Some("9"), json!({ "a": 1 }));
+        written.status(&key, "late", Some("10"), json!({ "a": 1 }));
         assert!(!is_echo("other", "9") && !is_echo("uid", "8") && is_echo("uid", "9"));
         assert!(
-            written.newer_status(&key(), "uid", Some("8")).is_some(),
-            "a reconcile under way may have the older one"
+            written.newer_status(&key, "uid", Some("8")).is_some(),
+            "the reconcile under way may have the older one"
         );
-        written.status(&key(), "uid", Some("12"), json!({ "a": 1 }));
+        drop(at_work);
+        assert_eq!(
+            written.newer_status(&key, "uid", Some("8")),
+            None,
+            "the store has it, and everybody reads it there"
+        );
+        assert!(written.newer_status(&key, "late", Some("8")).is_some(), "the store does not have it");
+        assert!(is_echo("late", "10") && !is_echo("late", "10"));
+        assert!(written.notes()[&key].statuses.is_empty(), "nothing is kept twice at rest");
+        written.status(&key, "uid", Some("12"), json!({ "a": 1 }));
         assert!(!is_echo("uid", "13"), "somebody has written since");
-        assert_eq!(written.newer_status(&key(), "uid", Some("13")), None, "the store has caught up");
+        assert_eq!(written.newer_status(&key, "uid", Some("13")), None, "the store has caught up");
     }
 
     #[test]

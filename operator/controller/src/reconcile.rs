@@ -53,6 +53,7 @@ pub(crate) enum Error {
 pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey) -> Reconciled {
     let timer = context.metrics.reconcile();
     context.metrics.queued(context.queue.waiting());
+    let _at_work = context.written.at_work(&key);
     match Box::pin(run_steps(&context, &key)).await {
         Ok(next) => {
             let elapsed = timer.ended("done");
