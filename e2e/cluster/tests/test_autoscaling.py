@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
 import pytest
 
 import kube
-from kube import CLUSTER, ECHO, IS_OURS, SERVER, Audit, kubectl, until
+from kube import CLUSTER, ECHO, IS_OURS, OPERATOR, ROOT, SERVER, Audit, inside, kubectl, until
 
 SECONDS = 0.05  # that one execution takes: a replica serves 20 requests a second
 SLOW = ECHO.replace("    backend: identity\n", f'    backend: identity\n    parameters: {{execute_delay_ms: "{int(SECONDS * 1000)}"}}\n')
@@ -153,6 +154,25 @@ spec:
 """
 
 
+JUDGE = ROOT / "target" / "keda" / "judge"
+
+
+def of_type(namespace, kind):
+    """The ScaledObject, once all of its triggers are of that type."""
+    found = namespace.get("scaledobject/vision")
+    return all(trigger["type"] == kind for trigger in found["spec"]["triggers"]) and found
+
+
+def asked_by_keda(scaled_object):
+    """What KEDA's own client is told of each trigger; nothing as long as it is told that nothing is known."""
+    service = json.loads(kubectl("-n", OPERATOR, "get", "service", "triton-operator-scaler", "-o", "json"))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(scaled_object, file)
+        file.flush()
+        code, said = inside(JUDGE, "ask", file.name, f"{service['spec']['clusterIP']}:9090", check=False)
+    return not code and json.loads(said.splitlines()[-1])["metrics"]
+
+
 @pytest.mark.our_cluster
 def test_a_scaled_object_is_made_where_keda_is_and_goes_with_its_engine(namespace):
     """The definition alone: whether there is a KEDA behind it, the operator does not see."""
@@ -168,6 +188,16 @@ def test_a_scaled_object_is_made_where_keda_is_and_goes_with_its_engine(namespac
         status = {"conditions": [{"type": "Ready", "status": "False", "reason": "ScaledObjectCheckFailed", "message": "no answer"}]}
         namespace.kubectl("patch", "scaledobject/vision", "--type=merge", "--subresource=status", "-p", json.dumps({"status": status}))
         assert namespace.wait("tsrv/vision", "AutoscalingActive", "False", "ScaledObjectCheckFailed")["message"] == "no answer"
+
+        # without a Prometheus KEDA asks the operator
+        namespace.patch("tsrv/vision", autoscaling={"prometheus": None})
+        namespace.wait("tmod/echo")
+        external = until(lambda: of_type(namespace, "external"), "triggers that lead to the operator")
+        if JUDGE.exists() or os.environ.get("CI"):
+            told = until(lambda: asked_by_keda(external), "an answer to KEDA's own client", 60)
+            names = [f"s{index}-{trigger['metadata']['metric']}" for index, trigger in enumerate(external["spec"]["triggers"])]
+            assert [metric["name"] for metric in told] == names, told
+            assert all(metric["value"] == "0" and metric["target"] != "0" and metric["active"] == metric["pushed"] for metric in told), told
         namespace.patch("tsrv/vision", autoscaling={"engine": None, "prometheus": None})
         until(lambda: namespace.items("hpa") and not namespace.items("scaledobjects"), "the other engine's object")
         assert replicas(namespace) == 1
