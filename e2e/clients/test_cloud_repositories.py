@@ -15,7 +15,8 @@ from object_stores import BUCKET, S3, Azure, Google, Proxy
 from tritonclient.utils import InferenceServerException
 
 from serving import Server, free_ports, scaled, until
-from talking import add_one, connect, is_ready
+from talking import PROTOCOLS, add_one, connect, is_ready
+from test_namespacing import AMBIGUOUS, repositories  # noqa: F401 - a fixture
 
 EXPLICIT = ("--model-control-mode=explicit",)
 POLL = ("--model-control-mode=poll", "--repository-poll-secs=1")
@@ -85,6 +86,26 @@ def test_models_are_served_from_every_store(kind, tmp_path):
             client.unload_model("add")
             until(lambda: kept(mount) == ["7/model.onnx", "config.pbtxt"], "what was fetched of add to go")
         assert os.listdir(mount) == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_bucket_and_a_folder_are_namespaces_of_their_own(s3, repositories, tmp_path, protocol):  # noqa: F811
+    bucket, folder = f"namespaces/{protocol}", repositories[1]
+    s3.put_folder(repositories[0], bucket)
+    with serve(s3, [s3.url(bucket), folder], tmp_path / "mount", "--model-namespacing=true", *EXPLICIT, "--load-model=*") as server:
+        client = connect(protocol, server)
+        assert [add_one(protocol, client, f"ensemble{number}") for number in (1, 2)] == [1, 2], "each its own `dup`"
+        with pytest.raises(InferenceServerException) as caught:
+            add_one(protocol, client, "dup")
+        assert caught.value.message() == AMBIGUOUS
+        _, _, page = server.request("GET", "/metrics", port=server.metrics)
+        for number, namespace in enumerate((s3.url(bucket), folder), 1):
+            line = f'nv_inference_request_success{{model="ensemble{number}",namespace="{namespace}",version="1"}} 1'
+            assert line in page.decode().splitlines()
+        # a load goes to both
+        s3.put(f"{bucket}/dup/2/model.onnx", add(5))
+        client.load_model("dup")
+        assert [add_one(protocol, client, f"ensemble{number}") for number in (1, 2)] == [5, 2]
 
 
 def test_polling_follows_a_bucket_and_reloads_for_nothing_else(s3, repository, tmp_path):
