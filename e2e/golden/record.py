@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "comm
 import ask  # noqa: E402
 import batches  # noqa: E402
 import client_memory  # noqa: E402
+import command_lines  # noqa: E402
 import real  # noqa: E402
 import repository  # noqa: E402
 import scenes  # noqa: E402
@@ -28,6 +29,8 @@ def main(wanted):
     for name, module in (("batches", batches), ("sequence_batches", sequence_batches)):
         if not wanted or name in wanted:
             record_batches(name, module, argv, env, folder)
+    if not wanted or "command_lines" in wanted:
+        record_command_lines(argv, env, folder)
     for name, scene in scenes.SCENES.items():
         if wanted and name not in wanted:
             continue
@@ -44,6 +47,14 @@ def main(wanted):
             text = text.replace(place, word)
         (folder / f"{name}.json").write_text(text + "\n")
         print(f"{name}: {len(answers)} answers")
+
+
+def record_command_lines(argv, env, folder):
+    with tempfile.TemporaryDirectory() as models:
+        answers = command_lines.ask(argv, env, models)
+    text = json.dumps({"server": "Triton 2.51 (24.10)", "lines": answers}, indent=1)
+    (folder / "command_lines.json").write_text(text + "\n")
+    print(f"command_lines: {len(answers)} lines")
 
 
 def record_batches(name, module, argv, env, folder):

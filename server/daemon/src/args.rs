@@ -9,6 +9,7 @@ mod endpoint;
 mod error;
 mod flag;
 mod getopt;
+mod refused;
 mod setting;
 mod table;
 mod tracing;
@@ -32,6 +33,7 @@ pub(crate) use self::{
 };
 use self::{
     flag::{Effect, Flag},
+    refused::Refused,
     value::{PORTS, Word},
 };
 use crate::listeners::Service;
@@ -271,7 +273,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command, 
 }
 
 fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Command>, ArgsError> {
-    let refused = |expected| ArgsError::Value { name: flag.name, text: text.to_owned(), expected };
+    let refused = |refused| ArgsError::Value { flag: flag.name, text: text.to_owned(), refused };
     match flag.effect {
         Effect::Set(set) => set(args, text).map_err(refused)?,
         Effect::Unused(check) => {
@@ -287,14 +289,14 @@ fn apply(flag: &'static Flag, text: &str, args: &mut Args) -> Result<Option<Comm
 }
 
 /// Each category is known and belongs to one group.
-fn check_restrictions(kind: &'static str, restrictions: &[Restriction]) -> Result<(), ArgsError> {
+fn check_restrictions(flag: &'static str, kind: &'static str, restrictions: &[Restriction]) -> Result<(), ArgsError> {
     let mut seen = BTreeSet::new();
     for category in restrictions.iter().flat_map(|restriction| &restriction.categories) {
         if ApiGroup::from_name(category).is_none() {
-            return Err(ArgsError::UnknownCategory { kind, category: category.clone() });
+            return Err(ArgsError::UnknownCategory { flag, kind, category: category.clone() });
         }
         if !seen.insert(category) {
-            return Err(ArgsError::RepeatedCategory { kind, category: category.clone() });
+            return Err(ArgsError::RepeatedCategory { flag, kind, category: category.clone() });
         }
     }
     Ok(())
@@ -336,8 +338,8 @@ impl Args {
         let settings = self.metrics_settings.iter();
         let pairs: Vec<_> = settings.map(MetricsSetting::pair).collect::<Result<_, _>>()?;
         self.latency = LatencySettings::parse(pairs)?;
-        check_restrictions("api", &self.http.restrictions)?;
-        check_restrictions("protocol", &self.grpc.restrictions)?;
+        check_restrictions("http-restricted-api", "api", &self.http.restrictions)?;
+        check_restrictions("grpc-restricted-protocol", "protocol", &self.grpc.restrictions)?;
         let front_ends = [
             (Service::Http, &self.http.endpoint, &self.http.tls),
             (Service::Grpc, &self.grpc.endpoint, &self.grpc.tls),
@@ -360,8 +362,9 @@ impl Args {
         let allowed: Vec<_> = endpoints.into_iter().filter(|(_, endpoint)| endpoint.is_allowed).collect();
         for (service, endpoint) in &allowed {
             if let Some(port) = endpoint.impossible_port {
-                let name = service.port_flag();
-                return Err(ArgsError::Value { name, text: port.to_string(), expected: PORTS.into() });
+                let (flag, text) = (service.port_flag(), port.to_string());
+                let refused = Refused::number(&text, true).expected(PORTS);
+                return Err(ArgsError::Value { flag, text, refused });
             }
         }
         if let Some((first, last)) = self.sagemaker.safe_ports.filter(|_| self.sagemaker.endpoint.is_allowed) {
@@ -404,6 +407,10 @@ impl Word for Compression {
     const FORM: &'static str = "<level>";
     const WORDS: &'static [(&'static str, Self)] =
         &[("none", Self::None), ("low", Self::Some), ("medium", Self::Some), ("high", Self::Some)];
+
+    fn refused(_: &str) -> Option<String> {
+        Some("invalid argument for --grpc_infer_response_compression_level".into())
+    }
 }
 
 impl Word for LogFormat {

@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         Ok(Command::Help) => say(&args::usage()),
         Ok(Command::Version) => say(concat!("tritonserver ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
-            // The reason last, where it is seen.
-            let _ = writeln!(std::io::stderr(), "{}\n{error}", args::usage());
+            let program = std::env::args_os().next().unwrap_or_else(|| "tritonserver".into());
+            let _ = std::io::stderr().write_all(error.report(&program.to_string_lossy()).as_bytes());
             ExitCode::FAILURE
         }
     }

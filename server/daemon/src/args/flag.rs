@@ -1,6 +1,6 @@
 //! What the table of flags is made of: a row per flag, a heading per group, and the two ways to write a row.
 
-use super::{Args, getopt::Takes};
+use super::{Args, getopt::Takes, refused::Refused};
 
 /// Flags under one heading of the usage text.
 pub(crate) struct Group {
@@ -26,10 +26,10 @@ pub(crate) struct Flag {
 
 /// What a flag does.
 pub(crate) enum Effect {
-    /// Writes its value where the program reads it. Errors: the words that follow "expected".
-    Set(fn(&mut Args, &str) -> Result<(), String>),
+    /// Writes its value where the program reads it. Errors: why it is none.
+    Set(fn(&mut Args, &str) -> Result<(), Refused>),
     /// Known, checked in form, and ignored: named in a warning unless it repeats the default.
-    Unused(fn(&str) -> Result<(), String>),
+    Unused(fn(&str) -> Result<(), Refused>),
     /// Shows the usage text and ends.
     Help,
     /// Shows the version and ends.

@@ -29,12 +29,27 @@ pub(crate) enum SplitError {
     Unknown(String),
     #[error("unrecognized option '{0}', did you mean '--{1}'?")]
     Misspelt(String, String),
-    #[error("option '{0}' is ambiguous: it could be {1}")]
+    #[error("invalid option -- '{0}'")]
+    NoLetter(char),
+    #[error("option '{0}' is ambiguous; possibilities: {1}")]
     Ambiguous(String, String),
     #[error("option '--{0}' requires an argument")]
     MissingValue(String),
     #[error("Unexpected argument: {0}")]
     Unexpected(String),
+}
+
+impl SplitError {
+    /// What `getopt_long` itself says of it; `None` of what it says nothing of.
+    pub(crate) fn of_getopt(&self) -> Option<String> {
+        match self {
+            Self::Misspelt(word, _) => Some(Self::Unknown(word.clone()).to_string()),
+            Self::Unexpected(_) => None,
+            Self::Unknown(_) | Self::NoLetter(_) | Self::Ambiguous(..) | Self::MissingValue(_) => {
+                Some(self.to_string())
+            }
+        }
+    }
 }
 
 /// Reads words against a table of names.
@@ -53,8 +68,8 @@ pub(crate) fn split<'table>(
             break;
         }
         let Some(body) = word.strip_prefix("--") else {
-            if word.len() > 1 && word.starts_with('-') {
-                return Err(SplitError::Unknown(word));
+            if let Some(letter) = word.strip_prefix('-').and_then(|letters| letters.chars().next()) {
+                return Err(SplitError::NoLetter(letter));
             }
             // Flags may follow a stray word: their mistakes are reported first, as getopt does by moving it to the end.
             unexpected.get_or_insert(word);
@@ -64,7 +79,7 @@ pub(crate) fn split<'table>(
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (body, None),
         };
-        let &(name, takes) = find(name, table)?;
+        let &(name, takes) = find(&word, name, table)?;
         let value = match (takes, value) {
             (_, Some(value)) => value,
             (Takes::NoValue, None) => String::new(),
@@ -75,7 +90,12 @@ pub(crate) fn split<'table>(
     unexpected.map_or(Ok(given), |word| Err(SplitError::Unexpected(word)))
 }
 
-fn find<'a, 'table>(name: &str, table: &'a [(&'table str, Takes)]) -> Result<&'a (&'table str, Takes), SplitError> {
+/// The flag of that name, or of a longer one that only begins so; `word` is how it was given.
+fn find<'a, 'table>(
+    word: &str,
+    name: &str,
+    table: &'a [(&'table str, Takes)],
+) -> Result<&'a (&'table str, Takes), SplitError> {
     if let Some(exact) = table.iter().find(|(known, _)| *known == name) {
         return Ok(exact);
     }
@@ -83,12 +103,12 @@ fn find<'a, 'table>(name: &str, table: &'a [(&'table str, Takes)]) -> Result<&'a
     match candidates.as_slice() {
         [only] => Ok(only),
         [] => Err(match nearest(name, table) {
-            Some(known) => SplitError::Misspelt(format!("--{name}"), known.to_owned()),
-            None => SplitError::Unknown(format!("--{name}")),
+            Some(known) => SplitError::Misspelt(word.to_owned(), known.to_owned()),
+            None => SplitError::Unknown(word.to_owned()),
         }),
         several => {
             let names: Vec<_> = several.iter().map(|(known, _)| format!("'--{known}'")).collect();
-            Err(SplitError::Ambiguous(format!("--{name}"), names.join(", ")))
+            Err(SplitError::Ambiguous(word.to_owned(), names.join(" ")))
         }
     }
 }
@@ -163,22 +183,23 @@ mod tests {
 
     #[test]
     fn an_ambiguous_beginning_lists_what_it_could_be() {
-        check("--log- 1", Err(SplitError::Ambiguous("--log-".into(), "'--log-warning', '--log-info'".into())));
+        let both = "'--log-warning' '--log-info'";
+        check("--log- 1", Err(SplitError::Ambiguous("--log-".into(), both.into())));
     }
 
     #[test]
     fn an_unknown_flag_is_named() {
-        check("--colour=red", Err(SplitError::Unknown("--colour".into())));
-        check("-v", Err(SplitError::Unknown("-v".into())));
-        check("--=1", Err(SplitError::Unknown("--".into())));
+        check("--colour=red", Err(SplitError::Unknown("--colour=red".into())));
+        check("-v", Err(SplitError::NoLetter('v')));
+        check("--=1", Err(SplitError::Unknown("--=1".into())));
     }
 
     #[test]
     fn a_misspelt_flag_gets_a_suggestion() {
-        check("--http_port=1", Err(SplitError::Misspelt("--http_port".into(), "http-port".into())));
+        check("--http_port=1", Err(SplitError::Misspelt("--http_port=1".into(), "http-port".into())));
         check(
             "--model-repo-sitory=x",
-            Err(SplitError::Misspelt("--model-repo-sitory".into(), "model-repository".into())),
+            Err(SplitError::Misspelt("--model-repo-sitory=x".into(), "model-repository".into())),
         );
     }
 

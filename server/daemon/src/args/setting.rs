@@ -4,6 +4,7 @@
 
 use super::{
     ArgsError,
+    refused::Refused,
     value::{Fraction, Value},
 };
 
@@ -60,7 +61,7 @@ impl MetricsSetting {
 impl Value for MetricsSetting {
     const FORM: &'static str = "<key>=<value>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         Ok(Self(text.to_owned()))
     }
 }
@@ -72,18 +73,20 @@ pub(crate) struct PortRange(pub(crate) u16, pub(crate) u16);
 impl Value for PortRange {
     const FORM: &'static str = "<port>-<port>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let range = text.split_once('-').and_then(|(first, last)| {
-            Some(Self(first.trim().parse().ok()?, last.trim().parse().ok()?)).filter(|range| range.0 <= range.1)
-        });
-        range.ok_or_else(|| "<first>-<last>, two ports, the first not above the last".to_owned())
+    fn read(text: &str) -> Result<Self, Refused> {
+        let expected = "<first>-<last>, two ports, the first not above the last";
+        match pair(text, '-', "<first>-<second>") {
+            Ok((first, last)) if first <= last => Ok(Self(first, last)),
+            Ok(_) => Err(Refused::argument().expected(expected)),
+            Err(refused) => Err(refused.expected(expected)),
+        }
     }
 }
 
 impl Value for CacheSetting {
     const FORM: &'static str = "<name>,<key>=<value>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         Ok(Self(text.to_owned()))
     }
 }
@@ -91,31 +94,53 @@ impl Value for CacheSetting {
 impl Value for LimitedResource {
     const FORM: &'static str = "<name>:<count>[:<device>]";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let expected = || Self::FORM.to_owned();
-        let (name, rest) = text.split_once(':').filter(|(name, _)| !name.is_empty()).ok_or_else(expected)?;
+    fn read(text: &str) -> Result<Self, Refused> {
+        let form = || Refused::format("'<resource_name>:<count>:<device>' or '<resource_name>:<count>'");
+        let (name, rest) = text.split_once(':').filter(|(name, _)| !name.is_empty()).ok_or_else(form)?;
         let (count, device) = rest.split_once(':').unwrap_or((rest, "-1"));
-        let device = if device.trim() == "-1" { None } else { Some(u32::read(device).map_err(|_| expected())?) };
-        Ok(Self { name: name.to_owned(), count: u32::read(count).map_err(|_| expected())?, device })
+        if device.contains(':') {
+            return Err(form());
+        }
+        let number = |text| u32::read(text).map_err(|refused| refused.expected(Self::FORM));
+        let device = if device.trim() == "-1" { None } else { Some(number(device)?) };
+        Ok(Self { name: name.to_owned(), count: number(count)?, device })
     }
 }
 
-impl Value for Setting {
-    const FORM: &'static str = "<name>,<key>=<value>";
-
-    fn read(text: &str) -> Result<Self, String> {
-        let expected = || "<name>,<key>=<value> or <key>=<value>".to_owned();
-        // A comma after the first `=` belongs to the value: `tensorflow,places=a,b`.
-        let (left, value) = text.split_once('=').ok_or_else(expected)?;
+impl Setting {
+    /// `None` if it has another form. A comma after the first `=` belongs to the value: `tensorflow,places=a,b`.
+    fn parse(text: &str) -> Option<Self> {
+        let (left, value) = text.split_once('=').filter(|(_, value)| !value.is_empty())?;
         let (name, key) = match left.split_once(',') {
             Some((name, key)) => (Some(name), key),
             None => (None, left),
         };
-        if key.is_empty() || value.is_empty() || name.is_some_and(str::is_empty) {
-            return Err(expected());
-        }
-        Ok(Self { name: name.map(str::to_owned), key: key.to_owned(), value: value.to_owned() })
+        let is_whole = !key.is_empty() && !name.is_some_and(str::is_empty);
+        is_whole.then(|| Self { name: name.map(str::to_owned), key: key.to_owned(), value: value.to_owned() })
     }
+
+    /// The same of the flag `--trace-config`, whose settings are of a mode or of all.
+    pub(crate) fn of_trace(text: &str) -> Result<Self, Refused> {
+        let form = "<trace mode>,<setting>=<value>";
+        Self::parse(text).ok_or_else(|| no_setting(text, "No trace mode specified.", "--trace-config", form))
+    }
+}
+
+/// As a setting of a backend or of all backends.
+impl Value for Setting {
+    const FORM: &'static str = "<name>,<key>=<value>";
+
+    fn read(text: &str) -> Result<Self, Refused> {
+        let form = "<backend name>,<setting>=<value>";
+        Self::parse(text).ok_or_else(|| no_setting(text, "No backend specified.", "--backend-config", form))
+    }
+}
+
+fn no_setting(text: &str, no_name: &str, flag: &str, form: &str) -> Refused {
+    if text.starts_with(',') {
+        return Refused::words(format!("{no_name} {flag} option format is {form} or <setting>=<value>. Got {text}"));
+    }
+    Refused::format(format!("'{form}'"))
 }
 
 /// `NAME,KEY=VALUE` about one host policy.
@@ -132,10 +157,10 @@ pub(crate) struct HostPolicySetting {
 impl Value for HostPolicySetting {
     const FORM: &'static str = "<policy name>,<setting>=<value>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        match Setting::read(text) {
-            Ok(Setting { name: Some(policy), key, value }) => Ok(Self { policy, key, value }),
-            _ => Err(Self::FORM.into()),
+    fn read(text: &str) -> Result<Self, Refused> {
+        match Setting::parse(text) {
+            Some(Setting { name: Some(policy), key, value }) => Ok(Self { policy, key, value }),
+            _ => Err(Refused::format(format!("'{}'", Self::FORM))),
         }
     }
 }
@@ -143,20 +168,22 @@ impl Value for HostPolicySetting {
 impl Value for Restriction {
     const FORM: &'static str = "<category>,...:<header>=<value>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let expected = || "<category>[,<category>...]:<header>=<value>".to_owned();
-        let (categories, pair) = text.split_once(':').ok_or_else(expected)?;
-        let (header, value) = pair.split_once('=').ok_or_else(expected)?;
+    fn read(text: &str) -> Result<Self, Refused> {
+        let form = || {
+            Refused::format("'<config name>:<setting>=<value>'").expected("<category>[,<category>...]:<header>=<value>")
+        };
+        let (categories, pair) = text.split_once(':').ok_or_else(form)?;
+        let (header, value) = pair.split_once('=').ok_or_else(form)?;
         if categories.is_empty() || header.is_empty() || value.is_empty() {
-            return Err(expected());
+            return Err(form());
         }
         let categories = categories.split(',').map(|category| category.trim().to_owned()).collect();
         Ok(Self { categories, header: header.to_owned(), value: value.to_owned() })
     }
 }
 
-macro_rules! checked {
-    ($($(#[$doc:meta])* $name:ident as $form:literal = $check:expr;)*) => {
+macro_rules! pairs {
+    ($($(#[$doc:meta])* $name:ident as $form:literal of $first:ty, $second:ty;)*) => {
         $(
             $(#[$doc])*
             #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,24 +192,31 @@ macro_rules! checked {
             impl Value for $name {
                 const FORM: &'static str = $form;
 
-                fn read(text: &str) -> Result<Self, String> {
-                    let check: fn(&str) -> bool = $check;
-                    if check(text) { Ok(Self) } else { Err($form.into()) }
+                fn read(text: &str) -> Result<Self, Refused> {
+                    let both = pair::<$first, $second>(text, ':', "<first>:<second>");
+                    both.map(|_| Self).map_err(|refused| refused.expected($form))
                 }
             }
         )*
     };
 }
 
-checked! {
+pairs! {
     /// Bytes on one device.
-    DeviceBytes as "<device>:<integer>" = |text| pair::<i32, u64>(text, ':');
+    DeviceBytes as "<device>:<integer>" of i32, u64;
     /// A part of one device.
-    DeviceFraction as "<device>:<fraction>" = |text| pair::<u16, Fraction>(text, ':');
+    DeviceFraction as "<device>:<fraction>" of u16, Fraction;
 }
 
-fn pair<A: Value, B: Value>(text: &str, separator: char) -> bool {
-    text.split_once(separator).is_some_and(|(first, second)| A::read(first).is_ok() && B::read(second).is_ok())
+/// Two values; `form` is what Triton calls them.
+fn pair<A: Value, B: Value>(text: &str, separator: char, form: &str) -> Result<(A, B), Refused> {
+    let (first, second) = text.split_once(separator).ok_or_else(|| {
+        Refused::words(format!(
+            "Cannot parse pair option due to incorrect number of inputs.--<pair option> argument requires format {form}. \
+             Found: {text}"
+        ))
+    })?;
+    Ok((A::read(first)?, B::read(second)?))
 }
 
 #[cfg(test)]
@@ -210,7 +244,7 @@ mod tests {
     #[test]
     fn a_setting_with_an_empty_part_is_refused() {
         for text in ["", "a", ",a=b", "python,", "python,a", "a=", "=b", "python,=b"] {
-            assert_eq!(Setting::read(text), Err("<name>,<key>=<value> or <key>=<value>".into()), "{text}");
+            assert!(Setting::read(text).is_err(), "{text}");
         }
     }
 
@@ -233,7 +267,7 @@ mod tests {
         assert_eq!(LimitedResource::read("R1:4:-1"), of(None));
         assert_eq!(LimitedResource::read("R1:4:2"), of(Some(2)));
         for text in ["R1", ":4", "R1:", "R1:-4", "R1:4:", "R1:4:-2", "R1:4:0:1"] {
-            assert_eq!(LimitedResource::read(text), Err("<name>:<count>[:<device>]".into()), "{text}");
+            assert!(LimitedResource::read(text).is_err(), "{text}");
         }
     }
 

@@ -43,6 +43,10 @@ impl Word for TraceLevel {
         ("true", Self("TIMESTAMPS")),
         ("false", Self("OFF")),
     ];
+
+    fn refused(text: &str) -> Option<String> {
+        Some(format!("invalid value for trace level option: {text}"))
+    }
 }
 
 /// `older_trace!("name": Type = "default", "setting", "value", "help")`: a flag that says what a setting of `--trace-config` says.
@@ -60,7 +64,7 @@ macro_rules! older_trace {
                      {}={}' instead.",
                     $name, $setting, $shown
                 ));
-                args.tracing.take_older($name, <Setting as Value>::read(&format!("{}={value}", $setting))?)
+                args.tracing.take_older($name, Setting::of_trace(&format!("{}={value}", $setting))?)
             }),
         }
     };
@@ -340,7 +344,7 @@ const TRACING: &[Flag] = &[Flag {
                count=N ends after N traces, -1 never; mode=triton writes files (triton,file=PATH, triton,log-frequency=N), \
                mode=opentelemetry sends spans to a collector (opentelemetry,url=URL, resource=KEY=VALUE, bsp_max_queue_size, \
                bsp_schedule_delay, bsp_max_export_batch_size). May be given several times.",
-    effect: Effect::Set(|args, text| args.tracing.take(&<Setting as Value>::read(text)?)),
+    effect: Effect::Set(|args, text| args.tracing.take(&Setting::of_trace(text)?)),
 }];
 
 const BACKEND: &[Flag] = &[
@@ -406,7 +410,7 @@ const DEPRECATED: &[Flag] = &[
     set!("strict-model-config": bool = "false", "Opposite of completing configurations: use --disable-auto-complete-config.",
         set_strict_config),
     set!("response-cache-byte-size": u64 = "", "Use --cache-config local,size=<integer>. 0 is no cache.",
-        |args, bytes| args.cache.byte_size = Some(bytes)),
+        set_response_cache),
     older_trace!("trace-file": String = "", "triton,file", "<filepath>", "Use --trace-config triton,file=<path>."),
     older_trace!("trace-level": TraceLevel = "OFF", "level", "<OFF|TIMESTAMPS|TENSORS>", "Use --trace-config level=<level>."),
     older_trace!("trace-rate": i32 = "1000", "rate", "<rate value>", "Use --trace-config rate=<integer>."),
@@ -421,6 +425,15 @@ fn set_strict_config(args: &mut Args, on: bool) {
         "Warning: '--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead."
             .to_owned(),
     );
+}
+
+fn set_response_cache(args: &mut Args, bytes: u64) {
+    args.cache.byte_size = Some(bytes);
+    args.deprecations.push(format!(
+        "Warning: '--response-cache-byte-size' has been deprecated! This will default to the 'local' cache implementation with \
+         the provided byte size for its config. Please use '--cache-config' instead. The equivalent --cache-config CLI args \
+         would be: '--cache-config=local,size={bytes}'"
+    ));
 }
 
 /// None for 0 and less.

@@ -19,6 +19,14 @@ fn refuses(line: &str, expect: &str) {
     assert_eq!(parsed(&format!("--model-repository=/m {line}")), Err(expect.into()));
 }
 
+/// The same of a flag whose text is no value: in Triton's words, and in ours.
+#[track_caller]
+fn refuses_value(flag: &str, text: &str, said: &str, expected: &str) {
+    let ours =
+        if expected.is_empty() { String::new() } else { format!("\n--{flag}: got '{text}', expected {expected}") };
+    refuses(&format!("--{flag}={text}"), &format!("Bad option: \"--{flag}\".\n{said}{ours}"));
+}
+
 #[test]
 fn the_defaults_are_those_of_the_usage_text() {
     let untouched = args("");
@@ -38,11 +46,8 @@ fn control_is_public_unless_there_is_a_socket_for_it() {
     let socket = Some("/run/c.sock".into());
     assert_eq!(control("--control-socket=/run/c.sock"), ControlArgs { socket: socket.clone(), is_public: false });
     assert_eq!(control("--control-socket /run/c.sock --public-control on"), ControlArgs { socket, is_public: true });
-    refuses("--control-socket=", "Bad option: \"--control-socket\": got '', expected a path");
-    refuses(
-        "--public-control=maybe",
-        "Bad option: \"--public-control\": got 'maybe', expected true, on, 1, false, off or 0",
-    );
+    refuses_value("control-socket", "", "Error: empty argument for --control-socket", "");
+    refuses_value("public-control", "maybe", "invalid value for bool option: maybe", "true, on, 1, false, off or 0");
 }
 
 #[test]
@@ -175,10 +180,9 @@ fn settings_of_a_response_cache_are_collected_by_its_name() {
         "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the \
          other.",
     );
-    refuses(
-        "--response-cache-byte-size=-5",
-        r#"Bad option: "--response-cache-byte-size": got '-5', expected a whole number from 0 to 18446744073709551615"#,
-    );
+    let expected = "a whole number from 0 to 18446744073709551615";
+    refuses_value("response-cache-byte-size", "-5", "Provided option value is out of bound. Got -5", expected);
+    assert_eq!(args("--response-cache-byte-size=4096").deprecations.len(), 1);
 }
 
 #[test]
@@ -190,11 +194,13 @@ fn resources_are_limited_by_name_and_device() {
     let resources: Vec<_> = models.resources.iter().map(|one| (one.name.as_str(), one.count, one.device)).collect();
     assert_eq!(models.rate_limit, RateLimit::ExecutionCount);
     assert_eq!(resources, [("R1", 10, None), ("R1", 4, Some(0)), ("R2", 1, None)]);
-    refuses("--rate-limit=on", r#"Bad option: "--rate-limit": got 'on', expected one of off, execution_count"#);
-    refuses(
-        "--rate-limit-resource=R1",
-        r#"Bad option: "--rate-limit-resource": got 'R1', expected <name>:<count>[:<device>]"#,
-    );
+    refuses_value("rate-limit", "on", "invalid argument for --rate-limit", "one of off, execution_count");
+    for text in ["R1", "R1:4:0:1", ":4"] {
+        let form = "'<resource_name>:<count>:<device>' or '<resource_name>:<count>'";
+        let said = format!("--rate-limit-resource option format is {form}. Got {text}");
+        refuses_value("rate-limit-resource", text, &said, "");
+    }
+    refuses_value("rate-limit-resource", "R1:x", "Invalid option value. Got x", "<name>:<count>[:<device>]");
 }
 
 #[test]
@@ -225,26 +231,65 @@ fn help_and_version_win_over_what_is_missing() {
 
 #[test]
 fn a_bad_value_is_named_with_its_flag_and_what_is_accepted() {
-    refuses("--http-port=abc", r#"Bad option: "--http-port": got 'abc', expected a whole number from 0 to 65535"#);
-    refuses("--allow-http=yes", r#"Bad option: "--allow-http": got 'yes', expected true, on, 1, false, off or 0"#);
-    refuses("--log-format=xml", r#"Bad option: "--log-format": got 'xml', expected one of default, ISO8601, json"#);
-    refuses(
-        "--trace-level=all",
-        concat!(
-            r#"Bad option: "--trace-level": got 'all', "#,
-            "expected one of OFF, TIMESTAMPS, TENSORS, MIN, MAX, on, true, false"
+    refuses_value("http-port", "abc", "Invalid option value. Got abc", "a whole number from 0 to 65535");
+    refuses_value("allow-http", "yes", "invalid value for bool option: yes", "true, on, 1, false, off or 0");
+    refuses_value("log-format", "xml", "invalid argument for --log-format", "one of default, ISO8601, json");
+    let levels = "one of OFF, TIMESTAMPS, TENSORS, MIN, MAX, on, true, false";
+    refuses_value("trace-level", "all", "invalid value for trace level option: all", levels);
+    for text in ["x", "x=", "=y", "x,y"] {
+        let said = format!("--backend-config option format is '<backend name>,<setting>=<value>'. Got {text}");
+        refuses_value("backend-config", text, &said, "");
+    }
+    let said = "No backend specified. --backend-config option format is <backend name>,<setting>=<value> or \
+                <setting>=<value>. Got ,a=b";
+    refuses_value("backend-config", ",a=b", said, "");
+    let expected = "a whole number from 1 to 18446744073709551615";
+    refuses_value("http-max-input-size", "0", "Provided option value is out of bound. Got 0", expected);
+}
+
+#[test]
+fn what_is_wrong_with_a_trace_setting_is_said_of_the_setting() {
+    for (setting, text, said, expected) in [
+        ("level", "x", "invalid value for trace level option: x", "a level: OFF, TIMESTAMPS or TENSORS"),
+        ("rate", "x", "Invalid option value. Got x", "a whole number from 0 to 2147483647"),
+        ("rate", "-1", "Provided option value is out of bound. Got -1", "a whole number from 0 to 2147483647"),
+        ("rate", "7x", "Invalid option value. Got 7x", "a whole number from 0 to 2147483647"),
+        ("count", "-2", "Provided option value is out of bound. Got -2", "a whole number from -1 to 2147483647"),
+        ("triton,log-frequency", "x", "Invalid option value. Got x", "a whole number from 0 to 2147483647"),
+        (
+            "opentelemetry,bsp_max_queue_size",
+            "0",
+            "Provided option value is out of bound. Got 0",
+            "a whole number from 1 to 4294967295",
         ),
-    );
-    refuses(
-        "--backend-config=x",
-        concat!(r#"Bad option: "--backend-config": got 'x', "#, "expected <name>,<key>=<value> or <key>=<value>"),
-    );
-    refuses(
-        "--http-max-input-size=0",
-        concat!(
-            r#"Bad option: "--http-max-input-size": got '0', "#,
-            "expected a whole number from 1 to 18446744073709551615"
-        ),
+        ("opentelemetry,resource", "a", "Invalid option value. Got a", "opentelemetry,resource=<key>=<value>"),
+    ] {
+        let expect = format!(
+            "Bad option: \"--trace-config {setting}\".\n{said}\n--trace-config: got '{setting}={text}', expected {expected}"
+        );
+        refuses(&format!("--trace-config={setting}={text}"), &expect);
+    }
+    let modes = "Available options are \"triton\" and \"opentelemetry\"";
+    let no_mode = |of| format!("Bad option: \"--trace-config{of}\".\ninvalid value for trace mode option: x. {modes}");
+    refuses("--trace-config=mode=x", &no_mode(" mode"));
+    refuses("--trace-config=x,url=y", &no_mode(""));
+    for text in ["foo", "foo=", "=bar", "triton,foo"] {
+        let said = format!("--trace-config option format is '<trace mode>,<setting>=<value>'. Got {text}");
+        refuses_value("trace-config", text, &said, "");
+    }
+    for (text, key) in [("triton,url=x", "url"), ("file=x", "file")] {
+        let refused = parsed(&format!("--model-repository=/m --trace-config={text}")).unwrap_err();
+        let said = format!(
+            "Bad option: \"--trace-config\".\nunknown setting '{key}'\n--trace-config: got '{text}', expected one of "
+        );
+        assert!(refused.starts_with(&said), "{refused}");
+    }
+    refuses_value("trace-rate", "x", "Invalid option value. Got x", "a whole number from -2147483648 to 2147483647");
+    refuses_value(
+        "trace-rate",
+        "-1",
+        "Provided option value is out of bound. Got -1",
+        "a whole number from 0 to 2147483647",
     );
 }
 
@@ -260,7 +305,10 @@ fn headers_to_forward_are_given_as_regular_expressions() {
     assert_eq!(forwarded(line), (pattern("x-.*"), pattern("^(a|b)$")));
     assert_eq!(forwarded("--http-header-forward-pattern=a --http-header-forward-pattern="), (None, None));
     for flag in ["http-header-forward-pattern", "grpc-header-forward-pattern"] {
-        let text = format!(r#"Bad option: "--{flag}": got '(', expected a regular expression in the syntax of RE2: "#);
+        let text = format!(
+            "Bad option: \"--{flag}\".\ninvalid argument for --{flag}\n--{flag}: got '(', expected a regular expression in the \
+             syntax of RE2: "
+        );
         let refused = parsed(&format!("--model-repository=/m --{flag}=(")).unwrap_err();
         assert!(refused.starts_with(&text) && refused.len() > text.len(), "{refused}");
     }
@@ -271,13 +319,13 @@ fn readings_of_the_machine_count_for_parts_of_milliseconds() {
     assert_eq!(args("").metrics_interval, Duration::from_secs(2));
     assert_eq!(args("--metrics-interval-ms=0.5").metrics_interval, Duration::from_micros(500));
     assert_eq!(args("--metrics-interval-ms=0").metrics_interval, Duration::ZERO);
-    for text in ["-5", "x", "1e300"] {
-        refuses(
-            &format!("--metrics-interval-ms={text}"),
-            &format!(
-                r#"Bad option: "--metrics-interval-ms": got '{text}', expected a number of milliseconds of 0 or more"#
-            ),
-        );
+    for (text, what) in [
+        ("-5", "Provided option value is out of bound."),
+        ("x", "Invalid option value."),
+        ("1e300", "Provided option value is out of bound."),
+    ] {
+        let said = format!("{what} Got {text}");
+        refuses_value("metrics-interval-ms", text, &said, "a number of milliseconds of 0 or more");
     }
 }
 
@@ -289,7 +337,7 @@ fn settings_of_metrics_are_pairs() {
     assert_eq!(given.quantiles.map(|quantiles| quantiles.len()), Some(2));
     for bad in ["x", "x=", "=y", "a,b=c", "summary_quantiles="] {
         let error = format!(
-            "Bad option: \"--metrics-config\".\n--metrics-config option format is <setting>=<value>. Got {bad}\n"
+            "Bad option: \"--metrics-config\".\n--metrics-config option format is <setting>=<value>. Got {bad}"
         );
         refuses(&format!("--metrics-config={bad}"), &error);
     }
@@ -301,20 +349,20 @@ fn settings_of_metrics_are_pairs() {
 
 #[test]
 fn numbers_of_threads_have_the_range_of_triton() {
-    for text in ["1", "129", "-2", "x"] {
-        refuses(
-            &format!("--grpc-infer-thread-count={text}"),
-            &format!(r#"Bad option: "--grpc-infer-thread-count": got '{text}', expected a whole number from 2 to 128"#),
-        );
+    let expected = "a whole number from 2 to 128";
+    for text in ["1", "129", "-2"] {
+        refuses_value("grpc-infer-thread-count", text, "invalid argument for --grpc_infer_thread_count", expected);
     }
+    refuses_value("grpc-infer-thread-count", "x", "Invalid option value. Got x", expected);
     assert_eq!(args("--grpc-infer-thread-count=128").unsupported_flags, ["grpc-infer-thread-count"]);
 }
 
 #[test]
 fn a_port_no_socket_can_have_is_refused_if_its_service_is_on() {
-    let text = r#"Bad option: "--http-port": got '70000', expected a whole number from 0 to 65535"#;
-    refuses("--http-port=70000", text);
-    refuses("--metrics-port=-1", &text.replace("http", "metrics").replace("70000", "-1"));
+    for (flag, text) in [("http-port", "70000"), ("metrics-port", "-1")] {
+        let said = format!("Provided option value is out of bound. Got {text}");
+        refuses_value(flag, text, &said, "a whole number from 0 to 65535");
+    }
     args("--allow-http=false --http-port=70000");
     args("--allow-metrics=false --metrics-port=-1");
     args("--http-port=70000 --http-port=8000");
@@ -322,10 +370,16 @@ fn a_port_no_socket_can_have_is_refused_if_its_service_is_on() {
 
 #[test]
 fn values_that_name_nothing_are_refused() {
-    refuses("--model-config-name=", r#"Bad option: "--model-config-name": got '', expected a name"#);
-    let limit = |text| format!(r#"Bad option: "--model-load-gpu-limit": got '{text}', expected <device>:<fraction>"#);
-    refuses("--model-load-gpu-limit=-1:0.6", &limit("-1:0.6"));
-    refuses("--model-load-gpu-limit=0:60", &limit("0:60"));
+    refuses_value("model-config-name", "", "Error: empty argument for --model-config-name", "");
+    let refused = |text, said: &str| refuses_value("model-load-gpu-limit", text, said, "<device>:<fraction>");
+    let pair = "Cannot parse pair option due to incorrect number of inputs.--<pair option> argument requires format \
+                <first>:<second>. Found: x";
+    refused("x", pair);
+    refused("-1:0.6", "Provided option value is out of bound. Got -1");
+    refused("0:60", "expects limit fraction to be in range [0.0, 1.0], got 60.000000");
+    let ports = "<first>-<last>, two ports, the first not above the last";
+    refuses_value("sagemaker-safe-port-range", "a-b", "Invalid option value. Got a", ports);
+    refuses_value("sagemaker-safe-port-range", "9", &pair.replace(':', "-").replace("Found- x", "Found: 9"), ports);
 }
 
 #[test]
@@ -353,11 +407,8 @@ fn the_bound_of_a_readers_backlog_has_the_range_and_the_words_of_triton() {
     assert_eq!(args("--grpc-max-response-pool-size=2147483647").grpc.max_unread_responses, None);
     assert_eq!(args("--grpc-max-response-pool-size=1").grpc.max_unread_responses, Some(1));
     for text in ["0", "-3"] {
-        let words = "expected more. Error: --grpc-max-response-pool-size must be greater than 0.";
-        refuses(
-            &format!("--grpc-max-response-pool-size={text}"),
-            &format!(r#"Bad option: "--grpc-max-response-pool-size": got '{text}', {words}"#),
-        );
+        let said = "Error: --grpc-max-response-pool-size must be greater than 0.";
+        refuses_value("grpc-max-response-pool-size", text, said, "");
     }
     args("--grpc-infer-allocation-pool-size=-1");
 }
@@ -411,11 +462,12 @@ fn encryption_needs_certificates_and_only_encryption_does() {
 
 #[test]
 fn contradicting_flags_are_refused() {
-    assert_eq!(parsed(""), Err("--model-repository must be specified".into()));
-    refuses("--load-model=a", "--load-model needs --model-control-mode=explicit: the other modes load every model");
+    let server = "error: creating server: Invalid argument - ";
+    assert_eq!(parsed(""), Err(format!("{server}--model-repository must be specified")));
+    refuses("--load-model=a", "Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well.");
     refuses(
         "--model-control-mode=explicit --load-model=* --load-model=a",
-        "Wildcard model name '*' must be the ONLY startup model if specified at all.",
+        &format!("{server}Wildcard model name '*' must be the ONLY startup model if specified at all."),
     );
     refuses(
         "--allow-http=0 --allow-grpc=0 --allow-metrics=0",
@@ -450,15 +502,15 @@ fn a_host_policy_has_a_name_and_settings() {
         |key: &str, value: &str| HostPolicySetting { policy: "near".into(), key: key.into(), value: value.into() };
     assert_eq!(args.models.host_policies, [setting("cpu-cores", "0-1,4-5"), setting("numa-node", "1")]);
     for text in ["near", "near,cpu-cores", "near,cpu-cores=", ",cpu-cores=0-1", "cpu-cores=0-1", "near,=0-1"] {
-        let expected = "expected <policy name>,<setting>=<value>";
-        refuses(&format!("--host-policy={text}"), &format!("Bad option: \"--host-policy\": got '{text}', {expected}"));
+        let said = format!("--host-policy option format is '<policy name>,<setting>=<value>'. Got {text}");
+        refuses_value("host-policy", text, &said, "");
     }
 }
 
 #[test]
 fn a_host_policy_says_nothing_else() {
-    let expected = "setting host policy: Unsupported - Unsupported host policy setting 'nosuch' is specified, supported \
-                    settings are 'numa-node', 'cpu-cores'";
+    let expected = "Failed to build Triton option:\nerror: setting host policy: Unsupported - Unsupported host policy setting \
+                    'nosuch' is specified, supported settings are 'numa-node', 'cpu-cores'";
     refuses("--host-policy=near,nosuch=1", expected);
 }
 
@@ -469,9 +521,8 @@ fn repositories_are_polled_every_so_many_seconds_or_not_at_all() {
     assert_eq!(interval("--repository-poll-secs=1"), Some(Duration::from_secs(1)));
     assert_eq!(interval("--repository-poll-secs 0"), None);
     assert_eq!(interval("--repository-poll-secs=-1"), None);
-    let text =
-        "Bad option: \"--repository-poll-secs\": got '1.5', expected a whole number from -2147483648 to 2147483647";
-    refuses("--repository-poll-secs=1.5", text);
+    let expected = "a whole number from -2147483648 to 2147483647";
+    refuses_value("repository-poll-secs", "1.5", "Invalid option value. Got 1.5", expected);
 }
 
 #[test]
@@ -480,10 +531,15 @@ fn restricted_calls_are_known_and_in_one_group() {
     assert_eq!(args.http.restrictions.len(), 2);
     refuses(
         "--http-restricted-api=health:key=a --http-restricted-api=inference,health:key=b",
-        "restricted api 'health' can not be specified in multiple config groups",
+        "Bad option: \"--http-restricted-api\".\nrestricted api 'health' can not be specified in multiple config groups",
     );
     let unknown = parsed("--model-repository=/m --http-restricted-api=all:key=a").unwrap_err();
-    assert!(unknown.starts_with("unknown restricted api 'all', expected one of health, "), "{unknown}");
+    let expect = "Bad option: \"--http-restricted-api\".\nunknown restricted api 'all'\n--http-restricted-api: got 'all', expected one \
+                  of health, ";
+    assert!(unknown.starts_with(expect), "{unknown}");
+    let form = "--grpc-restricted-protocol option format is '<config name>:<setting>=<value>'. Got health=x";
+    let ours = "<category>[,<category>...]:<header>=<value>";
+    refuses_value("grpc-restricted-protocol", "health=x", form, ours);
 }
 
 #[test]
@@ -497,4 +553,23 @@ fn endpoints_at_the_same_place_clash() {
     args("--http-port=0 --grpc-port=0 --metrics-port=0");
     args("--grpc-port=8000 --allow-http=false");
     args("--http-address=127.0.0.1 --grpc-address=127.0.0.2 --grpc-port=8000");
+}
+
+#[test]
+fn the_reason_is_said_behind_the_usage_text_where_the_words_are_wrong() {
+    let report = |line: &str| parse(line.split_whitespace().map(str::to_owned)).unwrap_err().report("tritonserver");
+    let usage = usage();
+    assert_eq!(
+        report("--http-port=x"),
+        format!(
+            "{usage}\nBad option: \"--http-port\".\nInvalid option value. Got x\n\
+             --http-port: got 'x', expected a whole number from 0 to 65535\n"
+        )
+    );
+    assert_eq!(report("stray"), format!("{usage}\nUnexpected argument: stray\n"));
+    let unknown = "unrecognized option '--http_port=1'";
+    let expect = format!("tritonserver: {unknown}\n{usage}\n{unknown}, did you mean '--http-port'?\n");
+    assert_eq!(report("--http_port=1"), expect);
+    assert_eq!(report("-v"), format!("tritonserver: invalid option -- 'v'\n{usage}\ninvalid option -- 'v'\n"));
+    assert_eq!(report(""), "error: creating server: Invalid argument - --model-repository must be specified\n");
 }

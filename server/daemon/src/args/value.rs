@@ -1,18 +1,18 @@
 //! What a flag's value may look like: one [`Value`] per form, read from text and from nothing else.
-//!
-//! A form refuses with the words that follow "expected"; the flag's name and the text are added by the caller.
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use server_core::header_forwarding::HeaderPattern;
+
+use super::refused::Refused;
 
 /// A type that can be read from the text after a flag.
 pub(crate) trait Value: Sized {
     /// Placeholder in the usage text, e.g. `<integer>`; empty if the flag stands without a value.
     const FORM: &'static str;
 
-    /// Reads the text. Errors: what would have been accepted.
-    fn read(text: &str) -> Result<Self, String>;
+    /// Reads the text. Errors: why it is none.
+    fn read(text: &str) -> Result<Self, Refused>;
 }
 
 /// A value out of a closed list of words; case does not matter.
@@ -21,16 +21,22 @@ pub(crate) trait Word: Copy + 'static {
     const FORM: &'static str;
     /// Every word, and what it stands for.
     const WORDS: &'static [(&'static str, Self)];
+
+    /// What Triton says of another text, where that is not what it says of most flags.
+    fn refused(_text: &str) -> Option<String> {
+        None
+    }
 }
 
 impl<W: Word> Value for W {
     const FORM: &'static str = <W as Word>::FORM;
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         let found = W::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = W::WORDS.iter().map(|(word, _)| *word).collect();
-            format!("one of {}", words.join(", "))
+            let expected = format!("one of {}", words.join(", "));
+            W::refused(text).map_or_else(Refused::argument, Refused::words).expected(expected)
         })
     }
 }
@@ -46,11 +52,12 @@ pub(crate) struct Verbosity(pub(crate) u32);
 impl Value for bool {
     const FORM: &'static str = "<boolean>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         match text.to_ascii_lowercase().as_str() {
             "true" | "on" | "1" => Ok(true),
             "false" | "off" | "0" => Ok(false),
-            _ => Err("true, on, 1, false, off or 0".into()),
+            _ => Err(Refused::words(format!("invalid value for bool option: {text}"))
+                .expected("true, on, 1, false, off or 0")),
         }
     }
 }
@@ -58,7 +65,7 @@ impl Value for bool {
 impl Value for Switch {
     const FORM: &'static str = "";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         if text.is_empty() { Ok(Self(true)) } else { bool::read(text).map(Self) }
     }
 }
@@ -66,11 +73,11 @@ impl Value for Switch {
 impl Value for Verbosity {
     const FORM: &'static str = "<integer>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         match text.to_ascii_lowercase().as_str() {
             "true" => Ok(Self(1)),
             "false" => Ok(Self(0)),
-            _ => u32::read(text).map(Self).map_err(|_| "a level of 0 or more".into()),
+            _ => u32::read(text).map(Self).map_err(|refused| refused.expected("a level of 0 or more")),
         }
     }
 }
@@ -82,8 +89,8 @@ pub(crate) struct Port(pub(crate) i32);
 impl Value for Port {
     const FORM: &'static str = "<port>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        i32::read(text).map(Self).map_err(|_| PORTS.into())
+    fn read(text: &str) -> Result<Self, Refused> {
+        i32::read(text).map(Self).map_err(|refused| refused.expected(PORTS))
     }
 }
 
@@ -97,9 +104,12 @@ pub(crate) struct Fraction;
 impl Value for Fraction {
     const FORM: &'static str = "<fraction>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let number = f64::read(text).ok().filter(|number| (0.0..=1.0).contains(number));
-        number.map(|_| Self).ok_or_else(|| "a decimal number from 0 to 1".into())
+    fn read(text: &str) -> Result<Self, Refused> {
+        let number = f64::read(text)?;
+        if (0.0..=1.0).contains(&number) {
+            return Ok(Self);
+        }
+        Err(Refused::words(format!("expects limit fraction to be in range [0.0, 1.0], got {number:.6}")))
     }
 }
 
@@ -110,9 +120,9 @@ pub(crate) struct ResponsePoolSize(pub(crate) Option<usize>);
 impl Value for ResponsePoolSize {
     const FORM: &'static str = "<integer>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         match i32::read(text)? {
-            i32::MIN..=0 => Err("more. Error: --grpc-max-response-pool-size must be greater than 0.".into()),
+            i32::MIN..=0 => Err(Refused::words("Error: --grpc-max-response-pool-size must be greater than 0.")),
             i32::MAX => Ok(Self(None)),
             most => Ok(Self(usize::try_from(most).ok())),
         }
@@ -126,8 +136,8 @@ pub(crate) struct Named(pub(crate) String);
 impl Value for Named {
     const FORM: &'static str = "<string>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("a name".into()) } else { Ok(Self(text.to_owned())) }
+    fn read(text: &str) -> Result<Self, Refused> {
+        if text.is_empty() { Err(Refused::empty()) } else { Ok(Self(text.to_owned())) }
     }
 }
 
@@ -138,9 +148,11 @@ pub(crate) struct Milliseconds(pub(crate) Duration);
 impl Value for Milliseconds {
     const FORM: &'static str = "<float>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let time = f64::read(text).ok().and_then(|number| Duration::try_from_secs_f64(number / 1000.0).ok());
-        time.map(Self).ok_or_else(|| "a number of milliseconds of 0 or more".into())
+    fn read(text: &str) -> Result<Self, Refused> {
+        let expected = "a number of milliseconds of 0 or more";
+        let number = f64::read(text).map_err(|refused| refused.expected(expected))?;
+        let time = Duration::try_from_secs_f64(number / 1000.0);
+        time.map(Self).map_err(|_| Refused::number(text, number.is_finite()).expected(expected))
     }
 }
 
@@ -151,9 +163,11 @@ pub(crate) struct GrpcThreads;
 impl Value for GrpcThreads {
     const FORM: &'static str = "<integer>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        let number = u32::read(text).ok().filter(|number| (2..=128).contains(number));
-        number.map(|_| Self).ok_or_else(|| "a whole number from 2 to 128".into())
+    fn read(text: &str) -> Result<Self, Refused> {
+        let expected = "a whole number from 2 to 128";
+        let number = i32::read(text).map_err(|refused| refused.expected(expected))?;
+        let refused = || Refused::words("invalid argument for --grpc_infer_thread_count").expected(expected);
+        (2..=128).contains(&number).then_some(Self).ok_or_else(refused)
     }
 }
 
@@ -164,13 +178,21 @@ pub(crate) struct Pattern(pub(crate) Option<HeaderPattern>);
 impl Value for Pattern {
     const FORM: &'static str = "<pattern>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         if text.is_empty() {
             return Ok(Self(None));
         }
         let pattern = HeaderPattern::new(text).map(|pattern| Self(Some(pattern)));
-        pattern.map_err(|reason| format!("a regular expression in the syntax of RE2: {reason}"))
+        let expected = |reason| format!("a regular expression in the syntax of RE2: {reason}");
+        pattern.map_err(|reason| Refused::argument().expected(expected(reason)))
     }
+}
+
+/// Whether it is one, however large.
+fn is_whole_number(text: &str) -> bool {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 macro_rules! numbers {
@@ -178,8 +200,11 @@ macro_rules! numbers {
         $(impl Value for $number {
             const FORM: &'static str = $form;
 
-            fn read(text: &str) -> Result<Self, String> {
-                text.trim().parse().map_err(|_| format!("a whole number from {} to {}", <$number>::MIN, <$number>::MAX))
+            fn read(text: &str) -> Result<Self, Refused> {
+                text.trim().parse().map_err(|_| {
+                    let expected = format!("a whole number from {} to {}", <$number>::MIN, <$number>::MAX);
+                    Refused::number(text, is_whole_number(text)).expected(expected)
+                })
             }
         })*
     };
@@ -197,16 +222,17 @@ numbers! {
 impl Value for f64 {
     const FORM: &'static str = "<float>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         let number: Result<Self, _> = text.trim().parse();
-        number.ok().filter(|number| number.is_finite()).ok_or_else(|| "a decimal number".into())
+        let refused = || Refused::number(text, false).expected("a decimal number");
+        number.ok().filter(|number| number.is_finite()).ok_or_else(refused)
     }
 }
 
 impl Value for String {
     const FORM: &'static str = "<string>";
 
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(text: &str) -> Result<Self, Refused> {
         Ok(text.to_owned())
     }
 }
@@ -214,8 +240,8 @@ impl Value for String {
 impl Value for PathBuf {
     const FORM: &'static str = "<path>";
 
-    fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("a path".into()) } else { Ok(text.into()) }
+    fn read(text: &str) -> Result<Self, Refused> {
+        if text.is_empty() { Err(Refused::empty()) } else { Ok(text.into()) }
     }
 }
 
@@ -238,9 +264,11 @@ mod tests {
 
     #[test]
     fn a_number_outside_its_range_is_refused_with_the_range() {
-        assert_eq!(u16::read("70000"), Err("a whole number from 0 to 65535".into()));
-        assert_eq!(NonZeroU64::read("0").map_err(|expected| expected.starts_with("a whole number from 1 ")), Err(true));
-        assert!(u16::read("80x").is_err());
+        let range = "a whole number from 0 to 65535";
+        assert_eq!(u16::read("70000"), Err(Refused::number("70000", true).expected(range)));
+        assert_eq!(u16::read("80x"), Err(Refused::number("80x", false).expected(range)));
+        let range = format!("a whole number from 1 to {}", u64::MAX);
+        assert_eq!(NonZeroU64::read("0"), Err(Refused::number("0", true).expected(range)));
         assert_eq!(i32::read("-1"), Ok(-1));
     }
 
