@@ -4,6 +4,7 @@ import json
 import re
 
 import grpc
+import make
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
@@ -68,6 +69,26 @@ def test_requests_are_told_of_where_the_level_is_verbose(folder):
             assert client.is_server_live()
         until(lambda: "HTTP request: GET /v2/models/nothing" in server.log(), "the line of HTTP", 30)
         until(lambda: "gRPC request: /inference.GRPCInferenceService/ServerLive" in server.log(), "the line of gRPC", 30)
+
+
+def test_instances_and_requests_that_cannot_be_read_are_told_of(tmp_path):
+    config = 'backend: "identity"\ninput { name: "INPUT0" data_type: TYPE_FP32 dims: [1] }\noutput { name: "OUTPUT0" data_type: TYPE_FP32 dims: [1] }\n'
+    make.write(tmp_path, "one", config, {1: None})
+    make.write(tmp_path, "two", f"{config}instance_group {{ count: 2 kind: KIND_CPU }}", {1: None})
+    with Server(tmp_path, "--log-verbose=1") as server:
+        for name in ("one_0", "two_0_0", "two_0_1"):
+            assert f"TRITONBACKEND_ModelInstanceInitialize: {name} (CPU device 0)" in server.log()
+        assert server.request("POST", "/v2/models/one/infer", '{"a": ')[0] == 500
+        assert server.request("POST", "/v2/models/one/generate", "[]")[0] >= 400
+        with grpcclient.InferenceServerClient(server.grpc_url) as client, pytest.raises(grpc.RpcError):
+            request = service_pb2.ModelInferRequest(model_name="one", id="r1")
+            request.inputs.add(name="INPUT0", datatype="FP32", shape=[1])
+            request.parameters["sequence_id"].bool_param = True
+            client._client_stub.ModelInfer(request)
+        said = "[request id: <id_unknown>] Infer failed: failed to parse the request JSON buffer: "
+        until(lambda: server.log().count(said) == 1, "the line of HTTP", 30)
+        until(lambda: server.log().count("[request id: <id_unknown>] Infer failed: ") == 2, "the line of generate", 30)
+        until(lambda: "[request id: r1] Infer failed: invalid value type for 'sequence_id' parameter" in server.log(), "the line of gRPC", 30)
 
 
 def test_a_log_file_is_shown_and_stays(folder, tmp_path):

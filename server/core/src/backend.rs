@@ -151,6 +151,11 @@ pub trait Model: Send + Sync {
         Duration::from_micros(50)
     }
 
+    /// Whether its instances write to the log that they are made, as libraries of Triton's do.
+    fn logs_its_instances(&self) -> bool {
+        false
+    }
+
     /// Makes one instance. Called on the thread that will own it; several may be made at the same time, and more when
     /// an instance group grows. `health` is the instance's to change.
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>>;

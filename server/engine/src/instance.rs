@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use server_core::{
-    backend::{Health, Instance, Model, Placement, Rest},
+    backend::{Device, Health, Instance, Model, Placement, Rest},
     batch::{Batch, Pending},
     error::{Error, Result},
 };
@@ -151,6 +151,15 @@ impl Worker {
 pub(crate) fn make(model: &dyn Model, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {
     if let Some(cores) = &placement.cores {
         processors::bind_this_thread(cores)?;
+    }
+    if !model.logs_its_instances() {
+        let (kind, number) = match placement.device {
+            Device::Cpu => ("CPU", 0),
+            Device::Gpu(number) => ("GPU", number),
+            Device::Model => ("MODEL", 0),
+        };
+        let name = &placement.instance_name;
+        tracing::info!("TRITONBACKEND_ModelInstanceInitialize: {name} ({kind} device {number})");
     }
     model.instance(placement, health)
 }

@@ -11,6 +11,7 @@ mod described;
 mod drain;
 mod ensemble;
 mod executing;
+pub mod failures;
 mod fingerprint;
 mod host;
 mod infer;
@@ -282,13 +283,9 @@ impl Engine {
             _ => self.drain.count(),
         }
         let delivery = self.shared_memory.delivery_of(&request);
-        let logged_id = tracing::enabled!(tracing::Level::DEBUG).then(|| request.id.clone());
+        let logged_id = failures::logged_id(&request.id);
         let outcome = aside(shared_memory::is_long(&request), || infer::infer(&self.registry, model, request));
-        if let (Err(error), Some(id)) = (&outcome, logged_id) {
-            let id = if id.is_empty() { "<id_unknown>" } else { &id };
-            tracing::debug!("[request id: {id}] Infer failed: {error}");
-        }
-        let mut inference = outcome?;
+        let mut inference = failures::log(logged_id, outcome)?;
         inference.deliver_by(delivery);
         Ok(inference)
     }

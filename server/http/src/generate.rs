@@ -4,16 +4,21 @@ mod events;
 mod flat;
 pub(crate) mod request;
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use server_core::{
     byte_budget::Reservation,
     error::{Error, Result},
     interface::ModelId,
+    response::InferResponse,
     trace::Trace,
 };
-use server_engine::Inference;
+use server_engine::{Inference, failures};
 
 use self::{events::EventStream, flat::flat};
 use crate::{
@@ -40,16 +45,17 @@ pub(crate) async fn once(
     headers: HeaderMap,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Failure> {
-    let Running { mut inference, held, trace, .. } = start(server, activity, model, &headers, body).await?;
+    let mut running = start(server, activity, model, &headers, body).await?;
     let mut only = None;
-    while let Some(response) = poll_fn(|context| inference.poll_next(context)).await {
-        if only.replace(response?).is_some() {
+    while let Some(response) = poll_fn(|context| running.poll_next(context)).await {
+        let response = response.inspect_err(|_| drop(tracing::sends(running.trace.clone())))?;
+        if only.replace(response).is_some() {
             return Err(not_one_response()); // and the request is cancelled: no further one changes that
         }
     }
-    let _sending = tracing::answered(trace);
-    drop(held);
     let only = only.ok_or_else(not_one_response)?;
+    let _sending = tracing::sends(running.trace.take());
+    drop(running);
     Ok(json(flat(&server.options.blocking_pool, only).await?))
 }
 
@@ -72,8 +78,8 @@ pub(crate) async fn stream(
 ) -> Result<Response<Body>, Failure> {
     let mut running = start(server, activity, model, &headers, body).await?;
     let pool = &server.options.blocking_pool;
-    let first = poll_fn(|context| running.inference.poll_next(context)).await;
-    let sending = tracing::answered(running.trace.clone());
+    let first = poll_fn(|context| running.poll_next(context)).await;
+    let sending = first.as_ref().map(|_| tracing::sends(running.trace.clone()));
     let first = match first {
         None => None,
         Some(Ok(response)) => Some(flat(pool, response).await),
@@ -100,9 +106,23 @@ pub(crate) async fn stream(
 struct Running {
     inference: Inference,
     /// What its inputs take of the byte budget, if they do not hold it themselves.
-    held: Option<Reservation>,
+    _held: Option<Reservation>,
     /// What is recorded of it.
     trace: Option<Arc<Trace>>,
+}
+
+impl Running {
+    /// The next response; `None` if nothing more comes.
+    ///
+    /// Source: Triton's traces, where an end that comes alone is one more response without one that is sent.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
+        let was_last = self.inference.is_finished();
+        let next = ready!(self.inference.poll_next(context));
+        if next.is_some() || !was_last {
+            tracing::answered(self.trace.as_ref());
+        }
+        Poll::Ready(next)
+    }
 }
 
 async fn start(
@@ -127,7 +147,8 @@ async fn start(
     let is_long = body.bytes.len() > LONG;
     let decode = move || {
         let Received { bytes, mut reservation } = body;
-        let mut request = request::parse(&interface, &bytes, max_input_size, received_at)?;
+        let parsed = request::parse(&interface, &bytes, max_input_size, received_at);
+        let mut request = failures::log(failures::logged_id(""), parsed)?;
         let size = request.inputs.iter().map(|input| input.data.len()).sum();
         reservation.grow_to(size)?;
         reservation.shrink_to(size);
@@ -138,5 +159,5 @@ async fn start(
     request.model_version = model.version;
     request.trace.clone_from(&trace);
     take_headers(&server.options, activity, &found, headers, &mut request)?;
-    Ok(Running { inference: server.engine.infer(&found, request)?, held, trace })
+    Ok(Running { inference: server.engine.infer(&found, request)?, _held: held, trace })
 }

@@ -19,7 +19,7 @@ use server_core::{
     interface::ModelId,
     trace::Trace,
 };
-use server_engine::{Inference, ModelHandle};
+use server_engine::{Inference, ModelHandle, failures};
 
 use crate::{
     binary::json_length,
@@ -68,7 +68,7 @@ pub(crate) async fn infer(
     let (inference, held) = if source.is_long(body.bytes.len()) {
         let shared_memory = server.engine.shared_memory().clone();
         let work = move || {
-            let decoded = source.decode(body, &shared_memory, &mut options);
+            let decoded = failures::log(failures::logged_id(""), source.decode(body, &shared_memory, &mut options));
             (source, options, decoded)
         };
         let decoded;
@@ -86,7 +86,8 @@ pub(crate) async fn infer(
 
     // 3  run; dropping this future, as happens when the client disconnects, cancels the request
     let outcome = inference.response().await;
-    let _sending = tracing::answered(trace);
+    tracing::answered(trace.as_ref());
+    let _sending = tracing::sends(trace);
     let mut response = outcome?;
     drop(held);
 
@@ -119,7 +120,8 @@ fn submit(
     options: &mut OutputOptions,
     trace: Option<&Arc<Trace>>,
 ) -> Result<(Inference, Option<Reservation>)> {
-    let (mut request, held) = source.decode(body, server.engine.shared_memory(), options)?;
+    let decoded = source.decode(body, server.engine.shared_memory(), options);
+    let (mut request, held) = failures::log(failures::logged_id(""), decoded)?;
     take_headers(&server.options, activity, found, headers, &mut request)?;
     request.trace = trace.cloned();
     Ok((server.engine.infer(found, request)?, held))

@@ -28,12 +28,17 @@ pub(crate) fn begin(
 /// A response that is being made, of a request that is traced: it is sent when this is dropped.
 pub(crate) struct Sending(Option<Arc<Trace>>);
 
-/// The model has answered, once or once more.
-pub(crate) fn answered(trace: Option<Arc<Trace>>) -> Sending {
+/// The model has answered, once or once more, or has said that nothing more comes.
+pub(crate) fn answered(trace: Option<&Arc<Trace>>) {
+    if let Some(trace) = trace {
+        trace.request_reached(Activity::InferResponseComplete, Instant::now());
+    }
+}
+
+/// A response is being made.
+pub(crate) fn sends(trace: Option<Arc<Trace>>) -> Sending {
     if let Some(trace) = &trace {
-        let now = Instant::now();
-        trace.request_reached(Activity::InferResponseComplete, now);
-        trace.request_reached(Activity::HttpSendStart, now);
+        trace.request_reached(Activity::HttpSendStart, Instant::now());
     }
     Sending(trace)
 }

@@ -61,14 +61,27 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What the environment says of the program: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, over the name it has otherwise.
-/// What the program is told by itself goes over both.
+/// What tells of this crate in every resource.
+///
+/// Source: OpenTelemetry semantic conventions, "Telemetry SDK": `opentelemetry` is the name of the project's own alone.
+const SDK: [(&str, &str); 3] = [
+    ("telemetry.sdk.language", "rust"),
+    ("telemetry.sdk.name", "triton-operator"),
+    ("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
+];
+
+/// What is known of the program: what makes the spans, and what the environment says, `OTEL_RESOURCE_ATTRIBUTES` and
+/// `OTEL_SERVICE_NAME`, over the name it has otherwise. What the program is told by itself goes over all.
 pub fn resource_of_environment(
     service: &str,
     variable: impl Fn(&str) -> Option<String>,
     given: &[(String, String)],
 ) -> Vec<(String, String)> {
-    let mut resource: Vec<(String, String)> = vec![("service.name".to_owned(), service.to_owned())];
+    let mut resource: Vec<(String, String)> = SDK
+        .into_iter()
+        .chain([("service.name", service)])
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
     let mut set = |key: &str, value: &str| match resource.iter_mut().find(|(other, _)| other == key) {
         Some(attribute) => value.clone_into(&mut attribute.1),
         None => resource.push((key.to_owned(), value.to_owned())),
@@ -113,10 +126,14 @@ mod tests {
             "OTEL_SERVICE_NAME" => Some("b".to_owned()),
             _ => None,
         };
-        let given = [("zone".to_owned(), "y".to_owned()), ("k".to_owned(), "v".to_owned())];
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let given = [pair("zone", "y"), pair("k", "v")];
+        let own = SDK.map(|(key, value)| pair(key, value));
         let resource = resource_of_environment("own", environment, &given);
-        assert_eq!(resource, [pair("service.name", "b"), pair("zone", "y"), pair("k", "v")]);
-        assert_eq!(resource_of_environment("own", |_| None, &[]), [pair("service.name", "own")]);
+        let (sdk, others) = resource.split_at(own.len());
+        assert_eq!(sdk, own);
+        assert_eq!(others, [pair("service.name", "b"), pair("zone", "y"), pair("k", "v")]);
+        let plain = resource_of_environment("own", |_| None, &[pair("telemetry.sdk.language", "x")]);
+        assert_eq!((&plain[0].1, &plain[3]), (&"x".to_owned(), &pair("service.name", "own")));
     }
 }

@@ -240,6 +240,10 @@ impl Model for LibraryModel {
     }
 
     fn readiness(&self) -> Option<Readiness> {
+    fn logs_its_instances(&self) -> bool {
+        true
+    }
+
         if !self.shared.library.has_instance_ready() {
             return None;
         }

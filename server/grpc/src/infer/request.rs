@@ -17,7 +17,7 @@ use server_core::{
     request::{InferRequest, VersionChoice},
     tensor::{DataType, Name, Shape, Tensor},
 };
-use server_engine::{Engine, ModelHandle, SharedMemory};
+use server_engine::{Engine, ModelHandle, SharedMemory, failures};
 use server_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use smallvec::SmallVec;
 use tonic::Status;
@@ -129,8 +129,9 @@ pub(crate) fn malformed(error: &DecodeError) -> Status {
 ///
 /// Errors: the version is not a number, the model is unknown or not ready.
 pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<ModelHandle> {
-    let version = VersionChoice::parse(&message.model_version)?;
-    engine.model(ModelId { name: &message.model_name, version })
+    let version = VersionChoice::parse(&message.model_version);
+    let found = version.and_then(|version| engine.model(ModelId { name: &message.model_name, version }));
+    failures::log(failures::logged_id(&message.id), found)
 }
 
 /// Makes a request of a message.
@@ -139,6 +140,16 @@ pub(crate) fn model(engine: &Engine, message: &ModelInferRequest) -> Result<Mode
 /// [`SharedMemory::output`].
 /// Source: Triton's order: parameters, inputs, outputs.
 pub(crate) fn prepare(
+    interface: &Interface,
+    shared_memory: &SharedMemory,
+    message: ModelInferRequest,
+    received_at: Instant,
+) -> Result<Prepared> {
+    let logged_id = failures::logged_id(&message.id);
+    failures::log(logged_id, read(interface, shared_memory, message, received_at))
+}
+
+fn read(
     interface: &Interface,
     shared_memory: &SharedMemory,
     message: ModelInferRequest,

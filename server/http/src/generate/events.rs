@@ -60,8 +60,8 @@ impl EventStream {
             self.push(object);
             return Poll::Ready(());
         }
-        let Poll::Ready(response) = self.running.inference.poll_next(context) else { return Poll::Pending };
-        let _sending = response.as_ref().map(|_| tracing::answered(self.running.trace.clone()));
+        let Poll::Ready(response) = self.running.poll_next(context) else { return Poll::Pending };
+        let _sending = response.as_ref().map(|_| tracing::sends(self.running.trace.clone()));
         match response {
             None => self.is_over = true,
             Some(Err(error)) => self.push(Err(error)),
