@@ -169,6 +169,8 @@ def test_a_worker_that_dies_again_and_again_is_told_and_asks_nobody_to_wait(serv
     with pytest.raises(InferenceServerException, match=r"exit code 7"):
         ask(client, "loop")
     assert time.monotonic() - began < 30
+    counts = client.get_inference_statistics("loop")["model_stats"][0]
+    assert (counts["execution_count"], counts["inference_stats"]["fail"]["count"]) == (1, 2), "nobody was there for the second"
     assert ask(client, "alone") > 0
 
 

@@ -8,6 +8,7 @@ use crate::{
     request::InferRequest,
     responder::Reply,
     response::Outputs,
+    stats::FailureReason,
 };
 
 /// A checked request with the way back to its caller. Dropped unanswered, it answers with an internal error.
@@ -42,8 +43,11 @@ impl Pending {
     /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
     /// was let in before. The turn that has ended is counted by `marks`; without them its backend reports it by itself. Where the
     /// model's configuration does not say that it is iterative, the request fails.
-    pub fn reschedule(self, marks: Option<&Marks>) {
+    pub fn reschedule(mut self, marks: Option<&Marks>) {
         if let Some(events) = self.completion.events().cloned() {
+            if marks.is_none() {
+                self.completion.turn_reported(events.now());
+            }
             events.rescheduled(self, marks);
         }
     }
@@ -91,7 +95,14 @@ impl Batch {
         (self.pending, Execution { events, rows, start: self.start })
     }
 
-    /// Answers every request with the same error.
+    /// Answers every request with the same error, where none was executed.
+    pub fn refuse(self, error: &Error) {
+        for Pending { completion, .. } in self.pending {
+            completion.reject(FailureReason::of_backend(error), error.clone());
+        }
+    }
+
+    /// Answers every request with the same error, and counts an execution.
     pub fn fail(self, error: &Error, now: Instant) {
         let replies = self.pending.iter().map(|_| Err(error.clone())).collect();
         let marks = Marks::at(self.start, now);

@@ -161,6 +161,8 @@ pub struct Completion {
     /// The sequence slot it runs in, until its last word.
     in_slot: Option<InSlot>,
     responses: u32,
+    /// From when on no backend has reported of its time: since the request came, or since the last turn that was reported.
+    unreported_since: Instant,
     /// What is recorded of the request, if it is traced.
     trace: Option<Arc<Trace>>,
     /// Nobody waits for it: it only fills a row of a batch.
@@ -191,6 +193,7 @@ impl Completion {
                 ticket: None,
                 in_slot: None,
                 responses: 0,
+                unreported_since: record.received_at,
                 trace: None,
                 is_empty_row: false,
             },
@@ -200,8 +203,17 @@ impl Completion {
 
     /// A row of a batch that holds no request: it has no caller, and its end is counted nowhere.
     pub(crate) fn of_empty_row(record: RequestRecord) -> Self {
-        let (events, responder) = (None, None);
-        Self { record, events, responder, ticket: None, in_slot: None, responses: 0, trace: None, is_empty_row: true }
+        Self {
+            record,
+            events: None,
+            responder: None,
+            ticket: None,
+            in_slot: None,
+            responses: 0,
+            unreported_since: record.received_at,
+            trace: None,
+            is_empty_row: true,
+        }
     }
 
     /// Has its execution and its end recorded.
@@ -312,8 +324,8 @@ impl Completion {
         self.say(responder, reply);
     }
 
-    /// Ends a request that waits in the queue: it expired there, or its caller left. One that has had responses, for its
-    /// model is iterative, is counted among its responses too if its caller left.
+    /// Ends a request that was not executed: it expired in its queue, its caller left, or nothing can execute it. One that has
+    /// had responses, for its model is iterative, is counted among its responses too if its caller left.
     pub fn reject(mut self, reason: FailureReason, error: Error) {
         let Some(now) = self.events.as_ref().map(|events| events.now()) else { return };
         if reason == FailureReason::Canceled && self.responses > 0 {

@@ -298,11 +298,10 @@ impl ModelCounters {
     }
 
     /// Counts one request that the response cache answered: it came at `received_at` and was looked for from `looked_up_at`
-    /// on. No row was inferred for it. `now_ms` counts from 1970.
+    /// on. No row was inferred for it, so it does not say when the last inference was.
     ///
     /// Source: Triton, where such a request is a success that waited from its queue's door to the look-up.
-    pub fn record_cache_hit(&mut self, received_at: Instant, looked_up_at: Instant, now: Instant, now_ms: u64) {
-        self.counts.last_inference_ms = now_ms;
+    pub fn record_cache_hit(&mut self, received_at: Instant, looked_up_at: Instant, now: Instant) {
         self.counts.success.add(1, now.saturating_duration_since(received_at));
         self.counts.queue.add(1, Duration::ZERO);
         self.counts.cache_hit.add(1, now.saturating_duration_since(looked_up_at));

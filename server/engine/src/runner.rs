@@ -17,7 +17,6 @@ use crate::{
     ensemble::Ensemble,
     pool::InstancePool,
     series::{Replaced, Series},
-    stats::now_ms,
 };
 
 /// What runs the requests of a model version. Clones share it.
@@ -117,8 +116,7 @@ impl Runner {
 
     /// Counts a request that the response cache answered; see [`ModelCounters::record_cache_hit`].
     pub(crate) fn cache_hit(&self, received_at: Instant, looked_up_at: Instant, now: Instant) {
-        let now_ms = now_ms();
-        self.count(|counters| counters.record_cache_hit(received_at, looked_up_at, now, now_ms));
+        self.count(|counters| counters.record_cache_hit(received_at, looked_up_at, now));
     }
 
     /// Counts a request that the response cache did not answer; see [`ModelCounters::record_cache_miss`].

@@ -75,6 +75,7 @@ async fn a_request_goes_through_every_step_and_is_counted_everywhere() {
     }
     let sum: u64 = ["a", "b", "c"].iter().map(|model| counts(&engine, model).compute_infer.ns).sum();
     assert_eq!(counts(&engine, "e").compute_infer.ns, sum);
+    assert!(counts(&engine, "e").queue.ns > 0, "until its first step might start, and no longer");
     let config = engine.config(id("e")).unwrap();
     assert!(config.model_transaction_policy.is_some_and(|policy| !policy.decoupled));
     assert!(engine.metrics().text().contains("nv_inference_request_success{model=\"e\",version=\"1\"} 1"));

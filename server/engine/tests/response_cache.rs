@@ -5,7 +5,12 @@
 
 mod harness;
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
 use harness::{Harness, ask, ask_ensemble, id, scripted::Probe, send};
 use server_core::{
@@ -66,6 +71,8 @@ async fn what_was_asked_before_is_answered_without_the_model_and_counted() {
     load(&engine, &["m", "plain"]).await;
     let first = bytes(&engine, ask("m", &[1.0, 2.0])).await;
     assert_eq!(told(&engine, "m"), (0, 1, 1, 1, 1));
+    let inferred_at = counts(&engine, "m").last_inference_ms;
+    harness::until(|| SystemTime::now() > SystemTime::UNIX_EPOCH + Duration::from_millis(inferred_at + 1)).await;
     let request = InferRequest {
         id: "second".into(),
         parameters: vec![("any".into(), Parameter::Bool(true))],
@@ -76,6 +83,7 @@ async fn what_was_asked_before_is_answered_without_the_model_and_counted() {
     assert_eq!((&*response.id, response.model_version), ("second", 1));
     assert_eq!(response.outputs[0].data.as_host().unwrap(), first);
     assert_eq!(told(&engine, "m"), (1, 1, 1, 1, 2));
+    assert_eq!(counts(&engine, "m").last_inference_ms, inferred_at, "it is no inference");
     assert_ne!(bytes(&engine, ask("m", &[2.0, 1.0])).await, first);
     assert_eq!(told(&engine, "m"), (1, 2, 2, 2, 3));
     let counts = counts(&engine, "m");

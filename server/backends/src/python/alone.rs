@@ -24,7 +24,7 @@ pub(super) fn run(watch: &Arc<Watch>, memory: &mut Vec<u8>, batch: Batch) -> Ran
     let mut worker = match watch.take() {
         Ok(worker) => worker,
         Err(error) => {
-            batch.fail(&error, Instant::now());
+            batch.refuse(&error);
             return Ran { left: Vec::new(), took: None, is_lost: true };
         }
     };

@@ -1,6 +1,6 @@
 //! One execution context of a Python model: its worker, as the instance's thread drives it.
 
-use std::{mem, time::Instant};
+use std::mem;
 
 use server_core::{
     backend::{Instance, Rest},
@@ -52,7 +52,7 @@ impl PythonInstance {
         let mut worker = match self.supervisor.watch().take() {
             Ok(worker) => worker,
             Err(error) => {
-                next.fail(&error, Instant::now());
+                next.refuse(&error);
                 self.supervisor.watch().leave_to_others();
                 return Vec::new();
             }

@@ -35,7 +35,7 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
     let placed = match shared.requests.reserve(batch.pending().len()) {
         Ok(placed) => placed,
         Err(error) => {
-            batch.fail(&error, Instant::now());
+            batch.refuse(&error);
             return None;
         }
     };
@@ -50,7 +50,7 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
         }
         if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
             shared.requests.give_back(&placed);
-            batch.fail(&error, Instant::now());
+            batch.refuse(&error);
             return None;
         }
     }
@@ -142,7 +142,7 @@ fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, m
 
 /// Ends the requests of a batch that was not given to the worker, for that is gone.
 pub(super) fn gone(batch: Batch, shared: &Shared) {
-    batch.fail(&not_healthy(shared.name()), Instant::now());
+    batch.refuse(&not_healthy(shared.name()));
 }
 
 fn lost_with(error: Error, count: usize) -> (Vec<Outcome>, Option<Error>) {

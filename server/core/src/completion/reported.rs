@@ -14,6 +14,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Reporter {
     record: RequestRecord,
+    /// When what it reports of the request's time begins.
+    since: Instant,
     events: Option<Arc<dyn RequestEvents>>,
 }
 
@@ -30,10 +32,11 @@ impl Reporter {
         }
     }
 
-    /// Counts its end. Call it once.
+    /// Counts its end, or that of one of its turns, whose time is what no turn before has told. Call it once.
     pub fn ended(&self, outcome: Result<(), FailureReason>, marks: &Marks) {
         if let Some(events) = &self.events {
-            let request = EndedRequest { record: &self.record, trace: None };
+            let record = RequestRecord { received_at: self.since, ..self.record };
+            let request = EndedRequest { record: &record, trace: None };
             events.ended(request, outcome, Some(marks), marks.end);
         }
     }
@@ -54,7 +57,12 @@ impl Reporter {
 impl Completion {
     /// What counts the request apart from its answers.
     pub fn reporter(&self) -> Reporter {
-        Reporter { record: self.record, events: self.events.clone() }
+        Reporter { record: self.record, since: self.unreported_since, events: self.events.clone() }
+    }
+
+    /// A turn has ended that its backend reports by itself.
+    pub(crate) fn turn_reported(&mut self, now: Instant) {
+        self.unreported_since = now;
     }
 
     /// Sends one response of several, which is not counted.
@@ -93,5 +101,125 @@ impl Completion {
             }
             self.say(responder, reply);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::{
+        batch::{Batch, Pending},
+        error::Error,
+        request::{InferRequest, VersionChoice},
+    };
+
+    /// Keeps what is counted; its clock shows what it is set to.
+    struct Counted {
+        now: Mutex<Instant>,
+        /// Of each end that was counted, how long it took.
+        ends: Mutex<Vec<(Result<(), FailureReason>, Duration)>>,
+        executions: Mutex<u32>,
+        again: Mutex<Option<Pending>>,
+    }
+
+    impl RequestEvents for Counted {
+        fn batch_ended(&self, _: &[Pending], _: &[Reply], _: &Marks) {
+            *self.executions.lock() += 1;
+        }
+
+        fn executed(&self, _: u64, _: &Marks) {
+            *self.executions.lock() += 1;
+        }
+
+        fn responded(&self, _: &RequestRecord, _: u32, _: ResponseOutcome, _: &ResponseMarks) {}
+
+        fn ended(
+            &self,
+            request: EndedRequest<'_>,
+            outcome: Result<(), FailureReason>,
+            _: Option<&Marks>,
+            now: Instant,
+        ) {
+            self.ends.lock().push((outcome, now.saturating_duration_since(request.record.received_at)));
+        }
+
+        fn released(&self, _: usize) {}
+
+        fn rescheduled(&self, request: Pending, _: Option<&Marks>) {
+            *self.again.lock() = Some(request);
+        }
+
+        fn now(&self) -> Instant {
+            *self.now.lock()
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A request that came just now.
+    fn began() -> (Arc<Counted>, Pending, Instant) {
+        let start = Instant::now();
+        let events = Counted {
+            now: Mutex::new(start),
+            ends: Mutex::default(),
+            executions: Mutex::default(),
+            again: Mutex::default(),
+        };
+        let events = Arc::new(events);
+        let record = RequestRecord { received_at: start, queued_at: start, batch_size: 1 };
+        let (completion, _) = Completion::new(record, events.clone(), 1);
+        let request = InferRequest {
+            model_name: "m".into(),
+            model_version: VersionChoice::Latest,
+            id: String::new(),
+            inputs: SmallVec::new(),
+            outputs: SmallVec::new(),
+            parameters: Vec::new(),
+            sequence: None,
+            priority: 0,
+            timeout: None,
+            received_at: start,
+            callers: None,
+            trace: None,
+        };
+        (events, Pending { request, completion }, start)
+    }
+
+    /// The request's next turn, which begins so long after the request.
+    fn next_turn(events: &Counted, pending: Pending, at: Instant, marks: Option<&Marks>) -> Pending {
+        *events.now.lock() = at;
+        pending.reschedule(marks);
+        events.again.lock().take().unwrap()
+    }
+
+    #[test]
+    fn a_turn_tells_the_time_that_none_before_has_told() {
+        let (events, pending, start) = began();
+        let ends_at = |pending: &Pending, at| pending.completion.reporter().ended(Ok(()), &Marks::at(start, at));
+        ends_at(&pending, start + 3 * MS);
+        let pending = next_turn(&events, pending, start + 3 * MS, None);
+        let marks = Marks::at(start, start + 5 * MS);
+        let pending = next_turn(&events, pending, start + 5 * MS, Some(&marks)); // counted by others, without its time
+        ends_at(&pending, start + 10 * MS);
+        assert_eq!(*events.ends.lock(), [(Ok(()), 3 * MS), (Ok(()), 7 * MS)], "10 ms together");
+    }
+
+    #[test]
+    fn requests_that_are_refused_are_no_execution() {
+        let (events, pending, start) = began();
+        *events.now.lock() = start + 2 * MS;
+        Batch::new(vec![pending], start).refuse(&Error::internal("no worker"));
+        assert_eq!(
+            (&*events.ends.lock(), *events.executions.lock()),
+            (&vec![(Err(FailureReason::Backend), 2 * MS)], 0)
+        );
+        let (events, pending, start) = began();
+        Batch::new(vec![pending], start).fail(&Error::internal("failed"), start);
+        assert_eq!(*events.executions.lock(), 1);
     }
 }

@@ -136,7 +136,7 @@ mod tests {
         }
         if has_response_cache {
             counters.record_cache_miss(Duration::from_micros(53), at(500));
-            counters.record_cache_hit(at(500), at(500), at(501), 0);
+            counters.record_cache_hit(at(500), at(500), at(501));
         }
         counters.metrics(at(600))
     }

@@ -43,6 +43,7 @@ pub(crate) struct EnsembleRun {
     waits: Option<Waits>,
     common: Common,
     record: RequestRecord,
+    /// When its first step might start: until then it was in the queue, as Triton has it.
     started: Instant,
     times: ComputeTimes,
     /// Let go of when its last response is there.
@@ -116,6 +117,7 @@ impl EnsembleRun {
 
     /// Starts its first steps, so that requests enter their queues in the order in which they came. Polled it is later.
     pub(super) fn begin(&mut self) {
+        self.started = Instant::now();
         self.start_steps(Waker::noop());
     }
 
