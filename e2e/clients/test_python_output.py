@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,15 @@ def test_what_execute_raises_is_logged_with_its_place(server):
         ask(server, "raise")
     failed = r"""E\d{4} .*\] "Failed to process the request\(s\) for model 'prints_0', message: ValueError: not this one\\n\\nAt:\\n  .*model\.py\(\d+\): execute"""
     until(lambda: re.search(failed, server.log()), "the line in the log")
+
+
+def test_a_model_that_raises_on_every_request_fills_no_log(folder):
+    count, began = 400, time.monotonic()
+    with Server(folder) as server:
+        for _ in range(count):
+            with pytest.raises(InferenceServerException, match="not this one"):
+                ask(server, "raise")
+        seconds = time.monotonic() - began
+    lines = server.log().count("ValueError: not this one")
+    left_out = sum(int(number) for number in re.findall(r"(\d+) more failures of model 'prints_0' are not in the log", server.log()))
+    assert lines <= 10 * (seconds + 1) and lines + left_out == count

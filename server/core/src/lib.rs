@@ -26,6 +26,7 @@ pub mod input_memory;
 pub mod interface;
 pub mod latency;
 pub mod load;
+pub mod log_limit;
 pub mod log_settings;
 pub mod metrics;
 pub mod rate_limit;

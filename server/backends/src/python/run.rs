@@ -92,7 +92,7 @@ pub(super) fn end(running: Running, answer: Result<Answer, Failure>, shared: &Sh
         Ok(_) => lost_with(not_understood("as many results as requests were expected"), count),
         Err(Failure::Refused(text)) => {
             let error = raised(shared.name(), &text);
-            tracing::error!("{error}");
+            shared.log_failure(&text);
             (all_failed(&error, count), None)
         }
         Err(failure) => lost_with(reason(failure, shared), count),

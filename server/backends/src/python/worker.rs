@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use server_core::{
     backend::{Health, Host, ModelSource},
     error::{Error, Result},
+    log_limit::LogLimit,
     tensor::Name,
 };
 use server_shm::{Segment, SegmentPool};
@@ -23,7 +25,7 @@ use super::{
     attendant::{Attendant, Pipes},
     calls::Calls,
     channel::{self, Broken, Channel, Message, not_understood},
-    decode::{Decoder, released},
+    decode::{Decoder, raised, released},
     interpreter::{self, Interpreter},
     last_words::LastWords,
     marshal::{self, Value, Writer},
@@ -68,6 +70,7 @@ pub(super) struct Shared {
     pub(super) last_words: LastWords,
     pub(super) calls: Calls,
     pub(super) requests: OpenRequests,
+    failures: Mutex<LogLimit>,
     is_gone: AtomicBool,
     /// Why it was killed, if the server did that.
     pub(super) killed_because: OnceLock<String>,
@@ -182,6 +185,7 @@ impl Worker {
             last_words: LastWords::default(),
             calls: Calls::new(start.host.clone(), start.source),
             requests,
+            failures: Mutex::default(),
             is_gone: AtomicBool::new(false),
             killed_because: OnceLock::new(),
             on_gone: OnceLock::new(),
@@ -363,6 +367,26 @@ impl Shared {
         self.instance.get().map_or(&self.model_name, |instance| &instance.name)
     }
 
+    /// Says what `execute` raised, of so many failures a second.
+    ///
+    /// Source: Triton Python backend, the line of its stub process.
+    pub(super) fn log_failure(&self, text: &str) {
+        let taken = self.failures.lock().take(Instant::now());
+        let Some(left_out) = taken else { return };
+        if left_out > 0 {
+            self.say_left_out(left_out);
+        }
+        tracing::error!("{}", raised(self.name(), text));
+    }
+
+    fn say_left_out(&self, left_out: u64) {
+        let name = self.name();
+        tracing::error!(
+            "{left_out} more failures of model '{name}' are not in the log, which takes {} a second",
+            LogLimit::MOST
+        );
+    }
+
     /// Whether its model may answer a request any number of times.
     pub(super) fn is_decoupled(&self) -> bool {
         self.instance.get().is_some_and(|instance| instance.is_decoupled)
@@ -415,12 +439,7 @@ impl Shared {
             [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
                 log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());
             }
-            // Source: Triton Python backend, the line of its stub process.
-            [kind, text] if kind.number() == Some(event::BATCH_FAILED) => tracing::error!(
-                "Failed to process the request(s) for model '{}', message: {}",
-                self.name(),
-                text.text()
-            ),
+            [kind, text] if kind.number() == Some(event::BATCH_FAILED) => self.log_failure(text.text()),
             [kind, slot, result, is_last] if kind.number() == Some(event::RESPONSE) => {
                 let slot = slot.number().and_then(|slot| u32::try_from(slot).ok());
                 let slot = slot.ok_or_else(|| not_understood("no such slot"))?;
@@ -445,6 +464,15 @@ impl Shared {
     /// Nobody looks at these inputs any more.
     pub(super) fn release(&self, handles: &Value<'_>) {
         self.lent.release(handles.items().iter().filter_map(Value::number));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let left_out = self.failures.get_mut().left_out();
+        if left_out > 0 {
+            self.say_left_out(left_out);
+        }
     }
 }
 
