@@ -17,7 +17,8 @@ fn a_library_is_called_in_order_and_told_of_its_end() {
     let mut served = directory.load("backend: 'calls'").unwrap();
     assert_eq!((served.config.max_batch_size, served.config.input.len(), served.config.output.len()), (4, 1, 1));
     assert!(matches!(served.config.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
-    assert_eq!((served.config.instance_group[0].count, served.config.instance_group.len()), (2, 1), "as it prefers");
+    let [group] = &served.config.instance_group[..] else { panic!("{:?}", served.config.instance_group) };
+    assert_eq!((group.count, &*group.name), (2, "m"), "as it prefers, and called as one that nobody prefers");
 
     let mut asked = request(&[1, 2, 3]);
     asked.parameters = vec![

@@ -24,7 +24,7 @@ use server_core::{
 };
 use tokio::{
     runtime::Handle,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use crate::{
@@ -171,6 +171,7 @@ struct Circle {
     ask: Arc<Ask>,
     asks: Arc<Asks>,
     patience: Duration,
+    began: Instant,
     /// The next look.
     next: Pin<Box<Sleep>>,
     /// It was there when the request began.
@@ -188,6 +189,7 @@ impl Circle {
             ask,
             asks: asks.clone(),
             patience,
+            began: Instant::now(),
             next: Box::pin(sleep(patience)),
             is_first: is_closed,
             was_closed: is_closed,
@@ -205,7 +207,7 @@ impl Circle {
                 false => self.asks.is_closed_by_step_of(&self.ask),
             };
             if is_closed && self.was_closed {
-                return Poll::Ready(Err(self.ask.callers().circle(&self.asked, self.patience)));
+                return Poll::Ready(Err(self.ask.callers().circle(&self.asked, self.began.elapsed())));
             }
             if !self.ask.has_steps() {
                 return Poll::Ready(Ok(()));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use harness::{Harness, ask, ask_ensemble, id, send, until};
-use server_core::error::Result;
+use server_core::error::{Error, Result};
 use server_engine::{Engine, LoadParameters, Options};
 use tokio::time::timeout;
 
@@ -116,12 +116,18 @@ fn looks_every_second() -> Options {
     Options { circle_patience: Duration::from_secs(1), ..Options::default() }
 }
 
-/// What ends the requests of an instance that runs nothing meanwhile.
-fn circle(asking: &str, asked: &str) -> String {
-    format!(
-        "model '{asking}' asked model '{asked}', all instances of which have waited for the answer for 1 s ({asking} -> {asked}): \
-         models whose backends ask each other in a circle need more instances, or must not wait for the answer"
-    )
+/// A request of an instance that runs nothing meanwhile ends so, after so many seconds at least.
+#[track_caller]
+fn hears_of_a_circle(error: &Error, asking: &str, asked: &str, seconds: u64) {
+    let before =
+        format!("model '{asking}' asked model '{asked}', all instances of which have waited for the answer for ");
+    let behind = format!(
+        " s ({asking} -> {asked}): models whose backends ask each other in a circle need more instances, or must not wait for the \
+         answer"
+    );
+    let waited = error.message.strip_prefix(&before).and_then(|rest| rest.strip_suffix(&behind));
+    let waited: Option<u64> = waited.and_then(|waited| waited.parse().ok());
+    assert!(waited.is_some_and(|waited| waited >= seconds), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +138,7 @@ async fn an_instance_that_runs_nothing_meanwhile_hears_of_a_circle_through_an_en
     let (engine, _) = harness.with_script_and(looks_every_second());
     load(&engine, &["m", "ensemble"]).await;
     let error = count_down(&engine, "m", 1.0).await.unwrap_err();
-    assert_eq!(error.message, circle("m", "ensemble"));
+    hears_of_a_circle(&error, "m", "ensemble", 1);
     assert_eq!(count_down(&engine, "m", 0.0).await, Ok(0.0), "it goes on");
 }
 
@@ -154,14 +160,14 @@ async fn instances_that_run_nothing_meanwhile_hear_that_they_wait_for_each_other
     let mut errors = 0;
     for (model, asked) in asked {
         if let Err(error) = asked.await.unwrap() {
-            assert_eq!(error.message, circle(model, if model == "ping" { "pong" } else { "ping" }));
+            hears_of_a_circle(&error, model, if model == "ping" { "pong" } else { "ping" }, 1);
             errors += 1;
         }
     }
     assert!(errors > 0, "at least one must do without");
 }
 
-async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&str, &str, &str)]) {
+async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&str, &str, &str)], seconds: u64) {
     let harness = Harness::new();
     let from = steps_before.last().map_or("IN", |(_, _, to)| to);
     harness.scripted("before", "count_down_alone nobody", "", &[1]);
@@ -182,7 +188,8 @@ async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&
     let mut errors = 0;
     for (model, asked) in asked {
         if let Err(error) = asked.await.unwrap() {
-            assert_eq!(error.message, circle(model, if model == "ping" { "ensemble_pong" } else { "ensemble_ping" }));
+            let asked = if model == "ping" { "ensemble_pong" } else { "ensemble_ping" };
+            hears_of_a_circle(&error, model, asked, seconds);
             errors += 1;
         }
     }
@@ -194,12 +201,12 @@ async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn instances_that_wait_for_each_other_through_ensembles_hear_of_it() {
-    hear_that_they_wait_for_each_other_through_ensembles(&[]).await;
+    hear_that_they_wait_for_each_other_through_ensembles(&[], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn instances_that_wait_for_each_other_since_a_later_step_began_hear_of_it() {
-    hear_that_they_wait_for_each_other_through_ensembles(&[("before", "IN", "BETWEEN")]).await;
+    hear_that_they_wait_for_each_other_through_ensembles(&[("before", "IN", "BETWEEN")], 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

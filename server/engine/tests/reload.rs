@@ -124,6 +124,8 @@ async fn a_load_succeeds_as_a_whole_or_changes_nothing() {
     let unavailable = Some(VersionState::Unavailable);
     let reason = "Unavailable: version 2 is broken";
     assert_eq!(states, [(Some(1), unavailable, "unloaded"), (Some(2), unavailable, reason)]);
+    engine.unload("m", false).await.unwrap();
+    assert_eq!(engine.index(false).unwrap(), index, "an unload changes no reason");
     harness::until(|| probe.instances.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
 
     harness.scripted("m", "", "version_policy { specific { versions: 1 } }", &[]);

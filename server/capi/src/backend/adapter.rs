@@ -158,7 +158,8 @@ fn prefer_groups(config: &mut ModelConfig, preferred: &[PreferredGroup], machine
     });
     let Some((wanted, kind)) = kinds.into_iter().next() else { return };
     if config.instance_group.is_empty() {
-        config.instance_group.push(ModelInstanceGroup::default());
+        let name = config.name.clone(); // without a number, as of a model that says nothing at all
+        config.instance_group.push(ModelInstanceGroup { name, ..Default::default() });
     }
     for group in config.instance_group.iter_mut().filter(|group| group.kind() == InstanceKind::Auto) {
         if kind != InstanceKind::Gpu && !group.gpus.is_empty() {
@@ -239,11 +240,11 @@ impl Model for LibraryModel {
         uses
     }
 
-    fn readiness(&self) -> Option<Readiness> {
     fn logs_its_instances(&self) -> bool {
         true
     }
 
+    fn readiness(&self) -> Option<Readiness> {
         if !self.shared.library.has_instance_ready() {
             return None;
         }

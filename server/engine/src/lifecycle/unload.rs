@@ -1,14 +1,8 @@
 //! The way out of service: of one version, of a model, and of all models when the server ends.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use server_core::tensor::Name;
 use tokio::time::{Instant, interval, sleep};
 
@@ -37,12 +31,8 @@ impl Lifecycle {
         let Some(entry) = self.registry.entry(name) else { return };
         let versions: Vec<u64> = entry.versions.keys().copied().collect();
         drop(entry); // it holds the models, and those wait until nobody does
-        self.registry.update(name, |entry| {
-            (entry.failure, entry.lacking) = (None, None);
-            for held in entry.versions.values_mut().filter(|held| held.model.is_none()) {
-                *held = unavailable(UNLOADED.into());
-            }
-        });
+        // versions that did not load keep their reason, as in Triton
+        self.registry.update(name, |entry| (entry.failure, entry.lacking) = (None, None));
         for version in versions {
             self.unload_version(name, version);
         }
@@ -62,7 +52,7 @@ impl Lifecycle {
             })
             .collect();
         let begun = Instant::now();
-        let live = Arc::new(AtomicUsize::new(models.len()));
+        let live = Arc::new(Live::of(models.iter().map(|(name, _)| name.clone())));
         let is_complete = tokio::select! {
             biased; // the first report comes before all else
             never = self.report(begun, limit, &live) => match never {},
@@ -74,7 +64,7 @@ impl Lifecycle {
         is_complete
     }
 
-    async fn report(&self, begun: Instant, limit: Duration, live: &AtomicUsize) -> Infallible {
+    async fn report(&self, begun: Instant, limit: Duration, live: &Live) -> Infallible {
         let mut due = interval(REPORT_INTERVAL);
         loop {
             due.tick().await;
@@ -83,14 +73,14 @@ impl Lifecycle {
     }
 
     /// Source: Triton, the line that scripts wait for at its end.
-    fn say_what_is_left(&self, begun: Instant, limit: Duration, live: &AtomicUsize) {
+    fn say_what_is_left(&self, begun: Instant, limit: Duration, live: &Live) {
         let seconds = limit.saturating_sub(begun.elapsed()).as_secs_f64().ceil();
-        let live = live.load(Ordering::SeqCst);
+        let live = live.count();
         let changes = self.load_locks.lock().values().filter(|lock| Arc::strong_count(lock) > 1).count();
         tracing::info!("Timeout {seconds}: Found {live} live models and {changes} in-flight non-inference requests");
     }
 
-    async fn take_all_down(models: Vec<(Name, Arc<LoadedModel>)>, deadline: Instant, live: &Arc<AtomicUsize>) -> bool {
+    async fn take_all_down(models: Vec<(Name, Arc<LoadedModel>)>, deadline: Instant, live: &Arc<Live>) -> bool {
         for (_, model) in &models {
             model.runner().stop_waiting();
         }
@@ -110,7 +100,7 @@ impl Lifecycle {
             drains.spawn_blocking(move || {
                 for (name, model) in share {
                     model.runner().drain();
-                    live.fetch_sub(1, Ordering::SeqCst);
+                    live.version_gone(&name);
                     tracing::info!("successfully unloaded '{name}' version {}", model.interface.version);
                 }
             });
@@ -132,6 +122,32 @@ impl Lifecycle {
         in_background(name, move || {
             finish_unload(&registry, &owned, version, &model);
         });
+    }
+}
+
+/// Models that have not been taken down: how many versions there are of each.
+struct Live(Mutex<HashMap<Name, usize>>);
+
+impl Live {
+    /// From the name of each version's model.
+    fn of(names: impl Iterator<Item = Name>) -> Self {
+        let mut versions = HashMap::new();
+        names.for_each(|name| *versions.entry(name).or_default() += 1);
+        Self(Mutex::new(versions))
+    }
+
+    fn version_gone(&self, name: &str) {
+        let mut versions = self.0.lock();
+        if let Some(count) = versions.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                versions.remove(name);
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.lock().len()
     }
 }
 
@@ -170,5 +186,21 @@ pub(super) fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().name(format!("unload {name}"));
     if let Err(error) = thread.spawn(work) {
         tracing::error!(%error, "cannot start a thread to unload '{name}'; it goes when its last request does");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_live_until_its_last_version_is_gone() {
+        let live = Live::of(["a", "b", "a"].into_iter().map(Name::from));
+        assert_eq!(live.count(), 2);
+        live.version_gone("a");
+        live.version_gone("b");
+        assert_eq!(live.count(), 1);
+        live.version_gone("a");
+        assert_eq!(live.count(), 0);
     }
 }
