@@ -22,11 +22,12 @@ class Target:
 
 
 def in_turns(targets, options):
-    """Rounds by target: every target once per round. The first round warms up and is not counted."""
+    """Rounds by target: every target once per round. The first round warms up and is not counted: it
+    is as long as the others, for some libraries compile a model in its first runs."""
     rounds = {target: [] for target in targets}
     for turn in range(options.rounds + 1):
         for target in targets:
-            one = target.call(options.seconds if turn else 1)
+            one = target.call(options.seconds)
             if turn:
                 rounds[target].append(one)
         print(f"round {turn} of {options.rounds} done", file=sys.stderr)
