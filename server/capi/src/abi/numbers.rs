@@ -185,8 +185,7 @@ pub(crate) mod model_flag {
 impl DataType {
     /// The type of a tensor; `None` for `INVALID` and numbers that the header does not have.
     pub(crate) fn to_core(self) -> Option<CoreDataType> {
-        let name = self.text()?.to_str().ok()?;
-        CoreDataType::from_wire_name(name)
+        CoreDataType::ALL.get((self.0 as usize).checked_sub(1)?).copied()
     }
 
     /// The number of a type.

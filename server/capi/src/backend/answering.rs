@@ -42,8 +42,6 @@ pub(crate) struct Answering {
     /// When its execution began.
     start: Instant,
     state: Mutex<State>,
-    /// Threads that send for this request, until there is room for their responses.
-    waiting: Arc<Waiting>,
 }
 
 struct State {
@@ -59,6 +57,8 @@ struct State {
     is_counted: bool,
     /// Its reader is behind, and more responses than usual may wait.
     is_behind: bool,
+    /// Threads that send for this request, until there is room for their responses; none did before it is there.
+    waiting: Option<Arc<Waiting>>,
     /// Responses that the library has reported.
     reported: u32,
 }
@@ -66,7 +66,16 @@ struct State {
 impl State {
     fn new(completion: Option<Completion>, is_counted: bool) -> Self {
         let is_waiting = completion.is_none();
-        Self { completion, is_waiting, outcome: None, is_released: false, is_counted, is_behind: false, reported: 0 }
+        Self {
+            completion,
+            is_waiting,
+            outcome: None,
+            is_released: false,
+            is_counted,
+            is_behind: false,
+            waiting: None,
+            reported: 0,
+        }
     }
 }
 
@@ -75,13 +84,13 @@ impl Answering {
     pub(crate) fn new(model: Arc<Model>, completion: Completion, start: Instant) -> Self {
         let reporter = completion.reporter();
         let state = Mutex::new(State::new(Some(completion), /* is_counted */ false));
-        Self { model, reporter, start, state, waiting: Arc::default() }
+        Self { model, reporter, start, state }
     }
 
     /// That of a request that waits, for a library to look at: it can be answered by nobody.
     pub(crate) fn of_waiting(model: Arc<Model>, completion: &Completion, start: Instant) -> Self {
         let state = Mutex::new(State::new(None, /* is_counted */ true));
-        Self { model, reporter: completion.reporter(), start, state, waiting: Arc::default() }
+        Self { model, reporter: completion.reporter(), start, state }
     }
 
     /// What counts it.
@@ -107,7 +116,7 @@ impl Answering {
         loop {
             let (left, why) = {
                 let mut state = self.state.lock();
-                let State { completion: Some(completion), outcome: None, is_behind, .. } = &mut *state else {
+                let State { completion: Some(completion), outcome: None, is_behind, waiting, .. } = &mut *state else {
                     return Err(too_late("a response", &state));
                 };
                 match completion.send_unreported(reply) {
@@ -120,8 +129,9 @@ impl Answering {
                     completion.widen(MOST_UNREAD.0, MOST_UNREAD.1, Box::new(behind));
                     continue;
                 }
-                self.waiting.join();
-                let waker = Waker::from(self.waiting.clone());
+                let waiting = waiting.get_or_insert_default();
+                waiting.join();
+                let waker = Waker::from(waiting.clone());
                 match completion.poll_room(&reply, &mut Context::from_waker(&waker)) {
                     Poll::Ready(()) => continue,
                     Poll::Pending => {
@@ -156,7 +166,9 @@ impl Answering {
         completion.finish_unreported(reply, &Marks::at(self.start, self.reporter.now()));
         state.outcome = Some(outcome);
         self.end_if_over(&mut state);
-        self.waiting.wake_by_ref(); // whoever has another response hears that it comes too late
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake(); // whoever has another response hears that it comes too late
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::{
     ffi::{CString, c_void},
     ptr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicPtr, Ordering},
     },
 };
@@ -42,12 +42,32 @@ pub(crate) struct Model {
     pub(crate) version: u64,
     folder: CString,
     config: Mutex<Config>,
+    /// What requests read, without a lock: there once the model is served.
+    served: OnceLock<Served>,
     may_complete: bool,
     backend: Handle<Backend>,
     server: Handle<Server>,
     state: AtomicPtr<c_void>,
     memory: Mutex<Vec<MemoryUse>>,
-    names: Mutex<HashMap<Box<str>, CString>>,
+    /// Names that are not in the configuration as it is served.
+    names: Mutex<Names>,
+}
+
+/// Names of tensors for C.
+type Names = HashMap<Box<str>, CString>;
+
+/// The configuration as it is served, and the names of the tensors in it.
+struct Served {
+    config: Arc<ModelConfig>,
+    names: Names,
+}
+
+impl Served {
+    fn of(config: Arc<ModelConfig>) -> Self {
+        let names = config.input.iter().map(|input| &input.name).chain(config.output.iter().map(|output| &output.name));
+        let names = names.map(|name| (name.as_str().into(), text(name))).collect();
+        Self { config, names }
+    }
 }
 
 /// Its configuration at the moment.
@@ -79,6 +99,7 @@ impl Model {
             version: source.version,
             folder: text(&source.model_dir.to_string_lossy()),
             config: Mutex::new(Config::of(config, true)),
+            served: OnceLock::new(),
             may_complete,
             backend,
             server,
@@ -93,9 +114,18 @@ impl Model {
         self.config.lock().current.clone()
     }
 
+    /// Reads the configuration at the moment; without a lock where the model is served.
+    pub(crate) fn with_config<T>(&self, read: impl FnOnce(&ModelConfig) -> T) -> T {
+        match self.served.get() {
+            Some(served) => read(&served.config),
+            None => read(&self.config()),
+        }
+    }
+
     /// Takes the configuration as it is served: the library completes nothing any more.
-    pub(crate) fn set_config(&self, config: &ModelConfig) {
-        *self.config.lock() = Config::of(config.clone(), false);
+    pub(crate) fn set_config(&self, config: &Arc<ModelConfig>) {
+        *self.config.lock() = Config::of(ModelConfig::clone(config), false);
+        let _ = self.served.set(Served::of(config.clone())); // a model is served with one
     }
 
     /// What the library says that it holds.
@@ -105,6 +135,9 @@ impl Model {
 
     /// A name of a tensor for C, which lives as long as the model. Names are those of the configuration, so they are few.
     pub(crate) fn name_of(&self, name: &str) -> Text {
+        if let Some(known) = self.served.get().and_then(|served| served.names.get(name)) {
+            return Text::of(known);
+        }
         let mut names = self.names.lock();
         if let Some(known) = names.get(name) {
             return Text::of(known); // its bytes stay where they are, wherever the table puts it

@@ -104,14 +104,14 @@ impl Request {
     fn output_name(&self, index: u32) -> Option<Text> {
         let (model, index) = (&self.answering.model, index as usize);
         if self.request.outputs.is_empty() {
-            return model.config().output.get(index).map(|output| model.name_of(&output.name));
+            return model.with_config(|config| config.output.get(index).map(|output| model.name_of(&output.name)));
         }
         self.request.outputs.get(index).map(|output| model.name_of(&output.name))
     }
 
     fn output_count(&self) -> usize {
         let asked_for = self.request.outputs.len();
-        if asked_for == 0 { self.answering.model.config().output.len() } else { asked_for }
+        if asked_for == 0 { self.answering.model.with_config(|config| config.output.len()) } else { asked_for }
     }
 }
 

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use server_core::{
     batching::pack,
     buffer::Buffer,
+    config::ModelConfig,
     error::{Error, Result},
     request::{Parameter, Parameters},
     response::Outputs,
@@ -77,28 +78,13 @@ impl Response {
 
     /// Adds an output without bytes; returns its number.
     ///
-    /// Shape: an output with `reshape` gets the extents of the configuration.
-    /// Errors: the model has no output of that name, or the response has it already.
+    /// Errors: as those of [`shape_of`]; or the response has it already.
     fn add(&self, name: &str, data_type: CoreDataType, shape: &[i64]) -> Result<usize> {
-        let model = &self.answering.model;
-        let config = model.config();
-        let known = config.output.iter().find(|output| output.name == name).ok_or_else(|| {
-            Error::invalid_argument(format!("unexpected inference output '{name}' for model '{}'", config.name))
-        })?;
+        let shape = self.answering.model.with_config(|config| shape_of(config, name, shape))?;
         let mut content = self.content.lock();
         if content.outputs.iter().any(|output| *output.name == *name) {
             return Err(Error::invalid_argument(format!("the response has output '{name}' already")));
         }
-        let shape: Box<[i64]> = if known.reshape.is_some() && known.dims.iter().all(|&dim| dim >= 0) {
-            let rows = shape.first().copied().filter(|_| config.max_batch_size > 0);
-            rows.into_iter().chain(known.dims.iter().copied()).collect()
-        } else if let Some(reshape) = &known.reshape {
-            let (rows, rest) = shape.split_at(usize::from(config.max_batch_size > 0).min(shape.len()));
-            let known = pack::restore_shape(rest, &reshape.shape, &known.dims);
-            rows.iter().chain(known.as_deref().unwrap_or(rest)).copied().collect()
-        } else {
-            shape.into()
-        };
         let made = MadeOutput { name: name.into(), data_type, shape, block: None, attributes: None };
         content.outputs.push(made);
         Ok(content.outputs.len() - 1)
@@ -146,6 +132,23 @@ impl Response {
         }
         Ok(())
     }
+}
+
+/// The shape of an output that a library gives with its own: one with `reshape` has the extents of the configuration.
+///
+/// Errors: the model has no output of that name.
+fn shape_of(config: &ModelConfig, name: &str, shape: &[i64]) -> Result<Box<[i64]>> {
+    let known = config.output.iter().find(|output| output.name == name).ok_or_else(|| {
+        Error::invalid_argument(format!("unexpected inference output '{name}' for model '{}'", config.name))
+    })?;
+    let Some(reshape) = &known.reshape else { return Ok(shape.into()) };
+    let rows = usize::from(config.max_batch_size > 0).min(shape.len());
+    let (rows, rest) = shape.split_at(rows);
+    if known.dims.iter().all(|&dim| dim >= 0) {
+        return Ok(rows.iter().chain(&known.dims).copied().collect());
+    }
+    let restored = pack::restore_shape(rest, &reshape.shape, &known.dims);
+    Ok(rows.iter().chain(restored.as_deref().unwrap_or(rest)).copied().collect())
 }
 
 /// Type and shape of a tensor as a library gives them.
