@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of so many keys that are taken, one is no change of a user's if any waits that is none: who changes all the time does not keep out what
 /// pods report.
 const ONE_OTHER_OF: u32 = 4;
+/// Changes that are reconciled though as many others as may be are under way: none of them waits for a place.
+const PLACES_FOR_CHANGES: usize = 2;
 
 /// A server by its name, whether it exists or not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +136,8 @@ impl Requests {
     }
 }
 
-/// Takes keys and reconciles, at most `limit` at a time and only while `leads`, until `stop`; then lets those under way end.
+/// Takes keys and reconciles, at most `limit` at a time, and [`PLACES_FOR_CHANGES`] more of changes; only while `leads`, until `stop`. Then
+/// lets those under way end.
 pub(crate) async fn work<F>(
     queue: Queue,
     Requests { mut changes, mut others }: Requests,
@@ -155,7 +158,12 @@ pub(crate) async fn work<F>(
     let mut failures: HashMap<ServerKey, u32> = HashMap::new();
     let jitter = RandomState::new();
     loop {
-        let may_take = *leads.borrow_and_update() && busy.len() < limit;
+        let may_take = match busy.len() {
+            _ if !*leads.borrow_and_update() => May::Nothing,
+            count if count < limit => May::Any(&busy),
+            count if count < limit + PLACES_FOR_CHANGES => May::Changes(&busy),
+            _ => May::Nothing,
+        };
         tokio::select! {
             biased;
             () = &mut stop => break,
@@ -185,7 +193,7 @@ pub(crate) async fn work<F>(
                 }
             }
             Some((key, is_change)) =
-                next(changes.as_mut(), others.as_mut(), taken.is_multiple_of(ONE_OTHER_OF), may_take.then_some(&busy)) =>
+                next(changes.as_mut(), others.as_mut(), taken.is_multiple_of(ONE_OTHER_OF), may_take) =>
             {
                 taken = taken.wrapping_add(1);
                 if !is_change {
@@ -200,32 +208,54 @@ pub(crate) async fn work<F>(
     let _ = tokio::time::timeout(PATIENCE, async { while running.join_next().await.is_some() {} }).await;
 }
 
-/// The next key that is due and not in `busy`, and whether it is a change. Keys that may not be taken stay, each once; without `busy` none may.
+/// Which keys may be taken; those of servers that are reconciled already stay.
+enum May<'a> {
+    Any(&'a HashSet<ServerKey>),
+    Changes(&'a HashSet<ServerKey>),
+    Nothing,
+}
+
+/// The next key that is due and may be taken, and whether it is a change. The others stay, each once.
 async fn next<C, O>(
     mut changes: Pin<&mut Scheduler<ServerKey, C>>,
     mut others: Pin<&mut Scheduler<ServerKey, O>>,
     others_first: bool,
-    busy: Option<&HashSet<ServerKey>>,
+    may: May<'_>,
 ) -> Option<(ServerKey, bool)>
 where
     C: Stream<Item = ScheduleRequest<ServerKey>>,
     O: Stream<Item = ScheduleRequest<ServerKey>>,
 {
-    let Some(busy) = busy else {
-        // does not look through all that wait
-        let (mut changes, mut others) = (changes.as_mut().hold(), others.as_mut().hold());
-        return tokio::join!(changes.next(), others.next()).0.map(|key| (key, true));
-    };
-    let is_free = |key: &ServerKey| !busy.contains(key);
-    let (mut changes, mut others) = (changes.as_mut().hold_unless(is_free), others.as_mut().hold_unless(is_free));
-    let change = async { changes.next().await.map(|key| (key, true)) };
-    let other = async { others.next().await.map(|key| (key, false)) };
-    match others_first {
-        true => {
-            tokio::select! { biased; Some(key) = other => Some(key), Some(key) = change => Some(key), else => None }
+    match may {
+        May::Any(busy) => {
+            let is_free = |key: &ServerKey| !busy.contains(key);
+            let (mut changes, mut others) =
+                (changes.as_mut().hold_unless(is_free), others.as_mut().hold_unless(is_free));
+            let change = async { changes.next().await.map(|key| (key, true)) };
+            let other = async { others.next().await.map(|key| (key, false)) };
+            match others_first {
+                true => {
+                    tokio::select! { biased; Some(key) = other => Some(key), Some(key) = change => Some(key), else => None }
+                }
+                false => {
+                    tokio::select! { biased; Some(key) = change => Some(key), Some(key) = other => Some(key), else => None }
+                }
+            }
         }
-        false => {
-            tokio::select! { biased; Some(key) = change => Some(key), Some(key) = other => Some(key), else => None }
+        // those that stay are not looked through
+        May::Changes(busy) => {
+            let mut changes = changes.as_mut().hold_unless(|key| !busy.contains(key));
+            let mut others = others.as_mut().hold();
+            tokio::select! {
+                biased;
+                Some(key) = changes.next() => Some((key, true)),
+                Some(key) = others.next() => Some((key, false)),
+                else => None,
+            }
+        }
+        May::Nothing => {
+            let (mut changes, mut others) = (changes.as_mut().hold(), others.as_mut().hold());
+            tokio::join!(changes.next(), others.next()).0.map(|key| (key, true))
         }
     }
 }
@@ -355,8 +385,25 @@ mod tests {
             let taken: Vec<_> = seen.iter().filter(|(second, _)| *second < until).collect();
             (taken.iter().filter(|(_, name)| name.starts_with("change")).count(), taken.len())
         };
-        assert_eq!(changes(4), (6, 8), "two at a time, three changes to one other");
+        assert_eq!(changes(2), (6, 8), "three changes to one other");
         assert_eq!(changes(60), (8, 20), "nothing is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_waits_for_no_place() {
+        let (_leads, leading) = watch::channel(true);
+        let feed = |queue: Queue| {
+            (0..9).for_each(|number| queue.push(key(&format!("other{number}"))));
+            tokio::spawn(async move {
+                tokio::time::sleep(FOLD + Duration::from_millis(300)).await;
+                ["a", "b", "c"].into_iter().for_each(|name| queue.push_change(key(name)));
+            });
+        };
+        let seen = watched(leading, feed, |_| Reconciled::Done, 60).await;
+        let of = |second: u64| seen.iter().filter(move |(at, _)| *at == second).map(|(_, name)| &name[..1]);
+        assert_eq!(of(0).collect::<String>(), "ooab", "all places of others are taken");
+        assert!(of(1).any(|name| name == "c"));
+        assert_eq!(seen.len(), 12);
     }
 
     #[tokio::test(start_paused = true)]
