@@ -5,6 +5,7 @@
 mod access_log;
 mod aside;
 mod asks;
+mod background;
 mod blocking_pool;
 mod cache;
 mod described;

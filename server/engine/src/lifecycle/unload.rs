@@ -8,8 +8,9 @@ use tokio::time::{Instant, interval, sleep};
 
 use super::{Lifecycle, take_down, unavailable};
 use crate::{
+    background,
     model::LoadedModel,
-    registry::{Registry, UNLOADED, VersionState},
+    registry::{Registry, UNLOADED, Version, VersionState},
 };
 
 /// How often the drain of the whole server looks whether the last request has ended.
@@ -28,13 +29,16 @@ impl Lifecycle {
         self.ensembles.lock().remove(name);
         self.requested.lock().remove(name);
         self.repositories.forget(name);
-        let Some(entry) = self.registry.entry(name) else { return };
-        let versions: Vec<u64> = entry.versions.keys().copied().collect();
-        drop(entry); // it holds the models, and those wait until nobody does
-        // versions that did not load keep their reason, as in Triton
-        self.registry.update(name, |entry| (entry.failure, entry.lacking) = (None, None));
-        for version in versions {
-            self.unload_version(name, version);
+        if self.registry.entry(name).is_none() {
+            return;
+        }
+        let leaving: Vec<_> = self.registry.update(name, |entry| {
+            (entry.failure, entry.lacking) = (None, None);
+            // versions that did not load keep their reason, as in Triton
+            entry.versions.iter_mut().filter_map(|(&version, held)| Some((version, leave(held)?))).collect()
+        });
+        for (version, model) in leaving {
+            self.finish_in_background(name, version, model);
         }
     }
 
@@ -108,15 +112,15 @@ impl Lifecycle {
         tokio::time::timeout_at(deadline, async { while drains.join_next().await.is_some() {} }).await.is_ok()
     }
 
+    /// Takes one version out of service in the same way.
     pub(super) fn unload_version(&self, name: &str, version: u64) {
-        let model = self.registry.update(name, |entry| {
-            let held = entry.versions.get_mut(&version)?;
-            let model = held.model.take()?;
-            held.state = VersionState::Unloading;
-            held.reason.clear();
-            Some(model)
-        });
-        let Some(model) = model else { return }; // it does not serve
+        let model = self.registry.update(name, |entry| leave(entry.versions.get_mut(&version)?));
+        if let Some(model) = model {
+            self.finish_in_background(name, version, model);
+        }
+    }
+
+    fn finish_in_background(&self, name: &str, version: u64, model: Arc<LoadedModel>) {
         let registry = self.registry.clone();
         let owned: Name = name.into();
         in_background(name, move || {
@@ -151,6 +155,14 @@ impl Live {
     }
 }
 
+/// Takes a version out of service. Returns what is to be taken down; `None` if it does not serve.
+fn leave(held: &mut Version) -> Option<Arc<LoadedModel>> {
+    let model = held.model.take()?;
+    held.state = VersionState::Unloading;
+    held.reason.clear();
+    Some(model)
+}
+
 /// Whether no request is inside any model. One that is inside may have just asked another model, so the admissions are
 /// counted before and after.
 fn is_quiet(models: &[(Name, Arc<LoadedModel>)]) -> bool {
@@ -183,8 +195,7 @@ fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<Load
 
 /// Runs something that blocks until a model is drained, on a thread of its own.
 pub(super) fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().name(format!("unload {name}"));
-    if let Err(error) = thread.spawn(work) {
+    if let Err(error) = background::in_background(work) {
         tracing::error!(%error, "cannot start a thread to unload '{name}'; it goes when its last request does");
     }
 }
