@@ -33,6 +33,7 @@ use crate::{
     body::Body,
     connection::{Activity, MonitoredStream, StallDetector},
     error::error_json,
+    own_wakes::OwnWakes,
     transport::Transport,
 };
 
@@ -121,6 +122,7 @@ pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>,
     let mut stalls = StallDetector::default();
     let mut is_half_closed = false;
     let mut is_first = true;
+    let own_wakes = OwnWakes::new();
     // The stop signal and the timer are polled only when they may be ready, not on every wake-up of a busy connection:
     // both keep the waker of the first poll, and a task's waker stays the same.
     //
@@ -129,7 +131,8 @@ pub(crate) async fn drive(stream: Transport, application: Arc<impl Application>,
     loop {
         let outcome = poll_fn(|context| {
             loop {
-                if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(context) {
+                let polled = own_wakes.poll(context, |context| Pin::new(&mut connection).poll(context));
+                if let Poll::Ready(outcome) = polled {
                     return Poll::Ready(outcome.map_err(Some));
                 }
                 activity.note_written();

@@ -30,6 +30,7 @@ mod limits;
 mod metadata;
 mod metrics;
 mod model_config;
+mod own_wakes;
 mod reply;
 mod repository;
 mod restriction;
