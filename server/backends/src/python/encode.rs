@@ -132,6 +132,17 @@ impl Message {
     }
 }
 
+/// The message that runs so many batches one after the other: their own messages, one behind the other, as [`Message::execute`]
+/// begins them. Each is answered by itself.
+pub(super) fn execute_each(count: usize, messages: &[u8]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.tuple(2);
+    writer.int(kind::EXECUTE_EACH);
+    writer.tuple(count);
+    writer.written(messages);
+    writer.into_bytes()
+}
+
 /// The number of a type in Triton's `TRITONSERVER_DataType`.
 fn type_number(data_type: DataType) -> i64 {
     data_type as i64 + 1
@@ -166,6 +177,7 @@ mod tests {
     use server_shm::{Limits, SegmentPool};
 
     use super::*;
+    use crate::python::marshal;
 
     #[test]
     fn what_was_lent_for_a_message_that_cannot_be_made_is_taken_back() {
@@ -185,6 +197,24 @@ mod tests {
         message.tensor(&tensor(100_000), &lent).unwrap_err();
         drop(message);
         assert_eq!(pool.bytes(), 0);
+    }
+
+    #[test]
+    fn several_batches_in_one_message_are_told_apart() {
+        let batch = |count| {
+            let mut message = Message::execute(Vec::new(), count);
+            (0..count).for_each(|_| message.writer.tuple(0));
+            message.writer.into_bytes()
+        };
+        let bytes = execute_each(3, &[batch(1), batch(2), batch(1)].concat());
+        let (message, rest) = marshal::read(&bytes).unwrap();
+        assert!(rest.is_empty());
+        let [kind, batches] = message.items() else { panic!("{message:?}") };
+        assert_eq!(kind.number(), Some(kind::EXECUTE_EACH as u64));
+        let of_each = |batch: &marshal::Value<'_>| (batch.items()[0].number(), batch.items()[1].items().len());
+        let execute = Some(kind::EXECUTE as u64);
+        let told: Vec<_> = batches.items().iter().map(of_each).collect();
+        assert_eq!(told, [(execute, 1), (execute, 2), (execute, 1)]);
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Writer {
         }
     }
 
+    /// Values that were written before.
+    pub(super) fn written(&mut self, values: &[u8]) {
+        self.bytes.extend_from_slice(values);
+    }
+
     /// Keys and values follow, each key before its value; then [`Writer::end_dict`].
     pub(super) fn begin_dict(&mut self) {
         self.bytes.push(b'{');

@@ -1,12 +1,14 @@
 //! Several batches of one worker under way at a time. A quick worker that got one batch after the other would sleep between
 //! them, and so would the instance's thread: for such a model the wake-ups cost more than the work. So it has the next batches
-//! before it has answered, and its answers are fetched a few at a time. Nothing waits for what is not there yet.
+//! before it has answered, those that are there together with one message, and its answers are fetched a few at a time. Nothing
+//! waits for what is not there yet.
 
-use std::{collections::VecDeque, thread, time::Instant};
+use std::{collections::VecDeque, mem, thread, time::Instant};
 
 use server_core::{batch::Batch, error::Error};
 
 use super::{
+    encode,
     pace::Pace,
     run::{self, Running},
     worker::{Failure, Worker},
@@ -38,6 +40,14 @@ pub(super) struct Several<'a> {
     pub(super) lost: Option<Error>,
 }
 
+/// Batches that the worker is about to get.
+#[derive(Default)]
+struct Next {
+    running: Vec<Running>,
+    /// Their messages, one behind the other.
+    messages: Vec<u8>,
+}
+
 impl<'a> Several<'a> {
     pub(super) fn new(worker: &'a mut Worker, memory: &'a mut Vec<u8>, pace: &'a mut Pace) -> Self {
         Self { worker, memory, pace, under_way: VecDeque::new(), lost: None }
@@ -48,14 +58,16 @@ impl<'a> Several<'a> {
         let mut next = Some(next);
         let mut looked_at = Instant::now();
         loop {
-            while self.may_have_another() {
+            let mut together = Next::default();
+            while self.may_have_another(together.running.len()) {
                 let Some(batch) = next.take().or_else(&mut *more) else { break };
                 if !is_small(&batch) {
                     next = Some(batch);
                     break;
                 }
-                self.send(batch);
+                self.begin(batch, &mut together);
             }
+            self.send(together);
             if self.under_way.is_empty() {
                 return next;
             }
@@ -65,17 +77,35 @@ impl<'a> Several<'a> {
         }
     }
 
-    fn may_have_another(&self) -> bool {
-        self.lost.is_none() && self.under_way.len() < MOST && (self.pace.is_quick() || self.under_way.is_empty())
+    /// Whether the worker may have one more than those under way and those that it is about to get.
+    fn may_have_another(&self, begun: usize) -> bool {
+        let count = self.under_way.len() + begun;
+        self.lost.is_none() && count < MOST && (self.pace.is_quick() || count == 0)
     }
 
-    fn send(&mut self, batch: Batch) {
-        let shared = self.worker.shared.clone();
-        let Some(running) = run::begin(batch, None, self.memory, &shared) else { return };
-        if let Err(failure) = self.worker.send(self.memory, &running.segments) {
-            self.lost = Some(run::reason(failure, &shared));
+    fn begin(&mut self, batch: Batch, together: &mut Next) {
+        let Some(running) = run::begin(batch, None, self.memory, &self.worker.shared) else { return };
+        if together.running.is_empty() {
+            mem::swap(&mut together.messages, self.memory);
+        } else {
+            together.messages.extend_from_slice(self.memory);
         }
-        self.under_way.push_back(running);
+        together.running.push(running);
+    }
+
+    fn send(&mut self, together: Next) {
+        let Next { running, messages } = together;
+        let segments: Vec<_> = running.iter().flat_map(|running| running.segments.iter().cloned()).collect();
+        let sent = match running.len() {
+            0 => return,
+            1 => self.worker.send(&messages, &segments),
+            count => self.worker.send(&encode::execute_each(count, &messages), &segments),
+        };
+        if let Err(failure) = sent {
+            self.lost = Some(run::reason(failure, &self.worker.shared));
+        }
+        *self.memory = messages;
+        self.under_way.extend(running);
     }
 
     /// Ends the batches whose answers are there, one at least. Returns how many.

@@ -8,6 +8,7 @@
 //! (COMPLETE, config, normalised)  auto_complete_config           (OK, config or None)      config: JSON text
 //! (INITIALIZE, args, settings)    make the instance              (OK, whether it has is_ready)
 //! (EXECUTE, requests)             run a batch                    (OK, results) released    or FAILED for all
+//! (EXECUTE_EACH, messages)        run each of several batches    answers one after the other, as to each EXECUTE
 //! (READY,)                        answer READY on the channel whose descriptor the next message carries   (OK, None)
 //! (FINALIZE,)                     finalize, then exit            (OK, None)
 //!
@@ -75,6 +76,7 @@ pub(super) mod kind {
     pub(in super::super) const SEGMENT: u64 = 7;
     pub(in super::super) const FORGET: u64 = 8;
     pub(in super::super) const IN_SEGMENT: u64 = 9;
+    pub(in super::super) const EXECUTE_EACH: i64 = 10;
 }
 
 /// The first item of an answer.

@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from marshal import dumps, loads
 
 # Kinds of messages from the server; `wire.rs` names the same.
-START, LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT = range(10)
+START, LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT, EXECUTE_EACH = range(11)
 
 # Kinds of answers.
 OK, FAILED = 0, 1

@@ -9,6 +9,7 @@ from . import _calls, _channel, _sender
 from ._channel import (
     COMPLETE,
     EXECUTE,
+    EXECUTE_EACH,
     FAILED,
     FINALIZE,
     INITIALIZE,
@@ -76,6 +77,9 @@ class Worker(object):
             kind = message[0]
             if kind == EXECUTE:
                 self._execute(message[1])
+            elif kind == EXECUTE_EACH:
+                for _, wires in message[1]:
+                    self._execute(wires)
             else:
                 self._answer(self._handlers[kind], message, self._channel)
                 if kind == FINALIZE:
