@@ -194,7 +194,7 @@ def python_torch(_setup):
 def raw_loop(setup, threads):
     """Runs per second of ONNX Runtime alone on the first GPU."""
     model = setup.folder / "models/bert_cpu/1/model.onnx"
-    command = [setup.folder / "bin/ort_loop", setup.library, model, str(ROWS), str(SECONDS), str(threads), "0"]
+    command = [setup.folder / "bin/ort_loop", setup.library, model, str(ROWS), str(SECONDS), str(threads), "1", "0"]
     environment = {"LD_LIBRARY_PATH": setup.libraries}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=SECONDS + 60)
     if done.returncode:

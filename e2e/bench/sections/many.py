@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -13,8 +14,8 @@ import graphs
 import load
 import make
 import numpy as np
-from serving import Server, scaled
-from turns import Target, in_turns, ratio
+from serving import Server, program, runtime_library, scaled
+from turns import Target, each, in_turns, ratio
 
 COUNT = 1000
 CALLERS = (1, 16)
@@ -42,6 +43,7 @@ def measure(table, options):
             page = metrics_ms(server)
             targets = [calls(name, server, models, callers) for callers in CALLERS for name, models in (("one model", 1), ("all in turn", COUNT))]
             rounds = in_turns(targets, options)
+        alone = sessions(Path(models, "m0000", "1", "model.onnx"), options)
     table.section(f"{COUNT} small ONNX models")
     for what, values in (("from exec to ready", ready), ("to unload all, over HTTP", unload), ("to stop", stop)):
         table.figure(what, load.spread(values), "s", 2)
@@ -49,6 +51,12 @@ def measure(table, options):
     table.row("memory", f"{memory:.0f} MB PSS", widths=(44, 40))
     table.row("threads", threads, widths=(44, 40))
     table.requests(f"{COUNT} models called in turn, HTTP, binary data, wrk", rounds)
+    table.section("ONNX Runtime alone, on one thread, microseconds per run, and what it leaves of the limit")
+    table.figure("one session", alone[1], "us", 2)
+    table.figure(f"{COUNT} sessions in turn", alone[COUNT], "us", 2)
+    for callers in CALLERS:
+        least = load.spread(1 + (alone[COUNT].middle - alone[1].middle) / cpu for cpu in each(rounds, "one model", callers, "cpu"))
+        table.figure(f"least over one model, {callers} callers", least, "times", 2)
     table.limit(f"stopping with {COUNT} models", load.spread(stop), 0.3, "s")
     table.limit(f"unloading {COUNT} models", load.spread(unload), 0.3, "s")
     table.limit(f"/metrics of {COUNT} models", page, 4, "ms")
@@ -66,6 +74,16 @@ def calls(name, server, models, callers):
     body, json_length = load.http_body(NUMBERS)
     url = f"http://127.0.0.1:{server.http}/"
     return Target(name, callers, lambda seconds: load.wrk(url, server.process.pid, body, callers, seconds, json_length=json_length, models=models))
+
+
+def sessions(model, options):
+    """Microseconds of one run by how many sessions one thread runs in turn, without a server: what is the runtime's own of a call to another model."""
+    runs = {1: [], COUNT: []}
+    for _ in range(options.rounds):
+        for count, times in runs.items():
+            command = [program("ort_loop"), runtime_library(), model, "1", str(options.seconds), "1", str(count)]
+            times.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1]))
+    return {count: load.spread(times) for count, times in runs.items()}
 
 
 def metrics_ms(server):

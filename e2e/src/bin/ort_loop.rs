@@ -1,6 +1,7 @@
 //! ONNX Runtime alone, in a loop: what the model itself costs, without a server around it.
-//! Usage: `ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [GPU]]`; each thread has a session of its own that computes on that thread, or on the GPU of that
-//! number. The model has one input, of FP32 or INT64. Prints the median and the mean of one run in microseconds, and the runs per second of all threads.
+//! Usage: `ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [SESSIONS [GPU]]]`; each thread has so many sessions of its own, one by default, which it runs in
+//! turn. They compute on that thread, or on the GPU of that number. The model has one input, of FP32 or INT64. Prints the median and the mean of one run in
+//! microseconds, and the runs per second of all threads.
 
 use std::{
     env,
@@ -21,22 +22,24 @@ use ort::{
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [library, model, batch, seconds, rest @ ..] = arguments.as_slice() else {
-        bail!("usage: ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [GPU]]");
+        bail!("usage: ort_loop LIBRARY MODEL BATCH SECONDS [THREADS [SESSIONS [GPU]]]");
     };
     let threads = rest.first().map_or("1", String::as_str);
-    let gpu: Option<i32> = rest.get(1).map(|gpu| gpu.parse()).transpose().context("GPU is a number")?;
+    let sessions_each: usize = rest.get(1).map_or(Ok(1), |count| count.parse()).context("SESSIONS is a number")?;
+    let gpu: Option<i32> = rest.get(2).map(|gpu| gpu.parse()).transpose().context("GPU is a number")?;
     let batch: usize = batch.parse().context("BATCH is a number")?;
     let limit = Duration::from_secs_f64(seconds.parse().context("SECONDS is a number")?);
     let threads: usize = threads.parse().context("THREADS is a number")?;
 
     let environment = ort::init_from(library)?.with_name("loop").with_telemetry(false).build()?;
-    let sessions = (0..threads).map(|_| open(&environment, model, gpu)).collect::<Result<Vec<_>>>()?;
+    let of_thread = || (0..sessions_each).map(|_| open(&environment, model, gpu)).collect::<Result<Vec<_>>>();
+    let sessions = (0..threads).map(|_| of_thread()).collect::<Result<Vec<_>>>()?;
     let start = Arc::new(Barrier::new(threads));
     let running: Vec<_> = sessions
         .into_iter()
-        .map(|session| {
+        .map(|sessions| {
             let start = Arc::clone(&start);
-            thread::spawn(move || run(session, batch, limit, &start))
+            thread::spawn(move || run(sessions, batch, limit, &start))
         })
         .collect();
     let mut times = Vec::new();
@@ -61,20 +64,24 @@ fn open(environment: &Environment, model: &str, gpu: Option<i32>) -> Result<Sess
     Ok(builder.commit_from_file(model)?)
 }
 
-/// Nanoseconds of each run until `limit` has passed.
-fn run(mut session: Session, batch: usize, limit: Duration, start: &Barrier) -> Result<Vec<u128>> {
-    let ValueType::Tensor { ty, shape, .. } = session.inputs()[0].dtype() else {
+/// Nanoseconds of each run of these sessions in turn until `limit` has passed.
+fn run(mut sessions: Vec<Session>, batch: usize, limit: Duration, start: &Barrier) -> Result<Vec<u128>> {
+    let first = sessions.first().context("SESSIONS is one at least")?;
+    let ValueType::Tensor { ty, shape, .. } = first.inputs()[0].dtype() else {
         bail!("the first input is a tensor");
     };
     let (kind, mut shape) = (*ty, shape.to_vec());
     shape[0] = batch.try_into()?;
-    let count = usize::try_from(shape.iter().product::<i64>()).context("every dimension but the first is fixed")?;
-    let (floats, integers) = (vec![0.5f32; count], vec![7i64; count]);
+    let numbers = usize::try_from(shape.iter().product::<i64>()).context("every dimension but the first is fixed")?;
+    let (floats, integers) = (vec![0.5f32; numbers], vec![7i64; numbers]);
 
     let mut times = Vec::with_capacity(1 << 20);
     start.wait();
     let started = Instant::now();
+    let (mut next, count) = (0, sessions.len());
     while started.elapsed() < limit {
+        let session = &mut sessions[next];
+        next = (next + 1) % count;
         let run = Instant::now();
         let input: SessionInputValue<'_> = match kind {
             TensorElementType::Float32 => TensorRef::from_array_view((shape.clone(), floats.as_slice()))?.into(),
