@@ -34,7 +34,7 @@ fn version_is_one_line() {
 
 #[test]
 fn an_unknown_flag_is_named_with_the_usage_and_ends_with_one() {
-    refuses(&["--model-repository=/tmp", "--colour=red"], "unrecognized option '--colour'");
+    refuses(&["--model-repository=/tmp", "--colour=red"], "unrecognized option '--colour=red'");
     refuses(&["--colour=red"], "Usage: tritonserver");
 }
 
@@ -45,7 +45,10 @@ fn a_repository_must_be_given() {
 
 #[test]
 fn bad_ports_are_refused() {
-    refuses(&["--model-repository=/tmp", "--http-port=99999"], "\"--http-port\": got '99999'");
+    refuses(
+        &["--model-repository=/tmp", "--http-port=99999"],
+        "--http-port: got '99999', expected a whole number from 0 to 65535",
+    );
     refuses(
         &["--model-repository=/tmp", "--http-port=7000", "--grpc-port=7000"],
         "The server cannot listen to HTTP requests and GRPC requests at the same address and port 0.0.0.0:7000",
