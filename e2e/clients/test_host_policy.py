@@ -81,4 +81,4 @@ def test_a_policy_that_cannot_be_followed_fails_the_load_in_triton_s_words(tmp_p
         assert f"version 1 is at UNAVAILABLE state: Invalid argument: {format_}" in caught.value.message()
     with Server(tmp_path, "--host-policy=cpu", wait=None, expect_exit=1) as server:
         until(lambda: server.process.poll() is not None, "the server to refuse the flag", 30)
-        assert "expected <policy name>,<setting>=<value>" in server.log()
+        assert "--host-policy option format is '<policy name>,<setting>=<value>'. Got cpu" in server.log()
