@@ -112,7 +112,8 @@ def wrk(url, pid, body, callers, seconds, json_length=None, models=None, sequenc
         file.flush()
         env = {**os.environ, "BENCH_BODY": file.name}
         env |= {f"BENCH_{key}": str(number) for key, number in (("JSON_LENGTH", json_length), ("MODELS", models), ("SEQUENCES", sequences)) if number is not None}
-        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "-s", str(HERE / "infer.lua"), url]
+        # some models take longer than the two seconds that it waits for an answer by itself
+        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "--timeout=60s", "-s", str(HERE / "infer.lua"), url]
         before = cpu_time(pid)
         said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
         cost = cpu_time(pid) - before
