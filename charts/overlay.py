@@ -4,7 +4,8 @@ of the overlay's values.
     overlay.py BASE WANTED FOLDER
 
 BASE and WANTED: manifests as `helm template` writes them. FOLDER gets kustomization.yaml and, as far as there is something for them,
-added.yaml, changed.yaml (strategic merge patches) and removed.yaml.
+added.yaml, changed.yaml (strategic merge patches) and a file removed-KIND-NAME.yaml for each object to remove: kustomize 5.5 and 5.6 crash
+over two of them in one file.
 """
 
 import sys
@@ -65,8 +66,10 @@ def main(base, wanted, folder):
     files = {
         "added.yaml": [it for key, it in wanted.items() if key not in base],
         "changed.yaml": [patch(base[key], it) for key, it in wanted.items() if key in base and it != base[key]],
-        "removed.yaml": [{**identity(it), "$patch": "delete"} for key, it in base.items() if key not in wanted],
     }
+    for key, it in base.items():
+        if key not in wanted:
+            files[f"removed-{it['kind'].lower()}-{it['metadata']['name']}.yaml"] = [{**identity(it), "$patch": "delete"}]
     kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": ["../../base"]}
     for name, documents in files.items():
         if not documents:

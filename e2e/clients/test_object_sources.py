@@ -53,11 +53,19 @@ def secret(folder, keys):
     return f"--secret={folder.name}={folder}"
 
 
-@pytest.mark.parametrize("kind", [S3, Google, Azure])
-def test_a_folder_and_an_archive_of_every_store_are_served(kind, tmp_path):
+# By the names that Triton and those that KServe have for them.
+KEYS = {
+    "s3": (S3, S3.KEYS),
+    "google": (Google, {}),
+    "azure": (Azure, {"AZURE_STORAGE_KEY": Azure.KEY}),
+    "azure of KServe": (Azure, {"AZURE_STORAGE_ACCESS_KEY": Azure.KEY}),
+}
+
+
+@pytest.mark.parametrize(("kind", "keys"), KEYS.values(), ids=KEYS)
+def test_a_folder_and_an_archive_of_every_store_are_served(kind, keys, tmp_path):
     if why := kind.is_missing():
         pytest.skip(why)
-    keys = {S3: S3.KEYS, Google: {}, Azure: {"AZURE_STORAGE_KEY": Azure.KEY}}[kind]
     flags = [secret(tmp_path / "keys", keys)] if keys else []
     name = "keys" if keys else None
     packed = archive(3)

@@ -21,7 +21,8 @@ from kube import CLUSTER, STATE, Namespace, inside, kubectl, until  # noqa: E402
 SECONDS = 0.05  # of one execution, in which an accelerator works and the processor waits: a replica serves 20 requests a second
 MOST = 4
 STEPS = [(20, 5), (80, 50), (40, 8), (40, 30), (60, 5)]  # (seconds, requests per second)
-BEHAVIOR = {
+# How fast steps are followed, which are short. Under noise each way has its own defaults.
+STEPS_BEHAVIOR = {
     "scaleUp": {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 2, "periodSeconds": 15}]},
     "scaleDown": {"stabilizationWindowSeconds": 60, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}]},
 }
@@ -44,7 +45,6 @@ CPU = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vision"},
         "minReplicas": 1,
         "maxReplicas": MOST,
-        "behavior": BEHAVIOR,
         # the container's own: the agent beside it does not serve
         "metrics": [
             {"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "server", "target": {"type": "Utilization", "averageUtilization": 70}}}
@@ -137,19 +137,19 @@ def changes(seen):
     return len(moves), sum((one > 0) != (other > 0) for one, other in zip(moves, moves[1:]))
 
 
-def measure(way, trace):
+def measure(way, trace, behavior):
     namespace = Namespace(f"bench-{way}-{uuid.uuid4().hex[:6]}")
     kubectl("create", "namespace", namespace.name)
     try:
         if way == "queue":
-            scaling = "autoscaling: " + json.dumps({"minReplicas": 1, "maxReplicas": MOST, "behavior": BEHAVIOR})
+            scaling = "autoscaling: " + json.dumps({"minReplicas": 1, "maxReplicas": MOST} | behavior)
             namespace.apply(SERVER % scaling, MODEL)
             namespace.wait("tsrv/vision", "AutoscalingActive", deadline=120)
         else:
             namespace.apply(SERVER % "replicas: 1", MODEL)
             namespace.wait("tmod/echo")
             namespace.patch("tsrv/vision", replicas=None)
-            namespace.kubectl("apply", "-f", "-", stdin=json.dumps(CPU))
+            namespace.kubectl("apply", "-f", "-", stdin=json.dumps(CPU | {"spec": CPU["spec"] | behavior}))
             active = lambda: any(it["type"] == "ScalingActive" and it["status"] == "True" for it in namespace.get("hpa/by-cpu")["status"]["conditions"])  # noqa: E731
             until(active, "the autoscaler by processor time", 120)
         namespace.wait("tmod/echo")
@@ -175,11 +175,12 @@ def main():
     parser.add_argument("--full", action="store_true", help="30 minutes of noise")
     options = parser.parse_args()
     trace = steps() if options.trace == "steps" else noise(1800 if options.full else options.seconds)
+    behavior = {"behavior": STEPS_BEHAVIOR} if options.trace == "steps" else {}
     print(f"{options.trace}: {sum(trace)} requests in {len(trace)} s; one replica serves {1 / SECONDS:.0f} a second; cluster {STATE}")
     print(f"{'':8}{'sent':>8}{'lost':>6}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'pod s':>8}{'most':>6}{'changes':>9}{'turns':>7}")
     for way in options.ways.split(","):
         with resource_metrics() if way == "cpu" else contextlib.nullcontext():
-            it = measure(way, trace)
+            it = measure(way, trace, behavior)
         numbers = f"{it['sent']:>8}{it['lost']:>6}{it['p50_ms']:>9.0f}{it['p95_ms']:>9.0f}{it['p99_ms']:>9.0f}"
         print(f"{way:8}{numbers}{it['pod_seconds']:>8}{it['most']:>6}{it['changes']:>9}{it['turns']:>7}", flush=True)
         if it["failures"]:

@@ -26,6 +26,8 @@ use crate::{
 /// Names under which people keep the key of a Google service account in a Secret.
 const GOOGLE_KEYS: [&str; 4] =
     ["service-account.json", "key.json", "credentials.json", "gcloud-application-credentials.json"];
+/// Names under which people keep the key of an Azure storage account: Triton's variable, then that of KServe's Secrets.
+const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCESS_KEY"];
 
 /// Where the stores' clients ask for the identity of a machine.
 const METADATA: [&str; 2] = ["169.254.169.254", "metadata.google.internal"];
@@ -204,6 +206,7 @@ impl<'a> ObjectSource<'a> {
                     let mut files = GOOGLE_KEYS.iter().map(|key| folder.join(key));
                     files.find(|file| file.is_file()).map(|file| file.display().to_string())
                 }
+                Keys::Secret(folder) if name == AZURE_KEYS[0] => AZURE_KEYS.iter().find_map(|key| value(folder, key)),
                 Keys::Secret(folder) => value(folder, name),
                 Keys::Environment => std::env::var(name).ok().filter(|value| !value.is_empty()),
                 Keys::Nowhere => None,
@@ -224,7 +227,7 @@ impl<'a> ObjectSource<'a> {
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             ),
             Kind::Gcs => (GOOGLE_KEYS.iter().any(|key| folder.join(key).is_file()), "service-account.json"),
-            Kind::Azure => (value(&folder, "AZURE_STORAGE_KEY").is_some(), "AZURE_STORAGE_KEY"),
+            Kind::Azure => (AZURE_KEYS.iter().any(|key| value(&folder, key).is_some()), AZURE_KEYS[0]),
         };
         if has_keys { Ok(folder) } else { Err(missing(format!("Secret '{name}' is absent, or has no {wanted}"))) }
     }
