@@ -1,4 +1,5 @@
-"""How a server ends that nobody asked to, and what is said of it: its own last words, or that it ran out of memory."""
+"""How a server ends that nobody asked to, or why it is not ready, and what is said of it: its own last words, that it ran out of memory, which probe
+fails."""
 
 import json
 import struct
@@ -33,6 +34,41 @@ def test_a_server_that_does_not_understand_its_flags_says_so_in_its_status(names
     assert len(condition["message"]) < 1000 and "\n" not in condition["message"], condition
     namespace.patch("tsrv/vision", server={"extraArgs": None})
     namespace.wait("tmod/echo")
+
+
+BESIDE = """
+  podTemplate:
+    spec:
+      containers:
+        - name: log
+          image: localhost/pause:1
+          resources: {requests: {cpu: 1m}}
+          readinessProbe: {tcpSocket: {port: 9}, periodSeconds: 1}
+          volumeMounts: [{name: extra, mountPath: /extra}]
+      volumes: [{name: extra, configMap: {name: settings}}]
+"""
+
+
+@pytest.mark.our_cluster
+def test_a_pod_that_is_not_ready_says_what_it_waits_for_and_since_when(namespace):
+    """First for a volume, whose ConfigMap does not exist; then for a probe that nobody will answer."""
+
+    def said(*words):
+        message = namespace.condition("tsrv/vision")["message"]
+        (pod,) = namespace.get("tsrv/vision")["status"]["pods"]
+        has = all(word in text for word in words for text in (message, pod["message"]))
+        return has and message
+
+    namespace.apply(SERVER + BESIDE, ECHO)
+    message = until(lambda: said("not ready since 20", "does not exist yet"), "the container that does not exist yet", 120)
+    (name,) = namespace.pods()
+    assert f"kubectl describe pod {name} -n {namespace.name} says more" in message, message
+    namespace.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}}")
+    until(lambda: said("the readiness probe of container log (connection to port 9) fails"), "the probe that fails", 240)
+    namespace.wait("tsrv/vision", status="False", reason="ReplicaNotReady")
+    namespace.patch("tsrv/vision", podTemplate=None)
+    namespace.wait("tsrv/vision")
+    assert not any("message" in pod for pod in namespace.get("tsrv/vision")["status"]["pods"])
 
 
 LATE = """

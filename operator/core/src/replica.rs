@@ -1,6 +1,8 @@
 //! One pod of a server, as it was seen: what the kubelet says of it, and what its agent (or, without one, the server's own
 //! index) says of the models. Facts only; what they mean for a status is decided in [`crate::status`].
 
+mod unready;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -12,6 +14,8 @@ use k8s_openapi::{
     jiff::SignedDuration,
 };
 
+pub(crate) use self::unready::NOTICED;
+pub use self::unready::{Probed, Waiting};
 use crate::{labels, last_words, pod, rollout};
 
 /// One pod of a server.
@@ -43,6 +47,8 @@ pub struct Replica {
     pub leaving_since: Option<Time>,
     /// What keeps it from running, if something does.
     pub trouble: Option<Trouble>,
+    /// What it waits for, if it is not ready and nothing is known to be wrong.
+    pub waiting: Option<Waiting>,
     /// What it says of its models; none if it could not be asked.
     pub report: Option<Report>,
     /// Why what it says was not read, if it said something that must not be.
@@ -69,6 +75,8 @@ pub struct Trouble {
 pub struct Report {
     /// Hash of the manifest it follows; none without an agent.
     pub manifest_hash: Option<String>,
+    /// Its server says at the agent's own socket that requests may come; none if the agent did not answer.
+    pub server_is_ready: Option<bool>,
     /// Crashes of its server that its agent has seen; none if that did not answer.
     pub crashes: Option<u32>,
     /// By which signal it crashed last, and what it was executing, as far as it said.
@@ -167,6 +175,7 @@ impl Replica {
             is_leaving: is_leaving(pod),
             leaving_since: leaving_since(pod),
             trouble: trouble(pod),
+            waiting: unready::waiting(pod),
             report: None,
             unread: None,
             unreachable: None,
@@ -334,27 +343,30 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
     let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     match (reason, last) {
         // the kubelet's own sentence names the pause, which changes each time, and not the cause
-        ("CrashLoopBackOff", Some(last)) => {
-            let log = last.message.as_deref().unwrap_or_default();
-            let why = match signal(last) {
-                Some(signal) => {
-                    message.push_str(&format!(" was ended by {signal}"));
-                    last_words::error(log)
-                }
-                None => {
-                    let how = last.reason.as_deref().unwrap_or("Error");
-                    message.push_str(&format!(" ended with {} ({how})", last.exit_code));
-                    last_words::reason(log)
-                }
-            };
-            if let Some(why) = why {
-                message.push_str(&format!(": {why}"));
-            }
-        }
+        ("CrashLoopBackOff", Some(last)) => message.push_str(&end(last)),
         ("CrashLoopBackOff", None) => message.push_str(" ends again and again"),
         _ => message.push_str(&format!(": {}", waiting.message.as_deref().unwrap_or(reason))),
     }
     Some(Trouble { reason: stable(reason).into(), message })
+}
+
+/// How a container ended, and its last word, to be put behind its name.
+fn end(last: &ContainerStateTerminated) -> String {
+    let log = last.message.as_deref().unwrap_or_default();
+    let (how, why) = match signal(last) {
+        Some(signal) => (format!(" was ended by {signal}"), last_words::error(log)),
+        None => {
+            let how = last.reason.as_deref().unwrap_or("Error");
+            (format!(" ended with {} ({how})", last.exit_code), last_words::reason(log))
+        }
+    };
+    how + &why.map_or_else(String::new, |why| format!(": {why}"))
+}
+
+/// Whether a container has done what it was to do, once.
+fn has_ended_well(container: &ContainerStatus) -> bool {
+    let terminated = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    terminated.is_some_and(|terminated| terminated.exit_code == 0)
 }
 
 /// The signal that ended a container's process: its exit code is 128 more than the signal's number, be it that a container runtime or

@@ -8,6 +8,7 @@ mod model;
 mod pods;
 mod progress;
 mod server;
+mod unready;
 
 use std::collections::BTreeMap;
 

@@ -30,6 +30,8 @@ const WORD: usize = 256;
 struct Wire {
     manifest_hash: String,
     #[serde(default)]
+    server_is_ready: Option<bool>,
+    #[serde(default)]
     server_crashes: u32,
     #[serde(default)]
     last_crash: Option<String>,
@@ -85,6 +87,7 @@ pub(super) fn of_state(json: &[u8], names: &BTreeSet<String>) -> Result<Report, 
     let adopts = wire.adopts.map(|adopts| adopts.into_iter().filter(|word| word.len() <= WORD).take(ADOPTS).collect());
     Ok(Report {
         manifest_hash: Some(cut(wire.manifest_hash, WORD)),
+        server_is_ready: wire.server_is_ready,
         crashes: Some(wire.server_crashes),
         last_crash: wire.last_crash.map(|crash| cut(crash, MESSAGE)),
         foreign_loads: Some((wire.foreign_loads.count, cut(wire.foreign_loads.last, MESSAGE))),
@@ -245,6 +248,7 @@ mod tests {
         let report = of_state(&state(models), &names(&["a"])).unwrap();
         assert_eq!((report.manifest_hash.as_deref(), report.crashes), (Some("h"), Some(2)));
         assert_eq!(report.last_crash.as_deref(), Some("SIGSEGV"));
+        assert_eq!(report.server_is_ready, Some(true));
         assert_eq!(report.adopts, Some(names(&["ab"])));
         assert_eq!(report.foreign_loads, Some((3, "who".to_owned())));
         let phase =

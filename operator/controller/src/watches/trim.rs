@@ -36,6 +36,7 @@ fn container(container: &mut Container) {
         ports: container.ports.take(),
         resources: container.resources.take(),
         restart_policy: container.restart_policy.take(),
+        startup_probe: container.startup_probe.take(),
         readiness_probe: container.readiness_probe.take(),
         ..Container::default()
     };

@@ -26,13 +26,11 @@ use super::{Adopt, Around, Step};
 use crate::{
     ManifestModel,
     manifest::RolloutPhase,
-    replica::{Phase, Replica},
+    replica::{NOTICED, Phase, Replica},
 };
 
 /// How long a pod is waited for that is not ready though its agent says that everything is done.
 const WAITED: SignedDuration = SignedDuration::from_mins(5);
-/// How long it is not ready before that is said.
-const NOTICED: SignedDuration = SignedDuration::from_mins(1);
 
 const DRAIN: &str = "drain/";
 const HOLD: &str = "hold/";

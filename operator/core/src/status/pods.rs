@@ -6,7 +6,7 @@ use crds::{
     server::PodStatus,
 };
 
-use super::{View, conditions::cut, server::unread};
+use super::{View, conditions::cut, server::unread, unready};
 use crate::replica::{Memory, Phase, Replica, Report};
 
 /// Most replicas that a status lists.
@@ -61,7 +61,10 @@ fn of_replica(replica: &Replica, view: &View<'_>) -> PodStatus {
         i32::try_from(models.filter(|phase| is(phase)).count()).unwrap_or(i32::MAX)
     };
     let trouble = replica.trouble.as_ref().map(|trouble| format!("{}: {}", trouble.reason, trouble.message));
-    let message = trouble.or_else(|| replica.unreachable.clone()).or_else(|| unread(replica));
+    let message = trouble
+        .or_else(|| replica.unreachable.clone())
+        .or_else(|| unready::of_replica(replica, view.now))
+        .or_else(|| unread(replica));
     PodStatus {
         name: replica.name.clone(),
         node: replica.node.clone(),

@@ -5,12 +5,16 @@ use crds::{
     parts::{ConditionStatus, autoscaling::AutoscalingStatus, condition},
     server::{Endpoints, GpuMemoryStatus, ModelCounts},
 };
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
+use k8s_openapi::{
+    api::apps::v1::{Deployment, DeploymentStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 
 use super::{
     Outcome, Seen, View,
     conditions::{Claim, Conditions},
     model, pods,
+    unready::Unready,
 };
 use crate::{
     Problem, Reason,
@@ -58,7 +62,7 @@ pub(super) fn readiness(seen: &Seen<'_>) -> Readiness {
             let deployment = &resources.deployment;
             let mut counts = Counts::of(deployment);
             counts.is_current |= is_no_change_of_ours(seen, deployment);
-            of_deployment(deployment, counts, seen.replicas, resources.endpoint_slice.is_some())
+            of_deployment(deployment, counts, seen.replicas, resources.endpoint_slice.is_some(), seen.now)
         }
     }
 }
@@ -131,7 +135,13 @@ fn sentences(problems: &[Problem]) -> String {
 }
 
 /// `is_woken`: a request starts a replica where there is none.
-fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], is_woken: bool) -> Readiness {
+fn of_deployment(
+    deployment: &Deployment,
+    counts: Counts,
+    replicas: &[Replica],
+    is_woken: bool,
+    now: &Time,
+) -> Readiness {
     let wanted = wanted(deployment);
     let claim = |status, reason: &str, message: String| Readiness {
         ready: Claim::new(status, reason, message),
@@ -169,7 +179,13 @@ fn of_deployment(deployment: &Deployment, counts: Counts, replicas: &[Replica], 
         Some((reason, why)) => (reason, Some(why)),
         None => match (stage, reloading(replicas)) {
             (Stage::Starting, Some(why)) => ("ReloadingModels".to_owned(), Some(why)),
-            (Stage::Starting | Stage::Rolling | Stage::Ending, _) => (stage.reason().to_owned(), held_up(replicas)),
+            (Stage::Starting | Stage::Rolling | Stage::Ending, _) => {
+                let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
+                let unready = Unready::of(replicas, namespace, overdue, now);
+                let reason = unready.reason.unwrap_or(stage.reason()).to_owned();
+                let why = joined(held_up(replicas).into_iter().chain(unready.sentences));
+                (reason, (!why.is_empty()).then_some(why))
+            }
             (Stage::AboutToRoll | Stage::ScalingDown | Stage::Settling, _) => (stage.reason().to_owned(), None),
         },
     };

@@ -199,6 +199,48 @@ fn a_replica_that_cannot_be_reached_is_named_while_its_kubelet_still_calls_it_re
 }
 
 #[test]
+fn a_replica_whose_probe_never_succeeds_says_so_on_the_server_and_of_itself() {
+    let mut case = Case::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
+    case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
+    let since = "2025-12-31T23:59:30Z";
+    let pod = json!({
+        "metadata": { "name": "vision-0" },
+        "spec": { "containers": [{ "name": "server",
+                                   "startupProbe": { "exec": { "command": ["triton-agent", "health", "ready"] } } }] },
+        "status": {
+            "conditions": [{ "type": "PodScheduled", "status": "True", "lastTransitionTime": since },
+                           { "type": "Ready", "status": "False", "lastTransitionTime": since }],
+            "containerStatuses": [{ "name": "server", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+                                    "started": false, "state": { "running": { "startedAt": since } } }],
+        },
+    });
+    let mut report = case.replicas[0].report.take().unwrap();
+    (report.crashes, report.server_is_ready) = (Some(0), Some(true));
+    case.replicas = vec![Replica { report: Some(report), ..Replica::of(&serde_json::from_value(pod).unwrap()) }];
+    case.second = 29;
+    let early = case.take();
+    assert_eq!(of(&early.server.conditions, "Ready").reason, "StartingReplicas");
+    assert_ne!(early.activity, Activity::Settled, "no event announces when it has lasted for long");
+
+    (case.second, case.before) = (30, Some(early.clone()));
+    let late = case.take();
+    let words = "not ready since 2025-12-31T23:59:30Z: the start-up probe of container server (command triton-agent health ready) \
+                 has not succeeded, though the server itself says that it is ready";
+    let ready = of(&late.server.conditions, "Ready");
+    let expect =
+        format!("0 of 1 replicas are ready; vision-0 is {words}; kubectl describe pod vision-0 -n ml says more");
+    assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ReplicaNotReady", expect.as_str()));
+    assert_eq!(late.server.pods[0].message.as_deref(), Some(words));
+    let of_model = of(&late.models[0].1.conditions, "Ready");
+    assert!(of_model.message.ends_with("vision-0 has loaded it and is not ready yet"), "{}", of_model.message);
+    let told: Vec<_> = events::of_server(&early.server, &late.server).into_iter().map(|event| event.reason).collect();
+    assert_eq!(told, ["ReplicaNotReady"]);
+
+    (case.second, case.before) = (59, Some(late.clone()));
+    assert_eq!(case.take(), late, "nothing in it moves while it lasts");
+}
+
+#[test]
 fn a_replica_that_waits_for_a_model_names_it_on_the_server() {
     let mut case = Case::new(1, vec![model("dead", json!({}))]);
     case.deployment = deployment(json!({ "replicas": 1, "updatedReplicas": 1 }));
