@@ -90,7 +90,7 @@ def test_replicas_follow_the_load_and_no_request_is_lost(namespace):
     assert "Rescaled" in reasons, reasons
 
 
-def test_the_number_stays_whoever_has_it(namespace):
+def test_invariant_6_the_number_stays_whoever_has_it(namespace):
     namespace.apply(SERVER.replace("replicas: 1", "replicas: 2"), ECHO)
     namespace.wait("tmod/echo")
     with numbers_of(namespace) as seen:

@@ -18,7 +18,7 @@ def settled(namespace, *texts):
 
 
 @pytest.mark.our_cluster
-def test_nothing_is_written_while_nothing_changes(namespace):
+def test_invariant_1_nothing_is_written_while_nothing_changes(namespace):
     first = Audit(namespace)
     settled(namespace, SERVER, ECHO)
     assert first.quiet(10), "what the operator writes is in the record"
@@ -33,7 +33,7 @@ def test_nothing_is_written_while_nothing_changes(namespace):
 
 
 @pytest.mark.our_cluster
-def test_a_restarted_operator_writes_nothing(namespace, operator):
+def test_invariant_1_a_restarted_operator_writes_nothing(namespace, operator):
     first = Audit(namespace)
     settled(namespace, SERVER, ECHO)
     assert first.quiet(10), "what the operator writes is in the record"

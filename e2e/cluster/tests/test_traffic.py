@@ -148,7 +148,7 @@ def test_nobody_notices_a_new_image_of_the_server(serving, next_image):
         assert pod["spec"]["containers"][0]["image"].endswith(next_image["tag"])
 
 
-def test_nobody_notices_models_that_come_change_and_go(serving):
+def test_invariant_9_nobody_notices_models_that_come_change_and_go(serving):
     before = serving.lives()
     with load(serving):
         serving.apply(ECHO.replace("name: echo", "name: second"))
@@ -164,7 +164,7 @@ def test_nobody_notices_models_that_come_change_and_go(serving):
     assert serving.lives() == before
 
 
-def test_nobody_notices_an_upgrade_of_the_operator(serving, chart_flags):
+def test_invariant_11_nobody_notices_an_upgrade_of_the_operator(serving, chart_flags):
     before = serving.lives()
     chart = ROOT / "charts" / "triton-operator"
     try:

@@ -15,7 +15,7 @@ SILENT = {("triton-operator.dev", "tritonservers/finalizers", "update")}
 
 
 @pytest.mark.our_cluster
-def test_the_operator_uses_each_of_its_rights_and_needs_no_other():
+def test_invariant_23_the_operator_uses_each_of_its_rights_and_needs_no_other():
     selector = f"app.kubernetes.io/instance={OPERATOR},app.kubernetes.io/managed-by=Helm"
     roles = json.loads(kubectl("get", "clusterroles,roles", "-A", "-l", selector, "-o", "json"))["items"]
     given = {

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_taken_only_after_it_stood_still_for_its_length() {
+    fn invariant_17_a_lease_is_taken_only_after_it_stood_still_for_its_length() {
         let mut election = Election::new("b", Rhythm::default());
         assert_eq!(election.read(lease("a", 1), at(100)), Decision::Wait);
         assert_eq!(election.read(lease("a", 1), at(114)), Decision::Wait);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_stops_before_another_can_begin() {
+    fn invariant_17_a_leader_stops_before_another_can_begin() {
         let rhythm = Rhythm::default();
         let mut election = Election::new("a", rhythm);
         election.read(None, at(0));

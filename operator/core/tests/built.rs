@@ -111,7 +111,7 @@ fn every_object_is_owned_labelled_and_hashed() {
 }
 
 #[test]
-fn the_same_resources_give_the_same_bytes_in_any_order() {
+fn invariant_2_the_same_resources_give_the_same_bytes_in_any_order() {
     let (server, mut models) = resources(&fs::read_to_string(folder().join("everything.yaml")).unwrap());
     let one = objects(&server, &models, &everywhere(), &settings());
     models.reverse();
@@ -406,9 +406,9 @@ fn pods_satisfy_the_restricted_standard() {
     }
 }
 
-/// Invariant 11: an update of the operator replaces no pods, though it would build other ones today.
+/// An update of the operator replaces no pods, though it would build other ones today.
 #[test]
-fn pods_keep_the_template_that_an_older_operator_gave_them() {
+fn invariant_11_pods_keep_the_template_that_an_older_operator_gave_them() {
     let text = fs::read_to_string(folder().join("../older/deployment.yaml")).unwrap();
     let mut deployment: Value = serde_yaml::from_str(&text).unwrap();
     let given = deployment["spec"]["template"].clone();
@@ -443,9 +443,9 @@ fn one_monitor_is_made_and_the_service_has_it_unless_pods_are_asked_for() {
     );
 }
 
-/// Invariant 4: what the cluster does not know is left out and named where it was asked for, and made as soon as it is known.
+/// What the cluster does not know is left out and named where it was asked for, and made as soon as it is known.
 #[test]
-fn objects_of_kinds_that_come_later_are_made_then_and_missed_until_then() {
+fn invariant_4_objects_of_kinds_that_come_later_are_made_then_and_missed_until_then() {
     let spec = json!({
         "monitoring": { "podMonitor": { "enabled": "Always" }, "prometheusRule": { "enabled": "Always" } },
         "routes": { "http": { "parentRefs": [{ "name": "g" }] }, "grpc": { "parentRefs": [{ "name": "g" }] } },

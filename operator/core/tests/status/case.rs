@@ -64,6 +64,19 @@ pub(crate) fn record(server: &TritonServer, models: &[TritonModel], statuses: &S
     std::io::Write::write_all(&mut file, lines.as_bytes()).unwrap();
 }
 
+/// Invariant 5: every condition has a reason, a message and the generation that it speaks of, and its time moves only with its status.
+#[track_caller]
+fn check_conditions(generation: Option<i64>, before: &[Condition], after: &[Condition]) {
+    for it in after {
+        assert!(!it.reason.is_empty() && !it.message.is_empty() && it.observed_generation == generation, "{it:?}");
+        let before = condition::find(before, &it.type_).filter(|before| before.status == it.status);
+        assert!(
+            before.is_none_or(|before| before.last_transition_time == it.last_transition_time),
+            "{before:?} {it:?}"
+        );
+    }
+}
+
 /// One case at one server with its models.
 pub(crate) struct Case {
     pub(crate) server: TritonServer,
@@ -128,6 +141,10 @@ impl Case {
             replicas: &self.replicas,
             now: &at(self.second),
         });
+        check_conditions(self.server.metadata.generation, &server.conditions, &statuses.server.conditions);
+        for ((model, before), (_, after)) in models.iter().zip(&statuses.models) {
+            check_conditions(model.metadata.generation, &before.conditions, &after.conditions);
+        }
         record(&self.server, &self.models, &statuses);
         statuses
     }
