@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use crds::TritonServer;
+use futures_util::future::join_all;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
 use kube::{
     Resource, ResourceExt,
@@ -80,10 +81,12 @@ async fn apply_all(
     // Whatever is in the way of the pods is found before anything is written.
     let mut found = vec![];
     let mut refused = None;
-    for object in prepared.objects() {
+    let objects = prepared.objects();
+    // of a new server the stores have none, and each is a question of its own
+    let read = join_all(objects.iter().map(|object| current(context, key, object.kind, &object.name))).await;
+    for (object, live) in objects.into_iter().zip(read) {
         let title = title(object.kind, &object.name);
-        let live =
-            current(context, key, object.kind, &object.name).await.map_err(|error| failed("reading", &title, error))?;
+        let live = live.map_err(|error| failed("reading", &title, error))?;
         match live.as_ref().map_or(Ok(()), |live| is_ours(live, &uid, &title)) {
             Ok(()) => found.push((object, live)),
             Err(refusal) if object.kind.leads_from_outside() => drop(refused.get_or_insert(refusal)),

@@ -50,9 +50,12 @@ pub(crate) async fn dereference(
     let models = context.watches.models(key);
     let unreadable = context.watches.unreadable_models(&key.namespace);
     let uid = server.uid().unwrap_or_default();
-    let config_map = ours(context, key, Kind::ConfigMap, &names::manifest_config_map(&key.name), &uid).await?;
+    let config_map_name = names::manifest_config_map(&key.name);
+    let (config_map, deployment) = tokio::try_join!(
+        ours(context, key, Kind::ConfigMap, &config_map_name, &uid),
+        ours(context, key, Kind::Deployment, &key.name, &uid),
+    )?;
     let config_map: Option<ConfigMap> = config_map.and_then(typed);
-    let deployment = ours(context, key, Kind::Deployment, &key.name, &uid).await?;
     let deployment: Option<Deployment> = deployment.and_then(typed);
     let pods = context.watches.pods(key);
     let claims = claims(server, &models);
