@@ -62,6 +62,8 @@ pub struct Mounts {
     pub named: BTreeMap<String, PathBuf>,
     /// Parents whose subfolders bear the names, searched in order.
     pub below: Vec<PathBuf>,
+    /// What gives it a further folder, with NAME in the place of its name: a flag of whoever runs the agent.
+    pub given_by: Option<&'static str>,
 }
 
 /// Where sources are: folders of this machine, and addresses.
@@ -317,7 +319,15 @@ impl Mounts {
         let named = self.named.get(name).cloned().into_iter();
         let all: Vec<_> =
             named.chain(self.below.iter().map(|parent| parent.join(name))).map(|p| p.display().to_string()).collect();
-        if all.is_empty() { "no place is set up for it".to_owned() } else { format!("looked for {}", all.join(", ")) }
+        let looked = if all.is_empty() {
+            "no place is set up for it".to_owned()
+        } else {
+            format!("looked for {}", all.join(", "))
+        };
+        match self.given_by {
+            Some(flag) => format!("{looked}; give its folder with {}", flag.replace("NAME", name)),
+            None => looked,
+        }
     }
 }
 
@@ -456,7 +466,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_allowed_any_more_opens_nothing_and_is_tried_again_when_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let named = |name: &str| Mounts { named: [(name.to_owned(), folder.path().to_owned())].into(), below: vec![] };
+        let named =
+            |name: &str| Mounts { named: [(name.to_owned(), folder.path().to_owned())].into(), ..Mounts::default() };
         let mut places = Places { secrets: named("token"), volumes: named("models"), ..Places::default() };
         let rules = |text: &str| serde_json::from_str::<SourceRules>(text).unwrap();
         for source in [r#"{"http":{"uri":"http://h/m","secret":"token"}}"#, r#"{"pvc":{"claim":"models","path":""}}"#] {

@@ -6,6 +6,7 @@ mod config_maps;
 mod desired;
 mod files;
 mod find;
+mod flags;
 mod log;
 mod ports;
 mod process;
@@ -69,6 +70,7 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         server_flags,
     } = args;
     let mut signals = Signals::install()?;
+    flags::check(&server_flags).map_err(anyhow::Error::msg)?;
     let program = find::server_program(tritonserver.as_deref())?;
     let files = Files::open(files);
     let outcome = desire(files.texts(), &std::collections::BTreeMap::new());
@@ -78,14 +80,22 @@ async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     };
 
     let (state_dir, _temporary) = state_folder(state_dir)?;
-    let named = |folders: Vec<(String, PathBuf)>| Mounts { named: folders.into_iter().collect(), below: Vec::new() };
+    let named = |folders: Vec<(String, PathBuf)>, flag: &'static str| Mounts {
+        named: folders.into_iter().collect(),
+        given_by: Some(flag),
+        ..Mounts::default()
+    };
     let common = Common {
         program,
         flags: server_flags,
         places: Places {
-            config_maps: Mounts { below: config_maps, ..Mounts::default() },
-            volumes: named(volumes),
-            secrets: named(secrets),
+            config_maps: Mounts {
+                below: config_maps,
+                given_by: Some("--config-maps DIR, as DIR/NAME, or write it into the files"),
+                ..Mounts::default()
+            },
+            volumes: named(volumes, "--volume NAME=DIR"),
+            secrets: named(secrets, "--secret NAME=DIR, or write it into the files"),
             // what listens on the user's own machine is his
             addresses: Arc::new(AddressRule::with_loopback()),
             ..Places::default()

@@ -104,7 +104,7 @@ fn keys(mounted: &Path) -> Result<Vec<String>, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, os::unix::fs::symlink};
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
     use crate::source::Limits;
@@ -122,7 +122,7 @@ mod tests {
         }
         symlink(format!("..{generation}"), map.join("..data_tmp")).unwrap();
         fs::rename(map.join("..data_tmp"), map.join("..data")).unwrap();
-        Mounts { named: BTreeMap::new(), below: vec![root.join("maps")] }
+        Mounts { below: vec![root.join("maps")], ..Mounts::default() }
     }
 
     fn fetch(

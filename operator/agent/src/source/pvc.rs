@@ -72,7 +72,7 @@ mod tests {
         fs::write(root.join("models/resnet/1/model.onnx"), "weights").unwrap();
         fs::write(root.join("models/resnet/config.pbtxt"), "").unwrap();
         fs::write(root.join("secret"), "not yours").unwrap();
-        Mounts { named: BTreeMap::from([("models".into(), root.join("models"))]), below: Vec::new() }
+        Mounts { named: BTreeMap::from([("models".into(), root.join("models"))]), ..Mounts::default() }
     }
 
     #[test]

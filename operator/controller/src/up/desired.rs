@@ -74,9 +74,8 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
         read.add(text);
     }
     read.link();
-    if !read.complaints.is_empty() {
-        return Outcome { desired: None, complaints: read.complaints, not_needed: read.not_needed };
-    }
+    // what follows is compiled all the same: every mistake is told at once
+    let is_whole = read.complaints.is_empty();
 
     let servers: Vec<(ObjectRef, &TritonServer)> = read.servers().collect();
     let models: Vec<&TritonModel> = read.models().map(|(_, model)| model).collect();
@@ -109,8 +108,12 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
         desired.servers.insert(object, wanted);
     }
     let server_is_wrong = problems.iter().any(|problem| problem.object.kind == "TritonServer");
-    let complaints = problems.iter().map(|problem| read.complaint(problem)).collect();
-    Outcome { desired: (!server_is_wrong).then_some(desired), complaints, not_needed: read.not_needed }
+    let found: Vec<Complaint> = problems.iter().map(|problem| read.complaint(problem)).collect();
+    let mut complaints = std::mem::take(&mut read.complaints);
+    complaints.extend(found);
+    complaints.sort_by(|a, b| (&a.file, a.mistake.line).cmp(&(&b.file, b.mistake.line)));
+    let is_usable = is_whole && !server_is_wrong;
+    Outcome { desired: is_usable.then_some(desired), complaints, not_needed: read.not_needed }
 }
 
 /// All documents, each with the file it stands in.
@@ -171,13 +174,15 @@ impl Documents {
             })
             .collect();
         let lost: Vec<Complaint> = lost.iter().map(|problem| self.complaint(problem)).collect();
-        let is_whole = self.complaints.is_empty();
-        if is_whole && servers.is_empty() {
-            let message = "there is no TritonServer in these files: nothing can be brought up".to_owned();
+        if self.complaints.is_empty() && servers.is_empty() {
+            let mut message = "there is no TritonServer in these files: nothing can be brought up".to_owned();
+            if !self.not_needed.is_empty() {
+                message += &format!("; passed over: {}", self.not_needed.join(", "));
+            }
             let mistake = mistake_at(0, String::new(), String::new(), message);
             self.complaints.push(Complaint { file: String::new(), mistake });
-        } else if is_whole {
-            // while a document cannot be read, a server that seems missing may stand in it
+        } else if self.complaints.iter().all(|complaint| complaint.mistake.resource.starts_with("TritonModel ")) {
+            // a server that seems missing may stand in a document that cannot be read
             self.complaints.extend(lost);
         }
     }
@@ -357,6 +362,31 @@ mod tests {
         assert_eq!(complaints(&outcome), ["there is no TritonServer in these files: nothing can be brought up"]);
         let missing = Text { name: "x.yaml".into(), content: Err("No such file".into()) };
         assert_eq!(complaints(&desire(&[missing], &BTreeMap::new())), ["x.yaml:1: cannot be read: No such file"]);
+    }
+
+    #[test]
+    fn every_mistake_of_several_documents_is_told_at_once() {
+        let (unknown, lost, outside) = (
+            model("a", "vision", "x").replace("format:", "formt:"),
+            model("b", "sight", "x"),
+            model("c", "vision", "x").replace("1/model.py", "../model.py"),
+        );
+        let outcome = desire(&texts(&[&outside, &lost, &unknown, SERVER]), &BTreeMap::new());
+        let complaints = complaints(&outcome);
+        assert_eq!(complaints.len(), 3, "{complaints:?}");
+        for (complaint, words) in complaints.iter().zip(["../model.py", "default/sight", "unknown field 'formt'"]) {
+            assert!(complaint.contains(words), "{complaint}");
+        }
+        assert!(outcome.desired.is_none());
+    }
+
+    #[test]
+    fn what_is_passed_over_is_named_where_nothing_else_is_there() {
+        let other = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: flowers}\n";
+        let outcome = desire(&texts(&[other]), &BTreeMap::new());
+        let expected = "there is no TritonServer in these files: nothing can be brought up; passed over: InferenceService flowers \
+                        (0.yaml)";
+        assert_eq!(complaints(&outcome), [expected]);
     }
 
     #[test]

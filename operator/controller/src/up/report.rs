@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use operator_core::last_words;
 use triton_agent::{
     State,
     state::{Failure, ModelState, Phase},
@@ -166,7 +167,9 @@ pub(crate) fn not_needed(titles: &[String]) -> Vec<String> {
 pub(crate) fn event(title: &str, event: &Event) -> Vec<String> {
     match event {
         Event::Exited { how, last_lines, pause } => {
-            let mut lines = vec![format!("{title}: the server {how}; it is started again in {} s", pause.as_secs())];
+            let why = last_words::error(&last_lines.join("\n")).map_or_else(String::new, |why| format!(": {why}"));
+            let mut lines =
+                vec![format!("{title}: the server {how}{why}; it is started again in {} s", pause.as_secs())];
             lines.extend(last_lines.iter().map(|line| format!("{title} | {line}")));
             lines
         }
@@ -246,7 +249,8 @@ fn failed(failure: &Failure, model: &ModelState) -> String {
         words += &format!("; {serving} {} on serving", go(model));
     }
     if *will_retry {
-        words += &format!("; tried {attempts} times so far, trying again");
+        let times = if *attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
+        words += &format!("; tried {times} so far, trying again");
     }
     words
 }

@@ -135,7 +135,10 @@ fn value(node: &Node, schema: &Json, path: &FieldPath, place: (usize, usize), mi
                 report(message);
             }
         }
-        other => report(format!("is {}; it needs {}{}", found(other), wanted(schema), quotes_hint(other, schema))),
+        other => match unit_hint(other, schema) {
+            Some(meaning) => report(format!("is {}; it needs {meaning}", found(other))),
+            None => report(format!("is {}; it needs {}{}", found(other), wanted(schema), quotes_hint(other, schema))),
+        },
     }
 }
 
@@ -281,6 +284,13 @@ fn found(value: &Value) -> String {
         Value::List(_) => "a list".into(),
         Value::Map(_) => "a map of fields".into(),
     }
+}
+
+/// What a bare number lacks that would be no better in quotes.
+fn unit_hint(value: &Value, schema: &Map<String, Json>) -> Option<&'static str> {
+    let Value::Number(number) = value else { return None };
+    let pattern = schema.get("pattern").and_then(Json::as_str)?;
+    meaning(pattern).filter(|_| is(schema, "string") && !matches(pattern, &number.to_string()))
 }
 
 fn quotes_hint(value: &Value, schema: &Map<String, Json>) -> &'static str {

@@ -1,6 +1,6 @@
 //! Downloads from a real server on the loopback: what is made of them.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
@@ -76,7 +76,7 @@ async fn credentials_of_a_mounted_secret_are_sent() {
     secret("token", &[("token", "abc\n")]);
     secret("basic", &[("username", "me"), ("password", "pw")]);
     secret("half", &[("username", "me")]);
-    let secrets = Mounts { named: BTreeMap::new(), below: vec![root.path().to_owned()] };
+    let secrets = Mounts { below: vec![root.path().to_owned()], ..Mounts::default() };
     for name in ["token", "basic"] {
         let credentials = Some(Credentials::read(&secrets, name).unwrap());
         let uri = format!("{server}/m.onnx");

@@ -1,6 +1,6 @@
 //! Repositories of a hub on the loopback, well-behaved and not.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -25,7 +25,7 @@ impl Place {
         fs::create_dir_all(&secret).unwrap();
         fs::write(secret.join("token"), "hf_secret\n").unwrap();
         fs::create_dir(root.path().join("into")).unwrap();
-        let secrets = Mounts { named: BTreeMap::new(), below: vec![root.path().join("secrets")] };
+        let secrets = Mounts { below: vec![root.path().join("secrets")], ..Mounts::default() };
         Self { root, secrets }
     }
 

@@ -188,7 +188,7 @@ mod tests {
         write("config", &[(".dockerconfigjson", r#"{"auths":{"r.example":{"username":"u","password":"pw"}}}"#)]);
         write("basic", &[("username", "u\n"), ("password", "pw\n")]);
         write("half", &[("username", "u")]);
-        let secrets = Mounts { named: BTreeMap::new(), below: vec![root.path().to_owned()] };
+        let secrets = Mounts { below: vec![root.path().to_owned()], ..Mounts::default() };
         let read = |name: &str| Login::read(&secrets, name, &reference("r.example/net"));
         for name in ["config", "basic"] {
             assert!(read(name).unwrap() == Login::Password("u".into(), "pw".into()), "{name}");

@@ -60,7 +60,7 @@ fn a_failed_model_says_why_and_what_goes_on_serving() {
     let mut reporter = Reporter::default();
     let mut bad = view(&[("a", Phase::Ready), ("b", failure("it is bad", true))]);
     bad.state.models.get_mut("b").unwrap().versions = vec![1, 2];
-    let words = "failed, LoadFailed: it is bad; versions 1, 2 goes on serving; tried 1 times so far, trying again";
+    let words = "failed, LoadFailed: it is bad; versions 1, 2 goes on serving; tried once so far, trying again";
     let words = words.replace("goes", "go");
     check(
         &mut reporter,
@@ -83,7 +83,7 @@ fn a_failure_is_told_again_only_when_it_changes_or_is_given_up() {
         view.state.server_is_ready = false;
         [view]
     };
-    let retrying = "; tried 1 times so far, trying again";
+    let retrying = "; tried once so far, trying again";
     check(&mut reporter, &failing("no;", true), &[&format!("a: failed, LoadFailed: no{retrying}")]);
     check(&mut reporter, &[view(&[("a", Phase::Loading)])], &["a: loading"]);
     check(&mut reporter, &failing("no;", true), &[]);
@@ -127,6 +127,6 @@ fn a_death_is_told_with_its_last_words() {
     };
     assert_eq!(
         event("vision", &died),
-        ["vision: the server exited with status 1; it is started again in 2 s", "vision | error: no"]
+        ["vision: the server exited with status 1: error: no; it is started again in 2 s", "vision | error: no"]
     );
 }
