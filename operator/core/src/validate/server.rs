@@ -206,13 +206,24 @@ fn flags(server: &TritonServer, findings: &mut Findings) {
         // the server takes names that are cut short, like getopt
         let Some(own) = OWN_FLAGS.iter().find(|own| own.starts_with(name)) else { continue };
         let shown = if *own == name { format!("--{own}") } else { format!("--{name} begins --{own}, which") };
-        let cure = match *own {
-            "control-socket" | "public-control" => {
-                "remove it, and write spec.control: Public to open the ports for control"
-            }
-            _ => "remove it, and use the field for it if there is one",
-        };
-        findings.add(path, format!("{shown} is set by the operator: {cure}"));
+        findings.add(path, format!("{shown} is set by the operator: remove it{}", instead_of(own)));
+    }
+}
+
+/// What says the same as one of [`OWN_FLAGS`], as the rest of a sentence.
+fn instead_of(own: &str) -> &'static str {
+    match own {
+        "control-socket" | "public-control" => ", and write spec.control: Public to open the ports for control",
+        "drain-delay-secs" => ", and use spec.server.drainDelay",
+        "drain-timeout-secs" => ", and use spec.server.drainTimeout",
+        "exit-timeout-secs" => ", and use spec.server.exitTimeout",
+        "load-model" | "model-control-mode" | "model-repository" | "model-store" => {
+            "; a server has the models whose TritonModel names it"
+        }
+        "log-error" | "log-info" | "log-verbose" | "log-warning" => ", and use spec.server.logLevel",
+        "metrics-interval-ms" => ", and use spec.server.metricsInterval",
+        "startup-hold-secs" => "",
+        _ => "; pods serve HTTP at port 8000, gRPC at 8001 and metrics at 8002",
     }
 }
 
