@@ -176,3 +176,22 @@ async fn a_listing_without_end_is_not_read_to_its_end() {
     assert_eq!(fault.reason, Reason::InvalidSource);
     assert!(fault.message.contains("more than 16777216 bytes"), "{}", fault.message);
 }
+
+/// Secrets made for KServe are taken as they are.
+#[test]
+fn the_key_of_an_azure_account_has_two_names() {
+    let source =
+        ManifestSource::Azure { uri: "as://account/models/net".into(), endpoint: None, secret: Some("keys".into()) };
+    let key_of = |names: &[&str]| {
+        let place = Place::new();
+        for name in names {
+            fs::write(place.root.path().join("secrets/keys").join(name), format!("{name}\n")).unwrap();
+        }
+        let (variables, _) =
+            ObjectSource::of(&source).unwrap().variables(&place.secrets).map_err(|fault| fault.message)?;
+        Ok::<_, String>(variables("AZURE_STORAGE_KEY").unwrap_or_default())
+    };
+    assert_eq!(key_of(&["AZURE_STORAGE_ACCESS_KEY"]), Ok("AZURE_STORAGE_ACCESS_KEY".to_owned()));
+    assert_eq!(key_of(&["AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_KEY"]), Ok("AZURE_STORAGE_KEY".to_owned()));
+    assert_eq!(key_of(&[]), Err("Secret 'keys' is absent, or has no AZURE_STORAGE_KEY".to_owned()));
+}
