@@ -1,6 +1,7 @@
 """Invariant 22: the chart lints, refuses wrong values by its schema and renders right ones to manifests that API servers take."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
@@ -116,6 +117,23 @@ def test_names_that_look_like_numbers_stay_texts(conform, name):
     values = {**everything(VALUES, SCHEMA.root, {}), "watchNamespaces": [name], "replicas": 2}
     arguments = ["template", "on", CHART, "--namespace", name, "--kube-version", "1.33.0", "-f", "-"]
     conform(run("helm", *arguments, stdin=json.dumps(values)), KUBERNETES[0])
+
+
+ALL_SERVICES = ["--set", "metricsApi.enabled=true", "--set", "activator.enabled=true", "--set", "externalScaler.enabled=true"]
+
+
+@pytest.mark.parametrize("release", ["a.b", "ml", "x" * 53, "v1.triton-operator.main"])
+def test_services_have_names_that_they_may_have(release):
+    found = objects(run("helm", "template", release, CHART, "--kube-version", "1.33.0", *ALL_SERVICES))
+    names = [it["metadata"]["name"] for it in found if it["kind"] == "Service"]
+    assert len(names) == 5 and all(len(name) <= 63 and re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name) for name in names), names
+
+
+def test_a_release_whose_name_no_service_may_have_is_told_what_to_set():
+    render = ("helm", "template", "1st", CHART, "--kube-version", "1.33.0")
+    with pytest.raises(Failed, match="begins with a digit, which no Service may: set fullnameOverride"):
+        run(*render)
+    assert objects(run(*render, "--set", "fullnameOverride=first"))
 
 
 def paths(values, path=()):

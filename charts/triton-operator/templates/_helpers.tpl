@@ -1,8 +1,13 @@
-{{/* Name of everything the chart makes: the release's, completed by the chart's unless it says it already. */}}
+{{/* Name of everything the chart makes: the release's, completed by the chart's unless it says it already. Services are named by it: they have no
+dots, begin with a letter, and have 63 characters at most, `-metrics-api` included. */}}
 {{- define "triton-operator.fullname" -}}
 {{- $chart := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- $name := default $full .Values.fullnameOverride | replace "." "-" | trunc 51 | trimSuffix "-" -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- fail (printf "the name of the release, '%s', begins with a digit, which no Service may: set fullnameOverride" .Release.Name) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "triton-operator.selector" -}}
