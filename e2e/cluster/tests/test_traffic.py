@@ -177,6 +177,20 @@ def test_invariant_11_nobody_notices_an_upgrade_of_the_operator(serving, chart_f
 
 
 @pytest.mark.our_cluster
+def test_an_operator_that_loses_its_lease_goes_on_as_one_that_waits_for_it(serving):
+    operator = Namespace(OPERATOR)
+    pods = lambda: {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator.items("pods", *OPERATORS)}
+    holder = lambda: operator.get("lease/triton-operator")["spec"].get("holderIdentity")
+    until(lambda: holder() in pods(), "a leader", 60)
+    before = pods()
+    operator.kubectl("patch", "lease/triton-operator", "--type=merge", "-p", '{"spec": {"holderIdentity": "somebody-else"}}')
+    until(lambda: holder() in before, "the lease to have run out", 90)
+    serving.apply(ECHO.replace("name: echo", "name: second"))
+    serving.wait("tmod/second", deadline=60)
+    assert pods() == before, "neither the pod nor its container is another one"
+
+
+@pytest.mark.our_cluster
 def test_a_second_operator_takes_over_from_a_killed_one(serving, chart_flags):
     chart = ROOT / "charts" / "triton-operator"
     operator = Namespace(OPERATOR)

@@ -2,7 +2,9 @@
 
 use std::{
     net::SocketAddr,
-    process::ExitCode,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +28,7 @@ use crate::{
     context::{Context, Written},
     events::Events,
     health::{self, Health},
-    leader::Leader,
+    leader::{Leader, Lost},
     load_args::LoadArgs,
     metrics::Metrics,
     observer::Observer,
@@ -112,7 +114,7 @@ pub(crate) struct RunArgs {
     log_level: String,
 }
 
-/// Works until a signal ends it, or until another operator leads.
+/// Works until a signal ends it. Where another operator may lead, it ends at once and begins anew as one that waits.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     telemetry::install(args.log_format, &args.log_level)
         .with_context(|| format!("'{}' is no filter for logs", args.log_level))?;
@@ -120,7 +122,20 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(control(args));
     // a watch that hangs must not keep the process
     runtime.shutdown_background();
-    ended.map(|()| ExitCode::SUCCESS)
+    match ended {
+        Err(error) if error.is::<Lost>() => Err(begin_anew(&error)),
+        ended => ended.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Begins anew in the place of this process, of which nothing is left that could write. The container goes on: the kubelet would pause for up
+/// to five minutes before it starts one again that ends time after time, as where the API server is slow for a while. Returns only why that
+/// failed.
+fn begin_anew(lost: &anyhow::Error) -> anyhow::Error {
+    tracing::warn!(error = %lost, "begins anew");
+    let become_it = |program: PathBuf| Command::new(program).args(std::env::args_os().skip(1)).exec();
+    let failed = std::env::current_exe().map_or_else(|error| error, become_it);
+    anyhow::anyhow!("{lost}; and this program cannot begin anew: {failed}")
 }
 
 async fn control(args: RunArgs) -> anyhow::Result<()> {
