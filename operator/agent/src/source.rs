@@ -33,6 +33,7 @@ use std::{
 use operator_core::{
     access::LABEL,
     manifest::{ManifestModel, ManifestSource},
+    names::is_of_object,
     source_rules::SourceRules,
 };
 
@@ -303,10 +304,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Mounts {
-    /// The folder of that name, if it exists.
+    /// The folder of that name, if it exists. What no object can be called leads nowhere: it could lead out of the parents.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         let named = self.named.get(name).cloned().into_iter();
-        named.chain(self.below.iter().map(|parent| parent.join(name))).find(|path| path.is_dir())
+        let below = self.below.iter().filter(|_| is_of_object(name)).map(|parent| parent.join(name));
+        named.chain(below).find(|path| path.is_dir())
     }
 
     /// What the folder of that name is now, as a text that differs when it changes; `None` while it is not there.
@@ -461,6 +463,21 @@ mod tests {
                 "readiness":"Required","load":{{"timeout":"1s","retries":0,"backoff":"1s"}}}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder_that_objects_are_mounted_in() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["config-maps/files", "config-maps/a.b", "secrets/marked"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let mounts = Mounts { below: vec![root.path().join("config-maps")], ..Mounts::default() };
+        assert!(mounts.find("files").is_some() && mounts.find("a.b").is_some());
+        let absolute = root.path().join("secrets/marked").display().to_string();
+        for name in ["../secrets/marked", "..", ".", "", "files/../../secrets/marked", "files/", absolute.as_str()] {
+            assert_eq!(mounts.find(name), None, "{name}");
+            assert_eq!(mounts.revision(name), None, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use crds::TritonModel;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
-use operator_core::observed::FoundConfigMap;
+use operator_core::{names, observed::FoundConfigMap};
 
 use crate::watches::{Watches, version};
 
@@ -28,7 +28,9 @@ impl ConfigMaps {
     ) -> Result<BTreeMap<String, FoundConfigMap>, kube::Error> {
         let mut found = BTreeMap::new();
         for source in models.iter().filter_map(|model| model.spec.source.config_map.as_ref()) {
-            if !found.contains_key(&source.name) {
+            if !names::is_of_object(&source.name) {
+                found.insert(source.name.clone(), FoundConfigMap::Absent); // it would be another path at the API server
+            } else if !found.contains_key(&source.name) {
                 found.insert(source.name.clone(), self.find(client, watches, namespace, &source.name).await?);
             }
         }

@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use operator_core::access::FoundSecret;
+use operator_core::{access::FoundSecret, names};
 use tokio::time::Instant;
 
 /// How long a marked Secret is believed to be so: then at the next reconcile of a settled server it is looked at again.
@@ -48,6 +48,9 @@ impl Secrets {
     async fn find_one(&self, client: &Client, namespace: &str, name: &str) -> Result<FoundSecret, kube::Error> {
         if !self.may_look {
             return Ok(FoundSecret::Unseen);
+        }
+        if !names::is_of_object(name) {
+            return Ok(FoundSecret::NotForModels); // it would be another path at the API server
         }
         let id = (namespace.to_owned(), name.to_owned());
         if let Some(found) = self.known(&id, Instant::now()) {

@@ -24,6 +24,15 @@ pub fn namespace<K: Resource>(resource: &K) -> &str {
     resource.meta().namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAMESPACE)
 }
 
+/// Whether an object of Kubernetes can have that name. Such a name is one part of a path, on a disk as in an address, as it stands.
+pub fn is_of_object(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
 /// The name by which clients know `model`.
 pub fn wire_name(model: &TritonModel) -> &str {
     model.spec.model_name.as_deref().or(model.metadata.name.as_deref()).unwrap_or_default()
@@ -45,4 +54,38 @@ pub fn headless_service(server: &str) -> String {
 /// The EndpointSlice that leads the Service of `server` to the activators.
 pub fn activator_slice(server: &str) -> String {
     format!("{server}-activator")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_an_object_is_one_part_of_a_path() {
+        for name in ["a", "1st", "s3-keys", "a.b-c.d", &"x".repeat(253)] {
+            assert!(is_of_object(name), "{name}");
+        }
+        let long = "x".repeat(254);
+        let wrong = [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a b",
+            "x?watch=true",
+            "%2e%2e",
+            "UPPER",
+            "under_score",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "é",
+            &long,
+        ];
+        for name in wrong {
+            assert!(!is_of_object(name), "{name}");
+        }
+    }
 }

@@ -53,6 +53,22 @@ fn name(model: &TritonModel, findings: &mut Findings) {
 /// The kinds of sources, as a sentence names them.
 const SOURCES: &str = "inline, configMap, pvc, http, s3, gcs, azure, huggingFace or oci";
 
+/// The objects of the namespace that a source names, each with the two fields that lead to its name.
+fn named_objects(source: &ModelSource) -> impl Iterator<Item = ([&'static str; 2], &str)> {
+    let secrets = [
+        ("http", source.http.as_ref().and_then(|it| it.secret_ref.as_ref())),
+        ("s3", source.s3.as_ref().and_then(|it| it.secret_ref.as_ref())),
+        ("gcs", source.gcs.as_ref().and_then(|it| it.secret_ref.as_ref())),
+        ("azure", source.azure.as_ref().and_then(|it| it.secret_ref.as_ref())),
+        ("huggingFace", source.hugging_face.as_ref().and_then(|it| it.secret_ref.as_ref())),
+        ("oci", source.oci.as_ref().and_then(|it| it.secret_ref.as_ref())),
+    ];
+    let secrets = secrets.into_iter().filter_map(|(kind, secret)| Some(([kind, "secretRef"], secret?.name.as_str())));
+    let config_map = source.config_map.as_ref().map(|source| (["configMap", "name"], source.name.as_str()));
+    let claim = source.pvc.as_ref().map(|source| (["pvc", "claimName"], source.claim_name.as_str()));
+    [config_map, claim].into_iter().flatten().chain(secrets)
+}
+
 fn source(source: &ModelSource, findings: &mut Findings) {
     let at = spec("source");
     match alternatives(source).as_slice() {
@@ -81,6 +97,15 @@ fn source(source: &ModelSource, findings: &mut Findings) {
         // A trailing slash is how people write folders.
         let path = path.strip_suffix('/').unwrap_or(path);
         findings.check_path_inside(at.field("pvc").field("path"), path, "the root of the claim");
+    }
+    for ([kind, field], name) in named_objects(source) {
+        if !names::is_of_object(name) {
+            let message = format!(
+                "'{name}' is not a name that an object can have: use lower-case letters, digits, '-' and '.', with a letter or digit \
+                 at both ends"
+            );
+            findings.add(at.field(kind).field(field), message);
+        }
     }
     objects::check(source, &at, findings);
     if let Some(http) = &source.http
@@ -191,8 +216,24 @@ fn version_policy(policy: &VersionPolicy, versions: &Versions, at: &FieldPath, f
 mod tests {
     use crds::{TritonModel, TritonModelSpec};
 
-    use super::{MODEL_NAME_MAX, name};
+    use super::{MODEL_NAME_MAX, ModelSource, name, source};
     use crate::{names, validate::Findings};
+
+    #[test]
+    fn objects_are_named_as_objects_can_be_named() {
+        let paths = |text: serde_json::Value| {
+            let spec: ModelSource = serde_json::from_value(text).unwrap();
+            let mut findings = Findings::new(names::object(&TritonModel::new("m", TritonModelSpec::default())));
+            source(&spec, &mut findings);
+            findings.problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
+        };
+        let config_map = |name: &str| serde_json::json!({ "configMap": { "name": name } });
+        assert_eq!(paths(config_map("files.v1")), [""; 0]);
+        assert_eq!(paths(config_map("../secrets/marked")), ["spec.source.configMap.name"]);
+        assert_eq!(paths(serde_json::json!({ "pvc": { "claimName": "../../x" } })), ["spec.source.pvc.claimName"]);
+        let http = serde_json::json!({ "http": { "uri": "http://h/m.zip", "secretRef": { "name": "a b" } } });
+        assert_eq!(paths(http), ["spec.source.http.secretRef"]);
+    }
 
     #[test]
     fn a_name_that_no_folder_can_have_is_refused_with_the_limit_and_the_definition_says_the_same() {
