@@ -105,10 +105,15 @@ SCENARIOS = {
     ),
     "b_ordered": (batching("preserve_ordering: true", batch=1), [1] * 6),
     "b_two_instances": (batching(batch=2, instances=2), [1] * 8),
+    "b_grows_past_preferred": (batching("preferred_batch_size: [ 6 ]", run_ms=LONG_RUN_MS), [1] * 6 + [4, 3, 5, 2]),
+    "b_grows_up_to_the_maximum": (batching("preferred_batch_size: [ 6 ]", run_ms=LONG_RUN_MS), [1] * 6 + [4, 5, 1]),
+    "b_grows_not_beside_a_delay": (batching(f"preferred_batch_size: [ 6 ] {SLOW}", run_ms=LONG_RUN_MS), [1] * 6 + [4, 3, 6]),
 }
 
 # Requests that are refused while one more would make the models run: the next is sent after their answer.
 REFUSED_AT_ONCE = {"b_queue_full": {5}}
+# Those after the first QUEUED come while these run, one after the other.
+WHILE_BUSY = {name for name in SCENARIOS if name.startswith("b_grows_")}
 
 
 def play(server, name):
@@ -128,6 +133,8 @@ def play(server, name):
         threads[-1].start()
         if place in REFUSED_AT_ONCE.get(name, ()):
             wait_until(lambda: place in answers, f"request {place} of {name} to be refused")
+        elif place + 1 >= QUEUED and name in WHILE_BUSY:
+            wait_until(lambda: pending(server, name) == place + 1 - QUEUED, f"request {place} of {name} to wait for the instance")
         elif place + 1 - len(answers) < QUEUED:
             wait_until(lambda: pending(server, name) == place + 1 - len(answers), f"request {place} of {name} to wait")
     for thread in threads:

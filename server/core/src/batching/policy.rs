@@ -1,7 +1,8 @@
 //! When a batch is ready to run. An instance that has nothing to do asks [`Policy::decide`]; time is an argument.
 //!
 //! Source: Triton model configuration, "Dynamic Batcher": preferred sizes leave at once, other sizes wait until the
-//! oldest request has waited `max_queue_delay`, and what is late leaves as it is, up to the model's maximum.
+//! oldest request has waited `max_queue_delay`, and what is late leaves as it is, up to the model's maximum. As in Triton a
+//! batch that waits for nothing but an instance grows meanwhile, also past the largest preferred size where it cannot meet one.
 
 use std::{
     sync::Arc,
@@ -242,6 +243,8 @@ pub struct Batcher<T> {
     watch: Option<Watch>,
     /// Nothing runs until so many requests wait, once.
     held_until: usize,
+    /// When that was over: what came before is looked at as one crowd.
+    released_at: Option<Instant>,
     /// What the model says of its batches, if it says anything.
     strategy: Option<Arc<dyn BatchStrategy<T>>>,
 }
@@ -250,7 +253,7 @@ impl<T: Item> Batcher<T> {
     /// An empty queue with these settings.
     pub fn new(settings: &Settings) -> Self {
         let (queue, policy) = (Queue::new(settings.levels.clone()), settings.batching.clone());
-        Self { queue, policy, watch: None, held_until: 0, strategy: None }
+        Self { queue, policy, watch: None, held_until: 0, released_at: None, strategy: None }
     }
 
     /// Runs nothing until so many requests wait; after that it never holds again. Only where requests are batched.
@@ -345,7 +348,9 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         if self.queue.len() < self.held_until {
             return Decision::Idle;
         }
-        self.held_until = 0;
+        if self.held_until > 0 {
+            (self.held_until, self.released_at) = (0, Some(now));
+        }
         let (count, wait) = match &self.policy {
             BatchPolicy::Single => {
                 self.queue.sweep(now, 1, removed);
@@ -359,6 +364,7 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
                     max_queue_delay: *max_queue_delay,
                     shapes,
                     strategy: self.strategy.as_deref(),
+                    released_at: self.released_at,
                 };
                 form.at(&self.queue, now)
             }
@@ -383,6 +389,7 @@ struct Form<'a, T> {
     max_queue_delay: Duration,
     shapes: &'a SharedShapes,
     strategy: Option<&'a dyn BatchStrategy<T>>,
+    released_at: Option<Instant>,
 }
 
 impl<T: Item> Form<'_, T> {
@@ -394,9 +401,10 @@ impl<T: Item> Form<'_, T> {
         let mut open = self.strategy.and_then(BatchStrategy::begin);
         while let Some((item, queued_at)) = queue.get(count) {
             let with_item = rows + u64::from(item.rows());
+            // Past the largest preferred size without having met one: what is here is as good as it gets.
+            let passes_largest = count > 0 && with_item > largest && best == 0;
             if count > 0 {
-                // Past the largest preferred size without having met one: what is here is as good as it gets.
-                if with_item > largest && best == 0 {
+                if passes_largest {
                     best = count;
                 }
                 if with_item > self.max_batch_size || !self.shapes.allow(item, first) {
@@ -409,10 +417,11 @@ impl<T: Item> Form<'_, T> {
                 is_closed = true;
                 break;
             }
+            let grows = passes_largest && rows < largest && self.was_ready(oldest, queued_at);
             oldest = oldest.min(queued_at);
             rows = with_item;
             count += 1;
-            if self.preferred.iter().any(|&size| u64::from(size) == rows) {
+            if grows || self.preferred.iter().any(|&size| u64::from(size) == rows) {
                 best = count;
             }
         }
@@ -426,6 +435,11 @@ impl<T: Item> Form<'_, T> {
         }
         let next = self.preferred.iter().map(|&size| u64::from(size)).find(|&size| size > rows).unwrap_or(largest);
         (0, Some(Watch { until: oldest + self.max_queue_delay, rows: next }))
+    }
+
+    /// Whether a batch whose oldest request came at that moment waited for nothing but an instance when another came `then`.
+    fn was_ready(&self, oldest: Instant, then: Instant) -> bool {
+        self.max_queue_delay.is_zero() && then > oldest && self.released_at.is_none_or(|released_at| then > released_at)
     }
 }
 

@@ -139,6 +139,55 @@ fn without_a_delay_what_is_there_leaves_in_preferred_sizes_if_it_can() {
 }
 
 #[test]
+fn a_batch_that_waits_for_an_instance_grows_past_the_largest_preferred_size_where_it_meets_none() {
+    check(
+        8,
+        "dynamic_batching { preferred_batch_size: 4 }",
+        &[
+            ("0 a rows=3; 1 b rows=2; 2 c rows=3; 3 d rows=4; 9 look", "[a b] [c d]"),
+            // It closes with the request that takes it there, and is never larger than the model's batches.
+            ("0 a rows=3; 1 b rows=3; 2 c; 9 look", "[a b] [c]"),
+            ("0 a rows=3; 1 b rows=6; 2 c rows=2; 9 look", "[a] [b] [c]"),
+            // A preferred size is better, and so is it if the first request alone has as many rows or more.
+            ("0 a rows=3; 1 b; 2 c rows=3; 9 look", "[a b] [c]"),
+            ("0 a rows=4; 1 b rows=2; 9 look", "[a] [b]"),
+            ("0 a rows=5; 1 b rows=2; 9 look", "[a] [b]"),
+            // Another shape does not join it.
+            ("0 a rows=3; 1 b rows=2 shape=1; 2 c rows=3 shape=1; 9 look", "[a] [b c]"),
+            // What came together was looked at together, and cut before it passes the size.
+            ("0 a rows=3; 0 b rows=2; 9 look", "[a] [b]"),
+        ],
+    );
+    check(
+        8,
+        "dynamic_batching { preferred_batch_size: [2, 6] }",
+        &[
+            ("0 a; 1 b rows=3; 2 c rows=4; 9 look", "[a b c]"),
+            ("0 a; 1 b; 2 c rows=3; 3 d rows=4; 9 look", "[a b] [c d]"),
+        ],
+    );
+    // With a delay it was not ready when the others came: it leaves without them, and late as it is.
+    check(
+        8,
+        "dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 100 }",
+        &[
+            ("0 a rows=3; 1 b rows=2; 2 c rows=3; 3 d rows=4; 9 look", "[a] [b] [c] [d]"),
+            ("0 a rows=3; 1 b rows=2; 2 c rows=3; 3 d rows=4; 200 look", "[a b c] [d]"),
+        ],
+    );
+    let levels = "dynamic_batching { preferred_batch_size: 4 priority_levels: 2 default_priority_level: 2 }";
+    check(
+        8,
+        levels,
+        &[
+            ("0 a rows=3; 1 b rows=2 priority=1; 2 c rows=3 priority=1; 9 look", "[b c] [a]"),
+            // Who came before the urgent one did not come to a batch that waited.
+            ("0 a rows=3; 1 b rows=3 priority=1; 9 look", "[b] [a]"),
+        ],
+    );
+}
+
+#[test]
 fn with_a_delay_sizes_that_are_not_preferred_wait_for_the_oldest() {
     check(
         8,
@@ -300,6 +349,9 @@ fn a_held_batcher_runs_nothing_until_enough_requests_wait_and_is_not_held_again(
     assert_eq!(play("dynamic_batching { }", "0 a; 0 look; 9 b; 9 look; 20 c; 20 look; 30 d; 30 look"), "[a b c] [d]");
     let scheduling = "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 100 }";
     assert_eq!(play(scheduling, "0 a b; 50 look; 60 c; 60 look; 160 look"), "[a b] until 160 [c]");
+    let preferred = "dynamic_batching { preferred_batch_size: 4 }";
+    let events = "0 a rows=3; 1 b rows=3; 2 c rows=3; 2 look; 3 d rows=3; 4 e rows=3; 9 look";
+    assert_eq!(play(preferred, events), "[a] [b] [c] [d e]", "what was held is looked at together");
     assert_eq!(play("", "0 a; 0 look"), "[a]", "without batching nothing is held");
 }
 
