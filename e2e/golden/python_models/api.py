@@ -92,6 +92,24 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("SAID", request.inputs()[0].as_numpy().astype(str).astype(object))]) for request in requests]
 '''
 
+# Says how many inputs there are, of two that may both be left out.
+COUNTS_PY = '''
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("COUNT", np.full((1, 1), len(request.inputs()), np.int32))]) for request in requests]
+'''
+
+
+def all_optional(batch, output):
+    inputs = ", ".join(f'{{ name: "{name}" data_type: TYPE_INT32 dims: [ 1 ] optional: true }}' for name in ("A", "B"))
+    config = f'backend: "python"\nmax_batch_size: {batch}\ninput [ {inputs} ]\noutput [ {{ name: "COUNT" data_type: TYPE_INT32 dims: {output} }} ]\n'
+    return {"config.pbtxt": config + "instance_group [ { kind: KIND_CPU } ]\n", "1/model.py": COUNTS_PY}
+
+
 NAMES = """
     for name in ("Tensor", "InferenceRequest", "InferenceResponse", "TritonError", "TritonModelException", "Logger", "MetricFamily", "PreferredMemory",
                  "ModelConfig", "load_model", "unload_model", "is_model_ready", "get_model_dir", "get_input_tensor_by_name", "get_output_tensor_by_name",
@@ -355,6 +373,10 @@ CASES = [
     cases.http("configuration with everything", "GET", "/v2/models/configured/config"),
     cases.http("statistics of a Python model", "GET", "/v2/models/bare/stats"),
     cases.http("ready", "GET", "/v2/models/bare/ready"),
+    cases.infer("one of two optional inputs", "all_optional", cases.ask(cases.tensor("B", [1, 1], "INT32", [1]))),
+    cases.infer("no input where all are optional", "all_optional", cases.ask()),
+    cases.infer("no input where all are optional, with an id", "all_optional", cases.ask(id="mine")),
+    cases.infer("no input where all are optional, without batches", "all_optional_alone", cases.ask()),
 ]
 
 SCENE = {
@@ -363,6 +385,8 @@ SCENE = {
         "async_snippets": ASYNC_SNIPPETS,
         "places": PLACES,
         "configured": {"config.pbtxt": FULL, "1/model.py": CONFIG_PY, "labels.txt": "a\nb\n"},
+        "all_optional": all_optional(4, "[ 1 ]"),
+        "all_optional_alone": all_optional(0, "[ 1, 1 ]"),
         "bare": {"config.pbtxt": f'backend: "python"\n{SMALL}', "1/model.py": LEAVES_OUT_PY},
     },
     "flags": [],

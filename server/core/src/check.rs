@@ -36,7 +36,8 @@ pub fn check(interface: &Interface, request: &mut InferRequest) -> Result<u32> {
     match rows {
         Some(0) => Err(shapes::empty_batch(interface, id)),
         Some(rows) => Ok(rows),
-        None => Ok(1), // no input was given and none is required
+        None if interface.has_sequences || interface.inputs.is_empty() => Ok(1),
+        None => Err(shapes::no_inputs(id)), // they are all optional, but something has to say how many rows there are
     }
 }
 

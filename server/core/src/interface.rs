@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use server_proto::inference::{ModelConfig, ModelInput, ModelOutput};
+use server_proto::inference::{ModelConfig, ModelInput, ModelOutput, model_config::SchedulingChoice};
 
 use crate::{
     error::{Error, Result},
@@ -83,6 +83,8 @@ pub struct Interface {
     pub outputs: Vec<OutputSpec>,
     /// Answers any number of responses per request.
     pub is_decoupled: bool,
+    /// Its scheduler adds inputs that say where in a sequence a request stands: a request may have none of its own.
+    pub has_sequences: bool,
 }
 
 /// What metadata endpoints show of a model.
@@ -143,6 +145,7 @@ impl Interface {
             inputs,
             outputs,
             is_decoupled: config.model_transaction_policy.as_ref().is_some_and(|policy| policy.decoupled),
+            has_sequences: matches!(config.scheduling_choice, Some(SchedulingChoice::SequenceBatching(_))),
         })
     }
 
@@ -173,7 +176,8 @@ impl Interface {
 
     /// Whether a request that fits the one fits the other as it stands, checked and reshaped.
     pub fn is_like(&self, other: &Self) -> bool {
-        (self.max_batch_size, self.is_decoupled) == (other.max_batch_size, other.is_decoupled)
+        (self.max_batch_size, self.is_decoupled, self.has_sequences)
+            == (other.max_batch_size, other.is_decoupled, other.has_sequences)
             && (&self.inputs, &self.outputs) == (&other.inputs, &other.outputs)
     }
 

@@ -79,6 +79,12 @@ fn invalid(id: &str, message: String) -> Error {
     Error::invalid_argument(message).with_request_id(id)
 }
 
+/// The error for a request without inputs: none says how large its batch is.
+#[cold]
+pub(super) fn no_inputs(id: &str) -> Error {
+    invalid(id, "out of bounds index 0: request has 0 inputs".into())
+}
+
 #[cold]
 pub(super) fn empty_batch(interface: &Interface, id: &str) -> Error {
     invalid(id, format!("inference request batch-size must be >= 1 for '{}'", interface.model_name))

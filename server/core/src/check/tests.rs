@@ -41,6 +41,7 @@ fn interface(max_batch_size: u32, inputs: Vec<InputSpec>) -> Interface {
         inputs,
         outputs: vec![output("x"), output("y")],
         is_decoupled: false,
+        has_sequences: false,
     }
 }
 
@@ -193,7 +194,10 @@ fn optional_inputs_may_be_absent_and_required_ones_may_not() {
         ),
     );
     model.inputs[0].is_optional = true;
-    passes(&model, request([]), 1);
+    fails(&model, request([]), "[request id: 7] out of bounds index 0: request has 0 inputs");
+    passes(&Interface { max_batch_size: 0, ..model.clone() }, request([]), 1);
+    passes(&Interface { has_sequences: true, ..model }, request([]), 1);
+    passes(&interface(4, vec![]), request([]), 1);
 }
 
 // === batch dimension ===

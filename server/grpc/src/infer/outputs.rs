@@ -122,6 +122,7 @@ mod tests {
                 labels: vec!["no".into(), "yes".into()],
             }],
             is_decoupled: false,
+            has_sequences: false,
         }
     }
 

@@ -295,6 +295,7 @@ mod tests {
                 labels: vec![],
             }],
             is_decoupled: false,
+            has_sequences: false,
         }
     }
 

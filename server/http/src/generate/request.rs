@@ -189,6 +189,7 @@ mod tests {
             inputs: inputs.iter().map(input).collect(),
             outputs: vec![],
             is_decoupled: true,
+            has_sequences: false,
         }
     }
 

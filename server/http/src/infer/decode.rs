@@ -246,6 +246,7 @@ mod tests {
                 labels: vec![],
             }],
             is_decoupled: false,
+            has_sequences: false,
         };
         Source {
             interface: Arc::new(interface),

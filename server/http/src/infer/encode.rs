@@ -119,6 +119,7 @@ mod tests {
             inputs: vec![],
             outputs: vec![spec],
             is_decoupled: false,
+            has_sequences: false,
         };
         let mut response = InferResponse {
             model_name: "m".into(),
