@@ -115,6 +115,32 @@ class TritonPythonModel:
                 sender.send(response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
 
+# Counts in a thread of its own, with the sender of the first turn, and takes turns until that has ended.
+COUNTS_BESIDE = """
+import threading
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.threads = {}
+
+    def execute(self, requests):
+        for request in requests:
+            sequence, sender = request.correlation_id(), request.get_response_sender()
+            if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+                end = int(request.inputs()[0].as_numpy().flat[0])
+                self.threads[sequence] = threading.Thread(target=self.count, args=(sender, end))
+                self.threads[sequence].start()
+            if self.threads[sequence].is_alive():
+                request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+            else:
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def count(self, sender, end):
+        for number in range(end):
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", np.array([[number]], np.int32))]))
+"""
+
 # Answers at the third turn.
 THIRD_TURN = """
 class TritonPythonModel:
@@ -143,6 +169,7 @@ def server(folder):
     python_model.write(folder, "coroutine", COROUTINE, numbers + DECOUPLED)
     python_model.write(folder, "turns", TURNS, ITERATIVE + DECOUPLED)
     python_model.write(folder, "third_turn", THIRD_TURN, ITERATIVE)
+    python_model.write(folder, "counts_beside", COUNTS_BESIDE, ITERATIVE + DECOUPLED)
     with Server(folder) as running:
         yield running
 
@@ -475,6 +502,15 @@ def test_a_request_may_have_many_turns(server):
             assert [value for one, value, _ in answers if one == str(count)] == list(range(count - 1, -1, -1))
     client = connect("grpc", server)
     assert client.infer("third_turn", number(0, "INPUT", (1, 1))).as_numpy("OUTPUT").tolist() == [[3]]
+
+
+def test_a_sender_may_be_used_in_further_turns_and_between_them(server):
+    with Stream(server) as stream:
+        for count in (200, 300, 400):
+            stream.send("counts_beside", number(count, "INPUT", (1, 1)), request_id=str(count), enable_empty_final_response=True)
+        answers = [stream.next() for _ in range(903)]
+        for count in (200, 300, 400):
+            assert [(value, is_final) for one, value, is_final in answers if one == str(count)] == [*((value, False) for value in range(count)), (None, True)]
 
 
 def test_a_model_that_takes_no_turns_cannot_ask_for_one(server):

@@ -81,14 +81,14 @@ def test_a_model_returns_the_configuration_it_was_given(load, returned):
 @pytest.mark.parametrize("text", (HEAD + "    pass\n", "def TritonPythonModel():\n    return None\n"))
 def test_a_model_without_execute_is_refused(load, text):
     with pytest.raises(ReturnError, match=r"^Python model .*[.]py does not implement `execute` method[.]$"):
-        load(text).initialize({}, {"outputs": (), "decoupled": False})
+        load(text).initialize({}, {"outputs": (), "decoupled": False, "iterative": False})
 
 
 @pytest.mark.parametrize("answer, ready", (("True", True), ("False", False), ("1", None), ("None", None)))
 @pytest.mark.parametrize("kind", ("def", "async def"))
 def test_a_model_says_whether_it_is_ready(load, kind, answer, ready):
     model = load(HEAD + "    def execute(self, requests):\n        pass\n    {} is_ready(self):\n        return {}\n".format(kind, answer))
-    model.initialize({}, {"outputs": (), "decoupled": False})
+    model.initialize({}, {"outputs": (), "decoupled": False, "iterative": False})
     if ready is not None:
         assert model.is_ready() is ready
         return

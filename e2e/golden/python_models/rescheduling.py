@@ -40,6 +40,34 @@ class TritonPythonModel:
 
 WRONG_PY = COUNT_PY.replace("answers.append(None if again else output)", "answers.append(output)")
 
+# Counts down, and sends with the sender of its first turn in every one.
+KEPT_PY = '''
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+def said(line):
+    return pb_utils.InferenceResponse([pb_utils.Tensor("SAID", np.array([[line]], dtype=np.object_))])
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.left, self.kept = {}, {}
+
+    def execute(self, requests):
+        for request in requests:
+            key, sender = request.correlation_id(), request.get_response_sender()
+            if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+                self.left[key], self.kept[key] = int(pb_utils.get_input_tensor_by_name(request, "IN").as_numpy().flat[0]), sender
+            left = self.left[key] = self.left[key] - 1
+            self.kept[key].send(said("first sender, %d left" % left))
+            if left > 0:
+                sender.send(said("own sender, %d left" % left))
+                request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+            else:
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+'''
+
 IO = 'max_batch_size: 4\ninput [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]\noutput [ { name: "SAID" data_type: TYPE_STRING dims: [ 1 ] } ]\ninstance_group [ { kind: KIND_CPU } ]\n'
 ITERATIVE = (
     "sequence_batching { iterative_sequence: true oldest { max_candidate_sequences: 4 } "
@@ -55,6 +83,7 @@ def model(code, more):
 FILES = {
     "count": model(COUNT_PY, ITERATIVE),
     "count_decoupled": model(COUNT_PY, ITERATIVE + DECOUPLED),
+    "kept_senders": model(KEPT_PY, ITERATIVE + DECOUPLED),
     "returns_a_response": model(WRONG_PY, ITERATIVE),
     "not_iterative": model(COUNT_PY, ""),
 }
@@ -80,6 +109,7 @@ CASES = [
     ask("an id is kept", "count", 2, id="mine"),
     stream_of("decoupled: one run", "count_decoupled", 1),
     stream_of("decoupled: three runs", "count_decoupled", 3),
+    stream_of("decoupled: the sender of the first run", "kept_senders", 3),
     ask("a response for a request handed back", "returns_a_response", 2),
     ask("a response where none is handed back", "returns_a_response", 1),
     ask("handed back without a sequence batcher", "not_iterative", 2),

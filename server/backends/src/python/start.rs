@@ -110,6 +110,12 @@ impl Starter {
         self.config.model_transaction_policy.is_some_and(|policy| policy.decoupled)
     }
 
+    /// Whether a request gets another turn when the model asks for it.
+    fn is_iterative(&self) -> bool {
+        let Some(SchedulingChoice::SequenceBatching(batching)) = &self.config.scheduling_choice else { return false };
+        batching.iterative_sequence
+    }
+
     /// A worker that has imported the model.
     fn loaded_worker(&self, abort: &Abort) -> Result<Worker> {
         let stub = self.backend.stub_folder()?;
@@ -197,6 +203,8 @@ impl Starter {
         message.uint(self.backend.calls);
         message.str("decoupled");
         message.bool(self.is_decoupled());
+        message.str("iterative");
+        message.bool(self.is_iterative());
         message.end_dict();
         let says_whether_ready = worker.tell(Stage::Initialize, message, |value| Ok(*value == Value::Bool(true)));
         if says_whether_ready.map_err(load_error)? {

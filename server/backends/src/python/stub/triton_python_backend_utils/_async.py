@@ -105,7 +105,7 @@ class Loop(object):
                 raise model.decoupled_return()
             for request in requests:
                 if request._is_rescheduled():
-                    request.get_response_sender()._rescheduled()
+                    request.get_response_sender()._give_back(request._correlation_id, True)
         except BaseException as error:
             text, _ = describe(error)
             for request in requests:

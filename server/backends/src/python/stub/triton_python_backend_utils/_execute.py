@@ -86,11 +86,8 @@ def _with_response(request, response, large):
 def _without_response(request):
     """What comes of a request for which nothing was returned. Where responses were sent, what follows goes the same way."""
     if request._is_rescheduled() and not request.get_response_sender()._is_closed:
-        if request._is_answered():
-            request._sender._rescheduled()
-            return (NOTHING,)
-        request._close()
-        return (RESCHEDULED,)
+        is_said = request._sender._give_back(request._correlation_id, False)
+        return (NOTHING,) if is_said else (RESCHEDULED,)
     request._leave_open()
     return (NOTHING,)
 

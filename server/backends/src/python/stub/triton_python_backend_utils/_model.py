@@ -32,7 +32,7 @@ class Model(object):
         self.folder = settings["folder"]
         global directory
         directory = "%s/%s" % (self.folder, self.version)
-        self.is_decoupled = False
+        self.is_decoupled = self.is_iterative = False
         self.output_names = ()
         self._instance = None
         sys.path.extend(folder for folder in settings["path"] if folder not in sys.path)
@@ -67,12 +67,13 @@ class Model(object):
 
     def initialize(self, args, settings):
         """Makes the instance; returns whether it has ``is_ready``. ``settings``: names of all outputs, whether the model is
-        decoupled.
+        decoupled, and whether its requests get another turn when it asks for it.
 
         Raises: whatever the model raises; ``ReturnError`` if it has no ``execute``.
         """
         self.output_names = settings["outputs"]
         self.is_decoupled = settings["decoupled"]
+        self.is_iterative = settings["iterative"]
         self._instance = self._class()
         initialize = getattr(self._instance, "initialize", None)
         if initialize is not None:

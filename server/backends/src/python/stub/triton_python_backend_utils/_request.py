@@ -5,7 +5,7 @@ from ._arguments import incompatible_arguments, incompatible_function, is_intege
 from ._constants import NO_PREFERRED_MEMORY, PreferredMemory
 from ._errors import TritonModelException
 from ._parameters import NO_PARAMETERS, checked_parameters, json_of
-from ._sender import CANCELLED, sender_of
+from ._sender import CANCELLED, between_turns, sender_of, sender_of_next_turn
 from ._tensor import Tensor, tensor_of_wire
 
 
@@ -268,7 +268,7 @@ def request_of_wire(wire, model, leases):
     request._preferred_memory = NO_PREFERRED_MEMORY
     request._slot = slot
     request._is_decoupled = model.is_decoupled
-    request._sender = None
+    request._sender = sender_of_next_turn(request._correlation_id, slot) if between_turns and model.is_iterative else None
     request._release_flags = 0
     return request
 

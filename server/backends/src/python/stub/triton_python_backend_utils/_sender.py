@@ -2,14 +2,17 @@
 without asking the server: its status page.
 """
 
+from collections import deque
 from marshal import dumps
 from time import sleep
+from weakref import WeakValueDictionary
 
 from . import _channel
 from ._arguments import incompatible_function, is_integer
 from ._channel import RESPONSE
 from ._errors import TritonModelException
 from ._response import DROPPED, EVENT, NOTHING, RAISED, RESCHEDULED, InferenceResponse, Large, result_of
+from ._traceback import describe
 
 COMPLETE_FINAL = 1
 
@@ -18,6 +21,14 @@ CANCELLED, FULL = 1, 2
 
 FIRST_PAUSE, LONGEST_PAUSE = 50e-6, 5e-3
 """Seconds between looks at the status page while the reader of a request is behind; each pause is twice the one before."""
+
+MOST_KEPT = 1024
+"""Responses that a sender keeps between two turns of its request."""
+
+between_turns = WeakValueDictionary()
+"""Senders of requests that wait for their next turn, by correlation id. Nobody but the model holds them: one that it let go of is
+not used again.
+"""
 
 status_of = b"\0".__getitem__
 """The byte of a slot on the status page. Set when the worker starts."""
@@ -33,13 +44,18 @@ def read_status_from(fd, length=4096):
     os.close(fd)
 
 
+class TurnOver(Exception):
+    """What was to be sent in a turn of its request came after it."""
+
+
 class InferenceResponseSender(object):
-    """Sends the responses of one request, in the order of the calls.
+    """Sends the responses of one request, in the order of the calls. Of a request that gets another turn it may be used on: what
+    is sent before that turn has begun goes out when it begins.
 
     Source: Triton Python backend, "Decoupled mode" and "Response Sender".
     """
 
-    __slots__ = ("_slot", "_is_decoupled", "_count", "_is_closed", "_is_used", "_was_cancelled", "__weakref__")
+    __slots__ = ("_slot", "_is_decoupled", "_count", "_is_closed", "_is_used", "_was_cancelled", "_kept", "__weakref__")
 
     def __init__(self, *arguments):
         raise TypeError("c_python_backend_utils.%s: No constructor defined!" % type(self).__name__)
@@ -61,11 +77,16 @@ class InferenceResponseSender(object):
         is_final = bool(flags == COMPLETE_FINAL)
         if not is_final and flags != 0:
             raise TritonModelException("Unable to send response. Unsupported flag provided.")
+        if response is None and not is_final:
+            raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
+        while self._kept is None or not self._keep(response, is_final):
+            try:
+                return self._send_now(response, is_final)
+            except TurnOver:
+                pass  # the next one may have begun
+
+    def _send_now(self, response, is_final):
         if response is None:
-            if not is_final:
-                raise TritonModelException(
-                    "Inference Response object must be provided when the response flags is set to zero."
-                )
             self._send((NOTHING,), False, is_final)
             return
         if not self._is_closed and status_of(self._slot) & FULL:
@@ -86,9 +107,12 @@ class InferenceResponseSender(object):
         return status_of(self._slot) & CANCELLED != 0
 
     def _send(self, result, has_response, is_final):
-        data = dumps((RESPONSE, self._slot, result, is_final), 2)
+        slot = self._slot
+        data = dumps((RESPONSE, slot, result, is_final), 2)
         events = _channel.events
         with events.lock:  # so that responses go out in the order in which they are counted
+            if self._slot != slot or (self._is_closed and self._kept is not None):
+                raise TurnOver
             self._check(has_response)
             self._count += 1
             self._is_used = True
@@ -126,6 +150,63 @@ class InferenceResponseSender(object):
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    # === between two turns of its request ===
+
+    def _give_back(self, correlation_id, is_announced):
+        """The end of a turn: from now on the slot may be another request's, and what is sent is kept until the next turn.
+
+        Returns whether that was said to the server, as it is after responses that were sent in this turn, or if nobody else says
+        it: it ``is_announced`` that the end comes this way.
+        """
+        events = _channel.events
+        with events.lock:
+            if self._is_closed:
+                return True
+            is_said = is_announced or self._is_used
+            if is_said:
+                events.send_encoded(dumps((RESPONSE, self._slot, (RESCHEDULED,), True), 2))
+            self._close()
+            if self._is_decoupled:
+                self._kept = deque()
+                between_turns[correlation_id] = self
+        if is_said:
+            events.flush()
+        return is_said
+
+    def _keep(self, response, is_final):
+        """Returns whether it is kept: the next turn has not begun.
+
+        Raises: ``TritonModelException`` if nothing may follow what is kept, or too much is.
+        """
+        with _channel.events.lock:
+            kept = self._kept
+            if kept is None:
+                return False
+            if kept and kept[-1][1]:
+                raise TritonModelException("Unable to send response. Response sender has been closed.")
+            if len(kept) == MOST_KEPT:
+                raise TritonModelException(
+                    "Unable to send response. The request waits for its next turn, and %d responses for it are kept, the most "
+                    "that may be: send in its turns." % MOST_KEPT
+                )
+            kept.append((response, is_final))
+            return True
+
+    def _begin_turn(self, slot):
+        """Its request is in that slot now. Sends what was kept, before whatever is sent from now on."""
+        self._slot = slot
+        self._is_closed = self._is_used = self._was_cancelled = False
+        while True:
+            with _channel.events.lock:
+                if not self._kept:
+                    self._kept = None
+                    return
+                response, is_final = self._kept.popleft()
+            try:
+                self._send_now(response, is_final)
+            except Exception as error:  # it cannot be sent, and who sent it is not here
+                self._raised(describe(error)[0])
+
     # === ends that the worker says, not the model ===
 
     def _end(self, result):
@@ -141,9 +222,6 @@ class InferenceResponseSender(object):
 
     def _raised(self, text):
         self._end((RAISED, text))
-
-    def _rescheduled(self):
-        self._end((RESCHEDULED,))
 
     def __del__(self):
         # The last that could answer the request is gone. Called in the middle of anything: it waits for no lock.
@@ -165,4 +243,13 @@ def sender_of(slot, is_decoupled):
     sender._count = 0
     sender._is_closed = slot is None
     sender._is_used = sender._was_cancelled = False
+    sender._kept = None
+    return sender
+
+
+def sender_of_next_turn(correlation_id, slot):
+    """The sender that the model has of a turn before, for the turn of the request in that slot; ``None`` if it has none."""
+    sender = between_turns.pop(correlation_id, None)
+    if sender is not None:
+        sender._begin_turn(slot)
     return sender
