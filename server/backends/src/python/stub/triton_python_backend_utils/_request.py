@@ -2,7 +2,7 @@
 
 from . import _sender
 from ._arguments import incompatible_arguments, incompatible_function, is_integer, items_of, text_of
-from ._constants import NO_PREFERRED_MEMORY, PreferredMemory
+from ._constants import NO_PREFERRED_MEMORY, TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, PreferredMemory
 from ._errors import TritonModelException
 from ._parameters import NO_PARAMETERS, checked_parameters, json_of
 from ._sender import CANCELLED, between_turns, sender_of, sender_of_next_turn
@@ -268,7 +268,8 @@ def request_of_wire(wire, model, leases):
     request._preferred_memory = NO_PREFERRED_MEMORY
     request._slot = slot
     request._is_decoupled = model.is_decoupled
-    request._sender = sender_of_next_turn(request._correlation_id, slot) if between_turns and model.is_iterative else None
+    is_next_turn = between_turns and model.is_iterative and not request._flags & TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
+    request._sender = sender_of_next_turn(request._correlation_id, slot) if is_next_turn else None
     request._release_flags = 0
     return request
 
