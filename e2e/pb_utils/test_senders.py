@@ -36,6 +36,7 @@ def events(monkeypatch):
     made = Events()
     monkeypatch.setattr(_channel, "events", made, raising=False)
     monkeypatch.setattr(_sender, "status_of", b"\0\0".__getitem__)
+    monkeypatch.setattr(_sender, "between_turns", {})
     return made
 
 
@@ -84,11 +85,19 @@ def test_what_is_kept_is_bounded(events):
         sender.send(number(0))
 
 
-def test_a_sender_that_nobody_kept_is_not_used_again(events):
+def test_what_is_kept_is_sent_also_if_the_model_lets_go_of_the_sender(events):
     sender = _sender.sender_of(0, True)
     sender._give_back(7, False)
+    sender.send(number(1))
     del sender
-    assert _sender.sender_of_next_turn(7, 1) is None and events.sent == []
+    assert _sender.sender_of_next_turn(7, 1) is not None and events.sent == [(1, OUTPUTS, [1], False)]
+
+
+def test_senders_of_requests_that_do_not_come_back_are_bounded(events):
+    for correlation_id in range(1, _sender.MOST_WAITING + 3):
+        _sender.sender_of(0, True)._give_back(correlation_id, False)
+    assert len(_sender.between_turns) == _sender.MOST_WAITING
+    assert _sender.sender_of_next_turn(2, 0) is None and _sender.sender_of_next_turn(3, 0) is not None
 
 
 def test_a_model_that_answers_once_has_a_sender_for_each_turn(events):

@@ -130,7 +130,7 @@ fn ragged_requests_run_together_and_learn_where_each_lies() {
          batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: 'COUNT' data_type: TYPE_FP32 source_input: 'X' }
          batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'DOUBLED' source_input: 'X' }",
     );
-    let loaded = Loaded { backend: super::backend(settings), config: config.unwrap() };
+    let loaded = Loaded { backend: crate::onnxruntime::backend(settings), config: config.unwrap() };
     let mut instance = loaded.instance();
     let ask = |values: &[f32]| request([floats("X", &[1, values.len() as i64], values)]);
     for _ in 0..2 {
@@ -276,7 +276,7 @@ fn a_bad_request_of_a_ragged_batch_fails_alone() {
          output { name: 'VALUE' data_type: TYPE_FP32 dims: -1 }
          batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'VALUE' source_input: 'INDEX' }",
     );
-    let loaded = Loaded { backend: super::backend(settings), config: config.unwrap() };
+    let loaded = Loaded { backend: crate::onnxruntime::backend(settings), config: config.unwrap() };
     let ask = |indices: &[i64]| {
         let bytes: Vec<u8> = indices.iter().flat_map(|index| index.to_le_bytes()).collect();
         (1, request([tensor("INDEX", DataType::Int64, &[1, indices.len() as i64], bytes)]))

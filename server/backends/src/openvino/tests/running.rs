@@ -163,7 +163,7 @@ fn ragged_requests_run_together_and_learn_where_each_lies() {
          batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: 'COUNT' data_type: TYPE_FP32 source_input: 'X' }
          batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'DOUBLED' source_input: 'X' }",
     );
-    let loaded = Loaded { backend: super::backend(settings), source: source("m"), config: config.unwrap() };
+    let loaded = Loaded { backend: crate::openvino::backend(settings), source: source("m"), config: config.unwrap() };
     let mut instance = loaded.instance();
     let ask = |values: &[f32]| request([floats("X", &[1, values.len() as i64], values)]);
     for _ in 0..2 {

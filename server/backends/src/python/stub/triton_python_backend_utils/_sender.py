@@ -5,7 +5,6 @@ without asking the server: its status page.
 from collections import deque
 from marshal import dumps
 from time import sleep
-from weakref import WeakValueDictionary
 
 from . import _channel
 from ._arguments import incompatible_function, is_integer
@@ -25,9 +24,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 50e-6, 5e-3
 MOST_KEPT = 1024
 """Responses that a sender keeps between two turns of its request."""
 
-between_turns = WeakValueDictionary()
-"""Senders of requests that wait for their next turn, by correlation id. Nobody but the model holds them: one that it let go of is
-not used again.
+MOST_WAITING = 4096
+"""Senders that are kept for a next turn: no more requests are open at a time."""
+
+between_turns = {}
+"""Senders of requests that wait for their next turn, by correlation id, the longest first. Of a request that ended meanwhile, which
+nobody says, one stays until there are too many.
 """
 
 status_of = b"\0".__getitem__
@@ -168,7 +170,10 @@ class InferenceResponseSender(object):
             self._close()
             if self._is_decoupled:
                 self._kept = deque()
+                between_turns.pop(correlation_id, None)
                 between_turns[correlation_id] = self
+                if len(between_turns) > MOST_WAITING:
+                    del between_turns[next(iter(between_turns))]
         if is_said:
             events.flush()
         return is_said
@@ -248,8 +253,9 @@ def sender_of(slot, is_decoupled):
 
 
 def sender_of_next_turn(correlation_id, slot):
-    """The sender that the model has of a turn before, for the turn of the request in that slot; ``None`` if it has none."""
-    sender = between_turns.pop(correlation_id, None)
+    """The sender of the turn before, for the turn of the request in that slot; ``None`` if there was none."""
+    with _channel.events.lock:
+        sender = between_turns.pop(correlation_id, None)
     if sender is not None:
         sender._begin_turn(slot)
     return sender
