@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ByteCount, schema};
+use super::{ByteCount, reference::NAME_PATTERN, schema};
 
 /// Shared memory of the server's container (`/dev/shm`), for clients in the same pod and for libraries that Python models use. What
 /// passes between the server and its Python models lies in memory of their own and needs none of it.
@@ -48,7 +48,7 @@ pub struct EmptyDirStore {
 #[serde(rename_all = "camelCase")]
 pub struct ClaimStore {
     /// Name of the claim, in the server's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(regex(pattern = NAME_PATTERN), length(min = 1, max = 253))]
     pub claim_name: String,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NameRef, schema};
+use super::{NameRef, reference::NAME_PATTERN, schema};
 
 /// Where the files of a model come from: exactly one of inline, configMap, pvc, http, s3, gcs, azure, huggingFace, oci.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,7 +61,7 @@ pub struct InlineSource {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapSource {
     /// Name of the ConfigMap, in the model's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(regex(pattern = NAME_PATTERN), length(min = 1, max = 253))]
     pub name: String,
     /// Which keys are taken and where they lie below the model's folder. Absent: every key, as a file of that name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -86,7 +86,7 @@ pub struct KeyPath {
 #[serde(rename_all = "camelCase")]
 pub struct PvcSource {
     /// Name of the claim, in the model's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(regex(pattern = NAME_PATTERN), length(min = 1, max = 253))]
     pub claim_name: String,
     /// Folder, file or archive within the claim, relative to its root. Default: the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
