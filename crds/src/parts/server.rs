@@ -9,6 +9,10 @@ use super::{Duration, schema};
 /// Settings of the inference server process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+    "[has(self.drainDelay) ? duration(self.drainDelay) : duration('5s'), has(self.drainTimeout) ? duration(self.drainTimeout) : duration('60s')].all(drain, drain + (has(self.exitTimeout) ? duration(self.exitTimeout) : duration('30s')) + duration('10s') <= duration('24h'))",
+    "the longer of drainDelay and drainTimeout, exitTimeout, and 10s are more than 24h together: shorten them (a node that is emptied waits for its pods)",
+)])))]
 pub struct ServerOptions {
     /// The least important messages still written: Error, Warning, Info or Verbose. Default: Info.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,7 +28,8 @@ pub struct ServerOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_delay: Option<Duration>,
     /// How long it serves on at most while requests come that have nowhere else to go: the only replica serves until another one
-    /// does. A rollout that has to end an old pod first waits for that, too. Default: 60s.
+    /// does. A rollout that has to end an old pod first waits for that, too. At most 24h, together with exitTimeout and 10s.
+    /// Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<Duration>,
     /// Further flags of tritonserver, each as one item, such as --backend-config=onnxruntime,default-max-batch-size=8.

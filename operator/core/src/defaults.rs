@@ -64,6 +64,10 @@ pub const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
 /// How long a server that was asked to end serves requests at most.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest of the times that pods keep, and the longest they may take to end: the end of a node or of a namespace waits for them.
+pub const POD_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Time beyond draining and finishing that a pod gets to end.
+const END_SLACK_SECONDS: u64 = 10;
 
 /// The fewest replicas of an autoscaled server.
 pub const MIN_REPLICAS: i32 = 1;
@@ -108,12 +112,18 @@ impl ServerSettings {
         }
     }
 
+    /// How long a pod may take to end.
+    pub fn end(&self) -> Duration {
+        let drain = whole_seconds(self.drain_delay.max(self.drain_timeout));
+        let seconds = drain.saturating_add(whole_seconds(self.exit_timeout)).saturating_add(END_SLACK_SECONDS);
+        Duration::from_secs(seconds)
+    }
+
     /// The flags of `tritonserver` that say the same, the user's own last. Repository, ports and model control are the
     /// caller's to add.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = vec![
-            // whole seconds only; a part of a second rounds up, so that nobody gets less than promised
-            format!("--exit-timeout-secs={}", self.exit_timeout.as_millis().div_ceil(1000)),
+            format!("--exit-timeout-secs={}", whole_seconds(self.exit_timeout)),
             format!("--metrics-interval-ms={}", self.metrics_interval.as_millis()),
         ];
         let log: &[&str] = match self.log_level {
@@ -126,6 +136,11 @@ impl ServerSettings {
         flags.extend(self.extra_args.iter().cloned());
         flags
     }
+}
+
+/// The server's flags have whole seconds only; a part of a second rounds up, so that nobody gets less than promised.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 /// Flags of `tritonserver` that the operator sets itself, without their dashes.

@@ -13,9 +13,6 @@ use k8s_openapi::{
 use super::{filled, placement, probes, seconds, some, volumes};
 use crate::{defaults, labels, names, overrides, pod, tls, validated::Validated};
 
-/// Time beyond draining and finishing that a pod gets to end.
-const SLACK_SECONDS: i64 = 10;
-
 /// What a container that failed said last is told with its end: the end of its log.
 const LAST_WORDS: &str = "FallbackToLogsOnError";
 
@@ -30,8 +27,6 @@ pub(super) fn build(server: &Validated<'_>) -> PodTemplateSpec {
 /// The template before its owner's changes.
 pub(crate) fn of_operator(server: &Validated<'_>) -> PodTemplateSpec {
     let spec = &server.server.spec;
-    let drain = seconds(server.settings.drain_timeout.max(server.settings.drain_delay));
-    let exit = seconds(server.settings.exit_timeout);
     let claims: Vec<_> = spec
         .gpu
         .iter()
@@ -59,7 +54,7 @@ pub(crate) fn of_operator(server: &Validated<'_>) -> PodTemplateSpec {
             init_containers: Some(vec![agent(server)]),
             containers: vec![server_container(server)],
             volumes: Some(volumes::all(server)),
-            termination_grace_period_seconds: Some(drain + exit + SLACK_SECONDS),
+            termination_grace_period_seconds: Some(seconds(server.settings.end())),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 run_as_user: Some(pod::USER),

@@ -8,7 +8,7 @@ use crds::{
 };
 use server_core::restriction::ApiGroup;
 
-use super::{Findings, spec};
+use super::{Findings, ending, spec};
 use crate::{
     Problem, canonical,
     defaults::{GPU_RESOURCE, OWN_FLAGS},
@@ -26,6 +26,7 @@ pub fn server(server: &TritonServer) -> Vec<Problem> {
     rollout(server, &mut findings);
     gpu(server, &mut findings);
     flags(server, &mut findings);
+    ending::check(server, &mut findings);
     pods(server, &mut findings);
     hosts(server, &mut findings);
     autoscaling(server, &mut findings);
