@@ -37,6 +37,11 @@ def test_a_sidecar_a_volume_and_environment_are_added_and_what_breaks_the_pods_i
 
     for patch, said in [
         ({"spec": {"hostNetwork": True}}, "spec.podTemplate.spec.hostNetwork: is refused"),
+        (
+            {"spec": {"containers": [{"name": "log", "livenessProbe": {"tcpSocket": {"host": "127.0.0.1", "port": 10250}}}]}},
+            "spec.podTemplate.spec.containers[log].livenessProbe.tcpSocket.host: is refused",
+        ),
+        ({"spec": {"volumes": [{"name": "files", "nfs": {"server": "nfs.example", "path": "/"}}]}}, "spec.podTemplate.spec.volumes[files].nfs: is refused"),
         ({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}, "spec.podTemplate.spec.containers[server].command: cannot be changed"),
         ({"spec": {"containers": [{"name": "log", "imag": "x"}]}}, "spec.podTemplate.spec.containers[log].imag: is no field"),
         ({"spec": {"containers": [{"name": "log", "envFrom": [{"secretRef": {"name": "another"}}]}]}}, "Secret 'another'"),

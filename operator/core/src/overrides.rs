@@ -2,6 +2,8 @@
 //! gives the pods no more rights than its own template has. Whoever may write a TritonServer need not be allowed to make pods, so
 //! what a pod could do to its node or with the Secrets of others is refused here.
 
+mod rights;
+
 use std::collections::BTreeSet;
 
 use crds::{TritonServer, parts::Opaque};
@@ -36,7 +38,7 @@ pub(crate) fn apply(base: PodTemplateSpec, server: &TritonServer) -> Result<PodT
     let known = serde_json::to_value(&template).expect("a template is plain data");
     unknown_fields("", &merged, &known, &mut mistakes);
     refuse_changes(&base, &known, &mut mistakes);
-    refuse_rights(&known, &mut mistakes);
+    rights::refuse(&known, &mut mistakes);
     if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
 }
 
@@ -279,85 +281,6 @@ fn mount_path(mount: &Value) -> Option<&str> {
 fn is_within(path: &str, folder: &str) -> bool {
     let folder = folder.trim_end_matches('/');
     path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// Rights that the pods are not given: more than Pod Security `baseline` allows, root, and tokens of the API server.
-fn refuse_rights(template: &Value, mistakes: &mut Vec<Mistake>) {
-    let mut refuse = |path: String, why: &str| mistakes.push(Mistake { path, message: format!("is refused: {why}") });
-    let spec = &template["spec"];
-    for field in ["hostNetwork", "hostPID", "hostIPC"] {
-        if spec[field] == true {
-            refuse(format!("spec.{field}"), "the pods share nothing with their node");
-        }
-    }
-    if spec["shareProcessNamespace"] == true {
-        refuse("spec.shareProcessNamespace".into(), "the launcher is the first process of its container");
-    }
-    if spec["priorityClassName"].as_str().is_some_and(|class| class.starts_with("system-")) {
-        refuse("spec.priorityClassName".into(), "the classes system-* are for the pods of the cluster itself");
-    }
-    if !is_nothing(&spec["ephemeralContainers"]) {
-        refuse("spec.ephemeralContainers".into(), "they are added to a running pod (kubectl debug)");
-    }
-    refuse_context(&spec["securityContext"], "spec.securityContext", &mut refuse);
-    for list in ["containers", "initContainers"] {
-        for (at, container) in items(template, list).iter().enumerate() {
-            let path = item(&format!("spec.{list}"), at, container);
-            refuse_context(&container["securityContext"], &format!("{path}.securityContext"), &mut refuse);
-            for (at, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
-                if port["hostPort"].as_i64().is_some_and(|port| port != 0) {
-                    refuse(
-                        format!("{}.hostPort", item(&format!("{path}.ports"), at, port)),
-                        "it is a port of the node: use spec.service",
-                    );
-                }
-            }
-        }
-    }
-    for (at, volume) in items(template, "volumes").iter().enumerate() {
-        let path = item("spec.volumes", at, volume);
-        if !volume["hostPath"].is_null() {
-            refuse(format!("{path}.hostPath"), "the pods see nothing of their node");
-        }
-        let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
-        if sources.into_iter().any(|source| !source["serviceAccountToken"].is_null()) {
-            refuse(format!("{path}.projected"), "the pods are given no token of the API server");
-        }
-    }
-}
-
-fn refuse_context(context: &Value, path: &str, refuse: &mut impl FnMut(String, &str)) {
-    let root = "nothing in the pod runs as root";
-    for (field, wrong, why) in [
-        ("privileged", json!(true), "it is all rights on the node"),
-        ("allowPrivilegeEscalation", json!(true), "nothing in the pod gains rights"),
-        ("runAsNonRoot", json!(false), root),
-        ("runAsUser", json!(0), root),
-    ] {
-        if context[field] == wrong {
-            refuse(format!("{path}.{field}"), why);
-        }
-    }
-    let added = context["capabilities"]["add"].as_array().into_iter().flatten();
-    if added.into_iter().any(|capability| capability != "NET_BIND_SERVICE") {
-        refuse(format!("{path}.capabilities.add"), "of capabilities, NET_BIND_SERVICE can be added");
-    }
-    if context["procMount"].as_str().is_some_and(|mount| mount != "Default") {
-        refuse(format!("{path}.procMount"), "it uncovers the node's kernel");
-    }
-    for profile in ["seccompProfile", "appArmorProfile"] {
-        if context[profile]["type"] == "Unconfined" {
-            refuse(format!("{path}.{profile}"), "Unconfined takes the guard off");
-        }
-    }
-    for field in ["seLinuxOptions", "sysctls"] {
-        if !is_nothing(&context[field]) {
-            refuse(format!("{path}.{field}"), "it is a setting of the node");
-        }
-    }
-    if context["windowsOptions"]["hostProcess"] == true {
-        refuse(format!("{path}.windowsOptions.hostProcess"), "the pods share nothing with their node");
-    }
 }
 
 fn items<'a>(template: &'a Value, list: &str) -> &'a [Value] {

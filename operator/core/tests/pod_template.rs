@@ -239,13 +239,50 @@ fn pods_get_no_rights_that_their_template_does_not_have() {
 }
 
 #[test]
+fn the_kubelet_mounts_and_asks_nothing_for_the_pods_that_they_could_not() {
+    let host = "is refused: the node would ask it: leave host out, so that the pod itself is asked";
+    let kind = "is refused: volumes are one of configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim, projected, \
+                secret: use a persistentVolumeClaim";
+    let expect = [
+        format!("spec.containers[server].lifecycle.postStart.httpGet.host: {host}"),
+        format!("spec.containers[x].livenessProbe.httpGet.host: {host}"),
+        format!("spec.containers[x].readinessProbe.tcpSocket.host: {host}"),
+        format!("spec.initContainers[agent].lifecycle.preStop.httpGet.host: {host}"),
+        format!("spec.initContainers[y].startupProbe.tcpSocket.host: {host}"),
+        format!("spec.volumes[f].nfs: {kind}"),
+        format!("spec.volumes[g].gitRepo: {kind}"),
+    ];
+    refused(
+        json!({ "spec": {
+        "containers": [
+            { "name": "server", "lifecycle": { "postStart": { "httpGet": { "host": "169.254.169.254", "port": 80, "path": "/latest" } } } },
+            { "name": "x", "image": "x",
+              "livenessProbe": { "httpGet": { "host": "169.254.169.254", "port": 80 } },
+              "readinessProbe": { "tcpSocket": { "host": "127.0.0.1", "port": 10250 } } }],
+        "initContainers": [
+            { "name": "agent", "lifecycle": { "preStop": { "httpGet": { "host": "::1", "port": 80 } } } },
+            { "name": "y", "image": "y", "restartPolicy": "Always",
+              "startupProbe": { "tcpSocket": { "host": "localhost", "port": 22 } } }],
+        "volumes": [{ "name": "f", "nfs": { "server": "nfs.example", "path": "/" } },
+                    { "name": "g", "gitRepo": { "repository": "https://git.example/a" } }],
+    } }),
+        &expect.each_ref().map(String::as_str),
+    );
+    // what is no field of a volume that we know
+    refused(
+        json!({ "spec": { "volumes": [{ "name": "n", "ofNextYear": { "path": "/" } }] } }),
+        &["spec.volumes[n].ofNextYear: is no field of a pod template"],
+    );
+}
+
+#[test]
 fn a_secret_is_used_only_if_its_owner_has_marked_it() {
     let server = server(json!({ "spec": {
         "volumes": [
             { "name": "a", "secret": { "secretName": "one" } },
             { "name": "b", "projected": { "sources": [{ "secret": { "name": "two" } }] } },
             { "name": "c", "csi": { "driver": "d", "nodePublishSecretRef": { "name": "three" } } },
-            { "name": "d", "azureFile": { "shareName": "s", "secretName": "four" } },
+            { "name": "d", "csi": { "driver": "d", "volumeAttributes": { "secretName": "four" } } },
         ],
         "containers": [{ "name": "server",
             "envFrom": [{ "secretRef": { "name": "five" } }],
