@@ -94,9 +94,14 @@ fn refuse_volume(volume: &Value, path: &str, refuse: &mut impl FnMut(String, &st
             refuse(path, &format!("volumes are one of {}: use a persistentVolumeClaim", VOLUMES.join(", ")));
         }
     }
-    let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
-    if sources.into_iter().any(|source| !source["serviceAccountToken"].is_null()) {
-        refuse(format!("{path}.projected"), "the pods are given no token of the API server");
+    let sources = volume["projected"]["sources"].as_array().map_or(&[][..], Vec::as_slice);
+    for (kind, why) in [
+        ("serviceAccountToken", "the pods are given no token of the API server"),
+        ("podCertificate", "the pods are given no certificate of the cluster"),
+    ] {
+        if sources.iter().any(|source| !source[kind].is_null()) {
+            refuse(format!("{path}.projected"), why);
+        }
     }
 }
 
