@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,7 @@ use operator_core::{
     names::is_of_object,
     source_rules::SourceRules,
 };
+use tokio::sync::watch;
 
 pub use self::guard::AddressRule;
 
@@ -170,8 +171,16 @@ pub struct Progress {
     done: AtomicU64,
     reported: AtomicU64,
     total: AtomicU64,
-    is_cancelled: AtomicBool,
+    is_cancelled: watch::Sender<bool>,
     observer: Box<dyn Fn(Stage) + Send + Sync>,
+}
+
+struct CancelledOnDrop(Arc<Progress>);
+
+impl Drop for CancelledOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// Brings the files of a model into `into`, which exists and is empty; `beside` is a free path on the same disk.
@@ -361,7 +370,7 @@ impl Progress {
             done: AtomicU64::new(0),
             reported: AtomicU64::new(0),
             total: AtomicU64::new(u64::MAX),
-            is_cancelled: AtomicBool::new(false),
+            is_cancelled: watch::Sender::new(false),
             observer: Box::new(observer),
         })
     }
@@ -373,12 +382,22 @@ impl Progress {
 
     /// Ends the fetch at its next step.
     pub fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::Relaxed);
+        self.is_cancelled.send_replace(true);
+    }
+
+    /// Ends the fetch, wherever it is, once what this returns is dropped.
+    pub fn cancelled_on_drop(self: &Arc<Self>) -> impl Drop + use<> {
+        CancelledOnDrop(Arc::clone(self))
+    }
+
+    /// Waits until the fetch is no longer wanted.
+    pub async fn cancelled(&self) {
+        let _ = self.is_cancelled.subscribe().wait_for(|is_cancelled| *is_cancelled).await; // never closed
     }
 
     /// Fails once the fetch is no longer wanted.
     pub fn check(&self) -> Result<(), Fault> {
-        if self.is_cancelled.load(Ordering::Relaxed) {
+        if *self.is_cancelled.borrow() {
             return Err(Fault::new(Reason::DownloadFailed, "no longer wanted"));
         }
         Ok(())

@@ -71,16 +71,12 @@ pub(crate) async fn stage(
         tracing::info!(model = model.name, content = staged.content.short(), "another replica has fetched it");
         return Ok((staged, Some(pinned)));
     }
-    let partial = {
-        let store = Arc::clone(store);
-        blocking(move || store.partial()).await?
-    };
-    let fetched = source::fetch(model, &partial.fetched(), &partial.download(), places, progress).await?;
+    let (partial, fetched) = fetch(store, model, places, progress).await?;
     let of_all = Arc::clone(store);
     let (store, model, progress) = (Arc::clone(store), model.clone(), Arc::clone(progress));
     let (content, config) = blocking(move || {
         let config = config_in_source(&fetched, &partial.fetched())?;
-        let content = assemble(&store, &model, &partial, fetched, config.as_deref())?;
+        let content = assemble(&store, &model, &partial, fetched, config.as_deref(), &progress)?;
         progress.check()?;
         Ok((content, config))
     })
@@ -94,6 +90,48 @@ pub(crate) async fn stage(
     })
     .await?;
     Ok((staged, pinned))
+}
+
+/// Fetches the files of `model` into a folder of the store.
+async fn fetch(
+    store: &Arc<Store>,
+    model: &ManifestModel,
+    places: &Places,
+    progress: &Arc<Progress>,
+) -> Result<(Partial, Fetched), Fault> {
+    let store = Arc::clone(store);
+    let partial = blocking(move || store.partial()).await?;
+    let (into, beside) = (partial.fetched(), partial.download());
+    let filling = Filling(Some(partial));
+    let fetched = source::fetch(model, &into, &beside, places, progress).await;
+    let partial = filling.end();
+    match fetched {
+        Ok(fetched) => Ok((partial, fetched)),
+        Err(fault) => {
+            blocking(move || {
+                drop(partial);
+                Err(fault)
+            })
+            .await
+        }
+    }
+}
+
+/// A folder that is fetched into. Dropped before the end, threads may be writing to it: it is left to the next sweep.
+struct Filling(Option<Partial>);
+
+impl Filling {
+    fn end(mut self) -> Partial {
+        self.0.take().expect("taken once, at the end")
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if let Some(partial) = self.0.take() {
+            partial.leave();
+        }
+    }
 }
 
 /// The content that has the files of `last` and the configuration of `model`, if they differ only in settings that a serving model
@@ -136,6 +174,7 @@ fn assemble(
     partial: &Partial,
     fetched: Fetched,
     config_in_source: Option<&str>,
+    progress: &Progress,
 ) -> Result<Pinned, Fault> {
     let text = effective(model, config_in_source)?;
     let config = config::from_text(&text).map_err(|error| Fault::new(Reason::InvalidConfig, error.to_string()))?;
@@ -148,6 +187,7 @@ fn assemble(
         if to == CONFIG || to == RETRY {
             continue;
         }
+        progress.check()?;
         let target = partial.model().join(&to);
         relocate(&partial.fetched().join(&from), &target)
             .map_err(|error| Fault::store(format_args!("cannot move {to}"), &error))?;

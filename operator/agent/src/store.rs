@@ -5,7 +5,7 @@
 //! store/sha256-…/          a model folder, complete and never changed; its files may be those of another one (hard links)
 //! listings/sha256-…        what its hash was made of, as sha256sum prints it
 //! repository/NAME          -> ../store/sha256-…
-//! partial/N/               being fetched; cleared at start
+//! partial/N/               being fetched; cleared when its fetch has ended, and at start
 //! ledger.json              what was staged and what was confirmed, by model name
 //! ```
 //!
@@ -13,6 +13,7 @@
 
 mod contents;
 mod links;
+mod partial;
 mod record;
 pub mod shared;
 
@@ -21,13 +22,15 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
+pub(crate) use self::partial::Partials;
 use self::shared::Shared;
 pub use self::{
-    contents::{Partial, Pinned},
+    contents::Pinned,
+    partial::Partial,
     record::{Origin, Record, Staged},
 };
 use crate::{
@@ -45,7 +48,7 @@ pub struct Store {
     /// When those to delete were last looked for among contents that are shared, and which they were.
     looked: Mutex<Option<(Instant, BTreeSet<ContentHash>)>>,
     ledger: Mutex<BTreeMap<String, Record>>,
-    partials: AtomicU64,
+    partials: Arc<Partials>,
     /// Contents that somebody works with who has yet to note them, and how many do.
     pins: Arc<Mutex<BTreeMap<ContentHash, usize>>>,
     _lock: File,
@@ -81,7 +84,7 @@ impl Store {
         }
         let shared = shared.map(|shared| Shared::open(&shared, &root)).transpose().map_err(fail)?;
         for entry in fs::read_dir(root.join("partial")).map_err(fail)? {
-            fs::remove_dir_all(entry.map_err(fail)?.path()).map_err(fail)?;
+            partial::remove(&entry.map_err(fail)?.path()).map_err(fail)?;
         }
         let ledger = match fs::read(root.join("ledger.json")) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -91,7 +94,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(fail(error)),
         };
-        let (partials, pins) = (AtomicU64::new(0), Arc::default());
+        let (partials, pins) = (Partials::new(root.join("partial")), Arc::default());
         let (ledger, looked) = (Mutex::new(ledger), Mutex::default());
         let store = Self { root, contents, shared, looked, ledger, partials, pins, _lock: lock };
         store.drop_lost_contents();
@@ -159,6 +162,12 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
         lock(&self.ledger)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.partials.close();
     }
 }
 

@@ -119,7 +119,7 @@ pub fn clean_path(path: &str) -> Result<String, String> {
 
 /// Writes a new file from a reader, hashing on the way, and makes it durable.
 ///
-/// `seen` is told the length of each piece and may end the copy. Errors: the file exists already; writing fails; reading
+/// `seen` is told the length of each piece, at first 0, and may end the copy. Errors: the file exists already; writing fails; reading
 /// fails, which is `unreadable`.
 pub fn write_file(
     path: &Path,
@@ -129,6 +129,7 @@ pub fn write_file(
     mut seen: impl FnMut(u64) -> Result<(), Fault>,
 ) -> Result<FileHash, Fault> {
     let fail = |error: &io::Error| Fault::store(format_args!("cannot write {}", path.display()), error);
+    seen(0)?;
     let mut file = create(path, is_executable).map_err(|error| fail(&error))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
@@ -150,13 +151,14 @@ pub fn write_file(
     Ok(hasher.finalize().into())
 }
 
-/// The hash of a file that lies there.
-pub(crate) fn hash_of_file(path: &Path) -> Result<FileHash, Fault> {
+/// The hash of a file that lies there. `go_on` is asked before each piece and may end it.
+pub(crate) fn hash_of_file(path: &Path, go_on: impl Fn() -> Result<(), Fault>) -> Result<FileHash, Fault> {
     let fail = |error: io::Error| Fault::store(format_args!("cannot read {}", path.display()), &error);
     let mut file = File::open(path).map_err(fail)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
+        go_on()?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finalize().into()),
             Ok(length) => hasher.update(&buffer[..length]),

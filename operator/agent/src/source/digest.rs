@@ -5,7 +5,7 @@ use std::{fmt, fs::File, io::Read, path::Path};
 use sha1::Sha1;
 use sha2::Digest as _;
 
-use super::download::Downloaded;
+use super::{Progress, download::Downloaded};
 use crate::{
     fault::{Fault, Reason},
     verify::FileHash,
@@ -43,11 +43,11 @@ impl Digest {
     /// Whether what was downloaded to `path` is what was promised. Reads the disk only for the names of git.
     ///
     /// Errors: `DownloadFailed`, with what came and what should have: a connection may have changed it, so that another attempt
-    /// can help; `StoreFailed` if it cannot be read.
-    pub fn check(&self, name: &str, downloaded: &Downloaded, path: &Path) -> Result<(), Fault> {
+    /// can help; no longer wanted; `StoreFailed` if it cannot be read.
+    pub fn check(&self, name: &str, downloaded: &Downloaded, path: &Path, progress: &Progress) -> Result<(), Fault> {
         let actual = match self {
             Self::Sha256(_) => Self::Sha256(downloaded.hash),
-            Self::GitBlob { .. } => git_blob_of(path, downloaded.length)?,
+            Self::GitBlob { .. } => git_blob_of(path, downloaded.length, progress)?,
         };
         if *self == actual {
             return Ok(());
@@ -65,13 +65,14 @@ impl fmt::Display for Digest {
     }
 }
 
-fn git_blob_of(path: &Path, length: u64) -> Result<Digest, Fault> {
+fn git_blob_of(path: &Path, length: u64, progress: &Progress) -> Result<Digest, Fault> {
     let fail = |error: std::io::Error| Fault::store(format_args!("cannot read {}", path.display()), &error);
     let mut hasher = Sha1::new();
     hasher.update(format!("blob {length}\0"));
     let mut file = File::open(path).map_err(fail)?;
     let mut buffer = vec![0; 256 * 1024];
     loop {
+        progress.check()?;
         match file.read(&mut buffer).map_err(fail)? {
             0 => return Ok(Digest::GitBlob { sha1: hasher.finalize().into(), length }),
             read => hasher.update(&buffer[..read]),
@@ -84,24 +85,29 @@ mod tests {
     use sha2::Sha256;
 
     use super::*;
+    use crate::source::{Limits, web::unwatched};
 
     #[test]
     fn a_file_is_checked_by_its_sha_256_or_by_gits_name_for_it() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let (path, progress) = (folder.path().join("file"), unwatched(Limits::default()));
         std::fs::write(&path, "hello\n").unwrap();
         let downloaded = Downloaded { hash: Sha256::digest("hello\n").into(), length: 6 };
         // as `printf 'hello\n' | git hash-object --stdin` says
         let git = Digest::git_blob("ce013625030ba8dba906f756967f9e9ca394464a", 6).unwrap();
         let sha256 = Digest::sha256(&hex::encode(Sha256::digest("hello\n"))).unwrap();
         for digest in [git, sha256] {
-            digest.check("file", &downloaded, &path).unwrap();
+            digest.check("file", &downloaded, &path, &progress).unwrap();
         }
         std::fs::write(&path, "hellO\n").unwrap();
-        let fault = git.check("file", &downloaded, &path).unwrap_err();
+        let fault = git.check("file", &downloaded, &path, &progress).unwrap_err();
         assert!(fault.reason == Reason::DownloadFailed && fault.message.contains("ce013625"), "{fault}");
         let other = Downloaded { hash: Sha256::digest("hellO\n").into(), length: 6 };
-        assert!(sha256.check("file", &other, &path).unwrap_err().message.starts_with("file came with sha256:"));
+        assert!(
+            sha256.check("file", &other, &path, &progress).unwrap_err().message.starts_with("file came with sha256:")
+        );
+        progress.cancel();
+        assert_eq!(git.check("file", &downloaded, &path, &progress).unwrap_err().message, "no longer wanted");
         assert_eq!((Digest::sha256("abc"), Digest::git_blob("abc", 3)), (None, None));
     }
 }

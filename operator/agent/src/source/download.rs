@@ -217,6 +217,7 @@ impl Target {
             self.hasher.update(&piece);
             self.length += piece.len() as u64;
         }
+        progress.check()?; // the pieces end too when nobody wants them
         file.sync_all().map_err(fail)
     }
 }

@@ -30,8 +30,8 @@ const DEEPEST: usize = 32;
 
 /// Every file at `place`, a file or a folder within `root`, in the order of their paths.
 ///
-/// Errors: a link leads out of `root` or in circles; something that is no file; a name that is no text.
-pub(crate) fn list(place: &Path, root: &Path) -> Result<Vec<Found>, Fault> {
+/// Errors: a link leads out of `root` or in circles; something that is no file; a name that is no text; no longer wanted.
+pub(crate) fn list(place: &Path, root: &Path, progress: &Progress) -> Result<Vec<Found>, Fault> {
     let root = canonical(root)?;
     let mut files = Vec::new();
     let place = within(place, &root)?;
@@ -41,7 +41,7 @@ pub(crate) fn list(place: &Path, root: &Path) -> Result<Vec<Found>, Fault> {
         let length = fs::metadata(&place).map_err(|error| unreadable(&place, &error))?.len();
         return Ok(vec![Found { from: place, path, length }]);
     }
-    walk(&place, "", &root, 0, &mut files)?;
+    walk(&place, "", &root, 0, progress, &mut files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
@@ -61,12 +61,20 @@ pub(crate) fn copy_file(from: &Path, to: &Path, progress: &Progress) -> Result<F
     verify::write_file(to, &mut file, is_executable, Reason::DownloadFailed, |bytes| progress.add(bytes))
 }
 
-fn walk(folder: &Path, prefix: &str, root: &Path, depth: usize, files: &mut Vec<Found>) -> Result<(), Fault> {
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    root: &Path,
+    depth: usize,
+    progress: &Progress,
+    files: &mut Vec<Found>,
+) -> Result<(), Fault> {
     if depth > DEEPEST {
         return Err(Fault::new(Reason::InvalidSource, format!("'{prefix}' is too deep, or its links lead in circles")));
     }
     for entry in fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
         let entry = entry.map_err(|error| unreadable(folder, &error))?;
+        progress.check()?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
             let shown = name.to_string_lossy().into_owned();
@@ -79,7 +87,7 @@ fn walk(folder: &Path, prefix: &str, root: &Path, depth: usize, files: &mut Vec<
         let target = within(&entry.path(), root)?;
         let metadata = fs::metadata(&target).map_err(|error| unreadable(&target, &error))?;
         if metadata.is_dir() {
-            walk(&target, &format!("{path}/"), root, depth + 1, files)?;
+            walk(&target, &format!("{path}/"), root, depth + 1, progress, files)?;
         } else if metadata.is_file() {
             let path = verify::clean_path(&path).map_err(|wrong| Fault::new(Reason::InvalidSource, wrong))?;
             files.push(Found { from: target, path, length: metadata.len() });

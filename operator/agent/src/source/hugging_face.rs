@@ -155,7 +155,8 @@ impl Hub<'_> {
         let to = into.join(&file.path);
         let downloaded = download.fetch(&to, self.progress).await?;
         let (name, digest) = (format!("'{}' of '{}'", file.path, self.source.repo), file.digest);
-        blocking(move || digest.check(&name, &downloaded, &to).map(|()| downloaded.hash)).await
+        let progress = Arc::clone(self.progress);
+        blocking(move || digest.check(&name, &downloaded, &to, &progress).map(|()| downloaded.hash)).await
     }
 
     /// The body of an answer, and where the next page is.

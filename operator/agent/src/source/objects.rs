@@ -133,18 +133,28 @@ impl<'a> ObjectSource<'a> {
             counter.expect(total)?;
             fs::create_dir_all(&target).map_err(|error| Fault::store("cannot make a folder to fetch into", &error))?;
             let counted = Counted::new(&counter);
-            let fetched = Handle::current().block_on(objects.fetch(&target, &|bytes| counted.came(bytes)));
+            let came = |bytes| counted.came(bytes);
+            let fetched = Handle::current().block_on(async {
+                tokio::select! {
+                    fetched = objects.fetch(&target, &came) => Some(fetched),
+                    () = counter.cancelled() => None,
+                }
+            });
             // why it was ended comes before what it was ended by
             counted.fault().map_or(Ok(()), Err)?;
-            fetched.map_err(|error| guard.refusal().unwrap_or_else(|| fault(&error)))
+            match fetched {
+                Some(fetched) => fetched.map_err(|error| guard.refusal().unwrap_or_else(|| fault(&error))),
+                None => counter.check(),
+            }
         })
         .await?;
 
         progress.verifying();
         let folder = folder.to_owned();
-        let hashing = folder.clone();
+        let (hashing, counter) = (folder.clone(), Arc::clone(progress));
         let files = blocking(move || {
-            let hash = |path: &String| Ok((path.clone(), verify::hash_of_file(&hashing.join(path))?));
+            let hash =
+                |path: &String| Ok((path.clone(), verify::hash_of_file(&hashing.join(path), || counter.check())?));
             paths.iter().map(hash).collect::<Result<Files, Fault>>()
         })
         .await?;

@@ -25,7 +25,7 @@ pub fn fetch(mounts: &Mounts, claim: &str, path: &str, into: &Path, progress: &P
         return Err(Fault::new(Reason::SourceNotFound, format!("claim '{claim}' has nothing at '{shown}'")));
     }
     let before = folder::revision(&place)?;
-    let found = folder::list(&place, &root)?;
+    let found = folder::list(&place, &root, progress)?;
     progress.expect(found.iter().map(|file| file.length).sum())?;
     let is_bare = place.is_file();
     let archive = Archive::of(path).filter(|_| is_bare);

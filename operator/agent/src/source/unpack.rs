@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufReader, Read},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
 
@@ -38,16 +38,37 @@ impl Archive {
     /// Unpacks `archive` into the folder `into`.
     ///
     /// Errors: `InvalidSource` for a broken archive, a path that leads out, a link, a file that comes twice, too much of
-    /// it; `StoreFailed` if the disk would not take it.
+    /// it; no longer wanted; `StoreFailed` if the disk would not take it.
     pub fn unpack(self, archive: &Path, into: &Path, progress: &Progress) -> Result<Files, Fault> {
         let file = File::open(archive).map_err(|error| Fault::store("cannot read the download", &error))?;
         let mut sink = Sink { into, progress, files: Files::new(), folders: 0, bytes: 0 };
-        match self {
-            Self::Tar => untar(BufReader::new(file), &mut sink)?,
-            Self::TarGz => untar(MultiGzDecoder::new(BufReader::new(file)), &mut sink)?,
-            Self::Zip => unzip(BufReader::new(file), &mut sink)?,
-        }
-        Ok(sink.files)
+        let reader = BufReader::new(Watched { file, progress });
+        let unpacked = match self {
+            Self::Tar => untar(reader, &mut sink),
+            Self::TarGz => untar(MultiGzDecoder::new(reader), &mut sink),
+            Self::Zip => unzip(reader, &mut sink),
+        };
+        progress.check()?; // why it was ended comes before what it was ended by
+        unpacked.map(|()| sink.files)
+    }
+}
+
+/// An archive that cannot be read any more once nobody wants it: what is passed over may be long too.
+struct Watched<'a> {
+    file: File,
+    progress: &'a Progress,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.progress.check().map_err(|fault| io::Error::other(fault.message))?;
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Watched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -126,7 +147,7 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn unzip(reader: BufReader<File>, sink: &mut Sink<'_>) -> Result<(), Fault> {
+fn unzip(reader: impl Read + Seek, sink: &mut Sink<'_>) -> Result<(), Fault> {
     let mut archive = zip::ZipArchive::new(reader).map_err(broken)?;
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(broken)?;
@@ -298,6 +319,36 @@ pub(crate) mod tests {
         let mut link = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         link.add_symlink("a", "/etc/passwd", zip::write::SimpleFileOptions::default()).unwrap();
         refused(Archive::Zip, &link.finish().unwrap().into_inner(), Limits::default(), "a link, 'a'");
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_not_unpacked_to_its_end() {
+        const ALL: usize = 20_000;
+        let names: Vec<_> = (0..ALL).map(|number| format!("1/{number}")).collect();
+        let entries: Vec<_> = names.iter().map(|name| (name.as_str(), tar::EntryType::file(), &b""[..])).collect();
+        let tar = tar_of(&entries);
+        let mut zip = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        for name in &names {
+            zip.start_file(name.as_str(), zip::write::SimpleFileOptions::default()).unwrap();
+        }
+        let zip = zip.finish().unwrap().into_inner();
+        for (kind, bytes) in [(Archive::TarGz, gzip(&tar)), (Archive::Tar, tar), (Archive::Zip, zip)] {
+            let root = tempfile::tempdir().unwrap();
+            let (archive, into) = (root.path().join("archive"), root.path().join("into"));
+            fs::write(&archive, bytes).unwrap();
+            let progress = Progress::new(Limits::default(), |_| {});
+            let fault = std::thread::scope(|scope| {
+                let unpacking = scope.spawn(|| kind.unpack(&archive, &into, &progress));
+                while !into.join("1/9").exists() && !unpacking.is_finished() {
+                    std::thread::yield_now();
+                }
+                progress.cancel();
+                unpacking.join().unwrap().unwrap_err()
+            });
+            assert_eq!(fault.message, "no longer wanted", "{kind:?}");
+            let unpacked = fs::read_dir(into.join("1")).unwrap().count();
+            assert!((1..ALL).contains(&unpacked), "{kind:?}: {unpacked}");
+        }
     }
 
     #[test]

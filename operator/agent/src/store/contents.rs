@@ -4,11 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use super::{Record, Staged, Store, lock, remove_if_there, shared::Turn, sync, write_synced};
+use super::{Partial, Record, Staged, Store, lock, remove_if_there, shared::Turn, sync, write_synced};
 use crate::{
     fault::Fault,
     source::{Progress, blocking},
@@ -28,22 +28,7 @@ pub struct Pinned {
     pins: Arc<Mutex<BTreeMap<ContentHash, usize>>>,
 }
 
-/// A folder to fetch into. It is gone when dropped, unless it was committed.
-#[derive(Debug)]
-pub struct Partial {
-    folder: PathBuf,
-}
-
 impl Store {
-    /// A fresh folder to fetch into.
-    pub fn partial(&self) -> Result<Partial, Fault> {
-        let folder = self.root.join("partial").join(self.partials.fetch_add(1, Ordering::Relaxed).to_string());
-        for part in [folder.join("fetched"), folder.join("model")] {
-            fs::create_dir_all(&part).map_err(|error| Fault::store("cannot make a folder to fetch into", &error))?;
-        }
-        Ok(Partial { folder })
-    }
-
     /// Makes the model folder of `partial` part of the store, under the hash of its files. Durable when it returns.
     pub fn commit(&self, partial: &Partial, files: &Files) -> Result<Pinned, Fault> {
         let fail = |error: io::Error| Fault::store("cannot keep the model", &error);
@@ -234,31 +219,6 @@ impl Drop for Pinned {
             if *count == 0 {
                 pins.remove(&self.content);
             }
-        }
-    }
-}
-
-impl Partial {
-    /// Where a source puts its files.
-    pub fn fetched(&self) -> PathBuf {
-        self.folder.join("fetched")
-    }
-
-    /// Where the model folder is put together.
-    pub fn model(&self) -> PathBuf {
-        self.folder.join("model")
-    }
-
-    /// A free path for a download.
-    pub fn download(&self) -> PathBuf {
-        self.folder.join("download")
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(%error, folder = %self.folder.display(), "cannot clear what was fetched");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The loop of the agent. Per round: look at manifest, disk and server; ask the plan; begin its steps; publish the state;
-//! wait until something happens or it is time to look again.
+//! wait until something happens or it is time to look again. Beside it, what fetches have left is deleted.
 
 mod observe;
 mod steps;
@@ -13,7 +13,7 @@ use std::{
 use operator_core::manifest::{Manifest, ManifestModel};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    task::{Id, JoinSet},
+    task::{Id, JoinHandle, JoinSet},
 };
 
 use super::{
@@ -74,6 +74,8 @@ pub(super) struct Driver {
     foreign: BTreeMap<String, String>,
     foreign_loads: ForeignLoads,
     fetches: FetchSlots,
+    /// What deletes the files of fetches that were given up.
+    sweep: Option<JoinHandle<()>>,
     loads: Arc<Semaphore>,
     drains: Arc<Drains>,
 }
@@ -120,6 +122,7 @@ impl Driver {
             live_in: None,
             absent_since: None,
             is_ready: false,
+            sweep: None,
             jobs: JoinSet::new(),
             names: HashMap::new(),
             loads_done: 0,
@@ -141,6 +144,7 @@ impl Driver {
             let manifest = Arc::clone(&following.manifest);
             self.follow(&following);
             self.follow_start();
+            self.sweep();
             let now = Instant::now();
             let settles = if self.index.is_some() { self.attempts.settle(now) } else { None };
             let observed = self.observe(&following, now);

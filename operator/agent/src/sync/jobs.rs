@@ -2,6 +2,7 @@
 //! ended; what follows from that is for the plan.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -52,7 +53,7 @@ pub(super) async fn fetch(
     progress: Arc<Progress>,
 ) -> Ended {
     let limit = progress.limits().fetch;
-    let work = async {
+    let work = pin!(async {
         let record = store.record_of(&model.name);
         let last = record.staged_for(&key).cloned().or(record.staged);
         let (staged, _pinned) = stage::stage(&store, &model, &key, last, &places, &progress).await?;
@@ -60,7 +61,9 @@ pub(super) async fn fetch(
         progress.check()?;
         blocking(move || store.record(&name, |record| record.staged = Some(staged))).await?;
         Ok(content)
-    };
+    });
+    // dropped before the work is: threads that work for it end first of all, however it ends
+    let _cancelled = progress.cancelled_on_drop();
     let result = tokio::time::timeout(limit, work).await;
     let late = || Fault::new(Reason::DownloadFailed, format!("not fetched within {limit:?}"));
     Ended::Fetch(result.unwrap_or_else(|_| Err(late())))

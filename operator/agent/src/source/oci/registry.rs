@@ -96,9 +96,9 @@ impl<'a> Registry<'a> {
             result => result?,
         };
         let name = format!("the layer {} of {}", &layer.digest[..19.min(layer.digest.len())], self.reference);
-        let (expected, to) = (layer.expected(), to.to_owned());
+        let (expected, to, progress) = (layer.expected(), to.to_owned(), Arc::clone(self.progress));
         let check = move || match expected {
-            Some(expected) => expected.check(&name, &downloaded, &to),
+            Some(expected) => expected.check(&name, &downloaded, &to, &progress),
             None => Err(Fault::new(Reason::InvalidSource, format!("{name} has no digest"))),
         };
         blocking(check).await.map(|()| downloaded)

@@ -13,7 +13,7 @@ use operator_core::{
     manifest::{Manifest, ManifestModel},
     rollout::DrainOrder,
 };
-use tokio::task::{Id, JoinError};
+use tokio::task::{Id, JoinError, JoinHandle};
 
 use super::{Driver, Job};
 use crate::{
@@ -65,6 +65,14 @@ impl Driver {
             },
         }
         false
+    }
+
+    /// Begins to delete what fetches have left that were given up, unless that is under way.
+    pub(super) fn sweep(&mut self) {
+        if self.sweep.as_ref().is_none_or(JoinHandle::is_finished) {
+            let partials = self.store.partials();
+            self.sweep = Some(tokio::task::spawn_blocking(move || partials.sweep()));
+        }
     }
 
     pub(super) fn begin_unload(&mut self, name: &str, job: impl Future<Output = Ended> + Send + 'static) {

@@ -1,6 +1,7 @@
 //! Sources that are broken, change, or need what is not there.
 
 use super::*;
+use crate::source::unpack::tests::tar_of;
 
 #[tokio::test]
 async fn one_broken_source_does_not_hold_up_the_others() {
@@ -118,4 +119,55 @@ async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() 
     harness.start_agent();
     let state = harness.until("replaced", |_| harness.server.loaded("a").as_deref() == Some("two, and longer")).await;
     assert_eq!(state.models.len(), 1);
+}
+
+/// An agent that is to fetch an archive of many files, which takes it longer than half a second.
+async fn unpacking(fetch_timeout: Option<Duration>) -> Harness {
+    let names: Vec<_> = (0..30_000).map(|number| format!("1/{number}")).collect();
+    let entries: Vec<_> = names.iter().map(|name| (name.as_str(), tar::EntryType::file(), &b""[..])).collect();
+    let harness = Harness::new(Vec::new()).await;
+    let archive = harness.root.path().join("volumes/claim/many.tar");
+    fs::create_dir_all(archive.parent().unwrap()).unwrap();
+    fs::write(archive, tar_of(&entries)).unwrap();
+    let mut model = model("many", ManifestSource::Pvc { claim: "claim".into(), path: "many.tar".into() });
+    (model.load.fetch_timeout, model.load.retries) = (fetch_timeout.map(Into::into), 0);
+    harness.want(vec![model]);
+    harness
+}
+
+async fn leaves_nothing(harness: &Harness) {
+    let count = |folder: &str| fs::read_dir(harness.root.path().join("agent").join(folder)).unwrap().count();
+    poll("cleared", || count("partial") == 0).await;
+    assert_eq!(count("store"), 0, "given up before its end");
+}
+
+#[tokio::test]
+async fn a_model_that_is_deleted_while_it_is_unpacked_leaves_nothing_behind() {
+    let harness = unpacking(None).await;
+    let partial = harness.root.path().join("agent/partial");
+    let is_unpacking = || {
+        let mut folders = fs::read_dir(&partial).unwrap().map(|folder| folder.unwrap().path().join("fetched/1"));
+        folders.any(|folder| folder.join("9").exists())
+    };
+    poll("unpacking", is_unpacking).await;
+    harness.want(Vec::new());
+    leaves_nothing(&harness).await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_takes_too_long_leaves_nothing_behind() {
+    let harness = unpacking(Some(Duration::from_millis(500))).await;
+    let state = harness.until("late", |state| reason(&state.models["many"]) == Some(Reason::DownloadFailed)).await;
+    let failure = state.models["many"].failure().unwrap();
+    assert!(failure.message.contains("not fetched within 500ms"), "{}", failure.message);
+    leaves_nothing(&harness).await;
+}
+
+async fn poll(what: &str, is_so: impl Fn() -> bool) {
+    let polled = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), polled).await.unwrap_or_else(|_| panic!("never {what}"));
 }
