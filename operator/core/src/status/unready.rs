@@ -175,11 +175,11 @@ mod tests {
         let one = replica("server", true, Some(true), &[]);
         let starting = replica("server", false, Some(false), &[LOADING]);
         let of = |replicas: &[Replica]| Unready::of(replicas, "ml", false, &at(160));
-        let unready = of(&[one.clone()]);
+        let unready = of(std::slice::from_ref(&one));
         let words = "vision-x is not ready since 1970-01-01T00:01:40Z: a probe fails, though the server itself says that it is \
                      ready; kubectl describe pod vision-x -n ml says more";
         assert_eq!((unready.sentences, unready.reason), (vec![words.to_owned()], Some("ReplicaNotReady")));
-        assert_eq!(of(&[starting.clone()]).reason, None);
+        assert_eq!(of(std::slice::from_ref(&starting)).reason, None);
         let five = of(&[starting.clone(), starting.clone(), starting.clone(), starting, one]);
         assert_eq!((five.sentences.len(), five.reason), (3, Some("ReplicaNotReady")));
     }
