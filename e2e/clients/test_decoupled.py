@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import decoupled
@@ -415,22 +416,26 @@ def test_readers_that_stop_make_their_model_wait_and_take_little_memory(server):
     with Stream(server) as stream:
         # a stream whose callback never returns does not read either
         blocked = grpcclient.InferenceServerClient(server.grpc_url)
-        reading = queue.Queue()
-        blocked.start_stream(callback=lambda result, error: reading.get())
-        blocked.async_stream_infer("square", square(MANY))
-        counts = []
-        until(lambda: counts.append(sent(server)) or (len(counts) > 5 and len(set(counts[-5:])) == 1), "the model to wait", 60)
-        assert resident(server) - memory < 150
-        stream.send("square", square(3), request_id="other")
-        assert stream.all_of(3) == [("other", 3, False)] * 3
-        for reader in readers:
-            reader.close()
-        until(lambda: cancelled(server, "square") >= before + len(readers), "their requests to end", 40)
-        # the one that reads again goes on where it was
-        for _ in range(100_000):
+        reading, is_over = queue.Queue(), threading.Event()
+        blocked.start_stream(callback=lambda result, error: is_over.is_set() or reading.get())
+        try:
+            blocked.async_stream_infer("square", square(MANY))
+            counts = []
+            until(lambda: counts.append(sent(server)) or (len(counts) > 5 and len(set(counts[-5:])) == 1), "the model to wait", 60)
+            assert resident(server) - memory < 150
+            stream.send("square", square(3), request_id="other")
+            assert stream.all_of(3) == [("other", 3, False)] * 3
+            for reader in readers:
+                reader.close()
+            until(lambda: cancelled(server, "square") >= before + len(readers), "their requests to end", 40)
+            # the one that reads again goes on where it was
+            for _ in range(100_000):
+                reading.put(None)
+            until(lambda: sent(server) > counts[-1] + 1000, "the model to go on", 60)
+            blocked.stop_stream(cancel_requests=True)
+        finally:
+            # a client whose stream waits for its callback would hang whichever test is running when it is collected
+            is_over.set()
             reading.put(None)
-        until(lambda: sent(server) > counts[-1] + 1000, "the model to go on", 30)
-        blocked.stop_stream(cancel_requests=True)
-        for _ in range(1000):
-            reading.put(None)
+            blocked.stop_stream(cancel_requests=True)
     until(lambda: cancelled(server, "square") == before + len(readers) + 1, "the last one to end", 20)
