@@ -41,3 +41,13 @@ def check_nothing_grows(server, work, rounds):
 
     until(lambda: not grown(), f"no more of anything than {before}")
     assert memory(server.process.pid, "RssAnon") < private + 24
+
+
+def check_workers_stay(server, work, rounds):
+    """Nor do the workers, which are the same ones afterwards."""
+    work()
+    workers = children(server)
+    private = [memory(pid, "RssAnon") for pid in workers]
+    check_nothing_grows(server, work, rounds)
+    assert children(server) == workers
+    assert all(memory(pid, "RssAnon") < was + 24 for pid, was in zip(workers, private))

@@ -431,7 +431,7 @@ def test_readers_that_stop_make_their_model_wait_and_take_little_memory(server):
             # the one that reads again goes on where it was
             for _ in range(100_000):
                 reading.put(None)
-            until(lambda: sent(server) > counts[-1] + 1000, "the model to go on", 60)
+            until(lambda: sent(server) > counts[-1] + 1000, "the model to go on", 30)
             blocked.stop_stream(cancel_requests=True)
         finally:
             # a client whose stream waits for its callback would hang whichever test is running when it is collected

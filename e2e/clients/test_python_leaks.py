@@ -10,7 +10,7 @@ import python_model
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from holdings import check_nothing_grows, children, memory
+from holdings import check_nothing_grows, check_workers_stay, children
 from serving import Server, until
 from talking import connect, is_ready, tensor
 
@@ -84,12 +84,7 @@ def test_a_hundred_thousand_requests_leave_nothing_behind(server):
 
 
 def check_requests(server, requests):
-    work(server, 1000)
-    workers = children(server)
-    private = [memory(pid, "RssAnon") for pid in workers]
-    check_nothing_grows(server, lambda: work(server, 1000), requests // 1000)
-    assert children(server) == workers
-    assert all(memory(pid, "RssAnon") < was + 24 for pid, was in zip(workers, private))
+    check_workers_stay(server, lambda: work(server, 1000), requests // 1000)
 
 
 def test_loads_deaths_and_unloads_leave_nothing_behind(folder):

@@ -119,7 +119,7 @@ pub fn clean_path(path: &str) -> Result<String, String> {
 
 /// Writes a new file from a reader, hashing on the way, and makes it durable.
 ///
-/// `seen` is told the length of each piece, at first 0, and may end the copy. Errors: the file exists already; writing fails; reading
+/// `seen` is called with 0 and then with the length of each piece, and may end the copy. Errors: the file exists already; writing fails; reading
 /// fails, which is `unreadable`.
 pub fn write_file(
     path: &Path,

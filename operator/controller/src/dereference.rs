@@ -143,7 +143,7 @@ fn typed<K: Resource + serde::de::DeserializeOwned>(object: DynamicObject) -> Op
 /// The claims that matter to a server.
 fn claims(server: &TritonServer, models: &[TritonModel]) -> BTreeSet<String> {
     let of_models = models.iter().filter_map(|model| Some(model.spec.source.pvc.as_ref()?.claim_name.as_str()));
-    // what no claim can be called would be another path at the API server; it is told as a mistake
+    // what no claim can be called would be another path at the API server; it is reported as a mistake
     let named = of_models.chain(access::claims_to_look_for(server)).filter(|name| names::is_of_object(name));
     named.map(str::to_owned).collect()
 }

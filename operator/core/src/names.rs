@@ -24,7 +24,11 @@ pub fn namespace<K: Resource>(resource: &K) -> &str {
     resource.meta().namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAMESPACE)
 }
 
-/// Whether an object of Kubernetes can have that name. Such a name is one part of a path, on a disk as in an address, as it stands.
+/// What [`is_of_object`] wants, behind "is not".
+pub(crate) const RULE_OF_OBJECTS: &str =
+    "a name: use lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
+
+/// Whether an object of Kubernetes can have that name, as [`crds::parts::reference::NAME_PATTERN`] says it too. Such a name is one part of a path, on a disk as in an address, as it stands.
 pub fn is_of_object(name: &str) -> bool {
     let is_label = |label: &str| {
         let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -62,8 +66,9 @@ mod tests {
 
     #[test]
     fn a_name_of_an_object_is_one_part_of_a_path() {
+        let pattern = regex_lite::Regex::new(crds::parts::reference::NAME_PATTERN).unwrap();
         for name in ["a", "1st", "s3-keys", "a.b-c.d", &"x".repeat(253)] {
-            assert!(is_of_object(name), "{name}");
+            assert!(is_of_object(name) && pattern.is_match(name), "{name}");
         }
         let long = "x".repeat(254);
         let wrong = [
@@ -86,6 +91,7 @@ mod tests {
         ];
         for name in wrong {
             assert!(!is_of_object(name), "{name}");
+            assert!(!pattern.is_match(name) || name.len() > 253, "{name}");
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
         read.add(text);
     }
     read.link();
-    // what follows is compiled all the same: every mistake is told at once
+    // what follows is compiled all the same: every mistake is reported at once
     let is_whole = read.complaints.is_empty();
 
     let servers: Vec<(ObjectRef, &TritonServer)> = read.servers().collect();

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
+use crds::parts;
 use regex_lite::Regex;
 use serde_json::{Map, Value as Json, json};
 
@@ -10,7 +11,7 @@ use super::{
     Mistake,
     tree::{Node, Value},
 };
-use crate::path::FieldPath;
+use crate::{names, path::FieldPath};
 
 /// The schema of a kind, with what the API server knows by itself about every object.
 pub(super) fn schema_of(api_version: &str, kind: &str) -> Option<&'static Json> {
@@ -50,11 +51,10 @@ pub(super) fn check(tree: &Node, schema: &Json) -> Vec<Mistake> {
 }
 
 const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-const DOTTED_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
 fn metadata(name_max: usize) -> Json {
     let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
-    let name = if name_max == 253 { DOTTED_NAME } else { NAME };
+    let name = if name_max == 253 { parts::reference::NAME_PATTERN } else { NAME };
     let any = json!({});
     json!({
         "type": "object",
@@ -231,7 +231,7 @@ fn wrong_text(text: &str, schema: &Map<String, Json>) -> Option<String> {
 
 /// What a pattern of the definitions stands for, in words.
 fn meaning(pattern: &str) -> Option<&'static str> {
-    use crds::{model::MODEL_NAME_PATTERN, parts};
+    use crds::model::MODEL_NAME_PATTERN;
     Some(match pattern {
         parts::duration::PATTERN => {
             "a duration: write whole numbers with the units h, m, s or ms, such as 30s or 1h30m"
@@ -245,7 +245,7 @@ fn meaning(pattern: &str) -> Option<&'static str> {
             "a model name: use letters, digits, '_', '-', '+' and '.', with a letter, digit or '_' first"
         }
         NAME => "a name: use lower-case letters, digits and '-', with a letter or digit at both ends",
-        DOTTED_NAME => "a name: use lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
+        parts::reference::NAME_PATTERN => names::RULE_OF_OBJECTS,
         _ => return None,
     })
 }

@@ -100,11 +100,7 @@ fn source(source: &ModelSource, findings: &mut Findings) {
     }
     for ([kind, field], name) in named_objects(source) {
         if !names::is_of_object(name) {
-            let message = format!(
-                "'{name}' is not a name that an object can have: use lower-case letters, digits, '-' and '.', with a letter or digit \
-                 at both ends"
-            );
-            findings.add(at.field(kind).field(field), message);
+            findings.add(at.field(kind).field(field), format!("'{name}' is not {}", names::RULE_OF_OBJECTS));
         }
     }
     objects::check(source, &at, findings);

@@ -233,8 +233,9 @@ fn a_replica_whose_probe_never_succeeds_says_so_on_the_server_and_of_itself() {
     assert_eq!(late.server.pods[0].message.as_deref(), Some(words));
     let of_model = of(&late.models[0].1.conditions, "Ready");
     assert!(of_model.message.ends_with("vision-0 has loaded it and is not ready yet"), "{}", of_model.message);
-    let told: Vec<_> = events::of_server(&early.server, &late.server).into_iter().map(|event| event.reason).collect();
-    assert_eq!(told, ["ReplicaNotReady"]);
+    let reasons: Vec<_> =
+        events::of_server(&early.server, &late.server).into_iter().map(|event| event.reason).collect();
+    assert_eq!(reasons, ["ReplicaNotReady"]);
 
     (case.second, case.before) = (59, Some(late.clone()));
     assert_eq!(case.take(), late, "nothing in it moves while it lasts");

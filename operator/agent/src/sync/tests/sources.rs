@@ -121,7 +121,7 @@ async fn a_volume_is_read_again_by_a_new_agent_but_not_copied_again_unchanged() 
     assert_eq!(state.models.len(), 1);
 }
 
-/// An agent that is to fetch an archive of many files, which takes it longer than half a second.
+/// An agent that is to fetch an archive of many files, which takes it longer than a tenth of a second.
 async fn unpacking(fetch_timeout: Option<Duration>) -> Harness {
     let names: Vec<_> = (0..30_000).map(|number| format!("1/{number}")).collect();
     let entries: Vec<_> = names.iter().map(|name| (name.as_str(), tar::EntryType::file(), &b""[..])).collect();
@@ -156,10 +156,10 @@ async fn a_model_that_is_deleted_while_it_is_unpacked_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_fetch_that_takes_too_long_leaves_nothing_behind() {
-    let harness = unpacking(Some(Duration::from_millis(500))).await;
+    let harness = unpacking(Some(Duration::from_millis(100))).await;
     let state = harness.until("late", |state| reason(&state.models["many"]) == Some(Reason::DownloadFailed)).await;
     let failure = state.models["many"].failure().unwrap();
-    assert!(failure.message.contains("not fetched within 500ms"), "{}", failure.message);
+    assert!(failure.message.contains("not fetched within 100ms"), "{}", failure.message);
     leaves_nothing(&harness).await;
 }
 
