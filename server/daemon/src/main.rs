@@ -8,6 +8,7 @@ mod clouds;
 mod control_socket;
 mod crash;
 mod drain;
+mod heap;
 mod lifecycle;
 mod listeners;
 mod signals;
@@ -21,6 +22,7 @@ use std::{io::Write, process::ExitCode};
 use args::Command;
 
 fn main() -> ExitCode {
+    heap::divide();
     match args::words().and_then(args::parse) {
         Ok(Command::Run(args)) => match wire::run(*args) {
             Ok(()) => ExitCode::SUCCESS,
