@@ -52,7 +52,13 @@ use crate::parts::{
         name = "Loaded",
         type_ = "string",
         json_path = ".status.loadedReplicas",
-        description = "Replicas that serve the model, of those there are"
+        description = "Replicas that serve the model as it is wanted now, of those there are"
+    ),
+    printcolumn(
+        name = "Serving",
+        type_ = "string",
+        json_path = ".status.servingReplicas",
+        description = "Replicas that serve the model, be it with its former content, of those there are"
     ),
     printcolumn(
         name = "Version",
@@ -148,9 +154,13 @@ pub struct TritonModelStatus {
     /// The metadata.generation this status speaks of; -1 before the first look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Replicas that serve the model, of those there are, such as 2/3.
+    /// Replicas that serve the model as it is wanted now, of those there are, such as 2/3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_replicas: Option<String>,
+    /// Replicas that answer requests for the model, of those there are, such as 3/3. It is more than loadedReplicas where the former content
+    /// still serves: while a new one is on its way, and where that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_replicas: Option<String>,
     /// Versions being served on every replica that has the model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active_versions: Vec<i64>,
@@ -195,6 +205,9 @@ pub struct ReplicaCounts {
     pub desired: i32,
     /// Replicas that serve what was asked for.
     pub loaded: i32,
+    /// Replicas that answer requests for it, be it with what was asked for before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<i32>,
     /// Replicas that fetch or load it.
     pub loading: i32,
     /// Replicas on which the newest attempt failed.

@@ -37,4 +37,4 @@ def test_the_address_of_a_metadata_service_is_refused(address, redirecting, tmp_
     write(file, SERVER, head + f"  format: onnx\n  source: {{{source}}}\n")
     with Up(file) as up:
         up.wait_for("AddressRefused", 20)
-        assert "--allow-source-addresses" in up.said()
+        assert "--volume NAME=DIR" in up.said()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
@@ -159,3 +160,32 @@ def test_22_right_values_render_to_valid_manifests(conform, seed):
     text = template(values=values)
     assert by_name(objects(text)), values
     conform(text, KUBERNETES[-1])  # the schema has the fields of the newest
+
+
+def releases_of_the_readme():
+    """What each `helm install` of the chart's README about several operators makes, by kind, namespace and name."""
+    text = (CHART / "README.md").read_text().split("## For some namespaces only", 1)[1].split("\n## ", 1)[0].replace("\\\n", " ")
+    found = {}
+    for line in re.findall(r"^helm install (.*)$", text, re.MULTILINE):
+        name, _, *arguments = [word for word in shlex.split(line) if word not in ("--wait", "--create-namespace")]
+        made = objects(run("helm", "template", name, CHART, "--kube-version", "1.33.0", *arguments))
+        found[name] = {(it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"]) for it in made}
+    return found
+
+
+def test_two_releases_of_the_readme_share_no_object_and_one_for_a_namespace_makes_nothing_of_the_cluster():
+    made = releases_of_the_readme()
+    first, second, alone = made["triton-a"], made["triton-b"], made["triton-operator"]
+    assert not first & second, first & second
+    in_cluster = lambda objects: {it for it in objects if it[1] is None}
+    assert not in_cluster(second) and not in_cluster(alone), (second, alone)
+    assert {namespace for _, namespace, _ in alone} == {"ml"}
+    assert not any(kind.startswith(("Role", "ClusterRole")) for kind, _, _ in alone), "that is for whoever administers the cluster"
+
+
+def test_helm_test_says_what_it_checked_and_where_to_look():
+    [pod] = [it for it in objects(template("-s", "templates/tests/serve.yaml")) if it["kind"] == "Pod"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] == "hook-succeeded,hook-failed"
+    [advice] = [it for it in pod["spec"]["containers"][0]["args"] if it.startswith("--advice=")]
+    name = f"{NAMESPACE}-test"
+    assert f"describe tritonserver,tritonmodel {name} says why" in advice and f"-n {NAMESPACE} logs deployment/{NAMESPACE}" in advice

@@ -100,8 +100,12 @@ pub struct AutoscalingMetrics {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueLatencyTarget {
-    /// The mean to stay below. Default: 20ms.
+    /// The mean to stay below, 1ms or more. Default: 20ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+        "self.matches('[1-9]')",
+        "no time at all is nothing to stay below: 1ms is the least, or leave it out",
+    )])))]
     pub target: Option<Duration>,
     /// Names, as clients use them, of the models that count. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -23,10 +23,11 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
     /// A folder, a file or an archive (.tar, .tar.gz, .tgz, .zip) on a PersistentVolumeClaim of the namespace, which the server lists in
-    /// spec.modelAccess.claims.
+    /// spec.modelAccess.claims. Symbolic links that stay on the claim are followed; in an archive they are refused, as in every source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc: Option<PvcSource>,
-    /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address.
+    /// An archive (.tar, .tar.gz, .tgz, .zip) or a plain file behind an http or https address. An archive holds files and folders: one
+    /// with symbolic or hard links is refused (InvalidSource), so pack what they lead to (tar --dereference).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
     /// A folder or an object of a bucket of S3, or of a server with the same interface.
@@ -42,7 +43,7 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hugging_face: Option<HuggingFaceSource>,
     /// A container image, or a model packed as an OCI artifact (ModelPack, ORAS), in a registry. It is pulled by the agent: any
-    /// cluster can use it.
+    /// cluster can use it. Links are followed as long as they stay within the model's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<OciSource>,
 }

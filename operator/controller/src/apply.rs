@@ -2,6 +2,10 @@
 //! out. What is in the cluster already is not written; what was changed by hand is healed; what others added stays; what
 //! belongs to others is never touched.
 
+mod progress;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use crds::TritonServer;
@@ -19,29 +23,23 @@ use operator_core::{
 };
 use serde_json::{Value, json};
 
+use self::progress::{Hindrance, May, Progress, hindrance};
 use crate::{
     context::Context,
     dereference::{api, current},
+    failure::Error,
     queue::ServerKey,
 };
 
 /// Field manager of a number of replicas that the spec set once and does not any more. Whoever scales takes it over.
 pub(crate) const SCALE_MANAGER: &str = "triton-operator-scale";
 
-/// Why something is not in the cluster.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApplyError {
-    /// It was refused.
-    #[error("{}", .0.message)]
-    Refused(Refusal),
-    /// The API server could not be asked.
-    #[error("{doing}: {error}")]
-    Unreachable {
-        /// What was being done.
-        doing: String,
-        /// What came of it.
-        error: Box<kube::Error>,
-    },
+/// What came of the objects of a server.
+pub(crate) struct Brought {
+    /// Manifest and pods are as they should be, and all else but what was refused; or why they are not.
+    pub(crate) resources: Result<Resources<Applied>, Refusal>,
+    /// What kept an object back for a reason that may be gone in a moment. It is among the refusals, too.
+    pub(crate) passing: Option<Refusal>,
 }
 
 /// What was done to the objects of a server in one reconcile.
@@ -53,21 +51,23 @@ struct Done {
     removed: Vec<String>,
 }
 
-/// Brings `prepared` into the cluster.
+/// Brings `prepared` into the cluster. What keeps one object back holds no other up, but for those that are nothing without it.
+///
+/// Errors: the API server could not be asked.
 pub(crate) async fn apply(
     context: &Context,
     key: &ServerKey,
     server: &TritonServer,
     prepared: Resources<Prepared>,
-) -> Result<Resources<Applied>, ApplyError> {
+) -> Result<Brought, Error> {
     let mut done = Done::default();
-    let applied = Box::pin(apply_all(context, key, server, prepared, &mut done)).await;
+    let brought = Box::pin(apply_all(context, key, server, prepared, &mut done)).await;
     let events = done.events();
     if !events.is_empty() {
         let object: ObjectReference = server.object_ref(&());
         context.events.record(&object, "Apply", &events);
     }
-    applied
+    brought
 }
 
 async fn apply_all(
@@ -76,56 +76,52 @@ async fn apply_all(
     server: &TritonServer,
     prepared: Resources<Prepared>,
     done: &mut Done,
-) -> Result<Resources<Applied>, ApplyError> {
+) -> Result<Brought, Error> {
     let uid = server.uid().unwrap_or_default();
-    // Whatever is in the way of the pods is found before anything is written.
-    let mut found = vec![];
-    let mut refused = None;
     let objects = prepared.objects();
     // of a new server the stores have none, and each is a question of its own
     let read = join_all(objects.iter().map(|object| current(context, key, object.kind, &object.name))).await;
-    for (object, live) in objects.into_iter().zip(read) {
-        let title = title(object.kind, &object.name);
-        let live = live.map_err(|error| failed("reading", &title, error))?;
-        match live.as_ref().map_or(Ok(()), |live| is_ours(live, &uid, &title)) {
-            Ok(()) => found.push((object, live)),
-            Err(refusal) if object.kind.leads_from_outside() => drop(refused.get_or_insert(refusal)),
-            Err(refusal) => return Err(ApplyError::Refused(refusal)),
-        }
-    }
+    let mut progress = Progress::default();
     let mut deployment: Option<Deployment> = None;
     let mut complaints = vec![];
     let mut wanted = BTreeSet::new();
-    for (object, live) in found {
-        let applied = match apply_one(context, key, &object, live, done).await {
-            // what is refused beside manifest and pods holds nothing else up
-            Err(ApplyError::Refused(error)) if !matches!(object.kind, Kind::ConfigMap | Kind::Deployment) => {
-                refused.get_or_insert(error);
-                None
-            }
-            applied => applied?,
+    for (object, live) in objects.into_iter().zip(read) {
+        let title = title(object.kind, &object.name);
+        let may = progress.may(object.kind);
+        let (is_there, applied) = match live.map_err(|error| hindrance("reading", &title, error)) {
+            Ok(live) => match live.as_ref().map_or(Ok(()), |live| is_ours(live, &uid, &title)) {
+                Ok(()) => (live.is_some(), apply_one(context, key, &object, live, may, done).await),
+                Err(refusal) => (false, Err(Hindrance::Refused(refusal))),
+            },
+            Err(hindrance) => (false, Err(hindrance)),
         };
+        let applied = progress.note(&object, key, is_there, applied)?;
         if let Some(route) = applied.as_ref().filter(|_| matches!(object.kind, Kind::HttpRoute | Kind::GrpcRoute)) {
             let route = serde_json::to_value(route).unwrap_or_default();
-            complaints.extend(route_status::complaints(&title(object.kind, &object.name), &route));
+            complaints.extend(route_status::complaints(&title, &route));
         }
-        if object.kind == Kind::Deployment {
+        if object.kind == Kind::Deployment && may == May::Apply {
             deployment = applied.and_then(|applied| applied.try_parse().ok());
         }
         wanted.insert((object.kind, object.name));
     }
-    prune(context, key, &uid, &wanted, done).await?;
-    match deployment {
-        Some(deployment) => {
-            let mut applied = prepared.applied(deployment, refused);
+    if progress.has_pods() {
+        prune(context, key, &uid, &wanted, &mut progress, done).await?;
+    }
+    let Progress { refusal, passing, .. } = progress;
+    let resources = match (deployment, refusal) {
+        (Some(deployment), refusal) => {
+            let mut applied = prepared.applied(deployment, refusal);
             applied.remarks.extend(complaints);
             Ok(applied)
         }
-        None => {
+        (None, Some(refusal)) => Err(refusal),
+        (None, None) => {
             let message = "the API server answered with a Deployment that cannot be read".into();
-            Err(ApplyError::Refused(Refusal { reason: "ApplyRefused", message, is_final: false }))
+            Err(Refusal { reason: "ApplyRefused", message, is_final: false })
         }
-    }
+    };
+    Ok(Brought { resources, passing })
 }
 
 /// Writes one object if it is not in the cluster as it should be. Returns it as the cluster has it; nothing where the
@@ -135,8 +131,9 @@ async fn apply_one(
     key: &ServerKey,
     object: &Object,
     live: Option<DynamicObject>,
+    may: May,
     done: &mut Done,
-) -> Result<Option<DynamicObject>, ApplyError> {
+) -> Result<Option<DynamicObject>, Hindrance> {
     let Object { kind, name, value } = object;
     let title = title(*kind, name);
     let hash = &value["metadata"]["annotations"][APPLIED_HASH];
@@ -155,11 +152,16 @@ async fn apply_one(
     {
         return Ok(Some(live.clone()));
     }
+    if may == May::Heal && !is_same_as_applied {
+        return Ok(live);
+    }
     if let Some(live) = live.as_ref().filter(|_| !paths.is_empty()) {
-        remove_conflicting_items(context, key, object, live).await.map_err(|error| failed("healing", &title, error))?;
+        remove_conflicting_items(context, key, object, live)
+            .await
+            .map_err(|error| hindrance("healing", &title, error))?;
     }
     if live.is_some() && *kind == Kind::Deployment && value.pointer("/spec/replicas").is_none() {
-        keep_replicas(context, key, name).await.map_err(|error| failed("keeping the replicas of", &title, error))?;
+        keep_replicas(context, key, name).await.map_err(|error| hindrance("keeping the replicas of", &title, error))?;
     }
     let patch = PatchParams::apply(labels::MANAGER).force();
     let applied = match api(context, key, *kind).patch(name, &patch, &Patch::Apply(value)).await {
@@ -169,7 +171,7 @@ async fn apply_one(
             context.watches.set_known(*kind, false).await;
             return Ok(None);
         }
-        Err(error) => return Err(failed("applying", &title, error)),
+        Err(error) => return Err(hindrance("applying", &title, error)),
     };
     context.metrics.wrote(&kind.api_resource().kind, "apply");
     context.written.object(key, *kind, name, applied.metadata.resource_version.as_deref());
@@ -281,8 +283,9 @@ async fn prune(
     key: &ServerKey,
     uid: &str,
     wanted: &BTreeSet<(Kind, String)>,
+    progress: &mut Progress,
     done: &mut Done,
-) -> Result<(), ApplyError> {
+) -> Result<(), Error> {
     for kind in Kind::ALL {
         for name in context.watches.names_of(kind, &key.namespace, uid) {
             if wanted.contains(&(kind, name.clone())) {
@@ -303,28 +306,11 @@ async fn prune(
                 }
                 // gone already, or another one of that name
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-                Err(error) => return Err(failed("removing", &title, error)),
+                Err(error) => progress.add(hindrance("removing", &title, error))?,
             }
         }
     }
     Ok(())
-}
-
-/// What an error of the API server means for the server whose object it is about.
-fn failed(doing: &str, title: &str, error: kube::Error) -> ApplyError {
-    let doing = format!("{doing} {title}");
-    match &error {
-        kube::Error::Api(status)
-            if (400..500).contains(&status.code) && !matches!(status.code, 401 | 404 | 408 | 409 | 429) =>
-        {
-            let (is_final, reason) = match status.code {
-                403 => (false, "Forbidden"), // rights, a quota, a namespace being deleted
-                _ => (true, "ApplyRefused"),
-            };
-            ApplyError::Refused(Refusal { reason, message: format!("{doing}: {}", status.message), is_final })
-        }
-        _ => ApplyError::Unreachable { doing, error: Box::new(error) },
-    }
 }
 
 fn title(kind: Kind, name: &str) -> String {
@@ -351,37 +337,5 @@ impl Done {
             .filter(|(_, titles)| !titles.is_empty())
             .map(|(reason, titles)| Event { is_warning: false, reason: reason.into(), note: titles.join(", ") })
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(metadata: Value, expect: Result<(), &str>) {
-        let mut live: DynamicObject =
-            serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata })).unwrap();
-        live.metadata.name = Some("vision".into());
-        assert_eq!(is_ours(&live, "mine", "Service vision").map_err(|refused| refused.reason), expect);
-    }
-
-    #[test]
-    fn a_number_of_replicas_that_is_put_back_is_told_with_who_else_may_set_it() {
-        let told = |kind, path: &str| healed(kind, "Deployment vision", &[path.to_owned()]);
-        assert!(told(Kind::Deployment, "spec.replicas").contains("use spec.autoscaling"));
-        assert_eq!(told(Kind::Deployment, "spec.paused"), "Deployment vision (spec.paused)");
-    }
-
-    #[test]
-    fn only_what_is_ours_is_written_to() {
-        let owner = |uid: &str, kind: &str| json!([{ "apiVersion": "x", "kind": kind, "name": "n", "uid": uid, "controller": true }]);
-        check(json!({ "ownerReferences": owner("mine", "TritonServer") }), Ok(()));
-        check(json!({ "ownerReferences": owner("old", "TritonServer") }), Err("WaitingForRemoval"));
-        check(json!({ "ownerReferences": owner("theirs", "Other") }), Err("NameTaken"));
-        check(json!({}), Err("NameTaken"));
-        let labels = json!({ "app.kubernetes.io/managed-by": "triton-operator" });
-        check(json!({ "labels": labels }), Err("NameTaken"));
-        check(json!({ "labels": labels, "annotations": { APPLIED_HASH: "x" } }), Ok(()));
     }
 }

@@ -47,6 +47,33 @@ pub(crate) struct Context {
     pub(crate) written: Arc<Written>,
 }
 
+#[cfg(test)]
+impl Context {
+    /// That of an operator of the cluster behind `client`, with its stores filled.
+    pub(crate) async fn for_tests(client: Client) -> Self {
+        let (metrics, written) = (Arc::new(Metrics::new()), Arc::new(Written::default()));
+        let (queue, _requests) = Queue::new();
+        let watches = Watches::start(&client, &[], &queue, &metrics, &written);
+        watches.filled().await;
+        Self {
+            watches,
+            queue: queue.clone(),
+            settings: Settings { image: "triton:1".into(), ..Settings::default() },
+            events: Events::start(&client, "me".into(), &metrics),
+            traces: Traces::default(),
+            observer: Observer::new(&queue, &metrics),
+            loads: Loads::new(&metrics),
+            activators: Activators::start(&client, None, &queue),
+            config_maps: ConfigMaps::default(),
+            secrets: Secrets::new(true),
+            allowed_addresses: vec![],
+            client,
+            metrics,
+            written,
+        }
+    }
+}
+
 /// What was written last. Stores lag behind what was written; these notes say by how much.
 #[derive(Debug, Default)]
 pub(crate) struct Written(Mutex<HashMap<ServerKey, Notes>>);

@@ -13,6 +13,7 @@ mod context;
 mod dereference;
 mod events;
 mod external_scaler;
+mod failure;
 mod health;
 mod keep_alive;
 mod leader;

@@ -194,6 +194,7 @@ impl Followed {
                 let known = followed.known_foreign_loads.replace(*count);
                 replica.foreign_load = known.is_some_and(|known| *count > known).then(|| last.clone());
             }
+            replica.explain_ends();
             replica.unread = heard.unread;
             replica.unreachable = heard.unreachable;
         }

@@ -62,6 +62,12 @@ pub(crate) enum Reconciled {
     Failed,
 }
 
+/// Reconciles of one server that failed, one after the other.
+struct Failures {
+    count: u32,
+    since: Instant,
+}
+
 /// Where keys are put in.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
@@ -137,13 +143,13 @@ impl Requests {
 }
 
 /// Takes keys and reconciles, at most `limit` at a time, and [`PLACES_FOR_CHANGES`] more of changes; only while `leads`, until `stop`. Then
-/// lets those under way end.
+/// lets those under way end. `reconcile` gets for how long those of its server have failed, if the last one did.
 pub(crate) async fn work<F>(
     queue: Queue,
     Requests { mut changes, mut others }: Requests,
     limit: usize,
     mut leads: watch::Receiver<bool>,
-    reconcile: impl Fn(ServerKey) -> F,
+    reconcile: impl Fn(ServerKey, Option<Duration>) -> F,
     stop: impl Future<Output = ()>,
 ) where
     F: Future<Output = Reconciled> + Send + 'static,
@@ -155,7 +161,7 @@ pub(crate) async fn work<F>(
     let mut running: JoinSet<Reconciled> = JoinSet::new();
     let mut keys: HashMap<Id, ServerKey> = HashMap::new();
     let mut busy: HashSet<ServerKey> = HashSet::new();
-    let mut failures: HashMap<ServerKey, u32> = HashMap::new();
+    let mut failures: HashMap<ServerKey, Failures> = HashMap::new();
     let jitter = RandomState::new();
     loop {
         let may_take = match busy.len() {
@@ -177,9 +183,10 @@ pub(crate) async fn work<F>(
                     Reconciled::RequeueAfter(pause) => queue.push_after(key, spread(pause, &jitter)),
                     Reconciled::Done => {}
                     Reconciled::Failed => {
-                        let count = failures.entry(key.clone()).or_default();
-                        let pause = pause_after(*count);
-                        *count = count.saturating_add(1);
+                        let failures =
+                            failures.entry(key.clone()).or_insert_with(|| Failures { count: 0, since: Instant::now() });
+                        let pause = pause_after(failures.count);
+                        failures.count = failures.count.saturating_add(1);
                         queue.push_after(key, spread(pause, &jitter));
                     }
                 }
@@ -200,7 +207,8 @@ pub(crate) async fn work<F>(
                     queue.waits().take(&key, Instant::now());
                 }
                 busy.insert(key.clone());
-                let id = running.spawn(reconcile(key.clone())).id();
+                let failing_for = failures.get(&key).map(|failures| failures.since.elapsed());
+                let id = running.spawn(reconcile(key.clone(), failing_for)).id();
                 keys.insert(id, key);
             }
         }
@@ -304,7 +312,7 @@ mod tests {
         let began = Instant::now();
         let seen: Arc<Mutex<Vec<(u64, String)>>> = Arc::default();
         let record = Arc::clone(&seen);
-        let reconcile = move |key: ServerKey| {
+        let reconcile = move |key: ServerKey, _: Option<Duration>| {
             let seen = Arc::clone(&record);
             async move {
                 let number = {
@@ -362,6 +370,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_reconcile_is_told_for_how_long_those_before_it_have_failed() {
+        let (_leads, leading) = watch::channel(true);
+        let (queue, requests) = Queue::new();
+        queue.push(key("a"));
+        let told: Arc<Mutex<Vec<Option<u64>>>> = Arc::default();
+        let record = Arc::clone(&told);
+        let reconcile = move |_, failing_for: Option<Duration>| {
+            let mut told = record.lock().unwrap();
+            told.push(failing_for.map(|time| time.as_secs()));
+            let answer = match told.len() {
+                1 | 2 | 4 => Reconciled::Failed,
+                3 => Reconciled::RequeueAfter(Duration::from_secs(20)),
+                _ => Reconciled::Done,
+            };
+            async { answer }
+        };
+        work(queue, requests, 2, leading, reconcile, tokio::time::sleep(Duration::from_secs(60))).await;
+        let told = told.lock().unwrap().clone();
+        assert!(matches!(told[..], [None, Some(1), Some(3..=4), None, Some(1)]), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_is_looked_at_before_this_one_leads() {
         let (leads, leading) = watch::channel(false);
         tokio::spawn(async move {
@@ -412,7 +442,7 @@ mod tests {
         let (queue, requests) = Queue::new();
         (0..9).for_each(|number| queue.push(key(&format!("{number}"))));
         assert_eq!(queue.waiting(), (9, Duration::ZERO));
-        let reconcile = |_| async {
+        let reconcile = |_, _| async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             Reconciled::Done
         };

@@ -17,9 +17,10 @@ use operator_core::{
 };
 
 use crate::{
-    apply::{ApplyError, apply},
+    apply::apply,
     context::{Context, now},
     dereference::{Surroundings, dereference},
+    failure::{self, Error},
     observer::FIRST_ANSWERS,
     pods,
     queue::{Reconciled, ServerKey},
@@ -38,38 +39,39 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// Nothing is under way, and whatever matters is watched. Servers at rest must cost next to nothing: there may be thousands.
 const AT_REST: Duration = Duration::from_secs(600);
 
-/// Why a reconcile did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The API server could not be asked, or broke off.
-    #[error("{doing}: {error}")]
-    Api { doing: &'static str, error: Box<kube::Error> },
-    /// Something could not be applied.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-}
-
 /// Reconciles a server, and says when to queue it again.
-pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey) -> Reconciled {
+pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey, failing_for: Option<Duration>) -> Reconciled {
     let timer = context.metrics.reconcile();
     context.metrics.queued(context.queue.waiting());
     let _at_work = context.written.at_work(&key);
-    match Box::pin(run_steps(&context, &key)).await {
-        Ok(next) => {
+    let lasts = failure::is_lasting(failing_for);
+    let (error, is_told) = match Box::pin(run_steps(&context, &key, lasts)).await {
+        Ok(End::Done(next)) => {
             let elapsed = timer.ended("done");
             tracing::debug!(server = %key, elapsed_ms = elapsed.as_millis(), next_s = next.map(|next| next.as_secs()), "reconciled");
-            next.map_or(Reconciled::Done, Reconciled::RequeueAfter)
+            return next.map_or(Reconciled::Done, Reconciled::RequeueAfter);
         }
-        Err(error) => {
-            timer.ended("failed");
-            tracing::warn!(server = %key, %error, "a reconcile did not come to its end");
-            Reconciled::Failed
-        }
+        Ok(End::Failed(error)) => (error, true),
+        Err(error) => (error, false),
+    };
+    timer.ended("failed");
+    tracing::warn!(server = %key, %error, "a reconcile did not come to its end");
+    if lasts && !is_told {
+        failure::tell(&context, &key, &error).await;
     }
+    Reconciled::Failed
 }
 
-/// The six steps. Returns when to reconcile again; nothing if nothing is left.
-async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+/// How the steps ended.
+enum End {
+    /// When to reconcile again; nothing if nothing is left.
+    Done(Option<Duration>),
+    /// Something failed, and the statuses say it.
+    Failed(Error),
+}
+
+/// The six steps. `lasts`: those before have failed for a while, so that statuses tell of what fails.
+async fn run_steps(context: &Context, key: &ServerKey, lasts: bool) -> Result<End, Error> {
     let Some(found) = context.watches.server(key) else { return without_server(context, key).await };
     let server = match &found.0 {
         Ok(server) => server,
@@ -78,12 +80,12 @@ async fn run_steps(context: &Context, key: &ServerKey) -> Result<Option<Duration
     if server.metadata.deletion_timestamp.is_some() {
         context.observer.forget(key);
         context.activators.forget(key);
-        return Ok(None); // its objects go with it; models are reconciled by their own delete event
+        return Ok(End::Done(None)); // its objects go with it; models are reconciled by their own delete event
     }
 
     let mut steps = context.traces.reconcile(&server.metadata);
-    let ended = Box::pin(steps_of(context, key, server, &mut steps)).await;
-    if let Err(error) = &ended {
+    let ended = Box::pin(steps_of(context, key, server, lasts, &mut steps)).await;
+    if let Ok(End::Failed(error)) | Err(error) = &ended {
         steps.failed(error);
     }
     ended
@@ -94,16 +96,17 @@ async fn steps_of(
     context: &Context,
     key: &ServerKey,
     server: &TritonServer,
+    lasts: bool,
     steps: &mut Steps,
-) -> Result<Option<Duration>, Error> {
+) -> Result<End, Error> {
     // 1. dereference: what the spec points at
     steps.step("dereference");
     let mut around =
-        dereference(context, key, server).await.map_err(|error| api("fetching what surrounds it", error))?;
+        dereference(context, key, server).await.map_err(|error| Error::new("fetching what surrounds it", error))?;
     let published = around.observed.manifest.iter().flat_map(|manifest| &manifest.models);
     let names = around.models.iter().map(names::wire_name).chain(published.map(|model| model.name.as_str()));
     let Some(mut replicas) = context.observer.replicas(key, &around.pods, names) else {
-        return Ok(Some(FIRST_ANSWERS)); // or as soon as all pods have answered
+        return Ok(End::Done(Some(FIRST_ANSWERS))); // or as soon as all pods have answered
     };
     let mut compiled = compile(server, &around.models, &around.observed);
     compiled.manifest = compiled.manifest.with_trace(context.traces.of(&server.metadata));
@@ -123,36 +126,37 @@ async fn steps_of(
     let now_has = around.deployment.as_ref().and_then(|it| it.spec.as_ref()?.replicas);
     let zero = zero::decide(context, key, server, now_has, &replicas)
         .await
-        .map_err(|error| api("reading the way to activators", error))?;
+        .map_err(|error| Error::new("reading the way to activators", error))?;
     if let (Some(from), Some(to)) = (now_has, zero.decision.replicas) {
-        set_replicas(context, key, from, to).await.map_err(|error| api("setting the replicas", error))?;
+        set_replicas(context, key, from, to).await.map_err(|error| Error::new("setting the replicas", error))?;
     }
     (around.observed.activators, around.observed.rests_not) = (zero.way, zero.rests_not);
     steps.step("validate");
     // 2. validate: everything decided, or every problem
     let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
-    let applied = match &validated {
+    let brought = match &validated {
         Ok(validated) => {
             steps.step("build");
             // 3. build: every object, in the same bytes each time
             let prepared = build::build(validated);
             steps.step("apply");
             // 4. apply: only what is not there already
-            match Box::pin(apply(context, key, server, prepared)).await {
-                Ok(applied) => Some(Ok(applied)),
-                Err(ApplyError::Refused(refused)) => Some(Err(refused)),
-                Err(error) => return Err(error.into()),
-            }
+            Some(Box::pin(apply(context, key, server, prepared)).await?)
         }
         Err(_) => None, // a wrong spec is reported on the status; what runs is left alone
     };
+    let (applied, passing) = brought.map(|brought| (brought.resources, brought.passing)).unzip();
+    let failed = passing.flatten().map(Error::of_object);
+    if let Some(error) = failed.as_ref().filter(|_| !lasts) {
+        return Err(error.clone());
+    }
     let outcome = match (&validated, &applied) {
         (Err(problems), _) => Outcome::Refused(problems),
         (Ok(_), Some(Ok(resources))) => Outcome::Applied(resources),
         (Ok(_), Some(Err(refused))) => {
             Outcome::Failed { reason: refused.reason, message: &refused.message, is_final: refused.is_final }
         }
-        (Ok(_), None) => return Ok(None), // what is valid was applied above
+        (Ok(_), None) => return Ok(End::Done(None)), // what is valid was applied above
     };
     let published = if matches!(outcome, Outcome::Applied(_)) {
         Some(&compiled.manifest)
@@ -182,7 +186,7 @@ async fn steps_of(
         .map(|model| (model, before(context, key, model, model.status.as_ref())))
         .collect();
     let server_before: TritonServerStatus = before(context, key, server, server.status.as_ref());
-    let statuses = status::statuses(&Seen {
+    let mut statuses = status::statuses(&Seen {
         server,
         models: &models,
         before: &server_before,
@@ -196,8 +200,18 @@ async fn steps_of(
     });
     steps.step("write status");
     // 6. write status: only if it says something new
-    let written = write(context, key, &around, server, &server_before, &models, &statuses).await?;
-    annotated.map_err(|error| api("annotating a pod", error))?;
+    let (of_models, became_ready) = write_of_models(context, key, &around, &models, &statuses).await;
+    let unwritten = of_models.as_ref().err().cloned();
+    let late = annotated.map_err(|error| Error::new("annotating a pod", error)).err().or(unwritten);
+    if let Some(error) = late.as_ref().filter(|_| lasts) {
+        statuses.server = status::with_failure(server, &server_before, &statuses.server, &error.to_string(), &now());
+    }
+    let of_server = write_of_server(context, key, server, &server_before, &statuses).await?;
+    count_ready(context, key, server, (&server_before, &statuses), &became_ready);
+    if let Some(error) = failed.or(late) {
+        return if lasts { Ok(End::Failed(error)) } else { Err(error) };
+    }
+    let written = of_models.map_or(of_server, |of_models| of_models.max(of_server));
     let is_refused = match &applied {
         Some(Ok(resources)) => resources.refusal.is_some(),
         Some(Err(_)) => true,
@@ -218,49 +232,71 @@ async fn steps_of(
         Written::Soon(Reverse(left)) => Some(left),
         Written::Now | Written::Later => None,
     };
-    Ok([zero.decision.look_again, progress].into_iter().flatten().chain([next]).min())
+    Ok(End::Done([zero.decision.look_again, progress].into_iter().flatten().chain([next]).min()))
 }
 
-async fn write(
+/// Models that became ready, each with its status before.
+type BecameReady<'a> = Vec<(&'a TritonModel, &'a TritonModelStatus)>;
+
+/// Writes the statuses of the models that say something new.
+async fn write_of_models<'a>(
     context: &Context,
     key: &ServerKey,
     around: &Surroundings,
+    models: &'a [(&'a TritonModel, TritonModelStatus)],
+    statuses: &Statuses,
+) -> (Result<Written, Error>, BecameReady<'a>) {
+    let after: BTreeMap<_, _> = statuses.models.iter().map(|(object, status)| (object, status)).collect();
+    let mut changes = vec![];
+    let mut ready = vec![];
+    for (model, before) in models {
+        let Some(after) = after.get(&names::object(*model)).filter(|after| **after != before) else { continue };
+        let is_unreadable = around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid);
+        let change = Change { model, before, after, is_unreadable };
+        if change.became_ready().is_some() {
+            ready.push((*model, before));
+        }
+        changes.push(change);
+    }
+    let written = write_models(context, key, changes).await;
+    (written.map_err(|error| Error::new("writing the status of a model", error)), ready)
+}
+
+async fn write_of_server(
+    context: &Context,
+    key: &ServerKey,
     server: &TritonServer,
-    server_before: &TritonServerStatus,
-    models: &[(&TritonModel, TritonModelStatus)],
+    before: &TritonServerStatus,
     statuses: &Statuses,
 ) -> Result<Written, Error> {
-    let after: BTreeMap<_, _> = statuses.models.iter().map(|(object, status)| (object, status)).collect();
-    let changes = models.iter().filter_map(|(model, before)| {
-        let after = after.get(&names::object(*model)).filter(|after| **after != before)?;
-        let is_unreadable = around.unreadable.iter().any(|unreadable| unreadable.uid == model.metadata.uid);
-        Some(Change { model, before, after, is_unreadable })
-    });
-    let changes: Vec<Change<'_>> = changes.collect();
-    let ready = changes.iter().filter(|change| change.became_ready().is_some());
-    let ready: Vec<_> = ready.map(|change| (change.model, change.before)).collect();
-    let of_models = write_models(context, key, changes).await.map_err(|error| api("writing a status", error))?;
-    let events = events::of_server(server_before, &statuses.server);
-    let is_progress = status::is_progress_of_server(server_before, &statuses.server);
-    let server_statuses = (server_before, &statuses.server);
-    let of_server = write_status(context, key, server, server_statuses, is_progress, &events).await;
-    let written = of_models.max(of_server.map_err(|error| api("writing the status", error))?);
-    // what is not written is said again: it counts once
+    let events = events::of_server(before, &statuses.server);
+    let is_progress = status::is_progress_of_server(before, &statuses.server);
+    let written = write_status(context, key, server, (before, &statuses.server), is_progress, &events).await;
+    written.map_err(|error| Error::new("writing the status", error))
+}
+
+/// Counts what became ready. What is not written is said again: it counts once.
+fn count_ready(
+    context: &Context,
+    key: &ServerKey,
+    server: &TritonServer,
+    (server_before, statuses): (&TritonServerStatus, &Statuses),
+    models: &BecameReady<'_>,
+) {
     let told = |kind, metadata: &ObjectMeta, was: &[Condition], is: &[Condition]| {
         if let Some(applied) = became_ready(metadata, (was, is)) {
             context.metrics.became_ready(kind, &applied, &now());
             context.traces.became_ready(&server.metadata, kind, metadata, &applied);
         }
     };
-    for (model, was) in ready {
-        let is: TritonModelStatus = before(context, key, model, model.status.as_ref());
+    for (model, was) in models {
+        let is: TritonModelStatus = before(context, key, *model, model.status.as_ref());
         told("TritonModel", &model.metadata, &was.conditions, &is.conditions);
     }
     if became_ready(&server.metadata, (&server_before.conditions, &statuses.server.conditions)).is_some() {
         let is: TritonServerStatus = before(context, key, server, server.status.as_ref());
         told("TritonServer", &server.metadata, &server_before.conditions, &is.conditions);
     }
-    Ok(written)
 }
 
 /// A model that cannot be read, as far as its status needs it.
@@ -271,7 +307,7 @@ fn without_spec(metadata: &ObjectMeta) -> TritonModel {
 }
 
 /// The status of models whose server does not exist.
-async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Duration>, Error> {
+async fn without_server(context: &Context, key: &ServerKey) -> Result<End, Error> {
     context.observer.forget(key);
     context.activators.forget(key);
     let models = context.watches.models(key);
@@ -283,11 +319,11 @@ async fn without_server(context: &Context, key: &ServerKey) -> Result<Option<Dur
     });
     let statuses: Vec<_> = statuses.collect();
     let changes = statuses.iter().map(|(model, before, after)| Change { model, before, after, is_unreadable: false });
-    write_models(context, key, changes.collect()).await.map_err(|error| api("writing a status", error))?;
+    write_models(context, key, changes.collect()).await.map_err(|error| Error::new("writing a status", error))?;
     if models.is_empty() {
         context.written.forget(key);
     }
-    Ok(None)
+    Ok(End::Done(None))
 }
 
 /// A server that does not fit its own type: reported on its status, as far as possible.
@@ -296,7 +332,7 @@ async fn unreadable(
     key: &ServerKey,
     metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
     error: &str,
-) -> Result<Option<Duration>, Error> {
+) -> Result<End, Error> {
     let mut server = TritonServer::new(&key.name, crds::TritonServerSpec::default());
     server.metadata = metadata.clone();
     let before: TritonServerStatus = before(context, key, &server, None);
@@ -316,10 +352,6 @@ async fn unreadable(
     let events = events::of_server(&before, &after);
     write_status(context, key, &server, (&before, &after), false, &events)
         .await
-        .map_err(|error| api("writing the status", error))?;
-    Ok(None)
-}
-
-fn api(doing: &'static str, error: kube::Error) -> Error {
-    Error::Api { doing, error: Box::new(error) }
+        .map_err(|error| Error::new("writing the status", error))?;
+    Ok(End::Done(None))
 }

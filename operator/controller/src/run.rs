@@ -220,8 +220,14 @@ async fn control(args: RunArgs) -> anyhow::Result<()> {
             metrics.leads(*shown.borrow_and_update());
         }
     });
-    let working =
-        work(queue, requests, args.concurrency.into(), leading, |key| reconcile(Arc::clone(&context), key), stop);
+    let working = work(
+        queue,
+        requests,
+        args.concurrency.into(),
+        leading,
+        |key, failing_for| reconcile(Arc::clone(&context), key, failing_for),
+        stop,
+    );
     let working = async {
         working.await;
         context.events.flush().await;

@@ -93,7 +93,7 @@ pub(crate) fn became_ready(metadata: &ObjectMeta, (before, after): (&[Condition]
 
 /// Writes the statuses of models that differ from what they were, with the events of each change.
 ///
-/// Errors: one could not be written; others may have been.
+/// Errors: one could not be written. The others were, unless the API server could not be asked.
 pub(crate) async fn write_models(
     context: &Context,
     key: &ServerKey,
@@ -101,13 +101,15 @@ pub(crate) async fn write_models(
 ) -> Result<Written, kube::Error> {
     let mut waiting = changes.into_iter();
     let mut under_way = FuturesUnordered::new();
-    let mut all = Written::Now;
+    let mut all = Ok(Written::Now);
     loop {
         under_way
             .extend(waiting.by_ref().take(AT_ONCE - under_way.len()).map(|change| write_model(context, key, change)));
         match under_way.next().await {
-            Some(one) => all = all.max(one?),
-            None => return Ok(all),
+            Some(Ok(one)) => all = all.map(|all| all.max(one)),
+            Some(Err(error @ kube::Error::Api(_))) => all = all.and(Err(error)),
+            Some(Err(error)) => return Err(error),
+            None => return all,
         }
     }
 }

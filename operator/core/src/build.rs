@@ -41,6 +41,7 @@ pub use self::config_map::manifest_of;
 pub(crate) use self::volumes::{CLAIM as CLAIM_VOLUME, CONFIG_MAP as CONFIG_MAP_VOLUME, SECRET as SECRET_VOLUME};
 use crate::{
     canonical, labels,
+    text::joined,
     validated::{UPGRADE, Validated},
 };
 
@@ -134,9 +135,16 @@ impl Kind {
         }
     }
 
-    /// Whether it only leads others to what is served, so that pods and Service do without it.
-    pub fn leads_from_outside(self) -> bool {
-        self == Self::Ingress || self.is_optional()
+    /// The kinds that an object of this one is nothing without: it runs with one of that kind, changes it or leads to it. While such an
+    /// object of the server is not there as it should be, or is somebody else's, this one is put back where it was changed, and neither
+    /// made nor updated.
+    pub fn relies_on(self) -> &'static [Self] {
+        match self {
+            Self::Deployment => &[Self::ServiceAccount, Self::ConfigMap],
+            Self::HorizontalPodAutoscaler | Self::ScaledObject => &[Self::Deployment],
+            Self::EndpointSlice | Self::Ingress | Self::HttpRoute | Self::GrpcRoute => &[Self::Service],
+            _ => &[],
+        }
     }
 
     /// Whether clusters without it are to be expected.
@@ -179,7 +187,7 @@ pub struct Resources<State> {
     pub optional: Vec<(Kind, Value)>,
     /// What is not quite as asked for, in sentences.
     pub remarks: Vec<String>,
-    /// Once applied: an object beside manifest and pods that the API server would not take.
+    /// Once applied: what the API server would not take, of objects beside manifest and pods.
     pub refusal: Option<Refusal>,
     state: PhantomData<State>,
 }
@@ -193,6 +201,14 @@ pub struct Refusal {
     pub message: String,
     /// Only a change of the spec can help.
     pub is_final: bool,
+}
+
+impl Refusal {
+    /// This one and another one: the reason is that of the first.
+    pub fn and(self, other: Self) -> Self {
+        let is_final = self.is_final || other.is_final;
+        Self { reason: self.reason, message: joined([self.message, other.message]), is_final }
+    }
 }
 
 /// One object as it is sent to the API server.

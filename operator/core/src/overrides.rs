@@ -14,6 +14,7 @@ use crate::{
     build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
     labels, pod,
     strategic::{self, Mistake, below, item},
+    typed::typed,
 };
 
 /// What the names of volumes begin with that models use.
@@ -30,15 +31,11 @@ pub(crate) fn apply(base: PodTemplateSpec, server: &TritonServer) -> Result<PodT
     let none = Map::new();
     let mut merged = Value::Object(strategic::merge(base.as_object().unwrap_or(&none), &patch.0)?);
     restrict_added_containers(&base, &mut merged);
-    let template: PodTemplateSpec = match serde_json::from_value(merged.clone()) {
-        Ok(template) => template,
-        Err(error) => return Err(vec![wrong_type(&merged, &error)]),
-    };
-    let mut mistakes = vec![];
-    let known = serde_json::to_value(&template).expect("a template is plain data");
-    unknown_fields("", &merged, &known, &mut mistakes);
+    let (template, known, mut mistakes) =
+        typed::<PodTemplateSpec>(&merged, "a pod template").map_err(|wrong| vec![wrong])?;
     refuse_changes(&base, &known, &mut mistakes);
     rights::refuse(&known, &mut mistakes);
+    rights::refuse_loss(&base, &known, &mut mistakes);
     if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
 }
 
@@ -104,67 +101,6 @@ fn restrict_added_containers(base: &Value, merged: &mut Value) {
                 capabilities.entry("drop").or_insert(json!(["ALL"]));
             }
         }
-    }
-}
-
-/// The first field that keeps a template from being read, and why.
-fn wrong_type(merged: &Value, error: &serde_json::Error) -> Mistake {
-    let found = first_wrong("", merged, &|value| value);
-    let (path, message) = found.unwrap_or_else(|| (String::new(), error.to_string()));
-    Mistake { path, message: format!("has the wrong type: {message}") }
-}
-
-/// Goes down as long as a part alone, within nothing but what it stands in, can be read.
-fn first_wrong(path: &str, value: &Value, within: &dyn Fn(Value) -> Value) -> Option<(String, String)> {
-    let shallow = match value {
-        Value::Object(_) => json!({}),
-        Value::Array(_) => json!([]),
-        scalar => scalar.clone(),
-    };
-    if let Err(error) = serde_json::from_value::<PodTemplateSpec>(within(shallow)) {
-        return Some((path.to_owned(), error.to_string()));
-    }
-    match value {
-        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
-            first_wrong(&below(path, name), field, &|value| {
-                within(Value::Object([(name.clone(), value)].into_iter().collect()))
-            })
-        }),
-        Value::Array(items) => items.iter().enumerate().find_map(|(at, value)| {
-            first_wrong(&item(path, at, value), value, &|value| within(Value::Array(vec![value])))
-        }),
-        _ => None,
-    }
-}
-
-/// Fields of `merged` that reading it has lost.
-fn unknown_fields(path: &str, merged: &Value, known: &Value, mistakes: &mut Vec<Mistake>) {
-    match (merged, known) {
-        (Value::Object(fields), Value::Object(known)) => {
-            for (name, field) in fields {
-                let path = below(path, name);
-                match known.get(name) {
-                    Some(known) => unknown_fields(&path, field, known, mistakes),
-                    None if is_nothing(field) => {}
-                    None => mistakes.push(Mistake { path, message: "is no field of a pod template".into() }),
-                }
-            }
-        }
-        (Value::Array(items), Value::Array(known)) => {
-            for (at, (value, known)) in items.iter().zip(known).enumerate() {
-                unknown_fields(&item(path, at, value), value, known, mistakes);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
     }
 }
 

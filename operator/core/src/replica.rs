@@ -16,7 +16,7 @@ use k8s_openapi::{
 
 pub(crate) use self::unready::NOTICED;
 pub use self::unready::{Probed, Waiting};
-use crate::{labels, last_words, pod, rollout};
+use crate::{Reason, labels, last_words, pod, rollout};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +47,8 @@ pub struct Replica {
     pub leaving_since: Option<Time>,
     /// What keeps it from running, if something does.
     pub trouble: Option<Trouble>,
+    /// In one sentence, that its server's container ended last for want of memory, and what helps.
+    pub memory_end: Option<String>,
     /// What it waits for, if it is not ready and nothing is known to be wrong.
     pub waiting: Option<Waiting>,
     /// What it says of its models; none if it could not be asked.
@@ -175,6 +177,9 @@ impl Replica {
             is_leaving: is_leaving(pod),
             leaving_since: leaving_since(pod),
             trouble: trouble(pod),
+            memory_end: containers_of(pod)
+                .find(|it| it.name == pod::SERVER_CONTAINER)
+                .and_then(|it| memory_end(pod, it)),
             waiting: unready::waiting(pod),
             report: None,
             unread: None,
@@ -186,6 +191,19 @@ impl Replica {
 }
 
 impl Replica {
+    /// Where the end of its server is held against a model and that was for want of memory, the model's failure says so.
+    pub fn explain_ends(&mut self) {
+        let Some(memory_end) = &self.memory_end else { return };
+        for model in self.report.iter_mut().flat_map(|report| report.models.values_mut()) {
+            if let Phase::Failed { reason, message, .. } = &mut model.phase
+                && *reason == Reason::ServerCrashed.to_string()
+            {
+                *reason = OOM_KILLED.to_owned();
+                *message = format!("{memory_end}; {message}");
+            }
+        }
+    }
+
     /// Whether it was so short a while ago that it began or ceased to get requests that not everybody who sends them knows.
     pub fn is_recent(&self, now: &Time) -> bool {
         let since = if self.is_leaving { &self.leaving_since } else { &self.ready_since };
@@ -301,21 +319,32 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
         let message = condition.message.clone().unwrap_or_default();
         return Some(Trouble { reason: "Unschedulable".into(), message });
     }
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let trouble = |container| out_of_memory(pod, container).or_else(|| container_trouble(container));
-    containers.filter_map(trouble).next()
+    containers_of(pod).filter_map(trouble).next()
 }
 
 /// The kubelet's word for a container that was ended because it needed more than its memory limit.
-const OOM_KILLED: &str = "OOMKilled";
+pub(crate) const OOM_KILLED: &str = "OOMKilled";
+
+fn containers_of(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    })
+}
 
 /// A container that was ended for want of memory and is not ready again.
 fn out_of_memory(pod: &Pod, container: &ContainerStatus) -> Option<Trouble> {
+    let message = memory_end(pod, container).filter(|_| !container.ready)?;
+    Some(Trouble { reason: OOM_KILLED.into(), message })
+}
+
+/// That a container was ended for want of memory, and what helps.
+fn memory_end(pod: &Pod, container: &ContainerStatus) -> Option<String> {
     let ended = |state: &Option<ContainerState>| {
         let terminated = state.as_ref().and_then(|state| state.terminated.as_ref());
         terminated.is_some_and(|terminated| terminated.reason.as_deref() == Some(OOM_KILLED))
     };
-    if container.ready || !(ended(&container.state) || ended(&container.last_state)) {
+    if !(ended(&container.state) || ended(&container.last_state)) {
         return None;
     }
     let name = &container.name;
@@ -325,8 +354,7 @@ fn out_of_memory(pod: &Pod, container: &ContainerStatus) -> Option<Trouble> {
     } else {
         "raise spec.resources.limits.memory, or give it less to hold: fewer models or instances, smaller batches or caches"
     };
-    let message = format!("container {name} needed more memory than its limit{limit} and was ended; {cure}");
-    Some(Trouble { reason: OOM_KILLED.into(), message })
+    Some(format!("container {name} needed more memory than its limit{limit} and was ended; {cure}"))
 }
 
 fn memory_limit<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {
@@ -517,6 +545,31 @@ mod tests {
             assert!(trouble.message.contains("spec.resources.limits.memory"), "{trouble:?}");
         }
         assert_eq!(status(true, json!({ "running": {} }), killed), None);
+    }
+
+    #[test]
+    fn a_model_that_ends_its_server_for_want_of_memory_says_so_also_once_that_runs_again() {
+        let containers = json!([{
+            "name": "server", "image": "x", "imageID": "", "ready": true, "restartCount": 1, "state": { "running": {} },
+            "lastState": { "terminated": { "exitCode": 137, "reason": "OOMKilled" } },
+        }]);
+        let mut replica = Replica::of(&pod(json!({ "phase": "Running", "containerStatuses": containers })));
+        assert_eq!(replica.trouble, None);
+        let failed = |reason: &str| ModelReport {
+            phase: Phase::Failed { reason: reason.into(), message: "it ended".into(), will_retry: false },
+            ..ModelReport::default()
+        };
+        let models =
+            [("a", "ServerCrashed"), ("b", "LoadFailed")].map(|(name, reason)| (name.to_owned(), failed(reason)));
+        replica.report = Some(Report { models: models.into(), ..Report::default() });
+        replica.explain_ends();
+        let models = &replica.report.as_ref().unwrap().models;
+        let Phase::Failed { reason, message, .. } = &models["a"].phase else { panic!("{models:?}") };
+        assert_eq!(reason, "OOMKilled");
+        let words =
+            "container server needed more memory than its limit and was ended; raise spec.resources.limits.memory";
+        assert!(message.starts_with(words) && message.ends_with("; it ended"), "{message}");
+        assert_eq!(models["b"], failed("LoadFailed"));
     }
 
     #[test]

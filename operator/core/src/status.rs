@@ -4,6 +4,7 @@
 
 mod autoscaling;
 mod conditions;
+mod failure;
 mod model;
 mod pods;
 mod progress;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use self::conditions::Claim;
 pub(crate) use self::conditions::cut;
 pub use self::{
+    failure::{RECONCILE_FAILED, with_failure},
     model::without_server,
     progress::{is_progress_of_model, is_progress_of_server},
 };

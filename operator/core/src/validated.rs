@@ -93,7 +93,7 @@ pub fn validate<'a>(
     let mut problems: Vec<Problem> =
         compiled.problems.iter().filter(|problem| problem.object == object).cloned().collect();
     let name = server.metadata.name.as_deref().unwrap_or_default();
-    if !names_a_service(name) {
+    if problems.is_empty() && !names_a_service(name) {
         problems.push(Problem {
             object: object.clone(),
             reason: Reason::InvalidSpec,

@@ -239,6 +239,43 @@ fn pods_get_no_rights_that_their_template_does_not_have() {
 }
 
 #[test]
+fn limits_of_the_pods_are_not_taken_away_either() {
+    let of_containers = |list: &str, name: &str| {
+        [
+            format!(
+                "spec.{list}[{name}].securityContext.allowPrivilegeEscalation: cannot be taken away: nothing in the pod gains rights"
+            ),
+            format!(
+                "spec.{list}[{name}].securityContext.capabilities.drop: cannot be taken away: of capabilities, NET_BIND_SERVICE can be added"
+            ),
+        ]
+    };
+    let of_pod = [
+        "spec.securityContext.runAsNonRoot: cannot be taken away: nothing in the pod runs as root".to_owned(),
+        "spec.securityContext.seccompProfile: cannot be taken away: Unconfined takes the guard off".to_owned(),
+    ];
+    let all: Vec<String> = of_pod
+        .into_iter()
+        .chain(of_containers("containers", "server"))
+        .chain(of_containers("initContainers", "agent"))
+        .collect();
+    refused(
+        json!({ "spec": {
+            "securityContext": null,
+            "containers": [{ "name": "server", "securityContext": null }],
+            "initContainers": [{ "name": "agent", "securityContext": { "allowPrivilegeEscalation": null, "capabilities": { "drop": null } } }],
+        } }),
+        &all.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    refused(
+        json!({ "spec": { "securityContext": { "runAsGroup": null } } }),
+        &["spec.securityContext.runAsGroup: cannot be taken away: nothing in the pod is in root's group"],
+    );
+    // a platform that chooses user and groups by itself
+    template(json!({ "spec": { "securityContext": { "runAsUser": null, "runAsGroup": null, "fsGroup": null } } }));
+}
+
+#[test]
 fn the_kubelet_mounts_and_asks_nothing_for_the_pods_that_they_could_not() {
     let host = "is refused: the node would ask it: leave host out, so that the pod itself is asked";
     let kind = "is refused: volumes are one of configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim, projected, \

@@ -77,6 +77,9 @@ fn servers() -> Vec<(Value, bool)> {
             false,
         ),
         (json!({ "autoscaling": { "maxReplicas": 4, "metrics": { "raw": [{ "type": "Resource" }] } } }), true),
+        (json!({ "autoscaling": { "maxReplicas": 4, "metrics": { "queueLatency": { "target": "1ms" } } } }), true),
+        (json!({ "autoscaling": { "maxReplicas": 4, "metrics": { "queueLatency": { "target": "0ms" } } } }), false),
+        (json!({ "autoscaling": { "maxReplicas": 4, "metrics": { "queueLatency": { "target": "0h00s" } } } }), false),
         (
             json!({ "autoscaling": { "maxReplicas": 4, "engine": "KEDA", "metrics": { "raw": [{ "type": "Resource" }] } } }),
             false,
@@ -171,6 +174,39 @@ fn rules_and_validation_refuse_the_same() {
     check("TritonModel", &plain, &"m".repeat(64), false, &model_problems);
     let silent: Vec<_> = all.iter().filter(|rule| !rule.contains(ABOUT_CHANGES) && !shown.contains(*rule)).collect();
     assert!(silent.is_empty(), "nothing shows what these rules refuse: {silent:?}");
+}
+
+#[test]
+fn what_is_passed_on_to_an_autoscaler_has_its_fields() {
+    let check = |autoscaling: Value, expect: &[&str]| {
+        let server = json!({ "metadata": { "name": "s" }, "spec": { "autoscaling": autoscaling } });
+        let problems = validate::server(&serde_json::from_value::<TritonServer>(server).unwrap());
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(said, expect);
+    };
+    let metric = json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } });
+    let behavior = json!({ "scaleDown": { "stabilizationWindowSeconds": 60, "policies": [{ "type": "Pods", "value": 1, "periodSeconds": 60 }] } });
+    check(json!({ "maxReplicas": 4, "metrics": { "raw": [metric] }, "behavior": behavior }), &[]);
+    let mut wrong = metric.clone();
+    wrong["resource"]["target"]["averageUtilisation"] = json!(80);
+    wrong["resourse"] = json!({ "name": "cpu" });
+    let path = "spec.autoscaling.metrics.raw[1]";
+    check(
+        json!({ "maxReplicas": 4, "metrics": { "raw": [metric, wrong] } }),
+        &[
+            &format!(
+                "{path}.resource.target.averageUtilisation: is no field of a metric of a HorizontalPodAutoscaler (autoscaling/v2)"
+            ),
+            &format!("{path}.resourse: is no field of a metric of a HorizontalPodAutoscaler (autoscaling/v2)"),
+        ],
+    );
+    let many = json!({ "scaleUp": { "stabilizationWindowSeconds": "many" } });
+    check(
+        json!({ "maxReplicas": 4, "behavior": many }),
+        &[
+            "spec.autoscaling.behavior.scaleUp.stabilizationWindowSeconds: has the wrong type: invalid type: string \"many\", expected i32",
+        ],
+    );
 }
 
 #[test]

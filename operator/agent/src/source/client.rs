@@ -17,6 +17,8 @@ use super::{
 };
 use crate::fault::{Fault, Reason};
 
+/// Most bytes that are shown of where a redirect leads.
+const TARGET_MAX: usize = 512;
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
 
@@ -123,13 +125,17 @@ impl HttpClient {
         let mut headers = headers.clone();
         let mut left = redirects;
         loop {
-            let response = self.one(method, &url, &headers).await?;
+            let response = self.one(method, &url, &headers).await;
+            let response =
+                response.map_err(|error| if left < redirects { error.after_redirect(&first) } else { error })?;
             let Some(next) = next(&url, &response)?.filter(|_| redirects > 0) else {
                 let least = LeastRate::new(&self.limits, Instant::now());
                 return Ok(Answer { response, least, shown: shown(url.as_str()) });
             };
             if left == 0 {
-                return Err(HttpError::for_good(Reason::DownloadFailed, format!("{first}: too many redirects")));
+                let text =
+                    format!("{first}: more than {redirects} redirects, the last one to {}", shown(next.as_str()));
+                return Err(HttpError::for_good(Reason::DownloadFailed, text));
             }
             left -= 1;
             if next.origin() != url.origin() {
@@ -298,6 +304,12 @@ impl HttpError {
         Self { fault: Fault::new(reason, text), is_for_now: false }
     }
 
+    /// The same, met where a redirect of `first` has led.
+    fn after_redirect(mut self, first: &str) -> Self {
+        self.fault.message = format!("{first} redirects to {}", self.fault.message);
+        self
+    }
+
     fn refused(shown: &str, refused: &Refused) -> Self {
         Self::for_good(Reason::AddressRefused, format!("{shown}: {refused}"))
     }
@@ -342,14 +354,24 @@ fn next(url: &Url, response: &Response) -> Result<Option<Url>, HttpError> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let Some(location) = response.headers().get(header::LOCATION).filter(|_| is_redirect) else { return Ok(None) };
     let shown = shown(url.as_str());
-    let failed = |what: &str| HttpError::for_good(Reason::DownloadFailed, format!("{shown}: {what}"));
-    let next = location.to_str().ok().and_then(|location| url.join(location).ok());
-    let next = next.filter(|next| matches!(next.scheme(), "http" | "https") && next.has_host());
-    let next = next.ok_or_else(|| failed("redirected to what is no address"))?;
-    if url.scheme() == "https" && next.scheme() != "https" {
-        return Err(failed("redirected from https to an unprotected address"));
+    next_of(url, location.as_bytes())
+        .map(Some)
+        .map_err(|what| HttpError::for_good(Reason::DownloadFailed, format!("{shown}: {what}")))
+}
+
+/// Where `location` leads from `url`, or why nobody goes there.
+fn next_of(url: &Url, location: &[u8]) -> Result<Url, String> {
+    let text = String::from_utf8_lossy(location);
+    let next = std::str::from_utf8(location).ok().and_then(|location| url.join(location).ok());
+    let target = next.as_ref().map_or_else(|| self::shown(&text), |next| self::shown(next.as_str()));
+    let target = &target[..target.floor_char_boundary(TARGET_MAX)];
+    match next.filter(|next| matches!(next.scheme(), "http" | "https") && next.has_host()) {
+        None => Err(format!("redirected to '{target}', which does not begin with http:// or https:// and a host")),
+        Some(next) if url.scheme() == "https" && next.scheme() != "https" => Err(format!(
+            "redirected from https to '{target}', which is not encrypted: name an address that stays with https, or that one itself"
+        )),
+        Some(next) => Ok(next),
     }
-    Ok(Some(next))
 }
 
 /// Names of the proxies that the process' environment sets up.
@@ -397,6 +419,21 @@ mod tests {
     fn addresses_are_shown_without_their_secrets() {
         assert_eq!(shown("https://me:pw@host/m.onnx?sig=x"), "https://host/m.onnx");
         assert_eq!(shown("https://host/a@b"), "https://host/a@b");
+    }
+
+    #[test]
+    fn a_redirect_that_is_not_followed_is_told_with_where_it_leads_and_without_secrets() {
+        let from = Url::parse("https://hub.test/m/1?sig=x").unwrap();
+        let target = |location: &str| next_of(&from, location.as_bytes()).map(String::from);
+        assert_eq!(target("../2?sig=y"), Ok("https://hub.test/2?sig=y".into()));
+        let told = target("http://me:pw@plain.test/m?token=t").unwrap_err();
+        assert!(told.contains("'http://plain.test/m'") && !told.contains("pw") && !told.contains("token"), "{told}");
+        let told = target("ftp://me:pw@files.test/m?token=t").unwrap_err();
+        assert!(told.contains("'ftp://files.test/m'") && !told.contains("pw") && !told.contains("token"), "{told}");
+        let told = target("https://:/?token=t").unwrap_err();
+        assert!(told.contains("redirected to 'https://:/'") && !told.contains("token"), "{told}");
+        assert!(next_of(&from, b"\xff").unwrap_err().len() < 200);
+        assert!(target(&format!("ftp://h/{}", "x".repeat(9000))).unwrap_err().len() < 1000);
     }
 
     #[test]

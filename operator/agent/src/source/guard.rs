@@ -36,6 +36,8 @@ pub struct AddressRule {
     of_node: Vec<IpAddr>,
     /// What a source must be one of; absent: nothing more is asked.
     hosts: Option<Vec<HostPattern>>,
+    /// It is the user's own machine, where no operator has settings.
+    is_users_machine: bool,
 }
 
 /// A host that sources may have.
@@ -53,6 +55,7 @@ pub struct Refused {
     host: String,
     address: IpAddr,
     why: Why,
+    is_users_machine: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +96,8 @@ impl AddressRule {
 
     /// The rule of somebody's own machine, whose servers are his: loopback addresses are allowed.
     pub fn with_loopback() -> Self {
-        Self::new(["127.0.0.0/8", "::1/128"], None::<[&str; 0]>).expect("these are ranges")
+        let rule = Self::new(["127.0.0.0/8", "::1/128"], None::<[&str; 0]>).expect("these are ranges");
+        Self { is_users_machine: true, ..rule }
     }
 
     /// The rule of a pod that has the addresses `own`, on a node that has those of `of_node`; each with commas between them. Words that are
@@ -121,7 +125,8 @@ impl AddressRule {
     pub fn check(&self, host: &str, address: IpAddr) -> Result<(), Refused> {
         let meant = meant(address);
         let is_in = |range: &IpNet| range.contains(&address) || range.contains(&meant);
-        let refused = |why| Err(Refused { host: host.to_owned(), address, why });
+        let refused =
+            |why| Err(Refused { host: host.to_owned(), address, why, is_users_machine: self.is_users_machine });
         let of_machine = || match meant {
             _ if self.own.contains(&meant) => Some(Why::Own),
             _ if self.of_node.contains(&meant) => Some(Why::OfNode),
@@ -193,7 +198,7 @@ impl HostPattern {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, address, why } = self;
+        let Self { host, address, why, is_users_machine } = self;
         match host.trim_matches(['[', ']']) == address.to_string() {
             true => write!(f, "the address {address} is refused")?,
             false => write!(f, "'{host}' leads to {address}, which is refused")?,
@@ -211,7 +216,14 @@ impl fmt::Display for Refused {
                 return f.write_str(": it is not one of the server's spec.modelAccess.hosts");
             }
         };
-        write!(f, ": it is {kind}; whoever runs the operator can allow it with --allow-source-addresses")
+        let cure = match is_users_machine {
+            true => "bring the files here and use a source pvc, whose folder --volume NAME=DIR gives",
+            false => {
+                "whoever runs the operator can allow it: sources.allowedAddresses among the values of its chart (its flag \
+                 --allow-source-addresses)"
+            }
+        };
+        write!(f, ": it is {kind}; {cure}")
     }
 }
 

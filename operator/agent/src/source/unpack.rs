@@ -3,6 +3,7 @@
 //! file too.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::Path,
@@ -40,16 +41,22 @@ impl Archive {
     /// Errors: `InvalidSource` for a broken archive, a path that leads out, a link, a file that comes twice, too much of
     /// it; no longer wanted; `StoreFailed` if the disk would not take it.
     pub fn unpack(self, archive: &Path, into: &Path, progress: &Progress) -> Result<Files, Fault> {
-        let file = File::open(archive).map_err(|error| Fault::store("cannot read the download", &error))?;
+        let unreadable = |error| Fault::store("cannot read the download", &error);
+        let file = File::open(archive).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        let is_cut = Cell::new(false);
         let mut sink = Sink { into, progress, files: Files::new(), folders: 0, bytes: 0 };
         let reader = BufReader::new(Watched { file, progress });
         let unpacked = match self {
-            Self::Tar => untar(reader, &mut sink),
-            Self::TarGz => untar(MultiGzDecoder::new(reader), &mut sink),
-            Self::Zip => unzip(reader, &mut sink),
+            Self::Tar => untar(reader, &mut sink, &is_cut),
+            Self::TarGz => untar(MultiGzDecoder::new(reader), &mut sink, &is_cut),
+            Self::Zip => unzip(reader, &mut sink, &is_cut),
         };
         progress.check()?; // why it was ended comes before what it was ended by
-        unpacked.map(|()| sink.files)
+        match unpacked {
+            Err(_) if is_cut.get() => Err(ends_early(length)),
+            unpacked => unpacked.map(|()| sink.files),
+        }
     }
 }
 
@@ -69,6 +76,24 @@ impl Read for Watched<'_> {
 impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
+    }
+}
+
+/// A reader that notes whether what it reads ends before it should.
+struct Noting<'a, R> {
+    reader: R,
+    is_cut: &'a Cell<bool>,
+}
+
+impl<R: Read> Read for Noting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).inspect_err(|error| note(error, self.is_cut))
+    }
+}
+
+fn note(error: &io::Error, is_cut: &Cell<bool>) {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        is_cut.set(true);
     }
 }
 
@@ -122,9 +147,9 @@ impl Sink<'_> {
     }
 }
 
-fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
+fn untar(reader: impl Read, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<(), Fault> {
     let mut archive = TarStream::new(reader);
-    while let Some(entry) = archive.next().map_err(broken)? {
+    while let Some(entry) = archive.next().inspect_err(|error| note(error, is_cut)).map_err(broken)? {
         let path = text(&entry.path)?;
         let kind = entry.kind;
         if entry.is_sparse {
@@ -135,7 +160,7 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
         if kind.is_dir() {
             sink.folder(&path)?;
         } else if kind.is_file() || kind.is_contiguous() {
-            sink.file(&path, entry.is_executable, &mut archive)?;
+            sink.file(&path, entry.is_executable, &mut Noting { reader: &mut archive, is_cut })?;
         } else if kind.is_symlink() || kind.is_hard_link() {
             return Err(invalid(format!(
                 "the archive holds a link, '{path}': pack the files themselves (tar --dereference)"
@@ -147,13 +172,21 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn unzip(reader: impl Read + Seek, sink: &mut Sink<'_>) -> Result<(), Fault> {
-    let mut archive = zip::ZipArchive::new(reader).map_err(broken)?;
+fn unzip(mut reader: impl Read + Seek, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<(), Fault> {
+    let mut first = [0; ZIP_BEGINS.len()];
+    let begins_well = reader.read_exact(&mut first).is_ok() && first == *ZIP_BEGINS;
+    // the list of what is in it stands at the end
+    let mut archive = zip::ZipArchive::new(reader).map_err(|error| {
+        is_cut.set(begins_well && matches!(error, zip::result::ZipError::InvalidArchive(_)));
+        broken(error)
+    })?;
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(broken)?;
         let path = text(entry.name_raw())?;
         if entry.is_symlink() {
-            return Err(invalid(format!("the archive holds a link, '{path}': pack the files themselves")));
+            return Err(invalid(format!(
+                "the archive holds a link, '{path}': pack the files themselves (zip without --symlinks)"
+            )));
         }
         if entry.is_dir() {
             sink.folder(&path)?;
@@ -164,6 +197,9 @@ fn unzip(reader: impl Read + Seek, sink: &mut Sink<'_>) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+/// How a zip file begins that has anything in it.
+const ZIP_BEGINS: &[u8; 4] = b"PK\x03\x04";
 
 /// What packers on other systems leave behind.
 fn is_litter(path: &str) -> bool {
@@ -185,6 +221,13 @@ fn invalid(what: String) -> Fault {
 
 fn broken(error: impl std::fmt::Display) -> Fault {
     Fault::new(Reason::InvalidSource, format!("the archive cannot be unpacked: {error}"))
+}
+
+fn ends_early(length: u64) -> Fault {
+    invalid(format!(
+        "the archive cannot be unpacked: it ends early, after {length} bytes: it was cut off on its way or when it was made, so put a whole \
+         one in its place"
+    ))
 }
 
 #[cfg(test)]
@@ -282,6 +325,22 @@ pub(crate) mod tests {
         refused(Archive::TarGz, &whole[..whole.len() / 2], limits, "cannot");
         refused(Archive::Tar, b"<html>not found</html>", limits, "cannot be unpacked");
         refused(Archive::Zip, b"<html>not found</html>", limits, "cannot be unpacked");
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_off_is_told_as_that_with_the_bytes_that_came() {
+        let entries = tar_of(&[("1/model.onnx", FILE, &vec![7; 70_000]), ("config.pbtxt", FILE, b"name: 'x'")]);
+        let mut zip = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file("1/model.onnx", stored).unwrap();
+        zip.write_all(&vec![7; 70_000]).unwrap();
+        let zip = zip.finish().unwrap().into_inner();
+        for (kind, whole) in [(Archive::TarGz, gzip(&entries)), (Archive::Tar, entries), (Archive::Zip, zip)] {
+            for kept in [whole.len() / 3, whole.len() / 2, whole.len() * 9 / 10] {
+                refused(kind, &whole[..kept], Limits::default(), &format!("it ends early, after {kept} bytes"));
+            }
+        }
+        refused(Archive::TarGz, b"<html>not found</html>", Limits::default(), "invalid gzip header");
     }
 
     #[test]

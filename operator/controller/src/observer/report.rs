@@ -9,6 +9,7 @@ use operator_core::{
     load::loaded_versions,
     missing_runtime,
     replica::{Memory, ModelReport, Phase},
+    server_flags,
 };
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use triton_agent::{load::Index, verify::ContentHash};
@@ -180,7 +181,7 @@ fn failed(reason: String, message: String, will_retry: bool) -> Phase {
     let is_of_the_server = reason == Reason::LoadFailed.to_string();
     let (reason, message) = match missing_runtime::explain(&message).filter(|_| is_of_the_server) {
         Some((reason, message)) => (reason.to_string(), message),
-        None => (reason, message),
+        None => (reason, server_flags::with_place(&message)),
     };
     Phase::Failed { reason, message: cut(message, MESSAGE), will_retry }
 }

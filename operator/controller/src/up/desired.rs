@@ -12,6 +12,7 @@ use operator_core::{
     Manifest, ObjectRef, Observed, Problem, compile,
     defaults::{self, ServerSettings},
     documents::{self, Document, Mistake, Resource},
+    validated::{self, Settings},
 };
 
 use super::files::Text;
@@ -84,7 +85,10 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
     for (object, server) in servers {
         let observed = Observed { manifest: last.get(&object).cloned(), ..Observed::default() };
         let compiled = compile::compile(server, models.iter().copied(), &observed);
-        problems.extend(compiled.problems);
+        problems.extend(compiled.problems.iter().filter(|problem| problem.object != object).cloned());
+        // as a cluster would have it, so that what runs here runs there as well
+        let on_cluster = validated::validate(server, &compiled, &observed, &Settings::default());
+        problems.extend(on_cluster.err().unwrap_or_default());
         let wanted = WantedServer {
             settings: ServerSettings::of(&server.spec),
             env: variables(server)
@@ -378,6 +382,36 @@ mod tests {
             assert!(complaint.contains(words), "{complaint}");
         }
         assert!(outcome.desired.is_none());
+    }
+
+    #[test]
+    fn what_a_cluster_would_refuse_of_a_server_is_refused_here() {
+        for (spec, words) in [
+            (
+                "{podTemplate: {spec: {hostNetwork: true}}}",
+                "spec.podTemplate.spec.hostNetwork: is refused: the pods share nothing with their node",
+            ),
+            (
+                "{podTemplate: {spec: {hostNetwerk: true}}}",
+                "spec.podTemplate.spec.hostNetwerk: is no field of a pod template",
+            ),
+            (
+                "{autoscaling: {maxReplicas: 2, metrics: {queueLatency: {target: 0ms}}}}",
+                "spec.autoscaling.metrics.queueLatency.target: is no time at all",
+            ),
+            (
+                "{autoscaling: {maxReplicas: 2, metrics: {raw: [{typo: Resource}]}}}",
+                "spec.autoscaling.metrics.raw[0].typo: is no field of a metric",
+            ),
+        ] {
+            let outcome = desire(&texts(&[&SERVER.replace("{}", spec)]), &BTreeMap::new());
+            assert!(outcome.desired.is_none(), "{spec}");
+            let complaints = complaints(&outcome);
+            let expect = format!("0.yaml:4: TritonServer vision: {words}");
+            assert!(complaints.len() == 1 && complaints[0].starts_with(&expect), "{complaints:?}");
+        }
+        let outcome = desire(&texts(&[&SERVER.replace("name: vision", "name: 2nd")]), &BTreeMap::new());
+        assert_eq!(complaints(&outcome).len(), 1, "each mistake is told once");
     }
 
     #[test]

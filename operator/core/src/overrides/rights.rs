@@ -3,13 +3,19 @@
 
 use serde_json::{Value, json};
 
-use super::{is_nothing, items};
+use super::items;
 use crate::{
     defaults::POD_TIME_MAX,
     strategic::{Mistake, item},
+    typed::is_nothing,
 };
 
 const OF_NODE: &str = "the pods see nothing of their node";
+const ROOT: &str = "nothing in the pod runs as root";
+const ROOT_GROUP: &str = "nothing in the pod is in root's group";
+const ESCALATION: &str = "nothing in the pod gains rights";
+const CAPABILITIES: &str = "of capabilities, NET_BIND_SERVICE can be added";
+const UNCONFINED: &str = "Unconfined takes the guard off";
 const SHARES_NODE: &str = "the pods share nothing with their node";
 
 /// Adds every place of `template`, a pod template as it is written, that would give its pods more than they may have.
@@ -38,6 +44,39 @@ pub(super) fn refuse(template: &Value, mistakes: &mut Vec<Mistake>) {
     }
     for (at, volume) in items(template, "volumes").iter().enumerate() {
         refuse_volume(volume, &item("spec.volumes", at, volume), &mut refuse);
+    }
+}
+
+/// Adds every limit of `base`, our own template, that `template` has lost: what is absent is whatever image and node make of it.
+pub(super) fn refuse_loss(base: &Value, template: &Value, mistakes: &mut Vec<Mistake>) {
+    let mut refuse = |path: String, why: &str| {
+        mistakes.push(Mistake { path, message: format!("cannot be taken away: {why}") });
+    };
+    let context = |value: &Value| value["securityContext"].clone();
+    let (ours, now) = (context(&base["spec"]), context(&template["spec"]));
+    // a platform that chooses the user chooses its groups as well
+    let is_chosen_elsewhere = now["runAsUser"].is_null();
+    for (field, why, may_go) in [
+        ("runAsNonRoot", ROOT, false),
+        ("runAsGroup", ROOT_GROUP, is_chosen_elsewhere),
+        ("seccompProfile", UNCONFINED, false),
+    ] {
+        if !ours[field].is_null() && now[field].is_null() && !may_go {
+            refuse(format!("spec.securityContext.{field}"), why);
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for container in items(base, list) {
+            let Some(now) = items(template, list).iter().find(|it| it["name"] == container["name"]) else { continue };
+            let path = format!("spec.{list}[{}].securityContext", container["name"].as_str().unwrap_or_default());
+            let (ours, now) = (context(container), context(now));
+            if !ours["allowPrivilegeEscalation"].is_null() && now["allowPrivilegeEscalation"].is_null() {
+                refuse(format!("{path}.allowPrivilegeEscalation"), ESCALATION);
+            }
+            if !is_nothing(&ours["capabilities"]["drop"]) && is_nothing(&now["capabilities"]["drop"]) {
+                refuse(format!("{path}.capabilities.drop"), CAPABILITIES);
+            }
+        }
     }
 }
 
@@ -106,32 +145,31 @@ fn refuse_volume(volume: &Value, path: &str, refuse: &mut impl FnMut(String, &st
 }
 
 fn refuse_context(context: &Value, path: &str, refuse: &mut impl FnMut(String, &str)) {
-    let root = "nothing in the pod runs as root";
-    let group = "nothing in the pod is in root's group";
     for (field, wrong, why) in [
         ("privileged", json!(true), "it is all rights on the node"),
-        ("allowPrivilegeEscalation", json!(true), "nothing in the pod gains rights"),
-        ("runAsNonRoot", json!(false), root),
-        ("runAsUser", json!(0), root),
-        ("fsGroup", json!(0), group),
+        ("allowPrivilegeEscalation", json!(true), ESCALATION),
+        ("runAsNonRoot", json!(false), ROOT),
+        ("runAsUser", json!(0), ROOT),
+        ("runAsGroup", json!(0), ROOT_GROUP),
+        ("fsGroup", json!(0), ROOT_GROUP),
     ] {
         if context[field] == wrong {
             refuse(format!("{path}.{field}"), why);
         }
     }
     if context["supplementalGroups"].as_array().into_iter().flatten().any(|id| *id == 0) {
-        refuse(format!("{path}.supplementalGroups"), group);
+        refuse(format!("{path}.supplementalGroups"), ROOT_GROUP);
     }
     let added = context["capabilities"]["add"].as_array().into_iter().flatten();
     if added.into_iter().any(|capability| capability != "NET_BIND_SERVICE") {
-        refuse(format!("{path}.capabilities.add"), "of capabilities, NET_BIND_SERVICE can be added");
+        refuse(format!("{path}.capabilities.add"), CAPABILITIES);
     }
     if context["procMount"].as_str().is_some_and(|mount| mount != "Default") {
         refuse(format!("{path}.procMount"), "it uncovers the node's kernel");
     }
     for profile in ["seccompProfile", "appArmorProfile"] {
         if context[profile]["type"] == "Unconfined" {
-            refuse(format!("{path}.{profile}"), "Unconfined takes the guard off");
+            refuse(format!("{path}.{profile}"), UNCONFINED);
         }
     }
     for field in ["seLinuxOptions", "sysctls"] {
@@ -230,13 +268,18 @@ mod tests {
     #[test]
     fn nothing_is_in_the_group_of_root() {
         let pod = |context: Value| json!({ "spec": { "securityContext": context } });
-        assert_eq!(refused(&pod(json!({ "fsGroup": 1000, "supplementalGroups": [1, 2] }))), [""; 0]);
+        let fine = json!({ "runAsGroup": 1000, "fsGroup": 1000, "supplementalGroups": [1, 2] });
+        assert_eq!(refused(&pod(fine)), [""; 0]);
+        let expect = |field: &str| format!("spec.{field}: is refused: nothing in the pod is in root's group");
+        let of_pod = ["runAsGroup", "fsGroup", "supplementalGroups"].map(|field| format!("securityContext.{field}"));
         assert_eq!(
-            refused(&pod(json!({ "fsGroup": 0, "supplementalGroups": [1000, 0] }))),
-            [
-                "spec.securityContext.fsGroup: is refused: nothing in the pod is in root's group",
-                "spec.securityContext.supplementalGroups: is refused: nothing in the pod is in root's group",
-            ]
+            refused(&pod(json!({ "runAsGroup": 0, "fsGroup": 0, "supplementalGroups": [1000, 0] }))),
+            of_pod.each_ref().map(|field| expect(field))
         );
+        for list in ["containers", "initContainers"] {
+            let context = |group: u32| container(list, json!({ "securityContext": { "runAsGroup": group } }));
+            assert_eq!(refused(&context(1000)), [""; 0]);
+            assert_eq!(refused(&context(0)), [expect(&format!("{list}[x].securityContext.runAsGroup"))]);
+        }
     }
 }

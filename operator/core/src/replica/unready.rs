@@ -22,6 +22,8 @@ pub struct Waiting {
     pub since: Time,
     /// The container whose probe does not succeed, if that is it.
     pub probed: Option<Probed>,
+    /// The cluster has not made a ResourceClaim that it is to have: most likely there is no such template.
+    pub lacks_claim: bool,
 }
 
 /// A container whose probe does not succeed.
@@ -36,7 +38,15 @@ pub struct Probed {
 /// What `pod` waits for; `None` if it is ready, ends, or has no node.
 pub(super) fn waiting(pod: &Pod) -> Option<Waiting> {
     let status = pod.status.as_ref()?;
+    if let Some(what) = unmade_claims(pod).filter(|_| !is_leaving(pod)) {
+        let since = pod.metadata.creation_timestamp.clone()?;
+        return Some(Waiting { what, since, probed: None, lacks_claim: true });
+    }
     let condition = |type_: &str| status.conditions.iter().flatten().find(|it| it.type_ == type_);
+    if let Some(what) = named_claims(pod).filter(|_| !is_leaving(pod) && condition("PodScheduled").is_none()) {
+        let since = pod.metadata.creation_timestamp.clone()?;
+        return Some(Waiting { what, since, probed: None, lacks_claim: false });
+    }
     let is_true = |type_: &str| condition(type_).is_some_and(|it| it.status == "True");
     if is_leaving(pod) || is_true("Ready") || !is_true("PodScheduled") {
         return None;
@@ -51,7 +61,7 @@ pub(super) fn waiting(pod: &Pod) -> Option<Waiting> {
             None if is_known => return None,
             None => "the kubelet of its node has not begun with it".to_owned(),
         };
-        return Some(Waiting { what, since: unready_since, probed: None });
+        return Some(Waiting { what, since: unready_since, probed: None, lacks_claim: false });
     };
     let name = &container.name;
     let state = container.state.as_ref()?;
@@ -59,7 +69,7 @@ pub(super) fn waiting(pod: &Pod) -> Option<Waiting> {
         let word = waiting.reason.as_deref().unwrap_or("Waiting");
         let what =
             format!("container {name} does not exist yet ({word}): its image is pulled, or a volume is not there");
-        return Some(Waiting { what, since: unready_since, probed: None });
+        return Some(Waiting { what, since: unready_since, probed: None, lacks_claim: false });
     }
     let running = state.running.as_ref()?;
     let has_started = container.started.unwrap_or(false);
@@ -77,7 +87,29 @@ pub(super) fn waiting(pod: &Pod) -> Option<Waiting> {
         what.push_str(&format!("; before, the container{}", end(last)));
     }
     let probed = probe.is_some().then(|| Probed { container: name.clone(), has_started });
-    Some(Waiting { what, since: later(running.started_at.as_ref()), probed })
+    Some(Waiting { what, since: later(running.started_at.as_ref()), probed, lacks_claim: false })
+}
+
+/// The ResourceClaims that are to be made for a pod and are not: it has no node before they are, and no condition of it says so.
+fn unmade_claims(pod: &Pod) -> Option<String> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    let is_made = |name: &str| status.resource_claim_statuses.iter().flatten().any(|made| made.name == name);
+    let unmade = spec.resource_claims.iter().flatten().filter(|claim| !is_made(&claim.name)).filter_map(|claim| {
+        let template = claim.resource_claim_template_name.as_ref()?;
+        Some(format!("no ResourceClaim '{}' has been made of ResourceClaimTemplate {template}", claim.name))
+    });
+    let all: Vec<_> = unmade.collect();
+    let is_placed = spec.node_name.as_ref().is_some_and(|node| !node.is_empty());
+    (!is_placed && !all.is_empty()).then(|| format!("{}, which has to be in its namespace", all.join(", and ")))
+}
+
+/// That a pod with ResourceClaims of other makers has not been looked at by the scheduler, which leaves it aside while one of them is missing.
+fn named_claims(pod: &Pod) -> Option<String> {
+    let claims = pod.spec.as_ref()?.resource_claims.iter().flatten();
+    let names: Vec<_> = claims.filter_map(|claim| claim.resource_claim_name.as_deref()).collect();
+    let names = names.join(", ");
+    (!names.is_empty())
+        .then(|| format!("the scheduler has not begun with it, as where ResourceClaim {names} does not exist"))
 }
 
 /// The container that all else waits for: they start in this order, and init containers are through before the next one starts.
@@ -121,6 +153,37 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_claim_that_is_not_made_is_named_with_its_template() {
+        let pod = |node: Option<&str>, made: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "name": "vision-x", "creationTimestamp": MADE },
+                "spec": { "nodeName": node, "containers": [], "resourceClaims": [
+                    { "name": "gpu", "resourceClaimTemplateName": "whole-gpu" },
+                    { "name": "shared", "resourceClaimName": "one-for-all" },
+                ] },
+                "status": { "phase": "Pending", "resourceClaimStatuses": made },
+            }))
+            .unwrap()
+        };
+        let found = waiting(&pod(None, json!(null))).unwrap();
+        let what =
+            "no ResourceClaim 'gpu' has been made of ResourceClaimTemplate whole-gpu, which has to be in its namespace";
+        assert_eq!((found.what.as_str(), found.lacks_claim, found.probed), (what, true, None));
+        assert_eq!(Some(found.since), pod(None, json!(null)).metadata.creation_timestamp);
+        // made, or found to need none: then the one of somebody else is missing
+        for made in [json!([{ "name": "gpu", "resourceClaimName": "vision-x-gpu-1" }]), json!([{ "name": "gpu" }])] {
+            let mut pod = pod(None, made);
+            let found = waiting(&pod).unwrap();
+            let what = "the scheduler has not begun with it, as where ResourceClaim one-for-all does not exist";
+            assert_eq!((found.what.as_str(), found.lacks_claim), (what, false));
+            let begun = json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable" }]);
+            pod.status.as_mut().unwrap().conditions = serde_json::from_value(begun).unwrap();
+            assert_eq!(waiting(&pod), None, "the scheduler says what is wrong");
+        }
+        assert!(waiting(&pod(Some("n"), json!(null))).is_none_or(|waiting| !waiting.lacks_claim));
+    }
 
     const MADE: &str = "2026-01-01T00:00:00Z";
     const STARTED: &str = "2026-01-01T00:00:07Z";

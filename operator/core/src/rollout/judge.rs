@@ -6,7 +6,7 @@ use super::{CRASHES_MAX, drains};
 use crate::{
     Reason,
     manifest::{ModelRollout, RolloutFailure, RolloutPhase},
-    replica::{ModelReport, Phase, Replica},
+    replica::{ModelReport, OOM_KILLED, Phase, Replica},
     status::cut,
 };
 
@@ -82,12 +82,22 @@ impl<'a> Sighting<'a> {
             Phase::Failed { reason, message, .. } => (reason.clone(), cut(message, RolloutFailure::MESSAGE_MAX)),
             _ if report.crashes > 0 && !report.has_settled() => {
                 let how = report.crash.as_deref().unwrap_or("the server ended with this content");
-                let message = format!("{how}; it is tried once more, by itself");
-                (Reason::ServerCrashed.to_string(), cut(&message, RolloutFailure::MESSAGE_MAX))
+                let (reason, message) = self.of_end(&format!("{how}; it is tried once more, by itself"));
+                (reason, cut(&message, RolloutFailure::MESSAGE_MAX))
             }
             _ => return None,
         };
         Some(RolloutFailure { reason, message, pod: self.replica.name.clone() })
+    }
+}
+
+impl Sighting<'_> {
+    /// Reason and words for the end of its server, which is held against the content.
+    fn of_end(&self, words: &str) -> (String, String) {
+        match &self.replica.memory_end {
+            Some(memory_end) => (OOM_KILLED.to_owned(), format!("{memory_end}; {words}")),
+            None => (Reason::ServerCrashed.to_string(), words.to_owned()),
+        }
     }
 }
 
@@ -151,16 +161,20 @@ fn fatal(
     crashes: &BTreeMap<String, u32>,
     sightings: &[Sighting<'_>],
 ) -> RolloutFailure {
-    let reason = Reason::ServerCrashed.to_string();
+    let is_of_end = |reason: &str| reason == OOM_KILLED || reason == Reason::ServerCrashed.to_string();
     let gave_up = sightings.iter().find_map(|it| {
         let is_final = matches!(it.report?.phase, Phase::Failed { .. });
-        it.failure().filter(|failure| is_final && failure.reason == reason)
+        it.failure().filter(|failure| is_final && is_of_end(&failure.reason))
     });
     gave_up.unwrap_or_else(|| {
         let pod = failure.map(|failure| failure.pod).filter(|pod| crashes.contains_key(pod));
         let pod = pod.or_else(|| crashes.keys().next_back().cloned()).unwrap_or_default();
         let count: u32 = crashes.values().fold(0, |sum, count| sum.saturating_add(*count));
         let message = format!("{count} server processes ended with this content");
-        RolloutFailure { reason, message, pod }
+        let (reason, message) = match sightings.iter().find(|it| it.replica.name == pod) {
+            Some(sighting) => sighting.of_end(&message),
+            None => (Reason::ServerCrashed.to_string(), message),
+        };
+        RolloutFailure { reason, message: cut(&message, RolloutFailure::MESSAGE_MAX), pod }
     })
 }

@@ -117,7 +117,10 @@ impl Pod {
             let settled = (self.phase == Phase::Ready && !self.settled).then_some(false);
             ModelReport { phase: self.phase.clone(), crashes, settled, entry: Some(hash), ..ModelReport::default() }
         });
-        Replica {
+        let needs_memory = |entry: &&ManifestModel| uri(entry) == "crash-memory" && !self.crashes.is_empty();
+        let memory_end = self.entry.as_ref().filter(needs_memory).map(|_| "it needed more memory".to_owned());
+        let mut replica = Replica {
+            memory_end,
             name: self.name.clone(),
             created: serde_json::from_value(json!(format!("2026-01-01T00:{:02}:00Z", self.age % 60))).ok(),
             has_started: true,
@@ -130,7 +133,9 @@ impl Pod {
                 ..Report::default()
             }),
             ..Replica::default()
-        }
+        };
+        replica.explain_ends();
+        replica
     }
 }
 
@@ -297,6 +302,26 @@ fn what_fails_on_the_canary_stops_there() {
         cluster.settle();
         assert_eq!((cluster.serving(), cluster.phase()), (vec!["good-3"; 4], None));
     }
+}
+
+#[test]
+fn a_content_that_needs_too_much_memory_is_stopped_for_that_and_not_for_a_crash() {
+    let mut cluster = Cluster::new("good-1", 2);
+    cluster.settle();
+    cluster.wanted = content("crash-memory");
+    let mut told = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        cluster.reconcile(false);
+        for at in 0..2 {
+            cluster.pods[at].manifest = cluster.last.clone();
+            cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
+            cluster.work(at);
+        }
+        let failure = cluster.rollout().and_then(|rollout| rollout.failure.clone());
+        told.extend(failure.map(|failure| (failure.reason, failure.message.starts_with("it needed more memory; "))));
+    }
+    assert_eq!(cluster.phase(), Some(RolloutPhase::Quarantined));
+    assert_eq!(told, [("OOMKilled".to_owned(), true)].into());
 }
 
 #[test]

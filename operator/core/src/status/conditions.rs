@@ -59,6 +59,11 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// A condition as it was found.
+    pub(super) fn keep(&mut self, condition: &Condition) {
+        self.made.push(condition.clone());
+    }
+
     pub(super) fn into_vec(self) -> Vec<Condition> {
         self.made
     }

@@ -21,6 +21,7 @@ use crate::{
     names, pod,
     replica::{ModelReport, Phase, Replica},
     rollout::drains,
+    text::joined,
     versions,
 };
 
@@ -86,6 +87,7 @@ pub fn without_server(
     TritonModelStatus {
         observed_generation: generation,
         loaded_replicas: Some("0/0".into()),
+        serving_replicas: Some("0/0".into()),
         target_versions: targets(model, &[]),
         replicas: Some(ReplicaCounts::default()),
         last_failure: before.last_failure.clone(),
@@ -115,13 +117,16 @@ pub(super) fn of(
     let standings: Vec<(&Replica, Standing<'_>)> =
         replicas.iter().map(|replica| (*replica, standing(replica, &compiled.name, was_loaded, view))).collect();
 
-    let counts = count(&standings, view.desired);
-    let versions = served_versions(reports.iter().filter_map(|(_, report)| *report));
-    let ready = ready(compiled, &standings, &counts, was_loaded, view);
-    let is_final = is_final(compiled, &standings, view);
-    let failures = failures(&compiled.name, &standings, view);
     let does_serve = |report: &ModelReport| !report.versions.is_empty();
     let serves = reports.iter().filter(|(replica, report)| replica.is_ready && report.is_some_and(does_serve)).count();
+    let counts = count(&standings, serves, view.desired);
+    let versions = served_versions(reports.iter().filter_map(|(_, report)| *report));
+    let mut ready = ready(compiled, &standings, &counts, was_loaded, view);
+    if let Some(remark) = unserved_shares(model, &versions).filter(|_| ready.is_true()) {
+        ready.message = joined([ready.message, remark]);
+    }
+    let is_final = is_final(compiled, &standings, view);
+    let failures = failures(&compiled.name, &standings, view);
 
     let mut conditions = Conditions::new(&before.conditions, generation, view.now);
     conditions.set("Ready", &ready);
@@ -130,7 +135,7 @@ pub(super) fn of(
         &Claim::new(ConditionStatus::True, "Found", format!("TritonServer {} exists", view.name)),
     );
     conditions.set("FitsMemory", &fits_memory(compiled));
-    conditions.set("Servable", &servable(serves, view));
+    conditions.set("Servable", &servable(serves, &counts, view));
     let is_at_rest = ready.reason == SCALED_TO_ZERO || is_refused_room(compiled);
     let is_under_way = !ready.is_true() && !is_final && !is_at_rest;
     conditions.set_while(is_under_way, "Reconciling", &ready.reason, &ready.message);
@@ -139,6 +144,7 @@ pub(super) fn of(
     TritonModelStatus {
         observed_generation: generation,
         loaded_replicas: Some(format!("{}/{}", counts.loaded, counts.desired)),
+        serving_replicas: Some(format!("{}/{}", counts.serving.unwrap_or(0), counts.desired)),
         target_versions: targets(model, if ready.is_true() { &versions } else { &[] }),
         active_versions: versions,
         pods: on_pods(&standings, &reports),
@@ -203,13 +209,15 @@ fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<
     }
 }
 
-fn count(standings: &[(&Replica, Standing<'_>)], desired: i32) -> ReplicaCounts {
+/// `serves`: how many replicas serve any content of the model.
+fn count(standings: &[(&Replica, Standing<'_>)], serves: usize, desired: i32) -> ReplicaCounts {
     let number = |is: fn(&Standing<'_>) -> bool| {
         i32::try_from(standings.iter().filter(|(_, standing)| is(standing)).count()).unwrap_or(i32::MAX)
     };
     ReplicaCounts {
         desired,
         loaded: number(|standing| matches!(standing, Standing::Loaded | Standing::Settling)).min(desired),
+        serving: Some(i32::try_from(serves).unwrap_or(i32::MAX).min(desired)),
         loading: number(|standing| matches!(standing, Standing::Downloading | Standing::Loading)),
         failed: number(|standing| matches!(standing, Standing::Failed { .. })),
     }
@@ -336,13 +344,16 @@ fn fits_memory(compiled: &CompiledModel) -> Claim {
     }
 }
 
-fn servable(serves: usize, view: &View<'_>) -> Claim {
+fn servable(serves: usize, counts: &ReplicaCounts, view: &View<'_>) -> Claim {
+    let ReplicaCounts { desired, loaded, serving, .. } = counts;
+    let serving = serving.unwrap_or(0);
+    let wanted = if *loaded < serving { format!(", {loaded} of them as it is wanted now") } else { String::new() };
     match serves {
         0 => Claim::new(ConditionStatus::False, "NoActiveVersion", "no replica serves any version of it"),
         _ => Claim::new(
             ConditionStatus::True,
             "ActiveVersionLoaded",
-            format!("replicas of TritonServer {} serve a version of it", view.name),
+            format!("{serving} of {desired} replicas of TritonServer {} serve a version of it{wanted}", view.name),
         ),
     }
 }
@@ -358,6 +369,21 @@ fn served_versions<'a>(reports: impl Iterator<Item = &'a ModelReport>) -> Vec<i6
         .copied()
         .filter(|version| rest.iter().all(|report| report.versions.contains(version)))
         .collect()
+}
+
+/// What to say of versions that requests are to be routed to and that are not `served`.
+fn unserved_shares(model: &TritonModel, served: &[i64]) -> Option<String> {
+    let routed = model.spec.versions.as_ref().map(versions::named)?;
+    let absent: Vec<String> =
+        routed.into_iter().filter(|version| !served.contains(version)).map(|version| version.to_string()).collect();
+    let (noun, verb) = if absent.len() == 1 { ("version", "is") } else { ("versions", "are") };
+    (!absent.is_empty()).then(|| {
+        format!(
+            "{noun} {} of spec.versions {verb} not served, so others get those requests: have the source hold them and the policy name \
+             them, or take them out of spec.versions",
+            absent.join(", ")
+        )
+    })
 }
 
 /// The content every replica serves, if it is one and the same.

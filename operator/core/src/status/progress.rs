@@ -7,6 +7,8 @@ use crds::{
     parts::{Condition, ConditionStatus, condition},
 };
 
+use super::RECONCILE_FAILED;
+
 /// Whether a model's status goes from `before` to `after` with nothing but progress.
 pub fn is_progress_of_model(before: &TritonModelStatus, after: &TritonModelStatus) -> bool {
     let goes_on_serving = before.active_versions.iter().all(|version| after.active_versions.contains(version));
@@ -16,9 +18,11 @@ pub fn is_progress_of_model(before: &TritonModelStatus, after: &TritonModelStatu
         && is_progress((before.observed_generation, &before.conditions), (after.observed_generation, &after.conditions))
 }
 
-/// The same for a server.
+/// The same for a server. That its reconciles fail no more is waited for.
 pub fn is_progress_of_server(before: &TritonServerStatus, after: &TritonServerStatus) -> bool {
-    is_progress((before.observed_generation, &before.conditions), (after.observed_generation, &after.conditions))
+    let had_failed = condition::find(&before.conditions, "Ready").is_some_and(|it| it.reason == RECONCILE_FAILED);
+    !had_failed
+        && is_progress((before.observed_generation, &before.conditions), (after.observed_generation, &after.conditions))
 }
 
 /// It was and is reconciling the same generation, or nothing was said before; and no condition that was true is true no more.

@@ -249,6 +249,9 @@ impl Stage {
             Self::Ending => {
                 format!("{ready}, {} with an older pod template have not ended yet", counts.all - counts.updated)
             }
+            Self::ScalingDown if wanted == 0 && counts.all == 0 => {
+                "no replicas are asked for, and none are left; the Deployment's controller has not seen its newest spec yet".into()
+            }
             Self::ScalingDown if wanted == 0 => {
                 format!("no replicas are asked for, and {} have not ended yet", counts.all)
             }

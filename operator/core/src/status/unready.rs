@@ -11,6 +11,10 @@ use crate::{
 
 /// Reason of a server of which a replica's probe fails, and nothing is on its way that could change that.
 const REPLICA_NOT_READY: &str = "ReplicaNotReady";
+/// Reason of a server of which a replica lacks a ResourceClaim.
+const NO_RESOURCE_CLAIM: &str = "NoResourceClaim";
+/// How long a claim may take to be made.
+const CLAIM_MADE: SignedDuration = SignedDuration::from_secs(10);
 /// Most replicas that are named.
 const REPLICAS_MAX: usize = 3;
 /// Most models that are named of one.
@@ -30,12 +34,12 @@ impl Unready {
     pub(super) fn of(replicas: &[Replica], namespace: &str, is_overdue: bool, now: &Time) -> Self {
         let patience = if is_overdue { SignedDuration::ZERO } else { NOTICED };
         let said = replicas.iter().filter(|replica| replica.trouble.is_none()).filter_map(|replica| {
-            let (clause, is_fault) = said(replica, patience, now)?;
+            let (clause, fault) = said(replica, patience, now)?;
             let name = &replica.name;
-            Some((format!("{name} is {clause}; kubectl describe pod {name} -n {namespace} says more"), is_fault))
+            Some((format!("{name} is {clause}; kubectl describe pod {name} -n {namespace} says more"), fault))
         });
         let (sentences, faults): (Vec<_>, Vec<_>) = said.unzip();
-        let reason = faults.contains(&true).then_some(REPLICA_NOT_READY);
+        let reason = faults.into_iter().flatten().next();
         Self { sentences: sentences.into_iter().take(REPLICAS_MAX).collect(), reason }
     }
 }
@@ -45,9 +49,12 @@ pub(super) fn of_replica(replica: &Replica, now: &Time) -> Option<String> {
     said(replica, NOTICED, now).map(|(clause, _)| clause)
 }
 
-/// What is said of a replica, and whether waiting alone is not expected to help.
-fn said(replica: &Replica, patience: SignedDuration, now: &Time) -> Option<(String, bool)> {
-    let is_noticed = |waiting: &&Waiting| now.0.duration_since(waiting.since.0) >= patience;
+/// What is said of a replica, and the reason to give where waiting alone is not expected to help.
+fn said(replica: &Replica, patience: SignedDuration, now: &Time) -> Option<(String, Option<&'static str>)> {
+    let is_noticed = |waiting: &&Waiting| {
+        let patience = if waiting.lacks_claim { patience.min(CLAIM_MADE) } else { patience };
+        now.0.duration_since(waiting.since.0) >= patience
+    };
     let waiting = replica.waiting.as_ref().filter(is_noticed)?;
     let probed = waiting.probed.as_ref();
     let is_agent = probed.is_some_and(|probed| probed.container == pod::AGENT_CONTAINER);
@@ -67,7 +74,11 @@ fn said(replica: &Replica, patience: SignedDuration, now: &Time) -> Option<(Stri
     let on_their_way = on_their_way(replica);
     let is_fault = on_their_way.is_empty()
         && probed.is_some_and(|probed| probed.has_started || (is_server && server_is_ready == Some(true)));
-    Some((format!("not ready since {since}: {what}{though}{}", named(&on_their_way)), is_fault))
+    let fault = match waiting.lacks_claim {
+        true => Some(NO_RESOURCE_CLAIM),
+        false => is_fault.then_some(REPLICA_NOT_READY),
+    };
+    Some((format!("not ready since {since}: {what}{though}{}", named(&on_their_way)), fault))
 }
 
 fn has_failed(replica: &Replica) -> bool {
@@ -117,7 +128,7 @@ mod tests {
         let probed = Some(Probed { container: container.into(), has_started });
         Replica {
             name: "vision-x".into(),
-            waiting: Some(Waiting { what: "a probe fails".into(), since: at(100), probed }),
+            waiting: Some(Waiting { what: "a probe fails".into(), since: at(100), probed, lacks_claim: false }),
             report: Some(report),
             ..Replica::default()
         }
@@ -125,7 +136,7 @@ mod tests {
 
     #[track_caller]
     fn check(replica: &Replica, expect: Option<&str>, is_fault: bool) {
-        let said = said(replica, NOTICED, &at(160));
+        let said = said(replica, NOTICED, &at(160)).map(|(clause, fault)| (clause, fault.is_some()));
         assert_eq!(said.as_ref().map(|(text, _)| text.as_str()), expect);
         assert_eq!(said.is_some_and(|(_, is_fault)| is_fault), is_fault);
     }
@@ -168,6 +179,17 @@ mod tests {
         check(&Replica { may_adopt: ["drain/18/0123456789abcdef".to_owned()].into(), ..unready }, None, false);
         let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no".into(), will_retry: true };
         check(&replica("agent", false, Some(false), &[failed]), None, false);
+    }
+
+    #[test]
+    fn a_claim_that_is_not_made_is_told_soon_and_with_a_reason_of_its_own() {
+        let waiting = Waiting { what: "no claim".into(), since: at(100), probed: None, lacks_claim: true };
+        let lacking = Replica { name: "vision-x".into(), waiting: Some(waiting), ..Replica::default() };
+        let of = |second| Unready::of(std::slice::from_ref(&lacking), "ml", false, &at(second));
+        assert_eq!(of(109), Unready::default());
+        let words =
+            "vision-x is not ready since 1970-01-01T00:01:40Z: no claim; kubectl describe pod vision-x -n ml says more";
+        assert_eq!((of(110).sentences, of(110).reason), (vec![words.to_owned()], Some("NoResourceClaim")));
     }
 
     #[test]

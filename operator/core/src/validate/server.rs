@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use crds::{
     TritonServer,
-    parts::{Switch, autoscaling::AutoscalingEngine, gpu::Gpu, monitoring::Monitor},
+    parts::{Opaque, Switch, autoscaling::AutoscalingEngine, gpu::Gpu, monitoring::Monitor},
 };
+use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscalerBehavior, MetricSpec};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use server_core::restriction::ApiGroup;
 
 use super::{Findings, ending, spec};
@@ -13,8 +16,9 @@ use crate::{
     Problem, canonical,
     defaults::{GPU_RESOURCE, OWN_FLAGS},
     labels, names, overrides,
+    path::FieldPath,
     source_rules::HostPattern,
-    tls,
+    strategic, tls, typed,
 };
 
 /// Everything wrong with `server`.
@@ -84,6 +88,37 @@ fn autoscaling(server: &TritonServer, findings: &mut Findings) {
         let message = "are for a HorizontalPodAutoscaler, which KEDA makes itself: set engine to Operator or PrometheusAdapter, or \
                        remove raw";
         findings.add(path.field("metrics").field("raw"), message);
+    }
+    let metrics = autoscaling.metrics.as_ref();
+    let latency = metrics.and_then(|metrics| metrics.queue_latency.as_ref()?.target);
+    if latency.is_some_and(|target| std::time::Duration::from(target).is_zero()) {
+        let message = "is no time at all, which nothing stays below: 1ms is the least, or leave it out";
+        findings.add(path.field("metrics").field("queueLatency").field("target"), message);
+    }
+    for (at, raw) in metrics.iter().flat_map(|metrics| &metrics.raw).enumerate() {
+        check_type::<MetricSpec>(raw, &path.field("metrics").field("raw").index(at), METRIC, findings);
+    }
+    if let Some(behavior) = &autoscaling.behavior {
+        check_type::<HorizontalPodAutoscalerBehavior>(behavior, &path.field("behavior"), BEHAVIOR, findings);
+    }
+}
+
+/// What `metrics.raw` has, for whoever writes something else.
+const METRIC: &str = "a metric of a HorizontalPodAutoscaler (autoscaling/v2)";
+/// What `behavior` is.
+const BEHAVIOR: &str = "the behavior of a HorizontalPodAutoscaler (autoscaling/v2)";
+
+/// What is passed on as it stands has the fields of the type that it is passed on as.
+fn check_type<T>(given: &Opaque, path: &FieldPath, what: &str, findings: &mut Findings)
+where
+    T: DeserializeOwned + Serialize,
+{
+    let mistakes = match typed::typed::<T>(&Value::Object(given.0.clone()), what) {
+        Ok((_, _, unknown)) => unknown,
+        Err(wrong) => vec![wrong],
+    };
+    for mistake in mistakes {
+        findings.add(strategic::below(&path.to_string(), &mistake.path), mistake.message);
     }
 }
 

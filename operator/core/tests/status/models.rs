@@ -138,6 +138,28 @@ fn measured_memory_is_shown_kept_and_found_by_whoever_comes_next() {
 }
 
 #[test]
+fn versions_that_requests_are_routed_to_and_that_are_not_served_are_told() {
+    let check = |versions: serde_json::Value, expect: &str| {
+        let mut case =
+            Case::new(2, vec![model("a", json!({ "versions": versions }))]).saying(2, &Phase::Ready, &[1, 2]);
+        case.deployment = all_ready(2);
+        let statuses = case.take();
+        let ready = of(&statuses.models[0].1.conditions, "Ready");
+        assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("Loaded", expect));
+    };
+    let cure = "others get those requests: have the source hold them and the policy name them, or take them out of spec.versions";
+    check(json!({ "weights": { "1": 90, "2": 10 } }), "2 of 2 replicas serve it");
+    check(
+        json!({ "weights": { "1": 90, "3": 10 } }),
+        &format!("2 of 2 replicas serve it; version 3 of spec.versions is not served, so {cure}"),
+    );
+    check(
+        json!({ "policy": { "all": {} }, "canary": { "version": 7 }, "shadow": { "8": 50 } }),
+        &format!("2 of 2 replicas serve it; versions 7, 8 of spec.versions are not served, so {cure}"),
+    );
+}
+
+#[test]
 fn a_model_goes_from_pending_to_loaded_and_the_times_move_with_it() {
     let models = || vec![model("a", json!({}))];
     let mut case = Case::new(2, models()).saying(2, &Phase::Downloading, &[]);

@@ -1,10 +1,17 @@
 //! What is wrong, refused or too much, in words that are bounded.
 
-use crds::parts::{ConditionStatus, condition};
-use operator_core::{Observed, build, compile, replica::Phase, status::Outcome};
+use crds::{
+    TritonServerStatus,
+    parts::{ConditionStatus, condition},
+};
+use operator_core::{
+    Observed, build, compile, events,
+    replica::Phase,
+    status::{self, Outcome},
+};
 use serde_json::json;
 
-use crate::case::{Case, all_ready, deployment, line, model, of, replica};
+use crate::case::{Case, all_ready, at, deployment, line, model, of, replica};
 
 #[test]
 fn a_wrong_model_is_stalled_with_its_field_and_a_crowded_out_one_is_not() {
@@ -52,6 +59,38 @@ fn what_the_cluster_refuses_is_told_in_its_words() {
     let conditions = case.take_with(&compiled, outcome).server.conditions;
     assert_eq!(of(&conditions, "Stalled").message, "Deployment vision: invalid");
     assert_eq!(of(&conditions, "Ready").reason, "ApplyRefused");
+}
+
+#[test]
+fn a_reconcile_that_fails_is_told_without_what_was_found_before_being_lost() {
+    let mut case = Case::new(1, vec![model("a", json!({}))]).saying(1, &Phase::Ready, &[1]);
+    case.deployment = all_ready(1);
+    let before = case.take().server;
+    let fail = |before: &TritonServerStatus, second| {
+        status::with_failure(&case.server, before, before, "applying ConfigMap vision-models: no", &at(second))
+    };
+    let failed = fail(&before, 20);
+    assert_eq!(
+        line(&failed.conditions),
+        "Ready=False/ReconcileFailed Available=True/MinimumReplicasAvailable ModelsLoaded=True/AllModelsLoaded \
+         Reconciling=True/ReconcileFailed"
+    );
+    assert_eq!(of(&failed.conditions, "Ready").message, "applying ConfigMap vision-models: no");
+    assert_eq!(of(&failed.conditions, "Ready").last_transition_time, at(20));
+    assert_eq!(of(&failed.conditions, "Available"), of(&before.conditions, "Available"));
+    assert_eq!((failed.ready_replicas, &failed.pods), (Some(1), &before.pods));
+    assert_eq!(fail(&failed, 40), failed, "the same failure is the same status");
+    let told: Vec<_> = events::of_server(&before, &failed).into_iter().map(|it| (it.is_warning, it.reason)).collect();
+    assert_eq!(told, [(true, "ReconcileFailed".to_owned())]);
+    assert!(events::of_server(&failed, &failed).is_empty());
+    // a first status, and one that could not be better by waiting
+    assert_eq!(
+        line(&fail(&TritonServerStatus::default(), 1).conditions),
+        "Ready=False/ReconcileFailed Reconciling=True/ReconcileFailed"
+    );
+    let outcome = Outcome::Failed { reason: "ApplyRefused", message: "invalid", is_final: true };
+    let stalled = case.take_with(&case.compiled(), outcome).server;
+    assert!(condition::find(&fail(&stalled, 50).conditions, "Stalled").is_none());
 }
 
 #[test]

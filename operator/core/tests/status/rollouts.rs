@@ -27,6 +27,10 @@ fn a_bad_new_version_is_told_in_the_servers_words_while_the_old_one_serves() {
     );
     assert!(of(&status.conditions, "Ready").message.contains("vision-0: no such operator"));
     assert_eq!((status.failures.len(), status.loaded_replicas.as_deref()), (2, Some("0/2")));
+    assert_eq!(status.serving_replicas.as_deref(), Some("2/2"), "the former content serves");
+    assert_eq!(status.replicas.as_ref().map(|counts| (counts.loaded, counts.serving)), Some((0, Some(2))));
+    let servable = &of(&status.conditions, "Servable").message;
+    assert_eq!(servable, "2 of 2 replicas of TritonServer vision serve a version of it, 0 of them as it is wanted now");
     assert_eq!(status.last_failure.as_ref().map(|failure| failure.time.clone()), Some(at(1)));
     assert_eq!(of(&first.server.conditions, "Ready").status, ConditionStatus::True, "models are no part of Ready");
     assert_eq!(of(&first.server.conditions, "ModelsLoaded").reason, "SomeModelsFailed");
