@@ -13,7 +13,7 @@ const SETTINGS: [&str; 2] = ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"];
 /// time per request with 2, 4 and 16 arenas, and 21, 24 and 29 MB of memory afterwards.
 ///
 /// To be called before there is a second thread.
-pub fn divide() {
+pub(crate) fn divide() {
     if SETTINGS.iter().any(|name| env::var_os(name).is_some()) {
         return;
     }
