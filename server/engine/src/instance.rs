@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -44,13 +44,15 @@ impl InstanceSlot {
         Self { number, plan, health: Health::default(), instance: Mutex::new(None), inline_policy }
     }
 
-    /// Runs a batch that was formed at `now`, on a thread that brings requests. Returns what is left of it, if it takes long.
-    pub(crate) fn run_inline(&self, batch: Vec<Pending>, now: Instant) -> Option<Rest> {
+    /// Runs a batch that was formed at `now`, on a thread that brings requests. Returns how long it took, and what is left of it if it
+    /// takes long.
+    pub(crate) fn run_inline(&self, batch: Vec<Pending>, now: Instant) -> (Duration, Option<Rest>) {
         let size = size_of(&batch);
         let batch = Batch::new(batch, now);
         let rest = self.call(|instance| instance.execute_inline(batch)).flatten();
-        self.inline_policy.record(size, now.elapsed());
-        rest
+        let took = now.elapsed();
+        self.inline_policy.record(size, took);
+        (took, rest)
     }
 
     /// Runs a batch that was formed at `now`, and those that its instance asks for meanwhile.

@@ -30,6 +30,10 @@ impl MeteredPolicy {
         self.policy.is_needed(instance)
     }
 
+    pub(super) fn runs_one_by_one(&self) -> bool {
+        self.policy.runs_one_by_one()
+    }
+
     pub(super) fn waits_for(&self, instance: usize) -> bool {
         self.policy.waits_for(instance)
     }

@@ -169,6 +169,11 @@ pub trait Policy<T>: Send {
     /// When the request came that has waited longest of those that wait. It may look at every level, sequence and instance.
     fn oldest(&self) -> Option<Instant>;
 
+    /// Whether each execution is of one request.
+    fn runs_one_by_one(&self) -> bool {
+        false
+    }
+
     /// Whether something waits that this instance may run.
     fn waits_for(&self, instance: usize) -> bool {
         let _ = instance;
@@ -313,6 +318,10 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
 
     fn oldest(&self) -> Option<Instant> {
         self.queue.oldest()
+    }
+
+    fn runs_one_by_one(&self) -> bool {
+        self.policy == BatchPolicy::Single
     }
 
     fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {
