@@ -13,6 +13,7 @@ use server_core::{
     backend::{Device, Health, Instance, Model, Placement, Rest},
     batch::{Batch, Pending},
     error::{Error, Result},
+    footprint::Footprint,
 };
 use server_scheduler::{Next, Removed, Scheduler};
 use smallvec::{SmallVec, smallvec};
@@ -76,6 +77,14 @@ impl InstanceSlot {
         let _ = self.call(|instance| instance.execute_with_more(batch, &mut more));
         let each = now.elapsed() / count;
         sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
+    }
+
+    /// What an inline run touches.
+    pub(crate) fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        if let Some(Some(instance)) = self.instance.try_lock().as_deref() {
+            instance.footprint(footprint);
+        }
     }
 
     fn call<R>(&self, run: impl FnOnce(&mut dyn Instance) -> R) -> Option<R> {

@@ -14,6 +14,7 @@ use server_core::{
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
+    footprint::Footprint,
     health::Health,
     input_memory::InputMemory,
     request::InferRequest,
@@ -226,6 +227,25 @@ impl InstancePool {
             let mut removed = Removed::new();
             next = self.scheduler.return_instance(run.instance, took < WAKE_UP && count < MOST_IN_A_ROW, &mut removed);
             end_all(removed);
+        }
+    }
+
+    /// Whether what requests need is there: it has run some.
+    pub(crate) fn has_run(&self) -> bool {
+        self.stats.executions() > 1
+    }
+
+    /// What a request touches that is run inline.
+    pub(crate) fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        footprint.add(&*self.inline_policy);
+        self.scheduler.footprint(footprint);
+        self.stats.footprint(footprint);
+        let slots = self.slots.load();
+        footprint.add(&**slots);
+        footprint.add(slots.as_slice());
+        if let Some(slot) = slots.first() {
+            slot.footprint(footprint);
         }
     }
 

@@ -27,6 +27,7 @@ use server_core::{
         queue::Removal,
     },
     error::Error,
+    footprint::Footprint,
     load::LoadSnapshot,
     rate_limit::Shares,
     sequence::SlotRef,
@@ -477,6 +478,18 @@ impl Scheduler {
     /// Requests that wait.
     pub fn pending(&self) -> usize {
         self.state.lock().policy.len()
+    }
+
+    /// What a request touches that runs at once.
+    pub fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        let state = self.state.lock();
+        state.policy.footprint(footprint);
+        if let Some(slot) = state.slots.first() {
+            footprint.add(slot);
+            footprint.add(&*slot.waker);
+        }
+        footprint.add(&*state.idle);
     }
 
     /// How long requests wait, and how much the instances execute.

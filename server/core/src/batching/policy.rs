@@ -17,7 +17,7 @@ use super::{
     shapes::SharedShapes,
     strategy::BatchStrategy,
 };
-use crate::{error::Error, sequence::SlotRef};
+use crate::{error::Error, footprint::Footprint, sequence::SlotRef};
 
 /// Which requests run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +232,11 @@ pub trait Policy<T>: Send {
         batch: &mut Vec<T>,
         removed: &mut Vec<(T, Removal)>,
     ) -> Decision;
+
+    /// What a request touches that is alone.
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+    }
 }
 
 /// What someone who waits is waiting for: less is not worth waking it.
@@ -388,6 +393,11 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         }
         self.queue.take(count, batch);
         Decision::Run(if self.queue.is_empty() { Wake::Nobody } else { Wake::Any })
+    }
+
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        self.queue.footprint(footprint);
     }
 }
 
