@@ -9,6 +9,7 @@ pub(crate) mod handle;
 pub(crate) mod misuse;
 pub(crate) mod numbers;
 pub(crate) mod objects;
+mod slot;
 
 pub(crate) use argument::{Array, Out, Text};
 pub use export::Export;

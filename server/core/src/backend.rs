@@ -23,6 +23,7 @@ use crate::{
     config::Machine,
     custom_metrics::CustomMetrics,
     error::{Error, Result},
+    footprint::Footprint,
     input_memory::InputMemory,
     interface::ModelId,
     request::{InferRequest, VersionChoice},
@@ -221,6 +222,11 @@ pub trait Instance: Send {
     fn execute_inline(&mut self, batch: Batch) -> Option<Rest> {
         self.execute(batch);
         None
+    }
+
+    /// What an execution touches of its memory.
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
     }
 }
 

@@ -7,6 +7,7 @@ use server_proto::inference::{ModelConfig, ModelInput, ModelOutput, model_config
 
 use crate::{
     error::{Error, Result},
+    footprint::Footprint,
     request::VersionChoice,
     tensor::{DataType, Name, Shape},
 };
@@ -85,6 +86,22 @@ pub struct Interface {
     pub is_decoupled: bool,
     /// Its scheduler adds inputs that say where in a sequence a request stands: a request may have none of its own.
     pub has_sequences: bool,
+}
+
+impl Interface {
+    /// What a check of a request against it touches.
+    pub fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        footprint.add(&*self.model_name);
+        for input in &self.inputs {
+            footprint.add(input);
+            footprint.add(&*input.name);
+        }
+        for output in &self.outputs {
+            footprint.add(output);
+            footprint.add(&*output.name);
+        }
+    }
 }
 
 /// What metadata endpoints show of a model.

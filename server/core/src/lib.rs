@@ -16,6 +16,7 @@ pub mod control;
 pub mod custom_metrics;
 pub mod ensemble;
 pub mod error;
+pub mod footprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod grpc_timeout;

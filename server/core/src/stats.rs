@@ -8,6 +8,7 @@ use crate::{
     batch::Pending,
     completion::{EndedRequest, Marks, RequestRecord, ResponseMarks, ResponseOutcome},
     error::{Code, Error},
+    footprint::Footprint,
     latency::{Exemplar, Latencies, LatencyReadings, RequestTimes},
     load::LoadSnapshot,
     responder::Reply,
@@ -217,6 +218,16 @@ impl ModelCounters {
     pub fn metrics(&mut self, now: Instant) -> ModelSnapshot {
         let latencies = self.latencies.as_mut().map(|latencies| Box::new(latencies.read(now)));
         ModelSnapshot { latencies, ..self.counts.clone() }
+    }
+
+    /// Executions so far.
+    pub fn executions(&self) -> u64 {
+        self.counts.execution_count
+    }
+
+    /// What the count of a request touches, beside this itself.
+    pub fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(&*self.counts.batches);
     }
 
     /// Whether distributions are kept.

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use server_core::{
     backend::{Device, Health, Instance, Model, Placement, Rest},
     batch::{Batch, Pending},
     error::{Error, Result},
+    footprint::Footprint,
 };
 use server_scheduler::{Next, Removed, Scheduler};
 use smallvec::{SmallVec, smallvec};
@@ -44,13 +45,15 @@ impl InstanceSlot {
         Self { number, plan, health: Health::default(), instance: Mutex::new(None), inline_policy }
     }
 
-    /// Runs a batch that was formed at `now`, on a thread that brings requests. Returns what is left of it, if it takes long.
-    pub(crate) fn run_inline(&self, batch: Vec<Pending>, now: Instant) -> Option<Rest> {
+    /// Runs a batch that was formed at `now`, on a thread that brings requests. Returns how long it took, and what is left of it if it
+    /// takes long.
+    pub(crate) fn run_inline(&self, batch: Vec<Pending>, now: Instant) -> (Duration, Option<Rest>) {
         let size = size_of(&batch);
         let batch = Batch::new(batch, now);
         let rest = self.call(|instance| instance.execute_inline(batch)).flatten();
-        self.inline_policy.record(size, now.elapsed());
-        rest
+        let took = now.elapsed();
+        self.inline_policy.record(size, took);
+        (took, rest)
     }
 
     /// Runs a batch that was formed at `now`, and those that its instance asks for meanwhile.
@@ -74,6 +77,14 @@ impl InstanceSlot {
         let _ = self.call(|instance| instance.execute_with_more(batch, &mut more));
         let each = now.elapsed() / count;
         sizes.into_iter().for_each(|size| self.inline_policy.record(size, each));
+    }
+
+    /// What an inline run touches.
+    pub(crate) fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        if let Some(Some(instance)) = self.instance.try_lock().as_deref() {
+            instance.footprint(footprint);
+        }
     }
 
     fn call<R>(&self, run: impl FnOnce(&mut dyn Instance) -> R) -> Option<R> {

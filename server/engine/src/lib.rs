@@ -252,7 +252,9 @@ impl Engine {
 
     /// A ready model: what it takes and gives, and the way to ask it.
     pub fn model(&self, model: ModelId<'_>) -> Result<ModelHandle> {
-        self.find(model).map(ModelHandle)
+        let found = self.find(model)?;
+        found.prefetch();
+        Ok(ModelHandle(found))
     }
 
     /// Loads or reloads a model, and before it those that it is made of; returns when it serves or has failed.

@@ -3,8 +3,10 @@
 //! same runner.
 
 use std::{
+    cell::Cell,
+    ptr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -14,6 +16,7 @@ use server_core::{
     backend::Model,
     config::{self, ModelConfig},
     error::Result,
+    footprint::Footprint,
     interface::Interface,
     latency::{Latencies, LatencySettings},
     stats::{ModelCounters, ModelSnapshot},
@@ -34,6 +37,11 @@ use crate::{
     warm_up::WarmUp,
 };
 
+thread_local! {
+    /// The address of the model that this thread has found last.
+    static LAST: Cell<usize> = const { Cell::new(0) };
+}
+
 /// A model version that serves.
 pub(crate) struct LoadedModel {
     /// Its name in the registry.
@@ -51,6 +59,8 @@ pub(crate) struct LoadedModel {
     holds: Arc<AtomicUsize>,
     /// Files given with the load request, kept as long as any version of them.
     files: Option<Arc<Held>>,
+    /// What a request touches of it, once it has had some.
+    footprint: OnceLock<Footprint>,
 }
 
 /// What a version is made of.
@@ -83,7 +93,18 @@ impl LoadedModel {
         pool.loaded(began.elapsed());
         let routing = routing_of(&config);
         let runner = Runner::Instances(Arc::new(pool));
-        Ok(Self { key, interface, config, fingerprint, routing, runner, caching, holds: Arc::default(), files })
+        Ok(Self {
+            key,
+            interface,
+            config,
+            fingerprint,
+            routing,
+            runner,
+            caching,
+            holds: Arc::default(),
+            files,
+            footprint: OnceLock::new(),
+        })
     }
 
     /// An ensemble, whose runner is there.
@@ -97,7 +118,18 @@ impl LoadedModel {
         files: Option<Arc<Held>>,
     ) -> Self {
         let (routing, holds) = (routing_of(&config), Arc::default());
-        Self { key, interface: Arc::new(interface), config, fingerprint, routing, runner, caching, holds, files }
+        Self {
+            key,
+            interface: Arc::new(interface),
+            config,
+            fingerprint,
+            routing,
+            runner,
+            caching,
+            holds,
+            files,
+            footprint: OnceLock::new(),
+        }
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -119,7 +151,18 @@ impl LoadedModel {
         let (interface, holds) = (Arc::new(interface), self.holds.clone());
         let key = self.key.clone();
         let caching = self.caching.as_ref().map(|caching| caching.refresh(&config));
-        Ok(Self { key, interface, config, fingerprint, routing, runner, caching, holds, files })
+        Ok(Self {
+            key,
+            interface,
+            config,
+            fingerprint,
+            routing,
+            runner,
+            caching,
+            holds,
+            files,
+            footprint: OnceLock::new(),
+        })
     }
 
     /// Whether it can serve.
@@ -135,6 +178,27 @@ impl LoadedModel {
     /// Its counters now, with those of the versions it has replaced.
     pub(crate) fn metrics(&self) -> ModelSnapshot {
         self.runner.metrics()
+    }
+
+    /// A request for it is about to follow: what it will touch is fetched meanwhile, unless this thread has just touched it.
+    pub(crate) fn prefetch(&self) {
+        let this = ptr::from_ref(self).addr();
+        if LAST.replace(this) == this {
+            return;
+        }
+        match (self.footprint.get(), &self.runner) {
+            (Some(footprint), _) => server_shm::prefetch(footprint.lines()),
+            (None, Runner::Instances(pool)) if pool.has_run() => _ = self.footprint.set(self.measure(pool)),
+            (None, _) => {}
+        }
+    }
+
+    fn measure(&self, pool: &InstancePool) -> Footprint {
+        let mut footprint = Footprint::default();
+        footprint.add(self);
+        self.interface.footprint(&mut footprint);
+        pool.footprint(&mut footprint);
+        footprint
     }
 
     /// What runs it.

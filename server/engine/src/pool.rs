@@ -14,6 +14,7 @@ use server_core::{
     caller::{Caller, Reentry},
     completion::{Completion, RequestEvents, RequestRecord},
     error::{Error, Result},
+    footprint::Footprint,
     health::Health,
     input_memory::InputMemory,
     request::InferRequest,
@@ -21,7 +22,7 @@ use server_core::{
     stats::{CustomCounter, ModelCounters, ModelSnapshot},
     trace::Activity,
 };
-use server_scheduler::{OrderLimit, RateLimiter, Refusal, Removed, Scheduler, Submitted};
+use server_scheduler::{InlineRun, OrderLimit, RateLimiter, Refusal, Removed, Scheduler, Submitted};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -39,6 +40,12 @@ use crate::{
 
 /// How long requests whose callers left may wait to be looked for, so that a look finds many of them.
 const SWEEP_DELAY: Duration = Duration::from_millis(20);
+
+/// What it takes until a thread that sleeps has woken up.
+const WAKE_UP: Duration = Duration::from_micros(10);
+
+/// Executions that one caller's thread runs before it goes on with its own request.
+const MOST_IN_A_ROW: u32 = 8;
 
 /// The instances of one model version, and their queue.
 pub(crate) struct InstancePool {
@@ -195,11 +202,7 @@ impl InstancePool {
         match submitted {
             Ok(Submitted::Queued { deadline }) => Ok((replies, deadline)),
             Ok(Submitted::Inline(run)) => {
-                let slot = self.slots.load()[run.instance].clone();
-                match slot.run_inline(run.batch, run.now) {
-                    None => self.scheduler.return_instance(run.instance),
-                    Some(rest) => self.finish_later(&slot, rest),
-                }
+                self.run_inline(run);
                 Ok((replies, None))
             }
             Err(refused) => {
@@ -210,17 +213,53 @@ impl InstancePool {
         }
     }
 
+    /// Runs what this thread was given, and some of what comes meanwhile: as long as that is quicker than the thread that would have to
+    /// be woken for it.
+    fn run_inline(&self, first: InlineRun) {
+        let (mut next, mut count) = (Some(first), 0);
+        while let Some(run) = next {
+            let slot = self.slots.load()[run.instance].clone();
+            let (took, rest) = slot.run_inline(run.batch, run.now);
+            if let Some(rest) = rest {
+                return self.finish_later(&slot, rest);
+            }
+            count += 1;
+            let mut removed = Removed::new();
+            next = self.scheduler.return_instance(run.instance, took < WAKE_UP && count < MOST_IN_A_ROW, &mut removed);
+            end_all(removed);
+        }
+    }
+
+    /// Whether what requests need is there: it has run some.
+    pub(crate) fn has_run(&self) -> bool {
+        self.stats.executions() > 1
+    }
+
+    /// What a request touches that is run inline.
+    pub(crate) fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        footprint.add(&*self.inline_policy);
+        self.scheduler.footprint(footprint);
+        self.stats.footprint(footprint);
+        let slots = self.slots.load();
+        footprint.add(&**slots);
+        footprint.add(slots.as_slice());
+        if let Some(slot) = slots.first() {
+            slot.footprint(footprint);
+        }
+    }
+
     /// Finishes on a thread of its own what took too long for the thread that began it.
     fn finish_later(&self, slot: &InstanceSlot, rest: Rest) {
         let (scheduler, number) = (self.scheduler.clone(), slot.number);
         let finish = move || {
             let _ = unless_it_panics(rest);
-            scheduler.return_instance(number);
+            scheduler.return_instance(number, /* goes_on */ false, &mut Removed::new());
         };
         let name = format!("{} goes on", slot.plan.placement.instance_name);
         if let Err(error) = thread::Builder::new().name(name).spawn(finish) {
             tracing::error!(%error, "no thread to finish an execution: its requests fail");
-            self.scheduler.return_instance(number);
+            self.scheduler.return_instance(number, /* goes_on */ false, &mut Removed::new());
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use server_core::{
     error::{Error, Result},
@@ -169,7 +169,22 @@ impl Entry {
     }
 }
 
-type Table = HashMap<Name, Arc<ArcSwap<Entry>>>;
+/// A model in the table.
+#[derive(Default)]
+struct Place {
+    /// What of it most requests want, beside the entry: it is found with as few looks at memory as can be.
+    latest_ready: ArcSwapOption<LoadedModel>,
+    entry: ArcSwap<Entry>,
+}
+
+impl Place {
+    fn put(&self, entry: Entry) {
+        self.latest_ready.store(entry.latest_ready().cloned());
+        self.entry.store(Arc::new(entry));
+    }
+}
+
+type Table = HashMap<Name, Arc<Place>>;
 
 /// Keys of the models of each name, where several may have one.
 type KeysOfName = HashMap<Name, BTreeSet<Name>>;
@@ -240,15 +255,14 @@ impl Registry {
     /// Errors: Triton's four sentences, TRITON "Model lookup".
     pub(crate) fn find_key(&self, name: &str, version: VersionChoice) -> Result<Arc<LoadedModel>> {
         let table = self.table.load();
-        let Some(entry) = table.get(name) else {
+        let Some(place) = table.get(name) else {
             return Err(Error::not_found(format!("Request for unknown model: '{name}' is not found")));
         };
-        let entry = entry.load();
         match version {
-            VersionChoice::Latest => entry.latest_ready().cloned().ok_or_else(|| {
+            VersionChoice::Latest => place.latest_ready.load_full().ok_or_else(|| {
                 Error::not_found(format!("Request for unknown model: '{name}' has no available versions"))
             }),
-            VersionChoice::Exact(number) => match entry.versions.get(&number) {
+            VersionChoice::Exact(number) => match place.entry.load().versions.get(&number) {
                 Some(Version { model: Some(model), .. }) => Ok(model.clone()),
                 Some(_) => Err(Error::unavailable(format!(
                     "Request for unknown model: '{name}' version {number} is not at ready state"
@@ -262,12 +276,12 @@ impl Registry {
 
     /// One model, if anything is known of it.
     pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
-        self.table.load().get(name).map(|entry| entry.load_full())
+        self.table.load().get(name).map(|place| place.entry.load_full())
     }
 
     /// All models, by key.
     pub(crate) fn entries(&self) -> BTreeMap<Name, Arc<Entry>> {
-        self.table.load().iter().map(|(name, entry)| (name.clone(), entry.load_full())).collect()
+        self.table.load().iter().map(|(name, place)| (name.clone(), place.entry.load_full())).collect()
     }
 
     /// Changes one model; readers see all of the change or none of it. A model of which nothing is known is not kept.
@@ -275,7 +289,7 @@ impl Registry {
         let _writer = self.writer.lock();
         let table = self.table.load();
         let known = table.get(name);
-        let mut entry = known.map_or_else(Entry::default, |entry| Entry::clone(&entry.load()));
+        let mut entry = known.map_or_else(Entry::default, |place| Entry::clone(&place.entry.load()));
         let result = change(&mut entry);
         let ready = entry.versions.values().filter_map(|version| version.model.clone()).collect();
         entry.router = VersionRouter::follow(entry.router.take(), ready);
@@ -285,7 +299,7 @@ impl Registry {
         let is_known = !entry.versions.is_empty() || entry.failure.is_some() || entry.lacking.is_some();
         match known {
             Some(known) => {
-                known.store(Arc::new(entry));
+                known.put(entry);
                 if !is_known {
                     let mut table = Table::clone(&table);
                     table.remove(name);
@@ -294,7 +308,9 @@ impl Registry {
             }
             None if is_known => {
                 let mut table = Table::clone(&table);
-                table.insert(name.into(), Arc::new(ArcSwap::from_pointee(entry)));
+                let place = Place::default();
+                place.put(entry);
+                table.insert(name.into(), Arc::new(place));
                 self.table.store(Arc::new(table));
             }
             None => {}

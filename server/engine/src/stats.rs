@@ -14,6 +14,7 @@ use server_core::{
         EndedRequest, Marks, RequestEvents, RequestRecord, ResponseMarks, ResponseOutcome, Ticket, hand_over,
     },
     error::Error,
+    footprint::Footprint,
     responder::{Reply, Responder},
     sequence::SlotRef,
     stats::{FailureReason, ModelCounters, ModelSnapshot},
@@ -60,6 +61,17 @@ impl ModelStats {
     /// The versions that this one has replaced.
     pub(crate) fn replaced(&self) -> &Replaced {
         &self.replaced
+    }
+
+    /// Executions so far.
+    pub(crate) fn executions(&self) -> u64 {
+        self.counters.lock().executions()
+    }
+
+    /// What the count of a request touches.
+    pub(crate) fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        self.counters.lock().footprint(footprint);
     }
 
     /// The load took so long.

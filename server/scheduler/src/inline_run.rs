@@ -20,11 +20,15 @@ pub struct InlineRun {
 }
 
 impl Scheduler {
-    /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on.
-    pub fn return_instance(&self, instance: usize) {
+    /// Takes an instance back after an inline run. If requests came meanwhile, or the end, its own thread goes on; but where the
+    /// caller `goes_on` and what came may run inline as well, the next of it is the caller's.
+    pub fn return_instance(&self, instance: usize, goes_on: bool, removed: &mut Removed) -> Option<InlineRun> {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.end_execution(instance, now);
+        if goes_on && let Some(batch) = self.take_next_inline(&mut state, instance, now, removed) {
+            return Some(InlineRun { instance, batch, now });
+        }
         let slot = &mut state.slots[instance];
         slot.is_inline = false;
         let (waker, is_waiting, is_retiring) = (slot.waker.clone(), slot.is_waiting, slot.is_retiring);
@@ -40,6 +44,36 @@ impl Scheduler {
             waker.notify_one();
         } else {
             state.idle.push(instance);
+        }
+        None
+    }
+
+    /// Takes the next request for an instance that was run inline, if all that wait may be: one more of them is run in less time than
+    /// a thread is woken in.
+    fn take_next_inline(
+        &self,
+        state: &mut State,
+        instance: usize,
+        now: Instant,
+        removed: &mut Removed,
+    ) -> Option<Vec<Pending>> {
+        let is_one = state.policy.len() == 1 || state.policy.runs_one_by_one();
+        let slot = &state.slots[instance];
+        if !state.waits_quick || !is_one || state.is_closed || slot.is_retiring || !slot.is_waiting {
+            return None;
+        }
+        if state.waking.is_some() || state.timed.is_some() || !state.policy.waits_for(instance) {
+            return None;
+        }
+        let mut batch = Vec::with_capacity(1);
+        match self.decide(state, instance, now, &mut batch, removed) {
+            Decision::Run(_) => {
+                state.count_turn(instance);
+                state.begin_execution(instance, now);
+                Some(batch)
+            }
+            // its thread asks again
+            Decision::WaitUntil(_) | Decision::WaitHereUntil(_) | Decision::AskAgain(_) | Decision::Idle => None,
         }
     }
 

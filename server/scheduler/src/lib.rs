@@ -27,6 +27,7 @@ use server_core::{
         queue::Removal,
     },
     error::Error,
+    footprint::Footprint,
     load::LoadSnapshot,
     rate_limit::Shares,
     sequence::SlotRef,
@@ -58,7 +59,8 @@ pub enum Submitted {
         /// `None`: for as long as it takes.
         deadline: Option<Instant>,
     },
-    /// It is alone and an idle instance is the caller's, who runs it and then calls [`Scheduler::return_instance`].
+    /// It is alone and an idle instance is the caller's, who runs it and then calls [`Scheduler::return_instance`], and runs what that
+    /// gives.
     Inline(InlineRun),
 }
 
@@ -106,6 +108,8 @@ struct State {
     /// The instance that was woken and has not looked yet: it passes on what it leaves.
     waking: Option<usize>,
     is_closed: bool,
+    /// Each of those that wait was expected to run at once when it came.
+    waits_quick: bool,
     /// Requests let in so far.
     admitted: u64,
     next_ticket: u64,
@@ -162,6 +166,7 @@ impl Scheduler {
             timed: None,
             waking: None,
             is_closed: false,
+            waits_quick: false,
             admitted: 0,
             next_ticket: 0,
             lateness: Duration::ZERO,
@@ -273,6 +278,7 @@ impl Scheduler {
         })?;
         *warning = noticed;
         state.admitted += 1;
+        state.waits_quick = may_run_inline && (state.waits_quick || state.policy.len() == 1);
         if may_run_inline && let Some(run) = self.take_for_inline_run(&mut state, wake, now, removed) {
             return Ok(Submitted::Inline(run));
         }
@@ -294,6 +300,7 @@ impl Scheduler {
     pub fn put_back(&self, pending: Pending, now: Instant) -> Result<(), Box<Pending>> {
         let mut state = self.state.lock();
         let wake = state.policy.put_back(pending, now).map_err(Box::new)?;
+        state.waits_quick = false; // nobody has looked at it again
         self.wake(state, wake);
         Ok(())
     }
@@ -471,6 +478,18 @@ impl Scheduler {
     /// Requests that wait.
     pub fn pending(&self) -> usize {
         self.state.lock().policy.len()
+    }
+
+    /// What a request touches that runs at once.
+    pub fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        let state = self.state.lock();
+        state.policy.footprint(footprint);
+        if let Some(slot) = state.slots.first() {
+            footprint.add(slot);
+            footprint.add(&*slot.waker);
+        }
+        footprint.add(&*state.idle);
     }
 
     /// How long requests wait, and how much the instances execute.

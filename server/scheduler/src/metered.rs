@@ -9,6 +9,7 @@ use server_core::{
         policy::{Decision, Policy, Pushed, Rejected, Wake},
         queue::Removal,
     },
+    footprint::Footprint,
     load::{LoadAccount, LoadSnapshot},
     sequence::SlotRef,
 };
@@ -28,6 +29,14 @@ impl MeteredPolicy {
 
     pub(super) fn is_needed(&self, instance: usize) -> bool {
         self.policy.is_needed(instance)
+    }
+
+    pub(super) fn footprint(&self, footprint: &mut Footprint) {
+        self.policy.footprint(footprint);
+    }
+
+    pub(super) fn runs_one_by_one(&self) -> bool {
+        self.policy.runs_one_by_one()
     }
 
     pub(super) fn waits_for(&self, instance: usize) -> bool {

@@ -101,8 +101,11 @@ impl Model {
         match self.scheduler.submit(pending, 0, None, may_run_inline, &mut removed) {
             Ok(Submitted::Queued { .. }) => {}
             Ok(Submitted::Inline(run)) => {
-                answer(run.batch, run.now);
-                self.scheduler.return_instance(run.instance);
+                let mut next = Some(run);
+                while let Some(run) = next {
+                    answer(run.batch, run.now);
+                    next = self.scheduler.return_instance(run.instance, /* goes_on */ true, &mut removed);
+                }
             }
             Err(refused) => {
                 let (pending, refusal) = *refused;

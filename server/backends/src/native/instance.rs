@@ -11,6 +11,7 @@ use server_core::{
     batch::{Batch, Pending},
     completion::Marks,
     error::{Error, Result},
+    footprint::Footprint,
     responder::Reply,
     response::Outputs,
 };
@@ -133,6 +134,13 @@ impl<R: Runner> BatchInstance<R> {
 }
 
 impl<R: Runner> Instance for BatchInstance<R> {
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        footprint.add(&*self.tensors.inputs);
+        footprint.add(&*self.tensors.outputs);
+        footprint.add(&*self.packed);
+    }
+
     fn execute(&mut self, batch: Batch) {
         let mut moments = Moments::default();
         let mut replies = Vec::with_capacity(batch.pending().len());

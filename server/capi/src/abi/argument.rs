@@ -42,6 +42,13 @@ impl<T> Out<T> {
     pub(crate) fn set_if_wanted(self, value: T) {
         let _ = self.set(value); // null
     }
+
+    /// The same for what has to be found first.
+    pub(crate) fn set_if_wanted_with(self, find: impl FnOnce() -> T) {
+        if !self.0.is_null() {
+            self.set_if_wanted(find());
+        }
+    }
 }
 
 /// Where values are read, as many as another argument says.

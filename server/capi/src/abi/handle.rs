@@ -3,12 +3,15 @@
 //!
 //! An object may have parts ([`Handle::part`]), as a request has inputs: their handles are the object's with a number in it, and
 //! end with it.
+//!
+//! A call of a library looks at an object ([`Held`]) without a lock, and at most for as long as it lasts.
 
 use std::{
     collections::VecDeque,
     ffi::c_void,
     fmt,
     marker::PhantomData,
+    ops::Deref,
     ptr,
     sync::{Arc, OnceLock},
 };
@@ -16,7 +19,10 @@ use std::{
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
-use super::{Out, misuse};
+use super::{
+    Out, misuse,
+    slot::{Slot, Taken, USE_BITS},
+};
 
 /// A kind of object that libraries hold handles of.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
@@ -44,7 +50,6 @@ macro_rules! objects {
 pub(crate) use objects;
 
 const PLACE_BITS: u32 = 22;
-const USE_BITS: u32 = 22;
 const PART_BITS: u32 = 14;
 
 /// Places of the first chunk; each further one has twice as many, so that a table of few objects is small.
@@ -123,7 +128,7 @@ impl<T: Object> Handle<T> {
     /// The object.
     ///
     /// Errors: `InvalidArgument` if the handle is null, was deleted, or is of something else.
-    pub(crate) fn get(self) -> Result<Arc<T>> {
+    pub(crate) fn get(self) -> Result<Held<T>> {
         if self.part_number() != 0 {
             return Err(invalid(self, T::NAME));
         }
@@ -172,7 +177,7 @@ impl<T: Object, P: Part> Handle<T, P> {
     /// The object, and which part of it is meant.
     ///
     /// Errors: as those of [`Handle::get`].
-    pub(crate) fn part_of(self) -> Result<(Arc<T>, usize)> {
+    pub(crate) fn part_of(self) -> Result<(Held<T>, usize)> {
         let number = self.bits() & ((1 << PART_BITS) - 1);
         let object = T::table().get(Handle::of_bits(self.bits() - number));
         match (number.checked_sub(1), object) {
@@ -192,16 +197,50 @@ fn invalid<T, P>(handle: Handle<T, P>, name: &str) -> Error {
     ))
 }
 
-struct Slot<T> {
-    state: Mutex<State<T>>,
+/// An object that a call looks at. Its handle may end meanwhile; the object stays.
+pub(crate) struct Held<T: Object> {
+    table: &'static Table<T>,
+    slot: &'static Slot<Arc<T>>,
+    place: u32,
 }
 
-struct State<T> {
-    uses: u32,
-    object: Option<Arc<T>>,
+impl<T: Object> Held<T> {
+    /// The object, for longer.
+    pub(crate) fn share(&self) -> Arc<T> {
+        self.object().clone()
+    }
+
+    #[allow(unsafe_code)]
+    fn object(&self) -> &Arc<T> {
+        // SAFETY: this is made where the slot says that the object is there, and leaves it when it is dropped.
+        unsafe { self.slot.object() }
+    }
 }
 
-type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
+impl<T: Object> fmt::Debug for Held<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::NAME)
+    }
+}
+
+impl<T: Object> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.object()
+    }
+}
+
+impl<T: Object> Drop for Held<T> {
+    fn drop(&mut self) {
+        if let Some(object) = self.slot.leave() {
+            self.table.give_up(self.place);
+            drop(object);
+        }
+    }
+}
+
+type Chunk<T> = OnceLock<Box<[Slot<Arc<T>>]>>;
 
 /// All objects of one kind. Memory for handles is never given back, and used again.
 pub(crate) struct Table<T: 'static> {
@@ -249,10 +288,11 @@ impl<T: Object> Table<T> {
                 }
             }
         };
-        let mut state = self.slot(place).state.lock();
-        state.object = Some(object);
+        // SAFETY: the place is in no list any more, so it is free and nobody else's.
+        #[allow(unsafe_code)]
+        let number = unsafe { self.slot(place).put(object) };
         let bits = u64::from(self.kind) << (PLACE_BITS + USE_BITS + PART_BITS)
-            | u64::from(state.uses) << (PLACE_BITS + PART_BITS)
+            | u64::from(number) << (PLACE_BITS + PART_BITS)
             | u64::from(place) << PART_BITS;
         Handle::of_bits(bits)
     }
@@ -262,44 +302,48 @@ impl<T: Object> Table<T> {
         loop {
             let place = places.oldest;
             places.oldest = (place + 1) % places.next;
-            let mut state = self.slot(place).state.lock();
-            if let Some(object) = state.object.take() {
-                state.uses = (state.uses + 1) % (1 << USE_BITS);
-                return (place, object);
-            } // else somebody is about to give it up, or to use it
+            match self.slot(place).take_any() {
+                Some(Taken { object, is_free: true }) => return (place, object),
+                Some(_) => {} // whoever looks at it gives the place up
+                None => {}    // somebody is about to give it up, or to use it
+            }
         }
     }
 
-    fn get(&self, handle: Handle<T>) -> Result<Arc<T>> {
+    fn get(&'static self, handle: Handle<T>) -> Result<Held<T>> {
         let slot = self.slot_of(handle).ok_or_else(|| invalid(handle, T::NAME))?;
-        let state = slot.state.lock();
-        let object = state.object.as_ref().filter(|_| state.uses == uses(handle)).cloned();
-        object.ok_or_else(|| invalid(handle, T::NAME))
+        let place = place(handle);
+        if slot.look(uses(handle)) {
+            return Ok(Held { table: self, slot, place });
+        }
+        if let Some(object) = slot.leave() {
+            self.give_up(place);
+            drop(object);
+        }
+        Err(invalid(handle, T::NAME))
     }
 
     fn remove(&self, handle: Handle<T>) -> Result<Arc<T>> {
-        let slot = self.slot_of(handle).ok_or_else(|| invalid(handle, T::NAME))?;
-        let object = {
-            let mut state = slot.state.lock();
-            if state.uses != uses(handle) || handle.part_number() != 0 {
-                return Err(invalid(handle, T::NAME));
-            }
-            let object = state.object.take().ok_or_else(|| invalid(handle, T::NAME))?;
-            state.uses = (state.uses + 1) % (1 << USE_BITS);
-            object
-        };
-        self.places.lock().free.push_back(place(handle));
-        Ok(object)
+        let slot = self.slot_of(handle).filter(|_| handle.part_number() == 0);
+        let taken = slot.and_then(|slot| slot.take(uses(handle))).ok_or_else(|| invalid(handle, T::NAME))?;
+        if taken.is_free {
+            self.give_up(place(handle));
+        }
+        Ok(taken.object)
     }
 
-    fn slot(&self, place: u32) -> &Slot<T> {
+    /// The place is free.
+    fn give_up(&self, place: u32) {
+        self.places.lock().free.push_back(place);
+    }
+
+    fn slot(&self, place: u32) -> &Slot<Arc<T>> {
         let (chunk, within) = chunk_of(place);
-        let empty = || Slot { state: Mutex::new(State { uses: 0, object: None }) };
-        &self.chunks[chunk].get_or_init(|| (0..CHUNK << chunk).map(|_| empty()).collect())[within]
+        &self.chunks[chunk].get_or_init(|| (0..CHUNK << chunk).map(|_| Slot::new()).collect())[within]
     }
 
     /// The place that a handle names, if it can be one of this table.
-    fn slot_of(&self, handle: Handle<T>) -> Option<&Slot<T>> {
+    fn slot_of(&self, handle: Handle<T>) -> Option<&Slot<Arc<T>>> {
         let kind = handle.bits() >> (PLACE_BITS + USE_BITS + PART_BITS);
         let (chunk, within) = chunk_of(place(handle));
         let chunk = self.chunks.get(chunk)?.get().filter(|_| kind == u64::from(self.kind))?;
@@ -414,6 +458,22 @@ mod tests {
         refused(TABLE.remove(first), "or is a handle of something else");
         assert_eq!(TABLE.remove(last).unwrap().0, 3 * MOST_LEFT as u32 - 1);
         assert_eq!(TABLE.places.lock().next as usize, MOST_LEFT);
+    }
+
+    #[test]
+    fn an_object_stays_for_whoever_looks_at_it_and_its_place_is_used_again_after_that() {
+        static TABLE: Table<Thing> = Table::new(61);
+        let object = Arc::new(Thing(5));
+        let handle = TABLE.insert(object.clone());
+        let (one, other) = (TABLE.get(handle).unwrap(), TABLE.get(handle).unwrap());
+        assert_eq!(TABLE.remove(handle).unwrap().0, 5);
+        refused(TABLE.get(handle).map(|_| ()), "or is a handle of something else");
+        refused(TABLE.remove(handle), "or is a handle of something else");
+        drop(one);
+        assert_eq!((other.0, Arc::strong_count(&object)), (5, 2));
+        assert!(TABLE.places.lock().free.is_empty());
+        drop(other);
+        assert_eq!((Arc::strong_count(&object), &TABLE.places.lock().free), (1, &VecDeque::from([0])));
     }
 
     #[test]

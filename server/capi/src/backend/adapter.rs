@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::Instant,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -13,7 +12,6 @@ use server_core::{
     batch::{Batch, Pending},
     batching::strategy::BatchStrategy,
     caller::Caller,
-    completion::Marks,
     config::{self, InstanceKind, Machine, ModelConfig, ModelInstanceGroup},
     error::{Error, Result},
 };
@@ -337,7 +335,7 @@ impl Instance for LibraryInstance {
             let _asks = asking::begin(&self.model, &self.health, parent);
             self.made.shared.library.execute(self.made.handle, &mut lent)
         };
-        executions.end(rows, &Marks::at(start, Instant::now()));
+        executions.end(rows);
         if let Err(error) = result {
             fail(&handles, &error);
         }

@@ -259,13 +259,13 @@ impl Drop for Answering {
     /// Counts what was answered and not reported. What was not answered is counted and answered as the completion is dropped.
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        let now = self.reporter.now();
+        let marks = || Marks::at(self.start, self.reporter.now());
         match (state.outcome, state.is_counted) {
-            (Some(outcome), false) => self.reporter.ended(outcome, &Marks::at(self.start, now)),
+            (Some(outcome), false) => self.reporter.ended(outcome, &marks()),
             (None, true) => {
                 if let Some(completion) = &mut state.completion {
                     let error = Error::internal("the request was dropped without a response");
-                    completion.finish_unreported(Some(Err(error)), &Marks::at(self.start, now));
+                    completion.finish_unreported(Some(Err(error)), &marks());
                 }
             }
             (Some(_), true) | (None, false) => {}

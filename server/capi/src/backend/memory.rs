@@ -25,10 +25,16 @@ impl Part for MemoryManager {
 /// What memory is aligned to, in bytes: a line of the cache, as vector instructions like it.
 const ALIGNMENT: usize = 64;
 
+/// Blocks up to that size are taken from the allocator as they are and zeroed here: it has such memory at hand, and looks longer for
+/// memory that is aligned or zeroed. The system's pages, of which larger blocks are made, are zero.
+const SMALL: usize = 16 << 10;
+
 /// Memory of the host that a library may write to, zeroed at first.
 pub(crate) struct Block {
     address: NonNull<u8>,
     byte_size: usize,
+    /// What was allocated, around the block.
+    allocation: NonNull<u8>,
 }
 
 // SAFETY: it is the only owner of its memory; what a library writes there from its threads, it has to put in order itself.
@@ -47,12 +53,24 @@ impl Block {
         let error = || Error::unavailable(format!("unable to allocate {byte_size} bytes of CPU memory"));
         let byte_size = usize::try_from(byte_size).map_err(|_| error())?;
         if byte_size == 0 {
-            return Ok(Self { address: NonNull::dangling(), byte_size });
+            return Ok(Self { address: NonNull::dangling(), byte_size, allocation: NonNull::dangling() });
         }
-        let layout = Layout::from_size_align(byte_size, ALIGNMENT).map_err(|_| error())?;
+        let layout = layout_around(byte_size).ok_or_else(error)?;
+        if byte_size > SMALL {
+            // SAFETY: the size is not 0.
+            let address = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(error)?;
+            return Ok(Self { address, byte_size, allocation: address });
+        }
         // SAFETY: the size is not 0.
-        let address = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(error)?;
-        Ok(Self { address, byte_size })
+        let allocation = NonNull::new(unsafe { alloc::alloc(layout) }).ok_or_else(error)?;
+        let skipped = allocation.addr().get().wrapping_neg() % ALIGNMENT;
+        // SAFETY: the layout has as many bytes more than the block as may be skipped, so all of the block lies in it.
+        let address = unsafe {
+            let address = allocation.add(skipped);
+            address.write_bytes(0, byte_size);
+            address
+        };
+        Ok(Self { address, byte_size, allocation })
     }
 
     /// Where it begins; null if it is empty.
@@ -71,6 +89,14 @@ impl Block {
     }
 }
 
+/// What is allocated for a block of so many bytes; nothing if no memory has so many.
+fn layout_around(byte_size: usize) -> Option<Layout> {
+    if byte_size > SMALL {
+        return Layout::from_size_align(byte_size, ALIGNMENT).ok();
+    }
+    Layout::from_size_align(byte_size + ALIGNMENT - 1, 1).ok()
+}
+
 impl AsRef<[u8]> for Block {
     #[allow(unsafe_code)]
     fn as_ref(&self) -> &[u8] {
@@ -82,9 +108,9 @@ impl AsRef<[u8]> for Block {
 impl Drop for Block {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        if let (1.., Ok(layout)) = (self.byte_size, Layout::from_size_align(self.byte_size, ALIGNMENT)) {
+        if let (1.., Some(layout)) = (self.byte_size, layout_around(self.byte_size)) {
             // SAFETY: it was allocated with this layout, and nobody has it any more.
-            unsafe { alloc::dealloc(self.address.as_ptr(), layout) };
+            unsafe { alloc::dealloc(self.allocation.as_ptr(), layout) };
         }
     }
 }
@@ -139,5 +165,28 @@ exports! {
             return Err(Error::invalid_argument(text));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_every_size_are_aligned_zeroed_and_their_own() {
+        for size in [0, 1, 63, 64, 65, 1000, SMALL - 1, SMALL, SMALL + 1, 1 << 20] {
+            let mut blocks: Vec<_> = (0..3).map(|_| Block::new(size as u64).unwrap()).collect();
+            for block in &mut blocks {
+                assert_eq!((block.len(), block.address().addr() % ALIGNMENT), (size, 0), "{size}");
+                assert!(block.as_ref().iter().all(|&byte| byte == 0), "{size}");
+                // SAFETY: so many bytes lie there.
+                #[allow(unsafe_code)]
+                unsafe {
+                    block.address().cast::<u8>().write_bytes(1, size);
+                }
+            }
+            assert!(blocks.into_iter().all(|block| block.into_bytes().iter().all(|&byte| byte == 1)), "{size}");
+        }
+        assert!(Block::new(u64::MAX).is_err());
     }
 }

@@ -15,6 +15,7 @@ use server_core::{
     backend::{Device, MemoryUse, ModelSource},
     config::{self, Machine, ModelConfig, SchedulingChoice, from_json, to_json},
     error::{Error, Result},
+    tensor::Name,
 };
 
 use super::object::Backend;
@@ -50,23 +51,33 @@ pub(crate) struct Model {
     state: AtomicPtr<c_void>,
     memory: Mutex<Vec<MemoryUse>>,
     /// Names that are not in the configuration as it is served.
-    names: Mutex<Names>,
+    names: Mutex<HashMap<Box<str>, CString>>,
 }
 
-/// Names of tensors for C.
-type Names = HashMap<Box<str>, CString>;
-
-/// The configuration as it is served, and the names of the tensors in it.
+/// The configuration as it is served, and the names of the tensors in it, sorted.
 struct Served {
     config: Arc<ModelConfig>,
-    names: Names,
+    names: Box<[TensorName]>,
+}
+
+/// The name of a tensor, for both sides.
+struct TensorName {
+    name: Name,
+    text: CString,
 }
 
 impl Served {
     fn of(config: Arc<ModelConfig>) -> Self {
         let names = config.input.iter().map(|input| &input.name).chain(config.output.iter().map(|output| &output.name));
-        let names = names.map(|name| (name.as_str().into(), text(name))).collect();
-        Self { config, names }
+        let mut names: Vec<_> = names.map(|name| TensorName { name: name.as_str().into(), text: text(name) }).collect();
+        names.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        names.dedup_by(|one, other| one.name == other.name);
+        Self { config, names: names.into() }
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorName> {
+        let at = self.names.binary_search_by(|known| (*known.name).cmp(name)).ok()?;
+        self.names.get(at)
     }
 }
 
@@ -135,14 +146,20 @@ impl Model {
 
     /// A name of a tensor for C, which lives as long as the model. Names are those of the configuration, so they are few.
     pub(crate) fn name_of(&self, name: &str) -> Text {
-        if let Some(known) = self.served.get().and_then(|served| served.names.get(name)) {
-            return Text::of(known);
+        if let Some(known) = self.served.get().and_then(|served| served.find(name)) {
+            return Text::of(&known.text);
         }
         let mut names = self.names.lock();
         if let Some(known) = names.get(name) {
             return Text::of(known); // its bytes stay where they are, wherever the table puts it
         }
         Text::of(names.entry(name.into()).or_insert_with(|| text(name)))
+    }
+
+    /// The same name for the server: that of the configuration where it is in it, and else a new one.
+    pub(crate) fn shared_name(&self, name: &str) -> Name {
+        let known = self.served.get().and_then(|served| served.find(name));
+        known.map_or_else(|| name.into(), |known| known.name.clone())
     }
 
     /// Takes what the library has completed: what only it knows, and no more.

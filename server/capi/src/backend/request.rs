@@ -147,7 +147,7 @@ fn properties(
 ) -> Result<()> {
     let (request, index) = input.part_of()?;
     let tensor = request.input(index as u32)?;
-    name.set_if_wanted(request.answering.model.name_of(&tensor.name));
+    name.set_if_wanted_with(|| request.answering.model.name_of(&tensor.name));
     data_type.set_if_wanted(DataType::of(tensor.data_type));
     shape.set_if_wanted(tensor.shape.as_ptr());
     dims_count.set_if_wanted(tensor.shape.len() as u32);

@@ -13,6 +13,7 @@ use server_core::{
     response::Outputs,
     tensor::{DataType as CoreDataType, Name, Shape, Tensor, byte_count, shape_text},
 };
+use smallvec::SmallVec;
 
 use super::{answering::Answering, memory::Block, request::Request};
 use crate::abi::{
@@ -42,15 +43,17 @@ pub(crate) struct Response {
 
 #[derive(Default)]
 struct Content {
-    outputs: Vec<MadeOutput>,
+    outputs: Made,
     parameters: Parameters,
 }
+
+/// Outputs that are being made, each in a place of its own: libraries look at their shapes while others are added.
+type Made = SmallVec<[Box<MadeOutput>; 4]>;
 
 struct MadeOutput {
     name: Name,
     data_type: CoreDataType,
-    /// In a place of its own: libraries look at it while other outputs are added.
-    shape: Box<[i64]>,
+    shape: Shape,
     block: Option<Block>,
     /// What the library was given to look at: gone with the response.
     attributes: Option<Handle<BufferAttributes>>,
@@ -85,8 +88,8 @@ impl Response {
         if content.outputs.iter().any(|output| *output.name == *name) {
             return Err(Error::invalid_argument(format!("the response has output '{name}' already")));
         }
-        let made = MadeOutput { name: name.into(), data_type, shape, block: None, attributes: None };
-        content.outputs.push(made);
+        let name = self.answering.model.shared_name(name);
+        content.outputs.push(Box::new(MadeOutput { name, data_type, shape, block: None, attributes: None }));
         Ok(content.outputs.len() - 1)
     }
 
@@ -115,7 +118,7 @@ impl Response {
             outputs.tensors.push(Tensor {
                 name: output.name.clone(),
                 data_type: output.data_type,
-                shape: Shape::from_slice(&output.shape),
+                shape: output.shape.clone(),
                 data: block.map(|block| Buffer::unique(block.into_bytes())).unwrap_or_default(),
             });
         }
@@ -137,7 +140,7 @@ impl Response {
 /// The shape of an output that a library gives with its own: one with `reshape` has the extents of the configuration.
 ///
 /// Errors: the model has no output of that name.
-fn shape_of(config: &ModelConfig, name: &str, shape: &[i64]) -> Result<Box<[i64]>> {
+fn shape_of(config: &ModelConfig, name: &str, shape: &[i64]) -> Result<Shape> {
     let known = config.output.iter().find(|output| output.name == name).ok_or_else(|| {
         Error::invalid_argument(format!("unexpected inference output '{name}' for model '{}'", config.name))
     })?;
@@ -180,7 +183,7 @@ fn send(response: Handle<Response>, flags: u32, error: Handle<objects::Error>) -
 
 fn output_of(
     response: Handle<Response>,
-    find: impl FnOnce(&[MadeOutput]) -> Result<usize>,
+    find: impl FnOnce(&Made) -> Result<usize>,
     name: Out<Text>,
     data_type: Out<DataType>,
     shape: Out<*const i64>,
@@ -189,7 +192,7 @@ fn output_of(
     let response = response.get()?;
     let content = response.content.lock();
     let output = &content.outputs[find(&content.outputs)?];
-    name.set_if_wanted(response.answering.model.name_of(&output.name));
+    name.set_if_wanted_with(|| response.answering.model.name_of(&output.name));
     data_type.set_if_wanted(DataType::of(output.data_type));
     shape.set_if_wanted(output.shape.as_ptr());
     dim_count.set_if_wanted(output.shape.len() as u64);
@@ -326,7 +329,7 @@ exports! {
         dim_count: Out<u64>,
     ) {
         let name = name.get()?;
-        let find = |outputs: &[MadeOutput]| {
+        let find = |outputs: &Made| {
             let found = outputs.iter().position(|output| *output.name == *name);
             found.ok_or_else(|| Error::not_found(format!("the response has no output '{name}'")))
         };
@@ -342,7 +345,7 @@ exports! {
         shape: Out<*const i64>,
         dim_count: Out<u64>,
     ) {
-        let find = |outputs: &[MadeOutput]| {
+        let find = |outputs: &Made| {
             let text = || format!("out of bounds index {index}: response has {} outputs", outputs.len());
             Some(index as usize).filter(|&index| index < outputs.len()).ok_or_else(|| Error::invalid_argument(text()))
         };

@@ -9,7 +9,7 @@ use server_core::{
     error::{Code, Error, Result},
 };
 
-use super::{clock, instance::Instance, request::Request, response::Factory};
+use super::{clock::Moments, instance::Instance, request::Request, response::Factory};
 use crate::abi::{Handle, Out, export::exports, handle::objects, numbers::ErrorCode, objects};
 
 objects! { 11: ResponseStatistics => "TRITONBACKEND_ModelInstanceResponseStatistics" }
@@ -41,15 +41,15 @@ impl Executions {
     }
 
     /// The execution of so many rows that began last has returned: counts it, unless the library has reported it.
-    pub(crate) fn end(&self, rows: u64, marks: &Marks) {
+    pub(crate) fn end(&self, rows: u64) {
         let mut state = self.0.lock();
         state.is_running = false;
         if state.is_reported {
             return;
         }
         state.unreported += 1;
-        if let Some(reporter) = &state.reporter {
-            reporter.executed(rows, marks);
+        if let (Some(reporter), Some(start)) = (&state.reporter, state.start) {
+            reporter.executed(rows, &Marks::at(start, reporter.now()));
         }
     }
 
@@ -79,10 +79,11 @@ struct Times {
 
 impl Times {
     fn marks(&self, earliest: Instant) -> Marks {
-        let start = clock::moment(self.start, earliest);
-        let input_end = clock::moment(self.compute_start, start);
-        let output_start = clock::moment(self.compute_end, input_end);
-        Marks { start, input_end, output_start, end: clock::moment(self.end, output_start) }
+        let moments = Moments::until_now();
+        let start = moments.at(self.start, earliest);
+        let input_end = moments.at(self.compute_start, start);
+        let output_start = moments.at(self.compute_end, input_end);
+        Marks { start, input_end, output_start, end: moments.at(self.end, output_start) }
     }
 }
 
@@ -118,10 +119,11 @@ impl Said {
             None => ResponseOutcome::Success,
         };
         let earliest = factory.answering.reporter().record().received_at;
-        let start = clock::moment(self.start, earliest);
-        let end = clock::moment(self.end, start);
+        let moments = Moments::until_now();
+        let start = moments.at(self.start, earliest);
+        let end = moments.at(self.end, start);
         // an error may have none, and nothing was made of what is empty
-        let output_start = if self.output_start == 0 { end } else { clock::moment(self.output_start, start).min(end) };
+        let output_start = if self.output_start == 0 { end } else { moments.at(self.output_start, start).min(end) };
         factory.answering.report_response(outcome, &ResponseMarks { start, output_start, end });
         Ok(())
     }
@@ -281,7 +283,7 @@ mod tests {
                     begun += 1;
                     executions.begin(Some(completion.reporter()), now);
                 }
-                'e' => executions.end(begun, &Marks::at(now, now)),
+                'e' => executions.end(begun),
                 _ => {
                     reported += 1;
                     executions.report(reported, Times { start: 0, compute_start: 0, compute_end: 0, end: 0 });

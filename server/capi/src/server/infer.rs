@@ -157,8 +157,8 @@ exports! {
         trace: Handle<InferenceTrace>,
     ) {
         let host = server.get()?.host()?;
-        let (handle, request) = (request, request.get()?);
-        let trace = if trace.is_null() { None } else { Some((trace, trace.get()?)) };
+        let (handle, request) = (request, request.get()?.share());
+        let trace = if trace.is_null() { None } else { Some((trace, trace.get()?.share())) };
         let sending = Sending::begin(&request)?;
         let (mut to_send, run, until) = {
             let mut settings = request.settings.lock();

@@ -17,7 +17,7 @@ use super::{
     shapes::SharedShapes,
     strategy::BatchStrategy,
 };
-use crate::{error::Error, sequence::SlotRef};
+use crate::{error::Error, footprint::Footprint, sequence::SlotRef};
 
 /// Which requests run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +169,11 @@ pub trait Policy<T>: Send {
     /// When the request came that has waited longest of those that wait. It may look at every level, sequence and instance.
     fn oldest(&self) -> Option<Instant>;
 
+    /// Whether each execution is of one request.
+    fn runs_one_by_one(&self) -> bool {
+        false
+    }
+
     /// Whether something waits that this instance may run.
     fn waits_for(&self, instance: usize) -> bool {
         let _ = instance;
@@ -227,6 +232,11 @@ pub trait Policy<T>: Send {
         batch: &mut Vec<T>,
         removed: &mut Vec<(T, Removal)>,
     ) -> Decision;
+
+    /// What a request touches that is alone.
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+    }
 }
 
 /// What someone who waits is waiting for: less is not worth waking it.
@@ -315,6 +325,10 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         self.queue.oldest()
     }
 
+    fn runs_one_by_one(&self) -> bool {
+        self.policy == BatchPolicy::Single
+    }
+
     fn push(&mut self, item: T, priority: u64, timeout: Option<Duration>, now: Instant) -> Result<Pushed, Rejected<T>> {
         let closes_batch = self.closes_batch(&item);
         let deadline = self.queue.push(item, priority, timeout, now)?;
@@ -379,6 +393,11 @@ impl<T: Item + Send> Policy<T> for Batcher<T> {
         }
         self.queue.take(count, batch);
         Decision::Run(if self.queue.is_empty() { Wake::Nobody } else { Wake::Any })
+    }
+
+    fn footprint(&self, footprint: &mut Footprint) {
+        footprint.add(self);
+        self.queue.footprint(footprint);
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     levels::{Levels, TimeoutAction},
     shapes::Exceptions,
 };
+use crate::footprint::Footprint;
 
 /// What a queue must know of the things in it.
 pub trait Item {
@@ -243,10 +244,21 @@ impl<T: Item> Queue<T> {
     fn take_first(&mut self) -> Option<T> {
         let (&number, level) = self.levels.iter_mut().find(|(_, level)| level.len() > 0)?;
         let entry = level.main.pop_front().or_else(|| level.delayed.pop_front())?;
+        if level.main.is_empty() {
+            level.main.clear(); // it begins at its front again: requests that are alone all use the same memory
+        }
         if level.len() == 0 && self.levels.len() > KEPT_LEVELS {
             self.levels.remove(&number);
         }
         Some(self.forget(entry, number))
+    }
+
+    /// What a request touches that is alone.
+    pub fn footprint(&self, footprint: &mut Footprint) {
+        if let Some(level) = self.levels.values().next() {
+            footprint.add(level);
+            footprint.add_room(level.main.as_slices().0);
+        }
     }
 
     /// What is left of a request that was taken out.
