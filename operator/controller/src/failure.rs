@@ -47,17 +47,18 @@ pub(crate) fn is_lasting(failing_for: Option<Duration>) -> bool {
 }
 
 /// Says on the status of a server why its reconcile did not come to its end. Where the status cannot be written either, an event says it.
-pub(crate) async fn tell(context: &Context, key: &ServerKey, error: &Error) {
-    let Some(found) = context.watches.server(key) else { return };
-    let DeserializeGuard(Ok(server)) = &*found else { return };
+/// Returns whether the status says it.
+pub(crate) async fn tell(context: &Context, key: &ServerKey, error: &Error) -> bool {
+    let Some(found) = context.watches.server(key) else { return false };
+    let DeserializeGuard(Ok(server)) = &*found else { return false };
     if server.metadata.deletion_timestamp.is_some() {
-        return;
+        return false;
     }
     let before: TritonServerStatus = before(context, key, server, server.status.as_ref());
     let after = status::with_failure(server, &before, &before, &error.to_string(), &now());
     let events = events::of_server(&before, &after);
     match write_status(context, key, server, (&before, &after), false, &events).await {
-        Ok(_) => {}
+        Ok(_) => return true,
         Err(refused @ kube::Error::Api(_)) => {
             tracing::debug!(server = %key, error = %refused, "that its reconcile failed is not on its status");
             let note = one_line(&error.to_string()).into_owned();
@@ -68,6 +69,7 @@ pub(crate) async fn tell(context: &Context, key: &ServerKey, error: &Error) {
             tracing::debug!(server = %key, error = %unreachable, "the API server cannot be told either")
         }
     }
+    false
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ const FOLD: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The same after failures that a status tells of.
+const LONGEST_PAUSE_TOLD: Duration = Duration::from_secs(30);
 /// How long reconciles under way may take to end when the operator ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,6 +62,8 @@ pub(crate) enum Reconciled {
     Done,
     /// It did not come to its end: it is queued again after a pause that grows.
     Failed,
+    /// The same, and the status says why: the pause does not grow for long, so that the status does not say it long after it is over.
+    FailedAndTold,
 }
 
 /// Reconciles of one server that failed, one after the other.
@@ -176,16 +180,20 @@ pub(crate) async fn work<F>(
             Some(ended) = running.join_next_with_id() => {
                 let Some((key, reconciled)) = ended_reconcile(ended, &mut keys) else { continue };
                 busy.remove(&key);
-                if !matches!(reconciled, Reconciled::Failed) {
+                if !matches!(reconciled, Reconciled::Failed | Reconciled::FailedAndTold) {
                     failures.remove(&key);
                 }
                 match reconciled {
                     Reconciled::RequeueAfter(pause) => queue.push_after(key, spread(pause, &jitter)),
                     Reconciled::Done => {}
-                    Reconciled::Failed => {
+                    Reconciled::Failed | Reconciled::FailedAndTold => {
+                        let longest = match reconciled {
+                            Reconciled::FailedAndTold => LONGEST_PAUSE_TOLD,
+                            _ => LONGEST_PAUSE,
+                        };
                         let failures =
                             failures.entry(key.clone()).or_insert_with(|| Failures { count: 0, since: Instant::now() });
-                        let pause = pause_after(failures.count);
+                        let pause = pause_after(failures.count).min(longest);
                         failures.count = failures.count.saturating_add(1);
                         queue.push_after(key, spread(pause, &jitter));
                     }
@@ -367,6 +375,18 @@ mod tests {
             .collect();
         let pauses: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0] - 1).collect();
         assert!(pauses.windows(2).all(|pair| pair[1] >= pair[0]) && pauses[3] >= 8 && pauses[4] >= 40, "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_status_tells_of_is_tried_again_before_long() {
+        for (is_told, longest) in [(false, 300), (true, 30)] {
+            let (_leads, leading) = watch::channel(true);
+            let answer: fn(usize) -> Reconciled =
+                if is_told { |_| Reconciled::FailedAndTold } else { |_| Reconciled::Failed };
+            let times = watched(leading, |queue| queue.push(key("a")), answer, 3600).await;
+            let last = times[times.len() - 1].0 - times[times.len() - 2].0;
+            assert!((longest..=longest * 5 / 4 + 2).contains(&last), "{last} s between {times:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -45,7 +45,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey, failing_for
     context.metrics.queued(context.queue.waiting());
     let _at_work = context.written.at_work(&key);
     let lasts = failure::is_lasting(failing_for);
-    let (error, is_told) = match Box::pin(run_steps(&context, &key, lasts)).await {
+    let (error, mut is_told) = match Box::pin(run_steps(&context, &key, lasts)).await {
         Ok(End::Done(next)) => {
             let elapsed = timer.ended("done");
             tracing::debug!(server = %key, elapsed_ms = elapsed.as_millis(), next_s = next.map(|next| next.as_secs()), "reconciled");
@@ -57,9 +57,9 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: ServerKey, failing_for
     timer.ended("failed");
     tracing::warn!(server = %key, %error, "a reconcile did not come to its end");
     if lasts && !is_told {
-        failure::tell(&context, &key, &error).await;
+        is_told = failure::tell(&context, &key, &error).await;
     }
-    Reconciled::Failed
+    if is_told { Reconciled::FailedAndTold } else { Reconciled::Failed }
 }
 
 /// How the steps ended.

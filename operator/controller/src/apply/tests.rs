@@ -19,6 +19,8 @@ const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/ml/deployments/vision";
 const MANIFEST: &str = "/api/v1/namespaces/ml/configmaps/vision-models";
 const ACCOUNT: &str = "/api/v1/namespaces/ml/serviceaccounts/vision";
 const SERVICE: &str = "/api/v1/namespaces/ml/services/vision";
+/// The event that was written last.
+const EVENT: &str = "/apis/events.k8s.io/v1/namespaces/ml/events";
 const BUDGET: &str = "/apis/policy/v1/namespaces/ml/poddisruptionbudgets/vision";
 
 #[derive(Debug, Default)]
@@ -101,7 +103,10 @@ impl ApiServer {
                 kept.objects.insert(path.to_owned(), object.clone());
                 (200, object)
             }
-            _ => (201, body.clone()),
+            _ => {
+                kept.objects.insert(path.to_owned(), body.clone());
+                (201, body.clone())
+            }
         }
     }
 
@@ -153,7 +158,7 @@ impl Setup {
         let came = reconcile(Arc::clone(&self.context), key, failing_for.map(Duration::from_secs)).await;
         self.context.events.flush().await;
         let writes = self.api.take_writes().into_iter().filter(|write| !write.contains("/events"));
-        (writes.collect(), matches!(came, Reconciled::Failed))
+        (writes.collect(), matches!(came, Reconciled::Failed | Reconciled::FailedAndTold))
     }
 }
 
@@ -244,6 +249,10 @@ async fn check_told(method: &'static str, path: &str, words: &str) {
         assert_eq!(condition["reason"], RECONCILE_FAILED, "{condition}");
         let message = format!("{words}: failed calling webhook \"policy.example\"");
         assert_eq!(condition["message"], message);
+        assert_eq!(
+            (&setup.api.get(EVENT)["reason"], &setup.api.get(EVENT)["note"]),
+            (&json!(RECONCILE_FAILED), &json!(message))
+        );
     }
     let (writes, failed) = setup.reconcile(Some(3)).await;
     assert!(failed && !wrote(&writes, &status), "the same failure is written once: {writes:?}");
@@ -266,6 +275,19 @@ async fn what_cannot_be_read_is_told_of() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_of_an_object_beside_the_pods_is_told_of() {
     check_told("GET", SERVICE, "reading Service vision").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_tells_of_a_status_that_cannot_be_written() {
+    let status = format!("{SERVER}/status");
+    let setup = Setup::new(|api| api.refuse("PATCH", &status, 422, "status.pods: Invalid value")).await;
+    setup.reconcile(None).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert!(setup.reconcile(None).await.1);
+    assert_ne!(setup.api.get(EVENT)["reason"], RECONCILE_FAILED, "the first failure may be over soon");
+    assert!(setup.reconcile(Some(1)).await.1);
+    assert_eq!(setup.api.get(EVENT)["reason"], RECONCILE_FAILED);
+    assert_eq!(setup.api.get(EVENT)["note"], "writing the status: status.pods: Invalid value");
 }
 
 #[tokio::test(start_paused = true)]
