@@ -47,7 +47,7 @@ impl Choice {
             }
             (Switch::Always, Availability::Denied) => {
                 format!(
-                    "the operator has no right to watch {}.{} (give it the rights of its chart",
+                    "the operator has no right to watch {}.{} (set rbac.create among the values of its chart",
                     resource.plural, resource.group
                 )
             }
@@ -98,8 +98,8 @@ mod tests {
             Switch::Always,
             Some(Availability::Denied),
             Err(
-                "no ServiceMonitor is made: the operator has no right to watch servicemonitors.monitoring.coreos.com (give it \
-                 the rights of its chart, or set spec.x to Auto)",
+                "no ServiceMonitor is made: the operator has no right to watch servicemonitors.monitoring.coreos.com (set \
+                 rbac.create among the values of its chart, or set spec.x to Auto)",
             ),
         );
     }

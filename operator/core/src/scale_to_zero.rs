@@ -65,7 +65,7 @@ pub fn rest(spec: &TritonServerSpec, has_activators: bool) -> Rest {
     };
     if !has_activators {
         return impossible(
-            "no activator is there to hold the first request (install the operator with activator.enabled, or set \
+            "no activator is there to hold the first request (set activator.enabled among the values of the operator's chart, or set \
              spec.autoscaling.engine to KEDA)",
         );
     }

@@ -219,7 +219,7 @@ fn optional(server: &TritonServer, autoscale: Option<&Autoscale>, observed: &Obs
             add(Kind::ScaledObject, Switch::Always, "set spec.autoscaling.engine to Operator");
         } else {
             choice.remarks.push(
-                "no ScaledObject is made: the operator does not answer KEDA (install it with its external scaler switched on, or \
+                "no ScaledObject is made: the operator does not answer KEDA (set externalScaler.enabled among the values of its chart, or \
                  name a Prometheus in spec.autoscaling.prometheus)"
                     .to_owned(),
             );

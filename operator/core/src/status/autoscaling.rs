@@ -127,8 +127,8 @@ pub(super) fn is_awaited(claim: &Claim) -> bool {
 fn cure(reason: &str, engine: AutoscalingEngine) -> &'static str {
     match (reason, engine) {
         ("FailedGetPodsMetric", AutoscalingEngine::Operator) => {
-            "no pod has been measured twice yet; or custom.metrics.k8s.io is not served by the operator: install it with its \
-             metrics API switched on, or set spec.autoscaling.engine to PrometheusAdapter or KEDA"
+            "no pod has been measured twice yet; or custom.metrics.k8s.io is not served by the operator: set metricsApi.enabled \
+             among the values of its chart, or set spec.autoscaling.engine to PrometheusAdapter or KEDA"
         }
         ("FailedGetPodsMetric", AutoscalingEngine::PrometheusAdapter) => {
             "no pod has been measured yet; or prometheus-adapter lacks the rules of deploy/observability/prometheus-adapter.yaml, or \

@@ -59,7 +59,12 @@ fn an_autoscaler_that_cannot_measure_says_why_and_what_helps() {
         all
     };
     let no_metric = ("ScalingActive", "False", "FailedGetPodsMetric", "no metrics returned from custom metrics API");
-    check_autoscaling("Operator", &broken(1, no_metric), "False/FailedGetPodsMetric", "metrics API switched on");
+    check_autoscaling(
+        "Operator",
+        &broken(1, no_metric),
+        "False/FailedGetPodsMetric",
+        "metricsApi.enabled among the values of its chart",
+    );
     check_autoscaling("Operator", &broken(1, no_metric), "False/FailedGetPodsMetric", "no metrics returned");
     check_autoscaling(
         "PrometheusAdapter",
@@ -107,8 +112,14 @@ fn nobody_is_warned_of_a_metric_that_could_not_be_measured_yet() {
     };
     check("Operator", &[None], 59, "Unknown/NotMeasuredYet", "no replica is ready");
     check("Operator", &[Some(10)], 39, "Unknown/NotMeasuredYet", "within 30 s");
-    check("Operator", &[Some(10)], 40, "False/FailedGetPodsMetric", "metrics API switched on");
-    check("Operator", &[None, Some(10), Some(38)], 40, "False/FailedGetPodsMetric", "metrics API switched on");
+    check("Operator", &[Some(10)], 40, "False/FailedGetPodsMetric", "metricsApi.enabled among the values of its chart");
+    check(
+        "Operator",
+        &[None, Some(10), Some(38)],
+        40,
+        "False/FailedGetPodsMetric",
+        "metricsApi.enabled among the values of its chart",
+    );
     check("PrometheusAdapter", &[Some(0)], 59, "Unknown/NotMeasuredYet", "within 120 s");
 }
 
