@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kube import ECHO, OPERATOR, SERVER, Audit, until
+from kube import ECHO, OPERATOR, SERVER, Audit, kubectl, until
 
 TWO = SERVER.replace("replicas: 1", "replicas: 2")
 
@@ -72,6 +72,46 @@ def test_what_is_deleted_by_hand_comes_back(namespace, what):
     until(lambda: namespace.get(what)["metadata"]["uid"] != uid, f"{what} to come back")
     namespace.wait("tmod/echo")
     until(lambda: namespace.infer() == [1, 2], "answers")
+
+
+def test_an_object_of_somebody_else_keeps_no_other_one_from_being_healed(namespace):
+    settled(namespace, TWO, ECHO)
+    # one that nothing of says that it is the operator's; made anew, it would race with the healing
+    marks = {"ownerReferences": None, "labels": {"app.kubernetes.io/managed-by": None}, "annotations": {"triton-operator.dev/applied-hash": None}}
+    changed(namespace, "service/vision", {"metadata": marks, "spec": {"selector": {"app": "theirs"}}})
+    message = namespace.wait("tsrv/vision", status="False", reason="NameTaken")["message"]
+    assert "Service vision exists" in message
+    changed(namespace, "deployment/vision", {"spec": {"replicas": 1}})
+    until(lambda: namespace.get("deployment/vision")["spec"]["replicas"] == 2, "the replicas to be put back")
+    namespace.kubectl("delete", "poddisruptionbudget/vision")
+    until(lambda: namespace.items("poddisruptionbudgets"), "the budget to come back")
+    assert namespace.get("service/vision")["spec"]["selector"]["app"] == "theirs"
+    namespace.kubectl("delete", "service/vision")
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+
+
+def test_a_webhook_that_does_not_answer_is_told_and_not_any_more_once_it_is_gone(namespace):
+    settled(namespace, SERVER, ECHO)
+    name = f"nobody-{namespace.name}"
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["deployments"]}
+    hook = {
+        "name": "nobody.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 1, "rules": [rule],
+        "clientConfig": {"url": "https://127.0.0.1:1/"}, "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}},
+    }
+    webhook = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": name}, "webhooks": [hook]}
+    kubectl("apply", "-f", "-", stdin=json.dumps(webhook))
+    try:
+        namespace.patch("tsrv/vision", replicas=2)
+        message = namespace.wait("tsrv/vision", status="False", reason="ReconcileFailed", deadline=30)["message"]
+        assert message.startswith("applying Deployment vision: ") and "nobody.example.com" in message
+        assert namespace.condition("tsrv/vision", "Available")["status"] == "True"
+        told = lambda: [it for it in namespace.items("events.events.k8s.io") if it["reason"] == "ReconcileFailed"]
+        until(told, "the event")
+    finally:
+        kubectl("delete", f"validatingwebhookconfiguration/{name}")
+    namespace.wait("tsrv/vision")
+    assert namespace.get("deployment/vision")["spec"]["replicas"] == 2
 
 
 def test_fields_of_others_are_left_alone(namespace):
