@@ -177,7 +177,7 @@ fn rules_and_validation_refuse_the_same() {
 }
 
 #[test]
-fn what_is_passed_on_to_an_autoscaler_has_its_fields() {
+fn what_is_passed_on_to_an_autoscaler_has_its_types() {
     let check = |autoscaling: Value, expect: &[&str]| {
         let server = json!({ "metadata": { "name": "s" }, "spec": { "autoscaling": autoscaling } });
         let problems = validate::server(&serde_json::from_value::<TritonServer>(server).unwrap());
@@ -187,17 +187,20 @@ fn what_is_passed_on_to_an_autoscaler_has_its_fields() {
     let metric = json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } });
     let behavior = json!({ "scaleDown": { "stabilizationWindowSeconds": 60, "policies": [{ "type": "Pods", "value": 1, "periodSeconds": 60 }] } });
     check(json!({ "maxReplicas": 4, "metrics": { "raw": [metric] }, "behavior": behavior }), &[]);
+    // what a later Kubernetes may have is passed on
+    let mut later = metric.clone();
+    later["resource"]["target"]["ofNextYear"] = json!(80);
+    check(json!({ "maxReplicas": 4, "metrics": { "raw": [later] } }), &[]);
     let mut wrong = metric.clone();
-    wrong["resource"]["target"]["averageUtilisation"] = json!(80);
-    wrong["resourse"] = json!({ "name": "cpu" });
-    let path = "spec.autoscaling.metrics.raw[1]";
+    wrong["resource"]["target"]["averageUtilization"] = json!("80%");
+    let path = "spec.autoscaling.metrics.raw";
     check(
-        json!({ "maxReplicas": 4, "metrics": { "raw": [metric, wrong] } }),
+        json!({ "maxReplicas": 4, "metrics": { "raw": [metric, wrong, { "resource": { "name": "cpu" } }] } }),
         &[
             &format!(
-                "{path}.resource.target.averageUtilisation: is no field of a metric of a HorizontalPodAutoscaler (autoscaling/v2)"
+                "{path}[1].resource.target.averageUtilization: has the wrong type: invalid type: string \"80%\", expected i32"
             ),
-            &format!("{path}.resourse: is no field of a metric of a HorizontalPodAutoscaler (autoscaling/v2)"),
+            &format!("{path}[2]: has no type: write Resource, ContainerResource, Pods, Object or External"),
         ],
     );
     let many = json!({ "scaleUp": { "stabilizationWindowSeconds": "many" } });

@@ -401,7 +401,7 @@ mod tests {
             ),
             (
                 "{autoscaling: {maxReplicas: 2, metrics: {raw: [{typo: Resource}]}}}",
-                "spec.autoscaling.metrics.raw[0].typo: is no field of a metric",
+                "spec.autoscaling.metrics.raw[0]: has no type: write",
             ),
         ] {
             let outcome = desire(&texts(&[&SERVER.replace("{}", spec)]), &BTreeMap::new());
