@@ -42,7 +42,7 @@ fn main() {
     let mut served = directory.load(&config("identity", "")).unwrap();
     let events: Arc<Nothing> = Arc::new(Nothing);
     let request = request(&[7; 16]);
-    let mut time = |run: &mut dyn FnMut(Batch)| {
+    let time = |run: &mut dyn FnMut(Batch)| {
         let (begun, mut count) = (Instant::now(), 0_u64);
         while begun.elapsed() < ROUND {
             for _ in 0..100 {

@@ -47,7 +47,7 @@ fn use_of(word: u64) -> u32 {
 
 /// The word of the next use, before it begins.
 fn next_use(word: u64) -> u64 {
-    (u64::from(use_of(word)) + 1) % (1 << USE_BITS) << USE_SHIFT
+    ((u64::from(use_of(word)) + 1) % (1 << USE_BITS)) << USE_SHIFT
 }
 
 impl<T: Clone> Slot<T> {
