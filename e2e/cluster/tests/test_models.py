@@ -73,7 +73,7 @@ def test_a_model_that_exhausts_the_servers_memory_is_given_up_and_the_others_go_
         "apiVersion: triton-operator.dev/v1alpha1\nkind: TritonModel\nmetadata: {name: greedy}\nspec:\n  serverRef: {name: vision}\n  "
         "format: onnx\n  source: {configMap: {name: greedy}}\n  loadPolicy: {retry: {limit: 50, backoff: 1s}}",
     )
-    condition = namespace.wait("tmod/greedy", kind="Stalled", reason="ServerCrashed", deadline=180)
+    condition = namespace.wait("tmod/greedy", kind="Stalled", reason="OOMKilled", deadline=180)
     assert "limits.memory" in condition["message"], condition
     namespace.wait("tmod/echo", deadline=120)
     assert namespace.infer() == [1, 2]
@@ -82,7 +82,7 @@ def test_a_model_that_exhausts_the_servers_memory_is_given_up_and_the_others_go_
     namespace.apply(ECHO.replace("name: echo", "name: second"))
     namespace.wait("tmod/second")
     assert namespace.lives() == before
-    assert namespace.condition("tmod/greedy", "Stalled")["reason"] == "ServerCrashed"
+    assert namespace.condition("tmod/greedy", "Stalled")["reason"] == "OOMKilled"
     assert namespace.infer() == [1, 2]
 
 
