@@ -169,7 +169,7 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<
             return Err(invalid(format!("the archive holds '{path}', which is neither a file nor a folder")));
         }
     }
-    Ok(())
+    archive.end().inspect_err(|error| note(error, is_cut)).map_err(broken)
 }
 
 fn unzip(mut reader: impl Read + Seek, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<(), Fault> {
@@ -341,6 +341,25 @@ pub(crate) mod tests {
             }
         }
         refused(Archive::TarGz, b"<html>not found</html>", Limits::default(), "invalid gzip header");
+    }
+
+    #[test]
+    fn an_archive_without_its_end_is_not_whole_though_all_that_came_can_be_read() {
+        let entries = tar_of(&[("1/model.onnx", FILE, &[7; 1024]), ("config.pbtxt", FILE, b"name: 'x'")]);
+        let between = 512 + 1024; // the first entry and its header
+        refused(Archive::Tar, &entries[..between], Limits::default(), "it ends early, after 1536 bytes");
+        refused(Archive::TarGz, &gzip(&entries[..between]), Limits::default(), "it ends early");
+        let packed = gzip(&entries);
+        let without_sum = &packed[..packed.len() - 8];
+        refused(Archive::TarGz, without_sum, Limits::default(), "it ends early");
+    }
+
+    #[test]
+    fn an_archive_that_was_damaged_on_its_way_is_found_by_its_checksum() {
+        let mut packed = gzip(&tar_of(&[("1/model.onnx", FILE, &[7; 1024])]));
+        let sum = packed.len() - 8;
+        packed[sum] ^= 1;
+        refused(Archive::TarGz, &packed, Limits::default(), "does not have a matching checksum");
     }
 
     #[test]
