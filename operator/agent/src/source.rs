@@ -454,6 +454,14 @@ impl Progress {
         self.on_space(|space| space.write(bytes))
     }
 
+    /// A file of that length is about to be written, as [`Self::write`] is told bit by bit. Blocks.
+    ///
+    /// Errors: no longer wanted; `StoreFull`.
+    pub fn make_room(&self, length: u64) -> Result<(), Fault> {
+        self.check()?;
+        self.on_space(|space| space.expect(length))
+    }
+
     fn on_space(&self, action: impl FnOnce(&mut Reservation) -> Result<(), Fault>) -> Result<(), Fault> {
         let Some(space) = &self.space else { return Ok(()) };
         action(&mut space.lock().unwrap_or_else(PoisonError::into_inner))

@@ -236,7 +236,7 @@ fn config_in_source(fetched: &Fetched, folder: &Path) -> Result<Option<String>, 
     let place = folder.join(path);
     let length = fs::metadata(&place).map_err(|error| unreadable(format!("cannot be read: {error}")))?.len();
     if length > LARGEST_CONFIG {
-        return Err(unreadable(format!("is {length} bytes long")));
+        return Err(unreadable(format!("is {length} bytes long, the most is {LARGEST_CONFIG}")));
     }
     let bytes = fs::read(&place).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map(Some).map_err(|_| unreadable("is not UTF-8 text".to_owned()))

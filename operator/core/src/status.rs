@@ -11,7 +11,7 @@ mod progress;
 mod server;
 mod unready;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ptr};
 
 use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
@@ -125,6 +125,8 @@ struct Content<'a> {
     hash: String,
     /// [`ManifestModel::adopt_word`] of it.
     word: String,
+    /// It is what the model asks for now. Where the next manifest could not be published, it may be what the model asked for before.
+    is_wanted: bool,
     /// How far it has come, until it is proven.
     rollout: Option<&'a ModelRollout>,
 }
@@ -152,7 +154,9 @@ pub fn statuses(seen: &Seen<'_>) -> Statuses {
             .map(|entry| {
                 let hash = entry.content_hash();
                 let word = hash[..ManifestModel::ADOPT_WORD].to_owned();
-                let content = Content { hash, word, rollout: entry.rollout.as_ref() };
+                let next = seen.compiled.manifest.model(&entry.name);
+                let is_wanted = next.is_some_and(|next| ptr::eq(next, entry) || next.content_hash() == hash);
+                let content = Content { hash, word, is_wanted, rollout: entry.rollout.as_ref() };
                 (entry.name.as_str(), content)
             })
             .collect(),

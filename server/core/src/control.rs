@@ -49,7 +49,7 @@ impl PrivateControl {
         let (call, socket) = (call.text(), &self.socket);
         format!(
             "{call} is not allowed on this port: the server takes such calls at its control socket '{socket}' only. Send them \
-             there, or start the server with --public-control=true"
+             there, or start the server with --public-control=true (of a TritonServer: spec.control: Public)"
         )
     }
 }
@@ -62,7 +62,8 @@ mod tests {
     fn a_refusal_names_the_call_the_socket_and_the_cure() {
         let control = PrivateControl { socket: "/run/triton/control.sock".into() };
         let expect = "unloading models is not allowed on this port: the server takes such calls at its control socket \
-                      '/run/triton/control.sock' only. Send them there, or start the server with --public-control=true";
+                      '/run/triton/control.sock' only. Send them there, or start the server with --public-control=true \
+                      (of a TritonServer: spec.control: Public)";
         assert_eq!(control.refusal(ControlCall::Unload), expect);
     }
 }

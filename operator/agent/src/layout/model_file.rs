@@ -97,7 +97,8 @@ fn lone_name(path: &str, format: Option<ModelFormat>, file_name: &str) -> Result
         (Some(usual), _) => Ok(usual.to_owned()),
         (None, Some(_)) => Err("an ensemble has no model file of its own".to_owned()),
         (None, None) => Err(format!(
-            "the name '{own}' does not say what kind of model it is: set format, or config.defaultModelFilename"
+            "the name '{own}' does not say what kind of model it is: set format, or config.defaultModelFilename; an archive has a name that \
+             ends with .tar, .tar.gz, .tgz or .zip"
         )),
     }
 }

@@ -13,6 +13,8 @@ const BLOCK: usize = 512;
 const NAME_MAX: u64 = 16 << 10;
 /// Longest list of extended attributes of a file.
 const ATTRIBUTES_MAX: u64 = 1 << 20;
+/// Longest rest behind the end of an archive, which is filled up to whole records.
+const REST_MAX: u64 = 16 << 20;
 
 /// A tar archive that is read; itself a reader of the present entry's content.
 pub(super) struct TarStream<R> {
@@ -20,6 +22,8 @@ pub(super) struct TarStream<R> {
     /// Bytes of the present entry that are still to come, and what fills them up.
     left: u64,
     padding: u64,
+    /// An empty block said that this is the end.
+    has_ended: bool,
 }
 
 /// One entry. Its content comes from the stream.
@@ -51,7 +55,7 @@ struct Before {
 impl<R: Read> TarStream<R> {
     /// The archive that comes from `reader`.
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, left: 0, padding: 0 }
+        Self { reader, left: 0, padding: 0, has_ended: false }
     }
 
     /// The next entry; `None` at the end. What is left of the last one is passed over.
@@ -87,6 +91,20 @@ impl<R: Read> TarStream<R> {
         }
     }
 
+    /// To be called after the last entry: the archive is whole. Reads on to the end of the reader, which may have a checksum there.
+    ///
+    /// Errors: no empty block says that the archive ends; more follows than fills it up; the reader fails.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        if !self.has_ended {
+            return Err(cut_off());
+        }
+        let rest = io::copy(&mut (&mut self.reader).take(REST_MAX), &mut io::sink())?;
+        if rest == REST_MAX {
+            return Err(invalid(format!("more than {REST_MAX} bytes follow its end")));
+        }
+        Ok(())
+    }
+
     /// The reader, wherever it is.
     #[cfg(test)]
     fn into_inner(self) -> R {
@@ -118,7 +136,8 @@ impl<R: Read> TarStream<R> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(block.iter().any(|byte| *byte != 0).then_some(block))
+        self.has_ended = block.iter().all(|byte| *byte == 0);
+        Ok((!self.has_ended).then_some(block))
     }
 
     /// A long name, which is the content of an entry of its own.

@@ -121,7 +121,8 @@ impl Sink<'_> {
         fs::create_dir_all(&path).map_err(|error| Fault::store(format_args!("cannot make {}", path.display()), &error))
     }
 
-    fn file(&mut self, path: &str, is_executable: bool, content: &mut dyn Read) -> Result<(), Fault> {
+    /// `length`: of the content, as the archive says before it comes.
+    fn file(&mut self, path: &str, is_executable: bool, length: u64, content: &mut dyn Read) -> Result<(), Fault> {
         if is_litter(path) {
             return Ok(());
         }
@@ -133,11 +134,16 @@ impl Sink<'_> {
         if self.files.contains_key(&path) || self.into.join(&path).exists() {
             return Err(invalid(format!("the archive holds '{path}' twice")));
         }
+        let too_long = || invalid(format!("unpacked, the archive is over the limit of {} bytes", limits.bytes));
+        if self.bytes.saturating_add(length) > limits.bytes {
+            return Err(too_long());
+        }
+        self.progress.make_room(length)?;
         let (bytes, progress) = (&mut self.bytes, self.progress);
         let seen = |length| {
             *bytes += length;
             if *bytes > limits.bytes {
-                return Err(invalid(format!("unpacked, the archive is over the limit of {} bytes", limits.bytes)));
+                return Err(too_long());
             }
             progress.write(length)
         };
@@ -160,7 +166,7 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<
         if kind.is_dir() {
             sink.folder(&path)?;
         } else if kind.is_file() || kind.is_contiguous() {
-            sink.file(&path, entry.is_executable, &mut Noting { reader: &mut archive, is_cut })?;
+            sink.file(&path, entry.is_executable, entry.length, &mut Noting { reader: &mut archive, is_cut })?;
         } else if kind.is_symlink() || kind.is_hard_link() {
             return Err(invalid(format!(
                 "the archive holds a link, '{path}': pack the files themselves (tar --dereference)"
@@ -169,7 +175,7 @@ fn untar(reader: impl Read, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<
             return Err(invalid(format!("the archive holds '{path}', which is neither a file nor a folder")));
         }
     }
-    Ok(())
+    archive.end().inspect_err(|error| note(error, is_cut)).map_err(broken)
 }
 
 fn unzip(mut reader: impl Read + Seek, sink: &mut Sink<'_>, is_cut: &Cell<bool>) -> Result<(), Fault> {
@@ -192,7 +198,8 @@ fn unzip(mut reader: impl Read + Seek, sink: &mut Sink<'_>, is_cut: &Cell<bool>)
             sink.folder(&path)?;
         } else {
             let is_executable = entry.unix_mode().is_some_and(|mode| mode & 0o100 != 0);
-            sink.file(&path, is_executable, &mut entry)?;
+            let length = entry.size();
+            sink.file(&path, is_executable, length, &mut entry)?;
         }
     }
     Ok(())
@@ -319,6 +326,9 @@ pub(crate) mod tests {
     fn a_bomb_is_stopped_at_the_limit_and_a_broken_archive_is_called_one() {
         let limits = Limits { bytes: 1 << 20, files: 2, ..Limits::default() };
         refused(Archive::TarGz, &gzip(&tar_of(&[("a", FILE, &vec![0; 4 << 20])])), limits, "limit of 1048576 bytes");
+        let mut declared = tar_of(&[("a", FILE, &vec![0; 4 << 20])]);
+        declared.truncate(512); // nothing but the header has come
+        refused(Archive::Tar, &declared, limits, "limit of 1048576 bytes");
         let three = tar_of(&[("a", FILE, b""), ("b", FILE, b""), ("c", FILE, b"")]);
         refused(Archive::Tar, &three, limits, "more than 2 files");
         let whole = gzip(&tar_of(&[("a", FILE, &vec![7; 70_000])]));
@@ -341,6 +351,25 @@ pub(crate) mod tests {
             }
         }
         refused(Archive::TarGz, b"<html>not found</html>", Limits::default(), "invalid gzip header");
+    }
+
+    #[test]
+    fn an_archive_without_its_end_is_not_whole_though_all_that_came_can_be_read() {
+        let entries = tar_of(&[("1/model.onnx", FILE, &[7; 1024]), ("config.pbtxt", FILE, b"name: 'x'")]);
+        let between = 512 + 1024; // the first entry and its header
+        refused(Archive::Tar, &entries[..between], Limits::default(), "it ends early, after 1536 bytes");
+        refused(Archive::TarGz, &gzip(&entries[..between]), Limits::default(), "it ends early");
+        let packed = gzip(&entries);
+        let without_sum = &packed[..packed.len() - 8];
+        refused(Archive::TarGz, without_sum, Limits::default(), "it ends early");
+    }
+
+    #[test]
+    fn an_archive_that_was_damaged_on_its_way_is_found_by_its_checksum() {
+        let mut packed = gzip(&tar_of(&[("1/model.onnx", FILE, &[7; 1024])]));
+        let sum = packed.len() - 8;
+        packed[sum] ^= 1;
+        refused(Archive::TarGz, &packed, Limits::default(), "does not have a matching checksum");
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub(super) async fn fetch(
     // dropped before the work is: threads that work for it end first of all, however it ends
     let _cancelled = progress.cancelled_on_drop();
     let result = tokio::time::timeout(limit, work).await;
-    let late = || Fault::new(Reason::DownloadFailed, format!("not fetched within {limit:?}"));
+    let late = || {
+        let cure = "raise spec.loadPolicy.timeout of the model, or bring its source nearer";
+        Fault::new(Reason::DownloadFailed, format!("not fetched within {limit:?}: {cure}"))
+    };
     Ended::Fetch(result.unwrap_or_else(|_| Err(late())))
 }
 

@@ -186,6 +186,9 @@ fn standing<'a>(replica: &'a Replica, name: &str, was_loaded: bool, view: &View<
     let Some(report) = &replica.report else { return Standing::Silent };
     let Some(model) = report.models.get(name) else { return Standing::Pending };
     let content = view.contents.get(name);
+    if content.is_some_and(|content| !content.is_wanted) {
+        return Standing::Pending; // whatever it says is about a content of before
+    }
     if !content.is_some_and(|content| model.is_about(&content.hash, report, Some(&view.manifest.hash))) {
         // An older agent speaks of the last manifest. What was loaded of this very generation still is.
         let is_older = model.entry.is_none() && report.adopts.is_none();

@@ -6,7 +6,7 @@ use crds::{
 };
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 use operator_core::{
-    Compiled, Observed,
+    Compiled, Manifest, Observed,
     build::{self, Applied, Resources},
     compile,
     replica::{ModelReport, Phase, Replica, Report},
@@ -84,6 +84,7 @@ pub(crate) struct Case {
     pub(crate) deployment: Value,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) before: Option<Statuses>,
+    pub(crate) manifest_before: Option<Manifest>,
     pub(crate) deployment_before: Option<Deployment>,
     pub(crate) autoscaler: Option<Value>,
     pub(crate) second: u8,
@@ -97,6 +98,7 @@ impl Case {
             deployment: json!({}),
             replicas: vec![],
             before: None,
+            manifest_before: None,
             deployment_before: None,
             autoscaler: None,
             second: 1,
@@ -135,7 +137,7 @@ impl Case {
             before: &server,
             compiled,
             outcome,
-            manifest_before: None,
+            manifest_before: self.manifest_before.as_ref(),
             deployment_before: self.deployment_before.as_ref(),
             autoscaler: self.autoscaler.as_ref(),
             replicas: &self.replicas,

@@ -94,6 +94,28 @@ fn a_reconcile_that_fails_is_told_without_what_was_found_before_being_lost() {
 }
 
 #[test]
+fn a_change_that_did_not_come_to_the_pods_is_not_loaded_while_the_former_content_serves() {
+    let models = vec![model("a", json!({})), model("b", json!({}))];
+    let mut case = Case::new(1, models).saying(1, &Phase::Ready, &[1]);
+    case.deployment = all_ready(1);
+    let compiled = case.compiled();
+    case.deployment_before = Some(case.applied(&compiled).deployment.clone());
+    case.manifest_before = Some(compiled.manifest);
+    case.models[0] = model("a", json!({ "config": { "maxBatchSize": 32 } }));
+    let message = "applying ConfigMap vision-models: denied";
+    let outcome = Outcome::Failed { reason: "ApplyRefused", message, is_final: true };
+    let models = case.take_with(&case.compiled(), outcome).models;
+    let ready = of(&models[0].1.conditions, "Ready");
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "ServerNotReady"), "{ready:?}");
+    assert!(ready.message.contains(message), "{}", ready.message);
+    let counts =
+        |at: usize| (models[at].1.loaded_replicas.clone().unwrap(), models[at].1.serving_replicas.clone().unwrap());
+    assert_eq!(counts(0), ("0/1".to_owned(), "1/1".to_owned()));
+    assert_eq!(counts(1), ("1/1".to_owned(), "1/1".to_owned()), "the other is as it was");
+    assert_eq!(of(&models[1].1.conditions, "Ready").status, ConditionStatus::True);
+}
+
+#[test]
 fn a_remark_is_told_of_the_server_and_not_of_its_models() {
     let mut case = Case::new(0, vec![model("a", json!({}))]);
     case.deployment = deployment(json!({}));
