@@ -454,7 +454,7 @@ impl Progress {
         self.on_space(|space| space.write(bytes))
     }
 
-    /// A file of that length is about to be written, as [`Self::write`] is told bit by bit. Blocks.
+    /// Makes room for a file of that length before its bytes are given to [`Self::write`]. Blocks.
     ///
     /// Errors: no longer wanted; `StoreFull`.
     pub fn make_room(&self, length: u64) -> Result<(), Fault> {

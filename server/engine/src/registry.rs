@@ -172,7 +172,8 @@ impl Entry {
 /// A model in the table.
 #[derive(Default)]
 struct Place {
-    /// What of it most requests want, beside the entry: it is found with as few looks at memory as can be.
+    /// The latest ready version of `entry`, which most requests ask for: found without reading the entry. It is stored just before
+    /// the entry, so for a moment it may be of the next one.
     latest_ready: ArcSwapOption<LoadedModel>,
     entry: ArcSwap<Entry>,
 }
@@ -284,7 +285,7 @@ impl Registry {
         self.table.load().iter().map(|(name, place)| (name.clone(), place.entry.load_full())).collect()
     }
 
-    /// Changes one model; readers see all of the change or none of it. A model of which nothing is known is not kept.
+    /// Changes one model; readers of an entry see all of the change or none of it. A model of which nothing is known is not kept.
     pub(crate) fn update<R>(&self, name: &str, change: impl FnOnce(&mut Entry) -> R) -> R {
         let _writer = self.writer.lock();
         let table = self.table.load();
