@@ -44,13 +44,28 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture(scope="module")
-def server(folder):
+@pytest.fixture(scope="module", params=python_model.CHANNELS)
+def server(folder, request):
     python_model.write(folder, "identity", python_model.IDENTITY, ONE_IN_ONE_OUT + "instance_group [{ count: 2 }]")
     python_model.write(folder, "failing", FAILING, ONE_IN_ONE_OUT)
     python_model.write(folder, "completed", COMPLETED)
-    with Server(folder) as running:
+    with Server(folder, *python_model.CHANNELS[request.param]) as running:
+        running.channel = request.param
         yield running
+
+
+def test_workers_exchange_messages_as_the_server_is_told(server):
+    workers = processes.children(server.process.pid)
+    assert {python_model.uses_rings(pid) for pid in workers} == {server.channel == "rings"}
+
+
+def test_a_worker_sleeps_when_nobody_asks(server):
+    asked = connect("http", server)
+    for _ in range(200):
+        asked.infer("identity", [tensor("http", "IN", np.zeros((1, 1), np.float32), "FP32")])
+    for pid in processes.children(server.process.pid):
+        stat = Path(f"/proc/{pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "a sleeping worker")  # noqa: B023 - polled here
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

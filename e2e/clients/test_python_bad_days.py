@@ -90,15 +90,16 @@ class TritonPythonModel:
         return responses
 """
 
-@pytest.fixture(scope="module")
-def server(folder):
+@pytest.fixture(scope="module", params=python_model.CHANNELS)
+def server(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("models")
     python_model.write(folder, "calls", CALLS, NUMBERS)
     python_model.write(folder, "called", ON_DEMAND, NUMBERS)
     python_model.write(folder, "alone", ON_DEMAND, NUMBERS)
     python_model.write(folder, "two", ON_DEMAND, NUMBERS + "instance_group [{ count: 2 }]")
     python_model.write(folder, "loop", DIES_AT_ONCE, NUMBERS)
     python_model.write(folder, "forks", FORKS, NUMBERS)
-    with Server(folder) as running:
+    with Server(folder, *python_model.CHANNELS[request.param]) as running:
         yield running
 
 

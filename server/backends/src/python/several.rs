@@ -96,11 +96,13 @@ impl<'a> Several<'a> {
     fn send(&mut self, together: Next) {
         let Next { running, messages } = together;
         let segments: Vec<_> = running.iter().flat_map(|running| running.segments.iter().cloned()).collect();
-        let sent = match running.len() {
-            0 => return,
+        if running.is_empty() {
+            return;
+        }
+        let sent = self.worker.set_may_spin(false).and_then(|()| match running.len() {
             1 => self.worker.send(&messages, &segments),
             count => self.worker.send(&encode::execute_each(count, &messages), &segments),
-        };
+        });
         if let Err(failure) = sent {
             self.lost = Some(run::reason(failure, &self.worker.shared));
         }

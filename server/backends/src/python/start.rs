@@ -128,12 +128,10 @@ impl Starter {
             pool: &self.backend.pool,
             time_limits: self.backend.time_limits,
             memory_limit: self.backend.memory_limit,
+            has_extension: self.backend.has_extension,
         })?;
         abort.watch(worker.process());
-        let mut message = Writer::default();
-        message.tuple(1);
-        message.int(kind::START);
-        worker.tell(Stage::Start, message, |_| Ok(())).map_err(load_error)?;
+        worker.begin().map_err(load_error)?;
         let mut message = Writer::default();
         message.tuple(2);
         message.int(kind::LOAD);

@@ -5,6 +5,7 @@ from ._errors import TritonError, TritonModelException
 from ._parameters import checked_parameters, json_of
 from ._segments import Lease, aligned
 from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
+from ._types import BYTES
 
 # Kinds of results of one request; `wire.rs` names the same.
 OUTPUTS, ERROR, NOTHING, RESCHEDULED, RAISED, DROPPED = range(6)
@@ -31,7 +32,7 @@ class InferenceResponse(object):
         else that is not as said.
         """
         tensors = items_of(output_tensors, Tensor)
-        if tensors is None or not (error is None or isinstance(error, TritonError)):
+        if tensors is None or error is not None and not isinstance(error, TritonError):
             raise incompatible_arguments(
                 "InferenceResponse(output_tensors: List[c_python_backend_utils.Tensor] = [], "
                 "error: c_python_backend_utils.TritonError = None, parameters: object = None)",
@@ -75,6 +76,10 @@ def wires_of(tensors, large):
     """Tensors as the server reads them."""
     wires = []
     for tensor in tensors:
+        array = tensor._array
+        if array is not None and tensor._type != BYTES and array.nbytes <= INLINE_MAX:
+            wires.append((tensor._name, tensor._type, array.shape, array))  # as most are
+            continue
         data = contiguous_data(tensor)
         if type(data) is Lease:
             data = large.of_lease(data, 0, data.length)
