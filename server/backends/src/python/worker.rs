@@ -17,7 +17,6 @@ use server_core::{
     backend::{Health, Host, ModelSource},
     error::{Error, Result},
     log_limit::LogLimit,
-    tensor::Name,
 };
 use server_shm::{Segment, SegmentPool};
 
@@ -25,7 +24,7 @@ use super::{
     attendant::{Attendant, Pipes},
     calls::Calls,
     channel::{self, Broken, Channel, Message, not_understood},
-    decode::{Decoder, raised, released},
+    decode::{Decoder, KnownOutput, raised, released},
     interpreter::{self, Interpreter},
     last_words::LastWords,
     marshal::{self, Value, Writer},
@@ -84,7 +83,7 @@ pub(super) struct Shared {
 /// What threads know of the instance that a worker is of.
 pub(super) struct OfInstance {
     pub(super) name: String,
-    pub(super) output_names: Arc<[Name]>,
+    pub(super) outputs: Arc<[KnownOutput]>,
     pub(super) health: Health,
     pub(super) is_decoupled: bool,
 }
@@ -420,8 +419,8 @@ impl Shared {
 
     /// Reads results of requests.
     pub(super) fn decoder(&self) -> Decoder<'_> {
-        let names = self.instance.get().map_or(&[] as &[Name], |instance| &instance.output_names);
-        Decoder::new(self.name(), names, &self.lent, &self.outputs)
+        let known = self.instance.get().map_or(&[] as &[KnownOutput], |instance| &instance.outputs);
+        Decoder::new(self.name(), known, &self.lent, &self.outputs)
     }
 
     /// The instance's word on itself, once it is one.

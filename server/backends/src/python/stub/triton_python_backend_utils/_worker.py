@@ -25,7 +25,7 @@ from ._channel import (
 from ._execute import answer_of
 from ._model import Model
 from ._request import request_of_wire
-from ._response import ANSWER, EVENT, Large
+from ._response import Large
 from ._segments import Segments
 from ._traceback import describe
 
@@ -134,7 +134,7 @@ class Worker(object):
             requests = [request_of_wire(wire, self._model, self.leases) for wire in wires]
         except BaseException as error:
             return dumps((FAILED,) + describe(error), 2)
-        return answer_of(self._model, requests, Large(channel, ANSWER))
+        return answer_of(self._model, requests, Large(channel, is_answer=True))
 
     def _answer(self, handler, message, channel):
         try:
@@ -192,10 +192,7 @@ class Leases(object):
 
     def released(self, lease):
         """Nobody looks at that input any more. Called from any thread, in the middle of anything: it never waits."""
-        if lease.way == EVENT:
-            _channel.events.send_soon((RELEASED, (lease.handle,)))  # after the message that speaks of it
-            return
-        (self._released if lease.way is None else self._answered).append(lease.handle)
+        (self._answered if lease.is_in_answer else self._released).append(lease.handle)
         if not self.is_batch_running:
             self.flush()
 
