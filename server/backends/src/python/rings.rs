@@ -75,9 +75,9 @@ impl Rings {
         Ok(())
     }
 
-    /// Whether the server may sleep: then the worker wakes it with the next message.
-    pub(super) fn may_sleep(&self) -> Result<bool> {
-        Ok(self.reader.may_sleep(&pair(&self.memory)?.to_server))
+    /// Whether the server may sleep: then the worker wakes it when it has put in so many more.
+    pub(super) fn may_sleep(&self, messages: u32) -> Result<bool> {
+        Ok(self.reader.may_sleep(&pair(&self.memory)?.to_server, messages))
     }
 
     /// The server is awake.
