@@ -348,8 +348,10 @@ impl Channel {
             if is_closed {
                 return Ok(Some(0)); // after all that the worker has said before it ended
             }
-            if !waits && self.next()?.is_none() {
-                return Ok(None);
+            match self.next()? {
+                None if !waits => return Ok(None),
+                Some(Next::Here(_)) => continue, // it came meanwhile
+                _ => {}
             }
             is_closed = matches!(self.read_ahead(RecvFlags::empty())?, Read::Closed);
         }
