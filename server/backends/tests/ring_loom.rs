@@ -64,8 +64,8 @@ impl Channel {
         }
     }
 
-    /// Takes messages out, as they come.
-    fn read(&self, messages: u8) {
+    /// Takes messages out, as they come; where there is none it waits for so many of those that are to come.
+    fn read(&self, messages: u8, patience: u8) {
         let mut reader = Reader::default();
         let mut early = None;
         for number in 0..messages {
@@ -82,7 +82,7 @@ impl Channel {
                         assert_eq!(early.take(), Some(number));
                         break;
                     }
-                    None if !reader.may_sleep(&self.ring) => continue,
+                    None if !reader.may_sleep(&self.ring, patience.min(messages - number).into()) => continue,
                     _ => {}
                 }
                 let received = self.receive();
@@ -94,24 +94,29 @@ impl Channel {
     }
 }
 
-fn check(messages: u8, odd_are_elsewhere: bool) {
+fn check(messages: u8, odd_are_elsewhere: bool, patience: u8) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
         let channel = Channel::new();
         let writing = channel.clone();
         let writer = thread::spawn(move || writing.write(messages, odd_are_elsewhere));
-        channel.read(messages);
+        channel.read(messages, patience);
         writer.join().unwrap();
     });
 }
 
 #[test]
 fn messages_come_in_their_turn_and_the_reader_is_woken() {
-    check(3, false);
+    check(3, false, 1);
 }
 
 #[test]
 fn messages_of_the_socket_come_in_their_turn() {
-    check(3, true);
+    check(3, true, 1);
+}
+
+#[test]
+fn a_reader_that_waits_for_several_messages_is_woken_when_they_are_there() {
+    check(3, false, 2);
 }

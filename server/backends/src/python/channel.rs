@@ -192,6 +192,22 @@ impl Channel {
         }
     }
 
+    /// Sleeps until so many messages are there, one at least; for that time at most, or while none is there.
+    pub(super) fn wait_for(&mut self, messages: u32, time: Duration) -> Result<(), Broken> {
+        let Some(rings) = &self.rings else {
+            thread::sleep(time); // nobody can tell how many there are
+            return Ok(());
+        };
+        if rings.may_sleep(messages.max(1)).map_err(Broken::Failed)? {
+            if self.is_socket_readable_within(time) {
+                self.read_ahead(RecvFlags::DONTWAIT)?; // that the worker is gone is seen when its next message is waited for
+            } else {
+                rings.wake().map_err(Broken::Failed)?;
+            }
+        }
+        Ok(())
+    }
+
     fn is_socket_readable_within(&self, time: Duration) -> bool {
         let time = Timespec::try_from(time).ok();
         let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -280,9 +296,17 @@ impl Channel {
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Err(self.too_late());
             }
-            thread::sleep(FULL_PAUSE); // the worker has much to read before
+            if self.closes_within(FULL_PAUSE) {
+                return Err(Broken::Closed); // else the worker has much to read before
+            }
         }
         self.send_on_socket_alone(message)
+    }
+
+    fn closes_within(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).ok();
+        let mut descriptors = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut descriptors, time.as_ref()).is_ok() && !descriptors[0].revents().is_empty()
     }
 
     fn send_on_socket_alone(&self, message: &[u8]) -> Result<(), Broken> {
@@ -324,8 +348,10 @@ impl Channel {
             if is_closed {
                 return Ok(Some(0)); // after all that the worker has said before it ended
             }
-            if !waits && self.next()?.is_none() {
-                return Ok(None);
+            match self.next()? {
+                None if !waits => return Ok(None),
+                Some(Next::Here(_)) => continue, // it came meanwhile
+                _ => {}
             }
             is_closed = matches!(self.read_ahead(RecvFlags::empty())?, Read::Closed);
         }
@@ -346,7 +372,7 @@ impl Channel {
                 None => {}
             }
             let Some(rings) = &self.rings else { return Ok(false) };
-            if rings.may_sleep().map_err(Broken::Failed)? {
+            if rings.may_sleep(1).map_err(Broken::Failed)? {
                 return Ok(false);
             }
         }

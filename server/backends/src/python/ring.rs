@@ -26,10 +26,13 @@ pub(crate) struct Ring<const WORDS: usize> {
     head: Line<AtomicU32>,
     /// Words that were ever taken out; the reader's to write.
     tail: Line<AtomicU32>,
-    /// Not 0 while the reader sleeps, or is about to; the writer takes that back when it wakes it.
+    /// How many messages are still to come before the reader is woken, while it sleeps or is about to; else 0.
     asleep: Line<AtomicU32>,
     words: [AtomicU64; WORDS],
 }
+
+/// How often a writer tries to tell a reader of a message that changes its mind meanwhile, before it wakes it in any case.
+const TRIES: u32 = 4;
 
 /// What is written by one process shares no cache line with what is written by the other.
 #[repr(C, align(64))]
@@ -136,8 +139,18 @@ impl Writer {
         self.head = head;
         ring.head.0.store(head, Release);
         fence(SeqCst); // with the one of `may_sleep`: either the reader sees the message, or it is seen to sleep
-        let is_asleep = ring.asleep.0.load(Relaxed) != 0 && ring.asleep.0.swap(0, Relaxed) != 0;
-        if is_asleep { Put::DoneAndWake } else { Put::Done }
+        let mut left = ring.asleep.0.load(Relaxed);
+        for _ in 0..TRIES {
+            if left == 0 {
+                return Put::Done;
+            }
+            match ring.asleep.0.compare_exchange(left, left - 1, Relaxed, Relaxed) {
+                Ok(1) => break,
+                Ok(_) => return Put::Done,
+                Err(changed) => left = changed, // the reader has woken up by itself
+            }
+        }
+        Put::DoneAndWake
     }
 }
 
@@ -170,10 +183,10 @@ impl Reader {
         ring.tail.0.store(position, Release);
     }
 
-    /// Says that the reader sleeps from now on, unless a message is there: whoever puts in the next one wakes it. It may be woken once
-    /// more than that, if it did not sleep in the end.
-    pub(crate) fn may_sleep<const WORDS: usize>(&self, ring: &Ring<WORDS>) -> bool {
-        ring.asleep.0.store(1, Relaxed);
+    /// Says that the reader sleeps from now on, unless a message is there: whoever puts in so many more, one at least, wakes it with the
+    /// last of them. It may be woken once more than that, if it did not sleep in the end.
+    pub(crate) fn may_sleep<const WORDS: usize>(&self, ring: &Ring<WORDS>, messages: u32) -> bool {
+        ring.asleep.0.store(messages, Relaxed);
         fence(SeqCst); // with the one of `publish`
         let is_empty = ring.head.0.load(Relaxed) == self.tail;
         if !is_empty {
@@ -277,11 +290,12 @@ mod tests {
         let ring = Ring::<FEW>::new();
         let (mut writer, mut reader) = (Writer::default(), Reader::default());
         assert_eq!(writer.put(&ring, b"first"), Ok(Put::Done));
-        assert!(!reader.may_sleep(&ring), "a message is there");
+        assert!(!reader.may_sleep(&ring, 1), "a message is there");
         assert_eq!(taken(&mut reader, &ring), Some(Some(b"first".to_vec())));
-        assert!(reader.may_sleep(&ring));
-        assert_eq!(writer.put(&ring, b"second"), Ok(Put::DoneAndWake));
-        assert_eq!(writer.put(&ring, b""), Ok(Put::Done));
+        assert!(reader.may_sleep(&ring, 2));
+        assert_eq!(writer.put(&ring, b"second"), Ok(Put::Done));
+        assert_eq!(writer.put(&ring, b""), Ok(Put::DoneAndWake));
+        assert_eq!(writer.put(&ring, b"one more"), Ok(Put::Done));
         assert_eq!(taken(&mut reader, &ring), Some(Some(b"second".to_vec())));
         assert_eq!(taken(&mut reader, &ring), Some(Some(Vec::new())));
     }

@@ -1,13 +1,14 @@
 //! The server's end of the rings through which a worker's execute channel goes, and the extension module by which the worker has its own.
 
 use std::{
+    fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use once_cell::sync::OnceCell;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use server_core::error::{Error, Result};
 use server_shm::{Segment, Shared};
 
@@ -75,9 +76,9 @@ impl Rings {
         Ok(())
     }
 
-    /// Whether the server may sleep: then the worker wakes it with the next message.
-    pub(super) fn may_sleep(&self) -> Result<bool> {
-        Ok(self.reader.may_sleep(&pair(&self.memory)?.to_server))
+    /// Whether the server may sleep: then the worker wakes it when it has put in so many more.
+    pub(super) fn may_sleep(&self, messages: u32) -> Result<bool> {
+        Ok(self.reader.may_sleep(&pair(&self.memory)?.to_server, messages))
     }
 
     /// The server is awake.
@@ -95,15 +96,17 @@ fn spoilt(_: Corrupt) -> Error {
     Error::internal("what a Python worker has written into the memory that it shares with the server cannot be read")
 }
 
-/// The extension module as a memory file, for a worker: all of them share its memory, and it needs no folder that modules may be loaded
-/// from.
+/// The extension module as a memory file, for a worker: all of them share its memory, which nobody can change, and it needs no folder that
+/// modules may be loaded from.
 ///
 /// Errors: the system's.
 pub(super) fn extension() -> io::Result<OwnedFd> {
     static FILE: OnceCell<OwnedFd> = OnceCell::new();
     let make = || {
-        let mut file = std::fs::File::from(memfd_create("triton_python_backend_extension", MemfdFlags::CLOEXEC)?);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(memfd_create("triton_python_backend_extension", flags)?);
         file.write_all(EXTENSION)?;
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok::<_, io::Error>(file.into())
     };
     FILE.get_or_try_init(make)?.as_fd().try_clone_to_owned()

@@ -272,6 +272,12 @@ impl Worker {
         self.explain(sent)
     }
 
+    /// Sleeps until so many answers are there, for that time at most.
+    pub(super) fn wait_for_answers(&mut self, answers: u32, time: Duration) -> Result<(), Failure> {
+        let waited = self.execute.wait_for(answers, time).map_err(failure);
+        self.explain(waited)
+    }
+
     /// Whether the next answer is there within that time, and the worker too.
     pub(super) fn answers_within(&mut self, time: Duration) -> bool {
         self.execute.is_readable_within(time)

@@ -221,7 +221,7 @@ unsafe fn next(end: &mut End) -> Result<Option<Next>, Failed> {
             }
             _ if is_closed => return Ok(None),
             Some(Next::Elsewhere) => {}
-            None if end.reader.may_sleep(ring) => {}
+            None if end.reader.may_sleep(ring, 1) => {}
             None => continue,
         }
         // SAFETY: with the lock, and by the only thread that receives.

@@ -3,12 +3,12 @@
 
 def get_input_tensor_by_name(inference_request, name):
     """The input of a request with that name; ``None`` if it has none."""
-    return _tensor_by_name(inference_request._inputs, name)
+    return _tensor_by_name(inference_request.inputs(), name)
 
 
 def get_output_tensor_by_name(inference_response, name):
     """The output of a response with that name; ``None`` if it has none."""
-    return _tensor_by_name(inference_response._tensors, name)
+    return _tensor_by_name(inference_response.output_tensors(), name)
 
 
 def get_input_config_by_name(model_config, name):
@@ -28,7 +28,7 @@ def using_decoupled_model_transaction_policy(model_config):
 
 def _tensor_by_name(tensors, name):
     for tensor in tensors:
-        if tensor._name == name:
+        if tensor.name() == name:
             return tensor
     return None
 
