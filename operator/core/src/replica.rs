@@ -16,7 +16,7 @@ use k8s_openapi::{
 
 pub(crate) use self::unready::NOTICED;
 pub use self::unready::{Probed, Waiting};
-use crate::{Reason, labels, last_words, pod, rollout};
+use crate::{Reason, labels, pod, rollout, termination_message};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -382,10 +382,10 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
 fn end(last: &ContainerStateTerminated) -> String {
     let log = last.message.as_deref().unwrap_or_default();
     let (how, why) = match signal(last) {
-        Some(signal) => (format!(" was ended by {signal}"), last_words::error(log)),
+        Some(signal) => (format!(" was ended by {signal}"), termination_message::error(log)),
         None => {
             let how = last.reason.as_deref().unwrap_or("Error");
-            (format!(" ended with {} ({how})", last.exit_code), last_words::reason(log))
+            (format!(" ended with {} ({how})", last.exit_code), termination_message::reason(log))
         }
     };
     how + &why.map_or_else(String::new, |why| format!(": {why}"))

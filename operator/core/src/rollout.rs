@@ -39,7 +39,7 @@ use crate::{
     compile::Placement,
     manifest::{ModelRollout, RolloutPhase},
     replica::{Phase, Replica},
-    surge::Pace,
+    surge::RollingUpdate,
 };
 
 /// Server processes that a content may take down before no pod may serve it any more. The agents count as far.
@@ -60,7 +60,7 @@ pub struct Around<'a> {
 
 /// How many ready pods of a server may be at work on a content at the same time: as many as may be missing.
 pub fn at_once(server: &TritonServerSpec) -> usize {
-    usize::try_from(Pace::of(server, false).unavailable).unwrap_or(0).max(1)
+    usize::try_from(RollingUpdate::of(server, false).unavailable).unwrap_or(0).max(1)
 }
 
 /// By pod: the contents in rollout it may serve, as [`ManifestModel::adopt_word`]s. Pods that leave are not in it.

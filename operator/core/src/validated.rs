@@ -22,7 +22,7 @@ use crate::{
     replicas,
     scale_to_zero::Way,
     strategic::{self, Mistake},
-    surge::Pace,
+    surge::RollingUpdate,
 };
 
 /// What the operator itself was configured with.
@@ -67,7 +67,7 @@ pub struct Validated<'a> {
     /// Replicas there will be, as far as can be said.
     pub replicas_expected: i32,
     /// How its pods are replaced.
-    pub pace: Pace,
+    pub rolling_update: RollingUpdate,
     /// What the pods mount for their models.
     pub mounts: Mounts,
     /// Namespace from which the operator asks the pods, if it is one.
@@ -121,8 +121,8 @@ pub fn validate<'a>(
     let optional = optional(server, autoscale.as_ref(), observed, settings);
     let wanted = Mounts::wanted(server, &compiled.manifest, observed);
     let kept = pinned::kept(server, observed).filter(|kept| kept.is_enough(server, &wanted));
-    let pace = Pace::of(spec, observed.has_no_room);
-    let gives_way = pace.gives_way(spec).then(|| {
+    let rolling_update = RollingUpdate::of(spec, observed.has_no_room);
+    let gives_way = rolling_update.gives_way(spec).then(|| {
         "an old pod ends before its successor starts, for the scheduler finds no room for both (spec.rollout.maxUnavailable: 0 \
          waits until there is)"
             .to_owned()
@@ -139,7 +139,7 @@ pub fn validate<'a>(
         autoscale,
         scaler_address: settings.scaler_address.clone(),
         replicas_expected: replicas.replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
-        pace,
+        rolling_update,
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
         operator_namespace: settings.namespace.clone(),
