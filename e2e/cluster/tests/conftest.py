@@ -45,7 +45,8 @@ def chart_flags():
 @pytest.fixture(scope="session", autouse=True)
 def operator(chart_flags):
     """The chart, installed as its README says. The namespace is made with it and keeps the operator restricted, too."""
-    with open(ROOT / "e2e" / "cluster" / "suite") as lock:  # one process of several at a time
+    STATE.mkdir(parents=True, exist_ok=True)
+    with open(STATE / "operator.lock", "w") as lock:  # one process of several at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         kubectl("create", "namespace", OPERATOR, check=False)
         kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")

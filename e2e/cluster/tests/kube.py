@@ -15,10 +15,14 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "e2e" / "common"))
 
 import waiting  # noqa: E402
+from api import Api, Refused  # noqa: E402
 
 CLUSTER = ROOT / "e2e" / "cluster"
-STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / "cluster"))
+NAME = f"-{os.environ['CLUSTER']}" if os.environ.get("CLUSTER") else ""  # of one of several clusters, as e2e/cluster/lib/common.sh has it
+STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / f"cluster{NAME}"))
+NETWORK = f"kc{NAME}"  # network namespace of the control plane
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
+API = Api(NETWORK, STATE / "pki")  # of our own cluster
 
 OPERATOR = "triton-operator"  # namespace, release and account of the operator under test
 OPERATORS = ("-l", "app.kubernetes.io/component=operator")  # the operator's own pods, beside which activators run
@@ -118,6 +122,12 @@ class Namespace:
         return self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def get(self, what, *arguments):
+        selector = arguments[1] if arguments[:1] == ("-l",) and len(arguments) == 2 else None
+        if IS_OURS and (not arguments or selector):
+            try:
+                return API.get(self.name, what, selector)
+            except Refused as error:
+                raise Failed(str(error)) from error
         return json.loads(self.kubectl("get", what, *arguments, "-o", "json"))
 
     def items(self, kind, *arguments):
