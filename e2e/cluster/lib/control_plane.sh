@@ -3,6 +3,7 @@
 start_control_plane() {
     local pki=$state/pki
     mkdir -p "$state/etcd"
+    rm -f "$state/logs"/audit*.jsonl # of a cluster that is gone
     start etcd "$network" "$programs/etcd" --data-dir "$state/etcd" --listen-client-urls http://127.0.0.1:2379 \
         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync
     start kube-apiserver "$network" "$programs/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \

@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("our_cluster"):
             item.add_marker(OUR_CLUSTER)
-    # the uninstall ends what all others use
-    items.sort(key=lambda item: item.path.name == "test_uninstall.py")
+    # the uninstall ends what all others use, and before it all that the operator does has been done
+    last = ["test_rights.py", "test_uninstall.py"]
+    items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,16 @@ import waiting  # noqa: E402
 from api import Api, Refused  # noqa: E402
 
 CLUSTER = ROOT / "e2e" / "cluster"
-NAME = f"-{os.environ['CLUSTER']}" if os.environ.get("CLUSTER") else ""  # of one of several clusters, as e2e/cluster/lib/common.sh has it
-STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / f"cluster{NAME}"))
-NETWORK = f"kc{NAME}"  # network namespace of the control plane
+
+
+def called(stem, cluster):
+    """A name of one of several clusters, as e2e/cluster/lib/common.sh has it; the first has no name."""
+    return f"{stem}-{cluster}" if cluster else stem
+
+
+CLUSTER_NAME = os.environ.get("CLUSTER", "")
+STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / called("cluster", CLUSTER_NAME)))
+NETWORK = called("kc", CLUSTER_NAME)  # network namespace of the control plane
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
 API = Api(NETWORK, STATE / "pki")  # of our own cluster
 
@@ -199,6 +206,9 @@ class Namespace:
 
 
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+RECORD = STATE / "logs" / "audit.jsonl"
+# and those of the clusters on which the tests run that are at work, by the names in E2E_CLUSTERS
+RECORDS = [RECORD, *(ROOT / "target" / called("cluster", name) / "logs" / "audit.jsonl" for name in os.environ.get("E2E_CLUSTERS", "").split())]
 
 
 class Audit:
@@ -206,7 +216,7 @@ class Audit:
 
     def __init__(self, namespace):
         self.namespace = namespace.name
-        self.log = STATE / "logs" / "audit.jsonl"
+        self.log = RECORD
         self.start = self.log.stat().st_size
 
     def writes(self):
@@ -237,10 +247,11 @@ class Audit:
         return before
 
 
-def requests_of(user, since):
-    """Every request of a user that the record has: (group, resource, verb), and those that his rights did not cover since that time."""
+def requests_of(account, record, since="9999"):
+    """Every request of an account in a record: (group, resource, verb), and those that its rights did not cover since that time."""
+    user = f"system:serviceaccount:{account}:{account}"
     done, refused = set(), []
-    with (STATE / "logs" / "audit.jsonl").open("rb") as log:
+    with record.open("rb") as log:
         for line in log:
             if user.encode() not in line or not line.endswith(b"\n"):
                 continue
