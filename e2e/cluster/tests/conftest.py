@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, STATE, Namespace, helm, kubectl, run, until
+from kube import ECHO, IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, STATE, TWO_REPLICAS, Namespace, helm, kubectl, run, until
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 OUR_CLUSTER = pytest.mark.skipif(not IS_OURS, reason="only in a cluster of our own")
@@ -79,6 +79,16 @@ def namespaces(request):
 @pytest.fixture
 def namespace(namespaces):
     return namespaces()
+
+
+@pytest.fixture
+def serving(namespace):
+    """Two replicas with a model, on a node each."""
+    namespace.apply(TWO_REPLICAS, ECHO)
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+    assert {pod["spec"]["nodeName"] for pod in namespace.pods().values()} == {"kn1", "kn2"}
+    return namespace
 
 
 VOLUME = """

@@ -62,6 +62,9 @@ spec:
   server: {drainDelay: 3s, drainTimeout: 20s, exitTimeout: 10s}
 """
 
+# the drain outlasts the time until every node has learned that a pod leaves
+TWO_REPLICAS = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
+
 CLAIM = """
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -200,6 +203,13 @@ class Namespace:
             ("get", "tsrv,tmod", "-o", "jsonpath={range .items[*]}{.kind} {.metadata.name}: {.status.conditions}{'\\n'}{end}"),
         ]
         return "\n".join(self.kubectl(*look, check=False)[1] for look in looks)
+
+
+def recovered(namespace, before):
+    """Two ready replicas again, and not the ones of before."""
+    until(lambda: namespace.lives() != before, "something to have happened")
+    namespace.wait("tsrv/vision", deadline=120)
+    until(lambda: namespace.get("tmod/echo")["status"]["loadedReplicas"] == "2/2", "the model on both replicas", 120)
 
 
 # --- the API's record of writes (only in a cluster of our own) --------------------------------------------------------------------------
