@@ -9,7 +9,7 @@ source "$here/versions"
 programs=${CLUSTER_PROGRAMS:-${XDG_CACHE_HOME:-$HOME/.cache}/triton-operator/cluster-$KUBERNETES_VERSION}
 # Several clusters can be up at once: CLUSTER names one of them, the first has no name. They share the programs and nothing else.
 suffix=${CLUSTER:+-$CLUSTER}
-state=${CLUSTER_STATE:-$root/target/cluster$suffix}
+state=${CLUSTER_STATE:-$root/target/cluster}$suffix
 kubeconfig=${E2E_KUBECONFIG:-$state/pki/admin.kubeconfig}
 network=kc$suffix                        # network namespace of the control plane
 node_network() { echo "kn$1$suffix"; }   # and that of a node, whose control groups are called so, too

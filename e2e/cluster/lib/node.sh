@@ -60,7 +60,7 @@ control_group() { # NAME  in every controller, with the processors filled in as 
         [ -f "/sys/fs/cgroup/cpuset/cpuset.$file" ] && cat "/sys/fs/cgroup/cpuset/cpuset.$file" >"/sys/fs/cgroup/cpuset/$1/cpuset.$file"
     done
     # All pods of a node together would else have the share of the processors that a single process outside has.
-    [ -f "/sys/fs/cgroup/cpu/$1/cpu.shares" ] && echo 32768 >"/sys/fs/cgroup/cpu/$1/cpu.shares"
+    [ -f "/sys/fs/cgroup/cpu/$1/cpu.shares" ] && echo 8192 >"/sys/fs/cgroup/cpu/$1/cpu.shares"
     return 0
 }
 

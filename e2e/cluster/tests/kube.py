@@ -25,8 +25,12 @@ def called(stem, cluster):
     return f"{stem}-{cluster}" if cluster else stem
 
 
+def state_of(cluster):
+    return Path(called(os.environ.get("CLUSTER_STATE") or ROOT / "target" / "cluster", cluster))
+
+
 CLUSTER_NAME = os.environ.get("CLUSTER", "")
-STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / called("cluster", CLUSTER_NAME)))
+STATE = state_of(CLUSTER_NAME)
 NETWORK = called("kc", CLUSTER_NAME)  # network namespace of the control plane
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
 API = Api(NETWORK, STATE / "pki")  # of our own cluster
@@ -217,8 +221,8 @@ def recovered(namespace, before):
 
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 RECORD = STATE / "logs" / "audit.jsonl"
-# and those of the clusters on which the tests run that are at work, by the names in E2E_CLUSTERS
-RECORDS = [RECORD, *(ROOT / "target" / called("cluster", name) / "logs" / "audit.jsonl" for name in os.environ.get("E2E_CLUSTERS", "").split())]
+# and those of the other clusters that the tests run on, whose names are in E2E_CLUSTERS
+RECORDS = [RECORD, *(state_of(name) / "logs" / "audit.jsonl" for name in os.environ.get("E2E_CLUSTERS", "").split())]
 
 
 class Audit:
