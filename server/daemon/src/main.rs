@@ -22,7 +22,7 @@ use std::{io::Write, process::ExitCode};
 use args::Command;
 
 fn main() -> ExitCode {
-    heap::limit_arenas();
+    heap::configure();
     match args::words().and_then(args::parse) {
         Ok(Command::Run(args)) => match wire::run(*args) {
             Ok(()) => ExitCode::SUCCESS,

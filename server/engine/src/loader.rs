@@ -27,7 +27,7 @@ use crate::{
     fingerprint::Fingerprint,
     instance_plan::{InstancePlan, instance_plans},
     machine::Machine,
-    model::{LoadedModel, Parts, counters},
+    model::{Description, LoadedModel, Parts, counters},
     registry::Registry,
     repository,
     repository_agents::Held,
@@ -73,6 +73,22 @@ pub(crate) struct VersionToLoad<'a> {
 impl VersionToLoad<'_> {
     fn namespace(&self) -> Option<String> {
         (!self.namespace.is_empty()).then(|| self.namespace.to_owned())
+    }
+
+    fn description(
+        &self,
+        interface: Arc<Interface>,
+        config: Arc<ModelConfig>,
+        caching: Option<Caching>,
+    ) -> Description {
+        Description {
+            key: self.key.into(),
+            interface,
+            config,
+            fingerprint: self.fingerprint.clone(),
+            caching,
+            files: self.files.cloned(),
+        }
     }
 }
 
@@ -124,21 +140,16 @@ impl Loader {
             Device::Cpu | Device::Model => None,
         });
         let parts = Parts {
-            key: target.key.into(),
             namespace: target.namespace(),
             warm_up: WarmUp::of(&config, &interface, target.model_dir),
-            caching: self.caching(target, content.as_ref(), &interface, &config),
-            interface,
-            fingerprint: target.fingerprint.clone(),
             scheduling: Scheduling::of(&config, target.model_dir, model.batch_strategy())?,
             model: model.into(),
             gpu_uuid,
             rate_limiter: self.rate_limiter.clone(),
-            config,
-            files: target.files.cloned(),
             latency: self.latency.clone(),
         };
-        LoadedModel::start(parts, &plans, began)
+        let caching = self.caching(target, content.as_ref(), &interface, &config);
+        LoadedModel::start(target.description(interface, config, caching), parts, &plans, began)
     }
 
     /// Loads one version of an ensemble, whose models serve already. `serving` is the version that serves now: `None` comes
@@ -164,7 +175,6 @@ impl Loader {
                 target.name
             )));
         }
-        let files = target.files.cloned();
         let is_same = |serving: &&LoadedModel| matches!(serving.runner(), Runner::Ensemble(it) if *it.graph() == graph);
         let before = serving.filter(is_same);
         let runner = match before {
@@ -189,11 +199,10 @@ impl Loader {
             }
         };
         runner.loaded(began.elapsed());
-        let fingerprint = target.fingerprint.clone();
         let content = self.content(target);
         let caching = self.caching(target, content.as_ref(), &interface, &config);
-        let config = Arc::new(config);
-        Ok(Some(LoadedModel::of_ensemble(target.key.into(), interface, config, fingerprint, runner, caching, files)))
+        let description = target.description(Arc::new(interface), Arc::new(config), caching);
+        Ok(Some(LoadedModel::new(description, runner)))
     }
 
     /// Brings a serving version up to date with a configuration that differs in nothing its model would have to be

@@ -63,73 +63,55 @@ pub(crate) struct LoadedModel {
     footprint: OnceLock<Footprint>,
 }
 
-/// What a version is made of.
-pub(crate) struct Parts {
+/// What a version is, whatever runs it.
+pub(crate) struct Description {
     pub(crate) key: Name,
-    pub(crate) namespace: Option<String>,
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) caching: Option<Caching>,
+    pub(crate) files: Option<Arc<Held>>,
+}
+
+/// What the instances of a version are made of.
+pub(crate) struct Parts {
+    pub(crate) namespace: Option<String>,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduling: Scheduling,
     pub(crate) gpu_uuid: Option<String>,
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     pub(crate) warm_up: Option<WarmUp>,
-    pub(crate) caching: Option<Caching>,
-    pub(crate) files: Option<Arc<Held>>,
     pub(crate) latency: LatencySettings,
 }
 
 impl LoadedModel {
+    /// A version on a runner that is there.
+    pub(crate) fn new(description: Description, runner: Runner) -> Self {
+        Self::held_by(Arc::default(), description, runner)
+    }
+
+    fn held_by(holds: Arc<AtomicUsize>, description: Description, runner: Runner) -> Self {
+        let Description { key, interface, config, fingerprint, caching, files } = description;
+        let (routing, footprint) = (routing_of(&config), OnceLock::new());
+        Self { key, interface, config, fingerprint, routing, runner, caching, holds, files, footprint }
+    }
+
     /// Starts the instances, each on its own thread, all at once, and waits until every one is there.
     ///
     /// Errors: the first instance's that could not be made; the others are taken down again.
-    pub(crate) fn start(parts: Parts, plans: &[InstancePlan], began: Instant) -> Result<Self> {
-        let Parts { key, namespace, interface, config, fingerprint, model, .. } = parts;
-        let Parts { scheduling, gpu_uuid, rate_limiter, warm_up, caching, files, latency, .. } = parts;
-        let counters = counters(&interface, &config, gpu_uuid, namespace, &latency);
+    pub(crate) fn start(
+        description: Description,
+        parts: Parts,
+        plans: &[InstancePlan],
+        began: Instant,
+    ) -> Result<Self> {
+        let Parts { namespace, model, scheduling, gpu_uuid, rate_limiter, warm_up, latency } = parts;
+        let interface = &description.interface;
+        let counters = counters(interface, &description.config, gpu_uuid, namespace, &latency);
         let pool = InstancePool::new(model, scheduling, rate_limiter, warm_up, interface.is_decoupled, counters);
         pool.resize(plans)?;
         pool.loaded(began.elapsed());
-        let routing = routing_of(&config);
-        let runner = Runner::Instances(Arc::new(pool));
-        Ok(Self {
-            key,
-            interface,
-            config,
-            fingerprint,
-            routing,
-            runner,
-            caching,
-            holds: Arc::default(),
-            files,
-            footprint: OnceLock::new(),
-        })
-    }
-
-    /// An ensemble, whose runner is there.
-    pub(crate) fn of_ensemble(
-        key: Name,
-        interface: Interface,
-        config: Arc<ModelConfig>,
-        fingerprint: Fingerprint,
-        runner: Runner,
-        caching: Option<Caching>,
-        files: Option<Arc<Held>>,
-    ) -> Self {
-        let (routing, holds) = (routing_of(&config), Arc::default());
-        Self {
-            key,
-            interface: Arc::new(interface),
-            config,
-            fingerprint,
-            routing,
-            runner,
-            caching,
-            holds,
-            files,
-            footprint: OnceLock::new(),
-        }
+        Ok(Self::new(description, Runner::Instances(Arc::new(pool))))
     }
 
     /// The same version with another configuration that needs no other model: its instances grow and retire, and
@@ -146,23 +128,15 @@ impl LoadedModel {
         if let Runner::Instances(pool) = &self.runner {
             pool.resize(plans)?;
         }
-        let (runner, files) = (self.runner.clone(), self.files.clone());
-        let routing = routing_of(&config);
-        let (interface, holds) = (Arc::new(interface), self.holds.clone());
-        let key = self.key.clone();
-        let caching = self.caching.as_ref().map(|caching| caching.refresh(&config));
-        Ok(Self {
-            key,
-            interface,
+        let description = Description {
+            key: self.key.clone(),
+            interface: Arc::new(interface),
+            caching: self.caching.as_ref().map(|caching| caching.refresh(&config)),
             config,
             fingerprint,
-            routing,
-            runner,
-            caching,
-            holds,
-            files,
-            footprint: OnceLock::new(),
-        })
+            files: self.files.clone(),
+        };
+        Ok(Self::held_by(self.holds.clone(), description, self.runner.clone()))
     }
 
     /// Whether it can serve.

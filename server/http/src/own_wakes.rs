@@ -3,12 +3,16 @@
 //! at once.
 
 use std::{
+    future::Future,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
+
+use tokio::task::yield_now;
 
 /// Polls in a row before other tasks have their turn.
 const MOST_POLLS: usize = 2;
@@ -54,7 +58,9 @@ impl OwnWakes {
                 return outcome;
             }
         }
-        context.waker().wake_by_ref();
+        // after the tasks that are ready; a wake-up would have another thread help with it
+        let yielded = pin!(yield_now()).poll(context);
+        debug_assert!(yielded.is_pending());
         Poll::Pending
     }
 }
