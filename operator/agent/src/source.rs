@@ -31,7 +31,7 @@ use std::{
 };
 
 use operator_core::{
-    access::LABEL,
+    labels::MODEL_ACCESS,
     manifest::{ManifestModel, ManifestSource},
     names::is_of_object,
     source_rules::SourceRules,
@@ -107,7 +107,7 @@ impl Places {
     fn check_access(&self, source: &ManifestSource) -> Result<(), Fault> {
         let refused = |what, name| {
             let message = format!(
-                "{what} '{name}' may not be used any more: the TritonServer does not list it, or it lacks the label {LABEL}"
+                "{what} '{name}' may not be used any more: the TritonServer does not list it, or it lacks the label {MODEL_ACCESS}"
             );
             Err(Fault::new(Reason::AccessDenied, message))
         };

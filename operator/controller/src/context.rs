@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::Client;
-use operator_core::{build::Kind, source_rules::AddressRange, validated::Settings};
+use operator_core::{decide::Settings, kind::Kind, source_rules::AddressRange};
 use serde_json::Value;
 use tokio::time::Instant;
 

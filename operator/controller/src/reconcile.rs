@@ -133,7 +133,7 @@ async fn steps_of(
     (around.observed.activators, around.observed.rests_not) = (zero.way, zero.rests_not);
     steps.step("validate");
     // 2. validate: everything decided, or every problem
-    let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
+    let validated = decide::decide(server, &compiled, &around.observed, &context.settings);
     let brought = match &validated {
         Ok(validated) => {
             steps.step("build");

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
 use kube::Config;
-use operator_core::{source_rules::AddressRange, validated::Settings};
+use operator_core::{decide::Settings, source_rules::AddressRange};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},

@@ -26,7 +26,7 @@ use kube::{
     api::DynamicObject,
     core::{DeserializeGuard, Expression, PartialObjectMeta, SelectorExt},
 };
-use operator_core::{build::Kind, labels, metrics_api::Values, optional::Availability};
+use operator_core::{kind::Kind, labels, metrics_api::Values, optional::Availability};
 use tokio::task::AbortHandle;
 
 use self::{

@@ -12,7 +12,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use operator_core::{build::Kind, labels};
+use operator_core::{kind::Kind, labels};
 use tokio::task::AbortHandle;
 
 use super::{
