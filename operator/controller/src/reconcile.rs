@@ -10,10 +10,9 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
-    Reason, build, compile, events, names, rollout,
+    Reason, build, compile, decide, events, names, rollout,
     status::{self, Activity, Outcome, Seen, Statuses},
     text::one_line,
-    validated,
 };
 
 use crate::{

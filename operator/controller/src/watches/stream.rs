@@ -21,9 +21,9 @@ use super::{
     store::{Facts, Id, Note, Store, Term, store},
 };
 use crate::{
-    context::Written,
     metrics::Metrics,
     queue::{Queue, ServerKey},
+    written::Written,
 };
 
 /// Objects of one answer to a list.
