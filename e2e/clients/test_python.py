@@ -1,6 +1,7 @@
 """Models of the Python backend with the real clients: what goes in comes out, what fails says why."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,15 @@ from serving import Server, until
 from talking import PROTOCOLS, connect, tensor
 
 ONE_IN_ONE_OUT = python_model.tensors(["IN FP32 -1"], ["OUT FP32 -1"], batch=64)
+
+WIDE = """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(tensor.name().replace("IN", "OUT"), tensor.as_numpy()) for tensor in request.inputs()])
+            for request in requests
+        ]
+"""
 
 FAILING = """
 def inner(word):
@@ -44,13 +54,29 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture(scope="module")
-def server(folder):
+@pytest.fixture(scope="module", params=python_model.CHANNELS)
+def server(folder, request):
     python_model.write(folder, "identity", python_model.IDENTITY, ONE_IN_ONE_OUT + "instance_group [{ count: 2 }]")
+    python_model.write(folder, "wide", WIDE, python_model.tensors([f"IN{n} FP32 -1" for n in range(8)], [f"OUT{n} FP32 -1" for n in range(8)]))
     python_model.write(folder, "failing", FAILING, ONE_IN_ONE_OUT)
     python_model.write(folder, "completed", COMPLETED)
-    with Server(folder) as running:
+    with Server(folder, *python_model.CHANNELS[request.param]) as running:
+        running.channel = request.param
         yield running
+
+
+def test_workers_exchange_messages_as_the_server_is_told(server):
+    workers = processes.children(server.process.pid)
+    assert {python_model.uses_rings(pid) for pid in workers} == {server.channel == "rings"}
+
+
+def test_a_worker_sleeps_when_nobody_asks(server):
+    asked = connect("http", server)
+    for _ in range(200):
+        asked.infer("identity", [tensor("http", "IN", np.zeros((1, 1), np.float32), "FP32")])
+    for pid in processes.children(server.process.pid):
+        stat = Path(f"/proc/{pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "a sleeping worker")  # noqa: B023 - polled here
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -59,6 +85,20 @@ def test_tensors_of_any_size_come_back(server, protocol, count):
     data = np.random.default_rng(count).random((1, count), np.float32)
     result = connect(protocol, server).infer("identity", [tensor(protocol, "IN", data, "FP32")])
     np.testing.assert_array_equal(result.as_numpy("OUT"), data)
+
+
+def test_messages_that_have_no_room_in_a_ring_come_in_their_turn(server):
+    """Eight tensors each: together some fit into a ring, some into a message on the socket, and some need memory of their own."""
+
+    def call(seed):
+        client, random = connect("http", server), np.random.default_rng(seed)
+        for count in random.choice([1, 500, 1000, 1900, 2040, 3000, 5000], 60):
+            arrays = random.random((8, count), np.float32)
+            result = client.infer("wide", [tensor("http", f"IN{n}", array, "FP32") for n, array in enumerate(arrays)])
+            np.testing.assert_array_equal([result.as_numpy(f"OUT{n}") for n in range(8)], arrays)
+
+    with ThreadPoolExecutor(12) as callers:
+        list(callers.map(call, range(12)))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -19,7 +19,12 @@ from talking import PROTOCOLS, connect, is_ready, tensor
 NUMBERS = python_model.tensors(["IN INT64 -1"], ["OUT INT64 -1"])
 
 ON_DEMAND = """
-import os, time
+import ctypes, os, signal, time
+
+def spoil():
+    [place] = [line.split()[0] for line in open("/proc/self/maps") if "memfd:triton_python_backend_rings" in line]
+    begin, end = (int(address, 16) for address in place.split("-"))
+    ctypes.memset(begin, 0xff, end - begin)
 
 class TritonPythonModel:
     def execute(self, requests):
@@ -30,6 +35,9 @@ class TritonPythonModel:
                 os._exit(int(order[5:]))
             if order == "abort":
                 os.abort()
+            if order == "spoil":
+                spoil()
+                os.kill(os.getpid(), signal.SIGKILL)
             if order.startswith("wait"):
                 if order[5:]:
                     open(order[5:], "w").close()
@@ -90,15 +98,17 @@ class TritonPythonModel:
         return responses
 """
 
-@pytest.fixture(scope="module")
-def server(folder):
+@pytest.fixture(scope="module", params=python_model.CHANNELS)
+def server(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("models")
     python_model.write(folder, "calls", CALLS, NUMBERS)
     python_model.write(folder, "called", ON_DEMAND, NUMBERS)
     python_model.write(folder, "alone", ON_DEMAND, NUMBERS)
     python_model.write(folder, "two", ON_DEMAND, NUMBERS + "instance_group [{ count: 2 }]")
     python_model.write(folder, "loop", DIES_AT_ONCE, NUMBERS)
     python_model.write(folder, "forks", FORKS, NUMBERS)
-    with Server(folder) as running:
+    with Server(folder, *python_model.CHANNELS[request.param]) as running:
+        running.channel = request.param
         yield running
 
 
@@ -127,6 +137,16 @@ def test_a_worker_that_dies_answers_its_request_and_is_replaced(server, protocol
     assert restarts(server, "alone") == count + 1
     assert is_ready(client, "alone")
     assert not Path("/proc", str(before)).exists()
+
+
+def test_a_worker_that_spoils_the_memory_of_its_channel_is_replaced(server):
+    if server.channel != "rings":
+        pytest.skip("skipped: there is no such memory")
+    client = connect("http", server)
+    before = ask(client, "alone")
+    with pytest.raises(InferenceServerException, match="what a Python worker has written into the memory that it shares with the server cannot be read"):
+        ask(client, "alone", "spoil")
+    assert ask(client, "alone") != before
 
 
 @pytest.mark.parametrize("order", ["return", "exit"])

@@ -3,6 +3,7 @@
 The environments are those that `e2e/pb_utils/versions` makes."""
 
 import numpy as np
+import processes
 import pytest
 import python_model
 
@@ -78,6 +79,10 @@ def ask(server, version, count, other=None):
     np.testing.assert_array_equal(result.as_numpy("DOUBLED"), numbers * (4 if other else 2))
     assert [word.decode() for word in result.as_numpy("TURNED")] == ["cba", "", "én"]
     return result.as_numpy("SAID")[0].decode()
+
+
+def test_workers_of_all_versions_load_the_extension_module(server):
+    assert all(python_model.uses_rings(pid) for pid in processes.children(server.process.pid))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

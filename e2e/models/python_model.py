@@ -3,6 +3,14 @@
 import textwrap
 from pathlib import Path
 
+CHANNELS = {"rings": (), "sockets": ("--backend-config=python,extension=false",)}
+"""How servers and workers exchange messages: as they do by themselves, and without the extension module. Flags of the server."""
+
+
+def uses_rings(pid):
+    """Whether that worker exchanges messages in shared memory."""
+    return "memfd:triton_python_backend_rings" in Path(f"/proc/{pid}/maps").read_text()
+
 
 def write(folder, name, code, config="", version=1):
     """A model of that code: the body of a module, which may be indented. `config` is added to the name and the backend."""

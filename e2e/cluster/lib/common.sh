@@ -7,8 +7,13 @@ source "$here/versions"
 
 # Programs outlive a checkout: building them takes minutes.
 programs=${CLUSTER_PROGRAMS:-${XDG_CACHE_HOME:-$HOME/.cache}/triton-operator/cluster-$KUBERNETES_VERSION}
-state=${CLUSTER_STATE:-$root/target/cluster}
+# Several clusters can be up at once: CLUSTER names one of them, the first has no name. They share the programs and nothing else.
+suffix=${CLUSTER:+-$CLUSTER}
+state=${CLUSTER_STATE:-$root/target/cluster}$suffix
 kubeconfig=${E2E_KUBECONFIG:-$state/pki/admin.kubeconfig}
+network=kc$suffix                        # network namespace of the control plane
+node_network() { echo "kn$1$suffix"; }   # and that of a node, whose control groups are called so, too
+export KUBECACHEDIR=$state/kube-cache    # what kubectl and helm remember of the kinds: addresses are the same in every cluster
 
 say() { printf 'cluster: %s\n' "$*"; }
 die() { printf 'cluster: %s\n' "$*" >&2; exit 1; }
@@ -16,7 +21,7 @@ need_root() { [ "$(id -u)" = 0 ] || die "namespaces and containers need root; ru
 
 # Runs a command where the cluster's addresses are: inside the control plane's namespace, or right here when adopted.
 inside() {
-    if [ -n "${E2E_KUBECONFIG:-}" ]; then "$@"; else nsenter --net=/run/netns/kc "$@"; fi
+    if [ -n "${E2E_KUBECONFIG:-}" ]; then "$@"; else nsenter --net="/run/netns/$network" "$@"; fi
 }
 
 kubectl() {
@@ -26,7 +31,7 @@ kubectl() {
 }
 
 cluster_answers() {
-    [ -e /run/netns/kc ] && [ -f "$kubeconfig" ] && kubectl get --raw /readyz --request-timeout=5s >/dev/null 2>&1 \
+    [ -e "/run/netns/$network" ] && [ -f "$kubeconfig" ] && kubectl get --raw /readyz --request-timeout=5s >/dev/null 2>&1 \
         && [ "$(alive kubelet1)$(alive kubelet2)" = yesyes ]
 }
 
@@ -73,7 +78,7 @@ stop_programs() { # NAME...  every instance of each: SIGTERM, then SIGKILL
 
 in_our_namespace() { # PID
     local namespace
-    for namespace in kc kn1 kn2; do
+    for namespace in "$network" "$(node_network 1)" "$(node_network 2)"; do
         [ -e "/run/netns/$namespace" ] || continue
         [ "/proc/$1/ns/net" -ef "/run/netns/$namespace" ] && return 0
     done

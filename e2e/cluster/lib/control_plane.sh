@@ -1,11 +1,12 @@
-# etcd, API server, controller manager and scheduler, all in namespace kc. Sourced by up.
+# etcd, API server, controller manager and scheduler, all in one network namespace. Sourced by up.
 
 start_control_plane() {
     local pki=$state/pki
     mkdir -p "$state/etcd"
-    start etcd kc "$programs/etcd" --data-dir "$state/etcd" --listen-client-urls http://127.0.0.1:2379 \
+    rm -f "$state/logs"/audit*.jsonl # of a cluster that is gone
+    start etcd "$network" "$programs/etcd" --data-dir "$state/etcd" --listen-client-urls http://127.0.0.1:2379 \
         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync
-    start kube-apiserver kc "$programs/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
+    start kube-apiserver "$network" "$programs/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
         --advertise-address=10.89.0.1 --bind-address=0.0.0.0 --secure-port=6443 \
         --service-cluster-ip-range=10.96.0.0/16 --allow-privileged \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
@@ -21,13 +22,13 @@ start_control_plane() {
         --enable-aggregator-routing \
         --audit-policy-file="$here/lib/audit.yaml" --audit-log-path="$state/logs/audit.jsonl" --audit-log-maxsize=4096
     wait_for 120 "the API server" kubectl get --raw /readyz
-    start kube-controller-manager kc "$programs/kube-controller-manager" --kubeconfig="$pki/kube-controller-manager.kubeconfig" \
+    start kube-controller-manager "$network" "$programs/kube-controller-manager" --kubeconfig="$pki/kube-controller-manager.kubeconfig" \
         --authentication-kubeconfig="$pki/kube-controller-manager.kubeconfig" \
         --authorization-kubeconfig="$pki/kube-controller-manager.kubeconfig" \
         --service-account-private-key-file="$pki/service-accounts.key" --root-ca-file="$pki/ca.crt" \
         --use-service-account-credentials --leader-elect=false --bind-address=127.0.0.1 \
         --horizontal-pod-autoscaler-sync-period=5s --node-monitor-grace-period=20s
-    start kube-scheduler kc "$programs/kube-scheduler" --kubeconfig="$pki/kube-scheduler.kubeconfig" \
+    start kube-scheduler "$network" "$programs/kube-scheduler" --kubeconfig="$pki/kube-scheduler.kubeconfig" \
         --authentication-kubeconfig="$pki/kube-scheduler.kubeconfig" --authorization-kubeconfig="$pki/kube-scheduler.kubeconfig" \
         --leader-elect=false --bind-address=127.0.0.1
 }

@@ -7,9 +7,9 @@ start_node() { # NUMBER
     cni_config "$node" "$folder" >"$folder/cni/10-bridge.conflist"
     kubelet_config "$node" "$folder" >"$folder/kubelet.yaml"
     proxy_config "$node" >"$folder/proxy.yaml"
-    control_group "kn$node"
+    control_group "$(node_network "$node")"
     # The kubelet's device-plugin and pod-resources sockets have built-in paths: each node sees its own folder there.
-    start "node$node" "kn$node" unshare -m bash -c '
+    start "node$node" "$(node_network "$node")" unshare -m bash -c '
         set -e
         mount --make-rprivate /
         mount --bind "$0/kubelet" "$0/kubelet"
@@ -27,9 +27,9 @@ start_node() { # NUMBER
 }
 
 on_node() { # NUMBER NAME COMMAND...  in the node's network and mounts
-    local node=$1 name=$2
+    local node=$1 program=$2
     shift 2
-    start "$name$node" "kn$node" nsenter --mount="/proc/$(cat "$state/node$node/mounts.pid")/ns/mnt" "$@"
+    start "$program$node" "$(node_network "$node")" nsenter --mount="/proc/$(cat "$state/node$node/mounts.pid")/ns/mnt" "$@"
 }
 
 import_image() { # NUMBER ARCHIVE
@@ -59,6 +59,8 @@ control_group() { # NAME  in every controller, with the processors filled in as 
     for file in cpus mems; do
         [ -f "/sys/fs/cgroup/cpuset/cpuset.$file" ] && cat "/sys/fs/cgroup/cpuset/cpuset.$file" >"/sys/fs/cgroup/cpuset/$1/cpuset.$file"
     done
+    # All pods of a node together would else have the share of the processors that a single process outside has.
+    [ -f "/sys/fs/cgroup/cpu/$1/cpu.shares" ] && echo 8192 >"/sys/fs/cgroup/cpu/$1/cpu.shares"
     return 0
 }
 
@@ -98,7 +100,7 @@ authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {c
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: unix://$2/containerd.sock
 cgroupDriver: cgroupfs
-cgroupRoot: /kn$1          # two kubelets under one root remove each other's pods
+cgroupRoot: /$(node_network "$1")          # two kubelets under one root remove each other's pods
 failCgroupV1: false
 failSwapOn: false
 resolvConf: ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, STATE, Namespace, helm, kubectl, run, until
+from kube import ECHO, IS_OURS, NEXT_SERVER_IMAGE, OPERATOR, ROOT, SERVER_IMAGE, STATE, TWO_REPLICAS, Namespace, helm, kubectl, run, until
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 OUR_CLUSTER = pytest.mark.skipif(not IS_OURS, reason="only in a cluster of our own")
@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("our_cluster"):
             item.add_marker(OUR_CLUSTER)
-    # the uninstall ends what all others use
-    items.sort(key=lambda item: item.path.name == "test_uninstall.py")
+    # the uninstall ends what all others use, and before it all that the operator does has been done
+    last = ["test_rights.py", "test_uninstall.py"]
+    items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,8 @@ def chart_flags():
 @pytest.fixture(scope="session", autouse=True)
 def operator(chart_flags):
     """The chart, installed as its README says. The namespace is made with it and keeps the operator restricted, too."""
-    with open(ROOT / "e2e" / "cluster" / "suite") as lock:  # one process of several at a time
+    STATE.mkdir(parents=True, exist_ok=True)
+    with open(STATE / "operator.lock", "w") as lock:  # one process of several at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         kubectl("create", "namespace", OPERATOR, check=False)
         kubectl("label", "namespace", OPERATOR, RESTRICTED, "--overwrite")
@@ -77,6 +79,16 @@ def namespaces(request):
 @pytest.fixture
 def namespace(namespaces):
     return namespaces()
+
+
+@pytest.fixture
+def serving(namespace):
+    """Two replicas with a model, on a node each."""
+    namespace.apply(TWO_REPLICAS, ECHO)
+    namespace.wait("tsrv/vision")
+    namespace.wait("tmod/echo")
+    assert {pod["spec"]["nodeName"] for pod in namespace.pods().values()} == {"kn1", "kn2"}
+    return namespace
 
 
 VOLUME = """

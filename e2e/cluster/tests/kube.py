@@ -15,10 +15,25 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "e2e" / "common"))
 
 import waiting  # noqa: E402
+from api import Api, Refused  # noqa: E402
 
 CLUSTER = ROOT / "e2e" / "cluster"
-STATE = Path(os.environ.get("CLUSTER_STATE", ROOT / "target" / "cluster"))
+
+
+def called(stem, cluster):
+    """A name of one of several clusters, as e2e/cluster/lib/common.sh has it; the first has no name."""
+    return f"{stem}-{cluster}" if cluster else stem
+
+
+def state_of(cluster):
+    return Path(called(os.environ.get("CLUSTER_STATE") or ROOT / "target" / "cluster", cluster))
+
+
+CLUSTER_NAME = os.environ.get("CLUSTER", "")
+STATE = state_of(CLUSTER_NAME)
+NETWORK = called("kc", CLUSTER_NAME)  # network namespace of the control plane
 IS_OURS = not os.environ.get("E2E_KUBECONFIG")
+API = Api(NETWORK, STATE / "pki")  # of our own cluster
 
 OPERATOR = "triton-operator"  # namespace, release and account of the operator under test
 OPERATORS = ("-l", "app.kubernetes.io/component=operator")  # the operator's own pods, beside which activators run
@@ -50,6 +65,9 @@ spec:
   probes: {startup: {periodSeconds: 1}, readiness: {periodSeconds: 1, failureThreshold: 1}}
   server: {drainDelay: 3s, drainTimeout: 20s, exitTimeout: 10s}
 """
+
+# the drain outlasts the time until every node has learned that a pod leaves
+TWO_REPLICAS = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
 
 CLAIM = """
 apiVersion: v1
@@ -118,6 +136,12 @@ class Namespace:
         return self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def get(self, what, *arguments):
+        selector = arguments[1] if arguments[:1] == ("-l",) and len(arguments) == 2 else None
+        if IS_OURS and (not arguments or selector):
+            try:
+                return API.get(self.name, what, selector)
+            except Refused as error:
+                raise Failed(str(error)) from error
         return json.loads(self.kubectl("get", what, *arguments, "-o", "json"))
 
     def items(self, kind, *arguments):
@@ -185,10 +209,20 @@ class Namespace:
         return "\n".join(self.kubectl(*look, check=False)[1] for look in looks)
 
 
+def recovered(namespace, before):
+    """Two ready replicas again, and not the ones of before."""
+    until(lambda: namespace.lives() != before, "something to have happened")
+    namespace.wait("tsrv/vision", deadline=120)
+    until(lambda: namespace.get("tmod/echo")["status"]["loadedReplicas"] == "2/2", "the model on both replicas", 120)
+
+
 # --- the API's record of writes (only in a cluster of our own) --------------------------------------------------------------------------
 
 
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+RECORD = STATE / "logs" / "audit.jsonl"
+# and those of the other clusters that the tests run on, whose names are in E2E_CLUSTERS
+RECORDS = [RECORD, *(state_of(name) / "logs" / "audit.jsonl" for name in os.environ.get("E2E_CLUSTERS", "").split())]
 
 
 class Audit:
@@ -196,7 +230,7 @@ class Audit:
 
     def __init__(self, namespace):
         self.namespace = namespace.name
-        self.log = STATE / "logs" / "audit.jsonl"
+        self.log = RECORD
         self.start = self.log.stat().st_size
 
     def writes(self):
@@ -227,10 +261,11 @@ class Audit:
         return before
 
 
-def requests_of(user, since):
-    """Every request of a user that the record has: (group, resource, verb), and those that his rights did not cover since that time."""
+def requests_of(account, record, since="9999"):
+    """Every request of an account in a record: (group, resource, verb), and those that its rights did not cover since that time."""
+    user = f"system:serviceaccount:{account}:{account}"
     done, refused = set(), []
-    with (STATE / "logs" / "audit.jsonl").open("rb") as log:
+    with record.open("rb") as log:
         for line in log:
             if user.encode() not in line or not line.endswith(b"\n"):
                 continue

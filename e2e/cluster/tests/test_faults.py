@@ -17,12 +17,12 @@ import pytest
 
 import waiting
 from faulty_api import FAULTS
-from kube import ECHO, NEXT_SERVER_IMAGE, OPERATOR, OPERATORS, ROOT, SERVER, SERVER_IMAGE, STATE, kubectl, until
+from kube import ECHO, NETWORK, NEXT_SERVER_IMAGE, OPERATOR, OPERATORS, ROOT, SERVER, SERVER_IMAGE, STATE, kubectl, until
 
 pytestmark = pytest.mark.our_cluster
 
 PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / os.environ.get("TRITON_PROFILE", "debug") / "triton-operator"
-INSIDE = ["nsenter", "--net=/run/netns/kc"]
+INSIDE = ["nsenter", f"--net=/run/netns/{NETWORK}"]
 
 KUBECONFIG = """
 apiVersion: v1

@@ -63,11 +63,11 @@ def test_delivery_tools_read_live_statuses_as_they_are_meant(namespace):
     assert verdicts == expected
 
     # one by one: where each replica stands, and which image runs
+    until(lambda: [(it["modelsLoaded"], it["modelsFailed"]) for it in namespace.get("tsrv/vision")["status"]["pods"]] == [(1, 1)], "what each replica has")
     server = namespace.get("tsrv/vision")["status"]
     [pod] = namespace.pods().values()
     [listed] = server["pods"]
     assert (listed["name"], listed["node"], listed["ready"]) == (pod["metadata"]["name"], pod["spec"]["nodeName"], True)
-    assert (listed["modelsLoaded"], listed["modelsFailed"]) == (1, 1)
     running = next(it for it in pod["status"]["containerStatuses"] if it["name"] == "server")["imageID"]
     assert running.endswith(server["imageDigest"]) and server["imageDigest"] == listed["imageDigest"]
     [on_pod] = namespace.get("tmod/echo")["status"]["pods"]

@@ -1,41 +1,12 @@
-"""What is done to operator, agent, servers and nodes while requests flow through the Service. Each test sends at
-least 2,000, in a soak run 20,000, and none may fail; two replicas, on a node each, or one."""
+"""What is done to agents, servers and models while requests flow through the Service. Each test sends at least 2,000, in a soak run 20,000,
+and none may fail; two replicas, on a node each."""
 
 import json
 import signal
-import time
 
 import pytest
 
-from kube import ECHO, OPERATOR, OPERATORS, ROOT, SERVER, Namespace, child, first_process, helm, kill, kubectl, load, load_over_grpc, until
-
-# the drain outlasts the time until every node has learned that a pod leaves
-TWO = SERVER.replace("replicas: 1", "replicas: 2").replace("drainDelay: 3s", "drainDelay: 5s")
-
-
-@pytest.fixture
-def serving(namespace):
-    namespace.apply(TWO, ECHO)
-    namespace.wait("tsrv/vision")
-    namespace.wait("tmod/echo")
-    assert {pod["spec"]["nodeName"] for pod in namespace.pods().values()} == {"kn1", "kn2"}
-    return namespace
-
-
-def recovered(namespace, before):
-    """Two ready replicas again, and not the ones of before."""
-    until(lambda: namespace.lives() != before, "something to have happened")
-    namespace.wait("tsrv/vision", deadline=120)
-    until(lambda: namespace.get("tmod/echo")["status"]["loadedReplicas"] == "2/2", "the model on both replicas", 120)
-
-
-@pytest.mark.our_cluster
-def test_nobody_notices_a_killed_operator(serving, operator):
-    with load(serving):
-        (pod,) = operator.items("pods", *OPERATORS)
-        kill(first_process(pod, "operator"))
-        serving.apply(ECHO.replace("name: echo", "name: second"))
-        serving.wait("tmod/second", deadline=120)
+from kube import ECHO, child, first_process, kill, load, load_over_grpc, recovered, until
 
 
 @pytest.mark.our_cluster
@@ -89,33 +60,6 @@ def test_a_killed_server_container_loses_only_what_was_in_flight_of_clients_that
     lost_in_flight(result, of_replicas=1)
 
 
-def replaced(namespace, before):
-    """Other pods than before, and all of those gone: nobody asked them any more."""
-    until(lambda: namespace.pods() and not before & set(namespace.pods()), "another pod")
-    namespace.wait("tsrv/vision")
-    until(lambda: not before & {pod["metadata"]["name"] for pod in namespace.items("pods")}, "the old pod to end", 15)
-
-
-def test_nobody_notices_that_the_only_pod_is_deleted_rolled_and_drained(namespace, next_image):
-    namespace.apply(SERVER, ECHO)
-    namespace.wait("tmod/echo")
-    with load(namespace), load_over_grpc(namespace):
-        before = set(namespace.pods())
-        namespace.kubectl("delete", "pod", *before, "--wait=false")
-        replaced(namespace, before)
-        before = set(namespace.pods())
-        namespace.patch("tsrv/vision", image=next_image)
-        replaced(namespace, before)
-        ((name, pod),) = namespace.pods().items()
-        node = pod["spec"]["nodeName"]
-        try:
-            drain = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"]
-            kubectl(*drain, "--pod-selector=app.kubernetes.io/instance=vision")
-            replaced(namespace, {name})
-        finally:
-            kubectl("uncordon", node)
-
-
 def test_nobody_notices_that_one_of_two_pods_is_deleted_and_then_not_wanted(serving):
     with load(serving), load_over_grpc(serving):
         before = serving.lives()
@@ -123,19 +67,6 @@ def test_nobody_notices_that_one_of_two_pods_is_deleted_and_then_not_wanted(serv
         recovered(serving, before)
         serving.patch("tsrv/vision", replicas=1)
         until(lambda: len(serving.items("pods")) == 1, "one pod")
-
-
-def test_nobody_notices_a_drained_node(serving):
-    before = serving.lives()
-    try:
-        with load(serving):
-            drain = ["drain", "kn2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s"]
-            drain += [f"--pod-selector=app.kubernetes.io/instance=vision"]
-            kubectl(*drain)
-            recovered(serving, before)
-            assert {pod["spec"]["nodeName"] for pod in serving.pods().values()} == {"kn1"}
-    finally:
-        kubectl("uncordon", "kn2")
 
 
 def test_nobody_notices_a_new_image_of_the_server(serving, next_image):
@@ -162,47 +93,3 @@ def test_invariant_9_nobody_notices_models_that_come_change_and_go(serving):
         serving.wait("tmod/echo", status="False", reason="LoadFailed")
         serving.kubectl("delete", "tmod/second")
     assert serving.lives() == before
-
-
-def test_invariant_11_nobody_notices_an_upgrade_of_the_operator(serving, chart_flags):
-    before = serving.lives()
-    chart = ROOT / "charts" / "triton-operator"
-    try:
-        with load(serving):
-            helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "replicas=2,logLevel=debug", deadline=240)
-            serving.wait("tsrv/vision")
-    finally:
-        helm("upgrade", OPERATOR, chart, *chart_flags, deadline=240)
-    assert serving.lives() == before
-
-
-@pytest.mark.our_cluster
-def test_an_operator_that_loses_its_lease_goes_on_as_one_that_waits_for_it(serving):
-    operator = Namespace(OPERATOR)
-    pods = lambda: {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator.items("pods", *OPERATORS)}
-    holder = lambda: operator.get("lease/triton-operator")["spec"].get("holderIdentity")
-    until(lambda: holder() in pods(), "a leader", 60)
-    before = pods()
-    operator.kubectl("patch", "lease/triton-operator", "--type=merge", "-p", '{"spec": {"holderIdentity": "somebody-else"}}')
-    until(lambda: holder() in before, "the lease to have run out", 90)
-    serving.apply(ECHO.replace("name: echo", "name: second"))
-    serving.wait("tmod/second", deadline=60)
-    assert pods() == before, "neither the pod nor its container is another one"
-
-
-@pytest.mark.our_cluster
-def test_a_second_operator_takes_over_from_a_killed_one(serving, chart_flags):
-    chart = ROOT / "charts" / "triton-operator"
-    operator = Namespace(OPERATOR)
-    helm("upgrade", OPERATOR, chart, *chart_flags, "--set", "replicas=2", deadline=240)
-    try:
-        lease = lambda: operator.get("lease/triton-operator")["spec"].get("holderIdentity")
-        pods = {pod["metadata"]["name"]: pod for pod in operator.items("pods", *OPERATORS) if "deletionTimestamp" not in pod["metadata"]}
-        leader = until(lambda: next((name for name in pods if lease() == name), None), "a leader", 30)
-        began = time.monotonic()
-        operator.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
-        serving.apply(ECHO.replace("name: echo", "name: second"))
-        serving.wait("tmod/second", deadline=60)
-        print(f"another operator had finished {time.monotonic() - began:.0f} s after the leader was gone")
-    finally:
-        helm("upgrade", OPERATOR, chart, *chart_flags, deadline=240)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kube import ECHO, OPERATORS, SERVER, run, until
+from kube import ECHO, NETWORK, OPERATORS, SERVER, run, until
 
 pytestmark = pytest.mark.our_cluster
 
@@ -16,7 +16,7 @@ SOON = 5.0  # seconds
 @contextlib.contextmanager
 def cut_off(node):
     """Takes the cable out of a node."""
-    link = lambda state: run("ip", "-n", "kc", "link", "set", node.replace("kn", "node"), state)
+    link = lambda state: run("ip", "-n", NETWORK, "link", "set", node.replace("kn", "node"), state)
     link("down")
     try:
         yield

@@ -19,7 +19,7 @@ use crate::{
     optional::Choice,
     overrides, pinned, replicas,
     strategic::{self, Mistake},
-    surge::Pace,
+    surge::RollingUpdate,
     validated::Validated,
 };
 
@@ -75,8 +75,8 @@ pub fn decide<'a>(
     let optional = optional(server, autoscale.as_ref(), observed, settings);
     let wanted = access::wanted_mounts(server, &compiled.manifest, observed);
     let kept = pinned::kept(server, observed.template.as_ref()).filter(|kept| kept.is_enough(server, &wanted));
-    let pace = Pace::of(spec, observed.has_no_room);
-    let gives_way = pace.gives_way(spec).then(|| {
+    let rolling_update = RollingUpdate::of(spec, observed.has_no_room);
+    let gives_way = rolling_update.gives_way(spec).then(|| {
         "an old pod ends before its successor starts, for the scheduler finds no room for both (spec.rollout.maxUnavailable: 0 \
          waits until there is)"
             .to_owned()
@@ -93,7 +93,7 @@ pub fn decide<'a>(
         autoscale,
         scaler_address: settings.scaler_address.clone(),
         replicas_expected: replicas.replicas.or(observed.replicas).unwrap_or_else(|| defaults::replicas(spec)),
-        pace,
+        rolling_update,
         mounts: kept.as_ref().map_or(wanted, |kept| kept.mounts.clone()),
         kept,
         operator_namespace: settings.namespace.clone(),

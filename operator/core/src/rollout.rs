@@ -32,11 +32,11 @@ use self::step::Step;
 pub use self::{adopt::Adopt, judge::CRASHES_MAX, step::Around};
 use crds::TritonServerSpec;
 
-use crate::{Compiled, Manifest, Reason, compile::Placement, surge::Pace};
+use crate::{Compiled, Manifest, Reason, compile::Placement, surge::RollingUpdate};
 
 /// How many ready pods of a server may be at work on a content at the same time: as many as may be missing.
 pub fn at_once(server: &TritonServerSpec) -> usize {
-    usize::try_from(Pace::of(server, false).unavailable).unwrap_or(0).max(1)
+    usize::try_from(RollingUpdate::of(server, false).unavailable).unwrap_or(0).max(1)
 }
 
 /// Takes the rollouts of all models one step further: `compiled` holds each model as it is asked for and comes back with the

@@ -15,18 +15,18 @@ use k8s_openapi::{
 
 use crate::{drift, replica};
 
-/// How pods are replaced.
+/// How many pods may be above the replicas and how many may be missing while pods are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct RollingUpdate {
     /// Pods above the replicas.
     pub surge: i32,
     /// Pods that may be missing.
     pub unavailable: i32,
 }
 
-impl Pace {
-    /// The pace for `spec`. `has_no_room`: new pods do not fit while old ones are there ([`has_no_room`]). An old pod serves until a new
-    /// one does, unless each holds what there is none to spare of: a device, or the claim with the model store.
+impl RollingUpdate {
+    /// The numbers for `spec`. `has_no_room`: new pods do not fit while old ones are there ([`has_no_room`]). An old pod serves until a
+    /// new one does, unless each holds what there is none to spare of: a device, or the claim with the model store.
     pub fn of(spec: &TritonServerSpec, has_no_room: bool) -> Self {
         let rollout = spec.rollout.clone().unwrap_or_default();
         let may_be_missing = rollout.max_unavailable != Some(0);
@@ -152,29 +152,29 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_pace(spec: &TritonServerSpec, has_no_room: bool, expect: (i32, i32)) {
-        let pace = Pace::of(spec, has_no_room);
-        assert_eq!((pace.surge, pace.unavailable), expect);
-        assert_eq!(pace.gives_way(spec), has_no_room && Pace::of(spec, false) != pace);
+    fn check_of(spec: &TritonServerSpec, has_no_room: bool, expect: (i32, i32)) {
+        let rolling_update = RollingUpdate::of(spec, has_no_room);
+        assert_eq!((rolling_update.surge, rolling_update.unavailable), expect);
+        assert_eq!(rolling_update.gives_way(spec), has_no_room && RollingUpdate::of(spec, false) != rolling_update);
     }
 
     #[test]
     fn an_old_pod_serves_until_a_new_one_does_where_there_is_room_for_both() {
         for has_gpu in [false, true] {
-            check_pace(&spec(has_gpu, None, None), false, (1, 0));
+            check_of(&spec(has_gpu, None, None), false, (1, 0));
         }
-        check_pace(&spec(false, None, None), true, (1, 0));
-        check_pace(&spec(true, None, None), true, (0, 1));
+        check_of(&spec(false, None, None), true, (1, 0));
+        check_of(&spec(true, None, None), true, (0, 1));
     }
 
     #[test]
     fn what_the_user_says_stands() {
         for has_no_room in [false, true] {
-            check_pace(&spec(false, Some(0), None), has_no_room, (0, 1));
-            check_pace(&spec(true, Some(2), None), has_no_room, (2, 0));
-            check_pace(&spec(false, None, Some(2)), has_no_room, (1, 2));
-            check_pace(&spec(true, None, Some(2)), has_no_room, (0, 2));
-            check_pace(&spec(true, None, Some(0)), has_no_room, (1, 0));
+            check_of(&spec(false, Some(0), None), has_no_room, (0, 1));
+            check_of(&spec(true, Some(2), None), has_no_room, (2, 0));
+            check_of(&spec(false, None, Some(2)), has_no_room, (1, 2));
+            check_of(&spec(true, None, Some(2)), has_no_room, (0, 2));
+            check_of(&spec(true, None, Some(0)), has_no_room, (1, 0));
         }
     }
 
@@ -242,11 +242,11 @@ mod tests {
         check(1, &[pod("old", own("one"), Some("kn1")), pod("new", own("one"), None)], true);
         check(1, &[pod("old", own("one"), Some("kn1")), pod("new", own("two"), None)], false);
         check(1, &[pod("old", shared.clone(), Some("kn1")), pod("new", shared, None)], false);
-        let pace = |claim: Value| {
-            Pace::of(&serde_json::from_value(json!({ "gpu": { "resourceClaims": [claim] } })).unwrap(), true)
+        let rolling_update = |claim: Value| {
+            RollingUpdate::of(&serde_json::from_value(json!({ "gpu": { "resourceClaims": [claim] } })).unwrap(), true)
         };
-        assert_eq!(pace(json!({ "name": "gpu", "resourceClaimTemplateName": "one" })).surge, 0);
-        assert_eq!(pace(json!({ "name": "gpu", "resourceClaimName": "ours" })).surge, 1);
+        assert_eq!(rolling_update(json!({ "name": "gpu", "resourceClaimTemplateName": "one" })).surge, 0);
+        assert_eq!(rolling_update(json!({ "name": "gpu", "resourceClaimName": "ours" })).surge, 1);
     }
 
     #[test]

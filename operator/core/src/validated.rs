@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::{
     Manifest, autoscaling::Autoscale, defaults::ServerSettings, mounts::Mounts, optional::Choice, pinned::Kept,
-    replicas, scale_to_zero::Way, surge::Pace,
+    replicas, scale_to_zero::Way, surge::RollingUpdate,
 };
 
 /// A server that can be built, every default decided.
@@ -36,7 +36,7 @@ pub struct Validated<'a> {
     /// Replicas there will be, as far as can be said.
     pub replicas_expected: i32,
     /// How its pods are replaced.
-    pub pace: Pace,
+    pub rolling_update: RollingUpdate,
     /// What the pods mount for their models.
     pub mounts: Mounts,
     /// Namespace from which the operator asks the pods, if it is one.

@@ -4,7 +4,8 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 // Unsafe code is allowed where it says so: `dylib` opens libraries, `raw` of a backend and of `nvml` calls into one, `cuda` into
-// the driver, `heap` into the C library, and `native::scratch` aligns memory.
+// the driver, `heap` into the C library, `native::scratch` aligns memory, and `python` says what it shares with its workers, whose extension
+// module (`python/extension`) is a library of its own.
 
 mod cuda;
 mod dylib;

@@ -1,5 +1,5 @@
-//! What the front ends of clouds have in common: they are other doors to the inference protocol, with paths and a type of content
-//! of their own.
+//! What the front ends of clouds have in common: they serve the inference protocol under paths of their own, with a content type of
+//! their own.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,

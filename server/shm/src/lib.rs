@@ -22,4 +22,4 @@ pub use available::available as available_memory;
 pub use client::{Kind, MAX_REGIONS, Part, Region, RegionStatus, Regions};
 pub use pool::{Limits, SegmentPool, Writable};
 pub use prefetch::prefetch;
-pub use segment::Segment;
+pub use segment::{Segment, Shared};

@@ -165,6 +165,14 @@ impl Segment {
         (offset < self.len).then(|| unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(offset)) })
     }
 
+    /// What both processes change, from that offset on; `None` if it is not inside the segment, or `offset` is no place for it.
+    pub fn shared<T: Shared>(&self, offset: usize) -> Option<&T> {
+        let is_inside = offset.is_multiple_of(align_of::<T>()) && offset.checked_add(size_of::<T>())? <= self.len;
+        // SAFETY: inside the mapping, which lives as long as `self`, and aligned, for mappings begin at a page and no `Shared` is aligned
+        // to more; it is valid whatever the other process writes.
+        is_inside.then(|| unsafe { &*self.base.as_ptr().add(offset).cast::<T>() })
+    }
+
     fn check(&self, range: &Range<usize>) -> Result<()> {
         if range.start <= range.end && range.end <= self.len {
             return Ok(());
@@ -220,6 +228,14 @@ impl Drop for Segment {
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }
+
+/// What may lie in a segment and be changed by both processes at any time: [`Segment::shared`].
+///
+/// # Safety
+///
+/// It consists of atomics of whole numbers alone, so that it is valid whatever bytes are there; it has the same layout in both
+/// processes (`repr(C)`), and is aligned to 4096 bytes at most.
+pub unsafe trait Shared {}
 
 /// A segment that nobody else in this process reads or writes.
 #[derive(Debug)]

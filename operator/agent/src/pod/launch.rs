@@ -21,8 +21,8 @@ use std::{
 
 use anyhow::Context;
 use operator_core::{
-    last_words::{CONTAINER_ENDS, SERVER_RESTARTS},
     pod::CRASH_NOTE,
+    termination_message::{CONTAINER_ENDS, SERVER_RESTARTS},
 };
 use rustix::process::Signal;
 use tokio::{

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::last_words;
+use operator_core::termination_message;
 use triton_agent::{
     State,
     state::{Failure, ModelState, Phase},
@@ -167,7 +167,8 @@ pub(crate) fn not_needed(titles: &[String]) -> Vec<String> {
 pub(crate) fn event(title: &str, event: &Event) -> Vec<String> {
     match event {
         Event::Exited { how, last_lines, pause } => {
-            let why = last_words::error(&last_lines.join("\n")).map_or_else(String::new, |why| format!(": {why}"));
+            let why =
+                termination_message::error(&last_lines.join("\n")).map_or_else(String::new, |why| format!(": {why}"));
             let mut lines =
                 vec![format!("{title}: the server {how}{why}; it is started again in {} s", pause.as_secs())];
             lines.extend(last_lines.iter().map(|line| format!("{title} | {line}")));

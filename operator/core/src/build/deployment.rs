@@ -39,8 +39,8 @@ pub(super) fn build(server: &Validated<'_>) -> Deployment {
         RolloutStrategy::RollingUpdate => DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
             rolling_update: Some(RollingUpdateDeployment {
-                max_surge: Some(IntOrString::Int(server.pace.surge)),
-                max_unavailable: Some(IntOrString::Int(server.pace.unavailable)),
+                max_surge: Some(IntOrString::Int(server.rolling_update.surge)),
+                max_unavailable: Some(IntOrString::Int(server.rolling_update.unavailable)),
             }),
         },
     };

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use crate::last_words;
+use crate::termination_message;
 
 /// Whether `pod` is terminating or has ended.
 pub fn is_leaving(pod: &Pod) -> bool {
@@ -14,10 +14,10 @@ pub fn is_leaving(pod: &Pod) -> bool {
 pub(super) fn end(last: &ContainerStateTerminated) -> String {
     let log = last.message.as_deref().unwrap_or_default();
     let (how, why) = match signal(last) {
-        Some(signal) => (format!(" was ended by {signal}"), last_words::error(log)),
+        Some(signal) => (format!(" was ended by {signal}"), termination_message::error(log)),
         None => {
             let how = last.reason.as_deref().unwrap_or("Error");
-            (format!(" ended with {} ({how})", last.exit_code), last_words::reason(log))
+            (format!(" ended with {} ({how})", last.exit_code), termination_message::reason(log))
         }
     };
     how + &why.map_or_else(String::new, |why| format!(": {why}"))

@@ -1,4 +1,5 @@
-//! One end of a socket pair that keeps the borders of messages, and the segments that messages on it speak of.
+//! One end of a socket pair that keeps the borders of messages, and the segments that messages on it speak of. Beside the socket there may
+//! be rings in shared memory: then every message has its place in them, and is on the socket if it carries a descriptor or has no room.
 
 use std::{
     collections::HashMap,
@@ -6,7 +7,8 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Weak},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,6 +27,9 @@ use server_shm::{Segment, SegmentPool};
 use super::{
     marshal::{self, Value, Writer},
     memory::Outputs,
+    ring::{DOORBELL, Next, Put},
+    rings::Rings,
+    spin::Spin,
     wire::{MESSAGE_MAX, kind},
 };
 
@@ -37,6 +42,9 @@ pub(super) enum Broken {
     Failed(Error),
 }
 
+/// How often it is looked whether a ring without room for anything has some again.
+const FULL_PAUSE: Duration = Duration::from_micros(200);
+
 /// The server's end of a channel.
 pub(super) struct Channel {
     socket: OwnedFd,
@@ -44,6 +52,13 @@ pub(super) struct Channel {
     /// Segments of the server that the worker has heard of here.
     shown: HashMap<u64, Weak<Segment>>,
     buffer: Box<[u8]>,
+    /// Once both ends use them.
+    rings: Option<Rings>,
+    /// A message of the socket that came before its turn.
+    early: Option<Vec<u8>>,
+    spin: Spin,
+    /// Whether both ends may look for a message for a moment before they sleep.
+    may_spin: bool,
     /// A message that was too large, until the worker has answered.
     spilled: Option<Bytes>,
     /// How long the worker may take to answer, and what is wrong if it takes longer.
@@ -63,7 +78,18 @@ impl Channel {
     /// A channel over that socket.
     pub(super) fn new(socket: OwnedFd, pool: Arc<SegmentPool>) -> Self {
         let buffer = vec![0; MESSAGE_MAX].into_boxed_slice();
-        Self { socket, pool, shown: HashMap::new(), buffer, spilled: None, limit: None }
+        Self {
+            socket,
+            pool,
+            shown: HashMap::new(),
+            buffer,
+            rings: None,
+            early: None,
+            spin: Spin::default(),
+            may_spin: false,
+            spilled: None,
+            limit: None,
+        }
     }
 
     /// A further channel of the same worker, as [`pair`] makes it.
@@ -73,9 +99,23 @@ impl Channel {
         pair(&self.pool)
     }
 
+    /// Messages go through those rings from here on, in both directions.
+    pub(super) fn use_rings(&mut self, rings: Rings) {
+        self.rings = Some(rings);
+    }
+
+    /// Says whether both ends may look for the next message for a moment before they sleep.
+    pub(super) fn set_may_spin(&mut self, may_spin: bool) -> Result<()> {
+        if let Some(rings) = self.rings.as_ref().filter(|_| self.may_spin != may_spin) {
+            rings.set_worker_may_spin(may_spin)?;
+        }
+        self.may_spin = may_spin;
+        Ok(())
+    }
+
     /// Sends one message, and a descriptor that belongs to it as the next.
-    pub(super) fn send_with_descriptor(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Broken> {
-        self.send_plain(message)?;
+    pub(super) fn send_with_descriptor(&mut self, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Broken> {
+        self.send_on_socket(message)?;
         self.send_descriptor(descriptor)
     }
 
@@ -122,7 +162,53 @@ impl Channel {
     }
 
     /// Whether a message is there within that time, and the other end too.
-    pub(super) fn is_readable_within(&self, time: Duration) -> bool {
+    pub(super) fn is_readable_within(&mut self, time: Duration) -> bool {
+        if self.rings.is_none() {
+            return self.is_socket_readable_within(time);
+        }
+        let since = Instant::now();
+        self.is_here_soon(since) || self.is_here_before(since + time)
+    }
+
+    /// Looks for the next message for a moment, if that is expected to be enough.
+    fn is_here_soon(&mut self, since: Instant) -> bool {
+        let Self { spin, rings, may_spin, .. } = self;
+        let now = || u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let is_there = || rings.as_ref().is_some_and(|rings| matches!(rings.next(), Ok(Some(Next::Here(_)))));
+        *may_spin && spin.finds(now, is_there)
+    }
+
+    fn is_here_before(&mut self, until: Instant) -> bool {
+        loop {
+            match self.is_next_here(true) {
+                Ok(false) => {}
+                is_here => return is_here.is_ok(),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let is_readable = !left.is_zero() && self.is_socket_readable_within(left);
+            if !is_readable || !matches!(self.read_ahead(RecvFlags::DONTWAIT), Ok(Read::Something)) {
+                return false;
+            }
+        }
+    }
+
+    /// Sleeps until so many messages are there, one at least; for that time at most, or while none is there.
+    pub(super) fn wait_for(&mut self, messages: u32, time: Duration) -> Result<(), Broken> {
+        let Some(rings) = &self.rings else {
+            thread::sleep(time); // nobody can tell how many there are
+            return Ok(());
+        };
+        if rings.may_sleep(messages.max(1)).map_err(Broken::Failed)? {
+            if self.is_socket_readable_within(time) {
+                self.read_ahead(RecvFlags::DONTWAIT)?; // that the worker is gone is seen when its next message is waited for
+            } else {
+                rings.wake().map_err(Broken::Failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_socket_readable_within(&self, time: Duration) -> bool {
         let time = Timespec::try_from(time).ok();
         let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
         poll(&mut descriptors, time.as_ref()).is_ok() && descriptors[0].revents() == PollFlags::IN
@@ -135,7 +221,9 @@ impl Channel {
 
     fn receive_with<'a>(&'a mut self, flags: RecvFlags, outputs: &Outputs) -> Result<Option<Message<'a>>, Broken> {
         loop {
-            let Some(length) = self.receive_plain(flags)? else { return Ok(None) };
+            let length =
+                if self.rings.is_some() { self.receive_in_order(flags)? } else { self.receive_on_socket(flags)? };
+            let Some(length) = length else { return Ok(None) };
             if length == 0 {
                 return Err(Broken::Closed);
             }
@@ -175,13 +263,53 @@ impl Channel {
             self.shown.remove(&id);
             self.send_plain(&numbers(&[kind::FORGET, id]))?;
         }
-        self.send_plain(&numbers(&[kind::SEGMENT, segment.id(), segment.len() as u64]))?;
+        self.send_on_socket(&numbers(&[kind::SEGMENT, segment.id(), segment.len() as u64]))?;
         self.send_descriptor(segment.fd())?;
         self.shown.insert(segment.id(), Arc::downgrade(segment));
         Ok(())
     }
 
-    fn send_plain(&self, message: &[u8]) -> Result<(), Broken> {
+    /// Sends a message by the quickest way there is.
+    fn send_plain(&mut self, message: &[u8]) -> Result<(), Broken> {
+        let Some(rings) = &mut self.rings else { return self.send_on_socket_alone(message) };
+        match rings.put(message).map_err(Broken::Failed)? {
+            Put::Done => Ok(()),
+            Put::DoneAndWake => self.ring_doorbell(),
+            Put::Full => self.send_on_socket(message),
+        }
+    }
+
+    /// Wakes the worker. If the socket is full, there is enough on it to do that.
+    fn ring_doorbell(&self) -> Result<(), Broken> {
+        match rustix::net::send(&self.socket, DOORBELL, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(broken(error)),
+        }
+    }
+
+    /// Sends a message on the socket, in its turn.
+    fn send_on_socket(&mut self, message: &[u8]) -> Result<(), Broken> {
+        let until = self.limit.as_ref().map(|(limit, _)| Instant::now() + *limit);
+        while let Some(rings) = &mut self.rings
+            && !rings.put_elsewhere().map_err(Broken::Failed)?
+        {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(self.too_late());
+            }
+            if self.closes_within(FULL_PAUSE) {
+                return Err(Broken::Closed); // else the worker has much to read before
+            }
+        }
+        self.send_on_socket_alone(message)
+    }
+
+    fn closes_within(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).ok();
+        let mut descriptors = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut descriptors, time.as_ref()).is_ok() && !descriptors[0].revents().is_empty()
+    }
+
+    fn send_on_socket_alone(&self, message: &[u8]) -> Result<(), Broken> {
         loop {
             match rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()), // such a socket takes a message whole or not at all
@@ -197,7 +325,7 @@ impl Channel {
         Broken::Failed(error.unwrap_or_else(|| not_understood("it did not come in time")))
     }
 
-    fn receive_plain(&mut self, flags: RecvFlags) -> Result<Option<usize>, Broken> {
+    fn receive_on_socket(&mut self, flags: RecvFlags) -> Result<Option<usize>, Broken> {
         loop {
             match rustix::net::recv(&self.socket, &mut *self.buffer, flags) {
                 Ok((_, length)) => return Ok(Some(length)),
@@ -205,6 +333,82 @@ impl Channel {
                 Err(Errno::AGAIN) if flags.contains(RecvFlags::DONTWAIT) => return Ok(None),
                 Err(Errno::AGAIN) => return Err(self.too_late()),
                 Err(error) => return Err(broken(error)),
+            }
+        }
+    }
+
+    /// The next message in the order of the rings, in the buffer.
+    fn receive_in_order(&mut self, flags: RecvFlags) -> Result<Option<usize>, Broken> {
+        let waits = !flags.contains(RecvFlags::DONTWAIT);
+        let mut is_closed = false;
+        loop {
+            if self.is_next_here(waits && !is_closed)? {
+                return self.take_next().map(Some);
+            }
+            if is_closed {
+                return Ok(Some(0)); // after all that the worker has said before it ended
+            }
+            match self.next()? {
+                None if !waits => return Ok(None),
+                Some(Next::Here(_)) => continue, // it came meanwhile
+                _ => {}
+            }
+            is_closed = matches!(self.read_ahead(RecvFlags::empty())?, Read::Closed);
+        }
+    }
+
+    fn next(&self) -> Result<Option<Next>, Broken> {
+        self.rings.as_ref().map_or(Ok(None), Rings::next).map_err(Broken::Failed)
+    }
+
+    /// Whether the next message is here, in the ring or before its turn. If there is none and the caller is about to sleep, the
+    /// worker will wake it.
+    fn is_next_here(&self, is_about_to_sleep: bool) -> Result<bool, Broken> {
+        loop {
+            match self.next()? {
+                Some(Next::Here(_)) => return Ok(true),
+                Some(Next::Elsewhere) => return Ok(self.early.is_some()),
+                None if !is_about_to_sleep => return Ok(false),
+                None => {}
+            }
+            let Some(rings) = &self.rings else { return Ok(false) };
+            if rings.may_sleep(1).map_err(Broken::Failed)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes the next message, which is here, into the buffer.
+    fn take_next(&mut self) -> Result<usize, Broken> {
+        let next = self.next()?;
+        let early = self.early.take_if(|_| next == Some(Next::Elsewhere)).unwrap_or_default();
+        let Some(rings) = &mut self.rings else { return Ok(0) };
+        let length = match next {
+            Some(Next::Here(length)) => length,
+            _ => 0,
+        };
+        rings.take(&mut self.buffer[..length]).map_err(Broken::Failed)?;
+        if length > 0 {
+            return Ok(length);
+        }
+        self.buffer[..early.len()].copy_from_slice(&early);
+        Ok(early.len())
+    }
+
+    /// Reads one message of the socket, which is kept until its turn comes; doorbells have none.
+    fn read_ahead(&mut self, flags: RecvFlags) -> Result<Read, Broken> {
+        let received = self.receive_on_socket(flags);
+        if let Some(rings) = &self.rings {
+            rings.wake().map_err(Broken::Failed)?;
+        }
+        match received? {
+            None => Ok(Read::Nothing),
+            Some(0) => Ok(Read::Closed),
+            Some(length) if self.buffer[..length] == *DOORBELL => Ok(Read::Something),
+            Some(_) if self.early.is_some() => Err(Broken::Failed(not_understood("it came out of turn"))),
+            Some(length) => {
+                self.early = Some(self.buffer[..length].to_vec());
+                Ok(Read::Something)
             }
         }
     }
@@ -243,6 +447,13 @@ impl Channel {
         descriptor
             .ok_or_else(|| Broken::Failed(Error::internal("a Python worker announced memory and did not pass it")))
     }
+}
+
+/// What came of reading the socket beside rings.
+enum Read {
+    Something,
+    Nothing,
+    Closed,
 }
 
 /// A message of the worker.

@@ -1,15 +1,17 @@
 //! Answers of a worker as the server reads them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use server_core::{
+    batching::pack::OutputReshape,
     buffer::Buffer,
     error::{Code, Error, Result},
     request::{Parameter, Parameters},
     response::Outputs as Response,
     tensor::{DataType, Name, Shape, Tensor, byte_count, element_count, shape_text, strings},
 };
+use server_proto::inference::{ModelConfig, ModelOutput};
 
 use super::{
     channel::not_understood,
@@ -50,10 +52,29 @@ impl Word {
     }
 }
 
+/// An output of the model, as its configuration has it.
+#[derive(Debug)]
+pub(super) struct KnownOutput {
+    pub(super) name: Name,
+    pub(super) reshape: Option<OutputReshape>,
+}
+
+impl KnownOutput {
+    /// Those of a model.
+    pub(super) fn all_of(config: &ModelConfig) -> Arc<[Self]> {
+        let of = |output: &ModelOutput| Self {
+            name: Name::from(output.name.as_str()),
+            reshape: OutputReshape::of(config, output),
+        };
+        config.output.iter().map(of).collect()
+    }
+}
+
 /// Reads what a worker answers. Tensors that lie in the same segment share it.
 pub(super) struct Decoder<'a> {
     instance: &'a str,
-    pub(super) names: &'a [Name],
+    /// Those that the model's configuration has.
+    known: &'a [KnownOutput],
     pub(super) lent: &'a Lent,
     pub(super) outputs: &'a Outputs,
     in_use: HashMap<u64, InUse>,
@@ -62,9 +83,9 @@ pub(super) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// `instance` is what errors call the worker; `names` are those of the model's outputs.
-    pub(super) fn new(instance: &'a str, names: &'a [Name], lent: &'a Lent, outputs: &'a Outputs) -> Self {
-        Self { instance, names, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
+    /// `instance` is what errors call the worker; `known` are the model's outputs.
+    pub(super) fn new(instance: &'a str, known: &'a [KnownOutput], lent: &'a Lent, outputs: &'a Outputs) -> Self {
+        Self { instance, known, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
     }
 
     /// Nobody looks at these inputs any more, says the answer with these results. Outputs that are parts of other inputs are
@@ -109,8 +130,30 @@ impl<'a> Decoder<'a> {
     }
 
     fn response(&mut self, tensors: &Value<'_>, parameters: &Value<'_>) -> Result<Response> {
-        let tensors = tensors.items().iter().map(|tensor| self.tensor(tensor)).collect::<Result<_>>()?;
+        let tensors = tensors.items().iter().map(|tensor| self.output(tensor)).collect::<Result<_>>()?;
         Ok(Response { tensors, parameters: read_parameters(parameters)?.into() })
+    }
+
+    /// One output, in the shape that its caller knows.
+    ///
+    /// Errors: as below; or it has another number of elements than that shape.
+    fn output(&mut self, value: &Value<'_>) -> Result<Tensor> {
+        let mut tensor = self.tensor(value)?;
+        let known = self.known.iter().find(|known| known.name == tensor.name);
+        if let Some(reshape) = known.and_then(|known| known.reshape.as_ref()) {
+            let shape = reshape.undo(&tensor.shape);
+            if element_count(&shape) != element_count(&tensor.shape) {
+                return Err(Error::internal(format!(
+                    "output tensor shape does not match size of output for '{}': the model gave shape {}, the \
+                     configuration says {}",
+                    tensor.name,
+                    shape_text(&tensor.shape),
+                    shape_text(&shape)
+                )));
+            }
+            tensor.shape = shape;
+        }
+        Ok(tensor)
     }
 
     /// One tensor.
@@ -134,8 +177,8 @@ impl<'a> Decoder<'a> {
                 data.len()
             )));
         }
-        let known = self.names.iter().find(|known| ***known == *name);
-        let name = known.cloned().unwrap_or_else(|| Name::from(name));
+        let known = self.known.iter().find(|known| *known.name == *name);
+        let name = known.map_or_else(|| Name::from(name), |known| known.name.clone());
         Ok(Tensor { name, data_type, shape, data })
     }
 
@@ -235,8 +278,6 @@ pub(super) fn read_parameters(value: &Value<'_>) -> Result<Parameters> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use server_shm::{Limits, Segment, SegmentPool};
 
     use super::{super::marshal::Writer, *};
@@ -273,8 +314,7 @@ mod tests {
         let bytes = results(parts);
         let (value, _) = marshal::read(&bytes).unwrap();
         let outputs = Outputs::default();
-        let names: Arc<[Name]> = Arc::new([]);
-        let mut decoder = Decoder::new("m_0", &names, &lent, &outputs).with_released(released, &value);
+        let mut decoder = Decoder::new("m_0", &[], &lent, &outputs).with_released(released, &value);
         let Outcome::Response(response) = decoder.outcome(&value.items()[0]) else { panic!("it is a response") };
         let tensors = response.unwrap().tensors;
         let found: Vec<_> =

@@ -7,6 +7,7 @@ use server_core::{backend::Rest, batch::Batch};
 
 use super::{
     alone,
+    busy::Busy,
     run::{self, Running},
     supervise::Watch,
     worker::Worker,
@@ -29,7 +30,10 @@ pub(super) fn run(watch: &Arc<Watch>, memory: &mut Vec<u8>, batch: Batch) -> Opt
         return rest_of(watch, left);
     };
     // What is to be done about a worker that is gone takes long as well.
-    if worker.send(memory, &running.segments).is_ok() && worker.answers_within(PATIENCE) {
+    if worker.set_may_spin(Busy::has_spare_processor()).is_ok()
+        && worker.send(memory, &running.segments).is_ok()
+        && worker.answers_within(PATIENCE)
+    {
         let left = finish(watch, worker, running);
         return rest_of(watch, left);
     }

@@ -5,6 +5,7 @@
 
 mod alone;
 mod attendant;
+mod busy;
 mod cache;
 mod calls;
 mod channel;
@@ -27,9 +28,12 @@ mod process;
 mod processors;
 mod reload;
 mod requirements;
+mod ring;
+mod rings;
 mod run;
 mod settings;
 mod several;
+mod spin;
 mod start;
 mod stub_files;
 mod supervise;
@@ -101,6 +105,8 @@ struct PythonBackend {
     memory_limit: Option<u64>,
     /// Whether models are imported anew when their files change.
     reloads: bool,
+    /// Whether workers use the extension module.
+    has_extension: bool,
     pool: Arc<SegmentPool>,
     cache: Option<String>,
     /// Where the worker's program may lie.
@@ -130,6 +136,7 @@ impl PythonBackend {
             time_limits: TimeLimits::new(settings)?,
             memory_limit: memory_limit::bytes(settings)?,
             reloads: reload::is_wanted(settings)?,
+            has_extension: settings::has_extension(settings)?,
             pool: SegmentPool::new(limits),
             cache: settings.get(interpreter::CACHE_SETTING).cloned(),
             stub_places: stub_files::places(std::env::current_exe().ok().as_deref(), backend_directory),

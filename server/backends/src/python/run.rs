@@ -11,6 +11,7 @@ use server_shm::Segment;
 
 use super::{
     attendant::not_healthy,
+    busy::Busy,
     channel::not_understood,
     decode::{Outcome, raised, released},
     encode::Message,
@@ -26,6 +27,7 @@ pub(super) struct Running {
     sent_at: Instant,
     /// Segments that its message speaks of.
     pub(super) segments: Vec<Arc<Segment>>,
+    _busy: Busy,
 }
 
 /// Puts a batch of [`super::open_requests::SLOTS`] requests at most into slots, and writes the message that gives it to the
@@ -59,7 +61,7 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
     let (pending, execution) = batch.into_pending();
     let sent_at = Instant::now();
     shared.requests.put(&placed, pending, shared.is_decoupled(), execution.start(), sent_at);
-    Some(Running { placed, execution, sent_at, segments })
+    Some(Running { placed, execution, sent_at, segments, _busy: Busy::begin() })
 }
 
 /// What came of each request, as the worker answers it.

@@ -61,6 +61,19 @@ pub(super) fn calls(settings: &Settings) -> Result<u64> {
     })
 }
 
+/// `extension`: whether workers load the extension module, and exchange messages with the server in shared memory.
+///
+/// Errors: it is neither `true` nor `false`.
+pub(super) fn has_extension(settings: &Settings) -> Result<bool> {
+    match settings.get("extension").map_or("true", String::as_str) {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Error::invalid_argument(format!(
+            "--backend-config=python,extension must be 'true' or 'false', not '{other}'"
+        ))),
+    }
+}
+
 /// The parameter `FORCE_CPU_ONLY_INPUT_TENSORS` of a model. Inputs lie in host memory in any case, so it is only checked.
 ///
 /// Errors: `Unsupported` for a value that Triton refuses, in its words.
@@ -81,6 +94,7 @@ const KNOWN: &[&str] = &[
     "stub-timeout-seconds",
     "memory-limit-mb",
     "reload",
+    "extension",
     "shm-region-prefix-name",
     "shm-default-byte-size",
     "shm-growth-byte-size",

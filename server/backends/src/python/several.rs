@@ -3,7 +3,7 @@
 //! before it has answered, those that are there together with one message, and its answers are fetched a few at a time. Nothing
 //! waits for what is not there yet.
 
-use std::{collections::VecDeque, mem, thread, time::Instant};
+use std::{collections::VecDeque, mem, time::Instant};
 
 use server_core::{batch::Batch, error::Error};
 
@@ -96,11 +96,13 @@ impl<'a> Several<'a> {
     fn send(&mut self, together: Next) {
         let Next { running, messages } = together;
         let segments: Vec<_> = running.iter().flat_map(|running| running.segments.iter().cloned()).collect();
-        let sent = match running.len() {
-            0 => return,
+        if running.is_empty() {
+            return;
+        }
+        let sent = self.worker.set_may_spin(false).and_then(|()| match running.len() {
             1 => self.worker.send(&messages, &segments),
             count => self.worker.send(&encode::execute_each(count, &messages), &segments),
-        };
+        });
         if let Err(failure) = sent {
             self.lost = Some(run::reason(failure, &self.worker.shared));
         }
@@ -112,7 +114,10 @@ impl<'a> Several<'a> {
     fn fetch(&mut self) -> u32 {
         let ahead = u32::try_from(self.under_way.len() / 2).unwrap_or(0);
         if ahead > 1 && self.lost.is_none() {
-            thread::sleep(self.pace.time_for(ahead)); // one wake-up for several answers: the worker has enough to do
+            // One wake-up for several answers: the worker has enough to do.
+            if let Err(failure) = self.worker.wait_for_answers(ahead, self.pace.time_for(ahead)) {
+                self.lost = Some(run::reason(failure, &self.worker.shared));
+            }
         }
         let shared = self.worker.shared.clone();
         let mut answered = 0;

@@ -10,12 +10,12 @@ use server_core::{
     backend::{Device, Health, Host, ModelSource, Placement},
     config::{self, ModelConfig},
     error::{Error, Result},
-    tensor::Name,
 };
 use server_proto::inference::model_config::SchedulingChoice;
 
 use super::{
     PythonBackend,
+    decode::KnownOutput,
     interpreter::Interpreter,
     marshal::{Value, Writer},
     process::Process,
@@ -35,7 +35,7 @@ pub(super) struct Starter {
     code: Code,
     interpreter: Interpreter,
     config: Arc<ModelConfig>,
-    output_names: Arc<[Name]>,
+    outputs: Arc<[KnownOutput]>,
     /// The worker that completed the configuration: it becomes that of the first instance.
     first: Mutex<Option<Worker>>,
     pub(super) workers: Workers,
@@ -65,7 +65,7 @@ impl Starter {
             code,
             interpreter,
             config: Arc::default(),
-            output_names: Arc::new([]),
+            outputs: Arc::new([]),
             first: Mutex::default(),
             workers: Workers::default(),
         }
@@ -74,7 +74,7 @@ impl Starter {
     /// Takes the configuration as it will be served.
     pub(super) fn configure(&mut self, config: &Arc<ModelConfig>) {
         self.config = config.clone();
-        self.output_names = config.output.iter().map(|output| Name::from(output.name.as_str())).collect();
+        self.outputs = KnownOutput::all_of(config);
     }
 
     /// Asks `auto_complete_config` of the model, if it has one.
@@ -128,12 +128,10 @@ impl Starter {
             pool: &self.backend.pool,
             time_limits: self.backend.time_limits,
             memory_limit: self.backend.memory_limit,
+            has_extension: self.backend.has_extension,
         })?;
         abort.watch(worker.process());
-        let mut message = Writer::default();
-        message.tuple(1);
-        message.int(kind::START);
-        worker.tell(Stage::Start, message, |_| Ok(())).map_err(load_error)?;
+        worker.begin().map_err(load_error)?;
         let mut message = Writer::default();
         message.tuple(2);
         message.int(kind::LOAD);
@@ -166,7 +164,7 @@ impl Starter {
         }
         worker.shared.set_instance(OfInstance {
             name: placement.instance_name.clone(),
-            output_names: self.output_names.clone(),
+            outputs: self.outputs.clone(),
             health: health.clone(),
             is_decoupled: self.is_decoupled(),
         });
@@ -197,8 +195,8 @@ impl Starter {
         message.end_dict();
         message.begin_dict();
         message.str("outputs");
-        message.tuple(self.output_names.len());
-        self.output_names.iter().for_each(|name| message.str(name));
+        message.tuple(self.outputs.len());
+        self.outputs.iter().for_each(|output| message.str(&output.name));
         message.str("calls");
         message.uint(self.backend.calls);
         message.str("decoupled");

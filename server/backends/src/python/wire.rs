@@ -1,9 +1,10 @@
 //! What stands where in the messages between server and worker. `stub/triton_python_backend_utils/_channel.py` and
-//! `_response.py` name the same numbers.
+//! `_response.py` name the same numbers. Messages of the execute channel go through rings (`ring.rs`) where the worker could load the
+//! extension module; else, and on all other channels, through sockets.
 //!
 //! ```text
 //! server -> worker, execute channel                              answer
-//! (START,)                        nothing: it has started       (OK, None)
+//! (START,)                        nothing: it has started       (OK, whether it uses the rings from here on)
 //! (LOAD, settings)                import the model               (OK, None)
 //! (COMPLETE, config, normalised)  auto_complete_config           (OK, config or None)      config: JSON text
 //! (INITIALIZE, args, settings)    make the instance              (OK, whether it has is_ready)
@@ -59,7 +60,7 @@
 //! ```
 
 /// Bytes of the largest message on a channel.
-pub(super) const MESSAGE_MAX: usize = 64 << 10;
+pub(super) use super::ring::MESSAGE_MAX;
 
 /// Bytes of the largest tensor that travels inside a message.
 pub(super) const INLINE_MAX: usize = 16 << 10;

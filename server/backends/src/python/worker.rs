@@ -17,7 +17,6 @@ use server_core::{
     backend::{Health, Host, ModelSource},
     error::{Error, Result},
     log_limit::LogLimit,
-    tensor::Name,
 };
 use server_shm::{Segment, SegmentPool};
 
@@ -25,7 +24,7 @@ use super::{
     attendant::{Attendant, Pipes},
     calls::Calls,
     channel::{self, Broken, Channel, Message, not_understood},
-    decode::{Decoder, raised, released},
+    decode::{Decoder, KnownOutput, raised, released},
     interpreter::{self, Interpreter},
     last_words::LastWords,
     marshal::{self, Value, Writer},
@@ -33,6 +32,7 @@ use super::{
     open_requests::OpenRequests,
     probe::{Probe, Probes},
     process::Process,
+    rings::{self, Rings},
     settings::Memory,
     stub_files,
     time_limits::{Stage, TimeLimits},
@@ -57,6 +57,8 @@ pub(super) struct Start<'a> {
     pub(super) time_limits: TimeLimits,
     /// Bytes that it may use.
     pub(super) memory_limit: Option<u64>,
+    /// Whether it is given the extension module.
+    pub(super) has_extension: bool,
 }
 
 /// What all threads that deal with a worker share.
@@ -81,7 +83,7 @@ pub(super) struct Shared {
 /// What threads know of the instance that a worker is of.
 pub(super) struct OfInstance {
     pub(super) name: String,
-    pub(super) output_names: Arc<[Name]>,
+    pub(super) outputs: Arc<[KnownOutput]>,
     pub(super) health: Health,
     pub(super) is_decoupled: bool,
 }
@@ -90,6 +92,8 @@ pub(super) struct OfInstance {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     execute: Channel,
+    /// Until the worker has said whether it uses them.
+    rings: Option<Rings>,
     process: Arc<Process>,
     time_limits: TimeLimits,
     stage: Stage,
@@ -169,8 +173,11 @@ impl Worker {
         };
         spawn.argument(start.stub.join(stub_files::MAIN));
         let status_theirs = status.fd().try_clone_to_owned().map_err(failed)?;
-        for descriptor in [execute_theirs, events_theirs, status_theirs] {
-            let number = spawn.pass(descriptor);
+        let rings = start.has_extension.then(Rings::new).transpose()?;
+        let rings_theirs = rings.as_ref().map(|rings| rings.fd().try_clone_to_owned()).transpose().map_err(failed)?;
+        let extension = rings.as_ref().map(|_| rings::extension()).transpose().map_err(failed)?;
+        for descriptor in [Some(execute_theirs), Some(events_theirs), Some(status_theirs), rings_theirs, extension] {
+            let number = descriptor.map_or(-1, |descriptor| spawn.pass(descriptor));
             spawn.argument(number.to_string());
         }
         let memory = start.memory;
@@ -197,6 +204,7 @@ impl Worker {
         Ok(Self {
             shared,
             execute,
+            rings,
             process,
             attendant: Some(attendant),
             program,
@@ -205,6 +213,18 @@ impl Worker {
             has_answered: false,
             probe: None,
         })
+    }
+
+    /// Waits until its interpreter is there. From here on they use the rings, if it could load the extension module.
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        let mut message = Writer::default();
+        message.tuple(1);
+        message.int(kind::START);
+        let uses_rings = self.tell(Stage::Start, message, |value| Ok(*value == Value::Bool(true)))?;
+        if let Some(rings) = self.rings.take().filter(|_| uses_rings) {
+            self.execute.use_rings(rings);
+        }
+        Ok(())
     }
 
     /// Has it do what belongs to that stage, in that stage's time.
@@ -241,14 +261,25 @@ impl Worker {
         Ok(answer)
     }
 
+    /// Says whether it and who waits for it may look for the next message for a moment before they sleep.
+    pub(super) fn set_may_spin(&mut self, may_spin: bool) -> Result<(), Failure> {
+        self.execute.set_may_spin(may_spin).map_err(Failure::Lost)
+    }
+
     /// Gives it something to do, whose answer is fetched later: answers come in the order of what was sent.
     pub(super) fn send(&mut self, message: &[u8], segments: &[Arc<Segment>]) -> Result<(), Failure> {
         let sent = self.execute.send(message, segments).map_err(failure);
         self.explain(sent)
     }
 
+    /// Sleeps until so many answers are there, for that time at most.
+    pub(super) fn wait_for_answers(&mut self, answers: u32, time: Duration) -> Result<(), Failure> {
+        let waited = self.execute.wait_for(answers, time).map_err(failure);
+        self.explain(waited)
+    }
+
     /// Whether the next answer is there within that time, and the worker too.
-    pub(super) fn answers_within(&self, time: Duration) -> bool {
+    pub(super) fn answers_within(&mut self, time: Duration) -> bool {
         self.execute.is_readable_within(time)
     }
 
@@ -394,8 +425,8 @@ impl Shared {
 
     /// Reads results of requests.
     pub(super) fn decoder(&self) -> Decoder<'_> {
-        let names = self.instance.get().map_or(&[] as &[Name], |instance| &instance.output_names);
-        Decoder::new(self.name(), names, &self.lent, &self.outputs)
+        let known = self.instance.get().map_or(&[] as &[KnownOutput], |instance| &instance.outputs);
+        Decoder::new(self.name(), known, &self.lent, &self.outputs)
     }
 
     /// The instance's word on itself, once it is one.

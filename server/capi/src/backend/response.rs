@@ -5,7 +5,7 @@ use std::{ffi::c_void, ptr, sync::Arc};
 
 use parking_lot::Mutex;
 use server_core::{
-    batching::pack,
+    batching::pack::OutputReshape,
     buffer::Buffer,
     config::ModelConfig,
     error::{Error, Result},
@@ -144,14 +144,7 @@ fn shape_of(config: &ModelConfig, name: &str, shape: &[i64]) -> Result<Shape> {
     let known = config.output.iter().find(|output| output.name == name).ok_or_else(|| {
         Error::invalid_argument(format!("unexpected inference output '{name}' for model '{}'", config.name))
     })?;
-    let Some(reshape) = &known.reshape else { return Ok(shape.into()) };
-    let rows = usize::from(config.max_batch_size > 0).min(shape.len());
-    let (rows, rest) = shape.split_at(rows);
-    if known.dims.iter().all(|&dim| dim >= 0) {
-        return Ok(rows.iter().chain(&known.dims).copied().collect());
-    }
-    let restored = pack::restore_shape(rest, &reshape.shape, &known.dims);
-    Ok(rows.iter().chain(restored.as_deref().unwrap_or(rest)).copied().collect())
+    Ok(OutputReshape::of(config, known).map_or_else(|| shape.into(), |reshape| reshape.undo(shape)))
 }
 
 /// Type and shape of a tensor as a library gives them.

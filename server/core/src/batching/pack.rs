@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use server_proto::inference::{ModelConfig, ModelOutput};
+
 use crate::tensor::{Shape, shape_text};
 
 /// Why tensors do not fit into one batch, or an output does not come apart.
@@ -117,6 +119,39 @@ impl Scatter {
     }
 }
 
+/// `reshape` of an output in a configuration: what the model gives instead of `dims`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputReshape {
+    has_batch_dimension: bool,
+    reshape: Shape,
+    dims: Shape,
+}
+
+impl OutputReshape {
+    /// That of one of the outputs of `config`, if it has any.
+    pub fn of(config: &ModelConfig, output: &ModelOutput) -> Option<Self> {
+        output.reshape.as_ref().map(|reshape| Self {
+            has_batch_dimension: config.max_batch_size > 0,
+            reshape: Shape::from_slice(&reshape.shape),
+            dims: Shape::from_slice(&output.dims),
+        })
+    }
+
+    /// The shape that the caller knows of what the model gives with the shape `actual`, both with the batch dimension if there is one. Where
+    /// no extent is a wildcard it is that of the configuration, whatever the model says; else `actual` stays if it is of another form.
+    ///
+    /// Source: Triton, how outputs are added to a response.
+    pub fn undo(&self, actual: &[i64]) -> Shape {
+        let (rows, rest) = actual.split_at(usize::from(self.has_batch_dimension).min(actual.len()));
+        let restored = if self.dims.iter().all(|&dim| dim >= 0) {
+            Some(self.dims.clone())
+        } else {
+            restore_shape(rest, &self.reshape, &self.dims)
+        };
+        rows.iter().chain(restored.as_deref().unwrap_or(rest)).copied().collect()
+    }
+}
+
 /// Gives an output the shape its caller knows: `reshape` is what the model gives for the configured `dims`, and the
 /// n-th `-1` of one is the n-th `-1` of the other. All three are without the batch dimension.
 ///
@@ -136,6 +171,7 @@ pub fn restore_shape(actual: &[i64], reshape: &[i64], dims: &[i64]) -> Option<Sh
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use server_proto::inference::ModelTensorReshape;
 
     use super::*;
 
@@ -163,6 +199,26 @@ mod tests {
             assert!(matches!(scatter(shape, 8, 2), Err(PackError::Rows { .. })), "{shape:?}");
         }
         assert!(scatter(&[2, 4], 7, 2).is_err());
+    }
+
+    #[test]
+    fn an_output_has_the_shape_of_the_configuration_for_its_caller() {
+        let undone = |max_batch_size: i32, reshape: &[i64], dims: &[i64], actual: &[i64]| {
+            let output = ModelOutput {
+                dims: dims.to_vec(),
+                reshape: Some(ModelTensorReshape { shape: reshape.to_vec() }),
+                ..ModelOutput::default()
+            };
+            let config = ModelConfig { max_batch_size, ..ModelConfig::default() };
+            OutputReshape::of(&config, &output).unwrap().undo(actual).to_vec()
+        };
+        assert_eq!(undone(0, &[2, 3], &[6], &[2, 3]), [6]);
+        assert_eq!(undone(4, &[6], &[2, 3], &[2, 6]), [2, 2, 3]);
+        assert_eq!(undone(4, &[], &[1], &[2]), [2, 1]);
+        assert_eq!(undone(0, &[1, -1], &[-1], &[1, 3]), [3]);
+        assert_eq!(undone(0, &[2, 3], &[6], &[6]), [6]);
+        assert_eq!(undone(0, &[1, -1], &[-1], &[3]), [3], "of another form");
+        assert_eq!(OutputReshape::of(&ModelConfig::default(), &ModelOutput::default()), None);
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub(super) struct Step {
     pub(super) place: usize,
     /// Origin of its outputs.
     pub(super) output_origin: usize,
-    /// Steps that it feeds, directly or through others, by number.
-    pub(super) feeds: Vec<bool>,
+    /// Which steps read what it writes, directly or through others, by number.
+    pub(super) dependents: Vec<bool>,
 }
 
 /// One input of a step.
@@ -182,9 +182,9 @@ impl Graph {
             origin.steps.push(index);
             origin.reads.push(reads);
         }
-        let feeds: Vec<Vec<bool>> = (0..steps.len()).map(|step| fed_by(step, &steps, &tensors)).collect();
-        for (step, feeds) in steps.iter_mut().zip(feeds) {
-            step.feeds = feeds;
+        let dependents: Vec<Vec<bool>> = (0..steps.len()).map(|step| dependents_of(step, &steps, &tensors)).collect();
+        for (step, dependents) in steps.iter_mut().zip(dependents) {
+            step.dependents = dependents;
         }
         let writers = writers(&steps, numbers.count());
         let outputs = own.outputs.iter().zip(&output_tensors).map(|(spec, &tensor)| GraphOutput {
@@ -280,7 +280,7 @@ impl Step {
             origin: 0,
             place: 0,
             output_origin: 0,
-            feeds: Vec::new(),
+            dependents: Vec::new(),
         }
     }
 }
@@ -313,8 +313,8 @@ fn adopt_labels(own: &mut Interface, steps: &[Step], output_tensors: &[usize], m
     }
 }
 
-/// Steps that `step` feeds, directly or through others.
-fn fed_by(step: usize, steps: &[Step], tensors: &[TensorPlan]) -> Vec<bool> {
+/// Whether each step reads what `step` writes, directly or through others.
+fn dependents_of(step: usize, steps: &[Step], tensors: &[TensorPlan]) -> Vec<bool> {
     let mut fed = vec![false; steps.len()];
     let mut open = vec![step];
     while let Some(step) = open.pop() {

@@ -80,7 +80,7 @@ impl Progress {
     /// Whether the responses of a step's runs should wait unread: a step that it feeds has runs that cannot start now. Such
     /// a step itself is never paused for that, nor are those behind it, so that what it waits for goes on.
     pub fn is_paused(&self, step: usize) -> bool {
-        self.state.has_ready(&self.graph.steps[step].feeds)
+        self.state.has_ready(&self.graph.steps[step].dependents)
     }
 
     /// A run has answered; more responses may follow.

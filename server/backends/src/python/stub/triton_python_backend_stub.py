@@ -1,8 +1,9 @@
 """The program of a worker: one instance of one Python model.
 
-Usage: triton_python_backend_stub.py EXECUTE_FD EVENTS_FD STATUS_FD SEGMENT_PREFIX SEGMENT_BYTES GROWTH_BYTES NAME
+Usage: triton_python_backend_stub.py EXECUTE_FD EVENTS_FD STATUS_FD RINGS_FD EXTENSION_FD SEGMENT_PREFIX SEGMENT_BYTES GROWTH_BYTES NAME
 
-The server passes the three file descriptors, and NAME so that lists of processes tell workers apart.
+The server passes the file descriptors, the two for rings if it wants them used (else they are -1), and NAME so that lists of processes
+tell workers apart.
 """
 
 import os
@@ -10,12 +11,12 @@ import sys
 
 
 def main():
-    execute_fd, events_fd, status_fd = map(int, sys.argv[1:4])
+    execute_fd, events_fd, status_fd, rings_fd, extension_fd = map(int, sys.argv[1:6])
     if sys.version_info < (3, 8):
         return refuse(execute_fd, "is older than Python 3.8", "install a newer one")
     import _signal  # absent from Python 2
 
-    prefix, smallest, growth = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
+    prefix, smallest, growth = sys.argv[6], int(sys.argv[7]), int(sys.argv[8])
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write("triton_python_backend_stub")
@@ -35,7 +36,7 @@ def main():
 
     sys.dont_write_bytecode = True  # a model's folder is not ours to write in
     sys.argv[:] = [""]
-    _worker.run(execute_fd, events_fd, status_fd, prefix, smallest, growth)
+    _worker.run(execute_fd, events_fd, status_fd, rings_fd, extension_fd, prefix, smallest, growth)
 
 
 def refuse(execute_fd, what, cure):

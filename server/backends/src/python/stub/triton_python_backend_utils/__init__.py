@@ -3,7 +3,12 @@
 Source: Triton Python backend, "triton_python_backend_utils".
 """
 
+# Models take some modules from here that Triton's own imports.
+import json
+import struct
 import sys
+
+import numpy as np
 
 from ._constants import (
     TRITONSERVER_MEMORY_CPU,

@@ -2,13 +2,15 @@
 messages from any thread, and call channels for what wants an answer.
 
 A message is a tuple in the format of ``marshal``, version 2; its first item is its kind. One that is larger than
-``MESSAGE_MAX`` lies in a segment, and a message in its place says where.
+``MESSAGE_MAX`` lies in a segment, and a message in its place says where. Those of the execute channel go through rings in shared
+memory where the interpreter can load the extension module for that (``_rings.py``), and through the socket as far as they cannot.
 """
 
 import os
 from _collections import deque
 from _thread import allocate_lock
 from marshal import dumps, loads
+from time import sleep
 
 # Kinds of messages from the server; `wire.rs` names the same.
 START, LOAD, COMPLETE, INITIALIZE, EXECUTE, READY, FINALIZE, SEGMENT, FORGET, IN_SEGMENT, EXECUTE_EACH = range(11)
@@ -31,12 +33,19 @@ class Channel(object):
     def __init__(self, fd, segments):
         self.fd = fd
         self.segments = segments
+        self._rings = None
+
+    def use(self, rings):
+        """From here on messages go through those rings; what has no room there goes through the socket."""
+        self._rings = rings
+        self._read = rings.receive
+        self._write = self._put
 
     def receive(self):
         """The next message; ``None`` when the server is gone. What concerns segments is done on the way."""
         while True:
             try:
-                data = os.read(self.fd, MESSAGE_MAX)
+                data = self._read()
             except BlockingIOError:  # nothing came for a while: the server has set how long
                 self.segments.trim()
                 continue
@@ -44,6 +53,8 @@ class Channel(object):
                 return None
             message = loads(data)
             kind = message[0]
+            if kind == EXECUTE:
+                return message
             if kind == SEGMENT:
                 self.segments.map(message[1], self.receive_descriptor(), message[2])
             elif kind == FORGET:
@@ -59,17 +70,41 @@ class Channel(object):
 
     def send_encoded(self, data, appendix=b""):
         """Sends a message that is encoded already, with a second one appended that concerns no memory."""
+        if appendix or len(data) > MESSAGE_MAX:
+            return self._send_two(data, appendix)
+        self._write(data)
+
+    def _send_two(self, data, appendix):
         if len(data) + len(appendix) > MESSAGE_MAX:
             place = self.segments.writer(len(data), self).write(data)
             data = dumps((IN_SEGMENT,) + place, 2)
-        os.write(self.fd, data + appendix if appendix else data)
+        self._write(data + appendix)
+
+    def _read(self):
+        """The next message as it came; no bytes when the server is gone."""
+        return os.read(self.fd, MESSAGE_MAX)
+
+    def _write(self, data):
+        """Sends a message as it is."""
+        os.write(self.fd, data)
+
+    def _put(self, data):
+        """Sends a message as it is, through the ring if it has room there."""
+        if not self._rings.put(data):
+            self._write_to_socket(data)
+
+    def _write_to_socket(self, data):
+        """Sends a message as it is, through the socket."""
+        while self._rings is not None and not self._rings.put_elsewhere():
+            sleep(0.001)  # the server reads what is there already
+        os.write(self.fd, data)
 
     def send_with_descriptor(self, message, fd):
         """Sends one message, and a file descriptor that belongs to it as the next."""
         import _socket
         from array import array
 
-        os.write(self.fd, dumps(message, 2))
+        self._write_to_socket(dumps(message, 2))
         socket = _socket.socket(fileno=self.fd)
         try:
             socket.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [fd]))])

@@ -118,7 +118,7 @@ class InferenceRequest(object):
         checked = checked_parameters(parameters)
         if not isinstance(correlation_id, str) and not is_integer(correlation_id, 0, (1 << 64) - 1):
             raise TritonModelException("Correlation ID must be integer or string")
-        outputs = [text_of(output) for output in outputs]
+        outputs = list(dict.fromkeys(map(text_of, outputs)))  # one that is named twice is wanted once
         for missing, what in ((None in tensors, "Input tensor"), ("" in outputs, "Requested output name")):
             if missing:
                 raise TritonModelException(
@@ -228,7 +228,7 @@ class InferenceRequest(object):
         self._release_flags = flags
 
     def _is_rescheduled(self):
-        return self._release_flags & RELEASE_RESCHEDULE != 0
+        return self._release_flags == RELEASE_RESCHEDULE
 
     def _is_answered(self):
         """Whether responses were sent, so that its end has to follow them on the same way."""

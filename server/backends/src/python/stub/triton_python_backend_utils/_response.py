@@ -5,15 +5,13 @@ from ._errors import TritonError, TritonModelException
 from ._parameters import checked_parameters, json_of
 from ._segments import Lease, aligned
 from ._tensor import INLINE_MAX, Tensor, contiguous_data, lease_of
+from ._types import BYTES
 
 # Kinds of results of one request; `wire.rs` names the same.
 OUTPUTS, ERROR, NOTHING, RESCHEDULED, RAISED, DROPPED = range(6)
 
 # Where a tensor lies that does not travel inside its message.
 IN_INPUT, IN_SEGMENT = 0, 1
-
-# Ways of messages that nobody answers.
-EVENT, ANSWER = "event", "answer"
 
 
 class InferenceResponse(object):
@@ -31,7 +29,7 @@ class InferenceResponse(object):
         else that is not as said.
         """
         tensors = items_of(output_tensors, Tensor)
-        if tensors is None or not (error is None or isinstance(error, TritonError)):
+        if tensors is None or error is not None and not isinstance(error, TritonError):
             raise incompatible_arguments(
                 "InferenceResponse(output_tensors: List[c_python_backend_utils.Tensor] = [], "
                 "error: c_python_backend_utils.TritonError = None, parameters: object = None)",
@@ -75,6 +73,10 @@ def wires_of(tensors, large):
     """Tensors as the server reads them."""
     wires = []
     for tensor in tensors:
+        array = tensor._array
+        if array is not None and tensor._type != BYTES and array.nbytes <= INLINE_MAX:
+            wires.append((tensor._name, tensor._type, array.shape, array))  # as most are
+            continue
         data = contiguous_data(tensor)
         if type(data) is Lease:
             data = large.of_lease(data, 0, data.length)
@@ -87,38 +89,35 @@ def wires_of(tensors, large):
 class Large(object):
     """Tensors of one message that are too large to travel inside it: what of them must be written is written together.
 
-    ``channel`` is the one that the message goes through. ``way`` is ``EVENT`` or ``ANSWER`` if the message is one that nobody
-    answers: then the inputs of which it speaks may be let go of before the server has read it.
+    ``channel`` is the one that the message goes through. ``is_answer`` is whether the message ends ``execute``: then a tensor that is
+    part of an input is passed by reference. While ``execute`` goes on, or other threads of the model do, it may write into its inputs as
+    soon as a message is sent, so others have a copy.
     """
 
-    __slots__ = ("_channel", "_way", "_unplaced", "_bytes", "_writer")
+    __slots__ = ("_channel", "_is_answer", "_unplaced", "_bytes", "_writer")
 
-    def __init__(self, channel, way=None):
+    def __init__(self, channel, is_answer=False):
         self._channel = channel
-        self._way = way
+        self._is_answer = is_answer
         self._unplaced = ()
         self._bytes = 0
         self._writer = None
 
     def of_lease(self, lease, offset, length):
-        """A part of an input, by reference; by copy if a message on the other way has spoken of it: only on one is it certain
-        that the server reads that before it reads that nobody looks at the input any more.
-        """
-        if self._way is not None:
-            if lease.way is None:
-                lease.way = self._way
-            elif lease.way != self._way:
-                return self._to_write(lease.bytes()[offset : offset + length], length)
+        """A part of an input: by reference in an answer, else to be written."""
+        if not self._is_answer:
+            return self._to_write(lease.bytes()[offset : offset + length], length)
+        lease.is_in_answer = True
         return (IN_INPUT, lease.handle, offset, length)
 
     def of_data(self, data):
-        """A C-contiguous array, or bytes: by reference if it is part of an input, else to be written."""
-        if type(data) is not bytes:
-            leased = lease_of(data)
-            if leased is not None:
-                return self.of_lease(leased[0], leased[1], data.nbytes)
-            return self._to_write(data, data.nbytes)
-        return self._to_write(data, len(data))
+        """A C-contiguous array, or bytes: by reference if it is part of an input and this is an answer, else to be written."""
+        if type(data) is bytes:
+            return self._to_write(data, len(data))
+        leased = lease_of(data) if self._is_answer else None
+        if leased is not None:
+            return self.of_lease(leased[0], leased[1], data.nbytes)
+        return self._to_write(data, data.nbytes)
 
     def _to_write(self, data, length):
         place = [IN_SEGMENT]

@@ -22,14 +22,14 @@ ALIGNMENT = 64
 class Lease(object):
     """The memory of one input. The server leaves it alone until this is gone; arrays that look at it hold it."""
 
-    __slots__ = ("handle", "segment", "offset", "length", "way", "_released", "__array_interface__")
+    __slots__ = ("handle", "segment", "offset", "length", "is_in_answer", "_released", "__array_interface__")
 
     def __init__(self, handle, segment, offset, length, released):
         self.handle = handle
         self.segment = segment
         self.offset = offset
         self.length = length
-        self.way = None  # that of the messages that speak of it, if nobody answers those
+        self.is_in_answer = False
         self._released = released
 
     @property

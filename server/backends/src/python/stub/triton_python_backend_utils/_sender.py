@@ -10,7 +10,7 @@ from . import _channel
 from ._arguments import incompatible_function, is_integer
 from ._channel import RESPONSE
 from ._errors import TritonModelException
-from ._response import DROPPED, EVENT, NOTHING, RAISED, RESCHEDULED, InferenceResponse, Large, result_of
+from ._response import DROPPED, NOTHING, RAISED, RESCHEDULED, InferenceResponse, Large, result_of
 from ._traceback import describe
 
 COMPLETE_FINAL = 1
@@ -93,7 +93,7 @@ class InferenceResponseSender(object):
             return
         if not self._is_closed and status_of(self._slot) & FULL:
             self._wait_for_room()
-        large = Large(_channel.events, EVENT)
+        large = Large(_channel.events)
         try:
             result = result_of(response, large)
             large.write()

@@ -12,7 +12,6 @@ INLINE_MAX = 16 << 10
 
 BF16_BITS = np.dtype(np.uint16)
 
-frombuffer = np.frombuffer
 ndarray = np.ndarray
 
 
@@ -149,9 +148,7 @@ def _name_of(name, data, is_data=True):
 
 def _array_of(data, dtype, shape):
     """An array that may be written to: of an input's memory, or of a copy of what travelled inside the message."""
-    if type(data) is Lease:
-        return data.array(dtype, shape)
-    return frombuffer(bytearray(data), dtype).reshape(shape)
+    return data.array(dtype, shape) if type(data) is Lease else ndarray(shape, dtype, bytearray(data))
 
 
 def _other_type(dtype):

@@ -5,7 +5,7 @@ import sys
 from _collections import deque
 from _thread import start_new_thread
 
-from . import _calls, _channel, _sender
+from . import _calls, _channel, _rings, _sender
 from ._channel import (
     COMPLETE,
     EXECUTE,
@@ -25,23 +25,24 @@ from ._channel import (
 from ._execute import answer_of
 from ._model import Model
 from ._request import request_of_wire
-from ._response import ANSWER, EVENT, Large
+from ._response import Large
 from ._segments import Segments
 from ._traceback import describe
 
 
-def run(execute_fd, events_fd, status_fd, prefix, smallest, growth):
+def run(execute_fd, events_fd, status_fd, rings_fd, extension_fd, prefix, smallest, growth):
     """Serves one model instance until the server ends it or is gone."""
     segments = Segments(prefix, smallest, growth)
     _sender.read_status_from(status_fd)
     _channel.events = Events(Channel(events_fd, segments))
-    worker = Worker(Channel(execute_fd, segments))
+    rings = _rings.attach(rings_fd, extension_fd, execute_fd)
+    worker = Worker(Channel(execute_fd, segments), rings)
     _calls.calls = _calls.Calls(worker.leases, worker.run_in_call)
-    os.register_at_fork(after_in_child=lambda: cut_off([execute_fd, events_fd] + _calls.calls.idle_descriptors()))
+    os.register_at_fork(after_in_child=lambda: cut_off([execute_fd, events_fd] + _calls.calls.idle_descriptors(), rings))
     worker.run()
 
 
-def cut_off(descriptors):
+def cut_off(descriptors, rings):
     """Nothing that a process forked by the model says reaches the server, which would take it for the worker's; and such a
     process ends when it comes back to the worker's loop. The channels end with the worker, whoever still has them.
     """
@@ -49,13 +50,16 @@ def cut_off(descriptors):
     for descriptor in descriptors:
         os.dup2(null, descriptor)
     os.close(null)
+    if rings is not None:
+        rings.detach()
 
 
 class Worker(object):
     """One model instance, and the execute channel it is driven through."""
 
-    def __init__(self, channel):
+    def __init__(self, channel, rings=None):
         self._channel = channel
+        self._rings = rings
         self.leases = Leases(channel.segments)
         self._model = None
         self._handlers = {
@@ -82,6 +86,8 @@ class Worker(object):
                     self._execute(wires)
             else:
                 self._answer(self._handlers[kind], message, self._channel)
+                if kind == START and self._rings is not None:
+                    self._channel.use(self._rings)
                 if kind == FINALIZE:
                     sys.stdout.flush()
                     sys.stderr.flush()
@@ -95,7 +101,7 @@ class Worker(object):
         released = leases.take_released()
         self._channel.send_encoded(data, dumps(released, 2) if released else b"")
         leases.is_batch_running = False
-        leases.flush()
+        leases.flush()  # what was let go of meanwhile
 
     def run_in_call(self, channel, message, loop=None, done=None):
         """Runs a batch in the middle of the call on ``channel``, and answers it there. Where an event loop waits for the call,
@@ -128,7 +134,7 @@ class Worker(object):
             requests = [request_of_wire(wire, self._model, self.leases) for wire in wires]
         except BaseException as error:
             return dumps((FAILED,) + describe(error), 2)
-        return answer_of(self._model, requests, Large(channel, ANSWER))
+        return answer_of(self._model, requests, Large(channel, is_answer=True))
 
     def _answer(self, handler, message, channel):
         try:
@@ -138,7 +144,7 @@ class Worker(object):
         channel.send_encoded(dumps(answer, 2))
 
     def _start(self):
-        pass  # the server hears that the interpreter is there
+        return self._rings is not None  # then this answer is the last one on the socket alone
 
     def _load(self, settings):
         self._model = Model(settings)
@@ -186,10 +192,7 @@ class Leases(object):
 
     def released(self, lease):
         """Nobody looks at that input any more. Called from any thread, in the middle of anything: it never waits."""
-        if lease.way == EVENT:
-            _channel.events.send_soon((RELEASED, (lease.handle,)))  # after the message that speaks of it
-            return
-        (self._released if lease.way is None else self._answered).append(lease.handle)
+        (self._answered if lease.is_in_answer else self._released).append(lease.handle)
         if not self.is_batch_running:
             self.flush()
 
@@ -201,6 +204,8 @@ class Leases(object):
 
     def take_released(self, with_answer=True):
         """What was released since the last time; ``None`` for nothing. Of what answers speak of only ``with_answer``."""
+        if not self._released and not self._answered:
+            return None
         handles = []
         for released in (self._released, self._answered) if with_answer else (self._released,):
             try:

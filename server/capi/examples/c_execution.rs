@@ -1,6 +1,6 @@
 //! What a request costs in the interface alone: nanoseconds per execution of one request by `tests/libraries/identity.c`.
 //!
-//! `cargo run --release -p server-capi --example execution`
+//! `cargo run --release -p server-capi --example c_execution`
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 #[path = "../tests/harness/mod.rs"]
