@@ -8,18 +8,21 @@
 
 mod accuse;
 mod file;
+mod note;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
-use self::{accuse::accused, file::Noted};
+pub use self::note::{Crash, UNEXPLAINED_MAX};
+use self::{
+    accuse::accused,
+    file::Noted,
+    note::{Note, Open, Stage},
+};
 use crate::{fault::Fault, store::Store, verify::ContentHash};
 
 /// Server processes a content may take down before it is not loaded any more.
@@ -27,9 +30,6 @@ pub const CRASHES_MAX: u32 = 2;
 
 /// How long a server has to live on with a content that is not proven.
 pub const SETTLE: Duration = Duration::from_secs(10);
-
-/// Unexplained ends in whose company a content is no longer what a server starts with, if there is a newer one.
-pub const UNEXPLAINED_MAX: u32 = 2;
 
 /// A process that lived this long has shown that what it serves ends no servers.
 const CALM: Duration = Duration::from_secs(600);
@@ -53,83 +53,6 @@ struct State {
     asked: BTreeSet<ContentHash>,
     /// When contents were loaded that have not settled.
     loaded: BTreeMap<ContentHash, Instant>,
-}
-
-/// What is noted of one content.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Note {
-    /// Server processes whose ends are held against it.
-    #[serde(default)]
-    crashes: u32,
-    /// How the last of them ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last: Option<Crash>,
-    /// The attempt that has not come to its end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    open: Option<Open>,
-    /// Ends of server processes that had it loaded, for which nothing can be held responsible.
-    #[serde(default)]
-    unexplained: u32,
-    /// Contents with higher numbers were tried later for the first time.
-    #[serde(default)]
-    number: u64,
-}
-
-/// An attempt that has not come to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Open {
-    stage: Stage,
-    /// The content is in rollout.
-    is_unproven: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Stage {
-    Loading,
-    Settling,
-}
-
-/// When a server process ended, as seen from the content it is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Crash {
-    /// While it loaded the content.
-    WhileLoading,
-    /// So many milliseconds after it had loaded the content; none: while the agent did not see it.
-    AfterLoad(Option<u64>),
-}
-
-impl Crash {
-    /// The end of the server in one sentence.
-    pub fn sentence(self) -> String {
-        match self {
-            Self::WhileLoading => "the server ended while it loaded this content".to_owned(),
-            Self::AfterLoad(None) => "the server ended after it had loaded this content".to_owned(),
-            Self::AfterLoad(Some(ms)) => format!("the server ended {} after it had loaded this content", Seconds(ms)),
-        }
-    }
-}
-
-impl fmt::Display for Crash {
-    /// When that was: the end of a sentence about a content.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WhileLoading => f.write_str("while it loaded it"),
-            Self::AfterLoad(None) => f.write_str("after it had loaded it"),
-            Self::AfterLoad(Some(ms)) => write!(f, "{} after it had loaded it", Seconds(*ms)),
-        }
-    }
-}
-
-/// Milliseconds, for people.
-struct Seconds(u64);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{} s", self.0 / 1000, self.0 % 1000 / 100)
-    }
 }
 
 /// A load under way, in the process that was asked for it.

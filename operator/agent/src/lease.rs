@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
-use crate::store::remove_if_there;
+use crate::files::remove_if_there;
 
 /// A lease that this process has.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ pub mod adopt;
 pub mod attempts;
 pub mod disk;
 pub mod fault;
+mod files;
 pub mod layout;
 pub mod lease;
 pub mod load;

@@ -10,8 +10,9 @@ use server_core::config::{self, ModelConfig};
 
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     layout::{self, CONFIG, Said},
-    source::{self, Fetched, Places, Progress, blocking},
+    source::{self, Fetched, Places, Progress},
     store::{Origin, Partial, Pinned, Staged, Store},
     verify::{self, Files},
 };

@@ -20,7 +20,7 @@ pub mod shared;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -35,6 +35,7 @@ pub use self::{
 };
 use crate::{
     fault::{Fault, Reason},
+    files::{sync, write_synced},
     verify::ContentHash,
 };
 
@@ -142,6 +143,20 @@ impl Store {
         sync(&self.root).map_err(fail)
     }
 
+    /// A fresh folder to fetch into.
+    pub fn partial(&self) -> Result<Partial, Fault> {
+        let partial = self.partials.own();
+        for part in [partial.fetched(), partial.model()] {
+            fs::create_dir_all(&part).map_err(|error| Fault::store("cannot make a folder to fetch into", &error))?;
+        }
+        Ok(partial)
+    }
+
+    /// The folders that are fetched into. They do not keep the store open.
+    pub(crate) fn partials(&self) -> Arc<Partials> {
+        Arc::clone(&self.partials)
+    }
+
     /// Records and listings may outlive their content when somebody cleans up by hand, or the process ends between two steps.
     fn drop_lost_contents(&self) {
         for entry in fs::read_dir(self.contents.join("listings")).into_iter().flatten().flatten() {
@@ -173,24 +188,6 @@ impl Drop for Store {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Removes a file, if there is one.
-pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

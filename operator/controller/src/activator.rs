@@ -4,6 +4,7 @@
 //! has no rights in the cluster, and sends nothing but where the operator says a server's pods are.
 
 mod answers;
+mod client_socket;
 mod connection;
 mod counts;
 mod forward;

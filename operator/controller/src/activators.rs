@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use kube::Client;
 use operator_core::activator::{Demand, ServerDemand};
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -83,15 +82,6 @@ pub(crate) struct Attendance {
 }
 
 impl Activators {
-    /// Follows the activators of `service`, if there is one.
-    pub(crate) fn start(client: &Client, service: Option<&ActivatorService>, queue: &Queue) -> Self {
-        let activators = Self::new(service.is_some(), queue);
-        if let Some(service) = service {
-            tokio::spawn(demand::follow_service(client.clone(), service.clone(), activators.clone()));
-        }
-        activators
-    }
-
     fn new(is_configured: bool, queue: &Queue) -> Self {
         Self(Arc::new(Inner {
             is_configured,

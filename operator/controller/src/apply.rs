@@ -16,9 +16,10 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use operator_core::{
-    build::{APPLIED_HASH, Applied, Kind, Object, Prepared, Refusal, Resources},
+    build::{APPLIED_HASH, Applied, Object, Prepared, Refusal, Resources},
     drift,
     events::Event,
+    kind::Kind,
     labels, route_status,
 };
 use serde_json::{Value, json};

@@ -98,9 +98,9 @@ impl Asked {
 pub(crate) fn run(args: &AskArgs) -> anyhow::Result<ExitCode> {
     let asked = Asked { server: args.url.trim_end_matches('/').to_owned(), model: args.model.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let say = |line: &dyn fmt::Display| drop(crate::print(&format!("{line}\n")));
+    let say = |line: &dyn fmt::Display| drop(crate::stdout::print(&format!("{line}\n")));
     match runtime.block_on(until_answered(&asked, Duration::from_secs(args.timeout), say)) {
-        Ok(()) => crate::print(&format!("{} answers\n", asked.uri(Check::Answer)?)),
+        Ok(()) => crate::stdout::print(&format!("{} answers\n", asked.uri(Check::Answer)?)),
         Err(error) => Err(match &args.advice {
             Some(advice) => anyhow::anyhow!("{error:#}\n{advice}"),
             None => error,

@@ -12,12 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Resource, ResourceExt, api::DynamicObject};
-use operator_core::{
-    Observed, access,
-    autoscaling::Autoscale,
-    build::{self, Kind},
-    names, pinned, replicas, surge,
-};
+use operator_core::{Observed, access, autoscaling::Autoscale, build, kind::Kind, names, pinned, replicas, surge};
 
 use serde_json::Value;
 

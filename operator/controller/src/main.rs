@@ -31,11 +31,13 @@ mod run;
 mod scale;
 mod scrape;
 mod secrets;
+mod stdout;
 mod telemetry;
 mod traces;
 mod up;
 mod watches;
 mod write_status;
+mod written;
 mod zero;
 
 use std::{io::Write, process::ExitCode};
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(*args),
         Command::Activator(args) => activator::run(*args),
-        Command::Crds => print(&crds::definition::yaml()),
+        Command::Crds => stdout::print(&crds::definition::yaml()),
         Command::Ask(args) => ask::run(&args),
         Command::Child(args) => up::child::become_server(&args),
     };
@@ -56,13 +58,4 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to report to
         ExitCode::FAILURE
     })
-}
-
-fn print(text: &str) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `triton-operator crds | head`
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
 }

@@ -10,7 +10,7 @@ mod publish;
 mod tls;
 mod values;
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -33,12 +33,12 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::values::Pods;
 use self::{
     access::Access,
     front_proxy::{FrontProxy, User},
     tls::Tls,
 };
+pub(crate) use self::{certificate::Place, values::Pods};
 use crate::{listen, scrape::Loads};
 
 /// Connections at the same time. The API server has a few.
@@ -50,17 +50,6 @@ const REQUESTS: u32 = 128;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the other side is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// Where the service is, and what it encrypts with.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    /// Namespace of the Service in front of it.
-    pub(crate) namespace: String,
-    /// Name of that Service.
-    pub(crate) service: String,
-    /// Folder with `tls.crt` and `tls.key`; without it, a certificate is made, and the API server told of it.
-    pub(crate) certificates: Option<PathBuf>,
-}
 
 /// What answers.
 struct Api {

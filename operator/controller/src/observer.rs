@@ -24,7 +24,11 @@ use operator_core::{
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
 pub(crate) use self::pod::LONGEST_PAGE;
-use self::{connection::End, memory::Heard, pod::Follower};
+use self::{
+    connection::End,
+    memory::Heard,
+    pod::{Follower, Names, Permits},
+};
 use crate::{
     metrics::Metrics,
     queue::{Queue, ServerKey},
@@ -47,13 +51,6 @@ pub(crate) struct Observer {
     servers: Mutex<HashMap<ServerKey, Followed>>,
 }
 
-/// What may be done at the same time.
-#[derive(Debug)]
-struct Permits {
-    connects: Semaphore,
-    long_reports: Semaphore,
-}
-
 /// A server whose pods are followed.
 struct Followed {
     since: Instant,
@@ -64,9 +61,6 @@ struct Followed {
     /// By uid.
     pods: HashMap<String, FollowedPod>,
 }
-
-/// The models a server may be asked about; what pods say of others is not kept.
-type Names = Arc<Mutex<Arc<BTreeSet<String>>>>;
 
 struct FollowedPod {
     address: IpAddr,

@@ -10,12 +10,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
-use operator_core::{
-    Manifest, labels,
-    manifest::ManifestSource,
-    replica::Replica,
-    rollout::{self, Adopt},
-};
+use operator_core::{Manifest, adopt_words, labels, manifest::ManifestSource, replica::Replica, rollout::Adopt};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -73,7 +68,7 @@ fn annotations(
             changes.insert(labels::SOURCES_HASH.into(), sources.into());
         }
     }
-    match adopt.map(rollout::to_text) {
+    match adopt.map(adopt_words::to_text) {
         Some(text) if text.is_empty() => {
             if now.contains_key(labels::ADOPT) {
                 changes.insert(labels::ADOPT.into(), Value::Null);

@@ -2,11 +2,11 @@
 //! keyed by name and not by object, so that models whose server does not exist are reconciled as well. A change that a user has made
 //! goes before all that comes of changes, so that it takes effect at once even while a thousand servers start.
 
+mod server_key;
 mod waits;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     future::Future,
     hash::{BuildHasher, RandomState},
     pin::{Pin, pin},
@@ -22,6 +22,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::server_key::ServerKey;
 use self::waits::Waits;
 
 /// How long a key waits for more events about it: a file applied with fifty models is one reconcile.
@@ -40,19 +41,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ONE_OTHER_OF: u32 = 4;
 /// Changes that are reconciled though as many others as may be are under way: none of them waits for a place.
 const PLACES_FOR_CHANGES: usize = 2;
-
-/// A server by its name, whether it exists or not.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ServerKey {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
-
-impl fmt::Display for ServerKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// What came of a reconcile.
 pub(crate) enum Reconciled {

@@ -10,10 +10,9 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use operator_core::{
-    Reason, build, compile, events, names, rollout,
+    Reason, build, compile, decide, events, names, rollout,
     status::{self, Activity, Outcome, Seen, Statuses},
     text::one_line,
-    validated,
 };
 
 use crate::{
@@ -133,7 +132,7 @@ async fn steps_of(
     (around.observed.activators, around.observed.rests_not) = (zero.way, zero.rests_not);
     steps.step("validate");
     // 2. validate: everything decided, or every problem
-    let validated = validated::validate(server, &compiled, &around.observed, &context.settings);
+    let validated = decide::decide(server, &compiled, &around.observed, &context.settings);
     let brought = match &validated {
         Ok(validated) => {
             steps.step("build");

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
 use kube::Config;
-use operator_core::{source_rules::AddressRange, validated::Settings};
+use operator_core::{decide::Settings, source_rules::AddressRange};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -25,7 +25,7 @@ use crate::{
     activators::{ActivatorService, Activators, routes},
     client::client,
     config_maps::ConfigMaps,
-    context::{Context, Written},
+    context::Context,
     events::Events,
     health::{self, Health},
     leader::{Leader, Lost},
@@ -39,6 +39,7 @@ use crate::{
     telemetry::{self, LogFormat},
     traces::Traces,
     watches::Watches,
+    written::Written,
 };
 
 /// Arguments of `run`. Every flag can be given by environment as well.

@@ -18,7 +18,7 @@ use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use operator_core::{load::ServerLoad, pod::METRICS_PORT, replica, replica::Replica};
 use tokio::{sync::Semaphore, time::Instant};
 
-use self::pod::{Scraper, Seen};
+use self::pod::{Permits, Scraper, Seen};
 use crate::{
     metrics::Metrics,
     observer::{Task, connection::End},
@@ -51,13 +51,6 @@ struct Shared {
     servers: Mutex<HashMap<ServerKey, Scraped>>,
     /// Servers whose load somebody wanted to know, and when last.
     wanted: Mutex<HashMap<ServerKey, Instant>>,
-}
-
-/// What may be done at the same time.
-#[derive(Debug)]
-struct Permits {
-    connects: Semaphore,
-    long_pages: Semaphore,
 }
 
 /// A server whose pods are asked.

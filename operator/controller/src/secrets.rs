@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use operator_core::{access::FoundSecret, names};
+use operator_core::{names, observed::FoundSecret};
 use tokio::time::Instant;
 
 /// How long a marked Secret is believed to be so: then at the next reconcile of a settled server it is looked at again.

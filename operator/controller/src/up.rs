@@ -1,6 +1,7 @@
 //! `triton-operator up`: the resources of some files, brought up on this machine and kept as the files say. The same compile
 //! step and the same agent as in a cluster; one process per server.
 
+mod args;
 pub(crate) mod child;
 mod config_maps;
 mod desired;
@@ -24,6 +25,7 @@ use tokio::{
 };
 use triton_agent::source::{AddressRule, Mounts, Places};
 
+pub(crate) use self::args::UpArgs;
 use self::{
     desired::{Complaint, desire},
     files::Files,
@@ -34,7 +36,6 @@ use self::{
     server::Common,
     servers::Servers,
 };
-use crate::args::UpArgs;
 
 /// How often the table is painted while things change.
 const REPAINT: Duration = Duration::from_millis(100);

@@ -24,20 +24,20 @@ use k8s_openapi::{
 use kube::{
     Client, ResourceExt,
     api::DynamicObject,
-    core::{DeserializeGuard, Expression, PartialObjectMeta, SelectorExt},
+    core::{Expression, PartialObjectMeta, SelectorExt},
 };
-use operator_core::{build::Kind, labels, metrics_api::Values, optional::Availability};
+use operator_core::{kind::Kind, labels, metrics_api::Values, optional::Availability};
 use tokio::task::AbortHandle;
 
+pub(crate) use self::store::Guarded;
 use self::{
     store::{Facts, Note, Store, Term},
     stream::{Starter, Ways, api, everything, may_watch, ours, watch_objects},
 };
 use crate::{
-    context::Written,
     metrics::{Inventory, Metrics, ServerCounts},
-    metrics_api,
     queue::{Queue, ServerKey},
+    written::Written,
 };
 
 /// Label of a pod that names its server.
@@ -46,9 +46,6 @@ const INSTANCE: &str = "app.kubernetes.io/instance";
 const LOOK_FOR_KINDS: Duration = Duration::from_secs(15);
 /// How long the first list of an optional kind may take.
 const FILL_OPTIONAL: Duration = Duration::from_secs(10);
-
-/// A resource of ours, or why it cannot be read: one malformed object must not end the watch of the others.
-pub(crate) type Guarded<K> = DeserializeGuard<K>;
 
 /// Every watch.
 pub(crate) struct Watches {
@@ -215,7 +212,7 @@ impl Watches {
     }
 
     /// The pods of the namespace that a question for metrics means, each with its server.
-    fn pods_asked_about(&self, asked: &Values) -> Vec<(ServerKey, String)> {
+    pub(crate) fn pods_asked_about(&self, asked: &Values) -> Vec<(ServerKey, String)> {
         let Some(scope) = self.scope(&asked.namespace) else { return vec![] };
         let instance = asked.labels.clone().into_iter().find_map(|expression| match expression {
             Expression::Equal(name, value) if name == INSTANCE => Some(value),
@@ -299,12 +296,6 @@ impl Watches {
 
     fn scope(&self, namespace: &str) -> Option<&Scope> {
         self.scopes.iter().find(|scope| scope.namespace.as_deref().is_none_or(|own| own == namespace))
-    }
-}
-
-impl metrics_api::Pods for Watches {
-    fn find(&self, asked: &Values) -> Vec<(ServerKey, String)> {
-        self.pods_asked_about(asked)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crds::TritonServer;
 use kube::ResourceExt;
 use operator_core::{
-    build::Kind,
+    kind::Kind,
     names,
     replica::Replica,
     scale_to_zero::{self, Decision, Facts, Rest, Way},

@@ -10,37 +10,16 @@ use crds::{
 };
 
 use crate::{
-    Problem, Reason,
+    Manifest, Problem, Reason,
+    labels::MODEL_ACCESS,
     manifest::ManifestSource,
     mounts::Mounts,
     names,
-    observed::{FoundConfigMap, Observed},
+    observed::{FoundConfigMap, FoundSecret, Observed},
     overrides, pinned,
     source_rules::{HostPattern, SourceRules, Verdict},
     validate,
 };
-
-/// Label by which the owner of a Secret lets models and servers of its namespace use it.
-pub const LABEL: &str = "triton-operator.dev/model-access";
-
-/// A Secret that was looked for, as far as its metadata says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FoundSecret {
-    /// It does not exist, or is not marked with [`LABEL`]. Which of the two is nobody's business who cannot look himself.
-    NotForModels,
-    /// It exists and is marked.
-    ForModels,
-    /// The operator has no right to look.
-    Unseen,
-}
-
-impl FoundSecret {
-    /// What a Secret with these labels is.
-    pub fn of(labels: Option<&BTreeMap<String, String>>) -> Self {
-        let is_marked = labels.and_then(|labels| labels.get(LABEL)).is_some_and(|value| value == "true");
-        if is_marked { Self::ForModels } else { Self::NotForModels }
-    }
-}
 
 /// The Secrets to look for before deciding about `server`: those that it lists, and those that its pods use. One that only a
 /// model names is nobody's business.
@@ -126,7 +105,28 @@ pub fn of_model(
 pub(crate) fn may_mount(server: &TritonServer, observed: &Observed, has: impl Fn(&Mounts) -> bool) -> bool {
     observed.secrets.is_none()
         || listed(server).allow_pod_restart == Some(true)
-        || pinned::kept(server, observed).is_none_or(|kept| has(&kept.mounts))
+        || pinned::kept(server, observed.template.as_ref()).is_none_or(|kept| has(&kept.mounts))
+}
+
+/// What pods that are made now mount: the Secrets and claims that the server lets models use, and the ConfigMaps that are too
+/// large for the manifest. A claim that does not exist is not mounted, since a pod would wait for it. Nor is a Secret that its
+/// owner has not marked: what runs in the pod is chosen by whoever writes the server, down to the image.
+pub(crate) fn wanted_mounts(server: &TritonServer, manifest: &Manifest, observed: &Observed) -> Mounts {
+    let access = server.spec.model_access.iter();
+    let is_there = |claim: &&String| !observed.absent_claims.contains(*claim);
+    let is_for_models = |secret: &&String| {
+        observed.secrets.as_ref().is_none_or(|found| found.get(*secret) == Some(&FoundSecret::ForModels))
+    };
+    let large = manifest.sources().filter_map(|source| match source {
+        ManifestSource::ConfigMap { name, keys: None, .. } => Some(name),
+        _ => None,
+    });
+    let exists = |name: &&String| observed.config_maps.get(*name) != Some(&FoundConfigMap::Absent);
+    Mounts {
+        config_maps: large.filter(exists).cloned().collect(),
+        claims: access.clone().flat_map(|access| &access.claims).filter(is_there).cloned().collect(),
+        secrets: access.flat_map(|access| &access.secrets).filter(is_for_models).cloned().collect(),
+    }
 }
 
 /// What the sources of a server's models may use: what the agent holds each fetch to. A Secret or claim that was allowed and is not any
@@ -159,7 +159,7 @@ fn refused_secret(secrets: &BTreeMap<String, FoundSecret>, name: &str) -> Option
         FoundSecret::NotForModels => Some((
             Reason::CredentialsMissing,
             format!(
-                "there is no Secret '{name}' with the label {LABEL}: \"true\": its owner makes it or sets the label"
+                "there is no Secret '{name}' with the label {MODEL_ACCESS}: \"true\": its owner makes it or sets the label"
             ),
         )),
         FoundSecret::Unseen => Some((

@@ -12,8 +12,8 @@ use crds::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    build::Kind,
     defaults::{MIN_REPLICAS, QUEUE_LATENCY_TARGET, REQUESTS_TARGET, SATURATION_TARGET, SCALE_TO_ZERO_AFTER},
+    kind::Kind,
     load::Metric,
 };
 

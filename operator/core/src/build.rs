@@ -9,6 +9,7 @@ mod horizontal_pod_autoscaler;
 mod ingress;
 mod monitor;
 mod network_policy;
+mod parts;
 mod placement;
 pub(crate) mod pod_template;
 mod probes;
@@ -19,139 +20,25 @@ mod service;
 mod service_account;
 mod volumes;
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::marker::PhantomData;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, Service, ServiceAccount},
-        discovery::v1::EndpointSlice,
-        networking::v1::{Ingress, NetworkPolicy},
-        policy::v1::PodDisruptionBudget,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, NetworkPolicy},
+    policy::v1::PodDisruptionBudget,
 };
-use kube_core::ApiResource;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 pub use self::config_map::manifest_of;
-pub(crate) use self::volumes::{CLAIM as CLAIM_VOLUME, CONFIG_MAP as CONFIG_MAP_VOLUME, SECRET as SECRET_VOLUME};
-use crate::{
-    canonical, labels,
-    text::joined,
-    validated::{UPGRADE, Validated},
-};
+use crate::{canonical, kind::Kind, labels::UPGRADE, text::joined, validated::Validated};
 
 /// Annotation of everything built: hash of what was applied. While it stands and no owned field was changed, there is
 /// nothing to write.
 pub const APPLIED_HASH: &str = "triton-operator.dev/applied-hash";
-
-/// The kinds of objects made for a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Identity of the pods.
-    ServiceAccount,
-    /// The manifest of models.
-    ConfigMap,
-    /// The pods.
-    Deployment,
-    /// How the pods are reached.
-    Service,
-    /// How the activators are reached while no pod is.
-    EndpointSlice,
-    /// How many pods a drain may take.
-    PodDisruptionBudget,
-    /// How many pods the load asks for.
-    HorizontalPodAutoscaler,
-    /// Who may reach the pods.
-    NetworkPolicy,
-    /// How an ingress controller leads to the pods.
-    Ingress,
-    /// How Prometheus finds the pods, through their Service.
-    ServiceMonitor,
-    /// How Prometheus finds the pods, by their labels.
-    PodMonitor,
-    /// What Prometheus computes of them.
-    PrometheusRule,
-    /// How a Gateway leads to their HTTP port.
-    HttpRoute,
-    /// How a Gateway leads to their gRPC port.
-    GrpcRoute,
-    /// How KEDA scales the pods.
-    ScaledObject,
-}
-
-impl Kind {
-    /// Every kind, in the order of applying. The manifest comes before the pods that mount it.
-    pub const ALL: [Self; 15] = [
-        Self::ServiceAccount,
-        Self::ConfigMap,
-        Self::Deployment,
-        Self::Service,
-        Self::EndpointSlice,
-        Self::PodDisruptionBudget,
-        Self::HorizontalPodAutoscaler,
-        Self::NetworkPolicy,
-        Self::Ingress,
-        Self::ServiceMonitor,
-        Self::PodMonitor,
-        Self::PrometheusRule,
-        Self::HttpRoute,
-        Self::GrpcRoute,
-        Self::ScaledObject,
-    ];
-
-    /// How the API server names it.
-    pub fn api_resource(self) -> ApiResource {
-        match self {
-            Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
-            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
-            Self::Deployment => ApiResource::erase::<Deployment>(&()),
-            Self::Service => ApiResource::erase::<Service>(&()),
-            Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
-            Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
-            Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
-            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
-            Self::Ingress => ApiResource::erase::<Ingress>(&()),
-            Self::ServiceMonitor => monitor::api_resource("ServiceMonitor", "servicemonitors"),
-            Self::PodMonitor => monitor::api_resource("PodMonitor", "podmonitors"),
-            Self::PrometheusRule => monitor::api_resource("PrometheusRule", "prometheusrules"),
-            Self::HttpRoute => route::api_resource("HTTPRoute", "httproutes"),
-            Self::GrpcRoute => route::api_resource("GRPCRoute", "grpcroutes"),
-            Self::ScaledObject => scaled_object::api_resource(),
-        }
-    }
-
-    /// Who brings it to a cluster, if not Kubernetes itself.
-    pub fn provider(self) -> Option<&'static str> {
-        match self {
-            Self::ServiceMonitor | Self::PodMonitor | Self::PrometheusRule => Some("the Prometheus operator"),
-            Self::HttpRoute | Self::GrpcRoute => Some("the Gateway API"),
-            Self::ScaledObject => Some("KEDA"),
-            _ => None,
-        }
-    }
-
-    /// The kinds that an object of this one is nothing without: it runs with one of that kind, changes it or leads to it. While such an
-    /// object of the server is not there as it should be, or is somebody else's, this one is put back where it was changed, and neither
-    /// made nor updated.
-    pub fn relies_on(self) -> &'static [Self] {
-        match self {
-            Self::Deployment => &[Self::ServiceAccount, Self::ConfigMap],
-            Self::HorizontalPodAutoscaler | Self::ScaledObject => &[Self::Deployment],
-            Self::EndpointSlice | Self::Ingress | Self::HttpRoute | Self::GrpcRoute => &[Self::Service],
-            _ => &[],
-        }
-    }
-
-    /// Whether clusters without it are to be expected.
-    pub fn is_optional(self) -> bool {
-        self.provider().is_some()
-    }
-}
 
 /// Built, and not yet in the cluster.
 #[derive(Clone, Copy, Debug)]
@@ -324,44 +211,4 @@ fn object(kind: Kind, built: &impl Serialize) -> Object {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     value["metadata"]["annotations"][APPLIED_HASH] = json!(hash);
     Object { kind, name, value }
-}
-
-/// Metadata of an object named `name`, with the labels and the owner all of them have.
-fn metadata(server: &Validated<'_>, name: impl Into<String>) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name.into()),
-        namespace: Some(server.namespace.to_owned()),
-        labels: Some(labels::common(server.name)),
-        owner_references: Some(vec![server.owner.clone()]),
-        ..ObjectMeta::default()
-    }
-}
-
-/// Metadata with a user's labels; ours win.
-fn with_labels(mut metadata: ObjectMeta, labels: &BTreeMap<String, String>) -> ObjectMeta {
-    let mut all = labels.clone();
-    all.extend(metadata.labels.take().unwrap_or_default());
-    metadata.labels = Some(all);
-    metadata
-}
-
-/// Metadata with a user's annotations.
-fn with_annotations(mut metadata: ObjectMeta, annotations: &BTreeMap<String, String>) -> ObjectMeta {
-    metadata.annotations = filled(annotations);
-    metadata
-}
-
-/// `None` in place of an empty map, so that we own no field we do not fill.
-fn filled(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    (!map.is_empty()).then(|| map.clone())
-}
-
-/// A list that is not empty.
-fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
-    (!list.is_empty()).then(|| list.to_vec())
-}
-
-/// Whole seconds; a part of one rounds up.
-fn seconds(duration: std::time::Duration) -> i64 {
-    i64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
 }

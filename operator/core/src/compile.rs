@@ -2,17 +2,14 @@
 //! the others out; one that was right before goes on as it was.
 
 mod admit;
+mod candidate;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, btree_map::Entry},
-};
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crds::{
     TritonModel, TritonServer,
-    parts::{ByteCount, NameRef, load::Readiness},
+    parts::{NameRef, load::Readiness},
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     Manifest, ManifestModel, ObjectRef, Problem, Reason, access, defaults, labels,
@@ -22,7 +19,8 @@ use crate::{
     path, render, validate,
 };
 
-pub use self::admit::MANIFEST_MAX;
+pub use self::admit::{GpuMemory, MANIFEST_MAX};
+use self::candidate::{Candidate, age, wanted};
 
 /// Kind of the models.
 const MODEL: &str = "TritonModel";
@@ -70,15 +68,6 @@ pub enum Placement {
         /// The first problem, in a sentence.
         message: String,
     },
-}
-
-/// GPU memory of a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GpuMemory {
-    /// What models may claim.
-    pub budget: ByteCount,
-    /// What the placed ones claim.
-    pub requested: ByteCount,
 }
 
 /// Compiles `server` with those of `models` that name it. Models of other servers or namespaces are passed over.
@@ -181,73 +170,6 @@ pub fn compile<'a>(
     }
 }
 
-/// A model that may be placed, and its turn.
-struct Candidate {
-    object: ObjectRef,
-    entry: ManifestModel,
-    former: Former,
-    rank: Rank,
-    /// GPU memory that it was measured to take. Units: bytes.
-    measured: u64,
-}
-
-/// What the last manifest has of a model, its rollout aside.
-enum Former {
-    None,
-    /// What is asked for now.
-    Same,
-    Other(Box<ManifestModel>),
-}
-
-/// Who is placed first where space is short: the higher priority, then who has a place already, then the older.
-type Rank = (Reverse<i32>, Reverse<bool>, Age);
-
-/// Older first; those without a time (no API server gave them one) after those with one; then by name.
-type Age = (bool, Option<Time>, String, String);
-
-impl Candidate {
-    fn new(model: &TritonModel, entry: ManifestModel, previous: Option<&ManifestModel>) -> Self {
-        let former = match previous {
-            None => Former::None,
-            Some(former) if *former == entry => Former::Same,
-            Some(former) => match wanted(former) {
-                former if former == entry => Former::Same,
-                former => Former::Other(Box::new(former)),
-            },
-        };
-        let has_place = !matches!(former, Former::None);
-        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(has_place), age(model));
-        Self { object: names::object(model), entry, former, rank, measured: measured(model) }
-    }
-
-    /// One that goes on as the last manifest has it.
-    fn kept(model: &TritonModel, entry: ManifestModel) -> Self {
-        let rank = (Reverse(model.spec.priority.unwrap_or(0)), Reverse(true), age(model));
-        Self { object: names::object(model), entry, former: Former::Same, rank, measured: measured(model) }
-    }
-
-    /// One whose resource cannot be read: nobody can have lowered its priority, so nobody takes its place.
-    fn unreadable(object: ObjectRef, entry: ManifestModel) -> Self {
-        let age = (true, None, object.namespace.clone(), object.name.clone());
-        Self { object, entry, former: Former::Same, rank: (Reverse(i32::MAX), Reverse(true), age), measured: 0 }
-    }
-
-    fn priority(&self) -> i32 {
-        self.rank.0.0
-    }
-}
-
-fn measured(model: &TritonModel) -> u64 {
-    let memory = model.status.as_ref().and_then(|status| status.memory.as_ref());
-    memory.and_then(|memory| memory.gpu).unwrap_or_default().0
-}
-
-fn age(model: &TritonModel) -> Age {
-    let created = model.metadata.creation_timestamp.clone();
-    let ObjectRef { namespace, name, .. } = names::object(model);
-    (created.is_none(), created, namespace, name)
-}
-
 /// Entries of the last manifest whose resources cannot be read now, and why. They are no more deleted than changed.
 fn unreadable<'a>(observed: &'a Observed, namespace: &str) -> impl Iterator<Item = (&'a ManifestModel, &'a String)> {
     let manifest = observed.manifest.as_ref().filter(|manifest| manifest.namespace == namespace);
@@ -259,11 +181,6 @@ fn unreadable<'a>(observed: &'a Observed, namespace: &str) -> impl Iterator<Item
 fn previous<'a>(observed: &'a Observed, object: &ObjectRef, name: &str) -> Option<&'a ManifestModel> {
     let manifest = observed.manifest.as_ref().filter(|manifest| manifest.namespace == object.namespace)?;
     manifest.model(name).filter(|entry| entry.resource == object.name)
-}
-
-/// An entry of the last manifest as something to ask for: how far it has come is decided anew.
-fn wanted(entry: &ManifestModel) -> ManifestModel {
-    ManifestModel { rollout: None, ..entry.clone() }
 }
 
 /// The entry of `model`, or everything wrong with it.

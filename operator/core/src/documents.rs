@@ -6,13 +6,15 @@ mod base64;
 mod check;
 mod json;
 mod list;
+mod mistake;
 mod tree;
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use crds::{TritonModel, TritonServer};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
+pub use self::mistake::Mistake;
 use self::tree::Node;
 use crate::{ObjectRef, Problem, names, path};
 
@@ -48,33 +50,6 @@ pub enum Resource {
     ConfigMap(Box<ConfigMap>),
     /// What opens the sources of models.
     Secret(Box<Secret>),
-}
-
-/// A mistake in a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Line in the text, from 1.
-    pub line: usize,
-    /// Column in the text, from 1.
-    pub column: usize,
-    /// The resource it is in, such as `TritonModel digits`; empty where that is not known.
-    pub resource: String,
-    /// The field, as [`Problem::path`]; empty where the text is not YAML.
-    pub path: String,
-    /// What is wrong and the cure.
-    pub message: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
-        for part in [&self.resource, &self.path] {
-            if !part.is_empty() {
-                write!(f, "{part}: ")?;
-            }
-        }
-        f.write_str(&self.message)
-    }
 }
 
 /// Reads every document of `text`.

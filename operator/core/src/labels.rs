@@ -24,6 +24,11 @@ pub const TLS: &str = "triton-operator.dev/tls";
 /// Annotation of a TritonModel: any text. A new one has a content tried again that was given up.
 pub const RETRY: &str = "triton-operator.dev/retry";
 
+/// Annotation of a TritonServer that lets its pods follow the operator: `triton-operator.dev/upgrade: "true"`.
+pub const UPGRADE: &str = "triton-operator.dev/upgrade";
+/// Label by which the owner of a Secret lets models and servers of its namespace use it.
+pub const MODEL_ACCESS: &str = "triton-operator.dev/model-access";
+
 /// Labels by which the pods of `server` are selected. They must never change: selectors cannot be edited.
 pub fn selector(server: &str) -> BTreeMap<String, String> {
     BTreeMap::from([

@@ -5,16 +5,19 @@
 
 pub mod access;
 pub mod activator;
+pub mod adopt_words;
 pub mod autoscaling;
 pub mod build;
 mod canonical;
 pub mod compile;
+pub mod decide;
 pub mod defaults;
 pub mod documents;
 pub mod drift;
 pub mod election;
 pub mod events;
 pub mod image;
+pub mod kind;
 pub mod labels;
 pub mod load;
 pub mod manifest;

@@ -3,16 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use crds::TritonServer;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use crate::{
-    Manifest,
-    access::FoundSecret,
-    build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
-    manifest::ManifestSource,
-    observed::{FoundConfigMap, Observed},
-};
+/// What the names of volumes begin with that ConfigMaps of models are.
+pub(crate) const CONFIG_MAP: &str = "configmap";
+/// The same for claims.
+pub(crate) const CLAIM: &str = "claim";
+/// The same for Secrets.
+pub(crate) const SECRET: &str = "secret";
 
 /// What the pods of a server mount for their models, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,39 +24,18 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// What pods that are made now mount: the Secrets and claims that the server lets models use, and the ConfigMaps that are too
-    /// large for the manifest. A claim that does not exist is not mounted, since a pod would wait for it. Nor is a Secret that its
-    /// owner has not marked: what runs in the pod is chosen by whoever writes the server, down to the image.
-    pub fn wanted(server: &TritonServer, manifest: &Manifest, observed: &Observed) -> Self {
-        let access = server.spec.model_access.iter();
-        let is_there = |claim: &&String| !observed.absent_claims.contains(*claim);
-        let is_for_models = |secret: &&String| {
-            observed.secrets.as_ref().is_none_or(|found| found.get(*secret) == Some(&FoundSecret::ForModels))
-        };
-        let large = manifest.sources().filter_map(|source| match source {
-            ManifestSource::ConfigMap { name, keys: None, .. } => Some(name),
-            _ => None,
-        });
-        let exists = |name: &&String| observed.config_maps.get(*name) != Some(&FoundConfigMap::Absent);
-        Self {
-            config_maps: large.filter(exists).cloned().collect(),
-            claims: access.clone().flat_map(|access| &access.claims).filter(is_there).cloned().collect(),
-            secrets: access.flat_map(|access| &access.secrets).filter(is_for_models).cloned().collect(),
-        }
-    }
-
     /// What the pods of a template mount.
     pub fn of_template(template: &PodTemplateSpec) -> Self {
         let mut mounts = Self::default();
         for volume in template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let is = |kind: &str| volume.name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-'));
-            if let Some(config_map) = volume.config_map.as_ref().filter(|_| is(CONFIG_MAP_VOLUME)) {
+            if let Some(config_map) = volume.config_map.as_ref().filter(|_| is(CONFIG_MAP)) {
                 mounts.config_maps.insert(config_map.name.clone());
             }
-            if let Some(claim) = volume.persistent_volume_claim.as_ref().filter(|_| is(CLAIM_VOLUME)) {
+            if let Some(claim) = volume.persistent_volume_claim.as_ref().filter(|_| is(CLAIM)) {
                 mounts.claims.insert(claim.claim_name.clone());
             }
-            if let Some(secret) = volume.secret.as_ref().filter(|_| is(SECRET_VOLUME)) {
+            if let Some(secret) = volume.secret.as_ref().filter(|_| is(SECRET)) {
                 mounts.secrets.extend(secret.secret_name.clone());
             }
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{
-    Manifest, access::FoundSecret, build::Kind, manifest::Keys, optional::Availability, pinned::Pinned,
+    Manifest, kind::Kind, labels::MODEL_ACCESS, manifest::Keys, optional::Availability, pinned::Pinned,
     scale_to_zero::Way, source_rules::AddressRange,
 };
 
@@ -43,6 +43,25 @@ pub struct Observed {
     pub activators: Option<Way>,
     /// Why a server does not rest that is to.
     pub rests_not: Option<String>,
+}
+
+/// A Secret that was looked for, as far as its metadata says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundSecret {
+    /// It does not exist, or is not marked with [`MODEL_ACCESS`]. Which of the two is nobody's business who cannot look himself.
+    NotForModels,
+    /// It exists and is marked.
+    ForModels,
+    /// The operator has no right to look.
+    Unseen,
+}
+
+impl FoundSecret {
+    /// What a Secret with these labels is.
+    pub fn of(labels: Option<&BTreeMap<String, String>>) -> Self {
+        let is_marked = labels.and_then(|labels| labels.get(MODEL_ACCESS)).is_some_and(|value| value == "true");
+        if is_marked { Self::ForModels } else { Self::NotForModels }
+    }
 }
 
 /// A ConfigMap that was looked for.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::parts::Switch;
 
-use crate::build::Kind;
+use crate::kind::Kind;
 
 /// What a cluster has of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

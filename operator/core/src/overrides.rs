@@ -11,14 +11,15 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    build::{CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME},
-    labels, pod,
-    strategic::{self, Mistake, below, item},
+    labels,
+    mounts::{CLAIM, CONFIG_MAP, SECRET},
+    pod,
+    strategic::{self, Mistake, below, item, items},
     typed::typed,
 };
 
 /// What the names of volumes begin with that models use.
-const OWN_VOLUMES: [&str; 3] = [CLAIM_VOLUME, CONFIG_MAP_VOLUME, SECRET_VOLUME];
+const OWN_VOLUMES: [&str; 3] = [CLAIM, CONFIG_MAP, SECRET];
 /// Prefix of annotations that are the operator's.
 const OWN_ANNOTATIONS: &str = "triton-operator.dev/";
 
@@ -217,8 +218,4 @@ fn mount_path(mount: &Value) -> Option<&str> {
 fn is_within(path: &str, folder: &str) -> bool {
     let folder = folder.trim_end_matches('/');
     path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn items<'a>(template: &'a Value, list: &str) -> &'a [Value] {
-    template["spec"][list].as_array().map_or(&[], Vec::as_slice)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{canonical, mounts::Mounts, observed::Observed, validated::UPGRADE};
+use crate::{canonical, labels::UPGRADE, mounts::Mounts};
 
 /// Annotation of a Deployment: its pod template as it was built.
 pub const TEMPLATE: &str = "triton-operator.dev/template";
@@ -82,8 +82,8 @@ impl Access {
 
 /// The template that the server keeps as far as its own words about pods go: nobody has changed it since, and it does not follow the
 /// operator.
-pub(crate) fn kept(server: &TritonServer, observed: &Observed) -> Option<Kept> {
-    let pinned = observed.template.as_ref().filter(|_| !follows_the_operator(server))?;
+pub(crate) fn kept(server: &TritonServer, template: Option<&Pinned>) -> Option<Kept> {
+    let pinned = template.filter(|_| !follows_the_operator(server))?;
     let template: PodTemplateSpec = serde_json::from_str(&pinned.text).ok()?;
     let mounts = Mounts::of_template(&template);
     let (sealed, access) = match &pinned.access {

@@ -1,6 +1,7 @@
 //! One pod of a server, as it was seen: what the kubelet says of it, and what its agent (or, without one, the server's own
 //! index) says of the models. Facts only; what they mean for a status is decided in [`crate::status`].
 
+mod ended;
 mod unready;
 
 use std::{
@@ -9,14 +10,22 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
+    api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::SignedDuration,
 };
 
+use self::ended::end;
 pub(crate) use self::unready::NOTICED;
-pub use self::unready::{Probed, Waiting};
-use crate::{Reason, labels, pod, rollout, termination_message};
+pub use self::{
+    ended::{is_leaving, signal_name},
+    unready::{Probed, Waiting},
+};
+use crate::{
+    Reason,
+    adopt_words::{self, DRAIN, HOLD},
+    labels, pod,
+};
 
 /// One pod of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -169,7 +178,7 @@ impl Replica {
             image_digest: image_digest(&status),
             created: pod.metadata.creation_timestamp.clone(),
             has_started: containers.into_iter().any(has_run),
-            may_adopt: adopt.map(|text| rollout::from_text(text)).unwrap_or_default(),
+            may_adopt: adopt.map(|text| adopt_words::from_text(text)).unwrap_or_default(),
             leaves_after: leaves_after(pod),
             is_ready: ready.is_some(),
             ready_since: ready.and_then(|condition| condition.last_transition_time.clone()),
@@ -202,6 +211,18 @@ impl Replica {
                 *message = format!("{memory_end}; {message}");
             }
         }
+    }
+
+    /// Whether it is out of the Service to load something, or may leave it, as far as the words say: it may have begun before it read
+    /// that it is to wait.
+    pub(crate) fn is_out(&self) -> bool {
+        self.has_word(DRAIN) || (!self.is_ready && self.has_word(HOLD))
+    }
+
+    /// Whether its annotation has such a word, or what it has read of that.
+    pub(crate) fn has_word(&self, prefix: &str) -> bool {
+        let reported = self.report.iter().filter_map(|report| report.adopts.as_ref()).flatten();
+        self.may_adopt.iter().chain(reported).any(|word| word.starts_with(prefix))
     }
 
     /// Whether it was so short a while ago that it began or ceased to get requests that not everybody who sends them knows.
@@ -268,12 +289,6 @@ fn leaving_since(pod: &Pod) -> Option<Time> {
     let due = pod.metadata.deletion_timestamp.as_ref()?;
     let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
     due.0.checked_sub(grace).ok().map(Time)
-}
-
-/// Whether `pod` is terminating or has ended.
-pub fn is_leaving(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether the server of `pod` speaks TLS at its ports.
@@ -376,54 +391,6 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
         _ => message.push_str(&format!(": {}", waiting.message.as_deref().unwrap_or(reason))),
     }
     Some(Trouble { reason: stable(reason).into(), message })
-}
-
-/// How a container ended, and its last word, to be put behind its name.
-fn end(last: &ContainerStateTerminated) -> String {
-    let log = last.message.as_deref().unwrap_or_default();
-    let (how, why) = match signal(last) {
-        Some(signal) => (format!(" was ended by {signal}"), termination_message::error(log)),
-        None => {
-            let how = last.reason.as_deref().unwrap_or("Error");
-            (format!(" ended with {} ({how})", last.exit_code), termination_message::reason(log))
-        }
-    };
-    how + &why.map_or_else(String::new, |why| format!(": {why}"))
-}
-
-/// Whether a container has done what it was to do, once.
-fn has_ended_well(container: &ContainerStatus) -> bool {
-    let terminated = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-    terminated.is_some_and(|terminated| terminated.exit_code == 0)
-}
-
-/// The signal that ended a container's process: its exit code is 128 more than the signal's number, be it that a container runtime or
-/// the first process of the container says so of the one below it.
-fn signal(last: &ContainerStateTerminated) -> Option<String> {
-    signal_name(last.signal.filter(|number| *number > 0).unwrap_or(last.exit_code - 128))
-}
-
-/// The name of a signal; none if there is no such signal.
-pub fn signal_name(number: i32) -> Option<String> {
-    let name = match number {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        31 => "SIGSYS",
-        number if (1..=64).contains(&number) => return Some(format!("signal {number}")),
-        _ => return None,
-    };
-    Some(name.to_owned())
 }
 
 /// One word for what the kubelet alternates between while it tries again.

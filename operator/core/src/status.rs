@@ -10,72 +10,24 @@ mod pods;
 mod progress;
 mod server;
 mod unready;
+mod view;
 
-use std::{collections::BTreeMap, ptr};
+use std::ptr;
 
-use crds::{TritonModel, TritonModelStatus, TritonServer, TritonServerStatus};
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
-use serde_json::Value;
+use crds::{TritonModel, TritonModelStatus, TritonServerStatus};
 
-use self::conditions::Claim;
-pub(crate) use self::conditions::cut;
+use self::view::{Content, View};
 pub use self::{
     failure::{RECONCILE_FAILED, with_failure},
     model::without_server,
     progress::{is_progress_of_model, is_progress_of_server},
+    view::{Outcome, Seen},
 };
 use crate::{
-    Compiled, Manifest, ObjectRef, Problem,
-    build::{Applied, Resources},
-    compile::GpuMemory,
-    manifest::{ManifestModel, ModelRollout},
-    names,
+    Compiled, ManifestModel, ObjectRef, names,
     replica::{Phase, Replica},
     tls,
 };
-
-/// What became of the steps before.
-#[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
-    /// Manifest and pods are in the cluster, and all else but what was refused.
-    Applied(&'a Resources<Applied>),
-    /// The spec is wrong: nothing was built, what runs was left alone.
-    Refused(&'a [Problem]),
-    /// The cluster would not take it.
-    Failed {
-        /// One word.
-        reason: &'a str,
-        /// In the words of the API server.
-        message: &'a str,
-        /// Only a change of the spec can help.
-        is_final: bool,
-    },
-}
-
-/// Everything a status is made of.
-#[derive(Clone, Debug)]
-pub struct Seen<'a> {
-    /// The server.
-    pub server: &'a TritonServer,
-    /// Its models, each with its status so far.
-    pub models: &'a [(&'a TritonModel, TritonModelStatus)],
-    /// The server's status so far.
-    pub before: &'a TritonServerStatus,
-    /// What the compile step made of them.
-    pub compiled: &'a Compiled,
-    /// What became of the steps after it.
-    pub outcome: Outcome<'a>,
-    /// The manifest published before; it stands where the steps did not come to the next one.
-    pub manifest_before: Option<&'a Manifest>,
-    /// The Deployment as it was before the steps: for where they did not come to it, and to know what they changed.
-    pub deployment_before: Option<&'a Deployment>,
-    /// The HorizontalPodAutoscaler or ScaledObject of the server, as the cluster has it.
-    pub autoscaler: Option<&'a Value>,
-    /// The pods, sorted by name.
-    pub replicas: &'a [Replica],
-    /// The time, in whole seconds.
-    pub now: &'a Time,
-}
 
 /// The statuses after a reconcile.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,38 +49,6 @@ pub enum Activity {
     Waiting,
     /// Every node has to learn that a pod began or ceased to get requests, of which no event comes.
     Propagating,
-}
-
-/// What the statuses of a server and of its models are made from.
-struct View<'a> {
-    name: &'a str,
-    host: String,
-    /// How addresses of its HTTP ports begin.
-    scheme: &'static str,
-    desired: i32,
-    manifest: &'a Manifest,
-    /// The contents of the manifest, by the name of their model.
-    contents: BTreeMap<&'a str, Content<'a>>,
-    /// The manifest is in the cluster.
-    published: bool,
-    deployment: Option<&'a Deployment>,
-    replicas: &'a [Replica],
-    gpu_memory: Option<GpuMemory>,
-    readiness: Claim,
-    /// Why the steps did not come to the pods.
-    refusal: Option<String>,
-    now: &'a Time,
-}
-
-/// A content of the manifest.
-struct Content<'a> {
-    hash: String,
-    /// [`ManifestModel::adopt_word`] of it.
-    word: String,
-    /// It is what the model asks for now. Where the next manifest could not be published, it may be what the model asked for before.
-    is_wanted: bool,
-    /// How far it has come, until it is proven.
-    rollout: Option<&'a ModelRollout>,
 }
 
 /// The statuses of a server and its models.

@@ -54,6 +54,11 @@ pub(crate) fn item(path: &str, at: usize, item: &Value) -> String {
     }
 }
 
+/// The items of a list of a template's pod; none where there is no such list.
+pub(crate) fn items<'a>(template: &'a Value, list: &str) -> &'a [Value] {
+    template["spec"][list].as_array().map_or(&[], Vec::as_slice)
+}
+
 /// `base` with `patch` merged into it.
 ///
 /// Errors: every place of the patch that cannot be followed; nothing is merged then.

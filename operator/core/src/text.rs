@@ -29,6 +29,17 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
+/// The beginning of `text` in one line, at most `max` bytes, whole characters only.
+pub(crate) fn cut(text: &str, max: usize) -> String {
+    let text = one_line(text);
+    if text.len() <= max {
+        return text.into_owned();
+    }
+    const MORE: char = '…';
+    let end = text.floor_char_boundary(max - MORE.len_utf8());
+    format!("{}{MORE}", &text[..end])
+}
+
 /// Sentences in one line, with `; ` between them: what ends one of them by itself is taken off.
 pub(crate) fn joined<S: AsRef<str>>(sentences: impl IntoIterator<Item = S>) -> String {
     let ends = |c: char| matches!(c, ';' | ',') || c.is_whitespace();
@@ -72,5 +83,13 @@ mod tests {
         );
         assert_eq!(joined(["in initialize\n;", "", " ; ", "a; b"]), "in initialize; a; b");
         assert_eq!(joined([""; 2]), "");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("aäöü", 6), "aä…");
+        assert_eq!(cut("in\n\u{1b}x", 20), "in \\u{1b}x");
+        assert!(cut(&"ä".repeat(5000), 1024).len() <= 1024);
     }
 }

@@ -9,16 +9,17 @@ use crds::{TritonModel, TritonServer};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodTemplateSpec};
 use operator_core::{
     Observed,
-    access::FoundSecret,
-    build::{self, Kind, Object},
+    build::{self, Object},
     compile,
+    decide::{self, Settings},
     documents::{self, Resource},
     drift,
-    observed::FoundConfigMap,
+    kind::Kind,
+    labels,
+    observed::{FoundConfigMap, FoundSecret},
     optional::Availability,
     pinned, replicas,
     scale_to_zero::Way,
-    validated::{self, Settings},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -51,7 +52,7 @@ fn resources(text: &str) -> (TritonServer, Vec<TritonModel>) {
 
 fn objects(server: &TritonServer, models: &[TritonModel], observed: &Observed, settings: &Settings) -> Vec<Object> {
     let compiled = compile(server, models, observed);
-    let validated = validated::validate(server, &compiled, observed, settings).unwrap();
+    let validated = decide::decide(server, &compiled, observed, settings).unwrap();
     build::build(&validated).objects()
 }
 
@@ -313,7 +314,7 @@ fn an_update_of_the_operator_replaces_no_pods() {
     changed.spec.runtime_class_name = Some("nvidia".into());
     assert!(image(&changed).ends_with(":2.0"), "its pods are replaced anyhow");
     let mut follower = server.clone();
-    follower.metadata.annotations = Some([(validated::UPGRADE.to_owned(), "true".to_owned())].into());
+    follower.metadata.annotations = Some([(labels::UPGRADE.to_owned(), "true".to_owned())].into());
     assert!(image(&follower).ends_with(":2.0"), "it asks to be");
 }
 
@@ -324,9 +325,8 @@ fn pods_of_an_earlier_operator_are_told_of() {
     let pinned = pinned::pinned_of(&serde_json::from_value(deployment.value).unwrap());
     let observed = Observed { template: pinned, ..Observed::default() };
     let compiled = compile(&server, &models, &observed);
-    let remarks = |settings: &Settings| {
-        build::build(&validated::validate(&server, &compiled, &observed, settings).unwrap()).remarks
-    };
+    let remarks =
+        |settings: &Settings| build::build(&decide::decide(&server, &compiled, &observed, settings).unwrap()).remarks;
     assert!(remarks(&settings()).is_empty());
     let newer = Settings { image: "registry.example/triton-server:2.0".into(), ..settings() };
     assert!(remarks(&newer)[0].contains("earlier operator"), "{:?}", remarks(&newer));
@@ -355,7 +355,7 @@ fn a_monitor_where_the_cluster_knows_none_is_left_out_and_said_so() {
     let (server, models) = resources(&fs::read_to_string(folder().join("everything.yaml")).unwrap());
     let observed = Observed::default();
     let compiled = compile(&server, &models, &observed);
-    let validated = validated::validate(&server, &compiled, &observed, &settings()).unwrap();
+    let validated = decide::decide(&server, &compiled, &observed, &settings()).unwrap();
     assert!(validated.remarks[0].contains("ServiceMonitor"), "{:?}", validated.remarks);
     assert!(build::build(&validated).objects().iter().all(|object| object.kind != Kind::ServiceMonitor));
 }
@@ -365,7 +365,7 @@ fn a_server_whose_name_no_service_can_have_is_refused() {
     let (mut server, models) = resources(&fs::read_to_string(folder().join("minimal.yaml")).unwrap());
     server.metadata.name = Some("my.server".into());
     let compiled = compile(&server, &models, &Observed::default());
-    let problems = validated::validate(&server, &compiled, &Observed::default(), &settings()).unwrap_err();
+    let problems = decide::decide(&server, &compiled, &Observed::default(), &settings()).unwrap_err();
     assert_eq!(problems[0].path, "metadata.name");
 }
 
@@ -425,7 +425,7 @@ fn kinds(spec: Value, observed: &Observed) -> (BTreeSet<Kind>, Vec<String>) {
     let mut server = on_one_gpu(json!({}));
     server.spec = serde_json::from_value(spec).unwrap();
     let compiled = compile(&server, &[], observed);
-    let validated = validated::validate(&server, &compiled, observed, &settings()).unwrap();
+    let validated = decide::decide(&server, &compiled, observed, &settings()).unwrap();
     let built = build::build(&validated);
     let optional = built.objects().into_iter().map(|object| object.kind).filter(|kind| kind.is_optional());
     (optional.collect(), built.remarks)
@@ -513,7 +513,7 @@ fn keda_is_not_sent_to_an_operator_that_does_not_answer_it() {
     let compiled = compile(&server, &[], &everywhere());
     let deaf = Settings { scaler_address: None, ..settings() };
     let observed = everywhere();
-    let validated = validated::validate(&server, &compiled, &observed, &deaf).unwrap();
+    let validated = decide::decide(&server, &compiled, &observed, &deaf).unwrap();
     let built = build::build(&validated);
     assert!(!built.objects().iter().any(|object| object.kind == Kind::ScaledObject));
     assert!(built.remarks.iter().any(|remark| remark.starts_with("no ScaledObject is made: ")), "{:?}", built.remarks);

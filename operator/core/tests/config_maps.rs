@@ -16,9 +16,9 @@ use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
 use operator_core::{
     Compiled, Manifest, Observed, Reason, compile,
     compile::{MANIFEST_MAX, Placement},
+    decide::{self, Settings},
     manifest::{Keys, ManifestSource},
     observed::{CARRIED_MAX, FoundConfigMap},
-    validated::{self, Settings},
 };
 
 fn model(name: &str, items: &[(&str, &str)]) -> TritonModel {
@@ -46,7 +46,7 @@ fn run(models: &[TritonModel], observed: &Observed) -> (Compiled, BTreeSet<Strin
     let server = TritonServer::new("s", TritonServerSpec::default());
     let compiled = compile(&server, models, observed);
     let settings = Settings { image: "image".into(), ..Settings::default() };
-    let mounts = validated::validate(&server, &compiled, observed, &settings).unwrap().mounts;
+    let mounts = decide::decide(&server, &compiled, observed, &settings).unwrap().mounts;
     (compiled, mounts.config_maps)
 }
 

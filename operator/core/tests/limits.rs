@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 
 use crds::{TritonModel, TritonServer, model::NAME_MAX as MODEL_NAME_MAX, server::NAME_MAX as SERVER_NAME_MAX};
 use operator_core::{
-    Observed,
-    build::{self, Kind},
+    Observed, build,
     compile::{self, Compiled, MANIFEST_MAX, Placement},
+    decide::{self, Settings},
+    kind::Kind,
     names,
     optional::Availability,
-    validated::{self, Settings},
 };
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ fn objects(compiled: &Compiled) -> Vec<(String, Value)> {
     let kinds = optional.map(|kind| (kind, Availability::Known)).collect();
     let (server, observed) = (server(), Observed { kinds, ..Observed::default() });
     let settings = Settings { image: "registry.example/server:1".into(), ..Settings::default() };
-    let validated = validated::validate(&server, compiled, &observed, &settings).unwrap();
+    let validated = decide::decide(&server, compiled, &observed, &settings).unwrap();
     let objects = build::build(&validated).objects();
     objects.into_iter().map(|object| (object.name, object.value)).collect()
 }

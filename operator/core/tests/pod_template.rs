@@ -6,10 +6,12 @@ use crds::TritonServer;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodTemplateSpec};
 use operator_core::{
     Observed,
-    access::{FoundSecret, secrets_to_look_for},
-    build::{self, Kind},
-    compile, pinned,
-    validated::{self, Settings},
+    access::secrets_to_look_for,
+    build, compile,
+    decide::{self, Settings},
+    kind::Kind,
+    observed::FoundSecret,
+    pinned,
 };
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ fn server(patch: Value) -> TritonServer {
 fn deployment(server: &TritonServer, observed: &Observed) -> Result<Deployment, Vec<String>> {
     let settings = Settings { image: "registry.example/triton-server:1.0".into(), ..Settings::default() };
     let compiled = compile(server, &[], observed);
-    let validated = validated::validate(server, &compiled, observed, &settings)
+    let validated = decide::decide(server, &compiled, observed, &settings)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let objects = build::build(&validated).objects();
     let deployment = objects.into_iter().find(|object| object.kind == Kind::Deployment).unwrap();

@@ -2,56 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
+pub use crate::completion::Pending;
 use crate::{
-    completion::{Completion, Marks, RequestEvents, complete_all},
+    completion::{RequestEvents, complete_all},
     error::Error,
-    request::InferRequest,
+    record::{FailureReason, Marks},
     responder::Reply,
-    response::Outputs,
-    stats::FailureReason,
 };
-
-/// A checked request with the way back to its caller. Dropped unanswered, it answers with an internal error.
-pub struct Pending {
-    /// Validated against the model; shapes are full, sizes match.
-    pub request: InferRequest,
-    /// The way back.
-    pub completion: Completion,
-}
-
-impl Pending {
-    /// Rows it contributes: the batch dimension, or 1 for models without one.
-    pub fn batch_size(&self) -> u32 {
-        self.completion.record().batch_size
-    }
-
-    /// When it entered the queue.
-    pub fn queued_at(&self) -> Instant {
-        self.completion.record().queued_at
-    }
-
-    /// Says the last word and releases the request.
-    pub fn finish(mut self, reply: Option<Reply>, marks: &Marks) {
-        self.completion.finish(reply, marks);
-    }
-
-    /// The last response, or the only one.
-    pub fn respond(self, outputs: Outputs, marks: &Marks) {
-        self.finish(Some(Ok(outputs)), marks);
-    }
-
-    /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
-    /// was let in before. The turn that has ended is counted by `marks`; without them its backend reports it by itself. Where the
-    /// model's configuration does not say that it is iterative, the request fails.
-    pub fn reschedule(mut self, marks: Option<&Marks>) {
-        if let Some(events) = self.completion.events().cloned() {
-            if marks.is_none() {
-                self.completion.turn_reported(events.now());
-            }
-            events.rescheduled(self, marks);
-        }
-    }
-}
 
 /// Requests that run together. The sum of their batch sizes fits the model. A row of a model with sequences may hold no
 /// request ([`Completion::is_empty_row`]): it has inputs like the others, is answered like them, and nobody reads it.

@@ -2,6 +2,7 @@
 //! how its tensors become one and come apart again ([`pack`], [`batch_input`]).
 
 pub mod batch_input;
+pub mod item;
 pub mod levels;
 pub mod pack;
 pub mod policy;

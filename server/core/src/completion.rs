@@ -14,59 +14,17 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
-    batch::Pending,
     error::Error,
+    record::{ComputeTimes, FailureReason},
+    request::InferRequest,
     responder::{BYTES_BEFORE_TURN, NotSent, Replies, Reply, Responder, reply_slot_of, unanswered},
+    response::Outputs,
     sequence::{SlotRef, state::States},
-    stats::{ComputeTimes, FailureReason},
     trace::{Activity, Trace},
 };
 
+pub use crate::record::{Marks, RequestRecord, ResponseMarks, ResponseOutcome};
 pub use reported::Reporter;
-
-/// Moments of one execution, for the statistics.
-#[derive(Debug, Clone, Copy)]
-pub struct Marks {
-    /// The batch was handed to the backend.
-    pub start: Instant,
-    /// Inputs lay where the runtime wants them.
-    pub input_end: Instant,
-    /// The runtime had computed.
-    pub output_start: Instant,
-    /// Outputs were taken apart.
-    pub end: Instant,
-}
-
-impl Marks {
-    /// All of an execution that did not get past its start.
-    pub fn at(start: Instant, end: Instant) -> Self {
-        Self { start, input_end: end, output_start: end, end }
-    }
-}
-
-/// Moments of one response of several, for the statistics.
-///
-/// Source: Triton statistics extension, `response_stats`.
-#[derive(Debug, Clone, Copy)]
-pub struct ResponseMarks {
-    /// The runtime began to compute it.
-    pub start: Instant,
-    /// The runtime had computed it.
-    pub output_start: Instant,
-    /// It was made.
-    pub end: Instant,
-}
-
-/// What is counted of a request, whoever holds its tensors by then.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestRecord {
-    /// When the front end had understood it.
-    pub received_at: Instant,
-    /// When it entered the queue.
-    pub queued_at: Instant,
-    /// Rows it contributes: the batch dimension, or 1 for models without one.
-    pub batch_size: u32,
-}
 
 /// A request that has ended by itself.
 #[derive(Debug, Clone, Copy)]
@@ -75,19 +33,6 @@ pub struct EndedRequest<'a> {
     pub record: &'a RequestRecord,
     /// What is recorded of it, if it is traced.
     pub trace: Option<&'a Trace>,
-}
-
-/// How one response, or what came in place of one, is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseOutcome {
-    /// A response with or without tensors.
-    Success,
-    /// An error.
-    Fail,
-    /// Computed, and there was nothing to send.
-    Empty,
-    /// Not computed any more: its caller had left.
-    Cancelled,
 }
 
 /// Receives the ends of requests before their callers do, so that a caller who asks for statistics finds itself
@@ -151,6 +96,14 @@ pub fn hand_over(responder: Responder, reply: Option<Reply>) {
 /// Place of a request in the order in which the requests of its model left the queue, from 0.
 pub type Ticket = u64;
 
+/// A checked request with the way back to its caller. Dropped unanswered, it answers with an internal error.
+pub struct Pending {
+    /// Validated against the model; shapes are full, sizes match.
+    pub request: InferRequest,
+    /// The way back.
+    pub completion: Completion,
+}
+
 /// The way back to one caller.
 pub struct Completion {
     record: RequestRecord,
@@ -178,6 +131,40 @@ pub struct InSlot {
     pub own_inputs: usize,
     /// What is kept of its sequence, if the model keeps anything.
     pub states: Option<Arc<States>>,
+}
+
+impl Pending {
+    /// Rows it contributes: the batch dimension, or 1 for models without one.
+    pub fn batch_size(&self) -> u32 {
+        self.completion.record().batch_size
+    }
+
+    /// When it entered the queue.
+    pub fn queued_at(&self) -> Instant {
+        self.completion.record().queued_at
+    }
+
+    /// Says the last word and releases the request.
+    pub fn finish(mut self, reply: Option<Reply>, marks: &Marks) {
+        self.completion.finish(reply, marks);
+    }
+
+    /// The last response, or the only one.
+    pub fn respond(self, outputs: Outputs, marks: &Marks) {
+        self.finish(Some(Ok(outputs)), marks);
+    }
+
+    /// Puts it back into the queue: an iterative model wants another turn for it. It has no limit to pass there, for it
+    /// was let in before. The turn that has ended is counted by `marks`; without them its backend reports it by itself. Where the
+    /// model's configuration does not say that it is iterative, the request fails.
+    pub fn reschedule(mut self, marks: Option<&Marks>) {
+        if let Some(events) = self.completion.events().cloned() {
+            if marks.is_none() {
+                self.completion.turn_reported(events.now());
+            }
+            events.rescheduled(self, marks);
+        }
+    }
 }
 
 impl Completion {

@@ -5,6 +5,8 @@
 //!
 //! Source: Triton "Custom Metrics" and its in-process API (`TRITONSERVER_Metric`), for the texts of its errors too.
 
+mod families;
+mod kind;
 mod page;
 mod series;
 
@@ -19,36 +21,15 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::series::Series;
+pub use self::{families::Labels, kind::MetricKind};
+use self::{
+    families::{Families, FamilyState, SeriesState},
+    series::Series,
+};
 use crate::{
     error::{Error, Result},
     metrics::{self, OWN_PREFIX, Page},
 };
-
-/// What a family counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricKind {
-    /// A sum that only grows.
-    Counter,
-    /// A number that goes up and down.
-    Gauge,
-    /// How many observations lie at or below each of some limits.
-    Histogram,
-}
-
-impl MetricKind {
-    /// The word of the page.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// Labels of a series, by name.
-pub type Labels = BTreeMap<String, String>;
 
 /// Families of all models that may be there at once.
 const MAX_FAMILIES: usize = 16_384;
@@ -63,20 +44,6 @@ pub struct CustomMetrics(Arc<Mutex<Families>>, SeriesCount);
 
 /// Series of all families.
 type SeriesCount = Arc<AtomicUsize>;
-
-type Families = BTreeMap<Arc<str>, FamilyState>;
-
-struct FamilyState {
-    kind: MetricKind,
-    help: String,
-    holders: usize,
-    series: BTreeMap<Labels, SeriesState>,
-}
-
-struct SeriesState {
-    holders: usize,
-    series: Arc<Series>,
-}
 
 /// Holds a family; clones hold it as well.
 pub struct MetricFamily {

@@ -16,6 +16,7 @@ mod places_tests;
 mod progress;
 #[cfg(test)]
 mod progress_tests;
+mod run;
 mod sequence;
 mod state;
 #[cfg(test)]
@@ -26,5 +27,6 @@ pub use self::{
     graph::Graph,
     members::{Member, Members, circular, step_models},
     places::{Asker, Places, Turn, Wakers},
-    progress::{MAX_RUNS_PER_STEP, Progress, Run, StepInputs},
+    progress::{MAX_RUNS_PER_STEP, Progress},
+    run::{Run, StepInputs},
 };

@@ -19,7 +19,7 @@ pub use settings::{FIRST_RESPONSE_FAMILY, LatencySettings, SettingError};
 
 pub(crate) use self::histogram::Histogram;
 use self::{histogram::LatencyHistogram, quantiles::Summary, settings::FIRST_RESPONSE_LIMITS};
-use crate::stats::ComputeTimes;
+use crate::record::ComputeTimes;
 
 /// What took time of one request that ended well.
 #[derive(Debug, Clone, Copy)]

@@ -8,30 +8,13 @@ use std::{
 
 use smallvec::SmallVec;
 
+pub use crate::parameters::{Parameter, Parameters};
 use crate::{
     caller::Caller,
     error::{Error, Result},
     tensor::{Name, Tensor},
     trace::Trace,
 };
-
-/// A value of a custom parameter, on requests and on responses.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Parameter {
-    /// True or false.
-    Bool(bool),
-    /// A signed number.
-    Int(i64),
-    /// A number that only fits unsigned.
-    Uint(u64),
-    /// A floating-point number.
-    Double(f64),
-    /// A text.
-    String(String),
-}
-
-/// Parameters in the order given.
-pub type Parameters = Vec<(String, Parameter)>;
 
 /// Which version of a model a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

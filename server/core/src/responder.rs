@@ -15,18 +15,15 @@ use std::{
 };
 
 pub(crate) use self::slot::BYTES_BEFORE_TURN;
+pub use self::slot::Reply;
 use self::{
     slot::{End, Slot, State, reply_bytes},
     sync::{Arc, Mutex},
 };
 use crate::{
     error::{Error, Result},
-    response::Outputs,
-    stats::ComputeTimes,
+    record::ComputeTimes,
 };
-
-/// One thing the caller's end receives.
-pub type Reply = Result<Outputs>;
 
 /// Bytes of unread responses a slot holds before it is full, unless it was made with another limit.
 pub const DEFAULT_SLOT_BYTES: usize = 256 << 10;

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc};
 use smallvec::SmallVec;
 
 use crate::{
-    request::{Parameter, Parameters},
+    parameters::{Parameter, Parameters},
     tensor::{Name, Tensor},
 };
 

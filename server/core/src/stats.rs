@@ -5,14 +5,17 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
-    batch::Pending,
-    completion::{EndedRequest, Marks, RequestRecord, ResponseMarks, ResponseOutcome},
-    error::{Code, Error},
+    completion::{EndedRequest, Pending},
     footprint::Footprint,
     latency::{Exemplar, Latencies, LatencyReadings, RequestTimes},
     load::LoadSnapshot,
+    record::{Marks, RequestRecord, ResponseMarks, ResponseOutcome},
     responder::Reply,
     trace::Trace,
+};
+pub use crate::{
+    custom_counter::CustomCounter,
+    record::{ComputeTimes, FailureReason},
 };
 
 /// How often, and how long in all.
@@ -31,35 +34,6 @@ impl Durations {
     }
 }
 
-/// How long the execution of one request took, for whoever runs it as a part of another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ComputeTimes {
-    /// Time to make inputs ready.
-    pub input: Duration,
-    /// Time in the runtime.
-    pub infer: Duration,
-    /// Time to take outputs apart.
-    pub output: Duration,
-}
-
-impl ComputeTimes {
-    /// Those of one execution.
-    pub fn of(marks: &Marks) -> Self {
-        Self {
-            input: marks.input_end.saturating_duration_since(marks.start),
-            infer: marks.output_start.saturating_duration_since(marks.input_end),
-            output: marks.end.saturating_duration_since(marks.output_start),
-        }
-    }
-
-    /// Both together.
-    pub fn add(&mut self, other: Self) {
-        self.input += other.input;
-        self.infer += other.infer;
-        self.output += other.output;
-    }
-}
-
 /// Executions of one batch size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchSnapshot {
@@ -71,26 +45,6 @@ pub struct BatchSnapshot {
     pub compute_infer: Durations,
     /// Time to take outputs apart.
     pub compute_output: Durations,
-}
-
-/// Why a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureReason {
-    /// Queue full, timed out, or stopping.
-    Rejected,
-    /// The caller left.
-    Canceled,
-    /// The backend answered with an error.
-    Backend,
-    /// Anything else.
-    Other,
-}
-
-impl FailureReason {
-    /// Why a request failed that its backend answered with this error.
-    pub fn of_backend(error: &Error) -> Self {
-        if error.code == Code::Cancelled { Self::Canceled } else { Self::Backend }
-    }
 }
 
 /// Responses of one number, of all requests that end by themselves.
@@ -127,17 +81,6 @@ pub struct FailureCounts {
     pub backend: u64,
     /// Anything else.
     pub other: u64,
-}
-
-/// A counter that a model keeps beside the server's own. The page shows it with the labels `model` and `version`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CustomCounter {
-    /// Name of the family: the same help text wherever it is used.
-    pub name: &'static str,
-    /// What it counts, for the page.
-    pub help: &'static str,
-    /// How many so far.
-    pub value: u64,
 }
 
 /// Everything counted of one model version, at one moment.

@@ -8,12 +8,13 @@
 //! Source: Triton trace extension; the names of [`Activity`] are those of its trace files.
 
 pub mod context;
+mod event;
 mod ids;
 pub mod settings;
+mod stream;
 mod tracer;
 
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,13 +24,16 @@ use parking_lot::Mutex;
 
 pub use self::{
     context::{Remote, SpanId, TraceId},
+    event::{Activity, Event, TensorActivity},
     ids::Ids,
-    tracer::{Mode, Stream, TraceSink, Tracer},
+    settings::Text,
+    stream::{Finished, Mode, Stream, TraceSink},
+    tracer::Tracer,
 };
 use crate::{
-    completion::Marks,
+    record::Marks,
     response::Outputs,
-    tensor::{DataType, Name, Shape, Tensor},
+    tensor::{Name, Tensor},
 };
 
 /// Events of one request that are kept; later ones are not. A stream of responses may have no end.
@@ -38,139 +42,6 @@ pub const MAX_EVENTS: usize = 16_384;
 const KEPT_FOR_MODELS: usize = 1024;
 /// Bytes of tensors of one request that are kept; tensors beyond are not.
 pub const MAX_TENSOR_BYTES: usize = 16 << 20;
-
-/// A point that a request reaches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it: they are Triton's")]
-pub enum Activity {
-    RequestStart,
-    QueueStart,
-    ComputeStart,
-    ComputeInputEnd,
-    ComputeOutputStart,
-    ComputeEnd,
-    RequestEnd,
-    InferResponseComplete,
-    HttpRecvStart,
-    HttpRecvEnd,
-    HttpSendStart,
-    HttpSendEnd,
-    GrpcWaitReadStart,
-    GrpcWaitReadEnd,
-    GrpcSendStart,
-    GrpcSendEnd,
-    /// One that a backend has named.
-    Custom(Name),
-}
-
-impl Activity {
-    /// Its name in trace files and spans, e.g. `REQUEST_START`.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::RequestStart => "REQUEST_START",
-            Self::QueueStart => "QUEUE_START",
-            Self::ComputeStart => "COMPUTE_START",
-            Self::ComputeInputEnd => "COMPUTE_INPUT_END",
-            Self::ComputeOutputStart => "COMPUTE_OUTPUT_START",
-            Self::ComputeEnd => "COMPUTE_END",
-            Self::RequestEnd => "REQUEST_END",
-            Self::InferResponseComplete => "INFER_RESPONSE_COMPLETE",
-            Self::HttpRecvStart => "HTTP_RECV_START",
-            Self::HttpRecvEnd => "HTTP_RECV_END",
-            Self::HttpSendStart => "HTTP_SEND_START",
-            Self::HttpSendEnd => "HTTP_SEND_END",
-            Self::GrpcWaitReadStart => "GRPC_WAITREAD_START",
-            Self::GrpcWaitReadEnd => "GRPC_WAITREAD_END",
-            Self::GrpcSendStart => "GRPC_SEND_START",
-            Self::GrpcSendEnd => "GRPC_SEND_END",
-            Self::Custom(name) => name,
-        }
-    }
-}
-
-/// A place where tensors are recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorActivity {
-    /// An input, as it enters the queue.
-    QueueInput,
-    /// An output, as the backend has made it.
-    BackendOutput,
-}
-
-impl TensorActivity {
-    /// Its name in trace files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::QueueInput => "TENSOR_QUEUE_INPUT",
-            Self::BackendOutput => "TENSOR_BACKEND_OUTPUT",
-        }
-    }
-}
-
-/// One thing that was recorded, of the part of that number.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// Which model runs that part. Once for each, before its other events but those of the front end.
-    Model {
-        /// Number of the part.
-        id: u64,
-        /// Part that it is a child of; 0 for none.
-        parent_id: u64,
-        /// The span of the part.
-        span: SpanId,
-        /// The span around it: that of the whole request for the first part.
-        parent_span: SpanId,
-        /// The model.
-        model: Name,
-        /// Its version.
-        version: u64,
-        /// Id that the client gave; may be empty.
-        request_id: String,
-    },
-    /// A point was reached.
-    Time {
-        /// Number of the part.
-        id: u64,
-        /// Which point.
-        activity: Activity,
-        /// When.
-        at: Instant,
-    },
-    /// A tensor was there.
-    Tensor {
-        /// Number of the part.
-        id: u64,
-        /// Where.
-        activity: TensorActivity,
-        /// Its name.
-        name: Name,
-        /// Its type.
-        data_type: DataType,
-        /// Its shape.
-        shape: Shape,
-        /// A copy of its elements.
-        data: Bytes,
-    },
-}
-
-/// All that was recorded of one request.
-#[derive(Debug)]
-pub struct Finished {
-    /// Number of its first part.
-    pub id: u64,
-    /// The trace it belongs to.
-    pub trace_id: TraceId,
-    /// The span of the whole request.
-    pub span: SpanId,
-    /// The span of the caller, if it sent one.
-    pub remote: Option<Remote>,
-    /// In the order in which they were recorded.
-    pub events: Vec<Event>,
-    /// Bytes of tensors in `events`.
-    pub tensor_bytes: usize,
-    /// The setting that it was sampled under.
-    pub stream: Arc<Stream>,
-}
 
 /// One part of a traced request: what one model does for it. Shared by whoever works on it.
 #[derive(Debug)]
@@ -370,9 +241,6 @@ impl Epoch {
         u64::try_from(reading.as_nanos()).unwrap_or(u64::MAX)
     }
 }
-
-/// A text that is shared or owned; settings are shown as such.
-pub type Text = Cow<'static, str>;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use server_engine::Engine;
 use server_http::{InferenceType, PingMode, SageMakerOptions, VertexAiRoutes};
 
-use crate::{args::VertexAiArgs, lifecycle::Fatal, listeners::Service};
+use crate::{args::VertexAiArgs, lifecycle::Fatal, service::Service};
 
 /// The model of SageMaker's `/invocations` where its variable names none: there is no such model.
 const NO_MODEL: &str = "unspecified_SAGEMAKER_TRITON_DEFAULT_MODEL_NAME";

@@ -28,7 +28,8 @@ use tracing::{error, info, warn};
 use crate::{
     control_socket::ControlSocketError,
     drain::{Drain, Limits, Step},
-    listeners::{ListenError, Listener, Service},
+    listeners::{ListenError, Listener},
+    service::Service,
     signals::Signals,
     table::table,
 };

@@ -11,6 +11,7 @@ mod drain;
 mod heap;
 mod lifecycle;
 mod listeners;
+mod service;
 mod signals;
 mod start_tables;
 mod table;

@@ -40,7 +40,8 @@ use crate::{
     crash,
     drain::Limits,
     lifecycle::{self, Exit, Fatal, FrontEnds},
-    listeners::{HandedOver, Listener, Service},
+    listeners::{HandedOver, Listener},
+    service::Service,
     signals::Signals,
     start_tables, telemetry,
 };

@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, io, thread, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
+use server_core::error::{Error, Result};
 
 /// How long a thread that is done waits for more.
 const IDLE: Duration = Duration::from_secs(1);
@@ -17,6 +18,13 @@ static THREADS: Threads = Threads::new();
 /// Errors: there is no thread for it.
 pub(crate) fn in_background(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     THREADS.run(Box::new(work))
+}
+
+/// Runs something that blocks, off the runtime's threads.
+pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal(format!("loading ended unexpectedly: {error}")))
 }
 
 struct Threads {

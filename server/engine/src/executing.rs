@@ -1,7 +1,11 @@
 //! Which instance the present thread executes. Nobody asks but who has to say why the process ends: a signal handler, which may read a
 //! value of its thread and must not take a lock or memory. So names are made once, kept for good, and set beside each execution.
 
-use std::{cell::Cell, collections::HashSet};
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use parking_lot::Mutex;
 
@@ -42,6 +46,15 @@ impl Drop for Executing {
     fn drop(&mut self) {
         EXECUTING.set(self.0);
     }
+}
+
+/// A panic drops the batches, and every request in them is counted and answers with an internal error.
+pub(crate) fn unless_it_panics<R>(run: impl FnOnce() -> R) -> Option<R> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        tracing::error!("the backend panicked; the requests it was given were answered");
+    }
+    result.ok()
 }
 
 #[cfg(test)]

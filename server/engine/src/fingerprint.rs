@@ -10,7 +10,10 @@ use server_core::{
     repository::{layout, plan::Change},
 };
 
-use crate::repository::{ModelFolder, Stamp};
+use crate::{
+    repository::ModelFolder,
+    stamp::{Stamp, is_ignored},
+};
 
 /// What one version was made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,18 +116,6 @@ impl FolderFiles {
             }),
         }
     }
-}
-
-/// Whether a file concerns no version: hidden ones, copies that editors keep, what Python compiles for itself when it runs,
-/// and folders that look like a version and are none, such as one that is being uploaded under another name.
-pub(crate) fn is_ignored(inside: &Path) -> bool {
-    let mut names = inside.iter().filter_map(|name| name.to_str());
-    let has_version_like_folder = inside.iter().count() > 1
-        && names.clone().next().is_some_and(|top| {
-            top.starts_with(|first: char| first.is_ascii_digit() || first == '-' || first == '+')
-                && layout::classify([top]).versions.is_empty()
-        });
-    has_version_like_folder || names.any(|name| name.starts_with('.') || name.ends_with('~') || name == "__pycache__")
 }
 
 /// The fingerprint of a version whose files came with the load request.

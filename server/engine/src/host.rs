@@ -30,8 +30,9 @@ use tokio::{
 use crate::{
     Engine,
     asks::{Ask, Asks},
-    infer::{self, Inference, ModelHandle},
+    infer::{self, Inference},
     load_session::LoadSession,
+    model::ModelHandle,
     options::LoadParameters,
     phase::all_say_yes,
 };
@@ -65,10 +66,10 @@ impl Host for Engine {
         self.may_control(name)?;
         let permit = self.lifecycle.waits.permit(asked_by, name)?;
         let session = LoadSession::new(self.lifecycle.clone(), Some(self.key_of_caller(asked_by)));
-        let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
+        let name = name.to_owned();
         wait_for(self.runtime_of_models()?, async move {
             let _permit = permit;
-            lifecycle.load_all(session, &name, LoadParameters { config, files }).await
+            session.load_all(&name, LoadParameters { config, files }).await
         })
     }
 

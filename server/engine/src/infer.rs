@@ -1,6 +1,8 @@
 //! The request path, from a front end's request to the queue, and the reply's way back.
 
+mod cache_scope;
 mod cached;
+mod copies;
 
 use std::{
     any::Any,
@@ -14,9 +16,8 @@ use std::{
 use server_core::{
     check,
     error::{Error, Result},
-    input_memory::InputMemory,
     interface::Interface,
-    request::{InferRequest, Parameter, RequestedOutput, VersionChoice},
+    request::{InferRequest, RequestedOutput, VersionChoice},
     responder::Replies,
     response::{InferResponse, Outputs},
     stats::ComputeTimes,
@@ -28,37 +29,15 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::cached::CachedRun;
 use crate::{
-    asks::UnderWay, ensemble::EnsembleRun, model::LoadedModel, pool::Refused, registry::Registry, runner::Runner,
-    shared_memory::Delivery, version_router::VersionRouter,
+    asks::UnderWay,
+    ensemble::EnsembleRun,
+    model::{LoadedModel, ModelHandle},
+    pool::Refused,
+    registry::Registry,
+    runner::Runner,
+    shared_memory::Delivery,
+    version_router::VersionRouter,
 };
-
-/// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
-#[derive(Clone)]
-pub struct ModelHandle(pub(crate) Arc<LoadedModel>);
-
-impl ModelHandle {
-    /// What it takes and gives.
-    pub fn interface(&self) -> &Arc<Interface> {
-        &self.0.interface
-    }
-
-    /// Memory that the model reads its inputs from without a copy: a large request is best received there.
-    pub fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
-        self.0.runner().input_memory()
-    }
-
-    /// Takes over the mark that sends a request to the canary version, where the model has one and the caller gave it beside the
-    /// request: `find` looks the name of the mark up in HTTP headers or gRPC metadata. A parameter of the request counts more.
-    pub fn mark_canary<'a>(&self, request: &mut InferRequest, find: impl FnOnce(&str) -> Option<&'a [u8]>) {
-        let Some(canary) = self.0.routing.as_ref().and_then(|routing| routing.canary.as_ref()) else { return };
-        if request.parameters.iter().any(|(key, _)| *key == canary.key) {
-            return;
-        }
-        if let Some(value) = find(&canary.key).and_then(|value| std::str::from_utf8(value).ok()) {
-            request.parameters.push((canary.key.clone(), Parameter::String(value.to_owned())));
-        }
-    }
-}
 
 /// Checks and queues one request for a model that was found: step 1, the registry, lies behind.
 ///
@@ -67,9 +46,9 @@ pub(crate) fn infer(registry: &Arc<Registry>, found: &ModelHandle, request: Infe
     // versions between which requests are split, and those that get a copy
     if let Some(router) = router(registry, &found.0, &request) {
         let model = router.route(&request).cloned().unwrap_or_else(|| found.0.clone());
-        let copies: Vec<_> = router.shadows_of(&request, &model).map(|shadow| (shadow, request.clone())).collect();
+        let shadowed: Vec<_> = router.shadows_of(&request, &model).map(|shadow| (shadow, request.clone())).collect();
         let inference = infer_on(registry, model, request)?;
-        router.send_copies(registry, copies);
+        shadowed.into_iter().for_each(|(shadow, copy)| copies::send(registry, router.counts(), shadow, copy));
         return Ok(inference);
     }
     infer_on(registry, found.0.clone(), request)

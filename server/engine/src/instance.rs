@@ -2,7 +2,6 @@
 //! answered here too, off the callers' threads. While it has nothing to do, a caller may run its instance inline.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,7 +18,7 @@ use server_scheduler::{Next, Removed, Scheduler};
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    executing,
+    executing::{self, unless_it_panics},
     inline_policy::{InlinePolicy, Size},
     instance_plan::InstancePlan,
     processors,
@@ -173,15 +172,6 @@ pub(crate) fn make(model: &dyn Model, placement: &Placement, health: &Health) ->
         tracing::info!("TRITONBACKEND_ModelInstanceInitialize: {name} ({kind} device {number})");
     }
     model.instance(placement, health)
-}
-
-/// A panic drops the batches, and every request in them is counted and answers with an internal error.
-pub(crate) fn unless_it_panics<R>(run: impl FnOnce() -> R) -> Option<R> {
-    let result = catch_unwind(AssertUnwindSafe(run));
-    if result.is_err() {
-        tracing::error!("the backend panicked; the requests it was given were answered");
-    }
-    result.ok()
 }
 
 fn end_all(removed: &mut Removed) {

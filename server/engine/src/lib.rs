@@ -14,6 +14,7 @@ mod ensemble;
 mod executing;
 pub mod failures;
 mod fingerprint;
+mod folder_digest;
 mod host;
 mod infer;
 mod inline_policy;
@@ -44,8 +45,10 @@ mod scheduling;
 mod series;
 mod shadow;
 mod shared_memory;
+mod stamp;
 mod stats;
 mod version_router;
+mod version_to_load;
 mod warm_up;
 
 use std::{
@@ -91,7 +94,8 @@ pub use self::{
     drain::{DRAIN_LEASE_MAX, DrainState},
     executing::executing,
     fingerprint::Override,
-    infer::{Inference, ModelHandle},
+    infer::Inference,
+    model::ModelHandle,
     options::{Agents, ControlMode, LoadParameters, Options, Startup},
     phase::Leaving,
     registry::{IndexEntry, VersionState},
@@ -262,7 +266,7 @@ impl Engine {
         self.may_control(name)?;
         self.runtime.get_or_init(Handle::current);
         let session = LoadSession::new(self.lifecycle.clone(), None);
-        self.lifecycle.load_all(session, name, parameters).await
+        session.load_all(name, parameters).await
     }
 
     /// Takes a model out of service; returns before its last request has ended. Ensembles that it is a part of leave with it.

@@ -28,13 +28,13 @@ use self::{
     unload::in_background,
 };
 use crate::{
-    load_session::LoadSession,
     load_waits::{LoadWaits, Locked},
-    loader::{Loader, VersionToLoad},
+    loader::Loader,
     model::LoadedModel,
     options::{LoadParameters, Options},
     registry::{Registry, UNLOADED, Version, VersionState},
     repository::Repositories,
+    version_to_load::VersionToLoad,
 };
 
 /// Loads and unloads. Its public methods block; the engine calls them off the runtime's threads.
@@ -100,36 +100,6 @@ impl Lifecycle {
     /// Where models lie.
     pub(crate) fn repositories(&self) -> &Repositories {
         &self.repositories
-    }
-
-    /// Loads all models of a name: one, unless repositories are namespaces. Files that come with the load are a model of no
-    /// repository.
-    ///
-    /// Errors: those of each model that failed.
-    pub(crate) async fn load_all(
-        self: &Arc<Self>,
-        session: Arc<LoadSession>,
-        name: &str,
-        parameters: LoadParameters,
-    ) -> Result<()> {
-        let mut keys = vec![name.to_owned()];
-        if self.repositories.namespaces().are_used() && parameters.files.is_empty() {
-            let (lifecycle, name) = (self.clone(), name.to_owned());
-            let found = blocking(move || lifecycle.repositories.keys_of(&name)).await?;
-            keys = if found.is_empty() { keys } else { found };
-        }
-        let mut failure: Option<Error> = None;
-        for key in keys {
-            let result = session.clone().load(key.clone(), parameters.clone()).await;
-            self.note_requested(&key);
-            if let Err(error) = result {
-                failure = Some(match failure {
-                    Some(first) => Error::new(first.code, format!("{first}{error}")),
-                    None => error,
-                });
-            }
-        }
-        failure.map_or(Ok(()), Err)
     }
 
     /// Takes the lock that makes loads and unloads of one model follow each other, for a model that asked for it or for a
@@ -268,7 +238,7 @@ impl Lifecycle {
         for (version, model) in made {
             self.registry.update(name, |entry| {
                 if let Some(held) = entry.versions.get_mut(&version).filter(|held| held.model.is_none()) {
-                    *held = unavailable(UNLOADED.into());
+                    *held = Version::unavailable(UNLOADED.into());
                 }
             });
             if !is_served(&model) {
@@ -284,9 +254,9 @@ impl Lifecycle {
         tracing::info!("loading: {name}:{version}");
         self.registry.update(name, |entry| {
             // A version that serves stays READY while its successor is made.
-            let held = entry.versions.entry(version).or_insert_with(|| unavailable(String::new()));
+            let held = entry.versions.entry(version).or_insert_with(|| Version::unavailable(String::new()));
             if held.model.is_none() {
-                *held = Version { state: VersionState::Loading, is_beside, ..unavailable(String::new()) };
+                *held = Version { state: VersionState::Loading, is_beside, ..Version::unavailable(String::new()) };
             }
         });
         let mut result = self.loader.load(target);
@@ -305,7 +275,7 @@ impl Lifecycle {
     fn failed(&self, name: &str, version: u64, error: &Error) {
         tracing::error!("failed to load '{name}' version {version}: {}: {error}", error.code.text());
         self.registry.update(name, |entry| {
-            let held = entry.versions.entry(version).or_insert_with(|| unavailable(String::new()));
+            let held = entry.versions.entry(version).or_insert_with(|| Version::unavailable(String::new()));
             held.reason = format!("{}: {error}", error.code.text());
             if held.model.is_none() {
                 held.state = VersionState::Unavailable;
@@ -322,8 +292,11 @@ impl Lifecycle {
             let mut replaced = Vec::new();
             for (version, model) in made {
                 let model = Arc::new(model);
-                let successor =
-                    Version { state: VersionState::Ready, model: Some(model.clone()), ..unavailable(String::new()) };
+                let successor = Version {
+                    state: VersionState::Ready,
+                    model: Some(model.clone()),
+                    ..Version::unavailable(String::new())
+                };
                 let before = entry.versions.insert(version, successor).and_then(|before| before.model);
                 if let Some(before) = before.filter(|before| !before.shares_runner(&model)) {
                     model.runner().replaces(before.runner());
@@ -346,15 +319,4 @@ impl Lifecycle {
 
 fn failure(version: u64, error: &Error) -> String {
     format!("version {version} is at UNAVAILABLE state: {}: {error};\n", error.code.text())
-}
-
-fn unavailable(reason: String) -> Version {
-    Version { state: VersionState::Unavailable, reason, is_beside: false, model: None }
-}
-
-/// Runs something that blocks, off the runtime's threads.
-pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal(format!("loading ended unexpectedly: {error}")))
 }

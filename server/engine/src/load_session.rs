@@ -17,11 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    lifecycle::{Lifecycle, blocking},
-    load_waits::Locked,
-    options::LoadParameters,
-};
+use crate::{background::blocking, lifecycle::Lifecycle, load_waits::Locked, options::LoadParameters};
 
 /// Models that are loaded together.
 pub(crate) struct LoadSession {
@@ -45,6 +41,31 @@ enum First {
 impl LoadSession {
     pub(crate) fn new(lifecycle: Arc<Lifecycle>, asked_by: Option<String>) -> Arc<Self> {
         Arc::new(Self { lifecycle, asked_by, loads: Mutex::default(), parts: Mutex::default() })
+    }
+
+    /// Loads all models of a name: one, unless repositories are namespaces. Files that come with the load are a model of no
+    /// repository.
+    ///
+    /// Errors: those of each model that failed.
+    pub(crate) async fn load_all(self: &Arc<Self>, name: &str, parameters: LoadParameters) -> Result<()> {
+        let mut keys = vec![name.to_owned()];
+        if self.lifecycle.repositories().namespaces().are_used() && parameters.files.is_empty() {
+            let (lifecycle, name) = (self.lifecycle.clone(), name.to_owned());
+            let found = blocking(move || lifecycle.repositories().keys_of(&name)).await?;
+            keys = if found.is_empty() { keys } else { found };
+        }
+        let mut failure: Option<Error> = None;
+        for key in keys {
+            let result = self.clone().load(key.clone(), parameters.clone()).await;
+            self.lifecycle.note_requested(&key);
+            if let Err(error) = result {
+                failure = Some(match failure {
+                    Some(first) => Error::new(first.code, format!("{first}{error}")),
+                    None => error,
+                });
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Loads the model of that key, after those that it is made of. One that was loaded in this session before is not loaded again.

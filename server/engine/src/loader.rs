@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -24,15 +24,15 @@ use crate::{
     ResponseCache,
     cache::{self, Caching, Content},
     ensemble::{self, Ensemble},
-    fingerprint::Fingerprint,
     instance_plan::{InstancePlan, instance_plans},
     machine::Machine,
-    model::{Description, LoadedModel, Parts, counters},
+    model::{LoadedModel, Parts, counters},
+    model_files::inside,
     registry::Registry,
     repository,
-    repository_agents::Held,
     runner::Runner,
     scheduling::Scheduling,
+    version_to_load::VersionToLoad,
     warm_up::WarmUp,
 };
 
@@ -52,44 +52,6 @@ pub(crate) struct Loader {
     /// Shared by all models, if the server has one.
     pub(crate) response_cache: Option<ResponseCache>,
     pub(crate) latency: LatencySettings,
-}
-
-/// One version to load.
-pub(crate) struct VersionToLoad<'a> {
-    /// Its name in the registry.
-    pub(crate) key: &'a str,
-    /// Its repository, where models of several may have one name; else empty.
-    pub(crate) namespace: &'a str,
-    pub(crate) name: &'a str,
-    pub(crate) version: u64,
-    pub(crate) model_dir: &'a Path,
-    /// As written by the user; everything else is filled in here.
-    pub(crate) config: &'a ModelConfig,
-    pub(crate) fingerprint: Fingerprint,
-    /// Files given with the load request.
-    pub(crate) files: Option<&'a Arc<Held>>,
-}
-
-impl VersionToLoad<'_> {
-    fn namespace(&self) -> Option<String> {
-        (!self.namespace.is_empty()).then(|| self.namespace.to_owned())
-    }
-
-    fn description(
-        &self,
-        interface: Arc<Interface>,
-        config: Arc<ModelConfig>,
-        caching: Option<Caching>,
-    ) -> Description {
-        Description {
-            key: self.key.into(),
-            interface,
-            config,
-            fingerprint: self.fingerprint.clone(),
-            caching,
-            files: self.files.cloned(),
-        }
-    }
 }
 
 impl Loader {
@@ -351,28 +313,6 @@ fn made_as_a_file(name: &str) -> Error {
     Error::invalid_argument(format!("Invalid file parameter '{name}', directory has been created as a file"))
 }
 
-/// A path inside a folder, without what leads elsewhere. Errors: it leads out of the folder.
-pub(crate) fn inside(name: &str) -> Result<PathBuf> {
-    use std::path::Component;
-    let mut normalized = PathBuf::new();
-    let mut escapes = name.is_empty();
-    for component in Path::new(name).components() {
-        match component {
-            Component::Normal(part) => normalized.push(part),
-            Component::CurDir => {}
-            Component::ParentDir => escapes |= !normalized.pop(),
-            Component::RootDir | Component::Prefix(_) => escapes = true,
-        }
-    }
-    if escapes || normalized.as_os_str().is_empty() {
-        return Err(Error::invalid_argument(format!(
-            "Invalid file parameter '{name}' with normalized path '{}' must stay within model directory.",
-            normalized.display()
-        )));
-    }
-    Ok(normalized)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,15 +324,6 @@ mod tests {
             let error = write_files(&files).unwrap_err();
             let expected = format!("Invalid file parameter '{}', directory has been created as a file", names[1]);
             assert_eq!(error.message, expected);
-        }
-    }
-
-    #[test]
-    fn a_file_parameter_cannot_leave_its_folder() {
-        assert_eq!(inside("1/./model.onnx").unwrap(), PathBuf::from("1/model.onnx"));
-        assert_eq!(inside("a/../1/model.onnx").unwrap(), PathBuf::from("1/model.onnx"));
-        for bad in ["../model.onnx", "/etc/passwd", "1/../../x", "", "."] {
-            assert!(inside(bad).is_err(), "{bad}");
         }
     }
 }

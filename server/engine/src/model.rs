@@ -17,8 +17,10 @@ use server_core::{
     config::{self, ModelConfig},
     error::Result,
     footprint::Footprint,
+    input_memory::InputMemory,
     interface::Interface,
     latency::{Latencies, LatencySettings},
+    request::{InferRequest, Parameter},
     stats::{ModelCounters, ModelSnapshot},
     tensor::Name,
     version_routing::VersionRouting,
@@ -26,9 +28,8 @@ use server_core::{
 use server_scheduler::RateLimiter;
 
 use crate::{
-    cache::{self, Caching},
+    cache::{self, Caching, ResponseCache},
     fingerprint::Fingerprint,
-    infer::ModelHandle,
     instance_plan::InstancePlan,
     pool::InstancePool,
     repository_agents::Held,
@@ -191,9 +192,42 @@ impl LoadedModel {
         Hold(ModelHandle(self))
     }
 
+    /// The cache that answers its requests, if any does.
+    pub(crate) fn response_cache(&self) -> Option<&ResponseCache> {
+        self.caching.as_ref()?.enabled()
+    }
+
     /// Whether anybody holds it.
     pub(crate) fn is_held(&self) -> bool {
         self.holds.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A ready model version as a request found it. It stays what it is, whatever is loaded meanwhile.
+#[derive(Clone)]
+pub struct ModelHandle(pub(crate) Arc<LoadedModel>);
+
+impl ModelHandle {
+    /// What it takes and gives.
+    pub fn interface(&self) -> &Arc<Interface> {
+        &self.0.interface
+    }
+
+    /// Memory that the model reads its inputs from without a copy: a large request is best received there.
+    pub fn input_memory(&self) -> Option<Arc<dyn InputMemory>> {
+        self.0.runner().input_memory()
+    }
+
+    /// Takes over the mark that sends a request to the canary version, where the model has one and the caller gave it beside the
+    /// request: `find` looks the name of the mark up in HTTP headers or gRPC metadata. A parameter of the request counts more.
+    pub fn mark_canary<'a>(&self, request: &mut InferRequest, find: impl FnOnce(&str) -> Option<&'a [u8]>) {
+        let Some(canary) = self.0.routing.as_ref().and_then(|routing| routing.canary.as_ref()) else { return };
+        if request.parameters.iter().any(|(key, _)| *key == canary.key) {
+            return;
+        }
+        if let Some(value) = find(&canary.key).and_then(|value| std::str::from_utf8(value).ok()) {
+            request.parameters.push((canary.key.clone(), Parameter::String(value.to_owned())));
+        }
     }
 }
 

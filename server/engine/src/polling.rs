@@ -3,7 +3,6 @@
 //!
 //! Nothing waits for a load but its own model: looks go on meanwhile, and leave that model alone until its load has ended.
 
-mod digest;
 mod look;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,14 +17,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub(crate) use self::digest::sight;
 use self::look::Memory;
-use crate::{
-    Engine,
-    lifecycle::{Lifecycle, blocking},
-    load_session::LoadSession,
-    options::LoadParameters,
-};
+use crate::{Engine, background::blocking, lifecycle::Lifecycle, load_session::LoadSession, options::LoadParameters};
 
 /// Follows the repositories from the start of the server to its end.
 pub(crate) struct Poller {

@@ -26,8 +26,9 @@ use server_scheduler::{InlineRun, OrderLimit, RateLimiter, Refusal, Removed, Sch
 use tokio::runtime::Handle;
 
 use crate::{
+    executing::unless_it_panics,
     inline_policy::{InlinePolicy, Size},
-    instance::{InstanceSlot, Worker, unless_it_panics},
+    instance::{InstanceSlot, Worker},
     instance_plan::InstancePlan,
     passive::PassiveInstance,
     readiness::ReadinessProbe,

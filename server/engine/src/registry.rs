@@ -77,6 +77,11 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// One that does not serve, for that reason.
+    pub(crate) fn unavailable(reason: String) -> Self {
+        Self { state: VersionState::Unavailable, reason, is_beside: false, model: None }
+    }
+
     /// State and reason for the index: one that serves is unavailable while none of its instances can, and what its instances
     /// say stands beside the state in any case.
     pub(crate) fn for_index(&self) -> (VersionState, String) {

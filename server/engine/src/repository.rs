@@ -6,11 +6,9 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use futures_util::future::join_all;
-use rustix::io::Errno;
 use server_core::{
     error::{Error, Result},
     interface::Label,
@@ -19,7 +17,11 @@ use server_core::{
 use server_repositories::{Location, RemoteModel, RemoteRepository, RepositoryError, Snapshot};
 use tokio::runtime::Handle;
 
-use crate::{fingerprint, model_files, namespaces::Namespaces, polling};
+use crate::{
+    folder_digest, model_files,
+    namespaces::Namespaces,
+    stamp::{self, is_of_the_entry},
+};
 
 /// The repositories of the command line, each once.
 pub(crate) struct Repositories {
@@ -60,13 +62,6 @@ pub(crate) struct ModelFolder {
     /// Where the files were fetched.
     snapshot: Option<Snapshot>,
 }
-
-/// What files looked like: it differs when a file was added, removed, resized or written again.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Stamp(BTreeMap<PathBuf, FileStamp>);
-
-/// Size and time of one file.
-pub(crate) type FileStamp = (u64, Option<SystemTime>);
 
 // === impl Repositories ===
 
@@ -283,8 +278,8 @@ impl Place {
     /// What a look at it shows, without its content. Blocks.
     pub(crate) fn look(&self) -> Sight {
         match self {
-            Self::Folder(path) => polling::sight(path),
-            Self::Remote(model) => match wait(model.digest(fingerprint::is_ignored)) {
+            Self::Folder(path) => folder_digest::sight(path),
+            Self::Remote(model) => match wait(model.digest(stamp::is_ignored)) {
                 Ok(Some(digest)) => Sight::There(digest),
                 Ok(None) => Sight::Gone,
                 Err(_) => Sight::Unknown,
@@ -370,46 +365,6 @@ impl ModelFolder {
     }
 }
 
-impl Stamp {
-    /// Looks at every file below `folder`. Python's compiled files come and go by themselves and do not count.
-    pub(crate) fn of(folder: &Path) -> Self {
-        let mut stamp = Self::default();
-        stamp.collect(folder, &mut Vec::new());
-        stamp
-    }
-
-    /// Each file with what it looked like.
-    pub(crate) fn into_entries(self) -> impl Iterator<Item = (PathBuf, FileStamp)> {
-        self.0.into_iter()
-    }
-
-    /// Adds one file.
-    pub(crate) fn insert(&mut self, path: PathBuf, file: FileStamp) {
-        self.0.insert(path, file);
-    }
-
-    /// `above` holds the real paths of the folders around this one: a link back to one of them is not followed.
-    fn collect(&mut self, folder: &Path, above: &mut Vec<PathBuf>) {
-        let (Ok(real), Ok(entries)) = (fs::canonicalize(folder), fs::read_dir(folder)) else { return };
-        if above.contains(&real) {
-            return;
-        }
-        above.push(real);
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            if metadata.is_dir() {
-                if entry.file_name() != "__pycache__" {
-                    self.collect(&path, above);
-                }
-            } else {
-                self.0.insert(path, (metadata.len(), metadata.modified().ok()));
-            }
-        }
-        above.pop();
-    }
-}
-
 /// Whether there is a folder, or a link to one. Errors: that cannot be known now, for its storage does not answer.
 fn is_folder(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
@@ -417,13 +372,6 @@ fn is_folder(path: &Path) -> io::Result<bool> {
         Err(error) if is_of_the_entry(&error) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether an error is about a file or a link as it is, and not about storage that does not answer now.
-pub(crate) fn is_of_the_entry(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidFilename)
-        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Names in a folder, sorted; those that are not text are left out.
@@ -522,21 +470,6 @@ mod tests {
         assert_eq!(text(&none), Error::internal(missing));
         let other = format!("repository path is not a valid directory: {}", file.display());
         assert_eq!(text(&file), Error::invalid_argument(other));
-    }
-
-    #[test]
-    fn links_that_lead_back_are_followed_once() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("1/deeper")).unwrap();
-        fs::write(folder.path().join("1/model.onnx"), "x").unwrap();
-        for (link, to) in [("one", "."), ("two", "."), ("1/up", ".."), ("1/deeper/top", "../..")] {
-            symlink(to, folder.path().join(link)).unwrap();
-        }
-        let stamp = Stamp::of(folder.path());
-        assert!(stamp.0.contains_key(&folder.path().join("1/model.onnx")));
-        assert_eq!(stamp.0.len(), 1);
-        symlink("model.onnx", folder.path().join("1/same.onnx")).unwrap();
-        assert_ne!(Stamp::of(folder.path()), stamp);
     }
 
     #[test]

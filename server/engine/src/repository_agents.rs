@@ -18,7 +18,7 @@ use server_core::{
     repository::agents::{self, Action, AgentLibraries, AgentModel, AgentTask, CHECKSUM},
 };
 
-use crate::loader;
+use crate::model_files;
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -113,7 +113,7 @@ impl Drop for LoadAgents {
 pub(crate) fn run(config: &ModelConfig, model_dir: &Path) -> Result<()> {
     for check in agents::checksums(config)? {
         // a configuration may come from a client, who must not learn of files elsewhere
-        let path = model_dir.join(loader::inside(&check.file)?);
+        let path = model_dir.join(model_files::inside(&check.file)?);
         let actual = md5(&path).map_err(|error| {
             Error::invalid_argument(format!("failed to open text file for read {}: {error}", check.file))
         })?;

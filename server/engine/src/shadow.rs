@@ -1,45 +1,30 @@
-//! Copies of requests for shadow versions, whose answers are dropped. A copy runs in a task of its own, so that the caller of the
-//! original never waits for it, and only so many are in flight: the others are counted and not made.
+//! Shadow versions, which get copies of requests: of which, and how many were made. The copies are sent in `infer/copies.rs`.
 
 use std::{
     collections::BTreeMap,
-    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use parking_lot::Mutex;
-use server_core::{
-    error::Result,
-    metrics::ShadowSnapshot,
-    request::{InferRequest, VersionChoice},
-};
-use tokio::{sync::Semaphore, time::timeout};
+use server_core::metrics::ShadowSnapshot;
+use tokio::sync::Semaphore;
 
-use crate::{
-    infer::{Inference, ModelHandle},
-    model::LoadedModel,
-};
+use crate::model::LoadedModel;
 
 /// Memory of one model's copies in flight, KiB: a copy keeps the tensors of its original, and what that was granted of the byte
 /// budget of all requests. A larger one goes alone.
-const MOST_KIB: u32 = 64 << 10;
-/// What a copy counts at least, KiB: so 128 of them are in flight at most.
-const LEAST_KIB: u32 = MOST_KIB / 128;
-
-/// How long one copy may take: nobody reads its responses, so nobody would ever end one that goes on without end.
-const LONGEST_COPY: Duration = Duration::from_secs(60);
+pub(crate) const MOST_KIB: u32 = 64 << 10;
 
 /// A version that gets copies.
 pub(crate) struct Shadow {
     pub(crate) version: u64,
     percent: u64,
     /// `None` while it is not ready.
-    model: Option<Arc<LoadedModel>>,
-    count: Arc<Count>,
+    pub(crate) model: Option<Arc<LoadedModel>>,
+    pub(crate) count: Arc<Count>,
 }
 
 /// Counts of one shadow version.
@@ -47,15 +32,15 @@ pub(crate) struct Shadow {
 pub(crate) struct Count {
     /// Requests of which it could have had a copy.
     seen: AtomicU64,
-    copies: AtomicU64,
-    refused: AtomicU64,
+    pub(crate) copies: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 /// What outlives the shadows of one model when they change: counts by version, and the copies in flight.
 #[derive(Debug)]
 pub(crate) struct ShadowCounts {
     by_version: Mutex<BTreeMap<u64, Arc<Count>>>,
-    permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
 }
 
 impl Default for ShadowCounts {
@@ -89,39 +74,5 @@ impl ShadowCounts {
     /// The counts of a version.
     pub(crate) fn of(&self, version: u64) -> Arc<Count> {
         self.by_version.lock().entry(version).or_default().clone()
-    }
-
-    /// Runs a copy beside everything else, if it may; never waits. `infer` is what runs a request.
-    pub(crate) fn send(
-        &self,
-        shadow: &Shadow,
-        request: InferRequest,
-        infer: impl FnOnce(ModelHandle, InferRequest) -> Result<Inference> + Send + 'static,
-    ) {
-        let kib = u32::try_from(request.input_bytes() >> 10).unwrap_or(u32::MAX).clamp(LEAST_KIB, MOST_KIB);
-        let permit = self.permits.clone().try_acquire_many_owned(kib);
-        // a backend that asks other models does so from a thread of its own
-        let runtime = tokio::runtime::Handle::try_current();
-        let (Some(model), Ok(permit), Ok(runtime)) = (shadow.model.clone(), permit, runtime) else {
-            shadow.count.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let (version, count) = (shadow.version, shadow.count.clone());
-        drop(runtime.spawn(async move {
-            // nobody waits for a copy
-            let request =
-                InferRequest { model_version: VersionChoice::Exact(version), callers: None, trace: None, ..request };
-            match infer(ModelHandle(model), request) {
-                Ok(mut inference) => {
-                    count.copies.fetch_add(1, Ordering::Relaxed);
-                    let drain = async { while poll_fn(|context| inference.poll_next(context)).await.is_some() {} };
-                    _ = timeout(LONGEST_COPY, drain).await; // dropping what goes on cancels it
-                }
-                Err(_) => {
-                    count.refused.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            drop(permit);
-        }));
     }
 }

@@ -14,9 +14,7 @@ use server_core::{
 };
 
 use crate::{
-    infer,
     model::LoadedModel,
-    registry::Registry,
     shadow::{Shadow, ShadowCounts},
 };
 
@@ -106,14 +104,9 @@ impl VersionRouter {
         self.shadows.iter().filter(move |shadow| is_alone && shadow.version != version && shadow.is_due())
     }
 
-    /// Sends copies of a request that its own version has taken. Never waits.
-    pub(crate) fn send_copies(&self, registry: &Arc<Registry>, copies: Vec<(&Shadow, InferRequest)>) {
-        for (shadow, request) in copies {
-            self.counts.send(shadow, request, {
-                let registry = registry.clone();
-                move |model, request| infer::infer(&registry, &model, request)
-            });
-        }
+    /// Counts of the copies, and what bounds them.
+    pub(crate) fn counts(&self) -> &ShadowCounts {
+        &self.counts
     }
 
     /// What the shadow versions were sent.

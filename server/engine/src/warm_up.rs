@@ -25,7 +25,7 @@ use server_core::{
 use server_scheduler::Scheduler;
 
 use crate::{
-    instance::unless_it_panics,
+    executing::unless_it_panics,
     model_files,
     scheduling::initial_state,
     stats::{ModelStats, now_ms},

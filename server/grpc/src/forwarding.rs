@@ -12,7 +12,8 @@ use server_core::{
 };
 use server_engine::ModelHandle;
 
-use crate::stream::STRICT;
+/// Metadata of a call that its first error ends.
+pub(crate) const STRICT: &str = "triton_grpc_error";
 
 /// Values under names with this ending are bytes, written as base64.
 const BINARY: &str = "-bin";

@@ -4,13 +4,13 @@
 //! flight; responses of ordinary models are sent in the order of their requests, those of decoupled models as they come.
 //! Nothing is spawned; while the client does not read responses, no requests are read; dropping the stream cancels them.
 
+mod context;
 mod run;
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{self, Poll, ready},
     time::Instant,
 };
@@ -20,42 +20,20 @@ use futures_util::{Stream, StreamExt, stream::SelectAll};
 use http::HeaderMap;
 use http_body::Body;
 use server_core::{error::Result, header_forwarding::HeaderPattern, request::Parameters};
-use server_engine::{BlockingPool, Engine, ModelHandle};
+use server_engine::{Engine, ModelHandle};
 use server_proto::inference::ModelStreamInferResponse;
 use tonic::Status;
 
+pub(crate) use self::context::{Context, Limits};
 use self::run::{Failure, Run};
 use crate::{
-    admission::{self, Admission, Permit},
+    admission::{self, Permit},
     error::status,
-    forwarding,
+    forwarding::{self, STRICT},
     framing::receive::Messages,
     infer::request::{self, Prepared},
     tracing,
 };
-
-/// Metadata of a call that its first error ends.
-pub(crate) const STRICT: &str = "triton_grpc_error";
-
-/// Limits of one stream.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Requests in flight; further ones wait in the connection.
-    pub(crate) requests: usize,
-    /// Responses of one request that wait to be read; its model waits with the next.
-    pub(crate) unread: usize,
-    /// Largest message sent, in bytes.
-    pub(crate) send_bytes: usize,
-}
-
-/// What a stream needs of the server.
-#[derive(Clone)]
-pub(crate) struct Context {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) admission: Arc<Admission>,
-    pub(crate) pool: BlockingPool,
-    pub(crate) limits: Limits,
-}
 
 /// Opens the response half of a stream.
 ///

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use server_core::{error::Result, header_forwarding::HeaderPattern, request::InferRequest};
 use server_engine::ModelHandle;
 
-use crate::{Options, connection::Activity};
+use crate::{connection::Activity, options::Options};
 
 /// Adds the parameters behind those the request has already.
 ///

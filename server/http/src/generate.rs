@@ -3,24 +3,15 @@
 mod events;
 mod flat;
 pub(crate) mod request;
+mod running;
 
-use std::{
-    future::poll_fn,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::future::poll_fn;
 
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
-use server_core::{
-    byte_budget::Reservation,
-    error::{Error, Result},
-    interface::ModelId,
-    response::InferResponse,
-    trace::Trace,
-};
-use server_engine::{Inference, failures};
+use server_core::{error::Error, interface::ModelId};
+use server_engine::failures;
 
-use self::{events::EventStream, flat::flat};
+use self::{events::EventStream, flat::flat, running::Running};
 use crate::{
     body::{Body, Events, RequestBody},
     compression::Encoding,
@@ -100,29 +91,6 @@ pub(crate) async fn stream(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     Ok(response)
-}
-
-/// A request under way. Dropping it cancels the request.
-struct Running {
-    inference: Inference,
-    /// What its inputs take of the byte budget, if they do not hold it themselves.
-    _held: Option<Reservation>,
-    /// What is recorded of it.
-    trace: Option<Arc<Trace>>,
-}
-
-impl Running {
-    /// The next response; `None` if nothing more comes.
-    ///
-    /// Source: Triton's traces, where an end that comes alone is one more response without one that is sent.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
-        let was_last = self.inference.is_finished();
-        let next = ready!(self.inference.poll_next(context));
-        if next.is_some() || !was_last {
-            tracing::answered(self.trace.as_ref());
-        }
-        Poll::Ready(next)
-    }
 }
 
 async fn start(

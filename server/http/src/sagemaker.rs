@@ -16,7 +16,6 @@ use server_engine::{AccessLog, Engine, Leaving};
 
 pub(crate) use self::models::Models;
 use crate::{
-    Options,
     application::Application,
     body::{Body, RequestBody},
     cloud::{give_content_type, is_get, no_such_path, other_method, take_content_type, text, with_status},
@@ -24,6 +23,7 @@ use crate::{
     dispatch,
     error::{Failure, error_json},
     health,
+    options::Options,
     reply::json,
     router::{ModelAction, Route as ApiRoute},
     server::Server,

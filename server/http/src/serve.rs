@@ -13,10 +13,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    Options,
     application::Application,
     drive::{drive, refuse_plain},
     metrics::Metrics,
+    options::Options,
     sagemaker::{SageMaker, SageMakerOptions},
     server::Server,
     transport::Transport,

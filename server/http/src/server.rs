@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use server_engine::Engine;
 
-use crate::Options;
+use crate::options::Options;
 
 /// The engine, and how to serve it.
 pub(crate) struct Server {

@@ -11,7 +11,6 @@ use server_core::metrics::Format;
 use server_engine::{AccessLog, Engine, Leaving};
 
 use crate::{
-    Options,
     application::Application,
     body::{Body, RequestBody},
     cloud::{is_get, no_such_path, other_method, take_content_type, text},
@@ -19,6 +18,7 @@ use crate::{
     dispatch::call,
     error::Failure,
     health, metrics,
+    options::Options,
     router::{ModelAction, Route, find},
     server::Server,
 };

@@ -10,6 +10,7 @@ mod connect;
 mod credentials;
 mod error;
 mod fetch;
+mod latest;
 mod limits;
 mod listing;
 mod location;

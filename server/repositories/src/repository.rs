@@ -24,11 +24,11 @@ use crate::{
     credentials::Variables,
     error::{LocalError, Meaning, RepositoryError, detail, meaning, silence},
     fetch::FetchError,
+    latest::Latest,
     limits::Limits,
     listing::{BadKey, Listing},
     location::Location,
     mirror::Mirror,
-    snapshot::{Latest, Snapshot},
 };
 
 /// One repository on an object store.
@@ -348,14 +348,6 @@ impl RemoteRepository {
 // === impl RemoteModel ===
 
 impl RemoteModel {
-    /// Fetches the files that belong to no version, as they are in the store now, or were when the model was found just before.
-    ///
-    /// Blocks while it writes: call it from a thread that may. Errors: it cannot be read, or there is no room.
-    pub async fn open(&self) -> Result<Snapshot, RepositoryError> {
-        let listing = self.listing().await?;
-        Snapshot::open(self.clone(), listing).await
-    }
-
     /// A number for what its files look like now, without fetching any; `None` if there are none.
     ///
     /// `is_ignored` says which do not count, by their path below the model's folder. Errors: the store cannot be asked.
@@ -364,7 +356,8 @@ impl RemoteModel {
         Ok((!listing.is_empty()).then(|| listing.digest(is_ignored)))
     }
 
-    async fn listing(&self) -> Result<Arc<Listing>, RepositoryError> {
+    /// Its files, as they are in the store now, or were when it was found just before.
+    pub(crate) async fn listing(&self) -> Result<Arc<Listing>, RepositoryError> {
         let listed = self.listing.lock().take();
         match listed {
             Some(listing) => Ok(Arc::new(listing)),

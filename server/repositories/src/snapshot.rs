@@ -18,7 +18,8 @@ use crate::{
     client::Client,
     error::{AtPath, LocalError, RepositoryError},
     fetch,
-    listing::{Identity, Listing, RemoteFile, is_version},
+    latest::Latest,
+    listing::{Listing, RemoteFile, is_version},
     mirror::Mirror,
     repository::RemoteModel,
 };
@@ -29,15 +30,6 @@ pub struct Snapshot {
     model: RemoteModel,
     listing: Arc<Listing>,
     folder: Arc<TempDir>,
-}
-
-/// The newest folder of a model.
-pub(crate) struct Latest {
-    folder: Arc<TempDir>,
-    files: BTreeMap<PathBuf, Identity>,
-    folders: BTreeSet<String>,
-    /// The one before, as long as somebody has it open.
-    before: Weak<TempDir>,
 }
 
 /// What to do with a file.
@@ -80,6 +72,16 @@ fn plan<'a>(latest: Option<&Latest>, listing: &'a Listing, want: impl Fn(&Path) 
 }
 
 // === impl Snapshot ===
+
+impl RemoteModel {
+    /// Fetches the files that belong to no version, as they are in the store now, or were when the model was found just before.
+    ///
+    /// Blocks while it writes: call it from a thread that may. Errors: it cannot be read, or there is no room.
+    pub async fn open(&self) -> Result<Snapshot, RepositoryError> {
+        let listing = self.listing().await?;
+        Snapshot::open(self.clone(), listing).await
+    }
+}
 
 impl Snapshot {
     pub(crate) async fn open(model: RemoteModel, listing: Arc<Listing>) -> Result<Self, RepositoryError> {

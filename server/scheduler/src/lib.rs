@@ -22,10 +22,7 @@ use std::{
 
 use server_core::{
     batch::Pending,
-    batching::{
-        policy::{Decision, Policy, Pushed, Rejected, Rejection, Wake},
-        queue::Removal,
-    },
+    batching::policy::{Decision, Policy, Pushed, Rejected, Rejection, Wake},
     error::Error,
     footprint::Footprint,
     load::LoadSnapshot,
@@ -35,6 +32,7 @@ use server_core::{
 
 pub use self::{
     inline_run::InlineRun,
+    metered::Removed,
     rate_limiter::{Limited, RateLimiter},
 };
 use self::{
@@ -151,9 +149,6 @@ pub struct OrderLimit {
     /// Most of them.
     pub limit: usize,
 }
-
-/// Requests that ended in the queue.
-pub type Removed = Vec<(Pending, Removal)>;
 
 impl Scheduler {
     /// A queue without instances, emptied by that policy. `order` is there where the model promises an order.

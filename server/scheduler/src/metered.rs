@@ -14,7 +14,8 @@ use server_core::{
     sequence::SlotRef,
 };
 
-use super::Removed;
+/// Requests that ended in the queue.
+pub type Removed = Vec<(Pending, Removal)>;
 
 /// A policy and the load of its model.
 pub(super) struct MeteredPolicy {

@@ -16,7 +16,6 @@ mod client;
 pub mod fuzzing;
 mod pool;
 mod prefetch;
-mod registry;
 mod segment;
 
 pub use available::available as available_memory;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    collections::BTreeMap,
     ffi::c_void,
     fmt,
     ops::Range,
@@ -10,12 +11,13 @@ use std::{
     ptr::{self, NonNull},
     slice,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
@@ -29,10 +31,15 @@ use server_core::{
     error::{Error, Result},
 };
 
-use crate::registry;
-
 /// Number of the next segment. Numbers are not used twice in the life of a process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Which addresses of this process belong to which segment, by that of the first byte.
+///
+/// Bytes in a segment travel as plain `Bytes`, cut into slices by code that knows nothing of segments. Their address says
+/// where they lie, without a word for it in every buffer: who holds bytes of a segment keeps it mapped, and no two mappings
+/// overlap.
+static MAPPED: RwLock<BTreeMap<usize, Weak<Segment>>> = RwLock::new(BTreeMap::new());
 
 /// A memory file, mapped into this process to be read and written, and unmapped when the last holder drops it. Neither this
 /// process nor another can make it shorter, so that no access faults.
@@ -106,13 +113,13 @@ impl Segment {
         let base = base.map_err(|errno| cannot("map", len, errno))?;
         let base = NonNull::new(base.cast::<u8>()).expect("mmap gives address 0 only if it is asked to");
         let segment = Arc::new(Self { id: NEXT_ID.fetch_add(1, Relaxed), base, len, fd });
-        registry::insert(&segment);
+        insert(&segment);
         Ok(segment)
     }
 
     /// The segment that the bytes of a buffer lie in, and at what offset; `None` if they lie elsewhere, or there are none.
     pub fn of(buffer: &Buffer) -> Option<(Arc<Self>, usize)> {
-        registry::find(buffer.as_host()?)
+        find(buffer.as_host()?)
     }
 
     /// Its number, unique in the life of this process.
@@ -185,6 +192,28 @@ impl Segment {
     }
 }
 
+/// Enters a segment that was just mapped.
+fn insert(segment: &Arc<Segment>) {
+    MAPPED.write().insert(segment.address(), Arc::downgrade(segment));
+}
+
+/// Takes a segment out: to be called before it is unmapped, for its addresses may be somebody else's right after.
+fn remove(address: usize) {
+    MAPPED.write().remove(&address);
+}
+
+/// The segment that these bytes lie in, and where in it; `None` for bytes elsewhere, and for no bytes.
+fn find(bytes: &[u8]) -> Option<(Arc<Segment>, usize)> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let address = bytes.as_ptr() as usize;
+    let segment = MAPPED.read().range(..=address).next_back()?.1.upgrade()?;
+    let offset = address - segment.address();
+    let is_inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= segment.len());
+    is_inside.then_some((segment, offset))
+}
+
 impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segment").field("id", &self.id).field("len", &self.len).finish_non_exhaustive()
@@ -193,7 +222,7 @@ impl fmt::Debug for Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        registry::remove(self.address());
+        remove(self.address());
         // SAFETY: the whole mapping as `mmap(2)` made it; nobody has a reference into it, for all of them hold `self`.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");

@@ -13,34 +13,16 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Stream,
+    encrypted::Encrypted,
     files::{Files, LoadError},
     identity::Identity,
+    protocol::Protocol,
     reload::Reloader,
-    stream::Encrypted,
     transport::Transport,
 };
 
 /// The first byte of everything a client of TLS sends first: the type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
-
-/// What is spoken inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-}
-
-impl Protocol {
-    /// Its name in ALPN, RFC 7301. Clients that offer no name are taken too.
-    pub(crate) const fn name(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 => b"h2",
-        }
-    }
-}
 
 /// Why a socket did not become an encrypted stream.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use tokio::{
     },
 };
 
-use crate::{stream::Encrypted, transport::Progress};
+use crate::{encrypted::Encrypted, transport::Progress};
 
 /// The half of a [`crate::Stream`] that is read.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use rustls::{
 };
 
 use crate::{
-    acceptor::Protocol,
     certificate::Certificate,
     client_verifier::ClientVerifier,
     files::{Contents, Files, LoadError, Problem},
+    protocol::Protocol,
 };
 
 /// How TLS is spoken with these certificates.

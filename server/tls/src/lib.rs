@@ -8,17 +8,20 @@
 mod acceptor;
 mod certificate;
 mod client_verifier;
+mod encrypted;
 mod files;
 mod halves;
 mod identity;
+mod protocol;
 mod read_ahead;
 mod reload;
 mod stream;
 mod transport;
 
-pub use acceptor::{AcceptError, Acceptor, Protocol};
+pub use acceptor::{AcceptError, Acceptor};
 pub use files::{Files, LoadError, PemFile};
 pub use halves::{ReadHalf, WriteHalf};
+pub use protocol::Protocol;
 pub use read_ahead::ReadAhead;
 pub use reload::Reloader;
 pub use stream::Stream;

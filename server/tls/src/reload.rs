@@ -7,9 +7,9 @@ use rustls::ServerConfig;
 use tracing::{info, warn};
 
 use crate::{
-    acceptor::Protocol,
     files::{Contents, Files, LoadError},
     identity::Identity,
+    protocol::Protocol,
 };
 
 /// What is in use, and what was found last.

@@ -12,11 +12,11 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
 
 use crate::{
+    encrypted::Encrypted,
     halves::{ReadHalf, WriteHalf},
-    transport::{Progress, Transport},
+    transport::Progress,
 };
 
 /// An accepted connection.
@@ -31,10 +31,6 @@ pub enum Stream {
     /// Encrypted.
     Tls(Box<Encrypted>),
 }
-
-/// An encrypted connection.
-#[derive(Debug)]
-pub struct Encrypted(pub(crate) TlsStream<Transport>);
 
 impl Stream {
     /// The socket, for its options and errors: what it carries may be encrypted.
@@ -137,18 +133,5 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(&mut stream.0).poll_shutdown(context),
         }
-    }
-}
-
-impl Encrypted {
-    pub(crate) fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.0).poll_read(context, buffer) {
-            Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-            outcome => outcome,
-        }
-    }
-
-    pub(crate) fn progress(&self) -> Progress {
-        self.0.get_ref().0.progress()
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Note, Open, Stage};
+use super::note::{Note, Open, Stage};
 use crate::verify::ContentHash;
 
 /// Of all contents, those that the end of the process is held against.

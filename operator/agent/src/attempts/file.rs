@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Crash, Note, Open, Stage, UNEXPLAINED_MAX};
+use super::note::{Crash, Note, Open, Stage, UNEXPLAINED_MAX};
 use crate::{fault::Fault, verify::ContentHash};
 
 /// All that is noted.

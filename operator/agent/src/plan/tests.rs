@@ -1,6 +1,8 @@
 //! The rules of the plan, one sentence each. A model is written as it is observed; what is expected are the steps.
 
-use super::*;
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{known::LONGEST_PAUSE, *};
 
 fn content(digit: char) -> ContentHash {
     ContentHash::from_name(&format!("sha256-{}", digit.to_string().repeat(64))).unwrap()

@@ -2,19 +2,10 @@
 //! end is that of a single one. Those that were there when a server ended come first, in the order in which they were tried first;
 //! they wait until the server has loaded what is proven.
 
-use std::collections::BTreeMap;
-
-use super::{Inputs, Plan, Step};
-use crate::verify::ContentHash;
-
-/// What the server has of contents in rollout.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trials {
-    /// Those it loads or has just loaded; `true` for those that ended a server before.
-    pub open: BTreeMap<ContentHash, bool>,
-    /// It is still loading what it started with.
-    pub is_starting: bool,
-}
+use super::{
+    known::{Inputs, Wanted},
+    step::{Plan, Step},
+};
 
 /// Takes loads out of the plan that would begin too early.
 pub(super) fn hold_back(observed: &Inputs, plan: &mut Plan) {
@@ -38,7 +29,7 @@ pub(super) fn hold_back(observed: &Inputs, plan: &mut Plan) {
 }
 
 /// The model whose content in rollout the step would load.
-fn trial<'a>(observed: &'a Inputs, step: &Step) -> Option<(&'a str, &'a super::Wanted)> {
+fn trial<'a>(observed: &'a Inputs, step: &Step) -> Option<(&'a str, &'a Wanted)> {
     let Step::Load(name, content) = step else { return None };
     let (name, model) = observed.wanted.get_key_value(name)?;
     (model.is_in_trial && model.staged.as_ref() == Some(content)).then_some((name.as_str(), model))

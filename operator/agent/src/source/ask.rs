@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use reqwest::StatusCode;
 
-use super::{Progress, blocking, client::HttpError};
-use crate::fault::Fault;
+use super::{client::HttpError, progress::Progress};
+use crate::{fault::Fault, files::blocking};
 
 /// Pauses before a question is asked again.
 const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];

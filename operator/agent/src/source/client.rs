@@ -12,8 +12,8 @@ use reqwest::{
 use tokio::time::Instant;
 
 use super::{
-    Limits,
     guard::{AddressRule, Refused, Resolver},
+    progress::Limits,
 };
 use crate::fault::{Fault, Reason};
 

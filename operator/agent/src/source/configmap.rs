@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use crds::parts::source::KeyPath;
 use operator_core::manifest::Keys;
 
-use super::{Fetched, Mounts, Progress, folder};
+use super::{
+    folder,
+    places::Mounts,
+    progress::{Fetched, Progress},
+};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, FileHash, Files},
@@ -107,7 +111,7 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-    use crate::source::Limits;
+    use crate::source::progress::Limits;
 
     /// A ConfigMap as the kubelet mounts it.
     fn mounted(root: &Path, generation: &str, keys: &[(&str, &str)]) -> Mounts {

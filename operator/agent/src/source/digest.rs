@@ -5,7 +5,7 @@ use std::{fmt, fs::File, io::Read, path::Path};
 use sha1::Sha1;
 use sha2::Digest as _;
 
-use super::{Progress, download::Downloaded};
+use super::{download::Downloaded, progress::Progress};
 use crate::{
     fault::{Fault, Reason},
     verify::FileHash,
@@ -85,7 +85,7 @@ mod tests {
     use sha2::Sha256;
 
     use super::*;
-    use crate::source::{Limits, web::unwatched};
+    use crate::source::{progress::Limits, web::unwatched};
 
     #[test]
     fn a_file_is_checked_by_its_sha_256_or_by_gits_name_for_it() {

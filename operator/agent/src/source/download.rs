@@ -18,11 +18,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Progress, blocking,
     client::{Answer, HttpClient, HttpError, LeastRate},
+    progress::Progress,
 };
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     verify::{self, FileHash},
 };
 

@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::Progress;
+use super::progress::Progress;
 use crate::{
     fault::{Fault, Reason},
     verify::{self, FileHash},

@@ -7,14 +7,16 @@ use crds::parts::source::Layout;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{
-    Fetched, Mounts, Progress, blocking,
     client::HttpClient,
     download::{Download, Downloaded},
     guard::AddressRule,
+    places::Mounts,
+    progress::{Fetched, Progress},
     unpack::Archive,
 };
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     verify::{self, Files},
 };
 

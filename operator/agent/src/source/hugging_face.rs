@@ -14,14 +14,17 @@ use reqwest::{
 
 use self::api::{Refusal, RepoFile};
 use super::{
-    Fetched, Mounts, Progress, ask, blocking,
+    ask,
     client::{Answer, HttpClient, HttpError},
     download::Download,
     guard::AddressRule,
     http::Credentials,
+    places::Mounts,
+    progress::{Fetched, Progress},
 };
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     verify::{self, Files},
 };
 

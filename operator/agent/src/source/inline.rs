@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Fetched, Progress};
+use super::progress::{Fetched, Progress};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
@@ -25,7 +25,7 @@ pub fn fetch(contents: &BTreeMap<String, String>, into: &Path, progress: &Progre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Limits;
+    use crate::source::progress::Limits;
 
     #[test]
     fn files_are_written_where_they_say_and_never_outside() {

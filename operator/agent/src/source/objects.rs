@@ -17,9 +17,16 @@ use server_repositories::{Location, Objects, RemoteRepository, RepositoryError, 
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 
 use self::connector::Guarded;
-use super::{Fetched, Limits, Mounts, Progress, blocking, client::LeastRate, guard::AddressRule, unpack::Archive};
+use super::{
+    client::LeastRate,
+    guard::AddressRule,
+    places::Mounts,
+    progress::{Fetched, Limits, Progress},
+    unpack::Archive,
+};
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     verify::{self, Files},
 };
 

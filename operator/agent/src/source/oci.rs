@@ -29,9 +29,16 @@ use self::{
     registry::Registry,
     tree::{Bounds, Place, Tree},
 };
-use super::{Fetched, Mounts, Progress, ask::expect, blocking, client::HttpClient, guard::AddressRule};
+use super::{
+    ask::expect,
+    client::HttpClient,
+    guard::AddressRule,
+    places::Mounts,
+    progress::{Fetched, Progress},
+};
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     verify::{self, Files},
 };
 

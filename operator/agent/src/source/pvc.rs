@@ -3,7 +3,12 @@
 
 use std::{fs, path::Path};
 
-use super::{Fetched, Mounts, Progress, folder, unpack::Archive};
+use super::{
+    folder,
+    places::Mounts,
+    progress::{Fetched, Progress},
+    unpack::Archive,
+};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
@@ -65,7 +70,7 @@ mod tests {
     use std::{collections::BTreeMap, os::unix::fs::symlink};
 
     use super::*;
-    use crate::source::Limits;
+    use crate::source::progress::Limits;
 
     fn claim(root: &Path) -> Mounts {
         fs::create_dir_all(root.join("models/resnet/1")).unwrap();

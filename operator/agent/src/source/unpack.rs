@@ -11,7 +11,7 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{Progress, tar_stream::TarStream};
+use super::{progress::Progress, tar_stream::TarStream};
 use crate::{
     fault::{Fault, Reason},
     verify::{self, Files},
@@ -242,7 +242,7 @@ pub(crate) mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::source::Limits;
+    use crate::source::progress::Limits;
 
     /// A tar of raw entries, names as they are, harmless or not.
     pub(crate) fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Limits, Progress};
+use super::progress::{Limits, Progress};
 
 /// What the server writes to each connection, byte for byte, by path; then it closes.
 pub(crate) type Answers = BTreeMap<&'static str, Vec<Vec<u8>>>;

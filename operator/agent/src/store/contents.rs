@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Partial, Record, Staged, Store, lock, remove_if_there, shared::Turn, sync, write_synced};
+use super::{Partial, Record, Staged, Store, lock, shared::Turn};
 use crate::{
     fault::Fault,
-    source::{Progress, blocking},
+    files::{blocking, remove_if_there, sync, write_synced},
+    source::Progress,
     verify::{self, ContentHash, Files},
 };
 

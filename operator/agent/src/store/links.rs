@@ -9,7 +9,8 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Store, remove_if_there, sync};
+use super::Store;
+use crate::files::{remove_if_there, sync};
 use crate::{
     fault::{Fault, Reason},
     verify::ContentHash,

@@ -9,11 +9,8 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use super::{Store, lock};
-use crate::fault::Fault;
 
 /// The folders of one store.
 #[derive(Debug)]
@@ -48,11 +45,11 @@ impl Partials {
 
     /// No sweep begins to delete anything from now on.
     pub(super) fn close(&self) {
-        lock(&self.state).is_closed = true;
+        self.lock().is_closed = true;
     }
 
-    fn own(self: &Arc<Self>) -> Partial {
-        let mut state = lock(&self.state);
+    pub(super) fn own(self: &Arc<Self>) -> Partial {
+        let mut state = self.lock();
         let number = state.count;
         state.count += 1;
         state.owned.insert(number);
@@ -76,7 +73,7 @@ impl Partials {
 
     /// Moves what lies at `found` to a name that no fetch ever has, unless somebody owns it.
     fn take(&self, found: &Path) -> io::Result<Option<PathBuf>> {
-        let state = lock(&self.state);
+        let state = self.lock();
         let number = found.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
         match number {
             _ if state.is_closed => Ok(None),
@@ -88,21 +85,9 @@ impl Partials {
             None => Ok(Some(found.to_owned())),
         }
     }
-}
 
-impl Store {
-    /// A fresh folder to fetch into.
-    pub fn partial(&self) -> Result<Partial, Fault> {
-        let partial = self.partials.own();
-        for part in [partial.fetched(), partial.model()] {
-            fs::create_dir_all(&part).map_err(|error| Fault::store("cannot make a folder to fetch into", &error))?;
-        }
-        Ok(partial)
-    }
-
-    /// The folders that are fetched into. They do not keep the store open.
-    pub(crate) fn partials(&self) -> Arc<Partials> {
-        Arc::clone(&self.partials)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +120,7 @@ impl Drop for Partial {
         {
             tracing::warn!(%error, folder = %self.folder.display(), "cannot clear what was fetched: it is tried again");
         }
-        lock(&self.partials.state).owned.remove(&self.number);
+        self.partials.lock().owned.remove(&self.number);
     }
 }
 
@@ -150,6 +135,7 @@ pub(super) fn remove(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     fn names(root: &Path) -> Vec<String> {
         let entries = fs::read_dir(root.join("partial")).unwrap();

@@ -24,7 +24,8 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::{Record, Staged, remove_if_there, sync, write_synced};
+use super::{Record, Staged};
+use crate::files::{remove_if_there, sync, write_synced};
 use crate::{
     lease::{self, Lease},
     verify::ContentHash,

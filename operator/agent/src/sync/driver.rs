@@ -17,12 +17,12 @@ use tokio::{
 };
 
 use super::{
-    Command, Settings,
     drain::Drains,
     fetch_slots::FetchSlots,
     jobs::Ended,
     memory::Memory,
     report::{self, Known},
+    settings::Settings,
 };
 use crate::{
     adopt::{Following, LastServed, PodFacts, follow},
@@ -45,6 +45,12 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// How long nobody has to listen at the server's address before its process counts as ended. One that ends on purpose is told of
 /// at once.
 const ABSENCE: Duration = Duration::from_secs(3);
+
+/// Commands to an agent.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Command {
+    ServerStarting,
+}
 
 /// The loop and all it holds.
 pub(super) struct Driver {

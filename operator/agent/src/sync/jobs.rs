@@ -13,9 +13,10 @@ use server_core::config;
 use crate::{
     attempts::Attempts,
     fault::{Fault, Reason},
+    files::blocking,
     layout,
     load::{CallError, Server},
-    source::{Places, Progress, blocking},
+    source::{Places, Progress},
     stage,
     store::{Record, Store},
     traces,

@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
+    attempts::SETTLE,
     fault::Reason,
     source,
     state::{ModelState, Phase},

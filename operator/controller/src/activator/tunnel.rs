@@ -20,14 +20,12 @@ use tokio::{
 
 use super::{
     answers::Refusal,
-    connection::{LOOK, PATIENCE, hung_up},
+    client_socket::{LOOK, PATIENCE, hung_up},
     forward::{CONNECT, GONE, PROBE},
     hold::Gate,
 };
 use crate::keep_alive;
 
-/// First byte of a TLS record with a greeting.
-pub(super) const HANDSHAKE: u8 = 22;
 /// Longest greeting.
 const GREETING: usize = 16 << 10;
 /// What HTTP/2 and HTTP/1.1 are called in a greeting (ALPN).
@@ -166,6 +164,7 @@ async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::activator::client_socket::HANDSHAKE;
 
     /// The greeting of a client that speaks these protocols.
     pub(in crate::activator) fn greets(protocols: &[&[u8]]) -> Vec<u8> {

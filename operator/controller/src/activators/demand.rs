@@ -21,10 +21,21 @@ use operator_core::{
 use tokio::task::AbortHandle;
 
 use super::{ActivatorService, Activators};
-use crate::long_poll::Follower;
+use crate::{long_poll::Follower, queue::Queue};
+
+impl Activators {
+    /// Follows the activators of `service`, if there is one.
+    pub(crate) fn start(client: &Client, service: Option<&ActivatorService>, queue: &Queue) -> Self {
+        let activators = Self::new(service.is_some(), queue);
+        if let Some(service) = service {
+            tokio::spawn(follow_service(client.clone(), service.clone(), activators.clone()));
+        }
+        activators
+    }
+}
 
 /// Follows the activators of a Service, for ever.
-pub(super) async fn follow_service(client: Client, service: ActivatorService, activators: Activators) {
+async fn follow_service(client: Client, service: ActivatorService, activators: Activators) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
     let config = watcher::Config::default().labels(&format!("{}={}", labels::SERVICE_NAME, service.name));
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DynamicObject};
 use operator_core::{
     activator::{ROUTES_PATH, Route, Routes, SERVER_PORTS},
-    build::Kind,
+    kind::Kind,
     names,
     replica::{self, Replica},
 };

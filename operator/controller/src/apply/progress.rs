@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use operator_core::{
-    build::{Kind, Object, Refusal},
+    build::{Object, Refusal},
+    kind::Kind,
     names,
     status::RECONCILE_FAILED,
 };

@@ -2,7 +2,12 @@
 //! leaves the memory of the process, so no Secret has to be written or guarded, and the API server is told which certificates to
 //! believe (`publish.rs`). It is renewed long before it ends.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -14,10 +19,7 @@ use rustls::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    Place,
-    publish::{Publisher, Standing},
-};
+use super::publish::{Publisher, Standing};
 
 /// How long a certificate holds.
 const HOLDS: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -71,6 +73,17 @@ impl Made {
         let key = CertifiedKey::from_der(vec![certificate.clone()], key, &aws_lc_rs::default_provider())?;
         Ok(Self { key: Arc::new(key), certificate })
     }
+}
+
+/// Where the service is, and what it encrypts with.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Namespace of the Service in front of it.
+    pub(crate) namespace: String,
+    /// Name of that Service.
+    pub(crate) service: String,
+    /// Folder with `tls.crt` and `tls.key`; without it, a certificate is made, and the API server told of it.
+    pub(crate) certificates: Option<PathBuf>,
 }
 
 /// Names under which the API server calls a Service.

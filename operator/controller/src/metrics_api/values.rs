@@ -5,12 +5,18 @@ use operator_core::{
     metrics_api::{PodValue, Values},
 };
 
-use crate::{queue::ServerKey, scrape::Loads};
+use crate::{queue::ServerKey, scrape::Loads, watches::Watches};
 
 /// Pods of servers, as the operator knows them.
 pub(crate) trait Pods: Send + Sync + 'static {
     /// The pods that are meant, each with its server.
     fn find(&self, asked: &Values) -> Vec<(ServerKey, String)>;
+}
+
+impl Pods for Watches {
+    fn find(&self, asked: &Values) -> Vec<(ServerKey, String)> {
+        self.pods_asked_about(asked)
+    }
 }
 
 /// What is known of the pods that are asked about.

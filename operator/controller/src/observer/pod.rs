@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +19,6 @@ use operator_core::pod::STATE_PATH;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    Names, Permits,
     connection::{Connection, End, Failure, Limits, Received},
     memory::{Answer, Heard, Memory, Said},
     report,
@@ -44,6 +43,16 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 const AFTER_SILENCE: Duration = Duration::from_secs(1);
 /// Between questions to a pod whose answers are not read.
 const AFTER_JUNK: Duration = Duration::from_secs(10);
+
+/// The models a server may be asked about; what pods say of others is not kept.
+pub(super) type Names = Arc<Mutex<Arc<BTreeSet<String>>>>;
+
+/// What may be done at the same time.
+#[derive(Debug)]
+pub(super) struct Permits {
+    pub(super) connects: Semaphore,
+    pub(super) long_reports: Semaphore,
+}
 
 /// What is followed, and with which means.
 pub(super) struct Follower {

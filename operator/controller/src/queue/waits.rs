@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::ServerKey;
+use super::server_key::ServerKey;
 
 /// When keys were due that have not been taken.
 #[derive(Debug, Default)]

@@ -18,7 +18,6 @@ use hyper::{
 use operator_core::load::{INTERVAL, Page, Window};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::Permits;
 use crate::{
     metrics::Metrics,
     observer::{
@@ -31,6 +30,13 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Within this time a page has to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What may be done at the same time.
+#[derive(Debug)]
+pub(super) struct Permits {
+    pub(super) connects: Semaphore,
+    pub(super) long_pages: Semaphore,
+}
 
 /// One pod that is asked, and with which means.
 pub(super) struct Scraper {

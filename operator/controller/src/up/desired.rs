@@ -10,9 +10,9 @@ use crds::{TritonModel, TritonServer};
 use k8s_openapi::api::core::v1::{ConfigMap, EnvVar};
 use operator_core::{
     Manifest, ObjectRef, Observed, Problem, compile,
+    decide::{self, Settings},
     defaults::{self, ServerSettings},
     documents::{self, Document, Mistake, Resource},
-    validated::{self, Settings},
 };
 
 use super::files::Text;
@@ -87,7 +87,7 @@ pub(crate) fn desire(texts: &[Text], last: &BTreeMap<ObjectRef, Manifest>) -> Ou
         let compiled = compile::compile(server, models.iter().copied(), &observed);
         problems.extend(compiled.problems.iter().filter(|problem| problem.object != object).cloned());
         // as a cluster would have it, so that what runs here runs there as well
-        let on_cluster = validated::validate(server, &compiled, &observed, &Settings::default());
+        let on_cluster = decide::decide(server, &compiled, &observed, &Settings::default());
         problems.extend(on_cluster.err().unwrap_or_default());
         let wanted = WantedServer {
             settings: ServerSettings::of(&server.spec),

@@ -7,10 +7,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectM
 use kube::{Resource, api::DynamicObject};
 use operator_core::load;
 
-use super::{
-    Guarded,
-    store::{Id, Store, Term},
-};
+use super::store::{Guarded, Id, Store, Term};
 use crate::queue::ServerKey;
 
 /// A server is found by itself, and by whether its load has to be known.

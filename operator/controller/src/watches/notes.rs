@@ -7,7 +7,7 @@ use crds::{
 use kube::api::DynamicObject;
 use serde_json::Value;
 
-use super::{Guarded, store::Note};
+use super::store::{Guarded, Note};
 
 /// Whether it is ready.
 pub(super) fn of_model(model: &Guarded<TritonModel>) -> Note {

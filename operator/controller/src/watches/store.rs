@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use kube::{ResourceExt, runtime::watcher::Event};
+use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 use tokio::sync::watch;
 
 use super::kept::{First, Keep, Kept};
@@ -55,6 +55,9 @@ impl<K> Clone for Facts<K> {
 }
 
 impl<K> Copy for Facts<K> {}
+
+/// A resource of ours, or why it cannot be read: one malformed object must not end the watch of the others.
+pub(crate) type Guarded<K> = DeserializeGuard<K>;
 
 /// The objects of one watch, for readers.
 pub(super) struct Store<K> {

@@ -12,7 +12,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use operator_core::{build::Kind, labels};
+use operator_core::{kind::Kind, labels};
 use tokio::task::AbortHandle;
 
 use super::{
@@ -21,9 +21,9 @@ use super::{
     store::{Facts, Id, Note, Store, Term, store},
 };
 use crate::{
-    context::Written,
     metrics::Metrics,
     queue::{Queue, ServerKey},
+    written::Written,
 };
 
 /// Objects of one answer to a list.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{Client, client::Body};
-use operator_core::{build::Kind, optional::Availability};
+use operator_core::{kind::Kind, optional::Availability};
 use serde_json::{Value, json};
 
 use super::Watches;

@@ -138,7 +138,7 @@ fn on_one_machine_nothing_is_asked() {
 
 #[test]
 fn a_secret_is_marked_by_the_value_true() {
-    let labels = |value: &str| BTreeMap::from([(LABEL.to_owned(), value.to_owned())]);
+    let labels = |value: &str| BTreeMap::from([(MODEL_ACCESS.to_owned(), value.to_owned())]);
     assert_eq!(FoundSecret::of(Some(&labels("true"))), FoundSecret::ForModels);
     assert_eq!(FoundSecret::of(Some(&labels("false"))), FoundSecret::NotForModels);
     assert_eq!(FoundSecret::of(None), FoundSecret::NotForModels);
@@ -148,7 +148,7 @@ fn a_secret_is_marked_by_the_value_true() {
 fn a_secret_is_mounted_only_once_its_owner_has_marked_it() {
     let server = server(json!({ "modelAccess": { "secrets": ["marked", "plain", "absent"] } }));
     let compiled = crate::compile(&server, [], &Observed::default());
-    let secrets = |observed: &Observed| crate::mounts::Mounts::wanted(&server, &compiled.manifest, observed).secrets;
+    let secrets = |observed: &Observed| wanted_mounts(&server, &compiled.manifest, observed).secrets;
     let observed = found(&[("marked", FoundSecret::ForModels), ("plain", FoundSecret::NotForModels)]);
     assert_eq!(secrets(&observed), BTreeSet::from(["marked".to_owned()]));
     assert!(secrets(&found(&[("marked", FoundSecret::Unseen)])).is_empty());

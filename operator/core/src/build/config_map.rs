@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::metadata;
+use super::parts::metadata;
 use crate::{Manifest, names, validated::Validated};
 
 /// The manifest, in a form that pods read while it changes.

@@ -8,7 +8,10 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{metadata, pod_template, seconds};
+use super::{
+    parts::{metadata, seconds},
+    pod_template,
+};
 use crate::{labels, pinned, replicas, validated::Validated};
 
 /// How long a rollout may stand still.

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::metadata;
+use super::parts::metadata;
 use crate::{labels, validated::Validated};
 
 /// None for one replica, which has nothing to be taken one after the other. One that the load scales has the budget as long as it may have more,

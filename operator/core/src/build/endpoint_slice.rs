@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
-use super::metadata;
+use super::parts::metadata;
 use crate::{labels, names, validated::Validated};
 
 /// The way to the activators, if the server may rest.

@@ -6,7 +6,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube_core::Resource;
 use serde_json::{Value, json};
 
-use super::metadata;
+use super::parts::metadata;
 use crate::{
     autoscaling::{Autoscale, Target},
     load::MODEL_LABEL,

@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::{
     IngressTLS, ServiceBackendPort,
 };
 
-use super::{metadata, with_annotations, with_labels};
+use super::parts::{metadata, with_annotations, with_labels};
 use crate::validated::Validated;
 
 /// The Ingress of a server, if it asks for one.

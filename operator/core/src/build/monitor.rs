@@ -3,19 +3,13 @@
 use std::time::Duration;
 
 use crds::parts::monitoring::Monitor;
-use kube_core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-use super::{Kind, metadata, with_labels};
-use crate::{labels, validated::Validated};
+use super::parts::{metadata, with_labels};
+use crate::{kind::Kind, labels, validated::Validated};
 
 /// How often Prometheus asks where nothing else is said.
 const INTERVAL: Duration = Duration::from_secs(15);
-
-/// How the API server names a kind of the Prometheus operator.
-pub(super) fn api_resource(kind: &str, plural: &str) -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("monitoring.coreos.com", "v1", kind), plural)
-}
 
 /// How often Prometheus asks the pods of a server.
 pub(super) fn interval(server: &Validated<'_>) -> crds::parts::Duration {

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{metadata, some};
+use super::parts::{metadata, some};
 use crate::{labels, load, pod, tls, validated::Validated};
 
 /// Label that the API server gives every namespace: its name.

@@ -10,7 +10,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{filled, placement, probes, seconds, some, volumes};
+use super::{
+    parts::{filled, seconds, some},
+    placement, probes, volumes,
+};
 use crate::{defaults, labels, names, overrides, pod, tls, validated::Validated};
 
 /// What a container that failed said last is told with its end: the end of its log.

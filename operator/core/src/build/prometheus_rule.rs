@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Kind, metadata, monitor, with_labels};
+use super::{
+    monitor,
+    parts::{metadata, with_labels},
+};
 use crate::{
+    kind::Kind,
     rules::{self, About},
     validated::Validated,
 };

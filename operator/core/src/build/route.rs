@@ -2,16 +2,10 @@
 //! user's own, and lead to the Service where they name nothing else.
 
 use crds::parts::routes::GatewayRoute;
-use kube_core::{ApiResource, GroupVersionKind};
 use serde_json::{Map, Value, json};
 
-use super::{Kind, metadata, with_annotations, with_labels};
-use crate::{pod, validated::Validated};
-
-/// How the API server names a kind of the Gateway API.
-pub(super) fn api_resource(kind: &str, plural: &str) -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind), plural)
-}
+use super::parts::{metadata, with_annotations, with_labels};
+use crate::{kind::Kind, pod, validated::Validated};
 
 /// The HTTPRoute of a server.
 pub(super) fn http(server: &Validated<'_>) -> Value {

@@ -7,12 +7,12 @@
 //!
 //! Source: KEDA 2, ScaledObject specification, Prometheus and External scalers.
 
-use kube_core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-use super::{metadata, seconds};
+use super::parts::{metadata, seconds};
 use crate::{
     autoscaling::{Autoscale, Target},
+    kind::Kind,
     labels,
     load::Metric,
     validated::Validated,
@@ -23,16 +23,10 @@ const POLLING_SECONDS: i64 = 10;
 /// Questions without an answer before the fallback counts.
 const FAILURES: i64 = 3;
 
-/// How the API server names ScaledObjects.
-pub(super) fn api_resource() -> ApiResource {
-    let kind = GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject");
-    ApiResource::from_gvk_with_plural(&kind, "scaledobjects")
-}
-
 /// The ScaledObject of a server that KEDA scales.
 pub(super) fn build(server: &Validated<'_>) -> Value {
     let autoscale = server.autoscale.as_ref().expect("only what KEDA scales has a ScaledObject");
-    let resource = api_resource();
+    let resource = Kind::ScaledObject.api_resource();
     let least = autoscale.least();
     json!({
         "apiVersion": resource.api_version,

@@ -6,7 +6,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{filled, metadata};
+use super::parts::{filled, metadata};
 use crate::{labels, names, pod, validated::Validated};
 
 /// The address in front of the ready pods.

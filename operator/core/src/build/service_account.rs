@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
-use super::metadata;
+use super::parts::metadata;
 use crate::validated::Validated;
 
 /// None if the user names an account.

@@ -11,7 +11,12 @@ use k8s_openapi::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{defaults, labels, names, pod, tls, validated::Validated};
+use crate::{
+    defaults, labels,
+    mounts::{CLAIM, CONFIG_MAP, SECRET},
+    names, pod, tls,
+    validated::Validated,
+};
 
 const POD_INFO: &str = "podinfo";
 const MANIFEST: &str = "manifest";
@@ -20,12 +25,6 @@ const STORE: &str = "store";
 const SCRATCH: &str = "tmp";
 const SHARED_MEMORY: &str = "shm";
 const CERTIFICATE: &str = "tls";
-/// What the names of volumes begin with that ConfigMaps of models are.
-pub(crate) const CONFIG_MAP: &str = "configmap";
-/// The same for claims.
-pub(crate) const CLAIM: &str = "claim";
-/// The same for Secrets.
-pub(crate) const SECRET: &str = "secret";
 const CONTROL: &str = "control";
 /// Limit of the folder of the control socket, which takes no space of its own.
 const CONTROL_LIMIT: &str = "1Mi";

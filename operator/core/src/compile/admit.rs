@@ -5,13 +5,22 @@
 
 use crds::{TritonServer, parts::ByteCount};
 
-use super::{Candidate, Former, GpuMemory};
+use super::candidate::{Candidate, Former};
 use crate::{ManifestModel, ObjectRef, Problem, Reason, canonical, defaults, manifest::ManifestSource};
 
 /// Most bytes the models of a manifest may take as JSON. A ConfigMap holds 1 MiB, of which names and labels take a little.
 pub const MANIFEST_MAX: usize = 1_000_000;
 /// Most models that are named for their higher priority.
 const NAMED_MAX: usize = 3;
+
+/// GPU memory of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// What models may claim.
+    pub budget: ByteCount,
+    /// What the placed ones claim.
+    pub requested: ByteCount,
+}
 
 /// Which models fit and which do not.
 pub(super) struct Admitted {

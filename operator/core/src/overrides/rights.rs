@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::items;
 use crate::{
     defaults::POD_TIME_MAX,
-    strategic::{Mistake, item},
+    strategic::{Mistake, item, items},
     typed::is_nothing,
 };
 

@@ -8,7 +8,7 @@ use k8s_openapi::{
     jiff::SignedDuration,
 };
 
-use super::{end, has_ended_well, is_leaving};
+use super::ended::{end, has_ended_well, is_leaving};
 
 /// How long a pod is not ready before that is said: most starts take less.
 pub(crate) const NOTICED: SignedDuration = SignedDuration::from_mins(1);

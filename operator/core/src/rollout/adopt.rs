@@ -1,51 +1,12 @@
-//! Which pods may serve a content that is not proven, and what their annotations say.
+//! What the annotations of the pods say: the contents in rollout that each may serve.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Adopt, Around, Step, judge::Sighting};
-use crate::{
-    Manifest,
-    manifest::{ModelRollout, RolloutPhase},
-    replica::Replica,
-};
+use super::step::{Around, Step};
+use crate::{Manifest, ManifestModel, replica::Replica};
 
-/// The pods that may serve a content, by name.
-pub(super) fn pods(rollout: &ModelRollout, sightings: &[Sighting<'_>], at_once: usize) -> BTreeSet<String> {
-    let name = |it: &Sighting<'_>| it.replica.name.clone();
-    match rollout.phase {
-        RolloutPhase::Quarantined => BTreeSet::new(),
-        RolloutPhase::Trial => canary(sightings).map(name).into_iter().collect(),
-        // a new pod that took it by itself goes back to the former one, if there is one
-        RolloutPhase::Stopped => {
-            let keeps = |it: &&Sighting<'_>| it.may_adopt || it.serves() || (rollout.former.is_none() && it.has_it());
-            sightings.iter().filter(keeps).map(name).collect()
-        }
-        RolloutPhase::Spreading => {
-            let at_work = sightings.iter().filter(|it| it.replica.is_ready && it.has_it() && !it.serves()).count();
-            let others = || sightings.iter().filter(|it| !it.has_it() && it.can_begin());
-            let unready = others().filter(|it| !it.replica.is_ready);
-            let ready = others().filter(|it| it.replica.is_ready).take(at_once.max(1).saturating_sub(at_work));
-            sightings.iter().filter(|it| it.has_it()).chain(unready).chain(ready).map(name).collect()
-        }
-    }
-}
-
-/// The pod that tries a content first: the one that does already, as long as it can run; else one that is ready, tries
-/// others already and is oldest. At the first start of a server no pod is ready.
-fn canary<'a, 'b>(sightings: &'b [Sighting<'a>]) -> Option<&'b Sighting<'a>> {
-    sightings.iter().filter(|it| it.can_begin()).min_by_key(|it| {
-        let Replica { is_ready, has_started, trouble, may_adopt, created, name, .. } = it.replica;
-        let can_run = *has_started || trouble.is_none();
-        let rank = match () {
-            () if it.has_it() && can_run => 0,
-            () if *is_ready => 1,
-            () if *has_started => 2,
-            () if can_run => 3,
-            () => 4,
-        };
-        (rank, may_adopt.is_empty(), created.clone(), name)
-    })
-}
+/// By pod: the contents in rollout it may serve, as [`ManifestModel::adopt_word`]s. Pods that leave are not in it.
+pub type Adopt = BTreeMap<String, BTreeSet<String>>;
 
 /// By pod what it may adopt of all models.
 pub(super) fn decide(steps: &[Step], around: &Around<'_>) -> Adopt {
@@ -65,7 +26,7 @@ pub(super) fn decide(steps: &[Step], around: &Around<'_>) -> Adopt {
 /// manifest reach a pod one after the other, and a content that is proven must not be put down in between.
 pub(super) fn with_unread(mut adopt: Adopt, manifest: &Manifest, replicas: &[Replica]) -> Adopt {
     let in_rollout: BTreeSet<String> =
-        manifest.models.iter().filter(|model| model.rollout.is_some()).map(crate::ManifestModel::adopt_word).collect();
+        manifest.models.iter().filter(|model| model.rollout.is_some()).map(ManifestModel::adopt_word).collect();
     for replica in replicas {
         let has_read = replica.report.as_ref().and_then(|report| report.manifest_hash.as_ref()) == Some(&manifest.hash);
         if let Some(words) = adopt.get_mut(&replica.name).filter(|_| !has_read) {
@@ -74,14 +35,4 @@ pub(super) fn with_unread(mut adopt: Adopt, manifest: &Manifest, replicas: &[Rep
         }
     }
     adopt
-}
-
-/// Contents as the annotation names them.
-pub fn to_text(words: &BTreeSet<String>) -> String {
-    words.iter().map(String::as_str).collect::<Vec<_>>().join(",")
-}
-
-/// The contents that an annotation names.
-pub(crate) fn from_text(text: &str) -> BTreeSet<String> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }

@@ -1,12 +1,6 @@
 //! Which pods leave the Service before they unload what serves, where a model says `UnloadFirst`: one after the other, and only while
-//! others serve the model. What a pod is told stands in its annotation beside the content it may adopt, as one more word for each:
-//!
-//! | word | the pod |
-//! |---|---|
-//! | `drain/SECONDS/CONTENT` | is not ready from then on, waits until nobody sends requests, for as many seconds at least, unloads and loads |
-//! | `hold/CONTENT` | serves on: another pod is out of the Service |
-//! | `CONTENT` alone | unloads and loads at once: nobody else serves the model |
-//! | none of these | waits a few seconds for one of them: manifest and annotation reach it one after the other |
+//! others serve the model. What a pod is told stands in its annotation beside the content it may adopt, as one more word for each
+//! ([`adopt_words`](crate::adopt_words)).
 //!
 //! A pod that goes back to the former content, or to one that is proven, unloads as well, and gets the same words for that.
 //!
@@ -17,14 +11,18 @@
 //! taken back only when the pod is ready again, and the next pod gets its own only when that has been read. Agents that do not know
 //! these words pass them over.
 
-use std::{borrow::Cow, collections::BTreeSet, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use crds::parts::load::LoadOrder;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
 
-use super::{Adopt, Around, Step};
+use super::{
+    adopt::Adopt,
+    step::{Around, Step},
+};
 use crate::{
     ManifestModel,
+    adopt_words::{DRAIN, HOLD},
     manifest::RolloutPhase,
     replica::{NOTICED, Phase, Replica},
 };
@@ -32,46 +30,9 @@ use crate::{
 /// How long a pod is waited for that is not ready though its agent says that everything is done.
 const WAITED: SignedDuration = SignedDuration::from_mins(5);
 
-const DRAIN: &str = "drain/";
-const HOLD: &str = "hold/";
-
-/// What a pod does before it unloads a content to load its successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DrainOrder {
-    /// Nothing: it begins at once.
-    None,
-    /// Nothing is said of the content, so far.
-    Unsaid,
-    /// It leaves the Service; it takes as long at least until no new callers are sent to it.
-    After(Duration),
-    /// It waits.
-    Hold,
-}
-
-impl DrainOrder {
-    /// What the words of an annotation say of the content that `content` names ([`crate::ManifestModel::adopt_word`]).
-    pub fn of(words: &BTreeSet<String>, content: &str) -> Self {
-        let mut orders = words.iter().filter_map(|word| {
-            if let Some(held) = word.strip_prefix(HOLD) {
-                return (held == content).then_some(Self::Hold);
-            }
-            let (seconds, drained) = word.strip_prefix(DRAIN)?.split_once('/')?;
-            let seconds = seconds.parse().ok().filter(|_| drained == content)?;
-            Some(Self::After(Duration::from_secs(seconds)))
-        });
-        orders.next_back().unwrap_or(if words.contains(content) { Self::None } else { Self::Unsaid })
-    }
-}
-
-/// Whether a pod is out of the Service to load something, or may leave it, as far as the words say: it may have begun before it read
-/// that it is to wait.
-pub(crate) fn is_out(replica: &Replica) -> bool {
-    has_word(replica, DRAIN) || (!replica.is_ready && has_word(replica, HOLD))
-}
-
 /// Whether nobody else may leave for it: it has left, or may, or is not back before the kubelet has asked it again.
 fn is_missing(replica: &Replica) -> bool {
-    is_out(replica) || (replica.has_started && !replica.is_ready && replica.unreachable.is_none())
+    replica.is_out() || (replica.has_started && !replica.is_ready && replica.unreachable.is_none())
 }
 
 /// Whether it is not waited for any more: what keeps it from being ready is not what others wait for.
@@ -113,12 +74,6 @@ pub(crate) fn said_of_waiting(replicas: &[Replica], now: &Time) -> Option<String
     (!said.is_empty()).then(|| said.join(", "))
 }
 
-/// Whether the pod's annotation has such a word, or what it has read of that.
-fn has_word(replica: &Replica, prefix: &str) -> bool {
-    let reported = replica.report.iter().filter_map(|report| report.adopts.as_ref()).flatten();
-    replica.may_adopt.iter().chain(reported).any(|word| word.starts_with(prefix))
-}
-
 /// A content that a pod may load only after it has unloaded what it serves of the model.
 struct Reload<'a> {
     word: Cow<'a, str>,
@@ -148,7 +103,7 @@ pub(super) fn add(adopt: &mut Adopt, steps: &[Step], around: &Around<'_>) {
     let is_awaited = out.len() >= most && turns.iter().any(|turn| waits(turn, &out));
     for turn in &turns {
         let Some(words) = adopt.get_mut(turn.name()) else { continue };
-        let has_turn = turn.replica.trouble.is_none() && has_word(turn.replica, DRAIN);
+        let has_turn = turn.replica.trouble.is_none() && turn.replica.has_word(DRAIN);
         let is_at_work = !turn.replica.is_ready || turn.is_under_way;
         // others count it as out until it has read that it is not
         let gives_way =

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{CRASHES_MAX, drains};
 use crate::{
     Reason,
     manifest::{ModelRollout, RolloutFailure, RolloutPhase},
     replica::{ModelReport, OOM_KILLED, Phase, Replica},
-    status::cut,
+    text::cut,
 };
+
+/// Server processes that a content may take down before no pod may serve it any more. The agents count as far.
+pub const CRASHES_MAX: u32 = 2;
 
 /// A content by its hashes.
 pub(super) struct Content<'a> {
@@ -119,7 +121,7 @@ pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<
     }
     let has_settled = sightings.iter().any(Sighting::has_settled);
     // one that is out of the Service to load it counts, too
-    let counts = |it: &&Sighting<'_>| it.replica.is_ready || drains::is_out(it.replica);
+    let counts = |it: &&Sighting<'_>| it.replica.is_ready || it.replica.is_out();
     let is_everywhere = sightings.iter().filter(counts).all(Sighting::has_settled);
     if has_settled && is_everywhere {
         return None;

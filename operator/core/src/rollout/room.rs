@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Around, Step};
+use super::step::{Around, Step};
 use crate::{
     Manifest, canonical,
     manifest::{RolloutFailure, RolloutPhase},
-    status::cut,
+    text::cut,
 };
 
 /// Most bytes of all entries with their rollouts: what a ConfigMap holds, less its metadata. Entries without rollouts are

@@ -3,16 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::{
-    manifest::ManifestTrace,
-    replica::{ModelReport, Report},
+    ManifestModel,
+    manifest::{ManifestTrace, ModelRollout, RolloutPhase},
+    replica::{ModelReport, Phase, Replica, Report},
     source_rules::SourceRules,
 };
 

@@ -11,7 +11,10 @@ use crds::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
 use serde_json::Value;
 
-use super::{Outcome, Seen, conditions::Claim};
+use super::{
+    conditions::Claim,
+    view::{Outcome, Seen},
+};
 use crate::autoscaling::Autoscale;
 
 /// Reason while no replica has served long enough to be measured.

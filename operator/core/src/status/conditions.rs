@@ -4,10 +4,13 @@
 use crds::parts::{Condition, ConditionStatus, condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::text::one_line;
+use crate::text::cut;
 
 /// Longest message: enough for several problems, short enough for a list of objects.
 const MESSAGE_MAX: usize = 1024;
+
+/// Reason of what has no replicas because none are asked for.
+pub(super) const SCALED_TO_ZERO: &str = "ScaledToZero";
 
 /// What a condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,29 +69,5 @@ impl<'a> Conditions<'a> {
 
     pub(super) fn into_vec(self) -> Vec<Condition> {
         self.made
-    }
-}
-
-/// The beginning of `text` in one line, at most `max` bytes, whole characters only.
-pub(crate) fn cut(text: &str, max: usize) -> String {
-    let text = one_line(text);
-    if text.len() <= max {
-        return text.into_owned();
-    }
-    const MORE: char = '…';
-    let end = text.floor_char_boundary(max - MORE.len_utf8());
-    format!("{}{MORE}", &text[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        assert_eq!(cut("short", 5), "short");
-        assert_eq!(cut("aäöü", 6), "aä…");
-        assert_eq!(cut("in\n\u{1b}x", 20), "in \\u{1b}x");
-        assert!(cut(&"ä".repeat(5000), MESSAGE_MAX).len() <= MESSAGE_MAX);
     }
 }

@@ -6,8 +6,11 @@ use crds::{
     server::PodStatus,
 };
 
-use super::{View, conditions::cut, server::unread, unready};
-use crate::replica::{Memory, Phase, Replica, Report};
+use super::{unready, view::View};
+use crate::{
+    replica::{Memory, Phase, Replica, Report},
+    text::cut,
+};
 
 /// Most replicas that a status lists.
 const PODS_MAX: usize = 20;
@@ -53,6 +56,11 @@ pub(super) fn image_digest(replicas: &[Replica]) -> Option<String> {
     let mut digests = stay.filter_map(|replica| replica.image_digest.as_ref());
     let first = digests.next()?;
     digests.all(|other| other == first).then(|| first.clone())
+}
+
+/// What to say of a replica whose report was not read.
+pub(super) fn unread(replica: &Replica) -> Option<String> {
+    replica.unread.as_ref().map(|why| format!("{}: {why}", replica.name))
 }
 
 fn of_replica(replica: &Replica, view: &View<'_>) -> PodStatus {

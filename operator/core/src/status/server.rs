@@ -11,10 +11,11 @@ use k8s_openapi::{
 };
 
 use super::{
-    Outcome, Seen, View,
-    conditions::{Claim, Conditions},
-    model, pods,
+    conditions::{Claim, Conditions, SCALED_TO_ZERO},
+    model,
+    pods::{self, unread},
     unready::Unready,
+    view::{Outcome, Seen, View},
 };
 use crate::{
     Problem, Reason,
@@ -22,12 +23,9 @@ use crate::{
     build::Resources,
     labels, pod,
     replica::{Phase, Replica},
-    rollout::drains,
     text::joined,
 };
 
-/// Reason of what has no replicas because none are asked for.
-pub(super) const SCALED_TO_ZERO: &str = "ScaledToZero";
 /// Most models that are named for holding up pods.
 const HELD_UP_MAX: usize = 3;
 
@@ -86,11 +84,6 @@ fn with_remarks(ready: &Claim, outcome: &Outcome<'_>, replicas: &[Replica]) -> C
     Claim { message: joined(sentences), ..ready.clone() }
 }
 
-/// What to say of a replica whose report was not read.
-pub(super) fn unread(replica: &Replica) -> Option<String> {
-    replica.unread.as_ref().map(|why| format!("{}: {why}", replica.name))
-}
-
 /// Which replicas cannot be reached. The kubelet, or the node controller in its place, may call them ready for a while.
 fn unreachable(replicas: &[Replica]) -> Option<String> {
     let unreachable = replicas.iter().filter(|replica| !replica.is_leaving).filter_map(|replica| {
@@ -118,7 +111,7 @@ fn held_up(replicas: &[Replica]) -> Option<String> {
 
 /// Which pods are out of the Service to reload models.
 fn reloading(replicas: &[Replica]) -> Option<String> {
-    let out = replicas.iter().filter(|replica| !replica.is_leaving && !replica.is_ready && drains::is_out(replica));
+    let out = replicas.iter().filter(|replica| !replica.is_leaving && !replica.is_ready && replica.is_out());
     let names: Vec<&str> = out.map(|replica| replica.name.as_str()).collect();
     let message = || {
         let names = names.join(", ");

@@ -6,7 +6,6 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration}
 use crate::{
     pod,
     replica::{NOTICED, Phase, Replica, Waiting},
-    rollout::drains,
 };
 
 /// Reason of a server of which a replica's probe fails, and nothing is on its way that could change that.
@@ -59,7 +58,7 @@ fn said(replica: &Replica, patience: SignedDuration, now: &Time) -> Option<(Stri
     let probed = waiting.probed.as_ref();
     let is_agent = probed.is_some_and(|probed| probed.container == pod::AGENT_CONTAINER);
     // both are said elsewhere, with their reasons
-    let is_explained = drains::is_out(replica) || (is_agent && has_failed(replica));
+    let is_explained = replica.is_out() || (is_agent && has_failed(replica));
     if replica.is_leaving || is_explained {
         return None;
     }

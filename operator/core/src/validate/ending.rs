@@ -2,7 +2,7 @@
 
 use crds::TritonServer;
 
-use super::{Findings, spec};
+use super::findings::{Findings, spec};
 use crate::defaults::{POD_TIME_MAX, ServerSettings};
 
 /// Checks each time alone, and what they are together.

@@ -2,7 +2,7 @@
 
 use crds::parts::source::{HuggingFaceSource, OciSource};
 
-use super::{Findings, model::is_http_uri};
+use super::{findings::Findings, forms::is_http_uri};
 use crate::{path::FieldPath, reference::Reference};
 
 pub(super) fn hugging_face(hub: &HuggingFaceSource, at: &FieldPath, findings: &mut Findings) {

@@ -12,7 +12,12 @@ use crds::{
 };
 use server_core::version_routing::PARAMETERS;
 
-use super::{Findings, alternatives, hub, objects, spec};
+use super::{
+    findings::{Findings, spec},
+    forms::is_http_uri,
+    hub, objects,
+    sources::{SOURCES, alternatives, named_objects},
+};
 use crate::{Problem, Reason, names, path::FieldPath, versions};
 
 /// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
@@ -48,25 +53,6 @@ fn name(model: &TritonModel, findings: &mut Findings) {
         let message = format!("has {} characters, the most is {MODEL_NAME_MAX}: choose a shorter one", name.len());
         findings.add(spec("modelName"), message);
     }
-}
-
-/// The kinds of sources, as a sentence names them.
-const SOURCES: &str = "inline, configMap, pvc, http, s3, gcs, azure, huggingFace or oci";
-
-/// The objects of the namespace that a source names, each with the two fields that lead to its name.
-fn named_objects(source: &ModelSource) -> impl Iterator<Item = ([&'static str; 2], &str)> {
-    let secrets = [
-        ("http", source.http.as_ref().and_then(|it| it.secret_ref.as_ref())),
-        ("s3", source.s3.as_ref().and_then(|it| it.secret_ref.as_ref())),
-        ("gcs", source.gcs.as_ref().and_then(|it| it.secret_ref.as_ref())),
-        ("azure", source.azure.as_ref().and_then(|it| it.secret_ref.as_ref())),
-        ("huggingFace", source.hugging_face.as_ref().and_then(|it| it.secret_ref.as_ref())),
-        ("oci", source.oci.as_ref().and_then(|it| it.secret_ref.as_ref())),
-    ];
-    let secrets = secrets.into_iter().filter_map(|(kind, secret)| Some(([kind, "secretRef"], secret?.name.as_str())));
-    let config_map = source.config_map.as_ref().map(|source| (["configMap", "name"], source.name.as_str()));
-    let claim = source.pvc.as_ref().map(|source| (["pvc", "claimName"], source.claim_name.as_str()));
-    [config_map, claim].into_iter().flatten().chain(secrets)
 }
 
 fn source(source: &ModelSource, findings: &mut Findings) {
@@ -141,13 +127,6 @@ fn files(files: &BTreeMap<String, String>, at: &FieldPath, findings: &mut Findin
     }
 }
 
-/// Whether `uri` is `http(s)://HOST[:PORT][/...]` without white space or a fragment.
-pub(super) fn is_http_uri(uri: &str) -> bool {
-    let Some(rest) = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")) else { return false };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    !host.is_empty() && !rest[host.len()..].starts_with('#') && !uri.contains(char::is_whitespace)
-}
-
 fn checksum(model: &TritonModel, findings: &mut Findings) {
     let Some(checksum) = &model.spec.checksum else { return };
     let digits = checksum.sha256.chars().count();
@@ -213,7 +192,7 @@ mod tests {
     use crds::{TritonModel, TritonModelSpec};
 
     use super::{MODEL_NAME_MAX, ModelSource, name, source};
-    use crate::{names, validate::Findings};
+    use crate::{names, validate::findings::Findings};
 
     #[test]
     fn objects_are_named_as_objects_can_be_named() {

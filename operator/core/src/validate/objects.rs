@@ -3,7 +3,7 @@
 use crds::parts::source::{AZURE_URI_PATTERN, GCS_URI_PATTERN, ModelSource, S3_URI_PATTERN};
 use regex_lite::Regex;
 
-use super::{Findings, model::is_http_uri};
+use super::{findings::Findings, forms::is_http_uri};
 use crate::path::FieldPath;
 
 /// Checks those of the source that are given.

@@ -11,7 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use server_core::restriction::ApiGroup;
 
-use super::{Findings, ending, spec};
+use super::{
+    ending,
+    findings::{Findings, spec},
+};
 use crate::{
     Problem, canonical,
     defaults::{GPU_RESOURCE, OWN_FLAGS},

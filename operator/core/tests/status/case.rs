@@ -9,9 +9,9 @@ use operator_core::{
     Compiled, Manifest, Observed,
     build::{self, Applied, Resources},
     compile,
+    decide::{self, Settings},
     replica::{ModelReport, Phase, Replica, Report},
     status::{self, Outcome, Seen, Statuses},
-    validated::{self, Settings},
 };
 use serde_json::{Value, json};
 
@@ -111,7 +111,7 @@ impl Case {
 
     pub(crate) fn applied(&self, compiled: &Compiled) -> Resources<Applied> {
         let settings = Settings { image: "triton:1".into(), ..Settings::default() };
-        let validated = validated::validate(&self.server, compiled, &Observed::default(), &settings).unwrap();
+        let validated = decide::decide(&self.server, compiled, &Observed::default(), &settings).unwrap();
         let prepared = build::build(&validated);
         let mut live: Deployment = prepared.deployment.clone();
         live.metadata.generation = Some(7);

@@ -16,7 +16,7 @@ use server_core::{
     tensor::{Shape, Tensor, element_count, shape_text},
 };
 
-use super::{input_bytes::Cell, model::Pair};
+use super::{input_bytes::Cell, pair::Pair};
 
 /// Repeats inputs as outputs.
 pub(super) struct IdentityInstance {

@@ -14,6 +14,7 @@
 mod input_bytes;
 mod instance;
 mod model;
+mod pair;
 #[cfg(test)]
 mod tests;
 

@@ -10,23 +10,8 @@ use server_core::{
     tensor::{DataType, Name, Shape},
 };
 
-use super::{input_bytes::InputBytes, instance::IdentityInstance};
+use super::{input_bytes::InputBytes, instance::IdentityInstance, pair::Pair};
 use crate::expect;
-
-/// One output and the input it repeats.
-#[derive(Debug, Clone)]
-pub(super) struct Pair {
-    /// `INPUT<k>`.
-    pub(super) input: Name,
-    /// `OUTPUT<k>`.
-    pub(super) output: Name,
-    /// Type of both.
-    pub(super) data_type: DataType,
-    /// Configured extents of the output, without the batch dimension.
-    pub(super) dims: Shape,
-    /// Whether the shape of the output is `dims` whatever shape the input was given.
-    pub(super) is_reshaped: bool,
-}
 
 /// One opened identity model.
 #[derive(Default)]

@@ -9,7 +9,10 @@ use server_core::{
 };
 use server_proto::inference::batch_input::Kind;
 
-use super::{input::InputError, runner::Fed, scratch::Scratch};
+use super::{
+    input::{Fed, InputError},
+    scratch::Scratch,
+};
 
 /// One `batch_input`.
 pub(super) struct ComputedInput {

@@ -10,10 +10,7 @@ use server_core::{
     tensor::{DataType, Name, Shape, Tensor, byte_count, element_count, shape_text, strings},
 };
 
-use super::{
-    runner::{Fed, Strings},
-    scratch::GatherBuffer,
-};
+use super::scratch::GatherBuffer;
 
 /// One input as an instance feeds it.
 pub(super) struct Input {
@@ -27,6 +24,63 @@ pub(super) struct Input {
     pub(super) is_optional: bool,
     /// Requests of any extents are laid end to end, and the model takes one flat row.
     pub(super) is_ragged: bool,
+}
+
+/// One input of a run.
+#[derive(Clone)]
+pub(crate) enum Fed<'a> {
+    /// Elements of a fixed size.
+    Numbers {
+        /// Their type.
+        data_type: DataType,
+        /// Of the whole batch, as the model takes it; empty for a scalar.
+        shape: Shape,
+        /// As many as type and shape say. They lie where a request left them, aligned to their type, or gathered and aligned to 64.
+        bytes: &'a [u8],
+    },
+    /// Byte strings.
+    Strings {
+        /// Of the whole batch.
+        shape: Shape,
+        /// Row by row. A request may bring fewer than the shape says, which the runtime refuses.
+        elements: Strings<'a>,
+    },
+}
+
+impl Fed<'_> {
+    /// The shape of the whole batch.
+    pub(crate) fn shape(&self) -> &Shape {
+        match self {
+            Self::Numbers { shape, .. } | Self::Strings { shape, .. } => shape,
+        }
+    }
+
+    /// The bytes of its elements; none are counted for strings.
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Numbers { bytes, .. } => bytes.len(),
+            Self::Strings { .. } => 0,
+        }
+    }
+}
+
+/// The elements of a BYTES input over all requests of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Strings<'a> {
+    pub(super) requests: &'a [Pending],
+    pub(super) input: &'a Input,
+    /// Where requests mostly have it among their inputs.
+    pub(super) position: usize,
+    /// No more than so many.
+    pub(super) most: usize,
+}
+
+impl<'a> Strings<'a> {
+    /// Element by element.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let Self { requests, input, position, most } = *self;
+        requests.iter().flat_map(move |pending| input.strings(pending, position)).take(most)
+    }
 }
 
 /// Why an input cannot be fed.

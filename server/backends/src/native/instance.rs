@@ -18,9 +18,9 @@ use server_core::{
 use smallvec::SmallVec;
 
 use super::{
-    input::InputError,
+    input::{Fed, InputError},
     output::{Output, Run, Texts},
-    runner::{Fed, Runner},
+    runner::Runner,
     scratch::Scratch,
     tensors::Tensors,
 };

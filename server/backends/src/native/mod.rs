@@ -26,9 +26,10 @@ mod signature;
 mod tensors;
 mod verify;
 
+pub(crate) use input::Fed;
 pub(crate) use instance::BatchInstance;
 pub(crate) use overlap::{LANES, OverlappedInstance, Overlapping, Staged};
-pub(crate) use runner::{Fed, Runner, Value, Values, lies_in};
+pub(crate) use runner::{Runner, Value, Values, lies_in};
 pub(crate) use scratch::GatherBuffer;
 pub(crate) use signature::{Kind, Offered, Signature};
 pub(crate) use tensors::Tensors;

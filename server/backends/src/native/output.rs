@@ -12,7 +12,7 @@ use server_core::{
     tensor::{DataType, Name, Shape, Tensor, element_count, shape_text, strings},
 };
 
-use super::runner::{Fed, Value};
+use super::{input::Fed, runner::Value};
 
 /// Parts of an output up to this length are copied for each request, which is cheaper than sharing the whole.
 const COPIED_PART: usize = 2048;

@@ -301,7 +301,7 @@ mod tests {
     use bytes::Bytes;
     use server_core::tensor::DataType;
 
-    use super::{super::runner::Fed, *};
+    use super::{super::input::Fed, *};
     use crate::testing::{request, run_one};
 
     struct Memory;

@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use server_core::{
-    batch::Pending,
     error::Result,
     tensor::{DataType, Shape},
 };
 use smallvec::SmallVec;
 
-use super::input::Input;
+use super::input::Fed;
 
 /// The outputs of one run. More than eight cost an allocation each time.
 pub(crate) type Values<V> = SmallVec<[V; 8]>;
@@ -62,44 +61,6 @@ pub(crate) trait Value {
     fn read_strings(&self, content: &mut Vec<u8>, starts: &mut Vec<usize>) -> Result<()>;
 }
 
-/// One input of a run.
-#[derive(Clone)]
-pub(crate) enum Fed<'a> {
-    /// Elements of a fixed size.
-    Numbers {
-        /// Their type.
-        data_type: DataType,
-        /// Of the whole batch, as the model takes it; empty for a scalar.
-        shape: Shape,
-        /// As many as type and shape say. They lie where a request left them, aligned to their type, or gathered and aligned to 64.
-        bytes: &'a [u8],
-    },
-    /// Byte strings.
-    Strings {
-        /// Of the whole batch.
-        shape: Shape,
-        /// Row by row. A request may bring fewer than the shape says, which the runtime refuses.
-        elements: Strings<'a>,
-    },
-}
-
-impl Fed<'_> {
-    /// The shape of the whole batch.
-    pub(crate) fn shape(&self) -> &Shape {
-        match self {
-            Self::Numbers { shape, .. } | Self::Strings { shape, .. } => shape,
-        }
-    }
-
-    /// The bytes of its elements; none are counted for strings.
-    pub(crate) fn length(&self) -> usize {
-        match self {
-            Self::Numbers { bytes, .. } => bytes.len(),
-            Self::Strings { .. } => 0,
-        }
-    }
-}
-
 /// Whether that address is in memory that a run was fed: an output there is borrowed.
 pub(crate) fn lies_in(fed: &[(usize, Fed<'_>)], address: usize) -> bool {
     fed.iter().any(|(_, fed)| match fed {
@@ -108,23 +69,4 @@ pub(crate) fn lies_in(fed: &[(usize, Fed<'_>)], address: usize) -> bool {
         }
         Fed::Strings { .. } => false, // a runtime copies strings into objects of its own
     })
-}
-
-/// The elements of a BYTES input over all requests of a batch.
-#[derive(Clone, Copy)]
-pub(crate) struct Strings<'a> {
-    pub(super) requests: &'a [Pending],
-    pub(super) input: &'a Input,
-    /// Where requests mostly have it among their inputs.
-    pub(super) position: usize,
-    /// No more than so many.
-    pub(super) most: usize,
-}
-
-impl<'a> Strings<'a> {
-    /// Element by element.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let Self { requests, input, position, most } = *self;
-        requests.iter().flat_map(move |pending| input.strings(pending, position)).take(most)
-    }
 }

@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, CString, c_void},
+    ffi::{CStr, CString},
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -23,8 +23,8 @@ use ort::{
 use server_core::tensor::{DataType, Shape};
 
 use super::{
+    allocator::{Allocator, describe},
     device_copy::Device,
-    element::data_type_of,
     raw::{Failure, Value, Values, check},
 };
 
@@ -195,12 +195,6 @@ fn described(inputs: &[(usize, Value<'_>)]) -> Option<Vec<(usize, DataType, Shap
     inputs.iter().map(|(number, value)| describe(value).map(|(data_type, shape)| (*number, data_type, shape))).collect()
 }
 
-fn describe(value: &Value<'_>) -> Option<(DataType, Shape)> {
-    let (number, shape) = value.describe().ok()?;
-    let data_type = data_type_of(number).filter(|data_type| data_type.byte_size().is_some())?;
-    Some((data_type, shape))
-}
-
 fn numbered(mut options: RunOptions, number: &str) -> Result<RunOptions, Failure> {
     options.set(GRAPH, number)?;
     Ok(options)
@@ -235,51 +229,6 @@ impl Drop for Binding {
     }
 }
 
-/// Memory of a session on a device. Outlives the tensors made with it.
-pub(super) struct Allocator {
-    allocator: NonNull<sys::OrtAllocator>,
-    /// The allocator is the session's.
-    _session: Arc<SharedSessionInner>,
-}
-
-impl Allocator {
-    /// `memory`: where, as ONNX Runtime calls it, and the number of the device.
-    pub(super) fn of(session: &Arc<SharedSessionInner>, memory: (&CStr, i32)) -> Result<Self, Failure> {
-        let (kind, place) = (sys::OrtAllocatorType::OrtDeviceAllocator, sys::OrtMemType::OrtMemTypeDefault);
-        let (mut info, mut allocator) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the name is terminated; the description that the call makes is released after it was used.
-        unsafe {
-            check((ort::api().CreateMemoryInfo)(memory.0.as_ptr(), kind, memory.1, place, &mut info))?;
-            let status = (ort::api().CreateAllocator)(session.ptr(), info, &mut allocator);
-            (ort::api().ReleaseMemoryInfo)(info);
-            check(status)?;
-        }
-        let allocator = NonNull::new(allocator).ok_or_else(|| Failure::without("no allocator came back"))?;
-        Ok(Self { allocator, _session: session.clone() })
-    }
-
-    fn tensor(&self, data_type: DataType, shape: &Shape) -> Result<Value<'static>, Failure> {
-        Value::allocated(self.allocator.as_ptr(), data_type, shape)
-    }
-}
-
-impl Drop for Allocator {
-    fn drop(&mut self) {
-        // SAFETY: made by CreateAllocator and released once, after the tensors made with it.
-        unsafe { (ort::api().ReleaseAllocator)(self.allocator.as_ptr()) }
-    }
-}
-
-/// Where the elements of a tensor with a fixed element size lie, and how many bytes they are.
-pub(super) fn place(value: &Value<'_>) -> Result<(*mut c_void, usize), Failure> {
-    let (data_type, shape) = describe(value).ok_or_else(|| Failure::without("the tensor has no fixed size"))?;
-    let length = server_core::tensor::byte_count(data_type, &shape).unwrap_or(0);
-    let mut data = ptr::null_mut();
-    // SAFETY: the value is a tensor; the address lives as long as the value.
-    check(unsafe { (ort::api().GetTensorMutableData)(value.as_ptr().cast_mut(), &mut data) })?;
-    Ok((data, length))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -288,7 +237,7 @@ mod tests {
     use server_core::{backend::Settings, config::ModelConfig};
 
     use super::{
-        super::{library, options::SessionOptions, raw::NamedSession},
+        super::{library, options::SessionOptions, session::NamedSession},
         *,
     };
     use crate::testing::{onnxruntime_settings, source};

@@ -15,7 +15,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use ort::session::SharedSessionInner;
 
 use super::{
-    captured::{Allocator, place},
+    allocator::{Allocator, place},
     raw::{Failure, Value},
 };
 

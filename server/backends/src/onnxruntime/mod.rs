@@ -4,6 +4,7 @@
 //! inputs and outputs, [`options`], [`providers`] and [`provider_options`] set a session up, [`runner`] runs it, and [`raw`] has the
 //! calls that are not safe by themselves. What lies between a run and its requests is in [`crate::native`].
 
+mod allocator;
 mod arena;
 mod captured;
 mod declared;
@@ -21,6 +22,7 @@ mod raw;
 mod runner;
 #[cfg(test)]
 mod sequence_tests;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -69,14 +71,9 @@ impl Backend for OnnxRuntime {
         if may_complete && !complete::is_complete(config) {
             let default = settings::number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
             let file = model::file(source, config, loading::first_device(config))?;
-            let signature = guarded(&source.name, || model::inspect(runtime, &file, config, &source.model_dir))?;
+            let signature = model::guarded(&source.name, || model::inspect(runtime, &file, config, &source.model_dir))?;
             of_any_shape = complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }
         Ok(Box::new(OnnxModel::new(runtime, &self.settings, source, of_any_shape)))
     }
-}
-
-/// Runs a step of loading so that a mistake in it costs this model and nothing else.
-fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    loading::guarded("onnxruntime", model, step)
 }

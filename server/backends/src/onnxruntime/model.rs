@@ -17,12 +17,13 @@ use server_core::{
 
 use super::{
     captured::Captured,
-    describe, device_copy, element, guarded,
+    describe, device_copy, element,
     library::Runtime,
     options::SessionOptions,
     providers::{self, Provider},
-    raw::{Failure, NamedSession},
+    raw::Failure,
     runner::Runner,
+    session::NamedSession,
 };
 use crate::native::{BatchInstance, Signature, Tensors, loading, verify};
 
@@ -184,4 +185,9 @@ fn on_device(error: Error, placement: &Placement) -> Error {
 
 fn terminated(name: &str) -> Result<CString> {
     CString::new(name).map_err(|_| Error::invalid_argument(format!("tensor name {name:?} contains a zero byte")))
+}
+
+/// Runs a step of loading so that a mistake in it costs this model and nothing else.
+pub(super) fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    loading::guarded("onnxruntime", model, step)
 }

@@ -1,11 +1,11 @@
 //! The calls into ONNX Runtime that every execution makes, straight through its C interface: tensors over memory that
-//! is already there, and `Run` with names prepared once. All of this backend's unsafe code is here and in [`super::arena`],
-//! behind functions that are safe to call; sessions themselves are made by the `ort` crate.
+//! is already there; `Run` is in [`super::session`]. This backend's unsafe code is behind functions that are safe to call; sessions
+//! themselves are made by the `ort` crate.
 
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, CString, c_char, c_void},
+    ffi::{CStr, c_char, c_void},
     marker::PhantomData,
     mem::ManuallyDrop,
     ptr::{self, NonNull},
@@ -14,17 +14,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use ort::{AsPointer, environment::Environment, session::RunOptions, session::SharedSessionInner, sys};
+use ort::{AsPointer, environment::Environment, session::SharedSessionInner, sys};
 use server_core::{
     error::Error,
     tensor::{DataType, Shape, byte_count, element_count, shape_text},
 };
 use smallvec::SmallVec;
 
-use super::{
-    captured::{Captured, Names},
-    element::{data_type_of, element},
-};
+use super::element::{data_type_of, element};
 use crate::dylib::{Library, LoadError};
 
 /// Tensors of one execution. More than eight on a side cost an allocation each time.
@@ -224,7 +221,7 @@ impl<'a> Value<'a> {
         self.pointer.as_ptr()
     }
 
-    fn owned(value: *mut sys::OrtValue) -> Result<Self, Failure> {
+    pub(super) fn owned(value: *mut sys::OrtValue) -> Result<Self, Failure> {
         let nothing = || Failure::without("no tensor came back");
         Ok(Self { pointer: NonNull::new(value).ok_or_else(nothing)?, memory: PhantomData })
     }
@@ -329,83 +326,6 @@ impl Drop for Value<'_> {
 /// Whether a tensor of that type may lie over the bytes as they are.
 fn is_aligned(data: &[u8], data_type: DataType) -> bool {
     data.is_empty() || data.as_ptr().addr().is_multiple_of(data_type.byte_size().unwrap_or(1))
-}
-
-/// A session with the names of its tensors, ready to run.
-pub(super) struct NamedSession {
-    session: Arc<SharedSessionInner>,
-    inputs: Vec<CString>,
-    outputs: Vec<CString>,
-    options: Option<RunOptions>,
-    captured: Option<Captured>,
-}
-
-impl NamedSession {
-    /// Names come in the order in which `run` counts them. `captured`: runs are captured and replayed.
-    pub(super) fn new(
-        session: Arc<SharedSessionInner>,
-        inputs: Vec<CString>,
-        outputs: Vec<CString>,
-        options: Option<RunOptions>,
-        captured: Option<Captured>,
-    ) -> Self {
-        Self { session, inputs, outputs, options, captured }
-    }
-
-    /// How many runs are captured.
-    #[cfg(test)]
-    pub(super) fn captured(&self) -> usize {
-        self.captured.as_ref().map_or(0, Captured::count)
-    }
-
-    /// The session, kept alive by whoever keeps its outputs.
-    pub(super) fn session(&self) -> &Arc<SharedSessionInner> {
-        &self.session
-    }
-
-    /// Runs the model on `inputs`, each with the number of its name, and computes `outputs`, by number.
-    ///
-    /// Errors: whatever the model finds wrong. The session is as good as before.
-    pub(super) fn run<'a>(&mut self, inputs: &[(usize, Value<'a>)], outputs: &[usize]) -> Result<Values<'a>, Failure> {
-        if let Some(captured) = &mut self.captured {
-            let names = Names { inputs: &self.inputs, outputs: &self.outputs };
-            if let Some(answer) = captured.replay(&self.session, &names, inputs, outputs) {
-                return answer;
-            }
-        }
-        let input_names: SmallVec<[*const c_char; 8]> = inputs.iter().map(|(i, _)| self.inputs[*i].as_ptr()).collect();
-        let input_values: SmallVec<[*const sys::OrtValue; 8]> =
-            inputs.iter().map(|(_, value)| value.pointer.as_ptr().cast_const()).collect();
-        let output_names: SmallVec<[*const c_char; 8]> = outputs.iter().map(|&i| self.outputs[i].as_ptr()).collect();
-        let mut output_values: SmallVec<[*mut sys::OrtValue; 8]> = SmallVec::from_elem(ptr::null_mut(), outputs.len());
-        let options = self.captured.as_ref().map(Captured::ordinary).or(self.options.as_ref());
-        let options = options.map_or(ptr::null(), AsPointer::ptr);
-        // SAFETY: all four lists are as long as said and live through the call; names are terminated; `&mut self` keeps a
-        // second run on this session out.
-        let status = unsafe {
-            (ort::api().Run)(
-                self.session.ptr().cast_mut(),
-                options,
-                input_names.as_ptr(),
-                input_values.as_ptr(),
-                input_values.len(),
-                output_names.as_ptr(),
-                output_names.len(),
-                output_values.as_mut_ptr(),
-            )
-        };
-        let made: Result<Values<'a>, Failure> =
-            output_values.into_iter().filter(|value| !value.is_null()).map(Value::owned).collect();
-        check(status)?;
-        let made = made?;
-        if made.len() != outputs.len() {
-            return Err(Failure::without("an output is missing"));
-        }
-        if let Some(captured) = &mut self.captured {
-            captured.prepare(&self.session, inputs, outputs, &made);
-        }
-        Ok(made)
-    }
 }
 
 /// An output of ONNX Runtime that somebody still reads.

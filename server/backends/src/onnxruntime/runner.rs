@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::{
     element::data_type_of,
-    raw::{Failure, NamedSession, Value},
+    raw::{Failure, Value},
+    session::NamedSession,
 };
 use crate::native::{self, Fed, Values, lies_in};
 

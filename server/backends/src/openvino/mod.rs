@@ -24,7 +24,7 @@ use server_core::{
 };
 use server_proto::inference::{ModelInstanceGroup, model_instance_group::Kind};
 
-use crate::native::{complete, loading, settings::number};
+use crate::native::{complete, settings::number};
 use model::OpenVinoModel;
 
 /// `--backend-config=openvino,default-max-batch-size=` if it is not given.
@@ -70,15 +70,10 @@ impl Backend for OpenVino {
         let mut model = OpenVinoModel::new(runtime, source);
         if may_complete && !complete::is_complete(config) {
             let default = number(&self.settings, "default-max-batch-size")?.unwrap_or(DEFAULT_MAX_BATCH_SIZE);
-            let signature = guarded(&source.name, || model.read(config))?;
+            let signature = model::guarded(&source.name, || model.read(config))?;
             // An input of any rank has that of the configuration from then on.
             complete::complete(config, &signature, i32::try_from(default).unwrap_or(i32::MAX))?;
         }
         Ok(Box::new(model))
     }
-}
-
-/// Runs a step of loading so that a mistake in it costs this model and nothing else.
-fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    loading::guarded("openvino", model, step)
 }

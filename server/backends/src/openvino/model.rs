@@ -10,7 +10,6 @@ use server_core::{
 };
 
 use super::{
-    guarded,
     library::{self, Runtime},
     prepare::{self, Fitted, Rows},
     raw::{self, Compiled, Core},
@@ -178,4 +177,9 @@ impl Model for OpenVinoModel {
             Ok(Box::new(BatchInstance::new(name, runner, tensors, has_rows)) as Box<dyn Instance>)
         })
     }
+}
+
+/// Runs a step of loading so that a mistake in it costs this model and nothing else.
+pub(super) fn guarded<T>(model: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    loading::guarded("openvino", model, step)
 }

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use server_core::{backend::Settings, error::Result};
 
 use super::{
-    NAME,
     options::Options,
     raw::{self, INTERFACE, Shim},
 };
@@ -16,6 +15,9 @@ use crate::{
     dylib::{self, Library, LoadError, Wanted},
     native::{loading::without_library, operations::Operations, settings::usable_threads},
 };
+
+/// Name of the backend.
+pub(super) const NAME: &str = "pytorch";
 
 const AGAIN: &str = "build it again with deploy/shims/build torch";
 

@@ -24,9 +24,8 @@ use server_core::{
     error::Result,
 };
 
+use library::NAME;
 use model::TorchModel;
-
-const NAME: &str = "pytorch";
 
 /// The backend with its setting: `library`.
 pub(crate) fn backend(settings: Settings) -> Arc<dyn Backend> {

@@ -15,8 +15,7 @@ use server_core::{
 };
 
 use super::{
-    NAME,
-    library::Runtime,
+    library::{NAME, Runtime},
     options::Options,
     package,
     places::{Argument, Places},

@@ -15,11 +15,10 @@ use server_core::{
     error::{Error, Result},
     request::InferRequest,
     response::Outputs,
-    tensor::{DataType, Name, Shape, Tensor},
+    tensor::{DataType, Name, Shape, Tensor, shape_text},
 };
 use smallvec::smallvec;
 
-use super::model::shapes_differ;
 use crate::timed::{Job, Next, Sent, Timed, Unsent};
 
 /// Most responses that one request gets before it is another's turn.
@@ -29,6 +28,11 @@ const BURST: usize = 64;
 pub(super) struct RepeatInstance {
     timed: Timed<Repeating>,
     names: Names,
+}
+
+/// What is wrong if values and delays do not pair up.
+pub(super) fn shapes_differ(values: &[i64], delays: &[i64]) -> String {
+    format!("expected IN and DELAY shape to match, got {} and {}", shape_text(values), shape_text(delays))
 }
 
 #[derive(Clone)]

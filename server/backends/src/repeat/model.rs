@@ -9,7 +9,7 @@ use server_core::{
     tensor::{DataType, shape_text},
 };
 
-use super::instance::RepeatInstance;
+use super::instance::{RepeatInstance, shapes_differ};
 use crate::expect;
 
 /// One opened repeat model.
@@ -54,9 +54,4 @@ impl Model for RepeatModel {
     fn instance(&self, placement: &Placement, _health: &Health) -> Result<Box<dyn Instance>> {
         Ok(Box::new(RepeatInstance::start(&placement.instance_name)?))
     }
-}
-
-/// What is wrong if values and delays do not pair up.
-pub(super) fn shapes_differ(values: &[i64], delays: &[i64]) -> String {
-    format!("expected IN and DELAY shape to match, got {} and {}", shape_text(values), shape_text(delays))
 }

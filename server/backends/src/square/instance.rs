@@ -14,7 +14,7 @@ use server_core::{
 };
 use smallvec::smallvec;
 
-use super::model::{Custom, Outcome};
+use super::custom::{Custom, Outcome};
 use crate::timed::{Job, Next, Sent, Timed, Unsent};
 
 /// Most steps of one request before it is another's turn.

@@ -14,6 +14,7 @@
 //!
 //! Source: square backend of Triton.
 
+mod custom;
 mod instance;
 mod model;
 #[cfg(test)]

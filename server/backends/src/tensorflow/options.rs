@@ -16,10 +16,7 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::{
-    messages::{GpuOptions, GraphOptions, OptimizerOptions, RewriterConfig, SessionConfig},
-    saved_model::SERVE,
-};
+use super::messages::{GpuOptions, GraphOptions, OptimizerOptions, RewriterConfig, SessionConfig};
 use crate::native::{
     operations,
     settings::{MOST_THREADS, integer, not_a_switch, number, switch, usable_threads},
@@ -27,6 +24,9 @@ use crate::native::{
 
 /// `--backend-config=tensorflow,default-max-batch-size=` if it is not given.
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
+
+/// Tag of graphs that serve, if the configuration names none.
+const SERVE: &str = "serve";
 
 /// Which graph of a SavedModel, and which of its signatures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

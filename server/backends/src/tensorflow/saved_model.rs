@@ -23,8 +23,6 @@ use super::{
 };
 use crate::native::{Kind, Offered, Signature, loading};
 
-/// Tag of graphs that serve, if the configuration names none.
-pub(super) const SERVE: &str = "serve";
 const DEFAULT_SIGNATURE: &str = "serving_default";
 /// Signatures that are operations of the model's life, not ways to ask it.
 const NOT_FOR_CALLERS: [&str; 2] = ["__saved_model_init_op", "__saved_model_train_op"];

@@ -14,8 +14,8 @@ use server_core::{
 };
 
 use super::{
+    executions::Executions,
     model::{Model, memory_uses},
-    statistics::Executions,
 };
 use crate::abi::{
     Array, Handle, Out, Text,

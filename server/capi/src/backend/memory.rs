@@ -12,15 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use server_core::error::{Error, Result};
 
-use super::object::Backend;
-use crate::abi::{Handle, Out, export::exports, handle::Part, numbers::MemoryType};
-
-/// The part of a backend that gives it memory.
-pub(crate) struct MemoryManager;
-
-impl Part for MemoryManager {
-    const NAME: &'static str = "TRITONBACKEND_MemoryManager";
-}
+use super::object::{Backend, MemoryManager};
+use crate::abi::{Handle, Out, export::exports, numbers::MemoryType};
 
 /// What memory is aligned to, in bytes: a line of the cache, as vector instructions like it.
 const ALIGNMENT: usize = 64;

@@ -12,11 +12,10 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::memory::MemoryManager;
 use crate::abi::{
     Handle, Out, Text,
     export::exports,
-    handle::objects,
+    handle::{Part, objects},
     numbers::{ArtifactType, ExecutionPolicy},
     objects::{Message, text},
 };
@@ -33,6 +32,13 @@ pub(crate) struct Backend {
     config: String,
     policy: AtomicU32,
     state: AtomicPtr<c_void>,
+}
+
+/// The part of a backend that gives it memory.
+pub(crate) struct MemoryManager;
+
+impl Part for MemoryManager {
+    const NAME: &'static str = "TRITONBACKEND_MemoryManager";
 }
 
 impl Backend {

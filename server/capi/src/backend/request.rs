@@ -13,7 +13,7 @@ use server_core::{
     tensor::Tensor,
 };
 
-use super::{answering::Answering, state::NewState};
+use super::{answering::Answering, new_state::NewState};
 use crate::{
     abi::{
         Handle, Out, Text,

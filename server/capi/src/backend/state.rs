@@ -9,7 +9,7 @@ use server_core::{
     tensor::{DataType as CoreDataType, Shape, byte_count, shape_text},
 };
 
-use super::{memory::Block, model::check_state, request::Request, response::type_and_shape};
+use super::{memory::Block, model::check_state, new_state::NewState, request::Request, response::type_and_shape};
 use crate::abi::{
     Array, Handle, Out, Text,
     export::exports,
@@ -17,24 +17,6 @@ use crate::abi::{
     numbers::{DataType, MemoryType},
     objects::{Attributes, BufferAttributes},
 };
-
-/// A state that is being made: a part of its request.
-pub(crate) struct NewState {
-    name: String,
-    data_type: CoreDataType,
-    shape: Shape,
-    block: Option<Block>,
-    /// What the library was given to look at: gone with the request.
-    attributes: Option<Handle<BufferAttributes>>,
-}
-
-impl Drop for NewState {
-    fn drop(&mut self) {
-        if let Some(handle) = self.attributes.take() {
-            let _ = handle.take(); // the library deleted it, which is not its to do
-        }
-    }
-}
 
 /// A state of a request.
 pub(crate) struct State;

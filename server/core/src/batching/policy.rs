@@ -12,8 +12,9 @@ use std::{
 use server_proto::inference::{ModelConfig, model_config::SchedulingChoice};
 
 use super::{
+    item::Item,
     levels::Levels,
-    queue::{Full, Item, Queue, Removal},
+    queue::{Full, Queue, Removal},
     shapes::SharedShapes,
     strategy::BatchStrategy,
 };

@@ -6,7 +6,7 @@ use super::{
     super::levels::{DEFAULT_TOTAL_LIMIT, LevelPolicy, TimeoutAction},
     *,
 };
-use crate::batching::{shapes::Exceptions, strategy::OpenBatch};
+use crate::batching::{item::Exceptions, strategy::OpenBatch};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {

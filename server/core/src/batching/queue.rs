@@ -9,20 +9,10 @@ use std::{
 };
 
 use super::{
+    item::Item,
     levels::{Levels, TimeoutAction},
-    shapes::Exceptions,
 };
 use crate::footprint::Footprint;
-
-/// What a queue must know of the things in it.
-pub trait Item {
-    /// Rows it adds to a batch, at least 1.
-    fn rows(&self) -> u32;
-    /// Whether nobody waits for it any more.
-    fn is_abandoned(&self) -> bool;
-    /// Whether it may run in one batch with `other`: equal where the model's shapes are variable, but for `exceptions`.
-    fn may_share(&self, other: &Self, exceptions: &Exceptions) -> bool;
-}
 
 /// Why a request left the queue without running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

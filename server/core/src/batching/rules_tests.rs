@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
+    item::Exceptions,
+    item::Item,
     policy::{Batcher, Decision, Policy, Settings, Wake},
-    queue::{Item, Removal},
-    shapes::Exceptions,
+    queue::Removal,
 };
 use crate::config::{Machine, from_text, normalize, verify};
 

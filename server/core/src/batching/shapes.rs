@@ -6,7 +6,7 @@
 
 use server_proto::inference::{ModelConfig, ModelInput};
 
-use super::queue::Item;
+use super::item::{Exceptions, Item};
 use crate::{
     batch::Pending,
     tensor::{Name, Tensor},
@@ -19,15 +19,6 @@ pub enum SharedShapes {
     Fixed,
     /// Which inputs are there, and their shapes.
     Same(Exceptions),
-}
-
-/// Inputs that are compared in another way than by their shapes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Exceptions {
-    /// Of any shape: each request's lies in the batch as it is.
-    pub ragged: Box<[Name]>,
-    /// Shape tensors: the batch has one, so the values must be the same.
-    pub values: Box<[Name]>,
 }
 
 impl SharedShapes {

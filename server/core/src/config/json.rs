@@ -1,6 +1,7 @@
 //! The JSON form: what the `config` endpoints answer, and what a load may bring in place of `config.pbtxt`.
 
 mod bind;
+mod mistake;
 mod syntax;
 mod write;
 
@@ -20,19 +21,6 @@ pub fn from_json(text: &str) -> Result<ModelConfig, ParseError> {
     match message {
         Ok(message) => Ok(reflect::from_dynamic(&message)),
         Err(mistake) => Err(ParseError::at(text, mistake.at, mistake.message)),
-    }
-}
-
-/// What is wrong at a byte of the text.
-#[derive(Debug)]
-struct Mistake {
-    at: usize,
-    message: String,
-}
-
-impl Mistake {
-    fn new(at: usize, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
     }
 }
 

@@ -5,6 +5,7 @@ mod batch_io;
 mod cache;
 mod ensemble;
 mod files;
+mod findings;
 mod general;
 mod instances;
 mod io;
@@ -16,6 +17,7 @@ mod versions;
 pub use files::verify_override;
 use server_proto::inference::model_config::SchedulingChoice;
 
+use self::findings::Findings;
 use super::{Machine, ModelConfig, Problem};
 
 /// Everything that is wrong with a configuration; nothing if it can be loaded.
@@ -66,24 +68,5 @@ fn check_scheduling(config: &ModelConfig, findings: &mut Findings<'_>) {
         }
         Some(SchedulingChoice::EnsembleScheduling(graph)) => ensemble::check(config, graph, findings),
         None => {}
-    }
-}
-
-/// Where the checks put what they find.
-struct Findings<'a> {
-    /// Name of the model, which many sentences end with.
-    model: &'a str,
-    problems: Vec<Problem>,
-}
-
-impl Findings<'_> {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem::new(path, message));
-    }
-
-    /// Adds a sentence that ends with ` for MODEL`.
-    fn add_for_model(&mut self, path: impl Into<String>, message: impl AsRef<str>) {
-        let message = format!("{} for {}", message.as_ref(), self.model);
-        self.add(path, message);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Families, MetricKind, series::Reading};
+use super::{families::Families, kind::MetricKind, series::Reading};
 use crate::metrics::{Family, Kind, LabelSet, Page, Series, Value};
 
 pub(super) fn add_to(page: &mut Page, families: &Families) {

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::MetricKind;
+use super::kind::MetricKind;
 use crate::{
     error::{Error, Result},
     latency::{Histogram, HistogramReading},

@@ -10,7 +10,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{graph::Graph, sequence, state::State, values::Value};
+use super::{
+    graph::Graph,
+    run::{Run, StepInputs},
+    sequence,
+    state::State,
+    values::Value,
+};
 use crate::{
     error::{Error, Result},
     interface::Interface,
@@ -22,26 +28,6 @@ use crate::{
 /// Runs of one step that one request may have under way. More iterations wait, and the steps that feed it are not listened
 /// to meanwhile: see [`Progress::is_paused`]. Bounds the memory of a request whose decoupled step is fast.
 pub const MAX_RUNS_PER_STEP: usize = 64;
-
-/// One run of a step that was started.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Number of the step.
-    pub step: usize,
-    pub(super) iteration: usize,
-    /// Batch of its request; 0 if its model has no batch dimension.
-    pub(super) rows: u32,
-    pub(super) sequence: Option<Arc<Sequence>>,
-}
-
-/// What a run asks its model.
-#[derive(Debug)]
-pub struct StepInputs {
-    /// Tensors under the model's names, in the model's shapes.
-    pub inputs: SmallVec<[Tensor; 2]>,
-    /// The sequence that the request belongs to.
-    pub sequence: Option<Sequence>,
-}
 
 /// The progress of one request.
 pub struct Progress {

@@ -8,7 +8,7 @@ use smallvec::{SmallVec, smallvec};
 use super::{
     adapt::{adapt, undo_reshape},
     graph::Graph,
-    progress::{Run, StepInputs},
+    run::{Run, StepInputs},
     sequence,
     values::{Iteration, Iterations, Slot, Value},
 };

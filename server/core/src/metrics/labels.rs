@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{protobuf, text::escape};
+use super::protobuf::wire;
 use crate::stats::ModelSnapshot;
 
 /// A name and its value.
@@ -69,12 +69,42 @@ impl LabelSet {
 
     /// As the protobuf format has them: all fields of the series that are labels.
     pub(super) fn messages(&self) -> &[u8] {
-        self.messages.get_or_init(|| protobuf::label_messages(&self.pairs))
+        self.messages.get_or_init(|| messages(&self.pairs))
     }
 }
 
 fn version_label(version: u64) -> Label {
     ("version".into(), itoa::Buffer::new().format(version).into())
+}
+
+/// A label's value in the text format: backslash, quote and line feed are escaped.
+pub(crate) fn escape(text: &mut String, value: &str) {
+    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
+        return text.push_str(value);
+    }
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+/// The labels of a `Metric`.
+fn messages(labels: &[Label]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum());
+    labels.iter().for_each(|(name, value)| write_pair(&mut bytes, name, value));
+    bytes
+}
+
+/// `LabelPair`.
+pub(super) fn write_pair(bytes: &mut Vec<u8>, name: &str, value: &str) {
+    wire::message(bytes, 1, |bytes| {
+        wire::text(bytes, 1, name);
+        wire::text(bytes, 2, value);
+    });
 }
 
 impl PartialEq for LabelSet {

@@ -10,7 +10,8 @@ use std::time::UNIX_EPOCH;
 use super::{
     extra_label::ExtraLabel,
     family::{Family, Kind, Page, Value},
-    text::{TYPICAL_LINE, escape, write_value},
+    labels::escape,
+    text::{TYPICAL_LINE, write_value},
 };
 use crate::latency::{Exemplar, HistogramReading, SummaryReading};
 

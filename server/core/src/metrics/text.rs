@@ -76,21 +76,6 @@ fn end_line(text: &mut String, value: f64) {
     text.push('\n');
 }
 
-/// A label's value in the text format: backslash, quote and line feed are escaped.
-pub(crate) fn escape(text: &mut String, value: &str) {
-    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
-        return text.push_str(value);
-    }
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            other => text.push(other),
-        }
-    }
-}
-
 /// A value in the text format, in its shortest form.
 pub(crate) fn write_value(page: &mut String, value: f64) {
     // Most values are whole, and those are printed the quicker way.

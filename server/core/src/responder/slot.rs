@@ -3,11 +3,8 @@
 
 use std::{any::Any, collections::VecDeque, task::Waker};
 
-use super::{
-    Reply,
-    sync::{Arc, Mutex},
-};
-use crate::{response::Outputs, stats::ComputeTimes};
+use super::sync::{Arc, Mutex};
+use crate::{error::Result, record::ComputeTimes, response::Outputs};
 
 /// What a response counts in a slot beside its tensors, bytes: about what it takes in memory, so that responses without
 /// tensors are bounded too.
@@ -16,6 +13,9 @@ pub(super) const RESPONSE_OVERHEAD: usize = 512;
 /// Bytes that a slot holds at least while its reader may not read: a backend that answers several requests in turns must get to
 /// the one ahead.
 pub(crate) const BYTES_BEFORE_TURN: usize = 16 << 20;
+
+/// One thing the caller's end receives.
+pub type Reply = Result<Outputs>;
 
 /// A slot, as both ends hold it.
 pub(super) type Slot = Arc<Mutex<State>>;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{slot::RESPONSE_OVERHEAD, *};
-use crate::error::Code;
+use crate::{error::Code, response::Outputs};
 
 fn poll(replies: &mut Replies) -> Poll<Option<Reply>> {
     replies.poll_next(&mut Context::from_waker(Waker::noop()))

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     batch::Pending,
-    batching::queue::Item,
+    batching::item::Item,
     completion::{Completion, InSlot},
     error::{Error, Result},
     request::{CorrelationId, InferRequest, Sequence},

@@ -15,9 +15,10 @@ use super::{
 };
 use crate::{
     batching::{
+        item::Exceptions,
+        item::Item,
         policy::{Decision, Policy, Rejection},
-        queue::{Item, Removal},
-        shapes::Exceptions,
+        queue::Removal,
     },
     config::{Machine, from_text, normalize},
     error::Error,

@@ -2,8 +2,12 @@
 //!
 //! Source: Triton trace extension; what a real Triton answers to each form is recorded in the tests of the clients.
 
-use super::Text;
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
+
+/// A text that is shared or owned; settings are shown as such.
+pub type Text = Cow<'static, str>;
 
 /// The values of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,112 +4,23 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Finished, Ids, Record, Text, Trace,
+    Record, Trace,
     context::Remote,
-    settings::{Update, Values},
+    ids::Ids,
+    settings::{Text, Update, Values},
+    stream::{Finished, Mode, Stream, TraceSink},
 };
 use crate::{
+    custom_counter::CustomCounter,
     error::{Error, Result},
-    stats::CustomCounter,
 };
-
-/// What is made of traces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Files in Triton's own form.
-    Triton,
-    /// Spans, sent to a collector.
-    OpenTelemetry,
-}
-
-/// Takes what was recorded. Called by the threads of requests: it must not wait for anything.
-pub trait TraceSink: Send + Sync {
-    /// A request has ended.
-    fn finished(&self, trace: Finished);
-
-    /// No more traces come of the setting of that number.
-    fn retired(&self, stream: u64);
-
-    /// What became of traces, for the metrics page; empty while there is nothing to say.
-    fn metrics(&self) -> Vec<CustomCounter> {
-        Vec::new()
-    }
-}
-
-/// The requests that are traced under one setting, until it is changed.
-pub struct Stream {
-    number: u64,
-    mode: Mode,
-    values: Values,
-    /// Requests seen.
-    seen: AtomicU32,
-    /// Traces left; negative for any number.
-    left: AtomicI32,
-    sink: Arc<dyn TraceSink>,
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("number", &self.number).field("values", &self.values).finish_non_exhaustive()
-    }
-}
-
-impl Stream {
-    /// Its number in the process.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// What is made of its traces.
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    /// As they were set. [`Values::count`] is how many traces it has in all.
-    pub fn values(&self) -> &Values {
-        &self.values
-    }
-
-    /// As they are now.
-    fn current(&self) -> Values {
-        Values { count: self.left.load(Relaxed).max(-1), ..self.values }
-    }
-
-    /// Whether the next request is traced. One whose caller traces it always is.
-    fn samples(&self, is_of_trace: bool) -> bool {
-        let is_recorded = self.values.has_times || (self.values.has_tensors && self.mode == Mode::Triton);
-        if !is_recorded {
-            return false;
-        }
-        self.is_next_of_rate() || is_of_trace
-    }
-
-    /// Counts a request; whether the rate picks it and there is a trace left for it, which it takes.
-    fn is_next_of_rate(&self) -> bool {
-        if self.values.rate == 0 || self.left.load(Relaxed) == 0 {
-            return false;
-        }
-        let seen = self.seen.fetch_add(1, Relaxed).wrapping_add(1);
-        if !seen.is_multiple_of(self.values.rate) {
-            return false;
-        }
-        let next = |left: i32| (left != 0).then(|| if left > 0 { left - 1 } else { left });
-        self.left.fetch_update(Relaxed, Relaxed, next).is_ok()
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.sink.retired(self.number);
-    }
-}
 
 /// Decides which requests are traced. One for the server; shared by front ends.
 pub struct Tracer {
@@ -198,7 +109,7 @@ impl Tracer {
         ids: Arc<Ids>,
         sink: Arc<dyn TraceSink>,
     ) -> Self {
-        let global = stream(0, mode, defaults, &sink);
+        let global = Stream::new(0, mode, defaults, &sink);
         Self {
             mode,
             fixed,
@@ -348,11 +259,6 @@ impl Tracer {
         let mut next = self.next_stream.lock();
         let number = *next;
         *next += 1;
-        stream(number, self.mode, values, &self.sink)
+        Stream::new(number, self.mode, values, &self.sink)
     }
-}
-
-fn stream(number: u64, mode: Mode, values: Values, sink: &Arc<dyn TraceSink>) -> Arc<Stream> {
-    let (seen, left) = (AtomicU32::new(0), AtomicI32::new(values.count));
-    Arc::new(Stream { number, mode, values, seen, left, sink: sink.clone() })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ArgsError, CacheSetting};
+use super::{error::ArgsError, setting::CacheSetting};
 
 /// The response cache.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use server_core::latency::LatencySettings;
 
 use super::{
-    Args, CacheArgs, Compression, ControlArgs, ControlMode, Endpoint, GpuFallback, GrpcArgs, HttpArgs, LogArgs,
-    LogFormat, ModelArgs, RateLimit, SageMakerArgs, TlsArgs, TraceArgs, VertexAiArgs,
+    LogFormat,
+    cache::CacheArgs,
+    endpoint::{Endpoint, TlsArgs},
+    parsed::{
+        Args, Compression, ControlArgs, ControlMode, GpuFallback, GrpcArgs, HttpArgs, LogArgs, ModelArgs, RateLimit,
+        SageMakerArgs, VertexAiArgs,
+    },
+    tracing::TraceArgs,
 };
 
 impl Default for Args {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{ArgsError, value::Port};
+use super::{error::ArgsError, value::Port};
 
 /// Where a front end listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::fmt;
 use server_core::{latency::SettingError, restriction::ApiGroup};
 use server_engine::LocationError;
 
-use super::{getopt::SplitError, refused::Refused, usage::usage};
+use super::{getopt::SplitError, refused::Refused};
 
 /// Why a command line is not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,28 +82,5 @@ struct Told<'a>(&'a str, &'a str, &'a Refused);
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.2.write(self.0, self.1, f)
-    }
-}
-
-// === impl ArgsError ===
-
-impl ArgsError {
-    /// What the program called `program` says before it ends: the reason last, where it is seen, behind the usage text unless
-    /// the words of the line are right each by itself; and first what `getopt_long` says at once.
-    pub(crate) fn report(&self, program: &str) -> String {
-        match self {
-            Self::NoRepository
-            | Self::Repository(_)
-            | Self::Wildcard
-            | Self::HostPolicySetting(_)
-            | Self::NoEndpoint
-            | Self::NoCertificate(_)
-            | Self::NoRootCertificate(_) => format!("{self}\n"),
-            _ => {
-                let at_once = if let Self::Split(error) = self { error.of_getopt() } else { None };
-                let at_once = at_once.map(|text| format!("{program}: {text}\n")).unwrap_or_default();
-                format!("{at_once}{}\n{self}\n", usage())
-            }
-        }
     }
 }

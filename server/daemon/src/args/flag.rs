@@ -1,6 +1,6 @@
 //! What the table of flags is made of: a row per flag, a heading per group, and the two ways to write a row.
 
-use super::{Args, getopt::Takes, refused::Refused};
+use super::{getopt::Takes, parsed::Args, refused::Refused};
 
 /// Flags under one heading of the usage text.
 pub(crate) struct Group {

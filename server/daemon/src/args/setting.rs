@@ -3,7 +3,7 @@
 //! Forms that only serve unsupported flags are checked and carry nothing.
 
 use super::{
-    ArgsError,
+    error::ArgsError,
     refused::Refused,
     value::{Fraction, Value},
 };

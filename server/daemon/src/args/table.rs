@@ -6,9 +6,11 @@
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
+use server_core::log_settings::LogFormat;
+
 use super::{
-    Args, Compression, ControlMode, GpuFallback, LogFormat, RateLimit,
     flag::{Effect, Flag, Group, set, unused},
+    parsed::{Args, Compression, ControlMode, GpuFallback, RateLimit},
     setting::{
         CacheSetting, DeviceBytes, DeviceFraction, HostPolicySetting, LimitedResource, MetricsSetting, PortRange,
         Restriction, Setting,

@@ -1,5 +1,9 @@
 //! Whole command lines: what they mean, and why they are not accepted.
 
+use std::time::Duration;
+
+use server_core::header_forwarding::HeaderPattern;
+
 use super::*;
 
 fn parsed(line: &str) -> Result<Command, String> {

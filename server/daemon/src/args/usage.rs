@@ -1,8 +1,9 @@
-//! The usage text, written from the table.
+//! The usage text, written from the table; and what is said with it of a command line that is wrong.
 
 use std::fmt::Write;
 
 use super::{
+    error::ArgsError,
     flag::{Effect, Flag},
     table,
 };
@@ -23,6 +24,27 @@ pub(crate) fn usage() -> String {
         }
     }
     text
+}
+
+impl ArgsError {
+    /// What the program called `program` says before it ends: the reason last, where it is seen, behind the usage text unless
+    /// the words of the line are right each by itself; and first what `getopt_long` says at once.
+    pub(crate) fn report(&self, program: &str) -> String {
+        match self {
+            Self::NoRepository
+            | Self::Repository(_)
+            | Self::Wildcard
+            | Self::HostPolicySetting(_)
+            | Self::NoEndpoint
+            | Self::NoCertificate(_)
+            | Self::NoRootCertificate(_) => format!("{self}\n"),
+            _ => {
+                let at_once = if let Self::Split(error) = self { error.of_getopt() } else { None };
+                let at_once = at_once.map(|text| format!("{program}: {text}\n")).unwrap_or_default();
+                format!("{at_once}{}\n{self}\n", usage())
+            }
+        }
+    }
 }
 
 fn describe(flag: &Flag, text: &mut String) {

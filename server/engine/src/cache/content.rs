@@ -13,7 +13,10 @@ use server_core::{
 };
 
 use super::ResponseCache;
-use crate::{fingerprint::is_ignored, loader::VersionToLoad, repository::Stamp};
+use crate::{
+    stamp::{Stamp, is_ignored},
+    version_to_load::VersionToLoad,
+};
 
 /// Read at a time.
 const CHUNK: usize = 1 << 20;

@@ -1,17 +1,8 @@
 //! What one loaded version has of the server's response cache.
 
-use server_core::{
-    config::{ModelConfig, SchedulingChoice},
-    interface::Interface,
-    request::VersionChoice,
-    response_cache::Scope,
-};
+use server_core::{config::ModelConfig, interface::Interface, response_cache::Scope};
 
 use super::{Content, ResponseCache};
-use crate::{model::LoadedModel, registry::Registry, runner::Runner};
-
-/// Ensembles within ensembles: more are not looked through, and their responses are not kept.
-const MAX_DEPTH: usize = 32;
 
 /// A version's share in the response cache. Every version has one where the server has a cache, for an ensemble that is made
 /// of it may be cached.
@@ -31,6 +22,16 @@ impl Caching {
         Self { cache: cache.clone(), own, is_enabled: is_enabled(config) }
     }
 
+    /// The cache, if requests to it are looked for there.
+    pub(crate) fn enabled(&self) -> Option<&ResponseCache> {
+        self.is_enabled.then_some(&self.cache)
+    }
+
+    /// What tells its entries from those of other versions, without the models that an ensemble is made of.
+    pub(crate) fn own(&self) -> Scope {
+        self.own
+    }
+
     /// The same under another configuration, that needs no other model.
     pub(crate) fn refresh(&self, config: &ModelConfig) -> Self {
         Self { is_enabled: is_enabled(config), ..self.clone() }
@@ -40,33 +41,4 @@ impl Caching {
 /// Whether the configuration asks for it. That it is of a kind that can have it was verified.
 pub(crate) fn is_enabled(config: &ModelConfig) -> bool {
     config.response_cache.is_some_and(|cache| cache.enable)
-}
-
-impl LoadedModel {
-    /// The cache that answers its requests, if any does.
-    pub(crate) fn response_cache(&self) -> Option<&ResponseCache> {
-        self.caching.as_ref().filter(|caching| caching.is_enabled).map(|caching| &caching.cache)
-    }
-
-    /// What answers a request to it now: itself, and the models that it is made of, as they are loaded. `None` if that depends
-    /// on more than the inputs: on sequences, or on how requests are split between versions.
-    pub(crate) fn cache_scope(&self, registry: &Registry) -> Option<Scope> {
-        self.cache_scope_within(registry, MAX_DEPTH)
-    }
-
-    fn cache_scope_within(&self, registry: &Registry, depth: usize) -> Option<Scope> {
-        let own = self.caching.as_ref()?.own;
-        let Runner::Ensemble(ensemble) = self.runner() else { return Some(own) };
-        let depth = depth.checked_sub(1)?;
-        let graph = ensemble.graph();
-        let of_step = |step: usize| {
-            let (name, version) = graph.step_model(step);
-            let model = registry.find_key(name, version).ok()?;
-            let is_split = version == VersionChoice::Latest && model.routing.is_some();
-            let has_sequences = matches!(model.config.scheduling_choice, Some(SchedulingChoice::SequenceBatching(_)));
-            if is_split || has_sequences { None } else { model.cache_scope_within(registry, depth) }
-        };
-        let steps: Option<Vec<Scope>> = (0..graph.step_count()).map(of_step).collect();
-        Some(Scope::of_ensemble(own, steps?))
-    }
 }

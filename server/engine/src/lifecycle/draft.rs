@@ -15,10 +15,11 @@ use server_core::{
 use super::Lifecycle;
 use crate::{
     fingerprint::{self, Fingerprint, FolderFiles},
-    loader::{self, VersionToLoad},
+    loader,
     options::LoadParameters,
     repository::{self, ModelFolder},
     repository_agents::{self, Held, LoadAgents},
+    version_to_load::VersionToLoad,
 };
 
 /// A configuration that stands in for the folder's own.

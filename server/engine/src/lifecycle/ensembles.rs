@@ -10,8 +10,8 @@ use server_core::{
 };
 use tokio::time::timeout;
 
-use super::{Draft, Lifecycle, blocking};
-use crate::{loader::VersionToLoad, model::LoadedModel, options::LoadParameters};
+use super::{Draft, Lifecycle};
+use crate::{background::blocking, model::LoadedModel, options::LoadParameters, version_to_load::VersionToLoad};
 
 /// How long a model that had another loaded or unloaded waits for ensembles to be looked at again.
 const SOON: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use server_core::tensor::Name;
 use tokio::time::{Instant, interval, sleep};
 
-use super::{Lifecycle, take_down, unavailable};
+use super::{Lifecycle, take_down};
 use crate::{
     background,
     model::LoadedModel,
@@ -187,7 +187,7 @@ fn finish_unload(registry: &Registry, name: &str, version: u64, model: &Arc<Load
         if let Some(held) = entry.versions.get_mut(&version)
             && held.state == VersionState::Unloading
         {
-            *held = unavailable(UNLOADED.into());
+            *held = Version::unavailable(UNLOADED.into());
         }
     });
     tracing::info!("successfully unloaded '{name}' version {version}");

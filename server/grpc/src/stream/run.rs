@@ -18,6 +18,7 @@ use server_core::{
 use server_engine::{BlockingPool, Inference, ModelHandle};
 use server_proto::inference::{ModelInferResponse, ModelStreamInferResponse};
 
+use super::context::Context as StreamContext;
 use crate::{
     infer::{answer, outputs::Classes, request::Prepared},
     tracing,
@@ -68,7 +69,7 @@ pub(super) struct Run {
 impl Run {
     /// Starts a request.
     pub(super) fn start(
-        context: &super::Context,
+        context: &StreamContext,
         model: &ModelHandle,
         asked_version: String,
         prepared: Prepared,

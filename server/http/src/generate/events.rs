@@ -10,8 +10,8 @@ use server_core::error::Result;
 use server_engine::BlockingPool;
 
 use super::{
-    Running,
     flat::{flat, is_long, push_flat},
+    running::Running,
 };
 use crate::{error::error_json, tracing};
 

@@ -8,8 +8,7 @@ mod input;
 mod members;
 mod output;
 mod region;
-
-use std::borrow::Cow;
+mod typed;
 
 use server_core::{
     error::{Error, Result},
@@ -26,6 +25,7 @@ use self::{
     input::read_inputs,
     members::{Member, Members},
     output::read_outputs,
+    typed::{boolean, missing, string, unable, unsigned},
 };
 pub(crate) use self::{
     input::{Content, Input},
@@ -149,64 +149,6 @@ fn sequence_id(reader: &mut Reader<'_>) -> Parsed<SequenceId> {
         return Err(Error::unsupported("string correlation ID cannot be longer than 128 characters").into());
     }
     Ok(SequenceId::Text(text(&id)))
-}
-
-// === values of one type ===
-
-const NOT_UNSIGNED: &str = "unsigned-integer as unsigned-integer";
-
-fn array<'a>(reader: &mut Reader<'a>, field: &str, element: impl FnMut(&mut Reader<'a>) -> Parsed<()>) -> Parsed<()> {
-    if reader.kind() != Kind::Array {
-        reader.skip()?;
-        return Err(unable(field, "array as array").into());
-    }
-    reader.array(element)
-}
-
-fn string<'a>(reader: &mut Reader<'a>, field: &str) -> Parsed<Cow<'a, [u8]>> {
-    if reader.kind() != Kind::String {
-        reader.skip()?;
-        return Err(unable(field, "string as string").into());
-    }
-    reader.string()
-}
-
-fn boolean(reader: &mut Reader<'_>, field: &str) -> Parsed<bool> {
-    if reader.kind() == Kind::Bool {
-        return Ok(reader.word()? == Some(true));
-    }
-    reader.skip()?;
-    Err(unable(field, "boolean as boolean").into())
-}
-
-fn unsigned(reader: &mut Reader<'_>, field: &str) -> Parsed<u64> {
-    if reader.kind() != Kind::Number {
-        reader.skip()?;
-        return Err(unable(field, NOT_UNSIGNED).into());
-    }
-    reader.number()?.as_u64().ok_or_else(|| unable(field, NOT_UNSIGNED).into())
-}
-
-#[cold]
-fn unable(field: &str, other: &str) -> Error {
-    wrong_type(&format!("Unable to parse '{field}'"), other)
-}
-
-#[cold]
-fn wrong_type(what: &str, other: &str) -> Error {
-    Error::internal(format!("{what}: attempt to access JSON non-{other}"))
-}
-
-#[cold]
-fn missing(field: &str) -> Error {
-    Error::internal(format!("Unable to parse '{field}': attempt to access non-existing object member '{field}'"))
-}
-
-fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
-    match bytes {
-        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
-        Cow::Owned(bytes) => Cow::Owned(text(&bytes)),
-    }
 }
 
 #[cfg(test)]

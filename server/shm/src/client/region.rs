@@ -15,7 +15,7 @@ use server_core::{
     error::{Error, Result},
 };
 
-use super::{cuda, mapping::Mapping, regions::Table};
+use super::{cuda, mapping::Mapping};
 
 /// Kinds of memory that clients register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,22 @@ pub(super) enum Memory {
         mapping: Mapping,
     },
     Cuda(cuda::Memory),
+}
+
+/// What is registered, by name.
+#[derive(Debug, Default)]
+pub(super) struct Table(pub(super) RwLock<BTreeMap<String, Arc<Region>>>);
+
+impl Table {
+    /// Takes a region out that was unregistered and that nobody uses any more.
+    pub(super) fn remove_if_over(&self, region: &Arc<Region>) {
+        let gone = {
+            let mut table = self.0.write();
+            let is_it = table.get(region.name()).is_some_and(|found| Arc::ptr_eq(found, region) && found.is_over());
+            if is_it { table.remove(region.name()) } else { None }
+        };
+        drop(gone);
+    }
 }
 
 /// A region of a client.

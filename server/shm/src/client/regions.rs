@@ -1,8 +1,7 @@
 //! The regions that clients have registered, by name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::RwLock;
 use server_core::error::{Error, Result};
 
 use super::{
@@ -10,15 +9,12 @@ use super::{
     faults::MAX_REGIONS,
     mapping::Mapping,
     part::Part,
-    region::{Kind, Memory, Region, Use},
+    region::{Kind, Memory, Region, Table, Use},
 };
 
 /// What is registered. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Regions(Arc<Table>);
-
-#[derive(Debug, Default)]
-pub(super) struct Table(RwLock<BTreeMap<String, Arc<Region>>>);
 
 /// A region as its status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,18 +133,6 @@ impl Regions {
         let (offset, len) = range(name, region.byte_size() as u64, offset, byte_size)?;
         region.check()?;
         Ok(Part::new(Use::of(region), offset, len))
-    }
-}
-
-impl Table {
-    /// Takes a region out that was unregistered and that nobody uses any more.
-    pub(super) fn remove_if_over(&self, region: &Arc<Region>) {
-        let gone = {
-            let mut table = self.0.write();
-            let is_it = table.get(region.name()).is_some_and(|found| Arc::ptr_eq(found, region) && found.is_over());
-            if is_it { table.remove(region.name()) } else { None }
-        };
-        drop(gone);
     }
 }
 

@@ -6,7 +6,8 @@ use super::*;
 use crate::{
     disk::{Disk, DiskLimits},
     source::{
-        AddressRule, Limits, Stage,
+        AddressRule,
+        progress::{Limits, Stage},
         web::{Answers, ok, serve, status, unwatched},
     },
 };

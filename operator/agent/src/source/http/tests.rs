@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::source::{
-    Limits,
+    progress::Limits,
     unpack::tests::{gzip, tar_of},
     web::{Answers, ok, serve, unwatched},
 };

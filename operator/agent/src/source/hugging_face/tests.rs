@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::source::{
-    Limits, Stage,
+    progress::{Limits, Stage},
     web::{Answers, ok, serve, status, unwatched},
 };
 

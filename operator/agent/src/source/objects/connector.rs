@@ -21,7 +21,7 @@ use object_store::{
 
 use crate::{
     fault::{Fault, Reason},
-    source::{AddressRule, Limits, client},
+    source::{AddressRule, client, progress::Limits},
 };
 
 /// Most bytes of all answers of one fetch that are read whole: listings, credentials, what is said of an error. A thousand objects

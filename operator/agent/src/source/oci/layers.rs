@@ -13,7 +13,7 @@ use flate2::bufread::MultiGzDecoder;
 use super::tree::{Bounds, Entry, Kind};
 use crate::{
     fault::{Fault, Reason},
-    source::{Progress, tar_stream::TarStream},
+    source::{progress::Progress, tar_stream::TarStream},
     verify::{self, Files},
 };
 
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::source::{
-        Limits,
+        progress::Limits,
         unpack::tests::{gzip, tar_of},
     };
 

@@ -7,8 +7,10 @@ use base64::{Engine as _, engine::general_purpose};
 use operator_core::reference::Reference;
 use serde::Deserialize;
 
-use super::super::Mounts;
-use crate::fault::{Fault, Reason};
+use crate::{
+    fault::{Fault, Reason},
+    source::places::Mounts,
+};
 
 /// Longest `.dockerconfigjson`: no Secret is longer.
 const LONGEST: u64 = 1 << 20;

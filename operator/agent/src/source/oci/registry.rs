@@ -20,11 +20,13 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason},
+    files::blocking,
     source::{
-        Progress, ask, blocking,
+        ask,
         client::{Answer, HttpClient, HttpError, shown},
         download::{Download, Downloaded},
         http::Credentials,
+        progress::Progress,
     },
 };
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     disk::{Disk, DiskLimits},
     source::{
-        Limits,
+        progress::Limits,
         unpack::tests::{gzip, tar_of},
         web::{Answers, ok, serve, status, unwatched},
     },

@@ -10,8 +10,8 @@ use std::{
 
 use crds::parts::load::LoadOrder;
 use operator_core::{
+    adopt_words::DrainOrder,
     manifest::{Manifest, ManifestModel},
-    rollout::DrainOrder,
 };
 use tokio::task::{Id, JoinError, JoinHandle};
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -11,6 +11,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     Compiled, Manifest, ManifestModel,
+    adopt_words::DrainOrder,
     replica::{ModelReport, Report},
     rollout::advance,
 };

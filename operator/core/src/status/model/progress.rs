@@ -1,6 +1,6 @@
 //! How far the replicas of a model are, in words that name them. Pure.
 
-use super::Standing;
+use super::standing::Standing;
 use crate::{
     Reason, labels,
     manifest::{ModelRollout, RolloutPhase},

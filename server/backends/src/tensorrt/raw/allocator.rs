@@ -10,8 +10,8 @@ use std::{
 use server_core::tensor::Shape;
 
 use super::{
-    Major,
     dims::{Dims32, Dims64},
+    major::Major,
     object::Method,
 };
 use crate::cuda::{DeviceMemory, Gpu};

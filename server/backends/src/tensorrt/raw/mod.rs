@@ -13,6 +13,7 @@ mod allocator;
 mod build;
 mod dims;
 mod logger;
+mod major;
 mod object;
 mod slots;
 mod v10;
@@ -30,6 +31,7 @@ use allocator::Allocator;
 pub(super) use build::{Build, Flag};
 use dims::{Dims32, Dims64};
 pub(super) use logger::take_last_error;
+pub(super) use major::Major;
 use object::{Object, call};
 use slots::{ProfileValues, Slots};
 
@@ -47,15 +49,6 @@ impl fmt::Display for Version {
         let [major, minor, patch, build] = self.0;
         write!(f, "{major}.{minor}.{patch}.{build}")
     }
-}
-
-/// Major versions whose objects are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Major {
-    /// 8.6
-    Eight,
-    /// 10
-    Ten,
 }
 
 /// How contexts get their working memory.

@@ -3,7 +3,7 @@
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value as Field};
 
 use super::{
-    Mistake,
+    mistake::Mistake,
     syntax::{Content, Name, Value},
 };
 

@@ -1,7 +1,7 @@
 //! JSON as protobuf's reader takes it, into values that know where they stand. Forms beyond JSON: single quotes, names
 //! without quotes, a comma before a closing bracket, any character in a string.
 
-use super::Mistake;
+use super::mistake::Mistake;
 
 /// Deepest nesting of lists and objects, as protobuf has it.
 const MOST_LEVELS: usize = 100;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use server_proto::inference::{DataType, batch_input, batch_output};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::ModelConfig;
 
 pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use server_proto::inference::ModelEnsembling;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::ModelConfig;
 
 pub(super) fn check(config: &ModelConfig, graph: &ModelEnsembling, findings: &mut Findings<'_>) {

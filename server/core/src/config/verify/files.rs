@@ -8,7 +8,7 @@ use server_proto::inference::{
     model_warmup::input::InputDataType,
 };
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::{ModelConfig, Problem};
 
 pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {

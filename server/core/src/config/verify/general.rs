@@ -2,7 +2,7 @@
 
 use server_proto::inference::model_config::SchedulingChoice;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::{
     ModelConfig,
     frameworks::{self, ENSEMBLE},

@@ -2,7 +2,7 @@
 
 use server_proto::inference::{ModelInstanceGroup, model_config::SchedulingChoice, model_instance_group::Kind};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::{Machine, ModelConfig};
 
 /// As Triton prints it in its list of usable GPUs.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use server_proto::inference::{ModelInput, ModelOutput, ModelTensorReshape, model_input::Format};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::{config::ModelConfig, tensor::DataType};
 
 const TENSORRT: &str = "tensorrt_plan";

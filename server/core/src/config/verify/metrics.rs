@@ -3,7 +3,7 @@
 
 use server_proto::inference::model_metrics::{MetricControl, metric_control::MetricOptions};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::config::ModelConfig;
 
 pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {

@@ -2,7 +2,7 @@
 
 use server_proto::inference::{ModelDynamicBatching, ModelQueuePolicy, model_queue_policy::TimeoutAction};
 
-use super::Findings;
+use super::findings::Findings;
 
 pub(super) fn check(batching: &ModelDynamicBatching, max_batch_size: i32, findings: &mut Findings<'_>) {
     for (index, &size) in batching.preferred_batch_size.iter().enumerate() {

@@ -7,7 +7,7 @@ use server_proto::inference::{
     model_sequence_batching::{Control, StrategyChoice, control::Kind},
 };
 
-use super::Findings;
+use super::findings::Findings;
 
 pub(super) fn check(batching: &ModelSequenceBatching, max_batch_size: i32, findings: &mut Findings<'_>) {
     let mut tensors = BTreeSet::new();

@@ -1,6 +1,6 @@
 //! How requests are routed between versions. Whether the versions are loaded is known only where the folder is.
 
-use super::Findings;
+use super::findings::Findings;
 use crate::{config::ModelConfig, version_routing::VersionRouting};
 
 pub(super) fn check(config: &ModelConfig, findings: &mut Findings<'_>) {

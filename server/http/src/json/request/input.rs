@@ -9,11 +9,9 @@ use server_core::{
 use smallvec::SmallVec;
 
 use super::{
-    array, lossy,
     members::{Member, Members},
-    missing,
     region::{Region, RegionParameters},
-    string, unsigned,
+    typed::{array, lossy, missing, string, unsigned},
 };
 use crate::json::{
     elements,

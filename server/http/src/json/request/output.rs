@@ -6,11 +6,9 @@ use server_core::error::Error;
 use smallvec::SmallVec;
 
 use super::{
-    NOT_UNSIGNED, array, boolean, lossy,
     members::{Member, Members},
-    missing,
     region::{Region, RegionParameters},
-    string, wrong_type,
+    typed::{NOT_UNSIGNED, array, boolean, lossy, missing, string, wrong_type},
 };
 use crate::json::reader::{Kind, Parsed, Reader};
 

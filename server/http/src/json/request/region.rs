@@ -1,6 +1,6 @@
 //! The parameters that say where in shared memory a tensor lies, of an input or of an output.
 
-use super::{string, unsigned};
+use super::typed::{string, unsigned};
 use crate::json::{
     reader::{Parsed, Reader},
     value::text,

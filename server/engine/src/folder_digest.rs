@@ -10,7 +10,7 @@ use std::{
 
 use server_core::repository::watch::Sight;
 
-use crate::{fingerprint, repository::is_of_the_entry};
+use crate::stamp::{is_ignored, is_of_the_entry};
 
 /// How deep folders are followed: a model's files lie a few deep, and nothing is lost but changes below.
 const DEPTH: usize = 32;
@@ -57,13 +57,13 @@ impl Walk {
         for entry in entries {
             let name = entry?.file_name();
             let inside = inside.join(&name);
-            if fingerprint::is_ignored(&inside) {
+            if is_ignored(&inside) {
                 continue;
             }
             let path = path.join(&name);
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => {
-                    if fingerprint::is_ignored(&inside.join("any")) {
+                    if is_ignored(&inside.join("any")) {
                         continue; // what lies in it concerns no version
                     }
                     self.add(&inside, &1_u8); // an ensemble's version is a folder without files
