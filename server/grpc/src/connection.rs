@@ -5,7 +5,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     dispatch::{Calls, Dispatch},
     keepalive::{KeepAlive, unanswered},
     pings::{PingPolicy, Pings},
-    socket::{Socket, WriteBuffer},
+    socket::{Socket, WriteBuffer, yield_turn},
 };
 
 /// Largest flow-control windows of HTTP/2, per call and per connection, in bytes: sized for tensors.
@@ -227,7 +227,7 @@ enum End {
 
 impl Server {
     async fn serve(self, stream: Stream) {
-        let (socket, write_buffer) = Socket::new(stream);
+        let (socket, write_buffer) = Socket::new(stream, self.dispatch.calls().large_parts().clone());
         // when this is over, the calls of the connection are cancelled
         if self.run(socket, &write_buffer).await == End::Complete {
             let _ = timeout(CLOSE_TIMEOUT, poll_fn(|context| write_buffer.poll_close(context))).await;
@@ -305,22 +305,24 @@ async fn stalled(write_buffer: &WriteBuffer, handshake_end: Instant) -> &'static
 /// Runs a connection to its end, sending what each poll produced with one system call.
 ///
 /// A batch wakes many calls of one connection. The runtime would poll the connection right after the first of them, which
-/// sends one small response with a system call of its own, and again after the second. So while other calls are in
-/// flight, the connection yields once to the tasks that are ready: that saves most of the system calls, which are most of
-/// the work. A lone call does not wait.
+/// sends one small response with a system call of its own, and again after the second. So when a call was answered while
+/// others are in flight, the connection yields once to the tasks that are ready: that saves most of the system calls, which
+/// are most of the work. A lone call does not wait, and neither does what arrives.
 async fn drive(
     mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
     calls: &Calls,
     write_buffer: &WriteBuffer,
     pings: &mut Pings,
 ) -> End {
+    let mut answered = 0;
     let mut has_yielded = false;
     poll_fn(|context| {
-        has_yielded = !has_yielded && calls.are_in_flight();
+        let answered_now = calls.answered();
+        has_yielded = !has_yielded && answered_now != answered && calls.are_in_flight();
         if has_yielded {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            ready!(yield_turn(context));
         }
+        answered = answered_now;
         let polled = connection.as_mut().poll(context);
         if are_too_many(write_buffer, calls, pings) {
             debug!("connection closed: the client pings too often");

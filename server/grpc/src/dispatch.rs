@@ -21,7 +21,7 @@ use server_engine::{AccessLog, Protocol};
 use tokio::{net::TcpStream, time::sleep};
 use tonic::{Code, Status};
 
-use crate::{framing::body::ResponseBody, service::Service};
+use crate::{framing::body::ResponseBody, large_parts::LargeParts, service::Service};
 
 /// Passes each call to the service. Every connection has its own.
 pub(crate) struct Dispatch {
@@ -99,10 +99,17 @@ async fn answer(service: &Service, head: &Parts, body: Incoming) -> Response<Res
     outcome.await.unwrap_or_else(Status::into_http)
 }
 
-/// The calls of one connection: how many have no response yet. Each that is not over, for its response is not sent to its
-/// end, holds a reference.
+/// The calls of one connection: how many have no response yet, and how many have got one. Each that is not over, for its
+/// response is not sent to its end, holds a reference.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Arc<AtomicUsize>);
+pub(crate) struct Calls(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    in_flight: AtomicUsize,
+    answered: AtomicUsize,
+    large_parts: LargeParts,
+}
 
 /// References to the calls of a connection without a call: its dispatch and its driver have them.
 const IDLE_REFERENCES: usize = 2;
@@ -110,7 +117,17 @@ const IDLE_REFERENCES: usize = 2;
 impl Calls {
     /// Whether there are any that have no response yet.
     pub(crate) fn are_in_flight(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many have got a response so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.0.answered.load(Ordering::Relaxed)
+    }
+
+    /// The large parts of their responses.
+    pub(crate) fn large_parts(&self) -> &LargeParts {
+        &self.0.large_parts
     }
 
     /// Whether there are any that are not over.
@@ -119,7 +136,7 @@ impl Calls {
     }
 
     fn count(&self) -> Counted {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         Counted(Some(self.clone()))
     }
 }
@@ -130,13 +147,15 @@ struct Counted(Option<Calls>);
 impl Counted {
     /// It has one. What is returned lives as long as that is being sent.
     fn answered(mut self) -> Option<Calls> {
-        self.leave()
+        let calls = self.leave();
+        calls.iter().for_each(|calls| _ = calls.0.answered.fetch_add(1, Ordering::Relaxed));
+        calls
     }
 
     fn leave(&mut self) -> Option<Calls> {
         let calls = self.0.take();
         if let Some(calls) = &calls {
-            calls.0.fetch_sub(1, Ordering::Relaxed);
+            calls.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         calls
     }

@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod health;
 mod infer;
 mod keepalive;
+mod large_parts;
 mod options;
 mod pings;
 mod restrict;
@@ -27,6 +28,7 @@ mod service;
 mod socket;
 mod stream;
 mod tracing;
+mod write_queue;
 
 use std::{future::Future, io, sync::Arc};
 

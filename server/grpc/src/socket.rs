@@ -2,12 +2,14 @@
 //!
 //! HTTP/2 writes frame by frame and flushes between them. Here a flush does nothing: the driver of the connection sends
 //! after each poll. HTTP/2 reads frame by frame too, at least two system calls for each; here a read that found more than
-//! was asked for is followed by large ones. Very large writes are not copied; what is buffered is bounded.
+//! was asked for is followed by large ones. Tensors that are sent are not copied; what waits to be sent is bounded, and so is
+//! what is read in a row.
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
     mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -15,17 +17,30 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use server_tls::{ReadAhead, ReadHalf, Stream, WriteHalf};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::yield_now,
+};
 
-use crate::frames::{ACK, DATA, Frames, GOAWAY, HEAD, HEADERS, Head, PING, PREFACE, UNKNOWN, WINDOW_UPDATE};
+use crate::{
+    frames::{ACK, DATA, Frames, GOAWAY, HEAD, HEADERS, Head, PING, PREFACE, UNKNOWN, WINDOW_UPDATE},
+    large_parts::{LEAST_SLICE, LargeParts},
+    write_queue::{MOST_SLICES, WriteQueue},
+};
 
-/// Most bytes buffered between two sends: seven frames of the usual 16 KiB.
-const MAX_BUFFERED: usize = 112 << 10;
-/// A write of so many bytes is sent directly: copying it would cost more than a system call.
-const LARGE: usize = 64 << 10;
-/// Capacity an idle connection keeps, in bytes.
-const IDLE_CAPACITY: usize = 8 << 10;
+/// Most bytes copied between two sends: seven frames of the usual 16 KiB.
+const MAX_COPIED: usize = 112 << 10;
+/// Most bytes between two sends that are not copied: as many frames as one system call takes.
+const MAX_LARGE: usize = 512 << 10;
+/// A write of so many bytes that would have to be copied is sent directly: copying it would cost more than a system call.
+const DIRECT: usize = 64 << 10;
+/// Bytes sent in a row, to a client that reads as fast as that, before other connections have their turn.
+const SENT_IN_A_ROW: usize = 1 << 20;
+/// Bytes read in a row. Then the calls of the connection have their turn: what they take over is in the processor's cache
+/// still, HTTP/2 has the memory for the next ones back, and other connections do not wait for a large tensor.
+const READ_IN_A_ROW: usize = 256 << 10;
 
 /// What pings of this server carry, by which their answers are known.
 const PING_PAYLOAD: [u8; 8] = *b"keepaliv";
@@ -37,6 +52,9 @@ pub(crate) struct Socket {
     read: ReadHalf,
     ahead: ReadAhead,
     frames: Frames,
+    /// Bytes read since there were none.
+    read_in_a_row: usize,
+    large_parts: LargeParts,
     write_buffer: WriteBuffer,
 }
 
@@ -57,11 +75,11 @@ struct Shared {
 
 struct Writer {
     write: WriteHalf,
-    buffered: Vec<u8>,
-    /// Bytes of `buffered` that are sent already.
-    sent: usize,
+    queue: WriteQueue,
     /// Bytes sent since the connection was accepted.
     total_sent: u64,
+    /// Bytes sent since the socket had no space, or others had their turn.
+    sent_in_a_row: usize,
     /// Whether the last write found no space in the socket.
     is_blocked: bool,
     frames: Frames,
@@ -70,14 +88,15 @@ struct Writer {
 }
 
 impl Socket {
-    /// Splits a connection into what HTTP/2 uses and the buffer its driver sends.
-    pub(crate) fn new(stream: Stream) -> (Self, WriteBuffer) {
+    /// Splits a connection into what HTTP/2 uses and the buffer its driver sends. Of what HTTP/2 writes, `large_parts` are not
+    /// copied.
+    pub(crate) fn new(stream: Stream, large_parts: LargeParts) -> (Self, WriteBuffer) {
         let (read, write) = stream.into_split();
         let writer = Writer {
             write,
-            buffered: Vec::new(),
-            sent: 0,
+            queue: WriteQueue::default(),
             total_sent: 0,
+            sent_in_a_row: 0,
             is_blocked: false,
             frames: Frames::default(),
             has_sent_for_calls: false,
@@ -94,10 +113,18 @@ impl Socket {
             read,
             ahead: ReadAhead::default(),
             frames: Frames::after(PREFACE),
+            read_in_a_row: 0,
+            large_parts,
             write_buffer: write_buffer.clone(),
         };
         (socket, write_buffer)
     }
+}
+
+/// Has this task polled again after the tasks that are ready. One that woke itself would be polled as late, but have the
+/// runtime wake another of its threads to help with it.
+pub(crate) fn yield_turn(context: &mut Context<'_>) -> Poll<()> {
+    pin!(yield_now()).poll(context)
 }
 
 impl WriteBuffer {
@@ -163,16 +190,19 @@ impl WriteBuffer {
 
 impl Writer {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.buffered.len() {
-            let outcome = Pin::new(&mut self.write).poll_write(context, &self.buffered[self.sent..]);
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+            let count = self.queue.slices(&mut slices);
+            let write = Pin::new(&mut self.write);
+            let outcome = match &slices[..count] {
+                [slice] => write.poll_write(context, slice),
+                slices => write.poll_write_vectored(context, slices),
+            };
             match ready!(self.count(outcome))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.sent += sent,
+                sent => self.queue.advance(sent),
             }
         }
-        self.buffered.clear();
-        self.buffered.shrink_to(IDLE_CAPACITY);
-        self.sent = 0;
         Pin::new(&mut self.write).poll_flush(context)
     }
 
@@ -184,22 +214,38 @@ impl Writer {
         }
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let length = pieces.iter().map(|piece| piece.len()).sum();
-        if length >= LARGE || self.buffered.len() + length > MAX_BUFFERED {
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+        large_parts: &LargeParts,
+    ) -> Poll<io::Result<usize>> {
+        // the payload of a frame comes last
+        let payload = pieces.last().filter(|payload| payload.len() >= LEAST_SLICE);
+        let large = payload.and_then(|payload| large_parts.find(payload));
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let large_bytes = large.as_ref().map_or(0, Bytes::len);
+        let copied = length - large_bytes;
+        if copied >= DIRECT
+            || self.queue.copied_bytes() + copied > MAX_COPIED
+            || self.queue.large_bytes() + large_bytes > MAX_LARGE
+        {
+            if self.sent_in_a_row >= SENT_IN_A_ROW {
+                self.sent_in_a_row = 0;
+                ready!(yield_turn(context));
+            }
             ready!(self.poll_send(context))?;
         }
-        if length >= LARGE {
+        if copied >= DIRECT {
             let outcome = Pin::new(&mut self.write).poll_write_vectored(context, pieces);
             if let Poll::Ready(Ok(written)) = outcome {
                 self.follow(pieces, written);
             }
             return self.count(outcome);
         }
-        if length > self.buffered.capacity() - self.buffered.len() && self.buffered.len() + length > IDLE_CAPACITY {
-            self.buffered.reserve_exact(MAX_BUFFERED - self.buffered.len());
-        }
-        pieces.iter().for_each(|piece| self.buffered.extend_from_slice(piece));
+        let to_copy = if large.is_some() { &pieces[..pieces.len() - 1] } else { pieces };
+        to_copy.iter().for_each(|piece| self.queue.copy(piece, MAX_COPIED));
+        large.into_iter().for_each(|piece| self.queue.push(piece));
         self.follow(pieces, length);
         Poll::Ready(Ok(length))
     }
@@ -218,15 +264,20 @@ impl Writer {
     /// Puts a frame between those of HTTP/2, unless one of them is half written: then the socket is full.
     fn insert(&mut self, head: Head, payload: &[u8]) {
         if self.frames.is_between() {
-            self.buffered.extend_from_slice(&head.to_bytes());
-            self.buffered.extend_from_slice(payload);
+            self.queue.copy(&head.to_bytes(), MAX_COPIED);
+            self.queue.copy(payload, MAX_COPIED);
         }
     }
 
     fn count(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.is_blocked = outcome.is_pending();
-        if let Poll::Ready(Ok(sent)) = outcome {
-            self.total_sent += sent as u64;
+        match outcome {
+            Poll::Ready(Ok(sent)) => {
+                self.total_sent += sent as u64;
+                self.sent_in_a_row += sent;
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.sent_in_a_row = 0,
         }
         outcome
     }
@@ -261,13 +312,19 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.read_in_a_row >= READ_IN_A_ROW {
+            self.read_in_a_row = 0;
+            ready!(yield_turn(context));
+        }
         let before = buffer.filled().len();
         let Self { read, ahead, .. } = &mut *self;
         let outcome = match read.is_unbuffered() {
             true => ahead.poll_read(read, context, buffer),
             false => Pin::new(read).poll_read(context, buffer),
         };
-        if buffer.filled().len() > before {
+        let count = buffer.filled().len() - before;
+        self.read_in_a_row = if count == 0 { 0 } else { self.read_in_a_row + count };
+        if count > 0 {
             self.note_read(&mut buffer.filled_mut()[before..]);
         }
         outcome
@@ -276,7 +333,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        self.write_buffer.lock().poll_write(context, &[IoSlice::new(buffer)])
+        self.write_buffer.lock().poll_write(context, &[IoSlice::new(buffer)], &self.large_parts)
     }
 
     fn poll_write_vectored(
@@ -284,7 +341,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write_buffer.lock().poll_write(context, pieces)
+        self.write_buffer.lock().poll_write(context, pieces, &self.large_parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -313,12 +370,16 @@ pub(crate) mod tests {
     };
 
     use super::*;
+    use crate::write_queue::IDLE_CAPACITY;
+
+    /// Payload of a usual frame.
+    const FRAME: usize = 16 << 10;
 
     /// A client's end and the server's end of one connection.
     pub(crate) async fn pair() -> (TcpStream, Socket, WriteBuffer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into());
+        let (socket, write_buffer) = Socket::new(listener.accept().await.unwrap().0.into(), LargeParts::default());
         (client, socket, write_buffer)
     }
 
@@ -329,7 +390,7 @@ pub(crate) mod tests {
             socket.write_all(piece).await.unwrap();
             socket.flush().await.unwrap();
         }
-        assert_eq!(write_buffer.lock().buffered, b"one two three");
+        assert_eq!(write_buffer.lock().queue.copied_bytes(), 13);
         poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
         let mut read = [0; 13];
         client.read_exact(&mut read).await.unwrap();
@@ -340,7 +401,7 @@ pub(crate) mod tests {
     async fn writes_of_every_size_arrive_in_order() {
         let (mut client, mut socket, write_buffer) = pair().await;
         let pieces: Vec<Vec<u8>> =
-            [1, 100, LARGE, 3, MAX_BUFFERED - 1, 7, 4 << 20, 5, LARGE - 1, LARGE - 1, LARGE - 1, LARGE - 1]
+            [1, 100, DIRECT, 3, MAX_COPIED - 1, 7, 4 << 20, 5, DIRECT - 1, DIRECT - 1, DIRECT - 1, DIRECT - 1]
                 .into_iter()
                 .enumerate()
                 .map(|(number, length)| vec![number as u8; length])
@@ -353,10 +414,80 @@ pub(crate) mod tests {
         });
         for piece in &sent {
             socket.write_all(piece).await.unwrap();
-            assert!(write_buffer.lock().buffered.len() <= MAX_BUFFERED);
+            assert!(write_buffer.lock().queue.copied_bytes() <= MAX_COPIED);
         }
         socket.shutdown().await.unwrap();
         assert!(reader.await.unwrap() == pieces.concat(), "bytes were lost or moved");
+    }
+
+    #[tokio::test]
+    async fn large_parts_are_sent_in_their_place_and_not_copied() {
+        let (mut client, mut socket, write_buffer) = pair().await;
+        let part = socket.large_parts.add((0..200 * FRAME).map(|index| (index % 251) as u8).collect());
+        let expected: Vec<u8> =
+            part.chunks(FRAME).flat_map(|frame| [b"head".as_slice(), frame]).flatten().copied().collect();
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        for frame in part.chunks(FRAME) {
+            let pieces = [IoSlice::new(b"head"), IoSlice::new(frame)];
+            let written = poll_fn(|context| Pin::new(&mut socket).poll_write_vectored(context, &pieces)).await.unwrap();
+            assert_eq!(written, 4 + frame.len());
+            let queue = &write_buffer.lock().queue;
+            assert!(queue.copied_bytes() <= 4 * MOST_SLICES && queue.large_bytes() <= MAX_LARGE);
+        }
+        socket.shutdown().await.unwrap();
+        assert!(reader.await.unwrap() == expected, "bytes were lost or moved");
+    }
+
+    /// How many bytes `step` passes on at most while no other task has a turn, of so many in all.
+    async fn most_in_a_row(all: usize, mut step: impl AsyncFnMut()) -> usize {
+        let turns = Arc::new(AtomicU32::new(0));
+        let others = turns.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                others.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        let (mut most, mut in_a_row, mut before) = (0, 0, 0);
+        for _ in 0..all / FRAME {
+            step().await;
+            let now = turns.load(Ordering::Relaxed);
+            in_a_row = if now == before { in_a_row + FRAME } else { FRAME };
+            before = now;
+            most = most.max(in_a_row);
+        }
+        other.abort();
+        most
+    }
+
+    #[tokio::test]
+    async fn other_tasks_have_their_turn_while_much_is_read() {
+        let (mut client, mut socket, _write_buffer) = pair().await;
+        let all = 8 * READ_IN_A_ROW;
+        let writer = tokio::spawn(async move { client.write_all(&vec![7; all]).await.unwrap() });
+        let mut buffer = vec![0; FRAME];
+        let most = most_in_a_row(all, async || _ = socket.read_exact(&mut buffer).await.unwrap()).await;
+        assert!(most <= READ_IN_A_ROW + FRAME, "{most}");
+        writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn other_tasks_have_their_turn_while_much_is_sent() {
+        let (client, mut socket, _write_buffer) = pair().await;
+        let all = 8 * SENT_IN_A_ROW;
+        let mut client = client.into_std().unwrap();
+        client.set_nonblocking(false).unwrap();
+        // a client that reads at once, on a thread of its own
+        let reader = std::thread::spawn(move || std::io::Read::read_exact(&mut client, &mut vec![0; all]).unwrap());
+        let part = socket.large_parts.add(vec![7; 8 * FRAME].into());
+        let most = most_in_a_row(all, async || socket.write_all(&part[..FRAME]).await.unwrap()).await;
+        assert!(most <= SENT_IN_A_ROW + 2 * MAX_LARGE, "{most}");
+        socket.shutdown().await.unwrap();
+        reader.join().unwrap();
     }
 
     #[tokio::test]
@@ -401,7 +532,7 @@ pub(crate) mod tests {
         assert_eq!(socket.ahead.capacity(), 0);
         socket.write_all(&[7; 50_000]).await.unwrap();
         poll_fn(|context| write_buffer.poll_send(context)).await.unwrap();
-        assert!(write_buffer.lock().buffered.capacity() <= IDLE_CAPACITY);
+        assert!(write_buffer.lock().queue.capacity() <= IDLE_CAPACITY);
     }
 
     #[tokio::test]

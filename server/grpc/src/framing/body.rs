@@ -36,7 +36,7 @@ type Responses = Pin<Box<dyn Stream<Item = Result<Parts, Status>> + Send>>;
 pub(crate) struct ResponseBody {
     kind: Kind,
     /// The calls of its connection, while this one is among them.
-    _call: Option<Calls>,
+    call: Option<Calls>,
     /// What the access log will say of the call, if there is one.
     access: Option<Box<Access>>,
 }
@@ -55,7 +55,7 @@ enum Kind {
 impl ResponseBody {
     /// Keeps what shows that the call goes on, and what is logged of it, until the body is sent or given up.
     pub(crate) fn hold(&mut self, call: Option<Calls>, access: Option<Box<Access>>) {
-        self._call = call;
+        self.call = call;
         self.access = access;
     }
 
@@ -73,7 +73,7 @@ impl ResponseBody {
 }
 
 fn response(kind: Kind, is_compressed: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { kind, _call: None, access: None });
+    let mut response = Response::new(ResponseBody { kind, call: None, access: None });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if is_compressed {
         response.headers_mut().insert("grpc-encoding", GZIP);
@@ -97,6 +97,11 @@ impl Body for ResponseBody {
         let end = match next {
             Ok(part) => {
                 self.access.iter_mut().for_each(|access| access.sent(part.len()));
+                // the socket finds it again in what HTTP/2 writes
+                let part = match &self.call {
+                    Some(call) => call.large_parts().add(part),
+                    None => part,
+                };
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             Err(end) => end,
