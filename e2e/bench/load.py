@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving import program
+
 HERE = Path(__file__).resolve().parent
 DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "uint32": "UINT32"}
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
@@ -138,6 +140,20 @@ def h2load(port, pid, body, callers, seconds, method="ModelInfer"):
     times = sorted(int(taken) for _, status, taken in lines if status == "200")
     assert times and len(times) == len(lines), said
     return Round(len(times), seconds, times[len(times) // 2], times[len(times) * 99 // 100], cost / len(times))
+
+
+def large(protocol, port, pid, body, callers, seconds, model, json_length=0):
+    """Requests of megabytes, one connection per caller, by a tool that needs next to nothing for them besides what the system does."""
+    path = f"/v2/models/{model}/infer" if protocol == "http" else "/inference.GRPCInferenceService/ModelInfer"
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(body)
+        file.flush()
+        command = [program("large"), "call", protocol, f"127.0.0.1:{port}", path, file.name, str(callers), str(seconds), str(json_length)]
+        before = cpu_time(pid)
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        cost = cpu_time(pid) - before
+    result = json.loads(said)
+    return Round(result["requests"], result["seconds"], result["p50"], result["p99"], cost / result["requests"])
 
 
 def c_core(port, pid, request, seconds):

@@ -62,8 +62,22 @@ class Running:
 @contextlib.contextmanager
 def echo(name, env=None):
     """One of the echo programs."""
+    with listening(name, lambda address: [address], env) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def bare_exchange(protocol, length):
+    """A server that throws requests away and answers each with so many bytes: what the exchange of bytes alone takes."""
+    with listening("large", lambda address: ["serve", protocol, address, str(length)]) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def listening(name, arguments, env=None):
+    """A program on one port."""
     (port,) = free_ports(1)
-    process = subprocess.Popen([program(name), f"127.0.0.1:{port}"], env=env)
+    process = subprocess.Popen([program(name), *arguments(f"127.0.0.1:{port}")], env=env)
     try:
         until(lambda: listens(port), f"{name} to listen", process=process)
         yield Running(process, port)
@@ -91,3 +105,14 @@ def grpc_target(name, server, model, inputs, callers):
     """The same requests over gRPC."""
     body = load.grpc_body(model, inputs)
     return Target(name, callers, lambda seconds: load.h2load(server.grpc, server.process.pid, body, callers, seconds))
+
+
+def large_target(protocol):
+    """A target function for requests of megabytes over `http` or `grpc`."""
+
+    def target(name, server, model, inputs, callers):
+        body, json_length = load.http_body(inputs) if protocol == "http" else (load.grpc_body(model, inputs), 0)
+        port = server.http if protocol == "http" else server.grpc
+        return Target(name, callers, lambda seconds: load.large(protocol, port, server.process.pid, body, callers, seconds, model, json_length))
+
+    return target

@@ -14,7 +14,7 @@ import real
 from sections.streams import streams
 from serving import ROOT, Server
 from tritonclient.grpc import service_pb2_grpc
-from turns import Target, grpc_target, http_target, in_turns, ratio
+from turns import Target, bare_exchange, grpc_target, http_target, in_turns, large_target, ratio
 
 CALLERS = (1, 16, 64)
 PICTURE_CALLERS = (1, 4)
@@ -151,12 +151,18 @@ def identity(table, options, servers):
 
 
 def pictures(table, options, servers):
-    for protocol, target in (("HTTP", http_target), ("gRPC", grpc_target)):
-        targets = [target(name, server, "picture_py", PICTURE, callers) for callers in PICTURE_CALLERS for name, server in servers.items()]
-        rounds = in_turns(targets, options)
-        table.requests(f"Python identity over {protocol}, 3 x 640 x 640 FP32", rounds)
+    """Beside the exchange of as many bytes with nobody who looks at them, which is all that a server can save."""
+    for protocol in ("http", "grpc"):
+        name = {"http": "HTTP", "grpc": "gRPC"}[protocol]
+        with bare_exchange(protocol, PICTURE[0][1].nbytes) as bare:
+            all_of = {**servers, "bare exchange": bare}
+            target = large_target(protocol)
+            targets = [target(name, server, "picture_py", PICTURE, callers) for callers in PICTURE_CALLERS for name, server in all_of.items()]
+            rounds = in_turns(targets, options)
+        table.requests(f"Python identity over {name}, 3 x 640 x 640 FP32", rounds)
         for callers in PICTURE_CALLERS:
-            against(table, rounds, f"{protocol}, 3 x 640 x 640, {callers} callers", callers, rate=3)
+            against(table, rounds, f"{name}, 3 x 640 x 640, {callers} callers", callers, rate=3)
+            table.figure(f"{name}, {callers} callers: bare exchange over Triton", ratio(rounds, "bare exchange", "Triton", callers, "rate"), "times", 2)
 
 
 def stream(table, options, servers):
