@@ -45,10 +45,11 @@ impl Service<http::Request<Body>> for Echo {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         Box::pin(async move {
-            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(usize::MAX);
             if request.uri().path().ends_with("/ModelStreamInfer") {
+                let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(usize::MAX);
                 return Ok(grpc.streaming(Echo, request).await);
             }
+            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(usize::MAX);
             Ok(grpc.unary(Echo, request).await)
         })
     }

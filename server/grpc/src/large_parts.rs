@@ -8,8 +8,10 @@ use std::{
 
 use bytes::Bytes;
 
-/// From this length on a part is looked for. Shorter ones are copied: that costs less than one more piece in a system call.
-pub(crate) const LEAST: usize = 16 << 10;
+/// Shorter parts are copied, small messages that were joined to one part among them. Units: bytes.
+const LEAST: usize = 32 << 10;
+/// Shorter slices, as the last of a part may be, are copied: that costs less than one more piece in a system call. Units: bytes.
+pub(crate) const LEAST_SLICE: usize = 8 << 10;
 
 /// The large parts that the calls of one connection have given to HTTP/2. A part is forgotten when HTTP/2 has dropped it,
 /// sent or not.
@@ -73,7 +75,7 @@ mod tests {
     fn slices_are_found_while_their_part_is_held() {
         let parts = LargeParts::default();
         let (first, second) = (parts.add(vec![1; LEAST].into()), parts.add(vec![2; LEAST + 5].into()));
-        for (part, range) in [(&first, 0..LEAST), (&second, 5..LEAST + 5), (&first, 7..8), (&second, 3..3)] {
+        for (part, range) in [(&first, 0..LEAST), (&second, 5..LEAST + 5), (&first, 7..8), (&second, 3..LEAST)] {
             let slice = &part[range];
             let found = parts.find(slice).unwrap();
             assert_eq!((found.as_ptr(), found.len()), (slice.as_ptr(), slice.len()));

@@ -97,6 +97,7 @@ impl Body for ResponseBody {
         let end = match next {
             Ok(part) => {
                 self.access.iter_mut().for_each(|access| access.sent(part.len()));
+                // the socket finds it again in what HTTP/2 writes
                 let part = match &self.call {
                     Some(call) => call.large_parts().add(part),
                     None => part,
