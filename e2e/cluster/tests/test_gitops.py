@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from kube import ECHO, ROOT, SERVER, kubectl, run, until
+from kube import ECHO, ROOT, SERVER, run, until
 
 SHOWN = ["deploy/samples/sources", "deploy/samples/digits", "deploy/samples/from-kserve.yaml", "deploy/samples/from-deployment.yaml", "crds/examples"]
 
