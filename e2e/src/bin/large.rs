@@ -8,7 +8,7 @@
 
 use std::{
     env, fs,
-    io::{IoSlice, Read, Write},
+    io::{IoSlice, Read, Write, stdout},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -70,7 +70,8 @@ fn call(calls: &Calls<'_>, is_grpc: bool, callers: usize) -> Result<()> {
     times.sort_unstable();
     let at = |part: usize| times[times.len() * part / 100].as_secs_f64() * 1e6;
     let requests = times.len();
-    println!("{}", serde_json::json!({"requests": requests, "seconds": seconds, "p50": at(50), "p99": at(99)}));
+    let said = serde_json::json!({"requests": requests, "seconds": seconds, "p50": at(50), "p99": at(99)});
+    writeln!(stdout(), "{said}")?;
     Ok(())
 }
 
@@ -335,11 +336,11 @@ impl Http2 {
     /// The next frame, after what concerns the connection was done; `None` at the end of the connection.
     fn read_frame(&mut self) -> Result<Option<Frame>> {
         let mut head = [0; 9];
-        for at in 0..head.len() {
+        for byte in &mut head {
             if self.unread.is_empty() && !self.fill()? {
                 return Ok(None);
             }
-            head[at] = self.buffer[self.unread.start];
+            *byte = self.buffer[self.unread.start];
             self.unread.start += 1;
         }
         let [a, b, c, kind, flags, d, e, f, g] = head;
