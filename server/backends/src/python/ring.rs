@@ -220,7 +220,8 @@ pub(crate) const MESSAGE_MAX: usize = 64 << 10;
 /// The message on the socket that wakes its reader, and is nothing but that.
 pub(crate) const DOORBELL: &[u8] = b"!";
 
-#[cfg(all(test, not(model_check)))]
+#[cfg(test)]
+#[cfg(not(model_check))]
 mod tests {
     use std::collections::VecDeque;
 
