@@ -170,7 +170,7 @@ async fn instances_that_run_nothing_meanwhile_hear_that_they_wait_for_each_other
 async fn hear_that_they_wait_for_each_other_through_ensembles(steps_before: &[(&str, &str, &str)], seconds: u64) {
     let harness = Harness::new();
     let from = steps_before.last().map_or("IN", |(_, _, to)| to);
-    harness.scripted("before", "count_down_alone nobody", "", &[1]);
+    harness.scripted("before", "rests 900", "", &[1]); // nearly as long as the time after which a ring is looked for
     for (model, other) in [("ping", "pong"), ("pong", "ping")] {
         harness.scripted(model, &format!("count_down_blocking ensemble_{other}"), "", &[1]);
         let steps = [steps_before, &[(model, from, "OUT")]].concat();

@@ -265,6 +265,7 @@ impl Instance for ScriptedInstance {
             }
             "many" => return answer_often(batch, rest.parse().expect("a number"), false),
             "crowd" => self.probe.crowd(),
+            "rests" => thread::sleep(Duration::from_millis(rest.parse().expect("a number"))),
             "forget" => return drop(batch.into_pending()),
             "turns" => return take_turns(batch, rest.parse().expect("a number")),
             "ask" => return self.ask_another(batch, rest),
