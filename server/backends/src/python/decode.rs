@@ -17,7 +17,7 @@ use super::{
     channel::not_understood,
     encode::type_of,
     marshal::{self, Value},
-    memory::{InUse, Lent, Outputs},
+    memory::{InUse, InputLeases, Outputs},
     wire::{place, result},
 };
 
@@ -75,7 +75,7 @@ pub(super) struct Decoder<'a> {
     instance: &'a str,
     /// Those that the model's configuration has.
     known: &'a [KnownOutput],
-    pub(super) lent: &'a Lent,
+    pub(super) leases: &'a InputLeases,
     pub(super) outputs: &'a Outputs,
     in_use: HashMap<u64, InUse>,
     /// Inputs that nobody looks at any more, and how many outputs are parts of them.
@@ -84,8 +84,13 @@ pub(super) struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     /// `instance` is what errors call the worker; `known` are the model's outputs.
-    pub(super) fn new(instance: &'a str, known: &'a [KnownOutput], lent: &'a Lent, outputs: &'a Outputs) -> Self {
-        Self { instance, known, lent, outputs, in_use: HashMap::new(), released: HashMap::new() }
+    pub(super) fn new(
+        instance: &'a str,
+        known: &'a [KnownOutput],
+        leases: &'a InputLeases,
+        outputs: &'a Outputs,
+    ) -> Self {
+        Self { instance, known, leases, outputs, in_use: HashMap::new(), released: HashMap::new() }
     }
 
     /// Nobody looks at these inputs any more, says the answer with these results. Outputs that are parts of other inputs are
@@ -194,9 +199,9 @@ impl<'a> Decoder<'a> {
         let (offset, length) = (size(*offset), size(*length));
         match *kind {
             place::IN_INPUT => {
-                let part = self.lent.part(*number, offset..offset.saturating_add(length))?;
+                let part = self.leases.part(*number, offset..offset.saturating_add(length))?;
                 Ok(match self.released.get(number) {
-                    None => self.lent.copy(&part),
+                    None => self.leases.copy(&part),
                     Some(1) => Buffer::unique(part),
                     Some(_) => part.into(),
                 })
@@ -305,16 +310,16 @@ mod tests {
     /// Whether each output lies where the input does, and whether nobody else has it.
     fn check(parts: &[(u64, u64)], released: &[u64], expected: &[(bool, bool)]) {
         let pool = SegmentPool::new(Limits::default());
-        let lent = Lent::new(pool.clone(), 0);
+        let leases = InputLeases::new(pool.clone(), 0);
         for number in 1..=2 {
             let mut writable = pool.take(1000).unwrap();
             writable.fill(number);
-            assert_eq!(lent.lend(&Buffer::unique(writable.freeze(1000))).unwrap().handle, u64::from(number));
+            assert_eq!(leases.lease(&Buffer::unique(writable.freeze(1000))).unwrap().handle, u64::from(number));
         }
         let bytes = results(parts);
         let (value, _) = marshal::read(&bytes).unwrap();
         let outputs = Outputs::default();
-        let mut decoder = Decoder::new("m_0", &[], &lent, &outputs).with_released(released, &value);
+        let mut decoder = Decoder::new("m_0", &[], &leases, &outputs).with_released(released, &value);
         let Outcome::Response(response) = decoder.outcome(&value.items()[0]) else { panic!("it is a response") };
         let tensors = response.unwrap().tensors;
         let found: Vec<_> =

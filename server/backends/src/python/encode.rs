@@ -12,7 +12,7 @@ use server_shm::Segment;
 
 use super::{
     marshal::Writer,
-    memory::Lent,
+    memory::InputLeases,
     wire::{INLINE_MAX, kind},
 };
 
@@ -21,7 +21,7 @@ use super::{
 pub(super) struct Message {
     pub(super) writer: Writer,
     pub(super) segments: Vec<Arc<Segment>>,
-    /// Inputs that were lent for it.
+    /// inputs that were leased for it.
     pub(super) handles: Vec<u64>,
 }
 
@@ -48,13 +48,13 @@ impl Message {
     /// One request. On an error the message is not to be sent.
     ///
     /// Errors: there is no memory to show its inputs in.
-    pub(super) fn request(&mut self, slot: u32, request: &InferRequest, lent: &Lent) -> Result<()> {
+    pub(super) fn request(&mut self, slot: u32, request: &InferRequest, leases: &InputLeases) -> Result<()> {
         self.writer.tuple(5);
         self.writer.int(slot.into());
         self.writer.str(&request.id);
         self.writer.tuple(request.inputs.len());
         for input in &request.inputs {
-            self.tensor(input, lent)?;
+            self.tensor(input, leases)?;
         }
         if request.outputs.is_empty() {
             self.writer.none();
@@ -104,30 +104,30 @@ impl Message {
         }
     }
 
-    /// A tensor, in the message if it is small. On an error the message is not to be sent, and all that was lent for it is
+    /// A tensor, in the message if it is small. On an error the message is not to be sent, and all that was leased for it is
     /// taken back: the worker never hears of it.
     ///
     /// Errors: there is no memory to show it in.
-    pub(super) fn tensor(&mut self, tensor: &Tensor, lent: &Lent) -> Result<()> {
+    pub(super) fn tensor(&mut self, tensor: &Tensor, leases: &InputLeases) -> Result<()> {
         self.writer.tuple(4);
         self.writer.str(&tensor.name);
         self.writer.int(type_number(tensor.data_type));
         self.writer.tuple(tensor.shape.len());
         tensor.shape.iter().for_each(|extent| self.writer.int(*extent));
-        self.data(&tensor.data, lent)
+        self.data(&tensor.data, leases)
     }
 
-    fn data(&mut self, data: &Buffer, lent: &Lent) -> Result<()> {
+    fn data(&mut self, data: &Buffer, leases: &InputLeases) -> Result<()> {
         if let Some(bytes) = data.as_host().filter(|bytes| bytes.len() <= INLINE_MAX) {
             self.writer.bytes(bytes);
             return Ok(());
         }
-        let loan = lent.lend(data).inspect_err(|_| lent.release(self.handles.drain(..)))?;
+        let lease = leases.lease(data).inspect_err(|_| leases.release(self.handles.drain(..)))?;
         self.writer.tuple(4);
-        let place = [loan.handle, loan.segment.id(), loan.offset as u64, loan.length as u64];
+        let place = [lease.handle, lease.segment.id(), lease.offset as u64, lease.length as u64];
         place.into_iter().for_each(|number| self.writer.uint(number));
-        self.segments.push(loan.segment);
-        self.handles.push(loan.handle);
+        self.segments.push(lease.segment);
+        self.handles.push(lease.handle);
         Ok(())
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn what_was_lent_for_a_message_that_cannot_be_made_is_taken_back() {
         let pool = SegmentPool::new(Limits { total: 250_000, idle: 0, ..Limits::default() });
-        let lent = Lent::new(pool.clone(), 0);
+        let leases = InputLeases::new(pool.clone(), 0);
         let tensor = |length: usize| Tensor {
             name: "IN".into(),
             data_type: DataType::Uint8,
@@ -190,11 +190,11 @@ mod tests {
             data: vec![7; length].into(),
         };
         let mut message = Message::default();
-        message.tensor(&tensor(100_000), &lent).unwrap();
-        message.tensor(&tensor(100), &lent).unwrap();
-        message.tensor(&tensor(100_000), &lent).unwrap();
+        message.tensor(&tensor(100_000), &leases).unwrap();
+        message.tensor(&tensor(100), &leases).unwrap();
+        message.tensor(&tensor(100_000), &leases).unwrap();
         assert_eq!(message.handles, [1, 2]);
-        message.tensor(&tensor(100_000), &lent).unwrap_err();
+        message.tensor(&tensor(100_000), &leases).unwrap_err();
         drop(message);
         assert_eq!(pool.bytes(), 0);
     }

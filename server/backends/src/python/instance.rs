@@ -8,9 +8,10 @@ use server_core::{
 };
 
 use super::{
-    alone, inline,
+    alone,
+    batch_time::BatchTime,
+    inline,
     open_requests::SLOTS,
-    pace::Pace,
     several::{Several, is_small},
     supervise::Supervisor,
 };
@@ -20,7 +21,7 @@ pub(super) struct PythonInstance {
     supervisor: Supervisor,
     /// Memory of the last message, for the next.
     memory: Vec<u8>,
-    pace: Pace,
+    batch_time: BatchTime,
     runs_inline: bool,
 }
 
@@ -28,7 +29,7 @@ impl PythonInstance {
     /// With `runs_inline`, callers' threads may run its batches, if it is quick.
     pub(super) fn new(supervisor: Supervisor, runs_inline: bool) -> Self {
         let runs_inline = runs_inline && !supervisor.watch().reloads();
-        Self { supervisor, memory: Vec::new(), pace: Pace::new(), runs_inline }
+        Self { supervisor, memory: Vec::new(), batch_time: BatchTime::new(), runs_inline }
     }
 
     /// Runs a batch of [`SLOTS`] requests at most, and after it what was to run in the middle of its calls and did not.
@@ -37,7 +38,7 @@ impl PythonInstance {
         while let Some(batch) = batches.pop() {
             let ran = alone::run(self.supervisor.watch(), &mut self.memory, batch);
             if let Some(took) = ran.took {
-                self.pace.record(1, took);
+                self.batch_time.record(1, took);
             }
             if ran.is_lost {
                 self.supervisor.watch().leave_to_others();
@@ -59,7 +60,7 @@ impl PythonInstance {
         };
         let shared = worker.shared.clone();
         shared.calls.begin_main(&next);
-        let mut several = Several::new(&mut worker, &mut self.memory, &mut self.pace);
+        let mut several = Several::new(&mut worker, &mut self.memory, &mut self.batch_time);
         let other = several.run(next, more);
         let lost = several.lost;
         let left = shared.calls.end_main().into_iter().chain(other).collect();
@@ -76,7 +77,7 @@ impl Instance for PythonInstance {
     fn execute_with_more(&mut self, batch: Batch, more: &mut dyn FnMut() -> Option<Batch>) {
         let mut batches = vec![batch];
         while let Some(batch) = batches.pop() {
-            if self.pace.is_quick() && is_small(&batch) && !self.supervisor.watch().reloads() {
+            if self.batch_time.is_quick() && is_small(&batch) && !self.supervisor.watch().reloads() {
                 batches.extend(self.run_several(batch, more));
             } else {
                 self.execute(batch);

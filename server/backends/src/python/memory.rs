@@ -33,16 +33,16 @@ const SHARE_OF_WORKER: usize = 2;
 const SHARE_IN_PLACE: usize = 16;
 
 /// Inputs that the worker was shown by reference. Each stays as it is until the worker says that nobody looks at it.
-pub(super) struct Lent {
+pub(super) struct InputLeases {
     pool: Arc<SegmentPool>,
     /// Bytes that all workers may be shown together; 0 is no limit.
     limit: usize,
     copies_always: AtomicBool,
-    state: Mutex<LentState>,
+    state: Mutex<LeasesState>,
 }
 
 #[derive(Default)]
-struct LentState {
+struct LeasesState {
     inputs: HashMap<u64, Input>,
     last_handle: u64,
     /// Bytes of all inputs.
@@ -58,15 +58,15 @@ struct Input {
 
 /// Where the worker finds an input.
 #[derive(Debug)]
-pub(super) struct Loan {
+pub(super) struct Lease {
     pub(super) handle: u64,
     pub(super) segment: Arc<Segment>,
     pub(super) offset: usize,
     pub(super) length: usize,
 }
 
-impl Lent {
-    /// Nothing is lent; `limit` is that of all workers, in bytes; 0 for none.
+impl InputLeases {
+    /// Nothing is leased; `limit` is that of all workers, in bytes; 0 for none.
     pub(super) fn new(pool: Arc<SegmentPool>, limit: usize) -> Self {
         Self { pool, limit, copies_always: AtomicBool::new(false), state: Mutex::default() }
     }
@@ -85,14 +85,14 @@ impl Lent {
     /// else a copy.
     ///
     /// Errors: `Unavailable` if there is no memory for it, or the worker keeps too many inputs.
-    pub(super) fn lend(&self, buffer: &Buffer) -> Result<Loan> {
+    pub(super) fn lease(&self, buffer: &Buffer) -> Result<Lease> {
         let bytes =
             buffer.as_host().ok_or_else(|| Error::unsupported("Python models read the memory of the host only"))?;
         let length = bytes.len();
         let is_small_part = self.check(length)?;
         let found = Segment::of(buffer).filter(|(_, offset)| offset.is_multiple_of(ALIGNMENT));
-        let may_lend = is_small_part && !self.copies_always.load(Relaxed);
-        let in_place = found.filter(|_| may_lend && buffer.take_unique()).zip(buffer.clone().into_host());
+        let may_share = is_small_part && !self.copies_always.load(Relaxed);
+        let in_place = found.filter(|_| may_share && buffer.take_unique()).zip(buffer.clone().into_host());
         let is_in_place = in_place.is_some();
         let ((segment, offset), bytes) = match in_place {
             Some(in_place) => in_place,
@@ -108,7 +108,7 @@ impl Lent {
         state.bytes += length;
         state.in_place += if is_in_place { length } else { 0 };
         state.inputs.insert(handle, Input { bytes, is_in_place });
-        Ok(Loan { handle, segment, offset, length })
+        Ok(Lease { handle, segment, offset, length })
     }
 
     /// Whether an input of so many bytes may be shown where it lies.
@@ -230,9 +230,9 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn lent(limit: usize) -> (Arc<SegmentPool>, Lent) {
+    fn leases(limit: usize) -> (Arc<SegmentPool>, InputLeases) {
         let pool = SegmentPool::new(Limits { idle: 0, ..Limits::default() });
-        (pool.clone(), Lent::new(pool, limit))
+        (pool.clone(), InputLeases::new(pool, limit))
     }
 
     /// An input in a segment, from that offset on.
@@ -248,25 +248,25 @@ mod tests {
 
     #[test]
     fn an_input_that_nobody_else_looks_at_is_shown_where_it_lies() {
-        let (pool, lent) = lent(0);
+        let (pool, leases) = leases(0);
         let buffer = input(&pool, 64, 100_000);
-        let loan = lent.lend(&buffer).unwrap();
-        assert_eq!(((loan.segment.id(), loan.offset), loan.length), (place(&buffer), 100_000));
-        drop((buffer, loan.segment));
-        assert_eq!(lent.part(loan.handle, 1..3).unwrap(), [7, 7][..]);
+        let lease = leases.lease(&buffer).unwrap();
+        assert_eq!(((lease.segment.id(), lease.offset), lease.length), (place(&buffer), 100_000));
+        drop((buffer, lease.segment));
+        assert_eq!(leases.part(lease.handle, 1..3).unwrap(), [7, 7][..]);
         assert!(pool.bytes() > 0);
-        lent.release([loan.handle, loan.handle, 99]);
+        leases.release([lease.handle, lease.handle, 99]);
         assert_eq!(pool.bytes(), 0);
-        lent.part(loan.handle, 0..1).unwrap_err();
+        leases.part(lease.handle, 0..1).unwrap_err();
     }
 
     #[test]
     fn an_input_of_others_or_of_requests_that_come_again_is_copied() {
-        let (pool, lent) = lent(0);
+        let (pool, leases) = leases(0);
         let copied = |buffer: &Buffer| {
-            let loan = lent.lend(buffer).unwrap();
-            let is_copied = loan.segment.id() != place(buffer).0;
-            assert_eq!(lent.part(loan.handle, 0..loan.length).unwrap(), buffer.as_host().unwrap());
+            let lease = leases.lease(buffer).unwrap();
+            let is_copied = lease.segment.id() != place(buffer).0;
+            assert_eq!(leases.part(lease.handle, 0..lease.length).unwrap(), buffer.as_host().unwrap());
             is_copied
         };
         let buffer = input(&pool, 0, 100_000);
@@ -275,19 +275,19 @@ mod tests {
         let other = buffer.clone();
         assert!(copied(&buffer) && copied(&other));
         assert!(copied(&input(&pool, 4, 100_000)), "numbers of eight bytes would not be aligned");
-        lent.copy_always();
+        leases.copy_always();
         assert!(copied(&input(&pool, 0, 100_000)));
-        let loan = lent.lend(&Buffer::from(vec![1, 2, 3])).unwrap();
-        assert_eq!(lent.part(loan.handle, 0..3).unwrap(), [1, 2, 3][..]);
+        let lease = leases.lease(&Buffer::from(vec![1, 2, 3])).unwrap();
+        assert_eq!(leases.part(lease.handle, 0..3).unwrap(), [1, 2, 3][..]);
     }
 
     #[test]
     fn a_worker_that_keeps_inputs_is_given_copies_and_then_no_more() {
-        let (pool, lent) = lent(16 * MIB);
+        let (pool, leases) = leases(16 * MIB);
         let is_copied = |length: usize| {
             let buffer = input(&pool, 0, length);
-            let loan = lent.lend(&buffer)?;
-            Ok::<_, Error>((loan.handle, loan.segment.id() != place(&buffer).0))
+            let lease = leases.lease(&buffer)?;
+            Ok::<_, Error>((lease.handle, lease.segment.id() != place(&buffer).0))
         };
         let (first, is_first_copied) = is_copied(2 * MIB).unwrap();
         assert!(!is_first_copied, "the only one is never copied");
@@ -302,11 +302,11 @@ mod tests {
             ),
             "{error}"
         );
-        lent.release([first]);
+        leases.release([first]);
         assert!(!is_copied(MIB).unwrap().1);
         // one that is larger than all that a worker may keep is its first, or none
-        let (_, lent) = self::lent(16 * MIB);
-        lent.lend(&input(&pool, 0, 9 * MIB)).unwrap();
-        lent.lend(&input(&pool, 0, 1)).unwrap_err();
+        let (_, leases) = self::leases(16 * MIB);
+        leases.lease(&input(&pool, 0, 9 * MIB)).unwrap();
+        leases.lease(&input(&pool, 0, 1)).unwrap_err();
     }
 }

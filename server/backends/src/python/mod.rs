@@ -4,7 +4,7 @@
 //! Source: Triton Python backend.
 
 mod alone;
-mod attendant;
+mod batch_time;
 mod busy;
 mod cache;
 mod calls;
@@ -15,17 +15,17 @@ mod environment;
 mod inline;
 mod instance;
 mod interpreter;
-mod last_words;
 mod lines;
 mod marshal;
 mod memory;
 mod memory_limit;
 mod model;
+mod monitor;
 mod open_requests;
-mod pace;
 mod probe;
 mod process;
 mod processors;
+mod recent_output;
 mod reload;
 mod requirements;
 mod ring;

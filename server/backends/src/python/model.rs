@@ -10,7 +10,7 @@ use server_core::{
     stats::CustomCounter,
 };
 
-use super::{instance::PythonInstance, pace::Pace, start::Starter, supervise::Supervisor};
+use super::{batch_time::BatchTime, instance::PythonInstance, start::Starter, supervise::Supervisor};
 
 /// One opened Python model: nothing but the way to start its workers.
 pub(super) struct PythonModel {
@@ -48,7 +48,7 @@ impl Model for PythonModel {
 
     /// Most of it the worker's: the caller's thread sleeps meanwhile, as it would anyway, and goes on after 2 ms in any case.
     fn longest_inline_run(&self) -> Duration {
-        Pace::QUICK
+        BatchTime::QUICK
     }
 
     fn instance(&self, placement: &Placement, health: &Health) -> Result<Box<dyn Instance>> {

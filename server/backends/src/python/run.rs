@@ -10,12 +10,12 @@ use server_core::{
 use server_shm::Segment;
 
 use super::{
-    attendant::not_healthy,
     busy::Busy,
     channel::not_understood,
     decode::{Outcome, raised, released},
     encode::Message,
     marshal::Value,
+    monitor::not_healthy,
     open_requests::Placed,
     worker::{Failure, Shared},
 };
@@ -50,7 +50,7 @@ pub(super) fn begin(batch: Batch, in_call: Option<u64>, memory: &mut Vec<u8>, sh
         if let Some(trace) = &pending.request.trace {
             shared.calls.note_trace(trace);
         }
-        if let Err(error) = message.request(slot, &pending.request, &shared.lent) {
+        if let Err(error) = message.request(slot, &pending.request, &shared.leases) {
             shared.requests.give_back(&placed);
             batch.refuse(&error);
             return None;
@@ -70,7 +70,7 @@ pub(super) fn outcomes(results: &Value<'_>, appended: &[u8], shared: &Shared) ->
     let released = released(appended)?;
     let mut decoder = shared.decoder().with_released(&released, results);
     let outcomes: Vec<Outcome> = results.items().iter().map(|result| decoder.outcome(result)).collect();
-    shared.lent.release(released);
+    shared.leases.release(released);
     Ok(Answer { received_at, outcomes })
 }
 

@@ -8,8 +8,8 @@ use std::{collections::VecDeque, mem, time::Instant};
 use server_core::{batch::Batch, error::Error};
 
 use super::{
+    batch_time::BatchTime,
     encode,
-    pace::Pace,
     run::{self, Running},
     worker::{Failure, Worker},
 };
@@ -33,7 +33,7 @@ pub(super) fn is_small(batch: &Batch) -> bool {
 pub(super) struct Several<'a> {
     worker: &'a mut Worker,
     memory: &'a mut Vec<u8>,
-    pace: &'a mut Pace,
+    batch_time: &'a mut BatchTime,
     /// What the worker has, the oldest first.
     under_way: VecDeque<Running>,
     /// Why the worker is lost, if it is.
@@ -49,8 +49,8 @@ struct Next {
 }
 
 impl<'a> Several<'a> {
-    pub(super) fn new(worker: &'a mut Worker, memory: &'a mut Vec<u8>, pace: &'a mut Pace) -> Self {
-        Self { worker, memory, pace, under_way: VecDeque::new(), lost: None }
+    pub(super) fn new(worker: &'a mut Worker, memory: &'a mut Vec<u8>, batch_time: &'a mut BatchTime) -> Self {
+        Self { worker, memory, batch_time, under_way: VecDeque::new(), lost: None }
     }
 
     /// Runs `next` and what comes behind it, for as long as `more` gives small batches. Gives back one that is not small.
@@ -72,7 +72,7 @@ impl<'a> Several<'a> {
                 return next;
             }
             let answered = self.fetch();
-            self.pace.record(answered, looked_at.elapsed());
+            self.batch_time.record(answered, looked_at.elapsed());
             looked_at = Instant::now();
         }
     }
@@ -80,7 +80,7 @@ impl<'a> Several<'a> {
     /// Whether the worker may have one more than those under way and those that it is about to get.
     fn may_have_another(&self, begun: usize) -> bool {
         let count = self.under_way.len() + begun;
-        self.lost.is_none() && count < MOST && (self.pace.is_quick() || count == 0)
+        self.lost.is_none() && count < MOST && (self.batch_time.is_quick() || count == 0)
     }
 
     fn begin(&mut self, batch: Batch, together: &mut Next) {
@@ -115,7 +115,7 @@ impl<'a> Several<'a> {
         let ahead = u32::try_from(self.under_way.len() / 2).unwrap_or(0);
         if ahead > 1 && self.lost.is_none() {
             // One wake-up for several answers: the worker has enough to do.
-            if let Err(failure) = self.worker.wait_for_answers(ahead, self.pace.time_for(ahead)) {
+            if let Err(failure) = self.worker.wait_for_answers(ahead, self.batch_time.time_for(ahead)) {
                 self.lost = Some(run::reason(failure, &self.worker.shared));
             }
         }

@@ -169,7 +169,7 @@ impl Starter {
             is_decoupled: self.is_decoupled(),
         });
         if self.repeats_requests() {
-            worker.shared.lent.copy_always();
+            worker.shared.leases.copy_always();
         }
         let (kind_name, device) = match placement.device {
             Device::Cpu => ("CPU", 0),

@@ -21,17 +21,17 @@ use server_core::{
 use server_shm::{Segment, SegmentPool};
 
 use super::{
-    attendant::{Attendant, Pipes},
     calls::Calls,
     channel::{self, Broken, Channel, Message, not_understood},
     decode::{Decoder, KnownOutput, raised, released},
     interpreter::{self, Interpreter},
-    last_words::LastWords,
     marshal::{self, Value, Writer},
-    memory::{Lent, Outputs},
+    memory::{InputLeases, Outputs},
+    monitor::{Monitor, Pipes},
     open_requests::OpenRequests,
     probe::{Probe, Probes},
     process::Process,
+    recent_output::RecentOutput,
     rings::{self, Rings},
     settings::Memory,
     stub_files,
@@ -66,10 +66,10 @@ pub(super) struct Shared {
     pub(super) model_name: String,
     /// The instance, once it is one's.
     instance: OnceLock<OfInstance>,
-    pub(super) lent: Lent,
+    pub(super) leases: InputLeases,
     pub(super) outputs: Outputs,
     /// What it wrote to its standard error.
-    pub(super) last_words: LastWords,
+    pub(super) recent_output: RecentOutput,
     pub(super) calls: Calls,
     pub(super) requests: OpenRequests,
     failures: Mutex<LogLimit>,
@@ -98,7 +98,7 @@ pub(super) struct Worker {
     time_limits: TimeLimits,
     stage: Stage,
     /// Until the process is found to have ended.
-    attendant: Option<Attendant>,
+    monitor: Option<Monitor>,
     program: PathBuf,
     has_answered: bool,
     /// Through which the model is asked whether it is ready, if it has a word of its own.
@@ -148,7 +148,7 @@ pub(super) fn read_answer<R>(
             read(value, appended, shared).map_err(Failure::Lost)
         }
         [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
-            shared.lent.release(released(appended).map_err(Failure::Lost)?);
+            shared.leases.release(released(appended).map_err(Failure::Lost)?);
             Err(Failure::Refused(text.text().to_owned()))
         }
         _ => Err(Failure::Lost(not_understood("no such answer"))),
@@ -187,9 +187,9 @@ impl Worker {
         let shared = Arc::new(Shared {
             model_name: start.source.name.clone(),
             instance: OnceLock::new(),
-            lent: Lent::new(start.pool.clone(), start.memory.total),
+            leases: InputLeases::new(start.pool.clone(), start.memory.total),
             outputs: Outputs::default(),
-            last_words: LastWords::default(),
+            recent_output: RecentOutput::default(),
             calls: Calls::new(start.host.clone(), start.source),
             requests,
             failures: Mutex::default(),
@@ -199,14 +199,14 @@ impl Worker {
         });
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let process = Arc::new(spawned.process);
-        let attendant = Attendant::start(shared.clone(), process.clone(), events, pipes, start.memory_limit)?;
+        let monitor = Monitor::start(shared.clone(), process.clone(), events, pipes, start.memory_limit)?;
         let program = start.interpreter.program.clone();
         Ok(Self {
             shared,
             execute,
             rings,
             process,
-            attendant: Some(attendant),
+            monitor: Some(monitor),
             program,
             time_limits: start.time_limits,
             stage: Stage::Start,
@@ -316,8 +316,8 @@ impl Worker {
             return Error::internal(not_healthy()); // what it said is in the log, and none of the caller's business
         }
         let not_healthy = self.has_answered.then(not_healthy);
-        self.attendant = None; // it reads all that is left to read before it ends
-        let said = self.shared.last_words.text();
+        self.monitor = None; // it reads all that is left to read before it ends
+        let said = self.shared.recent_output.text();
         Error::internal(match not_healthy {
             None => interpreter::start_failure(&self.program, &how, &said),
             Some(problem) if said.is_empty() => problem,
@@ -388,7 +388,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.process.end(Duration::ZERO); // before the attendant ends, which reads all that is left to read
+        self.process.end(Duration::ZERO); // before the monitor ends, which reads all that is left to read
     }
 }
 
@@ -426,7 +426,7 @@ impl Shared {
     /// Reads results of requests.
     pub(super) fn decoder(&self) -> Decoder<'_> {
         let known = self.instance.get().map_or(&[] as &[KnownOutput], |instance| &instance.outputs);
-        Decoder::new(self.name(), known, &self.lent, &self.outputs)
+        Decoder::new(self.name(), known, &self.leases, &self.outputs)
     }
 
     /// The instance's word on itself, once it is one.
@@ -494,7 +494,7 @@ impl Shared {
 
     /// Nobody looks at these inputs any more.
     pub(super) fn release(&self, handles: &Value<'_>) {
-        self.lent.release(handles.items().iter().filter_map(Value::number));
+        self.leases.release(handles.items().iter().filter_map(Value::number));
     }
 }
 

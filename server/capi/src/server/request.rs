@@ -89,12 +89,12 @@ struct Piece {
 }
 
 /// Memory of a library that is read until it is dropped.
-struct Lent<T> {
+struct Borrowed<T> {
     piece: Piece,
     _until: T,
 }
 
-impl<T> AsRef<[u8]> for Lent<T> {
+impl<T> AsRef<[u8]> for Borrowed<T> {
     #[allow(unsafe_code)]
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the header binds the library to leave the memory as it is until the request is released, which `_until` puts off.
@@ -104,8 +104,8 @@ impl<T> AsRef<[u8]> for Lent<T> {
 
 impl Piece {
     /// The bytes, without a copy; `until` is dropped when nobody reads them any more.
-    fn lend<T: Send + 'static>(self, until: T) -> Bytes {
-        Bytes::from_owner(Lent { piece: self, _until: until })
+    fn borrowed_until<T: Send + 'static>(self, until: T) -> Bytes {
+        Bytes::from_owner(Borrowed { piece: self, _until: until })
     }
 }
 
@@ -115,11 +115,13 @@ impl InferenceRequest {
         let inputs = settings.inputs.iter().map(|input| {
             let data = match &input.data[..] {
                 // whoever keeps it longer than the request lasts copies it, or the library would wait for its memory
-                [only] if input.data_type != CoreDataType::Bytes => Buffer::of_client(only.lend(until.clone())),
-                // strings are parsed, so they must stay what they are
-                pieces => {
-                    Buffer::unique(pieces.iter().map(|piece| piece.lend(until.clone())).collect::<Vec<_>>().concat())
+                [only] if input.data_type != CoreDataType::Bytes => {
+                    Buffer::of_client(only.borrowed_until(until.clone()))
                 }
+                // strings are parsed, so they must stay what they are
+                pieces => Buffer::unique(
+                    pieces.iter().map(|piece| piece.borrowed_until(until.clone())).collect::<Vec<_>>().concat(),
+                ),
             };
             let (name, shape) = (input.name.as_str().into(), input.shape.clone());
             Tensor { name, data_type: input.data_type, shape, data }

@@ -8,7 +8,7 @@ use server_core::{
 
 use super::super::{
     encode::Message,
-    memory::Lent,
+    memory::InputLeases,
     wire::{answer, result},
 };
 
@@ -44,7 +44,7 @@ pub(super) fn failed(error: &Error, prefix: &str) -> Message {
 }
 
 /// One response, or the end of them; with `is_last` nothing more comes.
-pub(super) fn response(reply: Option<Result<InferResponse>>, is_last: bool, lent: &Lent) -> Message {
+pub(super) fn response(reply: Option<Result<InferResponse>>, is_last: bool, leases: &InputLeases) -> Message {
     let error = match reply {
         None => {
             let mut message = outcome(is_last);
@@ -52,7 +52,7 @@ pub(super) fn response(reply: Option<Result<InferResponse>>, is_last: bool, lent
             message.writer.uint(result::NOTHING);
             return message;
         }
-        Some(Ok(response)) => match outputs(&response, is_last, lent) {
+        Some(Ok(response)) => match outputs(&response, is_last, leases) {
             Ok(message) => return message,
             Err(error) => error,
         },
@@ -66,13 +66,13 @@ pub(super) fn response(reply: Option<Result<InferResponse>>, is_last: bool, lent
     message
 }
 
-fn outputs(response: &InferResponse, is_last: bool, lent: &Lent) -> Result<Message> {
+fn outputs(response: &InferResponse, is_last: bool, leases: &InputLeases) -> Result<Message> {
     let mut message = outcome(is_last);
     message.writer.tuple(3);
     message.writer.uint(result::OUTPUTS);
     message.writer.tuple(response.outputs.len());
     for tensor in &response.outputs {
-        message.tensor(tensor, lent)?;
+        message.tensor(tensor, leases)?;
     }
     let writer = &mut message.writer;
     if response.parameters.is_empty() {

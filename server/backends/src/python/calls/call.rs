@@ -123,11 +123,11 @@ mod tests {
     use server_shm::{Limits, SegmentPool};
 
     use super::*;
-    use crate::python::memory::{Lent, Outputs};
+    use crate::python::memory::{InputLeases, Outputs};
 
     fn read(items: Vec<Value<'static>>) -> Result<Call> {
-        let (lent, outputs) = (Lent::new(SegmentPool::new(Limits::default()), 0), Outputs::default());
-        Call::read(&Value::List(items), &mut Decoder::new("m_0", &[], &lent, &outputs))
+        let (leases, outputs) = (InputLeases::new(SegmentPool::new(Limits::default()), 0), Outputs::default());
+        Call::read(&Value::List(items), &mut Decoder::new("m_0", &[], &leases, &outputs))
     }
 
     fn called(version: i64, correlation_id: Value<'static>, flags: i64, timeout: i64) -> Value<'static> {

@@ -32,7 +32,7 @@ impl CallThread {
             Err(error) => {
                 self.end_wait();
                 let text = format!("Model {model} - Error when running inference: {}", error.message);
-                return answer::response(Some(Err(Error::internal(text))), true, &self.shared.lent);
+                return answer::response(Some(Err(Error::internal(text))), true, &self.shared.leases);
             }
         }
         let reply = self.wait();
@@ -42,7 +42,7 @@ impl CallThread {
         let reply = reply.unwrap_or_else(|| Err(Error::internal("Unexpected empty response.")));
         self.stream = None;
         self.end_wait();
-        answer::response(Some(reply), true, &self.shared.lent)
+        answer::response(Some(reply), true, &self.shared.leases)
     }
 
     /// The next response of a request of several.
@@ -64,7 +64,7 @@ impl CallThread {
             self.stream = None;
             self.end_wait();
         }
-        answer::response(reply, is_last, &self.shared.lent)
+        answer::response(reply, is_last, &self.shared.leases)
     }
 
     fn begin(

@@ -32,7 +32,7 @@ impl CallThread {
     /// Errors: the system has none.
     pub(super) fn start(number: u64, line: Arc<Line>, socket: OwnedFd, shared: Arc<Shared>) -> io::Result<()> {
         let name = format!("{} call", shared.name());
-        let channel = Channel::new(socket, shared.lent.pool().clone());
+        let channel = Channel::new(socket, shared.leases.pool().clone());
         let of_thread = Self { number, line, shared, channel, stream: None, metrics: Metrics::default() };
         thread::Builder::new().name(name).spawn(move || of_thread.run()).map(drop)
     }
@@ -50,7 +50,7 @@ impl CallThread {
             };
             let Some(message) = self.answer(call) else { continue };
             if self.channel.send(&message.writer.into_bytes(), &message.segments).is_err() {
-                self.shared.lent.release(message.handles); // the worker has not heard of them
+                self.shared.leases.release(message.handles); // the worker has not heard of them
                 break;
             }
         }

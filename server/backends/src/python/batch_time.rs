@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// What was learned from the batches so far.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct BatchTime {
     /// Moving average.
     each: Duration,
 }
 
-impl Pace {
+impl BatchTime {
     /// A worker that takes less than this per batch waits longer for the next batch than it works.
     pub(super) const QUICK: Duration = Duration::from_micros(150);
 
@@ -41,17 +41,17 @@ mod tests {
 
     #[test]
     fn a_new_model_shows_that_it_is_quick_and_one_slow_batch_takes_that_back() {
-        let mut pace = Pace::new();
-        assert!(!pace.is_quick());
-        (0..4).for_each(|_| pace.record(1, Duration::from_micros(20)));
-        assert!(pace.is_quick());
-        pace.record(8, Duration::from_micros(160));
-        assert!(pace.is_quick());
-        pace.record(1, Duration::from_secs(10));
-        assert!(!pace.is_quick());
+        let mut batch_time = BatchTime::new();
+        assert!(!batch_time.is_quick());
+        (0..4).for_each(|_| batch_time.record(1, Duration::from_micros(20)));
+        assert!(batch_time.is_quick());
+        batch_time.record(8, Duration::from_micros(160));
+        assert!(batch_time.is_quick());
+        batch_time.record(1, Duration::from_secs(10));
+        assert!(!batch_time.is_quick());
         let batches = (1..).find(|_| {
-            pace.record(1, Duration::from_micros(20));
-            pace.is_quick()
+            batch_time.record(1, Duration::from_micros(20));
+            batch_time.is_quick()
         });
         assert!(batches.unwrap() < 20);
     }

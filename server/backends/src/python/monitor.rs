@@ -1,4 +1,4 @@
-//! The thread that attends to one worker: it reads what the worker says of itself at any time, on the events channel and on
+//! The thread that watches over one worker: it reads what the worker says of itself at any time, on the events channel and on
 //! its outputs, and never waits for anything else.
 
 use std::{
@@ -30,8 +30,8 @@ use super::{
 /// Most events taken before outputs and readers have their turn.
 const BURST: usize = 256;
 
-/// The attendant, as its worker holds it. Dropping it ends the thread.
-pub(super) struct Attendant {
+/// The monitor, as its worker holds it. Dropping it ends the thread.
+pub(super) struct Monitor {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Pipes {
     pub(super) stderr: OwnedFd,
 }
 
-impl Attendant {
+impl Monitor {
     /// Starts the thread.
     ///
     /// Errors: the system has none.
@@ -56,7 +56,7 @@ impl Attendant {
         let prepare = || {
             let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
             let pipes = [Pipe::new(pipes.stdout, false)?, Pipe::new(pipes.stderr, true)?];
-            let name = format!("{} attendant", shared.name());
+            let name = format!("{} monitor", shared.name());
             let of_thread = Of {
                 shared: shared.clone(),
                 process,
@@ -75,7 +75,7 @@ impl Attendant {
     }
 }
 
-impl Drop for Attendant {
+impl Drop for Monitor {
     fn drop(&mut self) {
         let _ = write(&*self.stop, &1u64.to_ne_bytes()); // it can only be full, which says the same
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -203,7 +203,7 @@ impl Of {
     }
 }
 
-/// What the attendant has to do.
+/// What the monitor has to do.
 struct Due {
     is_over: bool,
     may_have_ended: bool,
@@ -245,7 +245,7 @@ impl Pipe {
         for record in records {
             if self.is_stderr {
                 let (Record::Line(text) | Record::Traceback(text)) = &record;
-                shared.last_words.add(text);
+                shared.recent_output.add(text);
             }
             let (Record::Line(text) | Record::Traceback(text)) = record;
             if self.is_stderr {

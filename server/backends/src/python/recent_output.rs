@@ -11,9 +11,9 @@ const MOST_BYTES: usize = 2 << 10;
 
 /// The last lines. Written by one thread, read by another.
 #[derive(Debug, Default)]
-pub(crate) struct LastWords(Mutex<VecDeque<String>>);
+pub(crate) struct RecentOutput(Mutex<VecDeque<String>>);
 
-impl LastWords {
+impl RecentOutput {
     /// Adds a line or a traceback; of a long one its end is kept.
     pub(crate) fn add(&self, text: &str) {
         let mut lines = self.0.lock();
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept_and_of_long_ones_the_end() {
-        let words = LastWords::default();
+        let words = RecentOutput::default();
         (0..100).for_each(|number| words.add(&number.to_string()));
         words.add(&format!("{}end", "\u{20ac}".repeat(1000)));
         let text = words.text();
