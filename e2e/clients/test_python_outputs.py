@@ -91,7 +91,7 @@ def reshaped(dims, reshape, kind="FP32", batch=0):
     )
 
 
-# Name: configuration, what the model gives, the input's shape, the shape that the caller is told.
+# Name: configuration, what the model gives, the input's shape, the shape of the output for its caller.
 SHAPES = {
     "flat": (reshaped("6", "2, 3"), "given.reshape(2, 3)", (6,), [6]),
     "rows": (reshaped("2, 3", "6", batch=4), "given", (2, 6), [2, 2, 3]),
@@ -121,9 +121,9 @@ def ask(server, protocol, model, array):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_an_output_has_the_shape_of_the_configuration(server, protocol, name):
-    _, _, given, told = SHAPES[name]
+    _, _, given, expected = SHAPES[name]
     answer = ask(server, protocol, name, np.arange(np.prod(given), dtype=np.float32).reshape(given))
-    assert list(answer.as_numpy("OUT").shape) == told
+    assert list(answer.as_numpy("OUT").shape) == expected
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,13 +1,12 @@
 //! How many batches are with workers, beside how many processors the server may use: whoever looks for a message instead of sleeping takes a
 //! processor, and only one that nobody else needs.
 
-use std::{
-    sync::{
-        LazyLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
+
+use crate::native::settings::usable_threads;
 
 /// Batches that are with a worker.
 static BATCHES: AtomicUsize = AtomicUsize::new(0);
@@ -23,7 +22,7 @@ impl Busy {
 
     /// Whether there is a processor for each of them and one more.
     pub(super) fn has_spare_processor() -> bool {
-        static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+        static PROCESSORS: LazyLock<usize> = LazyLock::new(usable_threads);
         BATCHES.load(Relaxed) < *PROCESSORS
     }
 }

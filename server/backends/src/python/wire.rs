@@ -23,7 +23,7 @@
 //! result                          (OUTPUTS, tensors, parameters) (ERROR, text, code) (RAISED, text) (NOTHING,) (RESCHEDULED,)
 //! tensor                          (name, type, shape, data)
 //! data of an input                bytes | (handle, segment, offset, length)
-//! data of an output               bytes | (IN_INPUT, handle, offset, length) | (IN_SEGMENT, segment, offset, length)
+//! data of an output               bytes | (IN_SEGMENT, segment, offset, length), in the answer to a batch also (IN_INPUT, handle, offset, length)
 //! released                        handles of inputs that nobody looks at any more; absent if there are none
 //!
 //! worker -> server, a call channel                               answer; before it, any number of EXECUTE, with their answers
