@@ -133,7 +133,7 @@ pub struct TritonModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<Readiness>,
     /// How long a load may take and how often it is tried again. A new content comes to one replica first, and to the others once a
-    /// server has lived on with it for 10 s after the load; one whose servers end before that twice is not loaded any more.
+    /// server has lived on with it for `settleTime` after the load; one whose servers end before that twice is not loaded any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_policy: Option<LoadPolicy>,
 }

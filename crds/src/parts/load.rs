@@ -42,6 +42,10 @@ pub struct LoadPolicy {
     /// Service first; where none does, requests for the model are answered with 404 meanwhile. Default: LoadThenUnload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<LoadOrder>,
+    /// How long a server has to live on with new content after its load, before that goes on to the other replicas: longer for faults
+    /// that show late, shorter to be done sooner. What ends a server within it is held against the content. Up to 1h. Default: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_time: Option<Duration>,
     /// What follows a failed fetch or load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,

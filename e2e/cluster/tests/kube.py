@@ -52,7 +52,7 @@ spec:
     inputs: [{name: INPUT0, dataType: TYPE_FP32, dims: [-1]}]
     outputs: [{name: OUTPUT0, dataType: TYPE_FP32, dims: [-1]}]
   source: {inline: {files: {"1/about.txt": "gives back what it gets"}}}
-  loadPolicy: {retry: {limit: 2, backoff: 1s}}
+  loadPolicy: {settleTime: 1s, retry: {limit: 2, backoff: 1s}}
 """
 
 SERVER = """

@@ -159,6 +159,7 @@ mod tests {
                 backoff: Duration::from_secs(1),
                 fetch_timeout: None,
                 order: LoadOrder::default(),
+                settle_time: None,
             },
             gpu_memory: None,
             retry: None,

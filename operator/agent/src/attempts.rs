@@ -1,5 +1,5 @@
 //! Which contents server processes ended with. An attempt is noted on disk before a load is asked for and stays open until the content
-//! has settled: its server has lived on for [`SETTLE`] after the load. So no crash, of the server or of the agent, erases it. When a
+//! has settled: its server has lived on for its settle time after the load. So no crash, of the server or of the agent, erases it. When a
 //! process ends, [`accuse`] says which open attempts that is held against; a content that took down [`CRASHES_MAX`] processes is not
 //! loaded again. Contents that are accused together are told apart by loading each by itself.
 //!
@@ -28,9 +28,6 @@ use crate::{fault::Fault, store::Store, verify::ContentHash};
 /// Server processes a content may take down before it is not loaded any more.
 pub const CRASHES_MAX: u32 = 2;
 
-/// How long a server has to live on with a content that is not proven.
-pub const SETTLE: Duration = Duration::from_secs(10);
-
 /// A process that lived this long has shown that what it serves ends no servers.
 const CALM: Duration = Duration::from_secs(600);
 
@@ -38,7 +35,6 @@ const CALM: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Attempts {
     path: PathBuf,
-    settle: Duration,
     state: Mutex<State>,
 }
 
@@ -64,8 +60,8 @@ pub struct Attempt {
 /// What a start of the server has to know of the contents that the pod follows.
 #[derive(Debug, Default)]
 pub struct Followed {
-    /// Contents that are not proven.
-    pub unproven: BTreeSet<ContentHash>,
+    /// Contents that are not proven, with the time a server has to live on with each after its load.
+    pub unproven: BTreeMap<ContentHash, Duration>,
     /// By model, those of them that it should serve and that are here.
     pub next: BTreeMap<String, ContentHash>,
 }
@@ -79,13 +75,7 @@ impl Attempts {
         let settling = noted.contents.iter().filter(|(_, note)| is_settling(note));
         let loaded = settling.map(|(content, _)| (content.clone(), now)).collect();
         let state = State { noted, process: 0, began: now, asked: BTreeSet::new(), loaded };
-        Self { path, settle: SETTLE, state: Mutex::new(state) }
-    }
-
-    /// With another time in which a content settles.
-    pub fn with_settle_time(mut self, settle: Duration) -> Self {
-        self.settle = settle;
-        self
+        Self { path, state: Mutex::new(state) }
     }
 
     /// Server processes whose ends are held against a content.
@@ -126,7 +116,7 @@ impl Attempts {
     /// Contents that are not proven, being loaded or not settled; whether one of them ended servers before.
     pub fn open_trials(&self) -> BTreeMap<ContentHash, bool> {
         let state = self.lock();
-        let is_trial = |note: &Note| note.open.is_some_and(|open| open.is_unproven);
+        let is_trial = |note: &Note| note.open.is_some_and(Open::is_unproven);
         let trials = state.noted.contents.iter().filter(|(_, note)| is_trial(note));
         trials.map(|(content, note)| (content.clone(), note.crashes > 0)).collect()
     }
@@ -140,10 +130,11 @@ impl Attempts {
         state.noted.contents.iter().filter(is_starting).map(|(content, _)| content.clone()).collect()
     }
 
-    /// A load is about to be asked for. Durable when it returns.
-    pub fn begin(&self, content: &ContentHash, is_unproven: bool) -> Result<Attempt, Fault> {
+    /// A load is about to be asked for. `settle_time`: how long the server has to live on with the content afterwards; none if it is
+    /// proven. Durable when it returns.
+    pub fn begin(&self, content: &ContentHash, settle_time: Option<Duration>) -> Result<Attempt, Fault> {
         let mut state = self.lock();
-        state.noted.begin(content, is_unproven);
+        state.noted.begin(content, settle_time);
         file::write(&self.path, &state.noted)?;
         state.asked.insert(content.clone());
         Ok(Attempt { process: state.process })
@@ -196,10 +187,8 @@ impl Attempts {
     /// Those that have settled by `now` are settled from then on. When the next one will be.
     pub fn settle(&self, now: Instant) -> Option<Instant> {
         self.change(|state| {
-            let is_due = |(content, since): &(&ContentHash, &Instant)| {
-                now.saturating_duration_since(**since) >= self.settle && !state.asked.contains(*content)
-            };
-            let due: Vec<_> = state.loaded.iter().filter(is_due).map(|(content, _)| content.clone()).collect();
+            let due: Vec<_> =
+                state.settling().filter(|(_, end)| *end <= now).map(|(content, _)| content.clone()).collect();
             for content in &due {
                 state.loaded.remove(content);
                 state.noted.settle(content);
@@ -208,9 +197,7 @@ impl Attempts {
                 state.noted.forget_unexplained();
             }
         });
-        let state = self.lock();
-        let waiting = state.loaded.iter().filter(|(content, _)| !state.asked.contains(*content));
-        waiting.map(|(_, since)| *since + self.settle).min()
+        self.lock().settling().map(|(_, end)| end).min()
     }
 
     /// The server process, by the number it has here.
@@ -289,8 +276,7 @@ impl Attempts {
             }
         }
         for content in starting {
-            let is_unproven = followed.unproven.contains(&content);
-            state.noted.begin(&content, is_unproven);
+            state.noted.begin(&content, followed.unproven.get(&content).copied());
         }
         state.noted.is_running = true;
         state.began = Instant::now();
@@ -323,12 +309,21 @@ impl State {
     fn loaded(&mut self, content: &ContentHash) {
         self.asked.remove(content);
         match self.noted.contents.get_mut(content).map(|note| &mut note.open) {
-            Some(Some(open)) if open.is_unproven => {
+            Some(Some(open)) if open.is_unproven() => {
                 open.stage = Stage::Settling;
                 self.loaded.insert(content.clone(), Instant::now());
             }
             _ => self.noted.settle(content),
         }
+    }
+
+    /// Contents that settle, each with the end of its settle time; not those that were asked for again meanwhile.
+    fn settling(&self) -> impl Iterator<Item = (&ContentHash, Instant)> {
+        let settling = self.loaded.iter().filter(|(content, _)| !self.asked.contains(*content));
+        settling.map(|(content, since)| {
+            let open = self.noted.contents.get(content).and_then(|note| note.open);
+            (content, *since + open.map(Open::settle_time).unwrap_or_default())
+        })
     }
 
     /// What was loaded before goes on, and settles as if it had not been asked for again.

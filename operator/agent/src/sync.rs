@@ -13,7 +13,7 @@ mod settings;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use crds::parts::load::Readiness;
-use operator_core::manifest::{Manifest, ManifestModel};
+use operator_core::manifest::{Manifest, ManifestLoad, ManifestModel};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -59,7 +59,7 @@ impl Agent {
                 store.spare();
             }
         });
-        let attempts = Arc::new(Attempts::open(settings.attempts.clone()).with_settle_time(settings.settle));
+        let attempts = Arc::new(Attempts::open(settings.attempts.clone()));
         let (state, watched) = watch::channel(State::default());
         let (commands, inbox) = mpsc::unbounded_channel();
         let (shared, state) = ((Arc::clone(&store), Arc::clone(&attempts)), Arc::new(state));
@@ -156,9 +156,14 @@ impl Agent {
         for (name, entry) in &following.entries {
             let record = self.store.record_of(name);
             let staged_by = |hash: &str| record.staged_by(hash).map(|staged| staged.content.clone());
-            followed.unproven.extend(entry.withheld.as_deref().and_then(staged_by));
+            let settle_time = following
+                .published
+                .model(name)
+                .map_or(ManifestLoad::SETTLE_TIME, |published| published.load.settle_time());
+            let withheld = entry.withheld.as_deref().and_then(staged_by);
+            followed.unproven.extend(withheld.map(|content| (content, settle_time)));
             if let Some(content) = staged_by(&entry.hash).filter(|_| entry.is_in_trial) {
-                followed.unproven.insert(content.clone());
+                followed.unproven.insert(content.clone(), settle_time);
                 followed.next.insert(name.clone(), content);
             }
         }

@@ -254,6 +254,7 @@ pub fn load(spec: &TritonModelSpec) -> ManifestLoad {
         backoff: retry.backoff.unwrap_or(LOAD_BACKOFF.into()),
         fetch_timeout: policy.timeout,
         order: policy.order.unwrap_or_default(),
+        settle_time: policy.settle_time,
     }
 }
 

@@ -188,11 +188,25 @@ pub struct ManifestLoad {
     /// Whether new content is loaded before the old one leaves or after.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub order: LoadOrder,
+    /// How long a server has to live on with new content before that counts as proven, where the user has said so; see
+    /// [`ManifestLoad::settle_time`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_time: Option<Duration>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
 fn is_usual(order: &LoadOrder) -> bool {
     *order == LoadOrder::default()
+}
+
+impl ManifestLoad {
+    /// The settle time of contents for which the user has said nothing.
+    pub const SETTLE_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+
+    /// How long a server has to live on with new content before that counts as proven.
+    pub fn settle_time(&self) -> std::time::Duration {
+        self.settle_time.map_or(Self::SETTLE_TIME, Duration::get)
+    }
 }
 
 /// A text that is no manifest this version can follow.

@@ -19,8 +19,8 @@ pub(super) fn accused(contents: &BTreeMap<ContentHash, Note>) -> BTreeSet<Conten
     let mut groups: [BTreeSet<ContentHash>; 3] = Default::default();
     for (content, note) in contents {
         let group = match note.open {
-            Some(Open { is_unproven: true, .. }) if note.crashes > 0 => 0,
-            Some(Open { is_unproven: true, .. }) => 1,
+            Some(open) if open.is_unproven() && note.crashes > 0 => 0,
+            Some(open) if open.is_unproven() => 1,
             Some(Open { stage: Stage::Loading, .. }) => 2,
             Some(Open { stage: Stage::Settling, .. }) | None => continue,
         };
@@ -40,7 +40,7 @@ mod tests {
         let mut contents = BTreeMap::new();
         for (number, word) in open.split(' ').enumerate() {
             let stage = if word.starts_with('S') { Stage::Settling } else { Stage::Loading };
-            let open = Open { stage, is_unproven: !word.starts_with('l') };
+            let open = Open { stage, settle_ms: (!word.starts_with('l')).then_some(10_000) };
             let note = Note { crashes: u32::from(word.ends_with('!')), open: Some(open), ..Note::default() };
             contents.insert(content(number), note);
         }

@@ -5,11 +5,12 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::Path,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::note::{Crash, Note, Open, Stage, UNEXPLAINED_MAX};
+use super::note::{Crash, Note, Open, UNEXPLAINED_MAX};
 use crate::{fault::Fault, verify::ContentHash};
 
 /// All that is noted.
@@ -28,10 +29,10 @@ impl Noted {
         self.contents.entry(content.clone()).or_default()
     }
 
-    pub(super) fn begin(&mut self, content: &ContentHash, is_unproven: bool) {
+    pub(super) fn begin(&mut self, content: &ContentHash, settle_time: Option<Duration>) {
         let next = self.contents.values().map(|note| note.number).max().unwrap_or(0) + 1;
         let note = self.note(content);
-        note.open = Some(Open { stage: Stage::Loading, is_unproven });
+        note.open = Some(Open::new(settle_time));
         if note.number == 0 {
             note.number = next;
         }

@@ -1,6 +1,6 @@
 //! What is noted of a content: its attempt, and how server processes ended with it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +33,26 @@ pub(crate) struct Note {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Open {
     pub(super) stage: Stage,
-    /// The content is in rollout.
-    pub(super) is_unproven: bool,
+    /// The content is in rollout: so many milliseconds its server has to live on with it after the load. None: it is proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) settle_ms: Option<u64>,
+}
+
+impl Open {
+    /// An attempt that begins.
+    pub(super) fn new(settle_time: Option<Duration>) -> Self {
+        let settle_ms = settle_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        Self { stage: Stage::Loading, settle_ms }
+    }
+
+    pub(super) fn is_unproven(self) -> bool {
+        self.settle_ms.is_some()
+    }
+
+    /// How long its server has to live on with it after the load.
+    pub(super) fn settle_time(self) -> Duration {
+        self.settle_ms.map_or(Duration::ZERO, Duration::from_millis)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

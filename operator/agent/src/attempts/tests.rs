@@ -7,6 +7,8 @@ use crate::{
     verify::{self, Files},
 };
 
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
 struct Harness {
     root: tempfile::TempDir,
     store: Store,
@@ -28,7 +30,7 @@ impl Harness {
     }
 
     fn start_with(&self, attempts: &Attempts, unproven: &[&ContentHash]) {
-        let unproven = unproven.iter().map(|content| (*content).clone()).collect();
+        let unproven = unproven.iter().map(|content| ((*content).clone(), SETTLE_TIME)).collect();
         attempts.server_starting(&self.store, &Followed { unproven, ..Followed::default() }).unwrap();
     }
 
@@ -52,7 +54,7 @@ impl Harness {
 
 /// A load that the server has answered with yes.
 fn load(attempts: &Attempts, content: &ContentHash, is_unproven: bool) {
-    let attempt = attempts.begin(content, is_unproven).unwrap();
+    let attempt = attempts.begin(content, is_unproven.then_some(SETTLE_TIME)).unwrap();
     attempts.loaded(content, attempt);
 }
 
@@ -61,15 +63,15 @@ fn open_attempts_outlive_the_agent_and_end_with_the_server() {
     let harness = Harness::new();
     let (a, b) = (harness.link("a", "a"), harness.link("b", "b"));
     let attempts = harness.open();
-    attempts.begin(&a, false).unwrap();
-    let attempt = attempts.begin(&b, false).unwrap();
+    attempts.begin(&a, None).unwrap();
+    let attempt = attempts.begin(&b, None).unwrap();
     attempts.refused(&b, attempt);
     let attempts = harness.open();
     assert_eq!((attempts.is_open(&a), attempts.crashes(&a)), (true, 0), "the server goes on");
     harness.start(&attempts);
     assert_eq!([attempts.crashes(&a), attempts.crashes(&b)], [1, 0]);
     assert_eq!(attempts.last_crash(&a), Some(Crash::WhileLoading));
-    let attempt = attempts.begin(&a, false).unwrap();
+    let attempt = attempts.begin(&a, None).unwrap();
     attempts.unanswered(attempt, &harness.store);
     assert!(attempts.is_given_up(&a) && harness.open().is_given_up(&a));
     load(&attempts, &a, false);
@@ -81,11 +83,11 @@ fn one_end_counts_once_however_many_notice_it() {
     let harness = Harness::new();
     let (a, b) = (harness.link("a", "a"), harness.link("b", "b"));
     let attempts = harness.open();
-    let first = attempts.begin(&a, true).unwrap();
-    let second = attempts.begin(&b, true).unwrap();
+    let first = attempts.begin(&a, Some(SETTLE_TIME)).unwrap();
+    let second = attempts.begin(&b, Some(SETTLE_TIME)).unwrap();
     attempts.unanswered(first, &harness.store);
     // the next process has begun to load it again
-    let again = attempts.begin(&a, true).unwrap();
+    let again = attempts.begin(&a, Some(SETTLE_TIME)).unwrap();
     attempts.unanswered(second, &harness.store);
     attempts.refused(&b, second);
     assert_eq!([attempts.crashes(&a), attempts.crashes(&b)], [1, 1]);
@@ -105,7 +107,7 @@ fn a_content_in_rollout_settles_when_its_server_has_lived_on() {
     assert!(attempts.is_open(&a) && attempts.settle(now).is_some());
     let attempts = harness.open();
     assert!(attempts.is_open(&a), "also for another agent");
-    assert_eq!(attempts.settle(Instant::now() + SETTLE), None);
+    assert_eq!(attempts.settle(Instant::now() + SETTLE_TIME), None);
     assert!(!attempts.is_open(&a) && !harness.open().is_open(&a));
     // what ends the server from now on is something else
     harness.start_with(&attempts, &[&a]);
@@ -173,7 +175,7 @@ fn what_was_replaced_or_unloaded_is_not_accused_any_more() {
     attempts.left_the_server(&a);
     harness.start(&attempts);
     assert_eq!(attempts.crashes(&a), 0);
-    let attempt = attempts.begin(&a, true).unwrap();
+    let attempt = attempts.begin(&a, Some(SETTLE_TIME)).unwrap();
     attempts.left_the_server(&a);
     attempts.unanswered(attempt, &harness.store);
     assert_eq!(attempts.crashes(&a), 1, "it was being loaded again");
@@ -194,8 +196,10 @@ fn what_servers_end_with_and_nobody_knows_why_makes_way_for_its_successor() {
     assert!(!attempts.has_unexplained_ends(&old));
     let new = harness.link("a", "new");
     harness.store.point("a", &old).unwrap();
-    let with_successor =
-        Followed { unproven: BTreeSet::from([new.clone()]), next: BTreeMap::from([("a".to_owned(), new.clone())]) };
+    let with_successor = Followed {
+        unproven: BTreeMap::from([(new.clone(), SETTLE_TIME)]),
+        next: BTreeMap::from([("a".to_owned(), new.clone())]),
+    };
     serves(&attempts);
     let attempts = harness.open();
     attempts.server_starting(&harness.store, &with_successor).unwrap();

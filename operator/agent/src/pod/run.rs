@@ -221,6 +221,7 @@ mod tests {
                 backoff: Duration::from_secs(1).into(),
                 fetch_timeout: None,
                 order: LoadOrder::default(),
+                settle_time: None,
             },
             gpu_memory: None,
             retry: None,

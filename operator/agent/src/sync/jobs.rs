@@ -108,8 +108,8 @@ pub(super) struct Load {
     pub(super) keeps_former: bool,
     /// The server is not ready without it, if it starts with it.
     pub(super) is_proven: bool,
-    /// It is the content in rollout.
-    pub(super) is_in_trial: bool,
+    /// How long the server has to live on with it, if it is the content in rollout.
+    pub(super) settle_time: Option<Duration>,
 }
 
 impl Load {
@@ -118,8 +118,8 @@ impl Load {
     pub(super) async fn run(self) -> Ended {
         let begun = Instant::now();
         let attempt = {
-            let (attempts, content, is_in_trial) = (Arc::clone(&self.attempts), self.content.clone(), self.is_in_trial);
-            match blocking(move || attempts.begin(&content, is_in_trial)).await {
+            let (attempts, content, settle_time) = (Arc::clone(&self.attempts), self.content.clone(), self.settle_time);
+            match blocking(move || attempts.begin(&content, settle_time)).await {
                 Ok(attempt) => attempt,
                 Err(fault) => return Ended::Load(Err(NotLoaded::Failed(fault))),
             }

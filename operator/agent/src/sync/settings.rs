@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    attempts::SETTLE,
     disk::DiskLimits,
     load::Address,
     source::{Limits, Places},
@@ -37,8 +36,6 @@ pub struct Settings {
     pub grace: Duration,
     /// How often server and sources are looked at while nothing happens.
     pub look_again: Duration,
-    /// How long a server has to live on with a content in rollout before that has settled.
-    pub settle: Duration,
     /// How long what serves is left alone before it is unloaded for its successor, if nothing says how that is to be done.
     pub word_within: Duration,
     /// The contents in rollout that may be served; see [`crate::adopt`]. None: all of them.
@@ -63,7 +60,6 @@ impl Settings {
             loads_at_once: 4,
             grace: Duration::from_secs(30),
             look_again: Duration::from_secs(5),
-            settle: SETTLE,
             word_within: Duration::from_secs(5),
             adopts: None,
             traces: Arc::default(),

@@ -28,7 +28,6 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    attempts::SETTLE,
     fault::Reason,
     source,
     state::{ModelState, Phase},
@@ -194,8 +193,6 @@ struct Harness {
     adopts: Option<watch::Sender<BTreeSet<String>>>,
     /// Fetches from one place, and loads, at the same time.
     at_once: usize,
-    /// How long a server has to live on with a content in rollout.
-    settle: Duration,
     /// How long it is waited for a word on how what serves is to be unloaded.
     word_within: Duration,
     agent: Option<Agent>,
@@ -214,14 +211,13 @@ impl Harness {
         let (manifests, _) = watch::channel(Arc::new(manifest(models)));
         let root = tempfile::tempdir().unwrap();
         let word_within = Duration::from_millis(100);
-        Self { root, server, address, manifests, adopts: None, at_once: 4, settle: SETTLE, word_within, agent: None }
+        Self { root, server, address, manifests, adopts: None, at_once: 4, word_within, agent: None }
     }
 
     fn start_agent(&mut self) {
         let mut settings = Settings::new(self.root.path().join("agent"), self.address);
         settings.look_again = Duration::from_millis(50);
         settings.grace = Duration::ZERO;
-        settings.settle = self.settle;
         settings.word_within = self.word_within;
         (settings.fetches_at_once, settings.loads_at_once) = (self.at_once, self.at_once);
         settings.adopts = self.adopts.as_ref().map(watch::Sender::subscribe);
@@ -291,6 +287,7 @@ fn model(name: &str, source: ManifestSource) -> ManifestModel {
             backoff: Duration::from_millis(20).into(),
             fetch_timeout: None,
             order: LoadOrder::default(),
+            settle_time: None,
         },
         gpu_memory: None,
         retry: None,

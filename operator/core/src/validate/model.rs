@@ -1,6 +1,9 @@
 //! A `TritonModel`: its name, source, versions. Its configuration is checked in [`crate::render`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crds::{
     TritonModel,
@@ -23,6 +26,9 @@ use crate::{Problem, Reason, names, path::FieldPath, versions};
 /// Most bytes of files (paths and contents) a model may carry inline: the manifest of all models has 1 MiB.
 pub const INLINE_MAX: usize = 256 * 1024;
 
+/// Longest time a server may have to live on with new content.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(3600);
+
 /// Everything wrong with `model`, its configuration aside.
 pub fn model(model: &TritonModel) -> Vec<Problem> {
     let mut findings = Findings::new(names::object(model));
@@ -34,7 +40,17 @@ pub fn model(model: &TritonModel) -> Vec<Problem> {
     if model.spec.config.is_some() && model.spec.config_pbtxt.is_some() {
         findings.add(spec("configPbtxt"), "a model has either config or configPbtxt: move everything into one of them");
     }
+    settle_time(model, &mut findings);
     findings.problems
+}
+
+fn settle_time(model: &TritonModel, findings: &mut Findings) {
+    let time = model.spec.load_policy.as_ref().and_then(|policy| policy.settle_time);
+    if let Some(time) = time.filter(|time| time.get() > SETTLE_TIME_MAX) {
+        let message =
+            format!("is {time}, and 1h is the most: contents would wait that long before they go on to other replicas");
+        findings.add(spec("loadPolicy").field("settleTime"), message);
+    }
 }
 
 fn name(model: &TritonModel, findings: &mut Findings) {

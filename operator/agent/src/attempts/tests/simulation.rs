@@ -96,7 +96,7 @@ impl Machine {
         for step in plan(&self.inputs(round, now), now).steps {
             let Step::Load(name, _) = step else { unreachable!("nothing else is to be done") };
             let number: usize = name[1..].parse().unwrap();
-            self.noted.begin(&content(number), true);
+            self.noted.begin(&content(number), Some(Duration::from_secs(10)));
             self.loading.insert(number, round);
         }
     }

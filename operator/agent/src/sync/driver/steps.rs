@@ -136,8 +136,9 @@ impl Driver {
             ends_override: self.index.as_ref().is_some_and(|index| index.overridden(name).is_some()),
             keeps_former: entry.is_in_rollout,
             is_proven: entry.is_proven,
-            is_in_trial: entry.is_in_trial
-                && record.staged_for(&memory.key).is_some_and(|staged| staged.content == *content),
+            settle_time: (entry.is_in_trial
+                && record.staged_for(&memory.key).is_some_and(|staged| staged.content == *content))
+            .then(|| model.load.settle_time()),
         };
         let (permits, slots) = (Arc::clone(&self.loads), u32::try_from(slots).unwrap_or(1));
         let is_over = Arc::new(AtomicBool::new(false));

@@ -274,9 +274,9 @@ async fn a_content_whose_server_ends_before_it_has_settled_is_tried_once_more_an
 
 #[tokio::test]
 async fn a_content_that_has_settled_is_not_accused() {
-    let (old, new) = (inline("a", "old"), inline("a", "new"));
+    let (old, mut new) = (inline("a", "old"), inline("a", "new"));
+    new.load.settle_time = Some(Duration::from_millis(50).into());
     let mut harness = Harness::without_agent(vec![in_rollout(RolloutPhase::Trial, new.clone(), Some(old))]).await;
-    harness.settle = Duration::from_millis(50);
     harness.adopts = Some(watch::Sender::new(words(&[&new])));
     harness.start_agent();
     for _ in 0..3 {
