@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 ACCOUNT = "system:serviceaccount:triton-operator:triton-operator"
@@ -111,15 +112,17 @@ class Upstream:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self.address = urlsplit(cluster["server"]).netloc
 
-        def file(entry, name):
-            if name in entry:
-                return entry[name]
-            with tempfile.NamedTemporaryFile(delete=False) as copy:
-                copy.write(base64.b64decode(entry[f"{name}-data"]))
-            return copy.name
+        with tempfile.TemporaryDirectory() as folder:
 
-        self.tls = ssl.create_default_context(cafile=file(cluster, "certificate-authority"))
-        self.tls.load_cert_chain(file(user, "client-certificate"), file(user, "client-key"))
+            def file(entry, name):
+                if name in entry:
+                    return entry[name]
+                copy = Path(folder, name)
+                copy.write_bytes(base64.b64decode(entry[f"{name}-data"]))
+                return copy
+
+            self.tls = ssl.create_default_context(cafile=file(cluster, "certificate-authority"))
+            self.tls.load_cert_chain(file(user, "client-certificate"), file(user, "client-key"))
 
     def send(self, method, target, headers, body):
         connection = http.client.HTTPSConnection(self.address, context=self.tls, timeout=600)
