@@ -36,7 +36,18 @@ def test_a_server_that_does_not_understand_its_flags_says_so_in_its_status(names
     namespace.wait("tmod/echo")
 
 
-BESIDE = """
+# One mounts a ConfigMap that does not exist yet; the other has a probe that nobody answers.
+WITHOUT_CONFIG_MAP = """
+  podTemplate:
+    spec:
+      containers:
+        - name: log
+          image: localhost/pause:1
+          resources: {requests: {cpu: 1m}}
+          volumeMounts: [{name: extra, mountPath: /extra}]
+      volumes: [{name: extra, configMap: {name: settings}}]
+"""
+WITH_PROBE = """
   podTemplate:
     spec:
       containers:
@@ -44,31 +55,29 @@ BESIDE = """
           image: localhost/pause:1
           resources: {requests: {cpu: 1m}}
           readinessProbe: {tcpSocket: {port: 9}, periodSeconds: 1}
-          volumeMounts: [{name: extra, mountPath: /extra}]
-      volumes: [{name: extra, configMap: {name: settings}}]
 """
 
 
 @pytest.mark.our_cluster
 def test_a_pod_that_is_not_ready_says_what_it_waits_for_and_since_when(namespace):
-    """First for a volume, whose ConfigMap does not exist; then for a probe that nobody will answer."""
-
-    def said(*words):
-        message = namespace.condition("tsrv/vision")["message"]
-        (pod,) = namespace.get("tsrv/vision")["status"]["pods"]
+    def said(server, *words):
+        message = namespace.condition(f"tsrv/{server}")["message"]
+        (pod,) = namespace.get(f"tsrv/{server}")["status"]["pods"]
         has = all(word in text for word in words for text in (message, pod["message"]))
         return has and message
 
-    namespace.apply(SERVER + BESIDE, ECHO)
-    message = until(lambda: said("not ready since 20", "does not exist yet"), "the container that does not exist yet", 120)
+    speech, echo = (text.replace("name: vision", "name: speech").replace("name: echo", "name: speech") for text in (SERVER, ECHO))
+    namespace.apply(SERVER + WITHOUT_CONFIG_MAP, ECHO, speech + WITH_PROBE, echo)
+    message = until(lambda: said("vision", "not ready since 20", "does not exist yet"), "the container that does not exist yet", 120)
     (name,) = namespace.pods()
     assert f"kubectl describe pod {name} -n {namespace.name} says more" in message, message
-    namespace.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}}")
-    until(lambda: said("the readiness probe of container log (connection to port 9) fails"), "the probe that fails", 240)
-    namespace.wait("tsrv/vision", status="False", reason="ReplicaNotReady")
-    namespace.patch("tsrv/vision", podTemplate=None)
-    namespace.wait("tsrv/vision")
-    assert not any("message" in pod for pod in namespace.get("tsrv/vision")["status"]["pods"])
+    until(lambda: said("speech", "the readiness probe of container log (connection to port 9) fails"), "the probe that fails", 120)
+    namespace.wait("tsrv/speech", status="False", reason="ReplicaNotReady")
+    for server in ("vision", "speech"):
+        namespace.patch(f"tsrv/{server}", podTemplate=None)
+    for server in ("vision", "speech"):
+        namespace.wait(f"tsrv/{server}")
+        assert not any("message" in pod for pod in namespace.get(f"tsrv/{server}")["status"]["pods"])
 
 
 LATE = """
