@@ -17,6 +17,8 @@ mod protocol;
 mod error;
 mod flow;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hpack;
 mod limits;
 mod pings;

@@ -383,11 +383,9 @@ impl Protocol {
         if length == 0 && !data.ends_stream {
             self.conduct.idle_frame()?;
         }
-        let open = data.key.and_then(|key| self.streams.get_mut(key));
-        let fault = match open {
+        let fault = match data.key.and_then(|key| self.streams.get_mut(key)) {
             Some(open) if !open.is_receiving => Some(Code::StreamClosed),
-            Some(open) if !open.receive_window.take(length) => Some(Code::FlowControlError),
-            Some(_) => None,
+            Some(open) => (!open.receive_window.take(length)).then_some(Code::FlowControlError),
             None => {
                 self.frame_of_closed(stream, now)?;
                 None
@@ -500,6 +498,7 @@ impl Protocol {
                 None
             }
             frames::WINDOW_UPDATE => self.take_window_update(head, payload, now)?,
+            // frames::PUSH_PROMISE, and no other
             _ => return Err(ConnectionError::protocol("a client must not push")),
         };
         Ok(event.map_or(Progress::Next, Progress::Event))
@@ -512,7 +511,7 @@ impl Protocol {
         now: Instant,
     ) -> Result<Option<Event<'static>>, ConnectionError> {
         let stream = head.stream;
-        if stream % 2 == 0 {
+        if stream.is_multiple_of(2) {
             return Err(ConnectionError::protocol("a client has opened a stream of the server"));
         }
         let mut fragment = frames::unpadded(head, payload)?;
@@ -970,3 +969,6 @@ enum Decoded {
     Malformed,
     TooLarge,
 }
+
+#[cfg(test)]
+mod tests;
