@@ -19,7 +19,7 @@ use super::{
     compression::GZIP,
     encode::{self, Parts},
 };
-use crate::{dispatch::Calls, error::status};
+use crate::error::status;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A message is compressed on the event loop up to this size, about a millisecond of work, and beyond on the blocking pool.
@@ -35,8 +35,6 @@ type Responses = Pin<Box<dyn Stream<Item = Result<Parts, Status>> + Send>>;
 #[derive(Default)]
 pub(crate) struct ResponseBody {
     kind: Kind,
-    /// The calls of its connection, while this one is among them.
-    call: Option<Calls>,
     /// What the access log will say of the call, if there is one.
     access: Option<Box<Access>>,
 }
@@ -53,9 +51,8 @@ enum Kind {
 }
 
 impl ResponseBody {
-    /// Keeps what shows that the call goes on, and what is logged of it, until the body is sent or given up.
-    pub(crate) fn hold(&mut self, call: Option<Calls>, access: Option<Box<Access>>) {
-        self.call = call;
+    /// Keeps what is logged of the call until the body is sent or given up.
+    pub(crate) fn hold(&mut self, access: Option<Box<Access>>) {
         self.access = access;
     }
 
@@ -73,7 +70,7 @@ impl ResponseBody {
 }
 
 fn response(kind: Kind, is_compressed: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { kind, call: None, access: None });
+    let mut response = Response::new(ResponseBody { kind, access: None });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if is_compressed {
         response.headers_mut().insert("grpc-encoding", GZIP);
@@ -97,11 +94,6 @@ impl Body for ResponseBody {
         let end = match next {
             Ok(part) => {
                 self.access.iter_mut().for_each(|access| access.sent(part.len()));
-                // the socket finds it again in what HTTP/2 writes
-                let part = match &self.call {
-                    Some(call) => call.large_parts().add(part),
-                    None => part,
-                };
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             Err(end) => end,
