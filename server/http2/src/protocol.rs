@@ -464,12 +464,7 @@ impl Protocol {
         }
     }
 
-    fn take_frame<'a>(
-        &mut self,
-        head: Head,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<Progress<'a>, ConnectionError> {
+    fn take_frame<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Result<Progress<'a>, ConnectionError> {
         let event = match head.kind {
             frames::HEADERS => self.take_headers(head, payload, now)?,
             frames::CONTINUATION => self.take_continuation(head, payload, now)?,
@@ -477,7 +472,9 @@ impl Protocol {
                 self.conduct.idle_frame()?;
                 let (dependency, rest) = frames::priority(payload)?;
                 if head.stream == 0 || dependency == head.stream {
-                    return Err(ConnectionError::protocol("a priority without a stream, or one that depends on itself"));
+                    return Err(ConnectionError::protocol(
+                        "a priority without a stream, or one that depends on itself",
+                    ));
                 }
                 if !rest.is_empty() {
                     return Err(ConnectionError::new(Code::FrameSizeError, "a priority is too long"));
@@ -840,7 +837,8 @@ impl Protocol {
             buffer.truncate(at);
             let last = block.len().div_ceil(self.max_frame) - 1;
             for (number, fragment) in block.chunks(self.max_frame).enumerate() {
-                let (kind, first) = if number == 0 { (frames::HEADERS, ends_stream) } else { (frames::CONTINUATION, 0) };
+                let (kind, first) =
+                    if number == 0 { (frames::HEADERS, ends_stream) } else { (frames::CONTINUATION, 0) };
                 let end = if number == last { frames::END_HEADERS } else { 0 };
                 buffer.extend_from_slice(&head(kind, first | end, fragment.len()));
                 buffer.extend_from_slice(fragment);
