@@ -1,10 +1,12 @@
 """A client of HTTP/2 for tests that choose each frame themselves.
 
-It checks what it reads as strictly as RFC 9113 and RFC 7541 permit: windows, sizes and states. Headers are written without compression and read with all of it."""
+It checks what it reads as strictly as RFC 9113 and RFC 7541 permit: windows, sizes and states. Headers are written without compression, and read with
+all of it."""
 
 import socket
 import ssl
 import struct
+import threading
 from dataclasses import dataclass, field
 
 from serving import scaled
@@ -215,8 +217,8 @@ class Connection:
             context.set_alpn_protocols(["h2"])
             self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
             assert self.socket.selected_alpn_protocol() == "h2"
-        self.scheme = "https" if tls else "http"
-        self.buffer, self.reader, self.is_broken = bytearray(), Reader(), False
+        self.scheme, self.sending = "https" if tls else "http", threading.Lock()
+        self.buffer, self.reader, self.has_begun, self.is_broken = bytearray(), Reader(), False, False
         self.answers, self.next_stream, self.goaways = {}, 1, []
         # ours, as the server sees them: it acknowledges changes, which count from then on
         self.values = {INITIAL_WINDOW_SIZE: WINDOW, MAX_FRAME_SIZE: 16_384}
@@ -238,7 +240,8 @@ class Connection:
     def send(self, *frames):
         """Sends them; what cannot be sent, for the server has closed the connection, is lost."""
         try:
-            self.socket.sendall(b"".join(frames))
+            with self.sending:
+                self.socket.sendall(b"".join(frames))
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             self.is_broken = True
 
@@ -308,6 +311,8 @@ class Connection:
         if head is None:
             return None
         length, kind, flags, stream = int.from_bytes(head[:3], "big"), head[3], head[4], int.from_bytes(head[5:], "big")
+        assert self.has_begun or (kind, flags) == (SETTINGS, 0), "a server begins with its settings"
+        self.has_begun = True
         assert length <= self.values[MAX_FRAME_SIZE], f"a frame of {length} bytes"
         payload = self.take(length)
         if payload is None:

@@ -649,6 +649,7 @@ class Flood:
 
     def run(self):
         before = most = memory(self.server.process.pid, "RssAnon")
+        self.connection.synchronize()  # nothing else is sent by the reader then
         # where nobody reads what is answered, a server is right to read no more
         self.connection.socket.settimeout(scaled(3 if self.is_deaf else 60))
         threads = [threading.Thread(target=self.catch, args=(work,)) for work in ([self.write] if self.is_deaf else [self.write, self.connection.end])]
