@@ -565,6 +565,9 @@ impl Protocol {
         let mut builder = RequestBuilder::new();
         let decoded = self.decode(bytes, |field| builder.take(field))?;
         if id <= self.last_stream {
+            if self.streams.closed(id) == Closed::Ended {
+                return Err(ConnectionError::new(Code::StreamClosed, "headers behind the end of a stream"));
+            }
             self.frame_of_closed(id, now)?;
             return Ok(None);
         }
@@ -765,7 +768,7 @@ impl Protocol {
         }
         match self.streams.closed(id) {
             Closed::ByServer | Closed::Forgotten => self.conduct.idle_frame(),
-            Closed::ByClient => {
+            Closed::Ended | Closed::ByClient => {
                 self.conduct.reset(now)?;
                 self.put_reset(id, Code::StreamClosed);
                 Ok(())
@@ -888,7 +891,7 @@ impl Protocol {
         if is_receiving {
             self.put_reset(id, Code::NoError);
         }
-        self.remove(key, if is_receiving { Closed::ByServer } else { Closed::ByClient });
+        self.remove(key, if is_receiving { Closed::ByServer } else { Closed::Ended });
     }
 
     /// Closes a stream. What is left of a frame that is being read for it is ignored.

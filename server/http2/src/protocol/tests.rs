@@ -402,13 +402,19 @@ fn responses_are_sent_as_the_client_allows() {
     assert_eq!(test.sent(), "headers 3 4 end, reset 3 0");
     test.check(&frame(DATA, END_STREAM, 3, b"late"), "", "");
     test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &literals(&[("x", "late")])), "", "");
+    // one that both sides have ended
+    test.send(&frame(HEADERS, END_HEADERS | END_STREAM, 5, &request(&[])));
+    test.protocol.respond(0, 200, &map(&[]), true);
+    assert_eq!(test.sent(), "headers 5 4 end");
+    test.check(&frame(DATA, END_STREAM, 5, b"late"), "", "reset 5 5");
     // what is sent for calls that are over is nothing
     test.protocol.respond(0, 200, &map(&[]), false);
     test.protocol.send_data(0, 10, true, put(10));
     assert_eq!((test.protocol.window(0), test.sent().as_str()), (0, ""));
     test.check(&settings(INITIAL_WINDOW_SIZE, MAX_WINDOW), "windows", "settings ack");
-    test.send(&call(5));
-    test.check(&frame(WINDOW_UPDATE, 0, 5, &[0, 0, 0, 1]), "reset 0", "reset 5 3");
+    test.send(&call(7));
+    test.check(&frame(WINDOW_UPDATE, 0, 7, &[0, 0, 0, 1]), "reset 0", "reset 7 3");
+    test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 5, &literals(&[("x", "late")])), "StreamClosed", "");
 }
 
 #[test]
