@@ -303,6 +303,19 @@ def test_hundreds_of_calls_mix_their_frames(connect):
         check(connection.answer(stream), data)
 
 
+def test_large_messages_mix_their_frames(connect):
+    """Together they are larger than the window of the connection."""
+    connection = connect()
+    data = {connection.begin(INFER): numbers(MIB, seed) for seed in range(12)}
+    body = {stream: infer(one) for stream, one in data.items()}
+    for at in range(0, 5 * MIB, 50_000):
+        for stream, one in body.items():
+            if at < len(one):
+                connection.upload(stream, one[at : at + 50_000], is_ended=at + 50_000 >= len(one))
+    for stream, one in data.items():
+        check(connection.answer(stream), one)
+
+
 @pytest.mark.parametrize("size", (16_384, MIB))
 def test_a_large_message_comes_and_goes(connect, size):
     connection = connect({MAX_FRAME_SIZE: size})
@@ -524,14 +537,48 @@ def test_data_behind_a_reset_is_wrong(connect):
         echo(connection)
 
 
+def test_many_calls_that_are_given_up_at_once_are_no_attack(server):
+    """The deadlines of all that wait for one model may expire together."""
+    with Connection(server) as connection:
+        for _ in range(2):
+            streams = [connection.begin(INFER) for _ in range(3000)]
+            body = infer(numbers(4), "slow")
+            connection.send(*(frame(DATA, END_STREAM, stream, body) for stream in streams))
+            for stream in streams:
+                connection.account(stream, len(body))
+            until(lambda: pending(server, "slow") >= 2990, "the requests to wait")
+            connection.send(*(frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4, "big")) for stream in streams))
+            until(lambda: pending(server, "slow") == 0, "the requests to be given up")
+            echo(connection)
+
+
 def test_uploads_that_are_given_up_hold_no_memory(small):
-    connection = Connection(small)
-    for _ in range(30):
-        stream = connection.begin(INFER)
-        connection.upload(stream, infer(numbers(MIB))[: 3 * MIB], is_ended=False)
-        connection.reset(stream)
-    echo(connection, MIB)
-    connection.close()
+    with Connection(small) as connection:
+        for _ in range(30):
+            stream = connection.begin(INFER)
+            connection.upload(stream, infer(numbers(MIB))[: 3 * MIB], is_ended=False)
+            connection.reset(stream)
+        echo(connection, MIB)
+
+
+def test_more_than_the_memory_for_requests_is_refused_and_holds_nobody_up(small):
+    """All are answered, also those that wait for windows of the connection behind others; what is refused says so."""
+    with Connection(small) as connection:
+        body, streams = infer(numbers(MIB)), [connection.begin(INFER) for _ in range(8)]
+        left = dict.fromkeys(streams, body)
+        while left:
+            for stream, rest in list(left.items()):
+                while connection.may_send(stream) < 16_384 and not connection.answers[stream].is_over:
+                    assert connection.read() is not None
+                if connection.answers[stream].is_over or len(rest) <= 16_384:
+                    del left[stream]
+                else:
+                    left[stream] = rest[16_384:]
+                if not connection.answers[stream].is_over:
+                    connection.upload(stream, rest[:16_384], is_ended=len(rest) <= 16_384)
+        statuses = {connection.answer(stream).status for stream in streams}
+        assert OK in statuses and statuses <= {OK, RESOURCE_EXHAUSTED, UNAVAILABLE}
+        echo(connection, MIB)
 
 
 def test_a_response_that_is_given_up_ends(connect):
