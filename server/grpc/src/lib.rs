@@ -29,8 +29,8 @@ use std::{future::Future, io, sync::Arc};
 use server_engine::Engine;
 use tokio::net::TcpListener;
 
-use self::{admission::Admission, dispatch::Dispatch, service::Service};
 pub use self::options::{Compression, Options};
+use self::{admission::Admission, dispatch::Dispatch, service::Service};
 pub use server_http2::PingPolicy;
 
 /// Serves until `shutdown` completes, then refuses new inference calls, waits for those in flight, closes every connection

@@ -122,7 +122,11 @@ impl Service {
         self.respond(request, encode::infer_response(response)).await
     }
 
-    fn model_stream_infer(&self, request: &Request, messages: Messages<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+    fn model_stream_infer(
+        &self,
+        request: &Request,
+        messages: Messages<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Status> {
         let context = stream::Context {
             engine: self.engine.clone(),
             admission: self.admission.clone(),

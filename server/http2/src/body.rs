@@ -212,21 +212,19 @@ impl<D: Destination> Inbox<D> {
         read
     }
 
-    /// Nothing more comes, for the call is over.
-    pub(crate) fn reset(&self) {
-        let mut shared = self.0.lock();
-        shared.is_reset = true;
-        shared.wake();
-    }
-
     /// Bytes that the call has read or thrown away since the last time.
     pub(crate) fn take_freed(&self) -> usize {
         std::mem::take(&mut self.0.lock().freed)
     }
 
-    /// All bytes that are counted as received still, when the call is over.
+    /// The call is over, and nothing more comes: whoever has kept its body hears of that. All bytes that are counted as
+    /// received still.
     pub(crate) fn clear(&self) -> usize {
         let mut shared = self.0.lock();
+        if !shared.is_dropped {
+            shared.is_reset = true;
+            shared.wake();
+        }
         let queued = shared.queued.drain(..).map(|bytes| bytes.len()).sum::<usize>();
         let lent = shared.lent.take();
         let freed = queued + std::mem::take(&mut shared.freed);
@@ -338,11 +336,9 @@ mod tests {
         let context = Context::from_waker(&waker);
         assert!(body.poll_data(&context).is_pending());
         inbox.put(b"one", false);
-        inbox.reset();
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
-        assert_eq!(body.poll_data(&context), Poll::Ready(Some(Ok("one".into()))));
-        assert_eq!(body.poll_data(&context), Poll::Ready(Some(Err(Reset))));
         assert_eq!(inbox.clear(), 3);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        assert_eq!(body.poll_data(&context), Poll::Ready(Some(Err(Reset))));
         let mut next = inbox.begin(true); // the last body is kept by somebody
         assert_eq!(next.poll_data(&context), Poll::Ready(None));
         assert_eq!(body.poll_data(&context), Poll::Ready(Some(Err(Reset))));

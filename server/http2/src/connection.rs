@@ -30,8 +30,8 @@ use tracing::debug;
 use crate::{
     Config,
     body::{Body, Destination, Inbox},
-    protocol::{Event, Protocol, TOO_MANY_PINGS},
     error::{Code, ConnectionError},
+    protocol::{Event, Protocol, TOO_MANY_PINGS},
     request::Request,
     send_queue::{MOST_SLICES, SendQueue},
     wakes::{CallWaker, Wakes},
@@ -145,7 +145,6 @@ impl<D: Destination, A, B> Call<D, A, B> {
     /// Drops all that belongs to the call; how many bytes of its body are counted as received still.
     fn clear(&mut self) -> usize {
         self.is_open = false;
-        self.inbox.reset();
         // what a panic leaves may panic when it is dropped
         let _ = guarded(|| {
             self.answer.as_mut().set(None);

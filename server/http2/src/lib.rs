@@ -13,7 +13,6 @@
 
 mod body;
 mod connection;
-mod protocol;
 mod error;
 mod flow;
 mod frames;
@@ -22,6 +21,7 @@ pub mod fuzzing;
 mod hpack;
 mod limits;
 mod pings;
+mod protocol;
 mod request;
 mod send_queue;
 mod streams;

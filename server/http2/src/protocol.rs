@@ -464,12 +464,7 @@ impl Protocol {
         }
     }
 
-    fn take_frame<'a>(
-        &mut self,
-        head: Head,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<Progress<'a>, ConnectionError> {
+    fn take_frame<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Result<Progress<'a>, ConnectionError> {
         let event = match head.kind {
             frames::HEADERS => self.take_headers(head, payload, now)?,
             frames::CONTINUATION => self.take_continuation(head, payload, now)?,
@@ -477,7 +472,9 @@ impl Protocol {
                 self.conduct.idle_frame()?;
                 let (dependency, rest) = frames::priority(payload)?;
                 if head.stream == 0 || dependency == head.stream {
-                    return Err(ConnectionError::protocol("a priority without a stream, or one that depends on itself"));
+                    return Err(ConnectionError::protocol(
+                        "a priority without a stream, or one that depends on itself",
+                    ));
                 }
                 if !rest.is_empty() {
                     return Err(ConnectionError::new(Code::FrameSizeError, "a priority is too long"));
@@ -568,6 +565,9 @@ impl Protocol {
         let mut builder = RequestBuilder::new();
         let decoded = self.decode(bytes, |field| builder.take(field))?;
         if id <= self.last_stream {
+            if self.streams.closed(id) == Closed::Ended {
+                return Err(ConnectionError::new(Code::StreamClosed, "headers behind the end of a stream"));
+            }
             self.frame_of_closed(id, now)?;
             return Ok(None);
         }
@@ -768,7 +768,7 @@ impl Protocol {
         }
         match self.streams.closed(id) {
             Closed::ByServer | Closed::Forgotten => self.conduct.idle_frame(),
-            Closed::ByClient => {
+            Closed::Ended | Closed::ByClient => {
                 self.conduct.reset(now)?;
                 self.put_reset(id, Code::StreamClosed);
                 Ok(())
@@ -840,7 +840,8 @@ impl Protocol {
             buffer.truncate(at);
             let last = block.len().div_ceil(self.max_frame) - 1;
             for (number, fragment) in block.chunks(self.max_frame).enumerate() {
-                let (kind, first) = if number == 0 { (frames::HEADERS, ends_stream) } else { (frames::CONTINUATION, 0) };
+                let (kind, first) =
+                    if number == 0 { (frames::HEADERS, ends_stream) } else { (frames::CONTINUATION, 0) };
                 let end = if number == last { frames::END_HEADERS } else { 0 };
                 buffer.extend_from_slice(&head(kind, first | end, fragment.len()));
                 buffer.extend_from_slice(fragment);
@@ -890,7 +891,7 @@ impl Protocol {
         if is_receiving {
             self.put_reset(id, Code::NoError);
         }
-        self.remove(key, if is_receiving { Closed::ByServer } else { Closed::ByClient });
+        self.remove(key, if is_receiving { Closed::ByServer } else { Closed::Ended });
     }
 
     /// Closes a stream. What is left of a frame that is being read for it is ignored.

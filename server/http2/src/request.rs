@@ -75,7 +75,8 @@ impl RequestBuilder {
     }
 
     fn take_header(&mut self, name: HeaderName, value: HeaderValue) {
-        self.is_malformed |= is_of_connection(&name) || (name == TE && !value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        self.is_malformed |=
+            is_of_connection(&name) || (name == TE && !value.as_bytes().eq_ignore_ascii_case(b"trailers"));
         if name != COOKIE {
             // a map that has no room left takes 32768 fields, more than a list may have
             self.is_malformed |= self.headers.try_append(name, value).is_err();
@@ -101,7 +102,8 @@ impl RequestBuilder {
         let is_good = !is_malformed && scheme.is_some() && is_token(&method) && method != "CONNECT" && is_path(&path);
         let mut length = None;
         for value in headers.get_all(CONTENT_LENGTH) {
-            let stated: u64 = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
+            let stated: u64 =
+                value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
             if length.is_some_and(|length| length != stated) {
                 return None;
             }
@@ -158,21 +160,24 @@ mod tests {
 
     #[test]
     fn a_request_is_what_its_fields_say() {
-        let (request, length) = build(&[&GOOD[..], &[("x", "1"), ("x", "2"), ("content-length", "7")]].concat()).unwrap();
+        let (request, length) =
+            build(&[&GOOD[..], &[("x", "1"), ("x", "2"), ("content-length", "7")]].concat()).unwrap();
         assert_eq!((request.method(), request.path(), length), ("POST", "/a/b", Some(7)));
         assert_eq!(request.headers().get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
     }
 
     #[test]
     fn cookies_are_joined() {
-        let (request, _) = build(&[&GOOD[..], &[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e")]].concat()).unwrap();
+        let (request, _) =
+            build(&[&GOOD[..], &[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e")]].concat()).unwrap();
         assert_eq!(request.headers().get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d; e"]);
     }
 
     #[test]
     fn malformed_requests_are_none() {
         for without in 0..GOOD.len() {
-            let fields: Vec<_> = GOOD.iter().enumerate().filter(|(index, _)| *index != without).map(|(_, field)| *field).collect();
+            let fields: Vec<_> =
+                GOOD.iter().enumerate().filter(|(index, _)| *index != without).map(|(_, field)| *field).collect();
             assert!(build(&fields).is_none(), "{fields:?}");
         }
         check(&[(":authority", "x")], true);
@@ -190,7 +195,15 @@ mod tests {
         }
         let other = |method, path| build(&[(":method", method), (":scheme", "http"), (":path", path)]).is_some();
         assert!(other("GET", "*") && other("POST", "/ä"));
-        for (method, path) in [("", "/"), ("a b", "/"), ("CONNECT", "/"), ("POST", ""), ("POST", "x"), ("POST", "/ "), ("POST", "/\u{7f}")] {
+        for (method, path) in [
+            ("", "/"),
+            ("a b", "/"),
+            ("CONNECT", "/"),
+            ("POST", ""),
+            ("POST", "x"),
+            ("POST", "/ "),
+            ("POST", "/\u{7f}"),
+        ] {
             assert!(!other(method, path), "{method:?} {path:?}");
         }
     }

@@ -29,7 +29,9 @@ pub(crate) struct Stream {
 /// How a stream that is not open was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// By the client, which sends nothing more for it.
+    /// Both sides have ended it.
+    Ended,
+    /// By the client, which has reset it.
     ByClient,
     /// By this side: what the client sends before it hears of that is no fault.
     ByServer,

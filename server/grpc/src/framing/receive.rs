@@ -21,11 +21,11 @@ use server_http2::{Body, Reset};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
+pub(crate) use self::memory::Memory;
 use super::{
     PREFIX,
     compression::{Encoding, Inflate, Inflated},
 };
-pub(crate) use self::memory::Memory;
 use crate::error::status;
 
 /// How long a client may pause within a message, or before it half-closes a unary call; up to twice that.
@@ -235,7 +235,8 @@ impl<B: Source> Messages<B> {
                     // one that is compressed is inflated to somewhere else
                     let find_placement = self.find_placement.clone().filter(|_| !is_compressed);
                     let data = ReceiveBuffer::default();
-                    self.state = State::Partial(Partial { is_compressed, length, data, reservation, find_placement, lent: 0 });
+                    self.state =
+                        State::Partial(Partial { is_compressed, length, data, reservation, find_placement, lent: 0 });
                 }
                 State::Partial(partial) => {
                     partial.take(&mut self.unread)?;
@@ -281,9 +282,7 @@ impl<B: Source> Messages<B> {
                 self.stall.received = self.stall.received.saturating_add(data.len());
                 Poll::Ready(Some(Ok(data)))
             }
-            Poll::Ready(Some(Err(Reset))) => {
-                Poll::Ready(Some(Err(Status::cancelled("the client has reset the call"))))
-            }
+            Poll::Ready(Some(Err(Reset))) => Poll::Ready(Some(Err(Status::cancelled("the client has reset the call")))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if self.expects_end || !self.is_between_messages() => {
                 let held = match &self.state {

@@ -177,7 +177,11 @@ fn a_call_comes_with_its_body_however_the_bytes_are_cut() {
         assert!(test.protocol.is_handshake_received());
         let data: Vec<_> = said.split(", ").filter(|event| event.starts_with("data 0")).collect();
         let lengths = data.iter().map(|event| event.split(' ').nth(2).unwrap().parse::<usize>().unwrap());
-        assert_eq!((lengths.sum::<usize>(), data.iter().filter(|event| event.ends_with("end")).count()), (1500, 1), "{said}");
+        assert_eq!(
+            (lengths.sum::<usize>(), data.iter().filter(|event| event.ends_with("end")).count()),
+            (1500, 1),
+            "{said}"
+        );
         let others: Vec<_> = said.split(", ").filter(|event| !event.starts_with("data 0")).collect();
         assert_eq!(others, ["windows", "call 0 POST /a/b", "call 1 POST /a/b end"]);
         assert_eq!(test.sent(), "settings ack");
@@ -249,7 +253,11 @@ fn faults_of_a_call_end_that_call() {
     check(&bad(&[("Upper", "x")]), "", "reset 3 1");
     check(&bad(&[(":path", "/twice")]), "", "reset 3 1");
     check(&bad(&[("connection", "close")]), "", "reset 3 1");
-    check(&frame(HEADERS, END_HEADERS | HAS_PRIORITY, 3, &[&[0, 0, 0, 3, 1][..], &request(&[])].concat()), "", "reset 3 1");
+    check(
+        &frame(HEADERS, END_HEADERS | HAS_PRIORITY, 3, &[&[0, 0, 0, 3, 1][..], &request(&[])].concat()),
+        "",
+        "reset 3 1",
+    );
     check(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &request(&[("content-length", "1")])), "", "reset 3 1");
     // of the one that is open
     check(&frame(HEADERS, END_HEADERS, 1, &literals(&[("x", "y")])), "reset 0", "reset 1 1");
@@ -277,9 +285,10 @@ fn a_body_has_the_length_that_was_declared() {
         test.send(&call(1));
         test.send(&frame(HEADERS, END_HEADERS, 3, &request(&[("content-length", declared)])));
         let last = parts.len() - 1;
-        let bytes = parts.iter().enumerate().map(|(number, length)| {
-            frame(DATA, if number == last { END_STREAM } else { 0 }, 3, &vec![0; *length])
-        });
+        let bytes = parts
+            .iter()
+            .enumerate()
+            .map(|(number, length)| frame(DATA, if number == last { END_STREAM } else { 0 }, 3, &vec![0; *length]));
         test.check(&bytes.flatten().collect::<Vec<u8>>(), events, sent);
     }
 }
@@ -293,7 +302,11 @@ fn headers_that_are_too_large_are_refused_and_later_calls_are_not() {
     test.check(&call(3), "call 0 POST /a/b", "");
     // in pieces
     let block = request(&[("x", "y")]);
-    let pieces = [frame(HEADERS, END_STREAM, 5, &block[..9]), frame(CONTINUATION, 0, 5, &[]), frame(CONTINUATION, END_HEADERS, 5, &block[9..])];
+    let pieces = [
+        frame(HEADERS, END_STREAM, 5, &block[..9]),
+        frame(CONTINUATION, 0, 5, &[]),
+        frame(CONTINUATION, END_HEADERS, 5, &block[9..]),
+    ];
     test.check(&pieces.concat(), "call 1 POST /a/b end", "");
     let flood = [frame(HEADERS, 0, 7, &[]), frame(CONTINUATION, 0, 7, &[]).repeat(1000)].concat();
     test.check(&flood, "EnhanceYourCalm", "");
@@ -389,13 +402,19 @@ fn responses_are_sent_as_the_client_allows() {
     assert_eq!(test.sent(), "headers 3 4 end, reset 3 0");
     test.check(&frame(DATA, END_STREAM, 3, b"late"), "", "");
     test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &literals(&[("x", "late")])), "", "");
+    // one that both sides have ended
+    test.send(&frame(HEADERS, END_HEADERS | END_STREAM, 5, &request(&[])));
+    test.protocol.respond(0, 200, &map(&[]), true);
+    assert_eq!(test.sent(), "headers 5 4 end");
+    test.check(&frame(DATA, END_STREAM, 5, b"late"), "", "reset 5 5");
     // what is sent for calls that are over is nothing
     test.protocol.respond(0, 200, &map(&[]), false);
     test.protocol.send_data(0, 10, true, put(10));
     assert_eq!((test.protocol.window(0), test.sent().as_str()), (0, ""));
     test.check(&settings(INITIAL_WINDOW_SIZE, MAX_WINDOW), "windows", "settings ack");
-    test.send(&call(5));
-    test.check(&frame(WINDOW_UPDATE, 0, 5, &[0, 0, 0, 1]), "reset 0", "reset 5 3");
+    test.send(&call(7));
+    test.check(&frame(WINDOW_UPDATE, 0, 7, &[0, 0, 0, 1]), "reset 0", "reset 7 3");
+    test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 5, &literals(&[("x", "late")])), "StreamClosed", "");
 }
 
 #[test]

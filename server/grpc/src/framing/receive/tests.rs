@@ -16,7 +16,11 @@ use super::*;
 impl<S: Stream<Item = Chunk> + Unpin> Source for StreamBody<S> {
     fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
         let frame = Pin::new(self).poll_frame(&mut Context::from_waker(context.waker()));
-        frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {}).and_then(|frame| frame.into_data().map_err(|_| Reset))))
+        frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_err(|never| match never {}).and_then(|frame| frame.into_data().map_err(|_| Reset))
+            })
+        })
     }
 
     fn is_at_end(&self) -> bool {
