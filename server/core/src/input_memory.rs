@@ -41,8 +41,21 @@ pub struct InputPlacement {
 impl InputPlacement {
     /// Whether it is worth to look for one, for a request of `length` bytes of which `received` are there.
     pub fn is_due(received: usize, length: usize) -> bool {
-        length >= LEAST && received >= length / BELIEVED
+        Self::due(length).is_some_and(|due| received >= due)
     }
+
+    /// With how many bytes that is so; `None` if it never is.
+    pub fn due(length: usize) -> Option<usize> {
+        (length >= LEAST).then_some(length / BELIEVED)
+    }
+}
+
+/// Room for bytes that come next.
+pub enum Unfilled<'a> {
+    /// Behind these, as far as they have capacity.
+    Heap(&'a mut Vec<u8>),
+    /// Here; [`ReceiveBuffer::filled`] is to be told how many.
+    Placed(&'a mut [u8]),
 }
 
 /// A request as it arrives: on the heap, or in the memory of its model from the moment it was moved there.
@@ -112,6 +125,23 @@ impl ReceiveBuffer {
         match &mut self.0 {
             Storage::Heap(bytes) => bytes.try_reserve_exact(more),
             Storage::Placed { .. } => Ok(()),
+        }
+    }
+
+    /// Where the bytes that come next belong.
+    pub fn unfilled(&mut self) -> Unfilled<'_> {
+        match &mut self.0 {
+            Storage::Heap(bytes) => Unfilled::Heap(bytes),
+            Storage::Placed { buffer, end, .. } => {
+                Unfilled::Placed(buffer.bytes_mut().get_mut(*end..).unwrap_or_default())
+            }
+        }
+    }
+
+    /// So many bytes were written to [`Unfilled::Placed`].
+    pub fn filled(&mut self, count: usize) {
+        if let Storage::Placed { buffer, end, .. } = &mut self.0 {
+            *end = buffer.size().min(*end + count);
         }
     }
 

@@ -13,33 +13,25 @@ mod control;
 mod dispatch;
 mod error;
 mod forwarding;
-mod frames;
 mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod health;
 mod infer;
-mod keepalive;
-mod large_parts;
 mod options;
-mod pings;
 mod restrict;
 mod service;
-mod socket;
 mod stream;
 mod tracing;
-mod write_queue;
 
 use std::{future::Future, io, sync::Arc};
 
 use server_engine::Engine;
 use tokio::net::TcpListener;
 
+pub use self::options::{Compression, Options};
 use self::{admission::Admission, dispatch::Dispatch, service::Service};
-pub use self::{
-    options::{Compression, Options},
-    pings::PingPolicy,
-};
+pub use server_http2::PingPolicy;
 
 /// Serves until `shutdown` completes, then refuses new inference calls, waits for those in flight, closes every connection
 /// and returns. While the engine is leaving, connections are asked to end after their calls, and new ones are served.

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::StreamExt;
-use http::{Response, request::Parts};
-use hyper::body::Incoming;
+use http::Response;
 use prost::Message;
 use server_core::{
     control::{ControlCall, PrivateControl},
@@ -12,6 +11,7 @@ use server_core::{
     restriction::Restriction,
 };
 use server_engine::{BlockingPool, Engine};
+use server_http2::Request;
 use server_proto::{health::HealthCheckRequest, inference::*};
 use tonic::Status;
 
@@ -24,7 +24,7 @@ use crate::{
         body::{Compressor, ResponseBody, compress},
         compression::{Encoding, accepts_gzip},
         encode,
-        receive::{FindPlacement, Limits, Messages},
+        receive::{FindPlacement, Limits, Messages, RequestBody},
     },
     health, infer, restrict, stream, tracing,
 };
@@ -71,31 +71,31 @@ impl Service {
     /// Answers one call; a stream goes on in the body of the response.
     ///
     /// Errors: the status the call ends with.
-    pub(crate) async fn call(&self, head: &Parts, body: Incoming) -> Result<Response<ResponseBody>, Status> {
-        let path = head.uri.path();
+    pub(crate) async fn call(&self, request: &Request, body: RequestBody) -> Result<Response<ResponseBody>, Status> {
+        let path = request.path();
         let (is_inference, method) = match path.strip_prefix(INFERENCE) {
             Some(method) => (true, method),
             None => (false, path.strip_prefix(HEALTH).unwrap_or_default()),
         };
         control::check(self.private_control.as_ref(), method)?;
         if !self.restrictions.is_empty() {
-            restrict::check(&self.restrictions, method, &head.headers).map_err(status)?;
+            restrict::check(&self.restrictions, method, request.headers()).map_err(status)?;
         }
-        let encoding = Encoding::of_request(&head.headers)?;
+        let encoding = Encoding::of_request(request.headers())?;
         let mut messages = Messages::new(body, encoding, self.receive.clone(), self.pool.clone());
         match method {
             "ModelInfer" if is_inference => {
                 messages = messages.placed_by(self.find_placement.clone());
-                self.model_infer(head, &mut messages).await
+                self.model_infer(request, &mut messages).await
             }
             "ModelStreamInfer" if is_inference => {
-                self.model_stream_infer(head, messages.placed_by(self.find_placement.clone()))
+                self.model_stream_infer(request, messages.placed_by(self.find_placement.clone()))
             }
             // Boxed: the future of the calls that matter stays small.
-            _ if is_inference => Box::pin(self.inference_method(head, method, &mut messages)).await,
+            _ if is_inference => Box::pin(self.inference_method(request, method, &mut messages)).await,
             "Check" => {
                 let _: HealthCheckRequest = decode(&mut messages).await?;
-                self.respond(head, encode::message(&health::check(&self.engine).await)).await
+                self.respond(request, encode::message(&health::check(&self.engine).await)).await
             }
             _ => Err(no_such_method(path)),
         }
@@ -103,8 +103,8 @@ impl Service {
 
     async fn model_infer(
         &self,
-        head: &Parts,
-        messages: &mut Messages<Incoming>,
+        request: &Request,
+        messages: &mut Messages<RequestBody>,
     ) -> Result<Response<ResponseBody>, Status> {
         let _permit = self.admission.admit().map_err(status)?;
         let waited_since = tracing::waits(&self.engine);
@@ -112,17 +112,21 @@ impl Service {
         let response = infer::model_infer(
             &self.engine,
             &self.pool,
-            &head.headers,
+            request.headers(),
             self.forwarded_headers.as_ref(),
             message,
             waited_since,
             self.send.send_bytes,
         )
         .await?;
-        self.respond(head, encode::infer_response(response)).await
+        self.respond(request, encode::infer_response(response)).await
     }
 
-    fn model_stream_infer(&self, head: &Parts, messages: Messages<Incoming>) -> Result<Response<ResponseBody>, Status> {
+    fn model_stream_infer(
+        &self,
+        request: &Request,
+        messages: Messages<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Status> {
         let context = stream::Context {
             engine: self.engine.clone(),
             admission: self.admission.clone(),
@@ -130,18 +134,18 @@ impl Service {
             limits: self.send,
         };
         let pattern = self.forwarded_headers.as_ref();
-        let responses = stream::model_stream_infer(context, &head.headers, pattern, messages).map_err(status)?;
+        let responses = stream::model_stream_infer(context, request.headers(), pattern, messages).map_err(status)?;
         let responses = responses.map(|response| response.map(encode::stream_response));
-        let compressor = self.compresses_for(head).then(|| Compressor::new(self.pool.clone()));
+        let compressor = self.compresses_for(request).then(|| Compressor::new(self.pool.clone()));
         Ok(ResponseBody::stream(Box::pin(responses), compressor))
     }
 
     /// Every method but inference.
     async fn inference_method(
         &self,
-        head: &Parts,
+        request: &Request,
         method: &str,
-        messages: &mut Messages<Incoming>,
+        messages: &mut Messages<RequestBody>,
     ) -> Result<Response<ResponseBody>, Status> {
         let engine = &self.engine;
         // `answer!(|request: Type| answer)`: decodes the request, encodes the answer.
@@ -215,9 +219,9 @@ impl Service {
                 let response = admin::settings::log(engine, &request).map_err(status)?;
                 encode::message(&response)
             }
-            _ => return Err(no_such_method(head.uri.path())),
+            _ => return Err(no_such_method(request.path())),
         };
-        self.respond(head, response).await
+        self.respond(request, response).await
     }
 
     /// Checks that settings may be changed from the network, if any are given.
@@ -225,19 +229,19 @@ impl Service {
         if given.is_empty() { Ok(()) } else { control::refuse(self.private_control.as_ref(), call) }
     }
 
-    async fn respond(&self, head: &Parts, message: encode::Parts) -> Result<Response<ResponseBody>, Status> {
-        if !self.compresses_for(head) {
+    async fn respond(&self, request: &Request, message: encode::Parts) -> Result<Response<ResponseBody>, Status> {
+        if !self.compresses_for(request) {
             return Ok(ResponseBody::unary(message, false));
         }
         Ok(ResponseBody::unary(compress(self.pool.clone(), message).await?, true))
     }
 
-    fn compresses_for(&self, head: &Parts) -> bool {
-        self.compresses && accepts_gzip(&head.headers)
+    fn compresses_for(&self, request: &Request) -> bool {
+        self.compresses && accepts_gzip(request.headers())
     }
 }
 
-async fn decode<T: Message + Default>(messages: &mut Messages<Incoming>) -> Result<T, Status> {
+async fn decode<T: Message + Default>(messages: &mut Messages<RequestBody>) -> Result<T, Status> {
     T::decode(messages.only().await?).map_err(|error| infer::request::malformed(&error))
 }
 

@@ -18,7 +18,6 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream::SelectAll};
 use http::HeaderMap;
-use http_body::Body;
 use server_core::{error::Result, header_forwarding::HeaderPattern, request::Parameters};
 use server_engine::{Engine, ModelHandle};
 use server_proto::inference::ModelStreamInferResponse;
@@ -30,7 +29,7 @@ use crate::{
     admission::{self, Permit},
     error::status,
     forwarding::{self, STRICT},
-    framing::receive::Messages,
+    framing::receive::{Messages, Source},
     infer::request::{self, Prepared},
     tracing,
 };
@@ -38,7 +37,7 @@ use crate::{
 /// Opens the response half of a stream.
 ///
 /// Errors: the server is stopping.
-pub(crate) fn model_stream_infer<B: Body<Data = Bytes> + Unpin>(
+pub(crate) fn model_stream_infer<B: Source + Unpin>(
     context: Context,
     headers: &HeaderMap,
     pattern: Option<&HeaderPattern>,
@@ -120,7 +119,7 @@ enum Ordered {
     Running(Box<Run>),
 }
 
-impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
+impl<B: Source + Unpin> InferStream<B> {
     fn in_flight(&self) -> usize {
         self.ordered.len() + self.decoupled.len() + usize::from(self.reading.is_some())
     }
@@ -255,7 +254,7 @@ impl<B: Body<Data = Bytes> + Unpin> InferStream<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Stream for InferStream<B> {
+impl<B: Source + Unpin> Stream for InferStream<B> {
     type Item = Result<ModelStreamInferResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {

@@ -10,7 +10,6 @@ mod certificate;
 mod client_verifier;
 mod encrypted;
 mod files;
-mod halves;
 mod identity;
 mod protocol;
 mod read_ahead;
@@ -20,9 +19,7 @@ mod transport;
 
 pub use acceptor::{AcceptError, Acceptor};
 pub use files::{Files, LoadError, PemFile};
-pub use halves::{ReadHalf, WriteHalf};
 pub use protocol::Protocol;
-pub use read_ahead::ReadAhead;
 pub use reload::Reloader;
 pub use stream::Stream;
 pub use transport::Progress;

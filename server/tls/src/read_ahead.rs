@@ -15,7 +15,7 @@ const LENGTH: usize = 64 << 10;
 /// Bytes that were read before they were asked for. It has memory only while data streams in: as long as reads find at
 /// least as much as was asked for.
 #[derive(Debug, Default)]
-pub struct ReadAhead {
+pub(crate) struct ReadAhead {
     bytes: Vec<u8>,
     /// How many of them are handed out.
     taken: usize,
@@ -24,7 +24,7 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     /// Reads what there is, up to what `buffer` takes, and ahead of it while data streams in.
-    pub fn poll_read(
+    pub(crate) fn poll_read(
         &mut self,
         source: &mut (impl AsyncRead + Unpin),
         context: &mut Context<'_>,
@@ -53,10 +53,5 @@ impl ReadAhead {
         buffer.put_slice(&self.bytes[self.taken..self.taken + count]);
         self.taken += count;
         Poll::Ready(Ok(()))
-    }
-
-    /// Bytes of memory that it has now.
-    pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
     }
 }

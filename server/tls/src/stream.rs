@@ -3,21 +3,18 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use parking_lot::Mutex;
-use std::sync::Arc;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use crate::{
-    encrypted::Encrypted,
-    halves::{ReadHalf, WriteHalf},
-    transport::Progress,
-};
+use crate::{encrypted::Encrypted, transport::Progress};
+
+/// Reads of what is thrown away in a row, before others have their turn.
+const DISCARDED_AT_ONCE: usize = 32;
 
 /// An accepted connection.
 ///
@@ -64,18 +61,10 @@ impl Stream {
         }
     }
 
-    /// One half to read and one to write, for users that do both at a time.
-    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
-        match self {
-            Self::Plain(socket) => {
-                let (read, write) = socket.into_split();
-                (ReadHalf::Plain(read), WriteHalf::Plain(write))
-            }
-            Self::Tls(stream) => {
-                let stream = Arc::new(Mutex::new(*stream));
-                (ReadHalf::Tls(stream.clone()), WriteHalf::Tls(stream))
-            }
-        }
+    /// Throws away what the client still sends, until it has ended its side: a socket that is closed before loses what was
+    /// sent last. For when nobody reads any more.
+    pub fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        discard(self.socket(), context)
     }
 }
 
@@ -134,4 +123,18 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(&mut stream.0).poll_shutdown(context),
         }
     }
+}
+
+fn discard(socket: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    for _ in 0..DISCARDED_AT_ONCE {
+        ready!(socket.poll_read_ready(context))?;
+        match socket.try_read(&mut [0; 4096]) {
+            Ok(0) => return Poll::Ready(Ok(())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
 }

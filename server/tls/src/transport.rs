@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::ReadAhead;
+use crate::read_ahead::ReadAhead;
 
 /// How far the sending of an encrypted stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

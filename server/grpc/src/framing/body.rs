@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
@@ -19,14 +19,11 @@ use super::{
     compression::GZIP,
     encode::{self, Parts},
 };
-use crate::{dispatch::Calls, error::status};
+use crate::error::status;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A message is compressed on the event loop up to this size, about a millisecond of work, and beyond on the blocking pool.
 const MAX_INLINE: usize = 32 << 10;
-/// Small messages that are there together are sent in one frame of about this size, bytes: what HTTP/2 does for each frame
-/// costs more than copying them.
-const JOINED: usize = 16 << 10;
 
 /// The responses of a stream, framed.
 type Responses = Pin<Box<dyn Stream<Item = Result<Parts, Status>> + Send>>;
@@ -35,8 +32,6 @@ type Responses = Pin<Box<dyn Stream<Item = Result<Parts, Status>> + Send>>;
 #[derive(Default)]
 pub(crate) struct ResponseBody {
     kind: Kind,
-    /// The calls of its connection, while this one is among them.
-    call: Option<Calls>,
     /// What the access log will say of the call, if there is one.
     access: Option<Box<Access>>,
 }
@@ -53,9 +48,8 @@ enum Kind {
 }
 
 impl ResponseBody {
-    /// Keeps what shows that the call goes on, and what is logged of it, until the body is sent or given up.
-    pub(crate) fn hold(&mut self, call: Option<Calls>, access: Option<Box<Access>>) {
-        self.call = call;
+    /// Keeps what is logged of the call until the body is sent or given up.
+    pub(crate) fn hold(&mut self, access: Option<Box<Access>>) {
         self.access = access;
     }
 
@@ -67,13 +61,13 @@ impl ResponseBody {
     /// The responses of a stream, compressed one by one if there is a compressor.
     pub(crate) fn stream(responses: Responses, compressor: Option<Compressor>) -> Response<Self> {
         let is_compressed = compressor.is_some();
-        let messages = Messages { responses, compressor, parts: Parts::new().into_iter(), end: None };
+        let messages = Messages { responses, compressor, parts: Parts::new().into_iter() };
         response(Kind::Stream(messages), is_compressed)
     }
 }
 
 fn response(kind: Kind, is_compressed: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { kind, call: None, access: None });
+    let mut response = Response::new(ResponseBody { kind, access: None });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if is_compressed {
         response.headers_mut().insert("grpc-encoding", GZIP);
@@ -97,11 +91,6 @@ impl Body for ResponseBody {
         let end = match next {
             Ok(part) => {
                 self.access.iter_mut().for_each(|access| access.sent(part.len()));
-                // the socket finds it again in what HTTP/2 writes
-                let part = match &self.call {
-                    Some(call) => call.large_parts().add(part),
-                    None => part,
-                };
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             Err(end) => end,
@@ -125,55 +114,21 @@ struct Messages {
     compressor: Option<Compressor>,
     /// Parts of the last message that are not sent.
     parts: smallvec::IntoIter<[Bytes; 4]>,
-    /// The status of the call, once the last message is known.
-    end: Option<Result<(), Status>>,
 }
 
 impl Messages {
-    /// The next part to send, or the status after the last.
+    /// The next part to send, or the status after the last. The connection joins those that are there together.
     fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Result<(), Status>>> {
-        if let Some(part) = self.parts.next() {
-            return Poll::Ready(Ok(part));
-        }
-        if let Some(end) = self.end.take() {
-            return Poll::Ready(Err(end));
-        }
-        match ready!(self.poll_message(context)) {
-            None => Poll::Ready(Err(Ok(()))),
-            Some(Err(status)) => Poll::Ready(Err(Err(status))),
-            Some(Ok(message)) => Poll::Ready(Ok(self.join(message, context))),
-        }
-    }
-
-    /// The first part of a message, with the messages behind it that are there and small like it.
-    fn join(&mut self, mut message: Parts, context: &mut Context<'_>) -> Bytes {
-        if !is_small(&message) {
-            self.parts = message.into_iter();
-            return self.parts.next().unwrap_or_default();
-        }
-        let first = message.pop().unwrap_or_default();
-        let mut joined: Option<BytesMut> = None;
-        while joined.as_ref().is_none_or(|joined| joined.len() < JOINED) {
-            match self.poll_message(context) {
-                Poll::Pending => break,
-                Poll::Ready(None) => self.end = Some(Ok(())),
-                Poll::Ready(Some(Err(status))) => self.end = Some(Err(status)),
-                Poll::Ready(Some(Ok(next))) if !is_small(&next) => {
-                    self.parts = next.into_iter();
-                }
-                Poll::Ready(Some(Ok(next))) => {
-                    let joined = joined.get_or_insert_with(|| {
-                        let mut joined = BytesMut::with_capacity(JOINED + JOINED / 2);
-                        joined.extend_from_slice(&first);
-                        joined
-                    });
-                    joined.extend_from_slice(&next[0]);
-                    continue;
-                }
+        loop {
+            if let Some(part) = self.parts.next() {
+                return Poll::Ready(Ok(part));
             }
-            break;
+            match ready!(self.poll_message(context)) {
+                None => return Poll::Ready(Err(Ok(()))),
+                Some(Err(status)) => return Poll::Ready(Err(Err(status))),
+                Some(Ok(message)) => self.parts = message.into_iter(),
+            }
         }
-        joined.map_or(first, BytesMut::freeze)
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Parts, Status>>> {
@@ -193,11 +148,6 @@ impl Messages {
             }
         }
     }
-}
-
-/// Whether it is sent with others.
-fn is_small(message: &Parts) -> bool {
-    message.len() == 1 && message[0].len() <= JOINED / 2
 }
 
 /// A message that is being compressed.
@@ -274,16 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn small_messages_that_are_there_share_a_frame() {
-        let all = (0..400).map(|_| message(100));
-        assert_eq!(frames(stream::iter(all)), (vec![16400, 16400, 7200], "0".to_owned()));
-    }
-
-    #[test]
-    fn large_messages_and_those_in_parts_are_not_copied() {
+    fn messages_are_sent_in_their_parts() {
         let parts: Parts = smallvec![vec![0; 10].into(), vec![0; 70_000].into()];
-        let all = [message(100), message(100), message(9000), message(50), Ok(parts), message(5)];
-        assert_eq!(frames(stream::iter(all)), (vec![200, 9000, 50, 10, 70_000, 5], "0".to_owned()));
+        let all = [message(100), message(9000), Ok(parts), message(5)];
+        assert_eq!(frames(stream::iter(all)), (vec![100, 9000, 10, 70_000, 5], "0".to_owned()));
     }
 
     #[test]
@@ -292,11 +236,11 @@ mod tests {
         let all = stream::poll_fn(move |_| {
             polls += 1;
             match polls {
-                1 | 2 | 4 => Poll::Ready(Some(message(100))),
-                3 => Poll::Pending,
+                1 | 3 => Poll::Ready(Some(message(100))),
+                2 => Poll::Pending,
                 _ => Poll::Ready(Some(Err(Status::internal("no")))),
             }
         });
-        assert_eq!(frames(all), (vec![200, 100], "13".to_owned()));
+        assert_eq!(frames(all), (vec![100, 0, 100], "13".to_owned()));
     }
 }

@@ -1,22 +1,20 @@
 //! Entry point for fuzzing of the framing: the messages of a call are the same, however its bytes are cut into frames.
 
 use std::{
-    convert::Infallible,
-    pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll, Waker},
     vec,
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
 use server_core::byte_budget::ByteBudget;
 use server_engine::BlockingPool;
+use server_http2::Reset;
 use tonic::Code;
 
 use super::{
     compression::Encoding,
-    receive::{Limits, Messages},
+    receive::{Limits, Messages, Source},
 };
 
 /// Longest message, bytes: below what is inflated on other threads.
@@ -25,12 +23,13 @@ const MAX_BYTES: usize = 1 << 16;
 /// Frames that are all there.
 struct Frames(vec::IntoIter<Bytes>);
 
-impl Body for Frames {
-    type Data = Bytes;
-    type Error = Infallible;
+impl Source for Frames {
+    fn poll_data(&mut self, _: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.next().map(|bytes| Ok(Frame::data(bytes))))
+    fn is_at_end(&self) -> bool {
+        self.0.len() == 0
     }
 }
 

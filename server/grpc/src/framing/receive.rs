@@ -1,4 +1,7 @@
-//! Receives the messages of one call. Memory grows with the bytes that arrive, never by the declared length alone.
+//! Receives the messages of one call. Memory grows with the bytes that arrive, never by the declared length alone. A message that
+//! comes in pieces is received where it belongs: while it is waited for, its memory is lent to the connection.
+
+mod memory;
 
 use std::{
     future::{Future, poll_fn},
@@ -9,15 +12,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http_body::Body;
 use server_core::{
     byte_budget::{ByteBudget, Reservation},
     input_memory::{InputPlacement, ReceiveBuffer},
 };
 use server_engine::BlockingPool;
+use server_http2::{Body, Reset};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
+pub(crate) use self::memory::Memory;
 use super::{
     PREFIX,
     compression::{Encoding, Inflate, Inflated},
@@ -41,6 +45,48 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: usize,
     /// Shared by all requests in flight.
     pub(crate) budget: Arc<ByteBudget>,
+}
+
+/// The body of a request of a client.
+pub(crate) type RequestBody = Body<Memory>;
+
+/// Where the bytes of messages come from.
+pub(crate) trait Source {
+    /// The bytes that come next; `None` after the last.
+    ///
+    /// Errors: the call was reset.
+    fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>>;
+
+    /// Lends memory that has room for so many bytes of those that come next. It is returned if they come otherwise.
+    fn lend(&mut self, _context: &Context<'_>, memory: Memory, _room: usize) -> Option<Memory> {
+        Some(memory)
+    }
+
+    /// What was lent, with the bytes that have come.
+    fn take_back(&mut self) -> Option<Memory> {
+        None
+    }
+
+    /// Whether nothing more comes.
+    fn is_at_end(&self) -> bool;
+}
+
+impl Source for RequestBody {
+    fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
+        Body::poll_data(self, context)
+    }
+
+    fn lend(&mut self, context: &Context<'_>, memory: Memory, room: usize) -> Option<Memory> {
+        Body::lend(self, context, memory, room)
+    }
+
+    fn take_back(&mut self) -> Option<Memory> {
+        Body::take_back(self)
+    }
+
+    fn is_at_end(&self) -> bool {
+        Body::is_at_end(self)
+    }
 }
 
 /// Says by the beginning of a message where it is to be received; `None` if it does not matter.
@@ -96,7 +142,7 @@ impl State {
     const START: Self = Self::Prefix { bytes: [0; PREFIX], filled: 0 };
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
+impl<B: Source> Messages<B> {
     /// The messages of a body whose call has that encoding.
     pub(crate) fn new(body: B, encoding: Option<Encoding>, limits: Limits, pool: BlockingPool) -> Self {
         Self {
@@ -125,7 +171,7 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
         let message = poll_fn(|context| self.poll_next(context)).await;
         let message = message.unwrap_or_else(|| Err(cardinality("none came")))?;
         self.expects_end = true;
-        while self.unread.is_empty() && !self.body.is_end_stream() {
+        while self.unread.is_empty() && !self.body.is_at_end() {
             let Some(data) = poll_fn(|context| self.poll_data(context)).await else { break };
             self.unread = data?;
         }
@@ -137,6 +183,7 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// Errors: a message that is too large (`ResourceExhausted`), has no place in the budget (`Unavailable`), is
     /// malformed (`Internal`), or stops coming (`DeadlineExceeded`); a call that was reset (`Cancelled`).
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        self.take_back();
         loop {
             if let State::Inflating(inflating) = &mut self.state {
                 let message = ready!(inflating.as_mut().poll(context));
@@ -188,7 +235,8 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                     // one that is compressed is inflated to somewhere else
                     let find_placement = self.find_placement.clone().filter(|_| !is_compressed);
                     let data = ReceiveBuffer::default();
-                    self.state = State::Partial(Partial { is_compressed, length, data, reservation, find_placement });
+                    self.state =
+                        State::Partial(Partial { is_compressed, length, data, reservation, find_placement, lent: 0 });
                 }
                 State::Partial(partial) => {
                     partial.take(&mut self.unread)?;
@@ -229,29 +277,46 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     }
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        loop {
-            match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Clients send no trailers; if one does, the end follows.
-                    if let Ok(data) = frame.into_data() {
-                        self.stall.received = self.stall.received.saturating_add(data.len());
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Poll::Ready(Some(Err(_))) => {
-                    return Poll::Ready(Some(Err(Status::cancelled("the client has reset the call"))));
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending if self.expects_end || !self.is_between_messages() => {
-                    let held = match &self.state {
-                        State::Partial(partial) => partial.data.len(),
-                        State::Prefix { .. } | State::Inflating(_) => 0,
-                    };
-                    ready!(self.stall.poll(held, context));
+        match self.body.poll_data(context) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.stall.received = self.stall.received.saturating_add(data.len());
+                Poll::Ready(Some(Ok(data)))
+            }
+            Poll::Ready(Some(Err(Reset))) => Poll::Ready(Some(Err(Status::cancelled("the client has reset the call")))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if self.expects_end || !self.is_between_messages() => {
+                let held = match &self.state {
+                    State::Partial(partial) => partial.data.len(),
+                    State::Prefix { .. } | State::Inflating(_) => 0,
+                };
+                if self.stall.poll(held, context).is_ready() {
                     return Poll::Ready(Some(Err(stalled())));
                 }
-                Poll::Pending => return Poll::Pending,
+                self.lend(context);
+                Poll::Pending
             }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Lends the memory of the message that is waited for, as far as there is room in it.
+    fn lend(&mut self, context: &Context<'_>) {
+        let State::Partial(partial) = &mut self.state else { return };
+        let memory = Memory(std::mem::take(&mut partial.data));
+        let room = partial.room(memory.0.len());
+        if let Some(memory) = self.body.lend(context, memory, room) {
+            partial.data = memory.0;
+        }
+    }
+
+    /// Takes back what was lent.
+    fn take_back(&mut self) {
+        if let State::Partial(partial) = &mut self.state
+            && let Some(memory) = self.body.take_back()
+        {
+            let came = memory.0.len() - partial.lent;
+            self.stall.received = self.stall.received.saturating_add(came);
+            partial.data = memory.0;
         }
     }
 }
@@ -264,9 +329,20 @@ struct Partial {
     reservation: Reservation,
     /// Not asked yet.
     find_placement: Option<FindPlacement>,
+    /// Bytes that were there when the memory was lent last.
+    lent: usize,
 }
 
 impl Partial {
+    /// How many bytes may come before this is to be looked at again, after so many: until the memory is full, or until it is
+    /// time to ask where they belong.
+    fn room(&mut self, received: usize) -> usize {
+        self.lent = received;
+        let asked = self.find_placement.as_ref().and_then(|_| InputPlacement::due(self.length));
+        let until = asked.filter(|asked| *asked > received).unwrap_or(self.length);
+        until.min(self.reservation.bytes()).saturating_sub(received)
+    }
+
     /// Takes what belongs to this message.
     fn take(&mut self, unread: &mut Bytes) -> Result<(), Status> {
         let piece = unread.split_to(unread.len().min(self.length - self.data.len()));
@@ -277,7 +353,8 @@ impl Partial {
             let placement = self.find_placement.take().and_then(|find| find(&piece));
             self.place(placement)?;
         }
-        if received > self.reservation.bytes() {
+        let reserved = self.reservation.bytes();
+        if received > reserved || (received == reserved && (1..self.length).contains(&received)) {
             self.grow_to(capacity(received, self.length))?;
         }
         self.data.extend_from_slice(&piece);

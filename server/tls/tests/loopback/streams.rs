@@ -40,7 +40,7 @@ async fn bytes_of_every_size_arrive_in_order_both_ways() {
         }
         our_write.shutdown().await.unwrap();
     });
-    let (mut read, mut write) = theirs.into_split();
+    let (mut read, mut write) = tokio::io::split(theirs);
     let mut buffer = vec![0; 100_000];
     loop {
         let count = read.read(&mut buffer).await.unwrap();

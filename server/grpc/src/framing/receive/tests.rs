@@ -5,13 +5,28 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 use futures_util::{Stream, StreamExt, stream};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use server_shm::{Segment, SegmentPool};
 use tokio::sync::mpsc;
 use tonic::Code;
 
 use super::*;
+
+impl<S: Stream<Item = Chunk> + Unpin> Source for StreamBody<S> {
+    fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
+        let frame = Pin::new(self).poll_frame(&mut Context::from_waker(context.waker()));
+        frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_err(|never| match never {}).and_then(|frame| frame.into_data().map_err(|_| Reset))
+            })
+        })
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.is_end_stream()
+    }
+}
 
 type Chunk = Result<Frame<Bytes>, std::convert::Infallible>;
 
@@ -39,11 +54,11 @@ fn unfinished(pieces: Vec<Bytes>, limits: &Limits) -> Messages<StreamBody<impl S
     Messages::new(StreamBody::new(frames), None, limits.clone(), BlockingPool::default())
 }
 
-async fn next<B: Body<Data = Bytes> + Unpin>(messages: &mut Messages<B>) -> Option<Result<Bytes, Status>> {
+async fn next<B: Source>(messages: &mut Messages<B>) -> Option<Result<Bytes, Status>> {
     poll_fn(|context| messages.poll_next(context)).await
 }
 
-async fn poll_once<B: Body<Data = Bytes> + Unpin>(messages: &mut Messages<B>) -> Poll<Option<Result<Bytes, Status>>> {
+async fn poll_once<B: Source>(messages: &mut Messages<B>) -> Poll<Option<Result<Bytes, Status>>> {
     poll_fn(|context| Poll::Ready(messages.poll_next(context))).await
 }
 

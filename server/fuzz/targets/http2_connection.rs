@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| server_fuzz::run(server_http2::fuzzing::connection, data));
