@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -40,10 +40,19 @@ const MAX_LABELS: usize = 16 << 10;
 
 /// Every family that a model has defined. Clones share them.
 #[derive(Clone, Default)]
-pub struct CustomMetrics(Arc<Mutex<Families>>, SeriesCount);
+pub struct CustomMetrics(Arc<Mutex<Families>>, SeriesCount, Senders);
 
 /// Series of all families.
 type SeriesCount = Arc<AtomicUsize>;
+
+/// Those whose changes come some time after they were made.
+type Senders = Arc<Mutex<Vec<Weak<dyn Sender>>>>;
+
+/// Somebody who changes metrics and does not wait until it is done, such as another process.
+pub trait Sender: Send + Sync {
+    /// Waits until the changes that were sent before are made, a moment at most.
+    fn settle(&self);
+}
 
 /// Holds a family; clones hold it as well.
 pub struct MetricFamily {
@@ -102,8 +111,17 @@ impl CustomMetrics {
         Ok(MetricFamily { metrics: self.clone(), name, kind })
     }
 
+    /// From here on a page has what this sender has sent before it was asked for, as long as there is one.
+    pub fn await_changes_of(&self, sender: Weak<dyn Sender>) {
+        let mut senders = self.2.lock();
+        senders.retain(|sender| sender.strong_count() > 0);
+        senders.push(sender);
+    }
+
     /// Adds all of them to a page with the server's own. A family without series is not shown.
     pub fn add_to(&self, page: &mut Page) {
+        let senders: Vec<_> = self.2.lock().iter().filter_map(Weak::upgrade).collect();
+        senders.iter().for_each(|sender| sender.settle());
         page::add_to(page, &self.0.lock());
     }
 }

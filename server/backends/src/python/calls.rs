@@ -15,17 +15,22 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Wake,
     thread::Thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use rustix::net::{Shutdown, shutdown};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{Shutdown, shutdown},
+};
 use server_core::{
     backend::{Host, ModelSource},
     batch::Batch,
+    custom_metrics::Sender,
     error::{Error, Result},
     tensor::Name,
     trace::Trace,
@@ -41,6 +46,12 @@ const MOST_CHANNELS: usize = 1024;
 
 /// Traces that are noted before those that are over are looked for.
 const FORGOTTEN_FROM: usize = 256;
+
+/// How long a metrics page waits for changes that a worker has sent, at most: more than the thread that makes them ever needs.
+const SETTLE_LIMIT: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether they are made.
+const SETTLE_PAUSE: Duration = Duration::from_micros(50);
 
 /// The calls of one worker.
 pub(super) struct Calls {
@@ -67,6 +78,8 @@ struct Line {
     requests: AtomicU64,
     /// Which of them is given up; the greatest number for all.
     cancelled: AtomicU64,
+    /// Whether its thread may have taken a change of a metric off the channel, and not made it yet.
+    is_changing: AtomicBool,
 }
 
 impl Line {
@@ -95,6 +108,23 @@ impl Line {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+}
+
+impl Sender for Line {
+    /// A change that is not made yet is on the channel or with the thread, which says so before it takes one.
+    fn settle(&self) {
+        let until = Instant::now() + SETTLE_LIMIT;
+        while (self.is_readable() || self.is_changing.load(Ordering::SeqCst)) && Instant::now() < until {
+            std::thread::sleep(SETTLE_PAUSE);
+        }
+    }
+}
+
+impl Line {
+    fn is_readable(&self) -> bool {
+        let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut descriptors, Some(&Timespec::default())).is_ok() && descriptors[0].revents().contains(PollFlags::IN)
     }
 }
 
@@ -137,7 +167,8 @@ impl Calls {
         };
         let second = socket.try_clone().map_err(failed)?;
         let (requests, cancelled) = (AtomicU64::new(0), AtomicU64::new(0));
-        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), requests, cancelled });
+        let is_changing = AtomicBool::new(false);
+        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), requests, cancelled, is_changing });
         {
             let mut lines = self.lines.lock();
             if lines.is_closed {

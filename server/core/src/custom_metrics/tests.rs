@@ -66,6 +66,27 @@ fn those_who_define_the_same_share_it_and_the_last_takes_it_along() {
 }
 
 #[test]
+fn a_page_has_what_was_sent_before() {
+    struct Late(Mutex<Vec<f64>>, Metric);
+    impl Sender for Late {
+        fn settle(&self) {
+            self.0.lock().drain(..).for_each(|value| self.1.increment(value).unwrap());
+        }
+    }
+    let metrics = CustomMetrics::default();
+    let counter = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
+    let sender = Arc::new(Late(Mutex::default(), counter.metric(labels(&[]), None).unwrap()));
+    let known: Arc<dyn Sender> = sender.clone();
+    metrics.await_changes_of(Arc::downgrade(&known));
+    sender.0.lock().extend([2.0, 3.0]);
+    assert!(page(&metrics).contains("requests 5\n"));
+    drop((known, sender, counter));
+    assert_eq!(page(&metrics), "", "nobody is kept by it");
+    metrics.await_changes_of(Weak::<Late>::new());
+    assert_eq!(metrics.2.lock().len(), 1, "those who are gone are forgotten");
+}
+
+#[test]
 fn a_family_has_one_kind_and_a_name_of_its_own() {
     let metrics = CustomMetrics::default();
     let _held = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();

@@ -1,9 +1,16 @@
 //! The thread of one call channel: it reads a call, has the server do it, answers, and reads the next.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, thread};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
 
 use server_core::{
     batch::Batch,
+    custom_metrics::Sender,
     error::{Error, Result},
 };
 
@@ -13,7 +20,12 @@ use super::super::{
     run,
     worker::{self, Shared},
 };
-use super::{Line, answer, call::Call, exec::Stream, metrics::Metrics};
+use super::{
+    Line, answer,
+    call::Call,
+    exec::Stream,
+    metrics::{MetricCall, Metrics},
+};
 
 /// The thread, with what belongs to its channel.
 pub(super) struct CallThread {
@@ -24,6 +36,8 @@ pub(super) struct CallThread {
     /// The responses of the last request, while there are more.
     pub(super) stream: Option<Stream>,
     metrics: Metrics,
+    /// Whether changes of metrics come here.
+    brings_changes: bool,
 }
 
 impl CallThread {
@@ -33,7 +47,8 @@ impl CallThread {
     pub(super) fn start(number: u64, line: Arc<Line>, socket: OwnedFd, shared: Arc<Shared>) -> io::Result<()> {
         let name = format!("{} call", shared.name());
         let channel = Channel::new(socket, shared.leases.pool().clone());
-        let of_thread = Self { number, line, shared, channel, stream: None, metrics: Metrics::default() };
+        let metrics = Metrics::default();
+        let of_thread = Self { number, line, shared, channel, stream: None, metrics, brings_changes: false };
         thread::Builder::new().name(name).spawn(move || of_thread.run()).map(drop)
     }
 
@@ -58,6 +73,11 @@ impl CallThread {
 
     /// The next call; `None` if there will be none.
     fn receive(&mut self) -> Result<Option<Call>> {
+        if self.brings_changes {
+            self.line.is_changing.store(false, Ordering::SeqCst);
+            self.channel.is_readable_within(Duration::MAX);
+            self.line.is_changing.store(true, Ordering::SeqCst); // before it is off the channel: see `Line::settle`
+        }
         let shared = &self.shared;
         let message = match self.channel.receive(&shared.outputs) {
             Ok(message) => message,
@@ -88,7 +108,7 @@ impl CallThread {
                 self.cancel();
                 Ok(())
             }
-            Call::Metric(call) => match self.metrics.answer(call, calls) {
+            Call::Metric(call) => match self.metric(call) {
                 Ok(answer) => return answer,
                 Err(error) => Err(error),
             },
@@ -99,6 +119,16 @@ impl CallThread {
             }
         };
         Some(done.map_or_else(failed, |()| answer::done()))
+    }
+
+    /// Does what the worker wants of metrics; from the first time on a metrics page waits for changes that are on this channel.
+    fn metric(&mut self, call: MetricCall) -> Result<Option<Message>> {
+        if !self.brings_changes {
+            let sender: Arc<dyn Sender> = self.line.clone();
+            self.shared.calls.host()?.custom_metrics().await_changes_of(Arc::downgrade(&sender));
+            self.brings_changes = true;
+        }
+        self.metrics.answer(call, &self.shared.calls)
     }
 
     /// Runs a batch in the middle of the call that the worker waits for.
