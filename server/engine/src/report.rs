@@ -1,6 +1,10 @@
 //! What the engine says of itself: the index of models, their statistics and memory, and the metrics page.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use server_core::{
     backend::MemoryUse,
@@ -19,6 +23,10 @@ use crate::{
     registry::{Entry, IndexEntry, VersionState},
     repository::Found,
 };
+
+/// How long a metrics page waits for changes that models have sent, and how often it looks whether they are made.
+const SETTLE_LIMIT: Duration = Duration::from_millis(20);
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Engine {
     /// Counters of all ready versions, of one model's, or of one version. Errors: it is unknown.
@@ -101,6 +109,15 @@ impl Engine {
             }
         }
         memory
+    }
+
+    /// Waits until what models have sent of their own metrics is on the page, 20 ms at most: it may come some time after the answers
+    /// of the requests that brought it.
+    pub async fn settle_custom_metrics(&self) {
+        let end = Instant::now() + SETTLE_LIMIT;
+        while self.custom_metrics.has_changes_under_way() && Instant::now() < end {
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
     }
 
     /// The metrics page.

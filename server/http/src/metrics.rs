@@ -27,7 +27,8 @@ impl Metrics {
 }
 
 /// The page in that form.
-pub(crate) fn page(engine: &Engine, byte_budget: &ByteBudget, format: Format) -> Response<Body> {
+pub(crate) async fn page(engine: &Engine, byte_budget: &ByteBudget, format: Format) -> Response<Body> {
+    engine.settle_custom_metrics().await;
     let mut page = engine.metrics();
     page.add_request_memory(byte_budget);
     let mut response = empty();
@@ -50,7 +51,7 @@ impl Application for Metrics {
             return response;
         }
         let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut response = page(&self.engine, &self.byte_budget, Format::accepted(accepted));
+        let mut response = page(&self.engine, &self.byte_budget, Format::accepted(accepted)).await;
         response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         response
     }

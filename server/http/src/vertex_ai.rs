@@ -72,7 +72,7 @@ impl VertexAi {
         }
         let redirect = text(&headers, &REDIRECT).unwrap_or_default().to_owned();
         if redirect == "metrics" && routes.has_metrics {
-            return Ok(metrics::page(&server.engine, &server.options.byte_budget, Format::Text));
+            return Ok(metrics::page(&server.engine, &server.options.byte_budget, Format::Text).await);
         }
         // Vertex AI only posts: a call is what its path says
         let path = format!("/{redirect}");

@@ -6,39 +6,28 @@ mod answer;
 mod call;
 mod exec;
 mod executions;
+mod line;
 mod metrics;
 mod models;
-mod thread;
+pub(super) mod thread;
 
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::Wake,
-    thread::Thread,
-    time::{Duration, Instant},
+    sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::{Shutdown, shutdown},
-};
 use server_core::{
     backend::{Host, ModelSource},
     batch::Batch,
-    custom_metrics::Sender,
     error::{Error, Result},
     tensor::Name,
     trace::Trace,
 };
 
 pub(super) use self::executions::MAIN;
-use self::{executions::Executions, thread::CallThread};
-use super::worker::Shared;
+use self::{executions::Executions, line::Line};
 
 /// Most call channels of one worker. It opens as many as `thread-pool-size` by itself, and more for calls in the middle of
 /// calls and for iterators over responses, half of this at most.
@@ -46,12 +35,6 @@ const MOST_CHANNELS: usize = 1024;
 
 /// Traces that are noted before those that are over are looked for.
 const FORGOTTEN_FROM: usize = 256;
-
-/// How long a metrics page waits for changes that a worker has sent, at most: more than the thread that makes them ever needs.
-const SETTLE_LIMIT: Duration = Duration::from_millis(20);
-
-/// How often it is looked whether they are made.
-const SETTLE_PAUSE: Duration = Duration::from_micros(50);
 
 /// The calls of one worker.
 pub(super) struct Calls {
@@ -68,74 +51,6 @@ pub(super) struct Calls {
 struct Lines {
     open: HashMap<u64, Arc<Line>>,
     is_closed: bool,
-}
-
-/// One call channel, as others than its thread see it.
-struct Line {
-    socket: OwnedFd,
-    thread: OnceLock<Thread>,
-    /// Requests made through it so far.
-    requests: AtomicU64,
-    /// Which of them is given up; the greatest number for all.
-    cancelled: AtomicU64,
-    /// Whether its thread may have taken a change of a metric off the channel, and not made it yet.
-    is_changing: AtomicBool,
-}
-
-impl Line {
-    /// Gives up that request, which may be over, or yet to come. What was given up stays so.
-    fn cancel(&self, request: u64) {
-        self.cancelled.fetch_max(request, Ordering::AcqRel);
-        self.wake();
-    }
-
-    fn is_cancelled(&self) -> bool {
-        let cancelled = self.cancelled.load(Ordering::Acquire);
-        cancelled == u64::MAX || cancelled == self.current()
-    }
-
-    /// Number of the latest request, from 1.
-    fn current(&self) -> u64 {
-        self.requests.load(Ordering::Acquire)
-    }
-
-    /// Another request begins.
-    fn begin(&self) {
-        self.requests.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-}
-
-impl Sender for Line {
-    /// A change that is not made yet is on the channel or with the thread, which says so before it takes one.
-    fn settle(&self) {
-        let until = Instant::now() + SETTLE_LIMIT;
-        while (self.is_readable() || self.is_changing.load(Ordering::SeqCst)) && Instant::now() < until {
-            std::thread::sleep(SETTLE_PAUSE);
-        }
-    }
-}
-
-impl Line {
-    fn is_readable(&self) -> bool {
-        let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
-        poll(&mut descriptors, Some(&Timespec::default())).is_ok() && descriptors[0].revents().contains(PollFlags::IN)
-    }
-}
-
-impl Wake for Line {
-    fn wake(self: Arc<Self>) {
-        Line::wake(&self);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        Line::wake(self);
-    }
 }
 
 impl Calls {
@@ -158,32 +73,20 @@ impl Calls {
         self.host.upgrade().ok_or_else(|| Error::unavailable("Server is stopping"))
     }
 
-    /// Serves a call channel that the worker has made.
+    /// Notes a call channel that the worker has made; `None` if it is gone already.
     ///
-    /// Errors: there are too many, or the system has no thread.
-    pub(super) fn open(&self, number: u64, socket: OwnedFd, shared: &Arc<Shared>) -> Result<()> {
-        let failed = |error: std::io::Error| {
-            Error::unavailable(format!("cannot serve calls of the Python worker of '{}': {error}", shared.name()))
-        };
-        let second = socket.try_clone().map_err(failed)?;
-        let (requests, cancelled) = (AtomicU64::new(0), AtomicU64::new(0));
-        let is_changing = AtomicBool::new(false);
-        let line = Arc::new(Line { socket: second, thread: OnceLock::new(), requests, cancelled, is_changing });
-        {
-            let mut lines = self.lines.lock();
-            if lines.is_closed {
-                return Ok(());
-            }
-            if lines.open.len() >= MOST_CHANNELS {
-                return Err(Error::unavailable(format!("a Python worker may have {MOST_CHANNELS} calls under way")));
-            }
-            lines.open.insert(number, line.clone());
+    /// Errors: there are too many.
+    fn add(&self, number: u64, socket: OwnedFd) -> Result<Option<Arc<Line>>> {
+        let mut lines = self.lines.lock();
+        if lines.is_closed {
+            return Ok(None);
         }
-        let started = CallThread::start(number, line, socket, shared.clone()).map_err(failed);
-        if started.is_err() {
-            self.lines.lock().open.remove(&number);
+        if lines.open.len() >= MOST_CHANNELS {
+            return Err(Error::unavailable(format!("a Python worker may have {MOST_CHANNELS} calls under way")));
         }
-        started
+        let line = Arc::new(Line::new(socket));
+        lines.open.insert(number, line.clone());
+        Ok(Some(line))
     }
 
     /// A request on that channel is given up: its number among those of the channel, from 1.
@@ -201,10 +104,7 @@ impl Calls {
             lines.is_closed = true;
             lines.open.values().cloned().collect()
         };
-        for line in lines {
-            let _ = shutdown(&line.socket, Shutdown::Both); // its thread may have closed it
-            line.cancel(u64::MAX);
-        }
+        lines.iter().for_each(|line| line.close());
     }
 
     /// The worker is about to hear of a request that is traced.

@@ -20,11 +20,12 @@ use server_core::{
 };
 
 use super::{
+    calls::thread::CallThread,
     channel::{Broken, Channel},
     lines::{Lines, Record},
     memory_limit::MemoryLimit,
     process::Process,
-    worker::Shared,
+    shared::Shared,
 };
 
 /// Most events taken before outputs and readers have their turn.
@@ -194,7 +195,7 @@ impl Of {
                     Broken::Closed => Error::internal("a Python worker announced a call and ended"),
                     Broken::Failed(error) => error,
                 })?;
-                shared.calls.open(number, socket, shared)
+                CallThread::start(number, socket, shared)
             });
             if let Err(error) = done {
                 tracing::error!(%error, "an event of the Python worker of '{}' is lost", shared.name());
@@ -209,13 +210,6 @@ struct Due {
     may_have_ended: bool,
     has_event: bool,
     has_output: bool,
-}
-
-/// The error of requests whose worker is gone.
-///
-/// Source: Triton Python backend, its words for a stub process that is gone.
-pub(super) fn not_healthy(name: &str) -> Error {
-    Error::internal(format!("Stub process '{name}' is not healthy."))
 }
 
 impl Pipe {

@@ -16,9 +16,10 @@ use tokio::sync::oneshot;
 
 use super::{
     channel::{Broken, Channel},
+    exchange::{Failure, failure, read_answer},
     marshal::{Value, Writer},
+    shared::Shared,
     wire::kind,
-    worker::{Failure, Shared, failure, read_answer},
 };
 
 /// How long the model may take to answer.

@@ -14,10 +14,10 @@ use super::{
     channel::not_understood,
     decode::{Outcome, raised, released},
     encode::Message,
+    exchange::{Failure, not_healthy},
     marshal::Value,
-    monitor::not_healthy,
     open_requests::Placed,
-    worker::{Failure, Shared},
+    shared::Shared,
 };
 
 /// A batch whose requests are in the worker's slots, until the worker answers for it.

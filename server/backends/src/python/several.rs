@@ -10,8 +10,9 @@ use server_core::{batch::Batch, error::Error};
 use super::{
     batch_time::BatchTime,
     encode,
+    exchange::Failure,
     run::{self, Running},
-    worker::{Failure, Worker},
+    worker::Worker,
 };
 
 /// Batches that a worker has at the same time.

@@ -16,15 +16,17 @@ use server_proto::inference::model_config::SchedulingChoice;
 use super::{
     PythonBackend,
     decode::KnownOutput,
+    exchange::Failure,
     interpreter::Interpreter,
     marshal::{Value, Writer},
     process::Process,
     processors,
     reload::Sources,
+    shared::OfInstance,
     supervise::Workers,
     time_limits::Stage,
     wire::kind,
-    worker::{Failure, OfInstance, Start, Worker},
+    worker::{Start, Worker},
 };
 
 /// Starts the workers of one model.

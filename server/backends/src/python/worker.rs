@@ -3,40 +3,33 @@
 use std::{
     os::fd::AsFd,
     path::PathBuf,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use parking_lot::Mutex;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use server_core::{
-    backend::{Health, Host, ModelSource},
+    backend::{Host, ModelSource},
     error::{Error, Result},
-    log_limit::LogLimit,
 };
 use server_shm::{Segment, SegmentPool};
 
 use super::{
-    calls::Calls,
-    channel::{self, Broken, Channel, Message, not_understood},
-    decode::{Decoder, KnownOutput, raised, released},
+    channel::{self, Channel},
+    exchange::{Failure, ask, failure, read_answer},
     interpreter::{self, Interpreter},
-    marshal::{self, Value, Writer},
-    memory::{InputLeases, Outputs},
+    marshal::{Value, Writer},
     monitor::{Monitor, Pipes},
     open_requests::OpenRequests,
     probe::{Probe, Probes},
     process::Process,
-    recent_output::RecentOutput,
     rings::{self, Rings},
     settings::Memory,
+    shared::Shared,
     stub_files,
     time_limits::{Stage, TimeLimits},
-    wire::{answer, event, kind},
+    wire::kind,
 };
 
 /// How long a worker may take to end by itself after it was told to, before it is killed.
@@ -61,33 +54,6 @@ pub(super) struct Start<'a> {
     pub(super) has_extension: bool,
 }
 
-/// What all threads that deal with a worker share.
-pub(super) struct Shared {
-    pub(super) model_name: String,
-    /// The instance, once it is one's.
-    instance: OnceLock<OfInstance>,
-    pub(super) leases: InputLeases,
-    pub(super) outputs: Outputs,
-    /// What it wrote to its standard error.
-    pub(super) recent_output: RecentOutput,
-    pub(super) calls: Calls,
-    pub(super) requests: OpenRequests,
-    failures: Mutex<LogLimit>,
-    is_gone: AtomicBool,
-    /// Why it was killed, if the server did that.
-    pub(super) killed_because: OnceLock<String>,
-    /// Called when the worker has closed its events channel.
-    on_gone: OnceLock<Box<dyn Fn() + Send + Sync>>,
-}
-
-/// What threads know of the instance that a worker is of.
-pub(super) struct OfInstance {
-    pub(super) name: String,
-    pub(super) outputs: Arc<[KnownOutput]>,
-    pub(super) health: Health,
-    pub(super) is_decoupled: bool,
-}
-
 /// A running worker. Dropping it kills the process.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -103,56 +69,6 @@ pub(super) struct Worker {
     has_answered: bool,
     /// Through which the model is asked whether it is ready, if it has a word of its own.
     probe: Option<Arc<Probe>>,
-}
-
-/// Why the worker did not do what it was told.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// It says so.
-    Refused(String),
-    /// It is gone.
-    Gone,
-    /// It is gone, or out of its mind: it is of no further use.
-    Lost(Error),
-}
-
-/// Has a worker do something through one of its channels, and reads what it answers. Blocks until it has.
-pub(super) fn ask<R>(
-    channel: &mut Channel,
-    shared: &Shared,
-    message: &[u8],
-    segments: &[Arc<Segment>],
-    read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
-) -> Result<R, Failure> {
-    let answer = channel.send(message, segments).and_then(|()| channel.receive(&shared.outputs));
-    read_answer(&answer.map_err(failure)?, shared, read)
-}
-
-/// Why nothing came through a channel.
-pub(super) fn failure(broken: Broken) -> Failure {
-    match broken {
-        Broken::Failed(error) => Failure::Lost(error),
-        Broken::Closed => Failure::Gone,
-    }
-}
-
-/// Reads what a worker has answered.
-pub(super) fn read_answer<R>(
-    answer: &Message<'_>,
-    shared: &Shared,
-    read: impl FnOnce(&Value<'_>, &[u8], &Shared) -> Result<R>,
-) -> Result<R, Failure> {
-    let (value, appended) = answer.read().map_err(Failure::Lost)?;
-    match value.items() {
-        [Value::Int(kind), value] if kind.unsigned_abs() == answer::OK => {
-            read(value, appended, shared).map_err(Failure::Lost)
-        }
-        [Value::Int(kind), text, _code] if kind.unsigned_abs() == answer::FAILED => {
-            shared.leases.release(released(appended).map_err(Failure::Lost)?);
-            Err(Failure::Refused(text.text().to_owned()))
-        }
-        _ => Err(Failure::Lost(not_understood("no such answer"))),
-    }
 }
 
 impl Worker {
@@ -184,19 +100,8 @@ impl Worker {
         spawn.argument(&memory.prefix).argument(memory.smallest.to_string()).argument(memory.step.to_string());
         spawn.argument(&start.source.name);
         let spawned = spawn.run().map_err(failed)?;
-        let shared = Arc::new(Shared {
-            model_name: start.source.name.clone(),
-            instance: OnceLock::new(),
-            leases: InputLeases::new(start.pool.clone(), start.memory.total),
-            outputs: Outputs::default(),
-            recent_output: RecentOutput::default(),
-            calls: Calls::new(start.host.clone(), start.source),
-            requests,
-            failures: Mutex::default(),
-            is_gone: AtomicBool::new(false),
-            killed_because: OnceLock::new(),
-            on_gone: OnceLock::new(),
-        });
+        let shared = Shared::new(start.source, start.host.clone(), start.pool.clone(), start.memory, requests);
+        let shared = Arc::new(shared);
         let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
         let process = Arc::new(spawned.process);
         let monitor = Monitor::start(shared.clone(), process.clone(), events, pipes, start.memory_limit)?;
@@ -389,130 +294,5 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.process.end(Duration::ZERO); // before the monitor ends, which reads all that is left to read
-    }
-}
-
-impl Shared {
-    /// What logs and errors call the worker.
-    pub(super) fn name(&self) -> &str {
-        self.instance.get().map_or(&self.model_name, |instance| &instance.name)
-    }
-
-    /// Says what `execute` raised, of so many failures a second.
-    ///
-    /// Source: Triton Python backend, the line of its stub process.
-    pub(super) fn log_failure(&self, text: &str) {
-        let taken = self.failures.lock().take(Instant::now());
-        let Some(left_out) = taken else { return };
-        if left_out > 0 {
-            self.say_left_out(left_out);
-        }
-        tracing::error!("{}", raised(self.name(), text));
-    }
-
-    fn say_left_out(&self, left_out: u64) {
-        let name = self.name();
-        tracing::error!(
-            "{left_out} more failures of model '{name}' are not in the log, which takes {} a second",
-            LogLimit::MOST
-        );
-    }
-
-    /// Whether its model may answer a request any number of times.
-    pub(super) fn is_decoupled(&self) -> bool {
-        self.instance.get().is_some_and(|instance| instance.is_decoupled)
-    }
-
-    /// Reads results of requests.
-    pub(super) fn decoder(&self) -> Decoder<'_> {
-        let known = self.instance.get().map_or(&[] as &[KnownOutput], |instance| &instance.outputs);
-        Decoder::new(self.name(), known, &self.leases, &self.outputs)
-    }
-
-    /// The instance's word on itself, once it is one.
-    pub(super) fn health(&self) -> Option<&Health> {
-        self.instance.get().map(|instance| &instance.health)
-    }
-
-    /// Which instance it is.
-    pub(super) fn set_instance(&self, instance: OfInstance) {
-        let _ = self.instance.set(instance); // said once
-    }
-
-    /// Has that called when the worker is gone; whoever says so looks by itself whether it is already.
-    pub(super) fn on_gone(&self, call: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.on_gone.set(call); // said once
-    }
-
-    /// Whether the worker has closed its events channel: it has ended, or is about to.
-    pub(super) fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::SeqCst)
-    }
-
-    /// The worker has closed its events channel.
-    pub(super) fn gone(&self) {
-        self.is_gone.store(true, Ordering::SeqCst);
-        if let Some(call) = self.on_gone.get() {
-            call();
-        }
-    }
-
-    /// Takes an event. Returns the number of a call channel whose descriptor comes next.
-    ///
-    /// Errors: it cannot be understood.
-    pub(super) fn event(&self, message: &Value<'_>) -> Result<Option<u64>> {
-        match message.items() {
-            [kind, handles] if kind.number() == Some(event::RELEASED) => self.release(handles),
-            [kind, number] if kind.number() == Some(event::OPEN_CALL_CHANNEL) => return Ok(number.number()),
-            [kind, number, request] if kind.number() == Some(event::CANCEL_CALL) => {
-                self.calls.cancel(number.number().unwrap_or_default(), request.number().unwrap_or_default());
-            }
-            [kind, level, file, line, text] if kind.number() == Some(event::LOG) => {
-                log(level.number(), file.text(), line.number().unwrap_or_default(), text.text());
-            }
-            [kind, text] if kind.number() == Some(event::BATCH_FAILED) => self.log_failure(text.text()),
-            [kind, slot, result, is_last] if kind.number() == Some(event::RESPONSE) => {
-                let slot = slot.number().and_then(|slot| u32::try_from(slot).ok());
-                let slot = slot.ok_or_else(|| not_understood("no such slot"))?;
-                let word = self.decoder().word(result, *is_last == Value::Bool(true));
-                self.requests.said(slot, word, Instant::now());
-            }
-            _ => return Err(not_understood("no such event")),
-        }
-        Ok(None)
-    }
-
-    /// Takes what is appended to a message: inputs that nobody looks at any more.
-    ///
-    /// Errors: it cannot be understood.
-    pub(super) fn release_appended(&self, appended: &[u8]) -> Result<()> {
-        if !appended.is_empty() {
-            self.release(&marshal::read(appended).map_err(not_understood)?.0);
-        }
-        Ok(())
-    }
-
-    /// Nobody looks at these inputs any more.
-    pub(super) fn release(&self, handles: &Value<'_>) {
-        self.leases.release(handles.items().iter().filter_map(Value::number));
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let left_out = self.failures.get_mut().left_out();
-        if left_out > 0 {
-            self.say_left_out(left_out);
-        }
-    }
-}
-
-/// A line of the model in the log, with its place in the model's code.
-fn log(level: Option<u64>, file: &str, line: u64, text: &str) {
-    match level {
-        Some(1) => tracing::warn!(log.file = file, log.line = line, "{text}"),
-        Some(2) => tracing::error!(log.file = file, log.line = line, "{text}"),
-        Some(3) => tracing::debug!(log.file = file, log.line = line, "{text}"),
-        _ => tracing::info!(log.file = file, log.line = line, "{text}"),
     }
 }

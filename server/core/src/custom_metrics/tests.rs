@@ -66,22 +66,26 @@ fn those_who_define_the_same_share_it_and_the_last_takes_it_along() {
 }
 
 #[test]
-fn a_page_has_what_was_sent_before() {
-    struct Late(Mutex<Vec<f64>>, Metric);
+fn changes_are_under_way_while_a_sender_says_so() {
+    struct Late(Mutex<bool>);
     impl Sender for Late {
-        fn settle(&self) {
-            self.0.lock().drain(..).for_each(|value| self.1.increment(value).unwrap());
+        fn has_changes_under_way(&self) -> bool {
+            *self.0.lock()
         }
     }
     let metrics = CustomMetrics::default();
-    let counter = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
-    let sender = Arc::new(Late(Mutex::default(), counter.metric(labels(&[]), None).unwrap()));
-    let known: Arc<dyn Sender> = sender.clone();
-    metrics.await_changes_of(Arc::downgrade(&known));
-    sender.0.lock().extend([2.0, 3.0]);
-    assert!(page(&metrics).contains("requests 5\n"));
-    drop((known, sender, counter));
-    assert_eq!(page(&metrics), "", "nobody is kept by it");
+    let senders = [true, false].map(|is_late| Arc::new(Late(Mutex::new(is_late))));
+    for sender in &senders {
+        let known: Arc<dyn Sender> = sender.clone();
+        metrics.await_changes_of(Arc::downgrade(&known));
+    }
+    assert!(metrics.has_changes_under_way());
+    *senders[0].0.lock() = false;
+    assert!(!metrics.has_changes_under_way());
+    *senders[1].0.lock() = true;
+    assert!(metrics.has_changes_under_way());
+    drop(senders);
+    assert!(!metrics.has_changes_under_way(), "nobody is kept by it");
     metrics.await_changes_of(Weak::<Late>::new());
     assert_eq!(metrics.2.lock().len(), 1, "those who are gone are forgotten");
 }

@@ -16,10 +16,10 @@ use server_core::{
 };
 
 use super::super::encode::Message;
-use super::{Calls, answer, thread::CallThread};
-
-/// The responses of a request, one after the other.
-pub(super) struct Stream(Box<dyn Responses>);
+use super::{
+    Calls, answer,
+    thread::{CallThread, Stream},
+};
 
 impl CallThread {
     /// Runs a request; answers its response, or the first of several.

@@ -1,14 +1,9 @@
 //! The thread of one call channel: it reads a call, has the server do it, answers, and reads the next.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, atomic::Ordering},
-    thread,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
 use server_core::{
+    backend::Responses,
     batch::Batch,
     custom_metrics::Sender,
     error::{Error, Result},
@@ -17,18 +12,22 @@ use server_core::{
 use super::super::{
     channel::{Broken, Channel},
     encode::Message,
-    run,
-    worker::{self, Shared},
+    exchange, run,
+    shared::Shared,
 };
 use super::{
-    Line, answer,
+    answer,
     call::Call,
-    exec::Stream,
+    executions::Wait,
+    line::Line,
     metrics::{MetricCall, Metrics},
 };
 
+/// The responses of a request, one after the other.
+pub(super) struct Stream(pub(super) Box<dyn Responses>);
+
 /// The thread, with what belongs to its channel.
-pub(super) struct CallThread {
+pub(in crate::python) struct CallThread {
     pub(super) number: u64,
     pub(super) line: Arc<Line>,
     pub(super) shared: Arc<Shared>,
@@ -41,19 +40,25 @@ pub(super) struct CallThread {
 }
 
 impl CallThread {
-    /// Starts it.
+    /// Serves a call channel that the worker has made.
     ///
-    /// Errors: the system has none.
-    pub(super) fn start(number: u64, line: Arc<Line>, socket: OwnedFd, shared: Arc<Shared>) -> io::Result<()> {
-        let name = format!("{} call", shared.name());
+    /// Errors: there are too many, or the system has no thread.
+    pub(in crate::python) fn start(number: u64, socket: OwnedFd, shared: &Arc<Shared>) -> Result<()> {
+        let failed = |error: io::Error| {
+            Error::unavailable(format!("cannot serve calls of the Python worker of '{}': {error}", shared.name()))
+        };
+        let second = socket.try_clone().map_err(failed)?;
+        let Some(line) = shared.calls.add(number, second)? else { return Ok(()) };
         let channel = Channel::new(socket, shared.leases.pool().clone());
-        let metrics = Metrics::default();
+        let (shared, metrics) = (shared.clone(), Metrics::default());
+        let name = format!("{} call", shared.name());
+        // dropped with its number if there is no thread for it
         let of_thread = Self { number, line, shared, channel, stream: None, metrics, brings_changes: false };
-        thread::Builder::new().name(name).spawn(move || of_thread.run()).map(drop)
+        thread::Builder::new().name(name).spawn(move || of_thread.run()).map(drop).map_err(failed)
     }
 
     fn run(mut self) {
-        let _ = self.line.thread.set(thread::current()); // the only one that sets it
+        self.line.is_served_here();
         loop {
             let call = match self.receive() {
                 Ok(Some(call)) => call,
@@ -74,9 +79,9 @@ impl CallThread {
     /// The next call; `None` if there will be none.
     fn receive(&mut self) -> Result<Option<Call>> {
         if self.brings_changes {
-            self.line.is_changing.store(false, Ordering::SeqCst);
+            self.line.set_changing(false);
             self.channel.is_readable_within(Duration::MAX);
-            self.line.is_changing.store(true, Ordering::SeqCst); // before it is off the channel: see `Line::settle`
+            self.line.set_changing(true); // before it is off the channel
         }
         let shared = &self.shared;
         let message = match self.channel.receive(&shared.outputs) {
@@ -98,6 +103,9 @@ impl CallThread {
             let instance = shared.name();
             answer::failed(&error, &format!("Failed to process the request for model '{instance}', message: "))
         };
+        if !matches!(call, Call::Metric(_)) {
+            self.line.set_changing(false);
+        }
         let done = match call {
             Call::Exec { execution, trace, wants_all, mut request } => {
                 request.trace = self.shared.calls.child_of(trace);
@@ -145,14 +153,14 @@ impl CallThread {
         let shared = &self.shared;
         let mut memory = Vec::new();
         let Some(running) = run::begin(batch, Some(execution), &mut memory, shared) else { return };
-        let answer = worker::ask(&mut self.channel, shared, &memory, &running.segments, run::outcomes);
+        let answer = exchange::ask(&mut self.channel, shared, &memory, &running.segments, run::outcomes);
         run::end(running, answer, shared);
     }
 
     /// The call does not wait any more.
     pub(super) fn end_wait(&mut self) {
         let wait = self.shared.calls.executions.lock().answered(self.number);
-        for batch in wait.into_iter().flat_map(super::executions::Wait::end) {
+        for batch in wait.into_iter().flat_map(Wait::end) {
             self.run_in_call(batch);
         }
     }
@@ -162,7 +170,7 @@ impl Drop for CallThread {
     fn drop(&mut self) {
         self.stream = None; // its request is cancelled
         let wait = self.shared.calls.executions.lock().answered(self.number);
-        for batch in wait.into_iter().flat_map(super::executions::Wait::end) {
+        for batch in wait.into_iter().flat_map(Wait::end) {
             run::gone(batch, &self.shared);
         }
         self.shared.calls.forget(self.number);
