@@ -50,8 +50,8 @@ type Senders = Arc<Mutex<Vec<Weak<dyn Sender>>>>;
 
 /// Somebody who changes metrics and does not wait until it is done, such as another process.
 pub trait Sender: Send + Sync {
-    /// Waits until the changes that were sent before are made, a moment at most.
-    fn settle(&self);
+    /// Whether all changes are made that were sent before this was asked.
+    fn is_settled(&self) -> bool;
 }
 
 /// Holds a family; clones hold it as well.
@@ -111,17 +111,20 @@ impl CustomMetrics {
         Ok(MetricFamily { metrics: self.clone(), name, kind })
     }
 
-    /// From here on a page has what this sender has sent before it was asked for, as long as there is one.
+    /// From here on that sender is asked as well whether all is settled, as long as there is one.
     pub fn await_changes_of(&self, sender: Weak<dyn Sender>) {
         let mut senders = self.2.lock();
         senders.retain(|sender| sender.strong_count() > 0);
         senders.push(sender);
     }
 
+    /// Whether all changes are made that were sent before this was asked.
+    pub fn are_settled(&self) -> bool {
+        self.2.lock().iter().filter_map(Weak::upgrade).all(|sender| sender.is_settled())
+    }
+
     /// Adds all of them to a page with the server's own. A family without series is not shown.
     pub fn add_to(&self, page: &mut Page) {
-        let senders: Vec<_> = self.2.lock().iter().filter_map(Weak::upgrade).collect();
-        senders.iter().for_each(|sender| sender.settle());
         page::add_to(page, &self.0.lock());
     }
 }

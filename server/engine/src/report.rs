@@ -1,6 +1,11 @@
 //! What the engine says of itself: the index of models, their statistics and memory, and the metrics page.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use server_core::{
     backend::MemoryUse,
@@ -19,6 +24,12 @@ use crate::{
     registry::{Entry, IndexEntry, VersionState},
     repository::Found,
 };
+
+/// How long a metrics page waits for changes that models have sent, at most: much longer than it takes to make them.
+const SETTLE_LIMIT: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether they are made.
+const SETTLE_PAUSE: Duration = Duration::from_micros(50);
 
 impl Engine {
     /// Counters of all ready versions, of one model's, or of one version. Errors: it is unknown.
@@ -124,8 +135,17 @@ impl Engine {
         }
         page.add_counters(&self.options.tracer.metrics());
         page.add_latencies(models);
+        self.settle_custom_metrics();
         self.custom_metrics.add_to(&mut page);
         page
+    }
+
+    /// Waits a moment for changes that models have sent: a page has those of every request that is answered.
+    fn settle_custom_metrics(&self) {
+        let until = Instant::now() + SETTLE_LIMIT;
+        while !self.custom_metrics.are_settled() && Instant::now() < until {
+            thread::sleep(SETTLE_PAUSE);
+        }
     }
 
     fn snapshots(&self) -> Vec<ModelSnapshot> {

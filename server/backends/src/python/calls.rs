@@ -19,7 +19,6 @@ use std::{
     },
     task::Wake,
     thread::Thread,
-    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -46,12 +45,6 @@ const MOST_CHANNELS: usize = 1024;
 
 /// Traces that are noted before those that are over are looked for.
 const FORGOTTEN_FROM: usize = 256;
-
-/// How long a metrics page waits for changes that a worker has sent, at most: more than the thread that makes them ever needs.
-const SETTLE_LIMIT: Duration = Duration::from_millis(20);
-
-/// How often it is looked whether they are made.
-const SETTLE_PAUSE: Duration = Duration::from_micros(50);
 
 /// The calls of one worker.
 pub(super) struct Calls {
@@ -113,11 +106,8 @@ impl Line {
 
 impl Sender for Line {
     /// A change that is not made yet is on the channel or with the thread, which says so before it takes one.
-    fn settle(&self) {
-        let until = Instant::now() + SETTLE_LIMIT;
-        while (self.is_readable() || self.is_changing.load(Ordering::SeqCst)) && Instant::now() < until {
-            std::thread::sleep(SETTLE_PAUSE);
-        }
+    fn is_settled(&self) -> bool {
+        !self.is_readable() && !self.is_changing.load(Ordering::SeqCst)
     }
 }
 

@@ -66,22 +66,27 @@ fn those_who_define_the_same_share_it_and_the_last_takes_it_along() {
 }
 
 #[test]
-fn a_page_has_what_was_sent_before() {
-    struct Late(Mutex<Vec<f64>>, Metric);
+fn all_is_settled_when_every_sender_says_so() {
+    use std::sync::atomic::AtomicBool;
+    struct Late(AtomicBool);
     impl Sender for Late {
-        fn settle(&self) {
-            self.0.lock().drain(..).for_each(|value| self.1.increment(value).unwrap());
+        fn is_settled(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
         }
     }
     let metrics = CustomMetrics::default();
-    let counter = metrics.family(MetricKind::Counter, "requests", "Requests").unwrap();
-    let sender = Arc::new(Late(Mutex::default(), counter.metric(labels(&[]), None).unwrap()));
-    let known: Arc<dyn Sender> = sender.clone();
-    metrics.await_changes_of(Arc::downgrade(&known));
-    sender.0.lock().extend([2.0, 3.0]);
-    assert!(page(&metrics).contains("requests 5\n"));
-    drop((known, sender, counter));
-    assert_eq!(page(&metrics), "", "nobody is kept by it");
+    assert!(metrics.are_settled());
+    let senders = [true, false].map(|settled| Arc::new(Late(settled.into())));
+    for sender in &senders {
+        let known: Arc<dyn Sender> = sender.clone();
+        metrics.await_changes_of(Arc::downgrade(&known));
+    }
+    assert!(!metrics.are_settled());
+    senders[1].0.store(true, Ordering::Relaxed);
+    assert!(metrics.are_settled());
+    senders[0].0.store(false, Ordering::Relaxed);
+    drop(senders);
+    assert!(metrics.are_settled(), "nobody waits for one who is gone");
     metrics.await_changes_of(Weak::<Late>::new());
     assert_eq!(metrics.2.lock().len(), 1, "those who are gone are forgotten");
 }

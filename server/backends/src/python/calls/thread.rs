@@ -76,7 +76,7 @@ impl CallThread {
         if self.brings_changes {
             self.line.is_changing.store(false, Ordering::SeqCst);
             self.channel.is_readable_within(Duration::MAX);
-            self.line.is_changing.store(true, Ordering::SeqCst); // before it is off the channel: see `Line::settle`
+            self.line.is_changing.store(true, Ordering::SeqCst); // before it is off the channel: see `Line::is_settled`
         }
         let shared = &self.shared;
         let message = match self.channel.receive(&shared.outputs) {
