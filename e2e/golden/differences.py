@@ -219,6 +219,12 @@ SILENT["decoupled", "statistics of repeat"] = "the recorded Python model reports
 for model in stateful.OVER_REPEATS:
     SILENT["decoupled", f"statistics of {model}"] = "when generate has seen a second response, Triton lets the request run on, we cancel it"
 
+# The last step of an ensemble answers before the decoupled step ahead of it has said that nothing follows, or after that: so the end is a message of its own, or
+# marked on the last response. Triton did the latter in 15 of 20 streams, and in those that were recorded.
+END_BY_CHANCE = {
+    ("decoupled", f"gRPC stream: e_repeat_then: {case}") for case in ("one response", "three responses", "three responses and an empty final one")
+}
+
 # === rate limiter ===
 
 SILENT["rate_limits", "index"] = SILENT["rate_limits_default", "index"] = CONFIG_ERRORS_KNOWN
@@ -343,6 +349,21 @@ def without_times(value):
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in ("ns", "last_inference")}
     return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def without_chance(scene, case, answer):
+    """The answer without the mark of the end, where it is left to chance which message has it."""
+    if (scene, case) not in END_BY_CHANCE:
+        return answer
+    marks, replies = [], []
+    for message in answer["replies"]:
+        response = dict(message.get("infer_response", {}))
+        parameters = dict(response.get("parameters", {}))
+        marks.append(parameters.pop("triton_final_response", {}).get("bool_param", False))
+        if not marks[-1] or "outputs" in response:
+            replies.append({**message, "infer_response": {**response, "parameters": parameters}})
+    assert not any(marks[:-1]), "something follows the end"
+    return {**answer, "replies": replies}
 
 
 def settle(wanted, got):
