@@ -6,6 +6,7 @@
 
 mod context;
 mod run;
+mod several;
 
 use std::{
     collections::VecDeque,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream::SelectAll};
+use futures_util::Stream;
 use http::HeaderMap;
 use server_core::{error::Result, header_forwarding::HeaderPattern, request::Parameters};
 use server_engine::{Engine, ModelHandle};
@@ -24,7 +25,10 @@ use server_proto::inference::ModelStreamInferResponse;
 use tonic::Status;
 
 pub(crate) use self::context::{Context, Limits};
-use self::run::{Failure, Run};
+use self::{
+    run::{Failure, Run},
+    several::Several,
+};
 use crate::{
     admission::{self, Permit},
     error::status,
@@ -52,7 +56,7 @@ pub(crate) fn model_stream_infer<B: Source + Unpin>(
         reading: None,
         ordered: VecDeque::new(),
         polled_on: 0,
-        decoupled: SelectAll::new(),
+        decoupled: Several::new(),
         decoupled_first: false,
         final_status: None,
         shutdown: Some(Box::pin(context.admission.closed())),
@@ -80,7 +84,7 @@ pub(crate) struct InferStream<B> {
     /// How many of them go on only while they are polled.
     polled_on: usize,
     /// Requests to decoupled models.
-    decoupled: SelectAll<Run>,
+    decoupled: Several<Run>,
     /// Which kind is polled first: they alternate, so that neither starves.
     decoupled_first: bool,
     /// The status the stream ends with once all requests are answered, if not OK.
@@ -224,23 +228,16 @@ impl<B: Source + Unpin> InferStream<B> {
         }
     }
 
-    fn poll_decoupled(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
-        match self.decoupled.poll_next_unpin(context) {
-            Poll::Ready(Some(answer)) => Poll::Ready(answer),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
-        }
-    }
-
     fn poll_responses(&mut self, context: &mut task::Context<'_>) -> Poll<Result<ModelStreamInferResponse, Failure>> {
         // An error that needs no model comes before the responses to requests behind it, as from Triton.
         let is_refused = matches!(self.ordered.front(), Some(Ordered::Refused(_)));
         self.decoupled_first = !self.decoupled_first && !is_refused;
         if self.decoupled_first {
-            let first = self.poll_decoupled(context);
+            let first = self.decoupled.poll_next(context);
             if first.is_ready() { first } else { self.poll_ordered(context) }
         } else {
             let first = self.poll_ordered(context);
-            if first.is_ready() { first } else { self.poll_decoupled(context) }
+            if first.is_ready() { first } else { self.decoupled.poll_next(context) }
         }
     }
 
