@@ -9,6 +9,8 @@ from certificates import Authority
 from serving import ROOT, Server, scaled
 
 CASES = 146
+# A server may answer GET before the client has sent what is wrong. So often such a case is tried again.
+TRIES = 10
 # h2spec sends GET without a body, which no gRPC server answers with more than a status, and begins with the defaults of HTTP/2. So these cases do not
 # come to what they are about; `test_http2.py` has a test of each with calls of gRPC.
 NEEDS_A_BODY = "the response to GET has no DATA frame"
@@ -42,8 +44,12 @@ def judged(h2spec, server, report, *flags):
         said = [(one.text or "").strip().replace("\n", ", not ") or one.tag for one in case]
         # a name that h2spec uses twice passes when both do
         cases[name] = cases.get(name) or ", ".join(said)
-    assert sum(1 for _ in ElementTree.parse(report).iter("testcase")) == CASES
-    return cases
+    return cases, sum(1 for _ in ElementTree.parse(report).iter("testcase"))
+
+
+def was_answered(said):
+    """The call was answered, with headers alone, before what is wrong had come: the case has to be tried again."""
+    return "HEADERS Frame (" in said and "flags:0x05" in said
 
 
 @pytest.mark.parametrize("connection", ("plain", "tls"))
@@ -54,7 +60,12 @@ def test_it_does_what_the_specifications_ask(folder, tmp_path, h2spec, connectio
         flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
         client = ["--tls", "--insecure"]
     with Server(folder, *flags) as server:
-        cases = judged(h2spec, server, tmp_path / "report.xml", *client)
-    assert cases.keys() >= NOT_FOR_GRPC.keys()
-    wrong = {name: said for name, said in cases.items() if said and name not in NOT_FOR_GRPC}
+        cases, count = judged(h2spec, server, tmp_path / "report.xml", *client)
+        assert count == CASES and cases.keys() >= NOT_FOR_GRPC.keys()
+        wrong = {name: said for name, said in cases.items() if said and name not in NOT_FOR_GRPC}
+        for _ in range(TRIES):
+            sections = {section for (section, _), said in wrong.items() if was_answered(said)}
+            if sections:
+                again, _ = judged(h2spec, server, tmp_path / "report.xml", *client, *sections)
+                wrong = {name: again.get(name, said) for name, said in wrong.items() if again.get(name, said)}
     assert not wrong, "\n" + "\n".join(f"{section} {name}: {said}" for (section, name), said in wrong.items())

@@ -161,16 +161,48 @@ fn answer(protocol: &mut Protocol, answers: &mut BTreeMap<usize, usize>) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        sync::LazyLock,
+    };
 
+    use proptest::{collection::vec, prelude::*, sample::Index};
     use server_core::fuzzing::replay;
 
     use super::*;
 
+    fn corpus(target: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+    }
+
+    /// What clients say, without the byte that says how it is cut.
+    static CONNECTIONS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let files = fs::read_dir(corpus("http2_connection")).unwrap();
+        files.map(|file| fs::read(file.unwrap().path()).unwrap().split_off(1)).collect()
+    });
+
     #[test]
     fn every_input_of_the_corpus_is_read() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        replay(&corpus.join("hpack"), hpack);
-        replay(&corpus.join("http2_connection"), connection);
+        replay(&corpus("hpack"), hpack);
+        replay(&corpus("http2_connection"), connection);
+    }
+
+    proptest! {
+        #[test]
+        fn some_of_the_corpus_with_wrong_bytes_keeps_the_rules(
+            parts in vec(any::<Index>(), 1..4),
+            wrong in vec((any::<Index>(), any::<u8>()), 0..6),
+            step in any::<u8>(),
+        ) {
+            let mut data = vec![step];
+            for part in parts {
+                data.extend_from_slice(&CONNECTIONS[part.index(CONNECTIONS.len())]);
+            }
+            for (at, byte) in wrong {
+                *at.get_mut(&mut data) = byte;
+            }
+            connection(&data);
+        }
     }
 }
