@@ -403,8 +403,9 @@ fn responses_are_sent_as_the_client_allows() {
     test.check(&frame(DATA, 0, 3, b"late"), "", "");
     test.check(&frame(HEADERS, END_HEADERS, 3, &literals(&[("x", "late")])), "", "reset 3 1");
     test.check(&frame(WINDOW_UPDATE, 0, 3, &[0; 4]), "", "reset 3 1");
-    // it has ended its side then, and so sends nothing more
-    test.check(&frame(DATA, END_STREAM, 3, b"late"), "", "reset 3 5");
+    // it has ended its side with that, and so sends nothing more
+    test.check(&frame(DATA, END_STREAM, 3, b"late"), "", "");
+    test.check(&frame(DATA, END_STREAM, 3, b"later"), "", "reset 3 5");
     // one that the client resets when it is closed already
     test.send(&call(9));
     test.protocol.respond(0, 200, &map(&[]), true);
