@@ -388,6 +388,9 @@ impl Protocol {
             Some(open) => (!open.receive_window.take(length)).then_some(Code::FlowControlError),
             None => {
                 self.frame_of_closed(stream, now)?;
+                if data.ends_stream {
+                    self.streams.closed_by_client(stream, Closed::Ended);
+                }
                 None
             }
         };
@@ -491,6 +494,7 @@ impl Protocol {
                 if payload.len() < 8 {
                     return Err(ConnectionError::new(Code::FrameSizeError, "a frame GOAWAY is too short"));
                 }
+                self.conduct.idle_frame()?;
                 self.is_client_leaving = true;
                 None
             }
@@ -565,10 +569,17 @@ impl Protocol {
         let mut builder = RequestBuilder::new();
         let decoded = self.decode(bytes, |field| builder.take(field))?;
         if id <= self.last_stream {
-            if self.streams.closed(id) == Closed::Ended {
-                return Err(ConnectionError::new(Code::StreamClosed, "headers behind the end of a stream"));
+            match self.streams.closed(id) {
+                Closed::Ended => {
+                    return Err(ConnectionError::new(Code::StreamClosed, "headers behind the end of a stream"));
+                }
+                Closed::ByServer if !ends_stream => {
+                    self.conduct.reset(now)?;
+                    self.put_reset(id, Code::ProtocolError);
+                }
+                Closed::ByServer => self.streams.closed_by_client(id, Closed::Ended),
+                _ => self.frame_of_closed(id, now)?,
             }
-            self.frame_of_closed(id, now)?;
             return Ok(None);
         }
         self.last_stream = id;
@@ -661,7 +672,10 @@ impl Protocol {
     ) -> Result<Option<Event<'static>>, ConnectionError> {
         frames::number(payload)?;
         self.conduct.idle_frame()?;
-        let Some(key) = self.find(head.stream)? else { return Ok(None) };
+        let Some(key) = self.find(head.stream)? else {
+            self.streams.closed_by_client(head.stream, Closed::ByClient);
+            return Ok(None);
+        };
         let stream = self.remove(key, Closed::ByClient);
         if stream.is_some_and(|stream| stream.batch == self.batch) {
             self.conduct.reset(now)?; // before anybody has looked at it
@@ -673,13 +687,13 @@ impl Protocol {
         if head.stream != 0 {
             return Err(ConnectionError::protocol("settings of a stream"));
         }
+        self.conduct.idle_frame()?;
         if head.has(frames::ACK) {
             if !payload.is_empty() {
                 return Err(ConnectionError::new(Code::FrameSizeError, "the answer to settings is not empty"));
             }
             return Ok(None);
         }
-        self.conduct.idle_frame()?;
         let settings = Settings::read(payload)?;
         if let Some(size) = settings.header_table_size {
             self.encoder.set_max_table_size(size as usize);
@@ -711,6 +725,7 @@ impl Protocol {
             return Err(ConnectionError::new(Code::FrameSizeError, "a ping has not 8 bytes"));
         };
         if head.has(frames::ACK) {
+            self.conduct.idle_frame()?;
             if payload == GOODBYE && self.leaving == Leaving::Asked {
                 self.close();
             }
@@ -743,7 +758,13 @@ impl Protocol {
             }
             return Ok(Some(Event::WindowsOpened));
         }
-        let Some(key) = self.find(head.stream)? else { return Ok(None) };
+        let Some(key) = self.find(head.stream)? else {
+            if by == 0 {
+                self.conduct.reset(now)?;
+                self.put_reset(head.stream, Code::ProtocolError);
+            }
+            return Ok(None);
+        };
         if by == 0 {
             return self.stream_error(key, Code::ProtocolError, now).map(Some);
         }

@@ -130,6 +130,14 @@ impl Streams {
         self.closed.push_back((id, closed));
     }
 
+    /// The client has now ended, or reset, one that was closed by this side: it sends nothing more for it.
+    pub(crate) fn closed_by_client(&mut self, id: u32, closed: Closed) {
+        let mut remembered = self.closed.iter_mut().rev();
+        if let Some((_, before)) = remembered.find(|(other, before)| *other == id && *before == Closed::ByServer) {
+            *before = closed;
+        }
+    }
+
     /// How one was closed that is not open, and not later than those that were opened.
     pub(crate) fn closed(&self, id: u32) -> Closed {
         let remembered = self.closed.iter().rev().find(|(closed, _)| *closed == id);
@@ -202,6 +210,10 @@ mod tests {
         }
         let ways = |streams: &Streams| [1, 3, 5, 7].map(|id| streams.closed(id));
         assert_eq!(ways(&streams), [Closed::Skipped, Closed::ByServer, Closed::Skipped, Closed::ByClient]);
+        streams.closed_by_client(3, Closed::Ended);
+        streams.closed_by_client(5, Closed::Ended);
+        streams.closed_by_client(7, Closed::Ended);
+        assert_eq!(ways(&streams), [Closed::Skipped, Closed::Ended, Closed::Skipped, Closed::ByClient]);
         for number in 0..REMEMBERED as u32 - 1 {
             streams.remember(9 + 2 * number, Closed::ByClient);
         }

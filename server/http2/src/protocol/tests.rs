@@ -400,21 +400,31 @@ fn responses_are_sent_as_the_client_allows() {
     test.send(&call(3));
     test.protocol.respond(0, 200, &map(&[("grpc-status", "12")]), true);
     assert_eq!(test.sent(), "headers 3 4 end, reset 3 0");
+    test.check(&frame(DATA, 0, 3, b"late"), "", "");
+    test.check(&frame(HEADERS, END_HEADERS, 3, &literals(&[("x", "late")])), "", "reset 3 1");
+    test.check(&frame(WINDOW_UPDATE, 0, 3, &[0; 4]), "", "reset 3 1");
+    // it has ended its side with that, and so sends nothing more
     test.check(&frame(DATA, END_STREAM, 3, b"late"), "", "");
-    test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &literals(&[("x", "late")])), "", "");
-    // one that both sides have ended
-    test.send(&frame(HEADERS, END_HEADERS | END_STREAM, 5, &request(&[])));
+    test.check(&frame(DATA, END_STREAM, 3, b"later"), "", "reset 3 5");
+    // one that the client resets when it is closed already
+    test.send(&call(9));
     test.protocol.respond(0, 200, &map(&[]), true);
-    assert_eq!(test.sent(), "headers 5 4 end");
-    test.check(&frame(DATA, END_STREAM, 5, b"late"), "", "reset 5 5");
+    assert_eq!(test.sent(), "headers 9 4 end, reset 9 0");
+    test.check(&frame(RST_STREAM, 0, 9, &[0; 4]), "", "");
+    test.check(&frame(HEADERS, END_HEADERS | END_STREAM, 9, &literals(&[("x", "late")])), "", "reset 9 5");
+    // one that both sides have ended
+    test.send(&frame(HEADERS, END_HEADERS | END_STREAM, 11, &request(&[])));
+    test.protocol.respond(0, 200, &map(&[]), true);
+    assert_eq!(test.sent(), "headers 11 4 end");
+    test.check(&frame(DATA, END_STREAM, 11, b"late"), "", "reset 11 5");
     // what is sent for calls that are over is nothing
     test.protocol.respond(0, 200, &map(&[]), false);
     test.protocol.send_data(0, 10, true, put(10));
     assert_eq!((test.protocol.window(0), test.sent().as_str()), (0, ""));
     test.check(&settings(INITIAL_WINDOW_SIZE, MAX_WINDOW), "windows", "settings ack");
-    test.send(&call(7));
-    test.check(&frame(WINDOW_UPDATE, 0, 7, &[0, 0, 0, 1]), "reset 0", "reset 7 3");
-    test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 5, &literals(&[("x", "late")])), "StreamClosed", "");
+    test.send(&call(13));
+    test.check(&frame(WINDOW_UPDATE, 0, 13, &[0, 0, 0, 1]), "reset 0", "reset 13 3");
+    test.check(&frame(HEADERS, END_STREAM | END_HEADERS, 11, &literals(&[("x", "late")])), "StreamClosed", "");
 }
 
 #[test]
@@ -495,6 +505,9 @@ fn floods_end_the_connection() {
     };
     calm(&frame(DATA, 0, 1, &[]), 10_001);
     calm(&frame(SETTINGS, 0, 0, &[]), 10_001);
+    calm(&frame(SETTINGS, ACK, 0, &[]), 10_001);
+    calm(&frame(PING, ACK, 0, &[0; 8]), 10_001);
+    calm(&frame(GOAWAY, 0, 0, &[0; 8]), 10_001);
     calm(&frame(PRIORITY, 0, 1, &[0; 5]), 10_001);
     calm(&frame(0xbe, 0, 1, &[]), 10_001);
     calm(&frame(RST_STREAM, 0, 1, &[0; 4]), 10_001);
