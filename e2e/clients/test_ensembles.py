@@ -4,14 +4,15 @@ import asyncio
 import json
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import decoupled
 import ensembles
 import make
 import numpy as np
 import pages
 import pytest
 import tritonclient.grpc.aio as grpcaio
-import tritonclient.http as httpclient
 import tritonclient.http.aio as httpaio
 from tritonclient.utils import InferenceServerException
 
@@ -161,6 +162,30 @@ def test_a_decoupled_step_streams_through_the_ensemble_in_order(server):
                 finals.add(response.id)
         client.stop_stream()
     assert got == [(value, value) for value in values] and finals == {"a", "b"}
+
+
+@pytest.mark.parametrize("model", ["repeat", "around"])
+def test_responses_of_a_sequence_come_in_the_order_of_its_requests(tmp_path, model):
+    """From the model itself, and through an ensemble around it: the next request runs when the one before has given all of its responses."""
+    decoupled.repeat(tmp_path, more="sequence_batching { oldest { max_candidate_sequences: 4 } }\n")
+    ins = [("IN", "INT32", [-1]), ("DELAY", "UINT32", [-1]), ("WAIT", "UINT32", [1])]
+    outs = [("OUT", "INT32", [1]), ("IDX", "UINT32", [1])]
+    step = ensembles.step("repeat", {one[0]: one[0] for one in ins}, {one[0]: one[0] for one in outs})
+    ensembles.ensemble(tmp_path, "around", 0, ins, outs, [step])
+    requests, values = 60, list(range(5))
+    with Server(tmp_path) as server, connect("grpc", server) as client:
+        answers = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for number in range(requests):
+            marks = {"sequence_id": 7, "sequence_start": number == 0, "sequence_end": number == requests - 1}
+            client.async_stream_infer(model, repeat_inputs("grpc", values), request_id=str(number), **marks)
+        got = []
+        for _ in range(requests * len(values)):
+            result, error = answers.get(timeout=20)
+            assert error is None, error
+            got.append((int(result.get_response().id), int(result.as_numpy("OUT")[0])))
+        client.stop_stream()
+    assert got == [(number, value) for number in range(requests) for value in values]
 
 
 def test_requests_of_one_stream_run_side_by_side_and_are_answered_in_order(tmp_path):
@@ -361,11 +386,9 @@ def test_the_limit_of_requests_in_flight_keeps_every_answer(tmp_path):
 
 def test_a_running_request_is_finished_when_the_server_stops(tmp_path):
     ensembles.chain(tmp_path, execute_delay_ms=300)
-    answers = []
-    with Server(tmp_path) as server:
-        client = httpclient.InferenceServerClient(url=server.url)
-        asked = client.async_infer("chain", [tensor("http", "INPUT0", np.ones((1, 4), np.float32), "FP32")])
+    ones = np.ones((1, 4), np.float32)
+    with Server(tmp_path) as server, connect("http", server) as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.infer, "chain", [tensor("http", "INPUT0", ones, "FP32")])
         until(lambda: counter(server, "nv_inference_request_success", model="chain_0") >= 1, "the first step to end")
-        answers.append(asked)
         server.process.terminate()
-        assert np.array_equal(asked.get_result(timeout=20).as_numpy("OUTPUT0"), np.ones((1, 4), np.float32))
+        assert np.array_equal(asked.result(timeout=20).as_numpy("OUTPUT0"), ones)

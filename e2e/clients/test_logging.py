@@ -105,7 +105,7 @@ def test_messages_are_escaped_unless_the_environment_says_otherwise(folder):
     for value, expect in ((None, True), ("1", True), ("0", False)):
         env = {} if value is None else {"TRITON_SERVER_ESCAPE_LOG_MESSAGES": value}
         with Server(folder, "--model-control-mode=explicit", env=env) as server:
-            line = next(line for line in server.log().splitlines() if "Started HTTPService at" in line)
+            line = until(lambda: [line for line in server.log().splitlines() if "Started HTTPService at" in line], "its word that it has started")[0]
             assert ('] "Started' in line) == expect, line
 
 

@@ -165,6 +165,8 @@ enum Read {
     All,
     /// There may be more, but others have their turn first.
     Much,
+    /// There may be more, but too much waits to be sent.
+    Held,
     /// The client has ended its side.
     End,
 }
@@ -289,6 +291,9 @@ where
                 self.calls.truncate(KEPT_CALLS);
                 self.protocol.shrink(KEPT_CALLS);
             }
+            if matches!(read, Read::Held) && !self.is_held() {
+                continue; // nothing but reading says when there is more
+            }
             if self.wakes.end() {
                 return Poll::Pending;
             }
@@ -337,8 +342,8 @@ where
     fn read(&mut self, context: &mut Context<'_>) -> Result<Read, Failure> {
         let mut left = READ_IN_A_ROW;
         while left > 0 {
-            if self.protocol.queue().copied_bytes() >= MAX_UNSENT {
-                return Ok(Read::All); // sending goes on when the client reads, and reading then
+            if self.is_held() {
+                return Ok(Read::Held);
             }
             let read = match self.direct() {
                 Some((key, limit)) => self.read_direct(context, key, limit)?,
@@ -351,6 +356,11 @@ where
             }
         }
         Ok(Read::Much)
+    }
+
+    /// Whether nothing more is read, for it would have to be answered: sending goes on when the client reads, and reading then.
+    fn is_held(&mut self) -> bool {
+        self.protocol.queue().copied_bytes() >= MAX_UNSENT
     }
 
     /// The call that has lent memory for what comes next, and how many bytes, if that is worth it.

@@ -399,16 +399,32 @@ async fn a_response_waits_for_the_windows_of_the_client() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_from_a_client_that_does_not_read_its_answers() {
+async fn nothing_is_read_from_a_client_that_does_not_read_its_answers_until_it_does() {
     let pings = PingPolicy { max_strikes: 0, ..PingPolicy::default() };
     let mut client = Client::connect(Config { pings, ..config() }).await;
     // pings and their answers fill the sockets both ways until neither takes more
-    let ping = frame(6, 0, 0, b"12345678").repeat(1000);
+    let ping = frame(6, 0, 0, b"12345678");
+    let pings = ping.repeat(1000);
     let mut sent = 0;
-    while timeout(Duration::from_millis(300), client.socket.write_all(&ping)).await.is_ok() {
-        sent += ping.len();
+    while let Ok(written) = timeout(Duration::from_millis(300), client.socket.write(&pings[sent % ping.len()..])).await
+    {
+        sent += written.unwrap();
         assert!(sent < 100_000_000, "the server takes whatever comes");
     }
+    // what is left of the last one, and then each is answered
+    let rest = (ping.len() - sent % ping.len()) % ping.len();
+    let (mut theirs, mut ours) = client.socket.split();
+    let write = async { ours.write_all(&ping[ping.len() - rest..]).await.unwrap() };
+    let read = async {
+        let mut wanted = sent + rest;
+        let mut buffer = vec![0; 1 << 16];
+        while wanted > 0 {
+            let count = timeout(DEADLINE, theirs.read(&mut buffer)).await.expect("the server reads no more").unwrap();
+            assert!(count > 0, "the connection has ended");
+            wanted = wanted.saturating_sub(count);
+        }
+    };
+    tokio::join!(write, read);
 }
 
 #[tokio::test]
