@@ -92,7 +92,8 @@ def test_sources_that_trickle_hold_up_no_other_model_and_end_with_their_time(nam
     namespace.wait("tmod/echo")
     slow = [from_address(f"slow-{number}", f"{web}/slow/{number}.onnx", "{timeout: 10s, retry: {limit: 0}}") for number in range(9)]
     namespace.apply(*slow)
-    until(lambda: namespace.condition("tmod/slow-0").get("reason") == "Downloading", "a download")
+    # some of them at a time, ten seconds each
+    until(lambda: "Downloading" in {namespace.condition(f"tmod/slow-{number}").get("reason") for number in range(9)}, "a download")
     namespace.apply(named("good"))
     namespace.wait("tmod/good", deadline=8)
     namespace.kubectl("delete", "tmod/echo", "--wait=false")
