@@ -1,7 +1,7 @@
 //! The body of a request between the connection, which receives it, and the call, which reads it.
 //!
 //! Bytes wait here until the call asks for them, as many as the window of the call allows. A call that knows where they
-//! belong lends that memory: then they are received there, without a copy on the way, and the call is not woken before it is full.
+//! belong offers that memory: then they are received there, without a copy on the way, and the call is not woken before it is full.
 
 use std::{
     collections::VecDeque,
@@ -40,7 +40,7 @@ pub(crate) struct Inbox<D>(Arc<Mutex<Shared<D>>>);
 #[derive(Debug)]
 struct Shared<D> {
     queued: VecDeque<Bytes>,
-    lent: Option<Lent<D>>,
+    offer: Option<Offer<D>>,
     has_ended: bool,
     is_reset: bool,
     /// Whether the call has dropped its body: what still comes is thrown away.
@@ -51,7 +51,7 @@ struct Shared<D> {
 }
 
 #[derive(Debug)]
-struct Lent<D> {
+struct Offer<D> {
     destination: D,
     room: usize,
 }
@@ -60,7 +60,7 @@ impl<D> Default for Shared<D> {
     fn default() -> Self {
         Self {
             queued: VecDeque::new(),
-            lent: None,
+            offer: None,
             has_ended: false,
             is_reset: false,
             is_dropped: false,
@@ -105,27 +105,27 @@ impl<D> Body<D> {
         Poll::Pending
     }
 
-    /// Lends memory that has room for so many bytes of those that come next. The call is woken when they are there, or when
-    /// no more come; it takes the memory back then, or whenever it likes. What is lent is returned if nothing is waited for.
-    pub fn lend(&mut self, context: &Context<'_>, destination: D, room: usize) -> Option<D> {
+    /// Offers memory that has room for so many bytes of those that come next. The call is woken when they are there, or when
+    /// no more come; it takes the memory back then, or whenever it likes. What is offered is returned if nothing is waited for.
+    pub fn offer(&mut self, context: &Context<'_>, destination: D, room: usize) -> Option<D> {
         let mut shared = self.0.lock();
         if room == 0 || !shared.queued.is_empty() || shared.has_ended || shared.is_reset {
             return Some(destination);
         }
         shared.waits(context);
-        shared.lent = Some(Lent { destination, room });
+        shared.offer = Some(Offer { destination, room });
         None
     }
 
-    /// What was lent, with the bytes that have come.
+    /// What was offered, with the bytes that have come.
     pub fn take_back(&mut self) -> Option<D> {
-        self.0.lock().lent.take().map(|lent| lent.destination)
+        self.0.lock().offer.take().map(|offer| offer.destination)
     }
 
     /// Whether nothing more comes.
     pub fn is_at_end(&self) -> bool {
         let shared = self.0.lock();
-        shared.has_ended && shared.queued.is_empty() && shared.lent.is_none()
+        shared.has_ended && shared.queued.is_empty() && shared.offer.is_none()
     }
 }
 
@@ -135,9 +135,9 @@ impl<D> Drop for Body<D> {
         shared.is_dropped = true;
         shared.freed += shared.queued.iter().map(Bytes::len).sum::<usize>();
         shared.queued.clear();
-        let lent = shared.lent.take();
+        let offer = shared.offer.take();
         drop(shared);
-        drop(lent); // whose memory may be anything's
+        drop(offer); // whose memory may be anything's
     }
 }
 
@@ -171,13 +171,13 @@ impl<D: Destination> Inbox<D> {
         if shared.is_dropped {
             return Put { gone: bytes.len(), is_awaited: false };
         }
-        if let Some(lent) = &mut shared.lent {
-            let (fits, rest) = bytes.split_at(bytes.len().min(lent.room));
-            lent.destination.extend(fits);
-            lent.room -= fits.len();
+        if let Some(offer) = &mut shared.offer {
+            let (fits, rest) = bytes.split_at(bytes.len().min(offer.room));
+            offer.destination.extend(fits);
+            offer.room -= fits.len();
             gone = fits.len();
             bytes = rest;
-            if lent.room > 0 && !has_ended {
+            if offer.room > 0 && !has_ended {
                 return Put { gone, is_awaited: false };
             }
         }
@@ -188,12 +188,12 @@ impl<D: Destination> Inbox<D> {
         Put { gone, is_awaited: !has_ended }
     }
 
-    /// The room in memory that was lent.
+    /// The room in memory that was offered.
     pub(crate) fn room(&self) -> usize {
-        self.0.lock().lent.as_ref().map_or(0, |lent| lent.room)
+        self.0.lock().offer.as_ref().map_or(0, |offer| offer.room)
     }
 
-    /// Reads from the connection to memory that was lent, at most so many bytes; how many.
+    /// Reads from the connection to memory that was offered, at most so many bytes; how many.
     pub(crate) fn poll_read(
         &self,
         stream: &mut Stream,
@@ -201,11 +201,11 @@ impl<D: Destination> Inbox<D> {
         limit: usize,
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.lock();
-        let Some(lent) = &mut shared.lent else { return Poll::Ready(Ok(0)) };
-        let read = lent.destination.poll_read(stream, context, limit.min(lent.room));
+        let Some(offer) = &mut shared.offer else { return Poll::Ready(Ok(0)) };
+        let read = offer.destination.poll_read(stream, context, limit.min(offer.room));
         if let Poll::Ready(Ok(count)) = read {
-            lent.room = lent.room.saturating_sub(count);
-            if lent.room == 0 {
+            offer.room = offer.room.saturating_sub(count);
+            if offer.room == 0 {
                 shared.wake();
             }
         }
@@ -226,11 +226,11 @@ impl<D: Destination> Inbox<D> {
             shared.wake();
         }
         let queued = shared.queued.drain(..).map(|bytes| bytes.len()).sum::<usize>();
-        let lent = shared.lent.take();
+        let offer = shared.offer.take();
         let freed = queued + std::mem::take(&mut shared.freed);
         shared.waker = None;
         drop(shared);
-        drop(lent);
+        drop(offer);
         freed
     }
 }
@@ -301,22 +301,22 @@ mod tests {
         let (inbox, mut body, wakes) = begin();
         let waker = wakes.clone().into();
         let context = Context::from_waker(&waker);
-        assert!(body.lend(&context, b">".to_vec(), 6).is_none());
+        assert!(body.offer(&context, b">".to_vec(), 6).is_none());
         assert_eq!(inbox.put(b"abc", false), Put { gone: 3, is_awaited: false });
         assert_eq!((wakes.0.load(Ordering::Relaxed), inbox.room()), (0, 3));
         assert_eq!(inbox.put(b"defgh", false), Put { gone: 3, is_awaited: true });
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!(body.take_back().unwrap(), b">abcdef");
-        assert_eq!(body.lend(&context, vec![1], 6), Some(vec![1]), "bytes wait before those that come");
+        assert_eq!(body.offer(&context, vec![1], 6), Some(vec![1]), "bytes wait before those that come");
         assert_eq!(body.poll_data(&context), Poll::Ready(Some(Ok("gh".into()))));
-        assert_eq!(body.lend(&context, vec![1], 0), Some(vec![1]));
-        assert!(body.lend(&context, vec![1], 6).is_none());
+        assert_eq!(body.offer(&context, vec![1], 0), Some(vec![1]));
+        assert!(body.offer(&context, vec![1], 6).is_none());
         assert_eq!(inbox.put(b"i", true), Put { gone: 1, is_awaited: false });
         assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
         assert!(!body.is_at_end());
         assert_eq!(body.take_back().unwrap(), b"\x01i");
         assert!(body.is_at_end());
-        assert_eq!(body.lend(&context, vec![1], 6), Some(vec![1]));
+        assert_eq!(body.offer(&context, vec![1], 6), Some(vec![1]));
     }
 
     #[test]

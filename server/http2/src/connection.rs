@@ -363,7 +363,7 @@ where
         self.protocol.queue().copied_bytes() >= MAX_UNSENT
     }
 
-    /// The call that has lent memory for what comes next, and how many bytes, if that is worth it.
+    /// The call that has offered memory for what comes next, and how many bytes, if that is worth it.
     fn direct(&self) -> Option<(usize, usize)> {
         let (key, left) = self.protocol.direct()?;
         let limit = left.min(self.calls.get(key)?.inbox.room());

@@ -116,7 +116,7 @@ async fn receive(mut body: Body<Heap>, length: usize) -> Result<Vec<u8>, Reset> 
                 Poll::Pending => {
                     let held = memory.take().unwrap();
                     let room = if held.0.len() < 1000 { 0 } else { length - held.0.len() };
-                    memory = body.lend(context, held, room);
+                    memory = body.offer(context, held, room);
                     return Poll::Pending;
                 }
             }

@@ -1,5 +1,5 @@
 //! Receives the messages of one call. Memory grows with the bytes that arrive, never by the declared length alone. A message that
-//! comes in pieces is received where it belongs: while it is waited for, its memory is lent to the connection.
+//! comes in pieces is received where it belongs: while it is waited for, its memory is offered to the connection.
 
 mod memory;
 
@@ -58,11 +58,11 @@ pub(crate) trait Source {
     fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>>;
 
     /// Lends memory that has room for so many bytes of those that come next. It is returned if they come otherwise.
-    fn lend(&mut self, _context: &Context<'_>, memory: Memory, _room: usize) -> Option<Memory> {
+    fn offer(&mut self, _context: &Context<'_>, memory: Memory, _room: usize) -> Option<Memory> {
         Some(memory)
     }
 
-    /// What was lent, with the bytes that have come.
+    /// What was offered, with the bytes that have come.
     fn take_back(&mut self) -> Option<Memory> {
         None
     }
@@ -76,8 +76,8 @@ impl Source for RequestBody {
         Body::poll_data(self, context)
     }
 
-    fn lend(&mut self, context: &Context<'_>, memory: Memory, room: usize) -> Option<Memory> {
-        Body::lend(self, context, memory, room)
+    fn offer(&mut self, context: &Context<'_>, memory: Memory, room: usize) -> Option<Memory> {
+        Body::offer(self, context, memory, room)
     }
 
     fn take_back(&mut self) -> Option<Memory> {
@@ -235,8 +235,14 @@ impl<B: Source> Messages<B> {
                     // one that is compressed is inflated to somewhere else
                     let find_placement = self.find_placement.clone().filter(|_| !is_compressed);
                     let data = ReceiveBuffer::default();
-                    self.state =
-                        State::Partial(Partial { is_compressed, length, data, reservation, find_placement, lent: 0 });
+                    self.state = State::Partial(Partial {
+                        is_compressed,
+                        length,
+                        data,
+                        reservation,
+                        find_placement,
+                        received_before: 0,
+                    });
                 }
                 State::Partial(partial) => {
                     partial.take(&mut self.unread)?;
@@ -292,7 +298,7 @@ impl<B: Source> Messages<B> {
                 if self.stall.poll(held, context).is_ready() {
                     return Poll::Ready(Some(Err(stalled())));
                 }
-                self.lend(context);
+                self.offer(context);
                 Poll::Pending
             }
             Poll::Pending => Poll::Pending,
@@ -300,21 +306,21 @@ impl<B: Source> Messages<B> {
     }
 
     /// Lends the memory of the message that is waited for, as far as there is room in it.
-    fn lend(&mut self, context: &Context<'_>) {
+    fn offer(&mut self, context: &Context<'_>) {
         let State::Partial(partial) = &mut self.state else { return };
         let memory = Memory(std::mem::take(&mut partial.data));
         let room = partial.room(memory.0.len());
-        if let Some(memory) = self.body.lend(context, memory, room) {
+        if let Some(memory) = self.body.offer(context, memory, room) {
             partial.data = memory.0;
         }
     }
 
-    /// Takes back what was lent.
+    /// Takes back what was offered.
     fn take_back(&mut self) {
         if let State::Partial(partial) = &mut self.state
             && let Some(memory) = self.body.take_back()
         {
-            let came = memory.0.len() - partial.lent;
+            let came = memory.0.len() - partial.received_before;
             self.stall.received = self.stall.received.saturating_add(came);
             partial.data = memory.0;
         }
@@ -329,15 +335,15 @@ struct Partial {
     reservation: Reservation,
     /// Not asked yet.
     find_placement: Option<FindPlacement>,
-    /// Bytes that were there when the memory was lent last.
-    lent: usize,
+    /// Bytes that were there when the memory was offered last.
+    received_before: usize,
 }
 
 impl Partial {
     /// How many bytes may come before this is to be looked at again, after so many: until the memory is full, or until it is
     /// time to ask where they belong.
     fn room(&mut self, received: usize) -> usize {
-        self.lent = received;
+        self.received_before = received;
         let asked = self.find_placement.as_ref().and_then(|_| InputPlacement::due(self.length));
         let until = asked.filter(|asked| *asked > received).unwrap_or(self.length);
         until.min(self.reservation.bytes()).saturating_sub(received)
