@@ -57,7 +57,7 @@ pub(crate) trait Source {
     /// Errors: the call was reset.
     fn poll_data(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Reset>>>;
 
-    /// Lends memory that has room for so many bytes of those that come next. It is returned if they come otherwise.
+    /// Offers memory that has room for so many bytes of those that come next. It is returned if they come otherwise.
     fn offer(&mut self, _context: &Context<'_>, memory: Memory, _room: usize) -> Option<Memory> {
         Some(memory)
     }
