@@ -305,7 +305,7 @@ impl<B: Source> Messages<B> {
         }
     }
 
-    /// Lends the memory of the message that is waited for, as far as there is room in it.
+    /// Offers the memory of the message that is waited for, as far as there is room in it.
     fn offer(&mut self, context: &Context<'_>) {
         let State::Partial(partial) = &mut self.state else { return };
         let memory = Memory(std::mem::take(&mut partial.data));
