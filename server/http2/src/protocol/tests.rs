@@ -1,9 +1,9 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::*;
+use super::{frame::MAX_CONTROL, headers::MAX_BLOCK, *};
 use crate::frames::*;
 
 const LIMITS: Limits = Limits {

@@ -1,0 +1,154 @@
+//! Reading: what comes is read to a buffer that the connections of a thread share, or, where a call has offered memory for
+//! it, to where it belongs.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Response;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Instant,
+};
+
+use super::{Connection, Failure};
+use crate::{
+    body::{Body, Destination},
+    protocol::Event,
+    request::Request,
+};
+
+/// Bytes read in a row. Then the calls of the connection have their turn: what they take over is in the processor's cache
+/// still, and other connections do not wait for a large tensor.
+const READ_IN_A_ROW: usize = 256 << 10;
+/// So many bytes of one call are read to where they belong; fewer are read together with what follows them.
+const DIRECT: usize = 16 << 10;
+/// Copied bytes that wait to be sent before nothing more is read, which would have to be answered.
+const MAX_UNSENT: usize = 256 << 10;
+
+thread_local! {
+    /// What is read comes here first, whatever connection it is of.
+    static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What reading has come to.
+pub(super) enum Read {
+    /// Nothing more is there.
+    All,
+    /// There may be more, but others have their turn first.
+    Much,
+    /// There may be more, but too much waits to be sent.
+    Held,
+    /// The client has ended its side.
+    End,
+}
+
+impl<D, A, B, F> Connection<D, A, B, F>
+where
+    D: Destination,
+    A: Future<Output = Response<B>>,
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
+    F: FnMut(Request, Body<D>) -> A,
+{
+    /// Reads what is there, as much as may be read in a row.
+    ///
+    /// Errors: the connection has to end.
+    pub(super) fn read(&mut self, context: &mut Context<'_>) -> Result<Read, Failure> {
+        let mut left = READ_IN_A_ROW;
+        while left > 0 {
+            if self.is_held() {
+                return Ok(Read::Held);
+            }
+            let read = match self.direct() {
+                Some((key, limit)) => self.read_direct(context, key, limit)?,
+                None => self.read_some(context, left)?,
+            };
+            match read {
+                Poll::Pending => return Ok(Read::All),
+                Poll::Ready(0) => return Ok(Read::End),
+                Poll::Ready(count) => left = left.saturating_sub(count),
+            }
+        }
+        Ok(Read::Much)
+    }
+
+    /// Whether nothing more is read, for it would have to be answered: sending goes on when the client reads, and reading then.
+    pub(super) fn is_held(&mut self) -> bool {
+        self.protocol.queue().copied_bytes() >= MAX_UNSENT
+    }
+
+    /// The call that has offered memory for what comes next, and how many bytes, if that is worth it.
+    fn direct(&self) -> Option<(usize, usize)> {
+        let (key, left) = self.protocol.direct()?;
+        let limit = left.min(self.calls.inbox(key)?.room());
+        (limit >= DIRECT).then_some((key, limit))
+    }
+
+    fn read_direct(&mut self, context: &mut Context<'_>, key: usize, limit: usize) -> Result<Poll<usize>, Failure> {
+        let Some(inbox) = self.calls.inbox(key) else { return Ok(Poll::Pending) };
+        let Poll::Ready(count) = inbox.poll_read(&mut self.stream, context, limit)? else {
+            return Ok(Poll::Pending);
+        };
+        if count == 0 {
+            return Ok(Poll::Ready(0));
+        }
+        self.reads += 1;
+        let is_full = inbox.room() == 0;
+        self.protocol.free(Some(key), count);
+        match self.protocol.received(count, Instant::now())? {
+            Some(event) => self.handle(event),
+            None if is_full => self.calls.poll_call(key, &mut self.protocol),
+            None => {}
+        }
+        Ok(Poll::Ready(count))
+    }
+
+    /// Reads up to so many bytes; how many.
+    fn read_some(&mut self, context: &mut Context<'_>, limit: usize) -> Result<Poll<usize>, Failure> {
+        let mut buffer = READ_BUFFER.take();
+        if buffer.is_empty() {
+            buffer = vec![0; READ_IN_A_ROW];
+        }
+        let mut unfilled = ReadBuf::new(&mut buffer[..limit]);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut unfilled);
+        let outcome = match read {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Ready(Ok(())) => {
+                let bytes = unfilled.filled();
+                self.reads += u64::from(!bytes.is_empty());
+                self.take(bytes).map(|()| Poll::Ready(bytes.len()))
+            }
+        };
+        READ_BUFFER.set(buffer);
+        outcome
+    }
+
+    fn take(&mut self, mut input: &[u8]) -> Result<(), Failure> {
+        if input.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(event) = self.protocol.receive(&mut input, now)? {
+            self.handle(event);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        let (calls, protocol) = (&mut self.calls, &mut self.protocol);
+        match event {
+            Event::Called { key, request, has_ended } => {
+                calls.begin(key, has_ended, |body| (self.answer)(request, body));
+            }
+            Event::Data { key, bytes, has_ended } => calls.put(key, bytes, has_ended, protocol),
+            Event::Reset { key } => calls.finish(key, protocol),
+            Event::WindowsOpened => self.may_send = true,
+        }
+    }
+}
