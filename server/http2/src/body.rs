@@ -23,6 +23,10 @@ pub trait Destination: Send {
     ///
     /// Errors: those of the connection.
     fn poll_read(&mut self, stream: &mut Stream, context: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>>;
+
+    /// Has bytes written to the end: `write` is given room for so many, at most as many as there was said to be room for, and
+    /// says how many of its first bytes are to stay.
+    fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize);
 }
 
 /// The client has reset the call, or its connection has ended.
@@ -212,6 +216,21 @@ impl<D: Destination> Inbox<D> {
         read
     }
 
+    /// Has bytes written to memory that was offered, where there has to be room for so many: `write` says how many stay.
+    pub(crate) fn write(&self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+        let mut shared = self.0.lock();
+        let Some(offer) = &mut shared.offer else { return };
+        let mut count = 0;
+        offer.destination.extend_with(room, |room| {
+            count = write(room);
+            count
+        });
+        offer.room = offer.room.saturating_sub(count);
+        if offer.room == 0 {
+            shared.wake();
+        }
+    }
+
     /// Bytes that the call has read or thrown away since the last time.
     pub(crate) fn take_freed(&self) -> usize {
         std::mem::take(&mut self.0.lock().freed)
@@ -261,6 +280,13 @@ mod tests {
 
         fn poll_read(&mut self, _: &mut Stream, _: &mut Context<'_>, _: usize) -> Poll<io::Result<usize>> {
             Poll::Pending
+        }
+
+        fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+            let begin = self.len();
+            self.resize(begin + room, 0);
+            let count = write(&mut self[begin..]);
+            self.truncate(begin + count);
         }
     }
 

@@ -5,6 +5,7 @@
 //! client that does not read its answers.
 
 mod calls;
+mod frames_ahead;
 mod read;
 
 use std::{

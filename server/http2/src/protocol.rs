@@ -13,6 +13,7 @@ mod send;
 
 use tokio::time::Instant;
 
+pub(crate) use self::data::Coming;
 use self::{frame::Reading, headers::Block};
 use crate::{
     error::{Code, ConnectionError},
@@ -58,6 +59,21 @@ pub(crate) enum Event<'a> {
     Reset { key: usize },
     /// More may be sent than before.
     WindowsOpened,
+}
+
+impl Event<'_> {
+    /// The same without bytes of a body, for when there are none.
+    pub(crate) fn without_bytes(self) -> Event<'static> {
+        match self {
+            Self::Called { key, request, has_ended } => Event::Called { key, request, has_ended },
+            Self::Data { key, bytes, has_ended } => {
+                debug_assert!(bytes.is_empty());
+                Event::Data { key, bytes: &[], has_ended }
+            }
+            Self::Reset { key } => Event::Reset { key },
+            Self::WindowsOpened => Event::WindowsOpened,
+        }
+    }
 }
 
 /// How far the connection is with its end.

@@ -53,6 +53,13 @@ impl Destination for Heap {
         let read = std::pin::pin!(stream.read_buf(&mut room));
         read.poll(context)
     }
+
+    fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+        let begin = self.0.len();
+        self.0.resize(begin + room, 0xee);
+        let count = write(&mut self.0[begin..]);
+        self.0.truncate(begin + count);
+    }
 }
 
 /// The body of a response: pieces that are there, then trailers or an endless wait.
@@ -125,6 +132,11 @@ async fn receive(mut body: Body<Heap>, length: usize) -> Result<Vec<u8>, Reset> 
     .await
 }
 
+/// Differs with the order, too.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().zip(1..).map(|(byte, place)| u64::from(*byte) * place).sum()
+}
+
 /// Answers by the path: how many bytes were there, so many bytes, a panic, or nothing for a while.
 async fn answer(request: Request, body: Body<Heap>, shared: Arc<Shared>) -> Response<Answer> {
     let number = |text: &str| text.parse::<usize>().unwrap();
@@ -135,8 +147,7 @@ async fn answer(request: Request, body: Body<Heap>, shared: Arc<Shared>) -> Resp
     match path[1] {
         "sum" => {
             let bytes = receive(body, number(path[2])).await.unwrap();
-            let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
-            reply(vec![format!("{} {sum}", bytes.len()).into()], true)
+            reply(vec![format!("{} {}", bytes.len(), sum(&bytes)).into()], true)
         }
         "give" => reply(vec![vec![7; number(path[3])].into(); number(path[2])], true),
         "stream" => reply(vec![vec![7; number(path[3])].into(); number(path[2])], false),
@@ -296,7 +307,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
 #[tokio::test]
 async fn bodies_arrive_whole_however_they_are_cut() {
     let body: Vec<u8> = (0..700_000u32).map(|index| (index % 251) as u8).collect();
-    let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();
+    let sum = sum(&body);
     let mut client = Client::connect(config()).await;
     for cut in [1000, 16_384, 100_000, 700_000] {
         for written in [usize::MAX, 50_000] {
@@ -317,6 +328,38 @@ async fn bodies_arrive_whole_however_they_are_cut() {
 }
 
 #[tokio::test]
+async fn large_bodies_of_two_calls_arrive_whole_with_other_frames_between() {
+    let body: Vec<u8> = (0..3_000_000u32).map(|index| (index % 253) as u8).collect();
+    let mut client = Client::connect(Config { stream_window: 4 << 20, connection_window: 8 << 20, ..config() }).await;
+    let streams = [client.call("/sum/3000000", 0).await, client.call("/sum/3000000", 0).await];
+    let mut bytes = Vec::new();
+    for (number, part) in body.chunks(16_384).enumerate() {
+        let is_last = (number + 1) * 16_384 >= body.len();
+        for stream in streams {
+            // long stretches of one call, and then of the other
+            bytes.push((number / 40, stream, frame(DATA, if is_last { END_STREAM } else { 0 }, stream, part)));
+        }
+        if number % 17 == 0 {
+            bytes.push((number / 40, streams[0], frame(WINDOW_UPDATE, 0, streams[1], &[0, 0, 0, 1])));
+        }
+    }
+    bytes.sort_by_key(|(stretch, stream, _)| (*stretch, *stream));
+    let bytes = bytes.into_iter().map(|(.., frame)| frame).collect::<Vec<_>>().concat();
+    for part in bytes.chunks(300_000) {
+        client.socket.write_all(part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answers = std::collections::BTreeMap::new();
+    while answers.len() < 2 {
+        let frame = client.read_until(DATA).await;
+        answers.insert(frame.stream, String::from_utf8(frame.payload).unwrap());
+    }
+    for stream in streams {
+        assert_eq!(answers[&stream], format!("3000000 {}", sum(&body)));
+    }
+}
+
+#[tokio::test]
 async fn many_calls_at_a_time_get_their_own_answers() {
     let mut client = Client::connect(config()).await;
     let mut bytes = Vec::new();
@@ -333,7 +376,7 @@ async fn many_calls_at_a_time_get_their_own_answers() {
         answers.insert(frame.stream, String::from_utf8(frame.payload).unwrap());
     }
     for call in 0..50 {
-        assert_eq!(answers[&(2 * call + 1)], format!("{call} {call}"));
+        assert_eq!(answers[&(2 * call + 1)], format!("{call} {}", call * (call + 1) / 2));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a front end reads and writes: a socket, or an encrypted stream over one.
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -58,6 +58,36 @@ impl Stream {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => Poll::Pending,
             },
+        }
+    }
+
+    /// Whether what is sent and received is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Reads to several places, one after the other; how many bytes. An encrypted stream reads to the first of them only.
+    ///
+    /// Errors: those of the connection.
+    pub fn poll_read_vectored(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => {
+                let Some(first) = slices.first_mut() else { return Poll::Ready(Ok(0)) };
+                let mut first = ReadBuf::new(first);
+                return stream.poll_read(context, &mut first).map_ok(|()| first.filled().len());
+            }
+        };
+        loop {
+            ready!(socket.poll_read_ready(context))?;
+            match socket.try_read_vectored(slices) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
         }
     }
 

@@ -16,9 +16,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, Failure};
+use super::{
+    Connection, Failure,
+    frames_ahead::{Accepted, FramesAhead, MOST_FRAMES},
+};
 use crate::{
     body::{Body, Destination},
+    frames::HEAD,
     protocol::Event,
     request::Request,
 };
@@ -34,6 +38,16 @@ const MAX_UNSENT: usize = 256 << 10;
 thread_local! {
     /// What is read comes here first, whatever connection it is of.
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Where what comes next is read to.
+enum Place {
+    /// The buffer, at most so many bytes of whatever comes.
+    Buffer(usize),
+    /// The body of a call, at most so many bytes of the frame that has begun.
+    Body(usize, usize),
+    /// The body of a call, with frames that are expected.
+    BodyOfFrames(usize, FramesAhead),
 }
 
 /// What reading has come to.
@@ -64,9 +78,10 @@ where
             if self.is_held() {
                 return Ok(Read::Held);
             }
-            let read = match self.direct() {
-                Some((key, limit)) => self.read_direct(context, key, limit)?,
-                None => self.read_some(context, left)?,
+            let read = match self.place(left) {
+                Place::Buffer(limit) => self.read_some(context, limit)?,
+                Place::Body(key, limit) => self.read_direct(context, key, limit)?,
+                Place::BodyOfFrames(key, ahead) => self.read_frames(context, key, ahead)?,
             };
             match read {
                 Poll::Pending => return Ok(Read::All),
@@ -82,11 +97,19 @@ where
         self.protocol.queue().copied_bytes() >= MAX_UNSENT
     }
 
-    /// The call that has offered memory for what comes next, and how many bytes, if that is worth it.
-    fn direct(&self) -> Option<(usize, usize)> {
-        let (key, left) = self.protocol.direct()?;
-        let limit = left.min(self.calls.inbox(key)?.room());
-        (limit >= DIRECT).then_some((key, limit))
+    /// Where what comes next is read to, with at most so many bytes if it has to be sorted afterwards.
+    fn place(&self, limit: usize) -> Place {
+        let place = || {
+            let coming = self.protocol.direct()?;
+            let room = self.calls.inbox(coming.key)?.room();
+            let ahead = FramesAhead::new(coming, room, READ_IN_A_ROW).filter(|ahead| ahead.body() >= DIRECT);
+            if let Some(ahead) = ahead.filter(|_| !self.stream.is_encrypted()) {
+                return Some(Place::BodyOfFrames(coming.key, ahead));
+            }
+            let limit = coming.left.min(room);
+            (limit >= DIRECT).then_some(Place::Body(coming.key, limit))
+        };
+        place().unwrap_or(Place::Buffer(limit))
     }
 
     fn read_direct(&mut self, context: &mut Context<'_>, key: usize, limit: usize) -> Result<Poll<usize>, Failure> {
@@ -105,6 +128,43 @@ where
             None if is_full => self.calls.poll_call(key, &mut self.protocol),
             None => {}
         }
+        Ok(Poll::Ready(count))
+    }
+
+    /// Reads the frames of a body that are expected, each to where it belongs.
+    fn read_frames(
+        &mut self,
+        context: &mut Context<'_>,
+        key: usize,
+        ahead: FramesAhead,
+    ) -> Result<Poll<usize>, Failure> {
+        let Self { stream, protocol, calls, .. } = self;
+        let Some(inbox) = calls.inbox(key) else { return Ok(Poll::Pending) };
+        if stream.socket().poll_read_ready(context)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
+        let mut heads = [[0; HEAD]; MOST_FRAMES];
+        let mut read = Poll::Pending;
+        let mut outcome = Ok(Accepted::default());
+        let mut others = Vec::new();
+        inbox.write(ahead.body(), |room| {
+            read = stream.poll_read_vectored(context, ahead.slices(room, &mut heads).as_mut());
+            let Poll::Ready(Ok(count)) = read else { return 0 };
+            outcome = ahead.accept(protocol, key, count, &heads, Instant::now());
+            let Ok(accepted) = &outcome else { return 0 };
+            others = ahead.others(accepted, count, room, &heads);
+            accepted.body
+        });
+        let Poll::Ready(count) = read? else { return Ok(Poll::Pending) };
+        let accepted = outcome?;
+        let is_full = inbox.room() == 0;
+        self.reads += u64::from(count > 0);
+        match accepted.event {
+            Some(event) => self.handle(event),
+            None if is_full => self.calls.poll_call(key, &mut self.protocol),
+            None => {}
+        }
+        self.take(&others)?;
         Ok(Poll::Ready(count))
     }
 

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Data {
     /// The call it is for; `None` if that is over.
     pub(super) key: Option<usize>,
+    /// Bytes of its payload.
+    pub(super) length: usize,
     /// Bytes that are left, without padding.
     pub(super) left: usize,
     pub(super) padding: usize,
@@ -23,12 +25,28 @@ pub(super) struct Data {
     pub(super) ends_stream: bool,
 }
 
+/// Data that comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Coming {
+    /// The call that it is of.
+    pub(crate) key: usize,
+    /// Bytes of it in a row.
+    pub(crate) left: usize,
+    /// Bytes of the payload of the frame that it is in.
+    pub(crate) frame: usize,
+    /// Whether that is the last frame of the call.
+    pub(crate) is_last: bool,
+}
+
 impl Protocol {
-    /// The call whose data comes next, and how many bytes in a row, if it is within a frame of data: they may be read to
-    /// where they belong, and [`Protocol::received`] told.
-    pub(crate) fn direct(&self) -> Option<(usize, usize)> {
+    /// The data that comes next, if it is within a frame: it may be read to where it belongs, and [`Protocol::received`] told.
+    pub(crate) fn direct(&self) -> Option<Coming> {
         match self.reading {
-            Reading::Data(Data { key: Some(key), left, expects_padding: false, .. }) if left > 0 => Some((key, left)),
+            Reading::Data(Data { key: Some(key), left, expects_padding: false, length, ends_stream, .. })
+                if left > 0 =>
+            {
+                Some(Coming { key, left, frame: length, is_last: ends_stream })
+            }
             _ => None,
         }
     }
@@ -64,6 +82,7 @@ impl Protocol {
         }
         let mut data = Data {
             key: self.streams.find(stream),
+            length: length as usize,
             left: length as usize,
             padding: 0,
             expects_padding: head.has(frames::PADDED),

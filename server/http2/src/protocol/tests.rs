@@ -433,7 +433,7 @@ fn a_call_that_ends_within_a_frame_hears_nothing_of_the_rest() {
     test.send(&call(1));
     let bytes = frame(DATA, END_STREAM, 1, &[0; 1000]);
     test.check(&bytes[..500], "data 0 491", "");
-    assert_eq!(test.protocol.direct(), Some((0, 509)));
+    assert_eq!(test.protocol.direct(), Some(Coming { key: 0, left: 509, frame: 1000, is_last: true }));
     test.protocol.respond(0, 200, &map(&[]), true);
     assert_eq!((test.protocol.direct(), test.sent().as_str()), (None, "headers 1 4 end, reset 1 0"));
     test.check(&[&bytes[500..], &call(3)].concat(), "call 0 POST /a/b", "");
@@ -444,9 +444,9 @@ fn data_may_be_read_to_where_it_belongs() {
     let mut test = Test::new();
     let head = Head { length: 1000, kind: DATA, flags: END_STREAM, stream: 1 }.to_bytes();
     test.send(&[&call(1)[..], &head].concat());
-    assert_eq!(test.protocol.direct(), Some((0, 1000)));
+    assert_eq!(test.protocol.direct(), Some(Coming { key: 0, left: 1000, frame: 1000, is_last: true }));
     assert!(matches!(test.protocol.received(600, test.now), Ok(None)));
-    assert_eq!(test.protocol.direct(), Some((0, 400)));
+    assert_eq!(test.protocol.direct(), Some(Coming { key: 0, left: 400, frame: 1000, is_last: true }));
     let event = test.protocol.received(400, test.now);
     assert!(matches!(event, Ok(Some(Event::Data { key: 0, bytes: [], has_ended: true }))), "{event:?}");
     assert_eq!(test.protocol.direct(), None);

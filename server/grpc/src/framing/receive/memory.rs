@@ -34,4 +34,20 @@ impl Destination for Memory {
             }
         }
     }
+
+    fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+        match self.0.unfilled() {
+            Unfilled::Heap(bytes) => {
+                let begin = bytes.len();
+                bytes.resize(begin + room, 0);
+                let count = write(&mut bytes[begin..]);
+                bytes.truncate(begin + count);
+            }
+            Unfilled::Placed(unfilled) => {
+                let room = room.min(unfilled.len());
+                let count = write(&mut unfilled[..room]);
+                self.0.filled(count);
+            }
+        }
+    }
 }
