@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use server_http2::{Config, Connection, End, KeepAlive};
+use server_http2::{Config, Connection, End, KeepAlive, UnreadBudget};
 use server_tls::{Acceptor, Stream};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -29,6 +29,10 @@ const MIN_WINDOW: u32 = 65_535;
 /// What arrives within a window is in memory before it is read and reserved, so that a connection may have a small part of
 /// the budget there.
 const CONNECTIONS_PER_BUDGET: usize = 64;
+/// Streams that do not read what they are sent may have so small a part of the budget in memory besides, all together, so that
+/// other calls on their connections go on; and so many bytes where there is no budget.
+const UNREAD_PER_BUDGET: usize = 4;
+const MAX_UNREAD: usize = 256 << 20;
 /// Largest HTTP/2 frame accepted, in bytes.
 const MAX_FRAME: u32 = 1 << 20;
 /// Calls one connection may have open. The queues of models have limits of their own.
@@ -58,13 +62,14 @@ pub(crate) async fn serve<L: Future<Output = ()>>(
     // Received by the connections of that moment: one accepted later is served like any other.
     let (close_requested, _) = watch::channel(());
     let mut connections = JoinSet::new();
+    let unread = UnreadBudget::new(options.byte_budget.limit().map_or(MAX_UNREAD, |bytes| bytes / UNREAD_PER_BUDGET));
     let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
         if let Err(error) = set_options(&stream) {
             debug!("connection without the options of TCP: {error}");
         }
         let server = Server {
             dispatch: dispatch.for_connection(&stream),
-            config: config(options),
+            config: config(options, &unread),
             ages: ages(options),
             close_requested: close_requested.subscribe(),
         };
@@ -157,11 +162,12 @@ fn windows(budget: Option<usize>) -> (u32, u32) {
     ((share / 4).clamp(MIN_WINDOW, MAX_STREAM_WINDOW), share.clamp(MIN_WINDOW, MAX_CONNECTION_WINDOW))
 }
 
-fn config(options: &Options) -> Config {
+fn config(options: &Options, unread: &Arc<UnreadBudget>) -> Config {
     let (stream_window, connection_window) = windows(options.byte_budget.limit());
     Config {
         stream_window,
         connection_window,
+        unread: unread.clone(),
         max_frame: MAX_FRAME,
         max_calls: MAX_CALLS,
         max_header_list: MAX_HEADER_LIST,

@@ -231,6 +231,11 @@ impl<D: Destination> Inbox<D> {
         }
     }
 
+    /// Bytes that wait to be read.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().queued.iter().map(Bytes::len).sum()
+    }
+
     /// Bytes that the call has read or thrown away since the last time.
     pub(crate) fn take_freed(&self) -> usize {
         std::mem::take(&mut self.0.lock().freed)

@@ -117,7 +117,7 @@ where
             stream,
             protocol: Protocol::new(config.limits()),
             answer,
-            calls: Calls::new(),
+            calls: Calls::new(&config.unread),
             may_send: false,
             timer: Box::pin(sleep_until(watch.next())),
             watch,
@@ -171,6 +171,9 @@ where
         for _ in 0..MOST_ROUNDS {
             let read = self.read(context)?;
             self.calls.poll_woken(&mut self.protocol);
+            if self.protocol.is_window_scarce() {
+                self.calls.free_window(&mut self.protocol);
+            }
             // A batch wakes many calls, one after the other, and this after the first of them. So when a call was answered
             // while others are in flight, the tasks and threads that are ready have their turn once before anything is sent:
             // that saves most of the system calls, which are most of the work. A lone call does not wait.

@@ -28,6 +28,11 @@ impl ReceiveWindow {
         left.is_some()
     }
 
+    /// Whether bytes that are not gone from memory hold so much of it that the peer may soon have to wait.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.left.saturating_add(self.freed) < self.size / 2
+    }
+
     /// So many bytes are gone from memory.
     pub(crate) fn free(&mut self, bytes: u32) {
         self.freed = self.freed.saturating_add(bytes);

@@ -25,8 +25,11 @@ mod protocol;
 mod request;
 mod send_queue;
 mod streams;
+mod unread;
 mod wakes;
 mod watch;
+
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -35,16 +38,19 @@ pub use self::{
     connection::{Connection, End},
     pings::PingPolicy,
     request::Request,
+    unread::UnreadBudget,
     watch::KeepAlive,
 };
 
 /// How a connection is served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// What a client may send for a call that does not read it. Units: bytes.
     pub stream_window: u32,
     /// The same for all calls together.
     pub connection_window: u32,
+    /// For what calls do not read beyond that, where they hold much of the connection's window. Shared by all connections.
+    pub unread: Arc<UnreadBudget>,
     /// Largest payload of a frame that is received. Units: bytes.
     pub max_frame: u32,
     /// Calls that may be open; further ones are refused.

@@ -18,7 +18,7 @@ use std::{
 use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame as BodyFrame;
-use server_http2::{Body, Config, Connection, Destination, End, KeepAlive, PingPolicy, Request, Reset};
+use server_http2::{Body, Config, Connection, Destination, End, KeepAlive, PingPolicy, Request, Reset, UnreadBudget};
 use server_tls::Stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -167,6 +167,7 @@ fn config() -> Config {
     Config {
         stream_window: 1 << 20,
         connection_window: 4 << 20,
+        unread: UnreadBudget::new(64 << 20),
         max_frame: 1 << 20,
         max_calls: 100,
         max_header_list: 16 << 10,
@@ -181,6 +182,8 @@ struct Client {
     server: JoinHandle<End>,
     shared: Arc<Shared>,
     last_stream: u32,
+    /// What may be sent on the connection, as far as was read.
+    window: usize,
     leave: Arc<Notify>,
 }
 
@@ -222,7 +225,7 @@ impl Client {
             end
         });
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        Self { socket, server, shared, last_stream: 0, leave }
+        Self { socket, server, shared, last_stream: 0, window: 65_535, leave }
     }
 
     async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -247,7 +250,11 @@ impl Client {
             self.socket.read_exact(&mut payload).await.ok()?;
             Some(Frame { kind, flags, stream: u32::from_be_bytes([d, e, f, g]), payload })
         };
-        timeout(DEADLINE, read).await.expect("the server says nothing")
+        let frame = timeout(DEADLINE, read).await.expect("the server says nothing");
+        if let Some(Frame { kind: WINDOW_UPDATE, stream: 0, payload, .. }) = &frame {
+            self.window += u32::from_be_bytes(payload[..].try_into().unwrap()) as usize;
+        }
+        frame
     }
 
     /// The next frame of a kind.
@@ -357,6 +364,43 @@ async fn large_bodies_of_two_calls_arrive_whole_with_other_frames_between() {
     for stream in streams {
         assert_eq!(answers[&stream], format!("3000000 {}", sum(&body)));
     }
+}
+
+/// Sends a megabyte for a call that does not read it, or as much of that as the connection's window allows.
+async fn fill(client: &mut Client) {
+    let stream = client.call("/wait", 0).await;
+    for _ in 0..10 {
+        while client.window < 100_000 {
+            if timeout(Duration::from_millis(500), client.read()).await.is_err() {
+                return;
+            }
+        }
+        client.write(DATA, 0, stream, &[1; 100_000]).await;
+        client.window -= 100_000;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_do_not_read_hold_no_other_up_until_the_budget_for_that_is_used_up() {
+    let unread = UnreadBudget::new(10_000_000);
+    let mut client = Client::connect(Config { unread: unread.clone(), ..config() }).await;
+    for _ in 0..10 {
+        fill(&mut client).await;
+        let body = vec![1; 50_000];
+        let stream = client.call("/sum/50000", 0).await;
+        client.write(DATA, END_STREAM, stream, &body).await;
+        client.window -= 50_000;
+        let frame = client.read_until(DATA).await;
+        assert_eq!((frame.stream, frame.payload), (stream, format!("50000 {}", sum(&body)).into_bytes()));
+    }
+    assert!(unread.left() < 3_000_000, "{}", unread.left());
+    // no more than the budget and the window, however many calls there are
+    for _ in 0..10 {
+        fill(&mut client).await;
+    }
+    assert!(client.window < 100_000 && unread.left() < 1_000_000, "{} {}", client.window, unread.left());
+    client.ended().await;
+    assert_eq!(unread.left(), 10_000_000);
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! One response of the generate extension: a flat JSON object.
 
-use server_core::{error::Result, response::InferResponse, tensor::element_count};
+use server_core::{
+    error::Result,
+    request::Parameter,
+    response::InferResponse,
+    tensor::{Tensor, element_count},
+};
 use server_engine::BlockingPool;
 
 use crate::json::writer::{push_elements, push_parameter, push_string, push_whole};
@@ -25,49 +30,54 @@ pub(super) async fn flat(pool: &BlockingPool, response: InferResponse) -> Result
     pool.run_if(is_long, write).await?
 }
 
-/// Writes a response as one flat object; tensors of one element are scalars.
+/// A member of the object.
+enum Value<'a> {
+    Text(&'a str),
+    Version(u64),
+    Parameter(&'a Parameter),
+    Output(&'a Tensor),
+}
+
+/// Writes a response as one flat object, whose members are in the order of their names, as Triton writes them; tensors of one element
+/// are scalars.
 ///
 /// Errors: an output has no JSON form; what was written is of no use then.
 pub(super) fn push_flat(out: &mut Vec<u8>, response: &InferResponse) -> Result<()> {
-    out.extend_from_slice(b"{\"model_name\":");
-    push_string(out, response.model_name.as_bytes());
-    out.extend_from_slice(b",\"model_version\":\"");
-    push_whole(out, response.model_version);
-    out.push(b'"');
-    if !response.id.is_empty() {
-        push_name(out, "id");
-        push_string(out, response.id.as_bytes());
-    }
-    for (name, value) in &*response.parameters {
-        push_name(out, name);
-        push_parameter(out, value);
-    }
-    for output in &response.outputs {
-        push_name(out, &output.name);
-        if element_count(&output.shape) == Some(1) {
-            push_elements(out, output)?;
-        } else {
-            out.push(b'[');
-            push_elements(out, output)?;
-            out.push(b']');
+    let own =
+        [("model_name", Value::Text(&*response.model_name)), ("model_version", Value::Version(response.model_version))];
+    let id = (!response.id.is_empty()).then_some(("id", Value::Text(&*response.id)));
+    let parameters = response.parameters.iter().map(|(name, value)| (&**name, Value::Parameter(value)));
+    let outputs = response.outputs.iter().map(|output| (&*output.name, Value::Output(output)));
+    let mut members: Vec<(&str, Value<'_>)> = own.into_iter().chain(id).chain(parameters).chain(outputs).collect();
+    members.sort_by_key(|(name, _)| *name);
+    let mut before = b'{';
+    for (name, value) in members {
+        out.push(std::mem::replace(&mut before, b','));
+        push_string(out, name.as_bytes());
+        out.push(b':');
+        match value {
+            Value::Text(text) => push_string(out, text.as_bytes()),
+            Value::Version(version) => {
+                out.push(b'"');
+                push_whole(out, version);
+                out.push(b'"');
+            }
+            Value::Parameter(value) => push_parameter(out, value),
+            Value::Output(output) => {
+                let is_scalar = element_count(&output.shape) == Some(1);
+                out.extend_from_slice(if is_scalar { b"" } else { b"[" });
+                push_elements(out, output)?;
+                out.extend_from_slice(if is_scalar { b"" } else { b"]" });
+            }
         }
     }
     out.push(b'}');
     Ok(())
 }
 
-fn push_name(out: &mut Vec<u8>, name: &str) {
-    out.push(b',');
-    push_string(out, name.as_bytes());
-    out.push(b':');
-}
-
 #[cfg(test)]
 mod tests {
-    use server_core::{
-        request::Parameter,
-        tensor::{DataType, Tensor, strings},
-    };
+    use server_core::tensor::{DataType, strings};
 
     use super::*;
 
@@ -91,7 +101,7 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         assert_eq!(
             text,
-            "{\"model_name\":\"m\",\"model_version\":\"1\",\"id\":\"7\",\"final\":false,\"text\":\"hi\",\
+            "{\"final\":false,\"id\":\"7\",\"model_name\":\"m\",\"model_version\":\"1\",\"text\":\"hi\",\
              \"words\":[\"a\",\"b\"]}"
         );
     }

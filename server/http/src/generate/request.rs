@@ -5,7 +5,7 @@ use std::time::Instant;
 use server_core::{
     error::{Error, Result},
     interface::{InputSpec, Interface},
-    request::{InferRequest, VersionChoice},
+    request::{InferRequest, Parameter, VersionChoice},
     tensor::{DataType, Shape, Tensor},
 };
 use smallvec::SmallVec;
@@ -58,7 +58,10 @@ pub(crate) fn parse(
                     let text = "Unable to parse 'id': attempt to access JSON non-string as string";
                     return Err(Error::internal(text));
                 };
-                target.request.id = text(&id);
+                let id = text(&id);
+                // the model finds it in both places
+                target.request.parameters.push((name, Parameter::String(id.as_str().into())));
+                target.request.id = id;
             }
             NESTED => target.take_nested(value)?,
             _ => target.take(&name, value)?,
@@ -168,8 +171,6 @@ fn fill(interface: &Interface, spec: &InputSpec, count: usize) -> Option<Shape> 
 
 #[cfg(test)]
 mod tests {
-    use server_core::request::Parameter;
-
     use super::*;
 
     fn interface(max_batch_size: u32, inputs: &[(&str, DataType, &[i64])]) -> Interface {
@@ -211,7 +212,11 @@ mod tests {
         assert_eq!(request.inputs[0].shape.as_slice(), [1, 1]);
         assert_eq!(request.inputs[0].data.as_host().unwrap(), b"\x02\0\0\0hi");
         assert_eq!(request.inputs[1].shape.as_slice(), [1, 2]);
-        let parameters = [("stream".into(), Parameter::Bool(true)), ("temperature".into(), Parameter::Double(0.5))];
+        let parameters = [
+            ("id".into(), Parameter::String("q".into())),
+            ("stream".into(), Parameter::Bool(true)),
+            ("temperature".into(), Parameter::Double(0.5)),
+        ];
         assert_eq!(request.parameters, parameters);
         assert!(parse_for(&interface, "").unwrap().inputs.is_empty());
     }

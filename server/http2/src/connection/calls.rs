@@ -20,6 +20,7 @@ use crate::{
     error::Code,
     protocol::Protocol,
     send_queue::SendQueue,
+    unread::{Unread, UnreadBudget},
     wakes::{CallWaker, Wakes},
 };
 
@@ -45,6 +46,7 @@ pub(super) struct Calls<D, A, B> {
     waiting: VecDeque<usize>,
     /// Whether a call was answered since that was asked last.
     has_answered: bool,
+    unread: Arc<UnreadBudget>,
 }
 
 /// The memory of a call, which is used again by later ones.
@@ -63,12 +65,14 @@ struct Call<D, A, B> {
     is_complete: bool,
     is_waiting: bool,
     inbox: Inbox<D>,
+    /// Bytes in it that hold nothing of the connection's window.
+    unread: Unread,
     call_waker: Arc<CallWaker>,
     waker: Waker,
 }
 
 impl<D: Destination, A, B> Call<D, A, B> {
-    fn new(key: usize, wakes: &Arc<Wakes>) -> Self {
+    fn new(key: usize, wakes: &Arc<Wakes>, unread: &Arc<UnreadBudget>) -> Self {
         let call_waker = CallWaker::new(key, wakes);
         Self {
             is_open: false,
@@ -81,12 +85,13 @@ impl<D: Destination, A, B> Call<D, A, B> {
             is_complete: false,
             is_waiting: false,
             inbox: Inbox::new(),
+            unread: Unread::new(unread),
             waker: call_waker.clone().into(),
             call_waker,
         }
     }
 
-    /// Drops all that belongs to the call; how many bytes of its body are counted as received still.
+    /// Drops all that belongs to the call; how many bytes of its body still hold a part of the connection's window.
     fn clear(&mut self) -> usize {
         self.is_open = false;
         // what a panic leaves may panic when it is dropped
@@ -99,12 +104,13 @@ impl<D: Destination, A, B> Call<D, A, B> {
         self.bytes = 0;
         self.trailers = None;
         self.is_complete = false;
-        self.inbox.clear()
+        let bytes = self.inbox.clear();
+        self.unread.remove(bytes)
     }
 }
 
 impl<D: Destination, A, B> Calls<D, A, B> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(unread: &Arc<UnreadBudget>) -> Self {
         Self {
             calls: Vec::new(),
             in_flight: 0,
@@ -112,6 +118,7 @@ impl<D: Destination, A, B> Calls<D, A, B> {
             woken: Vec::new(),
             waiting: VecDeque::new(),
             has_answered: false,
+            unread: unread.clone(),
         }
     }
 
@@ -138,7 +145,7 @@ impl<D: Destination, A, B> Calls<D, A, B> {
     /// Begins a call, which is polled when the calls have their turn.
     pub(super) fn begin(&mut self, key: usize, has_ended: bool, answer: impl FnOnce(Body<D>) -> A) {
         while self.calls.len() <= key {
-            self.calls.push(Call::new(self.calls.len(), &self.wakes));
+            self.calls.push(Call::new(self.calls.len(), &self.wakes, &self.unread));
         }
         let call = &mut self.calls[key];
         call.is_open = true;
@@ -152,8 +159,8 @@ impl<D: Destination, A, B> Calls<D, A, B> {
     pub(super) fn finish(&mut self, key: usize, protocol: &mut Protocol) {
         let Some(call) = self.calls.get_mut(key).filter(|call| call.is_open) else { return };
         self.in_flight -= usize::from(call.answer.is_some());
-        let counted = call.clear();
-        protocol.free(None, counted);
+        let held = call.clear();
+        protocol.free_connection(held);
     }
 
     /// All calls are over: the connection ends.
@@ -171,8 +178,21 @@ impl<D: Destination, A, B> Calls<D, A, B> {
 
     /// The client may send for what a call has read.
     fn take_freed(&mut self, key: usize, protocol: &mut Protocol) {
-        if let Some(call) = self.calls.get(key).filter(|call| call.is_open) {
-            protocol.free(Some(key), call.inbox.take_freed());
+        if let Some(call) = self.calls.get_mut(key).filter(|call| call.is_open) {
+            let freed = call.inbox.take_freed();
+            protocol.free_connection(call.unread.remove(freed));
+            protocol.free_call(key, freed);
+        }
+    }
+
+    /// Has other calls not wait for those that do not read: what these hold of the connection's window is given back, as far as
+    /// the budget for that allows.
+    pub(super) fn free_window(&mut self, protocol: &mut Protocol) {
+        for call in self.calls.iter_mut().filter(|call| call.is_open) {
+            let held = call.inbox.waiting().saturating_sub(call.unread.bytes());
+            if held > 0 && call.unread.add(held) {
+                protocol.free_connection(held);
+            }
         }
     }
 

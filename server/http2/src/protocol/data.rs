@@ -152,6 +152,11 @@ impl Protocol {
         Ok((part > 0 || has_ended).then_some(Event::Data { key, bytes, has_ended }))
     }
 
+    /// Whether bytes that calls do not read hold so much of the connection's window that other calls may soon have to wait.
+    pub(crate) fn is_window_scarce(&self) -> bool {
+        self.receive_window.is_scarce()
+    }
+
     fn after_data(&mut self, data: Data) {
         self.reading = match data {
             Data { left: 0, padding: 0, .. } => Reading::Frame,
@@ -184,18 +189,27 @@ impl Protocol {
 
     /// Bytes of a call, or of one that is over, are gone from memory: the client may send as many again.
     pub(crate) fn free(&mut self, key: Option<usize>, bytes: usize) {
+        self.free_connection(bytes);
+        if let Some(key) = key {
+            self.free_call(key, bytes);
+        }
+    }
+
+    /// The same for the window of the connection alone.
+    pub(crate) fn free_connection(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.receive_window.free(bytes);
+        self.receive_window.free(u32::try_from(bytes).unwrap_or(u32::MAX));
         if let Some(by) = self.receive_window.update() {
             frames::put(self.queue.buffer(), frames::WINDOW_UPDATE, 0, 0, &by.to_be_bytes());
         }
-        let Some(stream) = key.and_then(|key| self.streams.get_mut(key)).filter(|stream| stream.is_receiving) else {
-            return;
-        };
-        stream.receive_window.free(bytes);
+    }
+
+    /// The same for the window of the call alone.
+    pub(crate) fn free_call(&mut self, key: usize, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.is_receiving && bytes > 0) else { return };
+        stream.receive_window.free(u32::try_from(bytes).unwrap_or(u32::MAX));
         if let Some(by) = stream.receive_window.update() {
             self.has_sent_for_calls = true;
             frames::put(self.queue.buffer(), frames::WINDOW_UPDATE, 0, stream.id, &by.to_be_bytes());
