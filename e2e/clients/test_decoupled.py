@@ -13,11 +13,14 @@ import threading
 import time
 
 import decoupled
+import grpc
 import make
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as grpcaio
+import tritonclient.http as httpclient
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from serving import ROOT, Server, scaled, until
@@ -439,3 +442,28 @@ def test_readers_that_stop_make_their_model_wait_and_take_little_memory(server):
             reading.put(None)
             blocked.stop_stream(cancel_requests=True)
     until(lambda: cancelled(server, "square") == before + len(readers) + 1, "the last one to end", 20)
+
+
+def test_streams_whose_answers_nobody_reads_hold_no_other_call_on_their_connection_up(server):
+    """Behind a proxy the calls of all its clients share a connection."""
+
+    def requests():
+        for _ in range(100):
+            inputs = [{"name": "INPUT0", "datatype": "INT32", "shape": [250_000]}]
+            yield service_pb2.ModelInferRequest(model_name="ordinary", inputs=inputs, raw_input_contents=[bytes(1_000_000)])
+
+    observer = httpclient.InferenceServerClient(f"127.0.0.1:{server.http}")
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(server.grpc_url, options) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        streams = [stub.ModelStreamInfer(requests()) for _ in range(8)]
+        executed, ended = 0, time.monotonic() + scaled(30)
+        # until nothing more is taken from any of them
+        while (now := statistics(observer, "ordinary")[0]["inference_count"]) != executed or now == 0:
+            assert time.monotonic() < ended, "the streams go on"
+            executed = now
+            time.sleep(0.5)
+        for _ in range(5):
+            stub.ModelInfer(next(requests()), timeout=scaled(10))
+        for stream in streams:
+            stream.cancel()

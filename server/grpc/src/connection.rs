@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::Response;
 use server_http2::{Config, Connection, End, KeepAlive, UnreadBudget};
 use server_tls::{Acceptor, Stream};
 use tokio::{
@@ -16,6 +17,7 @@ use tokio::{
     task::{JoinSet, coop::unconstrained},
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tonic::Status;
 use tracing::{debug, warn};
 
 use crate::{Options, admission::Admission, dispatch::Dispatch};
@@ -62,6 +64,7 @@ pub(crate) async fn serve<L: Future<Output = ()>>(
     // Received by the connections of that moment: one accepted later is served like any other.
     let (close_requested, _) = watch::channel(());
     let mut connections = JoinSet::new();
+    let too_large = Arc::new(too_large());
     let unread = UnreadBudget::new(options.byte_budget.limit().map_or(MAX_UNREAD, |bytes| bytes / UNREAD_PER_BUDGET));
     let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
         if let Err(error) = set_options(&stream) {
@@ -69,7 +72,7 @@ pub(crate) async fn serve<L: Future<Output = ()>>(
         }
         let server = Server {
             dispatch: dispatch.for_connection(&stream),
-            config: config(options, &unread),
+            config: config(options, &unread, &too_large),
             ages: ages(options),
             close_requested: close_requested.subscribe(),
         };
@@ -162,7 +165,15 @@ fn windows(budget: Option<usize>) -> (u32, u32) {
     ((share / 4).clamp(MIN_WINDOW, MAX_STREAM_WINDOW), share.clamp(MIN_WINDOW, MAX_CONNECTION_WINDOW))
 }
 
-fn config(options: &Options, unread: &Arc<UnreadBudget>) -> Config {
+/// The answer to a call with too much metadata; other servers of gRPC begin it with the same words.
+fn too_large() -> Response<()> {
+    let text = format!(
+        "received metadata size exceeds hard limit ({MAX_HEADER_LIST} bytes, names and 32 bytes for each entry included): send less metadata"
+    );
+    Status::resource_exhausted(text).into_http()
+}
+
+fn config(options: &Options, unread: &Arc<UnreadBudget>, too_large: &Arc<Response<()>>) -> Config {
     let (stream_window, connection_window) = windows(options.byte_budget.limit());
     Config {
         stream_window,
@@ -171,6 +182,7 @@ fn config(options: &Options, unread: &Arc<UnreadBudget>) -> Config {
         max_frame: MAX_FRAME,
         max_calls: MAX_CALLS,
         max_header_list: MAX_HEADER_LIST,
+        too_large: too_large.clone(),
         pings: options.pings,
         keep_alive: KeepAlive {
             time: options.keepalive_time,

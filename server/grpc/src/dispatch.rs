@@ -91,8 +91,10 @@ async fn answer(service: &Service, request: &Request, body: RequestBody) -> Resp
     outcome.await.unwrap_or_else(Status::into_http)
 }
 
+/// Whether it is gRPC, in whatever format; gRPC-Web is another protocol, which a proxy has to translate.
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let content_type = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    matches!(content_type.strip_prefix(b"application/grpc"), Some([] | [b'+' | b';' | b' ', ..]))
 }
 
 /// The deadline the client has set. A value that cannot be read is no deadline.
@@ -115,7 +117,14 @@ mod tests {
 
     #[test]
     fn only_grpc_is_grpc() {
-        for (text, expected) in [("application/grpc", true), ("application/grpc+proto", true), ("text/plain", false)] {
+        for (text, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("text/plain", false),
+        ] {
             let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, text.parse().unwrap())]);
             assert_eq!(is_grpc(&headers), expected, "{text}");
         }

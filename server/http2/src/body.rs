@@ -24,6 +24,9 @@ pub trait Destination: Send {
     /// Errors: those of the connection.
     fn poll_read(&mut self, stream: &mut Stream, context: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>>;
 
+    /// Whether the memory behind its bytes holds some already, whatever they are, so that writing there costs nothing besides.
+    fn is_initialized(&self) -> bool;
+
     /// Has bytes written to the end: `write` is given room for so many, at most as many as there was said to be room for, and
     /// says how many of its first bytes are to stay.
     fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize);
@@ -216,6 +219,12 @@ impl<D: Destination> Inbox<D> {
         read
     }
 
+    /// The room in memory that was offered and is initialized.
+    pub(crate) fn initialized_room(&self) -> usize {
+        let shared = self.0.lock();
+        shared.offer.as_ref().filter(|offer| offer.destination.is_initialized()).map_or(0, |offer| offer.room)
+    }
+
     /// Has bytes written to memory that was offered, where there has to be room for so many: `write` says how many stay.
     pub(crate) fn write(&self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
         let mut shared = self.0.lock();
@@ -285,6 +294,10 @@ mod tests {
 
         fn poll_read(&mut self, _: &mut Stream, _: &mut Context<'_>, _: usize) -> Poll<io::Result<usize>> {
             Poll::Pending
+        }
+
+        fn is_initialized(&self) -> bool {
+            false
         }
 
         fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {

@@ -14,6 +14,7 @@ use std::{
     io::{self, IoSlice},
     mem,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -62,6 +63,7 @@ pub struct Connection<D, A, B, F> {
     protocol: Protocol,
     answer: F,
     calls: Calls<D, A, B>,
+    too_large: Arc<Response<()>>,
     /// Whether calls that wait may be able to send now.
     may_send: bool,
     watch: Watch,
@@ -118,6 +120,7 @@ where
             protocol: Protocol::new(config.limits()),
             answer,
             calls: Calls::new(&config.unread),
+            too_large: config.too_large.clone(),
             may_send: false,
             timer: Box::pin(sleep_until(watch.next())),
             watch,

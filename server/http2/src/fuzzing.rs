@@ -105,6 +105,10 @@ impl Outcome {
                 }
                 format!("call {key} {} {} {has_ended}", request.method(), request.path())
             }
+            Event::TooLarge { key } => {
+                protocol.respond(key, 431, &HeaderMap::new(), true);
+                format!("call {key} with too large headers")
+            }
             Event::Reset { key } => {
                 answers.remove(&key);
                 if self.body.0 == key {

@@ -31,6 +31,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use http::Response;
 use tokio::time::Instant;
 
 pub use self::{
@@ -55,8 +56,10 @@ pub struct Config {
     pub max_frame: u32,
     /// Calls that may be open; further ones are refused.
     pub max_calls: u32,
-    /// Largest list of headers of a call, as HTTP/2 counts it; a call with more is answered with the status 431. Units: bytes.
+    /// Largest list of headers of a call, as HTTP/2 counts it. Units: bytes.
     pub max_header_list: u32,
+    /// The answer to a call with more.
+    pub too_large: Arc<Response<()>>,
     /// What clients may ping.
     pub pings: PingPolicy,
     /// When clients are pinged.

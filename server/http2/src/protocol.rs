@@ -53,6 +53,8 @@ pub(crate) struct Limits {
 pub(crate) enum Event<'a> {
     /// It calls. `has_ended` if there is no body.
     Called { key: usize, request: Request, has_ended: bool },
+    /// It calls with too many headers. That is to be answered at once.
+    TooLarge { key: usize },
     /// Bytes of the body of a call. They count as received until [`Protocol::free`] is told that they are gone.
     Data { key: usize, bytes: &'a [u8], has_ended: bool },
     /// A call is over: the client has reset it or broken the rules.
@@ -70,6 +72,7 @@ impl Event<'_> {
                 debug_assert!(bytes.is_empty());
                 Event::Data { key, bytes: &[], has_ended }
             }
+            Self::TooLarge { key } => Event::TooLarge { key },
             Self::Reset { key } => Event::Reset { key },
             Self::WindowsOpened => Event::WindowsOpened,
         }

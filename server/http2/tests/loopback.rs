@@ -54,6 +54,10 @@ impl Destination for Heap {
         read.poll(context)
     }
 
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
     fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
         let begin = self.0.len();
         self.0.resize(begin + room, 0xee);
@@ -171,6 +175,7 @@ fn config() -> Config {
         max_frame: 1 << 20,
         max_calls: 100,
         max_header_list: 16 << 10,
+        too_large: Arc::new(Response::builder().status(431).body(()).unwrap()),
         pings: PingPolicy::default(),
         keep_alive: KeepAlive { time: DEADLINE, timeout: DEADLINE, pings_without_calls: false },
         handshake_end: Instant::now() + DEADLINE,

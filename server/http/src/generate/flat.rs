@@ -44,8 +44,8 @@ enum Value<'a> {
 /// Errors: an output has no JSON form; what was written is of no use then.
 pub(super) fn push_flat(out: &mut Vec<u8>, response: &InferResponse) -> Result<()> {
     let own =
-        [("model_name", Value::Text(&*response.model_name)), ("model_version", Value::Version(response.model_version))];
-    let id = (!response.id.is_empty()).then_some(("id", Value::Text(&*response.id)));
+        [("model_name", Value::Text(&response.model_name)), ("model_version", Value::Version(response.model_version))];
+    let id = (!response.id.is_empty()).then_some(("id", Value::Text(&response.id)));
     let parameters = response.parameters.iter().map(|(name, value)| (&**name, Value::Parameter(value)));
     let outputs = response.outputs.iter().map(|output| (&*output.name, Value::Output(output)));
     let mut members: Vec<(&str, Value<'_>)> = own.into_iter().chain(id).chain(parameters).chain(outputs).collect();

@@ -71,7 +71,7 @@ impl FramesAhead {
         })
     }
 
-    /// Where to read to, in this order: `room` is for the body.
+    /// Where to read to, in this order: `room` is for the body, and as long as that.
     pub(super) fn slices<'a>(&self, mut room: &'a mut [u8], heads: &'a mut Heads) -> Slices<'a> {
         let mut slices = Slices { slices: std::array::from_fn(|_| IoSliceMut::new(&mut [])), count: 0 };
         let mut heads = heads.iter_mut();

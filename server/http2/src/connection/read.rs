@@ -101,12 +101,14 @@ where
     fn place(&self, limit: usize) -> Place {
         let place = || {
             let coming = self.protocol.direct()?;
-            let room = self.calls.inbox(coming.key)?.room();
-            let ahead = FramesAhead::new(coming, room, READ_IN_A_ROW).filter(|ahead| ahead.body() >= DIRECT);
-            if let Some(ahead) = ahead.filter(|_| !self.stream.is_encrypted()) {
+            let inbox = self.calls.inbox(coming.key)?;
+            if !self.stream.is_encrypted()
+                && let Some(ahead) = FramesAhead::new(coming, inbox.initialized_room(), READ_IN_A_ROW)
+                && ahead.body() >= DIRECT
+            {
                 return Some(Place::BodyOfFrames(coming.key, ahead));
             }
-            let limit = coming.left.min(room);
+            let limit = coming.left.min(inbox.room());
             (limit >= DIRECT).then_some(Place::Body(coming.key, limit))
         };
         place().unwrap_or(Place::Buffer(limit))
@@ -205,6 +207,9 @@ where
         match event {
             Event::Called { key, request, has_ended } => {
                 calls.begin(key, has_ended, |body| (self.answer)(request, body));
+            }
+            Event::TooLarge { key } => {
+                protocol.respond(key, self.too_large.status().as_u16(), self.too_large.headers(), true)
             }
             Event::Data { key, bytes, has_ended } => calls.put(key, bytes, has_ended, protocol),
             Event::Reset { key } => calls.finish(key, protocol),

@@ -2,7 +2,6 @@
 //!
 //! Source: RFC 9113, sections 4.3, 5.1 and 8.1.
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{Event, Leaving, Protocol};
@@ -18,8 +17,6 @@ use crate::{
 /// Bytes of a header block, and frames that it may come in. The list that it becomes has a limit of its own.
 pub(super) const MAX_BLOCK: usize = 256 << 10;
 const MAX_BLOCK_FRAMES: u32 = 64;
-/// Answer to a call whose headers are too large. Source: RFC 6585, section 5.
-const HEADERS_TOO_LARGE: u16 = 431;
 
 /// A header block whose end is still to come.
 #[derive(Debug)]
@@ -129,9 +126,7 @@ impl Protocol {
             Decoded::All if !is_faulty => {}
             Decoded::TooLarge => {
                 self.conduct.reset(now)?;
-                let key = self.open(id, !ends_stream, None);
-                self.respond(key, HEADERS_TOO_LARGE, &HeaderMap::new(), true);
-                return Ok(None);
+                return Ok(Some(Event::TooLarge { key: self.open(id, !ends_stream, None) }));
             }
             _ => {
                 self.conduct.reset(now)?;

@@ -90,6 +90,10 @@ impl Test {
                         let end = if has_ended { " end" } else { "" };
                         write!(said, "{separator}data {key} {}{end}", bytes.len())
                     }
+                    Ok(Some(Event::TooLarge { key })) => {
+                        self.protocol.respond(key, 431, &map(&[]), true);
+                        write!(said, "{separator}too large {key}")
+                    }
                     Ok(Some(Event::Reset { key })) => write!(said, "{separator}reset {key}"),
                     Ok(Some(Event::WindowsOpened)) => write!(said, "{separator}windows"),
                     Err(error) => {
@@ -297,7 +301,11 @@ fn a_body_has_the_length_that_was_declared() {
 fn headers_that_are_too_large_are_refused_and_later_calls_are_not() {
     let large = "x".repeat(20_000);
     let mut test = Test::new();
-    test.check(&frame(HEADERS, END_HEADERS, 1, &request(&[("x", &large)])), "", "headers 1 4 end, reset 1 0");
+    test.check(
+        &frame(HEADERS, END_HEADERS, 1, &request(&[("x", &large)])),
+        "too large 0",
+        "headers 1 4 end, reset 1 0",
+    );
     test.check(&frame(DATA, END_STREAM, 1, b"x"), "", "");
     test.check(&call(3), "call 0 POST /a/b", "");
     // in pieces
@@ -516,14 +524,14 @@ fn floods_end_the_connection() {
     // calls that are reset before anybody has looked at them, or that the server is made to reset
     let mut test = Test::new();
     let pairs = |test: &mut Test, at: u32| test.send(&[call(at), frame(RST_STREAM, 0, at, &[0; 4])].concat());
-    let ended = (0..2000).map(|number| 2 * number + 1).position(|at| pairs(&mut test, at).ends_with("EnhanceYourCalm"));
-    assert_eq!(ended, Some(1024));
+    let ended = (0..9000).map(|number| 2 * number + 1).position(|at| pairs(&mut test, at).ends_with("EnhanceYourCalm"));
+    assert_eq!(ended, Some(8192));
     let mut test = Test::new();
-    let ended = (0..2000).position(|number| {
+    let ended = (0..9000).position(|number| {
         test.protocol.begin_batch();
         test.send(&frame(HEADERS, END_HEADERS, 2 * number + 1, &request(&[("te", "x")]))) == "EnhanceYourCalm"
     });
-    assert_eq!(ended, Some(1024));
+    assert_eq!(ended, Some(8192));
     // many expired deadlines are no flood
     let mut test = Test::with(Limits { max_calls: 8192, ..LIMITS });
     let calls: Vec<u8> = (0..8192).flat_map(|number| call(2 * number + 1)).collect();

@@ -35,6 +35,10 @@ impl Destination for Memory {
         }
     }
 
+    fn is_initialized(&self) -> bool {
+        self.0.is_placed()
+    }
+
     fn extend_with(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
         match self.0.unfilled() {
             Unfilled::Heap(bytes) => {
