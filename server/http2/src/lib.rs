@@ -3,7 +3,7 @@
 //! A [`Connection`] is polled by one task, which reads, polls the calls of the connection when they were woken, and sends what
 //! one poll produced with one system call. Modules from the wire upwards: `frames` and `hpack` (bytes become heads and fields, and back),
 //! `flow`, `streams`, `limits`, `pings`, `watch` (decisions, with time as an argument), `protocol` (the rules of the protocol: bytes become events, commands
-//! become bytes; no I/O), `body` and `wakes` (between the connection and its calls), `connection` (the only one that reads and writes).
+//! become bytes; no I/O), `body`, `unread` and `wakes` (between the connection and its calls), `connection` (the only one that reads and writes; its `calls` are polled there).
 //!
 //! Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), gRPC's "gRPC over HTTP2" and guide to keepalive. Units: bytes, unless a name says else.
 //! Errors: what a client does wrong ends its call with RST_STREAM, or the connection with GOAWAY, as RFC 9113 says for each
