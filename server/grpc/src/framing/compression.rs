@@ -71,10 +71,11 @@ pub(super) fn gzip(message: &[Bytes]) -> Bytes {
 pub(super) struct Inflate {
     source: Source,
     data: Vec<u8>,
+    /// Of the compressed message, until it is read, and of what it becomes.
     reservation: Reservation,
+    /// Bytes of the compressed message.
+    compressed: usize,
     max_bytes: usize,
-    /// The bytes of the compressed message count until it is read.
-    _compressed: Reservation,
 }
 
 /// How far a message is inflated.
@@ -89,14 +90,15 @@ enum Source {
 }
 
 impl Inflate {
-    /// Starts with a compressed message. `reservation` is an empty one, for what the message becomes.
-    pub(super) fn new(encoding: Encoding, compressed: Held, reservation: Reservation, max_bytes: usize) -> Box<Self> {
-        let Held { bytes, reservation: held } = compressed;
+    /// Starts with a compressed message.
+    pub(super) fn new(encoding: Encoding, compressed: Held, max_bytes: usize) -> Box<Self> {
+        let Held { bytes, reservation } = compressed;
+        let compressed = bytes.len();
         let source = match encoding {
             Encoding::Gzip => Source::Gzip(MultiGzDecoder::new(bytes.reader())),
             Encoding::Deflate => Source::Deflate(ZlibDecoder::new(bytes.reader())),
         };
-        Box::new(Self { source, data: Vec::new(), reservation, max_bytes, _compressed: held })
+        Box::new(Self { source, data: Vec::new(), reservation, compressed, max_bytes })
     }
 
     /// Goes on until the message is complete or has more than `bytes` bytes.
@@ -124,7 +126,7 @@ impl Inflate {
         let length = self.data.len();
         // One byte beyond the limit tells a message that is too long from one that fits.
         let step = STEP.min(self.max_bytes - length + 1);
-        self.reservation.grow_to(length + step).map_err(status)?;
+        self.reservation.grow_to(self.compressed + length + step).map_err(status)?;
         self.data.resize(length + step, 0);
         let count = self.source.read(&mut self.data[length..]);
         let count = count.map_err(|error| Status::internal(format!("cannot decompress a message: {error}")))?;

@@ -264,8 +264,7 @@ impl<B: Source> Messages<B> {
     /// Inflates a message; `None` if that goes on elsewhere.
     fn inflate(&mut self, compressed: Held) -> Result<Option<Bytes>, Status> {
         let Some(encoding) = self.encoding else { return Ok(None) };
-        let reservation = self.limits.budget.reserve(0).map_err(status)?;
-        match Inflate::new(encoding, compressed, reservation, self.limits.max_bytes).up_to(MAX_INLINE)? {
+        match Inflate::new(encoding, compressed, self.limits.max_bytes).up_to(MAX_INLINE)? {
             Inflated::Complete(message) => Ok(Some(message)),
             Inflated::Partial(inflate) => {
                 let pool = self.pool.clone();

@@ -282,7 +282,10 @@ async fn a_message_that_inflates_too_far_is_refused() {
     refused(result, Code::ResourceExhausted, "Received message larger than max (1048577 vs. 1048576)");
     let limits = limits(i32::MAX as usize, 1 << 20);
     let result = messages(vec![bomb.into()], Some(Encoding::Gzip), &limits).only().await;
-    assert_eq!(result.unwrap_err().code(), Code::Unavailable);
+    // it never has a place, whatever else is in flight
+    let error = result.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("is larger than all requests in flight may be together"), "{error}");
     assert_eq!((small.budget.in_use(), limits.budget.in_use()), (0, 0));
 }
 
