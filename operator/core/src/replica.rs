@@ -58,6 +58,8 @@ pub struct Replica {
     pub trouble: Option<Trouble>,
     /// In one sentence, that its server's container ended last for want of memory, and what helps.
     pub memory_end: Option<String>,
+    /// How often its server's container was restarted.
+    pub restarts: i32,
     /// What it waits for, if it is not ready and nothing is known to be wrong.
     pub waiting: Option<Waiting>,
     /// What it says of its models; none if it could not be asked.
@@ -186,9 +188,8 @@ impl Replica {
             is_leaving: is_leaving(pod),
             leaving_since: leaving_since(pod),
             trouble: trouble(pod),
-            memory_end: containers_of(pod)
-                .find(|it| it.name == pod::SERVER_CONTAINER)
-                .and_then(|it| memory_end(pod, it)),
+            memory_end: server_of(pod).and_then(|it| memory_end(pod, it)),
+            restarts: server_of(pod).map_or(0, |it| it.restart_count),
             waiting: unready::waiting(pod),
             report: None,
             unread: None,
@@ -340,6 +341,10 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
 
 /// The kubelet's word for a container that was ended because it needed more than its memory limit.
 pub(crate) const OOM_KILLED: &str = "OOMKilled";
+
+fn server_of(pod: &Pod) -> Option<&ContainerStatus> {
+    containers_of(pod).find(|it| it.name == pod::SERVER_CONTAINER)
+}
 
 fn containers_of(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     pod.status.iter().flat_map(|status| {

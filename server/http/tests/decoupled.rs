@@ -52,7 +52,7 @@ async fn infer_and_generate_take_one_response() {
     let text = "HTTP end point doesn't support models with decoupled transaction policy";
     server.post("/v2/models/repeat/infer", "{}").await.is_error(501, text);
     let one = server.post("/v2/models/repeat/generate", repeat(&[7], &[0])).await;
-    assert_eq!((one.status, one.text()), (200, r#"{"model_name":"repeat","model_version":"1","OUT":7,"IDX":0}"#));
+    assert_eq!((one.status, one.text()), (200, r#"{"IDX":0,"OUT":7,"model_name":"repeat","model_version":"1"}"#));
     let text = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses";
     server.post("/v2/models/repeat/generate", "{\"IN\":[],\"DELAY\":[],\"WAIT\":0}").await.is_error(500, text);
     // and the second one of many is the last: nobody waits a minute for the third
@@ -70,7 +70,7 @@ async fn a_stream_has_an_event_for_each_response_and_none_for_the_end() {
     let events: Vec<String> = (0..3)
         .map(|index| {
             format!(
-                "data: {{\"model_name\":\"repeat\",\"model_version\":\"1\",\"OUT\":{},\"IDX\":{index}}}\n\n",
+                "data: {{\"IDX\":{index},\"OUT\":{},\"model_name\":\"repeat\",\"model_version\":\"1\"}}\n\n",
                 index + 5
             )
         })
@@ -91,7 +91,7 @@ async fn a_stream_has_an_event_for_each_response_and_none_for_the_end() {
 async fn an_error_is_an_event_and_gives_the_status_if_it_comes_first() {
     let server = server().await;
     let answer = server.post("/v2/models/square/generate_stream", "{\"IN\":2}").await;
-    let events = "data: {\"model_name\":\"square\",\"model_version\":\"1\",\"OUT\":2}\n\ndata: {\"error\":\"simulated failure\"}\n\n";
+    let events = "data: {\"OUT\":2,\"model_name\":\"square\",\"model_version\":\"1\"}\n\ndata: {\"error\":\"simulated failure\"}\n\n";
     assert_eq!((answer.status, answer.text()), (200, events));
     let answer = server.post("/v2/models/square/generate_stream", "{\"IN\":1}").await;
     assert_eq!((answer.status, answer.text()), (400, "data: {\"error\":\"simulated failure\"}\n\n"));

@@ -119,9 +119,15 @@ impl Pod {
             ModelReport { phase: self.phase.clone(), crashes, settled, entry: Some(hash), ..ModelReport::default() }
         });
         let needs_memory = |entry: &&ManifestModel| uri(entry) == "crash-memory" && !self.crashes.is_empty();
-        let memory_end = self.entry.as_ref().filter(needs_memory).map(|_| "it needed more memory".to_owned());
+        let rollout = self.manifest.as_ref().and_then(|manifest| manifest.model("m")?.rollout.as_ref());
+        // the kubelet tells of ends when all is over
+        let is_told_late = rollout.is_some_and(|rollout| rollout.phase == RolloutPhase::Quarantined)
+            && self.crashes.contains_key(&content("crash-memory-late").content_hash());
+        let has_ended = is_told_late || self.entry.as_ref().filter(needs_memory).is_some();
+        let memory_end = has_ended.then(|| "it needed more memory".to_owned());
         let mut replica = Replica {
             memory_end,
+            restarts: if is_told_late { 2 } else { 0 },
             name: self.name.clone(),
             created: serde_json::from_value(json!(format!("2026-01-01T00:{:02}:00Z", self.age % 60))).ok(),
             has_started: true,
@@ -130,6 +136,7 @@ impl Pod {
             report: self.manifest.as_ref().map(|manifest| Report {
                 manifest_hash: Some(manifest.hash.clone()),
                 adopts: Some(self.adopts.clone()),
+                crashes: Some(0),
                 models: report.map(|report| ("m".to_owned(), report)).into_iter().collect(),
                 ..Report::default()
             }),
@@ -302,6 +309,32 @@ fn what_fails_on_the_canary_stops_there() {
         cluster.wanted = content("good-3");
         cluster.settle();
         assert_eq!((cluster.serving(), cluster.phase()), (vec!["good-3"; 4], None));
+    }
+}
+
+#[test]
+fn the_kubelet_may_say_later_than_the_agent_that_a_content_needs_too_much_memory() {
+    for first in ["good-1", "crash-memory-late"] {
+        let mut cluster = Cluster::new(first, 2);
+        cluster.settle();
+        cluster.wanted = content("crash-memory-late");
+        let mut told = vec![];
+        for _ in 0..40 {
+            cluster.reconcile(false);
+            for at in 0..2 {
+                cluster.pods[at].manifest = cluster.last.clone();
+                cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
+                cluster.work(at);
+            }
+            let rollout = cluster.rollout().filter(|rollout| rollout.phase == RolloutPhase::Quarantined);
+            told.extend(rollout.and_then(|rollout| rollout.failure.clone()).map(|failure| failure.reason));
+        }
+        told.dedup();
+        let expected: &[&str] = if first == "good-1" { &["ServerCrashed", "OOMKilled"] } else { &["OOMKilled"] };
+        assert_eq!(told, expected, "{first}");
+        let failure = cluster.rollout().unwrap().failure.clone().unwrap();
+        assert!(failure.message.starts_with("it needed more memory; "), "{failure:?}");
+        assert_eq!(failure.restarts_told, None);
     }
 }
 

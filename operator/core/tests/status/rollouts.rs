@@ -149,7 +149,12 @@ fn a_content_in_rollout_says_which_replica_tries_it() {
 fn a_content_that_failed_or_is_in_quarantine_names_replica_reason_and_cure() {
     let old = || ("old", Phase::Ready);
     let failure = |reason: &str| {
-        Some(RolloutFailure { reason: reason.into(), message: "no such op".into(), pod: "vision-0".into() })
+        Some(RolloutFailure {
+            reason: reason.into(),
+            message: "no such op".into(),
+            pod: "vision-0".into(),
+            restarts_told: None,
+        })
     };
     let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: true };
     check_rollout(
