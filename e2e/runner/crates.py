@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-SAID = "--show-output"  # what tests say that pass: why they were skipped
+SHOW_OUTPUT = "--show-output"  # what tests say that pass: why they were skipped
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def programs(messages):
         executable, folder = message["executable"], str(Path(message["manifest_path"]).parent)
         target = message["target"]
         name = f"{Path(folder).name} {'unittests' if 'test' not in target['kind'] else 'tests'} {target['name']} ({executable})"
-        found.append(Program(name, (executable, SAID), folder, os.path.getsize(executable)))
+        found.append(Program(name, (executable, SHOW_OUTPUT), folder, os.path.getsize(executable)))
     return sorted(found, key=lambda program: -program.size)
 
 
@@ -88,7 +88,7 @@ def main(arguments):
         print("cargo has built no tests")
         return 1
     paths = libraries(found[0])
-    found.append(Program("Doc-tests", ("cargo", "test", "--workspace", "--doc", "--", SAID), os.getcwd()))
+    found.append(Program("Doc-tests", ("cargo", "test", "--workspace", "--doc", "--", SHOW_OUTPUT), os.getcwd()))
     failed, took = [], []
     with ThreadPoolExecutor(options.at_once) as pool:
         running = {pool.submit(run, program, paths, options.limit): program for program in found}

@@ -128,10 +128,10 @@ pub struct RolloutFailure {
     pub message: String,
     /// Name of the pod that failed.
     pub pod: String,
-    /// How often the kubelet had told that the container of its server was restarted, where that container has ended once more and the
-    /// kubelet is still to say why.
+    /// Restarts of its server's container that the kubelet had reported, where the container has ended again and the kubelet has not yet
+    /// reported why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restarts_told: Option<i32>,
+    pub reported_restarts: Option<i32>,
 }
 
 impl RolloutFailure {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::error::ConnectionError;
 
 /// Calls that may be reset before they were looked at, or for what their client does wrong. Many expired deadlines at once
-/// are no attack, and behind a proxy other calls on the connection are of other clients. Such a call costs some microseconds.
+/// are no attack, and behind a proxy other calls on the connection are of other clients.
 const MAX_RESETS: u32 = 8192;
 /// How soon one of them is forgotten.
 const RESET_FORGOTTEN: Duration = Duration::from_millis(1);

@@ -89,7 +89,7 @@ impl<'a> Sighting<'a> {
             }
             _ => return None,
         };
-        Some(RolloutFailure { reason, message, pod: self.replica.name.clone(), restarts_told: None })
+        Some(RolloutFailure { reason, message, pod: self.replica.name.clone(), reported_restarts: None })
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<
     let mut next = ModelRollout { crashes: all_crashes(before.crashes, sightings), failure, ..before };
     if next.crash_count() >= CRASHES_MAX {
         let failure = fatal(next.failure.take(), &next.crashes, sightings);
-        next.failure = Some(RolloutFailure { restarts_told: restarts_told(&failure, sightings), ..failure });
+        next.failure = Some(RolloutFailure { reported_restarts: reported_restarts(&failure, sightings), ..failure });
         next.phase = RolloutPhase::Quarantined;
         return Some(next);
     }
@@ -136,9 +136,9 @@ pub(super) fn judge(before: ModelRollout, sightings: &[Sighting<'_>]) -> Option<
     Some(next)
 }
 
-/// Two ends of a server may follow each other before the kubelet has told of the first. How often it had told of one, if it is still to
-/// say why they were: where the launcher restarted the server, the container has not ended, and the kubelet has nothing to say.
-fn restarts_told(failure: &RolloutFailure, sightings: &[Sighting<'_>]) -> Option<i32> {
+/// A server may end twice before the kubelet reports the first end. The restarts of its container that were reported by then, if the
+/// reason is still to come. Where the launcher restarted the server, the container has not ended, and the kubelet reports nothing.
+fn reported_restarts(failure: &RolloutFailure, sightings: &[Sighting<'_>]) -> Option<i32> {
     let sighting = sightings.iter().find(|it| it.replica.name == failure.pod)?;
     let has_no_reason = failure.reason == Reason::ServerCrashed.to_string() && sighting.replica.memory_end.is_none();
     let has_ended_its_container = sighting.replica.report.as_ref()?.crashes == Some(0);
@@ -147,18 +147,18 @@ fn restarts_told(failure: &RolloutFailure, sightings: &[Sighting<'_>]) -> Option
 
 /// The failure of a content in quarantine, with what the kubelet has said since of the ends that are held against it.
 fn explained(failure: RolloutFailure, sightings: &[Sighting<'_>]) -> RolloutFailure {
-    let Some(told) = failure.restarts_told else { return failure };
+    let Some(reported) = failure.reported_restarts else { return failure };
     let Some(sighting) = sightings.iter().find(|it| it.replica.name == failure.pod) else { return failure };
     let Replica { restarts, memory_end, .. } = sighting.replica;
-    let is_of_them = *restarts <= told.saturating_add_unsigned(CRASHES_MAX);
+    let is_of_them = *restarts <= reported.saturating_add_unsigned(CRASHES_MAX);
     match memory_end {
         Some(_) if is_of_them => {
             let (reason, message) = sighting.of_end(&failure.message);
             let message = cut(&message, RolloutFailure::MESSAGE_MAX);
-            RolloutFailure { reason, message, restarts_told: None, ..failure }
+            RolloutFailure { reason, message, reported_restarts: None, ..failure }
         }
-        None if *restarts <= told => failure,
-        _ => RolloutFailure { restarts_told: None, ..failure }, // it was something else
+        None if *restarts <= reported => failure,
+        _ => RolloutFailure { reported_restarts: None, ..failure }, // it was something else
     }
 }
 
@@ -205,6 +205,6 @@ fn fatal(
             Some(sighting) => sighting.of_end(&message),
             None => (Reason::ServerCrashed.to_string(), message),
         };
-        RolloutFailure { reason, message: cut(&message, RolloutFailure::MESSAGE_MAX), pod, restarts_told: None }
+        RolloutFailure { reason, message: cut(&message, RolloutFailure::MESSAGE_MAX), pod, reported_restarts: None }
     })
 }

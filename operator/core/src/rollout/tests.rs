@@ -172,6 +172,16 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// The operator has its turn, then each pod, which reads at once what the operator wrote.
+    fn step(&mut self) {
+        self.reconcile(false);
+        for at in 0..self.pods.len() {
+            self.pods[at].manifest = self.last.clone();
+            self.pods[at].adopts = self.pods[at].annotation.clone();
+            self.work(at);
+        }
+    }
+
     fn new(uri: &str, pods: u32) -> Self {
         let mut cluster = Self {
             wanted: content(uri),
@@ -320,12 +330,7 @@ fn the_kubelet_may_say_later_than_the_agent_that_a_content_needs_too_much_memory
         cluster.wanted = content("crash-memory-late");
         let mut told = vec![];
         for _ in 0..40 {
-            cluster.reconcile(false);
-            for at in 0..2 {
-                cluster.pods[at].manifest = cluster.last.clone();
-                cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
-                cluster.work(at);
-            }
+            cluster.step();
             let rollout = cluster.rollout().filter(|rollout| rollout.phase == RolloutPhase::Quarantined);
             told.extend(rollout.and_then(|rollout| rollout.failure.clone()).map(|failure| failure.reason));
         }
@@ -334,7 +339,7 @@ fn the_kubelet_may_say_later_than_the_agent_that_a_content_needs_too_much_memory
         assert_eq!(told, expected, "{first}");
         let failure = cluster.rollout().unwrap().failure.clone().unwrap();
         assert!(failure.message.starts_with("it needed more memory; "), "{failure:?}");
-        assert_eq!(failure.restarts_told, None);
+        assert_eq!(failure.reported_restarts, None);
     }
 }
 
@@ -345,12 +350,7 @@ fn a_content_that_needs_too_much_memory_is_stopped_for_that_and_not_for_a_crash(
     cluster.wanted = content("crash-memory");
     let mut told = std::collections::BTreeSet::new();
     for _ in 0..40 {
-        cluster.reconcile(false);
-        for at in 0..2 {
-            cluster.pods[at].manifest = cluster.last.clone();
-            cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
-            cluster.work(at);
-        }
+        cluster.step();
         let failure = cluster.rollout().and_then(|rollout| rollout.failure.clone());
         told.extend(failure.map(|failure| (failure.reason, failure.message.starts_with("it needed more memory; "))));
     }
@@ -388,12 +388,7 @@ fn a_content_spreads_once_it_has_settled_and_is_proven_once_it_has_everywhere() 
     cluster.wanted = content("good-2");
     let mut phases = vec![];
     for _ in 0..40 {
-        cluster.reconcile(false);
-        for at in 0..2 {
-            cluster.pods[at].manifest = cluster.last.clone();
-            cluster.pods[at].adopts = cluster.pods[at].annotation.clone();
-            cluster.work(at);
-        }
+        cluster.step();
         let state = |pod: &Pod| match pod.serving.as_ref().map(uri) {
             Some("good-2") if pod.settled => 's',
             Some("good-2") => 'n',

@@ -226,7 +226,7 @@ fn waiting(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) 
 /// What stands against a content that a pod has failed with.
 fn stopped(name: &str, standings: &[(&Replica, Standing<'_>)], view: &View<'_>) -> Option<Claim> {
     let rollout = view.contents.get(name)?.rollout?;
-    let RolloutFailure { reason, message, pod, restarts_told: _ } = rollout.failure.as_ref()?;
+    let RolloutFailure { reason, message, pod, reported_restarts: _ } = rollout.failure.as_ref()?;
     let message = message.trim_end_matches([';', '\n', ' ']);
     let text = format!("{pod}: {message}{}", progress::containment(pod, standings, rollout));
     Some(Claim::new(ConditionStatus::False, reason.clone(), text))

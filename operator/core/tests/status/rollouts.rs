@@ -153,7 +153,7 @@ fn a_content_that_failed_or_is_in_quarantine_names_replica_reason_and_cure() {
             reason: reason.into(),
             message: "no such op".into(),
             pod: "vision-0".into(),
-            restarts_told: None,
+            reported_restarts: None,
         })
     };
     let failed = Phase::Failed { reason: "LoadFailed".into(), message: "no such op".into(), will_retry: true };

@@ -142,9 +142,6 @@ where
     ) -> Result<Poll<usize>, Failure> {
         let Self { stream, protocol, calls, .. } = self;
         let Some(inbox) = calls.inbox(key) else { return Ok(Poll::Pending) };
-        if stream.socket().poll_read_ready(context)?.is_pending() {
-            return Ok(Poll::Pending);
-        }
         let mut heads = [[0; HEAD]; MOST_FRAMES];
         let mut read = Poll::Pending;
         let mut outcome = Ok(Accepted::default());
