@@ -27,8 +27,11 @@ inside() {
 kubectl() {
     local program=$programs/kubectl
     [ -x "$program" ] || program=$(type -P kubectl) || die "no kubectl: run e2e/cluster/up, or install one"
-    inside "$program" --kubeconfig "$kubeconfig" "$@"
+    briefly "$program" --kubeconfig "$kubeconfig" "$@"
 }
+
+# The same for a Go program that soon ends: it need not look for memory that can be used again.
+briefly() { GOGC=off GOMEMLIMIT=256MiB inside "$@"; }
 
 cluster_answers() {
     [ -e "/run/netns/$network" ] && [ -f "$kubeconfig" ] && kubectl get --raw /readyz --request-timeout=5s >/dev/null 2>&1 \
@@ -60,21 +63,23 @@ alive() { # NAME
     pid=$(cat "$state/logs/$1.pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && echo yes || echo no
 }
 
-stop_programs() { # NAME...  every instance of each: SIGTERM, then SIGKILL
-    local name file pid
+stop_programs() { # NAME...  every instance of each: SIGTERM to all of them, then SIGKILL to those that are still there
+    local name file pid pids=()
     for name in "$@"; do
         for file in "$state/logs/$name"*.pid; do
             [ -f "$file" ] || continue
             pid=$(cat "$file")
             # A process id may have been given to somebody else since: ours lives in one of our namespaces.
-            if in_our_namespace "$pid"; then
-                kill "$pid" 2>/dev/null
-                for _ in $(seq 30); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-                kill -9 "$pid" 2>/dev/null
-            fi
+            in_our_namespace "$pid" && kill "$pid" 2>/dev/null && pids+=("$pid")
             rm -f "$file"
         done
     done
+    for _ in $(seq 30); do
+        [ ${#pids[@]} != 0 ] && kill -0 "${pids[@]}" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    kill -9 "${pids[@]}" 2>/dev/null
+    return 0
 }
 
 in_our_namespace() { # PID

@@ -50,11 +50,15 @@ def test_the_clusters_own_roles_speak_of_our_kinds(namespace):
 def test_health_and_metrics_of_the_operator_are_served(operator, namespace):
     namespace.apply(SERVER, ECHO)
     namespace.wait("tmod/echo")
+    namespace.wait("tsrv/vision")
     spec = operator.get(f"service/{OPERATOR}-metrics")["spec"]
-    page = inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/metrics")
     counted = ['resources{kind="TritonServer",ready="true"}', 'resources{kind="TritonModel",ready="true"}', 'reconcile_total{outcome="done"}', "leader"]
-    for sample in counted:
-        assert re.search(rf"^triton_operator_{re.escape(sample)} [1-9]", page, re.MULTILINE), f"{sample}\n{page}"
+
+    def are_served():
+        page = inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/metrics")
+        return all(re.search(rf"^triton_operator_{re.escape(sample)} [1-9]", page, re.MULTILINE) for sample in counted)
+
+    until(are_served, f"{counted} on the page of metrics") # the operator counts what its watch has told
     assert inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/readyz").strip() == "ok"
 
 

@@ -4,15 +4,19 @@
 
 mod harness;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use harness::{Harness, id, until};
 use server_core::{
     error::{Code, Error},
+    rate_limit::Amounts,
     request::{CorrelationId, InferRequest, Sequence},
     response::InferResponse,
 };
-use server_engine::{Engine, Inference, LoadParameters};
+use server_engine::{Engine, Inference, LoadParameters, Options};
 
 const CONTROLS: &str = "
     control_input { name: 'START' control { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } }
@@ -220,14 +224,25 @@ async fn sequences_survive_that_their_model_gets_other_instances() {
 async fn a_caller_that_leaves_does_not_end_its_sequence() {
     for strategy in STRATEGIES {
         let harness = Harness::new();
-        model(&harness, strategy, "parameters { key: 'execute_delay_ms' value { string_value: '20' } }");
-        let engine = load(&harness).await;
+        let needs_r = "instance_group { kind: KIND_CPU rate_limiter { resources { name: 'R' count: 1 } } }";
+        model(&harness, strategy, needs_r);
+        harness.scripted("holder", "gated", needs_r, &[1]);
+        let options = Options { rate_limit: Some(Amounts::default()), ..Options::default() };
+        let (engine, probe) = harness.with_script_and(options);
+        for name in ["m", "holder"] {
+            engine.load(name, LoadParameters::default()).await.unwrap();
+        }
+        probe.close_gate();
+        let holder = send(&engine, harness::ask("holder", &[0.0])).unwrap();
+        until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // it has R, and nothing of the sequence runs
         let first = send(&engine, asked(1, 7, "S")).unwrap();
         drop(send(&engine, asked(100, 7, "")).unwrap());
         let last = send(&engine, asked(2, 7, "E")).unwrap();
+        probe.open_gate();
+        assert!(holder.response().await.is_ok());
         assert_eq!(sum(&first.response().await.unwrap()), 1);
         assert_eq!(sum(&last.response().await.unwrap()), 3, "{strategy}");
-        until(|| engine.statistics(None).unwrap()[0].failures.canceled == 1).await;
+        until(|| engine.statistics(Some(id("m"))).unwrap()[0].failures.canceled == 1).await;
     }
 }
 

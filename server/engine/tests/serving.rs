@@ -288,14 +288,14 @@ async fn unloading_and_stopping_finish_what_is_inside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
     let harness = Harness::new();
-    let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
-        instance_group { count: 1 kind: KIND_CPU }
-        parameters { key: \"execute_delay_ms\" value { string_value: \"50\" } }";
-    harness.model("m", config, &[1]);
-    let engine = harness.engine(Options::default());
-    engine.start().await.unwrap();
+    let config =
+        "dynamic_batching { default_queue_policy { max_queue_size: 2 } } instance_group { count: 1 kind: KIND_CPU }";
+    harness.scripted("m", "gated", config, &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    probe.close_gate();
     let first = send(&engine, ask("m", &[1.0])).unwrap();
-    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // it runs
     let second = send(&engine, ask("m", &[2.0])).unwrap();
     let third = send(&engine, ask("m", &[3.0])).unwrap();
     let refused = send(&engine, ask("m", &[4.0])).err().unwrap();
@@ -304,6 +304,7 @@ async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
         (Code::Unavailable, "[request id: <id_unknown>] Exceeds maximum queue size")
     );
     drop(third);
+    probe.open_gate();
     assert!(first.response().await.is_ok());
     assert!(second.response().await.is_ok());
     let snapshot = engine.statistics(None).unwrap().remove(0);
@@ -436,18 +437,19 @@ async fn an_inline_run_that_takes_long_is_finished_elsewhere_and_its_instance_ge
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_left_makes_room_in_a_full_queue() {
     let harness = Harness::new();
-    let config = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }
-        instance_group { count: 1 kind: KIND_CPU }
-        parameters { key: \"execute_delay_ms\" value { string_value: \"500\" } }";
-    harness.model("m", config, &[1]);
-    let engine = harness.engine(Options::default());
-    engine.start().await.unwrap();
+    let config =
+        "dynamic_batching { default_queue_policy { max_queue_size: 2 } } instance_group { count: 1 kind: KIND_CPU }";
+    harness.scripted("m", "gated", config, &[1]);
+    let (engine, probe) = harness.with_script();
+    engine.load("m", LoadParameters::default()).await.unwrap();
+    probe.close_gate();
     let running = send(&engine, ask("m", &[1.0])).unwrap();
-    harness::until(|| engine.statistics(None).unwrap()[0].pending == 0).await; // it runs now
+    harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // it runs
     drop(send(&engine, ask("m", &[2.0])).unwrap());
     let second = send(&engine, ask("m", &[3.0])).unwrap();
     let third = send(&engine, ask("m", &[4.0])).unwrap();
     assert!(send(&engine, ask("m", &[5.0])).is_err(), "two wait now that stay");
+    probe.open_gate();
     for inside in [running, second, third] {
         assert!(inside.response().await.is_ok());
     }
