@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import python_model
 import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from serving import Server, scaled
@@ -80,6 +81,13 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse((await answer).output_tensors())
 """
 
+# Gives its outputs in another order than its configuration.
+OTHER_ORDER = """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ones(1, np.float32)) for name in "CAB"]) for _ in requests]
+"""
+
 NUMBERS = python_model.tensors(["IN FP32 -1"], ["OUT FP32 -1"])
 DECOUPLED = "model_transaction_policy { decoupled: true }\n"
 
@@ -110,6 +118,7 @@ def server(folder):
     python_model.write(folder, "relays", RELAYS, NUMBERS + DECOUPLED)
     python_model.write(folder, "answers_once", ANSWERS_ONCE, NUMBERS)
     python_model.write(folder, "calls_later", CALLS_LATER, NUMBERS)
+    python_model.write(folder, "other_order", OTHER_ORDER, python_model.tensors(["IN FP32 -1"], ["A FP32 -1", "B FP32 -1", "A FP32 -1", "C FP32 -1"]))
     with Server(folder) as running:
         yield running
 
@@ -130,6 +139,16 @@ def test_an_output_has_the_shape_of_the_configuration(server, protocol, name):
 def test_an_output_of_another_size_than_its_reshape_is_an_error(server, protocol):
     with pytest.raises(InferenceServerException, match="output tensor shape does not match size of output for 'OUT'"):
         ask(server, protocol, "rows", np.zeros((2, 5), np.float32))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wanted", ["", "BC"])
+def test_outputs_are_in_the_order_of_the_response_and_may_be_listed_twice(server, protocol, wanted):
+    kind = {"grpc": grpcclient, "http": httpclient}[protocol].InferRequestedOutput
+    outputs = [kind(name) for name in wanted] or None
+    answer = connect(protocol, server).infer("other_order", [tensor(protocol, "IN", np.zeros(1, np.float32), "FP32")], outputs=outputs)
+    names = [it.name for it in answer.get_response().outputs] if protocol == "grpc" else [it["name"] for it in answer.get_response()["outputs"]]
+    assert names == (["C", "B"] if wanted else ["C", "A", "B"])
 
 
 def streamed(server, model, size):

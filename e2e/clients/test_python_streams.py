@@ -357,6 +357,10 @@ def test_generate_and_its_events(server):
     assert (answer.status, json.loads(answer.read())["OUT"]) == (200, 9)
     _, answer = post(server, "/v2/models/once/generate", {"CODE": "sender.send(out(8), FINAL)"})
     assert json.loads(answer.read())["OUT"] == 8
+    error = "sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError('none', pb_utils.TritonError.NOT_FOUND)), FINAL)"
+    for model, path in [("many", "generate"), ("once", "generate"), ("many", "generate_stream")]:
+        _, answer = post(server, f"/v2/models/{model}/{path}", {"CODE": error})
+        assert (answer.status, answer.read().decode().removeprefix("data: ").strip()) == (400, '{"error":"none"}')
 
 
 def test_statistics_of_streams(server):
@@ -373,6 +377,17 @@ def test_statistics_of_streams(server):
     for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
         assert after["inference_stats"][part]["count"] == before["inference_stats"][part]["count"] + 1
     until(lambda: stat(server, "once")["execution_count"] == before["execution_count"] + 1, "execute to be over", 20)
+
+
+@pytest.mark.parametrize("model, first", [("once", ""), ("many", ""), ("many", "sender.send(out(1)); ")])
+def test_a_request_that_is_answered_with_an_error_was_executed(server, model, first):
+    counts = lambda: {part: stat(server, model)["inference_stats"][part]["count"] for part in ("success", "fail")}  # noqa: E731
+    before = counts()
+    with Stream(server) as stream:
+        stream.send(model, code(f"{first}sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError('no')), FINAL)"))
+        got = [stream.next()[1] for _ in range(2 if first else 1)]
+    assert got == ([1] if first else []) + ["no"]
+    assert counts() == {"success": before["success"] + 1, "fail": before["fail"]}
 
 
 # === cancelling ===

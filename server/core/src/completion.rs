@@ -293,6 +293,20 @@ impl Completion {
     /// Says the last word: a response, an error, or the end alone, which is no response and is counted as none. The
     /// request's memory may be held on to; it is released when this is dropped.
     pub fn finish(&mut self, reply: Option<Reply>, marks: &Marks) {
+        let outcome = match &reply {
+            Some(Err(error)) => Err(FailureReason::of_backend(error)),
+            _ => Ok(()),
+        };
+        self.finish_as(outcome, reply, marks);
+    }
+
+    /// The same for what a model has sent by itself: a request that it answered with an error was executed well, and only its response
+    /// has failed. So Triton's Python backend counts what comes from response senders.
+    pub fn finish_sent(&mut self, reply: Option<Reply>, marks: &Marks) {
+        self.finish_as(Ok(()), reply, marks);
+    }
+
+    fn finish_as(&mut self, outcome: Result<(), FailureReason>, reply: Option<Reply>, marks: &Marks) {
         let Some(mut responder) = self.responder.take() else { return };
         responder.took(ComputeTimes::of(marks));
         self.record_execution(reply.as_ref(), marks);
@@ -302,10 +316,6 @@ impl Completion {
             let last = ResponseMarks { start: marks.input_end, output_start: marks.output_start, end: marks.end };
             events.responded(&self.record, self.responses, outcome, &last);
         }
-        let outcome = match &reply {
-            Some(Err(error)) => Err(FailureReason::of_backend(error)),
-            _ => Ok(()),
-        };
         let trace = self.trace.as_deref();
         events.ended(EndedRequest { record: &self.record, trace }, outcome, Some(marks), marks.end);
         self.say(responder, reply);

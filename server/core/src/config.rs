@@ -21,7 +21,7 @@ pub use server_proto::inference::{
 };
 
 pub use self::{
-    complete::{complete, is_ensemble},
+    complete::{complete, is_ensemble, remove_repeated_outputs},
     frameworks::backend_name,
     gpu_fallback::run_gpu_groups_on_cpu,
     json::{from_json, to_json},

@@ -47,6 +47,6 @@ pub struct InferResponse {
     pub id: String,
     /// Parameters set by the backend.
     pub parameters: ResponseParameters,
-    /// In the order the caller asked for, or of the configuration.
+    /// In the order in which the backend gave them.
     pub outputs: SmallVec<[Tensor; 2]>,
 }

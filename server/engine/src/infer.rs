@@ -257,7 +257,7 @@ impl Inference {
         &self.model.interface
     }
 
-    /// The next response; `None` after the last one. Output order is the caller's, names nobody asked for are gone.
+    /// The next response; `None` after the last one. Outputs are in the order of the backend, names nobody asked for are gone.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<InferResponse>>> {
         if let Some(delivered) = self.delivery.as_mut().and_then(|delivery| delivery.poll(context)) {
             return delivered.map(|delivered| Some(delivered.map_err(|error| self.of_ensemble(error))));
@@ -358,30 +358,16 @@ impl Inference {
         }
     }
 
-    /// The tensors asked for in the order asked for; all in the order of the configuration otherwise.
+    /// The tensors asked for, or all that the model is known to have, in the order in which its backend gave them: so Triton does it,
+    /// and a model in Python has its outputs read in the order in which it made them.
     fn pick(&self, mut tensors: SmallVec<[Tensor; 2]>) -> SmallVec<[Tensor; 2]> {
+        let interface = &self.model.interface;
         if self.wanted.is_empty() {
-            if !tensors.iter().map(|tensor| &*tensor.name).eq(self
-                .model
-                .interface
-                .outputs
-                .iter()
-                .map(|spec| &*spec.name))
-            {
-                let place =
-                    |tensor: &Tensor| self.model.interface.outputs.iter().position(|spec| spec.name == tensor.name);
-                tensors.retain(|tensor| place(tensor).is_some());
-                tensors.sort_by_key(place);
-            }
-            return tensors;
+            tensors.retain(|tensor| interface.output(&tensor.name).is_some());
+        } else {
+            tensors.retain(|tensor| self.wanted.iter().any(|wanted| wanted.name == tensor.name));
         }
-        let mut picked = SmallVec::with_capacity(self.wanted.len());
-        for wanted in &self.wanted {
-            if let Some(index) = tensors.iter().position(|tensor| tensor.name == wanted.name) {
-                picked.push(tensors.swap_remove(index));
-            }
-        }
-        picked
+        tensors
     }
 }
 

@@ -61,6 +61,7 @@ impl Loader {
     /// Errors: all problems at once.
     pub(crate) fn check(&self, name: &str, newest: &[String], written: &ModelConfig) -> Result<()> {
         let mut config = written.clone();
+        config::remove_repeated_outputs(&mut config);
         config::complete(&mut config, name, newest)?;
         let machine = self.machine.for_config();
         config::normalize(&mut config, &machine);
@@ -83,8 +84,7 @@ impl Loader {
             name: target.name.to_owned(),
             version: target.version,
         };
-        let mut config = target.config.clone();
-        config::complete(&mut config, target.name, &file_names(&version_dir))?;
+        let mut config = completed(target, &file_names(&version_dir))?;
         let content = self.content(target);
         let backend = self.backends.find(config::backend_name(&config), &config.runtime, &source)?;
         check_runtime(&config, &*backend, &source)?;
@@ -124,8 +124,7 @@ impl Loader {
         serving: Option<&LoadedModel>,
     ) -> Result<Option<LoadedModel>> {
         let began = Instant::now();
-        let mut config = target.config.clone();
-        config::complete(&mut config, target.name, &[])?;
+        let mut config = completed(target, &[])?;
         self.finish(target.name, &mut config)?;
         let mut interface = Interface::new(&config, target.version, labels(&config, target.model_dir)?)?;
         let members = ensemble::members(&self.registry, &config);
@@ -242,6 +241,16 @@ impl Loader {
         let problems = config::verify(config, name, &machine);
         if problems.is_empty() { Ok(()) } else { Err(config::problems_error(name, &problems)) }
     }
+}
+
+/// The configuration with what follows from the folder alone.
+fn completed(target: &VersionToLoad<'_>, version_files: &[String]) -> Result<ModelConfig> {
+    let mut config = target.config.clone();
+    for output in config::remove_repeated_outputs(&mut config) {
+        tracing::warn!("model '{}' specifies output '{output}' more than once: the first one counts", target.name);
+    }
+    config::complete(&mut config, target.name, version_files)?;
+    Ok(config)
 }
 
 /// Whether the model can have the library that it asks for: backends are part of the server.

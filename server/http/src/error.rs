@@ -13,6 +13,8 @@ use crate::{body::Body, json::writer::push_string, router::RouteError};
 pub(crate) enum Failure {
     /// An error with a class of the server's own.
     Error(Error),
+    /// A model's answer to `generate`, see [`GENERATE_FAILED`].
+    Generated(Error),
     /// No such path, or another method.
     Route(RouteError),
     /// The API is restricted, and the caller did not send this header with the right value.
@@ -40,6 +42,7 @@ impl Failure {
     fn status_and_message(&self) -> (StatusCode, String) {
         match self {
             Self::Error(error) => (status(error.code), error.message.clone().into_owned()),
+            Self::Generated(error) => (GENERATE_FAILED, error.message.clone().into_owned()),
             Self::Route(RouteError::NotFound) => (StatusCode::NOT_FOUND, "Not Found".into()),
             Self::Route(RouteError::MethodNotAllowed) => (StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".into()),
             Self::Restricted { header } => {
@@ -63,6 +66,11 @@ impl Failure {
         response
     }
 }
+
+/// The status of an error that a request to `generate` or `generate_stream` ends with once it was let in, whatever its class.
+///
+/// Source: Triton's generate extension, "typically 400", and 2.51, which has no other.
+pub(crate) const GENERATE_FAILED: StatusCode = StatusCode::BAD_REQUEST;
 
 /// The status of a class of errors.
 pub(crate) const fn status(code: Code) -> StatusCode {

@@ -16,7 +16,7 @@ use crate::{
     body::{Body, Events, RequestBody},
     compression::Encoding,
     connection::Activity,
-    error::{Failure, status},
+    error::{Failure, GENERATE_FAILED},
     forwarding::take_headers,
     held::{Received, hold},
     limits::BodyLimit,
@@ -39,7 +39,8 @@ pub(crate) async fn once(
     let mut running = start(server, activity, model, &headers, body).await?;
     let mut only = None;
     while let Some(response) = poll_fn(|context| running.poll_next(context)).await {
-        let response = response.inspect_err(|_| drop(tracing::sends(running.trace.clone())))?;
+        let response = response.inspect_err(|_| drop(tracing::sends(running.trace.clone())));
+        let response = response.map_err(Failure::Generated)?;
         if only.replace(response).is_some() {
             return Err(not_one_response()); // and the request is cancelled: no further one changes that
         }
@@ -47,7 +48,7 @@ pub(crate) async fn once(
     let only = only.ok_or_else(not_one_response)?;
     let _sending = tracing::sends(running.trace.take());
     drop(running);
-    Ok(json(flat(&server.options.blocking_pool, only).await?))
+    Ok(json(flat(&server.options.blocking_pool, only).await.map_err(Failure::Generated)?))
 }
 
 #[cold]
@@ -59,7 +60,7 @@ fn not_one_response() -> Failure {
     .into()
 }
 
-/// Answers `POST .../generate_stream`. The status is that of the first response.
+/// Answers `POST .../generate_stream`. Whether that is well is said by the first response.
 pub(crate) async fn stream(
     server: &Server,
     activity: &Activity,
@@ -77,7 +78,7 @@ pub(crate) async fn stream(
         Some(Err(error)) => Some(Err(error)),
     };
     drop(sending);
-    let status = first.as_ref().and_then(|first| first.as_ref().err()).map(|error| status(error.code));
+    let is_error = matches!(first, Some(Err(_)));
     let mut response = Response::new(match first {
         None => Body::empty(),
         Some(first) => {
@@ -85,8 +86,8 @@ pub(crate) async fn stream(
             Body::Events(Events::new(move |context| events.poll_next(context)))
         }
     });
-    if let Some(status) = status {
-        *response.status_mut() = status;
+    if is_error {
+        *response.status_mut() = GENERATE_FAILED;
     }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));

@@ -1,6 +1,8 @@
 //! Fills in what follows from the folder alone: name, backend, platform, model file. What only the model file says is for
 //! its backend to complete.
 
+use std::collections::BTreeSet;
+
 use server_proto::inference::model_config::SchedulingChoice;
 
 use super::{
@@ -43,6 +45,20 @@ pub fn complete(config: &mut ModelConfig, model_name: &str, version_files: &[Str
         None => Ok(()),
         Some(problem) => Err(Error::invalid_argument(problem.message)),
     }
+}
+
+/// Takes out outputs whose names came before: the first of a name counts, as to Triton, which loads such configurations. Gives back
+/// those names.
+pub fn remove_repeated_outputs(config: &mut ModelConfig) -> BTreeSet<String> {
+    let (mut names, mut repeated) = (BTreeSet::new(), BTreeSet::new());
+    config.output.retain(|output| {
+        let is_first = output.name.is_empty() || names.insert(output.name.clone());
+        if !is_first {
+            repeated.insert(output.name.clone());
+        }
+        is_first
+    });
+    repeated
 }
 
 /// Whether it is an ensemble, which has no backend. One whose platform was forgotten is left for verification to name the
@@ -96,7 +112,7 @@ fn find_framework(config: &ModelConfig, version_files: &[String]) -> Option<&'st
 
 #[cfg(test)]
 mod tests {
-    use super::complete;
+    use super::{complete, remove_repeated_outputs};
     use crate::config::{from_text, to_text};
 
     /// Completes `text` in a folder `m` whose version holds `files`, and compares on one line.
@@ -109,6 +125,16 @@ mod tests {
             Err(error) => error.message.into_owned(),
         };
         assert_eq!(result, expected);
+    }
+
+    #[test]
+    fn of_outputs_that_are_listed_twice_the_first_counts() {
+        let text =
+            "output { name: 'a' dims: 1 } output { name: 'b' } output { name: 'a' dims: 2 } output { } output { }";
+        let mut config = from_text(text).unwrap();
+        assert_eq!(remove_repeated_outputs(&mut config), ["a".to_owned()].into());
+        let left = "output { name: 'a' dims: 1 } output { name: 'b' } output { } output { }";
+        assert_eq!(config, from_text(left).unwrap());
     }
 
     const ONNX: &str =

@@ -79,7 +79,10 @@ pub(super) struct Ending {
 
 #[expect(clippy::large_enum_variant, reason = "it is told at once, and lies nowhere")]
 enum End {
-    Reply(Option<Reply>),
+    /// The last response that the model sent, or none.
+    Sent(Option<Reply>),
+    /// The model has let go of it.
+    Failed(Error),
     Cancelled,
     Rescheduled,
 }
@@ -271,13 +274,13 @@ impl Open {
         let marks = self.marks(now);
         let held = self.held.take();
         let pending = self.pending?;
-        let is_cancelled = || self.is_decoupled && pending.completion.is_cancelled();
+        let gives_up = matches!(last, Word::Response(Err(_), _)) || matches!(held, Some(Err(_)));
         let end = match last {
             Word::Rescheduled => End::Rescheduled,
-            _ if is_cancelled() => End::Cancelled,
-            Word::Response(reply, _) => End::Reply(Some(reply)),
-            Word::Ended => End::Reply(held),
-            Word::Dropped => End::Reply(Some(held.unwrap_or_else(|| Err(dropped(self.responses))))),
+            _ if (self.is_decoupled || gives_up) && pending.completion.is_cancelled() => End::Cancelled,
+            Word::Response(reply, _) => End::Sent(Some(reply)),
+            Word::Ended => End::Sent(held),
+            Word::Dropped => held.map_or_else(|| End::Failed(dropped(self.responses)), |held| End::Sent(Some(held))),
         };
         Some(Ending { pending, end, marks })
     }
@@ -287,7 +290,8 @@ impl Ending {
     pub(super) fn tell(mut self) {
         let end = self.marks.end;
         match self.end {
-            End::Reply(reply) => self.pending.finish(reply, &self.marks),
+            End::Sent(reply) => self.pending.completion.finish_sent(reply, &self.marks),
+            End::Failed(error) => self.pending.finish(Some(Err(error)), &self.marks),
             End::Cancelled => {
                 self.pending.completion.cancel(&ResponseMarks { start: end, output_start: end, end });
             }

@@ -81,6 +81,23 @@ fn responses_are_counted_and_come_in_order() {
 }
 
 #[test]
+fn an_error_that_is_sent_last_fails_its_response_and_not_its_request() {
+    for (is_decoupled, is_last) in [(true, true), (false, true), (false, false)] {
+        let case = Case::new();
+        let (placed, mut caller) = case.open(is_decoupled, DEFAULT_SLOT_BYTES);
+        let error = Word::Response(Err(Error::not_found("no")), is_last);
+        case.say(&placed, std::iter::once(error).chain((!is_last).then_some(Word::Ended)));
+        assert_eq!(values(&mut caller), [Err(Code::NotFound)]);
+        let counted = case.ledger.after(1);
+        assert_eq!(
+            counted.responses.iter().map(|(_, outcome, _)| *outcome).collect::<Vec<_>>(),
+            [ResponseOutcome::Fail]
+        );
+        assert_eq!(counted.ends, [Ok(())]);
+    }
+}
+
+#[test]
 fn the_response_of_a_model_that_answers_once_waits_for_its_end() {
     let case = Case::new();
     let (placed, mut caller) = case.open(false, DEFAULT_SLOT_BYTES);

@@ -25,7 +25,8 @@ def main():
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a matter of the server, as with Triton
     sys.stdout.reconfigure(line_buffering=True)
     folder = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [place for place in sys.path if place != folder] + [folder]  # nothing of ours hides what a model imports
+    # Nothing of ours hides what a model imports; the last place is the folder that the server was started in, as with Triton.
+    sys.path[:] = [place for place in sys.path if place != folder] + [folder, ""]
     try:
         import numpy  # noqa: F401
     except ImportError as error:
