@@ -379,14 +379,24 @@ def test_statistics_of_streams(server):
     until(lambda: stat(server, "once")["execution_count"] == before["execution_count"] + 1, "execute to be over", 20)
 
 
-@pytest.mark.parametrize("model, first", [("once", ""), ("many", ""), ("many", "sender.send(out(1)); ")])
-def test_a_request_that_is_answered_with_an_error_was_executed(server, model, first):
+SENDS_ERROR = "sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError('no')), FINAL)"
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "expected"),
+    [
+        ("once", SENDS_ERROR, ["no"]),
+        ("once", "answer = [pb_utils.InferenceResponse(error=pb_utils.TritonError('no'))]", ["no"]),
+        ("many", SENDS_ERROR, ["no"]),
+        ("many", f"sender.send(out(1)); {SENDS_ERROR}", [1, "no"]),
+    ],
+)
+def test_a_request_that_is_answered_with_an_error_was_executed(server, model, text, expected):
     counts = lambda: {part: stat(server, model)["inference_stats"][part]["count"] for part in ("success", "fail")}  # noqa: E731
     before = counts()
     with Stream(server) as stream:
-        stream.send(model, code(f"{first}sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError('no')), FINAL)"))
-        got = [stream.next()[1] for _ in range(2 if first else 1)]
-    assert got == ([1] if first else []) + ["no"]
+        stream.send(model, code(text))
+        assert [stream.next()[1] for _ in expected] == expected
     assert counts() == {"success": before["success"] + 1, "fail": before["fail"]}
 
 

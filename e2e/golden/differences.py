@@ -93,7 +93,7 @@ for case, digits in (
 ):
     body = f'{{"model_name":"single","model_version":"1","outputs":[{{"name":"OUTPUT0","datatype":"FP32","shape":[1,4],"data":[{digits}]}}]}}'
     DIFFERENCES[INFER, case] = ({"body": body}, FLOATS)
-for scene, case in ((INFER, "inputs in the other order"), (INFER, "outputs in the asked order"), ("grpc_infer", "gRPC outputs in the asked order")):
+for scene, case in ((INFER, "inputs in the other order"), (INFER, "outputs in the asked order"), ("grpc_infer", "gRPC outputs in the asked order"), ("client_memory", "gRPC raw contents beside a region")):
     SILENT[scene, case] = "the order of the outputs is that of the recorded backend"
 
 # === looking up ===

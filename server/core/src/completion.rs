@@ -300,8 +300,8 @@ impl Completion {
         self.finish_as(outcome, reply, marks);
     }
 
-    /// The same for what a model has sent by itself: a request that it answered with an error was executed well, and only its response
-    /// has failed. So Triton's Python backend counts what comes from response senders.
+    /// The same for what a model says by itself: a request that it answered with an error was executed well, and only its response
+    /// has failed. So Triton's Python backend counts.
     pub fn finish_sent(&mut self, reply: Option<Reply>, marks: &Marks) {
         self.finish_as(Ok(()), reply, marks);
     }

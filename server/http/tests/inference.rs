@@ -164,8 +164,8 @@ async fn several_inputs_and_outputs_keep_their_order() {
     let answer = server.client().await.post_binary("/v2/models/two/infer", &request.to_string(), &words).await;
     let (json, binary) = split_body(&answer);
     assert_eq!(binary, words);
-    assert_eq!(json["outputs"][0]["name"], "OUTPUT1");
-    assert_eq!(json["outputs"][1]["data"], json!([7]));
+    assert_eq!(json["outputs"][0]["data"], json!([7]));
+    assert_eq!(json["outputs"][1]["name"], "OUTPUT1");
 }
 
 #[tokio::test]

@@ -24,8 +24,10 @@ use super::{
 /// What came of one request when its batch ended.
 #[expect(clippy::large_enum_variant, reason = "there is one per request, and it is moved once")]
 pub(super) enum Outcome {
-    /// Its response, or an error in its place.
+    /// Its response, or an error that the model gave in its place.
     Response(Result<Response>),
+    /// It was not executed to its end.
+    Failed(Error),
     /// None yet, or it was answered already: its response sender does that.
     Nothing,
     /// It is to have another turn.
@@ -35,8 +37,10 @@ pub(super) enum Outcome {
 /// What a worker says of a request at any time.
 #[expect(clippy::large_enum_variant, reason = "there is one per response, and it is moved once or twice")]
 pub(super) enum Word {
-    /// A response, or an error in its place; and whether it is the last.
+    /// A response, or an error that the model gave in its place; and whether it is the last.
     Response(Result<Response>, bool),
+    /// It was not executed to its end.
+    Failed(Error),
     /// Nothing more comes.
     Ended,
     /// It is to have another turn.
@@ -116,9 +120,9 @@ impl<'a> Decoder<'a> {
             (Some(result::NOTHING), _) => Outcome::Nothing,
             (Some(result::RESCHEDULED), _) => Outcome::Rescheduled,
             (Some(result::ERROR), [_, text, code]) => Outcome::Response(Err(error(text, code))),
-            (Some(result::RAISED), [_, text]) => Outcome::Response(Err(raised(self.instance, text.text()))),
+            (Some(result::RAISED), [_, text]) => Outcome::Failed(raised(self.instance, text.text())),
             (Some(result::OUTPUTS), [_, tensors, parameters]) => Outcome::Response(self.response(tensors, parameters)),
-            _ => Outcome::Response(Err(not_understood("no such result"))),
+            _ => Outcome::Failed(not_understood("no such result")),
         }
     }
 
@@ -129,6 +133,7 @@ impl<'a> Decoder<'a> {
         }
         match self.outcome(value) {
             Outcome::Response(reply) => Word::Response(reply, is_last),
+            Outcome::Failed(error) => Word::Failed(error),
             Outcome::Nothing => Word::Ended,
             Outcome::Rescheduled => Word::Rescheduled,
         }

@@ -123,12 +123,17 @@ fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, m
     let over = outcomes.into_iter().filter(|outcome| !matches!(outcome, Outcome::Nothing));
     let mut ended = Vec::with_capacity(taken.len());
     let mut replies = Vec::with_capacity(taken.len());
-    let mut again = Vec::new();
+    let (mut answered_with_errors, mut again) = (Vec::new(), Vec::new());
     for taken in taken.into_iter().zip(over) {
         match taken {
+            (Some(pending), Outcome::Response(Err(error))) => answered_with_errors.push((pending, error)),
             (Some(pending), Outcome::Response(reply)) => {
                 ended.push(pending);
                 replies.push(reply);
+            }
+            (Some(pending), Outcome::Failed(error)) => {
+                ended.push(pending);
+                replies.push(Err(error));
             }
             (Some(pending), Outcome::Rescheduled) => again.push(pending),
             _ => {} // it has ended by itself
@@ -139,6 +144,9 @@ fn end_requests(placed: &Placed, outcomes: Vec<Outcome>, execution: Execution, m
     }
     execution.ended(marks);
     ended.into_iter().zip(replies).for_each(|(pending, reply)| pending.finish(Some(reply), marks));
+    for (mut pending, error) in answered_with_errors {
+        pending.completion.finish_sent(Some(Err(error)), marks);
+    }
     again.into_iter().for_each(|pending| pending.reschedule(Some(marks)));
 }
 
@@ -152,5 +160,5 @@ fn lost_with(error: Error, count: usize) -> (Vec<Outcome>, Option<Error>) {
 }
 
 fn all_failed(error: &Error, count: usize) -> Vec<Outcome> {
-    (0..count).map(|_| Outcome::Response(Err(error.clone()))).collect()
+    (0..count).map(|_| Outcome::Failed(error.clone())).collect()
 }

@@ -120,7 +120,7 @@ async fn a_response_names_model_and_version_and_carries_the_backends_parameters(
 }
 
 #[tokio::test]
-async fn outputs_come_in_the_order_asked_for() {
+async fn outputs_come_in_the_order_of_the_backend_whatever_is_asked_for() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let mut message = ask("pair", "INT32", &[1], vec![1, 0, 0, 0]);
@@ -133,7 +133,7 @@ async fn outputs_come_in_the_order_asked_for() {
     message.raw_input_contents.push(Bytes::from_static(b"\x01\0\0\0x"));
     for (asked, expected) in [
         (vec![], "OUTPUT0 INT32 [1] 4, OUTPUT1 BYTES [1] 5"),
-        (vec!["OUTPUT1", "OUTPUT0"], "OUTPUT1 BYTES [1] 5, OUTPUT0 INT32 [1] 4"),
+        (vec!["OUTPUT1", "OUTPUT0"], "OUTPUT0 INT32 [1] 4, OUTPUT1 BYTES [1] 5"),
         (vec!["OUTPUT1"], "OUTPUT1 BYTES [1] 5"),
     ] {
         message.outputs = asked.into_iter().map(output).collect();

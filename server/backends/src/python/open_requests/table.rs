@@ -279,6 +279,7 @@ impl Open {
             Word::Rescheduled => End::Rescheduled,
             _ if (self.is_decoupled || gives_up) && pending.completion.is_cancelled() => End::Cancelled,
             Word::Response(reply, _) => End::Sent(Some(reply)),
+            Word::Failed(error) => End::Failed(error),
             Word::Ended => End::Sent(held),
             Word::Dropped => held.map_or_else(|| End::Failed(dropped(self.responses)), |held| End::Sent(Some(held))),
         };
