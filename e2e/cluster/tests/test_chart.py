@@ -58,7 +58,7 @@ def test_health_and_metrics_of_the_operator_are_served(operator, namespace):
         page = inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/metrics")
         return all(re.search(rf"^triton_operator_{re.escape(sample)} [1-9]", page, re.MULTILINE) for sample in counted)
 
-    until(are_served, f"{counted} on the page of metrics") # the operator counts what its watch has told
+    until(are_served, f"{counted} on the page of metrics")  # the operator counts what its watch has told
     assert inside("curl", "-sS", "-m", "5", f"http://{spec['clusterIP']}:8080/readyz").strip() == "ok"
 
 
