@@ -1,5 +1,7 @@
 //! The engine with the identity backend and real folders: models come, serve, are replaced and leave.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
 mod harness;
 
 use std::{
@@ -10,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Harness, ask, send, text};
+use harness::{Harness, ask, scripted::Probe, send, text};
 use server_core::{
     backend::Host,
     custom_metrics::MetricKind,
@@ -18,7 +20,7 @@ use server_core::{
     interface::ModelId,
     request::{InferRequest, VersionChoice},
 };
-use server_engine::{ControlMode, LoadParameters, Options, Startup, VersionState};
+use server_engine::{ControlMode, Engine, LoadParameters, Options, Startup, VersionState};
 
 #[tokio::test]
 async fn a_model_serves_and_is_counted_before_its_caller_knows() {
@@ -285,15 +287,21 @@ async fn unloading_and_stopping_finish_what_is_inside() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
-    let harness = Harness::new();
+/// An engine with `m`, which executes nothing before the gate is opened and in whose queue two requests may wait.
+async fn gated_with_room_for_two(harness: &Harness) -> (Arc<Engine>, Arc<Probe>) {
     let config =
         "dynamic_batching { default_queue_policy { max_queue_size: 2 } } instance_group { count: 1 kind: KIND_CPU }";
     harness.scripted("m", "gated", config, &[1]);
     let (engine, probe) = harness.with_script();
     engine.load("m", LoadParameters::default()).await.unwrap();
     probe.close_gate();
+    (engine, probe)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_and_a_caller_that_left_is_skipped() {
+    let harness = Harness::new();
+    let (engine, probe) = gated_with_room_for_two(&harness).await;
     let first = send(&engine, ask("m", &[1.0])).unwrap();
     harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // it runs
     let second = send(&engine, ask("m", &[2.0])).unwrap();
@@ -437,12 +445,7 @@ async fn an_inline_run_that_takes_long_is_finished_elsewhere_and_its_instance_ge
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_left_makes_room_in_a_full_queue() {
     let harness = Harness::new();
-    let config =
-        "dynamic_batching { default_queue_policy { max_queue_size: 2 } } instance_group { count: 1 kind: KIND_CPU }";
-    harness.scripted("m", "gated", config, &[1]);
-    let (engine, probe) = harness.with_script();
-    engine.load("m", LoadParameters::default()).await.unwrap();
-    probe.close_gate();
+    let (engine, probe) = gated_with_room_for_two(&harness).await;
     let running = send(&engine, ask("m", &[1.0])).unwrap();
     harness::until(|| probe.waiting.load(Ordering::SeqCst) == 1).await; // it runs
     drop(send(&engine, ask("m", &[2.0])).unwrap());
