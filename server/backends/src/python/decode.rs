@@ -133,7 +133,8 @@ impl<'a> Decoder<'a> {
         }
         match self.outcome(value) {
             Outcome::Response(reply) => Word::Response(reply, is_last),
-            Outcome::Failed(error) => Word::Failed(error),
+            Outcome::Failed(error) if is_last => Word::Failed(error),
+            Outcome::Failed(error) => Word::Response(Err(error), false), // the worker goes on with it
             Outcome::Nothing => Word::Ended,
             Outcome::Rescheduled => Word::Rescheduled,
         }

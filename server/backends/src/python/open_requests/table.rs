@@ -81,7 +81,7 @@ pub(super) struct Ending {
 enum End {
     /// The last response that the model sent, or none.
     Sent(Option<Reply>),
-    /// The model has let go of it.
+    /// It was not executed to its end, or the model has let go of it.
     Failed(Error),
     Cancelled,
     Rescheduled,
